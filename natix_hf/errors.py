@@ -1,0 +1,70 @@
+"""Errors that a user can mend, and how a command tells them.
+
+A `UserError` holds one line: what was found, where, what was expected, how to mend it. The verbs (`python -m natix_hf.train`, ...)
+run under `command`, which prints that line and ends with exit status 2; a traceback appears only with `--debug`.
+This file imports nothing heavy, so that `--help` stays quick.
+"""
+
+from __future__ import annotations
+
+import errno
+import sys
+from collections.abc import Callable
+
+
+class UserError(ValueError):
+    """Something that the user can mend; the message is one line that says how."""
+
+
+class PhotoError(UserError):
+    """A photo that cannot be read; the message names the file and the reason."""
+
+
+class LeakageError(UserError):
+    """A step asked for rows that its role may not see; the message names the step, the split and the rule."""
+
+
+def one_line(error: BaseException) -> str:
+    """The message of `error` folded to one line, with the type's name where the message is empty."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _disk_fault(error: OSError) -> str | None:
+    """A sentence for the faults of a disk that a user can mend, else None."""
+    where = f" {error.filename}" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"no space left on the disk while writing{where}: free some room or choose another folder"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"not allowed to write or read{where}: check its permissions or choose another folder"
+    return None
+
+
+def command(main: Callable[[list[str]], None], argv: list[str] | None = None) -> None:
+    """Run a verb: `main(argv)` without `--debug`; a `UserError` becomes one line on stderr and exit status 2.
+
+    Args:
+        main: the verb; gets the arguments after the command's name.
+        argv: those arguments, `sys.argv[1:]` by default.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    if debug:
+        arguments.remove("--debug")
+    try:
+        main(arguments)
+    except UserError as error:
+        if debug:
+            raise
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as error:
+        fault = _disk_fault(error)
+        if debug or fault is None:
+            raise
+        print(f"error: {fault}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None

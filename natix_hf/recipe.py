@@ -1,0 +1,220 @@
+"""What a recipe may say: every option has one name, one default and one sentence of help, here and nowhere else.
+
+The names are those of transformers' `TrainingArguments` and TRL's `ModelConfig` where these have one. This module knows the options,
+not how a file or a command line fills them (`recipe_file.py`) nor what they cause (the rooms that take them).
+"""
+
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+import torch
+from transformers import TrainingArguments
+
+from natix_hf.errors import UserError
+
+
+def option(default, text: str, **kwargs):
+    """A dataclass field with help; lists are copied so that no two recipes share one."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": text}, **kwargs)
+    return field(default=default, metadata={"help": text}, **kwargs)
+
+
+@dataclass
+class ModelOptions:
+    """Which checkpoint is trained, and what stands on top of it."""
+
+    _argument_group_name: ClassVar[str] = "model"
+
+    model_name_or_path: str | None = option(
+        None, "DINOv3 checkpoint: Hub id or folder (transformers or timm layout), a finished run, or builtin:demo-backbone"
+    )
+    model_revision: str | None = option(None, "branch, tag or commit of the checkpoint on the Hub")
+    trust_remote_code: bool = option(False, "run code that comes with the checkpoint or data set")
+    attn_implementation: str = option(
+        "sdpa", "handed to transformers unchanged: sdpa, eager, flex_attention, flash_attention_2, a Hub kernel, ..."
+    )
+    method: Literal["lora", "probe", "full"] = option(
+        "lora", "lora: adapters and head; probe: head on frozen features; full: every weight"
+    )
+    pooling: Literal["cls", "mean", "cls_mean"] = option(
+        "cls", "what the head reads: the CLS token, the mean of the patch tokens, or both"
+    )
+    feature_layers: int = option(1, "concatenate the pooled features of this many last layers")
+    head: Literal["linear", "mlp"] = option("linear", "the classification head")
+    head_dropout: float = option(0.0, "dropout before the head")
+
+
+@dataclass
+class LoraOptions:
+    """The adapters, for method lora."""
+
+    _argument_group_name: ClassVar[str] = "lora"
+
+    lora_r: int = option(16, "rank of the adapters")
+    lora_alpha: int = option(32, "scale of the adapters; they are multiplied by alpha / r")
+    lora_dropout: float = option(0.05, "dropout before the adapters")
+    lora_target_modules: list[str] = option(["all-linear"], "names of the backbone's layers to adapt, or all-linear")
+    lora_modules_to_save: list[str] | None = option(None, "further modules trained whole beside the head")
+    lora_last_blocks: int | None = option(None, "adapt only this many last blocks")
+    use_rslora: bool = option(False, "rank-stabilised scale, alpha / sqrt(r)")
+    use_dora: bool = option(False, "weight-decomposed adapters (DoRA)")
+    lora_init: str = option("default", "default, gaussian, olora, pissa, ... as peft's init_lora_weights")
+
+
+@dataclass
+class DataOptions:
+    """Which photos, how they are read, and how they are divided."""
+
+    _argument_group_name: ClassVar[str] = "data"
+
+    dataset_name: str | None = option(
+        None, "photos: a folder (class folders, images + CSV, metadata.csv, parquet, save_to_disk), Hub id, or builtin:scenes"
+    )
+    dataset_config: str | None = option(None, "configuration of a Hub data set; for builtin:scenes the number of photos")
+    image_column_name: str = option("image", "column that holds the photo")
+    label_column_name: str = option("label", "column that holds the class")
+    group_column: str | None = option(
+        None, "rows of one value stay in one split (a video, a sequence); literal column name first, then a dotted path"
+    )
+    label_names: list[str] | None = option(None, "class names in the order of their ids; integer labels index this list")
+    positive_label: str | None = option(None, "the class that AUROC and precision speak of; default the class of id 1")
+    split_ratios: list[float] = option(
+        [0.60, 0.15, 0.15, 0.10], "shares of train, val_select, val_calib, val_test; they sum to 1"
+    )
+    split_seed: int = option(0, "seed of the split; the same rows and seed give the same split")
+    image_size: int = option(224, "height and width in pixels that the model sees")
+    augment: Literal["none", "basic"] = option("basic", "none, or basic: random resized crop and horizontal flip")
+    broken_photos: Literal["refuse", "skip"] = option("refuse", "what to do about photos that cannot be read")
+    preprocessing_num_workers: int | None = option(None, "processes that inspect the photos; default one per core")
+
+
+@dataclass
+class DecisionOptions:
+    """How logits become probabilities."""
+
+    _argument_group_name: ClassVar[str] = "decision"
+
+    calibrator: Literal["temperature", "none"] = option("temperature", "fitted on val_calib after training")
+
+
+@dataclass
+class SpeedOptions:
+    """What is kept so that nothing is computed twice."""
+
+    _argument_group_name: ClassVar[str] = "speed"
+
+    cache_dir: str | None = option(None, "folder of frozen features; default ~/.cache/natix_hf (NATIX_HF_HOME)")
+
+
+# Options of TrainingArguments that a recipe does not take, and what to say to whoever writes one.
+REFUSED = {
+    "fp16": "DINOv3 overflows to NaN in fp16; use bf16 or leave both out",
+    "fp16_full_eval": "DINOv3 overflows to NaN in fp16; use bf16 or leave both out",
+    "gradient_checkpointing": "it is called activation_checkpointing now",
+    "gradient_checkpointing_kwargs": "it is called activation_checkpointing_kwargs now",
+    "push_to_hub": "a run is pushed after it is finished, not while it trains: see 'Publishing' in the README",
+    "hub_model_id": "a run is pushed after it is finished, not while it trains: see 'Publishing' in the README",
+    "hub_token": "tokens are read from the environment (HF_TOKEN) or from the login of the hf command, never from a recipe",
+    "remove_unused_columns": "it has no meaning here, the data set decides what the model sees",
+    "debug": "write --debug on the command line for a traceback",
+}
+
+
+def _fixed(value):
+    """A field of TrainingArguments whose value a recipe cannot change."""
+    return field(default=value, init=False, repr=False)
+
+
+@dataclass
+class NatixTrainingArguments(TrainingArguments):
+    """`transformers.TrainingArguments` with defaults for fine-tuning a vision transformer, plus EMA and early stopping.
+
+    Differences from the parent: evaluates and saves every epoch, keeps the checkpoint that is best on `val_select` by MCC, cosine
+    schedule with 10 % warm-up, reports to nobody unless asked; `bf16=None` (the default) means bf16 where the accelerator has it and
+    fp32 elsewhere; fp16 and the Trainer's own uploads cannot be switched on.
+
+    Args:
+        ema: train with an exponential moving average of the trainable weights; what is scored and saved is the average.
+        ema_decay: the decay that long runs reach.
+        ema_warmup_steps: `w` in the decay `min(ema_decay, (1 + t) / (w + t))` after `t` updates.
+        early_stopping_patience: stop after this many evaluations without a better `metric_for_best_model`.
+        overwrite_output_dir: remove what an earlier run left in `output_dir`.
+
+    Raises:
+        UserError: where two settings exclude each other.
+    """
+
+    _argument_group_name: ClassVar[str] = "training"
+
+    ema: bool = option(True, "score and save the moving average of the trainable weights")
+    ema_decay: float = option(0.999, "decay that the average reaches in a long run")
+    ema_warmup_steps: int = option(10, "w in the decay min(ema_decay, (1 + t) / (w + t)) after t updates")
+    early_stopping_patience: int | None = option(None, "stop after this many evaluations without a better score")
+    overwrite_output_dir: bool = option(False, "remove what an earlier run left in output_dir")
+
+    output_dir: str | None = option(None, "the run's folder")
+    learning_rate: float = option(2e-4, "peak learning rate")
+    lr_scheduler_type: str = option("cosine", "schedule of the learning rate")
+    warmup_steps: float = option(0.1, "warm-up: steps, or a share of all steps where below 1")
+    per_device_train_batch_size: int = option(16, "photos per device and step")
+    per_device_eval_batch_size: int = option(32, "photos per device and batch where nothing is trained")
+    num_train_epochs: float = option(3.0, "passes over train")
+    weight_decay: float = option(0.05, "decay of weight matrices; never of norms, biases, tokens or layer scale")
+    bf16: bool | None = option(None, "default: where the accelerator has it")
+    eval_strategy: str = option("epoch", "when val_select is scored: no, steps, epoch")
+    save_strategy: str = option("epoch", "when a checkpoint is written: no, steps, epoch, best")
+    save_total_limit: int | None = option(2, "older checkpoints are removed; the best one stays")
+    load_best_model_at_end: bool = option(True, "end with the checkpoint that was best on val_select")
+    metric_for_best_model: str | None = option(
+        "mcc", "accuracy, balanced_accuracy, macro_f1, mcc, auroc, log_loss, ece or loss"
+    )
+    logging_steps: float = option(10, "steps between two lines of the training log")
+    report_to: None | str | list[str] = option("none", "none, tensorboard, trackio, ...")
+    dataloader_num_workers: int = option(2, "processes that decode photos")
+    resume_from_checkpoint: str | None = option(None, "true: go on where an interrupted run stopped; or a checkpoint folder")
+    # A finite loss is checked at every step by NatixTrainer; the filter would hide a NaN and cost a second wait for the device.
+    logging_nan_inf_filter: bool = _fixed(False)
+    fp16: bool = _fixed(False)
+    fp16_full_eval: bool = _fixed(False)
+    gradient_checkpointing: bool | None = _fixed(None)
+    gradient_checkpointing_kwargs: dict | str | None = _fixed(None)
+    push_to_hub: bool = _fixed(False)
+    hub_model_id: str | None = _fixed(None)
+    hub_token: str | None = _fixed(None)
+    remove_unused_columns: bool = _fixed(False)
+    # In a recipe `label_names` are the names of the classes; for the Trainer they are the keys of a batch that hold labels.
+    label_names: list[str] | None = _fixed(None)
+    debug: str | list = _fixed("")
+
+    def __post_init__(self):
+        self.label_names = ["labels"]
+        if self.bf16 is None:
+            self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported() and not self.use_cpu
+        if not 0 <= self.ema_decay < 1:
+            raise UserError(f"ema_decay: {self.ema_decay} given, a number from 0 to below 1 expected")
+        if self.ema_warmup_steps < 1:
+            raise UserError(f"ema_warmup_steps: {self.ema_warmup_steps} given, at least 1 expected")
+        if self.eval_strategy == "no":
+            # Without scores there is no best checkpoint; the last one is the result.
+            self.load_best_model_at_end = False
+            if self.early_stopping_patience is not None:
+                raise UserError("early_stopping_patience needs scores: set eval_strategy to steps or epoch")
+        elif self.save_strategy == "no":
+            self.load_best_model_at_end = False
+        if self.greater_is_better is None and self.metric_for_best_model is not None:
+            name = self.metric_for_best_model.removeprefix("eval_")
+            self.greater_is_better = name not in ("loss", "log_loss", "ece")
+        super().__post_init__()
+
+
+@dataclass
+class Recipe:
+    """All options of a run, by topic."""
+
+    model: ModelOptions
+    lora: LoraOptions
+    data: DataOptions
+    decision: DecisionOptions
+    speed: SpeedOptions
+    training: NatixTrainingArguments

@@ -1,0 +1,240 @@
+"""A YAML recipe and a command line become a `Recipe`, and a `Recipe` becomes `recipe.yaml` again.
+
+One flat YAML: every key is an option of `recipe.py`. Its values go through the same argparse casts as the command line (PyYAML
+reads `1e-4` as a string), and the command line wins. Unknown and repeated keys are refused with the nearest right name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import json
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+from transformers import HfArgumentParser
+
+from natix_hf.errors import UserError, one_line
+from natix_hf.recipe import (
+    REFUSED,
+    DataOptions,
+    DecisionOptions,
+    LoraOptions,
+    ModelOptions,
+    NatixTrainingArguments,
+    Recipe,
+    SpeedOptions,
+)
+
+TOPICS = (ModelOptions, LoraOptions, DataOptions, DecisionOptions, SpeedOptions, NatixTrainingArguments)
+
+# How --help divides what comes from TrainingArguments; options named nowhere here close the list.
+TRAINING_TOPICS = {
+    "training": "output_dir overwrite_output_dir num_train_epochs max_steps per_device_train_batch_size "
+    "per_device_eval_batch_size gradient_accumulation_steps learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps "
+    "optim optim_args weight_decay max_grad_norm label_smoothing_factor ema ema_decay ema_warmup_steps seed data_seed",
+    "choosing and keeping checkpoints": "eval_strategy eval_steps eval_delay eval_on_start early_stopping_patience "
+    "metric_for_best_model greater_is_better load_best_model_at_end save_strategy save_steps save_total_limit save_only_model "
+    "resume_from_checkpoint",
+    "logging": "logging_strategy logging_steps logging_first_step report_to run_name project disable_tqdm log_level",
+    "hardware": "bf16 tf32 use_cpu activation_checkpointing activation_checkpointing_kwargs torch_compile "
+    "torch_compile_backend torch_compile_mode dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers "
+    "dataloader_prefetch_factor ddp_backend ddp_timeout fsdp fsdp_config",
+}
+
+
+class RecipeParser(HfArgumentParser):
+    """HfArgumentParser over all options; faults are `UserError`s, and the training options stand under topics of their own."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            TOPICS,
+            prog="python -m natix_hf.train",
+            allow_abbrev=False,
+            usage="%(prog)s RECIPE [--key value ...] [--debug]",
+            description="Fine-tune a DINOv3 checkpoint on street photos, calibrate it and test it once.",
+        )
+        self.add_argument("recipe", help="YAML file, e.g. recipes/lora.yaml; each key is one of the options below")
+
+    def _add_dataclass_arguments(self, dtype: type) -> None:
+        if dtype is not NatixTrainingArguments:
+            super()._add_dataclass_arguments(dtype)
+            return
+        groups = {title: self.add_argument_group(title) for title in TRAINING_TOPICS}
+        topics = {name: groups[title] for title, names in TRAINING_TOPICS.items() for name in names.split()}
+        rest = self.add_argument_group("further options of transformers.TrainingArguments")
+        hints = get_type_hints(dtype)
+        for field in dataclasses.fields(dtype):
+            if field.init:
+                field.type = hints[field.name]
+                self._parse_dataclass_field(topics.get(field.name, rest), field)
+
+    def error(self, message: str) -> None:
+        raise UserError(message)
+
+
+def _refuse_unknown(key: str, where: str, known: set[str]) -> None:
+    """Raise for a key that no option has, with the reason or the nearest right name."""
+    if key in known:
+        return
+    if key in REFUSED:
+        raise UserError(f"{where}: {key} cannot be set: {REFUSED[key]}")
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    hint = f"; did you mean '{near[0]}'?" if near else "; python -m natix_hf.train --help lists all keys"
+    raise UserError(f"{where}: unknown key '{key}'{hint}")
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """SafeLoader that refuses a key written twice, where YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen: dict[Any, int] = {}
+        for key_node, _ in node.value:
+            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+            if key in seen:
+                raise UserError(f"key '{key}' stands twice, in lines {seen[key]} and {line}: remove one")
+            seen[key] = line
+        return super().construct_mapping(node, deep)
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe: a path, or the name of one that the package ships (`lora` or `recipes/lora.yaml`)."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    here = Path(__file__).parent
+    for folder in (here / "recipes", here.parent / "recipes"):
+        shipped = folder / f"{path.stem}.yaml"
+        if shipped.is_file() and str(path) in (path.stem, f"recipes/{path.stem}.yaml"):
+            return shipped
+    raise UserError(f"recipe {name}: no such file")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The keys and values of a recipe file; raises `UserError` where it is not one flat mapping."""
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+    except UserError as error:
+        raise UserError(f"recipe {path}: {error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe {path}: not readable as YAML: {one_line(error)}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise UserError(f"recipe {path}: a flat list of 'key: value' lines expected")
+    return values
+
+
+def _tokens(key: str, value: Any) -> list[str]:
+    """One recipe entry as command-line tokens; null leaves the default."""
+    if value is None:
+        return []
+    if isinstance(value, bool):
+        return [f"--{key}={str(value).lower()}"]
+    if isinstance(value, dict):
+        return [f"--{key}={json.dumps(value)}"]
+    if isinstance(value, list):
+        return [f"--{key}", *map(str, value)] if value else []
+    return [f"--{key}={value}"]
+
+
+def parse(argv: list[str]) -> Recipe:
+    """The recipe that a command line asks for.
+
+    Args:
+        argv: `RECIPE [--key value ...]`, without the program's name.
+
+    Raises:
+        UserError: unknown, repeated or uncastable keys, no such recipe; one line that names the source.
+        SystemExit: after `--help`.
+    """
+    parser = RecipeParser()
+    if any(token in ("-h", "--help") for token in argv):
+        parser.print_help()
+        raise SystemExit(0)
+    if not argv or argv[0].startswith("--"):
+        raise UserError("no recipe given: python -m natix_hf.train recipes/lora.yaml [--key value ...]")
+    known = {action.dest for action in parser._actions} - {"help", "recipe"}
+    path = find_recipe(argv[0])
+    values = read_yaml(path)
+    for key in values:
+        _refuse_unknown(key, f"recipe {path}", known)
+
+    given: set[str] = set()
+    for token in argv[1:]:
+        if token.startswith("--"):
+            key = token[2:].split("=")[0].replace("-", "_")
+            key = key.removeprefix("no_") if key.startswith("no_") and key.removeprefix("no_") in known else key
+            _refuse_unknown(key, "command line", known)
+            if key in given:
+                raise UserError(f"command line: --{key} is given twice: remove one")
+            given.add(key)
+
+    def cast(tokens: list[str], where: str) -> argparse.Namespace:
+        try:
+            namespace, extra = parser.parse_known_args([str(path), *tokens])
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        if extra:
+            raise UserError(f"{where}: '{extra[0]}' belongs to no key: write --key value")
+        return namespace
+
+    # Once key by key, so that a value that cannot be cast is reported with the file it stands in; then all together.
+    for key, value in values.items():
+        cast(_tokens(key, value), f"recipe {path}")
+    cast(argv[1:], "command line")
+    tokens = [token for key, value in values.items() if key not in given for token in _tokens(key, value)]
+    namespace = vars(cast(tokens + argv[1:], f"recipe {path}"))
+    if "label_names" in namespace and namespace["label_names"] is not None:
+        namespace["label_names"] = [str(name) for name in namespace["label_names"]]
+
+    def fill(options: type) -> Any:
+        return options(**{f.name: namespace[f.name] for f in dataclasses.fields(options) if f.init})
+
+    try:
+        topics = [fill(options) for options in TOPICS]
+    except UserError:
+        raise
+    except (ValueError, ImportError) as error:  # TrainingArguments checks its own values when it is built
+        raise UserError(f"recipe {path}: {one_line(error)}") from None
+    recipe = Recipe(*topics)
+    for name, value in (
+        ("model_name_or_path", recipe.model.model_name_or_path),
+        ("dataset_name", recipe.data.dataset_name),
+        ("output_dir", namespace["output_dir"]),
+    ):
+        if not value:
+            raise UserError(f"recipe {path}: {name} is missing: add it to the file or write --{name} on the command line")
+    return recipe
+
+
+def resolved(recipe: Recipe) -> str:
+    """The recipe as YAML with every option of ours and every TrainingArguments option that differs from its default."""
+    topics = {"model": recipe.model, "lora": recipe.lora, "data": recipe.data, "decision": recipe.decision}
+    lines = ["# The recipe of this run as resolved from file and command line. Run it again with:"]
+    lines.append("#   accelerate launch -m natix_hf.train recipe.yaml --output_dir ANOTHER")
+    for title, options in (*topics.items(), ("speed", recipe.speed)):
+        lines += ["", f"# {title}"]
+        lines += _yaml_lines({f.name: getattr(options, f.name) for f in dataclasses.fields(options)})
+    plain = training_values(recipe.training)
+    return "\n".join([*lines, "", "# training", *_yaml_lines(plain), ""])
+
+
+def training_values(training: NatixTrainingArguments) -> dict[str, Any]:
+    """The training options that a recipe can set and that matter to repeat a run, as plain values."""
+    shown = {name for names in TRAINING_TOPICS.values() for name in names.split()}
+    shown -= {"resume_from_checkpoint", "overwrite_output_dir"}
+    values = {}
+    for field in dataclasses.fields(training):
+        value = getattr(training, field.name)
+        value = getattr(value, "value", value)  # enums
+        if field.init and (field.name in shown) and value not in (None, "", [], {}):
+            values[field.name] = value
+    return values
+
+
+def _yaml_lines(values: dict[str, Any]) -> list[str]:
+    text = yaml.safe_dump(values, sort_keys=False, default_flow_style=None, allow_unicode=True, width=1000)
+    return text.rstrip("\n").split("\n")

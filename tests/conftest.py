@@ -1,0 +1,73 @@
+"""What all tests share: one thread per worker, no network, tiny checkpoints and photos made on the spot."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Set before torch is imported: two pytest workers on two cores must not fight over threads, and nothing may reach the Hub.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["TRACKIO_DISABLE_TELEMETRY"] = "1"
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Fast tests first: a mistake shows in seconds."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine-wide store (feature cache, count of test reads) of a test is its own."""
+    monkeypatch.setenv("NATIX_HF_HOME", str(tmp_path_factory.mktemp("home")))
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random DINOv3 of 2 layers, 32 wide, 4 registers, 32 px photos, and its image processor."""
+    import torch
+    from transformers import DINOv3ViTConfig, DINOv3ViTImageProcessor, DINOv3ViTModel
+
+    folder = tmp_path_factory.mktemp("tiny-backbone")
+    torch.manual_seed(0)
+    config = DINOv3ViTConfig(
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        num_register_tokens=4,
+        patch_size=16,
+        image_size=32,
+        layerscale_value=1.0,
+    )
+    DINOv3ViTModel(config).save_pretrained(folder)
+    DINOv3ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
+
+
+def write_photos(folder: Path, classes: dict[str, tuple[int, int, int]], count: int, seed: int = 0) -> Path:
+    """Class folders of `count` JPEGs each (64x48): noise around the class's colour."""
+    rng = np.random.default_rng(seed)
+    for name, colour in classes.items():
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = np.clip(rng.normal(colour, 40, (48, 64, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i:03d}.jpg", quality=90)
+    return folder
+
+
+@pytest.fixture()
+def photo_folder(tmp_path: Path) -> Path:
+    """Class folders `None` and `Roadwork` with 24 photos each; the classes differ in colour."""
+    return write_photos(tmp_path / "photos", {"None": (100, 120, 110), "Roadwork": (150, 100, 90)}, 24)
+
+
+@pytest.fixture()
+def make_photos():
+    """The function that writes class folders, for tests that need other classes or counts."""
+    return write_photos
