@@ -1,0 +1,138 @@
+"""One temperature for all classes, fitted on logits that the model never trained on (Guo et al., 2017).
+
+Knows arrays only: where the logits come from, which rows may be used and where the result is written is decided above.
+
+Plain maximum likelihood goes wrong on small or perfectly separated rows: without a mistake the likelihood grows for
+    ever as T
+falls, and the first mistake on new photos then costs everything that was gained. So the fit sees one imaginary
+mistake of average confidence beside the n real rows (the rule of succession); its weight fades as 1/n.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.optimize
+import scipy.special
+
+from natix_hf.errors import UserError
+
+BOUNDS = (0.05, 20.0)  # of T; a fit that leaves them says that the logits are broken, not that the model is that wrong
+ECE_BINS = 15
+
+
+@dataclass(frozen=True)
+class TemperatureFit:
+    """What a fit found; NLL in nats a row, ECE over 15 equal-width bins, both on the rows of the fit.
+
+    `kept` is False where dividing by the fitted temperature did not lower the NLL; `temperature` is then 1 and the
+    figures after equal the figures before.
+    """
+
+    temperature: float
+    nll_before: float
+    nll_after: float
+    kept: bool
+    n: int
+    ece_before: float
+    ece_after: float
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Probabilities `(n, classes)` in float64 from logits `(n, classes)`; rows sum to 1."""
+    return scipy.special.softmax(np.asarray(logits, dtype=np.float64), axis=1)
+
+
+def apply_calibration(logits: np.ndarray, temperature: float | np.ndarray, logit_bias: np.ndarray) -> np.ndarray:
+    """What the head does last: `logits / temperature + logit_bias`.
+
+    Args:
+        logits: `(n, classes)` as the linear layer gave them.
+        temperature: one positive number, or one a class `(classes,)`.
+        logit_bias: `(classes,)`, zeros where there is none.
+
+    Returns:
+        `(n, classes)` float64.
+    """
+    return np.asarray(logits, dtype=np.float64) / np.asarray(temperature, dtype=np.float64) + np.asarray(logit_bias)
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> TemperatureFit:
+    """Fit one temperature: log T in float64 by a bounded scalar solver, kept only where the NLL improves.
+
+    Args:
+        logits: `(n, classes)` uncalibrated logits.
+        labels: `(n,)` class ids in [0, classes).
+
+    Raises:
+        UserError: no rows, fewer than two classes, a label out of range, a logit that is NaN or infinite.
+    """
+    logits, labels = _checked(logits, labels)
+    n, classes = logits.shape
+    true_logit = logits[np.arange(n), labels]
+    # The imaginary mistake is spread over all rows and their wrong classes: altogether it weighs as one row.
+    wrong_logit = (logits.sum(axis=1) - true_logit) / (classes - 1)
+
+    def nll(temperature: float) -> float:
+        return float(np.mean(scipy.special.logsumexp(logits / temperature, axis=1) - true_logit / temperature))
+
+    def objective(log_temperature: float) -> float:
+        temperature = np.exp(log_temperature)
+        log_normaliser = scipy.special.logsumexp(logits / temperature, axis=1)
+        real = np.sum(log_normaliser - true_logit / temperature)
+        imaginary = np.mean(log_normaliser - wrong_logit / temperature)
+        return float((real + imaginary) / (n + 1))
+
+    # The NLL is convex in 1/T, hence has one valley in log T: a bounded scalar search cannot land in a wrong one.
+    found = scipy.optimize.minimize_scalar(
+        objective, bounds=tuple(np.log(BOUNDS)), method="bounded", options={"xatol": 1e-8}
+    )
+    temperature = float(np.exp(found.x))
+    before, after = nll(1.0), nll(temperature)
+    kept = after < before
+    if not kept:
+        temperature, after = 1.0, before
+    return TemperatureFit(
+        temperature=temperature,
+        nll_before=before,
+        nll_after=after,
+        kept=kept,
+        n=n,
+        ece_before=_ece(logits, labels),
+        ece_after=_ece(logits / temperature, labels),
+    )
+
+
+def _checked(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The two arrays as float64 and int64, or a `UserError` saying why no temperature can be fitted on them."""
+    logits, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels)
+    if len(logits) == 0:
+        raise UserError(
+            "calibration: no rows to fit the temperature on; give val_calib a larger share in split_ratios"
+        )
+    if logits.ndim != 2 or logits.shape[1] < 2 or labels.shape != logits.shape[:1]:
+        raise UserError(
+            f"calibration: expected logits (n, classes >= 2) and labels (n,), found {logits.shape} and {labels.shape}"
+        )
+    bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
+    if len(bad):
+        raise UserError(
+            f"calibration: {len(bad)} of {len(logits)} rows have NaN or infinite logits (the first is row {bad[0]}); "
+            "the training has diverged or ran in fp16: train again with a lower learning_rate, in bf16 or fp32"
+        )
+    outside = np.flatnonzero((labels < 0) | (labels >= logits.shape[1]))
+    if len(outside):
+        raise UserError(
+            f"calibration: label {labels[outside[0]]} of row {outside[0]} is not in 0..{logits.shape[1] - 1}, "
+            "the classes of the model; check label_names"
+        )
+    return logits, labels.astype(np.int64)
+
+
+def _ece(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The figure of `report.metrics.expected_calibration_error` (rooms of this floor are apart; a test compares)."""
+    probabilities = softmax(logits)
+    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+    bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
+    return float(np.abs(np.bincount(bins, weights=confidence - correct)).sum() / len(labels))

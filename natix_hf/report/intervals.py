@@ -1,0 +1,240 @@
+"""Intervals by resampling whole groups, for one classifier and for the difference of two.
+
+Photos of one camera or video resemble each other, so the group is what was drawn independently and what is resampled
+(the cluster bootstrap; Efron and Tibshirani, 1993). Each resample is a vector of how often each group was drawn, and
+every figure is computed from sums over groups, so that 1,000 resamples cost little more than one pass. Knows arrays
+only.
+
+The percentile interval fails where nothing can vary: without a single mistake every resample is perfect too. There
+    the end away
+from perfection comes from the exact binomial bound on the number of groups, see `_flawless_lows`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import scipy.special
+
+from natix_hf.report.metrics import METRICS, checked, classification_metrics, confidence_gaps, judged_classes, log_odds
+
+ECE_BINS = 15
+_CELLS = 4_000_000  # numbers held at once per array: 32 MB
+
+
+def bootstrap_intervals(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray | None,
+    *,
+    positive: int = 1,
+    n_boot: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, dict[str, float]]:
+    """Every metric with its percentile interval over resampled groups.
+
+    Args:
+        logits: `(n, classes)`.
+        labels: `(n,)` class ids.
+        groups: `(n,)` strings or integers; rows of one group are drawn together. None: each row is its own group.
+        positive: the class whose ranking AUROC judges where there are two.
+        n_boot: number of resamples.
+        seed: of the resampling; same seed and rows, same interval.
+        level: share of repetitions in which the interval is to hold the truth.
+
+    Returns:
+        `{metric: {"value", "low", "high"}}`, the values equal to `classification_metrics`. Resamples in which a
+        metric is not defined (AUROC without a class) are left out of its interval; NaN where there are none.
+
+    Raises:
+        ValueError: as `classification_metrics`, or groups of another length.
+    """
+    logits, labels = checked(logits, labels)
+    group_of_row = _group_ids(groups, len(labels))
+    values = classification_metrics(logits, labels, positive)
+    draws = _resampled(logits, labels, group_of_row, positive, n_boot, seed)
+    lows = _flawless_lows(logits, labels, group_of_row, values, level)
+    intervals = {}
+    for name in METRICS:
+        drawn = draws[name]
+        if name == "ece":  # noise adds to a mean of absolute gaps, and resampling adds it again: take that part out
+            drawn = np.maximum(drawn - (drawn.mean() - values[name]), 0.0)
+        low, high = _percentiles(drawn, level)
+        intervals[name] = {"value": values[name], "low": lows.get(name, low), "high": high}
+    return intervals
+
+
+def paired_difference(
+    logits_a: np.ndarray,
+    logits_b: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray | None,
+    metric: str,
+    *,
+    positive: int = 1,
+    n_boot: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, float]:
+    """How much `a` differs from `b` on the same rows: `metric(a) - metric(b)` with its interval over resampled groups.
+
+    Both classifiers see the same resample each time, so what makes a photo hard for both cancels.
+
+    Args:
+        logits_a, logits_b: `(n, classes)` of the two classifiers, row by row the same photos.
+        labels, groups, positive, n_boot, seed, level: as in `bootstrap_intervals`.
+        metric: a name of `METRICS`.
+
+    Returns:
+        `{"difference", "low", "high"}`.
+    """
+    if metric not in METRICS:
+        raise ValueError(f"metric '{metric}' is not one of {', '.join(METRICS)}")
+    logits_a, labels = checked(logits_a, labels)
+    logits_b, _ = checked(logits_b, labels)
+    group_of_row = _group_ids(groups, len(labels))
+    difference = (
+        classification_metrics(logits_a, labels, positive)[metric]
+        - classification_metrics(logits_b, labels, positive)[metric]
+    )
+    draws_a = _resampled(logits_a, labels, group_of_row, positive, n_boot, seed)[metric]
+    draws_b = _resampled(logits_b, labels, group_of_row, positive, n_boot, seed)[metric]
+    low, high = _percentiles(draws_a - draws_b, level)
+    return {"difference": difference, "low": low, "high": high}
+
+
+def group_count(groups: np.ndarray | None, n: int) -> int:
+    """How many groups are resampled: the number that belongs beside n."""
+    return int(_group_ids(groups, n).max()) + 1
+
+
+def _group_ids(groups: np.ndarray | None, n: int) -> np.ndarray:
+    """Consecutive integers `(n,)` in place of the groups' names."""
+    if groups is None:
+        return np.arange(n)
+    groups = np.asarray(groups)
+    if groups.shape != (n,):
+        raise ValueError(f"expected {n} groups, one a row, found shape {groups.shape}")
+    return np.unique(groups, return_inverse=True)[1]
+
+
+def _percentiles(draws: np.ndarray, level: float) -> tuple[float, float]:
+    defined = draws[~np.isnan(draws)]
+    if len(defined) == 0:
+        return float("nan"), float("nan")
+    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _times_drawn(n_groups: int, n_boot: int, seed: int, at_once: int) -> Iterator[np.ndarray]:
+    """How often each group is drawn, `(<= at_once, n_groups)` a time; the draws do not depend on `at_once`."""
+    generator = np.random.default_rng(seed)
+    for start in range(0, n_boot, at_once):
+        rows = min(at_once, n_boot - start)
+        drawn = generator.integers(n_groups, size=(rows, n_groups)) + np.arange(rows)[:, None] * n_groups
+        yield np.bincount(drawn.ravel(), minlength=rows * n_groups).reshape(rows, n_groups).astype(np.float64)
+
+
+def _resampled(
+    logits: np.ndarray, labels: np.ndarray, group_of_row: np.ndarray, positive: int, n_boot: int, seed: int
+) -> dict[str, np.ndarray]:
+    """Every metric on every resample, `{name: (n_boot,)}`."""
+    n, classes = logits.shape
+    n_groups = int(group_of_row.max()) + 1
+    log_probabilities = scipy.special.log_softmax(logits, axis=1)
+    gaps, bin_of_row = confidence_gaps(np.exp(log_probabilities), labels, ECE_BINS)
+    cell_of_row = labels * classes + logits.argmax(axis=1)
+
+    def per_group(
+        column: np.ndarray, columns: int, weights: np.ndarray | None = None
+    ) -> np.ndarray:  # (groups, columns)
+        counted = np.bincount(group_of_row * columns + column, weights, minlength=n_groups * columns)
+        return counted.reshape(n_groups, columns).astype(np.float64)
+
+    cells = per_group(cell_of_row, classes * classes)
+    losses = per_group(np.zeros(n, dtype=np.int64), 1, -log_probabilities[np.arange(n), labels])
+    gap_sums = per_group(bin_of_row, ECE_BINS, gaps)
+    odds = log_odds(logits)
+    judged = judged_classes(labels, classes, positive)
+
+    parts: list[dict[str, np.ndarray]] = []
+    for times in _times_drawn(n_groups, n_boot, seed, at_once=max(1, _CELLS // n)):  # times: (resamples, groups)
+        confusion = (times @ cells).reshape(-1, classes, classes)  # [resample, label, decision]
+        size = confusion.sum(axis=(1, 2))
+        weights = times[:, group_of_row]  # (resamples, n)
+        # A class that a resample lacks is left out of its mean, as in `classification_metrics`.
+        aurocs = np.stack([_weighted_auroc(odds[:, k], labels == k, weights) for k in judged])
+        defined = ~np.isnan(aurocs)
+        with np.errstate(invalid="ignore"):
+            auroc = np.where(defined, aurocs, 0.0).sum(axis=0) / defined.sum(axis=0)
+        parts.append(
+            _from_confusion(confusion)
+            | {
+                "auroc": auroc,
+                "log_loss": (times @ losses)[:, 0] / size,
+                "ece": np.abs(times @ gap_sums).sum(axis=1) / size,
+            }
+        )
+    return {name: np.concatenate([part[name] for part in parts]) for name in METRICS}
+
+
+def _from_confusion(confusion: np.ndarray) -> dict[str, np.ndarray]:
+    """Accuracy, balanced accuracy, macro F1 and MCC of confusion matrices `(b, classes, classes)`, each `(b,)`."""
+    size = confusion.sum(axis=(1, 2))
+    right = np.diagonal(confusion, axis1=1, axis2=2)  # (b, classes)
+    of_label, of_decision = confusion.sum(axis=2), confusion.sum(axis=1)
+    occurs, seen = of_label > 0, of_label + of_decision > 0
+    hits = right.sum(axis=1)
+    recall = np.divide(right, of_label, out=np.zeros_like(right), where=occurs)
+    f1 = np.divide(2 * right, of_label + of_decision, out=np.zeros_like(right), where=seen)
+    covariance = hits * size - (of_label * of_decision).sum(axis=1)
+    spread = (size**2 - (of_label**2).sum(axis=1)) * (size**2 - (of_decision**2).sum(axis=1))
+    return {
+        "accuracy": hits / size,
+        "balanced_accuracy": recall.sum(axis=1) / occurs.sum(axis=1),
+        "macro_f1": f1.sum(axis=1) / seen.sum(axis=1),
+        "mcc": np.divide(covariance, np.sqrt(spread), out=np.zeros_like(size), where=spread > 0),
+    }
+
+
+def _weighted_auroc(scores: np.ndarray, is_positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Share of (positive, negative) pairs in order, ties half, for row weights `(b, n)`: `(b,)`, NaN without pairs."""
+    order = np.argsort(scores, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(scores[order]) != 0])  # equal scores share one level
+    weights = weights[:, order]
+    positives = np.add.reduceat(weights * is_positive[order], starts, axis=1)  # (b, levels)
+    negatives = np.add.reduceat(weights * ~is_positive[order], starts, axis=1)
+    below = np.cumsum(negatives, axis=1) - negatives / 2
+    pairs = positives.sum(axis=1) * negatives.sum(axis=1)
+    return np.divide((positives * below).sum(axis=1), pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+
+
+def _flawless_lows(
+    logits: np.ndarray, labels: np.ndarray, group_of_row: np.ndarray, values: dict[str, float], level: float
+) -> dict[str, float]:
+    """Low ends for figures at their best, from how many mistakes so few groups could hide; else nothing.
+
+    g groups without a mistake leave a mistake rate of up to 1 - (alpha/2)^(1/g) possible (Clopper and Pearson, 1934).
+    The figures that weigh classes take that bound for each class at once (alpha split over the classes) and are
+    computed from the confusion matrix that follows; AUROC is at least the rectangle under the ROC point of that
+    matrix.
+    """
+    lows: dict[str, float] = {}
+    alpha = (1 - level) / 2
+    present = np.unique(labels)
+    if len(present) < 2:
+        if values["accuracy"] == 1.0:
+            lows["accuracy"] = float(alpha ** (1 / len(np.unique(group_of_row))))
+        return lows
+    recall = np.array([(alpha / len(present)) ** (1 / len(np.unique(group_of_row[labels == k]))) for k in present])
+    if values["accuracy"] == 1.0:
+        shares = np.array([np.mean(labels == k) for k in present])
+        confusion = np.diag(recall) + (1 - np.eye(len(present))) * ((1 - recall) / (len(present) - 1))[:, None]
+        bounds = _from_confusion((confusion * shares[:, None])[None])
+        lows = {name: float(bound[0]) for name, bound in bounds.items()}
+        lows["accuracy"] = float(alpha ** (1 / len(np.unique(group_of_row))))
+    if values["auroc"] == 1.0:
+        lows["auroc"] = float(np.mean([low * np.delete(recall, k).mean() for k, low in enumerate(recall)]))
+    return lows
