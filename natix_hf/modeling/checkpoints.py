@@ -1,0 +1,318 @@
+"""From the name of a checkpoint to a network: DINOv3 as transformers or timm publish it, or a run folder of ours.
+
+Only safetensors are read, weights come out in float32, and a tensor that is missing or left over is an error with its
+name, so nobody trains on a random backbone unawares. Knows folders and the Hub; knows nothing of photos or training.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from transformers import DINOv3ViTConfig, DINOv3ViTImageProcessor, DINOv3ViTModel, PreTrainedModel
+from transformers.integrations.hub_kernels import allow_all_hub_kernels
+
+from natix_hf.errors import UserError
+from natix_hf.modeling import timm_keys
+from natix_hf.modeling.configuration_natix_dinov3 import NatixDinov3Config
+from natix_hf.modeling.modeling_natix_dinov3 import NatixDinov3ForImageClassification, NatixDinov3Head
+
+BUILTIN = {"builtin:demo-backbone": Path(__file__).parents[1] / "assets" / "demo-backbone"}
+SETTINGS = ("config.json", "preprocessor_config.json")
+WEIGHTS = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+def local_folder(name_or_path: str, files: Sequence[str] = SETTINGS, revision: str | None = None) -> Path:
+    """The folder that holds a checkpoint's files, downloaded to the Hub's cache where it isn't here yet.
+
+    Args:
+        name_or_path: a folder, a Hub id, or `builtin:demo-backbone`.
+        files: names or patterns of what to download.
+        revision: branch, tag or commit on the Hub.
+
+    Raises:
+        UserError: no such folder or repository, no access to it, or no network.
+    """
+    path = BUILTIN.get(name_or_path, Path(name_or_path).expanduser())
+    if path.is_dir():
+        return path
+    where = f"model_name_or_path {name_or_path!r}"
+    if path.exists():
+        raise UserError(f"{where} is a file: give the folder that holds config.json and model.safetensors")
+    if name_or_path.startswith((".", "/", "~", "builtin:")) or name_or_path.count("/") > 1 or "\\" in name_or_path:
+        raise UserError(f"{where}: no such file or folder; give a folder with config.json or a Hub id (owner/name)")
+    page = f"{constants.ENDPOINT}/{name_or_path}"
+    try:
+        return Path(snapshot_download(name_or_path, revision=revision, allow_patterns=list(files)))
+    except GatedRepoError:
+        raise UserError(
+            f"{where} is gated and you have no access to it: accept its licence at {page}, "
+            "then run `hf auth login` or set HF_TOKEN"
+        ) from None
+    except RevisionNotFoundError:
+        raise UserError(
+            f"{where} has no revision {revision!r}: see the branches and tags at {page}/tree/main"
+        ) from None
+    except (RepositoryNotFoundError, HFValidationError):
+        raise UserError(
+            f"{where}: neither a folder here nor a model on the Hub; check the spelling, "
+            "or for a private one run `hf auth login` or set HF_TOKEN"
+        ) from None
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, ConnectionError, TimeoutError) as error:
+        raise UserError(
+            f"{where} is not in the cache and {constants.ENDPOINT} can't be reached ({type(error).__name__}): "
+            "connect to the network (and unset HF_HUB_OFFLINE), or give a local folder"
+        ) from None
+
+
+def read_config(name_or_path: str, revision: str | None = None) -> dict[str, Any]:
+    """The checkpoint's `config.json`, once it is known to be one that this project can use.
+
+    Raises:
+        UserError: there is none, it can't be read, or it isn't a DINOv3 ViT.
+    """
+    file = local_folder(name_or_path, SETTINGS, revision) / "config.json"
+    try:
+        config = json.loads(file.read_text())
+    except FileNotFoundError:
+        raise UserError(f"model_name_or_path {name_or_path!r} has no config.json: not a model folder") from None
+    except ValueError as error:
+        raise UserError(f"{file} is not JSON ({error}): download the checkpoint again") from None
+    kind = config.get("model_type", config.get("architecture", "unnamed"))
+    known = kind in (DINOv3ViTConfig.model_type, NatixDinov3Config.model_type)
+    if not known and not timm_keys.is_timm_dinov3(config):
+        kind = config.get("architecture", kind)
+        raise UserError(
+            f"model_name_or_path {name_or_path!r} is of type {kind!r}, not a DINOv3 ViT: give a dinov3_vit checkpoint "
+            "(facebook/dinov3-vit*), a timm one (timm/vit_*_patch16_dinov3*) or a run folder of natix_hf"
+        )
+    return config
+
+
+def _weights_folder(name_or_path: str, revision: str | None) -> Path:
+    folder = local_folder(name_or_path, (*SETTINGS, *WEIGHTS), revision)
+    if any(folder.glob("model*.safetensors")):
+        return folder
+    pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
+    found = f"only pickled weights ({', '.join(pickles)}), which can run code when read" if pickles else "no weights"
+    raise UserError(
+        f"model_name_or_path {name_or_path!r} has {found}: model.safetensors is expected; "
+        "convert it with `save_pretrained` in a place where you trust the file"
+    )
+
+
+def _strictly(model_class: type[PreTrainedModel], name: str, path: Path | None, **kwargs: Any) -> PreTrainedModel:
+    """`model_class.from_pretrained` where every tensor must find its place; `name` is for the message."""
+    try:
+        model, report = model_class.from_pretrained(
+            path,
+            dtype=torch.float32,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # so that they are reported, and refused below, with the others
+            output_loading_info=True,
+            **kwargs,
+        )
+    except (SafetensorError, EOFError) as error:
+        raise UserError(f"{name}: model.safetensors can't be read ({error}): download the checkpoint again") from None
+    faults = []
+    for fault in ("missing", "unexpected", "mismatched"):
+        keys = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report[f"{fault}_keys"])
+        if keys:
+            rest = f" and {len(keys) - 8} more" if len(keys) > 8 else ""
+            faults.append(f"{len(keys)} {fault} ({', '.join(keys[:8])}{rest})")
+    if faults:
+        raise UserError(
+            f"model_name_or_path {name!r}: its weights don't fit its config.json: {'; '.join(faults)}; "
+            "take both files from the same checkpoint"
+        )
+    return model
+
+
+def load_backbone(
+    name_or_path: str,
+    *,
+    attn_implementation: str = "sdpa",
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+    rope_augmentation: bool = False,
+) -> DINOv3ViTModel:
+    """A DINOv3 backbone in float32 and eval mode.
+
+    Args:
+        name_or_path: folder or Hub id of a transformers or timm DINOv3 ViT or of a run of ours (its backbone is
+            taken), or `builtin:demo-backbone`.
+        attn_implementation: handed to transformers unchanged.
+        trust_remote_code: also run attention kernels of the Hub from outside `kernels-community`.
+        revision: branch, tag or commit on the Hub.
+        rope_augmentation: keep the random rescaling of positions in train mode, which transformers applies even to a
+            frozen backbone.
+
+    Raises:
+        UserError: the checkpoint isn't there, can't be reached, isn't DINOv3, is pickled, or its tensors don't fit.
+    """
+    config = read_config(name_or_path, revision)
+    folder = _weights_folder(name_or_path, revision)
+    options = {"attn_implementation": attn_implementation, "allow_all_kernels": trust_remote_code}
+    if config.get("model_type") == NatixDinov3Config.model_type:
+        backbone = _strictly(NatixDinov3ForImageClassification, name_or_path, folder, **options).backbone
+        _set_rope_noise(backbone.config, rope_augmentation)
+        return backbone
+    if timm_keys.is_timm_dinov3(config):
+        weights = timm_keys.backbone_weights(
+            {
+                name: tensor
+                for file in sorted(folder.glob("model*.safetensors"))
+                for name, tensor in load_file(file).items()
+            }
+        )
+        backbone_config = DINOv3ViTConfig(**timm_keys.backbone_config(config, weights))
+        options["state_dict"], folder = weights, None
+    else:
+        backbone_config = DINOv3ViTConfig.from_dict(config)
+    _set_rope_noise(backbone_config, rope_augmentation)
+    return _strictly(DINOv3ViTModel, name_or_path, folder, config=backbone_config, **options)
+
+
+def _set_rope_noise(config: DINOv3ViTConfig, wanted: bool) -> None:
+    if not wanted:
+        config.pos_embed_rescale = config.pos_embed_shift = config.pos_embed_jitter = None
+
+
+def load_processor(name_or_path: str, image_size: int, revision: str | None = None) -> DINOv3ViTImageProcessor:
+    """The image processor of a checkpoint, squashing photos to `image_size` pixels square, with its mean and std.
+
+    Raises:
+        UserError: the checkpoint doesn't say how its photos were normalised.
+    """
+    config = read_config(name_or_path, revision)
+    size = {"height": image_size, "width": image_size}
+    if timm_keys.is_timm_dinov3(config):
+        source = config["pretrained_cfg"]
+        return DINOv3ViTImageProcessor(size=size, image_mean=list(source["mean"]), image_std=list(source["std"]))
+    folder = local_folder(name_or_path, SETTINGS, revision)
+    if not (folder / "preprocessor_config.json").exists():
+        raise UserError(
+            f"model_name_or_path {name_or_path!r} has no preprocessor_config.json, so the mean and std of its photos "
+            "are unknown: copy that file from the checkpoint it was made from"
+        )
+    return DINOv3ViTImageProcessor.from_pretrained(folder, size=size)
+
+
+def build_model(
+    name_or_path: str,
+    label_names: Sequence[str],
+    *,
+    pooling: str = "cls",
+    feature_layers: int = 1,
+    head: str = "linear",
+    head_hidden_size: int | None = None,
+    head_dropout: float = 0.0,
+    attn_implementation: str = "sdpa",
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+    rope_augmentation: bool = False,
+    seed: int = 0,
+) -> NatixDinov3ForImageClassification:
+    """A classifier for `label_names` on a backbone, uncalibrated; the head of a run of ours is taken along.
+
+    Args:
+        name_or_path: as in `load_backbone`.
+        label_names: one name per class id, in order.
+        pooling, feature_layers, head, head_hidden_size, head_dropout: as in `NatixDinov3Config`.
+        attn_implementation, trust_remote_code, revision, rope_augmentation: as in `load_backbone`.
+        seed: for the weights of a new head; the global random state is left alone.
+
+    Raises:
+        UserError: as `load_backbone`, or a run's head doesn't fit the classes or the options.
+    """
+    if read_config(name_or_path, revision).get("model_type") == NatixDinov3Config.model_type:
+        wanted = {
+            "pooling": pooling,
+            "feature_layers": feature_layers,
+            "head": head,
+            "head_hidden_size": head_hidden_size,
+        }
+        options = {"attn_implementation": attn_implementation, "allow_all_kernels": trust_remote_code}
+        model = _continued(name_or_path, _weights_folder(name_or_path, revision), list(label_names), wanted, options)
+        model.config.head_dropout = model.head.dropout.p = head_dropout
+        _set_rope_noise(model.config.backbone_config, rope_augmentation)
+    else:
+        backbone = load_backbone(
+            name_or_path,
+            attn_implementation=attn_implementation,
+            trust_remote_code=trust_remote_code,
+            revision=revision,
+            rope_augmentation=rope_augmentation,
+        )
+        try:
+            config = NatixDinov3Config(
+                backbone_config=backbone.config,
+                id2label=dict(enumerate(label_names)),
+                pooling=pooling,
+                feature_layers=feature_layers,
+                head=head,
+                head_hidden_size=head_hidden_size,
+                head_dropout=head_dropout,
+            )
+        except ValueError as error:
+            raise UserError(f"model options: {error}") from None
+        # On the meta device the backbone that is replaced at once takes no memory: 3.4 GB for a ViT-H/16+.
+        with torch.device("meta"), allow_all_hub_kernels() if trust_remote_code else nullcontext():
+            model = NatixDinov3ForImageClassification._from_config(config, attn_implementation=attn_implementation)
+        backbone.config.name_or_path = ""  # else the path on this machine is saved with the model
+        model.backbone = backbone
+        model.backbone.embeddings.mask_token.requires_grad_(False)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model.head = NatixDinov3Head(config)
+            model.head.reset_parameters()
+    # What an adapter names as its base.
+    model.name_or_path = model.config.name_or_path = name_or_path
+    return model.eval()
+
+
+def _continued(
+    name: str, folder: Path, label_names: list[str], wanted: dict[str, Any], options: dict[str, Any]
+) -> NatixDinov3ForImageClassification:
+    """A run's model with its head, ready to be trained on: classes named as in the data, calibration taken off."""
+    config = NatixDinov3Config.from_pretrained(folder)
+    known = list(config.id2label.values())
+    where = f"model_name_or_path {name!r}"
+    if len(known) != len(label_names):
+        raise UserError(
+            f"{where}: the model has {len(known)} classes ({', '.join(known)}), the data has {len(label_names)} "
+            f"({', '.join(label_names)}): use data with the model's classes, or start from a backbone"
+        )
+    if set(known) == set(label_names) and known != label_names:
+        raise UserError(
+            f"{where}: the model's classes are {', '.join(known)}, the data has them in another order "
+            f"({', '.join(label_names)}): set label_names to the model's order"
+        )
+    for option, value in wanted.items():
+        if value != getattr(config, option):
+            raise UserError(
+                f"{where}: it was trained with {option} {getattr(config, option)!r}, the recipe says {value!r}: "
+                f"set {option} to {getattr(config, option)!r}, or start from a backbone"
+            )
+    model = _strictly(NatixDinov3ForImageClassification, name, folder, **options)
+    model.config.id2label = dict(enumerate(label_names))
+    model.config.label2id = {label: index for index, label in enumerate(label_names)}
+    model.set_calibration(1.0, 0.0)
+    return model

@@ -1,0 +1,77 @@
+"""The configuration of a photo classifier on a DINOv3 vision transformer.
+
+It travels with the weights (Hub, `trust_remote_code`), so it imports transformers only. It describes the network:
+backbone, pooling, head, calibration. It knows nothing of data, training or where a backbone comes from.
+"""
+
+from typing import ClassVar
+
+from transformers import AutoConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+POOLINGS = ("cls", "mean", "cls_mean")
+HEADS = ("linear", "mlp")
+
+
+class NatixDinov3Config(PreTrainedConfig):
+    """Configuration of `NatixDinov3ForImageClassification`.
+
+    > Parameters that describe the features
+
+    Args:
+        backbone_config: any `DINOv3ViTConfig`, or its dict.
+        pooling: `cls` (the class token), `mean` (over the patch tokens) or `cls_mean` (both, concatenated).
+        feature_layers: how many of the last layers are pooled and concatenated, each after the backbone's final norm.
+
+    > Parameters that describe the head
+
+        head: `linear` or `mlp` (one hidden layer, GELU).
+        head_hidden_size: width of the hidden layer of `mlp`; the feature dimension where it is None.
+        head_dropout: dropout on the features, in [0, 1).
+        temperature: one value per class that the logits are divided by; None is 1 for every class.
+        logit_bias: one value per class that is added last; None is 0 for every class.
+
+    Raises:
+        ValueError: a value outside these ranges, or a calibration whose length is not the number of classes.
+    """
+
+    model_type = "natix_dinov3"
+    sub_configs_defaults: ClassVar = {
+        "backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="dinov3_vit")
+    }
+
+    backbone_config: dict | PreTrainedConfig | None = None
+    pooling: str = "cls"
+    feature_layers: int = 1
+    head: str = "linear"
+    head_hidden_size: int | None = None
+    head_dropout: float = 0.0
+    temperature: list[float] | None = None
+    logit_bias: list[float] | None = None
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        # JSON sorts keys as strings ("10" before "2"), and label_names is read off these dicts in order.
+        self.id2label = dict(sorted(self.id2label.items()))
+        self.label2id = {name: index for index, name in self.id2label.items()}
+        if self.pooling not in POOLINGS:
+            raise ValueError(f"pooling is {self.pooling!r}, expected one of {', '.join(POOLINGS)}")
+        if self.head not in HEADS:
+            raise ValueError(f"head is {self.head!r}, expected one of {', '.join(HEADS)}")
+        layers = self.backbone_config.num_hidden_layers
+        if not 1 <= self.feature_layers <= layers:
+            raise ValueError(f"feature_layers is {self.feature_layers}, expected 1 to {layers}, the backbone's layers")
+        if not 0.0 <= self.head_dropout < 1.0:
+            raise ValueError(f"head_dropout is {self.head_dropout}, expected a value in [0, 1)")
+        for name in ("temperature", "logit_bias"):
+            values = getattr(self, name)
+            if values is not None and len(values) != self.num_labels:
+                raise ValueError(
+                    f"{name} has {len(values)} values, expected one for each of {self.num_labels} classes"
+                )
+
+    @property
+    def feature_size(self) -> int:
+        """Dimension of the pooled features that the head reads."""
+        parts = 2 if self.pooling == "cls_mean" else 1
+        return self.backbone_config.hidden_size * parts * self.feature_layers

@@ -1,0 +1,57 @@
+"""From the name of a checkpoint to a model that is ready to train, with its image processor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from peft import PeftModel
+from transformers import DINOv3ViTImageProcessor
+
+from natix_hf.errors import UserError
+from natix_hf.modeling.adapters import add_lora, freeze_for_probe
+from natix_hf.modeling.attention import check_attention
+from natix_hf.modeling.checkpoints import build_model, load_processor
+from natix_hf.modeling.modeling_natix_dinov3 import NatixDinov3ForImageClassification
+
+
+def load_model(
+    model_name_or_path: str,
+    label_names: Sequence[str],
+    *,
+    method: str = "lora",
+    image_size: int = 224,
+    lora: dict[str, Any] | None = None,
+    attn_implementation: str = "sdpa",
+    revision: str | None = None,
+    **model_options: Any,
+) -> tuple[NatixDinov3ForImageClassification | PeftModel, DINOv3ViTImageProcessor]:
+    """A classifier on a DINOv3 checkpoint and its image processor.
+
+    Args:
+        model_name_or_path: Hub id or folder (transformers or timm layout, or a finished run), or `builtin:demo-backbone`.
+        label_names: the classes in the order of their ids.
+        method: `lora`, `probe` (only the head is trained) or `full`.
+        image_size: height and width in pixels, a multiple of the patch size.
+        lora: options of `adapters.add_lora`, for method `lora`.
+        attn_implementation: handed to transformers unchanged.
+        revision: branch, tag or commit on the Hub.
+        model_options: `pooling`, `feature_layers`, `head`, `head_dropout`, `trust_remote_code`, `seed`, ... of `build_model`.
+
+    Raises:
+        UserError: the checkpoint cannot be had or does not fit, in one line.
+    """
+    trusted = model_options.get("trust_remote_code", False)
+    check_attention(attn_implementation, trust_remote_code=trusted)
+    model = build_model(
+        model_name_or_path, label_names, attn_implementation=attn_implementation, revision=revision, **model_options
+    )
+    patch = model.config.backbone_config.patch_size
+    if image_size < patch or image_size % patch:
+        raise UserError(f"image_size {image_size}: a multiple of the checkpoint's patch size {patch} expected")
+    processor = load_processor(model_name_or_path, image_size, revision)
+    if method == "probe":
+        freeze_for_probe(model)
+    if method != "lora":
+        return model, processor
+    return add_lora(model, **(lora or {})), processor

@@ -1,0 +1,233 @@
+"""A photo classifier on a DINOv3 vision transformer: backbone, pooling, head, calibration.
+
+This file travels with the weights (Hub, `trust_remote_code`), so it imports torch, transformers and its sibling only.
+It knows nothing of photos, data sets, adapters or training, and fetches no backbone: `checkpoints.build_model` does.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from transformers import DINOv3ViTModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import ImageClassifierOutput
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_natix_dinov3 import NatixDinov3Config
+
+# The coarsest precision a checkpoint may be stored in is bfloat16: 8 bits of mantissa.
+CALIBRATION_TOLERANCE = 2.0**-8
+
+
+class NatixDinov3Head(nn.Module):
+    """Dropout, a linear layer or a small MLP, then the calibration: `logits = linear(x) / temperature + logit_bias`.
+
+    The calibration lives here as two buffers, so that whatever saves the head (adapters too) saves it along.
+    """
+
+    def __init__(self, config: NatixDinov3Config):
+        super().__init__()
+        self.dropout = nn.Dropout(config.head_dropout)
+        if config.head == "mlp":
+            hidden_size = config.head_hidden_size or config.feature_size
+            self.hidden = nn.Sequential(nn.Linear(config.feature_size, hidden_size), nn.GELU())
+        else:
+            hidden_size = config.feature_size
+            self.hidden = nn.Identity()
+        self.linear = nn.Linear(hidden_size, config.num_labels)
+        self.register_buffer("temperature", torch.ones(config.num_labels))  # (classes,)
+        self.register_buffer("logit_bias", torch.zeros(config.num_labels))  # (classes,)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Xavier weights, zero biases (Glorot and Bengio, 2010), no calibration."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                init.xavier_uniform_(module.weight)
+                init.zeros_(module.bias)
+        init.ones_(self.temperature)
+        init.zeros_(self.logit_bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features `(batch, feature_size)` to calibrated logits `(batch, classes)`."""
+        return self.linear(self.hidden(self.dropout(features))) / self.temperature + self.logit_bias
+
+
+class NatixDinov3ForImageClassification(PreTrainedModel):
+    """Any DINOv3 ViT with a classification head that owns its calibration."""
+
+    config_class = NatixDinov3Config
+    # Not "model": the stock class uses that prefix, and it collides with its own inner `model`.
+    base_model_prefix = "backbone"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    # forward() takes **kwargs but doesn't normalise the loss by `num_items_in_batch`; Trainer has to be told.
+    accepts_loss_kwargs = False
+    supports_gradient_checkpointing = True
+    _no_split_modules: ClassVar = ["DINOv3ViTEmbeddings", "DINOv3ViTLayer", "NatixDinov3Head"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: NatixDinov3Config):
+        super().__init__(config)
+        self.backbone = DINOv3ViTModel(config.backbone_config)
+        # Used by masked pre-training only: it never gets a gradient here, and DDP waits for every gradient.
+        self.backbone.embeddings.mask_token.requires_grad_(False)
+        self.head = NatixDinov3Head(config)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        # transformers builds on the meta device: what no checkpoint fills and nothing here sets comes out as garbage.
+        if isinstance(module, NatixDinov3Head):
+            module.reset_parameters()
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The patch embedding; activation checkpointing hooks its output when the backbone is frozen."""
+        return self.backbone.get_input_embeddings()
+
+    @property
+    def feature_size(self) -> int:
+        """Dimension of what `extract_features` returns."""
+        return self.config.feature_size
+
+    def _pool(self, outputs: Any) -> Tensor:
+        """Backbone outputs to features `(batch, feature_size)`, the last layers from first to last."""
+        states = [outputs.last_hidden_state]  # (batch, 1 + registers + patches, hidden), after the final norm
+        if self.config.feature_layers > 1:
+            # hidden_states stand before the norm; the last one after it is last_hidden_state.
+            earlier = outputs.hidden_states[-self.config.feature_layers : -1]
+            states = [self.backbone.norm(state) for state in earlier] + states
+        first_patch = 1 + self.config.backbone_config.num_register_tokens
+        parts = []
+        for state in states:
+            if self.config.pooling != "mean":
+                parts.append(state[:, 0])
+            if self.config.pooling != "cls":
+                parts.append(state[:, first_patch:].mean(dim=1))
+        return torch.cat(parts, dim=-1)
+
+    def _run_backbone(self, pixel_values: Tensor, output_hidden_states: bool | None, **kwargs: Any) -> Any:
+        if output_hidden_states is None:
+            output_hidden_states = self.config.output_hidden_states
+        return self.backbone(
+            pixel_values,
+            output_hidden_states=output_hidden_states or self.config.feature_layers > 1,
+            return_dict=True,
+            **kwargs,
+        )
+
+    def extract_features(self, pixel_values: Tensor) -> Tensor:
+        """Photos `(batch, 3, H, W)` to the features `(batch, feature_size)` that the head reads."""
+        return self._pool(self._run_backbone(pixel_values, None))
+
+    @can_return_tuple
+    def forward(
+        self,
+        pixel_values: Tensor | None = None,
+        labels: Tensor | None = None,
+        features: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        **kwargs: Any,
+    ) -> ImageClassifierOutput:
+        """Calibrated logits, and the cross-entropy where labels are given.
+
+        Args:
+            pixel_values: `(batch, 3, H, W)`, normalised photos; H and W are multiples of the patch size.
+            labels: `(batch,)` class ids, or `(batch, classes)` probabilities.
+            features: `(batch, feature_size)` from `extract_features`, instead of `pixel_values`: what a probe reads.
+            output_hidden_states: return the backbone's hidden states (before its final norm).
+            output_attentions: return its attention maps; needs `attn_implementation="eager"`.
+
+        Returns:
+            `ImageClassifierOutput` with `loss`, `logits` `(batch, classes)`, `hidden_states`, `attentions`.
+
+        Raises:
+            ValueError: neither or both of `pixel_values` and `features`.
+        """
+        if (pixel_values is None) == (features is None):
+            raise ValueError("give either pixel_values or features, not both")
+        outputs = None
+        if features is None:
+            if output_attentions is not None:
+                kwargs["output_attentions"] = output_attentions
+            outputs = self._run_backbone(pixel_values, output_hidden_states, **kwargs)
+            features = self._pool(outputs)
+        logits = self.head(features)  # (batch, classes)
+        loss = None if labels is None else nn.functional.cross_entropy(logits.float(), labels)
+        keep_states = output_hidden_states or (output_hidden_states is None and self.config.output_hidden_states)
+        return ImageClassifierOutput(
+            loss=loss,
+            logits=logits,
+            hidden_states=outputs.hidden_states if outputs is not None and keep_states else None,
+            attentions=outputs.attentions if outputs is not None else None,
+        )
+
+    def set_calibration(self, temperature: float | Sequence[float], logit_bias: float | Sequence[float] = 0.0) -> None:
+        """Set the calibration in the head and in the config, which a loaded model must find in agreement.
+
+        Args:
+            temperature: one positive value, or one per class; the logits are divided by it.
+            logit_bias: one value, or one per class; added last.
+
+        Raises:
+            ValueError: a temperature that isn't positive and finite, or a length that is not the number of classes.
+        """
+        for name, value in (("temperature", temperature), ("logit_bias", logit_bias)):
+            values = torch.as_tensor(value, dtype=torch.float32)
+            if values.ndim > 1 or values.numel() not in (1, self.config.num_labels):
+                raise ValueError(f"{name} has shape {tuple(values.shape)}, expected ({self.config.num_labels},)")
+            if not values.isfinite().all() or (name == "temperature" and not (values > 0).all()):
+                raise ValueError(f"{name} is {values.tolist()}, expected finite values, and positive temperatures")
+            getattr(self.head, name).copy_(values)
+        self.adopt_calibration()
+
+    def adopt_calibration(self) -> None:
+        """Write the head's calibration into the config, as after loading an adapter that brings its own head."""
+        self.config.temperature = self.head.temperature.float().tolist()
+        self.config.logit_bias = self.head.logit_bias.float().tolist()
+
+    def check_calibration(self) -> None:
+        """Compare the head's calibration with the config's.
+
+        Raises:
+            ValueError: they differ by more than bfloat16 storage explains; the message names both.
+        """
+        for name, neutral in (("temperature", 1.0), ("logit_bias", 0.0)):
+            expected = getattr(self.config, name) or [neutral] * self.config.num_labels
+            found = getattr(self.head, name).detach().float().cpu()
+            if not torch.allclose(found, torch.tensor(expected), rtol=CALIBRATION_TOLERANCE, atol=1e-6):
+                raise ValueError(
+                    f"the checkpoint's head.{name} is {found.tolist()} but its config.json says {expected}: "
+                    "one of the two files comes from another run; take both from the same one"
+                )
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
+        """As in transformers, but in float32 unless told otherwise, and with the calibration checked after load."""
+        if kwargs.get("dtype", "auto") == "auto" and kwargs.get("torch_dtype", "auto") == "auto":
+            # "auto" takes what the file holds, and DINOv3 overflows to NaN in float16.
+            kwargs.pop("torch_dtype", None)
+            kwargs["dtype"] = torch.float32
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        if model._hf_peft_config_loaded:
+            model.adopt_calibration()
+        else:
+            model.check_calibration()
+        return loaded
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As in torch, with names as on disk or as in memory.
+
+        transformers saves `backbone.layer.N` for what is `backbone.model.layer.N` in memory. `from_pretrained`
+        renames. Trainer's resume and `load_best_model_at_end` come here instead, with `strict=False`: without the names
+        put right they would restore no layer and say nothing.
+        """
+        renamed = {re.sub(r"^backbone\.layer\.", "backbone.model.layer.", name): v for name, v in state_dict.items()}
+        return super().load_state_dict(renamed, strict=strict, assign=assign)
