@@ -1,0 +1,180 @@
+"""The locked splits: after the split nobody indexes the data, a step asks for the rows of its role and the ledger
+keeps who asked.
+
+A step (what the code is about to do) has its role, a role has its split. `STEPS` is the whole law. This file knows
+nothing of how the rows were split or what a step does with them. The rows stand in a store of this module, keyed by
+the object, so that neither an attribute nor a copy nor a pickle of `LockedSplits` hands them out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+from uuid import uuid4
+from weakref import WeakKeyDictionary
+
+from natix_hf.errors import LeakageError, UserError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+SPLITS = ("train", "val_select", "val_calib", "val_test")
+PARTS = ("fit", "control")  # the two halves of val_calib
+ROLES = {"training": "train", "selection": "val_select", "policy": "val_calib", "final_evaluation": "val_test"}
+
+# Step -> role -> the parts of val_calib that it may see (none elsewhere).
+STEPS: dict[str, dict[str, tuple[str, ...]]] = {
+    "train": {"training": ()},
+    "frozen features": {"training": ()},
+    "choose checkpoint": {"selection": ()},
+    "fit calibration": {"policy": ("fit",)},
+    "guarantee": {"policy": ("control",)},
+    "predictions": {"selection": (), "policy": PARTS, "final_evaluation": ()},  # only writes logits down
+    "final figures": {"final_evaluation": ()},
+}
+
+_ROWS: WeakKeyDictionary[LockedSplits, dict[str, Dataset]] = WeakKeyDictionary()
+
+
+def _rule(step: str) -> str:
+    places = [
+        f"{role} ({ROLES[role]}{', part ' + ' or '.join(parts) if parts else ''})"
+        for role, parts in STEPS[step].items()
+    ]
+    return f"{step!r} may read only as {' or '.join(places)}"
+
+
+class LockedSplits:
+    """Four splits of which a step sees only the rows of its role.
+
+    It has no length, no items and no iteration; `rows` is the only way out, and everything else here is free of rows.
+    """
+
+    __slots__ = ("__weakref__", "_description", "_ledger")
+
+    def __init__(self, splits: dict[str, Dataset], description: dict):
+        """Lock the rows.
+
+        Args:
+            splits: `train`, `val_select`, `val_calib/fit`, `val_calib/control`, `val_test`.
+            description: the content of `splits.json`.
+        """
+        _ROWS[self] = dict(splits)
+        self._description = description
+        self._ledger: list[dict] = []
+
+    @property
+    def label_names(self) -> list[str]:
+        """The classes, in the order of their numbers."""
+        return list(self._description["label_names"])
+
+    @property
+    def description(self) -> dict:
+        """The content of `splits.json`: ids, sizes, counts and fingerprints."""
+        return dict(self._description)
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Rows per split."""
+        return dict(self._description["sizes"])
+
+    @property
+    def ledger(self) -> list[dict]:
+        """Who read which rows: step, role, split, part, number of rows, their fingerprint, time (seconds since
+        1970)."""
+        return [dict(entry) for entry in self._ledger]
+
+    def rows(self, role: str, *, step: str, part: str | None = None) -> Dataset:
+        """The rows that a step may see, noted in the ledger.
+
+        Args:
+            role: `training`, `selection`, `policy` or `final_evaluation`.
+            step: what they are for, one of `STEPS`.
+            part: of `val_calib` alone: `fit` (the default) or `control`.
+
+        Returns:
+            Rows with `id, image, label, group, origin, fingerprint, width, height` and the source's other columns.
+            (The photos may lie in one file with those of the other splits; only `Dataset.data`, pyarrow's raw table,
+            would show that.)
+
+        Raises:
+            LeakageError: naming the step, the split and the rule, if the step may not read these rows.
+        """
+        if step not in STEPS:
+            raise LeakageError(
+                f"step {step!r} asked for role {role!r}: only these steps may read rows: {', '.join(STEPS)}"
+            )
+        if role not in ROLES:
+            raise LeakageError(
+                f"step {step!r} asked for role {role!r}, which is none of {', '.join(ROLES)}; {_rule(step)}"
+            )
+        split = ROLES[role]
+        if split == "val_calib" and part is None:
+            part = "fit"
+        place = split if part is None else f"{split}/{part}"
+        if role not in STEPS[step] or (part is not None and part not in STEPS[step][role]):
+            raise LeakageError(f"step {step!r} asked for {place} as {role}: {_rule(step)}")
+        rows = _ROWS[self][place]
+        self._ledger.append(
+            {
+                "step": step,
+                "role": role,
+                "split": split,
+                "part": part,
+                "rows": len(rows),
+                "fingerprint": self._description["fingerprints"][place],
+                "time": time.time(),
+            }
+        )
+        return rows
+
+    def __reduce_ex__(self, protocol: int) -> NoReturn:
+        """Neither `copy` nor `pickle`: a copy would be a second, unwatched way to the rows."""
+        raise LeakageError(
+            "locked splits cannot be copied or pickled: ask rows(role, step=...) for what the step may see"
+        )
+
+
+def store() -> Path:
+    """The machine-wide folder of this package: `$NATIX_HF_HOME`, else `~/.cache/natix_hf`."""
+    return Path(os.environ.get("NATIX_HF_HOME") or Path.home() / ".cache" / "natix_hf")
+
+
+def count_final_read(fingerprint: str, evaluated: str, run: str) -> int:
+    """Note that something was evaluated on these test rows, and tell how many others were before.
+
+    The note is one appended line and everything above it is earlier, so that runs side by side need no lock.
+
+    Args:
+        fingerprint: of the rows, as the ledger has it.
+        evaluated: fingerprint of what was evaluated (weights with their calibration).
+        run: name of the run, for whoever reads the file.
+
+    Returns:
+        The number of distinct other `evaluated` that read these rows on this machine before, whatever run they
+        belong to.
+
+    Raises:
+        UserError: if the notes hold a line that is not one.
+    """
+    path = store() / "test_reads" / f"{fingerprint}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    note = {"evaluated": evaluated, "run": run, "time": time.time(), "note": uuid4().hex}
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        os.write(handle, (json.dumps(note) + "\n").encode())
+    finally:
+        os.close(handle)
+    earlier: set[str] = set()
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            entry = json.loads(line)
+            if entry["note"] == note["note"]:
+                break
+            earlier.add(entry["evaluated"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: line {number} is not a note of a test read; delete that line") from error
+    return len(earlier - {evaluated})
