@@ -1,0 +1,227 @@
+"""The model card of a run, filled from what the run wrote and from nothing else.
+
+Knows the files of a run folder, not the model or the photos. A card is public: local paths stay out of it, and no
+figure stands in it without its interval and the number of photos.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
+from natix_hf.errors import UserError
+from natix_hf.files import read_json
+from natix_hf.report.summary import LABELS, calibration_lines, figure_text, interval_text, read_before_line
+
+USES = {
+    "train": "training",
+    "val_select": "choice of the checkpoint",
+    "val_calib": "calibration",
+    "val_test": "final figures",
+}
+METHODS = {
+    "lora": "LoRA adapters and a head were trained, then merged into the weights",
+    "probe": "the backbone stayed frozen and a head was trained",
+    "full": "all weights were trained",
+}
+# What of the recipe a reader needs to judge or repeat the run; LoRA's keys only where LoRA was used.
+SETTINGS = (
+    *("method", "pooling", "feature_layers", "head", "augment", "seed", "split_seed"),
+    *("learning_rate", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps"),
+    *("weight_decay", "label_smoothing_factor", "ema", "ema_decay"),
+)
+LORA_SETTINGS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
+
+
+def model_card(run_folder: str | Path, model_id: str | None = None) -> str:
+    """The text of `README.md`: front matter for the Hub, how to use the model, figures, photos, training and limits.
+
+    Args:
+        run_folder: a finished run with `config.json`, `metrics.json`, `splits.json`, `recipe.yaml`, `run.json` and,
+            if it was calibrated, `calibration.json`.
+        model_id: the repository that the card will stand in; a placeholder stands for it otherwise.
+
+    Raises:
+        UserError: a file is missing; names it.
+    """
+    run_folder = Path(run_folder)
+    config, metrics, splits, run = (_document(run_folder, f"{n}.json") for n in ("config", "metrics", "splits", "run"))
+    recipe = _document(run_folder, "recipe.yaml")
+    calibration = read_json(run_folder / "calibration.json") if (run_folder / "calibration.json").exists() else None
+    classes = [config["id2label"][key] for key in sorted(config["id2label"], key=int)]
+    base, data = recipe["model_name_or_path"], recipe["dataset_name"]
+    licence, licence_text = _licence(base)
+    card = ModelCard.from_template(
+        _card_data(classes, base, data, metrics, licence),
+        template_str=_template("model_card.md.jinja"),
+        title=_title(classes),
+        classes=[_cell(name) for name in classes],
+        base_text=_base_text(base),
+        method_text=METHODS[recipe["method"]],
+        recipe=recipe,
+        calibrated_text=_calibrated_text(calibration),
+        model_id=model_id or "the-id-of-this-repository",
+        metrics=metrics,
+        level=f"{metrics['level'] * 100:g} %",
+        figures=[
+            {
+                "label": label,
+                "value": figure_text(metrics["metrics"][name]["value"]),
+                "interval": interval_text(metrics["metrics"][name]),
+            }
+            for name, label in LABELS.items()
+        ],
+        positive=_cell(metrics["positive_label"]),
+        test_counts=_counts(metrics["labels"]),
+        read_before=_sentence(read_before_line(metrics)),
+        calibration=[_sentence(line) for line in calibration_lines(calibration)] if calibration else [],
+        data_text=_data_text(data, splits),
+        splits=[
+            {
+                "name": name,
+                "use": use,
+                "photos": splits["sizes"][name],
+                "counts": _counts(splits["class_counts"][name]),
+            }
+            for name, use in USES.items()
+        ],
+        fingerprint=splits["fingerprint"],
+        settings=[
+            (name, _cell(recipe[name]))
+            for name in (*SETTINGS, *(LORA_SETTINGS if recipe["method"] == "lora" else ()))
+            if name in recipe
+        ],
+        versions=", ".join(f"{name} {version}" for name, version in run["versions"].items()),
+        demo=base == "builtin:demo-backbone",
+        licence_text=licence_text,
+    )
+    return str(card).rstrip("\n") + "\n"
+
+
+def hub_id(name: str) -> str | None:
+    """`name` if it can only be the id of a Hub repository, None for built-in things and for what is on this disk."""
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) and not Path(name).exists():
+        return name
+    return None
+
+
+def _document(run_folder: Path, name: str) -> dict[str, Any]:
+    path = run_folder / name
+    if not path.exists():
+        raise UserError(
+            f"{path}: there is no such file, so the run is not finished; train it to the end, or run "
+            f"`python -m natix_hf.evaluate {run_folder}`"
+        )
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.suffix == ".yaml" else read_json(path)
+
+
+def _template(name: str) -> str:
+    """A template's text, from inside the installed package or from beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    inside, beside = package / "hub_cards" / name, package.parent / "hub_cards" / name
+    return (inside if inside.exists() else beside).read_text(encoding="utf-8")
+
+
+def _card_data(
+    classes: list[str], base: str, data: str, metrics: Mapping[str, Any], licence: Mapping[str, str]
+) -> ModelCardData:
+    """The front matter; a figure's interval and number of photos stand in its `metric_args`."""
+    results = [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=hub_id(data) or "imagefolder",
+            dataset_name=hub_id(data) or ("generated street photos" if data == "builtin:scenes" else "own photos"),
+            dataset_split=metrics["split"],
+            metric_type=name,
+            metric_name=LABELS[name],
+            metric_value=round(interval["value"], 5),
+            metric_args={
+                "photos": metrics["n"],
+                "groups": metrics["groups"],
+                "level": metrics["level"],
+                "low": round(interval["low"], 5),
+                "high": round(interval["high"], 5),
+            },
+        )
+        for name, interval in metrics["metrics"].items()
+        if None not in interval.values()
+    ]
+    base_id = hub_id(base)
+    return ModelCardData(
+        model_name=_title(classes),
+        pipeline_tag="image-classification",
+        library_name="transformers",
+        tags=["dinov3", "natix_hf", "street-photos"],
+        base_model=base_id,
+        base_model_relation="finetune" if base_id else None,
+        datasets=[hub_id(data)] if hub_id(data) else None,
+        metrics=["accuracy", "matthews_correlation", "roc_auc"],
+        eval_results=results,
+        **licence,
+    )
+
+
+def _licence(base: str) -> tuple[dict[str, str], str]:
+    """Front matter and sentence about the licence, which follows the weights that the run started from."""
+    if base == "builtin:demo-backbone":
+        return {"license": "apache-2.0"}, "Apache-2.0, as the demonstration backbone that the weights started from."
+    base_id = hub_id(base)
+    if base_id and re.match(r"(facebook/dinov3|timm/.*dinov3)", base_id):
+        front = {
+            "license": "other",
+            "license_name": "dinov3-license",
+            "license_link": "https://ai.meta.com/resources/models-and-libraries/dinov3-license",
+        }
+        return front, f"The weights are derived from {base_id}: the DINOv3 License applies to them."
+    return {}, "The licence of the checkpoint that the weights started from applies to them."
+
+
+def _title(classes: list[str]) -> str:
+    shown = " / ".join(classes) if len(classes) <= 4 else f"{len(classes)} classes"
+    return f"Street photos: {shown}"
+
+
+def _base_text(base: str) -> str:
+    if base == "builtin:demo-backbone":
+        return "the small demonstration backbone of the package"
+    return f"[{base}](https://huggingface.co/{base})" if hub_id(base) else "a local DINOv3 checkpoint"
+
+
+def _data_text(data: str, splits: Mapping[str, Any]) -> str:
+    if data == "builtin:scenes":
+        source = "Generated street photos (`natix_hf.data.scenes`), no real ones"
+    else:
+        source = f"[{data}](https://huggingface.co/datasets/{data})" if hub_id(data) else "The trainer's own photos"
+    if splits["ratios"] is None:
+        return f"{source}, in the four splits that they came with; no group and no photo stands in two of them."
+    return (
+        f"{source}, cut into four splits by class with whole groups kept together (seed {splits['seed']}); no group "
+        "and no photo stands in two of them."
+    )
+
+
+def _calibrated_text(calibration: Mapping[str, Any] | None) -> str:
+    if calibration is None or calibration["calibrator"] == "none":
+        return "not calibrated"
+    if not calibration["kept"]:
+        return "left as they were, since no temperature made them better"
+    return f"calibrated with a temperature fitted on {calibration['n']} photos that training had not seen"
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {_cell(name)}" for name, count in counts.items())
+
+
+def _cell(value: Any) -> str:
+    """A value as text that cannot break a Markdown table."""
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:] + "."

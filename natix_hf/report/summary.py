@@ -1,0 +1,152 @@
+"""The final figures as the document `metrics.json` and as the lines that a command prints.
+
+Knows arrays and documents only; no figure leaves this file without the number of photos and groups behind it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from natix_hf.report.intervals import bootstrap_intervals, group_count
+from natix_hf.report.metrics import classification_metrics
+
+LABELS = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "mcc": "MCC",
+    "auroc": "AUROC",
+    "log_loss": "log loss (NLL)",
+    "ece": "ECE",
+}
+
+
+def metrics_document(
+    logits: np.ndarray,
+    uncalibrated_logits: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray | None,
+    *,
+    label_names: Sequence[str],
+    positive: int = 1,
+    times_read_before: int,
+    split: str = "val_test",
+    n_boot: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, Any]:
+    """The content of `metrics.json` (schema `metrics`).
+
+    Args:
+        logits: `(n, classes)` calibrated, as the model gives them.
+        uncalibrated_logits: `(n, classes)` before temperature and bias.
+        labels: `(n,)` class ids.
+        groups: `(n,)` the group of each row; None: each row is its own.
+        label_names: the classes in the order of their ids.
+        positive: id of the positive class.
+        times_read_before: how many other models' final figures these rows have given.
+        split: where the rows come from.
+        n_boot, seed, level: of the intervals, see `intervals.bootstrap_intervals`.
+
+    Returns:
+        A document that `json.dumps` takes; a figure that is not defined is None.
+    """
+    intervals = bootstrap_intervals(logits, labels, groups, positive=positive, n_boot=n_boot, seed=seed, level=level)
+    uncalibrated = classification_metrics(uncalibrated_logits, labels, positive)
+    counts = np.bincount(labels, minlength=len(label_names))
+    return {
+        "version": 1,
+        "split": split,
+        "n": len(labels),
+        "groups": group_count(groups, len(labels)),
+        "positive_label": label_names[positive],
+        "labels": {name: int(count) for name, count in zip(label_names, counts, strict=True)},
+        "level": level,
+        "resampled": "groups",
+        "resamples": n_boot,
+        "metrics": {
+            name: {end: None if math.isnan(number) else number for end, number in interval.items()}
+            for name, interval in intervals.items()
+        },
+        "uncalibrated": {name: uncalibrated[name] for name in ("log_loss", "ece")},
+        "times_read_before": times_read_before,
+    }
+
+
+def summary_lines(metrics: Mapping[str, Any], calibration: Mapping[str, Any] | None = None) -> list[str]:
+    """What a command prints about a finished run.
+
+    Args:
+        metrics: the content of `metrics.json`.
+        calibration: the content of `calibration.json`, if the run has one.
+
+    Returns:
+        Lines without line ends: the table of figures with intervals, the calibration, how often the rows were read
+            before.
+    """
+    percent = f"{metrics['level'] * 100:g} %"
+    rows = [("metric", "value", f"{percent} interval")]
+    for name, label in LABELS.items():
+        interval = metrics["metrics"][name]
+        rows.append((label, figure_text(interval["value"]), interval_text(interval)))
+    width = max(len(row[0]) for row in rows)
+    counts = ", ".join(f"{count} {name}" for name, count in metrics["labels"].items())
+    if len(metrics["labels"]) > 4:
+        counts = f"{len(metrics['labels'])} classes"
+    lines = [f"{metrics['split']}: {metrics['n']} photos ({counts}) in {metrics['groups']} groups"]
+    lines += [f"  {label:<{width}}  {value:>6}  {interval}" for label, value, interval in rows]
+    if calibration:
+        lines += calibration_lines(calibration)
+        if calibration["kept"]:
+            before, after = metrics["uncalibrated"], metrics["metrics"]
+            lines.append(
+                f"  the same on {metrics['split']} ({metrics['n']} photos): "
+                f"NLL {before['log_loss']:.4f} -> {after['log_loss']['value']:.4f}, "
+                f"ECE {before['ece']:.4f} -> {after['ece']['value']:.4f}"
+            )
+    lines.append(read_before_line(metrics))
+    return lines
+
+
+def calibration_lines(calibration: Mapping[str, Any]) -> list[str]:
+    """A line about the content of `calibration.json`: T, NLL and ECE before and after on the rows of the fit."""
+    if calibration["calibrator"] == "none":
+        return ["calibration: none asked for"]
+    where = f"calibration on {calibration['fitted_on']} ({calibration['n']} photos)"
+    if not calibration["kept"]:
+        return [f"{where}: T = 1, no temperature lowered the NLL of {calibration['nll_before']:.4f}"]
+    return [
+        f"{where}: T = {calibration['temperature']:.3f}, "
+        f"NLL {calibration['nll_before']:.4f} -> {calibration['nll_after']:.4f}, "
+        f"ECE {calibration['ece_before']:.4f} -> {calibration['ece_after']:.4f}"
+    ]
+
+
+def read_before_line(metrics: Mapping[str, Any]) -> str:
+    """How often the rows had given final figures before, and what follows from it."""
+    times = metrics["times_read_before"]
+    if times == 0:
+        return "these rows had given nobody's final figures on this machine before"
+    often = "once" if times == 1 else f"{times} times"
+    return (
+        f"these rows had given other models' final figures {often} before on this machine: "
+        "the more models are compared on them, the more the best of them flatters itself"
+    )
+
+
+def figure_text(value: float | None) -> str:
+    """Three decimals, four where the figure is below 0.1, a dash where it is not defined."""
+    if value is None:
+        return "-"
+    return f"{value:.4f}" if abs(value) < 0.1 else f"{value:.3f}"
+
+
+def interval_text(interval: Mapping[str, float | None]) -> str:
+    """`low to high`, or a dash where the interval is not defined."""
+    if interval["low"] is None or interval["high"] is None:
+        return "-"
+    return f"{figure_text(interval['low'])} to {figure_text(interval['high'])}"

@@ -1,0 +1,83 @@
+"""What is written to metrics.json and what is printed."""
+
+import json
+
+import numpy as np
+import pytest
+
+from natix_hf.report.metrics import classification_metrics
+from natix_hf.report.summary import metrics_document, summary_lines
+from natix_hf.schemas import validate
+
+CALIBRATION = {
+    "calibrator": "temperature",
+    "fitted_on": "val_calib/fit",
+    "n": 75,
+    "temperature": 1.3,
+    "kept": True,
+    "nll_before": 0.3,
+    "nll_after": 0.2,
+    "ece_before": 0.05,
+    "ece_after": 0.02,
+}
+
+
+def document(times_read_before=0, classes=2, one_class=False):
+    generator = np.random.default_rng(0)
+    labels = np.zeros(90, int) if one_class else generator.integers(0, classes, 90)
+    logits = generator.normal(size=(90, classes))
+    logits[np.arange(90), labels] += 2
+    names = ["None", "Roadwork"] if classes == 2 else [f"kind {i}" for i in range(classes)]
+    made = metrics_document(
+        logits / 2,
+        logits,
+        labels,
+        np.arange(90) // 3,
+        label_names=names,
+        times_read_before=times_read_before,
+        n_boot=100,
+    )
+    return made, logits, labels
+
+
+@pytest.mark.parametrize("classes", [2, 13])
+def test_the_document_fits_its_schema_and_holds_plain_numbers(classes):
+    made, logits, labels = document(classes=classes)
+    validate(json.loads(json.dumps(made, allow_nan=False)), "metrics")
+    assert (made["n"], made["groups"], made["split"]) == (90, 30, "val_test")
+    assert sum(made["labels"].values()) == 90
+    figures = classification_metrics(logits / 2, labels)
+    assert {name: interval["value"] for name, interval in made["metrics"].items()} == figures
+    assert made["uncalibrated"]["log_loss"] == classification_metrics(logits, labels)["log_loss"]
+
+
+def test_an_undefined_figure_is_null_and_printed_as_a_dash():
+    made, _, _ = document(one_class=True)
+    validate(json.loads(json.dumps(made, allow_nan=False)), "metrics")
+    assert made["metrics"]["auroc"] == {"value": None, "low": None, "high": None}
+    assert any(line.split() == ["AUROC", "-", "-"] for line in summary_lines(made))
+
+
+def test_the_printed_table_has_every_metric_n_groups_and_calibration():
+    made, _, _ = document()
+    text = "\n".join(summary_lines(made, CALIBRATION))
+    assert "val_test: 90 photos" in text
+    assert "in 30 groups" in text
+    for label in ("accuracy", "balanced accuracy", "macro F1", "MCC", "AUROC", "log loss (NLL)", "ECE"):
+        assert f"  {label} " in text
+    assert "95 % interval" in text
+    assert "calibration on val_calib/fit (75 photos): T = 1.300, NLL 0.3000 -> 0.2000, ECE 0.0500 -> 0.0200" in text
+    accuracy = made["metrics"]["accuracy"]
+    assert f"{accuracy['value']:.3f}  {accuracy['low']:.3f} to {accuracy['high']:.3f}" in text
+
+
+@pytest.mark.parametrize(
+    ("times", "words"), [(0, "nobody's final figures"), (1, "figures once before"), (3, "figures 3 times before")]
+)
+def test_the_last_line_says_how_often_the_rows_were_read(times, words):
+    assert words in summary_lines(document(times)[0])[-1]
+
+
+def test_a_temperature_that_was_not_kept_is_said_so():
+    text = "\n".join(summary_lines(document()[0], CALIBRATION | {"kept": False, "temperature": 1.0}))
+    assert "T = 1, no temperature lowered the NLL of 0.3000" in text
