@@ -27,7 +27,8 @@ class ModelOptions:
     _argument_group_name: ClassVar[str] = "model"
 
     model_name_or_path: str | None = option(
-        None, "DINOv3 checkpoint: Hub id or folder (transformers or timm layout), a finished run, or builtin:demo-backbone"
+        None,
+        "DINOv3 checkpoint: Hub id or folder (transformers or timm layout), a finished run, or builtin:demo-backbone",
     )
     model_revision: str | None = option(None, "branch, tag or commit of the checkpoint on the Hub")
     trust_remote_code: bool = option(False, "run code that comes with the checkpoint or data set")
@@ -69,15 +70,21 @@ class DataOptions:
     _argument_group_name: ClassVar[str] = "data"
 
     dataset_name: str | None = option(
-        None, "photos: a folder (class folders, images + CSV, metadata.csv, parquet, save_to_disk), Hub id, or builtin:scenes"
+        None,
+        "photos: a folder (class folders, images + CSV, metadata.csv, parquet, save_to_disk), Hub id, or builtin:scenes",
     )
-    dataset_config: str | None = option(None, "configuration of a Hub data set; for builtin:scenes the number of photos")
+    dataset_config: str | None = option(
+        None, "configuration of a Hub data set; for builtin:scenes the number of photos"
+    )
     image_column_name: str = option("image", "column that holds the photo")
     label_column_name: str = option("label", "column that holds the class")
     group_column: str | None = option(
-        None, "rows of one value stay in one split (a video, a sequence); literal column name first, then a dotted path"
+        None,
+        "rows of one value stay in one split (a video, a sequence); literal column name first, then a dotted path",
     )
-    label_names: list[str] | None = option(None, "class names in the order of their ids; integer labels index this list")
+    label_names: list[str] | None = option(
+        None, "class names in the order of their ids; integer labels index this list"
+    )
     positive_label: str | None = option(None, "the class that AUROC and precision speak of; default the class of id 1")
     split_ratios: list[float] = option(
         [0.60, 0.15, 0.15, 0.10], "shares of train, val_select, val_calib, val_test; they sum to 1"
@@ -172,7 +179,9 @@ class NatixTrainingArguments(TrainingArguments):
     logging_steps: float = option(10, "steps between two lines of the training log")
     report_to: None | str | list[str] = option("none", "none, tensorboard, trackio, ...")
     dataloader_num_workers: int = option(2, "processes that decode photos")
-    resume_from_checkpoint: str | None = option(None, "true: go on where an interrupted run stopped; or a checkpoint folder")
+    resume_from_checkpoint: str | None = option(
+        None, "true: go on where an interrupted run stopped; or a checkpoint folder"
+    )
     # A finite loss is checked at every step by NatixTrainer; the filter would hide a NaN and cost a second wait for the device.
     logging_nan_inf_filter: bool = _fixed(False)
     fp16: bool = _fixed(False)

@@ -206,7 +206,9 @@ def parse(argv: list[str]) -> Recipe:
         ("output_dir", namespace["output_dir"]),
     ):
         if not value:
-            raise UserError(f"recipe {path}: {name} is missing: add it to the file or write --{name} on the command line")
+            raise UserError(
+                f"recipe {path}: {name} is missing: add it to the file or write --{name} on the command line"
+            )
     return recipe
 
 
@@ -236,5 +238,9 @@ def training_values(training: NatixTrainingArguments) -> dict[str, Any]:
 
 
 def _yaml_lines(values: dict[str, Any]) -> list[str]:
-    text = yaml.safe_dump(values, sort_keys=False, default_flow_style=None, allow_unicode=True, width=1000)
-    return text.rstrip("\n").split("\n")
+    """One `key: value` line an option; a list stays on its line."""
+    flow = {
+        key: yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=10_000)
+        for key, value in values.items()
+    }
+    return [f"{key}: {text.strip()[1:-1]}" for key, text in flow.items()]

@@ -1,0 +1,98 @@
+"""Photos become batches, batches become logits: the one path that selection, calibration, test and `predict` share.
+
+A photo is read and prepared exactly as `pipeline("image-classification")` does it (`data.decode.client_photo`, then the image
+processor), so that a score here is a score at a client. Training has a faster path of its own (`training/views.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from natix_hf.data.decode import client_photo
+from natix_hf.errors import PhotoError
+
+
+def client_pixels(source: Any, processor: Any) -> torch.Tensor:
+    """`(3, H, W)` float32 pixel values of one photo, as a client's pipeline computes them.
+
+    Args:
+        source: a path, bytes, a `{"bytes", "path"}` record of `datasets`, or a PIL image.
+        processor: the checkpoint's image processor.
+
+    Raises:
+        PhotoError: the photo cannot be read.
+    """
+    return processor(images=client_photo(source), return_tensors="pt")["pixel_values"][0]
+
+
+class ClientPhotos(Dataset):
+    """Labelled rows on the client's path: item `i` is `{"pixel_values": (3, H, W), "labels": int}`."""
+
+    def __init__(self, rows: Any, processor: Any) -> None:
+        self.rows, self.processor = rows, processor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self.rows[index]
+        return {"pixel_values": client_pixels(row["image"], self.processor), "labels": row["label"]}
+
+
+class _Attempts(Dataset):
+    """Unlabelled photos of which some may be broken: item `i` is `(i, pixels | None, reason | None)`."""
+
+    def __init__(self, photos: Sequence[Any], processor: Any) -> None:
+        self.photos, self.processor = photos, processor
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, index: int) -> tuple[int, torch.Tensor | None, str | None]:
+        try:
+            return index, client_pixels(self.photos[index], self.processor), None
+        except PhotoError as error:
+            return index, None, str(error)
+
+
+def _worker_threads(_: int) -> None:
+    # Each worker decodes with one thread: the cores belong to the model and to the other workers.
+    torch.set_num_threads(1)
+
+
+def photo_batches(
+    photos: Sequence[Any], processor: Any, *, batch_size: int = 16, num_workers: int = 0
+) -> Iterator[tuple[list[int], torch.Tensor, list[tuple[int, str]]]]:
+    """Batches of readable photos in order, and beside each the unreadable ones met on the way.
+
+    Args:
+        photos: what `client_pixels` takes, by index.
+        batch_size: photos per batch; a batch with broken photos is smaller, and may be empty.
+
+    Yields:
+        `(indices, pixel_values (b, 3, H, W), [(index, reason), ...])`.
+    """
+    loader = DataLoader(
+        _Attempts(photos, processor),
+        batch_size=batch_size,
+        num_workers=num_workers,
+        collate_fn=list,
+        worker_init_fn=_worker_threads,
+    )
+    for attempts in loader:
+        good = [(i, pixels) for i, pixels, _ in attempts if pixels is not None]
+        broken = [(i, reason) for i, pixels, reason in attempts if pixels is None]
+        pixels = torch.stack([p for _, p in good]) if good else torch.empty(0)
+        yield [i for i, _ in good], pixels, broken
+
+
+@torch.inference_mode()
+def logits_of(model: torch.nn.Module, pixel_values: torch.Tensor) -> np.ndarray:
+    """Calibrated logits `(b, classes)` float32 of a batch; the model must be in eval mode."""
+    device = next(model.parameters()).device
+    return model(pixel_values=pixel_values.to(device)).logits.float().cpu().numpy()

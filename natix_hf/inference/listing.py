@@ -1,0 +1,105 @@
+"""What a user points at with "photos": a folder, a glob, one file or a data set becomes names and readable sources."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from natix_hf.errors import UserError, one_line
+
+
+class _Column(Sequence):
+    """The photos of a data set, one record at a time."""
+
+    def __init__(self, rows: Any, column: str) -> None:
+        self.rows, self.column = rows, column
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.rows[index][self.column]
+
+
+def find_photos(photos: str, image_column_name: str = "image") -> tuple[list[str], Sequence[Any]]:
+    """Names of photos and, in the same order, what `client_pixels` reads.
+
+    Args:
+        photos: a folder (searched with its subfolders, by the file endings that Pillow reads), a glob, one file, a parquet file, a
+            `save_to_disk` folder, or a Hub id.
+        image_column_name: the column of photos in a data set.
+
+    Returns:
+        Names (paths; for a data set ids or row numbers, with the split's name in front where there are several) and photos.
+
+    Raises:
+        UserError: there is nothing of that name, or no photo in it.
+    """
+    path = Path(photos).expanduser()
+    if path.is_dir():
+        if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
+            from datasets import load_from_disk
+
+            return _from_data_set(photos, load_from_disk(str(path)), image_column_name)
+        endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+        found = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in endings and p.is_file())
+        parquet = sorted(str(p) for p in path.rglob("*.parquet"))
+        if not found and parquet:
+            return _from_parquet(photos, parquet, image_column_name)
+        if not found:
+            raise UserError(f"{photos}: no photos in this folder (endings such as .jpg, .png, .webp)")
+        return found, found
+    if path.is_file():
+        if path.suffix == ".parquet":
+            return _from_parquet(photos, [str(path)], image_column_name)
+        return [str(path)], [str(path)]
+    if glob.has_magic(photos):
+        found = sorted(p for p in glob.glob(str(path), recursive=True) if Path(p).is_file())
+        if not found:
+            raise UserError(f"{photos}: no file fits this pattern")
+        return found, found
+    if photos.startswith((".", "/", "~")) or photos.count("/") != 1 or path.suffix:
+        raise UserError(f"{photos}: no such file or folder")
+    return _from_hub(photos, image_column_name)
+
+
+def _from_parquet(name: str, files: list[str], column: str) -> tuple[list[str], Sequence[Any]]:
+    from datasets import Dataset
+
+    return _from_data_set(name, Dataset.from_parquet(files), column)
+
+
+def _from_hub(name: str, column: str) -> tuple[list[str], Sequence[Any]]:
+    from datasets import load_dataset
+
+    try:
+        data = load_dataset(name)
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{name}: neither a file nor a folder, nor a data set that can be had: {one_line(error)}"
+        ) from None
+    return _from_data_set(name, data, column)
+
+
+def _from_data_set(name: str, data: Any, column: str) -> tuple[list[str], Sequence[Any]]:
+    from datasets import DatasetDict, Features, concatenate_datasets
+    from datasets import Image as ImageFeature
+
+    parts = data if isinstance(data, DatasetDict) else {"": data}
+    names, tables = [], []
+    for split, rows in parts.items():
+        if column not in rows.column_names:
+            raise UserError(
+                f"{name}: no column '{column}'; there are {', '.join(rows.column_names)}: set --image_column_name"
+            )
+        ids = [str(i) for i in rows["id"][:]] if "id" in rows.column_names else []
+        ids = ids if len(set(ids)) == len(rows) else [str(i) for i in range(len(rows))]
+        names += [f"{split}/{i}" if split else i for i in ids]
+        tables.append(rows.select_columns([column]).cast(Features({column: ImageFeature(decode=False)})))
+    if not names:
+        raise UserError(f"{name}: no photos in this data set")
+    return names, _Column(concatenate_datasets(tables), column)

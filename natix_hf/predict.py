@@ -1,0 +1,49 @@
+"""Photos to calibrated probabilities: a folder, a glob or a data set to CSV or JSON lines.
+
+python -m natix_hf.predict runs/lora photos/ --output predictions.csv
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from natix_hf.errors import UserError, command
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m natix_hf.predict", description=__doc__.split("\n")[0])
+    parser.add_argument("model", help="folder of a finished run, or a Hub id of one that was pushed")
+    parser.add_argument(
+        "photos",
+        help="folder (with all its subfolders), quoted glob, one photo, .parquet, save_to_disk folder, or Hub id",
+    )
+    parser.add_argument("--output", required=True, help="file to write: .csv or .jsonl")
+    parser.add_argument("--image_column_name", default="image", help="column of photos, for a data set")
+    parser.add_argument("--batch_size", type=int, default=16, help="photos per batch")
+    parser.add_argument("--num_workers", type=int, default=2, help="processes that decode photos")
+    given = parser.parse_args(argv)
+    output = Path(given.output)
+    if output.suffix not in (".csv", ".jsonl"):
+        raise UserError(f"--output {output}: a name that ends in .csv or .jsonl expected")
+    if given.batch_size < 1 or given.num_workers < 0:
+        raise UserError("--batch_size: at least 1 expected; --num_workers: at least 0")
+
+    from natix_hf.inference.listing import find_photos
+    from natix_hf.inference.prediction import load_classifier, predict_photos, write_rows
+
+    names, photos = find_photos(given.photos, given.image_column_name)
+    model, processor = load_classifier(given.model)
+    rows = predict_photos(model, processor, names, photos, batch_size=given.batch_size, num_workers=given.num_workers)
+    labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
+    good, broken = write_rows(output, rows, labels)
+    print(f"{output}: {good} photos")
+    for name, reason in broken[:20]:
+        print(f"not read: {reason if name in reason else f'{name}: {reason}'}", file=sys.stderr)
+    if broken:
+        print(f"{len(broken)} photos could not be read; they stand in {output} with the reason", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,135 @@
+"""The main job: photos and a DINOv3 checkpoint go in, a calibrated classifier that was tested once comes out.
+
+accelerate launch -m natix_hf.train recipes/lora.yaml --dataset_name photos/ --learning_rate 1e-4
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from natix_hf.errors import UserError, command, one_line
+
+if TYPE_CHECKING:
+    from natix_hf.recipe import Recipe
+
+
+def load_data(recipe: Recipe) -> Any:
+    """The locked splits that the recipe asks for."""
+    from natix_hf.data.photos import load_photos
+
+    data = recipe.data
+    return load_photos(
+        data.dataset_name,
+        dataset_config=data.dataset_config,
+        split_ratios=data.split_ratios,
+        split_seed=data.split_seed,
+        group_column=data.group_column,
+        image_column_name=data.image_column_name,
+        label_column_name=data.label_column_name,
+        label_names=data.label_names,
+        broken_photos=data.broken_photos,
+        trust_remote_code=recipe.model.trust_remote_code,
+        num_proc=data.preprocessing_num_workers,
+    )
+
+
+def load_network(recipe: Recipe, label_names: list[str]) -> tuple[Any, Any]:
+    """The model that the recipe asks for, ready to train, and its image processor."""
+    from natix_hf.modeling.loading import load_model
+
+    model, lora = recipe.model, asdict(recipe.lora)
+    init = lora["lora_init"]
+    return load_model(
+        model.model_name_or_path,
+        label_names,
+        method=model.method,
+        image_size=recipe.data.image_size,
+        lora={**lora, "lora_init": True if init == "default" else init},
+        attn_implementation=model.attn_implementation,
+        revision=model.model_revision,
+        trust_remote_code=model.trust_remote_code,
+        pooling=model.pooling,
+        feature_layers=model.feature_layers,
+        head=model.head,
+        head_dropout=model.head_dropout,
+        seed=recipe.training.seed,
+    )
+
+
+def train(recipe: Recipe) -> dict[str, Any]:
+    """Run the whole job; returns the content of `metrics.json` (empty on all processes but the first)."""
+    from natix_hf.modeling.attention import check_attention
+    from natix_hf.recipe_file import resolved
+    from natix_hf.training import run_folder
+    from natix_hf.training.checkpoints import resume_point
+
+    args = recipe.training
+    say = print if args.should_log else (lambda *_: None)
+    resuming = str(args.resume_from_checkpoint).lower() not in ("none", "false")
+    if args.should_save:
+        run_folder.check(args.output_dir, resume=resuming, overwrite=args.overwrite_output_dir)
+    resume_point(args.output_dir, args.resume_from_checkpoint)
+    check_attention(recipe.model.attn_implementation, bf16=args.bf16, trust_remote_code=recipe.model.trust_remote_code)
+
+    times, begin = {}, time.perf_counter()
+    with args.main_process_first(desc="photos"):
+        splits = load_data(recipe)
+    times["photos"] = round(time.perf_counter() - begin, 3)
+    sizes = ", ".join(f"{name} {size}" for name, size in splits.sizes.items() if "/" not in name)
+    say(f"photos: {recipe.data.dataset_name}: {len(splits.label_names)} classes; {sizes}")
+    broken = splits.description["broken"]
+    if broken:
+        say(f"photos: {len(broken)} cannot be read and are left out, they are listed in splits.json")
+
+    begin = time.perf_counter()
+    with args.main_process_first(desc="checkpoint"):
+        model, processor = load_network(recipe, splits.label_names)
+    times["model"] = round(time.perf_counter() - begin, 3)
+
+    from natix_hf.training.trainer import NatixTrainer
+
+    try:
+        trainer = NatixTrainer(
+            model=model,
+            args=args,
+            splits=splits,
+            processing_class=processor,
+            augment=recipe.data.augment,
+            positive_label=recipe.data.positive_label,
+            calibrator=recipe.decision.calibrator,
+            cache_dir=recipe.speed.cache_dir,
+            recipe_text=resolved(recipe),
+        )
+    except ImportError as error:  # accelerators and trackers that the machine lacks
+        raise UserError(one_line(error)) from None
+    trainer.times |= times
+    share = trainer.trainable_parameters / trainer.all_parameters
+    say(
+        f"model: {recipe.model.model_name_or_path}, {trainer.all_parameters / 1e6:.1f} M parameters; "
+        f"{trainer.method} trains {trainer.trainable_parameters / 1e6:.3f} M of them ({share:.1%})"
+    )
+    trainer.train()
+    metrics = trainer.finish()
+    if args.should_log:
+        from natix_hf.files import read_json
+        from natix_hf.report.summary import summary_lines
+
+        print(f"\n{args.output_dir}: finished")
+        print("\n".join(summary_lines(metrics, read_json(f"{args.output_dir}/calibration.json"))))
+    return metrics
+
+
+def main(argv: list[str]) -> None:
+    from transformers.utils import logging
+
+    from natix_hf.recipe_file import parse
+
+    recipe = parse(argv)
+    logging.disable_progress_bar()  # of files that load and save in a moment; training has its own
+    train(recipe)
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,278 @@
+"""What happens once after training: logits written down, calibration on `val_calib`, one look at `val_test`, the run folder completed.
+
+Everything behind `write_predictions` works from the files of the run folder, so `natix_hf.calibrate` and `natix_hf.evaluate` do the
+same again without the model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from natix_hf.data.contracts import count_final_read
+from natix_hf.decision.temperature import apply_calibration, fit_temperature, softmax
+from natix_hf.errors import UserError
+from natix_hf.files import read_json, replacing, write_json, write_text
+from natix_hf.hub.cards import model_card
+from natix_hf.report import figures
+from natix_hf.report.summary import metrics_document
+from natix_hf.schemas import validate
+
+if TYPE_CHECKING:
+    from natix_hf.training.trainer import NatixTrainer
+
+# What is predicted after training: file, role, part of val_calib.
+TABLES = (
+    ("val_select", "selection", (None,)),
+    ("val_calib", "policy", ("fit", "control")),
+    ("val_test", "final_evaluation", (None,)),
+)
+
+
+@contextmanager
+def _timed(times: dict[str, float], phase: str):
+    begin = time.perf_counter()
+    yield
+    times[phase] = round(times.get(phase, 0.0) + time.perf_counter() - begin, 3)
+
+
+def read_predictions(run: Path, split: str, part: str | None = None) -> dict[str, np.ndarray]:
+    """The logits of one split as a run wrote them.
+
+    Returns:
+        `id` and `group` `(n,)` strings, `label` `(n,)`, `logits` `(n, classes)` before calibration.
+
+    Raises:
+        UserError: the run has no such file, e.g. because it is not finished.
+    """
+    path = Path(run) / "predictions" / f"{split}.parquet"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file: is {run} a finished run? natix_hf.train writes it at the end")
+    table = pq.read_table(path)
+    if part is not None:
+        table = table.filter(pa.compute.equal(table["part"], part))
+    return {
+        "id": np.array(table["id"].to_pylist(), dtype=object),
+        "group": np.array(table["group"].to_pylist(), dtype=object),
+        "label": table["label"].to_numpy(),
+        "logits": np.array(table["logits"].to_pylist(), dtype=np.float64),
+    }
+
+
+def _write_predictions(path: Path, parts: list[tuple[str | None, Any, np.ndarray]]) -> None:
+    columns: dict[str, list] = {"id": [], "group": [], "label": [], "logits": [], "part": []}
+    for part, rows, logits in parts:
+        for name in ("id", "group", "label"):
+            columns[name] += rows[name][:]
+        columns["logits"] += logits.tolist()
+        columns["part"] += [part] * len(logits)
+    if all(part is None for part in columns["part"]):
+        del columns["part"]
+    table = pa.table({**columns, "logits": pa.array(columns["logits"], pa.list_(pa.float32()))})
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary)
+
+
+def calibrate_run(run: Path, calibrator: str = "temperature") -> dict[str, Any]:
+    """Fit the calibration on the `fit` part of `val_calib`, and write `calibration.json`.
+
+    Args:
+        run: a folder with `predictions/val_calib.parquet`.
+        calibrator: `temperature`, or `none` for the logits as they are.
+
+    Returns:
+        The content of `calibration.json`.
+    """
+    rows = read_predictions(run, "val_calib", "fit")
+    classes = rows["logits"].shape[1]
+    fit = fit_temperature(rows["logits"], rows["label"])
+    use = calibrator == "temperature"
+    document = {
+        "version": 1,
+        "calibrator": calibrator,
+        "fitted_on": "val_calib/fit",
+        "n": fit.n,
+        "temperature": fit.temperature if use else 1.0,
+        "kept": fit.kept and use,
+        "nll_before": fit.nll_before,
+        "nll_after": fit.nll_after if use else fit.nll_before,
+        "ece_before": fit.ece_before,
+        "ece_after": fit.ece_after if use else fit.ece_before,
+        "logit_bias": [0.0] * classes,
+        "prior_bias": [0.0] * classes,
+        "threshold_bias": [0.0] * classes,
+    }
+    validate(document, "calibration")
+    write_json(run / "calibration.json", document)
+    return document
+
+
+def write_into_weights(run: Path, calibration: dict[str, Any]) -> None:
+    """Put a calibration into the saved head (model and adapter) and config, without building the model."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    config = read_json(run / "config.json")
+    classes = len(calibration["logit_bias"])
+    values = {"temperature": [calibration["temperature"]] * classes, "logit_bias": calibration["logit_bias"]}
+    for path in [*run.glob("*.safetensors"), *(run / "adapter").glob("*.safetensors")]:
+        tensors = load_file(path)
+        names = {name: tensors[name] for name in tensors if name.rpartition(".")[2] in values and "head" in name}
+        if names:
+            for name, old in names.items():
+                tensors[name] = torch.tensor(values[name.rpartition(".")[2]], dtype=old.dtype)
+            with replacing(path) as temporary:
+                save_file(tensors, temporary, metadata={"format": "pt"})
+    write_json(run / "config.json", {**config, **values})
+
+
+def evaluate_run(run: Path, *, seed: int = 0) -> dict[str, Any]:
+    """Final figures from `predictions/val_test.parquet` with the run's calibration; writes `metrics.json` and the figures.
+
+    The reading is noted in `run.json` and in the machine's count of test reads.
+
+    Args:
+        run: a folder whose training is finished.
+        seed: of the bootstrap.
+
+    Returns:
+        The content of `metrics.json`.
+    """
+    run = Path(run)
+    rows = read_predictions(run, "val_test")
+    calibration, splits = read_json(run / "calibration.json"), read_json(run / "splits.json")
+    record = read_json(run / "run.json")
+    names = splits["label_names"]
+    logits = apply_calibration(rows["logits"], calibration["temperature"], np.array(calibration["logit_bias"]))
+    evaluated = hashlib.blake2b(digest_size=16)
+    evaluated.update((run / "predictions" / "val_test.parquet").read_bytes())
+    evaluated.update((run / "calibration.json").read_bytes())
+    fingerprint = splits["fingerprints"]["val_test"]
+    before = count_final_read(fingerprint, evaluated.hexdigest(), run.name)
+    document = metrics_document(
+        logits,
+        rows["logits"],
+        rows["label"],
+        rows["group"],
+        label_names=names,
+        positive=record["positive"],
+        split="val_test",
+        times_read_before=before,
+        seed=seed,
+    )
+    validate(document, "metrics")
+    write_json(run / "metrics.json", document)
+    folder = run / "figures"
+    folder.mkdir(exist_ok=True)
+    with replacing(folder / "reliability.png") as path:
+        figures.reliability(softmax(rows["logits"]), softmax(logits), rows["label"], path)
+    with replacing(folder / "confusion.png") as path:
+        figures.confusion(rows["label"], logits.argmax(axis=1), names, path)
+    if record.get("log_history"):
+        with replacing(folder / "training.png") as path:
+            figures.training_curve(record["log_history"], path)
+    entry = {
+        "step": "final figures",
+        "role": "final_evaluation",
+        "split": "val_test",
+        "part": None,
+        "rows": len(rows["label"]),
+        "fingerprint": fingerprint,
+        "time": time.time(),
+    }
+    record["ledger"] = [*record["ledger"], entry]
+    write_json(run / "run.json", record)
+    write_text(run / "README.md", model_card(run))
+    return document
+
+
+def finish(trainer: NatixTrainer) -> dict[str, Any]:
+    """See `NatixTrainer.finish`."""
+    run, times = Path(trainer.args.output_dir), trainer.times
+    with _timed(times, "predict"):
+        for name, role, parts in TABLES:
+            predicted = []
+            for part in parts:
+                rows = trainer.splits.rows(role, step="predictions", part=part)
+                predicted.append((part, rows, trainer.logits(rows)))
+            if trainer.args.should_save:
+                _write_predictions(run / "predictions" / f"{name}.parquet", predicted)
+    document: dict[str, Any] = {}
+    if trainer.args.should_save:
+        with _timed(times, "calibrate"):
+            calibration = calibrate_run(run, trainer.calibrator)
+        with _timed(times, "save"):
+            _save_model(trainer, run, calibration)
+        _write_record(trainer, run)
+        with _timed(times, "evaluate"):
+            document = evaluate_run(run)
+        record = read_json(run / "run.json")
+        record |= {"time": times, "status": "finished", "finished": _now()}
+        validate(record, "run")
+        write_json(run / "run.json", record)
+    trainer.accelerator.wait_for_everyone()
+    return document
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _save_model(trainer: NatixTrainer, run: Path, calibration: dict[str, Any]) -> None:
+    """The adapter (LoRA), then the merged model with its code and image processor."""
+    from peft import PeftModel
+
+    from natix_hf.modeling.adapters import merge_lora
+
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    plain = model.get_base_model() if isinstance(model, PeftModel) else model
+    plain.set_calibration(calibration["temperature"], calibration["logit_bias"])
+    if isinstance(model, PeftModel):
+        shutil.rmtree(run / "adapter", ignore_errors=True)
+        model.save_pretrained(run / "adapter")
+        (run / "adapter" / "README.md").unlink(missing_ok=True)  # peft's empty card; the run's own is beside it
+        plain = merge_lora(model)
+        trainer.model = trainer.model_wrapped = plain
+    plain.save_pretrained(run)
+    trainer.processing_class.save_pretrained(run)
+    for path in run.rglob("*.safetensors"):
+        path.chmod(0o644)  # safetensors makes them readable for their owner alone; the rest of the run is not so
+
+
+def _write_record(trainer: NatixTrainer, run: Path) -> None:
+    args = trainer.args
+    record = read_json(run / "run.json")
+    record |= {
+        "status": "evaluating",
+        "method": trainer.method,
+        "positive": trainer.positive,
+        "seeds": {
+            "seed": args.seed,
+            "data_seed": trainer.sampler.seed,
+            "split_seed": trainer.splits.description["seed"],
+        },
+        "fingerprints": {
+            "splits": trainer.splits.description["fingerprint"],
+            **trainer.splits.description["fingerprints"],
+        },
+        "ledger": trainer.splits.ledger,
+        "time": trainer.times,
+        "steps": trainer.state.global_step,
+        "best_step": trainer.state.best_global_step,
+        "trainable_parameters": trainer.trainable_parameters,
+        "parameters": trainer.all_parameters,
+        "log_history": [
+            {k: v if v == v and abs(v) != float("inf") else None for k, v in entry.items()}
+            for entry in trainer.state.log_history
+        ],
+    }
+    write_json(run / "run.json", record)

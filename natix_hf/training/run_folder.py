@@ -1,0 +1,99 @@
+"""The folder of a run: who may write into it, and the parts of it that are there before training.
+
+A folder holds one run. `run.json` says whether it is under way or finished; a second run in the same place is refused unless it
+resumes the first or is told to replace it.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from natix_hf import __version__
+from natix_hf.errors import UserError
+from natix_hf.files import read_json, write_json, write_text
+
+PACKAGES = ("torch", "torchvision", "transformers", "peft", "accelerate", "datasets")
+
+
+def check(output_dir: str | Path, *, resume: bool, overwrite: bool) -> None:
+    """Raise `UserError` where a run may not begin in `output_dir`; changes nothing.
+
+    Args:
+        output_dir: the run folder, there or not.
+        resume: the caller means to go on with an interrupted run.
+        overwrite: the caller means to replace a run.
+    """
+    run = Path(output_dir)
+    if run.exists() and not run.is_dir():
+        raise UserError(f"output_dir {run}: a file of that name is in the way")
+    _check_writable(run)
+    if not run.exists() or not any(run.iterdir()):
+        return
+    if not (run / "run.json").exists():
+        raise UserError(f"output_dir {run}: not empty, and what it holds is no run of natix_hf: choose another folder")
+    if overwrite and not resume:
+        return
+    status = read_json(run / "run.json").get("status")
+    if status == "finished":
+        raise UserError(
+            f"output_dir {run}: already holds a finished run: choose another folder or add --overwrite_output_dir true"
+        )
+    if not resume:
+        raise UserError(
+            f"output_dir {run}: holds an interrupted run: add --resume_from_checkpoint true to go on with it, or "
+            "--overwrite_output_dir true to replace it"
+        )
+
+
+def _check_writable(run: Path) -> None:
+    """Find out by writing, since permission bits say little about full, read-only or mapped file systems."""
+    parent = run
+    while not parent.exists():
+        parent = parent.parent
+    probe = parent / ".natix_hf_write_test"
+    try:
+        if not parent.is_dir():
+            raise NotADirectoryError(20, f"{parent} is not a folder")
+        with probe.open("wb") as file:
+            file.write(b"x")
+            file.flush()
+    except OSError as error:
+        raise UserError(f"output_dir {run}: cannot be written: {error.strerror}: choose another folder") from None
+    finally:
+        if parent.is_dir():
+            probe.unlink(missing_ok=True)
+
+
+def begin(
+    output_dir: str | Path, *, resume: bool, overwrite: bool, recipe_text: str | None, splits: dict[str, Any]
+) -> None:
+    """Make the folder and write what is known before training: recipe, splits, and a `run.json` that says `training`."""
+    check(output_dir, resume=resume, overwrite=overwrite)
+    run = Path(output_dir)
+    if overwrite and not resume and run.exists():
+        shutil.rmtree(run)
+    if resume and (run / "splits.json").exists():
+        before = read_json(run / "splits.json")
+        if before["fingerprint"] != splits["fingerprint"]:
+            raise UserError(
+                f"output_dir {run}: the photos or their split have changed since this run was interrupted; bring them back, "
+                "or start anew with --overwrite_output_dir true"
+            )
+    run.mkdir(parents=True, exist_ok=True)
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    if resume and (run / "run.json").exists():
+        started = read_json(run / "run.json").get("started", started)
+    write_json(run / "run.json", {"status": "training", "started": started, "versions": versions()})
+    write_json(run / "splits.json", splits)
+    if recipe_text is not None:
+        write_text(run / "recipe.yaml", recipe_text)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a result depends on."""
+    return {"natix_hf": __version__, "python": platform.python_version(), **{name: version(name) for name in PACKAGES}}

@@ -1,0 +1,323 @@
+"""`transformers.Trainer` for DINOv3 classifiers: LoRA, probe and full fine-tuning in one class.
+
+What it adds to its parent: datasets from locked splits, the frozen features of a probe computed once, EMA (scored and saved, raw
+weights kept for exact resume), checkpoints that count only when whole, a stop at the first NaN, and no weight decay on norms,
+biases and tokens. What happens once after training (calibration, test, the run folder) stands in `final.py`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from torch.utils.data import Dataset
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer import rotate_checkpoints
+
+from natix_hf.data.contracts import LockedSplits
+from natix_hf.errors import UserError
+from natix_hf.files import home
+from natix_hf.inference.batches import ClientPhotos
+from natix_hf.inference.features import frozen_features
+from natix_hf.recipe import NatixTrainingArguments
+from natix_hf.report.classification_metric import NatixClassificationMetric
+from natix_hf.training import run_folder
+from natix_hf.training.checkpoints import checkpoints, mark_complete, remove_incomplete, resume_point
+from natix_hf.training.ema import Ema
+from natix_hf.training.progress import Progress
+from natix_hf.training.views import Collator, EpochSampler, TrainingPhotos
+
+RAW_WEIGHTS = "raw_trainable.safetensors"
+
+
+class _Epochs(TrainerCallback):
+    """Tells the sampler the epoch and moves the EMA after every optimizer step."""
+
+    def __init__(self, trainer: NatixTrainer) -> None:
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args, state, control, **kwargs) -> None:
+        self.trainer.sampler.epoch = int(state.epoch or 0)
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        if self.trainer.ema is not None and not self.trainer.accelerator.optimizer_step_was_skipped:
+            self.trainer.ema.update(state.global_step - 1)
+
+
+class NatixTrainer(Trainer):
+    """Train a `NatixDinov3ForImageClassification` (or its LoRA-wrapped form) on locked splits.
+
+    The method follows from the model: a `PeftModel` is trained with LoRA, a model with a frozen backbone as a probe on features that
+    are computed once, any other in full.
+
+    Args:
+        model: from `natix_hf.load_model`.
+        args: `NatixTrainingArguments`.
+        splits: `LockedSplits` from `natix_hf.load_photos`; `train` and `val_select` are taken here, the others in `finish`.
+        processing_class: the checkpoint's image processor; its `size` is what the model sees.
+        augment: training views, see `data.augment`; a probe sees none.
+        positive_label: the class that AUROC speaks of; default the class of id 1.
+        calibrator: `temperature` or `none`.
+        cache_dir: folder of frozen features; default `~/.cache/natix_hf`.
+        recipe_text: the text of the run's `recipe.yaml`; written by the verb.
+        kwargs: what `transformers.Trainer` takes beside these.
+
+    Raises:
+        UserError: the model's classes are not the data's, or a class that is not there is called positive.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        args: NatixTrainingArguments,
+        *,
+        splits: LockedSplits,
+        processing_class: Any,
+        augment: str = "basic",
+        positive_label: str | None = None,
+        calibrator: str = "temperature",
+        cache_dir: str | Path | None = None,
+        recipe_text: str | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.splits, self.calibrator, self.recipe_text = splits, calibrator, recipe_text
+        self.label_list: list[str] = list(splits.label_names)
+        names = [model.config.id2label[i] for i in range(model.config.num_labels)]
+        if names != self.label_list:
+            raise UserError(f"the model's classes {names} are not the data's {self.label_list}: set label_names alike")
+        if positive_label is not None and positive_label not in self.label_list:
+            raise UserError(f"positive_label {positive_label}: the classes are {', '.join(self.label_list)}")
+        self.positive = 1 if positive_label is None else self.label_list.index(positive_label)
+        self.method = training_method(model)
+        self.all_parameters = sum(p.numel() for p in model.parameters())
+        self.trainable_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        self.times: dict[str, float] = {}  # seconds by phase, for run.json
+        self.cache_dir = Path(cache_dir or home())
+        if self.method == "probe":
+            args.dataloader_num_workers = 0  # rows of a memory-mapped file: a worker process would only copy them
+        self.metric = NatixClassificationMetric()
+        with args.main_process_first(desc="frozen features"):
+            train = self._training_set(splits.rows("training", step="train"), model, processing_class, augment, args)
+            select = self._client_set(
+                splits.rows("selection", step="choose checkpoint"), model, processing_class, args
+            )
+        self.sampler = EpochSampler(len(train), args.data_seed if args.data_seed is not None else args.seed)
+        callbacks = list(callbacks or [])
+        if args.early_stopping_patience is not None:
+            callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=Collator(processing_class),
+            train_dataset=train,
+            eval_dataset=select,
+            processing_class=processing_class,
+            compute_metrics=self._metrics,
+            callbacks=callbacks,
+            **kwargs,
+        )
+        self.ema = Ema(self.model, args.ema_decay, args.ema_warmup_steps) if args.ema else None
+        self.add_callback(_Epochs(self))
+        # One short line per evaluation in place of the parent's dictionaries; trackers still get every value.
+        self.remove_callback(PrinterCallback)
+        self.remove_callback(ProgressCallback)
+        self.add_callback(Progress())
+
+    # -- data ---------------------------------------------------------------------------------------------------------
+
+    def _client_set(self, rows: Any, model: Any, processor: Any, args: NatixTrainingArguments) -> Dataset:
+        """Rows on the client's path; for a probe their cached features."""
+        if self.method != "probe":
+            return ClientPhotos(rows, processor)
+        workers = args.dataloader_num_workers
+        return frozen_features(
+            model,
+            rows,
+            processor,
+            cache_dir=self.cache_dir,
+            batch_size=args.per_device_eval_batch_size,
+            num_workers=workers,
+        )
+
+    def _training_set(
+        self, rows: Any, model: Any, processor: Any, augment: str, args: NatixTrainingArguments
+    ) -> Dataset:
+        if self.method == "probe":
+            return self._client_set(rows, model, processor, args)
+        size = processor.size
+        return TrainingPhotos(rows, augment=augment, image_size=size["height"], seed=args.seed)
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> EpochSampler:
+        return self.sampler
+
+    def _metrics(self, prediction: Any) -> dict[str, float]:
+        values = self.metric.compute(
+            predictions=prediction.predictions, references=prediction.label_ids, positive=self.positive
+        )
+        return {name: float(value) for name, value in values.items()}
+
+    # -- training -----------------------------------------------------------------------------------------------------
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any):
+        """Train, from a whole checkpoint where asked; the model ends with the weights that were scored (EMA, best).
+
+        Args:
+            resume_from_checkpoint: True for the last whole checkpoint of `args.output_dir`, or a folder; by default what
+                `args.resume_from_checkpoint` says.
+
+        Raises:
+            UserError: the folder holds another run, or the loss is not finite.
+        """
+        asked = self.args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
+        with self.args.main_process_first(desc="run folder"):
+            point = resume_point(self.args.output_dir, asked)
+            if self.args.should_save:
+                run_folder.begin(
+                    self.args.output_dir,
+                    resume=str(asked).lower() not in ("none", "false"),
+                    overwrite=self.args.overwrite_output_dir,
+                    recipe_text=self.recipe_text,
+                    splits=self.splits.description,
+                )
+                remove_incomplete(self.args.output_dir)
+        begin = time.perf_counter()
+        output = super().train(resume_from_checkpoint=str(point) if point else None, **kwargs)
+        self.times["train"] = round(time.perf_counter() - begin, 3)
+        if self.ema is not None and not (self.args.load_best_model_at_end and self.state.best_model_checkpoint):
+            self.ema.adopt()
+        self.ema = None
+        return output
+
+    def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None):
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        if not torch.isfinite(loss):
+            whole = checkpoints(self.args.output_dir)
+            last = f"the last good checkpoint is {whole[-1]}" if whole else "there is no checkpoint yet"
+            raise UserError(
+                f"the loss is {loss.item()} at step {self.state.global_step + 1}; {last}. A lower learning_rate or a longer "
+                "warm-up usually helps"
+            )
+        return loss
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Not counted here: the parent's formula is that of a language model."""
+        return 0
+
+    def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
+        """Weight matrices only: no norms, biases, class and register tokens, layer scale."""
+        kept = super().get_decay_parameter_names(model)
+        single = ("cls_token", "mask_token", "register_tokens", "lambda1")
+        return [name for name in kept if not name.endswith(single)]
+
+    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"):
+        """Score `val_select` (or the data given); while training with EMA, raw weights are scored and logged too."""
+        if self.ema is None:
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+        raw = self.evaluation_loop(
+            self.get_eval_dataloader(eval_dataset),
+            description="raw weights",
+            ignore_keys=ignore_keys,
+            metric_key_prefix=f"{metric_key_prefix}_raw",
+        )
+        self.log({k: v for k, v in raw.metrics.items() if not k.endswith("_time")})
+        with self.ema.weights():
+            return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+
+    # -- checkpoints --------------------------------------------------------------------------------------------------
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(Path(self.args.output_dir) / "checkpoints")
+
+    def _folder_now(self, trial: Any) -> Path:
+        return Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        # The parent would remove older checkpoints before this one counts: do it after.
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            with self.ema.weights() if self.ema is not None else nullcontext():
+                super()._save_checkpoint(model, trial)
+        except BaseException:
+            # A full disk, or Ctrl-C: nothing half-written stays.
+            shutil.rmtree(self._folder_now(trial), ignore_errors=True)
+            raise
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            folder = self._folder_now(trial)
+            if self.ema is not None:
+                save_file({n: p.detach().contiguous() for n, p in self.ema.parameters.items()}, folder / RAW_WEIGHTS)
+            mark_complete(folder)
+            rotate_checkpoints(
+                output_dir=self._get_output_dir(trial),
+                save_total_limit=limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+            )
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if self.method == "probe" and state_dict is None:
+            trainable = {name for name, p in self.model.named_parameters() if p.requires_grad}
+            state_dict = {name: t for name, t in self.model.state_dict().items() if name in trainable}
+        super()._save(output_dir, state_dict)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        raw = Path(resume_from_checkpoint) / RAW_WEIGHTS
+        if self.ema is None:
+            if raw.exists():
+                raise UserError(
+                    f"{resume_from_checkpoint} was written with ema: true; resume it with the same setting"
+                )
+            return
+        if not raw.exists():
+            raise UserError(f"{resume_from_checkpoint} was written with ema: false; resume it with the same setting")
+        self.ema.restart()
+        weights = load_file(raw)
+        wanted = self._trainable()
+        if weights.keys() != wanted.keys():
+            odd = sorted(weights.keys() ^ wanted.keys())
+            raise UserError(
+                f"{resume_from_checkpoint}: trained with other layers than this recipe: {', '.join(odd[:3])}, ... "
+                f"({len(odd)} names differ)"
+            )
+        with torch.no_grad():
+            for name, parameter in wanted.items():
+                parameter.copy_(weights[name])
+
+    def _trainable(self) -> dict[str, torch.nn.Parameter]:
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    # -- afterwards ---------------------------------------------------------------------------------------------------
+
+    def logits(self, rows: Any) -> np.ndarray:
+        """Logits `(n, classes)` float32 of rows on the client's path, in order, computed by all processes together."""
+        with self.args.main_process_first(desc="frozen features"):
+            rows = self._client_set(rows, self._plain_model(), self.processing_class, self.args)
+        return np.asarray(self.predict(rows, metric_key_prefix="predict").predictions, dtype=np.float32)
+
+    def _plain_model(self) -> Any:
+        model = self.accelerator.unwrap_model(self.model)
+        return model.get_base_model() if isinstance(model, PeftModel) else model
+
+    def finish(self) -> dict[str, Any]:
+        """Calibrate on `val_calib`, test once on `val_test`, and complete the run folder; returns `metrics.json`."""
+        from natix_hf.training.final import finish
+
+        return finish(self)
+
+
+def training_method(model: torch.nn.Module) -> str:
+    """`lora`, `probe` or `full`, read off which weights can change."""
+    if isinstance(model, PeftModel):
+        return "lora"
+    return "full" if any(p.requires_grad for p in model.backbone.parameters()) else "probe"

@@ -1,0 +1,80 @@
+"""What training sees of the photos, in which order: both pure functions of (seed, epoch, row).
+
+The sampler hands out `(epoch, index)` pairs, so a worker needs no state to know the epoch, and resuming, more workers or more
+processes change nothing. Views leave the workers as uint8; the collator makes them floats a batch at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from natix_hf.data.augment import training_view
+from natix_hf.data.decode import open_photo
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """A fresh permutation every epoch, as `(epoch, index)`; `epoch` is set by the trainer before the epoch begins."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count, self.seed, self.epoch = count, seed, 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        generator = torch.Generator().manual_seed((self.seed << 20) + self.epoch)
+        order = torch.randperm(self.count, generator=generator).tolist()
+        return iter([(self.epoch, index) for index in order])
+
+
+class TrainingPhotos(Dataset):
+    """Labelled training rows: item `(epoch, i)` is `{"pixel_values": uint8 (3, S, S), "labels": int}`.
+
+    Args:
+        rows: `datasets.Dataset` with `id`, `image` and `label`.
+        augment: name of the augmentation, as `data.augment.training_view` takes it.
+        image_size: S in pixels.
+        seed: the run's seed.
+    """
+
+    def __init__(self, rows: Any, *, augment: str, image_size: int, seed: int) -> None:
+        self.rows, self.augment, self.image_size, self.seed = rows, augment, image_size, seed
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        epoch, index = key
+        row = self.rows[index]
+        # A decoded photo need not be larger than twice the view: a random crop keeps at least half of the area.
+        image = open_photo(row["image"], min_side=2 * self.image_size)
+        view = training_view(
+            image,
+            augment=self.augment,
+            image_size=self.image_size,
+            seed=self.seed,
+            epoch=epoch,
+            row_id=row["id"],
+        )
+        return {"pixel_values": view, "labels": row["label"]}
+
+
+class Collator:
+    """Examples become a batch; uint8 views are rescaled and normalised as the image processor does it."""
+
+    def __init__(self, processor: Any) -> None:
+        self.mean = torch.tensor(processor.image_mean)[:, None, None]  # (3, 1, 1)
+        self.std = torch.tensor(processor.image_std)[:, None, None]
+        self.rescale = processor.rescale_factor
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = {"labels": torch.tensor([example["labels"] for example in examples])}
+        for key in examples[0].keys() - {"labels"}:
+            batch[key] = torch.stack([example[key] for example in examples])
+        if "pixel_values" in batch and batch["pixel_values"].dtype == torch.uint8:
+            batch["pixel_values"] = (batch["pixel_values"] * self.rescale - self.mean) / self.std
+        return batch
