@@ -11,12 +11,12 @@ from __future__ import annotations
 import json
 import os
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 from uuid import uuid4
 from weakref import WeakKeyDictionary
 
 from natix_hf.errors import LeakageError, UserError
+from natix_hf.files import home
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -138,11 +138,6 @@ class LockedSplits:
         )
 
 
-def store() -> Path:
-    """The machine-wide folder of this package: `$NATIX_HF_HOME`, else `~/.cache/natix_hf`."""
-    return Path(os.environ.get("NATIX_HF_HOME") or Path.home() / ".cache" / "natix_hf")
-
-
 def count_final_read(fingerprint: str, evaluated: str, run: str) -> int:
     """Note that something was evaluated on these test rows, and tell how many others were before.
 
@@ -160,7 +155,7 @@ def count_final_read(fingerprint: str, evaluated: str, run: str) -> int:
     Raises:
         UserError: if the notes hold a line that is not one.
     """
-    path = store() / "test_reads" / f"{fingerprint}.jsonl"
+    path = home() / "test_reads" / f"{fingerprint}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     note = {"evaluated": evaluated, "run": run, "time": time.time(), "note": uuid4().hex}
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)

@@ -1,0 +1,172 @@
+"""Photos of every awkward kind, on the training path and on the client's path."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from transformers.image_utils import load_image
+
+from natix_hf.data.decode import client_photo, fingerprint_bytes, inspect_photo, open_photo
+from natix_hf.errors import PhotoError
+
+
+def ramp(height: int = 48, width: int = 64) -> np.ndarray:
+    y, x = np.mgrid[:height, :width]
+    return np.stack([x * 255 // width, y * 255 // height, (x + y) % 256], axis=-1).astype(np.uint8)
+
+
+def save(folder: Path, kind: str) -> Path:
+    """One photo of the kind that the name tells."""
+    rgb = Image.fromarray(ramp())
+    path = folder / f"{kind}.{kind.split('-')[-1]}"
+    match kind:
+        case "plain-jpg" | "plain-png" | "plain-webp" | "plain-bmp":
+            rgb.save(path)
+        case "turned-jpg":
+            exif = Image.Exif()
+            exif[0x0112] = 6
+            rgb.save(path, exif=exif)
+        case "cmyk-jpg" | "cmyk-tif":
+            rgb.convert("CMYK").save(path)
+        case "grey-jpg" | "grey-png":
+            rgb.convert("L").save(path)
+        case "rgba-png":
+            rgba = rgb.convert("RGBA")
+            rgba.putalpha(Image.fromarray(ramp()[..., 0]))
+            rgba.save(path)
+        case "greyalpha-png":
+            rgb.convert("LA").save(path)
+        case "palette-png":
+            rgb.quantize(16).save(path)
+        case "palettealpha-png":
+            rgb.quantize(16).save(path, transparency=3)
+        case "bilevel-png":
+            rgb.convert("1").save(path)
+        case "deep-png" | "deep-tif":
+            Image.fromarray(ramp()[..., 0].astype(np.uint16) * 257).save(path)
+        case "animated-gif" | "animated-webp" | "animated-png":
+            frames = [Image.fromarray(np.roll(ramp(), 9 * i, axis=1)) for i in range(3)]
+            frames[0].save(path, save_all=True, append_images=frames[1:], duration=50)
+        case "dot-png" | "dot-jpg":
+            Image.new("RGB", (1, 1), (10, 200, 30)).save(path)
+    return path
+
+
+_KINDS = """
+    plain-jpg plain-png plain-webp plain-bmp turned-jpg cmyk-jpg cmyk-tif grey-jpg grey-png rgba-png greyalpha-png
+    palette-png palettealpha-png bilevel-png deep-png deep-tif animated-gif animated-webp animated-png dot-png dot-jpg
+"""
+KINDS = _KINDS.split()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_client_photo_has_the_pixels_that_the_pipeline_loads(kind, tmp_path):
+    path = save(tmp_path, kind)
+    expected = load_image(str(path))
+    for source in (path, str(path), path.read_bytes(), {"bytes": path.read_bytes(), "path": None}, Image.open(path)):
+        found = client_photo(source)
+        assert found.mode == "RGB"
+        np.testing.assert_array_equal(np.asarray(found), np.asarray(expected))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_photo_opens_in_rgb_and_is_inspected_without_complaint(kind, tmp_path):
+    path = save(tmp_path, kind)
+    photo = open_photo(path)
+    assert photo.mode == "RGB"
+    fingerprint, width, height, error = inspect_photo(path)
+    assert error is None
+    assert (width, height) == photo.size
+    assert fingerprint == fingerprint_bytes(path.read_bytes())
+    assert inspect_photo({"bytes": path.read_bytes(), "path": "elsewhere.jpg"}) == (fingerprint, width, height, None)
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    assert open_photo(save(tmp_path, "turned-jpg")).size == (48, 64)
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path):
+    for kind in ("deep-png", "deep-tif"):
+        np.testing.assert_array_equal(np.asarray(open_photo(save(tmp_path, kind)))[..., 0], ramp()[..., 0])
+
+
+def test_sixteen_bit_pgm_is_scaled_not_clipped(tmp_path):
+    path = tmp_path / "deep.pgm"
+    path.write_bytes(b"P5 64 48 65535\n" + (ramp()[..., 0].astype(">u2") * 257).tobytes())
+    np.testing.assert_array_equal(np.asarray(open_photo(path))[..., 0], ramp()[..., 0])
+
+
+def test_transparency_lies_over_white(tmp_path):
+    found = np.asarray(open_photo(save(tmp_path, "rgba-png"))).astype(float)
+    alpha = ramp()[..., :1] / 255.0
+    assert np.abs(found - (ramp() * alpha + 255 * (1 - alpha))).max() <= 1
+
+
+def test_an_animation_is_its_first_frame(tmp_path):
+    np.testing.assert_array_equal(np.asarray(open_photo(save(tmp_path, "animated-png"))), ramp())
+
+
+def test_draft_decoding_keeps_both_sides_above_the_minimum(tmp_path):
+    path = tmp_path / "large.jpg"
+    Image.fromarray(ramp(900, 1600)).save(path, quality=95)
+    assert open_photo(path).size == (1600, 900)
+    assert open_photo(path, min_side=224).size == (400, 225)
+    assert open_photo(path, min_side=1000).size == (1600, 900)
+    whole = np.asarray(open_photo(path).resize((400, 225), Image.Resampling.BOX)).astype(float)
+    assert np.abs(whole - np.asarray(open_photo(path, min_side=224))).mean() < 4
+
+
+def broken(folder: Path, kind: str) -> Path:
+    path = folder / kind
+    whole = io.BytesIO()
+    Image.fromarray(ramp(200, 300)).save(whole, "JPEG" if kind.endswith("jpg") else "PNG")
+    match kind.split(".")[0]:
+        case "truncated":
+            path.write_bytes(whole.getvalue()[: len(whole.getvalue()) * 2 // 3])
+        case "empty":
+            path.write_bytes(b"")
+        case "text":
+            path.write_text("<html>not found</html>")
+        case "folder":
+            path.mkdir()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("truncated.jpg", "truncated"),
+        ("truncated.png", "truncated"),
+        ("empty.jpg", "empty"),
+        ("text.jpg", "not a photo"),
+        ("absent.jpg", "no such file"),
+        ("folder.jpg", "folder"),
+    ],
+)
+def test_an_unreadable_photo_is_named_with_the_reason(kind, reason, tmp_path):
+    path = broken(tmp_path, kind)
+    for read in (open_photo, client_photo, lambda source: open_photo(source, min_side=16)):
+        with pytest.raises(PhotoError, match=reason) as caught:
+            read(path)
+        assert str(path) in str(caught.value)
+        assert "0x" not in str(caught.value)
+    error = inspect_photo(path)[3]
+    assert reason in error
+    assert str(path) not in error
+
+
+def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    path = save(tmp_path, "plain-png")
+    with pytest.raises(PhotoError, match="too large"):
+        open_photo(path)
+    assert "too large" in inspect_photo(path)[3]
+
+
+def test_a_row_without_bytes_and_path_is_a_photo_error():
+    with pytest.raises(PhotoError, match="neither bytes nor a path"):
+        open_photo({"bytes": None, "path": None})
