@@ -42,8 +42,9 @@ def model_card(run_folder: str | Path, model_id: str | None = None) -> str:
     """The text of `README.md`: front matter for the Hub, how to use the model, figures, photos, training and limits.
 
     Args:
-        run_folder: a finished run with `config.json`, `metrics.json`, `splits.json`, `recipe.yaml`, `run.json` and,
-            if it was calibrated, `calibration.json`.
+        run_folder: a finished run with `config.json`, `metrics.json`, `splits.json`, `run.json` and, if it was
+            calibrated, `calibration.json`. Without `recipe.yaml` (a run from Python) checkpoint and photos stay
+            unnamed.
         model_id: the repository that the card will stand in; a placeholder stands for it otherwise.
 
     Raises:
@@ -51,10 +52,12 @@ def model_card(run_folder: str | Path, model_id: str | None = None) -> str:
     """
     run_folder = Path(run_folder)
     config, metrics, splits, run = (_document(run_folder, f"{n}.json") for n in ("config", "metrics", "splits", "run"))
-    recipe = _document(run_folder, "recipe.yaml")
-    calibration = read_json(run_folder / "calibration.json") if (run_folder / "calibration.json").exists() else None
+    recipe_file, calibration_file = run_folder / "recipe.yaml", run_folder / "calibration.json"
+    recipe = yaml.safe_load(recipe_file.read_text(encoding="utf-8")) if recipe_file.exists() else {}
+    calibration = read_json(calibration_file) if calibration_file.exists() else None
     classes = [config["id2label"][key] for key in sorted(config["id2label"], key=int)]
-    base, data = recipe["model_name_or_path"], recipe["dataset_name"]
+    base, data = recipe.get("model_name_or_path"), recipe.get("dataset_name")
+    method = run["method"]
     licence, licence_text = _licence(base)
     card = ModelCard.from_template(
         _card_data(classes, base, data, metrics, licence),
@@ -62,8 +65,8 @@ def model_card(run_folder: str | Path, model_id: str | None = None) -> str:
         title=_title(classes),
         classes=[_cell(name) for name in classes],
         base_text=_base_text(base),
-        method_text=METHODS[recipe["method"]],
-        recipe=recipe,
+        method_text=METHODS[method],
+        image_size=recipe.get("image_size"),
         calibrated_text=_calibrated_text(calibration),
         model_id=model_id or "the-id-of-this-repository",
         metrics=metrics,
@@ -93,7 +96,7 @@ def model_card(run_folder: str | Path, model_id: str | None = None) -> str:
         fingerprint=splits["fingerprint"],
         settings=[
             (name, _cell(recipe[name]))
-            for name in (*SETTINGS, *(LORA_SETTINGS if recipe["method"] == "lora" else ()))
+            for name in (*SETTINGS, *(LORA_SETTINGS if method == "lora" else ()))
             if name in recipe
         ],
         versions=", ".join(f"{name} {version}" for name, version in run["versions"].items()),
@@ -103,9 +106,9 @@ def model_card(run_folder: str | Path, model_id: str | None = None) -> str:
     return str(card).rstrip("\n") + "\n"
 
 
-def hub_id(name: str) -> str | None:
+def hub_id(name: str | None) -> str | None:
     """`name` if it can only be the id of a Hub repository, None for built-in things and for what is on this disk."""
-    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) and not Path(name).exists():
+    if name and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) and not Path(name).exists():
         return name
     return None
 
@@ -117,7 +120,7 @@ def _document(run_folder: Path, name: str) -> dict[str, Any]:
             f"{path}: there is no such file, so the run is not finished; train it to the end, or run "
             f"`python -m natix_hf.evaluate {run_folder}`"
         )
-    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.suffix == ".yaml" else read_json(path)
+    return read_json(path)
 
 
 def _template(name: str) -> str:
@@ -128,7 +131,7 @@ def _template(name: str) -> str:
 
 
 def _card_data(
-    classes: list[str], base: str, data: str, metrics: Mapping[str, Any], licence: Mapping[str, str]
+    classes: list[str], base: str | None, data: str | None, metrics: Mapping[str, Any], licence: Mapping[str, str]
 ) -> ModelCardData:
     """The front matter; a figure's interval and number of photos stand in its `metric_args`."""
     results = [
@@ -166,7 +169,7 @@ def _card_data(
     )
 
 
-def _licence(base: str) -> tuple[dict[str, str], str]:
+def _licence(base: str | None) -> tuple[dict[str, str], str]:
     """Front matter and sentence about the licence, which follows the weights that the run started from."""
     if base == "builtin:demo-backbone":
         return {"license": "apache-2.0"}, "Apache-2.0, as the demonstration backbone that the weights started from."
@@ -186,13 +189,13 @@ def _title(classes: list[str]) -> str:
     return f"Street photos: {shown}"
 
 
-def _base_text(base: str) -> str:
+def _base_text(base: str | None) -> str:
     if base == "builtin:demo-backbone":
         return "the small demonstration backbone of the package"
     return f"[{base}](https://huggingface.co/{base})" if hub_id(base) else "a local DINOv3 checkpoint"
 
 
-def _data_text(data: str, splits: Mapping[str, Any]) -> str:
+def _data_text(data: str | None, splits: Mapping[str, Any]) -> str:
     if data == "builtin:scenes":
         source = "Generated street photos (`natix_hf.data.scenes`), no real ones"
     else:

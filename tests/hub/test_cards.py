@@ -49,7 +49,7 @@ def run_folder(tmp_path):
                 "seed": 0,
                 "fingerprint": "0123abcd",
             },
-            "run.json": {"versions": {"natix_hf": "0.1.0", "torch": "2.14.1"}},
+            "run.json": {"versions": {"natix_hf": "0.1.0", "torch": "2.14.1"}, "method": "lora"},
         }
         if calibrated:
             files["calibration.json"] = {
@@ -152,3 +152,13 @@ def test_an_unfinished_run_is_named(run_folder):
 
 def test_a_run_without_calibration_says_so(run_folder):
     assert "The probabilities are not calibrated." in model_card(run_folder(calibrated=False))
+
+
+def test_a_run_from_python_has_no_recipe_and_still_a_card(run_folder):
+    folder = run_folder()
+    (folder / "recipe.yaml").unlink()
+    text = model_card(folder)
+    assert "from a local DINOv3 checkpoint: LoRA adapters and a head were trained" in text
+    assert "Versions: natix_hf 0.1.0, torch 2.14.1." in text
+    assert "| setting |" not in text
+    assert not {"datasets", "base_model", "license"} & ModelCard(text).data.to_dict().keys()
