@@ -65,6 +65,9 @@ def add_lora(
             f"lora_target_modules {lora_target_modules!r} matches no linear layer of the blocks: "
             f"use all-linear or some of {', '.join(there)}"
         )
+    modules = {name.split(".")[-1] for name, _ in model.named_modules()}
+    if unknown := [name for name in lora_modules_to_save or () if name.split(".")[-1] not in modules]:
+        raise UserError(f"lora_modules_to_save: the model has no module {unknown[0]!r}; try head, norm or embeddings")
     try:
         config = LoraConfig(
             task_type=None,
@@ -87,7 +90,7 @@ def _inside_block(targets: str | Sequence[str]) -> str:
     if targets == "all-linear" or list(targets) == ["all-linear"]:
         return r"(?:attention|mlp)\.\w+_proj"
     if isinstance(targets, str):
-        return f"(?:{targets})"
+        return f"(?:{targets})(?<=_proj)"  # all linears of a block are called so, and nothing else is
     return rf"(?:\w+\.)*(?:{'|'.join(re.escape(name) for name in targets)})"
 
 

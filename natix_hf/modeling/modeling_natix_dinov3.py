@@ -226,8 +226,8 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
         """As in torch, with names as on disk or as in memory.
 
         transformers saves `backbone.layer.N` for what is `backbone.model.layer.N` in memory. `from_pretrained`
-        renames. Trainer's resume and `load_best_model_at_end` come here instead, with `strict=False`: without the names
-        put right they would restore no layer and say nothing.
+        renames. Trainer's resume and `load_best_model_at_end` come here instead, with `strict=False`: without the
+        names put right they would restore no layer and say nothing.
         """
         renamed = {re.sub(r"^backbone\.layer\.", "backbone.model.layer.", name): v for name, v in state_dict.items()}
         return super().load_state_dict(renamed, strict=strict, assign=assign)
