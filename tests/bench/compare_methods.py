@@ -75,7 +75,7 @@ def tables(results: dict[str, Result], n_boot: int = 2000) -> list[str]:
             sys.exit(f"{method}: its val_test holds other photos; give all runs the same photos, seed and ratios")
     n = len(first.labels)
     lines = [
-        f"`val_test`: {n} photos in {group_count(first.groups, n)} groups; 95 % intervals, {n_boot} resamples of groups.",
+        f"`val_test`: {n} photos, {group_count(first.groups, n)} groups; 95 % intervals from {n_boot} resamples.",
         "",
         f"| method | {' | '.join(METRICS.values())} | minutes |",
         "|---" * (len(METRICS) + 2) + "|",
