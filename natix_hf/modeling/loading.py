@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from peft import PeftModel
 from transformers import DINOv3ViTImageProcessor
 
@@ -54,4 +55,7 @@ def load_model(
         freeze_for_probe(model)
     if method != "lora":
         return model, processor
-    return add_lora(model, **(lora or {})), processor
+    # peft draws from the global generator; the same seed must give the same adapters, and nobody else's draws may change.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(model_options.get("seed", 0))
+        return add_lora(model, **(lora or {})), processor
