@@ -110,8 +110,7 @@ def class_numbers(values: Sequence, feature: Any, label_names: Sequence[str] | N
         row = named.index(outside[0])
         raise UserError(
             f"label {outside[0]!r} (row {row}{f' and {len(outside) - 1} other labels' if len(outside) > 1 else ''}) "
-            "is outside "
-            f"label_names: expected one of {', '.join(f'{i}={name}' for i, name in enumerate(names))}"
+            f"is outside label_names: expected one of {', '.join(f'{i}={name}' for i, name in enumerate(names))}"
         )
     return [place[name] for name in named], names
 

@@ -90,8 +90,7 @@ def _class_folders(path: Path, photos: list[Path], photo_column: str) -> dict[st
     if not photos:
         raise UserError(
             f"{path}: no photos, tables or saved data set in this folder; expected one folder per class, or photos "
-            "with a CSV of "
-            "image_path,label"
+            "with a CSV of image_path,label"
         )
     divided = all(photo.parts[0] in SPLIT_FOLDERS for photo in photos)
     depth = 2 if divided else 1
@@ -99,8 +98,7 @@ def _class_folders(path: Path, photos: list[Path], photo_column: str) -> dict[st
     if loose:
         raise UserError(
             f"{path}: {len(loose)} photos lie in no class folder ({loose[0]}, ...); put each into a folder named "
-            "after its class, or "
-            "add a CSV of image_path,label"
+            "after its class, or add a CSV of image_path,label"
         )
     parts: dict[str, list[Path]] = {}
     for photo in photos:
@@ -148,8 +146,7 @@ def _table(path: Path, photo_column: str, text_columns: set[str]) -> Dataset:
     if column is None:
         raise UserError(
             f"{path}: no column {photo_column!r}, {' or '.join(map(repr, PHOTO_COLUMNS))} with the photos' paths; "
-            "it has "
-            f"{', '.join(table.column_names)}: rename one or set image_column_name"
+            f"it has {', '.join(table.column_names)}: rename one or set image_column_name"
         )
     position = table.column_names.index(column)
     paths = [resolve(name, path.parent) for name in table.column(column).to_pylist()]

@@ -97,8 +97,7 @@ class _Table:
                 else:
                     raise UserError(
                         f"class {names[label]!r} cannot stand in every split with whole groups: add photos of it "
-                        "from other groups, "
-                        "or choose a finer group_column"
+                        "from other groups, or choose a finer group_column"
                     )
 
 
@@ -140,8 +139,7 @@ def place(
             if in_groups[label] < len(shares):
                 raise UserError(
                     f"class {name!r} stands in {in_groups[label]} groups, fewer than the {len(shares)} splits, and "
-                    "groups are kept "
-                    "whole: add photos of it from other groups, or choose a finer group_column"
+                    "groups are kept whole: add photos of it from other groups, or choose a finer group_column"
                 )
     table.place_large()
     table.place_single()

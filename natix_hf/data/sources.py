@@ -25,7 +25,7 @@ from natix_hf.errors import UserError
 
 MEASURED = ("fingerprint", "width", "height")
 OWN = ("id", "image", "label", "group", "origin", *MEASURED)
-MANY = 1000  # rows from which photos are read in several processes, with a progress bar
+MANY = 1000  # rows from which reading photos is worth several processes and a progress bar
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def load_rows(
         label_names: the K classes in order; label 0 is the first.
         broken_photos: `refuse` or `skip`.
         trust_remote_code: handed to `load_dataset` only where set.
-        num_proc: processes that read the photos; by default one per core, one for a small data set.
+        num_proc: processes that read the photos; by default one per core, fewer for a small data set.
 
     Returns:
         The rows. A source that brings exactly the four splits keeps them, any other is pooled, its parts noted in
@@ -103,14 +103,18 @@ def load_rows(
     groups = column_values(pool, group_column, "group_column") if group_column else [None] * len(pool)
 
     seen = _inspected(pool, image_column_name, num_proc)
-    ids = _ids(pool, image_column_name, root, seen["fingerprint"][:], list(zip(origins, map(str, groups), labels)))
-    broken = [{"id": i, "reason": reason} for i, reason in zip(ids, seen["error"][:]) if reason is not None]
+    paths = _paths(pool, image_column_name, root)
+    ids = _ids(_given_ids(pool), paths, seen["fingerprint"][:], list(zip(origins, map(str, groups), labels)))
+    broken = [
+        {"id": path or (i if seen["fingerprint"][row] else f"row {row}"), "reason": reason}
+        for row, (path, i, reason) in enumerate(zip(paths, ids, seen["error"][:]))
+        if reason is not None
+    ]
     if broken and broken_photos == "refuse":
-        first = ", ".join(f"{photo['id'] or 'a row'} ({photo['reason']})" for photo in broken[:3])
+        first = ", ".join(f"{photo['id']} ({photo['reason']})" for photo in broken[:3]) + ", ..." * (len(broken) > 3)
         raise UserError(
-            f"{_title(dataset_name)}: {len(broken)} of {len(pool)} photos cannot be read: "
-            f"{first}{', ...' if len(broken) > 3 else ''}: "
-            "remove them or set broken_photos: skip"
+            f"{_title(dataset_name)}: {len(broken)} of {len(pool)} photos cannot be read: {first}: remove them or set "
+            "broken_photos: skip"
         )
     own = Dataset.from_dict(
         {"id": ids, "label": labels, "group": group_names(groups, ids), "origin": origins},
@@ -172,15 +176,13 @@ def _read_hub(name: str, config: str | None, trust: bool) -> dict[str, Dataset]:
                 "HF_TOKEN"
             ) from error
         raise UserError(
-            f"dataset_name: {name} is neither a path here nor a Hub data set that you may see; check the name, or "
-            "if it is private log in "
-            "with `hf auth login` or set HF_TOKEN"
+            f"dataset_name: {name} is neither a path here nor a Hub data set that you may see; check the name, or if "
+            "it is private log in with `hf auth login` or set HF_TOKEN"
         ) from error
     except ConnectionError as error:
         raise UserError(
             f"Hub data set {name} cannot be reached and is not in the cache: no network, or HF_HUB_OFFLINE is set; "
-            "connect, or give a "
-            "folder as dataset_name"
+            "connect, or give a folder as dataset_name"
         ) from error
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         if isinstance(error, OSError) and error.errno in (EACCES, EDQUOT, ENOSPC):
@@ -226,7 +228,7 @@ def _inspect(photos: list[dict]) -> dict[str, list]:
 
 def _inspected(pool: Dataset, image: str, num_proc: int | None) -> Dataset:
     """`fingerprint, width, height, error` of each photo; photos pass through a few at a time and are not copied."""
-    processes = num_proc or (len(os.sched_getaffinity(0)) if len(pool) >= MANY else 1)
+    processes = num_proc or (min(os.cpu_count() or 1, len(pool) // 500) if len(pool) >= MANY else 1)
     kinds = {
         "fingerprint": Value("string"),
         "width": Value("int32"),
@@ -252,17 +254,20 @@ def _given_ids(pool: Dataset) -> list[str]:
     return [str(value) for value in pool["id"][:] if value is not None] if "id" in pool.column_names else []
 
 
-def _ids(pool: Dataset, image: str, root: Path | None, fingerprints: list[str], order: list[tuple]) -> list[str]:
-    """Unique ids: the source's own, else paths below the folder, else fingerprints (numbered in `order` where rows
-    share a photo)."""
-    given = _given_ids(pool)
-    if len(set(given)) == len(pool):
-        return given
-    paths = pool.select_columns(image).flatten()[f"{image}.path"][:]
+def _paths(pool: Dataset, image: str, root: Path | None) -> list[str | None]:
+    """Where each photo lies below the folder, or the name that travels with its bytes; None for a path elsewhere."""
     base = os.path.abspath(root) + os.sep if root else ""
+    paths = pool.select_columns(image).flatten()[f"{image}.path"][:]
     inside = [path.removeprefix(base) if path else None for path in paths]
-    if all(path and not os.path.isabs(path) for path in inside) and len(set(inside)) == len(pool):
-        return [Path(path).as_posix() for path in inside]
+    return [None if path is None or os.path.isabs(path) else Path(path).as_posix() for path in inside]
+
+
+def _ids(given: list[str], paths: list[str | None], fingerprints: list[str], order: list[tuple]) -> list[str]:
+    """Unique ids: the source's own, else paths, else fingerprints (numbered in `order` where rows share a photo)."""
+    if len(set(given)) == len(paths):
+        return given
+    if None not in paths and len(set(paths)) == len(paths):
+        return paths
     twice = {value for value, count in Counter(fingerprints).items() if count > 1}
     ids = list(fingerprints)
     numbers: Counter = Counter()

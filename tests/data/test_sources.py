@@ -1,0 +1,432 @@
+"""Any usual form of a data set becomes the same rows, and what is wrong with one is said in one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
+
+from natix_hf.data.columns import class_numbers, column_value
+from natix_hf.data.sources import OWN, load_rows
+from natix_hf.data.splits import SPLITS, split_rows
+from natix_hf.errors import UserError
+
+NAMES = ["None", "Roadwork"]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """Parquet files are cached by path and date; a test's cache is its own."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def photos(folder: Path) -> list[tuple[str, str]]:
+    """(path below the folder, class) of each photo in class folders."""
+    return [(p.relative_to(folder).as_posix(), p.parent.name) for p in sorted(folder.rglob("*.jpg"))]
+
+
+def flat(folder: Path, sub: str = "images") -> list[tuple[str, str]]:
+    """The photos of class folders moved into one; (file name, class) of each."""
+    found = []
+    (folder / sub).mkdir(exist_ok=True)
+    for path, name in photos(folder):
+        (folder / path).rename(folder / sub / f"{name}-{Path(path).name}")
+        found.append((f"{name}-{Path(path).name}", name))
+    for name in NAMES:
+        (folder / name).rmdir()
+    return found
+
+
+def write_csv(path: Path, header: str, rows) -> None:
+    path.write_text("\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n")
+
+
+def labels_by_name(rows) -> dict[str, str]:
+    names = rows.label_names
+    return {i: names[label] for i, label in zip(rows.data["id"][:], rows.data["label"][:])}
+
+
+def check_form(rows, count: int = 48) -> None:
+    """What holds for the rows of every source."""
+    data = rows.data
+    assert set(OWN) <= set(data.column_names)
+    assert len(data) == count == len(set(data["id"][:])) == len(set(data["fingerprint"][:]))
+    assert data.features["image"] == Image(decode=False)
+    assert data.features["label"] == ClassLabel(names=NAMES)
+    assert set(data["width"][:]) == {64}
+    assert set(data["height"][:]) == {48}
+    assert data["label"][:].count(0) == data["label"][:].count(1) == count // 2
+    assert rows.broken == []
+
+
+def test_class_folders(photo_folder):
+    rows = load_rows(photo_folder)
+    check_form(rows)
+    assert labels_by_name(rows) == dict(photos(photo_folder))
+    assert rows.data["group"][0] == "row:None/000.jpg"
+    assert set(rows.data["origin"][:]) == {"all"}
+
+
+def test_class_folders_take_photos_from_below_and_leave_other_files_alone(photo_folder):
+    (photo_folder / "None" / "day 2").mkdir()
+    shutil.move(photo_folder / "None" / "000.jpg", photo_folder / "None" / "day 2" / "000.jpg")
+    (photo_folder / "None" / ".hidden.jpg").write_bytes(b"")
+    (photo_folder / "notes.txt").write_text("none")
+    rows = load_rows(photo_folder)
+    check_form(rows)
+    assert labels_by_name(rows)["None/day 2/000.jpg"] == "None"
+
+
+def test_class_folders_below_folders_of_splits_keep_the_origin(photo_folder, make_photos):
+    for k, split in enumerate(("train", "test")):
+        make_photos(photo_folder.parent / "parted" / split, {"None": (90, 90, 90), "Roadwork": (9, 9, 9)}, 12, seed=k)
+    rows = load_rows(photo_folder.parent / "parted")
+    check_form(rows)
+    assert sorted(set(rows.data["origin"][:])) == ["test", "train"]
+    assert rows.data["id"][0].startswith("test/None/")
+
+
+def test_four_splits_in_folders_come_back_as_they_are(tmp_path, make_photos):
+    for k, split in enumerate(SPLITS):
+        make_photos(tmp_path / "four" / split, {"None": (90, 90, 90), "Roadwork": (9, 9, 9)}, 4, seed=k)
+    rows = load_rows(tmp_path / "four")
+    assert isinstance(rows.data, DatasetDict)
+    assert {split: set(part["origin"][:]) for split, part in rows.data.items()} == {s: {s} for s in SPLITS}
+    locked = split_rows(rows)
+    assert locked.sizes == dict.fromkeys(SPLITS, 8)
+    assert all(i.startswith("val_test/") for i in locked.description["ids"]["val_test"])
+
+
+def test_a_csv_beside_images_keeps_the_class_called_none(photo_folder):
+    found = flat(photo_folder)
+    write_csv(photo_folder / "anything.csv", "image_path,label", found)
+    rows = load_rows(photo_folder)
+    check_form(rows)
+    assert labels_by_name(rows) == {f"images/{name}": label for name, label in found}
+    assert load_rows(photo_folder / "anything.csv").data["id"][:] == rows.data["id"][:]
+
+
+def test_a_csv_may_hold_numbers_and_paths_from_its_own_folder(photo_folder):
+    found = [(path, NAMES.index(name)) for path, name in photos(photo_folder)]
+    write_csv(photo_folder / "labels.csv", "image_path,label", found)
+    rows = load_rows(photo_folder, label_names=NAMES)
+    check_form(rows)
+    assert labels_by_name(rows) == dict(photos(photo_folder))
+    assert load_rows(photo_folder).label_names == ["0", "1"]
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_metadata_beside_the_photos_keeps_the_class_called_none(photo_folder, form):
+    found = flat(photo_folder, sub=".")
+    columns = {"file_name": [name for name, _ in found], "label": [label for _, label in found], "n": list(range(48))}
+    columns["camera"] = [None if i % 5 == 0 else f"cam {i % 5}" for i in range(48)]
+    path = photo_folder / f"metadata.{form}"
+    lines = [dict(zip(columns, values)) for values in zip(*columns.values())]
+    if form == "csv":
+        write_csv(path, ",".join(columns), [["" if v is None else v for v in line.values()] for line in lines])
+    elif form == "jsonl":
+        path.write_text("\n".join(map(json.dumps, lines)))
+    else:
+        pq.write_table(pa.table(columns), path)
+    rows = load_rows(photo_folder, group_column="camera")
+    check_form(rows)
+    assert labels_by_name(rows) == dict(found)
+    assert rows.data["n"][:] == list(range(48))
+    assert rows.data["group"][:6] == [f"row:{found[0][0]}", "cam 1", "cam 2", "cam 3", "cam 4", f"row:{found[5][0]}"]
+    assert rows.data["camera"][:2] == [None, "cam 1"]
+
+
+def test_parquet_with_paths(photo_folder):
+    found = photos(photo_folder)
+    table = pa.table({"image_path": [path for path, _ in found], "label": [name for _, name in found]})
+    pq.write_table(table, photo_folder / "rows.parquet")
+    rows = load_rows(photo_folder)
+    check_form(rows)
+    assert labels_by_name(rows) == dict(found)
+
+
+@pytest.mark.parametrize("kind", ["struct", "bytes"])
+def test_parquet_with_the_photos_inside(photo_folder, tmp_path, kind):
+    found = photos(photo_folder)
+    contents = [(photo_folder / path).read_bytes() for path, _ in found]
+    inside = (
+        contents if kind == "bytes" else [{"bytes": c, "path": Path(p).name} for c, (p, _) in zip(contents, found)]
+    )
+    for shard in range(2):
+        table = pa.table({"image": inside[shard::2], "label": [name for _, name in found][shard::2]})
+        (tmp_path / "shards").mkdir(exist_ok=True)
+        pq.write_table(table, tmp_path / "shards" / f"train-{shard:05d}-of-00002.parquet")
+    rows = load_rows(tmp_path / "shards")
+    check_form(rows)
+    assert set(rows.data["origin"][:]) == {"train"}
+    assert rows.data["id"][:] == rows.data["fingerprint"][:]  # the names inside repeat: 000.jpg of each class
+    locked = split_rows(rows)
+    train = locked.rows("training", step="train")
+    assert train["id"][:] == locked.description["ids"]["train"]
+    assert train[0]["image"]["bytes"] in contents
+
+
+def as_dataset(folder: Path, **columns) -> Dataset:
+    found = photos(folder)
+    given = {"image": [str(folder / path) for path, _ in found], "label": [NAMES.index(n) for _, n in found]} | columns
+    return Dataset.from_dict(given).cast_column("image", Image())
+
+
+def test_saved_to_disk_one_or_several_splits(photo_folder, tmp_path):
+    data = as_dataset(photo_folder).cast_column("label", ClassLabel(names=NAMES))
+    data.save_to_disk(tmp_path / "one")
+    check_form(load_rows(tmp_path / "one"))
+    DatasetDict({"train": data.select(range(0, 48, 2)), "test": data.select(range(1, 48, 2))}).save_to_disk(
+        tmp_path / "two"
+    )
+    rows = load_rows(tmp_path / "two")
+    check_form(rows)
+    assert sorted(set(rows.data["origin"][:])) == ["test", "train"]
+    four = {split: data.select(range(k, 48, 4)) for k, split in enumerate(SPLITS)}
+    DatasetDict(four).save_to_disk(tmp_path / "four")
+    assert sorted(load_rows(tmp_path / "four").data) == sorted(SPLITS)
+    assert not list((tmp_path / "one").glob("cache*"))  # reading leaves nothing in the user's folder
+
+
+def test_a_dataset_object_shuffled_and_formatted(photo_folder):
+    data = as_dataset(photo_folder).shuffle(seed=0).with_format("numpy")
+    rows = load_rows(data, label_names=NAMES)
+    check_form(rows)
+    assert labels_by_name(rows) == {
+        fingerprint: NAMES[label] for fingerprint, label in zip(rows.data["fingerprint"][:], data["label"][:].tolist())
+    }
+
+
+def test_the_sources_own_unique_ids_are_kept_as_text(photo_folder):
+    rows = load_rows(as_dataset(photo_folder, id=list(range(100, 148))), label_names=NAMES)
+    assert rows.data["id"][:3] == ["100", "101", "102"]
+    assert "source_id" not in rows.data.column_names
+
+
+def test_ids_that_repeat_are_kept_beside_ours(photo_folder):
+    rows = load_rows(as_dataset(photo_folder, id=[7] * 48, origin=["web"] * 48, width=[1] * 48), label_names=NAMES)
+    assert rows.data["id"][:] == rows.data["fingerprint"][:]
+    assert set(rows.data["source_id"][:]) == {7}
+    assert set(rows.data["source_origin"][:]) == {"web"}
+    assert set(rows.data["width"][:]) == {64}
+
+
+def test_rows_of_the_same_photo_get_ids_that_do_not_depend_on_order(photo_folder):
+    data = as_dataset(photo_folder)
+    double = Dataset.from_dict(data.with_format("arrow")[:].to_pydict() | {}, features=data.features)
+    double = DatasetDict({"a": double, "b": double})
+    first = load_rows(double, label_names=NAMES).data
+    second = load_rows(DatasetDict({"b": double["b"], "a": double["a"].shuffle(seed=0)}), label_names=NAMES).data
+    assert len(set(first["id"][:])) == 96
+    assert {(i, o) for i, o in zip(first["id"][:], first["origin"][:])} == {
+        (i, o) for i, o in zip(second["id"][:], second["origin"][:])
+    }
+
+
+def test_flat_names_with_dots_win_over_paths_into_structs():
+    assert column_value({"a.b": 1, "a": {"b": 2}}, "a.b") == 1
+    assert column_value({"a": {"b": {"c": 2}}}, "a.b.c") == 2
+    assert column_value({"a": None}, "a.b.c") is None
+    with pytest.raises(KeyError):
+        column_value({"a": {"c": 2}}, "a.b")
+
+
+def test_groups_from_flat_names_with_dots_and_from_structs(photo_folder):
+    videos = [None if i % 4 == 0 else f"v{i // 6}" for i in range(48)]
+    flat_names = load_rows(
+        as_dataset(photo_folder, **{"video_info.vid_id": videos}), group_column="video_info.vid_id", label_names=NAMES
+    )
+    structs = load_rows(
+        as_dataset(photo_folder, video_info=[{"vid_id": v} for v in videos]),
+        group_column="video_info.vid_id",
+        label_names=NAMES,
+    )
+    expected = [v or f"row:{i}" for v, i in zip(videos, flat_names.data["id"][:])]
+    assert flat_names.data["group"][:] == structs.data["group"][:] == expected
+    assert flat_names.data["video_info.vid_id"][:] == videos
+
+
+def test_rows_read_twice_are_the_same(photo_folder, tmp_path):
+    rows = load_rows(
+        as_dataset(photo_folder, camera=[i // 4 for i in range(48)]), group_column="camera", label_names=NAMES
+    )
+    rows.data.save_to_disk(tmp_path / "again")
+    again = load_rows(tmp_path / "again", group_column="group")
+    for column in ("id", "label", "group", "fingerprint"):
+        assert again.data[column][:] == rows.data[column][:]
+
+
+@pytest.mark.parametrize(
+    ("values", "feature", "given", "numbers", "names"),
+    [
+        ([1, 0, 1], None, NAMES, [1, 0, 1], NAMES),
+        (["1", "0", "1"], None, NAMES, [1, 0, 1], NAMES),
+        ([1.0, 0.0, 1.0], None, NAMES, [1, 0, 1], NAMES),
+        ([True, False], None, NAMES, [1, 0], NAMES),
+        (["Roadwork", "None"], None, NAMES, [1, 0], NAMES),
+        (["Roadwork", "None"], None, ["Roadwork", "None"], [0, 1], ["Roadwork", "None"]),
+        (["None", "Roadwork"], None, None, [0, 1], NAMES),
+        ([10, 9, 10], None, None, [1, 0, 1], ["9", "10"]),
+        ([1, 0], ClassLabel(names=["cat", "dog"]), None, [1, 0], ["cat", "dog"]),
+        ([1, 0], ClassLabel(names=["0", "1"]), NAMES, [1, 0], NAMES),
+        ([1, 0], ClassLabel(names=["Roadwork", "None"]), NAMES, [0, 1], NAMES),
+        (["7", "8"], None, ["8", "7"], [1, 0], ["8", "7"]),
+    ],
+)
+def test_labels_become_class_numbers(values, feature, given, numbers, names):
+    assert class_numbers(values, feature, given) == (numbers, names)
+
+
+@pytest.mark.parametrize(
+    ("values", "feature", "given", "message"),
+    [
+        ([0, 1, 2], None, NAMES, r"label '2' \(row 2\) is outside label_names: expected one of 0=None, 1=Roadwork"),
+        ([0, -1], None, NAMES, "label '-1'"),
+        (["None", "Works"], None, NAMES, "label 'Works'"),
+        ([1, 0], ClassLabel(names=["cat", "dog"]), NAMES, "label 'cat'"),
+        ([1, None, None], None, NAMES, r"2 rows have no label \(the first is row 1\)"),
+        ([1, -1], ClassLabel(names=NAMES), None, "1 rows have no label"),
+        (["a", ""], None, None, "1 rows have no label"),
+        (["a", "b"], None, ["a", "a"], "names a class twice"),
+    ],
+)
+def test_labels_outside_the_mapping_are_named(values, feature, given, message):
+    with pytest.raises(UserError, match=message):
+        class_numbers(values, feature, given)
+
+
+def refused(source, **options) -> str:
+    """The one line with which a source is refused."""
+    with pytest.raises(UserError) as caught:
+        load_rows(source, **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_broken_photos_are_refused_with_their_names_or_left_out(photo_folder):
+    whole = (photo_folder / "None" / "000.jpg").read_bytes()
+    (photo_folder / "None" / "000.jpg").write_bytes(whole[: len(whole) // 2])
+    (photo_folder / "None" / "001.jpg").write_bytes(b"")
+    (photo_folder / "Roadwork" / "002.jpg").write_text("not a photo")
+    (photo_folder / "Roadwork" / "phone.heic").write_bytes(whole[:100])
+    message = refused(photo_folder)
+    assert "4 of 49 photos cannot be read: None/000.jpg (truncated" in message
+    assert "None/001.jpg (the file is empty (0 bytes))" in message
+    assert message.endswith("remove them or set broken_photos: skip")
+    rows = load_rows(photo_folder, broken_photos="skip")
+    assert [photo["id"] for photo in rows.broken] == [
+        "None/000.jpg",
+        "None/001.jpg",
+        "Roadwork/002.jpg",
+        "Roadwork/phone.heic",
+    ]
+    assert len(rows.data) == 45
+    assert split_rows(rows).description["broken"] == rows.broken
+
+
+def test_a_photo_that_a_table_names_and_that_is_not_there_is_broken(photo_folder):
+    found = [*photos(photo_folder), ("None/gone.jpg", "None")]
+    write_csv(photo_folder / "labels.csv", "image_path,label", found)
+    assert "1 of 49 photos cannot be read: None/gone.jpg (no such file)" in refused(photo_folder)
+
+
+def test_an_empty_folder(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "no photos, tables or saved data set in this folder" in refused(tmp_path / "empty")
+
+
+def test_one_class_only(photo_folder):
+    shutil.rmtree(photo_folder / "Roadwork")
+    assert "all 24 photos are of one class ('None'); a classifier needs at least two" in refused(photo_folder)
+    assert "one class ('None')" in refused(photo_folder, label_names=NAMES)
+
+
+def test_photos_outside_class_folders(photo_folder):
+    shutil.copy(photo_folder / "None" / "000.jpg", photo_folder / "loose.jpg")
+    assert "1 photos lie in no class folder (loose.jpg" in refused(photo_folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["no/such/folder", "./photos", "/no/photos", "~/no photos here", "photos/", "rows.csv"]
+)
+def test_a_path_that_is_not_there(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert refused(name) == f"dataset_name: no such file or folder: {name}"
+
+
+def test_missing_columns_are_named_with_those_there_are(photo_folder):
+    data = as_dataset(photo_folder)
+    assert refused(data, image_column_name="photo") == "image_column_name: no column 'photo'; there are image, label"
+    assert refused(data, label_column_name="class") == "label_column_name: no column 'class'; there are image, label"
+    assert refused(data, group_column="video.id") == "group_column: no column 'video.id'; there are image, label"
+    assert "holds Value('int64'), neither photos nor paths" in refused(data, image_column_name="label")
+    write_csv(photo_folder / "labels.csv", "photo,label", photos(photo_folder))
+    assert "no column 'image', 'image_path' or 'file_name'" in refused(photo_folder)
+    check_form(load_rows(photo_folder, image_column_name="photo"))
+
+
+def test_a_label_outside_the_mapping(photo_folder):
+    (photo_folder / "Roadwork").rename(photo_folder / "Works")
+    assert "label 'Works' (row 24) is outside label_names" in refused(photo_folder, label_names=NAMES)
+
+
+def test_tables_that_cannot_be_read(photo_folder):
+    for content, words in (
+        (b"", "cannot be read as csv"),
+        (b"image_path,label\n", "no rows"),
+        (b"image_path,label\na.jpg,None,3\n", "cannot be read as csv"),
+        (b"image_path,label\na.jpg,Stra\xdfe\n", "cannot be read as csv"),
+    ):
+        (photo_folder / "labels.csv").write_bytes(content)
+        assert words in refused(photo_folder)
+    (photo_folder / "other.csv").write_text("image_path,label\n")
+    assert "several tables (labels.csv, other.csv)" in refused(photo_folder)
+    (photo_folder / "rows.parquet").write_bytes(b"no parquet")
+    assert "as parquet" in refused(photo_folder)
+    (photo_folder / "state.json").write_text("{}")
+    assert "not a whole save_to_disk folder" in refused(photo_folder)
+    (photo_folder / "photos.zip").write_bytes(b"")
+    assert "expected a folder, or a .csv, .jsonl or .parquet file" in refused(photo_folder / "photos.zip")
+
+
+def test_splits_whose_columns_differ_are_named(photo_folder):
+    data = as_dataset(photo_folder)
+    other = data.cast_column("label", Value("string"))
+    assert "its parts train, test differ in their columns" in refused(DatasetDict({"train": data, "test": other}))
+
+
+def test_an_unknown_answer_to_broken_photos(photo_folder):
+    assert refused(photo_folder, broken_photos="ignore") == "broken_photos: expected refuse or skip, found 'ignore'"
+
+
+def test_worker_processes_change_nothing(photo_folder):
+    one = load_rows(photo_folder, num_proc=1)
+    two = load_rows(photo_folder, num_proc=2)
+    assert one.data.to_dict() == two.data.to_dict()
+
+
+def test_other_photo_columns_stay_undecoded(photo_folder):
+    rows = load_rows(
+        as_dataset(photo_folder, mask=["absent.png"] * 48, tags=[["a"]] * 48).cast_column("mask", Image()),
+        label_names=NAMES,
+    )
+    assert rows.data[0]["mask"] == {"bytes": None, "path": "absent.png"}
+    assert rows.data.features["tags"] == List(Value("string"))
+    assert Features(rows.data.features)["image"] == Image(decode=False)
+
+
+def test_broken_photos_inside_a_table_are_named_as_well_as_can_be(photo_folder, tmp_path):
+    contents = [(photo_folder / path).read_bytes() for path, _ in photos(photo_folder)]
+    inside = [{"bytes": content, "path": "same.jpg"} for content in contents]
+    inside[3] = {"bytes": b"", "path": "same.jpg"}
+    inside[4] = None
+    data = Dataset.from_dict({"image": inside, "label": ["None", "Roadwork"] * 24})
+    data.cast_column("image", Image(decode=False)).save_to_disk(tmp_path / "saved")
+    message = refused(tmp_path / "saved")
+    assert "2 of 48 photos cannot be read: same.jpg (the file is empty (0 bytes)), row 4 (the row holds" in message

@@ -1,0 +1,198 @@
+"""Hub data sets, against servers on this machine; readers are fresh processes: the Hub's address is read at import."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path, PurePosixPath
+from urllib.parse import parse_qs, unquote, urlparse
+
+import pytest
+
+LOOPBACK = Path(__file__).resolve().parents[3] / "shared" / "tools" / "loopback_hub.py"
+
+PUSH = """
+import io, sys
+import numpy as np
+from PIL import Image
+from datasets import Dataset, DatasetDict, Features, Value
+from datasets import Image as Photo
+
+def photo(seed):
+    buffer = io.BytesIO()
+    Image.fromarray(np.random.default_rng(seed).integers(0, 255, (48, 64, 3), dtype=np.uint8)).save(buffer, "JPEG")
+    return {"bytes": buffer.getvalue(), "path": f"{seed}.jpg"}
+
+def part(rows):
+    return Dataset.from_dict({
+        "image": [photo(i) for i in rows],
+        "id": list(rows),
+        "width": [64] * len(rows),
+        "gps": [f"[39.7, -86.{i}]" for i in rows],
+        "date_captured": [0] * len(rows),
+        "video_info.frame_id": list(rows),
+        "video_info.vid_id": [None if i % 5 == 0 else f"video {i // 6}" for i in rows],
+        "scene_level_tags.weather": ["['Sunny']"] * len(rows),
+        "label": [int(i % 60 >= 12) for i in rows],
+    }, features=Features({
+        "image": Photo(), "id": Value("int64"), "width": Value("int64"), "gps": Value("string"),
+        "date_captured": Value("int64"), "video_info.frame_id": Value("int64"), "video_info.vid_id": Value("string"),
+        "scene_level_tags.weather": Value("string"), "label": Value("int64"),
+    }))
+
+DatasetDict({"train": part(range(60)), "test": part(range(60, 90))}).push_to_hub("tester/roadwork")
+"""
+
+READ = """
+import json
+from natix_hf.data.sources import load_rows
+from natix_hf.data.splits import split_rows
+
+rows = load_rows("tester/roadwork", group_column="video_info.vid_id", label_names=["None", "Roadwork"])
+data = rows.data
+locked = split_rows(rows)
+print(json.dumps({
+    "columns": data.column_names, "names": rows.label_names, "sizes": locked.sizes, "ids": data["id"][:],
+    "labels": data["label"][:], "groups": data["group"][:], "origins": data["origin"][:], "gps": data[3]["gps"],
+    "image": [data[3]["image"]["path"], len(data[3]["image"]["bytes"])],
+}))
+"""
+
+REFUSED = """
+import sys
+from natix_hf.data.sources import load_rows
+from natix_hf.errors import command
+command(lambda arguments: load_rows(*arguments))
+"""
+
+
+def run(code: str, home: Path, endpoint: str, *arguments: str, **more: str) -> subprocess.CompletedProcess:
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")} | {
+        "HF_ENDPOINT": endpoint,
+        "HF_HOME": str(home),
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_TOKEN": "x",
+        "NO_PROXY": "127.0.0.1",
+    }
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, env=environment | more, capture_output=True, text=True, timeout=120)
+
+
+def loopback():
+    """The loopback Hub, taught to list folders: `load_dataset` asks for them, uploads of models do not."""
+    spec = importlib.util.spec_from_file_location("loopback_hub", LOOPBACK)
+    hub = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(hub)
+
+    class Listing(hub.H):
+        def any(self) -> None:
+            url = urlparse(self.path)
+            route = re.match(r"^/api/datasets/([^/]+/[^/]+)/(tree|paths-info)/[^/]+/?(.*)$", unquote(url.path))
+            if not route or ("dataset", route[1]) not in hub.REPOS:
+                return super().any()
+            body = self.body()
+            files = hub.REPOS["dataset", route[1]]["files"]
+            folders = {str(parent) for path in files for parent in PurePosixPath(path).parents} - {"."}
+            entries = {path: {"type": "directory", "path": path, "size": 0, "oid": "0" * 40} for path in folders}
+            for path, file in files.items():
+                entries[path] = {"type": "file", "path": path, "size": file["size"], "oid": file["oid"]}
+                if "lfs" in file:
+                    entries[path]["lfs"] = {"oid": file["lfs"], "size": file["size"], "pointerSize": 130}
+            if route[2] == "paths-info":
+                asked = json.loads(body)["paths"] if body.startswith(b"{") else parse_qs(body.decode())["paths"]
+                return self.send(200, [entries[path] for path in asked if path in entries])
+            top = PurePosixPath(route[3])
+            whole = parse_qs(url.query).get("recursive", ["false"])[0].lower() == "true"
+            inside = [
+                e
+                for p, e in sorted(entries.items())
+                if top in (PurePosixPath(p).parents if whole else [PurePosixPath(p).parent])
+            ]
+            if not inside:
+                return self.send(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})
+            return self.send(200, inside)
+
+        do_GET = do_POST = do_PUT = do_HEAD = do_DELETE = any
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Listing)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
+@pytest.mark.skipif(not LOOPBACK.exists(), reason="needs ../shared/tools/loopback_hub.py")
+def test_a_hub_data_set_with_flat_dotted_columns_becomes_rows(tmp_path):
+    server = loopback()
+    try:
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        pushed = run(PUSH, tmp_path / "pusher", endpoint)
+        assert pushed.returncode == 0, pushed.stderr[-2000:]
+        done = run(READ, tmp_path / "reader", endpoint)
+        assert done.returncode == 0, done.stderr[-2000:]
+        missing = run(REFUSED, tmp_path / "reader", endpoint, "tester/nothing")
+    finally:
+        server.shutdown()
+        server.server_close()
+    found = json.loads(done.stdout)
+    assert found["names"] == ["None", "Roadwork"]
+    assert found["ids"] == [str(i) for i in range(90)]
+    assert found["labels"] == [int(i % 60 >= 12) for i in range(90)]
+    assert found["groups"] == [f"row:{i}" if i % 5 == 0 else f"video {i // 6}" for i in range(90)]
+    assert found["origins"] == ["train"] * 60 + ["test"] * 30
+    assert {"video_info.vid_id", "scene_level_tags.weather", "gps"} <= set(found["columns"])
+    assert found["gps"] == "[39.7, -86.3]"
+    assert found["image"][0] == "3.jpg"
+    assert found["image"][1] > 500
+    assert sum(found["sizes"].values()) == 90
+    assert missing.returncode == 2
+    assert "tester/nothing is neither a path here nor a Hub data set that you may see" in missing.stderr
+
+
+class Gate(BaseHTTPRequestHandler):
+    """A Hub that knows one gated data set; its page is seen, its files are not."""
+
+    def do_GET(self) -> None:
+        body = b'{"error": "Access to dataset owner/closed is restricted"}'
+        self.send_response(403)
+        self.send_header("X-Error-Code", "GatedRepo")
+        self.send_header("X-Error-Message", "Access to dataset owner/closed is restricted")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    do_HEAD = do_GET
+
+    def log_message(self, *arguments) -> None:
+        pass
+
+
+def test_a_gated_data_set_says_how_to_get_access(tmp_path):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Gate)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        done = run(REFUSED, tmp_path, f"http://127.0.0.1:{server.server_port}", "owner/closed")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert done.returncode == 2
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith("error: Hub data set owner/closed is gated: accept its terms at http")
+    assert line.endswith("/datasets/owner/closed, then log in with `hf auth login` or set HF_TOKEN")
+    assert "Traceback" not in done.stderr
+
+
+# With offline "0" the Hub's client tries again for 20 s.
+@pytest.mark.parametrize("offline", [pytest.param("0", marks=pytest.mark.slow), "1"])
+def test_without_a_network_the_line_says_so(tmp_path, offline):
+    # Nothing listens on port 9 (discard) of this machine.
+    done = run(REFUSED, tmp_path, "http://127.0.0.1:9", "owner/photos", HF_HUB_OFFLINE=offline)
+    assert done.returncode == 2
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith("error: Hub data set owner/photos cannot be reached and is not in the cache: no network")
+    assert "Traceback" not in done.stderr
