@@ -10,12 +10,14 @@ no photo.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import re
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
@@ -34,9 +36,14 @@ WHOLE = "all"  # the origin of rows of a source that is not divided
 
 
 def _files(folder: Path) -> list[Path]:
-    """All files below a folder, sorted, as paths relative to it; hidden ones are passed over."""
-    found = []
-    for parent, folders, names in os.walk(folder):
+    """All files below a folder, links to folders followed once, sorted, as paths relative to it; no hidden ones."""
+    found, seen = [], set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen:  # a link back up
+            folders.clear()
+            continue
+        seen.add(real)
         folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
         found += [Path(parent, name).relative_to(folder) for name in names if not name.startswith(".")]
     return sorted(found)
@@ -182,7 +189,7 @@ def _shards(path: Path, files: list[Path], photo_column: str) -> dict[str, Datas
     """Parquet files, memory-mapped; photos inside, or as paths from the folder."""
     parts: dict[str, list[str]] = {}
     for file in files:
-        parts.setdefault(path_origin(file), []).append(str(path / file))
+        parts.setdefault(path_origin(file), []).append(glob.escape(str(path / file)))
     try:
         read = dict(load_dataset("parquet", data_files=parts))
     except (pa.ArrowException, DatasetsError, ValueError) as error:
@@ -194,13 +201,17 @@ def _shards(path: Path, files: list[Path], photo_column: str) -> dict[str, Datas
 
 
 def _resolved(rows: Dataset, photo_column: str, folders: list[Path]) -> Dataset:
-    """The same rows with absolute paths, where the column is plain paths."""
+    """The same rows with absolute paths, where the column holds paths alone (`Dataset.to_parquet` writes such)."""
     if photo_column not in rows.column_names:
         named = [name for name in PHOTO_COLUMNS if name in rows.column_names]
         if not named:
             return rows
         rows = rows.rename_column(named[0], photo_column)
     column = rows.data.table.column(photo_column)
+    if pa.types.is_struct(column.type) and {field.name for field in column.type} == {"bytes", "path"}:
+        if pc.struct_field(column, "bytes").null_count < len(column):
+            return rows
+        column = pc.struct_field(column, "path")
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         return rows
     paths = [resolve(name, *folders) for name in column.to_pylist()]

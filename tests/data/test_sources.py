@@ -430,3 +430,26 @@ def test_broken_photos_inside_a_table_are_named_as_well_as_can_be(photo_folder, 
     data.cast_column("image", Image(decode=False)).save_to_disk(tmp_path / "saved")
     message = refused(tmp_path / "saved")
     assert "2 of 48 photos cannot be read: same.jpg (the file is empty (0 bytes)), row 4 (the row holds" in message
+
+
+def test_parquet_written_by_datasets_names_photos_by_path_and_four_files_are_four_splits(photo_folder, tmp_path):
+    data = as_dataset(photo_folder)
+    folder = tmp_path / "four [files]"
+    for k, split in enumerate(SPLITS):
+        data.select(range(k, 48, 4)).to_parquet(folder / f"{split}-00000-of-00001.parquet")
+    rows = load_rows(folder, label_names=NAMES)
+    assert {split: len(part) for split, part in rows.data.items()} == dict.fromkeys(SPLITS, 12)
+    names = [path for path, _ in photos(photo_folder)]
+    inside = [{"bytes": None, "path": path} for path in names]
+    pq.write_table(pa.table({"image": inside, "label": [0, 1] * 24}), photo_folder / "rows.parquet")
+    assert load_rows(photo_folder, label_names=NAMES).data["id"][:] == names
+
+
+def test_linked_class_folders_are_followed_and_loops_end(photo_folder, tmp_path):
+    (tmp_path / "linked").mkdir()
+    for name in NAMES:
+        (tmp_path / "linked" / name).symlink_to(photo_folder / name)
+    (photo_folder / "None" / "loop").symlink_to(tmp_path / "linked")
+    rows = load_rows(tmp_path / "linked")
+    assert len(rows.data) == 48
+    assert rows.label_names == NAMES
