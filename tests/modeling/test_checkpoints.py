@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -162,3 +163,16 @@ def test_the_processor_takes_mean_and_std_of_the_checkpoint_and_our_size(checkpo
     assert (processor.size["height"], processor.size["width"]) == (64, 64)
     (checkpoint / "preprocessor_config.json").unlink()
     assert "no preprocessor_config.json" in refusal(load_processor, str(checkpoint), 64)
+
+
+def test_a_checkpoint_of_the_released_layout_loads_whole():
+    folder = Path(__file__).resolve().parents[3] / "shared" / "backbones" / "dinov3-vits16-like"
+    if not folder.is_dir():
+        pytest.skip("the stand-in checkpoint is not here")
+    model = build_model(str(folder), NAMES)
+    state = model.backbone.state_dict()
+    stored = load_file(folder / "model.safetensors")  # in float16
+    assert len(stored) == len(state)
+    for name, tensor in stored.items():
+        assert torch.equal(state[re.sub(r"^layer\.", "model.layer.", name)], tensor.float()), name
+    assert model(torch.zeros(1, 3, 224, 224)).logits.isfinite().all()
