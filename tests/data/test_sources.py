@@ -11,7 +11,6 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 
-from natix_hf.data.columns import class_numbers, column_value
 from natix_hf.data.sources import OWN, load_rows
 from natix_hf.data.splits import SPLITS, split_rows
 from natix_hf.errors import UserError
@@ -228,14 +227,6 @@ def test_rows_of_the_same_photo_get_ids_that_do_not_depend_on_order(photo_folder
     }
 
 
-def test_flat_names_with_dots_win_over_paths_into_structs():
-    assert column_value({"a.b": 1, "a": {"b": 2}}, "a.b") == 1
-    assert column_value({"a": {"b": {"c": 2}}}, "a.b.c") == 2
-    assert column_value({"a": None}, "a.b.c") is None
-    with pytest.raises(KeyError):
-        column_value({"a": {"c": 2}}, "a.b")
-
-
 def test_groups_from_flat_names_with_dots_and_from_structs(photo_folder):
     videos = [None if i % 4 == 0 else f"v{i // 6}" for i in range(48)]
     flat_names = load_rows(
@@ -259,45 +250,6 @@ def test_rows_read_twice_are_the_same(photo_folder, tmp_path):
     again = load_rows(tmp_path / "again", group_column="group")
     for column in ("id", "label", "group", "fingerprint"):
         assert again.data[column][:] == rows.data[column][:]
-
-
-@pytest.mark.parametrize(
-    ("values", "feature", "given", "numbers", "names"),
-    [
-        ([1, 0, 1], None, NAMES, [1, 0, 1], NAMES),
-        (["1", "0", "1"], None, NAMES, [1, 0, 1], NAMES),
-        ([1.0, 0.0, 1.0], None, NAMES, [1, 0, 1], NAMES),
-        ([True, False], None, NAMES, [1, 0], NAMES),
-        (["Roadwork", "None"], None, NAMES, [1, 0], NAMES),
-        (["Roadwork", "None"], None, ["Roadwork", "None"], [0, 1], ["Roadwork", "None"]),
-        (["None", "Roadwork"], None, None, [0, 1], NAMES),
-        ([10, 9, 10], None, None, [1, 0, 1], ["9", "10"]),
-        ([1, 0], ClassLabel(names=["cat", "dog"]), None, [1, 0], ["cat", "dog"]),
-        ([1, 0], ClassLabel(names=["0", "1"]), NAMES, [1, 0], NAMES),
-        ([1, 0], ClassLabel(names=["Roadwork", "None"]), NAMES, [0, 1], NAMES),
-        (["7", "8"], None, ["8", "7"], [1, 0], ["8", "7"]),
-    ],
-)
-def test_labels_become_class_numbers(values, feature, given, numbers, names):
-    assert class_numbers(values, feature, given) == (numbers, names)
-
-
-@pytest.mark.parametrize(
-    ("values", "feature", "given", "message"),
-    [
-        ([0, 1, 2], None, NAMES, r"label '2' \(row 2\) is outside label_names: expected one of 0=None, 1=Roadwork"),
-        ([0, -1], None, NAMES, "label '-1'"),
-        (["None", "Works"], None, NAMES, "label 'Works'"),
-        ([1, 0], ClassLabel(names=["cat", "dog"]), NAMES, "label 'cat'"),
-        ([1, None, None], None, NAMES, r"2 rows have no label \(the first is row 1\)"),
-        ([1, -1], ClassLabel(names=NAMES), None, "1 rows have no label"),
-        (["a", ""], None, None, "1 rows have no label"),
-        (["a", "b"], None, ["a", "a"], "names a class twice"),
-    ],
-)
-def test_labels_outside_the_mapping_are_named(values, feature, given, message):
-    with pytest.raises(UserError, match=message):
-        class_numbers(values, feature, given)
 
 
 def refused(source, **options) -> str:
