@@ -12,7 +12,7 @@ from pathlib import Path
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 
-from natix_hf.errors import UserError
+from natix_hf.errors import UserError, one_line
 from natix_hf.modeling.modeling_natix_dinov3 import NatixDinov3ForImageClassification
 
 BLOCKS = "backbone.model.layer"
@@ -58,6 +58,10 @@ def add_lora(
     # One regular expression instead of names: a bare "all-linear" would have peft wrap the head too.
     numbers = "|".join(str(number) for number in range(layers - last_blocks, layers))
     targets = rf"{re.escape(BLOCKS)}\.(?:{numbers})\.{_inside_block(lora_target_modules)}"
+    try:
+        re.compile(targets)
+    except re.error as error:
+        raise UserError(f"lora_target_modules {lora_target_modules!r} is no regular expression: {error}") from None
     linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not any(re.fullmatch(targets, name) for name in linears):
         there = sorted({name.split(".")[-1] for name in linears if name.startswith(BLOCKS)})
@@ -82,7 +86,7 @@ def add_lora(
         )
         return get_peft_model(model, config)
     except (ValueError, TypeError) as error:
-        raise UserError(f"LoRA options: {error}") from None
+        raise UserError(f"LoRA options: {one_line(error)}") from None
 
 
 def _inside_block(targets: str | Sequence[str]) -> str:
@@ -123,6 +127,6 @@ def load_adapter(
     try:
         peft_model = PeftModel.from_pretrained(model, str(folder), is_trainable=is_trainable)
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"the adapter in {folder} doesn't fit the model: {error}") from None
+        raise UserError(f"the adapter in {folder} doesn't fit the model: {one_line(error)}") from None
     model.adopt_calibration()
     return peft_model
