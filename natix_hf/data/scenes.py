@@ -156,7 +156,7 @@ def generate(
         size: as in `scene`.
 
     Raises:
-        UserError: a count below 1, or a folder that holds something else.
+        UserError: a count below 1, a folder that holds something else or cannot be written.
     """
     folder = Path(folder)
     if count < 1 or start < 0 or seed < 0 or workers < 1:
@@ -171,8 +171,11 @@ def generate(
         raise UserError(
             f"{folder}: already holds other files; remove it or name another folder for {count} scenes of seed {seed}"
         )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); name another folder") from None
     try:
         (partial / "images").mkdir()
         rows = _write_all(
