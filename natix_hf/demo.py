@@ -1,0 +1,38 @@
+"""The last step of `make demo`: a finished run, used as its users will use it.
+
+python -m natix_hf.demo runs/demo
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from natix_hf.errors import UserError, command
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m natix_hf.demo", description=__doc__.split("\n")[0])
+    parser.add_argument("run", help="folder of a finished run")
+    given = parser.parse_args(argv)
+    if not (Path(given.run) / "metrics.json").is_file():
+        raise UserError(f"{given.run}: not a finished run: train it first, make demo")
+
+    from transformers import pipeline
+    from transformers.utils import logging
+
+    from natix_hf.data.scenes import scene
+
+    logging.disable_progress_bar()
+    print(f"\nfrom transformers import pipeline; import natix_hf\npipeline('image-classification', model='{given.run}')(photo)")
+    classify = pipeline("image-classification", model=given.run)
+    for index in range(6):
+        photo = scene(7, index)  # a series that no demo trains on
+        scores = classify(photo.image)
+        shown = ", ".join(f"{score['label']} {score['score']:.3f}" for score in scores)
+        print(f"  new street {index} ({photo.daytime}, {photo.weather}; it shows {['None', 'Roadwork'][photo.label]}): {shown}")
+    print(f"\nNext: your own photos, see README.md. The run, with its card, figures and splits, is in {given.run}/")
+
+
+if __name__ == "__main__":
+    command(main)

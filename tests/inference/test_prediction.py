@@ -1,0 +1,138 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset, DatasetDict
+from datasets import Image as ImageFeature
+from PIL import Image
+
+from natix_hf import UserError, load_model
+from natix_hf.inference.listing import find_photos
+from natix_hf.inference.prediction import load_classifier, predict_photos, write_rows
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_backbone, tmp_path_factory):
+    """A model folder as a run leaves it, calibration included."""
+    folder = tmp_path_factory.mktemp("model")
+    model, processor = load_model(str(tiny_backbone), ["None", "Roadwork"], method="full", image_size=32)
+    model.set_calibration(1.7, [0.2, -0.1])
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder
+
+
+def predictions(folder, photos, **options):
+    model, processor = load_classifier(str(folder))
+    names, sources = find_photos(str(photos))
+    return list(predict_photos(model, processor, names, sources, **options)), model
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_probabilities_equal_those_of_a_pipeline(finished, photo_folder, workers):
+    from transformers import pipeline
+
+    rows, model = predictions(finished, photo_folder, batch_size=7, num_workers=workers)
+    assert [row.name for row in rows] == sorted(row.name for row in rows)
+    classify = pipeline("image-classification", model=str(finished))
+    for row in rows[::9]:
+        expected = {entry["label"]: entry["score"] for entry in classify(row.name)}
+        for i, label in model.config.id2label.items():
+            assert row.probabilities[i] == pytest.approx(expected[label], abs=1e-6)
+
+
+def test_unreadable_photos_are_listed_and_stop_nothing(finished, photo_folder, tmp_path):
+    whole = (photo_folder / "None" / "000.jpg").read_bytes()
+    (photo_folder / "None" / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    (photo_folder / "None" / "empty.jpg").write_bytes(b"")
+    (photo_folder / "None" / "text.png").write_text("no photo")
+    rows, _ = predictions(finished, photo_folder, batch_size=4)
+    broken = {row.name.rsplit("/", 1)[1]: row.reason for row in rows if row.probabilities is None}
+    assert broken.keys() == {"cut.jpg", "empty.jpg", "text.png"}
+    assert len(rows) == 51
+    good, listed = write_rows(tmp_path / "out.csv", rows, ["None", "Roadwork"])
+    assert (good, len(listed)) == (48, 3)
+    with open(tmp_path / "out.csv", newline="") as file:
+        table = list(csv.DictReader(file))
+    assert list(table[0]) == ["file", "label", "p_None", "p_Roadwork", "error"]
+    assert len(table) == 51
+    for row in table:
+        assert bool(row["error"]) == (row["label"] == "")
+        if row["label"]:
+            assert float(row["p_None"]) + float(row["p_Roadwork"]) == pytest.approx(1, abs=2e-6)
+
+
+def test_json_lines_hold_the_same_as_csv(finished, photo_folder, tmp_path):
+    rows, _ = predictions(finished, photo_folder)
+    write_rows(tmp_path / "out.jsonl", rows, ["None", "Roadwork"])
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [line["file"] for line in lines] == [row.name for row in rows]
+    assert lines[0]["probabilities"].keys() == {"None", "Roadwork"}
+
+
+def test_an_interrupted_file_is_not_left_behind(tmp_path):
+    def fail():
+        yield from ()
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_rows(tmp_path / "out.csv", fail(), ["a", "b"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_stored_in_half_precision_are_used_in_single(finished, tmp_path):
+    model, processor = load_classifier(str(finished))
+    model.half().save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    loaded, _ = load_classifier(str(tmp_path))
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+
+
+class TestFindPhotos:
+    def test_folder_glob_and_file(self, photo_folder):
+        assert len(find_photos(str(photo_folder))[0]) == 48
+        assert len(find_photos(f"{photo_folder}/None/*.jpg")[0]) == 24
+        assert len(find_photos(f"{photo_folder}/**/00*.jpg")[0]) == 20
+        assert find_photos(f"{photo_folder}/None/000.jpg")[0] == [f"{photo_folder}/None/000.jpg"]
+
+    def test_data_sets(self, photo_folder, tmp_path):
+        paths = sorted(str(p) for p in photo_folder.rglob("*.jpg"))[:5]
+        rows = Dataset.from_dict({"image": paths, "id": list("abcde")}).cast_column("image", ImageFeature())
+        rows.save_to_disk(str(tmp_path / "disk"))
+        names, photos = find_photos(str(tmp_path / "disk"))
+        assert names == list("abcde")
+        assert len(photos) == 5
+        assert photos[4]["bytes"] or photos[4]["path"]
+        DatasetDict(train=rows, test=rows).save_to_disk(str(tmp_path / "dict"))
+        assert find_photos(str(tmp_path / "dict"))[0][:2] == ["train/a", "train/b"]
+        embedded = rows.map(lambda row: row)
+        embedded.to_parquet(str(tmp_path / "photos.parquet"))
+        assert len(find_photos(str(tmp_path / "photos.parquet"))[0]) == 5
+
+    @pytest.mark.parametrize("name", ["./nowhere", "nowhere.jpg", "a/b/c", "nothing-*.jpg"])
+    def test_nothing_there(self, name):
+        with pytest.raises(UserError):
+            find_photos(name)
+
+    def test_a_folder_without_photos(self, tmp_path):
+        (tmp_path / "notes.txt").write_text("x")
+        with pytest.raises(UserError, match="no photos"):
+            find_photos(str(tmp_path))
+
+    def test_a_missing_column_is_named_with_those_that_are_there(self, tmp_path):
+        Dataset.from_dict({"picture": ["a"], "label": [0]}).to_parquet(str(tmp_path / "x.parquet"))
+        with pytest.raises(UserError, match="picture, label"):
+            find_photos(str(tmp_path / "x.parquet"))
+
+
+def test_turned_photos_are_seen_upright(finished, tmp_path):
+    rng = np.random.default_rng(0)
+    upright = Image.fromarray(rng.integers(0, 255, (48, 64, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright.save(tmp_path / "a.png")
+    upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "b.png", exif=exif)
+    rows, _ = predictions(finished, tmp_path)
+    np.testing.assert_allclose(rows[0].probabilities, rows[1].probabilities, atol=1e-6)
