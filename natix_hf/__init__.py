@@ -1,7 +1,7 @@
-"""natix_hf: fine-tune DINOv3 to classify street photos, with locked splits, calibrated probabilities and models that just load.
+"""Fine-tune DINOv3 to classify street photos: locked splits, calibrated probabilities, models that just load.
 
-Importing the package registers its model with transformers' Auto classes and imports nothing heavy itself; the names below are
-loaded when they are first used.
+Importing the package registers its model with transformers' Auto classes and imports nothing heavy itself; the names
+below are loaded when they are first used.
 """
 
 from __future__ import annotations

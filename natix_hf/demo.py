@@ -24,13 +24,15 @@ def main(argv: list[str]) -> None:
     from natix_hf.data.scenes import scene
 
     logging.disable_progress_bar()
-    print(f"\nfrom transformers import pipeline; import natix_hf\npipeline('image-classification', model='{given.run}')(photo)")
+    print("\nfrom transformers import pipeline; import natix_hf")
+    print(f"pipeline('image-classification', model='{given.run}')(photo)")
     classify = pipeline("image-classification", model=given.run)
     for index in range(6):
         photo = scene(7, index)  # a series that no demo trains on
         scores = classify(photo.image)
         shown = ", ".join(f"{score['label']} {score['score']:.3f}" for score in scores)
-        print(f"  new street {index} ({photo.daytime}, {photo.weather}; it shows {['None', 'Roadwork'][photo.label]}): {shown}")
+        shows = "roadwork" if photo.label else "no roadwork"
+        print(f"  new street {index} ({photo.daytime}, {photo.weather}, {shows}): {shown}")
     print(f"\nNext: your own photos, see README.md. The run, with its card, figures and splits, is in {given.run}/")
 
 

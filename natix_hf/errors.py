@@ -1,8 +1,8 @@
 """Errors that a user can mend, and how a command tells them.
 
-A `UserError` holds one line: what was found, where, what was expected, how to mend it. The verbs (`python -m natix_hf.train`, ...)
-run under `command`, which prints that line and ends with exit status 2; a traceback appears only with `--debug`.
-This file imports nothing heavy, so that `--help` stays quick.
+A `UserError` holds one line: what was found, where, what was expected, how to mend it. The verbs (`python -m
+natix_hf.train`, ...) run under `command`, which prints that line and ends with exit status 2; a traceback appears only
+with `--debug`. This file imports nothing heavy, so that `--help` stays quick.
 """
 
 from __future__ import annotations

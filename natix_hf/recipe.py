@@ -1,7 +1,8 @@
 """What a recipe may say: every option has one name, one default and one sentence of help, here and nowhere else.
 
-The names are those of transformers' `TrainingArguments` and TRL's `ModelConfig` where these have one. This module knows the options,
-not how a file or a command line fills them (`recipe_file.py`) nor what they cause (the rooms that take them).
+The names are those of transformers' `TrainingArguments` and TRL's `ModelConfig` where these have one. This module
+knows the options, not how a file or a command line fills them (`recipe_file.py`) nor what they cause (the rooms that
+take them).
 """
 
 from dataclasses import dataclass, field
@@ -71,7 +72,7 @@ class DataOptions:
 
     dataset_name: str | None = option(
         None,
-        "photos: a folder (class folders, images + CSV, metadata.csv, parquet, save_to_disk), Hub id, or builtin:scenes",
+        "photos: folder (class folders, images + CSV, metadata.csv, parquet, save_to_disk), Hub id or builtin:scenes",
     )
     dataset_config: str | None = option(
         None, "configuration of a Hub data set; for builtin:scenes the number of photos"
@@ -122,7 +123,7 @@ REFUSED = {
     "gradient_checkpointing_kwargs": "it is called activation_checkpointing_kwargs now",
     "push_to_hub": "a run is pushed after it is finished, not while it trains: see 'Publishing' in the README",
     "hub_model_id": "a run is pushed after it is finished, not while it trains: see 'Publishing' in the README",
-    "hub_token": "tokens are read from the environment (HF_TOKEN) or from the login of the hf command, never from a recipe",
+    "hub_token": "tokens come from the environment (HF_TOKEN) or the login of the hf command, never from a recipe",
     "remove_unused_columns": "it has no meaning here, the data set decides what the model sees",
     "debug": "write --debug on the command line for a traceback",
 }
@@ -135,14 +136,16 @@ def _fixed(value):
 
 @dataclass
 class NatixTrainingArguments(TrainingArguments):
-    """`transformers.TrainingArguments` with defaults for fine-tuning a vision transformer, plus EMA and early stopping.
+    """`transformers.TrainingArguments` with defaults for fine-tuning vision transformers, plus EMA and early stopping.
 
-    Differences from the parent: evaluates and saves every epoch, keeps the checkpoint that is best on `val_select` by MCC, cosine
-    schedule with 10 % warm-up, reports to nobody unless asked; `bf16=None` (the default) means bf16 where the accelerator has it and
-    fp32 elsewhere; fp16 and the Trainer's own uploads cannot be switched on.
+    Differences from the parent: evaluates and saves every epoch, keeps the checkpoint that is best on `val_select` by
+        MCC, cosine
+    schedule with 10 % warm-up, reports to nobody unless asked; `bf16=None` (the default) means bf16 where the
+    accelerator has it and fp32 elsewhere; fp16 and the Trainer's own uploads cannot be switched on.
 
     Args:
-        ema: train with an exponential moving average of the trainable weights; what is scored and saved is the average.
+        ema: train with an exponential moving average of the trainable weights; what is scored and saved is the
+            average.
         ema_decay: the decay that long runs reach.
         ema_warmup_steps: `w` in the decay `min(ema_decay, (1 + t) / (w + t))` after `t` updates.
         early_stopping_patience: stop after this many evaluations without a better `metric_for_best_model`.
@@ -177,12 +180,13 @@ class NatixTrainingArguments(TrainingArguments):
         "mcc", "accuracy, balanced_accuracy, macro_f1, mcc, auroc, log_loss, ece or loss"
     )
     logging_steps: float = option(10, "steps between two lines of the training log")
-    report_to: None | str | list[str] = option("none", "none, tensorboard, trackio, ...")
+    report_to: str | list[str] | None = option("none", "none, tensorboard, trackio, ...")
     dataloader_num_workers: int = option(2, "processes that decode photos")
     resume_from_checkpoint: str | None = option(
         None, "true: go on where an interrupted run stopped; or a checkpoint folder"
     )
-    # A finite loss is checked at every step by NatixTrainer; the filter would hide a NaN and cost a second wait for the device.
+    # A finite loss is checked at every step by NatixTrainer; the filter would hide a NaN and cost a second wait for
+    # the device.
     logging_nan_inf_filter: bool = _fixed(False)
     fp16: bool = _fixed(False)
     fp16_full_eval: bool = _fixed(False)
@@ -192,7 +196,8 @@ class NatixTrainingArguments(TrainingArguments):
     hub_model_id: str | None = _fixed(None)
     hub_token: str | None = _fixed(None)
     remove_unused_columns: bool = _fixed(False)
-    # In a recipe `label_names` are the names of the classes; for the Trainer they are the keys of a batch that hold labels.
+    # In a recipe `label_names` are the names of the classes; for the Trainer they are the keys of a batch that hold
+    # labels.
     label_names: list[str] | None = _fixed(None)
     debug: str | list = _fixed("")
 

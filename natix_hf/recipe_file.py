@@ -1,7 +1,8 @@
 """A YAML recipe and a command line become a `Recipe`, and a `Recipe` becomes `recipe.yaml` again.
 
-One flat YAML: every key is an option of `recipe.py`. Its values go through the same argparse casts as the command line (PyYAML
-reads `1e-4` as a string), and the command line wins. Unknown and repeated keys are refused with the nearest right name.
+One flat YAML: every key is an option of `recipe.py`. Its values go through the same argparse casts as the command line
+(PyYAML reads `1e-4` as a string), and the command line wins. Unknown and repeated keys are refused with the nearest
+right name.
 """
 
 from __future__ import annotations
@@ -36,17 +37,17 @@ TRAINING_TOPICS = {
     "per_device_eval_batch_size gradient_accumulation_steps learning_rate lr_scheduler_type lr_scheduler_kwargs warmup_steps "
     "optim optim_args weight_decay max_grad_norm label_smoothing_factor ema ema_decay ema_warmup_steps seed data_seed",
     "choosing and keeping checkpoints": "eval_strategy eval_steps eval_delay eval_on_start early_stopping_patience "
-    "metric_for_best_model greater_is_better load_best_model_at_end save_strategy save_steps save_total_limit save_only_model "
-    "resume_from_checkpoint",
+    "metric_for_best_model greater_is_better load_best_model_at_end save_strategy save_steps save_total_limit "
+    "save_only_model resume_from_checkpoint",
     "logging": "logging_strategy logging_steps logging_first_step report_to run_name project disable_tqdm log_level",
     "hardware": "bf16 tf32 use_cpu activation_checkpointing activation_checkpointing_kwargs torch_compile "
-    "torch_compile_backend torch_compile_mode dataloader_num_workers dataloader_pin_memory dataloader_persistent_workers "
-    "dataloader_prefetch_factor ddp_backend ddp_timeout fsdp fsdp_config",
+    "torch_compile_backend torch_compile_mode dataloader_num_workers dataloader_pin_memory "
+    "dataloader_persistent_workers dataloader_prefetch_factor ddp_backend ddp_timeout fsdp fsdp_config",
 }
 
 
 class RecipeParser(HfArgumentParser):
-    """HfArgumentParser over all options; faults are `UserError`s, and the training options stand under topics of their own."""
+    """HfArgumentParser over all options; faults are `UserError`s, training options stand under topics of their own."""
 
     def __init__(self) -> None:
         super().__init__(
@@ -213,7 +214,7 @@ def parse(argv: list[str]) -> Recipe:
 
 
 def resolved(recipe: Recipe) -> str:
-    """The recipe as YAML with every option of ours and every TrainingArguments option that differs from its default."""
+    """The recipe as YAML: every option of ours, and the training options that matter to repeat the run."""
     topics = {"model": recipe.model, "lora": recipe.lora, "data": recipe.data, "decision": recipe.decision}
     lines = ["# The recipe of this run as resolved from file and command line. Run it again with:"]
     lines.append("#   accelerate launch -m natix_hf.train recipe.yaml --output_dir ANOTHER")

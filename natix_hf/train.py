@@ -6,6 +6,7 @@ accelerate launch -m natix_hf.train recipes/lora.yaml --dataset_name photos/ --l
 from __future__ import annotations
 
 import time
+import warnings
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -127,6 +128,8 @@ def main(argv: list[str]) -> None:
     from natix_hf.recipe_file import parse
 
     recipe = parse(argv)
+    # peft asks transformers for a name that transformers has just renamed; nobody who trains can do anything about it.
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
     logging.disable_progress_bar()  # of files that load and save in a moment; training has its own
     train(recipe)
 

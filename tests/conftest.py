@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-# Set before torch is imported: two pytest workers on two cores must not fight over threads, and nothing may reach the Hub.
+# Set before torch is imported: two pytest workers on two cores must not fight over threads, and nothing may reach the
+# Hub.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
@@ -61,13 +62,13 @@ def write_photos(folder: Path, classes: dict[str, tuple[int, int, int]], count: 
     return folder
 
 
-@pytest.fixture()
+@pytest.fixture
 def photo_folder(tmp_path: Path) -> Path:
     """Class folders `None` and `Roadwork` with 24 photos each; the classes differ in colour."""
     return write_photos(tmp_path / "photos", {"None": (100, 120, 110), "Roadwork": (150, 100, 90)}, 24)
 
 
-@pytest.fixture()
+@pytest.fixture
 def make_photos():
     """The function that writes class folders, for tests that need other classes or counts."""
     return write_photos

@@ -33,8 +33,8 @@ def load_photos(
     """Photos as `train / val_select / val_calib / val_test`, each to be read only by the steps of its role.
 
     Args:
-        dataset_name: a folder, a file, a Hub id, a `datasets` object, or `builtin:scenes` (generated street photos, kept below
-            `~/.cache/natix_hf`).
+        dataset_name: a folder, a file, a Hub id, a `datasets` object, or `builtin:scenes` (generated street photos,
+            kept below `~/.cache/natix_hf`).
         split_ratios: shares of the four splits; they sum to 1.
         split_seed: the same rows and seed give the same split, whatever the order of the rows.
         dataset_config: configuration of a Hub data set; for `builtin:scenes` the number of photos.

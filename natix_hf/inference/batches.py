@@ -1,7 +1,8 @@
 """Photos become batches, batches become logits: the one path that selection, calibration, test and `predict` share.
 
-A photo is read and prepared exactly as `pipeline("image-classification")` does it (`data.decode.client_photo`, then the image
-processor), so that a score here is a score at a client. Training has a faster path of its own (`training/views.py`).
+A photo is read and prepared exactly as `pipeline("image-classification")` does it (`data.decode.client_photo`, then
+the image processor), so that a score here is a score at a client. Training has a faster path of its own
+(`training/views.py`).
 """
 
 from __future__ import annotations

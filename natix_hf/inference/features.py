@@ -1,9 +1,10 @@
 """Features of a frozen backbone, computed once a photo and kept on disk.
 
-A record is keyed by the backbone's weights, the preprocessing, what is pooled, and the photo's bytes; whatever of these changes
-gets a record of its own, so a stale feature cannot be served. Records stand in shards `(rows, dim)` float32 `.npy` that are
-memory-mapped; a shard is renamed into place when it is whole, so an interrupted pass goes on behind its last shard, and two
-runs may fill one folder. The model is in eval mode throughout (DINOv3 rescales RoPE at random in training mode).
+A record is keyed by the backbone's weights, the preprocessing, what is pooled, and the photo's bytes; whatever of
+these changes gets a record of its own, so a stale feature cannot be served. Records stand in shards `(rows, dim)`
+float32 `.npy` that are memory-mapped; a shard is renamed into place when it is whole, so an interrupted pass goes on
+behind its last shard, and two runs may fill one folder. The model is in eval mode throughout (DINOv3 rescales RoPE at
+random in training mode).
 """
 
 from __future__ import annotations

@@ -29,12 +29,13 @@ def find_photos(photos: str, image_column_name: str = "image") -> tuple[list[str
     """Names of photos and, in the same order, what `client_pixels` reads.
 
     Args:
-        photos: a folder (searched with its subfolders, by the file endings that Pillow reads), a glob, one file, a parquet file, a
-            `save_to_disk` folder, or a Hub id.
+        photos: a folder (searched with its subfolders, by the file endings that Pillow reads), a glob, one file, a
+            parquet file, a `save_to_disk` folder, or a Hub id.
         image_column_name: the column of photos in a data set.
 
     Returns:
-        Names (paths; for a data set ids or row numbers, with the split's name in front where there are several) and photos.
+        Names (paths; for a data set ids or row numbers, with the split's name in front where there are several) and
+        photos.
 
     Raises:
         UserError: there is nothing of that name, or no photo in it.

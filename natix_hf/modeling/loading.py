@@ -11,7 +11,6 @@ from transformers import DINOv3ViTImageProcessor
 
 from natix_hf.errors import UserError
 from natix_hf.modeling.adapters import add_lora, freeze_for_probe
-from natix_hf.modeling.attention import check_attention
 from natix_hf.modeling.checkpoints import build_model, load_processor
 from natix_hf.modeling.modeling_natix_dinov3 import NatixDinov3ForImageClassification
 
@@ -30,20 +29,21 @@ def load_model(
     """A classifier on a DINOv3 checkpoint and its image processor.
 
     Args:
-        model_name_or_path: Hub id or folder (transformers or timm layout, or a finished run), or `builtin:demo-backbone`.
+        model_name_or_path: Hub id or folder (transformers or timm layout, or a finished run), or `builtin:demo-
+            backbone`.
         label_names: the classes in the order of their ids.
         method: `lora`, `probe` (only the head is trained) or `full`.
         image_size: height and width in pixels, a multiple of the patch size.
         lora: options of `adapters.add_lora`, for method `lora`.
-        attn_implementation: handed to transformers unchanged.
+        attn_implementation: handed to transformers unchanged; `attention.check_attention` tells beforehand what it
+            refuses.
         revision: branch, tag or commit on the Hub.
-        model_options: `pooling`, `feature_layers`, `head`, `head_dropout`, `trust_remote_code`, `seed`, ... of `build_model`.
+        model_options: `pooling`, `feature_layers`, `head`, `head_dropout`, `trust_remote_code`, `seed`, ... of
+            `build_model`.
 
     Raises:
         UserError: the checkpoint cannot be had or does not fit, in one line.
     """
-    trusted = model_options.get("trust_remote_code", False)
-    check_attention(attn_implementation, trust_remote_code=trusted)
     model = build_model(
         model_name_or_path, label_names, attn_implementation=attn_implementation, revision=revision, **model_options
     )
@@ -55,7 +55,8 @@ def load_model(
         freeze_for_probe(model)
     if method != "lora":
         return model, processor
-    # peft draws from the global generator; the same seed must give the same adapters, and nobody else's draws may change.
+    # peft draws from the global generator; the same seed must give the same adapters, and nobody else's draws may
+    # change.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(model_options.get("seed", 0))
         return add_lora(model, **(lora or {})), processor

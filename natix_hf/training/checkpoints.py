@@ -1,8 +1,8 @@
 """Checkpoints that count only when they are whole.
 
-The Trainer writes a checkpoint file by file; a run that is killed meanwhile leaves a folder that looks like one. The last file
-written is therefore a list of all others with their sizes, and a folder without it, or that disagrees with it, does not exist
-for us. What stands in the files is the trainer's business.
+The Trainer writes a checkpoint file by file; a run that is killed meanwhile leaves a folder that looks like one. The
+last file written is therefore a list of all others with their sizes, and a folder without it, or that disagrees with
+it, does not exist for us. What stands in the files is the trainer's business.
 """
 
 from __future__ import annotations

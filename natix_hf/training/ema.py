@@ -1,8 +1,9 @@
 """Exponential moving average of the trainable weights.
 
-The shadow holds trainable parameters only: frozen ones never differ. The decay warms up as `min(decay, (1 + t) / (w + t))` after
-`t` updates (Tarvainen & Valpola, 2017, as in TensorFlow's ExponentialMovingAverage), so that a run of 20 steps does not end with
-its first weights. This module knows parameters; when it is updated and saved is the trainer's business.
+The shadow holds trainable parameters only: frozen ones never differ. The decay warms up as `min(decay, (1 + t) / (w +
+t))` after `t` updates (Tarvainen & Valpola, 2017, as in TensorFlow's ExponentialMovingAverage), so that a run of 20
+steps does not end with its first weights. This module knows parameters; when it is updated and saved is the trainer's
+business.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What happens once after training: logits written down, calibration on `val_calib`, one look at `val_test`, the run folder completed.
+"""What happens once after training: logits written down, calibration on `val_calib`, one look at `val_test`.
 
-Everything behind `write_predictions` works from the files of the run folder, so `natix_hf.calibrate` and `natix_hf.evaluate` do the
-same again without the model.
+Everything behind `write_predictions` works from the files of the run folder, so `natix_hf.calibrate` and
+`natix_hf.evaluate` do the same again without the model.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def write_into_weights(run: Path, calibration: dict[str, Any]) -> None:
 
 
 def evaluate_run(run: Path, *, seed: int = 0) -> dict[str, Any]:
-    """Final figures from `predictions/val_test.parquet` with the run's calibration; writes `metrics.json` and the figures.
+    """Final figures from `predictions/val_test.parquet` with the run's calibration, written to `metrics.json`.
 
     The reading is noted in `run.json` and in the machine's count of test reads.
 

@@ -1,4 +1,4 @@
-"""What a run prints while it trains: a bar with the rate and the time left, and a line for each logging step and evaluation."""
+"""What a run prints while it trains: a bar with rate and time left, a line for each logging step and evaluation."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ class Progress(TrainerCallback):
 
     def __init__(self) -> None:
         self.bar: tqdm | None = None
+        self.scoring: tqdm | None = None
         self.raw: dict[str, float] = {}
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -34,6 +35,21 @@ class Progress(TrainerCallback):
         if self.bar is not None:
             self.bar.close()
             self.bar = None
+
+    def on_prediction_step(
+        self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **kwargs: Any
+    ) -> None:
+        if state.is_world_process_zero and not args.disable_tqdm:
+            if self.scoring is None:
+                self.scoring = tqdm(total=len(eval_dataloader), desc="score", unit="batch", leave=False)
+            self.scoring.update()
+            if self.scoring.n >= len(eval_dataloader):
+                self._end_scoring()
+
+    def _end_scoring(self) -> None:
+        if self.scoring is not None:
+            self.scoring.close()
+            self.scoring = None
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         if not state.is_world_process_zero or not logs:

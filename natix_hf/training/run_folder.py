@@ -1,7 +1,7 @@
 """The folder of a run: who may write into it, and the parts of it that are there before training.
 
-A folder holds one run. `run.json` says whether it is under way or finished; a second run in the same place is refused unless it
-resumes the first or is told to replace it.
+A folder holds one run. `run.json` says whether it is under way or finished; a second run in the same place is refused
+unless it resumes the first or is told to replace it.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def _check_writable(run: Path) -> None:
 def begin(
     output_dir: str | Path, *, resume: bool, overwrite: bool, recipe_text: str | None, splits: dict[str, Any]
 ) -> None:
-    """Make the folder and write what is known before training: recipe, splits, and a `run.json` that says `training`."""
+    """Make the folder and write what is known before training: recipe, splits, a `run.json` that says `training`."""
     check(output_dir, resume=resume, overwrite=overwrite)
     run = Path(output_dir)
     if overwrite and not resume and run.exists():
@@ -81,8 +81,8 @@ def begin(
         before = read_json(run / "splits.json")
         if before["fingerprint"] != splits["fingerprint"]:
             raise UserError(
-                f"output_dir {run}: the photos or their split have changed since this run was interrupted; bring them back, "
-                "or start anew with --overwrite_output_dir true"
+                f"output_dir {run}: the photos or their split have changed since this run was interrupted; "
+                "bring them back, or start anew with --overwrite_output_dir true"
             )
     run.mkdir(parents=True, exist_ok=True)
     started = datetime.now(UTC).isoformat(timespec="seconds")

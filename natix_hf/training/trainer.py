@@ -1,8 +1,9 @@
 """`transformers.Trainer` for DINOv3 classifiers: LoRA, probe and full fine-tuning in one class.
 
-What it adds to its parent: datasets from locked splits, the frozen features of a probe computed once, EMA (scored and saved, raw
-weights kept for exact resume), checkpoints that count only when whole, a stop at the first NaN, and no weight decay on norms,
-biases and tokens. What happens once after training (calibration, test, the run folder) stands in `final.py`.
+What it adds to its parent: datasets from locked splits, the frozen features of a probe computed once, EMA (scored and
+saved, raw weights kept for exact resume), checkpoints that count only when whole, a stop at the first NaN, and no
+weight decay on norms, biases and tokens. What happens once after training (calibration, test, the run folder) stands
+in `final.py`.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer import rotate_checkpoints
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from natix_hf.data.contracts import LockedSplits
 from natix_hf.errors import UserError
@@ -55,13 +56,15 @@ class _Epochs(TrainerCallback):
 class NatixTrainer(Trainer):
     """Train a `NatixDinov3ForImageClassification` (or its LoRA-wrapped form) on locked splits.
 
-    The method follows from the model: a `PeftModel` is trained with LoRA, a model with a frozen backbone as a probe on features that
+    The method follows from the model: a `PeftModel` is trained with LoRA, a model with a frozen backbone as a probe on
+        features that
     are computed once, any other in full.
 
     Args:
         model: from `natix_hf.load_model`.
         args: `NatixTrainingArguments`.
-        splits: `LockedSplits` from `natix_hf.load_photos`; `train` and `val_select` are taken here, the others in `finish`.
+        splits: `LockedSplits` from `natix_hf.load_photos`; `train` and `val_select` are taken here, the others in
+            `finish`.
         processing_class: the checkpoint's image processor; its `size` is what the model sees.
         augment: training views, see `data.augment`; a probe sees none.
         positive_label: the class that AUROC speaks of; default the class of id 1.
@@ -171,8 +174,8 @@ class NatixTrainer(Trainer):
         """Train, from a whole checkpoint where asked; the model ends with the weights that were scored (EMA, best).
 
         Args:
-            resume_from_checkpoint: True for the last whole checkpoint of `args.output_dir`, or a folder; by default what
-                `args.resume_from_checkpoint` says.
+            resume_from_checkpoint: True for the last whole checkpoint of `args.output_dir`, or a folder; by default
+                what `args.resume_from_checkpoint` says.
 
         Raises:
             UserError: the folder holds another run, or the loss is not finite.
@@ -203,8 +206,8 @@ class NatixTrainer(Trainer):
             whole = checkpoints(self.args.output_dir)
             last = f"the last good checkpoint is {whole[-1]}" if whole else "there is no checkpoint yet"
             raise UserError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1}; {last}. A lower learning_rate or a longer "
-                "warm-up usually helps"
+                f"the loss is {loss.item()} at step {self.state.global_step + 1}; {last}. "
+                "A lower learning_rate or a longer warm-up usually helps"
             )
         return loss
 

@@ -1,7 +1,7 @@
 """What training sees of the photos, in which order: both pure functions of (seed, epoch, row).
 
-The sampler hands out `(epoch, index)` pairs, so a worker needs no state to know the epoch, and resuming, more workers or more
-processes change nothing. Views leave the workers as uint8; the collator makes them floats a batch at a time.
+The sampler hands out `(epoch, index)` pairs, so a worker needs no state to know the epoch, and resuming, more workers
+or more processes change nothing. Views leave the workers as uint8; the collator makes them floats a batch at a time.
 """
 
 from __future__ import annotations

@@ -9,17 +9,17 @@ from natix_hf.inference import features as module
 from natix_hf.inference.features import cache_key, frozen_features, weights_fingerprint
 
 
-@pytest.fixture()
+@pytest.fixture
 def probe(tiny_backbone):
     return load_model(str(tiny_backbone), ["None", "Roadwork"], method="probe", image_size=32)
 
 
-@pytest.fixture()
+@pytest.fixture
 def rows(photo_folder):
     return load_photos(photo_folder).rows("training", step="frozen features")
 
 
-@pytest.fixture()
+@pytest.fixture
 def passes(monkeypatch):
     """How many photos went through the backbone."""
     counted = []
@@ -113,7 +113,7 @@ def test_an_interrupted_pass_goes_on_behind_its_last_shard(probe, rows, tmp_path
     monkeypatch.setattr(module.np, "save", save)
     with pytest.raises(KeyboardInterrupt):
         frozen_features(model, rows, processor, cache_dir=tmp_path)
-    assert not [p for p in tmp_path.rglob("*.tmp*")]
+    assert not list(tmp_path.rglob("*.tmp*"))
     monkeypatch.setattr(module.np, "save", real)
     counted = passes(model)
     resumed = table(frozen_features(model, rows, processor, cache_dir=tmp_path))

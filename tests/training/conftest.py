@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 
-@pytest.fixture()
+@pytest.fixture
 def job(tiny_backbone: Path, photo_folder: Path, tmp_path: Path):
-    """A function that builds a `NatixTrainer`: `job(method="lora", splits=..., callbacks=..., **training_arguments)`."""
+    """A function that builds a `NatixTrainer`: `job(method, splits=..., callbacks=..., **training_arguments)`."""
 
     def build(method="lora", name="run", splits=None, callbacks=None, augment=None, dataset=None, **arguments):
         from natix_hf import NatixTrainer, NatixTrainingArguments, load_model, load_photos
@@ -43,13 +42,13 @@ def job(tiny_backbone: Path, photo_folder: Path, tmp_path: Path):
     return build
 
 
-@pytest.fixture()
+@pytest.fixture
 def losses():
     """The training losses in a trainer's log."""
     return lambda trainer: [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
-@pytest.fixture()
+@pytest.fixture
 def stop_at():
     """A callback that ends the process's part in training at a step, as Ctrl-C would."""
     from transformers import TrainerCallback
@@ -63,8 +62,3 @@ def stop_at():
                 raise KeyboardInterrupt
 
     return Stop
-
-
-@pytest.fixture()
-def namespace():
-    return SimpleNamespace

@@ -4,7 +4,7 @@ from natix_hf.errors import UserError
 from natix_hf.training.checkpoints import checkpoints, is_complete, mark_complete, remove_incomplete, resume_point
 
 
-@pytest.fixture()
+@pytest.fixture
 def run(tmp_path):
     for step in (5, 10, 20):
         folder = tmp_path / "checkpoints" / f"checkpoint-{step}"

@@ -1,0 +1,109 @@
+"""Runs that are killed with SIGKILL and go on, and runs on two processes: compared with one undisturbed process."""
+
+import functools
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+from torch.testing import assert_close
+
+from natix_hf.training.checkpoints import checkpoints
+
+JOB = Path(__file__).parent / "killed_job.py"
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """48 rows for training: whole batches of 8, on one process or two."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("photos")
+    for name, colour in {"None": (112, 118, 115), "Roadwork": (124, 114, 110)}.items():
+        (folder / name).mkdir()
+        for i in range(40):
+            pixels = np.clip(rng.normal(colour, 40, (32, 32, 3)), 0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{i:03d}.jpg", quality=90)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def start(tiny_backbone, photos, tmp_path_factory):
+    """Run the job in processes of its own; an undisturbed one-process run is made once for each method."""
+    folder = tmp_path_factory.mktemp("runs")
+    home = tmp_path_factory.mktemp("home")
+
+    def run(name, method="lora", processes=1, arguments=None, **job):
+        steps = {"save_strategy": "steps", "save_steps": 4, "eval_strategy": "steps", "eval_steps": 4}
+        job |= {
+            "photos": str(photos),
+            "backbone": str(tiny_backbone),
+            "run": str(folder / name),
+            "method": method,
+            "arguments": {"num_train_epochs": 2, "per_device_train_batch_size": 8, **steps, **(arguments or {})},
+        }
+        command = [sys.executable, str(JOB), json.dumps(job)]
+        if processes > 1:
+            launch = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
+            command[1:1] = [*launch, "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "NATIX_HF_HOME": str(home)}
+        return subprocess.run(command, capture_output=True, text=True, timeout=400, env=env), folder / name
+
+    @functools.cache
+    def undisturbed(method: str, dropout: float = 0.1) -> Path:
+        result, run_folder = run(f"whole-{method}-{dropout}", method, dropout=dropout)
+        assert result.returncode == 0, result.stderr
+        return run_folder
+
+    run.undisturbed = undisturbed
+    return run
+
+
+def same_run(a: Path, b: Path) -> None:
+    first, second = load_file(a / "model.safetensors"), load_file(b / "model.safetensors")
+    assert first.keys() == second.keys()
+    for name in first:
+        assert_close(first[name], second[name], rtol=0, atol=0, msg=name)
+    metrics = [json.loads((run / "metrics.json").read_text()) for run in (a, b)]
+    assert metrics[0]["metrics"] == metrics[1]["metrics"]
+
+
+@pytest.mark.parametrize("way", ["kill_at", "kill_while_saving", "kill_in_save_file"])
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_killed_run_goes_on_and_ends_like_the_undisturbed_one(start, method, way):
+    """Killed between two checkpoints; with all files of one written but not marked whole; in the middle of a file."""
+    name = f"{method}-{way}"
+    killed, folder = start(name, method, **{way: 6 if way == "kill_at" else 8})
+    assert killed.returncode == -signal.SIGKILL
+    assert [p.name for p in checkpoints(folder)] == ["checkpoint-4"]
+    assert (folder / "checkpoints" / "checkpoint-8").is_dir() == (way != "kill_at")
+    again, _ = start(name, method, arguments={"resume_from_checkpoint": "true"})
+    assert again.returncode == 0, again.stderr
+    same_run(start.undisturbed(method), folder)
+
+
+@pytest.mark.parametrize("method", ["lora", "full", "probe"])
+def test_two_processes_have_the_losses_of_one_with_the_same_global_batch(start, method):
+    def losses(folder: Path) -> list[float]:
+        log = json.loads((folder / "run.json").read_text())["log_history"]
+        return [entry["loss"] for entry in log if "loss" in entry]
+
+    two, both = start(
+        f"two-{method}",
+        method,
+        processes=2,
+        dropout=0.0,
+        arguments={"per_device_train_batch_size": 4, "ddp_backend": "gloo"},
+    )
+    assert two.returncode == 0, two.stderr
+    alone = start.undisturbed(method, 0.0)
+    assert losses(both) == pytest.approx(losses(alone), abs=1e-4)
+    values = [json.loads((run / "metrics.json").read_text())["metrics"]["log_loss"]["value"] for run in (alone, both)]
+    assert values[1] == pytest.approx(values[0], abs=1e-4)
