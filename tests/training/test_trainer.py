@@ -45,7 +45,7 @@ def test_accumulated_loss_is_logged_as_the_mean(job, losses):
 @pytest.mark.parametrize("method", ["lora", "full", "probe"])
 @pytest.mark.parametrize("step", [4, 7])
 def test_a_resumed_run_ends_like_the_uninterrupted_one(job, stop_at, method, step):
-    """Weights, EMA, optimizer, schedule, order of photos and dropout go on where they stopped, in an epoch or between."""
+    """Weights, EMA, optimizer, schedule, order of photos and dropout go on where they stopped."""
     settings = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
     settings |= {"model_options": {"head_dropout": 0.2}, "load_best_model_at_end": False}
     whole = job(method, "whole", **settings)
