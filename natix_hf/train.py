@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 import warnings
+import warnings
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -62,9 +63,11 @@ def load_network(recipe: Recipe, label_names: list[str]) -> tuple[Any, Any]:
 def train(recipe: Recipe) -> dict[str, Any]:
     """Run the whole job; returns the content of `metrics.json` (empty on all processes but the first)."""
     from natix_hf.modeling.attention import check_attention
+    from natix_hf.modeling.loading import check_size
     from natix_hf.recipe_file import resolved
     from natix_hf.training import run_folder
     from natix_hf.training.checkpoints import resume_point
+    from natix_hf.training.progress import check_trackers
 
     args = recipe.training
     say = print if args.should_log else (lambda *_: None)
@@ -72,7 +75,10 @@ def train(recipe: Recipe) -> dict[str, Any]:
     if args.should_save:
         run_folder.check(args.output_dir, resume=resuming, overwrite=args.overwrite_output_dir)
     resume_point(args.output_dir, args.resume_from_checkpoint)
+    check_trackers(args.report_to)
     check_attention(recipe.model.attn_implementation, bf16=args.bf16, trust_remote_code=recipe.model.trust_remote_code)
+    with args.main_process_first(desc="configuration"):
+        check_size(recipe.model.model_name_or_path, recipe.data.image_size, recipe.model.model_revision)
 
     times, begin = {}, time.perf_counter()
     with args.main_process_first(desc="photos"):
@@ -111,7 +117,11 @@ def train(recipe: Recipe) -> dict[str, Any]:
         f"model: {recipe.model.model_name_or_path}, {trainer.all_parameters / 1e6:.1f} M parameters; "
         f"{trainer.method} trains {trainer.trainable_parameters / 1e6:.3f} M of them ({share:.1%})"
     )
-    trainer.train()
+    try:
+        trainer.train()
+    except KeyboardInterrupt:
+        say(f"\nstopped; --resume_from_checkpoint true goes on from the last checkpoint in {args.output_dir}")
+        raise
     metrics = trainer.finish()
     if args.should_log:
         from natix_hf.files import read_json
@@ -127,6 +137,8 @@ def main(argv: list[str]) -> None:
 
     from natix_hf.recipe_file import parse
 
+    # Of one library about another's names: nothing that a user of this one could mend.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     recipe = parse(argv)
     # peft asks transformers for a name that transformers has just renamed; nobody who trains can do anything about it.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
@@ -24,7 +25,7 @@ from transformers.trainer import rotate_checkpoints
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from natix_hf.data.contracts import LockedSplits
-from natix_hf.errors import UserError
+from natix_hf.errors import UserError, one_line
 from natix_hf.files import home
 from natix_hf.inference.batches import ClientPhotos
 from natix_hf.inference.features import frozen_features
@@ -141,6 +142,7 @@ class NatixTrainer(Trainer):
         """Rows on the client's path; for a probe their cached features."""
         if self.method != "probe":
             return ClientPhotos(rows, processor)
+        model.to(args.device)  # before the parent does it, since the features are wanted before the parent is there
         workers = args.dataloader_num_workers
         return frozen_features(
             model,
@@ -249,9 +251,12 @@ class NatixTrainer(Trainer):
         try:
             with self.ema.weights() if self.ema is not None else nullcontext():
                 super()._save_checkpoint(model, trial)
-        except BaseException:
+        except BaseException as error:
             # A full disk, or Ctrl-C: nothing half-written stays.
+            free = shutil.disk_usage(self.args.output_dir).free
             shutil.rmtree(self._folder_now(trial), ignore_errors=True)
+            if isinstance(error, OSError | RuntimeError | SafetensorError):  # torch.save says RuntimeError
+                raise UserError(self._not_saved(error, free)) from error
             raise
         finally:
             self.args.save_total_limit = limit
@@ -266,6 +271,13 @@ class NatixTrainer(Trainer):
                 save_total_limit=limit,
                 best_model_checkpoint=self.state.best_model_checkpoint,
             )
+
+    def _not_saved(self, error: Exception, free: int) -> str:
+        return (
+            f"the checkpoint of step {self.state.global_step} could not be written ({one_line(error)}; "
+            f"{free / 2**20:.1f} MiB are free in {self.args.output_dir}): make room, then go on with "
+            "--resume_from_checkpoint true"
+        )
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if self.method == "probe" and state_dict is None:
