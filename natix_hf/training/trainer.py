@@ -20,9 +20,10 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.utils.data import Dataset
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
-from transformers.trainer import rotate_checkpoints
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME, rotate_checkpoints
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import TrainOutput
 
 from natix_hf.data.contracts import LockedSplits
 from natix_hf.errors import UserError, one_line
@@ -195,12 +196,30 @@ class NatixTrainer(Trainer):
                 )
                 remove_incomplete(self.args.output_dir)
         begin = time.perf_counter()
-        output = super().train(resume_from_checkpoint=str(point) if point else None, **kwargs)
+        if point and self._ended_early(point):
+            output = TrainOutput(self.state.global_step, 0.0, {})
+        else:
+            output = super().train(resume_from_checkpoint=str(point) if point else None, **kwargs)
         self.times["train"] = round(time.perf_counter() - begin, 3)
         if self.ema is not None and not (self.args.load_best_model_at_end and self.state.best_model_checkpoint):
             self.ema.adopt()
         self.ema = None
         return output
+
+    def _ended_early(self, point: Path) -> bool:
+        """Whether early stopping had ended the run at this checkpoint; its state and weights are then in place.
+
+        The parent forgets that it was told to stop, and would train on.
+        """
+        state = TrainerState.load_from_json(str(point / TRAINER_STATE_NAME))
+        told = state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]
+        if self.args.early_stopping_patience is None or not told or state.global_step >= state.max_steps:
+            return False
+        self.state = state
+        self._load_from_checkpoint(str(point))
+        if self.args.load_best_model_at_end and state.best_model_checkpoint:
+            self._load_best_model()
+        return True
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None):
         loss = super().training_step(model, inputs, num_items_in_batch)

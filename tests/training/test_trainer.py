@@ -60,6 +60,17 @@ def test_a_resumed_run_ends_like_the_uninterrupted_one(job, stop_at, method, ste
     assert last["eval_log_loss"] == again["eval_log_loss"]
 
 
+def test_a_resumed_run_goes_on_counting_its_patience(job, stop_at):
+    settings = {"num_train_epochs": 10, "early_stopping_patience": 3, "learning_rate": 0.0}
+    whole = job("lora", "whole", **settings)
+    whole.train()
+    with pytest.raises(KeyboardInterrupt):
+        job("lora", "cut", callbacks=[stop_at(10)], **settings).train()
+    resumed = job("lora", "cut", **settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.epoch == whole.state.epoch == 4
+
+
 def test_a_resumed_run_keeps_the_best_checkpoint_of_before(job, stop_at):
     whole = job("lora", "whole", num_train_epochs=3)
     whole.train()
@@ -249,3 +260,31 @@ def test_tensorboard_gets_the_scores(job, monkeypatch, tmp_path):
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
     job("lora", report_to="tensorboard", num_train_epochs=1).train()
     assert list((tmp_path / "board").rglob("events.out.tfevents.*"))
+
+
+@pytest.mark.parametrize("patience", [None, 1])
+def test_a_run_stopped_after_training_is_finished_by_resuming(job, monkeypatch, patience):
+    """Also where early stopping ended it: the resumed run must not train on."""
+    from natix_hf.training import final
+
+    settings = {"num_train_epochs": 6, "early_stopping_patience": patience}
+    if patience:
+        settings["learning_rate"] = 0.0
+    whole = job("lora", "whole", **settings)
+    whole.train()
+    expected = whole.finish()
+    cut = job("lora", "cut", **settings)
+    cut.train()
+    calibrate = final.calibrate_run
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(final, "calibrate_run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        cut.finish()
+    monkeypatch.setattr(final, "calibrate_run", calibrate)
+    resumed = job("lora", "cut", **settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == whole.state.global_step
+    assert resumed.finish()["metrics"] == expected["metrics"]
