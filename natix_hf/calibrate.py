@@ -5,22 +5,20 @@ python -m natix_hf.calibrate runs/lora --calibrator temperature
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
-
-from natix_hf.errors import UserError, command
+from natix_hf.errors import CommandParser, command
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m natix_hf.calibrate", description=__doc__.split("\n")[0])
+    parser = CommandParser(prog="python -m natix_hf.calibrate", description=__doc__.split("\n")[0])
     parser.add_argument("run", help="folder of a finished run")
     parser.add_argument(
         "--calibrator", choices=["temperature", "none"], default="temperature", help="what is fitted on val_calib"
     )
     given = parser.parse_args(argv)
-    run = Path(given.run)
-    if not (run / "run.json").is_file():
-        raise UserError(f"{run}: not a run of natix_hf: it has no run.json")
+
+    from natix_hf.training.run_folder import finished
+
+    run = finished(given.run)
 
     from natix_hf.report.summary import calibration_lines
     from natix_hf.training.final import calibrate_run, write_into_weights

@@ -7,7 +7,10 @@ with `--debug`. This file imports nothing heavy, so that `--help` stays quick.
 
 from __future__ import annotations
 
+import argparse
 import errno
+import os
+import re
 import sys
 from collections.abc import Callable
 
@@ -24,19 +27,38 @@ class LeakageError(UserError):
     """A step asked for rows that its role may not see; the message names the step, the split and the rule."""
 
 
+class CommandParser(argparse.ArgumentParser):
+    """argparse with faults that are one line, without the usage above it."""
+
+    def error(self, message: str) -> None:
+        raise UserError(f"{message}; {self.prog} --help shows how it is used")
+
+
 def one_line(error: BaseException) -> str:
-    """The message of `error` folded to one line, with the type's name where the message is empty."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """The message of `error` folded to one line, with the type's name where the message is empty.
+
+    An error that comes out of a DataLoader's worker carries the worker's traceback; of that only the last line counts.
+    """
+    text = str(error).strip()
+    if text.startswith("Caught ") and "Original Traceback" in text:
+        text = text.splitlines()[-1].partition(": ")[2]
+    return " ".join(text.split()) or type(error).__name__
 
 
-def _disk_fault(error: OSError) -> str | None:
-    """A sentence for the faults of a disk that a user can mend, else None."""
-    where = f" {error.filename}" if error.filename else ""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"no space left on the disk while writing{where}: free some room or choose another folder"
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"not allowed to write or read{where}: check its permissions or choose another folder"
-    return None
+def _disk_fault(error: Exception) -> str | None:
+    """A sentence for the faults of files and disks, else None."""
+    name = error.filename if isinstance(error, OSError) else None
+    # Libraries written in Rust (safetensors) raise errors of their own, with the number in the text.
+    number = error.errno if isinstance(error, OSError) else re.search(r"\(os error (\d+)\)", str(error))
+    if not number:
+        return None
+    number = number if isinstance(number, int) else int(number[1])
+    if number in (errno.ENOSPC, errno.EDQUOT):
+        while_writing = f" while writing {name}" if name else ""
+        return f"no space left on the disk{while_writing}: free some room or choose another folder"
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"not allowed to write or read {name or 'a file'}: check its permissions or choose another folder"
+    return f"{name or one_line(error)}: {os.strerror(number).lower()} (--debug shows where this happened)"
 
 
 def command(main: Callable[[list[str]], None], argv: list[str] | None = None) -> None:
@@ -57,7 +79,7 @@ def command(main: Callable[[list[str]], None], argv: list[str] | None = None) ->
             raise
         print(f"error: {one_line(error)}", file=sys.stderr)
         raise SystemExit(2) from None
-    except OSError as error:
+    except Exception as error:
         fault = _disk_fault(error)
         if debug or fault is None:
             raise

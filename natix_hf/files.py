@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from natix_hf.errors import UserError
 
 
 @contextmanager
@@ -22,6 +25,45 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def staging(folder: str | Path) -> Iterator[Path]:
+    """A folder within `folder` whose entries move up when the block ends well; for writers of many files."""
+    stage = Path(folder) / ".staging"
+    shutil.rmtree(stage, ignore_errors=True)
+    stage.mkdir(parents=True)
+    try:
+        yield stage
+        for entry in sorted(stage.iterdir()):
+            target = Path(folder) / entry.name
+            if target.is_dir():
+                shutil.rmtree(target)
+            os.replace(entry, target)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def check_writable(path: str | Path, what: str) -> None:
+    """Raise `UserError` where nothing can be written at `path`, there or not; `what` is the option that named it.
+
+    Found out by writing, since permission bits say little about full, read-only or mapped file systems.
+    """
+    folder = Path(path)
+    while not folder.exists():
+        folder = folder.parent
+    probe = folder / f".{os.getpid()}.natix_hf_write_test"
+    try:
+        if not folder.is_dir():
+            raise NotADirectoryError(20, f"{folder} is not a folder")
+        with probe.open("wb") as file:
+            file.write(b"x")
+            file.flush()
+    except OSError as error:
+        raise UserError(f"{what} {path}: cannot be written: {error.strerror}: choose another place") from None
+    finally:
+        if folder.is_dir():
+            probe.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:

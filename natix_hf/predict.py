@@ -5,15 +5,15 @@ python -m natix_hf.predict runs/lora photos/ --output predictions.csv
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
-from natix_hf.errors import UserError, command
+from natix_hf.errors import CommandParser, UserError, command
+from natix_hf.files import check_writable
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m natix_hf.predict", description=__doc__.split("\n")[0])
+    parser = CommandParser(prog="python -m natix_hf.predict", description=__doc__.split("\n")[0])
     parser.add_argument("model", help="folder of a finished run, or a Hub id of one that was pushed")
     parser.add_argument(
         "photos",
@@ -29,6 +29,9 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--output {output}: a name that ends in .csv or .jsonl expected")
     if given.batch_size < 1 or given.num_workers < 0:
         raise UserError("--batch_size: at least 1 expected; --num_workers: at least 0")
+    if output.is_dir():
+        raise UserError(f"--output {output}: a folder of that name is in the way")
+    check_writable(output.parent, "--output")
 
     from natix_hf.inference.listing import find_photos
     from natix_hf.inference.prediction import load_classifier, predict_photos, write_rows

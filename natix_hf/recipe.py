@@ -129,6 +129,10 @@ REFUSED = {
 }
 
 
+# What `metric_for_best_model` may name: the figures of NatixClassificationMetric, and the loss.
+SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "auroc", "log_loss", "ece", "loss")
+
+
 def _fixed(value):
     """A field of TrainingArguments whose value a recipe cannot change."""
     return field(default=value, init=False, repr=False)
@@ -176,15 +180,15 @@ class NatixTrainingArguments(TrainingArguments):
     save_strategy: str = option("epoch", "when a checkpoint is written: no, steps, epoch, best")
     save_total_limit: int | None = option(2, "older checkpoints are removed; the best one stays")
     load_best_model_at_end: bool = option(True, "end with the checkpoint that was best on val_select")
-    metric_for_best_model: str | None = option(
-        "mcc", "accuracy, balanced_accuracy, macro_f1, mcc, auroc, log_loss, ece or loss"
-    )
+    metric_for_best_model: str | None = option("mcc", ", ".join(SCORES[:-1]) + f" or {SCORES[-1]}")
     logging_steps: float = option(10, "steps between two lines of the training log")
-    report_to: str | list[str] | None = option("none", "none, tensorboard, trackio, ...")
+    report_to: list[str] = option(["none"], "none, tensorboard, trackio, ...")
     dataloader_num_workers: int = option(2, "processes that decode photos")
     resume_from_checkpoint: str | None = option(
         None, "true: go on where an interrupted run stopped; or a checkpoint folder"
     )
+    # Without it a resumed run counts its patience anew.
+    restore_callback_states_from_checkpoint: bool = _fixed(True)
     # A finite loss is checked at every step by NatixTrainer; the filter would hide a NaN and cost a second wait for
     # the device.
     logging_nan_inf_filter: bool = _fixed(False)
@@ -209,6 +213,13 @@ class NatixTrainingArguments(TrainingArguments):
             raise UserError(f"ema_decay: {self.ema_decay} given, a number from 0 to below 1 expected")
         if self.ema_warmup_steps < 1:
             raise UserError(f"ema_warmup_steps: {self.ema_warmup_steps} given, at least 1 expected")
+        score = (self.metric_for_best_model or "mcc").removeprefix("eval_")
+        if score not in SCORES:
+            raise UserError(f"metric_for_best_model: {score} given, one of {', '.join(SCORES)} expected")
+        for name in ("fsdp", "deepspeed"):
+            if getattr(self, name):
+                # Sharded parameters would pass by the EMA and the checkpoints, which know whole ones.
+                raise UserError(f"{name}: sharded training is not supported yet; several processes (DDP) are")
         if self.eval_strategy == "no":
             # Without scores there is no best checkpoint; the last one is the result.
             self.load_best_model_at_end = False
@@ -217,8 +228,7 @@ class NatixTrainingArguments(TrainingArguments):
         elif self.save_strategy == "no":
             self.load_best_model_at_end = False
         if self.greater_is_better is None and self.metric_for_best_model is not None:
-            name = self.metric_for_best_model.removeprefix("eval_")
-            self.greater_is_better = name not in ("loss", "log_loss", "ece")
+            self.greater_is_better = score not in ("loss", "log_loss", "ece")
         super().__post_init__()
 
 

@@ -12,7 +12,7 @@ import dataclasses
 import difflib
 import json
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, ClassVar, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser
@@ -45,6 +45,10 @@ TRAINING_TOPICS = {
     "torch_compile_backend torch_compile_mode dataloader_num_workers dataloader_pin_memory "
     "dataloader_persistent_workers dataloader_prefetch_factor ddp_backend ddp_timeout fsdp fsdp_config",
 }
+
+
+# Options that belong to one start of a run, or that TrainingArguments works out for itself.
+NOT_REPEATED = ("resume_from_checkpoint", "overwrite_output_dir", "do_eval", "local_rank")
 
 
 class RecipeParser(HfArgumentParser):
@@ -83,13 +87,24 @@ def _refuse_unknown(key: str, where: str, known: set[str]) -> None:
         return
     if key in REFUSED:
         raise UserError(f"{where}: {key} cannot be set: {REFUSED[key]}")
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    listed = {f.name for options in TOPICS[:-1] for f in dataclasses.fields(options)}
+    listed |= {name for names in TRAINING_TOPICS.values() for name in names.split()}
+    near = [name for names in (listed, known) for name in difflib.get_close_matches(key, names, n=1, cutoff=0.6)]
     hint = f"; did you mean '{near[0]}'?" if near else "; python -m natix_hf.train --help lists all keys"
     raise UserError(f"{where}: unknown key '{key}'{hint}")
 
 
-class _UniqueKeys(yaml.SafeLoader):
-    """SafeLoader that refuses a key written twice, where YAML would silently keep the last."""
+class _RecipeLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key written twice, where YAML would silently keep the last, and leaves words alone.
+
+    YAML 1.1 reads `no`, `0012` and `2026-01-01` as something else than text, and classes and tags may be called so.
+    Here null alone is special; every other value is text for argparse to cast.
+    """
+
+    yaml_implicit_resolvers: ClassVar[dict] = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen: dict[Any, int] = {}
@@ -117,7 +132,7 @@ def find_recipe(name: str) -> Path:
 def read_yaml(path: Path) -> dict[str, Any]:
     """The keys and values of a recipe file; raises `UserError` where it is not one flat mapping."""
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_RecipeLoader)
     except UserError as error:
         raise UserError(f"recipe {path}: {error}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -133,8 +148,6 @@ def _tokens(key: str, value: Any) -> list[str]:
     """One recipe entry as command-line tokens; null leaves the default."""
     if value is None:
         return []
-    if isinstance(value, bool):
-        return [f"--{key}={str(value).lower()}"]
     if isinstance(value, dict):
         return [f"--{key}={json.dumps(value)}"]
     if isinstance(value, list):
@@ -227,14 +240,14 @@ def resolved(recipe: Recipe) -> str:
 
 
 def training_values(training: NatixTrainingArguments) -> dict[str, Any]:
-    """The training options that a recipe can set and that matter to repeat a run, as plain values."""
+    """The training options that matter to repeat a run, as plain values: those of the topics, others where set."""
     shown = {name for names in TRAINING_TOPICS.values() for name in names.split()}
-    shown -= {"resume_from_checkpoint", "overwrite_output_dir"}
     values = {}
     for field in dataclasses.fields(training):
         value = getattr(training, field.name)
         value = getattr(value, "value", value)  # enums
-        if field.init and (field.name in shown) and value not in (None, "", [], {}):
+        plain = isinstance(value, bool | int | float | str | list | dict) and value not in ("", [], {})
+        if field.init and plain and (field.name in shown or value != field.default) and field.name not in NOT_REPEATED:
             values[field.name] = value
     return values
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 import warnings
-import warnings
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -137,8 +136,6 @@ def main(argv: list[str]) -> None:
 
     from natix_hf.recipe_file import parse
 
-    # Of one library about another's names: nothing that a user of this one could mend.
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     recipe = parse(argv)
     # peft asks transformers for a name that transformers has just renamed; nobody who trains can do anything about it.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)

@@ -68,7 +68,7 @@ def photo_folder(tmp_path: Path) -> Path:
     return write_photos(tmp_path / "photos", {"None": (100, 120, 110), "Roadwork": (150, 100, 90)}, 24)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_photos():
     """The function that writes class folders, for tests that need other classes or counts."""
     return write_photos

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def find_photos(photos: str, image_column_name: str = "image") -> tuple[list[str
         if (path / "dataset_info.json").exists() or (path / "dataset_dict.json").exists():
             from datasets import load_from_disk
 
-            return _from_data_set(photos, load_from_disk(str(path)), image_column_name)
+            return _from_data_set(photos, lambda: load_from_disk(str(path)), image_column_name)
         endings = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
         found = sorted(str(p) for p in path.rglob("*") if p.suffix.lower() in endings and p.is_file())
         parquet = sorted(str(p) for p in path.rglob("*.parquet"))
@@ -71,25 +71,24 @@ def find_photos(photos: str, image_column_name: str = "image") -> tuple[list[str
 def _from_parquet(name: str, files: list[str], column: str) -> tuple[list[str], Sequence[Any]]:
     from datasets import Dataset
 
-    return _from_data_set(name, Dataset.from_parquet(files), column)
+    return _from_data_set(name, lambda: Dataset.from_parquet(files), column)
 
 
 def _from_hub(name: str, column: str) -> tuple[list[str], Sequence[Any]]:
     from datasets import load_dataset
 
-    try:
-        data = load_dataset(name)
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{name}: neither a file nor a folder, nor a data set that can be had: {one_line(error)}"
-        ) from None
-    return _from_data_set(name, data, column)
+    return _from_data_set(name, lambda: load_dataset(name), column)
 
 
-def _from_data_set(name: str, data: Any, column: str) -> tuple[list[str], Sequence[Any]]:
+def _from_data_set(name: str, load: Callable[[], Any], column: str) -> tuple[list[str], Sequence[Any]]:
     from datasets import DatasetDict, Features, concatenate_datasets
     from datasets import Image as ImageFeature
+    from datasets.exceptions import DatasetsError
 
+    try:
+        data = load()
+    except (OSError, ValueError, KeyError, DatasetsError) as error:
+        raise UserError(f"{name}: no data set that can be read: {one_line(error.__cause__ or error)}") from None
     parts = data if isinstance(data, DatasetDict) else {"": data}
     names, tables = [], []
     for split, rows in parts.items():
@@ -100,7 +99,11 @@ def _from_data_set(name: str, data: Any, column: str) -> tuple[list[str], Sequen
         ids = [str(i) for i in rows["id"][:]] if "id" in rows.column_names else []
         ids = ids if len(set(ids)) == len(rows) else [str(i) for i in range(len(rows))]
         names += [f"{split}/{i}" if split else i for i in ids]
-        tables.append(rows.select_columns([column]).cast(Features({column: ImageFeature(decode=False)})))
+        try:
+            tables.append(rows.select_columns([column]).cast(Features({column: ImageFeature(decode=False)})))
+        except (TypeError, ValueError, NotImplementedError):
+            kind = rows.features[column]
+            raise UserError(f"{name}: column '{column}' holds {kind}, no photos: set --image_column_name") from None
     if not names:
         raise UserError(f"{name}: no photos in this data set")
     return names, _Column(concatenate_datasets(tables), column)

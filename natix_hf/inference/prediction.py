@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
 from natix_hf.decision.temperature import softmax
 from natix_hf.errors import UserError, one_line
-from natix_hf.files import replacing
+from natix_hf.files import read_json, replacing
 from natix_hf.inference.batches import logits_of, photo_batches
 
 
@@ -39,7 +40,7 @@ def load_classifier(name_or_path: str) -> tuple[Any, Any]:
         if not path.is_dir():
             raise UserError(f"{name_or_path}: no such folder")
     run = Path(name_or_path).expanduser()
-    if (run / "run.json").exists() and not (run / "config.json").exists():
+    if (run / "run.json").exists() and read_json(run / "run.json").get("status") != "finished":
         raise UserError(f"{name_or_path}: the run is not finished: train it with --resume_from_checkpoint true first")
     try:
         config = AutoConfig.from_pretrained(run if run.is_dir() else name_or_path)
@@ -48,7 +49,7 @@ def load_classifier(name_or_path: str) -> tuple[Any, Any]:
         source = str(run) if run.is_dir() else name_or_path
         model = AutoModelForImageClassification.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
         processor = AutoImageProcessor.from_pretrained(source)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{name_or_path}: no model that can be loaded: {one_line(error)}") from None

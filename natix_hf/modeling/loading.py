@@ -11,8 +11,20 @@ from transformers import DINOv3ViTImageProcessor
 
 from natix_hf.errors import UserError
 from natix_hf.modeling.adapters import add_lora, freeze_for_probe
-from natix_hf.modeling.checkpoints import build_model, load_processor
+from natix_hf.modeling.checkpoints import build_model, load_processor, read_config
 from natix_hf.modeling.modeling_natix_dinov3 import NatixDinov3ForImageClassification
+
+
+def check_size(model_name_or_path: str, image_size: int, revision: str | None = None) -> None:
+    """Find out, without its weights, whether a checkpoint is there, is a DINOv3 and takes photos of that many pixels.
+
+    Raises:
+        UserError: if it does not.
+    """
+    config = read_config(model_name_or_path, revision)
+    patch = config.get("backbone_config", config).get("patch_size", 16)  # timm says it in the architecture's name only
+    if image_size < patch or image_size % patch:
+        raise UserError(f"image_size {image_size}: a multiple of the checkpoint's patch size {patch} expected")
 
 
 def load_model(
@@ -44,12 +56,10 @@ def load_model(
     Raises:
         UserError: the checkpoint cannot be had or does not fit, in one line.
     """
+    check_size(model_name_or_path, image_size, revision)
     model = build_model(
         model_name_or_path, label_names, attn_implementation=attn_implementation, revision=revision, **model_options
     )
-    patch = model.config.backbone_config.patch_size
-    if image_size < patch or image_size % patch:
-        raise UserError(f"image_size {image_size}: a multiple of the checkpoint's patch size {patch} expected")
     processor = load_processor(model_name_or_path, image_size, revision)
     if method == "probe":
         freeze_for_probe(model)

@@ -7,7 +7,6 @@ Everything behind `write_predictions` works from the files of the run folder, so
 from __future__ import annotations
 
 import hashlib
-import shutil
 import time
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -21,8 +20,8 @@ import pyarrow.parquet as pq
 from natix_hf.data.contracts import count_final_read
 from natix_hf.decision.temperature import apply_calibration, fit_temperature, softmax
 from natix_hf.errors import UserError
-from natix_hf.files import read_json, replacing, write_json, write_text
-from natix_hf.hub.cards import model_card
+from natix_hf.files import read_json, replacing, staging, write_json, write_text
+from natix_hf.hub.cards import hub_id, model_card
 from natix_hf.report import figures
 from natix_hf.report.summary import metrics_document
 from natix_hf.schemas import validate
@@ -132,6 +131,7 @@ def write_into_weights(run: Path, calibration: dict[str, Any]) -> None:
                 tensors[name] = torch.tensor(values[name.rpartition(".")[2]], dtype=old.dtype)
             with replacing(path) as temporary:
                 save_file(tensors, temporary, metadata={"format": "pt"})
+                temporary.chmod(0o644)
     write_json(run / "config.json", {**config, **values})
 
 
@@ -236,16 +236,19 @@ def _save_model(trainer: NatixTrainer, run: Path, calibration: dict[str, Any]) -
     model = trainer.accelerator.unwrap_model(trainer.model)
     plain = model.get_base_model() if isinstance(model, PeftModel) else model
     plain.set_calibration(calibration["temperature"], calibration["logit_bias"])
-    if isinstance(model, PeftModel):
-        shutil.rmtree(run / "adapter", ignore_errors=True)
-        model.save_pretrained(run / "adapter")
-        (run / "adapter" / "README.md").unlink(missing_ok=True)  # peft's empty card; the run's own is beside it
-        plain = merge_lora(model)
-        trainer.model = trainer.model_wrapped = plain
-    plain.save_pretrained(run)
-    trainer.processing_class.save_pretrained(run)
-    for path in run.rglob("*.safetensors"):
-        path.chmod(0o644)  # safetensors makes them readable for their owner alone; the rest of the run is not so
+    with staging(run) as stage:
+        if isinstance(model, PeftModel):
+            for config in model.peft_config.values():
+                # A path on this machine means nothing elsewhere, and is nobody's business.
+                config.base_model_name_or_path = hub_id(config.base_model_name_or_path) or ""
+            model.save_pretrained(stage / "adapter")
+            (stage / "adapter" / "README.md").unlink(missing_ok=True)  # peft's empty card; the run's own is beside it
+            plain = merge_lora(model)
+            trainer.model = trainer.model_wrapped = plain
+        plain.save_pretrained(stage)
+        trainer.processing_class.save_pretrained(stage)
+        for path in stage.rglob("*.safetensors"):
+            path.chmod(0o644)  # safetensors makes them readable for their owner alone; the rest of the run is not so
 
 
 def _write_record(trainer: NatixTrainer, run: Path) -> None:

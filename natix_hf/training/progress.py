@@ -7,12 +7,24 @@ from typing import Any
 
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
+from transformers.integrations import get_reporting_integration_callbacks
+
+from natix_hf.errors import UserError, one_line
 
 SHOWN = ("accuracy", "balanced_accuracy", "mcc", "auroc", "log_loss", "ece")
 
 
 def _number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.4g}"
+
+
+def check_trackers(names: list[str]) -> None:
+    """Raise `UserError` where a tracker of `report_to` is unknown or not installed."""
+    try:
+        for callback in get_reporting_integration_callbacks(names):
+            callback()
+    except (ValueError, ImportError, RuntimeError) as error:
+        raise UserError(f"report_to: {one_line(error)}") from None
 
 
 class Progress(TrainerCallback):
@@ -32,6 +44,10 @@ class Progress(TrainerCallback):
             self.bar.update(state.global_step - self.bar.n)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the bar, so that what is printed next, a fault included, stands on a line of its own."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None

@@ -15,7 +15,7 @@ from typing import Any
 
 from natix_hf import __version__
 from natix_hf.errors import UserError
-from natix_hf.files import read_json, write_json, write_text
+from natix_hf.files import check_writable, read_json, write_json, write_text
 
 PACKAGES = ("torch", "torchvision", "transformers", "peft", "accelerate", "datasets")
 
@@ -31,15 +31,14 @@ def check(output_dir: str | Path, *, resume: bool, overwrite: bool) -> None:
     run = Path(output_dir)
     if run.exists() and not run.is_dir():
         raise UserError(f"output_dir {run}: a file of that name is in the way")
-    _check_writable(run)
+    check_writable(run, "output_dir")
     if not run.exists() or not any(run.iterdir()):
         return
     if not (run / "run.json").exists():
         raise UserError(f"output_dir {run}: not empty, and what it holds is no run of natix_hf: choose another folder")
     if overwrite and not resume:
         return
-    status = read_json(run / "run.json").get("status")
-    if status == "finished":
+    if _status(run) == "finished":
         raise UserError(
             f"output_dir {run}: already holds a finished run: choose another folder or add --overwrite_output_dir true"
         )
@@ -50,23 +49,23 @@ def check(output_dir: str | Path, *, resume: bool, overwrite: bool) -> None:
         )
 
 
-def _check_writable(run: Path) -> None:
-    """Find out by writing, since permission bits say little about full, read-only or mapped file systems."""
-    parent = run
-    while not parent.exists():
-        parent = parent.parent
-    probe = parent / ".natix_hf_write_test"
+def finished(folder: str | Path) -> Path:
+    """The folder of a finished run; raises `UserError` where it is not one."""
+    run = Path(folder).expanduser()
+    if not run.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    if not (run / "run.json").is_file():
+        raise UserError(f"{folder}: not a run of natix_hf: it has no run.json")
+    if _status(run) != "finished":
+        raise UserError(f"{folder}: the run is not finished: train it with --resume_from_checkpoint true first")
+    return run
+
+
+def _status(run: Path) -> str | None:
     try:
-        if not parent.is_dir():
-            raise NotADirectoryError(20, f"{parent} is not a folder")
-        with probe.open("wb") as file:
-            file.write(b"x")
-            file.flush()
-    except OSError as error:
-        raise UserError(f"output_dir {run}: cannot be written: {error.strerror}: choose another folder") from None
-    finally:
-        if parent.is_dir():
-            probe.unlink(missing_ok=True)
+        return read_json(run / "run.json").get("status")
+    except (ValueError, AttributeError):
+        raise UserError(f"{run / 'run.json'}: not a JSON object that natix_hf wrote: bring the file back") from None
 
 
 def begin(

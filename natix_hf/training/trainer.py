@@ -135,7 +135,8 @@ class NatixTrainer(Trainer):
         # One short line per evaluation in place of the parent's dictionaries; trackers still get every value.
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
-        self.add_callback(Progress())
+        self.progress = Progress()
+        self.add_callback(self.progress)
 
     # -- data ---------------------------------------------------------------------------------------------------------
 
@@ -199,7 +200,10 @@ class NatixTrainer(Trainer):
         if point and self._ended_early(point):
             output = TrainOutput(self.state.global_step, 0.0, {})
         else:
-            output = super().train(resume_from_checkpoint=str(point) if point else None, **kwargs)
+            try:
+                output = super().train(resume_from_checkpoint=str(point) if point else None, **kwargs)
+            finally:
+                self.progress.close()
         self.times["train"] = round(time.perf_counter() - begin, 3)
         if self.ema is not None and not (self.args.load_best_model_at_end and self.state.best_model_checkpoint):
             self.ema.adopt()
@@ -270,6 +274,12 @@ class NatixTrainer(Trainer):
         try:
             with self.ema.weights() if self.ema is not None else nullcontext():
                 super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                if self.ema is not None:
+                    raw = {name: p.detach().contiguous() for name, p in self.ema.parameters.items()}
+                    save_file(raw, self._folder_now(trial) / RAW_WEIGHTS)
+                mark_complete(self._folder_now(trial))
         except BaseException as error:
             # A full disk, or Ctrl-C: nothing half-written stays.
             free = shutil.disk_usage(self.args.output_dir).free
@@ -279,12 +289,7 @@ class NatixTrainer(Trainer):
             raise
         finally:
             self.args.save_total_limit = limit
-        self.accelerator.wait_for_everyone()
         if self.args.should_save:
-            folder = self._folder_now(trial)
-            if self.ema is not None:
-                save_file({n: p.detach().contiguous() for n, p in self.ema.parameters.items()}, folder / RAW_WEIGHTS)
-            mark_complete(folder)
             rotate_checkpoints(
                 output_dir=self._get_output_dir(trial),
                 save_total_limit=limit,
