@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
-import re
 import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path, PurePosixPath
-from urllib.parse import parse_qs, unquote, urlparse
+from pathlib import Path
 
 import pytest
-
-LOOPBACK = Path(__file__).resolve().parents[3] / "shared" / "tools" / "loopback_hub.py"
 
 PUSH = """
 import io, sys
@@ -84,60 +79,12 @@ def run(code: str, home: Path, endpoint: str, *arguments: str, **more: str) -> s
     return subprocess.run(command, env=environment | more, capture_output=True, text=True, timeout=120)
 
 
-def loopback():
-    """The loopback Hub, taught to list folders: `load_dataset` asks for them, uploads of models do not."""
-    spec = importlib.util.spec_from_file_location("loopback_hub", LOOPBACK)
-    hub = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(hub)
-
-    class Listing(hub.H):
-        def any(self) -> None:
-            url = urlparse(self.path)
-            route = re.match(r"^/api/datasets/([^/]+/[^/]+)/(tree|paths-info)/[^/]+/?(.*)$", unquote(url.path))
-            if not route or ("dataset", route[1]) not in hub.REPOS:
-                return super().any()
-            body = self.body()
-            files = hub.REPOS["dataset", route[1]]["files"]
-            folders = {str(parent) for path in files for parent in PurePosixPath(path).parents} - {"."}
-            entries = {path: {"type": "directory", "path": path, "size": 0, "oid": "0" * 40} for path in folders}
-            for path, file in files.items():
-                entries[path] = {"type": "file", "path": path, "size": file["size"], "oid": file["oid"]}
-                if "lfs" in file:
-                    entries[path]["lfs"] = {"oid": file["lfs"], "size": file["size"], "pointerSize": 130}
-            if route[2] == "paths-info":
-                asked = json.loads(body)["paths"] if body.startswith(b"{") else parse_qs(body.decode())["paths"]
-                return self.send(200, [entries[path] for path in asked if path in entries])
-            top = PurePosixPath(route[3])
-            whole = parse_qs(url.query).get("recursive", ["false"])[0].lower() == "true"
-            inside = [
-                e
-                for p, e in sorted(entries.items())
-                if top in (PurePosixPath(p).parents if whole else [PurePosixPath(p).parent])
-            ]
-            if not inside:
-                return self.send(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})
-            return self.send(200, inside)
-
-        do_GET = do_POST = do_PUT = do_HEAD = do_DELETE = any
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Listing)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server
-
-
-@pytest.mark.skipif(not LOOPBACK.exists(), reason="needs ../shared/tools/loopback_hub.py")
-def test_a_hub_data_set_with_flat_dotted_columns_becomes_rows(tmp_path):
-    server = loopback()
-    try:
-        endpoint = f"http://127.0.0.1:{server.server_port}"
-        pushed = run(PUSH, tmp_path / "pusher", endpoint)
-        assert pushed.returncode == 0, pushed.stderr[-2000:]
-        done = run(READ, tmp_path / "reader", endpoint)
-        assert done.returncode == 0, done.stderr[-2000:]
-        missing = run(REFUSED, tmp_path / "reader", endpoint, "tester/nothing")
-    finally:
-        server.shutdown()
-        server.server_close()
+def test_a_hub_data_set_with_flat_dotted_columns_becomes_rows(loopback_hub, tmp_path):
+    pushed = run(PUSH, tmp_path / "pusher", loopback_hub.address)
+    assert pushed.returncode == 0, pushed.stderr[-2000:]
+    done = run(READ, tmp_path / "reader", loopback_hub.address)
+    assert done.returncode == 0, done.stderr[-2000:]
+    missing = run(REFUSED, tmp_path / "reader", loopback_hub.address, "tester/nothing")
     found = json.loads(done.stdout)
     assert found["names"] == ["None", "Roadwork"]
     assert found["ids"] == [str(i) for i in range(90)]

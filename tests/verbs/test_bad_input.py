@@ -1,0 +1,187 @@
+"""Bad photos, recipes and checkpoints, typed as a user does: one line that says how to mend it, exit status 2."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+# -- photos -----------------------------------------------------------------------------------------------------------
+
+
+def test_an_empty_folder(desk, tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "no photos" in desk.train("--dataset_name", tmp_path / "empty")
+
+
+def test_one_class_only(desk, photo_folder):
+    shutil.rmtree(photo_folder / "None")
+    assert "all 24 photos are of one class ('Roadwork')" in desk.train()
+
+
+def test_fewer_photos_of_a_class_than_splits(desk, photo_folder):
+    for path in sorted((photo_folder / "Roadwork").iterdir())[3:]:
+        path.unlink()
+    line = desk.train()
+    assert "Roadwork" in line
+    assert "3 photos" in line
+
+
+@pytest.mark.parametrize("ratios", [("0.6", "0.2", "0.2", "0.1"), ("0.8", "0.2")])
+def test_ratios_that_are_not_four_shares_of_one(desk, ratios):
+    assert "four positive numbers that sum to 1" in desk.train("--split_ratios", *ratios)
+
+
+def test_a_label_outside_the_mapping(desk):
+    line = desk.train("--label_names", "None", "Works")
+    assert "label 'Roadwork'" in line
+    assert "expected one of 0=None, 1=Works" in line
+
+
+@pytest.mark.parametrize("key", ["label_column_name", "group_column", "image_column_name"])
+def test_a_missing_column(desk, photo_folder, key):
+    rows = "".join(f"{path},{path.parent.name}\n" for path in sorted(photo_folder.rglob("*.jpg")))
+    (photo_folder / "table.csv").write_text(f"pictures,class\n{rows}")
+    right = {"image_column_name": "pictures", "label_column_name": "class", key: "camera"}
+    line = desk.train(*(word for name, column in right.items() for word in (f"--{name}", column)))
+    assert "'camera'" in line
+    assert "class" in line
+
+
+def broken(folder: Path) -> list[str]:
+    """Make three photos of a folder unreadable in different ways; returns their names in it."""
+    first, second, third = sorted((folder / "None").iterdir())[:3]
+    first.write_bytes(first.read_bytes()[:400])
+    second.write_bytes(b"")
+    third.write_text("not a photo")
+    return [f"None/{path.name}" for path in (first, second, third)]
+
+
+def test_broken_photos_are_refused_with_their_names_and_the_mend(desk, photo_folder):
+    names = broken(photo_folder)
+    line = desk.train()
+    assert "3 of 48 photos cannot be read" in line
+    assert all(name in line for name in names)
+    assert "remove them or set broken_photos: skip" in line
+
+
+def test_broken_photos_can_be_left_out_and_unusual_ones_are_trained_on(desk, photo_folder):
+    from PIL import Image
+
+    names = broken(photo_folder)
+    target = photo_folder / "Roadwork"
+    colour = Image.new("RGB", (40, 30), (200, 90, 40))
+    Image.new("I;16", (40, 30), 40_000).save(target / "deep.png")
+    colour.convert("CMYK").save(target / "print.jpg")
+    colour.convert("P").save(target / "palette.gif")
+    colour.convert("RGBA").save(target / "alpha.png")
+    colour.convert("L").save(target / "grey.jpg")
+    colour.convert("LA").save(target / "grey_alpha.png")
+    colour.save(target / "moving.gif", save_all=True, append_images=[colour.rotate(90)])
+    colour.resize((1, 1)).save(target / "dot.png")
+    colour.resize((1, 60)).save(target / "line.jpg")
+    result = desk.type("train", desk.recipe, "--broken_photos", "skip")
+    assert result.status == 0, result.err
+    assert "3 cannot be read and are left out" in result.out
+    splits = json.loads((desk.output / "splits.json").read_text())
+    assert sorted(photo["id"] for photo in splits["broken"]) == names
+    assert sum(splits["sizes"].values()) == 45 + 9
+    used = {name for ids in splits["ids"].values() for name in ids}
+    assert {f"Roadwork/{path.name}" for path in target.iterdir()} <= used
+
+
+# -- recipe, paths, machine -------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_recipe_key(desk):
+    desk.recipe.write_text(desk.recipe.read_text() + "learning_rte: 1e-4\n")
+    assert desk.train().endswith("unknown key 'learning_rte'; did you mean 'learning_rate'?")
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--dataset_name", "/not/here"), "no such file or folder: /not/here"),
+        (("--model_name_or_path", "./not-here"), "no such file or folder"),
+        (("--image_size", "40"), "a multiple of the checkpoint's patch size 16 expected"),
+        (("--report_to", "pigeon"), "pigeon is not supported"),
+        (("--attn_implementation", "flash_attention_2"), "sdpa works everywhere"),
+        (("--positive_label", "Cat"), "the classes are None, Roadwork"),
+    ],
+    ids=lambda value: value[0].removeprefix("--") if isinstance(value, tuple) else "",
+)
+def test_a_value_that_fits_nothing_here(desk, words, expected):
+    assert expected in desk.train(*words)
+
+
+def test_a_recipe_that_is_not_there(desk, tmp_path):
+    assert desk.refusal("train", tmp_path / "no.yaml").endswith("no such file")
+    assert "no recipe given" in desk.refusal("train")
+
+
+WITHOUT_TRACKIO = """
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "trackio" else find(name, *rest)
+"""
+
+
+def test_a_tracker_that_is_not_installed(desk):
+    assert "trackio to be installed" in desk.train("--report_to", "trackio", prelude=WITHOUT_TRACKIO)
+
+
+def test_a_checkpoint_that_is_no_dinov3(desk, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text('{"model_type": "vit"}')
+    assert "'vit', not a DINOv3 ViT" in desk.train("--model_name_or_path", tmp_path / "other")
+
+
+def test_a_checkpoint_whose_weights_are_cut_short(desk, tmp_path, tiny_backbone):
+    shutil.copytree(tiny_backbone, tmp_path / "cut")
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert "can't be read" in desk.train("--model_name_or_path", tmp_path / "cut")
+
+
+class GatedHub(BaseHTTPRequestHandler):
+    """Refuses everything, as the Hub does to somebody who has not accepted a licence."""
+
+    def do_GET(self) -> None:
+        self.send_response(403)
+        self.send_header("X-Error-Code", "GatedRepo")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_HEAD = do_GET
+
+    def log_message(self, *_) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def gated_hub() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), GatedHub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def test_a_gated_checkpoint_says_how_to_get_access(desk, gated_hub):
+    line = desk.train("--model_name_or_path", "facebook/dinov3", HF_ENDPOINT=gated_hub)
+    assert "is gated" in line
+    assert f"accept its licence at {gated_hub}/facebook/dinov3, then run `hf auth login` or set HF_TOKEN" in line
+
+
+@pytest.mark.parametrize("key", ["model_name_or_path", "dataset_name"])
+def test_no_network(desk, key):
+    line = desk.train(f"--{key}", "some/thing", HF_ENDPOINT="http://127.0.0.1:9")
+    assert "reached" in line
+    assert "folder" in line
