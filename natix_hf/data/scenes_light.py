@@ -64,7 +64,7 @@ def draw_light(rng: np.random.Generator) -> Light:
     """A random hour and weather with colours that go together."""
     daytime = str(rng.choice(list(DAYTIMES), p=list(DAYTIMES.values())))
     weather = str(rng.choice(list(WEATHERS), p=list(WEATHERS.values())))
-    spans = {"clear": (500, 1200), "overcast": (300, 700), "rain": (110, 240), "fog": (34, 75), "snow": (80, 180)}
+    spans = {"clear": (500, 1200), "overcast": (300, 700), "rain": (110, 240), "fog": (45, 95), "snow": (80, 180)}
     visibility = rng.uniform(*spans[weather])
     bright = {"clear": 1.0, "overcast": 0.86, "rain": 0.68, "fog": 0.84, "snow": 0.9}[weather] * rng.uniform(
         0.88, 1.08
@@ -172,8 +172,8 @@ def finish(
         pixels[:, :, channel] *= dimming
     if light.weather == "rain" and 8 < line < height - 8:  # the wet road mirrors what stands behind it
         rows = min(line, height - line)
-        mirror = pixels[line - rows : line][::-1]
-        pixels[line : line + rows] = 0.8 * pixels[line : line + rows] + 0.2 * mirror
+        share = np.linspace(0.3, 0.0, rows, dtype=np.float32)[:, None, None]
+        pixels[line : line + rows] += share * (pixels[line - rows : line][::-1] - pixels[line : line + rows])
     if light.daytime != "day" and glows:
         pixels += _glow(glows, (width, height), scale, 1.0 if light.daytime == "night" else 0.45)
     if light.weather in ("rain", "snow"):

@@ -43,7 +43,7 @@ HEIGHTS = {  # metres
     "van": (2.3, 2.3), "truck": (3.2, 3.2), "bus": (3.1, 3.1), "awning": (3.0, 3.0),
 }  # fmt: skip
 # large things come closer in pixels than cones do
-TALL = {"excavator": 2.4, "car": 1.7, "van": 2.4, "billboard": 3.0, "parasol": 2.0}
+TALL = {"excavator": 1.8, "car": 1.5, "van": 2.0, "billboard": 2.5, "parasol": 1.6, "warning_sign": 1.3, "sign": 1.3}
 WIDTHS = {
     "barrier": 2.0,
     "excavator": 1.5,
@@ -104,11 +104,11 @@ def build(rng: np.random.Generator, work: bool, frames: int, size: tuple[int, in
         kinds = _work_kinds(rng) if work else _decoy_kinds(rng)
         anchor_height = _height(rng, kinds[0])
         single = 1.35 if len(kinds) == 1 else 1.0
-        pixels = np.exp(rng.uniform(np.log(19 * single), np.log(125))) * TALL.get(kinds[0], 1.0) * unit * SUPERSAMPLE
+        pixels = np.exp(rng.uniform(np.log(32 * single), np.log(150))) * TALL.get(kinds[0], 1.0) * unit * SUPERSAMPLE
         depth = max(focal * anchor_height / pixels, focal * eye / (0.95 * height - horizon), 3.0)
         if depth > 0.8 * light.visibility:
             continue
-        furthest = focal * anchor_height / (15 * unit * SUPERSAMPLE)
+        furthest = focal * anchor_height / (20 * unit * SUPERSAMPLE)
         step = min(steps, max(0.0, furthest - depth) / max(frames - 1, 1))
         if frames > 1 and step < 0.15:
             continue
@@ -201,7 +201,7 @@ def _make(
     loud: bool | None = None,
     flag: bool = False,
 ) -> Thing:
-    loud = bool(rng.random() < 0.2) if loud is None else loud
+    loud = bool(rng.random() < 0.15) if loud is None else loud
     height = _height(rng, kind) if height is None else height
     return Thing(kind, float(x), float(z), height, int(rng.integers(0, 2**31)), _dress(rng, kind, loud), flag)
 
@@ -215,7 +215,7 @@ def _zone(
     rng: np.random.Generator, kinds: list[str], x: float, z: float, height: float, street: Street
 ) -> list[Thing]:
     """The work zone or its decoys: a line of things that starts at the anchor and leads away from the camera."""
-    zone = [_make(rng, kinds[0], x, z, height, loud=True)]
+    zone = [_make(rng, kinds[0], x, z, height, loud=bool(rng.random() < 0.65))]
     slope, spacing = rng.normal(0, 0.12), rng.uniform(1.0, 3.2)
     across = rng.random() < 0.35  # side by side instead of one behind the other
     for index, kind in enumerate(kinds[1:], start=1):
@@ -225,7 +225,7 @@ def _zone(
             where = (x + index * spacing * slope + rng.normal(0, 0.12), z + index * spacing + rng.uniform(0, 0.5))
         if kind in ("car", "van"):
             where = (_lane(rng, street), z + rng.uniform(4, 30))
-        zone.append(_make(rng, kind, *where, loud=bool(rng.random() < 0.85)))
+        zone.append(_make(rng, kind, *where, loud=bool(rng.random() < 0.5)))
     return zone
 
 
@@ -237,11 +237,11 @@ def _ordinary(rng: np.random.Generator, street: Street, light: Light) -> list[Th
     vehicles, p = ["car", "van", "truck", "bus"], [0.74, 0.13, 0.08, 0.05]
     for _ in range(int(rng.integers(0, 5))):
         x = _lane(rng, street)
-        things.append(_make(rng, str(rng.choice(vehicles, p=p)), x, rng.uniform(7, 80), flag=x < 0))
+        things.append(_make(rng, str(rng.choice(vehicles, p=p)), x, rng.uniform(7, 55), flag=x < 0))
     if rng.random() < 0.5:
         for z in rng.uniform(4, 8) + np.arange(int(rng.integers(1, 6))) * rng.uniform(5.6, 7.5):
             things.append(_make(rng, "car" if rng.random() < 0.85 else "van", 1.0 * (road + 0.6), z))
-    autumn = rng.random() < 0.32 and light.weather != "snow"
+    autumn = rng.random() < 0.26 and light.weather != "snow"
     bare = light.weather == "snow" or (not autumn and rng.random() < 0.15)
     for _ in range(int(rng.integers(0, 9))):
         leaf = (
@@ -249,17 +249,17 @@ def _ordinary(rng: np.random.Generator, street: Street, light: Light) -> list[Th
             if autumn and rng.random() < 0.8
             else (rng.uniform(44, 104), rng.uniform(90, 136), rng.uniform(36, 64))
         )
-        tree = _make(rng, "tree", side() * (walk + rng.uniform(-0.4, 4)), rng.uniform(6, 80))
+        tree = _make(rng, "tree", side() * (walk + rng.uniform(-0.4, 4)), rng.uniform(6, 55))
         things.append(Thing("tree", tree.x, tree.z, tree.height, tree.seed, (leaf,), bare))
     lamp_side, gap = side(), rng.uniform(16, 30)
     if rng.random() < 0.7:
         things += [
-            _make(rng, "lamp_post", lamp_side * (road + 0.5), z) for z in rng.uniform(5, 15) + np.arange(4) * gap
+            _make(rng, "lamp_post", lamp_side * (road + 0.5), z) for z in rng.uniform(5, 15) + np.arange(3) * gap
         ]
     counts = {"person": 5, "sign": 3, "bin": 2, "planter": 2}
     for kind, most in counts.items():
         for _ in range(int(rng.integers(0, most)) if rng.random() < 0.6 else 0):
-            things.append(_make(rng, kind, side() * rng.uniform(road + 0.3, walk), rng.uniform(5, 45)))
+            things.append(_make(rng, kind, side() * rng.uniform(road + 0.3, walk), rng.uniform(5, 28)))
     for kind, chance, far in (("traffic_light", 0.18, 40), ("parasol", 0.08, 30), ("billboard", 0.12, 60)):
         if rng.random() < chance:
             things.append(_make(rng, kind, side() * (road + rng.uniform(0.4, 2.5)), rng.uniform(7, far)))
@@ -267,7 +267,7 @@ def _ordinary(rng: np.random.Generator, street: Street, light: Light) -> list[Th
         things.append(_make(rng, "crane", side() * rng.uniform(10, 50), 150, loud=True))
     for house in street.houses:
         if house.shop and house.start < 50 and rng.random() < 0.75:
-            awning = _make(rng, "awning", house.x, house.start + 0.5, loud=bool(rng.random() < 0.45))
+            awning = _make(rng, "awning", house.x, house.start + 0.5, loud=bool(rng.random() < 0.35))
             things.append(
                 Thing(
                     "awning",
