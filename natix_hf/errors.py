@@ -72,6 +72,8 @@ def command(main: Callable[[list[str]], None], argv: list[str] | None = None) ->
     debug = "--debug" in arguments
     if debug:
         arguments.remove("--debug")
+    # What datasets logs before it raises would stand above the one line that says the same.
+    os.environ.setdefault("DATASETS_VERBOSITY", "critical")
     try:
         main(arguments)
     except UserError as error:

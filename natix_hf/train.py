@@ -132,6 +132,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
 
 
 def main(argv: list[str]) -> None:
+    from huggingface_hub.utils.logging import set_verbosity_error
     from transformers.utils import logging
 
     from natix_hf.recipe_file import parse
@@ -139,6 +140,7 @@ def main(argv: list[str]) -> None:
     recipe = parse(argv)
     # peft asks transformers for a name that transformers has just renamed; nobody who trains can do anything about it.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+    set_verbosity_error()  # of retries; a Hub that cannot be reached is told in one line
     logging.disable_progress_bar()  # of files that load and save in a moment; training has its own
     train(recipe)
 

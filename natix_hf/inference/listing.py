@@ -69,9 +69,13 @@ def find_photos(photos: str, image_column_name: str = "image") -> tuple[list[str
 
 
 def _from_parquet(name: str, files: list[str], column: str) -> tuple[list[str], Sequence[Any]]:
-    from datasets import Dataset
+    import datasets
 
-    return _from_data_set(name, lambda: Dataset.from_parquet(files), column)
+    datasets.disable_progress_bars()  # it is copied to the cache in a moment
+    try:
+        return _from_data_set(name, lambda: datasets.Dataset.from_parquet(files), column)
+    finally:
+        datasets.enable_progress_bars()
 
 
 def _from_hub(name: str, column: str) -> tuple[list[str], Sequence[Any]]:

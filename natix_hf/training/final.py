@@ -123,6 +123,7 @@ def write_into_weights(run: Path, calibration: dict[str, Any]) -> None:
     config = read_json(run / "config.json")
     classes = len(calibration["logit_bias"])
     values = {"temperature": [calibration["temperature"]] * classes, "logit_bias": calibration["logit_bias"]}
+    values = {name: torch.tensor(value).tolist() for name, value in values.items()}  # float32, as the head holds them
     for path in [*run.glob("*.safetensors"), *(run / "adapter").glob("*.safetensors")]:
         tensors = load_file(path)
         names = {name: tensors[name] for name in tensors if name.rpartition(".")[2] in values and "head" in name}

@@ -50,7 +50,8 @@ class Warm:
             stdout=subprocess.PIPE,
             text=True,
             cwd=REPOSITORY,
-            env={**plain_environment(), "HF_HOME": str(home)},
+            # datasets reads its variable when it is imported, which here is before a verb could set it.
+            env={**plain_environment(), "HF_HOME": str(home), "DATASETS_VERBOSITY": "critical"},
         )
         assert self.process.stdout.readline() == "ready\n"
 

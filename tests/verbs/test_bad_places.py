@@ -130,6 +130,7 @@ def test_predict_on_tables_that_hold_no_photos(desk, finished, tmp_path):
     assert "no photos" in desk.refusal("predict", *words, "--image_column_name", "number")
     path.write_bytes(b"PAR1 and then nothing")
     assert "no data set that can be read" in desk.refusal("predict", *words)
+    assert "cannot read table.parquet as parquet" in desk.train("--dataset_name", path)
 
 
 def test_predict_with_weights_cut_short(desk, finished, photo_folder, tmp_path):
