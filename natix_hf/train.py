@@ -75,7 +75,13 @@ def train(recipe: Recipe) -> dict[str, Any]:
         run_folder.check(args.output_dir, resume=resuming, overwrite=args.overwrite_output_dir)
     resume_point(args.output_dir, args.resume_from_checkpoint)
     check_trackers(args.report_to)
-    check_attention(recipe.model.attn_implementation, bf16=args.bf16, trust_remote_code=recipe.model.trust_remote_code)
+    check_attention(
+        recipe.model.attn_implementation,
+        training=recipe.model.method != "probe",
+        bf16=args.bf16,
+        device=args.device,
+        trust_remote_code=recipe.model.trust_remote_code,
+    )
     with args.main_process_first(desc="configuration"):
         check_size(recipe.model.model_name_or_path, recipe.data.image_size, recipe.model.model_revision)
 
