@@ -75,13 +75,8 @@ def train(recipe: Recipe) -> dict[str, Any]:
         run_folder.check(args.output_dir, resume=resuming, overwrite=args.overwrite_output_dir)
     resume_point(args.output_dir, args.resume_from_checkpoint)
     check_trackers(args.report_to)
-    check_attention(
-        recipe.model.attn_implementation,
-        training=recipe.model.method != "probe",
-        bf16=args.bf16,
-        device=args.device,
-        trust_remote_code=recipe.model.trust_remote_code,
-    )
+    place = {"training": recipe.model.method != "probe", "bf16": args.bf16, "device": args.device}
+    check_attention(recipe.model.attn_implementation, trust_remote_code=recipe.model.trust_remote_code, **place)
     with args.main_process_first(desc="configuration"):
         check_size(recipe.model.model_name_or_path, recipe.data.image_size, recipe.model.model_revision)
 
@@ -91,8 +86,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
     times["photos"] = round(time.perf_counter() - begin, 3)
     sizes = ", ".join(f"{name} {size}" for name, size in splits.sizes.items() if "/" not in name)
     say(f"photos: {recipe.data.dataset_name}: {len(splits.label_names)} classes; {sizes}")
-    broken = splits.description["broken"]
-    if broken:
+    if broken := splits.description["broken"]:
         say(f"photos: {len(broken)} cannot be read and are left out, they are listed in splits.json")
 
     begin = time.perf_counter()
