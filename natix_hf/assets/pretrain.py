@@ -2,9 +2,10 @@
 
 A small DINOv3 ViT learns from generated scenes of seeds that no demo uses which objects stand where: every patch
 says which of the 20 object classes it shows, the CLS token which classes the picture shows. It is never told
-whether a picture is roadwork. First it sees quarter pictures around an object (a quarter of the cost), then whole
-ones. Objects come from the generator, so the result knows drawn streets only. Nothing here is used when the package
-runs; two cores need about half an hour.
+whether a picture is roadwork. First it sees details of 48 pixels around an object,
+then quarter pictures, then whole ones: a small network learns what things look like where it is cheap to show them.
+Objects come from the generator, so the result knows drawn streets only. Nothing here is used when the package runs;
+two cores need about half an hour.
 """
 
 from __future__ import annotations
@@ -30,21 +31,22 @@ from natix_hf.errors import command
 SIDE, PATCH, MOST = 224, 16, 64  # pixels of a squashed picture and of a patch; objects kept per picture
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SHAPE = {
-    "hidden_size": 192,
-    "intermediate_size": 768,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 3,
+    "hidden_size": 128,
+    "intermediate_size": 512,
+    "num_hidden_layers": 5,
+    "num_attention_heads": 2,
     "num_register_tokens": 4,
     "patch_size": PATCH,
     "image_size": SIDE,
     "layerscale_value": 1.0,
+    "initializer_range": 0.07,  # near 1 / sqrt(128); the usual 0.02 is for far wider models and learns slowly here
     "pos_embed_rescale": None,
 }
 
 
 def _picture(task: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """A squashed scene `(224, 224, 3)` and its objects `(64, 5)`: class (-1: none), left, top, right, bottom."""
-    shown = scene(*task)
+    shown = scene(*task, size=(448, 252))
     pixels = np.asarray(shown.image.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
     scale = np.asarray([SIDE / shown.image.width, SIDE / shown.image.height] * 2)
     objects = np.full((MOST, 5), -1, np.float32)
@@ -98,8 +100,34 @@ class Pretraining(nn.Module):
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """Pixels `(batch, 3, side, side)` to logits `(batch, patches, classes)` and `(batch, classes)`."""
-        tokens = self.backbone(pixels).last_hidden_state  # (batch, 1 + 4 + patches, 192)
+        tokens = self.backbone(pixels).last_hidden_state  # (batch, 1 + 4 + patches, 128)
         return self.per_patch(tokens[:, 1 + SHAPE["num_register_tokens"] :]), self.per_picture(tokens[:, 0])
+
+
+@torch.no_grad()
+def start_from_statistics(model: Pretraining, pixels: np.ndarray) -> None:
+    """Patch embedding = the first 128 principal components of patches, their variances evened out.
+
+    Small things differ from their surroundings in components of little variance; from random weights most of the
+    training would go into finding those.
+    """
+    few = normalised(pixels[:: max(1, len(pixels) // 400)])  # (n, 3, 224, 224)
+    cells = functional.unfold(few, PATCH, stride=PATCH).transpose(1, 2).reshape(-1, 3 * PATCH * PATCH)
+    mean = cells.mean(dim=0)
+    variances, directions = torch.linalg.eigh(torch.cov((cells - mean).T))
+    variances, directions = variances.flip(0), directions.flip(1)
+    width = SHAPE["hidden_size"]
+    weights = (directions[:, :width] * variances[:width] ** -0.35).T  # (128, 768)
+    weights = weights / (cells[:5000] - mean).matmul(weights.T).std() * 0.7
+    embedding = model.backbone.embeddings.patch_embeddings
+    embedding.weight.copy_(weights.view_as(embedding.weight))
+    embedding.bias.copy_(-weights @ mean)
+
+
+def normalised(pixels: np.ndarray) -> Tensor:
+    """Pixels `(n, side, side, 3)` of 0 to 255 as the network takes them, `(n, 3, side, side)`."""
+    images = torch.from_numpy(np.ascontiguousarray(pixels, np.float32)).permute(0, 3, 1, 2) / 255
+    return ((images - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]).contiguous()
 
 
 def batch(
@@ -109,39 +137,40 @@ def batch(
     views, targets = [], []
     for index in rng.integers(0, len(pixels), size):
         left, top = rng.integers(0, SIDE - side + 1, 2) if side < SIDE else (0, 0)
-        boxes = objects[index][objects[index][:, 0] >= 0]
+        boxes = objects[index, objects[index, :, 0] >= 0]
         if side < SIDE and len(boxes) and rng.random() < 0.8:
             kinds = np.unique(boxes[:, 0])
             of_kind = boxes[boxes[:, 0] == rng.choice(kinds)]
             box = of_kind[rng.integers(len(of_kind))]
             middle = np.asarray([(box[1] + box[3]) / 2, (box[2] + box[4]) / 2])
-            left, top = np.clip(middle - side * rng.uniform(0.2, 0.8, 2), 0, SIDE - side).astype(int)
+            left, top = np.clip(middle - side * rng.uniform(0.3, 0.7, 2), 0, SIDE - side).astype(int)
         view = pixels[index, top : top + side, left : left + side].astype(np.float32)
         view = view * rng.uniform(0.85, 1.15) + rng.uniform(-12, 12)
-        target = patch_targets(objects[index], int(left), int(top), side)
+        near = (boxes[:, 1] < left + side) & (boxes[:, 3] > left) & (boxes[:, 2] < top + side) & (boxes[:, 4] > top)
+        target = patch_targets(boxes[near], int(left), int(top), side)
         if rng.random() < 0.5:
             view, target = view[:, ::-1], target[:, ::-1]
         views.append(np.clip(view, 0, 255))
         targets.append(target.reshape(-1, len(CLASSES)))
-    images = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2) / 255
-    images = (images - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
-    return images.contiguous(), torch.from_numpy(np.stack(targets))
+    return normalised(np.stack(views)), torch.from_numpy(np.stack(targets))
 
 
 def loss_of(model: Pretraining, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The sum that is minimised, then its parts per patch (summed over a picture's classes) and per picture."""
+    """The sum that is minimised, then its parts per patch and per picture (means over classes)."""
     patches, picture = model(images)
     seen = targets.amax(dim=1)
-    local = functional.binary_cross_entropy_with_logits(patches, targets, pos_weight=torch.tensor(3.0))
+    # the boxes of these hold mostly background
+    trust = torch.tensor([0.1 if kind in ("tree", "lamp_post", "crane", "awning") else 1.0 for kind in CLASSES])
+    local = functional.binary_cross_entropy_with_logits(patches, targets, trust, pos_weight=torch.tensor(4.0))
     whole = functional.binary_cross_entropy_with_logits(picture, seen)
-    return 10 * local + 2 * whole, local, whole
+    return 20 * local + 2 * whole, local, whole
 
 
 def train(model: Pretraining, data: tuple[np.ndarray, np.ndarray], args: argparse.Namespace) -> None:
-    """Quarter pictures, then whole ones, under one learning-rate schedule (linear warm-up, cosine)."""
+    """Details, quarter pictures, then whole ones, under one learning-rate schedule (linear warm-up, cosine)."""
     pixels, objects = data
     held = slice(len(pixels) - 200, len(pixels))
-    stages = [(SIDE // 2, 64, args.quarters), (SIDE, 16, args.wholes)]
+    stages = [(3 * PATCH, 128, args.details), (SIDE // 2, 32, args.quarters), (SIDE, 12, args.wholes)]
     plan = [(side, size) for side, size, shown in stages for _ in range(shown // size)]
     decay = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim <= 1]
@@ -149,7 +178,7 @@ def train(model: Pretraining, data: tuple[np.ndarray, np.ndarray], args: argpars
     optimizer = torch.optim.AdamW(groups, lr=args.learning_rate, betas=(0.9, 0.98))
     cost = np.cumsum([side * side * size for side, size in plan])
     cost = cost / cost[-1]
-    rng, began = np.random.default_rng(args.seed), time.time()
+    rng, began, recent = np.random.default_rng(args.seed), time.time(), []
     for step, (side, size) in enumerate(plan):
         rate = (
             args.learning_rate * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * (1 + math.cos(math.pi * cost[step])) / 2)
@@ -164,9 +193,10 @@ def train(model: Pretraining, data: tuple[np.ndarray, np.ndarray], args: argpars
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        if step % 50 == 0 or step == len(plan) - 1:
-            figures = f"per patch {local.item():.4f} per picture {whole.item():.4f} rate {rate:.1e}"
-            print(f"{step}/{len(plan)} side {side} {figures} {time.time() - began:.0f} s", flush=True)
+        recent = [*recent[-49:], (local.item(), whole.item())]
+        if step % 50 == 49 or step == len(plan) - 1:
+            figures = "per patch {:.4f} per picture {:.4f}".format(*np.mean(recent, axis=0))
+            print(f"{step + 1}/{len(plan)} side {side} {figures} {time.time() - began:.0f} s", flush=True)
         if step % 400 == 399 or step == len(plan) - 1:
             print(
                 f"  average precision per picture, held out: {average_precision(model, pixels[held], objects[held])}"
@@ -182,9 +212,7 @@ def average_precision(model: Pretraining, pixels: np.ndarray, objects: np.ndarra
     model.eval()
     scores, truth = [], []
     for start in range(0, len(pixels), 20):
-        images = torch.from_numpy(pixels[start : start + 20].astype(np.float32)).permute(0, 3, 1, 2) / 255
-        images = (images - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
-        scores.append(model(images)[1].numpy())
+        scores.append(model(normalised(pixels[start : start + 20]))[1].numpy())
         truth += [patch_targets(boxes, 0, 0, SIDE).max(axis=(0, 1)) for boxes in objects[start : start + 20]]
     scores, truth = np.concatenate(scores), np.stack(truth)
     return {
@@ -195,7 +223,7 @@ def average_precision(model: Pretraining, pixels: np.ndarray, objects: np.ndarra
 
 
 def save(model: Pretraining, folder: Path) -> None:
-    """The backbone in fp16 with its processor, as `AutoModel` and `AutoImageProcessor` load them."""
+    """Write the backbone in fp16 with its processor, as `AutoModel` and `AutoImageProcessor` load them."""
     half = DINOv3ViTModel(DINOv3ViTConfig(**SHAPE, dtype="float16")).half()
     half.load_state_dict(model.backbone.state_dict())
     half.save_pretrained(folder)
@@ -209,15 +237,20 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--cache", required=True, help="folder for the drawn scenes, about 150 KB each")
     parser.add_argument("--count", type=int, default=6000, help="scenes (default %(default)s)")
     parser.add_argument("--seed", type=int, default=1_000_000, help="series of scenes (default %(default)s)")
-    parser.add_argument("--quarters", type=int, default=64_000, help="quarter pictures shown (default %(default)s)")
+    parser.add_argument(
+        "--details", type=int, default=128_000, help="details of 48 pixels shown (default %(default)s)"
+    )
+    parser.add_argument("--quarters", type=int, default=32_000, help="quarter pictures shown (default %(default)s)")
     parser.add_argument("--wholes", type=int, default=12_000, help="whole pictures shown (default %(default)s)")
-    parser.add_argument("--learning_rate", type=float, default=1.5e-3, help="highest rate (default %(default)s)")
+    parser.add_argument("--learning_rate", type=float, default=2e-3, help="highest rate (default %(default)s)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="(default %(default)s)")
     args = parser.parse_args(argv)
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     data = pictures(Path(args.cache), args.count, args.seed, args.threads)
-    train(Pretraining(), data, args)
+    model = Pretraining()
+    start_from_statistics(model, data[0])
+    train(model, data, args)
 
 
 if __name__ == "__main__":
