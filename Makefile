@@ -18,7 +18,9 @@ $(STAMP): pyproject.toml
 	touch $@
 
 demo: $(STAMP) ## train, calibrate and test a classifier on generated street photos (minutes, no download)
-	$(BIN)/accelerate launch --cpu --num_processes 1 -m natix_hf.train recipes/demo.yaml $(ARGS)
+	# accelerate gives a process one thread unless told otherwise
+	$(BIN)/accelerate launch --cpu --num_processes 1 --num_cpu_threads_per_process $$(nproc) -m natix_hf.train \
+		recipes/demo.yaml $(ARGS)
 	$(BIN)/python -m natix_hf.demo runs/demo
 
 test: $(STAMP) ## run all tests, fast ones first

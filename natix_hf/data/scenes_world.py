@@ -104,7 +104,7 @@ def build(rng: np.random.Generator, work: bool, frames: int, size: tuple[int, in
         kinds = _work_kinds(rng) if work else _decoy_kinds(rng)
         anchor_height = _height(rng, kinds[0])
         single = 1.35 if len(kinds) == 1 else 1.0
-        pixels = np.exp(rng.uniform(np.log(32 * single), np.log(150))) * TALL.get(kinds[0], 1.0) * unit * SUPERSAMPLE
+        pixels = np.exp(rng.uniform(np.log(44 * single), np.log(170))) * TALL.get(kinds[0], 1.0) * unit * SUPERSAMPLE
         depth = max(focal * anchor_height / pixels, focal * eye / (0.95 * height - horizon), 3.0)
         if depth > 0.8 * light.visibility:
             continue
