@@ -92,7 +92,7 @@ class DataOptions:
     )
     split_seed: int = option(0, "seed of the split; the same rows and seed give the same split")
     image_size: int = option(224, "height and width in pixels that the model sees")
-    augment: Literal["none", "basic"] = option("basic", "none, or basic: random resized crop and horizontal flip")
+    augment: Literal["none", "basic"] = option("basic", "none, or basic: large random crops and mirror images")
     broken_photos: Literal["refuse", "skip"] = option("refuse", "what to do about photos that cannot be read")
     preprocessing_num_workers: int | None = option(None, "processes that inspect the photos; default one per core")
 
@@ -229,6 +229,8 @@ class NatixTrainingArguments(TrainingArguments):
             self.load_best_model_at_end = False
         if self.greater_is_better is None and self.metric_for_best_model is not None:
             self.greater_is_better = score not in ("loss", "log_loss", "ece")
+        if self.use_cpu or not torch.accelerator.is_available():
+            self.dataloader_pin_memory = False  # nothing to copy to; torch would say so at every evaluation
         super().__post_init__()
 
 

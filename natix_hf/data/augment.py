@@ -23,12 +23,16 @@ def view_seed(seed: int, epoch: int, row_id: str) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def _plain(image_size: int) -> v2.Transform:
+def _plain(image_size: int, aspect: float) -> v2.Transform:
     return v2.Resize((image_size, image_size), antialias=True)
 
 
-def _basic(image_size: int) -> v2.Transform:
-    crop = v2.RandomResizedCrop((image_size, image_size), scale=(0.5, 1.0), ratio=(3 / 4, 4 / 3), antialias=True)
+def _basic(image_size: int, aspect: float) -> v2.Transform:
+    # The crop's shape varies around that of the photo, since scored photos are squashed whole: with the usual 3:4 to 4:3
+    # a wide photo would lose its sides in every view. Large crops, since what decides a street photo may be small and
+    # at its edge.
+    size, ratio = (image_size, image_size), (0.85 * aspect, aspect / 0.85)
+    crop = v2.RandomResizedCrop(size, scale=(0.75, 1.0), ratio=ratio, antialias=True)
     return v2.Compose([crop, v2.RandomHorizontalFlip()])
 
 
@@ -41,7 +45,8 @@ def training_view(image: Image.Image, *, augment: str, image_size: int, seed: in
     Args:
         image: RGB photo of any size.
         augment: `none` (squashed to the square as DINOv3's image processor does, bilinear with antialiasing) or
-            `basic` (a random crop of 1/2 to all of the area, sides 3:4 to 4:3, and a mirror image half of the time).
+            `basic` (a random crop of 3/4 to all of the area in about the photo's own shape, squashed, and a mirror
+            image half of the time).
         image_size: side of the view in pixels.
         seed: of the run.
         epoch: whole number; the view changes with it.
@@ -59,4 +64,4 @@ def training_view(image: Image.Image, *, augment: str, image_size: int, seed: in
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed: that would also reseed the GPUs, whose state drives the dropout of the run.
         torch.default_generator.manual_seed(view_seed(seed, epoch, row_id))
-        return AUGMENTATIONS[augment](image_size)(pixels)
+        return AUGMENTATIONS[augment](image_size, image.width / image.height)(pixels)

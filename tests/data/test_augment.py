@@ -64,3 +64,14 @@ def test_basic_views_mirror_half_of_the_time_and_crop():
 def test_an_unknown_augmentation_is_named_with_the_choices():
     with pytest.raises(UserError, match="none, basic"):
         view(photo(), augment="strong")
+
+
+def test_basic_shows_most_of_a_wide_photo_and_squashes_it_as_scoring_does():
+    """The usual crops of 3:4 to 4:3 would cut the sides off every view of a 16:9 photo."""
+    across, down = np.meshgrid(np.linspace(0, 255, 320), np.linspace(0, 255, 180))
+    photo = Image.fromarray(np.stack([across, down, 0 * down], axis=2).astype(np.uint8))
+    for epoch in range(40):
+        view = training_view(photo, augment="basic", image_size=64, seed=0, epoch=epoch, row_id="a").float() / 255
+        width, height = (float(channel.max() - channel.min()) for channel in view[:2])
+        assert 0.70 <= width * height <= 1.0
+        assert 0.8 <= width / height <= 1.25
