@@ -28,9 +28,9 @@ def _plain(image_size: int, aspect: float) -> v2.Transform:
 
 
 def _basic(image_size: int, aspect: float) -> v2.Transform:
-    # The crop's shape varies around that of the photo, since scored photos are squashed whole: with the usual 3:4 to 4:3
-    # a wide photo would lose its sides in every view. Large crops, since what decides a street photo may be small and
-    # at its edge.
+    # The crop's shape varies around that of the photo, since scored photos are squashed whole: with the usual 3:4 to
+    # 4:3 a wide photo would lose its sides in every view. Large crops, since what decides a street photo may be small
+    # and at its edge.
     size, ratio = (image_size, image_size), (0.85 * aspect, aspect / 0.85)
     crop = v2.RandomResizedCrop(size, scale=(0.75, 1.0), ratio=ratio, antialias=True)
     return v2.Compose([crop, v2.RandomHorizontalFlip()])
