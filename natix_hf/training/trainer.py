@@ -59,8 +59,7 @@ class NatixTrainer(Trainer):
     """Train a `NatixDinov3ForImageClassification` (or its LoRA-wrapped form) on locked splits.
 
     The method follows from the model: a `PeftModel` is trained with LoRA, a model with a frozen backbone as a probe on
-        features that
-    are computed once, any other in full.
+    features that are computed once, any other in full.
 
     Args:
         model: from `natix_hf.load_model`.
