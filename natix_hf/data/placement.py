@@ -23,75 +23,82 @@ def _shuffled(names: Sequence[str], seed: int) -> np.ndarray:
 
 
 class _Table:
-    """How many rows of each class each group holds, and what each share still lacks.
+    """How many rows of each cell (class, or class and stratum) each group holds, and what each share still lacks.
 
-    `surplus[share, class]` = rows placed minus rows wanted; it starts at `-share * rows of the class`.
+    `surplus[share, cell]` = rows placed minus rows wanted; it starts at `-share * rows of the cell`.
     """
 
-    def __init__(self, labels: np.ndarray, groups: np.ndarray, shares: np.ndarray, ranks: np.ndarray):
-        self.shares, self.ranks = shares, ranks
+    def __init__(self, cells: np.ndarray, cell_class: np.ndarray, groups: np.ndarray, shares: np.ndarray, ranks):
+        self.shares, self.ranks, self.cell_class = shares, ranks, cell_class
         self.sizes = np.bincount(groups, minlength=len(ranks))  # (groups,) rows
-        self.totals = np.bincount(labels)  # (classes,) rows
-        pairs, self.counts = np.unique(groups * len(self.totals) + labels, return_counts=True)
-        self.pair_group, self.pair_class = np.divmod(pairs, len(self.totals))
+        self.totals = np.bincount(cells, minlength=len(cell_class))  # (cells,) rows
+        pairs, self.counts = np.unique(groups * len(self.totals) + cells, return_counts=True)
+        self.pair_group, self.pair_cell = np.divmod(pairs, len(self.totals))
+        self.pair_class = cell_class[self.pair_cell]
         self.starts = np.searchsorted(self.pair_group, np.arange(len(ranks) + 1))
         self.surplus = -np.outer(shares, self.totals).astype(np.float64)
         self.home = np.full(len(ranks), -1)
+        self.fixed = np.zeros(len(ranks), dtype=bool)
 
-    def classes(self, group: int) -> tuple[np.ndarray, np.ndarray]:
-        """The classes in a group and the rows of each."""
+    def cells(self, group: int) -> tuple[np.ndarray, np.ndarray]:
+        """The cells in a group and the rows of each."""
         part = slice(self.starts[group], self.starts[group + 1])
-        return self.pair_class[part], self.counts[part]
+        return self.pair_cell[part], self.counts[part]
+
+    def fix(self, groups: np.ndarray, homes: np.ndarray) -> None:
+        """Groups whose share is given; the others then fill what these leave."""
+        self.home[groups], self.fixed[groups] = homes, True
+        given = self.fixed[self.pair_group]
+        np.add.at(self.surplus, (self.home[self.pair_group[given]], self.pair_cell[given]), self.counts[given])
 
     def place_large(self) -> None:
         """Groups of several rows, large ones first (shuffled among those of about the same size), each where the
         chi-squared distance between the rows placed and the rows wanted grows least."""
-        several = np.flatnonzero(self.sizes > 1)
+        several = np.flatnonzero((self.sizes > 1) & ~self.fixed)
         magnitude = np.floor(np.log2(np.maximum(self.sizes, 1)))
         for group in several[np.lexsort((self.ranks[several], -magnitude[several]))]:
-            classes, counts = self.classes(group)
+            cells, counts = self.cells(group)
             growth = (
-                counts * (counts + 2 * self.surplus[:, classes]) / self.totals[classes]
-            )  # (shares, classes of the group)
+                counts * (counts + 2 * self.surplus[:, cells]) / self.totals[cells]
+            )  # (shares, cells of the group)
             best = int(np.argmin(growth.sum(axis=1) / self.shares))
             self.home[group] = best
-            self.surplus[best, classes] += counts
+            self.surplus[best, cells] += counts
 
     def place_single(self) -> None:
-        """Groups of one row: each class fills what the shares still lack, by largest remainder; what rounding took
-        from a share in one class is carried to the next, so that many small classes do not all round the same
-        way."""
+        """Groups of one row: each cell fills what the shares still lack, by largest remainder; what rounding took
+        from a share in one cell is carried to the next, so that many small cells do not all round the same way."""
         carry = np.zeros(len(self.shares))
-        single = np.flatnonzero(self.sizes == 1)
-        single_class = self.pair_class[self.starts[single]]
-        for label in np.unique(single_class):
-            members = single[single_class == label]
-            members = members[np.argsort(self.ranks[members])]
-            lacking = np.clip(-self.surplus[:, label], 0, None)
+        single = np.flatnonzero((self.sizes == 1) & ~self.fixed)
+        single_cell = self.pair_cell[self.starts[single]]
+        order = np.lexsort((self.ranks[single], single_cell))
+        bounds = np.flatnonzero(np.diff(single_cell[order])) + 1
+        for members in np.split(single[order], bounds) if len(single) else []:
+            lacking = np.clip(-self.surplus[:, self.pair_cell[self.starts[members[0]]]], 0, None)
             wanted = lacking if lacking.sum() > 0 else self.shares
             exact = len(members) * wanted / wanted.sum()
             quota = np.floor(exact + 1e-9).astype(np.int64)
             rest = exact - quota
-            order = np.argsort(-np.where(rest > 1e-9, np.round(rest + carry, 9), -np.inf), kind="stable")
-            quota[order[: len(members) - quota.sum()]] += 1
+            most = np.argsort(-np.where(rest > 1e-9, np.round(rest + carry, 9), -np.inf), kind="stable")
+            quota[most[: len(members) - quota.sum()]] += 1
             carry += exact - quota
             self.home[members] = np.repeat(np.arange(len(quota)), quota)
 
     def repair(self, names: Sequence[str]) -> None:
         """Moves the smallest groups that can be spared, so that every share holds every class."""
-        present = np.zeros(self.surplus.shape, dtype=np.int64)  # (shares, classes) groups
+        present = np.zeros((len(self.shares), len(names)), dtype=np.int64)  # (shares, classes) cells of groups
         np.add.at(present, (self.home[self.pair_group], self.pair_class), 1)
         for label in np.argsort(present.sum(axis=0), kind="stable"):
             for share in np.flatnonzero(present[:, label] == 0):
-                holders = self.pair_group[self.pair_class == label]
+                holders = self.pair_group[(self.pair_class == label) & ~self.fixed[self.pair_group]]
                 holders = holders[
                     np.lexsort((self.ranks[holders], self.sizes[holders], -present[self.home[holders], label]))
                 ]
                 for group in holders:
-                    classes, _ = self.classes(group)
-                    if (present[self.home[group], classes] >= 2).all():
-                        present[self.home[group], classes] -= 1
-                        present[share, classes] += 1
+                    classes, times = np.unique(self.cell_class[self.cells(group)[0]], return_counts=True)
+                    if (present[self.home[group], classes] > times).all():
+                        present[self.home[group], classes] -= times
+                        present[share, classes] += times
                         self.home[group] = share
                         break
                 else:
@@ -108,6 +115,8 @@ def place(
     shares: Sequence[float],
     seed: int,
     *,
+    strata: np.ndarray | None = None,
+    fixed: np.ndarray | None = None,
     label_names: Sequence[str] | None = None,
 ) -> np.ndarray:
     """The share of each row: whole groups, classes in proportion, about O(n log n).
@@ -118,6 +127,8 @@ def place(
         group_names: the name of each group; together with the seed they decide who goes where, row order does not.
         shares: positive, sum to 1.
         seed: of the shuffle.
+        strata: `(n,)` numbers of a second property that is kept in proportion within each class.
+        fixed: `(n,)` shares that are given, -1 where not; a row takes its whole group along.
         label_names: if given, every class must stand in every share, and these names are used to say where that fails.
 
     Returns:
@@ -126,23 +137,40 @@ def place(
     Raises:
         UserError: with `label_names`, if a class has fewer photos or groups than there are shares.
     """
-    table = _Table(labels, groups, np.asarray(shares, dtype=np.float64), _shuffled(group_names, seed))
+    if strata is None:
+        cells, cell_class = labels, np.arange(int(labels.max(initial=-1)) + 1)
+    else:
+        width = int(strata.max(initial=0)) + 1
+        both, cells = np.unique(labels * width + strata, return_inverse=True)
+        cell_class = both // width
+    ranks = _shuffled(group_names, seed)
+    table = _Table(cells, cell_class, groups, np.asarray(shares, dtype=np.float64), ranks)
+    if fixed is not None:
+        given = np.flatnonzero(fixed >= 0)
+        taken, first = np.unique(groups[given], return_index=True)
+        table.fix(taken, fixed[given[first]])
     if label_names is not None:
-        in_groups = np.bincount(table.pair_class, minlength=len(table.totals))
-        for label, name in enumerate(label_names):
-            rows = table.totals[label] if label < len(table.totals) else 0
-            if rows < len(shares):
-                raise UserError(
-                    f"class {name!r} has {rows} photos, fewer than the {len(shares)} splits: add photos of it or "
-                    "drop the class"
-                )
-            if in_groups[label] < len(shares):
-                raise UserError(
-                    f"class {name!r} stands in {in_groups[label]} groups, fewer than the {len(shares)} splits, and "
-                    "groups are kept whole: add photos of it from other groups, or choose a finer group_column"
-                )
+        _check_enough(labels, groups, shares, label_names)
     table.place_large()
     table.place_single()
     if label_names is not None:
         table.repair(label_names)
     return table.home[groups]
+
+
+def _check_enough(labels: np.ndarray, groups: np.ndarray, shares: Sequence[float], names: Sequence[str]) -> None:
+    """Every class has as many photos and groups as there are shares."""
+    rows = np.bincount(labels, minlength=len(names))
+    pairs = np.unique(groups * len(names) + labels)
+    in_groups = np.bincount(pairs % len(names), minlength=len(names))
+    for label, name in enumerate(names):
+        if rows[label] < len(shares):
+            raise UserError(
+                f"class {name!r} has {rows[label]} photos, fewer than the {len(shares)} splits: add photos of it or "
+                "drop the class"
+            )
+        if in_groups[label] < len(shares):
+            raise UserError(
+                f"class {name!r} stands in {in_groups[label]} groups, fewer than the {len(shares)} splits, and "
+                "groups are kept whole: add photos of it from other groups, or choose a finer group_column"
+            )
