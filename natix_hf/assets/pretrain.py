@@ -243,13 +243,17 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--quarters", type=int, default=32_000, help="quarter pictures shown (default %(default)s)")
     parser.add_argument("--wholes", type=int, default=12_000, help="whole pictures shown (default %(default)s)")
     parser.add_argument("--learning_rate", type=float, default=2e-3, help="highest rate (default %(default)s)")
+    parser.add_argument("--start_from", help="go on from the backbone in this folder, with new heads")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="(default %(default)s)")
     args = parser.parse_args(argv)
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     data = pictures(Path(args.cache), args.count, args.seed, args.threads)
     model = Pretraining()
-    start_from_statistics(model, data[0])
+    if args.start_from:
+        model.backbone = DINOv3ViTModel.from_pretrained(args.start_from, dtype=torch.float32)
+    else:
+        start_from_statistics(model, data[0])
     train(model, data, args)
 
 
