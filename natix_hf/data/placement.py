@@ -58,9 +58,7 @@ class _Table:
         magnitude = np.floor(np.log2(np.maximum(self.sizes, 1)))
         for group in several[np.lexsort((self.ranks[several], -magnitude[several]))]:
             cells, counts = self.cells(group)
-            growth = (
-                counts * (counts + 2 * self.surplus[:, cells]) / self.totals[cells]
-            )  # (shares, cells of the group)
+            growth = counts * (counts + 2 * self.surplus[:, cells]) / self.totals[cells]
             best = int(np.argmin(growth.sum(axis=1) / self.shares))
             self.home[group] = best
             self.surplus[best, cells] += counts
