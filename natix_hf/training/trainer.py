@@ -26,6 +26,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import TrainOutput
 
 from natix_hf.data.contracts import LockedSplits
+from natix_hf.data.copies import copy_side, photo_copies
 from natix_hf.errors import UserError, one_line
 from natix_hf.files import home
 from natix_hf.inference.batches import ClientPhotos
@@ -70,7 +71,9 @@ class NatixTrainer(Trainer):
         augment: training views, see `data.augment`; a probe sees none.
         positive_label: the class that AUROC speaks of; default the class of id 1.
         calibrator: `temperature` or `none`.
-        cache_dir: folder of frozen features; default `~/.cache/natix_hf`.
+        cache_dir: folder of frozen features and pre-resized copies; default `~/.cache/natix_hf`.
+        decode_copy: train on pre-resized copies of the photos, made once; a probe has no use for them.
+        decode_copy_side: their short side in pixels; default `data.copies.copy_side(image_size)`.
         recipe_text: the text of the run's `recipe.yaml`; written by the verb.
         kwargs: what `transformers.Trainer` takes beside these.
 
@@ -89,6 +92,8 @@ class NatixTrainer(Trainer):
         positive_label: str | None = None,
         calibrator: str = "temperature",
         cache_dir: str | Path | None = None,
+        decode_copy: bool = False,
+        decode_copy_side: int | None = None,
         recipe_text: str | None = None,
         callbacks: list[TrainerCallback] | None = None,
         **kwargs: Any,
@@ -106,6 +111,7 @@ class NatixTrainer(Trainer):
         self.trainable_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
         self.times: dict[str, float] = {}  # seconds by phase, for run.json
         self.cache_dir = Path(cache_dir or home())
+        self.decode_copy, self.decode_copy_side = decode_copy, decode_copy_side
         if self.method == "probe":
             args.dataloader_num_workers = 0  # rows of a memory-mapped file: a worker process would only copy them
         self.metric = NatixClassificationMetric()
@@ -159,8 +165,13 @@ class NatixTrainer(Trainer):
     ) -> Dataset:
         if self.method == "probe":
             return self._client_set(rows, model, processor, args)
-        size = processor.size
-        return TrainingPhotos(rows, augment=augment, image_size=size["height"], seed=args.seed)
+        size, copies = processor.size["height"], None
+        if self.decode_copy:
+            begin = time.perf_counter()
+            side = copy_side(size, self.decode_copy_side)
+            copies = photo_copies(rows, side=side, cache_dir=self.cache_dir, progress=not args.disable_tqdm)
+            self.times["decode_copy"] = round(time.perf_counter() - begin, 3)
+        return TrainingPhotos(rows, augment=augment, image_size=size, seed=args.seed, copies=copies)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> EpochSampler:
         return self.sampler

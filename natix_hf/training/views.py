@@ -13,6 +13,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from natix_hf.data.augment import training_view
+from natix_hf.data.copies import PhotoCopies, copy_side
 from natix_hf.data.decode import open_photo
 
 
@@ -39,10 +40,14 @@ class TrainingPhotos(Dataset):
         augment: name of the augmentation, as `data.augment.training_view` takes it.
         image_size: S in pixels.
         seed: the run's seed.
+        copies: pre-resized copies of the rows' photos, read in their place; the originals are then not opened.
     """
 
-    def __init__(self, rows: Any, *, augment: str, image_size: int, seed: int) -> None:
-        self.rows, self.augment, self.image_size, self.seed = rows, augment, image_size, seed
+    def __init__(
+        self, rows: Any, *, augment: str, image_size: int, seed: int, copies: PhotoCopies | None = None
+    ) -> None:
+        self.augment, self.image_size, self.seed, self.copies = augment, image_size, seed, copies
+        self.rows = rows if copies is None else rows.select_columns(["id", "label"])
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -50,8 +55,9 @@ class TrainingPhotos(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, index = key
         row = self.rows[index]
-        # A decoded photo need not be larger than twice the view: a random crop keeps at least half of the area.
-        image = open_photo(row["image"], min_side=2 * self.image_size)
+        photo = row["image"] if self.copies is None else self.copies[index]
+        # A decoded photo need not be larger than a copy would be: no crop of it is enlarged.
+        image = open_photo(photo, min_side=copy_side(self.image_size))
         view = training_view(
             image,
             augment=self.augment,
