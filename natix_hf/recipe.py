@@ -112,7 +112,17 @@ class SpeedOptions:
 
     _argument_group_name: ClassVar[str] = "speed"
 
-    cache_dir: str | None = option(None, "folder of frozen features; default ~/.cache/natix_hf (NATIX_HF_HOME)")
+    cache_dir: str | None = option(
+        None, "folder of frozen features and pre-resized copies; default ~/.cache/natix_hf (NATIX_HF_HOME)"
+    )
+    decode_copy: bool = option(
+        False,
+        "write the training photos once at reduced size and train on that; quicker, and views differ a little "
+        "(another JPEG coding, and random crops of the same kind but elsewhere); no effect on method probe",
+    )
+    decode_copy_side: int | None = option(
+        None, "short side of the copies in pixels; default 1.75 times image_size, rounded up to a multiple of 16"
+    )
 
 
 # Options of TrainingArguments that a recipe does not take, and what to say to whoever writes one.

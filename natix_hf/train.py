@@ -105,7 +105,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
             augment=recipe.data.augment,
             positive_label=recipe.data.positive_label,
             calibrator=recipe.decision.calibrator,
-            cache_dir=recipe.speed.cache_dir,
+            **asdict(recipe.speed),
             recipe_text=resolved(recipe),
         )
     except ImportError as error:  # accelerators and trackers that the machine lacks
