@@ -31,7 +31,7 @@ RUN = {
 }
 
 
-@pytest.mark.parametrize("name", ["calibration", "metrics", "run"])
+@pytest.mark.parametrize("name", ["calibration", "metrics", "run", "splits"])
 def test_every_schema_is_valid(name):
     jsonschema.Draft202012Validator.check_schema(schema(name))
 
