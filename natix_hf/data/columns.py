@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from datasets import ClassLabel, Dataset
@@ -35,6 +35,18 @@ def column_value(row: dict, key: str) -> Any:
     return value
 
 
+def has_column(data: Dataset, key: str) -> bool:
+    """Whether the rows have a column of exactly that name, or a path of that name into structs."""
+    if key in data.column_names:
+        return True
+    feature: Any = data.features
+    for name in key.split("."):
+        if not isinstance(feature, dict) or name not in feature:
+            return False
+        feature = feature[name]
+    return True
+
+
 def column_values(data: Dataset, key: str, what: str) -> list:
     """That value of every row, without touching other columns.
 
@@ -55,9 +67,9 @@ def column_values(data: Dataset, key: str, what: str) -> list:
     raise UserError(f"{what}: no column {key!r}; there are {', '.join(data.column_names)}")
 
 
-def _text(value: Any) -> str | None:
-    """A label or group as text; 3.0 is 3, since a missing value turns whole numbers into floats. None for a missing
-    one."""
+def as_text(value: Any) -> str | None:
+    """A label, group or tag as text; 3.0 is 3, since a missing value turns whole numbers into floats. None for a
+    missing one."""
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, bool):
@@ -87,7 +99,7 @@ def class_numbers(values: Sequence, feature: Any, label_names: Sequence[str] | N
             feature.names[value] if value is not None and 0 <= value < len(feature.names) else None for value in values
         ]
     else:
-        named = [_text(value) for value in values]
+        named = [as_text(value) for value in values]
     missing = [row for row, name in enumerate(named) if name is None]
     if missing:
         raise UserError(
@@ -115,6 +127,16 @@ def class_numbers(values: Sequence, feature: Any, label_names: Sequence[str] | N
     return [place[name] for name in named], names
 
 
-def group_names(values: Sequence, ids: Sequence[str]) -> list[str]:
-    """Groups as text; a row without one is its own group, `row:<id>`."""
-    return [_text(value) or f"row:{i}" for value, i in zip(values, ids)]
+def group_names(values: Mapping[str, Sequence[str | None]], ids: Sequence[str]) -> list[str]:
+    """The group of each row as one name: its value, of several columns `<column>=<value>` of the first that has one; a
+    row without any is its own group, `row:<id>`.
+
+    Args:
+        values: group column -> `(n,)` values as text, None where there is none.
+        ids: `(n,)` ids.
+    """
+    names = [f"row:{i}" for i in ids]
+    for column, found in reversed(values.items()):
+        front = f"{column}=" if len(values) > 1 else ""
+        names = [name if value is None else front + value for name, value in zip(names, found)]
+    return names

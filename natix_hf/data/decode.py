@@ -2,15 +2,19 @@
 
 Three ways in. `open_photo` is for training: it may decode a JPEG at reduced size, lays transparency over white and
 scales 16-bit grey. `client_photo` gives exactly the pixels that a client's `pipeline` sees, flaws included.
-`inspect_photo` only finds out whether a photo can be read, how large it is and which bytes it holds. This file knows
-no labels, no splits and no model.
+`inspect_photo` only finds out whether a photo can be read, how large it is, which bytes it holds and, where asked,
+how it looks. This file knows no labels, no splits and no model.
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import os
+import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -19,6 +23,8 @@ from natix_hf.errors import PhotoError
 
 Source = str | Path | bytes | dict | Image.Image
 
+MAX_PHOTO_MB = 64.0
+LOOK_SIDE = 128  # pixels that a JPEG keeps on both sides for a look at it, so that no thumbnail of 64 is blown up
 ORIENTATION = 0x0112  # the EXIF tag; values 5 to 8 swap width and height
 
 
@@ -58,8 +64,24 @@ def _read(source: Source) -> bytes:
     return content
 
 
+def _size(source: str | Path | bytes | dict) -> int:
+    """How many bytes a photo's file has, found without reading it."""
+    content = source["bytes"] if isinstance(source, dict) and source.get("bytes") is not None else source
+    if isinstance(content, bytes):
+        return len(content)
+    path = content.get("path") if isinstance(content, dict) else content
+    return 0 if path is None else os.stat(path).st_size
+
+
 def _open(source: Source) -> Image.Image:
-    return source if isinstance(source, Image.Image) else Image.open(io.BytesIO(_read(source)))
+    """The photo with its header read. Over twice `MAX_IMAGE_PIXELS` Pillow refuses it; of its warning at half of that
+    nobody learns anything."""
+    if isinstance(source, Image.Image):
+        return source
+    content = io.BytesIO(_read(source))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(content)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -123,29 +145,65 @@ def fingerprint_bytes(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def inspect_photo(source: str | Path | bytes | dict) -> tuple[str, int, int, str | None]:
+class Inspection(NamedTuple):
+    """What is known of a photo after it was opened once.
+
+    Attributes:
+        fingerprint: of its bytes; "" where they were not read.
+        width: in pixels as displayed, 0 where unknown; `height` too.
+        error: the reason why it cannot be used, or None.
+        look: what `look` made of it; None where it was not asked for or there is an error.
+    """
+
+    fingerprint: str
+    width: int
+    height: int
+    error: str | None
+    look: bytes | None = None
+
+
+def inspect_photo(
+    source: str | Path | bytes | dict,
+    *,
+    look: Callable[[Image.Image], bytes] | None = None,
+    max_mb: float = MAX_PHOTO_MB,
+    max_pixels: int | None = None,
+) -> Inspection:
     """Whether a photo can be read, found by a cheap but complete decode (JPEG at 1/8, which still reads every byte).
+
+    A file over `max_mb` is not read and a photo over `max_pixels` is not decoded: its header says how large it is.
 
     Args:
         source: a path, the file's bytes, or a row's `{"bytes": ..., "path": ...}`.
-
-    Returns:
-        The fingerprint of its bytes ("" where there are none), width and height in pixels as displayed (0 where
-        unknown), and the reason why it cannot be read, or None.
+        look: if given, it gets the photo upright and in RGB, a JPEG at the least scale at which both sides keep
+            `LOOK_SIDE` pixels.
+        max_mb: the most megabytes (10^6 bytes) of a file.
+        max_pixels: the most pixels of a photo; at most Pillow's own limit against decompression bombs, which None
+            stands for.
     """
     fingerprint, width, height = "", 0, 0
     try:
+        size = _size(source)
+        if size > max_mb * 1e6:
+            return Inspection("", 0, 0, f"the file has {size / 1e6:.1f} MB, over max_photo_mb {max_mb:g}: not read")
         content = _read(source)
         fingerprint = fingerprint_bytes(content)
-        image = Image.open(io.BytesIO(content))
+        image = _open(content)
         width, height = image.size
+        if max_pixels is not None and width * height > max_pixels:
+            reason = f"{width} x {height} pixels, over max_photo_pixels {max_pixels:,}: not decoded"
+            return Inspection(fingerprint, width, height, reason)
         if image.getexif().get(ORIENTATION, 1) >= 5:
             width, height = height, width
         if image.format in ("JPEG", "MPO"):
-            image.draft(None, (1, 1))
-        ImageOps.exif_transpose(image).convert("RGB")
+            side = 1 if look is None else LOOK_SIDE
+            image.draft(None, (side, side))
+        image = ImageOps.exif_transpose(image)
+        if look is None:
+            image.convert("RGB")
+            return Inspection(fingerprint, width, height, None)
+        return Inspection(fingerprint, width, height, None, look(_to_rgb(image)))
     except PhotoError as error:
-        return fingerprint, width, height, str(error).removeprefix(f"{_name(source)}: ")
+        return Inspection(fingerprint, width, height, str(error).removeprefix(f"{_name(source)}: "))
     except Exception as error:  # as in open_photo
-        return fingerprint, width, height, _reason(error)
-    return fingerprint, width, height, None
+        return Inspection(fingerprint, width, height, _reason(error))

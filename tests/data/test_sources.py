@@ -207,11 +207,28 @@ def test_the_sources_own_unique_ids_are_kept_as_text(photo_folder):
     assert "source_id" not in rows.data.column_names
 
 
-def test_ids_that_repeat_are_kept_beside_ours(photo_folder):
-    rows = load_rows(as_dataset(photo_folder, id=[7] * 48, origin=["web"] * 48, width=[1] * 48), label_names=NAMES)
+def test_ids_that_repeat_are_refused_with_the_first_two_rows(photo_folder):
+    data = as_dataset(photo_folder, id=[*range(46), 3, 3])
+    assert "the data set: rows 3 and 46 share the id '3'; ids must be unique" in refused(data, label_names=NAMES)
+    parts = DatasetDict({"train": data.select(range(10)), "test": data.select([10, 11, *range(40, 48)])})
+    assert "rows 8 and 9 of test share the id '3'" in refused(parts, label_names=NAMES)
+
+
+def test_ids_that_start_anew_in_each_part_get_its_name(photo_folder):
+    data = as_dataset(photo_folder, id=[*range(24), *range(24)])
+    parts = DatasetDict({"train": data.select(range(24)), "test": data.select(range(24, 48))})
+    rows = load_rows(parts, label_names=NAMES)
+    assert rows.data["id"][:] == [f"{part}/{i}" for part in ("train", "test") for i in range(24)]
+
+
+def test_ids_with_gaps_and_columns_named_as_ours_are_kept_beside_ours(photo_folder):
+    data = as_dataset(photo_folder, id=[None, *range(47)], origin=["web"] * 48, source=["x"] * 48, width=[1] * 48)
+    rows = load_rows(data, label_names=NAMES)
     assert rows.data["id"][:] == rows.data["fingerprint"][:]
-    assert set(rows.data["source_id"][:]) == {7}
+    assert rows.data["source_id"][:3] == [None, 0, 1]
     assert set(rows.data["source_origin"][:]) == {"web"}
+    assert set(rows.data["source_source"][:]) == {"x"}
+    assert set(rows.data["source"][:]) == {"all"}
     assert set(rows.data["width"][:]) == {64}
 
 
