@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from natix_hf.data.augment import training_view
-from natix_hf.data.copies import PhotoCopies, copy_side
+from natix_hf.data.copies import PhotoCopies, copy_side, open_copy
 from natix_hf.data.decode import open_photo
 
 
@@ -55,9 +55,12 @@ class TrainingPhotos(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, index = key
         row = self.rows[index]
-        photo = row["image"] if self.copies is None else self.copies[index]
         # A decoded photo need not be larger than a copy would be: no crop of it is enlarged.
-        image = open_photo(photo, min_side=copy_side(self.image_size))
+        enough = copy_side(self.image_size)
+        if self.copies is None:
+            image = open_photo(row["image"], min_side=enough)
+        else:
+            image = open_copy(self.copies[index], min_side=enough)
         view = training_view(
             image,
             augment=self.augment,
