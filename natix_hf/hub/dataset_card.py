@@ -1,0 +1,172 @@
+"""The card of a data set of four splits, filled from its certificate and its rows and from nothing else.
+
+Knows `splits.json` and the columns, not the photos. A card is public: no paths, and of groups and rows only numbers.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from datasets import DatasetDict, Features, Image
+from datasets.info import DatasetInfo, DatasetInfosDict
+from datasets.splits import SplitDict, SplitInfo
+from datasets.utils.metadata import MetadataConfigs
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from natix_hf.data.contracts import SPLITS
+from natix_hf.hub.cards import USES, _cell, _template, _title
+from natix_hf.hub.licences import LICENCE_COLUMNS, licence_front, licence_lines, licence_rows
+
+_SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
+_REASONS = 8  # reasons of their own line
+
+
+def dataset_card(document: Mapping[str, Any], data: DatasetDict, repo_id: str) -> str:
+    """The text of `README.md`.
+
+    Args:
+        document: the certificate, as `read_certificate` gives it.
+        data: the four splits that it was made for.
+        repo_id: the repository that the card will stand in.
+    """
+    licences = _licences(data)
+    card = DatasetCard.from_template(
+        _card_data(document, data, licences),
+        template_str=_template("dataset_card.md.jinja"),
+        repo_id=repo_id,
+        title=_title(document["label_names"]),
+        total=sum(document["sizes"].values()),
+        classes=[_cell(name) for name in document["label_names"]],
+        splits=[_split_row(document, split) for split in SPLITS],
+        parts=document["parts"]["val_calib"],
+        groups=sum(document["groups"][split] for split in SPLITS),
+        how_lines=_how_lines(document),
+        ties=[(_cell(kind), count) for kind, count in document["ties"].items()],
+        size_names=list(document["group_sizes"]["train"]),
+        group_sizes=[(split, document["group_sizes"][split].values()) for split in SPLITS],
+        straddling=document["straddling"],
+        conflict_lines=_conflict_lines(document["conflicts"]),
+        conflicts=len(document["conflicts"]),
+        shift=_shift_text(document["prior_shift"]),
+        fingerprints=[
+            (split, document["fingerprints"][split], document["byte_fingerprints"][split]) for split in SPLITS
+        ],
+        seal=document["seal"],
+        sources=[(_cell(name), count) for name, count in document["sources"].items()],
+        left_out=_left_out(document),
+        licence_lines=licence_lines(licences),
+        licences=[(_cell(name), count) for name, count in licence_rows(licences)],
+    )
+    return str(card).rstrip("\n") + "\n"
+
+
+def hub_features(features: Features) -> Features:
+    """The features as readers get them: photos are decoded when they are asked for."""
+    return Features({name: Image() if isinstance(kind, Image) else kind for name, kind in features.items()})
+
+
+def _card_data(document: Mapping[str, Any], data: DatasetDict, licences: Counter | None) -> DatasetCardData:
+    """The front matter, with `configs` and `dataset_info` as `datasets` itself writes them."""
+    total = sum(document["sizes"].values())
+    front = DatasetCardData(
+        pretty_name=_title(document["label_names"]),
+        license=licence_front(licences),
+        task_categories=["image-classification"],
+        size_categories=[next((name for limit, name in _SIZES if total < limit), "n>10M")],
+        tags=["natix_hf", "street-photos", "grouped-splits"],
+    )
+    splits = SplitDict()
+    for split in SPLITS:
+        splits.add(SplitInfo(name=split, num_bytes=data[split].data.nbytes, num_examples=len(data[split])))
+    info = DatasetInfo(
+        features=hub_features(data["train"].features),
+        splits=splits,
+        dataset_size=sum(split.num_bytes for split in splits.values()),
+    )
+    DatasetInfosDict({"default": info}).to_dataset_card_data(front)
+    files = [{"split": split, "path": f"data/{split}-*"} for split in SPLITS]
+    MetadataConfigs({"default": {"data_files": files}}).to_dataset_card_data(front)
+    return front
+
+
+def _licences(data: DatasetDict) -> Counter | None:
+    """Licence -> rows (None where a row names none), or None if no column has that name."""
+    column = next((name for name in data["train"].column_names if name.lower() in LICENCE_COLUMNS), None)
+    if column is None:
+        return None
+    values = (value for split in SPLITS for value in data[split][column][:])
+    return Counter(None if value is None or not str(value).strip() else str(value).strip() for value in values)
+
+
+def _split_row(document: Mapping[str, Any], split: str) -> dict[str, Any]:
+    wanted = document["ratios"] and document["ratios"][SPLITS.index(split)]
+    return {
+        "name": split,
+        "use": USES[split],
+        "photos": document["sizes"][split],
+        "groups": document["groups"][split],
+        "wanted": f"{wanted:.1%}" if wanted else "as given",
+        "reached": f"{document['reached'][split]:.1%}",
+        "counts": [document["class_counts"][split][name] for name in document["label_names"]],
+    }
+
+
+def _how_lines(document: Mapping[str, Any]) -> list[str]:
+    """How the rows came into their splits, a sentence each."""
+    rules, largest = document["rules"], document["largest_group"]
+    if document["ratios"] is None:
+        lines = ["The source brought these four splits; they were kept as they were, and checked."]
+    else:
+        lines = [
+            f"Whole groups were placed by class, as close to the wanted shares as whole groups allow (seed "
+            f"{document['seed']}); the same rows and seed give the same splits in any order."
+        ]
+    if document["strata"]:
+        lines.append(f"Kept in proportion besides the class: {', '.join(f'`{name}`' for name in document['strata'])}.")
+    for column, values in document["hold_out"].items():
+        lines.append(f"Held out: rows whose `{column}` is {_listed(values)} stand in `val_test` and nowhere else.")
+    tied = [f"have the same `{column}`" for column in rules["group_columns"]]
+    if rules["metres"] is not None:
+        in_time = "" if rules["seconds"] is None else f" and {rules['seconds']:g} s, where both times are known"
+        tied.append(f"were taken within {rules['metres']:g} m{in_time}")
+    tied.append("show the same photo byte for byte")
+    if rules["near_duplicates"]:
+        tied.append("show the same photo once decoded, or an altered copy of it (verified on pixels)")
+    lines.append(f"Rows are tied that {'; '.join(tied)}. Ties are followed from row to row until no more is found.")
+    if not rules["near_duplicates"]:
+        lines.append("Altered copies of a photo were not looked for.")
+    lines.append(f"The largest group holds {largest['rows']} photos ({largest['share']:.1%} of all).")
+    return lines
+
+
+def _listed(values: list[str]) -> str:
+    return " or ".join(f"`{_cell(value)}`" for value in values)
+
+
+def _conflict_lines(conflicts: list[Mapping[str, Any]]) -> list[str]:
+    if not conflicts:
+        return ["No two copies of one photo carry different labels."]
+    return [
+        f"Photos that stand here more than once with different labels: {len(conflicts)}, in "
+        f"{sum(len(conflict['ids']) for conflict in conflicts)} rows. They are listed in `splits.json` and shown in "
+        "`conflicts.png`; such a label is wrong in at least one place."
+    ]
+
+
+def _shift_text(shift: Mapping[str, Any]) -> str:
+    verdict = "differ more than chance would have it" if shift["p"] < 0.05 else "differ no more than by chance"
+    return (
+        f"The shares of the classes {verdict} between the splits (chi-squared {shift['chi2']:.2f}, {shift['dof']} "
+        f"degrees of freedom, p = {shift['p']:.3g})."
+    )
+
+
+def _left_out(document: Mapping[str, Any]) -> list[tuple[str, int]]:
+    """`(reason, rows)` of what is not here, the most common first."""
+    kinds = (("broken", "cannot be read"), ("dropped", "left out"), ("set_aside", "put aside"))
+    counts = Counter(f"{told}: {row['reason']}" for kind, told in kinds for row in document[kind])
+    common = [(_cell(reason), count) for reason, count in counts.most_common(_REASONS)]
+    rest = counts.total() - sum(count for _, count in common)
+    return [*common, ("for other reasons", rest)] if rest else common

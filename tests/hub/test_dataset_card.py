@@ -1,0 +1,183 @@
+"""The card of a data set says what certificate and rows say, and is one that the Hub and `datasets` can read."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from datasets.info import DatasetInfosDict
+from datasets.utils.metadata import MetadataConfigs
+from huggingface_hub import DatasetCard
+
+from natix_hf.data.certificate import describe
+from natix_hf.data.contracts import SPLITS
+from natix_hf.data.sources import Rows
+from natix_hf.hub.dataset_card import dataset_card
+from natix_hf.hub.licences import hub_licence, licence_front, licence_lines, licence_rows
+
+COUNTS = {"train": (6, 3), "val_select": (2, 1), "val_calib": (2, 2), "val_test": (1, 1)}
+
+
+def splits(names=("None", "Roadwork"), licences=None) -> DatasetDict:
+    """Rows without photos; two of a class in a row share a group, `licences` are given out in turn."""
+    features = {name: Value("string") for name in ("id", "group", "origin", "source", "fingerprint")}
+    features |= {"label": ClassLabel(names=list(names)), "image": Image(decode=False)}
+    features |= {"license": Value("string")} if licences else {}
+    found, number = DatasetDict(), 0
+    for split, counts in COUNTS.items():
+        rows = []
+        for label, count in enumerate(counts):
+            for i in range(count):
+                row = {
+                    "id": f"secret/{number}.jpg",
+                    "group": f"/home/someone/{split}-{label}-{i // 2}",
+                    "origin": "all",
+                    "source": "real" if label else "city",
+                    "fingerprint": f"{number:032x}",
+                    "label": label,
+                    "image": {"bytes": b"", "path": f"{number}.jpg"},
+                }
+                rows.append(row | ({"license": licences[number % len(licences)]} if licences else {}))
+                number += 1
+        found[split] = Dataset.from_list(rows, features=Features(features))
+    return found
+
+
+def document(data: DatasetDict, **facts) -> dict:
+    halves = {"fit": data["val_calib"].select([0, 2]), "control": data["val_calib"].select([1, 3])}
+    places = {**data, **{f"val_calib/{part}": rows for part, rows in halves.items()}}
+    left = {name: facts.pop(name, []) for name in ("broken", "dropped")}
+    return describe(places, Rows(data, **left), None, **{"ratios": (0.6, 0.15, 0.15, 0.1), "seed": 7} | facts)
+
+
+def test_front_matter_is_what_the_hub_and_datasets_read():
+    data = splits()
+    front = DatasetCard(dataset_card(document(data), data, "me/streets")).data
+    assert front.task_categories == ["image-classification"]
+    assert front.size_categories == ["n<1K"]
+    assert front.license == "unknown"
+    assert front.pretty_name == "Street photos: None / Roadwork"
+    files = MetadataConfigs.from_dataset_card_data(front)["default"]["data_files"]
+    assert files == [{"split": split, "path": f"data/{split}-*"} for split in SPLITS]
+    info = DatasetInfosDict.from_dataset_card_data(front)["default"]
+    assert info.features["label"].names == ["None", "Roadwork"]
+    assert info.features["image"] == Image()
+    assert set(info.features) == set(data["train"].features)
+    assert {name: split.num_examples for name, split in info.splits.items()} == {
+        split: sum(counts) for split, counts in COUNTS.items()
+    }
+
+
+def test_the_tables_say_what_the_certificate_says():
+    data = splits()
+    told = document(data)
+    text = dataset_card(told, data, "me/streets")
+    assert "18 photos in 2 classes (None, Roadwork)" in text
+    assert "| split | used for | photos | groups | share wanted | share reached | None | Roadwork |" in text
+    assert "| `train` | training | 9 | 5 | 60.0% | 50.0% | 6 | 3 |" in text
+    assert "| `val_test` | final figures | 2 | 2 | 10.0% | 11.1% | 1 | 1 |" in text
+    assert "2 photos to fit on and 2 to check" in text
+    assert "| `train` | 1 | 4 | 0 | 0 | 0 |" in text
+    assert "(seed 7)" in text
+    assert "- 0 groups stand in two splits." in text
+    assert "No two copies" in text
+    assert f"p = {told['prior_shift']['p']:.3g}" in text
+    assert told["seal"] in text
+    for split in SPLITS:
+        assert f"| `{split}` | `{told['fingerprints'][split]}` | `{told['byte_fingerprints'][split]}` |" in text
+    assert "| city | 11 |" in text
+    assert "dataset_name: me/streets" in text
+    assert 'load_dataset("me/streets")' in text
+    assert "python -m natix_hf.data check me/streets" in text
+    assert "Nothing: every row" in text
+
+
+def test_every_table_has_rows_of_one_width():
+    data = splits(names=("none|at all", "work\nzone"), licences=["CC BY 4.0", "a|b", None])
+    told = document(data, broken=[{"id": "x", "reason": "truncated | damaged"}], strata=["weather"])
+    lines = dataset_card(told, data, "me/streets").splitlines()
+    tables = 0
+    for before, line in zip(lines, lines[1:]):
+        if before.startswith("|") and line.startswith("|"):
+            cells = [len(re.findall(r"(?<!\\)\|", row)) for row in (before, line)]
+            assert cells[0] == cells[1], (before, line)
+            tables += line.startswith("|---")
+    assert tables == 6
+
+
+def test_what_was_asked_for_and_what_was_left_out_is_told():
+    data = splits()
+    told = document(
+        data,
+        ratios=None,
+        strata=["weather", "city_name"],
+        hold_out={"city_name": ["Boston", "New York"]},
+        rules={"group_columns": ["video"], "metres": 30.0, "seconds": 60.0, "near_duplicates": True},
+        broken=[{"id": "b", "reason": "empty file"}, {"id": "c", "reason": "empty file"}],
+        dropped=[{"id": "d", "reason": "label contradicts the description"}],
+        set_aside=[{"id": "e", "reason": "ties two splits"}],
+    )
+    text = dataset_card(told, data, "me/streets")
+    assert "| as given |" in text
+    assert "were kept as they were" in text
+    assert "`weather`, `city_name`" in text
+    assert "rows whose `city_name` is `Boston` or `New York` stand in `val_test`" in text
+    assert "have the same `video`; were taken within 30 m and 60 s" in text
+    assert "verified on pixels" in text
+    assert "| cannot be read: empty file | 2 |" in text
+    assert "| left out: label contradicts the description | 1 |" in text
+    assert "| put aside: ties two splits | 1 |" in text
+
+
+def test_conflicts_are_counted_and_shown():
+    data = splits()
+    conflict = {"ids": ["secret/0.jpg", "secret/6.jpg"], "labels": ["None", "Roadwork"], "kind": "near-duplicate"}
+    text = dataset_card(document(data) | {"conflicts": [conflict]}, data, "me/streets")
+    assert "more than once with different labels: 1, in 2 rows." in text
+    assert "](conflicts.png)" in text
+
+
+def test_names_of_rows_and_groups_and_paths_stay_out_of_the_card():
+    data = splits()
+    text = dataset_card(document(data, broken=[{"id": "/home/me/x.jpg", "reason": "empty"}]), data, "me/streets")
+    assert "secret" not in text
+    assert "/home" not in text
+
+
+@pytest.mark.parametrize(
+    ("licences", "front", "said"),
+    [
+        (None, "unknown", "carry no column of licences"),
+        (["CC BY 4.0"], "cc-by-4.0", "All photos are under cc-by-4.0."),
+        (["cc-by-4.0", "https://creativecommons.org/licenses/by/4.0/"], "cc-by-4.0", "All photos are under"),
+        (["cc-by-4.0", None], "other", "9 photos name no licence"),
+        (["cc-by-4.0", "CC BY-NC-ND 4.0"], "other", "9 photos are under a licence that forbids passing on altered"),
+        (["Attribution-NonCommercial License"], "other", "18 photos are under a licence that forbids commercial use"),
+        (["4"], "other", "no single licence that the Hub knows"),
+        ([None, " "], "unknown", "column of licences is empty"),
+    ],
+)
+def test_a_licence_is_claimed_only_where_all_rows_agree_on_a_known_one(licences, front, said):
+    data = splits(licences=licences)
+    text = dataset_card(document(data), data, "me/streets")
+    assert DatasetCard(text).data.license == front
+    assert said in " ".join(text.split("## Licence")[1].split())
+
+
+def test_licences_are_read_as_people_write_them():
+    for written in ("CC0 1.0", "http://creativecommons.org/publicdomain/zero/1.0/", "cc0-1.0"):
+        assert hub_licence(written) == "cc0-1.0"
+    assert hub_licence("CC_BY-SA 4.0") == "cc-by-sa-4.0"
+    assert hub_licence("Since the photos are mine") is None
+    assert licence_front({"mit": 3, "cc-by-4.0": 1}) == "other"
+    assert not any("forbids" in line for line in licence_lines({"wind and sound": 2, "CC BY 4.0": 1}))
+    assert any("forbids commercial use" in line for line in licence_lines({"CC_BY_NC_4.0": 2}))
+
+
+def test_many_licences_are_folded():
+    rows = licence_rows({f"https://photos.example/{i:03d}": 1 for i in range(50)} | {"mit": 9, None: 2})
+    assert rows[0] == ("mit", 9)
+    assert rows[1] == ("none named", 2)
+    assert rows[-1] == ("40 others", 40)
+    assert len(rows) == 13
