@@ -10,6 +10,7 @@ no photo.
 
 from __future__ import annotations
 
+import csv
 import glob
 import json
 import os
@@ -161,13 +162,17 @@ def _table(path: Path, photo_column: str, text_columns: set[str]) -> Dataset:
 
 
 def _read_csv(path: Path, text_columns: set[str]) -> pa.Table:
-    """A CSV in which an empty field alone is missing: `None`, `NA` and `null` are words like others."""
+    """A CSV in which an empty field alone is missing: `None`, `NA` and `null` are words like others. Commas divide
+    it, or, where they leave one column only, semicolons or tabs."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        header = file.readline()
+    divided = (mark for mark in ",;\t" if len(next(csv.reader([header], delimiter=mark), "")) > 1)
     convert = pyarrow.csv.ConvertOptions(
         null_values=[""],
         strings_can_be_null=True,
         column_types=dict.fromkeys(text_columns, pa.string()),
     )
-    parse = pyarrow.csv.ParseOptions(newlines_in_values=True)
+    parse = pyarrow.csv.ParseOptions(delimiter=next(divided, ","), newlines_in_values=True)
     return pyarrow.csv.read_csv(path, parse_options=parse, convert_options=convert)
 
 

@@ -129,6 +129,11 @@ def read_source(
         UserError: in one line, whatever is wrong with it.
     """
     parts, root = _read(source.place, config, image, text_columns, trust)
+    empty = [part for part, rows in parts.items() if not len(rows)]
+    if empty and set(parts) == set(SPLITS) != set(empty):
+        raise UserError(
+            f"{source.title}: its split {empty[0]!r} is empty: give it rows, or give the rows without splits"
+        )
     parts = {part: _checked(rows, source, image, label) for part, rows in parts.items() if len(rows)}
     if not parts:
         raise UserError(f"{source.title}: the data set has no rows")

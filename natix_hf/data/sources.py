@@ -121,10 +121,16 @@ def load_rows(
     values = {
         column: [as_text(value) for value in pooled_values(raws, column, "group_column")] for column in group_columns
     }
+    alone = len(raws) == 1
     given = [given_ids(raw) for raw in raws]
+    taken = ["group"] if group_columns == ["group"] else []
     carried = pooled_columns(
         [
-            _carried(raw, image_column_name, label_column_name, i is not None, group_columns)
+            _renamed(
+                raw.pool,
+                image_column_name,
+                used={label_column_name, *MEASURED, *(["id"] if i else []), *taken, *_kept_facts(raw, alone)},
+            )
             for raw, i in zip(raws, given)
         ],
         [raw.source.name for raw in raws],
@@ -148,8 +154,8 @@ def load_rows(
         "id": ids,
         "label": labels,
         "group": group_names(values, ids),
-        "origin": [origin for raw in raws for origin in _origins(raw)],
-        "source": [source for raw in raws for source in _sources(raw, len(raws))],
+        "origin": [origin for raw in raws for origin in _origins(raw, alone)],
+        "source": [source for raw in raws for source in _sources(raw, alone)],
     }
     out = _contradicting(raws, labels, names, description_column, positive_label) if description_column else {}
     out = {row: reason for row, reason in out.items() if errors[row] is None}
@@ -183,37 +189,30 @@ def _check_splits(raws: list[Raw]) -> None:
         )
 
 
-def _origins(raw: Raw) -> list[str]:
-    return list(raw.pool["origin"][:]) if raw.ours and "origin" in raw.pool.column_names else raw.parts
+def _kept_facts(raw: Raw, alone: bool) -> set[str]:
+    """Which of `origin` and `source` hold as they are: those of rows that this package saved, the source only where
+    they come alone and under no other name."""
+    facts = {"origin", "source"} if alone and not raw.source.named else {"origin"}
+    return facts & set(raw.pool.column_names) if raw.ours else set()
 
 
-def _keeps_sources(raw: Raw) -> bool:
-    """Whether rows that this package saved come back alone and without another name, so that their sources hold."""
-    return raw.ours and not raw.source.named and "source" in raw.pool.column_names
+def _origins(raw: Raw, alone: bool) -> list[str]:
+    return list(raw.pool["origin"][:]) if "origin" in _kept_facts(raw, alone) else raw.parts
 
 
-def _sources(raw: Raw, count: int) -> list[str]:
-    if count == 1 and _keeps_sources(raw):
-        return list(raw.pool["source"][:])
-    return [raw.source.name] * len(raw.parts)
+def _sources(raw: Raw, alone: bool) -> list[str]:
+    kept = "source" in _kept_facts(raw, alone)
+    return list(raw.pool["source"][:]) if kept else [raw.source.name] * len(raw.parts)
 
 
-def _carried(raw: Raw, image: str, label: str, ids_used: bool, group_columns: list[str]) -> Dataset:
+def _renamed(pool: Dataset, image: str, used: set[str]) -> Dataset:
     """The source's columns: photos as `image`, those we measure ourselves or took over dropped, others that have a
     name of ours renamed."""
-    pool = raw.pool
-    used = {label, *MEASURED}
-    used |= {"id"} if ids_used else set()
-    used |= {"group"} if group_columns == ["group"] else set()
-    used |= {"origin", "source"} if raw.ours else set()
     drop = {name for name in pool.column_names if name in used and name != image}
     names = {name: f"source_{name}" for name in pool.column_names if name in OWN and name not in drop | {image}}
     drop |= set(names.values()) & set(pool.column_names)  # of an earlier pass through here
-    return (
-        pool.remove_columns(sorted(drop))
-        .rename_columns(names)
-        .rename_columns({image: "image"} if image != "image" else {})
-    )
+    pool = pool.remove_columns(sorted(drop)).rename_columns(names)
+    return pool if image == "image" else pool.rename_column(image, "image")
 
 
 def _contradicting(

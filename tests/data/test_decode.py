@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import struct
+import warnings
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 from transformers.image_utils import load_image
 
 from natix_hf.data.decode import client_photo, fingerprint_bytes, inspect_photo, open_photo
@@ -56,6 +59,12 @@ def save(folder: Path, kind: str) -> Path:
     return path
 
 
+def pixels(image: Image.Image) -> bytes:
+    """A look that keeps everything."""
+    assert image.mode == "RGB"
+    return repr(image.size).encode() + image.tobytes()
+
+
 _KINDS = """
     plain-jpg plain-png plain-webp plain-bmp turned-jpg cmyk-jpg cmyk-tif grey-jpg grey-png rgba-png greyalpha-png
     palette-png palettealpha-png bilevel-png deep-png deep-tif animated-gif animated-webp animated-png dot-png dot-jpg
@@ -78,11 +87,10 @@ def test_every_kind_of_photo_opens_in_rgb_and_is_inspected_without_complaint(kin
     path = save(tmp_path, kind)
     photo = open_photo(path)
     assert photo.mode == "RGB"
-    fingerprint, width, height, error = inspect_photo(path)
-    assert error is None
-    assert (width, height) == photo.size
-    assert fingerprint == fingerprint_bytes(path.read_bytes())
-    assert inspect_photo({"bytes": path.read_bytes(), "path": "elsewhere.jpg"}) == (fingerprint, width, height, None)
+    found = inspect_photo(path)
+    assert found == (fingerprint_bytes(path.read_bytes()), *photo.size, None, None)
+    assert inspect_photo({"bytes": path.read_bytes(), "path": "elsewhere.jpg"}) == found
+    assert inspect_photo(path, look=pixels) == (*found[:4], pixels(photo))
 
 
 def test_exif_orientation_is_applied(tmp_path):
@@ -165,6 +173,64 @@ def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch):
     with pytest.raises(PhotoError, match="too large"):
         open_photo(path)
     assert "too large" in inspect_photo(path)[3]
+
+
+def test_looking_keeps_what_a_thumbnail_needs_and_no_more(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for size, side in (((1920, 1080), (135, 240)), ((300, 200), (200, 300)), ((640, 512), (128, 160))):
+        path = tmp_path / "large.jpg"
+        Image.fromarray(ramp(size[1], size[0])).save(path, exif=exif)
+        found = inspect_photo(path, look=pixels)
+        assert (found.width, found.height) == size[::-1]
+        assert found.look.startswith(repr(side).encode())
+
+
+@pytest.mark.parametrize("kind", ["truncated.jpg", "truncated.png", "empty.jpg"])
+def test_an_unreadable_photo_is_found_by_looking_at_it_too(kind, tmp_path):
+    path = broken(tmp_path, kind)
+    found = inspect_photo(path, look=pixels)
+    assert found[:4] == inspect_photo(path)[:4]
+    assert found.error is not None
+    assert found.look is None
+
+
+def test_a_file_over_the_size_is_not_read(tmp_path, monkeypatch):
+    path = save(tmp_path, "plain-png")
+    size = path.stat().st_size
+    content = path.read_bytes()
+    assert inspect_photo(path, max_mb=size / 1e6).error is None
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail("the file was read"))
+    for source in (path, str(path), content, {"bytes": content, "path": None}, {"bytes": None, "path": str(path)}):
+        found = inspect_photo(source, look=pixels, max_mb=0.0001)
+        assert found == ("", 0, 0, f"the file has {size / 1e6:.1f} MB, over max_photo_mb 0.0001: not read", None)
+
+
+def test_a_photo_over_the_number_of_pixels_is_not_decoded(tmp_path, monkeypatch):
+    path = save(tmp_path, "plain-png")
+    assert inspect_photo(path, max_pixels=64 * 48).error is None
+    monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("the photo was decoded"))
+    found = inspect_photo(path, look=pixels, max_pixels=64 * 48 - 1)
+    assert found[1:] == (64, 48, "64 x 48 pixels, over max_photo_pixels 3,071: not decoded", None)
+    assert found.fingerprint
+
+
+def test_a_small_file_of_a_billion_pixels_is_refused_by_its_header(tmp_path):
+    path = tmp_path / "bomb.png"
+    chunks = [b"IHDR" + struct.pack(">IIBBBBB", 40000, 30000, 8, 2, 0, 0, 0), b"IDAT" + zlib.compress(b"")]
+    written = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(written))
+    found = inspect_photo(path, look=pixels)
+    assert found[1:] == (0, 0, f"too large: more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels", None)
+
+
+def test_pillows_warning_of_a_large_photo_is_not_shown(tmp_path, monkeypatch):
+    path = save(tmp_path, "plain-png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 64 * 48 - 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert inspect_photo(path).error is None
+        assert open_photo(path).size == client_photo(path).size == (64, 48)
 
 
 def test_a_row_without_bytes_and_path_is_a_photo_error():
