@@ -46,7 +46,7 @@ def largest_difference(shares: Mapping[str, Mapping[str, float]]) -> tuple[float
     found = []
     for name in next(iter(shares.values())):
         least, most = (pick(SPLITS, key=lambda split: shares[split][name]) for pick in (min, max))
-        found.append((shares[most][name] - shares[least][name], name, least, most))
+        found.append((round(shares[most][name] - shares[least][name], 9), name, least, most))
     return max(found)
 
 

@@ -11,6 +11,7 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from scipy.stats import chi2_contingency
 
 from natix_hf.data.certificate import bind, check_seal, describe, prior_shift, read_certificate, seal
+from natix_hf.data.certificate_text import certificate_text, shift_sentence, summary_lines
 from natix_hf.data.contracts import SPLITS
 from natix_hf.data.groups import Grouping, Pair
 from natix_hf.data.sources import Rows
@@ -224,3 +225,46 @@ def test_the_rows_beside_a_certificate_are_compared_with_it():
     assert bind(found, places(relabelled)) == ["train: photos per class are not those of splits.json"]
     in_fit = bind(found, places(g=32 * "0"))
     assert in_fit[1] == "val_calib/fit: the photos are not those that splits.json was made for (fingerprints differ)"
+
+
+def test_the_text_says_what_the_document_says():
+    rules = {"group_columns": ["video"], "metres": 30.0, "seconds": 60.0, "near_duplicates": True}
+    found = document(rules=rules, hold_out={"city": ["Boston"]}, strata=["weather"])
+    text = certificate_text(found)
+    for line in (
+        "| train | 4 | 40.0% | 33.3% | 2 | 2 | 2 |",
+        "| val_calib/fit | 2 |  |  | 1 | 1 | 1 |",
+        "Only in val_test: `city` = `Boston`.",
+        "| city | 2 |",
+        "| near-duplicate | 1 |",
+        "| val_calib | 2 | 1 | 0 | 0 | 0 |",
+        "- near-duplicate: `b` None, `c` Roadwork",
+        "- `x`: no such file",
+        f"| val_test | `{found['fingerprints']['val_test']}` | `{found['byte_fingerprints']['val_test']}` |",
+    ):
+        assert line in text.splitlines()
+    assert "0 groups straddle. Rows stay together that share one of: the same `video`; within 30 m and 60 s" in text
+    assert "(chi-squared 0.00, 3 degrees of freedom, p = 1)" in text
+    assert summary_lines(found)[0] == "train: 4 photos (33.3%), 2 groups; None 2, Roadwork 2"
+
+
+def test_a_long_list_is_cut_and_says_how_much_is_missing():
+    many = [{"id": f"m{i:03d}", "reason": "two\nlines | and a bar"} for i in range(57)]
+    lines = certificate_text(document(set_aside=many)).splitlines()
+    assert "57 rows that fit into no split:" in lines
+    assert lines.count("- `m049`: two lines | and a bar") == 1
+    assert not any("m050" in line for line in lines)
+    assert "- and 7 more, listed in splits.json" in lines
+
+
+def test_a_shift_of_the_prior_is_told_in_a_sentence():
+    counts = {
+        "train": {"None": 120, "Roadwork": 480},
+        "val_select": {"None": 45, "Roadwork": 105},
+        "val_calib": {"None": 30, "Roadwork": 120},
+        "val_test": {"None": 10, "Roadwork": 90},
+    }
+    assert shift_sentence(prior_shift(counts)).startswith(
+        "The splits differ in their classes, enough to matter: the share of Roadwork is 70.0% in val_select and 90.0% "
+        "in val_test (chi-squared 15.19"
+    )
