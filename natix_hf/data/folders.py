@@ -89,6 +89,8 @@ def _saved(path: Path) -> dict[str, Dataset]:
         saved = load_from_disk(str(path))
     except (OSError, ValueError, KeyError, pa.ArrowException, DatasetsError) as error:
         raise UserError(f"{path}: not a whole save_to_disk folder ({error}); save it again") from error
+    except IndexError as error:  # datasets writes no file for no rows, and then finds none
+        raise UserError(f"{path}: the data set has no rows") from error
     return dict(saved) if isinstance(saved, DatasetDict) else {WHOLE: saved}
 
 

@@ -1,4 +1,4 @@
-"""Any usual form of a data set becomes the same rows, and what is wrong with one is said in one line."""
+"""Any usual form of a data set becomes the same rows."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Va
 
 from natix_hf.data.sources import OWN, load_rows
 from natix_hf.data.splits import SPLITS, split_rows
-from natix_hf.errors import UserError
 
 NAMES = ["None", "Roadwork"]
 
@@ -207,13 +206,6 @@ def test_the_sources_own_unique_ids_are_kept_as_text(photo_folder):
     assert "source_id" not in rows.data.column_names
 
 
-def test_ids_that_repeat_are_refused_with_the_first_two_rows(photo_folder):
-    data = as_dataset(photo_folder, id=[*range(46), 3, 3])
-    assert "the data set: rows 3 and 46 share the id '3'; ids must be unique" in refused(data, label_names=NAMES)
-    parts = DatasetDict({"train": data.select(range(10)), "test": data.select([10, 11, *range(40, 48)])})
-    assert "rows 8 and 9 of test share the id '3'" in refused(parts, label_names=NAMES)
-
-
 def test_ids_that_start_anew_in_each_part_get_its_name(photo_folder):
     data = as_dataset(photo_folder, id=[*range(24), *range(24)])
     parts = DatasetDict({"train": data.select(range(24)), "test": data.select(range(24, 48))})
@@ -266,107 +258,6 @@ def test_rows_read_twice_are_the_same(photo_folder, tmp_path):
         assert again.data[column][:] == rows.data[column][:]
 
 
-def refused(source, **options) -> str:
-    """The one line with which a source is refused."""
-    with pytest.raises(UserError) as caught:
-        load_rows(source, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
-def test_broken_photos_are_refused_with_their_names_or_left_out(photo_folder):
-    whole = (photo_folder / "None" / "000.jpg").read_bytes()
-    (photo_folder / "None" / "000.jpg").write_bytes(whole[: len(whole) // 2])
-    (photo_folder / "None" / "001.jpg").write_bytes(b"")
-    (photo_folder / "Roadwork" / "002.jpg").write_text("not a photo")
-    (photo_folder / "Roadwork" / "phone.heic").write_bytes(whole[:100])
-    message = refused(photo_folder)
-    assert "4 of 49 photos cannot be read: None/000.jpg (truncated" in message
-    assert "None/001.jpg (the file is empty (0 bytes))" in message
-    assert message.endswith("remove them or set broken_photos: skip")
-    rows = load_rows(photo_folder, broken_photos="skip")
-    names = ["None/000.jpg", "None/001.jpg", "Roadwork/002.jpg", "Roadwork/phone.heic"]
-    assert [photo["id"] for photo in rows.broken] == names
-    assert len(rows.data) == 45
-    assert split_rows(rows).description["broken"] == rows.broken
-
-
-def test_a_photo_that_a_table_names_and_that_is_not_there_is_broken(photo_folder):
-    found = [*photos(photo_folder), ("None/gone.jpg", "None")]
-    write_csv(photo_folder / "labels.csv", "image_path,label", found)
-    assert "1 of 49 photos cannot be read: None/gone.jpg (no such file)" in refused(photo_folder)
-
-
-def test_an_empty_folder(tmp_path):
-    (tmp_path / "empty").mkdir()
-    assert "no photos, tables or saved data set in this folder" in refused(tmp_path / "empty")
-
-
-def test_one_class_only(photo_folder):
-    shutil.rmtree(photo_folder / "Roadwork")
-    assert "all 24 photos are of one class ('None'); a classifier needs at least two" in refused(photo_folder)
-    assert "one class ('None')" in refused(photo_folder, label_names=NAMES)
-
-
-def test_photos_outside_class_folders(photo_folder):
-    shutil.copy(photo_folder / "None" / "000.jpg", photo_folder / "loose.jpg")
-    assert "1 photos lie in no class folder (loose.jpg" in refused(photo_folder)
-
-
-@pytest.mark.parametrize(
-    "name", ["no/such/folder", "./photos", "/no/photos", "~/no photos here", "photos/", "rows.csv"]
-)
-def test_a_path_that_is_not_there(name, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert refused(name) == f"dataset_name: no such file or folder: {name}"
-
-
-def test_missing_columns_are_named_with_those_there_are(photo_folder):
-    data = as_dataset(photo_folder)
-    assert refused(data, image_column_name="photo") == "image_column_name: no column 'photo'; there are image, label"
-    assert refused(data, label_column_name="class") == "label_column_name: no column 'class'; there are image, label"
-    assert refused(data, group_column="video.id") == "group_column: no column 'video.id'; there are image, label"
-    assert "holds Value('int64'), neither photos nor paths" in refused(data, image_column_name="label")
-    write_csv(photo_folder / "labels.csv", "photo,label", photos(photo_folder))
-    assert "no column 'image', 'image_path' or 'file_name'" in refused(photo_folder)
-    check_form(load_rows(photo_folder, image_column_name="photo"))
-
-
-def test_a_label_outside_the_mapping(photo_folder):
-    (photo_folder / "Roadwork").rename(photo_folder / "Works")
-    assert "label 'Works' (row 24) is outside label_names" in refused(photo_folder, label_names=NAMES)
-
-
-def test_tables_that_cannot_be_read(photo_folder):
-    for content, words in (
-        (b"", "cannot be read as csv"),
-        (b"image_path,label\n", "no rows"),
-        (b"image_path,label\na.jpg,None,3\n", "cannot be read as csv"),
-        (b"image_path,label\na.jpg,Stra\xdfe\n", "cannot be read as csv"),
-    ):
-        (photo_folder / "labels.csv").write_bytes(content)
-        assert words in refused(photo_folder)
-    (photo_folder / "other.csv").write_text("image_path,label\n")
-    assert "several tables (labels.csv, other.csv)" in refused(photo_folder)
-    (photo_folder / "rows.parquet").write_bytes(b"no parquet")
-    assert "as parquet" in refused(photo_folder)
-    (photo_folder / "state.json").write_text("{}")
-    assert "not a whole save_to_disk folder" in refused(photo_folder)
-    (photo_folder / "photos.zip").write_bytes(b"")
-    assert "expected a folder, or a .csv, .jsonl or .parquet file" in refused(photo_folder / "photos.zip")
-
-
-def test_splits_whose_columns_differ_are_named(photo_folder):
-    data = as_dataset(photo_folder)
-    other = data.cast_column("label", Value("string"))
-    assert "its parts train, test differ in their columns" in refused(DatasetDict({"train": data, "test": other}))
-
-
-def test_an_unknown_answer_to_broken_photos(photo_folder):
-    assert refused(photo_folder, broken_photos="ignore") == "broken_photos: expected refuse or skip, found 'ignore'"
-
-
 def test_worker_processes_change_nothing(photo_folder):
     one = load_rows(photo_folder, num_proc=1)
     two = load_rows(photo_folder, num_proc=2)
@@ -381,17 +272,6 @@ def test_other_photo_columns_stay_undecoded(photo_folder):
     assert rows.data[0]["mask"] == {"bytes": None, "path": "absent.png"}
     assert rows.data.features["tags"] == List(Value("string"))
     assert Features(rows.data.features)["image"] == Image(decode=False)
-
-
-def test_broken_photos_inside_a_table_are_named_as_well_as_can_be(photo_folder, tmp_path):
-    contents = [(photo_folder / path).read_bytes() for path, _ in photos(photo_folder)]
-    inside = [{"bytes": content, "path": "same.jpg"} for content in contents]
-    inside[3] = {"bytes": b"", "path": "same.jpg"}
-    inside[4] = None
-    data = Dataset.from_dict({"image": inside, "label": ["None", "Roadwork"] * 24})
-    data.cast_column("image", Image(decode=False)).save_to_disk(tmp_path / "saved")
-    message = refused(tmp_path / "saved")
-    assert "2 of 48 photos cannot be read: same.jpg (the file is empty (0 bytes)), row 4 (the row holds" in message
 
 
 def test_parquet_written_by_datasets_names_photos_by_path_and_four_files_are_four_splits(photo_folder, tmp_path):
