@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +21,7 @@ from natix_hf.data.decode import open_photo
 from natix_hf.training import trainer as trainer_module
 from natix_hf.training.views import EpochSampler, TrainingPhotos
 
+JOB = Path(__file__).parent / "killed_job.py"
 OPTIONS = {"augment": "basic", "image_size": 32, "seed": 5}
 SIDE = 40  # the photos are 64x48
 
@@ -151,3 +156,39 @@ def test_a_run_that_makes_its_copies_trains_like_one_that_finds_them(job, with_c
 def test_a_probe_has_no_use_for_copies(job, with_copy):
     with_copy()
     assert not list(job("probe").cache_dir.rglob("copies"))
+
+
+@pytest.mark.slow
+def test_two_processes_make_one_copy_and_have_the_losses_of_one(tiny_backbone, make_photos, tmp_path):
+    """48 training rows: whole batches of 8, on one process or two."""
+    photos = make_photos(tmp_path / "photos", {"None": (100, 120, 110), "Roadwork": (150, 100, 90)}, 40)
+    script = tmp_path / "job.py"
+    script.write_text(
+        "import functools, runpy\n"
+        "from natix_hf.training import trainer\n"
+        f"options = {{'decode_copy': True, 'decode_copy_side': {SIDE}}}\n"
+        "trainer.NatixTrainer = functools.partial(trainer.NatixTrainer, **options)\n"
+        f"runpy.run_path({str(JOB)!r}, run_name='__main__')\n"
+    )
+    losses = {}
+    launch = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv_backend=c10d"]
+    launch += ["--rdzv_endpoint=localhost:0"]
+    for processes in (1, 2):
+        arguments = {"num_train_epochs": 1, "per_device_train_batch_size": 8 // processes, "eval_strategy": "no"}
+        job = {"photos": str(photos), "backbone": str(tiny_backbone), "run": str(tmp_path / f"{processes}")}
+        job |= {"method": "full", "dropout": 0.0, "arguments": arguments}
+        if processes == 2:
+            arguments["ddp_backend"] = "gloo"
+        home = tmp_path / f"home-{processes}"
+        result = subprocess.run(
+            [sys.executable, *(launch if processes == 2 else ()), str(script), json.dumps(job)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "NATIX_HF_HOME": str(home)},
+        )
+        assert result.returncode == 0, result.stderr
+        assert len([path for path in (home / "copies").rglob("*") if path.is_file()]) == 1
+        log = json.loads((tmp_path / f"{processes}" / "run.json").read_text())["log_history"]
+        losses[processes] = [entry["loss"] for entry in log if "loss" in entry]
+    assert len(losses[1]) == 6
+    assert losses[2] == pytest.approx(losses[1], abs=1e-4)
