@@ -80,7 +80,7 @@ def compare(first: np.ndarray, second: np.ndarray, queries: np.ndarray) -> tuple
         down = warp[:, :1] + warp[:, 1:2] * centre
         across = warp[:, 2:3] + warp[:, 3:4] * centre
         values, inside = _sample(whole, down, across)
-        weight = (inside & clear).astype(np.float32)
+        weight = (inside & clear & (values > DARK) & (values < BRIGHT)).astype(np.float32)
         gain, bias = _line(values, part, weight)
         rest = (part - gain * values - bias) * weight
         if step == STEPS:

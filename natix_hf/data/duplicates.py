@@ -20,9 +20,10 @@ from natix_hf.data.looks import WINDOWS, hashes, thumbnails, window
 from natix_hf.data.places import components, expand
 
 HOW = ("same", "mirrored", "cropped", "mirrored and cropped")
-# Measured on generated streets: of 720 photos and 21 alterations of each second one, see tests/bench/planted_leaks.py.
+# Chosen on generated streets of another seed than tests/bench/planted_leaks.py uses. There 202 pairs of frames of one
+# sequence had near hashes and 1 passed; at a correlation of 0.994 8 passed. Of 720 brightened photos 4 are refused.
 CORRELATION = 0.9955
-LOCAL = 0.25  # of the contrast: largest mean difference of a region
+LOCAL = 0.35  # of the contrast: largest mean difference of a region
 CROPPED = 0.9  # pixels of the thumbnail, that is 1.4 % of the photo
 ALL_BUT_EQUAL = 2.0  # grey levels between thumbnails, on average over the worst region; then pixels are asked
 ROUNDS = 8  # leaders that rows of one hash are compared with
