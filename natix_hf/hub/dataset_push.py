@@ -1,0 +1,267 @@
+"""Pushes a folder of four splits to the Hub as a data set: parquet shards, card and certificate in one commit.
+
+Before anything leaves this machine the certificate is read and held against the bytes of the photos. Shards are
+written one at a time, uploaded, and removed, and appear in the repository all together with the commit: whoever reads
+it meanwhile sees the old state, and a push that broke off is taken up by the same command, since the Hub skips what
+it has. This file does not decide who stands where, and knows no token: the Hub's library finds it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from datasets import Dataset, DatasetDict, Image, Value, load_from_disk
+from datasets.arrow_writer import get_parquet_column_options
+from datasets.config import DEFAULT_CDC_OPTIONS
+from datasets.exceptions import DatasetsError
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
+from huggingface_hub.utils import tqdm, validate_repo_id
+
+from natix_hf.data.certificate import bind, read_certificate
+from natix_hf.data.contracts import SPLITS
+from natix_hf.errors import UserError
+from natix_hf.hub.dataset_card import dataset_card, hub_features
+
+SHARD_BYTES = 500 * 10**6
+BATCH_BYTES, BATCH_ROWS = 32 * 10**6, 100  # of a row group: what is held in memory at once, what a reader fetches
+BESIDE = ("splits.json", "SPLITS.md", "conflicts.png")
+
+
+def push(folder: str | Path, repo_id: str, *, private: bool = False) -> str:
+    """Push the splits to `repo_id`, which is made if it is not there.
+
+    Args:
+        folder: as `natix_hf.data.saved.save` writes it.
+        repo_id: `owner/name`.
+        private: make a new repository private; an existing one has to be.
+
+    Returns:
+        The address of the data set.
+
+    Raises:
+        UserError: in one line, whatever is wrong with folder, certificate, name, token, repository or network.
+    """
+    folder = Path(folder)
+    _check_name(repo_id)
+    document, data = _read(folder)
+    card = dataset_card(document, data, repo_id)
+    api = HfApi(library_name="natix_hf")
+    address = f"{api.endpoint}/datasets/{repo_id}"
+    if get_token() is None:
+        raise UserError(f"push {repo_id}: the Hub wants a token: log in with `hf auth login` or set HF_TOKEN")
+    with _hub_faults(repo_id):
+        head, there = _repository(api, repo_id, private)
+        shards = list(_uploaded(api, repo_id, data))
+        beside = [name for name in BESIDE if (folder / name).is_file()]
+        additions = [
+            CommitOperationAdd("README.md", card.encode()),
+            *(CommitOperationAdd(name, folder / name) for name in beside),
+            *shards,
+        ]
+        kept = {addition.path_in_repo for addition in additions}
+        stale = sorted(name for name in there - kept if name in BESIDE or re.fullmatch(r"data/[^/]+\.parquet", name))
+        api.create_commit(
+            repo_id,
+            [*additions, *map(CommitOperationDelete, stale)],
+            commit_message=f"Four splits of {len(shards)} shards, fingerprint {document['fingerprint']}",
+            repo_type="dataset",
+            parent_commit=head,
+        )
+    return address
+
+
+def _check_name(repo_id: str) -> None:
+    reason = "" if repo_id.count("/") == 1 else f"found {repo_id!r}"
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        reason = str(error)
+    if reason:
+        raise UserError(f"push: a data set of the Hub is called owner/name, such as me/roadwork-4way: {reason}")
+
+
+def _read(folder: Path) -> tuple[dict, DatasetDict]:
+    """The certificate and the splits, once they are known to belong together."""
+    if not (folder / "dataset_dict.json").is_file() or not (folder / "splits.json").is_file():
+        raise UserError(
+            f"{folder}: no folder of splits (dataset_dict.json and splits.json belong into it): make one with "
+            "python -m natix_hf.data split SOURCE --output FOLDER"
+        )
+    document = read_certificate(folder)
+    try:
+        data = load_from_disk(str(folder))
+    except (OSError, ValueError, KeyError, pa.ArrowException, DatasetsError) as error:
+        raise UserError(f"{folder}: not a whole save_to_disk folder ({error}); split again") from error
+    if set(data) != set(SPLITS):
+        raise UserError(f"{folder}: expected the splits {', '.join(SPLITS)}, found {', '.join(data)}; split again")
+    differ = bind(document, {split: _measured(data[split], folder, split) for split in SPLITS})
+    if differ:
+        raise UserError(f"{folder}: {'; '.join(differ[:3])}: nothing was pushed; split again")
+    if document["straddling"]:
+        raise UserError(
+            f"{folder}: {document['straddling']} groups stand in two splits: nothing was pushed; split again, "
+            "without the splits that the source brought"
+        )
+    return document, data
+
+
+def _measured(rows: Dataset, folder: Path, split: str) -> Dataset:
+    """`id`, `label` and the fingerprints of the photos as they lie there, not as the column has them."""
+    photos = rows.data.table.column("image")
+    if pc.struct_field(photos, "bytes").null_count:
+        raise UserError(f"{folder}: photos of {split} are missing (paths without bytes); split again")
+    prints: list[str] = []
+    with tqdm(total=len(rows), desc=f"checking {split}", unit="photo", leave=False) as bar:
+        for start, stop in batches(_photo_bytes(rows), BATCH_BYTES, BATCH_ROWS):
+            part = pc.struct_field(photos.slice(start, stop - start), "bytes")
+            prints += [hashlib.blake2b(photo.as_buffer(), digest_size=16).hexdigest() for photo in part]
+            bar.update(stop - start)
+    return rows.select_columns(["id", "label"]).add_column("fingerprint", prints, feature=Value("string"))
+
+
+def _photo_bytes(rows: Dataset) -> np.ndarray:
+    """`(n,)` bytes of each photo, read from the table's offsets."""
+    return pc.binary_length(pc.struct_field(rows.data.table.column("image"), "bytes")).to_numpy()
+
+
+def batches(sizes: np.ndarray, most_bytes: int, most_rows: int | None = None) -> Iterator[tuple[int, int]]:
+    """Consecutive `(start, stop)` of rows that stay within both limits; a row over the limit is alone.
+
+    Args:
+        sizes: `(n,)` bytes of each row.
+        most_bytes: of a batch.
+        most_rows: of a batch; None for any number.
+    """
+    ends = np.cumsum(sizes, dtype=np.int64)
+    start = 0
+    while start < len(ends):
+        before = ends[start - 1] if start else 0
+        stop = max(int(np.searchsorted(ends, before + most_bytes, side="right")), start + 1)
+        stop = stop if most_rows is None else min(stop, start + most_rows)
+        yield start, stop
+        start = stop
+
+
+def write_shard(rows: Dataset, path: Path) -> None:
+    """Write rows as parquet, a row group at a time; the same rows give the same file.
+
+    Args:
+        rows: with embedded photos; of their paths only the file's name is kept.
+        path: the file.
+    """
+    features = hub_features(rows.features)
+    schema = features.arrow_schema
+    photos = [name for name, kind in features.items() if isinstance(kind, Image)]
+    # Columns of photos are neither compressed nor made into a dictionary; the Hub stores again only what changed.
+    options = {**get_parquet_column_options(features, schema), "use_content_defined_chunking": DEFAULT_CDC_OPTIONS}
+    with pq.ParquetWriter(path, schema, write_page_index=True, **options) as writer:
+        for start, stop in batches(_photo_bytes(rows), BATCH_BYTES, BATCH_ROWS):
+            table = rows.data.table.slice(start, stop - start)
+            for name in photos:
+                column = _without_folders(table.column(name))
+                table = table.set_column(table.column_names.index(name), name, column)
+            writer.write_table(table.cast(schema))
+
+
+def _without_folders(photos: pa.ChunkedArray) -> pa.StructArray:
+    """The photos with the last part of each path alone."""
+    paths = pc.struct_field(photos, "path").to_pylist()
+    names = [path and re.split(r"[/\\]", path)[-1] for path in paths]
+    column = photos.combine_chunks()
+    return pa.StructArray.from_arrays(
+        [column.field("bytes"), pa.array(names, pa.string())], names=["bytes", "path"], mask=column.is_null()
+    )
+
+
+def _uploaded(api: HfApi, repo_id: str, data: DatasetDict) -> Iterator[CommitOperationAdd]:
+    """The shards of all splits, each already on the Hub though in no commit yet; one at a time lies on this disk."""
+    total = sum(map(len, data.values()))
+    with (
+        tempfile.TemporaryDirectory(prefix="natix_hf_push_") as stage,
+        tqdm(total=total, desc="pushing", unit="photo") as bar,
+    ):
+        for split in SPLITS:
+            cuts = list(batches(_photo_bytes(data[split]), SHARD_BYTES))
+            for number, (start, stop) in enumerate(cuts):
+                path = Path(stage) / "shard.parquet"
+                write_shard(data[split].select(range(start, stop)), path)
+                shard = CommitOperationAdd(f"data/{split}-{number:05d}-of-{len(cuts):05d}.parquet", path)
+                api.preupload_lfs_files(repo_id, [shard], repo_type="dataset")
+                bar.update(stop - start)
+                yield shard
+
+
+def _repository(api: HfApi, repo_id: str, private: bool) -> tuple[str, set[str]]:
+    """The repository's commit and files; made if it is not there, refused if it holds something else."""
+    try:
+        info = api.dataset_info(repo_id)
+    except RepositoryNotFoundError as error:
+        if error.response.status_code != 404:
+            raise
+        # Without --private the owner's own default decides.
+        api.create_repo(repo_id, repo_type="dataset", private=private or None)
+        info = api.dataset_info(repo_id)
+    if private and not info.private:
+        raise UserError(
+            f"push {repo_id}: the data set is there already and public: make it private in its settings on the Hub, "
+            "or leave out --private"
+        )
+    there = {file.rfilename for file in info.siblings or []}
+    if there - {".gitattributes", "README.md"} and not ("splits.json" in there and _is_ours(api, repo_id, info.sha)):
+        raise UserError(
+            f"push {repo_id}: the repository holds another data set (no splits.json of natix_hf): choose another "
+            "name, or delete it on the Hub first"
+        )
+    return info.sha, there
+
+
+def _is_ours(api: HfApi, repo_id: str, revision: str) -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        path = api.hf_hub_download(repo_id, "splits.json", repo_type="dataset", revision=revision, local_dir=folder)
+        try:
+            document = json.loads(Path(path).read_bytes())
+        except ValueError:
+            return False
+    return isinstance(document, Mapping) and {"seal", "fingerprints", "ids"} <= set(document)
+
+
+@contextmanager
+def _hub_faults(repo_id: str) -> Iterator[None]:
+    """What goes wrong between here and the Hub, as one line."""
+    again = "run the same command again, what was uploaded is kept"
+    try:
+        yield
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        said = error.server_message or f"status {status}"
+        ways = {
+            401: "the Hub does not know the token: log in with `hf auth login` or set HF_TOKEN",
+            403: "the token may not write there: make one with write access (hf.co/settings/tokens), and check that "
+            "the owner's name is yours or your organisation's",
+            404: "the repository went away meanwhile: run the same command again",
+            400: "check the name",
+            412: f"somebody else changed the repository meanwhile: {again}",
+        }
+        way = ways.get(status, f"the Hub could not take it: {again}")
+        raise UserError(f"push {repo_id}: {way} (the Hub said: {said})") from error
+    except (HTTPError, LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
+        raise UserError(
+            f"push {repo_id}: the Hub cannot be reached: no network, or HF_HUB_OFFLINE is set: connect and {again}"
+        ) from error
