@@ -5,6 +5,7 @@ knows the options, not how a file or a command line fills them (`recipe_file.py`
 take them).
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -79,9 +80,13 @@ class DataOptions:
     )
     image_column_name: str = option("image", "column that holds the photo")
     label_column_name: str = option("label", "column that holds the class")
-    group_column: str | None = option(
+    group_column: list[str] | None = option(
         None,
-        "rows of one value stay in one split (a video, a sequence); literal column name first, then a dotted path",
+        "columns; rows of one value stay in one split (a video, a sequence); literal name first, then a dotted path",
+    )
+    near_duplicates: bool = option(True, "look for altered copies of a photo, and keep them in one split")
+    test_split: Literal["keep", "merge"] = option(
+        "keep", "a test part that the data set brings: keep it as val_test, or merge it with the rest and cut anew"
     )
     label_names: list[str] | None = option(
         None, "class names in the order of their ids; integer labels index this list"
@@ -92,7 +97,25 @@ class DataOptions:
     )
     split_seed: int = option(0, "seed of the split; the same rows and seed give the same split")
     image_size: int = option(224, "height and width in pixels that the model sees")
-    augment: Literal["none", "basic"] = option("basic", "none, or basic: large random crops and mirror images")
+    resize: Literal["squash", "crop"] = option(
+        "squash",
+        "how a photo becomes a square: squash presses the whole of it in, crop keeps the square in its middle",
+    )
+    augment: Literal[
+        "none",
+        "basic",
+        "auto",
+        "rand",
+        "trivial",
+        "augmix",
+        "challenge@2025",
+        "challenge@2026-04",
+        "challenge@2026-05",
+    ] = option(
+        "basic",
+        "none; basic: large random crops and mirror images; auto, rand, trivial, augmix: the policy of that name "
+        "after these; challenge@...: what StreetVision's validators sent at that time (a probe sees none of them)",
+    )
     broken_photos: Literal["refuse", "skip"] = option("refuse", "what to do about photos that cannot be read")
     preprocessing_num_workers: int | None = option(None, "processes that inspect the photos; default one per core")
 
@@ -163,6 +186,7 @@ class NatixTrainingArguments(TrainingArguments):
         ema_decay: the decay that long runs reach.
         ema_warmup_steps: `w` in the decay `min(ema_decay, (1 + t) / (w + t))` after `t` updates.
         early_stopping_patience: stop after this many evaluations without a better `metric_for_best_model`.
+        mixup_alpha, cutmix_alpha, mix_switch_prob: how batches are mixed, see `training.mixing`.
         overwrite_output_dir: remove what an earlier run left in `output_dir`.
 
     Raises:
@@ -175,6 +199,9 @@ class NatixTrainingArguments(TrainingArguments):
     ema_decay: float = option(0.999, "decay that the average reaches in a long run")
     ema_warmup_steps: int = option(10, "w in the decay min(ema_decay, (1 + t) / (w + t)) after t updates")
     early_stopping_patience: int | None = option(None, "stop after this many evaluations without a better score")
+    mixup_alpha: float = option(0.0, "mix whole photos with weights from Beta(alpha, alpha), e.g. 0.2; 0: off")
+    cutmix_alpha: float = option(0.0, "paste a rectangle of one photo into another, share by alpha, e.g. 1; 0: off")
+    mix_switch_prob: float = option(0.5, "where both are on, the share of batches that cutmix gets")
     overwrite_output_dir: bool = option(False, "remove what an earlier run left in output_dir")
 
     output_dir: str | None = option(None, "the run's folder")
@@ -223,6 +250,11 @@ class NatixTrainingArguments(TrainingArguments):
             raise UserError(f"ema_decay: {self.ema_decay} given, a number from 0 to below 1 expected")
         if self.ema_warmup_steps < 1:
             raise UserError(f"ema_warmup_steps: {self.ema_warmup_steps} given, at least 1 expected")
+        for name in ("mixup_alpha", "cutmix_alpha"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"{name}: {getattr(self, name)} given, 0 (off) or a positive number expected")
+        if not 0 <= self.mix_switch_prob <= 1:
+            raise UserError(f"mix_switch_prob: {self.mix_switch_prob} given, a number from 0 to 1 expected")
         score = (self.metric_for_best_model or "mcc").removeprefix("eval_")
         if score not in SCORES:
             raise UserError(f"metric_for_best_model: {score} given, one of {', '.join(SCORES)} expected")
@@ -254,3 +286,7 @@ class Recipe:
     decision: DecisionOptions
     speed: SpeedOptions
     training: NatixTrainingArguments
+
+    def __post_init__(self):
+        if self.model.method == "probe" and self.data.augment == "basic":
+            self.data.augment = "none"  # what a probe sees, so that recipe.yaml and card say so

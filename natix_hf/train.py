@@ -27,6 +27,8 @@ def load_data(recipe: Recipe) -> Any:
         split_ratios=data.split_ratios,
         split_seed=data.split_seed,
         group_column=data.group_column,
+        near_duplicates=data.near_duplicates,
+        test_split=data.test_split,
         image_column_name=data.image_column_name,
         label_column_name=data.label_column_name,
         label_names=data.label_names,
@@ -42,20 +44,16 @@ def load_network(recipe: Recipe, label_names: list[str]) -> tuple[Any, Any]:
 
     model, lora = recipe.model, asdict(recipe.lora)
     init = lora["lora_init"]
+    options = asdict(model)
     return load_model(
-        model.model_name_or_path,
+        options.pop("model_name_or_path"),
         label_names,
-        method=model.method,
         image_size=recipe.data.image_size,
+        resize=recipe.data.resize,
         lora={**lora, "lora_init": True if init == "default" else init},
-        attn_implementation=model.attn_implementation,
-        revision=model.model_revision,
-        trust_remote_code=model.trust_remote_code,
-        pooling=model.pooling,
-        feature_layers=model.feature_layers,
-        head=model.head,
-        head_dropout=model.head_dropout,
+        revision=options.pop("model_revision"),
         seed=recipe.training.seed,
+        **options,
     )
 
 
@@ -66,6 +64,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
     from natix_hf.recipe_file import resolved
     from natix_hf.training import run_folder
     from natix_hf.training.checkpoints import resume_point
+    from natix_hf.training.mixing import check_views
     from natix_hf.training.progress import check_trackers
 
     args = recipe.training
@@ -75,6 +74,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
         run_folder.check(args.output_dir, resume=resuming, overwrite=args.overwrite_output_dir)
     resume_point(args.output_dir, args.resume_from_checkpoint)
     check_trackers(args.report_to)
+    check_views(recipe.model.method, recipe.data.augment, args, decode_copy=recipe.speed.decode_copy)
     place = {"training": recipe.model.method != "probe", "bf16": args.bf16, "device": args.device}
     check_attention(recipe.model.attn_implementation, trust_remote_code=recipe.model.trust_remote_code, **place)
     with args.main_process_first(desc="configuration"):

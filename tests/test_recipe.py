@@ -123,7 +123,7 @@ def test_numbers_that_are_names_keep_their_form(write):
 def test_a_value_may_hold_blanks_equals_signs_and_dashes(write):
     recipe = parse([write("run_name: a - b = c", "group_column: --odd name"), "--dataset_name=my photos/2026"])
     assert recipe.training.run_name == "a - b = c"
-    assert recipe.data.group_column == "--odd name"
+    assert recipe.data.group_column == ["--odd name"]
     assert recipe.data.dataset_name == "my photos/2026"
 
 

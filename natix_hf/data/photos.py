@@ -1,22 +1,30 @@
-"""From a name to locked splits: the one call that a verb or a script makes of this room."""
+"""From a name to split photos: the calls that verbs and scripts make of this room."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from datasets import DatasetDict
+
 from natix_hf.data.contracts import LockedSplits
-from natix_hf.data.sources import load_rows
-from natix_hf.data.splits import DEFAULT_RATIOS, check_ratios, split_rows
+from natix_hf.data.plan import DEFAULT_RATIOS, Plan
+from natix_hf.data.sources import Rows, load_rows
+from natix_hf.data.splits import Cut, cut
 from natix_hf.errors import UserError
 from natix_hf.files import home
 
 SCENES = "builtin:scenes"
 SCENES_COUNT = 2000
 
-# What the publisher of a data set knows and a recipe need not repeat; a recipe that says otherwise wins.
+# What the publisher of a data set knows and a user need not repeat; whoever says otherwise wins.
 KNOWN: dict[str, dict[str, Any]] = {
-    "natix-network-org/roadwork": {"group_column": "video_info.vid_id", "label_names": ["None", "Roadwork"]},
+    "natix-network-org/roadwork": {
+        "group_column": "video_info.vid_id",
+        "label_names": ["None", "Roadwork"],
+        "description_column": "scene_description",
+    },
 }
 
 
@@ -25,9 +33,8 @@ def load_photos(
     *,
     split_ratios: Sequence[float] = DEFAULT_RATIOS,
     split_seed: int = 0,
-    dataset_config: str | None = None,
-    group_column: str | None = None,
-    label_names: Sequence[str] | None = None,
+    near_duplicates: bool = True,
+    test_split: str = "keep",
     **source_options: Any,
 ) -> LockedSplits:
     """Photos as `train / val_select / val_calib / val_test`, each to be read only by the steps of its role.
@@ -37,28 +44,76 @@ def load_photos(
             kept below `~/.cache/natix_hf`).
         split_ratios: shares of the four splits; they sum to 1.
         split_seed: the same rows and seed give the same split, whatever the order of the rows.
-        dataset_config: configuration of a Hub data set; for `builtin:scenes` the number of photos.
-        group_column: rows that share its value stay in one split.
-        label_names: the classes in the order of their ids. Both have defaults for the data sets in `KNOWN`.
-        source_options: `image_column_name`, `label_column_name`, `broken_photos`, `trust_remote_code`, `num_proc`,
-            as `load_rows` takes them.
+        near_duplicates: look for altered copies of a photo and keep them in one split.
+        test_split: `keep` a test part that the source brings as `val_test`, or `merge` it with the rest.
+        source_options: `group_column`, `label_names` (both have defaults for the data sets in `KNOWN`),
+            `dataset_config` (for `builtin:scenes` the number of photos), `image_column_name`, `label_column_name`,
+            `broken_photos`, `trust_remote_code`, `num_proc`, as `load_rows` takes them.
 
     Raises:
         UserError: whatever is wrong with the photos, in one line.
     """
-    check_ratios(split_ratios)  # before minutes are spent on reading
-    if dataset_name == SCENES:
-        dataset_name, group_column = _scenes(dataset_config), group_column or "group"
-        dataset_config = None
-    known = KNOWN.get(dataset_name, {}) if isinstance(dataset_name, str) else {}
-    rows = load_rows(
-        dataset_name,
-        dataset_config=dataset_config,
-        group_column=group_column or known.get("group_column"),
-        label_names=label_names or known.get("label_names"),
-        **source_options,
-    )
-    return split_rows(rows, split_ratios, split_seed)
+    # Before minutes are spent on reading.
+    plan = Plan(split_ratios, split_seed, near_duplicates=near_duplicates, test_split=test_split)
+    return _cut(dataset_name, plan, source_options).lock()
+
+
+def split_photos(
+    sources: Sequence[Any], *, extend: str | Path | None = None, plan: Mapping[str, Any], **source_options: Any
+) -> Cut:
+    """Split rows of one or several sources, not locked, for whoever writes them down as a data set.
+
+    Args:
+        sources: as `load_rows` takes them.
+        extend: folder of splits made earlier; their rows stay where they are, and its plan holds where `plan` is
+            silent.
+        plan: fields of `Plan`.
+        source_options: as for `load_rows`.
+
+    Raises:
+        UserError: as `load_photos`; and where `extend` is no folder of splits.
+    """
+    source = sources[0] if len(sources) == 1 else list(sources)
+    if extend is not None:
+        from natix_hf.data.extension import extended
+
+        return extended(extend, source, plan, source_options)
+    return _cut(source, Plan(**plan), source_options)
+
+
+def _cut(source: Any, plan: Plan, options: Mapping[str, Any]) -> Cut:
+    rows = read_source(source, looks=plan.near_duplicates, **options)
+    document = None
+    if isinstance(rows.data, DatasetDict) and isinstance(source, str | Path):
+        document = certificate_beside(source)
+    return cut(rows, plan, document=document)
+
+
+def read_source(source: Any, **options: Any) -> Rows:
+    """`load_rows` with the scenes drawn and what is known of published data sets filled in."""
+    if source == SCENES:
+        source = _scenes(options.pop("dataset_config", None))
+        options["group_column"] = options.get("group_column") or "group"
+    known = KNOWN.get(source, {}) if isinstance(source, str) else {}
+    given = {key: value for key, value in options.items() if value is not None}
+    return load_rows(source, **known | given)
+
+
+def certificate_beside(source: str | Path) -> dict | None:
+    """The `splits.json` that lies beside the rows of a folder or a Hub data set; None where there is none."""
+    from natix_hf.data.certificate import read_certificate
+
+    folder = Path(source).expanduser()
+    if folder.exists():
+        return read_certificate(folder) if (folder / "splits.json").is_file() else None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    try:
+        file = hf_hub_download(str(source), "splits.json", repo_type="dataset")
+    except (EntryNotFoundError, LocalEntryNotFoundError):  # offline: not in the cache
+        return None
+    return read_certificate(Path(file).parent)
 
 
 def _scenes(count: str | None) -> str:

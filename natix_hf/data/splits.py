@@ -1,66 +1,56 @@
-"""From rows to four locked splits: train, val_select, val_calib (cut again into fit and control) and val_test.
+"""From rows to four splits: train, val_select, val_calib (cut again into fit and control) and val_test.
 
-Whole groups, stratified by class, the same for the same rows and seed in whatever order they come. A source that
-brings the four splits keeps them, after a check that no group, no photo and no id stands in two. This file knows
-nothing of where the rows came from.
+Rows that show the same photo, video or place are one group; whole groups, stratified by class, the same for the same
+rows and seed in whatever order they come. A source that brings the four splits keeps them, after a check that no
+group, no photo and no id stands in two. `cut` gives the splits with the content of their `splits.json`, `split_rows`
+locks them. This file knows nothing of where the rows came from.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, DatasetDict, DatasetInfo
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
+from datasets import Dataset, DatasetDict, DatasetInfo, concatenate_datasets
 
+from natix_hf.data.certificate import bind, describe
 from natix_hf.data.contracts import PARTS, SPLITS, LockedSplits
+from natix_hf.data.decode import client_photo
+from natix_hf.data.given import check_copies, check_given
+from natix_hf.data.groups import Grouping, group_rows
+from natix_hf.data.metadata import category, places, times
 from natix_hf.data.placement import place
+from natix_hf.data.plan import DEFAULT_RATIOS, TEST_ORIGINS, Plan, check_ratios
 from natix_hf.data.sources import Rows
 from natix_hf.errors import UserError
 
-DEFAULT_RATIOS = (0.60, 0.15, 0.15, 0.10)
+TEST = SPLITS.index("val_test")
 
 
-def check_ratios(ratios: Sequence[float]) -> tuple[float, ...]:
-    """The four ratios, if they are four positive numbers that sum to 1.
+@dataclass(frozen=True)
+class Cut:
+    """Split rows that are not locked yet.
 
-    Raises:
-        UserError: if they are not.
+    Args:
+        places: `train, val_select, val_calib, val_test, val_calib/fit, val_calib/control`.
+        description: the content of `splits.json`.
     """
-    shares = tuple(float(ratio) for ratio in ratios)
-    if len(shares) != len(SPLITS) or not all(share > 0 for share in shares) or abs(sum(shares) - 1) > 1e-6:
-        raise UserError(
-            f"split_ratios: expected four positive numbers that sum to 1, for {', '.join(SPLITS)}; found "
-            f"{', '.join(f'{share:g}' for share in shares)} (sum {sum(shares):g})"
-        )
-    return shares
+
+    places: dict[str, Dataset]
+    description: dict
+
+    def lock(self) -> LockedSplits:
+        """Hand the rows over to the contracts; from here on only roles see them."""
+        return LockedSplits(self.places, self.description)
 
 
-def _codes(values: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+def _codes(values: Sequence) -> tuple[np.ndarray, list]:
     """Number the distinct values in sorted order: `(n,)` numbers, and the values they stand for."""
     names, codes = np.unique(np.asarray(values, dtype=object), return_inverse=True)
     return codes, names.tolist()
-
-
-def _joined(groups: Sequence[str], fingerprints: Sequence[str]) -> tuple[np.ndarray, list[str], int]:
-    """Groups, with those that share a photo made one: numbers, the first name of each, how many rows repeat a
-    photo."""
-    codes, names = _codes(groups)
-    photos, prints = _codes(fingerprints)
-    repeated = len(groups) - len(prints)
-    if not repeated:
-        return codes, names, 0
-    nodes = len(names) + len(prints)
-    links = coo_matrix((np.ones(len(codes)), (codes, len(names) + photos)), shape=(nodes, nodes))
-    component = connected_components(links, directed=False)[1][: len(names)]
-    _, first, number = np.unique(
-        component, return_index=True, return_inverse=True
-    )  # names are sorted: the first is the least
-    return number[codes], [names[i] for i in first], repeated
 
 
 def assign(
@@ -92,12 +82,39 @@ def assign(
     return [SPLITS[home] for home in homes]
 
 
-def rows_fingerprint(rows: Dataset) -> str:
-    """The blake2b-128 of the sorted ids and photo fingerprints of some rows; their order does not matter."""
-    digest = hashlib.blake2b(digest_size=16)
-    for pair in sorted(zip(rows["id"][:], rows["fingerprint"][:])):
-        digest.update("\0".join(pair).encode() + b"\n")
-    return digest.hexdigest()
+def _tied(data: Dataset, group_values: Mapping[str, Sequence[str | None]], plan: Plan) -> Grouping:
+    """Groups of rows that must not be parted."""
+
+    def same_pixels(first: int, second: int) -> bool:
+        one, other = (client_photo(data[row]["image"]) for row in (first, second))
+        return one.size == other.size and one.tobytes() == other.tobytes()
+
+    where = plan.metres is not None
+    return group_rows(
+        data["id"][:],
+        group_values,
+        data["fingerprint"][:],
+        data["look"][:] if plan.near_duplicates else None,
+        places=places(data, plan.place_column) if where else None,
+        times=times(data, plan.time_column) if where and plan.time_column else None,
+        metres=plan.metres,
+        seconds=plan.seconds,
+        same_pixels=same_pixels,
+        largest_share=plan.largest_share,
+    )
+
+
+def _grouped(data: Dataset, grouping: Grouping) -> Dataset:
+    """The rows with the names of their groups, without `look`; photos are not copied."""
+    if "look" in data.column_names:
+        data = data.remove_columns("look")
+    table = data.data.table
+    names = np.full(len(table), None, dtype=object)
+    rows = np.arange(len(data)) if data._indices is None else data._indices.column(0).to_numpy()
+    names[rows] = np.asarray(grouping.names, dtype=object)[grouping.numbers]
+    position = table.column_names.index("group")
+    table = table.set_column(position, "group", pa.array(names, pa.string()))
+    return Dataset(table, info=DatasetInfo(features=data.features), indices_table=data._indices)
 
 
 def _select(data: Dataset, indices: np.ndarray) -> Dataset:
@@ -108,109 +125,202 @@ def _select(data: Dataset, indices: np.ndarray) -> Dataset:
     return rows
 
 
-def _check_given(data: DatasetDict) -> None:
-    """No group, photo or id in two of the given splits; no split empty, no class missing from train."""
-    for split in SPLITS:
-        if not len(data[split]):
-            raise UserError(f"split {split!r} of the data set is empty: give it rows, or let natix_hf cut the splits")
-    for what, column in (("group", "group"), ("photo", "fingerprint"), ("id", "id")):
-        home: dict[str, tuple[str, str]] = {}
-        clashes: dict[str, str] = {}
-        for split in SPLITS:
-            for value, row in zip(data[split][column][:], data[split]["id"][:]):
-                there, other = home.setdefault(value, (split, row))
-                if there != split and value not in clashes:
-                    name = f"{other!r} = {row!r}" if what == "photo" else repr(value)
-                    clashes[value] = f"{name} in {there} and {split}"
-        if clashes:
-            raise UserError(
-                f"the data set's own splits share {len(clashes)} {what}{'s' if len(clashes) > 1 else ''}: "
-                f"{'; '.join(list(clashes.values())[:3])}: keep each {what} in one split, or give the rows without "
-                "splits"
-            )
-    names = data["train"].features["label"].names
-    trained = set(data["train"]["label"][:])
-    missing = [name for i, name in enumerate(names) if i not in trained]
-    if missing:
-        raise UserError(
-            f"split 'train' holds no photo of class {', '.join(map(repr, missing))}: add some or drop the class"
-        )
+def _own_test(data: Dataset) -> np.ndarray:
+    """`(n,)` True for rows of the source's own test part; of no row where the source is nothing else."""
+    kept = np.isin(np.asarray(data["origin"][:], dtype=object), TEST_ORIGINS)
+    return kept & (not kept.all())
 
 
-def _halves(calib: Dataset, seed: int) -> dict[str, Dataset]:
-    """val_calib cut into its parts by whole groups; a class too small for both parts stands in `fit`."""
-    codes, names, _ = _joined(calib["group"][:], calib["fingerprint"][:])
-    homes = place(np.asarray(calib["label"][:]), codes, names, (0.5, 0.5), seed)
+def _tied_to_test(data: Dataset, grouping: Grouping, kept: np.ndarray) -> list[dict[str, str]]:
+    """Rows of other parts that are tied to the source's own test part."""
+    ids, holders = data["id"][:], {}
+    for row in np.flatnonzero(kept):
+        holders.setdefault(int(grouping.numbers[row]), ids[row])
+    tied = np.flatnonzero(~kept & np.isin(grouping.numbers, list(holders)))
+    return [
+        {
+            "id": ids[row],
+            "reason": f"in one group with {holders[int(grouping.numbers[row])]!r} of the source's own test split",
+        }
+        for row in tied
+    ]
+
+
+def _held_out(data: Dataset, hold_out: Mapping[str, Sequence[str]]) -> np.ndarray:
+    """`(n,)` True for rows with one of the values."""
+    held = np.zeros(len(data), dtype=bool)
+    for column, wanted in hold_out.items():
+        values = np.asarray(category(data, column), dtype=object)
+        unknown = sorted(set(wanted) - set(values))
+        if unknown:
+            found = ", ".join(sorted(set(values))[:20])
+            raise UserError(f"hold_out: no row has {column} = {', '.join(map(repr, unknown))}; there are {found}")
+        held |= np.isin(values, list(wanted))
+    return held
+
+
+def _strata(data: Dataset, columns: Sequence[str]) -> np.ndarray | None:
+    if not columns:
+        return None
+    values = [category(data, column) for column in columns]
+    return _codes(["\0".join(row) for row in zip(*values)])[0]
+
+
+def _halves(calib: Dataset, seed: int, parts: Mapping[str, Sequence[str]] | None) -> dict[str, Dataset]:
+    """val_calib cut into its parts by whole groups; a class too small for both parts stands in `fit`.
+
+    Rows that `parts` names stay where they were, and whole groups with them.
+    """
+    codes, names = _codes(calib["group"][:])
+    home = {row: PARTS.index(part) for part, ids in (parts or {}).items() for row in ids}
+    fixed = np.asarray([home.get(row, -1) for row in calib["id"][:]])
+    homes = place(np.asarray(calib["label"][:]), codes, names, (0.5, 0.5), seed, fixed=fixed)
     return {f"val_calib/{part}": _select(calib, np.flatnonzero(homes == i)) for i, part in enumerate(PARTS)}
 
 
-def describe(
-    splits: dict[str, Dataset], rows: Rows, *, ratios: Sequence[float] | None, seed: int, repeated: int
-) -> dict:
-    """The content of `splits.json`.
+def _given(rows: Rows, plan: Plan, document: dict | None) -> Cut:
+    """The splits that the source brings, as they are."""
+    check_given(rows.data)
+    pool = concatenate_datasets([rows.data[split] for split in SPLITS])
+    homes = [split for split in SPLITS for _ in range(len(rows.data[split]))]
+    columns = list(rows.group_values["train"]) if rows.group_values else []
+    values = {name: [v for split in SPLITS for v in rows.group_values[split][name]] for name in columns}
+    values = values or {"group": pool["group"][:]}
+    grouping = _tied(pool, values, plan)
+    check_copies(pool["id"][:], homes, grouping)
+    pool = _grouped(pool, grouping)
+    at = np.asarray(homes, dtype=object)
+    splits = {split: _select(pool, np.flatnonzero(at == split)) for split in SPLITS}
+    parts = document["parts"]["val_calib"] if document else None
+    seed = document["seed"] if document else plan.seed
+    everything = splits | _halves(splits["val_calib"], seed, parts)
+    if document is None:
+        facts = {"ratios": None, "seed": plan.seed, "rules": plan.rules(values)}
+        return Cut(everything, describe(everything, rows, grouping, **facts))
+    differing = bind(document, everything)
+    if differing:
+        raise UserError(
+            f"splits.json does not describe the rows beside it: {'; '.join(differing[:3])}: bring back the file or "
+            "the data set that it was written with, or split again"
+        )
+    return Cut(everything, document)
+
+
+def cut(rows: Rows, plan: Plan | None = None, *, document: dict | None = None, earlier: Cut | None = None) -> Cut:
+    """Tie the rows into groups and divide them; a source that brings the four splits keeps them.
 
     Args:
-        splits: the four splits and the two parts of `val_calib` (`val_calib/fit`, `val_calib/control`).
-        rows: the rows that they were cut from.
-        ratios: as asked for; None where the source brought its own splits.
-        seed: of the assignment.
-        repeated: rows whose photo another row has too.
+        rows: from `load_rows`.
+        plan: how.
+        document: the `splits.json` that came with a source of four splits; it is checked against the rows.
+        earlier: splits that grow: their rows stay where they are. `rows` then holds theirs and the new ones, with
+            the old ones' ids unchanged.
+
+    Raises:
+        UserError: for bad ratios, classes or groups too few to split, given splits that share a group, a photo (an
+            altered copy too) or an id, and a group that swallows the data set.
     """
-    names = rows.label_names
-    counts = {place: Counter(part["label"][:]) for place, part in splits.items()}
-    prints = {place: rows_fingerprint(part) for place, part in splits.items()}
-    return {
-        "version": 1,
-        "label_names": names,
-        "ratios": None if ratios is None else list(ratios),
-        "seed": seed,
-        "sizes": {split: len(splits[split]) for split in SPLITS},
-        "class_counts": {place: {name: counts[place][i] for i, name in enumerate(names)} for place in splits},
-        "groups": {place: len(set(part["group"][:])) for place, part in splits.items()},
-        "repeated_photos": repeated,
-        "broken": rows.broken,
-        "fingerprint": hashlib.blake2b(
-            "\n".join(prints[split] for split in SPLITS).encode(), digest_size=16
-        ).hexdigest(),
-        "fingerprints": prints,
-        "ids": {split: list(splits[split]["id"][:]) for split in SPLITS},
-        "parts": {"val_calib": {part: list(splits[f"val_calib/{part}"]["id"][:]) for part in PARTS}},
-    }
+    plan = plan or Plan()
+    if isinstance(rows.data, DatasetDict):
+        return _given(rows, plan, document)
+    data, values = rows.data, rows.group_values or {"group": rows.data["group"][:]}
+    grouping = _tied(data, values, plan)
+    shares = check_ratios(plan.ratios)
+    if earlier is not None:
+        home = {row: i for i, split in enumerate(SPLITS) for row in earlier.description["ids"][split]}
+        fixed = np.asarray([home.get(row, -1) for row in data["id"][:]])
+        set_aside = _between(data, grouping, fixed)
+    else:
+        kept = _own_test(data) if plan.test_split == "keep" else np.zeros(len(data), dtype=bool)
+        fixed = np.where(kept, TEST, -1)
+        set_aside = _tied_to_test(data, grouping, kept)
+    if set_aside:  # without these rows what they tied is apart again
+        held = np.isin(data["id"][:], [row["id"] for row in set_aside])
+        data, values = _without(data, values, held)
+        grouping, fixed = _tied(data, values, plan), fixed[~held]
+    whole_test = earlier is None and bool((fixed == TEST).any())
+    if earlier is not None:
+        # Groups keep the names that they had; the column's name stands before them only to tell columns apart.
+        grouping = replace(grouping, names=[name.removeprefix("group:") for name in grouping.names])
+    if plan.hold_out:
+        fixed[_held_out(data, plan.hold_out) & (fixed < 0)] = TEST
+    homes = _homes(data, grouping, shares, plan, fixed, whole_test=whole_test)
+    data = _grouped(data, grouping)
+    splits = {split: _select(data, np.flatnonzero(homes == i)) for i, split in enumerate(SPLITS)}
+    parts = earlier.description["parts"]["val_calib"] if earlier else None
+    everything = splits | _halves(splits["val_calib"], plan.seed, parts)
+    facts = {"ratios": shares, "seed": plan.seed, "strata": plan.strata, "hold_out": plan.hold_out}
+    if earlier is not None:
+        set_aside = earlier.description["set_aside"] + set_aside
+    joined = replace(rows, data=data, group_values=values)
+    facts |= {"rules": plan.rules(values), "set_aside": set_aside}
+    return Cut(everything, describe(everything, joined, grouping, **facts))
 
 
-def split_rows(rows: Rows, ratios: Sequence[float] = DEFAULT_RATIOS, seed: int = 0) -> LockedSplits:
+def _without(data: Dataset, values: Mapping[str, Sequence], held: np.ndarray) -> tuple[Dataset, dict[str, list]]:
+    keep = np.flatnonzero(~held)
+    return data.select(keep, keep_in_memory=True), {name: [column[i] for i in keep] for name, column in values.items()}
+
+
+def _between(data: Dataset, grouping: Grouping, fixed: np.ndarray) -> list[dict[str, str]]:
+    """New rows of groups that would tie old rows of two splits."""
+    old = np.flatnonzero(fixed >= 0)
+    spread = np.zeros((len(grouping.names), len(SPLITS)), dtype=bool)
+    spread[grouping.numbers[old], fixed[old]] = True
+    torn = np.flatnonzero(spread.sum(axis=1) > 1)
+    ids = data["id"][:]
+    found = []
+    for row in np.flatnonzero((fixed < 0) & np.isin(grouping.numbers, torn)):
+        names = " and ".join(split for split, there in zip(SPLITS, spread[grouping.numbers[row]]) if there)
+        found.append({"id": ids[row], "reason": f"tied to rows of {names}"})
+    return found
+
+
+def _homes(
+    data: Dataset, grouping: Grouping, shares: Sequence[float], plan: Plan, fixed: np.ndarray, *, whole_test: bool
+) -> np.ndarray:
+    """`(n,)` numbers of `SPLITS`; with `whole_test` nothing but the rows fixed there goes to `val_test`."""
+    labels, strata, numbers = np.asarray(data["label"][:]), _strata(data, plan.strata), grouping.numbers
+    names = data.features["label"].names
+    rest = np.ones(len(data), dtype=bool)
+    if whole_test:
+        rest = ~np.isin(numbers, numbers[fixed == TEST])
+        shares = [share / sum(shares[:TEST]) for share in shares[:TEST]]
+    homes = np.full(len(data), TEST)
+    groups, group_names = _codes(np.asarray(grouping.names, dtype=object)[numbers[rest]])
+    try:
+        homes[rest] = place(
+            labels[rest],
+            groups,
+            group_names,
+            shares,
+            plan.seed,
+            strata=None if strata is None else strata[rest],
+            fixed=fixed[rest],
+            label_names=names,
+        )
+    except UserError as error:
+        tied = {kind: count for kind, count in grouping.ties.items() if count}
+        if not tied:
+            raise
+        counts = ", ".join(f"{count} by {kind}" for kind, count in tied.items())
+        raise UserError(f"{error} (ties between rows: {counts}; rows that are tied stand in one split)") from error
+    return homes
+
+
+def split_rows(
+    rows: Rows, ratios: Sequence[float] = DEFAULT_RATIOS, seed: int = 0, *, document: dict | None = None, **plan
+) -> LockedSplits:
     """Cut the rows into four splits and lock them; a source that brings the four keeps them.
-
-    Rows that hold the same photo, byte for byte, are kept together as if they were of one group.
 
     Args:
         rows: from `load_rows`.
         ratios: four positive numbers that sum to 1; not used where the source brings its splits.
         seed: of the assignment.
+        document: the `splits.json` that came with a source of four splits.
+        plan: the other fields of `Plan`.
 
     Raises:
-        UserError: for bad ratios, classes or groups too few to split, and given splits that share a group, a photo
-            or an id.
+        UserError: as `cut`.
     """
-    shares = check_ratios(ratios)
-    if isinstance(rows.data, DatasetDict):
-        _check_given(rows.data)
-        splits = {split: rows.data[split] for split in SPLITS}
-        repeated = sum(len(part) - len(set(part["fingerprint"][:])) for part in splits.values())
-        return _lock(splits, rows, ratios=None, seed=seed, repeated=repeated)
-    codes, names, repeated = _joined(rows.data["group"][:], rows.data["fingerprint"][:])
-    try:
-        homes = place(np.asarray(rows.data["label"][:]), codes, names, shares, seed, label_names=rows.label_names)
-    except UserError as error:
-        if not repeated:
-            raise
-        raise UserError(
-            f"{error} ({repeated} rows repeat a photo of another row; groups that share one are one)"
-        ) from error
-    splits = {split: _select(rows.data, np.flatnonzero(homes == i)) for i, split in enumerate(SPLITS)}
-    return _lock(splits, rows, ratios=shares, seed=seed, repeated=repeated)
-
-
-def _lock(splits: dict[str, Dataset], rows: Rows, **facts) -> LockedSplits:
-    everything = splits | _halves(splits["val_calib"], facts["seed"])
-    return LockedSplits(everything, describe(everything, rows, **facts))
+    return cut(rows, Plan(ratios=tuple(ratios), seed=seed, **plan), document=document).lock()

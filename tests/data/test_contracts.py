@@ -39,17 +39,18 @@ ALLOWED = {
 @pytest.fixture
 def locked() -> LockedSplits:
     n = 80
-    kinds = {name: Value("string") for name in ("id", "group", "origin", "fingerprint")}
+    kinds = {name: Value("string") for name in ("id", "group", "origin", "source", "fingerprint")}
     kinds |= {"label": ClassLabel(names=["None", "Roadwork"]), "image": Image(decode=False)}
     columns = {
         "id": [f"r{i}" for i in range(n)],
         "group": [f"g{i}" for i in range(n)],
         "origin": ["all"] * n,
+        "source": ["all"] * n,
         "fingerprint": [f"{i:032x}" for i in range(n)],
         "label": [i % 2 for i in range(n)],
         "image": [{"bytes": None, "path": f"{i}.jpg"} for i in range(n)],
     }
-    return split_rows(Rows(Dataset.from_dict(columns, features=Features(kinds)), []))
+    return split_rows(Rows(Dataset.from_dict(columns, features=Features(kinds)), []), near_duplicates=False)
 
 
 @pytest.mark.parametrize("step", STEPS)

@@ -24,12 +24,13 @@ def table(labels, groups=None, prints=None, ids=None, classes=2) -> Dataset:
     """Rows as `load_rows` gives them, with photos that nobody opens."""
     n = len(labels)
     ids = ids or [f"r{i:05d}" for i in range(n)]
-    kinds = {name: Value("string") for name in ("id", "group", "origin", "fingerprint")}
+    kinds = {name: Value("string") for name in ("id", "group", "origin", "source", "fingerprint")}
     kinds |= {"label": ClassLabel(names=[f"c{i}" for i in range(classes)]), "image": Image(decode=False)}
     columns = {
         "id": ids,
         "group": groups or [f"row:{i}" for i in ids],
         "origin": ["all"] * n,
+        "source": ["all"] * n,
         "fingerprint": prints or [f"{i:032x}" for i in range(n)],
         "label": labels,
         "image": [{"bytes": None, "path": f"{i}.jpg"} for i in ids],
@@ -38,7 +39,7 @@ def table(labels, groups=None, prints=None, ids=None, classes=2) -> Dataset:
 
 
 def locked_ids(rows: Dataset | DatasetDict, seed: int = 0) -> dict:
-    return split_rows(Rows(rows, []), RATIOS, seed).description["ids"]
+    return split_rows(Rows(rows, []), RATIOS, seed, near_duplicates=False).description["ids"]
 
 
 def test_splits_have_the_ratios_and_the_classes_of_the_whole():
@@ -142,7 +143,7 @@ def test_a_class_with_fewer_photos_than_splits_is_named():
 
 def test_a_declared_class_without_photos_is_named():
     with pytest.raises(UserError, match="class 'c2' has 0 photos"):
-        split_rows(Rows(table([0, 1] * 20, classes=3), []), RATIOS, 0)
+        split_rows(Rows(table([0, 1] * 20, classes=3), []), RATIOS, 0, near_duplicates=False)
 
 
 def test_a_class_in_fewer_groups_than_splits_is_named():
@@ -161,8 +162,9 @@ def test_rows_of_the_same_photo_stay_together():
 def test_groups_that_share_a_photo_become_one_and_the_message_says_so():
     groups = [f"g{i // 10}" for i in range(100)]
     prints = [f"{0 if i % 10 == 0 else i:032x}" for i in range(100)]  # the same photo in every group
-    with pytest.raises(UserError, match="9 rows repeat"):
-        split_rows(Rows(table([i % 2 for i in range(100)], groups=groups, prints=prints), []), RATIOS, 0)
+    rows = Rows(table([i % 2 for i in range(100)], groups=groups, prints=prints), [])
+    with pytest.raises(UserError, match="stands in 1 groups.*9 by bytes"):
+        split_rows(rows, RATIOS, 0, near_duplicates=False, largest_share=1.0)
 
 
 def test_split_rows_follow_ids_and_not_the_order_of_rows():
@@ -171,7 +173,9 @@ def test_split_rows_follow_ids_and_not_the_order_of_rows():
     rows = table(labels, groups, classes=3)
     shuffled = rows.shuffle(seed=1, keep_in_memory=True)
     assert {s: set(i) for s, i in locked_ids(rows).items()} == {s: set(i) for s, i in locked_ids(shuffled).items()}
-    first, second = (split_rows(Rows(data, []), RATIOS, 0).description for data in (rows, shuffled))
+    first, second = (
+        split_rows(Rows(data, []), RATIOS, 0, near_duplicates=False).description for data in (rows, shuffled)
+    )
     assert first["fingerprints"] == second["fingerprints"]
     assert first["class_counts"] == second["class_counts"]
 
@@ -179,7 +183,7 @@ def test_split_rows_follow_ids_and_not_the_order_of_rows():
 def test_the_parts_of_val_calib_halve_it_by_whole_groups():
     rng = np.random.default_rng(0)
     groups = [f"g{g}" for g in rng.integers(0, 100, 600)]
-    locked = split_rows(Rows(table(list(rng.integers(0, 2, 600)), groups), []), RATIOS, 0)
+    locked = split_rows(Rows(table(list(rng.integers(0, 2, 600)), groups), []), RATIOS, 0, near_duplicates=False)
     fit = locked.rows("policy", step="fit calibration")
     control = locked.rows("policy", step="guarantee", part="control")
     assert not set(fit["group"][:]) & set(control["group"][:])
@@ -189,7 +193,7 @@ def test_the_parts_of_val_calib_halve_it_by_whole_groups():
 
 
 def test_a_class_too_small_for_both_parts_stands_in_fit():
-    locked = split_rows(Rows(table([0] * 40 + [1] * 4), []), RATIOS, 0)
+    locked = split_rows(Rows(table([0] * 40 + [1] * 4), []), RATIOS, 0, near_duplicates=False)
     assert locked.description["class_counts"]["val_calib/fit"]["c1"] == 1
     assert locked.description["class_counts"]["val_calib/control"]["c1"] == 0
 
@@ -197,7 +201,7 @@ def test_a_class_too_small_for_both_parts_stands_in_fit():
 def test_the_description_fits_its_schema_and_accounts_for_every_row():
     Draft202012Validator.check_schema(schema("splits"))
     broken = [{"id": "x.jpg", "reason": "the file is empty (0 bytes)"}]
-    locked = split_rows(Rows(table([i % 2 for i in range(100)]), broken), RATIOS, 3)
+    locked = split_rows(Rows(table([i % 2 for i in range(100)]), broken), RATIOS, 3, near_duplicates=False)
     document = json.loads(json.dumps(locked.description))
     validate(document, "splits")
     assert sum(document["sizes"].values()) == 100
@@ -221,7 +225,7 @@ def given(**changes) -> DatasetDict:
 
 
 def test_four_given_splits_are_taken_as_they_are():
-    locked = split_rows(Rows(given(), []), RATIOS, 0)
+    locked = split_rows(Rows(given(), []), RATIOS, 0, near_duplicates=False)
     assert locked.description["ids"] == {split: [f"{split}-{i}" for i in range(8)] for split in SPLITS}
     assert locked.description["ratios"] is None
     validate(json.loads(json.dumps(locked.description)), "splits")
@@ -233,31 +237,31 @@ def test_a_group_in_two_given_splits_is_named():
     groups = ["street"] + [f"own {i}" for i in range(7)]
     data = given(train={"groups": groups}, val_test={"groups": ["street"] + [f"other {i}" for i in range(7)]})
     with pytest.raises(UserError, match="share 1 group: 'street' in train and val_test"):
-        split_rows(Rows(data, []), RATIOS, 0)
+        split_rows(Rows(data, []), RATIOS, 0, near_duplicates=False)
 
 
 def test_a_photo_in_two_given_splits_is_named():
     prints = [f"{i:032x}" for i in range(8)]
     data = given(train={"prints": prints}, val_calib={"prints": [prints[2]] + [f"{900 + i:032x}" for i in range(7)]})
     with pytest.raises(UserError, match="share 1 photo: 'train-2' = 'val_calib-0' in train and val_calib"):
-        split_rows(Rows(data, []), RATIOS, 0)
+        split_rows(Rows(data, []), RATIOS, 0, near_duplicates=False)
 
 
 def test_an_id_in_two_given_splits_is_named():
     data = given(val_select={"ids": ["train-0"] + [f"s{i}" for i in range(7)], "groups": [f"s{i}" for i in range(8)]})
     with pytest.raises(UserError, match="share 1 id: 'train-0' in train and val_select"):
-        split_rows(Rows(data, []), RATIOS, 0)
+        split_rows(Rows(data, []), RATIOS, 0, near_duplicates=False)
 
 
 def test_an_empty_given_split_is_named():
     data = given()
     data["val_calib"] = data["val_calib"].select([])
     with pytest.raises(UserError, match="split 'val_calib' of the data set is empty"):
-        split_rows(Rows(data, []), RATIOS, 0)
+        split_rows(Rows(data, []), RATIOS, 0, near_duplicates=False)
 
 
 def test_a_given_train_split_without_a_class_is_named():
     data = given()
     data["train"] = data["train"].filter(lambda label: label == 0, input_columns="label")
     with pytest.raises(UserError, match="'train' holds no photo of class 'c1'"):
-        split_rows(Rows(data, []), RATIOS, 0)
+        split_rows(Rows(data, []), RATIOS, 0, near_duplicates=False)
