@@ -6,6 +6,7 @@ It knows nothing of photos, data sets, adapters or training, and fetches no back
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +20,13 @@ from .configuration_natix_dinov3 import NatixDinov3Config
 
 # The coarsest precision a checkpoint may be stored in is bfloat16: 8 bits of mantissa.
 CALIBRATION_TOLERANCE = 2.0**-8
+
+
+@dataclass
+class NatixDinov3Output(ImageClassifierOutput):
+    """`loss`, `logits`, and where asked for the `features` `(batch, feature_size)` that the head read."""
+
+    features: Tensor | None = None
 
 
 class NatixDinov3Head(nn.Module):
@@ -133,8 +141,9 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
         features: Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
+        output_features: bool = False,
         **kwargs: Any,
-    ) -> ImageClassifierOutput:
+    ) -> NatixDinov3Output:
         """Calibrated logits, and the cross-entropy where labels are given.
 
         Args:
@@ -143,9 +152,10 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
             features: `(batch, feature_size)` from `extract_features`, instead of `pixel_values`: what a probe reads.
             output_hidden_states: return the backbone's hidden states (before its final norm).
             output_attentions: return its attention maps; needs `attn_implementation="eager"`.
+            output_features: return what the head read.
 
         Returns:
-            `ImageClassifierOutput` with `loss`, `logits` `(batch, classes)`, `hidden_states`, `attentions`.
+            `NatixDinov3Output` with `loss`, `logits` `(batch, classes)`, `hidden_states`, `attentions`, `features`.
 
         Raises:
             ValueError: neither or both of `pixel_values` and `features`.
@@ -161,11 +171,12 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
         logits = self.head(features)  # (batch, classes)
         loss = None if labels is None else nn.functional.cross_entropy(logits.float(), labels)
         keep_states = output_hidden_states or (output_hidden_states is None and self.config.output_hidden_states)
-        return ImageClassifierOutput(
+        return NatixDinov3Output(
             loss=loss,
             logits=logits,
             hidden_states=outputs.hidden_states if outputs is not None and keep_states else None,
             attentions=outputs.attentions if outputs is not None else None,
+            features=features if output_features else None,
         )
 
     def set_calibration(self, temperature: float | Sequence[float], logit_bias: float | Sequence[float] = 0.0) -> None:
