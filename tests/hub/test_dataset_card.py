@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
@@ -98,7 +99,7 @@ def test_every_table_has_rows_of_one_width():
     told = document(data, broken=[{"id": "x", "reason": "truncated | damaged"}], strata=["weather"])
     lines = dataset_card(told, data, "me/streets").splitlines()
     tables = 0
-    for before, line in zip(lines, lines[1:]):
+    for before, line in pairwise(lines):
         if before.startswith("|") and line.startswith("|"):
             cells = [len(re.findall(r"(?<!\\)\|", row)) for row in (before, line)]
             assert cells[0] == cells[1], (before, line)
