@@ -7,10 +7,12 @@ take them).
 
 import math
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import ClassVar, Literal
 
 import torch
 from transformers import TrainingArguments
+from transformers.training_args import OptimizerNames
 
 from natix_hf.errors import UserError
 
@@ -62,7 +64,11 @@ class LoraOptions:
     lora_last_blocks: int | None = option(None, "adapt only this many last blocks")
     use_rslora: bool = option(False, "rank-stabilised scale, alpha / sqrt(r)")
     use_dora: bool = option(False, "weight-decomposed adapters (DoRA)")
-    lora_init: str = option("default", "default, gaussian, olora, pissa, ... as peft's init_lora_weights")
+    lora_init: str = option("default", "how adapters start: default, gaussian, orthogonal, olora or pissa")
+    lora_train_norms: bool = option(False, "train the norms of the adapted blocks, and the last one, beside adapters")
+    unfreeze_last_blocks: int = option(
+        0, "train this many last blocks whole; adapters stand in those below (lora_last_blocks counts both)"
+    )
 
 
 @dataclass
@@ -165,6 +171,13 @@ REFUSED = {
 # What `metric_for_best_model` may name: the figures of NatixClassificationMetric, and the loss.
 SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "auroc", "log_loss", "ece", "loss")
 
+# What `optim` may name beside transformers' own; `training.optimizers` builds them. transformers knows two of the names
+# too, and means bitsandbytes' (ademamix) and another package's (schedule_free_adamw) by them.
+OPTIMIZERS = ("sam", "sophia", "muon", "ademamix", "schedule_free_adamw", "lion")
+# SAM evaluates the gradient elsewhere and leaves the step to another one. Not to sophia: its curvature would be that of
+# another place than its gradient.
+SAM_BASES = tuple(name for name in (*OPTIMIZERS, *OptimizerNames) if name not in ("sam", "sophia"))
+
 
 def _fixed(value):
     """A field of TrainingArguments whose value a recipe cannot change."""
@@ -186,6 +199,7 @@ class NatixTrainingArguments(TrainingArguments):
         ema_decay: the decay that long runs reach.
         ema_warmup_steps: `w` in the decay `min(ema_decay, (1 + t) / (w + t))` after `t` updates.
         early_stopping_patience: stop after this many evaluations without a better `metric_for_best_model`.
+        optim, sam_base, sam_rho, sam_adaptive, layerwise_lr_decay, loraplus_lr_ratio: see `training.optimizers`.
         mixup_alpha, cutmix_alpha, mix_switch_prob: how batches are mixed, see `training.mixing`.
         overwrite_output_dir: remove what an earlier run left in `output_dir`.
 
@@ -203,6 +217,16 @@ class NatixTrainingArguments(TrainingArguments):
     cutmix_alpha: float = option(0.0, "paste a rectangle of one photo into another, share by alpha, e.g. 1; 0: off")
     mix_switch_prob: float = option(0.5, "where both are on, the share of batches that cutmix gets")
     overwrite_output_dir: bool = option(False, "remove what an earlier run left in output_dir")
+    optim: str = option("adamw_torch_fused", f"{', '.join(OPTIMIZERS)}, or any of transformers' (adamw_torch, sgd, ...)")
+    sam_base: str = option("adamw_torch", "the optimizer that makes the step of sam")
+    sam_rho: float = option(0.05, "how far sam climbs before it takes the gradient")
+    sam_adaptive: bool = option(False, "sam climbs in proportion to each weight (ASAM; rho about ten times as large)")
+    layerwise_lr_decay: float = option(
+        1.0, "learning rate of each block as a share of the one above it, e.g. 0.75; the head's is learning_rate"
+    )
+    loraplus_lr_ratio: float | None = option(
+        None, "LoRA+: B matrices of the adapters learn this many times as fast as A, e.g. 16; default: alike"
+    )
 
     output_dir: str | None = option(None, "the run's folder")
     learning_rate: float = option(2e-4, "peak learning rate")
@@ -258,6 +282,7 @@ class NatixTrainingArguments(TrainingArguments):
         score = (self.metric_for_best_model or "mcc").removeprefix("eval_")
         if score not in SCORES:
             raise UserError(f"metric_for_best_model: {score} given, one of {', '.join(SCORES)} expected")
+        self._check_optimizer()
         for name in ("fsdp", "deepspeed"):
             if getattr(self, name):
                 # Sharded parameters would pass by the EMA and the checkpoints, which know whole ones.
@@ -273,7 +298,35 @@ class NatixTrainingArguments(TrainingArguments):
             self.greater_is_better = score not in ("loss", "log_loss", "ece")
         if self.use_cpu or not torch.accelerator.is_available():
             self.dataloader_pin_memory = False  # nothing to copy to; torch would say so at every evaluation
+        # The parent takes none of our names, or another for it: it gets to see its own default.
+        optim, self.optim = self.optim, OptimizerNames.ADAMW_TORCH if self.optim in OPTIMIZERS else self.optim
         super().__post_init__()
+        self.optim = optim if optim in OPTIMIZERS else self.optim
+
+    def _check_optimizer(self) -> None:
+        """Raise `UserError` for what can be seen without a model."""
+        for key, known in (("optim", (*OPTIMIZERS, *OptimizerNames)), ("sam_base", SAM_BASES)):
+            name, known = getattr(self, key), [str(getattr(name, "value", name)) for name in known]
+            if name not in known:
+                near = get_close_matches(name, known, n=1, cutoff=0.4)
+                raise UserError(
+                    f"{key}: {name} given, {', '.join(n for n in OPTIMIZERS if n in known)} or one of transformers' "
+                    f"expected{f'; did you mean {near[0]}?' if near else ''}"
+                )
+        if self.optim == "sam" and not 0 < self.sam_rho < math.inf:
+            raise UserError(f"sam_rho: {self.sam_rho} given, a number above 0 expected")
+        if not 0 < self.layerwise_lr_decay <= 1:
+            raise UserError(f"layerwise_lr_decay: {self.layerwise_lr_decay} given, above 0 and at most 1 expected")
+        if self.loraplus_lr_ratio is not None and not 1 <= self.loraplus_lr_ratio < math.inf:
+            raise UserError(f"loraplus_lr_ratio: {self.loraplus_lr_ratio} given, at least 1 expected")
+        base = self.sam_base if self.optim == "sam" else self.optim
+        if base.startswith("schedule_free"):
+            scheduled = getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type) != "constant"
+            if self.ema or scheduled:
+                raise UserError(
+                    f"{base}: it averages its weights itself, and that stands in for a schedule: "
+                    "set ema: false and lr_scheduler_type: constant (warmup_steps holds as ever)"
+                )
 
 
 @dataclass
