@@ -7,14 +7,29 @@ file does not know the network: normalisation belongs to the image processor.
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional
+from torchvision.transforms.v2 import (
+    AugMix,
+    AutoAugment,
+    InterpolationMode,
+    RandAugment,
+    RandomHorizontalFlip,
+    RandomResizedCrop,
+    Transform,
+    TrivialAugmentWide,
+    functional,
+)
 
+from natix_hf.data.challenge import PROFILES, challenge_photo
 from natix_hf.errors import UserError
+
+# What comes after the crop and the mirror image of `basic`; torchvision's own settings, bilinear where they warp.
+POLICIES = {"basic": None, "auto": AutoAugment, "rand": RandAugment, "trivial": TrivialAugmentWide, "augmix": AugMix}
+AUGMENTATIONS = ("none", *POLICIES, *PROFILES)
 
 
 def view_seed(seed: int, epoch: int, row_id: str) -> int:
@@ -23,34 +38,80 @@ def view_seed(seed: int, epoch: int, row_id: str) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def _plain(image_size: int, aspect: float) -> v2.Transform:
-    return v2.Resize((image_size, image_size), antialias=True)
+def check_augment(augment: str) -> None:
+    """Raise `UserError` unless there is an augmentation of that name."""
+    if augment not in AUGMENTATIONS:
+        raise UserError(f"augment: {augment!r} is unknown; choose one of {', '.join(AUGMENTATIONS)}")
 
 
-def _basic(image_size: int, aspect: float) -> v2.Transform:
-    # The crop's shape varies around that of the photo, since scored photos are squashed whole: with the usual 3:4 to
-    # 4:3 a wide photo would lose its sides in every view. Large crops, since what decides a street photo may be small
-    # and at its edge.
-    size, ratio = (image_size, image_size), (0.85 * aspect, aspect / 0.85)
-    crop = v2.RandomResizedCrop(size, scale=(0.75, 1.0), ratio=ratio, antialias=True)
-    return v2.Compose([crop, v2.RandomHorizontalFlip()])
+def needs_whole_photo(augment: str) -> bool:
+    """Whether the photo must be decoded at its full size: what validators do happens there."""
+    return augment in PROFILES
 
 
-AUGMENTATIONS = {"none": _plain, "basic": _basic}
+def whole_view(pixels: Tensor, image_size: int, resize: str) -> Tensor:
+    """The view without chance: the pixels of the image processor, before it normalises them.
+
+    Args:
+        pixels: `(3, height, width)` uint8.
+        image_size: side of the view in pixels.
+        resize: `squash`: the whole photo is pressed into the square; `crop`: the shorter side is brought to
+            `image_size`, and the square in the middle is kept.
+    """
+    if resize == "squash":
+        return functional.resize(pixels, [image_size, image_size], antialias=True)
+    pixels = functional.resize(pixels, [image_size], antialias=True)
+    height, width = pixels.shape[-2:]
+    # Not torchvision's center_crop, which rounds a half where the image processor cuts it off.
+    return functional.crop(pixels, (height - image_size) // 2, (width - image_size) // 2, image_size, image_size)
 
 
-def training_view(image: Image.Image, *, augment: str, image_size: int, seed: int, epoch: int, row_id: str) -> Tensor:
+def _crop_and_flip(pixels: Tensor, image_size: int, resize: str) -> Tensor:
+    # The crop's shape varies around that of the photo where scored photos are squashed whole: with the usual 3:4 to
+    # 4:3 a wide photo would lose its sides in every view. Where scored photos are cropped, it varies around the
+    # square, and its area is told by that of the largest one. Large crops, since what decides a street photo may be
+    # small and at its edge.
+    height, width = pixels.shape[-2:]
+    aspect, most = (width / height, 1.0) if resize == "squash" else (1.0, min(height, width) / max(height, width))
+    ratio, scale = (0.85 * aspect, aspect / 0.85), (0.75 * most, most)
+    pixels = RandomResizedCrop((image_size, image_size), scale=scale, ratio=ratio, antialias=True)(pixels)
+    return RandomHorizontalFlip()(pixels)
+
+
+@lru_cache
+def _policy(augment: str) -> Transform | None:
+    policy = POLICIES[augment]
+    return None if policy is None else policy(interpolation=InterpolationMode.BILINEAR)
+
+
+def training_view(
+    image: Image.Image,
+    *,
+    augment: str,
+    image_size: int,
+    seed: int,
+    epoch: int,
+    row_id: str,
+    resize: str = "squash",
+) -> Tensor:
     """One training view of a photo, a pure function of its arguments; the global random state is left as it was.
 
     Args:
         image: RGB photo of any size.
-        augment: `none` (squashed to the square as DINOv3's image processor does, bilinear with antialiasing) or
-            `basic` (a random crop of 3/4 to all of the area in about the photo's own shape, squashed, and a mirror
-            image half of the time).
+        augment: one of
+
+            - `none`: the photo as it is scored.
+            - `basic`: a random crop of 3/4 to all of the area in about the shape of what is scored, squashed, and a
+              mirror image half of the time.
+            - `auto` (AutoAugment, the policy of ImageNet; Cubuk et al., 2019), `rand` (RandAugment; 2020), `trivial`
+              (TrivialAugment Wide; Müller and Hutter, 2021), `augmix` (AugMix; Hendrycks et al., 2020): after `basic`.
+            - `challenge@2025`, `challenge@2026-04`, `challenge@2026-05`: the photo as StreetVision's validators send
+              it (`data.challenge`), brought to the view as it would be scored; no mirror images.
         image_size: side of the view in pixels.
         seed: of the run.
         epoch: whole number; the view changes with it.
         row_id: the row's `id`.
+        resize: `squash` or `crop`, as the image processor does it, see `whole_view`.
 
     Returns:
         uint8 tensor `(3, image_size, image_size)`.
@@ -58,10 +119,16 @@ def training_view(image: Image.Image, *, augment: str, image_size: int, seed: in
     Raises:
         UserError: if `augment` is not one of the names above.
     """
-    if augment not in AUGMENTATIONS:
-        raise UserError(f"augment: {augment!r} is unknown; choose one of {', '.join(AUGMENTATIONS)}")
+    check_augment(augment)
+    drawn = view_seed(seed, epoch, row_id)
+    if augment in PROFILES:
+        image = challenge_photo(image, augment, seed=drawn)
     pixels = functional.pil_to_tensor(image)  # (3, height, width) uint8
+    if augment not in POLICIES:
+        return whole_view(pixels, image_size, resize)
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed: that would also reseed the GPUs, whose state drives the dropout of the run.
-        torch.default_generator.manual_seed(view_seed(seed, epoch, row_id))
-        return AUGMENTATIONS[augment](image_size, image.width / image.height)(pixels)
+        torch.default_generator.manual_seed(drawn)
+        view = _crop_and_flip(pixels, image_size, resize)
+        policy = _policy(augment)
+        return view if policy is None else policy(view)

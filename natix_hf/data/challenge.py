@@ -1,0 +1,191 @@
+"""What StreetVision's validators make of a photo before they send it, at three points in time.
+
+| profile | size | frame | after it |
+| --- | --- | --- | --- |
+| `challenge@2025` | 224 x 224 | level 0: centre square; levels 1 to 3: rotation, then a square crop of 20 to 100 % | |
+| `challenge@2026-04` | 224 x 224 | letterbox with black bars; levels 1 to 3: then a rotation | distortions |
+| `challenge@2026-05` | the photo's own | as it is | nothing |
+
+In the first two, level 2 adds saturation, contrast and downsampling at severity 0 or 1, level 3 these at severity 0
+to 2, and noise and blur at severity 0 to 2. All end with a JPEG coding at Pillow's default quality (75).
+
+The name with its date is the key under which a figure that was made with a profile has to be told. Written from the
+public description of the task; what that leaves open is decided thus: the severities of one photo are drawn
+independently, each value equally likely; distortions come in the order of `distortions.SEVERITIES`; a rotation keeps
+the frame's size; the square crop is drawn as by torchvision's RandomResizedCrop at ratio 1, so a wide photo gives
+squares of at most its short side; letterboxed sides are cut to whole pixels, and an odd pixel of the bars goes below
+or to the right; resizing is bilinear with antialiasing. The description also lists mirror images that never happen:
+there are none here.
+
+This file knows neither labels nor the network. The other half of what validators send, pictures that a diffusion model
+drew, is not made here.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+from torchvision.transforms.v2 import functional
+
+from natix_hf.data.distortions import SEVERITIES, distort_pixels
+from natix_hf.errors import UserError
+
+SIDE = 224  # pixels of what is sent, but for challenge@2026-05
+DEGREES = 20.0  # rotations are uniform in -DEGREES to DEGREES
+AREA = (0.2, 1.0)  # share of the photo's area in the square crop
+ATTEMPTS = 10  # at a square that fits, then the largest centred one is taken
+QUALITY = 75  # Pillow's default
+
+# Level -> the greatest severity of each distortion.
+LEVELS: tuple[dict[str, int], ...] = (
+    {},
+    {},
+    {"saturation": 1, "contrast": 1, "downsampling": 1},
+    dict.fromkeys(SEVERITIES, 2),
+)
+# Profile -> how many levels it has.
+PROFILES = {"challenge@2025": 4, "challenge@2026-04": 4, "challenge@2026-05": 1}
+
+
+@dataclass(frozen=True)
+class Challenge:
+    """What was drawn for one photo.
+
+    Args:
+        profile: its name with its date.
+        level: 0 to 3.
+        angle: degrees counter-clockwise, or None where nothing is rotated.
+        crop: left, top and side in pixels of the photo, or None where the whole frame is kept.
+        severities: distortion -> 0, 1 or 2, in the order of application.
+        noise_seed: of the noise.
+    """
+
+    profile: str
+    level: int
+    angle: float | None = None
+    crop: tuple[int, int, int] | None = None
+    severities: Mapping[str, int] = field(default_factory=dict)
+    noise_seed: int = 0
+
+
+def check_profile(profile: str, level: int | None = None) -> None:
+    """Raise `UserError` unless there is such a profile, and such a level in it."""
+    if profile not in PROFILES:
+        raise UserError(f"challenge profile {profile!r} is unknown; choose one of {', '.join(PROFILES)}")
+    if level is not None and not 0 <= level < PROFILES[profile]:
+        raise UserError(f"{profile}: level {level} given, 0 to {PROFILES[profile] - 1} expected")
+
+
+def draw_challenge(
+    profile: str,
+    size: tuple[int, int],
+    *,
+    level: int | None = None,
+    seed: int = 0,
+    level_probabilities: Sequence[float] | None = None,
+) -> Challenge:
+    """What one photo will get, a pure function of the arguments.
+
+    Args:
+        profile: a key of `PROFILES`.
+        size: width and height of the photo in pixels.
+        level: drawn where it is None.
+        seed: a whole number of at least 0; another one for each photo.
+        level_probabilities: of the levels, in order; by default all are equally likely, as the validators' are.
+
+    Raises:
+        UserError: no such profile or level, or probabilities that do not fit it.
+    """
+    check_profile(profile, level)
+    rng, levels = np.random.default_rng(seed), PROFILES[profile]
+    chances = [1 / levels] * levels if level_probabilities is None else list(level_probabilities)
+    if len(chances) != levels or min(chances) < 0 or not math.isclose(sum(chances), 1, abs_tol=1e-6):
+        raise UserError(f"{profile}: probabilities {chances} given, {levels} that sum to 1 expected")
+    drawn = int(np.searchsorted(np.cumsum(chances), rng.random(), side="right"))
+    level = min(drawn, levels - 1) if level is None else level
+    if profile == "challenge@2026-05":
+        return Challenge(profile, level)
+    square = profile == "challenge@2025"
+    if level == 0:
+        return Challenge(profile, level, crop=_centre(*size) if square else None)
+    angle = rng.uniform(-DEGREES, DEGREES)
+    crop = _crop(*size, rng) if square else None
+    severities = {name: int(rng.integers(most + 1)) for name, most in LEVELS[level].items()}
+    return Challenge(profile, level, angle, crop, severities, noise_seed=int(rng.integers(2**63)))
+
+
+def _centre(width: int, height: int) -> tuple[int, int, int]:
+    side = min(width, height)
+    return (width - side) // 2, (height - side) // 2, side
+
+
+def _crop(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int]:
+    for _ in range(ATTEMPTS):
+        side = round(math.sqrt(rng.uniform(*AREA) * width * height))
+        if 0 < side <= min(width, height):
+            return int(rng.integers(width - side + 1)), int(rng.integers(height - side + 1)), side
+    return _centre(width, height)
+
+
+def letterbox(image: Image.Image, side: int = SIDE) -> Image.Image:
+    """The whole photo in a square of `side` pixels, its longer side filling it, between black bars."""
+    longer = max(image.size)
+    width, height = (max(1, length * side // longer) for length in image.size)
+    square = Image.new("RGB", (side, side))
+    square.paste(image.resize((width, height), Image.Resampling.BILINEAR), ((side - width) // 2, (side - height) // 2))
+    return square
+
+
+def apply_challenge(image: Image.Image, challenge: Challenge) -> Image.Image:
+    """The photo as it is sent; `challenge` must have been drawn for a photo of this size."""
+    if challenge.profile == "challenge@2026-04":
+        image = letterbox(image)
+    if challenge.angle is not None:
+        image = image.rotate(challenge.angle, Image.Resampling.NEAREST, fillcolor=(0, 0, 0))
+    if challenge.crop is not None:
+        left, top, side = challenge.crop
+        image = image.crop((left, top, left + side, top + side))
+        image = image.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    if any(challenge.severities.values()):
+        pixels, rng = functional.pil_to_tensor(image), np.random.default_rng(challenge.noise_seed)
+        for name, severity in challenge.severities.items():
+            pixels = distort_pixels(pixels, name, severity, rng)
+        image = functional.to_pil_image(pixels)
+    return jpeg(image)
+
+
+def jpeg(image: Image.Image) -> Image.Image:
+    """The photo after it was written as JPEG at the quality that validators use, and read again."""
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=QUALITY)
+    return Image.open(file).convert("RGB")
+
+
+def challenge_photo(
+    image: Image.Image,
+    profile: str,
+    *,
+    level: int | None = None,
+    seed: int = 0,
+    level_probabilities: Sequence[float] | None = None,
+) -> Image.Image:
+    """A photo as validators send it; a pure function of its arguments.
+
+    Args:
+        image: RGB photo of any size.
+        profile: a key of `PROFILES`.
+        level, seed, level_probabilities: as in `draw_challenge`, which tells what was drawn.
+
+    Returns:
+        RGB, 224 x 224; with `challenge@2026-05` of the photo's own size.
+
+    Raises:
+        UserError: as in `draw_challenge`.
+    """
+    options = {"level": level, "seed": seed, "level_probabilities": level_probabilities}
+    return apply_challenge(image, draw_challenge(profile, image.size, **options))
