@@ -92,12 +92,12 @@ def copy_sets(n: int, pairs: Sequence[Pair]) -> list[tuple[list[int], str]]:
     return sorted((sorted(rows), kinds[number]) for number, rows in members.items())
 
 
-def label_conflicts(ids: Sequence[str], labels: Mapping[str, str], pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+def label_conflicts(ids: Sequence[str], labels: Sequence[str | None], pairs: Sequence[Pair]) -> list[dict[str, Any]]:
     """Copies of one photo that carry different labels.
 
     Args:
         ids: `(n,)` ids of the rows that `pairs` number.
-        labels: id -> class; rows without one are passed over.
+        labels: `(n,)` classes; rows without one are passed over.
         pairs: copies.
 
     Returns:
@@ -105,24 +105,23 @@ def label_conflicts(ids: Sequence[str], labels: Mapping[str, str], pairs: Sequen
     """
     found = []
     for rows, kind in copy_sets(len(ids), pairs):
-        names = sorted(ids[row] for row in rows if ids[row] in labels)
-        if len({labels[name] for name in names}) > 1:
-            found.append({"ids": names, "labels": [labels[name] for name in names], "kind": kind})
+        copies = sorted((ids[row], labels[row]) for row in rows if labels[row] is not None)
+        if len({label for _, label in copies}) > 1:
+            found.append({"ids": [i for i, _ in copies], "labels": [label for _, label in copies], "kind": kind})
     return sorted(found, key=lambda conflict: conflict["ids"])
 
 
-def straddling(ids: Sequence[str], numbers: np.ndarray, homes: Mapping[str, str]) -> list[int]:
+def straddling(numbers: np.ndarray, homes: Sequence[str | None]) -> list[int]:
     """The groups that stand in two splits.
 
     Args:
-        ids: `(n,)` ids of the rows.
         numbers: `(n,)` group of each row.
-        homes: id -> split; rows that stand nowhere are passed over.
+        homes: `(n,)` split of each row; rows that stand nowhere are passed over.
     """
     splits: dict[int, set[str]] = {}
-    for row, number in zip(ids, numbers.tolist()):
-        if row in homes:
-            splits.setdefault(number, set()).add(homes[row])
+    for number, home in zip(numbers.tolist(), homes):
+        if home is not None:
+            splits.setdefault(number, set()).add(home)
     return sorted(number for number, there in splits.items() if len(there) > 1)
 
 
@@ -131,8 +130,8 @@ def _group_sizes(sizes: Iterable[int]) -> dict[str, int]:
     return dict(zip(SIZES, np.bincount(classes, minlength=len(SIZES)).tolist()))
 
 
-def _counted(places: Mapping[str, Dataset], names: Sequence[str]) -> dict[str, Any]:
-    """What can be counted from the rows as they stand, without a second look at them."""
+def counted(places: Mapping[str, Dataset], names: Sequence[str]) -> dict[str, Any]:
+    """What can be counted from the rows as they stand in `places`, as in `describe`; the classes are `names`."""
     counts = {place: Counter(part["label"][:]) for place, part in places.items()}
     groups = {place: Counter(part["group"][:]) for place, part in places.items()}
     prints = {place: rows_fingerprint(part) for place, part in places.items()}
@@ -210,10 +209,10 @@ def describe(
             "strata": list(strata),
             "hold_out": {column: list(values) for column, values in (hold_out or {}).items()},
             "rules": dict(rules or NO_RULES),
-            **_counted(places, names),
+            **counted(places, names),
             "ties": dict(ties),
-            "straddling": len(straddling(ids, numbers, homes)),
-            "conflicts": label_conflicts(ids, labels, pairs),
+            "straddling": len(straddling(numbers, [homes.get(row) for row in ids])),
+            "conflicts": label_conflicts(ids, [labels.get(row) for row in ids], pairs),
             "broken": rows.broken,
             "dropped": rows.dropped,
             "set_aside": list(set_aside),
