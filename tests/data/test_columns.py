@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from datasets import ClassLabel
+from datasets import ClassLabel, Dataset
 
-from natix_hf.data.columns import class_numbers, column_value
+from natix_hf.data.columns import class_numbers, column_value, group_names, has_column
 from natix_hf.errors import UserError
 
 NAMES = ["None", "Roadwork"]
@@ -17,6 +17,28 @@ def test_flat_names_with_dots_win_over_paths_into_structs():
     assert column_value({"a": None}, "a.b.c") is None
     with pytest.raises(KeyError):
         column_value({"a": {"c": 2}}, "a.b")
+
+
+def test_a_column_is_there_by_its_name_or_as_a_path_into_structs():
+    data = Dataset.from_dict({"a.b": [1], "c": [{"d": {"e": 2}}], "f": ["x"]})
+    assert [key for key in ("a.b", "c", "c.d", "c.d.e", "f", "a", "c.e", "f.x", "g") if has_column(data, key)] == [
+        "a.b",
+        "c",
+        "c.d",
+        "c.d.e",
+        "f",
+    ]
+
+
+def test_groups_are_named_by_their_value_or_by_the_first_column_that_has_one():
+    ids = ["p", "q", "r"]
+    assert group_names({}, ids) == ["row:p", "row:q", "row:r"]
+    assert group_names({"video": ["1", None, "2"]}, ids) == ["1", "row:q", "2"]
+    assert group_names({"video": ["1", None, None], "camera": ["1", "2", None]}, ids) == [
+        "video=1",
+        "camera=2",
+        "row:r",
+    ]
 
 
 @pytest.mark.parametrize(

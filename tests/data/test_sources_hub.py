@@ -100,6 +100,48 @@ def test_a_hub_data_set_with_flat_dotted_columns_becomes_rows(loopback_hub, tmp_
     assert "tester/nothing is neither a path here nor a Hub data set that you may see" in missing.stderr
 
 
+TEXTS = """
+import random
+from datasets import Dataset
+
+texts = [random.Random(i).randbytes(10_000).hex() for i in range(2)]  # the loopback takes small files otherwise
+Dataset.from_dict({"text": texts, "label": [0, 1]}).push_to_hub("tester/texts")
+"""
+
+POOLED = """
+import json, sys
+from natix_hf.data.sources import load_rows
+
+names = ["None", "Roadwork"]
+rows = load_rows(
+    ["tester/roadwork", f"mine={sys.argv[1]}"], group_column=["video_info.vid_id", "camera"], label_names=names
+)
+print(json.dumps({name: rows.data[name][:] for name in ("id", "source", "gps")} | rows.group_values))
+"""
+
+
+def test_a_hub_data_set_beside_a_folder_and_one_without_photos(loopback_hub, tmp_path, photo_folder):
+    files = sorted(photo_folder.rglob("*.jpg"))
+    lines = [f"{path.relative_to(photo_folder)},{path.parent.name},cam {i % 7}" for i, path in enumerate(files)]
+    (photo_folder / "labels.csv").write_text("\n".join(["image_path,label,camera", *lines]))
+    pushed = run(PUSH + TEXTS, tmp_path / "pusher", loopback_hub.address)
+    assert pushed.returncode == 0, pushed.stderr[-2000:]
+    done = run(POOLED, tmp_path / "reader", loopback_hub.address, str(photo_folder))
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert found["id"][:2] == ["tester/roadwork/0", "tester/roadwork/1"]
+    assert found["id"][90] == "mine/None/000.jpg"
+    assert found["source"] == ["tester/roadwork"] * 90 + ["mine"] * 48
+    assert found["gps"][89:91] == ["[39.7, -86.89]", None]
+    assert found["video_info.vid_id"][:2] == [None, "video 0"]
+    assert found["video_info.vid_id"][90:] == [None] * 48
+    assert found["camera"] == [None] * 90 + [f"cam {i % 7}" for i in range(48)]
+    refused = run(REFUSED, tmp_path / "reader", loopback_hub.address, "tester/texts")
+    assert refused.returncode == 2
+    line = refused.stderr.strip().splitlines()[-1]
+    assert line == "error: image_column_name: no column 'image'; there are text, label"
+
+
 class Gate(BaseHTTPRequestHandler):
     """A Hub that knows one gated data set; its page is seen, its files are not."""
 
