@@ -31,6 +31,11 @@ def client_pixels(source: Any, processor: Any) -> torch.Tensor:
     return processor(images=client_photo(source), return_tensors="pt")["pixel_values"][0]
 
 
+def image_side(processor: Any) -> int:
+    """Height and width in pixels of what an image processor makes of a photo."""
+    return (processor.crop_size if processor.do_center_crop else processor.size)["height"]
+
+
 class ClientPhotos(Dataset):
     """Labelled rows on the client's path: item `i` is `{"pixel_values": (3, H, W), "labels": int}`."""
 

@@ -33,6 +33,7 @@ def load_model(
     *,
     method: str = "lora",
     image_size: int = 224,
+    resize: str = "squash",
     lora: dict[str, Any] | None = None,
     attn_implementation: str = "sdpa",
     revision: str | None = None,
@@ -46,6 +47,7 @@ def load_model(
         label_names: the classes in the order of their ids.
         method: `lora`, `probe` (only the head is trained) or `full`.
         image_size: height and width in pixels, a multiple of the patch size.
+        resize: how a photo becomes that square, `squash` or `crop`, see `checkpoints.load_processor`.
         lora: options of `adapters.add_lora`, for method `lora`.
         attn_implementation: handed to transformers unchanged; `attention.check_attention` tells beforehand what it
             refuses.
@@ -60,7 +62,7 @@ def load_model(
     model = build_model(
         model_name_or_path, label_names, attn_implementation=attn_implementation, revision=revision, **model_options
     )
-    processor = load_processor(model_name_or_path, image_size, revision)
+    processor = load_processor(model_name_or_path, image_size, revision, resize=resize)
     if method == "probe":
         freeze_for_probe(model)
     if method != "lora":

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from natix_hf.data.augment import training_view
+from natix_hf.data.augment import needs_whole_photo, training_view, view_seed
 from natix_hf.data.copies import PhotoCopies, copy_side, open_copy
 from natix_hf.data.decode import open_photo
+from natix_hf.training.mixing import Mixing
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -33,20 +34,31 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 class TrainingPhotos(Dataset):
-    """Labelled training rows: item `(epoch, i)` is `{"pixel_values": uint8 (3, S, S), "labels": int}`.
+    """Labelled training rows: item `(epoch, i)` is `{"pixel_values": uint8 (3, S, S), "labels": int, "seed": int}`.
+
+    `seed` is that of the view: all that a batch may draw from, see `mixing.Mixing`.
 
     Args:
         rows: `datasets.Dataset` with `id`, `image` and `label`.
         augment: name of the augmentation, as `data.augment.training_view` takes it.
         image_size: S in pixels.
         seed: the run's seed.
+        resize: `squash` or `crop`, as scored photos are brought to the square.
         copies: pre-resized copies of the rows' photos, read in their place; the originals are then not opened.
     """
 
     def __init__(
-        self, rows: Any, *, augment: str, image_size: int, seed: int, copies: PhotoCopies | None = None
+        self,
+        rows: Any,
+        *,
+        augment: str,
+        image_size: int,
+        seed: int,
+        resize: str = "squash",
+        copies: PhotoCopies | None = None,
     ) -> None:
         self.augment, self.image_size, self.seed, self.copies = augment, image_size, seed, copies
+        self.resize = resize
         self.rows = rows if copies is None else rows.select_columns(["id", "label"])
 
     def __len__(self) -> int:
@@ -56,7 +68,7 @@ class TrainingPhotos(Dataset):
         epoch, index = key
         row = self.rows[index]
         # A decoded photo need not be larger than a copy would be: no crop of it is enlarged.
-        enough = copy_side(self.image_size)
+        enough = None if needs_whole_photo(self.augment) else copy_side(self.image_size)
         if self.copies is None:
             image = open_photo(row["image"], min_side=enough)
         else:
@@ -68,22 +80,31 @@ class TrainingPhotos(Dataset):
             seed=self.seed,
             epoch=epoch,
             row_id=row["id"],
+            resize=self.resize,
         )
-        return {"pixel_values": view, "labels": row["label"]}
+        return {"pixel_values": view, "labels": row["label"], "seed": view_seed(self.seed, epoch, row["id"])}
 
 
 class Collator:
-    """Examples become a batch; uint8 views are rescaled and normalised as the image processor does it."""
+    """Examples become a batch; uint8 views are rescaled and normalised as the image processor does it.
 
-    def __init__(self, processor: Any) -> None:
+    Args:
+        processor: the image processor of the client's path.
+        mixing: mixes batches of training views; scored photos have no seed and are never mixed.
+    """
+
+    def __init__(self, processor: Any, mixing: Mixing | None = None) -> None:
+        self.mixing = mixing
         self.mean = torch.tensor(processor.image_mean)[:, None, None]  # (3, 1, 1)
         self.std = torch.tensor(processor.image_std)[:, None, None]
         self.rescale = processor.rescale_factor
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         batch = {"labels": torch.tensor([example["labels"] for example in examples])}
-        for key in examples[0].keys() - {"labels"}:
+        for key in examples[0].keys() - {"labels", "seed"}:
             batch[key] = torch.stack([example[key] for example in examples])
         if "pixel_values" in batch and batch["pixel_values"].dtype == torch.uint8:
             batch["pixel_values"] = (batch["pixel_values"] * self.rescale - self.mean) / self.std
+        if self.mixing is not None and "seed" in examples[0]:
+            batch = self.mixing(batch, [example["seed"] for example in examples])
         return batch

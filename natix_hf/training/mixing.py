@@ -1,0 +1,99 @@
+"""MixUp and CutMix: a batch of training views becomes one of mixtures, its class ids rows of probabilities.
+
+What is mixed with what, and how much, depends on nothing but the seeds of the views in the batch (which are those of
+run, epoch and row), so a resumed run and any number of workers see the same mixtures. Of several processes each mixes
+its own share of a batch, and under gradient accumulation each part of one is mixed by itself: other partners than one
+large batch would have, the same distribution.
+
+Only batches from `views.TrainingPhotos` come here: scored photos carry no seed. This module knows no loss; what is
+refused here is refused before a photo is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import CutMix, MixUp
+
+from natix_hf.data.augment import check_augment, needs_whole_photo
+from natix_hf.errors import UserError
+
+
+class Mixing:
+    """Mix a batch with itself, moved on by one place (Zhang et al., 2018; Yun et al., 2019).
+
+    Args:
+        classes: K.
+        mixup_alpha: a whole photo weighs lambda ~ Beta(alpha, alpha), its partner the rest; 0: no MixUp.
+        cutmix_alpha: a rectangle of the share 1 - lambda comes from the partner; 0: no CutMix.
+        switch_prob: where both are on, the share of batches that get CutMix.
+    """
+
+    def __init__(self, classes: int, *, mixup_alpha: float, cutmix_alpha: float, switch_prob: float = 0.5) -> None:
+        self.mixup = MixUp(alpha=mixup_alpha, num_classes=classes) if mixup_alpha else None
+        self.cutmix = CutMix(alpha=cutmix_alpha, num_classes=classes) if cutmix_alpha else None
+        self.switch_prob = switch_prob
+
+    def __call__(self, batch: dict[str, Tensor], seeds: list[int]) -> dict[str, Tensor]:
+        """The mixed batch; the global random state is left as it was.
+
+        Args:
+            batch: `pixel_values` `(n, 3, H, W)` float and `labels` `(n,)` class ids.
+            seeds: `(n,)`, of the views.
+
+        Returns:
+            the batch with mixed `pixel_values`, and `labels` `(n, K)` float whose rows sum to 1.
+        """
+        digest = hashlib.blake2b(" ".join(map(str, seeds)).encode(), digest_size=8).digest()
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(int.from_bytes(digest, "big") >> 1)
+            cut = self.mixup is None or (self.cutmix is not None and float(torch.rand(())) < self.switch_prob)
+            mix = self.cutmix if cut else self.mixup
+            pixels, labels = mix(batch["pixel_values"], batch["labels"])
+        return {**batch, "pixel_values": pixels, "labels": labels}
+
+
+def mixing(classes: int, args: Any) -> Mixing | None:
+    """What `mixup_alpha`, `cutmix_alpha` and `mix_switch_prob` of the training arguments ask for; None for nothing."""
+    if not args.mixup_alpha and not args.cutmix_alpha:
+        return None
+    return Mixing(
+        classes,
+        mixup_alpha=args.mixup_alpha,
+        cutmix_alpha=args.cutmix_alpha,
+        switch_prob=args.mix_switch_prob,
+    )
+
+
+def check_views(method: str, augment: str, args: Any, *, decode_copy: bool = False) -> None:
+    """Refuse settings of augmentation and mixing that would be ignored or do something else than they say.
+
+    Args:
+        method: `lora`, `probe` or `full`.
+        augment: name of the augmentation; `basic`, the default, gives way to `none` where a probe is trained.
+        args: `NatixTrainingArguments`.
+        decode_copy: whether pre-resized copies are trained on.
+
+    Raises:
+        UserError: one line on the first of them.
+    """
+    check_augment(augment)
+    mixed = [name for name in ("mixup_alpha", "cutmix_alpha") if getattr(args, name)]
+    if method == "probe" and augment not in ("none", "basic"):
+        raise UserError(
+            f"augment: {augment} changes the photos, but method probe computes the features of each photo once: "
+            "leave augment out, or set method to lora or full"
+        )
+    if method == "probe" and mixed:
+        raise UserError(
+            f"{mixed[0]}: photos are mixed anew in every batch, but method probe computes the features of each photo "
+            f"once: leave {mixed[0]} out, or set method to lora or full"
+        )
+    if decode_copy and needs_whole_photo(augment):
+        raise UserError(
+            f"decode_copy: augment {augment} works on whole photos as validators do, not on reduced copies: leave one "
+            "of the two out"
+        )
