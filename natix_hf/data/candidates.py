@@ -46,51 +46,44 @@ def search(values: np.ndarray, queries: np.ndarray) -> Candidates:
         queries: `(n, Q)` uint64.
     """
     bits = int(np.clip(np.ceil(np.log2(max(len(values), 1))) + 3, 8, 24))
-    bytes_of = values.view(np.uint8).reshape(-1, 8)
     found, crowded = [], 0
     for triple in TRIPLES:
-        slots = _slots(bytes_of, triple, bits)
+        slots = _slots(values, triple, bits)
         order = np.argsort(slots).astype(np.int32)
-        ends = np.cumsum(np.bincount(slots, minlength=1 << bits), dtype=np.int32)
-        sizes = np.diff(ends, prepend=np.int32(0))
+        starts = np.zeros((1 << bits) + 1, dtype=np.int32)
+        np.cumsum(np.bincount(slots, minlength=1 << bits), out=starts[1:])
+        # Most look-ups find nothing: they are over after one byte of a table that stays in the processor's cache.
+        occupied = np.diff(starts) > 0
         for column in range(queries.shape[1]):
-            for start in range(0, len(queries), CHUNK):
-                asked = np.ascontiguousarray(queries[start : start + CHUNK, column])
-                slot = _slots(asked.view(np.uint8).reshape(-1, 8), triple, bits)
-                counts = sizes[slot]
+            for begin in range(0, len(queries), CHUNK):
+                asked = np.ascontiguousarray(queries[begin : begin + CHUNK, column])
+                slot = _slots(asked, triple, bits)
+                hit = np.flatnonzero(occupied[slot])
+                start = starts[slot[hit]]
+                counts = starts[slot[hit] + 1] - start
                 over = counts > CROWD
                 crowded += int(over.sum())
-                hit = np.flatnonzero((counts > 0) & ~over)
-                for part in chunks(counts[hit]):
-                    rows = hit[part]
-                    owner, position = expand(counts[rows])
-                    rows = rows[owner]
-                    value = order[ends[slot[rows]] - 1 - position]
-                    differ = asked[rows] ^ values[value]
+                hit, start, counts = hit[~over], start[~over], counts[~over]
+                for part in chunks(counts):
+                    owner, position = expand(counts[part])
+                    row, value = hit[part][owner], order[start[part][owner] + position]
+                    differ = asked[row] ^ values[value]
                     distance = np.bitwise_count(differ)
                     near = np.flatnonzero(distance <= DISTANCE)
                     near = near[_first_triple(differ[near], triple)]
-                    found.append(
-                        (
-                            (rows[near] + start).astype(np.int32),
-                            np.full(len(near), column, dtype=np.int8),
-                            value[near],
-                            distance[near],
-                        )
-                    )
+                    rows, query = (row[near] + begin).astype(np.int32), np.full(len(near), column, dtype=np.int8)
+                    found.append((rows, query, value[near], distance[near]))
     kinds = (np.int32, np.int8, np.int32, np.uint8)
-    columns = [
-        np.concatenate([np.empty(0, kind), *column]) for kind, column in zip(kinds, zip(*found) if found else [()] * 4)
-    ]
+    empty = [np.empty(0, dtype=kind) for kind in kinds]
+    columns = [np.concatenate(parts) for parts in zip(empty, *found)]
     order = np.lexsort((columns[2], columns[0], columns[3], columns[1]))
     return Candidates(*(column[order] for column in columns), crowded)
 
 
-def _slots(bytes_of: np.ndarray, triple: tuple[int, int, int], bits: int) -> np.ndarray:
+def _slots(hashes: np.ndarray, triple: tuple[int, int, int], bits: int) -> np.ndarray:
     """The bucket of each hash: its three bytes, mixed down to `bits` bits (Knuth's multiplicative hashing)."""
-    a, b, c = (bytes_of[:, at].astype(np.uint32) for at in triple)
-    key = a | b << 8 | c << 16
-    return key if bits == 24 else (key * np.uint32(2654435769)) >> np.uint32(32 - bits)
+    mask = np.uint64(sum(0xFF << (8 * at) for at in triple))
+    return (((hashes & mask) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - bits)).astype(np.int32)
 
 
 def _first_triple(differ: np.ndarray, triple: tuple[int, int, int]) -> np.ndarray:

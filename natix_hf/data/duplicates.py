@@ -25,7 +25,7 @@ HOW = ("same", "mirrored", "cropped", "mirrored and cropped")
 CORRELATION = 0.9955
 LOCAL = 0.35  # of the contrast: largest mean difference of a region
 CROPPED = 0.9  # pixels of the thumbnail, that is 1.4 % of the photo
-ALL_BUT_EQUAL = 2.0  # grey levels between thumbnails, on average over the worst region; then pixels are asked
+ALL_BUT_EQUAL = 2  # grey levels between thumbnails at their worst pixel; then all pixels are compared
 ROUNDS = 8  # leaders that rows of one hash are compared with
 MOST = 16  # rows of one hash that stand for all rows that have it
 

@@ -50,12 +50,15 @@ class Grouping:
         names: `(m,)` the least of the members' own names.
         ties: for each kind, how many ties connect what it connects (rows less groups that it alone would make).
         pairs: enough pairs to connect every set of copies, sorted.
+        crowded: rows and look-ups that the search for near-duplicates left out, since too many different photos have
+            (nearly) one hash, as those of a camera that never moves; 0 means that it was complete.
     """
 
     numbers: np.ndarray
     names: list[str]
     ties: dict[str, int]
     pairs: list[Pair]
+    crowded: int = 0
 
     @property
     def sizes(self) -> np.ndarray:
@@ -114,15 +117,16 @@ def group_rows(
         ties[PLACES] = order[a], order[b]
     ties[BYTES] = _equal_values(pa.array(fingerprints, pa.string()), order)
     pairs = [Pair(min(a, b), max(a, b), BYTES, "same", 1.0) for a, b in zip(*_lists(ties[BYTES]))]
+    crowded = 0
     if looks is not None:
-        copies = _photo_pairs(order, ties[BYTES][1], looks, same_pixels, progress)
+        copies, crowded = _photo_pairs(order, ties[BYTES][1], looks, same_pixels, progress)
         for kind in (PIXELS, NEAR):
             of_kind = [(pair.first, pair.second) for pair in copies if pair.kind == kind]
             ties[kind] = tuple(np.array(of_kind, dtype=np.int64).reshape(-1, 2).T)
         pairs += copies
     numbers, group_names = _close(ties, names)
     counts = {kind: len(ids) - int(components(len(ids), *edges).max(initial=-1)) - 1 for kind, edges in ties.items()}
-    grouping = Grouping(numbers, group_names, counts, sorted(pairs))
+    grouping = Grouping(numbers, group_names, counts, sorted(pairs), crowded)
     if len(ids) >= FEW and grouping.largest[1] > largest_share * len(ids):
         raise UserError(_too_large(grouping, ties, ids, groups, places, largest_share))
     return grouping
@@ -157,8 +161,9 @@ def _equal_values(values: pa.Array, order: np.ndarray) -> Edges:
     return order[leaders[again]], order[known[again]]
 
 
-def _photo_pairs(order, repeats, looks, same_pixels, progress) -> list[Pair]:
-    """Pairs of different files that show the same photo; of equal files the first (by id) stands for all."""
+def _photo_pairs(order, repeats, looks, same_pixels, progress) -> tuple[list[Pair], int]:
+    """Pairs of different files that show the same photo (of equal files the first by id stands for all), and how many
+    look-ups were left out."""
     alone = np.ones(len(order), dtype=bool)
     alone[repeats] = False
     rows = order[alone[order]]
@@ -174,7 +179,7 @@ def _photo_pairs(order, repeats, looks, same_pixels, progress) -> list[Pair]:
     ):
         kind, correlation = (PIXELS, 1.0) if equal else (NEAR, round(correlation, 6))
         pairs.append(Pair(min(i, j), max(i, j), kind, HOW[how], correlation))
-    return pairs
+    return pairs, copies.crowded
 
 
 def _close(ties: Mapping[str, Edges], names: pa.Array) -> tuple[np.ndarray, list[str]]:

@@ -76,7 +76,7 @@ def _distinct(*columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The first of the rows that agree in all columns, for each such set, and the number of each row's set."""
     order = np.lexsort(columns)
     new = np.ones(len(order), dtype=bool)
-    new[1:] = np.any([np.diff(column[order]) != 0 for column in columns], axis=0)
+    new[1:] = np.any([column[order][1:] != column[order][:-1] for column in columns], axis=0)
     number = np.empty(len(order), dtype=np.int64)
     number[order] = np.cumsum(new) - 1
     return order[new], number
