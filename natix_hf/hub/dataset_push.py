@@ -66,9 +66,9 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False) -> str:
     address = f"{api.endpoint}/datasets/{repo_id}"
     if get_token() is None:
         raise UserError(f"push {repo_id}: the Hub wants a token: log in with `hf auth login` or set HF_TOKEN")
-    with _hub_faults(repo_id):
+    with _hub_faults(repo_id), tempfile.TemporaryDirectory(prefix="natix_hf_push_") as stage:
         head, there = _repository(api, repo_id, private)
-        shards = list(_uploaded(api, repo_id, data))
+        shards = list(_uploaded(api, repo_id, data, Path(stage)))
         beside = [name for name in BESIDE if (folder / name).is_file()]
         additions = [
             CommitOperationAdd("README.md", card.encode()),
@@ -190,20 +190,18 @@ def _without_folders(photos: pa.ChunkedArray) -> pa.StructArray:
     )
 
 
-def _uploaded(api: HfApi, repo_id: str, data: DatasetDict) -> Iterator[CommitOperationAdd]:
-    """The shards of all splits, each already on the Hub though in no commit yet; one at a time lies on this disk."""
-    total = sum(map(len, data.values()))
-    with (
-        tempfile.TemporaryDirectory(prefix="natix_hf_push_") as stage,
-        tqdm(total=total, desc="pushing", unit="photo") as bar,
-    ):
+def _uploaded(api: HfApi, repo_id: str, data: DatasetDict, stage: Path) -> Iterator[CommitOperationAdd]:
+    """The shards of all splits, each already on the Hub though in no commit yet; written in `stage` and removed."""
+    with tqdm(total=sum(map(len, data.values())), desc="pushing", unit="photo") as bar:
         for split in SPLITS:
             cuts = list(batches(_photo_bytes(data[split]), SHARD_BYTES))
             for number, (start, stop) in enumerate(cuts):
-                path = Path(stage) / "shard.parquet"
+                path = stage / f"{split}-{number:05d}-of-{len(cuts):05d}.parquet"
                 write_shard(data[split].select(range(start, stop)), path)
-                shard = CommitOperationAdd(f"data/{split}-{number:05d}-of-{len(cuts):05d}.parquet", path)
+                shard = CommitOperationAdd(f"data/{path.name}", path)
                 api.preupload_lfs_files(repo_id, [shard], repo_type="dataset")
+                if shard.path_or_fileobj == b"":  # a small file may travel in the commit itself, and stays until then
+                    path.unlink()
                 bar.update(stop - start)
                 yield shard
 

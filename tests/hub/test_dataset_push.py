@@ -194,6 +194,25 @@ def test_shards_are_bounded_and_a_push_with_fewer_of_them_leaves_no_stale_ones(h
     assert "notes.md" in pushed(hub)
 
 
+def test_shards_so_small_that_they_travel_in_the_commit_have_their_own_rows(hub, folder, monkeypatch):
+    monkeypatch.setattr(dataset_push, "SHARD_BYTES", 1)
+    usual = hub.H.any
+
+    def any(self) -> None:
+        if "/preupload/" not in self.path:
+            return usual(self)
+        asked = json.loads(self.body())["files"]
+        return self.send(200, {"files": [{**file, "uploadMode": "regular", "shouldIgnore": False} for file in asked]})
+
+    monkeypatch.setattr(hub.H, "any", any)
+    push(folder, "me/streets")
+    shards = {name: file for name, file in pushed(hub).items() if name.startswith("data/")}
+    assert len(shards) == 24
+    assert not requests(hub, "/_lfs/")
+    ids = [row for name in sorted(shards) for row in pq.read_table(io.BytesIO(shards[name]["data"]))["id"].to_pylist()]
+    assert sorted(ids) == sorted(row for rows in read_json(folder / "splits.json")["ids"].values() for row in rows)
+
+
 def test_a_push_that_broke_off_is_taken_up_without_uploading_again(hub, folder, monkeypatch):
     answer(hub, monkeypatch, "/commit/", 500, times=1)
     with pytest.raises(UserError, match=r"me/streets: .*run the same command again, what was uploaded is kept"):
