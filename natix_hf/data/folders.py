@@ -2,9 +2,9 @@
 that it is divided in.
 
 Forms: class folders, one CSV or JSONL beside the photos, `metadata.csv` / `.jsonl` / `.parquet` as imagefolder has
-it, parquet files, `save_to_disk`. Written here rather than left to `datasets`' imagefolder because that reads the class name `None` as
-a missing value and forgets where in the folder a photo lay. This file does not interpret labels or groups and opens
-no photo.
+it, parquet files, `save_to_disk`. Written here rather than left to `datasets`' imagefolder because that reads the
+class name `None` as a missing value and forgets where in the folder a photo lay. This file does not interpret labels
+or groups and opens no photo.
 """
 
 from __future__ import annotations
