@@ -47,6 +47,7 @@ def search(values: np.ndarray, queries: np.ndarray) -> Candidates:
     """
     bits = int(np.clip(np.ceil(np.log2(max(len(values), 1))) + 3, 8, 24))
     found, crowded = [], 0
+    columns = np.ascontiguousarray(queries.T)
     for triple in TRIPLES:
         slots = _slots(values, triple, bits)
         order = np.argsort(slots).astype(np.int32)
@@ -54,9 +55,9 @@ def search(values: np.ndarray, queries: np.ndarray) -> Candidates:
         np.cumsum(np.bincount(slots, minlength=1 << bits), out=starts[1:])
         # Most look-ups find nothing: they are over after one byte of a table that stays in the processor's cache.
         occupied = np.diff(starts) > 0
-        for column in range(queries.shape[1]):
-            for begin in range(0, len(queries), CHUNK):
-                asked = np.ascontiguousarray(queries[begin : begin + CHUNK, column])
+        for number, column in enumerate(columns):
+            for begin in range(0, len(column), CHUNK):
+                asked = column[begin : begin + CHUNK]
                 slot = _slots(asked, triple, bits)
                 hit = np.flatnonzero(occupied[slot])
                 start = starts[slot[hit]]
@@ -71,13 +72,13 @@ def search(values: np.ndarray, queries: np.ndarray) -> Candidates:
                     distance = np.bitwise_count(differ)
                     near = np.flatnonzero(distance <= DISTANCE)
                     near = near[_first_triple(differ[near], triple)]
-                    rows, query = (row[near] + begin).astype(np.int32), np.full(len(near), column, dtype=np.int8)
+                    rows, query = (row[near] + begin).astype(np.int32), np.full(len(near), number, dtype=np.int8)
                     found.append((rows, query, value[near], distance[near]))
     kinds = (np.int32, np.int8, np.int32, np.uint8)
     empty = [np.empty(0, dtype=kind) for kind in kinds]
-    columns = [np.concatenate(parts) for parts in zip(empty, *found)]
-    order = np.lexsort((columns[2], columns[0], columns[3], columns[1]))
-    return Candidates(*(column[order] for column in columns), crowded)
+    row, query, value, distance = (np.concatenate(parts) for parts in zip(empty, *found))
+    order = np.lexsort((value, row, distance, query))
+    return Candidates(row[order], query[order], value[order], distance[order], crowded)
 
 
 def _slots(hashes: np.ndarray, triple: tuple[int, int, int], bits: int) -> np.ndarray:
