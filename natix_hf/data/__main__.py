@@ -8,115 +8,88 @@ python -m natix_hf.data push data/streets me/streets-4way
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
-from natix_hf.errors import CommandParser, UserError, command
+from natix_hf.errors import CommandParser, command
 
 
-def _pairs(given: list[str] | None, option: str) -> dict[str, list[str]]:
-    """`column=value` words as column -> values."""
-    pairs: dict[str, list[str]] = {}
-    for word in given or []:
-        key, equals, value = word.partition("=")
-        if not (key and equals and value):
-            raise UserError(f"--{option} {word}: expected name=value")
-        pairs.setdefault(key, []).append(value)
-    return pairs
+def _pair(cast: Callable[[str], Any]) -> Callable[[str], tuple[str, Any]]:
+    """A type of `name=value` words."""
 
-
-def _numbers(given: list[str] | None, option: str, cast: type) -> dict[str, Any]:
-    pairs = {}
-    for key, values in _pairs(given, option).items():
+    def read(word: str) -> tuple[str, Any]:
+        name, equals, value = word.partition("=")
         try:
-            pairs[key] = cast(values[-1])
+            if not (name and equals and value):
+                raise ValueError
+            return name, cast(value)
         except ValueError:
-            raise UserError(f"--{option} {key}={values[-1]}: expected a number") from None
-    return pairs
+            what = "value" if cast is str else "number"
+            raise argparse.ArgumentTypeError(f"{word}: expected name={what}") from None
+
+    return read
 
 
 def _split_options(parser: argparse.ArgumentParser) -> None:
+    """The options; those of `Plan` and `load_rows` under their names there, None where not given."""
     add = parser.add_argument
     add("sources", nargs="+", help="folders, tables, Hub ids; several may be named: real=photos/ t2i=made/")
     add("--output", required=True, help="folder to write, absent or empty")
     add("--extend", metavar="FOLDER", help="splits made earlier: their rows stay where they are, new ones join them")
-    add("--split_ratios", nargs=4, type=float, metavar="R", help="shares of the splits (default 0.6 0.15 0.15 0.1)")
-    add("--split_seed", type=int, help="the same rows and seed give the same split (default 0)")
+    ratios = "shares of the splits (default 0.6 0.15 0.15 0.1)"
+    add("--split_ratios", dest="ratios", nargs=4, type=float, metavar="R", help=ratios)
+    add("--split_seed", dest="seed", type=int, help="the same rows and seed give the same split (default 0)")
     add("--strata", nargs="+", metavar="COLUMN", help="keep the values of these columns in proportion too")
-    add("--hold_out", nargs="+", metavar="COLUMN=VALUE", help="rows with this value go to val_test and nowhere else")
-    add(
-        "--test_split",
-        choices=("keep", "merge"),
-        help="a test part of the source: keep it as val_test (default), or merge it with the rest",
-    )
+    held = "rows with this value go to val_test and nowhere else"
+    add("--hold_out", nargs="+", type=_pair(str), metavar="COLUMN=VALUE", help=held)
+    test = "a test part of the source: keep it as val_test (default), or merge it with the rest"
+    add("--test_split", choices=("keep", "merge"), help=test)
     add("--group_column", nargs="+", metavar="COLUMN", help="rows of one value stay together (a video, a sequence)")
     add("--place_column", help="column of latitude and longitude, for --metres")
     add("--time_column", help="column of dates, for --seconds")
     add("--metres", type=float, help="photos nearer than this stay together")
     add("--seconds", type=float, help="... if they are also nearer than this in time, where both times are known")
-    add("--no_near_duplicates", action="store_true", help="do not look for altered copies")
+    copies = "do not look for altered copies"
+    add("--no_near_duplicates", dest="near_duplicates", action="store_const", const=False, help=copies)
     add("--largest_share", type=float, help="stop where a group holds more than this share of the rows (default 0.5)")
-    add("--image_column_name", default="image", help="column of photos (default image)")
-    add("--label_column_name", default="label", help="column of classes (default label)")
+    add("--image_column_name", help="column of photos (default image)")
+    add("--label_column_name", help="column of classes (default label)")
     add("--label_names", nargs="+", metavar="NAME", help="the classes in the order of their numbers")
     add("--description_column", help="rows whose label contradicts this text are left out and listed")
     add("--dataset_config", help="configuration of a Hub data set; for builtin:scenes the number of photos")
-    add("--source_caps", nargs="+", metavar="NAME=N", help="at most so many rows of a source")
-    add("--source_weights", nargs="+", metavar="NAME=W", help="shares of the sources, reached by taking fewer rows")
-    add(
-        "--broken_photos",
-        choices=("skip", "refuse"),
-        default="skip",
-        help="what to do about photos that cannot be read (default skip: they are listed)",
-    )
+    add("--source_caps", nargs="+", type=_pair(int), metavar="NAME=N", help="at most so many rows of a source")
+    weights = "shares of the sources, reached by taking fewer rows of those that there is too much of"
+    add("--source_weights", nargs="+", type=_pair(float), metavar="NAME=W", help=weights)
+    broken = "what to do about photos that cannot be read (default skip: they are listed)"
+    add("--broken_photos", choices=("skip", "refuse"), default="skip", help=broken)
     add("--max_photo_mb", type=float, help="larger files are not decoded (default 64)")
     add("--num_proc", type=int, help="processes that read photos (default one per core)")
-    add("--trust_remote_code", action="store_true", help="run code that comes with a data set")
+    trust = "run code that comes with a data set"
+    add("--trust_remote_code", action="store_const", const=True, help=trust)
 
 
 def split(given: argparse.Namespace) -> None:
     """Write the splits with their certificate."""
+    from dataclasses import fields
+
+    from natix_hf.data.certificate_text import summary_lines
     from natix_hf.data.photos import split_photos
+    from natix_hf.data.plan import Plan
     from natix_hf.data.saved import check_output, save
 
     check_output(given.output)
-    plan = {
-        "ratios": given.split_ratios,
-        "seed": given.split_seed,
-        "strata": given.strata,
-        "hold_out": _pairs(given.hold_out, "hold_out") or None,
-        "test_split": given.test_split,
-        "near_duplicates": False if given.no_near_duplicates else None,
-        "place_column": given.place_column,
-        "time_column": given.time_column,
-        "metres": given.metres,
-        "seconds": given.seconds,
-        "largest_share": given.largest_share,
-    }
-    options = {
-        "dataset_config": given.dataset_config,
-        "image_column_name": given.image_column_name,
-        "label_column_name": given.label_column_name,
-        "group_column": given.group_column,
-        "label_names": given.label_names,
-        "description_column": given.description_column,
-        "source_caps": _numbers(given.source_caps, "source_caps", int) or None,
-        "source_weights": _numbers(given.source_weights, "source_weights", float) or None,
-        "broken_photos": given.broken_photos,
-        "max_photo_mb": given.max_photo_mb,
-        "num_proc": given.num_proc,
-        "trust_remote_code": given.trust_remote_code or None,
-    }
-    done = split_photos(
-        given.sources,
-        extend=given.extend,
-        plan={key: value for key, value in plan.items() if value is not None},
-        **{key: value for key, value in options.items() if value is not None},
-    )
-    save(done, given.output)
-
-    from natix_hf.data.certificate_text import summary_lines
-
-    print(f"{given.output}: written")
+    words = {name: value for name, value in vars(given).items() if value is not None}
+    for name in ("source_caps", "source_weights"):
+        if name in words:
+            words[name] = dict(words[name])
+    if "hold_out" in words:
+        words["hold_out"] = {name: [v for n, v in given.hold_out if n == name] for name, _ in given.hold_out}
+    plan = {f.name: words.pop(f.name) for f in fields(Plan) if f.name in words}
+    output, sources, extend = words.pop("output"), words.pop("sources"), words.pop("extend", None)
+    del words["verb"]
+    done = split_photos(sources, extend=extend, plan=plan, **words)
+    save(done, output)
+    print(f"{output}: written")
     print("\n".join(summary_lines(done.description)))
 
 

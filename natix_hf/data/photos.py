@@ -94,7 +94,9 @@ def read_source(source: Any, **options: Any) -> Rows:
     if source == SCENES:
         source = _scenes(options.pop("dataset_config", None))
         options["group_column"] = options.get("group_column") or "group"
-    known = KNOWN.get(source, {}) if isinstance(source, str) else {}
+    known: dict[str, Any] = {}
+    for one in source if isinstance(source, list | tuple) else [source]:
+        known |= KNOWN.get(one.rpartition("=")[2], {}) if isinstance(one, str) else {}
     given = {key: value for key, value in options.items() if value is not None}
     return load_rows(source, **known | given)
 
