@@ -171,10 +171,10 @@ REFUSED = {
 # What `metric_for_best_model` may name: the figures of NatixClassificationMetric, and the loss.
 SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "auroc", "log_loss", "ece", "loss")
 
-# What `optim` may name beside transformers' own; `training.optimizers` builds them. transformers knows two of the names
-# too, and means bitsandbytes' (ademamix) and another package's (schedule_free_adamw) by them.
+# What `optim` may name beside transformers' own; `training.optimizers` builds them. transformers knows two of the
+# names too, and means bitsandbytes' (ademamix) and another package's (schedule_free_adamw) by them.
 OPTIMIZERS = ("sam", "sophia", "muon", "ademamix", "schedule_free_adamw", "lion")
-# SAM evaluates the gradient elsewhere and leaves the step to another one. Not to sophia: its curvature would be that of
+# SAM takes the gradient elsewhere and leaves the step to another one. Not to sophia: its curvature would be that of
 # another place than its gradient.
 SAM_BASES = tuple(name for name in (*OPTIMIZERS, *OptimizerNames) if name not in ("sam", "sophia"))
 
@@ -217,7 +217,7 @@ class NatixTrainingArguments(TrainingArguments):
     cutmix_alpha: float = option(0.0, "paste a rectangle of one photo into another, share by alpha, e.g. 1; 0: off")
     mix_switch_prob: float = option(0.5, "where both are on, the share of batches that cutmix gets")
     overwrite_output_dir: bool = option(False, "remove what an earlier run left in output_dir")
-    optim: str = option("adamw_torch_fused", f"{', '.join(OPTIMIZERS)}, or any of transformers' (adamw_torch, sgd, ...)")
+    optim: str = option("adamw_torch_fused", f"{', '.join(OPTIMIZERS)}, or transformers' (adamw_torch, sgd, ...)")
     sam_base: str = option("adamw_torch", "the optimizer that makes the step of sam")
     sam_rho: float = option(0.05, "how far sam climbs before it takes the gradient")
     sam_adaptive: bool = option(False, "sam climbs in proportion to each weight (ASAM; rho about ten times as large)")
@@ -308,7 +308,7 @@ class NatixTrainingArguments(TrainingArguments):
         for key, known in (("optim", (*OPTIMIZERS, *OptimizerNames)), ("sam_base", SAM_BASES)):
             name, known = getattr(self, key), [str(getattr(name, "value", name)) for name in known]
             if name not in known:
-                near = get_close_matches(name, known, n=1, cutoff=0.4)
+                near = [n for n in known if n.startswith(name)] or get_close_matches(name, known, n=1)
                 raise UserError(
                     f"{key}: {name} given, {', '.join(n for n in OPTIMIZERS if n in known)} or one of transformers' "
                     f"expected{f'; did you mean {near[0]}?' if near else ''}"
