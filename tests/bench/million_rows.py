@@ -92,8 +92,8 @@ def main() -> None:
         print(json.dumps(run(given.rows[0], given.queries)))
         return
     print(
-        "| rows | candidates s | grouping s | split s | total s | CPU s | growth of CPU s | table GiB | peak GiB | pairs | groups "
-        "| largest | recall | straddle |\n|" + "---|" * 14
+        "| rows | candidates s | grouping s | split s | total s | CPU s | growth of CPU s "
+        "| table GiB | peak GiB | pairs | groups | largest | recall | straddle |\n|" + "---|" * 14
     )
     before = None
     for rows in given.rows:
@@ -103,8 +103,8 @@ def main() -> None:
         growth = f"{r['cpu'] / before:.1f}x" if before else "-"
         before = r["cpu"]
         print(
-            f"| {rows:,} | {r['candidates']:.1f} | {r['grouping']:.1f} | {r['split']:.1f} | {total:.1f} | {r['cpu']:.1f} | {growth} | "
-            f"{r['table']:.2f} | {r['peak']:.2f} | {r['pairs']:,} | {r['groups']:,} | {r['largest']} | "
+            f"| {rows:,} | {r['candidates']:.1f} | {r['grouping']:.1f} | {r['split']:.1f} | {total:.1f} "
+            f"| {r['cpu']:.1f} | {growth} | {r['table']:.2f} | {r['peak']:.2f} | {r['pairs']:,} | {r['groups']:,} | {r['largest']} | "
             f"{r['recall']:.4f} | {r['straddle']} |",
             flush=True,
         )
