@@ -11,6 +11,7 @@ from __future__ import annotations
 import shutil
 import time
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from natix_hf.report.classification_metric import NatixClassificationMetric
 from natix_hf.training import run_folder
 from natix_hf.training.checkpoints import checkpoints, mark_complete, remove_incomplete, resume_point
 from natix_hf.training.ema import Ema
+from natix_hf.training.optimizers import build_optimizer, check_optimizer, extra_passes
 from natix_hf.training.progress import Progress
 from natix_hf.training.views import Collator, EpochSampler, TrainingPhotos
 
@@ -107,6 +109,8 @@ class NatixTrainer(Trainer):
             raise UserError(f"positive_label {positive_label}: the classes are {', '.join(self.label_list)}")
         self.positive = 1 if positive_label is None else self.label_list.index(positive_label)
         self.method = training_method(model)
+        check_optimizer(args, method=self.method, attn_implementation=model.config._attn_implementation)
+        self.extra_passes = extra_passes(args)
         self.all_parameters = sum(p.numel() for p in model.parameters())
         self.trainable_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
         self.times: dict[str, float] = {}  # seconds by phase, for run.json
@@ -236,6 +240,10 @@ class NatixTrainer(Trainer):
         return True
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None):
+        once = partial(self._pass, model, inputs, num_items_in_batch)
+        return once() if self.extra_passes is None else self.extra_passes(once, self, model, inputs)
+
+    def _pass(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any) -> torch.Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
             whole = checkpoints(self.args.output_dir)
@@ -251,10 +259,22 @@ class NatixTrainer(Trainer):
         return 0
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
-        """Weight matrices only: no norms, biases, class and register tokens, layer scale."""
+        """Weight matrices only: no norms, biases, class and register tokens, layer scale, magnitudes of DoRA."""
         kept = super().get_decay_parameter_names(model)
         single = ("cls_token", "mask_token", "register_tokens", "lambda1")
-        return [name for name in kept if not name.endswith(single)]
+        return [n for n in kept if not n.endswith(single) and ".lora_magnitude_vector." not in n]
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        model = self.model if model is None else model
+        if self.optimizer is None:
+            decayed = set(self.get_decay_parameter_names(model))
+            self.optimizer = build_optimizer(model, self.args, decayed, self.state.max_steps)
+        return super().create_optimizer(model)
+
+    def _finalize_training(self, *args: Any) -> TrainOutput:
+        # Schedule-free optimizers leave the model with their average, and do so before the best weights are loaded.
+        self.optimizer.eval()
+        return super()._finalize_training(*args)
 
     def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"):
         """Score `val_select` (or the data given); while training with EMA, raw weights are scored and logged too."""
@@ -281,6 +301,7 @@ class NatixTrainer(Trainer):
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
         # The parent would remove older checkpoints before this one counts: do it after.
         limit, self.args.save_total_limit = self.args.save_total_limit, None
+        self.optimizer.eval()  # a schedule-free optimizer then has the weights in place that are scored
         try:
             with self.ema.weights() if self.ema is not None else nullcontext():
                 super()._save_checkpoint(model, trial)
