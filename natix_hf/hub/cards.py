@@ -61,9 +61,9 @@ def model_card(run_folder: str | Path, model_id: str | None = None) -> str:
     licence, licence_text = _licence(base)
     card = ModelCard.from_template(
         _card_data(classes, base, data, metrics, licence),
-        template_str=_template("model_card.md.jinja"),
-        title=_title(classes),
-        classes=[_cell(name) for name in classes],
+        template_str=template("model_card.md.jinja"),
+        title=title(classes),
+        classes=[cell(name) for name in classes],
         base_text=_base_text(base),
         method_text=METHODS[method],
         image_size=recipe.get("image_size"),
@@ -79,7 +79,7 @@ def model_card(run_folder: str | Path, model_id: str | None = None) -> str:
             }
             for name, label in LABELS.items()
         ],
-        positive=_cell(metrics["positive_label"]),
+        positive=cell(metrics["positive_label"]),
         test_counts=_counts(metrics["labels"]),
         read_before=_sentence(read_before_line(metrics)),
         calibration=[_sentence(line) for line in calibration_lines(calibration)] if calibration else [],
@@ -95,7 +95,7 @@ def model_card(run_folder: str | Path, model_id: str | None = None) -> str:
         ],
         fingerprint=splits["fingerprint"],
         settings=[
-            (name, _cell(recipe[name]))
+            (name, cell(recipe[name]))
             for name in (*SETTINGS, *(LORA_SETTINGS if method == "lora" else ()))
             if name in recipe
         ],
@@ -123,7 +123,7 @@ def _document(run_folder: Path, name: str) -> dict[str, Any]:
     return read_json(path)
 
 
-def _template(name: str) -> str:
+def template(name: str) -> str:
     """A template's text, from inside the installed package or from beside it in a checkout."""
     package = Path(__file__).resolve().parents[1]
     inside, beside = package / "hub_cards" / name, package.parent / "hub_cards" / name
@@ -156,7 +156,7 @@ def _card_data(
     ]
     base_id = hub_id(base)
     return ModelCardData(
-        model_name=_title(classes),
+        model_name=title(classes),
         pipeline_tag="image-classification",
         library_name="transformers",
         tags=["dinov3", "natix_hf", "street-photos"],
@@ -184,7 +184,7 @@ def _licence(base: str | None) -> tuple[dict[str, str], str]:
     return {}, "The licence of the checkpoint that the weights started from applies to them."
 
 
-def _title(classes: list[str]) -> str:
+def title(classes: list[str]) -> str:
     shown = " / ".join(classes) if len(classes) <= 4 else f"{len(classes)} classes"
     return f"Street photos: {shown}"
 
@@ -217,10 +217,10 @@ def _calibrated_text(calibration: Mapping[str, Any] | None) -> str:
 
 
 def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {_cell(name)}" for name, count in counts.items())
+    return ", ".join(f"{count} {cell(name)}" for name, count in counts.items())
 
 
-def _cell(value: Any) -> str:
+def cell(value: Any) -> str:
     """A value as text that cannot break a Markdown table."""
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return text.replace("|", "\\|").replace("\n", " ")

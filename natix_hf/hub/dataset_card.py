@@ -16,7 +16,7 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from natix_hf.data.contracts import SPLITS
-from natix_hf.hub.cards import USES, _cell, _template, _title
+from natix_hf.hub.cards import USES, cell, template, title
 from natix_hf.hub.licences import LICENCE_COLUMNS, licence_front, licence_lines, licence_rows
 
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
@@ -34,16 +34,16 @@ def dataset_card(document: Mapping[str, Any], data: DatasetDict, repo_id: str) -
     licences = _licences(data)
     card = DatasetCard.from_template(
         _card_data(document, data, licences),
-        template_str=_template("dataset_card.md.jinja"),
+        template_str=template("dataset_card.md.jinja"),
         repo_id=repo_id,
-        title=_title(document["label_names"]),
+        title=title(document["label_names"]),
         total=sum(document["sizes"].values()),
-        classes=[_cell(name) for name in document["label_names"]],
+        classes=[cell(name) for name in document["label_names"]],
         splits=[_split_row(document, split) for split in SPLITS],
         parts=document["parts"]["val_calib"],
         groups=sum(document["groups"][split] for split in SPLITS),
         how_lines=_how_lines(document),
-        ties=[(_cell(kind), count) for kind, count in document["ties"].items()],
+        ties=[(cell(kind), count) for kind, count in document["ties"].items()],
         size_names=list(document["group_sizes"]["train"]),
         group_sizes=[(split, document["group_sizes"][split].values()) for split in SPLITS],
         straddling=document["straddling"],
@@ -54,10 +54,10 @@ def dataset_card(document: Mapping[str, Any], data: DatasetDict, repo_id: str) -
             (split, document["fingerprints"][split], document["byte_fingerprints"][split]) for split in SPLITS
         ],
         seal=document["seal"],
-        sources=[(_cell(name), count) for name, count in document["sources"].items()],
+        sources=[(cell(name), count) for name, count in document["sources"].items()],
         left_out=_left_out(document),
         licence_lines=licence_lines(licences),
-        licences=[(_cell(name), count) for name, count in licence_rows(licences)],
+        licences=[(cell(name), count) for name, count in licence_rows(licences)],
     )
     return str(card).rstrip("\n") + "\n"
 
@@ -71,7 +71,7 @@ def _card_data(document: Mapping[str, Any], data: DatasetDict, licences: Counter
     """The front matter, with `configs` and `dataset_info` as `datasets` itself writes them."""
     total = sum(document["sizes"].values())
     front = DatasetCardData(
-        pretty_name=_title(document["label_names"]),
+        pretty_name=title(document["label_names"]),
         license=licence_front(licences),
         task_categories=["image-classification"],
         size_categories=[next((name for limit, name in _SIZES if total < limit), "n>10M")],
@@ -142,7 +142,7 @@ def _how_lines(document: Mapping[str, Any]) -> list[str]:
 
 
 def _listed(values: list[str]) -> str:
-    return " or ".join(f"`{_cell(value)}`" for value in values)
+    return " or ".join(f"`{cell(value)}`" for value in values)
 
 
 def _conflict_lines(conflicts: list[Mapping[str, Any]]) -> list[str]:
@@ -167,6 +167,6 @@ def _left_out(document: Mapping[str, Any]) -> list[tuple[str, int]]:
     """`(reason, rows)` of what is not here, the most common first."""
     kinds = (("broken", "cannot be read"), ("dropped", "left out"), ("set_aside", "put aside"))
     counts = Counter(f"{told}: {row['reason']}" for kind, told in kinds for row in document[kind])
-    common = [(_cell(reason), count) for reason, count in counts.most_common(_REASONS)]
+    common = [(cell(reason), count) for reason, count in counts.most_common(_REASONS)]
     rest = counts.total() - sum(count for _, count in common)
     return [*common, ("for other reasons", rest)] if rest else common
