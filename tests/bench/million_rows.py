@@ -104,8 +104,8 @@ def main() -> None:
         before = r["cpu"]
         print(
             f"| {rows:,} | {r['candidates']:.1f} | {r['grouping']:.1f} | {r['split']:.1f} | {total:.1f} "
-            f"| {r['cpu']:.1f} | {growth} | {r['table']:.2f} | {r['peak']:.2f} | {r['pairs']:,} | {r['groups']:,} | {r['largest']} | "
-            f"{r['recall']:.4f} | {r['straddle']} |",
+            f"| {r['cpu']:.1f} | {growth} | {r['table']:.2f} | {r['peak']:.2f} | {r['pairs']:,} "
+            f"| {r['groups']:,} | {r['largest']} | {r['recall']:.4f} | {r['straddle']} |",
             flush=True,
         )
 
