@@ -11,7 +11,7 @@ import os
 import shutil
 from pathlib import Path
 
-from natix_hf.errors import UserError
+from natix_hf.errors import UserError, one_line
 from natix_hf.files import read_json, write_json
 
 COMPLETE = "complete.json"
@@ -76,6 +76,21 @@ def resume_point(run: str | Path, asked: str | bool | None) -> Path | None:
         hint = f"the last whole one is {whole[-1]}" if whole else f"{run} holds no whole checkpoint"
         raise UserError(f"resume_from_checkpoint {asked}: not a whole checkpoint; {hint}")
     return Path(asked)
+
+
+def not_finite(run: str | Path, step: int, loss: float) -> str:
+    """What to say where a loss is NaN or infinite."""
+    whole = checkpoints(run)
+    last = f"the last good checkpoint is {whole[-1]}" if whole else "there is no checkpoint yet"
+    return f"the loss is {loss} at step {step}; {last}. A lower learning_rate or a longer warm-up usually helps"
+
+
+def not_saved(run: str | Path, step: int, error: Exception, free: int) -> str:
+    """What to say where a checkpoint could not be written; `free` bytes are left on the disk."""
+    return (
+        f"the checkpoint of step {step} could not be written ({one_line(error)}; {free / 2**20:.1f} MiB are free in "
+        f"{run}): make room, then go on with --resume_from_checkpoint true"
+    )
 
 
 def remove_incomplete(run: str | Path) -> list[str]:

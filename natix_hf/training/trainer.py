@@ -28,14 +28,14 @@ from transformers.trainer_utils import TrainOutput
 
 from natix_hf.data.contracts import LockedSplits
 from natix_hf.data.copies import copy_side, photo_copies
-from natix_hf.errors import UserError, one_line
+from natix_hf.errors import UserError
 from natix_hf.files import home
 from natix_hf.inference.batches import ClientPhotos
 from natix_hf.inference.features import frozen_features
 from natix_hf.recipe import NatixTrainingArguments
 from natix_hf.report.classification_metric import NatixClassificationMetric
 from natix_hf.training import run_folder
-from natix_hf.training.checkpoints import checkpoints, mark_complete, remove_incomplete, resume_point
+from natix_hf.training.checkpoints import mark_complete, not_finite, not_saved, remove_incomplete, resume_point
 from natix_hf.training.ema import Ema
 from natix_hf.training.optimizers import build_optimizer, check_optimizer, extra_passes
 from natix_hf.training.progress import Progress
@@ -246,12 +246,7 @@ class NatixTrainer(Trainer):
     def _pass(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any) -> torch.Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
         if not torch.isfinite(loss):
-            whole = checkpoints(self.args.output_dir)
-            last = f"the last good checkpoint is {whole[-1]}" if whole else "there is no checkpoint yet"
-            raise UserError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1}; {last}. "
-                "A lower learning_rate or a longer warm-up usually helps"
-            )
+            raise UserError(not_finite(self.args.output_dir, self.state.global_step + 1, loss.item()))
         return loss
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -316,7 +311,7 @@ class NatixTrainer(Trainer):
             free = shutil.disk_usage(self.args.output_dir).free
             shutil.rmtree(self._folder_now(trial), ignore_errors=True)
             if isinstance(error, OSError | RuntimeError | SafetensorError):  # torch.save says RuntimeError
-                raise UserError(self._not_saved(error, free)) from error
+                raise UserError(not_saved(self.args.output_dir, self.state.global_step, error, free)) from error
             raise
         finally:
             self.args.save_total_limit = limit
@@ -326,13 +321,6 @@ class NatixTrainer(Trainer):
                 save_total_limit=limit,
                 best_model_checkpoint=self.state.best_model_checkpoint,
             )
-
-    def _not_saved(self, error: Exception, free: int) -> str:
-        return (
-            f"the checkpoint of step {self.state.global_step} could not be written ({one_line(error)}; "
-            f"{free / 2**20:.1f} MiB are free in {self.args.output_dir}): make room, then go on with "
-            "--resume_from_checkpoint true"
-        )
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if self.method == "probe" and state_dict is None:
