@@ -7,7 +7,7 @@
 | `muon` | torch | Jordan et al., 2024, with the step size of Liu et al., 2025, so that AdamW's learning rate holds |
 | `ademamix` | pytorch_optimizer | Pagliardini et al., 2025: Adam with a second, slow average of the gradients |
 | `schedule_free_adamw` | pytorch_optimizer | Defazio et al., 2024: averaged weights instead of a schedule |
-| `lion` | pytorch_optimizer | Chen et al., 2023: the sign of an average; wants about a tenth of AdamW's learning rate |
+| `lion` | pytorch_optimizer | Chen et al., 2023: the sign of an average; wants a tenth of AdamW's learning rate |
 
 Every other name is transformers'. Learning rates may differ by layer (`layerwise_lr_decay`, Bao et al., 2022) and
 between the two matrices of an adapter (`loraplus_lr_ratio`, Hayou et al., 2024). Knows models by the names of their
@@ -38,6 +38,8 @@ OPTIONS: dict[str, dict[str, float]] = {
     "schedule_free_adamw": {"r": 0.0, "weight_lr_power": 2.0},
     "lion": {"beta1": 0.9, "beta2": 0.99},
 }
+
+BLOCK = r"\bbackbone\.model\.layer\.(\d+)\."
 
 
 def inner_name(args: NatixTrainingArguments) -> str:
@@ -98,7 +100,9 @@ def check_optimizer(args: NatixTrainingArguments, *, method: str, attn_implement
                 "set attn_implementation: eager"
             )
         if args.torch_compile:
-            raise UserError("optim sophia needs second derivatives, and compiled models have none: torch_compile: false")
+            raise UserError(
+                "optim sophia needs second derivatives, and compiled models have none: torch_compile: false"
+            )
 
 
 def _for_transformers(args: NatixTrainingArguments, name: str) -> NatixTrainingArguments:
@@ -108,7 +112,9 @@ def _for_transformers(args: NatixTrainingArguments, name: str) -> NatixTrainingA
     return theirs
 
 
-def lr_factor(name: str, blocks: int, layerwise_lr_decay: float = 1.0, loraplus_lr_ratio: float | None = None) -> float:
+def lr_factor(
+    name: str, blocks: int, layerwise_lr_decay: float = 1.0, loraplus_lr_ratio: float | None = None
+) -> float:
     """The share of `learning_rate` that a parameter gets.
 
     Args:
@@ -118,11 +124,11 @@ def lr_factor(name: str, blocks: int, layerwise_lr_decay: float = 1.0, loraplus_
         layerwise_lr_decay: `d`.
         loraplus_lr_ratio: the matrices B of adapters learn this many times as fast.
     """
-    block = re.search(r"\bbackbone\.model\.layer\.(\d+)\.", name)
-    if block:
+    below = 0
+    if block := re.search(BLOCK, name):
         below = blocks - int(block[1])
-    else:
-        below = blocks + 1 if re.search(r"\bbackbone\.embeddings\.", name) else 0
+    elif re.search(r"\bbackbone\.embeddings\.", name):
+        below = blocks + 1
     return layerwise_lr_decay**below * (loraplus_lr_ratio or 1.0 if ".lora_B." in name else 1.0)
 
 
@@ -139,7 +145,7 @@ def parameter_groups(
         Groups with `params`, `lr`, `weight_decay`, and `matrix` where asked for; none is empty.
     """
     names = [name for name, _ in model.named_parameters()]
-    blocks = 1 + max((int(n) for n in re.findall(r"\bbackbone\.model\.layer\.(\d+)\.", " ".join(names))), default=-1)
+    blocks = 1 + max((int(n) for n in re.findall(BLOCK, " ".join(names))), default=-1)
     groups: dict[tuple, list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -225,7 +231,9 @@ def build_optimizer(
         if isinstance(kind, type) and not {"params", "model", "optimizer_dict"} & kwargs.keys():
             return kind(groups, **kwargs)
         if args.layerwise_lr_decay != 1 or args.loraplus_lr_ratio is not None or args.optim == "sam":
-            raise UserError(f"optim {name} groups the parameters itself: no sam, layerwise_lr_decay, loraplus_lr_ratio")
+            raise UserError(
+                f"optim {name} groups the parameters itself: no sam, layerwise_lr_decay, loraplus_lr_ratio"
+            )
         return None
     chosen, lr = options(args), args.learning_rate
     adam = (args.adam_beta1, args.adam_beta2)

@@ -1,10 +1,10 @@
 """Sharpness-aware minimization: the gradient of a step is taken at the worst point nearby (Foret et al., 2021).
 
 `g = grad L(w)`; `e = rho * g / |g|`; the step is made with `grad L(w + e)`. Both gradients are those of the whole
-optimizer step: accumulated over its micro-batches, averaged over all processes, so that accumulation and more processes
-give the step of one large batch. The micro-batches pass twice, as the same tensors (views, mixing) and with the same
-dropout masks. The second gradient is what is clipped, logged as `grad_norm` and given to the optimizer; the loss that is
-logged is that of the first pass. Knows the trainer's step as a function, and no optimizer.
+optimizer step: accumulated over its micro-batches, averaged over all processes, so that accumulation and more
+processes give the step of one large batch. The micro-batches pass twice, as the same tensors (views, mixing) and with
+the same dropout masks. The second gradient is what is clipped, logged as `grad_norm` and given to the optimizer; the
+loss that is logged is that of the first pass. Knows the trainer's step as a function, and no optimizer.
 """
 
 from __future__ import annotations

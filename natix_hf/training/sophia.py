@@ -1,10 +1,10 @@
 """Sophia-H: clipped Newton steps with a light estimate of the curvature (Liu et al., 2024).
 
-`m = b1 m + (1 - b1) g`; every `k` steps `h = b2 h + (1 - b2) z * (H z)` with `z ~ N(0, 1)` (Hutchinson); `w = w - lr *
-wd * w - lr * clip(m / max(gamma h, eps), 1)`. The update is pytorch_optimizer's; the estimate is made here, in a pass of
-its own: the gradients of the step stay free of the graph that second derivatives need, so they may be accumulated,
-averaged over processes and clipped as ever. `z` depends on seed and step alone, and stands for all micro-batches and
-processes of a step: the estimate is that of one large batch.
+`m = b1 m + (1 - b1) g`; every `k` steps `h = b2 h + (1 - b2) z * (H z)` with `z ~ N(0, 1)` (Hutchinson);
+`w = w - lr * wd * w - lr * clip(m / max(gamma h, eps), 1)`. The update is pytorch_optimizer's; the estimate is made
+here, in a pass of its own: the gradients of the step stay free of the graph that second derivatives need, so they may
+be accumulated, averaged over processes and clipped as ever. `z` depends on seed and step alone, and stands for all
+micro-batches and processes of a step: the estimate is that of one large batch.
 """
 
 from __future__ import annotations
