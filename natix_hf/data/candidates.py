@@ -17,6 +17,7 @@ from natix_hf.data.places import CHUNK, chunks, expand
 DISTANCE = 5  # bits
 CROWD = 4096  # different hashes in one bucket, above which it is not looked into
 TRIPLES = tuple(combinations(range(8), 3))
+SMALL = 1 << 24  # comparisons; below, comparing all is over before the tables are made
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ def search(values: np.ndarray, queries: np.ndarray) -> Candidates:
         values: `(m,)` uint64, all different.
         queries: `(n, Q)` uint64.
     """
+    if len(values) * queries.size <= SMALL:
+        return _all_pairs(values, queries)
     bits = int(np.clip(np.ceil(np.log2(max(len(values), 1))) + 3, 8, 24))
     found, crowded = [], 0
     columns = np.ascontiguousarray(queries.T)
@@ -74,6 +77,20 @@ def search(values: np.ndarray, queries: np.ndarray) -> Candidates:
                     near = near[_first_triple(differ[near], triple)]
                     rows, query = (row[near] + begin).astype(np.int32), np.full(len(near), number, dtype=np.int8)
                     found.append((rows, query, value[near], distance[near]))
+    return _sorted(found, crowded)
+
+
+def _all_pairs(values: np.ndarray, queries: np.ndarray) -> Candidates:
+    found = []
+    for column in range(queries.shape[1]):
+        distance = np.bitwise_count(queries[:, column, None] ^ values)  # (n, m)
+        row, value = np.nonzero(distance <= DISTANCE)
+        query = np.full(len(row), column, dtype=np.int8)
+        found.append((row.astype(np.int32), query, value.astype(np.int32), distance[row, value]))
+    return _sorted(found, 0)
+
+
+def _sorted(found: list[tuple[np.ndarray, ...]], crowded: int) -> Candidates:
     kinds = (np.int32, np.int8, np.int32, np.uint8)
     empty = [np.empty(0, dtype=kind) for kind in kinds]
     row, query, value, distance = (np.concatenate(parts) for parts in zip(empty, *found))

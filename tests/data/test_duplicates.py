@@ -38,7 +38,9 @@ def streets() -> list[tuple[Image.Image, str]]:
     return [(photo.image, photo.group) for photo in (scene(SEED, index) for index in range(48))]
 
 
-def test_search_finds_every_pair_within_the_promised_distance():
+@pytest.mark.parametrize("small", [0, candidates.SMALL])
+def test_search_finds_every_pair_within_the_promised_distance(monkeypatch, small):
+    monkeypatch.setattr(candidates, "SMALL", small)  # by tables, and by comparing all
     rng = np.random.default_rng(0)
     centres = rng.integers(0, 2**64, 60, dtype=np.uint64)
     values = np.unique(flipped_bits(rng, np.repeat(centres, 30), 8))
@@ -58,6 +60,7 @@ def test_search_finds_every_pair_within_the_promised_distance():
 def test_search_does_not_depend_on_the_size_of_the_chunks(monkeypatch):
     rng = np.random.default_rng(1)
     values = np.unique(flipped_bits(rng, np.repeat(rng.integers(0, 2**64, 20, dtype=np.uint64), 20), 8))
+    monkeypatch.setattr(candidates, "SMALL", 0)
     whole = search(values, values[:, None])
     monkeypatch.setattr(candidates, "CHUNK", 37)
     monkeypatch.setattr(candidates.chunks, "__defaults__", (11,))
@@ -67,6 +70,7 @@ def test_search_does_not_depend_on_the_size_of_the_chunks(monkeypatch):
 
 def test_over_full_buckets_are_counted(monkeypatch):
     values = np.arange(500, dtype=np.uint64)  # all of them agree in six bytes
+    monkeypatch.setattr(candidates, "SMALL", 0)
     monkeypatch.setattr(candidates, "CROWD", 100)
     assert search(values, values[:, None]).crowded > 0
 
