@@ -121,7 +121,7 @@ def draw_challenge(
 
 def _centre(width: int, height: int) -> tuple[int, int, int]:
     side = min(width, height)
-    return (width - side) // 2, (height - side) // 2, side
+    return round((width - side) / 2), round((height - side) / 2), side
 
 
 def _crop(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int]:

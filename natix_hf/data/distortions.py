@@ -26,6 +26,7 @@ SEVERITIES = {
     "blur": (7, 9),  # kernel in pixels
 }
 
+_LUMA = torch.tensor([0.299, 0.587, 0.114])
 # What a change of 1 in Y, Cb and Cr (in the broadcast range, 8 bits) does to R, G and B: BT.601, columns Y, Cb, Cr.
 _TO_RGB = np.array([[1, 0, 1.402], [1, -0.344136, -0.714136], [1, 1.772, 0]]) * (
     np.array([255 / 219, 255 / 224, 255 / 224])
@@ -33,7 +34,9 @@ _TO_RGB = np.array([[1, 0, 1.402], [1, -0.344136, -0.714136], [1, 1.772, 0]]) * 
 
 
 def _saturation(pixels: Tensor, factor: float, rng: np.random.Generator) -> Tensor:
-    return functional.adjust_saturation(pixels, factor)
+    luma = torch.tensordot(_LUMA, pixels.float(), dims=1)
+    # A thousandth more, so that a grey stays what it is in spite of the last binary digit.
+    return (luma + factor * (pixels - luma) + 1e-3).to(torch.uint8)
 
 
 def _contrast(pixels: Tensor, factor: float, rng: np.random.Generator) -> Tensor:
@@ -44,8 +47,9 @@ def _downsampling(pixels: Tensor, divisor: int, rng: np.random.Generator) -> Ten
     height, width = pixels.shape[-2:]
     small = [max(1, height // divisor), max(1, width // divisor)]
     for size in (small, [height, width]):
-        pixels = functional.resize(pixels, size, functional.InterpolationMode.BILINEAR, antialias=False)
-    return pixels
+        # As floats, since torch's way for whole numbers is off by two here and there.
+        pixels = functional.resize(pixels.float(), size, antialias=False).round()
+    return pixels.to(torch.uint8)
 
 
 def _noise(pixels: Tensor, variance: float, rng: np.random.Generator) -> Tensor:
