@@ -39,6 +39,7 @@ TRAINING_TOPICS = {
     "seed data_seed",
     "optimizer": "optim optim_args sam_base sam_rho sam_adaptive layerwise_lr_decay loraplus_lr_ratio adam_beta1 "
     "adam_beta2 adam_epsilon",
+    "mixing": "mixup_alpha cutmix_alpha mix_switch_prob",
     "choosing and keeping checkpoints": "eval_strategy eval_steps eval_delay eval_on_start early_stopping_patience "
     "metric_for_best_model greater_is_better load_best_model_at_end save_strategy save_steps save_total_limit "
     "save_only_model resume_from_checkpoint",

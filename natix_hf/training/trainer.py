@@ -30,13 +30,14 @@ from natix_hf.data.contracts import LockedSplits
 from natix_hf.data.copies import copy_side, photo_copies
 from natix_hf.errors import UserError
 from natix_hf.files import home
-from natix_hf.inference.batches import ClientPhotos
+from natix_hf.inference.batches import ClientPhotos, image_side
 from natix_hf.inference.features import frozen_features
 from natix_hf.recipe import NatixTrainingArguments
 from natix_hf.report.classification_metric import NatixClassificationMetric
 from natix_hf.training import run_folder
 from natix_hf.training.checkpoints import mark_complete, not_finite, not_saved, remove_incomplete, resume_point
 from natix_hf.training.ema import Ema
+from natix_hf.training.mixing import check_views, mixing
 from natix_hf.training.optimizers import build_optimizer, check_optimizer, extra_passes
 from natix_hf.training.progress import Progress
 from natix_hf.training.views import Collator, EpochSampler, TrainingPhotos
@@ -69,7 +70,7 @@ class NatixTrainer(Trainer):
         args: `NatixTrainingArguments`.
         splits: `LockedSplits` from `natix_hf.load_photos`; `train` and `val_select` are taken here, the others in
             `finish`.
-        processing_class: the checkpoint's image processor; its `size` is what the model sees.
+        processing_class: the checkpoint's image processor; how it makes squares of photos is what training does too.
         augment: training views, see `data.augment`; a probe sees none.
         positive_label: the class that AUROC speaks of; default the class of id 1.
         calibrator: `temperature` or `none`.
@@ -116,6 +117,7 @@ class NatixTrainer(Trainer):
         self.times: dict[str, float] = {}  # seconds by phase, for run.json
         self.cache_dir = Path(cache_dir or home())
         self.decode_copy, self.decode_copy_side = decode_copy, decode_copy_side
+        check_views(self.method, augment, args, decode_copy=decode_copy)
         if self.method == "probe":
             args.dataloader_num_workers = 0  # rows of a memory-mapped file: a worker process would only copy them
         self.metric = NatixClassificationMetric()
@@ -131,7 +133,7 @@ class NatixTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=Collator(processing_class),
+            data_collator=Collator(processing_class, mixing(len(self.label_list), args)),
             train_dataset=train,
             eval_dataset=select,
             processing_class=processing_class,
@@ -169,13 +171,14 @@ class NatixTrainer(Trainer):
     ) -> Dataset:
         if self.method == "probe":
             return self._client_set(rows, model, processor, args)
-        size, copies = processor.size["height"], None
+        size, copies = image_side(processor), None
+        resize = "crop" if processor.do_center_crop else "squash"
         if self.decode_copy:
             begin = time.perf_counter()
             side = copy_side(size, self.decode_copy_side)
             copies = photo_copies(rows, side=side, cache_dir=self.cache_dir, progress=not args.disable_tqdm)
             self.times["decode_copy"] = round(time.perf_counter() - begin, 3)
-        return TrainingPhotos(rows, augment=augment, image_size=size, seed=args.seed, copies=copies)
+        return TrainingPhotos(rows, augment=augment, image_size=size, seed=args.seed, resize=resize, copies=copies)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> EpochSampler:
         return self.sampler
