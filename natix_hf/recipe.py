@@ -201,6 +201,7 @@ class NatixTrainingArguments(TrainingArguments):
         early_stopping_patience: stop after this many evaluations without a better `metric_for_best_model`.
         optim, sam_base, sam_rho, sam_adaptive, layerwise_lr_decay, loraplus_lr_ratio: see `training.optimizers`.
         mixup_alpha, cutmix_alpha, mix_switch_prob: how batches are mixed, see `training.mixing`.
+        loss, class_weights, logit_adjustment and the parameters of single losses: see `training.losses`.
         overwrite_output_dir: remove what an earlier run left in `output_dir`.
 
     Raises:
@@ -216,6 +217,30 @@ class NatixTrainingArguments(TrainingArguments):
     mixup_alpha: float = option(0.0, "mix whole photos with weights from Beta(alpha, alpha), e.g. 0.2; 0: off")
     cutmix_alpha: float = option(0.0, "paste a rectangle of one photo into another, share by alpha, e.g. 1; 0: off")
     mix_switch_prob: float = option(0.5, "where both are on, the share of batches that cutmix gets")
+    loss: str = option(
+        "ce",
+        "what training minimises: a sum such as focal+0.1*supcon of ce, focal, asymmetric, gatekeeper, lcron (puts "
+        "the positive class first; beside ce), and on features supcon, koleo",
+    )
+    class_weights: list[str] | None = option(
+        None, "balanced (by the inverse share in train), or one number per class in the order of their ids"
+    )
+    logit_adjustment: float = option(
+        0.0, "tau: add tau * log of train's class shares to the logits in training, e.g. 1; 0: off"
+    )
+    focal_gamma: float = option(2.0, "focal: how much rows that the model is sure of are passed over")
+    focal_alpha: list[float] | None = option(
+        None, "focal: weights of the classes; of two classes that of the positive one is enough, e.g. 0.25"
+    )
+    asymmetric_gamma_pos: float = option(0.0, "asymmetric: focusing on a photo's own class")
+    asymmetric_gamma_neg: float = option(4.0, "asymmetric: focusing on the other classes, which smoothing brings in")
+    asymmetric_smoothing: float = option(0.1, "asymmetric: label smoothing, in place of label_smoothing_factor")
+    gatekeeper_alpha: float = option(
+        0.5, "gatekeeper: weight of rows that the model has right; less makes it defer more"
+    )
+    supcon_temperature: float = option(0.1, "supcon: temperature of the similarities")
+    lcron_top_k: int | None = option(None, "lcron: photos of a batch that pass; default as many as are positive")
+    lcron_temperature: float = option(1.0, "lcron: temperature of the soft sorting")
     overwrite_output_dir: bool = option(False, "remove what an earlier run left in output_dir")
     optim: str = option("adamw_torch_fused", f"{', '.join(OPTIMIZERS)}, or transformers' (adamw_torch, sgd, ...)")
     sam_base: str = option("adamw_torch", "the optimizer that makes the step of sam")
@@ -331,7 +356,11 @@ class NatixTrainingArguments(TrainingArguments):
 
 @dataclass
 class Recipe:
-    """All options of a run, by topic."""
+    """All options of a run, by topic.
+
+    Raises:
+        UserError: where settings of two topics exclude each other.
+    """
 
     model: ModelOptions
     lora: LoraOptions
@@ -343,3 +372,6 @@ class Recipe:
     def __post_init__(self):
         if self.model.method == "probe" and self.data.augment == "basic":
             self.data.augment = "none"  # what a probe sees, so that recipe.yaml and card say so
+        from natix_hf.training.losses import check_loss
+
+        check_loss(self.training, self.model.method)

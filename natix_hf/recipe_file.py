@@ -35,11 +35,13 @@ TOPICS = (ModelOptions, LoraOptions, DataOptions, DecisionOptions, SpeedOptions,
 TRAINING_TOPICS = {
     "training": "output_dir overwrite_output_dir num_train_epochs max_steps per_device_train_batch_size "
     "per_device_eval_batch_size gradient_accumulation_steps learning_rate lr_scheduler_type lr_scheduler_kwargs "
-    "warmup_steps weight_decay max_grad_norm label_smoothing_factor ema ema_decay ema_warmup_steps "
+    "warmup_steps weight_decay max_grad_norm ema ema_decay ema_warmup_steps "
     "seed data_seed",
+    "mixing": "mixup_alpha cutmix_alpha mix_switch_prob",
+    "loss": "loss class_weights logit_adjustment label_smoothing_factor focal_gamma focal_alpha asymmetric_gamma_pos "
+    "asymmetric_gamma_neg asymmetric_smoothing gatekeeper_alpha supcon_temperature lcron_top_k lcron_temperature",
     "optimizer": "optim optim_args sam_base sam_rho sam_adaptive layerwise_lr_decay loraplus_lr_ratio adam_beta1 "
     "adam_beta2 adam_epsilon",
-    "mixing": "mixup_alpha cutmix_alpha mix_switch_prob",
     "choosing and keeping checkpoints": "eval_strategy eval_steps eval_delay eval_on_start early_stopping_patience "
     "metric_for_best_model greater_is_better load_best_model_at_end save_strategy save_steps save_total_limit "
     "save_only_model resume_from_checkpoint",

@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from natix_hf.errors import UserError
 from natix_hf.training.feature_losses import Projection, koleo, supcon
+from natix_hf.training.logit_losses import asymmetric, cross_entropy, focal, gatekeeper
 from natix_hf.training.ranking_losses import lcron
 
 
@@ -79,21 +79,21 @@ def accepts_soft_labels(loss: str) -> bool:
     return all(TERMS[name].soft_labels for name in loss_terms(loss))
 
 
-def check_loss(args: Any, *, method: str = "lora", soft_labels: bool = False) -> None:
+def check_loss(args: Any, method: str) -> None:
     """Refuse losses and options of losses that cannot work, before anything is read.
 
     Args:
         args: `NatixTrainingArguments`.
         method: `lora`, `probe` or `full`.
-        soft_labels: whether batches are mixed.
 
     Raises:
         UserError: one line on the first of them.
     """
     terms = loss_terms(args.loss)
+    mixed = args.mixup_alpha or args.cutmix_alpha
     for name in terms:
         term = TERMS[name]
-        if soft_labels and not term.soft_labels:
+        if mixed and not term.soft_labels:
             raise UserError(
                 f"loss {args.loss}: {name} takes one class per photo and mixed photos have several: "
                 "leave mixup_alpha and cutmix_alpha out, or use ce or focal"
@@ -182,95 +182,6 @@ def _refuse_empty(key: str, counts: Sequence[int], names: Sequence[str]) -> None
         raise UserError(f"{key}: train has no photo of class {names[list(counts).index(0)]}: leave {key} out")
 
 
-def _targets(labels: Tensor, logits: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Class ids `(n,)` or probabilities `(n, classes)` as smoothed probabilities `(n, classes)`."""
-    classes = logits.shape[1]
-    soft = labels if labels.is_floating_point() else F.one_hot(labels, classes)
-    return soft.to(logits.dtype) * (1 - smoothing) + smoothing / classes
-
-
-def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None, smoothing: float = 0.0) -> Tensor:
-    """Mean over rows of `-sum_c q_c w_c log p_c`.
-
-    Args:
-        logits: `(n, classes)`.
-        labels: `(n,)` class ids or `(n, classes)` probabilities q.
-        weights: `(classes,)`; the sum is divided by n and not by the weights of the batch, see above.
-        smoothing: share of q that is spread evenly over the classes (Szegedy et al., 2016).
-    """
-    if weights is None:
-        return F.cross_entropy(logits, labels, label_smoothing=smoothing)
-    total = F.cross_entropy(logits, labels, weight=weights, label_smoothing=smoothing, reduction="sum")
-    return total / len(logits)
-
-
-def focal(
-    logits: Tensor, labels: Tensor, gamma: float = 2.0, weights: Tensor | None = None, smoothing: float = 0.0
-) -> Tensor:
-    """Mean over rows of `-sum_c q_c w_c (1 - p_c)^gamma log p_c` (Lin et al., 2017, for several classes).
-
-    Args:
-        logits: `(n, classes)`.
-        labels: `(n,)` class ids or `(n, classes)` probabilities q.
-        gamma: how strongly rows that the model is sure of are passed over; 0 is cross-entropy.
-        weights: `(classes,)`, the paper's alpha.
-        smoothing: as in `cross_entropy`.
-    """
-    log_p = F.log_softmax(logits, dim=1)
-    # Away from 0, where the power of a fractional gamma has an infinite slope.
-    rest = (-torch.expm1(log_p)).clamp(min=torch.finfo(logits.dtype).eps)
-    terms = _targets(labels, logits, smoothing) * rest**gamma * log_p
-    return -(terms if weights is None else terms * weights.to(logits.dtype)).sum(dim=1).mean()
-
-
-def asymmetric(
-    logits: Tensor,
-    labels: Tensor,
-    gamma_pos: float = 0.0,
-    gamma_neg: float = 4.0,
-    smoothing: float = 0.1,
-    weights: Tensor | None = None,
-) -> Tensor:
-    """Asymmetric loss for one label per row (Ridnik et al., 2021; timm's `AsymmetricLossSingleLabel`).
-
-    The mean over rows of `-sum_c q_c f_c log p_c` with smoothed targets q, and f = (1 - p)^gamma_pos for the row's
-    class, p^gamma_neg for the others; without smoothing the others have no part in it.
-
-    Args:
-        logits: `(n, classes)`.
-        labels: `(n,)` class ids.
-        gamma_pos, gamma_neg: focusing on the row's class and on the others.
-        smoothing: as in `cross_entropy`.
-        weights: `(classes,)`.
-    """
-    log_p = F.log_softmax(logits, dim=1)
-    p = log_p.exp()
-    own = F.one_hot(labels, logits.shape[1]).bool()
-    tiny = torch.finfo(logits.dtype).eps
-    focus = torch.where(own, (1 - p).clamp(min=tiny) ** gamma_pos, p.clamp(min=tiny) ** gamma_neg)
-    terms = _targets(labels, logits, smoothing) * focus * log_p
-    return -(terms if weights is None else terms * weights.to(logits.dtype)).sum(dim=1).mean()
-
-
-def gatekeeper(logits: Tensor, labels: Tensor, alpha: float = 0.5, weights: Tensor | None = None) -> Tensor:
-    """Confidence tuning for cascades (Rabanser et al., 2025): sure where right, undecided where wrong.
-
-    `alpha / n` times the cross-entropy of the rows whose likeliest class is theirs, plus `(1 - alpha) / n` times
-    `KL(p || uniform)` of the others. Meant for a model that is already trained.
-
-    Args:
-        logits: `(n, classes)`.
-        labels: `(n,)` class ids.
-        alpha: in [0, 1]; less makes the model defer more.
-        weights: `(classes,)`, by the row's class.
-    """
-    log_p = F.log_softmax(logits, dim=1)
-    right = logits.argmax(dim=1) == labels
-    divergence = (log_p.exp() * log_p).sum(dim=1) + math.log(logits.shape[1])
-    rows = torch.where(right, alpha * F.nll_loss(log_p, labels, reduction="none"), (1 - alpha) * divergence)
-    return (rows if weights is None else rows * weights.to(logits.dtype)[labels]).mean()
-
-
 class TrainingLoss:
     """The loss that a recipe asks for, on the outputs of a model in training.
 
@@ -302,10 +213,19 @@ class TrainingLoss:
             prior = torch.tensor(counts, dtype=torch.float64) / sum(counts)
             self.adjustment = (args.logit_adjustment * prior.log()).float()
 
-    @property
-    def inputs(self) -> dict[str, Any]:
-        """What the model has to be called with beside the batch."""
-        return {"output_features": True} if any(TERMS[name].features for name in self.terms) else {}
+    def compute(self, model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, Any]:
+        """Loss and outputs of a batch: this loss while the model trains, else plain cross-entropy.
+
+        Scores of runs with different losses can then be compared.
+        """
+        if not model.training:
+            outputs = model(**batch)
+            return outputs.loss, outputs
+        inputs = {key: value for key, value in batch.items() if key != "labels"}
+        if any(TERMS[name].features for name in self.terms):
+            inputs["output_features"] = True
+        outputs = model(**inputs)
+        return self(outputs, batch["labels"]), outputs
 
     def __call__(self, outputs: Any, labels: Tensor) -> Tensor:
         """The loss of a batch.

@@ -37,6 +37,7 @@ from natix_hf.report.classification_metric import NatixClassificationMetric
 from natix_hf.training import run_folder
 from natix_hf.training.checkpoints import mark_complete, not_finite, not_saved, remove_incomplete, resume_point
 from natix_hf.training.ema import Ema
+from natix_hf.training.losses import TrainingLoss, check_loss
 from natix_hf.training.mixing import check_views, mixing
 from natix_hf.training.optimizers import build_optimizer, check_optimizer, extra_passes
 from natix_hf.training.progress import Progress
@@ -112,6 +113,9 @@ class NatixTrainer(Trainer):
         self.method = training_method(model)
         check_optimizer(args, method=self.method, attn_implementation=model.config._attn_implementation)
         self.extra_passes = extra_passes(args)
+        check_loss(args, self.method)
+        counts = splits.description["class_counts"]["train"]
+        self.criterion = TrainingLoss(args, [counts[n] for n in self.label_list], self.label_list, self.positive)
         self.all_parameters = sum(p.numel() for p in model.parameters())
         self.trainable_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
         self.times: dict[str, float] = {}  # seconds by phase, for run.json
@@ -142,6 +146,7 @@ class NatixTrainer(Trainer):
             **kwargs,
         )
         self.ema = Ema(self.model, args.ema_decay, args.ema_warmup_steps) if args.ema else None
+        self.criterion.attach(self._plain_model(), args.seed)  # not averaged: nothing reads it after training
         self.add_callback(_Epochs(self))
         # One short line per evaluation in place of the parent's dictionaries; trackers still get every value.
         self.remove_callback(PrinterCallback)
@@ -225,6 +230,7 @@ class NatixTrainer(Trainer):
         if self.ema is not None and not (self.args.load_best_model_at_end and self.state.best_model_checkpoint):
             self.ema.adopt()
         self.ema = None
+        self.criterion.detach(self._plain_model())
         return output
 
     def _ended_early(self, point: Path) -> bool:
@@ -241,6 +247,11 @@ class NatixTrainer(Trainer):
         if self.args.load_best_model_at_end and state.best_model_checkpoint:
             self._load_best_model()
         return True
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any):
+        """The recipe's loss where the model trains, plain cross-entropy where it is scored."""
+        loss, outputs = self.criterion.compute(model, inputs)
+        return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None):
         once = partial(self._pass, model, inputs, num_items_in_batch)
@@ -308,6 +319,7 @@ class NatixTrainer(Trainer):
                 if self.ema is not None:
                     raw = {name: p.detach().contiguous() for name, p in self.ema.parameters.items()}
                     save_file(raw, self._folder_now(trial) / RAW_WEIGHTS)
+                self.criterion.save(self._folder_now(trial))
                 mark_complete(self._folder_now(trial))
         except BaseException as error:
             # A full disk, or Ctrl-C: nothing half-written stays.
@@ -332,6 +344,7 @@ class NatixTrainer(Trainer):
         super()._save(output_dir, state_dict)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        self.criterion.load(resume_from_checkpoint)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         raw = Path(resume_from_checkpoint) / RAW_WEIGHTS
         if self.ema is None:
@@ -344,7 +357,7 @@ class NatixTrainer(Trainer):
             raise UserError(f"{resume_from_checkpoint} was written with ema: false; resume it with the same setting")
         self.ema.restart()
         weights = load_file(raw)
-        wanted = self._trainable()
+        wanted = self.ema.parameters
         if weights.keys() != wanted.keys():
             odd = sorted(weights.keys() ^ wanted.keys())
             raise UserError(
@@ -354,9 +367,6 @@ class NatixTrainer(Trainer):
         with torch.no_grad():
             for name, parameter in wanted.items():
                 parameter.copy_(weights[name])
-
-    def _trainable(self) -> dict[str, torch.nn.Parameter]:
-        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
     # -- afterwards ---------------------------------------------------------------------------------------------------
 
