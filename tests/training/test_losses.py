@@ -1,0 +1,288 @@
+"""Losses of single rows against literal values, closed forms and other people's code; sums, weights, prior."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+from torch.testing import assert_close
+from transformers.modeling_outputs import ImageClassifierOutput
+
+from natix_hf import NatixTrainingArguments, UserError
+from natix_hf.training.logit_losses import asymmetric, cross_entropy, focal, gatekeeper
+from natix_hf.training.losses import TrainingLoss, accepts_soft_labels, check_loss, class_weights, loss_terms
+
+LN3 = math.log(3)
+NAMES = ["None", "Roadwork"]
+
+
+@pytest.fixture
+def batch():
+    """Logits `(6, 3)` in float64 that want a gradient, and class ids."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(6, 3, generator=generator, dtype=torch.float64)
+    return logits.requires_grad_(), torch.tensor([0, 1, 2, 0, 1, 1])
+
+
+@pytest.fixture
+def arguments(tmp_path):
+    """Training arguments with the defaults of the recipe and what is given."""
+    return lambda **given: NatixTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **given)
+
+
+# -- values -----------------------------------------------------------------------------------------------------------
+
+# The model gives the class of the row 3/4, the other 1/4.
+SURE = torch.tensor([[LN3, 0.0]])
+ZERO, ONE = torch.tensor([0]), torch.tensor([1])
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (cross_entropy(SURE, ZERO), math.log(4 / 3)),
+        (cross_entropy(SURE, ONE, torch.tensor([1.0, 2.0])), 2 * math.log(4)),
+        (cross_entropy(SURE, ZERO, None, 0.2), 0.9 * math.log(4 / 3) + 0.1 * math.log(4)),
+        (cross_entropy(SURE, torch.tensor([[0.3, 0.7]])), 0.3 * math.log(4 / 3) + 0.7 * math.log(4)),
+        (focal(SURE, ZERO, 2.0), math.log(4 / 3) / 16),
+        (focal(SURE, ONE, 2.0), math.log(4) * 9 / 16),
+        (focal(SURE, ONE, 2.0, torch.tensor([0.75, 0.25])), 0.25 * math.log(4) * 9 / 16),
+        (focal(SURE, torch.tensor([[0.5, 0.5]]), 1.0), 0.5 * (math.log(4 / 3) / 4 + math.log(4) * 3 / 4)),
+        (asymmetric(SURE, ZERO, 1.0, 2.0, 0.2), 0.9 * math.log(4 / 3) / 4 + 0.1 * math.log(4) / 16),
+        (gatekeeper(SURE, ZERO, 0.3), 0.3 * math.log(4 / 3)),
+        (gatekeeper(SURE, ONE, 0.3), 0.7 * (0.75 * math.log(0.75) + 0.25 * math.log(0.25) + math.log(2))),
+    ],
+)
+def test_a_row_of_known_probabilities_has_the_loss_of_the_formula(value, expected):
+    assert float(value) == pytest.approx(expected, rel=1e-5)
+
+
+FUNCTIONS = {
+    "ce": cross_entropy,
+    "ce, weights, smoothing": lambda x, y: cross_entropy(x, y, torch.tensor([1.0, 2.0, 0.5]).double(), 0.1),
+    "focal": focal,
+    "focal, fractional gamma": lambda x, y: focal(x, y, 0.5, torch.tensor([1.0, 2.0, 0.5]), 0.1),
+    "asymmetric": asymmetric,
+    "asymmetric, all options": lambda x, y: asymmetric(x, y, 1.0, 2.0, 0.2, torch.tensor([1.0, 2.0, 0.5])),
+    "gatekeeper": gatekeeper,
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_gradients_agree_with_finite_differences(batch, name):
+    logits, labels = batch
+    assert torch.autograd.gradcheck(lambda x: FUNCTIONS[name](x, labels), logits)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_every_loss_and_gradient_is_finite_where_the_model_is_certain(name):
+    logits = torch.tensor([[200.0, 0.0, -200.0], [200.0, 0.0, -200.0], [0.0, 0.0, 0.0]], requires_grad=True)
+    loss = FUNCTIONS[name](logits.double() if "weights" in name else logits, torch.tensor([0, 2, 1]))
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(logits.grad).all()
+
+
+def test_focal_without_gamma_is_cross_entropy(batch):
+    logits, labels = batch
+    for smoothing in (0.0, 0.1):
+        assert_close(focal(logits, labels, 0.0, None, smoothing), cross_entropy(logits, labels, None, smoothing))
+    soft = logits.detach().softmax(dim=1)
+    assert_close(focal(logits, soft, 0.0), cross_entropy(logits, soft))
+
+
+def test_asymmetric_without_gammas_is_cross_entropy(batch):
+    logits, labels = batch
+    for smoothing in (0.0, 0.1):
+        expected = cross_entropy(logits, labels, None, smoothing)
+        assert_close(asymmetric(logits, labels, 0.0, 0.0, smoothing), expected)
+
+
+def test_asymmetric_agrees_with_timm(batch):
+    timm = pytest.importorskip("timm.loss")
+    logits, labels = batch
+    for pos, neg, smoothing in ((0, 4, 0.1), (1, 2, 0.3), (1, 4, 0.0)):
+        theirs = timm.AsymmetricLossSingleLabel(gamma_pos=pos, gamma_neg=neg, eps=smoothing)(logits, labels)
+        assert_close(asymmetric(logits, labels, pos, neg, smoothing), theirs)
+
+
+def test_weighted_cross_entropy_over_all_of_train_is_torch_s_weighted_mean(batch):
+    """And the mean over the rows of batches of any size is the same."""
+    logits, labels = batch
+    weights = class_weights([1, 3, 0.5], torch.bincount(labels).tolist(), "abc").double()
+    whole = cross_entropy(logits, labels, weights)
+    assert_close(whole, F.cross_entropy(logits, labels, weight=weights))
+    halves = [cross_entropy(logits[part], labels[part], weights) for part in (slice(0, 3), slice(3, 6))]
+    assert_close(torch.stack(halves).mean(), whole)
+
+
+# -- the sum that a recipe asks for -----------------------------------------------------------------------------------
+
+
+def test_a_sum_of_terms_is_read_with_its_weights():
+    assert loss_terms("ce") == {"ce": 1.0}
+    assert loss_terms("focal+0.1*supcon") == {"focal": 1.0, "supcon": 0.1}
+    assert loss_terms(" 2 * ce + koleo ") == {"ce": 2.0, "koleo": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ("focl", "loss focl: unknown term 'focl'; did you mean 'focal'? there are ce, focal, asymmetric, "),
+        ("ce+", "unknown term ''; there are ce, "),
+        ("ce+0.1*", "unknown term ''"),
+        ("ce+x*focal", "weight 'x' of focal: a positive number expected, as in 0.1*focal"),
+        ("ce+0*focal", "weight '0' of focal"),
+        ("ce+-1*focal", "weight '-1' of focal"),
+        ("ce+nan*focal", "weight 'nan' of focal"),
+        ("ce+0.5*ce", "ce stands twice"),
+        ("supcon", "loss supcon: trains the features and not the head: add a term, as in ce+supcon"),
+        ("0.1*koleo+supcon", "add a term, as in ce+0.1*koleo+supcon"),
+    ],
+)
+def test_a_sum_that_cannot_be_read_is_refused_in_one_line(loss, message):
+    with pytest.raises(UserError) as caught:
+        loss_terms(loss)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_soft_labels_are_for_losses_that_can_take_them():
+    taken = {loss for loss in ("ce", "focal", "asymmetric", "gatekeeper", "lcron") if accepts_soft_labels(loss)}
+    assert taken == {"ce", "focal"}
+    assert accepts_soft_labels("ce+0.1*koleo")
+    assert not accepts_soft_labels("ce+0.1*supcon")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"loss": "ce+supcon", "mixup_alpha": 0.2}, "supcon takes one class per photo"),
+        ({"loss": "gatekeeper", "cutmix_alpha": 1.0}, "gatekeeper takes one class per photo"),
+        ({"loss": "ce+supcon", "per_device_train_batch_size": 1}, "per_device_train_batch_size of at least 2"),
+        ({"loss": "lcron", "per_device_train_batch_size": 1}, "per_device_train_batch_size of at least 2"),
+        (
+            {"loss": "gatekeeper", "label_smoothing_factor": 0.1},
+            "label_smoothing_factor: has no meaning for loss",
+        ),
+        ({"loss": "asymmetric", "label_smoothing_factor": 0.1}, "it works with ce, focal"),
+        ({"loss": "lcron", "class_weights": "balanced"}, "class_weights: has no meaning for loss lcron"),
+        ({"class_weights": ["1", "-2"]}, "class_weights: 1 -2 given, balanced or positive numbers, one per class,"),
+        ({"class_weights": ["balance"]}, "class_weights: balance given, balanced or"),
+        ({"loss": "focal", "class_weights": [1, 2], "focal_alpha": [1, 2]}, "leave one of them out"),
+        ({"loss": "focal", "focal_alpha": [0.0]}, "focal_alpha: 0.0 given, positive numbers expected"),
+        ({"loss": "focal", "focal_gamma": -1.0}, "focal_gamma: -1.0 given, 0 or a positive number"),
+        ({"logit_adjustment": math.inf}, "logit_adjustment: inf given"),
+        ({"loss": "gatekeeper", "gatekeeper_alpha": 1.5}, "gatekeeper_alpha: 1.5 given, a number from 0 to 1"),
+        ({"loss": "ce+lcron", "lcron_temperature": 0.0}, "lcron_temperature: 0.0 given"),
+        ({"loss": "ce+lcron", "lcron_top_k": 16}, "lcron_top_k: 16 given, 1 to 15 expected"),
+    ],
+)
+def test_options_that_cannot_work_are_refused_before_anything_is_read(arguments, given, message):
+    with pytest.raises(UserError) as caught:
+        check_loss(arguments(**given), "lora")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("loss", ["ce+0.1*supcon", "focal+koleo"])
+def test_a_probe_has_no_features_to_train(arguments, loss):
+    with pytest.raises(UserError, match="which method probe leaves as they are"):
+        check_loss(arguments(loss=loss), "probe")
+
+
+# -- class weights ----------------------------------------------------------------------------------------------------
+
+
+def test_balanced_weights_are_those_of_scikit_learn():
+    from sklearn.utils.class_weight import compute_class_weight
+
+    labels = [0] * 9 + [1] * 1 + [2] * 5
+    expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
+    assert class_weights(["balanced"], [9, 1, 5], "abc").tolist() == pytest.approx(expected)
+
+
+def test_given_weights_have_a_mean_of_one_over_the_rows_of_train():
+    weights = class_weights(["1", "3"], [8, 2], NAMES)
+    assert weights[1] / weights[0] == pytest.approx(3)
+    assert float(weights @ torch.tensor([0.8, 0.2])) == pytest.approx(1)
+
+
+def test_weights_have_to_match_the_classes():
+    with pytest.raises(UserError, match="3 numbers given, 2 expected, one for each of None, Roadwork"):
+        class_weights([1, 2, 3], [5, 5], NAMES)
+    with pytest.raises(UserError, match="class_weights: balanced: train has no photo of class Roadwork"):
+        class_weights("balanced", [5, 0], NAMES)
+
+
+# -- the loss of a batch ----------------------------------------------------------------------------------------------
+
+
+def of(arguments, logits, labels, counts=(30, 10, 20), positive=1, **given):
+    loss = TrainingLoss(arguments(**given), counts, "abc"[: len(counts)], positive)
+    return loss(ImageClassifierOutput(logits=logits.float()), labels)
+
+
+def test_terms_are_added_with_their_weights(arguments, batch):
+    logits, labels = batch
+    value = of(arguments, logits, labels, loss="ce+0.5*focal+2*gatekeeper", focal_gamma=3.0, gatekeeper_alpha=0.1)
+    parts = cross_entropy(logits, labels) + 0.5 * focal(logits, labels, 3.0) + 2 * gatekeeper(logits, labels, 0.1)
+    assert_close(value, parts.float())
+
+
+def test_the_adjustment_is_the_log_of_the_shares_of_train(arguments, batch):
+    logits, labels = batch
+    adjusted = logits + 0.5 * torch.tensor([0.5, 1 / 6, 1 / 3]).log()
+    value = of(arguments, logits, labels, logit_adjustment=0.5)
+    assert_close(value, cross_entropy(adjusted, labels).float())
+    assert_close(of(arguments, logits, labels, logit_adjustment=0.0), cross_entropy(logits, labels).float())
+
+
+def test_fitting_adjusted_logits_finds_the_logits_of_an_even_prior(arguments):
+    """Two rows that cannot be told apart, three times as many of class 0: 3:1 with plain cross-entropy, now 1:1."""
+    labels = torch.tensor([0, 0, 0, 1])
+    bias = torch.zeros(2, requires_grad=True)
+    loss = TrainingLoss(arguments(logit_adjustment=1.0), [3, 1], NAMES, 1)
+    optimizer = torch.optim.SGD([bias], lr=1.0)
+    for _ in range(200):
+        optimizer.zero_grad()
+        loss(ImageClassifierOutput(logits=bias.expand(4, 2)), labels).backward()
+        optimizer.step()
+    assert_close(bias.softmax(dim=0), torch.tensor([0.5, 0.5]), atol=1e-4, rtol=0)
+
+
+def test_an_adjustment_needs_a_row_of_every_class(arguments):
+    with pytest.raises(UserError, match="logit_adjustment: train has no photo of class Roadwork"):
+        TrainingLoss(arguments(logit_adjustment=1.0), [3, 0], NAMES, 1)
+
+
+def test_focal_alpha_of_two_classes_may_be_that_of_the_positive_one(arguments):
+    logits, labels = torch.tensor([[1.0, 0.0], [0.5, 2.0]]), torch.tensor([1, 0])
+    one = of(arguments, logits, labels, (3, 1), loss="focal", focal_alpha=[0.25])
+    assert_close(one, of(arguments, logits, labels, (3, 1), loss="focal", focal_alpha=[0.75, 0.25]))
+    assert_close(one, focal(logits, labels, 2.0, torch.tensor([0.75, 0.25])))
+    with pytest.raises(UserError, match="focal_alpha: 1 numbers given, 3 expected"):
+        of(arguments, logits, labels, loss="focal", focal_alpha=[0.25])
+
+
+def test_mixed_labels_and_smoothing_reach_ce_and_focal(arguments, batch):
+    logits, soft = batch[0], torch.full((6, 3), 1 / 3)
+    given = {"label_smoothing_factor": 0.3, "class_weights": [1, 2, 3]}
+    weights = class_weights([1, 2, 3], (30, 10, 20), "abc")
+    for loss, function in (("ce", cross_entropy), ("focal", lambda *a: focal(a[0], a[1], 2.0, *a[2:]))):
+        expected = function(logits.float(), soft, weights, 0.3)
+        assert_close(of(arguments, logits, soft, loss=loss, **given), expected)
+
+
+def test_lcron_ranks_by_the_odds_of_the_positive_class(arguments):
+    """Two rows: `softplus` of the difference of their scores, whatever is added to both."""
+    scores = torch.tensor([0.3, 1.7])
+    logits = torch.stack([torch.zeros(2), scores], dim=1)
+    expected = F.softplus(scores[1] - scores[0])
+    labels = torch.tensor([1, 0])
+    for given in ({}, {"lcron_top_k": 1}, {"logit_adjustment": 1.0}):
+        assert_close(of(arguments, logits, labels, (3, 1), loss="lcron", **given), expected)
+    assert float(of(arguments, logits, torch.tensor([0, 0]), (3, 1), loss="lcron", lcron_top_k=5)) == 0
