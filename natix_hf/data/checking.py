@@ -126,7 +126,7 @@ def check(
     pool = _Pool(joined, joined["id"][:], homes, [names[label] for label in joined["label"][:]])
     _check_photos(report, rows.broken, len(pool.homes))
     if document is not None:
-        _check_document(report, document, rows.data, data)
+        _check_document(report, document, rows.data, Path(data).expanduser())
     grouping = _tied(pool, rows.group_values, document["rules"] if document else {})
     _check_ties(report, pool, grouping)
     if document is not None:
@@ -174,12 +174,12 @@ def _check_photos(report: Report, broken: list[dict[str, str]], readable: int) -
         report.fact(f"photos: all {readable:,} can be read")
 
 
-def _check_document(report: Report, document: dict, splits: DatasetDict, data: str | Path) -> None:
+def _check_document(report: Report, document: dict, splits: DatasetDict, folder: Path) -> None:
     """Does the certificate say of these rows what is counted from them now?"""
     differing = bind(document, splits)
     for text in differing:
         report.violate(f"certificate: {text}")
-    changed = _changed(splits, Path(data))
+    changed = _changed(splits, folder)
     if changed:
         report.violate(f"photos: {len(changed):,} have other bytes than when they were split: {_few(changed)}")
     if differing:
@@ -241,7 +241,7 @@ def _check_ties(report: Report, pool: _Pool, grouping: Grouping) -> None:
         report.violate(f"leak: {straddle(len(torn))} two splits")
         _list_leaks(report, pool, grouping, torn)
     else:
-        report.fact("0 groups straddle, ties counted anew from the photos")
+        report.fact("0 groups straddle, ties counted anew from columns, files and photos")
     sets = copy_sets(len(pool.homes), grouping.pairs)
     for split in SPLITS:
         inside = [sum(pool.homes[row] == split for row in rows) for rows, _ in sets]
@@ -272,6 +272,11 @@ def _list_leaks(report: Report, pool: _Pool, grouping: Grouping, torn: list[int]
 
 def _check_parts(report: Report, pool: _Pool, grouping: Grouping, parts: dict[str, list[str]]) -> None:
     home = {row: part for part in PARTS for row in parts[part]}
+    for part in PARTS:
+        held = {label for row, label in zip(pool.ids, pool.labels) if home.get(row) == part}
+        missing = sorted(set(pool.labels) - held)
+        if missing:
+            report.warn(f"val_calib: its part {part} holds no photo of {', '.join(missing)}")
     torn = straddling(grouping.numbers, [home.get(row) for row in pool.ids])
     sizes = ", ".join(f"{part} {len(parts[part]):,}" for part in PARTS)
     if torn:
@@ -319,7 +324,8 @@ def _check_classes(report: Report, splits: DatasetDict, names: list[str]) -> Non
 
 def _check_shortcut(report: Report, pool: _Pool, grouping: Grouping, columns: Sequence[str], max_auroc: float) -> None:
     values = {name: column_values(pool.data, name, "columns") for name in columns}
-    facts = (file_facts(row["image"]) for row in pool.data.select_columns("image"))
+    batches = pool.data.select_columns("image").iter(batch_size=32)
+    facts = (file_facts(photo) for batch in batches for photo in batch["image"])
     names, table = fact_table(facts, values)
     result = shortcut(table, names, np.asarray(pool.data["label"][:]), grouping.numbers)
     if result.auroc is None:

@@ -24,7 +24,7 @@ from natix_hf.files import read_json, write_json
 
 COUNTS = {"train": 12, "val_select": 6, "val_calib": 8, "val_test": 6}
 FEATURES = Features(
-    {name: Value("string") for name in ("id", "group", "origin", "source", "fingerprint", "city")}
+    {name: Value("string") for name in ("id", "group", "origin", "source", "fingerprint", "city", "gps")}
     | {"label": ClassLabel(names=["None", "Roadwork"]), "image": Image(decode=False)}
     | {name: Value("int32") for name in ("width", "height")}
 )
@@ -39,7 +39,13 @@ def photos() -> list[bytes]:
 
 def row(number: int, content: bytes, **changes) -> dict:
     image = Pillow.open(io.BytesIO(content))
-    values = {"id": f"{number:02d}.jpg", "label": number % 2, "group": f"row:{number:02d}.jpg", "city": "Boston"}
+    values = {
+        "id": f"{number:02d}.jpg",
+        "label": number % 2,
+        "group": f"row:{number:02d}.jpg",
+        "city": "Boston",
+        "gps": None,
+    }
     facts = {"width": image.width, "height": image.height, "origin": "all", "source": "all"}
     return {"image": {"bytes": content, "path": None}, "fingerprint": fingerprint_bytes(content), **facts} | (
         values | changes
@@ -84,7 +90,7 @@ def test_clean_splits_pass(tmp_path, photos):
     assert report.violations == []
     assert report.warnings == []
     assert "photos: all 32 can be read" in report.lines
-    assert "0 groups straddle, ties counted anew from the photos" in report.lines
+    assert "0 groups straddle, ties counted anew from columns, files and photos" in report.lines
     assert "copies: 0 of 12 photos of train are copies of another in it" in report.lines
     assert "val_calib: 0 groups straddle its parts (fit 4, control 4)" in report.lines
     assert "labels: no copies of one photo carry different labels" in report.lines
@@ -137,6 +143,30 @@ def test_a_group_in_two_splits_is_found_by_its_column(tmp_path, photos):
     report = check(write(tmp_path / "splits", splits, rules=rules), **MAX)
     assert report.violations[0] == "leak: 1 group straddles two splits"
     assert report.violations[1].startswith("leak: 00.jpg (train) and 12.jpg (val_select) are of one group, ")
+
+
+def test_photos_of_one_place_in_two_splits_are_found_where_places_tie(tmp_path, photos):
+    splits = divided(photos)
+    for split, place in (
+        ("train", "42.36000,-71.05"),
+        ("val_test", "42.36009,-71.05"),
+        ("val_select", "42.37,-71.05"),
+    ):
+        splits[split][0]["gps"] = place
+    rules = {"group_columns": [], "metres": 15.0, "seconds": None, "near_duplicates": True, "place_column": "gps"}
+    report = check(write(tmp_path / "splits", splits, rules=rules), **MAX)
+    assert report.violations == [
+        "leak: 1 group straddles two splits",
+        "leak: 00.jpg (train) and 26.jpg (val_test) are of one group, row:00.jpg",
+    ]
+
+
+def test_a_class_missing_from_a_part_of_val_calib_is_a_warning(tmp_path, photos):
+    splits = divided(photos)
+    for line in splits["val_calib"][:4]:
+        line["label"] = 1
+    report = check(write(tmp_path / "splits", splits), **MAX)
+    assert (report.violations, report.warnings) == ([], ["val_calib: its part fit holds no photo of None"])
 
 
 def test_copies_within_a_split_are_told_and_conflicts_of_their_labels_are_a_warning(tmp_path, photos):
