@@ -71,7 +71,7 @@ class NatixTrainer(Trainer):
         args: `NatixTrainingArguments`.
         splits: `LockedSplits` from `natix_hf.load_photos`; `train` and `val_select` are taken here, the others in
             `finish`.
-        processing_class: the checkpoint's image processor; how it makes squares of photos is what training does too.
+        processing_class: the checkpoint's image processor; training makes squares of photos as it does.
         augment: training views, see `data.augment`; a probe sees none.
         positive_label: the class that AUROC speaks of; default the class of id 1.
         calibrator: `temperature` or `none`.

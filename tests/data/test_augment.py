@@ -1,4 +1,8 @@
-"""Training views: pure functions of (seed, epoch, row id), and `none` is what the image processor does."""
+"""Training views: pure functions of (seed, epoch, row id), and `none` is what the image processor does.
+
+Of the policies (AutoAugment and the others) only what we add is tested: that they come after `basic`, and from which
+random state they draw.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +10,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import DataLoader, Dataset
 from transformers import DINOv3ViTImageProcessor
 
-from natix_hf.data.augment import training_view
+from natix_hf.data.augment import AUGMENTATIONS, POLICIES, training_view, view_seed, whole_view
+from natix_hf.data.challenge import PROFILES, challenge_photo
 from natix_hf.errors import UserError
 
 
@@ -22,32 +28,86 @@ def view(image: Image.Image, **changes) -> torch.Tensor:
     return training_view(image, **(options | changes))
 
 
-@pytest.mark.parametrize("size", [(97, 61), (20, 300), (1, 1), (32, 32)])
-def test_without_augmentation_a_view_is_the_processors_photo(size):
-    image = photo(*size)
-    processor = DINOv3ViTImageProcessor(size={"height": 32, "width": 32}, do_normalize=False)
+@pytest.mark.parametrize("size", [(97, 61), (20, 300), (1, 1), (32, 32), (33, 32), (32, 35), (34, 101)])
+@pytest.mark.parametrize("resize", ["squash", "crop"])
+def test_without_augmentation_a_view_is_the_processors_photo(size, resize):
+    image, square = photo(*size), {"height": 32, "width": 32}
+    shape = {"size": square}
+    if resize == "crop":
+        shape = {"size": {"shortest_edge": 32}, "do_center_crop": True, "crop_size": square}
+    processor = DINOv3ViTImageProcessor(**shape, do_normalize=False)
     expected = processor(image, return_tensors="pt")["pixel_values"][0] * 255
-    found = view(image, augment="none")
+    found = view(image, augment="none", resize=resize)
     assert found.dtype == torch.uint8
     assert found.shape == (3, 32, 32)
     assert (found.float() - expected).abs().max() <= 1
 
 
-def test_a_view_depends_on_seed_epoch_and_row_alone():
+@pytest.mark.parametrize("augment", [name for name in AUGMENTATIONS if name not in ("none", "challenge@2026-05")])
+def test_a_view_depends_on_seed_epoch_and_row_alone(augment):
     image = photo()
-    first = view(image)
+
+    def views(**changes) -> torch.Tensor:  # several, since a single one may be the photo as it was
+        return torch.stack([view(image, augment=augment, **{"row_id": f"{i}", **changes}) for i in range(4)])
+
+    first = views()
     torch.rand(7)
-    assert torch.equal(first, view(image))
+    assert torch.equal(first, views())
     for change in ({"seed": 1}, {"epoch": 1}, {"row_id": "b.jpg"}):
-        assert not torch.equal(first, view(image, **change))
+        assert not torch.equal(first, views(**change))
 
 
-def test_a_view_leaves_the_global_random_state_alone():
+@pytest.mark.parametrize("augment", AUGMENTATIONS)
+def test_a_view_leaves_the_global_random_state_alone(augment):
     torch.manual_seed(3)
-    expected = torch.rand(4)
+    np.random.seed(3)
+    expected, numbers = torch.rand(4), np.random.rand(4)
     torch.manual_seed(3)
-    view(photo())
+    np.random.seed(3)
+    view(photo(), augment=augment)
     assert torch.equal(torch.rand(4), expected)
+    assert np.array_equal(np.random.rand(4), numbers)
+
+
+class Views(Dataset):
+    """Views of one photo under every augmentation, as worker processes make them."""
+
+    def __len__(self) -> int:
+        return 4 * len(AUGMENTATIONS)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        if index % 3 == 0:
+            torch.rand(index)  # another worker has drawn otherwise
+        augment = AUGMENTATIONS[index % len(AUGMENTATIONS)]
+        return view(photo(32, 32), augment=augment, row_id=str(index))
+
+
+def test_every_augmentation_is_the_same_in_any_number_of_processes():
+    alone, helped = (torch.cat(list(DataLoader(Views(), batch_size=4, num_workers=n))) for n in (0, 2))
+    assert torch.equal(alone, helped)
+
+
+@pytest.mark.parametrize("augment", [name for name in POLICIES if name != "basic"])
+def test_a_policy_changes_the_views_of_basic_and_keeps_what_it_leaves_alone(augment):
+    image = photo()
+    before = [view(image, row_id=str(i)) for i in range(20)]
+    after = [view(image, augment=augment, row_id=str(i)) for i in range(20)]
+    assert all(v.shape == (3, 32, 32) and v.dtype == torch.uint8 for v in after)
+    assert sum(torch.equal(a, b) for a, b in zip(before, after)) < 12
+    # Whatever it does, the mean brightness of noise says that it is still the photo.
+    difference = [abs(a.float().mean() - b.float().mean()) for a, b in zip(before, after)]
+    assert float(np.median(difference)) < 40
+
+
+@pytest.mark.parametrize("augment", PROFILES)
+@pytest.mark.parametrize("resize", ["squash", "crop"])
+def test_a_challenge_view_is_the_photo_that_is_sent_brought_to_the_view_as_it_is_scored(augment, resize):
+    image = photo(300, 200)
+    sent = challenge_photo(image, augment, seed=view_seed(0, 2, "a.jpg"))
+    pixels = torch.from_numpy(np.array(sent)).permute(2, 0, 1)
+    for side in (224, 32):
+        found = view(image, augment=augment, epoch=2, image_size=side, resize=resize)
+        assert torch.equal(found, whole_view(pixels, side, resize))
 
 
 def test_basic_views_mirror_half_of_the_time_and_crop():
@@ -62,8 +122,21 @@ def test_basic_views_mirror_half_of_the_time_and_crop():
 
 
 def test_an_unknown_augmentation_is_named_with_the_choices():
-    with pytest.raises(UserError, match="none, basic"):
-        view(photo(), augment="strong")
+    with pytest.raises(
+        UserError, match=r"none, basic, auto, .*, challenge@2025, challenge@2026-04, challenge@2026-05"
+    ):
+        view(photo(), augment="challenge@2024")
+
+
+def test_where_scored_photos_are_cropped_basic_keeps_three_quarters_of_the_largest_square():
+    """Shapes around the square, not around the photo: what is scored is not squashed."""
+    across, down = np.meshgrid(np.linspace(0, 255, 320), np.linspace(0, 255, 180))
+    image = Image.fromarray(np.stack([across, down, 0 * down], axis=2).astype(np.uint8))
+    for epoch in range(40):
+        pixels = view(image, image_size=64, epoch=epoch, resize="crop").float() / 255
+        width, height = (float(c.max() - c.min()) * n for c, n in zip(pixels[:2], (320, 180)))
+        assert 0.70 * 180**2 <= width * height <= 1.01 * 180**2
+        assert 0.8 <= width / height <= 1.25
 
 
 def test_basic_shows_most_of_a_wide_photo_and_squashes_it_as_scoring_does():
