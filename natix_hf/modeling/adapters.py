@@ -9,13 +9,26 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from peft import LoraConfig, PeftModel, get_peft_model
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from natix_hf.errors import UserError, one_line
+from natix_hf.files import read_json, write_json
 from natix_hf.modeling.modeling_natix_dinov3 import NatixDinov3ForImageClassification
 
 BLOCKS = "backbone.model.layer"
+
+# How adapters may start. pissa and olora take a part of the frozen weights into the adapter; see `save_adapter`.
+INITS = ("default", "gaussian", "orthogonal", "olora", "pissa")
+NOT_INITS = {
+    "pissa_niter": "it draws random numbers, so that the frozen weights could not be found again: use pissa",
+    "eva": "it needs batches of photos before training: use pissa",
+    "corda": "it needs batches of photos before training: use pissa",
+    "lora_ga": "it needs gradients before training: use pissa",
+    "loftq": "it is for quantized weights, and these are fp32: use pissa",
+}
 
 
 def freeze_for_probe(model: NatixDinov3ForImageClassification) -> None:
@@ -34,7 +47,9 @@ def add_lora(
     lora_last_blocks: int | None = None,
     use_rslora: bool = False,
     use_dora: bool = False,
-    lora_init: bool | str = True,
+    lora_init: str = "default",
+    lora_train_norms: bool = False,
+    unfreeze_last_blocks: int = 0,
 ) -> PeftModel:
     """LoRA (Hu et al., 2021) on linear layers of the backbone; the head is trained and saved whole.
 
@@ -46,7 +61,11 @@ def add_lora(
         lora_modules_to_save: more modules to train and save whole, beside the head.
         lora_last_blocks: only the last so many blocks; None for all.
         use_rslora, use_dora: rank-stabilised scale (Kalajdzievski, 2023), weight decomposition (Liu et al., 2024).
-        lora_init: peft's `init_lora_weights`.
+        lora_init: `default` (Hu et al.), `gaussian`, `orthogonal`, `olora` (Büyükakyüz, 2024), `pissa` (Meng et al.,
+            2024). All start as the model without adapters.
+        lora_train_norms: train the norms of the adapted blocks and the backbone's last norm too.
+        unfreeze_last_blocks: so many last blocks are trained whole and bear no adapters; `lora_last_blocks` counts
+            them along.
 
     Raises:
         UserError: no linear layer bears these names, there are fewer blocks than asked for, or peft refuses a value.
@@ -55,23 +74,24 @@ def add_lora(
     last_blocks = layers if lora_last_blocks is None else lora_last_blocks
     if not 1 <= last_blocks <= layers:
         raise UserError(f"lora_last_blocks is {last_blocks}, expected 1 to {layers}, the backbone's blocks")
-    # One regular expression instead of names: a bare "all-linear" would have peft wrap the head too.
-    numbers = "|".join(str(number) for number in range(layers - last_blocks, layers))
-    targets = rf"{re.escape(BLOCKS)}\.(?:{numbers})\.{_inside_block(lora_target_modules)}"
-    try:
-        re.compile(targets)
-    except re.error as error:
-        raise UserError(f"lora_target_modules {lora_target_modules!r} is no regular expression: {error}") from None
-    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    if not any(re.fullmatch(targets, name) for name in linears):
-        there = sorted({name.split(".")[-1] for name in linears if name.startswith(BLOCKS)})
+    if not 0 <= unfreeze_last_blocks < last_blocks:
         raise UserError(
-            f"lora_target_modules {lora_target_modules!r} matches no linear layer of the blocks: "
-            f"use all-linear or some of {', '.join(there)}"
+            f"unfreeze_last_blocks is {unfreeze_last_blocks}, expected 0 to {last_blocks - 1}: of {layers} blocks the "
+            f"last {last_blocks} take part, and at least one is left to the adapters (method full trains all)"
         )
+    if lora_init not in INITS:
+        reasons = [f", {why}" for name, why in NOT_INITS.items() if str(lora_init).startswith(name)]
+        raise UserError(f"lora_init: {lora_init} given, {', '.join(INITS)} expected{''.join(reasons)}")
+    adapted = range(layers - last_blocks, layers - unfreeze_last_blocks)
+    targets = _targets(model, lora_target_modules, adapted)
     modules = {name.split(".")[-1] for name, _ in model.named_modules()}
     if unknown := [name for name in lora_modules_to_save or () if name.split(".")[-1] not in modules]:
         raise UserError(f"lora_modules_to_save: the model has no module {unknown[0]!r}; try head, norm or embeddings")
+    whole = ["head", *(name for name in lora_modules_to_save or () if name != "head")]
+    whole += [f"{BLOCKS}.{number}" for number in range(layers - unfreeze_last_blocks, layers)]
+    if lora_train_norms:
+        whole += [f"{BLOCKS}.{number}.{norm}" for number in adapted for norm in ("norm1", "norm2")]
+        whole += ["backbone.norm"] if "norm" not in whole else []
     try:
         config = LoraConfig(
             task_type=None,
@@ -79,14 +99,45 @@ def add_lora(
             lora_alpha=lora_alpha,
             lora_dropout=lora_dropout,
             target_modules=targets,
-            modules_to_save=["head", *(name for name in lora_modules_to_save or () if name != "head")],
+            modules_to_save=whole,
             use_rslora=use_rslora,
             use_dora=use_dora,
-            init_lora_weights=lora_init,
+            init_lora_weights=True if lora_init == "default" else lora_init,
         )
-        return get_peft_model(model, config)
+        peft_model = get_peft_model(model, config)
     except (ValueError, TypeError) as error:
         raise UserError(f"LoRA options: {one_line(error)}") from None
+    _freeze_mask_token(peft_model)
+    # What pissa and olora took out of the frozen weights; `save_adapter` puts it back.
+    peft_model.taken = {}
+    if lora_init in ("pissa", "olora"):
+        state = get_peft_model_state_dict(peft_model)
+        peft_model.taken = {name: state[name].clone() for name in state if ".lora_A." in name or ".lora_B." in name}
+    return peft_model
+
+
+def _freeze_mask_token(model: nn.Module) -> None:
+    """It gets no gradient here, and DDP waits for every gradient; peft's copy of the embeddings would train it."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("mask_token"):
+            parameter.requires_grad_(False)
+
+
+def _targets(model: nn.Module, wanted: str | Sequence[str], numbers: Sequence[int]) -> str:
+    """A regular expression for the linears to adapt: a bare "all-linear" would have peft wrap the head too."""
+    targets = rf"{re.escape(BLOCKS)}\.(?:{'|'.join(map(str, numbers))})\.{_inside_block(wanted)}"
+    try:
+        re.compile(targets)
+    except re.error as error:
+        raise UserError(f"lora_target_modules {wanted!r} is no regular expression: {error}") from None
+    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    if not any(re.fullmatch(targets, name) for name in linears):
+        there = sorted({name.split(".")[-1] for name in linears if name.startswith(BLOCKS)})
+        raise UserError(
+            f"lora_target_modules {wanted!r} matches no linear layer of the blocks: "
+            f"use all-linear or some of {', '.join(there)}"
+        )
+    return targets
 
 
 def _inside_block(targets: str | Sequence[str]) -> str:
@@ -96,6 +147,33 @@ def _inside_block(targets: str | Sequence[str]) -> str:
     if isinstance(targets, str):
         return f"(?:{targets})(?<=_proj)"  # all linears of a block are called so, and nothing else is
     return rf"(?:\w+\.)*(?:{'|'.join(re.escape(name) for name in targets)})"
+
+
+def save_adapter(peft_model: PeftModel, folder: str | Path) -> None:
+    """Write an adapter that loads onto the checkpoint as it is published, whatever the adapter started from.
+
+    PiSSA and OLoRA train `W - s B0 A0 + s B A`. Loading such an adapter means to decompose `W` once more, which other
+    machines do with other rounding, and `transformers` and peft's quick loading leave out: wrong logits, no warning.
+    What is written here is `W + s (B A - B0 A0)`, an ordinary adapter of twice the rank (as peft's conversion does).
+
+    Args:
+        peft_model: from `add_lora`.
+        folder: gets `adapter_config.json` and `adapter_model.safetensors`.
+    """
+    folder = Path(folder)
+    peft_model.save_pretrained(folder)
+    if not peft_model.taken:
+        return
+    weights = load_file(folder / "adapter_model.safetensors")
+    for name, taken in peft_model.taken.items():
+        now, taken = weights[name], taken.to(weights[name].dtype)
+        weights[name] = torch.cat([now, taken], dim=0) if ".lora_A." in name else torch.cat([now, -taken], dim=1)
+    save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    config = read_json(folder / "adapter_config.json")
+    # The scale stays: alpha / r, or alpha / sqrt(r) where it is rank-stabilised.
+    scale = 2**0.5 if config["use_rslora"] else 2
+    config |= {"r": 2 * config["r"], "lora_alpha": scale * config["lora_alpha"], "init_lora_weights": True}
+    write_json(folder / "adapter_config.json", config)
 
 
 def merge_lora(peft_model: PeftModel) -> NatixDinov3ForImageClassification:
@@ -129,4 +207,6 @@ def load_adapter(
     except (RuntimeError, ValueError) as error:
         raise UserError(f"the adapter in {folder} doesn't fit the model: {one_line(error)}") from None
     model.adopt_calibration()
+    _freeze_mask_token(peft_model)
+    peft_model.taken = {}
     return peft_model
