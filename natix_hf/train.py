@@ -42,15 +42,13 @@ def load_network(recipe: Recipe, label_names: list[str]) -> tuple[Any, Any]:
     """The model that the recipe asks for, ready to train, and its image processor."""
     from natix_hf.modeling.loading import load_model
 
-    model, lora = recipe.model, asdict(recipe.lora)
-    init = lora["lora_init"]
-    options = asdict(model)
+    options = asdict(recipe.model)
     return load_model(
         options.pop("model_name_or_path"),
         label_names,
         image_size=recipe.data.image_size,
         resize=recipe.data.resize,
-        lora={**lora, "lora_init": True if init == "default" else init},
+        lora=asdict(recipe.lora),
         revision=options.pop("model_revision"),
         seed=recipe.training.seed,
         **options,
@@ -60,11 +58,12 @@ def load_network(recipe: Recipe, label_names: list[str]) -> tuple[Any, Any]:
 def train(recipe: Recipe) -> dict[str, Any]:
     """Run the whole job; returns the content of `metrics.json` (empty on all processes but the first)."""
     from natix_hf.modeling.attention import check_attention
-    from natix_hf.modeling.loading import check_size
+    from natix_hf.modeling.loading import check_size, sketch_model
     from natix_hf.recipe_file import resolved
     from natix_hf.training import run_folder
     from natix_hf.training.checkpoints import resume_point
     from natix_hf.training.mixing import check_views
+    from natix_hf.training.optimizers import check_optimizer, check_trained
     from natix_hf.training.progress import check_trackers
 
     args = recipe.training
@@ -75,10 +74,14 @@ def train(recipe: Recipe) -> dict[str, Any]:
     resume_point(args.output_dir, args.resume_from_checkpoint)
     check_trackers(args.report_to)
     check_views(recipe.model.method, recipe.data.augment, args, decode_copy=recipe.speed.decode_copy)
+    check_optimizer(args, method=recipe.model.method, attn_implementation=recipe.model.attn_implementation)
     place = {"training": recipe.model.method != "probe", "bf16": args.bf16, "device": args.device}
     check_attention(recipe.model.attn_implementation, trust_remote_code=recipe.model.trust_remote_code, **place)
     with args.main_process_first(desc="configuration"):
-        check_size(recipe.model.model_name_or_path, recipe.data.image_size, recipe.model.model_revision)
+        name, revision = recipe.model.model_name_or_path, recipe.model.model_revision
+        check_size(name, recipe.data.image_size, revision)
+        method, head = recipe.model.method, recipe.model.head
+        check_trained(sketch_model(name, method=method, lora=asdict(recipe.lora), head=head, revision=revision), args)
 
     times, begin = {}, time.perf_counter()
     with args.main_process_first(desc="photos"):

@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import DINOv3ViTImageProcessor
+from torch import nn
+from transformers import DINOv3ViTConfig, DINOv3ViTImageProcessor
 
 from natix_hf.errors import UserError
 from natix_hf.modeling.adapters import add_lora, freeze_for_probe
 from natix_hf.modeling.checkpoints import build_model, load_processor, read_config
+from natix_hf.modeling.configuration_natix_dinov3 import NatixDinov3Config
 from natix_hf.modeling.modeling_natix_dinov3 import NatixDinov3ForImageClassification
 
 
@@ -25,6 +27,51 @@ def check_size(model_name_or_path: str, image_size: int, revision: str | None = 
     patch = config.get("backbone_config", config).get("patch_size", 16)  # timm says it in the architecture's name only
     if image_size < patch or image_size % patch:
         raise UserError(f"image_size {image_size}: a multiple of the checkpoint's patch size {patch} expected")
+
+
+def sketch_model(
+    model_name_or_path: str,
+    *,
+    method: str = "lora",
+    lora: dict[str, Any] | None = None,
+    head: str = "linear",
+    revision: str | None = None,
+) -> nn.Module | None:
+    """The model of a recipe without weights, in a moment, for checks of what will be trained.
+
+    Args:
+        model_name_or_path, method, lora, head, revision: as in `load_model`.
+
+    Returns:
+        A model on the meta device; None for timm's layout, which says its shape in its weights only.
+
+    Raises:
+        UserError: adapter options that the checkpoint cannot have, in one line.
+    """
+    config = read_config(model_name_or_path, revision)
+    if "model_type" not in config:
+        return None
+    backbone = DINOv3ViTConfig.from_dict(config.get("backbone_config", config))
+    with torch.device("meta"):
+        model = NatixDinov3ForImageClassification(NatixDinov3Config(backbone_config=backbone, head=head))
+    # What a start takes out of the weights cannot be taken out of none; the adapters have the same names and shapes.
+    lora = {**(lora or {})}
+    if lora.get("lora_init") in ("pissa", "olora"):
+        lora["lora_init"] = "default"
+    with torch.random.fork_rng(devices=[]):
+        return _made_trainable(model, method, lora)
+
+
+def _made_trainable(model: NatixDinov3ForImageClassification, method: str, lora: dict[str, Any]) -> nn.Module:
+    """Freeze and wrap what the method asks for."""
+    if method == "lora":
+        return add_lora(model, **lora)
+    for option in ("unfreeze_last_blocks", "lora_train_norms"):
+        if lora.get(option):
+            raise UserError(f"{option} goes with adapters, and method {method} has none: use method lora")
+    if method == "probe":
+        freeze_for_probe(model)
+    return model
 
 
 def load_model(
@@ -63,12 +110,8 @@ def load_model(
         model_name_or_path, label_names, attn_implementation=attn_implementation, revision=revision, **model_options
     )
     processor = load_processor(model_name_or_path, image_size, revision, resize=resize)
-    if method == "probe":
-        freeze_for_probe(model)
-    if method != "lora":
-        return model, processor
     # peft draws from the global generator; the same seed must give the same adapters, and nobody else's draws may
     # change.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(model_options.get("seed", 0))
-        return add_lora(model, **(lora or {})), processor
+        return _made_trainable(model, method, lora or {}), processor

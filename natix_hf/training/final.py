@@ -232,7 +232,7 @@ def _save_model(trainer: NatixTrainer, run: Path, calibration: dict[str, Any]) -
     """The adapter (LoRA), then the merged model with its code and image processor."""
     from peft import PeftModel
 
-    from natix_hf.modeling.adapters import merge_lora
+    from natix_hf.modeling.adapters import merge_lora, save_adapter
 
     model = trainer.accelerator.unwrap_model(trainer.model)
     plain = model.get_base_model() if isinstance(model, PeftModel) else model
@@ -242,7 +242,7 @@ def _save_model(trainer: NatixTrainer, run: Path, calibration: dict[str, Any]) -
             for config in model.peft_config.values():
                 # A path on this machine means nothing elsewhere, and is nobody's business.
                 config.base_model_name_or_path = hub_id(config.base_model_name_or_path) or ""
-            model.save_pretrained(stage / "adapter")
+            save_adapter(model, stage / "adapter")
             (stage / "adapter" / "README.md").unlink(missing_ok=True)  # peft's empty card; the run's own is beside it
             plain = merge_lora(model)
             trainer.model = trainer.model_wrapped = plain

@@ -198,9 +198,15 @@ class MuonWithAdamW(torch.optim.Optimizer):
         return loss
 
 
-def check_matrices(groups: list[dict[str, Any]]) -> None:
-    """Raise `UserError` where Muon would find nothing to do."""
-    if not any(group["matrix"] for group in groups):
+def check_trained(model: nn.Module | None, args: NatixTrainingArguments) -> None:
+    """Refuse an optimizer that would find nothing to do in a model, which may be without weights (or None: unknown).
+
+    Raises:
+        UserError: Muon, and no matrix but the last layer's is trained.
+    """
+    if inner_name(args) != "muon" or model is None:
+        return
+    if not any(group["matrix"] for group in parameter_groups(model, args, (), matrices_apart=True)):
         raise UserError(
             "optim muon moves weight matrices of hidden layers, and this recipe trains only vectors and the last "
             "layer: use adamw_torch, or train adapters or the backbone"
@@ -238,7 +244,7 @@ def build_optimizer(
     chosen, lr = options(args), args.learning_rate
     adam = (args.adam_beta1, args.adam_beta2)
     if name == "muon":
-        check_matrices(groups)
+        check_trained(model, args)
         muon = {"momentum": chosen["momentum"], "ns_steps": chosen["ns_steps"], "adjust_lr_fn": "match_rms_adamw"}
         return MuonWithAdamW(groups, {"lr": lr, **muon}, {"lr": lr, "betas": adam, "eps": args.adam_epsilon})
     if name == "sophia":
