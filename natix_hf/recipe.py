@@ -372,6 +372,8 @@ class Recipe:
     def __post_init__(self):
         if self.model.method == "probe" and self.data.augment == "basic":
             self.data.augment = "none"  # what a probe sees, so that recipe.yaml and card say so
-        from natix_hf.training.losses import check_loss
+        from natix_hf.training.losses import check_loss, class_weights
 
         check_loss(self.training, self.model.method)
+        if self.training.class_weights and (names := self.data.label_names):
+            class_weights(self.training.class_weights, [1] * len(names), names)

@@ -286,3 +286,49 @@ def test_lcron_ranks_by_the_odds_of_the_positive_class(arguments):
     for given in ({}, {"lcron_top_k": 1}, {"logit_adjustment": 1.0}):
         assert_close(of(arguments, logits, labels, (3, 1), loss="lcron", **given), expected)
     assert float(of(arguments, logits, torch.tensor([0, 0]), (3, 1), loss="lcron", lcron_top_k=5)) == 0
+
+
+# -- from a recipe ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def recipe(tmp_path):
+    """A function that parses a recipe of the lines given."""
+    from natix_hf.recipe_file import parse
+
+    def parsed(*lines: str):
+        path = tmp_path / "recipe.yaml"
+        path.write_text(
+            "\n".join(["model_name_or_path: m", "dataset_name: d", "output_dir: o", "use_cpu: true", *lines])
+        )
+        return parse([str(path)])
+
+    return parsed
+
+
+def test_a_recipe_names_loss_and_weights(recipe):
+    from natix_hf.recipe_file import resolved
+
+    training = recipe("loss: focal+0.1*supcon", "class_weights: [1, 2.5]").training
+    assert training.loss == "focal+0.1*supcon"
+    assert class_weights(training.class_weights, [1, 1], NAMES).tolist() == pytest.approx([4 / 7, 10 / 7])
+    assert recipe("class_weights: balanced").training.class_weights == ["balanced"]
+    assert "loss: ce+lcron\n" in resolved(recipe("loss: ce+lcron"))
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["loss: focla"], "did you mean 'focal'?"),
+        (["loss: supcon"], "add a term, as in ce+supcon"),
+        (["loss: ce+supcon", "method: probe"], "which method probe leaves as they are"),
+        (["loss: ce+supcon", "mixup_alpha: 0.2"], "supcon takes one class per photo"),
+        (["class_weights: heavy"], "class_weights: heavy given"),
+        (["class_weights: [1, 2]", "label_names: [a, b, c]"], "2 numbers given, 3 expected, one for each of a, b, c"),
+    ],
+)
+def test_a_recipe_with_a_loss_that_cannot_work_is_refused_when_it_is_read(recipe, lines, message):
+    with pytest.raises(UserError) as caught:
+        recipe(*lines)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)

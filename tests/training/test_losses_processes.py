@@ -23,7 +23,9 @@ def run(tiny_backbone, make_photos, tmp_path):
     def start(processes: int, **arguments) -> list[float]:
         folder = tmp_path / f"{processes}"
         plain = {"max_steps": 4, "eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
-        plain |= {"per_device_train_batch_size": 8 // processes, "ddp_backend": "gloo", **arguments}
+        plain |= {"per_device_train_batch_size": 8 // processes, **arguments}
+        if processes > 1:
+            plain["ddp_backend"] = "gloo"
         job = {"photos": str(photos), "backbone": str(tiny_backbone), "run": str(folder), "method": "lora"}
         command = [sys.executable, str(JOB), json.dumps({**job, "dropout": 0.0, "arguments": plain})]
         if processes > 1:
