@@ -47,7 +47,7 @@ def extended(folder: str | Path, source: Any, plan: Mapping[str, Any], options: 
         "seed": document["seed"],
         "strata": document["strata"],
         "hold_out": document["hold_out"],
-        "near_duplicates": rules["near_duplicates"],
+        **{key: rules.get(key) for key in ("near_duplicates", "place_column", "time_column", "metres", "seconds")},
     }
     grown = Plan(**{**made, **plan})
     columns = [column for column in rules["group_columns"] if column != "group"]

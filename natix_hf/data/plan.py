@@ -70,5 +70,7 @@ class Plan:
             "group_columns": list(group_columns),
             "metres": self.metres,
             "seconds": self.seconds if self.metres is not None else None,
+            "place_column": self.place_column if self.metres is not None else None,
+            "time_column": self.time_column if self.metres is not None else None,
             "near_duplicates": self.near_duplicates,
         }

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from natix_hf.data.certificate import read_certificate
 from natix_hf.errors import UserError
 from natix_hf.files import read_json
 from natix_hf.report.summary import LABELS, calibration_lines, figure_text, interval_text, read_before_line
@@ -51,7 +52,8 @@ def model_card(run_folder: str | Path, model_id: str | None = None) -> str:
         UserError: a file is missing; names it.
     """
     run_folder = Path(run_folder)
-    config, metrics, splits, run = (_document(run_folder, f"{n}.json") for n in ("config", "metrics", "splits", "run"))
+    config, metrics, run = (_document(run_folder, f"{n}.json") for n in ("config", "metrics", "run"))
+    splits = read_certificate(run_folder)
     recipe_file, calibration_file = run_folder / "recipe.yaml", run_folder / "calibration.json"
     recipe = yaml.safe_load(recipe_file.read_text(encoding="utf-8")) if recipe_file.exists() else {}
     calibration = read_json(calibration_file) if calibration_file.exists() else None
@@ -93,6 +95,7 @@ def model_card(run_folder: str | Path, model_id: str | None = None) -> str:
             }
             for name, use in USES.items()
         ],
+        certificate=_certificate_text(splits),
         fingerprint=splits["fingerprint"],
         settings=[
             (name, cell(recipe[name]))
@@ -111,6 +114,14 @@ def hub_id(name: str | None) -> str | None:
     if name and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) and not Path(name).exists():
         return name
     return None
+
+
+def _certificate_text(splits: Mapping[str, Any]) -> str:
+    """What ties rows, and that nothing tied stands in two splits."""
+    ties = [f"{count} by {cell(kind)}" for kind, count in splits["ties"].items() if count]
+    tied = f"Rows that belong together were kept in one split ({', '.join(ties)}). " if ties else ""
+    sought = "" if splits["rules"]["near_duplicates"] else " Altered copies of photos were not looked for."
+    return f"{tied}Groups that stand in two splits: {splits['straddling']}.{sought}"
 
 
 def _document(run_folder: Path, name: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from natix_hf.data.certificate import read_certificate
 from natix_hf.data.contracts import count_final_read
 from natix_hf.decision.temperature import apply_calibration, fit_temperature, softmax
 from natix_hf.errors import UserError
@@ -150,7 +151,7 @@ def evaluate_run(run: Path, *, seed: int = 0) -> dict[str, Any]:
     """
     run = Path(run)
     rows = read_predictions(run, "val_test")
-    calibration, splits = read_json(run / "calibration.json"), read_json(run / "splits.json")
+    calibration, splits = read_json(run / "calibration.json"), read_certificate(run)
     record = read_json(run / "run.json")
     names = splits["label_names"]
     logits = apply_calibration(rows["logits"], calibration["temperature"], np.array(calibration["logit_bias"]))

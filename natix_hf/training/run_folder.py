@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from natix_hf import __version__
+from natix_hf.data.certificate import read_certificate
 from natix_hf.errors import UserError
 from natix_hf.files import check_writable, read_json, write_json, write_text
 
@@ -77,7 +78,7 @@ def begin(
     if overwrite and not resume and run.exists():
         shutil.rmtree(run)
     if resume and (run / "splits.json").exists():
-        before = read_json(run / "splits.json")
+        before = read_certificate(run)
         if before["fingerprint"] != splits["fingerprint"]:
             raise UserError(
                 f"output_dir {run}: the photos or their split have changed since this run was interrupted; "

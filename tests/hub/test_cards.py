@@ -8,6 +8,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+from natix_hf.data.certificate import SIZES, VERSION, seal
 from natix_hf.errors import UserError
 from natix_hf.hub.cards import hub_id, model_card
 from natix_hf.report.summary import metrics_document
@@ -25,6 +26,45 @@ RECIPE = {
 }
 
 
+def certificate(classes: list[str], ratios: list[float] | None) -> dict:
+    """A whole `splits.json` in which every class has 30 photos in every split."""
+    sizes = {"train": 600, "val_select": 150, "val_calib": 150, "val_test": 120}
+    places = (*sizes, "val_calib/fit", "val_calib/control")
+    counts = dict.fromkeys(classes, 30)
+    shares = {split: dict.fromkeys(classes, 1 / len(classes)) for split in sizes}
+    return seal(
+        {
+            "version": VERSION,
+            "label_names": classes,
+            "ratios": ratios,
+            "seed": 0,
+            "strata": [],
+            "hold_out": {},
+            "rules": {"group_columns": ["video"], "metres": None, "seconds": None, "near_duplicates": True},
+            "sizes": sizes,
+            "reached": {split: size / sum(sizes.values()) for split, size in sizes.items()},
+            "class_counts": dict.fromkeys(places, counts),
+            "prior_shift": {"chi2": 0.0, "dof": 3, "p": 1.0, "shares": shares},
+            "groups": dict.fromkeys(places, 40),
+            "group_sizes": {place: dict.fromkeys(SIZES, 8) for place in places},
+            "largest_group": {"name": "v1", "rows": 9, "share": 0.01},
+            "sources": {"all": 1020},
+            "repeated_photos": 0,
+            "fingerprint": "0123abcd" * 4,
+            "fingerprints": dict.fromkeys(places, "0" * 32),
+            "byte_fingerprints": dict.fromkeys(places, "1" * 32),
+            "ids": {split: [] for split in sizes},
+            "parts": {"val_calib": {"fit": [], "control": []}},
+            "ties": {"video": 12, "bytes": 0, "near-duplicate": 5},
+            "straddling": 0,
+            "conflicts": [],
+            "broken": [],
+            "dropped": [],
+            "set_aside": [],
+        }
+    )
+
+
 @pytest.fixture
 def run_folder(tmp_path):
     """A run folder as far as a card reads it; `write(**recipe changes)` makes it."""
@@ -38,17 +78,10 @@ def run_folder(tmp_path):
         metrics = metrics_document(
             logits, logits * 2, labels, np.arange(120) // 3, label_names=classes, times_read_before=0, n_boot=50
         )
-        counts = dict.fromkeys(classes, 30)
         files = {
             "config.json": {"id2label": {str(i): name for i, name in enumerate(classes)}},
             "metrics.json": metrics,
-            "splits.json": {
-                "sizes": {"train": 600, "val_select": 150, "val_calib": 150, "val_test": 120},
-                "class_counts": dict.fromkeys(("train", "val_select", "val_calib", "val_test"), counts),
-                "ratios": ratios and list(ratios),
-                "seed": 0,
-                "fingerprint": "0123abcd",
-            },
+            "splits.json": certificate(list(classes), ratios and list(ratios)),
             "run.json": {"versions": {"natix_hf": "0.1.0", "torch": "2.14.1"}, "method": "lora"},
         }
         if calibrated:
@@ -162,3 +195,8 @@ def test_a_run_from_python_has_no_recipe_and_still_a_card(run_folder):
     assert "Versions: natix_hf 0.1.0, torch 2.14.1." in text
     assert "| setting |" not in text
     assert not {"datasets", "base_model", "license"} & ModelCard(text).data.to_dict().keys()
+
+
+def test_the_card_tells_what_was_kept_together_and_that_nothing_straddles(run_folder):
+    text = " ".join(model_card(run_folder()).split())
+    assert "kept in one split (12 by video, 5 by near-duplicate). Groups that stand in two splits: 0." in text
