@@ -84,14 +84,12 @@ def add_lora(
         raise UserError(f"lora_init: {lora_init} given, {', '.join(INITS)} expected{''.join(reasons)}")
     adapted = range(layers - last_blocks, layers - unfreeze_last_blocks)
     targets = _targets(model, lora_target_modules, adapted)
-    modules = {name.split(".")[-1] for name, _ in model.named_modules()}
-    if unknown := [name for name in lora_modules_to_save or () if name.split(".")[-1] not in modules]:
-        raise UserError(f"lora_modules_to_save: the model has no module {unknown[0]!r}; try head, norm or embeddings")
-    whole = ["head", *(name for name in lora_modules_to_save or () if name != "head")]
+    whole = _whole_modules(model, ["head", *(lora_modules_to_save or ())])
     whole += [f"{BLOCKS}.{number}" for number in range(layers - unfreeze_last_blocks, layers)]
     if lora_train_norms:
-        whole += [f"{BLOCKS}.{number}.{norm}" for number in adapted for norm in ("norm1", "norm2")]
-        whole += ["backbone.norm"] if "norm" not in whole else []
+        whole += [f"{BLOCKS}.{number}.{norm}" for number in adapted for norm in ("norm1", "norm2")] + ["backbone.norm"]
+    # peft cannot wrap a module within one that it has wrapped.
+    whole = [name for name in dict.fromkeys(whole) if not any(name.startswith(f"{other}.") for other in whole)]
     try:
         config = LoraConfig(
             task_type=None,
@@ -121,6 +119,15 @@ def _freeze_mask_token(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if name.endswith("mask_token"):
             parameter.requires_grad_(False)
+
+
+def _whole_modules(model: nn.Module, names: Sequence[str]) -> list[str]:
+    """Full names of the modules that are called so; peft would take `patch_embeddings` for `embeddings` too."""
+    there = [name for name, _ in model.named_modules()]
+    found = {name: [full for full in there if full == name or full.endswith(f".{name}")] for name in names}
+    if unknown := [name for name in names if not found[name]]:
+        raise UserError(f"lora_modules_to_save: the model has no module {unknown[0]!r}; try head, norm or embeddings")
+    return [full for name in names for full in found[name]]
 
 
 def _targets(model: nn.Module, wanted: str | Sequence[str], numbers: Sequence[int]) -> str:

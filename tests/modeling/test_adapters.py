@@ -11,8 +11,9 @@ from torch import Tensor
 from transformers import AutoModelForImageClassification, pipeline
 
 from natix_hf.errors import UserError
-from natix_hf.modeling.adapters import add_lora, freeze_for_probe, load_adapter, merge_lora
+from natix_hf.modeling.adapters import add_lora, freeze_for_probe, load_adapter, merge_lora, save_adapter
 from natix_hf.modeling.checkpoints import build_model, load_processor
+from natix_hf.modeling.loading import load_model, sketch_model
 
 NAMES = ["None", "Roadwork"]
 
@@ -72,7 +73,13 @@ def test_targets_by_name_by_pattern_and_in_the_last_blocks(targets, last, expect
         ({"lora_target_modules": "(mlp"}, "no regular expression"),
         ({"lora_last_blocks": 3}, "expected 1 to 2"),
         ({"lora_r": 0}, "LoRA options"),
-        ({"lora_init": "nonsense"}, "LoRA options"),
+        ({"lora_init": "nonsense"}, "lora_init: nonsense given, default, gaussian"),
+        ({"lora_init": "pissa_niter_4"}, "draws random numbers"),
+        ({"lora_init": "loftq"}, "quantized"),
+        ({"lora_init": "orthogonal", "lora_r": 3}, "LoRA options"),
+        ({"unfreeze_last_blocks": 2}, "unfreeze_last_blocks is 2, expected 0 to 1"),
+        ({"unfreeze_last_blocks": -1}, "unfreeze_last_blocks is -1"),
+        ({"unfreeze_last_blocks": 1, "lora_last_blocks": 1}, "expected 0 to 0"),
         ({"lora_modules_to_save": ["neck"]}, "no module 'neck'"),
     ],
 )
@@ -86,6 +93,132 @@ def test_lora_starts_as_the_model_without_it(tiny_backbone, photos):
     model = build_model(str(tiny_backbone), NAMES)
     before = model(photos).logits
     assert torch.equal(add_lora(model)(pixel_values=photos).logits, before)
+
+
+# Every way that a recipe can shape adapters, some of them together.
+WAYS = [
+    {},
+    {"lora_target_modules": ["q_proj", "v_proj"]},
+    {"use_rslora": True},
+    {"use_dora": True},
+    {"lora_init": "gaussian"},
+    {"lora_init": "orthogonal"},
+    {"lora_init": "olora"},
+    {"lora_init": "pissa"},
+    {"lora_init": "pissa", "use_rslora": True},
+    {"lora_init": "pissa", "use_dora": True},
+    {"lora_last_blocks": 1},
+    {"lora_train_norms": True},
+    {"lora_train_norms": True, "lora_last_blocks": 1, "lora_modules_to_save": ["norm"]},
+    {"lora_modules_to_save": ["norm", "embeddings"]},
+    {"lora_modules_to_save": ["norm1", "patch_embeddings", "embeddings"], "unfreeze_last_blocks": 1},
+    {"unfreeze_last_blocks": 1},
+    {"unfreeze_last_blocks": 1, "lora_init": "pissa", "lora_train_norms": True},
+]
+
+
+@pytest.mark.parametrize("options", WAYS, ids=str)
+def test_every_kind_of_adapter_starts_saves_loads_and_merges_right(options, tiny_backbone, photos, tmp_path):
+    """Bit-equal after save and load; after a merge, and as the ordinary LoRA that a run ships, within 1e-5."""
+    plain = build_model(str(tiny_backbone), NAMES)(photos).logits
+    model = add_lora(build_model(str(tiny_backbone), NAMES), lora_r=4, **options).eval()
+    torch.testing.assert_close(model(pixel_values=photos).logits, plain, atol=1e-5, rtol=0)
+    trained(model, photos)
+    after = model(pixel_values=photos).logits
+    assert (after - plain).abs().max() > 1e-2
+    model.save_pretrained(tmp_path / "kept")
+    loaded = load_adapter(build_model(str(tiny_backbone), NAMES, seed=99), tmp_path / "kept")
+    assert torch.equal(loaded(pixel_values=photos).logits, after)
+    save_adapter(model, tmp_path / "shipped")
+    shipped = load_adapter(build_model(str(tiny_backbone), NAMES, seed=99), tmp_path / "shipped")
+    torch.testing.assert_close(shipped(pixel_values=photos).logits, after, atol=1e-5, rtol=0)
+    assert shipped.peft_config["default"].init_lora_weights not in ("pissa", "olora")
+    torch.testing.assert_close(merge_lora(shipped)(photos).logits, after, atol=1e-5, rtol=0)
+    merged = merge_lora(model)
+    torch.testing.assert_close(merged(photos).logits, after, atol=1e-5, rtol=0)
+    merged.save_pretrained(tmp_path / "merged")
+    again = AutoModelForImageClassification.from_pretrained(tmp_path / "merged")
+    assert torch.equal(again(photos).logits, merged(photos).logits)
+
+
+@pytest.mark.parametrize("init", ["olora", "pissa"])
+def test_a_shipped_adapter_loads_where_nothing_is_decomposed_anew(init, tiny_backbone, photos, tmp_path):
+    """transformers and peft's quick loading leave that out: what PiSSA itself saves comes out wrong there."""
+    build_model(str(tiny_backbone), NAMES).save_pretrained(tmp_path / "base")
+    model = trained(add_lora(build_model(str(tmp_path / "base"), NAMES), lora_r=4, lora_init=init), photos)
+    after = model(pixel_values=photos).logits
+    save_adapter(model, tmp_path / "shipped")
+    quick = PeftModel.from_pretrained(
+        build_model(str(tmp_path / "base"), NAMES), tmp_path / "shipped", low_cpu_mem_usage=True
+    )
+    torch.testing.assert_close(quick(pixel_values=photos).logits, after, atol=1e-5, rtol=0)
+    client = AutoModelForImageClassification.from_pretrained(tmp_path / "shipped")
+    torch.testing.assert_close(client(photos).logits, after, atol=1e-5, rtol=0)
+
+
+def trainable(model: torch.nn.Module) -> set[str]:
+    """Names of what is trained, without peft's own parts and the head."""
+    names = {name for name, p in model.named_parameters() if p.requires_grad and ".head." not in name}
+    return {name.removeprefix("base_model.model.").replace("modules_to_save.default.", "") for name in names}
+
+
+def test_unfrozen_blocks_are_trained_whole_with_adapters_below(tiny_backbone):
+    model = build_model(str(tiny_backbone), NAMES)
+    block = {f"backbone.model.layer.1.{name}" for name, _ in model.backbone.model.layer[1].named_parameters()}
+    found = trainable(add_lora(model, unfreeze_last_blocks=1))
+    assert {name for name in found if ".lora_" not in name} == block
+    assert all(name.startswith("backbone.model.layer.0.") for name in found - block)
+
+
+def test_trained_norms_are_those_of_the_adapted_blocks_and_the_last_one(tiny_backbone):
+    norms = {f"{name}.{part}" for name in ("norm1", "norm2") for part in ("weight", "bias")}
+    last = {"backbone.norm.weight", "backbone.norm.bias"}
+    found = trainable(add_lora(build_model(str(tiny_backbone), NAMES), lora_train_norms=True, lora_last_blocks=1))
+    assert {n for n in found if ".lora_" not in n} == last | {f"backbone.model.layer.1.{name}" for name in norms}
+
+
+def test_the_mask_token_is_never_trained(tiny_backbone, photos):
+    """It gets no gradient, and several processes would wait for one."""
+    model = add_lora(build_model(str(tiny_backbone), NAMES), lora_modules_to_save=["embeddings"])
+    model(pixel_values=photos, labels=torch.tensor([0, 1, 0])).loss.backward()
+    assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
+
+
+def test_unfrozen_blocks_work_with_features_of_several_layers_and_activation_checkpointing(tiny_backbone, photos):
+    model = trained(add_lora(build_model(str(tiny_backbone), NAMES, feature_layers=2), unfreeze_last_blocks=1), photos)
+    before = model(pixel_values=photos).logits
+    model.activation_checkpointing_enable()
+    model.train()(pixel_values=photos, labels=torch.tensor([0, 1, 0])).loss.backward()
+    torch.testing.assert_close(merge_lora(model.eval())(photos).logits, before, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "full", "lora": {"unfreeze_last_blocks": 1}}, "unfreeze_last_blocks goes with adapters"),
+        ({"method": "probe", "lora": {"lora_train_norms": True}}, "lora_train_norms goes with adapters"),
+        ({"lora": {"lora_last_blocks": 3}}, "expected 1 to 2"),
+        ({"lora": {"unfreeze_last_blocks": 5}}, "expected 0 to 1"),
+        ({"lora": {"lora_target_modules": ["query"]}}, "matches no linear layer"),
+    ],
+)
+def test_a_sketch_without_weights_finds_the_faults_of_the_model(options, message, tiny_backbone, tmp_path):
+    """The checkpoint's weights are not there, and are not missed."""
+    (tmp_path / "config.json").write_bytes((tiny_backbone / "config.json").read_bytes())
+    with pytest.raises(UserError, match=message):
+        sketch_model(str(tmp_path), **options)
+    with pytest.raises(UserError, match=message):
+        load_model(str(tiny_backbone), NAMES, image_size=32, **options)
+
+
+@pytest.mark.parametrize("lora", [{"lora_init": "pissa", "lora_r": 4}, {"unfreeze_last_blocks": 1}])
+def test_a_sketch_trains_what_the_model_trains(lora, tiny_backbone):
+    for method in ("lora", "full", "probe"):
+        options = {"method": method, "lora": lora if method == "lora" else {}}
+        model, _ = load_model(str(tiny_backbone), NAMES, image_size=32, **options)
+        sketch = sketch_model(str(tiny_backbone), **options)
+        assert trainable(sketch) == trainable(model)
+        assert {p.device.type for p in sketch.parameters() if not p.requires_grad} <= {"meta"}
 
 
 @pytest.mark.parametrize("options", [{}, {"use_dora": True}, {"use_rslora": True}, {"lora_modules_to_save": ["norm"]}])
