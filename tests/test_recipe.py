@@ -198,7 +198,7 @@ def test_a_key_that_every_run_needs_is_asked_for(write, refusal, key):
         ("ema_warmup_steps: 0", "ema_warmup_steps"),
         ("metric_for_best_model: f2", "metric_for_best_model"),
         ("lr_scheduler_type: zigzag", "zigzag"),
-        ("optim: muon", "muon"),
+        ("optim: muonn", "did you mean muon"),
         ("eval_strategy: sometimes", "sometimes"),
         ("save_strategy: steps", "strategy"),
         ("fsdp: full_shard", "fsdp"),
