@@ -66,21 +66,20 @@ def train(recipe: Recipe) -> dict[str, Any]:
     from natix_hf.training.optimizers import check_optimizer, check_trained
     from natix_hf.training.progress import check_trackers
 
-    args = recipe.training
+    args, method = recipe.training, recipe.model.method
     say = print if args.should_log else (lambda *_: None)
     resuming = str(args.resume_from_checkpoint).lower() not in ("none", "false")
     if args.should_save:
         run_folder.check(args.output_dir, resume=resuming, overwrite=args.overwrite_output_dir)
     resume_point(args.output_dir, args.resume_from_checkpoint)
     check_trackers(args.report_to)
-    check_views(recipe.model.method, recipe.data.augment, args, decode_copy=recipe.speed.decode_copy)
-    check_optimizer(args, method=recipe.model.method, attn_implementation=recipe.model.attn_implementation)
-    place = {"training": recipe.model.method != "probe", "bf16": args.bf16, "device": args.device}
+    check_views(method, recipe.data.augment, args, decode_copy=recipe.speed.decode_copy)
+    check_optimizer(args, method=method, attn_implementation=recipe.model.attn_implementation)
+    place = {"training": method != "probe", "bf16": args.bf16, "device": args.device}
     check_attention(recipe.model.attn_implementation, trust_remote_code=recipe.model.trust_remote_code, **place)
     with args.main_process_first(desc="configuration"):
-        name, revision = recipe.model.model_name_or_path, recipe.model.model_revision
+        name, revision, head = recipe.model.model_name_or_path, recipe.model.model_revision, recipe.model.head
         check_size(name, recipe.data.image_size, revision)
-        method, head = recipe.model.method, recipe.model.head
         check_trained(sketch_model(name, method=method, lora=asdict(recipe.lora), head=head, revision=revision), args)
 
     times, begin = {}, time.perf_counter()
@@ -114,11 +113,8 @@ def train(recipe: Recipe) -> dict[str, Any]:
     except ImportError as error:  # accelerators and trackers that the machine lacks
         raise UserError(one_line(error)) from None
     trainer.times |= times
-    share = trainer.trainable_parameters / trainer.all_parameters
-    say(
-        f"model: {recipe.model.model_name_or_path}, {trainer.all_parameters / 1e6:.1f} M parameters; "
-        f"{trainer.method} trains {trainer.trainable_parameters / 1e6:.3f} M of them ({share:.1%})"
-    )
+    trained, total = trainer.trainable_parameters / 1e6, trainer.all_parameters / 1e6
+    say(f"model: {name}, {total:.1f} M parameters; {method} trains {trained:.3f} M of them ({trained / total:.1%})")
     try:
         trainer.train()
     except KeyboardInterrupt:
