@@ -26,6 +26,7 @@ def job(tiny_backbone: Path, photo_folder: Path, tmp_path: Path):
         }
         splits = splits or load_photos(dataset or photo_folder)
         lora = {"lora_r": 4, "lora_alpha": 8, "lora_dropout": settings.pop("lora_dropout", 0.1)}
+        lora |= settings.pop("lora", {})
         options = settings.pop("model_options", {})
         model, processor = load_model(
             str(tiny_backbone), splits.label_names, method=method, image_size=32, lora=lora, **options

@@ -340,6 +340,9 @@ RECIPES = {
     "schedule_free_adamw": {"optim": "schedule_free_adamw", "ema": False, "lr_scheduler_type": "constant"},
     "lion": {"optim": "lion", "learning_rate": 3e-4},
     "rates": {"loraplus_lr_ratio": 4.0, "layerwise_lr_decay": 0.7},
+    "pissa under an unfrozen block": {
+        "lora": {"lora_init": "pissa", "unfreeze_last_blocks": 1, "lora_train_norms": True, "use_dora": True}
+    },
 }
 
 
