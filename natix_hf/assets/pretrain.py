@@ -4,8 +4,8 @@ A small DINOv3 ViT learns from generated scenes of seeds that no demo uses which
 says which of the 20 object classes it shows, the CLS token which classes the picture shows. It is never told
 whether a picture is roadwork. First it sees details of 48 pixels around an object,
 then quarter pictures, then whole ones: a small network learns what things look like where it is cheap to show them.
-Objects come from the generator, so the result knows drawn streets only. Nothing here is used when the package runs;
-two cores need about half an hour.
+Objects come from the generator, so the result knows drawn streets only. Nothing here is used when the package runs.
+The backbone's README gives the two commands that made it; two cores need about an hour.
 """
 
 from __future__ import annotations
