@@ -32,9 +32,10 @@ METHODS = {
 }
 # What of the recipe a reader needs to judge or repeat the run; LoRA's keys only where LoRA was used.
 SETTINGS = (
-    *("method", "pooling", "feature_layers", "head", "augment", "seed", "split_seed"),
+    *("method", "pooling", "feature_layers", "head", "resize", "augment", "seed"),
     *("learning_rate", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps"),
-    *("weight_decay", "label_smoothing_factor", "ema", "ema_decay"),
+    *("loss", "optim", "weight_decay", "label_smoothing_factor", "mixup_alpha", "cutmix_alpha", "mix_switch_prob"),
+    *("ema", "ema_decay", "split_seed"),
 )
 LORA_SETTINGS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
 

@@ -173,7 +173,7 @@ def test_given_splits_with_an_altered_copy_in_two_are_refused_by_name(photos, tm
     parts["train"] = parts["train"].select([i for i, row in enumerate(ids) if row != copy])
     parts["val_test"] = Dataset.from_list([*parts["val_test"], *moved], features=moved.features)
     given = DatasetDict({split: part.remove_columns("group") for split, part in parts.items()})
-    with pytest.raises(UserError, match="own splits share 1 near-duplicate: .*-copy.jpg.*near_duplicates: false"):
+    with pytest.raises(UserError, match=r"own splits share 1 near-duplicate: .*-copy.jpg.*near_duplicates: false"):
         load_photos(given)
     assert load_photos(given, near_duplicates=False).sizes["val_test"] == done.description["sizes"]["val_test"] + 1
 

@@ -163,7 +163,7 @@ def test_groups_that_share_a_photo_become_one_and_the_message_says_so():
     groups = [f"g{i // 10}" for i in range(100)]
     prints = [f"{0 if i % 10 == 0 else i:032x}" for i in range(100)]  # the same photo in every group
     rows = Rows(table([i % 2 for i in range(100)], groups=groups, prints=prints), [])
-    with pytest.raises(UserError, match="stands in 1 groups.*9 by bytes"):
+    with pytest.raises(UserError, match=r"stands in 1 groups.*9 by bytes"):
         split_rows(rows, RATIOS, 0, near_duplicates=False, largest_share=1.0)
 
 
