@@ -67,13 +67,13 @@ def contact_sheet(
     row = LINE + HEIGHT + 2 * LINE + 2 * GAP
     left_out = len(conflicts) - len(drawn)
     size = GAP + columns * (WIDTH + GAP), GAP + len(drawn) * row + (LINE + GAP if left_out else 0)
+    labels = sorted({label for conflict in conflicts for label in conflict["labels"]})  # one colour each
     sheet = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(sheet)
     for number, (conflict, copies) in enumerate(drawn):
         top = GAP + number * row
         more = f", {len(copies)} of {len(conflict['ids'])} copies shown" if len(copies) < len(conflict["ids"]) else ""
         draw.text((GAP, top), f"{number + 1}. {conflict['kind']}{more}", INK, plain)
-        labels = list(dict.fromkeys(conflict["labels"]))
         for column, i in enumerate(copies):
             left, below = GAP + column * (WIDTH + GAP), top + LINE + HEIGHT
             sheet.paste(_cell(photos[conflict["ids"][i]]), (left, top + LINE))

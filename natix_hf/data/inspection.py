@@ -24,7 +24,7 @@ KINDS = {
 
 
 @contextmanager
-def _bars(shown: bool):
+def bars(shown: bool):
     """Progress bars of `datasets`, hidden for a moment where there is little to wait for."""
     hide = not shown and not datasets.are_progress_bars_disabled()
     if hide:
@@ -60,7 +60,7 @@ def inspected(
         max_photo_pixels: a photo over this many pixels has an error and is not decoded.
     """
     processes = num_proc or (min(os.cpu_count() or 1, len(photos) // 500) if len(photos) >= MANY else 1)
-    with _bars(len(photos) >= MANY):
+    with bars(len(photos) >= MANY):
         return photos.map(
             partial(_inspect, looks=looks, max_mb=max_photo_mb, max_pixels=max_photo_pixels),
             input_columns=photos.column_names,

@@ -10,11 +10,12 @@ import os
 import shutil
 from pathlib import Path
 
-from datasets import Dataset, DatasetDict, concatenate_datasets
+from datasets import Dataset, DatasetDict
 
 from natix_hf.data.certificate_text import certificate_text
 from natix_hf.data.contact_sheet import contact_sheet
 from natix_hf.data.contracts import SPLITS
+from natix_hf.data.inspection import MANY, bars
 from natix_hf.data.splits import Cut
 from natix_hf.errors import UserError
 from natix_hf.files import check_writable, write_json, write_text
@@ -45,7 +46,8 @@ def save(cut: Cut, folder: str | Path) -> None:
     shutil.rmtree(partial, ignore_errors=True)
     try:
         splits = DatasetDict({split: cut.places[split] for split in SPLITS})
-        splits.save_to_disk(str(partial))
+        with bars(sum(map(len, splits.values())) >= MANY):
+            splits.save_to_disk(str(partial))
         write_json(partial / "splits.json", cut.description)
         write_text(partial / "SPLITS.md", certificate_text(cut.description))
         if cut.description["conflicts"]:
@@ -66,8 +68,3 @@ def _photos(splits: DatasetDict, document: dict) -> dict[str, dict]:
         chosen: Dataset = rows.select(places, keep_in_memory=True)
         found |= {row["id"]: row["image"] for row in chosen}
     return found
-
-
-def pooled(cut: Cut) -> Dataset:
-    """The rows of the four splits one after the other."""
-    return concatenate_datasets([cut.places[split] for split in SPLITS])
