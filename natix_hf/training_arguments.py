@@ -1,0 +1,209 @@
+"""What a recipe may say of training: `transformers.TrainingArguments` with our defaults, options and refusals.
+
+The names are those of the parent where it has one. What the options cause is the business of `training/`; the other
+topics of a recipe stand in `recipe.py`, which hands these on.
+"""
+
+import math
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import ClassVar
+
+import torch
+from transformers import TrainingArguments
+from transformers.training_args import OptimizerNames
+
+from natix_hf.errors import UserError
+
+
+def option(default, text: str, **kwargs):
+    """A dataclass field with help; lists are copied so that no two recipes share one."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": text}, **kwargs)
+    return field(default=default, metadata={"help": text}, **kwargs)
+
+
+# What `metric_for_best_model` may name: the figures of NatixClassificationMetric, and the loss.
+SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "auroc", "log_loss", "ece", "loss")
+
+# What `optim` may name beside transformers' own; `training.optimizers` builds them. transformers knows two of the
+# names too, and means bitsandbytes' (ademamix) and another package's (schedule_free_adamw) by them.
+OPTIMIZERS = ("sam", "sophia", "muon", "ademamix", "schedule_free_adamw", "lion")
+# SAM takes the gradient elsewhere and leaves the step to another one. Not to sophia: its curvature would be that of
+# another place than its gradient.
+SAM_BASES = tuple(name for name in (*OPTIMIZERS, *OptimizerNames) if name not in ("sam", "sophia"))
+
+
+def _fixed(value):
+    """A field of TrainingArguments whose value a recipe cannot change."""
+    return field(default=value, init=False, repr=False)
+
+
+@dataclass
+class NatixTrainingArguments(TrainingArguments):
+    """`transformers.TrainingArguments` with defaults for fine-tuning vision transformers, plus EMA and early stopping.
+
+    Differences from the parent: evaluates and saves every epoch, keeps the checkpoint that is best on `val_select` by
+        MCC, cosine
+    schedule with 10 % warm-up, reports to nobody unless asked; `bf16=None` (the default) means bf16 where the
+    accelerator has it and fp32 elsewhere; fp16 and the Trainer's own uploads cannot be switched on.
+
+    Args:
+        ema: train with an exponential moving average of the trainable weights; what is scored and saved is the
+            average.
+        ema_decay: the decay that long runs reach.
+        ema_warmup_steps: `w` in the decay `min(ema_decay, (1 + t) / (w + t))` after `t` updates.
+        early_stopping_patience: stop after this many evaluations without a better `metric_for_best_model`.
+        optim, sam_base, sam_rho, sam_adaptive, layerwise_lr_decay, loraplus_lr_ratio: see `training.optimizers`.
+        mixup_alpha, cutmix_alpha, mix_switch_prob: how batches are mixed, see `training.mixing`.
+        loss, class_weights, logit_adjustment and the parameters of single losses: see `training.losses`.
+        overwrite_output_dir: remove what an earlier run left in `output_dir`.
+
+    Raises:
+        UserError: where two settings exclude each other.
+    """
+
+    _argument_group_name: ClassVar[str] = "training"
+
+    ema: bool = option(True, "score and save the moving average of the trainable weights")
+    ema_decay: float = option(0.999, "decay that the average reaches in a long run")
+    ema_warmup_steps: int = option(10, "w in the decay min(ema_decay, (1 + t) / (w + t)) after t updates")
+    early_stopping_patience: int | None = option(None, "stop after this many evaluations without a better score")
+    mixup_alpha: float = option(0.0, "mix whole photos with weights from Beta(alpha, alpha), e.g. 0.2; 0: off")
+    cutmix_alpha: float = option(0.0, "paste a rectangle of one photo into another, share by alpha, e.g. 1; 0: off")
+    mix_switch_prob: float = option(0.5, "where both are on, the share of batches that cutmix gets")
+    loss: str = option(
+        "ce",
+        "what training minimises: a sum such as focal+0.1*supcon of ce, focal, asymmetric, gatekeeper, lcron (puts "
+        "the positive class first; beside ce), and on features supcon, koleo",
+    )
+    class_weights: list[str] | None = option(
+        None, "balanced (by the inverse share in train), or one number per class in the order of their ids"
+    )
+    logit_adjustment: float = option(
+        0.0, "tau: add tau * log of train's class shares to the logits in training, e.g. 1; 0: off"
+    )
+    focal_gamma: float = option(2.0, "focal: how much rows that the model is sure of are passed over")
+    focal_alpha: list[float] | None = option(
+        None, "focal: weights of the classes; of two classes that of the positive one is enough, e.g. 0.25"
+    )
+    asymmetric_gamma_pos: float = option(0.0, "asymmetric: focusing on a photo's own class")
+    asymmetric_gamma_neg: float = option(4.0, "asymmetric: focusing on the other classes, which smoothing brings in")
+    asymmetric_smoothing: float = option(0.1, "asymmetric: label smoothing, in place of label_smoothing_factor")
+    gatekeeper_alpha: float = option(
+        0.5, "gatekeeper: weight of rows that the model has right; less makes it defer more"
+    )
+    supcon_temperature: float = option(0.1, "supcon: temperature of the similarities")
+    lcron_top_k: int | None = option(None, "lcron: photos of a batch that pass; default as many as are positive")
+    lcron_temperature: float = option(1.0, "lcron: temperature of the soft sorting")
+    overwrite_output_dir: bool = option(False, "remove what an earlier run left in output_dir")
+    optim: str = option("adamw_torch_fused", f"{', '.join(OPTIMIZERS)}, or transformers' (adamw_torch, sgd, ...)")
+    sam_base: str = option("adamw_torch", "the optimizer that makes the step of sam")
+    sam_rho: float = option(0.05, "how far sam climbs before it takes the gradient")
+    sam_adaptive: bool = option(False, "sam climbs in proportion to each weight (ASAM; rho about ten times as large)")
+    layerwise_lr_decay: float = option(
+        1.0, "learning rate of each block as a share of the one above it, e.g. 0.75; the head's is learning_rate"
+    )
+    loraplus_lr_ratio: float | None = option(
+        None, "LoRA+: B matrices of the adapters learn this many times as fast as A, e.g. 16; default: alike"
+    )
+
+    output_dir: str | None = option(None, "the run's folder")
+    learning_rate: float = option(2e-4, "peak learning rate")
+    lr_scheduler_type: str = option("cosine", "schedule of the learning rate")
+    warmup_steps: float = option(0.1, "warm-up: steps, or a share of all steps where below 1")
+    per_device_train_batch_size: int = option(16, "photos per device and step")
+    per_device_eval_batch_size: int = option(32, "photos per device and batch where nothing is trained")
+    num_train_epochs: float = option(3.0, "passes over train")
+    weight_decay: float = option(0.05, "decay of weight matrices; never of norms, biases, tokens or layer scale")
+    bf16: bool | None = option(None, "default: where the accelerator has it")
+    eval_strategy: str = option("epoch", "when val_select is scored: no, steps, epoch")
+    save_strategy: str = option("epoch", "when a checkpoint is written: no, steps, epoch, best")
+    save_total_limit: int | None = option(2, "older checkpoints are removed; the best one stays")
+    load_best_model_at_end: bool = option(True, "end with the checkpoint that was best on val_select")
+    metric_for_best_model: str | None = option("mcc", ", ".join(SCORES[:-1]) + f" or {SCORES[-1]}")
+    logging_steps: float = option(10, "steps between two lines of the training log")
+    report_to: list[str] = option(["none"], "none, tensorboard, trackio, ...")
+    dataloader_num_workers: int = option(2, "processes that decode photos")
+    resume_from_checkpoint: str | None = option(
+        None, "true: go on where an interrupted run stopped; or a checkpoint folder"
+    )
+    # Without it a resumed run counts its patience anew.
+    restore_callback_states_from_checkpoint: bool = _fixed(True)
+    # A finite loss is checked at every step by NatixTrainer; the filter would hide a NaN and cost a second wait for
+    # the device.
+    logging_nan_inf_filter: bool = _fixed(False)
+    fp16: bool = _fixed(False)
+    fp16_full_eval: bool = _fixed(False)
+    gradient_checkpointing: bool | None = _fixed(None)
+    gradient_checkpointing_kwargs: dict | str | None = _fixed(None)
+    push_to_hub: bool = _fixed(False)
+    hub_model_id: str | None = _fixed(None)
+    hub_token: str | None = _fixed(None)
+    remove_unused_columns: bool = _fixed(False)
+    # In a recipe `label_names` are the names of the classes; for the Trainer they are the keys of a batch that hold
+    # labels.
+    label_names: list[str] | None = _fixed(None)
+    debug: str | list = _fixed("")
+
+    def __post_init__(self):
+        self.label_names = ["labels"]
+        if self.bf16 is None:
+            self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported() and not self.use_cpu
+        if not 0 <= self.ema_decay < 1:
+            raise UserError(f"ema_decay: {self.ema_decay} given, a number from 0 to below 1 expected")
+        if self.ema_warmup_steps < 1:
+            raise UserError(f"ema_warmup_steps: {self.ema_warmup_steps} given, at least 1 expected")
+        for name in ("mixup_alpha", "cutmix_alpha"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"{name}: {getattr(self, name)} given, 0 (off) or a positive number expected")
+        if not 0 <= self.mix_switch_prob <= 1:
+            raise UserError(f"mix_switch_prob: {self.mix_switch_prob} given, a number from 0 to 1 expected")
+        score = (self.metric_for_best_model or "mcc").removeprefix("eval_")
+        if score not in SCORES:
+            raise UserError(f"metric_for_best_model: {score} given, one of {', '.join(SCORES)} expected")
+        self._check_optimizer()
+        for name in ("fsdp", "deepspeed"):
+            if getattr(self, name):
+                # Sharded parameters would pass by the EMA and the checkpoints, which know whole ones.
+                raise UserError(f"{name}: sharded training is not supported yet; several processes (DDP) are")
+        if self.eval_strategy == "no":
+            # Without scores there is no best checkpoint; the last one is the result.
+            self.load_best_model_at_end = False
+            if self.early_stopping_patience is not None:
+                raise UserError("early_stopping_patience needs scores: set eval_strategy to steps or epoch")
+        elif self.save_strategy == "no":
+            self.load_best_model_at_end = False
+        if self.greater_is_better is None and self.metric_for_best_model is not None:
+            self.greater_is_better = score not in ("loss", "log_loss", "ece")
+        if self.use_cpu or not torch.accelerator.is_available():
+            self.dataloader_pin_memory = False  # nothing to copy to; torch would say so at every evaluation
+        # The parent takes none of our names, or another for it: it gets to see its own default.
+        optim, self.optim = self.optim, OptimizerNames.ADAMW_TORCH if self.optim in OPTIMIZERS else self.optim
+        super().__post_init__()
+        self.optim = optim if optim in OPTIMIZERS else self.optim
+
+    def _check_optimizer(self) -> None:
+        """Raise `UserError` for what can be seen without a model."""
+        for key, known in (("optim", (*OPTIMIZERS, *OptimizerNames)), ("sam_base", SAM_BASES)):
+            name, known = getattr(self, key), [str(getattr(name, "value", name)) for name in known]
+            if name not in known:
+                near = [n for n in known if n.startswith(name)] or get_close_matches(name, known, n=1)
+                raise UserError(
+                    f"{key}: {name} given, {', '.join(n for n in OPTIMIZERS if n in known)} or one of transformers' "
+                    f"expected{f'; did you mean {near[0]}?' if near else ''}"
+                )
+        if self.optim == "sam" and not 0 < self.sam_rho < math.inf:
+            raise UserError(f"sam_rho: {self.sam_rho} given, a number above 0 expected")
+        if not 0 < self.layerwise_lr_decay <= 1:
+            raise UserError(f"layerwise_lr_decay: {self.layerwise_lr_decay} given, above 0 and at most 1 expected")
+        if self.loraplus_lr_ratio is not None and not 1 <= self.loraplus_lr_ratio < math.inf:
+            raise UserError(f"loraplus_lr_ratio: {self.loraplus_lr_ratio} given, at least 1 expected")
+        base = self.sam_base if self.optim == "sam" else self.optim
+        if base.startswith("schedule_free"):
+            scheduled = getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type) != "constant"
+            if self.ema or scheduled:
+                raise UserError(
+                    f"{base}: it averages its weights itself, and that stands in for a schedule: "
+                    "set ema: false and lr_scheduler_type: constant (warmup_steps holds as ever)"
+                )
