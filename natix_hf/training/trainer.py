@@ -2,15 +2,13 @@
 
 What it adds to its parent: datasets from locked splits, the frozen features of a probe computed once, EMA (scored and
 saved, raw weights kept for exact resume), checkpoints that count only when whole, a stop at the first NaN, and no
-weight decay on norms, biases and tokens. What happens once after training (calibration, test, the run folder) stands
-in `final.py`.
+weight decay on norms, biases and tokens. Saving and loading stand in `saving.py`, what happens once after
+training (calibration, test, the run folder) in `final.py`.
 """
 
 from __future__ import annotations
 
-import shutil
 import time
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +16,9 @@ from typing import Any
 import numpy as np
 import torch
 from peft import PeftModel
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch.utils.data import Dataset
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerState
-from transformers.trainer import TRAINER_STATE_NAME, rotate_checkpoints
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import TrainOutput
 
@@ -35,15 +31,14 @@ from natix_hf.inference.features import frozen_features
 from natix_hf.recipe import NatixTrainingArguments
 from natix_hf.report.classification_metric import NatixClassificationMetric
 from natix_hf.training import run_folder
-from natix_hf.training.checkpoints import mark_complete, not_finite, not_saved, remove_incomplete, resume_point
+from natix_hf.training.checkpoints import not_finite, remove_incomplete, resume_point
 from natix_hf.training.ema import Ema
 from natix_hf.training.losses import TrainingLoss, check_loss
 from natix_hf.training.mixing import check_views, mixing
 from natix_hf.training.optimizers import build_optimizer, check_optimizer, extra_passes
 from natix_hf.training.progress import Progress
+from natix_hf.training.saving import SavesWholeCheckpoints
 from natix_hf.training.views import Collator, EpochSampler, TrainingPhotos
-
-RAW_WEIGHTS = "raw_trainable.safetensors"
 
 
 class _Epochs(TrainerCallback):
@@ -60,7 +55,7 @@ class _Epochs(TrainerCallback):
             self.trainer.ema.update(state.global_step - 1)
 
 
-class NatixTrainer(Trainer):
+class NatixTrainer(SavesWholeCheckpoints):
     """Train a `NatixDinov3ForImageClassification` (or its LoRA-wrapped form) on locked splits.
 
     The method follows from the model: a `PeftModel` is trained with LoRA, a model with a frozen backbone as a probe on
@@ -298,75 +293,6 @@ class NatixTrainer(Trainer):
         self.log({k: v for k, v in raw.metrics.items() if not k.endswith("_time")})
         with self.ema.weights():
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-
-    # -- checkpoints --------------------------------------------------------------------------------------------------
-
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(Path(self.args.output_dir) / "checkpoints")
-
-    def _folder_now(self, trial: Any) -> Path:
-        return Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
-
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        # The parent would remove older checkpoints before this one counts: do it after.
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        self.optimizer.eval()  # a schedule-free optimizer then has the weights in place that are scored
-        try:
-            with self.ema.weights() if self.ema is not None else nullcontext():
-                super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()
-            if self.args.should_save:
-                if self.ema is not None:
-                    raw = {name: p.detach().contiguous() for name, p in self.ema.parameters.items()}
-                    save_file(raw, self._folder_now(trial) / RAW_WEIGHTS)
-                self.criterion.save(self._folder_now(trial))
-                mark_complete(self._folder_now(trial))
-        except BaseException as error:
-            # A full disk, or Ctrl-C: nothing half-written stays.
-            free = shutil.disk_usage(self.args.output_dir).free
-            shutil.rmtree(self._folder_now(trial), ignore_errors=True)
-            if isinstance(error, OSError | RuntimeError | SafetensorError):  # torch.save says RuntimeError
-                raise UserError(not_saved(self.args.output_dir, self.state.global_step, error, free)) from error
-            raise
-        finally:
-            self.args.save_total_limit = limit
-        if self.args.should_save:
-            rotate_checkpoints(
-                output_dir=self._get_output_dir(trial),
-                save_total_limit=limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-            )
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        if self.method == "probe" and state_dict is None:
-            trainable = {name for name, p in self.model.named_parameters() if p.requires_grad}
-            state_dict = {name: t for name, t in self.model.state_dict().items() if name in trainable}
-        super()._save(output_dir, state_dict)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        self.criterion.load(resume_from_checkpoint)
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        raw = Path(resume_from_checkpoint) / RAW_WEIGHTS
-        if self.ema is None:
-            if raw.exists():
-                raise UserError(
-                    f"{resume_from_checkpoint} was written with ema: true; resume it with the same setting"
-                )
-            return
-        if not raw.exists():
-            raise UserError(f"{resume_from_checkpoint} was written with ema: false; resume it with the same setting")
-        self.ema.restart()
-        weights = load_file(raw)
-        wanted = self.ema.parameters
-        if weights.keys() != wanted.keys():
-            odd = sorted(weights.keys() ^ wanted.keys())
-            raise UserError(
-                f"{resume_from_checkpoint}: trained with other layers than this recipe: {', '.join(odd[:3])}, ... "
-                f"({len(odd)} names differ)"
-            )
-        with torch.no_grad():
-            for name, parameter in wanted.items():
-                parameter.copy_(weights[name])
 
     # -- afterwards ---------------------------------------------------------------------------------------------------
 

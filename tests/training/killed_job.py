@@ -14,7 +14,7 @@ def main() -> None:
     from transformers import TrainerCallback
 
     from natix_hf import NatixTrainer, NatixTrainingArguments, load_model, load_photos
-    from natix_hf.training import trainer as module
+    from natix_hf.training import saving as module
 
     class Kill(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):

@@ -1,0 +1,95 @@
+"""How `NatixTrainer` writes its checkpoints and goes on from them.
+
+A checkpoint counts when it is whole (`checkpoints.py`). With EMA it holds the averaged weights, which were scored, and
+the raw ones beside them, from which training goes on. What is trained and when a checkpoint is due is the trainer's
+business.
+"""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import Trainer
+from transformers.trainer import rotate_checkpoints
+
+from natix_hf.errors import UserError
+from natix_hf.training.checkpoints import mark_complete, not_saved
+
+RAW_WEIGHTS = "raw_trainable.safetensors"
+
+
+class SavesWholeCheckpoints(Trainer):
+    """The part of `NatixTrainer` that saves and loads; it reads its `ema`, `criterion` and `method`."""
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(Path(self.args.output_dir) / "checkpoints")
+
+    def _folder_now(self, trial: Any) -> Path:
+        return Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        # The parent would remove older checkpoints before this one counts: do it after.
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        self.optimizer.eval()  # a schedule-free optimizer then has the weights in place that are scored
+        try:
+            with self.ema.weights() if self.ema is not None else nullcontext():
+                super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            if self.args.should_save:
+                if self.ema is not None:
+                    raw = {name: p.detach().contiguous() for name, p in self.ema.parameters.items()}
+                    save_file(raw, self._folder_now(trial) / RAW_WEIGHTS)
+                self.criterion.save(self._folder_now(trial))
+                mark_complete(self._folder_now(trial))
+        except BaseException as error:
+            # A full disk, or Ctrl-C: nothing half-written stays.
+            free = shutil.disk_usage(self.args.output_dir).free
+            shutil.rmtree(self._folder_now(trial), ignore_errors=True)
+            if isinstance(error, OSError | RuntimeError | SafetensorError):  # torch.save says RuntimeError
+                raise UserError(not_saved(self.args.output_dir, self.state.global_step, error, free)) from error
+            raise
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            rotate_checkpoints(
+                output_dir=self._get_output_dir(trial),
+                save_total_limit=limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+            )
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if self.method == "probe" and state_dict is None:
+            trainable = {name for name, p in self.model.named_parameters() if p.requires_grad}
+            state_dict = {name: t for name, t in self.model.state_dict().items() if name in trainable}
+        super()._save(output_dir, state_dict)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        self.criterion.load(resume_from_checkpoint)
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        raw = Path(resume_from_checkpoint) / RAW_WEIGHTS
+        if self.ema is None:
+            if raw.exists():
+                raise UserError(
+                    f"{resume_from_checkpoint} was written with ema: true; resume it with the same setting"
+                )
+            return
+        if not raw.exists():
+            raise UserError(f"{resume_from_checkpoint} was written with ema: false; resume it with the same setting")
+        self.ema.restart()
+        weights = load_file(raw)
+        wanted = self.ema.parameters
+        if weights.keys() != wanted.keys():
+            odd = sorted(weights.keys() ^ wanted.keys())
+            raise UserError(
+                f"{resume_from_checkpoint}: trained with other layers than this recipe: {', '.join(odd[:3])}, ... "
+                f"({len(odd)} names differ)"
+            )
+        with torch.no_grad():
+            for name, parameter in wanted.items():
+                parameter.copy_(weights[name])
