@@ -1,8 +1,9 @@
 """The locked splits: after the split nobody indexes the data, a step asks for the rows of its role and the ledger
 keeps who asked.
 
-A step (what the code is about to do) has its role, a role has its split. `STEPS` is the whole law. This file knows
-nothing of how the rows were split or what a step does with them. The rows stand in a store of this module, keyed by
+A step (what the code is about to do) has its role, a role has its split, and a run that is no ordinary one has fewer
+roles: a run of a sweep cannot read val_test. `STEPS` and `PURPOSES` are the whole law. This file knows nothing of how
+the rows were split or what a step does with them. The rows stand in a store of this module, keyed by
 the object, so that neither an attribute nor a copy nor a pickle of `LockedSplits` hands them out.
 """
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 SPLITS = ("train", "val_select", "val_calib", "val_test")
 PARTS = ("fit", "control")  # the two halves of val_calib
 ROLES = {"training": "train", "selection": "val_select", "policy": "val_calib", "final_evaluation": "val_test"}
+REFIT = "refit"  # the one role without a split: it reads all rows, in a run that is for nothing else
 
 # Step -> role -> the parts of val_calib that it may see (none elsewhere).
 STEPS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -34,6 +36,15 @@ STEPS: dict[str, dict[str, tuple[str, ...]]] = {
     "guarantee": {"policy": ("control",)},
     "predictions": {"selection": (), "policy": PARTS, "final_evaluation": ()},  # only writes logits down
     "final figures": {"final_evaluation": ()},
+    "refit": {REFIT: ()},
+}
+
+# What a run is for -> the roles that it may ask for at all, whatever the step.
+PURPOSES: dict[str, tuple[str, ...]] = {
+    "run": tuple(ROLES),
+    "sweep": ("training", "selection"),
+    "range test": ("training",),
+    "refit": (REFIT,),
 }
 
 _ROWS: WeakKeyDictionary[LockedSplits, dict[str, Dataset]] = WeakKeyDictionary()
@@ -41,7 +52,7 @@ _ROWS: WeakKeyDictionary[LockedSplits, dict[str, Dataset]] = WeakKeyDictionary()
 
 def _rule(step: str) -> str:
     places = [
-        f"{role} ({ROLES[role]}{', part ' + ' or '.join(parts) if parts else ''})"
+        f"{role} ({ROLES.get(role, 'all rows')}{', part ' + ' or '.join(parts) if parts else ''})"
         for role, parts in STEPS[step].items()
     ]
     return f"{step!r} may read only as {' or '.join(places)}"
@@ -53,7 +64,7 @@ class LockedSplits:
     It has no length, no items and no iteration; `rows` is the only way out, and everything else here is free of rows.
     """
 
-    __slots__ = ("__weakref__", "_description", "_ledger")
+    __slots__ = ("__weakref__", "_description", "_ledger", "_purpose")
 
     def __init__(self, splits: dict[str, Dataset], description: dict):
         """Lock the rows.
@@ -65,6 +76,7 @@ class LockedSplits:
         _ROWS[self] = dict(splits)
         self._description = description
         self._ledger: list[dict] = []
+        self._purpose = "run"
 
     @property
     def label_names(self) -> list[str]:
@@ -87,11 +99,40 @@ class LockedSplits:
         1970)."""
         return [dict(entry) for entry in self._ledger]
 
+    @property
+    def purpose(self) -> str:
+        """What the run is for, one of `PURPOSES`."""
+        return self._purpose
+
+    @property
+    def training_counts(self) -> dict[str, int]:
+        """Photos of each class among the rows that this run trains on."""
+        counts = self._description["class_counts"]
+        splits = SPLITS if self._purpose == REFIT else ("train",)
+        return {name: sum(counts[split][name] for split in splits) for name in self._description["label_names"]}
+
+    def dedicate(self, purpose: str) -> LockedSplits:
+        """Say what the run is for, once and before any row is read; there is no way back. Returns itself.
+
+        Raises:
+            LeakageError: it has another purpose already, or rows were read.
+        """
+        if purpose not in PURPOSES:
+            raise LeakageError(f"purpose {purpose!r} is none of {', '.join(PURPOSES)}")
+        if purpose != self._purpose:
+            if self._purpose != "run" or self._ledger:
+                raise LeakageError(
+                    f"these splits serve the purpose {self._purpose!r} and {len(self._ledger)} reads are noted: they "
+                    f"cannot serve {purpose!r} now: load the photos again"
+                )
+            self._purpose = purpose
+        return self
+
     def rows(self, role: str, *, step: str, part: str | None = None) -> Dataset:
         """The rows that a step may see, noted in the ledger.
 
         Args:
-            role: `training`, `selection`, `policy` or `final_evaluation`.
+            role: `training`, `selection`, `policy` or `final_evaluation`; `refit` for the rows of all four splits.
             step: what they are for, one of `STEPS`.
             part: of `val_calib` alone: `fit` (the default) or `control`.
 
@@ -107,29 +148,45 @@ class LockedSplits:
             raise LeakageError(
                 f"step {step!r} asked for role {role!r}: only these steps may read rows: {', '.join(STEPS)}"
             )
-        if role not in ROLES:
+        if role not in (*ROLES, REFIT):
             raise LeakageError(
-                f"step {step!r} asked for role {role!r}, which is none of {', '.join(ROLES)}; {_rule(step)}"
+                f"step {step!r} asked for role {role!r}, which is none of {', '.join((*ROLES, REFIT))}; {_rule(step)}"
             )
-        split = ROLES[role]
+        split = ROLES.get(role, "all rows")
         if split == "val_calib" and part is None:
             part = "fit"
         place = split if part is None else f"{split}/{part}"
         if role not in STEPS[step] or (part is not None and part not in STEPS[step][role]):
             raise LeakageError(f"step {step!r} asked for {place} as {role}: {_rule(step)}")
-        rows = _ROWS[self][place]
+        if role not in PURPOSES[self._purpose]:
+            may = ", ".join(PURPOSES[self._purpose])
+            raise LeakageError(
+                f"step {step!r} asked for {place} as {role}: a run for the purpose {self._purpose!r} may read only as "
+                f"{may}"
+            )
+        if role == REFIT:
+            from datasets import concatenate_datasets
+
+            places = ("train", "val_select", *(f"val_calib/{half}" for half in PARTS), "val_test")
+            for one in places:
+                self._note(step, role, one)
+            return concatenate_datasets([_ROWS[self][one] for one in places])
+        self._note(step, role, place)
+        return _ROWS[self][place]
+
+    def _note(self, step: str, role: str, place: str) -> None:
+        split, _, part = place.partition("/")
         self._ledger.append(
             {
                 "step": step,
                 "role": role,
                 "split": split,
-                "part": part,
-                "rows": len(rows),
+                "part": part or None,
+                "rows": len(_ROWS[self][place]),
                 "fingerprint": self._description["fingerprints"][place],
                 "time": time.time(),
             }
         )
-        return rows
 
     def __reduce_ex__(self, protocol: int) -> NoReturn:
         """Neither `copy` nor `pickle`: a copy would be a second, unwatched way to the rows."""
