@@ -109,7 +109,7 @@ class NatixTrainer(SavesWholeCheckpoints):
         check_optimizer(args, method=self.method, attn_implementation=model.config._attn_implementation)
         self.extra_passes = extra_passes(args)
         check_loss(args, self.method)
-        counts = splits.description["class_counts"]["train"]
+        counts = splits.training_counts
         self.criterion = TrainingLoss(args, [counts[n] for n in self.label_list], self.label_list, self.positive)
         self.all_parameters = sum(p.numel() for p in model.parameters())
         self.trainable_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -121,10 +121,12 @@ class NatixTrainer(SavesWholeCheckpoints):
             args.dataloader_num_workers = 0  # rows of a memory-mapped file: a worker process would only copy them
         self.metric = NatixClassificationMetric()
         with args.main_process_first(desc="frozen features"):
-            train = self._training_set(splits.rows("training", step="train"), model, processing_class, augment, args)
-            select = self._client_set(
-                splits.rows("selection", step="choose checkpoint"), model, processing_class, args
-            )
+            read = ("refit", "refit") if splits.purpose == "refit" else ("training", "train")
+            train = self._training_set(splits.rows(read[0], step=read[1]), model, processing_class, augment, args)
+            select = None
+            if splits.purpose in ("run", "sweep"):  # the others choose no checkpoint
+                select = splits.rows("selection", step="choose checkpoint")
+                select = self._client_set(select, model, processing_class, args)
         self.sampler = EpochSampler(len(train), args.data_seed if args.data_seed is not None else args.seed)
         callbacks = list(callbacks or [])
         if args.early_stopping_patience is not None:
@@ -272,8 +274,12 @@ class NatixTrainer(SavesWholeCheckpoints):
         model = self.model if model is None else model
         if self.optimizer is None:
             decayed = set(self.get_decay_parameter_names(model))
-            self.optimizer = build_optimizer(model, self.args, decayed, self.state.max_steps)
+            self.optimizer = build_optimizer(model, self.args, decayed, self.planned_steps())
         return super().create_optimizer(model)
+
+    def planned_steps(self) -> int:
+        """The steps that schedules are laid out for."""
+        return self.state.max_steps
 
     def _finalize_training(self, *args: Any) -> TrainOutput:
         # Schedule-free optimizers leave the model with their average, and do so before the best weights are loaded.
