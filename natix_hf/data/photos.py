@@ -110,12 +110,14 @@ def certificate_beside(source: str | Path) -> dict | None:
     if folder.exists():
         return read_certificate(folder) if (folder / "splits.json").is_file() else None
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
 
     try:
         file = hf_hub_download(str(source), "splits.json", repo_type="dataset")
     except (EntryNotFoundError, LocalEntryNotFoundError):  # offline: not in the cache
         return None
+    except HFValidationError:
+        raise UserError(f"no such file or folder: {source}") from None
     return read_certificate(Path(file).parent)
 
 

@@ -24,7 +24,6 @@ def test_what_works_passes_and_leaves_the_random_state_alone(name, bf16):
         ("flash_attention_2", "FlashAttention2"),
         ("kernels-community/flash-attn2", "kernel"),
         ("flex_attention", "backward on CPU"),
-        ("paged|eager", "paged attention cache"),
     ],
 )
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the refusals of a machine without a GPU")

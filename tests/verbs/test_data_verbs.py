@@ -141,4 +141,4 @@ def test_split_refuses_a_full_folder_and_check_what_is_no_split(photos, streets,
     assert "already there and not empty" in desk.refusal("data", "split", photos, "--output", streets)
     assert "four splits" in desk.refusal("data", "check", photos)
     assert "no such file or folder" in desk.refusal("data", "check", desk.folder / "nothing" / "here")
-    assert "no certificate" in desk.refusal("data", "push", photos, "me/streets")
+    assert "no folder of splits" in desk.refusal("data", "push", photos, "me/streets")
