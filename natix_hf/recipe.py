@@ -133,6 +133,11 @@ class DecisionOptions:
     _argument_group_name: ClassVar[str] = "decision"
 
     calibrator: Literal["temperature", "none"] = option("temperature", "fitted on val_calib after training")
+    target_prior: list[float] | None = option(
+        None,
+        "class shares expected where the model will work, in the order of the ids; of two classes that of the "
+        "positive one is enough, e.g. 0.5",
+    )
 
 
 @dataclass
@@ -186,8 +191,15 @@ class Recipe:
     def __post_init__(self):
         if self.model.method == "probe" and self.data.augment == "basic":
             self.data.augment = "none"  # what a probe sees, so that recipe.yaml and card say so
+        from natix_hf.decision.prior import check_target_prior
+        from natix_hf.training.curriculum import check_curriculum
         from natix_hf.training.losses import check_loss, class_weights
+        from natix_hf.training.sampling import check_sampling
 
         check_loss(self.training, self.model.method)
+        check_sampling(self.training)
+        check_curriculum(self.training)
+        if self.decision.target_prior:
+            check_target_prior(self.decision.target_prior)
         if self.training.class_weights and (names := self.data.label_names):
             class_weights(self.training.class_weights, [1] * len(names), names)

@@ -40,6 +40,7 @@ TRAINING_TOPICS = {
     "mixing": "mixup_alpha cutmix_alpha mix_switch_prob",
     "loss": "loss class_weights logit_adjustment label_smoothing_factor focal_gamma focal_alpha asymmetric_gamma_pos "
     "asymmetric_gamma_neg asymmetric_smoothing gatekeeper_alpha supcon_temperature lcron_top_k lcron_temperature",
+    "sampling": "sampling balance_by curriculum curriculum_pacing curriculum_start curriculum_end",
     "optimizer": "optim optim_args sam_base sam_rho sam_adaptive layerwise_lr_decay loraplus_lr_ratio adam_beta1 "
     "adam_beta2 adam_epsilon",
     "choosing and keeping checkpoints": "eval_strategy eval_steps eval_delay eval_on_start early_stopping_patience "

@@ -106,7 +106,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
             processing_class=processor,
             augment=recipe.data.augment,
             positive_label=recipe.data.positive_label,
-            calibrator=recipe.decision.calibrator,
+            **asdict(recipe.decision),
             **asdict(recipe.speed),
             recipe_text=resolved(recipe),
         )

@@ -7,7 +7,7 @@ topics of a recipe stand in `recipe.py`, which hands these on.
 import math
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from transformers import TrainingArguments
@@ -44,9 +44,8 @@ class NatixTrainingArguments(TrainingArguments):
     """`transformers.TrainingArguments` with defaults for fine-tuning vision transformers, plus EMA and early stopping.
 
     Differences from the parent: evaluates and saves every epoch, keeps the checkpoint that is best on `val_select` by
-        MCC, cosine
-    schedule with 10 % warm-up, reports to nobody unless asked; `bf16=None` (the default) means bf16 where the
-    accelerator has it and fp32 elsewhere; fp16 and the Trainer's own uploads cannot be switched on.
+    MCC, cosine schedule with 10 % warm-up, reports to nobody unless asked; `bf16=None` (the default) means bf16 where
+    the accelerator has it and fp32 elsewhere; fp16 and the Trainer's own uploads cannot be switched on.
 
     Args:
         ema: train with an exponential moving average of the trainable weights; what is scored and saved is the
@@ -57,6 +56,8 @@ class NatixTrainingArguments(TrainingArguments):
         optim, sam_base, sam_rho, sam_adaptive, layerwise_lr_decay, loraplus_lr_ratio: see `training.optimizers`.
         mixup_alpha, cutmix_alpha, mix_switch_prob: how batches are mixed, see `training.mixing`.
         loss, class_weights, logit_adjustment and the parameters of single losses: see `training.losses`.
+        sampling, balance_by: what an epoch is made of, see `training.sampling`.
+        curriculum, curriculum_pacing, curriculum_start, curriculum_end: easy photos first, see `training.curriculum`.
         overwrite_output_dir: remove what an earlier run left in `output_dir`.
 
     Raises:
@@ -96,6 +97,22 @@ class NatixTrainingArguments(TrainingArguments):
     supcon_temperature: float = option(0.1, "supcon: temperature of the similarities")
     lcron_top_k: int | None = option(None, "lcron: photos of a batch that pass; default as many as are positive")
     lcron_temperature: float = option(1.0, "lcron: temperature of the soft sorting")
+    sampling: Literal["natural", "balanced"] = option(
+        "natural", "natural: an epoch is every row once; balanced: as long, with equal shares, rare rows repeat"
+    )
+    balance_by: Literal["class", "source", "class_and_source"] = option(
+        "class", "what balanced sampling evens out: classes, the data's sources, or sources within each class"
+    )
+    curriculum: Literal["none", "loss", "margin"] = option(
+        "none",
+        "easy photos first, by the loss or the margin of a cross-fitted probe on frozen features of train; epochs "
+        "keep their length, few photos repeat",
+    )
+    curriculum_pacing: Literal["linear", "root", "step"] = option(
+        "linear", "how the share of photos grows from epoch to epoch: evenly, quickly at first, or all at once"
+    )
+    curriculum_start: float = option(0.3, "share of each class, the easiest, that the first epoch has")
+    curriculum_end: float = option(0.5, "share of the training after which all photos are in")
     overwrite_output_dir: bool = option(False, "remove what an earlier run left in output_dir")
     optim: str = option("adamw_torch_fused", f"{', '.join(OPTIMIZERS)}, or transformers' (adamw_torch, sgd, ...)")
     sam_base: str = option("adamw_torch", "the optimizer that makes the step of sam")

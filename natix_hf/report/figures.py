@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from natix_hf.files import replacing
 from natix_hf.report.metrics import expected_calibration_error
@@ -123,6 +124,62 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str], p
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_title(f"{int(counts.sum())} photos", fontsize=10)
+    _save(figure, path)
+
+
+def curriculum(
+    shares: Sequence[float],
+    difficulty: np.ndarray,
+    labels: np.ndarray,
+    names: Sequence[str],
+    measure: str,
+    path: str | Path,
+) -> None:
+    """The share of each class's photos that each epoch may draw from, and how hard the photos of each class are.
+
+    Args:
+        shares: of each epoch, from 0 to 1.
+        difficulty: `(n,)`.
+        labels: `(n,)` class ids.
+        names: the classes in the order of their ids.
+        measure: what the difficulty is, for the axis.
+        path: the PNG to write.
+    """
+    figure, (left, right) = _figure(9.0, 3.4, 2)
+    left.stairs(shares, np.arange(len(shares) + 1) + 0.5, color=BLUE, linewidth=1.6, baseline=None)
+    left.set(xlabel="epoch", ylabel="share of each class that is in", ylim=(0, 1.05))
+    left.xaxis.set_major_locator(MaxNLocator(integer=True))
+    # Each class by its own photos: the share that is at most so hard.
+    for label, name in enumerate(names):
+        own = np.sort(difficulty[labels == label])
+        if len(own):
+            right.step(own, np.arange(1, len(own) + 1) / len(own), where="post", label=f"{name} ({len(own)})")
+    if measure == "loss":
+        right.set_xscale("symlog", linthresh=0.01)
+    unit = "loss (nats)" if measure == "loss" else measure
+    right.set(xlabel=f"{unit} of the probe on frozen features", ylabel="share of the class", ylim=(0, 1.05))
+    right.legend(frameon=False, fontsize=8, ncols=1 + len(names) // 8)
+    _save(figure, path)
+
+
+def learning_rates(document: Mapping[str, Any], path: str | Path) -> None:
+    """The loss over rising learning rates, smoothed and as it was, with the rate that it suggests.
+
+    Args:
+        document: the content of `find_lr.json`.
+        path: the PNG to write.
+    """
+    figure, (axes,) = _figure(6.0, 3.6, 1)
+    axes.plot(document["rates"], document["losses"], color=GREY, linewidth=0.8, alpha=0.7, label="each step")
+    axes.plot(document["rates"], document["smoothed"], color=BLUE, linewidth=1.6, label="smoothed")
+    if document["suggestion"] is not None:
+        label = f"suggestion: {document['suggestion']:.2g}"
+        axes.axvline(document["suggestion"], color=ORANGE, linestyle="--", linewidth=1.2, label=label)
+    # The last steps of a loss that diverges would press all others flat.
+    lowest, highest = min(document["smoothed"]), max(document["smoothed"][: 1 + len(document["smoothed"]) // 2])
+    axes.set_ylim(lowest - 0.2 * (highest - lowest) - 0.02, highest + 0.8 * (highest - lowest) + 0.02)
+    axes.set(xscale="log", xlabel="learning rate", ylabel="loss of train (nats)")
+    axes.legend(frameon=False)
     _save(figure, path)
 
 

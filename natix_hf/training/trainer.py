@@ -9,6 +9,7 @@ training (calibration, test, the run folder) in `final.py`.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from transformers.trainer_utils import TrainOutput
 
 from natix_hf.data.contracts import LockedSplits
 from natix_hf.data.copies import copy_side, photo_copies
+from natix_hf.decision.prior import class_prior, prior_warning
 from natix_hf.errors import UserError
 from natix_hf.files import home
 from natix_hf.inference.batches import ClientPhotos, image_side
@@ -32,11 +34,13 @@ from natix_hf.recipe import NatixTrainingArguments
 from natix_hf.report.classification_metric import NatixClassificationMetric
 from natix_hf.training import run_folder
 from natix_hf.training.checkpoints import not_finite, remove_incomplete, resume_point
+from natix_hf.training.curriculum import check_curriculum, plan_curriculum
 from natix_hf.training.ema import Ema
 from natix_hf.training.losses import TrainingLoss, check_loss
 from natix_hf.training.mixing import check_views, mixing
 from natix_hf.training.optimizers import build_optimizer, check_optimizer, extra_passes
 from natix_hf.training.progress import Progress
+from natix_hf.training.sampling import Strata, StratifiedSampler, check_sampling, seen_shares
 from natix_hf.training.saving import SavesWholeCheckpoints
 from natix_hf.training.views import Collator, EpochSampler, TrainingPhotos
 
@@ -70,6 +74,7 @@ class NatixTrainer(SavesWholeCheckpoints):
         augment: training views, see `data.augment`; a probe sees none.
         positive_label: the class that AUROC speaks of; default the class of id 1.
         calibrator: `temperature` or `none`.
+        target_prior: expected class shares, see `decision.prior`; a line is printed where training sees quite others.
         cache_dir: folder of frozen features and pre-resized copies; default `~/.cache/natix_hf`.
         decode_copy: train on pre-resized copies of the photos, made once; a probe has no use for them.
         decode_copy_side: their short side in pixels; default `data.copies.copy_side(image_size)`.
@@ -90,6 +95,7 @@ class NatixTrainer(SavesWholeCheckpoints):
         augment: str = "basic",
         positive_label: str | None = None,
         calibrator: str = "temperature",
+        target_prior: Sequence[float] | None = None,
         cache_dir: str | Path | None = None,
         decode_copy: bool = False,
         decode_copy_side: int | None = None,
@@ -109,6 +115,9 @@ class NatixTrainer(SavesWholeCheckpoints):
         check_optimizer(args, method=self.method, attn_implementation=model.config._attn_implementation)
         self.extra_passes = extra_passes(args)
         check_loss(args, self.method)
+        check_sampling(args)
+        check_curriculum(args)
+        self.target_prior = class_prior(target_prior, self.label_list, self.positive) if target_prior else None
         counts = splits.training_counts
         self.criterion = TrainingLoss(args, [counts[n] for n in self.label_list], self.label_list, self.positive)
         self.all_parameters = sum(p.numel() for p in model.parameters())
@@ -122,12 +131,13 @@ class NatixTrainer(SavesWholeCheckpoints):
         self.metric = NatixClassificationMetric()
         with args.main_process_first(desc="frozen features"):
             read = ("refit", "refit") if splits.purpose == "refit" else ("training", "train")
-            train = self._training_set(splits.rows(read[0], step=read[1]), model, processing_class, augment, args)
+            rows = splits.rows(read[0], step=read[1])
+            self.sampler = self._sampler(rows, model, processing_class, args)
+            train = self._training_set(rows, model, processing_class, augment, args)
             select = None
             if splits.purpose in ("run", "sweep"):  # the others choose no checkpoint
                 select = splits.rows("selection", step="choose checkpoint")
                 select = self._client_set(select, model, processing_class, args)
-        self.sampler = EpochSampler(len(train), args.data_seed if args.data_seed is not None else args.seed)
         callbacks = list(callbacks or [])
         if args.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
@@ -182,6 +192,23 @@ class NatixTrainer(SavesWholeCheckpoints):
             self.times["decode_copy"] = round(time.perf_counter() - begin, 3)
         return TrainingPhotos(rows, augment=augment, image_size=size, seed=args.seed, resize=resize, copies=copies)
 
+    def _sampler(self, rows: Any, model: Any, processor: Any, args: NatixTrainingArguments) -> EpochSampler:
+        """What every epoch is made of; says how far its class shares are from those expected."""
+        seed = args.data_seed if args.data_seed is not None else args.seed
+        labels, names = np.array(rows["label"][:]), self.label_list
+        strata = Strata(labels, rows["source"][:], names, args.sampling, args.balance_by)
+        cells = {"names": names, "cells": strata.cells, "cache_dir": self.cache_dir}
+        self.curriculum = None
+        if self.splits.purpose != "range test":  # which is too short for one
+            self.curriculum = plan_curriculum(args, model, rows, processor, **cells)
+        if self.target_prior is not None and args.should_log:
+            seen = seen_shares(strata.shares(), self.criterion)
+            if far := prior_warning(seen, self.target_prior, names):
+                print(f"warning: {far}")
+        if self.curriculum is None and strata.natural:
+            return EpochSampler(len(rows), seed)
+        return StratifiedSampler(strata, seed, self.curriculum and self.curriculum.admitted)
+
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> EpochSampler:
         return self.sampler
 
@@ -215,6 +242,9 @@ class NatixTrainer(SavesWholeCheckpoints):
                     splits=self.splits.description,
                 )
                 remove_incomplete(self.args.output_dir)
+                if self.curriculum is not None:
+                    print(self.curriculum.told())
+                    self.curriculum.draw(Path(self.args.output_dir) / "figures" / "curriculum.png", self.label_list)
         begin = time.perf_counter()
         if point and self._ended_early(point):
             output = TrainOutput(self.state.global_step, 0.0, {})

@@ -1,0 +1,250 @@
+"""Easy photos first: how hard each row of train is, and how many of them each epoch may draw from.
+
+Difficulty comes from a probe on frozen features (transfer scoring: Hacohen and Weinshall, "On the Power of Curriculum
+Learning in Training Deep Networks", 2019), cross-fitted over whole groups, so that no row is judged by a model that
+saw its group. The share of rows that are in grows by one of the pacing functions of Wu, Dyer and Neyshabur ("When Do
+Curricula Work?", 2021), from epoch to epoch and in every class alike, so that class shares stay what they are. An
+epoch keeps its length: while few rows are in, they repeat, and the schedule of the learning rate is that of the run
+without curriculum. Rows of train are all that this module is ever given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from peft import PeftModel
+
+from natix_hf.errors import UserError
+from natix_hf.files import replacing
+from natix_hf.inference.features import frozen_features
+
+FOLDS = 5
+
+
+def check_curriculum(args: Any) -> None:
+    """Refuse what cannot work, before anything is read.
+
+    Args:
+        args: `NatixTrainingArguments`.
+
+    Raises:
+        UserError: an unknown word, a share that is none, or too few epochs for all rows to get in.
+    """
+    words = {"curriculum": ("none", "loss", "margin"), "curriculum_pacing": ("linear", "root", "step")}
+    for key, known in words.items():
+        if getattr(args, key) not in known:
+            raise UserError(f"{key}: {getattr(args, key)} given, {', '.join(known[:-1])} or {known[-1]} expected")
+    for key in ("curriculum_start", "curriculum_end"):
+        if not 0 < getattr(args, key) <= 1:
+            raise UserError(f"{key}: {getattr(args, key)} given, a share above 0 and at most 1 expected")
+    if args.curriculum != "none" and args.max_steps <= 0:
+        _check_epochs(args, args.num_train_epochs)
+
+
+def _check_epochs(args: Any, epochs: float) -> None:
+    last = math.ceil(epochs) - 1
+    if last < 1:
+        raise UserError(f"curriculum: photos enter from epoch to epoch: {epochs:g} given, more than one expected")
+    if last / epochs < args.curriculum_end - 1e-9:
+        raise UserError(
+            f"curriculum_end: {args.curriculum_end} given, but the last of {epochs:g} epochs begins at "
+            f"{last / epochs:.2f} of the training and would not have all photos: give at most that, or more epochs"
+        )
+
+
+def check_start(args: Any, rows: int) -> float:
+    """The number of epochs of a run over `rows` rows, after a last look at what the curriculum would do with them.
+
+    Raises:
+        UserError: as `check_curriculum`; or the first epoch has fewer photos than one step takes.
+    """
+    batch = args.train_batch_size * args.world_size
+    steps = math.ceil(math.ceil(rows / batch) / args.gradient_accumulation_steps)
+    epochs = args.max_steps / steps if args.max_steps > 0 else args.num_train_epochs
+    if args.curriculum != "none":
+        _check_epochs(args, epochs)
+        batch *= args.gradient_accumulation_steps
+        if args.curriculum_start * rows < batch:
+            raise UserError(
+                f"curriculum_start: {args.curriculum_start} of {rows} photos is {args.curriculum_start * rows:.0f}, "
+                f"less than the {batch} of one step: at least {math.ceil(1000 * batch / rows) / 1000:g} expected"
+            )
+    return epochs
+
+
+def pacing(time: float, name: str, start: float, end: float) -> float:
+    """Share of the rows that are in, by Wu et al. (2021); `step` is Hacohen and Weinshall's single step.
+
+    Args:
+        time: share of the training that is over.
+        name: `linear`, `root` (polynomial of power 1/2: quick at first) or `step` (all at once).
+        start: the share at the beginning.
+        end: the time from which all are in.
+    """
+    if time >= end - 1e-9:
+        return 1.0
+    grown = {"linear": time / end, "root": math.sqrt(time / end), "step": 0.0}[name]
+    return start + (1 - start) * grown
+
+
+def cross_fitted(features: np.ndarray, labels: np.ndarray, groups: Sequence[str], names: Sequence[str]) -> np.ndarray:
+    """Log probabilities `(n, classes)` of each row by a logistic regression that saw no row of its group.
+
+    Args:
+        features: `(n, dim)` of the frozen backbone.
+        labels: `(n,)` class ids.
+        groups: `(n,)`.
+        names: `(classes,)`, for messages.
+
+    Raises:
+        UserError: a class stands in a single group: without that one, nobody knows it.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedGroupKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    group_of = np.unique(np.asarray(groups), return_inverse=True)[1]
+    there = np.unique(labels)
+    groups_with = {label: len(np.unique(group_of[labels == label])) for label in there}
+    rarest = min(groups_with, key=groups_with.get)
+    folds = min(FOLDS, int(np.bincount(labels)[there].min()), groups_with[rarest])
+    few = UserError(
+        f"curriculum: class {names[rarest]} stands in {groups_with[rarest]} group(s) of train, too few to judge its "
+        "photos by a probe that has not seen their group: leave curriculum out"
+    )
+    if folds < 2 or len(there) < 2:
+        raise few
+    found = np.full((len(labels), len(names)), -np.inf)
+    # Whole groups, as GroupKFold has them, with the classes spread over the folds.
+    for fit, judge in StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(features, labels, group_of):
+        if len(np.unique(labels[fit])) < len(there):
+            raise few
+        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+        probe.fit(features[fit], labels[fit])
+        found[np.ix_(judge, there)] = probe.predict_log_proba(features[judge])
+    return found
+
+
+def difficulty(log_probabilities: np.ndarray, labels: np.ndarray, measure: str) -> np.ndarray:
+    """How hard each row is, `(n,)`, harder ones larger.
+
+    Args:
+        log_probabilities: `(n, classes)`.
+        labels: `(n,)`.
+        measure: `loss`, `-log p(label)`; or `margin`, `max p(other) - p(label)` from -1 to 1.
+    """
+    rows = np.arange(len(labels))
+    own = log_probabilities[rows, labels]
+    # Rounded, so that the last bits of another machine's arithmetic do not change the order.
+    if measure == "loss":
+        return np.round(-own, 6)
+    others = log_probabilities.copy()
+    others[rows, labels] = -np.inf
+    return np.round(np.exp(others.max(axis=1)) - np.exp(own), 6)
+
+
+def entries(hard: np.ndarray, cells: np.ndarray, ids: Sequence[str]) -> np.ndarray:
+    """From which share on each row is in, `(n,)`: its rank among the `m` rows of its cell, over `m`.
+
+    Args:
+        hard: `(n,)` difficulty.
+        cells: `(n,)` the class, or the class and source, within which rows are ranked.
+        ids: `(n,)` row ids; they order rows that are equally hard.
+    """
+    entry = np.empty(len(hard))
+    order = np.lexsort((np.asarray(ids), hard))
+    for cell in np.unique(cells):
+        ranked = order[cells[order] == cell]
+        entry[ranked] = np.arange(len(ranked)) / len(ranked)
+    return entry
+
+
+@dataclass(frozen=True)
+class Curriculum:
+    """Which rows each epoch may hold.
+
+    Args:
+        entry: `(n,)` see `entries`.
+        difficulty: `(n,)`.
+        labels: `(n,)`.
+        shares: share admitted in each epoch.
+        measure: `loss` or `margin`.
+    """
+
+    entry: np.ndarray
+    difficulty: np.ndarray
+    labels: np.ndarray
+    shares: list[float]
+    measure: str
+
+    def admitted(self, epoch: int) -> np.ndarray:
+        """Which rows are in, `(n,)` bool."""
+        return self.entry < self.shares[min(epoch, len(self.shares) - 1)]
+
+    def told(self) -> str:
+        """One line of what it does."""
+        return (
+            f"curriculum: {self.shares[0]:.0%} of each class in the first epoch, those with the least {self.measure} "
+            f"of a cross-fitted probe; all {len(self.labels)} from epoch {self.shares.index(1.0) + 1}"
+        )
+
+    def draw(self, path: Path, names: Sequence[str]) -> None:
+        """Write the picture of the schedule."""
+        from natix_hf.report.figures import curriculum
+
+        path.parent.mkdir(exist_ok=True)
+        curriculum(self.shares, self.difficulty, self.labels, names, self.measure, path)
+
+
+def plan_curriculum(
+    args: Any, model: Any, rows: Any, processor: Any, *, names: Sequence[str], cells: np.ndarray, cache_dir: Path
+) -> Curriculum | None:
+    """The curriculum that a recipe asks for; None for `none`.
+
+    The probe's judgement is kept in `cache_dir`, so that all processes of a run, and one that resumes it, have the
+    same.
+
+    Args:
+        args: `NatixTrainingArguments`.
+        model: as it is before training, wrapped for LoRA or not.
+        rows: those of `train`, with `id`, `image`, `label`, `group`, `fingerprint`.
+        processor: the image processor.
+        names: `(classes,)`.
+        cells: `(n,)` within which rows are ranked.
+
+    Raises:
+        UserError: see `check_start`, `cross_fitted` and `frozen_features`.
+    """
+    epochs = check_start(args, len(rows))
+    if args.curriculum == "none":
+        return None
+    plain = (model.get_base_model() if isinstance(model, PeftModel) else model).to(args.device)
+    kept = frozen_features(
+        plain,
+        rows,
+        processor,
+        cache_dir=cache_dir,
+        batch_size=args.per_device_eval_batch_size,
+        num_workers=args.dataloader_num_workers,
+    )
+    features = np.stack([shard[row] for shard, row in kept.records])
+    labels, groups = np.array(kept.labels), rows["group"][:]
+    digest = hashlib.blake2b("\0".join(groups).encode(), digest_size=16)
+    digest.update(features.tobytes() + labels.tobytes())
+    file = cache_dir / "curriculum" / f"{digest.hexdigest()}.npy"
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        judged = cross_fitted(features, labels, groups, names)
+        with replacing(file) as temporary:
+            np.save(temporary, judged)
+    hard = difficulty(np.load(file, allow_pickle=False), labels, args.curriculum)
+    times = [epoch / epochs for epoch in range(math.ceil(epochs))]
+    shares = [pacing(time, args.curriculum_pacing, args.curriculum_start, args.curriculum_end) for time in times]
+    return Curriculum(entries(hard, cells, rows["id"][:]), hard, labels, shares, args.curriculum)
