@@ -8,7 +8,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from datasets import ClassLabel, Dataset
+import numpy as np
+import pyarrow as pa
+from datasets import ClassLabel, Dataset, DatasetInfo
 
 from natix_hf.errors import UserError
 
@@ -140,3 +142,13 @@ def group_names(values: Mapping[str, Sequence[str | None]], ids: Sequence[str]) 
         front = f"{column}=" if len(values) > 1 else ""
         names = [name if value is None else front + value for name, value in zip(names, found)]
     return names
+
+
+def with_text(data: Dataset, column: str, values: Sequence[str]) -> Dataset:
+    """The same rows with other text in a column, `(n,)` values; nothing else is copied, photos neither."""
+    table = data.data.table
+    whole = np.full(len(table), None, dtype=object)
+    rows = np.arange(len(data)) if data._indices is None else data._indices.column(0).to_numpy()
+    whole[rows] = np.asarray(values, dtype=object)
+    table = table.set_column(table.column_names.index(column), column, pa.array(whole, pa.string()))
+    return Dataset(table, info=DatasetInfo(features=data.features), indices_table=data._indices)

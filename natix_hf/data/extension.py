@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from datasets import Dataset, DatasetDict, concatenate_datasets
+from datasets import DatasetDict, concatenate_datasets
 
 from natix_hf.data.certificate import read_certificate
+from natix_hf.data.columns import as_text, column_values, has_column, with_text
 from natix_hf.data.contracts import SPLITS
 from natix_hf.data.plan import DEFAULT_RATIOS, Plan
 from natix_hf.data.pooling import pooled_columns
@@ -72,18 +72,14 @@ def _together(old: Rows, new: Rows, earlier: Cut) -> Rows:
         keep.append(row)
         called.append(name if name not in names else f"{name}~{print_[:8]}")
         names.add(called[-1])
-    added = new.data.select(keep, keep_in_memory=True)
-    added = _renamed(added, called)
+    added = with_text(new.data.select(keep, keep_in_memory=True), "id", called)
     columns = list(new.group_values)
-    values = {"group": [*earlier_groups(earlier, ids), *([None] * len(keep))]}
+    values = {"group": [*_groups(earlier, ids), *([None] * len(keep))]}
     for column in columns:
         if column == "group":
             continue
-        there = column in pool.column_names
-        values[column] = [
-            *(map(_text, pool[column][:]) if there else [None] * len(ids)),
-            *(new.group_values[column][row] for row in keep),
-        ]
+        known = column_values(pool, column, "group_column") if has_column(pool, column) else [None] * len(ids)
+        values[column] = [*map(as_text, known), *(new.group_values[column][row] for row in keep)]
     if "group" in columns:
         values["group"][len(ids) :] = [new.group_values["group"][row] for row in keep]
     data = pooled_columns([pool, added], ["of the earlier splits", "new"])
@@ -92,26 +88,7 @@ def _together(old: Rows, new: Rows, earlier: Cut) -> Rows:
     return Rows(data, broken, left, values)
 
 
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
-
-
-def _renamed(rows: Dataset, ids: list[str]) -> Dataset:
-    """The rows under other ids; photos are not copied."""
-    if list(rows["id"][:]) == ids:
-        return rows
-    import pyarrow as pa
-    from datasets import DatasetInfo
-
-    table = rows.data.table
-    column = np.full(len(table), None, dtype=object)
-    places = np.arange(len(rows)) if rows._indices is None else rows._indices.column(0).to_numpy()
-    column[places] = ids
-    table = table.set_column(table.column_names.index("id"), "id", pa.array(column, pa.string()))
-    return Dataset(table, info=DatasetInfo(features=rows.features), indices_table=rows._indices)
-
-
-def earlier_groups(earlier: Cut, ids: list[str]) -> list[str]:
+def _groups(earlier: Cut, ids: list[str]) -> list[str]:
     """The group of each row of the earlier splits."""
     groups: dict[str, str] = {}
     for split in SPLITS:

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, DatasetInfo, concatenate_datasets
 
 from natix_hf.data.certificate import bind, describe
+from natix_hf.data.columns import with_text
 from natix_hf.data.contracts import PARTS, SPLITS, LockedSplits
 from natix_hf.data.decode import client_photo
 from natix_hf.data.given import check_copies, check_given
@@ -108,13 +108,7 @@ def _grouped(data: Dataset, grouping: Grouping) -> Dataset:
     """The rows with the names of their groups, without `look`; photos are not copied."""
     if "look" in data.column_names:
         data = data.remove_columns("look")
-    table = data.data.table
-    names = np.full(len(table), None, dtype=object)
-    rows = np.arange(len(data)) if data._indices is None else data._indices.column(0).to_numpy()
-    names[rows] = np.asarray(grouping.names, dtype=object)[grouping.numbers]
-    position = table.column_names.index("group")
-    table = table.set_column(position, "group", pa.array(names, pa.string()))
-    return Dataset(table, info=DatasetInfo(features=data.features), indices_table=data._indices)
+    return with_text(data, "group", np.asarray(grouping.names, dtype=object)[grouping.numbers])
 
 
 def _select(data: Dataset, indices: np.ndarray) -> Dataset:
