@@ -142,3 +142,18 @@ def test_split_refuses_a_full_folder_and_check_what_is_no_split(photos, streets,
     assert "four splits" in desk.refusal("data", "check", photos)
     assert "no such file or folder" in desk.refusal("data", "check", desk.folder / "nothing" / "here")
     assert "no folder of splits" in desk.refusal("data", "push", photos, "me/streets")
+
+
+def test_pushed_splits_pass_check_on_the_hub_and_are_what_a_run_takes(streets, desk, loopback_hub):
+    hub = {"HF_ENDPOINT": loopback_hub.address, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "x", "NO_PROXY": "127.0.0.1"}
+    status, out, err = desk.type("data", "push", streets, "me/streets", **hub)
+    assert status == 0, err
+    assert out.strip() == f"{loopback_hub.address}/datasets/me/streets"
+    status, out, err = desk.type("data", "check", "me/streets", **hub)
+    assert status == 0, out + err
+    assert "0 groups straddle" in out
+    assert "VIOLATION" not in out
+    words = ["--dataset_name", "me/streets", "--method", "probe"]
+    result = desk.type("train", desk.recipe, *words, **hub)
+    assert result.status == 0, result.err
+    assert json.loads((desk.output / "splits.json").read_text()) == read_certificate(streets)
