@@ -6,8 +6,10 @@ line fills them (`recipe_file.py`) nor what they cause (the rooms that take them
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
 
+from natix_hf.errors import UserError
 from natix_hf.training_arguments import OPTIMIZERS, SCORES, NatixTrainingArguments, option
 
 __all__ = [
@@ -19,6 +21,7 @@ __all__ = [
     "LoraOptions",
     "ModelOptions",
     "NatixTrainingArguments",
+    "PurposeOptions",
     "Recipe",
     "SpeedOptions",
 ]
@@ -159,6 +162,44 @@ class SpeedOptions:
     )
 
 
+@dataclass
+class PurposeOptions:
+    """What the run is for, where it is no ordinary one."""
+
+    _argument_group_name: ClassVar[str] = "purpose"
+
+    find_lr: bool = option(
+        False, "try rising learning rates on train, draw the curve to OUTPUT_DIR-find_lr, suggest one, and end"
+    )
+    sweep: bool = option(False, "end with the score on val_select; set by natix_hf.sweep, val_test stays unread")
+    refit: Literal["none", "all"] = option(
+        "none", "all: train once more on the rows of all four splits, as the run refit_from was trained"
+    )
+    refit_from: str | None = option(
+        None, "(or --from) the finished run of this recipe whose steps, calibration and figures a refit takes over"
+    )
+
+    def __post_init__(self):
+        chosen = [key for key, on in (("find_lr", self.find_lr), ("sweep", self.sweep), ("refit", self.refits)) if on]
+        if len(chosen) > 1:
+            raise UserError(f"{' and '.join(chosen)}: a run is for one of them: leave the others out")
+        if self.refits and self.refit_from is None:
+            raise UserError("refit: of which run? add --from runs/NAME, a finished run of this recipe")
+        if self.refit_from is not None and not self.refits:
+            raise UserError("refit_from: nothing is refitted: add refit: all, or leave it out")
+
+    @property
+    def refits(self) -> bool:
+        return self.refit != "none"
+
+    @property
+    def kind(self) -> str:
+        """The purpose as the locked splits name it."""
+        if self.refits:
+            return "refit"
+        return "range test" if self.find_lr else "sweep" if self.sweep else "run"
+
+
 # Options of TrainingArguments that a recipe does not take, and what to say to whoever writes one.
 REFUSED = {
     "fp16": "DINOv3 overflows to NaN in fp16; use bf16 or leave both out",
@@ -186,6 +227,7 @@ class Recipe:
     data: DataOptions
     decision: DecisionOptions
     speed: SpeedOptions
+    purpose: PurposeOptions
     training: NatixTrainingArguments
 
     def __post_init__(self):
@@ -193,6 +235,10 @@ class Recipe:
             self.data.augment = "none"  # what a probe sees, so that recipe.yaml and card say so
         from natix_hf.decision.prior import check_target_prior
         from natix_hf.training.curriculum import check_curriculum
+
+        place = self.training.output_dir
+        if place and self.purpose.refits and Path(place).absolute() == Path(self.purpose.refit_from).absolute():
+            self.training.output_dir = f"{Path(place)}-refit"
         from natix_hf.training.losses import check_loss, class_weights
         from natix_hf.training.sampling import check_sampling
 

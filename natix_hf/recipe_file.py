@@ -25,11 +25,20 @@ from natix_hf.recipe import (
     LoraOptions,
     ModelOptions,
     NatixTrainingArguments,
+    PurposeOptions,
     Recipe,
     SpeedOptions,
 )
 
-TOPICS = (ModelOptions, LoraOptions, DataOptions, DecisionOptions, SpeedOptions, NatixTrainingArguments)
+TOPICS = (
+    ModelOptions,
+    LoraOptions,
+    DataOptions,
+    DecisionOptions,
+    SpeedOptions,
+    PurposeOptions,
+    NatixTrainingArguments,
+)
 
 # How --help divides what comes from TrainingArguments; options named nowhere here close the list.
 TRAINING_TOPICS = {
@@ -128,9 +137,10 @@ def find_recipe(name: str) -> Path:
     if path.is_file():
         return path
     here = Path(__file__).parent
+    short = path.as_posix().removeprefix("recipes/").removesuffix(".yaml")
     for folder in (here / "recipes", here.parent / "recipes"):
-        shipped = folder / f"{path.stem}.yaml"
-        if shipped.is_file() and str(path) in (path.stem, f"recipes/{path.stem}.yaml"):
+        shipped = folder / f"{short}.yaml"
+        if shipped.is_file() and str(path) in (short, f"recipes/{short}.yaml"):
             return shipped
     raise UserError(f"recipe {name}: no such file")
 
@@ -183,6 +193,7 @@ def parse(argv: list[str]) -> Recipe:
     for key in values:
         _refuse_unknown(key, f"recipe {path}", known)
 
+    argv = ["--refit_from" + word.removeprefix("--from") if word.split("=")[0] == "--from" else word for word in argv]
     given: set[str] = set()
     for token in argv[1:]:
         if token.startswith("--"):
@@ -241,6 +252,9 @@ def resolved(recipe: Recipe) -> str:
     for title, options in (*topics.items(), ("speed", recipe.speed)):
         lines += ["", f"# {title}"]
         lines += _yaml_lines({f.name: getattr(options, f.name) for f in dataclasses.fields(options)})
+    if recipe.purpose.refits:
+        purpose = recipe.purpose
+        lines += ["", "# purpose", *_yaml_lines({"refit": purpose.refit, "refit_from": purpose.refit_from})]
     plain = training_values(recipe.training)
     return "\n".join([*lines, "", "# training", *_yaml_lines(plain), ""])
 

@@ -57,34 +57,17 @@ def load_network(recipe: Recipe, label_names: list[str]) -> tuple[Any, Any]:
 
 def train(recipe: Recipe) -> dict[str, Any]:
     """Run the whole job; returns the content of `metrics.json` (empty on all processes but the first)."""
-    from natix_hf.modeling.attention import check_attention
-    from natix_hf.modeling.loading import check_size, sketch_model
     from natix_hf.recipe_file import resolved
-    from natix_hf.training import run_folder
-    from natix_hf.training.checkpoints import resume_point
-    from natix_hf.training.mixing import check_views
-    from natix_hf.training.optimizers import check_optimizer, check_trained
-    from natix_hf.training.progress import check_trackers
+    from natix_hf.training.purposes import check, trainer_class
 
-    args, method = recipe.training, recipe.model.method
+    args, name, method = recipe.training, recipe.model.model_name_or_path, recipe.model.method
+    text = resolved(recipe)
     say = print if args.should_log else (lambda *_: None)
-    resuming = str(args.resume_from_checkpoint).lower() not in ("none", "false")
-    if args.should_save:
-        run_folder.check(args.output_dir, resume=resuming, overwrite=args.overwrite_output_dir)
-    resume_point(args.output_dir, args.resume_from_checkpoint)
-    check_trackers(args.report_to)
-    check_views(method, recipe.data.augment, args, decode_copy=recipe.speed.decode_copy)
-    check_optimizer(args, method=method, attn_implementation=recipe.model.attn_implementation)
-    place = {"training": method != "probe", "bf16": args.bf16, "device": args.device}
-    check_attention(recipe.model.attn_implementation, trust_remote_code=recipe.model.trust_remote_code, **place)
-    with args.main_process_first(desc="configuration"):
-        name, revision, head = recipe.model.model_name_or_path, recipe.model.model_revision, recipe.model.head
-        check_size(name, recipe.data.image_size, revision)
-        check_trained(sketch_model(name, method=method, lora=asdict(recipe.lora), head=head, revision=revision), args)
+    check(recipe, text)
 
     times, begin = {}, time.perf_counter()
     with args.main_process_first(desc="photos"):
-        splits = load_data(recipe)
+        splits = load_data(recipe).dedicate(recipe.purpose.kind)
     times["photos"] = round(time.perf_counter() - begin, 3)
     sizes = ", ".join(f"{name} {size}" for name, size in splits.sizes.items() if "/" not in name)
     say(f"photos: {recipe.data.dataset_name}: {len(splits.label_names)} classes; {sizes}")
@@ -96,10 +79,8 @@ def train(recipe: Recipe) -> dict[str, Any]:
         model, processor = load_network(recipe, splits.label_names)
     times["model"] = round(time.perf_counter() - begin, 3)
 
-    from natix_hf.training.trainer import NatixTrainer
-
     try:
-        trainer = NatixTrainer(
+        trainer = trainer_class(recipe.purpose)(
             model=model,
             args=args,
             splits=splits,
@@ -108,7 +89,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
             positive_label=recipe.data.positive_label,
             **asdict(recipe.decision),
             **asdict(recipe.speed),
-            recipe_text=resolved(recipe),
+            recipe_text=text,
         )
     except ImportError as error:  # accelerators and trackers that the machine lacks
         raise UserError(one_line(error)) from None
@@ -118,15 +99,12 @@ def train(recipe: Recipe) -> dict[str, Any]:
     try:
         trainer.train()
     except KeyboardInterrupt:
-        say(f"\nstopped; --resume_from_checkpoint true goes on from the last checkpoint in {args.output_dir}")
+        if not recipe.purpose.find_lr:
+            say(f"\nstopped; --resume_from_checkpoint true goes on from the last checkpoint in {args.output_dir}")
         raise
     metrics = trainer.finish()
     if args.should_log:
-        from natix_hf.files import read_json
-        from natix_hf.report.summary import summary_lines
-
-        print(f"\n{args.output_dir}: finished")
-        print("\n".join(summary_lines(metrics, read_json(f"{args.output_dir}/calibration.json"))))
+        print("", f"{args.output_dir}: finished", *trainer.told(metrics), sep="\n")
     return metrics
 
 

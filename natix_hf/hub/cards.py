@@ -17,7 +17,14 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from natix_hf.data.certificate import read_certificate
 from natix_hf.errors import UserError
 from natix_hf.files import read_json
-from natix_hf.report.summary import LABELS, calibration_lines, figure_text, interval_text, read_before_line
+from natix_hf.report.summary import (
+    LABELS,
+    calibration_lines,
+    figure_text,
+    honest_run_line,
+    interval_text,
+    read_before_line,
+)
 
 USES = {
     "train": "training",
@@ -73,6 +80,8 @@ def model_card(run_folder: str | Path, model_id: str | None = None) -> str:
         calibrated_text=_calibrated_text(calibration),
         model_id=model_id or "the-id-of-this-repository",
         metrics=metrics,
+        refit=run.get("refit"),
+        whose=_sentence(honest_run_line(metrics)) if "honest_run" in metrics else None,
         level=f"{metrics['level'] * 100:g} %",
         figures=[
             {
@@ -146,6 +155,7 @@ def _card_data(
     classes: list[str], base: str | None, data: str | None, metrics: Mapping[str, Any], licence: Mapping[str, str]
 ) -> ModelCardData:
     """The front matter; a figure's interval and number of photos stand in its `metric_args`."""
+    of = metrics.get("honest_run")
     results = [
         EvalResult(
             task_type="image-classification",
@@ -153,7 +163,7 @@ def _card_data(
             dataset_name=hub_id(data) or ("generated street photos" if data == "builtin:scenes" else "own photos"),
             dataset_split=metrics["split"],
             metric_type=name,
-            metric_name=LABELS[name],
+            metric_name=LABELS[name] + (f" of the run {of} before this refit" if of else ""),
             metric_value=round(interval["value"], 5),
             metric_args={
                 "photos": metrics["n"],
@@ -171,7 +181,7 @@ def _card_data(
         model_name=title(classes),
         pipeline_tag="image-classification",
         library_name="transformers",
-        tags=["dinov3", "natix_hf", "street-photos"],
+        tags=["dinov3", "natix_hf", "street-photos", *(["refit"] if of else [])],
         base_model=base_id,
         base_model_relation="finetune" if base_id else None,
         datasets=[hub_id(data)] if hub_id(data) else None,

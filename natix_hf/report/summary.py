@@ -98,6 +98,8 @@ def summary_lines(metrics: Mapping[str, Any], calibration: Mapping[str, Any] | N
     if len(metrics["labels"]) > 4:
         counts = f"{len(metrics['labels'])} classes"
     lines = [f"{metrics['split']}: {metrics['n']} photos ({counts}) in {metrics['groups']} groups"]
+    if "honest_run" in metrics:
+        lines.insert(0, honest_run_line(metrics))
     lines += [f"  {label:<{width}}  {value:>6}  {interval}" for label, value, interval in rows]
     if calibration:
         lines += calibration_lines(calibration)
@@ -110,6 +112,14 @@ def summary_lines(metrics: Mapping[str, Any], calibration: Mapping[str, Any] | N
             )
     lines.append(read_before_line(metrics))
     return lines
+
+
+def honest_run_line(metrics: Mapping[str, Any]) -> str:
+    """Whose the figures of a refit are."""
+    return (
+        f"the figures are those of the run {metrics['honest_run']}; this model is its refit, trained once more on all "
+        "photos, those of the test among them, and has no figures of its own"
+    )
 
 
 def calibration_lines(calibration: Mapping[str, Any]) -> list[str]:

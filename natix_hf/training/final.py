@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import time
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +19,13 @@ import pyarrow.parquet as pq
 from natix_hf.data.certificate import read_certificate
 from natix_hf.data.contracts import count_final_read
 from natix_hf.decision.temperature import apply_calibration, fit_temperature, softmax
-from natix_hf.errors import UserError
+from natix_hf.errors import LeakageError, UserError
 from natix_hf.files import read_json, replacing, staging, write_json, write_text
 from natix_hf.hub.cards import hub_id, model_card
 from natix_hf.report import figures
 from natix_hf.report.summary import metrics_document
 from natix_hf.schemas import validate
+from natix_hf.training import run_folder
 
 if TYPE_CHECKING:
     from natix_hf.training.trainer import NatixTrainer
@@ -68,7 +68,8 @@ def read_predictions(run: Path, split: str, part: str | None = None) -> dict[str
     }
 
 
-def _write_predictions(path: Path, parts: list[tuple[str | None, Any, np.ndarray]]) -> None:
+def write_predictions(path: Path, parts: list[tuple[str | None, Any, np.ndarray]]) -> None:
+    """Write parts of a split, each with its rows and logits `(n, classes)`, as `predictions/<split>.parquet`."""
     columns: dict[str, list] = {"id": [], "group": [], "label": [], "logits": [], "part": []}
     for part, rows, logits in parts:
         for name in ("id", "group", "label"):
@@ -92,6 +93,10 @@ def calibrate_run(run: Path, calibrator: str = "temperature") -> dict[str, Any]:
     Returns:
         The content of `calibration.json`.
     """
+    if (Path(run) / "run.json").is_file() and read_json(Path(run) / "run.json").get("purpose") == "refit":
+        raise UserError(
+            f"{run}: a refit saw the rows of val_calib: its calibration is carried over and stays as it is"
+        )
     rows = read_predictions(run, "val_calib", "fit")
     classes = rows["logits"].shape[1]
     fit = fit_temperature(rows["logits"], rows["label"])
@@ -140,7 +145,8 @@ def write_into_weights(run: Path, calibration: dict[str, Any]) -> None:
 def evaluate_run(run: Path, *, seed: int = 0) -> dict[str, Any]:
     """Final figures from `predictions/val_test.parquet` with the run's calibration, written to `metrics.json`.
 
-    The reading is noted in `run.json` and in the machine's count of test reads.
+    The reading is noted in `run.json` and in the machine's count of test reads. A refit reads nothing: what it holds
+    are the figures of the honest run, and stays so.
 
     Args:
         run: a folder whose training is finished.
@@ -148,11 +154,18 @@ def evaluate_run(run: Path, *, seed: int = 0) -> dict[str, Any]:
 
     Returns:
         The content of `metrics.json`.
+
+    Raises:
+        LeakageError: the run is one of a sweep, which may not read `val_test`.
     """
     run = Path(run)
+    record = read_json(run / "run.json")
+    if record.get("purpose") == "refit":
+        return read_json(run / "metrics.json")
+    if record.get("purpose") == "sweep":
+        raise LeakageError(f"step 'final figures' asked for val_test of {run}: {run_folder.SWEPT}")
     rows = read_predictions(run, "val_test")
     calibration, splits = read_json(run / "calibration.json"), read_certificate(run)
-    record = read_json(run / "run.json")
     names = splits["label_names"]
     logits = apply_calibration(rows["logits"], calibration["temperature"], np.array(calibration["logit_bias"]))
     evaluated = hashlib.blake2b(digest_size=16)
@@ -207,29 +220,25 @@ def finish(trainer: NatixTrainer) -> dict[str, Any]:
                 rows = trainer.splits.rows(role, step="predictions", part=part)
                 predicted.append((part, rows, trainer.logits(rows)))
             if trainer.args.should_save:
-                _write_predictions(run / "predictions" / f"{name}.parquet", predicted)
+                write_predictions(run / "predictions" / f"{name}.parquet", predicted)
     document: dict[str, Any] = {}
     if trainer.args.should_save:
         with _timed(times, "calibrate"):
             calibration = calibrate_run(run, trainer.calibrator)
         with _timed(times, "save"):
-            _save_model(trainer, run, calibration)
-        _write_record(trainer, run)
+            save_model(trainer, run, calibration)
+        write_record(trainer, run)
         with _timed(times, "evaluate"):
             document = evaluate_run(run)
         record = read_json(run / "run.json")
-        record |= {"time": times, "status": "finished", "finished": _now()}
+        record |= {"time": times, "status": "finished", "finished": run_folder.now()}
         validate(record, "run")
         write_json(run / "run.json", record)
     trainer.accelerator.wait_for_everyone()
     return document
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _save_model(trainer: NatixTrainer, run: Path, calibration: dict[str, Any]) -> None:
+def save_model(trainer: NatixTrainer, run: Path, calibration: dict[str, Any]) -> None:
     """The adapter (LoRA), then the merged model with its code and image processor."""
     from peft import PeftModel
 
@@ -253,7 +262,8 @@ def _save_model(trainer: NatixTrainer, run: Path, calibration: dict[str, Any]) -
             path.chmod(0o644)  # safetensors makes them readable for their owner alone; the rest of the run is not so
 
 
-def _write_record(trainer: NatixTrainer, run: Path) -> None:
+def write_record(trainer: NatixTrainer, run: Path, **more: Any) -> None:
+    """Complete `run.json` with what training knows, and `more`."""
     args = trainer.args
     record = read_json(run / "run.json")
     record |= {
@@ -281,5 +291,6 @@ def _write_record(trainer: NatixTrainer, run: Path) -> None:
             {k: v if v == v and abs(v) != float("inf") else None for k, v in entry.items()}
             for entry in trainer.state.log_history
         ],
+        **more,
     }
     write_json(run / "run.json", record)

@@ -18,6 +18,8 @@ from natix_hf.data.certificate import read_certificate
 from natix_hf.errors import UserError
 from natix_hf.files import check_writable, read_json, write_json, write_text
 
+# Why some commands refuse a run of a sweep.
+SWEPT = "a run of a sweep is judged by val_select alone: the one that won is trained as a run of its own, see SWEEP.md"
 PACKAGES = ("torch", "torchvision", "transformers", "peft", "accelerate", "datasets")
 
 
@@ -59,6 +61,8 @@ def finished(folder: str | Path) -> Path:
         raise UserError(f"{folder}: not a run of natix_hf: it has no run.json")
     if _status(run) != "finished":
         raise UserError(f"{folder}: the run is not finished: train it with --resume_from_checkpoint true first")
+    if read_json(run / "run.json").get("purpose") == "sweep":
+        raise UserError(f"{folder}: {SWEPT}")
     return run
 
 
@@ -85,13 +89,18 @@ def begin(
                 "bring them back, or start anew with --overwrite_output_dir true"
             )
     run.mkdir(parents=True, exist_ok=True)
-    started = datetime.now(UTC).isoformat(timespec="seconds")
+    started = now()
     if resume and (run / "run.json").exists():
         started = read_json(run / "run.json").get("started", started)
     write_json(run / "run.json", {"status": "training", "started": started, "versions": versions()})
     write_json(run / "splits.json", splits)
     if recipe_text is not None:
         write_text(run / "recipe.yaml", recipe_text)
+
+
+def now() -> str:
+    """The time as run.json writes it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def versions() -> dict[str, str]:

@@ -27,11 +27,12 @@ from natix_hf.data.contracts import LockedSplits
 from natix_hf.data.copies import copy_side, photo_copies
 from natix_hf.decision.prior import class_prior, prior_warning
 from natix_hf.errors import UserError
-from natix_hf.files import home
+from natix_hf.files import home, read_json
 from natix_hf.inference.batches import ClientPhotos, image_side
 from natix_hf.inference.features import frozen_features
 from natix_hf.recipe import NatixTrainingArguments
 from natix_hf.report.classification_metric import NatixClassificationMetric
+from natix_hf.report.summary import summary_lines
 from natix_hf.training import run_folder
 from natix_hf.training.checkpoints import not_finite, remove_incomplete, resume_point
 from natix_hf.training.curriculum import check_curriculum, plan_curriculum
@@ -198,9 +199,7 @@ class NatixTrainer(SavesWholeCheckpoints):
         labels, names = np.array(rows["label"][:]), self.label_list
         strata = Strata(labels, rows["source"][:], names, args.sampling, args.balance_by)
         cells = {"names": names, "cells": strata.cells, "cache_dir": self.cache_dir}
-        self.curriculum = None
-        if self.splits.purpose != "range test":  # which is too short for one
-            self.curriculum = plan_curriculum(args, model, rows, processor, **cells)
+        self.curriculum = plan_curriculum(args, model, rows, processor, **cells)
         if self.target_prior is not None and args.should_log:
             seen = seen_shares(strata.shares(), self.criterion)
             if far := prior_warning(seen, self.target_prior, names):
@@ -267,7 +266,9 @@ class NatixTrainer(SavesWholeCheckpoints):
         """
         state = TrainerState.load_from_json(str(point / TRAINER_STATE_NAME))
         told = state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]
-        if self.args.early_stopping_patience is None or not told or state.global_step >= state.max_steps:
+        stopped = self.args.early_stopping_patience is not None and told and state.global_step < state.max_steps
+        # max_steps may end within an epoch, of which the parent would then take one more step.
+        if not stopped and not 0 < self.args.max_steps <= state.global_step:
             return False
         self.state = state
         self._load_from_checkpoint(str(point))
@@ -347,6 +348,10 @@ class NatixTrainer(SavesWholeCheckpoints):
         from natix_hf.training.final import finish
 
         return finish(self)
+
+    def told(self, metrics: dict[str, Any]) -> list[str]:
+        """What is printed of the finished run: the lines about what `finish` returned."""
+        return summary_lines(metrics, read_json(Path(self.args.output_dir) / "calibration.json"))
 
 
 def training_method(model: torch.nn.Module) -> str:

@@ -52,11 +52,12 @@ def test_a_refit_reads_every_row_once_and_the_ledger_names_all_four_splits(locke
     assert set(rows["id"][:]) == everything
     noted = [(entry["role"], entry["split"], entry["part"], entry["rows"]) for entry in locked.ledger]
     sizes = locked.sizes
+    halves = {half: len(ids) for half, ids in locked.description["parts"]["val_calib"].items()}
     assert noted == [
         ("refit", "train", None, sizes["train"]),
         ("refit", "val_select", None, sizes["val_select"]),
-        ("refit", "val_calib", "fit", sizes["val_calib/fit"]),
-        ("refit", "val_calib", "control", sizes["val_calib/control"]),
+        ("refit", "val_calib", "fit", halves["fit"]),
+        ("refit", "val_calib", "control", halves["control"]),
         ("refit", "val_test", None, sizes["val_test"]),
     ]
 

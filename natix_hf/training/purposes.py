@@ -1,0 +1,76 @@
+"""What a recipe can be started for, and what is refused of it before a photo is read or a weight is loaded.
+
+An ordinary run, a run of a sweep, a refit and a range test of the learning rate are the same training up to the rows
+that they may read (`data.contracts.PURPOSES`) and what is left at their end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from natix_hf.modeling.attention import check_attention
+from natix_hf.modeling.loading import check_size, sketch_model
+from natix_hf.training import run_folder
+from natix_hf.training.checkpoints import resume_point
+from natix_hf.training.mixing import check_views
+from natix_hf.training.optimizers import check_optimizer, check_trained
+from natix_hf.training.progress import check_trackers
+
+if TYPE_CHECKING:
+    from natix_hf.recipe import PurposeOptions, Recipe
+    from natix_hf.training.trainer import NatixTrainer
+
+
+def check(recipe: Recipe, text: str) -> None:
+    """Raise `UserError` for what can be seen without photos and weights; changes nothing.
+
+    Args:
+        recipe: as parsed.
+        text: its `recipe.yaml`.
+    """
+    args, model = recipe.training, recipe.model
+    if recipe.purpose.kind == "range test":
+        from natix_hf.training.range_test import check_range_test
+
+        check_range_test(args)
+    else:
+        if recipe.purpose.refits:
+            from natix_hf.training.refit import check_refit
+
+            check_refit(recipe.purpose.refit_from, text)
+        resuming = str(args.resume_from_checkpoint).lower() not in ("none", "false")
+        if args.should_save:
+            run_folder.check(args.output_dir, resume=resuming, overwrite=args.overwrite_output_dir)
+        resume_point(args.output_dir, args.resume_from_checkpoint)
+    check_trackers(args.report_to)
+    check_views(model.method, recipe.data.augment, args, decode_copy=recipe.speed.decode_copy)
+    check_optimizer(args, method=model.method, attn_implementation=model.attn_implementation)
+    place = {"training": model.method != "probe", "bf16": args.bf16, "device": args.device}
+    check_attention(model.attn_implementation, trust_remote_code=model.trust_remote_code, **place)
+    with args.main_process_first(desc="configuration"):
+        name, revision = model.model_name_or_path, model.model_revision
+        check_size(name, recipe.data.image_size, revision)
+        lora = vars(recipe.lora)
+        check_trained(sketch_model(name, method=model.method, lora=lora, head=model.head, revision=revision), args)
+
+
+def trainer_class(purpose: PurposeOptions) -> Callable[..., NatixTrainer]:
+    """The trainer that leaves behind what a run for this purpose leaves behind."""
+    if purpose.kind == "range test":
+        from natix_hf.training.range_test import RangeTest
+
+        return RangeTest
+    if purpose.kind == "refit":
+        from natix_hf.training.refit import Refit
+
+        return partial(Refit, honest=Path(purpose.refit_from))
+    if purpose.kind == "sweep":
+        from natix_hf.training.sweeping import Member
+
+        return Member
+    from natix_hf.training.trainer import NatixTrainer
+
+    return NatixTrainer

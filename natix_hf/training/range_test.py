@@ -1,0 +1,208 @@
+"""The learning-rate finder: an exponential range test (Smith, "Cyclical Learning Rates", 2017) on `train` alone.
+
+The recipe trains as ever, but its rate rises from `LOW` to `HIGH` by the same factor each step, without warm-up,
+schedule or EMA, until the loss diverges. The curve and a suggestion go to a folder of their own beside the run's
+(`OUTPUT_DIR-find_lr`), so that nothing stands in the way of the run. No weight is kept and no other split is read.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import Trainer, TrainerCallback
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+
+from natix_hf.errors import UserError
+from natix_hf.files import check_writable, replacing, write_json
+from natix_hf.report import figures
+from natix_hf.schemas import validate
+from natix_hf.training.optimizers import inner_name
+from natix_hf.training.trainer import NatixTrainer
+
+LOW, HIGH, STEPS = 1e-7, 10.0, 120
+QUIET = 15  # steps at the lowest rates, which change nothing: they tell the loss at the start and its noise
+REACH = 5  # the smoothed loss of a step is the mean over this many steps to either side, almost an octave and a half
+RULE = (
+    "the smaller of: the rate at which the smoothed loss falls most steeply, and a tenth of the rate at which it is "
+    "back at its start"
+)
+# optim -> why its rate cannot be found so.
+REFUSED = {
+    "schedule_free": "it weighs the steps of its average by their rate, so that a rising rate is another method",
+    "lomo": "it moves weights within the backward pass",
+    "adalomo": "it moves weights within the backward pass, by a rate relative to each weight",
+}
+
+
+def folder(output_dir: str | Path) -> Path:
+    """Where the curve of a run goes."""
+    return Path(f"{Path(output_dir)}-find_lr")
+
+
+def check_range_test(args: Any) -> None:
+    """Raise `UserError` for an optimizer whose rate means something else, or a folder that holds something else."""
+    name = inner_name(args)
+    for start, why in REFUSED.items():
+        if name.startswith(start):
+            raise UserError(
+                f"find_lr: optim {name}: {why}: choose the rate by the score on val_select (natix_hf.sweep)"
+            )
+    if args.learning_rate <= 0:
+        raise UserError(f"find_lr: learning_rate: {args.learning_rate} given, a number above 0 expected")
+    place = folder(args.output_dir)
+    check_writable(place, "output_dir")
+    if place.is_dir() and any(place.iterdir()) and not (place / "find_lr.json").is_file():
+        raise UserError(
+            f"find_lr: {place}: not empty, and no earlier curve is in it: move it or choose another output_dir"
+        )
+
+
+class _Rising(TrainerCallback):
+    """Ends the test where the loss has diverged, on all processes alike."""
+
+    def __init__(self, trainer: RangeTest) -> None:
+        self.trainer = trainer
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer.step_is_over():
+            control.should_training_stop = True
+
+
+class RangeTest(NatixTrainer):
+    """A trainer whose rate rises from step to step and that leaves a curve behind.
+
+    Takes what `NatixTrainer` takes, with splits whose purpose is a range test.
+    """
+
+    def __init__(self, model: torch.nn.Module, args: Any, **kwargs: Any) -> None:
+        self.output = folder(args.output_dir)
+        args.output_dir = str(self.output)
+        args.max_steps, args.learning_rate, args.lr_scheduler_type = STEPS, HIGH, "constant"
+        args.ema, args.early_stopping_patience, args.load_best_model_at_end = False, None, False
+        args.eval_strategy, args.save_strategy = IntervalStrategy.NO, SaveStrategy.NO
+        args.eval_on_start, args.report_to, args.curriculum = False, [], "none"
+        self.within: list[torch.Tensor] = []  # losses of the passes since the last step, each its share of the step's
+        self.losses: list[float] = []
+        super().__init__(model, args, **kwargs)
+        self.add_callback(_Rising(self))
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        # Every group starts from its own share of HIGH, so that rates by layer keep their proportions.
+        if self.lr_scheduler is None:
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+                optimizer or self.optimizer, lambda step: float(rates(step + 1)[-1]) / HIGH
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train without a run folder, until the loss diverges or `HIGH` is reached."""
+        try:
+            return Trainer.train(self)
+        finally:
+            self.progress.close()
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        self.within.append(loss.detach())
+        return loss
+
+    def _pass(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any) -> torch.Tensor:
+        return Trainer.training_step(self, model, inputs, num_items_in_batch)  # a loss of NaN is where the curve ends
+
+    def step_is_over(self) -> bool:
+        """Note the loss of a step, as the mean over processes; tells whether the loss has diverged."""
+        loss = self.accelerator.reduce(torch.stack(self.within).sum(), reduction="mean")
+        self.within.clear()
+        self.losses.append(float(loss))
+        return diverged(np.array(self.losses))
+
+    def finish(self) -> dict[str, Any]:
+        """Write `find_lr.json` and `figures/find_lr.png`; returns the document."""
+        finite = np.array(self.losses)
+        finite = finite[: int(np.isfinite(finite).cumprod().sum())]
+        document = {
+            "version": 1,
+            "rule": RULE,
+            **suggestion(finite),
+            "diverged": diverged(np.array(self.losses)),
+            "rates": rates(len(finite)).tolist(),
+            "losses": finite.tolist(),
+            "smoothed": smooth(finite).tolist(),
+            "photos_a_step": self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
+            "optim": inner_name(self.args),
+            "method": self.method,
+            "seed": self.args.seed,
+        }
+        validate(document, "find_lr")
+        if self.args.should_save:
+            write_json(self.output / "find_lr.json", document)
+            with replacing(self.output / "figures" / "find_lr.png") as path:
+                figures.learning_rates(document, path)
+        return document
+
+    def told(self, metrics: dict[str, Any]) -> list[str]:
+        steps, last = len(metrics["rates"]), metrics["rates"][-1]
+        end = "the loss diverged" if metrics["diverged"] else "the end of the range, and no divergence"
+        lines = [f"{steps} steps of {metrics['photos_a_step']} photos, rate {LOW:g} to {last:.2g}: {end}"]
+        if metrics["suggestion"] is None:
+            lines.append("no rate is suggested: the loss never fell by more than its noise; take larger batches")
+        else:
+            lines.append(f"suggestion: learning_rate {metrics['suggestion']:.2g} ({metrics['rule']})")
+        return [*lines, f"the curve is in {self.output / 'figures' / 'find_lr.png'}"]
+
+
+def rates(steps: int) -> np.ndarray:
+    """The rates of the first `steps` steps `(steps,)`; the quiet ones count as steps of the range."""
+    return LOW * (HIGH / LOW) ** (np.arange(steps) / (STEPS - 1))
+
+
+def smooth(losses: np.ndarray) -> np.ndarray:
+    """Running mean `(n,)` over `REACH` steps to either side, fewer at the ends."""
+    sums = np.concatenate([[0.0], np.cumsum(losses)])
+    i = np.arange(len(losses))
+    reach = np.minimum(REACH, np.minimum(i, len(losses) - 1 - i))  # symmetric, so that a slope is not shifted
+    return (sums[i + reach + 1] - sums[i - reach]) / (2 * reach + 1)
+
+
+def diverged(losses: np.ndarray) -> bool:
+    """Whether the mean of the last three losses is as far above the start as the best stretch was below it, and at
+    least half the start; or one is not finite."""
+    if len(losses) and not np.isfinite(losses).all():
+        return True
+    if len(losses) < QUIET + 3:
+        return False
+    start = losses[:QUIET].mean()
+    gained = max(start - smooth(losses).min(), abs(start) / 2)
+    return bool(losses[-3:].mean() > start + gained)
+
+
+def suggestion(losses: np.ndarray) -> dict[str, float | None]:
+    """What a curve says, by `RULE`.
+
+    Args:
+        losses: `(n,)` finite, one a step.
+
+    Returns:
+        `suggestion`, `steepest` (the rate of the steepest fall), `lowest` (of the lowest smoothed loss), `risen` (at
+        which the smoothed loss is back at its start after the lowest; None where it never was). All None where the
+        loss never fell by more than its noise.
+    """
+    nothing = {"suggestion": None, "steepest": None, "lowest": None, "risen": None}
+    if len(losses) <= QUIET:
+        return nothing
+    curve, rate = smooth(losses), rates(len(losses))
+    start, noise = losses[:QUIET].mean(), losses[:QUIET].std(ddof=1)
+    lowest = int(curve.argmin())
+    # Three standard errors of a smoothed point.
+    if lowest < QUIET or start - curve[lowest] <= 3 * noise / math.sqrt(2 * REACH + 1):
+        return nothing
+    steepest = int(np.gradient(curve)[: lowest + 1].argmin())
+    above = np.flatnonzero(curve[lowest:] >= start)
+    risen = float(rate[lowest + above[0]]) if len(above) else None
+    found = min(float(rate[steepest]), risen / 10 if risen else math.inf)
+    return {"suggestion": found, "steepest": float(rate[steepest]), "lowest": float(rate[lowest]), "risen": risen}
