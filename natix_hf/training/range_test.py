@@ -198,8 +198,8 @@ def suggestion(losses: np.ndarray) -> dict[str, float | None]:
     curve, rate = smooth(losses), rates(len(losses))
     start, noise = losses[:QUIET].mean(), losses[:QUIET].std(ddof=1)
     lowest = int(curve.argmin())
-    # Three standard errors of a smoothed point.
-    if lowest < QUIET or start - curve[lowest] <= 3 * noise / math.sqrt(2 * REACH + 1):
+    # Three standard errors of a smoothed point; the last bits of equal losses are no fall either.
+    if lowest < QUIET or start - curve[lowest] <= max(3 * noise / math.sqrt(2 * REACH + 1), 1e-6 * abs(start)):
         return nothing
     steepest = int(np.gradient(curve)[: lowest + 1].argmin())
     above = np.flatnonzero(curve[lowest:] >= start)

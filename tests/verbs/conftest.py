@@ -135,10 +135,16 @@ def desk(tmp_path: Path, tiny_backbone: Path, photo_folder: Path, warm: Warm) ->
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory, tiny_backbone: Path, make_photos, warm: Warm) -> Path:
+def module_desk(tmp_path_factory, tiny_backbone: Path, make_photos, warm: Warm) -> Desk:
+    """A desk that the tests of a file share."""
+    folder = tmp_path_factory.mktemp("desk")
+    return Desk(folder, tiny_backbone, make_photos(folder / "photos", COLOURS, 24), warm)
+
+
+@pytest.fixture(scope="module")
+def finished(module_desk: Desk) -> Path:
     """The folder of a finished run on two classes; tests copy what they change."""
-    folder = tmp_path_factory.mktemp("finished")
-    desk = Desk(folder, tiny_backbone, make_photos(folder / "photos", COLOURS, 24), warm)
+    desk = module_desk
     result = desk.type("train", desk.recipe, "--method", "probe")
     assert result.status == 0, result.err
     return desk.output
