@@ -28,7 +28,7 @@ def reads(record: dict) -> set[tuple[str, str]]:
 
 
 def test_the_finder_leaves_a_curve_beside_the_run_and_nothing_in_its_way(desk):
-    words = ("--find_lr", "true", "--gradient_accumulation_steps", "2", "--lora_dropout", "0")
+    words = ("--method", "probe", "--find_lr", "true", "--gradient_accumulation_steps", "2")
     status, out, err = desk.type("train", desk.recipe, *words)
     assert status == 0, err
     folder = desk.folder / "run-find_lr"
