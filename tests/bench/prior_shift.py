@@ -4,8 +4,8 @@
 
 Generated scenes; whole streets without roadwork are left out of the training part until the prior is reached, the test
 part is another series and comes as the data set's own. LoRA on the demo backbone. No threshold is set and no prior is
-folded in: the decision is the larger probability. Differences to plain are paired on the same photos, a mean over
-photos within groups, one line a seed. Prints Markdown.
+folded in: the decision is the larger probability. Differences to plain are paired on the same photos, a line for each
+seed. What follows `--` goes to every run. Prints Markdown.
 """
 
 from __future__ import annotations
