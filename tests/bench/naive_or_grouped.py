@@ -93,7 +93,7 @@ def on_fresh(folder: Path, fresh: Path) -> tuple[int, list[str]]:
         facts = {Path(row["file_name"]).name: row for row in csv.DictReader(file)}
     with open(folder / "fresh.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    probabilities = np.array([[float(row["None"]), float(row["Roadwork"])] for row in rows])
+    probabilities = np.array([[float(row[f"p_{name}"]) for name in ("None", "Roadwork")] for row in rows])
     known = [facts[Path(row["file"]).name] for row in rows]
     labels = np.array([int(fact["label"] == "Roadwork") for fact in known])
     logits = np.log(np.clip(probabilities, 1e-12, None))
