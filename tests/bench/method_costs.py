@@ -59,7 +59,7 @@ def one(name: str, steps: int, extra: list[str]) -> dict[str, float]:
             "--disable_tqdm",
             "true",
         ]
-        recipe = parse([str(FOLDER / f"{name}.yaml"), *words, "--output_dir", folder, *extra])
+        recipe = parse([str(FOLDER / f"{name}.yaml"), *words, "--output_dir", f"{folder}/run", *extra])
         splits = load_data(recipe)
         model, processor = load_network(recipe, splits.label_names)
         begin = time.perf_counter()
@@ -69,7 +69,7 @@ def one(name: str, steps: int, extra: list[str]) -> dict[str, float]:
             splits=splits,
             processing_class=processor,
             augment=recipe.data.augment,
-            cache_dir=folder,
+            cache_dir=f"{folder}/cache",
             callbacks=[Clock()],
         )
         before = time.perf_counter() - begin
