@@ -117,6 +117,8 @@ def main(argv: list[str]) -> None:
     recipe = parse(argv)
     # peft asks transformers for a name that transformers has just renamed; nobody who trains can do anything about it.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+    # At every checkpoint peft looks for the vocabulary that a language model might have.
+    warnings.filterwarnings("ignore", message="Could not find a config file in", category=UserWarning)
     set_verbosity_error()  # of retries; a Hub that cannot be reached is told in one line
     logging.disable_progress_bar()  # of files that load and save in a moment; training has its own
     train(recipe)
