@@ -24,7 +24,9 @@ from natix_hf.files import check_writable, write_json, write_text
 def check_output(folder: str | Path) -> None:
     """Raise `UserError` where splits cannot be written; changes nothing."""
     folder = Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output {folder}: a file of that name is in the way: name another folder")
+    if folder.exists() and any(folder.iterdir()):
         raise UserError(
             f"--output {folder}: already there and not empty: name another folder (--extend {folder} adds photos to "
             "splits, and writes them to a new folder)"

@@ -162,6 +162,8 @@ def load_rows(
     kept = [row for row, reason in enumerate(errors) if reason is None and row not in out]
     out |= left_out(own["source"], own["group"], kept, caps=source_caps, weights=source_weights, seed=cap_seed)
     kept = [row for row in kept if row not in out]
+    if broken and not kept:
+        raise UserError(f"{title}: none of {len(ids)} photos can be used; {broken[0]['id']}: {broken[0]['reason']}")
     _check_classes([labels[row] for row in kept], names, title)
     data = datasets.concatenate_datasets(
         [Dataset.from_dict(own, features=_features(names)), seen.remove_columns("error"), carried], axis=1

@@ -127,6 +127,7 @@ def test_killed_while_writing_nothing_is_left_and_the_same_command_works(photos,
         (["--extend", "nowhere"], "no certificate|no such file"),
         (["--description_column", "text"], "no column 'text'"),
         (["--label_names", "A", "B"], "outside label_names"),
+        (["--max_photo_mb", "0.0001"], "none of 78 photos can be used; .*jpg: "),
     ],
 )
 def test_bad_options_of_split_are_one_line_and_leave_nothing(photos, desk, words, line):
@@ -139,6 +140,7 @@ def test_bad_options_of_split_are_one_line_and_leave_nothing(photos, desk, words
 
 def test_split_refuses_a_full_folder_and_check_what_is_no_split(photos, streets, desk):
     assert "already there and not empty" in desk.refusal("data", "split", photos, "--output", streets)
+    assert "a file of that name" in desk.refusal("data", "split", photos, "--output", desk.recipe)
     assert "four splits" in desk.refusal("data", "check", photos)
     assert "no such file or folder" in desk.refusal("data", "check", desk.folder / "nothing" / "here")
     assert "no folder of splits" in desk.refusal("data", "push", photos, "me/streets")
