@@ -1,0 +1,97 @@
+"""What is done to a model's logits before anybody reads them: calibrator, class prior, threshold, in this order.
+
+Knows arrays only. The parts are kept apart, so that each can be reported, changed or left out by itself; a published
+head adds them up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from natix_hf.decision.temperature import softmax
+
+TINY = np.finfo(np.float64).tiny
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A fitted calibration, as `calibration.json` holds it.
+
+    Args:
+        calibrator: `none`, `temperature`, `vector` or `isotonic`.
+        temperature: `(classes,)` that the logits are divided by; one value repeated for `temperature`.
+        calibrator_bias: `(classes,)`; zeros but for `vector`.
+        prior_bias: `(classes,)` log of expected over seen class share; zeros without a target prior.
+        threshold_bias: `(classes,)` that moves the threshold to 0.5; zeros unless it is folded.
+        positive: id of the positive class.
+        threshold: on the calibrated probability of `positive`; 0.5 unless one was chosen and is used.
+        isotonic: knots `(x, y)` of each class on its softmax probability; None for the other calibrators.
+    """
+
+    calibrator: str
+    temperature: np.ndarray
+    calibrator_bias: np.ndarray
+    prior_bias: np.ndarray
+    threshold_bias: np.ndarray
+    positive: int = 1
+    threshold: float = 0.5
+    isotonic: tuple[tuple[np.ndarray, np.ndarray], ...] | None = None
+
+    @property
+    def logit_bias(self) -> np.ndarray:
+        """What the head adds last, `(classes,)`: the sum of the three biases."""
+        return self.calibrator_bias + self.prior_bias + self.threshold_bias
+
+    def calibrated(self, logits: np.ndarray) -> np.ndarray:
+        """Logits `(n, classes)` whose softmax is a probability under the expected class shares; no threshold in it."""
+        logits = np.asarray(logits, dtype=np.float64)
+        if self.isotonic is not None:
+            logits = isotonic_logits(softmax(logits), self.isotonic)
+        return logits / self.temperature + self.calibrator_bias + self.prior_bias
+
+    def served(self, logits: np.ndarray) -> np.ndarray:
+        """The logits `(n, classes)` that the published head gives: `calibrated` with the threshold moved to 0.5."""
+        return self.calibrated(logits) + self.threshold_bias
+
+    def decisions(self, logits: np.ndarray) -> np.ndarray:
+        """Class ids `(n,)`: of two classes the positive one where its probability is above the threshold, else argmax.
+
+        A probability that equals the threshold is no positive.
+        """
+        calibrated = self.calibrated(logits)
+        if calibrated.shape[1] != 2:
+            return calibrated.argmax(axis=1)
+        above = softmax(calibrated)[:, self.positive] > self.threshold
+        return np.where(above, self.positive, 1 - self.positive)
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Calibration:
+        """From the content of `calibration.json`, version 1 (one temperature, no threshold) or 2."""
+        classes = len(document["logit_bias"])
+
+        def array(name: str, default: float = 0.0) -> np.ndarray:
+            values = np.asarray(document.get(name, default), dtype=np.float64)
+            return np.broadcast_to(values, (classes,)).copy()
+
+        knots = document.get("isotonic")
+        return cls(
+            calibrator=document["calibrator"],
+            temperature=array("temperature", 1.0),
+            calibrator_bias=array("calibrator_bias"),
+            prior_bias=array("prior_bias"),
+            threshold_bias=array("threshold_bias"),
+            positive=document.get("positive", 1),
+            threshold=document.get("threshold", 0.5),
+            isotonic=tuple((np.array(x), np.array(y)) for x, y in knots) if knots else None,
+        )
+
+
+def isotonic_logits(probabilities: np.ndarray, knots: tuple[tuple[np.ndarray, np.ndarray], ...]) -> np.ndarray:
+    """Log of the probabilities `(n, classes)` that each class's knots make of its own, normalised to sum to 1."""
+    columns = [np.interp(probabilities[:, k], x, y) for k, (x, y) in enumerate(knots)]
+    mapped = np.maximum(np.stack(columns, axis=1), TINY)
+    return np.log(mapped / mapped.sum(axis=1, keepdims=True))
