@@ -1,0 +1,162 @@
+"""From the class shares under which a model was calibrated to those under which it works (Saerens et al., 2002).
+
+Label shift: photos of a class look the same in both places, only the classes' shares differ. Then one bias a class
+added to calibrated logits is exact, and the new shares can be estimated from photos without labels. Where the photos
+themselves look different (another camera, another country) neither holds, and nothing here can tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.special
+
+from natix_hf.decision.resampling import group_numbers, times_drawn
+from natix_hf.errors import UserError
+
+_CELLS = 4_000_000  # numbers held at once per array: 32 MB
+
+
+def prior_bias(seen: Sequence[float], target: Sequence[float]) -> np.ndarray:
+    """What is added to calibrated logits so that they hold under other class shares: `log(target / seen)`.
+
+    Args:
+        seen: `(classes,)` shares of the rows on which the logits were calibrated.
+        target: `(classes,)` shares where the model works.
+
+    Returns:
+        `(classes,)` float64.
+
+    Raises:
+        UserError: a share that is not above 0, or different numbers of shares.
+    """
+    seen, target = _shares(seen, "the rows of the calibration"), _shares(target, "target_prior")
+    if seen.shape != target.shape:
+        raise UserError(f"target_prior: {len(target)} shares given, {len(seen)} expected, one a class")
+    return np.log(target) - np.log(seen)
+
+
+def importance_weights(labels: np.ndarray, seen: Sequence[float], target: Sequence[float]) -> np.ndarray:
+    """One weight a row, `target / seen` of its class: weighted means over these rows are means under `target`.
+
+    Args:
+        labels: `(n,)` class ids.
+        seen, target: as for `prior_bias`.
+
+    Returns:
+        `(n,)`; their mean is 1 where `seen` are the shares of `labels`.
+    """
+    return np.exp(prior_bias(seen, target))[np.asarray(labels)]
+
+
+@dataclass(frozen=True)
+class PriorEstimate:
+    """Class shares estimated from photos without labels.
+
+    Args:
+        prior: `(classes,)`, sums to 1.
+        low, high: `(classes,)` percentile interval over resampled groups. It knows how few photos there are, not
+            whether the probabilities are calibrated or whether label shift is what happened.
+        iterations: EM steps taken.
+        converged: whether the last step moved no share by more than the tolerance.
+        n, groups: rows and groups that it rests on.
+    """
+
+    prior: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    iterations: int
+    converged: bool
+    n: int
+    groups: int
+
+
+def em_step(probabilities: np.ndarray, seen: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    """One step of expectation and maximisation: mean posterior of each class under the shares assumed so far.
+
+    Args:
+        probabilities: `(n, classes)` calibrated under `seen`; rows sum to 1.
+        seen, prior: `(classes,)`.
+
+    Returns:
+        `(classes,)` new shares.
+    """
+    posterior = probabilities * (prior / seen)
+    return (posterior / posterior.sum(axis=1, keepdims=True)).mean(axis=0)
+
+
+def estimate_prior(
+    calibrated_logits: np.ndarray,
+    seen: Sequence[float],
+    groups: np.ndarray | None = None,
+    *,
+    max_iterations: int = 2000,
+    tolerance: float = 1e-7,
+    n_boot: int = 300,
+    seed: int = 0,
+    level: float = 0.95,
+) -> PriorEstimate:
+    """The class shares among photos without labels, by EM (Saerens et al., 2002).
+
+    The likelihood has one peak, so that EM ends in the same place wherever it starts; the resamples start at the
+    estimate.
+
+    Args:
+        calibrated_logits: `(n, classes)`, calibrated under `seen` (without a bias for another prior).
+        seen: `(classes,)` shares of the rows of the calibration.
+        groups: `(n,)`, resampled as wholes for the interval; None: each row is its own group.
+        max_iterations: after so many steps it ends with `converged` False.
+        tolerance: largest change of a share in a step that counts as standing still.
+        n_boot, seed, level: of the interval.
+
+    Raises:
+        UserError: no rows, logits that are not finite or have another number of classes than `seen`.
+    """
+    seen = _shares(seen, "the rows of the calibration")
+    logits = np.asarray(calibrated_logits, dtype=np.float64)
+    if logits.ndim != 2 or len(logits) == 0 or logits.shape[1] != len(seen):
+        raise UserError(f"prior: expected logits (n >= 1, {len(seen)}), found shape {logits.shape}")
+    if not np.isfinite(logits).all():
+        raise UserError("prior: NaN or infinite logits among those that the class shares are estimated from")
+    probabilities = scipy.special.softmax(logits, axis=1)
+    prior, converged, iterations = seen, False, 0
+    while iterations < max_iterations and not converged:
+        found = em_step(probabilities, seen, prior)
+        converged, prior, iterations = bool(np.abs(found - prior).max() <= tolerance), found, iterations + 1
+    group_of_row = group_numbers(groups, len(logits))
+    n_groups = int(group_of_row.max()) + 1
+    draws = []
+    for times in times_drawn(n_groups, n_boot, seed, at_once=max(1, _CELLS // logits.size)):
+        draws.append(_resampled(probabilities, seen, prior, times[:, group_of_row], max_iterations))
+    low, high = np.quantile(np.concatenate(draws), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return PriorEstimate(prior, low, high, iterations, converged, len(logits), n_groups)
+
+
+def _resampled(
+    probabilities: np.ndarray, seen: np.ndarray, start: np.ndarray, weights: np.ndarray, max_iterations: int
+) -> np.ndarray:
+    """Shares `(b, classes)` for row weights `(b, n)`, all resamples stepped together until they stand still."""
+    weights = weights / weights.sum(axis=1, keepdims=True)
+    priors = np.repeat(start[None], len(weights), axis=0)
+    moving = np.arange(len(weights))
+    for _ in range(max_iterations):
+        ratio = priors[moving] / seen  # (moving, classes)
+        # Weights over each row's normaliser: (moving, n); the posterior itself is never held.
+        scaled = weights[moving] / (ratio @ probabilities.T)
+        found = ratio * (scaled @ probabilities)
+        change = np.abs(found - priors[moving]).max(axis=1)
+        priors[moving] = found
+        moving = moving[change > 1e-5]  # a percentile needs no more digits
+        if not len(moving):
+            break
+    return priors
+
+
+def _shares(given: Sequence[float], what: str) -> np.ndarray:
+    shares = np.asarray(given, dtype=np.float64)
+    if shares.ndim != 1 or len(shares) < 2 or not np.isfinite(shares).all() or (shares <= 0).any():
+        text = " ".join(f"{share:g}" for share in np.ravel(shares))
+        raise UserError(f"{what}: class shares {text} found, one number above 0 for each class expected")
+    return shares / shares.sum()

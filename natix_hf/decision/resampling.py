@@ -1,0 +1,34 @@
+"""Resampling of whole groups (the cluster bootstrap): the same draws for whatever is computed on them.
+
+Photos of one camera or video resemble each other, so the group is what was drawn independently and what is drawn
+again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+
+def group_numbers(groups: np.ndarray | None, n: int) -> np.ndarray:
+    """Consecutive integers `(n,)` in place of the groups' names; None: each row is a group of its own.
+
+    Raises:
+        ValueError: not one group a row.
+    """
+    if groups is None:
+        return np.arange(n)
+    groups = np.asarray(groups)
+    if groups.shape != (n,):
+        raise ValueError(f"expected {n} groups, one a row, found shape {groups.shape}")
+    return np.unique(groups, return_inverse=True)[1]
+
+
+def times_drawn(n_groups: int, n_boot: int, seed: int, at_once: int) -> Iterator[np.ndarray]:
+    """How often each group is drawn, `(<= at_once, n_groups)` float64 a time; the draws do not depend on `at_once`."""
+    generator = np.random.default_rng(seed)
+    for start in range(0, n_boot, at_once):
+        rows = min(at_once, n_boot - start)
+        drawn = generator.integers(n_groups, size=(rows, n_groups)) + np.arange(rows)[:, None] * n_groups
+        yield np.bincount(drawn.ravel(), minlength=rows * n_groups).reshape(rows, n_groups).astype(np.float64)

@@ -1,0 +1,278 @@
+"""A threshold on the probability of the positive class: its whole curve, its optimum, and how sure the optimum is.
+
+Knows arrays only. A row is positive where its score is above the threshold; equal is not positive. Thresholds lie
+midway between neighbouring distinct scores, so that rounding flips no decision. The figure at the optimum is that of
+the rows on which it was chosen, hence flattering: what it is worth is measured on other rows, and what it guarantees
+is the matter of `risk_control`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse
+
+from natix_hf.decision.resampling import group_numbers, times_drawn
+from natix_hf.errors import UserError
+
+METRICS = "mcc, accuracy, f1, fbeta:BETA, cost:FALSE_POSITIVE:FALSE_NEGATIVE, precision>=P, recall>=R"
+CURVE_POINTS = 400
+_CELLS = 2_000_000  # numbers held at once per array: 16 MB
+_EQUAL = 1e-12  # values nearer than this are ties
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A parsed metric.
+
+    Args:
+        name: as given.
+        kind: mcc, accuracy, fbeta, cost, precision or recall.
+        numbers: beta; the two costs; the least precision or recall.
+    """
+
+    name: str
+    kind: str
+    numbers: tuple[float, ...] = ()
+
+    @property
+    def constrained(self) -> bool:
+        """Whether one figure is held (precision or recall) and the other one made as high as possible."""
+        return self.kind in ("precision", "recall")
+
+
+def parse_metric(metric: str) -> Metric:
+    """Read a metric's name, such as `mcc`, `fbeta:0.5`, `cost:1:5` or `precision>=0.98`.
+
+    Raises:
+        UserError: it is none of `METRICS`, or its numbers are out of range.
+    """
+    fault = UserError(f"threshold_metric: '{metric}' given, expected one of {METRICS}")
+    if metric in ("mcc", "accuracy"):
+        return Metric(metric, metric)
+    if metric == "f1":
+        return Metric(metric, "fbeta", (1.0,))
+    kind, sign, rest = metric.partition(">=") if ">=" in metric else metric.partition(":")
+    wanted = {"fbeta": (":", 1), "cost": (":", 2), "precision": (">=", 1), "recall": (">=", 1)}
+    words = rest.split(":")
+    if kind not in wanted or wanted[kind] != (sign, len(words)):
+        raise fault
+    try:
+        numbers = tuple(float(word) for word in words)
+    except ValueError:
+        raise fault from None
+    if not all(0 < number < np.inf for number in numbers) or (sign == ">=" and numbers[0] > 1):
+        expected = "a share above 0 and at most 1" if sign == ">=" else "numbers above 0"
+        raise UserError(f"threshold_metric: '{metric}' given, {expected} expected")
+    return Metric(metric, kind, numbers)
+
+
+def threshold_curve(
+    scores: np.ndarray,
+    is_positive: np.ndarray,
+    groups: np.ndarray | None,
+    metric: str,
+    *,
+    weights: np.ndarray | None = None,
+    n_boot: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, Any]:
+    """The metric at every threshold that tells rows apart, the best one and its interval over resampled groups.
+
+    Args:
+        scores: `(n,)` calibrated probability of the positive class.
+        is_positive: `(n,)` booleans.
+        groups: `(n,)`, resampled as wholes; None: each row is its own group.
+        metric: one of `METRICS`. With `precision>=P` recall is made as high as possible, with `recall>=R` precision;
+            a cost is the mean over the rows, and less is better.
+        weights: `(n,)` not negative, such as `importance_weights`; None: all 1.
+        n_boot, seed, level: of the intervals.
+
+    Returns:
+        `metric`; `measures`, what `value` is (mcc, accuracy, fbeta, cost, recall or precision); `threshold` in (0, 1)
+        with `low, high`, the interval of the optimum; `value` there, and `value_low, value_high`, its interval at
+        this threshold; `at_half`, the value at 0.5; `n`, `groups`; `curve`, at most 400 points
+        of `{threshold, value}`; `reachable`; `constraint`, None or `{"measures", "least", "value", "at_half",
+        "best"}`. Where the constraint cannot be met the threshold is that of the `best` value of what it constrains.
+        Of several optima the one nearest to 0.5 is taken.
+
+    Raises:
+        UserError: scores that are no probabilities, one class only, or a metric that is not known.
+        ValueError: arrays of different lengths, negative weights.
+    """
+    chosen = parse_metric(metric)
+    scores, is_positive, weights = _checked(scores, is_positive, weights)
+    group_of_row = group_numbers(groups, len(scores))
+    cuts = _cuts(scores)
+    step_of_row = np.searchsorted(cuts, scores, side="left")  # cuts that the row is above: positive at those
+    levels = len(cuts) + 1
+    n_groups = int(group_of_row.max()) + 1
+
+    def by_step(step: np.ndarray, count: int) -> list[scipy.sparse.csr_matrix]:  # positives, negatives
+        return [
+            scipy.sparse.csr_matrix((weights * side, (group_of_row, step)), shape=(n_groups, count))
+            for side in (is_positive, ~is_positive)
+        ]
+
+    steps = by_step(step_of_row, levels)
+    once = np.ones((1, n_groups))
+    value, held = _values(chosen, *(once @ side for side in steps))
+    half, held_half = _values(chosen, *(once @ side for side in by_step((scores > 0.5).astype(np.int64), 2)))
+    best = int(_best(chosen, value, held, cuts)[0])
+    optima, at_best = [], []
+    for times in times_drawn(n_groups, n_boot, seed, at_once=max(1, _CELLS // max(levels, n_groups))):
+        drawn, drawn_held = _values(chosen, *(times @ side for side in steps))
+        optima.append(cuts[_best(chosen, drawn, drawn_held, cuts)])
+        at_best.append(drawn[:, best])
+    ends = [(1 - level) / 2, (1 + level) / 2]
+    low, high = np.quantile(np.concatenate(optima), ends)
+    value_low, value_high = np.quantile(np.concatenate(at_best), ends)
+    shown = _thinned(len(cuts), best)
+    constraint = None
+    if chosen.constrained:
+        constraint = {
+            "measures": chosen.kind,
+            "least": chosen.numbers[0],
+            "value": float(held[0, best]),
+            "at_half": float(held_half[0, 0]),
+            "best": float(held[0].max()),
+        }
+    return {
+        "metric": metric,
+        "measures": {"precision": "recall", "recall": "precision"}.get(chosen.kind, chosen.kind),
+        "threshold": float(cuts[best]),
+        "low": float(low),
+        "high": float(high),
+        "value": float(value[0, best]),
+        "value_low": float(value_low),
+        "value_high": float(value_high),
+        "at_half": float(half[0, 0]),
+        "n": len(scores),
+        "groups": n_groups,
+        "reachable": constraint is None or constraint["best"] >= constraint["least"] - _EQUAL,
+        "constraint": constraint,
+        "curve": {"threshold": cuts[shown].tolist(), "value": value[0, shown].tolist()},
+    }
+
+
+def unreachable_line(document: dict[str, Any]) -> str | None:
+    """One line where the constraint of a `threshold_curve` cannot be met, with the best that can be had; else None."""
+    constraint = document["constraint"]
+    if document["reachable"]:
+        return None
+    return (
+        f"threshold_metric {document['metric']}: no threshold reaches {constraint['measures']} "
+        f"{constraint['least']:g} on {document['n']} photos of {document['groups']} groups; the best is "
+        f"{constraint['best']:.4g}, at threshold {document['threshold']:.4g} ({document['measures']} "
+        f"{document['value']:.4g})"
+    )
+
+
+def fold_bias(threshold: float, positive: int, classes: int) -> np.ndarray:
+    """The bias after which to decide at 0.5 is what it was to decide at `threshold`: `log((1 - t) / t)`.
+
+    A bias keeps the order of the rows; the probabilities after it no longer mean what they say.
+
+    Args:
+        threshold: on the calibrated probability of the positive class, in (0, 1).
+        positive: its id.
+        classes: two; with more the decision is that for the largest probability, which no threshold describes.
+
+    Returns:
+        `(classes,)`, zeros but for `positive`.
+
+    Raises:
+        UserError: more than two classes, or a threshold of 0 or 1.
+    """
+    if classes != 2:
+        raise UserError(f"fold_threshold: a threshold can be folded for two classes only, the model has {classes}")
+    if not 0 < threshold < 1:
+        raise UserError(f"fold_threshold: the threshold {threshold:g} is not between 0 and 1")
+    bias = np.zeros(classes)
+    bias[positive] = np.log1p(-threshold) - np.log(threshold)
+    return bias
+
+
+def _cuts(scores: np.ndarray) -> np.ndarray:
+    """Thresholds in (0, 1), ascending: one below all scores, one between each two neighbours, one above all."""
+    distinct = np.unique(scores)
+    low, high = distinct[:-1], distinct[1:]
+    middle = low + (high - low) / 2
+    middle = np.where(middle >= high, low, middle)  # neighbouring floats have nothing between them
+    ends = np.array([distinct[0] / 2]), np.array([(1 + distinct[-1]) / 2])
+    cuts = np.concatenate([ends[0], middle, ends[1]])
+    return cuts[(cuts > 0) & (cuts < 1)]
+
+
+def _values(metric: Metric, positives: np.ndarray, negatives: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """The figure and, where there is a constraint, what it holds, at each cut.
+
+    Args:
+        metric: which figure.
+        positives, negatives: `(b, cuts + 1)` weight of the rows between neighbouring cuts, ascending.
+
+    Returns:
+        Both `(b, cuts)`; the second is None without a constraint.
+    """
+    # Sums from either end: a difference of sums would leave rests of 1e-17 where nothing is left.
+    tp, fp = (np.cumsum(side[:, ::-1], axis=1)[:, -2::-1] for side in (positives, negatives))
+    fn, tn = (np.cumsum(side, axis=1)[:, :-1] for side in (positives, negatives))
+    if metric.kind == "accuracy":
+        return _ratio(tp + tn, tp + tn + fp + fn), None
+    if metric.kind == "cost":
+        return _ratio(metric.numbers[0] * fp + metric.numbers[1] * fn, tp + tn + fp + fn), None
+    if metric.kind == "fbeta":
+        square = metric.numbers[0] ** 2
+        return _ratio((1 + square) * tp, (1 + square) * tp + square * fn + fp), None
+    if metric.kind == "mcc":
+        spread = np.sqrt((tp + fp) * (tp + fn)) * np.sqrt((tn + fp) * (tn + fn))
+        return _ratio(tp * tn - fp * fn, spread), None
+    precision, recall = _ratio(tp, tp + fp), _ratio(tp, tp + fn)
+    return (recall, precision) if metric.kind == "precision" else (precision, recall)
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """0 where nothing is divided by nothing, as scikit-learn has it."""
+    return np.divide(above, below, out=np.zeros_like(above, dtype=np.float64), where=below > 0)
+
+
+def _best(metric: Metric, value: np.ndarray, held: np.ndarray | None, cuts: np.ndarray) -> np.ndarray:
+    """The number of the best cut of each row, `(b,)`; of equals the one nearest to 0.5."""
+    gain = -value if metric.kind == "cost" else value
+    if held is not None:
+        met = held >= metric.numbers[0] - _EQUAL
+        # Where nothing meets the constraint, what it constrains is what is made as high as possible.
+        gain = np.where(met.any(axis=1, keepdims=True), np.where(met, gain, -np.inf), held)
+    equal = gain >= gain.max(axis=1, keepdims=True) - _EQUAL
+    return np.where(equal, np.abs(cuts - 0.5), np.inf).argmin(axis=1)
+
+
+def _thinned(count: int, best: int) -> np.ndarray:
+    """At most `CURVE_POINTS` of the cuts' numbers: both ends, the best one, the rest evenly."""
+    if count <= CURVE_POINTS:
+        return np.arange(count)
+    return np.unique(np.append(np.linspace(0, count - 1, CURVE_POINTS - 1).round().astype(np.int64), best))
+
+
+def _checked(
+    scores: np.ndarray, is_positive: np.ndarray, weights: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    scores, is_positive = np.asarray(scores, dtype=np.float64), np.asarray(is_positive, dtype=bool)
+    weights = np.ones(len(scores)) if weights is None else np.asarray(weights, dtype=np.float64)
+    if scores.ndim != 1 or is_positive.shape != scores.shape or weights.shape != scores.shape:
+        raise ValueError(f"expected arrays (n,), found {scores.shape}, {is_positive.shape} and {weights.shape}")
+    if not (np.isfinite(weights).all() and (weights >= 0).all()):
+        raise ValueError("weights: finite numbers, none below 0, expected")
+    bad = np.flatnonzero(~((scores >= 0) & (scores <= 1)))
+    if len(bad):
+        raise UserError(
+            f"threshold: score {scores[bad[0]]:g} of row {bad[0]} is no probability; calibrated probabilities of the "
+            "positive class are expected, not logits"
+        )
+    if not is_positive.any() or is_positive.all():
+        found = "no rows" if not len(scores) else f"{len(scores)} rows of one class"
+        raise UserError(f"threshold: {found} to choose it on, both classes are needed; give val_calib a larger share")
+    return scores, is_positive, weights
