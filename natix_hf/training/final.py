@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from natix_hf.data.certificate import read_certificate
 from natix_hf.data.contracts import count_final_read
@@ -26,6 +24,7 @@ from natix_hf.report import figures
 from natix_hf.report.summary import metrics_document
 from natix_hf.schemas import validate
 from natix_hf.training import run_folder
+from natix_hf.training.predictions import read_predictions, write_predictions
 
 if TYPE_CHECKING:
     from natix_hf.training.trainer import NatixTrainer
@@ -43,44 +42,6 @@ def _timed(times: dict[str, float], phase: str):
     begin = time.perf_counter()
     yield
     times[phase] = round(times.get(phase, 0.0) + time.perf_counter() - begin, 3)
-
-
-def read_predictions(run: Path, split: str, part: str | None = None) -> dict[str, np.ndarray]:
-    """The logits of one split as a run wrote them.
-
-    Returns:
-        `id` and `group` `(n,)` strings, `label` `(n,)`, `logits` `(n, classes)` before calibration.
-
-    Raises:
-        UserError: the run has no such file, e.g. because it is not finished.
-    """
-    path = Path(run) / "predictions" / f"{split}.parquet"
-    if not path.is_file():
-        raise UserError(f"{path}: no such file: is {run} a finished run? natix_hf.train writes it at the end")
-    table = pq.read_table(path)
-    if part is not None:
-        table = table.filter(pa.compute.equal(table["part"], part))
-    return {
-        "id": np.array(table["id"].to_pylist(), dtype=object),
-        "group": np.array(table["group"].to_pylist(), dtype=object),
-        "label": table["label"].to_numpy(),
-        "logits": np.array(table["logits"].to_pylist(), dtype=np.float64),
-    }
-
-
-def write_predictions(path: Path, parts: list[tuple[str | None, Any, np.ndarray]]) -> None:
-    """Write parts of a split, each with its rows and logits `(n, classes)`, as `predictions/<split>.parquet`."""
-    columns: dict[str, list] = {"id": [], "group": [], "label": [], "logits": [], "part": []}
-    for part, rows, logits in parts:
-        for name in ("id", "group", "label"):
-            columns[name] += rows[name][:]
-        columns["logits"] += logits.tolist()
-        columns["part"] += [part] * len(logits)
-    if all(part is None for part in columns["part"]):
-        del columns["part"]
-    table = pa.table({**columns, "logits": pa.array(columns["logits"], pa.list_(pa.float32()))})
-    with replacing(path) as temporary:
-        pq.write_table(table, temporary)
 
 
 def calibrate_run(run: Path, calibrator: str = "temperature") -> dict[str, Any]:

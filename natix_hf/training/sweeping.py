@@ -24,7 +24,8 @@ from natix_hf.report.intervals import bootstrap_intervals, group_count
 from natix_hf.report.summary import LABELS, figure_text, interval_text
 from natix_hf.schemas import validate
 from natix_hf.training import run_folder
-from natix_hf.training.final import read_predictions, write_predictions, write_record
+from natix_hf.training.final import write_record
+from natix_hf.training.predictions import read_predictions, write_predictions
 from natix_hf.training.trainer import NatixTrainer
 
 RESAMPLES, LEVEL = 1000, 0.95

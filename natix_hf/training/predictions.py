@@ -1,0 +1,79 @@
+"""The logits of a split on disk, written once: what calibration, figures, the page and comparisons read afterwards.
+
+`predictions/<split>.parquet` holds id, group, label and logits of each row, the kinds of photos that figures are
+broken down by (`slice:<column>`), and no coordinates. This file knows no figures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from natix_hf.data.slicing import slice_values
+from natix_hf.errors import UserError
+from natix_hf.files import replacing
+
+SLICE = "slice:"  # stands before the name of a column that figures are broken down by
+
+
+def read_predictions(run: Path, split: str, part: str | None = None) -> dict[str, Any]:
+    """The logits of one split as a run wrote them.
+
+    Returns:
+        `id` and `group` `(n,)` strings, `label` `(n,)`, `logits` `(n, classes)` before calibration, `slices`: column
+        -> `(n,)` kinds of photos; `source` `(n,)`, `width` and `height` `(n,)` where the file has them.
+
+    Raises:
+        UserError: the run has no such file, e.g. because it is not finished.
+    """
+    path = Path(run) / "predictions" / f"{split}.parquet"
+    if not path.is_file():
+        raise UserError(f"{path}: no such file: is {run} a finished run? natix_hf.train writes it at the end")
+    table = pq.read_table(path)
+    if part is not None:
+        table = table.filter(pa.compute.equal(table["part"], part))
+    texts = {name: np.array(table[name].to_pylist(), dtype=object) for name in table.column_names if _is_text(name)}
+    return {
+        "id": texts.pop("id"),
+        "group": texts.pop("group"),
+        "label": table["label"].to_numpy(),
+        "logits": np.array(table["logits"].to_pylist(), dtype=np.float64),
+        "slices": {name.removeprefix(SLICE): texts[name] for name in texts if name.startswith(SLICE)},
+        **{name: texts[name] for name in ("source",) if name in texts},
+        **{name: table[name].to_numpy() for name in ("width", "height") if name in table.column_names},
+    }
+
+
+def _is_text(name: str) -> bool:
+    return name in ("id", "group", "source") or name.startswith(SLICE)
+
+
+def write_predictions(path: Path, parts: list[tuple[str | None, Any, np.ndarray]], slices: Sequence[str] = ()) -> None:
+    """Write parts of a split as `predictions/<split>.parquet`.
+
+    Args:
+        path: of the file.
+        parts: name, rows and logits `(n, classes)` of each.
+        slices: the columns that figures are broken down by; by default all that are fit, see `data.slicing`.
+    """
+    columns: dict[str, list] = {"id": [], "group": [], "label": [], "logits": [], "part": []}
+    for part, rows, logits in parts:
+        for name in ("id", "group", "label"):
+            columns[name] += rows[name][:]
+        columns["logits"] += logits.tolist()
+        columns["part"] += [part] * len(logits)
+    if all(part is None for part in columns["part"]):
+        del columns["part"]
+    for name in ("source", "width", "height"):
+        if all(name in rows.column_names for _, rows, _ in parts):
+            columns[name] = [value for _, rows, _ in parts for value in rows[name][:]]
+    kinds = slice_values([rows for _, rows, _ in parts], slices)
+    columns |= {f"{SLICE}{name}": values for name, values in kinds.items()}
+    table = pa.table({**columns, "logits": pa.array(columns["logits"], pa.list_(pa.float32()))})
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary)
