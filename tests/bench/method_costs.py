@@ -6,9 +6,10 @@
 
 Every round trains each recipe for some steps in a process of its own, the base first; a recipe's ratio is the median
 over the rounds of its median step over that of the base in the same round. What follows `--` goes to all recipes.
-Memory is the peak that torch allocated on a GPU, on a CPU the peak of the process. Prints Markdown. A step is from the
-end of one to the end of the next, photos included; what a method does before its first step (features of a probe or a
-curriculum) is in the column before it.
+On a GPU a step is timed by the clock, on a CPU by the processor time that it used, so that other work on the machine
+counts little. Memory is the peak that torch allocated on a GPU, on a CPU the peak of the process. Prints Markdown. A
+step is from the end of one to the end of the next, photos included; what a method does before its first step (features
+of a probe or a curriculum) is in the column before it.
 """
 
 from __future__ import annotations
@@ -40,12 +41,13 @@ def one(name: str, steps: int, extra: list[str]) -> dict[str, float]:
     from natix_hf.training.trainer import NatixTrainer
 
     times: list[float] = []
+    clock = time.perf_counter if torch.cuda.is_available() else time.process_time
 
     class Clock(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
-            times.append(time.perf_counter())
+            times.append(clock())
             control.should_training_stop = len(times) >= steps + SKIPPED
 
     with tempfile.TemporaryDirectory() as folder:
@@ -62,7 +64,7 @@ def one(name: str, steps: int, extra: list[str]) -> dict[str, float]:
         recipe = parse([str(FOLDER / f"{name}.yaml"), *words, "--output_dir", f"{folder}/run", *extra])
         splits = load_data(recipe)
         model, processor = load_network(recipe, splits.label_names)
-        begin = time.perf_counter()
+        begin = clock()
         trainer = NatixTrainer(
             model,
             recipe.training,
@@ -72,7 +74,7 @@ def one(name: str, steps: int, extra: list[str]) -> dict[str, float]:
             cache_dir=f"{folder}/cache",
             callbacks=[Clock()],
         )
-        before = time.perf_counter() - begin
+        before = clock() - begin
         trainer.train()
     gaps = [after - earlier for earlier, after in zip(times[SKIPPED - 1 :], times[SKIPPED:])]
     if torch.cuda.is_available():
