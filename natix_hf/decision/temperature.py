@@ -3,9 +3,8 @@
 Knows arrays only: where the logits come from, which rows may be used and where the result is written is decided above.
 
 Plain maximum likelihood goes wrong on small or perfectly separated rows: without a mistake the likelihood grows for
-    ever as T
-falls, and the first mistake on new photos then costs everything that was gained. So the fit sees one imaginary
-mistake of average confidence beside the n real rows (the rule of succession); its weight fades as 1/n.
+ever as T falls, and the first mistake on new photos then costs everything that was gained. So the fit sees one
+imaginary mistake of average confidence beside the n real rows (the rule of succession); its weight fades as 1/n.
 """
 
 from __future__ import annotations
@@ -66,9 +65,9 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> TemperatureFit:
         labels: `(n,)` class ids in [0, classes).
 
     Raises:
-        UserError: no rows, fewer than two classes, a label out of range, a logit that is NaN or infinite.
+        UserError: as `checked_rows`.
     """
-    logits, labels = _checked(logits, labels)
+    logits, labels = checked_rows(logits, labels)
     n, classes = logits.shape
     true_logit = logits[np.arange(n), labels]
     # The imaginary mistake is spread over all rows and their wrong classes: altogether it weighs as one row.
@@ -99,18 +98,21 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> TemperatureFit:
         nll_after=after,
         kept=kept,
         n=n,
-        ece_before=_ece(logits, labels),
-        ece_after=_ece(logits / temperature, labels),
+        ece_before=ece(logits, labels),
+        ece_after=ece(logits / temperature, labels),
     )
 
 
-def _checked(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The two arrays as float64 and int64, or a `UserError` saying why no temperature can be fitted on them."""
+def checked_rows(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The two arrays as float64 and int64, or a `UserError` saying why nothing can be fitted on them.
+
+    Raises:
+        UserError: no rows, fewer than two classes, a label out of range, a logit that is NaN or infinite,
+            probabilities in place of logits.
+    """
     logits, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels)
     if len(logits) == 0:
-        raise UserError(
-            "calibration: no rows to fit the temperature on; give val_calib a larger share in split_ratios"
-        )
+        raise UserError("calibration: no rows to fit it on; give val_calib a larger share in split_ratios")
     if logits.ndim != 2 or logits.shape[1] < 2 or labels.shape != logits.shape[:1]:
         raise UserError(
             f"calibration: expected logits (n, classes >= 2) and labels (n,), found {logits.shape} and {labels.shape}"
@@ -121,6 +123,11 @@ def _checked(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nda
             f"calibration: {len(bad)} of {len(logits)} rows have NaN or infinite logits (the first is row {bad[0]}); "
             "the training has diverged or ran in fp16: train again with a lower learning_rate, in bf16 or fp32"
         )
+    if ((logits >= 0) & (logits <= 1)).all() and np.allclose(logits.sum(axis=1), 1.0, atol=1e-4):
+        raise UserError(
+            f"calibration: probabilities given where logits are expected (all {len(logits)} rows lie in [0, 1] and "
+            "sum to 1); give what the model gives before its softmax, or the logarithm of the probabilities"
+        )
     outside = np.flatnonzero((labels < 0) | (labels >= logits.shape[1]))
     if len(outside):
         raise UserError(
@@ -130,7 +137,7 @@ def _checked(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nda
     return logits, labels.astype(np.int64)
 
 
-def _ece(logits: np.ndarray, labels: np.ndarray) -> float:
+def ece(logits: np.ndarray, labels: np.ndarray) -> float:
     """The figure of `report.metrics.expected_calibration_error` (rooms of this floor are apart; a test compares)."""
     probabilities = softmax(logits)
     confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels

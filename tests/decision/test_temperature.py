@@ -88,7 +88,7 @@ def test_calibrated_rows_without_noise_are_left_alone():
     assert (fit.temperature, fit.kept) == (1.0, False)
 
 
-@pytest.mark.parametrize("scale", [1e-3, 1.0, 50.0])
+@pytest.mark.parametrize("scale", [1e-3, 2.0, 50.0])
 def test_perfect_separation_stays_inside_the_bounds(scale):
     labels = np.tile([0, 1], 100)
     logits = np.stack([1 - labels, labels], axis=1) * scale
@@ -164,6 +164,7 @@ def test_calibration_is_temperature_then_bias_and_softmax_rows_sum_to_one():
         (np.zeros((2, 2)), np.array([0, 2]), "label 2 of row 1 is not in 0..1"),
         (np.zeros((2, 2)), np.array([-1, 0]), "label -1 of row 0"),
         (np.zeros((2, 1)), np.array([0, 0]), r"found \(2, 1\)"),
+        (np.array([[0.2, 0.8], [0.9, 0.1]]), np.array([1, 0]), "probabilities given where logits are expected"),
     ],
 )
 def test_bad_input_is_named_in_one_line(logits, labels, message):

@@ -1,0 +1,269 @@
+"""Calibrators beside the single temperature, and the choice among them by cross-validated likelihood.
+
+- `vector` (Guo et al., 2017): a temperature and a bias a class. Of two classes both have one temperature, which makes
+  it Platt scaling: two temperatures would put photos into another order than the model's.
+- `isotonic` (Zadrozny and Elkan, 2002): a rising step function of each class's probability, one against the rest.
+
+All rise with the probability that they are given. Knows arrays only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.optimize
+import scipy.special
+
+from natix_hf.decision.calibration import Calibration
+from natix_hf.decision.resampling import group_numbers
+from natix_hf.decision.temperature import BOUNDS, checked_rows, ece, fit_temperature, softmax
+from natix_hf.errors import UserError
+
+CALIBRATORS = ("none", "temperature", "vector", "isotonic")  # from simple to flexible: of equals the first is taken
+# Rows (all together) and rows of the rarest class without which a calibrator is not fitted.
+LEAST_ROWS = {"none": 0, "temperature": 30, "vector": 100, "isotonic": 300}
+LEAST_OF_A_CLASS = {"none": 0, "temperature": 1, "vector": 10, "isotonic": 30}
+# Strength of the pull of `vector` towards one temperature and no bias, in rows; it fades as 1/n.
+VECTOR_PULL = 1.0
+
+Knots = tuple[tuple[np.ndarray, np.ndarray], ...]
+
+
+@dataclass(frozen=True)
+class CalibratorFit:
+    """What was chosen, and what it does to the rows that it was fitted on.
+
+    `kept` is False where the calibrator did not lower the NLL, or could not be fitted; `calibration` then leaves the
+    logits as they are. NLL in nats a row, ECE over 15 equal-width bins.
+
+    Args:
+        calibration: with neither prior nor threshold.
+        asked: the candidates as given.
+        candidates: of each calibrator in question `calibrator`, `cv_nll` (None where there was nothing to choose),
+            `behind` (mean excess over the best in nats a row) with its standard error `behind_se`.
+        notes: lines about what could not be done, and why.
+    """
+
+    calibration: Calibration
+    asked: tuple[str, ...]
+    kept: bool
+    n: int
+    groups: int
+    nll_before: float
+    nll_after: float
+    ece_before: float
+    ece_after: float
+    candidates: tuple[dict[str, Any], ...]
+    notes: tuple[str, ...]
+
+
+def check_candidates(candidates: Sequence[str]) -> None:
+    """Raise `UserError` for names that no calibrator has, or one that is given twice."""
+    text = f"calibrator: {' '.join(candidates) or 'nothing'} given"
+    if not candidates or any(name not in CALIBRATORS for name in candidates):
+        raise UserError(f"{text}, one or more of {', '.join(CALIBRATORS)} expected")
+    if len(set(candidates)) < len(candidates):
+        raise UserError(f"{text}: one of them twice, remove it")
+
+
+def fit_calibrator(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray | None,
+    candidates: Sequence[str] = ("temperature",),
+    *,
+    positive: int = 1,
+    folds: int = 5,
+    seed: int = 0,
+) -> CalibratorFit:
+    """Fit the calibrator that predicts held-out groups best, by negative log likelihood over folds of whole groups.
+
+    A simpler candidate is taken where it is behind the best by no more than one standard error of the difference
+    (computed over groups). One candidate alone is fitted without a comparison. What was chosen is fitted on all rows,
+    and kept only where it lowers their NLL.
+
+    Args:
+        logits: `(n, classes)` uncalibrated.
+        labels: `(n,)` class ids.
+        groups: `(n,)`; rows of one group stay in one fold. None: each row is its own group.
+        candidates: names of `CALIBRATORS`.
+        positive: id of the positive class, handed on.
+        folds: at most as many as there are groups.
+        seed: of the folds.
+
+    Raises:
+        UserError: as `temperature.checked_rows`, unknown candidates, or not one group a row.
+    """
+    check_candidates(candidates)
+    logits, labels = checked_rows(logits, labels)
+    if groups is not None and len(groups) != len(labels):
+        raise UserError(f"calibration: {len(groups)} groups for {len(labels)} rows, one a row expected")
+    group_of_row = group_numbers(groups, len(labels))
+    names, notes = _possible(labels, logits.shape[1], candidates)
+    compared: list[dict[str, Any]] = [{"calibrator": name, "cv_nll": None} for name in names]
+    chosen = names[0]
+    if len(names) > 1:
+        if group_of_row.max() == 0:
+            notes.append(f"all {len(labels)} photos are one group, nothing can be held out to choose a calibrator by")
+        else:
+            compared, chosen = _compared(logits, labels, group_of_row, names, folds, seed)
+    calibration = fit_one(chosen, logits, labels, positive=positive)
+    before, after = _nll(logits, labels).mean(), _nll(calibration.calibrated(logits), labels).mean()
+    kept = chosen != "none" and bool(after < before)
+    if not kept:
+        if chosen != "none":
+            notes.append(f"{chosen} did not lower the NLL of the photos it was fitted on, the logits stay as they are")
+        calibration, after = _neutral(chosen, logits.shape[1], positive), before
+    return CalibratorFit(
+        calibration=calibration,
+        asked=tuple(candidates),
+        kept=kept,
+        n=len(labels),
+        groups=int(group_of_row.max()) + 1,
+        nll_before=float(before),
+        nll_after=float(after),
+        ece_before=ece(logits, labels),
+        ece_after=ece(calibration.calibrated(logits), labels),
+        candidates=tuple(compared),
+        notes=tuple(notes),
+    )
+
+
+def fit_one(name: str, logits: np.ndarray, labels: np.ndarray, *, positive: int = 1) -> Calibration:
+    """One calibrator on all rows, without a comparison; the arrays are those of `checked_rows`."""
+    classes = logits.shape[1]
+    neutral = _neutral(name, classes, positive)
+    if name == "none":
+        return neutral
+    if name == "isotonic":
+        return Calibration(**{**vars(neutral), "isotonic": _isotonic(logits, labels)})
+    temperature, bias = np.full(classes, fit_temperature(logits, labels).temperature), np.zeros(classes)
+    if name == "vector":
+        temperature, bias = _vector(logits, labels, float(temperature[0]))
+    return Calibration(**{**vars(neutral), "temperature": temperature, "calibrator_bias": bias})
+
+
+def _neutral(name: str, classes: int, positive: int) -> Calibration:
+    zeros = np.zeros(classes)
+    return Calibration(name, np.ones(classes), zeros, zeros.copy(), zeros.copy(), positive)
+
+
+def _possible(labels: np.ndarray, classes: int, candidates: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The candidates that these rows are enough for, from simple to flexible, and why the others are left out."""
+    n, counts = len(labels), np.bincount(labels, minlength=classes)
+    names, notes = [], []
+    for name in sorted(candidates, key=CALIBRATORS.index):
+        if name != "none" and (counts > 0).sum() < 2:
+            notes.append(f"all {n} photos are of class {labels[0]}, {name} needs two classes and is left out")
+        elif n < LEAST_ROWS[name]:
+            notes.append(f"{n} photos are too few for {name}, {LEAST_ROWS[name]} are needed")
+        elif counts.min() < LEAST_OF_A_CLASS[name] and name != "temperature":
+            least = f"{LEAST_OF_A_CLASS[name]} of each class are needed"
+            notes.append(f"class {counts.argmin()} has {counts.min()} photos, too few for {name}, {least}")
+        else:
+            names.append(name)
+    return names or ["none"], notes
+
+
+def _compared(
+    logits: np.ndarray, labels: np.ndarray, group_of_row: np.ndarray, names: list[str], folds: int, seed: int
+) -> tuple[list[dict[str, Any]], str]:
+    """Held-out NLL of each candidate, and the simplest that is no more than one standard error behind the best."""
+    from sklearn.model_selection import GroupKFold
+
+    n_groups = int(group_of_row.max()) + 1
+    held_out = np.zeros((len(names), len(labels)))
+    splitter = GroupKFold(min(folds, n_groups), shuffle=True, random_state=seed)
+    for fit, check in splitter.split(logits, labels, group_of_row):
+        for i, name in enumerate(names):
+            calibration = fit_one(name, logits[fit], labels[fit])
+            held_out[i, check] = _nll(calibration.calibrated(logits[check]), labels[check])
+    best = held_out.mean(axis=1).argmin()
+    compared, chosen = [], names[best]
+    for i in reversed(range(len(names))):
+        excess = held_out[i] - held_out[best]
+        sums = np.bincount(group_of_row, excess - excess.mean(), minlength=n_groups)
+        error = float(np.sqrt((sums**2).sum() * n_groups / (n_groups - 1)) / len(labels))
+        if i < best and excess.mean() <= error:
+            chosen = names[i]
+        cv_nll = float(held_out[i].mean())
+        behind = {"behind": float(excess.mean()), "behind_se": error}
+        compared.insert(0, {"calibrator": names[i], "cv_nll": cv_nll, **behind})
+    return compared, chosen
+
+
+def vector_objective(
+    scale: np.ndarray, bias: np.ndarray, logits: np.ndarray, labels: np.ndarray
+) -> tuple[float, np.ndarray, np.ndarray]:
+    """What `vector` minimises, convex: the summed NLL of `scale * logits + bias`, one imaginary mistake, and a pull.
+
+    The imaginary mistake is that of `decision.temperature`; the pull is half of `(scale - 1)^2 + bias^2`, summed over
+    classes, where 1 stands for the temperature that the logits have already been divided by.
+
+    Args:
+        scale, bias: `(classes,)`.
+        logits: `(n, classes)`, divided by one temperature.
+        labels: `(n,)`.
+
+    Returns:
+        The objective and its derivatives by `scale` and `bias`.
+    """
+    n, classes = logits.shape
+    rows = np.arange(n)
+    z = scale * logits + bias
+    true = np.zeros((n, classes))
+    true[rows, labels] = 1.0
+    # Real rows weigh 1, the imaginary one 1/n a row, spread over its wrong classes.
+    wanted = true + (1 - true) / (classes - 1) / n
+    normaliser = scipy.special.logsumexp(z, axis=1)
+    value = (1 + 1 / n) * normaliser.sum() - (wanted * z).sum()
+    value += VECTOR_PULL / 2 * (((scale - 1) ** 2).sum() + (bias**2).sum())
+    residual = (1 + 1 / n) * np.exp(z - normaliser[:, None]) - wanted
+    by_scale = (residual * logits).sum(axis=0) + VECTOR_PULL * (scale - 1)
+    return float(value), by_scale, residual.sum(axis=0) + VECTOR_PULL * bias
+
+
+def _vector(logits: np.ndarray, labels: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+    """Temperature and bias a class by penalised maximum likelihood, starting from one temperature."""
+    classes = logits.shape[1]
+    scaled = logits / temperature
+    shared = classes == 2
+
+    def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
+        scale = np.repeat(x[:1], classes) if shared else x[:classes]
+        value, by_scale, by_bias = vector_objective(scale, x[-classes:], scaled, labels)
+        return value, np.r_[by_scale.sum() if shared else by_scale, by_bias]
+
+    scales = 1 if shared else classes
+    # The temperature of each class stays within the bounds of the single one.
+    bounds = [(temperature / BOUNDS[1], temperature / BOUNDS[0])] * scales + [(None, None)] * classes
+    start = np.r_[np.ones(scales), np.zeros(classes)]
+    options = {"maxiter": 1000, "ftol": 1e-14, "gtol": 1e-9}
+    found = scipy.optimize.minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
+    scale = np.repeat(found[:1], classes) if shared else found[:classes]
+    return np.clip(temperature / scale, *BOUNDS), found[-classes:]
+
+
+def _isotonic(logits: np.ndarray, labels: np.ndarray) -> Knots:
+    """Knots of each class, one against the rest, kept off 0 and 1 by the rule of succession: 1 in n + 2."""
+    from sklearn.isotonic import IsotonicRegression
+
+    probabilities, n = softmax(logits), len(labels)
+
+    def knots(of_class: np.ndarray, is_class: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        fit = IsotonicRegression(y_min=1 / (n + 2), y_max=(n + 1) / (n + 2), out_of_bounds="clip")
+        fit.fit(of_class, is_class.astype(np.float64))
+        return fit.X_thresholds_, fit.y_thresholds_
+
+    if logits.shape[1] > 2:
+        return tuple(knots(column, labels == k) for k, column in enumerate(probabilities.T))
+    x, y = knots(probabilities[:, 1], labels == 1)  # the other class is its mirror image, so that the two sum to 1
+    return ((1 - x[::-1], 1 - y[::-1]), (x, y))
+
+
+def _nll(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Nats of each row, `(n,)`."""
+    return -scipy.special.log_softmax(logits, axis=1)[np.arange(len(labels)), labels]
