@@ -1,0 +1,300 @@
+"""StreetVision's reward, simulated for a classifier's own decisions: what a participant would have been paid.
+
+Written from the public description of the task as it stood between 2025 and May 2026; the last state seen gives all
+rewards to nobody, so a figure from here says how good the decisions are in the network's own unit and promises no
+pay. Knows arrays only; the scores of other participants come from `field.py`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.interpolate import RectBivariateSpline
+from scipy.signal import lfilter
+from scipy.special import softmax
+
+from natix_hf.report.field import Field
+
+MCC_WINDOW, ACCURACY_WINDOW = 100, 10  # predictions
+EXPONENT, ALPHA = 3, 0.05
+NO_ANSWER = -1.0
+
+DAYS, CHALLENGES = 1000, 288  # a challenge every five minutes: assumed, it moves the spread of days and no mean
+WARM_UP = 200  # challenges before a day: the windows are full, and 0.95^100 = 0.6 % of the first score is left
+WINDOWS = 4000  # that the interval stands on
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+def rewards(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The reward of every step: `(0.5 max(0, MCC) + 0.5 accuracy)^3`, MCC of the last 100 and accuracy of the last 10.
+
+    Both figures stand on the predictions so far, this step's among them, rounded half to even, so that 0.5 is 0. A
+    prediction of -1 (no answer) has its slot in both windows, counts in neither figure, and its step is paid 0. So is
+    a step with any other prediction outside [0, 1]; and one that rounds to neither 0 nor 1 makes both figures 0 for
+    as long as it stands in their window. MCC is 0 where labels or predictions of the window are all of one class.
+
+    Args:
+        predictions: `(..., steps)` probabilities of the positive class in the order of time, from the first on.
+        labels: `(..., steps)` 0 or 1.
+
+    Returns:
+        `(..., steps)` in [0, 1].
+    """
+    predictions, positive = np.asarray(predictions, dtype=np.float64), np.asarray(labels) == 1
+    answered, rounded = predictions != NO_ANSWER, np.round(predictions)
+    decided = answered & ((rounded == 0) | (rounded == 1))
+    yes, foreign = rounded == 1, answered & ~decided
+
+    def last(window: int, steps: np.ndarray) -> np.ndarray:
+        sums = np.cumsum(steps, axis=-1, dtype=np.float64)
+        sums[..., window:] -= sums[..., :-window].copy()
+        return sums
+
+    right, seen = last(ACCURACY_WINDOW, decided & (yes == positive)), last(ACCURACY_WINDOW, answered)
+    accuracy = np.divide(right, seen, out=np.zeros_like(right), where=seen > 0)
+    accuracy[last(ACCURACY_WINDOW, foreign) > 0] = 0.0
+    tp, tn, fp, fn = (
+        last(MCC_WINDOW, decided & (yes == decision) & (positive == label))
+        for decision, label in ((True, True), (False, False), (True, False), (False, True))
+    )
+    mcc = _mcc(tp, tn, fp, fn)
+    mcc[last(MCC_WINDOW, foreign) > 0] = 0.0
+    valid = answered & ~(predictions < 0) & ~(predictions > 1)
+    return np.where(valid, _reward(mcc, accuracy), 0.0)
+
+
+def _mcc(tp: np.ndarray, tn: np.ndarray, fp: np.ndarray, fn: np.ndarray) -> np.ndarray:
+    spread = (tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)
+    return np.divide(tp * tn - fp * fn, np.sqrt(spread), out=np.zeros_like(spread), where=spread > 0)
+
+
+def _reward(mcc: np.ndarray, accuracy: np.ndarray) -> np.ndarray:
+    return (0.5 * np.maximum(mcc, 0) + 0.5 * accuracy) ** EXPONENT
+
+
+def running_score(reward: np.ndarray, start: float | np.ndarray = 0.0) -> np.ndarray:
+    """The exponential moving average `(..., steps)` of rewards `(..., steps)`: `0.05 reward + 0.95 score before`.
+
+    Args:
+        reward: in the order of time.
+        start: the score before the first step, one or `(...)`; a newcomer has 0.
+    """
+    reward = np.asarray(reward, dtype=np.float64)
+    state = (1 - ALPHA) * np.broadcast_to(start, reward.shape[:-1])[..., None]
+    return lfilter([ALPHA], [1, ALPHA - 1], reward, axis=-1, zi=state)[0]
+
+
+@dataclass(frozen=True)
+class Days:
+    """Simulated days, each after a time that fills the windows.
+
+    Attributes:
+        reward: `(days,)` mean reward of the day's challenges.
+        score: `(days,)` running score at the end of the day, which is what pay goes by.
+    """
+
+    reward: np.ndarray
+    score: np.ndarray
+
+
+def simulate(
+    predictions: np.ndarray, labels: np.ndarray, *, days: int = DAYS, challenges: int = CHALLENGES, seed: int = 0
+) -> Days:
+    """Days of challenges: a label drawn evenly from {0, 1}, then a photo of that label with its prediction.
+
+    Args:
+        predictions: `(n,)` probabilities of the positive class of the photos that are drawn from.
+        labels: `(n,)` 0 or 1; both have to occur.
+        days: how many, independent of each other.
+        challenges: of a day.
+        seed: same photos and seed, same days.
+    """
+    rng, steps = np.random.default_rng(seed), WARM_UP + challenges
+    # Photos in the order of their label, so that one number draws from either.
+    order, negatives = np.argsort(labels, kind="stable"), int(np.sum(labels == 0))
+    counts, starts = np.array([negatives, len(labels) - negatives]), np.array([0, negatives])
+    reward, score = np.empty(days), np.empty(days)
+    at_once = max(1, 1_000_000 // steps)
+    for begin in range(0, days, at_once):
+        block = slice(begin, min(begin + at_once, days))
+        shape = (block.stop - begin, steps)
+        drawn = rng.integers(0, 2, size=shape)
+        photo = order[starts[drawn] + (rng.random(shape) * counts[drawn]).astype(np.int64)]
+        paid = rewards(predictions[photo], drawn)
+        reward[block], score[block] = paid[:, WARM_UP:].mean(axis=1), running_score(paid)[:, -1]
+    return Days(reward, score)
+
+
+@functools.cache
+def _mean_reward(seed: int) -> RectBivariateSpline:
+    """The mean reward as a function of `sqrt(1 - specificity), sqrt(1 - recall)`.
+
+    Photos are drawn independently given their label, so the two recalls decide it. It is computed on a grid from the
+    same windows of 100 challenges each, so that between two classifiers the windows' own spread cancels, and is smooth
+    in the roots of the error rates in between.
+    """
+    rng = np.random.default_rng(seed)
+    positive = rng.integers(0, 2, size=(WINDOWS, MCC_WINDOW)).astype(bool)
+    luck, roots = rng.random((WINDOWS, MCC_WINDOW)), np.linspace(0, 1, 13)
+    means = np.empty((len(roots), len(roots)))
+    for place in np.ndindex(means.shape):
+        right = luck < np.where(positive, 1 - roots[place[1]] ** 2, 1 - roots[place[0]] ** 2)
+        tp, tn = (right & positive).sum(axis=1), (right & ~positive).sum(axis=1)
+        positives = positive.sum(axis=1)
+        cells = (tp, tn, MCC_WINDOW - positives - tn, positives - tp)
+        mcc = _mcc(*(np.asarray(cell, dtype=np.float64) for cell in cells))
+        means[place] = _reward(mcc, right[:, -ACCURACY_WINDOW:].mean(axis=1)).mean()
+    return RectBivariateSpline(roots, roots, means)
+
+
+def _means(recalls: np.ndarray, seed: int) -> np.ndarray:
+    """Mean rewards `(b,)` at specificity and recall `(b, 2)`."""
+    roots = np.sqrt(1 - np.atleast_2d(recalls))
+    return _mean_reward(seed).ev(roots[:, 0], roots[:, 1])
+
+
+def _interval(
+    value: float, right: np.ndarray, labels: np.ndarray, groups: np.ndarray, n_boot: int, seed: int, level: float
+) -> tuple[float, float]:
+    """Ends of the mean reward over resampled groups.
+
+    A class without a mistake is perfect in every resample; at the low end it gets the recall that so few groups cannot
+    rule out (Clopper and Pearson, 1934; alpha split over the two classes), as in `intervals`.
+    """
+    rng = np.random.default_rng(seed)
+    _, group = np.unique(groups, return_inverse=True)
+    cells = np.zeros((group.max() + 1, 2, 2))  # groups, label, right
+    np.add.at(cells, (group, labels, right.astype(int)), 1)
+    drawn = np.empty((n_boot, 2, 2))
+    for i in range(n_boot):
+        times = np.bincount(rng.integers(len(cells), size=len(cells)), minlength=len(cells))
+        drawn[i] = np.tensordot(times, cells, axes=1)
+    drawn = drawn[(drawn.sum(axis=2) > 0).all(axis=1)]  # a resample without a class has no reward
+    recalls = np.array([right[labels == k].mean() for k in (0, 1)])
+    shift, alpha = value - _means(recalls, seed)[0], (1 - level) / 2
+    draws = _means(drawn[:, :, 1] / drawn.sum(axis=2), seed) + shift if len(drawn) else np.array([value])
+    low, high = np.quantile(draws, [alpha, 1 - alpha])
+    if (recalls == 1).any():
+        hidden = [(alpha / 2) ** (1 / len(np.unique(group[labels == k]))) for k in (0, 1)]
+        low = min(low, _means(np.where(recalls == 1, hidden, recalls), seed)[0] + shift)
+    return float(np.clip(low, 0, value)), float(np.clip(high, value, 1))
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Predictions that days are drawn from.
+
+    Args:
+        profile: the challenge profile with its date that the photos went through, or `clean` for photos as they are.
+        source: where the photos come from; None for all.
+        logits: `(n, 2)` as the model serves them; a photo may be there several times, as a profile may send it.
+        labels: `(n,)` class ids.
+        groups: `(n,)`; None: each row is its own.
+    """
+
+    profile: str
+    source: str | None
+    logits: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray | None
+
+
+def reward_document(
+    photos: Sequence[Photos],
+    field: Field,
+    *,
+    label_names: Sequence[str],
+    positive: int = 1,
+    split: str = "val_test",
+    days: int = DAYS,
+    challenges: int = CHALLENGES,
+    n_boot: int = 500,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, Any]:
+    """The content of `reward.json` (schema `reward`).
+
+    Args:
+        photos: one entry each; one whose photos are all of one class has no reward, and says so.
+        field: the scores of the other participants.
+        label_names: the two classes in the order of their ids.
+        positive: the class whose probability is the prediction.
+        split: where the rows come from.
+        days, challenges, seed: see `simulate`.
+        n_boot, level: of the intervals, over resampled groups.
+    """
+    entries = []
+    for one in photos:
+        labels = (np.asarray(one.labels) == positive).astype(np.int64)
+        groups = np.arange(len(labels)) if one.groups is None else np.asarray(one.groups)
+        entry: dict[str, Any] = {
+            "profile": one.profile,
+            "source": one.source,
+            "n": len(labels),
+            "groups": len(np.unique(groups)),
+            "positives": int(labels.sum()),
+        }
+        entries.append(entry)
+        if labels.all() or not labels.any():
+            entry["left_out"] = f"all photos are {label_names[positive if labels.all() else 1 - positive]}"
+            continue
+        predictions = softmax(np.asarray(one.logits, dtype=np.float64), axis=1)[:, positive]
+        right = (predictions > 0.5) == (labels == 1)
+        simulated = simulate(predictions, labels, days=days, challenges=challenges, seed=seed)
+        value = float(simulated.reward.mean())
+        low, high = _interval(value, right, labels, groups, n_boot, seed, level)
+        ends = {"value": value, "low": low, "high": high}
+        entry |= {
+            "recall": float(right[labels == 1].mean()),
+            "specificity": float(right[labels == 0].mean()),
+            "reward": ends,
+            "day_reward": _quantiles(simulated.reward),
+            "day_score": _quantiles(simulated.score),
+            "relative_pay": {end: number / field.mean for end, number in ends.items()},
+            "percentile": {end: field.percentile(number) for end, number in ends.items()},
+        }
+    return {
+        "version": 1,
+        "split": split,
+        "positive_label": label_names[positive],
+        "prior": 0.5,
+        "level": level,
+        "resampled": "groups",
+        "resamples": n_boot,
+        "days": days,
+        "challenges": challenges,
+        "seed": seed,
+        "field": field.document(),
+        "entries": entries,
+    }
+
+
+def _quantiles(values: np.ndarray) -> dict[str, float]:
+    return {f"{q:g}": float(v) for q, v in zip(QUANTILES, np.quantile(values, QUANTILES), strict=True)}
+
+
+def reward_lines(document: dict[str, Any]) -> list[str]:
+    """What a command prints of `reward.json`: a line for each entry that is not of a single source, and the field."""
+    field, lines = document["field"], []
+    for entry in document["entries"]:
+        if entry["source"] is not None:
+            continue
+        if "left_out" in entry:
+            lines.append(f"simulated reward, {entry['profile']}: none, {entry['left_out']}")
+            continue
+        reward, day = entry["reward"], entry["day_score"]
+        lines.append(
+            f"simulated reward, {entry['profile']}: {reward['value']:.3f} "
+            f"({reward['low']:.3f} to {reward['high']:.3f}; "
+            f"{entry['n']} predictions, {entry['groups']} groups), score after a day {day['0.05']:.3f} to "
+            f"{day['0.95']:.3f} (nine in ten), {entry['relative_pay']['value']:.2f} times the average pay, above "
+            f"{entry['percentile']['value']:.0f} % of the field"
+        )
+    if lines:
+        doubt = "" if field["confirmed"] else ", unconfirmed"
+        lines.append(f"  field: {field['name']} ({field['n']} participants{doubt}), mean score {field['mean']:.3f}")
+    return lines
