@@ -6,8 +6,7 @@ every figure is computed from sums over groups, so that 1,000 resamples cost lit
 only.
 
 The percentile interval fails where nothing can vary: without a single mistake every resample is perfect too. There
-    the end away
-from perfection comes from the exact binomial bound on the number of groups, see `_flawless_lows`.
+the end away from perfection comes from the exact binomial bound on the number of groups, see `_flawless_lows`.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ import scipy.special
 from natix_hf.report.metrics import METRICS, checked, classification_metrics, confidence_gaps, judged_classes, log_odds
 
 ECE_BINS = 15
+NEED_TWO_CLASSES = ("macro_f1", "mcc", "auroc")  # say nothing about rows of one class
 _CELLS = 4_000_000  # numbers held at once per array: 32 MB
 
 
@@ -92,17 +92,105 @@ def paired_difference(
     """
     if metric not in METRICS:
         raise ValueError(f"metric '{metric}' is not one of {', '.join(METRICS)}")
+    options = {"positive": positive, "n_boot": n_boot, "seed": seed, "level": level}
+    return paired_differences(logits_a, logits_b, labels, groups, **options)[metric]
+
+
+def paired_differences(
+    logits_a: np.ndarray,
+    logits_b: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray | None,
+    *,
+    positive: int = 1,
+    n_boot: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, dict[str, float]]:
+    """`paired_difference` for every metric: `{metric: {"difference", "low", "high"}}`."""
     logits_a, labels = checked(logits_a, labels)
     logits_b, _ = checked(logits_b, labels)
     group_of_row = _group_ids(groups, len(labels))
-    difference = (
-        classification_metrics(logits_a, labels, positive)[metric]
-        - classification_metrics(logits_b, labels, positive)[metric]
-    )
-    draws_a = _resampled(logits_a, labels, group_of_row, positive, n_boot, seed)[metric]
-    draws_b = _resampled(logits_b, labels, group_of_row, positive, n_boot, seed)[metric]
-    low, high = _percentiles(draws_a - draws_b, level)
-    return {"difference": difference, "low": low, "high": high}
+    values = [classification_metrics(logits, labels, positive) for logits in (logits_a, logits_b)]
+    draws = [_resampled(logits, labels, group_of_row, positive, n_boot, seed) for logits in (logits_a, logits_b)]
+    found = {}
+    for name in METRICS:
+        low, high = _percentiles(draws[0][name] - draws[1][name], level)
+        found[name] = {"difference": values[0][name] - values[1][name], "low": low, "high": high}
+    return found
+
+
+def difference_to_rest(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray | None,
+    inside: np.ndarray,
+    *,
+    positive: int = 1,
+    n_boot: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, dict[str, float]]:
+    """How much some rows differ from all others: `metric(inside) - metric(rest)` with its interval.
+
+    Both parts see the same resample of whole groups each time, so a group with rows in both does not count as two.
+    Balanced accuracy is the mean recall of the classes that occur in both parts, so that neither a class that one of
+    them lacks nor other class shares make a difference. MCC, macro F1 and AUROC are NaN where a part holds one class
+    only; ECE is NaN throughout: it grows as rows get fewer, and parts of different sizes cannot be compared by it.
+
+    Args:
+        logits: `(n, classes)`.
+        labels: `(n,)` class ids.
+        groups: `(n,)`, None: each row is its own.
+        inside: `(n,)` True for the rows of the part; both parts have rows.
+        positive, n_boot, seed, level: as in `bootstrap_intervals`.
+
+    Returns:
+        `{metric: {"difference", "low", "high", "error"}}`, the last being the standard deviation of the resamples.
+    """
+    logits, labels = checked(logits, labels)
+    inside = np.asarray(inside, dtype=bool)
+    if inside.shape != labels.shape or inside.all() or not inside.any():
+        raise ValueError(
+            f"expected (n,) booleans that leave rows on both sides, found {int(inside.sum())} rows inside"
+        )
+    group_of_row = _group_ids(groups, len(labels))
+    n_groups, classes = int(group_of_row.max()) + 1, logits.shape[1]
+    parts = [(logits[rows], labels[rows], group_of_row[rows]) for rows in (inside, ~inside)]
+    values = [classification_metrics(part, own, positive) for part, own, _ in parts]
+    draws = [_resampled(*part, positive, n_boot, seed, n_groups) for part in parts]
+    both = np.intersect1d(parts[0][1], parts[1][1])
+    # Recalls of the classes that both have: of the rows as they are (drawn once each), and of every resample.
+    times = np.concatenate([np.ones((1, n_groups)), *_times_drawn(n_groups, n_boot, seed, at_once=n_boot)])
+    recalls = np.stack([_recalls(*part, times, classes)[:, both] for part in parts])  # (2, 1 + n_boot, both)
+    found = {}
+    for name in METRICS:
+        difference, drawn = values[0][name] - values[1][name], draws[0][name] - draws[1][name]
+        if name == "balanced_accuracy":
+            gaps = recalls[0] - recalls[1]
+            there = ~np.isnan(gaps)
+            summed = np.where(there, gaps, 0.0).sum(axis=1)
+            means = np.divide(summed, there.sum(axis=1), out=np.full(len(gaps), np.nan), where=there.any(axis=1))
+            difference, drawn = float(means[0]), means[1:]
+        single = min(len(np.unique(own)) for _, own, _ in parts) < 2
+        if name == "ece" or (single and name in NEED_TWO_CLASSES):
+            difference, drawn = float("nan"), np.full(n_boot, np.nan)
+        low, high = _percentiles(drawn, level)
+        defined = drawn[~np.isnan(drawn)]
+        error = float(np.std(defined, ddof=1)) if len(defined) > 1 else float("nan")
+        found[name] = {"difference": difference, "low": low, "high": high, "error": error}
+    return found
+
+
+def _recalls(
+    logits: np.ndarray, labels: np.ndarray, group_of_row: np.ndarray, times: np.ndarray, classes: int
+) -> np.ndarray:
+    """The recall of every class `(b, classes)` where groups are drawn `times` `(b, n_groups)`; NaN without rows."""
+    shape, cells = (times.shape[1], classes), group_of_row * classes + labels
+    size = np.bincount(cells, minlength=np.prod(shape)).reshape(shape).astype(np.float64)
+    right = np.bincount(cells, logits.argmax(axis=1) == labels, minlength=np.prod(shape)).reshape(shape)
+    drawn = times @ size
+    return np.divide(times @ right, drawn, out=np.full(drawn.shape, np.nan), where=drawn > 0)
 
 
 def group_count(groups: np.ndarray | None, n: int) -> int:
@@ -138,11 +226,21 @@ def _times_drawn(n_groups: int, n_boot: int, seed: int, at_once: int) -> Iterato
 
 
 def _resampled(
-    logits: np.ndarray, labels: np.ndarray, group_of_row: np.ndarray, positive: int, n_boot: int, seed: int
+    logits: np.ndarray,
+    labels: np.ndarray,
+    group_of_row: np.ndarray,
+    positive: int,
+    n_boot: int,
+    seed: int,
+    n_groups: int | None = None,
 ) -> dict[str, np.ndarray]:
-    """Every metric on every resample, `{name: (n_boot,)}`."""
+    """Every metric on every resample, `{name: (n_boot,)}`.
+
+    With `n_groups` the rows are a part of more, whose groups are what is drawn; a resample that has none of the part's
+    rows gives NaN.
+    """
     n, classes = logits.shape
-    n_groups = int(group_of_row.max()) + 1
+    n_groups = n_groups or int(group_of_row.max()) + 1
     log_probabilities = scipy.special.log_softmax(logits, axis=1)
     gaps, bin_of_row = confidence_gaps(np.exp(log_probabilities), labels, ECE_BINS)
     cell_of_row = labels * classes + logits.argmax(axis=1)
@@ -169,14 +267,12 @@ def _resampled(
         defined = ~np.isnan(aurocs)
         with np.errstate(invalid="ignore"):
             auroc = np.where(defined, aurocs, 0.0).sum(axis=0) / defined.sum(axis=0)
-        parts.append(
-            _from_confusion(confusion)
-            | {
+            figures = _from_confusion(confusion) | {
                 "auroc": auroc,
                 "log_loss": (times @ losses)[:, 0] / size,
                 "ece": np.abs(times @ gap_sums).sum(axis=1) / size,
             }
-        )
+        parts.append({name: np.where(size > 0, values, np.nan) for name, values in figures.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in METRICS}
 
 

@@ -5,7 +5,14 @@ import time
 import numpy as np
 import pytest
 
-from natix_hf.report.intervals import _resampled, _times_drawn, bootstrap_intervals, paired_difference
+from natix_hf.report.intervals import (
+    _resampled,
+    _times_drawn,
+    bootstrap_intervals,
+    difference_to_rest,
+    paired_difference,
+    paired_differences,
+)
 from natix_hf.report.metrics import METRICS, classification_metrics
 
 
@@ -107,6 +114,68 @@ def test_pairing_narrows_the_interval():
     paired = paired_difference(logits, other, labels, None, "accuracy")
     single = bootstrap_intervals(logits, labels, None)["accuracy"]
     assert paired["high"] - paired["low"] < single["high"] - single["low"]
+
+
+def test_paired_differences_equal_a_plain_bootstrap_of_the_rows():
+    logits, labels = draw(80, 3)
+    other = logits + np.random.default_rng(3).normal(0, 0.7, logits.shape)
+    groups = np.random.default_rng(1).integers(0, 30, 80)
+    found = paired_differences(logits, other, labels, groups, n_boot=60, seed=4)
+    times = np.concatenate(list(_times_drawn(len(np.unique(groups)), 60, seed=4, at_once=60)))
+    group_of_row = np.unique(groups, return_inverse=True)[1]
+    resamples = [np.repeat(np.arange(80), one[group_of_row].astype(int)) for one in times]
+    drawn = [
+        {m: a - b for (m, a), b in zip(one.items(), two.values(), strict=True)}
+        for one, two in (
+            (classification_metrics(logits[rows], labels[rows]), classification_metrics(other[rows], labels[rows]))
+            for rows in resamples
+        )
+    ]
+    for name in METRICS:
+        low, high = np.quantile([one[name] for one in drawn], [0.025, 0.975])
+        assert (found[name]["low"], found[name]["high"]) == pytest.approx((low, high)), name
+        assert found[name] == paired_difference(logits, other, labels, groups, name, n_boot=60, seed=4)
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_a_part_beside_the_rest_equals_a_plain_bootstrap_of_the_rows(classes):
+    logits, labels = draw(90, classes)
+    groups = np.random.default_rng(1).integers(0, 25, 90)
+    inside = np.random.default_rng(2).random(90) < 0.3  # groups with rows in both parts
+    found = difference_to_rest(logits, labels, groups, inside, n_boot=50, seed=6)
+    group_of_row = np.unique(groups, return_inverse=True)[1]
+    times = np.concatenate(list(_times_drawn(len(np.unique(groups)), 50, seed=6, at_once=50)))
+    drawn = []
+    for one in times:
+        rows = np.repeat(np.arange(90), one[group_of_row].astype(int))
+        part, rest = rows[inside[rows]], rows[~inside[rows]]
+        both = [classification_metrics(logits[r], labels[r]) for r in (part, rest)]
+        gaps = [
+            np.mean(logits[part][labels[part] == k].argmax(1) == k)
+            - np.mean(logits[rest][labels[rest] == k].argmax(1) == k)
+            for k in set(labels[part]) & set(labels[rest])
+        ]
+        drawn.append({m: both[0][m] - both[1][m] for m in METRICS} | {"balanced_accuracy": np.mean(gaps)})
+    for name in METRICS:
+        if name == "ece":
+            assert np.isnan(found[name]["difference"])
+            continue
+        values = np.array([one[name] for one in drawn])
+        low, high = np.nanquantile(values, [0.025, 0.975])
+        assert (found[name]["low"], found[name]["high"]) == pytest.approx((low, high)), name
+        assert found[name]["error"] == pytest.approx(np.nanstd(values, ddof=1)), name
+
+
+def test_a_part_of_one_class_is_compared_by_that_class_alone():
+    labels = np.repeat([0, 1, 0, 1], [40, 10, 30, 20])
+    inside = np.arange(100) < 40  # zeros only, 10 of 40 wrong; of the other zeros 3 of 30
+    predicted = labels.copy()
+    predicted[:10], predicted[50:53], predicted[80:90] = 1, 1, 0
+    found = difference_to_rest(np.eye(2)[predicted] * 3, labels, None, inside, n_boot=200)
+    assert found["balanced_accuracy"]["difference"] == pytest.approx(30 / 40 - 27 / 30)
+    assert all(np.isnan(found[name]["low"]) for name in ("mcc", "macro_f1", "auroc"))
+    with pytest.raises(ValueError, match="rows on both sides"):
+        difference_to_rest(np.eye(2)[predicted], labels, None, np.ones(100, dtype=bool))
 
 
 def test_no_mistake_is_not_certainty():
