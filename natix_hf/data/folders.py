@@ -32,6 +32,7 @@ PHOTO_SUFFIXES = frozenset(f".{name}" for name in _SUFFIXES.split())
 PHOTO_COLUMNS = ("image_path", "file_name")
 _SPLITS = "train training val valid validation dev eval test testing val_select val_calib val_test"
 SPLIT_FOLDERS = frozenset(_SPLITS.split())
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 WHOLE = "all"  # the origin of rows of a source that is not divided
 
 
@@ -68,7 +69,7 @@ def read_local(path: Path, photo_column: str, text_columns: set[str]) -> dict[st
     if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
         return _saved(path)
     files = _files(path)
-    metadata = [file for file in files if file.name in ("metadata.csv", "metadata.jsonl", "metadata.parquet")]
+    metadata = [file for file in files if file.name in METADATA]
     if metadata:
         return _tables(path, metadata, photo_column, text_columns)
     parquet = [file for file in files if file.suffix == ".parquet"]
@@ -81,6 +82,17 @@ def read_local(path: Path, photo_column: str, text_columns: set[str]) -> dict[st
     if beside:
         return {WHOLE: _table(path / beside[0], photo_column, text_columns)}
     return _class_folders(path, [file for file in files if file.suffix.lower() in PHOTO_SUFFIXES], photo_column)
+
+
+def photo_files(path: Path) -> list[Path] | None:
+    """The photos below a folder that holds nothing but photos, relative to it; None where there is a table, a saved
+    data set or no folder, so that something else says what the photos are."""
+    if not path.is_dir() or (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
+        return None
+    files = _files(path)
+    tables = [f for f in files if f.name in METADATA or f.suffix == ".parquet"]
+    beside = [f for f in files if len(f.parts) == 1 and f.suffix in (".csv", ".jsonl")]
+    return None if tables or beside else [f for f in files if f.suffix.lower() in PHOTO_SUFFIXES]
 
 
 def _saved(path: Path) -> dict[str, Dataset]:

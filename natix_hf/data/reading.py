@@ -113,7 +113,7 @@ def _named(place: Given, number: int, alone: bool) -> Source:
 
 
 def read_source(
-    source: Source, config: str | None, image: str, label: str, text_columns: set[str], trust: bool
+    source: Source, config: str | None, image: str, label: str | None, text_columns: set[str], trust: bool
 ) -> Raw:
     """The rows of a source, once the columns of photos and labels are known to be there.
 
@@ -121,7 +121,7 @@ def read_source(
         source: from `named_sources`.
         config: configuration of a Hub data set.
         image: the column of photos.
-        label: the column of labels.
+        label: the column of labels; None: none is needed.
         text_columns: columns of a CSV that are text whatever they look like.
         trust: whether `load_dataset` may run the data set's own code.
 
@@ -188,11 +188,11 @@ def _read_hub(name: str, config: str | None, trust: bool) -> dict[str, Dataset]:
         raise UserError(f"Hub data set {name} cannot be loaded: {error.__cause__ or error}") from error
 
 
-def _checked(rows: Dataset, source: Source, image: str, label: str) -> Dataset:
+def _checked(rows: Dataset, source: Source, image: str, label: str | None) -> Dataset:
     """The rows with photos left undecoded, once the two columns are known to be there."""
     where = "" if source.name == WHOLE else f"{source.title}: "
     for key, column in (("image_column_name", image), ("label_column_name", label)):
-        if column not in rows.column_names:
+        if column is not None and column not in rows.column_names:
             raise UserError(f"{where}{key}: no column {column!r}; there are {', '.join(rows.column_names)}")
     feature = rows.features[image]
     inside = set(feature) if isinstance(feature, dict) else set()

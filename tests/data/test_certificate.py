@@ -113,6 +113,7 @@ def test_fingerprints_are_those_of_the_description():
     found = document()
     assert found["fingerprints"]["val_test"] == digest
     assert found["byte_fingerprints"]["val_test"] == photos
+    assert found["photo_prints"]["val_test"] == 16 * "k" + 16 * "l"
     shuffled = document([*reversed(ROWS)], group=grouping([*reversed(ROWS)], pairs=[]))
     assert shuffled["fingerprints"] == found["fingerprints"]
     assert shuffled["fingerprint"] == found["fingerprint"]

@@ -1,0 +1,187 @@
+"""Somebody's own photos for a model that is finished: labelled or not, tied into groups, cut into two halves.
+
+Photos that the model's training, calibration or figures already used are left out: its probabilities on them say
+nothing about new ones. They are known by their bytes alone; a copy that was saved again is not recognised.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset, concatenate_datasets
+
+from natix_hf.data.certificate import PRINT
+from natix_hf.data.columns import as_text, with_text
+from natix_hf.data.folders import photo_files
+from natix_hf.data.groups import group_rows
+from natix_hf.data.ids import given_ids, row_ids
+from natix_hf.data.inspection import inspected
+from natix_hf.data.photos import read_source as read_rows
+from natix_hf.data.placement import place
+from natix_hf.data.pooling import pooled_values
+from natix_hf.data.reading import named_sources, read_source
+from natix_hf.errors import UserError
+
+HALVES = ("fit", "control")  # what is chosen, and what it is checked on
+
+
+@dataclass(frozen=True)
+class OwnPhotos:
+    """Photos that can be used.
+
+    Args:
+        rows: `id, image, group, fingerprint`, and `label` in the order of the model's classes if `labelled`.
+        labelled: whether there are labels.
+        broken: `{"id", "reason"}` of each photo that cannot be read.
+        known: split of the model's own data -> photos that were left out because they stand there.
+        ties: kind of tie -> how many there are, as in `splits.json`.
+    """
+
+    rows: Dataset
+    labelled: bool
+    broken: list[dict[str, str]]
+    known: dict[str, int]
+    ties: dict[str, int]
+
+    def halves(self, seed: int) -> dict[str, Dataset]:
+        """The rows of `fit` and of `control`: whole groups, classes in proportion, each class in both.
+
+        Raises:
+            UserError: a class has fewer than two photos or groups.
+        """
+        names = self.rows.features["label"].names
+        group_names, codes = np.unique(np.asarray(self.rows["group"][:], dtype=object), return_inverse=True)
+        labels = np.asarray(self.rows["label"][:])
+        try:
+            homes = place(labels, codes, group_names.tolist(), (0.5, 0.5), seed, label_names=names)
+        except UserError as error:
+            raise UserError(f"{error} (one half is for fitting, the other for checking)") from None
+        return {half: self.rows.select(np.flatnonzero(homes == i)) for i, half in enumerate(HALVES)}
+
+
+def have_labels(place: str, image_column_name: str = "image", label_column_name: str = "label") -> bool:
+    """Whether photos come with labels: class folders, or a table or data set with a column of labels.
+
+    A folder whose photos all lie directly in it has none; folders within it are classes.
+
+    Raises:
+        UserError: there is nothing of that name that can be read.
+    """
+    photos = photo_files(Path(place).expanduser())
+    if photos is not None:
+        return any(len(photo.parts) > 1 for photo in photos)
+    raw = read_source(named_sources(place)[0], None, image_column_name, None, {label_column_name}, False)
+    return label_column_name in raw.pool.column_names
+
+
+def read_labelled(
+    place: str,
+    label_names: Sequence[str],
+    known: Mapping[str, str],
+    *,
+    near_duplicates: bool = True,
+    image_column_name: str = "image",
+    label_column_name: str = "label",
+    group_column: str | None = None,
+    num_proc: int | None = None,
+) -> OwnPhotos:
+    """Labelled photos in any form that training takes.
+
+    Args:
+        place: folder, table, data set or Hub id.
+        label_names: the model's classes in order.
+        known: from `certificate.known_photos`.
+        near_duplicates: tie altered copies of a photo into one group.
+        image_column_name, label_column_name, group_column, num_proc: as `load_rows` takes them.
+
+    Raises:
+        UserError: labels that are no classes of the model, one class only, no photo left, or whatever is wrong.
+    """
+    found = read_rows(
+        place,
+        looks=near_duplicates,
+        label_names=list(label_names),
+        image_column_name=image_column_name,
+        label_column_name=label_column_name,
+        group_column=group_column,
+        broken_photos="skip",
+        num_proc=num_proc,
+    )
+    if not isinstance(found.data, Dataset):
+        raise UserError(
+            f"{place}: brings its own train and test splits; photos of one's own are cut into halves here: give them "
+            "without splits"
+        )
+    values = found.group_values or {"group": found.data["group"][:]}
+    own = _own(place, found.data, values, found.broken, known, near_duplicates)
+    present = set(own.rows["label"][:])
+    if len(present) < 2:
+        raise UserError(
+            f"{place}: all {len(own.rows)} photos that the model does not know are of one class "
+            f"({label_names[present.pop()]!r}): photos of at least two are needed"
+        )
+    return own
+
+
+def read_unlabelled(
+    place: str,
+    known: Mapping[str, str],
+    *,
+    near_duplicates: bool = True,
+    image_column_name: str = "image",
+    group_column: str | None = None,
+    num_proc: int | None = None,
+) -> OwnPhotos:
+    """Photos without labels, or whose labels are not to be looked at; arguments and errors as `read_labelled`."""
+    root = Path(place).expanduser()
+    photos = photo_files(root)
+    if photos == []:
+        raise UserError(f"{place}: no photos in this folder")
+    source = place
+    if photos is not None:
+        paths = [str(photo) for photo in photos]
+        source = Dataset.from_dict({"id": paths, image_column_name: [str((root / p).absolute()) for p in paths]})
+    texts = {"id", *([group_column] if group_column else [])}
+    raw = read_source(named_sources(source)[0], None, image_column_name, None, texts, False)
+    column = raw.pool.select_columns([image_column_name])
+    column = column if image_column_name == "image" else column.rename_column(image_column_name, "image")
+    seen = inspected(column, looks=near_duplicates, num_proc=num_proc)
+    prints, errors = seen["fingerprint"][:], seen["error"][:]
+    inside = column.flatten()["image.path"][:]
+    ids, called = row_ids([raw], [given_ids(raw)], inside, prints, [(i,) for i in range(len(prints))])
+    values = [as_text(v) for v in pooled_values([raw], group_column, "group_column")] if group_column else ids
+    own = Dataset.from_dict({"id": ids, "group": [v or f"row:{i}" for v, i in zip(values, ids)]})
+    rows = concatenate_datasets([own, seen.remove_columns("error"), column], axis=1)
+    rows = rows.select([i for i, reason in enumerate(errors) if reason is None])
+    broken = [{"id": name, "reason": reason} for name, reason in zip(called, errors) if reason is not None]
+    return _own(place, rows, {"group": rows["group"][:]}, broken, known, near_duplicates)
+
+
+def _own(
+    place: str,
+    rows: Dataset,
+    values: Mapping[str, Sequence[str | None]],
+    broken: list[dict[str, str]],
+    known: Mapping[str, str],
+    near_duplicates: bool,
+) -> OwnPhotos:
+    """Without the photos that the model knows, and with the groups that photos form."""
+    homes = [known.get(fingerprint[:PRINT]) for fingerprint in rows["fingerprint"][:]]
+    strange = [row for row, home in enumerate(homes) if home is None]
+    counts = dict(sorted(Counter(home for home in homes if home is not None).items()))
+    if not strange:
+        met = f"{sum(counts.values())} stand in the model's own data" if counts else ""
+        unread = (
+            f"{len(broken)} cannot be read, the first is {broken[0]['id']}: {broken[0]['reason']}" if broken else ""
+        )
+        raise UserError(f"{place}: no photo that can be used: {'; '.join(filter(None, [met, unread]))}")
+    if counts:
+        rows = rows.select(strange)
+        values = {column: [found[row] for row in strange] for column, found in values.items()}
+    grouping = group_rows(rows["id"][:], values, rows["fingerprint"][:], rows["look"][:] if near_duplicates else None)
+    rows = with_text(rows, "group", np.asarray(grouping.names, dtype=object)[grouping.numbers])
+    return OwnPhotos(rows, "label" in rows.column_names, broken, counts, dict(grouping.ties))
