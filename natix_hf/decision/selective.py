@@ -1,0 +1,203 @@
+"""How wrong a classifier is among the photos that it is most confident of: risk-coverage curve, AURC and AUGRC.
+
+Knows arrays only. Rows of equal confidence have no order: every figure is the mean over all orders of the tied rows,
+so that it does not depend on how rows happen to be sorted. Intervals come from resampled groups.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import scipy.special
+
+from natix_hf.decision.resampling import group_numbers, times_drawn
+from natix_hf.decision.risk_control import CLASSES, answers
+from natix_hf.decision.temperature import softmax
+
+LEVEL = 0.95
+CURVE_POINTS = 200
+_CELLS = 2_000_000  # numbers held at once per array: 16 MB
+
+
+def risk_coverage(
+    confidence: np.ndarray,
+    wrong: np.ndarray,
+    groups: np.ndarray | None,
+    *,
+    n_boot: int = 1000,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> dict[str, Any]:
+    """The risk-coverage curve with the areas under it, lower being better.
+
+    - risk at coverage k/n: share of mistakes among the k most confident rows (Geifman and El-Yaniv, 2017).
+    - AURC: mean of that risk over k = 1..n. Random confidence gives the error rate.
+    - AUGRC: area under the *generalized* risk, mistakes among the k most confident divided by n (Traub et al., 2024):
+      the chance that a row is a mistake and is answered, over all thresholds. With a the accuracy and A the chance
+      that a right row is more confident than a wrong one it equals (1 - A) a (1 - a) + (1 - a)^2 / 2.
+
+    Args:
+        confidence: `(n,)`, higher is surer; any scale.
+        wrong: `(n,)` bool.
+        groups: `(n,)` or None.
+        n_boot, seed, level: of the bootstrap over groups.
+
+    Returns:
+        `n, groups, curve {coverage, risk}` (thinned to `CURVE_POINTS`), `aurc` and `augrc` as `{value, low, high}`.
+        Without a mistake the high ends come from the mistake rate that so few groups could hide (`flawless_high`).
+
+    Raises:
+        ValueError: no rows, lengths that do not fit, a confidence that is NaN.
+    """
+    confidence, wrong = np.asarray(confidence, dtype=np.float64), np.asarray(wrong).astype(np.float64)
+    if confidence.ndim != 1 or wrong.shape != confidence.shape or len(wrong) == 0:
+        raise ValueError(f"expected confidence (n,) and wrong (n,), found {confidence.shape} and {wrong.shape}")
+    if np.isnan(confidence).any():
+        raise ValueError(f"{int(np.isnan(confidence).sum())} of {len(confidence)} confidences are NaN")
+    of_row = group_numbers(groups, len(wrong))
+    n_groups = int(of_row.max()) + 1
+    order = np.argsort(-confidence, kind="stable")
+    starts = np.flatnonzero(np.r_[True, np.diff(confidence[order]) != 0])
+    wrong, of_row = wrong[order], of_row[order]
+
+    aurc, augrc = (float(area[0]) for area in _areas(np.ones((1, len(wrong))), wrong, starts))
+    drawn = [
+        _areas(times[:, of_row], wrong, starts)
+        for times in times_drawn(n_groups, n_boot, seed, at_once=max(1, _CELLS // len(wrong)))
+    ]
+    edges = [(1 - level) / 2, (1 + level) / 2]
+    ends = [np.quantile(np.concatenate(values), edges) for values in zip(*drawn, strict=True)]
+    if not wrong.any():
+        # The worst order of a hidden mistake rate e, all of them first: AURC e (1 - log e), AUGRC e - e^2 / 2.
+        hidden = flawless_high(n_groups, level)
+        ends = [(0.0, hidden * (1 - np.log(hidden))), (0.0, hidden - hidden**2 / 2)]
+    accepted = np.r_[starts[1:], len(wrong)]
+    at = np.unique(np.linspace(0, len(accepted) - 1, CURVE_POINTS).round().astype(int))
+    mistakes = np.cumsum(wrong)[accepted - 1]
+    return {
+        "n": len(wrong),
+        "groups": n_groups,
+        "curve": {
+            "coverage": (accepted / len(wrong))[at].tolist(),
+            "risk": (mistakes / accepted)[at].tolist(),
+        },
+        "aurc": _figure(aurc, *ends[0]),
+        "augrc": _figure(augrc, *ends[1]),
+    }
+
+
+def selective_document(
+    calibrated_logits: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray | None,
+    guarantee: Mapping[str, Any] | None,
+    positive: int,
+    *,
+    split: str = "val_test",
+    decisions: np.ndarray | None = None,
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The content of `selective.json`: risk against coverage, and what the band of a guarantee gives on other rows.
+
+    Args:
+        calibrated_logits: `(n, classes)`, a threshold not in it. The confidence is the largest probability.
+        labels: `(n,)`.
+        groups: `(n,)` or None.
+        guarantee: what `control_risk` gave, or None.
+        positive: id of the positive class.
+        split: which rows these are.
+        decisions: `(n,)` class ids where they are not those of the largest logit.
+        n_boot, seed: of the bootstrap over groups.
+    """
+    probabilities, labels = softmax(calibrated_logits), np.asarray(labels)
+    decided = probabilities.argmax(axis=1) if decisions is None else np.asarray(decisions)
+    document: dict[str, Any] = {"version": 1, "split": split, "level": LEVEL, "resamples": n_boot}
+    document |= risk_coverage(probabilities.max(axis=1), decided != labels, groups, n_boot=n_boot, seed=seed)
+    document["guarantee"] = None if guarantee is None else dict(guarantee)
+    document["band"] = None
+    if guarantee is not None and guarantee["reachable"]:
+        document["band"] = _band(
+            probabilities[:, positive], labels == positive, groups, guarantee, n_boot=n_boot, seed=seed
+        )
+    return document
+
+
+def flawless_high(n_groups: int, level: float = LEVEL) -> float:
+    """The mistake rate that so many groups without a mistake leave possible (Clopper and Pearson, 1934)."""
+    return float(-np.expm1(np.log((1 - level) / 2) / n_groups))
+
+
+def _band(scores, is_positive, groups, guarantee, *, n_boot: int, seed: int) -> dict[str, Any]:
+    """Rates of the band on these rows with intervals: a class's wrong answers and abstentions, coverage, precision."""
+    said_positive, said_negative = answers(scores, guarantee["low"], guarantee["high"])
+    silent = ~said_positive & ~said_negative
+    everything = np.ones(len(scores), dtype=bool)
+    counted = everything
+    if guarantee["selected"] is not None:
+        counted = np.maximum(scores, 1 - scores) >= guarantee["selected"]["at"]
+
+    def rate(of: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
+        return share_with_interval(of, rows, groups, n_boot=n_boot, seed=seed)
+
+    members = {"negative": ~is_positive, "positive": is_positive}
+    return {
+        "low": guarantee["low"],
+        "high": guarantee["high"],
+        "fpr": rate(said_positive, counted & ~is_positive),
+        "fnr": rate(said_negative, counted & is_positive),
+        "abstention": {name: rate(silent, members[name]) for name in CLASSES},
+        "coverage": rate(~silent, everything),
+        "precision": rate(is_positive, said_positive),
+        "wrong_among_answered": rate((said_positive & ~is_positive) | (said_negative & is_positive), ~silent),
+    }
+
+
+def share_with_interval(
+    of: np.ndarray, rows: np.ndarray, groups: np.ndarray | None, *, n_boot: int, seed: int, level: float = LEVEL
+) -> dict[str, Any]:
+    """Share of `of` among `rows`, both `(n,)` bool, as `{value, low, high, n, groups}` over resampled groups.
+
+    A share of 0 or 1 has its far end from the exact binomial bound on the number of groups. All None without rows.
+    """
+    of_row = group_numbers(groups, len(of))
+    n_groups, counts = int(of_row.max()) + 1, (of & rows, rows)
+    hits, sizes = (np.bincount(of_row, weights=column, minlength=n_groups) for column in counts)
+    there = int((sizes > 0).sum())
+    if there == 0:
+        return {"value": None, "low": None, "high": None, "n": 0, "groups": 0}
+    value = float(hits.sum() / sizes.sum())
+    if value in (0.0, 1.0):
+        hidden = flawless_high(there, level)
+        low, high = (0.0, hidden) if value == 0 else (1 - hidden, 1.0)
+    else:
+        drawn = []
+        for times in times_drawn(n_groups, n_boot, seed, at_once=max(1, _CELLS // n_groups)):
+            size = times @ sizes
+            drawn.append((times @ hits)[size > 0] / size[size > 0])
+        low, high = np.quantile(np.concatenate(drawn), [(1 - level) / 2, (1 + level) / 2])
+    return _figure(value, low, high) | {"n": int(sizes.sum()), "groups": there}
+
+
+def _areas(weights: np.ndarray, wrong: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """AURC and AUGRC `(b,)` for row weights `(b, n)`, rows sorted by confidence, `starts` of the blocks of ties.
+
+    In a block of b rows, e of them wrong, behind c rows with E mistakes, the mean over orders of the mistakes among
+    the first c + j is E + j e / b; the sum of that over c + j for j = 1..b is e + (E - c e / b) (H(c + b) - H(c))
+    with harmonic numbers H.
+    """
+    rows = np.add.reduceat(weights, starts, axis=1)  # (b, blocks)
+    mistakes = np.add.reduceat(weights * wrong, starts, axis=1)
+    total = rows.sum(axis=1)
+    before, mistakes_before = np.cumsum(rows, axis=1) - rows, np.cumsum(mistakes, axis=1) - mistakes
+    share = np.divide(mistakes, rows, out=np.zeros_like(rows), where=rows > 0)
+    harmonic = scipy.special.digamma(before + rows + 1) - scipy.special.digamma(before + 1)
+    risk = (mistakes + (mistakes_before - before * share) * harmonic).sum(axis=1)
+    generalized = (rows * (mistakes_before + mistakes / 2)).sum(axis=1)
+    return risk / total, generalized / total**2
+
+
+def _figure(value: float, low: float, high: float) -> dict[str, float]:
+    return {"value": float(value), "low": float(low), "high": float(high)}
