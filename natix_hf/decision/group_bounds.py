@@ -21,7 +21,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.optimize
-import scipy.special
 import scipy.stats
 
 from natix_hf.decision.resampling import group_numbers
@@ -83,7 +82,7 @@ def _log_wealth(gain: np.ndarray, alpha: float) -> float:
     stakes = (1 - _SHARES)[:, None] / (1 - alpha)  # (alpha - q) / (alpha (1 - alpha))
     with np.errstate(divide="ignore"):  # everything is lost on q = 0 where a largest group is all wrong
         logs = np.log1p(np.maximum(stakes * gain, -1.0)).sum(axis=1)
-    return float(scipy.special.logsumexp(logs, b=_PRIOR))
+    return float(np.logaddexp.reduce(logs + np.log(_PRIOR)))
 
 
 def smallest_certifiable(groups: Groups, delta: float) -> float:
