@@ -81,6 +81,11 @@ def check_profile(profile: str, level: int | None = None) -> None:
         raise UserError(f"{profile}: level {level} given, 0 to {PROFILES[profile] - 1} expected")
 
 
+def file_name(profile: str) -> str:
+    """The profile as it stands in names of files: `challenge-2025`."""
+    return profile.replace("@", "-")
+
+
 def draw_challenge(
     profile: str,
     size: tuple[int, int],

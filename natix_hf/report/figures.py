@@ -37,7 +37,7 @@ def training_curve(log_history: Sequence[Mapping[str, Any]], path: str | Path, m
         points = [(entry["step"], entry[key]) for entry in log_history if entry.get(key) is not None]
         return [step for step, _ in points], [value for _, value in points]
 
-    figure, (left, right) = _figure(9.0, 3.4, 2)
+    figure, (left, right) = new_figure(9.0, 3.4, 2)
     left.plot(*series("loss"), color=GREY, linewidth=1.2, label="train")
     left.plot(*series("eval_loss"), color=BLUE, marker="o", markersize=4, label="val_select")
     left.set(xlabel="step", ylabel="loss (nats)", ylim=(0, None))
@@ -48,7 +48,7 @@ def training_curve(log_history: Sequence[Mapping[str, Any]], path: str | Path, m
         right.plot(*raw, color=ORANGE, marker="s", markersize=3, linestyle="--", label="val_select, raw weights")
         right.legend(frameon=False)
     right.set(xlabel="step", ylabel=metric.replace("_", " ") if "_" in metric else metric.upper())
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def reliability(
@@ -66,7 +66,7 @@ def reliability(
         path: the PNG to write.
         bins: equal-width bins on [0, 1], the same as the ECE's.
     """
-    figure, (curve, counts) = _figure(5.0, 5.4, 1, rows=2, height_ratios=(3.2, 1))
+    figure, (curve, counts) = new_figure(5.0, 5.4, 1, rows=2, height_ratios=(3.2, 1))
     classes = probabilities_before.shape[1]
     curve.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
     edges = np.linspace(0, 1, bins + 1)
@@ -95,7 +95,7 @@ def reliability(
     for handle in legend.legend_handles:
         handle.set_sizes([30])
     counts.set(xlim=(start, 1.02), xlabel="confidence", ylabel="photos")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str], path: str | Path) -> None:
@@ -110,7 +110,7 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str], p
     counts = np.bincount(np.asarray(labels) * classes + predicted, minlength=classes**2).reshape(classes, classes)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = max(3.6, 1.8 + 0.52 * classes)
-    figure, (axes,) = _figure(side + 0.4, side, 1)
+    figure, (axes,) = new_figure(side + 0.4, side, 1)
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for row in range(classes):
         for column in range(classes):
@@ -124,7 +124,7 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str], p
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_title(f"{int(counts.sum())} photos", fontsize=10)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def curriculum(
@@ -145,7 +145,7 @@ def curriculum(
         measure: what the difficulty is, for the axis.
         path: the PNG to write.
     """
-    figure, (left, right) = _figure(9.0, 3.4, 2)
+    figure, (left, right) = new_figure(9.0, 3.4, 2)
     left.stairs(shares, np.arange(len(shares) + 1) + 0.5, color=BLUE, linewidth=1.6, baseline=None)
     left.set(xlabel="epoch", ylabel="share of each class that is in", ylim=(0, 1.05))
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -159,7 +159,7 @@ def curriculum(
     unit = "loss (nats)" if measure == "loss" else measure
     right.set(xlabel=f"{unit} of the probe on frozen features", ylabel="share of the class", ylim=(0, 1.05))
     right.legend(frameon=False, fontsize=8, ncols=1 + len(names) // 8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def learning_rates(document: Mapping[str, Any], path: str | Path) -> None:
@@ -169,7 +169,7 @@ def learning_rates(document: Mapping[str, Any], path: str | Path) -> None:
         document: the content of `find_lr.json`.
         path: the PNG to write.
     """
-    figure, (axes,) = _figure(6.0, 3.6, 1)
+    figure, (axes,) = new_figure(6.0, 3.6, 1)
     axes.plot(document["rates"], document["losses"], color=GREY, linewidth=0.8, alpha=0.7, label="each step")
     axes.plot(document["rates"], document["smoothed"], color=BLUE, linewidth=1.6, label="smoothed")
     if document["suggestion"] is not None:
@@ -180,12 +180,13 @@ def learning_rates(document: Mapping[str, Any], path: str | Path) -> None:
     axes.set_ylim(lowest - 0.2 * (highest - lowest) - 0.02, highest + 0.8 * (highest - lowest) + 0.02)
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss of train (nats)")
     axes.legend(frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _figure(
+def new_figure(
     width: float, height: float, columns: int, rows: int = 1, height_ratios: Sequence[float] | None = None
 ) -> tuple[Figure, Sequence[Axes]]:
+    """An empty figure of that many inches and its axes, row by row."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False, height_ratios=height_ratios).ravel()
@@ -194,7 +195,8 @@ def _figure(
     return figure, axes
 
 
-def _save(figure: Figure, path: str | Path) -> None:
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write the PNG, whole or not at all."""
     with replacing(path) as temporary:
         # No software version or date inside: the same run gives the same bytes.
         figure.savefig(temporary, dpi=_DPI, metadata={"Software": None})

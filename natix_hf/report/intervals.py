@@ -11,7 +11,7 @@ the end away from perfection comes from the exact binomial bound on the number o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import scipy.special
@@ -55,7 +55,12 @@ def bootstrap_intervals(
     group_of_row = _group_ids(groups, len(labels))
     values = classification_metrics(logits, labels, positive)
     draws = _resampled(logits, labels, group_of_row, positive, n_boot, seed)
-    lows = _flawless_lows(logits, labels, group_of_row, values, level)
+    return _ends(values, draws, _flawless_lows(logits, labels, group_of_row, values, level), level)
+
+
+def _ends(
+    values: dict[str, float], draws: dict[str, np.ndarray], lows: dict[str, float], level: float
+) -> dict[str, dict[str, float]]:
     intervals = {}
     for name in METRICS:
         drawn = draws[name]
@@ -113,11 +118,51 @@ def paired_differences(
     group_of_row = _group_ids(groups, len(labels))
     values = [classification_metrics(logits, labels, positive) for logits in (logits_a, logits_b)]
     draws = [_resampled(logits, labels, group_of_row, positive, n_boot, seed) for logits in (logits_a, logits_b)]
+    return _gaps(values, draws, level)
+
+
+def _gaps(
+    values: Sequence[dict[str, float]], draws: Sequence[dict[str, np.ndarray]], level: float
+) -> dict[str, dict[str, float]]:
     found = {}
     for name in METRICS:
         low, high = _percentiles(draws[0][name] - draws[1][name], level)
         found[name] = {"difference": values[0][name] - values[1][name], "low": low, "high": high}
     return found
+
+
+def intervals_beside(
+    reference: np.ndarray,
+    others: Sequence[np.ndarray],
+    labels: np.ndarray,
+    groups: np.ndarray | None,
+    *,
+    positive: int = 1,
+    n_boot: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Iterator[tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]]:
+    """Each of `others` by itself and beside the reference, which is resampled once for all of them.
+
+    Args:
+        reference: `(n, classes)` logits.
+        others: each `(k n, classes)`: the rows k times over, in order, e.g. seen in k ways; groups stay together.
+        labels, groups, positive, n_boot, seed, level: as in `bootstrap_intervals`.
+
+    Yields:
+        `bootstrap_intervals` of the one, and `paired_differences` of it to the reference.
+    """
+    reference, labels = checked(reference, labels)
+    group_of_row, n = _group_ids(groups, len(labels)), len(labels)
+    value = classification_metrics(reference, labels, positive)
+    draw = _resampled(reference, labels, group_of_row, positive, n_boot, seed)
+    for other in others:
+        times = len(other) // n
+        logits, rows = checked(other, np.tile(labels, times))
+        own, values = np.tile(group_of_row, times), classification_metrics(logits, rows, positive)
+        draws = _resampled(logits, rows, own, positive, n_boot, seed)
+        ends = _ends(values, draws, _flawless_lows(logits, rows, own, values, level), level)
+        yield ends, _gaps((values, value), (draws, draw), level)
 
 
 def difference_to_rest(

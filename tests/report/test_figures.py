@@ -21,8 +21,8 @@ def draw(classes=2):
 def drawn(monkeypatch):
     """The figures as objects, beside the files."""
     kept: list[Figure] = []
-    save = figures._save
-    monkeypatch.setattr(figures, "_save", lambda figure, path: (kept.append(figure), save(figure, path)))
+    save = figures.save_figure
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: (kept.append(figure), save(figure, path)))
     return kept
 
 

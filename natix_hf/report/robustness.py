@@ -1,0 +1,163 @@
+"""Figures on photos as challenge profiles send them, beside the photos as they are: the document `robustness.json`.
+
+Every comparison is paired: the same rows, the same resample of groups. Knows arrays and documents only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from natix_hf.report.intervals import bootstrap_intervals, group_count, intervals_beside
+from natix_hf.report.summary import figure_text, interval_text
+
+
+@dataclass(frozen=True)
+class Sent:
+    """Logits of all rows, sent in one way.
+
+    Args:
+        level: of the profile.
+        distortion, severity: what was put on level 0 by itself; None for what the level brings.
+        logits: `(n, classes)`, row by row those of the clean logits.
+    """
+
+    level: int
+    distortion: str | None
+    severity: int | None
+    logits: np.ndarray
+
+
+def robustness_document(
+    clean: np.ndarray,
+    profiles: Mapping[str, Sequence[Sent]],
+    labels: np.ndarray,
+    groups: np.ndarray | None,
+    *,
+    label_names: Sequence[str],
+    positive: int = 1,
+    latency: Mapping[str, Any] | None = None,
+    split: str = "val_test",
+    n_boot: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, Any]:
+    """The content of `robustness.json` (schema `robustness`).
+
+    Args:
+        clean: `(n, classes)` logits of the photos as they are, calibrated as the model gives them.
+        profiles: profile with its date -> the ways in which it was sent, level 0 first, the distortions last. To these
+            come all its levels taken together, as validators send them equally often, and severity 0 of each
+            distortion, which is level 0.
+        labels: `(n,)` class ids.
+        groups: `(n,)`; None: each row is its own.
+        label_names: the classes in the order of their ids.
+        positive: id of the positive class.
+        latency: from `latency_document`.
+        split: where the rows come from.
+        n_boot, seed, level: of the intervals, see `intervals.bootstrap_intervals`.
+    """
+    options = {"positive": positive, "n_boot": n_boot, "seed": seed, "level": level}
+    documents = []
+    for profile, ways in profiles.items():
+        levels = [way for way in ways if way.distortion is None]
+        several = [np.concatenate([way.logits for way in levels])] if len(levels) > 1 else []
+        found = intervals_beside(clean, [*several, *(way.logits for way in ways)], labels, groups, **options)
+        cases = [_case(None, None, None, several[0], next(found))] if several else []
+        measured = [_case(way.level, way.distortion, way.severity, way.logits, next(found)) for way in ways]
+        plain = measured[0]
+        for way, case in zip(ways, measured, strict=True):
+            if way.distortion not in (None, *(other["distortion"] for other in cases)):
+                cases.append(plain | {"distortion": way.distortion, "severity": 0})
+            cases.append(case)
+        documents.append({"profile": profile, "cases": cases})
+    return {
+        "version": 1,
+        "split": split,
+        "n": len(labels),
+        "groups": group_count(groups, len(labels)),
+        "positive_label": label_names[positive],
+        "level": level,
+        "resampled": "groups",
+        "resamples": n_boot,
+        "clean": _plain(bootstrap_intervals(clean, labels, groups, **options)),
+        "profiles": documents,
+        "latency": None if latency is None else dict(latency),
+    }
+
+
+def _case(
+    level: int | None, distortion: str | None, severity: int | None, logits: np.ndarray, found: tuple[dict, dict]
+) -> dict[str, Any]:
+    return {
+        "level": level,
+        "distortion": distortion,
+        "severity": severity,
+        "n": len(logits),
+        "metrics": _plain(found[0]),
+        "difference": _plain(found[1]),
+    }
+
+
+def _plain(figures: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
+    """Figures that are not defined become None."""
+    return {
+        name: {end: None if math.isnan(number) else float(number) for end, number in ends.items()}
+        for name, ends in figures.items()
+    }
+
+
+def latency_document(seconds: Sequence[float], cores: int, threads: int, limit: float) -> dict[str, Any]:
+    """What is told of the time a photo takes.
+
+    Args:
+        seconds: of each photo, from its bytes to the logits, one at a time.
+        cores: of the machine.
+        threads: that the model used.
+        limit: seconds that a client has.
+    """
+    taken = np.asarray(seconds, dtype=np.float64)
+    return {
+        "n": len(taken),
+        "device": "cpu",
+        "cores": cores,
+        "threads": threads,
+        "limit": limit,
+        "over_limit": int((taken > limit).sum()),
+        "mean": float(taken.mean()),
+        "p50": float(np.quantile(taken, 0.5)),
+        "p99": float(np.quantile(taken, 0.99)),
+        "max": float(taken.max()),
+    }
+
+
+def robustness_lines(document: Mapping[str, Any], metric: str = "mcc") -> list[str]:
+    """What a command prints of `robustness.json`: the metric clean, by level of each profile, and the latency."""
+    clean = document["clean"][metric]
+    lines = [
+        f"{metric.upper()} on {document['split']} ({document['n']} photos, {document['groups']} groups): clean "
+        f"{figure_text(clean['value'])} ({interval_text(clean)})"
+    ]
+    for profile in document["profiles"]:
+        for case in profile["cases"]:
+            if case["distortion"] is not None:
+                continue
+            name = "all levels" if case["level"] is None else f"level {case['level']}"
+            figure, gap = case["metrics"][metric], case["difference"][metric]
+            change = [("-" if gap[end] is None else f"{gap[end]:+.3f}") for end in ("difference", "low", "high")]
+            lines.append(
+                f"  {profile['profile']} {name}: {figure_text(figure['value'])} ({interval_text(figure)}), to clean "
+                f"{change[0]} ({change[1]} to {change[2]})"
+            )
+    if latency := document["latency"]:
+        limit = f"the limit of {latency['limit']:g} s"
+        verdict = f"{latency['over_limit']} over {limit}" if latency["over_limit"] else f"all within {limit}"
+        lines.append(
+            f"latency on this CPU ({latency['cores']} cores, {latency['threads']} threads; {latency['n']} photos one "
+            f"by one): p50 {latency['p50']:.2f} s, p99 {latency['p99']:.2f} s, {verdict}"
+        )
+    return lines
