@@ -129,15 +129,25 @@ def estimate_prior(
     n_groups = int(group_of_row.max()) + 1
     draws = []
     for times in times_drawn(n_groups, n_boot, seed, at_once=max(1, _CELLS // logits.size)):
-        draws.append(_resampled(probabilities, seen, prior, times[:, group_of_row], max_iterations))
+        draws.append(resampled_priors(probabilities, seen, prior, times[:, group_of_row], max_iterations))
     low, high = np.quantile(np.concatenate(draws), [(1 - level) / 2, (1 + level) / 2], axis=0)
     return PriorEstimate(prior, low, high, iterations, converged, len(logits), n_groups)
 
 
-def _resampled(
-    probabilities: np.ndarray, seen: np.ndarray, start: np.ndarray, weights: np.ndarray, max_iterations: int
+def resampled_priors(
+    probabilities: np.ndarray, seen: np.ndarray, start: np.ndarray, weights: np.ndarray, max_iterations: int = 2000
 ) -> np.ndarray:
-    """Shares `(b, classes)` for row weights `(b, n)`, all resamples stepped together until they stand still."""
+    """EM on many weightings of the same rows at once, stepped together until each stands still to 1e-5.
+
+    Args:
+        probabilities: `(n, classes)` calibrated under `seen`.
+        seen, start: `(classes,)`; EM begins at `start`.
+        weights: `(b, n)` how much each row counts.
+        max_iterations: at most so many steps.
+
+    Returns:
+        `(b, classes)` shares.
+    """
     weights = weights / weights.sum(axis=1, keepdims=True)
     priors = np.repeat(start[None], len(weights), axis=0)
     moving = np.arange(len(weights))

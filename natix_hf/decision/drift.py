@@ -1,0 +1,139 @@
+"""Do new photos without labels look to the model like those that it was calibrated on, other class shares apart?
+
+Knows arrays only: two sets of calibrated probabilities. That the classes come in other shares is no drift but label
+shift; it is estimated (`prior_shift`) and allowed for. What is left is a difference within the classes, seen through
+the model's probability: its calibration, the estimated shares and the expected accuracy then hold no longer. Photos
+that look different but get the same probabilities are not noticed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.special
+
+from natix_hf.decision.prior_shift import PriorEstimate, resampled_priors
+from natix_hf.decision.resampling import group_numbers, times_drawn
+from natix_hf.errors import UserError
+
+_CELLS = 2_000_000  # numbers held at once per array: 16 MB
+P_LIMIT = 0.05
+
+
+@dataclass(frozen=True)
+class Drift:
+    """What the comparison found.
+
+    Args:
+        distance: largest difference of the two distributions of the positive probability (Kolmogorov and Smirnov),
+            the reference reweighted to the estimated class shares.
+        p: how often photos like the reference, in these shares, in as many groups, are at least as far away.
+        expected: median of that distance without drift.
+        n, groups: new photos; `reference_n, reference_groups`: those compared with.
+    """
+
+    distance: float
+    p: float
+    expected: float
+    n: int
+    groups: int
+    reference_n: int
+    reference_groups: int
+
+    @property
+    def found(self) -> bool:
+        """Whether there is drift; wrong at most about once in 20 where there is none."""
+        return self.p < P_LIMIT
+
+
+def drift_test(
+    logits: np.ndarray,
+    groups: np.ndarray | None,
+    estimate: PriorEstimate,
+    reference_logits: np.ndarray,
+    reference_labels: np.ndarray,
+    reference_groups: np.ndarray | None,
+    *,
+    positive: int = 1,
+    n_boot: int = 500,
+    seed: int = 0,
+) -> Drift:
+    """Compare new photos with labelled ones, after allowing for other class shares.
+
+    What the distance is without drift is found by drawing whole groups of the reference twice: once as the
+    reference, once, in the estimated shares, as if they were the new photos, whose shares are then estimated anew.
+
+    Args:
+        logits: `(n, classes)` of the new photos, calibrated under the reference's class shares.
+        groups: `(n,)` or None.
+        estimate: of their class shares, from the same logits.
+        reference_logits: `(m, classes)`, in the same way.
+        reference_labels: `(m,)`.
+        reference_groups: `(m,)` or None.
+        positive: whose probability is compared.
+        n_boot, seed: of the draws.
+
+    Raises:
+        UserError: a class that the reference lacks.
+    """
+    classes = np.shape(logits)[1]
+    labels = np.asarray(reference_labels)
+    counts = np.bincount(labels, minlength=classes)
+    if not counts.all():
+        raise UserError(f"drift: the reference holds no photo of class {int(np.flatnonzero(counts == 0)[0])}")
+    seen, prior = counts / counts.sum(), estimate.prior
+    new = scipy.special.softmax(np.asarray(logits, dtype=np.float64), axis=1)
+    old = scipy.special.softmax(np.asarray(reference_logits, dtype=np.float64), axis=1)
+    number, old_number = group_numbers(groups, len(new)), group_numbers(reference_groups, len(old))
+    n_groups, n_old = int(number.max()) + 1, int(old_number.max()) + 1
+
+    def distance(scores: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """Of two weightings `(b, k)` of the rows with `scores` `(k,)`: `(b,)`."""
+        order = np.argsort(scores, kind="stable")
+        last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # equal scores are one step
+        steps = [np.cumsum(w[:, order], axis=1) / w.sum(axis=1, keepdims=True) for w in (left, right)]
+        return np.abs(steps[0] - steps[1])[:, last].max(axis=1)
+
+    scores = np.concatenate([new[:, positive], old[:, positive]])
+    is_new = np.arange(len(scores)) < len(new)
+    weights = np.concatenate([np.zeros(len(new)), (prior / seen)[labels]])
+    found = float(distance(scores, is_new[None].astype(np.float64), weights[None])[0])
+
+    # A group is drawn as often as it would be met where the classes have the estimated shares.
+    chances = np.bincount(old_number, (prior / seen)[labels])
+    generator = np.random.default_rng([seed, 1])
+    without = []
+    for times in times_drawn(n_old, n_boot, seed, at_once=max(1, _CELLS // len(old))):
+        drawn = generator.multinomial(n_groups, chances / chances.sum(), size=len(times)).astype(np.float64)
+        as_new = drawn[:, old_number]  # (b, m)
+        # Within a drawn group of several classes the rows still come in the reference's shares: correct that.
+        as_new = as_new * ((prior / seen)[labels] / (chances / np.bincount(old_number))[old_number])
+        shares = resampled_priors(old, seen, prior, as_new)  # (b, classes)
+        as_old = times[:, old_number]
+        held = as_old @ np.eye(classes)[labels]  # (b, classes): reweighted as the reference itself is, by its own
+        kept = held.all(axis=1) & (as_new.sum(axis=1) > 0)
+        ratio = shares / np.where(held, held / held.sum(axis=1, keepdims=True), 1.0)
+        as_old = as_old * ratio[:, labels]
+        without.append(distance(old[:, positive], as_new[kept], as_old[kept]))
+    without = np.concatenate(without)
+    p = (1 + np.sum(without >= found - 1e-12)) / (1 + len(without))
+    return Drift(found, float(p), float(np.median(without)), len(new), n_groups, len(old), n_old)
+
+
+def drift_line(drift: Drift) -> str:
+    """What the comparison found, in words."""
+    figures = (
+        f"{drift.n} photos in {drift.groups} groups against {drift.reference_n} in {drift.reference_groups}: distance "
+        f"{drift.distance:.3f}, {drift.expected:.3f} without drift, p = {drift.p:.3f}"
+    )
+    if drift.found:
+        return (
+            f"drift: allowing for other class shares, the model's probabilities are distributed otherwise than on the "
+            f"photos that it was calibrated on ({figures}): the photos themselves differ, so neither the estimated "
+            "shares nor the expected accuracy can be relied on; label some 300 and recalibrate on them"
+        )
+    return (
+        "no drift seen: allowing for other class shares, the model's probabilities are distributed as on the photos "
+        f"that it was calibrated on ({figures})"
+    )
