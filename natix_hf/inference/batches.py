@@ -66,7 +66,7 @@ class _Attempts(Dataset):
             return index, None, str(error)
 
 
-def _worker_threads(_: int) -> None:
+def worker_threads(_: int) -> None:
     # Each worker decodes with one thread: the cores belong to the model and to the other workers.
     torch.set_num_threads(1)
 
@@ -88,7 +88,7 @@ def photo_batches(
         batch_size=batch_size,
         num_workers=num_workers,
         collate_fn=list,
-        worker_init_fn=_worker_threads,
+        worker_init_fn=worker_threads,
     )
     for attempts in loader:
         good = [(i, pixels) for i, pixels, _ in attempts if pixels is not None]

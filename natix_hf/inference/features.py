@@ -1,30 +1,41 @@
 """Features of a frozen backbone, computed once a photo and kept on disk.
 
-A record is keyed by the backbone's weights, the preprocessing, what is pooled, and the photo's bytes; whatever of
-these changes gets a record of its own, so a stale feature cannot be served. Records stand in shards `(rows, dim)`
-float32 `.npy` that are memory-mapped; a shard is renamed into place when it is whole, so an interrupted pass goes on
-behind its last shard, and two runs may fill one folder. The model is in eval mode throughout (DINOv3 rescales RoPE at
-random in training mode).
+A record holds, of the last layers, the class token and the mean of the patch tokens, so that every pooling of them is
+served without another pass. It is keyed by the backbone's weights, the preprocessing and the photo's bytes, and for an
+augmented view by the view; whatever of these changes gets a record of its own, so a stale feature cannot be served.
+The model is in eval mode throughout (DINOv3 rescales RoPE at random in training mode). How records are kept is
+`feature_store`'s business.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import uuid
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from natix_hf.errors import UserError
-from natix_hf.files import replacing
-from natix_hf.inference.batches import ClientPhotos
+from natix_hf.data.augment import needs_whole_photo, training_view
+from natix_hf.data.copies import copy_side
+from natix_hf.data.decode import open_photo
+from natix_hf.inference.batches import ClientPhotos, image_side, worker_threads
+from natix_hf.inference.feature_store import FeatureStore, Record
 
 SHARD_ROWS = 512
+POOLINGS = ("cls", "mean", "cls_mean")
+
+
+class FixedView(NamedTuple):
+    """An augmented view that stays the same from epoch to epoch: number `number` of `augment` under the run's seed."""
+
+    augment: str
+    seed: int
+    number: int
 
 
 def weights_fingerprint(module: torch.nn.Module) -> str:
@@ -37,97 +48,194 @@ def weights_fingerprint(module: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def cache_key(model: Any, processor: Any) -> str:
-    """The folder name for features of this backbone, pooling and preprocessing (hex)."""
-    config = model.config
+def cache_key(model: Any, processor: Any, view: FixedView | None = None) -> str:
+    """The name of features of this backbone, preprocessing and view (hex); head and pooling do not enter."""
     facts = {
         "weights": weights_fingerprint(model.backbone),
-        "backbone": config.backbone_config.to_dict(),
-        "pooling": config.pooling,
-        "feature_layers": config.feature_layers,
+        "backbone": model.config.backbone_config.to_dict(),
         "processor": processor.to_dict(),
+        "view": view,
     }
     text = json.dumps(facts, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-class FeatureRows(Dataset):
-    """Cached features with labels: item `i`, or item `(epoch, i)`, is `{"features": (dim,), "labels": int}`."""
+def pooled(parts: Any, pooling: str, layers: int) -> Any:
+    """The features that a model with this pooling reads, `(rows, dim)`.
 
-    def __init__(self, records: list[tuple[np.ndarray, int]], labels: list[int]) -> None:
-        self.records, self.labels = records, labels
+    Args:
+        parts: array or tensor `(rows, L, 2, hidden)`: of the last L layers, first to last, the class token and the
+            mean of the patch tokens.
+        pooling: `cls`, `mean` or `cls_mean`.
+        layers: the last so many of them, at most L.
+    """
+    parts = parts[:, parts.shape[1] - layers :]
+    if pooling != "cls_mean":
+        parts = parts[:, :, POOLINGS.index(pooling)]
+    return parts.reshape(len(parts), -1)
+
+
+def token_parts(model: Any, pixel_values: torch.Tensor, layers: int) -> torch.Tensor:
+    """What `pooled` pools, `(batch, layers, 2, hidden)`, by one pass of the backbone."""
+    backbone = model.backbone
+    outputs = backbone(pixel_values, output_hidden_states=layers > 1, return_dict=True)
+    states = [outputs.last_hidden_state]  # after the final norm; hidden_states stand before it
+    if layers > 1:
+        states = [backbone.norm(state) for state in outputs.hidden_states[-layers:-1]] + states
+    first_patch = 1 + model.config.backbone_config.num_register_tokens
+    return torch.stack([torch.stack([s[:, 0], s[:, first_patch:].mean(dim=1)], dim=1) for s in states], dim=1)
+
+
+class FeatureRows(Dataset):
+    """Cached features with labels: item `i`, or item `(epoch, i)`, is `{"features": (dim,), "labels": int}`.
+
+    Args:
+        records: for each view, those of all rows; epoch `e` reads view `e` modulo their number.
+        labels: `(rows,)`.
+        pooling, layers: what of a record is a feature, see `pooled`.
+    """
+
+    def __init__(self, records: Sequence[list[Record]], labels: list[int], *, pooling: str, layers: int) -> None:
+        self.views, self.labels, self.pooling, self.layers = list(records), labels, pooling, layers
+
+    @property
+    def records(self) -> list[Record]:
+        """Those of the photos as they are."""
+        return self.views[0]
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
-        index = key[1] if isinstance(key, tuple) else key
-        shard, row = self.records[index]
-        return {"features": torch.from_numpy(np.array(shard[row])), "labels": self.labels[index]}
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        shard, row = self.views[epoch % len(self.views)][index]
+        features = pooled(np.array(shard[row])[None], self.pooling, self.layers)[0]
+        return {"features": torch.from_numpy(features), "labels": self.labels[index]}
+
+    def table(self) -> np.ndarray:
+        """The features of the photos as they are, `(rows, dim)` float32."""
+        return np.stack([pooled(s[row][None], self.pooling, self.layers)[0] for s, row in self.records])
+
+    def parts(self, layers: int) -> list[np.ndarray]:
+        """For each view `(rows, layers, 2, hidden)` float32, see `pooled`."""
+        return [np.stack([shard[row][-layers:] for shard, row in records]) for records in self.views]
 
 
-def _read_index(folder: Path, dim: int) -> dict[str, tuple[np.ndarray, int]]:
-    """Photo fingerprint -> (memory-mapped shard, row), over the whole shards in `folder`."""
-    index: dict[str, tuple[np.ndarray, int]] = {}
-    for names in sorted(folder.glob("*.json")):
-        fingerprints = json.loads(names.read_text())
-        try:
-            shard = np.load(names.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError):
-            continue  # a shard cut short by a crash: its rows are computed again
-        if shard.shape == (len(fingerprints), dim) and shard.dtype == np.float32:
-            index.update((fingerprint, (shard, row)) for row, fingerprint in enumerate(fingerprints))
-    return index
+class _FixedViews(Dataset):
+    """Augmented views on the quick path of training: item `i` is `{"pixel_values": (3, S, S) float}`."""
+
+    def __init__(self, rows: Any, processor: Any, view: FixedView) -> None:
+        self.rows, self.view, self.size = rows, view, image_side(processor)
+        self.resize = "crop" if processor.do_center_crop else "squash"
+        self.mean = torch.tensor(processor.image_mean)[:, None, None]
+        self.std = torch.tensor(processor.image_std)[:, None, None]
+        self.rescale = processor.rescale_factor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row, view = self.rows[index], self.view
+        enough = None if needs_whole_photo(view.augment) else copy_side(self.size)
+        pixels = training_view(
+            open_photo(row["image"], min_side=enough),
+            augment=view.augment,
+            image_size=self.size,
+            seed=view.seed,
+            epoch=view.number,
+            row_id=row["id"],
+            resize=self.resize,
+        )
+        return {"pixel_values": (pixels * self.rescale - self.mean) / self.std}
 
 
-@torch.inference_mode()
 def frozen_features(
-    model: Any, rows: Any, processor: Any, *, cache_dir: Path, batch_size: int = 32, num_workers: int = 0
+    model: Any,
+    rows: Any,
+    processor: Any,
+    *,
+    cache_dir: Path,
+    layers: int | None = None,
+    views: Sequence[FixedView] = (),
+    batch_size: int = 32,
+    num_workers: int = 0,
+    budget_gb: float | None = None,
 ) -> FeatureRows:
-    """Pooled features of every row's photo, from the cache where they are there.
+    """Features of every row's photo, from the cache where they are there.
 
     Args:
         model: a `NatixDinov3ForImageClassification`; its backbone is used in eval mode and its mode restored.
         rows: `datasets.Dataset` with `image`, `label` and `fingerprint` (of the photo's bytes).
         processor: the image processor of the client's path.
-        cache_dir: the cache's root; a folder per (weights, preprocessing, pooling) is made in it.
+        cache_dir: the cache's root.
+        layers: of the last so many layers a record is kept; default as many as the model pools.
+        views: augmented views beside the photos as they are.
+        budget_gb: see `FeatureStore`.
 
     Returns:
-        a data set over the memory-mapped records, `(dim,)` float32 each, in the order of `rows`.
+        a data set over the memory-mapped records, pooled as the model pools, in the order of `rows`.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder cannot be written, the disk is full, or the budget is too small.
         PhotoError: a photo cannot be read.
     """
-    folder = Path(cache_dir) / "features" / cache_key(model, processor)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cache_dir {cache_dir}: {error.strerror or error}: choose another folder") from None
-    index = _read_index(folder, model.feature_size)
+    pooling, wanted = model.config.pooling, model.config.feature_layers
+    layers = max(layers or 1, wanted)
     fingerprints: list[str] = rows["fingerprint"][:]
-    first_of = {fingerprint: i for i, fingerprint in reversed(list(enumerate(fingerprints)))}
-    missing = sorted(i for fingerprint, i in first_of.items() if fingerprint not in index)
+    records = []
+    for view in (None, *views):
+        # What chance does to a view hangs on the row's id.
+        names = fingerprints if view is None else [f"{f}-{i}" for f, i in zip(fingerprints, rows["id"][:])]
+        hidden = model.config.backbone_config.hidden_size
+        key = cache_key(model, processor, view)
+        store = FeatureStore(cache_dir, key, layers=layers, hidden=hidden, budget_gb=budget_gb)
+        found = store.find(set(names))
+        if len(found) < len(set(names)):
+            with store.writing():
+                found = store.find(set(names))  # another run may have been at work
+                first_of = {name: i for i, name in reversed(list(enumerate(names)))}
+                missing = sorted(i for name, i in first_of.items() if name not in found)
+                store.make_room(len(missing))
+                _compute(model, rows, processor, names, missing, store, view, batch_size, num_workers)
+                found = store.find(set(names))
+        store.touch()
+        records.append([found[name] for name in names])
+    return FeatureRows(records, rows["label"][:], pooling=pooling, layers=wanted)
+
+
+@torch.inference_mode()
+def _compute(
+    model: Any,
+    rows: Any,
+    processor: Any,
+    names: list[str],
+    missing: list[int],
+    store: FeatureStore,
+    view: FixedView | None,
+    batch_size: int,
+    num_workers: int,
+) -> None:
+    """One pass over the missing rows, shard by shard into the store."""
+    if not missing:
+        return
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    with tqdm(total=len(missing), desc="frozen features", unit="photo", disable=not missing) as progress:
-        for start in range(0, len(missing), SHARD_ROWS):
-            part = missing[start : start + SHARD_ROWS]
-            loader = DataLoader(
-                ClientPhotos(rows.select(part), processor), batch_size=batch_size, num_workers=num_workers
-            )
-            batches = []
+    part = rows.select(missing)
+    photos = ClientPhotos(part, processor) if view is None else _FixedViews(part, processor, view)
+    loader = DataLoader(photos, batch_size=batch_size, num_workers=num_workers, worker_init_fn=worker_threads)
+    what = "frozen features" if view is None else f"frozen features, view {view.number + 1}"
+    waiting: list[np.ndarray] = []
+    kept = 0
+    try:
+        with tqdm(total=len(missing), desc=what, unit="photo") as progress:
             for batch in loader:
-                batches.append(model.extract_features(batch["pixel_values"].to(device)).float().cpu().numpy())
-                progress.update(len(batches[-1]))
-            name = folder / uuid.uuid4().hex
-            with replacing(name.with_suffix(".npy")) as temporary:
-                np.save(temporary, np.concatenate(batches))
-            # The names come last: a shard without names does not exist.
-            with replacing(name.with_suffix(".json")) as temporary:
-                temporary.write_text(json.dumps([fingerprints[i] for i in part]))
-    model.train(was_training)
-    if missing:
-        index = _read_index(folder, model.feature_size)
-    return FeatureRows([index[fingerprint] for fingerprint in fingerprints], rows["label"][:])
+                pixels = batch["pixel_values"].to(device, non_blocking=True)
+                waiting.append(token_parts(model, pixels, store.layers).float().cpu().numpy())
+                progress.update(len(pixels))
+                count = sum(map(len, waiting))
+                if count >= SHARD_ROWS or kept + count == len(missing):
+                    store.add([names[i] for i in missing[kept : kept + count]], np.concatenate(waiting))
+                    kept, waiting = kept + count, []
+    finally:
+        model.train(was_training)

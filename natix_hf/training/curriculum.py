@@ -235,7 +235,7 @@ def plan_curriculum(
         batch_size=args.per_device_eval_batch_size,
         num_workers=args.dataloader_num_workers,
     )
-    features = np.stack([shard[row] for shard, row in kept.records])
+    features = kept.table()
     labels, groups = np.array(kept.labels), rows["group"][:]
     digest = hashlib.blake2b("\0".join(groups).encode(), digest_size=16)
     digest.update(features.tobytes() + labels.tobytes())

@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 
 from natix_hf.errors import UserError
+from natix_hf.inference.features import POOLINGS, pooled
 
 # Of the protocol, for 256 rows a batch.
 LEARNING_RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
 REFERENCE_BATCH = 256
 MOMENTUM = 0.9
-POOLINGS = ("cls", "mean", "cls_mean")
 
 
 class Setting(NamedTuple):
@@ -74,20 +74,6 @@ def settings(
     if not weight_decays or not all(0 <= decay < math.inf for decay in weight_decays):
         raise UserError(f"probe_weight_decays: {' '.join(map(str, weight_decays))} given, numbers from 0 up expected")
     return [Setting(*values) for values in dict.fromkeys(product(poolings, layers, learning_rates, weight_decays))]
-
-
-def pooled(parts: Tensor, pooling: str, layers: int) -> Tensor:
-    """The features that a model with this pooling reads, `(rows, dim)`.
-
-    Args:
-        parts: `(rows, L, 2, hidden)`: of the last L layers, first to last, the class token and the mean of patches.
-        pooling: `cls`, `mean` or `cls_mean`.
-        layers: the last so many of them, at most L.
-    """
-    parts = parts[:, parts.shape[1] - layers :]
-    if pooling != "cls_mean":
-        parts = parts[:, :, POOLINGS.index(pooling)]
-    return parts.flatten(start_dim=1)
 
 
 @dataclass
