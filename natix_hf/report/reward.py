@@ -23,7 +23,7 @@ MCC_WINDOW, ACCURACY_WINDOW = 100, 10  # predictions
 EXPONENT, ALPHA = 3, 0.05
 NO_ANSWER = -1.0
 
-DAYS, CHALLENGES = 1000, 288  # a challenge every five minutes: assumed, it moves the spread of days and no mean
+DAYS, CHALLENGES = 500, 288  # a challenge every five minutes: assumed, it moves the spread of days and no mean
 WARM_UP = 200  # challenges before a day: the windows are full, and 0.95^100 = 0.6 % of the first score is left
 WINDOWS = 4000  # that the interval stands on
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -140,14 +140,17 @@ def _mean_reward(seed: int) -> RectBivariateSpline:
     rng = np.random.default_rng(seed)
     positive = rng.integers(0, 2, size=(WINDOWS, MCC_WINDOW)).astype(bool)
     luck, roots = rng.random((WINDOWS, MCC_WINDOW)), np.linspace(0, 1, 13)
+    positives = positive.sum(axis=1)
+    # Who is right among the positives hangs on the recall alone, among the negatives on the specificity alone.
+    of_root = [[(luck < 1 - root**2) & side for root in roots] for side in (~positive, positive)]
+    right = [[one.sum(axis=1) for one in side] for side in of_root]
+    lately = [[one[:, -ACCURACY_WINDOW:].sum(axis=1) for one in side] for side in of_root]
     means = np.empty((len(roots), len(roots)))
-    for place in np.ndindex(means.shape):
-        right = luck < np.where(positive, 1 - roots[place[1]] ** 2, 1 - roots[place[0]] ** 2)
-        tp, tn = (right & positive).sum(axis=1), (right & ~positive).sum(axis=1)
-        positives = positive.sum(axis=1)
+    for i, j in np.ndindex(means.shape):
+        tn, tp = right[0][i], right[1][j]
         cells = (tp, tn, MCC_WINDOW - positives - tn, positives - tp)
         mcc = _mcc(*(np.asarray(cell, dtype=np.float64) for cell in cells))
-        means[place] = _reward(mcc, right[:, -ACCURACY_WINDOW:].mean(axis=1)).mean()
+        means[i, j] = _reward(mcc, (lately[0][i] + lately[1][j]) / ACCURACY_WINDOW).mean()
     return RectBivariateSpline(roots, roots, means)
 
 
