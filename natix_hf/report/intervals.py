@@ -202,24 +202,23 @@ def difference_to_rest(
     group_of_row = _group_ids(groups, len(labels))
     n_groups, classes = int(group_of_row.max()) + 1, logits.shape[1]
     parts = [(logits[rows], labels[rows], group_of_row[rows]) for rows in (inside, ~inside)]
-    values = [classification_metrics(part, own, positive) for part, own, _ in parts]
-    draws = [_resampled(*part, positive, n_boot, seed, n_groups) for part in parts]
-    both = np.intersect1d(parts[0][1], parts[1][1])
-    # Recalls of the classes that both have: of the rows as they are (drawn once each), and of every resample.
+    # The rows as they are, drawn once each, stand before every resample.
     times = np.concatenate([np.ones((1, n_groups)), *_times_drawn(n_groups, n_boot, seed, at_once=n_boot)])
+    draws = [_resampled(*part, positive, n_boot, seed, times) for part in parts]
+    both = np.intersect1d(parts[0][1], parts[1][1])
     recalls = np.stack([_recalls(*part, times, classes)[:, both] for part in parts])  # (2, 1 + n_boot, both)
     found = {}
     for name in METRICS:
-        difference, drawn = values[0][name] - values[1][name], draws[0][name] - draws[1][name]
+        gaps = draws[0][name] - draws[1][name]
         if name == "balanced_accuracy":
-            gaps = recalls[0] - recalls[1]
-            there = ~np.isnan(gaps)
-            summed = np.where(there, gaps, 0.0).sum(axis=1)
-            means = np.divide(summed, there.sum(axis=1), out=np.full(len(gaps), np.nan), where=there.any(axis=1))
-            difference, drawn = float(means[0]), means[1:]
+            own = recalls[0] - recalls[1]
+            there = ~np.isnan(own)
+            summed = np.where(there, own, 0.0).sum(axis=1)
+            gaps = np.divide(summed, there.sum(axis=1), out=np.full(len(own), np.nan), where=there.any(axis=1))
         single = min(len(np.unique(own)) for _, own, _ in parts) < 2
         if name == "ece" or (single and name in NEED_TWO_CLASSES):
-            difference, drawn = float("nan"), np.full(n_boot, np.nan)
+            gaps = np.full(1 + n_boot, np.nan)
+        difference, drawn = float(gaps[0]), gaps[1:]
         low, high = _percentiles(drawn, level)
         defined = drawn[~np.isnan(drawn)]
         error = float(np.std(defined, ddof=1)) if len(defined) > 1 else float("nan")
@@ -277,15 +276,15 @@ def _resampled(
     positive: int,
     n_boot: int,
     seed: int,
-    n_groups: int | None = None,
+    drawn: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """Every metric on every resample, `{name: (n_boot,)}`.
 
-    With `n_groups` the rows are a part of more, whose groups are what is drawn; a resample that has none of the part's
-    rows gives NaN.
+    With `drawn` `(draws, groups)` these are the resamples, whatever `n_boot` and `seed` say: of rows that are a part
+    of more, whose groups are what is drawn; a resample that has none of the part's rows gives NaN.
     """
     n, classes = logits.shape
-    n_groups = n_groups or int(group_of_row.max()) + 1
+    n_groups = int(group_of_row.max()) + 1 if drawn is None else drawn.shape[1]
     log_probabilities = scipy.special.log_softmax(logits, axis=1)
     gaps, bin_of_row = confidence_gaps(np.exp(log_probabilities), labels, ECE_BINS)
     cell_of_row = labels * classes + logits.argmax(axis=1)
@@ -303,7 +302,9 @@ def _resampled(
     judged = judged_classes(labels, classes, positive)
 
     parts: list[dict[str, np.ndarray]] = []
-    for times in _times_drawn(n_groups, n_boot, seed, at_once=max(1, _CELLS // n)):  # times: (resamples, groups)
+    at_once = max(1, _CELLS // n)
+    given = None if drawn is None else (drawn[start : start + at_once] for start in range(0, len(drawn), at_once))
+    for times in given or _times_drawn(n_groups, n_boot, seed, at_once):  # times: (resamples, groups)
         confusion = (times @ cells).reshape(-1, classes, classes)  # [resample, label, decision]
         size = confusion.sum(axis=(1, 2))
         weights = times[:, group_of_row]  # (resamples, n)

@@ -113,9 +113,10 @@ def test_what_is_printed_are_the_worst_large_ones_with_counts(document):
     assert slice_lines(slices_document(logits, labels, groups, {}, NAMES, n_boot=50)) == []
 
 
-def test_more_rows_get_fewer_resamples_and_a_wrong_length_is_refused():
-    logits, labels, groups, slices = street(12_000)
+def test_more_rows_get_fewer_resamples_and_a_wrong_length_is_refused(monkeypatch):
+    monkeypatch.setattr("natix_hf.report.slices._CELLS", 120_000)
+    logits, labels, groups, slices = street(400)
     document = slices_document(logits, labels, groups, {"weather": slices["weather"]}, NAMES)
-    assert document["resamples"] == 416
-    with pytest.raises(ValueError, match="expected 12000 values of city"):
+    assert document["resamples"] == 300
+    with pytest.raises(ValueError, match="expected 400 values of city"):
         slices_document(logits, labels, groups, {"city": slices["city"][1:]}, NAMES)
