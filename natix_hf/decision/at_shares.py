@@ -1,0 +1,120 @@
+"""Figures of a classifier where its classes have declared shares, from labelled photos in which they have others.
+
+Within a class photos are taken to look alike in both places (label shift), so every figure is put together from means
+of each class, weighed by the declared shares. Intervals resample whole groups. A class without a mistake would give
+resamples without one too; there the rate of mistakes is drawn from all rates that so few groups could hide (the upper
+bound of Clopper and Pearson, 1934, at every level). Knows arrays only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.special
+
+from natix_hf.decision.resampling import group_numbers, times_drawn
+
+ECE_BINS = 15
+_CELLS = 2_000_000  # numbers held at once per array: 16 MB
+
+
+def figures_at_shares(
+    calibrated: np.ndarray,
+    decisions: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray | None,
+    shares: np.ndarray,
+    *,
+    positive: int = 1,
+    n_boot: int = 1000,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """Every figure and its resamples.
+
+    Args:
+        calibrated: `(n, classes)` logits whose probabilities are judged.
+        decisions, labels: `(n,)` class ids.
+        groups: `(n,)`, resampled as wholes; None: each row is its own group.
+        shares: `(classes,)` declared shares of the classes.
+        positive: of which precision, recall and false-positive rate are told.
+        n_boot, seed: of the resampling; resamples of two classifiers on the same rows and seed are pairs.
+
+    Returns:
+        Name -> `(1 + n_boot,)`, the figure itself first: `accuracy` and, of two classes, `mcc`, `precision`, `recall`
+        and `fpr` of the decisions, `nll` (nats a photo), `brier` (sum over classes) and `ece` (15 bins) of the probabilities.
+    """
+    labels, decisions = np.asarray(labels), np.asarray(decisions)
+    shares = np.asarray(shares, dtype=np.float64) / np.sum(shares)
+    number = group_numbers(groups, len(labels))
+    n_groups = int(number.max()) + 1
+    log_p = scipy.special.log_softmax(np.asarray(calibrated, dtype=np.float64), axis=1)
+    probabilities = np.exp(log_p)
+    rows = np.arange(len(labels))
+    confidence = probabilities.max(axis=1)
+    gaps = confidence - (probabilities.argmax(axis=1) == labels)
+    bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
+    per_row = np.zeros((len(labels), 4 + ECE_BINS))
+    per_row[:, 0] = 1
+    per_row[:, 1] = decisions != labels
+    per_row[:, 2] = -log_p[rows, labels]
+    per_row[:, 3] = ((probabilities - np.eye(len(shares))[labels]) ** 2).sum(axis=1)
+    per_row[rows, 4 + bins] = gaps
+    sums = np.zeros((len(shares), n_groups, per_row.shape[1]))
+    np.add.at(sums, (labels, number), per_row)
+
+    drawn = [np.ones((1, n_groups))]
+    drawn += times_drawn(n_groups, n_boot, seed, at_once=max(1, _CELLS // n_groups))
+    totals = np.concatenate([np.einsum("bg,kgc->bkc", times, sums) for times in drawn])  # (1 + b, classes, columns)
+    with np.errstate(invalid="ignore", divide="ignore"):  # a resample without a class has no figures
+        means = totals[:, :, 1:] / totals[:, :, :1]
+    wrong = means[:, :, 0]
+    generator = np.random.default_rng([seed, 2])
+    for k in range(len(shares)):
+        hidden = 1 - generator.random(n_boot) ** (1 / max(1, int((sums[k, :, 0] > 0).sum())))
+        if sums[k, :, 1].sum() == 0:
+            wrong[1:, k] = np.where(np.isnan(wrong[1:, k]), np.nan, hidden)
+    mixed = np.einsum("bkc,k->bc", means, shares)
+    figures = {"accuracy": 1 - wrong @ shares}
+    if len(shares) == 2:
+        miss, alarm = wrong[:, positive], wrong[:, 1 - positive]
+        tp, fn = shares[positive] * (1 - miss), shares[positive] * miss
+        fp, tn = shares[1 - positive] * alarm, shares[1 - positive] * (1 - alarm)
+        spread = np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
+        figures |= {"mcc": _ratio(tp * tn - fp * fn, spread), "precision": _ratio(tp, tp + fp)}
+        figures |= {"recall": 1 - miss, "fpr": alarm}
+    return figures | {"nll": mixed[:, 1], "brier": mixed[:, 2], "ece": np.abs(mixed[:, 3:]).sum(axis=1)}
+
+
+def with_intervals(figures: dict[str, np.ndarray], level: float = 0.95) -> dict[str, dict[str, float]]:
+    """`value`, `low` and `high` of each figure of `figures_at_shares`, or of the differences of two such."""
+    found = {}
+    for name, values in figures.items():
+        drawn = values[1:]
+        if (
+            name == "ece" and (values >= 0).all()
+        ):  # noise adds to a mean of absolute gaps, and resampling adds it again
+            drawn = np.maximum(drawn - (np.nanmean(drawn) - values[0]), 0.0)
+        low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+        found[name] = {
+            "value": float(values[0]),
+            "low": float(min(low, values[0])),
+            "high": float(max(high, values[0])),
+        }
+    return found
+
+
+def before_and_after(
+    before: dict[str, np.ndarray], after: dict[str, np.ndarray], level: float = 0.95
+) -> dict[str, Any]:
+    """Both with their intervals, and the paired difference after - before; both from the same rows and seed."""
+    difference = {name: after[name] - before[name] for name in before}
+    return {
+        "before": with_intervals(before, level),
+        "after": with_intervals(after, level),
+        "difference": with_intervals(difference, level),
+    }
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    return np.where(below > 0, above / np.where(below > 0, below, 1.0), np.where(np.isnan(below), np.nan, 0.0))

@@ -1,0 +1,58 @@
+"""How often decisions are right on photos without labels, as far as calibrated probabilities can say.
+
+The mean probability of the class that was decided for, under the class shares that were estimated among these photos.
+Knows arrays only, and takes calibration for granted: under drift the figure is worth nothing.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.special
+
+from natix_hf.decision.prior_shift import PriorEstimate, resampled_priors
+from natix_hf.decision.resampling import group_numbers, times_drawn
+
+_CELLS = 2_000_000  # numbers held at once per array: 16 MB
+
+
+def expected_accuracy(
+    logits: np.ndarray,
+    decisions: np.ndarray,
+    seen: np.ndarray,
+    estimate: PriorEstimate,
+    groups: np.ndarray | None = None,
+    *,
+    n_boot: int = 300,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, float]:
+    """The expected accuracy with its interval over resampled groups, the class shares estimated anew in each.
+
+    Args:
+        logits: `(n, classes)` calibrated under `seen`.
+        decisions: `(n,)` class ids that are judged.
+        seen: `(classes,)` class shares of the calibration.
+        estimate: of the class shares among these rows.
+        groups: `(n,)` or None.
+        n_boot, seed, level: of the interval.
+
+    Returns:
+        `{"value", "low", "high"}`.
+    """
+    seen = np.asarray(seen, dtype=np.float64) / np.sum(seen)
+    probabilities = scipy.special.softmax(np.asarray(logits, dtype=np.float64), axis=1)
+    decisions, number = np.asarray(decisions), group_numbers(groups, len(probabilities))
+    decided = probabilities[np.arange(len(decisions)), decisions]
+
+    def right(priors: np.ndarray) -> np.ndarray:  # (b, classes) -> (b, n)
+        ratio = priors / seen
+        return ratio[:, decisions] * decided / (ratio @ probabilities.T)
+
+    draws = []
+    at_once = max(1, _CELLS // len(decisions))
+    for times in times_drawn(int(number.max()) + 1, n_boot, seed, at_once=at_once):
+        weights = times[:, number]
+        chances = right(resampled_priors(probabilities, seen, estimate.prior, weights))
+        draws.append((weights * chances).sum(axis=1) / weights.sum(axis=1))
+    low, high = np.quantile(np.concatenate(draws), [(1 - level) / 2, (1 + level) / 2])
+    return {"value": float(right(estimate.prior[None]).mean()), "low": float(low), "high": float(high)}
