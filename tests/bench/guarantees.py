@@ -22,7 +22,7 @@ from natix_hf.decision.calibration import Calibration
 from natix_hf.decision.risk_control import answers, band_rates, control_risk
 from natix_hf.decision.temperature import softmax
 
-SETTINGS = [("fpr", 0.05, 0.1), ("fpr", 0.1, 0.1), ("fpr", 0.1, 0.05), ("error", 0.1, 0.1), ("precision", 0.2, 0.1)]
+SETTINGS = [("fpr", 0.05, 0.1), ("fpr", 0.1, 0.1), ("fpr", 0.1, 0.05), ("error", 0.1, 0.1), ("precision", 0.1, 0.1)]
 PREVALENCE = 0.5
 
 
@@ -64,7 +64,7 @@ def synthetic(kind: str, cameras: int = 8000) -> Population:
     is_positive = np.where(generator.random(len(camera)) < 0.85, mostly[camera], ~mostly[camera])
     noise = np.sqrt(shared) * generator.normal(size=cameras)[camera]
     noise += np.sqrt(1 - shared) * generator.normal(size=len(camera))
-    skill = 1.5 - (0.02 * sizes[camera] if kind == "long" else 0)
+    skill = 1.1 - (0.02 * sizes[camera] if kind == "long" else 0)
     return Population(1 / (1 + np.exp(-3 * (np.where(is_positive, skill, -skill) + noise))), is_positive, camera)
 
 
