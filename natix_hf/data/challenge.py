@@ -81,6 +81,17 @@ def check_profile(profile: str, level: int | None = None) -> None:
         raise UserError(f"{profile}: level {level} given, 0 to {PROFILES[profile] - 1} expected")
 
 
+def check_profiles(profiles: Sequence[str], key: str) -> None:
+    """Raise `UserError` where a profile is unknown or there twice; `key` is the option that named them."""
+    for profile in profiles:
+        try:
+            check_profile(profile)
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from None
+        if list(profiles).count(profile) > 1:
+            raise UserError(f"{key}: {profile} is there twice: name it once")
+
+
 def file_name(profile: str) -> str:
     """The profile as it stands in names of files: `challenge-2025`."""
     return profile.replace("@", "-")

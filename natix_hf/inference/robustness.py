@@ -24,7 +24,6 @@ from tqdm.auto import tqdm
 from natix_hf.data.challenge import PROFILES, apply_challenge, check_profile, draw_challenge
 from natix_hf.data.decode import client_photo
 from natix_hf.data.distortions import SEVERITIES
-from natix_hf.errors import UserError
 from natix_hf.inference.batches import client_pixels, logits_of
 
 LIMIT = 9.0  # seconds that a client has for a photo
@@ -61,17 +60,6 @@ def cases_of(profile: str) -> list[Case]:
     if profile == CLEAN_SIDES:
         return levels
     return levels + [Case(profile, 0, name, severity) for name in SEVERITIES for severity in (1, 2)]
-
-
-def check_profiles(profiles: Sequence[str], key: str = "robustness") -> None:
-    """Raise `UserError` where a profile is unknown or there twice; `key` is the option that named them."""
-    for profile in profiles:
-        try:
-            check_profile(profile)
-        except UserError as error:
-            raise UserError(f"{key}: {error}") from None
-        if list(profiles).count(profile) > 1:
-            raise UserError(f"{key}: {profile} is there twice: name it once")
 
 
 def photo_seed(profile: str, row_id: str, view: int = 0) -> int:

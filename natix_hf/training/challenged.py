@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from natix_hf.data.challenge import file_name
+from natix_hf.data.challenge import check_profiles, file_name
 from natix_hf.decision.calibration import Calibration
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, replacing, write_json
@@ -27,7 +27,6 @@ from natix_hf.inference.robustness import (
     Case,
     SentPhotos,
     cases_of,
-    check_profiles,
     measure_latency,
     sent_logits,
 )

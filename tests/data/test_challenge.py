@@ -17,7 +17,14 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional
 
 from natix_hf.data import challenge as challenge_module
-from natix_hf.data.challenge import PROFILES, apply_challenge, challenge_photo, draw_challenge, letterbox
+from natix_hf.data.challenge import (
+    PROFILES,
+    apply_challenge,
+    challenge_photo,
+    check_profiles,
+    draw_challenge,
+    letterbox,
+)
 from natix_hf.data.distortions import SEVERITIES, distort
 from natix_hf.errors import UserError
 
@@ -324,3 +331,16 @@ def test_what_there_is_not_is_refused(profile, options, message):
 def test_an_unknown_distortion_or_severity_is_refused(name, severity):
     with pytest.raises(UserError, match="saturation, contrast" if name == "fog" else "0 .none., 1 or 2"):
         distort(noise_photo(), name, severity)
+
+
+@pytest.mark.parametrize(
+    ("profiles", "message"),
+    [
+        (["challenge@2024"], "robustness: challenge profile 'challenge@2024' is unknown"),
+        (["challenge@2025"] * 2, "twice"),
+    ],
+)
+def test_unknown_and_repeated_profiles_are_refused_by_the_option_s_name(profiles, message):
+    with pytest.raises(UserError, match=message):
+        check_profiles(profiles, "robustness")
+    check_profiles(["challenge@2025", "challenge@2026-05"], "robustness")

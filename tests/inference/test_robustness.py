@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from transformers.image_utils import load_image
 
-from natix_hf import UserError, load_model, load_photos
+from natix_hf import load_model, load_photos
 from natix_hf.data.challenge import challenge_photo, draw_challenge, jpeg
 from natix_hf.data.decode import client_photo
 from natix_hf.data.distortions import distort
@@ -14,7 +14,6 @@ from natix_hf.inference.robustness import (
     Case,
     SentPhotos,
     cases_of,
-    check_profiles,
     measure_latency,
     photo_seed,
     sent_logits,
@@ -113,15 +112,3 @@ def test_latency_is_of_photos_one_by_one_and_leaves_the_model_alone(probe, rows)
     assert model.training
     # Time is up before the second photo, and one photo is measured all the same.
     assert len(measure_latency(model, processor, [rows[0]["image"]] * 5, seconds=0.0)["seconds"]) == 1
-
-
-@pytest.mark.parametrize(
-    ("profiles", "message"),
-    [
-        (["challenge@2024"], "robustness: challenge profile 'challenge@2024' is unknown"),
-        ([PROFILE] * 2, "there twice"),
-    ],
-)
-def test_unknown_and_repeated_profiles_are_refused(profiles, message):
-    with pytest.raises(UserError, match=message):
-        check_profiles(profiles)
