@@ -1,0 +1,35 @@
+"""Finished runs that were tested on the same photos, side by side: paired differences, and who wins where.
+
+python -m natix_hf.compare runs/lora runs/probe --output runs/comparison
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from natix_hf.errors import CommandParser, command
+
+
+def main(argv: list[str]) -> None:
+    parser = CommandParser(prog="python -m natix_hf.compare", description=__doc__.split("\n")[0])
+    parser.add_argument("runs", nargs="+", help="folders of finished runs; the others are set beside the first")
+    parser.add_argument("--output", type=Path, default=Path("comparison"), help="folder (default %(default)s)")
+    given = parser.parse_args(argv)
+
+    from natix_hf.files import check_writable
+
+    check_writable(given.output, "--output")
+
+    from natix_hf import __version__
+    from natix_hf.files import write_json, write_text
+    from natix_hf.report.comparison_page import comparison_html, comparison_lines
+    from natix_hf.training.comparing import compare_runs
+
+    document = compare_runs(given.runs)
+    write_json(given.output / "comparison.json", document)
+    write_text(given.output / "comparison.html", comparison_html(document, __version__))
+    print("\n".join([*comparison_lines(document), "", f"page: {given.output / 'comparison.html'}"]))
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,242 @@
+"""Two or more classifiers on the same rows: differences with intervals, who wins where, and on which photos they part.
+
+Knows arrays and documents only. All classifiers see the same resamples, so what makes a photo hard for both cancels.
+Every other run is set beside the first; with many of them some difference looks large by chance, and the document
+says how many were made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.special
+import scipy.stats
+import sklearn.metrics
+
+from natix_hf.report.intervals import bootstrap_intervals, group_count, paired_differences
+from natix_hf.report.metrics import LOWER_IS_BETTER, METRICS, checked
+from natix_hf.report.slices import FEW_GROUPS, FEW_ROWS
+
+LISTED = 100  # photos on which two runs differ
+BY_SLICE = ("accuracy", "balanced_accuracy", "log_loss")
+
+
+class Judged(NamedTuple):
+    """A run: its name, logits `(n, classes)` as served, and what is known of its cost (for the table alone)."""
+
+    name: str
+    logits: np.ndarray
+    cost: Mapping[str, Any]
+
+
+def mcnemar(only_first: np.ndarray, only_second: np.ndarray, groups: np.ndarray | None = None) -> dict[str, Any]:
+    """McNemar's exact test, of photos and of whole groups.
+
+    By photos, each that only one of the two gets right is a fair coin under the null (McNemar, 1947; two-sided
+    binomial): too sure of itself where photos of a group resemble each other. By groups, the coin decides for all
+    photos of a group together which of the two is which: the exact distribution of sum(+-d), where d is the surplus
+    of one over the other in each group (a sign-flip test). Where each group holds one photo the two are the same.
+
+    Args:
+        only_first: `(n,)` True where only the first is right.
+        only_second: `(n,)` True where only the second is right.
+        groups: `(n,)`, None: each row is its own.
+
+    Returns:
+        `only_first`, `only_second` (photos), `p`, `p_groups`, `groups` (those with a surplus).
+    """
+    first, second = int(np.sum(only_first)), int(np.sum(only_second))
+    p = float(scipy.stats.binomtest(first, first + second).pvalue) if first + second else 1.0
+    each = np.arange(len(only_first)) if groups is None else np.unique(groups, return_inverse=True)[1]
+    surplus = np.bincount(each, np.asarray(only_first, float) - np.asarray(only_second, float))
+    sizes, counts = np.unique(np.abs(surplus[surplus != 0]).astype(int), return_counts=True)
+    distribution = np.ones(1)  # of the sum, from -reach to reach
+    for size, count in zip(sizes.tolist(), counts.tolist()):
+        steps = np.zeros(2 * size * count + 1)
+        steps[:: 2 * size] = scipy.stats.binom.pmf(np.arange(count + 1), count, 0.5)
+        distribution = np.convolve(distribution, steps)
+    reach = len(distribution) // 2
+    extreme = np.abs(np.arange(-reach, reach + 1)) >= abs(round(surplus.sum()))
+    return {
+        "only_first": first,
+        "only_second": second,
+        "p": p,
+        "p_groups": float(min(1.0, distribution[extreme].sum())),
+        "groups": int(counts.sum()),
+    }
+
+
+def comparison_document(
+    runs: Sequence[Judged],
+    labels: np.ndarray,
+    groups: np.ndarray | None,
+    ids: Sequence[str],
+    slices: Mapping[str, np.ndarray],
+    label_names: Sequence[str],
+    positive: int = 1,
+    *,
+    split: str = "val_test",
+    notes: Sequence[str] = (),
+    n_boot: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, Any]:
+    """The content of `comparison.json` (schema `comparison`).
+
+    Args:
+        runs: two or more with names that differ; row i of each is the same photo. The others are set beside the first.
+        labels: `(n,)` class ids.
+        groups: `(n,)`, None: each row is its own.
+        ids: `(n,)` names of the photos.
+        slices: column -> `(n,)` kinds of photos.
+        label_names: the classes in the order of their ids.
+        positive: id of the positive class.
+        split: where the rows come from.
+        notes: sentences that belong to the comparison.
+        n_boot, seed, level: of the intervals, see `intervals.bootstrap_intervals`.
+
+    Returns:
+        A document that `json.dumps` takes; a figure that is not defined is None.
+
+    Raises:
+        ValueError: fewer than two runs, a name that stands twice, or shapes that do not fit.
+    """
+    names = [run.name for run in runs]
+    if len(runs) < 2 or len(set(names)) < len(names):
+        raise ValueError(f"expected two or more runs of different names, found {', '.join(names) or 'none'}")
+    labels = checked(runs[0].logits, labels)[1]
+    options = {"positive": positive, "n_boot": n_boot, "seed": seed, "level": level}
+    decided = [checked(run.logits, labels)[0].argmax(axis=1) for run in runs]
+    rows = _Rows(labels, groups, np.asarray(ids, dtype=object), slices)
+    return {
+        "version": 1,
+        "split": split,
+        "n": len(labels),
+        "groups": group_count(groups, len(labels)),
+        "labels": dict(zip(label_names, np.bincount(labels, minlength=len(label_names)).tolist(), strict=True)),
+        "positive_label": label_names[positive],
+        "level": level,
+        "resampled": "groups",
+        "resamples": n_boot,
+        "runs": [
+            {
+                "name": run.name,
+                "cost": dict(run.cost),
+                "metrics": {
+                    name: _plain(ends)
+                    for name, ends in bootstrap_intervals(run.logits, labels, groups, **options).items()
+                },
+            }
+            for run in runs
+        ],
+        "agreement": [[float(np.mean(one == other)) for other in decided] for one in decided],
+        "first": runs[0].name,
+        "beside_first": [_beside(runs[0], run, rows, label_names, options) for run in runs[1:]],
+        "notes": [*notes, *_notes(len(runs) - 1)],
+    }
+
+
+class _Rows(NamedTuple):
+    labels: np.ndarray
+    groups: np.ndarray | None
+    ids: np.ndarray
+    slices: Mapping[str, np.ndarray]
+
+
+def _beside(
+    first: Judged, other: Judged, rows: _Rows, label_names: Sequence[str], options: dict[str, Any]
+) -> dict[str, Any]:
+    """One run beside the first; differences are those of the run less those of the first."""
+    labels = rows.labels
+    one, two = first.logits.argmax(axis=1), other.logits.argmax(axis=1)
+    right = one == labels, two == labels
+    classes = len(label_names)
+    found = paired_differences(other.logits, first.logits, labels, rows.groups, **options)
+    return {
+        "name": other.name,
+        "difference": {name: _verdict(name, found[name]) for name in METRICS},
+        "mcnemar": mcnemar(right[0] & ~right[1], right[1] & ~right[0], rows.groups),
+        "right": {
+            "both": int(np.sum(right[0] & right[1])),
+            "only_first": int(np.sum(right[0] & ~right[1])),
+            "only_this": int(np.sum(right[1] & ~right[0])),
+            "neither": int(np.sum(~right[0] & ~right[1])),
+        },
+        "decisions": np.bincount(one * classes + two, minlength=classes**2).reshape(classes, classes).tolist(),
+        "agreement": float(np.mean(one == two)),
+        "kappa": _kappa(one, two),
+        "slices": _slices(first, other, rows, options),
+        "differ": int(np.sum(one != two)),
+        "photos": _differing(first, other, rows, label_names),
+    }
+
+
+def _slices(first: Judged, other: Judged, rows: _Rows, options: dict[str, Any]) -> list[dict[str, Any]]:
+    found = []
+    for column, values in rows.slices.items():
+        values = np.asarray(values, dtype=object)
+        for kind in sorted(set(values)):
+            inside = values == kind
+            own, n = None if rows.groups is None else np.asarray(rows.groups)[inside], int(inside.sum())
+            labels, count = rows.labels[inside], group_count(own, n)
+            gaps = paired_differences(other.logits[inside], first.logits[inside], labels, own, **options)
+            small = n < FEW_ROWS or count < FEW_GROUPS
+            figures = {name: _verdict(name, gaps[name], judge=not small) for name in BY_SLICE}
+            found.append({"column": column, "value": kind, "n": n, "groups": count, "small": small, **figures})
+    # Where the other loses most comes first, then where it wins; small ones behind, as in `slices.json`.
+    found.sort(key=lambda one: (one["small"], one["balanced_accuracy"]["difference"] or 0.0, one["column"]))
+    return found
+
+
+def _differing(first: Judged, other: Judged, rows: _Rows, label_names: Sequence[str]) -> list[dict[str, Any]]:
+    """The photos on which decisions differ, those first on which the probabilities of the label lie furthest apart."""
+    every = np.arange(len(rows.labels))
+    shares = [scipy.special.softmax(run.logits, axis=1)[every, rows.labels] for run in (first, other)]
+    one, two = first.logits.argmax(axis=1), other.logits.argmax(axis=1)
+    parted = np.flatnonzero(one != two)
+    order = parted[np.lexsort((rows.ids[parted].astype(str), -np.abs(shares[0] - shares[1])[parted]))][:LISTED]
+    return [
+        {
+            "id": str(rows.ids[row]),
+            "label": label_names[rows.labels[row]],
+            "first": label_names[one[row]],
+            "this": label_names[two[row]],
+            "first_p": float(shares[0][row]),
+            "this_p": float(shares[1][row]),
+        }
+        for row in order
+    ]
+
+
+def _verdict(metric: str, gap: Mapping[str, float], *, judge: bool = True) -> dict[str, Any]:
+    """The difference, and who is `better`: `first`, `this`, or None where the interval holds 0."""
+    sign = -1 if metric in LOWER_IS_BETTER else 1
+    better = None
+    if judge and sign * gap["low"] > 0 and sign * gap["high"] > 0:
+        better = "this"
+    elif judge and sign * gap["low"] < 0 and sign * gap["high"] < 0:
+        better = "first"
+    return {**_plain(gap), "better": better}
+
+
+def _kappa(one: np.ndarray, two: np.ndarray) -> float | None:
+    """Cohen's kappa, None where both decide for one class throughout."""
+    if len(set(one) | set(two)) < 2:
+        return None
+    return float(sklearn.metrics.cohen_kappa_score(one, two))
+
+
+def _notes(others: int) -> list[str]:
+    notes = [
+        "McNemar's p by photos takes them for independent of each other; where groups hold several, p by groups is "
+        "the one to read"
+    ]
+    if others > 1:
+        notes.append(f"{others} runs beside one: with each, a difference by chance becomes likelier to be found")
+    return notes
+
+
+def _plain(numbers: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: float(number) if np.isfinite(number) else None for name, number in numbers.items()}

@@ -1,0 +1,142 @@
+"""Run folders side by side: rows are joined by id; other photos, labels or classes are refused in one line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, Features, Image, Value
+
+from natix_hf import compare
+from natix_hf.data.plan import Plan
+from natix_hf.data.sources import Rows
+from natix_hf.data.splits import cut
+from natix_hf.errors import UserError
+from natix_hf.files import home, read_json, write_json
+from natix_hf.report.metrics import classification_metrics
+from natix_hf.schemas import validate
+from natix_hf.training.comparing import compare_runs
+from natix_hf.training.predictions import write_predictions
+
+CALIBRATION = {
+    "version": 1,
+    "calibrator": "temperature",
+    "fitted_on": "val_calib/fit",
+    "n": 30,
+    "temperature": 2.0,
+    "kept": True,
+    "nll_before": 0.3,
+    "nll_after": 0.2,
+    "ece_before": 0.1,
+    "ece_after": 0.1,
+    "logit_bias": [0.5, 0.0],
+    "prior_bias": [0.5, 0.0],
+    "threshold_bias": [0.0, 0.0],
+}
+
+
+def photos(n: int = 240, names: tuple[str, ...] = ("None", "Roadwork"), **columns: list) -> Rows:
+    table = {
+        "id": [f"r{i:03}" for i in range(n)],
+        "group": [f"g{i // 2}" for i in range(n)],
+        "fingerprint": [f"{i:032x}" for i in range(n)],
+        "origin": ["all"] * n,
+        "source": ["all"] * n,
+        "label": [i // 2 % 2 for i in range(n)],
+        "city": ["Boston" if i // 2 % 3 else "Austin" for i in range(n)],
+        "image": [{"bytes": None, "path": f"{i}.jpg"} for i in range(n)],
+    } | columns
+    kinds = {name: Value("string") for name in table}
+    kinds |= {"label": ClassLabel(names=list(names)), "image": Image(decode=False)}
+    return Rows(Dataset.from_dict(table, features=Features(kinds)), [])
+
+
+def run(folder: Path, rows: Rows, seed: int, *, shuffled: bool = False, split_seed: int = 0, **record) -> Path:
+    """A folder as a finished run leaves it, with logits drawn by `seed`."""
+    done = cut(rows, Plan(near_duplicates=False, seed=split_seed))
+    test = done.places["val_test"]
+    labels = np.array(test["label"][:])
+    logits = np.random.default_rng(seed).normal(size=(len(labels), 2)) + 2 * np.eye(2)[labels]
+    if shuffled:
+        order = np.random.default_rng(9).permutation(len(labels))
+        test, logits = test.select(order), logits[order]
+    write_predictions(folder / "predictions" / "val_test.parquet", [(None, test, logits)])
+    write_json(folder / "splits.json", done.description)
+    known = {"status": "finished", "purpose": "run", "positive": 1, "method": "probe", "parameters": 1_000_000}
+    write_json(folder / "run.json", known | {"time": {"train": 12.5}} | record)
+    write_json(folder / "calibration.json", CALIBRATION)
+    write_json(folder / "metrics.json", {"times_read_before": seed})
+    return folder
+
+
+def test_runs_are_joined_by_id_and_judged_as_they_are_served(tmp_path, capsys):
+    rows = photos()
+    a, b = run(tmp_path / "a", rows, 1), run(tmp_path / "b", rows, 2, shuffled=True)
+    write_json(b / "robustness.json", {"latency": {"p50": 0.25}})
+    output = tmp_path / "out"
+    compare.main([str(a), str(b), "--output", str(output)])
+    document = read_json(output / "comparison.json")
+    validate(document, "comparison")
+    assert [one["name"] for one in document["runs"]] == ["a", "b"]
+    test = cut(rows, Plan(near_duplicates=False)).places["val_test"]
+    labels = np.array(test["label"][:])
+    for seed, one in zip((1, 2), document["runs"]):
+        logits = np.random.default_rng(seed).normal(size=(len(labels), 2)) + 2 * np.eye(2)[labels]
+        plain = classification_metrics(logits.astype(np.float32) / 2.0 + [0.5, 0], labels)
+        assert {name: ends["value"] for name, ends in one["metrics"].items()} == pytest.approx(plain)
+    assert document["n"] == len(labels)
+    assert document["groups"] == len(set(test["group"][:]))
+    assert document["runs"][1]["cost"]["latency_p50"] == 0.25
+    assert document["runs"][0]["cost"]["latency_p50"] is None
+    assert {row["value"] for row in document["beside_first"][0]["slices"]} == {"Boston", "Austin"}
+    assert "at least 3 models" in document["notes"][0]
+    assert "<table" in (output / "comparison.html").read_text()
+    assert "b less a:" in capsys.readouterr().out
+    assert not (home() / "test_reads").exists()
+    assert compare_runs([a, run(tmp_path / "c", rows, 1)])["beside_first"][0]["difference"]["mcc"]["difference"] == 0
+
+
+def test_names_are_as_long_as_it_takes(tmp_path):
+    rows = photos()
+    document = compare_runs([run(tmp_path / side / "lora", rows, i) for i, side in enumerate("xy")], n_boot=20)
+    assert [one["name"] for one in document["runs"]] == ["x/lora", "y/lora"]
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"rows": photos(236)}, "other photos in val_test"),
+        ({"split_seed": 5}, r"other photos in val_test \(24 against 24"),
+        ({"rows": photos(fingerprint=[f"{i + 1:032x}" for i in range(240)])}, "same names but other content"),
+        ({"rows": photos(names=("none", "work"))}, r"other classes \(none, work against None, Roadwork\)"),
+        ({"positive": 0}, "another positive class"),
+        ({"purpose": "refit", "refit": {"name": "mine"}}, "compare the run mine"),
+        ({"purpose": "sweep"}, "judged by val_select alone"),
+        ({"status": "training"}, "not finished"),
+    ],
+)
+def test_what_was_tested_on_something_else_is_refused_in_one_line(tmp_path, other, said):
+    first = run(tmp_path / "a", photos(), 1)
+    second = run(tmp_path / "b", **{"rows": photos(), "seed": 2, **other})
+    with pytest.raises(UserError, match=said) as caught:
+        compare_runs([first, second])
+    assert "\n" not in str(caught.value)
+
+
+def test_other_labels_no_figures_and_one_run_are_refused(tmp_path):
+    a, b = run(tmp_path / "a", photos(), 1), run(tmp_path / "b", photos(), 2)
+    rows = cut(photos(), Plan(near_duplicates=False)).places["val_test"]
+    flipped = rows.map(lambda row: {"label": 1 - row["label"] if row["id"] == rows["id"][0] else row["label"]})
+    write_predictions(b / "predictions" / "val_test.parquet", [(None, flipped, np.zeros((len(rows), 2)))])
+    with pytest.raises(UserError, match=r"other labels for 1 of 24 photos"):
+        compare_runs([a, b])
+    (b / "metrics.json").unlink()
+    with pytest.raises(UserError, match="was never evaluated"):
+        compare_runs([a, b])
+    with pytest.raises(UserError, match="two runs or more"):
+        compare_runs([a])
+    with pytest.raises(UserError, match="named twice"):
+        compare_runs([a, f"{a}/../a"])
+    assert json.loads((a / "metrics.json").read_text()) == {"times_read_before": 1}
