@@ -113,7 +113,7 @@ def comparison_html(document: Mapping[str, Any], version: str = "") -> str:
         document: the content of `comparison.json`.
         version: of natix_hf.
     """
-    from natix_hf.report.page import render, sentence
+    from natix_hf.report.page import render
 
     runs = [
         {
@@ -131,7 +131,7 @@ def comparison_html(document: Mapping[str, Any], version: str = "") -> str:
         document=document,
         level=f"{100 * document['level']:g} %",
         counts=", ".join(f"{count} {name}" for name, count in list(document["labels"].items())[:6]),
-        lower=sentence(LOWER),
+        lower=_sentence(LOWER),
         heads=[LABELS[name] for name in SHOWN],
         costs=_COST,
         runs=runs,
@@ -140,14 +140,12 @@ def comparison_html(document: Mapping[str, Any], version: str = "") -> str:
             {"name": run["name"], "cells": [f"{100 * share:.1f} %" for share in row]}
             for run, row in zip(document["runs"], document["agreement"])
         ],
-        notes=[sentence(note) for note in document["notes"]],
+        notes=[_sentence(note) for note in document["notes"]],
         version=version,
     )
 
 
 def _pair(document: Mapping[str, Any], one: Mapping[str, Any]) -> dict[str, Any]:
-    from natix_hf.report.page import sentence
-
     right, n = one["right"], document["n"]
     cells = [[right["both"], right["only_first"]], [right["only_this"], right["neither"]]]
     return {
@@ -161,7 +159,7 @@ def _pair(document: Mapping[str, Any], one: Mapping[str, Any]) -> dict[str, Any]
             }
             for name in SHOWN
         ],
-        "sentences": [sentence(line) for line in sentences(document, one)],
+        "sentences": [_sentence(line) for line in sentences(document, one)],
         "right": [[{"count": count, "share": count / n} for count in row] for row in cells],
         "columns": sorted({row["column"] for row in one["slices"]}),
         "slices": [
@@ -196,3 +194,8 @@ def _table(rows: list[list[str]]) -> list[str]:
 
 def _p(value: float) -> str:
     return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
+
+
+def _sentence(line: str) -> str:
+    """A line of a command as a sentence of the page."""
+    return line[:1].upper() + line[1:] + "."
