@@ -36,6 +36,8 @@ class Plan:
         seed: of the assignment.
         strata: columns whose values are kept in proportion within each class.
         hold_out: column -> values whose rows go to `val_test` and nowhere else.
+        test_alone: `val_test` is the rows of `hold_out` and nothing else: rows tied to them are set aside, and a test
+            part that the source brings is pooled with the others.
         test_split: `keep`: a test part that the source brings is `val_test`, and rows tied to it are set aside;
             `merge`: it is pooled with the others.
         near_duplicates: look for altered copies, and keep them together.
@@ -49,6 +51,7 @@ class Plan:
     seed: int = 0
     strata: Sequence[str] = ()
     hold_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    test_alone: bool = False
     test_split: str = "keep"
     near_duplicates: bool = True
     place_column: str | None = None
@@ -61,6 +64,8 @@ class Plan:
         check_ratios(self.ratios)
         if self.test_split not in ("keep", "merge"):
             raise UserError(f"test_split: expected keep or merge, found {self.test_split!r}")
+        if self.test_alone and not self.hold_out:
+            raise UserError("test_alone: nothing is held out: name a column and its values in hold_out")
         if self.metres is not None and self.place_column is None:
             raise UserError("metres: needs place_column, the column that holds latitude and longitude")
 

@@ -8,6 +8,7 @@ This file knows no figures.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -65,23 +66,31 @@ def slice_values(parts: Sequence[Dataset], chosen: Sequence[str] = ()) -> dict[s
     return found
 
 
-def check_slices(rows: Dataset, chosen: Sequence[str]) -> None:
-    """Refuse columns that figures cannot be broken down by.
+def check_slices(rows: Dataset, chosen: Sequence[str], key: str = "slices") -> None:
+    """Refuse columns that figures cannot be broken down by; `key` is the recipe's key that named them.
 
     Raises:
         UserError: a column that is not there, that holds places, links, dates or sentences, or more than 50 values.
     """
     for column in chosen:
         if column != RESOLUTION and not has_column(rows, column):
-            raise UserError(f"slices: no column {column!r}; there are {', '.join([*_columns(rows), RESOLUTION])}")
+            raise UserError(f"{key}: no column {column!r}; there are {', '.join([*_columns(rows), RESOLUTION])}")
         kinds = set(_values(rows, column))
         if _words(column) & _PLACES or not all(map(_is_kind, kinds)):
             raise UserError(  # without the value: it may be a place
-                f"slices: {column} holds places, dates, links, measurements or sentences, and no kinds of photos: "
+                f"{key}: {column} holds places, dates, links, measurements or sentences, and no kinds of photos: "
                 "leave it out"
             )
         if len(kinds) > MOST_VALUES:
-            raise UserError(f"slices: {column} has {len(kinds)} values, over {MOST_VALUES}: leave it out")
+            raise UserError(f"{key}: {column} has {len(kinds)} values, over {MOST_VALUES}: leave it out")
+
+
+def counted_values(rows: Dataset, column: str) -> dict[str, Counter]:
+    """The values of a column as `hold_out` takes them, and how many rows of each class number have each."""
+    found: dict[str, Counter] = {}
+    for value, label in zip(category(rows, column), rows["label"][:]):
+        found.setdefault(value, Counter())[label] += 1
+    return dict(sorted(found.items()))
 
 
 def resolution(width: int | None, height: int | None) -> str:

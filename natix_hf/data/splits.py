@@ -125,8 +125,8 @@ def _own_test(data: Dataset) -> np.ndarray:
     return kept & (not kept.all())
 
 
-def _tied_to_test(data: Dataset, grouping: Grouping, kept: np.ndarray) -> list[dict[str, str]]:
-    """Rows of other parts that are tied to the source's own test part."""
+def _tied_to_test(data: Dataset, grouping: Grouping, kept: np.ndarray, what: str) -> list[dict[str, str]]:
+    """Rows that are tied to those of `val_test` without being of them; `what` these are."""
     ids, holders = data["id"][:], {}
     for row in np.flatnonzero(kept):
         holders.setdefault(int(grouping.numbers[row]), ids[row])
@@ -134,7 +134,7 @@ def _tied_to_test(data: Dataset, grouping: Grouping, kept: np.ndarray) -> list[d
     return [
         {
             "id": ids[row],
-            "reason": f"in one group with {holders[int(grouping.numbers[row])]!r} of the source's own test split",
+            "reason": f"in one group with {holders[int(grouping.numbers[row])]!r} of {what}",
         }
         for row in tied
     ]
@@ -216,6 +216,11 @@ def cut(rows: Rows, plan: Plan | None = None, *, document: dict | None = None, e
     """
     plan = plan or Plan()
     if isinstance(rows.data, DatasetDict):
+        if plan.hold_out:
+            raise UserError(
+                "hold_out: the data set brings its four splits, which stay as they are: give the photos that they "
+                "were made from"
+            )
         return _given(rows, plan, document)
     data, values = rows.data, rows.group_values or {"group": rows.data["group"][:]}
     grouping = _tied(data, values, plan)
@@ -225,9 +230,13 @@ def cut(rows: Rows, plan: Plan | None = None, *, document: dict | None = None, e
         fixed = np.asarray([home.get(row, -1) for row in data["id"][:]])
         set_aside = _between(data, grouping, fixed)
     else:
-        kept = _own_test(data) if plan.test_split == "keep" else np.zeros(len(data), dtype=bool)
+        kept, what = np.zeros(len(data), dtype=bool), "the source's own test split"
+        if plan.test_alone:
+            kept, what = _held_out(data, plan.hold_out), "the values held out"
+        elif plan.test_split == "keep":
+            kept = _own_test(data)
         fixed = np.where(kept, TEST, -1)
-        set_aside = _tied_to_test(data, grouping, kept)
+        set_aside = _tied_to_test(data, grouping, kept, what)
     if set_aside:  # without these rows what they tied is apart again
         held = np.isin(data["id"][:], [row["id"] for row in set_aside])
         data, values = _without(data, values, held)

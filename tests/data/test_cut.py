@@ -93,6 +93,44 @@ def test_a_value_that_no_row_has_cannot_be_held_out():
         cut(rows_of(city=["Austin", "Boston"] * 100), plan(hold_out={"city": ["Bostn"]}))
 
 
+def test_values_that_are_to_be_the_whole_test_are_it_and_rows_tied_to_them_are_set_aside():
+    city = ["Boston" if i % 10 == 0 else "Austin" for i in range(200)]
+    origin = ["test" if i >= 150 else "train" for i in range(200)]
+    group = [f"row:{i}" for i in range(200)]
+    group[0] = group[1] = group[2] = "video"  # row 0 is in Boston
+    held = {"hold_out": {"city": ["Boston"]}, "test_alone": True}
+    done = cut(rows_of(city=city, group=group, origin=origin), plan(**held))
+    assert set(done.places["val_test"]["city"][:]) == {"Boston"}
+    assert done.description["sizes"]["val_test"] == 20
+    assert {row["id"] for row in done.description["set_aside"]} == {"r0001", "r0002"}
+    assert "'r0000' of the values held out" in done.description["set_aside"][0]["reason"]
+    sizes = [done.description["sizes"][split] for split in SPLITS[:3]]
+    assert sum(sizes) == 178
+    assert sizes == pytest.approx([178 * share / 0.9 for share in (0.60, 0.15, 0.15)], abs=1)
+    assert done.description["hold_out"] == {"city": ["Boston"]}
+    assert done.description["straddling"] == 0
+    # The publisher's own test part is pooled: its rows outside Boston train too.
+    assert "train" in {homes(done.description)[f"r{i:04d}"] for i in range(151, 160)}
+    with pytest.raises(UserError, match="nothing is held out"):
+        plan(test_alone=True)
+
+
+def test_a_whole_test_of_one_class_is_allowed_and_one_that_takes_a_class_away_is_not():
+    city = ["Boston" if i % 20 == 0 else "Austin" for i in range(200)]  # class None alone
+    held = {"hold_out": {"city": ["Boston"]}, "test_alone": True}
+    assert cut(rows_of(city=city), plan(**held)).description["class_counts"]["val_test"] == {"None": 10, "Roadwork": 0}
+    city = ["Boston" if i % 2 == 0 else "Austin" for i in range(200)]
+    with pytest.raises(UserError, match="'None' has 0 photos"):
+        cut(rows_of(city=city), plan(**held))
+
+
+def test_given_splits_hold_nothing_out():
+    one = rows_of(20).data
+    given = Rows(DatasetDict(dict.fromkeys(SPLITS, one)), [])
+    with pytest.raises(UserError, match="brings its four splits, which stay as they are"):
+        cut(given, plan(hold_out={"city": ["Boston"]}))
+
+
 def test_strata_are_kept_in_proportion_and_named():
     weather = ["fog" if i % 20 < 2 else "clear" for i in range(400)]
     done = cut(rows_of(400, weather=weather), plan(strata=["weather"]))
