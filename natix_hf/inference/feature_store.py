@@ -1,10 +1,10 @@
-"""Where features of a frozen backbone are kept: shards on disk that are memory-mapped, found by what they belong to.
+"""Where activations of a frozen backbone are kept: shards on disk, memory-mapped, found by what they belong to.
 
-A shard is `<name>.npy`, float32 `(records, layers, 2, hidden)`, and `<name>.json` with the records' names and
-checksums. Both are renamed into place when they are whole, the names last, so a pass that was cut short goes on behind
-its last shard. Every record is held against its checksum before it is handed out; one that does not pass counts as
-missing and is computed again. Runs that share a folder wait for each other, so that nothing is computed twice. This
-file knows arrays and names, not photos and models.
+A shard is `<name>.npy`, `(records, ...)`, and `<name>.json` with the records' names and checksums. Both are renamed
+into place when they are whole, the names last, so a pass that was cut short goes on behind its last shard. A record is
+held against its checksum before it is handed out; one that does not pass counts as missing and is computed again. Runs
+that share a folder wait for each other, so that nothing is computed twice. This file knows arrays and names, no photos
+and models.
 """
 
 from __future__ import annotations
@@ -31,63 +31,69 @@ Record = tuple[np.ndarray, int]  # a memory-mapped shard, and the row in it
 
 
 class FeatureStore:
-    """Records `(layers, 2, hidden)` under one key.
+    """Records of one shape under one key.
 
     Args:
         cache_dir: the cache's root.
-        key: of everything that features depend on beside the photo and the number of layers (hex).
-        layers: how many layers a record has at least; those of a pass with more serve too.
-        hidden: width of the backbone.
-        budget_gb: the most that all features under `cache_dir` may take, in 10^9 bytes; None: no limit.
+        key: of everything that a record depends on beside the photo and its first length (hex).
+        shape: of a record. Its first length is the least that is wanted: records with more, of which the last so many
+            are meant, serve too.
+        dtype: of a record.
+        kind: name of the folder under `cache_dir`.
+        budget_gb: the most that all records of this kind under `cache_dir` may take, in 10^9 bytes; None: no limit.
     """
 
     def __init__(
-        self, cache_dir: str | Path, key: str, *, layers: int, hidden: int, budget_gb: float | None = None
+        self,
+        cache_dir: str | Path,
+        key: str,
+        *,
+        shape: Sequence[int],
+        dtype: np.dtype | type = np.float32,
+        kind: str = "features",
+        budget_gb: float | None = None,
     ) -> None:
-        self.cache_dir, self.root = Path(cache_dir), Path(cache_dir) / "features"
-        self.key, self.layers, self.hidden, self.budget_gb = key, layers, hidden, budget_gb
-        self.folder = self._place(layers)
-
-    def _place(self, layers: int) -> Path:
-        return self.root / f"v{VERSION}-{self.key}-{layers}"
+        self.cache_dir, self.root = Path(cache_dir), Path(cache_dir) / kind
+        self.key, self.shape, self.dtype, self.budget_gb = key, tuple(shape), np.dtype(dtype), budget_gb
+        self.folder = self.root / f"v{VERSION}-{key}-{self.shape[0]}"
 
     def find(self, wanted: Collection[str]) -> dict[str, Record]:
         """Those of the wanted records that are there and sound; all of them are read once."""
         found: dict[str, Record] = {}
         left = set(wanted)
         places = [(int(path.name.rpartition("-")[2]), path) for path in self.root.glob(f"v{VERSION}-{self.key}-*")]
-        for layers, place in sorted(places):
-            if layers < self.layers:
+        for length, place in sorted(places):
+            if length < self.shape[0]:
                 continue
             for listing in sorted(place.glob("*.json")):
                 if not left:
                     break
-                for name, record in self._sound(listing, layers, left):
+                for name, record in self._sound(listing, length, left):
                     found[name] = record
                     left.discard(name)
         return found
 
-    def _sound(self, listing: Path, layers: int, left: Collection[str]) -> Iterator[tuple[str, Record]]:
+    def _sound(self, listing: Path, length: int, left: Collection[str]) -> Iterator[tuple[str, Record]]:
         try:
             document = json.loads(listing.read_text(encoding="utf-8"))
             names, checksums = document["names"], document["checksums"]
             shard = np.load(listing.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, KeyError, TypeError):
             return  # cut short by a crash, or damaged: its records are computed again
-        if shard.shape != (len(names), layers, 2, self.hidden) or shard.dtype != np.float32:
+        if shard.shape != (len(names), length, *self.shape[1:]) or shard.dtype != self.dtype:
             return
         for row, (name, checksum) in enumerate(zip(names, checksums)):
             if name in left and _checksum(name, shard[row]) == checksum:
                 yield name, (shard, row)
 
     def add(self, names: Sequence[str], values: np.ndarray) -> None:
-        """Keep the records `(n, layers, 2, hidden)`.
+        """Keep the records `(n, *shape)`.
 
         Raises:
             UserError: the disk is full, or the folder cannot be written.
         """
         path = self.folder / uuid.uuid4().hex
-        values = np.ascontiguousarray(values, dtype=np.float32)
+        values = np.ascontiguousarray(values, dtype=self.dtype)
         document = {"names": list(names), "checksums": [_checksum(n, v) for n, v in zip(names, values, strict=True)]}
         try:
             with replacing(path.with_suffix(".npy")) as temporary:
@@ -99,8 +105,8 @@ class FeatureStore:
             free = shutil.disk_usage(self.cache_dir).free / 1e9
             why = f"the disk is full ({free:.2f} GB are free)" if error.errno == errno.ENOSPC else error.strerror
             raise UserError(
-                f"cache_dir {self.cache_dir}: features cannot be kept: {why}: make room or choose another folder; "
-                "what was computed so far stays"
+                f"cache_dir {self.cache_dir}: {self.root.name} cannot be kept: {why}: make room or choose another "
+                "folder; what was computed so far stays"
             ) from None
 
     @contextmanager
@@ -116,7 +122,7 @@ class FeatureStore:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            print("frozen features: another run computes them; waiting for it", flush=True)
+            print(f"{self.root.name}: another run computes them; waiting for it", flush=True)
             lock.acquire()
         try:
             for pattern in (".*.tmp.npy", ".*.tmp.json"):  # of a pass that was killed; nobody else writes here now
@@ -127,20 +133,20 @@ class FeatureStore:
             lock.release()
 
     def make_room(self, records: int) -> None:
-        """Remove the features that were not asked for longest until `records` more fit the budget.
+        """Remove the records that were not asked for longest until `records` more fit the budget.
 
         Raises:
             UserError: they do not fit even alone.
         """
         if self.budget_gb is None:
             return
-        needed = records * self.layers * 2 * self.hidden * 4 / 1e9
+        needed = records * np.prod(self.shape) * self.dtype.itemsize / 1e9
         others = {path: _gigabytes(path) for path in self.root.iterdir() if path.is_dir() and path != self.folder}
         own = _gigabytes(self.folder)
         if own + needed > self.budget_gb:
             raise UserError(
-                f"cache_gb: the features of this run take {own + needed:.2g} GB, {self.budget_gb:g} allowed: allow "
-                "more, or ask for fewer layers or views"
+                f"cache_gb: the {self.root.name} of this run take {own + needed:.2g} GB, {self.budget_gb:g} allowed: "
+                "allow more, or ask for fewer layers or views"
             )
         for path in sorted(others, key=_last_asked):
             if own + needed + sum(others.values()) <= self.budget_gb:
@@ -154,13 +160,13 @@ class FeatureStore:
             del others[path]
 
     def touch(self) -> None:
-        """Note that these features were asked for now."""
+        """Note that these records were asked for now."""
         if self.folder.is_dir():
             (self.folder / ".asked").write_text(str(time.time()), encoding="utf-8")
 
 
 def _checksum(name: str, values: np.ndarray) -> int:
-    # Over both, so that a damaged list of names cannot hand one photo's features to another.
+    # Over both, so that a damaged list of names cannot hand one photo's record to another.
     return zlib.crc32(np.ascontiguousarray(values).view(np.uint8).reshape(-1), zlib.crc32(name.encode()))
 
 

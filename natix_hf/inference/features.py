@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -121,7 +121,7 @@ class FeatureRows(Dataset):
         return [np.stack([shard[row][-layers:] for shard, row in records]) for records in self.views]
 
 
-class _FixedViews(Dataset):
+class FixedViewPhotos(Dataset):
     """Augmented views on the quick path of training: item `i` is `{"pixel_values": (3, S, S) float}`."""
 
     def __init__(self, rows: Any, processor: Any, view: FixedView) -> None:
@@ -181,61 +181,103 @@ def frozen_features(
     """
     pooling, wanted = model.config.pooling, model.config.feature_layers
     layers = max(layers or 1, wanted)
-    fingerprints: list[str] = rows["fingerprint"][:]
-    records = []
-    for view in (None, *views):
-        # What chance does to a view hangs on the row's id.
-        names = fingerprints if view is None else [f"{f}-{i}" for f, i in zip(fingerprints, rows["id"][:])]
-        hidden = model.config.backbone_config.hidden_size
-        key = cache_key(model, processor, view)
-        store = FeatureStore(cache_dir, key, layers=layers, hidden=hidden, budget_gb=budget_gb)
-        found = store.find(set(names))
-        if len(found) < len(set(names)):
-            with store.writing():
-                found = store.find(set(names))  # another run may have been at work
-                first_of = {name: i for i, name in reversed(list(enumerate(names)))}
-                missing = sorted(i for name, i in first_of.items() if name not in found)
-                store.make_room(len(missing))
-                _compute(model, rows, processor, names, missing, store, view, batch_size, num_workers)
-                found = store.find(set(names))
-        store.touch()
-        records.append([found[name] for name in names])
+    shape = (layers, 2, model.config.backbone_config.hidden_size)
+
+    def parts(pixels: torch.Tensor) -> np.ndarray:
+        return token_parts(model, pixels, layers).float().cpu().numpy()
+
+    records = [
+        kept_records(
+            model,
+            rows,
+            processor,
+            FeatureStore(cache_dir, cache_key(model, processor, view), shape=shape, budget_gb=budget_gb),
+            parts,
+            view=view,
+            shard_rows=SHARD_ROWS,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            what="frozen features",
+        )
+        for view in (None, *views)
+    ]
     return FeatureRows(records, rows["label"][:], pooling=pooling, layers=wanted)
 
 
-@torch.inference_mode()
-def _compute(
+def kept_records(
     model: Any,
     rows: Any,
     processor: Any,
-    names: list[str],
-    missing: list[int],
     store: FeatureStore,
+    compute: Callable[[torch.Tensor], np.ndarray],
+    *,
     view: FixedView | None,
+    shard_rows: int,
     batch_size: int,
     num_workers: int,
+    what: str,
+) -> list[Record]:
+    """The records of some rows' photos, in order; those that are missing are computed, in eval mode, and kept.
+
+    Args:
+        model: its device is used, its mode restored.
+        rows, processor: see `frozen_features`.
+        store: where the records are.
+        compute: `(batch, 3, H, W)` pixels to `(batch, *store.shape)`.
+        view: an augmented view, or None for the client's path.
+        shard_rows: records in a file.
+        what: names the pass in its progress bar.
+
+    Raises:
+        UserError, PhotoError: see `frozen_features`.
+    """
+    fingerprints: list[str] = rows["fingerprint"][:]
+    # What chance does to a view hangs on the row's id.
+    names = fingerprints if view is None else [f"{f}-{i}" for f, i in zip(fingerprints, rows["id"][:])]
+    found = store.find(set(names))
+    if len(found) < len(set(names)):
+        with store.writing():
+            found = store.find(set(names))  # another run may have been at work
+            first_of = {name: i for i, name in reversed(list(enumerate(names)))}
+            missing = sorted(i for name, i in first_of.items() if name not in found)
+            store.make_room(len(missing))
+            if missing:
+                part = rows.select(missing)
+                photos = ClientPhotos(part, processor) if view is None else FixedViewPhotos(part, processor, view)
+                loader = DataLoader(
+                    photos, batch_size=batch_size, num_workers=num_workers, worker_init_fn=worker_threads
+                )
+                told = what if view is None else f"{what}, view {view.number + 1}"
+                _keep(model, loader, [names[i] for i in missing], store, compute, shard_rows, told)
+            found = store.find(set(names))
+    store.touch()
+    return [found[name] for name in names]
+
+
+@torch.inference_mode()
+def _keep(
+    model: Any,
+    loader: DataLoader,
+    names: list[str],
+    store: FeatureStore,
+    compute: Callable[[torch.Tensor], np.ndarray],
+    shard_rows: int,
+    what: str,
 ) -> None:
-    """One pass over the missing rows, shard by shard into the store."""
-    if not missing:
-        return
+    """One pass over the photos of a loader, shard by shard into the store."""
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
-    part = rows.select(missing)
-    photos = ClientPhotos(part, processor) if view is None else _FixedViews(part, processor, view)
-    loader = DataLoader(photos, batch_size=batch_size, num_workers=num_workers, worker_init_fn=worker_threads)
-    what = "frozen features" if view is None else f"frozen features, view {view.number + 1}"
     waiting: list[np.ndarray] = []
     kept = 0
     try:
-        with tqdm(total=len(missing), desc=what, unit="photo") as progress:
+        with tqdm(total=len(names), desc=what, unit="photo") as progress:
             for batch in loader:
-                pixels = batch["pixel_values"].to(device, non_blocking=True)
-                waiting.append(token_parts(model, pixels, store.layers).float().cpu().numpy())
-                progress.update(len(pixels))
+                waiting.append(compute(batch["pixel_values"].to(device, non_blocking=True)))
+                progress.update(len(waiting[-1]))
                 count = sum(map(len, waiting))
-                if count >= SHARD_ROWS or kept + count == len(missing):
-                    store.add([names[i] for i in missing[kept : kept + count]], np.concatenate(waiting))
+                if count >= shard_rows or kept + count == len(names):
+                    store.add(names[kept : kept + count], np.concatenate(waiting))
                     kept, waiting = kept + count, []
     finally:
         model.train(was_training)

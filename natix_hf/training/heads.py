@@ -124,7 +124,7 @@ def _banks(wanted: Sequence[Setting], parts: Tensor, classes: int, scale: float)
 
 @torch.no_grad()
 def train_heads(
-    parts: Any,
+    views: Sequence[Any],
     labels: np.ndarray,
     judged: Any,
     wanted: Sequence[Setting],
@@ -141,29 +141,30 @@ def train_heads(
     """Train all heads together.
 
     Args:
-        parts: `(rows, L, 2, hidden)` of the training rows, see `pooled`.
+        views: `(rows, L, 2, hidden)` of the training rows, see `inference.features.pooled`: as they are, then for each
+            augmented view; the passes over the rows take them in turn. Standardised by the first.
         labels: `(rows,)` class ids.
-        judged: the same of the rows by which heads are chosen.
+        judged: `(rows', L, 2, hidden)` of the rows by which heads are chosen.
         wanted: the heads.
         epochs: passes over the rows.
         batch_size: rows a step.
         seed: of the order of rows.
-        class_weights: `(classes,)`, of the rows of each class.
+        class_weights: `(classes,)`, with a mean of 1 over the rows, as `losses.class_weights` makes them.
         label_smoothing: share of each target that is spread over all classes.
-        device: where to train; the parts are moved there whole.
+        device: where to train; the views are moved there whole.
         after_step: called with the steps that are over and the number of all.
 
     Returns:
         a head for each setting, in order.
     """
-    tensor = torch.as_tensor(np.ascontiguousarray(parts), dtype=torch.float32).to(device)
-    mean = tensor.mean(dim=0)
-    spread = tensor.std(dim=0, correction=0)
+    tensors = [torch.as_tensor(np.ascontiguousarray(view), dtype=torch.float32).to(device) for view in views]
+    mean = tensors[0].mean(dim=0)
+    spread = tensors[0].std(dim=0, correction=0)
     spread[spread < 1e-6 * spread.max()] = torch.inf  # a constant says nothing, and must not be blown up to noise
-    tensor = (tensor - mean) / spread
-    rows = len(tensor)
+    tensors = [(tensor - mean) / spread for tensor in tensors]
+    rows = len(tensors[0])
     batch_size = min(batch_size, rows)
-    banks = _banks(wanted, tensor, classes, batch_size / REFERENCE_BATCH)
+    banks = _banks(wanted, tensors[0], classes, batch_size / REFERENCE_BATCH)
     targets = torch.nn.functional.one_hot(torch.as_tensor(labels).to(device), classes).float()
     weights = torch.ones(rows, device=device)
     if class_weights is not None:
@@ -171,13 +172,15 @@ def train_heads(
     targets = targets * (1 - label_smoothing) + label_smoothing / classes
     steps = max(1, math.ceil(rows / batch_size * epochs))
     order: list[Tensor] = []
+    passes = 0
     generator = torch.Generator().manual_seed(seed)
     for step in range(steps):
         if not order:
             order = list(torch.randperm(rows, generator=generator).to(device).split(batch_size))[::-1]
+            tensor, passes = tensors[passes % len(tensors)], passes + 1
         index = order.pop()
         batch, share = tensor[index], (1 + math.cos(math.pi * step / steps)) / 2
-        row_weights = weights[index] / weights[index].sum()
+        row_weights = weights[index] / len(index)
         for (pooling, layers), bank in banks.items():
             bank.step(pooled(batch, pooling, layers), targets[index], row_weights, share)
         if after_step is not None:

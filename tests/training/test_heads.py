@@ -6,7 +6,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from natix_hf.errors import UserError
-from natix_hf.training.heads import Setting, best_head, pooled, settings, train_heads
+from natix_hf.inference.features import pooled
+from natix_hf.training.heads import Setting, best_head, settings, train_heads
 
 
 def make_parts(rows, seed, classes=2, layers=2, hidden=5):
@@ -52,7 +53,7 @@ def test_many_heads_at_once_equal_each_head_trained_alone_by_torch(classes):
     parts, labels = make_parts(50, 1, classes)
     wanted = settings(["cls", "cls_mean"], [1, 2], [0.05, 1.0], [0.0, 0.01])
     assert len(wanted) == 16
-    heads = train_heads(parts, labels, parts, wanted, classes=classes, epochs=3, batch_size=16, seed=4)
+    heads = train_heads([parts], labels, parts, wanted, classes=classes, epochs=3, batch_size=16, seed=4)
     for setting, head in zip(wanted, heads):
         features, linear = alone(parts, labels, setting, epochs=3, batch_size=16, seed=4, classes=classes)
         assert head.setting == setting
@@ -66,12 +67,14 @@ def test_many_heads_at_once_equal_each_head_trained_alone_by_torch(classes):
 def test_class_weights_and_label_smoothing_are_those_of_torch():
     parts, labels = make_parts(40, 2)
     setting = Setting("cls", 1, 0.5, 0.0)
-    heads = train_heads(parts, labels, parts, [setting], classes=2, epochs=2, batch_size=40, class_weights=[3.0, 1.0])
+    heads = train_heads(
+        [parts], labels, parts, [setting], classes=2, epochs=2, batch_size=40, class_weights=[1.5, 0.5]
+    )
     features, linear = alone(
         parts, labels, setting, epochs=2, batch_size=40, seed=0, classes=2, class_weights=[3.0, 1.0]
     )
     np.testing.assert_allclose(heads[0].logits, linear(features).detach().numpy(), atol=2e-4)
-    heads = train_heads(parts, labels, parts, [setting], classes=2, epochs=2, batch_size=40, label_smoothing=0.2)
+    heads = train_heads([parts], labels, parts, [setting], classes=2, epochs=2, batch_size=40, label_smoothing=0.2)
     features, linear = alone(parts, labels, setting, epochs=2, batch_size=40, seed=0, classes=2, smoothing=0.2)
     np.testing.assert_allclose(heads[0].logits, linear(features).detach().numpy(), atol=2e-4)
 
@@ -79,7 +82,9 @@ def test_class_weights_and_label_smoothing_are_those_of_torch():
 def test_a_head_with_decay_converges_to_logistic_regression_by_lbfgs():
     parts, labels = make_parts(200, 3)
     decay = 0.05
-    heads = train_heads(parts, labels, parts, [Setting("mean", 2, 1.0, decay)], classes=2, epochs=400, batch_size=200)
+    heads = train_heads(
+        [parts], labels, parts, [Setting("mean", 2, 1.0, decay)], classes=2, epochs=400, batch_size=200
+    )
     features = parts[:, :, 1].reshape(200, -1)
     features = (features - features.mean(0)) / features.std(0)
     # Two rows of weights w and -w cost twice the square of each: sklearn's single row is their difference 2w.
@@ -88,10 +93,22 @@ def test_a_head_with_decay_converges_to_logistic_regression_by_lbfgs():
     np.testing.assert_allclose(odds, reference.decision_function(features), atol=5e-3)
 
 
+def test_passes_take_the_views_in_turn():
+    parts, labels = make_parts(30, 6)
+    other, _ = make_parts(30, 7)
+    setting, how = Setting("cls", 1, 0.3, 0.0), {"classes": 2, "batch_size": 30}
+    both = train_heads([parts, other], labels, parts, [setting], epochs=1, **how)[0]
+    one = train_heads([parts], labels, parts, [setting], epochs=1, **how)[0]
+    np.testing.assert_allclose(both.weight, one.weight)
+    both = train_heads([parts, other], labels, parts, [setting], epochs=2, **how)[0]
+    one = train_heads([parts], labels, parts, [setting], epochs=2, **how)[0]
+    assert not np.allclose(both.weight, one.weight)
+
+
 def test_a_constant_feature_is_left_out_and_blows_nothing_up():
     parts, labels = make_parts(30, 4)
     parts[:, :, :, 2] = 5.0
-    head = train_heads(parts, labels, parts, [Setting("cls", 1, 0.1, 0.0)], classes=2, epochs=2, batch_size=8)[0]
+    head = train_heads([parts], labels, parts, [Setting("cls", 1, 0.1, 0.0)], classes=2, epochs=2, batch_size=8)[0]
     assert np.isfinite(head.logits).all()
     assert (head.weight[:, 2] == 0).all()
 
@@ -99,7 +116,7 @@ def test_a_constant_feature_is_left_out_and_blows_nothing_up():
 def test_the_best_head_wins_by_score_then_by_loss_and_never_with_logits_that_are_not_finite():
     parts, labels = make_parts(30, 5)
     wanted = settings(["cls"], [1], [0.01, 0.1, 0.2], [0.0])
-    heads = train_heads(parts, labels, parts, wanted, classes=2, epochs=1, batch_size=10)
+    heads = train_heads([parts], labels, parts, wanted, classes=2, epochs=1, batch_size=10)
     assert best_head(heads, [0.5, 0.7, 0.7], [0.1, 0.4, 0.3]) == 2
     broken = [*heads[:2], type(heads[2])(heads[2].setting, heads[2].weight, heads[2].bias, heads[2].logits * np.nan)]
     assert best_head(broken, [0.5, 0.7, 0.9], [0.1, 0.4, 0.3]) == 1
