@@ -58,8 +58,10 @@ def predict_challenged(trainer: NatixTrainer, split: str, parts: Parts) -> None:
     run, options = Path(trainer.args.output_dir), trainer.decision
 
     def predicted(rows: Any, cases: Sequence[Case]) -> np.ndarray:
-        photos = SentPhotos(rows, trainer.processing_class, cases)
+        photos, workers = SentPhotos(rows, trainer.processing_class, cases), trainer.args.dataloader_num_workers
+        trainer.args.dataloader_num_workers = trainer.decode_workers  # a probe has none for its features
         logits = trainer.predict(photos, metric_key_prefix="predict").predictions
+        trainer.args.dataloader_num_workers = workers
         return np.asarray(logits, dtype=np.float32).reshape(len(rows), len(cases), -1)
 
     if split == "val_calib" and options.calibrate_on != "clean":
