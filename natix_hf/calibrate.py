@@ -1,32 +1,71 @@
-"""Calibrate a finished run again, from its saved predictions and without running the model.
+"""Decide anew for a finished run, from its saved predictions and without running the model.
 
-python -m natix_hf.calibrate runs/lora --calibrator temperature
+python -m natix_hf.calibrate runs/lora --calibrator temperature vector --target_prior 0.5 --fold_threshold true
+
+Every option is a key of the recipe; those that are not given are as the run was trained.
 """
 
 from __future__ import annotations
 
-from natix_hf.errors import CommandParser, command
+from natix_hf.errors import CommandParser, UserError, command
+
+NUMBERS = ("risk_alpha", "risk_delta", "prevalence")
+HELP = {
+    "threshold_metric": "mcc, accuracy, f1, fbeta:B, cost:FP:FN, precision>=P or recall>=R",
+    "calibrate_on": "clean, or the challenge profile that the run was trained with",
+    "risk": "what the control part guarantees: none, fpr, fnr, error, precision",
+    "risk_alpha": "highest rate that is let pass",
+    "risk_delta": "chance that the guarantee does not hold",
+    "prevalence": "share of positives that a promise of precision is made for",
+}
 
 
 def main(argv: list[str]) -> None:
     parser = CommandParser(prog="python -m natix_hf.calibrate", description=__doc__.split("\n")[0])
     parser.add_argument("run", help="folder of a finished run")
+    parser.add_argument("--calibrator", nargs="+", help="one or more of none, temperature, vector, isotonic")
     parser.add_argument(
-        "--calibrator", choices=["temperature", "none"], default="temperature", help="what is fitted on val_calib"
+        "--target_prior", nargs="+", help="expected class shares, of two classes that of the positive one; or none"
     )
-    given = parser.parse_args(argv)
+    parser.add_argument(
+        "--fold_threshold", nargs="?", const="true", help="true: decide at the best threshold, moved to 0.5"
+    )
+    for name, text in HELP.items():
+        parser.add_argument(f"--{name}", type=float if name in NUMBERS else str, help=text)
+    given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
 
     from natix_hf.training.run_folder import finished
 
-    run = finished(given.run)
+    run = finished(given.pop("run"))
 
-    from natix_hf.report.summary import calibration_lines
-    from natix_hf.training.final import calibrate_run, write_into_weights
+    from dataclasses import replace
 
-    document = calibrate_run(run, given.calibrator)
+    from natix_hf.data.certificate import read_certificate
+    from natix_hf.report.decision_lines import calibration_lines
+    from natix_hf.training.deciding import calibrate_run, options_of
+    from natix_hf.training.final import write_into_weights
+
+    options = options_of(run)
+    options = replace(options, **_cast(given))
+    document = calibrate_run(run, options)
     write_into_weights(run, document)
-    print("\n".join(calibration_lines(document)))
+    print("\n".join(calibration_lines(document, read_certificate(run)["label_names"])))
     print(f"the figures in metrics.json are those before; python -m natix_hf.evaluate {run} computes them again")
+
+
+def _cast(given: dict) -> dict:
+    """The words of the command line as the recipe's types."""
+    if "fold_threshold" in given:
+        if given["fold_threshold"].lower() not in ("true", "false"):
+            raise UserError(f"fold_threshold: '{given['fold_threshold']}' given, true or false expected")
+        given["fold_threshold"] = given["fold_threshold"].lower() == "true"
+    if "target_prior" in given:
+        words = given["target_prior"]
+        try:
+            given["target_prior"] = None if words == ["none"] else [float(word) for word in words]
+        except ValueError:
+            raise UserError(f"target_prior: {' '.join(words)} given, numbers or none expected") from None
+    return given
 
 
 if __name__ == "__main__":

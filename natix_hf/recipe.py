@@ -7,7 +7,7 @@ line fills them (`recipe_file.py`) nor what they cause (the rooms that take them
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, get_args, get_type_hints
 
 from natix_hf.errors import UserError
 from natix_hf.training_arguments import OPTIMIZERS, SCORES, NatixTrainingArguments, option
@@ -131,16 +131,58 @@ class DataOptions:
 
 @dataclass
 class DecisionOptions:
-    """How logits become probabilities."""
+    """How logits become probabilities, and probabilities decisions; all of it on val_calib, after training."""
 
     _argument_group_name: ClassVar[str] = "decision"
 
-    calibrator: Literal["temperature", "none"] = option("temperature", "fitted on val_calib after training")
+    calibrator: list[str] = option(
+        ["temperature"],
+        "one or more of none, temperature, vector, isotonic: the one that predicts held-out groups of val_calib best",
+    )
     target_prior: list[float] | None = option(
         None,
         "class shares expected where the model will work, in the order of the ids; of two classes that of the "
-        "positive one is enough, e.g. 0.5",
+        "positive one is enough, e.g. 0.5; probabilities are moved to them",
     )
+    threshold_metric: str = option(
+        "mcc", "what the threshold is best for: mcc, accuracy, f1, fbeta:B, cost:FP:FN, precision>=P or recall>=R"
+    )
+    fold_threshold: bool = option(
+        False, "decide at that threshold: the model's bias is moved so that it sits at 0.5; otherwise it is reported"
+    )
+    calibrate_on: Literal["clean", "challenge@2025", "challenge@2026-04", "challenge@2026-05"] = option(
+        "clean", "val_calib as it is, or as that challenge sends it; what the other would give is reported beside it"
+    )
+    risk: Literal["none", "fpr", "fnr", "error", "precision"] = option(
+        "none", "what the control part of val_calib guarantees, by leaving doubtful photos to a person"
+    )
+    risk_alpha: float = option(0.02, "highest rate that is let pass (of precision: 1 minus the least precision)")
+    risk_delta: float = option(0.1, "chance that the guarantee does not hold")
+    prevalence: float | None = option(None, "share of positives that a promise of precision is made for")
+    robustness: list[str] = option([], "challenge profiles under which val_test is measured beside its clean photos")
+    slices: list[str] = option([], "metadata columns that figures are broken down by; default all with 2 to 50 values")
+    hold_out_each: str | None = option(None, "metadata column of which each value is left out of training once")
+
+    def __post_init__(self):
+        from natix_hf.decision.calibrators import check_candidates
+        from natix_hf.decision.prior import check_target_prior
+        from natix_hf.decision.threshold import parse_metric
+
+        check_candidates(self.calibrator)
+        if self.target_prior:
+            check_target_prior(self.target_prior)
+        parse_metric(self.threshold_metric)
+        for name in ("calibrate_on", "risk"):  # the recipe's parser checks them too, Python and natix_hf.calibrate not
+            known = get_args(get_type_hints(DecisionOptions)[name])
+            if getattr(self, name) not in known:
+                raise UserError(f"{name}: '{getattr(self, name)}' given, one of {', '.join(known)} expected")
+        for name, share in (("risk_alpha", self.risk_alpha), ("risk_delta", self.risk_delta)):
+            if not 0 < share < 1:
+                raise UserError(f"{name}: {share:g} given, a number above 0 and below 1 expected")
+        if self.prevalence is not None and not 0 < self.prevalence < 1:
+            raise UserError(f"prevalence: {self.prevalence:g} given, a share above 0 and below 1 expected")
+        if self.risk == "precision" and self.prevalence is None:
+            raise UserError("risk: precision depends on how common positives are: add prevalence, e.g. 0.02")
 
 
 @dataclass
@@ -233,7 +275,6 @@ class Recipe:
     def __post_init__(self):
         if self.model.method == "probe" and self.data.augment == "basic":
             self.data.augment = "none"  # what a probe sees, so that recipe.yaml and card say so
-        from natix_hf.decision.prior import check_target_prior
         from natix_hf.training.curriculum import check_curriculum
 
         place = self.training.output_dir
@@ -245,7 +286,5 @@ class Recipe:
         check_loss(self.training, self.model.method)
         check_sampling(self.training)
         check_curriculum(self.training)
-        if self.decision.target_prior:
-            check_target_prior(self.decision.target_prior)
         if self.training.class_weights and (names := self.data.label_names):
             class_weights(self.training.class_weights, [1] * len(names), names)

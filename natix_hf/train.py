@@ -87,7 +87,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
             processing_class=processor,
             augment=recipe.data.augment,
             positive_label=recipe.data.positive_label,
-            **asdict(recipe.decision),
+            decision=recipe.decision,
             **asdict(recipe.speed),
             recipe_text=text,
         )

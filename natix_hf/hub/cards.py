@@ -94,7 +94,7 @@ def model_card(run_folder: str | Path, model_id: str | None = None) -> str:
         positive=cell(metrics["positive_label"]),
         test_counts=_counts(metrics["labels"]),
         read_before=_sentence(read_before_line(metrics)),
-        calibration=[_sentence(line) for line in calibration_lines(calibration)] if calibration else [],
+        calibration=[_sentence(line) for line in calibration_lines(calibration, classes)] if calibration else [],
         data_text=_data_text(data, splits),
         splits=[
             {
@@ -231,11 +231,23 @@ def _data_text(data: str | None, splits: Mapping[str, Any]) -> str:
 
 
 def _calibrated_text(calibration: Mapping[str, Any] | None) -> str:
-    if calibration is None or calibration["calibrator"] == "none":
+    asked = {} if calibration is None else calibration.get("options", {})
+    if calibration is None or asked.get("calibrator", [calibration["calibrator"]]) == ["none"]:
         return "not calibrated"
     if not calibration["kept"]:
-        return "left as they were, since no temperature made them better"
-    return f"calibrated with a temperature fitted on {calibration['n']} photos that training had not seen"
+        return "left as they were, since no calibration made them better"
+    name = {"temperature": "a temperature", "vector": "a temperature and a bias a class"}.get(
+        calibration["calibrator"], "isotonic regression"
+    )
+    text = f"calibrated with {name} fitted on {calibration['n']} photos that training had not seen"
+    if calibration.get("prior", {}).get("target"):
+        text += ", and moved to the class shares expected in use"
+    if calibration.get("folded"):
+        text += (
+            f"; a threshold of {calibration['threshold']:.3f} was then moved to 0.5, so that the model decides by it "
+            "and its scores are no longer the probabilities themselves"
+        )
+    return text
 
 
 def _counts(counts: Mapping[str, int]) -> str:

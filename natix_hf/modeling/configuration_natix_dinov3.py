@@ -30,6 +30,12 @@ class NatixDinov3Config(PreTrainedConfig):
         head_dropout: dropout on the features, in [0, 1).
         temperature: one value per class that the logits are divided by; None is 1 for every class.
         logit_bias: one value per class that is added last; None is 0 for every class.
+        isotonic: for each class its knots `[x, y]` on the probability from the linear layer, applied before
+            temperature and bias; None for calibrators that these two can hold.
+        decision: how the biases came about, for who wants the probability before the threshold was moved to 0.5:
+            `positive` (class id), `threshold`, `prior_bias` and `threshold_bias` (one value per class),
+            `abstain_band` (`[low, high]` on the calibrated probability of `positive`, between which a person
+            decides; or None).
 
     Raises:
         ValueError: a value outside these ranges, or a calibration whose length is not the number of classes.
@@ -48,6 +54,8 @@ class NatixDinov3Config(PreTrainedConfig):
     head_dropout: float = 0.0
     temperature: list[float] | None = None
     logit_bias: list[float] | None = None
+    isotonic: list | None = None
+    decision: dict | None = None
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
@@ -63,7 +71,7 @@ class NatixDinov3Config(PreTrainedConfig):
             raise ValueError(f"feature_layers is {self.feature_layers}, expected 1 to {layers}, the backbone's layers")
         if not 0.0 <= self.head_dropout < 1.0:
             raise ValueError(f"head_dropout is {self.head_dropout}, expected a value in [0, 1)")
-        for name in ("temperature", "logit_bias"):
+        for name in ("temperature", "logit_bias", "isotonic"):
             values = getattr(self, name)
             if values is not None and len(values) != self.num_labels:
                 raise ValueError(

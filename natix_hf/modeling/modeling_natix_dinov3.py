@@ -29,10 +29,28 @@ class NatixDinov3Output(ImageClassifierOutput):
     features: Tensor | None = None
 
 
+def isotonic_logits(logits: Tensor, knots: Sequence[Sequence[Sequence[float]]]) -> Tensor:
+    """Log of the probabilities that each class's knots make of its own, normalised to sum to 1.
+
+    Args:
+        logits: `(batch, classes)`.
+        knots: for each class `[x, y]`, both rising; linear between them, flat outside.
+    """
+    probabilities = logits.double().softmax(dim=-1)  # knots near 1 lie closer together than float32 tells apart
+    columns = []
+    for k, (x, y) in enumerate(knots):
+        x, y = (torch.tensor(values, dtype=torch.float64, device=logits.device) for values in (x, y))
+        share = (probabilities[:, k, None] - x[:-1]) / (x[1:] - x[:-1])  # (batch, knots - 1)
+        columns.append(y[0] + (share.clamp(0.0, 1.0) * (y[1:] - y[:-1])).sum(dim=-1))
+    mapped = torch.stack(columns, dim=-1)
+    return (mapped / mapped.sum(dim=-1, keepdim=True)).log().to(logits.dtype)
+
+
 class NatixDinov3Head(nn.Module):
     """Dropout, a linear layer or a small MLP, then the calibration: `logits = linear(x) / temperature + logit_bias`.
 
-    The calibration lives here as two buffers, so that whatever saves the head (adapters too) saves it along.
+    The calibration lives here as two buffers, so that whatever saves the head (adapters too) saves it along. An
+    isotonic calibrator does not fit into them: the config holds it, and it comes first, except while training.
     """
 
     def __init__(self, config: NatixDinov3Config):
@@ -47,6 +65,7 @@ class NatixDinov3Head(nn.Module):
         self.linear = nn.Linear(hidden_size, config.num_labels)
         self.register_buffer("temperature", torch.ones(config.num_labels))  # (classes,)
         self.register_buffer("logit_bias", torch.zeros(config.num_labels))  # (classes,)
+        self.isotonic = config.isotonic
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -60,7 +79,10 @@ class NatixDinov3Head(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Features `(batch, feature_size)` to calibrated logits `(batch, classes)`."""
-        return self.linear(self.hidden(self.dropout(features))) / self.temperature + self.logit_bias
+        logits = self.linear(self.hidden(self.dropout(features)))
+        if self.isotonic is not None and not self.training:
+            logits = isotonic_logits(logits, self.isotonic)
+        return logits / self.temperature + self.logit_bias
 
 
 class NatixDinov3ForImageClassification(PreTrainedModel):
@@ -179,12 +201,20 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
             features=features if output_features else None,
         )
 
-    def set_calibration(self, temperature: float | Sequence[float], logit_bias: float | Sequence[float] = 0.0) -> None:
+    def set_calibration(
+        self,
+        temperature: float | Sequence[float],
+        logit_bias: float | Sequence[float] = 0.0,
+        isotonic: Sequence[Sequence[Sequence[float]]] | None = None,
+        decision: dict[str, Any] | None = None,
+    ) -> None:
         """Set the calibration in the head and in the config, which a loaded model must find in agreement.
 
         Args:
             temperature: one positive value, or one per class; the logits are divided by it.
             logit_bias: one value, or one per class; added last.
+            isotonic: knots `[x, y]` for each class, applied first; None for none.
+            decision: how the biases came about, as the config describes it; not used by the model.
 
         Raises:
             ValueError: a temperature that isn't positive and finite, or a length that is not the number of classes.
@@ -196,6 +226,12 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
             if not values.isfinite().all() or (name == "temperature" and not (values > 0).all()):
                 raise ValueError(f"{name} is {values.tolist()}, expected finite values, and positive temperatures")
             getattr(self.head, name).copy_(values)
+        if isotonic is not None and len(isotonic) != self.config.num_labels:
+            raise ValueError(f"isotonic has {len(isotonic)} entries, expected {self.config.num_labels}, one a class")
+        for module in self.modules():  # peft keeps two heads
+            if isinstance(module, NatixDinov3Head):
+                module.isotonic = isotonic
+        self.config.isotonic, self.config.decision = isotonic, decision
         self.adopt_calibration()
 
     def adopt_calibration(self) -> None:

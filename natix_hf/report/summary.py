@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from natix_hf.report.decision_lines import calibration_lines
 from natix_hf.report.intervals import bootstrap_intervals, group_count
 from natix_hf.report.metrics import classification_metrics
 
@@ -120,20 +121,6 @@ def honest_run_line(metrics: Mapping[str, Any]) -> str:
         f"the figures are those of the run {metrics['honest_run']}; this model is its refit, trained once more on all "
         "photos, those of the test among them, and has no figures of its own"
     )
-
-
-def calibration_lines(calibration: Mapping[str, Any]) -> list[str]:
-    """A line about the content of `calibration.json`: T, NLL and ECE before and after on the rows of the fit."""
-    if calibration["calibrator"] == "none":
-        return ["calibration: none asked for"]
-    where = f"calibration on {calibration['fitted_on']} ({calibration['n']} photos)"
-    if not calibration["kept"]:
-        return [f"{where}: T = 1, no temperature lowered the NLL of {calibration['nll_before']:.4f}"]
-    return [
-        f"{where}: T = {calibration['temperature']:.3f}, "
-        f"NLL {calibration['nll_before']:.4f} -> {calibration['nll_after']:.4f}, "
-        f"ECE {calibration['ece_before']:.4f} -> {calibration['ece_after']:.4f}"
-    ]
 
 
 def read_before_line(metrics: Mapping[str, Any]) -> str:

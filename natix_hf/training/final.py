@@ -6,24 +6,26 @@ Everything behind `write_predictions` works from the files of the run folder, so
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from natix_hf.data.certificate import read_certificate
 from natix_hf.data.contracts import count_final_read
-from natix_hf.decision.temperature import apply_calibration, fit_temperature, softmax
-from natix_hf.errors import LeakageError, UserError
+from natix_hf.decision.calibration import Calibration
+from natix_hf.decision.temperature import softmax
+from natix_hf.errors import LeakageError
 from natix_hf.files import read_json, replacing, staging, write_json, write_text
 from natix_hf.hub.cards import hub_id, model_card
 from natix_hf.report import figures
 from natix_hf.report.summary import metrics_document
 from natix_hf.schemas import validate
 from natix_hf.training import run_folder
+from natix_hf.training.deciding import calibrate_run, carried
 from natix_hf.training.predictions import read_predictions, write_predictions
 
 if TYPE_CHECKING:
@@ -44,53 +46,14 @@ def _timed(times: dict[str, float], phase: str):
     times[phase] = round(times.get(phase, 0.0) + time.perf_counter() - begin, 3)
 
 
-def calibrate_run(run: Path, calibrator: str = "temperature") -> dict[str, Any]:
-    """Fit the calibration on the `fit` part of `val_calib`, and write `calibration.json`.
-
-    Args:
-        run: a folder with `predictions/val_calib.parquet`.
-        calibrator: `temperature`, or `none` for the logits as they are.
-
-    Returns:
-        The content of `calibration.json`.
-    """
-    if (Path(run) / "run.json").is_file() and read_json(Path(run) / "run.json").get("purpose") == "refit":
-        raise UserError(
-            f"{run}: a refit saw the rows of val_calib: its calibration is carried over and stays as it is"
-        )
-    rows = read_predictions(run, "val_calib", "fit")
-    classes = rows["logits"].shape[1]
-    fit = fit_temperature(rows["logits"], rows["label"])
-    use = calibrator == "temperature"
-    document = {
-        "version": 1,
-        "calibrator": calibrator,
-        "fitted_on": "val_calib/fit",
-        "n": fit.n,
-        "temperature": fit.temperature if use else 1.0,
-        "kept": fit.kept and use,
-        "nll_before": fit.nll_before,
-        "nll_after": fit.nll_after if use else fit.nll_before,
-        "ece_before": fit.ece_before,
-        "ece_after": fit.ece_after if use else fit.ece_before,
-        "logit_bias": [0.0] * classes,
-        "prior_bias": [0.0] * classes,
-        "threshold_bias": [0.0] * classes,
-    }
-    validate(document, "calibration")
-    write_json(run / "calibration.json", document)
-    return document
-
-
 def write_into_weights(run: Path, calibration: dict[str, Any]) -> None:
     """Put a calibration into the saved head (model and adapter) and config, without building the model."""
     import torch
     from safetensors.torch import load_file, save_file
 
-    config = read_json(run / "config.json")
-    classes = len(calibration["logit_bias"])
-    values = {"temperature": [calibration["temperature"]] * classes, "logit_bias": calibration["logit_bias"]}
-    values = {name: torch.tensor(value).tolist() for name, value in values.items()}  # float32, as the head holds them
+    config, whole = read_json(run / "config.json"), carried(calibration)
+    # float32, as the head holds them
+    values = {name: torch.tensor(whole[name]).tolist() for name in ("temperature", "logit_bias")}
     for path in [*run.glob("*.safetensors"), *(run / "adapter").glob("*.safetensors")]:
         tensors = load_file(path)
         names = {name: tensors[name] for name in tensors if name.rpartition(".")[2] in values and "head" in name}
@@ -100,7 +63,7 @@ def write_into_weights(run: Path, calibration: dict[str, Any]) -> None:
             with replacing(path) as temporary:
                 save_file(tensors, temporary, metadata={"format": "pt"})
                 temporary.chmod(0o644)
-    write_json(run / "config.json", {**config, **values})
+    write_json(run / "config.json", {**config, **whole, **values})
 
 
 def evaluate_run(run: Path, *, seed: int = 0) -> dict[str, Any]:
@@ -126,12 +89,12 @@ def evaluate_run(run: Path, *, seed: int = 0) -> dict[str, Any]:
     if record.get("purpose") == "sweep":
         raise LeakageError(f"step 'final figures' asked for val_test of {run}: {run_folder.SWEPT}")
     rows = read_predictions(run, "val_test")
-    calibration, splits = read_json(run / "calibration.json"), read_certificate(run)
-    names = splits["label_names"]
-    logits = apply_calibration(rows["logits"], calibration["temperature"], np.array(calibration["logit_bias"]))
+    decided, splits = read_json(run / "calibration.json"), read_certificate(run)
+    names, calibration = splits["label_names"], Calibration.from_document(decided)
+    logits, calibrated = calibration.served(rows["logits"]), calibration.calibrated(rows["logits"])
     evaluated = hashlib.blake2b(digest_size=16)
     evaluated.update((run / "predictions" / "val_test.parquet").read_bytes())
-    evaluated.update((run / "calibration.json").read_bytes())
+    evaluated.update(json.dumps(carried(decided), sort_keys=True).encode())
     fingerprint = splits["fingerprints"]["val_test"]
     before = count_final_read(fingerprint, evaluated.hexdigest(), run.name)
     document = metrics_document(
@@ -150,7 +113,7 @@ def evaluate_run(run: Path, *, seed: int = 0) -> dict[str, Any]:
     folder = run / "figures"
     folder.mkdir(exist_ok=True)
     with replacing(folder / "reliability.png") as path:
-        figures.reliability(softmax(rows["logits"]), softmax(logits), rows["label"], path)
+        figures.reliability(softmax(rows["logits"]), softmax(calibrated), rows["label"], path)
     with replacing(folder / "confusion.png") as path:
         figures.confusion(rows["label"], logits.argmax(axis=1), names, path)
     if record.get("log_history"):
@@ -184,11 +147,11 @@ def finish(trainer: NatixTrainer) -> dict[str, Any]:
                 write_predictions(run / "predictions" / f"{name}.parquet", predicted)
     document: dict[str, Any] = {}
     if trainer.args.should_save:
+        write_record(trainer, run)
         with _timed(times, "calibrate"):
-            calibration = calibrate_run(run, trainer.calibrator)
+            calibration = calibrate_run(run, trainer.decision)
         with _timed(times, "save"):
             save_model(trainer, run, calibration)
-        write_record(trainer, run)
         with _timed(times, "evaluate"):
             document = evaluate_run(run)
         record = read_json(run / "run.json")
@@ -207,7 +170,7 @@ def save_model(trainer: NatixTrainer, run: Path, calibration: dict[str, Any]) ->
 
     model = trainer.accelerator.unwrap_model(trainer.model)
     plain = model.get_base_model() if isinstance(model, PeftModel) else model
-    plain.set_calibration(calibration["temperature"], calibration["logit_bias"])
+    plain.set_calibration(**carried(calibration))
     with staging(run) as stage:
         if isinstance(model, PeftModel):
             for config in model.peft_config.values():
@@ -231,6 +194,7 @@ def write_record(trainer: NatixTrainer, run: Path, **more: Any) -> None:
         "status": "evaluating",
         "method": trainer.method,
         "positive": trainer.positive,
+        "decision": dataclasses.asdict(trainer.decision),
         "seeds": {
             "seed": args.seed,
             "data_seed": trainer.sampler.seed,

@@ -9,7 +9,6 @@ training (calibration, test, the run folder) in `final.py`.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,17 +24,18 @@ from transformers.trainer_utils import TrainOutput
 
 from natix_hf.data.contracts import LockedSplits
 from natix_hf.data.copies import copy_side, photo_copies
-from natix_hf.decision.prior import class_prior, prior_warning
+from natix_hf.decision.prior import prior_warning
 from natix_hf.errors import UserError
 from natix_hf.files import home, read_json
 from natix_hf.inference.batches import ClientPhotos, image_side
 from natix_hf.inference.features import frozen_features
-from natix_hf.recipe import NatixTrainingArguments
+from natix_hf.recipe import DecisionOptions, NatixTrainingArguments
 from natix_hf.report.classification_metric import NatixClassificationMetric
 from natix_hf.report.summary import summary_lines
 from natix_hf.training import run_folder
 from natix_hf.training.checkpoints import not_finite, remove_incomplete, resume_point
 from natix_hf.training.curriculum import check_curriculum, plan_curriculum
+from natix_hf.training.deciding import check_decision
 from natix_hf.training.ema import Ema
 from natix_hf.training.losses import TrainingLoss, check_loss
 from natix_hf.training.mixing import check_views, mixing
@@ -74,8 +74,8 @@ class NatixTrainer(SavesWholeCheckpoints):
         processing_class: the checkpoint's image processor; training makes squares of photos as it does.
         augment: training views, see `data.augment`; a probe sees none.
         positive_label: the class that AUROC speaks of; default the class of id 1.
-        calibrator: `temperature` or `none`.
-        target_prior: expected class shares, see `decision.prior`; a line is printed where training sees quite others.
+        decision: how logits become decisions, see `recipe.DecisionOptions`; a line is printed where training sees
+            quite other class shares than its `target_prior`.
         cache_dir: folder of frozen features and pre-resized copies; default `~/.cache/natix_hf`.
         decode_copy: train on pre-resized copies of the photos, made once; a probe has no use for them.
         decode_copy_side: their short side in pixels; default `data.copies.copy_side(image_size)`.
@@ -95,8 +95,7 @@ class NatixTrainer(SavesWholeCheckpoints):
         processing_class: Any,
         augment: str = "basic",
         positive_label: str | None = None,
-        calibrator: str = "temperature",
-        target_prior: Sequence[float] | None = None,
+        decision: DecisionOptions | None = None,
         cache_dir: str | Path | None = None,
         decode_copy: bool = False,
         decode_copy_side: int | None = None,
@@ -104,7 +103,7 @@ class NatixTrainer(SavesWholeCheckpoints):
         callbacks: list[TrainerCallback] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.splits, self.calibrator, self.recipe_text = splits, calibrator, recipe_text
+        self.splits, self.recipe_text, self.decision = splits, recipe_text, decision or DecisionOptions()
         self.label_list: list[str] = list(splits.label_names)
         names = [model.config.id2label[i] for i in range(model.config.num_labels)]
         if names != self.label_list:
@@ -118,7 +117,7 @@ class NatixTrainer(SavesWholeCheckpoints):
         check_loss(args, self.method)
         check_sampling(args)
         check_curriculum(args)
-        self.target_prior = class_prior(target_prior, self.label_list, self.positive) if target_prior else None
+        self.target_prior = check_decision(self.decision, self.label_list, self.positive)
         counts = splits.training_counts
         self.criterion = TrainingLoss(args, [counts[n] for n in self.label_list], self.label_list, self.positive)
         self.all_parameters = sum(p.numel() for p in model.parameters())

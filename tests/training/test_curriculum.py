@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from natix_hf import NatixTrainingArguments, UserError
+from natix_hf.recipe import DecisionOptions
 from natix_hf.recipe_file import parse
 from natix_hf.training.curriculum import (
     Curriculum,
@@ -214,13 +215,13 @@ def test_a_target_far_from_what_training_sees_gets_one_line(tiny_backbone, make_
 
     folder = make_photos(tmp_path / "rare", {"None": (100, 120, 110)}, 8)
     splits = load_photos(make_photos(folder, {"Roadwork": (150, 100, 90)}, 40, seed=1))
-    said = {}
+    said, expected = {}, DecisionOptions(target_prior=[0.5])
     remedies = {"plain": {}, "sampling": {"sampling": "balanced"}, "weights": {"class_weights": ["balanced"]}}
     for name, remedy in {**remedies, "adjustment": {"logit_adjustment": 1.0}}.items():
         model, processor = load_model(str(tiny_backbone), splits.label_names, method="probe", image_size=32)
         args = NatixTrainingArguments(output_dir=str(tmp_path / name), use_cpu=True, disable_tqdm=True, **remedy)
         capsys.readouterr()
-        NatixTrainer(model, args, splits=splits, processing_class=processor, augment="none", target_prior=[0.5])
+        NatixTrainer(model, args, splits=splits, processing_class=processor, augment="none", decision=expected)
         said[name] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning:")]
     assert [len(lines) for lines in said.values()] == [1, 0, 0, 0]
     counts = splits.training_counts

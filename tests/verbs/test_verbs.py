@@ -246,14 +246,19 @@ def test_calibrating_and_evaluating_again_give_the_same_documents(job, copy):
     assert "these rows had given nobody's final figures on this machine before" in done.stdout
 
     # Another calibration is another model, and the rows have been read for the first one.
+    done = execute("-m", "natix_hf.calibrate", copy, "--target_prior", "0.9", "--fold_threshold", home=job.home)
+    assert "-> 90.0%" in done.stdout
+    assert "too few for a threshold" in done.stdout
+    again = read(copy / "calibration.json")
+    model, _ = load_classifier(str(copy))
+    assert model.head.logit_bias.tolist() == pytest.approx(again["prior_bias"])
+    assert model.head.logit_bias[1] > model.head.logit_bias[0]
+    done = execute("-m", "natix_hf.evaluate", copy, home=job.home)
+    assert "other models' final figures once before" in done.stdout
+    assert read(copy / "metrics.json")["times_read_before"] == 1
     done = execute("-m", "natix_hf.calibrate", copy, "--calibrator", "none", home=job.home)
     assert "calibration: none asked for" in done.stdout
-    model, _ = load_classifier(str(copy))
-    assert model.head.temperature.tolist() == [1.0, 1.0]
-    if before["calibration"]["temperature"] != 1.0:
-        done = execute("-m", "natix_hf.evaluate", copy, home=job.home)
-        assert "other models' final figures once before" in done.stdout
-        assert read(copy / "metrics.json")["times_read_before"] == 1
+    assert read(copy / "calibration.json")["options"]["target_prior"] is None  # what is not given is as trained
     assert (copy / "adapter" / "adapter_model.safetensors").stat().st_mode & 0o044
 
 

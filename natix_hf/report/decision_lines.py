@@ -1,0 +1,99 @@
+"""What `calibration.json` says, as lines that a command prints and a card repeats."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def calibration_lines(calibration: Mapping[str, Any], names: Sequence[str] | None = None) -> list[str]:
+    """Calibrator, prior, threshold and guarantee, a line each, with the photos that they rest on.
+
+    Args:
+        calibration: the content of `calibration.json`, version 1 or 2.
+        names: the classes in the order of their ids; their numbers stand in for them.
+
+    Returns:
+        Lines without line ends; of a calibration with neither prior nor threshold only one.
+    """
+    lines = _calibrator(calibration)
+    if calibration.get("compared"):
+        lines += _compared(calibration["compared"])
+    names = names or [f"class {k}" for k in range(len(calibration.get("logit_bias", ())))]
+    if calibration.get("prior", {}).get("target"):
+        lines.append(_prior(calibration, names))
+    if calibration.get("threshold_choice"):
+        lines.append(_threshold(calibration))
+    if calibration.get("guarantee"):
+        lines += calibration["guarantee"]["lines"]
+    return lines + [f"note: {note}" for note in calibration.get("notes", ())]
+
+
+def _calibrator(calibration: Mapping[str, Any]) -> list[str]:
+    asked = calibration.get("options", {}).get("calibrator", [calibration["calibrator"]])
+    if list(asked) == ["none"]:
+        return ["calibration: none asked for"]
+    where = f"calibration on {calibration['fitted_on']} ({calibration['n']} photos)"
+    compared = [entry for entry in calibration.get("candidates", ()) if entry["cv_nll"] is not None]
+    lines = []
+    if compared:
+        figures = ", ".join(f"{entry['calibrator']} {entry['cv_nll']:.4f}" for entry in compared)
+        lines = [f"NLL on held-out groups of {calibration['fitted_on']}: {figures}: {calibration['calibrator']} taken"]
+    if not calibration["kept"]:
+        left = f"the logits stay as they are, NLL {calibration['nll_before']:.4f}"
+        if calibration["calibrator"] == "temperature":
+            left = f"T = 1, no temperature lowered the NLL of {calibration['nll_before']:.4f}"
+        return [*lines, f"{where}: {left}"]
+    temperature = calibration["temperature"]
+    fitted = {
+        "temperature": lambda: f"T = {temperature if isinstance(temperature, float) else temperature[0]:.3f}",
+        "vector": lambda: (
+            f"vector, T = {_list(sorted(set(temperature)))}, bias = {_list(calibration['calibrator_bias'])}"
+        ),
+        "isotonic": lambda: f"isotonic, {len(calibration['isotonic'][0][0])} knots",
+    }
+    figures = ", ".join(
+        f"{label} {calibration[f'{name}_before']:.4f} -> {calibration[f'{name}_after']:.4f}"
+        for label, name in (("NLL", "nll"), ("ECE", "ece"))
+    )
+    return [*lines, f"{where}: {fitted[calibration['calibrator']]()}, {figures}"]
+
+
+def _compared(compared: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    lines = []
+    for name, fit in compared.items():
+        threshold = "-" if fit["threshold"] is None else f"{fit['threshold']:.3f}"
+        figures = ", ".join(f"{nll:.4f} on {rows}" for rows, nll in fit["nll_on"].items())
+        lines.append(
+            f"  fitted on {name}: {fit['calibrator']}, T = {_list(sorted(set(fit['temperature'])))}, best threshold "
+            f"{threshold}, NLL {figures}"
+        )
+    return lines
+
+
+def _prior(calibration: Mapping[str, Any], names: Sequence[str]) -> str:
+    prior, positive = calibration["prior"], calibration["positive"]
+    shown = [positive] if len(names) == 2 else range(len(names))
+    shares = ", ".join(f"{names[k]} {prior['seen'][k]:.1%} -> {prior['target'][k]:.1%}" for k in shown)
+    return (
+        f"class shares of {calibration['fitted_on']} ({calibration['n']} photos) -> target_prior: {shares}, "
+        f"bias {_list(calibration['prior_bias'])}"
+    )
+
+
+def _threshold(calibration: Mapping[str, Any]) -> str:
+    choice = calibration["threshold_choice"]
+    used = (
+        f"used, moved to 0.5 by a bias of {calibration['threshold_bias'][calibration['positive']]:+.3f}"
+        if calibration["folded"]
+        else "not used (fold_threshold), decisions are at 0.5"
+    )
+    return (
+        f"best threshold for {choice['metric']}: {choice['threshold']:.3f} (95 % interval {choice['low']:.3f} to "
+        f"{choice['high']:.3f}; {choice['n']} photos, {choice['groups']} groups), {choice['measures']} "
+        f"{choice['at_half']:.3f} at 0.5 -> {choice['value']:.3f} there; {used}"
+    )
+
+
+def _list(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.3f}" for value in values)
