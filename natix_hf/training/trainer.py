@@ -126,6 +126,7 @@ class NatixTrainer(SavesWholeCheckpoints):
         self.cache_dir = Path(cache_dir or home())
         self.decode_copy, self.decode_copy_side = decode_copy, decode_copy_side
         check_views(self.method, augment, args, decode_copy=decode_copy)
+        self.decode_workers = args.dataloader_num_workers
         if self.method == "probe":
             args.dataloader_num_workers = 0  # rows of a memory-mapped file: a worker process would only copy them
         self.metric = NatixClassificationMetric()
@@ -168,14 +169,13 @@ class NatixTrainer(SavesWholeCheckpoints):
         if self.method != "probe":
             return ClientPhotos(rows, processor)
         model.to(args.device)  # before the parent does it, since the features are wanted before the parent is there
-        workers = args.dataloader_num_workers
         return frozen_features(
             model,
             rows,
             processor,
             cache_dir=self.cache_dir,
             batch_size=args.per_device_eval_batch_size,
-            num_workers=workers,
+            num_workers=self.decode_workers,
         )
 
     def _training_set(
