@@ -1,0 +1,55 @@
+"""Which photos a person should look at: the most confident mistakes, and labels that look wrong.
+
+Knows arrays only.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def confident_mistakes(probabilities: np.ndarray, labels: np.ndarray, decided: np.ndarray, most: int) -> np.ndarray:
+    """Rows whose decision is wrong, the most confident first.
+
+    Args:
+        probabilities: `(n, classes)`.
+        labels, decided: `(n,)` class ids.
+        most: how many rows at most.
+
+    Returns:
+        Their numbers; rows of equal confidence stay in their order.
+    """
+    wrong = np.flatnonzero(decided != labels)
+    return wrong[np.argsort(-probabilities[wrong, decided[wrong]], kind="stable")][:most]
+
+
+def suspected_label_errors(probabilities: np.ndarray, labels: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows whose label the model contradicts with more than its usual confidence, the most contradicted first.
+
+    Confident learning (Northcutt, Jiang and Chuang, "Confident Learning: Estimating Uncertainty in Dataset Labels",
+    JAIR 70, 2021): class j's threshold is the mean probability of j over the photos labelled j; a photo counts for
+    the likeliest class whose threshold it reaches, and is suspected where that is not its label. The order is that of
+    the normalised margin, p(label) - max p(other). Only for rows that training has not seen.
+
+    Args:
+        probabilities: `(n, classes)`.
+        labels: `(n,)` class ids.
+        most: how many rows at most.
+
+    Returns:
+        Their numbers, and for each the class that it counts for.
+    """
+    rows = np.arange(len(labels))
+    classes = probabilities.shape[1]
+    present = np.bincount(labels, minlength=classes) > 0
+    own = probabilities[rows, labels]
+    # A class without photos has no usual confidence: it can't be reached.
+    threshold = np.bincount(labels, own, classes) / np.maximum(np.bincount(labels, minlength=classes), 1)
+    reached = (probabilities >= threshold) & present
+    counted = np.where(reached, probabilities, -1.0).argmax(axis=1)
+    suspected = np.flatnonzero(reached.any(axis=1) & (counted != labels))
+    others = probabilities.copy()
+    others[rows, labels] = -1.0
+    margin = own - others.max(axis=1)
+    order = suspected[np.argsort(margin[suspected], kind="stable")][:most]
+    return order, counted[order]
