@@ -8,11 +8,16 @@ be loaded from outside.
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
+import numpy as np
 
-from natix_hf.report.summary import figure_text, interval_text
+from natix_hf.report import page_charts, page_sections, page_tables
+from natix_hf.report.charts import Table
+from natix_hf.report.page_sections import Picture, Rows
+from natix_hf.report.summary import calibration_lines, figure_text, interval_text, read_before_line
 
 
 @functools.cache
@@ -41,3 +46,81 @@ def render(template: str, **context: Any) -> str:
 def percent(share: float | None, digits: int = 1) -> str:
     """`0.1234` as `12.3 %`, a dash where it is not defined."""
     return "-" if share is None else f"{100 * share:.{digits}f} %"
+
+
+def report_html(
+    name: str,
+    documents: Mapping[str, Any],
+    test: Rows,
+    *,
+    select: Rows | None = None,
+    pictures: Mapping[tuple[str, str], Picture] | None = None,
+    lead: str = "",
+    facts: Sequence[tuple[str, Table]] = (),
+    version: str = "",
+) -> str:
+    """The report of one run as one HTML page.
+
+    Args:
+        name: of the run.
+        documents: by name the contents of `metrics`, `calibration`, `run` and `splits`, and, where the run has them,
+            of `slices`, `robustness`, `reward`, `selective`: a section whose document is missing is left out.
+        test: the rows that the figures come from.
+        select: the rows that chose the checkpoint; labels that look wrong are looked for in both.
+        pictures: by split and id. None: no photo, no id and nothing else of a single row stands in the page.
+        lead: a sentence under the title.
+        facts: titles and tables of the last section.
+        version: of natix_hf.
+    """
+    metrics, calibration, run, splits = (documents[name] for name in ("metrics", "calibration", "run", "splits"))
+    names, positive = splits["label_names"], run.get("positive", 1)
+    is_positive, decided = test.labels == positive, test.decided == positive
+    ranking = []
+    if is_positive.any() and not is_positive.all():
+        ranking = page_charts.ranking_charts(test.after[:, positive], is_positive, decided, names[positive])
+    chosen = calibration.get("threshold_choice")
+    selective, slices = documents.get("selective"), documents.get("slices")
+    guarantee = calibration.get("guarantee")
+    robustness = documents.get("robustness")
+    return render(
+        "report.html.jinja",
+        name=name,
+        lead=lead,
+        names=names,
+        metrics=metrics,
+        counts=", ".join(f"{count} {label}" for label, count in metrics["labels"].items())
+        if len(names) <= 4
+        else f"{len(names)} classes",
+        level=f"{100 * metrics['level']:g} %",
+        figures=page_sections.figures(metrics),
+        notices=[],
+        ledger=page_sections.ledger(run, splits),
+        read_before=sentence(read_before_line(metrics)),
+        confusion=page_sections.confusion(test.labels, test.decided, names),
+        threshold=chosen and page_charts.threshold_chart(chosen, calibration["fitted_on"]),
+        ranking=ranking,
+        calibration=[sentence(line) for line in calibration_lines({**calibration, "guarantee": None}, names)],
+        reliability=page_charts.reliability_chart(test.before, test.after, test.labels),
+        calibrated=page_tables.calibration_table(metrics),
+        risk=selective
+        and page_charts.risk_coverage_chart(**selective["curve"], note=page_tables.selective_text(selective)),
+        guarantee=guarantee and [sentence(line) for line in guarantee.get("lines", [])],
+        band=selective and page_tables.band_table(selective),
+        slices=slices and page_tables.slices_table(slices),
+        robustness=robustness
+        and {**page_tables.robustness_table(robustness), "chart": page_tables.robustness_chart(robustness)},
+        reward=documents.get("reward") and page_tables.reward_table(documents["reward"]),
+        mistakes=[] if pictures is None else page_sections.mistakes(test, names, positive, pictures),
+        wrong=int(np.sum(test.decided != test.labels)),
+        label_errors=[]
+        if pictures is None
+        else page_sections.label_errors([test] if select is None else [select, test], names, pictures),
+        training=page_charts.training_charts(run.get("log_history") or []),
+        facts=facts,
+        version=version,
+    )
+
+
+def sentence(line: str) -> str:
+    """A line of a command as a sentence."""
+    return line[:1].upper() + line[1:] + "."

@@ -84,7 +84,6 @@
       dialog.querySelector(".big").replaceChildren(shot.querySelector(".frame").cloneNode(true));
       dialog.querySelector(".detail").replaceChildren(shot.querySelector(".facts").cloneNode(true));
       dialog.querySelector(".where").textContent = `${at + 1} of ${shots.length}`;
-      all("template.more", dialog).forEach((more) => more.replaceWith(more.content.cloneNode(true)));
       dialog.querySelector(".heat-toggle").hidden = !shot.querySelector(".heat");
     };
     const heat = () => {
@@ -123,7 +122,6 @@
     const [toX, toY] = [scale(svg.dataset.x), scale(svg.dataset.y)];
     const cursor = svg.querySelector(".cursor");
     const digits = (value) => Math.abs(value) >= 100 ? value.toFixed(0) : value.toFixed(3);
-    const rest = readout.textContent;
     svg.addEventListener("pointermove", (event) => {
       const place = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
       const nearest = (points) => points.reduce((best, point) => Math.abs(point[0] - place.x) < Math.abs(best[0] - place.x) ? point : best);
@@ -132,6 +130,6 @@
       cursor.setAttribute("x1", x); cursor.setAttribute("x2", x); cursor.removeAttribute("visibility");
       readout.textContent = `${svg.dataset.xlabel} ${digits(toX(x))} · ` + found.map(([name, point]) => `${name} ${digits(toY(point[1]))}`).join(" · ");
     });
-    svg.addEventListener("pointerleave", () => { cursor.setAttribute("visibility", "hidden"); readout.textContent = rest; });
+    svg.addEventListener("pointerleave", () => { cursor.setAttribute("visibility", "hidden"); readout.textContent = ""; });
   });
 })();

@@ -1,0 +1,171 @@
+"""Charts as plain numbers that a template draws: SVG in the page's own colours, with the values beside as a table.
+
+Knows no HTML: a `Chart` holds places in a 440 x 300 box, the words around them, and the rows of its table. Colours are
+names (`blue`, `orange`, `gray`, `good`), since light and dark pages paint them differently.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+
+WIDTH, HEIGHT = 440, 300
+TABLE_ROWS = 25  # of a curve; what is drawn is not thinned by this
+
+
+class Table(NamedTuple):
+    """Column heads, and rows of texts."""
+
+    heads: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+class Chart:
+    """One drawing: axes first, then lines, bands, bars and dots in the order in which they are added."""
+
+    def __init__(
+        self,
+        title: str,
+        description: str,
+        *,
+        x: tuple[float, float],
+        y: tuple[float, float],
+        x_label: str,
+        y_label: str,
+        height: int = HEIGHT,
+        note: str = "",
+        readout: bool = True,
+        count_x: bool = False,
+        count_y: bool = False,
+    ) -> None:
+        """Lay out the axes.
+
+        Args:
+            title, description: what it shows; the description is read out where the drawing cannot be seen.
+            x, y: lowest and highest value of each axis.
+            x_label, y_label: quantity and unit.
+            height: of the drawing; the width is always the same.
+            note: a sentence below.
+            readout: the page says the values under the pointer, read back from the curves.
+            count_x, count_y: the axis counts things, so ticks are whole numbers.
+        """
+        self.title, self.description, self.note = title, description, note
+        self.x_label, self.y_label = x_label, y_label
+        self.width, self.height = WIDTH, height
+        self.left, self.right, self.top, self.bottom = 46, WIDTH - 12, 26, height - 44
+        self._x, self._y = _widened(x), _widened(y)
+        self.x_ticks = [(self.px(value), text) for value, text in _ticks(*self._x, 6, whole=count_x)]
+        self.y_ticks = [(self.py(value), text) for value, text in _ticks(*self._y, 5, whole=count_y)]
+        self.shapes: list[dict[str, Any]] = []
+        self.legend: list[tuple[str, str]] = []
+        self.table: Table | None = None
+        self.below: Chart | None = None  # drawn in the same frame
+        self.readout = readout
+
+    @property
+    def x_scale(self) -> tuple[float, ...]:
+        """Lowest and highest value of x, and where they lie: what reads values back from a drawn curve."""
+        return (*self._x, self.left, self.right)
+
+    @property
+    def y_scale(self) -> tuple[float, ...]:
+        """The same for y."""
+        return (*self._y, self.bottom, self.top)
+
+    def px(self, value: float) -> float:
+        """Where a value of x lies."""
+        low, high = self._x
+        return round(self.left + (value - low) / (high - low) * (self.right - self.left), 2)
+
+    def py(self, value: float) -> float:
+        """Where a value of y lies, kept inside the axes."""
+        low, high = self._y
+        share = min(max((value - low) / (high - low), 0.0), 1.0)
+        return round(self.bottom - share * (self.bottom - self.top), 2)
+
+    def line(
+        self,
+        x: Sequence[float],
+        y: Sequence[float],
+        style: str,
+        name: str = "",
+        *,
+        key: bool = True,
+        steps: bool = False,
+    ) -> None:
+        """A curve; points that are None or NaN are left out, and a name puts it into legend and readout."""
+        points = _points(x, y)
+        if steps and points:
+            points = [points[0], *(p for a, b in itertools.pairwise(points) for p in ((b[0], a[1]), b))]
+        if not points:
+            return
+        d = "".join(f"{'L' if i else 'M'}{self.px(a)},{self.py(b)}" for i, (a, b) in enumerate(points))
+        self.shapes.append({"kind": "line", "d": d, "style": style, "name": name})
+        if name and key:
+            self.legend.append((style, name))
+
+    def band(self, x: Sequence[float], low: Sequence[float], high: Sequence[float], style: str) -> None:
+        """The area between two curves."""
+        upper, lower = _points(x, high), _points(x, low)[::-1]
+        if upper and lower:
+            d = "".join(f"{'L' if i else 'M'}{self.px(a)},{self.py(b)}" for i, (a, b) in enumerate([*upper, *lower]))
+            self.shapes.append({"kind": "area", "d": f"{d}Z", "style": f"band {style}"})
+
+    def bar(
+        self, start: float, end: float, value: float, style: str, text: str = "", opacity: float | None = None
+    ) -> None:
+        """A bar from the bottom up to `value` between two values of x."""
+        left, right, top = self.px(start), self.px(end), self.py(value)
+        place = {"x": left, "y": top, "w": round(right - left, 2), "h": round(self.bottom - top, 2)}
+        self.shapes.append({"kind": "bar", "style": style, "text": text, "opacity": opacity, **place})
+
+    def dot(self, x: float, y: float, style: str, text: str = "", radius: float = 4.5) -> None:
+        """A point; its text shows under the pointer."""
+        place = {"x": self.px(x), "y": self.py(y), "r": round(radius, 1)}
+        self.shapes.append({"kind": "dot", "style": style, "text": text, **place})
+
+    def mark(self, x: float, y: float, text: str) -> None:
+        """Words beside a point, on the side where there is room."""
+        left = self.px(x) > (self.left + self.right) / 2
+        place = {"x": self.px(x) + (-9 if left else 9), "y": max(self.py(y) - 8, self.top + 4)}
+        self.shapes.append({"kind": "text", "text": text, "anchor": "end" if left else "start", **place})
+
+
+def table_of_curves(x_label: str, x: Sequence[float], **curves: Sequence[float]) -> Table:
+    """Some rows of curves over the same x, evenly picked, first and last among them."""
+    picked = np.unique(np.linspace(0, len(x) - 1, min(TABLE_ROWS, len(x))).round().astype(int))
+    names = [name.replace("_", " ") for name in curves]
+    rows = [[number(x[i]), *(number(values[i]) for values in curves.values())] for i in picked]
+    return Table([x_label, *names], rows)
+
+
+def number(value: float | None) -> str:
+    """At most three decimals, whole numbers without; a dash where there is none."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    return f"{value:.0f}" if float(value).is_integer() and abs(value) > 1 else f"{value:.3f}"
+
+
+def _points(x: Sequence[float], y: Sequence[float]) -> list[tuple[float, float]]:
+    pairs = [(a, b) for a, b in zip(x, y, strict=True) if a is not None and b is not None]
+    return [(float(a), float(b)) for a, b in pairs if math.isfinite(a) and math.isfinite(b)]
+
+
+def _widened(ends: tuple[float, float]) -> tuple[float, float]:
+    low, high = map(float, ends)
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def _ticks(low: float, high: float, most: int, whole: bool = False) -> list[tuple[float, str]]:
+    values = MaxNLocator(nbins=most, steps=[1, 2, 2.5, 5, 10], integer=whole).tick_values(low, high)
+    inside = [float(value) for value in values if low - 1e-9 <= value <= high + 1e-9]
+    gap = inside[1] - inside[0] if len(inside) > 1 else 1.0
+    digits = 0
+    while digits < 6 and abs(round(gap, digits) - gap) > 1e-9:
+        digits += 1
+    return [(value, f"{value + 0.0:,.{digits}f}".replace(",", " ")) for value in inside]

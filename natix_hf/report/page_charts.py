@@ -1,0 +1,246 @@
+"""The charts of a report, from arrays and documents: training, reliability, threshold, ranking, risk and coverage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import sklearn.metrics
+
+from natix_hf.report.charts import Chart, Table, number, table_of_curves
+from natix_hf.report.metrics import expected_calibration_error
+
+BINS = 15  # the same as the ECE's
+DRAWN = 400  # points of a curve; more are closer together than a pixel
+UNIT = (0.0, 1.0)
+
+
+def training_charts(log_history: Sequence[Mapping[str, Any]], metric: str = "mcc") -> list[Chart]:
+    """Losses, and the metric that the checkpoint was chosen by, over the steps of training.
+
+    Args:
+        log_history: `TrainerState.log_history`.
+        metric: without `eval_`.
+    """
+
+    def series(key: str) -> tuple[list[float], list[float]]:
+        points = [(entry["step"], entry[key]) for entry in log_history if entry.get(key) is not None]
+        return [step for step, _ in points], [value for _, value in points]
+
+    def table(**named: tuple[list[float], list[float]]) -> Table:
+        steps = sorted({step for xs, _ in named.values() for step in xs})
+        picked = [steps[i] for i in np.unique(np.linspace(0, len(steps) - 1, min(25, len(steps))).round().astype(int))]
+        values = {name: dict(zip(*pair)) for name, pair in named.items()}
+        rows = [[str(step), *(number(of.get(step)) for of in values.values())] for step in picked]
+        return Table(["step", *(name.replace("_", " ") for name in named)], rows)
+
+    loss, held, score = series("loss"), series("eval_loss"), series(f"eval_{metric}")
+    raw = series(f"eval_raw_{metric}")
+    charts, title = [], metric.upper() if "_" not in metric else metric.replace("_", " ")
+    last = max([step for xs, _ in (loss, held, score) for step in xs], default=0)
+    if loss[0] or held[0]:
+        top = float(np.nanmax([*loss[1], *held[1]]))
+        chart = Chart(
+            "Loss while training",
+            f"Loss in nats over {last} steps; the last of train is {number(_last(loss))}, of val_select "
+            f"{number(_last(held))}.",
+            **{"x": (0, last), "y": (0, 1.05 * top), "x_label": "step", "y_label": "loss (nats)"},
+        )
+        chart.line(*loss, "gray", "train")
+        chart.line(*held, "blue", "val_select")
+        for x, y in zip(*held):
+            chart.dot(x, y, "blue", f"val_select at step {x}: {number(y)}", 3.5)
+        chart.table = table(train=loss, val_select=held)
+        charts.append(chart)
+    if score[0]:
+        lowest = min([*score[1], *raw[1]])
+        chart = Chart(
+            f"{title} on val_select",
+            f"{title} over {last} steps; the highest is {number(max(score[1]))} at step "
+            f"{score[0][int(np.argmax(score[1]))]}.",
+            **{"x": (0, last), "y": (min(0.0, lowest), 1.0), "x_label": "step", "y_label": title},
+            note="The checkpoint is chosen by this curve, so its best value flatters; val_test took no part.",
+        )
+        chart.line(*raw, "orange dash", "raw weights")
+        chart.line(*score, "blue", "weights that are scored" if raw[0] else "val_select")
+        for x, y in zip(*score):
+            chart.dot(x, y, "blue", f"step {x}: {number(y)}", 3.5)
+        chart.table = table(**{title: score, **({"raw weights": raw} if raw[0] else {})})
+        charts.append(chart)
+    return charts
+
+
+def reliability_chart(before: np.ndarray, after: np.ndarray, labels: np.ndarray, bins: int = BINS) -> Chart:
+    """Share of right decisions by confidence, before and after calibration; `below` are the photos of each bin.
+
+    Args:
+        before, after: `(n, classes)`, rows sum to 1.
+        labels: `(n,)` class ids.
+        bins: equal-width on [0, 1].
+    """
+    start = max(0.0, 1 / before.shape[1] - 0.5 / bins)
+    drawn = {"before": (before, "orange"), "after": (after, "blue")}
+    parts, rows = {}, {}
+    for name, (probabilities, _) in drawn.items():
+        confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+        bin_of_row = np.minimum((confidence * bins).astype(int), bins - 1)
+        size = np.bincount(bin_of_row, minlength=bins)
+        mean = np.bincount(bin_of_row, confidence, minlength=bins) / np.maximum(size, 1)
+        accuracy = np.bincount(bin_of_row, right, minlength=bins) / np.maximum(size, 1)
+        parts[name] = size, mean, accuracy
+        rows[name] = expected_calibration_error(probabilities, labels, bins)
+    chart = Chart(
+        "Reliability",
+        f"Share of right decisions against confidence for {len(labels)} photos. ECE {rows['before']:.4f} before and "
+        f"{rows['after']:.4f} after calibration; a calibrated model lies on the diagonal.",
+        **{"x": (start, 1.0), "y": UNIT, "x_label": "confidence", "y_label": "share of right decisions"},
+        readout=False,
+        note=f"{len(labels)} photos in {bins} bins of equal width. A larger dot holds more photos.",
+    )
+    chart.line([start, 1], [start, 1], "gray dash thin")
+    for name, (_, style) in drawn.items():
+        size, mean, accuracy = parts[name]
+        used = np.flatnonzero(size)
+        chart.line(mean[used], accuracy[used], f"{style} thin", f"{name}: ECE {rows[name]:.4f}")
+        for i in used:
+            text = f"{name}: {size[i]} photos, confidence {mean[i]:.3f}, right {accuracy[i]:.3f}"
+            chart.dot(mean[i], accuracy[i], style, text, 3 + 6 * np.sqrt(size[i] / len(labels)))
+    top = max(int(size.max()) for size, _, _ in parts.values())
+    chart.below = Chart(
+        "Photos by confidence",
+        "How many photos each confidence bin holds, before and after calibration; the table has the numbers.",
+        **{"x": (start, 1.0), "y": (0, top), "x_label": "confidence", "y_label": "photos"},
+        height=160,
+        readout=False,
+        count_y=True,
+    )
+    for name, (_, style) in drawn.items():
+        size, half = parts[name][0], 0.5 / bins
+        for i in np.flatnonzero(size):
+            left = max(start, i / bins + 0.08 / bins + (name == "after") * 0.42 / bins)
+            right = min(1.0, i / bins + half + (name == "after") * 0.42 / bins)
+            if right > left:
+                chart.below.bar(left, right, size[i], style, f"{name}: {size[i]} photos")
+    chart.table = Table(
+        ["bin", "photos before", "right before", "photos after", "right after"],
+        [
+            [
+                f"{i / bins:.2f} to {(i + 1) / bins:.2f}",
+                *(
+                    t
+                    for size, _, share in parts.values()
+                    for t in (str(size[i]), number(share[i] if size[i] else None))
+                ),
+            ]
+            for i in range(bins)
+            if any(size[i] for size, _, _ in parts.values())
+        ],
+    )
+    return chart
+
+
+def ranking_charts(score: np.ndarray, is_positive: np.ndarray, decided: np.ndarray, name: str) -> list[Chart]:
+    """ROC and precision-recall curve of the positive class against the rest, with the point where decisions fall.
+
+    Args:
+        score: `(n,)` that ranks the photos, e.g. log odds.
+        is_positive, decided: `(n,)` booleans; both classes must occur.
+        name: of the positive class.
+    """
+    false, true, _ = sklearn.metrics.roc_curve(is_positive, score)
+    precision, recall, _ = sklearn.metrics.precision_recall_curve(is_positive, score)
+    area = sklearn.metrics.roc_auc_score(is_positive, score)
+    average = sklearn.metrics.average_precision_score(is_positive, score)
+    positives, negatives = int(is_positive.sum()), int((~is_positive).sum())
+    fpr, tpr = np.mean(decided[~is_positive]), np.mean(decided[is_positive])
+    n = f"{positives} photos of {name}, {negatives} others."
+    roc = Chart(
+        "ROC",
+        f"True-positive rate against false-positive rate; area {area:.4f}. Decisions: {fpr:.4f} and {tpr:.4f}.",
+        **{"x": UNIT, "y": UNIT, "x_label": "false-positive rate", "y_label": "true-positive rate"},
+        note=f"AUROC {area:.3f} on {n} The dot is where the decisions fall.",
+    )
+    roc.line([0, 1], [0, 1], "gray dash thin")
+    keep = _thinned(len(false))
+    roc.line(false[keep], true[keep], "blue", "true-positive rate", key=False)
+    roc.dot(fpr, tpr, "orange", f"decisions: false-positive rate {fpr:.4f}, true-positive rate {tpr:.4f}", 5.5)
+    roc.table = table_of_curves("false-positive rate", false, true_positive_rate=true)
+    curve = Chart(
+        "Precision and recall",
+        f"Precision against recall; average precision {average:.4f}, at a share of {name} of "
+        f"{positives / len(score):.3f}.",
+        **{"x": UNIT, "y": UNIT, "x_label": "recall", "y_label": "precision"},
+        note=f"Average precision {average:.3f} on {n} Precision holds for this share of {name} "
+        f"({100 * positives / len(score):.1f} %, dashed) and no other.",
+    )
+    curve.line(UNIT, [positives / len(score)] * 2, "gray dash thin")
+    recall, precision = recall[::-1], precision[::-1]
+    keep = _thinned(len(recall))
+    curve.line(recall[keep], precision[keep], "blue", "precision", key=False)
+    if decided.any():
+        at = float(np.mean(is_positive[decided]))
+        curve.dot(tpr, at, "orange", f"decisions: recall {tpr:.4f}, precision {at:.4f}", 5.5)
+    curve.table = table_of_curves("recall", recall, precision=precision)
+    return [roc, curve]
+
+
+def threshold_chart(document: Mapping[str, Any], rows: str) -> Chart:
+    """A `threshold_curve` document: the metric at every threshold, the optimum and its interval.
+
+    Args:
+        document: as `decision.threshold.threshold_curve` gives it.
+        rows: where its photos come from.
+    """
+    x, y = document["curve"]["threshold"], document["curve"]["value"]
+    measures = document["measures"].upper() if document["measures"] == "mcc" else document["measures"]
+    low, high = min([0.0, *y]), max([1.0, *y]) if document["measures"] != "cost" else max(y)
+    best, value = document["threshold"], document["value"]
+    chart = Chart(
+        f"{measures} by threshold",
+        f"{measures} at every threshold on {document['n']} photos in {document['groups']} groups. Best {value:.4f} at "
+        f"{best:.4f} (interval {document['low']:.4f} to {document['high']:.4f}); {document['at_half']:.4f} at 0.5.",
+        **{"x": UNIT, "y": (low, high), "x_label": "threshold on the probability", "y_label": measures},
+        note=f"Best {number(value)} ({number(document['value_low'])} to {number(document['value_high'])}) at "
+        f"{best:.3f}; at 0.5 it is {number(document['at_half'])}. The band is the interval of the best threshold. "
+        f"{document['n']} photos in {document['groups']} groups of {rows}, on which it was chosen.",
+    )
+    chart.band([document["low"], document["high"]], [low, low], [high, high], "orange")
+    chart.line([0.5, 0.5], [low, high], "gray dash thin")
+    chart.line(x, y, "blue", measures, key=False)
+    chart.dot(best, value, "orange", f"best: {value:.4f} at threshold {best:.4f}", 5.5)
+    chart.mark(best, value, f"{best:.3f}")
+    chart.table = table_of_curves("threshold", x, **{measures: y})
+    return chart
+
+
+def risk_coverage_chart(coverage: Sequence[float], risk: Sequence[float], note: str) -> Chart:
+    """Share of wrong decisions among the most confident photos, over how many of them are decided.
+
+    Args:
+        coverage: rising, shares of all photos.
+        risk: at each, the share of wrong decisions.
+        note: area and number of photos.
+    """
+    coverage, risk = np.asarray(coverage, float), np.asarray(risk, float)
+    top = max(0.01, 1.15 * float(np.nanmax(risk)))
+    chart = Chart(
+        "Risk and coverage",
+        f"Share of wrong decisions over the share of photos decided, most confident first; {risk[-1]:.4f} where all "
+        "are decided.",
+        **{"x": UNIT, "y": (0, top), "x_label": "share of photos decided", "y_label": "share of wrong decisions"},
+        note=note,
+    )
+    keep = _thinned(len(coverage))
+    chart.band(coverage[keep], np.zeros(len(keep)), risk[keep], "blue")
+    chart.line(coverage[keep], risk[keep], "blue", "wrong", key=False)
+    chart.table = table_of_curves("share decided", coverage, wrong=risk)
+    return chart
+
+
+def _thinned(count: int) -> np.ndarray:
+    return np.unique(np.linspace(0, count - 1, min(DRAWN, count)).round().astype(int))
+
+
+def _last(series: tuple[list[float], list[float]]) -> float | None:
+    return series[1][-1] if series[1] else None

@@ -1,0 +1,226 @@
+"""What the sections of a report say, as plain values for the template: figures, confusion, who read which rows, photos
+worth a look.
+
+Knows arrays, documents and ready images; no HTML and no run folder.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from natix_hf.report.mistakes import confident_mistakes, suspected_label_errors
+from natix_hf.report.summary import LABELS, figure_text, interval_text
+
+SHOWN = 24  # photos of a gallery
+USES = {
+    "train": "taught the model",
+    "val_select": "chose the checkpoint",
+    "val_calib/fit": "set the calibration",
+    "val_calib/control": "kept for guarantees",
+    "val_test": "gave the figures on this page",
+}
+NOTES = {
+    "mcc": "1 is perfect, 0 is guessing",
+    "log_loss": "lower is better",
+    "ece": "lower is better",
+    "balanced_accuracy": "mean recall of the classes",
+    "auroc": "how well photos are ranked",
+    "macro_f1": "mean of the classes",
+    "accuracy": "share of right decisions",
+}
+FIRST = ("mcc", "accuracy", "balanced_accuracy", "macro_f1", "auroc", "log_loss", "ece")
+
+
+class Rows(NamedTuple):
+    """The rows of one split.
+
+    Attributes:
+        split: its name.
+        ids: `(n,)` names of the photos.
+        labels: `(n,)` class ids.
+        groups: `(n,)`, or None.
+        before, after: `(n, classes)` probabilities before and after calibration, the latter without a threshold in
+            them.
+        decided: `(n,)` class ids.
+        slices: column -> `(n,)` kinds of photos.
+    """
+
+    split: str
+    ids: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray | None
+    before: np.ndarray
+    after: np.ndarray
+    decided: np.ndarray
+    slices: Mapping[str, np.ndarray]
+
+
+class Picture(NamedTuple):
+    """A photo that is ready to be shown.
+
+    Attributes:
+        photo: JPEG bytes.
+        width, height: in pixels.
+        heat: PNG bytes of a heat map to be laid over it, or None.
+        box: left, top, width and height of the part that the heat map covers, as shares of the photo.
+    """
+
+    photo: bytes
+    width: int
+    height: int
+    heat: bytes | None = None
+    box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+
+
+def figures(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The headline figures of `metrics.json`, each with its interval and where that lies on the figure's scale."""
+    shown = []
+    for name in FIRST:
+        interval = metrics["metrics"][name]
+        top = 1.0
+        if name in ("log_loss", "ece"):
+            top = 1.25 * max(interval["high"] or 0.0, interval["value"] or 0.0) or 1.0
+        low = -1.0 if name == "mcc" and min(interval["low"] or 0.0, interval["value"] or 0.0) < 0 else 0.0
+        places = {end: None if v is None else round(100 * (v - low) / (top - low), 2) for end, v in interval.items()}
+        shown.append(
+            {
+                "name": LABELS[name][:1].upper() + LABELS[name][1:].removesuffix(" (NLL)"),
+                "value": figure_text(interval["value"]),
+                "interval": interval_text(interval),
+                "note": NOTES[name],
+                "places": places if None not in places.values() else None,
+                "scale": f"scale from {low:g} to {top:.3g}",
+            }
+        )
+    return shown
+
+
+def confusion(labels: np.ndarray, decided: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Counts of photos by label and decision: a row a label, with its photos and cells of count and share."""
+    classes = len(names)
+    counts = np.bincount(labels * classes + decided, minlength=classes**2).reshape(classes, classes)
+    return [
+        {
+            "name": names[row],
+            "n": int(counts[row].sum()),
+            "cells": [
+                {
+                    "count": int(counts[row, column]),
+                    "share": float(counts[row, column] / max(counts[row].sum(), 1)),
+                    "right": row == column,
+                }
+                for column in range(classes)
+            ],
+        }
+        for row in range(classes)
+    ]
+
+
+def ledger(run: Mapping[str, Any], splits: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each split with its photos and the steps that read them, in the order of time.
+
+    Args:
+        run: the content of `run.json`.
+        splits: the content of `splits.json`.
+    """
+    rows = []
+    for place, use in USES.items():
+        split, _, part = place.partition("/")
+        entries = [e for e in run["ledger"] if e["split"] == split and (e.get("part") or "") == part]
+        reads: dict[str, dict[str, Any]] = {}
+        for entry in entries:
+            read = reads.setdefault(entry["step"], {"step": entry["step"], "times": 0, "rows": entry["rows"]})
+            read["times"] += 1
+            read["first"] = read.get("first") or _time(entry.get("time"))
+            read["last"] = _time(entry.get("time"))
+        counts = splits["class_counts"].get(place, {})
+        rows.append(
+            {
+                "place": place,
+                "use": use,
+                "n": sum(counts.values()),
+                "groups": splits["groups"].get(place),
+                "counts": ", ".join(f"{n} {name}" for name, n in counts.items()) if len(counts) <= 4 else "",
+                "reads": list(reads.values()),
+                "fingerprint": splits["fingerprints"].get(place, ""),
+            }
+        )
+    return rows
+
+
+def wanted_photos(rows: Rows, most: int = SHOWN) -> np.ndarray:
+    """The rows whose photos a report shows: mistakes and suspected label errors, ascending, each once."""
+    mistakes = confident_mistakes(rows.after, rows.labels, rows.decided, most)
+    suspects, _ = suspected_label_errors(rows.after, rows.labels, most)
+    return np.unique(np.concatenate([mistakes, suspects]))
+
+
+def mistakes(
+    rows: Rows, names: Sequence[str], positive: int, pictures: Mapping[tuple[str, str], Picture], most: int = SHOWN
+) -> list[dict[str, Any]]:
+    """The most confident mistakes, the worst first."""
+    found = confident_mistakes(rows.after, rows.labels, rows.decided, most)
+    shots = [_shot(rows, row, names, pictures) for row in found]
+    for shot, row in zip(shots, found):
+        label, decided = int(rows.labels[row]), int(rows.decided[row])
+        shot["kind"] = f"{names[label]} taken for {names[decided]}"
+        if len(names) == 2:
+            shot["kind"] = "false positive" if decided == positive else "false negative"
+    return shots
+
+
+def label_errors(
+    tables: Sequence[Rows], names: Sequence[str], pictures: Mapping[tuple[str, str], Picture], most: int = SHOWN
+) -> list[dict[str, Any]]:
+    """Labels that the model contradicts most, over several splits, each judged by its own split's confidence."""
+    shots = []
+    for rows in tables:
+        for row, counted in zip(*suspected_label_errors(rows.after, rows.labels, most)):
+            shot = _shot(rows, row, names, pictures)
+            shot["decision"] = names[counted]
+            shot["kind"] = f"{shot['label']}, or {names[counted]}?"
+            shot["margin"] = float(rows.after[row, rows.labels[row]] - rows.after[row, counted])
+            shots.append(shot)
+    return sorted(shots, key=lambda shot: shot["margin"])[:most]
+
+
+def _shot(rows: Rows, row: int, names: Sequence[str], pictures: Mapping[tuple[str, str], Picture]) -> dict[str, Any]:
+    label, decided = int(rows.labels[row]), int(rows.decided[row])
+    likely = {int(k) for k in np.argsort(-rows.after[row])[:4]} | {label, decided}
+    picture = pictures.get((rows.split, str(rows.ids[row])))
+    return {
+        "id": str(rows.ids[row]),
+        "split": rows.split,
+        "group": None if rows.groups is None else str(rows.groups[row]),
+        "label": names[label],
+        "decision": names[decided],
+        "odds": [
+            {"name": names[k], "p": float(rows.after[row, k]), "is_label": k == label, "is_decision": k == decided}
+            for k in sorted(likely, key=lambda k: -rows.after[row, k])
+        ],
+        "slices": {column: str(values[row]) for column, values in rows.slices.items()},
+        "picture": None if picture is None else _shown(picture),
+    }
+
+
+def _shown(picture: Picture) -> dict[str, Any]:
+    def uri(kind: str, content: bytes) -> str:
+        return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+    left, top, width, height = (f"{100 * share:.3f}%" for share in picture.box)
+    return {
+        "photo": uri("jpeg", picture.photo),
+        "width": picture.width,
+        "height": picture.height,
+        "heat": None if picture.heat is None else uri("png", picture.heat),
+        "place": f"left:{left};top:{top};width:{width};height:{height}",
+    }
+
+
+def _time(seconds: float | None) -> str:
+    return "" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S")

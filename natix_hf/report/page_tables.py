@@ -1,0 +1,211 @@
+"""The tables of a report from documents of the run: slices, robustness, simulated reward, guarantee."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from natix_hf.report.charts import Chart, Table
+from natix_hf.report.summary import LABELS, figure_text, interval_text
+
+SHOWN = ("mcc", "accuracy", "balanced_accuracy", "auroc", "ece")
+SLICED = ("balanced_accuracy", "mcc", "accuracy", "auroc")
+
+
+def robustness_table(document: Mapping[str, Any]) -> dict[str, Any]:
+    """`robustness.json`: every profile, level and distortion beside the photos as they are."""
+    rows = [
+        {"profile": "clean", "what": "photos as they are", "n": document["n"], "cells": _cells(document["clean"])},
+        *(
+            {"profile": one["profile"], "what": _what(case), "n": case["n"], "cells": _cells(case["metrics"])}
+            for one in document["profiles"]
+            for case in one["cases"]
+        ),
+    ]
+    latency = document["latency"]
+    return {
+        "text": f"The same photos as a challenge sends them: {document['n']} photos in {document['groups']} groups of "
+        f"{document['split']}; {100 * document['level']:g} % intervals from {document['resamples']} resamples of "
+        "whole groups. A profile is a guess at what a validator does, with its date.",
+        "heads": [LABELS[name] for name in SHOWN],
+        "rows": rows,
+        "latency": latency
+        and f"Time for a photo on this CPU ({latency['threads']} threads, {latency['n']} photos one at a time): half "
+        f"take up to {latency['p50']:.2f} s, 99 of 100 up to {latency['p99']:.2f} s, the slowest "
+        f"{latency['max']:.2f} s; {latency['over_limit']} took longer than the {latency['limit']:g} s that a client "
+        "has.",
+    }
+
+
+def robustness_chart(document: Mapping[str, Any]) -> Chart | None:
+    """MCC by level of each profile; None where no profile has levels."""
+    styles = ("blue", "orange", "good", "gray")
+    found = [
+        (one["profile"], [case for case in one["cases"] if case["level"] is not None and case["distortion"] is None])
+        for one in document["profiles"]
+    ]
+    found = [(profile, cases) for profile, cases in found if len(cases) > 1]
+    if not found:
+        return None
+    values = [case["metrics"]["mcc"] for _, cases in found for case in cases]
+    highest = max(case["level"] for _, cases in found for case in cases)
+    chart = Chart(
+        "MCC by challenge level",
+        "MCC at each level of the challenge profiles: "
+        + "; ".join(
+            f"{name} "
+            + ", ".join(f"{case['level']}: {figure_text(case['metrics']['mcc']['value'])}" for case in cases)
+            for name, cases in found
+        ),
+        x=(0, highest),
+        y=(min(0.0, *(v["low"] or 0.0 for v in values)), 1.0),
+        x_label="level",
+        y_label="MCC",
+        count_x=True,
+        note=f"{document['n']} photos in {document['groups']} groups; bands are {100 * document['level']:g} % "
+        "intervals.",
+    )
+    for (name, cases), style in zip(found, styles):
+        level = [case["level"] for case in cases]
+        ends = {end: [case["metrics"]["mcc"][end] for case in cases] for end in ("value", "low", "high")}
+        chart.band(level, ends["low"], ends["high"], style)
+        chart.line(level, ends["value"], style, name)
+    return chart
+
+
+def reward_table(document: Mapping[str, Any]) -> dict[str, Any]:
+    """`reward.json`: what the decisions would have been paid, by profile and source."""
+    field = document["field"]
+    heads = ["profile", "source", "predictions", "mean reward", "score after a day", "times average pay"]
+    rows = []
+    for entry in document["entries"]:
+        row = {
+            "profile": entry["profile"],
+            "source": entry["source"] or "all",
+            "n": entry["n"],
+            "groups": entry["groups"],
+            "left_out": entry.get("left_out"),
+        }
+        if "reward" in entry:
+            day = entry["day_score"]
+            row["cells"] = [
+                _cell(entry["reward"]),
+                {
+                    "sort": day["0.5"],
+                    "value": f"{day['0.5']:.3f}",
+                    "interval": f"{day['0.05']:.3f} to {day['0.95']:.3f}",
+                },
+                _cell(entry["relative_pay"]),
+                _cell(entry["percentile"], "{:.0f}"),
+            ]
+        rows.append(row)
+    return {
+        "text": f"What the decisions at 0.5 would have been paid on {document['split']}: {document['days']} simulated "
+        f"days of {document['challenges']} challenges (assumed), half of them {document['positive_label']}. Intervals "
+        f"of {100 * document['level']:g} % from {document['resamples']} resamples of whole groups; the score's range "
+        "holds nine days in ten.",
+        "heads": [*heads, "% of field below"],
+        "rows": rows,
+        "field": f"Field: {field['name']}, {field['n']} participants, mean score {field['mean']:.3f}"
+        f"{'' if field['confirmed'] else '; where these scores come from is not confirmed'}.",
+    }
+
+
+def slices_table(document: Mapping[str, Any]) -> dict[str, Any]:
+    """`slices.json`: every kind of photo beside all others, in the document's order."""
+    few, stand_out = document["small"], document["stand_out"]
+    rows = [
+        {
+            **{key: one[key] for key in ("column", "value", "n", "groups", "small", "stands_out")},
+            "cells": [
+                _difference(one["difference"].get(document["ranked_by"])),
+                *(_cell(one["metrics"][name]) for name in SLICED),
+            ],
+        }
+        for one in document["slices"]
+    ]
+    return {
+        "text": f"Each kind of photo beside all others of {document['split']}: {document['n']} photos in "
+        f"{document['groups']} groups, {document['looked_at']} kinds looked at, {stand_out or 'none'} of which "
+        f"{'stands' if stand_out == 1 else 'stand'} out after correction for that many looks. Worst first, by the "
+        f"kinder end of the difference in {LABELS[document['ranked_by']]}; kinds with fewer than {few['rows']} photos "
+        f"or {few['groups']} groups are small and stand last. {100 * document['level']:g} % intervals from "
+        f"{document['resamples']} resamples of whole groups.",
+        "columns": list(document["columns"]),
+        "heads": ["against the rest", *(LABELS[name] for name in SLICED)],
+        "rows": rows,
+    }
+
+
+def selective_text(document: Mapping[str, Any]) -> str:
+    """The areas of `selective.json` in a sentence."""
+    areas = [(name, document[key]) for name, key in (("AURC", "aurc"), ("AUGRC", "augrc"))]
+    told = ", ".join(f"{name} {figure_text(area['value'])} ({interval_text(area)})" for name, area in areas)
+    return f"{told}; {document['n']} photos in {document['groups']} groups of {document['split']}."
+
+
+def band_table(document: Mapping[str, Any]) -> Table | None:
+    """What the band of a guarantee gives on the test rows; None where there is none."""
+    band = document["band"]
+    if band is None:
+        return None
+    rates = {
+        "false-positive rate": band["fpr"],
+        "false-negative rate": band["fnr"],
+        "positives without an answer": band["abstention"]["positive"],
+        "negatives without an answer": band["abstention"]["negative"],
+        "answered": band["coverage"],
+        "precision of positive answers": band["precision"],
+        "wrong among the answered": band["wrong_among_answered"],
+    }
+    rows = [
+        [name, figure_text(rate["value"]), interval_text(rate), str(rate["n"]), str(rate["groups"])]
+        for name, rate in rates.items()
+    ]
+    return Table([f"on {document['split']}", "value", "interval", "photos", "groups"], rows)
+
+
+def calibration_table(metrics: Mapping[str, Any]) -> Table:
+    """Log loss and ECE on the test rows before and after, with the interval of what the model gives."""
+    rows = [
+        [
+            LABELS[name],
+            figure_text(metrics["uncalibrated"][name]),
+            figure_text(metrics["metrics"][name]["value"]),
+            interval_text(metrics["metrics"][name]),
+            str(metrics["n"]),
+        ]
+        for name in ("log_loss", "ece")
+    ]
+    return Table([f"on {metrics['split']}", "before", "as served", "interval", "photos"], rows)
+
+
+def _level_text(case: Mapping[str, Any]) -> str:
+    return f"{case['level']}: {figure_text(case['metrics']['mcc']['value'])}"
+
+
+def _what(case: Mapping[str, Any]) -> str:
+    if case["distortion"] is not None:
+        severity = "" if case["severity"] is None else f", severity {case['severity']}"
+        return f"{case['distortion']}{severity}"
+    return "all levels" if case["level"] is None else f"level {case['level']}"
+
+
+def _cells(metrics: Mapping[str, Mapping[str, float | None]]) -> list[dict[str, Any]]:
+    return [_cell(metrics[name]) for name in SHOWN]
+
+
+def _cell(interval: Mapping[str, float | None], form: str | None = None) -> dict[str, Any]:
+    if form is not None:
+        texts = {end: form.format(value) for end, value in interval.items()}
+        return {"sort": interval["value"], "value": texts["value"], "interval": f"{texts['low']} to {texts['high']}"}
+    value = interval["value"]
+    return {"sort": "" if value is None else value, "value": figure_text(value), "interval": interval_text(interval)}
+
+
+def _difference(interval: Mapping[str, float | None] | None) -> dict[str, Any]:
+    if interval is None or interval["difference"] is None:
+        return {"sort": "", "value": "-", "interval": ""}
+    texts = {end: "-" if value is None else f"{value:+.3f}" for end, value in interval.items()}
+    ends = f"{texts['low']} to {texts['high']}"
+    return {"sort": interval["difference"], "value": texts["difference"], "interval": ends}

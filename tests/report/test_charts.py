@@ -1,0 +1,83 @@
+"""Places on a chart are those of the axes, and can be read back."""
+
+import re
+
+import numpy as np
+import pytest
+
+from natix_hf.report import page_charts
+from natix_hf.report.charts import Chart, number, table_of_curves
+
+
+def chart(**more):
+    return Chart("t", "d", **{"x": (0, 10), "y": (-1, 1), "x_label": "x", "y_label": "y"} | more)
+
+
+def read_back(drawn, d):
+    """The values of a path, by the scales that the page's script uses."""
+    x0, x1, left, right = drawn.x_scale
+    y0, y1, bottom, top = drawn.y_scale
+    places = [tuple(map(float, pair)) for pair in re.findall(r"[ML]([-\d.]+),([-\d.]+)", d)]
+    return [
+        (x0 + (x - left) / (right - left) * (x1 - x0), y0 + (y - bottom) / (top - bottom) * (y1 - y0))
+        for x, y in places
+    ]
+
+
+def test_a_curve_is_read_back_from_its_path_and_gaps_are_left_out():
+    drawn = chart()
+    drawn.line([0, 2.5, 5, 10], [-1, 0.5, None, float("nan")], "blue", "a")
+    found = np.array(read_back(drawn, drawn.shapes[0]["d"]))
+    np.testing.assert_allclose(found, [(0, -1), (2.5, 0.5)], atol=0.02)
+    assert drawn.legend == [("blue", "a")]
+
+
+def test_ticks_stand_inside_the_axes_and_count_in_whole_numbers():
+    drawn = chart(x=(0, 3), count_x=True)
+    assert [text for _, text in drawn.x_ticks] == ["0", "1", "2", "3"]
+    assert all(drawn.left <= place <= drawn.right for place, _ in drawn.x_ticks)
+    assert [text for _, text in chart(y=(0, 1)).y_ticks] == ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]
+
+
+def test_axes_of_one_value_still_have_a_width():
+    drawn = chart(y=(0.5, 0.5))
+    assert drawn.py(0.5) == pytest.approx((drawn.top + drawn.bottom) / 2)
+
+
+def test_a_table_of_curves_keeps_both_ends():
+    table = table_of_curves("x", np.arange(101), double=2 * np.arange(101))
+    assert (table.rows[0], table.rows[-1]) == (["0.000", "0.000"], ["100", "200"])
+    assert len(table.rows) == 25
+
+
+@pytest.mark.parametrize(("value", "text"), [(None, "-"), (float("nan"), "-"), (12.0, "12"), (0.12345, "0.123")])
+def test_numbers(value, text):
+    assert number(value) == text
+
+
+def test_reliability_counts_every_photo_once_in_each_series():
+    generator = np.random.default_rng(0)
+    before, after = (generator.dirichlet([1, 1, 1], 200) for _ in range(2))
+    drawn = page_charts.reliability_chart(before, after, generator.integers(0, 3, 200))
+    told = [re.match(r"(\w+): (\d+) photos", shape["text"]).groups() for shape in drawn.below.shapes]
+    assert {name: sum(int(n) for of, n in told if of == name) for name in ("before", "after")} == {
+        "before": 200,
+        "after": 200,
+    }
+    assert sum(int(row[1]) for row in drawn.table.rows) == 200
+
+
+def test_the_dot_of_a_ranking_lies_where_the_decisions_fall():
+    is_positive = np.array([True, True, True, True, False, False])
+    score = np.array([0.9, 0.8, 0.7, 0.2, 0.6, 0.1])
+    roc, curve = page_charts.ranking_charts(score, is_positive, score > 0.5, "Roadwork")
+    (dot,) = (shape for shape in roc.shapes if shape["kind"] == "dot")
+    assert (dot["x"], dot["y"]) == (roc.px(0.5), roc.py(0.75))
+    (dot,) = (shape for shape in curve.shapes if shape["kind"] == "dot")
+    assert (dot["x"], dot["y"]) == (curve.px(0.75), curve.py(0.75))
+    assert "AUROC 0.875 on 4 photos of Roadwork, 2 others" in roc.note  # 7 of 8 pairs in order
+
+
+def test_training_without_evaluations_has_one_chart_and_without_a_log_none():
+    assert page_charts.training_charts([]) == []
+    assert [c.title for c in page_charts.training_charts([{"step": 1, "loss": 0.5}])] == ["Loss while training"]
