@@ -1,0 +1,81 @@
+"""The photos that a report shows, kept small beside the run: the most confident mistakes and doubtful labels.
+
+They stay on this machine: a run is published without them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from natix_hf.data.decode import client_photo
+from natix_hf.files import staging, write_json
+from natix_hf.inference.attention_maps import attention_maps, heat_picture, seen_box
+from natix_hf.inference.batches import client_pixels
+from natix_hf.schemas import validate
+
+MAX_SIDE = 640
+_BATCH = 8
+
+
+def write_gallery(
+    run: Path, photos: Mapping[str, tuple[Any, np.ndarray]], model: torch.nn.Module | None, processor: Any
+) -> dict[str, Any]:
+    """Write thumbnails and attention maps into `gallery/`, and `gallery.json`.
+
+    A thumbnail is a JPEG of at most 640 pixels a side with nothing but pixels in it: no EXIF, no comment, no profile.
+
+    Args:
+        run: the run folder.
+        photos: split -> its rows and the numbers `(k,)` of those to keep.
+        model: on whose attention the maps are; None: no maps.
+        processor: its image processor.
+
+    Returns:
+        The content of `gallery.json`.
+    """
+    entries = []
+    with staging(run) as stage:
+        (stage / "gallery").mkdir()
+        for split, (rows, numbers) in photos.items():
+            for start in range(0, len(numbers), _BATCH):
+                chosen = [int(number) for number in numbers[start : start + _BATCH]]
+                found = [rows[number] for number in chosen]
+                maps = None if model is None else _maps(model, [row["image"] for row in found], processor)
+                for i, (number, row) in enumerate(zip(chosen, found, strict=True)):
+                    image, name = client_photo(row["image"]), f"gallery/{split}-{number:06d}"
+                    box = seen_box(*image.size, processor)
+                    image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+                    # A new picture from the pixels alone: Pillow carries comments along.
+                    Image.fromarray(np.asarray(image)).save(stage / f"{name}.jpg", quality=82, optimize=True)
+                    if maps is not None:
+                        heat_picture(maps[i]).save(stage / f"{name}.png", optimize=True)
+                    entries.append(
+                        {
+                            "split": split,
+                            "id": str(row["id"]),
+                            "photo": f"{name}.jpg",
+                            "width": image.width,
+                            "height": image.height,
+                            "attention": None if maps is None else f"{name}.png",
+                            "box": [round(float(share), 6) for share in box],
+                        }
+                    )
+        document = {"version": 1, "max_side": MAX_SIDE, "photos": entries}
+        validate(document, "gallery")
+        write_json(stage / "gallery.json", document)
+    return document
+
+
+def _maps(model: torch.nn.Module, photos: list[Any], processor: Any) -> np.ndarray:
+    was_training = model.training
+    model.eval()
+    try:
+        return attention_maps(model, torch.stack([client_pixels(photo, processor) for photo in photos]))
+    finally:
+        model.train(was_training)

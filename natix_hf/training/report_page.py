@@ -1,0 +1,142 @@
+"""`report.html` of a finished run, put together from the files in its folder; the model isn't run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from natix_hf import __version__
+from natix_hf.data.certificate import read_certificate
+from natix_hf.decision.calibration import Calibration
+from natix_hf.decision.temperature import softmax
+from natix_hf.errors import UserError
+from natix_hf.files import read_json, write_text
+from natix_hf.hub.cards import LORA_SETTINGS, METHODS, SETTINGS, hub_id
+from natix_hf.report.charts import Table
+from natix_hf.report.page import report_html
+from natix_hf.report.page_sections import Picture, Rows
+from natix_hf.schemas import validate
+from natix_hf.training.predictions import read_predictions
+
+OPTIONAL = ("slices", "robustness", "reward", "selective")
+
+
+def write_report(run: str | Path, *, path: str | Path | None = None, include_photos: bool = True) -> Path:
+    """Write the page that shows everything a run found out about itself.
+
+    Args:
+        run: a folder whose figures were computed.
+        path: where to; `report.html` in the run by default.
+        include_photos: False for a page that may be passed on: no photo, no name of a photo or group, no local path.
+
+    Returns:
+        Where the page is.
+
+    Raises:
+        UserError: the run was never evaluated, or a file of it is missing or not what it should be.
+    """
+    run = Path(run)
+    documents = {name: _document(run, name) for name in ("metrics", "calibration", "run")}
+    documents["splits"] = read_certificate(run)
+    documents |= {name: read_json(run / f"{name}.json") for name in OPTIONAL if (run / f"{name}.json").is_file()}
+    calibration = Calibration.from_document(documents["calibration"])
+    pictures = read_pictures(run) if include_photos else None
+    page = report_html(
+        run.resolve().name,
+        documents,
+        _rows(run, "val_test", calibration),
+        select=_rows(run, "val_select", calibration) if include_photos else None,
+        pictures=pictures,
+        lead=_lead(documents),
+        facts=_facts(run, documents),
+        version=__version__,
+    )
+    path = run / "report.html" if path is None else Path(path)
+    write_text(path, page)
+    return path
+
+
+def read_pictures(run: Path) -> dict[tuple[str, str], Picture]:
+    """The photos that the end of training kept for the page, by split and id; none without a `gallery.json`."""
+    if not (run / "gallery.json").is_file():
+        return {}
+    document = _document(run, "gallery")
+    validate(document, "gallery")
+    pictures = {}
+    for entry in document["photos"]:
+        photo, heat = run / entry["photo"], entry["attention"] and run / entry["attention"]
+        if photo.is_file():  # a person may have deleted some
+            pictures[entry["split"], entry["id"]] = Picture(
+                photo.read_bytes(),
+                entry["width"],
+                entry["height"],
+                heat.read_bytes() if heat and heat.is_file() else None,
+                tuple(entry["box"]),
+            )
+    return pictures
+
+
+def rows_of(run: Path, split: str) -> Rows:
+    """The rows of a split with the run's calibration applied."""
+    return _rows(Path(run), split, Calibration.from_document(_document(Path(run), "calibration")))
+
+
+def _rows(run: Path, split: str, calibration: Calibration) -> Rows:
+    rows = read_predictions(run, split)
+    logits = rows["logits"]
+    return Rows(
+        split,
+        rows["id"],
+        rows["label"],
+        rows["group"],
+        softmax(logits),
+        softmax(calibration.calibrated(logits)),
+        calibration.decisions(logits),
+        rows["slices"],
+    )
+
+
+def _document(run: Path, name: str) -> dict[str, Any]:
+    path = run / f"{name}.json"
+    if not path.is_file():
+        how = "python -m natix_hf.evaluate writes it" if name == "metrics" else "bring the file back"
+        raise UserError(f"{run}: no {name}.json, so there is nothing to report: {how}")
+    try:
+        return read_json(path)
+    except ValueError:
+        raise UserError(f"{path}: not JSON that natix_hf wrote: bring the file back") from None
+
+
+def _lead(documents: dict[str, Any]) -> str:
+    metrics, classes = documents["metrics"], documents["splits"]["label_names"]
+    told = " and ".join(classes) if len(classes) == 2 else f"{len(classes)} classes"
+    method = METHODS.get(documents["run"].get("method", ""), "")
+    method = f"{method[:1].upper()}{method[1:]}. " if method else ""
+    return f"Street photos: {told}. {method}Tested on {metrics['n']} photos in {metrics['groups']} groups."
+
+
+def _facts(run: Path, documents: dict[str, Any]) -> list[tuple[str, Table]]:
+    record, facts = documents["run"], []
+    if (run / "recipe.yaml").is_file():
+        recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8")) or {}
+        names = [*SETTINGS, *(LORA_SETTINGS if recipe.get("method") == "lora" else ())]
+        rows = [[name, _text(recipe[name])] for name in names if recipe.get(name) is not None]
+        for name in ("dataset_name", "model_name_or_path"):
+            value = str(recipe.get(name) or "")
+            # A path on this machine means nothing elsewhere, and is nobody's business.
+            shown = value if value.startswith("builtin:") else hub_id(value)
+            rows.insert(0, [name, shown or "a local folder"])
+        facts.append(("Settings", Table(["setting", "value"], rows)))
+    times = [[phase, f"{seconds:.1f} s"] for phase, seconds in record["time"].items()]
+    facts.append(("Where the time went", Table(["phase", "time"], times)))
+    versions = [[name, str(version)] for name, version in record["versions"].items()]
+    facts.append(("Versions", Table(["package", "version"], versions)))
+    prints = [[name, str(value)] for name, value in record["fingerprints"].items()]
+    facts.append(("Fingerprints of the photos", Table(["split", "fingerprint"], prints)))
+    return facts
+
+
+def _text(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
