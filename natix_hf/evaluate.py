@@ -1,6 +1,7 @@
 """The final figures of a run, computed from the saved predictions on `val_test` and its calibration.
 
 python -m natix_hf.evaluate runs/lora
+python -m natix_hf.evaluate runs/lora --robustness challenge@2025 --field scores.csv
 """
 
 from __future__ import annotations
@@ -11,18 +12,42 @@ from natix_hf.errors import CommandParser, command
 def main(argv: list[str]) -> None:
     parser = CommandParser(prog="python -m natix_hf.evaluate", description=__doc__.split("\n")[0])
     parser.add_argument("run", help="folder of a finished run")
+    parser.add_argument(
+        "--robustness",
+        nargs="+",
+        default=[],
+        metavar="PROFILE",
+        help="first run the model on val_test as these challenge profiles send it, e.g. challenge@2025; the photos of "
+        "the run's recipe have to be there",
+    )
+    parser.add_argument("--field", metavar="CSV", help="scores of other participants, for the simulated reward")
     given = parser.parse_args(argv)
 
+    from natix_hf.report.field import read_field
     from natix_hf.training.run_folder import finished
 
     run = finished(given.run)
+    field = read_field(given.field) if given.field else None
 
     from natix_hf.files import read_json
+    from natix_hf.report.reward import reward_lines
+    from natix_hf.report.robustness import robustness_lines
+    from natix_hf.report.slices import slice_lines
     from natix_hf.report.summary import summary_lines
     from natix_hf.training.final import evaluate_run
 
-    document = evaluate_run(run)
-    print("\n".join(summary_lines(document, read_json(run / "calibration.json"))))
+    if given.robustness:
+        from natix_hf.training.challenged import measure_robustness
+
+        measure_robustness(run, given.robustness)
+    document = evaluate_run(run, field=field)
+    lines = summary_lines(document, read_json(run / "calibration.json"))
+    if (run / "slices.json").is_file():
+        lines += slice_lines(read_json(run / "slices.json"))
+    print("\n".join(lines))
+    for name, lines in (("robustness", robustness_lines), ("reward", reward_lines)):
+        if (run / f"{name}.json").is_file():
+            print("\n".join(lines(read_json(run / f"{name}.json"))))
 
 
 if __name__ == "__main__":

@@ -97,6 +97,14 @@ class DataOptions:
     test_split: Literal["keep", "merge"] = option(
         "keep", "a test part that the data set brings: keep it as val_test, or merge it with the rest and cut anew"
     )
+    test_on: list[str] | None = option(
+        None,
+        "COLUMN=VALUE: val_test is the photos of this value and nothing else; a test part that the data set brings is "
+        "merged with the rest",
+    )
+    hold_out_each: str | None = option(
+        None, "metadata column: python -m natix_hf.folds trains one run for each of its values, tested on that alone"
+    )
     label_names: list[str] | None = option(
         None, "class names in the order of their ids; integer labels index this list"
     )
@@ -159,11 +167,14 @@ class DecisionOptions:
     risk_alpha: float = option(0.02, "highest rate that is let pass (of precision: 1 minus the least precision)")
     risk_delta: float = option(0.1, "chance that the guarantee does not hold")
     prevalence: float | None = option(None, "share of positives that a promise of precision is made for")
+    calibrate_views: int = option(
+        1, "how often each photo of val_calib is sent, drawn anew each time; for calibrate_on"
+    )
     robustness: list[str] = option([], "challenge profiles under which val_test is measured beside its clean photos")
     slices: list[str] = option([], "metadata columns that figures are broken down by; default all with 2 to 50 values")
-    hold_out_each: str | None = option(None, "metadata column of which each value is left out of training once")
 
     def __post_init__(self):
+        from natix_hf.data.challenge import check_profiles
         from natix_hf.decision.calibrators import check_candidates
         from natix_hf.decision.prior import check_target_prior
         from natix_hf.decision.threshold import parse_metric
@@ -179,6 +190,9 @@ class DecisionOptions:
         for name, share in (("risk_alpha", self.risk_alpha), ("risk_delta", self.risk_delta)):
             if not 0 < share < 1:
                 raise UserError(f"{name}: {share:g} given, a number above 0 and below 1 expected")
+        if self.calibrate_views < 1:
+            raise UserError(f"calibrate_views: {self.calibrate_views} given, at least 1 expected")
+        check_profiles(self.robustness, "robustness")
         if self.prevalence is not None and not 0 < self.prevalence < 1:
             raise UserError(f"prevalence: {self.prevalence:g} given, a share above 0 and below 1 expected")
         if self.risk == "precision" and self.prevalence is None:
@@ -193,6 +207,19 @@ class SpeedOptions:
 
     cache_dir: str | None = option(
         None, "folder of frozen features and pre-resized copies; default ~/.cache/natix_hf (NATIX_HF_HOME)"
+    )
+    cache_gb: float | None = option(
+        None, "the most that cached features may take; those not asked for longest make room; default: no limit"
+    )
+    fixed_views: int = option(
+        0,
+        "so many augmented views of each photo, in turn from epoch to epoch; 0: new ones in every epoch. A probe sees "
+        "them beside the photo itself, each computed once",
+    )
+    prefix_cache_gb: float | None = option(
+        None,
+        "where only the last blocks are trained (lora_last_blocks): keep what stands below them on disk, at most so "
+        "many gigabytes, and run only these blocks; decides fixed views and precision, and says so",
     )
     decode_copy: bool = option(
         False,
@@ -273,7 +300,9 @@ class Recipe:
     training: NatixTrainingArguments
 
     def __post_init__(self):
-        if self.model.method == "probe" and self.data.augment == "basic":
+        if self.data.test_on:
+            self.data.hold_out_each = None  # a fold has no folds of its own
+        if self.model.method == "probe" and self.data.augment == "basic" and not self.speed.fixed_views:
             self.data.augment = "none"  # what a probe sees, so that recipe.yaml and card say so
         from natix_hf.training.curriculum import check_curriculum
 

@@ -22,9 +22,12 @@ from natix_hf.errors import LeakageError
 from natix_hf.files import read_json, replacing, staging, write_json, write_text
 from natix_hf.hub.cards import hub_id, model_card
 from natix_hf.report import figures
+from natix_hf.report.field import Field
+from natix_hf.report.slices import slices_document
 from natix_hf.report.summary import metrics_document
 from natix_hf.schemas import validate
 from natix_hf.training import run_folder
+from natix_hf.training.challenged import challenge_documents, note_latency, predict_challenged
 from natix_hf.training.deciding import calibrate_run, carried
 from natix_hf.training.predictions import read_predictions, write_predictions
 
@@ -66,7 +69,7 @@ def write_into_weights(run: Path, calibration: dict[str, Any]) -> None:
     write_json(run / "config.json", {**config, **whole, **values})
 
 
-def evaluate_run(run: Path, *, seed: int = 0) -> dict[str, Any]:
+def evaluate_run(run: Path, *, seed: int = 0, field: Field | None = None) -> dict[str, Any]:
     """Final figures from `predictions/val_test.parquet` with the run's calibration, written to `metrics.json`.
 
     The reading is noted in `run.json` and in the machine's count of test reads. A refit reads nothing: what it holds
@@ -75,6 +78,7 @@ def evaluate_run(run: Path, *, seed: int = 0) -> dict[str, Any]:
     Args:
         run: a folder whose training is finished.
         seed: of the bootstrap.
+        field: scores of other participants, for `reward.json`; by default a record that is not confirmed.
 
     Returns:
         The content of `metrics.json`.
@@ -110,12 +114,20 @@ def evaluate_run(run: Path, *, seed: int = 0) -> dict[str, Any]:
     )
     validate(document, "metrics")
     write_json(run / "metrics.json", document)
+    if rows["slices"]:
+        sliced = slices_document(
+            logits, rows["label"], rows["group"], rows["slices"], names, record["positive"], seed=seed
+        )
+        validate(sliced, "slices")
+        write_json(run / "slices.json", sliced)
     folder = run / "figures"
     folder.mkdir(exist_ok=True)
     with replacing(folder / "reliability.png") as path:
         figures.reliability(softmax(rows["logits"]), softmax(calibrated), rows["label"], path)
     with replacing(folder / "confusion.png") as path:
         figures.confusion(rows["label"], logits.argmax(axis=1), names, path)
+    about = {"label_names": names, "positive": record["positive"], "seed": seed}
+    challenge_documents(run, rows, calibration, field=field, **about)
     if record.get("log_history"):
         with replacing(folder / "training.png") as path:
             figures.training_curve(record["log_history"], path)
@@ -144,7 +156,9 @@ def finish(trainer: NatixTrainer) -> dict[str, Any]:
                 rows = trainer.splits.rows(role, step="predictions", part=part)
                 predicted.append((part, rows, trainer.logits(rows)))
             if trainer.args.should_save:
-                write_predictions(run / "predictions" / f"{name}.parquet", predicted)
+                write_predictions(run / "predictions" / f"{name}.parquet", predicted, trainer.decision.slices)
+            predict_challenged(trainer, name, predicted)
+        tested = predicted[0][1]  # the last table's rows
     document: dict[str, Any] = {}
     if trainer.args.should_save:
         write_record(trainer, run)
@@ -152,6 +166,9 @@ def finish(trainer: NatixTrainer) -> dict[str, Any]:
             calibration = calibrate_run(run, trainer.decision)
         with _timed(times, "save"):
             save_model(trainer, run, calibration)
+        if trainer.decision.robustness:
+            with _timed(times, "latency"):
+                note_latency(run, trainer._plain_model(), trainer.processing_class, tested)
         with _timed(times, "evaluate"):
             document = evaluate_run(run)
         record = read_json(run / "run.json")
@@ -207,6 +224,7 @@ def write_record(trainer: NatixTrainer, run: Path, **more: Any) -> None:
         "ledger": trainer.splits.ledger,
         "time": trainer.times,
         "purpose": trainer.splits.purpose,
+        "hold_out": trainer.splits.description.get("hold_out", {}),
         "steps": trainer.state.global_step,
         "max_steps": trainer.planned_steps(),
         "best_step": trainer.state.best_global_step,
