@@ -40,12 +40,26 @@ def main(argv: list[str]) -> None:
     model, processor = load_classifier(given.model)
     rows = predict_photos(model, processor, names, photos, batch_size=given.batch_size, num_workers=given.num_workers)
     labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
-    good, broken = write_rows(output, rows, labels)
-    print(f"{output}: {good} photos")
-    for name, reason in broken[:20]:
+    rule = getattr(model.config, "decision", None)  # other classes' configs do not know the name
+    written = write_rows(output, rows, labels, rule)
+    print(f"{output}: {written.good} photos, calibrated probabilities and the decision of each")
+    if rule and any(rule["threshold_bias"]):
+        print(
+            f"{written.differing} photos decided differently from the larger probability: threshold "
+            f"{rule['threshold']:.3g} on {labels[rule['positive']]}"
+        )
+    if rule and rule["abstain_band"]:
+        low, high = rule["abstain_band"]
+        print(
+            f"{written.asking} photos for a person to decide: probability of {labels[rule['positive']]} between "
+            f"{low:.3g} and {high:.3g}"
+        )
+    for name, reason in written.broken[:20]:
         print(f"not read: {reason if name in reason else f'{name}: {reason}'}", file=sys.stderr)
-    if broken:
-        print(f"{len(broken)} photos could not be read; they stand in {output} with the reason", file=sys.stderr)
+    if written.broken:
+        print(
+            f"{len(written.broken)} photos could not be read; they stand in {output} with the reason", file=sys.stderr
+        )
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +20,31 @@ from natix_hf.inference.batches import logits_of, photo_batches
 
 
 class Prediction(NamedTuple):
-    """One photo: its name and either calibrated probabilities `(classes,)` or the reason why there are none."""
+    """One photo: its name and either calibrated probabilities `(classes,)` and what follows, or why there are none.
+
+    `decision` is the class id that the model's own scores give; where a threshold was moved to 0.5 it need not be the
+    one of the larger probability. `asks`: the probability lies in the band that a person is to decide in.
+    """
 
     name: str
     probabilities: np.ndarray | None
     reason: str | None
+    decision: int | None = None
+    asks: bool = False
+
+    @property
+    def differs(self) -> bool:
+        """Whether the decision is another class than that of the largest probability."""
+        return self.decision is not None and self.decision != self.probabilities.argmax()
+
+
+class Written(NamedTuple):
+    """What `write_rows` wrote: photos with probabilities, name and reason of those without, and two kinds of notes."""
+
+    good: int
+    broken: list[tuple[str, str]]
+    differing: int
+    asking: int
 
 
 def load_classifier(name_or_path: str) -> tuple[Any, Any]:
@@ -65,7 +85,12 @@ def predict_photos(
     batch_size: int = 16,
     num_workers: int = 0,
 ) -> Iterator[Prediction]:
-    """Predictions in the order of `photos`; a broken photo yields its reason and stops nothing."""
+    """Predictions in the order of `photos`; a broken photo yields its reason and stops nothing.
+
+    How the model decides stands in its config; a model that has no such entry decides by its largest score.
+    """
+    rule = getattr(model.config, "decision", None) or {}  # other classes' configs do not know the name
+    shift, band = np.asarray(rule.get("threshold_bias", 0.0)), rule.get("abstain_band")
     progress = tqdm(total=len(names), desc="predict", unit="photo")
     with progress:
         for indices, pixels, broken in photo_batches(
@@ -73,37 +98,53 @@ def predict_photos(
         ):
             found: dict[int, Prediction] = {i: Prediction(names[i], None, reason) for i, reason in broken}
             if indices:
-                probabilities = softmax(logits_of(model, pixels))
-                found |= {i: Prediction(names[i], p, None) for i, p in zip(indices, probabilities, strict=True)}
+                served = logits_of(model, pixels).astype(np.float64)
+                for i, scores, p in zip(indices, served, softmax(served - shift), strict=True):
+                    asks = band is not None and band[0] < p[rule["positive"]] < band[1]
+                    found[i] = Prediction(names[i], p, None, int(scores.argmax()), asks)
             progress.update(len(found))
             yield from (found[i] for i in sorted(found))
 
 
 def write_rows(
-    output: Path, predictions: Iterable[Prediction], labels: Sequence[str]
-) -> tuple[int, list[tuple[str, str]]]:
-    """Write CSV or JSON lines, by the ending of `output`: file, label, error, and a column a class of probabilities.
+    output: Path, predictions: Iterable[Prediction], labels: Sequence[str], rule: Mapping[str, Any] | None = None
+) -> Written:
+    """Write CSV or JSON lines, by the ending of `output`: file, label, a column a class of probabilities, error.
 
-    Returns:
-        How many photos have probabilities, and name and reason of those that have none.
+    The label is the decision, the probabilities are calibrated. A model with a threshold or a band of its own has a
+    column `note` too, which says where the two differ and which photos are for a person to decide.
+
+    Args:
+        output: the file.
+        predictions: one a row.
+        labels: the classes in the order of their ids.
+        rule: `decision` of the model's config.
     """
-    good, broken = 0, []
+    rule = rule or {}
+    noted = rule.get("abstain_band") is not None or any(rule.get("threshold_bias", ()))
+    good, broken, differing, asking = 0, [], 0, 0
     with replacing(output) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file) if output.suffix == ".csv" else None
         if table:
-            table.writerow(["file", "label", *(f"p_{label}" for label in labels), "error"])
-        for name, probabilities, reason in predictions:
+            columns = ["file", "label", *(f"p_{label}" for label in labels), *(["note"] if noted else []), "error"]
+            table.writerow(columns)
+        for prediction in predictions:
+            name, probabilities, reason = prediction[:3]
             if probabilities is None:
                 broken.append((name, reason or ""))
-            else:
-                good += 1
-            label = None if probabilities is None else labels[int(probabilities.argmax())]
+            good += probabilities is not None
+            differing += prediction.differs
+            asking += prediction.asks
+            label = None if probabilities is None else labels[prediction.decision]
             values = [None] * len(labels) if probabilities is None else [round(float(p), 6) for p in probabilities]
+            notes = [f"decided by threshold {rule['threshold']:.3f}"] if prediction.differs else []
+            note = "; ".join([*notes, *(["ask a person"] if prediction.asks else [])]) or None
             if table:
-                table.writerow([name, label, *values, reason])
+                table.writerow([name, label, *values, *([note] if noted else []), reason])
             else:
                 row = {"file": name, "label": label, "probabilities": dict(zip(labels, values, strict=True))}
+                row |= {"note": note} if note else {}
                 file.write(
                     json.dumps(row if reason is None else {"file": name, "error": reason}, ensure_ascii=False) + "\n"
                 )
-    return good, broken
+    return Written(good, broken, differing, asking)

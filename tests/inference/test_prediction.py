@@ -52,7 +52,7 @@ def test_unreadable_photos_are_listed_and_stop_nothing(finished, photo_folder, t
     broken = {row.name.rsplit("/", 1)[1]: row.reason for row in rows if row.probabilities is None}
     assert broken.keys() == {"cut.jpg", "empty.jpg", "text.png"}
     assert len(rows) == 51
-    good, listed = write_rows(tmp_path / "out.csv", rows, ["None", "Roadwork"])
+    good, listed, *_ = write_rows(tmp_path / "out.csv", rows, ["None", "Roadwork"])
     assert (good, len(listed)) == (48, 3)
     with open(tmp_path / "out.csv", newline="") as file:
         table = list(csv.DictReader(file))
@@ -70,6 +70,45 @@ def test_json_lines_hold_the_same_as_csv(finished, photo_folder, tmp_path):
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [line["file"] for line in lines] == [row.name for row in rows]
     assert lines[0]["probabilities"].keys() == {"None", "Roadwork"}
+
+
+def test_the_decision_is_that_of_a_pipeline_and_the_probabilities_are_calibrated(finished, photo_folder, tmp_path):
+    """A threshold of 0.2 moved to 0.5: `pipeline` shows the moved scores, `predict` the probability before."""
+    from transformers import pipeline
+
+    model, processor = load_classifier(str(finished))
+    plain = {row.name: row.probabilities[1] for row in predictions(finished, photo_folder)[0]}
+    middle = float(np.median(list(plain.values())))
+    shift = float(np.log((1 - middle) / middle))
+    decision = {"positive": 1, "threshold": middle, "prior_bias": [0.0, 0.0], "threshold_bias": [0.0, shift]}
+    decision["abstain_band"] = sorted(plain.values())[10:14:3]  # strictly between: the 11th and the 14th photo's
+    model.set_calibration(1.7, [0.2, -0.1 + shift], decision=decision)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    rows, loaded = predictions(tmp_path, photo_folder)
+    assert loaded.config.decision == decision
+    classify = pipeline("image-classification", model=str(tmp_path))
+    for row in rows:
+        assert row.probabilities[1] == pytest.approx(plain[row.name], abs=1e-6)
+        assert row.asks == (decision["abstain_band"][0] < row.probabilities[1] < decision["abstain_band"][1])
+        if abs(row.probabilities[1] - middle) > 1e-6:
+            assert row.decision == int(plain[row.name] > middle)
+    for row in rows[::9]:
+        if abs(row.probabilities[1] - middle) > 1e-6:
+            assert classify(row.name)[0]["label"] == ("None", "Roadwork")[row.decision]
+    written = write_rows(tmp_path / "out.csv", rows, ["None", "Roadwork"], decision)
+    differing = [row for row in rows if (row.probabilities[1] > 0.5) != (row.decision == 1)]
+    assert written.differing == len(differing) > 0
+    assert 1 <= written.asking <= 4
+    with open(tmp_path / "out.csv", newline="") as file:
+        table = {row["file"]: row for row in csv.DictReader(file)}
+    assert list(next(iter(table.values()))) == ["file", "label", "p_None", "p_Roadwork", "note", "error"]
+    noted = [name for name, row in table.items() if "decided by threshold" in row["note"]]
+    assert noted == [row.name for row in differing]
+    assert sum("ask a person" in row["note"] for row in table.values()) == written.asking
+    write_rows(tmp_path / "out.jsonl", rows, ["None", "Roadwork"], decision)
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [line["file"] for line in lines if "decided by" in line.get("note", "")] == noted
 
 
 def test_an_interrupted_file_is_not_left_behind(tmp_path):
