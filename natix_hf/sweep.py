@@ -10,7 +10,6 @@ not read: SWEEP.md says how the one that won gets its look.
 from __future__ import annotations
 
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,20 +71,6 @@ def plan(argv: list[str]) -> tuple[Path, list[Planned]]:
     return output, runs
 
 
-def train(output: Path, run: Planned, resume: bool) -> str | None:
-    """One run as a process, so that its memory is given back; returns why it failed, or None."""
-    log = output / "logs" / f"{run.name}.txt"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    more = ["--resume_from_checkpoint", "true"] if resume else []
-    words = [sys.executable, "-m", "natix_hf.train", *run.words, "--overwrite_output_dir", "false", *more]
-    with log.open("a", encoding="utf-8") as file:
-        status = subprocess.run(words, stdout=file, stderr=subprocess.STDOUT).returncode
-    if status == 0:
-        return None
-    last = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()][-1:]
-    return f"exit status {status}: {' '.join(last).removeprefix('error: ')} ({log})"
-
-
 def main(argv: list[str]) -> None:
     if not argv or argv[0] in ("-h", "--help"):
         print(f"{USAGE}\n\n{__doc__}")
@@ -93,6 +78,7 @@ def main(argv: list[str]) -> None:
     output, runs = plan(argv)
 
     from natix_hf.files import check_writable, write_json, write_text
+    from natix_hf.training.processes import train
     from natix_hf.training.sweeping import ranking, state, table
 
     check_writable(output, "output_dir")
@@ -106,7 +92,7 @@ def main(argv: list[str]) -> None:
         told = {"new": "begins", "interrupted": "goes on", "finished": "is there already"}[found]
         print(f"run {place}/{len(runs)} {run.name}: {told}", flush=True)
         if found != "finished":
-            failed = train(output, run, resume=found == "interrupted")
+            failed = train(output, run.name, run.words, resume=found == "interrupted")
             outcomes[run.name] |= {"status": "failed", "failed": failed} if failed else {"status": "finished"}
             if failed:
                 print(f"run {place}/{len(runs)} {run.name}: failed: {failed}", file=sys.stderr, flush=True)

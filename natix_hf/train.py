@@ -29,6 +29,7 @@ def load_data(recipe: Recipe) -> Any:
         group_column=data.group_column,
         near_duplicates=data.near_duplicates,
         test_split=data.test_split,
+        test_on=data.test_on,
         image_column_name=data.image_column_name,
         label_column_name=data.label_column_name,
         label_names=data.label_names,
@@ -105,6 +106,8 @@ def train(recipe: Recipe) -> dict[str, Any]:
     metrics = trainer.finish()
     if args.should_log:
         print("", f"{args.output_dir}: finished", *trainer.told(metrics), sep="\n")
+    if recipe.data.hold_out_each and recipe.purpose.kind == "run":
+        say(f"hold_out_each: python -m natix_hf.folds trains one run for each value of {recipe.data.hold_out_each}")
     return metrics
 
 

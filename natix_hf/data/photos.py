@@ -36,7 +36,7 @@ def load_photos(
     split_seed: int = 0,
     near_duplicates: bool = True,
     test_split: str = "keep",
-    test_on: Mapping[str, Sequence[str]] | None = None,
+    test_on: Sequence[str] | None = None,
     **source_options: Any,
 ) -> LockedSplits:
     """Photos as `train / val_select / val_calib / val_test`, each to be read only by the steps of its role.
@@ -48,7 +48,7 @@ def load_photos(
         split_seed: the same rows and seed give the same split, whatever the order of the rows.
         near_duplicates: look for altered copies of a photo and keep them in one split.
         test_split: `keep` a test part that the source brings as `val_test`, or `merge` it with the rest.
-        test_on: column -> values: `val_test` is the photos of these values and nothing else; a test part that the
+        test_on: `column=value` words: `val_test` is the photos of these values and nothing else; a test part that the
             source brings is then merged with the rest.
         source_options: `group_column`, `label_names` (both have defaults for the data sets in `KNOWN`),
             `dataset_config` (for `builtin:scenes` the number of photos), `image_column_name`, `label_column_name`,
@@ -58,9 +58,20 @@ def load_photos(
         UserError: whatever is wrong with the photos, in one line.
     """
     # Before minutes are spent on reading.
-    held = {"hold_out": test_on, "test_alone": True} if test_on else {}
+    held = {"hold_out": _held(test_on), "test_alone": True} if test_on else {}
     plan = Plan(split_ratios, split_seed, near_duplicates=near_duplicates, test_split=test_split, **held)
     return _cut(dataset_name, plan, source_options).lock()
+
+
+def _held(words: Sequence[str]) -> dict[str, list[str]]:
+    """Column -> values from `column=value` words."""
+    held: dict[str, list[str]] = {}
+    for word in words:
+        column, _, value = word.partition("=")
+        if not column or not value:
+            raise UserError(f"test_on {word}: written as COLUMN=VALUE expected, such as city_name=Boston")
+        held.setdefault(column, []).append(value)
+    return held
 
 
 def split_photos(

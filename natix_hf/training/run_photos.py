@@ -15,6 +15,7 @@ from natix_hf.files import read_json
 # Keys of the recipe that decide which photos there are and where they stand.
 KEYS = (
     *("dataset_config", "split_ratios", "split_seed", "group_column", "near_duplicates", "test_split"),
+    "test_on",
     *("image_column_name", "label_column_name", "label_names", "broken_photos", "trust_remote_code"),
 )
 

@@ -2,8 +2,8 @@
 
 Every run of a sweep has the same seed and the same split and reads `train` and `val_select` alone: the locked splits
 give it nothing else (`data.contracts.PURPOSES`). It leaves its score and its predictions on `val_select` and no model;
-the one that wins is trained again as an ordinary run, which has its one look at `val_test`. How recipes are parsed and
-processes started is the verb's business.
+the one that wins is trained again as an ordinary run, which has its one look at `val_test`. How recipes are parsed is
+the verb's business.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ _ONE_START = "the sweep sets it for each run"
 REFUSED = {
     **dict.fromkeys(("dataset_name", "dataset_config", "image_column_name", "label_column_name"), _OTHER_ROWS),
     **dict.fromkeys(("group_column", "near_duplicates", "test_split", "label_names"), _OTHER_ROWS),
+    **dict.fromkeys(("test_on", "hold_out_each"), _OTHER_ROWS),
     **dict.fromkeys(("split_ratios", "split_seed", "broken_photos"), _OTHER_ROWS),
     **dict.fromkeys(("metric_for_best_model", "greater_is_better", "positive_label"), _OTHER_SCORE),
     **dict.fromkeys(("seed", "data_seed"), "the luckiest seed would win; repeat the sweep with another --seed"),
@@ -83,8 +84,8 @@ def read_grid(words: Sequence[str]) -> list[Cell]:
     return cells
 
 
-def state(folder: Path, text: str) -> str:
-    """How far a run of a sweep is: `new`, `interrupted` or `finished`.
+def state(folder: Path, text: str, whose: str = "sweep") -> str:
+    """How far a run of a sweep (or of what else `whose` says) is: `new`, `interrupted` or `finished`.
 
     Args:
         folder: of the run.
@@ -100,7 +101,7 @@ def state(folder: Path, text: str) -> str:
         raise UserError(f"{folder}: not empty, and what it holds is no run of natix_hf: choose another --output_dir")
     if not recipe.is_file() or recipe.read_text(encoding="utf-8") != text:
         raise UserError(
-            f"{folder}: holds a run of another recipe than this sweep's: choose another --output_dir, or remove it"
+            f"{folder}: holds a run of another recipe than this {whose}'s: choose another --output_dir, or remove it"
         )
     return "finished" if read_json(record).get("status") == "finished" else "interrupted"
 

@@ -24,6 +24,7 @@ from transformers.trainer_utils import TrainOutput
 
 from natix_hf.data.contracts import LockedSplits
 from natix_hf.data.copies import copy_side, photo_copies
+from natix_hf.data.slicing import check_slices
 from natix_hf.decision.prior import prior_warning
 from natix_hf.errors import UserError
 from natix_hf.files import home, read_json
@@ -133,6 +134,7 @@ class NatixTrainer(SavesWholeCheckpoints):
         with args.main_process_first(desc="frozen features"):
             read = ("refit", "refit") if splits.purpose == "refit" else ("training", "train")
             rows = splits.rows(read[0], step=read[1])
+            check_slices(rows, self.decision.slices)
             self.sampler = self._sampler(rows, model, processing_class, args)
             train = self._training_set(rows, model, processing_class, augment, args)
             select = None
