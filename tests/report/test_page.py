@@ -150,7 +150,7 @@ def test_names_of_classes_photos_groups_and_slices_are_text_whatever_they_are():
 
 
 def test_nothing_is_loaded_from_anywhere():
-    logits, test = rows()
+    _, test = rows()
     page = make(pictures={("val_test", str(one)): picture() for one in test.ids})
     parsed = Tags(page)
     policy = next(attrs["content"] for attrs in parsed.all("meta") if "http-equiv" in attrs)

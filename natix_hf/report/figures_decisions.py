@@ -1,0 +1,88 @@
+"""The pictures of how decisions fall: metric by threshold, risk and coverage, ROC and precision-recall curve.
+
+The same curves as on the report page, as PNG for the card. Knows arrays and documents only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sklearn.metrics
+
+from natix_hf.report.figures import BLUE, GREY, ORANGE, new_figure, save_figure
+from natix_hf.report.summary import figure_text, interval_text
+
+
+def threshold_figure(document: Mapping[str, Any], rows: str, path: str | Path) -> None:
+    """The metric at every threshold, the best one and its interval.
+
+    Args:
+        document: as `decision.threshold.threshold_curve` gives it.
+        rows: where its photos come from, such as `val_calib/fit`.
+        path: the PNG to write.
+    """
+    figure, (axes,) = new_figure(5.4, 3.8, 1)
+    measures = document["measures"].upper() if document["measures"] == "mcc" else document["measures"]
+    axes.axvspan(
+        document["low"], document["high"], color=ORANGE, alpha=0.15, linewidth=0, label="interval of the best"
+    )
+    axes.axvline(0.5, color=GREY, linewidth=1, linestyle=":")
+    axes.plot(document["curve"]["threshold"], document["curve"]["value"], color=BLUE, linewidth=1.6)
+    best = f"best: {figure_text(document['value'])} at {document['threshold']:.3f}"
+    axes.plot([document["threshold"]], [document["value"]], "o", color=ORANGE, label=best)
+    axes.set(xlim=(0, 1), xlabel="threshold on the probability", ylabel=measures)
+    axes.set_title(f"{document['n']} photos in {document['groups']} groups of {rows}", fontsize=10)
+    axes.legend(frameon=False, fontsize=8, loc="lower center")
+    save_figure(figure, path)
+
+
+def risk_coverage_figure(document: Mapping[str, Any], path: str | Path) -> None:
+    """Share of wrong decisions over the share of photos decided, the most confident first.
+
+    Args:
+        document: the content of `selective.json`.
+        path: the PNG to write.
+    """
+    figure, (axes,) = new_figure(5.4, 3.8, 1)
+    coverage, risk = document["curve"]["coverage"], document["curve"]["risk"]
+    axes.fill_between(coverage, risk, color=BLUE, alpha=0.12, linewidth=0)
+    axes.plot(coverage, risk, color=BLUE, linewidth=1.6)
+    area = f"AURC {figure_text(document['aurc']['value'])} ({interval_text(document['aurc'])})"
+    axes.set_title(f"{area}, {document['n']} photos in {document['groups']} groups", fontsize=10)
+    axes.set(xlim=(0, 1), ylim=(0, None), xlabel="share of photos decided", ylabel="share of wrong decisions")
+    save_figure(figure, path)
+
+
+def ranking_figure(
+    score: np.ndarray, is_positive: np.ndarray, decided: np.ndarray, name: str, path: str | Path
+) -> None:
+    """ROC and precision-recall curve of the positive class against the rest; dots where the decisions fall.
+
+    Args:
+        score: `(n,)` that ranks the photos.
+        is_positive, decided: `(n,)` booleans; both classes must occur.
+        name: of the positive class.
+        path: the PNG to write.
+    """
+    figure, (roc, curve) = new_figure(9.0, 3.9, 2)
+    false, true, _ = sklearn.metrics.roc_curve(is_positive, score)
+    precision, recall, _ = sklearn.metrics.precision_recall_curve(is_positive, score)
+    positives, share = int(is_positive.sum()), float(is_positive.mean())
+    roc.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
+    roc.plot(false, true, color=BLUE, linewidth=1.6)
+    hit = float(decided[is_positive].mean())
+    roc.plot([float(decided[~is_positive].mean())], [hit], "o", color=ORANGE)
+    roc.set(xlabel="false-positive rate", ylabel="true-positive rate")
+    roc.set_title(f"AUROC {figure_text(float(sklearn.metrics.roc_auc_score(is_positive, score)))}", fontsize=10)
+    curve.axhline(share, color=GREY, linewidth=1, linestyle=":")
+    curve.plot(recall, precision, color=BLUE, linewidth=1.6)
+    if decided.any():
+        curve.plot([hit], [float(is_positive[decided].mean())], "o", color=ORANGE)
+    curve.set(xlabel="recall", ylabel="precision")
+    curve.set_title(f"{positives} photos of {name}, {len(score) - positives} others", fontsize=10)
+    for axes in (roc, curve):
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    save_figure(figure, path)
