@@ -208,6 +208,19 @@ class SpeedOptions:
     cache_dir: str | None = option(
         None, "folder of frozen features and pre-resized copies; default ~/.cache/natix_hf (NATIX_HF_HOME)"
     )
+    cache_gb: float | None = option(
+        None, "the most that cached features may take; those not asked for longest make room; default: no limit"
+    )
+    fixed_views: int = option(
+        0,
+        "so many augmented views of each photo, in turn from epoch to epoch; 0: new ones in every epoch. A probe sees "
+        "them beside the photo itself, each computed once",
+    )
+    prefix_cache_gb: float | None = option(
+        None,
+        "where only the last blocks are trained (lora_last_blocks): keep what stands below them on disk, at most so "
+        "many gigabytes, and run only these blocks; decides fixed views and precision, and says so",
+    )
     decode_copy: bool = option(
         False,
         "write the training photos once at reduced size and train on that; quicker, and views differ a little "
@@ -289,7 +302,7 @@ class Recipe:
     def __post_init__(self):
         if self.data.test_on:
             self.data.hold_out_each = None  # a fold has no folds of its own
-        if self.model.method == "probe" and self.data.augment == "basic":
+        if self.model.method == "probe" and self.data.augment == "basic" and not self.speed.fixed_views:
             self.data.augment = "none"  # what a probe sees, so that recipe.yaml and card say so
         from natix_hf.training.curriculum import check_curriculum
 

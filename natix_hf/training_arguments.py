@@ -34,6 +34,10 @@ OPTIMIZERS = ("sam", "sophia", "muon", "ademamix", "schedule_free_adamw", "lion"
 SAM_BASES = tuple(name for name in (*OPTIMIZERS, *OptimizerNames) if name not in ("sam", "sophia"))
 
 
+# DINOv2's and DINOv3's linear evaluation, for 256 rows a step; here since everything that parses a recipe needs it.
+PROBE_LEARNING_RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
+
+
 def _fixed(value):
     """A field of TrainingArguments whose value a recipe cannot change."""
     return field(default=value, init=False, repr=False)
@@ -113,6 +117,16 @@ class NatixTrainingArguments(TrainingArguments):
     )
     curriculum_start: float = option(0.3, "share of each class, the easiest, that the first epoch has")
     curriculum_end: float = option(0.5, "share of the training after which all photos are in")
+    probe_heads: Literal["one", "grid"] = option(
+        "one",
+        "method probe: one head, or all combinations of the four keys below at once, the best on val_select wins",
+    )
+    probe_learning_rates: list[float] = option(
+        list(PROBE_LEARNING_RATES), "grid: rates for 256 photos a step (in proportion for other batches)"
+    )
+    probe_weight_decays: list[float] = option([0.0], "grid: weight decays")
+    probe_poolings: list[str] = option(["cls"], "grid: cls, mean, cls_mean")
+    probe_layers: list[int] = option([1], "grid: numbers of last layers that are pooled, e.g. 1 4")
     overwrite_output_dir: bool = option(False, "remove what an earlier run left in output_dir")
     optim: str = option("adamw_torch_fused", f"{', '.join(OPTIMIZERS)}, or transformers' (adamw_torch, sgd, ...)")
     sam_base: str = option("adamw_torch", "the optimizer that makes the step of sam")

@@ -4,6 +4,7 @@ This file travels with the weights (Hub, `trust_remote_code`), so it imports tor
 It knows nothing of photos, data sets, adapters or training, and fetches no backbone: `checkpoints.build_model` does.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DINOv3ViTModel, PreTrainedModel
 from transformers import initialization as init
-from transformers.modeling_outputs import ImageClassifierOutput
+from transformers.modeling_outputs import BaseModelOutput, ImageClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_natix_dinov3 import NatixDinov3Config
@@ -102,6 +103,9 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
 
+    # How many blocks run on `prefix_states`; set by whoever feeds them.
+    last_blocks: int = 0
+
     def __init__(self, config: NatixDinov3Config):
         super().__init__(config)
         self.backbone = DINOv3ViTModel(config.backbone_config)
@@ -151,6 +155,18 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
             **kwargs,
         )
 
+    def _run_last_blocks(self, states: Tensor, **kwargs: Any) -> BaseModelOutput:
+        """The backbone from activations `(batch, tokens, hidden)` below its last `self.last_blocks` blocks on."""
+        config = self.backbone.config
+        side = math.isqrt(states.shape[1] - 1 - config.num_register_tokens) * config.patch_size  # photos are square
+        positions = self.backbone.rope_embeddings(states.new_empty(1, 3, side, side))
+        hidden_states = [states]
+        for layer in self.backbone.model.layer[-self.last_blocks :]:
+            hidden_states.append(layer(hidden_states[-1], position_embeddings=positions, **kwargs))
+        return BaseModelOutput(
+            last_hidden_state=self.backbone.norm(hidden_states[-1]), hidden_states=tuple(hidden_states)
+        )
+
     def extract_features(self, pixel_values: Tensor) -> Tensor:
         """Photos `(batch, 3, H, W)` to the features `(batch, feature_size)` that the head reads."""
         return self._pool(self._run_backbone(pixel_values, None))
@@ -161,6 +177,7 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
         pixel_values: Tensor | None = None,
         labels: Tensor | None = None,
         features: Tensor | None = None,
+        prefix_states: Tensor | None = None,
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         output_features: bool = False,
@@ -172,6 +189,8 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
             pixel_values: `(batch, 3, H, W)`, normalised photos; H and W are multiples of the patch size.
             labels: `(batch,)` class ids, or `(batch, classes)` probabilities.
             features: `(batch, feature_size)` from `extract_features`, instead of `pixel_values`: what a probe reads.
+            prefix_states: `(batch, tokens, hidden)` activations below the last `self.last_blocks` blocks, instead of
+                `pixel_values`: where nothing below them is trained, only these blocks run.
             output_hidden_states: return the backbone's hidden states (before its final norm).
             output_attentions: return its attention maps; needs `attn_implementation="eager"`.
             output_features: return what the head read.
@@ -180,12 +199,15 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
             `NatixDinov3Output` with `loss`, `logits` `(batch, classes)`, `hidden_states`, `attentions`, `features`.
 
         Raises:
-            ValueError: neither or both of `pixel_values` and `features`.
+            ValueError: none or several of `pixel_values`, `features` and `prefix_states`.
         """
-        if (pixel_values is None) == (features is None):
-            raise ValueError("give either pixel_values or features, not both")
+        if sum(given is not None for given in (pixel_values, features, prefix_states)) != 1:
+            raise ValueError("give either pixel_values or features (or prefix_states), not both")
         outputs = None
-        if features is None:
+        if prefix_states is not None:
+            outputs = self._run_last_blocks(prefix_states, **kwargs)
+            features = self._pool(outputs)
+        elif features is None:
             if output_attentions is not None:
                 kwargs["output_attentions"] = output_attentions
             outputs = self._run_backbone(pixel_values, output_hidden_states, **kwargs)

@@ -4,9 +4,9 @@ A head is a learning rate, a weight decay, a pooling and a number of last layers
 same order, and those that read the same features are one matrix product, so hundreds cost little more than one. Knows
 arrays only: where the features come from and what becomes of the best head is decided elsewhere.
 
-SGD with momentum and a cosine to zero, rates in proportion to the batch (the protocol of Oquab et al., "DINOv2",
-2024, whose 13 rates are the default). Features are standardised on the training rows first; that is an affine map, so
-it is folded into the head afterwards and nothing remains of it.
+SGD with momentum and a cosine to zero, rates in proportion to the batch: the protocol of Oquab et al., "DINOv2", 2024,
+whose 13 rates are the recipe's default. Features are standardised on the training rows first; that is an affine map,
+so it is folded into the head afterwards and nothing remains of it.
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ from torch import Tensor
 from natix_hf.errors import UserError
 from natix_hf.inference.features import POOLINGS, pooled
 
-# Of the protocol, for 256 rows a batch.
-LEARNING_RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
-REFERENCE_BATCH = 256
+REFERENCE_BATCH = 256  # rows; the protocol gives its learning rates for so many
 MOMENTUM = 0.9
 
 
@@ -132,6 +130,7 @@ def train_heads(
     classes: int,
     epochs: float,
     batch_size: int,
+    steps: int | None = None,
     seed: int = 0,
     class_weights: Sequence[float] | None = None,
     label_smoothing: float = 0.0,
@@ -147,6 +146,7 @@ def train_heads(
         judged: `(rows', L, 2, hidden)` of the rows by which heads are chosen.
         wanted: the heads.
         epochs: passes over the rows.
+        steps: in place of `epochs`.
         batch_size: rows a step.
         seed: of the order of rows.
         class_weights: `(classes,)`, with a mean of 1 over the rows, as `losses.class_weights` makes them.
@@ -170,7 +170,7 @@ def train_heads(
     if class_weights is not None:
         weights = targets @ torch.tensor(class_weights, dtype=torch.float32, device=device)
     targets = targets * (1 - label_smoothing) + label_smoothing / classes
-    steps = max(1, math.ceil(rows / batch_size * epochs))
+    steps = steps or max(1, math.ceil(rows / batch_size * epochs))
     order: list[Tensor] = []
     passes = 0
     generator = torch.Generator().manual_seed(seed)

@@ -12,6 +12,7 @@ refused here is refused before a photo is read.
 from __future__ import annotations
 
 import hashlib
+import math
 from typing import Any
 
 import torch
@@ -68,7 +69,15 @@ def mixing(classes: int, args: Any) -> Mixing | None:
     )
 
 
-def check_views(method: str, augment: str, args: Any, *, decode_copy: bool = False) -> None:
+def check_views(
+    method: str,
+    augment: str,
+    args: Any,
+    *,
+    decode_copy: bool = False,
+    fixed_views: int = 0,
+    prefix_cache_gb: float | None = None,
+) -> None:
     """Refuse settings of augmentation and mixing that would be ignored or do something else than they say.
 
     Args:
@@ -76,17 +85,31 @@ def check_views(method: str, augment: str, args: Any, *, decode_copy: bool = Fal
         augment: name of the augmentation; `basic`, the default, gives way to `none` where a probe is trained.
         args: `NatixTrainingArguments`.
         decode_copy: whether pre-resized copies are trained on.
+        fixed_views, prefix_cache_gb: as in `NatixTrainer`.
 
     Raises:
         UserError: one line on the first of them.
     """
     check_augment(augment)
     mixed = [name for name in ("mixup_alpha", "cutmix_alpha") if getattr(args, name)]
-    if method == "probe" and augment not in ("none", "basic"):
+    if fixed_views < 0:
+        raise UserError(f"fixed_views: {fixed_views} given, 0 (new views in every epoch) or more expected")
+    if prefix_cache_gb is not None and not 0 < prefix_cache_gb < math.inf:
+        raise UserError(f"prefix_cache_gb: {prefix_cache_gb} given, a number of gigabytes above 0 expected")
+    if method == "probe" and augment not in ("none", "basic") and not fixed_views:
         raise UserError(
             f"augment: {augment} changes the photos, but method probe computes the features of each photo once: "
-            "leave augment out, or set method to lora or full"
+            "leave augment out, set fixed_views to the number of views of each photo, or method to lora or full"
         )
+    if method == "probe" and augment == "none" and fixed_views:
+        raise UserError("fixed_views: without an augmentation all views of a photo are the same: set augment")
+    if prefix_cache_gb is not None:
+        others = {"method is probe, whose features are kept anyway": method == "probe"}
+        others |= {f"{name} mixes pixels, which are not read again": bool(getattr(args, name)) for name in mixed}
+        others["decode_copy keeps photos that are not read again"] = decode_copy
+        for why, there in others.items():
+            if there:
+                raise UserError(f"prefix_cache_gb: {why}: leave one of the two out")
     if method == "probe" and mixed:
         raise UserError(
             f"{mixed[0]}: photos are mixed anew in every batch, but method probe computes the features of each photo "

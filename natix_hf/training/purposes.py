@@ -17,6 +17,7 @@ from natix_hf.training import run_folder
 from natix_hf.training.checkpoints import resume_point
 from natix_hf.training.mixing import check_views
 from natix_hf.training.optimizers import check_optimizer, check_trained
+from natix_hf.training.probe import check_probe
 from natix_hf.training.progress import check_trackers
 
 if TYPE_CHECKING:
@@ -46,7 +47,9 @@ def check(recipe: Recipe, text: str) -> None:
             run_folder.check(args.output_dir, resume=resuming, overwrite=args.overwrite_output_dir)
         resume_point(args.output_dir, args.resume_from_checkpoint)
     check_trackers(args.report_to)
-    check_views(model.method, recipe.data.augment, args, decode_copy=recipe.speed.decode_copy)
+    speed = {key: getattr(recipe.speed, key) for key in ("decode_copy", "fixed_views", "prefix_cache_gb")}
+    check_views(model.method, recipe.data.augment, args, **speed)
+    check_probe(args, model.method, head=model.head)
     check_optimizer(args, method=model.method, attn_implementation=model.attn_implementation)
     place = {"training": model.method != "probe", "bf16": args.bf16, "device": args.device}
     check_attention(model.attn_implementation, trust_remote_code=model.trust_remote_code, **place)

@@ -16,35 +16,31 @@ from typing import Any
 import numpy as np
 import torch
 from peft import PeftModel
-from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import TrainOutput
 
 from natix_hf.data.contracts import LockedSplits
-from natix_hf.data.copies import copy_side, photo_copies
 from natix_hf.data.slicing import check_slices
-from natix_hf.decision.prior import prior_warning
 from natix_hf.errors import UserError
 from natix_hf.files import home, read_json
-from natix_hf.inference.batches import ClientPhotos, image_side
-from natix_hf.inference.features import frozen_features
 from natix_hf.recipe import DecisionOptions, NatixTrainingArguments
 from natix_hf.report.classification_metric import NatixClassificationMetric
 from natix_hf.report.summary import summary_lines
 from natix_hf.training import run_folder
 from natix_hf.training.checkpoints import not_finite, remove_incomplete, resume_point
-from natix_hf.training.curriculum import check_curriculum, plan_curriculum
+from natix_hf.training.curriculum import check_curriculum
 from natix_hf.training.deciding import check_decision
 from natix_hf.training.ema import Ema
+from natix_hf.training.feeding import FeedsPhotos
 from natix_hf.training.losses import TrainingLoss, check_loss
 from natix_hf.training.mixing import check_views, mixing
 from natix_hf.training.optimizers import build_optimizer, check_optimizer, extra_passes
+from natix_hf.training.probe import HeadSearch, check_probe, write_search
 from natix_hf.training.progress import Progress
-from natix_hf.training.sampling import Strata, StratifiedSampler, check_sampling, seen_shares
-from natix_hf.training.saving import SavesWholeCheckpoints
-from natix_hf.training.views import Collator, EpochSampler, TrainingPhotos
+from natix_hf.training.sampling import check_sampling
+from natix_hf.training.views import Collator
 
 
 class _Epochs(TrainerCallback):
@@ -61,7 +57,7 @@ class _Epochs(TrainerCallback):
             self.trainer.ema.update(state.global_step - 1)
 
 
-class NatixTrainer(SavesWholeCheckpoints):
+class NatixTrainer(FeedsPhotos):
     """Train a `NatixDinov3ForImageClassification` (or its LoRA-wrapped form) on locked splits.
 
     The method follows from the model: a `PeftModel` is trained with LoRA, a model with a frozen backbone as a probe on
@@ -80,6 +76,9 @@ class NatixTrainer(SavesWholeCheckpoints):
         cache_dir: folder of frozen features and pre-resized copies; default `~/.cache/natix_hf`.
         decode_copy: train on pre-resized copies of the photos, made once; a probe has no use for them.
         decode_copy_side: their short side in pixels; default `data.copies.copy_side(image_size)`.
+        cache_gb: the most that cached features of a probe may take, in 10^9 bytes.
+        prefix_cache_gb: keep the activations below the last trained blocks, see `training.prefix`.
+        fixed_views: see `training.views.TrainingPhotos`; a probe sees so many views beside each photo itself.
         recipe_text: the text of the run's `recipe.yaml`; written by the verb.
         kwargs: what `transformers.Trainer` takes beside these.
 
@@ -100,6 +99,9 @@ class NatixTrainer(SavesWholeCheckpoints):
         cache_dir: str | Path | None = None,
         decode_copy: bool = False,
         decode_copy_side: int | None = None,
+        cache_gb: float | None = None,
+        prefix_cache_gb: float | None = None,
+        fixed_views: int = 0,
         recipe_text: str | None = None,
         callbacks: list[TrainerCallback] | None = None,
         **kwargs: Any,
@@ -126,7 +128,10 @@ class NatixTrainer(SavesWholeCheckpoints):
         self.times: dict[str, float] = {}  # seconds by phase, for run.json
         self.cache_dir = Path(cache_dir or home())
         self.decode_copy, self.decode_copy_side = decode_copy, decode_copy_side
-        check_views(self.method, augment, args, decode_copy=decode_copy)
+        self.cache_gb, self.prefix_cache_gb, self.fixed_views = cache_gb, prefix_cache_gb, fixed_views
+        speed = {"decode_copy": decode_copy, "fixed_views": fixed_views, "prefix_cache_gb": prefix_cache_gb}
+        check_views(self.method, augment, args, **speed)
+        check_probe(args, self.method, head=model.config.head, layers=model.config.backbone_config.num_hidden_layers)
         self.decode_workers = args.dataloader_num_workers
         if self.method == "probe":
             args.dataloader_num_workers = 0  # rows of a memory-mapped file: a worker process would only copy them
@@ -135,12 +140,12 @@ class NatixTrainer(SavesWholeCheckpoints):
             read = ("refit", "refit") if splits.purpose == "refit" else ("training", "train")
             rows = splits.rows(read[0], step=read[1])
             check_slices(rows, self.decision.slices)
-            self.sampler = self._sampler(rows, model, processing_class, args)
-            train = self._training_set(rows, model, processing_class, augment, args)
+            self.sampler = self.make_sampler(rows, model, processing_class, args)
+            train = self.training_set(rows, model, processing_class, augment, args)
             select = None
             if splits.purpose in ("run", "sweep"):  # the others choose no checkpoint
                 select = splits.rows("selection", step="choose checkpoint")
-                select = self._client_set(select, model, processing_class, args)
+                select = self.selection_set(select, model, processing_class, args)
         callbacks = list(callbacks or [])
         if args.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
@@ -155,7 +160,8 @@ class NatixTrainer(SavesWholeCheckpoints):
             callbacks=callbacks,
             **kwargs,
         )
-        self.ema = Ema(self.model, args.ema_decay, args.ema_warmup_steps) if args.ema else None
+        average = args.ema and args.probe_heads == "one"
+        self.ema = Ema(self.model, args.ema_decay, args.ema_warmup_steps) if average else None
         self.criterion.attach(self._plain_model(), args.seed)  # not averaged: nothing reads it after training
         self.add_callback(_Epochs(self))
         # One short line per evaluation in place of the parent's dictionaries; trackers still get every value.
@@ -163,54 +169,6 @@ class NatixTrainer(SavesWholeCheckpoints):
         self.remove_callback(ProgressCallback)
         self.progress = Progress()
         self.add_callback(self.progress)
-
-    # -- data ---------------------------------------------------------------------------------------------------------
-
-    def _client_set(self, rows: Any, model: Any, processor: Any, args: NatixTrainingArguments) -> Dataset:
-        """Rows on the client's path; for a probe their cached features."""
-        if self.method != "probe":
-            return ClientPhotos(rows, processor)
-        model.to(args.device)  # before the parent does it, since the features are wanted before the parent is there
-        return frozen_features(
-            model,
-            rows,
-            processor,
-            cache_dir=self.cache_dir,
-            batch_size=args.per_device_eval_batch_size,
-            num_workers=self.decode_workers,
-        )
-
-    def _training_set(
-        self, rows: Any, model: Any, processor: Any, augment: str, args: NatixTrainingArguments
-    ) -> Dataset:
-        if self.method == "probe":
-            return self._client_set(rows, model, processor, args)
-        size, copies = image_side(processor), None
-        resize = "crop" if processor.do_center_crop else "squash"
-        if self.decode_copy:
-            begin = time.perf_counter()
-            side = copy_side(size, self.decode_copy_side)
-            copies = photo_copies(rows, side=side, cache_dir=self.cache_dir, progress=not args.disable_tqdm)
-            self.times["decode_copy"] = round(time.perf_counter() - begin, 3)
-        return TrainingPhotos(rows, augment=augment, image_size=size, seed=args.seed, resize=resize, copies=copies)
-
-    def _sampler(self, rows: Any, model: Any, processor: Any, args: NatixTrainingArguments) -> EpochSampler:
-        """What every epoch is made of; says how far its class shares are from those expected."""
-        seed = args.data_seed if args.data_seed is not None else args.seed
-        labels, names = np.array(rows["label"][:]), self.label_list
-        strata = Strata(labels, rows["source"][:], names, args.sampling, args.balance_by)
-        cells = {"names": names, "cells": strata.cells, "cache_dir": self.cache_dir}
-        self.curriculum = plan_curriculum(args, model, rows, processor, **cells)
-        if self.target_prior is not None and args.should_log:
-            seen = seen_shares(strata.shares(), self.criterion)
-            if far := prior_warning(seen, self.target_prior, names):
-                print(f"warning: {far}")
-        if self.curriculum is None and strata.natural:
-            return EpochSampler(len(rows), seed)
-        return StratifiedSampler(strata, seed, self.curriculum and self.curriculum.admitted)
-
-    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> EpochSampler:
-        return self.sampler
 
     def _metrics(self, prediction: Any) -> dict[str, float]:
         values = self.metric.compute(
@@ -246,7 +204,9 @@ class NatixTrainer(SavesWholeCheckpoints):
                     print(self.curriculum.told())
                     self.curriculum.draw(Path(self.args.output_dir) / "figures" / "curriculum.png", self.label_list)
         begin = time.perf_counter()
-        if point and self._ended_early(point):
+        if self.args.probe_heads == "grid":
+            output = self._search_heads()
+        elif point and self._ended_early(point):
             output = TrainOutput(self.state.global_step, 0.0, {})
         else:
             try:
@@ -259,6 +219,13 @@ class NatixTrainer(SavesWholeCheckpoints):
         self.ema = None
         self.criterion.detach(self._plain_model())
         return output
+
+    def _search_heads(self) -> TrainOutput:
+        """Train the grid of heads in place of one; the model ends with the best of them."""
+        document = HeadSearch(self).run()
+        if self.args.should_save:
+            print("\n".join(write_search(Path(self.args.output_dir), document)))
+        return TrainOutput(document["steps"], 0.0, {})
 
     def _ended_early(self, point: Path) -> bool:
         """Whether early stopping had ended the run at this checkpoint; its state and weights are then in place.
@@ -337,7 +304,7 @@ class NatixTrainer(SavesWholeCheckpoints):
     def logits(self, rows: Any) -> np.ndarray:
         """Logits `(n, classes)` float32 of rows on the client's path, in order, computed by all processes together."""
         with self.args.main_process_first(desc="frozen features"):
-            rows = self._client_set(rows, self._plain_model(), self.processing_class, self.args)
+            rows = self.client_set(rows, self._plain_model(), self.processing_class, self.args)
         return np.asarray(self.predict(rows, metric_key_prefix="predict").predictions, dtype=np.float32)
 
     def _plain_model(self) -> Any:

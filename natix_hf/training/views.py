@@ -45,6 +45,7 @@ class TrainingPhotos(Dataset):
         seed: the run's seed.
         resize: `squash` or `crop`, as scored photos are brought to the square.
         copies: pre-resized copies of the rows' photos, read in their place; the originals are then not opened.
+        fixed_views: so many views of each photo come in turn, epoch by epoch; 0: a new one in every epoch.
     """
 
     def __init__(
@@ -56,7 +57,9 @@ class TrainingPhotos(Dataset):
         seed: int,
         resize: str = "squash",
         copies: PhotoCopies | None = None,
+        fixed_views: int = 0,
     ) -> None:
+        self.fixed_views = fixed_views
         self.augment, self.image_size, self.seed, self.copies = augment, image_size, seed, copies
         self.resize = resize
         self.rows = rows if copies is None else rows.select_columns(["id", "label"])
@@ -66,6 +69,8 @@ class TrainingPhotos(Dataset):
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, index = key
+        if self.fixed_views:
+            epoch %= self.fixed_views
         row = self.rows[index]
         # A decoded photo need not be larger than a copy would be: no crop of it is enlarged.
         enough = None if needs_whole_photo(self.augment) else copy_side(self.image_size)

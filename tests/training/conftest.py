@@ -28,6 +28,7 @@ def job(tiny_backbone: Path, photo_folder: Path, tmp_path: Path):
         lora = {"lora_r": 4, "lora_alpha": 8, "lora_dropout": settings.pop("lora_dropout", 0.1)}
         lora |= settings.pop("lora", {})
         options = settings.pop("model_options", {})
+        speed = settings.pop("speed", {})
         model, processor = load_model(
             str(tiny_backbone), splits.label_names, method=method, image_size=32, lora=lora, **options
         )
@@ -38,6 +39,7 @@ def job(tiny_backbone: Path, photo_folder: Path, tmp_path: Path):
             processing_class=processor,
             augment=augment or ("none" if method == "probe" else "basic"),
             callbacks=callbacks,
+            **speed,
         )
 
     return build

@@ -1,0 +1,57 @@
+"""The grid of a probe's heads as a heat map. Knows numbers only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.patches import Rectangle
+
+from natix_hf.report.figures import ORANGE, new_figure, save_figure
+
+
+def heat_map(heads: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any], path: str | Path) -> None:
+    """MCC and NLL of every head: learning rates to the right, the other settings downwards, the chosen one framed.
+
+    Args:
+        heads: each with `pooling, layers, learning_rate, weight_decay, mcc, log_loss`; a figure that is None (a head
+            that diverged) stays blank.
+        chosen: the setting of the winner.
+        path: the PNG to write.
+    """
+    rates = sorted({head["learning_rate"] for head in heads})
+    kinds = list(dict.fromkeys((head["pooling"], head["layers"], head["weight_decay"]) for head in heads))
+    tables = {name: np.full((len(kinds), len(rates)), np.nan) for name in ("mcc", "log_loss")}
+    for head in heads:
+        place = (
+            kinds.index((head["pooling"], head["layers"], head["weight_decay"])),
+            rates.index(head["learning_rate"]),
+        )
+        for name, table in tables.items():
+            if head[name] is not None:
+                table[place] = head[name]
+    figure, axes = new_figure(2.6 + 0.52 * 2 * len(rates), 1.9 + 0.34 * len(kinds), 2)
+    row, column = (
+        kinds.index((chosen["pooling"], chosen["layers"], chosen["weight_decay"])),
+        rates.index(chosen["learning_rate"]),
+    )
+    for one, (name, title, colours) in zip(
+        axes, (("mcc", "MCC on val_select", "viridis"), ("log_loss", "NLL on val_select", "viridis_r"))
+    ):
+        table = tables[name]
+        known = table[~np.isnan(table)]
+        # A diverged head's loss would press all others into one shade.
+        low, high = (known.min(), np.quantile(known, 0.9) if name == "log_loss" else known.max())
+        image = one.imshow(table, cmap=colours, aspect="auto", vmin=low, vmax=max(high, low + 1e-9))
+        figure.colorbar(image, ax=one, fraction=0.05, pad=0.02)
+        one.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=ORANGE, linewidth=2.5))
+        one.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates], rotation=60, fontsize=8)
+        labels = [f"{pooling}, last {layers}, decay {decay:g}" for pooling, layers, decay in kinds]
+        one.set_yticks(range(len(kinds)), labels if one is axes[0] else [""] * len(kinds), fontsize=8)
+        one.set_xlabel("learning rate (for 256 photos a step)", fontsize=9)
+        one.set_title(title, fontsize=10)
+        one.tick_params(length=0)
+        one.spines[:].set_visible(False)
+    save_figure(figure, path)

@@ -1,0 +1,213 @@
+"""A probe by many heads: all are trained together on cached features, the best on `val_select` becomes the model.
+
+Which heads there are is the recipe's grid; how they are trained is `heads.py`'s business. What is left is an ordinary
+model with the pooling and the last layers of the winner. Only rows of `train` and `val_select` come here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from natix_hf.errors import UserError
+from natix_hf.files import read_json, replacing, write_json
+from natix_hf.inference.features import pooled
+from natix_hf.report.metrics import LOWER_IS_BETTER, classification_metrics
+from natix_hf.schemas import validate
+from natix_hf.training.heads import REFERENCE_BATCH, Head, Setting, best_head, settings, train_heads
+
+if TYPE_CHECKING:
+    from natix_hf.training.trainer import NatixTrainer
+
+LBFGS_STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)  # C of the logistic regression that is set beside the heads
+
+
+def check_probe(args: Any, method: str, *, head: str = "linear", layers: int | None = None) -> None:
+    """Refuse what a grid of heads cannot do, before anything is read.
+
+    Args:
+        args: `NatixTrainingArguments`.
+        method: `lora`, `probe` or `full`.
+        head: `linear` or `mlp`.
+        layers: of the backbone, where known.
+
+    Raises:
+        UserError: one line on the first of them.
+    """
+    if args.probe_heads == "one":
+        return
+    if method != "probe":
+        raise UserError(f"probe_heads: grid given, but method is {method}: only a probe trains heads alone")
+    wanted = grid(args)
+    if head != "linear":
+        raise UserError(f"probe_heads: grid trains linear heads, head is {head}: leave one of the two out")
+    if layers is not None and (most := max(s.layers for s in wanted)) > layers:
+        raise UserError(f"probe_layers: {most} given, the backbone has {layers} layers")
+    neutral = {"loss": "ce", "logit_adjustment": 0.0, "sampling": "natural", "curriculum": "none"}
+    for key, value in neutral.items():
+        if getattr(args, key) != value:
+            raise UserError(
+                f"{key}: {getattr(args, key)} given, but probe_heads: grid trains with plain cross-entropy over all "
+                f"rows: leave {key} out, or set probe_heads: one"
+            )
+    if args.world_size > 1:
+        raise UserError("probe_heads: grid takes seconds in one process: start it without accelerate's num_processes")
+
+
+def grid(args: Any) -> list[Setting]:
+    """The heads that a recipe asks for."""
+    return settings(args.probe_poolings, args.probe_layers, args.probe_learning_rates, args.probe_weight_decays)
+
+
+def kept_layers(args: Any) -> int | None:
+    """How many last layers the cached features have to hold for the grid; None for those that the model pools."""
+    return max(setting.layers for setting in grid(args)) if args.probe_heads == "grid" else None
+
+
+def scores(head: Head, labels: np.ndarray, positive: int) -> dict[str, float]:
+    """The metrics of a head on the rows by which heads are chosen; NaN where it diverged."""
+    if not np.isfinite(head.logits).all():
+        return dict.fromkeys(("accuracy", "mcc", "auroc", "log_loss", "ece"), math.nan)
+    return classification_metrics(head.logits, labels, positive)
+
+
+def lbfgs_check(
+    features: np.ndarray, labels: np.ndarray, judged: np.ndarray, judged_labels: np.ndarray, positive: int
+) -> dict[str, Any]:
+    """Logistic regression by L-BFGS on standardised features, the strength with the least loss on the judged rows.
+
+    A head found by gradient descent that falls far behind it was trained badly.
+
+    Returns:
+        `C`, `log_loss`, `mcc`, `accuracy` on the judged rows.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    mean, spread = features.mean(axis=0), features.std(axis=0)
+    spread[spread < 1e-6 * spread.max()] = np.inf
+    found = []
+    for strength in LBFGS_STRENGTHS:
+        model = LogisticRegression(C=strength, max_iter=500).fit((features - mean) / spread, labels)
+        logits = np.full((len(judged), int(max(labels.max(), judged_labels.max())) + 1), -30.0)
+        logits[:, model.classes_] = model.predict_log_proba((judged - mean) / spread).clip(-30.0)
+        metrics = classification_metrics(logits, judged_labels, positive)
+        found.append({"C": strength, **{name: metrics[name] for name in ("log_loss", "mcc", "accuracy")}})
+    return min(found, key=lambda one: one["log_loss"])
+
+
+class HeadSearch:
+    """The grid of one run: trained, judged, the winner put into the model.
+
+    Args:
+        trainer: of a probe, with `train` and `val_select` as cached features of enough layers. Without `val_select`
+            (a refit) the head that the honest run chose is trained alone.
+    """
+
+    def __init__(self, trainer: NatixTrainer) -> None:
+        self.trainer = trainer
+        self.wanted = grid(trainer.args)
+        if trainer.eval_dataset is None:
+            self.wanted = [Setting(**read_json(trainer.honest / "probe.json")["chosen"])]
+
+    def run(self) -> dict[str, Any]:
+        """Train, judge, choose; the model then has the winner's pooling, layers and head.
+
+        Returns:
+            The content of `probe.json`.
+        """
+        trainer, args = self.trainer, self.trainer.args
+        layers = max(setting.layers for setting in self.wanted)
+        train, select = trainer.train_dataset, trainer.eval_dataset
+        labels = np.array(train.labels)
+        views = train.parts(layers)
+        judged = views[0][:1] if select is None else select.parts(layers)[0]
+        with tqdm(total=0, desc=f"{len(self.wanted)} heads", unit="step", disable=args.disable_tqdm) as bar:
+
+            def after_step(done: int, steps: int) -> None:
+                bar.total = steps
+                bar.update(done - bar.n)
+
+            heads = train_heads(
+                views,
+                labels,
+                judged,
+                self.wanted,
+                classes=len(trainer.label_list),
+                epochs=args.num_train_epochs,
+                steps=args.max_steps if args.max_steps > 0 else None,
+                batch_size=args.train_batch_size,
+                seed=args.seed if args.data_seed is None else args.data_seed,
+                class_weights=None if trainer.criterion.weights is None else trainer.criterion.weights.tolist(),
+                label_smoothing=args.label_smoothing_factor,
+                device=args.device,
+                after_step=after_step,
+            )
+            steps = bar.total
+        chosen, document = 0, {"version": 1, "rows": len(labels), "steps": steps, "batch": args.train_batch_size}
+        if select is not None:
+            chosen, found = self._choose(heads, np.array(select.labels))
+            feature_of = [pooled(p, *heads[chosen].setting[:2]) for p in (views[0], judged)]
+            check = lbfgs_check(feature_of[0], labels, feature_of[1], np.array(select.labels), trainer.positive)
+            document |= {"judged": len(select.labels), "heads": found, "lbfgs": check}
+        document["chosen"] = heads[chosen].setting._asdict()
+        document["reference_batch"] = REFERENCE_BATCH
+        self._adopt(heads[chosen])
+        trainer.state.global_step = trainer.state.max_steps = steps
+        validate(document, "probe")
+        return document
+
+    def _choose(self, heads: Sequence[Head], labels: np.ndarray) -> tuple[int, list[dict[str, Any]]]:
+        args, positive = self.trainer.args, self.trainer.positive
+        name = (args.metric_for_best_model or "mcc").removeprefix("eval_")
+        name = "log_loss" if name == "loss" else name
+        judged = [scores(head, labels, positive) for head in heads]
+        sign = -1.0 if name in LOWER_IS_BETTER else 1.0
+        chosen = best_head(heads, [sign * one[name] for one in judged], [one["log_loss"] for one in judged])
+        shown = dict.fromkeys((name, "mcc", "accuracy", "log_loss"))
+        found = [
+            {**head.setting._asdict(), **{n: None if math.isnan(one[n]) else one[n] for n in shown}}
+            for head, one in zip(heads, judged)
+        ]
+        return chosen, found
+
+    @torch.no_grad()
+    def _adopt(self, head: Head) -> None:
+        """Give the model the head, and the pooling that it reads."""
+        model = self.trainer._plain_model()
+        model.config.pooling, model.config.feature_layers = head.setting.pooling, head.setting.layers
+        linear = torch.nn.Linear(head.weight.shape[1], head.weight.shape[0], device=model.device)
+        linear.weight.copy_(head.weight)
+        linear.bias.copy_(head.bias)
+        model.head.linear = linear
+        for data in (self.trainer.train_dataset, self.trainer.eval_dataset):
+            if data is not None:
+                data.pooling, data.layers = head.setting.pooling, head.setting.layers
+
+
+def write_search(run: Path, document: dict[str, Any]) -> list[str]:
+    """Write `probe.json` and, where heads were compared, `figures/probe.png`; returns the lines to print."""
+    write_json(run / "probe.json", document)
+    chosen = document["chosen"]
+    told = f"{chosen['pooling']} of the last {chosen['layers']}, learning rate {chosen['learning_rate']:g}"
+    told += f", weight decay {chosen['weight_decay']:g}"
+    if "heads" not in document:
+        return [f"probe: {told}"]
+    from natix_hf.report.figures_probe import heat_map
+
+    (run / "figures").mkdir(exist_ok=True)
+    with replacing(run / "figures" / "probe.png") as path:
+        heat_map(document["heads"], chosen, path)
+    best = next(one for one in document["heads"] if all(one[key] == value for key, value in chosen.items()))
+    check = document["lbfgs"]
+    return [
+        f"probe: {len(document['heads'])} heads over {document['rows']} photos; best on val_select "
+        f"({document['judged']} photos): {told}: MCC {best['mcc']:.3f}, NLL {best['log_loss']:.4f}",
+        f"  beside it logistic regression by L-BFGS (C = {check['C']:g}): MCC {check['mcc']:.3f}, "
+        f"NLL {check['log_loss']:.4f}",
+    ]

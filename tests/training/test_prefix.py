@@ -1,0 +1,150 @@
+"""Training from kept activations is training on the same fixed views, quicker."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from natix_hf import UserError, load_model, load_photos
+from natix_hf.training.prefix import MOST_VIEWS, plan_prefix, prefix_states, trained_blocks
+
+SETTINGS = {
+    "lora": {"lora_last_blocks": 1, "lora_dropout": 0.0},
+    "lora_dropout": 0.0,
+    "num_train_epochs": 3,
+    "eval_strategy": "epoch",
+}
+
+
+def trainable(trainer):
+    return {n: p.detach().clone() for n, p in trainer.model.named_parameters() if p.requires_grad}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("NATIX_HF_HOME", str(tmp_path / "home"))
+
+
+def test_a_cached_run_equals_the_uncached_one_on_the_same_views(job, losses):
+    plain = job(name="plain", speed={"fixed_views": 2}, **SETTINGS)
+    plain.train()
+    cached = job(name="cached", speed={"fixed_views": 2, "prefix_cache_gb": 1.0}, **SETTINGS)
+    assert cached.prefix.precision == "float32"
+    assert cached.prefix.views == 2
+    passes = []
+    first = cached._plain_model().backbone.model.layer[0]
+    first.register_forward_hook(lambda *_: passes.append(1))
+    cached.train()
+    assert not passes  # nothing below the cut ran
+    np.testing.assert_allclose(losses(cached), losses(plain), atol=1e-4)
+    ours, theirs = trainable(cached), trainable(plain)
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=0, atol=1e-4, msg=name)
+    scored = [[e["eval_log_loss"] for e in t.state.log_history if "eval_log_loss" in e] for t in (cached, plain)]
+    np.testing.assert_allclose(*scored, atol=1e-4)
+    # What is predicted at the end runs the whole model.
+    rows = cached.splits.rows("selection", step="predictions")
+    np.testing.assert_allclose(cached.logits(rows), plain.logits(rows), atol=1e-4)
+    assert passes
+
+
+def test_a_second_run_computes_nothing_below_the_cut(job, monkeypatch):
+    speed = {"fixed_views": 1, "prefix_cache_gb": 1.0}
+    job(name="first", speed=speed, **SETTINGS)
+    from natix_hf.training import prefix
+
+    def refuse(*_):
+        raise AssertionError("computed again")
+
+    monkeypatch.setattr(prefix, "prefix_states", refuse)
+    job(name="second", speed=speed, **SETTINGS)
+
+
+def test_bf16_halves_the_place_and_its_drift_is_told(job, capsys):
+    one = job(name="exact", speed={"fixed_views": 2, "prefix_cache_gb": 1.0}, **SETTINGS)
+    capsys.readouterr()
+    small = one.prefix.gigabytes * 0.6
+    two = job(name="rounded", speed={"fixed_views": 2, "prefix_cache_gb": small}, **SETTINGS)
+    assert two.prefix.precision == "bfloat16"
+    assert two.prefix.gigabytes == pytest.approx(one.prefix.gigabytes / 2)
+    said = capsys.readouterr().out
+    assert "2 fixed views a photo, bfloat16" in said
+    assert "bf16 moves the features by" in said
+    assert 0 < two.drift < 0.05
+    exact, rounded = (t.train_dataset[1, 3]["prefix_states"] for t in (one, two))
+    assert torch.equal(rounded, exact.bfloat16().float())
+
+
+def test_states_at_the_cut_give_the_features_of_the_whole_model(tiny_backbone):
+    for pooling, layers in (("cls", 1), ("cls_mean", 2)):
+        model, _ = load_model(
+            str(tiny_backbone), ["a", "b"], method="full", image_size=32, pooling=pooling, feature_layers=layers
+        )
+        model.eval()
+        pixels = torch.randn(3, 3, 32, 32)
+        with torch.inference_mode():
+            whole = model(pixels, output_features=True)
+            for model.last_blocks in (1, 2):
+                states = prefix_states(model, pixels, model.last_blocks)
+                torch.testing.assert_close(model(prefix_states=states, output_features=True).features, whole.features)
+
+
+def test_the_plan_takes_views_before_precision_and_never_passes_the_budget():
+    facts = {"blocks": 3, "layers": 12, "values": 1_000_000, "photos": 100, "scored": 50, "epochs": 3}
+    gigabytes = (3 * 100 + 50) * 4e6 / 1e9
+    assert plan_prefix(gigabytes, **facts) == plan_prefix(100, **facts)
+    assert plan_prefix(100, **facts).views == 3
+    less = plan_prefix(gigabytes * 0.99, **facts)
+    assert (less.precision, less.views) == ("bfloat16", 3)
+    fewer = plan_prefix(0.5, **facts)
+    assert (fewer.precision, fewer.views) == ("bfloat16", 2)
+    assert fewer.gigabytes <= 0.5
+    assert plan_prefix(100, **{**facts, "epochs": 50}).views == MOST_VIEWS
+    assert plan_prefix(100, **facts, augmented=False).views == 1
+    with pytest.raises(UserError, match=r"prefix_cache_gb: 0\.2 given, 0\.3 expected for 1 view"):
+        plan_prefix(0.2, **facts)
+    with pytest.raises(UserError, match=r"prefix_cache_gb: 1 given, 2\.1 expected for 10 view"):
+        plan_prefix(1, **facts, views=10)
+    with pytest.raises(UserError, match="all 12 blocks are trained"):
+        plan_prefix(100, **{**facts, "blocks": 12})
+
+
+def test_the_cut_lies_below_everything_that_is_trained(tiny_backbone):
+    def blocks(method, **lora):
+        return trained_blocks(load_model(str(tiny_backbone), ["a", "b"], method=method, image_size=32, lora=lora)[0])
+
+    layers = json.loads((tiny_backbone / "config.json").read_text())["num_hidden_layers"]
+    assert blocks("lora") == layers
+    assert blocks("lora", lora_last_blocks=1) == 1
+    assert blocks("probe") == 0
+    with pytest.raises(UserError, match="embeddings are trained"):
+        blocks("full")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"method": "probe"}, "prefix_cache_gb: method is probe"),
+        ({"mixup_alpha": 0.2}, "prefix_cache_gb: mixup_alpha mixes pixels"),
+        ({"speed": {"prefix_cache_gb": 1.0, "decode_copy": True}}, "prefix_cache_gb: decode_copy keeps photos"),
+        ({"speed": {"prefix_cache_gb": -1.0}}, "prefix_cache_gb: -1.0 given"),
+        ({"speed": {"fixed_views": -1}}, "fixed_views: -1 given"),
+        ({"lora": {}}, "blocks are trained, so no activation stays the same"),
+    ],
+)
+def test_settings_that_leave_nothing_to_keep_are_refused(job, changes, said):
+    settings = {"speed": {"prefix_cache_gb": 1.0}, **SETTINGS, **changes}
+    with pytest.raises(UserError, match=said):
+        job(settings.pop("method", "lora"), **settings)
+
+
+def test_photos_of_another_run_are_not_confused(job, photo_folder, tmp_path):
+    speed = {"fixed_views": 1, "prefix_cache_gb": 1.0}
+    one = job(name="one", speed=speed, splits=load_photos(photo_folder), **SETTINGS)
+    other = job(name="other", speed=speed, splits=load_photos(photo_folder), **SETTINGS, seed=7)
+    assert not torch.equal(one.train_dataset[0, 0]["prefix_states"], other.train_dataset[0, 0]["prefix_states"])
+    np.testing.assert_array_equal(  # scored photos have no chance in them
+        one.eval_dataset[0]["prefix_states"], other.eval_dataset[0]["prefix_states"]
+    )
