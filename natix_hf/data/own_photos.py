@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
-from natix_hf.data.certificate import PRINT
+from natix_hf.data.certificate import PRINT, known_photos, read_certificate
 from natix_hf.data.columns import as_text, with_text
 from natix_hf.data.folders import photo_files
 from natix_hf.data.groups import group_rows
@@ -47,6 +47,11 @@ class OwnPhotos:
     known: dict[str, int]
     ties: dict[str, int]
 
+    def described(self) -> dict:
+        """What a report says of them: `n, groups, broken, known, ties`."""
+        groups = len(set(self.rows["group"][:]))
+        return {"n": len(self.rows), "groups": groups, "broken": self.broken, "known": self.known, "ties": self.ties}
+
     def halves(self, seed: int) -> dict[str, Dataset]:
         """The rows of `fit` and of `control`: whole groups, classes in proportion, each class in both.
 
@@ -61,6 +66,17 @@ class OwnPhotos:
         except UserError as error:
             raise UserError(f"{error} (one half is for fitting, the other for checking)") from None
         return {half: self.rows.select(np.flatnonzero(homes == i)) for i, half in enumerate(HALVES)}
+
+
+def label_and_group(rows: Dataset) -> dict[str, np.ndarray]:
+    """`group` and, of labelled rows, `label`, each `(n,)`."""
+    found = {"group": np.asarray(rows["group"][:], dtype=object)}
+    return found | ({"label": np.asarray(rows["label"][:])} if "label" in rows.column_names else {})
+
+
+def known_in(folder: Path) -> dict[str, str]:
+    """`certificate.known_photos` of a model's folder; empty where it holds no `splits.json`, or an older one."""
+    return known_photos(read_certificate(folder)) if (folder / "splits.json").is_file() else {}
 
 
 def have_labels(place: str, image_column_name: str = "image", label_column_name: str = "label") -> bool:

@@ -42,7 +42,8 @@ def figures_at_shares(
 
     Returns:
         Name -> `(1 + n_boot,)`, the figure itself first: `accuracy` and, of two classes, `mcc`, `precision`, `recall`
-        and `fpr` of the decisions, `nll` (nats a photo), `brier` (sum over classes) and `ece` (15 bins) of the probabilities.
+        and `fpr` of the decisions, `nll` (nats a photo), `brier` (sum over classes) and `ece` (15 bins) of the
+        probabilities.
     """
     labels, decisions = np.asarray(labels), np.asarray(decisions)
     shares = np.asarray(shares, dtype=np.float64) / np.sum(shares)

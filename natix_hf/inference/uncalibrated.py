@@ -1,0 +1,50 @@
+"""Logits of a finished model as they were before its calibration, so that another one can be fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from natix_hf.decision.calibration import Calibration
+from natix_hf.errors import UserError
+from natix_hf.inference.batches import logits_of, photo_batches
+
+
+def uncalibrated_logits(
+    model: Any,
+    processor: Any,
+    photos: Sequence[Any],
+    calibration: Calibration,
+    *,
+    batch_size: int = 16,
+    num_workers: int = 0,
+) -> np.ndarray:
+    """`(n, classes)` float64, computed on the client's path.
+
+    Args:
+        model: in eval mode. One of our class loses its calibration; of another one it is taken out of the logits.
+        processor: the model's image processor.
+        photos: what `client_pixels` takes, readable ones.
+        calibration: what the model's own logits went through; what has none went through nothing.
+        batch_size, num_workers: as `photo_batches` takes them.
+
+    Raises:
+        UserError: a photo that could be read a moment ago no longer can.
+    """
+    ours = model.config.model_type == "natix_dinov3"
+    if ours:
+        model.set_calibration(1.0, 0.0)
+    parts = []
+    with tqdm(total=len(photos), desc="logits", unit="photo") as progress:
+        for indices, pixels, broken in photo_batches(
+            photos, processor, batch_size=batch_size, num_workers=num_workers
+        ):
+            if broken:
+                raise UserError(f"photo {broken[0][0]}: {broken[0][1]}: it could be read before; start again")
+            parts.append(logits_of(model, pixels).astype(np.float64))
+            progress.update(len(indices))
+    logits = np.concatenate(parts)
+    return logits if ours else (logits - calibration.logit_bias) * calibration.temperature

@@ -1,0 +1,144 @@
+"""Another calibration for a finished model, from photos of one's own and without training.
+
+python -m natix_hf.recalibrate runs/lora photos/ --max_fpr 0.01 --confidence 0.95 --prevalence 0.02 --output runs/mine
+
+Labelled photos (class folders, a table, a data set; some 300) give a copy of the model with new temperature, prior,
+threshold and, with --max_fpr and the like, an abstain band with a guarantee. Photos without labels give a report:
+their class shares, the accuracy to be expected, and whether they drifted from what the model was calibrated on.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from natix_hf.errors import CommandParser, UserError, command
+from natix_hf.files import check_writable, write_json
+
+
+def parser() -> CommandParser:
+    made = CommandParser(prog="python -m natix_hf.recalibrate", description=__doc__.split("\n")[0])
+    made.add_argument("model", help="folder of a finished run or of an export, or a Hub id")
+    made.add_argument("photos", help="class folders, folder, .csv, .jsonl, .parquet, save_to_disk folder or Hub id")
+    made.add_argument("--output", required=True, help="folder to write, absent or empty")
+    risk = made.add_mutually_exclusive_group()
+    risk.add_argument("--max_fpr", type=float, help="guarantee: of the negatives at most so many are called positive")
+    risk.add_argument("--max_fnr", type=float, help="guarantee: of the positives at most so many are called negative")
+    risk.add_argument("--max_error", type=float, help="guarantee: both at once")
+    risk.add_argument("--min_precision", type=float, help="guarantee: so many positives are right, at --prevalence")
+    made.add_argument("--confidence", type=float, default=0.9, help="of the guarantee")
+    made.add_argument("--prevalence", type=float, help="share of positives where the model will work")
+    made.add_argument("--calibrator", nargs="+", default=["temperature"], help="none, temperature, vector, isotonic")
+    made.add_argument("--threshold_metric", default="mcc", help="mcc, accuracy, f1, fbeta:B, cost:FP:FN, precision>=P")
+    made.add_argument("--fold_threshold", choices=["true", "false"], default="false", help="true: decide at that")
+    made.add_argument("--unlabelled", action="store_true", help="do not look at labels, also where there are folders")
+    made.add_argument("--image_column_name", default="image", help="column of photos, for a data set")
+    made.add_argument("--label_column_name", default="label", help="column of labels, for a data set")
+    made.add_argument("--group_column", help="column of groups (video, camera, place) that are kept whole")
+    made.add_argument("--seed", type=int, default=0, help="of the halves and of the intervals")
+    made.add_argument("--batch_size", type=int, default=16, help="photos per batch")
+    made.add_argument("--num_workers", type=int, default=2, help="processes that decode photos")
+    return made
+
+
+def main(argv: list[str]) -> None:
+    given = parser().parse_args(argv)
+    output = Path(given.output).expanduser()
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"--output {output}: already there and not empty: name another folder")
+    check_writable(output, "--output")
+    if given.batch_size < 1 or given.num_workers < 0:
+        raise UserError("--batch_size: at least 1 expected; --num_workers: at least 0")
+
+    from transformers.utils.logging import disable_progress_bar
+
+    from natix_hf.data.own_photos import have_labels, label_and_group
+    from natix_hf.inference.prediction import load_classifier
+    from natix_hf.training.recalibration import asked_options, calibration_of, model_folder, positive_class
+
+    options = asked_options(
+        {"fpr": given.max_fpr, "fnr": given.max_fnr, "error": given.max_error, "precision": given.min_precision},
+        given.confidence,
+        given.prevalence,
+        calibrator=given.calibrator,
+        threshold_metric=given.threshold_metric,
+        fold_threshold=given.fold_threshold == "true",
+    )
+    folder = model_folder(given.model)
+    labelled = not given.unlabelled and have_labels(given.photos, given.image_column_name, given.label_column_name)
+    disable_progress_bar()  # loading takes a second
+    model, processor = load_classifier(str(folder))
+    names = [model.config.id2label[i] for i in range(model.config.num_labels)]
+    calibration, document = calibration_of(folder, len(names))
+    positive = positive_class(folder, document)
+    own = _photos(given, folder, names, labelled)
+
+    from natix_hf.inference.uncalibrated import uncalibrated_logits
+
+    def logits(rows):
+        speed = {"batch_size": given.batch_size, "num_workers": given.num_workers}
+        return uncalibrated_logits(model, processor, rows["image"], calibration, **speed)
+
+    report = {
+        "version": 1,
+        "source": given.model.rstrip("/").rpartition("/")[2],
+        "labelled": labelled,
+        "classes": names,
+    }
+    report |= {"positive": positive, "seed": given.seed, "photos": own.described()}
+    if not labelled:
+        from natix_hf.schemas import validate
+        from natix_hf.training.unlabelled import seen_shares, unlabelled_lines, unlabelled_report
+
+        seen = seen_shares(folder, document, given.model)
+        found = logits(own.rows), label_and_group(own.rows)["group"], calibration, document, seen, positive
+        report |= unlabelled_report(folder, *found, seed=given.seed)
+        validate(report, "recalibration")
+        write_json(output / "recalibration.json", report)
+        print("\n".join(unlabelled_lines(report, names, positive)))
+        print(f"{output / 'recalibration.json'}: the report; without labels no model is changed")
+        return
+
+    from natix_hf.training.recalibration import LEAST, certifiable_line, recalibrate, report_lines, write_copy
+
+    if len(own.rows) < LEAST:
+        raise UserError(f"{given.photos}: {len(own.rows)} photos that can be used, at least {LEAST} are needed")
+    halves = own.halves(given.seed)
+    arrays = {half: label_and_group(rows) for half, rows in halves.items()}
+    if options.risk != "none":
+        control = arrays["control"]
+        print(certifiable_line(control["label"], control["group"], options, names, positive), flush=True)
+    for half, rows in halves.items():
+        arrays[half]["logits"] = logits(rows)
+    halved = arrays["fit"], arrays["control"]
+    decided, figures = recalibrate(*halved, calibration, options, names, positive, seed=given.seed)
+    report |= {"figures": figures, "guarantee": decided["guarantee"]}
+    lines = report_lines(decided, report, names)
+    parts = [(half, rows, arrays[half]["logits"]) for half, rows in halves.items()]
+    write_copy(folder, output, calibration, decided, report, parts, lines)
+    print("\n".join(lines))
+    print(f"{output}: the model with this calibration; {given.model} is as it was")
+
+
+def _photos(given, folder: Path, names: list[str], labelled: bool):
+    """The photos that can be used; what is left out is told."""
+    from natix_hf.data.own_photos import known_in, read_labelled, read_unlabelled
+
+    known = known_in(folder)
+    if not known:
+        print(f"{given.model} does not say which photos it was trained on: make sure that these are none of them")
+    columns = {"image_column_name": given.image_column_name, "group_column": given.group_column}
+    if labelled:
+        own = read_labelled(given.photos, names, known, label_column_name=given.label_column_name, **columns)
+    else:
+        own = read_unlabelled(given.photos, known, **columns)
+    for photo in own.broken[:20]:
+        print(f"not read: {photo['id']}: {photo['reason']}", file=sys.stderr)
+    if own.known:
+        where = ", ".join(f"{count} of {split}" for split, count in own.known.items())
+        print(f"left out, since the model's own data holds them: {where}")
+    return own
+
+
+if __name__ == "__main__":
+    command(main)
