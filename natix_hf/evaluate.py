@@ -1,4 +1,4 @@
-"""The final figures of a run, computed from the saved predictions on `val_test` and its calibration.
+"""The final figures of a run, computed from the saved predictions on `val_test` and its calibration, and report.html.
 
 python -m natix_hf.evaluate runs/lora
 python -m natix_hf.evaluate runs/lora --robustness challenge@2025 --field scores.csv
@@ -48,6 +48,8 @@ def main(argv: list[str]) -> None:
     for name, lines in (("robustness", robustness_lines), ("reward", reward_lines)):
         if (run / f"{name}.json").is_file():
             print("\n".join(lines(read_json(run / f"{name}.json"))))
+    if (run / "report.html").is_file():  # a refit has none of its own
+        print(f"report: {run / 'report.html'}")
 
 
 if __name__ == "__main__":

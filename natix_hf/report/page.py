@@ -77,7 +77,7 @@ def report_html(
     is_positive, decided = test.labels == positive, test.decided == positive
     ranking = []
     if is_positive.any() and not is_positive.all():
-        ranking = page_charts.ranking_charts(test.after[:, positive], is_positive, decided, names[positive])
+        ranking = page_charts.ranking_charts(test.log_odds[:, positive], is_positive, decided, names[positive])
     chosen = calibration.get("threshold_choice")
     selective, slices = documents.get("selective"), documents.get("slices")
     guarantee = calibration.get("guarantee")

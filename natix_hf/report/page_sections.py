@@ -46,6 +46,7 @@ class Rows(NamedTuple):
         groups: `(n,)`, or None.
         before, after: `(n, classes)` probabilities before and after calibration, the latter without a threshold in
             them.
+        log_odds: `(n, classes)`, which rank as the latter do, but without ties at 1.
         decided: `(n,)` class ids.
         slices: column -> `(n,)` kinds of photos.
     """
@@ -56,6 +57,7 @@ class Rows(NamedTuple):
     groups: np.ndarray | None
     before: np.ndarray
     after: np.ndarray
+    log_odds: np.ndarray
     decided: np.ndarray
     slices: Mapping[str, np.ndarray]
 

@@ -30,7 +30,9 @@ from natix_hf.training import run_folder
 from natix_hf.training.challenged import challenge_documents, note_latency, predict_challenged
 from natix_hf.training.deciding import calibrate_run, carried
 from natix_hf.training.predictions import read_predictions, write_predictions
+from natix_hf.training.gallery import keep_photos
 
+from natix_hf.training.report_page import write_decision_figures, write_report
 if TYPE_CHECKING:
     from natix_hf.training.trainer import NatixTrainer
 
@@ -149,7 +151,9 @@ def evaluate_run(run: Path, *, seed: int = 0, field: Field | None = None) -> dic
 def finish(trainer: NatixTrainer) -> dict[str, Any]:
     """See `NatixTrainer.finish`."""
     run, times = Path(trainer.args.output_dir), trainer.times
+    write_decision_figures(run)
     with _timed(times, "predict"):
+    write_report(run)
         for name, role, parts in TABLES:
             predicted = []
             for part in parts:
@@ -176,6 +180,9 @@ def finish(trainer: NatixTrainer) -> dict[str, Any]:
         validate(record, "run")
         write_json(run / "run.json", record)
     trainer.accelerator.wait_for_everyone()
+        if trainer.splits.purpose == "run":
+            with _timed(times, "gallery"):
+                keep_photos(trainer, run)
     return document
 
 

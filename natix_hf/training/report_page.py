@@ -14,7 +14,9 @@ from natix_hf.decision.temperature import softmax
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_text
 from natix_hf.hub.cards import LORA_SETTINGS, METHODS, SETTINGS, hub_id
+from natix_hf.report import figures_decisions
 from natix_hf.report.charts import Table
+from natix_hf.report.metrics import log_odds
 from natix_hf.report.page import report_html
 from natix_hf.report.page_sections import Picture, Rows
 from natix_hf.schemas import validate
@@ -58,6 +60,25 @@ def write_report(run: str | Path, *, path: str | Path | None = None, include_pho
     return path
 
 
+def write_decision_figures(run: str | Path) -> None:
+    """The page's pictures of how decisions fall, as PNG in `figures/` for the card."""
+    run = Path(run)
+    calibration, splits = _document(run, "calibration"), read_certificate(run)
+    test, positive = _rows(run, "val_test", Calibration.from_document(calibration)), _document(run, "run")["positive"]
+    is_positive, folder = test.labels == positive, run / "figures"
+    if calibration.get("threshold_choice"):
+        figures_decisions.threshold_figure(
+            calibration["threshold_choice"], calibration["fitted_on"], folder / "threshold.png"
+        )
+    if (run / "selective.json").is_file():
+        figures_decisions.risk_coverage_figure(_document(run, "selective"), folder / "risk_coverage.png")
+    if is_positive.any() and not is_positive.all():
+        score, decided = test.log_odds[:, positive], test.decided == positive
+        figures_decisions.ranking_figure(
+            score, is_positive, decided, splits["label_names"][positive], folder / "ranking.png"
+        )
+
+
 def read_pictures(run: Path) -> dict[tuple[str, str], Picture]:
     """The photos that the end of training kept for the page, by split and id; none without a `gallery.json`."""
     if not (run / "gallery.json").is_file():
@@ -93,7 +114,8 @@ def _rows(run: Path, split: str, calibration: Calibration) -> Rows:
         rows["group"],
         softmax(logits),
         softmax(calibration.calibrated(logits)),
-        calibration.decisions(logits),
+        log_odds(calibration.calibrated(logits)),
+        calibration.served(logits).argmax(axis=1),
         rows["slices"],
     )
 

@@ -71,6 +71,7 @@ def rows(classes=2, n=160, seed=0, name="val_test"):
         np.array([f"group{i // 2}" for i in range(n)], dtype=object),
         probabilities,
         probabilities,
+        np.log(probabilities / (1 - probabilities)),
         logits.argmax(axis=1),
         {"weather": np.array(["rain", "sun"], dtype=object)[generator.integers(0, 2, n)]},
     )

@@ -53,7 +53,7 @@ def test_photos_are_small_upright_and_hold_nothing_but_pixels(rows, network, tmp
 
 
 def test_the_page_gets_what_is_there(rows, network, tmp_path):
-    model, processor = network
+    _, processor = network
     run = tmp_path / "run"
     assert read_pictures(run) == {}
     write_gallery(run, {"val_select": (rows, np.array([0])), "val_test": (rows, np.array([0, 1]))}, None, processor)
