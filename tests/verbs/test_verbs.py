@@ -24,7 +24,7 @@ config.json model.safetensors configuration_natix_dinov3.py modeling_natix_dinov
 recipe.yaml splits.json calibration.json metrics.json run.json
 adapter/adapter_config.json adapter/adapter_model.safetensors
 predictions/val_select.parquet predictions/val_calib.parquet predictions/val_test.parquet figures/training.png
-figures/reliability.png figures/confusion.png
+figures/reliability.png figures/confusion.png figures/reward.png reward.json slices.json
 """
 
 # A client: prints label and score of every class for each photo, `[[{"label", "score"}, ...], ...]`.
