@@ -45,9 +45,9 @@ def main(argv: list[str]) -> None:
     if (run / "slices.json").is_file():
         lines += slice_lines(read_json(run / "slices.json"))
     print("\n".join(lines))
-    for name, lines in (("robustness", robustness_lines), ("reward", reward_lines)):
+    for name, told in (("robustness", robustness_lines), ("reward", reward_lines)):
         if (run / f"{name}.json").is_file():
-            print("\n".join(lines(read_json(run / f"{name}.json"))))
+            print("\n".join(told(read_json(run / f"{name}.json"))))
     if (run / "report.html").is_file():  # a refit has none of its own
         print(f"report: {run / 'report.html'}")
 
