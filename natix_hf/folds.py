@@ -1,0 +1,87 @@
+"""Train one run for each value of a metadata column, tested on the photos of that value alone and trained on the rest.
+
+python -m natix_hf.folds recipes/probe.yaml --hold_out_each city_name --output_dir runs/cities
+
+Other keys (`--key value`) hold for all runs; a probe is cheap, since features are computed once for all folds. The
+same command goes on where it was stopped: finished folds are kept, an interrupted one resumes, one that failed is
+tried again. Ends with exit status 1 where folds failed. Writes `folds.json` and `FOLDS.md`.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from natix_hf.errors import UserError, command
+
+USAGE = "python -m natix_hf.folds RECIPE --hold_out_each COLUMN [--output_dir FOLDER] [--KEY VALUE ...]"
+OWN = ("hold_out_each", "output_dir")  # the folds have others
+REFUSED = ("sweep", "find_lr", "refit", "refit_from", "resume_from_checkpoint", "overwrite_output_dir", "test_on")
+
+
+def without(argv: list[str], keys: tuple[str, ...]) -> list[str]:
+    """The words that are not these keys or their values."""
+    kept: list[str] = []
+    skip = False
+    for word in argv:
+        if word.startswith("--"):
+            skip = word[2:].split("=")[0].replace("-", "_") in keys
+        if not skip:
+            kept.append(word)
+    return kept
+
+
+def main(argv: list[str]) -> None:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(f"{USAGE}\n\n{__doc__}")
+        return
+    for key in REFUSED:
+        if any(word.split("=")[0].replace("-", "_") == f"__{key}" for word in argv):
+            raise UserError(f"--{key} cannot be set: each fold sets its own; {USAGE}")
+
+    import yaml
+
+    from natix_hf.files import check_writable, write_json, write_text
+    from natix_hf.recipe_file import parse, resolved
+    from natix_hf.training.folds import folds_document, folds_table, plan_folds, read_rows
+    from natix_hf.training.processes import train
+    from natix_hf.training.sweeping import state
+
+    recipe = parse(argv)
+    column = recipe.data.hold_out_each
+    if column is None:
+        raise UserError(f"no column to hold out: add --hold_out_each city_name; {USAGE}")
+    if recipe.purpose.kind != "run" or recipe.data.test_on:
+        raise UserError("the recipe is for another purpose (sweep, find_lr, refit, test_on): leave that out of it")
+    given = any(word.split("=")[0] == "--output_dir" for word in argv)
+    output = Path(recipe.training.output_dir if given else f"{recipe.training.output_dir}-folds")
+    check_writable(output, "output_dir")
+    folds = plan_folds(read_rows(yaml.safe_load(resolved(recipe))), column)
+
+    words, states = {}, {}
+    for fold in (fold for fold in folds if not fold.skipped):
+        own = ["--test_on", f"{column}={fold.value}", "--output_dir", str(output / fold.name)]
+        words[fold.name] = [*without(argv, OWN), *own]
+        text = resolved(parse([*words[fold.name], "--overwrite_output_dir", "false"]))
+        states[fold.name] = state(output / fold.name, text, "command")
+    for fold in (fold for fold in folds if fold.skipped):
+        print(f"{column} = {fold.value}: no fold: {fold.skipped}", flush=True)
+    outcomes = {name: {"status": "finished" if found == "finished" else "waiting"} for name, found in states.items()}
+    for place, (name, found) in enumerate(states.items(), start=1):
+        told = {"new": "begins", "interrupted": "goes on", "finished": "is there already"}[found]
+        print(f"fold {place}/{len(states)} {name}: {told}", flush=True)
+        if found != "finished":
+            failed = train(output, name, words[name], resume=found == "interrupted")
+            outcomes[name] = {"status": "failed", "reason": failed} if failed else {"status": "finished"}
+            if failed:
+                print(f"fold {place}/{len(states)} {name}: failed: {failed}", file=sys.stderr, flush=True)
+        document = folds_document(output, column, folds, outcomes)
+        write_json(output / "folds.json", document)
+        write_text(output / "FOLDS.md", folds_table(document))
+    print(f"\n{folds_table(document)}")
+    if any(outcome["status"] == "failed" for outcome in outcomes.values()):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,135 @@
+"""Which values become folds, and that a table of folds holds only figures of photos that a fold never trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.stats
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+
+from natix_hf.data.plan import Plan
+from natix_hf.data.sources import Rows
+from natix_hf.data.splits import cut
+from natix_hf.errors import UserError
+from natix_hf.files import write_json
+from natix_hf.report.metrics import METRICS
+from natix_hf.schemas import validate
+from natix_hf.training.folds import folds_document, folds_table, plan_folds
+
+
+def photos(city: list[str | None], labels: list[int] | None = None) -> Rows:
+    n = len(city)
+    table = {
+        "id": [f"r{i:03}" for i in range(n)],
+        "group": [f"g{i}" for i in range(n)],
+        "fingerprint": [f"{i:032x}" for i in range(n)],
+        "origin": ["all"] * n,
+        "source": ["all"] * n,
+        "label": labels or [i % 2 for i in range(n)],
+        "city": city,
+        "gps": [f"[{39 + i / 100}, -86.1]" for i in range(n)],
+        "image": [{"bytes": None, "path": f"{i}.jpg"} for i in range(n)],
+    }
+    kinds = {name: Value("string") for name in table}
+    kinds |= {"label": ClassLabel(names=["None", "Roadwork"]), "image": Image(decode=False)}
+    return Rows(Dataset.from_dict(table, features=Features(kinds)), [])
+
+
+CITIES = ["Boston"] * 40 + ["New York"] * 50 + ["new/york"] * 32 + ["Austin"] * 10 + [None] * 8 + ["Reno"] * 30
+LABELS = [i % 2 for i in range(140)] + [1] * 30
+
+
+def test_values_with_enough_photos_of_both_classes_are_folds_and_the_others_say_why():
+    folds = {fold.value: fold for fold in plan_folds(photos(CITIES, LABELS), "city")}
+    assert {value for value, fold in folds.items() if not fold.skipped} == {"Boston", "New York", "new/york"}
+    assert folds["Boston"].labels == {"None": 20, "Roadwork": 20}
+    assert folds["Austin"].skipped == "10 photos, fewer than 30"
+    assert folds["Reno"].skipped == "all 30 photos are of one class (Roadwork)"
+    assert "without a value" in folds["unknown"].skipped
+    assert len({fold.name.lower() for fold in folds.values()}) == len(folds)
+    assert all("/" not in fold.name for fold in folds.values())
+
+
+def test_a_value_that_holds_all_of_a_class_is_no_fold():
+    city = ["A"] * 60 + ["B"] * 60 + ["C"] * 60
+    labels = [0, 1] * 30 + [1] * 58 + [0] * 2 + [1] * 60
+    folds = {fold.value: fold.skipped for fold in plan_folds(photos(city, labels), "city")}
+    assert folds["A"] == "without it too few photos of None are left"
+    assert folds["B"] is None
+    assert "one class" in folds["C"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "column", "said"),
+    [
+        (photos(CITIES), "town", "no column 'town'; there are id, group"),
+        (photos(["Boston"] * 90), "city", "all photos have city = Boston: nothing can be left out"),
+        (photos(CITIES), "gps", "gps holds places"),
+        (photos([f"c{i}" for i in range(90)]), "city", "90 values, over 50"),
+        (photos(["a", "a", "b", "b"] * 5), "city", "no value of city can be a fold: a: 10 photos, fewer than 30; b"),
+    ],
+)
+def test_a_column_that_gives_no_folds_is_refused_in_one_line(rows, column, said):
+    with pytest.raises(UserError, match="hold_out_each: ") as caught:
+        plan_folds(rows, column)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_photos_that_are_split_already_are_refused():
+    given = Rows(DatasetDict({split: photos(CITIES).data for split in ("train", "val_select")}), [])
+    with pytest.raises(UserError, match="brings its four splits"):
+        plan_folds(given, "city")
+
+
+def fold_run(folder: Path, rows: Rows, city: str, value: float, **more) -> None:
+    """A finished fold whose every metric is `value`."""
+    done = cut(rows, Plan(near_duplicates=False, **{"hold_out": {"city": [city]}, "test_alone": True, **more}))
+    prints = done.description["fingerprints"]
+    ledger = [
+        {"role": role, "fingerprint": prints[split]}
+        for role, split in (("training", "train"), ("selection", "val_select"), ("final_evaluation", "val_test"))
+    ]
+    write_json(folder / "splits.json", done.description)
+    write_json(folder / "run.json", {"purpose": "run", "ledger": ledger, "time": {"train": 1.5}})
+    figures = {name: {"value": value, "low": value - 0.1, "high": value + 0.1} for name in METRICS}
+    figures["auroc"] = dict.fromkeys(("value", "low", "high"))
+    n = done.description["sizes"]["val_test"]
+    write_json(folder / "metrics.json", {"n": n, "groups": n, "metrics": figures, "times_read_before": 2})
+
+
+def test_the_table_holds_every_fold_and_the_mean_over_them(tmp_path):
+    rows = photos(CITIES, LABELS)
+    folds = plan_folds(rows, "city")
+    runs = [fold for fold in folds if not fold.skipped]
+    for fold, value in zip(runs, (0.6, 0.9)):
+        fold_run(tmp_path / fold.name, rows, fold.value, value)
+    outcomes = {fold.name: {"status": "finished"} for fold in runs[:2]}
+    outcomes[runs[2].name] = {"status": "failed", "reason": "exit status 2"}
+    document = folds_document(tmp_path, "city", folds, outcomes)
+    validate(document, "folds")
+    found = {one["value"]: one for one in document["folds"]}
+    assert (found["Boston"]["n"], found["New York"]["n"]) == (40, 50)
+    assert found["Austin"]["status"] == "skipped"
+    mean = document["mean"]["mcc"]
+    low, high = scipy.stats.t.interval(0.95, 1, loc=0.75, scale=np.std([0.6, 0.9], ddof=1) / np.sqrt(2))
+    assert [mean[key] for key in ("value", "low", "high")] == pytest.approx([0.75, low, high])
+    assert (mean["folds"], mean["smallest"], mean["largest"]) == (2, 0.6, 0.9)
+    assert document["mean"]["auroc"]["value"] is None
+    text = folds_table(document)
+    assert "| Boston | 40 | 40 | 0.600 (0.500 to 0.700) |" in text
+    assert "| mean of 2 | 90 |" in text
+    assert "- Austin: no fold: 10 photos, fewer than 30" in text
+    assert "failed: exit status 2" in text
+    assert "the figures of 2 other models" in text
+
+
+def test_a_fold_that_was_tested_on_more_than_its_value_is_refused(tmp_path):
+    rows = photos(CITIES, LABELS)
+    boston = next(fold for fold in plan_folds(rows, "city") if fold.value == "Boston")
+    for more in ({"hold_out": {"city": ["New York"]}}, {"hold_out": {}, "test_alone": False}):
+        fold_run(tmp_path / "Boston", rows, "Boston", 0.5, **more)
+        with pytest.raises(UserError, match="not those of city = Boston alone"):
+            folds_document(tmp_path, "city", [boston], {"Boston": {"status": "finished"}})
