@@ -29,6 +29,7 @@ from natix_hf.recipe import DecisionOptions, NatixTrainingArguments
 from natix_hf.report.classification_metric import NatixClassificationMetric
 from natix_hf.report.summary import summary_lines
 from natix_hf.training import run_folder
+from natix_hf.training.accounting import Accounting, keep_speed, speed_lines
 from natix_hf.training.checkpoints import not_finite, remove_incomplete, resume_point
 from natix_hf.training.curriculum import check_curriculum
 from natix_hf.training.deciding import check_decision
@@ -169,6 +170,8 @@ class NatixTrainer(FeedsPhotos):
         self.remove_callback(ProgressCallback)
         self.progress = Progress()
         self.add_callback(self.progress)
+        self.accounting = Accounting(self)
+        self.add_callback(self.accounting)
 
     def _metrics(self, prediction: Any) -> dict[str, float]:
         values = self.metric.compute(
@@ -209,6 +212,7 @@ class NatixTrainer(FeedsPhotos):
         elif point and self._ended_early(point):
             output = TrainOutput(self.state.global_step, 0.0, {})
         else:
+            self._count_operations()
             try:
                 output = super().train(resume_from_checkpoint=str(point) if point else None, **kwargs)
             finally:
@@ -226,6 +230,17 @@ class NatixTrainer(FeedsPhotos):
         if self.args.should_save:
             print("\n".join(write_search(Path(self.args.output_dir), document)))
         return TrainOutput(document["steps"], 0.0, {})
+
+    def _count_operations(self) -> None:
+        item = dict(self.train_dataset[0, 0])
+        item.pop("seed", None)  # nothing to mix a lone photo with
+        self.accounting.count_operations(self.data_collator([item]))
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        begin = time.perf_counter()
+        batches = super().get_batch_samples(*args, **kwargs)
+        self.accounting.waiting(time.perf_counter() - begin)
+        return batches
 
     def _ended_early(self, point: Path) -> bool:
         """Whether early stopping had ended the run at this checkpoint; its state and weights are then in place.
@@ -250,6 +265,7 @@ class NatixTrainer(FeedsPhotos):
         return (loss, outputs) if return_outputs else loss
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None):
+        self.accounting.seen(len(inputs["labels"]) * self.args.world_size)
         once = partial(self._pass, model, inputs, num_items_in_batch)
         return once() if self.extra_passes is None else self.extra_passes(once, self, model, inputs)
 
@@ -315,11 +331,16 @@ class NatixTrainer(FeedsPhotos):
         """Calibrate on `val_calib`, test once on `val_test`, and complete the run folder; returns `metrics.json`."""
         from natix_hf.training.final import finish
 
-        return finish(self)
+        document = finish(self)
+        if self.args.should_save:
+            keep_speed(Path(self.args.output_dir), self.accounting.document())
+        return document
 
     def told(self, metrics: dict[str, Any]) -> list[str]:
         """What is printed of the finished run: the lines about what `finish` returned."""
-        return summary_lines(metrics, read_json(Path(self.args.output_dir) / "calibration.json"))
+        run = Path(self.args.output_dir)
+        lines = summary_lines(metrics, read_json(run / "calibration.json"))
+        return lines + speed_lines(read_json(run / "run.json").get("speed"))
 
 
 def training_method(model: torch.nn.Module) -> str:
