@@ -37,6 +37,10 @@ class NatixDinov3Config(PreTrainedConfig):
             `abstain_band` (`[low, high]` on the calibrated probability of `positive`, between which a person
             decides; or None).
 
+    > Parameters of an exported adapter
+
+        adapter_base: fingerprint of the backbone that the adapter beside this file was trained on; else None.
+
     Raises:
         ValueError: a value outside these ranges, or a calibration whose length is not the number of classes.
     """
@@ -56,6 +60,7 @@ class NatixDinov3Config(PreTrainedConfig):
     logit_bias: list[float] | None = None
     isotonic: list | None = None
     decision: dict | None = None
+    adapter_base: str | None = None
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)

@@ -17,6 +17,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, ImageClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
+from .adapter_natix_dinov3 import exported_adapter, load_exported_adapter
 from .configuration_natix_dinov3 import NatixDinov3Config
 
 # The coarsest precision a checkpoint may be stored in is bfloat16: 8 bits of mantissa.
@@ -283,6 +284,9 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
             # "auto" takes what the file holds, and DINOv3 overflows to NaN in float16.
             kwargs.pop("torch_dtype", None)
             kwargs["dtype"] = torch.float32
+        adapter_kwargs = kwargs.get("adapter_kwargs")
+        if adapter := exported_adapter(pretrained_model_name_or_path, adapter_kwargs):
+            return load_exported_adapter(cls, adapter, **kwargs)
         loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if model._hf_peft_config_loaded:

@@ -1,0 +1,142 @@
+"""The small form of a LoRA run: adapter, head and configuration, and the base that they belong to.
+
+transformers finds the base by the name in `adapter_config.json`. A client asks for the adapter, so that name must lead
+to weights that `AutoModelForImageClassification` takes: raw DINOv3 after `import natix_hf`, else a base of our class,
+which `--base_output` writes. The base's fingerprint stands in the adapter's `config.json` and is compared at load.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers.dynamic_module_utils import custom_object_save
+
+from natix_hf.errors import UserError
+from natix_hf.files import check_writable, read_json, write_json
+from natix_hf.hub.cards import hub_id
+from natix_hf.modeling.adapter_natix_dinov3 import fingerprint
+from natix_hf.modeling.adapters import load_adapter, merge_lora
+from natix_hf.modeling.checkpoints import load_backbone, load_processor, read_config
+from natix_hf.modeling.modeling_natix_dinov3 import NatixDinov3ForImageClassification, NatixDinov3Head
+
+# Two machines round a merged weight differently in its last bits; another base differs in all of them.
+SAME = {"rtol": 1e-3, "atol": 1e-5}
+
+
+def write_adapter(
+    run: Path,
+    model: NatixDinov3ForImageClassification,
+    processor: Any,
+    folder: Path,
+    *,
+    base_id: str | None = None,
+    base_output: str | Path | None = None,
+) -> None:
+    """Fill `folder` with the adapter of `run`, and `base_output` with its base.
+
+    Args:
+        run: a finished LoRA run.
+        model, processor: of the run, merged.
+        base_id: the base's name on the Hub.
+        base_output: a folder that is absent or empty.
+
+    Raises:
+        UserError: the run has no adapter, its base cannot be had or has changed, or nothing names the base to others.
+    """
+    if not (run / "adapter" / "adapter_config.json").is_file():
+        raise UserError(f"{run}: no adapter/ folder, only LoRA runs have one: use --format merged or stock")
+    recipe_file = run / "recipe.yaml"
+    recipe = yaml.safe_load(recipe_file.read_text(encoding="utf-8")) if recipe_file.is_file() else {}
+    name = recipe.get("model_name_or_path") or read_json(run / "adapter" / "adapter_config.json").get(
+        "base_model_name_or_path"
+    )
+    if not name:
+        raise UserError(f"{run}: nothing says which base the adapter is for: model_name_or_path in recipe.yaml does")
+    revision = recipe.get("model_revision")
+    named = base_id or (str(Path(base_output).expanduser().absolute()) if base_output else None)
+    if named is None:
+        named = _raw_hub_base(name, revision, processor)
+    base = _base(model, name, revision)
+    found = fingerprint(base.backbone.state_dict())
+    if base_output:
+        _write_base(base, processor, Path(base_output).expanduser())
+    _check_base(run, model, base)
+
+    config = copy.deepcopy(model.config)
+    config.adapter_base = found
+    custom_object_save(model, folder, config=config)  # the code, for trust_remote_code
+    config.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    shutil.copyfile(run / "adapter" / "adapter_model.safetensors", folder / "adapter_model.safetensors")
+    adapter = read_json(run / "adapter" / "adapter_config.json")
+    write_json(folder / "adapter_config.json", adapter | {"base_model_name_or_path": named, "revision": None})
+
+
+def _raw_hub_base(name: str, revision: str | None, processor: Any) -> str:
+    """The run's base if clients can use it as it stands on the Hub; else `UserError` with the way out."""
+    way = "add --base_output FOLDER (and --base_id OWNER/NAME, under which you push that folder once)"
+    if hub_id(name) is None:
+        raise UserError(f"--format adapter: the base {name} is no Hub repository that others could find: {way}")
+    if "model_type" not in read_config(name, revision):
+        raise UserError(f"--format adapter: the base {name} is in timm's layout, without our class: {way}")
+    # A pipeline takes the image processor from the base's repository.
+    side = processor.crop_size["height"] if processor.do_center_crop else processor.size["height"]
+    ours = load_processor(name, side, revision, resize="crop" if processor.do_center_crop else "squash")
+    theirs = type(ours).from_pretrained(name, revision=revision)
+    if theirs.to_dict() != ours.to_dict():
+        raise UserError(
+            f"--format adapter: the image processor at {name} prepares photos in another way than this run "
+            f"({side} px), and a pipeline would take that one: {way}"
+        )
+    return name
+
+
+def _base(
+    model: NatixDinov3ForImageClassification, name: str, revision: str | None
+) -> NatixDinov3ForImageClassification:
+    """The run's base as a checkpoint of our class: backbone, a head of zeros in the run's shape, no calibration."""
+    backbone = load_backbone(name, revision=revision)
+    config = copy.deepcopy(model.config)
+    config.temperature = config.logit_bias = config.isotonic = config.decision = None
+    with torch.device("meta"):
+        base = NatixDinov3ForImageClassification(config)
+    backbone.config.name_or_path = ""
+    base.backbone = backbone
+    base.head = NatixDinov3Head(config)
+    for parameter in base.head.parameters():
+        torch.nn.init.zeros_(parameter)
+    return base.eval()
+
+
+def _write_base(base: NatixDinov3ForImageClassification, processor: Any, output: Path) -> None:
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"--base_output {output}: already there and not empty: name another folder")
+    check_writable(output, "--base_output")
+    stage = output.absolute().parent / f".{output.name}.partial"
+    shutil.rmtree(stage, ignore_errors=True)
+    try:
+        base.save_pretrained(stage)
+        processor.save_pretrained(stage)
+        for path in stage.glob("*.safetensors"):
+            path.chmod(0o644)
+        if output.exists():
+            output.rmdir()
+        stage.replace(output)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+def _check_base(run: Path, model: NatixDinov3ForImageClassification, base: NatixDinov3ForImageClassification) -> None:
+    """Base and adapter must give the run's weights; `base` is the run's merged model afterwards."""
+    merged = merge_lora(load_adapter(base, run / "adapter")).state_dict()
+    for name, expected in model.state_dict().items():
+        if not name.endswith("mask_token") and not torch.allclose(merged[name], expected, **SAME):
+            raise UserError(
+                f"{run}: its base has changed since it was trained: with the adapter, {name} is not what the run "
+                "holds: bring the base back as it was, or use --format merged"
+            )

@@ -1,0 +1,55 @@
+"""An exported ONNX folder as a model: the same call, configuration and outputs as a transformers classifier has.
+
+Runs the graph with onnxruntime on the CPU. Knows the files of `--format onnx` and nothing of how they were made.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedConfig
+from transformers.modeling_outputs import ImageClassifierOutput
+
+from natix_hf.errors import UserError, one_line
+from natix_hf.files import read_json
+
+GRAPH = "model.onnx"
+
+
+class OnnxClassifier(nn.Module):
+    """`model.onnx` with `labels.json` beside it; `config` holds the labels.
+
+    Args:
+        folder: of an export.
+
+    Raises:
+        UserError: onnxruntime is missing, or the folder is not whole.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__()
+        try:
+            import onnxruntime
+        except ImportError:
+            raise UserError(f"{folder}: an ONNX model needs onnxruntime: pip install 'natix_hf[onnx]'") from None
+        folder = Path(folder)
+        if not (folder / "labels.json").is_file():
+            raise UserError(f"{folder}: no labels.json beside {GRAPH}: export the run again with --format onnx")
+        labels = read_json(folder / "labels.json")
+        self.config = PreTrainedConfig(id2label=dict(enumerate(labels)))
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 3
+        try:
+            self.session = onnxruntime.InferenceSession(
+                str(folder / GRAPH), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime raises classes of its own that derive from Exception
+            raise UserError(f"{folder / GRAPH}: not a graph that onnxruntime reads: {one_line(error)}") from None
+
+    def forward(self, pixel_values: Tensor) -> ImageClassifierOutput:
+        """Logits `(batch, classes)` of normalised photos `(batch, 3, side, side)`."""
+        logits = self.session.run(["logits"], {"pixel_values": pixel_values.float().cpu().numpy()})[0]
+        return ImageClassifierOutput(logits=torch.from_numpy(logits))
