@@ -111,8 +111,9 @@ def write_rows(
 ) -> Written:
     """Write CSV or JSON lines, by the ending of `output`: file, label, a column a class of probabilities, error.
 
-    The label is the decision, the probabilities are calibrated. A model with a threshold or a band of its own has a
-    column `note` too, which says where the two differ and which photos are for a person to decide.
+    The label is the decision, the probabilities are calibrated. A model with a guarantee has a column `answer` too:
+    the label where the guarantee lets it be given, `abstain` where a person is to decide. A model with a threshold of
+    its own has a column `note`, which says where label and largest probability differ.
 
     Args:
         output: the file.
@@ -121,13 +122,13 @@ def write_rows(
         rule: `decision` of the model's config.
     """
     rule = rule or {}
-    noted = rule.get("abstain_band") is not None or any(rule.get("threshold_bias", ()))
+    banded, noted = rule.get("abstain_band") is not None, any(rule.get("threshold_bias", ()))
+    extra = [name for name, there in (("answer", banded), ("note", noted)) if there]
     good, broken, differing, asking = 0, [], 0, 0
     with replacing(output) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file) if output.suffix == ".csv" else None
         if table:
-            columns = ["file", "label", *(f"p_{label}" for label in labels), *(["note"] if noted else []), "error"]
-            table.writerow(columns)
+            table.writerow(["file", "label", *(f"p_{label}" for label in labels), *extra, "error"])
         for prediction in predictions:
             name, probabilities, reason = prediction[:3]
             if probabilities is None:
@@ -137,13 +138,16 @@ def write_rows(
             asking += prediction.asks
             label = None if probabilities is None else labels[prediction.decision]
             values = [None] * len(labels) if probabilities is None else [round(float(p), 6) for p in probabilities]
-            notes = [f"decided by threshold {rule['threshold']:.3f}"] if prediction.differs else []
-            note = "; ".join([*notes, *(["ask a person"] if prediction.asks else [])]) or None
+            told = {
+                "answer": "abstain" if prediction.asks else label,
+                "note": f"decided by threshold {rule['threshold']:.3f}" if prediction.differs else None,
+            }
+            told = {column: told[column] for column in extra}
             if table:
-                table.writerow([name, label, *values, *([note] if noted else []), reason])
+                table.writerow([name, label, *values, *told.values(), reason])
             else:
                 row = {"file": name, "label": label, "probabilities": dict(zip(labels, values, strict=True))}
-                row |= {"note": note} if note else {}
+                row |= {column: text for column, text in told.items() if text is not None}
                 file.write(
                     json.dumps(row if reason is None else {"file": name, "error": reason}, ensure_ascii=False) + "\n"
                 )

@@ -102,13 +102,16 @@ def test_the_decision_is_that_of_a_pipeline_and_the_probabilities_are_calibrated
     assert 1 <= written.asking <= 4
     with open(tmp_path / "out.csv", newline="") as file:
         table = {row["file"]: row for row in csv.DictReader(file)}
-    assert list(next(iter(table.values()))) == ["file", "label", "p_None", "p_Roadwork", "note", "error"]
+    assert list(next(iter(table.values()))) == ["file", "label", "p_None", "p_Roadwork", "answer", "note", "error"]
     noted = [name for name, row in table.items() if "decided by threshold" in row["note"]]
     assert noted == [row.name for row in differing]
-    assert sum("ask a person" in row["note"] for row in table.values()) == written.asking
+    answers = {row.name: "abstain" if row.asks else ("None", "Roadwork")[row.decision] for row in rows}
+    assert {name: row["answer"] for name, row in table.items()} == answers
+    assert sum(answer == "abstain" for answer in answers.values()) == written.asking
     write_rows(tmp_path / "out.jsonl", rows, ["None", "Roadwork"], decision)
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [line["file"] for line in lines if "decided by" in line.get("note", "")] == noted
+    assert {line["file"]: line["answer"] for line in lines} == answers
 
 
 def test_an_interrupted_file_is_not_left_behind(tmp_path):
