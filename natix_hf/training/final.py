@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from natix_hf.data.certificate import read_certificate
 from natix_hf.data.contracts import count_final_read
 from natix_hf.decision.calibration import Calibration
+from natix_hf.decision.selective import selective_document
 from natix_hf.decision.temperature import softmax
 from natix_hf.errors import LeakageError
 from natix_hf.files import read_json, replacing, staging, write_json, write_text
@@ -29,10 +30,10 @@ from natix_hf.schemas import validate
 from natix_hf.training import run_folder
 from natix_hf.training.challenged import challenge_documents, note_latency, predict_challenged
 from natix_hf.training.deciding import calibrate_run, carried
-from natix_hf.training.predictions import read_predictions, write_predictions
 from natix_hf.training.gallery import keep_photos
-
+from natix_hf.training.predictions import read_predictions, write_predictions
 from natix_hf.training.report_page import write_decision_figures, write_report
+
 if TYPE_CHECKING:
     from natix_hf.training.trainer import NatixTrainer
 
@@ -116,6 +117,12 @@ def evaluate_run(run: Path, *, seed: int = 0, field: Field | None = None) -> dic
     )
     validate(document, "metrics")
     write_json(run / "metrics.json", document)
+    guarantee, decisions = decided.get("guarantee"), logits.argmax(axis=1)
+    selective = selective_document(
+        calibrated, rows["label"], rows["group"], guarantee, record["positive"], decisions=decisions, seed=seed
+    )
+    validate(selective, "selective")
+    write_json(run / "selective.json", selective)
     if rows["slices"]:
         sliced = slices_document(
             logits, rows["label"], rows["group"], rows["slices"], names, record["positive"], seed=seed
@@ -144,16 +151,16 @@ def evaluate_run(run: Path, *, seed: int = 0, field: Field | None = None) -> dic
     }
     record["ledger"] = [*record["ledger"], entry]
     write_json(run / "run.json", record)
+    write_decision_figures(run)
     write_text(run / "README.md", model_card(run))
+    write_report(run)
     return document
 
 
 def finish(trainer: NatixTrainer) -> dict[str, Any]:
     """See `NatixTrainer.finish`."""
     run, times = Path(trainer.args.output_dir), trainer.times
-    write_decision_figures(run)
     with _timed(times, "predict"):
-    write_report(run)
         for name, role, parts in TABLES:
             predicted = []
             for part in parts:
@@ -173,6 +180,9 @@ def finish(trainer: NatixTrainer) -> dict[str, Any]:
         if trainer.decision.robustness:
             with _timed(times, "latency"):
                 note_latency(run, trainer._plain_model(), trainer.processing_class, tested)
+        if trainer.splits.purpose == "run":
+            with _timed(times, "gallery"):
+                keep_photos(trainer, run)
         with _timed(times, "evaluate"):
             document = evaluate_run(run)
         record = read_json(run / "run.json")
@@ -180,9 +190,6 @@ def finish(trainer: NatixTrainer) -> dict[str, Any]:
         validate(record, "run")
         write_json(run / "run.json", record)
     trainer.accelerator.wait_for_everyone()
-        if trainer.splits.purpose == "run":
-            with _timed(times, "gallery"):
-                keep_photos(trainer, run)
     return document
 
 
