@@ -258,7 +258,7 @@ def _entries(used: list[tuple[str, str, int]], fingerprints: Mapping[str, str]) 
             "split": "val_calib",
             "part": part,
             "rows": n,
-            "fingerprint": fingerprints["val_calib"],
+            "fingerprint": fingerprints[f"val_calib/{part}"],
             "time": time.time(),
         }
         for step, part, n in used
