@@ -35,7 +35,7 @@ def comparison_lines(document: Mapping[str, Any], count: int = 5) -> list[str]:
         large = [row for row in one["slices"] if not row["small"]]
         if large:
             shown = large if len(large) <= count else [*large[: count - 1], large[-1]]
-            lines.append(f"  by slice, balanced accuracy ({len(large)} slices, small ones left out):")
+            lines.append(f"  by slice, balanced accuracy ({len(large)} slices, small ones left out, worst first):")
             lines += _table(
                 [
                     [
@@ -153,7 +153,7 @@ def _pair(document: Mapping[str, Any], one: Mapping[str, Any]) -> dict[str, Any]
         "metrics": [
             {
                 "name": LABELS[name],
-                "text": signed(one["difference"][name]),
+                **_gap(one["difference"][name]),
                 "better": one["difference"][name]["better"],
                 "verdict": verdict(document, one, name),
             }
@@ -168,7 +168,7 @@ def _pair(document: Mapping[str, Any], one: Mapping[str, Any]) -> dict[str, Any]
                 "better": row["balanced_accuracy"]["better"],
                 "verdict": "small" if row["small"] else winner(document, one, row["balanced_accuracy"]),
                 "cells": [
-                    {"sort": "" if (value := row[name]["difference"]) is None else value, "text": signed(row[name])}
+                    {"sort": "" if row[name]["difference"] is None else row[name]["difference"], **_gap(row[name])}
                     for name in ("balanced_accuracy", "accuracy", "log_loss")
                 ],
             }
@@ -177,6 +177,12 @@ def _pair(document: Mapping[str, Any], one: Mapping[str, Any]) -> dict[str, Any]
         "differ": one["differ"],
         "photos": one["photos"],
     }
+
+
+def _gap(gap: Mapping[str, float | None]) -> dict[str, str]:
+    """A difference, and its interval below it."""
+    value, _, interval = signed(gap).partition(" (")
+    return {"value": value, "interval": interval.removesuffix(")")}
 
 
 def _cell(value: float | None) -> dict[str, Any]:
