@@ -127,6 +127,12 @@ class NatixTrainingArguments(TrainingArguments):
     probe_weight_decays: list[float] = option([0.0], "grid: weight decays")
     probe_poolings: list[str] = option(["cls"], "grid: cls, mean, cls_mean")
     probe_layers: list[int] = option([1], "grid: numbers of last layers that are pooled, e.g. 1 4")
+    probe_epochs: int = option(20, "warm_start: passes of its heads over the features of train")
+    warm_start: Literal["none", "probe"] = option(
+        "none",
+        "probe: the head starts as the best of a grid of heads on frozen features (probe_learning_rates, ...); at the "
+        "end of LoRA the run says what it added over that probe",
+    )
     overwrite_output_dir: bool = option(False, "remove what an earlier run left in output_dir")
     optim: str = option("adamw_torch_fused", f"{', '.join(OPTIMIZERS)}, or transformers' (adamw_torch, sgd, ...)")
     sam_base: str = option("adamw_torch", "the optimizer that makes the step of sam")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -39,19 +40,28 @@ class FixedView(NamedTuple):
 
 
 def weights_fingerprint(module: torch.nn.Module) -> str:
-    """blake2b-128 (hex) over names, types, shapes and bytes of all parameters and buffers."""
+    """blake2b-128 (hex) over names, types, shapes and bytes of all parameters and buffers.
+
+    A module with LoRA adapters that do nothing yet (all their B are zero) has the fingerprint of the module without.
+    """
     digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(module.state_dict().items()):
+    state = module.state_dict()
+    if not any(bool(tensor.any()) for name, tensor in state.items() if ".lora_B." in name):
+        state = {name.replace(".base_layer.", "."): t for name, t in state.items() if ".lora_" not in name}
+    for name, tensor in sorted(state.items()):
         tensor = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def cache_key(model: Any, processor: Any, view: FixedView | None = None) -> str:
-    """The name of features of this backbone, preprocessing and view (hex); head and pooling do not enter."""
+def cache_key(model: Any, processor: Any, view: FixedView | None = None, *, weights: str | None = None) -> str:
+    """The name of features of this backbone, preprocessing and view (hex); head and pooling do not enter.
+
+    `weights` is the fingerprint of the backbone's weights where it is known.
+    """
     facts = {
-        "weights": weights_fingerprint(model.backbone),
+        "weights": weights or weights_fingerprint(model.backbone),
         "backbone": model.config.backbone_config.to_dict(),
         "processor": processor.to_dict(),
         "view": view,
@@ -157,6 +167,7 @@ def frozen_features(
     cache_dir: Path,
     layers: int | None = None,
     views: Sequence[FixedView] = (),
+    weights: str | None = None,
     batch_size: int = 32,
     num_workers: int = 0,
     budget_gb: float | None = None,
@@ -170,6 +181,7 @@ def frozen_features(
         cache_dir: the cache's root.
         layers: of the last so many layers a record is kept; default as many as the model pools.
         views: augmented views beside the photos as they are.
+        weights: fingerprint of the backbone's weights, where it is known.
         budget_gb: see `FeatureStore`.
 
     Returns:
@@ -182,6 +194,7 @@ def frozen_features(
     pooling, wanted = model.config.pooling, model.config.feature_layers
     layers = max(layers or 1, wanted)
     shape = (layers, 2, model.config.backbone_config.hidden_size)
+    key = partial(cache_key, model, processor, weights=weights or weights_fingerprint(model.backbone))
 
     def parts(pixels: torch.Tensor) -> np.ndarray:
         return token_parts(model, pixels, layers).float().cpu().numpy()
@@ -191,7 +204,7 @@ def frozen_features(
             model,
             rows,
             processor,
-            FeatureStore(cache_dir, cache_key(model, processor, view), shape=shape, budget_gb=budget_gb),
+            FeatureStore(cache_dir, key(view), shape=shape, budget_gb=budget_gb),
             parts,
             view=view,
             shard_rows=SHARD_ROWS,

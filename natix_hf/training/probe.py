@@ -77,6 +77,30 @@ def scores(head: Head, labels: np.ndarray, positive: int) -> dict[str, float]:
     return classification_metrics(head.logits, labels, positive)
 
 
+def choose_head(
+    heads: Sequence[Head], labels: np.ndarray, positive: int, metric: str | None
+) -> tuple[int, list[dict[str, Any]]]:
+    """The number of the head that is best on the rows by which heads are chosen, and setting and scores of each.
+
+    Args:
+        heads: as trained.
+        labels: `(rows,)` of these rows.
+        positive: id of the positive class.
+        metric: `metric_for_best_model`.
+    """
+    name = (metric or "mcc").removeprefix("eval_")
+    name = "log_loss" if name == "loss" else name
+    judged = [scores(head, labels, positive) for head in heads]
+    sign = -1.0 if name in LOWER_IS_BETTER else 1.0
+    chosen = best_head(heads, [sign * one[name] for one in judged], [one["log_loss"] for one in judged])
+    shown = dict.fromkeys((name, "mcc", "accuracy", "log_loss"))
+    found = [
+        {**head.setting._asdict(), **{n: None if math.isnan(one[n]) else one[n] for n in shown}}
+        for head, one in zip(heads, judged)
+    ]
+    return chosen, found
+
+
 def lbfgs_check(
     features: np.ndarray, labels: np.ndarray, judged: np.ndarray, judged_labels: np.ndarray, positive: int
 ) -> dict[str, Any]:
@@ -151,7 +175,7 @@ class HeadSearch:
             steps = bar.total
         chosen, document = 0, {"version": 1, "rows": len(labels), "steps": steps, "batch": args.train_batch_size}
         if select is not None:
-            chosen, found = self._choose(heads, np.array(select.labels))
+            chosen, found = choose_head(heads, np.array(select.labels), trainer.positive, args.metric_for_best_model)
             feature_of = [pooled(p, *heads[chosen].setting[:2]) for p in (views[0], judged)]
             check = lbfgs_check(feature_of[0], labels, feature_of[1], np.array(select.labels), trainer.positive)
             document |= {"judged": len(select.labels), "heads": found, "lbfgs": check}
@@ -161,20 +185,6 @@ class HeadSearch:
         trainer.state.global_step = trainer.state.max_steps = steps
         validate(document, "probe")
         return document
-
-    def _choose(self, heads: Sequence[Head], labels: np.ndarray) -> tuple[int, list[dict[str, Any]]]:
-        args, positive = self.trainer.args, self.trainer.positive
-        name = (args.metric_for_best_model or "mcc").removeprefix("eval_")
-        name = "log_loss" if name == "loss" else name
-        judged = [scores(head, labels, positive) for head in heads]
-        sign = -1.0 if name in LOWER_IS_BETTER else 1.0
-        chosen = best_head(heads, [sign * one[name] for one in judged], [one["log_loss"] for one in judged])
-        shown = dict.fromkeys((name, "mcc", "accuracy", "log_loss"))
-        found = [
-            {**head.setting._asdict(), **{n: None if math.isnan(one[n]) else one[n] for n in shown}}
-            for head, one in zip(heads, judged)
-        ]
-        return chosen, found
 
     @torch.no_grad()
     def _adopt(self, head: Head) -> None:

@@ -38,10 +38,12 @@ from natix_hf.training.feeding import FeedsPhotos
 from natix_hf.training.losses import TrainingLoss, check_loss
 from natix_hf.training.mixing import check_views, mixing
 from natix_hf.training.optimizers import build_optimizer, check_optimizer, extra_passes
+from natix_hf.training.predictions import read_predictions
 from natix_hf.training.probe import HeadSearch, check_probe, write_search
 from natix_hf.training.progress import Progress
 from natix_hf.training.sampling import check_sampling
 from natix_hf.training.views import Collator
+from natix_hf.training.warm_start import WarmStart, check_warm_start, over_probe, over_probe_lines
 
 
 class _Epochs(TrainerCallback):
@@ -133,6 +135,7 @@ class NatixTrainer(FeedsPhotos):
         speed = {"decode_copy": decode_copy, "fixed_views": fixed_views, "prefix_cache_gb": prefix_cache_gb}
         check_views(self.method, augment, args, **speed)
         check_probe(args, self.method, head=model.config.head, layers=model.config.backbone_config.num_hidden_layers)
+        check_warm_start(args, self.method, model.config.head)
         self.decode_workers = args.dataloader_num_workers
         if self.method == "probe":
             args.dataloader_num_workers = 0  # rows of a memory-mapped file: a worker process would only copy them
@@ -147,6 +150,9 @@ class NatixTrainer(FeedsPhotos):
             if splits.purpose in ("run", "sweep"):  # the others choose no checkpoint
                 select = splits.rows("selection", step="choose checkpoint")
                 select = self.selection_set(select, model, processing_class, args)
+            self.warm = None
+            if args.warm_start == "probe" and splits.purpose in ("run", "sweep"):
+                self.warm = WarmStart(self, model, processing_class, args)
         callbacks = list(callbacks or [])
         if args.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
@@ -331,15 +337,20 @@ class NatixTrainer(FeedsPhotos):
         """Calibrate on `val_calib`, test once on `val_test`, and complete the run folder; returns `metrics.json`."""
         from natix_hf.training.final import finish
 
+        run, probe = Path(self.args.output_dir), self.warm and self.warm.predictions()
         document = finish(self)
         if self.args.should_save:
-            keep_speed(Path(self.args.output_dir), self.accounting.document())
+            keep_speed(run, self.accounting.document())
+            if probe:
+                over_probe(run, probe, read_predictions(run, "val_test"), self.positive)
         return document
 
     def told(self, metrics: dict[str, Any]) -> list[str]:
         """What is printed of the finished run: the lines about what `finish` returned."""
         run = Path(self.args.output_dir)
         lines = summary_lines(metrics, read_json(run / "calibration.json"))
+        if (run / "over_probe.json").is_file():
+            lines += over_probe_lines(read_json(run / "over_probe.json"))
         return lines + speed_lines(read_json(run / "run.json").get("speed"))
 
 

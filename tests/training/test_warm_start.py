@@ -1,0 +1,68 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from natix_hf import UserError, load_model
+from natix_hf.inference import features
+from natix_hf.inference.features import weights_fingerprint
+from natix_hf.report.metrics import classification_metrics
+from natix_hf.schemas import validate
+
+WARM = {"warm_start": "probe", "probe_learning_rates": [0.1, 1.0], "probe_epochs": 10, "num_train_epochs": 1}
+
+
+def test_the_head_starts_as_the_best_probe_and_the_run_says_what_lora_added(job, tmp_path, capsys, monkeypatch):
+    computed = []
+    real = features.token_parts
+    monkeypatch.setattr(features, "token_parts", lambda m, p, n: computed.append(len(p)) or real(m, p, n))
+    trainer = job(lora_dropout=0.0, **WARM)
+    assert "warm start: the best of 2 heads" in capsys.readouterr().out
+    assert sum(computed) == trainer.splits.sizes["train"] + trainer.splits.sizes["val_select"]
+    select = trainer.splits.rows("selection", step="predictions")
+    # Adapters do nothing yet: the model is the probe.
+    kept = trainer.warm._features(trainer._plain_model(), select)
+    expected = kept.table() @ trainer.warm.head.weight.numpy().T + trainer.warm.head.bias.numpy()
+    np.testing.assert_allclose(trainer.logits(select), expected, atol=1e-4)
+    trainer.train()
+    probe = trainer.warm.predictions()
+    # The probe's features are those of the untouched backbone, though the adapters have moved by now.
+    fresh = job("probe", name="fresh", probe_heads="grid", num_train_epochs=1)
+    test = fresh.splits.rows("final_evaluation", step="predictions")
+    count = sum(computed)
+    table = fresh.client_set(test, fresh.model, fresh.processing_class, fresh.args).table()
+    assert sum(computed) == count  # the probe of another run is served by the same cache
+    logits = table @ trainer.warm.head.weight.numpy().T + trainer.warm.head.bias.numpy()
+    np.testing.assert_allclose(probe["test"][0], logits, atol=1e-4)
+    metrics = trainer.finish()
+    document = json.loads((tmp_path / "run" / "over_probe.json").read_text())
+    validate(document, "over_probe")
+    one = document["metrics"]["accuracy"]
+    assert one["tuned"]["value"] == metrics["metrics"]["accuracy"]["value"]
+    assert one["probe"]["value"] == classification_metrics(probe["test"][0], probe["test"][1])["accuracy"]
+    assert one["difference"]["difference"] == pytest.approx(one["tuned"]["value"] - one["probe"]["value"])
+    assert any("over the probe on the same" in line for line in trainer.told(metrics))
+
+
+def test_adapters_that_do_nothing_leave_the_fingerprint_and_those_that_do_change_it(tiny_backbone):
+    plain = load_model(str(tiny_backbone), ["a", "b"], method="probe", image_size=32)[0]
+    lora = load_model(str(tiny_backbone), ["a", "b"], method="lora", image_size=32)[0]
+    backbone = lora.get_base_model().backbone
+    assert weights_fingerprint(backbone) == weights_fingerprint(plain.backbone)
+    with torch.no_grad():
+        next(p for n, p in backbone.named_parameters() if "lora_B" in n)[0, 0] = 0.1
+    assert weights_fingerprint(backbone) != weights_fingerprint(plain.backbone)
+
+
+def test_no_comparison_where_the_backbone_itself_moved(job, tmp_path):
+    for name, method, more in (("norms", "lora", {"lora": {"lora_train_norms": True}}), ("full", "full", {})):
+        trainer = job(method, name=name, **WARM, **more)
+        assert trainer.warm.predictions() is None
+
+
+def test_a_warm_start_needs_a_linear_head_and_something_to_tune(job):
+    with pytest.raises(UserError, match="warm_start: probe given, but method is probe itself"):
+        job("probe", **WARM)
+    with pytest.raises(UserError, match="warm_start: a probe has a linear head, head is mlp"):
+        job(**WARM, model_options={"head": "mlp"})
