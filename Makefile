@@ -4,11 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test browser test-browser lint bench clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
 
 $(STAMP): pyproject.toml
 	rm -rf $(VENV)
@@ -25,6 +25,14 @@ demo: $(STAMP) ## train, calibrate and test a classifier on generated street pho
 
 test: $(STAMP) ## run all tests, fast ones first
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+browser: $(STAMP) ## install what test-browser needs: playwright, and Debian's Chromium where there is none
+	@$(BIN)/python -c 'import playwright' 2>/dev/null || $(BIN)/python -m pip install --quiet --editable '.[browser]'
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || command -v google-chrome-stable \
+		|| { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium; }
+
+test-browser: browser ## open the report in headless Chromium
+	$(BIN)/python -m pytest -m browser tests/report $(ARGS)
 
 lint: $(STAMP) ## ruff: rules and format
 	$(BIN)/ruff check .

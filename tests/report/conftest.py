@@ -1,0 +1,123 @@
+"""A report page out of thin air: rows, documents and pictures that fit each other."""
+
+from __future__ import annotations
+
+import io
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from natix_hf.decision.selective import selective_document
+from natix_hf.report.field import LATE_2025
+from natix_hf.report.intervals import bootstrap_intervals
+from natix_hf.report.page import report_html
+from natix_hf.report.page_sections import Picture, Rows
+from natix_hf.report.reward import Photos, reward_document
+from natix_hf.report.slices import slices_document
+from natix_hf.report.summary import metrics_document
+
+
+def picture(colour=(90, 120, 150), heat=True):
+    def content(image, kind):
+        file = io.BytesIO()
+        image.save(file, kind)
+        return file.getvalue()
+
+    overlay = content(Image.new("RGBA", (4, 3), (255, 80, 0, 120)), "PNG") if heat else None
+    return Picture(content(Image.new("RGB", (64, 48), colour), "JPEG"), 64, 48, overlay, (0.125, 0.0, 0.75, 1.0))
+
+
+def rows(classes=2, n=160, seed=0, name="val_test"):
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, classes, n)
+    logits = generator.normal(size=(n, classes)) * 1.5
+    logits[np.arange(n), labels] += 2.5
+    logits[:4, :2] = logits[:4, 1::-1] + 3 * (1 - 2 * np.eye(classes)[labels[:4]][:, :2])  # some sure mistakes
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    return logits, Rows(
+        name,
+        np.array([f"{name}-{i:03d}.jpg" for i in range(n)], dtype=object),
+        labels,
+        np.array([f"group{i // 2}" for i in range(n)], dtype=object),
+        probabilities,
+        probabilities,
+        np.log(probabilities / (1 - probabilities)),
+        logits.argmax(axis=1),
+        {"weather": np.array(["rain", "sun"], dtype=object)[generator.integers(0, 2, n)]},
+    )
+
+
+def documents(names, logits, test):
+    places = ("train", "val_select", "val_calib/fit", "val_calib/control", "val_test")
+    ledger = [
+        {"step": "train", "role": "training", "split": "train", "part": None, "rows": 9, "time": 1.7e9},
+        {"step": "predictions", "role": "policy", "split": "val_calib", "part": "fit", "rows": 5, "time": 1.7e9 + 60},
+        {"step": "predictions", "role": "policy", "split": "val_calib", "part": "fit", "rows": 5, "time": 1.7e9 + 120},
+    ]
+    return {
+        "metrics": metrics_document(
+            logits, logits, test.labels, test.groups, label_names=names, times_read_before=3, n_boot=50
+        ),
+        "calibration": {
+            "version": 1,
+            "calibrator": "temperature",
+            "fitted_on": "val_calib/fit",
+            "n": 40,
+            "temperature": 1.5,
+            "kept": True,
+            **{"nll_before": 0.3, "nll_after": 0.2, "ece_before": 0.1, "ece_after": 0.05},
+            **{key: [0.0] * len(names) for key in ("logit_bias", "prior_bias", "threshold_bias")},
+        },
+        "run": {
+            "positive": 1,
+            "ledger": ledger,
+            "log_history": [{"step": 1, "loss": 0.7}, {"step": 2, "loss": 0.5, "eval_loss": 0.6, "eval_mcc": 0.8}],
+        },
+        "splits": {
+            "label_names": names,
+            "class_counts": {place: dict.fromkeys(names, 5) for place in places},
+            "groups": dict.fromkeys(places, 7),
+            "fingerprints": dict.fromkeys(places, "ab" * 16),
+        },
+    }
+
+
+def make(names=("None", "Roadwork"), change=lambda test: test, pictures=None, **more):
+    logits, test = rows(len(names))
+    test = change(test)
+    given = {} if pictures is None else pictures
+    return report_html("lora", documents(list(names), logits, test) | more, test, pictures=given)
+
+
+def further_documents(names, logits, test):
+    """The documents that a run may have or not."""
+    about = (test.labels, test.groups)
+
+    def case(level, noise):
+        noisy = logits + np.random.default_rng(level).normal(0, noise, logits.shape)
+        return {
+            **{"level": level, "distortion": None, "severity": None, "n": len(logits), "difference": {}},
+            "metrics": bootstrap_intervals(noisy, *about, n_boot=20),
+        }
+
+    return {
+        "slices": slices_document(logits, *about, test.slices, names, n_boot=50),
+        "selective": selective_document(logits, *about, None, 1, n_boot=20),
+        "reward": reward_document(
+            [Photos("clean", None, logits, *about)], LATE_2025, label_names=names, days=5, n_boot=9
+        ),
+        "robustness": {
+            **{"split": "val_test", "n": len(logits), "groups": 80, "level": 0.95, "resamples": 20, "latency": None},
+            "clean": bootstrap_intervals(logits, *about, n_boot=20),
+            "profiles": [{"profile": "challenge@2025", "cases": [case(level, 0.6 * level) for level in range(4)]}],
+        },
+    }
+
+
+@pytest.fixture(scope="session")
+def parts():
+    return SimpleNamespace(
+        picture=picture, rows=rows, documents=documents, further_documents=further_documents, make=make
+    )
