@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageClassification, DINOv3ViTConfig, DINOv3ViTModel
 
 import natix_hf  # noqa: F401  (registers the model)
+from natix_hf.decision.calibration import Calibration
+from natix_hf.modeling.adapters import add_lora, merge_lora
 from natix_hf.modeling.checkpoints import build_model, load_backbone
 from natix_hf.modeling.configuration_natix_dinov3 import NatixDinov3Config
 from natix_hf.modeling.modeling_natix_dinov3 import NatixDinov3ForImageClassification
@@ -205,3 +208,50 @@ def test_activation_checkpointing_gives_the_same_gradients_and_spares_the_mask_t
 def test_an_impossible_configuration_is_refused_by_name(options, word):
     with pytest.raises(ValueError, match=word):
         NatixDinov3Config(**options)
+
+
+KNOTS = [[[0.1, 0.45, 0.9], [0.05, 0.5, 0.8]], [[0.1, 0.55, 0.9], [0.2, 0.5, 0.95]]]
+
+
+def test_isotonic_knots_come_first_outside_training_and_survive_save_and_load(tiny_backbone, photos, tmp_path):
+    model = build_model(str(tiny_backbone), NAMES).eval()
+    with torch.no_grad():
+        model.head.linear.weight.mul_(8)  # probabilities that leave the knots on both sides
+    before = model(photos).logits
+    decision = {"positive": 1, "threshold": 0.5, "prior_bias": [0.1, -0.2], "threshold_bias": [0.0, 0.0]}
+    model.set_calibration(1.0, [0.1, -0.2], isotonic=KNOTS, decision=decision)
+    p = before.double().softmax(dim=-1).detach().numpy()
+    mapped = np.stack([np.interp(p[:, k], *KNOTS[k]) for k in range(2)], axis=1)
+    expected = np.log(mapped / mapped.sum(axis=1, keepdims=True)) + np.array([0.1, -0.2])
+    np.testing.assert_allclose(model(photos).logits.detach().numpy(), expected, atol=1e-6)
+    applied = Calibration(
+        "isotonic",
+        np.ones(2),
+        np.zeros(2),
+        np.array([0.1, -0.2]),
+        np.zeros(2),
+        isotonic=tuple((np.array(x), np.array(y)) for x, y in KNOTS),
+    )
+    np.testing.assert_allclose(applied.served(before.detach().numpy()), expected, atol=1e-6)
+    torch.testing.assert_close(model.train()(photos).logits, before + torch.tensor([0.1, -0.2]))
+    model.eval().save_pretrained(tmp_path)
+    loaded = AutoModelForImageClassification.from_pretrained(tmp_path)
+    assert torch.equal(loaded(photos).logits, model(photos).logits)
+    assert (loaded.config.isotonic, loaded.config.decision) == (KNOTS, decision)
+    loaded.set_calibration(1.0)
+    assert (loaded.config.isotonic, loaded.config.decision) == (None, None)
+    torch.testing.assert_close(loaded(photos).logits, before)
+    with pytest.raises(ValueError, match="isotonic has 1 entries, expected 2"):
+        loaded.set_calibration(1.0, isotonic=KNOTS[:1])
+
+
+def test_isotonic_knots_reach_the_head_that_an_adapter_trains(tiny_backbone, photos):
+    peft_model = add_lora(build_model(str(tiny_backbone), NAMES)).eval()
+    plain = peft_model.get_base_model()
+    before = peft_model(pixel_values=photos).logits
+    plain.set_calibration(1.0, isotonic=KNOTS)
+    calibrated = peft_model(pixel_values=photos).logits
+    assert not torch.allclose(calibrated, before)
+    merged = merge_lora(peft_model)
+    assert merged.config.isotonic == KNOTS
+    torch.testing.assert_close(merged(photos).logits, calibrated)

@@ -1,0 +1,271 @@
+"""calibrate_run on run folders without a model: the parts, their order, the rows that each reads, and refusals."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from datasets import ClassLabel, Dataset, Features, Image, Value
+from sklearn.metrics import matthews_corrcoef
+
+from natix_hf import UserError, calibrate
+from natix_hf.data.plan import Plan
+from natix_hf.data.sources import Rows
+from natix_hf.data.splits import cut
+from natix_hf.decision.calibration import Calibration
+from natix_hf.decision.temperature import fit_temperature, softmax
+from natix_hf.files import read_json, write_json
+from natix_hf.recipe import DecisionOptions
+from natix_hf.report.decision_lines import calibration_lines
+from natix_hf.schemas import validate
+from natix_hf.training import deciding
+from natix_hf.training.deciding import calibrate_run, carried, options_of
+from natix_hf.training.predictions import read_predictions, write_predictions
+
+NAMES = ["None", "Roadwork"]
+
+
+def write(folder: Path, n: int = 1600, prior: float = 0.9, scale: float = 2.0, names=NAMES, **record) -> Path:
+    """A run whose logits are `scale` times the log posterior; two photos a group. All but class 0 have share `prior`.
+
+    The evidence for a class is normal, N(0, 1.3) and 2.2 more for the class of the photo: the posterior is known.
+    """
+    generator = np.random.default_rng(n)
+    classes = len(names)
+    shares = [1 - prior, *[prior / (classes - 1)] * (classes - 1)]
+    labels = np.repeat(generator.choice(classes, n // 2, p=shares), 2)
+    evidence = generator.normal(0, 1.3, (n, classes)) + 2.2 * np.eye(classes)[labels]
+    z = evidence * 2.2 / 1.3**2 + np.log(shares)
+    table = {
+        "id": [f"r{i}" for i in range(n)],
+        "group": [f"g{i // 2}" for i in range(n)],
+        "fingerprint": [f"{i:032x}" for i in range(n)],
+        "origin": ["all"] * n,
+        "source": ["all"] * n,
+        "label": labels.tolist(),
+        "image": [{"bytes": None, "path": f"{i}.jpg"} for i in range(n)],
+    }
+    kinds = {name: Value("string") for name in table}
+    kinds |= {"label": ClassLabel(names=list(names)), "image": Image(decode=False)}
+    rows = Rows(Dataset.from_dict(table, features=Features(kinds)), [])
+    done = cut(rows, Plan(near_duplicates=False, ratios=(0.1, 0.1, 0.7, 0.1)))
+    half = {"fit": [], "control": []}
+    places = {"val_test": [(None, done.places["val_test"])]}
+    places["val_calib"] = [(part, done.places[f"val_calib/{part}"]) for part in half]
+    for split, parts in places.items():
+        predicted = [(part, kept, z[[int(name[1:]) for name in kept["id"]]] * scale) for part, kept in parts]
+        write_predictions(folder / "predictions" / f"{split}.parquet", predicted)
+    write_json(folder / "splits.json", done.description)
+    write_json(folder / "run.json", {"status": "finished", "positive": 1, "ledger": [], **record})
+    write_json(folder / "config.json", {"id2label": dict(enumerate(names))})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    return write(tmp_path_factory.mktemp("runs") / "street")
+
+
+def test_by_default_one_temperature_and_a_threshold_that_is_only_reported(run):
+    document = calibrate_run(run)
+    validate(json.loads((run / "calibration.json").read_text()), "calibration")
+    rows = read_predictions(run, "val_calib", "fit")
+    fit = fit_temperature(rows["logits"], rows["label"])
+    assert document["temperature"] == [fit.temperature] * 2
+    assert (document["n"], document["groups"]) == (len(rows["label"]), len(set(rows["group"])))
+    assert (document["threshold"], document["folded"], document["guarantee"]) == (0.5, False, None)
+    assert document["logit_bias"] == [0.0, 0.0]
+    choice = document["threshold_choice"]
+    assert choice["metric"] == "mcc"
+    assert 0 < choice["low"] <= choice["threshold"] <= choice["high"] < 1
+    again = calibrate_run(run)
+    assert again == document
+
+
+def test_prior_and_threshold_are_added_in_their_order_and_decide_at_one_half(run):
+    options = DecisionOptions(target_prior=[0.5], fold_threshold=True, threshold_metric="cost:1:4")
+    document = calibrate_run(run, options)
+    rows = read_predictions(run, "val_calib", "fit")
+    seen = np.mean(rows["label"] == 1)
+    assert document["prior"] == {"seen": pytest.approx([1 - seen, seen]), "target": [0.5, 0.5]}
+    assert document["prior_bias"] == pytest.approx([np.log(0.5 / (1 - seen)), np.log(0.5 / seen)])
+    threshold = document["threshold"]
+    assert threshold == document["threshold_choice"]["threshold"] != 0.5
+    assert document["threshold_bias"] == pytest.approx([0.0, np.log((1 - threshold) / threshold)])
+    assert document["logit_bias"] == pytest.approx(np.add(document["prior_bias"], document["threshold_bias"]))
+    calibration = Calibration.from_document(document)
+    served, decisions = calibration.served(rows["logits"]), calibration.decisions(rows["logits"])
+    np.testing.assert_allclose(served, rows["logits"] / document["temperature"] + document["logit_bias"])
+    assert (served.argmax(axis=1) == decisions).all()
+    # Under the expected shares a wrong "positive" costs 1 and a wrong "none" 4: the optimum lies near 1 / (1 + 4).
+    assert document["threshold_choice"]["low"] - 0.1 < 0.2 < document["threshold_choice"]["high"] + 0.1
+
+
+def test_probabilities_and_decisions_hold_under_the_expected_shares(tmp_path):
+    """0.9 -> 0.5: on rows drawn at one half, calibration and MCC at 0.5 are better with the prior than without."""
+    run = write(tmp_path / "shifted", n=3000)
+    shifted = Calibration.from_document(calibrate_run(run, DecisionOptions(target_prior=[0.5])))
+    plain = Calibration.from_document(calibrate_run(run, DecisionOptions()))
+    rows = read_predictions(run, "val_calib", "control")
+    positives, negatives = np.flatnonzero(rows["label"] == 1), np.flatnonzero(rows["label"] == 0)
+    even = np.r_[positives[: len(negatives)], negatives]
+    logits, labels = rows["logits"][even], rows["label"][even]
+    figures = {}
+    for name, calibration in (("plain", plain), ("shifted", shifted)):
+        p = softmax(calibration.calibrated(logits))[:, 1]
+        nll = -np.log(np.where(labels == 1, p, 1 - p)).mean()
+        figures[name] = nll, abs(p.mean() - 0.5), -matthews_corrcoef(labels, calibration.decisions(logits))
+    assert all(better < worse for better, worse in zip(figures["shifted"], figures["plain"], strict=True))
+    assert figures["shifted"][1] < 0.05 < figures["plain"][1]
+
+
+@pytest.mark.parametrize("name", ["vector", "isotonic"])
+def test_the_chosen_calibrator_is_carried_whole(tmp_path, name):
+    run = write(tmp_path / "run", prior=0.6, n=3000)  # isotonic needs 300 photos
+    document = calibrate_run(run, DecisionOptions(calibrator=[name], target_prior=[0.3]))
+    document = read_json(run / "calibration.json")  # through JSON
+    assert (document["calibrator"], document["kept"]) == (name, True)
+    rows = read_predictions(run, "val_calib", "fit")
+    whole = deciding.decide(rows, DecisionOptions(calibrator=[name]), np.array([0.7, 0.3]), NAMES, 1)[0]
+    again = Calibration.from_document(document)
+    np.testing.assert_array_equal(again.served(rows["logits"]), whole.served(rows["logits"]))
+    assert carried(document)["logit_bias"] == document["logit_bias"]
+    assert (carried(document)["isotonic"] is not None) == (name == "isotonic")
+
+
+def test_the_guarantee_reads_control_rows_and_nothing_else_does(tmp_path, monkeypatch):
+    run = write(tmp_path / "run", prior=0.5)
+    read = []
+    monkeypatch.setattr(deciding, "read_predictions", lambda *a: read.append(a[1:]) or read_predictions(*a))
+    plain = calibrate_run(run, DecisionOptions())
+    assert read == [("val_calib", "fit")]
+    document = calibrate_run(run, DecisionOptions(risk="fpr", risk_alpha=0.05))
+    assert read[1:] == [("val_calib", "fit"), ("val_calib", "control")]
+    assert {key: document[key] for key in plain if key not in ("guarantee", "options")} == {
+        key: plain[key] for key in plain if key not in ("guarantee", "options")
+    }
+    guarantee = document["guarantee"]
+    assert (guarantee["fitted_on"], guarantee["reachable"]) == ("val_calib/control", True)
+    rows = read_predictions(run, "val_calib", "control")
+    p = softmax(Calibration.from_document(document).calibrated(rows["logits"]))[:, 1]
+    assert np.mean(p[rows["label"] == 0] >= guarantee["high"]) < 0.05
+    assert carried(document)["decision"]["abstain_band"] == [guarantee["low"], guarantee["high"]]
+    ledger = [(entry["step"], entry["part"]) for entry in read_json(run / "run.json")["ledger"]]
+    assert ledger == [("fit calibration", "fit"), ("fit calibration", "fit"), ("guarantee", "control")]
+    unreachable = calibrate_run(run, DecisionOptions(risk="fpr", risk_alpha=1e-5))
+    assert not unreachable["guarantee"]["reachable"]
+    assert carried(unreachable)["decision"]["abstain_band"] is None
+    assert f"{unreachable['guarantee']['smallest_alpha']:.4f}" in "\n".join(calibration_lines(unreachable))
+
+
+def test_calibrating_on_what_is_met_reports_both(tmp_path):
+    run = write(tmp_path / "run", prior=0.5)
+    options = DecisionOptions(calibrate_on="challenge@2025")
+    with pytest.raises(UserError, match="no predictions on val_calib as it sends it: train with that key"):
+        calibrate_run(run, options)
+    rougher = write(tmp_path / "other", prior=0.5, scale=5.0) / "predictions" / "val_calib.parquet"
+    rougher.rename(run / "predictions" / "val_calib@challenge-2025.parquet")
+    document = calibrate_run(run, options)
+    clean = calibrate_run(run, DecisionOptions())
+    assert document["fitted_on"] == "val_calib@challenge-2025/fit"
+    compared = document["compared"]
+    assert compared["clean"]["temperature"] == clean["temperature"]
+    assert compared["challenge@2025"]["temperature"] == document["temperature"]
+    for name, other in (("clean", "challenge@2025"), ("challenge@2025", "clean")):
+        assert compared[name]["nll_on"][name] < compared[other]["nll_on"][name]
+    assert len([line for line in calibration_lines(document) if "fitted on" in line]) == 2
+
+
+def test_few_photos_and_an_absent_class_are_told_and_change_nothing(tmp_path):
+    run = write(tmp_path / "few", n=60, prior=0.5)
+    document = calibrate_run(run, DecisionOptions(fold_threshold=True))
+    assert document["logit_bias"] == [0.0, 0.0]
+    text = "\n".join(calibration_lines(document))
+    assert "photos are too few for temperature, 30 are needed" in text
+    assert "too few for a threshold (30 needed), it stays 0.5" in text
+    run = write(tmp_path / "one", n=400, prior=0.5)
+    path = run / "predictions" / "val_calib.parquet"
+    table = pq.read_table(path)
+    pq.write_table(table.filter(pc.equal(table["label"], 1)), path)
+    document = calibrate_run(run, DecisionOptions(target_prior=[0.5], fold_threshold=True))
+    assert document["logit_bias"] == [0.0, 0.0]
+    assert document["threshold_choice"] is None
+    text = "\n".join(calibration_lines(document, NAMES))
+    assert "are of class 1, temperature needs two classes" in text
+    assert "no photo of None among these" in text
+
+
+def test_an_unreachable_threshold_is_not_used(run):
+    document = calibrate_run(run, DecisionOptions(threshold_metric="precision>=1.0", fold_threshold=True))
+    if document["threshold_choice"]["reachable"]:
+        assert document["folded"]
+    else:
+        assert (document["threshold"], document["folded"]) == (0.5, False)
+        assert any("no threshold reaches precision 1" in note for note in document["notes"])
+
+
+def test_options_are_those_of_the_run_unless_overridden(tmp_path, capsys):
+    asked = DecisionOptions(calibrator=["temperature", "vector"], target_prior=[0.5])
+    run = write(tmp_path / "run", decision=asdict(asked))
+    assert options_of(run) == asked
+    calibrate.main([str(run), "--fold_threshold", "--threshold_metric", "f1", "--risk", "fnr"])
+    out = capsys.readouterr().out
+    document = read_json(run / "calibration.json")
+    expected = replace(asked, fold_threshold=True, threshold_metric="f1", risk="fnr")
+    assert document["options"] == asdict(expected)
+    assert "NLL on held-out groups of val_calib/fit: temperature " in out
+    assert "class shares of val_calib/fit" in out
+    assert "best threshold for f1" in out
+    assert "95 % interval" in out
+    assert "at best, with 90% confidence" in out
+    config = read_json(run / "config.json")
+    assert config["logit_bias"] == pytest.approx(document["logit_bias"])
+    assert config["decision"]["threshold"] == document["threshold"] != 0.5
+    calibrate.main([str(run), "--calibrator", "isotonic", "--target_prior", "none"])
+    assert len(read_json(run / "config.json")["isotonic"]) == 2
+    calibrate.main([str(run)])
+    assert read_json(run / "config.json")["isotonic"] is None
+    (tmp_path / "old").mkdir()
+    old = write(tmp_path / "old", n=60)
+    (old / "recipe.yaml").write_text(yaml.safe_dump({"calibrator": "none", "lora_r": 4}))
+    assert options_of(old) == DecisionOptions(calibrator=["none"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--calibrator", "platt"], "calibrator: platt given, one or more of none, temperature, vector, isotonic"),
+        (["--threshold_metric", "mse"], "threshold_metric: 'mse' given"),
+        (["--fold_threshold", "perhaps"], "fold_threshold: 'perhaps' given, true or false expected"),
+        (["--target_prior", "half"], "target_prior: half given, numbers or none expected"),
+        (["--target_prior", "0.5", "0.6"], "their sum is 1.1"),
+        (["--calibrate_on", "rain"], "calibrate_on: 'rain' given, one of clean, challenge@2025"),
+        (["--risk", "ruin"], "risk: 'ruin' given, one of none, fpr"),
+        (["--risk", "precision"], "risk: precision depends on how common positives are: add prevalence"),
+        (["--risk_alpha", "2"], "risk_alpha: 2 given"),
+        (["--prevalence", "0"], "prevalence: 0 given"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_leaves_the_run_alone(run, words, message):
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(UserError) as caught:
+        calibrate.main([str(run), *words])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_three_classes_have_a_prior_but_neither_threshold_nor_guarantee(tmp_path):
+    names = ["None", "Cone", "Barrier"]
+    run = write(tmp_path / "run", names=names, prior=0.5)
+    document = calibrate_run(run, DecisionOptions(calibrator=["vector"], target_prior=[0.2, 0.4, 0.4]))
+    assert document["threshold_choice"] is None
+    assert len(set(document["temperature"])) == 3
+    assert "-> target_prior: None 48.8% -> 20.0%, Cone" in "\n".join(calibration_lines(document, names))
+    for option in ({"fold_threshold": True}, {"risk": "fpr"}):
+        with pytest.raises(UserError, match="for two classes only, these are 3"):
+            calibrate_run(run, DecisionOptions(**option))
