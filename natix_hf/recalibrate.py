@@ -28,7 +28,10 @@ def parser() -> CommandParser:
     risk.add_argument("--min_precision", type=float, help="guarantee: so many positives are right, at --prevalence")
     made.add_argument("--confidence", type=float, default=0.9, help="of the guarantee")
     made.add_argument("--prevalence", type=float, help="share of positives where the model will work")
-    made.add_argument("--calibrator", nargs="+", default=["temperature"], help="none, temperature, vector, isotonic")
+    both = ["temperature", "vector"]  # these photos may come in other class shares than the model learnt: a bias
+    made.add_argument(
+        "--calibrator", nargs="+", default=both, help="one or more of none, temperature, vector, isotonic"
+    )
     made.add_argument("--threshold_metric", default="mcc", help="mcc, accuracy, f1, fbeta:B, cost:FP:FN, precision>=P")
     made.add_argument("--fold_threshold", choices=["true", "false"], default="false", help="true: decide at that")
     made.add_argument("--unlabelled", action="store_true", help="do not look at labels, also where there are folders")
@@ -113,7 +116,7 @@ def main(argv: list[str]) -> None:
     halved = arrays["fit"], arrays["control"]
     decided, figures = recalibrate(*halved, calibration, options, names, positive, seed=given.seed)
     report |= {"figures": figures, "guarantee": decided["guarantee"]}
-    lines = report_lines(decided, report, names)
+    lines = report_lines(decided, report, names, document)
     parts = [(half, rows, arrays[half]["logits"]) for half, rows in halves.items()]
     write_copy(folder, output, calibration, decided, report, parts, lines)
     print("\n".join(lines))

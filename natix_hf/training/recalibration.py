@@ -20,6 +20,7 @@ from huggingface_hub import ModelCard
 from natix_hf.decision.at_shares import before_and_after, figures_at_shares
 from natix_hf.decision.calibration import Calibration
 from natix_hf.decision.group_bounds import Groups
+from natix_hf.decision.prior import ODDS_LIMIT
 from natix_hf.decision.risk_control import smallest_alpha
 from natix_hf.errors import UserError, one_line
 from natix_hf.files import read_json, staging, write_json, write_text
@@ -219,8 +220,11 @@ def recalibrate(
     }
 
 
-def report_lines(calibration: Mapping[str, Any], report: Mapping[str, Any], names: Sequence[str]) -> list[str]:
-    """What a command prints and a card repeats: the new calibration, and each figure before and after."""
+def report_lines(
+    calibration: Mapping[str, Any], report: Mapping[str, Any], names: Sequence[str], before: Mapping[str, Any]
+) -> list[str]:
+    """What a command prints and a card repeats: the new calibration, and each figure before and after; `before` is the
+    content of the model's own `calibration.json`, empty where there is none."""
     figures = report["figures"]
     shares = " and ".join(f"{share:.1%} {name}" for share, name in zip(figures["shares"], names, strict=True))
     lines = calibration_lines(calibration, names)
@@ -236,7 +240,31 @@ def report_lines(calibration: Mapping[str, Any], report: Mapping[str, Any], name
             f"[{two['low']:.4f}, {two['high']:.4f}], change {change['value']:+.4f} [{change['low']:+.4f}, "
             f"{change['high']:+.4f}]"
         )
-    return lines
+    return lines + shares_line(calibration, before, names)
+
+
+def shares_line(calibration: Mapping[str, Any], before: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """A line where the photos come in other class shares than those of the model's calibration, and the new one has no
+    bias that could allow for it; else nothing.
+
+    Args:
+        calibration: the content of the new `calibration.json`.
+        before: that of the model's own, empty where there is none.
+        names: of the classes.
+    """
+    if "prior" not in before or any(calibration["calibrator_bias"]):
+        return []
+    one, other = np.array(before["prior"]["seen"]), np.array(calibration["prior"]["seen"])
+    there = (one > 0) & (other > 0)
+    ratio = np.log(other[there] / one[there])
+    if np.ptp(ratio) <= np.log(ODDS_LIMIT):
+        return []
+    k = calibration["positive"]
+    return [
+        f"note: {other[k]:.0%} of these photos show {names[k]}, {one[k]:.0%} of those that the model was calibrated "
+        "on, and the new calibration has no bias that allows for it: its probabilities may lean to the former shares; "
+        "bring 200 photos or more and let --calibrator hold vector"
+    ]
 
 
 def write_copy(

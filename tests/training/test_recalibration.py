@@ -8,7 +8,13 @@ import pytest
 from natix_hf import UserError
 from natix_hf.decision.calibration import Calibration
 from natix_hf.recipe import DecisionOptions
-from natix_hf.training.recalibration import _into_stock_head, certifiable_line, recalibrate, recalibrated_card
+from natix_hf.training.recalibration import (
+    _into_stock_head,
+    certifiable_line,
+    recalibrate,
+    recalibrated_card,
+    shares_line,
+)
 from natix_hf.training.unlabelled import unlabelled_lines, unlabelled_report
 
 NAMES = ["None", "Roadwork"]
@@ -55,6 +61,20 @@ def test_a_prevalence_moves_prior_and_threshold_and_the_figures_are_those_of_tha
     truth = (after.decisions(rare["logits"]) == rare["label"]).mean()
     assert figures["after"]["accuracy"]["low"] < truth < figures["after"]["accuracy"]["high"]
     assert figures["difference"]["accuracy"]["low"] > 0  # deciding as at 50 % raises too many alarms among 2 %
+
+
+def test_photos_in_other_shares_than_the_model_learnt_need_a_bias_and_lead_to_the_same_place():
+    asked = options(target_prior=[0.02], calibrator=["temperature", "vector"])
+    document, _ = recalibrate(city(400, 1, share=0.9), city(400, 2, share=0.9), NOTHING, asked, NAMES, 1)
+    assert document["calibrator"] == "vector"
+    total = document["logit_bias"][1] - document["logit_bias"][0]
+    assert total == pytest.approx(np.log(0.02 / 0.98), abs=0.6)  # of logits that hold where both are as frequent
+    assert shares_line(document, {"prior": {"seen": [0.5, 0.5]}}, NAMES) == []
+    plain, _ = recalibrate(city(400, 1, share=0.9), city(400, 2, share=0.9), NOTHING, options(), NAMES, 1)
+    (line,) = shares_line(plain, {"prior": {"seen": [0.5, 0.5]}}, NAMES)
+    assert line.startswith("note: 9")
+    assert "of these photos show Roadwork, 50% of those that the model was calibrated on" in line
+    assert shares_line(plain, {"prior": {"seen": [0.15, 0.85]}}, NAMES) == shares_line(plain, {}, NAMES) == []
 
 
 def test_the_guarantee_is_fitted_on_the_checking_half_alone():
