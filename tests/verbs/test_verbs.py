@@ -25,6 +25,8 @@ recipe.yaml splits.json calibration.json metrics.json run.json
 adapter/adapter_config.json adapter/adapter_model.safetensors
 predictions/val_select.parquet predictions/val_calib.parquet predictions/val_test.parquet figures/training.png
 figures/reliability.png figures/confusion.png figures/reward.png reward.json slices.json
+selective.json figures/risk_coverage.png figures/ranking.png figures/threshold.png gallery.json report.html
+adapter_natix_dinov3.py
 """
 
 # A client: prints label and score of every class for each photo, `[[{"label", "score"}, ...], ...]`.
@@ -119,14 +121,14 @@ def calibrated(run: Path, split: str) -> dict[str, np.ndarray]:
 def test_a_run_leaves_behind_all_that_it_should_and_nothing_half_written(job):
     files = {path.relative_to(job.run).as_posix() for path in job.run.rglob("*") if path.is_file()}
     assert set(LEFT_BEHIND.split()) <= files
-    rest = {name for name in files if not name.startswith("checkpoints/")} - set(LEFT_BEHIND.split())
+    rest = {name for name in files if not name.startswith(("checkpoints/", "gallery/"))} - set(LEFT_BEHIND.split())
     assert not rest
     assert all((job.run / name).stat().st_mode & 0o044 for name in LEFT_BEHIND.split())
     assert "finished" in job.said
     assert "val_test" in job.said
 
 
-@pytest.mark.parametrize("name", ["splits", "calibration", "metrics", "run"])
+@pytest.mark.parametrize("name", ["splits", "calibration", "metrics", "run", "selective", "gallery"])
 def test_the_documents_of_a_run_fit_their_schemas(job, name):
     from natix_hf.schemas import validate
 
