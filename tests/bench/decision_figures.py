@@ -70,9 +70,8 @@ def calibration_table(fit: dict, test: dict, positive: int) -> None:
     zeros = np.zeros(2)
     none = Calibration("none", np.ones(2), zeros, zeros, zeros, positive)
     print(f"\nCalibrators, fitted on val_calib/fit ({counted(fit, positive)}), judged on val_test ", end="")
-    print(
-        f"({counted(test, positive)}) at the class shares of the former:\n\n| calibrator | ECE | NLL | Brier | NLL, change |\n|---|---|---|---|---|"
-    )
+    print(f"({counted(test, positive)}) at the class shares of the former:\n")
+    print("| calibrator | ECE | NLL | Brier | NLL, change |\n|---|---|---|---|---|")
     shares = np.bincount(fit["label"], minlength=2) / len(fit["label"])
 
     def judged(one: Calibration) -> dict[str, np.ndarray]:
