@@ -1,0 +1,201 @@
+"""What NATIX StreetVision asks of a published model: two files, two label strings, one form of call, nine seconds.
+
+Written from the public description of the network as it stood until May 2026; nothing outside this file depends on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from natix_hf.errors import UserError
+
+LABELS = ("None", "Roadwork")  # by class id; clients read output["Roadwork"]
+LIMIT_SECONDS = 9.0  # for one photo, on a CPU
+PINNED = "4.45.2"  # transformers in the network's own environment
+UPGRADE = "4.57.6"  # the smallest that was tested to load the stock export
+CLIENT = Path(__file__).with_name("streetvision_client.py")
+TOLERANCE = 1e-4  # of a probability
+
+_BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+
+
+def check_hotkey(hotkey: str) -> str:
+    """The hotkey, if it is an SS58 address of a 32-byte key with the right checksum.
+
+    SS58 is base58 of a type byte or two, the key, and the first two bytes of blake2b-512 over `SS58PRE` and both
+    (docs.polkadot.com, "SS58 address format").
+
+    Raises:
+        UserError: says what is wrong with it.
+    """
+    number = 0
+    for letter in hotkey:
+        if letter not in _BASE58:
+            raise UserError(f"--hotkey {hotkey}: {letter!r} does not occur in SS58 addresses: copy it again")
+        number = number * 58 + _BASE58.index(letter)
+    content = number.to_bytes((number.bit_length() + 7) // 8, "big")
+    content = b"\0" * (len(hotkey) - len(hotkey.lstrip("1"))) + content
+    kind = 2 if content and content[0] & 0b0100_0000 else 1
+    if len(content) != kind + 32 + 2:
+        raise UserError(
+            f"--hotkey {hotkey}: {max(0, len(content) - kind - 2)} bytes of key, 32 expected: an SS58 address such as "
+            "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY expected"
+        )
+    if hashlib.blake2b(b"SS58PRE" + content[:-2]).digest()[:2] != content[-2:]:
+        raise UserError(f"--hotkey {hotkey}: wrong checksum, a letter differs from the address: copy it again")
+    return hotkey
+
+
+def check_version(version: str) -> str:
+    """The version, if it is written X.Y.Z.
+
+    Raises:
+        UserError: it is not.
+    """
+    if not re.fullmatch(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)", version):
+        raise UserError(f"--model_version {version}: X.Y.Z expected, such as 1.0.0")
+    return version
+
+
+def check_labels(labels: Sequence[str]) -> None:
+    """Raise `UserError` unless the classes are those that clients ask for, in their order."""
+    if tuple(labels) != LABELS:
+        raise UserError(
+            f"--hotkey: StreetVision reads the class 'Roadwork' of a model with the classes {' and '.join(LABELS)}, "
+            f"this one has {', '.join(labels)}: train with label_names: [{', '.join(LABELS)}]"
+        )
+
+
+def submission(
+    name: str, description: str, *, hotkey: str, version: str, now: datetime | None = None
+) -> dict[str, Any]:
+    """The content of `model_card.json`.
+
+    Args:
+        name: of the model.
+        description: a sentence.
+        hotkey: the participant's SS58 address.
+        version: X.Y.Z.
+        now: time of submission, by default this moment; written as seconds since 1970.
+
+    Raises:
+        UserError: see `check_hotkey` and `check_version`.
+    """
+    return {
+        "model_name": name,
+        "description": description,
+        "version": check_version(version),
+        "submitted_by": check_hotkey(hotkey),
+        "submission_time": int((now or datetime.now(UTC)).timestamp()),
+    }
+
+
+def detector(repository: str) -> str:
+    """The text of `detector.yaml`, with which a client is pointed at the model."""
+    values = {"hf_repo": repository, "config_name": "config.json", "weights": "model.safetensors"}
+    return yaml.safe_dump(values, sort_keys=False)
+
+
+def check_client(
+    model: str | Path,
+    photos: Sequence[bytes],
+    expected: Sequence[float],
+    *,
+    python: str | Path | None = None,
+    online: bool = False,
+    seconds: float = 5.0,
+) -> dict[str, Any]:
+    """Call the model in the network's form in a fresh process, and compare the probability of `Roadwork`.
+
+    Args:
+        model: an export's folder, or a Hub id (then `online`).
+        photos: their bytes.
+        expected: `(n,)` probability of Roadwork by the run.
+        python: the client's interpreter; by default this one.
+        online: let the client reach the Hub.
+        seconds: of each measurement of latency.
+
+    Returns:
+        `latency` (rows with `width, height, at_once, requests, p50, p99` in seconds), `cores`, `versions`,
+        `difference` (the largest), `limit`.
+
+    Raises:
+        UserError: the client fails, answers without `Roadwork`, or gives another probability.
+    """
+    found = _call(model, photos, python=python, online=online, seconds=seconds)
+    missing = [sorted(answer) for answer in found["answers"] if "Roadwork" not in answer]
+    if missing:
+        raise UserError(f"StreetVision: a client gets the labels {', '.join(missing[0])}, and reads 'Roadwork'")
+    differences = [abs(answer["Roadwork"] - p) for answer, p in zip(found["answers"], expected, strict=True)]
+    worst = max(differences)
+    if not worst <= TOLERANCE:
+        raise UserError(
+            f"StreetVision: called as the network does, photo {differences.index(worst)} of the proof gets a "
+            f"probability that differs by {worst:.2g} from the run's ({TOLERANCE:g} allowed): nothing was pushed"
+        )
+    return {
+        "latency": found["latency"],
+        "cores": found["cores"],
+        "versions": found["versions"],
+        "difference": worst,
+        "limit": LIMIT_SECONDS,
+    }
+
+
+def _call(model: Any, photos: Sequence[bytes], *, python: Any, online: bool, seconds: float) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="natix_hf-streetvision-") as work:
+        folder = Path(work, "photos")
+        folder.mkdir()
+        for number, content in enumerate(photos):
+            (folder / f"{number:04d}").write_bytes(content)
+        environment = {**os.environ, "HF_HOME": str(Path(work, "hub")), "PYTHONWARNINGS": "ignore"}
+        environment.pop("PYTHONPATH", None)
+        environment |= {} if online else {"HF_HUB_OFFLINE": "1"}
+        words = [str(python or sys.executable), str(CLIENT), str(model), str(folder), "--seconds", str(seconds)]
+        done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=work)
+    if done.returncode:
+        last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "no message")
+        raise UserError(f"StreetVision: the network's form of call fails: {last.strip()}{_old(last)}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _old(message: str) -> str:
+    """What to say where the client's transformers cannot know the model."""
+    if "timm_wrapper" in message or "does not recognize this architecture" in message:
+        return f"; {pinned_line()}"
+    return ""
+
+
+def pinned_line() -> str:
+    """That the network's pinned environment cannot load the export, and what can."""
+    return (
+        f"transformers {PINNED}, which the network pins, knows neither DINOv3 nor timm's wrapper and cannot load this "
+        f"model; the smallest upgrade that was tested to work is transformers {UPGRADE} with timm"
+    )
+
+
+def latency_lines(found: Mapping[str, Any]) -> list[str]:
+    """What `check_client` found, for people."""
+    lines = [
+        f"StreetVision: called as the network does, without natix_hf: 'Roadwork' has the run's probability (largest "
+        f"difference {found['difference']:.1e}); seconds on {found['cores']} cores, limit {found['limit']:g}:"
+    ]
+    for row in found["latency"]:
+        over = "  OVER THE LIMIT" if row["p99"] > found["limit"] else ""
+        lines.append(
+            f"  {row['width']} x {row['height']}, {row['at_once']} at a time: p50 {row['p50']:.2f}, p99 "
+            f"{row['p99']:.2f} of {row['requests']} requests{over}"
+        )
+    return lines

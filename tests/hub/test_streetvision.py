@@ -1,0 +1,89 @@
+from datetime import UTC, datetime
+
+import pytest
+import yaml
+
+from natix_hf.errors import UserError
+from natix_hf.hub import streetvision
+from natix_hf.hub.streetvision import check_hotkey, check_labels, check_version, detector, latency_lines, submission
+
+# Well-known development accounts of Substrate, with their public addresses.
+ALICE = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
+BOB = "5FHneW46xGXgs5mUiveU4sbTyGBzmstUspZC92UhjJM694ty"
+
+
+@pytest.mark.parametrize("hotkey", [ALICE, BOB])
+def test_addresses_of_known_accounts_pass(hotkey):
+    assert check_hotkey(hotkey) == hotkey
+
+
+@pytest.mark.parametrize(
+    ("hotkey", "said"),
+    [
+        (ALICE[:-1] + "Z", "wrong checksum"),
+        (ALICE[:10] + ALICE[11] + ALICE[10] + ALICE[12:], "wrong checksum"),  # two letters exchanged
+        ("5GrwvaEF", "bytes of key, 32 expected"),
+        ("", "bytes of key, 32 expected"),
+        (ALICE.replace("w", "0"), "'0' does not occur"),
+        ("0x8eaf04151687736326c9fea17e25fc5287613693c912909cb226aa4794f26a48", "'0' does not occur"),
+    ],
+)
+def test_other_addresses_are_refused_with_the_reason(hotkey, said):
+    with pytest.raises(UserError, match=said):
+        check_hotkey(hotkey)
+
+
+@pytest.mark.parametrize("version", ["1.0", "v1.0.0", "1.0.0-rc1", "01.0.0", "1.0.0 ", ""])
+def test_versions_that_are_not_three_numbers_are_refused(version):
+    with pytest.raises(UserError, match="--model_version"):
+        check_version(version)
+
+
+def test_labels_are_those_that_clients_read_in_their_order():
+    check_labels(["None", "Roadwork"])
+    for labels in (["Roadwork", "None"], ["none", "roadwork"], ["None", "Roadwork", "Other"]):
+        with pytest.raises(UserError, match="StreetVision reads the class 'Roadwork'"):
+            check_labels(labels)
+
+
+def test_the_two_files_hold_what_the_network_asks_for():
+    now = datetime(2026, 11, 25, tzinfo=UTC)
+    assert submission("roadwork", "Sorts photos.", hotkey=ALICE, version="1.2.3", now=now) == {
+        "model_name": "roadwork",
+        "description": "Sorts photos.",
+        "version": "1.2.3",
+        "submitted_by": ALICE,
+        "submission_time": 1795564800,
+    }
+    assert yaml.safe_load(detector("me/roadwork")) == {
+        "hf_repo": "me/roadwork",
+        "config_name": "config.json",
+        "weights": "model.safetensors",
+    }
+
+
+def test_another_probability_or_other_labels_at_the_client_stop_everything(monkeypatch):
+    found = {"answers": [{"None": 0.4, "Roadwork": 0.6}], "latency": [], "cores": 2, "versions": {}}
+    monkeypatch.setattr(streetvision, "_call", lambda *_, **__: found)
+    assert streetvision.check_client("x", [b""], [0.60005])["difference"] == pytest.approx(5e-5)
+    with pytest.raises(UserError, match="photo 0 of the proof gets a probability that differs"):
+        streetvision.check_client("x", [b""], [0.5])
+    found["answers"] = [{"LABEL_0": 0.4, "LABEL_1": 0.6}]
+    with pytest.raises(UserError, match="a client gets the labels LABEL_0, LABEL_1"):
+        streetvision.check_client("x", [b""], [0.6])
+
+
+def test_a_client_that_is_too_old_is_told_the_smallest_upgrade(tmp_path):
+    (tmp_path / "python").write_text(
+        "#!/bin/sh\necho 'ValueError: The checkpoint you are trying to load has model type `timm_wrapper` but "
+        "Transformers does not recognize this architecture.' >&2\nexit 1\n"
+    )
+    (tmp_path / "python").chmod(0o755)
+    with pytest.raises(UserError, match=r"4\.45\.2, which the network pins, .* is transformers 4\.57"):
+        streetvision.check_client(tmp_path, [b""], [0.5], python=tmp_path / "python")
+
+
+def test_latency_over_the_limit_stands_out():
+    row = {"width": 224, "height": 224, "at_once": 4, "requests": 16, "p50": 1.0, "p99": 10.0}
+    lines = latency_lines({"latency": [row], "cores": 2, "difference": 1e-7, "limit": 9.0})
+    assert lines[1].endswith("OVER THE LIMIT")
