@@ -45,7 +45,7 @@ def render(template: str, **context: Any) -> str:
 
 def percent(share: float | None, digits: int = 1) -> str:
     """`0.1234` as `12.3 %`, a dash where it is not defined."""
-    return "-" if share is None else f"{100 * share:.{digits}f} %"
+    return "-" if share is None else f"{100 * share:.{digits}f}\u00a0%"
 
 
 def report_html(
@@ -91,7 +91,7 @@ def report_html(
         counts=", ".join(f"{count} {label}" for label, count in metrics["labels"].items())
         if len(names) <= 4
         else f"{len(names)} classes",
-        level=f"{100 * metrics['level']:g} %",
+        level=f"{100 * metrics['level']:g}\u00a0%",
         figures=page_sections.figures(metrics),
         notices=[],
         ledger=page_sections.ledger(run, splits),

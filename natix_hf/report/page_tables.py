@@ -25,7 +25,7 @@ def robustness_table(document: Mapping[str, Any]) -> dict[str, Any]:
     latency = document["latency"]
     return {
         "text": f"The same photos as a challenge sends them: {document['n']} photos in {document['groups']} groups of "
-        f"{document['split']}; {100 * document['level']:g} % intervals from {document['resamples']} resamples of "
+        f"{document['split']}; {100 * document['level']:g}\u00a0% intervals from {document['resamples']} resamples of "
         "whole groups. A profile is a guess at what a validator does, with its date.",
         "heads": [LABELS[name] for name in SHOWN],
         "rows": rows,
@@ -62,7 +62,7 @@ def robustness_chart(document: Mapping[str, Any]) -> Chart | None:
         x_label="level",
         y_label="MCC",
         count_x=True,
-        note=f"{document['n']} photos in {document['groups']} groups; bands are {100 * document['level']:g} % "
+        note=f"{document['n']} photos in {document['groups']} groups; bands are {100 * document['level']:g}\u00a0% "
         "intervals.",
     )
     for (name, cases), style in zip(found, styles):
@@ -102,8 +102,8 @@ def reward_table(document: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "text": f"What the decisions at 0.5 would have been paid on {document['split']}: {document['days']} simulated "
         f"days of {document['challenges']} challenges (assumed), half of them {document['positive_label']}. Intervals "
-        f"of {100 * document['level']:g} % from {document['resamples']} resamples of whole groups; the score's range "
-        "holds nine days in ten.",
+        f"of {100 * document['level']:g}\u00a0% from {document['resamples']} resamples of whole groups; the "
+        "score's range holds nine days in ten.",
         "heads": [*heads, "% of field below"],
         "rows": rows,
         "field": f"Field: {field['name']}, {field['n']} participants, mean score {field['mean']:.3f}"
@@ -129,7 +129,7 @@ def slices_table(document: Mapping[str, Any]) -> dict[str, Any]:
         f"{document['groups']} groups, {document['looked_at']} kinds looked at, {stand_out or 'none'} of which "
         f"{'stands' if stand_out == 1 else 'stand'} out after correction for that many looks. Worst first, by the "
         f"kinder end of the difference in {LABELS[document['ranked_by']]}; kinds with fewer than {few['rows']} photos "
-        f"or {few['groups']} groups are small and stand last. {100 * document['level']:g} % intervals from "
+        f"or {few['groups']} groups are small and stand last. {100 * document['level']:g}\u00a0% intervals from "
         f"{document['resamples']} resamples of whole groups.",
         "columns": list(document["columns"]),
         "heads": ["against the rest", *(LABELS[name] for name in SLICED)],
