@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from natix_hf.report.decision_lines import calibration_lines
+from natix_hf.report.decision_lines import calibration_lines, stage_lines
 from natix_hf.report.intervals import bootstrap_intervals, group_count
 from natix_hf.report.metrics import classification_metrics
 
@@ -103,8 +103,10 @@ def summary_lines(metrics: Mapping[str, Any], calibration: Mapping[str, Any] | N
         lines.insert(0, honest_run_line(metrics))
     lines += [f"  {label:<{width}}  {value:>6}  {interval}" for label, value, interval in rows]
     if calibration:
-        lines += calibration_lines(calibration)
-        if calibration["kept"]:
+        lines += calibration_lines(calibration, list(metrics["labels"]))
+        if calibration.get("prior", {}).get("target") or calibration.get("folded"):
+            lines += stage_lines(metrics, calibration["positive"])
+        elif calibration["kept"]:
             before, after = metrics["uncalibrated"], metrics["metrics"]
             lines.append(
                 f"  the same on {metrics['split']} ({metrics['n']} photos): "

@@ -33,6 +33,7 @@ from natix_hf.training.deciding import calibrate_run, carried
 from natix_hf.training.gallery import keep_photos
 from natix_hf.training.predictions import read_predictions, write_predictions
 from natix_hf.training.report_page import write_decision_figures, write_report
+from natix_hf.training.stages import stages_document
 
 if TYPE_CHECKING:
     from natix_hf.training.trainer import NatixTrainer
@@ -115,6 +116,7 @@ def evaluate_run(run: Path, *, seed: int = 0, field: Field | None = None) -> dic
         times_read_before=before,
         seed=seed,
     )
+    document["stages"] = stages_document(rows, calibration, decided.get("prior", {}).get("target"), seed=seed)
     validate(document, "metrics")
     write_json(run / "metrics.json", document)
     guarantee, decisions = decided.get("guarantee"), logits.argmax(axis=1)
