@@ -13,7 +13,6 @@ import json
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -24,20 +23,15 @@ from datasets import Dataset, DatasetDict, Image, Value, load_from_disk
 from datasets.arrow_writer import get_parquet_column_options
 from datasets.config import DEFAULT_CDC_OPTIONS
 from datasets.exceptions import DatasetsError
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    HTTPError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-)
-from huggingface_hub.utils import tqdm, validate_repo_id
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub.utils import tqdm
 
 from natix_hf.data.certificate import bind, read_certificate
 from natix_hf.data.contracts import SPLITS
 from natix_hf.errors import UserError
 from natix_hf.hub.dataset_card import dataset_card, hub_features
+from natix_hf.hub.faults import check_name, check_token, hub_faults
 
 SHARD_BYTES = 500 * 10**6
 BATCH_BYTES, BATCH_ROWS = 32 * 10**6, 100  # of a row group: what is held in memory at once, what a reader fetches
@@ -59,14 +53,13 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False) -> str:
         UserError: in one line, whatever is wrong with folder, certificate, name, token, repository or network.
     """
     folder = Path(folder)
-    _check_name(repo_id)
+    check_name(repo_id, "a data set", "me/roadwork-4way")
     document, data = _read(folder)
     card = dataset_card(document, data, repo_id)
     api = HfApi(library_name="natix_hf")
     address = f"{api.endpoint}/datasets/{repo_id}"
-    if get_token() is None:
-        raise UserError(f"push {repo_id}: the Hub wants a token: log in with `hf auth login` or set HF_TOKEN")
-    with _hub_faults(repo_id), tempfile.TemporaryDirectory(prefix="natix_hf_push_") as stage:
+    check_token(repo_id)
+    with hub_faults(repo_id), tempfile.TemporaryDirectory(prefix="natix_hf_push_") as stage:
         head, there = _repository(api, repo_id, private)
         shards = list(_uploaded(api, repo_id, data, Path(stage)))
         beside = [name for name in BESIDE if (folder / name).is_file()]
@@ -85,16 +78,6 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False) -> str:
             parent_commit=head,
         )
     return address
-
-
-def _check_name(repo_id: str) -> None:
-    reason = "" if repo_id.count("/") == 1 else f"found {repo_id!r}"
-    try:
-        validate_repo_id(repo_id)
-    except HFValidationError as error:
-        reason = str(error)
-    if reason:
-        raise UserError(f"push: a data set of the Hub is called owner/name, such as me/roadwork-4way: {reason}")
 
 
 def _read(folder: Path) -> tuple[dict, DatasetDict]:
@@ -238,28 +221,3 @@ def _is_ours(api: HfApi, repo_id: str, revision: str) -> bool:
         except ValueError:
             return False
     return isinstance(document, Mapping) and {"seal", "fingerprints", "ids"} <= set(document)
-
-
-@contextmanager
-def _hub_faults(repo_id: str) -> Iterator[None]:
-    """What goes wrong between here and the Hub, as one line."""
-    again = "run the same command again, what was uploaded is kept"
-    try:
-        yield
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        said = error.server_message or f"status {status}"
-        ways = {
-            401: "the Hub does not know the token: log in with `hf auth login` or set HF_TOKEN",
-            403: "the token may not write there: make one with write access (hf.co/settings/tokens), and check that "
-            "the owner's name is yours or your organisation's",
-            404: "the repository went away meanwhile: run the same command again",
-            400: "check the name",
-            412: f"somebody else changed the repository meanwhile: {again}",
-        }
-        way = ways.get(status, f"the Hub could not take it: {again}")
-        raise UserError(f"push {repo_id}: {way} (the Hub said: {said})") from error
-    except (HTTPError, LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
-        raise UserError(
-            f"push {repo_id}: the Hub cannot be reached: no network, or HF_HUB_OFFLINE is set: connect and {again}"
-        ) from error
