@@ -26,9 +26,7 @@ def threshold_figure(document: Mapping[str, Any], rows: str, path: str | Path) -
     """
     figure, (axes,) = new_figure(5.4, 3.8, 1)
     measures = document["measures"].upper() if document["measures"] == "mcc" else document["measures"]
-    axes.axvspan(
-        document["low"], document["high"], color=ORANGE, alpha=0.15, linewidth=0, label="interval of the best"
-    )
+    axes.axvspan(document["low"], document["high"], color=ORANGE, alpha=0.15, linewidth=0, label="its interval")
     axes.axvline(0.5, color=GREY, linewidth=1, linestyle=":")
     axes.plot(document["curve"]["threshold"], document["curve"]["value"], color=BLUE, linewidth=1.6)
     best = f"best: {figure_text(document['value'])} at {document['threshold']:.3f}"
@@ -76,13 +74,12 @@ def ranking_figure(
     hit = float(decided[is_positive].mean())
     roc.plot([float(decided[~is_positive].mean())], [hit], "o", color=ORANGE)
     roc.set(xlabel="false-positive rate", ylabel="true-positive rate")
-    roc.set_title(f"AUROC {figure_text(float(sklearn.metrics.roc_auc_score(is_positive, score)))}", fontsize=10)
     curve.axhline(share, color=GREY, linewidth=1, linestyle=":")
     curve.plot(recall, precision, color=BLUE, linewidth=1.6)
     if decided.any():
         curve.plot([hit], [float(is_positive[decided].mean())], "o", color=ORANGE)
     curve.set(xlabel="recall", ylabel="precision")
-    curve.set_title(f"{positives} photos of {name}, {len(score) - positives} others", fontsize=10)
     for axes in (roc, curve):
+        axes.set_title(f"{positives} photos of {name}, {len(score) - positives} others", fontsize=10)
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     save_figure(figure, path)

@@ -150,16 +150,14 @@ def ranking_charts(score: np.ndarray, is_positive: np.ndarray, decided: np.ndarr
     """
     false, true, _ = sklearn.metrics.roc_curve(is_positive, score)
     precision, recall, _ = sklearn.metrics.precision_recall_curve(is_positive, score)
-    area = sklearn.metrics.roc_auc_score(is_positive, score)
-    average = sklearn.metrics.average_precision_score(is_positive, score)
     positives, negatives = int(is_positive.sum()), int((~is_positive).sum())
     fpr, tpr = np.mean(decided[~is_positive]), np.mean(decided[is_positive])
     n = f"{positives} photos of {name}, {negatives} others."
     roc = Chart(
         "ROC",
-        f"True-positive rate against false-positive rate; area {area:.4f}. Decisions: {fpr:.4f} and {tpr:.4f}.",
+        f"True-positive rate against false-positive rate. Decisions: {tpr:.4f} against {fpr:.4f}. {n}",
         **{"x": UNIT, "y": UNIT, "x_label": "false-positive rate", "y_label": "true-positive rate"},
-        note=f"AUROC {area:.3f} on {n} The dot is where the decisions fall.",
+        note=f"{n} The dot is where the decisions fall.",
     )
     roc.line([0, 1], [0, 1], "gray dash thin")
     keep = _thinned(len(false))
@@ -168,11 +166,10 @@ def ranking_charts(score: np.ndarray, is_positive: np.ndarray, decided: np.ndarr
     roc.table = table_of_curves("false-positive rate", false, true_positive_rate=true)
     curve = Chart(
         "Precision and recall",
-        f"Precision against recall; average precision {average:.4f}, at a share of {name} of "
-        f"{positives / len(score):.3f}.",
+        f"Precision against recall at a share of {name} of {positives / len(score):.3f}. {n}",
         **{"x": UNIT, "y": UNIT, "x_label": "recall", "y_label": "precision"},
-        note=f"Average precision {average:.3f} on {n} Precision holds for this share of {name} "
-        f"({100 * positives / len(score):.1f} %, dashed) and no other.",
+        note=f"{n} Precision holds for this share of {name} ({100 * positives / len(score):.1f}\u00a0%, dashed) and no "
+        "other.",
     )
     curve.line(UNIT, [positives / len(score)] * 2, "gray dash thin")
     recall, precision = recall[::-1], precision[::-1]

@@ -75,7 +75,7 @@ def test_the_dot_of_a_ranking_lies_where_the_decisions_fall():
     assert (dot["x"], dot["y"]) == (roc.px(0.5), roc.py(0.75))
     (dot,) = (shape for shape in curve.shapes if shape["kind"] == "dot")
     assert (dot["x"], dot["y"]) == (curve.px(0.75), curve.py(0.75))
-    assert "AUROC 0.875 on 4 photos of Roadwork, 2 others" in roc.note  # 7 of 8 pairs in order
+    assert roc.note.startswith("4 photos of Roadwork, 2 others")
 
 
 def test_training_without_evaluations_has_one_chart_and_without_a_log_none():
