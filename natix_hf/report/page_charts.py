@@ -168,8 +168,8 @@ def ranking_charts(score: np.ndarray, is_positive: np.ndarray, decided: np.ndarr
         "Precision and recall",
         f"Precision against recall at a share of {name} of {positives / len(score):.3f}. {n}",
         **{"x": UNIT, "y": UNIT, "x_label": "recall", "y_label": "precision"},
-        note=f"{n} Precision holds for this share of {name} ({100 * positives / len(score):.1f}\u00a0%, dashed) and no "
-        "other.",
+        note=f"{n} Precision holds for this share of {name} ({100 * positives / len(score):.1f}\u00a0%, dashed) and "
+        "no other.",
     )
     curve.line(UNIT, [positives / len(score)] * 2, "gray dash thin")
     recall, precision = recall[::-1], precision[::-1]
