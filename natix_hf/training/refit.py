@@ -84,7 +84,7 @@ class Refit(NatixTrainer):
         honest: folder of the finished run.
 
     Raises:
-        UserError: the photos, or their split, are not those of the honest run.
+        UserError: the photos, their split or the number of processes are not those of the honest run.
     """
 
     def __init__(self, model: torch.nn.Module, args: Any, *, honest: Path, splits: Any, **kwargs: Any) -> None:
@@ -94,6 +94,12 @@ class Refit(NatixTrainer):
                 "the run again"
             )
         record = read_json(honest / "run.json")
+        processes = record.get("processes", args.world_size)
+        if processes != args.world_size:
+            raise UserError(
+                f"refit_from {honest}: trained by {processes} process(es), and this refit has {args.world_size}: its "
+                f"steps would be of another number of photos: start {processes}"
+            )
         steps = record["steps"]
         # The weights of the honest run are those of its best checkpoint, where it chose one.
         if args.load_best_model_at_end and record["best_step"]:

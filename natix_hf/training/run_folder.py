@@ -74,7 +74,13 @@ def _status(run: Path) -> str | None:
 
 
 def begin(
-    output_dir: str | Path, *, resume: bool, overwrite: bool, recipe_text: str | None, splits: dict[str, Any]
+    output_dir: str | Path,
+    *,
+    resume: bool,
+    overwrite: bool,
+    recipe_text: str | None,
+    splits: dict[str, Any],
+    processes: int = 1,
 ) -> None:
     """Make the folder and write what is known before training: recipe, splits, a `run.json` that says `training`."""
     check(output_dir, resume=resume, overwrite=overwrite)
@@ -92,7 +98,8 @@ def begin(
     started = now()
     if resume and (run / "run.json").exists():
         started = read_json(run / "run.json").get("started", started)
-    write_json(run / "run.json", {"status": "training", "started": started, "versions": versions()})
+    record = {"status": "training", "started": started, "versions": versions(), "processes": processes}
+    write_json(run / "run.json", record)
     write_json(run / "splits.json", splits)
     if recipe_text is not None:
         write_text(run / "recipe.yaml", recipe_text)

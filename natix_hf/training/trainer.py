@@ -207,6 +207,7 @@ class NatixTrainer(FeedsPhotos):
                     overwrite=self.args.overwrite_output_dir,
                     recipe_text=self.recipe_text,
                     splits=self.splits.description,
+                    processes=self.args.world_size,
                 )
                 remove_incomplete(self.args.output_dir)
                 if self.curriculum is not None:
