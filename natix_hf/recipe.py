@@ -133,6 +133,11 @@ class DataOptions:
         "none; basic: large random crops and mirror images; auto, rand, trivial, augmix: the policy of that name "
         "after these; challenge@...: what StreetVision's validators sent at that time (a probe sees none of them)",
     )
+    challenge_levels: list[float] | None = option(
+        None,
+        "augment challenge@2025 and challenge@2026-04: probabilities of levels 0 to 3, such as 0.1 0.2 0.3 0.4; "
+        "default: all alike, as validators draw them",
+    )
     broken_photos: Literal["refuse", "skip"] = option("refuse", "what to do about photos that cannot be read")
     preprocessing_num_workers: int | None = option(None, "processes that inspect the photos; default one per core")
 

@@ -87,6 +87,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
             splits=splits,
             processing_class=processor,
             augment=recipe.data.augment,
+            challenge_levels=recipe.data.challenge_levels,
             positive_label=recipe.data.positive_label,
             decision=recipe.decision,
             **asdict(recipe.speed),

@@ -7,6 +7,7 @@ file does not know the network: normalisation belongs to the image processor.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -24,7 +25,7 @@ from torchvision.transforms.v2 import (
     functional,
 )
 
-from natix_hf.data.challenge import PROFILES, challenge_photo
+from natix_hf.data.challenge import PROFILES, challenge_photo, check_levels
 from natix_hf.errors import UserError
 
 # What comes after the crop and the mirror image of `basic`; torchvision's own settings, bilinear where they warp.
@@ -38,10 +39,17 @@ def view_seed(seed: int, epoch: int, row_id: str) -> int:
     return int.from_bytes(digest, "big") >> 1
 
 
-def check_augment(augment: str) -> None:
-    """Raise `UserError` unless there is an augmentation of that name."""
+def check_augment(augment: str, challenge_levels: Sequence[float] | None = None) -> None:
+    """Raise `UserError` unless there is an augmentation of that name, and it has levels where these are given."""
     if augment not in AUGMENTATIONS:
         raise UserError(f"augment: {augment!r} is unknown; choose one of {', '.join(AUGMENTATIONS)}")
+    if challenge_levels is not None:
+        with_levels = [name for name, levels in PROFILES.items() if levels > 1]
+        if augment not in with_levels:
+            raise UserError(
+                f"challenge_levels: augment {augment} has no levels, {' and '.join(with_levels)} have: leave it out"
+            )
+        check_levels(augment, challenge_levels)
 
 
 def needs_whole_photo(augment: str) -> bool:
@@ -93,6 +101,7 @@ def training_view(
     epoch: int,
     row_id: str,
     resize: str = "squash",
+    challenge_levels: Sequence[float] | None = None,
 ) -> Tensor:
     """One training view of a photo, a pure function of its arguments; the global random state is left as it was.
 
@@ -112,17 +121,18 @@ def training_view(
         epoch: whole number; the view changes with it.
         row_id: the row's `id`.
         resize: `squash` or `crop`, as the image processor does it, see `whole_view`.
+        challenge_levels: probabilities of the levels of a `challenge@...`; by default all are equally likely.
 
     Returns:
         uint8 tensor `(3, image_size, image_size)`.
 
     Raises:
-        UserError: if `augment` is not one of the names above.
+        UserError: if `augment` is not one of the names above, or the levels are not its own.
     """
-    check_augment(augment)
+    check_augment(augment, challenge_levels)
     drawn = view_seed(seed, epoch, row_id)
     if augment in PROFILES:
-        image = challenge_photo(image, augment, seed=drawn)
+        image = challenge_photo(image, augment, seed=drawn, level_probabilities=challenge_levels)
     pixels = functional.pil_to_tensor(image)  # (3, height, width) uint8
     if augment not in POLICIES:
         return whole_view(pixels, image_size, resize)

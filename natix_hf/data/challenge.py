@@ -97,6 +97,14 @@ def file_name(profile: str) -> str:
     return profile.replace("@", "-")
 
 
+def check_levels(profile: str, probabilities: Sequence[float]) -> None:
+    """Raise `UserError` unless there is one probability for each level of the profile and they sum to 1."""
+    levels, given = PROFILES[profile], list(probabilities)
+    # Not `min(given) < 0`, which a NaN would pass.
+    if len(given) != levels or not all(p >= 0 for p in given) or not math.isclose(sum(given), 1, abs_tol=1e-6):
+        raise UserError(f"{profile}: probabilities {given} given, {levels} that sum to 1 expected")
+
+
 def draw_challenge(
     profile: str,
     size: tuple[int, int],
@@ -120,8 +128,7 @@ def draw_challenge(
     check_profile(profile, level)
     rng, levels = np.random.default_rng(seed), PROFILES[profile]
     chances = [1 / levels] * levels if level_probabilities is None else list(level_probabilities)
-    if len(chances) != levels or min(chances) < 0 or not math.isclose(sum(chances), 1, abs_tol=1e-6):
-        raise UserError(f"{profile}: probabilities {chances} given, {levels} that sum to 1 expected")
+    check_levels(profile, chances)
     drawn = int(np.searchsorted(np.cumsum(chances), rng.random(), side="right"))
     level = min(drawn, levels - 1) if level is None else level
     if profile == "challenge@2026-05":

@@ -37,6 +37,7 @@ class FixedView(NamedTuple):
     augment: str
     seed: int
     number: int
+    challenge_levels: tuple[float, ...] | None = None
 
 
 def weights_fingerprint(module: torch.nn.Module) -> str:
@@ -155,6 +156,7 @@ class FixedViewPhotos(Dataset):
             epoch=view.number,
             row_id=row["id"],
             resize=self.resize,
+            challenge_levels=view.challenge_levels,
         )
         return {"pixel_values": (pixels * self.rescale - self.mean) / self.std}
 

@@ -75,7 +75,7 @@ class FeedsPhotos(SavesWholeCheckpoints):
 
     def training_set(self, rows: Any, model: Any, processor: Any, augment: str, args: Any) -> Dataset:
         """Rows as they are trained on."""
-        views = [FixedView(augment, args.seed, number) for number in range(self.fixed_views)]
+        views = self._fixed_views(augment, args.seed, self.fixed_views)
         if self.method == "probe":
             return self._features(rows, model, processor, args, views)
         if self.prefix_cache_gb is not None:
@@ -95,7 +95,12 @@ class FeedsPhotos(SavesWholeCheckpoints):
             resize=resize,
             copies=copies,
             fixed_views=self.fixed_views,
+            challenge_levels=self.challenge_levels,
         )
+
+    def _fixed_views(self, augment: str, seed: int, count: int) -> list[FixedView]:
+        levels = None if self.challenge_levels is None else tuple(self.challenge_levels)
+        return [FixedView(augment, seed, number, levels) for number in range(count)]
 
     def _cut_set(self, rows: Any, model: Any, processor: Any, augment: str, args: Any) -> Dataset:
         plain = model.get_base_model() if isinstance(model, PeftModel) else model
@@ -115,7 +120,7 @@ class FeedsPhotos(SavesWholeCheckpoints):
         plain.last_blocks = self.prefix.blocks
         if args.should_log:
             print(self.prefix.told(self.prefix_cache_gb))
-        views = [FixedView(augment, args.seed, number) for number in range(self.prefix.views)]
+        views = self._fixed_views(augment, args.seed, self.prefix.views)
         kept = self._prefixes(rows, model, processor, args, views, (args.seed, rows["id"][:]))
         if self.prefix.precision == "bfloat16":
             self.drift = prefix_drift(model, rows, processor, self.prefix.blocks)

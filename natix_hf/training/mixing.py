@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -77,6 +78,7 @@ def check_views(
     decode_copy: bool = False,
     fixed_views: int = 0,
     prefix_cache_gb: float | None = None,
+    challenge_levels: Sequence[float] | None = None,
 ) -> None:
     """Refuse settings of augmentation and mixing that would be ignored or do something else than they say.
 
@@ -85,12 +87,12 @@ def check_views(
         augment: name of the augmentation; `basic`, the default, gives way to `none` where a probe is trained.
         args: `NatixTrainingArguments`.
         decode_copy: whether pre-resized copies are trained on.
-        fixed_views, prefix_cache_gb: as in `NatixTrainer`.
+        fixed_views, prefix_cache_gb, challenge_levels: as in `NatixTrainer`.
 
     Raises:
         UserError: one line on the first of them.
     """
-    check_augment(augment)
+    check_augment(augment, challenge_levels)
     mixed = [name for name in ("mixup_alpha", "cutmix_alpha") if getattr(args, name)]
     if fixed_views < 0:
         raise UserError(f"fixed_views: {fixed_views} given, 0 (new views in every epoch) or more expected")

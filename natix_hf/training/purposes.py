@@ -49,7 +49,7 @@ def check(recipe: Recipe, text: str) -> None:
         resume_point(args.output_dir, args.resume_from_checkpoint)
     check_trackers(args.report_to)
     speed = {key: getattr(recipe.speed, key) for key in ("decode_copy", "fixed_views", "prefix_cache_gb")}
-    check_views(model.method, recipe.data.augment, args, **speed)
+    check_views(model.method, recipe.data.augment, args, challenge_levels=recipe.data.challenge_levels, **speed)
     check_probe(args, model.method, head=model.head)
     check_warm_start(args, model.method, model.head)
     check_optimizer(args, method=model.method, attn_implementation=model.attn_implementation)

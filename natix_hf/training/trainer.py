@@ -9,6 +9,7 @@ training (calibration, test, the run folder) in `final.py`.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ class NatixTrainer(FeedsPhotos):
         splits: `LockedSplits` from `natix_hf.load_photos`; `train` and `val_select` are taken here, the others in
             `finish`.
         processing_class: the checkpoint's image processor; training makes squares of photos as it does.
-        augment: training views, see `data.augment`; a probe sees none.
+        augment, challenge_levels: training views, see `data.augment`; a probe sees none.
         positive_label: the class that AUROC speaks of; default the class of id 1.
         decision: how logits become decisions, see `recipe.DecisionOptions`; a line is printed where training sees
             quite other class shares than its `target_prior`.
@@ -97,6 +98,7 @@ class NatixTrainer(FeedsPhotos):
         splits: LockedSplits,
         processing_class: Any,
         augment: str = "basic",
+        challenge_levels: Sequence[float] | None = None,
         positive_label: str | None = None,
         decision: DecisionOptions | None = None,
         cache_dir: str | Path | None = None,
@@ -133,7 +135,8 @@ class NatixTrainer(FeedsPhotos):
         self.decode_copy, self.decode_copy_side = decode_copy, decode_copy_side
         self.cache_gb, self.prefix_cache_gb, self.fixed_views = cache_gb, prefix_cache_gb, fixed_views
         speed = {"decode_copy": decode_copy, "fixed_views": fixed_views, "prefix_cache_gb": prefix_cache_gb}
-        check_views(self.method, augment, args, **speed)
+        check_views(self.method, augment, args, challenge_levels=challenge_levels, **speed)
+        self.challenge_levels = challenge_levels
         check_probe(args, self.method, head=model.config.head, layers=model.config.backbone_config.num_hidden_layers)
         check_warm_start(args, self.method, model.config.head)
         self.decode_workers = args.dataloader_num_workers

@@ -6,7 +6,7 @@ or more processes change nothing. Views leave the workers as uint8; the collator
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -46,6 +46,7 @@ class TrainingPhotos(Dataset):
         resize: `squash` or `crop`, as scored photos are brought to the square.
         copies: pre-resized copies of the rows' photos, read in their place; the originals are then not opened.
         fixed_views: so many views of each photo come in turn, epoch by epoch; 0: a new one in every epoch.
+        challenge_levels: probabilities of the levels, as `training_view` takes them.
     """
 
     def __init__(
@@ -58,8 +59,9 @@ class TrainingPhotos(Dataset):
         resize: str = "squash",
         copies: PhotoCopies | None = None,
         fixed_views: int = 0,
+        challenge_levels: Sequence[float] | None = None,
     ) -> None:
-        self.fixed_views = fixed_views
+        self.fixed_views, self.challenge_levels = fixed_views, challenge_levels
         self.augment, self.image_size, self.seed, self.copies = augment, image_size, seed, copies
         self.resize = resize
         self.rows = rows if copies is None else rows.select_columns(["id", "label"])
@@ -86,6 +88,7 @@ class TrainingPhotos(Dataset):
             epoch=epoch,
             row_id=row["id"],
             resize=self.resize,
+            challenge_levels=self.challenge_levels,
         )
         return {"pixel_values": view, "labels": row["label"], "seed": view_seed(self.seed, epoch, row["id"])}
 

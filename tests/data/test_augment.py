@@ -6,6 +6,8 @@ random state they draw.
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from transformers import DINOv3ViTImageProcessor
 
-from natix_hf.data.augment import AUGMENTATIONS, POLICIES, training_view, view_seed, whole_view
+from natix_hf.data.augment import AUGMENTATIONS, POLICIES, check_augment, training_view, view_seed, whole_view
 from natix_hf.data.challenge import PROFILES, challenge_photo
 from natix_hf.errors import UserError
 
@@ -108,6 +110,35 @@ def test_a_challenge_view_is_the_photo_that_is_sent_brought_to_the_view_as_it_is
     for side in (224, 32):
         found = view(image, augment=augment, epoch=2, image_size=side, resize=resize)
         assert torch.equal(found, whole_view(pixels, side, resize))
+
+
+def test_a_challenge_view_is_of_the_levels_that_are_asked_for():
+    image, seed = photo(), view_seed(0, 0, "a.jpg")
+    levels = [challenge_photo(image, "challenge@2025", level=level, seed=seed) for level in range(4)]
+    for level, sent in enumerate(levels):
+        probabilities = [float(i == level) for i in range(4)]
+        found = view(image, augment="challenge@2025", challenge_levels=probabilities)
+        assert torch.equal(found, view(sent, augment="none"))
+
+
+@pytest.mark.parametrize(
+    ("augment", "levels", "said"),
+    [
+        (
+            "basic",
+            [0.25] * 4,
+            "challenge_levels: augment basic has no levels, challenge@2025 and challenge@2026-04 have",
+        ),
+        ("challenge@2026-05", [1.0], "challenge_levels: augment challenge@2026-05 has no levels"),
+        ("challenge@2025", [0.5, 0.5], "4 that sum to 1 expected"),
+        ("challenge@2025", [0.5, 0.5, 0.5, -0.5], "4 that sum to 1 expected"),
+        ("challenge@2025", [0.5, 0.5, 0.5, 0.5], "4 that sum to 1 expected"),
+        ("challenge@2025", [float("nan"), 0.5, 0.5, 0.0], "4 that sum to 1 expected"),
+    ],
+)
+def test_levels_that_an_augmentation_has_not_are_refused(augment, levels, said):
+    with pytest.raises(UserError, match=re.escape(said)):
+        check_augment(augment, levels)
 
 
 def test_basic_views_mirror_half_of_the_time_and_crop():

@@ -52,6 +52,18 @@ def same_weights(a, b) -> None:
         torch.testing.assert_close(first, second, rtol=0, atol=0, msg=name)
 
 
+def test_the_levels_of_a_challenge_reach_the_views(rows):
+    options = {**OPTIONS, "augment": "challenge@2026-04"}
+    levels = [0.0, 0.0, 0.0, 1.0]
+    facts = {**options, "epoch": 1, "row_id": rows[3]["id"]}
+    views = TrainingPhotos(rows, **options, challenge_levels=levels)
+    expected = training_view(open_photo(rows[3]["image"]), **facts, challenge_levels=levels)
+    assert torch.equal(views[(1, 3)]["pixel_values"], expected)
+    assert not torch.equal(
+        expected, training_view(open_photo(rows[3]["image"]), **facts, challenge_levels=[1, 0, 0, 0])
+    )
+
+
 def test_a_view_is_that_of_the_copy_where_there_is_one_and_else_of_the_original(rows, tmp_path):
     copies = copies_of(rows, tmp_path)
     plain, copied = TrainingPhotos(rows, **OPTIONS), TrainingPhotos(rows, **OPTIONS, copies=copies)
