@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from tqdm.auto import tqdm
 
 from natix_hf.errors import UserError
 from natix_hf.training.feature_losses import Projection, koleo, supcon
@@ -192,11 +193,14 @@ class TrainingLoss:
         positive: the class that `lcron` ranks before all others.
 
     Raises:
-        UserError: weights that do not fit the classes, or a prior with an empty class.
+        UserError: weights that do not fit the classes, a prior with an empty class, or rows of train that give a term
+            that compares them nothing to compare.
     """
 
     def __init__(self, args: Any, counts: Sequence[int], names: Sequence[str], positive: int) -> None:
         self.args, self.terms, self.positive = args, loss_terms(args.loss), positive
+        self.names, self.warned = list(names), set[str]()
+        self._check_rows(counts)
         self.projection: Projection | None = None
         self.weights = class_weights(args.class_weights, counts, names) if args.class_weights else None
         self.focal_weights = self.weights
@@ -212,6 +216,31 @@ class TrainingLoss:
             _refuse_empty("logit_adjustment", counts, names)
             prior = torch.tensor(counts, dtype=torch.float64) / sum(counts)
             self.adjustment = (args.logit_adjustment * prior.log()).float()
+
+    def _check_rows(self, counts: Sequence[int]) -> None:
+        """Refuse rows of train of which no batch could ever have what a term compares."""
+        name, rows = self.names[self.positive], sum(counts)
+        if "lcron" in self.terms and counts[self.positive] in (0, rows):
+            found = "no photo is" if counts[self.positive] == 0 else "all photos are"
+            raise UserError(
+                f"loss {self.args.loss}: lcron puts class {name} before the others, and in train {found} of it: set "
+                "positive_label, or leave lcron out"
+            )
+        if "supcon" in self.terms and (max(counts) < 2 or max(counts) == rows):
+            raise UserError(
+                f"loss {self.args.loss}: supcon compares photos of one class with those of others, and train has none "
+                "to compare: leave supcon out"
+            )
+
+    def _nothing_in_it(self, name: str, rows: int, what: str) -> None:
+        """Say once that a batch had nothing to compare; the rest of an epoch, a smaller batch, is no news."""
+        if name in self.warned or rows < self.args.per_device_train_batch_size or not self.args.should_log:
+            return
+        self.warned.add(name)
+        tqdm.write(
+            f"warning: loss {self.args.loss}: a batch of {rows} photos has {what}: {name} is 0 there, and in others "
+            "like it, which are not told; a larger per_device_train_batch_size or sampling: balanced makes them rarer"
+        )
 
     def compute(self, model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, Any]:
         """Loss and outputs of a batch: this loss while the model trains, else plain cross-entropy.
@@ -259,7 +288,7 @@ class TrainingLoss:
             ),
             "gatekeeper": lambda: gatekeeper(logits, labels, args.gatekeeper_alpha, weights),
             "lcron": lambda: self._lcron(logits, labels == self.positive),
-            "supcon": lambda: supcon(outputs.projected.float(), labels, args.supcon_temperature),
+            "supcon": lambda: self._supcon(outputs.projected.float(), labels),
             "koleo": lambda: koleo(outputs.features.float()),
         }
         return functions[name]()
@@ -268,8 +297,18 @@ class TrainingLoss:
         others = torch.arange(logits.shape[1], device=logits.device) != self.positive
         scores = logits[:, self.positive] - logits[:, others].logsumexp(dim=1)  # log odds of the positive class
         count = int(relevant.sum())
+        if count in (0, len(relevant)):
+            what = "no photo" if count == 0 else "only photos"
+            self._nothing_in_it("lcron", len(relevant), f"{what} of class {self.names[self.positive]}")
         top = count if self.args.lcron_top_k is None else min(self.args.lcron_top_k, len(scores) - 1)
         return lcron([scores], relevant, [top], self.args.lcron_temperature)
+
+    def _supcon(self, projected: Tensor, labels: Tensor) -> Tensor:
+        most = int(labels.bincount().max())
+        if most < 2 or most == len(labels):
+            what = "no two photos of one class" if most < 2 else "photos of one class only"
+            self._nothing_in_it("supcon", len(labels), what)
+        return supcon(projected, labels, self.args.supcon_temperature)
 
     # -- the projection head of supcon --------------------------------------------------------------------------------
 

@@ -288,6 +288,34 @@ def test_lcron_ranks_by_the_odds_of_the_positive_class(arguments):
     assert float(of(arguments, logits, torch.tensor([0, 0]), (3, 1), loss="lcron", lcron_top_k=5)) == 0
 
 
+def test_train_without_what_a_term_compares_is_refused(arguments):
+    given = {"args": arguments(loss="ce+lcron"), "names": NAMES, "positive": 1}
+    for counts, said in (([9, 0], "in train no photo is of it"), ([0, 9], "in train all photos are of it")):
+        with pytest.raises(UserError, match=f"lcron puts class Roadwork before the others, and {said}"):
+            TrainingLoss(counts=counts, **given)
+    TrainingLoss(counts=[8, 1], **given)
+    with pytest.raises(UserError, match="supcon compares photos of one class with those of others"):
+        TrainingLoss(arguments(loss="ce+supcon"), [1, 1], NAMES, 1)
+
+
+def test_a_batch_without_what_a_term_compares_is_told_once_and_counts_as_zero(arguments, capsys):
+    args = arguments(loss="ce+lcron", per_device_train_batch_size=2)
+    loss = TrainingLoss(args, [30, 3], NAMES, 1)
+    logits = torch.tensor([[1.0, 0.0], [0.5, 2.0]], requires_grad=True)
+    none, rest = torch.tensor([0, 0]), torch.tensor([0])
+    assert_close(loss(ImageClassifierOutput(logits=logits[:1]), rest), cross_entropy(logits[:1], rest))
+    assert capsys.readouterr().out == ""  # the rest of an epoch
+    for _ in range(2):
+        value = loss(ImageClassifierOutput(logits=logits), none)
+        assert_close(value, cross_entropy(logits, none))
+        assert torch.isfinite(torch.autograd.grad(value, logits)[0]).all()
+    told = capsys.readouterr().out.splitlines()
+    assert len(told) == 1
+    assert told[0].startswith("warning: loss ce+lcron: a batch of 2 photos has no photo of class Roadwork: lcron is 0")
+    loss(ImageClassifierOutput(logits=logits), torch.tensor([1, 1]))
+    assert capsys.readouterr().out == ""
+
+
 # -- from a recipe ----------------------------------------------------------------------------------------------------
 
 
