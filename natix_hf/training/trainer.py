@@ -43,6 +43,7 @@ from natix_hf.training.predictions import read_predictions
 from natix_hf.training.probe import HeadSearch, check_probe, write_search
 from natix_hf.training.progress import Progress
 from natix_hf.training.sampling import check_sampling
+from natix_hf.training.unused import without_effect
 from natix_hf.training.views import Collator
 from natix_hf.training.warm_start import WarmStart, check_warm_start, over_probe, over_probe_lines
 
@@ -137,6 +138,8 @@ class NatixTrainer(FeedsPhotos):
         speed = {"decode_copy": decode_copy, "fixed_views": fixed_views, "prefix_cache_gb": prefix_cache_gb}
         check_views(self.method, augment, args, challenge_levels=challenge_levels, **speed)
         self.challenge_levels = challenge_levels
+        if args.should_log and splits.purpose != "range test" and (idle := without_effect(args)):
+            print(f"warning: {idle}")
         check_probe(args, self.method, head=model.config.head, layers=model.config.backbone_config.num_hidden_layers)
         check_warm_start(args, self.method, model.config.head)
         self.decode_workers = args.dataloader_num_workers

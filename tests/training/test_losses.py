@@ -14,6 +14,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from natix_hf import NatixTrainingArguments, UserError
 from natix_hf.training.logit_losses import asymmetric, cross_entropy, focal, gatekeeper
 from natix_hf.training.losses import TrainingLoss, accepts_soft_labels, check_loss, class_weights, loss_terms
+from natix_hf.training.unused import without_effect
 
 LN3 = math.log(3)
 NAMES = ["None", "Roadwork"]
@@ -314,6 +315,26 @@ def test_a_batch_without_what_a_term_compares_is_told_once_and_counts_as_zero(ar
     assert told[0].startswith("warning: loss ce+lcron: a batch of 2 photos has no photo of class Roadwork: lcron is 0")
     loss(ImageClassifierOutput(logits=logits), torch.tensor([1, 1]))
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, None),
+        ({"loss": "ce+focal", "focal_gamma": 3.0, "optim": "sam", "sam_rho": 0.1}, None),
+        ({"focal_gamma": 2.0, "sam_rho": 0.05}, None),
+        ({"focal_gamma": 3.0, "focal_alpha": [0.3]}, "focal_gamma, focal_alpha without effect, loss ce has no focal"),
+        ({"sampling": "balanced", "balance_by": "source", "mixup_alpha": 0.2, "cutmix_alpha": 1.0}, None),
+        ({"balance_by": "source"}, "balance_by without effect, sampling is natural"),
+        (
+            {"mixup_alpha": 0.2, "mix_switch_prob": 0.9, "curriculum_end": 0.2},
+            "mix_switch_prob without effect, mixup_alpha and cutmix_alpha are not both on; "
+            "curriculum_end without effect, curriculum is none",
+        ),
+    ],
+)
+def test_options_of_what_is_not_chosen_are_told(arguments, given, expected):
+    assert without_effect(arguments(**given)) == expected
 
 
 # -- from a recipe ----------------------------------------------------------------------------------------------------

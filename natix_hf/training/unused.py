@@ -1,0 +1,52 @@
+"""Options that a recipe sets and that nothing reads, since what they belong to is not chosen: `focal_gamma` with `ce`.
+
+They are told and not refused: the next run of the same recipe, or of a sweep over `loss`, may choose it. Options that
+would be taken for something that happens (`class_weights`, `label_smoothing_factor`) are refused where they are read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from natix_hf.training.losses import loss_terms
+
+OF_TERMS = {
+    "focal_gamma": "focal",
+    "focal_alpha": "focal",
+    "asymmetric_gamma_pos": "asymmetric",
+    "asymmetric_gamma_neg": "asymmetric",
+    "asymmetric_smoothing": "asymmetric",
+    "gatekeeper_alpha": "gatekeeper",
+    "supcon_temperature": "supcon",
+    "lcron_top_k": "lcron",
+    "lcron_temperature": "lcron",
+}
+
+
+def without_effect(args: Any) -> str | None:
+    """One line on the options that are not at their default and have no effect; None where there are none.
+
+    Args:
+        args: `NatixTrainingArguments`.
+    """
+    terms = loss_terms(args.loss)
+    whys = {key: f"loss {args.loss} has no {term}" for key, term in OF_TERMS.items() if term not in terms}
+    if args.optim != "sam":
+        whys |= dict.fromkeys(
+            ("sam_base", "sam_rho", "sam_adaptive"), f"optim is {getattr(args.optim, 'value', args.optim)}"
+        )
+    if not (args.mixup_alpha and args.cutmix_alpha):
+        whys["mix_switch_prob"] = "mixup_alpha and cutmix_alpha are not both on"
+    if args.sampling == "natural":
+        whys["balance_by"] = "sampling is natural"
+    if args.curriculum == "none":
+        whys |= dict.fromkeys(("curriculum_pacing", "curriculum_start", "curriculum_end"), "curriculum is none")
+    defaults = {field.name: field.default for field in dataclasses.fields(args)}
+    idle: dict[str, list[str]] = {}
+    for key, why in whys.items():
+        if getattr(args, key) != defaults[key]:
+            idle.setdefault(why, []).append(key)
+    if not idle:
+        return None
+    return "; ".join(f"{', '.join(keys)} without effect, {why}" for why, keys in idle.items())
