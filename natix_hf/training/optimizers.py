@@ -103,6 +103,11 @@ def check_optimizer(args: NatixTrainingArguments, *, method: str, attn_implement
             raise UserError(
                 "optim sophia needs second derivatives, and compiled models have none: torch_compile: false"
             )
+        if (args.activation_checkpointing_kwargs or {}).get("use_reentrant"):
+            raise UserError(
+                "optim sophia needs second derivatives, and activation checkpointing with use_reentrant has none: "
+                "leave activation_checkpointing_kwargs out"
+            )
 
 
 def _for_transformers(args: NatixTrainingArguments, name: str) -> NatixTrainingArguments:

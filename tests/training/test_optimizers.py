@@ -301,6 +301,15 @@ def test_settings_that_cannot_be_meant(arguments, given, message):
     [
         ({"optim": "sophia"}, {"attn_implementation": "sdpa"}, "attn_implementation: eager"),
         ({"optim": "sophia", "torch_compile": True}, {}, "torch_compile: false"),
+        (
+            {
+                "optim": "sophia",
+                "activation_checkpointing": True,
+                "activation_checkpointing_kwargs": {"use_reentrant": True},
+            },
+            {},
+            "leave activation_checkpointing_kwargs out",
+        ),
         ({"loraplus_lr_ratio": 16.0}, {"method": "full"}, "method full has none"),
         ({"optim": "lion", "optim_args": "momentum=0.9"}, {}, "no option 'momentum'; it has beta1, beta2"),
         ({"optim": "lion", "optim_args": "beta1=high"}, {}, "a number expected, such as beta1=0.9"),
