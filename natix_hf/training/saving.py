@@ -69,6 +69,14 @@ class SavesWholeCheckpoints(Trainer):
             state_dict = {name: t for name, t in self.model.state_dict().items() if name in trainable}
         super()._save(output_dir, state_dict)
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """The parent's warning, but for weights that a checkpoint never has since they are not trained."""
+        trained = {name for name, p in self.model.named_parameters() if p.requires_grad}
+        missing = load_result.missing_keys
+        if self.method == "probe":  # `_save` leaves the backbone out
+            missing = [name for name in missing if name in trained]
+        super()._issue_warnings_after_load(type(load_result)(missing, load_result.unexpected_keys))
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         self.criterion.load(resume_from_checkpoint)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
