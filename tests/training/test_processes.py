@@ -107,20 +107,3 @@ def test_two_processes_have_the_losses_of_one_with_the_same_global_batch(start, 
     assert losses(both) == pytest.approx(losses(alone), abs=1e-4)
     values = [json.loads((run / "metrics.json").read_text())["metrics"]["log_loss"]["value"] for run in (alone, both)]
     assert values[1] == pytest.approx(values[0], abs=1e-4)
-
-
-@pytest.mark.parametrize(
-    "settings", [{"sampling": "balanced"}, {"curriculum": "loss"}], ids=lambda given: next(iter(given))
-)
-def test_two_processes_draw_the_rows_of_one_where_epochs_are_not_simply_all_of_them(start, settings):
-    runs, ways = {}, {1: {"per_device_train_batch_size": 8}, 2: {"per_device_train_batch_size": 4}}
-    for processes, batch in ways.items():
-        arguments = {**settings, **batch, "eval_strategy": "no", "save_strategy": "no"}
-        arguments |= {"ddp_backend": "gloo"} if processes == 2 else {}
-        name = f"{next(iter(settings))}-{processes}"
-        result, folder = start(name, "full", processes=processes, dropout=0.0, arguments=arguments)
-        assert result.returncode == 0, result.stderr
-        log = json.loads((folder / "run.json").read_text())["log_history"]
-        runs[processes] = [entry["loss"] for entry in log if "loss" in entry]
-    assert len(runs[1]) == 12
-    assert runs[2] == pytest.approx(runs[1], abs=1e-4)
