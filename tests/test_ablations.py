@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 
 import pytest
@@ -42,3 +44,47 @@ def test_there_is_a_recipe_of_each_method_that_training_offers():
         *("curriculum: loss", "curriculum: margin"),
     ):
         assert method in together, method
+
+
+# One of each kind of machinery; the others differ from these in a number or a name.
+TRAINED = (
+    *("sophia", "muon", "ademamix", "schedule-free", "lion", "asam", "dora", "pissa", "lora-plus", "train-norms"),
+    *("mixup-cutmix", "augmix", "supcon", "koleo", "lcron", "gatekeeper", "asymmetric", "balanced"),
+    *("challenge-2026-04", "unfreeze-last-block"),
+)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory, tiny_backbone, make_photos):
+    """A function that trains a recipe for three steps of a sweep on tiny photos, in this process; gives its folder."""
+    from natix_hf import load_photos
+    from natix_hf import train as verb
+
+    folder = tmp_path_factory.mktemp("ablations")
+    photos = make_photos(folder / "photos", {"None": (100, 120, 110), "Roadwork": (150, 100, 90)}, 24)
+    splits = load_photos(photos).dedicate("sweep")
+    given = {"model_name_or_path": tiny_backbone, "dataset_name": photos, "image_size": 32, "use_cpu": "true"}
+    given |= {"dataloader_num_workers": 0, "disable_tqdm": "true", "lora_r": 4, "per_device_train_batch_size": 8}
+    given |= {"max_steps": 3, "eval_strategy": "steps", "eval_steps": 3, "save_strategy": "steps", "save_steps": 3}
+    given |= {"gradient_accumulation_steps": 1, "logging_steps": 1, "bf16": "false", "sweep": "true"}
+
+    def train(name: str) -> Path:
+        words = [word for key, value in given.items() for word in (f"--{key}", str(value))]
+        recipe = parse([str(FOLDER / f"{name}.yaml"), *words, "--output_dir", str(folder / name)])
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(verb, "load_data", lambda _: splits)
+            verb.train(recipe)
+        return folder / name
+
+    return train
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRAINED)
+def test_an_ablation_trains(tiny, name):
+    record = json.loads((tiny(name) / "run.json").read_text())
+    losses = [entry["loss"] for entry in record["log_history"] if "loss" in entry]
+    assert record["status"] == "finished"
+    assert len(losses) == 3
+    assert all(math.isfinite(loss) for loss in losses)
+    assert any(entry.get("grad_norm") for entry in record["log_history"])

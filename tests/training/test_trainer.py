@@ -288,3 +288,18 @@ def test_a_run_stopped_after_training_is_finished_by_resuming(job, monkeypatch, 
     resumed.train(resume_from_checkpoint=True)
     assert resumed.state.global_step == whole.state.global_step
     assert resumed.finish()["metrics"] == expected["metrics"]
+
+
+def test_a_run_that_had_made_its_max_steps_makes_none_when_resumed(job, losses):
+    """Also where they end within an epoch, of which the parent would take one more step."""
+    settings = {"max_steps": 5, "save_strategy": "steps", "save_steps": 5, "eval_strategy": "no", "logging_steps": 1}
+    whole = job("lora", "cut", **settings)
+    assert whole.args.max_steps % (len(whole.get_train_dataloader())) != 0
+    whole.train()
+    ended = {name: p.detach().clone() for name, p in whole.model.named_parameters()}
+    resumed = job("lora", "cut", **settings)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 5
+    assert len(losses(resumed)) == 5
+    for name, parameter in resumed.model.named_parameters():
+        assert torch.equal(parameter, ended[name]), name

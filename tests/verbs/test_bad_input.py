@@ -122,6 +122,73 @@ def test_a_value_that_fits_nothing_here(desk, words, expected):
     assert expected in desk.train(*words)
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (
+            ("--loss", "gatekeeper", "--mixup_alpha", "0.2"),
+            "gatekeeper takes one class per photo and mixed photos have",
+        ),
+        (("--loss", "focl"), "unknown term 'focl'; did you mean 'focal'?"),
+        (("--loss", "supcon"), "trains the features and not the head: add a term, as in ce+supcon"),
+        (("--class_weights", "1", "2", "3"), "3 numbers given, 2 expected, one for each of None, Roadwork"),
+        (("--optim", "sophia"), "attn_implementation 'sdpa' has none: set attn_implementation: eager"),
+        (("--optim", "muon", "--method", "probe"), "trains only vectors and the last layer: use adamw_torch"),
+        (
+            ("--curriculum", "loss", "--curriculum_start", "0.1", "--num_train_epochs", "4"),
+            "curriculum_start: 0.1 of 29 photos is 3, less than the 8 of one step: at least 0.276 expected",
+        ),
+        (("--challenge_levels", "0.5", "0.5"), "challenge_levels: augment basic has no levels"),
+        (
+            ("--augment", "challenge@2025", "--challenge_levels", "0.5", "0.5"),
+            "challenge@2025: probabilities [0.5, 0.5] given, 4 that sum to 1 expected",
+        ),
+    ],
+    ids=lambda value: "_".join(value[:2]).replace("--", "") if isinstance(value, tuple) else "",
+)
+def test_a_way_of_training_that_cannot_be(module_desk, words, expected):
+    assert expected in module_desk.train(*words)
+
+
+@pytest.mark.parametrize("term", ["lcron", "supcon"])
+def test_batches_with_nothing_to_compare_are_told_once_and_cost_nothing(module_desk, term):
+    """Of two photos each: many are of one class."""
+    words = ("--loss", f"ce+{term}", "--per_device_train_batch_size", "2", "--eval_strategy", "no")
+    output = module_desk.folder / term
+    status, out, err = module_desk.type("train", module_desk.recipe, *words, "--output_dir", output)
+    assert status == 0, err
+    told = [line for line in out.splitlines() if "warning" in line]
+    assert len(told) == 1, out
+    assert told[0].startswith(f"warning: loss ce+{term}: a batch of 2 photos has ")
+    assert f"{term} is 0 there" in told[0]
+    assert "nan" not in out.lower().replace(str(output), "")
+
+
+def test_a_class_that_train_lacks_cannot_be_ranked_first(module_desk):
+    words = ("--label_names", "None", "Roadwork", "Cone", "--positive_label", "Cone", "--loss", "ce+lcron")
+    line = module_desk.train(*words)
+    assert "Cone" in line
+
+
+def test_an_option_of_a_loss_that_is_not_chosen_gets_one_line(module_desk):
+    words = (
+        "--method",
+        "probe",
+        "--focal_gamma",
+        "3",
+        "--sam_rho",
+        "0.1",
+        "--output_dir",
+        module_desk.folder / "idle",
+    )
+    status, out, err = module_desk.type("train", module_desk.recipe, *words)
+    assert status == 0, err
+    assert [line for line in out.splitlines() if "warning" in line] == [
+        "warning: focal_gamma without effect, loss ce has no focal; sam_rho without effect, optim is adamw_torch_fused"
+    ]
+    assert "missing keys" not in out + err  # of the best checkpoint, which holds what a probe trains
+
+
 def test_a_recipe_that_is_not_there(desk, tmp_path):
     assert desk.refusal("train", tmp_path / "no.yaml").endswith("no such file")
     assert "no recipe given" in desk.refusal("train")
