@@ -20,6 +20,7 @@ from natix_hf.decision.calibration import Calibration
 from natix_hf.decision.temperature import fit_temperature, softmax
 from natix_hf.files import read_json, write_json
 from natix_hf.recipe import DecisionOptions
+from natix_hf.recipe_file import parse
 from natix_hf.report.decision_lines import calibration_lines
 from natix_hf.schemas import validate
 from natix_hf.training import deciding
@@ -257,6 +258,33 @@ def test_a_wrong_option_is_one_line_and_leaves_the_run_alone(run, words, message
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert before == {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_a_recipe_takes_one_word_or_a_list_and_names_the_key_that_is_wrong(tmp_path):
+    path = tmp_path / "recipe.yaml"
+
+    def options(*lines):
+        path.write_text("\n".join(["model_name_or_path: m", "dataset_name: d", "output_dir: o", *lines]))
+        return parse([str(path)]).decision
+
+    assert options() == DecisionOptions()
+    assert options("calibrator: none").calibrator == ["none"]
+    assert options("calibrator: [temperature, isotonic]").calibrator == ["temperature", "isotonic"]
+    made = options("fold_threshold: true", "threshold_metric: precision>=0.98", "risk: precision", "prevalence: 0.02")
+    assert (made.fold_threshold, made.threshold_metric) == (True, "precision>=0.98")
+    assert (made.risk, made.prevalence, made.risk_alpha) == ("precision", 0.02, 0.02)
+    for line, message in (
+        ("calibrator: [temperature, platt]", "calibrator: temperature platt given"),
+        ("threshold_metric: precision>=2", "threshold_metric: 'precision>=2' given"),
+        ("risk: precision", "add prevalence"),
+        ("risk_delta: 0", "risk_delta: 0 given"),
+        ("risk: everything", "risk"),
+        ("calibrate_on: rain", "calibrate_on"),
+        ("target_prior: 1.5", "target_prior: 1.5 given"),
+    ):
+        with pytest.raises(UserError, match=message) as caught:
+            options(line)
+        assert "\n" not in str(caught.value)
 
 
 def test_three_classes_have_a_prior_but_neither_threshold_nor_guarantee(tmp_path):
