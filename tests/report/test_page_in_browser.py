@@ -75,6 +75,17 @@ def test_it_opens_without_errors_and_scrolls_down_only(open_page, viewport, them
     assert (np.mean(brightness) > 128) == (theme == "light")
 
 
+def test_many_classes_with_long_names_fit_on_a_phone(parts, chromium, tmp_path):
+    names = [f"kind {i} of a thing that stands, lies or is dug up beside, on or under the lane" for i in range(13)]
+    logits, test = parts.rows(13)
+    file = tmp_path / "report.html"
+    file.write_text(report_html("lora", parts.documents(names, logits, test), test, pictures={}), encoding="utf-8")
+    page = chromium.new_page(viewport=PHONE)
+    page.goto(file.as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    page.close()
+
+
 def test_the_theme_is_switched_and_kept(open_page):
     page = open_page(DESK, "light")
     dark = "getComputedStyle(document.documentElement).colorScheme"
