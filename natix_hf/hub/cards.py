@@ -1,30 +1,27 @@
 """The model card of a run, filled from what the run wrote and from nothing else.
 
-Knows the files of a run folder, not the model or the photos. A card is public: local paths stay out of it, and no
-figure stands in it without its interval and the number of photos.
+Knows the files of a run folder, not the model or the photos. A card is public: local paths, names of photos and places
+stay out of it, and no figure stands in it without its interval and the number of photos.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import ModelCard
 
 from natix_hf.data.certificate import read_certificate
 from natix_hf.errors import UserError
 from natix_hf.files import read_json
-from natix_hf.report.summary import (
-    LABELS,
-    calibration_lines,
-    figure_text,
-    honest_run_line,
-    interval_text,
-    read_before_line,
-)
+from natix_hf.hub import card_sections
+from natix_hf.hub.base_licence import Licence, base_licence
+from natix_hf.hub.card_metadata import metadata
+from natix_hf.hub.card_text import cell, counts_text, hub_id, sentence, template, title
+from natix_hf.hub.privacy import Names, names_of, public
+from natix_hf.report.summary import LABELS, figure_text, honest_run_line, interval_text, read_before_line
 
 USES = {
     "train": "training",
@@ -44,44 +41,63 @@ SETTINGS = (
     *("loss", "optim", "weight_decay", "label_smoothing_factor", "mixup_alpha", "cutmix_alpha", "mix_switch_prob"),
     *("ema", "ema_decay", "split_seed"),
 )
+OPTIONAL = ("calibration", "selective", "robustness", "slices", "reward", "over_probe")
 LORA_SETTINGS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
 
 
-def model_card(run_folder: str | Path, model_id: str | None = None) -> str:
+def model_card(
+    run_folder: str | Path,
+    model_id: str | None = None,
+    *,
+    form: str = "run",
+    base: str | None = None,
+    licence: Licence | None = None,
+    latency: Mapping[str, Any] | None = None,
+    include_photos: bool = False,
+) -> str:
     """The text of `README.md`: front matter for the Hub, how to use the model, figures, photos, training and limits.
 
     Args:
         run_folder: a finished run with `config.json`, `metrics.json`, `splits.json`, `run.json` and, if it was
-            calibrated, `calibration.json`. Without `recipe.yaml` (a run from Python) checkpoint and photos stay
-            unnamed.
+            calibrated, `calibration.json`; what else it measured is told too. Without `recipe.yaml` (a run from
+            Python) checkpoint and photos stay unnamed.
         model_id: the repository that the card will stand in; a placeholder stands for it otherwise.
+        form: what stands there: the run's own folder (`run`) or one of `exporting.FORMATS`.
+        base: Hub id of the base that an adapter names, if that is not the run's.
+        licence: of the base checkpoint; by default what its name and what lies beside it say.
+        latency: what `streetvision.check_client` found.
+        include_photos: values of metadata that name photos or places need not be withheld.
 
     Raises:
-        UserError: a file is missing; names it.
+        UserError: a file is missing; names it. Or the Hub would refuse the front matter.
     """
     run_folder = Path(run_folder)
     config, metrics, run = (_document(run_folder, f"{n}.json") for n in ("config", "metrics", "run"))
     splits = read_certificate(run_folder)
-    recipe_file, calibration_file = run_folder / "recipe.yaml", run_folder / "calibration.json"
+    names = Names(frozenset()) if include_photos else names_of(run_folder)
+    found = {name: _optional(run_folder, name, names, include_photos) for name in OPTIONAL}
+    recipe_file, calibration = run_folder / "recipe.yaml", found["calibration"]
     recipe = yaml.safe_load(recipe_file.read_text(encoding="utf-8")) if recipe_file.exists() else {}
-    calibration = read_json(calibration_file) if calibration_file.exists() else None
     classes = [config["id2label"][key] for key in sorted(config["id2label"], key=int)]
-    base, data = recipe.get("model_name_or_path"), recipe.get("dataset_name")
+    trained_from, data = recipe.get("model_name_or_path"), recipe.get("dataset_name")
     method = run["method"]
-    licence, licence_text = _licence(base)
+    licence = licence or base_licence(trained_from)
     card = ModelCard.from_template(
-        _card_data(classes, base, data, metrics, licence),
+        metadata(
+            classes=classes, base=base or trained_from, data=data, metrics=metrics, licence=licence.front, form=form
+        ),
         template_str=template("model_card.md.jinja"),
         title=title(classes),
+        form=form,
         classes=[cell(name) for name in classes],
-        base_text=_base_text(base),
+        base_text=_base_text(trained_from),
         method_text=METHODS[method],
         image_size=recipe.get("image_size"),
         calibrated_text=_calibrated_text(calibration),
         model_id=model_id or "the-id-of-this-repository",
         metrics=metrics,
         refit=run.get("refit"),
-        whose=_sentence(honest_run_line(metrics)) if "honest_run" in metrics else None,
+        whose=sentence(honest_run_line(metrics)) if "honest_run" in metrics else None,
         level=f"{metrics['level'] * 100:g} %",
         figures=[
             {
@@ -92,16 +108,25 @@ def model_card(run_folder: str | Path, model_id: str | None = None) -> str:
             for name, label in LABELS.items()
         ],
         positive=cell(metrics["positive_label"]),
-        test_counts=_counts(metrics["labels"]),
-        read_before=_sentence(read_before_line(metrics)),
-        calibration=[_sentence(line) for line in calibration_lines(calibration, classes)] if calibration else [],
+        test_counts=counts_text(metrics["labels"]),
+        read_before=sentence(read_before_line(metrics)),
+        decisions=card_sections.decision_lines(calibration, classes),
+        stages=card_sections.stages_section(metrics, run.get("positive", 1)),
+        band=card_sections.band_section(found["selective"]),
+        robustness=card_sections.robustness_section(found["robustness"]),
+        slices=card_sections.slices_section(found["slices"]),
+        reward=card_sections.reward_section(found["reward"]),
+        over_probe=card_sections.probe_section(found["over_probe"]),
+        latency=card_sections.latency_section(latency),
+        pictures=card_sections.pictures(run_folder, names),
         data_text=_data_text(data, splits),
         splits=[
             {
                 "name": name,
                 "use": use,
                 "photos": splits["sizes"][name],
-                "counts": _counts(splits["class_counts"][name]),
+                "groups": splits["groups"][name],
+                "counts": counts_text(splits["class_counts"][name]),
             }
             for name, use in USES.items()
         ],
@@ -113,17 +138,17 @@ def model_card(run_folder: str | Path, model_id: str | None = None) -> str:
             if name in recipe
         ],
         versions=", ".join(f"{name} {version}" for name, version in run["versions"].items()),
-        demo=base == "builtin:demo-backbone",
-        licence_text=licence_text,
+        demo=trained_from == "builtin:demo-backbone",
+        licence_text=licence.text,
     )
     return str(card).rstrip("\n") + "\n"
 
 
-def hub_id(name: str | None) -> str | None:
-    """`name` if it can only be the id of a Hub repository, None for built-in things and for what is on this disk."""
-    if name and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) and not Path(name).exists():
-        return name
-    return None
+def _optional(run_folder: Path, name: str, names: Names, include_photos: bool) -> dict[str, Any] | None:
+    path = run_folder / f"{name}.json"
+    if not path.is_file():
+        return None
+    return read_json(path) if include_photos else public(name, read_json(path), names)
 
 
 def _certificate_text(splits: Mapping[str, Any]) -> str:
@@ -142,73 +167,6 @@ def _document(run_folder: Path, name: str) -> dict[str, Any]:
             f"`python -m natix_hf.evaluate {run_folder}`"
         )
     return read_json(path)
-
-
-def template(name: str) -> str:
-    """A template's text, from inside the installed package or from beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    inside, beside = package / "hub_cards" / name, package.parent / "hub_cards" / name
-    return (inside if inside.exists() else beside).read_text(encoding="utf-8")
-
-
-def _card_data(
-    classes: list[str], base: str | None, data: str | None, metrics: Mapping[str, Any], licence: Mapping[str, str]
-) -> ModelCardData:
-    """The front matter; a figure's interval and number of photos stand in its `metric_args`."""
-    of = metrics.get("honest_run")
-    results = [
-        EvalResult(
-            task_type="image-classification",
-            dataset_type=hub_id(data) or "imagefolder",
-            dataset_name=hub_id(data) or ("generated street photos" if data == "builtin:scenes" else "own photos"),
-            dataset_split=metrics["split"],
-            metric_type=name,
-            metric_name=LABELS[name] + (f" of the run {of} before this refit" if of else ""),
-            metric_value=round(interval["value"], 5),
-            metric_args={
-                "photos": metrics["n"],
-                "groups": metrics["groups"],
-                "level": metrics["level"],
-                "low": round(interval["low"], 5),
-                "high": round(interval["high"], 5),
-            },
-        )
-        for name, interval in metrics["metrics"].items()
-        if None not in interval.values()
-    ]
-    base_id = hub_id(base)
-    return ModelCardData(
-        model_name=title(classes),
-        pipeline_tag="image-classification",
-        library_name="transformers",
-        tags=["dinov3", "natix_hf", "street-photos", *(["refit"] if of else [])],
-        base_model=base_id,
-        base_model_relation="finetune" if base_id else None,
-        datasets=[hub_id(data)] if hub_id(data) else None,
-        metrics=["accuracy", "matthews_correlation", "roc_auc"],
-        eval_results=results,
-        **licence,
-    )
-
-
-def _licence(base: str | None) -> tuple[dict[str, str], str]:
-    """Front matter and sentence about the licence, which follows the weights that the run started from."""
-    if base == "builtin:demo-backbone":
-        return {"license": "apache-2.0"}, "Apache-2.0, as the demonstration backbone that the weights started from."
-    base_id = hub_id(base)
-    if base_id and re.match(r"(facebook/dinov3|timm/.*dinov3)", base_id):
-        front = {
-            "license": "other",
-            "license_name": "dinov3-license",
-            "license_link": "https://ai.meta.com/resources/models-and-libraries/dinov3-license",
-        }
-        return front, f"The weights are derived from {base_id}: the DINOv3 License applies to them."
-    return {}, "The licence of the checkpoint that the weights started from applies to them."
-
-
-def title(classes: list[str]) -> str:
-    shown = " / ".join(classes) if len(classes) <= 4 else f"{len(classes)} classes"
-    return f"Street photos: {shown}"
 
 
 def _base_text(base: str | None) -> str:
@@ -248,17 +206,3 @@ def _calibrated_text(calibration: Mapping[str, Any] | None) -> str:
             "and its scores are no longer the probabilities themselves"
         )
     return text
-
-
-def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {cell(name)}" for name, count in counts.items())
-
-
-def cell(value: Any) -> str:
-    """A value as text that cannot break a Markdown table."""
-    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return text.replace("|", "\\|").replace("\n", " ")
-
-
-def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:] + "."

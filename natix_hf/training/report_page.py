@@ -5,18 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from natix_hf import __version__
 from natix_hf.data.certificate import read_certificate
 from natix_hf.decision.calibration import Calibration
-from natix_hf.decision.temperature import softmax
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_text
-from natix_hf.hub.cards import LORA_SETTINGS, METHODS, SETTINGS, hub_id
+from natix_hf.hub.public_page import facts, lead, served_rows
 from natix_hf.report import figures_decisions
-from natix_hf.report.charts import Table
-from natix_hf.report.metrics import log_odds
 from natix_hf.report.page import report_html
 from natix_hf.report.page_sections import Picture, Rows
 from natix_hf.schemas import validate
@@ -51,8 +46,8 @@ def write_report(run: str | Path, *, path: str | Path | None = None, include_pho
         _rows(run, "val_test", calibration),
         select=_rows(run, "val_select", calibration) if include_photos else None,
         pictures=pictures,
-        lead=_lead(documents),
-        facts=_facts(run, documents),
+        lead=lead(documents),
+        facts=facts(run, documents),
         version=__version__,
     )
     path = run / "report.html" if path is None else Path(path)
@@ -105,19 +100,7 @@ def rows_of(run: Path, split: str) -> Rows:
 
 
 def _rows(run: Path, split: str, calibration: Calibration) -> Rows:
-    rows = read_predictions(run, split)
-    logits = rows["logits"]
-    return Rows(
-        split,
-        rows["id"],
-        rows["label"],
-        rows["group"],
-        softmax(logits),
-        softmax(calibration.calibrated(logits)),
-        log_odds(calibration.calibrated(logits)),
-        calibration.served(logits).argmax(axis=1),
-        rows["slices"],
-    )
+    return served_rows(split, read_predictions(run, split), calibration)
 
 
 def _document(run: Path, name: str) -> dict[str, Any]:
@@ -129,36 +112,3 @@ def _document(run: Path, name: str) -> dict[str, Any]:
         return read_json(path)
     except ValueError:
         raise UserError(f"{path}: not JSON that natix_hf wrote: bring the file back") from None
-
-
-def _lead(documents: dict[str, Any]) -> str:
-    metrics, classes = documents["metrics"], documents["splits"]["label_names"]
-    told = " and ".join(classes) if len(classes) == 2 else f"{len(classes)} classes"
-    method = METHODS.get(documents["run"].get("method", ""), "")
-    method = f"{method[:1].upper()}{method[1:]}. " if method else ""
-    return f"Street photos: {told}. {method}Tested on {metrics['n']} photos in {metrics['groups']} groups."
-
-
-def _facts(run: Path, documents: dict[str, Any]) -> list[tuple[str, Table]]:
-    record, facts = documents["run"], []
-    if (run / "recipe.yaml").is_file():
-        recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8")) or {}
-        names = [*SETTINGS, *(LORA_SETTINGS if recipe.get("method") == "lora" else ())]
-        rows = [[name, _text(recipe[name])] for name in names if recipe.get(name) is not None]
-        for name in ("dataset_name", "model_name_or_path"):
-            value = str(recipe.get(name) or "")
-            # A path on this machine means nothing elsewhere, and is nobody's business.
-            shown = value if value.startswith("builtin:") else hub_id(value)
-            rows.insert(0, [name, shown or "a local folder"])
-        facts.append(("Settings", Table(["setting", "value"], rows)))
-    times = [[phase, f"{seconds:.1f} s"] for phase, seconds in record["time"].items()]
-    facts.append(("Where the time went", Table(["phase", "time"], times)))
-    versions = [[name, str(version)] for name, version in record["versions"].items()]
-    facts.append(("Versions", Table(["package", "version"], versions)))
-    prints = [[name, str(value)] for name, value in record["fingerprints"].items()]
-    facts.append(("Fingerprints of the photos", Table(["split", "fingerprint"], prints)))
-    return facts
-
-
-def _text(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,120 @@
+"""The licence of the checkpoint that a run started from, which its weights inherit.
+
+Known by the checkpoint's name, or from the card that lies beside it; nothing is guessed, and no terms are read.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+from natix_hf.hub.card_text import hub_id
+from natix_hf.schemas import schema
+
+DINOV3 = {
+    "license": "other",
+    "license_name": "dinov3-license",
+    "license_link": "https://ai.meta.com/resources/models-and-libraries/dinov3-license",
+}
+TEXTS = ("LICENSE.md", "LICENSE", "LICENSE.txt")
+
+
+@dataclass(frozen=True)
+class Licence:
+    """What a card says about a licence.
+
+    Attributes:
+        front: `license` and, where it is `other`, `license_name` and `license_link` of the front matter.
+        text: sentences.
+        file: the licence's text, where it lies beside the checkpoint.
+    """
+
+    front: dict[str, str]
+    text: str
+    file: Path | None = None
+
+    @property
+    def known(self) -> bool:
+        return self.front["license"] != "unknown"
+
+
+def base_licence(base: str | None, *, ask_hub: bool = False) -> Licence:
+    """The licence of a base checkpoint.
+
+    Args:
+        base: `model_name_or_path` of the recipe; None where nothing names it.
+        ask_hub: fetch the card of a base whose name says nothing; else only what was fetched before is read.
+    """
+    if base == "builtin:demo-backbone":
+        return Licence(
+            {"license": "apache-2.0"}, "Apache-2.0, as the demonstration backbone that the weights started from."
+        )
+    base_id = hub_id(base)
+    text = next((path for name in TEXTS if (path := _beside(base, name, ask_hub=False))), None)
+    if base_id and re.match(r"(facebook/dinov3|timm/.*dinov3)", base_id):
+        return _inherited(DINOV3, base_id, text)
+    card = _beside(base, "README.md", ask_hub=ask_hub)
+    front = _front(card, base_id) if card else None
+    shown = base_id or "a local checkpoint"
+    if front is not None:
+        return _inherited(front, shown, text)
+    return Licence(
+        {"license": "unknown"},
+        f"The weights are derived from {shown}, whose licence is not known: ask whoever made it before you use them "
+        f"or pass them on. If it goes back to Meta's DINOv3, the [DINOv3 License]({DINOV3['license_link']}) applies.",
+    )
+
+
+def _inherited(front: dict[str, str], base: str, file: Path | None) -> Licence:
+    name = front.get("license_name", front["license"])
+    told = f"[{name}]({front['license_link']})" if front.get("license_link") else name
+    if front == DINOV3:
+        told = f"[DINOv3 License]({DINOV3['license_link']})"
+    text = (
+        f"The weights are derived from {base}: its licence, the {told}, applies to them. Whoever passes them on, or "
+        "anything made from them, passes that licence on with them."
+    )
+    return Licence(dict(front), text, file)
+
+
+def _beside(base: str | None, name: str, *, ask_hub: bool) -> Path | None:
+    """A file of the base checkpoint, where it can be had."""
+    if base is None or base.startswith("builtin:"):
+        return None
+    base_id = hub_id(base)
+    if base_id is None:
+        path = Path(base).expanduser() / name
+        return path if path.is_file() else None
+    if not ask_hub:
+        found = try_to_load_from_cache(base_id, name)
+        return Path(found) if isinstance(found, str) else None
+    try:
+        return Path(hf_hub_download(base_id, name))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError):
+        return None
+
+
+def _front(card: Path, base_id: str | None) -> dict[str, str] | None:
+    """The licence in a card's front matter, if it is one that the Hub takes."""
+    match = re.match(r"---\r?\n(.*?)\r?\n---", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+    try:
+        front: Any = yaml.safe_load(match[1]) if match else None
+    except yaml.YAMLError:
+        return None
+    if not isinstance(front, dict):
+        return None
+    licence, name, link = (front.get(key) for key in ("license", "license_name", "license_link"))
+    if licence == "other":
+        if base_id and link in TEXTS:
+            link = f"https://huggingface.co/{base_id}/blob/main/{link}"
+        # Without a name and an address nobody could tell which other licence it is.
+        address = isinstance(link, str) and link.startswith("https://")
+        return {"license": "other", "license_name": str(name), "license_link": link} if name and address else None
+    ids = schema("model_card_metadata")["$defs"]["licence"]["enum"]
+    return {"license": licence} if licence in ids and licence != "unknown" else None

@@ -1,0 +1,248 @@
+"""The parts of a card that a run may have or not: decisions, robustness, slices, reward, probe, latency, pictures.
+
+Each is made of a document of the run; no figure comes without its interval and the photos behind it. Lines that a
+command prints about the rows of a fit give figures without intervals: the card takes them from the test rows instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from natix_hf.files import read_json
+from natix_hf.hub.card_text import cell
+from natix_hf.hub.privacy import Names, public
+from natix_hf.report.charts import Table
+from natix_hf.report.page_tables import band_table, reward_table, robustness_table, slices_table
+from natix_hf.report.summary import LABELS, figure_text, interval_text
+
+# Pictures that show neither photos nor places: file in figures/ -> what it shows.
+FIGURES = {
+    "reliability": "share of right decisions against confidence, before and after calibration",
+    "confusion": "labels against decisions",
+    "threshold": "the chosen measure against the threshold, on the photos that it was fitted on",
+    "ranking": "ROC and precision-recall curves",
+    "risk_coverage": "share of mistakes among the photos that are answered",
+    "robustness": "figures under challenge profiles",
+    "reward": "simulated score over days",
+    "probe": "the heads that were tried, on val_select",
+    "curriculum": "which photos each epoch drew from",
+    "training": "loss and figures over training",
+}
+WORST, SHOWN = 8, 3  # slices of the table, and figures of each
+STAGES = {"accuracy": "accuracy", "mcc": "MCC", "nll": "NLL", "brier": "Brier score", "ece": "ECE"}
+CALIBRATORS = {"vector": "a temperature and a bias a class", "isotonic": "isotonic regression"}
+
+
+def decision_lines(calibration: Mapping[str, Any] | None, names: Sequence[str]) -> list[str]:
+    """Calibrator, class shares, threshold and guarantee in sentences.
+
+    Args:
+        calibration: the content of `calibration.json`.
+        names: the classes in the order of their ids.
+    """
+    if calibration is None:
+        return ["Not calibrated."]
+    rows = _rows_text(calibration)
+    asked = calibration.get("options", {}).get("calibrator", [calibration["calibrator"]])
+    if list(asked) == ["none"]:
+        lines = ["Calibrator: none was asked for."]
+    elif not calibration["kept"]:
+        lines = [f"Calibrator: none; nothing that was fitted on {rows} lowered the NLL there."]
+    else:
+        told = CALIBRATORS.get(calibration["calibrator"])
+        if told is None:
+            temperature = calibration["temperature"]
+            told = f"a temperature, T = {temperature if isinstance(temperature, float) else temperature[0]:.3f}"
+        lines = [f"Calibrator: {told}, fitted on {rows}."]
+    lines += _prior_lines(calibration, names, rows)
+    choice = calibration.get("threshold_choice")
+    if choice:
+        lines.append(_threshold_line(calibration, choice, names[calibration["positive"]]))
+    lines += [f"{line[0].upper()}{line[1:]}." for line in (calibration.get("guarantee") or {}).get("lines", ())]
+    return lines + [f"Note: {note}." for note in calibration.get("notes", ())]
+
+
+def _rows_text(calibration: Mapping[str, Any]) -> str:
+    groups = f" in {calibration['groups']} groups" if "groups" in calibration else ""
+    return f"{calibration['n']} photos{groups} of `{calibration['fitted_on']}`"
+
+
+def _prior_lines(calibration: Mapping[str, Any], names: Sequence[str], rows: str) -> list[str]:
+    prior = calibration.get("prior")
+    if not prior:
+        return []
+    shown = [calibration["positive"]] if len(names) == 2 else range(len(names))
+    if prior["target"]:
+        shares = ", ".join(f"{cell(names[k])} {prior['seen'][k]:.1%} -> {prior['target'][k]:.1%}" for k in shown)
+        return [f"Class shares: moved from those of {rows} to those expected in use: {shares}."]
+    shares = ", ".join(f"{cell(names[k])} {prior['seen'][k]:.1%}" for k in shown)
+    return [f"Class shares: those of {rows} ({shares}). Where others are met, set `target_prior` and calibrate again."]
+
+
+def _threshold_line(calibration: Mapping[str, Any], choice: Mapping[str, Any], positive: str) -> str:
+    used = (
+        "It is folded into the model, which decides by it at 0.5; its scores are then no longer the probabilities "
+        "themselves."
+        if calibration["folded"]
+        else "It is not used: decisions are at 0.5."
+    )
+    ends = ""
+    if choice.get("value_low") is not None:
+        ends = f", where that is {choice['value']:.3f} ({choice['value_low']:.3f} to {choice['value_high']:.3f})"
+    return (
+        f"Threshold on the probability of {cell(positive)} that is best for {choice['metric']}: "
+        f"{choice['threshold']:.3f} (95 % interval {choice['low']:.3f} to {choice['high']:.3f}; {choice['n']} photos, "
+        f"{choice['groups']} groups){ends}. {used}"
+    )
+
+
+def stages_section(metrics: Mapping[str, Any], positive: int) -> dict[str, Any] | None:
+    """Figures before and after calibrator, prior and threshold; None where the run has none."""
+    stages = metrics.get("stages")
+    if not stages:
+        return None
+    names, shares = list(metrics["labels"]), stages["shares"]
+    shown = [positive] if len(names) == 2 else range(len(names))
+    found = [name for name in STAGES if name in stages["steps"][0]["figures"]]
+    rows = [
+        [step["step"], *(_with_interval(step["figures"][name]) for name in found), str(stages["n"])]
+        for step in stages["steps"]
+    ]
+    return {
+        "text": f"On the {stages['n']} photos ({stages['groups']} groups) of `{metrics['split']}`, at class shares of "
+        f"{', '.join(f'{shares[k]:.1%} {cell(names[k])}' for k in shown)}:",
+        "table": Table(["after", *(STAGES[name] for name in found), "photos"], rows),
+    }
+
+
+def band_section(selective: Mapping[str, Any] | None) -> Table | None:
+    """What the band of a guarantee gives on the test rows."""
+    return band_table(selective) if selective else None
+
+
+def robustness_section(document: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The photos as each challenge profile sends them; distortions one by one stand in `robustness.json` alone."""
+    if not document:
+        return None
+    whole = [
+        {**profile, "cases": [case for case in profile["cases"] if case["distortion"] is None]}
+        for profile in document["profiles"]
+    ]
+    found = robustness_table({**document, "profiles": whole})
+    rows = [[row["profile"], row["what"], *map(_cell, row["cells"]), str(row["n"])] for row in found["rows"]]
+    return {
+        "text": _plain(found["text"]),
+        "table": Table(["profile", "what is done", *found["heads"], "predictions"], rows),
+        "latency": found["latency"] and _plain(found["latency"]),
+    }
+
+
+def slices_section(document: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The kinds of photos on which the model is worst beside the rest, small ones left out."""
+    if not document:
+        return None
+    found = slices_table(document)
+    rows = [
+        [
+            cell(row["column"]),
+            cell(row["value"]) + (" (stands out)" if row["stands_out"] else ""),
+            *map(_cell, row["cells"][:SHOWN]),
+            str(row["n"]),
+            str(row["groups"]),
+        ]
+        for row in found["rows"]
+        if not row["small"]
+    ]
+    heads = ["column", "kind", *found["heads"][:SHOWN], "photos", "groups"]
+    return {"text": _plain(found["text"]), "table": Table(heads, rows[:WORST])}
+
+
+def reward_section(document: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What the decisions would have been paid."""
+    if not document:
+        return None
+    found = reward_table(document)
+    rows = []
+    for row in found["rows"]:
+        front = [cell(row["profile"]), cell(row["source"]), f"{row['n']} ({row['groups']} groups)"]
+        width = len(found["heads"]) - 3
+        rows.append(front + ([_cell(one) for one in row["cells"]] if "cells" in row else ["-"] * width))
+    return {"text": _plain(found["text"]), "table": Table(found["heads"], rows), "field": _plain(found["field"])}
+
+
+def probe_section(document: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What fine-tuning added over the probe that it started from."""
+    if not document:
+        return None
+    rows = [
+        [
+            LABELS.get(name, name),
+            _with_interval(one["probe"]),
+            _with_interval(one["tuned"]),
+            _signed(one["difference"]),
+            str(document["n"]),
+        ]
+        for name, one in document["metrics"].items()
+    ]
+    return {
+        "text": f"Tuned minus probe on the same {document['n']} photos ({document['groups']} groups) of "
+        f"`{document['split']}`, 95 % intervals from resamples of whole groups:",
+        "table": Table(["metric", "probe", "tuned", "difference", "photos"], rows),
+    }
+
+
+def latency_section(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Times of a client's call, as `streetvision.check_client` measured them."""
+    if not found:
+        return None
+    rows = [
+        [
+            f"{row['width']} x {row['height']}",
+            str(row["at_once"]),
+            f"{row['p50']:.2f}",
+            f"{row['p99']:.2f}",
+            str(row["requests"]),
+        ]
+        for row in found["latency"]
+    ]
+    return {
+        "text": f"Seconds for a photo, as a StreetVision client calls the model, measured on {found['cores']} CPU "
+        f"cores; the limit is {found['limit']:g} s. Quantiles of the requests that were timed, on one machine:",
+        "table": Table(["photo", "at a time", "p50", "p99", "requests"], rows),
+    }
+
+
+def pictures(run: Path, names: Names) -> list[tuple[str, str]]:
+    """Paths within the repository, and what they show, of the run's pictures that may be published.
+
+    Args:
+        run: its folder.
+        names: what must not be read on them; the picture of rewards bears the names of sources.
+    """
+    found = [(f"figures/{name}.png", told) for name, told in FIGURES.items()]
+    found = [(path, told) for path, told in found if (run / path).is_file()]
+    if (run / "reward.json").is_file():
+        reward = read_json(run / "reward.json")
+        if public("reward", reward, names) != reward:
+            found = [one for one in found if one[0] != "figures/reward.png"]
+    return found
+
+
+def _cell(found: Mapping[str, Any]) -> str:
+    ends = "" if found["interval"] in ("", "-") else f" ({found['interval']})"
+    return f"{found['value']}{ends}"
+
+
+def _with_interval(found: Mapping[str, float | None]) -> str:
+    return f"{figure_text(found['value'])} ({interval_text(found)})"
+
+
+def _signed(change: Mapping[str, float | None]) -> str:
+    value, low, high = ("-" if change[end] is None else f"{change[end]:+.3f}" for end in ("difference", "low", "high"))
+    return f"{value} ({low} to {high})"
+
+
+def _plain(text: str) -> str:
+    return text.replace("\u00a0", " ")

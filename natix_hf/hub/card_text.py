@@ -1,0 +1,44 @@
+"""Small pieces of text that cards are made of: names that may stand in public, cells of tables, titles, templates."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+
+def hub_id(name: str | None) -> str | None:
+    """`name` if it can only be the id of a Hub repository, None for built-in things and for what is on this disk."""
+    if name and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) and not Path(name).exists():
+        return name
+    return None
+
+
+def template(name: str) -> str:
+    """A template's text, from inside the installed package or from beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    inside, beside = package / "hub_cards" / name, package.parent / "hub_cards" / name
+    return (inside if inside.exists() else beside).read_text(encoding="utf-8")
+
+
+def title(classes: Sequence[str]) -> str:
+    """The heading of a card on photos of these classes."""
+    shown = " / ".join(classes) if len(classes) <= 4 else f"{len(classes)} classes"
+    return f"Street photos: {shown}"
+
+
+def cell(value: Any) -> str:
+    """A value as text that cannot break a Markdown table."""
+    text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def counts_text(counts: Mapping[str, int]) -> str:
+    """`120 None, 80 Roadwork`."""
+    return ", ".join(f"{count} {cell(name)}" for name, count in counts.items())
+
+
+def sentence(text: str) -> str:
+    """A line of a command as a sentence."""
+    return text[0].upper() + text[1:] + "."

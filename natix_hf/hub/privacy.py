@@ -1,0 +1,134 @@
+"""What must not leave this machine, and how it is kept out of what is published: names of photos, groups and files,
+local paths, places.
+
+A run's figures are safe; the few texts in its documents that somebody else wrote are not: values of metadata, names
+of sources. Those are looked at one by one and withheld where they name a photo or a place. What is to be published is
+read once more as a whole before it goes. Knows the files of a run, not the photos.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from natix_hf.errors import UserError
+from natix_hf.files import read_json
+
+WITHHELD = "withheld"
+READ = (".json", ".md", ".yaml", ".yml", ".html", ".py")  # files of text among what is published
+LONG = 8  # letters of a name that cannot stand in a text by chance
+
+_SEPARATORS = re.compile(r"[\s\"'<>()\[\]{},;|`=]+")
+_FILE = re.compile(r"\.(?:jpe?g|png|webp|bmp|tiff?|gif|heic|avif)\b", re.IGNORECASE)
+_PATH = re.compile(r"(?:^|[\s'\"(])(?:~?/|[A-Za-z]:\\|\\\\)\w")
+_NUMBER = r"[+-]?\d{1,3}(?:\.\d+)?\s*°?\s*[NSEW]?"
+# A value that is a pair of numbers, or a pair within a text that is as precise as a street.
+_PLACE = re.compile(
+    rf"^[^\d+-]*{_NUMBER}\s*[,;/ ]\s*{_NUMBER}[^\w]*$|[+-]?\d{{1,3}}\.\d{{4,}}\s*[,;/ ]\s*[+-]?\d{{1,3}}\.\d{{4,}}"
+)
+_COUNTER = re.compile(r"\d{1,4}")  # says nothing, and equals too much
+
+
+@dataclass(frozen=True)
+class Names:
+    """The names of a run's photos and groups; classes are nobody's secret, whatever else bears their names."""
+
+    hidden: frozenset[str]
+
+    def hides(self, text: str) -> bool:
+        """Whether a text names a photo, a group, a photo's file, a local path or a place."""
+        words = [text, *_SEPARATORS.split(text)]
+        named = any(word in self.hidden and not _COUNTER.fullmatch(word) for word in words)
+        return named or any(pattern.search(text) for pattern in (_FILE, _PATH, _PLACE))
+
+    def shown(self, text: str) -> str:
+        """The text, or a word in its place."""
+        return WITHHELD if self.hides(text) else text
+
+
+def names_of(run: Path) -> Names:
+    """All names of photos and groups that stand in `splits.json` and in `predictions/` of a run."""
+    found: set[str] = set()
+    if (run / "splits.json").is_file():
+        splits = read_json(run / "splits.json")
+        for ids in splits["ids"].values():
+            found.update(map(str, ids))
+        for kind in ("broken", "dropped", "set_aside"):
+            found.update(str(row["id"]) for row in splits[kind] if "id" in row)
+        found.add(splits["largest_group"]["name"])
+    for path in sorted((run / "predictions").rglob("*.parquet")):
+        table = pq.read_table(path, columns=["id", "group"])
+        for name in ("id", "group"):
+            found.update(map(str, table[name].unique().to_pylist()))
+    classes = read_json(run / "config.json")["id2label"].values() if (run / "config.json").is_file() else ()
+    return Names(frozenset(found - set(classes) - {"", "None"}))
+
+
+def public(name: str, document: Mapping[str, Any], names: Names) -> dict[str, Any]:
+    """The content of `<name>.json` with the texts of others looked at; figures stay as they are.
+
+    Args:
+        name: `slices`, `reward`, `calibration`; other documents hold no such text and come back as they are.
+        document: what the run wrote.
+        names: what to withhold.
+    """
+    document = dict(document)
+    if name == "slices":
+        document["note"] = names.shown(document["note"])
+        document["slices"] = [{**one, "value": names.shown(one["value"])} for one in document["slices"]]
+    elif name == "reward":
+        document["field"] = {**document["field"], "name": names.shown(document["field"]["name"])}
+        document["entries"] = [
+            {**one, "source": one["source"] and names.shown(one["source"])} for one in document["entries"]
+        ]
+    elif name == "calibration" and "notes" in document:
+        document["notes"] = [names.shown(note) for note in document["notes"]]
+    return document
+
+
+def splits_summary(splits: Mapping[str, Any], names: Names) -> dict[str, Any]:
+    """The content of `splits_summary.json`: the certificate without the names of photos and groups.
+
+    Args:
+        splits: the content of `splits.json`, whose seal and fingerprints tell which certificate it was.
+    """
+    kept = (
+        *("label_names", "ratios", "seed", "strata", "rules", "sizes", "reached", "class_counts", "groups"),
+        *("group_sizes", "ties", "straddling", "repeated_photos", "prior_shift", "fingerprint", "fingerprints"),
+    )
+    sources: dict[str, int] = {}
+    for source, rows in splits["sources"].items():
+        sources[names.shown(source)] = sources.get(names.shown(source), 0) + rows
+    return {
+        "version": 1,
+        **{key: splits[key] for key in kept},
+        "sources": sources,
+        "hold_out": {
+            column: sorted({names.shown(value) for value in values}) for column, values in splits["hold_out"].items()
+        },
+        "largest_group": {key: splits["largest_group"][key] for key in ("rows", "share")},
+        "left_out": {kind: len(splits[kind]) for kind in ("conflicts", "broken", "dropped", "set_aside")},
+        "seal": splits["seal"],
+    }
+
+
+def check_public(folder: Path, names: Names) -> None:
+    """Read all texts in a folder, and raise `UserError` where one of them names a photo or a group."""
+    by_word: dict[str, list[str]] = {}
+    for name in names.hidden:
+        if len(name) >= LONG and not name.isdigit():
+            by_word.setdefault(max(_SEPARATORS.split(name), key=len), []).append(name)
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in READ and path.is_file()):
+        text = html.unescape(path.read_text(encoding="utf-8"))
+        for word in by_word.keys() & set(_SEPARATORS.split(text)):
+            if any(name in text for name in by_word[word]):
+                raise UserError(
+                    f"{path.relative_to(folder)}: names a photo or a group ({word}), and without --include_photos no "
+                    "name of one leaves this machine: nothing was pushed"
+                )

@@ -1,0 +1,113 @@
+"""`report.html` as it may be published: no photo, no name of a photo or group, no path of this machine.
+
+Put together from documents and predictions; the model isn't run. `training/report_page.py` makes the page with photos
+from the same parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import yaml
+
+from natix_hf.decision.calibration import Calibration
+from natix_hf.decision.temperature import softmax
+from natix_hf.files import write_text
+from natix_hf.hub.card_text import hub_id
+from natix_hf.hub.cards import LORA_SETTINGS, METHODS, SETTINGS
+from natix_hf.report.charts import Table
+from natix_hf.report.metrics import log_odds
+from natix_hf.report.page import report_html
+from natix_hf.report.page_sections import Rows
+
+
+def write_public_page(run: Path, documents: Mapping[str, Any], path: Path) -> None:
+    """Write the page of a run without anything of a single photo.
+
+    Args:
+        run: with `predictions/val_test.parquet` and, if it came from a recipe, `recipe.yaml`.
+        documents: as `report_html` takes them, free of names already.
+        path: where to.
+    """
+    table = pq.read_table(run / "predictions" / "val_test.parquet", columns=["group", "label", "logits"])
+    labels = table["label"].to_numpy()
+    rows = {
+        "id": np.full(len(labels), "", dtype=object),
+        "group": np.array(table["group"].to_pylist(), dtype=object),
+        "label": labels,
+        "logits": np.array(table["logits"].to_pylist(), dtype=np.float64),
+        "slices": {},
+    }
+    page = report_html(
+        run.resolve().name,
+        documents,
+        served_rows("val_test", rows, Calibration.from_document(documents["calibration"])),
+        pictures=None,
+        lead=lead(documents),
+        facts=facts(run, documents),
+        version=version("natix_hf"),
+    )
+    write_text(path, page)
+
+
+def served_rows(split: str, rows: Mapping[str, Any], calibration: Calibration) -> Rows:
+    """Predictions as the page takes them, with a run's calibration applied.
+
+    Args:
+        split: its name.
+        rows: `id, group, label` `(n,)`, `logits` `(n, classes)` before calibration, `slices`.
+        calibration: of the run.
+    """
+    logits = rows["logits"]
+    calibrated = calibration.calibrated(logits)
+    return Rows(
+        split,
+        rows["id"],
+        rows["label"],
+        rows["group"],
+        softmax(logits),
+        softmax(calibrated),
+        log_odds(calibrated),
+        calibration.served(logits).argmax(axis=1),
+        rows["slices"],
+    )
+
+
+def lead(documents: Mapping[str, Any]) -> str:
+    """The sentence under the page's title."""
+    metrics, classes = documents["metrics"], documents["splits"]["label_names"]
+    told = " and ".join(classes) if len(classes) == 2 else f"{len(classes)} classes"
+    method = METHODS.get(documents["run"].get("method", ""), "")
+    method = f"{method[:1].upper()}{method[1:]}. " if method else ""
+    return f"Street photos: {told}. {method}Tested on {metrics['n']} photos in {metrics['groups']} groups."
+
+
+def facts(run: Path, documents: Mapping[str, Any]) -> list[tuple[str, Table]]:
+    """The tables of the page's last section."""
+    record, tables = documents["run"], []
+    if (run / "recipe.yaml").is_file():
+        recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8")) or {}
+        names = [*SETTINGS, *(LORA_SETTINGS if recipe.get("method") == "lora" else ())]
+        rows = [[name, _text(recipe[name])] for name in names if recipe.get(name) is not None]
+        for name in ("dataset_name", "model_name_or_path"):
+            value = str(recipe.get(name) or "")
+            # A path on this machine means nothing elsewhere, and is nobody's business.
+            shown = value if value.startswith("builtin:") else hub_id(value)
+            rows.insert(0, [name, shown or "a local folder"])
+        tables.append(("Settings", Table(["setting", "value"], rows)))
+    times = [[phase, f"{seconds:.1f} s"] for phase, seconds in record["time"].items()]
+    tables.append(("Where the time went", Table(["phase", "time"], times)))
+    versions = [[name, str(one)] for name, one in record["versions"].items()]
+    tables.append(("Versions", Table(["package", "version"], versions)))
+    prints = [[name, str(value)] for name, value in record["fingerprints"].items()]
+    tables.append(("Fingerprints of the photos", Table(["split", "fingerprint"], prints)))
+    return tables
+
+
+def _text(value: Any) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
