@@ -1,4 +1,4 @@
-"""Photos to calibrated probabilities: a folder, a glob or a data set to CSV or JSON lines.
+"""Photos to calibrated probabilities: a folder, a glob or a data set to CSV, JSON lines or GeoJSON.
 
 python -m natix_hf.predict runs/lora photos/ --output predictions.csv
 """
@@ -14,19 +14,19 @@ from natix_hf.files import check_writable
 
 def main(argv: list[str]) -> None:
     parser = CommandParser(prog="python -m natix_hf.predict", description=__doc__.split("\n")[0])
-    parser.add_argument("model", help="folder of a finished run, or a Hub id of one that was pushed")
+    parser.add_argument("model", help="folder of a finished run or of an export (natix_hf.export), or a Hub id")
     parser.add_argument(
         "photos",
         help="folder (with all its subfolders), quoted glob, one photo, .parquet, save_to_disk folder, or Hub id",
     )
-    parser.add_argument("--output", required=True, help="file to write: .csv or .jsonl")
+    parser.add_argument("--output", required=True, help="file to write: .csv, .jsonl or .geojson")
     parser.add_argument("--image_column_name", default="image", help="column of photos, for a data set")
     parser.add_argument("--batch_size", type=int, default=16, help="photos per batch")
     parser.add_argument("--num_workers", type=int, default=2, help="processes that decode photos")
     given = parser.parse_args(argv)
     output = Path(given.output)
-    if output.suffix not in (".csv", ".jsonl"):
-        raise UserError(f"--output {output}: a name that ends in .csv or .jsonl expected")
+    if output.suffix not in (".csv", ".jsonl", ".geojson"):
+        raise UserError(f"--output {output}: a name that ends in .csv, .jsonl or .geojson expected")
     if given.batch_size < 1 or given.num_workers < 0:
         raise UserError("--batch_size: at least 1 expected; --num_workers: at least 0")
     if output.is_dir():
@@ -41,7 +41,12 @@ def main(argv: list[str]) -> None:
     rows = predict_photos(model, processor, names, photos, batch_size=given.batch_size, num_workers=given.num_workers)
     labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
     rule = getattr(model.config, "decision", None)  # other classes' configs do not know the name
-    written = write_rows(output, rows, labels, rule)
+    if output.suffix == ".geojson":
+        from natix_hf.inference.geojson import model_fingerprint, write_geojson
+
+        written = write_geojson(output, rows, photos, labels, rule, model_fingerprint(model))
+    else:
+        written = write_rows(output, rows, labels, rule)
     print(f"{output}: {written.good} photos, calibrated probabilities and the decision of each")
     if rule and any(rule["threshold_bias"]):
         print(

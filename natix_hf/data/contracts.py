@@ -36,6 +36,7 @@ STEPS: dict[str, dict[str, tuple[str, ...]]] = {
     "guarantee": {"policy": ("control",)},
     "predictions": {"selection": (), "policy": PARTS, "final_evaluation": ()},  # only writes logits down
     "final figures": {"final_evaluation": ()},
+    "round-trip proof": {"selection": ()},  # compares two forms of one model, reads no labels
     "doubtful labels": {"selection": ()},  # photos that a person is shown
     "refit": {REFIT: ()},
 }

@@ -140,6 +140,14 @@ def client_photo(source: Source) -> Image.Image:
         raise PhotoError(f"{_name(source)}: {_reason(error)}") from error
 
 
+def photo_exif(source: Source) -> Image.Exif | None:
+    """What a camera wrote into a photo, read without decoding it; None where the photo cannot be read."""
+    try:
+        return _open(source).getexif()
+    except Exception:  # as in open_photo; whoever needs the photo itself is told why
+        return None
+
+
 def fingerprint_bytes(content: bytes) -> str:
     """The blake2b-128 of some bytes, as 32 hexadecimal digits."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()

@@ -21,7 +21,14 @@ from natix_hf.files import check_writable, read_json, write_json
 from natix_hf.hub.cards import hub_id
 from natix_hf.modeling.adapter_natix_dinov3 import fingerprint
 from natix_hf.modeling.adapters import load_adapter, merge_lora
-from natix_hf.modeling.checkpoints import load_backbone, load_processor, read_config
+from natix_hf.modeling.checkpoints import (
+    SETTINGS,
+    WEIGHTS,
+    load_backbone,
+    load_processor,
+    local_folder,
+    read_config,
+)
 from natix_hf.modeling.modeling_natix_dinov3 import NatixDinov3ForImageClassification, NatixDinov3Head
 
 # Two machines round a merged weight differently in its last bits; another base differs in all of them.
@@ -75,6 +82,16 @@ def write_adapter(
     shutil.copyfile(run / "adapter" / "adapter_model.safetensors", folder / "adapter_model.safetensors")
     adapter = read_json(run / "adapter" / "adapter_config.json")
     write_json(folder / "adapter_config.json", adapter | {"base_model_name_or_path": named, "revision": None})
+
+
+def base_folder(adapter: str | Path) -> Path:
+    """The folder of an exported adapter's base, fetched from the Hub where it lies there.
+
+    Raises:
+        UserError: it cannot be had.
+    """
+    name = read_json(Path(adapter) / "adapter_config.json")["base_model_name_or_path"]
+    return local_folder(name, (*SETTINGS, *WEIGHTS))
 
 
 def _raw_hub_base(name: str, revision: str | None, processor: Any) -> str:

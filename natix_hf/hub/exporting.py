@@ -34,7 +34,7 @@ from natix_hf.schemas import validate
 NEEDS = {
     "merged": ["transformers>=5.23", "natix_hf, or trust_remote_code=True"],
     "adapter": ["transformers>=5.23", "peft", "natix_hf, or trust_remote_code=True and a base of our class"],
-    "stock": ["transformers>=4.57", "timm>=1.0.20"],
+    "stock": ["transformers>=4.57", "timm>=1.0.31"],
     "onnx": ["onnxruntime>=1.17"],
 }
 FORMATS = tuple(NEEDS)
@@ -86,13 +86,14 @@ def export_run(
             _store(model, model.head, stage, dtype, max_shard_size)
             processor.save_pretrained(stage)
         elif form == "stock":
-            mean, std = list(processor.image_mean), list(processor.image_std)
-            stock = stock_model(model, image_size=image_side(processor), mean=mean, std=std)
+            stock = stock_model(model)
             _store(stock, stock.timm_model.head, stage, dtype, max_shard_size)
             write_processor(processor, stage)
         elif form == "onnx":
             opset = export_onnx(model, stage / "model.onnx", image_side(processor))
             write_json(stage / "labels.json", labels_of(model))
+            if model.config.decision is not None:
+                write_json(stage / "decision.json", model.config.decision)
             write_processor(processor, stage)
         else:
             write_adapter(run, model, processor, stage, base_id=base_id, base_output=base_output)

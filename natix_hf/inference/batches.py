@@ -100,5 +100,5 @@ def photo_batches(
 @torch.inference_mode()
 def logits_of(model: torch.nn.Module, pixel_values: torch.Tensor) -> np.ndarray:
     """Calibrated logits `(b, classes)` float32 of a batch; the model must be in eval mode."""
-    device = next(model.parameters()).device
+    device = next(model.parameters(), pixel_values).device  # an ONNX graph holds its parameters itself
     return model(pixel_values=pixel_values.to(device)).logits.float().cpu().numpy()

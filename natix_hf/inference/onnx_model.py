@@ -5,6 +5,7 @@ Runs the graph with onnxruntime on the CPU. Knows the files of `--format onnx` a
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ GRAPH = "model.onnx"
 
 
 class OnnxClassifier(nn.Module):
-    """`model.onnx` with `labels.json` beside it; `config` holds the labels.
+    """`model.onnx` with `labels.json` beside it; `config` holds the labels and, as in our class, `decision`.
 
     Args:
         folder: of an export.
@@ -38,7 +39,9 @@ class OnnxClassifier(nn.Module):
         if not (folder / "labels.json").is_file():
             raise UserError(f"{folder}: no labels.json beside {GRAPH}: export the run again with --format onnx")
         labels = read_json(folder / "labels.json")
-        self.config = PreTrainedConfig(id2label=dict(enumerate(labels)))
+        self.folder = folder
+        decision = read_json(folder / "decision.json") if (folder / "decision.json").is_file() else None
+        self.config = PreTrainedConfig(id2label=dict(enumerate(labels)), decision=decision)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.log_severity_level = 3
@@ -48,6 +51,15 @@ class OnnxClassifier(nn.Module):
             )
         except Exception as error:  # onnxruntime raises classes of its own that derive from Exception
             raise UserError(f"{folder / GRAPH}: not a graph that onnxruntime reads: {one_line(error)}") from None
+
+    def fingerprint(self) -> str:
+        """The blake2b-128 of the graph's files."""
+        digest = hashlib.blake2b(digest_size=16)
+        for path in sorted(self.folder.glob(f"{GRAPH}*")):
+            with path.open("rb") as file:
+                while block := file.read(1 << 24):
+                    digest.update(block)
+        return digest.hexdigest()
 
     def forward(self, pixel_values: Tensor) -> ImageClassifierOutput:
         """Logits `(batch, classes)` of normalised photos `(batch, 3, side, side)`."""

@@ -17,6 +17,8 @@ from natix_hf.decision.temperature import softmax
 from natix_hf.errors import UserError, one_line
 from natix_hf.files import read_json, replacing
 from natix_hf.inference.batches import logits_of, photo_batches
+from natix_hf.inference.onnx_model import GRAPH, OnnxClassifier
+from natix_hf.modeling.checkpoints import PICKLES
 
 
 class Prediction(NamedTuple):
@@ -48,10 +50,10 @@ class Written(NamedTuple):
 
 
 def load_classifier(name_or_path: str) -> tuple[Any, Any]:
-    """A finished model in eval mode, fp32, and its image processor; a run folder or a Hub id.
+    """A finished model in eval mode, fp32, and its image processor: a run folder, any export of one, or a Hub id.
 
     Raises:
-        UserError: there is no such model, or it is a backbone without a head.
+        UserError: there is no such model, its weights are pickled, or it is a backbone without a head.
     """
     from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
@@ -62,18 +64,44 @@ def load_classifier(name_or_path: str) -> tuple[Any, Any]:
     run = Path(name_or_path).expanduser()
     if (run / "run.json").exists() and read_json(run / "run.json").get("status") != "finished":
         raise UserError(f"{name_or_path}: the run is not finished: train it with --resume_from_checkpoint true first")
+    _refuse_pickles(run)
     try:
+        if folder := _onnx_folder(run if run.is_dir() else name_or_path):
+            return OnnxClassifier(folder).eval(), AutoImageProcessor.from_pretrained(folder)
         config = AutoConfig.from_pretrained(run if run.is_dir() else name_or_path)
         if config.model_type == "dinov3_vit":
             raise UserError(f"{name_or_path}: a backbone without a head: train it first, python -m natix_hf.train ...")
         source = str(run) if run.is_dir() else name_or_path
         model = AutoModelForImageClassification.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
         processor = AutoImageProcessor.from_pretrained(source)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{name_or_path}: no model that can be loaded: {one_line(error)}") from None
     return model.eval(), processor
+
+
+def _refuse_pickles(folder: Path) -> None:
+    """`UserError` where a folder's only weights are pickled."""
+    pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
+    if pickles and not any(folder.glob("*.safetensors")) and not (folder / GRAPH).is_file():
+        raise UserError(
+            f"{folder}: only pickled weights ({', '.join(pickles[:3])}), which can run code when read: "
+            "safetensors are expected; convert them with `save_pretrained` in a place where you trust the file"
+        )
+
+
+def _onnx_folder(source: str | Path) -> Path | None:
+    """The folder of an ONNX export, fetched from the Hub where it lies there; None for other models."""
+    if isinstance(source, Path):
+        return source if (source / GRAPH).is_file() else None
+    from huggingface_hub import snapshot_download
+    from transformers.utils import cached_file
+
+    about = cached_file(source, "export.json", _raise_exceptions_for_missing_entries=False)
+    if about is None or read_json(about).get("format") != "onnx":
+        return None
+    return Path(snapshot_download(source, allow_patterns=["*.json", f"{GRAPH}*"]))
 
 
 def predict_photos(

@@ -54,13 +54,18 @@ def exported_adapter(name_or_path: Any, adapter_kwargs: Mapping[str, Any] | None
     return adapter if config.get("adapter_base") else None
 
 
-def _read(name_or_path: str, file: str, adapter_kwargs: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """A JSON file of a folder or of a repository; None where it isn't there."""
+def _find(name_or_path: str, file: str, adapter_kwargs: Mapping[str, Any] | None) -> str | None:
+    """The path of a file of a folder or of a repository; None where it isn't there."""
     options = {name: value for name, value in (adapter_kwargs or {}).items() if name in ("revision", "token")}
     try:
-        path = cached_file(name_or_path, file, _raise_exceptions_for_missing_entries=False, **options)
+        return cached_file(name_or_path, file, _raise_exceptions_for_missing_entries=False, **options)
     except OSError:
         return None
+
+
+def _read(name_or_path: str, file: str, adapter_kwargs: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """A JSON file of a folder or of a repository; None where it isn't there."""
+    path = _find(name_or_path, file, adapter_kwargs)
     if path is None:
         return None
     with open(path, encoding="utf-8") as text:
@@ -79,8 +84,10 @@ def load_exported_adapter(
         kwargs: of `from_pretrained`, for the base.
 
     Raises:
-        ValueError: the base's weights are not those that the adapter was trained on, or it is no DINOv3.
+        ValueError: the adapter's weights are pickled, or the base's are not those that it was trained on.
     """
+    if _find(adapter, "adapter_model.safetensors", adapter_kwargs) is None:
+        raise ValueError(f"{adapter} has no adapter_model.safetensors: pickled weights are not read")
     options = {name: value for name, value in (adapter_kwargs or {}).items() if name in ("revision", "token")}
     config = NatixDinov3Config.from_pretrained(adapter, **options)
     base = _read(adapter, "adapter_config.json", adapter_kwargs)["base_model_name_or_path"]

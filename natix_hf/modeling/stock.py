@@ -116,14 +116,11 @@ def _bias(linear: torch.nn.Linear) -> Tensor:
     return torch.zeros(linear.out_features) if linear.bias is None else linear.bias
 
 
-def stock_model(
-    model: NatixDinov3ForImageClassification, *, image_size: int, mean: list, std: list
-) -> PreTrainedModel:
+def stock_model(model: NatixDinov3ForImageClassification) -> PreTrainedModel:
     """The same classifier as a `TimmWrapperForImageClassification`, in eval mode.
 
     Args:
         model: merged and calibrated.
-        image_size, mean, std: what the image processor does; timm's own tools read it from the configuration.
 
     Raises:
         UserError: timm is missing, or the stock class cannot hold the model; says why and the way out.
@@ -138,6 +135,7 @@ def stock_model(
         raise UserError(f"--format stock cannot hold this model: {reason}: {WAY_OUT}")
     name, arguments = architecture(model.config)
     labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
+    # Without a pretrained_cfg, by which transformers knows a checkpoint of timm's and prepares photos as timm does.
     config = TimmWrapperConfig(
         architecture=name,
         model_args=arguments,
@@ -145,7 +143,6 @@ def stock_model(
         id2label=dict(enumerate(labels)),
         label2id={label: i for i, label in enumerate(labels)},
         decision=model.config.decision,
-        pretrained_cfg={"input_size": [3, image_size, image_size], "mean": list(mean), "std": list(std)},
     )
     stock = TimmWrapperForImageClassification(config)
     missing, unexpected = stock.load_state_dict(stock_weights(model), strict=False)

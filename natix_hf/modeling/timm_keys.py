@@ -93,5 +93,5 @@ def backbone_config(config: dict[str, Any], weights: dict[str, Tensor]) -> dict[
         "key_bias": False,
         "value_bias": biased,
         "layer_norm_eps": 1e-5,
-        "rope_theta": 100.0,
+        "rope_theta": float(model_args.get("rope_temperature", 100.0)),
     }

@@ -33,6 +33,7 @@ ALLOWED = {
     "guarantee": {"val_calib/control"},
     "predictions": {"val_select", "val_calib/fit", "val_calib/control", "val_test"},
     "final figures": {"val_test"},
+    "round-trip proof": {"val_select"},
     "doubtful labels": {"val_select"},
     "refit": set(),
 }

@@ -1,0 +1,76 @@
+"""A finished run as a folder that clients load, with the proof that it answers like the run.
+
+python -m natix_hf.export runs/lora --format merged|adapter|stock|onnx --output out/
+"""
+
+from __future__ import annotations
+
+from natix_hf.errors import CommandParser, UserError, command
+
+
+def main(argv: list[str]) -> None:
+    parser = CommandParser(prog="python -m natix_hf.export", description=__doc__.split("\n")[0])
+    parser.add_argument("run", help="folder of a finished run")
+    parser.add_argument(
+        "--format",
+        required=True,
+        metavar="FORM",
+        help="merged: all weights and our code; adapter: adapter and head alone; stock: a class of transformers, no "
+        "code of ours; onnx: a graph for onnxruntime",
+    )
+    parser.add_argument("--output", required=True, help="folder to write, absent or empty")
+    parser.add_argument("--dtype", default="fp32", help="fp32 or bf16: how merged and stock weights are stored")
+    parser.add_argument("--max_shard_size", default="5GB", help="weights are cut into files of at most this size")
+    parser.add_argument("--base_output", help="adapter: also write its base, as a checkpoint of our class, here")
+    parser.add_argument("--base_id", help="adapter: Hub id under which clients find the base")
+    parser.add_argument("--photos", help="folder or glob of photos for the proof, instead of the run's own val_select")
+    parser.add_argument("--client_python", help="a client's interpreter, which has to answer like the run too")
+    parser.add_argument("--no_proof", action="store_true", help="write the export without proving it")
+    given = parser.parse_args(argv)
+
+    from natix_hf.training.run_folder import finished
+
+    run = finished(given.run)
+
+    from transformers.utils import logging
+
+    from natix_hf.hub.adapter_export import base_folder
+    from natix_hf.hub.exporting import export_run
+    from natix_hf.hub.proof import prove
+    from natix_hf.inference.listing import find_photos
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    photos = find_photos(given.photos)[1] if given.photos else None
+    if photos is not None and not isinstance(photos, list):
+        raise UserError(f"--photos {given.photos}: a folder or a glob of photo files expected")
+    document = export_run(
+        run,
+        given.format,
+        given.output,
+        dtype=given.dtype,
+        max_shard_size=given.max_shard_size,
+        base_id=given.base_id,
+        base_output=given.base_output,
+    )
+    print(f"{given.output}: {given.format}, {document['parameters'] / 1e6:.1f} M parameters of the whole model")
+    print(f"files: {document['bytes'] / 1e6:.1f} MB, weights in {document['dtype']}")
+    print(f"needs: {'; '.join(document['needs'])}")
+    if document["opset"]:
+        print(f"operators: ONNX opset {document['opset']}, any number of photos of {document['image_size']} px")
+    if given.no_proof:
+        print("not proved: whether it answers like the run is not known")
+        return
+    base = given.base_output or (base_folder(given.output) if given.format == "adapter" else None)
+    proof = prove(run, given.output, photos=photos, client_python=given.client_python, base=base)
+    print(f"proof: {proof['photos']['n']} photos ({proof['photos']['source']}), largest differences from the run")
+    for client in proof["clients"]:
+        print(
+            f"  {client['client']}: logits {client['logits']:.1e}, probabilities {client['probabilities']:.1e}, "
+            f"pixels {client['pixels']:.1e}; same decision on {client['decisions']['same']} of "
+            f"{client['decisions']['of']}; {client['photos_per_second']:.1f} photos/s"
+        )
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,127 @@
+"""A client of a published model, run by its path in any interpreter: it knows nothing of this package.
+
+python client.py MODEL PHOTOS OUT.npz [--import_package FOLDER | --without_package] [--trust_remote_code]
+
+Loads MODEL (a folder or a Hub id) as its users do, with `pipeline("image-classification", ...)`, or an ONNX folder
+with onnxruntime, and answers the photos in PHOTOS. Logits, probabilities and pixels go to OUT.npz, the rest is printed
+as one line of JSON.
+"""
+
+import argparse
+import importlib.metadata
+import json
+import os
+import platform
+import sys
+import time
+
+BATCH = 8
+PACKAGES = ("transformers", "torch", "torchvision", "timm", "peft", "onnxruntime", "natix_hf")
+
+
+def through_pipeline(model, paths, trust_remote_code):
+    """Labels, pixels `(n, 3, H, W)`, logits and probabilities `(n, classes)`, seconds, and the model's class."""
+    import torch
+    from transformers import pipeline
+
+    begin = time.perf_counter()
+    classify = pipeline("image-classification", model=model, trust_remote_code=trust_remote_code, device="cpu")
+    loaded = time.perf_counter()
+    config = classify.model.config
+    labels = [config.id2label[i] for i in range(config.num_labels)]
+    pixels = torch.cat([classify.preprocess(path)["pixel_values"] for path in paths])
+    with torch.inference_mode():
+        logits = [classify.model(pixel_values=part).logits for part in pixels.split(BATCH)]
+    asked = time.perf_counter()
+    answers = classify(paths, top_k=None, batch_size=BATCH)
+    done = time.perf_counter()
+    scores = [{entry["label"]: entry["score"] for entry in answer} for answer in answers]
+    probabilities = [[row[label] for label in labels] for row in scores]
+    name = type(classify.model).__name__
+    return labels, pixels.numpy(), torch.cat(logits).float().numpy(), probabilities, loaded - begin, done - asked, name
+
+
+def through_onnx(model, paths):
+    """As `through_pipeline`, for a folder with `model.onnx`."""
+    import numpy as np
+    import onnxruntime
+    from transformers import AutoImageProcessor
+    from transformers.image_utils import load_image
+
+    begin = time.perf_counter()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if os.environ.get("OMP_NUM_THREADS"):
+        options.intra_op_num_threads = int(os.environ["OMP_NUM_THREADS"])
+    session = onnxruntime.InferenceSession(f"{model}/model.onnx", options, providers=["CPUExecutionProvider"])
+    processor = AutoImageProcessor.from_pretrained(model)
+    with open(f"{model}/labels.json", encoding="utf-8") as file:
+        labels = json.load(file)
+    loaded = time.perf_counter()
+    pixels, logits = [], []
+    for start in range(0, len(paths), BATCH):
+        images = [load_image(path) for path in paths[start : start + BATCH]]
+        batch = [processor(images=image, return_tensors="np")["pixel_values"] for image in images]
+        pixels.append(np.concatenate(batch).astype(np.float32))
+        logits.append(session.run(["logits"], {"pixel_values": pixels[-1]})[0])
+    done = time.perf_counter()
+    pixels, logits = np.concatenate(pixels), np.concatenate(logits)
+    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    probabilities = powers / powers.sum(axis=1, keepdims=True)
+    return labels, pixels, logits, probabilities, loaded - begin, done - loaded, "InferenceSession"
+
+
+def versions():
+    """Versions of Python and of what is installed here."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description="A client of a published model.")
+    parser.add_argument("model", help="folder or Hub id")
+    parser.add_argument("photos", help="folder of photos, answered in the order of their names")
+    parser.add_argument("out", help="file for the arrays, .npz")
+    parser.add_argument("--import_package", help="import natix_hf first, from this folder")
+    parser.add_argument("--without_package", action="store_true", help="let natix_hf be missing")
+    parser.add_argument("--trust_remote_code", action="store_true")
+    given = parser.parse_args()
+    if given.without_package:
+        sys.modules["natix_hf"] = None  # importing it raises ModuleNotFoundError, installed or not
+    if given.import_package:
+        sys.path.insert(0, given.import_package)
+        importlib.import_module("natix_hf")
+    begin = time.perf_counter()
+    import numpy as np
+    import torch
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    imported = time.perf_counter() - begin
+    if os.environ.get("OMP_NUM_THREADS"):
+        torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+    paths = [os.path.join(given.photos, name) for name in sorted(os.listdir(given.photos))]
+    if os.path.isfile(os.path.join(given.model, "model.onnx")):
+        found = through_onnx(given.model, paths)
+    else:
+        found = through_pipeline(given.model, paths, given.trust_remote_code)
+    labels, pixels, logits, probabilities, load, answer, name = found
+    np.savez(given.out, pixels=pixels, logits=logits, probabilities=np.asarray(probabilities))
+    report = {
+        "labels": labels,
+        "class": name,
+        "versions": {n: v for n, v in versions().items() if n != "natix_hf" or not given.without_package},
+        "import_seconds": round(imported, 3),
+        "load_seconds": round(load, 3),
+        "photos_per_second": round(len(paths) / answer, 3),
+    }
+    print(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""Predictions on a map: GeoJSON (RFC 7946) with one feature per photo, placed by what its EXIF says.
+
+Whoever asks for this file wants coordinates in it; nothing else here writes any.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from natix_hf.data.decode import photo_exif
+from natix_hf.files import replacing
+from natix_hf.inference.onnx_model import OnnxClassifier
+from natix_hf.inference.prediction import Prediction, Written
+from natix_hf.modeling.adapter_natix_dinov3 import fingerprint
+
+GPS, EXIF = 0x8825, 0x8769  # blocks of tags
+LATITUDE_REF, LATITUDE, LONGITUDE_REF, LONGITUDE = 1, 2, 3, 4
+TAKEN, ZONE = 0x9003, 0x9011  # DateTimeOriginal, OffsetTimeOriginal
+
+
+def model_fingerprint(model: Any) -> str:
+    """The blake2b-128 of a model's weights as they answer; of an ONNX graph, of its files."""
+    if isinstance(model, OnnxClassifier):
+        return model.fingerprint()
+    return fingerprint(model.state_dict())
+
+
+def place_of(exif: Image.Exif) -> tuple[float, float] | None:
+    """Longitude and latitude in degrees, in GeoJSON's order; None where there is no place on earth.
+
+    `0, 0`, what a receiver without a fix writes, is none.
+    """
+    tags = exif.get_ifd(GPS)
+    try:
+        latitude, longitude = _degrees(tags[LATITUDE]), _degrees(tags[LONGITUDE])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None
+    latitude = -latitude if str(tags.get(LATITUDE_REF, "N")).upper().startswith("S") else latitude
+    longitude = -longitude if str(tags.get(LONGITUDE_REF, "E")).upper().startswith("W") else longitude
+    # NaN, which Pillow makes of 0/0, fails the comparison.
+    if not (abs(latitude) <= 90 and abs(longitude) <= 180) or latitude == longitude == 0:
+        return None
+    return round(longitude, 7), round(latitude, 7)
+
+
+def _degrees(parts: Sequence[float]) -> float:
+    degrees, minutes, seconds = (float(part) for part in parts)
+    return degrees + minutes / 60 + seconds / 3600
+
+
+def time_of(exif: Image.Exif) -> str | None:
+    """When the photo was taken, as `YYYY-MM-DDThh:mm:ss` with the zone where the camera wrote one; else None."""
+    tags = exif.get_ifd(EXIF)
+    text = str(tags.get(TAKEN, "")).strip("\0 ")
+    if len(text) < 19 or text.startswith("0000"):
+        return None
+    zone = str(tags.get(ZONE, "")).strip("\0 ")
+    return text[:10].replace(":", "-") + "T" + text[11:19] + zone
+
+
+def write_geojson(
+    output: Path,
+    predictions: Iterable[Prediction],
+    photos: Sequence[Any],
+    labels: Sequence[str],
+    rule: Mapping[str, Any] | None,
+    model: str,
+) -> Written:
+    """Write a FeatureCollection, whole or not at all; a photo without coordinates has a null geometry.
+
+    Args:
+        output: the file.
+        predictions: in the order of `photos`.
+        photos: what the predictions were made from.
+        labels: the classes in the order of their ids.
+        rule: `decision` of the model's config; it names the positive class, else that is the one of id 1.
+        model: fingerprint of the model.
+    """
+    positive = (rule or {}).get("positive", 1)
+    good, broken, differing, asking = 0, [], 0, 0
+    with replacing(output) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write('{"type": "FeatureCollection", "features": [')
+        for number, (prediction, photo) in enumerate(zip(predictions, photos, strict=True)):
+            exif = photo_exif(photo)
+            place, taken = (place_of(exif), time_of(exif)) if exif is not None else (None, None)
+            properties: dict[str, Any] = {"file": prediction.name, "time": taken, "model": model}
+            if prediction.probabilities is None:
+                broken.append((prediction.name, prediction.reason or ""))
+                properties["error"] = prediction.reason
+            else:
+                good += 1
+                differing += prediction.differs
+                asking += prediction.asks
+                values = [round(float(p), 6) for p in prediction.probabilities]
+                properties |= {
+                    "answer": "abstain" if prediction.asks else labels[prediction.decision],
+                    "label": labels[prediction.decision],
+                    "positive": labels[positive],
+                    "probability": values[positive],
+                    "probabilities": dict(zip(labels, values, strict=True)),
+                }
+            geometry = None if place is None else {"type": "Point", "coordinates": list(place)}
+            feature = {"type": "Feature", "geometry": geometry, "properties": properties}
+            file.write((",\n" if number else "\n") + json.dumps(feature, ensure_ascii=False))
+        file.write("\n]}\n")
+    return Written(good, broken, differing, asking)
