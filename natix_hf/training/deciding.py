@@ -17,7 +17,7 @@ import yaml
 
 from natix_hf.data.certificate import read_certificate
 from natix_hf.decision.calibration import Calibration
-from natix_hf.decision.calibrators import LEAST_ROWS, fit_calibrator
+from natix_hf.decision.calibrators import LEAST_ROWS, CalibratorFit, fit_calibrator, fit_one
 from natix_hf.decision.prior import class_prior
 from natix_hf.decision.prior_shift import importance_weights, prior_bias
 from natix_hf.decision.temperature import softmax
@@ -95,11 +95,12 @@ def calibrate_run(run: Path, options: DecisionOptions | None = None) -> dict[str
             "that key, or leave it out"
         )
     rows = read_predictions(run, met, "fit")
-    calibration, document = decide(rows, options, target, names, positive)
+    trained = np.array(record["training_shares"]) if record.get("training_shares") else None
+    calibration, document = decide(rows, options, target, names, positive, trained)
     compared = None
     if met != "val_calib":
         clean = read_predictions(run, "val_calib", "fit")
-        of_clean, clean_document = decide(clean, options, target, names, positive)
+        of_clean, clean_document = decide(clean, options, target, names, positive, trained)
         fits = {"clean": (of_clean, clean_document), options.calibrate_on: (calibration, document)}
         compared = {
             name: {
@@ -132,7 +133,12 @@ def calibrate_run(run: Path, options: DecisionOptions | None = None) -> dict[str
 
 
 def decide(
-    rows: Rows, options: DecisionOptions, target: np.ndarray | None, names: Sequence[str], positive: int
+    rows: Rows,
+    options: DecisionOptions,
+    target: np.ndarray | None,
+    names: Sequence[str],
+    positive: int,
+    trained: np.ndarray | None = None,
 ) -> tuple[Calibration, dict[str, Any]]:
     """Calibrator, prior and threshold from labelled rows.
 
@@ -142,18 +148,32 @@ def decide(
         target: expected shares of the classes, `(classes,)`, or None.
         names: of the classes.
         positive: id of the positive class.
+        trained: class shares `(classes,)` to which the logits belong, where training saw others than its photos have
+            (balanced sampling, weights, adjustment); None: those of its photos, which are those of the rows.
 
     Returns:
         What is applied, and its part of `calibration.json`.
     """
     labels, groups, classes = rows["label"], rows["group"], len(names)
-    fit = fit_calibrator(rows["logits"], labels, groups, options.calibrator, positive=positive)
-    notes, counts = list(fit.notes), np.bincount(labels, minlength=classes)
+    counts = np.bincount(labels, minlength=classes)
     seen = counts / counts.sum()
+    moved = np.zeros(classes)
+    if trained is not None and counts.all() and options.calibrator != ["none"]:
+        # A temperature cannot undo what sampling did to the odds: without this, target_prior would correct it twice.
+        moved = prior_bias(trained, seen)
+    fit = fit_calibrator(rows["logits"] + moved, labels, groups, options.calibrator, positive=positive)
+    fit = _with_offset(fit, rows, moved, positive)
+    notes = list(fit.notes)
+    if moved.any():
+        notes.append(
+            f"training saw {_shares(trained, names)}, these photos are {_shares(seen, names)}: the logits are moved "
+            "by the difference first"
+        )
     parts: dict[str, Any] = {}
     weights = None
     if target is not None and counts.all():
-        parts["prior_bias"] = prior_bias(seen, target)
+        held = trained if trained is not None and not moved.any() else seen
+        parts["prior_bias"] = prior_bias(held, target)
         weights = importance_weights(labels, seen, target)
     elif target is not None:
         absent = ", ".join(names[k] for k in np.flatnonzero(counts == 0))
@@ -198,6 +218,23 @@ def decide(
         "logit_bias": calibration.logit_bias.tolist(),
         "notes": notes,
     }
+
+
+def _with_offset(fit: CalibratorFit, rows: Rows, moved: np.ndarray, positive: int) -> CalibratorFit:
+    """A fit on logits that were moved, as one on the logits as they are."""
+    if not moved.any():
+        return fit
+    calibration = fit.calibration
+    if calibration.isotonic is not None:  # by ranks alone: moving all logits alike changes nothing but the knots
+        calibration = fit_one("isotonic", rows["logits"], rows["label"], positive=positive)
+    else:
+        bias = calibration.calibrator_bias + moved / calibration.temperature
+        calibration = dataclasses.replace(calibration, calibrator_bias=bias)
+    return dataclasses.replace(fit, calibration=calibration)
+
+
+def _shares(shares: np.ndarray, names: Sequence[str]) -> str:
+    return ", ".join(f"{share:.1%} {name}" for share, name in zip(shares, names))
 
 
 def guaranteed(

@@ -135,10 +135,13 @@ class FeedsPhotos(SavesWholeCheckpoints):
         strata = Strata(labels, rows["source"][:], names, args.sampling, args.balance_by)
         cells = {"names": names, "cells": strata.cells, "cache_dir": self.cache_dir}
         self.curriculum = plan_curriculum(args, model, rows, processor, **cells)
-        if self.target_prior is not None and args.should_log:
-            seen = seen_shares(strata.shares(), self.criterion)
-            if far := prior_warning(seen, self.target_prior, names):
-                print(f"warning: {far}")
+        seen = seen_shares(strata.shares(), self.criterion)
+        own = np.bincount(labels, minlength=len(names)) / len(labels)
+        # The shares to which the logits will belong, where they are not those of the photos.
+        self.training_shares = None if np.allclose(seen, own, rtol=1e-3) else seen.tolist()
+        far = None if self.target_prior is None else prior_warning(seen, self.target_prior, names)
+        if far and args.should_log:
+            print(f"warning: {far}")
         if self.curriculum is None and strata.natural:
             return EpochSampler(len(rows), seed)
         return StratifiedSampler(strata, seed, self.curriculum and self.curriculum.admitted)

@@ -228,6 +228,7 @@ def write_record(trainer: NatixTrainer, run: Path, **more: Any) -> None:
         "method": trainer.method,
         "positive": trainer.positive,
         "decision": dataclasses.asdict(trainer.decision),
+        "training_shares": trainer.training_shares,
         "seeds": {
             "seed": args.seed,
             "data_seed": trainer.sampler.seed,

@@ -297,3 +297,27 @@ def test_three_classes_have_a_prior_but_neither_threshold_nor_guarantee(tmp_path
     for option in ({"fold_threshold": True}, {"risk": "fpr"}):
         with pytest.raises(UserError, match="for two classes only, these are 3"):
             calibrate_run(run, DecisionOptions(**option))
+
+
+@pytest.mark.parametrize("calibrator", ["temperature", "vector", "isotonic", "none"])
+def test_balanced_training_is_not_corrected_twice(calibrator):
+    """Logits that belong to equal shares, photos of which 85 % are positive, a world in which 50 % are."""
+    rng = np.random.default_rng(0)
+    labels = (rng.random(4000) < 0.85).astype(np.int64)
+    margin = rng.normal(np.where(labels == 1, 1.5, -1.5), np.sqrt(3.0))  # log p(x|1)/p(x|0) exactly: odds at 50 %
+    rows = {"logits": np.stack([np.zeros(4000), margin], axis=1), "label": labels, "group": None}
+    options = DecisionOptions(calibrator=[calibrator], target_prior=[0.5])
+    trained = np.array([0.5, 0.5])
+    calibration = deciding.decide(rows, options, np.array([0.5, 0.5]), NAMES, 1, trained)[0]
+    found = calibration.calibrated(rows["logits"])
+    odds = found[:, 1] - found[:, 0]
+    inner = np.abs(margin) < 2
+    assert np.abs(odds - margin)[inner].mean() < (0.35 if calibrator == "isotonic" else 0.12)
+    # Without knowing what training saw, a temperature alone is off by the log odds of the photos.
+    if calibrator == "temperature":
+        blind = deciding.decide(rows, options, np.array([0.5, 0.5]), NAMES, 1)[0].calibrated(rows["logits"])
+        assert np.abs(blind[:, 1] - blind[:, 0] - margin)[inner].mean() > 1
+    own = deciding.decide(rows, DecisionOptions(calibrator=[calibrator]), None, NAMES, 1, trained)[0]
+    if calibrator != "none":  # what was asked for as it is stays as it is
+        p = softmax(own.calibrated(rows["logits"]))[:, 1]
+        assert p.mean() == pytest.approx(labels.mean(), abs=0.01)
