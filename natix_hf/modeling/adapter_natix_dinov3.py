@@ -73,7 +73,7 @@ def _read(name_or_path: str, file: str, adapter_kwargs: Mapping[str, Any] | None
 
 
 def load_exported_adapter(
-    model_class: type[PreTrainedModel], adapter: str, adapter_kwargs: Mapping[str, Any] | None, **kwargs: Any
+    model_class: type[PreTrainedModel], adapter: str, adapter_kwargs: Mapping[str, Any] | None = None, **kwargs: Any
 ) -> PreTrainedModel:
     """Base, adapter and head as one model, folded, in eval mode.
 
@@ -94,7 +94,7 @@ def load_exported_adapter(
     # What belongs to the adapter's repository or was read from the base does not describe how to load the base.
     for name in ("config", "revision", "adapter_kwargs", "output_loading_info"):
         kwargs.pop(name, None)
-    dtype = kwargs.pop("dtype")
+    dtype = kwargs.pop("dtype", None) or kwargs.pop("torch_dtype")
     if (_read(base, "config.json", kwargs) or {}).get("model_type") == DINOv3ViTConfig.model_type:
         model = _on_raw_backbone(model_class, config, base, **kwargs)
     else:  # our class's own way would compare the base's calibration with the adapter's

@@ -1,0 +1,126 @@
+"""The proof sees what differs, and clients in fresh processes answer like the run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from natix_hf.data.scenes import encode, scene
+from natix_hf.errors import UserError
+from natix_hf.files import read_json, write_json
+from natix_hf.hub.exporting import export_run
+from natix_hf.hub.proof import SAME_PROCESS, WITH, WITHOUT, prove
+from natix_hf.hub.proof_photos import proof_photos
+from natix_hf.schemas import validate
+
+PHOTOS = [encode(scene(5, index, (160, 90))) for index in range(6)]
+# A client's environment with another transformers; the test of it is left out where there is none.
+CLIENT_PYTHON = os.environ.get("NATIX_HF_CLIENT_PYTHON")
+
+
+@pytest.fixture(scope="module")
+def exports(make_base, make_run, tmp_path_factory) -> Path:
+    """A run that crops its photos, and three of its forms."""
+    pytest.importorskip("timm")
+    folder = tmp_path_factory.mktemp("proof")
+    run = make_run(folder / "run", make_base(folder / "base"), resize="crop")
+    for form in ("merged", "stock"):
+        export_run(run, form, folder / form)
+    export_run(run, "adapter", folder / "adapter", base_id="me/base", base_output=folder / "pushed")
+    return folder
+
+
+@pytest.mark.slow
+def test_clients_in_fresh_processes_answer_like_the_run(exports):
+    adapter = prove(exports / "run", exports / "adapter", photos=PHOTOS, base=exports / "pushed")
+    stock = prove(exports / "run", exports / "stock", photos=PHOTOS, clients=(WITHOUT,), client_python=CLIENT_PYTHON)
+    assert [client["client"] for client in adapter["clients"]] == [SAME_PROCESS, WITH, WITHOUT]
+    assert [client["logits"] for client in adapter["clients"]] == [0.0, 0.0, 0.0]
+    assert "natix_hf" not in adapter["clients"][2]["versions"]
+    assert [client["class"] for client in stock["clients"][1:]] == ["TimmWrapperForImageClassification"] * (
+        len(stock["clients"]) - 1
+    )
+    for form, document in (("adapter", adapter), ("stock", stock)):
+        validate(document, "proof")
+        assert read_json(exports / form / "proof.json") == document
+        assert document["photos"]["n"] == 6
+        assert document["model"] == read_json(exports / "merged" / "export.json")["model"]
+        for client in document["clients"]:
+            assert client["pixels"] == 0.0
+            assert client["logits"] < 2e-6
+            assert client["decisions"] == {"same": 6, "of": 6}
+
+
+def differs(exports: Path, tmp_path: Path, form: str, message: str, change) -> None:
+    """Proving a changed copy of an export is refused, and leaves no proof."""
+    copy = tmp_path / form
+    shutil.copytree(exports / form, copy)
+    (copy / "proof.json").unlink(missing_ok=True)
+    change(copy)
+    with pytest.raises(UserError, match=message) as caught:
+        prove(exports / "run", copy, photos=PHOTOS, clients=())
+    assert "\n" not in str(caught.value)
+    assert not (copy / "proof.json").exists()
+    shutil.rmtree(copy)
+
+
+def test_what_differs_is_named_and_nothing_is_written(exports, tmp_path):
+    def heavier(folder: Path) -> None:
+        weights = load_file(folder / "model.safetensors")
+        weights["timm_model.head.bias" if "timm_model.head.bias" in weights else "head.bias"] += 0.01
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+    def turned(folder: Path) -> None:
+        config = read_json(folder / "config.json")
+        write_json(folder / "config.json", config | {"label_names": config["label_names"][::-1]})
+
+    def squashed(folder: Path) -> None:
+        path = folder / "preprocessor_config.json"
+        square = {"height": 32, "width": 32}
+        write_json(path, read_json(path) | {"do_center_crop": False, "size": square})
+
+    differs(exports, tmp_path, "stock", "same process: logits differ by up to 0.01", heavier)
+    differs(exports, tmp_path, "stock", "the classes are Roadwork, None there, and None, Roadwork in the run", turned)
+    differs(exports, tmp_path, "stock", "pixels differ by up to", squashed)
+    differs(exports, tmp_path, "merged", "no export.json", lambda folder: (folder / "export.json").unlink())
+
+
+def test_a_client_that_cannot_load_is_named_with_its_reason(exports, tmp_path):
+    script = tmp_path / "python"
+    script.write_text("#!/bin/sh\necho 'ImportError: no timm here' >&2\nexit 1\n")
+    script.chmod(0o755)
+    with pytest.raises(UserError, match=r"client_python .* could not load.*no timm here"):
+        prove(exports / "run", exports / "merged", photos=PHOTOS, clients=(), client_python=script)
+    with pytest.raises(UserError, match="cannot be started: No such file"):
+        prove(exports / "run", exports / "merged", photos=PHOTOS, clients=(), client_python=tmp_path / "none")
+
+
+def test_photos_are_those_given_else_of_val_select_else_scenes(exports, make_photos, tmp_path):
+    assert proof_photos(exports / "run", PHOTOS).content == PHOTOS
+    (tmp_path / "text.jpg").write_text("no photo")
+    with pytest.raises(UserError, match="none of them can be read"):
+        proof_photos(exports / "run", [str(tmp_path / "text.jpg")])
+    drawn = proof_photos(exports / "run", count=3)
+    assert (drawn.source, len(drawn.content)) == ("generated scenes", 3)
+    assert drawn == proof_photos(exports / "run", count=3)
+
+    from natix_hf import load_photos
+
+    photos = make_photos(tmp_path / "photos", {"None": (100, 120, 110), "Roadwork": (150, 100, 90)}, 24)
+    run = tmp_path / "run"
+    splits = load_photos(str(photos))
+    write_json(run / "splits.json", splits.description)
+    (run / "recipe.yaml").write_text(f"dataset_name: {photos}\n")
+    found = proof_photos(run, count=4)
+    assert found.source == "val_select"
+    allowed = {Path(row["image"]["path"]).read_bytes() for row in splits.rows("selection", step="choose checkpoint")}
+    assert len(found.content) == 4
+    assert set(found.content) <= allowed
+    # A photo more, and the split is another: the run's val_select is not known any more.
+    Image.new("RGB", (64, 48), (3, 4, 5)).save(photos / "None" / "new.jpg")
+    assert proof_photos(run, count=2).source == "generated scenes"
