@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "natix_hf"
 FILES = sorted(path for path in PACKAGE.rglob("*.py"))
-VERBS = ("train", "calibrate", "recalibrate", "evaluate", "sweep", "folds", "compare", "predict", "demo")
+VERBS = ("train", "calibrate", "recalibrate", "evaluate", "sweep", "folds", "compare", "predict", "export", "demo")
 VERBS += ("data/__main__",)
 
 FREE = {"errors", "files", "schemas"}  # know nothing, anybody may use them
