@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import os
-import re
-import threading
-from http.server import ThreadingHTTPServer
-from pathlib import Path, PurePosixPath
-from urllib.parse import parse_qs, unquote, urlparse
+from collections.abc import Iterator
+from pathlib import Path
 
 # Set before torch is imported: two pytest workers on two cores must not fight over threads, and nothing may reach the
 # Hub.
@@ -20,9 +15,9 @@ os.environ["TRACKIO_DISABLE_TELEMETRY"] = "1"
 
 import numpy as np
 import pytest
+from hub_server import serve
+from hub_state import Hub
 from PIL import Image
-
-LOOPBACK = Path(__file__).resolve().parents[2] / "shared" / "tools" / "loopback_hub.py"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -83,50 +78,7 @@ def make_photos():
 
 
 @pytest.fixture
-def loopback_hub():
-    """A Hub on this machine, taught to list folders: `load_dataset` asks for them, uploads of models do not.
-
-    Yields the Hub's module with its `address`; `REPOS` holds what was pushed.
-    """
-    if not LOOPBACK.is_file():
-        pytest.skip("needs ../shared/tools/loopback_hub.py")
-    spec = importlib.util.spec_from_file_location("loopback_hub", LOOPBACK)
-    hub = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(hub)
-
-    class Listing(hub.H):
-        def any(self) -> None:
-            url = urlparse(self.path)
-            route = re.match(r"^/api/datasets/([^/]+/[^/]+)/(tree|paths-info)/[^/]+/?(.*)$", unquote(url.path))
-            if not route or ("dataset", route[1]) not in hub.REPOS:
-                return super().any()
-            body = self.body()
-            files = hub.REPOS["dataset", route[1]]["files"]
-            folders = {str(parent) for path in files for parent in PurePosixPath(path).parents} - {"."}
-            entries = {path: {"type": "directory", "path": path, "size": 0, "oid": "0" * 40} for path in folders}
-            for path, file in files.items():
-                entries[path] = {"type": "file", "path": path, "size": file["size"], "oid": file["oid"]}
-                if "lfs" in file:
-                    entries[path]["lfs"] = {"oid": file["lfs"], "size": file["size"], "pointerSize": 130}
-            if route[2] == "paths-info":
-                asked = json.loads(body)["paths"] if body.startswith(b"{") else parse_qs(body.decode())["paths"]
-                return self.send(200, [entries[path] for path in asked if path in entries])
-            top = PurePosixPath(route[3])
-            whole = parse_qs(url.query).get("recursive", ["false"])[0].lower() == "true"
-            inside = [
-                e
-                for p, e in sorted(entries.items())
-                if top in (PurePosixPath(p).parents if whole else [PurePosixPath(p).parent])
-            ]
-            if not inside:
-                return self.send(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})
-            return self.send(200, inside)
-
-        do_GET = do_POST = do_PUT = do_HEAD = do_DELETE = any
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Listing)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    hub.address = f"http://127.0.0.1:{server.server_port}"
-    yield hub
-    server.shutdown()
-    server.server_close()
+def loopback_hub() -> Iterator[Hub]:
+    """A Hub on this machine, see `hub_server`; `repositories` holds what was pushed."""
+    with serve() as hub:
+        yield hub

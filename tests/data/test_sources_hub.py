@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from hub_state import READ, Hub
 
 PUSH = """
 import io, sys
@@ -44,7 +42,7 @@ def part(rows):
 DatasetDict({"train": part(range(60)), "test": part(range(60, 90))}).push_to_hub("tester/roadwork")
 """
 
-READ = """
+READ_ROWS = """
 import json
 from natix_hf.data.sources import load_rows
 from natix_hf.data.splits import split_rows
@@ -67,24 +65,17 @@ command(lambda arguments: load_rows(*arguments))
 """
 
 
-def run(code: str, home: Path, endpoint: str, *arguments: str, **more: str) -> subprocess.CompletedProcess:
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")} | {
-        "HF_ENDPOINT": endpoint,
-        "HF_HOME": str(home),
-        "HF_HUB_DISABLE_XET": "1",
-        "HF_TOKEN": "x",
-        "NO_PROXY": "127.0.0.1",
-    }
+def run(code: str, home: Path, hub: Hub, *arguments: str, **more: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, env=environment | more, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env=hub.environment(home) | more, capture_output=True, text=True, timeout=120)
 
 
 def test_a_hub_data_set_with_flat_dotted_columns_becomes_rows(loopback_hub, tmp_path):
-    pushed = run(PUSH, tmp_path / "pusher", loopback_hub.address)
+    pushed = run(PUSH, tmp_path / "pusher", loopback_hub)
     assert pushed.returncode == 0, pushed.stderr[-2000:]
-    done = run(READ, tmp_path / "reader", loopback_hub.address)
+    done = run(READ_ROWS, tmp_path / "reader", loopback_hub)
     assert done.returncode == 0, done.stderr[-2000:]
-    missing = run(REFUSED, tmp_path / "reader", loopback_hub.address, "tester/nothing")
+    missing = run(REFUSED, tmp_path / "reader", loopback_hub, "tester/nothing")
     found = json.loads(done.stdout)
     assert found["names"] == ["None", "Roadwork"]
     assert found["ids"] == [str(i) for i in range(90)]
@@ -124,9 +115,9 @@ def test_a_hub_data_set_beside_a_folder_and_one_without_photos(loopback_hub, tmp
     files = sorted(photo_folder.rglob("*.jpg"))
     lines = [f"{path.relative_to(photo_folder)},{path.parent.name},cam {i % 7}" for i, path in enumerate(files)]
     (photo_folder / "labels.csv").write_text("\n".join(["image_path,label,camera", *lines]))
-    pushed = run(PUSH + TEXTS, tmp_path / "pusher", loopback_hub.address)
+    pushed = run(PUSH + TEXTS, tmp_path / "pusher", loopback_hub)
     assert pushed.returncode == 0, pushed.stderr[-2000:]
-    done = run(POOLED, tmp_path / "reader", loopback_hub.address, str(photo_folder))
+    done = run(POOLED, tmp_path / "reader", loopback_hub, str(photo_folder))
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout)
     assert found["id"][:2] == ["tester/roadwork/0", "tester/roadwork/1"]
@@ -136,39 +127,15 @@ def test_a_hub_data_set_beside_a_folder_and_one_without_photos(loopback_hub, tmp
     assert found["video_info.vid_id"][:2] == [None, "video 0"]
     assert found["video_info.vid_id"][90:] == [None] * 48
     assert found["camera"] == [None] * 90 + [f"cam {i % 7}" for i in range(48)]
-    refused = run(REFUSED, tmp_path / "reader", loopback_hub.address, "tester/texts")
+    refused = run(REFUSED, tmp_path / "reader", loopback_hub, "tester/texts")
     assert refused.returncode == 2
     line = refused.stderr.strip().splitlines()[-1]
     assert line == "error: image_column_name: no column 'image'; there are text, label"
 
 
-class Gate(BaseHTTPRequestHandler):
-    """A Hub that knows one gated data set; its page is seen, its files are not."""
-
-    def do_GET(self) -> None:
-        body = b'{"error": "Access to dataset owner/closed is restricted"}'
-        self.send_response(403)
-        self.send_header("X-Error-Code", "GatedRepo")
-        self.send_header("X-Error-Message", "Access to dataset owner/closed is restricted")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    do_HEAD = do_GET
-
-    def log_message(self, *arguments) -> None:
-        pass
-
-
-def test_a_gated_data_set_says_how_to_get_access(tmp_path):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Gate)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        done = run(REFUSED, tmp_path, f"http://127.0.0.1:{server.server_port}", "owner/closed")
-    finally:
-        server.shutdown()
-        server.server_close()
+def test_a_gated_data_set_says_how_to_get_access(loopback_hub, tmp_path):
+    loopback_hub.add("owner/closed", {"data/train.parquet": b"x"}, "dataset", gated=True)
+    done = run(REFUSED, tmp_path, loopback_hub, "owner/closed", HF_TOKEN=READ)
     assert done.returncode == 2
     line = done.stderr.strip().splitlines()[-1]
     assert line.startswith("error: Hub data set owner/closed is gated: accept its terms at http")
@@ -179,8 +146,9 @@ def test_a_gated_data_set_says_how_to_get_access(tmp_path):
 # With offline "0" the Hub's client tries again for 20 s.
 @pytest.mark.parametrize("offline", [pytest.param("0", marks=pytest.mark.slow), "1"])
 def test_without_a_network_the_line_says_so(tmp_path, offline):
-    # Nothing listens on port 9 (discard) of this machine.
-    done = run(REFUSED, tmp_path, "http://127.0.0.1:9", "owner/photos", HF_HUB_OFFLINE=offline)
+    nowhere = Hub()
+    nowhere.address = "http://127.0.0.1:9"  # nothing listens on port 9 (discard) of this machine
+    done = run(REFUSED, tmp_path, nowhere, "owner/photos", HF_HUB_OFFLINE=offline)
     assert done.returncode == 2
     line = done.stderr.strip().splitlines()[-1]
     assert line.startswith("error: Hub data set owner/photos cannot be reached and is not in the cache: no network")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import torch
 import yaml
+from hub_state import Hub
 
 SHAPES = {
     "s": {"use_gated_mlp": False, "hidden_act": "gelu", "intermediate_size": 64},
@@ -91,3 +94,27 @@ def make_base() -> Callable[..., Path]:
 def make_run() -> Callable[..., Path]:
     """The function that writes a run folder."""
     return write_run
+
+
+@pytest.fixture
+def hub(loopback_hub, monkeypatch, tmp_path) -> Hub:
+    """The Hub on this machine as this process's Hub and that of its children, with a token that may write."""
+    constants = huggingface_hub.constants
+    for name, value in (
+        ("ENDPOINT", loopback_hub.address),
+        (
+            "HUGGINGFACE_CO_URL_TEMPLATE",
+            loopback_hub.address + constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT),
+        ),
+        ("HF_HUB_CACHE", str(tmp_path / "hub-cache")),
+        ("HF_TOKEN_PATH", str(tmp_path / "no-token")),
+        ("HF_HUB_OFFLINE", False),
+        ("HF_HUB_DISABLE_XET", True),
+        ("HF_HUB_DISABLE_PROGRESS_BARS", True),
+    ):
+        monkeypatch.setattr(constants, name, value)
+    for name in [name for name in os.environ if name.startswith("HF_")]:
+        monkeypatch.delenv(name)
+    for name, value in loopback_hub.environment(tmp_path / "hub-home").items():
+        monkeypatch.setenv(name, value)
+    return loopback_hub

@@ -5,18 +5,19 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
+import hub_server
 import huggingface_hub
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_from_disk
 from datasets import Image as Photo
+from hub_state import WRITE
 from huggingface_hub import DatasetCard
 from PIL import Image
 
@@ -29,7 +30,6 @@ from natix_hf.files import read_json, write_json, write_text
 from natix_hf.hub.dataset_push import batches, push, write_shard
 
 COUNTS = {"train": 12, "val_select": 4, "val_calib": 4, "val_test": 4}
-TOKEN = "hf_very_secret_token"
 
 READ = """
 import hashlib, json, sys
@@ -92,57 +92,15 @@ def folder(tmp_path) -> Path:
     return target
 
 
-@pytest.fixture
-def hub(loopback_hub, monkeypatch):
-    """The loopback Hub as this process's Hub, with a token."""
-    constants = huggingface_hub.constants
-    for name, value in (
-        ("ENDPOINT", loopback_hub.address),
-        (
-            "HUGGINGFACE_CO_URL_TEMPLATE",
-            loopback_hub.address + constants.HUGGINGFACE_CO_URL_TEMPLATE.removeprefix(constants.ENDPOINT),
-        ),
-        ("HF_HUB_OFFLINE", False),
-        ("HF_HUB_DISABLE_XET", True),
-        ("HF_HUB_DISABLE_PROGRESS_BARS", True),
-    ):
-        monkeypatch.setattr(constants, name, value)
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
-    loopback_hub.REPOS.clear()
-    return loopback_hub
-
-
-def pushed(hub) -> dict[str, dict]:
-    return hub.REPOS["dataset", "me/streets"]["files"]
-
-
-def requests(hub, word: str) -> list[str]:
-    return [path for _, path, *_ in hub.LOG if word in path]
-
-
-def answer(hub, monkeypatch, word: str, status: int, times: int = 10**6) -> None:
-    """Requests whose path holds `word` are answered with `status`, the first `times` of them."""
-    left = [times]
-    usual = hub.H.any
-
-    def any(self) -> None:
-        if word in self.path and left[0]:
-            left[0] -= 1
-            self.body()
-            return self.send(status, {"error": "refused by the test"})
-        return usual(self)
-
-    monkeypatch.setattr(hub.H, "any", any)
+def pushed(hub) -> dict[str, bytes]:
+    return hub.dataset("me/streets").files
 
 
 @pytest.mark.slow
 def test_what_was_pushed_is_loaded_back_the_same(hub, folder, tmp_path):
     assert push(folder, "me/streets") == f"{hub.address}/datasets/me/streets"
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    own = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "x"}
-    done = subprocess.run(
-        [sys.executable, "-c", READ], env={**plain, **own, "NO_PROXY": "127.0.0.1"}, capture_output=True, text=True
-    )
+    environment = hub.environment(tmp_path / "home")
+    done = subprocess.run([sys.executable, "-c", READ], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout)
     for split, rows in load_from_disk(str(folder)).items():
@@ -162,18 +120,18 @@ def test_one_commit_brings_shards_card_and_certificate_and_nothing_of_this_machi
         *(f"data/{split}-00000-of-00001.parquet" for split in SPLITS),
         *("README.md", "splits.json", "SPLITS.md"),
     }
-    assert len(requests(hub, "/commit/")) == 1
-    assert files["splits.json"]["data"] == (folder / "splits.json").read_bytes()
-    assert DatasetCard(files["README.md"]["data"].decode()).data.pretty_name == "Street photos: None / Roadwork"
-    assert not hub.REPOS["dataset", "me/streets"]["private"]
+    assert len(hub.asked("/commit/")) == 1
+    assert files["splits.json"] == (folder / "splits.json").read_bytes()
+    assert DatasetCard(files["README.md"].decode()).data.pretty_name == "Street photos: None / Roadwork"
+    assert not hub.dataset("me/streets").private
     for name, file in files.items():
-        assert str(tmp_path).encode() not in file["data"], name
-        assert TOKEN.encode() not in file["data"], name
+        assert str(tmp_path).encode() not in file, name
+        assert WRITE.encode() not in file, name
 
 
 def test_a_new_repository_is_private_where_asked_and_an_existing_public_one_is_refused(hub, folder):
     push(folder, "me/streets", private=True)
-    assert hub.REPOS["dataset", "me/streets"]["private"]
+    assert hub.dataset("me/streets").private
     push(folder, "me/streets")
     push(folder, "me/open")
     with pytest.raises(UserError, match="me/open: the data set is there already and public"):
@@ -185,7 +143,7 @@ def test_shards_are_bounded_and_a_push_with_fewer_of_them_leaves_no_stale_ones(h
     push(folder, "me/streets")
     shards = Counter(name.split("-0")[0] for name in pushed(hub) if name.startswith("data/"))
     assert shards == {"data/train": 4, "data/val_select": 2, "data/val_calib": 2, "data/val_test": 2}
-    pushed(hub)["notes.md"] = {"data": b"mine", "oid": hub.gitoid(b"mine"), "size": 4}
+    hub.dataset("me/streets").commit({**pushed(hub), "notes.md": b"mine"}, "notes")
     monkeypatch.setattr(dataset_push, "SHARD_BYTES", 10**6)
     (folder / "SPLITS.md").unlink()
     push(folder, "me/streets")
@@ -196,44 +154,36 @@ def test_shards_are_bounded_and_a_push_with_fewer_of_them_leaves_no_stale_ones(h
 
 def test_shards_so_small_that_they_travel_in_the_commit_have_their_own_rows(hub, folder, monkeypatch):
     monkeypatch.setattr(dataset_push, "SHARD_BYTES", 1)
-    usual = hub.H.any
-
-    def any(self) -> None:
-        if "/preupload/" not in self.path:
-            return usual(self)
-        asked = json.loads(self.body())["files"]
-        return self.send(200, {"files": [{**file, "uploadMode": "regular", "shouldIgnore": False} for file in asked]})
-
-    monkeypatch.setattr(hub.H, "any", any)
+    monkeypatch.setattr(hub_server, "LARGE", ())
+    monkeypatch.setattr(hub_server, "SMALL", 10**6)
     push(folder, "me/streets")
     shards = {name: file for name, file in pushed(hub).items() if name.startswith("data/")}
     assert len(shards) == 24
-    assert not requests(hub, "/_lfs/")
-    ids = [row for name in sorted(shards) for row in pq.read_table(io.BytesIO(shards[name]["data"]))["id"].to_pylist()]
+    assert not hub.asked("/_lfs/")
+    ids = [row for name in sorted(shards) for row in pq.read_table(io.BytesIO(shards[name]))["id"].to_pylist()]
     assert sorted(ids) == sorted(row for rows in read_json(folder / "splits.json")["ids"].values() for row in rows)
 
 
-def test_a_push_that_broke_off_is_taken_up_without_uploading_again(hub, folder, monkeypatch):
-    answer(hub, monkeypatch, "/commit/", 500, times=1)
+def test_a_push_that_broke_off_is_taken_up_without_uploading_again(hub, folder):
+    hub.answer("/commit/", 500, times=1)
     with pytest.raises(UserError, match=r"me/streets: .*run the same command again, what was uploaded is kept"):
         push(folder, "me/streets")
     assert not pushed(hub)
-    before = len(requests(hub, "/_lfs/"))
+    before = len(hub.asked("/_lfs/"))
     assert before >= 4
     push(folder, "me/streets")
-    assert len(requests(hub, "/_lfs/")) == before
+    assert len(hub.asked("/_lfs/")) == before
     assert len([name for name in pushed(hub) if name.startswith("data/")]) == 4
 
 
 def test_a_repository_with_another_data_set_is_refused_and_stays_as_it_is(hub, folder):
-    other = {"data": b"{}", "oid": hub.gitoid(b"{}"), "size": 2}
     for name in ("photos.zip", "splits.json"):
-        hub.REPOS["dataset", "me/streets"] = {"files": {name: other}, "sha": "0" * 40, "private": False}
+        hub.add("me/streets", {name: b"{}"}, "dataset")
         with pytest.raises(UserError, match=r"me/streets: the repository holds another data set.*another name"):
             push(folder, "me/streets")
         assert set(pushed(hub)) == {name}
-    assert not requests(hub, "/_lfs/")
-    hub.REPOS["dataset", "me/streets"]["files"] = {".gitattributes": other}
+    assert not hub.asked("/_lfs/")
+    hub.add("me/streets", {".gitattributes": b"{}"}, "dataset")
     push(folder, "me/streets")
     assert "splits.json" in pushed(hub)
 
@@ -248,30 +198,30 @@ def test_a_repository_with_another_data_set_is_refused_and_stays_as_it_is(hub, f
         ("/api/repos/create", 400, "check the name"),
     ],
 )
-def test_refusals_of_the_hub_are_one_line_that_says_what_to_do(hub, folder, monkeypatch, word, status, said):
-    answer(hub, monkeypatch, word, status)
+def test_refusals_of_the_hub_are_one_line_that_says_what_to_do(hub, folder, word, status, said):
+    hub.answer(word, status)
     with pytest.raises(UserError) as error:
         push(folder, "me/streets")
     assert said in str(error.value)
     assert str(error.value).startswith("push me/streets: ")
     assert len(str(error.value).splitlines()) == 1
-    assert TOKEN not in str(error.value)
-    assert not hub.REPOS.get(("dataset", "me/streets"), {"files": {}})["files"]
+    assert WRITE not in str(error.value)
+    assert ("dataset", "me/streets") not in hub.repositories or not pushed(hub)
 
 
 def test_without_a_token_nothing_is_asked_of_the_hub(hub, folder, monkeypatch):
-    monkeypatch.setattr(dataset_push, "get_token", lambda: None)
-    asked = len(hub.LOG)
+    monkeypatch.delenv("HF_TOKEN")
+    asked = len(hub.requests)
     with pytest.raises(UserError, match=r"wants a token: log in with `hf auth login` or set HF_TOKEN"):
         push(folder, "me/streets")
-    assert len(hub.LOG) == asked
+    assert len(hub.requests) == asked
 
 
 @pytest.mark.parametrize("offline", [True, False])
 def test_without_a_network_the_line_says_so(folder, monkeypatch, offline):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")  # nothing listens there
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setenv("HF_TOKEN", WRITE)
     with pytest.raises(UserError, match="me/streets: the Hub cannot be reached: no network, or HF_HUB_OFFLINE is set"):
         push(folder, "me/streets")
 
@@ -303,8 +253,8 @@ def test_a_certificate_edited_by_hand_and_one_of_other_photos_are_refused_before
     write_json(folder / "splits.json", seal(told | {"straddling": 2}))
     with pytest.raises(UserError, match=r"2 groups stand in two splits: nothing was pushed"):
         push(folder, "me/streets")
-    assert not hub.REPOS
-    assert not requests(hub, "/api/")
+    assert not hub.repositories
+    assert not hub.requests
 
 
 def test_photos_changed_below_their_fingerprints_are_found(folder):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -90,28 +89,16 @@ def test_no_network_is_named_and_a_local_folder_offered(tmp_path):
     assert "local folder" in found[0]
 
 
-def test_a_checkpoint_on_the_hub_loads_and_only_its_safetensors_are_fetched(tiny_backbone, tmp_path):
-    tool = REPOSITORY.parent / "shared" / "tools" / "loopback_hub.py"
-    if not tool.is_file():
-        pytest.skip("the loopback Hub is not here")
-    spec = importlib.util.spec_from_file_location("loopback_hub", tool)
-    hub = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(hub)
-    contents = {file.name: file.read_bytes() for file in tiny_backbone.iterdir()} | {"pytorch_model.bin": b"pickle"}
-    files = {name: {"data": data, "oid": hub.gitoid(data), "size": len(data)} for name, data in contents.items()}
-    hub.REPOS[("model", "some/dinov3")] = {"files": files, "sha": "1" * 40, "private": False}
-    server = hub.start()
+def test_a_checkpoint_on_the_hub_loads_and_only_its_safetensors_are_fetched(loopback_hub, tiny_backbone, tmp_path):
+    files = {file.name: file.read_bytes() for file in tiny_backbone.iterdir()} | {"pytorch_model.bin": b"pickle"}
+    loopback_hub.add("some/dinov3", files)
     script = SCRIPT.replace('sys.exit("loaded")', 'print("loaded")')
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    environment |= {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path)}
-    environment["HF_HUB_DISABLE_XET"] = "1"
     command = [sys.executable, "-c", script, "some/dinov3", "some/other"]
+    environment = loopback_hub.environment(tmp_path)
     result = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
-    server.shutdown()
     assert result.returncode == 0, result.stderr
     loaded, missing = result.stdout.splitlines()
     assert loaded == "loaded"
     assert "'some/other': neither a folder here nor a model on the Hub" in missing
-    asked = [entry[-1] for entry in hub.LOG]
-    assert any(path.endswith("/model.safetensors") for path in asked)
-    assert not any(path.endswith(".bin") for path in asked)
+    assert any(path.endswith("/model.safetensors") for path in loopback_hub.asked("/resolve/"))
+    assert not any(path.endswith(".bin") for path in loopback_hub.asked("/resolve/"))

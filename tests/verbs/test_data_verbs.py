@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from hub_state import WRITE
 from PIL import Image, ImageOps
 
 from natix_hf.data.certificate import read_certificate
@@ -147,7 +148,7 @@ def test_split_refuses_a_full_folder_and_check_what_is_no_split(photos, streets,
 
 
 def test_pushed_splits_pass_check_on_the_hub_and_are_what_a_run_takes(streets, desk, loopback_hub):
-    hub = {"HF_ENDPOINT": loopback_hub.address, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "x", "NO_PROXY": "127.0.0.1"}
+    hub = {"HF_ENDPOINT": loopback_hub.address, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": WRITE, "NO_PROXY": "127.0.0.1"}
     status, out, err = desk.type("data", "push", streets, "me/streets", **hub)
     assert status == 0, err
     assert out.strip() == f"{loopback_hub.address}/datasets/me/streets"

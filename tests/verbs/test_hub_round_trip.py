@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -45,17 +44,10 @@ print(json.dumps([classify(photo) for photo in sys.argv[1:]]))
 
 def test_a_run_on_hub_ids_can_be_pushed_and_used_by_a_stranger(loopback_hub, tiny_backbone, photo_folder, tmp_path):
     def execute(*words: object, home: str) -> str:
-        plain = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-        own = {
-            "HF_ENDPOINT": loopback_hub.address,
-            "HF_TOKEN": "x",
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HOME": str(tmp_path / home),
-            "NATIX_HF_HOME": str(tmp_path / "natix"),
-            "PYTHONPATH": str(REPOSITORY),
-        }
+        own = {"NATIX_HF_HOME": str(tmp_path / "natix"), "PYTHONPATH": str(REPOSITORY)}
+        environment = loopback_hub.environment(tmp_path / home) | own
         done = subprocess.run(
-            [sys.executable, *map(str, words)], cwd=tmp_path, env={**plain, **own}, capture_output=True, text=True
+            [sys.executable, *map(str, words)], cwd=tmp_path, env=environment, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
@@ -79,7 +71,7 @@ def test_a_run_on_hub_ids_can_be_pushed_and_used_by_a_stranger(loopback_hub, tin
     assert "- tester/photos" in card
 
     execute("-c", PUBLISH, run, home="user")
-    pushed = set(loopback_hub.REPOS[("model", "tester/x")]["files"])
+    pushed = set(loopback_hub.model("tester/x").files)
     assert {"config.json", "model.safetensors", "modeling_natix_dinov3.py", "README.md", "run.json"} <= pushed
     assert not any(name.startswith("checkpoints") or name.endswith((".bin", ".pt", ".pth")) for name in pushed)
 
