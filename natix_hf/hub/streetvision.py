@@ -24,7 +24,8 @@ from natix_hf.errors import UserError
 LABELS = ("None", "Roadwork")  # by class id; clients read output["Roadwork"]
 LIMIT_SECONDS = 9.0  # for one photo, on a CPU
 PINNED = "4.45.2"  # transformers in the network's own environment
-UPGRADE = "4.57.6"  # the smallest that was tested to load the stock export
+UPGRADE = "4.56.0"  # the smallest that was tested to load a stock export; 4.55.4 and 4.48.3 were tested and cannot
+TIMM = "1.0.31"  # what it was tested with
 CLIENT = Path(__file__).with_name("streetvision_client.py")
 TOLERANCE = 1e-4  # of a probability
 
@@ -167,13 +168,14 @@ def _call(model: Any, photos: Sequence[bytes], *, python: Any, online: bool, sec
         done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=work)
     if done.returncode:
         last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "no message")
-        raise UserError(f"StreetVision: the network's form of call fails: {last.strip()}{_old(last)}")
+        raise UserError(f"StreetVision: the network's form of call fails: {last.strip().rstrip('.')}{_old(last)}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def _old(message: str) -> str:
-    """What to say where the client's transformers cannot know the model."""
-    if "timm_wrapper" in message or "does not recognize this architecture" in message:
+    """What to say where the client's transformers cannot know the model; the client's message begins with it."""
+    found = re.match(r"transformers (\d+)\.(\d+)", message)
+    if found and (int(found[1]), int(found[2])) < tuple(map(int, UPGRADE.split(".")[:2])):
         return f"; {pinned_line()}"
     return ""
 
@@ -182,7 +184,7 @@ def pinned_line() -> str:
     """That the network's pinned environment cannot load the export, and what can."""
     return (
         f"transformers {PINNED}, which the network pins, knows neither DINOv3 nor timm's wrapper and cannot load this "
-        f"model; the smallest upgrade that was tested to work is transformers {UPGRADE} with timm"
+        f"model; the smallest upgrade that was tested to work is transformers {UPGRADE} with timm {TIMM}"
     )
 
 

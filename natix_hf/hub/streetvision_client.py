@@ -72,7 +72,11 @@ def main():
     from PIL import Image
 
     transformers.logging.set_verbosity_error()
-    classify = load(given.model)
+    try:
+        classify = load(given.model)
+    except Exception as error:  # the version is what explains it
+        lines = str(error).strip().splitlines() or [""]
+        raise SystemExit(f"transformers {transformers.__version__}: {type(error).__name__}: {lines[0]}") from None
     names = sorted(os.listdir(given.photos))
     answers = [answer(classify, Image.open(os.path.join(given.photos, name)).convert("RGB")) for name in names]
     measured = []

@@ -73,14 +73,21 @@ def test_another_probability_or_other_labels_at_the_client_stop_everything(monke
         streetvision.check_client("x", [b""], [0.6])
 
 
-def test_a_client_that_is_too_old_is_told_the_smallest_upgrade(tmp_path):
-    (tmp_path / "python").write_text(
-        "#!/bin/sh\necho 'ValueError: The checkpoint you are trying to load has model type `timm_wrapper` but "
-        "Transformers does not recognize this architecture.' >&2\nexit 1\n"
-    )
-    (tmp_path / "python").chmod(0o755)
-    with pytest.raises(UserError, match=r"4\.45\.2, which the network pins, .* is transformers 4\.57"):
-        streetvision.check_client(tmp_path, [b""], [0.5], python=tmp_path / "python")
+@pytest.mark.parametrize(
+    ("version", "told"), [("4.45.2", True), ("4.55.4", True), ("4.56.0", False), ("5.24.0", False)]
+)
+def test_a_client_that_is_too_old_is_told_the_smallest_upgrade(tmp_path, version, told):
+    # What transformers 4.45.2 says to a stock export, as the client's process hands it on.
+    said = "model type timm_wrapper but Transformers does not recognize this architecture."
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho 'transformers {version}: ValueError: {said}' >&2\nexit 1\n")
+    python.chmod(0o755)
+    with pytest.raises(UserError, match="does not recognize this architecture") as error:
+        streetvision.check_client(tmp_path, [b""], [0.5], python=python)
+    assert len(str(error.value).splitlines()) == 1
+    line = "4.45.2, which the network pins, knows neither"
+    assert (line in str(error.value)) is told
+    assert (f"transformers {streetvision.UPGRADE} with timm" in str(error.value)) is told
 
 
 def test_latency_over_the_limit_stands_out():
