@@ -55,8 +55,8 @@ def write_bundle(
             names a photo although it must not.
     """
     run, folder = Path(run), Path(folder)
-    names = Names(frozenset()) if include_photos else names_of(run)
     splits, record = read_certificate(run), _document(run, "run")
+    names = Names(frozenset()) if include_photos else names_of(run)
     recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8")) if _has(run, "recipe.yaml") else {}
 
     documents = {}

@@ -64,7 +64,7 @@ def metadata(
         if None not in interval.values()
     ]
     front = ModelCardData(
-        model_name=title(classes),
+        model_name=title(classes) if results else None,
         pipeline_tag="image-classification",
         library_name=LIBRARIES.get(form, "transformers"),
         tags=["dinov3", "natix_hf", "street-photos", *(["refit"] if of else [])],

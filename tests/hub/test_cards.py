@@ -6,63 +6,12 @@ import re
 import numpy as np
 import pytest
 import yaml
+from finished_run import RECIPE, certificate, write_finished_run
 from huggingface_hub import ModelCard
 
-from natix_hf.data.certificate import SIZES, VERSION, seal
 from natix_hf.errors import UserError
 from natix_hf.hub.cards import hub_id, model_card
 from natix_hf.report.summary import metrics_document
-
-RECIPE = {
-    "model_name_or_path": "facebook/dinov3-vits16-pretrain-lvd1689m",
-    "dataset_name": "natix-network-org/roadwork",
-    "method": "lora",
-    "learning_rate": 0.0002,
-    "num_train_epochs": 3.0,
-    "lora_r": 16,
-    "lora_target_modules": ["all-linear"],
-    "image_size": 224,
-    "seed": 42,
-}
-
-
-def certificate(classes: list[str], ratios: list[float] | None) -> dict:
-    """A whole `splits.json` in which every class has 30 photos in every split."""
-    sizes = {"train": 600, "val_select": 150, "val_calib": 150, "val_test": 120}
-    places = (*sizes, "val_calib/fit", "val_calib/control")
-    counts = dict.fromkeys(classes, 30)
-    shares = {split: dict.fromkeys(classes, 1 / len(classes)) for split in sizes}
-    return seal(
-        {
-            "version": VERSION,
-            "label_names": classes,
-            "ratios": ratios,
-            "seed": 0,
-            "strata": [],
-            "hold_out": {},
-            "rules": {"group_columns": ["video"], "metres": None, "seconds": None, "near_duplicates": True},
-            "sizes": sizes,
-            "reached": {split: size / sum(sizes.values()) for split, size in sizes.items()},
-            "class_counts": dict.fromkeys(places, counts),
-            "prior_shift": {"chi2": 0.0, "dof": 3, "p": 1.0, "shares": shares},
-            "groups": dict.fromkeys(places, 40),
-            "group_sizes": {place: dict.fromkeys(SIZES, 8) for place in places},
-            "largest_group": {"name": "v1", "rows": 9, "share": 0.01},
-            "sources": {"all": 1020},
-            "repeated_photos": 0,
-            "fingerprint": "0123abcd" * 4,
-            "fingerprints": dict.fromkeys(places, "0" * 32),
-            "byte_fingerprints": dict.fromkeys(places, "1" * 32),
-            "ids": {split: [] for split in sizes},
-            "parts": {"val_calib": {"fit": [], "control": []}},
-            "ties": {"video": 12, "bytes": 0, "near-duplicate": 5},
-            "straddling": 0,
-            "conflicts": [],
-            "broken": [],
-            "dropped": [],
-            "set_aside": [],
-        }
-    )
 
 
 @pytest.fixture
@@ -205,3 +154,88 @@ def test_a_run_from_python_has_no_recipe_and_still_a_card(run_folder):
 def test_the_card_tells_what_was_kept_together_and_that_nothing_straddles(run_folder):
     text = " ".join(model_card(run_folder()).split())
     assert "kept in one split (12 by video, 5 by near-duplicate). Groups that stand in two splits: 0." in text
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that measured everything."""
+    return write_finished_run(tmp_path_factory.mktemp("cards") / "run")
+
+
+LATENCY = {
+    "latency": [{"width": 224, "height": 224, "at_once": 4, "requests": 40, "p50": 0.25, "p99": 0.5}],
+    "cores": 2,
+    "limit": 9.0,
+}
+
+
+def test_every_section_that_the_run_can_fill_is_there(whole):
+    text = model_card(whole, "me/street", form="stock", latency=LATENCY)
+    headings = re.findall(r"^##+ (.+)$", text, re.MULTILINE)
+    assert headings == [
+        *("How to use it", "Figures", "What fine-tuning added", "Calibration and decisions", "Robustness"),
+        *("Where it is worst", "Simulated reward", "Latency", "Pictures", "Photos", "Training", "Limits", "Licence"),
+    ]
+    assert "| 224 x 224 | 4 | 0.25 | 0.50 | 40 |" in text
+    assert "0.480 (95 % interval 0.400 to 0.600; 75 photos, 40 groups), where that is 0.900 (0.850 to 0.950)" in text
+    assert "It is not used: decisions are at 0.5." in text
+    assert "At most 10.00%" in text or "at most 10.00%" in text
+    assert "](figures/reliability.png)" in text
+    assert "gallery" not in text
+
+
+def test_no_figure_of_a_table_stands_without_its_interval_and_n(whole):
+    text = model_card(whole, "me/street", form="stock")
+    tables = re.findall(r"^\|.*\|\n\|[-|]+\|\n(?:\|.*\|\n?)+", text.split("## Photos")[0], re.MULTILINE)
+    assert len(tables) == 7
+    for table in tables:
+        heads, _, *rows = (line.strip("| ").split(" | ") for line in table.strip().splitlines())
+        counted = [i for i, head in enumerate(heads) if head in ("photos", "predictions", "groups")]
+        assert counted, heads
+        intervals = "interval" in " ".join(heads)
+        for row in rows:
+            assert re.match(r"\d", row[counted[0]]), row
+            for i, value in enumerate(row):
+                if re.fullmatch(r"[+-]?\d+\.\d+", value):  # a figure alone in its cell: its interval has one too
+                    assert intervals, (heads, row)
+                    assert " to " in " ".join(row), (i, row)
+
+
+def test_what_names_photos_or_places_is_withheld_on_the_run_s_own_card_too(whole):
+    text = model_card(whole)
+    assert "withheld" in text
+    for secret in ("photo-0", "street-0", "39.7", "IMG_0001", "/home/me"):
+        assert secret not in text, secret
+    assert "photo-0000.jpg" in model_card(whole, include_photos=True)
+
+
+def test_a_folded_threshold_and_a_prior_are_told(run_folder):
+    folder = run_folder()
+    path = folder / "calibration.json"
+    calibration = json.loads(path.read_text())
+    choice = {"metric": "mcc", "threshold": 0.3, "low": 0.2, "high": 0.4, "value": 0.9, "n": 75, "groups": 40}
+    calibration |= {"prior": {"seen": [0.5, 0.5], "target": [0.98, 0.02]}, "positive": 1, "groups": 40}
+    calibration |= {"threshold_choice": choice, "folded": True, "threshold": 0.3}
+    path.write_text(json.dumps(calibration))
+    text = model_card(folder)
+    assert "75 photos in 40 groups of `val_calib/fit` to those expected in use: Roadwork 50.0% -> 2.0%." in text
+    assert "folded into the model, which decides by it at 0.5" in text
+
+
+@pytest.mark.parametrize(
+    ("form", "there", "absent"),
+    [
+        ("stock", "no code of ours", "trust_remote_code"),
+        ("merged", "trust_remote_code=True", "onnxruntime"),
+        ("adapter", "and peft", "onnxruntime"),
+        ("onnx", "onnxruntime.InferenceSession", "pipeline("),
+    ],
+)
+def test_each_form_says_how_it_is_used(whole, form, there, absent):
+    text = model_card(whole, "me/street", form=form)
+    how = text.split("## How to use it")[1].split("## Figures")[0]
+    assert there in how
+    assert absent not in how
+    assert "python -m natix_hf.predict me/street photos/" in how
+    for code in re.findall(r"```python\n(.*?)```", how, re.DOTALL):
+        compile(code, "card", "exec")
