@@ -6,10 +6,10 @@
 
 Every round trains each recipe for some steps in a process of its own, the base first; a recipe's ratio is the median
 over the rounds of its mean step over that of the base in the same round. What follows `--` goes to all recipes.
-On a GPU a step is timed by the clock, on a CPU by the processor time that it used, photos read in the same process, so
-that other work on the machine counts little. Memory is the peak that torch allocated on a GPU, on a CPU the peak of the process. Prints Markdown. A
-step is from the end of one to the end of the next, photos included; what a method does before its first step (features
-of a probe or a curriculum) is in the column before it.
+On a GPU a step is timed by the clock, on a CPU by the processor time that it used, photos read in the same process: so
+other work on the machine counts little. Memory is the peak that torch allocated on a GPU, on a CPU the peak of the
+process. Prints Markdown. A step is from the end of one to the end of the next, photos included; what a method does
+before its first step (features of a probe or a curriculum) is in the column before it.
 """
 
 from __future__ import annotations
