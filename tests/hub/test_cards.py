@@ -87,6 +87,7 @@ def test_both_ways_of_use_and_the_calibration_are_told(run_folder):
     assert "trust_remote_code=True" in text
     assert "Calibrator: a temperature, T = 1.500, fitted on 75 photos of `val_calib/fit`." in text
     assert "temperature fitted on 75 photos" in text
+    assert "(https://huggingface.co/datasets/natix-network-org/roadwork)" in text
     assert "0.3000" not in text  # NLL on the rows of the fit, which has no interval
     assert "| `lora_r` | 16 |" in text
     assert "| `lora_target_modules` | all-linear |" in text

@@ -91,6 +91,7 @@ def test_the_tables_say_what_the_certificate_says():
     assert "dataset_name: me/streets" in text
     assert 'load_dataset("me/streets")' in text
     assert "python -m natix_hf.data check me/streets" in text
+    assert "(https://huggingface.co/models?dataset=dataset:me/streets)" in text
     assert "Nothing: every row" in text
 
 
