@@ -86,7 +86,8 @@ def load_exported_adapter(
     Raises:
         ValueError: the adapter's weights are pickled, or the base's are not those that it was trained on.
     """
-    if _find(adapter, "adapter_model.safetensors", adapter_kwargs) is None:
+    weights = _find(adapter, "adapter_model.safetensors", adapter_kwargs)
+    if weights is None:
         raise ValueError(f"{adapter} has no adapter_model.safetensors: pickled weights are not read")
     options = {name: value for name, value in (adapter_kwargs or {}).items() if name in ("revision", "token")}
     config = NatixDinov3Config.from_pretrained(adapter, **options)
@@ -106,7 +107,9 @@ def load_exported_adapter(
             f"the adapter {adapter} was trained on other weights than {base} holds now (fingerprint {expected}, found "
             f"{found}): take the base as it was, or export the run again"
         )
-    model = importlib.import_module("peft").PeftModel.from_pretrained(model, adapter, **options).merge_and_unload()
+    # From the folder where both of its files are by now: on the Hub peft would look for pickled weights as well.
+    folder = str(Path(weights).parent)
+    model = importlib.import_module("peft").PeftModel.from_pretrained(model, folder).merge_and_unload()
     model.requires_grad_(True)
     model.check_calibration()
     model.name_or_path = model.config.name_or_path = adapter
