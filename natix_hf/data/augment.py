@@ -7,6 +7,7 @@ file does not know the network: normalisation belongs to the image processor.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -18,8 +19,6 @@ from torchvision.transforms.v2 import (
     AutoAugment,
     InterpolationMode,
     RandAugment,
-    RandomHorizontalFlip,
-    RandomResizedCrop,
     Transform,
     TrivialAugmentWide,
     functional,
@@ -30,6 +29,7 @@ from natix_hf.errors import UserError
 
 # What comes after the crop and the mirror image of `basic`; torchvision's own settings, bilinear where they warp.
 POLICIES = {"basic": None, "auto": AutoAugment, "rand": RandAugment, "trivial": TrivialAugmentWide, "augmix": AugMix}
+CROP_TRIES = 10  # draws of area and shape, of which the first that lies within the photo is taken
 AUGMENTATIONS = ("none", *POLICIES, *PROFILES)
 
 
@@ -74,16 +74,28 @@ def whole_view(pixels: Tensor, image_size: int, resize: str) -> Tensor:
     return functional.crop(pixels, (height - image_size) // 2, (width - image_size) // 2, image_size, image_size)
 
 
-def _crop_and_flip(pixels: Tensor, image_size: int, resize: str) -> Tensor:
+def _crop_and_flip(pixels: Tensor, image_size: int, resize: str, generator: torch.Generator) -> Tensor:
     # The crop's shape varies around that of the photo where scored photos are squashed whole: with the usual 3:4 to
     # 4:3 a wide photo would lose its sides in every view. Where scored photos are cropped, it varies around the
     # square, and its area is told by that of the largest one. Large crops, since what decides a street photo may be
     # small and at its edge.
     height, width = pixels.shape[-2:]
-    aspect, most = (width / height, 1.0) if resize == "squash" else (1.0, min(height, width) / max(height, width))
-    ratio, scale = (0.85 * aspect, aspect / 0.85), (0.75 * most, most)
-    pixels = RandomResizedCrop((image_size, image_size), scale=scale, ratio=ratio, antialias=True)(pixels)
-    return RandomHorizontalFlip()(pixels)
+    aspect, most = (1.0, 1.0) if resize == "squash" else (height / width, min(height, width) / max(height, width))
+    # All numbers at once, and shares of the sides in place of pixels: a smaller copy of the photo is cropped alike.
+    drawn = torch.rand(2 * CROP_TRIES + 3, generator=generator, dtype=torch.float64).tolist()
+    across, down, mirrored = drawn[:3]
+    for area, shape in zip(drawn[3::2], drawn[4::2]):
+        area, shape = most * (0.75 + 0.25 * area), aspect * 0.85 ** (2 * shape - 1)  # of the shares, not of pixels
+        wide, high = math.sqrt(area * shape), math.sqrt(area / shape)
+        if wide <= 1 and high <= 1:
+            break
+    else:  # less than once in 100,000 views
+        wide, high = min(1.0, math.sqrt(most * aspect)), min(1.0, math.sqrt(most / aspect))
+    crop_width, crop_height = max(1, round(wide * width)), max(1, round(high * height))
+    left, top = round(across * (width - crop_width)), round(down * (height - crop_height))
+    square = [image_size, image_size]
+    view = functional.resized_crop(pixels, top, left, crop_height, crop_width, square, antialias=True)
+    return functional.horizontal_flip(view) if mirrored < 0.5 else view
 
 
 @lru_cache
@@ -93,7 +105,7 @@ def _policy(augment: str) -> Transform | None:
 
 
 def training_view(
-    image: Image.Image,
+    image: Image.Image | Tensor,
     *,
     augment: str,
     image_size: int,
@@ -106,7 +118,7 @@ def training_view(
     """One training view of a photo, a pure function of its arguments; the global random state is left as it was.
 
     Args:
-        image: RGB photo of any size.
+        image: RGB photo of any size; for all but the challenges also its pixels, `(3, height, width)` uint8.
         augment: one of
 
             - `none`: the photo as it is scored.
@@ -133,12 +145,14 @@ def training_view(
     drawn = view_seed(seed, epoch, row_id)
     if augment in PROFILES:
         image = challenge_photo(image, augment, seed=drawn, level_probabilities=challenge_levels)
-    pixels = functional.pil_to_tensor(image)  # (3, height, width) uint8
+    pixels = image if isinstance(image, Tensor) else functional.pil_to_tensor(image)
     if augment not in POLICIES:
         return whole_view(pixels, image_size, resize)
+    generator = torch.Generator().manual_seed(drawn)
+    view, policy = _crop_and_flip(pixels, image_size, resize, generator), _policy(augment)
+    if policy is None:
+        return view
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed: that would also reseed the GPUs, whose state drives the dropout of the run.
-        torch.default_generator.manual_seed(drawn)
-        view = _crop_and_flip(pixels, image_size, resize)
-        policy = _policy(augment)
-        return view if policy is None else policy(view)
+        torch.default_generator.set_state(generator.get_state())
+        return policy(view)

@@ -84,9 +84,20 @@ def _open(source: Source) -> Image.Image:
         return Image.open(content)
 
 
+def _upright(image: Image.Image, *, own: bool) -> Image.Image:
+    """The decoded photo as its EXIF orientation says; the same object where it stands upright and is our own (Pillow
+    would copy the pixels)."""
+    image.load()
+    if own and image.getexif().get(ORIENTATION, 1) == 1:
+        return image
+    return ImageOps.exif_transpose(image)
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
     """RGB with transparency over white and 16-bit grey scaled to 8 bits (Pillow's own conversion clips it to
     white)."""
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image  # Pillow would copy the pixels
     if image.mode == "I" or image.mode.startswith("I;16"):
         grey = np.asarray(image).astype(np.float64) / 257.0  # 65535 / 255
         return Image.fromarray(np.clip(np.rint(grey), 0, 255).astype(np.uint8)).convert("RGB")
@@ -112,7 +123,7 @@ def open_photo(source: Source, *, min_side: int | None = None) -> Image.Image:
         image = _open(source)
         if min_side is not None and image.format in ("JPEG", "MPO"):
             image.draft(None, (min_side, min_side))
-        return _to_rgb(ImageOps.exif_transpose(image))
+        return _to_rgb(_upright(image, own=image is not source))
     except PhotoError:
         raise
     except Exception as error:  # a damaged file makes Pillow's readers raise nearly any type
@@ -133,7 +144,9 @@ def client_photo(source: Source) -> Image.Image:
         PhotoError: `<file>: <reason>`, as for `open_photo`.
     """
     try:
-        return ImageOps.exif_transpose(_open(source)).convert("RGB")
+        image = _open(source)
+        image = _upright(image, own=image is not source)
+        return image if image.mode == "RGB" else image.convert("RGB")
     except PhotoError:
         raise
     except Exception as error:  # as in open_photo

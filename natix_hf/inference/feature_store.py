@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from natix_hf.errors import UserError
 from natix_hf.files import check_writable, replacing
 
-VERSION = 2  # raised when the same photo would give another record, or records are stored otherwise
+VERSION = 3  # raised when the same photo would give another record, or records are stored otherwise
 
 Record = tuple[np.ndarray, int]  # a memory-mapped shard, and the row in it
 

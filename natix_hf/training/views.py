@@ -64,33 +64,34 @@ class TrainingPhotos(Dataset):
         self.fixed_views, self.challenge_levels = fixed_views, challenge_levels
         self.augment, self.image_size, self.seed, self.copies = augment, image_size, seed, copies
         self.resize = resize
-        self.rows = rows if copies is None else rows.select_columns(["id", "label"])
+        self.rows = rows if copies is None else None
+        self.facts = None if copies is None else (rows["id"][:], rows["label"][:])  # quicker than a row of `datasets`
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.rows if self.copies is None else self.copies)
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
         epoch, index = key
         if self.fixed_views:
             epoch %= self.fixed_views
-        row = self.rows[index]
         # A decoded photo need not be larger than a copy would be: no crop of it is enlarged.
         enough = None if needs_whole_photo(self.augment) else copy_side(self.image_size)
         if self.copies is None:
-            image = open_photo(row["image"], min_side=enough)
+            row = self.rows[index]
+            image, row_id, label = open_photo(row["image"], min_side=enough), row["id"], row["label"]
         else:
-            image = open_copy(self.copies[index], min_side=enough)
+            image, row_id, label = open_copy(self.copies[index], min_side=enough), *(f[index] for f in self.facts)
         view = training_view(
             image,
             augment=self.augment,
             image_size=self.image_size,
             seed=self.seed,
             epoch=epoch,
-            row_id=row["id"],
+            row_id=row_id,
             resize=self.resize,
             challenge_levels=self.challenge_levels,
         )
-        return {"pixel_values": view, "labels": row["label"], "seed": view_seed(self.seed, epoch, row["id"])}
+        return {"pixel_values": view, "labels": label, "seed": view_seed(self.seed, epoch, row_id)}
 
 
 class Collator:

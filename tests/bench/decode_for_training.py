@@ -115,14 +115,14 @@ def compare(rows: Dataset, image_size: int, cache: Path) -> list[str]:
     originals = [{"bytes": Path(path).read_bytes(), "path": path} for path in paths]
     stored, fingerprints = [copies[i] for i in range(count)], rows["fingerprint"][:]
     halves = [open_photo(photo, min_side=side) for photo in originals]
-    opened = [open_photo(content) for content in stored]
+    opened = [open_copy(content, min_side=side) for content in stored]
     view = partial(training_view, **options, epoch=0, row_id="a")
     parts = {
         "making a copy: decode, resize, encode": lambda i: copied(originals[i], fingerprints[i], side),
         "first read: decode": lambda i: open_photo(originals[i], min_side=side),
         "first read: view": lambda i: view(halves[i]),
         "copy: read and check": lambda i: copies[i],
-        "copy: decode": lambda i: open_copy(stored[i], min_side=side).load(),
+        "copy: decode": lambda i: open_copy(stored[i], min_side=side),
         "copy: view": lambda i: view(opened[i]),
     }
     sizes = [sum(map(len, contents)) / count / 1e3 for contents in ([p["bytes"] for p in originals], stored)]

@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import ks_2samp
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import RandomResizedCrop
 from transformers import DINOv3ViTImageProcessor
 
+from natix_hf.data import augment
 from natix_hf.data.augment import AUGMENTATIONS, POLICIES, check_augment, training_view, view_seed, whole_view
 from natix_hf.data.challenge import PROFILES, challenge_photo
 from natix_hf.errors import UserError
@@ -157,6 +160,35 @@ def test_an_unknown_augmentation_is_named_with_the_choices():
         UserError, match=r"none, basic, auto, .*, challenge@2025, challenge@2026-04, challenge@2026-05"
     ):
         view(photo(), augment="challenge@2024")
+
+
+@pytest.mark.parametrize(("size", "resize"), [((1600, 900), "squash"), ((1600, 900), "crop"), ((600, 800), "crop")])
+def test_crops_are_distributed_as_those_of_torchvision(size, resize, monkeypatch):
+    """Shares of width, height and free room; torchvision draws offsets in pixels, here they are shares."""
+    width, height = size
+    aspect, most = (width / height, 1.0) if resize == "squash" else (1.0, min(size) / max(size))
+    blank = torch.zeros(3, height, width, dtype=torch.uint8)
+    draw = RandomResizedCrop(32, scale=(0.75 * most, most), ratio=(0.85 * aspect, aspect / 0.85)).make_params
+    theirs = [[draw([blank])[key] for key in ("top", "left", "height", "width")] for _ in range(1500)]
+    ours = []
+    monkeypatch.setattr(augment.functional, "resized_crop", lambda _, *box, **__: ours.append(box[:4]) or blank)
+    for number in range(1500):
+        training_view(blank, augment="basic", image_size=32, seed=0, epoch=number, row_id="a", resize=resize)
+    for first, second in zip(*(np.array(boxes, dtype=float).T for boxes in (ours, theirs))):
+        assert ks_2samp(first, second).pvalue > 1e-4
+
+
+@pytest.mark.parametrize("resize", ["squash", "crop"])
+def test_a_smaller_photo_is_cropped_alike(resize, monkeypatch):
+    boxes = []
+    monkeypatch.setattr(augment.functional, "resized_crop", lambda p, *box, **__: boxes.append(box[:4]) or p)
+    for number in range(50):
+        for scale in (1, 4):
+            blank = torch.zeros(3, 90 * scale, 160 * scale, dtype=torch.uint8)
+            training_view(blank, augment="rand", image_size=32, seed=0, epoch=number, row_id="a", resize=resize)
+    small, large = np.array(boxes[::2]), np.array(boxes[1::2])
+    assert np.abs(small - large / 4).max() <= 1.5
+    assert np.ptp(small, axis=0).min() > 10
 
 
 def test_where_scored_photos_are_cropped_basic_keeps_three_quarters_of_the_largest_square():

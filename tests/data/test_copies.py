@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset, Features, Value
 from datasets import Image as Photo
 from PIL import Image
 
 from natix_hf.data import copies as module
-from natix_hf.data.copies import copied, copy_side, photo_copies
+from natix_hf.data.copies import copied, copy_side, open_copy, photo_copies
 from natix_hf.data.decode import fingerprint_bytes, open_photo
 from natix_hf.errors import PhotoError, UserError
 
@@ -101,6 +102,19 @@ def test_a_copy_shows_what_open_photo_shows(mode):
     difference = np.abs(np.asarray(copy, dtype=float) - np.asarray(reference, dtype=float))
     assert difference.mean() < 2
     assert difference.max() < 25
+
+
+@pytest.mark.parametrize("min_side", [64, 32, 16])
+def test_the_pixels_of_a_copy_are_those_that_pillow_decodes(min_side):
+    content = copied({"bytes": (photo := encoded(smooth(300, 200))), "path": None}, fingerprint_bytes(photo), 64)
+    image = Image.open(io.BytesIO(content))
+    image.draft(None, (min_side, min_side))
+    expected, found = np.asarray(image).transpose(2, 0, 1), open_copy(content, min_side=min_side)
+    assert found.dtype == torch.uint8
+    assert found.shape == expected.shape
+    assert found.shape[1] == min_side
+    # Two builds of one library may round otherwise.
+    assert np.abs(found.numpy().astype(int) - expected).max() <= 2
 
 
 def test_colours_keep_their_resolution():

@@ -223,7 +223,9 @@ def test_records_of_another_version_are_left_alone_and_not_read(probe, rows, tmp
     model, processor = probe
     frozen_features(model, rows, processor, cache_dir=tmp_path)
     (folder,) = (tmp_path / "features").iterdir()
-    folder.rename(folder.with_name(folder.name.replace("v2-", "v1-")))
+    folder.rename(
+        folder.with_name(folder.name.replace(f"v{feature_store.VERSION}-", f"v{feature_store.VERSION - 1}-"))
+    )
     counted = passes(model)
     frozen_features(model, rows, processor, cache_dir=tmp_path)
     assert sum(counted) == len(rows)
@@ -280,13 +282,18 @@ def test_the_budget_drops_what_was_not_asked_for_longest_and_refuses_what_never_
     size = sum(path.stat().st_size for path in folders[0].iterdir()) / 1e9
     assert len(folders) == 3
     place(1)  # asked for again: the second view is now the one that waited longest
-    stale = tmp_path / "features" / f"v2-{cache_key(model, processor, FixedView('basic', 0, 1))}-1"
+    stale = (
+        tmp_path / "features" / f"v{feature_store.VERSION}-{cache_key(model, processor, FixedView('basic', 0, 1))}-1"
+    )
     budget = 3.5 * size
     place(3)
     left = set((tmp_path / "features").iterdir())
     assert len(left) == 3
     assert stale in left
-    assert tmp_path / "features" / f"v2-{cache_key(model, processor, FixedView('basic', 0, 2))}-1" not in left
+    assert (
+        tmp_path / "features" / f"v{feature_store.VERSION}-{cache_key(model, processor, FixedView('basic', 0, 2))}-1"
+        not in left
+    )
     budget = 0.5 * size
     with pytest.raises(UserError, match="cache_gb: the features of this run take"):
         place(4)

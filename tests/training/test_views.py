@@ -85,6 +85,21 @@ def test_whole_views_differ_little_with_the_copy(rows, tmp_path):
     assert 0 < (first - second).abs().mean() < 0.1 * first.std()
 
 
+@pytest.mark.parametrize("resize", ["squash", "crop"])
+def test_a_copy_is_cropped_where_the_original_is(rows, tmp_path, resize):
+    """Views that look elsewhere differ several times as much as those whose pixels were only resampled."""
+    options = {**OPTIONS, "image_size": 24, "resize": resize}
+    plain = TrainingPhotos(rows, **options)
+    copied = TrainingPhotos(rows, **options, copies=copies_of(rows, tmp_path))
+
+    def views(photos, epoch):
+        return torch.stack([photos[(epoch, i)]["pixel_values"].float() for i in range(len(rows))])
+
+    same, elsewhere = (views(plain, 1) - views(copied, 1)).abs(), (views(plain, 1) - views(copied, 2)).abs()
+    assert same.mean() < 0.4 * elsewhere.mean()
+    assert (same.mean(dim=(1, 2, 3)) < elsewhere.mean(dim=(1, 2, 3))).float().mean() > 0.9
+
+
 def test_views_of_copies_are_the_same_for_any_number_of_workers(rows, tmp_path):
     photos = TrainingPhotos(rows, **OPTIONS, copies=copies_of(rows, tmp_path))
     sampler = EpochSampler(len(rows), seed=1)
@@ -134,9 +149,10 @@ def test_selection_calibration_and_test_never_read_the_copy(job, with_copy, monk
     assert copied.evaluate()["eval_log_loss"] == expected["eval_log_loss"]
     assert not reads
     copied.train()
-    assert sorted(reads) == list(range(len(copied.train_dataset)))
+    # One more than an epoch: the operations of a step are counted on the first row.
+    assert sorted(reads) == [0, *range(len(copied.train_dataset))]
     copied.finish()
-    assert len(reads) == len(copied.train_dataset)
+    assert len(reads) == len(copied.train_dataset) + 1
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
