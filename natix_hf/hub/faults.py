@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from huggingface_hub import get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalEntryNotFoundError
+from huggingface_hub import constants, get_token
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+)
 from huggingface_hub.utils import validate_repo_id
 
 from natix_hf.errors import UserError
@@ -40,7 +46,13 @@ def hub_faults(repo_id: str) -> Iterator[None]:
     """What goes wrong between here and the Hub, as one line."""
     again = "run the same command again, what was uploaded is kept"
     try:
-        yield
+        with _uncovered():
+            yield
+    except GatedRepoError as error:
+        page = f"{constants.ENDPOINT}/{repo_id}"
+        raise UserError(
+            f"push {repo_id}: the repository is gated and you have no access: ask for it at {page}"
+        ) from error
     except HfHubHTTPError as error:
         status = error.response.status_code
         said = error.server_message or f"status {status}"
@@ -50,6 +62,7 @@ def hub_faults(repo_id: str) -> Iterator[None]:
             "the owner's name is yours or your organisation's",
             404: "the repository went away meanwhile: run the same command again",
             400: "check the name",
+            409: f"somebody else made the same there meanwhile: {again}",
             412: f"somebody else changed the repository meanwhile: {again}",
         }
         way = ways.get(status, f"the Hub could not take it: {again}")
@@ -58,3 +71,14 @@ def hub_faults(repo_id: str) -> Iterator[None]:
         raise UserError(
             f"push {repo_id}: the Hub cannot be reached: no network, or HF_HUB_OFFLINE is set: connect and {again}"
         ) from error
+
+
+@contextmanager
+def _uncovered() -> Iterator[None]:
+    """What broke an upload, which the Hub's library wraps into an error of its own."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error.__cause__, (HTTPError, HfHubHTTPError, OSError)):
+            raise error.__cause__ from error
+        raise

@@ -113,6 +113,7 @@ def hub(loopback_hub, monkeypatch, tmp_path) -> Hub:
         ("HF_HUB_DISABLE_PROGRESS_BARS", True),
     ):
         monkeypatch.setattr(constants, name, value)
+    monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", loopback_hub.address)  # was made at import
     for name in [name for name in os.environ if name.startswith("HF_")]:
         monkeypatch.delenv(name)
     for name, value in loopback_hub.environment(tmp_path / "hub-home").items():

@@ -1,0 +1,59 @@
+"""Publish a finished run on the Hub: exported, proved before and after the push, with its card, in one commit.
+
+python -m natix_hf.publish runs/lora me/roadwork-dinov3
+"""
+
+from __future__ import annotations
+
+from natix_hf.errors import CommandParser, command
+
+
+def main(argv: list[str]) -> None:
+    parser = CommandParser(prog="python -m natix_hf.publish", description=__doc__.split("\n")[0])
+    parser.add_argument("run", help="folder of a finished run")
+    parser.add_argument("repo_id", help="owner/name on the Hub; made if it is not there")
+    parser.add_argument(
+        "--format",
+        default="auto",
+        choices=["auto", "stock", "merged", "adapter", "onnx"],
+        help="auto: stock where it can hold the model, else merged",
+    )
+    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--model_version", default="1.0.0", help="X.Y.Z, also the tag (default %(default)s)")
+    parser.add_argument("--hotkey", help="SS58 address of a StreetVision participant; adds what the network asks for")
+    parser.add_argument("--dtype", default="fp32", choices=["fp32", "bf16"], help="how weights are stored")
+    parser.add_argument("--base_id", help="adapter: Hub id under which clients find the base")
+    parser.add_argument("--client_python", help="a client's interpreter, which has to answer like the run too")
+    parser.add_argument("--force", action="store_true", help="replace a better model, or one of somebody else's")
+    parser.add_argument(
+        "--include_photos", action="store_true", help="also push the report's gallery: photos leave this machine"
+    )
+    given = parser.parse_args(argv)
+
+    from natix_hf.training.run_folder import finished
+
+    run = finished(given.run)
+
+    from transformers.utils import logging
+
+    from natix_hf.hub.publishing import Publication, publish
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    asked = Publication(
+        given.repo_id,
+        form=given.format,
+        private=given.private,
+        version=given.model_version,
+        hotkey=given.hotkey,
+        dtype=given.dtype,
+        base_id=given.base_id,
+        force=given.force,
+        include_photos=given.include_photos,
+        client_python=given.client_python,
+    )
+    print(publish(run, asked))
+
+
+if __name__ == "__main__":
+    command(main)
