@@ -18,6 +18,7 @@ __all__ = [
     "SCORES",
     "DataOptions",
     "DecisionOptions",
+    "HubOptions",
     "LoraOptions",
     "ModelOptions",
     "NatixTrainingArguments",
@@ -274,14 +275,32 @@ class PurposeOptions:
         return "range test" if self.find_lr else "sweep" if self.sweep else "run"
 
 
+@dataclass
+class HubOptions:
+    """Where the finished run is published, once it is proved; nothing is uploaded while it trains."""
+
+    _argument_group_name: ClassVar[str] = "hub"
+
+    push_to_hub: bool = option(False, "publish the finished run as natix_hf.publish does, after the proof")
+    hub_model_id: str | None = option(None, "owner/name of the model on the Hub; made if it is not there")
+    hub_format: Literal["auto", "stock", "merged", "adapter", "onnx"] = option(
+        "auto", "auto: stock where it can hold the model, else merged"
+    )
+    hub_private_repo: bool = option(False, "make a new repository private")
+    model_version: str = option("1.0.0", "X.Y.Z, also the tag")
+    hotkey: str | None = option(None, "SS58 address of a StreetVision participant; adds what the network asks for")
+
+    def __post_init__(self):
+        if self.push_to_hub and not self.hub_model_id:
+            raise UserError("push_to_hub: where to? add hub_model_id: owner/name")
+
+
 # Options of TrainingArguments that a recipe does not take, and what to say to whoever writes one.
 REFUSED = {
     "fp16": "DINOv3 overflows to NaN in fp16; use bf16 or leave both out",
     "fp16_full_eval": "DINOv3 overflows to NaN in fp16; use bf16 or leave both out",
     "gradient_checkpointing": "it is called activation_checkpointing now",
     "gradient_checkpointing_kwargs": "it is called activation_checkpointing_kwargs now",
-    "push_to_hub": "a run is pushed after it is finished, not while it trains: see 'Publishing' in the README",
-    "hub_model_id": "a run is pushed after it is finished, not while it trains: see 'Publishing' in the README",
     "hub_token": "tokens come from the environment (HF_TOKEN) or the login of the hf command, never from a recipe",
     "remove_unused_columns": "it has no meaning here, the data set decides what the model sees",
     "debug": "write --debug on the command line for a traceback",
@@ -302,9 +321,11 @@ class Recipe:
     decision: DecisionOptions
     speed: SpeedOptions
     purpose: PurposeOptions
+    hub: HubOptions
     training: NatixTrainingArguments
 
     def __post_init__(self):
+        self._check_push()
         if self.data.test_on:
             self.data.hold_out_each = None  # a fold has no folds of its own
         if self.model.method == "probe" and self.data.augment == "basic" and not self.speed.fixed_views:
@@ -322,3 +343,27 @@ class Recipe:
         check_curriculum(self.training)
         if self.training.class_weights and (names := self.data.label_names):
             class_weights(self.training.class_weights, [1] * len(names), names)
+
+    def _check_push(self) -> None:
+        """Raise `UserError` where what is to be published could not be."""
+        hub, model = self.hub, self.model
+        if not hub.push_to_hub:
+            return
+        if self.purpose.kind in ("sweep", "range test"):
+            raise UserError(f"push_to_hub: a {self.purpose.kind} leaves no model to publish: add --push_to_hub false")
+        if self.data.hold_out_each and not self.data.test_on:
+            raise UserError("push_to_hub: with hold_out_each there are many runs: publish one with natix_hf.publish")
+        if hub.hub_format == "adapter" and model.method != "lora":
+            raise UserError(f"hub_format: adapter is of method lora, this is {model.method}: leave it out")
+        odd = [
+            f"{key}: {value}"
+            for key, value, plain in (
+                ("pooling", model.pooling, model.pooling != "cls_mean"),
+                ("feature_layers", model.feature_layers, model.feature_layers == 1),
+                ("head", model.head, model.head == "linear"),
+            )
+            if not plain
+        ]
+        if odd and (hub.hub_format == "stock" or hub.hotkey is not None):
+            why = "hub_format: stock" if hub.hub_format == "stock" else "hotkey: StreetVision's stock model"
+            raise UserError(f"{why} cannot hold {' and '.join(odd)}: change one of the two")

@@ -22,6 +22,7 @@ from natix_hf.recipe import (
     REFUSED,
     DataOptions,
     DecisionOptions,
+    HubOptions,
     LoraOptions,
     ModelOptions,
     NatixTrainingArguments,
@@ -37,6 +38,7 @@ TOPICS = (
     DecisionOptions,
     SpeedOptions,
     PurposeOptions,
+    HubOptions,
     NatixTrainingArguments,
 )
 
@@ -255,6 +257,9 @@ def resolved(recipe: Recipe) -> str:
     if recipe.purpose.refits:
         purpose = recipe.purpose
         lines += ["", "# purpose", *_yaml_lines({"refit": purpose.refit, "refit_from": purpose.refit_from})]
+    if recipe.hub.push_to_hub:
+        hub = {name: value for name, value in vars(recipe.hub).items() if value is not None}
+        lines += ["", "# hub", *_yaml_lines(hub)]
     plain = training_values(recipe.training)
     return "\n".join([*lines, "", "# training", *_yaml_lines(plain), ""])
 

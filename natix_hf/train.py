@@ -59,17 +59,20 @@ def load_network(recipe: Recipe, label_names: list[str]) -> tuple[Any, Any]:
 def train(recipe: Recipe) -> dict[str, Any]:
     """Run the whole job; returns the content of `metrics.json` (empty on all processes but the first)."""
     from natix_hf.recipe_file import resolved
+    from natix_hf.training.publication import check_classes, planned, publish_finished
     from natix_hf.training.purposes import check, trainer_class
 
     args, name, method = recipe.training, recipe.model.model_name_or_path, recipe.model.method
     text = resolved(recipe)
     say = print if args.should_log else (lambda *_: None)
     check(recipe, text)
+    asked = planned(recipe)
 
     times, begin = {}, time.perf_counter()
     with args.main_process_first(desc="photos"):
         splits = load_data(recipe).dedicate(recipe.purpose.kind)
     times["photos"] = round(time.perf_counter() - begin, 3)
+    check_classes(asked, splits.label_names)
     sizes = ", ".join(f"{name} {size}" for name, size in splits.sizes.items() if "/" not in name)
     say(f"photos: {recipe.data.dataset_name}: {len(splits.label_names)} classes; {sizes}")
     if broken := splits.description["broken"]:
@@ -107,6 +110,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
     metrics = trainer.finish()
     if args.should_log:
         print("", f"{args.output_dir}: finished", *trainer.told(metrics), sep="\n")
+    publish_finished(args.output_dir, asked)
     if recipe.data.hold_out_each and recipe.purpose.kind == "run":
         say(f"hold_out_each: python -m natix_hf.folds trains one run for each value of {recipe.data.hold_out_each}")
     return metrics

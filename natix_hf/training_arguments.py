@@ -174,9 +174,11 @@ class NatixTrainingArguments(TrainingArguments):
     fp16_full_eval: bool = _fixed(False)
     gradient_checkpointing: bool | None = _fixed(None)
     gradient_checkpointing_kwargs: dict | str | None = _fixed(None)
+    # Keys of a recipe too (HubOptions), which never reach the Trainer: it would upload every checkpoint, unproved.
     push_to_hub: bool = _fixed(False)
     hub_model_id: str | None = _fixed(None)
     hub_token: str | None = _fixed(None)
+    hub_private_repo: bool | None = _fixed(None)
     remove_unused_columns: bool = _fixed(False)
     # In a recipe `label_names` are the names of the classes; for the Trainer they are the keys of a batch that hold
     # labels.

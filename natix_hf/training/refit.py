@@ -27,6 +27,7 @@ from natix_hf.training.trainer import NatixTrainer
 # or chose the number of steps.
 FREE = (
     *("output_dir", "refit", "refit_from", "cache_dir", "preprocessing_num_workers"),
+    *("push_to_hub", "hub_model_id", "hub_format", "hub_private_repo", "model_version", "hotkey"),
     *("report_to", "run_name", "project", "disable_tqdm", "log_level"),
     *("logging_strategy", "logging_steps", "logging_first_step", "save_steps", "save_total_limit", "save_only_model"),
     *(

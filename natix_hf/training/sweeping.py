@@ -32,6 +32,7 @@ RESAMPLES, LEVEL = 1000, 0.95
 _OTHER_ROWS = "its runs would be scored on other photos, and no score could be compared"
 _OTHER_SCORE = "its runs would be ranked by different scores"
 _ONE_START = "the sweep sets it for each run"
+_NO_MODEL = "runs of a sweep leave no model to publish"
 # Keys that a grid cannot have, and why.
 REFUSED = {
     **dict.fromkeys(("dataset_name", "dataset_config", "image_column_name", "label_column_name"), _OTHER_ROWS),
@@ -42,6 +43,7 @@ REFUSED = {
     **dict.fromkeys(("seed", "data_seed"), "the luckiest seed would win; repeat the sweep with another --seed"),
     **dict.fromkeys(("output_dir", "overwrite_output_dir", "resume_from_checkpoint"), _ONE_START),
     **dict.fromkeys(("sweep", "refit", "refit_from", "find_lr"), _ONE_START),
+    **dict.fromkeys(("push_to_hub", "hub_model_id", "hub_format", "model_version", "hotkey"), _NO_MODEL),
 }
 
 
