@@ -1,8 +1,9 @@
 """Decide anew for a finished run, from its saved predictions and without running the model.
 
 python -m natix_hf.calibrate runs/lora --calibrator temperature vector --target_prior 0.5 --fold_threshold true
+python -m natix_hf.calibrate runs/lora --deployment predictions.csv
 
-Every option is a key of the recipe; those that are not given are as the run was trained.
+Every option but --deployment is a key of the recipe; those that are not given are as the run was trained.
 """
 
 from __future__ import annotations
@@ -30,6 +31,11 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--fold_threshold", nargs="?", const="true", help="true: decide at the best threshold, moved to 0.5"
     )
+    parser.add_argument(
+        "--deployment",
+        metavar="TABLE",
+        help="what natix_hf.predict RUN wrote of photos without labels: their class shares become target_prior",
+    )
     for name, text in HELP.items():
         parser.add_argument(f"--{name}", type=float if name in NUMBERS else str, help=text)
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
@@ -43,11 +49,20 @@ def main(argv: list[str]) -> None:
     from natix_hf.data.certificate import read_certificate
     from natix_hf.report.decision_lines import calibration_lines
     from natix_hf.training.deciding import calibrate_run, options_of
+    from natix_hf.training.deployment import deployment_lines, deployment_prior
     from natix_hf.training.final import write_into_weights
 
-    options = options_of(run)
-    options = replace(options, **_cast(given))
-    document = calibrate_run(run, options)
+    table = given.pop("deployment", None)
+    options = replace(options_of(run), **_cast(given))
+    if table is None:
+        document = calibrate_run(run, options)
+    else:
+        if "target_prior" in given:
+            raise UserError("--deployment, --target_prior: class shares from both: leave one of them out")
+        found = deployment_prior(run, table)
+        document = calibrate_run(run, replace(options, target_prior=found["target"]), deployment=found["deployment"])
+        names = read_certificate(run)["label_names"]
+        print("\n".join(deployment_lines(document["prior"], names, document["positive"])))
     write_into_weights(run, document)
     print("\n".join(calibration_lines(document, read_certificate(run)["label_names"])))
     print(f"the figures in metrics.json are those before; python -m natix_hf.evaluate {run} computes them again")

@@ -103,8 +103,12 @@ def _prior(calibration: Mapping[str, Any], names: Sequence[str]) -> str:
     prior, positive = calibration["prior"], calibration["positive"]
     shown = [positive] if len(names) == 2 else range(len(names))
     shares = ", ".join(f"{names[k]} {prior['seen'][k]:.1%} -> {prior['target'][k]:.1%}" for k in shown)
+    told, source = prior.get("deployment"), "target_prior"
+    if told:
+        ends = ", ".join(f"{told['low'][k]:.1%} to {told['high'][k]:.1%}" for k in shown)
+        source = f"those estimated from {told['n']} photos without labels (EM, 95 % interval {ends})"
     return (
-        f"class shares of {calibration['fitted_on']} ({calibration['n']} photos) -> target_prior: {shares}, "
+        f"class shares of {calibration['fitted_on']} ({calibration['n']} photos) -> {source}: {shares}, "
         f"bias {_list(calibration['prior_bias'])}"
     )
 

@@ -65,12 +65,15 @@ def split_as_sent(split: str, profile: str) -> str:
     return split if profile == "clean" else f"{split}@{profile.replace('/', '-').replace('@', '-')}"
 
 
-def calibrate_run(run: Path, options: DecisionOptions | None = None) -> dict[str, Any]:
+def calibrate_run(
+    run: Path, options: DecisionOptions | None = None, *, deployment: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Fit the calibration on `val_calib`, write `calibration.json`, and note in `run.json` which rows it read.
 
     Args:
         run: a folder with `run.json`, `splits.json` and the predictions on `val_calib`.
         options: those of the run by default.
+        deployment: where `target_prior` comes from, if it was estimated, for `prior`; see `training.deployment`.
 
     Returns:
         The content of `calibration.json`.
@@ -125,6 +128,10 @@ def calibrate_run(run: Path, options: DecisionOptions | None = None) -> dict[str
         "compared": compared,
         "options": dataclasses.asdict(options),
     }
+    if deployment is not None:
+        document["prior"] = {**document["prior"], "deployment": dict(deployment)}
+        if deployment["drift"] and deployment["drift"]["found"]:
+            document["notes"] = [*document["notes"], deployment["drift"]["line"]]
     validate(document, "calibration")
     write_json(run / "calibration.json", document)
     record["ledger"] = [*record.get("ledger", []), *_entries(used, splits["fingerprints"])]

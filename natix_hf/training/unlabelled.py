@@ -11,10 +11,12 @@ import numpy as np
 
 from natix_hf.data.certificate import read_certificate
 from natix_hf.decision.calibration import Calibration
+from natix_hf.decision.calibration_error import Reference, intervals
 from natix_hf.decision.drift import drift_line, drift_test
 from natix_hf.decision.expected_accuracy import expected_accuracy
 from natix_hf.decision.prior_shift import estimate_prior, prior_bias
 from natix_hf.errors import UserError
+from natix_hf.files import read_json
 from natix_hf.training.predictions import read_predictions
 
 
@@ -66,37 +68,75 @@ def unlabelled_report(
         positive: id of the positive class.
         seed: of the intervals.
     """
+    own = under_seen(folder, calibration, document, seen)
+    decided = calibration.decisions(logits)
+    return judged(folder, own.calibrated(logits), decided, groups, own, document, seen, positive, seed=seed)
+
+
+def under_seen(folder: Path, calibration: Calibration, document: Mapping[str, Any], seen: np.ndarray) -> Calibration:
+    """A model's calibration without prior and threshold: its probabilities hold under the class shares `seen`.
+
+    Args:
+        folder: of the model.
+        calibration, document: what the model does, and its `calibration.json`.
+        seen: `(classes,)` from `seen_shares`.
+    """
     zeros = np.zeros(len(seen))
-    under_seen = dataclasses.replace(calibration, prior_bias=zeros, threshold_bias=zeros)
-    calibrated = under_seen.calibrated(logits)
+    bias = zeros
+    if list(document.get("options", {}).get("calibrator", ())) == ["none"] and (folder / "run.json").is_file():
+        # Logits that nothing has touched belong to the shares that training saw, where sampling or weights moved them.
+        trained = read_json(folder / "run.json").get("training_shares")
+        bias = prior_bias(trained, seen) if trained else zeros
+    return dataclasses.replace(calibration, prior_bias=bias, threshold_bias=zeros)
+
+
+def judged(
+    folder: Path,
+    calibrated: np.ndarray,
+    decided: np.ndarray,
+    groups: np.ndarray | None,
+    own: Calibration,
+    document: Mapping[str, Any],
+    seen: np.ndarray,
+    positive: int,
+    *,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The same from logits `(n, classes)` that hold under the shares of the calibration, and decisions `(n,)`.
+
+    Args:
+        own: `under_seen` of the model, for the photos that are compared with.
+        folder, groups, document, seen, positive, seed: as `unlabelled_report` takes them; groups may be None.
+    """
     estimate = estimate_prior(calibrated, seen, groups, seed=seed)
     floor = np.maximum(estimate.prior, 1e-6)  # EM may leave a class nothing, and a bias of minus infinity is none
     moved = (calibrated + prior_bias(seen, floor)).argmax(axis=1)
-    drift = None
+    decisions, drift, over = {"as_it_decides": decided, "with_this_prior": moved}, None, "photos"
+    chances = {
+        name: expected_accuracy(calibrated, one, seen, estimate, groups, seed=seed) for name, one in decisions.items()
+    }
+    low, high = estimate.low, estimate.high
     split = str(document.get("fitted_on", "val_calib/fit")).partition("/")[0].replace("own photos", "val_calib")
     if (folder / "predictions" / f"{split}.parquet").is_file():
         rows = read_predictions(folder, split, "fit")
         if len(np.unique(rows["label"])) == len(seen):
-            drift = drift_test(
-                calibrated,
-                groups,
-                estimate,
-                under_seen.calibrated(rows["logits"]),
-                rows["label"],
-                rows["group"],
-                positive=positive,
-                seed=seed,
+            reference = Reference(own.calibrated(rows["logits"]), rows["label"], rows["group"])
+            drift = drift_test(calibrated, groups, estimate, *reference, positive=positive, seed=seed)
+            low, high, ends = intervals(
+                calibrated, decisions, groups, estimate.prior, reference, own.calibrator, seed=seed
             )
-    chances = {
-        name: expected_accuracy(calibrated, decisions, seen, estimate, groups, seed=seed)
-        for name, decisions in (("as_it_decides", calibration.decisions(logits)), ("with_this_prior", moved))
-    }
+            low, high = np.minimum(low, estimate.prior), np.maximum(high, estimate.prior)
+            for name, (least, most) in ends.items():
+                value = chances[name]["value"]
+                chances[name] = {"value": value, "low": min(least, value), "high": max(most, value)}
+            over = "photos and calibration"
     return {
         "prior": {
             "seen": seen.tolist(),
             "estimated": estimate.prior.tolist(),
-            "low": estimate.low.tolist(),
-            "high": estimate.high.tolist(),
+            "low": low.tolist(),
+            "high": high.tolist(),
+            "interval_over": over,
             "iterations": estimate.iterations,
             "converged": estimate.converged,
         },
@@ -113,7 +153,7 @@ def unlabelled_lines(report: Mapping[str, Any], names: Sequence[str], positive: 
     n, groups = report["photos"]["n"], report["photos"]["groups"]
     found = f"{prior['estimated'][positive]:.1%} {names[positive]}"
     how = f"EM, {prior['iterations']} steps" + ("" if prior["converged"] else ", NOT converged")
-    between = f"{prior['low'][positive]:.1%} to {prior['high'][positive]:.1%}"
+    between = f"{prior['low'][positive]:.1%} to {prior['high'][positive]:.1%} over {prior['interval_over']}"
     lines = [
         f"estimated class shares: {found} (95% interval {between}, {n} photos in {groups} groups; {how}); the model "
         f"was calibrated on {prior['seen'][positive]:.1%}"

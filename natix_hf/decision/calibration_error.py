@@ -1,0 +1,92 @@
+"""Intervals of what photos without labels tell, with the error of the calibration itself in them. Knows arrays only.
+
+Estimated class shares and expected accuracy rest on probabilities that were calibrated on a few hundred photos. On
+other photos of the same kind the calibration would have come out differently, and that often moves the result more
+than drawing the new photos again does. So each draw resamples both, whole groups, and fits the calibrator once more on
+top of itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+import scipy.special
+
+from natix_hf.decision.calibrators import fit_one
+from natix_hf.decision.prior_shift import resampled_priors
+from natix_hf.decision.resampling import group_numbers, times_drawn
+
+# What is fitted again, on calibrated logits: the same family, so that the two together are one of it. Steps are moved
+# as vector moves them. What was not fitted has no error of this kind.
+AGAIN = {"temperature": "temperature", "vector": "vector", "isotonic": "vector"}
+
+
+class Reference(NamedTuple):
+    """Labelled rows that a calibration was fitted on, `logits` `(m, classes)` calibrated by it, under their own class
+    shares; `labels` `(m,)`, `groups` `(m,)` or None."""
+
+    logits: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray | None
+
+
+def intervals(
+    calibrated: np.ndarray,
+    decisions: Mapping[str, np.ndarray],
+    groups: np.ndarray | None,
+    prior: np.ndarray,
+    reference: Reference,
+    calibrator: str,
+    *,
+    n_boot: int = 200,
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[np.ndarray, np.ndarray, dict[str, tuple[float, float]]]:
+    """Ends of the class shares and of the expected accuracies.
+
+    Args:
+        calibrated: `(n, classes)` logits of the new photos, calibrated under the class shares of the reference.
+        decisions: name -> `(n,)` class ids that are judged.
+        groups: `(n,)` or None.
+        prior: `(classes,)` estimated shares, where EM starts.
+        reference: what the calibration was fitted on.
+        calibrator: what was fitted there; `none` where nothing was.
+        n_boot, seed, level: of the draws.
+
+    Returns:
+        `low` and `high` of the shares, `(classes,)`, and `(low, high)` of each name's expected accuracy.
+    """
+    classes = calibrated.shape[1]
+    number, old = group_numbers(groups, len(calibrated)), group_numbers(reference.groups, len(reference.labels))
+    draws = (
+        (new[0], again[0])
+        for new, again in zip(
+            times_drawn(int(number.max()) + 1, n_boot, seed, at_once=1),
+            times_drawn(int(old.max()) + 1, n_boot, seed + 1, at_once=1),
+            strict=True,
+        )
+    )
+    shares, right = [], {name: [] for name in decisions}
+    rows = np.arange(len(calibrated))
+    for new, again in draws:
+        picked = np.repeat(np.arange(len(old)), again[old].astype(np.int64))
+        labels = reference.labels[picked]
+        counts = np.bincount(labels, minlength=classes)
+        if not counts.all():  # a calibration from such rows would not have been made
+            continue
+        seen, logits = counts / counts.sum(), calibrated
+        if calibrator in AGAIN:
+            logits = fit_one(AGAIN[calibrator], reference.logits[picked], labels).calibrated(calibrated)
+        probabilities, weights = scipy.special.softmax(logits, axis=1), new[number]
+        found = resampled_priors(probabilities, seen, prior, weights[None])[0]
+        shares.append(found)
+        ratio = found / seen
+        whole = probabilities @ ratio
+        for name, decided in decisions.items():
+            chance = ratio[decided] * probabilities[rows, decided] / whole
+            right[name].append(float((weights * chance).sum() / weights.sum()))
+    ends = [(1 - level) / 2, (1 + level) / 2]
+    low, high = np.quantile(np.array(shares), ends, axis=0)
+    return low, high, {name: tuple(np.quantile(values, ends)) for name, values in right.items()}

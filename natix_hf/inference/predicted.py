@@ -1,0 +1,88 @@
+"""Probabilities read back from a table that `natix_hf.predict` wrote (see `prediction.write_rows`)."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from natix_hf.errors import UserError
+
+SUMS = 1e-3  # how far the probabilities of a photo may be from 1 together; they are written with 6 digits
+
+
+def read_probabilities(path: str | Path, labels: Sequence[str]) -> tuple[np.ndarray, int]:
+    """The calibrated probabilities of each photo, and how many photos have none since they could not be read.
+
+    Args:
+        path: CSV or JSON lines.
+        labels: the model's classes in the order of their ids.
+
+    Returns:
+        `(n, classes)` float64, and the number of the others.
+
+    Raises:
+        UserError: no such table, other classes, or a row that holds no probabilities; names the line.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    if path.suffix not in (".csv", ".jsonl"):
+        raise UserError(f"{path}: a .csv or .jsonl that natix_hf.predict wrote expected")
+    found, without = [], 0
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            for line, values in _csv(file, path, labels) if path.suffix == ".csv" else _jsonl(file, path, labels):
+                if values is None:
+                    without += 1
+                else:
+                    found.append(_checked(values, path, line))
+    except (UnicodeDecodeError, csv.Error):
+        raise UserError(f"{path}: not a text table that natix_hf.predict wrote") from None
+    if not found:
+        raise UserError(f"{path}: no photo with probabilities in it")
+    return np.array(found), without
+
+
+def _csv(file: Any, path: Path, labels: Sequence[str]) -> Iterator[tuple[int, list[Any] | None]]:
+    table = csv.DictReader(file)
+    columns = [f"p_{label}" for label in labels]
+    there = [name for name in table.fieldnames or [] if name.startswith("p_")]
+    if sorted(there) != sorted(columns):
+        raise UserError(
+            f"{path}: column {', '.join(there[:5]) or 'of probabilities missing'}, {', '.join(columns[:5])} expected: "
+            "give the table that natix_hf.predict wrote with this model"
+        )
+    for row in table:
+        yield table.line_num, None if row.get("error") else [row[name] for name in columns]
+
+
+def _jsonl(file: Any, path: Path, labels: Sequence[str]) -> Iterator[tuple[int, list[Any] | None]]:
+    for line, text in enumerate(file, start=1):
+        try:
+            row = json.loads(text)
+            failed = "error" in row
+            held = {} if failed else row["probabilities"]
+            names = sorted(held)
+        except (ValueError, TypeError, KeyError):
+            raise UserError(f"{path}: line {line} is no row that natix_hf.predict wrote") from None
+        if not failed and names != sorted(labels):
+            raise UserError(
+                f"{path}: line {line} is about the classes {', '.join(names[:5])}, expected {', '.join(labels[:5])}"
+            )
+        yield line, None if failed else [held[label] for label in labels]
+
+
+def _checked(values: list[Any], path: Path, line: int) -> list[float]:
+    try:
+        numbers = [float(value) for value in values]
+    except (TypeError, ValueError):
+        numbers = []
+    if not numbers or not all(0 <= p <= 1 for p in numbers) or abs(sum(numbers) - 1) > SUMS:
+        shown = " ".join(str(value) for value in values)[:60]
+        raise UserError(f"{path}: line {line} holds '{shown}', probabilities that sum to 1 expected")
+    return numbers
