@@ -31,11 +31,12 @@ from natix_hf.report.classification_metric import NatixClassificationMetric
 from natix_hf.report.summary import summary_lines
 from natix_hf.training import run_folder
 from natix_hf.training.accounting import Accounting, keep_speed, speed_lines
-from natix_hf.training.checkpoints import not_finite, remove_incomplete, resume_point
+from natix_hf.training.checkpoints import remove_incomplete, resume_point
 from natix_hf.training.curriculum import check_curriculum
 from natix_hf.training.deciding import check_decision
 from natix_hf.training.ema import Ema
 from natix_hf.training.feeding import FeedsPhotos
+from natix_hf.training.finite import FiniteLosses
 from natix_hf.training.losses import TrainingLoss, check_loss
 from natix_hf.training.mixing import check_views, mixing
 from natix_hf.training.optimizers import build_optimizer, check_optimizer, extra_passes
@@ -176,6 +177,7 @@ class NatixTrainer(FeedsPhotos):
         average = args.ema and args.probe_heads == "one"
         self.ema = Ema(self.model, args.ema_decay, args.ema_warmup_steps) if average else None
         self.criterion.attach(self._plain_model(), args.seed)  # not averaged: nothing reads it after training
+        self.finite = FiniteLosses(args.output_dir, lag=int(args.device.type != "cpu"))
         self.add_callback(_Epochs(self))
         # One short line per evaluation in place of the parent's dictionaries; trackers still get every value.
         self.remove_callback(PrinterCallback)
@@ -284,9 +286,13 @@ class NatixTrainer(FeedsPhotos):
 
     def _pass(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any) -> torch.Tensor:
         loss = super().training_step(model, inputs, num_items_in_batch)
-        if not torch.isfinite(loss):
-            raise UserError(not_finite(self.args.output_dir, self.state.global_step + 1, loss.item()))
+        self.finite.seen(self.state.global_step + 1, loss)
         return loss
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        if self.control.should_log or self.control.should_evaluate or self.control.should_save:
+            self.finite.check()
+        super()._maybe_log_save_evaluate(*args, **kwargs)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted here: the parent's formula is that of a language model."""
@@ -310,6 +316,7 @@ class NatixTrainer(FeedsPhotos):
         return self.state.max_steps
 
     def _finalize_training(self, *args: Any) -> TrainOutput:
+        self.finite.check()
         # Schedule-free optimizers leave the model with their average, and do so before the best weights are loaded.
         self.optimizer.eval()
         return super()._finalize_training(*args)

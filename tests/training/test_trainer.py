@@ -8,6 +8,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from natix_hf import UserError, load_photos
+from natix_hf.training.finite import FiniteLosses
 from natix_hf.training.views import EpochSampler
 
 
@@ -145,6 +146,27 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_step_and_checkpoint(j
     trainer = job("full", save_strategy="steps", save_steps=2, eval_strategy="no", callbacks=[_Poison()])
     with pytest.raises(UserError, match=r"loss is nan at step 6; the last good checkpoint is .*checkpoint-4"):
         trainer.train()
+
+
+def test_a_loss_that_is_looked_at_a_step_later_stops_the_run_before_anything_of_it_is_kept(job):
+    """As on a GPU: step 6 is a step of saving."""
+    trainer = job("full", save_strategy="steps", save_steps=2, eval_strategy="no", callbacks=[_Poison()])
+    trainer.finite.lag = 1
+    with pytest.raises(UserError, match=r"loss is nan at step 6; the last good checkpoint is .*checkpoint-4"):
+        trainer.train()
+    assert _checkpoints(trainer)[-1].name == "checkpoint-4"
+
+
+def test_losses_are_looked_at_when_the_next_one_is_there(tmp_path):
+    losses = FiniteLosses(tmp_path, lag=1)
+    losses.seen(1, torch.tensor(1.0))
+    losses.seen(2, torch.tensor(math.inf))
+    with pytest.raises(UserError, match="the loss is inf at step 2; there is no checkpoint yet"):
+        losses.seen(3, torch.tensor(1.0))
+    losses = FiniteLosses(tmp_path, lag=1)
+    losses.seen(7, torch.tensor(math.nan))
+    with pytest.raises(UserError, match="the loss is nan at step 7"):
+        losses.check()
 
 
 def test_label_smoothing_has_the_textbook_loss(job):
