@@ -5,6 +5,8 @@ python -m natix_hf.export runs/lora --format merged|adapter|stock|onnx --output 
 
 from __future__ import annotations
 
+import warnings
+
 from natix_hf.errors import CommandParser, UserError, command
 
 
@@ -36,9 +38,11 @@ def main(argv: list[str]) -> None:
 
     from natix_hf.hub.adapter_export import base_folder
     from natix_hf.hub.exporting import export_run
-    from natix_hf.hub.proof import prove
+    from natix_hf.hub.proof import clients_of, prove
     from natix_hf.inference.listing import find_photos
 
+    # peft asks transformers for a name that transformers has just renamed.
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     photos = find_photos(given.photos)[1] if given.photos else None
@@ -62,7 +66,9 @@ def main(argv: list[str]) -> None:
         print("not proved: whether it answers like the run is not known")
         return
     base = given.base_output or (base_folder(given.output) if given.format == "adapter" else None)
-    proof = prove(run, given.output, photos=photos, client_python=given.client_python, base=base)
+    proof = prove(
+        run, given.output, photos=photos, client_python=given.client_python, base=base, clients=clients_of(base)
+    )
     print(f"proof: {proof['photos']['n']} photos ({proof['photos']['source']}), largest differences from the run")
     for client in proof["clients"]:
         print(

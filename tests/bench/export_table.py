@@ -85,7 +85,7 @@ def main() -> None:
         for number, (title, (base, side)) in enumerate(bases.items()):
             run = write_run(work / f"run{number}", base, image_size=side)
             (work / str(number)).mkdir()
-            table = rows(run, work / str(number), content, given.client_python)
+            table = rows(run, work / str(number), content, given.client_python, side == 224)
             print(
                 f"\n{title}\n", "| " + " | ".join(head) + " |", "| " + " | ".join("---" for _ in head) + " |", sep="\n"
             )

@@ -1,0 +1,49 @@
+"""`natix_hf.export` typed as a command, and `predict` on what it wrote."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from natix_hf.schemas import validate
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.slow
+def test_a_trained_run_is_exported_proved_on_its_own_photos_and_predicts_the_same(finished, module_desk):
+    pytest.importorskip("timm")
+    desk = module_desk
+    out = desk.folder / "stock"
+    result = desk.type("export", finished, "--format", "stock", "--output", out)
+    assert result.status == 0, result.err
+    assert "fresh process without natix_hf: logits" in result.out
+    proof = json.loads((out / "proof.json").read_text())
+    validate(proof, "proof")
+    assert proof["photos"]["source"] == "val_select"
+    tables = []
+    for model in (finished, out):
+        assert desk.type("predict", model, desk.folder / "photos", "--output", desk.folder / "p.csv").status == 0
+        with (desk.folder / "p.csv").open(newline="") as file:
+            tables.append(list(csv.DictReader(file)))
+    assert len(tables[0]) == 48
+    for one, other in zip(*tables, strict=True):
+        assert (one["file"], one["label"]) == (other["file"], other["label"])
+        assert float(one["p_Roadwork"]) == pytest.approx(float(other["p_Roadwork"]), abs=2e-6)
+    again = desk.refusal("export", finished, "--format", "stock", "--output", out)
+    assert "already there and not empty" in again
+    assert "only LoRA runs have one" in desk.refusal(
+        "export", finished, "--format", "adapter", "--output", desk.folder / "adapter"
+    )
+
+
+def test_help_waits_for_nothing_heavy():
+    script = "import sys, natix_hf.export; sys.exit(bool({'torch', 'transformers'} & set(sys.modules)))"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    assert subprocess.run([sys.executable, "-c", script], env=environment).returncode == 0
