@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -80,6 +81,11 @@ def write_json(path: str | Path, document: Any) -> None:
 def read_json(path: str | Path) -> Any:
     """The document in a JSON file."""
     return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def fingerprint_file(path: str | Path) -> str:
+    """The blake2b-128 of a file's bytes, as 32 hexadecimal digits."""
+    return hashlib.blake2b(Path(path).read_bytes(), digest_size=16).hexdigest()
 
 
 def home() -> Path:

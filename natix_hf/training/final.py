@@ -20,7 +20,7 @@ from natix_hf.decision.calibration import Calibration
 from natix_hf.decision.selective import selective_document
 from natix_hf.decision.temperature import softmax
 from natix_hf.errors import LeakageError
-from natix_hf.files import read_json, replacing, staging, write_json, write_text
+from natix_hf.files import fingerprint_file, read_json, replacing, staging, write_json, write_text
 from natix_hf.hub.cards import hub_id, model_card
 from natix_hf.report import figures
 from natix_hf.report.field import Field
@@ -152,6 +152,7 @@ def evaluate_run(run: Path, *, seed: int = 0, field: Field | None = None) -> dic
         "time": time.time(),
     }
     record["ledger"] = [*record["ledger"], entry]
+    record["calibration_of_figures"] = fingerprint_file(run / "calibration.json")  # a card must not tell of another
     write_json(run / "run.json", record)
     write_decision_figures(run)
     write_text(run / "README.md", model_card(run))
