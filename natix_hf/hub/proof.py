@@ -122,6 +122,13 @@ def prove(
     return document
 
 
+def clients_of(base: str | Path | None) -> tuple[str, ...]:
+    """Who can load an export; `base` is an adapter's: transformers alone makes no classifier of a raw DINOv3."""
+    if base is not None and read_json(Path(base).expanduser() / "config.json").get("model_type") != "natix_dinov3":
+        return (WITH,)
+    return WITH, WITHOUT
+
+
 def _about(target: str) -> Path:
     """Where `export.json` of a folder or a repository is."""
     if Path(target).is_dir():

@@ -22,13 +22,13 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from natix_hf.data.certificate import read_certificate
 from natix_hf.decision.temperature import softmax
 from natix_hf.errors import UserError
-from natix_hf.files import read_json, write_json, write_text
+from natix_hf.files import fingerprint_file, read_json, write_json, write_text
 from natix_hf.hub import streetvision
 from natix_hf.hub.adapter_export import base_folder
 from natix_hf.hub.bundle import write_bundle
 from natix_hf.hub.exporting import export_run, labels_of, load_run
 from natix_hf.hub.faults import check_name, check_token, hub_faults
-from natix_hf.hub.proof import TOLERANCES, prove
+from natix_hf.hub.proof import TOLERANCES, clients_of, prove
 from natix_hf.hub.proof_photos import proof_photos
 from natix_hf.inference.batches import logits_of, photo_batches
 from natix_hf.schemas import validate
@@ -201,7 +201,8 @@ def publish(run: Path, asked: Publication, say: Callable[[str], None] = print) -
         form = _export(run, folder, asked, say)
         photos = proof_photos(run)
         base = base_folder(folder) if form == "adapter" else None
-        proof = prove(run, folder, photos=photos, client_python=asked.client_python, base=base)
+        proving = {"photos": photos, "client_python": asked.client_python, "clients": clients_of(base)}
+        proof = prove(run, folder, base=base, **proving)
         say(_proof_line("before the push", proof))
         latency = None
         if asked.hotkey is not None:
@@ -217,7 +218,7 @@ def publish(run: Path, asked: Publication, say: Callable[[str], None] = print) -
             commit = _push(api, asked, folder, place, say)
         address = f"{api.endpoint}/{asked.repo_id}"
         try:
-            again = prove(run, asked.repo_id, photos=photos, client_python=asked.client_python, online=True)
+            again = prove(run, asked.repo_id, online=True, **proving)
         except UserError as error:
             raise UserError(
                 f"push {asked.repo_id}: it is at {address}, without the tag {asked.version}, since what clients get "
@@ -237,7 +238,13 @@ def publication(run: Path, asked: Publication) -> dict[str, Any]:
     """
     if not (run / "metrics.json").is_file():
         raise UserError(f"{run}: no metrics.json: run `python -m natix_hf.evaluate {run}` first")
-    metrics = read_json(run / "metrics.json")
+    metrics, record = read_json(run / "metrics.json"), read_json(run / "run.json")
+    # Runs from before this was noted say nothing of it.
+    if record.get("calibration_of_figures", now := fingerprint_file(run / "calibration.json")) != now:
+        raise UserError(
+            f"{run}: calibrated again after its figures were computed, so the card would tell those of another model: "
+            f"run `python -m natix_hf.evaluate {run}` first"
+        )
     return {
         "schema": 1,
         "version": asked.version,

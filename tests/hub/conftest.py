@@ -11,7 +11,11 @@ import huggingface_hub
 import pytest
 import torch
 import yaml
-from hub_state import Hub
+from finished_run import write_finished_run
+from hub_state import READ, WRITE, Hub
+
+from natix_hf import publish as publish_verb
+from natix_hf.errors import command
 
 SHAPES = {
     "s": {"use_gated_mlp": False, "hidden_act": "gelu", "intermediate_size": 64},
@@ -114,8 +118,90 @@ def hub(loopback_hub, monkeypatch, tmp_path) -> Hub:
     ):
         monkeypatch.setattr(constants, name, value)
     monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", loopback_hub.address)  # was made at import
+    monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # is made once in a process
     for name in [name for name in os.environ if name.startswith("HF_")]:
         monkeypatch.delenv(name)
     for name, value in loopback_hub.environment(tmp_path / "hub-home").items():
         monkeypatch.setenv(name, value)
     return loopback_hub
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory, make_base, make_run) -> Path:
+    """A finished run with weights, documents, predictions, a gallery and a checkpoint."""
+    folder = tmp_path_factory.mktemp("publishing")
+    base = make_base(folder / "base")
+    run = make_run(folder / "run", base, temperature=(2.0, 2.0), logit_bias=(0.0, 0.0))
+    recipe = {"model_name_or_path": str(base), "dataset_name": "me/streets", "image_size": 32, "lora_r": 4}
+    write_finished_run(run, **recipe)
+    (run / "checkpoints" / "checkpoint-1").mkdir(parents=True)
+    (run / "checkpoints" / "checkpoint-1" / "optimizer.pt").write_bytes(b"pickle")
+    (run / "training_args.bin").write_bytes(b"pickle")
+    return run
+
+
+@pytest.fixture
+def proofs(monkeypatch):
+    """The proof in this process alone; what was proved, in order, and by whom it would have been."""
+    from natix_hf.data.scenes import encode, scene
+    from natix_hf.hub import publishing
+    from natix_hf.hub.proof import prove
+    from natix_hf.hub.proof_photos import Photos
+
+    asked = []
+
+    def alone(run, export, *, clients, online=False, **options):
+        asked.append(("pushed" if online else "export", clients))
+        return prove(run, export, online=online, clients=(), **options)
+
+    four = Photos("given", [encode(scene(5, index, (160, 90))) for index in range(4)])
+    monkeypatch.setattr(publishing, "proof_photos", lambda _: four)
+    monkeypatch.setattr(publishing, "prove", alone)
+    return asked
+
+
+@pytest.fixture
+def light(monkeypatch):
+    """Exports and proofs that are none, for what happens at the Hub alone."""
+    from natix_hf.hub import publishing
+
+    def export(run, form, folder, *, dtype, **_):
+        folder.mkdir()
+        for name in ("model-1.safetensors", "model-2.safetensors", "model.safetensors"):
+            (folder / name).write_bytes(name.encode() * 2000)
+        for name in ("config.json", *(["modeling_natix_dinov3.py"] if form == "merged" else [])):
+            (folder / name).write_text("{}")
+
+    client = {"client": "none", "probabilities": 0.0}
+    document = {"photos": {"n": 32}, "clients": [client], "model": "0" * 32}
+    monkeypatch.setattr(publishing, "export_run", export)
+    monkeypatch.setattr(publishing, "proof_photos", lambda _: None)
+    monkeypatch.setattr(publishing, "prove", lambda *_, **__: document)
+    monkeypatch.setattr(
+        publishing, "write_bundle", lambda run, folder, *_, **__: (folder / "README.md").write_text("# Model")
+    )
+
+
+@pytest.fixture
+def no_waiting(monkeypatch):
+    """The Hub's client waits a second and more between two tries."""
+    monkeypatch.setattr(huggingface_hub.utils._http.time, "sleep", lambda _: None)
+
+
+@pytest.fixture
+def refused(capsys) -> Callable[..., tuple[str, str]]:
+    """The function that types `python -m natix_hf.publish WORDS`, and is refused: its one line and the output."""
+
+    def typed(*words: object) -> tuple[str, str]:
+        with pytest.raises(SystemExit) as stop:
+            command(publish_verb.main, [str(word) for word in words])
+        assert stop.value.code == 2
+        out, err = capsys.readouterr()
+        lines = [line for line in err.splitlines() if line.startswith("error: ") or "Traceback" in line]
+        assert len(lines) == 1, err
+        assert err.rstrip().endswith(lines[0])
+        for token in (WRITE, READ):
+            assert token not in out + err
+        return lines[0].removeprefix("error: "), out
+
+    return typed

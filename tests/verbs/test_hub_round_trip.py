@@ -1,4 +1,4 @@
-"""From the Hub and back: checkpoint and photos by their ids, the run pushed, a stranger's pipeline; on loopback."""
+"""From the Hub and back: checkpoint and photos by their ids, the run published in two forms, a stranger's pipeline."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from hub_state import WRITE
+
+from natix_hf.files import read_json
 
 pytestmark = pytest.mark.slow
 
@@ -26,23 +29,19 @@ HfApi().create_repo("tester/backbone")
 HfApi().upload_folder(repo_id="tester/backbone", folder_path=model)
 """
 
-PUBLISH = """
-import sys
-from huggingface_hub import HfApi
-HfApi().create_repo("tester/x")
-HfApi().upload_folder(repo_id="tester/x", folder_path=sys.argv[1], ignore_patterns=["checkpoints/*"])
-"""
-
 STRANGER = """
 import json, sys
 sys.modules["natix_hf"] = None
 from transformers import pipeline
-classify = pipeline("image-classification", model="tester/x", trust_remote_code=True)
-print(json.dumps([classify(photo) for photo in sys.argv[1:]]))
+models = [
+    pipeline("image-classification", model="tester/stock"),
+    pipeline("image-classification", model="tester/full", trust_remote_code=True),
+]
+print(json.dumps([[classify(photo) for photo in sys.argv[1:]] for classify in models]))
 """
 
 
-def test_a_run_on_hub_ids_can_be_pushed_and_used_by_a_stranger(loopback_hub, tiny_backbone, photo_folder, tmp_path):
+def test_a_run_on_hub_ids_is_published_and_used_by_a_stranger(loopback_hub, tiny_backbone, photo_folder, tmp_path):
     def execute(*words: object, home: str) -> str:
         own = {"NATIX_HF_HOME": str(tmp_path / "natix"), "PYTHONPATH": str(REPOSITORY)}
         environment = loopback_hub.environment(tmp_path / home) | own
@@ -58,6 +57,8 @@ def test_a_run_on_hub_ids_can_be_pushed_and_used_by_a_stranger(loopback_hub, tin
         "model_name_or_path: tester/backbone\ndataset_name: tester/photos\nlabel_names: [None, Roadwork]\n"
         "image_size: 32\noutput_dir: run\nnum_train_epochs: 1\nuse_cpu: true\ndisable_tqdm: true\n"
         "dataloader_num_workers: 0\n"
+        "push_to_hub: true\nhub_model_id: tester/full\nhub_format: merged\nhub_private_repo: true\n"
+        "model_version: 0.1.0\n"
     )
     said = execute("-m", "natix_hf.train", recipe, home="user")
     assert "photos: tester/photos: 2 classes" in said
@@ -70,14 +71,32 @@ def test_a_run_on_hub_ids_can_be_pushed_and_used_by_a_stranger(loopback_hub, tin
     assert "base_model: tester/backbone" in card
     assert "- tester/photos" in card
 
-    execute("-c", PUBLISH, run, home="user")
-    pushed = set(loopback_hub.model("tester/x").files)
-    assert {"config.json", "model.safetensors", "modeling_natix_dinov3.py", "README.md", "run.json"} <= pushed
-    assert not any(name.startswith("checkpoints") or name.endswith((".bin", ".pt", ".pth")) for name in pushed)
+    held = loopback_hub.model("tester/full")
+    assert f"published: {loopback_hub.address}/tester/full, version 0.1.0" in said
+    assert said.count("every decision at 0.5 is the run's") == 2
+    assert held.messages == ["initial commit", "Version 0.1.0"]  # the Trainer uploaded nothing
+    assert held.tags == {"0.1.0": held.head}
+    assert held.private
+    assert "tester/photos" in held.files["README.md"].decode()
+    assert read_json(run / "splits.json")["fingerprint"] in held.files["README.md"].decode()
+
+    said = execute("-m", "natix_hf.publish", run, "tester/stock", home="user")
+    assert said.splitlines()[-1] == f"{loopback_hub.address}/tester/stock"
+    assert WRITE not in said
+    for name in ("tester/full", "tester/stock"):
+        pushed = loopback_hub.model(name).files
+        assert {"config.json", "model.safetensors", "README.md", "proof.json", "publication.json"} <= set(pushed)
+        assert not [
+            path for path in pushed if "checkpoint" in path or path.endswith((".bin", ".pt", ".parquet", ".jpg"))
+        ]
+        assert not [path for path, content in pushed.items() if str(tmp_path).encode() in content]
 
     photos = sorted(photo_folder.rglob("*.jpg"))[::12]
-    answers = json.loads(execute("-c", STRANGER, *photos, home="stranger"))
-    execute("-m", "natix_hf.predict", "tester/x", photo_folder, "--output", "out.jsonl", home="other")
+    stock, full = json.loads(execute("-c", STRANGER, *photos, home="stranger"))
+    execute("-m", "natix_hf.predict", "tester/full", photo_folder, "--output", "out.jsonl", home="other")
     expected = {row["file"]: row["probabilities"] for row in map(json.loads, (tmp_path / "out.jsonl").open())}
-    for photo, answer in zip(photos, answers, strict=True):
-        assert {entry["label"]: entry["score"] for entry in answer} == pytest.approx(expected[str(photo)], abs=1e-5)
+    for answers in (stock, full):
+        for photo, answer in zip(photos, answers, strict=True):
+            assert {entry["label"]: entry["score"] for entry in answer} == pytest.approx(
+                expected[str(photo)], abs=1e-5
+            )
