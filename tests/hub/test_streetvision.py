@@ -1,11 +1,17 @@
 from datetime import UTC, datetime
 
+import numpy as np
 import pytest
 import yaml
 
+from natix_hf.data.scenes import encode, scene
+from natix_hf.decision.temperature import softmax
 from natix_hf.errors import UserError
 from natix_hf.hub import streetvision
+from natix_hf.hub.exporting import export_run
 from natix_hf.hub.streetvision import check_hotkey, check_labels, check_version, detector, latency_lines, submission
+from natix_hf.inference.batches import logits_of, photo_batches
+from natix_hf.inference.prediction import load_classifier
 
 # Well-known development accounts of Substrate, with their public addresses.
 ALICE = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
@@ -94,3 +100,24 @@ def test_latency_over_the_limit_stands_out():
     row = {"width": 224, "height": 224, "at_once": 4, "requests": 16, "p50": 1.0, "p99": 10.0}
     lines = latency_lines({"latency": [row], "cores": 2, "difference": 1e-7, "limit": 9.0})
     assert lines[1].endswith("OVER THE LIMIT")
+
+
+@pytest.mark.slow
+def test_the_network_s_form_of_call_answers_like_the_run(make_base, make_run, tmp_path, monkeypatch):
+    run = make_run(tmp_path / "run", make_base(tmp_path / "base"))
+    export_run(run, "stock", tmp_path / "stock")
+    photos = [encode(scene(5, index, (160, 90))) for index in range(3)]
+    model, processor = load_classifier(str(run))
+    logits = [logits_of(model, pixels) for _, pixels, _ in photo_batches(photos, processor)]
+    expected = softmax(np.concatenate(logits))[:, 1]
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    found = streetvision.check_client(tmp_path / "stock", photos, expected, seconds=0.0)
+    assert found["difference"] < 1e-6
+    sizes = [(row["width"], row["height"], row["at_once"]) for row in found["latency"]]
+    assert sizes == [(224, 224, 1), (224, 224, 4), (1920, 1080, 1), (1920, 1080, 4)]
+    for row in found["latency"]:
+        assert 0 < row["p50"] <= row["p99"] < streetvision.LIMIT_SECONDS
+        assert row["requests"] >= 4
+    export_run(run, "merged", tmp_path / "merged")  # remote code, which the network's clients do not ask for
+    with pytest.raises(UserError, match=r"StreetVision: the network's form of call fails: transformers 5\."):
+        streetvision.check_client(tmp_path / "merged", photos, expected, seconds=0.0)
