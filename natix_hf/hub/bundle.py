@@ -128,6 +128,8 @@ def _write_page(run: Path, folder: Path, documents: dict[str, Any], include_phot
     if include_photos and _has(run, "report.html"):
         shutil.copyfile(run / "report.html", folder / "report.html")
         return
+    if not _has(run, "predictions/val_test.parquet"):
+        return  # a refit has no photos left that it could be tested on
     wanted = ("metrics", "calibration", "run", "splits", *SHOWN_ON_PAGE)
     write_public_page(run, {key: documents[key] for key in wanted if key in documents}, folder / "report.html")
 

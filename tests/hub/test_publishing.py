@@ -12,7 +12,7 @@ from finished_run import write_finished_run
 from hub_state import WRITE, sha256
 from huggingface_hub import ModelCard
 
-from natix_hf.files import read_json
+from natix_hf.files import read_json, write_json
 from natix_hf.hub import exporting, publishing
 from natix_hf.hub.proof import WITH, WITHOUT
 from natix_hf.hub.publishing import OURS, Publication, publish
@@ -237,3 +237,22 @@ def test_a_hotkey_adds_what_streetvision_asks_for(hub, run, proofs, monkeypatch)
     assert asked["n"] == len(asked["p"]) == 4
     assert any("p50 0.10, p99 0.20 of 4 requests" in line for line in said)
     assert any("transformers 4.45.2, which the network pins" in line for line in said)
+
+
+def test_a_refit_is_published_with_figures_that_are_said_to_be_its_honest_run_s(hub, run, proofs):
+    for name in ("slices", "selective", "robustness", "reward", "over_probe", "gallery"):
+        (run / f"{name}.json").unlink()
+    for name in ("predictions", "figures", "gallery"):  # a refit has no rows to leave these of
+        shutil.rmtree(run / name)
+    (run / "report.html").unlink()
+    write_json(run / "metrics.json", read_json(run / "metrics.json") | {"honest_run": "lora"})
+    refit = {"purpose": "refit", "refit": {"name": "lora", "steps": 7, "max_steps": 9}}
+    write_json(run / "run.json", read_json(run / "run.json") | refit)
+    publish(run, Publication("me/x"), lambda _: None)
+    files = hub.model("me/x").files
+    assert json.loads(files["publication.json"])["honest_run"] == "lora"
+    card = files["README.md"].decode()
+    assert "of the run lora before this refit" in card
+    assert "**Refit.**" in card
+    assert "report.html" not in files
+    assert "report.html" not in card
