@@ -219,7 +219,10 @@ class NatixTrainingArguments(TrainingArguments):
             self.dataloader_pin_memory = False  # nothing to copy to; torch would say so at every evaluation
         # The parent takes none of our names, or another for it: it gets to see its own default.
         optim, self.optim = self.optim, OptimizerNames.ADAMW_TORCH if self.optim in OPTIMIZERS else self.optim
+        chosen = self.accelerator_config is not None
         super().__post_init__()
+        if self.dataloader_pin_memory and not chosen:
+            self.accelerator_config.non_blocking = True  # a batch travels while the device computes
         self.optim = optim if optim in OPTIMIZERS else self.optim
 
     def _check_optimizer(self) -> None:

@@ -66,6 +66,15 @@ class _Attempts(Dataset):
             return index, None, str(error)
 
 
+def _batch(
+    attempts: list[tuple[int, torch.Tensor | None, str | None]],
+) -> tuple[list[int], torch.Tensor, list[tuple[int, str]]]:
+    # In the worker: a batch is one piece of shared memory, not one (and a file descriptor) for each of its photos.
+    good = [(i, pixels) for i, pixels, _ in attempts if pixels is not None]
+    broken = [(i, reason) for i, pixels, reason in attempts if pixels is None]
+    return [i for i, _ in good], torch.stack([p for _, p in good]) if good else torch.empty(0), broken
+
+
 def worker_threads(_: int) -> None:
     # Each worker decodes with one thread: the cores belong to the model and to the other workers.
     torch.set_num_threads(1)
@@ -83,22 +92,18 @@ def photo_batches(
     Yields:
         `(indices, pixel_values (b, 3, H, W), [(index, reason), ...])`.
     """
-    loader = DataLoader(
+    yield from DataLoader(
         _Attempts(photos, processor),
         batch_size=batch_size,
-        num_workers=num_workers,
-        collate_fn=list,
+        num_workers=num_workers,  # each reads at most two batches ahead, however many photos there are
+        collate_fn=_batch,
+        pin_memory=torch.cuda.is_available(),
         worker_init_fn=worker_threads,
     )
-    for attempts in loader:
-        good = [(i, pixels) for i, pixels, _ in attempts if pixels is not None]
-        broken = [(i, reason) for i, pixels, reason in attempts if pixels is None]
-        pixels = torch.stack([p for _, p in good]) if good else torch.empty(0)
-        yield [i for i, _ in good], pixels, broken
 
 
 @torch.inference_mode()
 def logits_of(model: torch.nn.Module, pixel_values: torch.Tensor) -> np.ndarray:
     """Calibrated logits `(b, classes)` float32 of a batch; the model must be in eval mode."""
     device = next(model.parameters(), pixel_values).device  # an ONNX graph holds its parameters itself
-    return model(pixel_values=pixel_values.to(device)).logits.float().cpu().numpy()
+    return model(pixel_values=pixel_values.to(device, non_blocking=True)).logits.float().cpu().numpy()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,11 +113,14 @@ def predict_photos(
     *,
     batch_size: int = 16,
     num_workers: int = 0,
+    run: Callable[[torch.Tensor], np.ndarray] | None = None,
 ) -> Iterator[Prediction]:
     """Predictions in the order of `photos`; a broken photo yields its reason and stops nothing.
 
-    How the model decides stands in its config; a model that has no such entry decides by its largest score.
+    How the model decides stands in its config; a model that has no such entry decides by its largest score. `run`
+    gives the logits of a batch, see `pace.Pace`; by default the model does, as it is.
     """
+    run = run or partial(logits_of, model)
     rule = getattr(model.config, "decision", None) or {}  # other classes' configs do not know the name
     shift, band = np.asarray(rule.get("threshold_bias", 0.0)), rule.get("abstain_band")
     progress = tqdm(total=len(names), desc="predict", unit="photo")
@@ -126,7 +130,7 @@ def predict_photos(
         ):
             found: dict[int, Prediction] = {i: Prediction(names[i], None, reason) for i, reason in broken}
             if indices:
-                served = logits_of(model, pixels).astype(np.float64)
+                served = run(pixels).astype(np.float64)
                 for i, scores, p in zip(indices, served, softmax(served - shift), strict=True):
                     asks = band is not None and band[0] < p[rule["positive"]] < band[1]
                     found[i] = Prediction(names[i], p, None, int(scores.argmax()), asks)

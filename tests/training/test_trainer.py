@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from natix_hf import UserError, load_photos
+from natix_hf import NatixTrainingArguments, UserError, load_photos
 from natix_hf.training.finite import FiniteLosses
 from natix_hf.training.views import EpochSampler
 
@@ -167,6 +167,17 @@ def test_losses_are_looked_at_when_the_next_one_is_there(tmp_path):
     losses.seen(7, torch.tensor(math.nan))
     with pytest.raises(UserError, match="the loss is nan at step 7"):
         losses.check()
+
+
+def test_on_an_accelerator_batches_travel_while_it_computes_unless_the_user_says_otherwise(tmp_path, monkeypatch):
+    def chosen(**given):
+        return NatixTrainingArguments(output_dir=str(tmp_path), bf16=False, **given).accelerator_config.non_blocking
+
+    assert not chosen()
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert chosen()
+    assert not chosen(accelerator_config={"non_blocking": False})
+    assert not chosen(dataloader_pin_memory=False)
 
 
 def test_label_smoothing_has_the_textbook_loss(job):

@@ -1,0 +1,160 @@
+"""How a finished model goes over many photos: batch size, precision and compilation, measured on this device.
+
+In fp32 the scores are those of a client's pipeline; that is the default everywhere. Where the user leaves the choice
+open, bf16 and `torch.compile` are tried on the first photos of the job and taken only where they are quicker and
+decide all of these photos alike. A model whose decisions carry a guarantee stays in fp32, in which it was calibrated.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from natix_hf.decision.temperature import softmax
+from natix_hf.errors import PhotoError
+from natix_hf.inference.batches import client_pixels, logits_of
+
+CPU_BATCH = 16
+SMALLEST, LARGEST = 16, 1024
+WORTH_DOUBLING = 1.05  # a batch twice as large has to raise the rate by this factor
+WORTH_CHANGING = 1.1  # another precision, or compilation
+MOST_MOVED = 0.01  # of a probability
+WORTH_COMPILING = 300.0  # seconds that the job would take without
+SAMPLE = 64
+
+Run = Callable[[torch.Tensor], np.ndarray]
+
+
+class Pace(NamedTuple):
+    """What was chosen: `run` gives the logits of a batch; `told` is a line on what was measured, or None."""
+
+    run: Run
+    batch_size: int
+    told: str | None
+
+
+def default_device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def decoding_workers(device: torch.device) -> int:
+    """Processes that decode photos: on a CPU the model needs the cores itself."""
+    return 2 if device.type == "cpu" else min(16, os.cpu_count() or 1)
+
+
+def first_pixels(photos: Sequence[Any], processor: Any) -> torch.Tensor:
+    """`(n, 3, H, W)` of the first readable photos, `SAMPLE` at most; empty where none of them can be read."""
+    found = []
+    for index in range(min(len(photos), SAMPLE)):
+        try:
+            found.append(client_pixels(photos[index], processor))
+        except PhotoError:
+            continue
+    return torch.stack(found) if found else torch.empty(0)
+
+
+def photo_rate(run: Run, sample: torch.Tensor, size: int) -> float:
+    """Photos a second in batches of `size`, the best of three after one that does not count."""
+    batch = sample.repeat(-(-size // len(sample)), 1, 1, 1)[:size]
+    run(batch)
+    taken = []
+    for _ in range(3):
+        begin = time.perf_counter()
+        run(batch)  # the logits come back to the CPU, so the device has finished
+        taken.append(time.perf_counter() - begin)
+    return size / min(taken)
+
+
+def best_batch(run: Run, sample: torch.Tensor) -> tuple[int, float]:
+    """Batch size and its photos a second: doubled while memory lasts and the rate rises by a twentieth.
+
+    Raises:
+        torch.OutOfMemoryError: the smallest batch does not fit.
+    """
+    size, rate = SMALLEST, photo_rate(run, sample, SMALLEST)
+    while size < LARGEST:
+        try:
+            found = photo_rate(run, sample, 2 * size)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            return max(SMALLEST, size // 2), rate  # room for whoever else is on the device
+        if found < WORTH_DOUBLING * rate:
+            break
+        size, rate = 2 * size, found
+    return size, rate
+
+
+def _padded(model: Any, size: int) -> Run:
+    """A compiled model; smaller batches are filled up, since every new size would be compiled anew."""
+    compiled = torch.compile(model)
+
+    def run(pixels: torch.Tensor) -> np.ndarray:
+        if len(pixels) == size:
+            return logits_of(compiled, pixels)
+        filled = torch.cat([pixels, pixels[:1].expand(size - len(pixels), -1, -1, -1)])
+        return logits_of(compiled, filled)[: len(pixels)]
+
+    return run
+
+
+def _in_bf16(run: Run, device: torch.device) -> Run:
+    def rounded(pixels: torch.Tensor) -> np.ndarray:
+        with torch.autocast(device.type, torch.bfloat16):
+            return run(pixels)
+
+    return rounded
+
+
+def agrees(exact: np.ndarray, other: np.ndarray, shift: Any = 0.0) -> bool:
+    """Whether logits `(n, classes)` decide every photo as the exact ones do and move no probability by more than
+    `MOST_MOVED`; `shift` is what the model adds to its scores for the decision."""
+    moved = np.abs(softmax(exact - shift) - softmax(other - shift)).max()
+    return bool((exact.argmax(axis=1) == other.argmax(axis=1)).all() and moved <= MOST_MOVED)
+
+
+def choose_pace(
+    model: Any,
+    sample: torch.Tensor,
+    *,
+    photos: int,
+    batch_size: int | None = None,
+    precision: str = "fp32",
+    measure: bool | None = None,
+) -> Pace:
+    """How the model goes over `photos` photos.
+
+    Args:
+        model: in eval mode, on its device.
+        sample: `(n, 3, H, W)`, the first photos.
+        batch_size: None leaves it open: `CPU_BATCH` on a CPU, elsewhere what `best_batch` finds.
+        precision: `fp32`, or `auto` to try bf16 and, for a long job, `torch.compile`.
+        measure: by default where the model is on a GPU.
+    """
+    run = partial(logits_of, model)
+    device = next(model.parameters(), torch.empty(0)).device  # an ONNX graph has no parameters here
+    measure = device.type != "cpu" if measure is None else measure
+    if not measure or not len(sample):
+        return Pace(run, batch_size or CPU_BATCH, None)
+    size, rate = (batch_size, photo_rate(run, sample, batch_size)) if batch_size else best_batch(run, sample)
+    name, rates = "fp32", {"fp32": rate}
+    rule = getattr(model.config, "decision", None) or {}
+    if precision == "auto" and rule.get("abstain_band") is None:
+        exact, shift, plain = run(sample), np.asarray(rule.get("threshold_bias", 0.0)), run
+        ways: dict[str, Callable[[], Run]] = {"bf16": lambda: _in_bf16(plain, device)}
+        if photos / rate > WORTH_COMPILING:
+            ways["fp32 compiled"] = lambda: _padded(model, size)
+            ways["bf16 compiled"] = lambda: _in_bf16(_padded(model, size), device)
+        for way, make in ways.items():
+            tried = make()
+            rates[way] = photo_rate(tried, sample, size)
+            if rates[way] > WORTH_CHANGING * rates[name] and agrees(exact, tried(sample), shift):
+                name, run = way, tried
+    measured = ", ".join(f"{way} {found:.0f}" for way, found in rates.items())
+    return Pace(run, size, f"batches of {size}, {name} (photos/s of the model alone: {measured})")
