@@ -34,7 +34,7 @@ from natix_hf.schemas import validate
 NEEDS = {
     "merged": ["transformers>=5.23", "natix_hf, or trust_remote_code=True"],
     "adapter": ["transformers>=5.23", "peft", "natix_hf, or trust_remote_code=True and a base of our class"],
-    "stock": ["transformers>=4.57", "timm>=1.0.31"],
+    "stock": ["transformers>=4.56", "timm>=1.0.31"],
     "onnx": ["onnxruntime>=1.17"],
 }
 FORMATS = tuple(NEEDS)
@@ -160,7 +160,7 @@ def labels_of(model: Any) -> list[str]:
 
 
 def write_processor(processor: Any, folder: Path) -> None:
-    """`preprocessor_config.json` under the one class name that transformers 4.57 and 5 both know."""
+    """`preprocessor_config.json` under the one class name that transformers 4.56 and 5 both know."""
     processor.save_pretrained(folder)
     path = folder / "preprocessor_config.json"
     document = read_json(path)
