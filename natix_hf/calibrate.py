@@ -53,14 +53,16 @@ def main(argv: list[str]) -> None:
     from natix_hf.training.final import write_into_weights
 
     table = given.pop("deployment", None)
+    insist = any(name.startswith("risk") for name in given)  # a guarantee of the recipe may be out of reach
     options = replace(options_of(run), **_cast(given))
     if table is None:
-        document = calibrate_run(run, options)
+        document = calibrate_run(run, options, insist=insist)
     else:
         if "target_prior" in given:
             raise UserError("--deployment, --target_prior: class shares from both: leave one of them out")
         found = deployment_prior(run, table)
-        document = calibrate_run(run, replace(options, target_prior=found["target"]), deployment=found["deployment"])
+        options = replace(options, target_prior=found["target"])
+        document = calibrate_run(run, options, deployment=found["deployment"], insist=insist)
         names = read_certificate(run)["label_names"]
         print("\n".join(deployment_lines(document["prior"], names, document["positive"])))
     write_into_weights(run, document)

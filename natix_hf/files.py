@@ -79,8 +79,11 @@ def write_json(path: str | Path, document: Any) -> None:
 
 
 def read_json(path: str | Path) -> Any:
-    """The document in a JSON file."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """The document in a JSON file; `UserError` where it holds none."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError:
+        raise UserError(f"{path}: not JSON that natix_hf wrote: bring the file back") from None
 
 
 def fingerprint_file(path: str | Path) -> str:

@@ -10,18 +10,20 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from natix_hf.errors import UserError
+
 
 def group_numbers(groups: np.ndarray | None, n: int) -> np.ndarray:
     """Consecutive integers `(n,)` in place of the groups' names; None: each row is a group of its own.
 
     Raises:
-        ValueError: not one group a row.
+        UserError: not one group a row.
     """
     if groups is None:
         return np.arange(n)
     groups = np.asarray(groups)
     if groups.shape != (n,):
-        raise ValueError(f"expected {n} groups, one a row, found shape {groups.shape}")
+        raise UserError(f"{groups.size} groups for {n} rows: one a row expected")
     return np.unique(groups, return_inverse=True)[1]
 
 

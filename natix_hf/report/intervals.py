@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import scipy.special
 
+from natix_hf.errors import UserError
 from natix_hf.report.metrics import METRICS, checked, classification_metrics, confidence_gaps, judged_classes, log_odds
 
 ECE_BINS = 15
@@ -248,7 +249,7 @@ def _group_ids(groups: np.ndarray | None, n: int) -> np.ndarray:
         return np.arange(n)
     groups = np.asarray(groups)
     if groups.shape != (n,):
-        raise ValueError(f"expected {n} groups, one a row, found shape {groups.shape}")
+        raise UserError(f"{groups.size} groups for {n} rows: one a row expected")
     return np.unique(groups, return_inverse=True)[1]
 
 

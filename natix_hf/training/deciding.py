@@ -26,7 +26,7 @@ from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_json
 from natix_hf.recipe import DecisionOptions
 from natix_hf.schemas import validate
-from natix_hf.training.predictions import read_predictions
+from natix_hf.training.predictions import check_classes, read_predictions
 
 Rows = Mapping[str, np.ndarray]  # group, label, logits
 
@@ -66,7 +66,11 @@ def split_as_sent(split: str, profile: str) -> str:
 
 
 def calibrate_run(
-    run: Path, options: DecisionOptions | None = None, *, deployment: Mapping[str, Any] | None = None
+    run: Path,
+    options: DecisionOptions | None = None,
+    *,
+    deployment: Mapping[str, Any] | None = None,
+    insist: bool = False,
 ) -> dict[str, Any]:
     """Fit the calibration on `val_calib`, write `calibration.json`, and note in `run.json` which rows it read.
 
@@ -74,12 +78,13 @@ def calibrate_run(
         run: a folder with `run.json`, `splits.json` and the predictions on `val_calib`.
         options: those of the run by default.
         deployment: where `target_prior` comes from, if it was estimated, for `prior`; see `training.deployment`.
+        insist: raise where the guarantee is out of reach, rather than note it.
 
     Returns:
         The content of `calibration.json`.
 
     Raises:
-        UserError: the run is a refit, has no such predictions, or cannot have these options.
+        UserError: the run is a refit, has no such predictions, or cannot have these options; nothing is written then.
     """
     run = Path(run)
     record = read_json(run / "run.json")
@@ -98,6 +103,7 @@ def calibrate_run(
             "that key, or leave it out"
         )
     rows = read_predictions(run, met, "fit")
+    check_classes(rows, names, f"{run}: predictions/{met}.parquet")
     trained = np.array(record["training_shares"]) if record.get("training_shares") else None
     calibration, document = decide(rows, options, target, names, positive, trained)
     compared = None
@@ -118,6 +124,8 @@ def calibrate_run(
     if options.risk != "none":
         control = read_predictions(run, met, "control")
         guarantee = guaranteed(calibration, control, options, names, f"{met}/control")
+        if insist and not guarantee["reachable"]:
+            raise UserError(f"no guarantee: {guarantee['reason']}")
         used.append(("guarantee", "control", len(control["label"])))
     document = {
         "version": 2,
@@ -194,8 +202,10 @@ def decide(
             notes.append(line)
     if options.fold_threshold:
         least = LEAST_ROWS["temperature"]
-        if curve is None or fit.n < least:
-            notes.append(f"{fit.n} photos of both classes are too few for a threshold ({least} needed), it stays 0.5")
+        if curve is None:
+            notes.append(f"all {fit.n} photos are of one class, a threshold needs both, it stays 0.5")
+        elif fit.n < least:
+            notes.append(f"{fit.n} photos are too few for a threshold ({least} needed), it stays 0.5")
         elif curve["reachable"]:
             bias = fold_bias(curve["threshold"], positive, classes)
             folded, parts = True, {"threshold": curve["threshold"], "threshold_bias": bias}

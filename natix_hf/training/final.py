@@ -19,7 +19,7 @@ from natix_hf.data.contracts import count_final_read
 from natix_hf.decision.calibration import Calibration
 from natix_hf.decision.selective import selective_document
 from natix_hf.decision.temperature import softmax
-from natix_hf.errors import LeakageError
+from natix_hf.errors import LeakageError, UserError
 from natix_hf.files import fingerprint_file, read_json, replacing, staging, write_json, write_text
 from natix_hf.hub.cards import hub_id, model_card
 from natix_hf.report import figures
@@ -31,7 +31,7 @@ from natix_hf.training import run_folder
 from natix_hf.training.challenged import challenge_documents, note_latency, predict_challenged
 from natix_hf.training.deciding import calibrate_run, carried
 from natix_hf.training.gallery import keep_photos
-from natix_hf.training.predictions import read_predictions, write_predictions
+from natix_hf.training.predictions import check_classes, read_predictions, write_predictions
 from natix_hf.training.report_page import write_decision_figures, write_report
 from natix_hf.training.stages import stages_document
 
@@ -89,6 +89,7 @@ def evaluate_run(run: Path, *, seed: int = 0, field: Field | None = None) -> dic
 
     Raises:
         LeakageError: the run is one of a sweep, which may not read `val_test`.
+        UserError: a file of the run is missing or not what it should be; nothing is read, counted or written then.
     """
     run = Path(run)
     record = read_json(run / "run.json")
@@ -96,9 +97,15 @@ def evaluate_run(run: Path, *, seed: int = 0, field: Field | None = None) -> dic
         return read_json(run / "metrics.json")
     if record.get("purpose") == "sweep":
         raise LeakageError(f"step 'final figures' asked for val_test of {run}: {run_folder.SWEPT}")
-    rows = read_predictions(run, "val_test")
+    if not (run / "calibration.json").is_file():
+        raise UserError(f"{run}: no calibration.json: python -m natix_hf.calibrate {run} writes it")
     decided, splits = read_json(run / "calibration.json"), read_certificate(run)
+    validate(decided, "calibration")
     names, calibration = splits["label_names"], Calibration.from_document(decided)
+    there = ("val_calib",) if (run / "predictions" / "val_calib.parquet").is_file() else ()
+    for split in (*there, "val_select", "val_test"):  # card and page read the others too, when all else is written
+        rows = read_predictions(run, split)
+        check_classes(rows, names, f"{run}: predictions/{split}.parquet")
     logits, calibrated = calibration.served(rows["logits"]), calibration.calibrated(rows["logits"])
     evaluated = hashlib.blake2b(digest_size=16)
     evaluated.update((run / "predictions" / "val_test.parquet").read_bytes())

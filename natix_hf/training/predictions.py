@@ -6,7 +6,7 @@ broken down by (`slice:<column>`), and no coordinates. This file knows no figure
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from natix_hf.data.slicing import slice_values
-from natix_hf.errors import UserError
+from natix_hf.errors import UserError, one_line
 from natix_hf.files import replacing
 
 SLICE = "slice:"  # stands before the name of a column that figures are broken down by
@@ -29,14 +29,19 @@ def read_predictions(run: Path, split: str, part: str | None = None) -> dict[str
         -> `(n,)` kinds of photos; `source` `(n,)`, `width` and `height` `(n,)` where the file has them.
 
     Raises:
-        UserError: the run has no such file, e.g. because it is not finished.
+        UserError: the run has no such file, e.g. because it is not finished, or what it holds are no logits and labels
+            of one model: NaN, probabilities, labels out of range.
     """
     path = Path(run) / "predictions" / f"{split}.parquet"
     if not path.is_file():
         raise UserError(f"{path}: no such file: is {run} a finished run? natix_hf.train writes it at the end")
-    table = pq.read_table(path)
-    if part is not None:
-        table = table.filter(pa.compute.equal(table["part"], part))
+    try:
+        table = pq.read_table(path)
+        if part is not None:
+            table = table.filter(pa.compute.equal(table["part"], part))
+        _check(table, f"{path}{f', part {part}' if part else ''}")
+    except (pa.ArrowException, KeyError) as error:
+        raise UserError(f"{path}: no predictions that natix_hf.train wrote: {one_line(error)}") from None
     texts = {name: np.array(table[name].to_pylist(), dtype=object) for name in table.column_names if _is_text(name)}
     return {
         "id": texts.pop("id"),
@@ -47,6 +52,43 @@ def read_predictions(run: Path, split: str, part: str | None = None) -> dict[str
         **{name: texts[name] for name in ("source",) if name in texts},
         **{name: table[name].to_numpy() for name in ("width", "height") if name in table.column_names},
     }
+
+
+def _check(table: pa.Table, what: str) -> None:
+    """Raise `UserError` for rows that no model of one set of classes gave."""
+    ids, labels = table["id"].to_pylist(), table["label"].to_numpy()
+    sizes = set(map(len, table["logits"].to_pylist()))
+    if not ids or len(sizes) != 1:
+        found = f"rows of {', '.join(map(str, sorted(sizes)))} logits" if ids else "no rows"
+        raise UserError(f"{what}: {found}, those of one model expected: bring the file back")
+    logits = np.array(table["logits"].to_pylist(), dtype=np.float64)
+    bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
+    if len(bad):
+        raise UserError(
+            f"{what}: {len(bad)} of {len(ids)} rows have NaN or infinite logits (the first is {ids[bad[0]]}): the "
+            "training has diverged or ran in fp16: train again with a lower learning_rate, in bf16 or fp32"
+        )
+    if ((logits >= 0) & (logits <= 1)).all() and np.allclose(logits.sum(axis=1), 1.0, atol=1e-4):
+        raise UserError(
+            f"{what}: probabilities given where logits are expected (all {len(ids)} rows lie in [0, 1] and sum to 1); "
+            "write what the model gives before its softmax, or the logarithm of the probabilities"
+        )
+    outside = np.flatnonzero((labels < 0) | (labels >= logits.shape[1]))
+    if len(outside):
+        first = outside[0]
+        raise UserError(
+            f"{what}: label {labels[first]} of {ids[first]} is not in 0..{logits.shape[1] - 1}, the classes of the "
+            "model: bring the file back"
+        )
+
+
+def check_classes(rows: Mapping[str, Any], names: Sequence[str], what: str) -> None:
+    """Raise `UserError` where predictions have another number of logits than there are classes."""
+    if rows["logits"].shape[1] != len(names):
+        raise UserError(
+            f"{what}: {rows['logits'].shape[1]} logits a photo, and the run has {len(names)} classes "
+            f"({', '.join(names[:5])}): bring the run's own file back"
+        )
 
 
 def _is_text(name: str) -> bool:

@@ -55,7 +55,7 @@ def write(folder: Path, n: int = 1600, prior: float = 0.9, scale: float = 2.0, n
     rows = Rows(Dataset.from_dict(table, features=Features(kinds)), [])
     done = cut(rows, Plan(near_duplicates=False, ratios=(0.1, 0.1, 0.7, 0.1)))
     half = {"fit": [], "control": []}
-    places = {"val_test": [(None, done.places["val_test"])]}
+    places = {split: [(None, done.places[split])] for split in ("val_select", "val_test")}
     places["val_calib"] = [(part, done.places[f"val_calib/{part}"]) for part in half]
     for split, parts in places.items():
         predicted = [(part, kept, z[[int(name[1:]) for name in kept["id"]]] * scale) for part, kept in parts]
