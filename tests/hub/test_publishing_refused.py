@@ -133,3 +133,14 @@ def test_a_run_that_was_not_evaluated_or_has_no_calibration_is_refused(hub, run,
     line, _ = refused(run, "me/x")
     assert "the run is not finished" in line
     assert not hub.repositories
+
+
+def test_a_run_that_was_calibrated_after_its_figures_were_computed_is_refused(hub, run, proofs, refused):
+    from natix_hf.files import fingerprint_file, read_json
+
+    record = read_json(run / "run.json")
+    write_json(run / "run.json", record | {"calibration_of_figures": fingerprint_file(run / "calibration.json")})
+    write_json(run / "calibration.json", read_json(run / "calibration.json") | {"threshold": 0.4})
+    line, _ = refused(run, "me/x")
+    assert "calibrated again after its figures were computed" in line
+    assert f"run `python -m natix_hf.evaluate {run}` first" in line
