@@ -52,9 +52,10 @@ def write_run(
     temperature: Any = (1.5, 0.8),
     logit_bias: Any = (0.3, -0.2),
     lora: dict[str, Any] | None = None,
+    scale: float = 0.3,
     **options: Any,
 ) -> Path:
-    """A finished run on `base`; `options` are those of `build_model`."""
+    """A finished run on `base` whose adapters have weights of `scale`; `options` are those of `build_model`."""
     from natix_hf.files import write_json, write_text
     from natix_hf.modeling.adapters import merge_lora, save_adapter
     from natix_hf.modeling.loading import load_model
@@ -67,7 +68,8 @@ def write_run(
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_" in name or "head" in name:
-                parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3)
+                size = scale if "lora_" in name else 0.3
+                parameter.copy_(torch.randn(parameter.shape, generator=generator) * size)
     plain = model.get_base_model() if method == "lora" else model
     plain.set_calibration(list(temperature), list(logit_bias))
     if method == "lora":
