@@ -12,7 +12,7 @@ from natix_hf.errors import CommandParser, UserError, command
 
 def main(argv: list[str]) -> None:
     parser = CommandParser(prog="python -m natix_hf.export", description=__doc__.split("\n")[0])
-    parser.add_argument("run", help="folder of a finished run")
+    parser.add_argument("run", help="folder of a finished run, or of a recalibrated copy of one")
     parser.add_argument(
         "--format",
         required=True,
@@ -30,9 +30,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--no_proof", action="store_true", help="write the export without proving it")
     given = parser.parse_args(argv)
 
-    from natix_hf.training.run_folder import finished
+    from natix_hf.training.run_folder import exportable
 
-    run = finished(given.run)
+    run = exportable(given.run)
 
     from transformers.utils import logging
 

@@ -57,9 +57,9 @@ def main(argv: list[str]) -> None:
 
     from natix_hf.data.own_photos import have_labels, label_and_group
     from natix_hf.inference.prediction import load_classifier
-    from natix_hf.training.recalibration import asked_options, calibration_of, model_folder, positive_class
+    from natix_hf.training import recalibration as room
 
-    options = asked_options(
+    options = room.asked_options(
         {"fpr": given.max_fpr, "fnr": given.max_fnr, "error": given.max_error, "precision": given.min_precision},
         given.confidence,
         given.prevalence,
@@ -67,13 +67,15 @@ def main(argv: list[str]) -> None:
         threshold_metric=given.threshold_metric,
         fold_threshold=given.fold_threshold == "true",
     )
-    folder = model_folder(given.model)
+    folder = room.model_folder(given.model)
     labelled = not given.unlabelled and have_labels(given.photos, given.image_column_name, given.label_column_name)
+    if labelled:
+        room.check_changeable(folder, given.model)
     disable_progress_bar()  # loading takes a second
     model, processor = load_classifier(str(folder))
     names = [model.config.id2label[i] for i in range(model.config.num_labels)]
-    calibration, document = calibration_of(folder, len(names))
-    positive = positive_class(folder, document)
+    calibration, document = room.calibration_of(folder, len(names))
+    positive = room.positive_class(folder, document)
     own = _photos(given, folder, names, labelled)
 
     from natix_hf.inference.uncalibrated import uncalibrated_logits
@@ -102,23 +104,21 @@ def main(argv: list[str]) -> None:
         print(f"{output / 'recalibration.json'}: the report; without labels no model is changed")
         return
 
-    from natix_hf.training.recalibration import LEAST, certifiable_line, recalibrate, report_lines, write_copy
-
-    if len(own.rows) < LEAST:
-        raise UserError(f"{given.photos}: {len(own.rows)} photos that can be used, at least {LEAST} are needed")
+    if len(own.rows) < room.LEAST:
+        raise UserError(f"{given.photos}: {len(own.rows)} photos that can be used, at least {room.LEAST} are needed")
     halves = own.halves(given.seed)
     arrays = {half: label_and_group(rows) for half, rows in halves.items()}
     if options.risk != "none":
         control = arrays["control"]
-        print(certifiable_line(control["label"], control["group"], options, names, positive), flush=True)
+        print(room.certifiable_line(control["label"], control["group"], options, names, positive), flush=True)
     for half, rows in halves.items():
         arrays[half]["logits"] = logits(rows)
     halved = arrays["fit"], arrays["control"]
-    decided, figures = recalibrate(*halved, calibration, options, names, positive, seed=given.seed)
+    decided, figures = room.recalibrate(*halved, calibration, options, names, positive, seed=given.seed)
     report |= {"figures": figures, "guarantee": decided["guarantee"]}
-    lines = report_lines(decided, report, names, document)
+    lines = room.report_lines(decided, report, names, document)
     parts = [(half, rows, arrays[half]["logits"]) for half, rows in halves.items()]
-    write_copy(folder, output, calibration, decided, report, parts, lines)
+    room.write_copy(folder, output, calibration, decided, report, parts, lines)
     print("\n".join(lines))
     print(f"{output}: the model with this calibration; {given.model} is as it was")
 

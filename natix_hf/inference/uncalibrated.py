@@ -32,9 +32,11 @@ def uncalibrated_logits(
         batch_size, num_workers: as `photo_batches` takes them.
 
     Raises:
-        UserError: a photo that could be read a moment ago no longer can.
+        UserError: a photo that could be read a moment ago no longer can, or steps that cannot be taken out.
     """
     ours = model.config.model_type == "natix_dinov3"
+    if not ours and calibration.isotonic is not None:
+        raise UserError("isotonic calibration cannot be taken out of this form: give the run or its merged export")
     if ours:
         model.set_calibration(1.0, 0.0)
     parts = []

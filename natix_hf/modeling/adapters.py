@@ -213,7 +213,7 @@ def load_adapter(
         peft_model = PeftModel.from_pretrained(model, str(folder), is_trainable=is_trainable)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"the adapter in {folder} doesn't fit the model: {one_line(error)}") from None
-    model.adopt_calibration()
+    model.adopt_adapter()
     _freeze_mask_token(peft_model)
     peft_model.taken = {}
     return peft_model

@@ -258,9 +258,17 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
         self.adopt_calibration()
 
     def adopt_calibration(self) -> None:
-        """Write the head's calibration into the config, as after loading an adapter that brings its own head."""
+        """Write the head's temperature and bias into the config."""
         self.config.temperature = self.head.temperature.float().tolist()
         self.config.logit_bias = self.head.logit_bias.float().tolist()
+
+    def adopt_adapter(self) -> None:
+        """After loading an adapter that brings its own head: that head's calibration, and nothing of the base's."""
+        for module in self.modules():
+            if isinstance(module, NatixDinov3Head):
+                module.isotonic = None
+        self.config.isotonic = self.config.decision = None
+        self.adopt_calibration()
 
     def check_calibration(self) -> None:
         """Compare the head's calibration with the config's.
@@ -290,7 +298,7 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
         loaded = super().from_pretrained(pretrained_model_name_or_path, *model_args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if model._hf_peft_config_loaded:
-            model.adopt_calibration()
+            model.adopt_adapter()
         else:
             model.check_calibration()
         return loaded

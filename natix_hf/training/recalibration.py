@@ -24,10 +24,11 @@ from natix_hf.decision.prior import ODDS_LIMIT
 from natix_hf.decision.risk_control import smallest_alpha
 from natix_hf.errors import UserError, one_line
 from natix_hf.files import read_json, staging, write_json, write_text
+from natix_hf.inference.onnx_model import GRAPH
 from natix_hf.recipe import DecisionOptions
 from natix_hf.report.decision_lines import calibration_lines
 from natix_hf.schemas import validate
-from natix_hf.training.deciding import check_decision, decide, guaranteed
+from natix_hf.training.deciding import carried, check_decision, decide, guaranteed
 from natix_hf.training.final import write_into_weights
 from natix_hf.training.predictions import write_predictions
 
@@ -76,7 +77,7 @@ def model_folder(name: str) -> Path:
     """The folder of a model: of a run, of an export, or a copy of what the Hub holds.
 
     Raises:
-        UserError: there is no such model, or it is an ONNX graph, whose last layer cannot be changed.
+        UserError: there is no such model.
     """
     folder = Path(name).expanduser()
     if not folder.is_dir():
@@ -86,15 +87,21 @@ def model_folder(name: str) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
         try:
-            wanted = [*KEPT, "adapter/*", "calibration.json", "README.md", "predictions/val_calib*.parquet"]
+            wanted = [*KEPT, f"{GRAPH}*", "labels.json", "decision.json", "adapter/*", "calibration.json", "README.md"]
+            wanted.append("predictions/val_calib*.parquet")
             folder = Path(snapshot_download(name, allow_patterns=wanted))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
             raise UserError(f"{name}: neither a folder nor a model on the Hub: {one_line(error)}") from None
-    if not (folder / "config.json").is_file() and (folder / "model.onnx").is_file():
-        raise UserError(
-            f"{name}: an ONNX graph cannot be given another calibration: recalibrate the run or its merged export"
-        )
     return folder
+
+
+def check_changeable(folder: Path, name: str) -> None:
+    """Raise `UserError` for an ONNX graph, whose last layer cannot be told apart; `name` is what was asked for."""
+    if not (folder / "config.json").is_file() and (folder / GRAPH).is_file():
+        raise UserError(
+            f"{name}: an ONNX graph cannot be given another calibration (photos without labels give a report): "
+            "recalibrate the run or its merged export, and export that to ONNX"
+        )
 
 
 def calibration_of(folder: Path, classes: int) -> tuple[Calibration, Mapping[str, Any]]:
@@ -310,6 +317,9 @@ def write_copy(
             write_predictions(stage / "predictions" / "val_calib.parquet", halves)
             if stock:
                 _into_stock_head(stage, before, Calibration.from_document(calibration))
+                # Threshold and band stand in its config too, for predict.
+                config = read_json(stage / "config.json") | {"decision": carried(calibration)["decision"]}
+                write_json(stage / "config.json", config)
             else:
                 write_into_weights(stage, calibration)
             if (source / "README.md").is_file():

@@ -66,6 +66,12 @@ def finished(folder: str | Path) -> Path:
     return run
 
 
+def exportable(folder: str | Path) -> Path:
+    """The folder of a finished run, or of the copy of a model that `natix_hf.recalibrate` made; else `UserError`."""
+    run = Path(folder).expanduser()
+    return run if (run / "recalibration.json").is_file() and (run / "config.json").is_file() else finished(folder)
+
+
 def _status(run: Path) -> str | None:
     try:
         return read_json(run / "run.json").get("status")

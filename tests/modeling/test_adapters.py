@@ -258,6 +258,31 @@ def test_an_adapter_on_a_run_of_ours_loads_through_the_auto_class_with_its_own_c
     assert loaded.config.temperature == pytest.approx([1.7, 1.4])
 
 
+@pytest.mark.parametrize("way", ["transformers", "peft"])
+def test_an_adapter_takes_no_knots_and_no_decision_from_a_base_that_was_calibrated_otherwise(
+    tiny_backbone, photos, tmp_path, way
+):
+    base = build_model(str(tiny_backbone), NAMES)
+    base.save_pretrained(tmp_path / "plain")
+    model = trained(add_lora(build_model(str(tmp_path / "plain"), NAMES), lora_r=4), photos)
+    model.save_pretrained(tmp_path / "adapter")
+    knots = [[[0.0, 1.0], [0.4, 0.6]]] * len(NAMES)
+    base.set_calibration(3.0, 0.5, knots, {"positive": 1, "threshold": 0.3, "abstain_band": [0.2, 0.9]})
+    base.save_pretrained(tmp_path / "base")
+    if way == "peft":
+        base = AutoModelForImageClassification.from_pretrained(tmp_path / "base")
+        loaded = load_adapter(base, tmp_path / "adapter").get_base_model()
+    else:
+        about = tmp_path / "adapter" / "adapter_config.json"
+        text = about.read_text()
+        assert str(tmp_path / "plain") in text
+        about.write_text(text.replace(str(tmp_path / "plain"), str(tmp_path / "base")))
+        loaded = AutoModelForImageClassification.from_pretrained(tmp_path / "adapter")
+    assert torch.equal(loaded.eval()(photos).logits, model.eval()(pixel_values=photos).logits)
+    assert (loaded.config.isotonic, loaded.config.decision) == (None, None)
+    assert loaded.config.temperature == pytest.approx([1.7, 1.4])
+
+
 def test_an_adapter_that_is_not_there_or_does_not_fit_is_named(tiny_backbone, photos, tmp_path):
     with pytest.raises(UserError, match=r"no adapter_config\.json"):
         load_adapter(build_model(str(tiny_backbone), NAMES), tmp_path)

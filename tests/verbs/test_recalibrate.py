@@ -91,6 +91,28 @@ def test_predict_gives_the_probabilities_that_the_copy_promises(copy, module_des
         assert (found["label"] == "Roadwork") == (expected > 0.5)
 
 
+def test_a_copy_is_exported_and_a_stock_export_recalibrated_to_the_same_answers(copy, module_desk, own, finished):
+    desk, (folder, _) = module_desk, copy
+    tables = {}
+    for name, source in (("from-copy", folder), ("plain", finished)):
+        done = desk.type("export", source, "--format", "stock", "--output", desk.folder / name, "--no_proof")
+        assert done.status == 0, done.err
+    words = ("--max_fpr", 0.3, "--prevalence", 0.1, "--fold_threshold", "true", "--num_workers", 0)
+    done = desk.type("recalibrate", desk.folder / "plain", own, "--output", desk.folder / "again", *words)
+    assert done.status == 0, done.err
+    for name, model in (("copy", folder), ("from-copy", desk.folder / "from-copy"), ("again", desk.folder / "again")):
+        table = desk.folder / f"{name}.csv"
+        assert desk.type("predict", model, own, "--output", table, "--num_workers", 0).status == 0
+        rows = [line.split(",") for line in table.read_text().splitlines()]
+        place = rows[0].index("p_Roadwork")
+        tables[name] = [(row[1], row[place + 1]) for row in rows], [float(row[place]) for row in rows[1:]]
+    for name in ("from-copy", "again"):
+        assert tables[name][0] == tables["copy"][0]
+        np.testing.assert_allclose(tables[name][1], tables["copy"][1], atol=3e-6)
+    line = desk.refusal("export", own, "--format", "stock", "--output", desk.folder / "no")
+    assert "not a run of natix_hf" in line
+
+
 def test_photos_without_labels_give_a_report_and_no_model(module_desk, finished, own):
     loose = module_desk.folder / "loose"
     shutil.copytree(own / "Roadwork", loose)

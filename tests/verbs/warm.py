@@ -41,8 +41,10 @@ def child(request: dict) -> None:
 
 
 def main() -> None:
+    import natix_hf.data.checking
     import natix_hf.inference.prediction
     import natix_hf.recipe_file
+    import natix_hf.training.final
     import natix_hf.training.trainer  # noqa: F401
 
     print("ready", flush=True)
@@ -51,6 +53,7 @@ def main() -> None:
         if number == 0:
             child(json.loads(line))
         print(os.waitstatus_to_exitcode(os.waitpid(number, 0)[1]), flush=True)
+    os._exit(0)  # taking torch apart takes seconds
 
 
 if __name__ == "__main__":
