@@ -201,8 +201,8 @@ def latency_section(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
         [
             f"{row['width']} x {row['height']}",
             str(row["at_once"]),
-            f"{row['p50']:.2f}",
-            f"{row['p99']:.2f}",
+            f"{row['p50']:.3f}",
+            f"{row['p99']:.3f}",
             str(row["requests"]),
         ]
         for row in found["latency"]

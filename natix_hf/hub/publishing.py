@@ -202,7 +202,11 @@ def publish(run: Path, asked: Publication, say: Callable[[str], None] = print) -
         photos = proof_photos(run)
         base = base_folder(folder) if form == "adapter" else None
         proving = {"photos": photos, "client_python": asked.client_python, "clients": clients_of(base)}
-        proof = prove(run, folder, base=base, **proving)
+        try:
+            proof = prove(run, folder, base=base, **proving)
+        except UserError as error:
+            hint = "" if asked.hotkey is None else streetvision.upgrade_hint(str(error))
+            raise UserError(f"{str(error).rstrip('.')}{hint}: nothing was pushed") from None
         say(_proof_line("before the push", proof))
         latency = None
         if asked.hotkey is not None:

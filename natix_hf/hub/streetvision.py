@@ -170,14 +170,17 @@ def _call(model: Any, photos: Sequence[bytes], *, python: Any, online: bool, sec
         done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=work)
     if done.returncode:
         last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "no message")
-        raise UserError(f"StreetVision: the network's form of call fails: {last.strip().rstrip('.')}{_old(last)}")
+        raise UserError(
+            f"StreetVision: the network's form of call fails: {last.strip().rstrip('.')}{upgrade_hint(last)}"
+        )
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _old(message: str) -> str:
-    """What to say where the client's transformers cannot know the model; the client's message begins with it."""
-    found = re.match(r"transformers (\d+)\.(\d+)", message)
-    if found and (int(found[1]), int(found[2])) < tuple(map(int, UPGRADE.split(".")[:2])):
+def upgrade_hint(message: str) -> str:
+    """`; ` and what to upgrade to where a client's message shows that its transformers cannot know the model."""
+    found = re.match(r"transformers (\d+)\.(\d+)", message)  # as streetvision_client.py begins
+    old = found and (int(found[1]), int(found[2])) < tuple(map(int, UPGRADE.split(".")[:2]))
+    if old or "does not recognize this architecture" in message or "Unrecognized image processor" in message:
         return f"; {pinned_line()}"
     return ""
 
@@ -199,7 +202,7 @@ def latency_lines(found: Mapping[str, Any]) -> list[str]:
     for row in found["latency"]:
         over = "  OVER THE LIMIT" if row["p99"] > found["limit"] else ""
         lines.append(
-            f"  {row['width']} x {row['height']}, {row['at_once']} at a time: p50 {row['p50']:.2f}, p99 "
-            f"{row['p99']:.2f} of {row['requests']} requests{over}"
+            f"  {row['width']} x {row['height']}, {row['at_once']} at a time: p50 {row['p50']:.3f}, p99 "
+            f"{row['p99']:.3f} of {row['requests']} requests{over}"
         )
     return lines

@@ -164,6 +164,7 @@ def test_an_export_that_does_not_answer_like_the_run_is_not_pushed(hub, run, pro
     monkeypatch.setattr(exporting, "stock_model", spoiled)
     line, _ = refused(run, "me/x")
     assert line.startswith("proof: same process: logits differ by up to ")
+    assert line.endswith(": nothing was pushed")
     assert proofs == [("export", (WITH, WITHOUT))]
     assert not hub.repositories
     assert not hub.asked("/_lfs/")
@@ -219,6 +220,18 @@ def test_the_adapter_is_proved_on_its_base_by_whoever_can_load_it(hub, run, proo
     assert proofs == [("export", clients), ("pushed", clients)]
 
 
+def test_the_network_s_pinned_client_is_told_what_to_upgrade_to(hub, run, light, refused, monkeypatch):
+    def old(*_, **__):
+        raise publishing.UserError("proof: client_python: `timm_wrapper`: does not recognize this architecture.")
+
+    monkeypatch.setattr(publishing, "prove", old)
+    line, _ = refused(run, "me/x", "--hotkey", ALICE, "--client_python", "python4.45")
+    assert "the smallest upgrade that was tested to work is transformers 4.56.0 with timm 1.0.31" in line
+    line, _ = refused(run, "me/x", "--client_python", "python4.45")
+    assert "smallest upgrade" not in line
+    assert not hub.repositories
+
+
 def test_a_hotkey_adds_what_streetvision_asks_for(hub, run, proofs, monkeypatch):
     asked = {}
 
@@ -235,7 +248,7 @@ def test_a_hotkey_adds_what_streetvision_asks_for(hub, run, proofs, monkeypatch)
     assert (card["submitted_by"], card["version"], card["model_name"]) == (ALICE, "2.1.0", "x")
     assert yaml.safe_load(files["detector.yaml"])["hf_repo"] == "me/x"
     assert asked["n"] == len(asked["p"]) == 4
-    assert any("p50 0.10, p99 0.20 of 4 requests" in line for line in said)
+    assert any("p50 0.100, p99 0.200 of 4 requests" in line for line in said)
     assert any("transformers 4.45.2, which the network pins" in line for line in said)
 
 

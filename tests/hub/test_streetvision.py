@@ -9,7 +9,15 @@ from natix_hf.decision.temperature import softmax
 from natix_hf.errors import UserError
 from natix_hf.hub import streetvision
 from natix_hf.hub.exporting import export_run
-from natix_hf.hub.streetvision import check_hotkey, check_labels, check_version, detector, latency_lines, submission
+from natix_hf.hub.streetvision import (
+    check_hotkey,
+    check_labels,
+    check_version,
+    detector,
+    latency_lines,
+    submission,
+    upgrade_hint,
+)
 from natix_hf.inference.batches import logits_of, photo_batches
 from natix_hf.inference.prediction import load_classifier
 
@@ -83,17 +91,29 @@ def test_another_probability_or_other_labels_at_the_client_stop_everything(monke
     ("version", "told"), [("4.45.2", True), ("4.55.4", True), ("4.56.0", False), ("5.24.0", False)]
 )
 def test_a_client_that_is_too_old_is_told_the_smallest_upgrade(tmp_path, version, told):
-    # What transformers 4.45.2 says to a stock export, as the client's process hands it on.
-    said = "model type timm_wrapper but Transformers does not recognize this architecture."
+    said = "whatever it said first"
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\necho 'transformers {version}: ValueError: {said}' >&2\nexit 1\n")
     python.chmod(0o755)
-    with pytest.raises(UserError, match="does not recognize this architecture") as error:
+    with pytest.raises(UserError, match="whatever it said first") as error:
         streetvision.check_client(tmp_path, [b""], [0.5], python=python)
     assert len(str(error.value).splitlines()) == 1
     line = "4.45.2, which the network pins, knows neither"
     assert (line in str(error.value)) is told
     assert (f"transformers {streetvision.UPGRADE} with timm" in str(error.value)) is told
+
+
+@pytest.mark.parametrize(
+    "said",
+    [  # what transformers 4.45.2 and 4.55.4 said to a stock export
+        "The checkpoint you are trying to load has model type `timm_wrapper` but Transformers does not recognize this "
+        "architecture. This could be because of an issue with the checkpoint",
+        "Unrecognized image processor in stock. Should have a `image_processor_type` key in its preprocessor_config",
+    ],
+)
+def test_other_clients_that_are_too_old_are_told_apart_from_other_faults(said):
+    assert streetvision.UPGRADE in upgrade_hint(f"proof: client_python could not load the export: ValueError: {said}")
+    assert not upgrade_hint("proof: client_python: logits differ by up to 0.3")
 
 
 def test_latency_over_the_limit_stands_out():
