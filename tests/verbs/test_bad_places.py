@@ -111,7 +111,7 @@ def test_predict_without_photos_model_or_a_place_to_write(desk, finished, tiny_b
         ((tmp_path / "no", photo_folder, "--output", table), "no such folder"),
         ((tiny_backbone, photo_folder, "--output", table), "a backbone without a head"),
         ((photo_folder, photo_folder, "--output", table), "no model that can be loaded"),
-        ((finished, photo_folder, "--output", tmp_path / "table.xlsx"), ".csv or .jsonl expected"),
+        ((finished, photo_folder, "--output", tmp_path / "table.xlsx"), ".csv, .jsonl or .geojson expected"),
         ((finished, photo_folder, "--output", finished / "config.json" / "x.csv"), "cannot be written"),
         ((finished, photo_folder), "--output"),
     ):
