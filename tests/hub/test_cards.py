@@ -177,7 +177,7 @@ def test_every_section_that_the_run_can_fill_is_there(whole):
         *("How to use it", "Figures", "What fine-tuning added", "Calibration and decisions", "Robustness"),
         *("Where it is worst", "Simulated reward", "Latency", "Pictures", "Photos", "Training", "Limits", "Licence"),
     ]
-    assert "| 224 x 224 | 4 | 0.25 | 0.50 | 40 |" in text
+    assert "| 224 x 224 | 4 | 0.250 | 0.500 | 40 |" in text
     assert "0.480 (95 % interval 0.400 to 0.600; 75 photos, 40 groups), where that is 0.900 (0.850 to 0.950)" in text
     assert "It is not used: decisions are at 0.5." in text
     assert "At most 10.00%" in text or "at most 10.00%" in text
