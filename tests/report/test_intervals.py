@@ -71,9 +71,9 @@ def test_accuracy_interval_agrees_with_the_normal_approximation():
 
 
 def test_the_promised_level_is_kept():
-    """200 data sets of 60 cameras with 4 photos each; photos of a camera are right or wrong together in part."""
+    """120 data sets of 60 cameras with 4 photos each; photos of a camera are right or wrong together in part."""
     generator = np.random.default_rng(0)
-    held, repetitions = {"accuracy": 0, "auroc": 0, "log_loss": 0}, 200
+    held, repetitions = {"accuracy": 0, "auroc": 0, "log_loss": 0}, 120
 
     def rows(cameras):
         labels = np.repeat(generator.integers(0, 2, cameras), 4)
@@ -82,18 +82,20 @@ def test_the_promised_level_is_kept():
         return np.stack([-margin, margin], axis=1), labels, np.repeat(np.arange(cameras), 4)
 
     truth = classification_metrics(*rows(50_000)[:2])
-    naive_held = 0
-    for _ in range(repetitions):
+    naive_held, held_beside = 0, 0
+    for repetition in range(repetitions):
         logits, labels, groups = rows(60)
-        intervals = bootstrap_intervals(logits, labels, groups, n_boot=300)
+        intervals = bootstrap_intervals(logits, labels, groups, n_boot=200)
         for name in held:
             held[name] += intervals[name]["low"] <= truth[name] <= intervals[name]["high"]
-        naive = bootstrap_intervals(logits, labels, None, n_boot=300)["accuracy"]
-        naive_held += naive["low"] <= truth["accuracy"] <= naive["high"]
-    # 0.95 less three standard errors (0.046) and less the small-sample shortfall of percentile intervals (0.02)
+        if repetition < 40:
+            held_beside = held["accuracy"]
+            naive = bootstrap_intervals(logits, labels, None, n_boot=200)["accuracy"]
+            naive_held += naive["low"] <= truth["accuracy"] <= naive["high"]
+    # 0.95 less three standard errors (0.06) and less the small-sample shortfall of percentile intervals (0.02)
     for name, count in held.items():
-        assert 0.88 <= count / repetitions <= 1.0, name
-    assert naive_held < held["accuracy"]  # photos resampled one by one promise too much
+        assert 0.87 <= count / repetitions <= 1.0, name
+    assert naive_held < held_beside  # photos resampled one by one promise too much
 
 
 def test_a_paired_difference_of_equals_is_zero_and_of_unequals_signed():

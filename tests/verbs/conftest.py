@@ -141,10 +141,17 @@ def module_desk(tmp_path_factory, tiny_backbone: Path, make_photos, warm: Warm) 
     return Desk(folder, tiny_backbone, make_photos(folder / "photos", COLOURS, 24), warm)
 
 
-@pytest.fixture(scope="module")
-def finished(module_desk: Desk) -> Path:
-    """The folder of a finished run on two classes; tests copy what they change."""
-    desk = module_desk
+@pytest.fixture(scope="session")
+def trained_desk(tmp_path_factory, tiny_backbone: Path, make_photos, warm: Warm) -> Desk:
+    """A desk with one finished run, of which every file of tests makes use."""
+    folder = tmp_path_factory.mktemp("trained-desk")
+    desk = Desk(folder, tiny_backbone, make_photos(folder / "photos", COLOURS, 24), warm)
     result = desk.type("train", desk.recipe, "--method", "probe")
     assert result.status == 0, result.err
-    return desk.output
+    return desk
+
+
+@pytest.fixture(scope="session")
+def finished(trained_desk: Desk) -> Path:
+    """The folder of a finished run on two classes; tests copy what they change."""
+    return trained_desk.output

@@ -23,14 +23,14 @@ def own(tmp_path_factory, make_photos) -> Path:
 
 
 @pytest.fixture(scope="module")
-def copy(module_desk, finished, own) -> tuple[Path, str]:
+def copy(trained_desk, finished, own) -> tuple[Path, str]:
     """The recalibrated copy, and what was printed."""
     (own / "None" / "broken.jpg").write_bytes(b"no photo")
     splits = json.loads((finished / "splits.json").read_text())
-    shutil.copy(module_desk.folder / "photos" / splits["ids"]["train"][0], own / "None" / "trained-on.jpg")
-    before, output = listing(finished), module_desk.folder / "mine"
+    shutil.copy(trained_desk.folder / "photos" / splits["ids"]["train"][0], own / "None" / "trained-on.jpg")
+    before, output = listing(finished), trained_desk.folder / "mine"
     words = (finished, own, "--output", output, "--max_fpr", 0.3, "--prevalence", 0.1, "--fold_threshold", "true")
-    done = module_desk.type("recalibrate", *words, "--num_workers", 0)
+    done = trained_desk.type("recalibrate", *words, "--num_workers", 0)
     assert done.status == 0, done.err
     assert listing(finished) == before
     (own / "None" / "broken.jpg").unlink()
@@ -72,10 +72,10 @@ def test_the_halves_share_no_group_and_make_up_the_photos(copy):
     assert said.index("can certify fpr 0.") < said.index("calibration on own photos/fit")
 
 
-def test_predict_gives_the_probabilities_that_the_copy_promises(copy, module_desk, own):
+def test_predict_gives_the_probabilities_that_the_copy_promises(copy, trained_desk, own):
     folder, _ = copy
-    output = module_desk.folder / "predicted.csv"
-    assert module_desk.type("predict", folder, own / "Roadwork", "--output", output, "--num_workers", 0).status == 0
+    output = trained_desk.folder / "predicted.csv"
+    assert trained_desk.type("predict", folder, own / "Roadwork", "--output", output, "--num_workers", 0).status == 0
     rows = pq.read_table(folder / "predictions" / "val_calib.parquet").to_pydict()
     logits = {row: np.array(one) for row, one in zip(rows["id"], rows["logits"])}
     calibration = Calibration.from_document(json.loads((folder / "calibration.json").read_text()))
@@ -91,8 +91,8 @@ def test_predict_gives_the_probabilities_that_the_copy_promises(copy, module_des
         assert (found["label"] == "Roadwork") == (expected > 0.5)
 
 
-def test_a_copy_is_exported_and_a_stock_export_recalibrated_to_the_same_answers(copy, module_desk, own, finished):
-    desk, (folder, _) = module_desk, copy
+def test_a_copy_is_exported_and_a_stock_export_recalibrated_to_the_same_answers(copy, trained_desk, own, finished):
+    desk, (folder, _) = trained_desk, copy
     tables = {}
     for name, source in (("from-copy", folder), ("plain", finished)):
         done = desk.type("export", source, "--format", "stock", "--output", desk.folder / name, "--no_proof")
@@ -113,11 +113,11 @@ def test_a_copy_is_exported_and_a_stock_export_recalibrated_to_the_same_answers(
     assert "not a run of natix_hf" in line
 
 
-def test_photos_without_labels_give_a_report_and_no_model(module_desk, finished, own):
-    loose = module_desk.folder / "loose"
+def test_photos_without_labels_give_a_report_and_no_model(trained_desk, finished, own):
+    loose = trained_desk.folder / "loose"
     shutil.copytree(own / "Roadwork", loose)
-    output = module_desk.folder / "report"
-    done = module_desk.type("recalibrate", finished, loose, "--output", output, "--num_workers", 0)
+    output = trained_desk.folder / "report"
+    done = trained_desk.type("recalibrate", finished, loose, "--output", output, "--num_workers", 0)
     assert done.status == 0, done.err
     assert [path.name for path in output.iterdir()] == ["recalibration.json"]
     report = json.loads((output / "recalibration.json").read_text())
@@ -132,10 +132,10 @@ def test_photos_without_labels_give_a_report_and_no_model(module_desk, finished,
         assert words in done.out
 
 
-def test_refusals(module_desk, finished, own, tmp_path, make_photos):
+def test_refusals(trained_desk, finished, own, tmp_path, make_photos):
     def refused(*words) -> str:
         output = tmp_path / "out"
-        line = module_desk.refusal("recalibrate", *words, "--output", output, "--num_workers", 0)
+        line = trained_desk.refusal("recalibrate", *words, "--output", output, "--num_workers", 0)
         assert not output.exists() or not list(output.iterdir())
         return line
 
@@ -154,7 +154,7 @@ def test_refusals(module_desk, finished, own, tmp_path, make_photos):
     assert refused(finished, own, "--max_fnr", 0) == "--max_fnr 0: a number above 0 and below 1 expected"
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("")
-    line = module_desk.refusal("recalibrate", finished, own, "--output", tmp_path / "full")
+    line = trained_desk.refusal("recalibrate", finished, own, "--output", tmp_path / "full")
     assert "already there and not empty" in line
-    trained = module_desk.folder / "photos"
+    trained = trained_desk.folder / "photos"
     assert "48 stand in the model's own data" in refused(finished, trained)
