@@ -41,6 +41,7 @@ class FeatureStore:
         dtype: of a record.
         kind: name of the folder under `cache_dir`.
         budget_gb: the most that all records of this kind under `cache_dir` may take, in 10^9 bytes; None: no limit.
+        budget_name: what the user calls it.
     """
 
     def __init__(
@@ -52,9 +53,11 @@ class FeatureStore:
         dtype: np.dtype | type = np.float32,
         kind: str = "features",
         budget_gb: float | None = None,
+        budget_name: str = "cache_gb",
     ) -> None:
         self.cache_dir, self.root = Path(cache_dir), Path(cache_dir) / kind
         self.key, self.shape, self.dtype, self.budget_gb = key, tuple(shape), np.dtype(dtype), budget_gb
+        self.budget_name = budget_name
         self.folder = self.root / f"v{VERSION}-{key}-{self.shape[0]}"
 
     def find(self, wanted: Collection[str]) -> dict[str, Record]:
@@ -78,7 +81,7 @@ class FeatureStore:
             document = json.loads(listing.read_text(encoding="utf-8"))
             names, checksums = document["names"], document["checksums"]
             shard = np.load(listing.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, EOFError, ValueError, KeyError, TypeError):
             return  # cut short by a crash, or damaged: its records are computed again
         if shard.shape != (len(names), length, *self.shape[1:]) or shard.dtype != self.dtype:
             return
@@ -145,8 +148,8 @@ class FeatureStore:
         own = _gigabytes(self.folder)
         if own + needed > self.budget_gb:
             raise UserError(
-                f"cache_gb: the {self.root.name} of this run take {own + needed:.2g} GB, {self.budget_gb:g} allowed: "
-                "allow more, or ask for fewer layers or views"
+                f"{self.budget_name}: the {self.root.name} of this run take {own + needed:.2g} GB, "
+                f"{self.budget_gb:g} allowed: allow more, or ask for fewer layers or views"
             )
         for path in sorted(others, key=_last_asked):
             if own + needed + sum(others.values()) <= self.budget_gb:

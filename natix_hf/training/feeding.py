@@ -69,6 +69,7 @@ class FeedsPhotos(SavesWholeCheckpoints):
             cache_dir=self.cache_dir,
             batch_size=args.per_device_eval_batch_size,
             num_workers=self.decode_workers,
+            budget_gb=self.prefix_cache_gb,
         )
         self.times["prefix"] = round(self.times.get("prefix", 0.0) + time.perf_counter() - begin, 3)
         return kept

@@ -28,6 +28,7 @@ from natix_hf.inference.feature_store import FeatureStore, Record
 from natix_hf.inference.features import FixedView, kept_records
 
 SHARD_BYTES = 32_000_000
+LISTS = 1.1  # what names, checksums and heads of files may add to a plan of small records
 MOST_VIEWS = 8  # of a photo, where the recipe leaves their number open
 PRECISIONS = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.int16)}  # numpy has no bfloat16: its bits
 
@@ -208,6 +209,7 @@ def prefix_rows(
     seeds: tuple[int, list[str]] | None = None,
     batch_size: int = 16,
     num_workers: int = 0,
+    budget_gb: float | None = None,
 ) -> PrefixRows:
     """The activations of every row's photo in every view, from the cache where they are there.
 
@@ -219,6 +221,7 @@ def prefix_rows(
         views: None stands for the photo on the client's path.
         cache_dir: the cache's root.
         seeds: see `PrefixRows`.
+        budget_gb: the most that activations of all runs may take; those not asked for longest make room.
 
     Raises:
         UserError, PhotoError: see `inference.features.frozen_features`.
@@ -245,6 +248,8 @@ def prefix_rows(
                 shape=(tokens, config.hidden_size),
                 dtype=dtype,
                 kind="prefixes",
+                budget_gb=budget_gb and max(budget_gb, LISTS * plan.gigabytes),
+                budget_name="prefix_cache_gb",
             ),
             compute,
             view=view,

@@ -1,0 +1,190 @@
+"""Faults of the prefix cache: folders, disks, crashes, other versions, budgets, and two processes at once."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from natix_hf import UserError, load_model, load_photos
+from natix_hf.inference import feature_store
+from natix_hf.inference.features import FixedView
+from natix_hf.training import prefix as module
+from natix_hf.training.prefix import PrefixPlan, prefix_rows
+
+PLAN = PrefixPlan(blocks=1, views=1, precision="float32", gigabytes=1e-4)
+
+
+@pytest.fixture
+def kept(tiny_backbone, photo_folder, tmp_path, monkeypatch):
+    """Calls `prefix_rows` in shards of 8 rows; gives the states of all rows and how many photos were computed."""
+    lora = {"lora_last_blocks": 1}
+    model, processor = load_model(str(tiny_backbone), ["None", "Roadwork"], method="lora", image_size=32, lora=lora)
+    rows = load_photos(photo_folder).rows("training", step="train")
+    config = model.get_base_model().config.backbone_config
+    tokens = 1 + config.num_register_tokens + (32 // config.patch_size) ** 2
+    computed, states = [], module.prefix_states
+
+    def count(model, pixels, blocks):
+        computed.append(len(pixels))
+        return states(model, pixels, blocks)
+
+    monkeypatch.setattr(module, "prefix_states", count)
+
+    def keep(folder=tmp_path, views=(None,), plan=PLAN, **options):
+        computed.clear()
+        monkeypatch.setattr(module, "SHARD_BYTES", 8 * tokens * config.hidden_size * 4)
+        found = prefix_rows(model, rows, processor, plan, views=views, cache_dir=folder, batch_size=8, **options)
+        return np.stack([found[i]["prefix_states"].numpy() for i in range(len(rows))]), sum(computed)
+
+    return keep
+
+
+def shards(folder):
+    return sorted(folder.rglob("*.npy"))
+
+
+def test_a_folder_that_cannot_be_written_is_named(kept, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cache_dir .*file.* cannot be written"):
+        kept(tmp_path / "file")
+
+
+def test_a_full_disk_is_one_line_and_the_next_run_goes_on(kept, tmp_path, monkeypatch):
+    whole, count = kept(tmp_path / "whole")
+    real, calls = np.save, []
+
+    def full(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(*arguments, **options)
+
+    monkeypatch.setattr(feature_store.np, "save", full)
+    with pytest.raises(UserError, match=r"prefixes cannot be kept: the disk is full .*what was computed so far stays"):
+        kept()
+    first = len(np.load(*shards(tmp_path / "prefixes")))
+    states, again = kept()
+    assert again == count - first
+    np.testing.assert_array_equal(states, whole)
+
+
+@pytest.mark.parametrize("damage", ["cut short", "empty", "one bit", "list cut short", "list of others", "no list"])
+def test_what_is_damaged_is_computed_again_and_never_served(kept, tmp_path, damage):
+    whole, _ = kept()
+    shard = shards(tmp_path)[0]
+    lost, listing = len(np.load(shard)), shard.with_suffix(".json")
+    content = bytearray(shard.read_bytes())
+    if damage == "cut short":
+        shard.write_bytes(content[:-7])
+    elif damage == "empty":
+        shard.write_bytes(b"")
+    elif damage == "one bit":
+        content[-6] ^= 0x10
+        shard.write_bytes(content)
+        lost = 1
+    elif damage == "list cut short":
+        listing.write_text(listing.read_text()[:-9])
+    elif damage == "list of others":
+        document = json.loads(listing.read_text())
+        document["names"] = document["names"][1:] + document["names"][:1]
+        listing.write_text(json.dumps(document))
+    else:
+        listing.unlink()
+    states, again = kept()
+    assert again == lost
+    np.testing.assert_array_equal(states, whole)
+    assert kept()[1] == 0
+
+
+def test_activations_of_another_version_are_not_read(kept, tmp_path, monkeypatch):
+    _, count = kept()
+    monkeypatch.setattr(feature_store, "VERSION", feature_store.VERSION + 1)
+    assert kept()[1] == count
+
+
+def test_another_cut_or_precision_has_records_of_its_own(kept, tmp_path):
+    first, count = kept()
+    deeper, again = kept(plan=PrefixPlan(2, 1, "float32", 1e-4))
+    assert again == count
+    assert not np.array_equal(deeper, first)
+    assert kept(plan=PrefixPlan(1, 1, "bfloat16", 1e-4))[1] == count
+    assert kept()[1] == 0
+
+
+def test_runs_before_make_room_for_this_one_and_its_own_views_stay(kept, tmp_path):
+    def views(seed):
+        return [FixedView("basic", seed, number) for number in range(2)]
+
+    kept(views=views(0))
+    size = sum(path.stat().st_size for path in (tmp_path / "prefixes").rglob("*") if path.is_file()) / 1e9
+    plan = PrefixPlan(1, 2, "float32", size)
+    kept(views=views(1), plan=plan, budget_gb=size)
+    assert len(list((tmp_path / "prefixes").iterdir())) == 2
+    assert kept(views=views(1), plan=plan, budget_gb=size)[1] == 0
+    with pytest.raises(UserError, match=r"prefix_cache_gb: the prefixes of this run take"):
+        kept(views=views(2), plan=PrefixPlan(1, 2, "float32", 0.1 * size), budget_gb=0.1 * size)
+
+
+WORK = """
+import json, os, signal, sys, time
+import numpy as np, torch
+from datasets import load_from_disk
+from torchvision.transforms.v2.functional import pil_to_tensor
+from natix_hf.inference.feature_store import FeatureStore
+from natix_hf.inference.features import kept_records
+
+rows, cache, after = load_from_disk(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+computed = 0
+
+def compute(pixels):
+    global computed
+    if computed == after:
+        os.kill(os.getpid(), signal.SIGKILL)
+    computed += len(pixels)
+    time.sleep(0.2)
+    return pixels.mean(dim=(2, 3)).numpy()
+
+store = FeatureStore(cache, "ab", shape=(3,), kind="prefixes")
+processor = lambda images, return_tensors: {"pixel_values": pil_to_tensor(images)[None] / 255}
+print("ready", flush=True)
+sys.stdin.readline()
+records = kept_records(torch.nn.Linear(1, 1), rows, processor, store, compute, view=None, shard_rows=4, batch_size=4,
+                       num_workers=0, what="activations")
+print(json.dumps([computed, [shard[row].tolist() for shard, row in records]]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", [False, True], ids=["both live", "the first is killed"])
+def test_two_processes_share_a_cache_and_compute_everything_once(photo_folder, tmp_path, killed):
+    rows = load_photos(photo_folder).rows("training", step="train")
+    rows.save_to_disk(str(tmp_path / "rows"))
+
+    def start(after):
+        words = [sys.executable, "-c", WORK, str(tmp_path / "rows"), str(tmp_path / "cache"), str(after)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+        return subprocess.Popen(words, env={**os.environ, "OMP_NUM_THREADS": "1"}, **pipes)
+
+    processes = [start(8 if killed else -1), start(-1)]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    processes[0].stdin.write("\n"), processes[0].stdin.flush()
+    lock = tmp_path / "cache" / "prefixes"
+    while not list(lock.glob("*/*.json")):  # the first is at work
+        assert processes[0].poll() is None
+    processes[1].stdin.write("\n"), processes[1].stdin.flush()
+    said = [process.communicate()[0] for process in processes]
+    second = json.loads(said[1].splitlines()[-1])
+    if killed:
+        assert processes[0].returncode == -signal.SIGKILL
+        assert second[0] == len(rows) - 8  # two shards were whole
+        return
+    first = json.loads(said[0].splitlines()[-1])
+    assert first[0] + second[0] == len(rows)
+    assert first[1] == second[1]
+    assert "another run computes them; waiting for it" in said[1]
