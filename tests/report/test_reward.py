@@ -147,7 +147,7 @@ def test_the_interval_holds_the_true_mean_as_often_as_it_says():
     rng, held = np.random.default_rng(0), 0
     population, labels, _ = known(0.95)
     truth = simulate(population.astype(float), labels, days=400).reward.mean()
-    for seed in range(60):
+    for _ in range(60):
         y = np.repeat([0, 1], 150)
         p = np.where(rng.random(300) < 0.95, y, 1 - y)
         photos = [Photos("clean", None, logits_of(p), y, None)]
