@@ -5,7 +5,9 @@ python -m natix_hf.export runs/lora --format merged|adapter|stock|onnx --output 
 
 from __future__ import annotations
 
+import shutil
 import warnings
+from pathlib import Path
 
 from natix_hf.errors import CommandParser, UserError, command
 
@@ -66,9 +68,14 @@ def main(argv: list[str]) -> None:
         print("not proved: whether it answers like the run is not known")
         return
     base = given.base_output or (base_folder(given.output) if given.format == "adapter" else None)
-    proof = prove(
-        run, given.output, photos=photos, client_python=given.client_python, base=base, clients=clients_of(base)
-    )
+    who = {"client_python": given.client_python, "clients": clients_of(base)}
+    try:
+        proof = prove(run, given.output, photos=photos, base=base, **who)
+    except UserError:
+        # What is not proved is not left lying there as if it were; --no_proof keeps it.
+        for folder in filter(None, (given.output, given.base_output)):
+            shutil.rmtree(Path(folder).expanduser(), ignore_errors=True)
+        raise
     print(f"proof: {proof['photos']['n']} photos ({proof['photos']['source']}), largest differences from the run")
     for client in proof["clients"]:
         print(

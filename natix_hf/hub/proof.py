@@ -97,13 +97,15 @@ def prove(
         about = read_json(_about(target))
         tolerance = dict(TOLERANCES[about["dtype"]])
         expected = _here(str(run), paths)
+        way = "; weights in bf16 are too coarse for this model: store them with --dtype fp32"
+        way = way if about["dtype"] == "bf16" else ""
         tolerance["logits"] *= max(1.0, float(np.abs(expected.logits).max()))
-        checks = [_compare(SAME_PROCESS, expected, _here(target, paths), tolerance)]
+        checks = [_compare(SAME_PROCESS, expected, _here(target, paths), tolerance, way)]
         for who, python in [*((who, sys.executable) for who in clients), ("client_python", client_python)]:
             if python is None:
                 continue
             found = _elsewhere(who, str(python), target, about["format"], work, online)
-            checks.append(_compare(who, expected, found, tolerance))
+            checks.append(_compare(who, expected, found, tolerance, way))
     document = {
         "version": 1,
         "format": about["format"],
@@ -215,8 +217,10 @@ def _elsewhere(who: str, python: str, target: str, form: str, work: Path, online
         )
 
 
-def _compare(who: str, expected: Answers, found: Answers, tolerance: dict[str, float]) -> dict[str, Any]:
-    """What a client's answers differ by; `UserError` where that is too much."""
+def _compare(
+    who: str, expected: Answers, found: Answers, tolerance: dict[str, float], way: str = ""
+) -> dict[str, Any]:
+    """What a client's answers differ by; `UserError`, ending in the `way` out, where that is too much."""
     labels = expected.report["labels"]
     if found.report["labels"] != labels:
         raise UserError(
@@ -232,7 +236,7 @@ def _compare(who: str, expected: Answers, found: Answers, tolerance: dict[str, f
         if not difference <= tolerance[name]:  # NaN is refused too
             raise UserError(
                 f"proof: {who}: {name} differ by up to {difference:.3g}, {tolerance[name]:.3g} are allowed: the "
-                "export does not answer like the run"
+                f"export does not answer like the run{way}"
             )
         check[name] = difference
     one, other = expected.probabilities, found.probabilities

@@ -20,6 +20,7 @@ import torch
 from transformers.utils import logging
 
 from natix_hf.data.scenes import encode, scene
+from natix_hf.errors import UserError
 from natix_hf.hub.exporting import FORMATS, export_run
 from natix_hf.hub.proof import SAME_PROCESS, WITH, WITHOUT, prove
 
@@ -37,7 +38,13 @@ def rows(run: Path, folder: Path, content: list[bytes], client_python: str | Non
         document = export_run(run, form, out, dtype=dtype, base_output=base)
         export_seconds = time.perf_counter() - begin
         python = client_python if form == "stock" else None
-        proof = prove(run, out, photos=content, base=base, client_python=python)
+        try:
+            proof = prove(run, out, photos=content, base=base, client_python=python)
+        except UserError as error:  # a result too
+            found.append([f"{form} {dtype}", f"refused: {error}", *["-"] * 6, f"{document['bytes'] / 1e6:.2f}"])
+            found[-1] += [f"{export_seconds:.1f}", "-", "-", "-"]
+            print(" | ".join(found[-1]), file=sys.stderr, flush=True)
+            continue
         clients = {client["client"]: client for client in proof["clients"]}
         without = clients[WITHOUT]
         found.append(

@@ -14,7 +14,7 @@ from natix_hf.data.scenes import encode, scene
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_json
 from natix_hf.hub.exporting import export_run
-from natix_hf.hub.proof import SAME_PROCESS, WITH, WITHOUT, prove
+from natix_hf.hub.proof import SAME_PROCESS, WITHOUT, prove
 from natix_hf.hub.proof_photos import proof_photos
 from natix_hf.schemas import validate
 
@@ -25,35 +25,32 @@ CLIENT_PYTHON = os.environ.get("NATIX_HF_CLIENT_PYTHON")
 
 @pytest.fixture(scope="module")
 def exports(make_base, make_run, tmp_path_factory) -> Path:
-    """A run that crops its photos, and three of its forms."""
+    """A run that crops its photos, and two of its forms."""
     pytest.importorskip("timm")
     folder = tmp_path_factory.mktemp("proof")
     run = make_run(folder / "run", make_base(folder / "base"), resize="crop")
     for form in ("merged", "stock"):
         export_run(run, form, folder / form)
-    export_run(run, "adapter", folder / "adapter", base_id="me/base", base_output=folder / "pushed")
     return folder
 
 
 @pytest.mark.slow
-def test_clients_in_fresh_processes_answer_like_the_run(exports):
-    adapter = prove(exports / "run", exports / "adapter", photos=PHOTOS, base=exports / "pushed")
-    stock = prove(exports / "run", exports / "stock", photos=PHOTOS, clients=(WITHOUT,), client_python=CLIENT_PYTHON)
-    assert [client["client"] for client in adapter["clients"]] == [SAME_PROCESS, WITH, WITHOUT]
-    assert [client["logits"] for client in adapter["clients"]] == [0.0, 0.0, 0.0]
-    assert "natix_hf" not in adapter["clients"][2]["versions"]
-    assert [client["class"] for client in stock["clients"][1:]] == ["TimmWrapperForImageClassification"] * (
-        len(stock["clients"]) - 1
+def test_a_client_in_a_fresh_process_answers_like_the_run(exports):
+    """The other forms' clients: `test_adapter_hub.py`, `verbs/test_export.py`."""
+    document = prove(
+        exports / "run", exports / "stock", photos=PHOTOS, clients=(WITHOUT,), client_python=CLIENT_PYTHON
     )
-    for form, document in (("adapter", adapter), ("stock", stock)):
-        validate(document, "proof")
-        assert read_json(exports / form / "proof.json") == document
-        assert document["photos"]["n"] == 6
-        assert document["model"] == read_json(exports / "merged" / "export.json")["model"]
-        for client in document["clients"]:
-            assert client["pixels"] == 0.0
-            assert client["logits"] < 2e-6
-            assert client["decisions"] == {"same": 6, "of": 6}
+    validate(document, "proof")
+    assert read_json(exports / "stock" / "proof.json") == document
+    assert document["photos"]["n"] == 6
+    assert document["model"] == read_json(exports / "merged" / "export.json")["model"]
+    assert [client["client"] for client in document["clients"][:2]] == [SAME_PROCESS, WITHOUT]
+    assert "natix_hf" not in document["clients"][1]["versions"]
+    assert {client["class"] for client in document["clients"]} == {"TimmWrapperForImageClassification"}
+    for client in document["clients"]:
+        assert client["pixels"] == 0.0
+        assert client["logits"] < 2e-6
+        assert client["decisions"] == {"same": 6, "of": 6}
 
 
 def differs(exports: Path, tmp_path: Path, form: str, message: str, change) -> None:

@@ -17,9 +17,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.slow
-def test_a_trained_run_is_exported_proved_on_its_own_photos_and_predicts_the_same(finished, module_desk):
+def test_a_trained_run_is_exported_proved_on_its_own_photos_and_predicts_the_same(finished, trained_desk):
     pytest.importorskip("timm")
-    desk = module_desk
+    desk = trained_desk
     out = desk.folder / "stock"
     result = desk.type("export", finished, "--format", "stock", "--output", out)
     assert result.status == 0, result.err
@@ -36,6 +36,12 @@ def test_a_trained_run_is_exported_proved_on_its_own_photos_and_predicts_the_sam
     for one, other in zip(*tables, strict=True):
         assert (one["file"], one["label"]) == (other["file"], other["label"])
         assert float(one["p_Roadwork"]) == pytest.approx(float(other["p_Roadwork"]), abs=2e-6)
+    missing = desk.folder / "no-python"
+    line = desk.refusal(
+        "export", finished, "--format", "merged", "--output", desk.folder / "m", "--client_python", missing
+    )
+    assert "cannot be started" in line
+    assert not (desk.folder / "m").exists()
     again = desk.refusal("export", finished, "--format", "stock", "--output", out)
     assert "already there and not empty" in again
     assert "only LoRA runs have one" in desk.refusal(
