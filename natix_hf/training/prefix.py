@@ -167,7 +167,6 @@ class PrefixRows(Dataset):
     Args:
         records: for each view, those of all rows; epoch `e` reads view `e` modulo their number.
         labels: `(rows,)`.
-        shape: `(tokens, hidden)`.
         precision: a key of `PRECISIONS`.
         seeds: for training rows `(run seed, row ids)`, from which each item gets its `seed` as a view has it.
     """

@@ -26,7 +26,7 @@ from natix_hf.training.trainer import NatixTrainer
 # What may differ between the two recipes: places, and how the machine is used. Everything else decides the weights,
 # or chose the number of steps.
 FREE = (
-    *("output_dir", "refit", "refit_from", "cache_dir", "preprocessing_num_workers"),
+    *("output_dir", "refit", "refit_from", "cache_dir", "cache_gb", "preprocessing_num_workers"),
     *("push_to_hub", "hub_model_id", "hub_format", "hub_private_repo", "model_version", "hotkey"),
     *("report_to", "run_name", "project", "disable_tqdm", "log_level"),
     *("logging_strategy", "logging_steps", "logging_first_step", "save_steps", "save_total_limit", "save_only_model"),
@@ -72,6 +72,10 @@ def check_refit(honest: str | Path, text: str) -> Path:
     if ours.get("curriculum", "none") != "none":
         raise UserError(
             "refit: a curriculum is paced by passes over train, which a refit has not: leave it out of both"
+        )
+    if ours.get("warm_start", "none") != "none":
+        raise UserError(
+            "refit: warm_start chooses its head on val_select, which a refit trains on: leave it out of both"
         )
     return run
 

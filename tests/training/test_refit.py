@@ -22,14 +22,14 @@ def refit(job, photo_folder, tiny_backbone, monkeypatch):
     from natix_hf import NatixTrainer, load_photos
     from natix_hf.training.refit import Refit
 
-    def build(method: str, honest: Path, name: str, callbacks=None) -> NatixTrainer:
+    def build(method: str, honest: Path, name: str, callbacks=None, **settings) -> NatixTrainer:
         def trainer(*args, **kwargs):
             return Refit(*args, honest=honest, **kwargs)
 
         with monkeypatch.context() as patched:
             patched.setattr("natix_hf.training.trainer.NatixTrainer", trainer)
             splits = load_photos(photo_folder).dedicate("refit")
-            return job(method, name, splits=splits, callbacks=callbacks, **SETTINGS)
+            return job(method, name, splits=splits, callbacks=callbacks, **(settings or SETTINGS))
 
     return build
 
@@ -65,3 +65,32 @@ def test_a_refit_that_was_stopped_ends_like_the_whole_one(job, refit, stop_at, t
     for file in ("metrics.json", "calibration.json"):
         texts = [json.loads((tmp_path / name / file).read_text()) for name in ("honest", "cut")]
         assert texts[1] == texts[0] | {"honest_run": "honest"}
+
+
+def test_a_refit_of_a_grid_trains_the_chosen_head_alone_and_chooses_nothing(job, refit, tmp_path):
+    grid = {"probe_heads": "grid", "probe_learning_rates": [0.001, 1.0], "probe_poolings": ["cls", "cls_mean"]}
+    first = job("probe", "honest", **grid)
+    first.train()
+    first.finish()
+    again = refit("probe", tmp_path / "honest", "again", **grid)
+    again.train()
+    again.finish()
+    documents = [json.loads((tmp_path / name / "probe.json").read_text()) for name in ("honest", "again")]
+    assert documents[1]["chosen"] == documents[0]["chosen"]
+    assert documents[1]["steps"] == documents[0]["steps"]
+    assert "heads" not in documents[1]
+    configs = [json.loads((tmp_path / name / "config.json").read_text()) for name in ("honest", "again")]
+    assert configs[1]["pooling"] == configs[0]["pooling"]
+
+
+def test_a_warm_start_is_refused_since_it_chooses_by_rows_that_a_refit_trains_on(job, tmp_path):
+    from natix_hf import UserError
+    from natix_hf.training.refit import check_refit
+
+    honest = tmp_path / "honest"
+    first = job("probe", "honest", num_train_epochs=1)
+    first.train()
+    first.finish()
+    (honest / "recipe.yaml").write_text("warm_start: probe\n")
+    with pytest.raises(UserError, match="refit: warm_start chooses its head on val_select"):
+        check_refit(honest, "warm_start: probe\n")
