@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import scipy.special
 
-from natix_hf.decision.resampling import group_numbers, times_drawn
+from natix_hf.resampling import group_numbers, times_drawn
 
 ECE_BINS = 15
 _CELLS = 2_000_000  # numbers held at once per array: 16 MB

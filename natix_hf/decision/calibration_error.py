@@ -16,7 +16,7 @@ import scipy.special
 
 from natix_hf.decision.calibrators import fit_one
 from natix_hf.decision.prior_shift import resampled_priors
-from natix_hf.decision.resampling import group_numbers, times_drawn
+from natix_hf.resampling import group_numbers, times_drawn
 
 # What is fitted again, on calibrated logits: the same family, so that the two together are one of it. Steps are moved
 # as vector moves them. What was not fitted has no error of this kind.

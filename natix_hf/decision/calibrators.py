@@ -18,9 +18,9 @@ import scipy.optimize
 import scipy.special
 
 from natix_hf.decision.calibration import Calibration
-from natix_hf.decision.resampling import group_numbers
 from natix_hf.decision.temperature import BOUNDS, checked_rows, ece, fit_temperature, softmax
 from natix_hf.errors import UserError
+from natix_hf.resampling import group_numbers
 
 CALIBRATORS = ("none", "temperature", "vector", "isotonic")  # from simple to flexible: of equals the first is taken
 # Rows (all together) and rows of the rarest class without which a calibrator is not fitted.

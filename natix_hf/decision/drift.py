@@ -14,8 +14,8 @@ import numpy as np
 import scipy.special
 
 from natix_hf.decision.prior_shift import PriorEstimate, resampled_priors
-from natix_hf.decision.resampling import group_numbers, times_drawn
 from natix_hf.errors import UserError
+from natix_hf.resampling import group_numbers, times_drawn
 
 _CELLS = 2_000_000  # numbers held at once per array: 16 MB
 P_LIMIT = 0.05

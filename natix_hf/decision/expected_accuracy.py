@@ -10,7 +10,7 @@ import numpy as np
 import scipy.special
 
 from natix_hf.decision.prior_shift import PriorEstimate, resampled_priors
-from natix_hf.decision.resampling import group_numbers, times_drawn
+from natix_hf.resampling import group_numbers, times_drawn
 
 _CELLS = 2_000_000  # numbers held at once per array: 16 MB
 

@@ -23,7 +23,7 @@ import numpy as np
 import scipy.optimize
 import scipy.stats
 
-from natix_hf.decision.resampling import group_numbers
+from natix_hf.resampling import group_numbers
 
 STAKES = 20
 _SHARES = np.r_[0.0, (np.arange(STAKES) + 0.5) / STAKES]  # q / alpha

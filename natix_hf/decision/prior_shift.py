@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.special
 
-from natix_hf.decision.resampling import group_numbers, times_drawn
 from natix_hf.errors import UserError
+from natix_hf.resampling import group_numbers, times_drawn
 
 _CELLS = 4_000_000  # numbers held at once per array: 32 MB
 

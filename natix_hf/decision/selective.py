@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import scipy.special
 
-from natix_hf.decision.resampling import group_numbers, times_drawn
 from natix_hf.decision.risk_control import CLASSES, answers
 from natix_hf.decision.temperature import softmax
+from natix_hf.resampling import group_numbers, times_drawn
 
 LEVEL = 0.95
 CURVE_POINTS = 200

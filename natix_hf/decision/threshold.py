@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from natix_hf.decision.resampling import group_numbers, times_drawn
 from natix_hf.errors import UserError
+from natix_hf.resampling import group_numbers, times_drawn
 
 METRICS = "mcc, accuracy, f1, fbeta:BETA, cost:FALSE_POSITIVE:FALSE_NEGATIVE, precision>=P, recall>=R"
 CURVE_POINTS = 400

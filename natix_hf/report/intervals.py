@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import scipy.special
 
-from natix_hf.errors import UserError
 from natix_hf.report.metrics import METRICS, checked, classification_metrics, confidence_gaps, judged_classes, log_odds
+from natix_hf.resampling import group_numbers, times_drawn
 
 ECE_BINS = 15
 NEED_TWO_CLASSES = ("macro_f1", "mcc", "auroc")  # say nothing about rows of one class
@@ -53,7 +53,7 @@ def bootstrap_intervals(
         ValueError: as `classification_metrics`, or groups of another length.
     """
     logits, labels = checked(logits, labels)
-    group_of_row = _group_ids(groups, len(labels))
+    group_of_row = group_numbers(groups, len(labels))
     values = classification_metrics(logits, labels, positive)
     draws = _resampled(logits, labels, group_of_row, positive, n_boot, seed)
     return _ends(values, draws, _flawless_lows(logits, labels, group_of_row, values, level), level)
@@ -116,7 +116,7 @@ def paired_differences(
     """`paired_difference` for every metric: `{metric: {"difference", "low", "high"}}`."""
     logits_a, labels = checked(logits_a, labels)
     logits_b, _ = checked(logits_b, labels)
-    group_of_row = _group_ids(groups, len(labels))
+    group_of_row = group_numbers(groups, len(labels))
     values = [classification_metrics(logits, labels, positive) for logits in (logits_a, logits_b)]
     draws = [_resampled(logits, labels, group_of_row, positive, n_boot, seed) for logits in (logits_a, logits_b)]
     return _gaps(values, draws, level)
@@ -154,7 +154,7 @@ def intervals_beside(
         `bootstrap_intervals` of the one, and `paired_differences` of it to the reference.
     """
     reference, labels = checked(reference, labels)
-    group_of_row, n = _group_ids(groups, len(labels)), len(labels)
+    group_of_row, n = group_numbers(groups, len(labels)), len(labels)
     value = classification_metrics(reference, labels, positive)
     draw = _resampled(reference, labels, group_of_row, positive, n_boot, seed)
     for other in others:
@@ -200,11 +200,11 @@ def difference_to_rest(
         raise ValueError(
             f"expected (n,) booleans that leave rows on both sides, found {int(inside.sum())} rows inside"
         )
-    group_of_row = _group_ids(groups, len(labels))
+    group_of_row = group_numbers(groups, len(labels))
     n_groups, classes = int(group_of_row.max()) + 1, logits.shape[1]
     parts = [(logits[rows], labels[rows], group_of_row[rows]) for rows in (inside, ~inside)]
     # The rows as they are, drawn once each, stand before every resample.
-    times = np.concatenate([np.ones((1, n_groups)), *_times_drawn(n_groups, n_boot, seed, at_once=n_boot)])
+    times = np.concatenate([np.ones((1, n_groups)), *times_drawn(n_groups, n_boot, seed, at_once=n_boot)])
     draws = [_resampled(*part, positive, n_boot, seed, times) for part in parts]
     both = np.intersect1d(parts[0][1], parts[1][1])
     recalls = np.stack([_recalls(*part, times, classes)[:, both] for part in parts])  # (2, 1 + n_boot, both)
@@ -240,17 +240,7 @@ def _recalls(
 
 def group_count(groups: np.ndarray | None, n: int) -> int:
     """How many groups are resampled: the number that belongs beside n."""
-    return int(_group_ids(groups, n).max()) + 1
-
-
-def _group_ids(groups: np.ndarray | None, n: int) -> np.ndarray:
-    """Consecutive integers `(n,)` in place of the groups' names."""
-    if groups is None:
-        return np.arange(n)
-    groups = np.asarray(groups)
-    if groups.shape != (n,):
-        raise UserError(f"{groups.size} groups for {n} rows: one a row expected")
-    return np.unique(groups, return_inverse=True)[1]
+    return int(group_numbers(groups, n).max()) + 1
 
 
 def _percentiles(draws: np.ndarray, level: float) -> tuple[float, float]:
@@ -259,15 +249,6 @@ def _percentiles(draws: np.ndarray, level: float) -> tuple[float, float]:
         return float("nan"), float("nan")
     low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
-
-
-def _times_drawn(n_groups: int, n_boot: int, seed: int, at_once: int) -> Iterator[np.ndarray]:
-    """How often each group is drawn, `(<= at_once, n_groups)` a time; the draws do not depend on `at_once`."""
-    generator = np.random.default_rng(seed)
-    for start in range(0, n_boot, at_once):
-        rows = min(at_once, n_boot - start)
-        drawn = generator.integers(n_groups, size=(rows, n_groups)) + np.arange(rows)[:, None] * n_groups
-        yield np.bincount(drawn.ravel(), minlength=rows * n_groups).reshape(rows, n_groups).astype(np.float64)
 
 
 def _resampled(
@@ -305,7 +286,7 @@ def _resampled(
     parts: list[dict[str, np.ndarray]] = []
     at_once = max(1, _CELLS // n)
     given = None if drawn is None else (drawn[start : start + at_once] for start in range(0, len(drawn), at_once))
-    for times in given or _times_drawn(n_groups, n_boot, seed, at_once):  # times: (resamples, groups)
+    for times in given or times_drawn(n_groups, n_boot, seed, at_once):  # times: (resamples, groups)
         confusion = (times @ cells).reshape(-1, classes, classes)  # [resample, label, decision]
         size = confusion.sum(axis=(1, 2))
         weights = times[:, group_of_row]  # (resamples, n)

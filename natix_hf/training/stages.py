@@ -9,7 +9,7 @@ import numpy as np
 
 from natix_hf.decision.at_shares import figures_at_shares, with_intervals
 from natix_hf.decision.calibration import Calibration
-from natix_hf.decision.resampling import group_numbers
+from natix_hf.resampling import group_numbers
 
 FIGURES = ("accuracy", "mcc", "nll", "brier", "ece")
 

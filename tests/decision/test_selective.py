@@ -50,7 +50,7 @@ def test_augrc_is_the_closed_form_of_its_paper():
 
 
 def test_resamples_equal_the_areas_of_their_rows():
-    from natix_hf.decision.resampling import times_drawn
+    from natix_hf.resampling import times_drawn
 
     confidence, wrong = draw(40, decimals=1)
     groups = np.arange(40) // 3

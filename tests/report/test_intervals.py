@@ -7,13 +7,13 @@ import pytest
 
 from natix_hf.report.intervals import (
     _resampled,
-    _times_drawn,
     bootstrap_intervals,
     difference_to_rest,
     paired_difference,
     paired_differences,
 )
 from natix_hf.report.metrics import METRICS, classification_metrics
+from natix_hf.resampling import times_drawn
 
 
 def draw(n: int, classes: int, seed: int = 0, skill: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -30,7 +30,7 @@ def test_every_resample_equals_the_plain_metrics_of_its_rows(classes):
     groups = np.random.default_rng(1).integers(0, 25, 60)
     group_of_row = np.unique(groups, return_inverse=True)[1]
     fast = _resampled(logits, labels, group_of_row, positive=1, n_boot=40, seed=5)
-    times = np.concatenate(list(_times_drawn(group_of_row.max() + 1, 40, seed=5, at_once=7)))
+    times = np.concatenate(list(times_drawn(group_of_row.max() + 1, 40, seed=5, at_once=7)))
     for draw_of_groups, *figures in zip(times, *(fast[name] for name in METRICS), strict=True):
         rows = np.repeat(np.arange(60), draw_of_groups[group_of_row].astype(int))
         plain = classification_metrics(logits[rows], labels[rows])
@@ -123,7 +123,7 @@ def test_paired_differences_equal_a_plain_bootstrap_of_the_rows():
     other = logits + np.random.default_rng(3).normal(0, 0.7, logits.shape)
     groups = np.random.default_rng(1).integers(0, 30, 80)
     found = paired_differences(logits, other, labels, groups, n_boot=60, seed=4)
-    times = np.concatenate(list(_times_drawn(len(np.unique(groups)), 60, seed=4, at_once=60)))
+    times = np.concatenate(list(times_drawn(len(np.unique(groups)), 60, seed=4, at_once=60)))
     group_of_row = np.unique(groups, return_inverse=True)[1]
     resamples = [np.repeat(np.arange(80), one[group_of_row].astype(int)) for one in times]
     drawn = [
@@ -146,7 +146,7 @@ def test_a_part_beside_the_rest_equals_a_plain_bootstrap_of_the_rows(classes):
     inside = np.random.default_rng(2).random(90) < 0.3  # groups with rows in both parts
     found = difference_to_rest(logits, labels, groups, inside, n_boot=50, seed=6)
     group_of_row = np.unique(groups, return_inverse=True)[1]
-    times = np.concatenate(list(_times_drawn(len(np.unique(groups)), 50, seed=6, at_once=50)))
+    times = np.concatenate(list(times_drawn(len(np.unique(groups)), 50, seed=6, at_once=50)))
     drawn = []
     for one in times:
         rows = np.repeat(np.arange(90), one[group_of_row].astype(int))
