@@ -42,6 +42,7 @@ class FeatureStore:
         kind: name of the folder under `cache_dir`.
         budget_gb: the most that all records of this kind under `cache_dir` may take, in 10^9 bytes; None: no limit.
         budget_name: what the user calls it.
+        ours: lists of shards that serve this run, added to here; they make no room.
     """
 
     def __init__(
@@ -54,10 +55,11 @@ class FeatureStore:
         kind: str = "features",
         budget_gb: float | None = None,
         budget_name: str = "cache_gb",
+        ours: set[Path] | None = None,
     ) -> None:
         self.cache_dir, self.root = Path(cache_dir), Path(cache_dir) / kind
         self.key, self.shape, self.dtype, self.budget_gb = key, tuple(shape), np.dtype(dtype), budget_gb
-        self.budget_name = budget_name
+        self.budget_name, self.ours = budget_name, set() if ours is None else ours
         self.folder = self.root / f"v{VERSION}-{key}-{self.shape[0]}"
 
     def find(self, wanted: Collection[str]) -> dict[str, Record]:

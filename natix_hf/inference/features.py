@@ -26,6 +26,7 @@ from natix_hf.data.copies import copy_side
 from natix_hf.data.decode import open_photo
 from natix_hf.inference.batches import ClientPhotos, image_side, worker_threads
 from natix_hf.inference.feature_store import FeatureStore, Record
+from natix_hf.inference.passes import Passes
 
 SHARD_ROWS = 512
 POOLINGS = ("cls", "mean", "cls_mean")
@@ -173,6 +174,7 @@ def frozen_features(
     batch_size: int = 32,
     num_workers: int = 0,
     budget_gb: float | None = None,
+    passes: Passes | None = None,
 ) -> FeatureRows:
     """Features of every row's photo, from the cache where they are there.
 
@@ -185,6 +187,7 @@ def frozen_features(
         views: augmented views beside the photos as they are.
         weights: fingerprint of the backbone's weights, where it is known.
         budget_gb: see `FeatureStore`.
+        passes: of the run, where somebody wants to know what its passes cost.
 
     Returns:
         a data set over the memory-mapped records, pooled as the model pools, in the order of `rows`.
@@ -193,6 +196,7 @@ def frozen_features(
         UserError: the folder cannot be written, the disk is full, or the budget is too small.
         PhotoError: a photo cannot be read.
     """
+    passes = passes or Passes()
     pooling, wanted = model.config.pooling, model.config.feature_layers
     layers = max(layers or 1, wanted)
     shape = (layers, 2, model.config.backbone_config.hidden_size)
@@ -206,13 +210,14 @@ def frozen_features(
             model,
             rows,
             processor,
-            FeatureStore(cache_dir, key(view), shape=shape, budget_gb=budget_gb),
+            FeatureStore(cache_dir, key(view), shape=shape, budget_gb=budget_gb, ours=passes.shards),
             parts,
             view=view,
             shard_rows=SHARD_ROWS,
             batch_size=batch_size,
             num_workers=num_workers,
             what="frozen features",
+            passes=passes,
         )
         for view in (None, *views)
     ]
@@ -231,6 +236,7 @@ def kept_records(
     batch_size: int,
     num_workers: int,
     what: str,
+    passes: Passes,
 ) -> list[Record]:
     """The records of some rows' photos, in order; those that are missing are computed, in eval mode, and kept.
 
@@ -242,6 +248,7 @@ def kept_records(
         view: an augmented view, or None for the client's path.
         shard_rows: records in a file.
         what: names the pass in its progress bar.
+        passes: counts what passes cost.
 
     Raises:
         UserError, PhotoError: see `frozen_features`.
@@ -250,9 +257,10 @@ def kept_records(
     # What chance does to a view hangs on the row's id.
     names = fingerprints if view is None else [f"{f}-{i}" for f, i in zip(fingerprints, rows["id"][:])]
     found = store.find(set(names))
+    missing: list[int] = []
     if len(found) < len(set(names)):
         with store.writing():
-            found = store.find(set(names))  # another run may have been at work
+            found |= store.find(set(names) - found.keys())  # another run may have been at work
             first_of = {name: i for i, name in reversed(list(enumerate(names)))}
             missing = sorted(i for name, i in first_of.items() if name not in found)
             store.make_room(len(missing))
@@ -263,8 +271,10 @@ def kept_records(
                     photos, batch_size=batch_size, num_workers=num_workers, worker_init_fn=worker_threads
                 )
                 told = what if view is None else f"{what}, view {view.number + 1}"
-                _keep(model, loader, [names[i] for i in missing], store, compute, shard_rows, told)
-            found = store.find(set(names))
+                account = {"compute": passes.counting(compute), "passes": passes}
+                _keep(model, loader, [names[i] for i in missing], store, shard_rows=shard_rows, what=told, **account)
+            found |= store.find(set(names) - found.keys())
+    passes.asked(store.key, set(names), [names[i] for i in missing])
     store.touch()
     return [found[name] for name in names]
 
@@ -275,9 +285,11 @@ def _keep(
     loader: DataLoader,
     names: list[str],
     store: FeatureStore,
+    *,
     compute: Callable[[torch.Tensor], np.ndarray],
     shard_rows: int,
     what: str,
+    passes: Passes,
 ) -> None:
     """One pass over the photos of a loader, shard by shard into the store."""
     device = next(model.parameters()).device
@@ -287,7 +299,7 @@ def _keep(
     kept = 0
     try:
         with tqdm(total=len(names), desc=what, unit="photo") as progress:
-            for batch in loader:
+            for batch in passes.over(loader):
                 waiting.append(compute(batch["pixel_values"].to(device, non_blocking=True)))
                 progress.update(len(waiting[-1]))
                 count = sum(map(len, waiting))

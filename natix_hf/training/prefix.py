@@ -26,6 +26,7 @@ from natix_hf.errors import UserError
 from natix_hf.inference.batches import client_pixels, image_side
 from natix_hf.inference.feature_store import FeatureStore, Record
 from natix_hf.inference.features import FixedView, kept_records
+from natix_hf.inference.passes import Passes
 
 SHARD_BYTES = 32_000_000
 LISTS = 1.1  # what names, checksums and heads of files may add to a plan of small records
@@ -209,6 +210,7 @@ def prefix_rows(
     batch_size: int = 16,
     num_workers: int = 0,
     budget_gb: float | None = None,
+    passes: Passes | None = None,
 ) -> PrefixRows:
     """The activations of every row's photo in every view, from the cache where they are there.
 
@@ -221,6 +223,7 @@ def prefix_rows(
         cache_dir: the cache's root.
         seeds: see `PrefixRows`.
         budget_gb: the most that activations of all runs may take; those not asked for longest make room.
+        passes: of the run, where somebody wants to know what its passes cost.
 
     Raises:
         UserError, PhotoError: see `inference.features.frozen_features`.
@@ -228,7 +231,7 @@ def prefix_rows(
     plain = model.get_base_model() if isinstance(model, PeftModel) else model
     config = plain.config.backbone_config
     tokens = 1 + config.num_register_tokens + (image_side(processor) // config.patch_size) ** 2
-    dtype = PRECISIONS[plan.precision]
+    dtype, passes = PRECISIONS[plan.precision], passes or Passes()
 
     def compute(pixels: torch.Tensor) -> np.ndarray:
         states = prefix_states(plain, pixels, plan.blocks).float()
@@ -249,6 +252,7 @@ def prefix_rows(
                 kind="prefixes",
                 budget_gb=budget_gb and max(budget_gb, LISTS * plan.gigabytes),
                 budget_name="prefix_cache_gb",
+                ours=passes.shards,
             ),
             compute,
             view=view,
@@ -256,6 +260,7 @@ def prefix_rows(
             batch_size=batch_size,
             num_workers=num_workers,
             what="activations at the cut",
+            passes=passes,
         )
         for view in views
     ]

@@ -137,6 +137,7 @@ from datasets import load_from_disk
 from torchvision.transforms.v2.functional import pil_to_tensor
 from natix_hf.inference.feature_store import FeatureStore
 from natix_hf.inference.features import kept_records
+from natix_hf.inference.passes import Passes
 
 rows, cache, after = load_from_disk(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 computed = 0
@@ -154,7 +155,7 @@ processor = lambda images, return_tensors: {"pixel_values": pil_to_tensor(images
 print("ready", flush=True)
 sys.stdin.readline()
 records = kept_records(torch.nn.Linear(1, 1), rows, processor, store, compute, view=None, shard_rows=4, batch_size=4,
-                       num_workers=0, what="activations")
+                       num_workers=0, what="activations", passes=Passes())
 print(json.dumps([computed, [shard[row].tolist() for shard, row in records]]))
 """
 
