@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from natix_hf.allocator import keep_freed_memory
 from natix_hf.errors import CommandParser, UserError, command
 from natix_hf.files import check_writable
 
@@ -17,6 +18,7 @@ def _number(text: str) -> int | None:
 
 
 def main(argv: list[str]) -> None:
+    keep_freed_memory()
     parser = CommandParser(prog="python -m natix_hf.predict", description=__doc__.split("\n")[0])
     parser.add_argument("model", help="folder of a finished run or of an export (natix_hf.export), or a Hub id")
     parser.add_argument(

@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from natix_hf.allocator import keep_freed_memory
 from natix_hf.errors import CommandParser, UserError, command
 from natix_hf.files import check_writable, write_json
 
@@ -45,6 +46,7 @@ def parser() -> CommandParser:
 
 
 def main(argv: list[str]) -> None:
+    keep_freed_memory()
     given = parser().parse_args(argv)
     output = Path(given.output).expanduser()
     if output.exists() and (not output.is_dir() or any(output.iterdir())):

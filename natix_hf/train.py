@@ -10,6 +10,7 @@ import warnings
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from natix_hf.allocator import keep_freed_memory
 from natix_hf.errors import UserError, command, one_line
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
 
 
 def main(argv: list[str]) -> None:
+    keep_freed_memory()
     from huggingface_hub.utils.logging import set_verbosity_error
     from transformers.utils import logging
 

@@ -27,6 +27,7 @@ from natix_hf.data.decode import open_photo
 from natix_hf.inference.batches import ClientPhotos, image_side, worker_threads
 from natix_hf.inference.feature_store import FeatureStore, Record
 from natix_hf.inference.passes import Passes
+from natix_hf.modeling.packed_linear import packed_linears
 
 SHARD_ROWS = 512
 POOLINGS = ("cls", "mean", "cls_mean")
@@ -298,7 +299,7 @@ def _keep(
     waiting: list[np.ndarray] = []
     kept = 0
     try:
-        with tqdm(total=len(names), desc=what, unit="photo") as progress:
+        with packed_linears(model), tqdm(total=len(names), desc=what, unit="photo") as progress:
             for batch in passes.over(loader):
                 waiting.append(compute(batch["pixel_values"].to(device, non_blocking=True)))
                 progress.update(len(waiting[-1]))

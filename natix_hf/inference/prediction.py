@@ -20,6 +20,7 @@ from natix_hf.files import read_json, replacing
 from natix_hf.inference.batches import logits_of, photo_batches
 from natix_hf.inference.onnx_model import GRAPH, OnnxClassifier
 from natix_hf.modeling.checkpoints import PICKLES
+from natix_hf.modeling.packed_linear import packed_linears
 
 
 class Prediction(NamedTuple):
@@ -124,7 +125,7 @@ def predict_photos(
     rule = getattr(model.config, "decision", None) or {}  # other classes' configs do not know the name
     shift, band = np.asarray(rule.get("threshold_bias", 0.0)), rule.get("abstain_band")
     progress = tqdm(total=len(names), desc="predict", unit="photo")
-    with progress:
+    with progress, packed_linears(model):
         for indices, pixels, broken in photo_batches(
             photos, processor, batch_size=batch_size, num_workers=num_workers
         ):

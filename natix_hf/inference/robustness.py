@@ -25,6 +25,7 @@ from natix_hf.data.challenge import PROFILES, apply_challenge, check_profile, dr
 from natix_hf.data.decode import client_photo
 from natix_hf.data.distortions import SEVERITIES
 from natix_hf.inference.batches import client_pixels, logits_of
+from natix_hf.modeling.packed_linear import packed_linears
 
 LIMIT = 9.0  # seconds that a client has for a photo
 CLEAN_SIDES = "challenge@2026-05"  # sends photos of their own size, and distorts none
@@ -133,7 +134,7 @@ def sent_logits(
     photos = SentPhotos(rows, processor, cases)
     loader = DataLoader(photos, batch_size=batch_size, num_workers=num_workers, worker_init_fn=_threads)
     found = []
-    with tqdm(total=len(photos), desc=cases[0].profile, unit="photo") as bar:
+    with packed_linears(model), tqdm(total=len(photos), desc=cases[0].profile, unit="photo") as bar:
         for batch in loader:
             found.append(logits_of(model, batch["pixel_values"]))
             bar.update(len(found[-1]))

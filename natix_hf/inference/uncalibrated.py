@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from natix_hf.decision.calibration import Calibration
 from natix_hf.errors import UserError
 from natix_hf.inference.batches import logits_of, photo_batches
+from natix_hf.modeling.packed_linear import packed_linears
 
 
 def uncalibrated_logits(
@@ -40,7 +41,7 @@ def uncalibrated_logits(
     if ours:
         model.set_calibration(1.0, 0.0)
     parts = []
-    with tqdm(total=len(photos), desc="logits", unit="photo") as progress:
+    with packed_linears(model), tqdm(total=len(photos), desc="logits", unit="photo") as progress:
         for indices, pixels, broken in photo_batches(
             photos, processor, batch_size=batch_size, num_workers=num_workers
         ):

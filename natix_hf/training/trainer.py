@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from natix_hf.data.contracts import LockedSplits
 from natix_hf.data.slicing import check_slices
 from natix_hf.errors import UserError
 from natix_hf.files import home, read_json
+from natix_hf.modeling.packed_linear import packed_linears
 from natix_hf.recipe import DecisionOptions, NatixTrainingArguments
 from natix_hf.report.classification_metric import NatixClassificationMetric
 from natix_hf.report.summary import summary_lines
@@ -229,7 +231,8 @@ class NatixTrainer(FeedsPhotos):
         else:
             self._count_operations()
             try:
-                output = super().train(resume_from_checkpoint=str(point) if point else None, **kwargs)
+                with self._packed(frozen=True):
+                    output = super().train(resume_from_checkpoint=str(point) if point else None, **kwargs)
             finally:
                 self.progress.close()
         self.times["train"] = round(time.perf_counter() - begin, 3)
@@ -320,6 +323,14 @@ class NatixTrainer(FeedsPhotos):
         # Schedule-free optimizers leave the model with their average, and do so before the best weights are loaded.
         self.optimizer.eval()
         return super()._finalize_training(*args)
+
+    def _packed(self, *, frozen: bool = False) -> AbstractContextManager:
+        """See `packed_linears`."""
+        return nullcontext() if self.args.torch_compile else packed_linears(self.model, frozen=frozen)
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        with self._packed():
+            return super().evaluation_loop(*args, **kwargs)
 
     def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"):
         """Score `val_select` (or the data given); while training with EMA, raw weights are scored and logged too."""
