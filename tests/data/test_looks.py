@@ -62,3 +62,23 @@ def test_each_query_is_the_hash_of_the_window_that_it_names(photo):
 def test_queries_differ_from_each_other():
     assert window(0) == (False, (0.0, 1.0), (0.0, 1.0))
     assert len({window(query) for query in range(QUERIES)}) == QUERIES == 2 * len(WINDOWS)
+
+
+def test_small_products_are_not_shared_out_over_threads(tmp_path, monkeypatch):
+    """With two reading processes on two cores nearly all the time went to threads that waited for each other."""
+    from threadpoolctl import ThreadpoolController
+
+    from natix_hf.data import inspection
+
+    seen: list[int] = []
+    blas = ThreadpoolController().select(user_api="blas")
+    monkeypatch.setattr(
+        inspection, "look", lambda image: seen.extend(one["num_threads"] for one in blas.info()) or b""
+    )
+    Image.new("RGB", (64, 48)).save(tmp_path / "photo.png")
+    with blas.limit(limits=2):
+        inspection._inspect([{"path": str(tmp_path / "photo.png"), "bytes": None}], looks=True)
+        after = {one["num_threads"] for one in blas.info()}
+    assert seen
+    assert set(seen) == {1}
+    assert after == {2}
