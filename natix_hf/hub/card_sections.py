@@ -246,3 +246,17 @@ def _signed(change: Mapping[str, float | None]) -> str:
 
 def _plain(text: str) -> str:
     return text.replace("\u00a0", " ")
+
+
+def prefix_settings(prefix: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    """The row of the settings about the activations that training began from; none where none were kept.
+
+    Args:
+        prefix: that of `run.json`.
+    """
+    if prefix is None:
+        return []
+    told = f"below the last {prefix['blocks']} blocks, {prefix['views']} view(s) a photo, {prefix['precision']}"
+    if prefix["drift"] is not None:
+        told += f", which moves features by {prefix['drift']:.2%} of their spread"
+    return [("prefix_cache_gb", told)]

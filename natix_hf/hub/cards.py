@@ -136,7 +136,8 @@ def model_card(
             (name, cell(recipe[name]))
             for name in (*SETTINGS, *(LORA_SETTINGS if method == "lora" else ()))
             if name in recipe
-        ],
+        ]
+        + card_sections.prefix_settings(run.get("prefix")),
         versions=", ".join(f"{name} {version}" for name, version in run["versions"].items()),
         demo=trained_from == "builtin:demo-backbone",
         licence_text=licence.text,

@@ -36,6 +36,11 @@ class Passes:
         self.shards: set[Path] = set()
         self._known: set[int] = set()
 
+    @property
+    def known(self) -> int:
+        """How many different records were asked for."""
+        return len(self._known)
+
     def asked(self, key: str, names: Iterable[str], missing: Iterable[str]) -> None:
         """Note which records were asked for under a key, and those of them that are computed now."""
         absent = set(missing)
@@ -74,7 +79,7 @@ class Passes:
 
 
 def operations() -> Any:
-    """A context that counts floating-point operations (`get_total_flops()`), of attention and packed layers on CPUs too."""
+    """A context that counts floating-point operations, `get_total_flops()`; on CPUs of attention and packed layers."""
     from torch.utils import flop_counter
 
     def forward(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:

@@ -2,7 +2,8 @@
 
 A step is timed from outside, without waiting for the device at every one of them. Operations are counted once, on a
 single example before training starts, with the random state left as it was, so that counting changes no weight. The
-peak is that of a large matrix product on this machine, measured once and kept; runs that train for seconds do without.
+passes that fill caches are counted where they happen (`inference.passes`): for a grid of heads they are the work. The
+peak is that of a large matrix product on this machine, measured once and kept; runs that take seconds do without.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import resource
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,21 +20,24 @@ import torch
 from transformers import TrainerCallback
 
 from natix_hf.files import home, read_json, write_json
+from natix_hf.inference.passes import operations
+from natix_hf.modeling.packed_linear import pack, worth_packing
+from natix_hf.modeling.packed_linear import times as packed_product
 from natix_hf.schemas import validate
+from natix_hf.training.bottleneck import bottleneck
 
 if TYPE_CHECKING:
     from natix_hf.training.trainer import NatixTrainer
 
 PEAK_SECONDS = 2.0
-WORTH_A_PEAK = 30.0  # seconds of training under which no peak is measured for its own sake
-MUCH_WAITING, MUCH_BESIDE, MUCH_OF_PEAK = 0.15, 0.35, 0.5
+WORTH_A_PEAK = 30.0  # seconds of training, or of passes, under which no peak is measured for their sake
 
 
 class Accounting(TrainerCallback):
     """Counts while a `NatixTrainer` trains; `document` tells.
 
     Args:
-        trainer: calls `waiting` around each fetch of a batch.
+        trainer: calls `waiting` around each fetch of a batch; its `passes` were counted while it was built.
     """
 
     def __init__(self, trainer: NatixTrainer) -> None:
@@ -41,6 +46,7 @@ class Accounting(TrainerCallback):
         self.waited = self.stepping = 0.0
         self.flop: int | None = None
         self._step_began: float | None = None
+        self._passed_before = self._passed()  # seconds of passes before training; later ones lie within `predict`
 
     def count_operations(self, example: Mapping[str, torch.Tensor]) -> None:
         """Floating-point operations of a training step on one example, forward and backward."""
@@ -51,7 +57,7 @@ class Accounting(TrainerCallback):
         was_training = model.training
         model.train()
         try:
-            with torch.random.fork_rng(), _counter() as counter:
+            with torch.random.fork_rng(), operations() as counter:
                 model(**inputs).logits.float().sum().backward()
         finally:
             model.zero_grad(set_to_none=True)
@@ -74,75 +80,81 @@ class Accounting(TrainerCallback):
             self.stepping += time.perf_counter() - self._step_began
             self.steps += 1
 
-    def document(self) -> dict[str, Any] | None:
-        """The `speed` of `run.json`; None where no step was taken.
+    def _passed(self) -> float:
+        return sum(one.seconds for one in self.trainer.passes.values())
 
-        Keys: `photos`, `photos_per_second` (of training alone, waiting included), `waiting` (share of training time
-        spent waiting for data), `beside` (share of the whole run beside steps and waiting), `flop_per_photo`,
-        `flop_per_second`, `peak_flop_per_second`, `share_of_peak`, `peak_memory_mib`, `bottleneck`.
+    def document(self) -> dict[str, Any] | None:
+        """The `speed` of `run.json`; None where nothing was timed.
+
+        Keys where steps were taken: `photos`, `photos_per_second` (of training alone, waiting included), `waiting`
+        (share of training time spent waiting for data), `beside` (share of the whole run beside steps and waiting),
+        `flop_per_photo`, `flop_per_second`, `share_of_peak`. Where caches were asked, `passes`: of `features` and
+        `prefixes` the same but `beside`, forward alone, and `served`, the photos that came from the cache instead.
+        Always `peak_flop_per_second` of training, `peak_memory_mib`, `bottleneck`.
         """
-        training = self.stepping + self.waited
-        if not self.steps or not training:
+        args, passes = self.trainer.args, {kind: one for kind, one in self.trainer.passes.items() if one.known}
+        times = {phase: seconds for phase, seconds in self.trainer.times.items() if phase != "total"}
+        training, whole = self.stepping + self.waited, sum(times.values())
+        if not (whole or training or passes):
             return None
-        args, times = self.trainer.args, self.trainer.times
-        whole = sum(seconds for phase, seconds in times.items() if phase != "total")
-        rate = None if self.flop is None else self.flop * self.photos / training
-        peak = measured_peak(args) if training >= WORTH_A_PEAK and rate else None
-        found = {
-            "photos": self.photos,
-            "photos_per_second": self.photos / training,
-            "waiting": self.waited / training,
-            "beside": max(0.0, 1 - training / max(whole, training)),
-            "flop_per_photo": self.flop,
-            "flop_per_second": rate,
-            "peak_flop_per_second": peak,
-            "share_of_peak": rate / (peak * args.world_size) if peak and rate else None,
-            "peak_memory_mib": peak_memory(),
-        }
+        later = self._passed() - self._passed_before
+        if self.trainer.method == "probe" and later:  # a probe predicts from features
+            times["predict"] = max(0.0, times.get("predict", 0.0) - later)
+            times["features"] = times.get("features", 0.0) + later
+        found: dict[str, Any] = {"peak_flop_per_second": None}
+        if self.steps and training:
+            flop = None if self.flop is None else self.flop * self.photos
+            kind = torch.bfloat16 if args.bf16 else torch.float32
+            peak = measured_peak(args.device, kind) if training >= WORTH_A_PEAK and flop else None
+            found = _rates(self.photos, training, self.waited, flop, peak and peak * args.world_size)
+            found |= {"beside": max(0.0, 1 - training / max(whole, training)), "peak_flop_per_second": peak}
+        for kind, one in passes.items():
+            peak = measured_peak(args.device, torch.float32) if one.seconds >= WORTH_A_PEAK and one.flop else None
+            rates = _rates(one.photos, one.seconds, one.waited, one.flop, peak)
+            found.setdefault("passes", {})[kind] = {"served": one.served, "seconds": round(one.seconds, 3), **rates}
+        found["peak_memory_mib"] = peak_memory()
         return found | {"bottleneck": bottleneck(found, times)}
 
 
-def _counter() -> Any:
-    from torch.utils import flop_counter
-
-    def forward(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
-        return flop_counter.sdpa_flop_count(query, key, value)
-
-    def backward(grad: Any, query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
-        return flop_counter.sdpa_backward_flop_count(grad, query, key, value)
-
-    aten = torch.ops.aten
-    # The counter knows attention on GPUs only.
-    extra = {
-        aten._scaled_dot_product_flash_attention_for_cpu: forward,
-        aten._scaled_dot_product_flash_attention_for_cpu_backward: backward,
+def _rates(photos: int, seconds: float, waited: float, flop: int | None, peak: float | None) -> dict[str, Any]:
+    rate = flop / seconds if flop and seconds else None
+    return {
+        "photos": photos,
+        "photos_per_second": photos / seconds if seconds else None,
+        "waiting": min(1.0, waited / seconds) if seconds else 0.0,
+        "flop_per_photo": flop // photos if flop and photos else None,
+        "flop_per_second": rate,
+        "share_of_peak": rate / peak if rate and peak else None,
     }
-    return flop_counter.FlopCounterMode(display=False, custom_mapping=extra)
 
 
-def measured_peak(args: Any) -> float:
-    """FLOP/s of one device at a large matrix product in the run's precision; measured once and kept in `peak.json`."""
-    kind = torch.bfloat16 if args.bf16 else torch.float32
-    name = torch.cuda.get_device_name() if args.device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
+def measured_peak(device: torch.device, kind: torch.dtype) -> float:
+    """FLOP/s of one device at a large matrix product in a precision; measured once and kept in `peak.json`."""
+    name = torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     key = f"{name}, {str(kind).removeprefix('torch.')}, torch {torch.__version__}"
+    packed = device.type == "cpu" and kind == torch.float32 and worth_packing()
+    key += ", packed" * packed
     path = home() / "peak.json"
     try:
         known = read_json(path)
     except (OSError, ValueError):
-        known = {}
+        known = None
+    known = known if isinstance(known, dict) else {}
     if not isinstance(known.get(key), float):
-        known[key] = _peak(args.device, kind)
-        write_json(path, known)
+        known[key] = _peak(device, kind, packed)
+        with suppress(OSError):  # where it cannot be kept it is measured again; a run does not end by that
+            write_json(path, known)
     return known[key]
 
 
-def _peak(device: torch.device, kind: torch.dtype) -> float:
+def _peak(device: torch.device, kind: torch.dtype, packed: bool) -> float:
     side = 8192 if device.type == "cuda" else 1536
     left, right = (torch.randn(side, side, device=device, dtype=kind) for _ in range(2))
+    laid_out = pack(right) if packed else None  # as frozen layers run here
     best, end = 0.0, time.perf_counter() + PEAK_SECONDS
     while time.perf_counter() < end:
         begin = time.perf_counter()
-        torch.mm(left, right)
+        torch.mm(left, right) if laid_out is None else packed_product(left, laid_out)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         best = max(best, 2 * side**3 / (time.perf_counter() - begin))
@@ -155,48 +167,6 @@ def peak_memory() -> float:
         return torch.cuda.max_memory_allocated() / 2**20
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most / 2**20 if sys.platform == "darwin" else most / 2**10
-
-
-def bottleneck(found: Mapping[str, Any], times: Mapping[str, float]) -> str:
-    """What to mend first, in a sentence.
-
-    Args:
-        found: `waiting`, `beside`, `share_of_peak` as in `Accounting.document`.
-        times: seconds by phase.
-    """
-    if found["waiting"] > MUCH_WAITING:
-        return (
-            f"training waited for data {found['waiting']:.0%} of the time: more dataloader_num_workers, decode_copy: "
-            "true, or prefix_cache_gb where only the last blocks are trained"
-        )
-    if found["beside"] > MUCH_BESIDE:
-        phases = {phase: seconds for phase, seconds in times.items() if phase not in ("train", "total")}
-        phase = max(phases, key=phases.get, default="scoring")
-        longest = max(phases.values(), default=0.0)
-        inside = times.get("train", 0.0) - (1 - found["beside"]) * sum(times.values())
-        what = "scoring and saving while training" if inside > longest else f"the phase {phase}"
-        return f"{found['beside']:.0%} of the run went beside training, most of it to {what}"
-    if found["share_of_peak"] is not None and found["share_of_peak"] < MUCH_OF_PEAK:
-        return (
-            f"the model ran at {found['share_of_peak']:.0%} of this machine's matrix product: a larger "
-            "per_device_train_batch_size, bf16 or torch_compile may help"
-        )
-    return (
-        "the model itself: fewer trained blocks (lora_last_blocks with prefix_cache_gb), a smaller backbone or image"
-    )
-
-
-def speed_lines(speed: Mapping[str, Any] | None) -> list[str]:
-    """What a run prints of its `speed`."""
-    if speed is None:
-        return []
-    line = f"speed: {speed['photos_per_second']:.1f} photos/s in training"
-    if speed["flop_per_second"] is not None:
-        line += f", {speed['flop_per_second'] / 1e9:.0f} GFLOP/s"
-    if speed["share_of_peak"] is not None:
-        line += f" ({speed['share_of_peak']:.0%} of the machine's matrix product)"
-    line += f", {speed['waiting']:.0%} of it waiting for data, peak memory {speed['peak_memory_mib'] / 1024:.1f} GiB"
-    return [line, f"  first to mend: {speed['bottleneck']}"]
 
 
 def keep_speed(run: Path, speed: Mapping[str, Any] | None) -> None:

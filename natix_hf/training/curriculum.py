@@ -23,6 +23,7 @@ from peft import PeftModel
 from natix_hf.errors import UserError
 from natix_hf.files import replacing
 from natix_hf.inference.features import frozen_features
+from natix_hf.inference.passes import Passes
 
 FOLDS = 5
 
@@ -205,7 +206,15 @@ class Curriculum:
 
 
 def plan_curriculum(
-    args: Any, model: Any, rows: Any, processor: Any, *, names: Sequence[str], cells: np.ndarray, cache_dir: Path
+    args: Any,
+    model: Any,
+    rows: Any,
+    processor: Any,
+    *,
+    names: Sequence[str],
+    cells: np.ndarray,
+    cache_dir: Path,
+    passes: Passes | None = None,
 ) -> Curriculum | None:
     """The curriculum that a recipe asks for; None for `none`.
 
@@ -219,6 +228,7 @@ def plan_curriculum(
         processor: the image processor.
         names: `(classes,)`.
         cells: `(n,)` within which rows are ranked.
+        passes: of the run, see `frozen_features`.
 
     Raises:
         UserError: see `check_start`, `cross_fitted` and `frozen_features`.
@@ -234,6 +244,7 @@ def plan_curriculum(
         cache_dir=cache_dir,
         batch_size=args.per_device_eval_batch_size,
         num_workers=args.dataloader_num_workers,
+        passes=passes,
     )
     features = kept.table()
     labels, groups = np.array(kept.labels), rows["group"][:]

@@ -7,6 +7,10 @@ Rows come from the locked splits; which of them a step may see is decided there.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +21,7 @@ from natix_hf.data.copies import copy_side, photo_copies
 from natix_hf.decision.prior import prior_warning
 from natix_hf.inference.batches import ClientPhotos, image_side
 from natix_hf.inference.features import FixedView, frozen_features
+from natix_hf.inference.passes import Passes
 from natix_hf.training.curriculum import plan_curriculum
 from natix_hf.training.prefix import PrefixPlan, plan_prefix, prefix_drift, prefix_rows, trained_blocks
 from natix_hf.training.probe import kept_layers
@@ -29,6 +34,25 @@ class FeedsPhotos(SavesWholeCheckpoints):
     """The part of `NatixTrainer` that turns rows into data sets; it reads the options that the trainer was given."""
 
     prefix: PrefixPlan | None = None  # what is kept below the last blocks, where anything is
+    drift: float | None = None  # how far features move by it, where it is rounded
+
+    @cached_property
+    def passes(self) -> dict[str, Passes]:
+        """What the passes of this run cost, by the cache that they fill."""
+        return {"features": Passes(), "prefixes": Passes()}
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the seconds of a block to a phase of `run.json`."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.times[phase] = round(self.times.get(phase, 0.0) + time.perf_counter() - begin, 3)
+
+    def prefix_document(self) -> dict[str, Any] | None:
+        """The `prefix` of `run.json`: what was kept below the last blocks, and how far rounding moves features."""
+        return None if self.prefix is None else asdict(self.prefix) | {"drift": self.drift}
 
     def client_set(self, rows: Any, model: Any, processor: Any, args: Any) -> Dataset:
         """Rows on the client's path, by the whole model; for a probe their cached features."""
@@ -48,46 +72,49 @@ class FeedsPhotos(SavesWholeCheckpoints):
             batch_size=args.per_device_eval_batch_size,
             num_workers=self.decode_workers,
             budget_gb=self.cache_gb,
+            passes=self.passes["features"],
         )
 
     def selection_set(self, rows: Any, model: Any, processor: Any, args: Any) -> Dataset:
         """Rows that are scored while training."""
         if self.prefix is None:
-            return self.client_set(rows, model, processor, args)
+            if self.method != "probe":
+                return self.client_set(rows, model, processor, args)
+            with self.timed("features"):
+                return self.client_set(rows, model, processor, args)
         return self._prefixes(rows, model, processor, args, [None])
 
     def _prefixes(self, rows: Any, model: Any, processor: Any, args: Any, views: list, seeds: Any = None) -> Dataset:
-        begin = time.perf_counter()
         model.to(args.device)
-        kept = prefix_rows(
-            model,
-            rows,
-            processor,
-            self.prefix,
-            views=views,
-            seeds=seeds,
-            cache_dir=self.cache_dir,
-            batch_size=args.per_device_eval_batch_size,
-            num_workers=self.decode_workers,
-            budget_gb=self.prefix_cache_gb,
-        )
-        self.times["prefix"] = round(self.times.get("prefix", 0.0) + time.perf_counter() - begin, 3)
-        return kept
+        with self.timed("prefix"):
+            return prefix_rows(
+                model,
+                rows,
+                processor,
+                self.prefix,
+                views=views,
+                seeds=seeds,
+                cache_dir=self.cache_dir,
+                batch_size=args.per_device_eval_batch_size,
+                num_workers=self.decode_workers,
+                budget_gb=self.prefix_cache_gb,
+                passes=self.passes["prefixes"],
+            )
 
     def training_set(self, rows: Any, model: Any, processor: Any, augment: str, args: Any) -> Dataset:
         """Rows as they are trained on."""
         views = self._fixed_views(augment, args.seed, self.fixed_views)
         if self.method == "probe":
-            return self._features(rows, model, processor, args, views)
+            with self.timed("features"):
+                return self._features(rows, model, processor, args, views)
         if self.prefix_cache_gb is not None:
             return self._cut_set(rows, model, processor, augment, args)
         size, copies = image_side(processor), None
         resize = "crop" if processor.do_center_crop else "squash"
         if self.decode_copy:
-            begin = time.perf_counter()
             side = copy_side(size, self.decode_copy_side)
-            copies = photo_copies(rows, side=side, cache_dir=self.cache_dir, progress=not args.disable_tqdm)
-            self.times["decode_copy"] = round(time.perf_counter() - begin, 3)
+            with self.timed("decode_copy"):
+                copies = photo_copies(rows, side=side, cache_dir=self.cache_dir, progress=not args.disable_tqdm)
         return TrainingPhotos(
             rows,
             augment=augment,
@@ -135,7 +162,9 @@ class FeedsPhotos(SavesWholeCheckpoints):
         labels, names = np.array(rows["label"][:]), self.label_list
         strata = Strata(labels, rows["source"][:], names, args.sampling, args.balance_by)
         cells = {"names": names, "cells": strata.cells, "cache_dir": self.cache_dir}
-        self.curriculum = plan_curriculum(args, model, rows, processor, **cells)
+        with self.timed("curriculum") if args.curriculum != "none" else nullcontext():
+            passes = self.passes["features"]
+            self.curriculum = plan_curriculum(args, model, rows, processor, **cells, passes=passes)
         seen = seen_shares(strata.shares(), self.criterion)
         own = np.bincount(labels, minlength=len(names)) / len(labels)
         # The shares to which the logits will belong, where they are not those of the photos.

@@ -248,6 +248,8 @@ def write_record(trainer: NatixTrainer, run: Path, **more: Any) -> None:
         },
         "ledger": trainer.splits.ledger,
         "time": trainer.times,
+        "speed": trainer.accounting.document(),
+        "prefix": trainer.prefix_document(),
         "purpose": trainer.splits.purpose,
         "hold_out": trainer.splits.description.get("hold_out", {}),
         "steps": trainer.state.global_step,

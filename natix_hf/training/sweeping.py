@@ -24,6 +24,7 @@ from natix_hf.report.intervals import bootstrap_intervals, group_count
 from natix_hf.report.summary import LABELS, figure_text, interval_text
 from natix_hf.schemas import validate
 from natix_hf.training import run_folder
+from natix_hf.training.bottleneck import speed_lines
 from natix_hf.training.final import write_record
 from natix_hf.training.predictions import read_predictions, write_predictions
 from natix_hf.training.trainer import NatixTrainer
@@ -135,7 +136,8 @@ class Member(NatixTrainer):
         return [
             f"val_select: {LABELS[metrics['metric']]} {figure_text(interval['value'])} "
             f"({LEVEL:.0%} interval {interval_text(interval)}; {metrics['n']} photos, {metrics['groups']} groups); "
-            "a run of a sweep has no other figures"
+            "a run of a sweep has no other figures",
+            *speed_lines(read_json(Path(self.args.output_dir) / "run.json").get("speed"), self.times),
         ]
 
 

@@ -32,7 +32,8 @@ from natix_hf.recipe import DecisionOptions, NatixTrainingArguments
 from natix_hf.report.classification_metric import NatixClassificationMetric
 from natix_hf.report.summary import summary_lines
 from natix_hf.training import run_folder
-from natix_hf.training.accounting import Accounting, keep_speed, speed_lines
+from natix_hf.training.accounting import Accounting, keep_speed
+from natix_hf.training.bottleneck import speed_lines
 from natix_hf.training.checkpoints import remove_incomplete, resume_point
 from natix_hf.training.curriculum import check_curriculum
 from natix_hf.training.deciding import check_decision
@@ -161,7 +162,8 @@ class NatixTrainer(FeedsPhotos):
                 select = self.selection_set(select, model, processing_class, args)
             self.warm = None
             if args.warm_start == "probe" and splits.purpose in ("run", "sweep"):
-                self.warm = WarmStart(self, model, processing_class, args)
+                with self.timed("warm_start"):
+                    self.warm = WarmStart(self, model, processing_class, args)
         callbacks = list(callbacks or [])
         if args.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
@@ -373,10 +375,10 @@ class NatixTrainer(FeedsPhotos):
     def told(self, metrics: dict[str, Any]) -> list[str]:
         """What is printed of the finished run: the lines about what `finish` returned."""
         run = Path(self.args.output_dir)
-        lines = summary_lines(metrics, read_json(run / "calibration.json"))
+        record, lines = read_json(run / "run.json"), summary_lines(metrics, read_json(run / "calibration.json"))
         if (run / "over_probe.json").is_file():
             lines += over_probe_lines(read_json(run / "over_probe.json"))
-        return lines + speed_lines(read_json(run / "run.json").get("speed"))
+        return lines + speed_lines(record.get("speed"), record["time"])
 
 
 def training_method(model: torch.nn.Module) -> str:

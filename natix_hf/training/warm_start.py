@@ -96,6 +96,7 @@ class WarmStart:
             batch_size=self.args.per_device_eval_batch_size,
             num_workers=trainer.decode_workers,
             budget_gb=trainer.cache_gb,
+            passes=trainer.passes["features"],
         )
 
     def predictions(self) -> dict[str, tuple[np.ndarray, np.ndarray]] | None:
@@ -107,7 +108,7 @@ class WarmStart:
             return None
         splits, model = self.trainer.splits, self.trainer.accelerator.unwrap_model(self.trainer.model)
         found = {}
-        with model.disable_adapter():
+        with self.trainer.timed("warm_start"), model.disable_adapter():
             for name, role, part in (("fit", "policy", "fit"), ("test", "final_evaluation", None)):
                 features = self._features(model.get_base_model(), splits.rows(role, step="predictions", part=part))
                 logits = features.table() @ self.head.weight.numpy().T + self.head.bias.numpy()

@@ -5,19 +5,26 @@ import torch
 from transformers import TrainerCallback
 
 from natix_hf.schemas import validate
-from natix_hf.training.accounting import Accounting, bottleneck, speed_lines
+from natix_hf.training import accounting
+from natix_hf.training.bottleneck import bottleneck, speed_lines
 
 
-def test_counted_operations_are_those_of_the_architecture_and_training_sees_nothing_of_it(job, tiny_backbone):
-    trainer = job("full", lora_dropout=0.0)
+@pytest.fixture
+def products(tiny_backbone):
+    """Operations of the matrix products of one photo of 32 pixels: `(patches in, one block)`."""
     config = json.loads((tiny_backbone / "config.json").read_text())
-    width, layers, inner = config["hidden_size"], config["num_hidden_layers"], config["intermediate_size"]
+    width, inner = config["hidden_size"], config["intermediate_size"]
     patches = (32 // config["patch_size"]) ** 2
     tokens = 1 + config["num_register_tokens"] + patches
-    # Products of matrices: patches in, four projections and two products of attention, the MLP, the head.
+    # Four projections and two products of attention, the MLP.
     block = 2 * tokens * (4 * width**2 + 2 * width * inner) + 4 * tokens**2 * width
-    embedding = 2 * patches * width * 3 * config["patch_size"] ** 2
-    forward = embedding + layers * block + 2 * width * 2
+    return 2 * patches * width * 3 * config["patch_size"] ** 2, block, config
+
+
+def test_counted_operations_are_those_of_the_architecture_and_training_sees_nothing_of_it(job, products):
+    trainer = job("full", lora_dropout=0.0)
+    embedding, block, config = products
+    forward = embedding + config["num_hidden_layers"] * block + 2 * config["hidden_size"] * 2  # and the head
     before = torch.random.get_rng_state()
     weights = {n: p.clone() for n, p in trainer.model.named_parameters()}
     trainer._count_operations()
@@ -78,6 +85,133 @@ def test_the_first_thing_to_mend_is_the_largest_loss(found, times, said):
     assert said in bottleneck(found, times)
 
 
-def test_a_run_without_a_step_says_nothing(job):
-    assert Accounting(job("probe")).document() is None
+@pytest.mark.parametrize(
+    ("times", "waiting", "said"),
+    [
+        ({"photos": 60, "features": 30, "train": 5}, 0.0, "63% of the run went to the phase photos, which opens and"),
+        (
+            {"photos": 6, "features": 30, "train": 5},
+            0.4,
+            "waited for photos 40% of the time (decoding): more datal",
+        ),
+        (
+            {"photos": 6, "features": 30, "train": 5},
+            0.0,
+            "the pass of 90 photos through the frozen backbone; it is k",
+        ),
+        ({"photos": 6, "features": 3, "train": 50}, 0.0, "the heads of the grid: fewer probe_learning_rates"),
+        ({"photos": 6, "features": 3, "train": 5, "report": 9}, 0.0, "39% of the run went to the phase report"),
+    ],
+)
+def test_a_grid_is_told_its_longest_phase_in_words_that_shorten_it(times, waiting, said):
+    passed = {"photos": 90, "waiting": waiting, "share_of_peak": None}
+    assert said in bottleneck({"passes": {"features": passed}}, times)
+
+
+def finished(trainer, folder):
+    trainer.train()
+    lines = "\n".join(trainer.told(trainer.finish()))
+    record = json.loads((folder / "run.json").read_text())
+    validate(record, "run")
+    return record, lines
+
+
+def test_a_grid_of_heads_tells_the_passes_of_its_backbone_and_the_next_what_it_was_spared(
+    job, products, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("NATIX_HF_HOME", str(tmp_path / "home"))
+    grid = {"probe_heads": "grid", "probe_learning_rates": [0.1], "num_train_epochs": 1}
+    first = job("probe", name="first", **grid)
+    photos = sum(first.splits.sizes[name] for name in ("train", "val_select", "val_calib", "val_test"))
+    record, lines = finished(first, tmp_path / "first")
+    told = record["speed"]["passes"]["features"]
+    assert (told["photos"], told["served"]) == (photos, 0)
+    embedding, block, config = products
+    assert told["flop_per_photo"] == pytest.approx(embedding + config["num_hidden_layers"] * block, rel=1e-6)
+    assert told["flop_per_second"] == pytest.approx(told["flop_per_photo"] * photos / told["seconds"], rel=0.05)
+    assert told["share_of_peak"] is None  # seconds are not worth the measurement
+    assert 0 < record["time"]["features"] < sum(record["time"].values())
+    assert f"speed: {photos} photos through the frozen backbone, " in lines
+    assert "waiting for data; 0 came from the cache" in lines
+    assert "  first to mend: " in lines
+    assert "  seconds: " in lines
+
+    record, lines = finished(job("probe", name="second", **grid), tmp_path / "second")
+    told = record["speed"]["passes"]["features"]
+    assert (told["photos"], told["served"], told["photos_per_second"]) == (0, photos, None)
+    assert f"speed: 0 photos through the frozen backbone; {photos} came from the cache" in lines
+
+
+def test_the_pass_that_fills_the_prefix_cache_is_told_beside_training(job, products, tmp_path, monkeypatch):
+    monkeypatch.setenv("NATIX_HF_HOME", str(tmp_path / "home"))
+    trainer = job(lora={"lora_last_blocks": 1}, speed={"fixed_views": 2, "prefix_cache_gb": 1.0})
+    sizes = trainer.splits.sizes
+    record, lines = finished(trainer, tmp_path / "run")
+    told = record["speed"]["passes"]["prefixes"]
+    assert told["photos"] == 2 * sizes["train"] + sizes["val_select"]
+    embedding, block, config = products
+    assert told["flop_per_photo"] == pytest.approx(embedding + (config["num_hidden_layers"] - 1) * block, rel=1e-6)
+    assert record["speed"]["photos"] == 2 * sizes["train"]  # two epochs
+    assert f"  {told['photos']} photos through the blocks below the cut" in lines
+    assert "photos/s in training" in lines
+
+
+def test_curriculum_and_warm_start_share_one_pass(job, tmp_path, monkeypatch):
+    monkeypatch.setenv("NATIX_HF_HOME", str(tmp_path / "home"))
+    trainer = job(curriculum="loss", warm_start="probe", probe_epochs=1)
+    passed = trainer.passes["features"]
+    assert passed.photos == trainer.splits.sizes["train"] + trainer.splits.sizes["val_select"]
+    assert passed.served == 0  # what this run computed itself was spared by no cache
+    assert {"curriculum", "warm_start"} <= trainer.times.keys()
+
+
+def test_the_share_of_the_peak_is_that_of_the_forward_passes(job, tmp_path, monkeypatch):
+    monkeypatch.setenv("NATIX_HF_HOME", str(tmp_path / "home"))
+    asked = []
+    monkeypatch.setattr(accounting, "WORTH_A_PEAK", 0.0)
+    monkeypatch.setattr(accounting, "measured_peak", lambda device, kind: asked.append(kind) or 1e12)
+    trainer = job("probe", probe_heads="grid", probe_learning_rates=[0.1], num_train_epochs=1)
+    trainer.train()
+    passed = trainer.passes["features"]
+    told = trainer.accounting.document()["passes"]["features"]
+    assert told["share_of_peak"] == pytest.approx(passed.flop / passed.seconds / 1e12)
+    assert asked == [torch.float32]
+
+
+@pytest.mark.parametrize("content", ["[]", "{", '{"cpu": 1}'])
+def test_a_peak_is_measured_where_none_is_kept_or_can_be_kept(tmp_path, monkeypatch, content):
+    monkeypatch.setattr(accounting, "_peak", lambda *_: 5.0)
+    monkeypatch.setenv("NATIX_HF_HOME", str(tmp_path))
+    (tmp_path / "peak.json").write_text(content)
+    assert accounting.measured_peak(torch.device("cpu"), torch.float32) == 5.0
+    assert 5.0 in json.loads((tmp_path / "peak.json").read_text()).values()
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("NATIX_HF_HOME", str(tmp_path / "file"))
+    assert accounting.measured_peak(torch.device("cpu"), torch.float32) == 5.0
+
+
+def test_a_record_of_an_earlier_version_stays_valid(job, tmp_path):
+    record, _ = finished(job(num_train_epochs=1), tmp_path / "run")
+    del record["prefix"]
+    record["speed"] = {
+        "photos": 29,
+        "photos_per_second": 80.5,
+        "waiting": 0.2,
+        "beside": 0.4,
+        "flop_per_photo": None,
+        "flop_per_second": None,
+        "peak_flop_per_second": None,
+        "share_of_peak": None,
+        "peak_memory_mib": 700.0,
+        "bottleneck": "the model itself",
+    }
+    validate(record, "run")
+    validate(record | {"speed": None}, "run")
+    assert speed_lines(record["speed"])[0] == "speed: 80.5 photos/s in training, 20% of it waiting for data"
+
+
+def test_where_nothing_was_timed_nothing_is_said(job):
+    trainer = job()
+    trainer.times.clear()
+    assert trainer.accounting.document() is None
     assert speed_lines(None) == []

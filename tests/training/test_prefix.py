@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from natix_hf import UserError, load_model, load_photos
-from natix_hf.training.prefix import MOST_VIEWS, plan_prefix, prefix_states, trained_blocks
+from natix_hf.inference.batches import client_pixels
+from natix_hf.schemas import validate
+from natix_hf.training.prefix import MOST_VIEWS, plan_prefix, prefix_drift, prefix_states, trained_blocks
 
 SETTINGS = {
     "lora": {"lora_last_blocks": 1, "lora_dropout": 0.0},
@@ -75,6 +77,43 @@ def test_bf16_halves_the_place_and_its_drift_is_told(job, capsys):
     assert 0 < two.drift < 0.05
     exact, rounded = (t.train_dataset[1, 3]["prefix_states"] for t in (one, two))
     assert torch.equal(rounded, exact.bfloat16().float())
+
+
+def test_what_was_kept_and_its_drift_stand_in_the_record_and_on_the_card(job, tmp_path):
+    exact = job(name="exact", speed={"fixed_views": 2, "prefix_cache_gb": 1.0}, **SETTINGS)
+    assert exact.prefix_document() == {**vars(exact.prefix), "drift": None}
+    small = exact.prefix.gigabytes * 0.6
+    rounded = job(name="rounded", speed={"fixed_views": 2, "prefix_cache_gb": small}, **SETTINGS)
+    rounded.train()
+    rounded.finish()
+    record = json.loads((tmp_path / "rounded" / "run.json").read_text())
+    validate(record, "run")
+    assert record["prefix"] == {
+        "blocks": 1,
+        "views": 2,
+        "precision": "bfloat16",
+        "gigabytes": pytest.approx(exact.prefix.gigabytes / 2),
+        "drift": rounded.drift,
+    }
+    assert f"moves features by {rounded.drift:.2%} of their spread" in (tmp_path / "rounded" / "README.md").read_text()
+
+
+def test_the_drift_is_that_of_rounding_by_hand(job):
+    trainer = job(speed={"fixed_views": 1, "prefix_cache_gb": 1.0}, **SETTINGS)
+    rows, plain = trainer.splits.rows("selection", step="predictions"), trainer._plain_model()
+    found = prefix_drift(trainer.model, rows, trainer.processing_class, 1, photos=4)
+    pixels = torch.stack([client_pixels(row["image"], trainer.processing_class) for row in rows.select(range(4))])
+    plain.eval()
+    plain.last_blocks = 1
+    with torch.inference_mode():
+        states = prefix_states(plain, pixels, 1)
+        features = [
+            plain(prefix_states=given, output_features=True).features.numpy()
+            for given in (states, states.to(torch.bfloat16).to(torch.float32))
+        ]
+    spread = np.sqrt(((features[0] - features[0].mean(axis=0)) ** 2).mean())
+    assert found == pytest.approx(np.sqrt(((features[1] - features[0]) ** 2).mean()) / spread, rel=1e-4)
+    assert found > 0
 
 
 def test_states_at_the_cut_give_the_features_of_the_whole_model(tiny_backbone):
