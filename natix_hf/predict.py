@@ -43,7 +43,7 @@ def main(argv: list[str]) -> None:
         "--precision",
         choices=["fp32", "auto"],
         default="fp32",
-        help="auto, on a GPU: bf16 or torch.compile where they are quicker and decide the first photos alike",
+        help="auto: bf16 or torch.compile where they are measured to be quicker and decide the first photos alike",
     )
     given = parser.parse_args(argv)
     output = Path(given.output)
@@ -63,7 +63,8 @@ def main(argv: list[str]) -> None:
     model, processor = load_classifier(given.model)
     device = default_device()
     model.to(device)
-    sample = first_pixels(photos, processor) if device.type != "cpu" else ()
+    measured = device.type != "cpu" or given.precision == "auto"
+    sample = first_pixels(photos, processor) if measured else ()
     pace = choose_pace(model, sample, photos=len(photos), batch_size=given.batch_size, precision=given.precision)
     if pace.told:
         print(pace.told)

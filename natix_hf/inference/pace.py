@@ -19,6 +19,7 @@ import torch
 from natix_hf.decision.temperature import softmax
 from natix_hf.errors import PhotoError
 from natix_hf.inference.batches import client_pixels, logits_of
+from natix_hf.modeling.packed_linear import packed_linears
 
 CPU_BATCH = 16
 SMALLEST, LARGEST = 16, 1024
@@ -135,11 +136,18 @@ def choose_pace(
         sample: `(n, 3, H, W)`, the first photos.
         batch_size: None leaves it open: `CPU_BATCH` on a CPU, elsewhere what `best_batch` finds.
         precision: `fp32`, or `auto` to try bf16 and, for a long job, `torch.compile`.
-        measure: by default where the model is on a GPU.
+        measure: by default where the model is on a GPU, or the precision is left open.
     """
+    with packed_linears(model):  # as `predict_photos` runs it
+        return _measured_pace(model, sample, photos, batch_size, precision, measure)
+
+
+def _measured_pace(
+    model: Any, sample: torch.Tensor, photos: int, batch_size: int | None, precision: str, measure: bool | None
+) -> Pace:
     run = partial(logits_of, model)
     device = next(model.parameters(), torch.empty(0)).device  # an ONNX graph has no parameters here
-    measure = device.type != "cpu" if measure is None else measure
+    measure = device.type != "cpu" or precision == "auto" if measure is None else measure
     if not measure or not len(sample):
         return Pace(run, batch_size or CPU_BATCH, None)
     size, rate = (batch_size, photo_rate(run, sample, batch_size)) if batch_size else best_batch(run, sample)

@@ -59,10 +59,11 @@ def test_half_of_what_fits_is_taken_where_memory_ends_first(clock):
 
 def test_on_a_cpu_nothing_is_measured_and_the_model_is_as_it_is(model):
     pixels = torch.randn(4, 3, 32, 32)
-    chosen = choose_pace(model, pixels, photos=10**6, precision="auto")
+    chosen = choose_pace(model, pixels, photos=10**6)
     assert (chosen.batch_size, chosen.told) == (16, None)
     np.testing.assert_array_equal(chosen.run(pixels), logits_of(model, pixels))
     assert choose_pace(model, pixels, photos=10, batch_size=3).batch_size == 3
+    assert "fp32" in choose_pace(model, pixels, photos=10, precision="auto").told  # unless the precision is left open
 
 
 @pytest.mark.parametrize(
