@@ -3,7 +3,8 @@
 A shard is `<name>.npy`, `(records, ...)`, and `<name>.json` with the records' names and checksums. Both are renamed
 into place when they are whole, the names last, so a pass that was cut short goes on behind its last shard. A record is
 held against its checksum before it is handed out; one that does not pass counts as missing and is computed again. Runs
-that share a folder wait for each other, so that nothing is computed twice. This file knows arrays and names, no photos
+that share a folder wait for each other, so that nothing is computed twice. The budget holds for all folders together:
+what was not asked for longest makes room, what this run reads never does. This file knows arrays and names, no photos
 and models.
 """
 
@@ -11,13 +12,16 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import resource
 import shutil
 import time
 import uuid
 import zlib
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -26,6 +30,8 @@ from natix_hf.errors import UserError
 from natix_hf.files import check_writable, replacing
 
 VERSION = 3  # raised when the same photo would give another record, or records are stored otherwise
+
+MOST_FILES = 65536  # open at once, where the system sets no limit
 
 Record = tuple[np.ndarray, int]  # a memory-mapped shard, and the row in it
 
@@ -42,7 +48,7 @@ class FeatureStore:
         kind: name of the folder under `cache_dir`.
         budget_gb: the most that all records of this kind under `cache_dir` may take, in 10^9 bytes; None: no limit.
         budget_name: what the user calls it.
-        ours: lists of shards that serve this run, added to here; they make no room.
+        ours: lists of the shards that serve this run; `find` adds to them.
     """
 
     def __init__(
@@ -61,6 +67,7 @@ class FeatureStore:
         self.key, self.shape, self.dtype, self.budget_gb = key, tuple(shape), np.dtype(dtype), budget_gb
         self.budget_name, self.ours = budget_name, set() if ours is None else ours
         self.folder = self.root / f"v{VERSION}-{key}-{self.shape[0]}"
+        self._damaged: set[Path] = set()
 
     def find(self, wanted: Collection[str]) -> dict[str, Record]:
         """Those of the wanted records that are there and sound; all of them are read once."""
@@ -73,19 +80,29 @@ class FeatureStore:
             for listing in sorted(place.glob("*.json")):
                 if not left:
                     break
+                before = len(left)
                 for name, record in self._sound(listing, length, left):
                     found[name] = record
                     left.discard(name)
+                if len(left) < before:
+                    self.ours.add(listing)
+                    with suppress(OSError):  # a cache that can only be read serves too
+                        os.utime(listing)
         return found
 
     def _sound(self, listing: Path, length: int, left: Collection[str]) -> Iterator[tuple[str, Record]]:
         try:
             document = json.loads(listing.read_text(encoding="utf-8"))
             names, checksums = document["names"], document["checksums"]
-            shard = np.load(listing.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
-        except (OSError, EOFError, ValueError, KeyError, TypeError):
-            return  # cut short by a crash, or damaged: its records are computed again
+            shard = _mapped(listing.with_suffix(".npy"))
+        except UserError:
+            raise
+        except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+            if not isinstance(error, OSError):  # cut short by a crash, say: its records are computed again
+                self._damaged.add(listing)
+            return
         if shard.shape != (len(names), length, *self.shape[1:]) or shard.dtype != self.dtype:
+            self._damaged.add(listing)
             return
         for row, (name, checksum) in enumerate(zip(names, checksums)):
             if name in left and _checksum(name, shard[row]) == checksum:
@@ -122,52 +139,93 @@ class FeatureStore:
             UserError: the folder cannot be written.
         """
         check_writable(self.folder, "cache_dir")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.folder / ".lock")
         try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            print(f"{self.root.name}: another run computes them; waiting for it", flush=True)
-            lock.acquire()
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = self._lock(self.folder)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                print(f"{self.root.name}: another run computes them; waiting for it", flush=True)
+                lock.acquire()
+        except (OSError, NotImplementedError) as error:  # file systems without locks
+            raise UserError(
+                f"cache_dir {self.cache_dir}: cannot be written or locked: {error}: choose another folder"
+            ) from None
         try:
-            for pattern in (".*.tmp.npy", ".*.tmp.json"):  # of a pass that was killed; nobody else writes here now
-                for left in self.folder.glob(pattern):
-                    left.unlink(missing_ok=True)
+            self._sweep()
             yield
         finally:
             lock.release()
+
+    def _sweep(self) -> None:
+        """Remove what passes left that were killed, and what is damaged; nobody else writes here now."""
+        for pattern in (".*.tmp.npy", ".*.tmp.json"):
+            for left in self.folder.glob(pattern):
+                left.unlink(missing_ok=True)
+        shards, lists = ({path.stem for path in self.folder.glob(f"*.{kind}")} for kind in ("npy", "json"))
+        alone = {self.folder / f"{name}.json" for name in shards ^ lists}  # without list, or without shard
+        for path in (path for listing in alone | self._damaged for path in _shard(listing)):
+            if path.parent == self.folder:
+                path.unlink(missing_ok=True)
 
     def make_room(self, records: int) -> None:
         """Remove the records that were not asked for longest until `records` more fit the budget.
 
         Raises:
-            UserError: they do not fit even alone.
+            UserError: they do not fit, all others gone, beside those that this run reads.
         """
         if self.budget_gb is None:
             return
         needed = records * np.prod(self.shape) * self.dtype.itemsize / 1e9
-        others = {path: _gigabytes(path) for path in self.root.iterdir() if path.is_dir() and path != self.folder}
-        own = _gigabytes(self.folder)
+        own = sum(_gigabytes(_shard(listing)) for listing in self.ours if listing.parent.parent == self.root)
         if own + needed > self.budget_gb:
             raise UserError(
                 f"{self.budget_name}: the {self.root.name} of this run take {own + needed:.2g} GB, "
                 f"{self.budget_gb:g} allowed: allow more, or ask for fewer layers or views"
             )
-        for path in sorted(others, key=_last_asked):
-            if own + needed + sum(others.values()) <= self.budget_gb:
+        others = sorted(self._others(), key=lambda other: other.asked)
+        taken = own + needed + sum(other.gigabytes for other in others)
+        for other in others:
+            if taken <= self.budget_gb:
                 return
-            lock = FileLock(path / ".lock")
-            try:
-                with lock.acquire(timeout=0):
-                    shutil.rmtree(path, ignore_errors=True)  # whoever has mapped a shard keeps it
-            except (Timeout, OSError):
-                continue  # somebody writes there now
-            del others[path]
+            with self._held(other.folder) as held:
+                if held:  # else somebody writes there now
+                    other.remove()  # whoever has mapped a shard keeps it
+                    taken -= other.gigabytes
+
+    def _others(self) -> Iterator[_Other]:
+        """What this run does not read: folders as a whole, and single shards of those from which it reads."""
+        read = {listing.parent for listing in self.ours} | {self.folder}
+        for folder in filter(Path.is_dir, self.root.iterdir()):
+            if folder not in read:
+                yield _Other(folder, None, _last_asked(folder), _gigabytes(folder.glob("*")))
+                continue
+            for listing in set(folder.glob("*.json")) - self.ours:
+                yield _Other(folder, listing, _modified(listing), _gigabytes(_shard(listing)))
+
+    def _lock(self, folder: Path) -> FileLock:
+        # Outside of the folder, which goes with all that is in it when room is made.
+        locks = self.cache_dir / "locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        return FileLock(locks / f"{self.root.name}-{folder.name}.lock")
+
+    @contextmanager
+    def _held(self, folder: Path) -> Iterator[bool]:
+        """Whether one may remove from a folder: this run's own is locked already, others have to be free."""
+        if folder == self.folder:
+            yield True
+            return
+        try:
+            with self._lock(folder).acquire(timeout=0):
+                yield True
+        except (Timeout, OSError):
+            yield False
 
     def touch(self) -> None:
-        """Note that these records were asked for now."""
+        """Note that these records were asked for now, where that can be noted."""
         if self.folder.is_dir():
-            (self.folder / ".asked").write_text(str(time.time()), encoding="utf-8")
+            with suppress(OSError):
+                (self.folder / ".asked").write_text(str(time.time()), encoding="utf-8")
 
 
 def _checksum(name: str, values: np.ndarray) -> int:
@@ -175,12 +233,62 @@ def _checksum(name: str, values: np.ndarray) -> int:
     return zlib.crc32(np.ascontiguousarray(values).view(np.uint8).reshape(-1), zlib.crc32(name.encode()))
 
 
-def _gigabytes(folder: Path) -> float:
-    return sum(path.stat().st_size for path in folder.glob("*") if path.is_file()) / 1e9
+def _mapped(shard: Path) -> np.ndarray:
+    """A shard, memory-mapped. Every map holds a file open, and processes are often allowed no more than 1024."""
+    try:
+        return np.load(shard, mmap_mode="r", allow_pickle=False)
+    except OSError as error:
+        if error.errno != errno.EMFILE:
+            raise
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    more = MOST_FILES if hard == resource.RLIM_INFINITY else hard
+    if soft >= more:
+        raise UserError(
+            f"{shard.parent}: this process may hold {soft} files open, and every shard of a cache is one: raise the "
+            "limit (ulimit -n)"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
+    return _mapped(shard)
+
+
+class _Other(NamedTuple):
+    """What may make room: a shard, or a whole folder."""
+
+    folder: Path
+    listing: Path | None
+    asked: float  # when, in seconds since 1970
+    gigabytes: float
+
+    def remove(self) -> None:
+        if self.listing is None:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            return
+        with suppress(OSError):
+            for path in _shard(self.listing):
+                path.unlink(missing_ok=True)
+
+
+def _shard(listing: Path) -> list[Path]:
+    return [listing, listing.with_suffix(".npy")]
+
+
+def _gigabytes(files: Iterable[Path]) -> float:
+    total = 0
+    for path in files:
+        with suppress(FileNotFoundError):  # another run makes room too
+            total += path.stat().st_size
+    return total / 1e9
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _last_asked(folder: Path) -> float:
     try:
         return float((folder / ".asked").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return folder.stat().st_mtime
+        return _modified(folder)

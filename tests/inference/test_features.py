@@ -297,3 +297,15 @@ def test_the_budget_drops_what_was_not_asked_for_longest_and_refuses_what_never_
     budget = 0.5 * size
     with pytest.raises(UserError, match="cache_gb: the features of this run take"):
         place(4)
+
+
+def test_views_of_one_run_that_do_not_fit_together_are_refused_and_never_drive_each_other_out(probe, rows, tmp_path):
+    model, processor = probe
+    frozen_features(model, rows, processor, cache_dir=tmp_path)
+    size = sum(path.stat().st_size for path in tmp_path.glob("features/*/*")) / 1e9
+    views = [FixedView("basic", 0, number) for number in range(3)]
+    with pytest.raises(UserError, match="cache_gb: the features of this run take"):
+        frozen_features(model, rows, processor, cache_dir=tmp_path, views=views, budget_gb=2.5 * size)
+    assert len(list(tmp_path.rglob("*.npy"))) == 2
+    frozen_features(model, rows, processor, cache_dir=tmp_path, views=views, budget_gb=4.5 * size)
+    assert len(list(tmp_path.rglob("*.npy"))) == 4

@@ -133,59 +133,68 @@ def test_runs_before_make_room_for_this_one_and_its_own_views_stay(kept, tmp_pat
 WORK = """
 import json, os, signal, sys, time
 import numpy as np, torch
-from datasets import load_from_disk
-from torchvision.transforms.v2.functional import pil_to_tensor
-from natix_hf.inference.feature_store import FeatureStore
-from natix_hf.inference.features import kept_records
-from natix_hf.inference.passes import Passes
+from natix_hf import load_model, load_photos
+from natix_hf.inference import features
+from natix_hf.training import prefix
 
-rows, cache, after = load_from_disk(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-computed = 0
+kind, backbone, photos, cache, after = *sys.argv[1:5], int(sys.argv[5])
+torch.set_num_threads(1)
+module, name = (features, "token_parts") if kind == "features" else (prefix, "prefix_states")
+real, computed = getattr(module, name), 0
 
-def compute(pixels):
+def slow(model, pixels, number):
     global computed
     if computed == after:
         os.kill(os.getpid(), signal.SIGKILL)
     computed += len(pixels)
     time.sleep(0.2)
-    return pixels.mean(dim=(2, 3)).numpy()
+    return real(model, pixels, number)
 
-store = FeatureStore(cache, "ab", shape=(3,), kind="prefixes")
-processor = lambda images, return_tensors: {"pixel_values": pil_to_tensor(images)[None] / 255}
+setattr(module, name, slow)
+method = {"features": "probe", "prefixes": "lora"}[kind]
+lora = {"lora_last_blocks": 1}
+model, processor = load_model(backbone, ["None", "Roadwork"], method=method, image_size=32, lora=lora)
+rows = load_photos(photos).rows("training", step="train")
 print("ready", flush=True)
 sys.stdin.readline()
-records = kept_records(torch.nn.Linear(1, 1), rows, processor, store, compute, view=None, shard_rows=4, batch_size=4,
-                       num_workers=0, what="activations", passes=Passes())
-print(json.dumps([computed, [shard[row].tolist() for shard, row in records]]))
+if kind == "features":
+    features.SHARD_ROWS = 4
+    kept = features.frozen_features(model, rows, processor, cache_dir=cache, batch_size=4).table()
+else:
+    prefix.SHARD_BYTES = 1  # a row in every shard, but no fewer than a batch
+    plan = prefix.PrefixPlan(1, 1, "float32", 1e-4)
+    found = prefix.prefix_rows(model, rows, processor, plan, views=[None], cache_dir=cache, batch_size=4)
+    kept = np.stack([found[i]["prefix_states"].numpy() for i in range(len(rows))])
+np.save(sys.argv[6], kept)
+print(json.dumps([computed, len(rows)]))
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [False, True], ids=["both live", "the first is killed"])
-def test_two_processes_share_a_cache_and_compute_everything_once(photo_folder, tmp_path, killed):
-    rows = load_photos(photo_folder).rows("training", step="train")
-    rows.save_to_disk(str(tmp_path / "rows"))
-
-    def start(after):
-        words = [sys.executable, "-c", WORK, str(tmp_path / "rows"), str(tmp_path / "cache"), str(after)]
+@pytest.mark.parametrize("kind", ["features", "prefixes"])
+def test_two_processes_share_a_cache_and_compute_everything_once(tiny_backbone, photo_folder, tmp_path, kind, killed):
+    def start(number, after):
+        words = [sys.executable, "-c", WORK, kind, str(tiny_backbone), str(photo_folder), str(tmp_path / "cache")]
+        words += [str(after), str(tmp_path / f"{number}.npy")]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
         return subprocess.Popen(words, env={**os.environ, "OMP_NUM_THREADS": "1"}, **pipes)
 
-    processes = [start(8 if killed else -1), start(-1)]
+    processes = [start(0, 8 if killed else -1), start(1, -1)]
     for process in processes:
-        assert process.stdout.readline() == "ready\n"
+        while (line := process.stdout.readline()) != "ready\n":
+            assert line, "the process ended before its pass"
     processes[0].stdin.write("\n"), processes[0].stdin.flush()
-    lock = tmp_path / "cache" / "prefixes"
-    while not list(lock.glob("*/*.json")):  # the first is at work
+    while not list((tmp_path / "cache" / kind).glob("*/*.json")):  # the first is at work
         assert processes[0].poll() is None
     processes[1].stdin.write("\n"), processes[1].stdin.flush()
     said = [process.communicate()[0] for process in processes]
-    second = json.loads(said[1].splitlines()[-1])
+    second, rows = json.loads(said[1].splitlines()[-1])
     if killed:
         assert processes[0].returncode == -signal.SIGKILL
-        assert second[0] == len(rows) - 8  # two shards were whole
+        assert second == rows - 8  # two shards were whole
         return
-    first = json.loads(said[0].splitlines()[-1])
-    assert first[0] + second[0] == len(rows)
-    assert first[1] == second[1]
+    first, _ = json.loads(said[0].splitlines()[-1])
+    assert first + second == rows
+    np.testing.assert_array_equal(*(np.load(tmp_path / f"{number}.npy") for number in range(2)))
     assert "another run computes them; waiting for it" in said[1]
