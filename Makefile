@@ -38,8 +38,12 @@ lint: $(STAMP) ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-bench: $(STAMP) ## the benchmarks of tests/bench, one after the other
-	@for script in tests/bench/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+bench: $(STAMP) ## the benchmarks of tests/bench, one after the other (SPEED="--example FILE": options of speed.py)
+	@failed=0; for script in tests/bench/*.py; do \
+		echo "== $$script"; \
+		case $$script in */speed.py) options='$(SPEED)';; *) options=;; esac; \
+		$(BIN)/python $$script $$options || failed=1; \
+	done; exit $$failed
 
 clean: ## remove .venv and the runs of the demo
 	rm -rf $(VENV) runs/demo

@@ -27,7 +27,7 @@ from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from natix_hf.data.augment import training_view
-from natix_hf.data.copies import copied, copy_side, open_copy, photo_copies
+from natix_hf.data.copies import PhotoCopies, copied, copy_side, open_copy, photo_copies
 from natix_hf.data.decode import fingerprint_bytes, open_photo
 from natix_hf.data.scenes import scene
 from natix_hf.training.views import TrainingPhotos
@@ -94,10 +94,8 @@ def table(times: dict[str, list[float]]) -> list[str]:
     return lines
 
 
-def compare(rows: Dataset, image_size: int, cache: Path) -> list[str]:
-    """The two tables, in Markdown: whole ways, and the parts of ours."""
-    side, count = copy_side(image_size), len(rows)
-    copies = photo_copies(rows, side=side, cache_dir=cache, num_proc=1)
+def ways(rows: Dataset, image_size: int, copies: PhotoCopies) -> dict[str, Callable[[int], object]]:
+    """The whole ways from photo `i` of `rows` to a view `(3, image_size, image_size)`, plain PIL first."""
     options = {"augment": "basic", "image_size": image_size, "seed": 0}
     first, copy = TrainingPhotos(rows, **options), TrainingPhotos(rows, **options, copies=copies)
     paths = [photo["path"] for photo in rows["image"][:]]
@@ -107,16 +105,23 @@ def compare(rows: Dataset, image_size: int, cache: Path) -> list[str]:
             small = image.convert("RGB").resize((image_size, image_size), Image.Resampling.BILINEAR)
         return pil_to_tensor(small)
 
-    ways = {
+    return {
         "plain PIL": plain,
         "first read": lambda i: first[(0, i)],
         "pre-resized copy": lambda i: copy[(0, i)],
     }
+
+
+def compare(rows: Dataset, image_size: int, cache: Path) -> list[str]:
+    """The two tables, in Markdown: whole ways, and the parts of ours."""
+    side, count = copy_side(image_size), len(rows)
+    copies = photo_copies(rows, side=side, cache_dir=cache, num_proc=1)
+    paths = [photo["path"] for photo in rows["image"][:]]
     originals = [{"bytes": Path(path).read_bytes(), "path": path} for path in paths]
     stored, fingerprints = [copies[i] for i in range(count)], rows["fingerprint"][:]
     halves = [open_photo(photo, min_side=side) for photo in originals]
     opened = [open_copy(content, min_side=side) for content in stored]
-    view = partial(training_view, **options, epoch=0, row_id="a")
+    view = partial(training_view, augment="basic", image_size=image_size, seed=0, epoch=0, row_id="a")
     parts = {
         "making a copy: decode, resize, encode": lambda i: copied(originals[i], fingerprints[i], side),
         "first read: decode": lambda i: open_photo(originals[i], min_side=side),
@@ -130,7 +135,7 @@ def compare(rows: Dataset, image_size: int, cache: Path) -> list[str]:
         f"{count} photos of {SIZE[0]}x{SIZE[1]}, {sizes[0]:.0f} kB each; copies with a short side of {side}, "
         f"{sizes[1]:.0f} kB each; views of {image_size} px; one core, medians of {ROUNDS} rounds.",
         "",
-        *table(alternating(ways, count)),
+        *table(alternating(ways(rows, image_size, copies), count)),
         "",
         *table(alternating(parts, count)),
     ]

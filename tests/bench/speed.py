@@ -1,20 +1,21 @@
 """The ratios that the package promises, each taken beside its peer in one run.
 
-    python tests/bench/speed.py --backbone FOLDER [--example run_image_classification.py]
-    python tests/bench/speed.py --backbone FOLDER --photos 200 --lines train_help probe_again     # some of them, small
+    python tests/bench/speed.py --example run_image_classification.py --timm pytorch-image-models --lightly bin/python
+    python tests/bench/speed.py --photos 200 --lines train_help probe_again --output runs/small   # some of them, small
 
 Photos are generated 1280x720 JPEG; `--photos` of them (default 2,000). Short lines are five pairs, taken in turn, and
-their median; long ones are one pair. The bare loop runs on tensors in memory and is the limit; `--example` is the
-image-classification example of transformers (fetched, not part of this repository), given our model class with the
-backbone frozen; its 20 epochs are computed from runs of 2 and 4 and marked so. Prints Markdown, writes the same as
-JSON to OUTPUT/speed.json. Not a test: it takes most of an hour.
+their median; long ones are one pair. The bare loop runs on tensors in memory and is the limit. The other trainers
+(`speed_parts/peers.py`) are fetched or installed by hand and no part of this repository: the image-classification
+example of transformers, a checkout of timm's repository with its `train.py`, an interpreter that has lightly-train and
+timm. Each trains a linear head on the same frozen backbone; its 20 epochs are computed from runs of 2 and 4 and marked
+so. Prints Markdown, and writes OUTPUT/speed.md and OUTPUT/speed.json, line by line; a line that is not measured this
+time stays as it was, and says so where that was in another setting. Not a test: it takes most of an hour, and each of
+the other trainers six passes over the photos more.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 import os
 import shutil
 import statistics
@@ -23,60 +24,23 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from decode_for_training import alternating, photo_rows, ways
 from PIL import Image
+from speed_parts.peers import Peers, timed
+from speed_parts.photos import SIZE, draw
+from speed_parts.table import Table, setting
 
-from natix_hf.data.scenes import LABELS, scene
+from natix_hf.data.copies import copy_side, photo_copies
+from natix_hf.data.scenes import LABELS
 
 ROOT = Path(__file__).resolve().parents[2]
-SIZE, BATCH = (1280, 720), 32
+BATCH = 32
 PAIRS = 5
-
-
-def draw(folder: Path, count: int) -> Path:
-    """Class folders of `count` generated photos of one size."""
-    from concurrent.futures import ProcessPoolExecutor
-    from itertools import count as counter
-
-    done = folder / "labels.csv"
-    if not done.exists():
-        numbers, rows = counter(), []
-        (folder / "images").mkdir(parents=True, exist_ok=True)
-        with ProcessPoolExecutor() as pool:
-            while len(rows) < count:
-                part = [next(numbers) for _ in range(64)]
-                rows += [row for row in pool.map(_one, [(folder, n) for n in part], chunksize=8) if row]
-        with open(done, "w", newline="", encoding="utf-8") as file:
-            table = csv.writer(file)
-            table.writerows([("image_path", "label", "group"), *rows[:count]])
-        for row in rows[count:]:
-            (folder / row[0]).unlink()
-    return folder
-
-
-def _one(task: tuple[Path, int]) -> tuple[str, str, str] | None:
-    folder, number = task
-    drawn = scene(7, number, SIZE)
-    if drawn.image.size != SIZE:
-        return None
-    name = f"images/{number:06d}.jpg"
-    drawn.image.save(folder / name, quality=90)
-    return name, LABELS[drawn.label], drawn.group
-
-
-def timed(words: list[str], home: Path | None = None, **environment: str) -> float:
-    """Seconds of a command, start included."""
-    variables = {**os.environ, "HF_HUB_OFFLINE": "1", **environment}
-    if home is not None:
-        variables["NATIX_HF_HOME"] = str(home)
-    begin = time.perf_counter()
-    done = subprocess.run(words, cwd=ROOT, env=variables, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{' '.join(words)}: {done.stderr.strip().splitlines()[-1:]}")
-    return time.perf_counter() - begin
 
 
 def median_ratio(first: Callable[[], float], second: Callable[[], float], pairs: int = PAIRS) -> tuple[float, str]:
@@ -85,18 +49,33 @@ def median_ratio(first: Callable[[], float], second: Callable[[], float], pairs:
     return statistics.median(found), f"{pairs} pair{'s' * (pairs > 1)}, {min(found):.2f} to {max(found):.2f}"
 
 
+class NotGiven(Exception):
+    """A line needs an option that this run lacks."""
+
+
 class Bench:
     """One run of the benchmark: photos, backbone, and what several lines share."""
 
     def __init__(self, given: argparse.Namespace) -> None:
         self.given, self.backbone = given, str(given.backbone)
         self.output = given.output.absolute()
-        self.photos = draw(self.output / f"photos-{given.photos}", given.photos)
         self.home = self.output / "home"
-        self.job = [sys.executable, "-m", "natix_hf.train", str(ROOT / "recipes" / "probe.yaml")]
-        self.job += ["--dataset_name", str(self.photos), "--group_column", "group", "--overwrite_output_dir", "true"]
-        self.job += ["--model_name_or_path", self.backbone, "--num_train_epochs", "20"]
-        self.job += ["--output_dir", str(self.output / "probe")]
+
+    @cached_property
+    def photos(self) -> Path:
+        return draw(self.output / f"photos-{self.given.photos}", self.given.photos)
+
+    @cached_property
+    def peers(self) -> Peers:
+        return Peers(self.photos, self.backbone, self.output)
+
+    @property
+    def job(self) -> list[str]:
+        """Our probe: 20 epochs, chosen, calibrated and tested."""
+        words = [sys.executable, "-m", "natix_hf.train", str(ROOT / "recipes" / "probe.yaml")]
+        words += ["--dataset_name", str(self.photos), "--group_column", "group", "--overwrite_output_dir", "true"]
+        words += ["--model_name_or_path", self.backbone, "--num_train_epochs", "20"]
+        return [*words, "--output_dir", str(self.output / "probe")]
 
     # -- a probe --
 
@@ -113,58 +92,37 @@ class Bench:
                 model(pixels[: self.given.photos - start])
         return time.perf_counter() - begin
 
-    def probe_job(self) -> tuple[float, str]:
+    @cached_property
+    def probe_seconds(self) -> float:
+        """Seconds of our whole job, nothing cached."""
         shutil.rmtree(self.home, ignore_errors=True)
-        ours = timed(self.job, self.home)
+        return timed(self.job, self.home)
+
+    def probe_job(self) -> tuple[float, str]:
+        ours = self.probe_seconds
         bare = self.bare_forward()
-        self.probe_seconds = ours
         return ours / bare, f"one pair: {ours:.0f} s and {bare:.0f} s"
 
-    def probe_example(self) -> tuple[float, str]:
-        if self.given.example is None:
-            raise LookupError("needs --example")
-        ours = getattr(self, "probe_seconds", None) or (self.probe_job() and self.probe_seconds)
-        two, four = (self._example(epochs) for epochs in (2, 4))
+    def _peer(self, option: str, seconds: Callable[[Path, int], float]) -> tuple[float, str]:
+        if (trainer := getattr(self.given, option)) is None:
+            raise NotGiven(f"needs --{option}")
+        ours = self.probe_seconds
+        two, four = seconds(trainer, 2), seconds(trainer, 4)
+        if not two < four <= 2.1 * two:  # a start and four epochs take longer than a start and two, but not twice so
+            raise RuntimeError(f"2 epochs took {two:.0f} s and 4 {four:.0f} s: the machine was busy, measure again")
         whole = two + (four - two) / 2 * 18
-        return whole / ours, f"one pair; 20 epochs of the example computed from 2 ({two:.0f} s) and 4 ({four:.0f} s)"
-
-    def _example(self, epochs: int) -> float:
-        with open(self.photos / "labels.csv", newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        folder = self.output / "example-photos"
-        for row in rows:
-            target = folder / row["label"] / Path(row["image_path"]).name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if not target.exists():
-                target.symlink_to(self.photos / row["image_path"])
-        model = self.output / "example-model"
-        if not model.exists():
-            self._as_our_class(model)
-        runner = (
-            "import sys, runpy, natix_hf; from natix_hf.modeling.modeling_natix_dinov3 import "
-            "NatixDinov3ForImageClassification as M; old = M.from_pretrained.__func__\n"
-            "def frozen(cls, *a, **k):\n"
-            "    m = old(cls, *a, **{n: v for n, v in k.items() if n not in ('token', 'ignore_mismatched_sizes')}); "
-            "m.backbone.requires_grad_(False); return m\n"
-            "M.from_pretrained = classmethod(frozen); sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], "
-            "run_name='__main__')"
+        return whole / ours, (
+            f"one pair: {whole:.0f} s, computed from its 2 ({two:.0f} s) and 4 epochs ({four:.0f} s), and {ours:.0f} s"
         )
-        words = [sys.executable, "-c", runner, str(self.given.example), "--train_dir", str(folder), "--do_train"]
-        words += ["--do_eval", "--model_name_or_path", str(model), "--num_train_epochs", str(epochs)]
-        words += ["--per_device_train_batch_size", "64", "--output_dir", str(self.output / f"example-{epochs}")]
-        words += ["--remove_unused_columns", "false", "--eval_strategy", "epoch", "--learning_rate", "1e-3"]
-        words += ["--dataloader_num_workers", "2", "--label_column_name", "label", "--report_to", "none"]
-        return timed(words, self.home)
 
-    def _as_our_class(self, folder: Path) -> None:
-        from natix_hf import load_model
+    def probe_example(self) -> tuple[float, str]:
+        return self._peer("example", self.peers.example)
 
-        model, processor = load_model(self.backbone, ["None", "Roadwork"], method="probe")
-        model.save_pretrained(folder)
-        processor.save_pretrained(folder)
-        # The example reads a processor's size as one of the older ones.
-        path = folder / "preprocessor_config.json"
-        path.write_text(path.read_text(encoding="utf-8"), encoding="utf-8")
+    def probe_timm(self) -> tuple[float, str]:
+        return self._peer("timm", self.peers.timm)
+
+    def probe_lightly(self) -> tuple[float, str]:
+        return self._peer("lightly", self.peers.lightly)
 
     def probe_again(self) -> tuple[float, str]:
         """Seconds, not a ratio: another head on a warm cache, start included."""
@@ -263,15 +221,12 @@ class Bench:
 
         return epoch() / (cached := epoch(prefix_cache_gb=20.0)), f"one pair, {cached:.0f} s an epoch cached"
 
-    # -- inference and start --
+    # -- inference --
 
     def predict(self) -> tuple[float, str]:
         from natix_hf.inference.prediction import load_classifier, predict_photos
 
-        model_folder = self.output / "example-model"
-        if not model_folder.exists():
-            self._as_our_class(model_folder)
-        model, processor = load_classifier(str(model_folder))
+        model, processor = load_classifier(str(self.peers.our_class))
         paths = sorted(str(path) for path in (self.photos / "images").glob("*.jpg"))[:256]
         pixels = torch.randn(BATCH, 3, 224, 224)
 
@@ -289,11 +244,25 @@ class Bench:
 
         return median_ratio(ours, bare, 3)
 
+    @cached_property
+    def tiny_model(self) -> Path:
+        """A random DINOv3 of 2 layers, 64 wide, in our class: memory per photo does not depend on the width."""
+        from transformers import DINOv3ViTConfig, DINOv3ViTImageProcessor, DINOv3ViTModel
+
+        from natix_hf import load_model
+
+        torch.manual_seed(0)
+        backbone, folder = self.output / "tiny-backbone", self.output / "tiny-model"
+        sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
+        DINOv3ViTModel(DINOv3ViTConfig(**sizes, num_register_tokens=4, image_size=224)).save_pretrained(backbone)
+        DINOv3ViTImageProcessor(size={"height": 224, "width": 224}).save_pretrained(backbone)
+        model, processor = load_model(str(backbone), list(LABELS), method="probe")
+        model.save_pretrained(folder)
+        processor.save_pretrained(folder)
+        return folder
+
     def memory(self) -> tuple[float, str]:
         """Peak memory of predict over ten times as many photos."""
-        model_folder = self.output / "example-model"
-        if not model_folder.exists():
-            self._as_our_class(model_folder)
         small = self.output / "small-photos"
         small.mkdir(exist_ok=True)
         Image.new("RGB", (96, 64), (90, 120, 150)).save(small / "0.jpg")
@@ -310,11 +279,39 @@ class Bench:
                 "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, ",
             ]
             words[-1] += "capture_output=True); print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
-            words += [sys.executable, "-m", "natix_hf.predict", str(model_folder), str(folder)]
+            words += [sys.executable, "-m", "natix_hf.predict", str(self.tiny_model), str(folder)]
             words += ["--output", str(self.output / "answers.csv")]
             done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=True)
             peaks.append(int(done.stdout.split()[-1]))
         return peaks[1] / peaks[0], f"one pair: {peaks[0] / 1024:.0f} and {peaks[1] / 1024:.0f} MiB"
+
+    # -- decoding --
+
+    @cached_property
+    def decoding(self) -> dict[str, list[float]]:
+        """Seconds a photo of every way to a view of 224 pixels, in every round; one core."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            rows = photo_rows(self.output / "photos-1080p", min(self.given.photos, 100))
+            with tempfile.TemporaryDirectory() as cache:
+                copies = photo_copies(rows, side=copy_side(224), cache_dir=cache, num_proc=1, progress=False)
+                return alternating(ways(rows, 224, copies), len(rows))
+        finally:
+            torch.set_num_threads(threads)
+
+    def _decoding(self, way: str) -> tuple[float, str]:
+        found = [plain / ours for plain, ours in zip(self.decoding["plain PIL"], self.decoding[way])]
+        spread = f"{min(found):.2f} to {max(found):.2f}"
+        return statistics.median(found), f"{len(found)} pairs, {spread}; processor time of one core"
+
+    def decode_first(self) -> tuple[float, str]:
+        return self._decoding("first read")
+
+    def decode_copy(self) -> tuple[float, str]:
+        return self._decoding("pre-resized copy")
+
+    # -- start --
 
     def train_help(self) -> tuple[float, str]:
         ours, bare = ["-m", "natix_hf.train", "--help"], ["-c", "from transformers import TrainingArguments"]
@@ -328,6 +325,8 @@ class Bench:
 LINES = {
     "train_help": ("`train --help` / importing TrainingArguments", "<= 1.2"),
     "data_help": ("`data --help` / `import datasets`", "<= 1.2"),
+    "decode_first": ("decode to 224 from 1920x1080: plain PIL / our first read", ">= 2"),
+    "decode_copy": ("decode to 224 from 1920x1080: plain PIL / the pre-resized copy", ">= 6"),
     "lora_step": ("LoRA, all linear layers: our step / a bare loop", "<= 1.05"),
     "predict": ("`predict` photos/s / bare forward photos/s, batch 32", ">= 0.9"),
     "memory": ("`predict`, 5,000 photos / 500: peak memory", "<= 1.05"),
@@ -336,7 +335,25 @@ LINES = {
     "probe_again": ("probe again with another head, cache warm (seconds)", "<= 15"),
     "heads": ("208 heads / 1 head, features cached, whole jobs", "<= 2"),
     "probe_example": ("probe, 20 epochs: transformers' example, frozen / ours", ">= 12"),
+    "probe_timm": ("probe, 20 epochs: timm's train.py, frozen / ours", "no target"),
+    "probe_lightly": ("probe, 20 epochs: lightly-train, frozen / ours", "no target"),
 }
+
+
+def measure(bench: Bench, names: list[str]) -> bool:
+    """Measure lines, print them and keep them beside what OUTPUT has already; whether all went well."""
+    table, well = Table(bench.output, LINES, setting(bench.given.photos, SIZE)), True
+    for name in names:
+        try:
+            ratio, how = getattr(bench, name)()
+        except NotGiven as missing:
+            table.skip(name, str(missing))
+        except Exception as error:  # whatever it was, the other lines are worth measuring
+            table.fail(name, error)
+            well = False
+        else:
+            table.add(name, ratio, how)
+    return well
 
 
 def main() -> None:
@@ -346,26 +363,15 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=2000)
     parser.add_argument("--lines", nargs="+", choices=list(LINES), default=list(LINES))
     parser.add_argument("--example", type=Path, help="run_image_classification.py of transformers")
+    parser.add_argument("--timm", type=Path, help="folder of a checkout of pytorch-image-models")
+    parser.add_argument("--lightly", type=Path, help="a Python interpreter that has lightly-train and timm")
     parser.add_argument("--output", type=Path, default=ROOT / "runs" / "speed")
     given = parser.parse_args()
     if not given.backbone.is_dir():
         print(f"{given.backbone}: no such backbone: nothing measured", file=sys.stderr)
         return
     given.backbone = given.backbone.absolute()
-    bench, found = Bench(given), {}
-    print("| line | ratio | target | how |")
-    print("|---|---|---|---|")
-    for name in given.lines:
-        what, target = LINES[name]
-        try:
-            ratio, how = getattr(bench, name)()
-        except LookupError as error:
-            print(f"| {what} | - | {target} | {error} |", flush=True)
-            continue
-        found[name] = {"ratio": ratio, "target": target, "how": how}
-        print(f"| {what} | {ratio:.2f} | {target} | {how} |", flush=True)
-    bench.output.mkdir(parents=True, exist_ok=True)
-    (bench.output / "speed.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    sys.exit(not measure(Bench(given), given.lines))
 
 
 if __name__ == "__main__":
