@@ -1,8 +1,8 @@
 """Several jobs one after the other in the same processes, which saves the seconds that each launch takes.
 
 Called with a JSON file: `photos`, `backbone`, `folder`, and `jobs`, a list of `name`, `method`, `kind` (the purpose),
-`arguments` of training and `attention`. Writes `folder/NAME-losses.json` of every job: the losses of its steps as
-logged, and how far the trained weights of the processes are apart.
+`arguments` of training, `attention`, `lora` and `speed`. Writes `folder/NAME-losses.json` of every job: the losses of
+its steps as logged, how far the trained weights of the processes are apart, and what passed a frozen network in each.
 """
 
 import json
@@ -25,7 +25,7 @@ def run(job: dict, common: dict) -> dict:
         splits.label_names,
         method=job["method"],
         image_size=32,
-        lora={"lora_r": 4, "lora_dropout": 0.0},
+        lora={"lora_r": 4, "lora_dropout": 0.0, **job.get("lora", {})},
         attn_implementation=job.get("attention", "sdpa"),
     )
     plain = {"learning_rate": 1e-3, "logging_steps": 1, "dataloader_num_workers": 0, "disable_tqdm": True}
@@ -33,6 +33,8 @@ def run(job: dict, common: dict) -> dict:
     kind = {"run": NatixTrainer, "range test": RangeTest, "refit": Refit}[splits.purpose]
     more = {"honest": folder / job["honest"]} if splits.purpose == "refit" else {}
     arguments = NatixTrainingArguments(output_dir=str(folder / job["name"]), **plain)
+    augment = "none" if job["method"] == "probe" else "basic"
+    more |= {"augment": augment, "cache_dir": folder / f"{job['name']}-cache", **job.get("speed", {})}
     trainer = kind(model, arguments, splits=splits, processing_class=processor, **more)
     trainer.train()
     with torch.no_grad():
@@ -41,7 +43,11 @@ def run(job: dict, common: dict) -> dict:
     if job.get("finish"):
         trainer.finish()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return {"losses": losses, "apart": float((gathered - gathered[0]).abs().max())}
+    # (processes, 2): photos that passed the frozen network in each process, and photos that a cache gave it
+    passes = [sum(one.photos for one in trainer.passes.values()), sum(one.served for one in trainer.passes.values())]
+    passed = trainer.accelerator.gather(torch.tensor([passes])).tolist()
+    apart = float((gathered - gathered[0]).abs().max())
+    return {"losses": losses, "apart": apart, "passed": passed, "sizes": splits.sizes}
 
 
 def main() -> None:

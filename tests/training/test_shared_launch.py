@@ -29,6 +29,14 @@ JOBS = [
     },
     {"name": "finder", "method": "lora", "kind": "range test", "finish": True, "arguments": {}},
     {"name": "honest", "method": "lora", "finish": True, "arguments": {"max_steps": 3}},
+    {"name": "probe", "method": "probe", "finish": True, "arguments": {"max_steps": 3}},
+    {
+        "name": "cut",
+        "method": "lora",
+        "lora": {"lora_last_blocks": 1},
+        "speed": {"fixed_views": 2, "prefix_cache_gb": 1.0},
+        "arguments": {"max_steps": 3},
+    },
     {"name": "refit", "method": "lora", "kind": "refit", "honest": "honest", "finish": True, "arguments": {}},
 ]
 
@@ -72,6 +80,19 @@ def test_two_processes_make_the_steps_of_one_that_accumulates(folders, name):
     count = 80 if name == "finder" else len(one["losses"])
     assert two["losses"][:count] == pytest.approx(one["losses"][:count], abs=1e-4)
     assert two["apart"] == 0  # the weights of the processes
+
+
+@pytest.mark.parametrize("name", ["probe", "cut"])
+def test_photos_pass_a_frozen_network_once_however_many_processes_share_the_cache(folders, name):
+    for count in (1, 2):
+        found = json.loads((folders[count] / f"{name}-losses.json").read_text())
+        sizes = found["sizes"]
+        photos = {
+            "probe": sizes["train"] + sizes["val_select"] + sizes["val_calib"] + sizes["val_test"],
+            "cut": 2 * sizes["train"] + sizes["val_select"],
+        }
+        expected = [[photos[name], 0], [0, photos[name]]]  # the second process is served what the first computed
+        assert found["passed"] == expected[:count]
 
 
 def test_the_curve_of_the_finder_is_that_of_all_photos_of_a_step(folders):
