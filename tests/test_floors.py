@@ -12,7 +12,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 VERBS = ("train", "calibrate", "recalibrate", "evaluate", "sweep", "folds", "compare", "predict", "export", "demo")
 VERBS += ("data/__main__",)
 
-FREE = {"errors", "files", "resampling", "schemas"}  # know nothing, anybody may use them
+FREE = {"errors", "files", "resampling", "schemas", "threads"}  # know nothing, anybody may use them
 GROUND = {"data", "modeling", "decision", "report"}
 # Room -> the rooms that it may import besides the free ones and itself.
 BELOW = {

@@ -5,14 +5,14 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import partial
 
 import datasets
 from datasets import Dataset, Features, Value
-from threadpoolctl import ThreadpoolController
 
 from natix_hf.data.decode import MAX_PHOTO_MB, inspect_photo
 from natix_hf.data.looks import look
+from natix_hf.threads import one_blas_thread
 
 MANY = 1000  # rows from which reading photos is worth several processes and a progress bar
 KINDS = {
@@ -37,14 +37,8 @@ def bars(shown: bool):
             datasets.enable_progress_bars()
 
 
-@cache
-def _products() -> ThreadpoolController:
-    return ThreadpoolController()  # looks through the libraries of the process, which takes milliseconds
-
-
 def _inspect(photos: list[dict], looks: bool, **limits) -> dict[str, list]:
-    # A look multiplies small matrices; shared out over threads, most of its time goes to their waiting for each other.
-    with _products().limit(limits=1, user_api="blas"):
+    with one_blas_thread():  # a look multiplies small matrices
         found = [inspect_photo(photo or {}, look=look if looks else None, **limits) for photo in photos]
     return {name: [getattr(one, name) for one in found] for name in KINDS if looks or name != "look"}
 

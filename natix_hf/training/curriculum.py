@@ -24,6 +24,7 @@ from natix_hf.errors import UserError
 from natix_hf.files import replacing
 from natix_hf.inference.features import frozen_features
 from natix_hf.inference.passes import Passes
+from natix_hf.threads import one_blas_thread
 
 FOLDS = 5
 
@@ -128,7 +129,8 @@ def cross_fitted(features: np.ndarray, labels: np.ndarray, groups: Sequence[str]
         if len(np.unique(labels[fit])) < len(there):
             raise few
         probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
-        probe.fit(features[fit], labels[fit])
+        with one_blas_thread():
+            probe.fit(features[fit], labels[fit])
         # No loss is infinite: the figure could not show it.
         found[np.ix_(judge, there)] = np.log(probe.predict_proba(features[judge]).clip(1e-12))
     return found

@@ -20,6 +20,7 @@ from natix_hf.files import read_json, replacing, write_json
 from natix_hf.inference.features import pooled
 from natix_hf.report.metrics import LOWER_IS_BETTER, classification_metrics
 from natix_hf.schemas import validate
+from natix_hf.threads import one_blas_thread
 from natix_hf.training.heads import REFERENCE_BATCH, Head, Setting, best_head, settings, train_heads
 
 if TYPE_CHECKING:
@@ -117,7 +118,8 @@ def lbfgs_check(
     spread[spread < 1e-6 * spread.max()] = np.inf
     found = []
     for strength in LBFGS_STRENGTHS:
-        model = LogisticRegression(C=strength, max_iter=500).fit((features - mean) / spread, labels)
+        with one_blas_thread():
+            model = LogisticRegression(C=strength, max_iter=500).fit((features - mean) / spread, labels)
         logits = np.full((len(judged), int(max(labels.max(), judged_labels.max())) + 1), -30.0)
         logits[:, model.classes_] = model.predict_log_proba((judged - mean) / spread).clip(-30.0)
         metrics = classification_metrics(logits, judged_labels, positive)
