@@ -17,6 +17,7 @@ from natix_hf.data.decode import client_photo
 from natix_hf.files import read_json, staging, write_json
 from natix_hf.inference.attention_maps import attention_maps, heat_picture, seen_box
 from natix_hf.inference.batches import client_pixels
+from natix_hf.modeling.packed_linear import packed_linears
 from natix_hf.report.page_sections import wanted_photos
 from natix_hf.schemas import validate
 from natix_hf.training.report_page import rows_of
@@ -103,6 +104,7 @@ def _maps(model: torch.nn.Module, photos: list[Any], processor: Any) -> np.ndarr
     was_training = model.training
     model.eval()
     try:
-        return attention_maps(model, torch.stack([client_pixels(photo, processor) for photo in photos]))
+        with packed_linears(model):
+            return attention_maps(model, torch.stack([client_pixels(photo, processor) for photo in photos]))
     finally:
         model.train(was_training)
