@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def check_writable(path: str | Path, what: str) -> None:
     except OSError as error:
         raise UserError(f"{what} {path}: cannot be written: {error.strerror}: choose another place") from None
     finally:
-        if folder.is_dir():
+        with suppress(OSError):  # a file system that can only be read refuses this too
             probe.unlink(missing_ok=True)
 
 

@@ -124,8 +124,10 @@ class FeatureStore:
             with replacing(path.with_suffix(".json")) as temporary:
                 temporary.write_text(json.dumps(document), encoding="utf-8")
         except OSError as error:
-            free = shutil.disk_usage(self.cache_dir).free / 1e9
-            why = f"the disk is full ({free:.2f} GB are free)" if error.errno == errno.ENOSPC else error.strerror
+            free = shutil.disk_usage(self.cache_dir).free
+            # numpy gives no errno where it could write a part only.
+            full = error.errno == errno.ENOSPC or (error.errno is None and free < 2 * values.nbytes)
+            why = f"the disk is full ({free / 1e9:.2f} GB are free)" if full else error.strerror or error
             raise UserError(
                 f"cache_dir {self.cache_dir}: {self.root.name} cannot be kept: {why}: make room or choose another "
                 "folder; what was computed so far stays"

@@ -4,6 +4,7 @@ import json
 import os
 import resource
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -122,6 +123,37 @@ def test_a_cache_that_can_only_be_read_serves(tmp_path, monkeypatch):
 
     monkeypatch.setattr(feature_store.os, "utime", refuse)
     assert not ask(tmp_path, 1)[1]
+
+
+@pytest.mark.parametrize(
+    ("error", "free", "said"),
+    [
+        (OSError(28, "No space left on device"), 10**9, "the disk is full"),
+        (OSError("64000 requested and 4096 written"), 4096, "the disk is full"),  # as numpy says it
+        (OSError(122, "Disk quota exceeded"), 10**12, "Disk quota exceeded"),
+        (OSError("64000 requested and 4096 written"), 10**12, "64000 requested and 4096 written"),
+    ],
+)
+def test_why_nothing_could_be_kept_is_told(tmp_path, monkeypatch, error, free, said):
+    def save(path, _):
+        path.write_bytes(b"a part of it")
+        raise error
+
+    monkeypatch.setattr(feature_store.np, "save", save)
+    monkeypatch.setattr(feature_store.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    with pytest.raises(UserError, match=f"cache_dir .*: features cannot be kept: {said}.*what was computed so far"):
+        ask(tmp_path, 1)
+    assert not list(tmp_path.rglob("*.npy"))
+
+
+def test_a_file_system_that_can_only_be_read_is_told_in_one_line(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    for name in ("open", "mkdir", "unlink"):
+        monkeypatch.setattr(Path, name, refuse)
+    with pytest.raises(UserError, match=r"cache_dir .* cannot be written: Read-only file system: choose"):
+        ask(tmp_path, 1)
 
 
 @pytest.mark.parametrize("error", [NotImplementedError("no flock"), OSError(28, "No space left on device")])
