@@ -178,6 +178,13 @@ def test_the_share_of_the_peak_is_that_of_the_forward_passes(job, tmp_path, monk
     assert asked == [torch.float32]
 
 
+def test_measuring_a_peak_leaves_the_random_state_alone(monkeypatch):
+    monkeypatch.setattr(accounting, "PEAK_SECONDS", 0.0)
+    before = torch.random.get_rng_state()
+    accounting._peak(torch.device("cpu"), torch.float32, False)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 @pytest.mark.parametrize("content", ["[]", "{", '{"cpu": 1}'])
 def test_a_peak_is_measured_where_none_is_kept_or_can_be_kept(tmp_path, monkeypatch, content):
     monkeypatch.setattr(accounting, "_peak", lambda *_: 5.0)
