@@ -141,7 +141,8 @@ def test_nothing_is_packed_where_it_is_not_quicker_or_memory_is_short(layer, mon
         assert count == 0
 
 
-def test_measuring_leaves_the_random_state_alone():
+def test_measuring_leaves_the_random_state_alone(monkeypatch):
+    monkeypatch.undo()
     before = torch.random.get_rng_state()
     packed_linear.worth_packing.__wrapped__()
     assert torch.equal(torch.random.get_rng_state(), before)
