@@ -266,24 +266,25 @@ class Bench:
         small = self.output / "small-photos"
         small.mkdir(exist_ok=True)
         Image.new("RGB", (96, 64), (90, 120, 150)).save(small / "0.jpg")
-        peaks = []
-        for count in (500, 5000):
+
+        def peak(count: int) -> int:
             folder = self.output / f"copies-{count}"
             folder.mkdir(exist_ok=True)
             for number in range(count):
                 if not (target := folder / f"{number:05d}.jpg").exists():
                     target.hardlink_to(small / "0.jpg")
-            words = [
-                sys.executable,
-                "-c",
-                "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, ",
-            ]
-            words[-1] += "capture_output=True); print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
-            words += [sys.executable, "-m", "natix_hf.predict", str(self.tiny_model), str(folder)]
-            words += ["--output", str(self.output / "answers.csv")]
+            code = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, capture_output=True); "
+            code += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
+            words = [sys.executable, "-c", code, sys.executable, "-m", "natix_hf.predict", str(self.tiny_model)]
+            words += [str(folder), "--output", str(self.output / "answers.csv")]
             done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT, check=True)
-            peaks.append(int(done.stdout.split()[-1]))
-        return peaks[1] / peaks[0], f"one pair: {peaks[0] / 1024:.0f} and {peaks[1] / 1024:.0f} MiB"
+            peaks[count].append(int(done.stdout.split()[-1]) / 1024)
+            return peaks[count][-1]
+
+        peaks: dict[int, list[float]] = {500: [], 5000: []}
+        ratio, how = median_ratio(lambda: peak(5000), lambda: peak(500), 3)
+        few, many = (statistics.median(found) for found in peaks.values())
+        return ratio, f"{how}; {few:.0f} and {many:.0f} MiB"
 
     # -- decoding --
 
