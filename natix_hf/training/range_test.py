@@ -20,6 +20,7 @@ from natix_hf.errors import UserError
 from natix_hf.files import check_writable, replacing, write_json
 from natix_hf.report import figures
 from natix_hf.schemas import validate
+from natix_hf.training.bottleneck import speed_lines
 from natix_hf.training.optimizers import inner_name
 from natix_hf.training.trainer import NatixTrainer
 
@@ -102,7 +103,8 @@ class RangeTest(NatixTrainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train without a run folder, until the loss diverges or `HIGH` is reached."""
         try:
-            return Trainer.train(self)
+            with self.timed("train"):
+                return Trainer.train(self)
         finally:
             self.progress.close()
 
@@ -153,7 +155,8 @@ class RangeTest(NatixTrainer):
             lines.append("no rate is suggested: the loss never fell by more than its noise; take larger batches")
         else:
             lines.append(f"suggestion: learning_rate {metrics['suggestion']:.2g} ({metrics['rule']})")
-        return [*lines, f"the curve is in {self.output / 'figures' / 'find_lr.png'}"]
+        lines.append(f"the curve is in {self.output / 'figures' / 'find_lr.png'}")
+        return lines + speed_lines(self.accounting.document(), self.times)
 
 
 def rates(steps: int) -> np.ndarray:

@@ -82,6 +82,7 @@ def test_a_sweep_ranks_by_val_select_alone_and_says_what_failed(swept):
         run = output / one["name"]
         record = read(run / "run.json")
         assert record["purpose"] == "sweep"
+        assert record["speed"]["passes"]["features"]["photos"] + record["speed"]["passes"]["features"]["served"] > 0
         assert record["seeds"]["seed"] == 3
         assert reads(record) == {("training", "train"), ("selection", "val_select")}
         logged = [entry["eval_mcc"] for entry in record["log_history"] if "eval_mcc" in entry]
@@ -178,6 +179,8 @@ def test_a_refit_trains_on_all_rows_and_shows_the_honest_run_s_figures_as_such(t
     assert not (run / "predictions").exists()
     label = "the figures are those of the run run; this model is its refit"
     assert label in out
+    assert record["speed"]["photos_per_second"] > 0
+    assert f"first to mend: {record['speed']['bottleneck']}" in out
     assert "val_select:" not in out
     card = (run / "README.md").read_text()
     assert "**Refit.** The figures are those of the run run" in card
