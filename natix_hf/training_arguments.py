@@ -5,6 +5,7 @@ topics of a recipe stand in `recipe.py`, which hands these on.
 """
 
 import math
+import os
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import ClassVar, Literal
@@ -36,6 +37,26 @@ SAM_BASES = tuple(name for name in (*OPTIMIZERS, *OptimizerNames) if name not in
 
 # DINOv2's and DINOv3's linear evaluation, for 256 rows a step; here since everything that parses a recipe needs it.
 PROBE_LEARNING_RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
+
+
+# -- a sharded model (FSDP), which the launcher asks for through the environment --------------------------------------
+
+LAUNCH = (
+    "accelerate launch --config_file recipes/accelerate/multi_gpu.yaml gives every GPU the whole model (DDP), "
+    "fsdp2.yaml a piece of it"
+)
+# Variable of the launcher -> what accelerate takes where it is not set, the only value that was tried, and why.
+FSDP_SETTINGS = {
+    "FSDP_VERSION": ("1", "2", "FSDP1 was never tried"),
+    "FSDP_STATE_DICT_TYPE": ("SHARDED_STATE_DICT", "FULL_STATE_DICT", "a checkpoint holds whole tensors"),
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": ("false", "false", "accelerate cannot hand on the buffers of the head"),
+    "FSDP_OFFLOAD_PARAMS": ("false", "false", "weights on the CPU were never tried"),
+    "FSDP_ACTIVATION_CHECKPOINTING": ("false", "false", "the recipe says it: activation_checkpointing: true"),
+    "FSDP_IGNORED_MODULES": ("", "", "each process would train them by itself"),
+}
+FSDP_OPTIMIZERS = ("adamw_torch_fused", "adamw_torch", "sgd")
+# Option -> its value where it is off.
+FSDP_REFUSED = {"torch_compile": False, "warm_start": "none", "probe_heads": "one", "auto_find_batch_size": False}
 
 
 def _fixed(value):
@@ -202,10 +223,7 @@ class NatixTrainingArguments(TrainingArguments):
         if score not in SCORES:
             raise UserError(f"metric_for_best_model: {score} given, one of {', '.join(SCORES)} expected")
         self._check_optimizer()
-        for name in ("fsdp", "deepspeed"):
-            if getattr(self, name):
-                # Sharded parameters would pass by the EMA and the checkpoints, which know whole ones.
-                raise UserError(f"{name}: sharded training is not supported yet; several processes (DDP) are")
+        self._check_launch()
         if self.eval_strategy == "no":
             # Without scores there is no best checkpoint; the last one is the result.
             self.load_best_model_at_end = False
@@ -224,6 +242,42 @@ class NatixTrainingArguments(TrainingArguments):
         if self.dataloader_pin_memory and not chosen:
             self.accelerator_config.non_blocking = True  # a batch travels while the device computes
         self.optim = optim if optim in OPTIMIZERS else self.optim
+
+    @property
+    def sharded(self) -> bool:
+        """Whether `accelerate launch` asks for a sharded model (FSDP)."""
+        return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
+
+    def _check_launch(self) -> None:
+        """Raise `UserError` for ways to share a model that were not tried, and what does not go with those that were.
+
+        What else is in a recipe, `training.sharding` looks at.
+        """
+        for name in ("fsdp", "deepspeed"):
+            if getattr(self, name):
+                raise UserError(f"{name}: how a model is shared is not said in a recipe: {LAUNCH}")
+        for name in ("DEEPSPEED", "MEGATRON_LM"):
+            if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
+                raise UserError(f"accelerate's {name.lower()} was never tried: {LAUNCH}")
+        if not self.sharded:
+            return
+        for name, (unset, wanted, why) in FSDP_SETTINGS.items():
+            given = os.environ.get(name, unset)
+            if given.lower() != wanted.lower():
+                raise UserError(
+                    f"accelerate's {name.lower()}: {given} given, {wanted or 'none'} expected: {why}; "
+                    "recipes/accelerate/fsdp2.yaml has the settings that were tried"
+                )
+        found = [f"{name}: {getattr(self, name)}" for name, off in FSDP_REFUSED.items() if getattr(self, name) != off]
+        if getattr(self.optim, "value", self.optim) not in FSDP_OPTIMIZERS:
+            found.insert(0, f"optim: {getattr(self.optim, 'value', self.optim)} (tried: {', '.join(FSDP_OPTIMIZERS)})")
+        if "supcon" in self.loss:
+            found.append(f"loss: {self.loss} (its projection)")
+        if found:
+            raise UserError(
+                f"a sharded model (FSDP) does not go with {', '.join(found)}, which needs whole weights or was never "
+                "tried: leave it out, or use recipes/accelerate/multi_gpu.yaml"
+            )
 
     def _check_optimizer(self) -> None:
         """Raise `UserError` for what can be seen without a model."""

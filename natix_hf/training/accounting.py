@@ -50,7 +50,7 @@ class Accounting(TrainerCallback):
 
     def count_operations(self, example: Mapping[str, torch.Tensor]) -> None:
         """Floating-point operations of a training step on one example, forward and backward."""
-        if self.trainer.args.torch_compile:
+        if self.trainer.args.torch_compile or self.trainer.is_fsdp_enabled:  # then not on the device yet
             return
         model = self.trainer.accelerator.unwrap_model(self.trainer.model)
         inputs = {k: v.to(self.trainer.args.device) for k, v in example.items() if k not in ("labels", "seed")}

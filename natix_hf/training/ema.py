@@ -2,8 +2,8 @@
 
 The shadow holds trainable parameters only: frozen ones never differ. The decay warms up as `min(decay, (1 + t) / (w +
 t))` after `t` updates (Tarvainen & Valpola, 2017, as in TensorFlow's ExponentialMovingAverage), so that a run of 20
-steps does not end with its first weights. This module knows parameters; when it is updated and saved is the trainer's
-business.
+steps does not end with its first weights. Of a sharded model each process averages its own pieces. This module knows
+parameters; when it is updated and saved is the trainer's business.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
+
+from natix_hf.training.sharding import own, reshard
 
 
 class Ema:
@@ -26,11 +28,23 @@ class Ema:
     """
 
     def __init__(self, model: nn.Module, decay: float, warmup_steps: int = 10) -> None:
-        self.parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.shadow = {name: p.detach().clone() for name, p in self.parameters.items()}
         self.decay = decay
         self.warmup_steps = warmup_steps
         self.swapped = False
+        self.parameters: dict[str, nn.Parameter] = {}
+        self.follow(model)
+
+    def follow(self, model: nn.Module) -> None:
+        """Start from the weights of a model as they stand, unless its parameters are those that are averaged already.
+
+        To shard a model is to give it other parameters.
+        """
+        reshard(model)
+        parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        if self.parameters and all(p is self.parameters[name] for name, p in parameters.items()):
+            return
+        self.model, self.parameters = model, parameters
+        self.shadow = {name: own(p).clone() for name, p in parameters.items()}
 
     def decay_at(self, updates: int) -> float:
         """The decay of the update that follows `updates` earlier ones."""
@@ -40,25 +54,27 @@ class Ema:
     def update(self, updates: int) -> None:
         """Move the shadow towards the current weights; `updates` counts the updates before this one."""
         average = get_ema_multi_avg_fn(self.decay_at(updates))
-        average(list(self.shadow.values()), [p.detach() for p in self.parameters.values()], None)
+        average(list(self.shadow.values()), [own(p) for p in self.parameters.values()], None)
 
     @torch.no_grad()
     def restart(self) -> None:
         """Make the shadow equal to the current weights (after a checkpoint's averaged weights were loaded)."""
         for name, parameter in self.parameters.items():
-            self.shadow[name].copy_(parameter)
+            self.shadow[name].copy_(own(parameter))
 
     @torch.no_grad()
     def adopt(self) -> None:
         """Make the current weights equal to the shadow."""
+        reshard(self.model)
         for name, parameter in self.parameters.items():
-            parameter.copy_(self.shadow[name])
+            own(parameter).copy_(self.shadow[name])
 
     @torch.no_grad()
     def _swap(self) -> None:
+        reshard(self.model)
         for name, parameter in self.parameters.items():
-            kept = parameter.detach().clone()
-            parameter.copy_(self.shadow[name])
+            kept = own(parameter).clone()
+            own(parameter).copy_(self.shadow[name])
             self.shadow[name].copy_(kept)
 
     @contextmanager

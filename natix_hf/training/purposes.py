@@ -19,6 +19,7 @@ from natix_hf.training.mixing import check_views
 from natix_hf.training.optimizers import check_optimizer, check_trained
 from natix_hf.training.probe import check_probe
 from natix_hf.training.progress import check_trackers
+from natix_hf.training.sharding import check_sharding
 from natix_hf.training.warm_start import check_warm_start
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def check(recipe: Recipe, text: str) -> None:
     speed = {key: getattr(recipe.speed, key) for key in ("decode_copy", "fixed_views", "prefix_cache_gb")}
     check_views(model.method, recipe.data.augment, args, challenge_levels=recipe.data.challenge_levels, **speed)
     check_probe(args, model.method, head=model.head)
+    check_sharding(args, model.method, prefix_cache_gb=recipe.speed.prefix_cache_gb)
     check_warm_start(args, model.method, model.head)
     check_optimizer(args, method=model.method, attn_implementation=model.attn_implementation)
     place = {"training": model.method != "probe", "bf16": args.bf16, "device": args.device}

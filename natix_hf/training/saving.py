@@ -1,8 +1,8 @@
 """How `NatixTrainer` writes its checkpoints and goes on from them.
 
 A checkpoint counts when it is whole (`checkpoints.py`). With EMA it holds the averaged weights, which were scored, and
-the raw ones beside them, from which training goes on. What is trained and when a checkpoint is due is the trainer's
-business.
+the raw ones beside them, from which training goes on. A sharded model is written in whole tensors, by one process.
+What is trained and when a checkpoint is due is the trainer's business.
 """
 
 from __future__ import annotations
@@ -20,12 +20,52 @@ from transformers.trainer import rotate_checkpoints
 
 from natix_hf.errors import UserError
 from natix_hf.training.checkpoints import mark_complete, not_saved
+from natix_hf.training.sharding import (
+    check_sharded,
+    check_sharding,
+    fill,
+    keep_precision,
+    own,
+    piece,
+    reshard,
+    sketch,
+    whole,
+)
 
 RAW_WEIGHTS = "raw_trainable.safetensors"
+SHARDED_WEIGHTS = "pytorch_model_fsdp.bin"  # accelerate's name for what it loads into a sharded model
 
 
 class SavesWholeCheckpoints(Trainer):
     """The part of `NatixTrainer` that saves and loads; it reads its `ema`, `criterion` and `method`."""
+
+    sketch: torch.nn.Module | None = None  # what a sharded model becomes after training
+
+    def create_accelerator_and_postprocess(self) -> None:
+        check_sharding(self.args, self.method, prefix_cache_gb=self.prefix_cache_gb)
+        super().create_accelerator_and_postprocess()
+        check_sharded(self.args, self.is_fsdp_enabled)
+        if self.is_fsdp_enabled:
+            keep_precision(self.accelerator.state.fsdp_plugin)
+
+    def _prepare_for_training(self, *args: Any) -> Any:
+        if self.is_fsdp_enabled:
+            self.sketch = sketch(self.model)
+        prepared = super()._prepare_for_training(*args)
+        if self.ema is not None:
+            self.ema.follow(self.model)  # to shard a model is to give it other parameters
+        return prepared
+
+    def become_whole(self) -> None:
+        """After training: where the model is sharded, every process gets all of it, and it is sharded no more."""
+        if not self.is_fsdp_enabled:
+            return
+        if self.sketch is not None:
+            self.model = fill(self.sketch, self.model)
+            self.model_wrapped = self.callback_handler.model = self.model
+            self.sketch = self.optimizer = self.callback_handler.optimizer = None
+        self.accelerator.free_memory()  # which also has it prepare the model anew, for evaluation alone
+        self.is_fsdp_enabled = False
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(Path(self.args.output_dir) / "checkpoints")
@@ -40,10 +80,11 @@ class SavesWholeCheckpoints(Trainer):
         try:
             with self.ema.weights() if self.ema is not None else nullcontext():
                 super()._save_checkpoint(model, trial)
+            raw = {} if self.ema is None else {name: whole(p) for name, p in self.ema.parameters.items()}
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
                 if self.ema is not None:
-                    raw = {name: p.detach().contiguous() for name, p in self.ema.parameters.items()}
+                    raw = {name: tensor.contiguous() for name, tensor in raw.items()}
                     save_file(raw, self._folder_now(trial) / RAW_WEIGHTS)
                 self.criterion.save(self._folder_now(trial))
                 mark_complete(self._folder_now(trial))
@@ -79,6 +120,14 @@ class SavesWholeCheckpoints(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         self.criterion.load(resume_from_checkpoint)
+        if (Path(resume_from_checkpoint) / SHARDED_WEIGHTS).exists() != self.is_fsdp_enabled:
+            was, now = ("whole", "sharded") if self.is_fsdp_enabled else ("sharded", "whole")
+            raise UserError(
+                f"{resume_from_checkpoint} was written while the model was {was}, and here it is {now} (FSDP): "
+                "resume with the configuration of accelerate that the run was started with"
+            )
+        if self.ema is not None:
+            self.ema.follow(self.model if model is None else model)
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         raw = Path(resume_from_checkpoint) / RAW_WEIGHTS
         if self.ema is None:
@@ -98,6 +147,7 @@ class SavesWholeCheckpoints(Trainer):
                 f"{resume_from_checkpoint}: trained with other layers than this recipe: {', '.join(odd[:3])}, ... "
                 f"({len(odd)} names differ)"
             )
+        reshard(self.ema.model)
         with torch.no_grad():
             for name, parameter in wanted.items():
-                parameter.copy_(weights[name])
+                own(parameter).copy_(piece(weights[name], like=parameter))

@@ -241,6 +241,7 @@ class NatixTrainer(FeedsPhotos):
         if self.ema is not None and not (self.args.load_best_model_at_end and self.state.best_model_checkpoint):
             self.ema.adopt()
         self.ema = None
+        self.become_whole()
         self.criterion.detach(self._plain_model())
         return output
 
@@ -328,7 +329,8 @@ class NatixTrainer(FeedsPhotos):
 
     def _packed(self, *, frozen: bool = False) -> AbstractContextManager:
         """See `packed_linears`."""
-        return nullcontext() if self.args.torch_compile else packed_linears(self.model, frozen=frozen)
+        whole = not (self.args.torch_compile or self.is_fsdp_enabled)  # pieces come together anew for every pass
+        return packed_linears(self.model, frozen=frozen) if whole else nullcontext()
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         with self._packed():
