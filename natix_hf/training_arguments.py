@@ -56,7 +56,13 @@ FSDP_SETTINGS = {
 }
 FSDP_OPTIMIZERS = ("adamw_torch_fused", "adamw_torch", "sgd")
 # Option -> its value where it is off.
-FSDP_REFUSED = {"torch_compile": False, "warm_start": "none", "probe_heads": "one", "auto_find_batch_size": False}
+FSDP_REFUSED = {
+    "torch_compile": False,
+    "warm_start": "none",
+    "probe_heads": "one",
+    "auto_find_batch_size": False,
+    "save_only_model": False,
+}
 
 
 def _fixed(value):

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from natix_hf import NatixTrainingArguments, UserError
 from natix_hf.training.ema import Ema
-from natix_hf.training.sharding import check_sharding, fill, own, piece, sketch, whole
+from natix_hf.training.sharding import check_sharding, fill, keep_precision, own, piece, sketch, whole
 
 
 @pytest.fixture
@@ -80,6 +80,16 @@ def test_the_average_follows_a_model_that_is_given_other_parameters_and_only_the
     assert not ema.shadow["2.weight"].any()
 
 
+def test_with_bf16_gradients_are_summed_in_fp32_and_logits_are_not_rounded():
+    from accelerate.utils import FullyShardedDataParallelPlugin
+
+    for precision, expected in (("bf16", (torch.bfloat16, torch.float32, None)), (None, None)):
+        plugin = FullyShardedDataParallelPlugin(fsdp_version=2, mixed_precision_policy=precision)
+        keep_precision(plugin)
+        policy = plugin.mixed_precision_policy
+        assert (policy and (policy.param_dtype, policy.reduce_dtype, policy.output_dtype)) == expected
+
+
 # -- refusals ---------------------------------------------------------------------------------------------------------
 
 
@@ -111,6 +121,7 @@ def launched(monkeypatch, tmp_path):
         ({}, {"optim": "muon"}, "optim: muon "),
         ({}, {"warm_start": "probe"}, "warm_start: probe"),
         ({}, {"torch_compile": True}, "torch_compile: True"),
+        ({}, {"save_only_model": True}, "save_only_model: True"),
         ({}, {"loss": "ce+0.5*supcon"}, r"loss: ce\+0.5\*supcon"),
         ({}, {"fsdp": "full_shard"}, "not said in a recipe: .*fsdp2.yaml"),
     ],
