@@ -37,12 +37,15 @@ class Ema:
     def follow(self, model: nn.Module) -> None:
         """Start from the weights of a model as they stand, unless its parameters are those that are averaged already.
 
-        To shard a model is to give it other parameters.
+        To shard a model is to give it other parameters. What it got after it was first followed (the projection that
+        a loss trains along) is not averaged.
         """
         reshard(model)
         parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        if self.parameters and all(p is self.parameters[name] for name, p in parameters.items()):
-            return
+        if self.parameters:
+            parameters = {name: parameters[name] for name in self.parameters}
+            if all(p is self.parameters[name] for name, p in parameters.items()):
+                return
         self.model, self.parameters = model, parameters
         self.shadow = {name: own(p).clone() for name, p in parameters.items()}
 

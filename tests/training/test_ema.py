@@ -57,3 +57,18 @@ def test_weights_swap_in_and_out_also_when_nested_or_interrupted():
         pass
     assert model.weight.item() == 7.0
     assert ema.shadow["weight"].item() == 1.0
+
+
+def test_what_a_loss_adds_to_the_model_is_not_averaged():
+    """The projection of supcon is attached after the average was begun; following the model again leaves it out."""
+    model = nn.Sequential(nn.Linear(2, 2))
+    ema = Ema(model, 0.9)
+    names = set(ema.shadow)
+    model.add_module("projection", nn.Linear(2, 3))
+    ema.follow(model)
+    assert set(ema.shadow) == set(ema.parameters) == names
+    model[0].weight = nn.Parameter(torch.ones(2, 2))  # as sharding does
+    ema.follow(model)
+    assert set(ema.shadow) == names
+    assert ema.parameters["0.weight"] is model[0].weight
+    assert torch.equal(ema.shadow["0.weight"], torch.ones(2, 2))
