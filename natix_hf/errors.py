@@ -8,7 +8,9 @@ with `--debug`. This file imports nothing heavy, so that `--help` stays quick.
 from __future__ import annotations
 
 import argparse
+import atexit
 import errno
+import gc
 import os
 import re
 import sys
@@ -72,6 +74,7 @@ def command(main: Callable[[list[str]], None], argv: list[str] | None = None) ->
     debug = "--debug" in arguments
     if debug:
         arguments.remove("--debug")
+    atexit.register(gc.freeze)  # or the interpreter looks through every object for garbage before it ends
     # What datasets logs before it raises would stand above the one line that says the same.
     os.environ.setdefault("DATASETS_VERBOSITY", "critical")
     try:

@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from natix_hf.allocator import keep_freed_memory
 from natix_hf.errors import CommandParser, UserError, command
 from natix_hf.files import check_writable
+from natix_hf.startup import keep_freed_memory, quick_imports
 
 
 def _number(text: str) -> int | None:
@@ -55,9 +55,10 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--output {output}: a folder of that name is in the way")
     check_writable(output.parent, "--output")
 
-    from natix_hf.inference.listing import find_photos
-    from natix_hf.inference.pace import choose_pace, decoding_workers, default_device, first_pixels
-    from natix_hf.inference.prediction import load_classifier, predict_photos, write_rows
+    with quick_imports():
+        from natix_hf.inference.listing import find_photos
+        from natix_hf.inference.pace import choose_pace, decoding_workers, default_device, first_pixels
+        from natix_hf.inference.prediction import load_classifier, predict_photos, write_rows
 
     names, photos = find_photos(given.photos, given.image_column_name)
     model, processor = load_classifier(given.model)

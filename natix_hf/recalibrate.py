@@ -12,9 +12,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from natix_hf.allocator import keep_freed_memory
 from natix_hf.errors import CommandParser, UserError, command
 from natix_hf.files import check_writable, write_json
+from natix_hf.startup import keep_freed_memory
 
 
 def parser() -> CommandParser:

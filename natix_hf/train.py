@@ -10,8 +10,8 @@ import warnings
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from natix_hf.allocator import keep_freed_memory
 from natix_hf.errors import UserError, command, one_line
+from natix_hf.startup import keep_freed_memory, quick_imports
 
 if TYPE_CHECKING:
     from natix_hf.recipe import Recipe
@@ -59,9 +59,10 @@ def load_network(recipe: Recipe, label_names: list[str]) -> tuple[Any, Any]:
 
 def train(recipe: Recipe) -> dict[str, Any]:
     """Run the whole job; returns the content of `metrics.json` (empty on all processes but the first)."""
-    from natix_hf.recipe_file import resolved
-    from natix_hf.training.publication import check_classes, planned, publish_finished
-    from natix_hf.training.purposes import check, trainer_class
+    with quick_imports():
+        from natix_hf.recipe_file import resolved
+        from natix_hf.training.publication import check_classes, planned, publish_finished
+        from natix_hf.training.purposes import check, trainer_class
 
     args, name, method = recipe.training, recipe.model.model_name_or_path, recipe.model.method
     text = resolved(recipe)
@@ -119,10 +120,11 @@ def train(recipe: Recipe) -> dict[str, Any]:
 
 def main(argv: list[str]) -> None:
     keep_freed_memory()
-    from huggingface_hub.utils.logging import set_verbosity_error
-    from transformers.utils import logging
+    with quick_imports():
+        from huggingface_hub.utils.logging import set_verbosity_error
+        from transformers.utils import logging
 
-    from natix_hf.recipe_file import parse
+        from natix_hf.recipe_file import parse
 
     recipe = parse(argv)
     # peft asks transformers for a name that transformers has just renamed; nobody who trains can do anything about it.

@@ -265,6 +265,13 @@ class NatixTrainingArguments(TrainingArguments):
         for name in ("DEEPSPEED", "MEGATRON_LM"):
             if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
                 raise UserError(f"accelerate's {name.lower()} was never tried: {LAUNCH}")
+        if self.ddp_backend is not None and "LOCAL_RANK" not in os.environ:
+            sizes = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+            if all(os.environ.get(name, "1") == "1" for name in sizes):
+                raise UserError(
+                    f"ddp_backend: {self.ddp_backend} given, but this is one process: start several with "
+                    "torchrun --nproc_per_node 2 -m natix_hf.train ..., or leave it out"
+                )
         if not self.sharded:
             return
         for name, (unset, wanted, why) in FSDP_SETTINGS.items():

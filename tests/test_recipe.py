@@ -303,3 +303,12 @@ def test_every_topic_names_options_that_there_are():
 def test_no_two_topics_declare_one_name():
     names = [field.name for options in TOPICS for field in dataclasses.fields(options) if field.init]
     assert len(names) == len(set(names))
+
+
+def test_a_backend_of_several_processes_is_refused_where_there_is_one(write, refusal, monkeypatch):
+    """torch's own message was about an environment variable."""
+    for name in ("LOCAL_RANK", "WORLD_SIZE"):
+        monkeypatch.delenv(name, raising=False)
+    told = refusal(write("ddp_backend: gloo"))
+    assert told.startswith("ddp_backend: gloo given, but this is one process")
+    assert "torchrun" in told

@@ -37,12 +37,13 @@ def _blocks(values: np.ndarray) -> np.ndarray:
 
 def _sample(photos: np.ndarray, down: np.ndarray, across: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Photos at `(n, SIZE)` places down and across (bilinear), and whether these places lie within them."""
+    photo = np.arange(len(photos))[:, None]
 
     def along(values: np.ndarray, at: np.ndarray) -> np.ndarray:
         low = np.clip(np.floor(at), 0, SIZE - 2).astype(np.int64)
         part = np.clip(at - low, 0, 1).astype(np.float32)[:, :, None]
-        one = np.take_along_axis(values, low[:, :, None], axis=1)
-        return one + part * (np.take_along_axis(values, low[:, :, None] + 1, axis=1) - one)
+        one = values[photo, low]  # whole rows: several times as quick as to take each pixel by itself
+        return one + part * (values[photo, low + 1] - one)
 
     values = along(along(photos, down).transpose(0, 2, 1), across).transpose(0, 2, 1)
     inside = [(at > -0.75) & (at < SIZE - 0.25) for at in (down, across)]

@@ -36,6 +36,18 @@ def image_side(processor: Any) -> int:
     return (processor.crop_size if processor.do_center_crop else processor.size)["height"]
 
 
+class Normalised:
+    """uint8 pixels `(..., 3, H, W)` as float32, rescaled and normalised as an image processor does it."""
+
+    def __init__(self, processor: Any) -> None:
+        self.mean = torch.tensor(processor.image_mean)[:, None, None]
+        self.std = torch.tensor(processor.image_std)[:, None, None]
+        self.rescale = processor.rescale_factor
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        return (pixels * self.rescale - self.mean) / self.std
+
+
 class ClientPhotos(Dataset):
     """Labelled rows on the client's path: item `i` is `{"pixel_values": (3, H, W), "labels": int}`."""
 

@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from natix_hf.data.augment import needs_whole_photo, training_view
 from natix_hf.data.copies import copy_side
 from natix_hf.data.decode import open_photo
-from natix_hf.inference.batches import ClientPhotos, image_side, worker_threads
+from natix_hf.inference.batches import ClientPhotos, Normalised, image_side, worker_threads
 from natix_hf.inference.feature_store import FeatureStore, Record
 from natix_hf.inference.passes import Passes
 from natix_hf.modeling.packed_linear import packed_linears
@@ -140,9 +140,7 @@ class FixedViewPhotos(Dataset):
     def __init__(self, rows: Any, processor: Any, view: FixedView) -> None:
         self.rows, self.view, self.size = rows, view, image_side(processor)
         self.resize = "crop" if processor.do_center_crop else "squash"
-        self.mean = torch.tensor(processor.image_mean)[:, None, None]
-        self.std = torch.tensor(processor.image_std)[:, None, None]
-        self.rescale = processor.rescale_factor
+        self.normalised = Normalised(processor)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -160,7 +158,7 @@ class FixedViewPhotos(Dataset):
             resize=self.resize,
             challenge_levels=view.challenge_levels,
         )
-        return {"pixel_values": (pixels * self.rescale - self.mean) / self.std}
+        return {"pixel_values": self.normalised(pixels)}
 
 
 def frozen_features(

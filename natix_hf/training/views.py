@@ -15,6 +15,7 @@ from torch.utils.data import Dataset, Sampler
 from natix_hf.data.augment import needs_whole_photo, training_view, view_seed
 from natix_hf.data.copies import PhotoCopies, copy_side, open_copy
 from natix_hf.data.decode import open_photo
+from natix_hf.inference.batches import Normalised
 from natix_hf.training.mixing import Mixing
 
 
@@ -103,17 +104,14 @@ class Collator:
     """
 
     def __init__(self, processor: Any, mixing: Mixing | None = None) -> None:
-        self.mixing = mixing
-        self.mean = torch.tensor(processor.image_mean)[:, None, None]  # (3, 1, 1)
-        self.std = torch.tensor(processor.image_std)[:, None, None]
-        self.rescale = processor.rescale_factor
+        self.mixing, self.normalised = mixing, Normalised(processor)
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         batch = {"labels": torch.tensor([example["labels"] for example in examples])}
         for key in examples[0].keys() - {"labels", "seed"}:
             batch[key] = torch.stack([example[key] for example in examples])
         if "pixel_values" in batch and batch["pixel_values"].dtype == torch.uint8:
-            batch["pixel_values"] = (batch["pixel_values"] * self.rescale - self.mean) / self.std
+            batch["pixel_values"] = self.normalised(batch["pixel_values"])
         if self.mixing is not None and "seed" in examples[0]:
             batch = self.mixing(batch, [example["seed"] for example in examples])
         return batch

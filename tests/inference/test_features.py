@@ -204,7 +204,7 @@ def test_a_corrupt_record_is_computed_again_and_never_served(probe, rows, tmp_pa
     counted = passes(model)
     again = table(frozen_features(model, rows, processor, cache_dir=tmp_path))
     assert sum(counted) == 1
-    np.testing.assert_array_equal(again, first)
+    np.testing.assert_allclose(again, first, rtol=1e-5, atol=1e-6)  # a batch of one sums in another order
 
 
 def test_names_that_were_exchanged_hand_no_photo_the_features_of_another(probe, rows, tmp_path, passes):

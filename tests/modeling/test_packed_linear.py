@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import platform
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -222,15 +219,3 @@ def test_a_run_scores_the_weights_that_it_has(wide_backbone, photo_folder, tmp_p
     assert len(set(expected)) == 3
     assert found == pytest.approx(expected, rel=1e-3, abs=1e-5)
     assert quick_logits == pytest.approx(logits, rel=1e-3, abs=1e-4)
-
-
-def test_keeping_freed_memory_leaves_a_users_own_settings_alone():
-    code = "from natix_hf.allocator import keep_freed_memory as keep; print(keep())"
-
-    def told(**more: str) -> str:
-        words = [sys.executable, "-c", code]
-        return subprocess.run(words, capture_output=True, text=True, env={**more}, check=True).stdout.strip()
-
-    assert told(MALLOC_ARENA_MAX="2") == "False"
-    if platform.libc_ver()[0] == "glibc":
-        assert told() == "True"

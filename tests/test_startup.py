@@ -1,0 +1,62 @@
+"""Commands start and end quickly, and leave a user's own settings alone."""
+
+from __future__ import annotations
+
+import gc
+import platform
+import subprocess
+import sys
+
+import pytest
+
+from natix_hf.startup import quick_imports
+
+
+def test_keeping_freed_memory_leaves_a_users_own_settings_alone():
+    code = "from natix_hf.startup import keep_freed_memory as keep; print(keep())"
+
+    def told(**more: str) -> str:
+        words = [sys.executable, "-c", code]
+        return subprocess.run(words, capture_output=True, text=True, env={**more}, check=True).stdout.strip()
+
+    assert told(MALLOC_ARENA_MAX="2") == "False"
+    if platform.libc_ver()[0] == "glibc":
+        assert told() == "True"
+
+
+def test_no_garbage_is_looked_for_while_modules_are_imported_and_what_they_made_is_left_alone_later():
+    assert gc.isenabled()
+    gc.unfreeze()
+    try:
+        with quick_imports():
+            assert not gc.isenabled()
+            made = [{"a": []} for _ in range(1000)]
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > len(made)
+        with pytest.raises(ImportError), quick_imports():
+            import natix_hf.no_such_module  # noqa: F401
+        assert gc.isenabled()
+    finally:
+        gc.unfreeze()
+
+
+def test_a_user_who_has_turned_the_collector_off_keeps_it_off():
+    gc.disable()
+    try:
+        with quick_imports():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_a_command_ends_without_looking_through_every_object():
+    code = (
+        "import atexit, gc\n"
+        "atexit.register(lambda: print(gc.get_freeze_count() > 0))\n"  # runs after what is registered later
+        "from natix_hf.errors import command\n"
+        "command(lambda words: None, [])\n"
+        "print(gc.get_freeze_count() > 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "True"]
