@@ -32,7 +32,8 @@ def heat_map(heads: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any], path
         for name, table in tables.items():
             if head[name] is not None:
                 table[place] = head[name]
-    figure, axes = new_figure(2.6 + 0.52 * 2 * len(rates), 1.9 + 0.34 * len(kinds), 2)
+    # Wide enough for titles and colour bars where there are few heads.
+    figure, axes = new_figure(max(6.4, 2.6 + 0.52 * 2 * len(rates)), max(2.6, 1.9 + 0.34 * len(kinds)), 2)
     row, column = (
         kinds.index((chosen["pooling"], chosen["layers"], chosen["weight_decay"])),
         rates.index(chosen["learning_rate"]),
@@ -44,7 +45,7 @@ def heat_map(heads: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any], path
         known = table[~np.isnan(table)]
         # A diverged head's loss would press all others into one shade.
         low, high = (known.min(), np.quantile(known, 0.9) if name == "log_loss" else known.max())
-        image = one.imshow(table, cmap=colours, aspect="auto", vmin=low, vmax=max(high, low + 1e-9))
+        image = one.imshow(table, cmap=colours, aspect="auto", vmin=low, vmax=max(high, low + 0.01))
         figure.colorbar(image, ax=one, fraction=0.05, pad=0.02)
         one.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=ORANGE, linewidth=2.5))
         one.set_xticks(range(len(rates)), [f"{rate:g}" for rate in rates], rotation=60, fontsize=8)

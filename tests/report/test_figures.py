@@ -75,3 +75,13 @@ def test_the_same_figure_gives_the_same_bytes_and_leaves_nothing_beside_it(tmp_p
         figures.confusion(labels, logits.argmax(axis=1), ["None", "Roadwork"], tmp_path / name)
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "b.png"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_heat_map_of_one_head_has_room_for_its_titles(tmp_path):
+    """Its axes had collapsed, and their scale ran from 0.4 to 0.4 plus a billionth."""
+    from natix_hf.report.figures_probe import heat_map
+
+    head = {"pooling": "cls", "layers": 1, "learning_rate": 0.1, "weight_decay": 0.0, "mcc": 0.4, "log_loss": 0.5}
+    heat_map([head], head, tmp_path / "probe.png")
+    assert (tmp_path / "probe.png").stat().st_size > 0
