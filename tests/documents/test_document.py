@@ -1,0 +1,84 @@
+"""Documents are read as they were written, and anything else is one line that says where."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+import pytest
+from pydantic import Field
+
+from natix_hf.documents.document import Document, Part
+from natix_hf.errors import UserError
+
+
+class Reading(Part):
+    at: Annotated[int, Field(ge=0)]
+    degrees: float | None
+    note: str = ""
+
+
+class Log(Document):
+    file_name: ClassVar[str] = "log.json"
+    mend: ClassVar[str] = "measure again: thermometer {folder}"
+    version: ClassVar[int] = 2
+
+    kind: Literal["air", "water"]
+    readings: list[Reading]
+
+
+LOG = {"kind": "air", "readings": [{"at": 0, "degrees": 20.5}, {"at": 1, "degrees": None}]}
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    log = Log(**LOG)
+    log.write(tmp_path)
+    assert json.loads((tmp_path / "log.json").read_text()) == {"version": 2, **LOG}
+    assert Log.read(tmp_path) == log
+    assert log.readings[0].degrees == 20.5
+
+
+def test_values_of_numpy_become_plain() -> None:
+    log = Log(kind="air", readings=[Reading(at=np.int64(3), degrees=np.float32(0.5))])
+    assert log.plain()["readings"] == [{"at": 3, "degrees": 0.5}]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"kind": "soil"}, "at $.kind: Input should be 'air' or 'water', found 'soil'"),
+        ({"readings": [{"at": 0.5, "degrees": 1}]}, "at $.readings[0].at"),
+        ({"readings": [{"at": "1", "degrees": 1}]}, "at $.readings[0].at"),
+        ({"readings": [{"at": 1}]}, "at $.readings[0].degrees: missing"),
+        ({"other": 1}, "at $.other: a key that is not known"),
+        ({"version": 1}, "version 1 found, this release reads version 2: measure again: thermometer"),
+    ],
+)
+def test_anything_else_is_one_line(tmp_path: Path, change: dict, said: str) -> None:
+    (tmp_path / "log.json").write_text(json.dumps({"version": 2, **LOG, **change}))
+    with pytest.raises(UserError) as caught:
+        Log.read(tmp_path)
+    assert said in str(caught.value)
+    assert str(tmp_path / "log.json") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"version": 2'])
+def test_a_damaged_file_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "log.json").write_text(text)
+    with pytest.raises(UserError, match=r"log.json.*measure again: thermometer"):
+        Log.read(tmp_path)
+
+
+def test_a_missing_file_says_what_to_type(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no log.json: measure again: thermometer"):
+        Log.read(tmp_path)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_no_number_is_refused_where_it_is_made(value: float) -> None:
+    with pytest.raises(ValueError, match="finite number"):
+        Reading(at=0, degrees=value)
