@@ -12,7 +12,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 VERBS = ("train", "calibrate", "recalibrate", "evaluate", "sweep", "folds", "compare", "predict", "export", "demo")
 VERBS += ("data/__main__",)
 
-FREE = {"errors", "files", "resampling", "schemas", "threads"}  # know nothing, anybody may use them
+FREE = {"documents", "errors", "files", "resampling", "schemas", "threads"}  # know nothing, anybody may use them
 GROUND = {"data", "modeling", "decision", "report"}
 # Room -> the rooms that it may import besides the free ones and itself.
 BELOW = {
@@ -22,6 +22,7 @@ BELOW = {
     # __init__ is the package's version, recipe declares the trainer's arguments, which are written into every run.
     "training": GROUND | {"inference", "hub", "recipe", "__init__"},
     "assets": GROUND | {"inference"},
+    "documents": set(),
     "schemas": set(),
 }
 

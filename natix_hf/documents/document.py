@@ -32,12 +32,14 @@ class Document(Part):
     Attributes:
         file_name: within its folder.
         mend: what a user does where the file is missing or damaged; `{folder}` is the folder that it belongs to.
-        version: that is written and read; it is the file's first key.
+        edition: the version of its form that is written and read.
+        edition_key: the key that holds it, the file's first.
     """
 
     file_name: ClassVar[str]
     mend: ClassVar[str] = "write the file again with the command that made it"
-    version: ClassVar[int] = 1
+    edition: ClassVar[int] = 1
+    edition_key: ClassVar[str] = "version"
 
     @classmethod
     def there(cls, folder: str | Path) -> bool:
@@ -68,9 +70,9 @@ class Document(Part):
             raise UserError(f"{where}: not JSON") from None
         if not isinstance(content, dict):
             raise UserError(f"{where}: not a JSON object")
-        version = content.pop("version", None)
-        if version != cls.version:
-            raise UserError(f"{where}: version {version} found, this release reads version {cls.version}")
+        edition = content.pop(cls.edition_key, None)
+        if edition != cls.edition:
+            raise UserError(f"{where}: {cls.edition_key} {edition} found, this release reads {cls.edition}")
         try:
             return cls.model_validate(content, strict=True)
         except ValidationError as error:
@@ -78,7 +80,7 @@ class Document(Part):
 
     def text(self) -> str:
         """What is written: indented JSON."""
-        return json.dumps({"version": self.version, **self.plain()}, indent=2, ensure_ascii=False) + "\n"
+        return json.dumps({self.edition_key: self.edition, **self.plain()}, indent=2, ensure_ascii=False) + "\n"
 
     def write(self, folder: str | Path) -> None:
         """Write the file into a folder, whole or not at all."""

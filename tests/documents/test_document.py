@@ -24,7 +24,7 @@ class Reading(Part):
 class Log(Document):
     file_name: ClassVar[str] = "log.json"
     mend: ClassVar[str] = "measure again: thermometer {folder}"
-    version: ClassVar[int] = 2
+    edition: ClassVar[int] = 2
 
     kind: Literal["air", "water"]
     readings: list[Reading]
@@ -54,7 +54,7 @@ def test_values_of_numpy_become_plain() -> None:
         ({"readings": [{"at": "1", "degrees": 1}]}, "at $.readings[0].at"),
         ({"readings": [{"at": 1}]}, "at $.readings[0].degrees: missing"),
         ({"other": 1}, "at $.other: a key that is not known"),
-        ({"version": 1}, "version 1 found, this release reads version 2: measure again: thermometer"),
+        ({"version": 1}, "version 1 found, this release reads 2: measure again: thermometer"),
     ],
 )
 def test_anything_else_is_one_line(tmp_path: Path, change: dict, said: str) -> None:

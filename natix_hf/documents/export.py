@@ -1,0 +1,97 @@
+"""`export.json`, what an exported folder holds, and `proof.json`, that it answers as its run does."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from natix_hf.documents.document import Document, Part
+from natix_hf.documents.figures import Amount, Count, Fingerprint, Positive, Some
+
+ExportFormat = Literal["merged", "adapter", "stock", "onnx"]
+Precision = Literal["fp32", "bf16"]
+
+
+class Export(Document):
+    """What an exported folder holds and what its clients need.
+
+    Attributes:
+        dtype: how weights are stored.
+        labels: in the order of their ids.
+        image_size: pixels, height and width.
+        parameters: of the whole model, base included.
+        bytes: of all files but this one and `proof.json`.
+        model: fingerprint of the run's merged weights in fp32.
+        opset: of the ONNX graph.
+    """
+
+    file_name: ClassVar[str] = "export.json"
+
+    format: ExportFormat
+    dtype: Precision
+    labels: Annotated[list[str], Field(min_length=2)]
+    image_size: Some
+    resize: Literal["squash", "crop"]
+    parameters: Some
+    bytes: Some
+    model: Fingerprint
+    opset: int | None
+    needs: Annotated[list[str], Field(min_length=1)]
+    made_with: dict[str, str]
+
+
+class ProofPhotos(Part):
+    source: Literal["val_select", "given", "generated scenes"]
+    n: Some
+    fingerprint: Fingerprint  # of the files' bytes
+
+
+class SameDecisions(Part):
+    same: Count
+    of: Some
+
+
+class ProvenClient(Part):
+    """What one client answered.
+
+    Attributes:
+        class_: what answered there.
+        photos_per_second: reading and preparing included, on the CPU.
+        photos_per_cpu_second: by the processor's time over all threads, which other work changes little.
+        pixels, logits, probabilities: largest difference from the run.
+    """
+
+    client: str
+    class_: Annotated[str, Field(alias="class")]
+    versions: dict[str, str]
+    import_seconds: Amount
+    load_seconds: Amount
+    photos_per_second: Positive
+    photos_per_cpu_second: Positive
+    pixels: Amount
+    logits: Amount
+    probabilities: Amount
+    decisions: SameDecisions
+
+
+class Proof(Document):
+    """That an export answers the same photos as its run does, and by how much it differs, client by client.
+
+    Attributes:
+        model: fingerprint of the run's merged weights.
+        pushed: whether clients fetched it from the Hub; else from a folder.
+        labels: the same in every client.
+    """
+
+    file_name: ClassVar[str] = "proof.json"
+
+    format: ExportFormat
+    dtype: Precision
+    model: Fingerprint
+    pushed: bool
+    photos: ProofPhotos
+    labels: Annotated[list[str], Field(min_length=2)]
+    tolerance: dict[str, Positive]
+    clients: Annotated[list[ProvenClient], Field(min_length=1)]
+    time: str

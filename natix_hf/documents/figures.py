@@ -1,0 +1,71 @@
+"""The numbers that documents are made of: counts, shares, and figures with their intervals."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from natix_hf.documents.document import Part
+
+Count = Annotated[int, Field(ge=0)]
+Some = Annotated[int, Field(ge=1)]  # a count of at least one
+Share = Annotated[float, Field(ge=0, le=1)]
+Level = Annotated[float, Field(gt=0, lt=1)]  # of confidence
+Positive = Annotated[float, Field(gt=0)]
+Amount = Annotated[float, Field(ge=0)]
+PerClass = Annotated[list[float], Field(min_length=2)]  # one number a class, in the order of the ids
+Fingerprint = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]  # blake2b-128
+
+Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "mcc", "auroc", "log_loss", "ece"]
+METRICS: tuple[Metric, ...] = Metric.__args__
+
+
+class Interval(Part):
+    """A figure with its interval; None where it is not defined on these rows."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class Difference(Part):
+    """A difference with its interval; None where it is not defined."""
+
+    difference: float | None
+    low: float | None
+    high: float | None
+
+
+class Left(Part):
+    """A photo that was left out, and why."""
+
+    id: str
+    reason: str
+
+
+def _complete(figures: dict) -> dict:
+    if missing := [name for name in METRICS if name not in figures]:
+        raise ValueError(f"no {', '.join(missing)}")
+    return figures
+
+
+Figures = Annotated[dict[Metric, Interval], AfterValidator(_complete)]
+Differences = Annotated[dict[Metric, Difference], AfterValidator(_complete)]
+
+
+class Resampled(Part):
+    """What intervals rest on: whole groups, drawn with replacement."""
+
+    level: Level
+    resampled: Literal["groups"]
+    resamples: Some
+
+
+class Measured(Resampled):
+    """Figures of the rows of a split."""
+
+    split: str
+    n: Some
+    groups: Some
+    positive_label: str

@@ -1,0 +1,62 @@
+"""`probe.json`, the heads that a probe tried, and `over_probe.json`, what fine-tuning added over a probe."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from natix_hf.documents.document import Document, Part
+from natix_hf.documents.figures import Amount, Interval, Positive, Some
+
+
+class HeadSetting(Part):
+    pooling: Literal["cls", "mean", "cls_mean"]
+    layers: Some
+    learning_rate: Positive
+    weight_decay: Amount
+
+
+class LogisticRegression(Part):
+    """Logistic regression by L-BFGS on the same features, as a check."""
+
+    C: float
+    log_loss: float
+    mcc: float
+    accuracy: float
+
+
+class ProbeSearch(Document):
+    """The heads of a grid, and the one that became the model.
+
+    Attributes:
+        rows, judged: photos that heads were trained on, and that they were compared by.
+        reference_batch: learning rates are those of so many rows a step.
+        heads: setting and scores of each; None where it diverged. A refit compares nothing and has none.
+    """
+
+    file_name: ClassVar[str] = "probe.json"
+
+    rows: Some
+    steps: Some
+    batch: Some
+    judged: Some | None = None
+    heads: list[dict[str, float | str | None]] | None = None
+    lbfgs: LogisticRegression | None = None
+    chosen: HeadSetting
+    reference_batch: int
+
+
+class OverProbeFigure(Part):
+    probe: Interval
+    tuned: Interval
+    difference: dict[str, float | None]
+
+
+class OverProbe(Document):
+    """What fine-tuning added over the probe that it started from, on the same rows."""
+
+    file_name: ClassVar[str] = "over_probe.json"
+
+    split: Literal["val_test"]
+    n: Some
+    groups: Some
+    metrics: dict[str, OverProbeFigure]

@@ -1,0 +1,38 @@
+"""`publication.json`: what was published under a version; the next push compares itself with it."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from natix_hf.documents.document import Document
+from natix_hf.documents.export import ExportFormat, Precision
+from natix_hf.documents.figures import Some
+
+
+class Publication(Document):
+    """A version in the model's repository.
+
+    Attributes:
+        version: also the tag.
+        test: fingerprint of the photos of val_test, of which there are `n`.
+        honest_run: of a refit: the run that the figures are of.
+        model: fingerprint of the run's merged weights in fp32.
+        files: all of this version, which the next one replaces.
+    """
+
+    file_name: ClassVar[str] = "publication.json"
+    edition_key: ClassVar[str] = "schema"
+
+    version: Annotated[str, Field(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$")]
+    test: Annotated[str, Field(min_length=1)]
+    n: Some
+    mcc: float | None
+    accuracy: float | None
+    log_loss: float | None
+    honest_run: str | None
+    dtype: Precision
+    format: ExportFormat
+    model: str
+    files: list[str]

@@ -1,0 +1,90 @@
+"""`recalibration.json`: what photos of one's own say about a finished model."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Self
+
+from pydantic import Field, model_validator
+
+from natix_hf.documents.calibration import Drift, EstimatedShares
+from natix_hf.documents.document import Document, Part
+from natix_hf.documents.figures import Count, Left, PerClass
+from natix_hf.documents.guarantee import Guarantee
+
+
+class OwnPhotosCounted(Part):
+    """The photos that were used.
+
+    Attributes:
+        known: split of the model's own data -> photos that were left out since they stand there.
+        ties: kind of tie -> how many there are.
+    """
+
+    n: Count
+    groups: Count
+    broken: list[Left]
+    known: dict[str, Count]
+    ties: dict[str, Count]
+
+
+class Bounds(Part):
+    value: float
+    low: float
+    high: float
+
+
+OwnFigures = Annotated[dict[str, Bounds], Field(min_length=4)]
+
+
+class BeforeAndAfter(Part):
+    """Figures of the half that nothing was fitted on, put together from each class at these class shares."""
+
+    on: str
+    n: Count
+    groups: Count
+    shares: PerClass
+    level: float
+    before: OwnFigures
+    after: OwnFigures
+    difference: OwnFigures
+
+
+class OwnShares(EstimatedShares):
+    seen: PerClass
+
+
+class ExpectedAccuracy(Part):
+    """Mean probability of the class that was decided for; takes calibration for granted."""
+
+    as_it_decides: Bounds
+    with_this_prior: Bounds
+
+
+class Recalibration(Document):
+    """With labels a new calibration and its figures, without labels class shares, expected accuracy and drift.
+
+    Attributes:
+        source: name of the model that was recalibrated.
+        seed: of the halves and of the intervals.
+        drift: None where there was nothing to compare with.
+    """
+
+    file_name: ClassVar[str] = "recalibration.json"
+
+    source: str
+    labelled: bool
+    classes: Annotated[list[str], Field(min_length=2)]
+    positive: Count
+    seed: int
+    photos: OwnPhotosCounted
+    figures: BeforeAndAfter | None = None
+    guarantee: Guarantee | None = None
+    prior: OwnShares | None = None
+    expected_accuracy: ExpectedAccuracy | None = None
+    drift: Drift | None = None
+
+    @model_validator(mode="after")
+    def _labels_give_figures(self) -> Self:
+        if self.labelled and self.figures is None:
+            raise ValueError("labelled, but no figures")
+        return self

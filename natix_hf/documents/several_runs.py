@@ -1,0 +1,114 @@
+"""`sweep.json` and `folds.json`: many runs of one recipe."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from natix_hf.documents.document import Document, Part
+from natix_hf.documents.figures import Amount, Count, Interval, Level, Resampled, Some
+
+
+def _needs(part: Part, names: tuple[str, ...]) -> None:
+    if missing := [name for name in names if getattr(part, name) is None]:
+        raise ValueError(f"{part.status}, but no {', '.join(missing)}")
+
+
+class SweepRun(Part):
+    """One run of a sweep.
+
+    Attributes:
+        name: its folder.
+        failed: the reason.
+        fingerprint: of the rows of val_select.
+        seconds: of training.
+    """
+
+    name: str
+    values: dict[str, Any]
+    rank: Some | None
+    status: Literal["finished", "failed", "waiting"]
+    failed: str | None = None
+    metric: str | None = None
+    score: Interval | None = None
+    log_loss: Interval | None = None
+    n: Some | None = None
+    groups: Some | None = None
+    fingerprint: str | None = None
+    best_step: int | None = None
+    steps: Some | None = None
+    seconds: Amount | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.status == "finished":
+            _needs(self, ("metric", "score", "log_loss", "n", "groups", "fingerprint", "steps"))
+        return self
+
+
+class Sweep(Document, Resampled):
+    """The runs of a sweep, best first, ranked by their score on `val_select`; `val_test` was not read."""
+
+    file_name: ClassVar[str] = "sweep.json"
+
+    split: Literal["val_select"]
+    metric: str | None
+    runs: list[SweepRun]
+
+
+class Fold(Part):
+    """A run that was tested on one value of a column alone.
+
+    Attributes:
+        labels: photos of each class that have the value.
+        reason: why it failed or was skipped.
+        trained_on: photos of train.
+        set_aside: photos of other values that are tied to the test.
+        fingerprint: of the rows of val_test.
+    """
+
+    value: str
+    name: str
+    labels: dict[str, Count]
+    status: Literal["finished", "failed", "waiting", "skipped"]
+    reason: str | None = None
+    n: Some | None = None
+    groups: Some | None = None
+    trained_on: Some | None = None
+    set_aside: Count | None = None
+    metrics: dict[str, Interval] | None = None
+    fingerprint: str | None = None
+    times_read_before: Count | None = None
+    seconds: Amount | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.status == "finished":
+            _needs(self, ("n", "groups", "trained_on", "set_aside", "metrics", "fingerprint", "times_read_before"))
+        if self.status in ("failed", "skipped"):
+            _needs(self, ("reason",))
+        return self
+
+
+class FoldMean(Part):
+    """Student's interval over folds, and their range."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    folds: Count
+    smallest: float | None
+    largest: float | None
+
+
+class Folds(Document):
+    """Runs that were each tested on one value of a column and trained on the others."""
+
+    file_name: ClassVar[str] = "folds.json"
+
+    column: str
+    split: Literal["val_test"]
+    level: Level
+    folds: Annotated[list[Fold], Field(min_length=2)]
+    mean: dict[str, FoldMean] | None

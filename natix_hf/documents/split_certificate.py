@@ -1,0 +1,156 @@
+"""`splits.json`, which row stands in which split, and `splits_summary.json`, the same in numbers for publishing.
+
+Places are the four splits and the two parts of `val_calib`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from natix_hf.documents.document import Document, Part
+from natix_hf.documents.figures import Amount, Count, Fingerprint, Left, Share
+
+Split = Literal["train", "val_select", "val_calib", "val_test"]
+Place = Literal["train", "val_select", "val_calib", "val_test", "val_calib/fit", "val_calib/control"]
+Classes = Annotated[list[str], Field(min_length=2)]
+Ratio = Annotated[float, Field(gt=0, lt=1)]
+Ratios = Annotated[list[Ratio], Field(min_length=4, max_length=4)]
+
+
+class Rules(Part):
+    """What was tied into groups, and how."""
+
+    group_columns: list[str]
+    metres: Amount | None
+    seconds: Amount | None
+    near_duplicates: bool
+    place_column: str | None = None
+    time_column: str | None = None
+
+
+class PriorShift(Part):
+    """Pearson's chi-squared test of split x class, and split -> class -> share."""
+
+    chi2: Amount
+    dof: Count
+    p: Share
+    shares: dict[Split, dict[str, Share]]
+
+
+class LargestGroup(Part):
+    name: str
+    rows: Count
+    share: Share
+
+
+class LargestGroupInNumbers(Part):
+    rows: Count
+    share: Share
+
+
+class Halves(Part):
+    fit: list[str]
+    control: list[str]
+
+
+class Parts(Part):
+    val_calib: Halves
+
+
+class LabelConflict(Part):
+    """Copies of one photo that carry different labels."""
+
+    ids: list[str]
+    labels: Annotated[list[str], Field(min_length=2)]
+    kind: Literal["bytes", "pixels", "near-duplicate"]
+
+
+class _Counted(Document):
+    """What both documents say.
+
+    Attributes:
+        label_names: the classes in the order of their numbers.
+        ratios: shares of the four splits; None where the data set brought its own.
+        strata: columns whose values were kept in proportion.
+        hold_out: column -> values that stand in `val_test` alone.
+        sizes, reached: photos of a split, and its share.
+        class_counts: place -> class -> photos.
+        group_sizes: place -> rows of a group -> groups of that size.
+        ties: kind of tie -> how many there are.
+        straddling: groups, ties counted anew, that stand in two splits.
+        repeated_photos: rows whose photo, byte for byte, another row has too.
+        fingerprint: over the fingerprints of the four splits.
+        fingerprints: place -> of its sorted ids and photo fingerprints.
+    """
+
+    label_names: Classes
+    ratios: Ratios | None
+    seed: int
+    strata: list[str]
+    hold_out: dict[str, list[str]]
+    rules: Rules
+    sizes: dict[Split, Count]
+    reached: dict[Split, Share]
+    class_counts: dict[Place, dict[str, Count]]
+    prior_shift: PriorShift
+    groups: dict[Place, Count]
+    group_sizes: dict[Place, dict[str, Count]]
+    sources: dict[str, Count]
+    repeated_photos: Count
+    fingerprint: Fingerprint
+    fingerprints: dict[Place, Fingerprint]
+    ties: dict[str, Count]
+    straddling: Count
+    seal: Fingerprint
+
+    @model_validator(mode="after")
+    def _all_places(self) -> Self:
+        for name in ("class_counts", "groups", "group_sizes", "fingerprints"):
+            if missing := [place for place in Place.__args__ if place not in getattr(self, name)]:
+                raise ValueError(f"{name}: no {', '.join(missing)}")
+        return self
+
+
+class SplitCertificate(_Counted):
+    """Which row stands in which split, and what is needed to check it.
+
+    Attributes:
+        byte_fingerprints: place -> of its sorted photo fingerprints.
+        photo_prints: split -> the first 16 hex digits of each photo's fingerprint, sorted, in one string: tells later
+            whether a photo was among these.
+        ids: split -> ids of its rows.
+        conflicts: copies of one photo that carry different labels.
+        broken: photos that could not be read.
+        dropped: readable rows that were left out on purpose.
+        set_aside: rows that fit into no split, such as new photos that tie two of them.
+        seal: blake2b-128 of the canonical JSON (sorted keys, no spaces) of everything else.
+    """
+
+    file_name: ClassVar[str] = "splits.json"
+    mend: ClassVar[str] = "bring the file back as it was written, or split again (python -m natix_hf.data split)"
+    edition: ClassVar[int] = 2
+
+    largest_group: LargestGroup
+    byte_fingerprints: dict[Place, Fingerprint]
+    photo_prints: dict[Split, str] = Field(default_factory=dict)
+    ids: dict[Split, list[str]]
+    parts: Parts
+    conflicts: list[LabelConflict]
+    broken: list[Left]
+    dropped: list[Left]
+    set_aside: list[Left]
+
+
+class SplitSummary(_Counted):
+    """What a certificate says in numbers, without the names of photos and groups.
+
+    Attributes:
+        left_out: how many photos; which ones stands in the certificate.
+    """
+
+    file_name: ClassVar[str] = "splits_summary.json"
+
+    largest_group: LargestGroupInNumbers
+    left_out: dict[str, Count]

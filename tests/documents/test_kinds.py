@@ -1,0 +1,44 @@
+"""The documents of a finished run are read by their classes and come out as they were; a missing key is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from finished_run import write_finished_run
+
+from natix_hf.documents.calibration import CalibrationFile
+from natix_hf.documents.document import Document
+from natix_hf.documents.final_figures import FinalFigures
+from natix_hf.documents.probe import OverProbe
+from natix_hf.documents.reward import Reward
+from natix_hf.documents.robustness import Robustness
+from natix_hf.documents.selective import Selective
+from natix_hf.documents.slices import Slices
+from natix_hf.documents.split_certificate import SplitCertificate
+from natix_hf.errors import UserError
+
+KINDS = (CalibrationFile, FinalFigures, OverProbe, Reward, Robustness, Selective, Slices, SplitCertificate)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_finished_run(tmp_path_factory.mktemp("finished") / "run")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_document_comes_out_as_it_was(run: Path, kind: type[Document]) -> None:
+    assert json.loads(kind.read(run).text()) == json.loads((run / kind.file_name).read_text())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_missing_key_is_named(run: Path, kind: type[Document], tmp_path: Path) -> None:
+    content = json.loads((run / kind.file_name).read_text())
+    required = [name for name, field in kind.model_fields.items() if field.is_required()]
+    assert required
+    for name in required:
+        less = {key: value for key, value in content.items() if key != name}
+        (tmp_path / kind.file_name).write_text(json.dumps(less))
+        with pytest.raises(UserError, match=rf"{kind.file_name}.* at \$\.{name}: missing"):
+            kind.read(tmp_path)
