@@ -163,7 +163,7 @@ def write_finished_run(
             "log_history": [{"step": 1, "loss": 0.7}, {"step": 2, "loss": 0.5}],
         },
         "splits": seal({key: value for key, value in splits.items() if key != "seal"}),
-        "gallery": {"photos": [{"id": ids[0]}]},
+        "gallery": {"version": 1, "max_side": 640, "photos": []},
     }  # fmt: skip
     run.mkdir(parents=True, exist_ok=True)
     for name, document in documents.items():

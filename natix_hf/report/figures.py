@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from natix_hf.documents.learning_rates import LearningRates
 from natix_hf.files import replacing
 from natix_hf.report.metrics import expected_calibration_error
 
@@ -162,21 +163,21 @@ def curriculum(
     save_figure(figure, path)
 
 
-def learning_rates(document: Mapping[str, Any], path: str | Path) -> None:
+def learning_rates(found: LearningRates, path: str | Path) -> None:
     """The loss over rising learning rates, smoothed and as it was, with the rate that it suggests.
 
     Args:
-        document: the content of `find_lr.json`.
+        found: the curve.
         path: the PNG to write.
     """
     figure, (axes,) = new_figure(6.0, 3.6, 1)
-    axes.plot(document["rates"], document["losses"], color=GREY, linewidth=0.8, alpha=0.7, label="each step")
-    axes.plot(document["rates"], document["smoothed"], color=BLUE, linewidth=1.6, label="smoothed")
-    if document["suggestion"] is not None:
-        label = f"suggestion: {document['suggestion']:.2g}"
-        axes.axvline(document["suggestion"], color=ORANGE, linestyle="--", linewidth=1.2, label=label)
+    axes.plot(found.rates, found.losses, color=GREY, linewidth=0.8, alpha=0.7, label="each step")
+    axes.plot(found.rates, found.smoothed, color=BLUE, linewidth=1.6, label="smoothed")
+    if found.suggestion is not None:
+        label = f"suggestion: {found.suggestion:.2g}"
+        axes.axvline(found.suggestion, color=ORANGE, linestyle="--", linewidth=1.2, label=label)
     # The last steps of a loss that diverges would press all others flat.
-    lowest, highest = min(document["smoothed"]), max(document["smoothed"][: 1 + len(document["smoothed"]) // 2])
+    lowest, highest = min(found.smoothed), max(found.smoothed[: 1 + len(found.smoothed) // 2])
     axes.set_ylim(lowest - 0.2 * (highest - lowest) - 0.02, highest + 0.8 * (highest - lowest) + 0.02)
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss of train (nats)")
     axes.legend(frameon=False)

@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 from natix_hf.data.decode import client_photo
+from natix_hf.documents.gallery import Gallery, GalleryPhoto
 from natix_hf.files import read_json, staging, write_json
 from natix_hf.inference.attention_maps import attention_maps, heat_picture, seen_box
 from natix_hf.inference.batches import client_pixels
 from natix_hf.modeling.packed_linear import packed_linears
 from natix_hf.report.page_sections import wanted_photos
-from natix_hf.schemas import validate
 from natix_hf.training.report_page import rows_of
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def keep_photos(trainer: NatixTrainer, run: Path) -> None:
 
 def write_gallery(
     run: Path, photos: Mapping[str, tuple[Any, np.ndarray]], model: torch.nn.Module | None, processor: Any
-) -> dict[str, Any]:
+) -> Gallery:
     """Write thumbnails and attention maps into `gallery/`, and `gallery.json`.
 
     A thumbnail is a JPEG of at most 640 pixels a side with nothing but pixels in it: no EXIF, no comment, no profile.
@@ -84,19 +84,18 @@ def write_gallery(
                     if maps is not None:
                         heat_picture(maps[i]).save(stage / f"{name}.png", optimize=True)
                     entries.append(
-                        {
-                            "split": split,
-                            "id": str(row["id"]),
-                            "photo": f"{name}.jpg",
-                            "width": image.width,
-                            "height": image.height,
-                            "attention": None if maps is None else f"{name}.png",
-                            "box": [round(float(share), 6) for share in box],
-                        }
+                        GalleryPhoto(
+                            split=split,
+                            id=str(row["id"]),
+                            photo=f"{name}.jpg",
+                            width=image.width,
+                            height=image.height,
+                            attention=None if maps is None else f"{name}.png",
+                            box=[round(float(share), 6) for share in box],
+                        )
                     )
-        document = {"version": 1, "max_side": MAX_SIDE, "photos": entries}
-        validate(document, "gallery")
-        write_json(stage / "gallery.json", document)
+        document = Gallery(max_side=MAX_SIDE, photos=entries)
+        document.write(stage)
     return document
 
 

@@ -16,10 +16,10 @@ import torch
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
+from natix_hf.documents.learning_rates import LearningRates
 from natix_hf.errors import UserError
-from natix_hf.files import check_writable, replacing, write_json
+from natix_hf.files import check_writable, replacing
 from natix_hf.report import figures
-from natix_hf.schemas import validate
 from natix_hf.training.bottleneck import speed_lines
 from natix_hf.training.optimizers import inner_name
 from natix_hf.training.trainer import NatixTrainer
@@ -123,38 +123,36 @@ class RangeTest(NatixTrainer):
         self.losses.append(float(loss))
         return diverged(np.array(self.losses))
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> LearningRates:
         """Write `find_lr.json` and `figures/find_lr.png`; returns the document."""
         finite = np.array(self.losses)
         finite = finite[: int(np.isfinite(finite).cumprod().sum())]
-        document = {
-            "version": 1,
-            "rule": RULE,
+        document = LearningRates(
+            rule=RULE,
             **suggestion(finite),
-            "diverged": diverged(np.array(self.losses)),
-            "rates": rates(len(finite)).tolist(),
-            "losses": finite.tolist(),
-            "smoothed": smooth(finite).tolist(),
-            "photos_a_step": self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
-            "optim": inner_name(self.args),
-            "method": self.method,
-            "seed": self.args.seed,
-        }
-        validate(document, "find_lr")
+            diverged=diverged(np.array(self.losses)),
+            rates=rates(len(finite)).tolist(),
+            losses=finite.tolist(),
+            smoothed=smooth(finite).tolist(),
+            photos_a_step=self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
+            optim=inner_name(self.args),
+            method=self.method,
+            seed=self.args.seed,
+        )
         if self.args.should_save:
-            write_json(self.output / "find_lr.json", document)
+            document.write(self.output)
             with replacing(self.output / "figures" / "find_lr.png") as path:
                 figures.learning_rates(document, path)
         return document
 
-    def told(self, metrics: dict[str, Any]) -> list[str]:
-        steps, last = len(metrics["rates"]), metrics["rates"][-1]
-        end = "the loss diverged" if metrics["diverged"] else "the end of the range, and no divergence"
-        lines = [f"{steps} steps of {metrics['photos_a_step']} photos, rate {LOW:g} to {last:.2g}: {end}"]
-        if metrics["suggestion"] is None:
+    def told(self, found: LearningRates) -> list[str]:
+        steps, last = len(found.rates), found.rates[-1]
+        end = "the loss diverged" if found.diverged else "the end of the range, and no divergence"
+        lines = [f"{steps} steps of {found.photos_a_step} photos, rate {LOW:g} to {last:.2g}: {end}"]
+        if found.suggestion is None:
             lines.append("no rate is suggested: the loss never fell by more than its noise; take larger batches")
         else:
-            lines.append(f"suggestion: learning_rate {metrics['suggestion']:.2g} ({metrics['rule']})")
+            lines.append(f"suggestion: learning_rate {found.suggestion:.2g} ({found.rule})")
         lines.append(f"the curve is in {self.output / 'figures' / 'find_lr.png'}")
         return lines + speed_lines(self.accounting.document(), self.times)
 

@@ -8,13 +8,13 @@ from typing import Any
 from natix_hf import __version__
 from natix_hf.data.certificate import read_certificate
 from natix_hf.decision.calibration import Calibration
+from natix_hf.documents.gallery import Gallery
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_text
 from natix_hf.hub.public_page import facts, lead, served_rows
 from natix_hf.report import figures_decisions
 from natix_hf.report.page import report_html
 from natix_hf.report.page_sections import Picture, Rows
-from natix_hf.schemas import validate
 from natix_hf.training.predictions import read_predictions
 
 OPTIONAL = ("slices", "robustness", "reward", "selective")
@@ -76,20 +76,18 @@ def write_decision_figures(run: str | Path) -> None:
 
 def read_pictures(run: Path) -> dict[tuple[str, str], Picture]:
     """The photos that the end of training kept for the page, by split and id; none without a `gallery.json`."""
-    if not (run / "gallery.json").is_file():
+    if not Gallery.there(run):
         return {}
-    document = _document(run, "gallery")
-    validate(document, "gallery")
     pictures = {}
-    for entry in document["photos"]:
-        photo, heat = run / entry["photo"], entry["attention"] and run / entry["attention"]
+    for entry in Gallery.read(run).photos:
+        photo, heat = run / entry.photo, entry.attention and run / entry.attention
         if photo.is_file():  # a person may have deleted some
-            pictures[entry["split"], entry["id"]] = Picture(
+            pictures[entry.split, entry.id] = Picture(
                 photo.read_bytes(),
-                entry["width"],
-                entry["height"],
+                entry.width,
+                entry.height,
                 heat.read_bytes() if heat and heat.is_file() else None,
-                tuple(entry["box"]),
+                tuple(entry.box),
             )
     return pictures
 

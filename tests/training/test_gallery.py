@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from natix_hf import UserError, load_model
-from natix_hf.schemas import validate
+from natix_hf.documents.gallery import Gallery
 from natix_hf.training.gallery import write_gallery
 from natix_hf.training.report_page import read_pictures
 
@@ -36,20 +36,19 @@ def network(tiny_backbone):
 def test_photos_are_small_upright_and_hold_nothing_but_pixels(rows, network, tmp_path):
     run = tmp_path / "run"
     document = write_gallery(run, {"val_test": (rows, np.array([2, 1]))}, *network)
-    assert json.loads((run / "gallery.json").read_text()) == document
-    validate(document, "gallery")
-    assert [(entry["id"], entry["width"], entry["height"]) for entry in document["photos"]] == [
+    assert Gallery.read(run) == document
+    assert [(entry.id, entry.width, entry.height) for entry in document.photos] == [
         ("photos/2.jpg", 40, 30),
         ("photos/1.jpg", 640, 360),
     ]
-    for entry in document["photos"]:
-        content = (run / entry["photo"]).read_bytes()
+    for entry in document.photos:
+        content = (run / entry.photo).read_bytes()
         assert b"secret" not in content
-        photo = Image.open(run / entry["photo"])
-        assert photo.size == (entry["width"], entry["height"])
+        photo = Image.open(run / entry.photo)
+        assert photo.size == (entry.width, entry.height)
         assert not photo.getexif()
         assert {"comment", "icc_profile", "exif"}.isdisjoint(photo.info)
-        assert Image.open(run / entry["attention"]).size == (2, 2)  # 32 px in patches of 16
+        assert Image.open(run / entry.attention).size == (2, 2)  # 32 px in patches of 16
 
 
 def test_the_page_gets_what_is_there(rows, network, tmp_path):
@@ -70,7 +69,8 @@ def test_the_page_gets_what_is_there(rows, network, tmp_path):
 
 def test_a_gallery_that_points_elsewhere_is_refused(rows, network, tmp_path):
     run = tmp_path / "run"
-    document = write_gallery(run, {"val_test": (rows, np.array([0]))}, *network)
+    write_gallery(run, {"val_test": (rows, np.array([0]))}, *network)
+    document = json.loads((run / "gallery.json").read_text())
     document["photos"][0]["photo"] = "../../etc/passwd"
     (run / "gallery.json").write_text(json.dumps(document))
     with pytest.raises(UserError, match=r"gallery.json: at \$.photos\[0\].photo"):

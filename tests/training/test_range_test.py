@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 
 import numpy as np
 import pytest
 
 from natix_hf import load_photos
+from natix_hf.documents.learning_rates import LearningRates
 from natix_hf.errors import LeakageError
 from natix_hf.training import range_test
 from natix_hf.training.range_test import HIGH, LOW, QUIET, STEPS, RangeTest, diverged, rates, smooth, suggestion
@@ -85,12 +85,12 @@ def test_of(job, photo_folder, monkeypatch):
 @pytest.mark.slow
 def test_the_test_ends_at_divergence_and_reads_train_alone(test_of):
     trainer, document = test_of(optim="sgd", gradient_accumulation_steps=2, augment="none")
-    assert document["diverged"]
-    assert QUIET < len(document["rates"]) < 30
+    assert document.diverged
+    assert QUIET < len(document.rates) < 30
     assert {entry["split"] for entry in trainer.splits.ledger} == {"train"}
     with pytest.raises(LeakageError, match="range test"):
         trainer.splits.rows("selection", step="choose checkpoint")
-    assert json.loads((trainer.output / "find_lr.json").read_text()) == document
+    assert LearningRates.read(trainer.output) == document
     assert {path.name for path in trainer.output.iterdir()} == {"find_lr.json", "figures"}
 
 
@@ -101,13 +101,13 @@ def test_the_loss_of_a_step_is_the_mean_over_its_parts(test_of):
         optim="sgd", per_device_train_batch_size=4, gradient_accumulation_steps=2, augment="none", name="b"
     )[1]
     # The first epoch alone: the last batch of an epoch is smaller, and parts of it weigh otherwise.
-    assert parts["losses"][:3] == pytest.approx(whole["losses"][:3], rel=1e-5)
+    assert parts.losses[:3] == pytest.approx(whole.losses[:3], rel=1e-5)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("optim", ["adamw_torch", "sam", "muon", "ademamix", "lion"])
 def test_every_optimizer_is_tested_on_the_rates_that_the_curve_says(test_of, optim):
     trainer, document = test_of(optim=optim, layerwise_lr_decay=0.5)
-    steps = len(document["rates"])
+    steps = len(document.rates)
     factors = {round(group["lr"] / float(rates(steps + 1)[-1]), 6) for group in trainer.optimizer.param_groups}
     assert factors == {1.0, 0.5, 0.25, 0.125}  # head, two blocks, embeddings

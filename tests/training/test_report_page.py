@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from natix_hf import UserError
-from natix_hf.schemas import validate
+from natix_hf.documents.gallery import Gallery
 from natix_hf.training.final import evaluate_run
 from natix_hf.training.report_page import rows_of, write_report
 
@@ -38,11 +38,9 @@ def copied(run, tmp_path):
 
 def test_training_ends_with_a_page_that_holds_its_photos(run):
     page = (run / "report.html").read_text()
-    document = json.loads((run / "gallery.json").read_text())
-    validate(document, "gallery")
     test = rows_of(run, "val_test")
     wrong = {str(name) for name in test.ids[test.decided != test.labels]}
-    kept = {entry["id"] for entry in document["photos"] if entry["split"] == "val_test"}
+    kept = {photo.id for photo in Gallery.read(run).photos if photo.split == "val_test"}
     assert wrong
     assert wrong <= kept
     assert page.count('class="shot"') >= len(wrong)
