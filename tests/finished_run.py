@@ -167,7 +167,7 @@ def write_finished_run(
     }  # fmt: skip
     run.mkdir(parents=True, exist_ok=True)
     for name, document in documents.items():
-        if name not in ("config", "gallery"):
+        if name not in ("config", "gallery", "over_probe"):
             document = json.loads(json.dumps(document).replace("NaN", "null"))
             validate(document, name)
         if name != "config" or not (run / "config.json").exists():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from natix_hf.documents.document import Document, Part
-from natix_hf.documents.figures import Amount, Interval, Positive, Some
+from natix_hf.documents.figures import Amount, Difference, Interval, Positive, Some
 
 
 class HeadSetting(Part):
@@ -48,7 +48,7 @@ class ProbeSearch(Document):
 class OverProbeFigure(Part):
     probe: Interval
     tuned: Interval
-    difference: dict[str, float | None]
+    difference: Difference
 
 
 class OverProbe(Document):

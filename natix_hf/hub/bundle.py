@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from natix_hf.data.certificate import read_certificate
+from natix_hf.documents.probe import OverProbe, ProbeSearch
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_json, write_text
 from natix_hf.hub.base_licence import Licence, base_licence
@@ -27,7 +28,8 @@ from natix_hf.hub.public_page import write_public_page
 from natix_hf.schemas import validate
 
 # Documents of a run that are published where there are any; the first is there in every finished run.
-DOCUMENTS = ("metrics", "slices", "selective", "robustness", "reward", "over_probe", "probe")
+DOCUMENTS = ("metrics", "slices", "selective", "robustness", "reward")
+PROBES = (OverProbe, ProbeSearch)
 SHOWN_ON_PAGE = ("slices", "robustness", "reward", "selective")
 
 
@@ -66,6 +68,9 @@ def write_bundle(
             validate(document, name)
             documents[name] = document if include_photos else public(name, document, names)
             write_json(folder / f"{name}.json", documents[name])
+    for kind in PROBES:
+        if kind.there(run):
+            kind.read(run).write(folder)
     calibration = _document(run, "calibration")
     if not include_photos:
         calibration = public("calibration", calibration, names)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from natix_hf.documents.probe import OverProbe
 from natix_hf.files import read_json
 from natix_hf.hub.card_text import cell
 from natix_hf.hub.privacy import Names, public
@@ -172,23 +173,23 @@ def reward_section(document: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return {"text": _plain(found["text"]), "table": Table(found["heads"], rows), "field": _plain(found["field"])}
 
 
-def probe_section(document: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def probe_section(found: OverProbe | None) -> dict[str, Any] | None:
     """What fine-tuning added over the probe that it started from."""
-    if not document:
+    if not found:
         return None
     rows = [
         [
             LABELS.get(name, name),
-            _with_interval(one["probe"]),
-            _with_interval(one["tuned"]),
-            _signed(one["difference"]),
-            str(document["n"]),
+            _with_interval(one.probe.plain()),
+            _with_interval(one.tuned.plain()),
+            _signed(one.difference.plain()),
+            str(found.n),
         ]
-        for name, one in document["metrics"].items()
+        for name, one in found.metrics.items()
     ]
     return {
-        "text": f"Tuned minus probe on the same {document['n']} photos ({document['groups']} groups) of "
-        f"`{document['split']}`, 95 % intervals from resamples of whole groups:",
+        "text": f"Tuned minus probe on the same {found.n} photos ({found.groups} groups) of "
+        f"`{found.split}`, 95 % intervals from resamples of whole groups:",
         "table": Table(["metric", "probe", "tuned", "difference", "photos"], rows),
     }
 

@@ -14,6 +14,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from natix_hf.data.certificate import read_certificate
+from natix_hf.documents.probe import OverProbe
 from natix_hf.errors import UserError
 from natix_hf.files import read_json
 from natix_hf.hub import card_sections
@@ -41,7 +42,7 @@ SETTINGS = (
     *("loss", "optim", "weight_decay", "label_smoothing_factor", "mixup_alpha", "cutmix_alpha", "mix_switch_prob"),
     *("ema", "ema_decay", "split_seed"),
 )
-OPTIONAL = ("calibration", "selective", "robustness", "slices", "reward", "over_probe")
+OPTIONAL = ("calibration", "selective", "robustness", "slices", "reward")
 LORA_SETTINGS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
 
 
@@ -116,7 +117,7 @@ def model_card(
         robustness=card_sections.robustness_section(found["robustness"]),
         slices=card_sections.slices_section(found["slices"]),
         reward=card_sections.reward_section(found["reward"]),
-        over_probe=card_sections.probe_section(found["over_probe"]),
+        over_probe=card_sections.probe_section(OverProbe.read(run_folder) if OverProbe.there(run_folder) else None),
         latency=card_sections.latency_section(latency),
         pictures=card_sections.pictures(run_folder, names),
         data_text=_data_text(data, splits),

@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from natix_hf.documents.probe import ProbeSearch
 from natix_hf.errors import UserError
-from natix_hf.files import read_json, replacing, write_json
+from natix_hf.files import replacing
 from natix_hf.inference.features import pooled
 from natix_hf.report.metrics import LOWER_IS_BETTER, classification_metrics
-from natix_hf.schemas import validate
 from natix_hf.threads import one_blas_thread
 from natix_hf.training.heads import REFERENCE_BATCH, Head, Setting, best_head, settings, train_heads
 
@@ -139,14 +139,10 @@ class HeadSearch:
         self.trainer = trainer
         self.wanted = grid(trainer.args)
         if trainer.eval_dataset is None:
-            self.wanted = [Setting(**read_json(trainer.honest / "probe.json")["chosen"])]
+            self.wanted = [Setting(**ProbeSearch.read(trainer.honest).chosen.plain())]
 
-    def run(self) -> dict[str, Any]:
-        """Train, judge, choose; the model then has the winner's pooling, layers and head.
-
-        Returns:
-            The content of `probe.json`.
-        """
+    def run(self) -> ProbeSearch:
+        """Train, judge, choose; the model then has the winner's pooling, layers and head."""
         trainer, args = self.trainer, self.trainer.args
         layers = max(setting.layers for setting in self.wanted)
         train, select = trainer.train_dataset, trainer.eval_dataset
@@ -175,18 +171,22 @@ class HeadSearch:
                 after_step=after_step,
             )
             steps = bar.total
-        chosen, document = 0, {"version": 1, "rows": len(labels), "steps": steps, "batch": args.train_batch_size}
+        chosen, compared = 0, {}
         if select is not None:
             chosen, found = choose_head(heads, np.array(select.labels), trainer.positive, args.metric_for_best_model)
             feature_of = [pooled(p, *heads[chosen].setting[:2]) for p in (views[0], judged)]
             check = lbfgs_check(feature_of[0], labels, feature_of[1], np.array(select.labels), trainer.positive)
-            document |= {"judged": len(select.labels), "heads": found, "lbfgs": check}
-        document["chosen"] = heads[chosen].setting._asdict()
-        document["reference_batch"] = REFERENCE_BATCH
+            compared = {"judged": len(select.labels), "heads": found, "lbfgs": check}
         self._adopt(heads[chosen])
         trainer.state.global_step = trainer.state.max_steps = steps
-        validate(document, "probe")
-        return document
+        return ProbeSearch(
+            rows=len(labels),
+            steps=steps,
+            batch=args.train_batch_size,
+            **compared,
+            chosen=heads[chosen].setting._asdict(),
+            reference_batch=REFERENCE_BATCH,
+        )
 
     @torch.no_grad()
     def _adopt(self, head: Head) -> None:
@@ -202,24 +202,23 @@ class HeadSearch:
                 data.pooling, data.layers = head.setting.pooling, head.setting.layers
 
 
-def write_search(run: Path, document: dict[str, Any]) -> list[str]:
+def write_search(run: Path, search: ProbeSearch) -> list[str]:
     """Write `probe.json` and, where heads were compared, `figures/probe.png`; returns the lines to print."""
-    write_json(run / "probe.json", document)
-    chosen = document["chosen"]
-    told = f"{chosen['pooling']} of the last {chosen['layers']}, learning rate {chosen['learning_rate']:g}"
-    told += f", weight decay {chosen['weight_decay']:g}"
-    if "heads" not in document:
+    search.write(run)
+    chosen = search.chosen
+    told = f"{chosen.pooling} of the last {chosen.layers}, learning rate {chosen.learning_rate:g}"
+    told += f", weight decay {chosen.weight_decay:g}"
+    if search.heads is None:
         return [f"probe: {told}"]
     from natix_hf.report.figures_probe import heat_map
 
     (run / "figures").mkdir(exist_ok=True)
     with replacing(run / "figures" / "probe.png") as path:
-        heat_map(document["heads"], chosen, path)
-    best = next(one for one in document["heads"] if all(one[key] == value for key, value in chosen.items()))
-    check = document["lbfgs"]
+        heat_map(search.heads, chosen.plain(), path)
+    best = next(head for head in search.heads if head.items() >= chosen.plain().items())
+    check = search.lbfgs
     return [
-        f"probe: {len(document['heads'])} heads over {document['rows']} photos; best on val_select "
-        f"({document['judged']} photos): {told}: MCC {best['mcc']:.3f}, NLL {best['log_loss']:.4f}",
-        f"  beside it logistic regression by L-BFGS (C = {check['C']:g}): MCC {check['mcc']:.3f}, "
-        f"NLL {check['log_loss']:.4f}",
+        f"probe: {len(search.heads)} heads over {search.rows} photos; best on val_select "
+        f"({search.judged} photos): {told}: MCC {best['mcc']:.3f}, NLL {best['log_loss']:.4f}",
+        f"  beside it logistic regression by L-BFGS (C = {check.C:g}): MCC {check.mcc:.3f}, NLL {check.log_loss:.4f}",
     ]

@@ -25,6 +25,7 @@ from transformers.trainer_utils import TrainOutput
 
 from natix_hf.data.contracts import LockedSplits
 from natix_hf.data.slicing import check_slices
+from natix_hf.documents.probe import OverProbe
 from natix_hf.errors import UserError
 from natix_hf.files import home, read_json
 from natix_hf.modeling.packed_linear import packed_linears
@@ -247,10 +248,10 @@ class NatixTrainer(FeedsPhotos):
 
     def _search_heads(self) -> TrainOutput:
         """Train the grid of heads in place of one; the model ends with the best of them."""
-        document = HeadSearch(self).run()
+        search = HeadSearch(self).run()
         if self.args.should_save:
-            print("\n".join(write_search(Path(self.args.output_dir), document)))
-        return TrainOutput(document["steps"], 0.0, {})
+            print("\n".join(write_search(Path(self.args.output_dir), search)))
+        return TrainOutput(search.steps, 0.0, {})
 
     def _count_operations(self) -> None:
         item = dict(self.train_dataset[0, 0])
@@ -378,8 +379,8 @@ class NatixTrainer(FeedsPhotos):
         """What is printed of the finished run: the lines about what `finish` returned."""
         run = Path(self.args.output_dir)
         record, lines = read_json(run / "run.json"), summary_lines(metrics, read_json(run / "calibration.json"))
-        if (run / "over_probe.json").is_file():
-            lines += over_probe_lines(read_json(run / "over_probe.json"))
+        if OverProbe.there(run):
+            lines += over_probe_lines(OverProbe.read(run))
         return lines + speed_lines(record.get("speed"), record["time"])
 
 

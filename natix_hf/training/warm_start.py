@@ -17,12 +17,12 @@ from peft import PeftModel
 
 from natix_hf.decision.calibration import Calibration
 from natix_hf.decision.temperature import fit_temperature
+from natix_hf.documents.probe import OverProbe
 from natix_hf.errors import UserError
-from natix_hf.files import read_json, write_json
+from natix_hf.files import read_json
 from natix_hf.inference.features import frozen_features, weights_fingerprint
 from natix_hf.report.intervals import bootstrap_intervals, group_count, paired_differences
 from natix_hf.report.summary import LABELS, figure_text
-from natix_hf.schemas import validate
 from natix_hf.training.heads import Head, settings, train_heads
 from natix_hf.training.probe import choose_head
 
@@ -138,7 +138,7 @@ def _copy(head: Head, target: Any) -> None:
 
 def over_probe(
     run: Path, probe: dict[str, tuple[np.ndarray, np.ndarray]], rows: dict[str, Any], positive: int, seed: int = 0
-) -> dict[str, Any]:
+) -> OverProbe:
     """What fine-tuning added over the probe on `val_test`, written to `over_probe.json`.
 
     Args:
@@ -148,7 +148,7 @@ def over_probe(
         positive: id of the positive class.
 
     Returns:
-        The document: for each metric the probe's value and the tuned model's with intervals, and the difference
+        For each metric the probe's value and the tuned model's with intervals, and the difference
         (tuned minus probe) with that of pairs of photos, resampled by group.
     """
     fit = fit_temperature(*probe["fit"])
@@ -159,31 +159,25 @@ def over_probe(
         raise ValueError("the probe's rows are not those of predictions/val_test.parquet")
     intervals = [bootstrap_intervals(one, labels, groups, positive=positive, seed=seed) for one in (before, after)]
     changes = paired_differences(after, before, labels, groups, positive=positive, seed=seed)
-    document = {
-        "version": 1,
-        "split": "val_test",
-        "n": len(labels),
-        "groups": group_count(groups, len(labels)),
-        "metrics": {
-            name: {"probe": intervals[0][name], "tuned": intervals[1][name], "difference": changes[name]}
-            for name in COMPARED
-        },
+    metrics = {
+        name: {"probe": intervals[0][name], "tuned": intervals[1][name], "difference": changes[name]}
+        for name in COMPARED
     }
-    for one in document["metrics"].values():
+    for one in metrics.values():
         for values in one.values():
             values |= {key: None for key, value in values.items() if value != value}
-    validate(document, "over_probe")
-    write_json(run / "over_probe.json", document)
-    return document
+    found = OverProbe(split="val_test", n=len(labels), groups=group_count(groups, len(labels)), metrics=metrics)
+    found.write(run)
+    return found
 
 
-def over_probe_lines(document: dict[str, Any]) -> list[str]:
+def over_probe_lines(found: OverProbe) -> list[str]:
     """What a run prints of it."""
-    lines = [f"over the probe on the same {document['n']} photos of {document['split']}, tuned minus probe:"]
-    for name, one in document["metrics"].items():
-        change, ends = one["difference"], "-"
-        if change["low"] is not None:
-            ends = f"{change['low']:+.3f} to {change['high']:+.3f}"
-        told = "-" if change["difference"] is None else f"{change['difference']:+.3f}"
-        lines.append(f"  {LABELS[name]}: {figure_text(one['probe']['value'])} {told} ({ends})")
+    lines = [f"over the probe on the same {found.n} photos of {found.split}, tuned minus probe:"]
+    for name, one in found.metrics.items():
+        change, ends = one.difference, "-"
+        if change.low is not None:
+            ends = f"{change.low:+.3f} to {change.high:+.3f}"
+        told = "-" if change.difference is None else f"{change.difference:+.3f}"
+        lines.append(f"  {LABELS[name]}: {figure_text(one.probe.value)} {told} ({ends})")
     return lines

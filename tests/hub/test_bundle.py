@@ -12,6 +12,7 @@ from finished_run import NAMES, write_finished_run
 from huggingface_hub import ModelCard, parse_eval_result_entries
 from PIL import Image
 
+from natix_hf.documents.probe import OverProbe
 from natix_hf.errors import UserError
 from natix_hf.hub.bundle import DOCUMENTS, write_bundle
 from natix_hf.hub.privacy import Names, check_public, names_of
@@ -51,7 +52,7 @@ def files(folder):
 def test_everything_is_there_and_nothing_more(bundle):
     from natix_hf.hub.publishing import OURS
 
-    documents = {f"{name}.json" for name in DOCUMENTS if name != "probe"}
+    documents = {"over_probe.json", *(f"{name}.json" for name in DOCUMENTS)}
     pictures = {"figures/reliability.png", "figures/confusion.png"}
     assert files(bundle) == documents | pictures | {
         *("config.json", "calibration.json", "model.safetensors", "splits_summary.json"),
@@ -80,8 +81,9 @@ def test_figures_are_the_run_s_own_and_what_is_withheld_keeps_its_figures(finish
     assert sum(one["value"] == "withheld" for one in after) == 4
     assert {one["value"] for one in after} == {"rain", "sun", "harmless", "withheld"}
     assert [{**one, "value": ""} for one in after] == [{**one, "value": ""} for one in before]
-    for name in ("slices", "reward", "selective", "robustness", "over_probe", "metrics"):
+    for name in ("slices", "reward", "selective", "robustness", "metrics"):
         validate(json.loads((bundle / f"{name}.json").read_text()), name)
+    assert OverProbe.read(bundle) == OverProbe.read(finished)
 
 
 def test_the_certificate_goes_in_numbers(finished, bundle):

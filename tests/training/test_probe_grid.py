@@ -8,8 +8,8 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from natix_hf import UserError, load_photos
+from natix_hf.documents.probe import ProbeSearch
 from natix_hf.report.metrics import classification_metrics
-from natix_hf.schemas import validate
 from natix_hf.training.probe import lbfgs_check
 
 GRID = {
@@ -24,11 +24,10 @@ GRID = {
 def test_the_best_head_on_val_select_becomes_the_model_and_is_what_the_run_folder_holds(job, tmp_path, capsys):
     trainer = job("probe", **GRID)
     trainer.train()
-    document = json.loads((tmp_path / "run" / "probe.json").read_text())
-    validate(document, "probe")
-    assert len(document["heads"]) == 12
-    best = max(document["heads"], key=lambda head: (head["mcc"], -head["log_loss"]))
-    assert document["chosen"] == {key: best[key] for key in document["chosen"]}
+    search = ProbeSearch.read(tmp_path / "run")
+    assert len(search.heads) == 12
+    best = max(search.heads, key=lambda head: (head["mcc"], -head["log_loss"]))
+    assert best.items() >= search.chosen.plain().items()
     config = trainer.model.config
     assert (config.pooling, config.feature_layers) == (best["pooling"], best["layers"])
     select = trainer.splits.rows("selection", step="predictions")

@@ -1,14 +1,12 @@
-import json
-
 import numpy as np
 import pytest
 import torch
 
 from natix_hf import UserError, load_model
+from natix_hf.documents.probe import OverProbe
 from natix_hf.inference import features
 from natix_hf.inference.features import weights_fingerprint
 from natix_hf.report.metrics import classification_metrics
-from natix_hf.schemas import validate
 
 WARM = {"warm_start": "probe", "probe_learning_rates": [0.1, 1.0], "probe_epochs": 10, "num_train_epochs": 1}
 
@@ -36,12 +34,10 @@ def test_the_head_starts_as_the_best_probe_and_the_run_says_what_lora_added(job,
     logits = table @ trainer.warm.head.weight.numpy().T + trainer.warm.head.bias.numpy()
     np.testing.assert_allclose(probe["test"][0], logits, atol=1e-4)
     metrics = trainer.finish()
-    document = json.loads((tmp_path / "run" / "over_probe.json").read_text())
-    validate(document, "over_probe")
-    one = document["metrics"]["accuracy"]
-    assert one["tuned"]["value"] == metrics["metrics"]["accuracy"]["value"]
-    assert one["probe"]["value"] == classification_metrics(probe["test"][0], probe["test"][1])["accuracy"]
-    assert one["difference"]["difference"] == pytest.approx(one["tuned"]["value"] - one["probe"]["value"])
+    one = OverProbe.read(tmp_path / "run").metrics["accuracy"]
+    assert one.tuned.value == metrics["metrics"]["accuracy"]["value"]
+    assert one.probe.value == classification_metrics(probe["test"][0], probe["test"][1])["accuracy"]
+    assert one.difference.difference == pytest.approx(one.tuned.value - one.probe.value)
     assert any("over the probe on the same" in line for line in trainer.told(metrics))
 
 
