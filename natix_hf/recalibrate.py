@@ -94,13 +94,13 @@ def main(argv: list[str]) -> None:
     }
     report |= {"positive": positive, "seed": given.seed, "photos": own.described()}
     if not labelled:
-        from natix_hf.schemas import validate
+        from natix_hf.documents.recalibration import Recalibration
         from natix_hf.training.unlabelled import seen_shares, unlabelled_lines, unlabelled_report
 
         seen = seen_shares(folder, document, given.model)
         found = logits(own.rows), label_and_group(own.rows)["group"], calibration, document, seen, positive
         report |= unlabelled_report(folder, *found, seed=given.seed)
-        validate(report, "recalibration")
+        Recalibration.check(report)
         write_json(output / "recalibration.json", report)
         print("\n".join(unlabelled_lines(report, names, positive)))
         print(f"{output / 'recalibration.json'}: the report; without labels no model is changed")

@@ -12,7 +12,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 VERBS = ("train", "calibrate", "recalibrate", "evaluate", "sweep", "folds", "compare", "predict", "export", "demo")
 VERBS += ("data/__main__",)
 
-FREE = {"documents", "errors", "files", "resampling", "schemas", "threads"}  # know nothing, anybody may use them
+FREE = {"documents", "errors", "files", "resampling", "threads"}  # know nothing, anybody may use them
 GROUND = {"data", "modeling", "decision", "report"}
 # Room -> the rooms that it may import besides the free ones and itself.
 BELOW = {
@@ -23,7 +23,6 @@ BELOW = {
     "training": GROUND | {"inference", "hub", "recipe", "__init__"},
     "assets": GROUND | {"inference"},
     "documents": set(),
-    "schemas": set(),
 }
 
 

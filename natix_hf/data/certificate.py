@@ -19,9 +19,9 @@ from scipy.stats import chi2_contingency
 
 from natix_hf.data.contracts import PARTS, SPLITS
 from natix_hf.data.places import components
+from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.errors import UserError
 from natix_hf.files import read_json
-from natix_hf.schemas import validate
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -261,7 +261,7 @@ def check_seal(document: Mapping[str, Any], path: str | Path) -> None:
 
 
 def read_certificate(folder: str | Path) -> dict[str, Any]:
-    """The certificate that lies in a folder of splits (or of a run), once schema and seal are checked.
+    """The certificate that lies in a folder of splits (or of a run), once its form and seal are checked.
 
     Args:
         folder: that holds `splits.json`, or that file.
@@ -282,7 +282,7 @@ def read_certificate(folder: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: not JSON ({error}): bring the file back as it was written, or split again") from None
     if isinstance(document, dict) and document.get("version") == 1:
         raise UserError(f"{path}: of an earlier version, without a seal: split again (python -m natix_hf.data split)")
-    validate(document, "splits")
+    SplitCertificate.check(document)
     check_seal(document, path)
     return document
 

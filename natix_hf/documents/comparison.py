@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from natix_hf.documents.document import Document, Part
-from natix_hf.documents.figures import Count, Difference, Differences, Figures, Measured, Share, Some
+from natix_hf.documents.figures import Count, Difference, Figures, Measured, Metric, Share, Some
 
 
 class Cost(Part):
@@ -84,7 +84,7 @@ class BesideFirst(Part):
     """
 
     name: str
-    difference: Differences
+    difference: dict[Metric, JudgedDifference]
     mcnemar: McNemar
     right: dict[str, Count]
     decisions: list[list[int]]

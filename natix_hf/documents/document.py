@@ -21,6 +21,22 @@ class Part(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
+    @classmethod
+    def check(cls, content: Any, where: str) -> Self:
+        """The piece that these JSON types are.
+
+        Args:
+            content: what `json.loads` gives.
+            where: names it in errors.
+
+        Raises:
+            UserError: a key that is missing or not known, or a value that is not what it should be.
+        """
+        try:
+            return cls.model_validate(content, strict=True)
+        except ValidationError as error:
+            raise UserError(f"{where}: {_first(error)}") from None
+
     def plain(self) -> dict[str, Any]:
         """The content as JSON types, without the optional keys that were not given."""
         return self.model_dump(mode="json", exclude_unset=True)
@@ -68,15 +84,18 @@ class Document(Part):
             content = json.loads(text)
         except ValueError:
             raise UserError(f"{where}: not JSON") from None
+        return cls.check(content, where)
+
+    @classmethod
+    def check(cls, content: Any, where: str | None = None) -> Self:
+        """The document of these JSON types; `where` names it in errors, by default its file's name."""
+        where = where or cls.file_name
         if not isinstance(content, dict):
             raise UserError(f"{where}: not a JSON object")
-        edition = content.pop(cls.edition_key, None)
-        if edition != cls.edition:
-            raise UserError(f"{where}: {cls.edition_key} {edition} found, this release reads {cls.edition}")
-        try:
-            return cls.model_validate(content, strict=True)
-        except ValidationError as error:
-            raise UserError(f"{where}: {_first(error)}") from None
+        if content.get(cls.edition_key) != cls.edition:
+            found = content.get(cls.edition_key)
+            raise UserError(f"{where}: {cls.edition_key} {found} found, this release reads {cls.edition}")
+        return super().check({key: value for key, value in content.items() if key != cls.edition_key}, where)
 
     def text(self) -> str:
         """What is written: indented JSON."""

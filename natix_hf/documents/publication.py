@@ -11,7 +11,7 @@ from natix_hf.documents.export import ExportFormat, Precision
 from natix_hf.documents.figures import Some
 
 
-class Publication(Document):
+class PublishedVersion(Document):
     """A version in the model's repository.
 
     Attributes:

@@ -14,8 +14,8 @@ import yaml
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+from natix_hf.documents.hub_metadata import LICENCES
 from natix_hf.hub.card_text import hub_id
-from natix_hf.schemas import schema
 
 DINOV3 = {
     "license": "other",
@@ -116,5 +116,5 @@ def _front(card: Path, base_id: str | None) -> dict[str, str] | None:
         # Without a name and an address nobody could tell which other licence it is.
         address = isinstance(link, str) and link.startswith("https://")
         return {"license": "other", "license_name": str(name), "license_link": link} if name and address else None
-    ids = schema("model_card_metadata")["$defs"]["licence"]["enum"]
+    ids = LICENCES
     return {"license": licence} if licence in ids and licence != "unknown" else None

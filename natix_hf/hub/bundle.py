@@ -15,7 +15,13 @@ from typing import Any
 import yaml
 
 from natix_hf.data.certificate import read_certificate
+from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.probe import OverProbe, ProbeSearch
+from natix_hf.documents.reward import Reward
+from natix_hf.documents.robustness import Robustness
+from natix_hf.documents.selective import Selective
+from natix_hf.documents.slices import Slices
+from natix_hf.documents.split_certificate import SplitSummary
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_json, write_text
 from natix_hf.hub.base_licence import Licence, base_licence
@@ -25,10 +31,9 @@ from natix_hf.hub.card_text import hub_id
 from natix_hf.hub.cards import model_card
 from natix_hf.hub.privacy import Names, check_public, names_of, public, splits_summary
 from natix_hf.hub.public_page import write_public_page
-from natix_hf.schemas import validate
 
 # Documents of a run that are published where there are any; the first is there in every finished run.
-DOCUMENTS = ("metrics", "slices", "selective", "robustness", "reward")
+DOCUMENTS = (FinalFigures, Slices, Selective, Robustness, Reward)
 PROBES = (OverProbe, ProbeSearch)
 SHOWN_ON_PAGE = ("slices", "robustness", "reward", "selective")
 
@@ -62,10 +67,11 @@ def write_bundle(
     recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8")) if _has(run, "recipe.yaml") else {}
 
     documents = {}
-    for name in DOCUMENTS:
-        if name == "metrics" or _has(run, f"{name}.json"):
+    for kind in DOCUMENTS:
+        if kind is FinalFigures or kind.there(run):
+            name = kind.file_name.removesuffix(".json")
             document = _document(run, name)
-            validate(document, name)
+            kind.check(document)
             documents[name] = document if include_photos else public(name, document, names)
             write_json(folder / f"{name}.json", documents[name])
     for kind in PROBES:
@@ -76,7 +82,7 @@ def write_bundle(
         calibration = public("calibration", calibration, names)
         write_json(folder / "calibration.json", calibration)
     summary = splits_summary(splits, names)
-    validate(summary, "splits_summary")
+    SplitSummary.check(summary)
     write_json(folder / "splits_summary.json", summary)
 
     _copy_pictures(run, folder, names, include_photos)

@@ -1,7 +1,7 @@
 """What the Hub reads of a published model: the front matter of its card, and its evaluation results.
 
-The rules are those that the Hub documents (hub-docs: `modelcard.md`, `eval_results.yaml`); the schemas
-`model_card_metadata` and `eval_results` hold them, and our own that a figure names its photos, groups and interval.
+The rules are those that the Hub documents (hub-docs: `modelcard.md`, `eval_results.yaml`); the classes
+of `documents.hub_metadata` hold them, and our own that a figure names its photos, groups and interval.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
 
+from natix_hf.documents.hub_metadata import CardMetadata, EvaluationResult
 from natix_hf.hub.card_text import hub_id, title
 from natix_hf.report.summary import LABELS, figure_text, interval_text
-from natix_hf.schemas import validate
 
 # The Hub's ids of metrics that it knows; others stand under their own names.
 METRIC_IDS = {"mcc": "matthews_correlation", "auroc": "roc_auc", "macro_f1": "f1"}
@@ -75,7 +75,7 @@ def metadata(
         eval_results=results or None,
         **licence,
     )
-    validate(front.to_dict(), "model_card_metadata")
+    CardMetadata.check(front.to_dict(), "model_card_metadata")
     return front
 
 
@@ -112,5 +112,6 @@ def eval_results(metrics: Mapping[str, Any], *, data: str, repo_id: str, fingerp
         if None not in interval.values()
     ]
     document = eval_result_entries_to_yaml(entries)
-    validate(document, "eval_results")
+    for entry in document:
+        EvaluationResult.check(entry, "eval_results")
     return document

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from natix_hf.decision.calibration import Calibration
+from natix_hf.documents.export import Export
 from natix_hf.errors import UserError
 from natix_hf.files import check_writable, read_json, write_json
 from natix_hf.hub.adapter_export import write_adapter
@@ -28,7 +29,6 @@ from natix_hf.modeling.adapter_natix_dinov3 import fingerprint
 from natix_hf.modeling.configuration_natix_dinov3 import NatixDinov3Config
 from natix_hf.modeling.onnx_export import export_onnx
 from natix_hf.modeling.stock import stock_model
-from natix_hf.schemas import validate
 
 # What a client installs beside torch and torchvision, which the image processor needs.
 NEEDS = {
@@ -114,7 +114,7 @@ def export_run(
             "needs": NEEDS[form],
             "made_with": {name: version(name) for name in ("natix_hf", "torch", "transformers", "peft")},
         }
-        validate(document, "export")
+        Export.check(document)
         write_json(stage / "export.json", document)
     return document
 

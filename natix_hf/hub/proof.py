@@ -4,7 +4,7 @@
     document = prove(run, folder)                        # proof.json is written there
     document = prove(run, "owner/name", online=True)     # what was pushed, fetched anew; write the document yourself
 
-`prove` either returns the content of `proof.json` (schema `proof`) or raises a `UserError` that names the client and
+`prove` either returns the content of `proof.json` or raises a `UserError` that names the client and
 what differs; nothing is written then. Clients are `client.py` run by its path with an empty Hugging Face cache, no
 network unless `online`: with natix_hf imported, without it, and in `client_python` where one is given. The photos are
 the run's own of `val_select`, or generated scenes (`proof_photos.py`), never those of `val_test`.
@@ -27,12 +27,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from natix_hf.decision.temperature import softmax
+from natix_hf.documents.export import Proof
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_json
 from natix_hf.hub.proof_photos import Photos, proof_photos
 from natix_hf.inference.batches import logits_of, photo_batches
 from natix_hf.inference.prediction import load_classifier
-from natix_hf.schemas import validate
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CLIENT = Path(__file__).with_name("client.py")
@@ -118,7 +118,7 @@ def prove(
         "clients": checks,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    validate(document, "proof")
+    Proof.check(document)
     if folder.is_dir():
         write_json(folder / "proof.json", document)
     return document

@@ -21,6 +21,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 
 from natix_hf.data.certificate import read_certificate
 from natix_hf.decision.temperature import softmax
+from natix_hf.documents.publication import PublishedVersion
 from natix_hf.errors import UserError
 from natix_hf.files import fingerprint_file, read_json, write_json, write_text
 from natix_hf.hub import streetvision
@@ -31,7 +32,6 @@ from natix_hf.hub.faults import check_name, check_token, hub_faults
 from natix_hf.hub.proof import TOLERANCES, clients_of, prove
 from natix_hf.hub.proof_photos import proof_photos
 from natix_hf.inference.batches import logits_of, photo_batches
-from natix_hf.schemas import validate
 
 VERSION = "1.0.0"
 RECORD = "publication.json"
@@ -151,7 +151,7 @@ def _replaced(
                 raise ValueError
             path = api.hf_hub_download(asked.repo_id, RECORD, revision=revision, local_dir=folder)
             held = json.loads(Path(path).read_bytes())
-        validate(held, "publication")
+        PublishedVersion.check(held)
     except ValueError:
         if asked.force:
             return rest
@@ -216,7 +216,7 @@ def publish(run: Path, asked: Publication, say: Callable[[str], None] = print) -
             [RECORD, *(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())]
         )
         record |= {"format": form, "model": proof["model"], "files": files}
-        validate(record, "publication")
+        PublishedVersion.check(record)
         write_json(folder / RECORD, record)
         with hub_faults(asked.repo_id):
             commit = _push(api, asked, folder, place, say)

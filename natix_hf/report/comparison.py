@@ -83,7 +83,7 @@ def comparison_document(
     seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, Any]:
-    """The content of `comparison.json` (schema `comparison`).
+    """The content of `comparison.json` (`documents.Comparison`).
 
     Args:
         runs: two or more with names that differ; row i of each is the same photo. The others are set beside the first.

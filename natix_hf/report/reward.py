@@ -219,7 +219,7 @@ def reward_document(
     seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, Any]:
-    """The content of `reward.json` (schema `reward`).
+    """The content of `reward.json` (`documents.Reward`).
 
     Args:
         photos: one entry each; one whose photos are all of one class has no reward, and says so.

@@ -46,7 +46,7 @@ def robustness_document(
     seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, Any]:
-    """The content of `robustness.json` (schema `robustness`).
+    """The content of `robustness.json` (`documents.Robustness`).
 
     Args:
         clean: `(n, classes)` logits of the photos as they are, calibrated as the model gives them.

@@ -43,7 +43,7 @@ def slices_document(
     seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, Any]:
-    """The content of `slices.json` (schema `slices`).
+    """The content of `slices.json` (`documents.Slices`).
 
     Args:
         logits: `(n, classes)` as served; the decision is the largest.

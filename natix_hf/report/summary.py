@@ -40,7 +40,7 @@ def metrics_document(
     seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, Any]:
-    """The content of `metrics.json` (schema `metrics`).
+    """The content of `metrics.json` (`documents.FinalFigures`).
 
     Args:
         logits: `(n, classes)` calibrated, as the model gives them.

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import TrainerCallback
 
+from natix_hf.documents.run_record import RunRecord
 from natix_hf.files import home, read_json, write_json
 from natix_hf.inference.passes import operations
 from natix_hf.modeling.packed_linear import pack, worth_packing
 from natix_hf.modeling.packed_linear import times as packed_product
-from natix_hf.schemas import validate
 from natix_hf.training.bottleneck import bottleneck
 
 if TYPE_CHECKING:
@@ -174,5 +174,5 @@ def keep_speed(run: Path, speed: Mapping[str, Any] | None) -> None:
     """Add `speed` to a run's `run.json`."""
     record = read_json(run / "run.json")
     record |= {"speed": speed}
-    validate(record, "run")
+    RunRecord.check(record)
     write_json(run / "run.json", record)

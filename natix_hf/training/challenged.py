@@ -19,6 +19,9 @@ import torch
 
 from natix_hf.data.challenge import check_profiles, file_name
 from natix_hf.decision.calibration import Calibration
+from natix_hf.documents.reward import Reward
+from natix_hf.documents.robustness import Robustness
+from natix_hf.documents.run_record import RunRecord
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, replacing, write_json
 from natix_hf.inference.prediction import load_classifier
@@ -34,7 +37,6 @@ from natix_hf.report import figures_robustness
 from natix_hf.report.field import LATE_2025, Field
 from natix_hf.report.reward import Photos, reward_document
 from natix_hf.report.robustness import Sent, latency_document, robustness_document
-from natix_hf.schemas import validate
 from natix_hf.training.predictions import write_predictions
 from natix_hf.training.run_photos import run_splits
 
@@ -136,7 +138,7 @@ def measure_robustness(run: Path, profiles: Sequence[str], *, batch_size: int = 
         _write(run, profile, rows, cases, logits)
     record = read_json(run / "run.json")
     record["ledger"] = [*record["ledger"], *splits.ledger]
-    validate(record, "run")
+    RunRecord.check(record)
     write_json(run / "run.json", record)
 
 
@@ -186,7 +188,7 @@ def challenge_documents(
                 photos.append(Photos(profile, source, one, np.tile(labels[kept], times), np.tile(groups[kept], times)))
         documents["reward"] = reward_document(photos, field or LATE_2025, **about)
     for name, document in documents.items():
-        validate(document, name)
+        {"robustness": Robustness, "reward": Reward}[name].check(document)
         write_json(run / f"{name}.json", document)
     if "robustness" in documents:
         figures_robustness.robustness(documents["robustness"], run / "figures" / "robustness.png")

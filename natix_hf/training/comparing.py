@@ -14,10 +14,10 @@ import numpy as np
 
 from natix_hf.data.certificate import read_certificate
 from natix_hf.decision.calibration import Calibration
+from natix_hf.documents.comparison import Comparison
 from natix_hf.errors import UserError
 from natix_hf.files import read_json
 from natix_hf.report.comparison import Judged, comparison_document
-from natix_hf.schemas import validate
 from natix_hf.training import run_folder
 from natix_hf.training.predictions import read_predictions
 
@@ -66,7 +66,7 @@ def compare_runs(folders: Sequence[str | Path], *, n_boot: int = 1000, seed: int
         n_boot=n_boot,
         seed=seed,
     )
-    validate(document, "comparison")
+    Comparison.check(document)
     return document
 
 

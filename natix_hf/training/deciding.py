@@ -22,10 +22,10 @@ from natix_hf.decision.prior import class_prior
 from natix_hf.decision.prior_shift import importance_weights, prior_bias
 from natix_hf.decision.temperature import softmax
 from natix_hf.decision.threshold import fold_bias, threshold_curve, unreachable_line
+from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_json
 from natix_hf.recipe import DecisionOptions
-from natix_hf.schemas import validate
 from natix_hf.training.predictions import check_classes, read_predictions
 
 Rows = Mapping[str, np.ndarray]  # group, label, logits
@@ -140,7 +140,7 @@ def calibrate_run(
         document["prior"] = {**document["prior"], "deployment": dict(deployment)}
         if deployment["drift"] and deployment["drift"]["found"]:
             document["notes"] = [*document["notes"], deployment["drift"]["line"]]
-    validate(document, "calibration")
+    CalibrationFile.check(document)
     write_json(run / "calibration.json", document)
     record["ledger"] = [*record.get("ledger", []), *_entries(used, splits["fingerprints"])]
     write_json(run / "run.json", record)

@@ -19,6 +19,11 @@ from natix_hf.data.contracts import count_final_read
 from natix_hf.decision.calibration import Calibration
 from natix_hf.decision.selective import selective_document
 from natix_hf.decision.temperature import softmax
+from natix_hf.documents.calibration import CalibrationFile
+from natix_hf.documents.final_figures import FinalFigures
+from natix_hf.documents.run_record import RunRecord
+from natix_hf.documents.selective import Selective
+from natix_hf.documents.slices import Slices
 from natix_hf.errors import LeakageError, UserError
 from natix_hf.files import fingerprint_file, read_json, replacing, staging, write_json, write_text
 from natix_hf.hub.cards import hub_id, model_card
@@ -26,7 +31,6 @@ from natix_hf.report import figures
 from natix_hf.report.field import Field
 from natix_hf.report.slices import slices_document
 from natix_hf.report.summary import metrics_document
-from natix_hf.schemas import validate
 from natix_hf.training import run_folder
 from natix_hf.training.challenged import challenge_documents, note_latency, predict_challenged
 from natix_hf.training.deciding import calibrate_run, carried
@@ -100,7 +104,7 @@ def evaluate_run(run: Path, *, seed: int = 0, field: Field | None = None) -> dic
     if not (run / "calibration.json").is_file():
         raise UserError(f"{run}: no calibration.json: python -m natix_hf.calibrate {run} writes it")
     decided, splits = read_json(run / "calibration.json"), read_certificate(run)
-    validate(decided, "calibration")
+    CalibrationFile.check(decided)
     names, calibration = splits["label_names"], Calibration.from_document(decided)
     there = ("val_calib",) if (run / "predictions" / "val_calib.parquet").is_file() else ()
     for split in (*there, "val_select", "val_test"):  # card and page read the others too, when all else is written
@@ -124,19 +128,19 @@ def evaluate_run(run: Path, *, seed: int = 0, field: Field | None = None) -> dic
         seed=seed,
     )
     document["stages"] = stages_document(rows, calibration, decided.get("prior", {}).get("target"), seed=seed)
-    validate(document, "metrics")
+    FinalFigures.check(document)
     write_json(run / "metrics.json", document)
     guarantee, decisions = decided.get("guarantee"), logits.argmax(axis=1)
     selective = selective_document(
         calibrated, rows["label"], rows["group"], guarantee, record["positive"], decisions=decisions, seed=seed
     )
-    validate(selective, "selective")
+    Selective.check(selective)
     write_json(run / "selective.json", selective)
     if rows["slices"]:
         sliced = slices_document(
             logits, rows["label"], rows["group"], rows["slices"], names, record["positive"], seed=seed
         )
-        validate(sliced, "slices")
+        Slices.check(sliced)
         write_json(run / "slices.json", sliced)
     folder = run / "figures"
     folder.mkdir(exist_ok=True)
@@ -197,7 +201,7 @@ def finish(trainer: NatixTrainer) -> dict[str, Any]:
             document = evaluate_run(run)
         record = read_json(run / "run.json")
         record |= {"time": times, "status": "finished", "finished": run_folder.now()}
-        validate(record, "run")
+        RunRecord.check(record)
         write_json(run / "run.json", record)
     trainer.accelerator.wait_for_everyone()
     return document

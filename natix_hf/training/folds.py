@@ -25,11 +25,11 @@ from natix_hf.data.metadata import UNKNOWN
 from natix_hf.data.photos import read_source
 from natix_hf.data.slicing import check_slices, counted_values
 from natix_hf.data.sources import Rows
+from natix_hf.documents.several_runs import Folds
 from natix_hf.errors import UserError
 from natix_hf.files import read_json
 from natix_hf.report.metrics import METRICS
 from natix_hf.report.summary import LABELS, figure_text, interval_text
-from natix_hf.schemas import validate
 from natix_hf.training.run_photos import KEYS
 
 FEWEST = 30  # photos of a value that is worth a fold
@@ -133,7 +133,7 @@ def folds_document(
         "folds": rows,
         "mean": {name: _mean([one["metrics"][name]["value"] for one in done]) for name in METRICS} if done else None,
     }
-    validate(document, "folds")
+    Folds.check(document)
     return document
 
 

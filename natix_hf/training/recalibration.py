@@ -22,12 +22,13 @@ from natix_hf.decision.calibration import Calibration
 from natix_hf.decision.group_bounds import Groups
 from natix_hf.decision.prior import ODDS_LIMIT
 from natix_hf.decision.risk_control import smallest_alpha
+from natix_hf.documents.calibration import CalibrationFile
+from natix_hf.documents.recalibration import Recalibration
 from natix_hf.errors import UserError, one_line
 from natix_hf.files import read_json, staging, write_json, write_text
 from natix_hf.inference.onnx_model import GRAPH
 from natix_hf.recipe import DecisionOptions
 from natix_hf.report.decision_lines import calibration_lines
-from natix_hf.schemas import validate
 from natix_hf.training.deciding import carried, check_decision, decide, guaranteed
 from natix_hf.training.final import write_into_weights
 from natix_hf.training.predictions import write_predictions
@@ -202,7 +203,7 @@ def recalibrate(
         "compared": None,
         "options": dataclasses.asdict(options),
     }
-    validate(document, "calibration")
+    CalibrationFile.check(document)
     counts = np.bincount(control["label"], minlength=len(names))
     shares = counts / counts.sum() if target is None else target
     sides = [
@@ -298,7 +299,7 @@ def write_copy(
     Raises:
         UserError: an isotonic calibration for a class of transformers' own, which cannot hold it.
     """
-    validate(report, "recalibration")
+    Recalibration.check(report)
     stock = read_json(source / "config.json").get("model_type") != "natix_dinov3"
     if stock and calibration["isotonic"]:
         raise UserError("calibrator isotonic: this model's class cannot hold it: leave it out of --calibrator")

@@ -16,10 +16,12 @@ import yaml
 from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 
 from natix_hf.data.certificate import read_certificate
+from natix_hf.documents.calibration import CalibrationFile
+from natix_hf.documents.final_figures import FinalFigures
+from natix_hf.documents.run_record import RunRecord
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_json, write_text
 from natix_hf.hub.cards import model_card
-from natix_hf.schemas import validate
 from natix_hf.training import run_folder
 from natix_hf.training.trainer import NatixTrainer
 
@@ -131,14 +133,14 @@ class Refit(NatixTrainer):
             name = {"honest_run": self.honest.name}
             calibration = read_json(self.honest / "calibration.json") | name
             document = read_json(self.honest / "metrics.json") | name
-            validate(calibration, "calibration")
-            validate(document, "metrics")
+            CalibrationFile.check(calibration)
+            FinalFigures.check(document)
             save_model(self, run, calibration)
             write_json(run / "calibration.json", calibration)
             write_json(run / "metrics.json", document)
             write_record(self, run, refit=self.taken)
             record = read_json(run / "run.json") | {"status": "finished", "finished": run_folder.now()}
-            validate(record, "run")
+            RunRecord.check(record)
             write_json(run / "run.json", record)
             write_text(run / "README.md", model_card(run))
         self.accelerator.wait_for_everyone()

@@ -15,6 +15,7 @@ from typing import Any
 
 from natix_hf import __version__
 from natix_hf.data.certificate import read_certificate
+from natix_hf.documents.run_record import RunRecord
 from natix_hf.errors import UserError
 from natix_hf.files import check_writable, read_json, write_json, write_text
 
@@ -104,7 +105,13 @@ def begin(
     started = now()
     if resume and (run / "run.json").exists():
         started = read_json(run / "run.json").get("started", started)
-    record = {"status": "training", "started": started, "versions": versions(), "processes": processes}
+    record = {
+        "version": RunRecord.edition,
+        "status": "training",
+        "started": started,
+        "versions": versions(),
+        "processes": processes,
+    }
     write_json(run / "run.json", record)
     write_json(run / "splits.json", splits)
     if recipe_text is not None:

@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from natix_hf.data.certificate import read_certificate
+from natix_hf.documents.run_record import RunRecord
+from natix_hf.documents.several_runs import Sweep
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_json
 from natix_hf.report.intervals import bootstrap_intervals, group_count
 from natix_hf.report.summary import LABELS, figure_text, interval_text
-from natix_hf.schemas import validate
 from natix_hf.training import run_folder
 from natix_hf.training.bottleneck import speed_lines
 from natix_hf.training.final import write_record
@@ -124,7 +125,7 @@ class Member(NatixTrainer):
             metric = (self.args.metric_for_best_model or "mcc").removeprefix("eval_")
             write_record(self, run, metric="log_loss" if metric == "loss" else metric)
             record = read_json(run / "run.json") | {"status": "finished", "finished": run_folder.now()}
-            validate(record, "run")
+            RunRecord.check(record)
             write_json(run / "run.json", record)
             shutil.rmtree(run / "checkpoints", ignore_errors=True)  # what wins is trained as a run of its own
             document = score(run)
@@ -210,7 +211,7 @@ def ranking(output: Path, outcomes: dict[str, dict[str, Any]]) -> dict[str, Any]
         "resamples": RESAMPLES,
         "runs": [*scored, *(one for one in runs if one["status"] != "finished")],
     }
-    validate(document, "sweep")
+    Sweep.check(document)
     return document
 
 

@@ -9,13 +9,12 @@ from itertools import chain
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
-from jsonschema import Draft202012Validator
 
 from natix_hf.data.contracts import PARTS, SPLITS
 from natix_hf.data.sources import Rows
 from natix_hf.data.splits import assign, split_rows
+from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.errors import UserError
-from natix_hf.schemas import schema, validate
 
 RATIOS = (0.60, 0.15, 0.15, 0.10)
 
@@ -198,12 +197,11 @@ def test_a_class_too_small_for_both_parts_stands_in_fit():
     assert locked.description["class_counts"]["val_calib/control"]["c1"] == 0
 
 
-def test_the_description_fits_its_schema_and_accounts_for_every_row():
-    Draft202012Validator.check_schema(schema("splits"))
+def test_the_description_is_a_certificate_and_accounts_for_every_row():
     broken = [{"id": "x.jpg", "reason": "the file is empty (0 bytes)"}]
     locked = split_rows(Rows(table([i % 2 for i in range(100)]), broken), RATIOS, 3, near_duplicates=False)
     document = json.loads(json.dumps(locked.description))
-    validate(document, "splits")
+    SplitCertificate.check(document)
     assert sum(document["sizes"].values()) == 100
     assert sorted(chain.from_iterable(document["ids"].values())) == sorted(f"r{i:05d}" for i in range(100))
     assert document["broken"] == broken
@@ -228,7 +226,7 @@ def test_four_given_splits_are_taken_as_they_are():
     locked = split_rows(Rows(given(), []), RATIOS, 0, near_duplicates=False)
     assert locked.description["ids"] == {split: [f"{split}-{i}" for i in range(8)] for split in SPLITS}
     assert locked.description["ratios"] is None
-    validate(json.loads(json.dumps(locked.description)), "splits")
+    SplitCertificate.check(json.loads(json.dumps(locked.description)))
     fit = locked.rows("policy", step="fit calibration")
     assert len(fit) == 4
 

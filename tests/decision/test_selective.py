@@ -8,7 +8,7 @@ import sklearn.metrics
 
 from natix_hf.decision.risk_control import control_risk
 from natix_hf.decision.selective import flawless_high, risk_coverage, selective_document, share_with_interval
-from natix_hf.schemas import validate
+from natix_hf.documents.selective import Selective
 
 
 def draw(n: int, seed: int = 0, decimals: int = 6) -> tuple[np.ndarray, np.ndarray]:
@@ -102,7 +102,7 @@ def test_a_share_has_the_interval_of_its_groups():
 
 
 @pytest.mark.parametrize("alpha", [None, 0.06, 1e-5])
-def test_the_document_fits_its_schema_and_counts_the_band_on_other_rows(alpha):
+def test_the_document_is_of_its_class_and_counts_the_band_on_other_rows(alpha):
     generator = np.random.default_rng(3)
     labels, groups = generator.integers(0, 2, 1200), np.arange(1200) // 3
     logits = np.stack([np.zeros(1200), np.where(labels == 1, 2.0, -2.0) + generator.normal(0, 1.5, 1200)], axis=1)
@@ -111,7 +111,7 @@ def test_the_document_fits_its_schema_and_counts_the_band_on_other_rows(alpha):
     if alpha is not None:
         guarantee = control_risk(scores[:600], labels[:600] == 1, groups[:600], risk="fpr", alpha=alpha)
     document = selective_document(logits[test], labels[test], groups[test], guarantee, 1, n_boot=100)
-    validate(document, "selective")
+    Selective.check(document)
     decided = logits[test].argmax(axis=1)
     assert document["curve"]["risk"][-1] == pytest.approx((decided != labels[test]).mean())
     assert (document["n"], document["groups"]) == (600, 200)

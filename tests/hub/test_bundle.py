@@ -12,11 +12,11 @@ from finished_run import NAMES, write_finished_run
 from huggingface_hub import ModelCard, parse_eval_result_entries
 from PIL import Image
 
+from natix_hf.documents.hub_metadata import EvaluationResult
 from natix_hf.documents.probe import OverProbe
 from natix_hf.errors import UserError
 from natix_hf.hub.bundle import DOCUMENTS, write_bundle
 from natix_hf.hub.privacy import Names, check_public, names_of
-from natix_hf.schemas import validate
 
 MARKED = {"photo": "SECRETPHOTO-{:04d}.jpg", "group": "SECRETGROUP-{:03d}"}
 # Nothing of these may be read anywhere; the last two stand in values of a slice.
@@ -52,7 +52,7 @@ def files(folder):
 def test_everything_is_there_and_nothing_more(bundle):
     from natix_hf.hub.publishing import OURS
 
-    documents = {"over_probe.json", *(f"{name}.json" for name in DOCUMENTS)}
+    documents = {"over_probe.json", *(kind.file_name for kind in DOCUMENTS)}
     pictures = {"figures/reliability.png", "figures/confusion.png"}
     assert files(bundle) == documents | pictures | {
         *("config.json", "calibration.json", "model.safetensors", "splits_summary.json"),
@@ -81,8 +81,8 @@ def test_figures_are_the_run_s_own_and_what_is_withheld_keeps_its_figures(finish
     assert sum(one["value"] == "withheld" for one in after) == 4
     assert {one["value"] for one in after} == {"rain", "sun", "harmless", "withheld"}
     assert [{**one, "value": ""} for one in after] == [{**one, "value": ""} for one in before]
-    for name in ("slices", "reward", "selective", "robustness", "metrics"):
-        validate(json.loads((bundle / f"{name}.json").read_text()), name)
+    for kind in DOCUMENTS:
+        kind.read(bundle)
     assert OverProbe.read(bundle) == OverProbe.read(finished)
 
 
@@ -135,10 +135,10 @@ def test_evaluation_results_are_of_the_hub_s_form(bundle):
 )
 def test_broken_evaluation_results_are_refused(bundle, breaks):
     document = yaml.safe_load((bundle / ".eval_results/natix_hf.yaml").read_text())
-    validate(document, "eval_results")
+    EvaluationResult.check(document[0], "eval_results")
     breaks(document[0])
     with pytest.raises(UserError, match="eval_results"):
-        validate(document, "eval_results")
+        EvaluationResult.check(document[0], "eval_results")
 
 
 def test_results_on_own_photos_are_not_reported_to_a_data_set(tmp_path, export):

@@ -13,13 +13,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageClassification
 
+from natix_hf.documents.export import Export
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_json
 from natix_hf.hub.exporting import export_run
 from natix_hf.inference.batches import logits_of
 from natix_hf.inference.geojson import model_fingerprint
 from natix_hf.inference.prediction import load_classifier
-from natix_hf.schemas import validate
 
 PHOTOS = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(3))
 
@@ -66,7 +66,7 @@ def test_merged_and_adapter_give_the_bits_of_the_run(run, tmp_path):
     direct = NatixDinov3ForImageClassification.from_pretrained(tmp_path / "adapter")
     assert model_fingerprint(direct) == merged["model"] == adapter["model"]
     for form in ("merged", "adapter"):
-        validate(read_json(tmp_path / form / "export.json"), "export")
+        Export.check(read_json(tmp_path / form / "export.json"))
 
 
 def test_an_adapter_on_raw_dinov3_loads_after_importing_the_package(run, tmp_path):

@@ -11,12 +11,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from natix_hf.data.scenes import encode, scene
+from natix_hf.documents.export import Proof
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_json
 from natix_hf.hub.exporting import export_run
 from natix_hf.hub.proof import SAME_PROCESS, WITHOUT, prove
 from natix_hf.hub.proof_photos import proof_photos
-from natix_hf.schemas import validate
 
 PHOTOS = [encode(scene(5, index, (160, 90))) for index in range(6)]
 # A client's environment with another transformers; the test of it is left out where there is none.
@@ -40,7 +40,7 @@ def test_a_client_in_a_fresh_process_answers_like_the_run(exports):
     document = prove(
         exports / "run", exports / "stock", photos=PHOTOS, clients=(WITHOUT,), client_python=CLIENT_PYTHON
     )
-    validate(document, "proof")
+    Proof.check(document)
     assert read_json(exports / "stock" / "proof.json") == document
     assert document["photos"]["n"] == 6
     assert document["model"] == read_json(exports / "merged" / "export.json")["model"]

@@ -12,11 +12,11 @@ from finished_run import write_finished_run
 from hub_state import WRITE, sha256
 from huggingface_hub import ModelCard
 
+from natix_hf.documents.publication import PublishedVersion
 from natix_hf.files import read_json, write_json
 from natix_hf.hub import exporting, publishing
 from natix_hf.hub.proof import WITH, WITHOUT
 from natix_hf.hub.publishing import OURS, Publication, publish
-from natix_hf.schemas import validate
 
 ALICE = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
 
@@ -55,7 +55,7 @@ def test_one_commit_brings_all_and_nothing_else_leaves(hub, run, proofs):
     )
     assert not [name for name in held.files for word in words if word in name]
     record = json.loads(held.files["publication.json"])
-    validate(record, "publication")
+    PublishedVersion.check(record)
     assert set(record["files"]) == set(held.files)
     assert record["mcc"] == read_json(run / "metrics.json")["metrics"]["mcc"]["value"]
     for content in held.files.values():

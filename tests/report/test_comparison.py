@@ -10,11 +10,11 @@ import pytest
 import scipy.stats
 from sklearn.metrics import cohen_kappa_score
 
+from natix_hf.documents.comparison import Comparison
 from natix_hf.report.comparison import Judged, comparison_document, mcnemar
 from natix_hf.report.comparison_page import comparison_html, comparison_lines
 from natix_hf.report.intervals import bootstrap_intervals, paired_difference
 from natix_hf.report.metrics import METRICS
-from natix_hf.schemas import validate
 
 COST = dict.fromkeys(("method", "parameters", "trainable_parameters", "megabytes", "training_seconds", "latency_p50"))
 COST |= {"times_read_before": 1}
@@ -89,7 +89,7 @@ def document(rows) -> dict:
 
 
 def test_figures_and_differences_are_those_of_the_intervals(rows, document):
-    validate(document, "comparison")
+    Comparison.check(document)
     assert json.loads(json.dumps(document)) == document
     first, worse, _ = rows["runs"]
     assert document["runs"][1]["metrics"] == bootstrap_intervals(

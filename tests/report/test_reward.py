@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, matthews_corrcoef
 
+from natix_hf.documents.reward import Reward
 from natix_hf.errors import UserError
 from natix_hf.report.field import LATE_2025, read_field
 from natix_hf.report.reward import (
@@ -14,7 +15,6 @@ from natix_hf.report.reward import (
     running_score,
     simulate,
 )
-from natix_hf.schemas import validate
 
 
 def test_six_steps_worked_by_hand():
@@ -120,9 +120,9 @@ def document(accuracy, groups=None, **kwargs):
     return reward_document(photos, LATE_2025, label_names=["None", "Roadwork"], days=200, n_boot=100, **kwargs)
 
 
-def test_the_document_fits_its_schema_and_names_profile_source_and_field():
+def test_the_document_is_of_its_class_and_names_profile_source_and_field():
     got = document(0.95)
-    validate(got, "reward")
+    Reward.check(got)
     whole, one_class = got["entries"]
     assert whole["recall"] == whole["specificity"] == 0.95
     assert whole["reward"]["low"] < whole["reward"]["value"] < whole["reward"]["high"]

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from natix_hf.documents.robustness import Robustness
 from natix_hf.report import figures_robustness
 from natix_hf.report.field import LATE_2025
 from natix_hf.report.intervals import bootstrap_intervals, paired_differences
 from natix_hf.report.metrics import METRICS
 from natix_hf.report.reward import Photos, reward_document
 from natix_hf.report.robustness import Sent, latency_document, robustness_document, robustness_lines
-from natix_hf.schemas import validate
 
 NAMES = ["None", "Roadwork"]
 
@@ -40,8 +40,8 @@ def document(rows):
     return robustness_document(clean, profiles, labels, groups, label_names=NAMES, latency=latency, n_boot=200)
 
 
-def test_the_document_holds_every_level_and_severity_and_fits_its_schema(document):
-    validate(document, "robustness")
+def test_the_document_holds_every_level_and_severity_and_is_of_its_class(document):
+    Robustness.check(document)
     first, second = document["profiles"]
     places = [(case["level"], case["distortion"], case["severity"]) for case in first["cases"]]
     assert places == [
@@ -82,7 +82,7 @@ def test_rows_of_one_class_give_null_and_no_number(rows):
     got = robustness_document(
         clean[kept], {"challenge@2025": part}, labels[kept], groups[kept], label_names=NAMES, n_boot=20
     )
-    validate(got, "robustness")
+    Robustness.check(got)
     assert got["clean"]["auroc"]["value"] is None
     assert got["profiles"][0]["cases"][0]["difference"]["auroc"]["difference"] is None
     assert "-" in robustness_lines(got, "auroc")[1]

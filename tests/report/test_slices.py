@@ -7,10 +7,10 @@ import json
 import numpy as np
 import pytest
 
+from natix_hf.documents.slices import Slices
 from natix_hf.report.intervals import bootstrap_intervals
 from natix_hf.report.metrics import classification_metrics
 from natix_hf.report.slices import slice_lines, slices_document
-from natix_hf.schemas import validate
 
 NAMES = ["None", "Roadwork"]
 
@@ -36,7 +36,7 @@ def document() -> dict:
 
 def test_every_figure_is_that_of_the_slices_rows(document):
     logits, labels, groups, slices = street()
-    validate(document, "slices")
+    Slices.check(document)
     assert json.loads(json.dumps(document)) == document
     assert document["columns"] == {"weather": 5, "city": 5}
     assert document["looked_at"] == 10 == len(document["slices"])

@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.report.metrics import classification_metrics
 from natix_hf.report.summary import metrics_document, summary_lines
-from natix_hf.schemas import validate
 
 CALIBRATION = {
     "calibrator": "temperature",
@@ -41,9 +41,9 @@ def document(times_read_before=0, classes=2, one_class=False):
 
 
 @pytest.mark.parametrize("classes", [2, 13])
-def test_the_document_fits_its_schema_and_holds_plain_numbers(classes):
+def test_the_document_is_of_its_class_and_holds_plain_numbers(classes):
     made, logits, labels = document(classes=classes)
-    validate(json.loads(json.dumps(made, allow_nan=False)), "metrics")
+    FinalFigures.check(json.loads(json.dumps(made, allow_nan=False)))
     assert (made["n"], made["groups"], made["split"]) == (90, 30, "val_test")
     assert sum(made["labels"].values()) == 90
     figures = classification_metrics(logits / 2, labels)
@@ -53,7 +53,7 @@ def test_the_document_fits_its_schema_and_holds_plain_numbers(classes):
 
 def test_an_undefined_figure_is_null_and_printed_as_a_dash():
     made, _, _ = document(one_class=True)
-    validate(json.loads(json.dumps(made, allow_nan=False)), "metrics")
+    FinalFigures.check(json.loads(json.dumps(made, allow_nan=False)))
     assert made["metrics"]["auroc"] == {"value": None, "low": None, "high": None}
     assert any(line.split() == ["AUROC", "-", "-"] for line in summary_lines(made))
 

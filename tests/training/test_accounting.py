@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from natix_hf.schemas import validate
+from natix_hf.documents.run_record import RunRecord
 from natix_hf.training import accounting
 from natix_hf.training.bottleneck import bottleneck, speed_lines
 
@@ -42,7 +42,7 @@ def test_a_run_says_where_its_time_went(job, tmp_path):
     trainer.train()
     metrics = trainer.finish()
     record = json.loads((tmp_path / "run" / "run.json").read_text())
-    validate(record, "run")
+    RunRecord.check(record)
     speed = record["speed"]
     assert speed["photos"] == trainer.splits.sizes["train"]
     assert speed["photos_per_second"] > 0
@@ -112,7 +112,7 @@ def finished(trainer, folder):
     trainer.train()
     lines = "\n".join(trainer.told(trainer.finish()))
     record = json.loads((folder / "run.json").read_text())
-    validate(record, "run")
+    RunRecord.check(record)
     return record, lines
 
 
@@ -212,8 +212,8 @@ def test_a_record_of_an_earlier_version_stays_valid(job, tmp_path):
         "peak_memory_mib": 700.0,
         "bottleneck": "the model itself",
     }
-    validate(record, "run")
-    validate(record | {"speed": None}, "run")
+    RunRecord.check(record)
+    RunRecord.check(record | {"speed": None})
     assert speed_lines(record["speed"])[0] == "speed: 80.5 photos/s in training, 20% of it waiting for data"
 
 

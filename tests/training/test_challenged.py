@@ -11,13 +11,14 @@ import torch
 from natix_hf import NatixTrainer, NatixTrainingArguments, UserError, load_model, load_photos
 from natix_hf.data.decode import client_photo
 from natix_hf.decision.calibration import Calibration
+from natix_hf.documents.reward import Reward
+from natix_hf.documents.robustness import Robustness
 from natix_hf.inference.batches import client_pixels
 from natix_hf.inference.prediction import load_classifier
 from natix_hf.inference.robustness import Case, cases_of, sent_photo
 from natix_hf.recipe import DecisionOptions
 from natix_hf.report.field import read_field
 from natix_hf.report.metrics import classification_metrics
-from natix_hf.schemas import validate
 from natix_hf.training.challenged import measure_robustness
 from natix_hf.training.final import evaluate_run
 from natix_hf.training.predictions import read_predictions
@@ -93,8 +94,8 @@ def test_val_test_is_predicted_in_every_way_and_the_documents_follow(finished):
     assert table.column_names == ["id", "group", "label", "profile", "level", "distortion", "severity", "logits"]
     assert len(table) == n * len(cases_of(PROFILE))
     document, reward = (json.loads((run / f"{name}.json").read_text()) for name in ("robustness", "reward"))
-    validate(document, "robustness")
-    validate(reward, "reward")
+    Robustness.check(document)
+    Reward.check(reward)
     calibration = Calibration.from_document(json.loads((run / "calibration.json").read_text()))
     level_3 = table.filter(table_column(table, "level") == 3).to_pydict()
     logits = calibration.served(np.array(level_3["logits"]))

@@ -13,10 +13,10 @@ from natix_hf import compare
 from natix_hf.data.plan import Plan
 from natix_hf.data.sources import Rows
 from natix_hf.data.splits import cut
+from natix_hf.documents.comparison import Comparison
 from natix_hf.errors import UserError
 from natix_hf.files import home, read_json, write_json
 from natix_hf.report.metrics import classification_metrics
-from natix_hf.schemas import validate
 from natix_hf.training.comparing import compare_runs
 from natix_hf.training.predictions import write_predictions
 
@@ -78,7 +78,7 @@ def test_runs_are_joined_by_id_and_judged_as_they_are_served(tmp_path, capsys):
     output = tmp_path / "out"
     compare.main([str(a), str(b), "--output", str(output)])
     document = read_json(output / "comparison.json")
-    validate(document, "comparison")
+    Comparison.check(document)
     assert [one["name"] for one in document["runs"]] == ["a", "b"]
     test = cut(rows, Plan(near_duplicates=False)).places["val_test"]
     labels = np.array(test["label"][:])

@@ -18,11 +18,11 @@ from natix_hf.data.sources import Rows
 from natix_hf.data.splits import cut
 from natix_hf.decision.calibration import Calibration
 from natix_hf.decision.temperature import fit_temperature, softmax
+from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.files import read_json, write_json
 from natix_hf.recipe import DecisionOptions
 from natix_hf.recipe_file import parse
 from natix_hf.report.decision_lines import calibration_lines
-from natix_hf.schemas import validate
 from natix_hf.training import deciding
 from natix_hf.training.deciding import calibrate_run, carried, options_of
 from natix_hf.training.predictions import read_predictions, write_predictions
@@ -73,7 +73,7 @@ def run(tmp_path_factory) -> Path:
 
 def test_by_default_one_temperature_and_a_threshold_that_is_only_reported(run):
     document = calibrate_run(run)
-    validate(json.loads((run / "calibration.json").read_text()), "calibration")
+    CalibrationFile.check(json.loads((run / "calibration.json").read_text()))
     rows = read_predictions(run, "val_calib", "fit")
     fit = fit_temperature(rows["logits"], rows["label"])
     assert document["temperature"] == [fit.temperature] * 2

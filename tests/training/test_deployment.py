@@ -13,10 +13,10 @@ import pytest
 from natix_hf import UserError, calibrate
 from natix_hf.decision.calibration import Calibration
 from natix_hf.decision.temperature import softmax
+from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.files import read_json
 from natix_hf.inference.predicted import read_probabilities
 from natix_hf.inference.prediction import Prediction, write_rows
-from natix_hf.schemas import validate
 from natix_hf.training.deployment import deployment_prior
 from tests.training.test_deciding import NAMES, write
 
@@ -59,7 +59,7 @@ def test_the_shares_of_a_known_shift_are_found_and_become_the_prior(copy, tmp_pa
     capsys.readouterr()
     calibrate.main([str(copy), "--deployment", str(table)])
     said, document = capsys.readouterr().out, read_json(copy / "calibration.json")
-    validate(document, "calibration")
+    CalibrationFile.check(document)
     prior = document["prior"]
     told = prior["deployment"]
     assert before["prior"]["target"] == [0.5, 0.5]

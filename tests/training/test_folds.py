@@ -12,10 +12,10 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from natix_hf.data.plan import Plan
 from natix_hf.data.sources import Rows
 from natix_hf.data.splits import cut
+from natix_hf.documents.several_runs import Folds
 from natix_hf.errors import UserError
 from natix_hf.files import write_json
 from natix_hf.report.metrics import METRICS
-from natix_hf.schemas import validate
 from natix_hf.training.folds import folds_document, folds_table, plan_folds
 
 
@@ -109,7 +109,7 @@ def test_the_table_holds_every_fold_and_the_mean_over_them(tmp_path):
     outcomes = {fold.name: {"status": "finished"} for fold in runs[:2]}
     outcomes[runs[2].name] = {"status": "failed", "reason": "exit status 2"}
     document = folds_document(tmp_path, "city", folds, outcomes)
-    validate(document, "folds")
+    Folds.check(document)
     found = {one["value"]: one for one in document["folds"]}
     assert (found["Boston"]["n"], found["New York"]["n"]) == (40, 50)
     assert found["Austin"]["status"] == "skipped"

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from natix_hf import UserError, load_model, load_photos
+from natix_hf.documents.run_record import RunRecord
 from natix_hf.inference.batches import client_pixels
-from natix_hf.schemas import validate
 from natix_hf.training.prefix import MOST_VIEWS, plan_prefix, prefix_drift, prefix_states, trained_blocks
 
 SETTINGS = {
@@ -87,7 +87,7 @@ def test_what_was_kept_and_its_drift_stand_in_the_record_and_on_the_card(job, tm
     rounded.train()
     rounded.finish()
     record = json.loads((tmp_path / "rounded" / "run.json").read_text())
-    validate(record, "run")
+    RunRecord.check(record)
     assert record["prefix"] == {
         "blocks": 1,
         "views": 2,

@@ -18,11 +18,11 @@ from natix_hf.decision.calibrators import fit_calibrator
 from natix_hf.decision.prior_shift import estimate_prior
 from natix_hf.decision.selective import risk_coverage
 from natix_hf.decision.threshold import threshold_curve
+from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.errors import command
 from natix_hf.files import read_json, write_json
 from natix_hf.report.intervals import bootstrap_intervals, paired_difference
 from natix_hf.report.slices import slices_document
-from natix_hf.schemas import validate
 from tests.training.test_deciding import write
 from tests.verbs.conftest import listing
 
@@ -140,7 +140,7 @@ def test_one_class_few_photos_and_no_mistakes_are_told_and_change_no_logit(run, 
         capsys.readouterr()
         calibrate.main(words)
         document = read_json(run / "calibration.json")
-        validate(document, "calibration")
+        CalibrationFile.check(document)
         assert (document["temperature"], document["calibrator_bias"]) == ([1.0, 1.0], [0.0, 0.0])
         return capsys.readouterr().out
 

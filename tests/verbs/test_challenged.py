@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from natix_hf.schemas import validate
+from natix_hf.documents.reward import Reward
+from natix_hf.documents.robustness import Robustness
 
 pytestmark = pytest.mark.slow
 
@@ -26,8 +27,8 @@ def test_a_recipe_with_challenges_and_the_same_later(desk):
     assert "  challenge@2025 all levels: " in result.out
     assert "latency on this CPU" in result.out
     assert "field: scores.csv (2 participants), mean score 0.500" in result.out
-    for name in ("robustness", "reward"):
-        validate(json.loads((desk.output / f"{name}.json").read_text()), name)
+    for kind in (Robustness, Reward):
+        kind.read(desk.output)
     later = json.loads((desk.output / "robustness.json").read_text())
     assert [profile["profile"] for profile in later["profiles"]] == ["challenge@2025", "challenge@2026-05"]
     assert later["profiles"][1] == first["profiles"][0]  # what was measured before is still there

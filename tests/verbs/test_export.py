@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from natix_hf.schemas import validate
+from natix_hf.documents.export import Proof
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -25,7 +25,7 @@ def test_a_trained_run_is_exported_proved_on_its_own_photos_and_predicts_the_sam
     assert result.status == 0, result.err
     assert "fresh process without natix_hf: logits" in result.out
     proof = json.loads((out / "proof.json").read_text())
-    validate(proof, "proof")
+    Proof.check(proof)
     assert proof["photos"]["source"] == "val_select"
     tables = []
     for model in (finished, out):

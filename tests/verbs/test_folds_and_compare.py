@@ -10,7 +10,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from natix_hf.schemas import validate
+from natix_hf.documents.comparison import Comparison
+from natix_hf.documents.several_runs import Folds
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +55,7 @@ def test_a_city_is_the_test_of_its_own_run_and_a_second_start_keeps_what_is_ther
     assert "city_name = Reno: no fold: 21 photos, fewer than 30" in out
     assert "city_name = Austin: no fold: 21 photos, fewer than 30" in out
     document = read(output / "folds.json")
-    validate(document, "folds")
+    Folds.check(document)
     found = {one["value"]: one for one in document["folds"]}
     assert {value: one["status"] for value, one in found.items()} == {
         "Boston": "finished", "Austin": "skipped", "Reno": "skipped"
@@ -94,7 +95,7 @@ def test_two_runs_on_the_same_photos_are_compared_and_no_read_is_counted_for_it(
     assert status == 0, err
     assert "two less Boston:" in out
     document = read(cities.folder / "both" / "comparison.json")
-    validate(document, "comparison")
+    Comparison.check(document)
     for run, one in zip(runs, document["runs"]):
         for name, interval in read(run / "metrics.json")["metrics"].items():
             assert one["metrics"][name] == pytest.approx(interval), name

@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from natix_hf.decision.calibration import Calibration
-from natix_hf.schemas import validate
+from natix_hf.documents.calibration import CalibrationFile
+from natix_hf.documents.recalibration import Recalibration
 from tests.verbs.conftest import COLOURS, listing
 
 pytestmark = pytest.mark.slow
@@ -43,8 +44,8 @@ def test_the_copy_holds_the_new_calibration_everywhere(copy, finished):
 
     folder, _ = copy
     document, report = (json.loads((folder / f"{n}.json").read_text()) for n in ("calibration", "recalibration"))
-    validate(document, "calibration")
-    validate(report, "recalibration")
+    CalibrationFile.check(document)
+    Recalibration.check(report)
     assert {path.name for path in folder.iterdir()} >= {"config.json", "model.safetensors", "README.md", "splits.json"}
     assert not {"run.json", "metrics.json", "checkpoints"} & {path.name for path in folder.iterdir()}
     assert document["prior_bias"] != [0, 0]
@@ -121,7 +122,7 @@ def test_photos_without_labels_give_a_report_and_no_model(trained_desk, finished
     assert done.status == 0, done.err
     assert [path.name for path in output.iterdir()] == ["recalibration.json"]
     report = json.loads((output / "recalibration.json").read_text())
-    validate(report, "recalibration")
+    Recalibration.check(report)
     assert report["labelled"] is False
     assert report["drift"] is not None
     for words in (

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from natix_hf.schemas import validate
+from natix_hf.documents.learning_rates import LearningRates
+from natix_hf.documents.several_runs import Sweep
 
 pytestmark = pytest.mark.slow
 
@@ -35,10 +36,9 @@ def test_the_finder_leaves_a_curve_beside_the_run_and_nothing_in_its_way(desk):
     left = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     assert left == {"find_lr.json", "figures/find_lr.png"}
     assert not desk.output.exists()
-    curve = read(folder / "find_lr.json")
-    validate(curve, "find_lr")
-    assert curve["photos_a_step"] == 16
-    assert f"{len(curve['rates'])} steps of 16 photos" in out
+    curve = LearningRates.read(folder)
+    assert curve.photos_a_step == 16
+    assert f"{len(curve.rates)} steps of 16 photos" in out
     assert str(folder / "figures" / "find_lr.png") in out
     assert desk.type("train", desk.recipe, *words).status == 0  # again: replaces the curve
     assert read(folder / "find_lr.json") == curve
@@ -70,7 +70,7 @@ def test_a_sweep_ranks_by_val_select_alone_and_says_what_failed(swept):
     assert result.status == 1, result.err
     assert "learning_rate=1e30: failed: exit status 2: the loss is" in result.err
     document = read(output / "sweep.json")
-    validate(document, "sweep")
+    Sweep.check(document)
     assert [one["status"] for one in document["runs"]] == ["finished", "finished", "failed"]
     scored = document["runs"][:2]
     assert [one["rank"] for one in scored] == [1, 2]
