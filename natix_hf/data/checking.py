@@ -25,7 +25,7 @@ from natix_hf.data.certificate import (
     straddling,
 )
 from natix_hf.data.certificate_text import POINTS, SHIFTED, largest_difference, shift_sentence, straddle
-from natix_hf.data.columns import as_text, column_values, has_column
+from natix_hf.data.columns import as_name, column_values, has_column
 from natix_hf.data.contact_sheet import contact_sheet as draw_contact_sheet
 from natix_hf.data.contracts import PARTS, SPLITS
 from natix_hf.data.groups import Grouping, group_rows
@@ -215,7 +215,7 @@ def _tied(pool: _Pool, values: dict[str, dict[str, list]], rules: dict[str, Any]
     """The groups of the rows, found anew: from the columns that tied them, the files and the photos."""
     columns = {name: [value for split in SPLITS for value in values[split][name]] for name in values["train"]}
     columns |= {
-        name: [as_text(value) for value in column_values(pool.data, name, "group_column")]
+        name: [as_name(value) for value in column_values(pool.data, name, "group_column")]
         for name in rules.get("group_columns", ())
         if name not in columns and has_column(pool.data, name)
     }

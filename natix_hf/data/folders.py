@@ -10,7 +10,6 @@ or groups and opens no photo.
 from __future__ import annotations
 
 import csv
-import glob
 import json
 import os
 import re
@@ -19,9 +18,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, Value, load_from_disk
 from datasets.exceptions import DatasetsError
 
+from natix_hf.data.columns import with_column
+from natix_hf.data.parquet_files import read_parquet
+from natix_hf.data.stacking import stacked
 from natix_hf.errors import UserError
 
 # heic and heif stand here although Pillow cannot read them: such photos are to be named as unreadable, not passed
@@ -137,14 +139,11 @@ def _class_folders(path: Path, photos: list[Path], photo_column: str) -> dict[st
 
 def _tables(path: Path, tables: list[Path], photo_column: str, text_columns: set[str]) -> dict[str, Dataset]:
     """One or more metadata files; a first folder with the name of a split is the origin."""
-    parts: dict[str, list[pa.Table]] = {}
+    parts: dict[str, dict[str, Dataset]] = {}
     for file in tables:
         origin = file.parts[0] if file.parts[0] in SPLIT_FOLDERS else WHOLE
-        parts.setdefault(origin, []).append(_table(path / file, photo_column, text_columns).data.table)
-    return {
-        origin: Dataset(pa.concat_tables(members, promote_options="permissive").replace_schema_metadata(None))
-        for origin, members in parts.items()
-    }
+        parts.setdefault(origin, {})[str(path / file)] = _table(path / file, photo_column, text_columns)
+    return {origin: stacked(list(members.values()), list(members)) for origin, members in parts.items()}
 
 
 def _table(path: Path, photo_column: str, text_columns: set[str]) -> Dataset:
@@ -205,11 +204,13 @@ def path_origin(file: Path) -> str:
 
 def _shards(path: Path, files: list[Path], photo_column: str) -> dict[str, Dataset]:
     """Parquet files, memory-mapped; photos inside, or as paths from the folder."""
-    parts: dict[str, list[str]] = {}
+    parts: dict[str, list[Path]] = {}
     for file in files:
-        parts.setdefault(path_origin(file), []).append(glob.escape(str(path / file)))
+        parts.setdefault(path_origin(file), []).append(path / file)
     try:
-        read = dict(load_dataset("parquet", data_files=parts))
+        read = read_parquet(parts)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
     except (pa.ArrowException, DatasetsError, ValueError) as error:
         raise UserError(
             f"{path}: cannot read {', '.join(map(str, files[:3]))} as parquet ({error.__cause__ or error})"
@@ -233,6 +234,4 @@ def _resolved(rows: Dataset, photo_column: str, folders: list[Path]) -> Dataset:
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         return rows
     paths = [resolve(name, *folders) for name in column.to_pylist()]
-    position = rows.column_names.index(photo_column)
-    table = rows.data.table.set_column(position, photo_column, pa.array(paths, pa.string()))
-    return Dataset(table.replace_schema_metadata(None))
+    return with_column(rows, photo_column, pa.array(paths, pa.string()), Value("string"))

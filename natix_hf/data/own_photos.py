@@ -15,7 +15,7 @@ import numpy as np
 from datasets import Dataset, concatenate_datasets
 
 from natix_hf.data.certificate import PRINT, known_photos, read_certificate
-from natix_hf.data.columns import as_text, with_text
+from natix_hf.data.columns import as_name, with_text
 from natix_hf.data.folders import photo_files
 from natix_hf.data.groups import group_rows
 from natix_hf.data.ids import given_ids, row_ids
@@ -169,7 +169,7 @@ def read_unlabelled(
     prints, errors = seen["fingerprint"][:], seen["error"][:]
     inside = column.flatten()["image.path"][:]
     ids, called = row_ids([raw], [given_ids(raw)], inside, prints, [(i,) for i in range(len(prints))])
-    values = [as_text(v) for v in pooled_values([raw], group_column, "group_column")] if group_column else ids
+    values = [as_name(v) for v in pooled_values([raw], group_column, "group_column")] if group_column else ids
     own = Dataset.from_dict({"id": ids, "group": [v or f"row:{i}" for v, i in zip(values, ids)]})
     rows = concatenate_datasets([own, seen.remove_columns("error"), column], axis=1)
     rows = rows.select([i for i, reason in enumerate(errors) if reason is None])

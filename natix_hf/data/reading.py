@@ -17,6 +17,7 @@ from datasets import Dataset, DatasetDict, Image
 
 from natix_hf.data.contracts import SPLITS
 from natix_hf.data.folders import WHOLE, read_local
+from natix_hf.data.stacking import stacked
 from natix_hf.errors import UserError
 
 Given = str | os.PathLike | Dataset | DatasetDict
@@ -138,9 +139,9 @@ def read_source(
     if not parts:
         raise UserError(f"{source.title}: the data set has no rows")
     try:
-        pool = datasets.concatenate_datasets(list(parts.values())).with_format(None)
-    except ValueError as error:
-        raise UserError(f"{source.title}: its parts {', '.join(parts)} differ in their columns ({error})") from error
+        pool = stacked(list(parts.values()), list(parts))
+    except UserError as error:
+        raise UserError(f"{source.title}: its parts {', '.join(parts)} differ in their columns: {error}") from error
     return Raw(source, pool, [part for part, rows in parts.items() for _ in range(len(rows))], root)
 
 

@@ -7,20 +7,21 @@ to find the broken ones. This file does not decide which rows train and which te
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import datasets
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-from natix_hf.data.columns import as_text, group_names, has_column
+from natix_hf.data.columns import as_name, as_text, differing_by_case, group_names, has_column
 from natix_hf.data.contracts import SPLITS
 from natix_hf.data.decode import MAX_PHOTO_MB
 from natix_hf.data.ids import given_ids, row_ids
 from natix_hf.data.inspection import inspected
 from natix_hf.data.metadata import contradictions
-from natix_hf.data.pooling import agreed_classes, left_out, pooled_columns, pooled_values
+from natix_hf.data.pooling import agreed_classes, left_out, pooled_values
 from natix_hf.data.reading import Given, Raw, named_sources, read_source
+from natix_hf.data.stacking import stacked
 from natix_hf.errors import UserError
 
 MEASURED = ("fingerprint", "width", "height", "look")
@@ -70,6 +71,7 @@ def load_rows(
     looks: bool = True,
     trust_remote_code: bool = False,
     num_proc: int | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Rows:
     """Read a data set in any usual form, or several as one.
 
@@ -96,6 +98,7 @@ def load_rows(
         looks: without it there is no column `look`, and reading is a little cheaper.
         trust_remote_code: handed to `load_dataset` only where set.
         num_proc: processes that read the photos; by default one per core, fewer for a small data set.
+        say: called with lines that a user should see before minutes are spent on photos.
 
     Returns:
         The rows. A source that brings exactly the four splits keeps them, any other is pooled, its parts noted in
@@ -116,15 +119,19 @@ def load_rows(
     _check_splits(raws)
     title = " + ".join(raw.source.title for raw in raws)
     labels, names = agreed_classes(raws, label_column_name, label_names)
+    written = as_name
     if not group_columns and all(raw.ours for raw in raws):
-        group_columns = ["group"]
+        group_columns, written = ["group"], as_text  # the names stand in splits.json as they are
     values = {
-        column: [as_text(value) for value in pooled_values(raws, column, "group_column")] for column in group_columns
+        column: [written(value) for value in pooled_values(raws, column, "group_column")] for column in group_columns
     }
+    for what, found in [("classes", names), *((f"groups of {column}", names) for column, names in values.items())]:
+        for alike in differing_by_case(found)[:3]:
+            say(f"{what} that differ by case alone: {', '.join(alike)}; give them one name if they are one")
     alone = len(raws) == 1
     given = [given_ids(raw) for raw in raws]
     taken = ["group"] if group_columns == ["group"] else []
-    carried = pooled_columns(
+    carried = stacked(
         [
             _renamed(
                 raw.pool,
@@ -133,7 +140,7 @@ def load_rows(
             )
             for raw, i in zip(raws, given)
         ],
-        [raw.source.name for raw in raws],
+        [f"source {raw.source.name}" for raw in raws],
     )
     photos = carried.select_columns("image")
     seen = inspected(

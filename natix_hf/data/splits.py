@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, DatasetInfo, concatenate_datasets
 
 from natix_hf.data.certificate import bind, describe
-from natix_hf.data.columns import with_text
+from natix_hf.data.columns import as_name, with_text
 from natix_hf.data.contracts import PARTS, SPLITS, LockedSplits
 from natix_hf.data.decode import client_photo
 from natix_hf.data.given import check_copies, check_given
@@ -145,11 +145,12 @@ def _held_out(data: Dataset, hold_out: Mapping[str, Sequence[str]]) -> np.ndarra
     held = np.zeros(len(data), dtype=bool)
     for column, wanted in hold_out.items():
         values = np.asarray(category(data, column), dtype=object)
+        wanted = [as_name(value) for value in wanted]
         unknown = sorted(set(wanted) - set(values))
         if unknown:
             found = ", ".join(sorted(set(values))[:20])
             raise UserError(f"hold_out: no row has {column} = {', '.join(map(repr, unknown))}; there are {found}")
-        held |= np.isin(values, list(wanted))
+        held |= np.isin(values, wanted)
     return held
 
 
