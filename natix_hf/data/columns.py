@@ -16,6 +16,9 @@ from datasets import ClassLabel, Dataset, DatasetInfo, Features, LargeList, List
 from natix_hf.errors import UserError
 
 _WHOLE_FLOAT = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
+# The first letters of JPEG, PNG, GIF and WebP files in base64, or of a link that holds one.
+_BASE64 = re.compile(r"data:image/|/9j/|iVBORw0KGgo|R0lGOD|UklGR")
+_LONGEST_PATH = 4096
 # Soft hyphen, zero-width space and joiner of words, marks of direction and of byte order.
 _INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u200e\u200f\u2060\ufeff"))
 
@@ -132,6 +135,22 @@ def differing_by_case(names: Sequence[str | None]) -> list[list[str]]:
     for name in sorted(set(names) - {None}):
         found.setdefault(name.casefold(), []).append(name)
     return [alike for alike in found.values() if len(alike) > 1]
+
+
+def check_paths(values: Sequence, where: str) -> None:
+    """Raise where the paths of photos are the photos themselves, in base64.
+
+    Args:
+        values: what a table holds in place of paths; other than text is let through.
+        where: how the message calls the column.
+    """
+    for row, value in enumerate(values):
+        if isinstance(value, str) and len(value) > 200 and (_BASE64.match(value) or len(value) > _LONGEST_PATH):
+            raise UserError(
+                f"{where} holds a text of {len(value):,} letters (row {row}: {value[:30]}...), where a path or the "
+                "bytes of a photo are expected; if it is base64, decode it first (base64.b64decode in Python) and "
+                "write files or bytes"
+            )
 
 
 def group_names(values: Mapping[str, Sequence[str | None]], ids: Sequence[str]) -> list[str]:

@@ -56,7 +56,7 @@ def _read(source: Source) -> bytes:
     elif isinstance(source, dict) and source.get("bytes") is not None:
         content = source["bytes"]
     elif isinstance(source, dict) and source.get("path") is None:
-        raise PhotoError(f"{_name(source)}: the row holds neither bytes nor a path")
+        raise PhotoError(f"{_name(source)}: the row holds no photo, neither bytes nor a path")
     else:
         content = Path(source["path"] if isinstance(source, dict) else source).read_bytes()
     if not content:

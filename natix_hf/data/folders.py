@@ -21,7 +21,7 @@ import pyarrow.csv
 from datasets import Dataset, DatasetDict, Value, load_from_disk
 from datasets.exceptions import DatasetsError
 
-from natix_hf.data.columns import with_column
+from natix_hf.data.columns import check_paths, with_column
 from natix_hf.data.parquet_files import read_parquet
 from natix_hf.data.stacking import stacked
 from natix_hf.errors import UserError
@@ -169,7 +169,9 @@ def _table(path: Path, photo_column: str, text_columns: set[str]) -> Dataset:
             f"it has {', '.join(table.column_names)}: rename one or set image_column_name"
         )
     position = table.column_names.index(column)
-    paths = [resolve(name, path.parent) for name in table.column(column).to_pylist()]
+    named = table.column(column).to_pylist()
+    check_paths(named, f"column {column!r} of {path}")
+    paths = [resolve(name, path.parent) for name in named]
     return Dataset(table.set_column(position, photo_column, pa.array(paths, pa.string())))
 
 
@@ -233,5 +235,7 @@ def _resolved(rows: Dataset, photo_column: str, folders: list[Path]) -> Dataset:
         column = pc.struct_field(column, "path")
     if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         return rows
-    paths = [resolve(name, *folders) for name in column.to_pylist()]
+    named = column.to_pylist()
+    check_paths(named, f"column {photo_column!r} of {folders[0]}")
+    paths = [resolve(name, *folders) for name in named]
     return with_column(rows, photo_column, pa.array(paths, pa.string()), Value("string"))

@@ -15,8 +15,10 @@ from pathlib import Path
 import datasets
 from datasets import Dataset, DatasetDict, Image
 
+from natix_hf.data.columns import check_paths, names_in
 from natix_hf.data.contracts import SPLITS
 from natix_hf.data.folders import WHOLE, read_local
+from natix_hf.data.parquet_files import file_names, read_parquet
 from natix_hf.data.stacking import stacked
 from natix_hf.errors import UserError
 
@@ -167,7 +169,9 @@ def _read_hub(name: str, config: str | None, trust: bool) -> dict[str, Dataset]:
     page = f"{datasets.config.HF_ENDPOINT}/datasets/{name}"
     extra = {"trust_remote_code": True} if trust else {}
     try:
-        return dict(datasets.load_dataset(name, config, **extra))
+        builder = datasets.load_dataset_builder(name, config, **extra)
+        files = _files_that_differ(name, builder)
+        return read_parquet(files) if files else dict(datasets.load_dataset(name, config, **extra))
     except datasets.exceptions.DatasetNotFoundError as error:
         if "gated" in str(error):
             raise UserError(
@@ -189,6 +193,33 @@ def _read_hub(name: str, config: str | None, trust: bool) -> dict[str, Dataset]:
         raise UserError(f"Hub data set {name} cannot be loaded: {error.__cause__ or error}") from error
 
 
+def _files_that_differ(name: str, builder: datasets.DatasetBuilder) -> dict[str, list[Path]]:
+    """Split -> the parquet files of a Hub data set, fetched, where they differ in what their numbers stand for: there
+    `datasets` takes the names of its page, or of the first file, for all. Else empty.
+
+    Raises:
+        UserError: the page has the names of all files in another order.
+    """
+    places = builder.config.data_files or {}
+    if not places or not all(str(place).endswith(".parquet") for files in places.values() for place in files):
+        return {}
+    fetched = datasets.DownloadManager().download({split: list(files) for split, files in places.items()})
+    files = {split: [Path(file) for file in members] for split, members in fetched.items()}
+    told = names_in(builder.info.features or {})
+    found = [(file, file_names(file)) for members in files.values() for file in members]
+    if len({tuple(sorted(names.items())) for _, names in found if names or not told}) > 1:
+        return files
+    for file, names in found:
+        for column in told.keys() & names.keys():
+            places = {word: i for i, word in enumerate(told[column])}
+            if any(places.get(word, i) != i for i, word in enumerate(names[column])):
+                raise UserError(
+                    f"column {column!r} has the names {', '.join(told[column])} in README.md and "
+                    f"{', '.join(names[column])} in {file.name}: give both one order"
+                )
+    return {}
+
+
 def _checked(rows: Dataset, source: Source, image: str, label: str | None) -> Dataset:
     """The rows with photos left undecoded, once the two columns are known to be there."""
     where = "" if source.name == WHOLE else f"{source.title}: "
@@ -200,6 +231,8 @@ def _checked(rows: Dataset, source: Source, image: str, label: str | None) -> Da
     if not (isinstance(feature, Image) or inside & {"bytes", "path"} or getattr(feature, "dtype", "") in _PHOTO_TYPES):
         raise UserError(f"{where}image_column_name: column {image!r} holds {feature}, neither photos nor paths")
     rows = rows.with_format(None)
+    if getattr(feature, "dtype", "") in ("string", "large_string"):
+        check_paths(rows[image][:], f"column {image!r} of {source.title}")
     for name in [name for name, kind in rows.features.items() if isinstance(kind, Image) or name == image]:
         rows = rows.cast_column(name, Image(decode=False))
     return rows

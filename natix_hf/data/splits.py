@@ -175,8 +175,9 @@ def _halves(calib: Dataset, seed: int, parts: Mapping[str, Sequence[str]] | None
 
 def _given(rows: Rows, plan: Plan, document: dict | None) -> Cut:
     """The splits that the source brings, as they are."""
-    check_given(rows.data)
     pool = concatenate_datasets([rows.data[split] for split in SPLITS])
+    _check_used(np.asarray(pool["label"][:]), rows.label_names)
+    check_given(rows.data)
     homes = [split for split in SPLITS for _ in range(len(rows.data[split]))]
     columns = list(rows.group_values["train"]) if rows.group_values else []
     values = {name: [v for split in SPLITS for v in rows.group_values[split][name]] for name in columns}
@@ -286,6 +287,7 @@ def _homes(
     """`(n,)` numbers of `SPLITS`; with `whole_test` nothing but the rows fixed there goes to `val_test`."""
     labels, strata, numbers = np.asarray(data["label"][:]), _strata(data, plan.strata), grouping.numbers
     names = data.features["label"].names
+    _check_used(labels, names)
     rest = np.ones(len(data), dtype=bool)
     if whole_test:
         rest = ~np.isin(numbers, numbers[fixed == TEST])
@@ -310,6 +312,17 @@ def _homes(
         counts = ", ".join(f"{count} by {kind}" for kind, count in tied.items())
         raise UserError(f"{error} (ties between rows: {counts}; rows that are tied stand in one split)") from error
     return homes
+
+
+def _check_used(labels: np.ndarray, names: Sequence[str]) -> None:
+    """Raise where a class is named and no row is of it."""
+    used = np.bincount(labels, minlength=len(names)) > 0
+    if not used.all():
+        rest = " ".join(f"'{name}'" if " " in name else name for name, here in zip(names, used) if here)
+        raise UserError(
+            f"class {names[int(np.argmin(used))]!r} has 0 photos and stands in label_names, or in the list of classes "
+            f"that the data set brings: add photos of it, or leave it out with --label_names {rest}"
+        )
 
 
 def split_rows(
