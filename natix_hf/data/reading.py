@@ -187,6 +187,8 @@ def _read_hub(name: str, config: str | None, trust: bool) -> dict[str, Dataset]:
             f"Hub data set {name} cannot be reached and is not in the cache: no network, or HF_HUB_OFFLINE is set; "
             "connect, or give a folder as dataset_name"
         ) from error
+    except UserError as error:
+        raise UserError(f"Hub data set {name}: {error}") from error
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         if isinstance(error, OSError) and error.errno in (EACCES, EDQUOT, ENOSPC):
             raise
