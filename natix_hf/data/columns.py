@@ -7,6 +7,7 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -119,14 +120,16 @@ def as_name(value: Any) -> str | None:
     """A label, group or tag in one writing, so that two of them differ only where a reader sees it: without outer and
     double spaces, composed (NFC), `3.0` as `3`. None for a missing one."""
     text = as_text(value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value)
-    if text is None:
-        return None
+    return None if text is None else _one_writing(text)
+
+
+@lru_cache(1 << 16)
+def _one_writing(text: str) -> str | None:
     if not text.isascii():
         text = unicodedata.normalize("NFC", text.translate(_INVISIBLE))
     text = " ".join(text.split())
-    if whole := _WHOLE_FLOAT.fullmatch(text):
-        return str(int(whole[1]))
-    return text or None
+    whole = _WHOLE_FLOAT.fullmatch(text)
+    return str(int(whole[1])) if whole else text or None
 
 
 def differing_by_case(names: Sequence[str | None]) -> list[list[str]]:

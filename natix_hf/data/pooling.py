@@ -7,6 +7,8 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from datasets import ClassLabel
+
 from natix_hf.data.classes import class_numbers
 from natix_hf.data.columns import column_values, has_column
 from natix_hf.data.reading import Raw
@@ -24,9 +26,8 @@ def agreed_classes(raws: Sequence[Raw], label: str, label_names: list[str] | Non
     numbers: list[int] = []
     names: list[str] = []
     for raw in raws:
-        where = f"column {label!r} of {raw.source.title}"
         try:
-            own, called = class_numbers(raw.pool[label][:], raw.pool.features[label], label_names, where)
+            own, called = _class_numbers(raw, label, label_names)
         except UserError as error:
             raise UserError(f"{raw.source.title}: {error}" if len(raws) > 1 else str(error)) from error
         names = names or called
@@ -35,8 +36,16 @@ def agreed_classes(raws: Sequence[Raw], label: str, label_names: list[str] | Non
                 f"sources {raws[0].source.name} and {raw.source.name} differ in their classes: {', '.join(names)} and "
                 f"{', '.join(called)}: set label_names to the classes of all, in order (numbers are places in it)"
             )
-        numbers += [names.index(called[number]) for number in own]
+        place = {name: number for number, name in enumerate(names)}
+        numbers += [place[called[number]] for number in own]
     return numbers, names
+
+
+def _class_numbers(raw: Raw, label: str, label_names: list[str] | None) -> tuple[list[int], list[str]]:
+    values, feature = raw.pool[label][:], raw.pool.features[label]
+    if raw.ours and label_names is None and isinstance(feature, ClassLabel):
+        return values, feature.names  # as they stand in splits.json
+    return class_numbers(values, feature, label_names, f"column {label!r} of {raw.source.title}")
 
 
 def pooled_values(raws: Sequence[Raw], key: str, what: str) -> list:

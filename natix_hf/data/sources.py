@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import datasets
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-from natix_hf.data.columns import as_name, as_text, differing_by_case, group_names, has_column
+from natix_hf.data.columns import as_name, differing_by_case, group_names, has_column
 from natix_hf.data.contracts import SPLITS
 from natix_hf.data.decode import MAX_PHOTO_MB
 from natix_hf.data.ids import given_ids, row_ids
@@ -119,15 +119,13 @@ def load_rows(
     _check_splits(raws)
     title = " + ".join(raw.source.title for raw in raws)
     labels, names = agreed_classes(raws, label_column_name, label_names)
-    written = as_name
-    if not group_columns and all(raw.ours for raw in raws):
-        group_columns, written = ["group"], as_text  # the names stand in splits.json as they are
-    values = {
-        column: [written(value) for value in pooled_values(raws, column, "group_column")] for column in group_columns
-    }
-    for what, found in [("classes", names), *((f"groups of {column}", names) for column, names in values.items())]:
-        for alike in differing_by_case(found)[:3]:
-            say(f"{what} that differ by case alone: {', '.join(alike)}; give them one name if they are one")
+    saved = not group_columns and all(raw.ours for raw in raws)
+    group_columns = ["group"] if saved else group_columns
+    values = {column: pooled_values(raws, column, "group_column") for column in group_columns}
+    if not saved:  # else they stand in splits.json as they are
+        values = {column: list(map(as_name, found)) for column, found in values.items()}
+        for line in _differing_by_case(names, values):
+            say(line)
     alone = len(raws) == 1
     given = [given_ids(raw) for raw in raws]
     taken = ["group"] if group_columns == ["group"] else []
@@ -185,6 +183,16 @@ def load_rows(
         dropped,
         {split: _some(values, rows) for split, rows in members.items()},
     )
+
+
+def _differing_by_case(names: Sequence[str], groups: Mapping[str, Sequence[str | None]]) -> list[str]:
+    """A line for each set of classes, or of values of a group column, that differ by case alone; the first of each."""
+    told = {"classes": names, **{f"groups of {column}": found for column, found in groups.items()}}
+    return [
+        f"{what} that differ by case alone: {', '.join(alike)}; give them one name if they are one"
+        for what, found in told.items()
+        for alike in differing_by_case(found)[:3]
+    ]
 
 
 def _check_splits(raws: list[Raw]) -> None:

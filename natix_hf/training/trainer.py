@@ -23,6 +23,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import TrainOutput
 
+from natix_hf.data.columns import as_name
 from natix_hf.data.contracts import LockedSplits
 from natix_hf.data.slicing import check_slices
 from natix_hf.errors import UserError
@@ -121,6 +122,7 @@ class NatixTrainer(FeedsPhotos):
         names = [model.config.id2label[i] for i in range(model.config.num_labels)]
         if names != self.label_list:
             raise UserError(f"the model's classes {names} are not the data's {self.label_list}: set label_names alike")
+        positive_label = as_name(positive_label)
         if positive_label is not None and positive_label not in self.label_list:
             raise UserError(f"positive_label {positive_label}: the classes are {', '.join(self.label_list)}")
         self.positive = 1 if positive_label is None else self.label_list.index(positive_label)

@@ -13,10 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-from natix_hf.data.columns import as_name, differing_by_case
+from natix_hf.data.checking import check
+from natix_hf.data.columns import as_name, differing_by_case, with_text
 from natix_hf.data.own_photos import read_labelled, read_unlabelled
+from natix_hf.data.photos import load_photos
 from natix_hf.data.plan import Plan
-from natix_hf.data.sources import load_rows
+from natix_hf.data.saved import save
+from natix_hf.data.sources import Rows, load_rows
 from natix_hf.data.splits import cut
 from natix_hf.errors import UserError
 
@@ -263,7 +266,7 @@ def test_a_class_without_photos_is_told_with_what_to_type(streets):
     features = Features({"image": Value("string"), "label": ClassLabel(names=["None", "Barrier", "Road work"])})
     data = Dataset.from_dict({"image": streets, "label": [0] * 12 + [2] * 12}, features=features)
     with pytest.raises(
-        UserError, match="class 'Barrier' has 0 photos .* leave it out with --label_names None 'Road work'"
+        UserError, match=r"class 'Barrier' has 0 photos .* leave it out with --label_names None 'Road work'"
     ):
         cut(load_rows(data), Plan(near_duplicates=False))
     four = DatasetDict(
@@ -284,6 +287,18 @@ def test_photos_in_base64_are_told_in_few_letters(form, front, streets, tmp_path
     assert "base64" in line
     assert (front + "/9j/")[:20] in line
     assert len(line) < 400
+
+
+def test_splits_saved_with_names_in_another_writing_keep_them(streets, tmp_path):
+    data = Dataset.from_dict({"image": streets, "label": ["a"] * 12 + ["b"] * 12, "video": list(range(24))})
+    rows = load_rows(data, group_column="video")
+    old = rows.data.cast_column("label", ClassLabel(names=["Cafe\u0301 ", "b"]))
+    old = with_text(old, "group", [f"video  {i // 2}" for i in range(24)])
+    done = cut(Rows(old, []), Plan((0.4, 0.2, 0.2, 0.2), near_duplicates=False))
+    save(done, tmp_path / "saved")
+    again = load_photos(tmp_path / "saved", near_duplicates=False)
+    assert again.description["label_names"] == ["Cafe\u0301 ", "b"]
+    assert check(tmp_path / "saved").violations == []
 
 
 def test_a_row_without_a_photo_is_told_as_such(streets):
