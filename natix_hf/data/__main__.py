@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from natix_hf.errors import CommandParser, command
@@ -87,7 +88,7 @@ def split(given: argparse.Namespace) -> None:
     plan = {f.name: words.pop(f.name) for f in fields(Plan) if f.name in words}
     output, sources, extend = words.pop("output"), words.pop("sources"), words.pop("extend", None)
     del words["verb"]
-    done = split_photos(sources, extend=extend, plan=plan, **words)
+    done = split_photos(sources, extend=extend, plan=plan, say=partial(print, flush=True), **words)
     save(done, output)
     print(f"{output}: written")
     print("\n".join(summary_lines(done.description)))

@@ -7,7 +7,7 @@ nothing about new ones. They are known by their bytes alone; a copy that was sav
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,6 +104,7 @@ def read_labelled(
     label_column_name: str = "label",
     group_column: str | None = None,
     num_proc: int | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> OwnPhotos:
     """Labelled photos in any form that training takes.
 
@@ -112,7 +113,7 @@ def read_labelled(
         label_names: the model's classes in order.
         known: from `certificate.known_photos`.
         near_duplicates: tie altered copies of a photo into one group.
-        image_column_name, label_column_name, group_column, num_proc: as `load_rows` takes them.
+        image_column_name, label_column_name, group_column, num_proc, say: as `load_rows` takes them.
 
     Raises:
         UserError: labels that are no classes of the model, one class only, no photo left, or whatever is wrong.
@@ -126,6 +127,7 @@ def read_labelled(
         group_column=group_column,
         broken_photos="skip",
         num_proc=num_proc,
+        say=say,
     )
     if not isinstance(found.data, Dataset):
         raise UserError(

@@ -7,7 +7,8 @@ to find the broken ones. This file does not decide which rows train and which te
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import datasets
@@ -24,6 +25,7 @@ from natix_hf.data.reading import Given, Raw, named_sources, read_source
 from natix_hf.errors import UserError
 
 MEASURED = ("fingerprint", "width", "height", "look")
+SHOWN = 20  # classes that the line about labels names
 OWN = ("id", "image", "label", "group", "origin", "source", *MEASURED)
 
 
@@ -70,6 +72,7 @@ def load_rows(
     looks: bool = True,
     trust_remote_code: bool = False,
     num_proc: int | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Rows:
     """Read a data set in any usual form, or several as one.
 
@@ -96,6 +99,8 @@ def load_rows(
         looks: without it there is no column `look`, and reading is a little cheaper.
         trust_remote_code: handed to `load_dataset` only where set.
         num_proc: processes that read the photos; by default one per core, fewer for a small data set.
+        say: called with lines that a user should see before minutes are spent on photos: the classes with their
+            counts, then for each source what gave the labels and what was left aside.
 
     Returns:
         The rows. A source that brings exactly the four splits keeps them, any other is pooled, its parts noted in
@@ -116,6 +121,9 @@ def load_rows(
     _check_splits(raws)
     title = " + ".join(raw.source.title for raw in raws)
     labels, names = agreed_classes(raws, label_column_name, label_names)
+    say(class_line(labels, names))
+    for raw in raws:
+        say(f"labels: {raw.told}")
     if not group_columns and all(raw.ours for raw in raws):
         group_columns = ["group"]
     values = {
@@ -178,6 +186,14 @@ def load_rows(
         dropped,
         {split: _some(values, rows) for split, rows in members.items()},
     )
+
+
+def class_line(labels: Sequence[int], names: Sequence[str]) -> str:
+    """The classes with their numbers of photos."""
+    counts = Counter(labels)
+    shown = ", ".join(f"{name} {counts[i]:,}" for i, name in enumerate(names[:SHOWN]))
+    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{len(names)} classes: {shown}{rest}"
 
 
 def _check_splits(raws: list[Raw]) -> None:
