@@ -83,9 +83,10 @@ def read_local(path: Path, photo_column: str, text_columns: set[str]) -> Local:
         parts = {WHOLE: _table(path, photo_column, text_columns)}
         named = _named(parts, photo_column)
         beside = [file for folder in {os.path.dirname(name) for name in named} for file in _photos_in(folder)]
-        return Local(parts, "; ".join([str(path), *_unused(beside, named, path.name)]))
+        return Local(parts, "; ".join([str(path), *_unused(beside, named)]))
     if _is_saved(path):
-        return Local(_saved(path), f"the saved data set {path}")
+        parts = _saved(path)
+        return Local(parts, f"the saved data set {path}{_sizes(parts)}")
     files = _files(path)
     photos = _photos(files)
     tables = find_tables(path, files, photos, photo_column, text_columns)
@@ -94,8 +95,7 @@ def read_local(path: Path, photo_column: str, text_columns: set[str]) -> Local:
     passed = _passed(tables.passed)
     if not tables.used:
         parts = _class_folders(path, photos, photo_column)
-        sizes = ", ".join(f"{origin} {len(rows)}" for origin, rows in parts.items() if origin != WHOLE)
-        return Local(parts, "; ".join([f"class folders of {path}" + f" ({sizes})" * bool(sizes), *passed]))
+        return Local(parts, "; ".join([f"class folders of {path}{_sizes(parts)}", *passed]))
     shards = [file for file in tables.used if _is_shard(file)]
     _check_one_source(path, tables.used, shards, photos)
     parts = _shards(path, shards, photo_column) if shards else _tables(path, tables.used, photo_column, text_columns)
@@ -107,9 +107,7 @@ def read_local(path: Path, photo_column: str, text_columns: set[str]) -> Local:
             f"({_few(folders)}): name the table as dataset_name, such as {path / shards[0]}, or move it out"
         )
     beside = [os.path.abspath(path / photo) for photo in photos]
-    return Local(
-        parts, "; ".join([f"{_few(tables.used)} in {path}", *_unused(beside, named, _few(tables.used)), *passed])
-    )
+    return Local(parts, "; ".join([f"{_few(tables.used)} in {path}{_sizes(parts)}", *_unused(beside, named), *passed]))
 
 
 def photo_files(path: Path) -> list[Path] | None:
@@ -141,6 +139,12 @@ def _few(names: Sequence) -> str:
     return ", ".join(map(str, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
+def _sizes(parts: dict[str, Dataset]) -> str:
+    """` (test 12, train 28)`; nothing where there are no parts."""
+    sizes = ", ".join(f"{origin} {len(rows)}" for origin, rows in parts.items())
+    return f" ({sizes})" if len(parts) > 1 else ""
+
+
 def _passed(tables: Sequence[tuple[Path, str]]) -> list[str]:
     """The tables that were looked into and not used, in words."""
     by_reason: dict[str, list[Path]] = {}
@@ -155,7 +159,7 @@ def _named(parts: dict[str, Dataset], photo_column: str) -> set[str]:
     return {name for column in columns if pa.types.is_string(column.type) for name in column.to_pylist() if name}
 
 
-def _unused(photos: Sequence[str], named: set[str], table: str) -> list[str]:
+def _unused(photos: Sequence[str], named: set[str]) -> list[str]:
     """How many photos a table does not name, in words."""
     unused = sorted(set(photos) - named)
     if not unused:
@@ -191,8 +195,8 @@ def _check_one_source(path: Path, tables: list[Path], shards: list[Path], photos
     if outside:
         raise UserError(
             f"{path}: two sources of labels: {_few(lists)} for the photos beside it, and folders for {len(outside)} "
-            f"others ({outside[0]}, ...): move the table out where the folders are the classes, else name it as "
-            f"dataset_name, such as {path / lists[0]}"
+            f"others ({outside[0]}, ...): move the table out where the folders are the classes, and to {path} where "
+            f"its paths begin there, else name it as dataset_name, such as {path / lists[0]}"
         )
 
 
@@ -243,6 +247,12 @@ def _class_folders(path: Path, photos: list[Path], photo_column: str) -> dict[st
         )
     level = _split_level(path, photos)
     depth = 1 if level is None else 2
+    first = {photo.parts[0] for photo in photos}
+    if level != 0 and len(first) == 1 and all(len(photo.parts) > 2 for photo in photos):
+        raise UserError(
+            f"{path}: all photos lie below one folder ({first.pop()}), so there would be one class: name the folder "
+            "that holds the folders of the classes as dataset_name"
+        )
     loose = [photo for photo in photos if len(photo.parts) <= depth]
     if loose:
         raise UserError(

@@ -13,7 +13,9 @@ import io
 import json
 import os
 import re
+import reprlib
 import zipfile
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +66,10 @@ def find_tables(
         text_columns: what the user calls ids, labels and groups.
     """
     found = Tables([], [], [])
-    columns, names = (photo_column, *PHOTO_COLUMNS), {photo.name for photo in photos}
+    columns = (photo_column, *PHOTO_COLUMNS)
+    names = {photo.name for photo in photos} | {
+        photo.stem for photo in photos if len(photo.stem) > 3 and not photo.stem.isdigit()
+    }
     for file in files:
         suffix, top = file.suffix.lower(), len(file.parts) == 1
         if suffix not in (*READ, *SHEETS) or (suffix in (".txt", ".json") and not top):
@@ -194,6 +199,9 @@ def read_table(path: Path, photo_column: str, text_columns: set[str]) -> Dataset
         ) from error
     except TypeError:
         raise UserError(f"{path}: {_NO_RECORDS}") from None
+    twice = [name for name, count in Counter(table.column_names).items() if count > 1]
+    if twice:
+        raise UserError(f"{path}: {table.column_names.count(twice[0])} columns are called {twice[0]!r}: rename one")
     if not table.num_rows:
         raise UserError(f"{path}: the table has no rows")
     column = next((name for name in (photo_column, *PHOTO_COLUMNS) if name in table.column_names), None)
@@ -219,6 +227,7 @@ def _cells(text: str):
     """The rows of a divided text as lists of cells without spaces around them. Commas divide it, or, where they leave
     one column only, semicolons, tabs or bars."""
     csv.field_size_limit(2**31 - 1)
+    text = re.sub(r"\Asep=.[\r\n]+", "", text)  # which tells Excel alone what divides it
     header = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
     divided = (mark for mark in ",;\t|" if len(next(csv.reader([header], delimiter=mark), "")) > 1)
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=next(divided, ","), skipinitialspace=True)
@@ -267,11 +276,11 @@ def resolved(names: Sequence, where: str, *folders: Path) -> list[str | None]:
         folders: that the paths may be relative to.
 
     Raises:
-        UserError: addresses, and paths of a Windows machine.
+        UserError: addresses, paths of a Windows machine, and where no photo at all is there.
     """
     for row, name in enumerate(names):
         if name is not None and not isinstance(name, str):
-            raise UserError(f"{where} holds {name!r} (row {row}): paths of photos expected")
+            raise UserError(f"{where} holds {reprlib.repr(name)} (row {row}): paths of photos expected")
         if name and (match := _ELSEWHERE.match(name)):
             url = match["url"] is not None
             what = "an address on a network" if url else "a path of a Windows machine"
@@ -279,7 +288,14 @@ def resolved(names: Sequence, where: str, *folders: Path) -> list[str | None]:
                 "download the photos and write their paths" if url else "write paths that begin at the table's folder"
             )
             raise UserError(f"{where} holds {name!r} (row {row}), {what}: {mend}, such as images/a.jpg")
-    return [resolve(name, *folders) for name in names]
+    paths = [resolve(name, *folders) for name in names]
+    if any(paths) and not any(path and os.path.isfile(path) for path in paths):
+        first = next(filter(None, paths))
+        raise UserError(
+            f"{where}: none of its {len(paths)} photos is there, the first would be {first}: write paths "
+            "that begin at the table's folder, such as images/a.jpg"
+        )
+    return paths
 
 
 def resolve(name: str | None, *folders: Path) -> str | None:

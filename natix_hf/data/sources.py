@@ -8,7 +8,7 @@ to find the broken ones. This file does not decide which rows train and which te
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import datasets
@@ -113,17 +113,17 @@ def load_rows(
     if broken_photos not in ("refuse", "skip"):
         raise UserError(f"broken_photos: expected refuse or skip, found {broken_photos!r}")
     group_columns = [group_column] if isinstance(group_column, str) else list(group_column or ())
-    text = {"id", label_column_name, *group_columns, *filter(None, [description_column])}
-    raws = [
-        read_source(source, dataset_config, image_column_name, label_column_name, text, trust_remote_code)
-        for source in named_sources(dataset_name)
-    ]
-    _check_splits(raws)
+    raws, labels, names = load_labels(
+        dataset_name,
+        dataset_config=dataset_config,
+        image_column_name=image_column_name,
+        label_column_name=label_column_name,
+        text_columns={*group_columns, *filter(None, [description_column])},
+        label_names=label_names,
+        trust_remote_code=trust_remote_code,
+        say=say,
+    )
     title = " + ".join(raw.source.title for raw in raws)
-    labels, names = agreed_classes(raws, label_column_name, label_names)
-    say(class_line(labels, names))
-    for raw in raws:
-        say(f"labels: {raw.told}")
     if not group_columns and all(raw.ours for raw in raws):
         group_columns = ["group"]
     values = {
@@ -186,6 +186,36 @@ def load_rows(
         dropped,
         {split: _some(values, rows) for split, rows in members.items()},
     )
+
+
+def load_labels(
+    dataset_name: Given | Sequence[Given],
+    *,
+    dataset_config: str | None = None,
+    image_column_name: str = "image",
+    label_column_name: str = "label",
+    text_columns: Set[str] = frozenset(),
+    label_names: list[str] | None = None,
+    trust_remote_code: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> tuple[list[Raw], list[int], list[str]]:
+    """The sources with the class number of every row and the names, before any photo is opened.
+
+    Args:
+        text_columns: columns of a CSV that are text whatever they look like, besides ids and labels.
+        dataset_name, ...: as `load_rows` takes them.
+    """
+    text = {"id", label_column_name, *text_columns}
+    raws = [
+        read_source(source, dataset_config, image_column_name, label_column_name, text, trust_remote_code)
+        for source in named_sources(dataset_name)
+    ]
+    _check_splits(raws)
+    labels, names = agreed_classes(raws, label_column_name, label_names)
+    say(class_line(labels, names))
+    for raw in raws:
+        say(f"labels: {raw.told}")
+    return raws, labels, names
 
 
 def class_line(labels: Sequence[int], names: Sequence[str]) -> str:

@@ -79,7 +79,8 @@ def load_classifier(name_or_path: str) -> tuple[Any, Any]:
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{name_or_path}: no model that can be loaded: {one_line(error)}") from None
+        absent = "" if run.is_dir() else "no such folder, and as a Hub id "
+        raise UserError(f"{name_or_path}: {absent}no model that can be loaded: {one_line(error)}") from None
     return model.eval(), processor
 
 

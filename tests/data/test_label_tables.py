@@ -118,6 +118,13 @@ def test_tables_that_cannot_be_read_but_name_the_photos_are_refused(cameras):
             lines(found, ",", ("photo", "label")),
             "it has photo, label: rename one, or set image_column_name",
         ),
+        ("labels.csv", lines([(p[5:-4], c) for p, c in found], ",", ("id", "class")), "it has id, class: rename one"),
+        ("labels.csv", lines([(p, c, c) for p, c in found], ",", ("image_path", "label", "label ")), "called 'label'"),
+        (
+            "labels.csv",
+            lines([("/gone/" + p, c) for p, c in found]),
+            "none of its 48 photos is there, the first would be",
+        ),
         ("labels.xls", lines(found), "a spreadsheet that names these photos: save it as CSV"),
     ):
         (folder / name).write_text(content)
@@ -221,6 +228,12 @@ def test_one_table_in_each_folder_and_one_table_a_split(tmp_path, make_photos):
             ("train", "Train"),
             ("test", "Test"),
         }
+
+
+def test_a_table_that_tells_excel_what_divides_it(cameras):
+    folder, found = cameras
+    (folder / "labels.csv").write_text("sep=;\r\n" + lines(found, ";"))
+    assert heard(folder)[0] == dict(found)
 
 
 @pytest.mark.parametrize("mark", [", ", ";", " ; ", "\t", " | "])

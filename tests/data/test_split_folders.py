@@ -98,6 +98,12 @@ def test_a_class_of_trains_beside_other_vehicles_is_a_class(tmp_path, make_photo
     assert load_rows(tmp_path / "parted").label_names == sorted(vehicles)
 
 
+def test_a_folder_around_everything_is_no_class(parted):
+    folder = parted("archive/train", "archive/test")
+    assert "all photos lie below one folder (archive), so there would be one class" in refused(folder)
+    assert load_rows(folder / "archive").label_names == NAMES
+
+
 def test_a_split_folder_within_itself_is_refused(parted):
     folder = parted("seg_train/seg_train", "seg_test/seg_test")
     assert "seg_test holds a folder of the same name and no other: move the folders of the classes up" in refused(
