@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
-from natix_hf.data.label_tables import METADATA, PHOTO_COLUMNS, Tables, find_tables, read_table, resolved
+from natix_hf.data.label_tables import METADATA, PHOTO_COLUMNS, find_tables, read_table, resolved
 from natix_hf.data.split_names import names_split, split_word
 from natix_hf.errors import UserError
 
@@ -110,15 +110,14 @@ def read_local(path: Path, photo_column: str, text_columns: set[str]) -> Local:
     return Local(parts, "; ".join([f"{_few(tables.used)} in {path}{_sizes(parts)}", *_unused(beside, named), *passed]))
 
 
-def photo_files(path: Path) -> list[Path] | None:
+def photo_files(path: Path, photo_column: str) -> list[Path] | None:
     """The photos below a folder that holds nothing but photos, relative to it; None where there is a table, a saved
     data set or no folder, so that something else says what the photos are."""
     if not path.is_dir() or _is_saved(path):
         return None
     files = _files(path)
     photos = _photos(files)
-    tables: Tables = find_tables(path, files, photos, "image", set())
-    return None if tables.used else photos
+    return None if find_tables(path, files, photos, photo_column, set()).used else photos
 
 
 def _is_saved(path: Path) -> bool:

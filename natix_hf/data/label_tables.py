@@ -79,7 +79,7 @@ def find_tables(
             found.used.append(file)
         elif not top:
             found.passed.append((file, "no column of photos"))
-        elif {"file", "label", "error"} <= set(header):
+        elif {"file", "label"} < set(header) and {"error", "probabilities"} & set(header):
             found.passed.append((file, "written by natix_hf.predict"))
         elif suffix == ".csv" and not header:
             found.used.append(file)  # an empty file; reading it says so

@@ -87,7 +87,7 @@ def have_labels(place: str, image_column_name: str = "image", label_column_name:
     Raises:
         UserError: there is nothing of that name that can be read.
     """
-    photos = photo_files(Path(place).expanduser())
+    photos = photo_files(Path(place).expanduser(), image_column_name)
     if photos is not None:
         return any(len(photo.parts) > 1 for photo in photos)
     raw = read_source(named_sources(place)[0], None, image_column_name, None, {label_column_name}, False)
@@ -156,7 +156,7 @@ def read_unlabelled(
 ) -> OwnPhotos:
     """Photos without labels, or whose labels are not to be looked at; arguments and errors as `read_labelled`."""
     root = Path(place).expanduser()
-    photos = photo_files(root)
+    photos = photo_files(root, image_column_name)
     if photos == []:
         raise UserError(f"{place}: no photos in this folder")
     source = place

@@ -141,6 +141,8 @@ def test_tables_that_cannot_be_read_but_name_the_photos_are_refused(cameras):
 def test_other_tables_beside_class_folders_are_passed_over_and_named(photo_folder):
     (photo_folder / "weather.csv").write_text("day,rain\nmonday,3\n")
     (photo_folder / "predicted.csv").write_text("file,label,p_None,p_Roadwork,error\n000.jpg,None,0.9,0.1,\n")
+    scored = {"file": "000.jpg", "label": "None", "probabilities": {"None": 0.9, "Roadwork": 0.1}}
+    (photo_folder / "predicted.jsonl").write_text(json.dumps(scored))
     (photo_folder / "README.txt").write_text("Photos of 2025, see 000.jpg\n")
     (photo_folder / "classes.txt").write_text("None\nRoadwork\n")
     (photo_folder / "info.json").write_text('{"year": 2025}')
@@ -157,8 +159,8 @@ def test_other_tables_beside_class_folders_are_passed_over_and_named(photo_folde
     assert said == [
         "2 classes: None 24, Roadwork 24",
         f"labels: class folders of {photo_folder}; passed over: None/gps.csv, notes.xlsx, "
-        "runs/probe/predictions/broken.parquet and 2 more (no column of photos); passed over: predicted.csv (written "
-        "by natix_hf.predict)",
+        "runs/probe/predictions/broken.parquet and 2 more (no column of photos); passed over: predicted.csv, "
+        "predicted.jsonl (written by natix_hf.predict)",
     ]
 
 
@@ -299,5 +301,6 @@ def test_a_column_that_the_first_json_record_lacks_is_kept(cameras):
 def test_photos_without_labels_are_told_by_the_same_tables(cameras):
     folder, found = cameras
     assert have_labels(str(folder))
-    (folder / "labels.TSV").write_text(lines(found, "\t", ("image_path", "street")))
-    assert not have_labels(str(folder))
+    for column in ("image_path", "photo"):
+        (folder / "labels.TSV").write_text(lines(found, "\t", (column, "street")))
+        assert not have_labels(str(folder), image_column_name=column)
