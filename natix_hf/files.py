@@ -13,6 +13,19 @@ from typing import Any
 
 from natix_hf.errors import UserError
 
+# Endings that no id of a Hub repository has.
+_FILE_TYPES = (
+    *(".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".xlsx", ".xls", ".ods"),
+    *(".zip", ".tar", ".gz", ".tgz", ".7z", ".jpg", ".jpeg", ".png", ".webp", ".yaml", ".yml"),
+    *(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".onnx"),
+)
+
+
+def only_a_path(name: str) -> bool:
+    """Whether a name can be of a file or folder alone, and not the id of a Hub repository (`owner/name`)."""
+    marked = name.startswith((".", "/", "~")) or name.endswith("/") or "\\" in name
+    return marked or name.count("/") > 1 or name.lower().endswith(_FILE_TYPES)
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:

@@ -130,13 +130,14 @@ def _photos(given, folder: Path, names: list[str], labelled: bool):
     from natix_hf.data.own_photos import known_in, read_labelled, read_unlabelled
 
     known = known_in(folder)
-    if not known:
-        print(f"{given.model} does not say which photos it was trained on: make sure that these are none of them")
     columns = {"image_column_name": given.image_column_name, "group_column": given.group_column}
     if labelled:
-        own = read_labelled(given.photos, names, known, label_column_name=given.label_column_name, **columns)
+        columns |= {"label_column_name": given.label_column_name, "say": lambda line: print(line, flush=True)}
+        own = read_labelled(given.photos, names, known, **columns)
     else:
         own = read_unlabelled(given.photos, known, **columns)
+    if not known:
+        print(f"{given.model} does not say which photos it was trained on: make sure that these are none of them")
     for photo in own.broken[:20]:
         print(f"not read: {photo['id']}: {photo['reason']}", file=sys.stderr)
     if own.known:

@@ -83,7 +83,7 @@ class DataOptions:
 
     dataset_name: str | None = option(
         None,
-        "photos: folder (class folders, images + CSV, metadata.csv, parquet, save_to_disk), Hub id or builtin:scenes",
+        "photos: folder (class folders, images + table, parquet, save_to_disk), Hub id or builtin:scenes",
     )
     dataset_config: str | None = option(
         None, "configuration of a Hub data set; for builtin:scenes the number of photos"

@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import difflib
 import json
+import os
 from pathlib import Path
 from typing import Any, ClassVar, get_type_hints
 
@@ -247,21 +248,39 @@ def parse(argv: list[str]) -> Recipe:
 
 
 def resolved(recipe: Recipe) -> str:
-    """The recipe as YAML: every option of ours, and the training options that matter to repeat the run."""
+    """The recipe as YAML: every option of ours, and the training options that matter to repeat the run.
+
+    Local data sets and models are named by absolute paths, so that the file holds in every working directory.
+    """
     topics = {"model": recipe.model, "lora": recipe.lora, "data": recipe.data, "decision": recipe.decision}
     lines = ["# The recipe of this run as resolved from file and command line. Run it again with:"]
     lines.append("#   accelerate launch -m natix_hf.train recipe.yaml --output_dir ANOTHER")
     for title, options in (*topics.items(), ("speed", recipe.speed)):
         lines += ["", f"# {title}"]
-        lines += _yaml_lines({f.name: getattr(options, f.name) for f in dataclasses.fields(options)})
+        lines += _yaml_lines({f.name: _lasting(f.name, getattr(options, f.name)) for f in dataclasses.fields(options)})
     if recipe.purpose.refits:
         purpose = recipe.purpose
-        lines += ["", "# purpose", *_yaml_lines({"refit": purpose.refit, "refit_from": purpose.refit_from})]
+        lines += [
+            "",
+            "# purpose",
+            *_yaml_lines({"refit": purpose.refit, "refit_from": os.path.abspath(purpose.refit_from)}),
+        ]
     if recipe.hub.push_to_hub:
         hub = {name: value for name, value in vars(recipe.hub).items() if value is not None}
         lines += ["", "# hub", *_yaml_lines(hub)]
     plain = training_values(recipe.training)
     return "\n".join([*lines, "", "# training", *_yaml_lines(plain), ""])
+
+
+def _lasting(key: str, value: Any) -> Any:
+    """The value of a key; the path of a local data set or model as it holds in every working directory."""
+    if key not in ("model_name_or_path", "dataset_name"):
+        return value
+    place = Path(value).expanduser()
+    if place.exists():
+        return os.path.abspath(place)
+    name, _, rest = value.partition("=")
+    return f"{name}={_lasting(key, rest)}" if rest else value
 
 
 def training_values(training: NatixTrainingArguments) -> dict[str, Any]:

@@ -112,8 +112,8 @@ def check(
     if not 0.5 <= max_auroc <= 1:
         raise UserError(f"max_auroc: expected 0.5 (no shortcut at all) to 1 (any), found {max_auroc:g}")
     report = Report()
+    rows = read_source(data, **{"broken_photos": "skip", "say": report.fact, **source_options})
     document = _certificate(data, report)
-    rows = read_source(data, **{"broken_photos": "skip", **source_options})
     if not isinstance(rows.data, DatasetDict):
         raise UserError(
             f"{'the data set' if isinstance(data, DatasetDict) else data}: check reads the four splits "

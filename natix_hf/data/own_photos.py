@@ -7,7 +7,7 @@ nothing about new ones. They are known by their bytes alone; a copy that was sav
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,7 +87,7 @@ def have_labels(place: str, image_column_name: str = "image", label_column_name:
     Raises:
         UserError: there is nothing of that name that can be read.
     """
-    photos = photo_files(Path(place).expanduser())
+    photos = photo_files(Path(place).expanduser(), image_column_name)
     if photos is not None:
         return any(len(photo.parts) > 1 for photo in photos)
     raw = read_source(named_sources(place)[0], None, image_column_name, None, {label_column_name}, False)
@@ -104,6 +104,7 @@ def read_labelled(
     label_column_name: str = "label",
     group_column: str | None = None,
     num_proc: int | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> OwnPhotos:
     """Labelled photos in any form that training takes.
 
@@ -112,7 +113,7 @@ def read_labelled(
         label_names: the model's classes in order.
         known: from `certificate.known_photos`.
         near_duplicates: tie altered copies of a photo into one group.
-        image_column_name, label_column_name, group_column, num_proc: as `load_rows` takes them.
+        image_column_name, label_column_name, group_column, num_proc, say: as `load_rows` takes them.
 
     Raises:
         UserError: labels that are no classes of the model, one class only, no photo left, or whatever is wrong.
@@ -126,6 +127,7 @@ def read_labelled(
         group_column=group_column,
         broken_photos="skip",
         num_proc=num_proc,
+        say=say,
     )
     if not isinstance(found.data, Dataset):
         raise UserError(
@@ -154,7 +156,7 @@ def read_unlabelled(
 ) -> OwnPhotos:
     """Photos without labels, or whose labels are not to be looked at; arguments and errors as `read_labelled`."""
     root = Path(place).expanduser()
-    photos = photo_files(root)
+    photos = photo_files(root, image_column_name)
     if photos == []:
         raise UserError(f"{place}: no photos in this folder")
     source = place

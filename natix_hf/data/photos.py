@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from datasets import DatasetDict
 
 from natix_hf.data.contracts import LockedSplits
 from natix_hf.data.plan import DEFAULT_RATIOS, Plan
-from natix_hf.data.sources import Rows, load_rows
+from natix_hf.data.sources import Rows, load_labels, load_rows
 from natix_hf.data.splits import Cut, cut
 from natix_hf.errors import UserError
 from natix_hf.files import home
@@ -27,6 +27,9 @@ KNOWN: dict[str, dict[str, Any]] = {
         "description_column": "scene_description",
     },
 }
+
+# What a recipe says of labels alone.
+LABEL_KEYS = ("dataset_config", "image_column_name", "label_column_name", "label_names", "trust_remote_code")
 
 
 def load_photos(
@@ -107,6 +110,26 @@ def _cut(source: Any, plan: Plan, options: Mapping[str, Any]) -> Cut:
 
 def read_source(source: Any, **options: Any) -> Rows:
     """`load_rows` with the scenes drawn and what is known of published data sets filled in."""
+    source, options = _filled(source, options)
+    return load_rows(source, **options)
+
+
+def tell_classes(source: Any, say: Callable[[str], None], **options: Any) -> None:
+    """Say the classes with their counts and what gave the labels, without opening a photo.
+
+    Args:
+        source: as `load_rows` takes it.
+        say: called with each line.
+        options: those of `LABEL_KEYS`, as `load_rows` takes them.
+    """
+    source, options = _filled(source, options)
+    for key in ("group_column", "description_column"):
+        options.pop(key, None)
+    load_labels(source, say=say, **options)
+
+
+def _filled(source: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The source and the options that are set, with the scenes drawn and what is known of published data sets."""
     if source == SCENES:
         source = _scenes(options.pop("dataset_config", None))
         options["group_column"] = options.get("group_column") or "group"
@@ -114,7 +137,7 @@ def read_source(source: Any, **options: Any) -> Rows:
     for one in source if isinstance(source, list | tuple) else [source]:
         known |= KNOWN.get(one.rpartition("=")[2], {}) if isinstance(one, str) else {}
     given = {key: value for key, value in options.items() if value is not None}
-    return load_rows(source, **known | given)
+    return source, known | given
 
 
 def certificate_beside(source: str | Path) -> dict | None:

@@ -21,6 +21,7 @@ from natix_hf.data.folders import WHOLE, read_local
 from natix_hf.data.parquet_files import file_names, read_parquet
 from natix_hf.data.stacking import stacked
 from natix_hf.errors import UserError
+from natix_hf.files import only_a_path
 
 Given = str | os.PathLike | Dataset | DatasetDict
 _PHOTO_TYPES = ("string", "large_string", "binary", "large_binary")
@@ -58,12 +59,14 @@ class Raw:
         pool: the rows of all its parts, photos undecoded.
         parts: `(n,)` the source's own part that each row stands in.
         root: the folder that paths are relative to, None where there is none.
+        told: one line: what gave the labels, and what was left aside.
     """
 
     source: Source
     pool: Dataset
     parts: list[str]
     root: Path | None
+    told: str
 
     @property
     def brings_splits(self) -> bool:
@@ -131,7 +134,7 @@ def read_source(
     Raises:
         UserError: in one line, whatever is wrong with it.
     """
-    parts, root = _read(source.place, config, image, text_columns, trust)
+    parts, root, told = _read(source, config, image, text_columns, trust)
     empty = [part for part, rows in parts.items() if not len(rows)]
     if empty and set(parts) == set(SPLITS) != set(empty):
         raise UserError(
@@ -144,24 +147,24 @@ def read_source(
         pool = stacked(list(parts.values()), list(parts))
     except UserError as error:
         raise UserError(f"{source.title}: its parts {', '.join(parts)} differ in their columns: {error}") from error
-    return Raw(source, pool, [part for part, rows in parts.items() for _ in range(len(rows))], root)
+    return Raw(source, pool, [part for part, rows in parts.items() for _ in range(len(rows))], root, told)
 
 
 def _read(
-    place: Given, config: str | None, image: str, text: set[str], trust: bool
-) -> tuple[dict[str, Dataset], Path | None]:
-    """Part -> raw rows, and the folder that paths are relative to (None where there is none)."""
-    if isinstance(place, Dataset):
-        return {WHOLE: place}, None
-    if isinstance(place, DatasetDict):
-        return dict(place), None
-    name = os.fspath(place)
+    source: Source, config: str | None, image: str, text: set[str], trust: bool
+) -> tuple[dict[str, Dataset], Path | None, str]:
+    """Part -> raw rows, the folder that paths are relative to (None where there is none), and what gave the labels."""
+    if isinstance(source.place, Dataset | DatasetDict):
+        parts = {WHOLE: source.place} if isinstance(source.place, Dataset) else dict(source.place)
+        return parts, None, source.title
+    name = os.fspath(source.place)
     path = Path(name).expanduser()
     if path.exists():
-        return read_local(path, image, text), path if path.is_dir() else path.parent
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith(("/", ".csv", ".jsonl", ".parquet")):
+        found = read_local(path, image, text)
+        return found.parts, path if path.is_dir() else path.parent, found.told
+    if only_a_path(name):
         raise UserError(f"dataset_name: no such file or folder: {name}")
-    return _read_hub(name, config, trust), None
+    return _read_hub(name, config, trust), None, f"Hub data set {name}"
 
 
 def _read_hub(name: str, config: str | None, trust: bool) -> dict[str, Dataset]:
@@ -179,13 +182,13 @@ def _read_hub(name: str, config: str | None, trust: bool) -> dict[str, Dataset]:
                 "HF_TOKEN"
             ) from error
         raise UserError(
-            f"dataset_name: {name} is neither a path here nor a Hub data set that you may see; check the name, or if "
-            "it is private log in with `hf auth login` or set HF_TOKEN"
+            f"dataset_name: no such file or folder: {name} is neither a path here nor a Hub data set that you may "
+            "see; check the name, or if it is private log in with `hf auth login` or set HF_TOKEN"
         ) from error
     except ConnectionError as error:
         raise UserError(
-            f"Hub data set {name} cannot be reached and is not in the cache: no network, or HF_HUB_OFFLINE is set; "
-            "connect, or give a folder as dataset_name"
+            f"dataset_name: no such file or folder: {name}; and as a Hub data set it cannot be reached and is not in "
+            "the cache: no network, or HF_HUB_OFFLINE is set; check the path, or connect"
         ) from error
     except UserError as error:
         raise UserError(f"Hub data set {name}: {error}") from error

@@ -7,7 +7,8 @@ to find the broken ones. This file does not decide which rows train and which te
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import datasets
@@ -25,6 +26,7 @@ from natix_hf.data.stacking import stacked
 from natix_hf.errors import UserError
 
 MEASURED = ("fingerprint", "width", "height", "look")
+SHOWN = 20  # classes that the line about labels names
 OWN = ("id", "image", "label", "group", "origin", "source", *MEASURED)
 
 
@@ -98,7 +100,8 @@ def load_rows(
         looks: without it there is no column `look`, and reading is a little cheaper.
         trust_remote_code: handed to `load_dataset` only where set.
         num_proc: processes that read the photos; by default one per core, fewer for a small data set.
-        say: called with lines that a user should see before minutes are spent on photos.
+        say: called with lines that a user should see before minutes are spent on photos: the classes with their
+            counts, then for each source what gave the labels and what was left aside.
 
     Returns:
         The rows. A source that brings exactly the four splits keeps them, any other is pooled, its parts noted in
@@ -111,14 +114,17 @@ def load_rows(
     if broken_photos not in ("refuse", "skip"):
         raise UserError(f"broken_photos: expected refuse or skip, found {broken_photos!r}")
     group_columns = [group_column] if isinstance(group_column, str) else list(group_column or ())
-    text = {"id", label_column_name, *group_columns, *filter(None, [description_column])}
-    raws = [
-        read_source(source, dataset_config, image_column_name, label_column_name, text, trust_remote_code)
-        for source in named_sources(dataset_name)
-    ]
-    _check_splits(raws)
+    raws, labels, names = load_labels(
+        dataset_name,
+        dataset_config=dataset_config,
+        image_column_name=image_column_name,
+        label_column_name=label_column_name,
+        text_columns={*group_columns, *filter(None, [description_column])},
+        label_names=label_names,
+        trust_remote_code=trust_remote_code,
+        say=say,
+    )
     title = " + ".join(raw.source.title for raw in raws)
-    labels, names = agreed_classes(raws, label_column_name, label_names)
     saved = not group_columns and all(raw.ours for raw in raws)
     group_columns = ["group"] if saved else group_columns
     values = {column: pooled_values(raws, column, "group_column") for column in group_columns}
@@ -193,6 +199,44 @@ def _differing_by_case(names: Sequence[str], groups: Mapping[str, Sequence[str |
         for what, found in told.items()
         for alike in differing_by_case(found)[:3]
     ]
+
+
+def load_labels(
+    dataset_name: Given | Sequence[Given],
+    *,
+    dataset_config: str | None = None,
+    image_column_name: str = "image",
+    label_column_name: str = "label",
+    text_columns: Set[str] = frozenset(),
+    label_names: list[str] | None = None,
+    trust_remote_code: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> tuple[list[Raw], list[int], list[str]]:
+    """The sources with the class number of every row and the names, before any photo is opened.
+
+    Args:
+        text_columns: columns of a CSV that are text whatever they look like, besides ids and labels.
+        dataset_name, ...: as `load_rows` takes them.
+    """
+    text = {"id", label_column_name, *text_columns}
+    raws = [
+        read_source(source, dataset_config, image_column_name, label_column_name, text, trust_remote_code)
+        for source in named_sources(dataset_name)
+    ]
+    _check_splits(raws)
+    labels, names = agreed_classes(raws, label_column_name, label_names)
+    say(class_line(labels, names))
+    for raw in raws:
+        say(f"labels: {raw.told}")
+    return raws, labels, names
+
+
+def class_line(labels: Sequence[int], names: Sequence[str]) -> str:
+    """The classes with their numbers of photos."""
+    counts = Counter(labels)
+    shown = ", ".join(f"{name} {counts[i]:,}" for i, name in enumerate(names[:SHOWN]))
+    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{len(names)} classes: {shown}{rest}"
 
 
 def _check_splits(raws: list[Raw]) -> None:

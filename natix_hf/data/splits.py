@@ -23,8 +23,9 @@ from natix_hf.data.given import check_copies, check_given
 from natix_hf.data.groups import Grouping, group_rows
 from natix_hf.data.metadata import category, places, times
 from natix_hf.data.placement import place
-from natix_hf.data.plan import DEFAULT_RATIOS, TEST_ORIGINS, Plan, check_ratios
+from natix_hf.data.plan import DEFAULT_RATIOS, Plan, check_ratios
 from natix_hf.data.sources import Rows
+from natix_hf.data.split_names import TEST_WORDS, names_split
 from natix_hf.errors import UserError
 
 TEST = SPLITS.index("val_test")
@@ -121,7 +122,8 @@ def _select(data: Dataset, indices: np.ndarray) -> Dataset:
 
 def _own_test(data: Dataset) -> np.ndarray:
     """`(n,)` True for rows of the source's own test part; of no row where the source is nothing else."""
-    kept = np.isin(np.asarray(data["origin"][:], dtype=object), TEST_ORIGINS)
+    origins = data["origin"][:]
+    kept = np.isin(origins, [origin for origin in set(origins) if names_split(origin) in TEST_WORDS])
     return kept & (not kept.all())
 
 

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from natix_hf.decision.temperature import softmax
 from natix_hf.errors import UserError, one_line
-from natix_hf.files import read_json, replacing
+from natix_hf.files import only_a_path, read_json, replacing
 from natix_hf.inference.batches import logits_of, photo_batches
 from natix_hf.inference.onnx_model import GRAPH, OnnxClassifier
 from natix_hf.modeling.checkpoints import PICKLES
@@ -59,7 +59,7 @@ def load_classifier(name_or_path: str) -> tuple[Any, Any]:
     """
     from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
-    if name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1:
+    if only_a_path(name_or_path):
         path = Path(name_or_path).expanduser()
         if not path.is_dir():
             raise UserError(f"{name_or_path}: no such folder")
@@ -79,7 +79,8 @@ def load_classifier(name_or_path: str) -> tuple[Any, Any]:
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{name_or_path}: no model that can be loaded: {one_line(error)}") from None
+        absent = "" if run.is_dir() else "no such folder, and as a Hub id "
+        raise UserError(f"{name_or_path}: {absent}no model that can be loaded: {one_line(error)}") from None
     return model.eval(), processor
 
 

@@ -29,6 +29,7 @@ from transformers import DINOv3ViTConfig, DINOv3ViTImageProcessor, DINOv3ViTMode
 from transformers.integrations.hub_kernels import allow_all_hub_kernels
 
 from natix_hf.errors import UserError
+from natix_hf.files import only_a_path
 from natix_hf.modeling import timm_keys
 from natix_hf.modeling.configuration_natix_dinov3 import NatixDinov3Config
 from natix_hf.modeling.modeling_natix_dinov3 import NatixDinov3ForImageClassification, NatixDinov3Head
@@ -56,7 +57,7 @@ def local_folder(name_or_path: str, files: Sequence[str] = SETTINGS, revision: s
     where = f"model_name_or_path {name_or_path!r}"
     if path.exists():
         raise UserError(f"{where} is a file: give the folder that holds config.json and model.safetensors")
-    if name_or_path.startswith((".", "/", "~", "builtin:")) or name_or_path.count("/") > 1 or "\\" in name_or_path:
+    if only_a_path(name_or_path) or name_or_path.startswith("builtin:"):
         raise UserError(f"{where}: no such file or folder; give a folder with config.json or a Hub id (owner/name)")
     page = f"{constants.ENDPOINT}/{name_or_path}"
     try:
@@ -77,8 +78,8 @@ def local_folder(name_or_path: str, files: Sequence[str] = SETTINGS, revision: s
         ) from None
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, ConnectionError, TimeoutError) as error:
         raise UserError(
-            f"{where} is not in the cache and {constants.ENDPOINT} can't be reached ({type(error).__name__}): "
-            "connect to the network (and unset HF_HUB_OFFLINE), or give a local folder"
+            f"{where}: no such folder here; and as a model on the Hub it is not in the cache and {constants.ENDPOINT} "
+            f"can't be reached ({type(error).__name__}): connect (and unset HF_HUB_OFFLINE), or give a local folder"
         ) from None
 
 

@@ -124,7 +124,7 @@ def measure_robustness(run: Path, profiles: Sequence[str], *, batch_size: int = 
         UserError: an unknown profile, a refit, or photos that are not those of the run any more.
     """
     check_profiles(profiles, "--robustness")
-    splits = run_splits(run)
+    splits = run_splits(run, say=print)
     rows = splits.rows("final_evaluation", step="predictions")
     model, processor = load_classifier(str(run))
     note_latency(run, model, processor, rows)

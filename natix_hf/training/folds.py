@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,11 +47,11 @@ class Fold(NamedTuple):
     skipped: str | None
 
 
-def read_rows(recipe: Mapping[str, Any]) -> Rows:
-    """The photos that a recipe names, not split and without a look for altered copies."""
+def read_rows(recipe: Mapping[str, Any], say: Callable[[str], None] | None = None) -> Rows:
+    """The photos that a recipe names, not split and without a look for altered copies; `say` as in `load_rows`."""
     options = {key: recipe[key] for key in KEYS if key not in _PLAN and recipe.get(key) is not None}
     return read_source(
-        recipe["dataset_name"], looks=False, num_proc=recipe.get("preprocessing_num_workers"), **options
+        recipe["dataset_name"], looks=False, num_proc=recipe.get("preprocessing_num_workers"), say=say, **options
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
@@ -20,8 +21,12 @@ KEYS = (
 )
 
 
-def run_splits(run: str | Path) -> LockedSplits:
+def run_splits(run: str | Path, say: Callable[[str], None] | None = None) -> LockedSplits:
     """The splits of a finished run; what is read of them has to be noted in its `run.json` by whoever reads.
+
+    Args:
+        run: its folder.
+        say: as in `load_rows`.
 
     Raises:
         UserError: the run is a refit, which trained on all rows; it does not say where its photos are; or what is
@@ -34,7 +39,8 @@ def run_splits(run: str | Path) -> LockedSplits:
         raise UserError(f"{run}: no recipe.yaml, so its photos cannot be found: bring the file back")
     recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
     options = {key: recipe[key] for key in KEYS if recipe.get(key) is not None}
-    splits = load_photos(recipe["dataset_name"], num_proc=recipe.get("preprocessing_num_workers"), **options)
+    workers = recipe.get("preprocessing_num_workers")
+    splits = load_photos(recipe["dataset_name"], num_proc=workers, say=say, **options)
     was, now = (one["fingerprints"]["val_test"] for one in (read_certificate(run), splits.description))
     if was != now:
         raise UserError(

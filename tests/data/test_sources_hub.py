@@ -151,5 +151,8 @@ def test_without_a_network_the_line_says_so(tmp_path, offline):
     done = run(REFUSED, tmp_path, nowhere, "owner/photos", HF_HUB_OFFLINE=offline)
     assert done.returncode == 2
     line = done.stderr.strip().splitlines()[-1]
-    assert line.startswith("error: Hub data set owner/photos cannot be reached and is not in the cache: no network")
+    assert line.startswith(
+        "error: dataset_name: no such file or folder: owner/photos; and as a Hub data set it cannot"
+    )
+    assert "be reached and is not in the cache: no network" in line
     assert "Traceback" not in done.stderr
