@@ -1,10 +1,15 @@
-"""Files that are either whole or not there: written under a temporary name in the same folder, then renamed."""
+"""Files that are either whole or not there: written under a temporary name in the same folder, then renamed.
+
+And their names: on Linux a name is bytes, and those that are no UTF-8 cannot stand in a table, in JSON or on a screen.
+`path_text` writes such a name with escapes, as it is shown, stored and made an id; `text_path` is the way back.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +17,32 @@ from pathlib import Path
 from typing import Any
 
 from natix_hf.errors import UserError
+
+_BYTE = re.compile("[\udc80-\udcff]")  # what Python makes of a byte of a name that is no UTF-8
+_LIKE_ESCAPE = re.compile(r"\\(?=x(?:5c|[89a-f][0-9a-f]))")
+_ESCAPE = re.compile(r"\\x(5c|[89a-f][0-9a-f])")
+
+
+def shown(text: str) -> str:
+    """Text that can be written and printed: a byte that is no UTF-8 as `\\xfc`, other halves of letters likewise."""
+    text = _BYTE.sub(lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", text)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def path_text(path: str | Path) -> str:
+    """A path as text, `shown`; a backslash before what looks like an escape is one itself (`\\x5c`)."""
+    return shown(_LIKE_ESCAPE.sub(r"\\x5c", str(path)))
+
+
+def text_path(text: str | Path) -> str:
+    """The path that `path_text` made a text of; what names no file that way is a path as it stands."""
+    path = _ESCAPE.sub(_byte, str(text))
+    return path if path != str(text) and os.path.lexists(path) else str(text)
+
+
+def _byte(escape: re.Match) -> str:
+    code = int(escape[1], 16)
+    return chr(code if code < 0x80 else 0xDC00 + code)
 
 
 @contextmanager
@@ -43,6 +74,15 @@ def staging(folder: str | Path) -> Iterator[Path]:
             os.replace(entry, target)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+
+
+def check_name(path: str | Path) -> None:
+    """Raise `UserError` where a name is not UTF-8, for places that the libraries we use read or write themselves."""
+    if odd := _BYTE.search(os.path.abspath(path)):
+        raise UserError(
+            f"{shown(str(path))}: the byte {shown(odd[0])} in the name {shown(os.path.abspath(path))} is not UTF-8, "
+            "which is needed here: rename that folder or file"
+        )
 
 
 def check_writable(path: str | Path, what: str) -> None:

@@ -23,31 +23,47 @@ from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
 from natix_hf.errors import UserError
+from natix_hf.files import check_name, path_text, shown, text_path
 
-# heic and heif stand here although Pillow cannot read them: such photos are to be named as unreadable, not passed
-# over in silence.
-_SUFFIXES = "jpg jpeg jpe jfif mpo png apng webp bmp gif tif tiff ppm pgm pnm jp2 avif heic heif"
+# heic, heif and jxl stand here although Pillow cannot read them: such photos are to be named as unreadable, not
+# passed over in silence.
+_SUFFIXES = "jpg jpeg jpe jfif mpo png apng webp bmp dib gif tif tiff tga ppm pgm pbm pnm jp2 j2k jpx avif"
+_SUFFIXES += " heic heif jxl"
 PHOTO_SUFFIXES = frozenset(f".{name}" for name in _SUFFIXES.split())
 # What a table of paths calls them, besides the image column that the user names.
 PHOTO_COLUMNS = ("image_path", "file_name")
 _SPLITS = "train training val valid validation dev eval test testing val_select val_calib val_test"
 SPLIT_FOLDERS = frozenset(_SPLITS.split())
+TABLE_SUFFIXES = (".csv", ".jsonl", ".parquet")
+# What lies in the folders that this package writes: runs, splits, range tests.
+WRITTEN = ({"run.json", "splits.json"}, {"splits.json", "SPLITS.md"}, {"find_lr.json"})
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 WHOLE = "all"  # the origin of rows of a source that is not divided
 
 
 def _files(folder: Path) -> list[Path]:
-    """All files below a folder, links to folders followed once, sorted, as paths relative to it; no hidden ones."""
+    """All files below a folder, links to folders followed once, sorted, as paths relative to it; none that are hidden
+    or that this package wrote.
+
+    Raises:
+        OSError: a folder cannot be looked into.
+    """
     found, seen = [], set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_raise):
         real = os.path.realpath(parent)
-        if real in seen:  # a link back up
+        if real in seen or any(
+            written.issubset(names) for written in WRITTEN
+        ):  # a link back up; a run and its figures
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = [name for name in folders if not name.startswith((".", "__MACOSX"))]
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
         found += [Path(parent, name).relative_to(folder) for name in names if not name.startswith(".")]
     return sorted(found)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def read_local(path: Path, photo_column: str, text_columns: set[str]) -> dict[str, Dataset]:
@@ -96,6 +112,7 @@ def photo_files(path: Path) -> list[Path] | None:
 
 
 def _saved(path: Path) -> dict[str, Dataset]:
+    check_name(path)
     try:
         saved = load_from_disk(str(path))
     except (OSError, ValueError, KeyError, pa.ArrowException, DatasetsError) as error:
@@ -127,8 +144,8 @@ def _class_folders(path: Path, photos: list[Path], photo_column: str) -> dict[st
     return {
         origin: Dataset.from_dict(
             {
-                photo_column: [os.path.abspath(path / photo) for photo in members],
-                "label": [photo.parts[depth - 1] for photo in members],
+                photo_column: [path_text(os.path.abspath(path / photo)) for photo in members],
+                "label": [path_text(photo.parts[depth - 1]) for photo in members],
             }
         )
         for origin, members in parts.items()
@@ -156,7 +173,8 @@ def _table(path: Path, photo_column: str, text_columns: set[str]) -> Dataset:
             table = _read_csv(path, {photo_column, *PHOTO_COLUMNS, *text_columns})
         elif path.suffix == ".jsonl":
             lines = path.read_text(encoding="utf-8-sig").splitlines()
-            table = pa.Table.from_pylist([json.loads(line) for line in lines if line.strip()])
+            rows = [json.loads(line) for line in lines if line.strip()]
+            table = pa.Table.from_pylist([{name: _text(value) for name, value in row.items()} for row in rows])
         else:
             raise UserError(f"{path}: expected a folder, or a .csv, .jsonl or .parquet file")
     except (pa.ArrowException, UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -174,6 +192,10 @@ def _table(path: Path, photo_column: str, text_columns: set[str]) -> Dataset:
     return Dataset(table.set_column(position, photo_column, pa.array(paths, pa.string())))
 
 
+def _text(value: object) -> object:
+    return shown(value) if isinstance(value, str) else value
+
+
 def _read_csv(path: Path, text_columns: set[str]) -> pa.Table:
     """A CSV in which an empty field alone is missing: `None`, `NA` and `null` are words like others. Commas divide
     it, or, where they leave one column only, semicolons or tabs."""
@@ -186,16 +208,17 @@ def _read_csv(path: Path, text_columns: set[str]) -> pa.Table:
         column_types=dict.fromkeys(text_columns, pa.string()),
     )
     parse = pyarrow.csv.ParseOptions(delimiter=next(divided, ","), newlines_in_values=True)
-    return pyarrow.csv.read_csv(path, parse_options=parse, convert_options=convert)
+    with path.open("rb") as file:
+        return pyarrow.csv.read_csv(file, parse_options=parse, convert_options=convert)
 
 
 def resolve(name: str | None, *folders: Path) -> str | None:
-    """The absolute path of a photo that a table names: from a folder, or from the `images/` in it; the first guess
-    if it is in neither."""
+    """The absolute path of a photo that a table names, as `path_text`: from a folder, or from the `images/` in it; the
+    first guess if it is in neither."""
     if name is None:
         return None
-    guesses = [Path(folder, *inner, name) for folder in folders for inner in ((), ("images",))]
-    return os.path.abspath(next((guess for guess in guesses if guess.is_file()), guesses[0]))
+    guesses = [text_path(Path(folder, *inner, name)) for folder in folders for inner in ((), ("images",))]
+    return path_text(os.path.abspath(next((guess for guess in guesses if os.path.isfile(guess)), guesses[0])))
 
 
 def path_origin(file: Path) -> str:
@@ -207,6 +230,7 @@ def _shards(path: Path, files: list[Path], photo_column: str) -> dict[str, Datas
     """Parquet files, memory-mapped; photos inside, or as paths from the folder."""
     parts: dict[str, list[str]] = {}
     for file in files:
+        check_name(path / file)
         parts.setdefault(path_origin(file), []).append(glob.escape(str(path / file)))
     try:
         read = dict(load_dataset("parquet", data_files=parts))

@@ -108,7 +108,7 @@ def _cut(source: Any, plan: Plan, options: Mapping[str, Any]) -> Cut:
 def read_source(source: Any, **options: Any) -> Rows:
     """`load_rows` with the scenes drawn and what is known of published data sets filled in."""
     if source == SCENES:
-        source = _scenes(options.pop("dataset_config", None))
+        source = drawn_scenes(options.pop("dataset_config", None))
         options["group_column"] = options.get("group_column") or "group"
     known: dict[str, Any] = {}
     for one in source if isinstance(source, list | tuple) else [source]:
@@ -136,7 +136,8 @@ def certificate_beside(source: str | Path) -> dict | None:
     return read_certificate(Path(file).parent)
 
 
-def _scenes(count: str | None) -> str:
+def drawn_scenes(count: str | None = None) -> str:
+    """The folder of `builtin:scenes`, drawn where they are not there yet."""
     from natix_hf.data.scenes import generate
 
     try:

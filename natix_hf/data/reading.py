@@ -18,6 +18,7 @@ from datasets import Dataset, DatasetDict, Image
 from natix_hf.data.contracts import SPLITS
 from natix_hf.data.folders import WHOLE, read_local
 from natix_hf.errors import UserError
+from natix_hf.files import shown, text_path
 
 Given = str | os.PathLike | Dataset | DatasetDict
 _PHOTO_TYPES = ("string", "large_string", "binary", "large_binary")
@@ -43,7 +44,7 @@ class Source:
         """How messages call it."""
         if isinstance(self.place, Dataset | DatasetDict):
             return f"source {self.name}" if self.named else "the data set"
-        return str(self.place)
+        return shown(os.fspath(self.place))
 
 
 @dataclass(frozen=True)
@@ -104,12 +105,12 @@ def _named(place: Given, number: int, alone: bool) -> Source:
         return Source(WHOLE, place, False) if alone else Source(f"source-{number}", place, True)
     text = os.fspath(place)
     given = _NAMED.fullmatch(text)
-    if given and not Path(text).expanduser().exists():
-        return Source(given["name"], given["place"], True)
+    path = Path(text_path(text)).expanduser()
+    if given and not path.exists():
+        return Source(shown(given["name"]), given["place"], True)
     if alone:
         return Source(WHOLE, text, False)
-    path = Path(text).expanduser()
-    return Source(path.resolve().name if path.exists() else text, text, False)
+    return Source(shown(path.resolve().name if path.exists() else text), text, False)
 
 
 def read_source(
@@ -153,7 +154,7 @@ def _read(
     if isinstance(place, DatasetDict):
         return dict(place), None
     name = os.fspath(place)
-    path = Path(name).expanduser()
+    path = Path(text_path(name)).expanduser()
     if path.exists():
         return read_local(path, image, text), path if path.is_dir() else path.parent
     if name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith(("/", ".csv", ".jsonl", ".parquet")):

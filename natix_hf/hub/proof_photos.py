@@ -16,6 +16,7 @@ from natix_hf.data.decode import client_photo, fingerprint_bytes
 from natix_hf.data.photos import load_photos
 from natix_hf.data.scenes import encode, scene
 from natix_hf.errors import PhotoError, UserError
+from natix_hf.files import text_path
 
 COUNT = 32
 # Keys of a recipe that decide which rows there are and where they stand.
@@ -49,7 +50,9 @@ def proof_photos(run: str | Path, given: Sequence[Any] | None = None, count: int
         UserError: no given photo can be read.
     """
     if given is not None:
-        content = _readable([photo if isinstance(photo, bytes) else Path(photo).read_bytes() for photo in given])
+        content = _readable(
+            [photo if isinstance(photo, bytes) else Path(text_path(photo)).read_bytes() for photo in given]
+        )
         if not content:
             raise UserError("--photos: none of them can be read")
         return Photos("given", content[:count])
@@ -86,4 +89,4 @@ def _selected(run: Path, count: int) -> list[bytes]:
         return []
     step = max(1, len(rows) // count)
     photos = [rows[i]["image"] for i in range(0, len(rows), step)][:count]
-    return _readable([photo["bytes"] or Path(photo["path"]).read_bytes() for photo in photos])
+    return _readable([photo["bytes"] or Path(text_path(photo["path"])).read_bytes() for photo in photos])
