@@ -51,9 +51,8 @@ def _files(folder: Path) -> list[Path]:
     found, seen = [], set()
     for parent, folders, names in os.walk(folder, followlinks=True, onerror=_raise):
         real = os.path.realpath(parent)
-        if real in seen or any(
-            written.issubset(names) for written in WRITTEN
-        ):  # a link back up; a run and its figures
+        ours = any(written.issubset(names) for written in WRITTEN)  # figures are no photos
+        if ours or real in seen:  # a link back up
             folders.clear()
             continue
         seen.add(real)

@@ -38,9 +38,7 @@ def listed_photos(source: str) -> list[Path] | None:
     if path.is_dir():
         photos = photo_files(path)
         if photos == []:
-            raise UserError(
-                f"{place}: no photos in this folder (endings such as .jpg, .png, .webp; hidden files and runs left out)"
-            )
+            raise UserError(f"{place}: no photos in this folder (endings such as .jpg, .png, .webp; no hidden ones)")
         return photos and [path / photo for photo in photos]
     if path.is_file():
         return None if path.suffix.lower() in TABLE_SUFFIXES else [path]
