@@ -78,18 +78,21 @@ def staging(folder: str | Path) -> Iterator[Path]:
 
 def check_name(path: str | Path) -> None:
     """Raise `UserError` where a name is not UTF-8, for places that the libraries we use read or write themselves."""
-    if odd := _BYTE.search(os.path.abspath(path)):
+    if odd := _BYTE.search(str(path)):
         raise UserError(
-            f"{shown(str(path))}: the byte {shown(odd[0])} in the name {shown(os.path.abspath(path))} is not UTF-8, "
-            "which is needed here: rename that folder or file"
+            f"{shown(str(path))}: the byte {shown(odd[0])} is not UTF-8, which the name of this folder or file has to "
+            "be: rename it or choose another"
         )
 
 
-def check_writable(path: str | Path, what: str) -> None:
+def check_writable(path: str | Path, what: str, *, any_name: bool = False) -> None:
     """Raise `UserError` where nothing can be written at `path`, there or not; `what` is the option that named it.
 
-    Found out by writing, since permission bits say little about full, read-only or mapped file systems.
+    With `any_name` the name need not be UTF-8. Whether one can write is found out by writing, since permission bits
+    say little about full, read-only or mapped file systems.
     """
+    if not any_name:
+        check_name(path)
     folder = Path(path)
     while not folder.exists():
         folder = folder.parent

@@ -106,12 +106,18 @@ def photo_files(path: Path) -> list[Path] | None:
         return None
     files = _files(path)
     tables = [f for f in files if f.name in METADATA or f.suffix == ".parquet"]
-    beside = [f for f in files if len(f.parts) == 1 and f.suffix in (".csv", ".jsonl")]
+    beside = [f for f in files if len(f.parts) == 1 and f.suffix in (".csv", ".jsonl") and not _predicted(path / f)]
     return None if tables or beside else [f for f in files if f.suffix.lower() in PHOTO_SUFFIXES]
 
 
+def _predicted(table: Path) -> bool:
+    """Whether `natix_hf.predict` wrote a table."""
+    with table.open("rb") as file:
+        return file.readline().startswith((b"file,label,p_", b'{"file": '))
+
+
 def _saved(path: Path) -> dict[str, Dataset]:
-    check_name(path)
+    check_name(path.absolute())
     try:
         saved = load_from_disk(str(path))
     except (OSError, ValueError, KeyError, pa.ArrowException, DatasetsError) as error:
@@ -229,7 +235,7 @@ def _shards(path: Path, files: list[Path], photo_column: str) -> dict[str, Datas
     """Parquet files, memory-mapped; photos inside, or as paths from the folder."""
     parts: dict[str, list[str]] = {}
     for file in files:
-        check_name(path / file)
+        check_name((path / file).absolute())
         parts.setdefault(path_origin(file), []).append(glob.escape(str(path / file)))
     try:
         read = dict(load_dataset("parquet", data_files=parts))

@@ -19,7 +19,7 @@ from natix_hf.data.decode import photo_bytes
 from natix_hf.data.inspection import MANY, bars
 from natix_hf.data.splits import Cut
 from natix_hf.errors import UserError
-from natix_hf.files import check_writable, text_path, write_json, write_text
+from natix_hf.files import check_name, check_writable, text_path, write_json, write_text
 
 
 def check_output(folder: str | Path) -> None:
@@ -32,6 +32,7 @@ def check_output(folder: str | Path) -> None:
             f"--output {folder}: already there and not empty: name another folder (--extend {folder} adds photos to "
             "splits, and writes them to a new folder)"
         )
+    check_name(folder.absolute())  # pyarrow maps the files by their whole path
     check_writable(folder, "--output")
 
 

@@ -7,16 +7,15 @@ A source is what `reading.named_sources` takes, and besides a glob or one photo.
 from __future__ import annotations
 
 import glob
-import re
 from collections.abc import Collection
 from pathlib import Path
 
 from datasets import Dataset
 
-from natix_hf.data.folders import PHOTO_SUFFIXES, TABLE_SUFFIXES, photo_files
+from natix_hf.data.folders import PHOTO_SUFFIXES, TABLE_SUFFIXES, WHOLE, photo_files
 from natix_hf.data.inspection import bars
 from natix_hf.data.photos import SCENES, drawn_scenes
-from natix_hf.data.reading import Raw, named_sources, read_source
+from natix_hf.data.reading import Raw, Source, named_sources, read_source
 from natix_hf.errors import UserError
 from natix_hf.files import path_text, text_path
 
@@ -33,7 +32,7 @@ def listed_photos(source: str) -> list[Path] | None:
     Raises:
         UserError: there is none.
     """
-    place = place_of(source)
+    place, endings = place_of(source), (*TABLE_SUFFIXES, *PHOTO_SUFFIXES)
     path = Path(text_path(place)).expanduser()
     if path.is_dir():
         photos = photo_files(path)
@@ -47,7 +46,7 @@ def listed_photos(source: str) -> list[Path] | None:
         if not found:
             raise UserError(f"{place}: no file fits this pattern")
         return [file for file in found if file.suffix.lower() in PHOTO_SUFFIXES] or found
-    if place.startswith((".", "/", "~")) or place.count("/") != 1 or path.suffix:
+    if place.startswith((".", "/", "~")) or place.count("/") != 1 or path.suffix.lower() in endings:
         raise UserError(f"{place}: no such file or folder")
     return None
 
@@ -57,7 +56,7 @@ def _fitting(pattern: Path) -> list[Path]:
     otherwise."""
     there = next(folder for folder in pattern.parents if folder.is_dir())
     rest = str(pattern.relative_to(there))
-    for words in (rest, re.sub(r"\[", "[[]", rest)):
+    for words in (rest, rest.replace("[", "[[]")):
         if found := glob.glob(words, root_dir=there, recursive=True):
             return sorted(there / file for file in found)
     return []
@@ -73,8 +72,10 @@ def read_photos(source: str, image_column_name: str = "image", text_columns: Col
     place = place_of(source)
     if photos is None:
         with bars(not Path(place).expanduser().exists()):  # of what is loaded from the Hub
-            return read_source(named_sources(place)[0], None, image_column_name, None, {"id", *text_columns}, False)
+            return read_source(
+                Source(WHOLE, place, False), None, image_column_name, None, {"id", *text_columns}, False
+            )
     root = Path(text_path(place)).expanduser()
     ids = [path_text(photo.relative_to(root) if root.is_dir() else photo) for photo in photos]
     rows = Dataset.from_dict({"id": ids, image_column_name: [path_text(photo.absolute()) for photo in photos]})
-    return read_source(named_sources(rows)[0], None, image_column_name, None, set(), False)
+    return read_source(Source(WHOLE, rows, False), None, image_column_name, None, set(), False)
