@@ -74,6 +74,8 @@ def command(main: Callable[[list[str]], None], argv: list[str] | None = None) ->
     debug = "--debug" in arguments
     if debug:
         arguments.remove("--debug")
+    for stream in (sys.stdout, sys.stderr):  # a name that the screen cannot show must not end the work
+        stream.reconfigure(errors="backslashreplace")
     atexit.register(gc.freeze)  # or the interpreter looks through every object for garbage before it ends
     # What datasets logs before it raises would stand above the one line that says the same.
     os.environ.setdefault("DATASETS_VERBOSITY", "critical")

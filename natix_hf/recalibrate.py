@@ -20,7 +20,7 @@ from natix_hf.startup import keep_freed_memory
 def parser() -> CommandParser:
     made = CommandParser(prog="python -m natix_hf.recalibrate", description=__doc__.split("\n")[0])
     made.add_argument("model", help="folder of a finished run or of an export, or a Hub id")
-    made.add_argument("photos", help="class folders, folder, .csv, .jsonl, .parquet, save_to_disk folder or Hub id")
+    made.add_argument("photos", help="class folders, folder, glob, .csv, .jsonl, .parquet, saved data set or Hub id")
     made.add_argument("--output", required=True, help="folder to write, absent or empty")
     risk = made.add_mutually_exclusive_group()
     risk.add_argument("--max_fpr", type=float, help="guarantee: of the negatives at most so many are called positive")

@@ -20,6 +20,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from natix_hf.errors import PhotoError
+from natix_hf.files import text_path
 
 Source = str | Path | bytes | dict | Image.Image
 
@@ -49,7 +50,7 @@ def _reason(error: Exception) -> str:
     return f"truncated or damaged ({' '.join(str(error).split()) or type(error).__name__})"
 
 
-def _read(source: Source) -> bytes:
+def photo_bytes(source: Source) -> bytes:
     """The bytes of a photo; bytes that travel with a row win over the path beside them."""
     if isinstance(source, bytes):
         content = source
@@ -58,7 +59,7 @@ def _read(source: Source) -> bytes:
     elif isinstance(source, dict) and source.get("path") is None:
         raise PhotoError(f"{_name(source)}: the row holds no photo, neither bytes nor a path")
     else:
-        content = Path(source["path"] if isinstance(source, dict) else source).read_bytes()
+        content = Path(text_path(source["path"] if isinstance(source, dict) else source)).read_bytes()
     if not content:
         raise PhotoError(f"{_name(source)}: the file is empty (0 bytes)")
     return content
@@ -70,7 +71,7 @@ def _size(source: str | Path | bytes | dict) -> int:
     if isinstance(content, bytes):
         return len(content)
     path = content.get("path") if isinstance(content, dict) else content
-    return 0 if path is None else os.stat(path).st_size
+    return 0 if path is None else os.stat(text_path(path)).st_size
 
 
 def _open(source: Source) -> Image.Image:
@@ -78,7 +79,7 @@ def _open(source: Source) -> Image.Image:
     nobody learns anything."""
     if isinstance(source, Image.Image):
         return source
-    content = io.BytesIO(_read(source))
+    content = io.BytesIO(photo_bytes(source))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         return Image.open(content)
@@ -207,7 +208,7 @@ def inspect_photo(
         size = _size(source)
         if size > max_mb * 1e6:
             return Inspection("", 0, 0, f"the file has {size / 1e6:.1f} MB, over max_photo_mb {max_mb:g}: not read")
-        content = _read(source)
+        content = photo_bytes(source)
         fingerprint = fingerprint_bytes(content)
         image = _open(content)
         width, height = image.size

@@ -27,10 +27,12 @@ from natix_hf.data.parquet_files import read_parquet
 from natix_hf.data.split_names import names_split, split_word
 from natix_hf.data.stacking import stacked
 from natix_hf.errors import UserError
+from natix_hf.files import check_name, path_text, shown, text_path
 
-# heic and heif stand here although Pillow cannot read them: such photos are to be named as unreadable, not passed
-# over in silence.
-_SUFFIXES = "jpg jpeg jpe jfif mpo png apng webp bmp gif tif tiff ppm pgm pnm jp2 avif heic heif"
+# heic, heif and jxl stand here although Pillow cannot read them: such photos are to be named as unreadable, not
+# passed over in silence.
+_SUFFIXES = "jpg jpeg jpe jfif mpo png apng webp bmp dib gif tif tiff tga ppm pgm pbm pnm jp2 j2k jpx avif"
+_SUFFIXES += " heic heif jxl"
 PHOTO_SUFFIXES = frozenset(f".{name}" for name in _SUFFIXES.split())
 # Folders that systems make by themselves, in small letters: copies, previews and what was deleted.
 SYSTEM_FOLDERS = frozenset(
@@ -39,21 +41,33 @@ SYSTEM_FOLDERS = frozenset(
         *("recycler", "system volume information", "found.000", "lost+found", "thumbnails", "thumbs"),
     )
 )
+# What lies in the folders that this package writes: runs, splits, range tests.
+WRITTEN = ({"run.json", "splits.json"}, {"splits.json", "SPLITS.md"}, {"find_lr.json"})
 WHOLE = "all"  # the origin of rows of a source that is not divided
 
 
 def _files(folder: Path) -> list[Path]:
-    """All files below a folder, links to folders followed once, sorted, as paths relative to it; no hidden ones."""
+    """All files below a folder, links to folders followed once, sorted, as paths relative to it; none that are hidden
+    or that this package wrote.
+
+    Raises:
+        OSError: a folder cannot be looked into.
+    """
     found, seen = [], set()
-    for parent, folders, names in os.walk(folder, followlinks=True):
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_raise):
         real = os.path.realpath(parent)
-        if real in seen:  # a link back up
+        ours = any(written.issubset(names) for written in WRITTEN)  # figures are no photos
+        if ours or real in seen:  # a link back up
             folders.clear()
             continue
         seen.add(real)
-        folders[:] = [name for name in folders if name.lower() not in SYSTEM_FOLDERS and not name.startswith(".")]
+        folders[:] = sorted(name for name in folders if not (name.startswith(".") or name.lower() in SYSTEM_FOLDERS))
         found += [Path(parent, name).relative_to(folder) for name in names if not name.startswith(".")]
     return sorted(found)
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 @dataclass(frozen=True)
@@ -108,7 +122,7 @@ def read_local(path: Path, photo_column: str, text_columns: set[str]) -> Local:
             f"{path}: two sources of labels: {_few(shards)} with photos inside, and folders of photos "
             f"({_few(folders)}): name the table as dataset_name, such as {path / shards[0]}, or move it out"
         )
-    beside = [os.path.abspath(path / photo) for photo in photos]
+    beside = [path_text(os.path.abspath(path / photo)) for photo in photos]
     return Local(parts, "; ".join([f"{_few(tables.used)} in {path}{_sizes(parts)}", *_unused(beside, named), *passed]))
 
 
@@ -131,13 +145,17 @@ def _photos(files: Iterable[Path]) -> list[Path]:
 
 
 def _photos_in(folder: str) -> list[str]:
-    """The photos that lie directly in a folder, as absolute paths."""
+    """The photos that lie directly in a folder, as absolute paths; `folder` and they as `path_text`."""
+    folder = text_path(folder)
     names = os.listdir(folder) if os.path.isdir(folder) else []
-    return [os.path.join(folder, str(name)) for name in _photos(map(Path, names)) if not str(name).startswith(".")]
+    names = [name for name in _photos(map(Path, names)) if not str(name).startswith(".")]
+    return [path_text(os.path.join(folder, name)) for name in names]
 
 
 def _few(names: Sequence) -> str:
-    return ", ".join(map(str, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return ", ".join(shown(str(name)) for name in names[:3]) + (
+        f" and {len(names) - 3} more" if len(names) > 3 else ""
+    )
 
 
 def _sizes(parts: dict[str, Dataset]) -> str:
@@ -202,6 +220,7 @@ def _check_one_source(path: Path, tables: list[Path], shards: list[Path], photos
 
 
 def _saved(path: Path) -> dict[str, Dataset]:
+    check_name(path.absolute())
     try:
         saved = load_from_disk(str(path))
     except (OSError, ValueError, KeyError, pa.ArrowException, DatasetsError) as error:
@@ -272,8 +291,8 @@ def _class_folders(path: Path, photos: list[Path], photo_column: str) -> dict[st
     return {
         origin: Dataset.from_dict(
             {
-                photo_column: [os.path.abspath(path / photo) for photo in members],
-                "label": [photo.parts[place] for photo in members],
+                photo_column: [path_text(os.path.abspath(path / photo)) for photo in members],
+                "label": [path_text(photo.parts[place]) for photo in members],
             }
         )
         for origin, members in parts.items()
@@ -306,6 +325,7 @@ def _shards(path: Path, files: list[Path], photo_column: str) -> dict[str, Datas
     """Parquet files, memory-mapped; photos inside, or as paths from the folder."""
     parts: dict[str, list[Path]] = {}
     for file in files:
+        check_name((path / file).absolute())
         parts.setdefault(path_origin(file), []).append(path / file)
     try:
         read = read_parquet(parts)

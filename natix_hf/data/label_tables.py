@@ -27,6 +27,7 @@ from datasets import Dataset
 
 from natix_hf.data.columns import check_paths
 from natix_hf.errors import UserError
+from natix_hf.files import path_text, shown, text_path
 
 # What a table of paths calls them, besides the image column that the user names.
 PHOTO_COLUMNS = ("image_path", "file_name")
@@ -186,7 +187,7 @@ def read_table(path: Path, photo_column: str, text_columns: set[str]) -> Dataset
         else:
             rows = _records(text)
             names = _columns(rows)
-            table = pa.Table.from_pylist([{name: row.get(name) for name in names} for row in rows])
+            table = pa.Table.from_pylist([{name: _text(row.get(name)) for name in names} for row in rows])
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise UserError(
@@ -213,6 +214,10 @@ def read_table(path: Path, photo_column: str, text_columns: set[str]) -> Dataset
         )
     paths = resolved(table.column(column).to_pylist(), f"{path}: column {column!r}", path.parent)
     return Dataset(table.set_column(table.column_names.index(column), photo_column, pa.array(paths, pa.string())))
+
+
+def _text(value: object) -> object:
+    return shown(value) if isinstance(value, str) else value
 
 
 def _decoded(raw: bytes, errors: str = "strict") -> str:
@@ -291,7 +296,7 @@ def resolved(names: Sequence, where: str, *folders: Path) -> list[str | None]:
             )
             raise UserError(f"{where} holds {name!r} (row {row}), {what}: {mend}, such as images/a.jpg")
     paths = [resolve(name, *folders) for name in names]
-    if any(paths) and not any(path and os.path.isfile(path) for path in paths):
+    if any(paths) and not any(path and os.path.isfile(text_path(path)) for path in paths):
         first = next(filter(None, paths))
         raise UserError(
             f"{where}: none of its {len(paths)} photos is there, the first would be {first}: write paths "
@@ -301,10 +306,15 @@ def resolved(names: Sequence, where: str, *folders: Path) -> list[str | None]:
 
 
 def resolve(name: str | None, *folders: Path) -> str | None:
-    """The absolute path of a photo that a table names: from a folder, or from the `images/` in it, also where the
-    table divides folders as Windows does; the first guess if it is in neither."""
+    """The absolute path of a photo that a table names, as `path_text`.
+
+    It begins at a folder, or at the `images/` in it, also where the table divides folders as Windows does; where it is
+    in neither this is the first guess.
+    """
     if name is None:
         return None
     names = dict.fromkeys((name, name.replace("\\", "/")))
-    guesses = [Path(folder, *inner, one) for one in names for folder in folders for inner in ((), ("images",))]
-    return os.path.abspath(next((guess for guess in guesses if guess.is_file()), guesses[0]))
+    guesses = [
+        text_path(Path(folder, *inner, one)) for one in names for folder in folders for inner in ((), ("images",))
+    ]
+    return path_text(os.path.abspath(next((guess for guess in guesses if os.path.isfile(guess)), guesses[0])))

@@ -16,15 +16,15 @@ from datasets import Dataset, concatenate_datasets
 
 from natix_hf.data.certificate import PRINT, known_photos, read_certificate
 from natix_hf.data.columns import as_name, with_text
-from natix_hf.data.folders import photo_files
 from natix_hf.data.groups import group_rows
 from natix_hf.data.ids import given_ids, row_ids
 from natix_hf.data.inspection import inspected
 from natix_hf.data.photos import read_source as read_rows
 from natix_hf.data.placement import place
 from natix_hf.data.pooling import pooled_values
-from natix_hf.data.reading import named_sources, read_source
+from natix_hf.data.unlabelled_photos import listed_photos, place_of, read_photos
 from natix_hf.errors import UserError
+from natix_hf.files import text_path
 
 HALVES = ("fit", "control")  # what is chosen, and what it is checked on
 
@@ -87,11 +87,11 @@ def have_labels(place: str, image_column_name: str = "image", label_column_name:
     Raises:
         UserError: there is nothing of that name that can be read.
     """
-    photos = photo_files(Path(place).expanduser(), image_column_name)
-    if photos is not None:
-        return any(len(photo.parts) > 1 for photo in photos)
-    raw = read_source(named_sources(place)[0], None, image_column_name, None, {label_column_name}, False)
-    return label_column_name in raw.pool.column_names
+    photos = listed_photos(place, image_column_name)
+    if photos is None:
+        return label_column_name in read_photos(place, image_column_name, {label_column_name}).pool.column_names
+    root = Path(text_path(place_of(place))).expanduser()
+    return root.is_dir() and any(photo.parent != root for photo in photos)
 
 
 def read_labelled(
@@ -155,16 +155,7 @@ def read_unlabelled(
     num_proc: int | None = None,
 ) -> OwnPhotos:
     """Photos without labels, or whose labels are not to be looked at; arguments and errors as `read_labelled`."""
-    root = Path(place).expanduser()
-    photos = photo_files(root, image_column_name)
-    if photos == []:
-        raise UserError(f"{place}: no photos in this folder")
-    source = place
-    if photos is not None:
-        paths = [str(photo) for photo in photos]
-        source = Dataset.from_dict({"id": paths, image_column_name: [str((root / p).absolute()) for p in paths]})
-    texts = {"id", *([group_column] if group_column else [])}
-    raw = read_source(named_sources(source)[0], None, image_column_name, None, texts, False)
+    raw = read_photos(place, image_column_name, [group_column] if group_column else ())
     column = raw.pool.select_columns([image_column_name])
     column = column if image_column_name == "image" else column.rename_column(image_column_name, "image")
     seen = inspected(column, looks=near_duplicates, num_proc=num_proc)

@@ -131,7 +131,7 @@ def tell_classes(source: Any, say: Callable[[str], None], **options: Any) -> Non
 def _filled(source: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The source and the options that are set, with the scenes drawn and what is known of published data sets."""
     if source == SCENES:
-        source = _scenes(options.pop("dataset_config", None))
+        source = drawn_scenes(options.pop("dataset_config", None))
         options["group_column"] = options.get("group_column") or "group"
     known: dict[str, Any] = {}
     for one in source if isinstance(source, list | tuple) else [source]:
@@ -159,7 +159,8 @@ def certificate_beside(source: str | Path) -> dict | None:
     return read_certificate(Path(file).parent)
 
 
-def _scenes(count: str | None) -> str:
+def drawn_scenes(count: str | None = None) -> str:
+    """The folder of `builtin:scenes`, drawn where they are not there yet."""
     from natix_hf.data.scenes import generate
 
     try:

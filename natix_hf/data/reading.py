@@ -21,7 +21,7 @@ from natix_hf.data.folders import WHOLE, read_local
 from natix_hf.data.parquet_files import file_names, read_parquet
 from natix_hf.data.stacking import stacked
 from natix_hf.errors import UserError
-from natix_hf.files import only_a_path
+from natix_hf.files import only_a_path, shown, text_path
 
 Given = str | os.PathLike | Dataset | DatasetDict
 _PHOTO_TYPES = ("string", "large_string", "binary", "large_binary")
@@ -47,7 +47,7 @@ class Source:
         """How messages call it."""
         if isinstance(self.place, Dataset | DatasetDict):
             return f"source {self.name}" if self.named else "the data set"
-        return str(self.place)
+        return shown(os.fspath(self.place))
 
 
 @dataclass(frozen=True)
@@ -110,12 +110,12 @@ def _named(place: Given, number: int, alone: bool) -> Source:
         return Source(WHOLE, place, False) if alone else Source(f"source-{number}", place, True)
     text = os.fspath(place)
     given = _NAMED.fullmatch(text)
-    if given and not Path(text).expanduser().exists():
-        return Source(given["name"], given["place"], True)
+    path = Path(text_path(text)).expanduser()
+    if given and not path.exists():
+        return Source(shown(given["name"]), given["place"], True)
     if alone:
         return Source(WHOLE, text, False)
-    path = Path(text).expanduser()
-    return Source(path.resolve().name if path.exists() else text, text, False)
+    return Source(shown(path.resolve().name if path.exists() else text), text, False)
 
 
 def read_source(
@@ -158,7 +158,7 @@ def _read(
         parts = {WHOLE: source.place} if isinstance(source.place, Dataset) else dict(source.place)
         return parts, None, source.title
     name = os.fspath(source.place)
-    path = Path(name).expanduser()
+    path = Path(text_path(name)).expanduser()
     if path.exists():
         found = read_local(path, image, text)
         return found.parts, path if path.is_dir() else path.parent, found.told

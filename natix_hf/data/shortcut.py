@@ -21,6 +21,8 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from natix_hf.files import text_path
+
 FOLDS = 5
 LEAST = 30  # rows; with fewer nothing can be said
 MOST_VALUES = 50  # of a column; rarer ones are told apart no longer
@@ -76,10 +78,11 @@ def file_facts(photo: Mapping[str, Any]) -> dict[str, float]:
         Fact -> number; sizes in powers of 2, the rest counts, means and 0 or 1. A fact that is not named is 0.
     """
     content = photo["bytes"]
-    size = os.stat(photo["path"]).st_size if content is None else len(content)
+    path = None if content is not None else text_path(photo["path"])
+    size = os.stat(path).st_size if content is None else len(content)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd metadata and large photos: nobody can act on it here
-        with Image.open(photo["path"] if content is None else io.BytesIO(content)) as image:
+        with Image.open(path if content is None else io.BytesIO(content)) as image:
             width, height = image.size
             exif = image.getexif()
             mode = image.mode

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from natix_hf.data.certificate import read_certificate
-from natix_hf.data.decode import client_photo, fingerprint_bytes
+from natix_hf.data.decode import client_photo, fingerprint_bytes, photo_bytes
 from natix_hf.data.photos import load_photos
 from natix_hf.data.scenes import encode, scene
 from natix_hf.errors import PhotoError, UserError
@@ -49,7 +49,7 @@ def proof_photos(run: str | Path, given: Sequence[Any] | None = None, count: int
         UserError: no given photo can be read.
     """
     if given is not None:
-        content = _readable([photo if isinstance(photo, bytes) else Path(photo).read_bytes() for photo in given])
+        content = _readable(given)
         if not content:
             raise UserError("--photos: none of them can be read")
         return Photos("given", content[:count])
@@ -59,14 +59,15 @@ def proof_photos(run: str | Path, given: Sequence[Any] | None = None, count: int
     return Photos("generated scenes", [encode(scene(SCENES_SEED, index)) for index in range(count)])
 
 
-def _readable(content: list[bytes]) -> list[bytes]:
+def _readable(photos: Sequence[Any]) -> list[bytes]:
     good = []
-    for photo in content:
+    for photo in photos:
         try:
-            client_photo(photo)
+            content = photo_bytes(photo)
+            client_photo(content)
         except PhotoError:
             continue
-        good.append(photo)
+        good.append(content)
     return good
 
 
@@ -86,4 +87,4 @@ def _selected(run: Path, count: int) -> list[bytes]:
         return []
     step = max(1, len(rows) // count)
     photos = [rows[i]["image"] for i in range(0, len(rows), step)][:count]
-    return _readable([photo["bytes"] or Path(photo["path"]).read_bytes() for photo in photos])
+    return _readable(photos)
