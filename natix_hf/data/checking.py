@@ -125,6 +125,8 @@ def check(
     joined = concatenate_datasets(parts)
     pool = _Pool(joined, joined["id"][:], homes, [names[label] for label in joined["label"][:]])
     _check_photos(report, rows.broken, len(pool.homes))
+    for note in rows.notes:
+        report.warn(f"photos: {note}")
     if document is not None:
         _check_document(report, document, rows.data, Path(data).expanduser())
     grouping = _tied(pool, rows.group_values, document["rules"] if document else {})

@@ -85,7 +85,7 @@ def _together(old: Rows, new: Rows, earlier: Cut) -> Rows:
     data = pooled_columns([pool, added], ["of the earlier splits", "new"])
     document = earlier.description
     broken, left = document["broken"] + new.broken, document["dropped"] + new.dropped + dropped
-    return Rows(data, broken, left, values)
+    return Rows(data, broken, left, values, old.notes + new.notes)
 
 
 def _groups(earlier: Cut, ids: list[str]) -> list[str]:

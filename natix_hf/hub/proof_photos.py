@@ -5,6 +5,7 @@ Never of `val_test`: a proof is repeated at will. Knows the recipe's file and th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,10 +13,10 @@ from typing import Any, NamedTuple
 import yaml
 
 from natix_hf.data.certificate import read_certificate
-from natix_hf.data.decode import client_photo, fingerprint_bytes
+from natix_hf.data.decode import eight_bit_png, fingerprint_bytes, inspect_photo
 from natix_hf.data.photos import load_photos
 from natix_hf.data.scenes import encode, scene
-from natix_hf.errors import PhotoError, UserError
+from natix_hf.errors import UserError
 
 COUNT = 32
 # Keys of a recipe that decide which rows there are and where they stand.
@@ -60,14 +61,10 @@ def proof_photos(run: str | Path, given: Sequence[Any] | None = None, count: int
 
 
 def _readable(content: list[bytes]) -> list[bytes]:
-    good = []
-    for photo in content:
-        try:
-            client_photo(photo)
-        except PhotoError:
-            continue
-        good.append(photo)
-    return good
+    """The photos that can be read; those that a client sees otherwise as what they are taken for here, since a proof
+    compares models and not ways to read a file."""
+    seen = [inspect_photo(photo, max_mb=math.inf) for photo in content]
+    return [eight_bit_png(photo) if found.client else photo for photo, found in zip(content, seen) if not found.error]
 
 
 def _selected(run: Path, count: int) -> list[bytes]:
