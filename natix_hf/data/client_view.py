@@ -30,24 +30,29 @@ def is_deep(mode: str) -> bool:
     return mode in ("I", "F") or mode.startswith("I;16")
 
 
-def load_as_client(image: Image.Image) -> Image.Image:
-    """The photo exactly as `transformers.image_utils.load_image` has it; raises whatever it raises.
+def load_as_client(image: Image.Image) -> Image.Image | None:
+    """The photo exactly as `transformers.image_utils.load_image` has it; None where that raises.
 
     The two steps stand here so that a worker that reads photos need not import transformers; a test holds them to it.
+
+    Args:
+        image: just opened: Pillow complains of damaged EXIF only the first time that it is asked for.
     """
-    return ImageOps.exif_transpose(image).convert("RGB")
+    try:
+        return ImageOps.exif_transpose(image).convert("RGB")
+    except Exception:  # damaged EXIF makes Pillow raise nearly any type
+        return None
 
 
-def seen_otherwise(image: Image.Image, photo: Image.Image) -> str:
+def seen_otherwise(image: Image.Image, photo: Image.Image, theirs: Image.Image | None) -> str:
     """How a client's picture differs from ours: `deep`, `transparent`, `refused`; "" where it is the same.
 
     Args:
         image: decoded, as Pillow has it.
         photo: of it, as `decode.open_photo` has it.
+        theirs: of it, from `load_as_client`.
     """
-    try:
-        theirs = load_as_client(image)
-    except Exception:  # damaged EXIF makes Pillow raise nearly any type
+    if theirs is None:
         return REFUSED
     deep = is_deep(image.mode)
     if not (deep or image.has_transparency_data) or theirs.tobytes() == photo.tobytes():

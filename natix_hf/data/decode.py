@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
-from natix_hf.data.client_view import is_deep, seen_otherwise
+from natix_hf.data.client_view import is_deep, load_as_client, seen_otherwise
 from natix_hf.data.exif import SIDEWAYS, turn
 from natix_hf.errors import PhotoError
 
@@ -235,10 +235,12 @@ def inspect_photo(
             if image.format in ("JPEG", "MPO"):
                 side = 1 if look is None else LOOK_SIDE
                 image.draft(None, (side, side))
+            image.load()  # a damaged photo is no client's matter
+            theirs = load_as_client(image)
             photo = _picture(image)
             if turn(image) in SIDEWAYS:
                 width, height = height, width
-            client = seen_otherwise(image, photo)
+            client = seen_otherwise(image, photo, theirs)
         return Inspection(fingerprint, width, height, None, look and look(photo), client)
     except PhotoError as error:
         return Inspection(fingerprint, width, height, str(error).removeprefix(f"{_name(source)}: "))
