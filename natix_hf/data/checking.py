@@ -355,9 +355,9 @@ def _check_shortcut(report: Report, pool: _Pool, grouping: Grouping, columns: Se
     if content and content[0][1] > worth_a_line:
         rest = strongest(beside_edges(sizes, thumbnails(pool.data["look"][:])), which, labels)
         report.fact(
-            f"shortcut: note: {_told(content)} tell the classes too, no violation: what a photo shows makes them (a "
-            f"street full of cones needs more bytes); {_told(rest)} beside the edges that a thumbnail shows: high "
-            "values there can also come from another camera, noise or compression"
+            f"shortcut: note: {_told(content)} tell the classes too; what a photo shows makes them (a street full of "
+            f"cones needs more bytes), so they are no violation; with the edges that a thumbnail shows accounted for: "
+            f"{_told(rest)}; the rest can be finer texture, or another camera or compression"
         )
 
 
