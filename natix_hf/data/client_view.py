@@ -72,7 +72,8 @@ def client_notes(kinds: Sequence[str], names: Sequence[str]) -> list[str]:
         found = [name for name, one in zip(names, kinds, strict=True) if one == kind]
         if found:
             lines.append(
-                f"{len(found):,} of {len(names):,} {what} (the first is {found[0]}); a client's pipeline {seen}: "
-                "python -m natix_hf.data split ... --convert_photos stores them so that it does not"
+                f"{len(found):,} of {len(names):,} {what} (the first is {found[0]}); a client's pipeline {seen}; "
+                "python -m natix_hf.data split PHOTOS --output FOLDER --convert_photos stores them as 8-bit PNG, "
+                "which everybody sees alike"
             )
     return lines

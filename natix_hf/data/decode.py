@@ -99,7 +99,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     """
     tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
     values = np.asarray(image)
-    if values.dtype == np.int32 and tags.get(SAMPLE_FORMAT) == (1,):
+    if values.dtype == np.int32 and tags.get(SAMPLE_FORMAT, (1,)) == (1,):
         values = values.view(np.uint32)  # Pillow has no mode for it
     floats = image.mode == "F"
     grey = np.nan_to_num(values.astype(np.float64), nan=0.0)
