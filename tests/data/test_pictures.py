@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
 from PIL import Image
-from transformers import DINOv3ViTImageProcessor
+from transformers import AutoImageProcessor, DINOv3ViTImageProcessor
 from transformers.image_utils import load_image
 
 from natix_hf.data.contracts import SPLITS
@@ -19,8 +19,10 @@ from natix_hf.data.photos import split_photos
 from natix_hf.data.shortcut import file_facts
 from natix_hf.data.sources import load_rows
 from natix_hf.errors import UserError
+from natix_hf.hub.proof_photos import proof_photos
 from natix_hf.inference.batches import client_pixels
 from natix_hf.inference.geojson import place_of, time_of
+from natix_hf.modeling.checkpoints import load_processor
 from natix_hf.training.views import TrainingPhotos
 
 GREY = np.linspace(0, 255, 48 * 64).reshape(48, 64).round().astype(np.uint8)
@@ -248,3 +250,19 @@ def test_a_table_of_photos_in_memory_is_converted_too():
     found = load_rows(Dataset.from_list(rows), label_names=["None", "Roadwork"], convert_photos=True)
     assert found.data[3]["image"]["path"] == "b.png"
     assert Image.open(io.BytesIO(found.data[3]["image"]["bytes"])).mode == "RGB"
+
+
+def test_a_proof_is_made_with_pictures_that_both_sides_see(tmp_path):
+    ordinary = file(np.dstack([GREY] * 3), "JPEG")
+    content = proof_photos(tmp_path, [ordinary, b"no photo", DEEP["16-bit PNG"]]).content
+    assert content[0] == ordinary
+    assert [inspect_photo(photo).client for photo in content] == ["", ""]
+    np.testing.assert_array_equal(np.asarray(open_photo(content[1])), np.asarray(open_photo(DEEP["16-bit PNG"])))
+
+
+def test_a_saved_processor_lays_transparency_over_white_where_it_is_called_itself(tmp_path):
+    load_processor("builtin:demo-backbone", 64).save_pretrained(tmp_path)
+    processor = AutoImageProcessor.from_pretrained(tmp_path)
+    image = Image.fromarray(TRANSPARENT)
+    direct = processor(images=image, return_tensors="pt")["pixel_values"][0]
+    np.testing.assert_allclose(direct, client_pixels(image, processor), atol=1e-6)
