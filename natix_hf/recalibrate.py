@@ -140,9 +140,9 @@ def _photos(given, folder: Path, names: list[str], labelled: bool):
         print(f"{given.model} does not say which photos it was trained on: make sure that these are none of them")
     for photo in own.broken[:20]:
         print(f"not read: {photo['id']}: {photo['reason']}", file=sys.stderr)
-    if own.known:
-        where = ", ".join(f"{count} of {split}" for split, count in own.known.items())
-        print(f"left out, since the model's own data holds them: {where}")
+    where = ", ".join(f"{count} of {split}" for split, count in own.known.items())
+    for note in [*own.notes, *([f"left out, since the model's own data holds them: {where}"] if where else [])]:
+        print(note)
     return own
 
 

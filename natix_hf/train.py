@@ -83,6 +83,8 @@ def train(recipe: Recipe) -> dict[str, Any]:
     say(f"photos: {recipe.data.dataset_name}: {len(splits.label_names)} classes; {sizes}")
     if broken := splits.description["broken"]:
         say(f"photos: {len(broken)} cannot be read and are left out, they are listed in splits.json")
+    for note in splits.notes:
+        say(f"photos: {note}")
 
     begin = time.perf_counter()
     with args.main_process_first(desc="checkpoint"):

@@ -64,6 +64,8 @@ def _split_options(parser: argparse.ArgumentParser) -> None:
     broken = "what to do about photos that cannot be read (default skip: they are listed)"
     add("--broken_photos", choices=("skip", "refuse"), default="skip", help=broken)
     add("--max_photo_mb", type=float, help="larger files are not decoded (default 64)")
+    convert = "store photos that a client's pipeline sees otherwise (16-bit, transparent) as 8-bit PNG"
+    add("--convert_photos", action="store_const", const=True, help=convert)
     add("--num_proc", type=int, help="processes that read photos (default one per core)")
     trust = "run code that comes with a data set"
     add("--trust_remote_code", action="store_const", const=True, help=trust)
@@ -91,7 +93,7 @@ def split(given: argparse.Namespace) -> None:
     done = split_photos(sources, extend=extend, plan=plan, say=partial(print, flush=True), **words)
     save(done, output)
     print(f"{output}: written")
-    print("\n".join(summary_lines(done.description)))
+    print("\n".join([*summary_lines(done.description), *done.notes]))
 
 
 def check(given: argparse.Namespace) -> int:

@@ -34,7 +34,7 @@ from natix_hf.data.decode import fingerprint_bytes, open_photo
 from natix_hf.errors import PhotoError, UserError
 from natix_hf.files import check_writable, replacing, text_path
 
-VERSION = 1  # raised when the same photo would give other bytes
+VERSION = 2  # raised when the same photo would give other bytes
 QUALITY = 90  # with full colour resolution (4:4:4): a view keeps more colour than 4:2:0 holds at this size
 SHARD_ROWS = 256
 MANY = 200  # photos for which one more process is worth starting

@@ -85,7 +85,7 @@ def _together(old: Rows, new: Rows, earlier: Cut) -> Rows:
     data = stacked([pool, added], ["the earlier splits", "the new photos"])
     document = earlier.description
     broken, left = document["broken"] + new.broken, document["dropped"] + new.dropped + dropped
-    return Rows(data, broken, left, values)
+    return Rows(data, broken, left, values, old.notes + new.notes)
 
 
 def _groups(earlier: Cut, ids: list[str]) -> list[str]:

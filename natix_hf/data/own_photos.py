@@ -15,6 +15,7 @@ import numpy as np
 from datasets import Dataset, concatenate_datasets
 
 from natix_hf.data.certificate import PRINT, known_photos, read_certificate
+from natix_hf.data.client_view import client_notes
 from natix_hf.data.columns import as_name, with_text
 from natix_hf.data.groups import group_rows
 from natix_hf.data.ids import given_ids, row_ids
@@ -39,6 +40,7 @@ class OwnPhotos:
         broken: `{"id", "reason"}` of each photo that cannot be read.
         known: split of the model's own data -> photos that were left out because they stand there.
         ties: kind of tie -> how many there are, as in `splits.json`.
+        notes: what the person who reads them is to be told, a line each.
     """
 
     rows: Dataset
@@ -46,6 +48,7 @@ class OwnPhotos:
     broken: list[dict[str, str]]
     known: dict[str, int]
     ties: dict[str, int]
+    notes: list[str]
 
     def described(self) -> dict:
         """What a report says of them: `n, groups, broken, known, ties`."""
@@ -135,7 +138,7 @@ def read_labelled(
             "without splits"
         )
     values = found.group_values or {"group": found.data["group"][:]}
-    own = _own(place, found.data, values, found.broken, known, near_duplicates)
+    own = _own(place, found.data, values, found.broken, known, near_duplicates, found.notes)
     present = set(own.rows["label"][:])
     if len(present) < 2:
         raise UserError(
@@ -164,10 +167,12 @@ def read_unlabelled(
     ids, called = row_ids([raw], [given_ids(raw)], inside, prints, [(i,) for i in range(len(prints))])
     values = [as_name(v) for v in pooled_values([raw], group_column, "group_column")] if group_column else ids
     own = Dataset.from_dict({"id": ids, "group": [v or f"row:{i}" for v, i in zip(values, ids)]})
-    rows = concatenate_datasets([own, seen.remove_columns("error"), column], axis=1)
-    rows = rows.select([i for i, reason in enumerate(errors) if reason is None])
+    rows = concatenate_datasets([own, seen.remove_columns(["error", "client"]), column], axis=1)
+    good = [i for i, reason in enumerate(errors) if reason is None]
+    rows, client = rows.select(good), seen["client"][:]
     broken = [{"id": name, "reason": reason} for name, reason in zip(called, errors) if reason is not None]
-    return _own(place, rows, {"group": rows["group"][:]}, broken, known, near_duplicates)
+    notes = client_notes([client[i] for i in good], [ids[i] for i in good])
+    return _own(place, rows, {"group": rows["group"][:]}, broken, known, near_duplicates, notes)
 
 
 def _own(
@@ -177,6 +182,7 @@ def _own(
     broken: list[dict[str, str]],
     known: Mapping[str, str],
     near_duplicates: bool,
+    notes: list[str],
 ) -> OwnPhotos:
     """Without the photos that the model knows, and with the groups that photos form."""
     homes = [known.get(fingerprint[:PRINT]) for fingerprint in rows["fingerprint"][:]]
@@ -193,4 +199,4 @@ def _own(
         values = {column: [found[row] for row in strange] for column, found in values.items()}
     grouping = group_rows(rows["id"][:], values, rows["fingerprint"][:], rows["look"][:] if near_duplicates else None)
     rows = with_text(rows, "group", np.asarray(grouping.names, dtype=object)[grouping.numbers])
-    return OwnPhotos(rows, "label" in rows.column_names, broken, counts, dict(grouping.ties))
+    return OwnPhotos(rows, "label" in rows.column_names, broken, counts, dict(grouping.ties), notes)

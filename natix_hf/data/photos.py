@@ -105,6 +105,11 @@ def _cut(source: Any, plan: Plan, options: Mapping[str, Any]) -> Cut:
     document = None
     if isinstance(rows.data, DatasetDict) and isinstance(source, str | Path):
         document = certificate_beside(source)
+    if document and options.get("convert_photos"):
+        raise UserError(
+            f"convert_photos: {source} brings its splits and their certificate, which holds for the photos as they "
+            "are: give the photos that they were made from"
+        )
     return cut(rows, plan, document=document)
 
 

@@ -14,8 +14,10 @@ from dataclasses import dataclass, field
 import datasets
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
+from natix_hf.data.client_view import client_notes
 from natix_hf.data.columns import as_name, differing_by_case, group_names, has_column
 from natix_hf.data.contracts import SPLITS
+from natix_hf.data.conversion import converted
 from natix_hf.data.decode import MAX_PHOTO_MB
 from natix_hf.data.ids import given_ids, row_ids
 from natix_hf.data.inspection import inspected
@@ -40,12 +42,14 @@ class Rows:
         dropped: `{"id", "reason"}` of each readable row that was left out on purpose.
         group_values: group column -> its value in each row of `data`, None where there is none; for a `DatasetDict`
             split -> the same for its rows.
+        notes: what whoever reads the rows is to be told, a line each.
     """
 
     data: Dataset | DatasetDict
     broken: list[dict[str, str]]
     dropped: list[dict[str, str]] = field(default_factory=list)
     group_values: dict = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def label_names(self) -> list[str]:
@@ -70,6 +74,7 @@ def load_rows(
     broken_photos: str = "refuse",
     max_photo_mb: float = MAX_PHOTO_MB,
     max_photo_pixels: int | None = None,
+    convert_photos: bool = False,
     looks: bool = True,
     trust_remote_code: bool = False,
     num_proc: int | None = None,
@@ -97,6 +102,7 @@ def load_rows(
         broken_photos: `refuse` or `skip`.
         max_photo_mb: a file over this many megabytes counts as broken and is not read.
         max_photo_pixels: a photo over this many pixels counts as broken and is not decoded; None is Pillow's limit.
+        convert_photos: keep the photos that a client's pipeline sees otherwise (`client_view`) as 8-bit PNG.
         looks: without it there is no column `look`, and reading is a little cheaper.
         trust_remote_code: handed to `load_dataset` only where set.
         num_proc: processes that read the photos; by default one per core, fewer for a small data set.
@@ -177,17 +183,22 @@ def load_rows(
         raise UserError(f"{title}: none of {len(ids)} photos can be used; {broken[0]['id']}: {broken[0]['reason']}")
     _check_classes([labels[row] for row in kept], names, title)
     data = datasets.concatenate_datasets(
-        [Dataset.from_dict(own, features=_features(names)), seen.remove_columns("error"), carried], axis=1
+        [Dataset.from_dict(own, features=_features(names)), seen.remove_columns(["error", "client"]), carried], axis=1
     )
+    client = seen["client"][:]
+    if convert_photos:
+        data, client = converted(data, [row for row in kept if client[row]]), [""] * len(ids)
+    notes = client_notes([client[row] for row in kept], [ids[row] for row in kept])
     dropped = [{"id": ids[row], "reason": out[row]} for row in sorted(out)]
     if not raws[0].brings_splits:
-        return Rows(_select(data, kept), broken, dropped, _some(values, kept))
+        return Rows(_select(data, kept), broken, dropped, _some(values, kept), notes)
     members = {split: [row for row in kept if parts[row] == split] for split in SPLITS}
     return Rows(
         DatasetDict({split: _select(data, rows) for split, rows in members.items()}),
         broken,
         dropped,
         {split: _some(values, rows) for split, rows in members.items()},
+        notes,
     )
 
 

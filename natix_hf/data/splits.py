@@ -9,7 +9,7 @@ locks them. This file knows nothing of where the rows came from.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow.compute as pc
@@ -18,7 +18,7 @@ from datasets import Dataset, DatasetDict, DatasetInfo, concatenate_datasets
 from natix_hf.data.certificate import bind, describe
 from natix_hf.data.columns import as_name, with_text
 from natix_hf.data.contracts import PARTS, SPLITS, LockedSplits
-from natix_hf.data.decode import client_photo
+from natix_hf.data.decode import open_photo
 from natix_hf.data.given import check_copies, check_given
 from natix_hf.data.groups import Grouping, group_rows
 from natix_hf.data.metadata import category, places, times
@@ -38,14 +38,16 @@ class Cut:
     Args:
         places: `train, val_select, val_calib, val_test, val_calib/fit, val_calib/control`.
         description: the content of `splits.json`.
+        notes: what whoever reads the rows is to be told, a line each.
     """
 
     places: dict[str, Dataset]
     description: dict
+    notes: list[str] = field(default_factory=list)
 
     def lock(self) -> LockedSplits:
         """Hand the rows over to the contracts; from here on only roles see them."""
-        return LockedSplits(self.places, self.description)
+        return LockedSplits(self.places, self.description, self.notes)
 
 
 def _codes(values: Sequence) -> tuple[np.ndarray, list]:
@@ -87,7 +89,7 @@ def _tied(data: Dataset, group_values: Mapping[str, Sequence[str | None]], plan:
     """Groups of rows that must not be parted."""
 
     def same_pixels(first: int, second: int) -> bool:
-        one, other = (client_photo(data[row]["image"]) for row in (first, second))
+        one, other = (open_photo(data[row]["image"]) for row in (first, second))
         return one.size == other.size and one.tobytes() == other.tobytes()
 
     where = plan.metres is not None
@@ -194,14 +196,14 @@ def _given(rows: Rows, plan: Plan, document: dict | None) -> Cut:
     everything = splits | _halves(splits["val_calib"], seed, parts)
     if document is None:
         facts = {"ratios": None, "seed": plan.seed, "rules": plan.rules(values)}
-        return Cut(everything, describe(everything, rows, grouping, **facts))
+        return Cut(everything, describe(everything, rows, grouping, **facts), rows.notes)
     differing = bind(document, everything)
     if differing:
         raise UserError(
             f"splits.json does not describe the rows beside it: {'; '.join(differing[:3])}: bring back the file or "
             "the data set that it was written with, or split again"
         )
-    return Cut(everything, document)
+    return Cut(everything, document, rows.notes)
 
 
 def cut(rows: Rows, plan: Plan | None = None, *, document: dict | None = None, earlier: Cut | None = None) -> Cut:
@@ -261,7 +263,7 @@ def cut(rows: Rows, plan: Plan | None = None, *, document: dict | None = None, e
         set_aside = earlier.description["set_aside"] + set_aside
     joined = replace(rows, data=data, group_values=values)
     facts |= {"rules": plan.rules(values), "set_aside": set_aside}
-    return Cut(everything, describe(everything, joined, grouping, **facts))
+    return Cut(everything, describe(everything, joined, grouping, **facts), rows.notes)
 
 
 def _without(data: Dataset, values: Mapping[str, Sequence], held: np.ndarray) -> tuple[Dataset, dict[str, list]]:

@@ -5,6 +5,7 @@ Never of `val_test`: a proof is repeated at will. Knows the recipe's file and th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from natix_hf.data.certificate import read_certificate
-from natix_hf.data.decode import client_photo, fingerprint_bytes, photo_bytes
+from natix_hf.data.decode import eight_bit_png, fingerprint_bytes, inspect_photo, photo_bytes
 from natix_hf.data.photos import load_photos
 from natix_hf.data.scenes import encode, scene
 from natix_hf.errors import PhotoError, UserError
@@ -60,14 +61,17 @@ def proof_photos(run: str | Path, given: Sequence[Any] | None = None, count: int
 
 
 def _readable(photos: Sequence[Any]) -> list[bytes]:
+    """The photos that can be read; those that a client sees otherwise as what they are taken for here, since a proof
+    compares models and not ways to read a file."""
     good = []
     for photo in photos:
         try:
             content = photo_bytes(photo)
-            client_photo(content)
-        except PhotoError:
+        except (PhotoError, OSError):
             continue
-        good.append(content)
+        seen = inspect_photo(content, max_mb=math.inf)
+        if not seen.error:
+            good.append(eight_bit_png(content) if seen.client else content)
     return good
 
 

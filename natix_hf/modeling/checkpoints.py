@@ -214,6 +214,7 @@ def load_processor(
     shape: dict[str, Any] = {"size": square, "do_center_crop": False, "crop_size": None}
     if resize == "crop":
         shape = {"size": {"shortest_edge": image_size}, "do_center_crop": True, "crop_size": square}
+    shape["do_convert_rgb"] = True  # for whoever calls it without `pipeline` on a photo with transparency
     if "pretrained_cfg" in config and timm_keys.is_timm_dinov3(config):  # else a stock export, with a file of its own
         source = config["pretrained_cfg"]
         return DINOv3ViTImageProcessor(**shape, image_mean=list(source["mean"]), image_std=list(source["std"]))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from natix_hf import NatixTrainer, NatixTrainingArguments, UserError, load_model, load_photos
-from natix_hf.data.decode import client_photo
+from natix_hf.data.decode import open_photo
 from natix_hf.decision.calibration import Calibration
 from natix_hf.inference.batches import client_pixels
 from natix_hf.inference.prediction import load_classifier
@@ -78,7 +78,7 @@ def test_val_calib_is_predicted_as_it_is_sent_in_its_groups_and_parts(finished):
     sent = read_predictions(run, "val_calib@challenge-2025", "fit")
     assert list(rows["id"][:]) == list(sent["id"][: len(rows)])
     for view in (0, 1):
-        image = sent_photo(client_photo(rows[2]["image"]), Case(PROFILE, view=view), rows[2]["id"])
+        image = sent_photo(open_photo(rows[2]["image"]), Case(PROFILE, view=view), rows[2]["id"])
         with torch.inference_mode():
             served = model(pixel_values=client_pixels(image, processor)[None]).logits[0].numpy()
         at = view * len(rows) + 2
