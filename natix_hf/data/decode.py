@@ -1,7 +1,8 @@
 """Photos from files and bytes: the quick path for training, the client's path for everything that is scored.
 
-Three ways in. `open_photo` is for training: it may decode a JPEG at reduced size, lays transparency over white and
+Four ways in. `open_photo` is for training: it may decode a JPEG at reduced size, lays transparency over white and
 scales 16-bit grey. `client_photo` gives exactly the pixels that a client's `pipeline` sees, flaws included.
+`stored_photo` gives the pixels as the file has them, without a turn or a conversion, for whoever sends photos on so.
 `inspect_photo` only finds out whether a photo can be read, how large it is, which bytes it holds and, where asked,
 how it looks. This file knows no labels, no splits and no model.
 """
@@ -147,6 +148,26 @@ def client_photo(source: Source) -> Image.Image:
         image = _open(source)
         image = _upright(image, own=image is not source)
         return image if image.mode == "RGB" else image.convert("RGB")
+    except PhotoError:
+        raise
+    except Exception as error:  # as in open_photo
+        raise PhotoError(f"{_name(source)}: {_reason(error)}") from error
+
+
+def stored_photo(source: Source) -> Image.Image:
+    """A photo as its file has it: neither turned as its EXIF orientation says nor converted; its `format` tells which
+    kind of file it was.
+
+    Args:
+        source: as for `open_photo`.
+
+    Raises:
+        PhotoError: `<file>: <reason>`, as for `open_photo`.
+    """
+    try:
+        image = _open(source)
+        image.load()
+        return image
     except PhotoError:
         raise
     except Exception as error:  # as in open_photo
