@@ -122,6 +122,16 @@ class LockedSplits:
         splits = SPLITS if self._purpose == REFIT else ("train",)
         return {name: sum(counts[split][name] for split in splits) for name in self._description["label_names"]}
 
+    @property
+    def narrowest(self) -> tuple[str, tuple[int, int]]:
+        """Id, width and height in pixels of the photo with the longest shape, of all splits."""
+        shapes = [
+            (name, (width, height))
+            for rows in _ROWS[self].values()
+            for name, width, height in zip(rows["id"][:], rows["width"][:], rows["height"][:], strict=True)
+        ]
+        return min(shapes, key=lambda shape: min(shape[1]) / max(shape[1]))
+
     def dedicate(self, purpose: str) -> LockedSplits:
         """Say what the run is for, once and before any row is read; there is no way back. Returns itself.
 

@@ -2,7 +2,8 @@
 
 `open_photo` gives exactly the pixels that a client's `pipeline` sees, but for the photos that Pillow's own conversion
 spoils: it lays transparency over white and scales grey of more than 8 bits. For training it may decode a JPEG at
-reduced size. `inspect_photo` only finds out whether a photo can be read, how large it is, which bytes it holds,
+reduced size. `stored_photo` gives the pixels as the file has them, without a turn or a conversion, for whoever sends
+photos on so. `inspect_photo` only finds out whether a photo can be read, how large it is, which bytes it holds,
 whether a client sees another picture and, where asked, how it looks. This file knows no labels, no splits and no
 model.
 """
@@ -158,6 +159,27 @@ def open_photo(source: Source, *, min_side: int | None = None) -> Image.Image:
     except PhotoError:
         raise
     except Exception as error:  # a damaged file makes Pillow's readers raise nearly any type
+        raise PhotoError(f"{_name(source)}: {_reason(error)}") from error
+
+
+def stored_photo(source: Source) -> Image.Image:
+    """A photo as its file has it: neither turned as its EXIF orientation says nor converted; its `format` tells which
+    kind of file it was.
+
+    Args:
+        source: as for `open_photo`.
+
+    Raises:
+        PhotoError: `<file>: <reason>`, as for `open_photo`.
+    """
+    try:
+        with _quietly():
+            image = _open(source)
+            image.load()
+        return image
+    except PhotoError:
+        raise
+    except Exception as error:  # as in open_photo
         raise PhotoError(f"{_name(source)}: {_reason(error)}") from error
 
 

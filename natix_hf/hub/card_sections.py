@@ -66,7 +66,8 @@ def decision_lines(calibration: Mapping[str, Any] | None, names: Sequence[str]) 
 
 def _rows_text(calibration: Mapping[str, Any]) -> str:
     groups = f" in {calibration['groups']} groups" if "groups" in calibration else ""
-    return f"{calibration['n']} photos{groups} of `{calibration['fitted_on']}`"
+    sent = f" (sent: {calibration['sent']})" if "sent" in calibration else ""
+    return f"{calibration['n']} photos{groups} of `{calibration['fitted_on']}`{sent}"
 
 
 def _prior_lines(calibration: Mapping[str, Any], names: Sequence[str], rows: str) -> list[str]:

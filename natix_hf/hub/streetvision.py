@@ -29,17 +29,41 @@ TIMM = "1.0.31"  # what it was tested with
 CLIENT = Path(__file__).with_name("streetvision_client.py")
 TOLERANCE = 1e-4  # of a probability
 
+PREFIX = 42  # of SS58 addresses: Substrate's own, which Bittensor's wallets use
+EXAMPLE = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
+# Other networks whose addresses people have, by prefix (github.com/paritytech/ss58-registry).
+NETWORKS = {
+    0: "a Polkadot",
+    2: "a Kusama",
+    5: "an Astar",
+    10: "an Acala",
+    12: "a Polymesh",
+    30: "a Phala",
+    36: "a Centrifuge",
+    38: "a KILT",
+    63: "a Hydration",
+    69: "a SORA",
+    137: "a Vara",
+    255: "a Quartz",
+    1221: "a peaq",
+    1284: "a Moonbeam",
+    1285: "a Moonriver",
+    2032: "an Interlay",
+    6094: "an Autonomys",
+    7391: "a Unique",
+    13116: "a Bittensor",  # registered, and not in use
+}
 _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
 
 def check_hotkey(hotkey: str) -> str:
-    """The hotkey, if it is an SS58 address of a 32-byte key with the right checksum.
+    """The hotkey, if it is an SS58 address of a 32-byte key with prefix 42 and the right checksum.
 
-    SS58 is base58 of a type byte or two, the key, and the first two bytes of blake2b-512 over `SS58PRE` and both
-    (docs.polkadot.com, "SS58 address format").
+    SS58 is base58 of a prefix of one byte or two, the key, and the first two bytes of blake2b-512 over `SS58PRE` and
+    both (docs.polkadot.com, "SS58 address format").
 
     Raises:
-        UserError: says what is wrong with it.
+        UserError: says what is wrong with it, and whose address it is where it is another network's.
     """
     number = 0
     for letter in hotkey:
@@ -48,15 +72,36 @@ def check_hotkey(hotkey: str) -> str:
         number = number * 58 + _BASE58.index(letter)
     content = number.to_bytes((number.bit_length() + 7) // 8, "big")
     content = b"\0" * (len(hotkey) - len(hotkey.lstrip("1"))) + content
-    kind = 2 if content and content[0] & 0b0100_0000 else 1
-    if len(content) != kind + 32 + 2:
+    first = content[0] if content else 0
+    key = len(content) - (2 if first >= 64 else 1) - 2
+    if first < 128 and key != 32:  # of the reserved first bytes nobody has said how long their addresses are
         raise UserError(
-            f"--hotkey {hotkey}: {max(0, len(content) - kind - 2)} bytes of key, 32 expected: an SS58 address such as "
-            "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY expected"
+            f"--hotkey {hotkey}: {max(0, key)} bytes of key, 32 expected: an SS58 address such as {EXAMPLE} expected"
         )
     if hashlib.blake2b(b"SS58PRE" + content[:-2]).digest()[:2] != content[-2:]:
         raise UserError(f"--hotkey {hotkey}: wrong checksum, a letter differs from the address: copy it again")
+    if first != PREFIX:
+        raise UserError(
+            f"--hotkey {hotkey}: {_owner(content)}; StreetVision's hotkeys have prefix {PREFIX}: give the hotkey as "
+            f"its wallet shows it, such as {EXAMPLE}"
+        )
     return hotkey
+
+
+def _owner(content: bytes) -> str:
+    """Whose address this is, by its prefix: `a Polkadot address (SS58 prefix 0)`."""
+    prefix = content[0]
+    if prefix >= 128:
+        return f"nobody's address (first byte {prefix} is reserved)"
+    if prefix >= 64:
+        # 14 bits: the lower 8 are 6 of the first byte and 2 of the second, the upper 6 the rest of the second.
+        prefix = (content[0] & 0x3F) << 2 | content[1] >> 6 | (content[1] & 0x3F) << 8
+        if prefix < 64:
+            return f"nobody's address (SS58 prefix {prefix} in two bytes, where one is right)"
+    if prefix in (46, 47):
+        return f"nobody's address (SS58 prefix {prefix} is reserved)"
+    network = NETWORKS.get(prefix, "another network's")
+    return f"{network} address (SS58 prefix {prefix})"
 
 
 def check_version(version: str) -> str:

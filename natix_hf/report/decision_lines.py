@@ -19,6 +19,8 @@ def calibration_lines(calibration: Mapping[str, Any], names: Sequence[str] | Non
         Lines without line ends; of a calibration with neither prior nor threshold only one.
     """
     lines = _calibrator(calibration)
+    if calibration.get("sent"):
+        lines.append(f"  {calibration['calibrate_on']} sent: {calibration['sent']}")
     if calibration.get("compared"):
         lines += _compared(calibration["compared"])
     names = names or [f"class {k}" for k in range(len(calibration.get("logit_bias", ())))]

@@ -26,7 +26,7 @@ from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_json
 from natix_hf.recipe import DecisionOptions
 from natix_hf.schemas import validate
-from natix_hf.training.predictions import check_classes, read_predictions
+from natix_hf.training.predictions import check_classes, read_predictions, sent_as
 
 Rows = Mapping[str, np.ndarray]  # group, label, logits
 
@@ -127,10 +127,12 @@ def calibrate_run(
         if insist and not guarantee["reachable"]:
             raise UserError(f"no guarantee: {guarantee['reason']}")
         used.append(("guarantee", "control", len(control["label"])))
+    sent = {} if met == "val_calib" else {"sent": sent_as(run / "predictions" / f"{met}.parquet")}
     document = {
         "version": 2,
         "fitted_on": f"{met}/fit",
         "calibrate_on": options.calibrate_on,
+        **sent,
         **document,
         "guarantee": guarantee,
         "compared": compared,

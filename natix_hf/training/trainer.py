@@ -35,6 +35,7 @@ from natix_hf.report.summary import summary_lines
 from natix_hf.training import run_folder
 from natix_hf.training.accounting import Accounting, keep_speed
 from natix_hf.training.bottleneck import speed_lines
+from natix_hf.training.challenged import check_photos
 from natix_hf.training.checkpoints import remove_incomplete, resume_point
 from natix_hf.training.curriculum import check_curriculum
 from natix_hf.training.deciding import check_decision
@@ -143,6 +144,7 @@ class NatixTrainer(FeedsPhotos):
         self.cache_gb, self.prefix_cache_gb, self.fixed_views = cache_gb, prefix_cache_gb, fixed_views
         speed = {"decode_copy": decode_copy, "fixed_views": fixed_views, "prefix_cache_gb": prefix_cache_gb}
         check_views(self.method, augment, args, challenge_levels=challenge_levels, **speed)
+        check_photos(splits, [augment, self.decision.calibrate_on, *self.decision.robustness])
         self.challenge_levels = challenge_levels
         if args.should_log and splits.purpose != "range test" and (idle := without_effect(args)):
             print(f"warning: {idle}")

@@ -42,11 +42,10 @@ class Sent:
 
     def __getitem__(self, index: int) -> Image.Image:
         row = self.rows[index]
-        photo = open_photo(row["image"])
         if self.profile is None:
-            return photo
+            return open_photo(row["image"])
         seed = int.from_bytes(hashlib.blake2b(row["id"].encode(), digest_size=7).digest(), "big")
-        return challenge_photo(photo, self.profile, seed=seed)
+        return challenge_photo(row["image"], self.profile, seed=seed)
 
 
 def train(augment: str, folder: Path, seed: int, given: argparse.Namespace, extra: list[str]) -> None:

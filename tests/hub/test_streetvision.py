@@ -1,3 +1,5 @@
+import hashlib
+import re
 from datetime import UTC, datetime
 
 import numpy as np
@@ -45,6 +47,59 @@ def test_addresses_of_known_accounts_pass(hotkey):
 def test_other_addresses_are_refused_with_the_reason(hotkey, said):
     with pytest.raises(UserError, match=said):
         check_hotkey(hotkey)
+
+
+def address(prefix: bytes, key: bytes = bytes(range(32))) -> str:
+    """An SS58 address with the right checksum."""
+    content = prefix + key
+    content += hashlib.blake2b(b"SS58PRE" + content).digest()[:2]
+    number, text = int.from_bytes(content, "big"), ""
+    while number:
+        number, digit = divmod(number, 58)
+        text = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"[digit] + text
+    return "1" * (len(content) - len(content.lstrip(b"\0"))) + text
+
+
+def two_bytes(prefix: int) -> bytes:
+    return bytes([0b01000000 | (prefix & 0b11111100) >> 2, prefix >> 8 | (prefix & 0b11) << 6])
+
+
+def test_any_key_under_prefix_42_is_a_hotkey():
+    for key in (bytes(32), b"\xff" * 32, bytes(range(32)), np.random.default_rng(0).bytes(32)):
+        assert check_hotkey(address(b"\x2a", key)) == address(b"\x2a", key)
+
+
+@pytest.mark.parametrize(
+    ("hotkey", "said"),
+    [
+        # One account, Alice's, as the tools of other networks write it.
+        ("15oF4uVJwmo4TdGW7VfQxNLavjCXviqxT9S1MgbjMNHr6Sp5", "a Polkadot address (SS58 prefix 0)"),
+        ("HNZata7iMYWmk5RvZRTiAsSDhV8366zq2YGb3tLH5Upf74F", "a Kusama address (SS58 prefix 2)"),
+        (address(b"\x00"), "a Polkadot address (SS58 prefix 0)"),
+        (address(bytes([63])), "a Hydration address (SS58 prefix 63)"),
+        (address(bytes([41])), "another network's address (SS58 prefix 41)"),
+        (address(bytes([43])), "another network's address (SS58 prefix 43)"),
+        (address(two_bytes(64)), "another network's address (SS58 prefix 64)"),
+        (address(two_bytes(255)), "a Quartz address (SS58 prefix 255)"),
+        (address(two_bytes(1284)), "a Moonbeam address (SS58 prefix 1284)"),
+        (address(two_bytes(1285)), "a Moonriver address (SS58 prefix 1285)"),
+        (address(two_bytes(13116)), "a Bittensor address (SS58 prefix 13116)"),
+        (address(two_bytes(16383)), "another network's address (SS58 prefix 16383)"),
+        (address(two_bytes(42)), "nobody's address (SS58 prefix 42 in two bytes, where one is right)"),
+        (address(bytes([46])), "nobody's address (SS58 prefix 46 is reserved)"),
+        (address(bytes([47])), "nobody's address (SS58 prefix 47 is reserved)"),
+        (address(bytes([128])), "nobody's address (first byte 128 is reserved)"),
+        (address(bytes([200, 1])), "nobody's address (first byte 200 is reserved)"),
+        (address(bytes([255])), "nobody's address (first byte 255 is reserved)"),
+        (address(b"\x2a", bytes(33)), "33 bytes of key, 32 expected"),
+        (address(b"\x2a", bytes(8)), "8 bytes of key, 32 expected"),
+    ],
+)
+def test_addresses_of_other_networks_are_refused_by_name(hotkey, said):
+    with pytest.raises(UserError, match=re.escape(f"--hotkey {hotkey}: {said}")) as error:
+        check_hotkey(hotkey)
+    assert len(str(error.value).splitlines()) == 1
+    assert "expected" in said or "hotkeys have prefix 42" in str(error.value)
 
 
 @pytest.mark.parametrize("version", ["1.0", "v1.0.0", "1.0.0-rc1", "01.0.0", "1.0.0 ", ""])
