@@ -53,11 +53,13 @@ def check_refit(honest: str | Path, text: str) -> Path:
         )
     if ours.get("curriculum", "none") != "none":
         raise UserError(
-            "refit: a curriculum is paced by passes over train, which a refit has not: leave it out of both"
+            "refit: a curriculum is paced by passes over train, which a refit has not: leave it out of both with "
+            "--curriculum none"
         )
     if ours.get("warm_start", "none") != "none":
         raise UserError(
-            "refit: warm_start chooses its head on val_select, which a refit trains on: leave it out of both"
+            "refit: warm_start chooses its head on val_select, which a refit trains on: leave it out of both with "
+            "--warm_start none"
         )
     return run
 

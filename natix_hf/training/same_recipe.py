@@ -6,17 +6,16 @@ texts of `recipe.yaml`; what a recipe may hold is known to `recipe.py`.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import yaml
 
 from natix_hf.errors import UserError
 from natix_hf.files import read_json
-from natix_hf.recipe import Recipe
+from natix_hf.training.defaults import defaults
 
 # Places, and how the machine is used.
 PLACES = (
@@ -36,21 +35,13 @@ REFITTED = (*PLACES, "refit", "refit_from")
 
 def differing(ours: Mapping[str, Any], theirs: Mapping[str, Any], free: Collection[str]) -> dict[str, tuple[Any, Any]]:
     """Keys whose values differ, each with ours and theirs; a key that is not written down has its default."""
-    defaults = _defaults()
+    known = defaults()
     pairs = {
-        key: (ours.get(key, defaults.get(key)), theirs.get(key, defaults.get(key)))
+        key: (ours.get(key, known.get(key)), theirs.get(key, known.get(key)))
         for key in (*theirs, *(key for key in ours if key not in theirs))
         if key not in free
     }
     return {key: (one, other) for key, (one, other) in pairs.items() if not _same(key, one, other)}
-
-
-def _defaults() -> dict[str, Any]:
-    fields = [field for topic in get_type_hints(Recipe).values() for field in dataclasses.fields(topic)]
-    return {
-        field.name: field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-        for field in fields
-    }
 
 
 def _same(key: str, one: Any, other: Any) -> bool:

@@ -149,6 +149,7 @@ class NatixTrainer(FeedsPhotos):
         self.decode_workers = args.dataloader_num_workers
         if self.method == "probe":
             args.dataloader_num_workers = 0  # rows of a memory-mapped file: a worker process would only copy them
+            args.dataloader_prefetch_factor, args.dataloader_persistent_workers = None, False
         self.metric = NatixClassificationMetric()
         with args.main_process_first(desc="frozen features"):
             read = ("refit", "refit") if splits.purpose == "refit" else ("training", "train")
