@@ -80,7 +80,11 @@ class RecipeParser(HfArgumentParser):
             usage="%(prog)s RECIPE [--key value ...] [--debug]",
             description="Fine-tune a DINOv3 checkpoint on street photos, calibrate it and test it once.",
         )
-        self.add_argument("recipe", help="YAML file, e.g. recipes/lora.yaml; each key is one of the options below")
+        self.add_argument(
+            "recipe",
+            help="YAML file, e.g. recipes/lora.yaml; each key is one of the options below, which win over the file; "
+            "--key null is the default, whatever the file says",
+        )
 
     def _add_dataclass_arguments(self, dtype: type) -> None:
         if dtype is not NatixTrainingArguments:
@@ -174,11 +178,24 @@ def _tokens(key: str, value: Any) -> list[str]:
     return [f"--{key}={value}"]
 
 
+def _without_null(words: list[str]) -> list[str]:
+    """A command line without its keys that are `null`: as in a file, these leave the default."""
+    kept: list[str] = []
+    for place, word in enumerate(words):
+        alone = place + 1 == len(words) or words[place + 1].startswith("--")
+        if word == "null" and alone and kept and kept[-1].startswith("--") and "=" not in kept[-1]:
+            kept.pop()
+        elif not (word.startswith("--") and word.endswith("=null")):
+            kept.append(word)
+    return kept
+
+
 def parse(argv: list[str]) -> Recipe:
     """The recipe that a command line asks for.
 
     Args:
-        argv: `RECIPE [--key value ...]`, without the program's name.
+        argv: `RECIPE [--key value ...]`, without the program's name; the value `null` is a key's default, whatever
+            the file says.
 
     Raises:
         UserError: unknown, repeated or uncastable keys, no such recipe; one line that names the source.
@@ -206,6 +223,7 @@ def parse(argv: list[str]) -> Recipe:
             if key in given:
                 raise UserError(f"command line: --{key} is given twice: remove one")
             given.add(key)
+    argv = [argv[0], *_without_null(argv[1:])]
 
     def cast(tokens: list[str], where: str) -> argparse.Namespace:
         try:

@@ -22,26 +22,9 @@ if TYPE_CHECKING:
 
 def load_data(recipe: Recipe, say: Callable[[str], None]) -> Any:
     """The locked splits that the recipe asks for; `say` gets the classes and what gave the labels."""
-    from natix_hf.data.photos import load_photos
+    from natix_hf.data.photos import recipe_photos
 
-    data = recipe.data
-    return load_photos(
-        data.dataset_name,
-        dataset_config=data.dataset_config,
-        split_ratios=data.split_ratios,
-        split_seed=data.split_seed,
-        group_column=data.group_column,
-        near_duplicates=data.near_duplicates,
-        test_split=data.test_split,
-        test_on=data.test_on,
-        image_column_name=data.image_column_name,
-        label_column_name=data.label_column_name,
-        label_names=data.label_names,
-        broken_photos=data.broken_photos,
-        trust_remote_code=recipe.model.trust_remote_code,
-        num_proc=data.preprocessing_num_workers,
-        say=say,
-    )
+    return recipe_photos(vars(recipe.data) | {"trust_remote_code": recipe.model.trust_remote_code}, say=say)
 
 
 def load_network(recipe: Recipe, label_names: list[str]) -> tuple[Any, Any]:

@@ -49,7 +49,8 @@ def check_augment(augment: str, challenge_levels: Sequence[float] | None = None)
         with_levels = [name for name, levels in PROFILES.items() if levels > 1]
         if augment not in with_levels:
             raise UserError(
-                f"challenge_levels: augment {augment} has no levels, {' and '.join(with_levels)} have: leave it out"
+                f"challenge_levels: augment {augment} has no levels, {' and '.join(with_levels)} have: "
+                "leave it out with --challenge_levels null"
             )
         check_levels(augment, challenge_levels)
 

@@ -19,6 +19,14 @@ SCENES = "builtin:scenes"
 SCENES_COUNT = 2000
 SCENES_SEED = 100  # another series than those on which recipe and backbone of the demo were chosen
 
+# Keys of a recipe that decide which photos there are, and how they are divided. Whoever finds the photos of a recipe
+# again takes them from here.
+SOURCE_KEYS = (
+    *("dataset_config", "group_column", "image_column_name", "label_column_name", "label_names"),
+    *("broken_photos", "trust_remote_code"),
+)
+PLAN_KEYS = ("split_ratios", "split_seed", "near_duplicates", "test_split", "test_on")
+
 # What the publisher of a data set knows and a user need not repeat; whoever says otherwise wins.
 KNOWN: dict[str, dict[str, Any]] = {
     "natix-network-org/roadwork": {
@@ -64,6 +72,20 @@ def load_photos(
     held = {"hold_out": _held(test_on), "test_alone": True} if test_on else {}
     plan = Plan(split_ratios, split_seed, near_duplicates=near_duplicates, test_split=test_split, **held)
     return _cut(dataset_name, plan, source_options).lock()
+
+
+def recipe_photos(recipe: Mapping[str, Any], say: Callable[[str], None] | None = None) -> LockedSplits:
+    """The photos of a recipe, split as it says.
+
+    Args:
+        recipe: its keys and values; those that are not there have the defaults of `load_photos`.
+        say: as in `load_rows`.
+
+    Raises:
+        UserError: as `load_photos`.
+    """
+    options = {key: recipe[key] for key in (*SOURCE_KEYS, *PLAN_KEYS) if recipe.get(key) is not None}
+    return load_photos(recipe["dataset_name"], num_proc=recipe.get("preprocessing_num_workers"), say=say, **options)
 
 
 def _held(words: Sequence[str]) -> dict[str, list[str]]:

@@ -203,7 +203,7 @@ def publish(run: Path, asked: Publication, say: Callable[[str], None] = print) -
         base = base_folder(folder) if form == "adapter" else None
         proving = {"photos": photos, "client_python": asked.client_python, "clients": clients_of(base)}
         try:
-            proof = prove(run, folder, base=base, **proving)
+            proof = prove(run, folder, base=base, say=say, **proving)
         except UserError as error:
             hint = "" if asked.hotkey is None else streetvision.upgrade_hint(str(error))
             raise UserError(f"{str(error).rstrip('.')}{hint}: nothing was pushed") from None

@@ -9,16 +9,9 @@ import yaml
 
 from natix_hf.data.certificate import read_certificate
 from natix_hf.data.contracts import LockedSplits
-from natix_hf.data.photos import load_photos
+from natix_hf.data.photos import recipe_photos
 from natix_hf.errors import UserError
 from natix_hf.files import read_json
-
-# Keys of the recipe that decide which photos there are and where they stand.
-KEYS = (
-    *("dataset_config", "split_ratios", "split_seed", "group_column", "near_duplicates", "test_split"),
-    "test_on",
-    *("image_column_name", "label_column_name", "label_names", "broken_photos", "trust_remote_code"),
-)
 
 
 def run_splits(run: str | Path, say: Callable[[str], None] | None = None) -> LockedSplits:
@@ -38,9 +31,7 @@ def run_splits(run: str | Path, say: Callable[[str], None] | None = None) -> Loc
     if not (run / "recipe.yaml").is_file():
         raise UserError(f"{run}: no recipe.yaml, so its photos cannot be found: bring the file back")
     recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
-    options = {key: recipe[key] for key in KEYS if recipe.get(key) is not None}
-    workers = recipe.get("preprocessing_num_workers")
-    splits = load_photos(recipe["dataset_name"], num_proc=workers, say=say, **options)
+    splits = recipe_photos(recipe, say=say)
     was, now = (one["fingerprints"]["val_test"] for one in (read_certificate(run), splits.description))
     if was != now:
         raise UserError(

@@ -36,7 +36,7 @@ from natix_hf.training import run_folder
 from natix_hf.training.accounting import Accounting, keep_speed
 from natix_hf.training.bottleneck import speed_lines
 from natix_hf.training.challenged import check_photos
-from natix_hf.training.checkpoints import remove_incomplete, resume_point
+from natix_hf.training.checkpoints import asked_to_resume, remove_incomplete, resume_point, resumed_line
 from natix_hf.training.curriculum import check_curriculum
 from natix_hf.training.deciding import check_decision
 from natix_hf.training.ema import Ema
@@ -153,6 +153,7 @@ class NatixTrainer(FeedsPhotos):
         self.decode_workers = args.dataloader_num_workers
         if self.method == "probe":
             args.dataloader_num_workers = 0  # rows of a memory-mapped file: a worker process would only copy them
+            args.dataloader_prefetch_factor, args.dataloader_persistent_workers = None, False
         self.metric = NatixClassificationMetric()
         with args.main_process_first(desc="frozen features"):
             read = ("refit", "refit") if splits.purpose == "refit" else ("training", "train")
@@ -215,11 +216,14 @@ class NatixTrainer(FeedsPhotos):
         """
         asked = self.args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
         with self.args.main_process_first(desc="run folder"):
-            point = resume_point(self.args.output_dir, asked)
+            point, resume = resume_point(self.args.output_dir, asked), asked_to_resume(asked)
+            if resume and self.args.should_log:
+                print(resumed_line(self.args.output_dir, point))
             if self.args.should_save:
                 run_folder.begin(
                     self.args.output_dir,
-                    resume=str(asked).lower() not in ("none", "false"),
+                    resume=resume,
+                    point=point,
                     overwrite=self.args.overwrite_output_dir,
                     recipe_text=self.recipe_text,
                     splits=self.splits.description,
@@ -279,6 +283,7 @@ class NatixTrainer(FeedsPhotos):
         if not stopped and not 0 < self.args.max_steps <= state.global_step:
             return False
         self.state = state
+        self._find_best(point)
         self._load_from_checkpoint(str(point))
         if self.args.load_best_model_at_end and state.best_model_checkpoint:
             self._load_best_model()

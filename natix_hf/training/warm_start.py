@@ -23,6 +23,7 @@ from natix_hf.inference.features import frozen_features, weights_fingerprint
 from natix_hf.report.intervals import bootstrap_intervals, group_count, paired_differences
 from natix_hf.report.summary import LABELS, figure_text
 from natix_hf.schemas import validate
+from natix_hf.training.defaults import off
 from natix_hf.training.heads import Head, settings, train_heads
 from natix_hf.training.probe import choose_head
 
@@ -37,9 +38,15 @@ def check_warm_start(args: Any, method: str, head: str) -> None:
     if args.warm_start == "none":
         return
     if method == "probe":
-        raise UserError("warm_start: probe given, but method is probe itself: leave it out, or set method to lora")
+        raise UserError(
+            f"warm_start: probe given, but method is probe itself: leave it out with {off('warm_start')}, or use "
+            "--method lora"
+        )
     if head != "linear":
-        raise UserError(f"warm_start: a probe has a linear head, head is {head}: leave one of the two out")
+        raise UserError(
+            f"warm_start: a probe has a linear head, head is {head}: leave it out with {off('warm_start')}, or use "
+            "--head linear"
+        )
 
 
 class WarmStart:

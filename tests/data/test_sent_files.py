@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from natix_hf.data.challenge import PROFILES, cached_photo, challenge_photo
-from natix_hf.data.decode import client_photo, open_photo
+from natix_hf.data.decode import open_photo
 from natix_hf.errors import PhotoError
 
 
@@ -69,7 +69,7 @@ def test_a_photo_with_an_exif_orientation_arrives_sideways(profile, orientation)
         array(challenge_photo(file(noise_photo(300, 200), "JPEG"), profile, seed=3)),
     )
     assert challenge_photo(content, "challenge@2026-05").size == (300, 200)
-    assert client_photo(content).size == open_photo(content).size == (200, 300)  # nowhere else
+    assert open_photo(content).size == (200, 300)  # nowhere else
 
 
 def test_a_jpeg_is_coded_twice_and_other_photos_once():
@@ -83,7 +83,7 @@ def test_a_jpeg_is_coded_twice_and_other_photos_once():
     assert np.array_equal(array(cached_photo(png)), array(noise_photo()))
     assert np.array_equal(array(cached_photo(noise_photo())), array(noise_photo()))  # from no file
     # Nowhere else: training on other views and scoring see the file's own pixels.
-    for read in (client_photo, open_photo):
+    for read in (open_photo,):
         assert np.array_equal(array(read(jpeg)), array(Image.open(io.BytesIO(jpeg))))
 
 
