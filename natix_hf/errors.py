@@ -16,6 +16,8 @@ import re
 import sys
 from collections.abc import Callable
 
+from natix_hf.startup import prepare
+
 
 class UserError(ValueError):
     """Something that the user can mend; the message is one line that says how."""
@@ -71,6 +73,7 @@ def command(main: Callable[[list[str]], None], argv: list[str] | None = None) ->
         argv: those arguments, `sys.argv[1:]` by default.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    prepare()
     debug = "--debug" in arguments
     if debug:
         arguments.remove("--debug")

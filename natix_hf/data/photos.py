@@ -188,7 +188,7 @@ def certificate_beside(source: str | Path) -> dict | None:
 
 def drawn_scenes(count: str | None = None) -> str:
     """The folder of `builtin:scenes`, drawn where they are not there yet."""
-    from natix_hf.data.scenes import generate
+    from natix_hf.data.scenes import VERSION, generate
 
     try:
         photos = int(count or SCENES_COUNT)
@@ -196,4 +196,5 @@ def drawn_scenes(count: str | None = None) -> str:
         raise UserError(f"dataset_config {count}: for {SCENES} it is the number of photos") from None
     if photos < 1:
         raise UserError(f"dataset_config {count}: for {SCENES} it is the number of photos, at least 1")
-    return str(generate(home() / "scenes" / f"{SCENES_SEED}-{photos}", photos, SCENES_SEED))
+    folder = home() / "scenes" / f"{SCENES_SEED}-{photos}-v{VERSION}"  # those of an older version are not in the way
+    return str(generate(folder, photos, SCENES_SEED))
