@@ -196,7 +196,7 @@ def shortcut(facts: np.ndarray, names: Sequence[str], labels: np.ndarray, groups
         return ShortcutResult(None, reason=f"a class stands in {least} groups, at least {FOLDS} are needed")
     scores = np.full((len(labels), len(present)), 1 / len(present))
     if facts.shape[1]:
-        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=10_000))
         for train, test in StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0).split(facts, labels, groups):
             if len(np.unique(labels[train])) < len(present):
                 return ShortcutResult(None, reason="one group holds nearly all rows of a class")

@@ -49,7 +49,7 @@ def decision_lines(calibration: Mapping[str, Any] | None, names: Sequence[str]) 
     if list(asked) == ["none"]:
         lines = ["Calibrator: none was asked for."]
     elif not calibration["kept"]:
-        lines = [f"Calibrator: none; nothing that was fitted on {rows} lowered the NLL there."]
+        lines = [f"Calibrator: none; nothing fitted on {rows} predicted held-out groups clearly better."]
     else:
         told = CALIBRATORS.get(calibration["calibrator"])
         if told is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+KEPT_NONE = "no calibrator, none predicted held-out groups clearly better"
 LABELS = {"accuracy": "accuracy", "mcc": "MCC", "nll": "NLL", "ece": "ECE"}
 
 
@@ -70,10 +71,7 @@ def _calibrator(calibration: Mapping[str, Any]) -> list[str]:
         figures = ", ".join(f"{entry['calibrator']} {entry['cv_nll']:.4f}" for entry in compared)
         lines = [f"NLL on held-out groups of {calibration['fitted_on']}: {figures}: {calibration['calibrator']} taken"]
     if not calibration["kept"]:
-        left = f"the logits stay as they are, NLL {calibration['nll_before']:.4f}"
-        if calibration["calibrator"] == "temperature":
-            left = f"T = 1, no temperature lowered the NLL of {calibration['nll_before']:.4f}"
-        return [*lines, f"{where}: {left}"]
+        return [*lines, f"{where}: {KEPT_NONE}, NLL {calibration['nll_before']:.4f}"]
     temperature = calibration["temperature"]
     fitted = {
         "temperature": lambda: f"T = {temperature if isinstance(temperature, float) else temperature[0]:.3f}",

@@ -133,7 +133,7 @@ def cross_fitted(features: np.ndarray, labels: np.ndarray, groups: Sequence[str]
     for fit, judge in StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(features, labels, group_of):
         if len(np.unique(labels[fit])) < len(there):
             raise few
-        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=10_000))
         with one_blas_thread():
             probe.fit(features[fit], labels[fit])
         # No loss is infinite: the figure could not show it.

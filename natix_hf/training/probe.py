@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from natix_hf.training.trainer import NatixTrainer
 
 LBFGS_STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)  # C of the logistic regression that is set beside the heads
+MOST_STEPS = 10_000  # of L-BFGS; it stops by itself long before, and warns where it is stopped
 
 
 def check_probe(args: Any, method: str, *, head: str = "linear", layers: int | None = None) -> None:
@@ -126,9 +127,9 @@ def lbfgs_check(
     found = []
     for strength in LBFGS_STRENGTHS:
         with one_blas_thread():
-            model = LogisticRegression(C=strength, max_iter=500).fit((features - mean) / spread, labels)
+            model = LogisticRegression(C=strength, max_iter=MOST_STEPS).fit((features - mean) / spread, labels)
         logits = np.full((len(judged), int(max(labels.max(), judged_labels.max())) + 1), -30.0)
-        logits[:, model.classes_] = model.predict_log_proba((judged - mean) / spread).clip(-30.0)
+        logits[:, model.classes_] = np.log(model.predict_proba((judged - mean) / spread).clip(np.exp(-30.0)))
         metrics = classification_metrics(logits, judged_labels, positive)
         found.append({"C": strength, **{name: metrics[name] for name in ("log_loss", "mcc", "accuracy")}})
     return min(found, key=lambda one: one["log_loss"])
