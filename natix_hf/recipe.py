@@ -292,7 +292,9 @@ class HubOptions:
     )
     hub_private_repo: bool = option(False, "make a new repository private")
     model_version: str = option("1.0.0", "X.Y.Z, also the tag")
-    hotkey: str | None = option(None, "SS58 address of a StreetVision participant; adds what the network asks for")
+    hotkey: str | None = option(
+        None, "SS58 address of a StreetVision participant; adds what the network (halted as of 2026-05) asks for"
+    )
 
     def __post_init__(self):
         if self.push_to_hub and not self.hub_model_id:

@@ -18,6 +18,7 @@ from natix_hf.hub.streetvision import (
     detector,
     latency_lines,
     submission,
+    submission_lines,
     upgrade_hint,
 )
 from natix_hf.inference.batches import logits_of, photo_batches
@@ -124,7 +125,15 @@ def test_the_two_files_hold_what_the_network_asks_for():
         "submitted_by": ALICE,
         "submission_time": 1795564800,
     }
-    assert yaml.safe_load(detector("me/roadwork")) == {
+    text = detector("me/roadwork")
+    for told in (
+        "base_miner/detectors/configs/ (since 2026-05 natix/miner/detectors/configs/)",
+        "IMAGE_DETECTOR=ViT and IMAGE_DETECTOR_CONFIG=detector.yaml",
+    ):
+        assert told in text
+        assert any(told in line for line in submission_lines())
+    assert any("model_card.json" in line and "since 2026-02 no code" in line for line in submission_lines())
+    assert yaml.safe_load(text) == {
         "hf_repo": "me/roadwork",
         "config_name": "config.json",
         "weights": "model.safetensors",
@@ -137,25 +146,41 @@ def test_another_probability_or_other_labels_at_the_client_stop_everything(monke
     assert streetvision.check_client("x", [b""], [0.60005])["difference"] == pytest.approx(5e-5)
     with pytest.raises(UserError, match="photo 0 of the proof gets a probability that differs"):
         streetvision.check_client("x", [b""], [0.5])
+    for answers in ([np.nan], [0.5, np.nan], [np.nan, 0.5]):
+        found["answers"] = [{"None": 0.5, "Roadwork": p} for p in answers]
+        found["versions"] = {"transformers": "5.24.0", "torch": "2.14.1", "timm": "1.0.22"}
+        with pytest.raises(UserError, match=r"differs by nan .*with transformers 5: timm 1\.0\.31"):
+            streetvision.check_client("x", [b""] * len(answers), [0.5] * len(answers))
     found["answers"] = [{"LABEL_0": 0.4, "LABEL_1": 0.6}]
     with pytest.raises(UserError, match="a client gets the labels LABEL_0, LABEL_1"):
         streetvision.check_client("x", [b""], [0.6])
 
 
 @pytest.mark.parametrize(
-    ("version", "told"), [("4.45.2", True), ("4.55.4", True), ("4.56.0", False), ("5.24.0", False)]
+    ("versions", "told"),
+    [
+        ("transformers 4.45.2", True),
+        ("transformers 4.55.4, torch 2.6.0, timm 1.0.31", True),
+        ("transformers 4.56.0, torch 2.2.0, timm 1.0.22", True),
+        ("transformers 4.56.0, torch 2.5.1, timm 1.0.22", True),
+        ("transformers 4.56.0, torch 2.6.0, timm 1.0.21", True),
+        ("transformers 5.24.0, torch 2.14.1, timm 1.0.22", True),  # logits were NaN
+        ("transformers 4.56.0, torch 2.6.0, timm 1.0.22", False),
+        ("transformers 5.24.0, torch 2.14.1, timm 1.0.31", False),
+        ("transformers 5.24.0", False),
+    ],
 )
-def test_a_client_that_is_too_old_is_told_the_smallest_upgrade(tmp_path, version, told):
+def test_a_client_that_is_too_old_is_told_the_smallest_upgrade(tmp_path, versions, told):
     said = "whatever it said first"
     python = tmp_path / "python"
-    python.write_text(f"#!/bin/sh\necho 'transformers {version}: ValueError: {said}' >&2\nexit 1\n")
+    python.write_text(f"#!/bin/sh\necho '{versions}: ValueError: {said}' >&2\nexit 1\n")
     python.chmod(0o755)
     with pytest.raises(UserError, match="whatever it said first") as error:
         streetvision.check_client(tmp_path, [b""], [0.5], python=python)
     assert len(str(error.value).splitlines()) == 1
     line = "4.45.2, which the network pins, knows neither"
     assert (line in str(error.value)) is told
-    assert (f"transformers {streetvision.UPGRADE} with timm" in str(error.value)) is told
+    assert ("transformers 4.56.0 with torch 2.6.0 and timm 1.0.22" in str(error.value)) is told
 
 
 @pytest.mark.parametrize(
@@ -164,10 +189,16 @@ def test_a_client_that_is_too_old_is_told_the_smallest_upgrade(tmp_path, version
         "The checkpoint you are trying to load has model type `timm_wrapper` but Transformers does not recognize this "
         "architecture. This could be because of an issue with the checkpoint",
         "Unrecognized image processor in stock. Should have a `image_processor_type` key in its preprocessor_config",
+        # where torch is too old, or beside a numpy that it does not know
+        "module 'torch.compiler' has no attribute 'is_exporting'",
+        "AutoModel requires the PyTorch library but it was not found in your environment",
+        "Numpy is not available",
     ],
 )
 def test_other_clients_that_are_too_old_are_told_apart_from_other_faults(said):
-    assert streetvision.UPGRADE in upgrade_hint(f"proof: client_python could not load the export: ValueError: {said}")
+    assert "transformers 4.56.0 with torch 2.6.0" in upgrade_hint(
+        f"proof: client_python could not load the export: ValueError: {said}"
+    )
     assert not upgrade_hint("proof: client_python: logits differ by up to 0.3")
 
 
