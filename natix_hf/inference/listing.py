@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from itertools import count
 from typing import Any
@@ -36,8 +37,8 @@ def find_photos(photos: str, image_column_name: str = "image") -> tuple[list[str
 
     Returns:
         Names and photos. A photo's name is its path, in a table or data set its id; where there are no ids that tell
-        rows apart, its path as training has it, else the number of its row. The part's name (`train/7`) stands in
-        front where names would not tell rows apart without it.
+        rows apart, its path or the name that travels with its bytes, else the number of its row. The part's name
+        (`train/7`) stands in front where names would not tell rows apart without it.
 
     Raises:
         UserError: there is nothing of that name, or no photo in it.
@@ -54,7 +55,12 @@ def _names(raw: Raw, column: str) -> list[str]:
     """The first of these that tells all rows apart: ids, paths, the numbers of rows within their parts."""
     paths = raw.pool.select_columns([column]).flatten()[f"{column}.path"][:]
     ids = [as_text(value) for value in raw.pool["id"][:]] if "id" in raw.pool.column_names else [None]
-    for found in (ids, [inside or path for inside, path in zip(photo_paths(raw, paths), paths)]):
+    root = path_text(raw.root or "")
+    places = [
+        os.path.join(root, inside) if inside and os.path.isabs(path) else inside or path
+        for inside, path in zip(photo_paths(raw, paths), paths)
+    ]
+    for found in (ids, places):
         for names in (found, [f"{part}/{name}" for part, name in zip(raw.parts, found)]):
             if None not in found and len(set(names)) == len(raw.parts):
                 return names
