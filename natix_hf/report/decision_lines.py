@@ -115,15 +115,17 @@ def _prior(calibration: Mapping[str, Any], names: Sequence[str]) -> str:
 
 def _threshold(calibration: Mapping[str, Any]) -> str:
     choice = calibration["threshold_choice"]
+    held = choice.get("held_out")
+    elsewhere = f" ({held['value']:.3f} on held-out groups)" if held else ""
     used = (
         f"used, moved to 0.5 by a bias of {calibration['threshold_bias'][calibration['positive']]:+.3f}"
         if calibration["folded"]
-        else "not used (fold_threshold), decisions are at 0.5"
+        else "not used, decisions are at 0.5"
     )
     return (
         f"best threshold for {choice['metric']}: {choice['threshold']:.3f} (95 % interval {choice['low']:.3f} to "
         f"{choice['high']:.3f}; {choice['n']} photos, {choice['groups']} groups), {choice['measures']} "
-        f"{choice['at_half']:.3f} at 0.5 -> {choice['value']:.3f} there; {used}"
+        f"{choice['at_half']:.3f} at 0.5 -> {choice['value']:.3f} there{elsewhere}; {used}"
     )
 
 

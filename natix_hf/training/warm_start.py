@@ -106,7 +106,7 @@ class WarmStart:
             passes=trainer.passes["features"],
         )
 
-    def predictions(self) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]] | None:
+    def predictions(self) -> dict[str, tuple[np.ndarray, ...]] | None:
         """Logits, labels and groups of the probe on `val_calib/fit` and `val_test`, before the adapters are merged.
 
         None where the backbone itself was trained, so that what the probe read is gone.
@@ -146,7 +146,7 @@ def _copy(head: Head, target: Any) -> None:
 
 def over_probe(
     run: Path,
-    probe: dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
+    probe: dict[str, tuple[np.ndarray, ...]],
     rows: dict[str, Any],
     positive: int,
     seed: int = 0,
