@@ -83,6 +83,12 @@ def local_folder(name_or_path: str, files: Sequence[str] = SETTINGS, revision: s
         ) from None
 
 
+def base_place(name_or_path: str) -> str:
+    """How the configuration of an adapter names its base: a folder by its whole path, what the Hub has by its id."""
+    path = BUILTIN.get(name_or_path, Path(name_or_path).expanduser())
+    return str(path.absolute()) if path.is_dir() else name_or_path
+
+
 def read_config(name_or_path: str, revision: str | None = None) -> dict[str, Any]:
     """The checkpoint's `config.json`, once it is known to be one that this project can use.
 
