@@ -45,7 +45,7 @@ def _class_numbers(raw: Raw, label: str, label_names: list[str] | None) -> tuple
     values, feature = raw.pool[label][:], raw.pool.features[label]
     if raw.ours and label_names is None and isinstance(feature, ClassLabel):
         return values, feature.names  # as they stand in splits.json
-    return class_numbers(values, feature, label_names, f"column {label!r} of {raw.source.title}")
+    return class_numbers(values, feature, label_names, f"column {label!r} of {raw.told.split('; ')[0]}")
 
 
 def pooled_values(raws: Sequence[Raw], key: str, what: str) -> list:
