@@ -12,7 +12,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from natix_hf.data.folders import PHOTO_SUFFIXES, WHOLE, photo_files
+from natix_hf.data.folders import PHOTO_SUFFIXES, SYSTEM_FOLDERS, WHOLE, photo_files
 from natix_hf.data.inspection import bars
 from natix_hf.data.label_tables import READ, SHEETS
 from natix_hf.data.photos import SCENES, drawn_scenes
@@ -43,13 +43,17 @@ def listed_photos(source: str, image_column_name: str = "image") -> list[Path] |
     if path.is_file():
         return None if path.suffix.lower() in (*READ, *SHEETS) else [path]
     if glob.has_magic(place):
-        found = [file for file in _fitting(path) if "__MACOSX" not in file.parts and file.is_file()]
+        found = [file for file in _fitting(path) if not _of_a_system(file) and file.is_file()]
         if not found:
             raise UserError(f"{place}: no file fits this pattern")
         return [file for file in found if file.suffix.lower() in PHOTO_SUFFIXES] or found
     if only_a_path(place) or "/" not in place or path.suffix.lower() in PHOTO_SUFFIXES:
         raise UserError(f"{place}: no such file or folder")
     return None
+
+
+def _of_a_system(file: Path) -> bool:
+    return not SYSTEM_FOLDERS.isdisjoint(part.lower() for part in file.parts)
 
 
 def _fitting(pattern: Path) -> list[Path]:
