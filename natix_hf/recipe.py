@@ -151,7 +151,8 @@ class DecisionOptions:
 
     calibrator: list[str] = option(
         ["temperature"],
-        "one or more of none, temperature, vector, isotonic: the one that predicts held-out groups of val_calib best",
+        "one or more of none, temperature, vector, isotonic: the one that predicts held-out groups of val_calib best, "
+        "and none where nothing is clearly better than the logits as they are",
     )
     target_prior: list[float] | None = option(
         None,

@@ -36,8 +36,9 @@ CALIBRATORS = ("none", "temperature", "vector", "isotonic")  # from simple to fl
 LEAST_ROWS = {"none": 0, "temperature": 30, "vector": 100, "isotonic": 300}
 LEAST_OF_A_CLASS = {"none": 0, "temperature": 1, "vector": 10, "isotonic": 30}
 FOLDS = 10
-# Pull of `vector` towards one temperature and no bias: the prior of the temperature, for each of its numbers.
-VECTOR_PULL = 1 / PRIOR_SD**2
+# Pulls of `vector`, in independent rows: towards one temperature, by the prior of that, and towards no bias, a weak
+# one, since photos often come in other class shares than the model learnt.
+SCALE_PULL, BIAS_PULL = 1 / PRIOR_SD**2, 1.0
 
 Knots = tuple[tuple[np.ndarray, np.ndarray], ...]
 
@@ -181,18 +182,19 @@ def _folds(group_of_row: np.ndarray, folds: int, seed: int) -> Iterator[tuple[np
 
 
 def vector_objective(
-    scale: np.ndarray, bias: np.ndarray, logits: np.ndarray, labels: np.ndarray, pull: float = VECTOR_PULL
+    scale: np.ndarray, bias: np.ndarray, logits: np.ndarray, labels: np.ndarray, alike: float = 1.0
 ) -> tuple[float, np.ndarray, np.ndarray]:
-    """What `vector` minimises, convex: the summed NLL of `scale * logits + bias`, one imaginary mistake, and a pull.
+    """What `vector` minimises, convex: the summed NLL of `scale * logits + bias`, one imaginary mistake, and pulls.
 
-    The imaginary mistake is that of `decision.temperature`; the pull is `pull / 2` times `(scale - 1)^2 + bias^2`,
-    summed over classes, where 1 stands for the temperature that the logits have already been divided by.
+    The imaginary mistake is that of `decision.temperature`; the pulls are `alike / 2` times
+    `SCALE_PULL (scale - 1)^2 + BIAS_PULL bias^2`, summed over classes, where 1 stands for the temperature that the
+    logits have already been divided by.
 
     Args:
         scale, bias: `(classes,)`.
         logits: `(n, classes)`, divided by one temperature.
         labels: `(n,)`.
-        pull: in independent rows; it fades as 1/n.
+        alike: the `design_effect` of the rows.
 
     Returns:
         The objective and its derivatives by `scale` and `bias`.
@@ -206,10 +208,10 @@ def vector_objective(
     wanted = true + (1 - true) / (classes - 1) / n
     normaliser = scipy.special.logsumexp(z, axis=1)
     value = (1 + 1 / n) * normaliser.sum() - (wanted * z).sum()
-    value += pull / 2 * (((scale - 1) ** 2).sum() + (bias**2).sum())
+    value += alike / 2 * (SCALE_PULL * ((scale - 1) ** 2).sum() + BIAS_PULL * (bias**2).sum())
     residual = (1 + 1 / n) * np.exp(z - normaliser[:, None]) - wanted
-    by_scale = (residual * logits).sum(axis=0) + pull * (scale - 1)
-    return float(value), by_scale, residual.sum(axis=0) + pull * bias
+    by_scale = (residual * logits).sum(axis=0) + alike * SCALE_PULL * (scale - 1)
+    return float(value), by_scale, residual.sum(axis=0) + alike * BIAS_PULL * bias
 
 
 def _vector(
@@ -219,11 +221,11 @@ def _vector(
     classes = logits.shape[1]
     scaled = logits / temperature
     shared = classes == 2
-    pull = VECTOR_PULL * design_effect(logits, labels, groups)
+    alike = design_effect(logits, labels, groups)
 
     def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
         scale = np.repeat(x[:1], classes) if shared else x[:classes]
-        value, by_scale, by_bias = vector_objective(scale, x[-classes:], scaled, labels, pull)
+        value, by_scale, by_bias = vector_objective(scale, x[-classes:], scaled, labels, alike)
         return value, np.r_[by_scale.sum() if shared else by_scale, by_bias]
 
     scales = 1 if shared else classes

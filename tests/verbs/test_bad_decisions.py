@@ -211,7 +211,8 @@ def test_a_calibration_of_version_1_is_evaluated_compared_and_renewed(run, tmp_p
 def test_other_classes_and_another_positive_one(tmp_path, capsys, names, positive):
     run = write(tmp_path / "run", n=600, prior=0.6, names=names, **RECORD | {"positive": positive})
     prior = ["0.5"] if len(names) == 2 else ["0.1", "0.2", "0.3", "0.4"]
-    risk = ["--risk", "fpr", "--risk_alpha", "0.2", "--fold_threshold"] if len(names) == 2 else []
+    costly = ["--threshold_metric", "cost:1:20"]  # a threshold near 1 / 21, far from 0.5
+    risk = ["--risk", "fpr", "--risk_alpha", "0.2", "--fold_threshold", *costly] if len(names) == 2 else []
     calibrate.main([str(run), "--target_prior", *prior, *risk])
     evaluate.main([str(run)])
     said = capsys.readouterr().out
