@@ -58,7 +58,7 @@ def main(argv: list[str]) -> None:
     with quick_imports():
         from natix_hf.inference.listing import find_photos
         from natix_hf.inference.pace import choose_pace, decoding_workers, default_device, first_pixels
-        from natix_hf.inference.prediction import load_classifier, predict_photos, write_rows
+        from natix_hf.inference.prediction import load_classifier, missing_line, predict_photos, write_rows
 
     names, photos = find_photos(given.photos, given.image_column_name)
     model, processor = load_classifier(given.model)
@@ -81,6 +81,8 @@ def main(argv: list[str]) -> None:
     else:
         written = write_rows(output, rows, labels, rule)
     print(f"{output}: {written.good} photos, calibrated probabilities and the decision of each")
+    if line := missing_line(output, labels):
+        print(line)
     if rule and any(rule["threshold_bias"]):
         print(
             f"{written.differing} photos decided differently from the larger probability: threshold "

@@ -52,6 +52,9 @@ class ModelOptions:
     feature_layers: int = option(1, "concatenate the pooled features of this many last layers")
     head: Literal["linear", "mlp"] = option("linear", "the classification head")
     head_dropout: float = option(0.0, "dropout before the head")
+    reuse_head: bool = option(
+        False, "start from a run whose classes have other names: its head goes on, its first class as the first, ..."
+    )
 
 
 @dataclass
@@ -203,7 +206,7 @@ class DecisionOptions:
         if self.prevalence is not None and not 0 < self.prevalence < 1:
             raise UserError(f"prevalence: {self.prevalence:g} given, a share above 0 and below 1 expected")
         if self.risk == "precision" and self.prevalence is None:
-            raise UserError("risk: precision depends on how common positives are: add --prevalence 0.02, say")
+            raise UserError("risk: precision depends on how common positives are: add prevalence (--prevalence 0.02)")
 
 
 @dataclass

@@ -86,6 +86,7 @@ def fit_calibrator(
     candidates: Sequence[str] = ("temperature",),
     *,
     positive: int = 1,
+    class_names: Sequence[str] | None = None,
     folds: int = FOLDS,
     seed: int = 0,
 ) -> CalibratorFit:
@@ -100,6 +101,7 @@ def fit_calibrator(
         groups: `(n,)`; rows of one group stay in one fold. None: each row is its own group.
         candidates: names of `CALIBRATORS`.
         positive: id of the positive class, handed on.
+        class_names: for the notes, `(classes,)`; default the ids.
         folds: at most as many as there are groups.
         seed: of the folds.
 
@@ -111,7 +113,7 @@ def fit_calibrator(
     if groups is not None and len(groups) != len(labels):
         raise UserError(f"calibration: {len(groups)} groups for {len(labels)} rows, one a row expected")
     group_of_row = group_numbers(groups, len(labels))
-    names, notes = _possible(labels, logits.shape[1], candidates)
+    names, notes = _possible(labels, class_names or range(logits.shape[1]), candidates)
     compared: list[dict[str, Any]] = [{"calibrator": name, "cv_nll": None} for name in names]
     chosen = "none"
     if len(names) > 1 and group_of_row.max() == 0:
@@ -156,18 +158,18 @@ def fit_one(
     return Calibration(**{**vars(neutral), "temperature": temperature, "calibrator_bias": bias})
 
 
-def _possible(labels: np.ndarray, classes: int, candidates: Sequence[str]) -> tuple[list[str], list[str]]:
+def _possible(labels: np.ndarray, classes: Sequence, candidates: Sequence[str]) -> tuple[list[str], list[str]]:
     """`none` and the candidates that these rows are enough for, simple to flexible; why the others are left out."""
-    n, counts = len(labels), np.bincount(labels, minlength=classes)
+    n, counts = len(labels), np.bincount(labels, minlength=len(classes))
     names, notes = ["none"], []
     for name in sorted(set(candidates) - {"none"}, key=CALIBRATORS.index):
         if (counts > 0).sum() < 2:
-            notes.append(f"all {n} photos are of class {labels[0]}, {name} needs two classes and is left out")
+            notes.append(f"all {n} photos are of class {classes[labels[0]]}, {name} needs two classes and is left out")
         elif n < LEAST_ROWS[name]:
             notes.append(f"{n} photos are too few for {name}, {LEAST_ROWS[name]} are needed")
         elif counts.min() < LEAST_OF_A_CLASS[name] and name != "temperature":
             least = f"{LEAST_OF_A_CLASS[name]} of each class are needed"
-            notes.append(f"class {counts.argmin()} has {counts.min()} photos, too few for {name}, {least}")
+            notes.append(f"class {classes[counts.argmin()]} has {counts.min()} photos, too few for {name}, {least}")
         else:
             names.append(name)
     return names, notes

@@ -20,7 +20,7 @@ from natix_hf.decision.calibration import Calibration
 from natix_hf.decision.calibrators import LEAST_ROWS, CalibratorFit, fit_calibrator, fit_one
 from natix_hf.decision.prior import class_prior
 from natix_hf.decision.prior_shift import importance_weights, prior_bias
-from natix_hf.decision.temperature import softmax
+from natix_hf.decision.temperature import BOUNDS, softmax
 from natix_hf.decision.threshold import fold_bias, held_out_gain, threshold_curve, unreachable_line
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_json
@@ -178,13 +178,20 @@ def decide(
     if trained is not None and counts.all() and options.calibrator != ["none"]:
         # A temperature cannot undo what sampling did to the odds: without this, target_prior would correct it twice.
         moved = prior_bias(trained, seen)
-    fit = fit_calibrator(rows["logits"] + moved, labels, groups, options.calibrator, positive=positive)
+    about = {"positive": positive, "class_names": names}
+    fit = fit_calibrator(rows["logits"] + moved, labels, groups, options.calibrator, **about)
     fit = _with_offset(fit, rows, moved, positive)
     notes = list(fit.notes)
     if moved.any():
         notes.append(
             f"training saw {_shares(trained, names)}, these photos are {_shares(seen, names)}: the logits are moved "
             "by the difference first"
+        )
+    if fit.kept and fit.calibration.isotonic is None and fit.calibration.temperature.max() > 0.99 * BOUNDS[1]:
+        notes.append(
+            f"T = {BOUNDS[1]:g} is the highest that is tried: the model's scores tell nothing about these {fit.n} "
+            "photos, and its probabilities are made nearly the same for all of them: see whether their classes are "
+            f"what the model calls {' and '.join(names)}"
         )
     parts: dict[str, Any] = {}
     weights = None

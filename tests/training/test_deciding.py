@@ -205,7 +205,7 @@ def test_few_photos_and_an_absent_class_are_told_and_change_nothing(tmp_path):
     assert document["logit_bias"] == [0.0, 0.0]
     assert document["threshold_choice"] is None
     text = "\n".join(calibration_lines(document, NAMES))
-    assert "are of class 1, temperature needs two classes" in text
+    assert "are of class Roadwork, temperature needs two classes" in text
     assert "no photo of None among these" in text
 
 
@@ -330,3 +330,29 @@ def test_balanced_training_is_not_corrected_twice(calibrator):
     if calibrator != "none":  # what was asked for as it is stays as it is
         p = softmax(own.calibrated(rows["logits"]))[:, 1]
         assert p.mean() == pytest.approx(labels.mean(), abs=0.01)
+
+
+@pytest.mark.parametrize("calibrator", ["temperature", "vector"])
+def test_a_model_that_tells_nothing_about_the_photos_is_told(calibrator):
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 200)
+    scores = rng.permutation(np.repeat([-8.0, 8.0], 200))  # sure of itself, and by chance
+    rows = {"logits": np.stack([-scores, scores], axis=1), "label": labels, "group": np.arange(400).astype(str)}
+    document = deciding.decide(rows, DecisionOptions(calibrator=[calibrator]), None, NAMES, 1)[1]
+    (line,) = [note for note in document["notes"] if "tell nothing" in note]
+    assert line.startswith("T = 20 is the highest that is tried")
+    assert "what the model calls None and Roadwork" in line
+    rows["logits"] = np.stack([labels * -2.0, labels * 2.0], axis=1) + rng.normal(0, 1, (400, 2))
+    document = deciding.decide(rows, DecisionOptions(calibrator=[calibrator]), None, NAMES, 1)[1]
+    assert not [note for note in document["notes"] if "tell nothing" in note]
+
+
+def test_notes_call_classes_by_their_names():
+    rng = np.random.default_rng(0)
+    labels = np.r_[np.zeros(120, int), np.ones(4, int)]
+    rows = {"logits": rng.normal(0, 1, (124, 2)), "label": labels, "group": np.arange(124).astype(str)}
+    document = deciding.decide(rows, DecisionOptions(calibrator=["temperature", "vector"]), None, NAMES, 1)[1]
+    assert document["notes"][0].startswith("class Roadwork has 4 photos, too few for vector")
+    rows["label"] = np.zeros(124, int)
+    document = deciding.decide(rows, DecisionOptions(), None, NAMES, 1)[1]
+    assert document["notes"][0].startswith("all 124 photos are of class None, temperature needs two classes")

@@ -149,7 +149,7 @@ def test_one_class_few_photos_and_no_mistakes_are_told_and_change_no_logit(run, 
     assert "no calibrator, none predicted held-out groups clearly better, NLL 0.0000" in said
     keep(run, "val_calib", lambda labels: labels == 1)
     said = told()
-    assert "photos are of class 1, temperature needs two classes and is left out" in said
+    assert "photos are of class Roadwork, temperature needs two classes and is left out" in said
     assert "photos are of one class, a threshold needs both, it stays 0.5" in said
     shutil.copy(whole / "predictions" / "val_calib.parquet", run / "predictions")
     keep(run, "val_calib", lambda labels: np.arange(len(labels)) % 12 == 0)
