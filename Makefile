@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test browser test-browser lint bench clean
+.PHONY: help demo test quick browser test-browser lint bench clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -25,6 +25,9 @@ demo: $(STAMP) ## train, calibrate and test a classifier on generated street pho
 
 test: $(STAMP) ## run all tests, fast ones first
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+
+quick: $(STAMP) ## run the fast tests alone: those that are not marked slow
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)
 
 browser: $(STAMP) ## install what test-browser needs: playwright, and Debian's Chromium where there is none
 	@$(BIN)/python -c 'import playwright' 2>/dev/null || $(BIN)/python -m pip install --quiet --editable '.[browser]'

@@ -6,9 +6,26 @@ python -m natix_hf.demo runs/demo
 from __future__ import annotations
 
 import argparse
+import itertools
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from natix_hf.errors import UserError, command
+
+if TYPE_CHECKING:
+    from natix_hf.data.scenes import Scene
+
+
+def streets(count: int) -> list[Scene]:
+    """One photo each of the first streets of a series that no demo trains on."""
+    from natix_hf.data.scenes import scene
+
+    shown: dict[str, Scene] = {}
+    for index in itertools.count():
+        photo = scene(7, index)
+        shown.setdefault(photo.group, photo)
+        if len(shown) == count:
+            return list(shown.values())
 
 
 def main(argv: list[str]) -> None:
@@ -21,18 +38,15 @@ def main(argv: list[str]) -> None:
     from transformers import pipeline
     from transformers.utils import logging
 
-    from natix_hf.data.scenes import scene
-
     logging.disable_progress_bar()
     print("\nfrom transformers import pipeline; import natix_hf")
     print(f"pipeline('image-classification', model='{given.run}')(photo)")
     classify = pipeline("image-classification", model=given.run)
-    for index in range(6):
-        photo = scene(7, index)  # a series that no demo trains on
+    for number, photo in enumerate(streets(6), start=1):
         scores = classify(photo.image)
         shown = ", ".join(f"{score['label']} {score['score']:.3f}" for score in scores)
         shows = "roadwork" if photo.label else "no roadwork"
-        print(f"  new street {index} ({photo.daytime}, {photo.weather}, {shows}): {shown}")
+        print(f"  new street {number} ({photo.daytime}, {photo.weather}, {shows}): {shown}")
     print(f"\nNext: your own photos, see README.md. The run, with its card, figures and splits, is in {given.run}/")
 
 

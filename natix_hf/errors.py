@@ -16,6 +16,8 @@ import re
 import sys
 from collections.abc import Callable
 
+from natix_hf.startup import prepare
+
 
 class UserError(ValueError):
     """Something that the user can mend; the message is one line that says how."""
@@ -71,9 +73,12 @@ def command(main: Callable[[list[str]], None], argv: list[str] | None = None) ->
         argv: those arguments, `sys.argv[1:]` by default.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    prepare()
     debug = "--debug" in arguments
     if debug:
         arguments.remove("--debug")
+    for stream in (sys.stdout, sys.stderr):  # a name that the screen cannot show must not end the work
+        stream.reconfigure(errors="backslashreplace")
     atexit.register(gc.freeze)  # or the interpreter looks through every object for garbage before it ends
     # What datasets logs before it raises would stand above the one line that says the same.
     os.environ.setdefault("DATASETS_VERBOSITY", "critical")

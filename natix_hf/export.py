@@ -70,7 +70,7 @@ def main(argv: list[str]) -> None:
     base = given.base_output or (base_folder(given.output) if given.format == "adapter" else None)
     who = {"client_python": given.client_python, "clients": clients_of(base)}
     try:
-        proof = prove(run, given.output, photos=photos, base=base, **who)
+        proof = prove(run, given.output, photos=photos, base=base, say=print, **who)
     except UserError:
         # What is not proved is not left lying there as if it were; --no_proof keeps it.
         for folder in filter(None, (given.output, given.base_output)):

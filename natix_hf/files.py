@@ -1,10 +1,15 @@
-"""Files that are either whole or not there: written under a temporary name in the same folder, then renamed."""
+"""Files that are either whole or not there: written under a temporary name in the same folder, then renamed.
+
+And their names: on Linux a name is bytes, and those that are no UTF-8 cannot stand in a table, in JSON or on a screen.
+`path_text` writes such a name with escapes, as it is shown, stored and made an id; `text_path` is the way back.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +17,46 @@ from pathlib import Path
 from typing import Any
 
 from natix_hf.errors import UserError
+
+# Endings that no id of a Hub repository has.
+_FILE_TYPES = (
+    *(".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".xlsx", ".xls", ".ods"),
+    *(".zip", ".tar", ".gz", ".tgz", ".7z", ".jpg", ".jpeg", ".png", ".webp", ".yaml", ".yml"),
+    *(".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".onnx"),
+)
+
+
+def only_a_path(name: str) -> bool:
+    """Whether a name can be of a file or folder alone, and not the id of a Hub repository (`owner/name`)."""
+    marked = name.startswith((".", "/", "~")) or name.endswith("/") or "\\" in name
+    return marked or name.count("/") > 1 or name.lower().endswith(_FILE_TYPES)
+
+
+_BYTE = re.compile("[\udc80-\udcff]")  # what Python makes of a byte of a name that is no UTF-8
+_LIKE_ESCAPE = re.compile(r"\\(?=x(?:5c|[89a-f][0-9a-f]))")
+_ESCAPE = re.compile(r"\\x(5c|[89a-f][0-9a-f])")
+
+
+def shown(text: str) -> str:
+    """Text that can be written and printed: a byte that is no UTF-8 as `\\xfc`, other halves of letters likewise."""
+    text = _BYTE.sub(lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", text)
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def path_text(path: str | Path) -> str:
+    """A path as text, `shown`; a backslash before what looks like an escape is one itself (`\\x5c`)."""
+    return shown(_LIKE_ESCAPE.sub(r"\\x5c", str(path)))
+
+
+def text_path(text: str | Path) -> str:
+    """The path that `path_text` made a text of; what names no file that way is a path as it stands."""
+    path = _ESCAPE.sub(_byte, str(text))
+    return path if path != str(text) and os.path.lexists(path) else str(text)
+
+
+def _byte(escape: re.Match) -> str:
+    code = int(escape[1], 16)
+    return chr(code if code < 0x80 else 0xDC00 + code)
 
 
 @contextmanager
@@ -45,11 +90,23 @@ def staging(folder: str | Path) -> Iterator[Path]:
         shutil.rmtree(stage, ignore_errors=True)
 
 
-def check_writable(path: str | Path, what: str) -> None:
+def check_name(path: str | Path) -> None:
+    """Raise `UserError` where a name is not UTF-8, for places that the libraries we use read or write themselves."""
+    if odd := _BYTE.search(str(path)):
+        raise UserError(
+            f"{shown(str(path))}: the byte {shown(odd[0])} is not UTF-8, which the name of this folder or file has to "
+            "be: rename it or choose another"
+        )
+
+
+def check_writable(path: str | Path, what: str, *, any_name: bool = False) -> None:
     """Raise `UserError` where nothing can be written at `path`, there or not; `what` is the option that named it.
 
-    Found out by writing, since permission bits say little about full, read-only or mapped file systems.
+    With `any_name` the name need not be UTF-8. Whether one can write is found out by writing, since permission bits
+    say little about full, read-only or mapped file systems.
     """
+    if not any_name:
+        check_name(path)
     folder = Path(path)
     while not folder.exists():
         folder = folder.parent

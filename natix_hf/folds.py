@@ -10,6 +10,7 @@ tried again. Ends with exit status 1 where folds failed. Writes `folds.json` and
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 
 from natix_hf.errors import UserError, command
@@ -56,7 +57,7 @@ def main(argv: list[str]) -> None:
     given = any(word.split("=")[0] == "--output_dir" for word in argv)
     output = Path(recipe.training.output_dir if given else f"{recipe.training.output_dir}-folds")
     check_writable(output, "output_dir")
-    folds = plan_folds(read_rows(yaml.safe_load(resolved(recipe))), column)
+    folds = plan_folds(read_rows(yaml.safe_load(resolved(recipe)), partial(print, flush=True)), column)
 
     words, states = {}, {}
     for fold in (fold for fold in folds if not fold.skipped):

@@ -1,4 +1,4 @@
-"""Photos to calibrated probabilities: a folder, a glob or a data set to CSV, JSON lines or GeoJSON.
+"""Photos to calibrated probabilities: a folder, a glob, a table or a data set to CSV, JSON lines or GeoJSON.
 
 python -m natix_hf.predict runs/lora photos/ --output predictions.csv
 """
@@ -23,10 +23,10 @@ def main(argv: list[str]) -> None:
     parser.add_argument("model", help="folder of a finished run or of an export (natix_hf.export), or a Hub id")
     parser.add_argument(
         "photos",
-        help="folder (with all its subfolders), quoted glob, one photo, .parquet, save_to_disk folder, or Hub id",
+        help="folder (with subfolders), quoted glob, photo, .csv, .jsonl, .parquet, save_to_disk folder, or Hub id",
     )
     parser.add_argument("--output", required=True, help="file to write: .csv, .jsonl or .geojson")
-    parser.add_argument("--image_column_name", default="image", help="column of photos, for a data set")
+    parser.add_argument("--image_column_name", default="image", help="column of photos, for a table or data set")
     parser.add_argument(
         "--batch_size",
         type=_number,
@@ -53,12 +53,12 @@ def main(argv: list[str]) -> None:
         raise UserError("--batch_size: at least 1 expected; --num_workers: at least 0")
     if output.is_dir():
         raise UserError(f"--output {output}: a folder of that name is in the way")
-    check_writable(output.parent, "--output")
+    check_writable(output.parent, "--output", any_name=True)
 
     with quick_imports():
         from natix_hf.inference.listing import find_photos
         from natix_hf.inference.pace import choose_pace, decoding_workers, default_device, first_pixels
-        from natix_hf.inference.prediction import load_classifier, predict_photos, write_rows
+        from natix_hf.inference.prediction import load_classifier, missing_line, predict_photos, write_rows
 
     names, photos = find_photos(given.photos, given.image_column_name)
     model, processor = load_classifier(given.model)
@@ -81,6 +81,8 @@ def main(argv: list[str]) -> None:
     else:
         written = write_rows(output, rows, labels, rule)
     print(f"{output}: {written.good} photos, calibrated probabilities and the decision of each")
+    if line := missing_line(output, labels):
+        print(line)
     if rule and any(rule["threshold_bias"]):
         print(
             f"{written.differing} photos decided differently from the larger probability: threshold "

@@ -20,7 +20,10 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--private", action="store_true", help="make a new repository private")
     parser.add_argument("--model_version", default="1.0.0", help="X.Y.Z, also the tag (default %(default)s)")
-    parser.add_argument("--hotkey", help="SS58 address of a StreetVision participant; adds what the network asks for")
+    parser.add_argument(
+        "--hotkey",
+        help="SS58 address of a StreetVision participant; adds what the network asks for (as of 2026-05 it is halted)",
+    )
     parser.add_argument("--dtype", default="fp32", choices=["fp32", "bf16"], help="how weights are stored")
     parser.add_argument("--base_id", help="adapter: Hub id under which clients find the base")
     parser.add_argument("--client_python", help="a client's interpreter, which has to answer like the run too")

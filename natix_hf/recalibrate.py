@@ -20,7 +20,7 @@ from natix_hf.startup import keep_freed_memory
 def parser() -> CommandParser:
     made = CommandParser(prog="python -m natix_hf.recalibrate", description=__doc__.split("\n")[0])
     made.add_argument("model", help="folder of a finished run or of an export, or a Hub id")
-    made.add_argument("photos", help="class folders, folder, .csv, .jsonl, .parquet, save_to_disk folder or Hub id")
+    made.add_argument("photos", help="class folders, folder, glob, .csv, .jsonl, .parquet, saved data set or Hub id")
     made.add_argument("--output", required=True, help="folder to write, absent or empty")
     risk = made.add_mutually_exclusive_group()
     risk.add_argument("--max_fpr", type=float, help="guarantee: of the negatives at most so many are called positive")
@@ -130,18 +130,19 @@ def _photos(given, folder: Path, names: list[str], labelled: bool):
     from natix_hf.data.own_photos import known_in, read_labelled, read_unlabelled
 
     known = known_in(folder)
-    if not known:
-        print(f"{given.model} does not say which photos it was trained on: make sure that these are none of them")
     columns = {"image_column_name": given.image_column_name, "group_column": given.group_column}
     if labelled:
-        own = read_labelled(given.photos, names, known, label_column_name=given.label_column_name, **columns)
+        columns |= {"label_column_name": given.label_column_name, "say": lambda line: print(line, flush=True)}
+        own = read_labelled(given.photos, names, known, **columns)
     else:
         own = read_unlabelled(given.photos, known, **columns)
+    if not known:
+        print(f"{given.model} does not say which photos it was trained on: make sure that these are none of them")
     for photo in own.broken[:20]:
         print(f"not read: {photo['id']}: {photo['reason']}", file=sys.stderr)
-    if own.known:
-        where = ", ".join(f"{count} of {split}" for split, count in own.known.items())
-        print(f"left out, since the model's own data holds them: {where}")
+    where = ", ".join(f"{count} of {split}" for split, count in own.known.items())
+    for note in [*own.notes, *([f"left out, since the model's own data holds them: {where}"] if where else [])]:
+        print(note)
     return own
 
 

@@ -52,6 +52,9 @@ class ModelOptions:
     feature_layers: int = option(1, "concatenate the pooled features of this many last layers")
     head: Literal["linear", "mlp"] = option("linear", "the classification head")
     head_dropout: float = option(0.0, "dropout before the head")
+    reuse_head: bool = option(
+        False, "start from a run whose classes have other names: its head goes on, its first class as the first, ..."
+    )
 
 
 @dataclass
@@ -83,7 +86,7 @@ class DataOptions:
 
     dataset_name: str | None = option(
         None,
-        "photos: folder (class folders, images + CSV, metadata.csv, parquet, save_to_disk), Hub id or builtin:scenes",
+        "photos: folder (class folders, images + table, parquet, save_to_disk), Hub id or builtin:scenes",
     )
     dataset_config: str | None = option(
         None, "configuration of a Hub data set; for builtin:scenes the number of photos"
@@ -151,7 +154,8 @@ class DecisionOptions:
 
     calibrator: list[str] = option(
         ["temperature"],
-        "one or more of none, temperature, vector, isotonic: the one that predicts held-out groups of val_calib best",
+        "one or more of none, temperature, vector, isotonic: the one that predicts held-out groups of val_calib best, "
+        "and none where nothing is clearly better than the logits as they are",
     )
     target_prior: list[float] | None = option(
         None,
@@ -202,7 +206,7 @@ class DecisionOptions:
         if self.prevalence is not None and not 0 < self.prevalence < 1:
             raise UserError(f"prevalence: {self.prevalence:g} given, a share above 0 and below 1 expected")
         if self.risk == "precision" and self.prevalence is None:
-            raise UserError("risk: precision depends on how common positives are: add prevalence, e.g. 0.02")
+            raise UserError("risk: precision depends on how common positives are: add prevalence (--prevalence 0.02)")
 
 
 @dataclass
@@ -257,11 +261,15 @@ class PurposeOptions:
     def __post_init__(self):
         chosen = [key for key, on in (("find_lr", self.find_lr), ("sweep", self.sweep), ("refit", self.refits)) if on]
         if len(chosen) > 1:
-            raise UserError(f"{' and '.join(chosen)}: a run is for one of them: leave the others out")
+            words = " or ".join(f"--{key} {'none' if key == 'refit' else 'false'}" for key in chosen)
+            raise UserError(f"{' and '.join(chosen)}: a run is for one of them: leave the others out with {words}")
         if self.refits and self.refit_from is None:
-            raise UserError("refit: of which run? add --from runs/NAME, a finished run of this recipe")
+            raise UserError(
+                "refit: of which run? add --from runs/NAME, a finished run of this recipe, or leave it out with "
+                "--refit none"
+            )
         if self.refit_from is not None and not self.refits:
-            raise UserError("refit_from: nothing is refitted: add refit: all, or leave it out")
+            raise UserError("refit_from: nothing is refitted: add --refit all, or leave it out with --refit_from null")
 
     @property
     def refits(self) -> bool:
@@ -288,11 +296,16 @@ class HubOptions:
     )
     hub_private_repo: bool = option(False, "make a new repository private")
     model_version: str = option("1.0.0", "X.Y.Z, also the tag")
-    hotkey: str | None = option(None, "SS58 address of a StreetVision participant; adds what the network asks for")
+    hotkey: str | None = option(
+        None, "SS58 address of a StreetVision participant; adds what the network (halted as of 2026-05) asks for"
+    )
 
     def __post_init__(self):
         if self.push_to_hub and not self.hub_model_id:
-            raise UserError("push_to_hub: where to? add hub_model_id: owner/name")
+            raise UserError(
+                "push_to_hub: where to? add hub_model_id: owner/name (--hub_model_id owner/name), or leave it out "
+                "with --push_to_hub false"
+            )
 
 
 # Options of TrainingArguments that a recipe does not take, and what to say to whoever writes one.
@@ -352,18 +365,30 @@ class Recipe:
         if self.purpose.kind in ("sweep", "range test"):
             raise UserError(f"push_to_hub: a {self.purpose.kind} leaves no model to publish: add --push_to_hub false")
         if self.data.hold_out_each and not self.data.test_on:
-            raise UserError("push_to_hub: with hold_out_each there are many runs: publish one with natix_hf.publish")
-        if hub.hub_format == "adapter" and model.method != "lora":
-            raise UserError(f"hub_format: adapter is of method lora, this is {model.method}: leave it out")
-        odd = [
-            f"{key}: {value}"
-            for key, value, plain in (
-                ("pooling", model.pooling, model.pooling != "cls_mean"),
-                ("feature_layers", model.feature_layers, model.feature_layers == 1),
-                ("head", model.head, model.head == "linear"),
+            raise UserError(
+                "push_to_hub: with hold_out_each there are many runs: publish one with natix_hf.publish, and here "
+                "leave it out with --push_to_hub false"
             )
-            if not plain
-        ]
+        if hub.hub_format == "adapter" and model.method != "lora":
+            raise UserError(
+                f"hub_format: adapter is of method lora, this is {model.method}: leave it out with --hub_format auto"
+            )
+        if hub.hotkey is not None and hub.hub_format not in ("auto", "stock"):
+            raise UserError(
+                "hotkey: StreetVision's clients load a stock model and nothing else, and hub_format is "
+                f"{hub.hub_format}: leave it out with --hub_format auto, or the hotkey with --hotkey null"
+            )
+        odd = {
+            key: (value, f"--{key} {plain}")
+            for key, value, plain in (
+                ("pooling", model.pooling, "cls" if model.pooling == "cls_mean" else model.pooling),
+                ("feature_layers", model.feature_layers, 1),
+                ("head", model.head, "linear"),
+            )
+            if value != plain
+        }
         if odd and (hub.hub_format == "stock" or hub.hotkey is not None):
             why = "hub_format: stock" if hub.hub_format == "stock" else "hotkey: StreetVision's stock model"
-            raise UserError(f"{why} cannot hold {' and '.join(odd)}: change one of the two")
+            held = " and ".join(f"{key}: {value}" for key, (value, _) in odd.items())
+            words = " ".join(words for _, words in odd.values())
+            raise UserError(f"{why} cannot hold {held}: change it with {words}, or --hub_format auto --hotkey null")

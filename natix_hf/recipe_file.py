@@ -11,6 +11,7 @@ import argparse
 import dataclasses
 import difflib
 import json
+import os
 from pathlib import Path
 from typing import Any, ClassVar, get_type_hints
 
@@ -79,7 +80,11 @@ class RecipeParser(HfArgumentParser):
             usage="%(prog)s RECIPE [--key value ...] [--debug]",
             description="Fine-tune a DINOv3 checkpoint on street photos, calibrate it and test it once.",
         )
-        self.add_argument("recipe", help="YAML file, e.g. recipes/lora.yaml; each key is one of the options below")
+        self.add_argument(
+            "recipe",
+            help="YAML file, e.g. recipes/lora.yaml; each key is one of the options below, which win over the file; "
+            "--key null is the default, whatever the file says",
+        )
 
     def _add_dataclass_arguments(self, dtype: type) -> None:
         if dtype is not NatixTrainingArguments:
@@ -173,11 +178,24 @@ def _tokens(key: str, value: Any) -> list[str]:
     return [f"--{key}={value}"]
 
 
+def _without_null(words: list[str]) -> list[str]:
+    """A command line without its keys that are `null`: as in a file, these leave the default."""
+    kept: list[str] = []
+    for place, word in enumerate(words):
+        alone = place + 1 == len(words) or words[place + 1].startswith("--")
+        if word == "null" and alone and kept and kept[-1].startswith("--") and "=" not in kept[-1]:
+            kept.pop()
+        elif not (word.startswith("--") and word.endswith("=null")):
+            kept.append(word)
+    return kept
+
+
 def parse(argv: list[str]) -> Recipe:
     """The recipe that a command line asks for.
 
     Args:
-        argv: `RECIPE [--key value ...]`, without the program's name.
+        argv: `RECIPE [--key value ...]`, without the program's name; the value `null` is a key's default, whatever
+            the file says.
 
     Raises:
         UserError: unknown, repeated or uncastable keys, no such recipe; one line that names the source.
@@ -205,6 +223,7 @@ def parse(argv: list[str]) -> Recipe:
             if key in given:
                 raise UserError(f"command line: --{key} is given twice: remove one")
             given.add(key)
+    argv = [argv[0], *_without_null(argv[1:])]
 
     def cast(tokens: list[str], where: str) -> argparse.Namespace:
         try:
@@ -247,21 +266,39 @@ def parse(argv: list[str]) -> Recipe:
 
 
 def resolved(recipe: Recipe) -> str:
-    """The recipe as YAML: every option of ours, and the training options that matter to repeat the run."""
+    """The recipe as YAML: every option of ours, and the training options that matter to repeat the run.
+
+    Local data sets and models are named by absolute paths, so that the file holds in every working directory.
+    """
     topics = {"model": recipe.model, "lora": recipe.lora, "data": recipe.data, "decision": recipe.decision}
     lines = ["# The recipe of this run as resolved from file and command line. Run it again with:"]
     lines.append("#   accelerate launch -m natix_hf.train recipe.yaml --output_dir ANOTHER")
     for title, options in (*topics.items(), ("speed", recipe.speed)):
         lines += ["", f"# {title}"]
-        lines += _yaml_lines({f.name: getattr(options, f.name) for f in dataclasses.fields(options)})
+        lines += _yaml_lines({f.name: _lasting(f.name, getattr(options, f.name)) for f in dataclasses.fields(options)})
     if recipe.purpose.refits:
         purpose = recipe.purpose
-        lines += ["", "# purpose", *_yaml_lines({"refit": purpose.refit, "refit_from": purpose.refit_from})]
+        lines += [
+            "",
+            "# purpose",
+            *_yaml_lines({"refit": purpose.refit, "refit_from": os.path.abspath(purpose.refit_from)}),
+        ]
     if recipe.hub.push_to_hub:
         hub = {name: value for name, value in vars(recipe.hub).items() if value is not None}
         lines += ["", "# hub", *_yaml_lines(hub)]
     plain = training_values(recipe.training)
     return "\n".join([*lines, "", "# training", *_yaml_lines(plain), ""])
+
+
+def _lasting(key: str, value: Any) -> Any:
+    """The value of a key; the path of a local data set or model as it holds in every working directory."""
+    if key not in ("model_name_or_path", "dataset_name"):
+        return value
+    place = Path(value).expanduser()
+    if place.exists():
+        return os.path.abspath(place)
+    name, _, rest = value.partition("=")
+    return f"{name}={_lasting(key, rest)}" if rest else value
 
 
 def training_values(training: NatixTrainingArguments) -> dict[str, Any]:

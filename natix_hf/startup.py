@@ -21,6 +21,14 @@ GIB = 1 << 30
 SMALLER = 32 << 20  # the most that older releases of glibc take for M_MMAP_THRESHOLD
 
 
+def prepare() -> None:
+    """What every command does before it reads its arguments."""
+    if not sys.stderr.isatty():
+        from natix_hf.progress_lines import bars_as_lines
+
+        bars_as_lines()
+
+
 def keep_freed_memory() -> bool:
     """Tell glibc to keep what is freed, unless the user has set its allocator (`MALLOC_...`) or put another in place.
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -77,12 +78,20 @@ def main(argv: list[str]) -> None:
         return
     output, runs = plan(argv)
 
+    import yaml
+
+    from natix_hf.data.photos import LABEL_KEYS, tell_classes
     from natix_hf.files import check_writable, write_json, write_text
     from natix_hf.training.processes import train
     from natix_hf.training.sweeping import ranking, state, table
 
     check_writable(output, "output_dir")
     states = {run.name: state(output / run.name, run.text) for run in runs}
+    if set(states.values()) != {"finished"}:
+        recipe = yaml.safe_load(runs[0].text)
+        tell_classes(
+            recipe["dataset_name"], partial(print, flush=True), **{key: recipe.get(key) for key in LABEL_KEYS}
+        )
     outcomes = {run.name: {"values": run.values, "status": "waiting"} for run in runs}
     for name in (name for name, found in states.items() if found == "finished"):
         outcomes[name]["status"] = "finished"

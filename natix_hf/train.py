@@ -8,36 +8,23 @@ from __future__ import annotations
 import time
 import warnings
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from natix_hf.errors import UserError, command, one_line
 from natix_hf.startup import keep_freed_memory, quick_imports
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from natix_hf.recipe import Recipe
 
 
-def load_data(recipe: Recipe) -> Any:
-    """The locked splits that the recipe asks for."""
-    from natix_hf.data.photos import load_photos
+def load_data(recipe: Recipe, say: Callable[[str], None]) -> Any:
+    """The locked splits that the recipe asks for; `say` gets the classes and what gave the labels."""
+    from natix_hf.data.photos import recipe_photos
 
-    data = recipe.data
-    return load_photos(
-        data.dataset_name,
-        dataset_config=data.dataset_config,
-        split_ratios=data.split_ratios,
-        split_seed=data.split_seed,
-        group_column=data.group_column,
-        near_duplicates=data.near_duplicates,
-        test_split=data.test_split,
-        test_on=data.test_on,
-        image_column_name=data.image_column_name,
-        label_column_name=data.label_column_name,
-        label_names=data.label_names,
-        broken_photos=data.broken_photos,
-        trust_remote_code=recipe.model.trust_remote_code,
-        num_proc=data.preprocessing_num_workers,
-    )
+    return recipe_photos(vars(recipe.data) | {"trust_remote_code": recipe.model.trust_remote_code}, say=say)
 
 
 def load_network(recipe: Recipe, label_names: list[str]) -> tuple[Any, Any]:
@@ -66,19 +53,21 @@ def train(recipe: Recipe) -> dict[str, Any]:
 
     args, name, method = recipe.training, recipe.model.model_name_or_path, recipe.model.method
     text = resolved(recipe)
-    say = print if args.should_log else (lambda *_: None)
+    say = partial(print, flush=True) if args.should_log else (lambda *_: None)
     check(recipe, text)
     asked = planned(recipe)
 
     times, begin = {}, time.perf_counter()
     with args.main_process_first(desc="photos"):
-        splits = load_data(recipe).dedicate(recipe.purpose.kind)
+        splits = load_data(recipe, say).dedicate(recipe.purpose.kind)
     times["photos"] = round(time.perf_counter() - begin, 3)
     check_classes(asked, splits.label_names)
     sizes = ", ".join(f"{name} {size}" for name, size in splits.sizes.items() if "/" not in name)
     say(f"photos: {recipe.data.dataset_name}: {len(splits.label_names)} classes; {sizes}")
     if broken := splits.description["broken"]:
         say(f"photos: {len(broken)} cannot be read and are left out, they are listed in splits.json")
+    for note in splits.notes:
+        say(f"photos: {note}")
 
     begin = time.perf_counter()
     with args.main_process_first(desc="checkpoint"):

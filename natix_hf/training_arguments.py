@@ -234,9 +234,13 @@ class NatixTrainingArguments(TrainingArguments):
             # Without scores there is no best checkpoint; the last one is the result.
             self.load_best_model_at_end = False
             if self.early_stopping_patience is not None:
-                raise UserError("early_stopping_patience needs scores: set eval_strategy to steps or epoch")
+                raise UserError(
+                    "early_stopping_patience needs scores: add --eval_strategy epoch, or leave it out with "
+                    "--early_stopping_patience null"
+                )
         elif self.save_strategy == "no":
             self.load_best_model_at_end = False
+        self._check_rhythm()
         if self.greater_is_better is None and self.metric_for_best_model is not None:
             self.greater_is_better = score not in ("loss", "log_loss", "ece")
         if self.use_cpu or not torch.accelerator.is_available():
@@ -292,6 +296,31 @@ class NatixTrainingArguments(TrainingArguments):
                 "tried: leave it out, or use recipes/accelerate/multi_gpu.yaml"
             )
 
+    def _check_rhythm(self) -> None:
+        """Raise `UserError` for what the parent refuses of two options together, with what to type."""
+        scored, saved = (str(getattr(one, "value", one)) for one in (self.eval_strategy, self.save_strategy))
+        if self.load_best_model_at_end and saved != "best":
+            every, kept = self.eval_steps or self.logging_steps, "the best checkpoint is kept where each one is scored"
+            way = None
+            if scored != saved:
+                steps, other = (self.save_steps, "eval") if saved == "steps" else (every, "save")
+                given, way = f"save_strategy: {saved}", f"--{other}_strategy steps --{other}_steps {steps:g}"
+            elif saved == "steps" and every and abs(self.save_steps / every - round(self.save_steps / every)) > 1e-6:
+                given, way = f"save_steps: {self.save_steps:g}", f"--save_steps {every:g}"
+            if way:
+                told = f"eval_strategy is {scored}" if scored != saved else f"eval_steps is {every:g}"
+                raise UserError(f"{given} given, and {told}, but {kept}: add {way}, or --load_best_model_at_end false")
+        scheduler = getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type)
+        if scored == "no" and scheduler in ("reduce_lr_on_plateau", "greedy"):
+            raise UserError(f"lr_scheduler_type: {scheduler} needs scores: add --eval_strategy epoch")
+        if self.dataloader_num_workers == 0:
+            for name, off in (("dataloader_prefetch_factor", None), ("dataloader_persistent_workers", False)):
+                if getattr(self, name) not in (None, False):
+                    raise UserError(
+                        f"{name}: {getattr(self, name)} given, and dataloader_num_workers is 0: leave it out with "
+                        f"--{name} {'null' if off is None else 'false'}"
+                    )
+
     def _check_optimizer(self) -> None:
         """Raise `UserError` for what can be seen without a model."""
         for key, known in (("optim", (*OPTIMIZERS, *OptimizerNames)), ("sam_base", SAM_BASES)):
@@ -314,5 +343,6 @@ class NatixTrainingArguments(TrainingArguments):
             if self.ema or scheduled:
                 raise UserError(
                     f"{base}: it averages its weights itself, and that stands in for a schedule: "
-                    "set ema: false and lr_scheduler_type: constant (warmup_steps holds as ever)"
+                    "set ema: false and lr_scheduler_type: constant (--ema false --lr_scheduler_type constant; "
+                    "warmup_steps holds as ever)"
                 )

@@ -252,6 +252,23 @@ def test_the_resolved_recipe_leaves_out_what_belongs_to_one_start(write):
     assert not ONE_START & set(yaml.safe_load(text))
 
 
+@pytest.mark.parametrize(("given", "kept"), [("photos", "{}/photos"), ("mine=photos", "mine={}/photos")])
+def test_the_resolved_recipe_names_local_folders_from_any_working_directory(write, tmp_path, monkeypatch, given, kept):
+    for name in ("photos", "backbone"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    words = ["--dataset_name", given, "--model_name_or_path", "./backbone", "--refit", "all", "--refit_from", "runs/x"]
+    told = yaml.safe_load(resolved(parse([write(), *words])))
+    assert told["dataset_name"] == kept.format(tmp_path)
+    assert told["model_name_or_path"] == str(tmp_path / "backbone")
+    assert told["refit_from"] == str(tmp_path / "runs" / "x")
+    monkeypatch.chdir(tmp_path / "photos")
+    words = ("--model_name_or_path", "photos/x", "--output_dir", "y")
+    told = yaml.safe_load(resolved(parse([write("dataset_name: builtin:scenes", needed=False), *words])))
+    assert told["dataset_name"] == "builtin:scenes"
+    assert told["model_name_or_path"] == "photos/x"
+
+
 def test_tokens_never_reach_the_resolved_recipe(write, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_not_a_real_token")
     text = resolved(parse([write()]))

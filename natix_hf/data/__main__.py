@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from natix_hf.errors import CommandParser, command
@@ -63,6 +64,8 @@ def _split_options(parser: argparse.ArgumentParser) -> None:
     broken = "what to do about photos that cannot be read (default skip: they are listed)"
     add("--broken_photos", choices=("skip", "refuse"), default="skip", help=broken)
     add("--max_photo_mb", type=float, help="larger files are not decoded (default 64)")
+    convert = "store photos that a client's pipeline sees otherwise (16-bit, transparent) as 8-bit PNG"
+    add("--convert_photos", action="store_const", const=True, help=convert)
     add("--num_proc", type=int, help="processes that read photos (default one per core)")
     trust = "run code that comes with a data set"
     add("--trust_remote_code", action="store_const", const=True, help=trust)
@@ -87,10 +90,10 @@ def split(given: argparse.Namespace) -> None:
     plan = {f.name: words.pop(f.name) for f in fields(Plan) if f.name in words}
     output, sources, extend = words.pop("output"), words.pop("sources"), words.pop("extend", None)
     del words["verb"]
-    done = split_photos(sources, extend=extend, plan=plan, **words)
+    done = split_photos(sources, extend=extend, plan=plan, say=partial(print, flush=True), **words)
     save(done, output)
     print(f"{output}: written")
-    print("\n".join(summary_lines(done.description)))
+    print("\n".join([*summary_lines(done.description), *done.notes]))
 
 
 def check(given: argparse.Namespace) -> int:

@@ -24,7 +24,9 @@ from torchvision.transforms.v2 import (
     functional,
 )
 
-from natix_hf.data.challenge import PROFILES, challenge_photo, check_levels
+from natix_hf.data.challenge import PROFILES, apply_challenge, cached_photo, check_levels, draw_challenge
+from natix_hf.data.copies import copy_side
+from natix_hf.data.decode import Source, open_photo
 from natix_hf.errors import UserError
 
 # What comes after the crop and the mirror image of `basic`; torchvision's own settings, bilinear where they warp.
@@ -47,7 +49,8 @@ def check_augment(augment: str, challenge_levels: Sequence[float] | None = None)
         with_levels = [name for name, levels in PROFILES.items() if levels > 1]
         if augment not in with_levels:
             raise UserError(
-                f"challenge_levels: augment {augment} has no levels, {' and '.join(with_levels)} have: leave it out"
+                f"challenge_levels: augment {augment} has no levels, {' and '.join(with_levels)} have: "
+                "leave it out with --challenge_levels null"
             )
         check_levels(augment, challenge_levels)
 
@@ -55,6 +58,23 @@ def check_augment(augment: str, challenge_levels: Sequence[float] | None = None)
 def needs_whole_photo(augment: str) -> bool:
     """Whether the photo must be decoded at its full size: what validators do happens there."""
     return augment in PROFILES
+
+
+def photo_for_view(source: Source, augment: str, image_size: int) -> Image.Image:
+    """A photo in RGB as `training_view` takes it: for a challenge as validators take it, else the quick way.
+
+    Args:
+        source: as for `data.decode.open_photo`.
+        augment: name of the augmentation.
+        image_size: side of the view in pixels.
+
+    Raises:
+        PhotoError: the photo cannot be read.
+    """
+    if needs_whole_photo(augment):
+        return cached_photo(source)
+    # A decoded photo need not be larger than a copy would be: no crop of it is enlarged.
+    return open_photo(source, min_side=copy_side(image_size))
 
 
 def whole_view(pixels: Tensor, image_size: int, resize: str) -> Tensor:
@@ -118,7 +138,8 @@ def training_view(
     """One training view of a photo, a pure function of its arguments; the global random state is left as it was.
 
     Args:
-        image: RGB photo of any size; for all but the challenges also its pixels, `(3, height, width)` uint8.
+        image: RGB photo of any size, as `photo_for_view` gives it; for all but the challenges also its pixels,
+            `(3, height, width)` uint8.
         augment: one of
 
             - `none`: the photo as it is scored.
@@ -144,7 +165,8 @@ def training_view(
     check_augment(augment, challenge_levels)
     drawn = view_seed(seed, epoch, row_id)
     if augment in PROFILES:
-        image = challenge_photo(image, augment, seed=drawn, level_probabilities=challenge_levels)
+        challenge = draw_challenge(augment, image.size, seed=drawn, level_probabilities=challenge_levels)
+        image = apply_challenge(image, challenge)
     pixels = image if isinstance(image, Tensor) else functional.pil_to_tensor(image)
     if augment not in POLICIES:
         return whole_view(pixels, image_size, resize)

@@ -9,13 +9,15 @@
 In the first two, level 2 adds saturation, contrast and downsampling at severity 0 or 1, level 3 these at severity 0
 to 2, and noise and blur at severity 0 to 2. All end with a JPEG coding at Pillow's default quality (75).
 
-The name with its date is the key under which a figure that was made with a profile has to be told. Written from the
+Before that, all profiles take a photo as the validators' cache holds it (`cached_photo`): its pixels as stored, so a
+photo with an EXIF orientation arrives sideways, and a JPEG coded once more at the default quality.
+
+The name with its date, and `SENT`, have to be told with every figure that was made with a profile. Written from the
 public description of the task; what that leaves open is decided thus: the severities of one photo are drawn
 independently, each value equally likely; distortions come in the order of `distortions.SEVERITIES`; a rotation keeps
 the frame's size; the square crop is drawn as by torchvision's RandomResizedCrop at ratio 1, so a wide photo gives
-squares of at most its short side; letterboxed sides are cut to whole pixels, and an odd pixel of the bars goes below
-or to the right; resizing is bilinear with antialiasing. The description also lists mirror images that never happen:
-there are none here.
+squares of at most its short side; an odd pixel of the letterbox's bars goes below or to the right; resizing is
+bilinear with antialiasing. The description also lists mirror images that never happen: there are none here.
 
 This file knows neither labels nor the network. The other half of what validators send, pictures that a diffusion model
 drew, is not made here.
@@ -32,6 +34,7 @@ import numpy as np
 from PIL import Image
 from torchvision.transforms.v2 import functional
 
+from natix_hf.data.decode import Source, stored_photo
 from natix_hf.data.distortions import SEVERITIES, distort_pixels
 from natix_hf.errors import UserError
 
@@ -50,6 +53,10 @@ LEVELS: tuple[dict[str, int], ...] = (
 )
 # Profile -> how many levels it has.
 PROFILES = {"challenge@2025": 4, "challenge@2026-04": 4, "challenge@2026-05": 1}
+LETTERBOXED = "challenge@2026-04"
+
+# How profiles take photos, as it is told with every figure.
+SENT = "pixels as stored, without EXIF orientation; JPEG files coded twice at quality 75"
 
 
 @dataclass(frozen=True)
@@ -105,6 +112,16 @@ def check_levels(profile: str, probabilities: Sequence[float]) -> None:
         raise UserError(f"{profile}: probabilities {given} given, {levels} that sum to 1 expected")
 
 
+def check_sendable(profile: str, size: tuple[int, int], name: str = "a photo") -> None:
+    """Raise `UserError` where validators never send a photo of this width and height in pixels."""
+    if profile == LETTERBOXED and 0 in letterboxed(size):
+        strip = " x ".join(map(str, letterboxed(size)))
+        raise UserError(
+            f"{profile}: {name} of {size[0]} x {size[1]} pixels would be shrunk to {strip}, which is an error there "
+            "and never sent: leave that photo or the profile out"
+        )
+
+
 def draw_challenge(
     profile: str,
     size: tuple[int, int],
@@ -123,9 +140,10 @@ def draw_challenge(
         level_probabilities: of the levels, in order; by default all are equally likely, as the validators' are.
 
     Raises:
-        UserError: no such profile or level, or probabilities that do not fit it.
+        UserError: no such profile or level, probabilities that do not fit it, or a photo that is never sent.
     """
     check_profile(profile, level)
+    check_sendable(profile, size)
     rng, levels = np.random.default_rng(seed), PROFILES[profile]
     chances = [1 / levels] * levels if level_probabilities is None else list(level_probabilities)
     check_levels(profile, chances)
@@ -155,18 +173,50 @@ def _crop(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, 
     return _centre(width, height)
 
 
+def letterboxed(size: tuple[int, int], side: int = SIDE) -> tuple[int, int]:
+    """Width and height of a photo within a square of `side` pixels, cut to whole pixels in floating point.
+
+    As validators compute it: 640 x 360 becomes 224 x 125, not 126; of very long strips the short side is 0.
+    """
+    scale = min(side / size[0], side / size[1])
+    return int(size[0] * scale), int(size[1] * scale)
+
+
 def letterbox(image: Image.Image, side: int = SIDE) -> Image.Image:
-    """The whole photo in a square of `side` pixels, its longer side filling it, between black bars."""
-    longer = max(image.size)
-    width, height = (max(1, length * side // longer) for length in image.size)
+    """The whole photo in a square of `side` pixels between black bars; `check_sendable` tells which have no place."""
+    width, height = letterboxed(image.size, side)
     square = Image.new("RGB", (side, side))
     square.paste(image.resize((width, height), Image.Resampling.BILINEAR), ((side - width) // 2, (side - height) // 2))
     return square
 
 
+def cached_photo(source: Source) -> Image.Image:
+    """A photo in RGB as the validators' cache holds it, where they take it from.
+
+    Its pixels are those that are stored: no EXIF orientation is followed. Their cache saves a photo in its own format,
+    so a JPEG is coded once more, at the default quality.
+
+    Args:
+        source: a path, the file's bytes, a row's `{"bytes": ..., "path": ...}`, or an image that is open. One that was
+            not read from a file has no format, and is taken as it is.
+
+    Raises:
+        PhotoError: the photo cannot be read.
+    """
+    image = stored_photo(source)
+    if image.format in ("JPEG", "MPO"):
+        image = _coded(image)
+    return image.convert("RGB")
+
+
 def apply_challenge(image: Image.Image, challenge: Challenge) -> Image.Image:
-    """The photo as it is sent; `challenge` must have been drawn for a photo of this size."""
-    if challenge.profile == "challenge@2026-04":
+    """The photo as it is sent.
+
+    Args:
+        image: as `cached_photo` gives it.
+        challenge: drawn for a photo of this size.
+    """
+    if challenge.profile == LETTERBOXED:
         image = letterbox(image)
     if challenge.angle is not None:
         image = image.rotate(challenge.angle, Image.Resampling.NEAREST, fillcolor=(0, 0, 0))
@@ -183,14 +233,18 @@ def apply_challenge(image: Image.Image, challenge: Challenge) -> Image.Image:
 
 
 def jpeg(image: Image.Image) -> Image.Image:
-    """The photo after it was written as JPEG at the quality that validators use, and read again."""
+    """The photo in RGB after it was written as JPEG at the quality that validators use, and read again."""
+    return _coded(image).convert("RGB")
+
+
+def _coded(image: Image.Image) -> Image.Image:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=QUALITY)
-    return Image.open(file).convert("RGB")
+    return Image.open(file)
 
 
 def challenge_photo(
-    image: Image.Image,
+    source: Source,
     profile: str,
     *,
     level: int | None = None,
@@ -200,7 +254,7 @@ def challenge_photo(
     """A photo as validators send it; a pure function of its arguments.
 
     Args:
-        image: RGB photo of any size.
+        source: as for `cached_photo`.
         profile: a key of `PROFILES`.
         level, seed, level_probabilities: as in `draw_challenge`, which tells what was drawn.
 
@@ -209,6 +263,8 @@ def challenge_photo(
 
     Raises:
         UserError: as in `draw_challenge`.
+        PhotoError: as in `cached_photo`.
     """
+    image = cached_photo(source)
     options = {"level": level, "seed": seed, "level_probabilities": level_probabilities}
     return apply_challenge(image, draw_challenge(profile, image.size, **options))

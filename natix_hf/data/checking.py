@@ -25,13 +25,14 @@ from natix_hf.data.certificate import (
     straddling,
 )
 from natix_hf.data.certificate_text import POINTS, SHIFTED, largest_difference, shift_sentence, straddle
-from natix_hf.data.columns import as_text, column_values, has_column
+from natix_hf.data.columns import as_name, column_values, has_column
 from natix_hf.data.contact_sheet import contact_sheet as draw_contact_sheet
 from natix_hf.data.contracts import PARTS, SPLITS
 from natix_hf.data.groups import Grouping, group_rows
+from natix_hf.data.looks import thumbnails
 from natix_hf.data.metadata import places, times
 from natix_hf.data.photos import certificate_beside, read_source
-from natix_hf.data.shortcut import fact_table, file_facts, shortcut
+from natix_hf.data.shortcut import ASPECT, CONTENT_MADE, beside_edges, fact_table, file_facts, shortcut, strongest
 from natix_hf.errors import UserError
 
 NAMED = 20  # leaks and conflicts that are listed one by one
@@ -112,8 +113,8 @@ def check(
     if not 0.5 <= max_auroc <= 1:
         raise UserError(f"max_auroc: expected 0.5 (no shortcut at all) to 1 (any), found {max_auroc:g}")
     report = Report()
+    rows = read_source(data, **{"broken_photos": "skip", "say": report.fact, **source_options})
     document = _certificate(data, report)
-    rows = read_source(data, **{"broken_photos": "skip", **source_options})
     if not isinstance(rows.data, DatasetDict):
         raise UserError(
             f"{'the data set' if isinstance(data, DatasetDict) else data}: check reads the four splits "
@@ -125,6 +126,8 @@ def check(
     joined = concatenate_datasets(parts)
     pool = _Pool(joined, joined["id"][:], homes, [names[label] for label in joined["label"][:]])
     _check_photos(report, rows.broken, len(pool.homes))
+    for note in rows.notes:
+        report.warn(f"photos: {note}")
     if document is not None:
         _check_document(report, document, rows.data, Path(data).expanduser())
     grouping = _tied(pool, rows.group_values, document["rules"] if document else {})
@@ -215,7 +218,7 @@ def _tied(pool: _Pool, values: dict[str, dict[str, list]], rules: dict[str, Any]
     """The groups of the rows, found anew: from the columns that tied them, the files and the photos."""
     columns = {name: [value for split in SPLITS for value in values[split][name]] for name in values["train"]}
     columns |= {
-        name: [as_text(value) for value in column_values(pool.data, name, "group_column")]
+        name: [as_name(value) for value in column_values(pool.data, name, "group_column")]
         for name in rules.get("group_columns", ())
         if name not in columns and has_column(pool.data, name)
     }
@@ -328,15 +331,35 @@ def _check_shortcut(report: Report, pool: _Pool, grouping: Grouping, columns: Se
     batches = pool.data.select_columns("image").iter(batch_size=32)
     facts = (file_facts(photo) for batch in batches for photo in batch["image"])
     names, table = fact_table(facts, values)
-    result = shortcut(table, names, np.asarray(pool.data["label"][:]), grouping.numbers)
+    labels = np.asarray(pool.data["label"][:])
+    made = np.isin(names, CONTENT_MADE)
+    result = shortcut(table[:, ~made], np.asarray(names)[~made].tolist(), labels, grouping.numbers)
     if result.auroc is None:
         report.fact(f"shortcut: too few to judge ({result.reason})")
         return
-    strongest = ", ".join(f"{name} {alone:.2f}" for name, alone in result.strongest[:3]) or "none differs"
     over = result.auroc > max_auroc
     low, high = result.interval
     (report.violate if over else report.fact)(
         f"shortcut: facts of the files alone tell the classes with AUROC {result.auroc:.3f} (95 % interval "
         f"{low:.3f} to {high:.3f}), {'over' if over else 'within'} the limit of {max_auroc:g}; the strongest facts "
-        f"alone: {strongest}"
+        f"alone: {_told(result.strongest)}"
     )
+    alone, worth_a_line = dict(result.strongest), (0.5 + max_auroc) / 2
+    if over and alone.get(ASPECT, 0.5) > worth_a_line:
+        report.fact(
+            f"shortcut: the aspect ratio ({alone[ASPECT]:.2f} alone) reaches the model with resize: squash, which "
+            "presses wide photos more than narrow ones; resize: crop keeps the proportions and hides it"
+        )
+    sizes, which = table[:, made], np.asarray(names)[made].tolist()
+    content = strongest(sizes, which, labels)
+    if content and content[0][1] > worth_a_line:
+        rest = strongest(beside_edges(sizes, thumbnails(pool.data["look"][:])), which, labels)
+        report.fact(
+            f"shortcut: note: {_told(content)} tell the classes too; what a photo shows makes them (a street full of "
+            f"cones needs more bytes), so they are no violation; with the edges that a thumbnail shows accounted for: "
+            f"{_told(rest)}; the rest can be finer texture, or another camera or compression"
+        )
+
+
+def _told(facts: Sequence[tuple[str, float]]) -> str:
+    return ", ".join(f"{name} {alone:.2f}" for name, alone in facts[:3]) or "none differs"

@@ -20,6 +20,8 @@ from natix_hf.errors import LeakageError, UserError
 from natix_hf.files import home
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from datasets import Dataset
 
 SPLITS = ("train", "val_select", "val_calib", "val_test")
@@ -66,17 +68,19 @@ class LockedSplits:
     It has no length, no items and no iteration; `rows` is the only way out, and everything else here is free of rows.
     """
 
-    __slots__ = ("__weakref__", "_description", "_ledger", "_purpose")
+    __slots__ = ("__weakref__", "_description", "_ledger", "_notes", "_purpose")
 
-    def __init__(self, splits: dict[str, Dataset], description: dict):
+    def __init__(self, splits: dict[str, Dataset], description: dict, notes: Sequence[str] = ()):
         """Lock the rows.
 
         Args:
             splits: `train`, `val_select`, `val_calib/fit`, `val_calib/control`, `val_test`.
             description: the content of `splits.json`.
+            notes: what the person who reads the rows is to be told.
         """
         _ROWS[self] = dict(splits)
         self._description = description
+        self._notes = list(notes)
         self._ledger: list[dict] = []
         self._purpose = "run"
 
@@ -96,6 +100,11 @@ class LockedSplits:
         return dict(self._description["sizes"])
 
     @property
+    def notes(self) -> list[str]:
+        """What the person who reads the rows is to be told, a line each."""
+        return list(self._notes)
+
+    @property
     def ledger(self) -> list[dict]:
         """Who read which rows: step, role, split, part, number of rows, their fingerprint, time (seconds since
         1970)."""
@@ -112,6 +121,16 @@ class LockedSplits:
         counts = self._description["class_counts"]
         splits = SPLITS if self._purpose == REFIT else ("train",)
         return {name: sum(counts[split][name] for split in splits) for name in self._description["label_names"]}
+
+    @property
+    def narrowest(self) -> tuple[str, tuple[int, int]]:
+        """Id, width and height in pixels of the photo with the longest shape, of all splits."""
+        shapes = [
+            (name, (width, height))
+            for rows in _ROWS[self].values()
+            for name, width, height in zip(rows["id"][:], rows["width"][:], rows["height"][:], strict=True)
+        ]
+        return min(shapes, key=lambda shape: min(shape[1]) / max(shape[1]))
 
     def dedicate(self, purpose: str) -> LockedSplits:
         """Say what the run is for, once and before any row is read; there is no way back. Returns itself.

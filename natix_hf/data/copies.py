@@ -32,9 +32,9 @@ from tqdm.auto import tqdm
 
 from natix_hf.data.decode import fingerprint_bytes, open_photo
 from natix_hf.errors import PhotoError, UserError
-from natix_hf.files import check_writable, replacing
+from natix_hf.files import check_writable, replacing, text_path
 
-VERSION = 1  # raised when the same photo would give other bytes
+VERSION = 2  # raised when the same photo would give other bytes
 QUALITY = 90  # with full colour resolution (4:4:4): a view keeps more colour than 4:2:0 holds at this size
 SHARD_ROWS = 256
 MANY = 200  # photos for which one more process is worth starting
@@ -79,7 +79,7 @@ def copied(photo: dict[str, Any], fingerprint: str, side: int) -> bytes:
     content, name = photo["bytes"], photo["path"] or "photo without a name"
     if content is None:
         try:
-            content = Path(name).read_bytes()
+            content = Path(text_path(name)).read_bytes()
         except OSError as error:
             raise PhotoError(f"{name}: {error.strerror.lower()}") from error
     if fingerprint_bytes(content) != fingerprint:

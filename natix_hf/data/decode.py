@@ -1,9 +1,11 @@
-"""Photos from files and bytes: the quick path for training, the client's path for everything that is scored.
+"""Photos from files and bytes: one picture of each, for training, scoring and `predict` alike.
 
-Three ways in. `open_photo` is for training: it may decode a JPEG at reduced size, lays transparency over white and
-scales 16-bit grey. `client_photo` gives exactly the pixels that a client's `pipeline` sees, flaws included.
-`inspect_photo` only finds out whether a photo can be read, how large it is, which bytes it holds and, where asked,
-how it looks. This file knows no labels, no splits and no model.
+`open_photo` gives exactly the pixels that a client's `pipeline` sees, but for the photos that Pillow's own conversion
+spoils: it lays transparency over white and scales grey of more than 8 bits. For training it may decode a JPEG at
+reduced size. `stored_photo` gives the pixels as the file has them, without a turn or a conversion, for whoever sends
+photos on so. `inspect_photo` only finds out whether a photo can be read, how large it is, which bytes it holds,
+whether a client sees another picture and, where asked, how it looks. This file knows no labels, no splits and no
+model.
 """
 
 from __future__ import annotations
@@ -12,20 +14,25 @@ import hashlib
 import io
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
+from natix_hf.data.client_view import is_deep, load_as_client, seen_otherwise
+from natix_hf.data.exif import SIDEWAYS, turn
 from natix_hf.errors import PhotoError
+from natix_hf.files import text_path
 
 Source = str | Path | bytes | dict | Image.Image
 
 MAX_PHOTO_MB = 64.0
 LOOK_SIDE = 128  # pixels that a JPEG keeps on both sides for a look at it, so that no thumbnail of 64 is blown up
-ORIENTATION = 0x0112  # the EXIF tag; values 5 to 8 swap width and height
+WHITES = (255, 65535, 2**31 - 1, 2**32 - 1)  # the largest values of the types that grey comes in
+BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
 
 
 def _name(source: Source) -> str:
@@ -49,16 +56,16 @@ def _reason(error: Exception) -> str:
     return f"truncated or damaged ({' '.join(str(error).split()) or type(error).__name__})"
 
 
-def _read(source: Source) -> bytes:
+def photo_bytes(source: Source) -> bytes:
     """The bytes of a photo; bytes that travel with a row win over the path beside them."""
     if isinstance(source, bytes):
         content = source
     elif isinstance(source, dict) and source.get("bytes") is not None:
         content = source["bytes"]
     elif isinstance(source, dict) and source.get("path") is None:
-        raise PhotoError(f"{_name(source)}: the row holds neither bytes nor a path")
+        raise PhotoError(f"{_name(source)}: the row holds no photo, neither bytes nor a path")
     else:
-        content = Path(source["path"] if isinstance(source, dict) else source).read_bytes()
+        content = Path(text_path(source["path"] if isinstance(source, dict) else source)).read_bytes()
     if not content:
         raise PhotoError(f"{_name(source)}: the file is empty (0 bytes)")
     return content
@@ -70,46 +77,69 @@ def _size(source: str | Path | bytes | dict) -> int:
     if isinstance(content, bytes):
         return len(content)
     path = content.get("path") if isinstance(content, dict) else content
-    return 0 if path is None else os.stat(path).st_size
+    return 0 if path is None else os.stat(text_path(path)).st_size
 
 
 def _open(source: Source) -> Image.Image:
-    """The photo with its header read. Over twice `MAX_IMAGE_PIXELS` Pillow refuses it; of its warning at half of that
-    nobody learns anything."""
-    if isinstance(source, Image.Image):
-        return source
-    content = io.BytesIO(_read(source))
+    """The photo with its header read; Pillow refuses it over twice `MAX_IMAGE_PIXELS`."""
+    return source if isinstance(source, Image.Image) else Image.open(io.BytesIO(photo_bytes(source)))
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without Pillow's warnings of large photos, odd palettes and damaged metadata: nobody learns anything of them."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(content)
+        warnings.simplefilter("ignore")
+        yield
 
 
-def _upright(image: Image.Image, *, own: bool) -> Image.Image:
-    """The decoded photo as its EXIF orientation says; the same object where it stands upright and is our own (Pillow
-    would copy the pixels)."""
-    image.load()
-    if own and image.getexif().get(ORIENTATION, 1) == 1:
-        return image
-    return ImageOps.exif_transpose(image)
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of more than 8 bits scaled to 8; Pillow's own conversion clips it at 255.
+
+    Black is 0. White is what a TIFF of 9 to 15 bits says, else the least of `WHITES` that no value exceeds, so that 8
+    bits in a wider type stay what they are; of floats also 1, and up to twice each, since resampling overshoots.
+    """
+    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+    values = np.asarray(image)
+    if values.dtype == np.int32 and tags.get(SAMPLE_FORMAT, (1,)) == (1,):
+        values = values.view(np.uint32)  # Pillow has no mode for it
+    floats = image.mode == "F"
+    grey = np.nan_to_num(values.astype(np.float64), nan=0.0)
+    bits = tags.get(BITS, (16,))[0]
+    largest = float(values[np.isfinite(values)].max(initial=0)) / (2 if floats else 1)
+    whites = (2**bits - 1,) if 8 < bits < 16 else ((1,) if floats else ()) + WHITES
+    white = next((white for white in whites if largest <= white), largest)
+    grey = np.clip(np.rint(grey * (255.0 / white)), 0, 255).astype(np.uint8)
+    if tags.get(PHOTOMETRIC) == 0:  # white is 0; Pillow turns 8 bits only
+        grey = 255 - grey
+    if isinstance(image.info.get("transparency"), int):
+        grey[values == image.info["transparency"]] = 255
+    return Image.fromarray(grey)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """RGB with transparency over white and 16-bit grey scaled to 8 bits (Pillow's own conversion clips it to
-    white)."""
-    if image.mode == "RGB" and not image.has_transparency_data:
-        return image  # Pillow would copy the pixels
-    if image.mode == "I" or image.mode.startswith("I;16"):
-        grey = np.asarray(image).astype(np.float64) / 257.0  # 65535 / 255
-        return Image.fromarray(np.clip(np.rint(grey), 0, 255).astype(np.uint8)).convert("RGB")
+    """The decoded photo in RGB; the same object where there is nothing to do (Pillow would copy the pixels)."""
+    if is_deep(image.mode):
+        return _eight_bits(image).convert("RGB")
     if image.has_transparency_data:
         layered = image.convert("RGBA")
         white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, layered).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _picture(image: Image.Image) -> Image.Image:
+    """The photo in RGB as its EXIF orientation says."""
+    image.load()
+    photo, how = _to_rgb(image), turn(image)
+    return photo if how is None else photo.transpose(how)
 
 
 def open_photo(source: Source, *, min_side: int | None = None) -> Image.Image:
-    """A photo in RGB as training sees it: upright, opaque, 8 bits, the first frame of an animation.
+    """A photo in RGB: upright, opaque, 8 bits, the first frame of an animation.
+
+    Without `min_side` it is what `transformers.pipeline("image-classification")` sees, except for the photos that
+    `client_view` counts.
 
     Args:
         source: a path, the file's bytes, a row's `{"bytes": ..., "path": ...}`, or an image that is already open.
@@ -120,22 +150,21 @@ def open_photo(source: Source, *, min_side: int | None = None) -> Image.Image:
         PhotoError: `<file>: <reason>` for a missing, empty, truncated or oversized file, or one that is no photo.
     """
     try:
-        image = _open(source)
-        if min_side is not None and image.format in ("JPEG", "MPO"):
-            image.draft(None, (min_side, min_side))
-        return _to_rgb(_upright(image, own=image is not source))
+        with _quietly():
+            image = _open(source)
+            if min_side is not None and image.format in ("JPEG", "MPO"):
+                image.draft(None, (min_side, min_side))
+            photo = _picture(image)
+        return photo.copy() if photo is source else photo
     except PhotoError:
         raise
     except Exception as error:  # a damaged file makes Pillow's readers raise nearly any type
         raise PhotoError(f"{_name(source)}: {_reason(error)}") from error
 
 
-def client_photo(source: Source) -> Image.Image:
-    """A photo in RGB exactly as `transformers.pipeline("image-classification")` sees it.
-
-    These are the two steps of `transformers.image_utils.load_image` (EXIF orientation, then Pillow's conversion,
-    which drops alpha and clips 16-bit grey). They stand here so that a worker that reads photos need not import
-    transformers; a test holds them to it.
+def stored_photo(source: Source) -> Image.Image:
+    """A photo as its file has it: neither turned as its EXIF orientation says nor converted; its `format` tells which
+    kind of file it was.
 
     Args:
         source: as for `open_photo`.
@@ -144,9 +173,10 @@ def client_photo(source: Source) -> Image.Image:
         PhotoError: `<file>: <reason>`, as for `open_photo`.
     """
     try:
-        image = _open(source)
-        image = _upright(image, own=image is not source)
-        return image if image.mode == "RGB" else image.convert("RGB")
+        with _quietly():
+            image = _open(source)
+            image.load()
+        return image
     except PhotoError:
         raise
     except Exception as error:  # as in open_photo
@@ -154,11 +184,19 @@ def client_photo(source: Source) -> Image.Image:
 
 
 def photo_exif(source: Source) -> Image.Exif | None:
-    """What a camera wrote into a photo, read without decoding it; None where the photo cannot be read."""
+    """What a camera wrote into a photo, read without decoding it; None where there is nothing that can be read."""
     try:
-        return _open(source).getexif()
+        with _quietly():
+            return _open(source).getexif()
     except Exception:  # as in open_photo; whoever needs the photo itself is told why
         return None
+
+
+def eight_bit_png(source: Source) -> bytes:
+    """The file of a photo as `open_photo` has it, for clients that would see the original otherwise."""
+    file = io.BytesIO()
+    open_photo(source).save(file, "PNG")
+    return file.getvalue()
 
 
 def fingerprint_bytes(content: bytes) -> str:
@@ -174,6 +212,7 @@ class Inspection(NamedTuple):
         width: in pixels as displayed, 0 where unknown; `height` too.
         error: the reason why it cannot be used, or None.
         look: what `look` made of it; None where it was not asked for or there is an error.
+        client: how a client sees another picture, as `client_view.seen_otherwise` has it; "" where it does not.
     """
 
     fingerprint: str
@@ -181,6 +220,7 @@ class Inspection(NamedTuple):
     height: int
     error: str | None
     look: bytes | None = None
+    client: str = ""
 
 
 def inspect_photo(
@@ -207,23 +247,24 @@ def inspect_photo(
         size = _size(source)
         if size > max_mb * 1e6:
             return Inspection("", 0, 0, f"the file has {size / 1e6:.1f} MB, over max_photo_mb {max_mb:g}: not read")
-        content = _read(source)
+        content = photo_bytes(source)
         fingerprint = fingerprint_bytes(content)
-        image = _open(content)
-        width, height = image.size
-        if max_pixels is not None and width * height > max_pixels:
-            reason = f"{width} x {height} pixels, over max_photo_pixels {max_pixels:,}: not decoded"
-            return Inspection(fingerprint, width, height, reason)
-        if image.getexif().get(ORIENTATION, 1) >= 5:
-            width, height = height, width
-        if image.format in ("JPEG", "MPO"):
-            side = 1 if look is None else LOOK_SIDE
-            image.draft(None, (side, side))
-        image = ImageOps.exif_transpose(image)
-        if look is None:
-            image.convert("RGB")
-            return Inspection(fingerprint, width, height, None)
-        return Inspection(fingerprint, width, height, None, look(_to_rgb(image)))
+        with _quietly():
+            image = _open(content)
+            width, height = image.size
+            if max_pixels is not None and width * height > max_pixels:
+                reason = f"{width} x {height} pixels, over max_photo_pixels {max_pixels:,}: not decoded"
+                return Inspection(fingerprint, width, height, reason)
+            if image.format in ("JPEG", "MPO"):
+                side = 1 if look is None else LOOK_SIDE
+                image.draft(None, (side, side))
+            image.load()  # a damaged photo is no client's matter
+            theirs = load_as_client(image)
+            photo = _picture(image)
+            if turn(image) in SIDEWAYS:
+                width, height = height, width
+            client = seen_otherwise(image, photo, theirs)
+        return Inspection(fingerprint, width, height, None, look and look(photo), client)
     except PhotoError as error:
         return Inspection(fingerprint, width, height, str(error).removeprefix(f"{_name(source)}: "))
     except Exception as error:  # as in open_photo

@@ -13,12 +13,12 @@ from typing import Any
 from datasets import DatasetDict, concatenate_datasets
 
 from natix_hf.data.certificate import read_certificate
-from natix_hf.data.columns import as_text, column_values, has_column, with_text
+from natix_hf.data.columns import as_name, column_values, has_column, with_text
 from natix_hf.data.contracts import SPLITS
 from natix_hf.data.plan import DEFAULT_RATIOS, Plan
-from natix_hf.data.pooling import pooled_columns
 from natix_hf.data.sources import Rows
 from natix_hf.data.splits import Cut, cut
+from natix_hf.data.stacking import stacked
 from natix_hf.errors import UserError
 
 
@@ -79,13 +79,13 @@ def _together(old: Rows, new: Rows, earlier: Cut) -> Rows:
         if column == "group":
             continue
         known = column_values(pool, column, "group_column") if has_column(pool, column) else [None] * len(ids)
-        values[column] = [*map(as_text, known), *(new.group_values[column][row] for row in keep)]
+        values[column] = [*map(as_name, known), *(new.group_values[column][row] for row in keep)]
     if "group" in columns:
         values["group"][len(ids) :] = [new.group_values["group"][row] for row in keep]
-    data = pooled_columns([pool, added], ["of the earlier splits", "new"])
+    data = stacked([pool, added], ["the earlier splits", "the new photos"])
     document = earlier.description
     broken, left = document["broken"] + new.broken, document["dropped"] + new.dropped + dropped
-    return Rows(data, broken, left, values)
+    return Rows(data, broken, left, values, old.notes + new.notes)
 
 
 def _groups(earlier: Cut, ids: list[str]) -> list[str]:

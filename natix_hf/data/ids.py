@@ -13,6 +13,7 @@ from pathlib import Path
 from natix_hf.data.columns import as_text
 from natix_hf.data.reading import Raw
 from natix_hf.errors import UserError
+from natix_hf.files import path_text
 
 
 def given_ids(raw: Raw) -> list[str] | None:
@@ -47,7 +48,7 @@ def given_ids(raw: Raw) -> list[str] | None:
 def photo_paths(raw: Raw, photos: Sequence[str | None]) -> list[str | None]:
     """Where each photo lies below the source's folder, or the name that travels with its bytes; None for a path
     elsewhere."""
-    base = os.path.abspath(raw.root) + os.sep if raw.root else ""
+    base = path_text(os.path.abspath(raw.root)) + os.sep if raw.root else ""
     inside = [path.removeprefix(base) if path else None for path in photos]
     return [None if path is None or os.path.isabs(path) else Path(path).as_posix() for path in inside]
 

@@ -1,5 +1,5 @@
 """Every photo of a table opened once, in worker processes: can it be read, how large is it, which bytes does it hold,
-how does it look. Knows nothing of labels and splits."""
+how does it look, does a client see it otherwise. Knows nothing of labels and splits."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ KINDS = {
     "height": Value("int32"),
     "error": Value("string"),
     "look": Value("binary"),
+    "client": Value("string"),
 }
 
 
@@ -51,8 +52,8 @@ def inspected(
     max_photo_mb: float = MAX_PHOTO_MB,
     max_photo_pixels: int | None = None,
 ) -> Dataset:
-    """`fingerprint, width, height, error` and `look` of each photo; photos pass through a few at a time and are not
-    copied.
+    """`fingerprint, width, height, error, client` and `look` of each photo; photos pass through a few at a time and
+    are not copied.
 
     Args:
         photos: a data set of one column, of undecoded photos.

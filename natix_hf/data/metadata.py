@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from natix_hf.data.columns import as_text, column_values
+from natix_hf.data.columns import as_name, as_text, column_values
 from natix_hf.errors import UserError
 
 UNKNOWN = "unknown"  # the category of a row without a tag
@@ -123,11 +123,11 @@ def _read_time(text: str) -> datetime | float | None:
 
 
 def category(data: Dataset, column: str) -> list[str]:
-    """A tag of each row as one word for strata and slices.
+    """A tag of each row as one word for strata and slices, as `as_name` writes it.
 
     Args:
         data: any rows.
-        column: holds text, numbers, lists, or lists written as text (`"['day']"`).
+        column: holds text, numbers, names of numbers, lists of these, or lists written as text (`"['day']"`).
 
     Returns:
         `(n,)` names: the one element of a list, several in sorted order with `+` between; `unknown` where there is
@@ -143,8 +143,8 @@ def _category(value: Any) -> str:
             with suppress(ValueError, SyntaxError):  # text in brackets stays text
                 value = ast.literal_eval(value)
     if isinstance(value, list):
-        return "+".join(sorted({as_text(part) or UNKNOWN for part in value})) or UNKNOWN
-    return as_text(value) or UNKNOWN
+        return "+".join(sorted({as_name(part) or UNKNOWN for part in value})) or UNKNOWN
+    return as_name(value) or UNKNOWN
 
 
 def contradictions(
@@ -170,6 +170,7 @@ def contradictions(
             f"description_column: a description tells two classes apart; there are {len(names)} "
             f"({', '.join(names)}): leave it out"
         )
+    positive_label = as_name(positive_label)
     if positive_label is not None and positive_label not in names:
         raise UserError(f"positive_label: no class {positive_label!r}; there are {', '.join(names)}")
     positive = 1 if positive_label is None else list(names).index(positive_label)

@@ -7,7 +7,7 @@ nothing about new ones. They are known by their bytes alone; a copy that was sav
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,16 +15,17 @@ import numpy as np
 from datasets import Dataset, concatenate_datasets
 
 from natix_hf.data.certificate import PRINT, known_photos, read_certificate
-from natix_hf.data.columns import as_text, with_text
-from natix_hf.data.folders import photo_files
+from natix_hf.data.client_view import client_notes
+from natix_hf.data.columns import as_name, with_text
 from natix_hf.data.groups import group_rows
 from natix_hf.data.ids import given_ids, row_ids
 from natix_hf.data.inspection import inspected
 from natix_hf.data.photos import read_source as read_rows
 from natix_hf.data.placement import place
 from natix_hf.data.pooling import pooled_values
-from natix_hf.data.reading import named_sources, read_source
+from natix_hf.data.unlabelled_photos import listed_photos, place_of, read_photos
 from natix_hf.errors import UserError
+from natix_hf.files import text_path
 
 HALVES = ("fit", "control")  # what is chosen, and what it is checked on
 
@@ -39,6 +40,7 @@ class OwnPhotos:
         broken: `{"id", "reason"}` of each photo that cannot be read.
         known: split of the model's own data -> photos that were left out because they stand there.
         ties: kind of tie -> how many there are, as in `splits.json`.
+        notes: what the person who reads them is to be told, a line each.
     """
 
     rows: Dataset
@@ -46,6 +48,7 @@ class OwnPhotos:
     broken: list[dict[str, str]]
     known: dict[str, int]
     ties: dict[str, int]
+    notes: list[str]
 
     def described(self) -> dict:
         """What a report says of them: `n, groups, broken, known, ties`."""
@@ -87,11 +90,11 @@ def have_labels(place: str, image_column_name: str = "image", label_column_name:
     Raises:
         UserError: there is nothing of that name that can be read.
     """
-    photos = photo_files(Path(place).expanduser())
-    if photos is not None:
-        return any(len(photo.parts) > 1 for photo in photos)
-    raw = read_source(named_sources(place)[0], None, image_column_name, None, {label_column_name}, False)
-    return label_column_name in raw.pool.column_names
+    photos = listed_photos(place, image_column_name)
+    if photos is None:
+        return label_column_name in read_photos(place, image_column_name, {label_column_name}).pool.column_names
+    root = Path(text_path(place_of(place))).expanduser()
+    return root.is_dir() and any(photo.parent != root for photo in photos)
 
 
 def read_labelled(
@@ -104,6 +107,7 @@ def read_labelled(
     label_column_name: str = "label",
     group_column: str | None = None,
     num_proc: int | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> OwnPhotos:
     """Labelled photos in any form that training takes.
 
@@ -112,7 +116,7 @@ def read_labelled(
         label_names: the model's classes in order.
         known: from `certificate.known_photos`.
         near_duplicates: tie altered copies of a photo into one group.
-        image_column_name, label_column_name, group_column, num_proc: as `load_rows` takes them.
+        image_column_name, label_column_name, group_column, num_proc, say: as `load_rows` takes them.
 
     Raises:
         UserError: labels that are no classes of the model, one class only, no photo left, or whatever is wrong.
@@ -126,6 +130,7 @@ def read_labelled(
         group_column=group_column,
         broken_photos="skip",
         num_proc=num_proc,
+        say=say,
     )
     if not isinstance(found.data, Dataset):
         raise UserError(
@@ -133,7 +138,7 @@ def read_labelled(
             "without splits"
         )
     values = found.group_values or {"group": found.data["group"][:]}
-    own = _own(place, found.data, values, found.broken, known, near_duplicates)
+    own = _own(place, found.data, values, found.broken, known, near_duplicates, found.notes)
     present = set(own.rows["label"][:])
     if len(present) < 2:
         raise UserError(
@@ -153,28 +158,21 @@ def read_unlabelled(
     num_proc: int | None = None,
 ) -> OwnPhotos:
     """Photos without labels, or whose labels are not to be looked at; arguments and errors as `read_labelled`."""
-    root = Path(place).expanduser()
-    photos = photo_files(root)
-    if photos == []:
-        raise UserError(f"{place}: no photos in this folder")
-    source = place
-    if photos is not None:
-        paths = [str(photo) for photo in photos]
-        source = Dataset.from_dict({"id": paths, image_column_name: [str((root / p).absolute()) for p in paths]})
-    texts = {"id", *([group_column] if group_column else [])}
-    raw = read_source(named_sources(source)[0], None, image_column_name, None, texts, False)
+    raw = read_photos(place, image_column_name, [group_column] if group_column else ())
     column = raw.pool.select_columns([image_column_name])
     column = column if image_column_name == "image" else column.rename_column(image_column_name, "image")
     seen = inspected(column, looks=near_duplicates, num_proc=num_proc)
     prints, errors = seen["fingerprint"][:], seen["error"][:]
     inside = column.flatten()["image.path"][:]
     ids, called = row_ids([raw], [given_ids(raw)], inside, prints, [(i,) for i in range(len(prints))])
-    values = [as_text(v) for v in pooled_values([raw], group_column, "group_column")] if group_column else ids
+    values = [as_name(v) for v in pooled_values([raw], group_column, "group_column")] if group_column else ids
     own = Dataset.from_dict({"id": ids, "group": [v or f"row:{i}" for v, i in zip(values, ids)]})
-    rows = concatenate_datasets([own, seen.remove_columns("error"), column], axis=1)
-    rows = rows.select([i for i, reason in enumerate(errors) if reason is None])
+    rows = concatenate_datasets([own, seen.remove_columns(["error", "client"]), column], axis=1)
+    good = [i for i, reason in enumerate(errors) if reason is None]
+    rows, client = rows.select(good), seen["client"][:]
     broken = [{"id": name, "reason": reason} for name, reason in zip(called, errors) if reason is not None]
-    return _own(place, rows, {"group": rows["group"][:]}, broken, known, near_duplicates)
+    notes = client_notes([client[i] for i in good], [ids[i] for i in good])
+    return _own(place, rows, {"group": rows["group"][:]}, broken, known, near_duplicates, notes)
 
 
 def _own(
@@ -184,6 +182,7 @@ def _own(
     broken: list[dict[str, str]],
     known: Mapping[str, str],
     near_duplicates: bool,
+    notes: list[str],
 ) -> OwnPhotos:
     """Without the photos that the model knows, and with the groups that photos form."""
     homes = [known.get(fingerprint[:PRINT]) for fingerprint in rows["fingerprint"][:]]
@@ -200,4 +199,4 @@ def _own(
         values = {column: [found[row] for row in strange] for column, found in values.items()}
     grouping = group_rows(rows["id"][:], values, rows["fingerprint"][:], rows["look"][:] if near_duplicates else None)
     rows = with_text(rows, "group", np.asarray(grouping.names, dtype=object)[grouping.numbers])
-    return OwnPhotos(rows, "label" in rows.column_names, broken, counts, dict(grouping.ties))
+    return OwnPhotos(rows, "label" in rows.column_names, broken, counts, dict(grouping.ties), notes)

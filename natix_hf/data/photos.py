@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from datasets import DatasetDict
 
 from natix_hf.data.contracts import LockedSplits
 from natix_hf.data.plan import DEFAULT_RATIOS, Plan
-from natix_hf.data.sources import Rows, load_rows
+from natix_hf.data.sources import Rows, load_labels, load_rows
 from natix_hf.data.splits import Cut, cut
 from natix_hf.errors import UserError
 from natix_hf.files import home
@@ -18,6 +18,14 @@ from natix_hf.files import home
 SCENES = "builtin:scenes"
 SCENES_COUNT = 2000
 SCENES_SEED = 100  # another series than those on which recipe and backbone of the demo were chosen
+
+# Keys of a recipe that decide which photos there are, and how they are divided. Whoever finds the photos of a recipe
+# again takes them from here.
+SOURCE_KEYS = (
+    *("dataset_config", "group_column", "image_column_name", "label_column_name", "label_names"),
+    *("broken_photos", "trust_remote_code"),
+)
+PLAN_KEYS = ("split_ratios", "split_seed", "near_duplicates", "test_split", "test_on")
 
 # What the publisher of a data set knows and a user need not repeat; whoever says otherwise wins.
 KNOWN: dict[str, dict[str, Any]] = {
@@ -27,6 +35,9 @@ KNOWN: dict[str, dict[str, Any]] = {
         "description_column": "scene_description",
     },
 }
+
+# What a recipe says of labels alone.
+LABEL_KEYS = ("dataset_config", "image_column_name", "label_column_name", "label_names", "trust_remote_code")
 
 
 def load_photos(
@@ -61,6 +72,20 @@ def load_photos(
     held = {"hold_out": _held(test_on), "test_alone": True} if test_on else {}
     plan = Plan(split_ratios, split_seed, near_duplicates=near_duplicates, test_split=test_split, **held)
     return _cut(dataset_name, plan, source_options).lock()
+
+
+def recipe_photos(recipe: Mapping[str, Any], say: Callable[[str], None] | None = None) -> LockedSplits:
+    """The photos of a recipe, split as it says.
+
+    Args:
+        recipe: its keys and values; those that are not there have the defaults of `load_photos`.
+        say: as in `load_rows`.
+
+    Raises:
+        UserError: as `load_photos`.
+    """
+    options = {key: recipe[key] for key in (*SOURCE_KEYS, *PLAN_KEYS) if recipe.get(key) is not None}
+    return load_photos(recipe["dataset_name"], num_proc=recipe.get("preprocessing_num_workers"), say=say, **options)
 
 
 def _held(words: Sequence[str]) -> dict[str, list[str]]:
@@ -102,19 +127,44 @@ def _cut(source: Any, plan: Plan, options: Mapping[str, Any]) -> Cut:
     document = None
     if isinstance(rows.data, DatasetDict) and isinstance(source, str | Path):
         document = certificate_beside(source)
+    if document and options.get("convert_photos"):
+        raise UserError(
+            f"convert_photos: {source} brings its splits and their certificate, which holds for the photos as they "
+            "are: give the photos that they were made from"
+        )
     return cut(rows, plan, document=document)
 
 
 def read_source(source: Any, **options: Any) -> Rows:
     """`load_rows` with the scenes drawn and what is known of published data sets filled in."""
+    source, options = _filled(source, options)
+    return load_rows(source, **options)
+
+
+def tell_classes(source: Any, say: Callable[[str], None], **options: Any) -> None:
+    """Say the classes with their counts and what gave the labels, without opening a photo.
+
+    Args:
+        source: as `load_rows` takes it.
+        say: called with each line.
+        options: those of `LABEL_KEYS`, as `load_rows` takes them.
+    """
+    source, options = _filled(source, options)
+    for key in ("group_column", "description_column"):
+        options.pop(key, None)
+    load_labels(source, say=say, **options)
+
+
+def _filled(source: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The source and the options that are set, with the scenes drawn and what is known of published data sets."""
     if source == SCENES:
-        source = _scenes(options.pop("dataset_config", None))
+        source = drawn_scenes(options.pop("dataset_config", None))
         options["group_column"] = options.get("group_column") or "group"
     known: dict[str, Any] = {}
     for one in source if isinstance(source, list | tuple) else [source]:
         known |= KNOWN.get(one.rpartition("=")[2], {}) if isinstance(one, str) else {}
     given = {key: value for key, value in options.items() if value is not None}
-    return load_rows(source, **known | given)
+    return source, known | given
 
 
 def certificate_beside(source: str | Path) -> dict | None:
@@ -136,8 +186,9 @@ def certificate_beside(source: str | Path) -> dict | None:
     return read_certificate(Path(file).parent)
 
 
-def _scenes(count: str | None) -> str:
-    from natix_hf.data.scenes import generate
+def drawn_scenes(count: str | None = None) -> str:
+    """The folder of `builtin:scenes`, drawn where they are not there yet."""
+    from natix_hf.data.scenes import VERSION, generate
 
     try:
         photos = int(count or SCENES_COUNT)
@@ -145,4 +196,5 @@ def _scenes(count: str | None) -> str:
         raise UserError(f"dataset_config {count}: for {SCENES} it is the number of photos") from None
     if photos < 1:
         raise UserError(f"dataset_config {count}: for {SCENES} it is the number of photos, at least 1")
-    return str(generate(home() / "scenes" / f"{SCENES_SEED}-{photos}", photos, SCENES_SEED))
+    folder = home() / "scenes" / f"{SCENES_SEED}-{photos}-v{VERSION}"  # those of an older version are not in the way
+    return str(generate(folder, photos, SCENES_SEED))

@@ -9,7 +9,6 @@ from natix_hf.data.contracts import SPLITS
 from natix_hf.errors import UserError
 
 DEFAULT_RATIOS = (0.60, 0.15, 0.15, 0.10)
-TEST_ORIGINS = ("test", "testing")  # what a publisher calls the part that figures are published on
 
 
 def check_ratios(ratios: Sequence[float]) -> tuple[float, ...]:

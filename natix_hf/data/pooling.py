@@ -1,5 +1,5 @@
-"""Several sources as one table: classes that agree, columns side by side, and how many rows of each source go in.
-Knows nothing of splits and opens no photo."""
+"""Several sources as one: classes that agree, values of a column, and how many rows of each source go in. Knows
+nothing of splits and opens no photo."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-import datasets
-from datasets import Dataset, Value
+from datasets import ClassLabel
 
-from natix_hf.data.columns import class_numbers, column_values, has_column
+from natix_hf.data.classes import class_numbers
+from natix_hf.data.columns import column_values, has_column
 from natix_hf.data.reading import Raw
 from natix_hf.errors import UserError
 
@@ -18,24 +18,34 @@ from natix_hf.errors import UserError
 def agreed_classes(raws: Sequence[Raw], label: str, label_names: list[str] | None) -> tuple[list[int], list[str]]:
     """The class number of every row of every source, and the names.
 
+    Sources that name the same classes in another order have the order of the first.
+
     Raises:
         UserError: for labels missing or outside the mapping, and where two sources have different classes.
     """
     numbers: list[int] = []
     names: list[str] = []
     for raw in raws:
-        values = column_values(raw.pool, label, "label_column_name")
         try:
-            own, called = class_numbers(values, raw.pool.features[label], label_names)
+            own, called = _class_numbers(raw, label, label_names)
         except UserError as error:
             raise UserError(f"{raw.source.title}: {error}" if len(raws) > 1 else str(error)) from error
-        if numbers and called != names:
+        names = names or called
+        if set(called) != set(names):
             raise UserError(
                 f"sources {raws[0].source.name} and {raw.source.name} differ in their classes: {', '.join(names)} and "
                 f"{', '.join(called)}: set label_names to the classes of all, in order (numbers are places in it)"
             )
-        numbers, names = numbers + own, called
+        place = {name: number for number, name in enumerate(names)}
+        numbers += [place[called[number]] for number in own]
     return numbers, names
+
+
+def _class_numbers(raw: Raw, label: str, label_names: list[str] | None) -> tuple[list[int], list[str]]:
+    values, feature = raw.pool[label][:], raw.pool.features[label]
+    if raw.ours and label_names is None and isinstance(feature, ClassLabel):
+        return values, feature.names  # as they stand in splits.json
+    return class_numbers(values, feature, label_names, f"column {label!r} of {raw.told.split('; ')[0]}")
 
 
 def pooled_values(raws: Sequence[Raw], key: str, what: str) -> list:
@@ -50,39 +60,6 @@ def pooled_values(raws: Sequence[Raw], key: str, what: str) -> list:
         for raw in raws
         for value in (column_values(raw.pool, key, what) if raw in holders else [None] * len(raw.pool))
     ]
-
-
-def pooled_columns(tables: Sequence[Dataset], names: Sequence[str]) -> Dataset:
-    """The rows of several tables as one; a column that only some have is null elsewhere, whole numbers beside
-    fractions become fractions.
-
-    Raises:
-        UserError: if tables hold different kinds of values in a column of one name.
-    """
-    holders: dict[str, list[int]] = {}
-    for i, table in enumerate(tables):
-        for column in table.column_names:
-            holders.setdefault(column, []).append(i)
-    aligned = list(tables)
-    for column, members in holders.items():
-        kinds = [tables[i].features[column] for i in members]
-        if all(isinstance(kind, Value) and kind.dtype.startswith(("int", "uint", "float")) for kind in kinds):
-            kind = kinds[0] if all(kind == kinds[0] for kind in kinds) else Value("float64")
-            for i in members:
-                aligned[i] = (
-                    aligned[i].cast_column(column, kind) if aligned[i].features[column] != kind else aligned[i]
-                )
-            continue
-        known = [(names[i], kind) for i, kind in zip(members, kinds) if kind != Value("null")]
-        for name, kind in known[1:]:
-            if kind != known[0][1]:
-                one, other = f"{_kind(known[0][1])} in source {known[0][0]}", f"{_kind(kind)} in source {name}"
-                raise UserError(f"column {column!r} holds {one} and {other}: rename or remove it in one of them")
-    return datasets.concatenate_datasets(aligned).with_format(None)  # else its columns of today stay its format
-
-
-def _kind(feature: object) -> str:
-    return feature.dtype if isinstance(feature, Value) else str(feature)
 
 
 def left_out(

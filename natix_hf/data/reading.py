@@ -15,9 +15,13 @@ from pathlib import Path
 import datasets
 from datasets import Dataset, DatasetDict, Image
 
+from natix_hf.data.columns import check_paths, names_in
 from natix_hf.data.contracts import SPLITS
 from natix_hf.data.folders import WHOLE, read_local
+from natix_hf.data.parquet_files import file_names, read_parquet
+from natix_hf.data.stacking import stacked
 from natix_hf.errors import UserError
+from natix_hf.files import only_a_path, shown, text_path
 
 Given = str | os.PathLike | Dataset | DatasetDict
 _PHOTO_TYPES = ("string", "large_string", "binary", "large_binary")
@@ -43,7 +47,7 @@ class Source:
         """How messages call it."""
         if isinstance(self.place, Dataset | DatasetDict):
             return f"source {self.name}" if self.named else "the data set"
-        return str(self.place)
+        return shown(os.fspath(self.place))
 
 
 @dataclass(frozen=True)
@@ -55,12 +59,14 @@ class Raw:
         pool: the rows of all its parts, photos undecoded.
         parts: `(n,)` the source's own part that each row stands in.
         root: the folder that paths are relative to, None where there is none.
+        told: one line: what gave the labels, and what was left aside.
     """
 
     source: Source
     pool: Dataset
     parts: list[str]
     root: Path | None
+    told: str
 
     @property
     def brings_splits(self) -> bool:
@@ -104,12 +110,12 @@ def _named(place: Given, number: int, alone: bool) -> Source:
         return Source(WHOLE, place, False) if alone else Source(f"source-{number}", place, True)
     text = os.fspath(place)
     given = _NAMED.fullmatch(text)
-    if given and not Path(text).expanduser().exists():
-        return Source(given["name"], given["place"], True)
+    path = Path(text_path(text)).expanduser()
+    if given and not path.exists():
+        return Source(shown(given["name"]), given["place"], True)
     if alone:
         return Source(WHOLE, text, False)
-    path = Path(text).expanduser()
-    return Source(path.resolve().name if path.exists() else text, text, False)
+    return Source(shown(path.resolve().name if path.exists() else text), text, False)
 
 
 def read_source(
@@ -128,7 +134,7 @@ def read_source(
     Raises:
         UserError: in one line, whatever is wrong with it.
     """
-    parts, root = _read(source.place, config, image, text_columns, trust)
+    parts, root, told = _read(source, config, image, text_columns, trust)
     empty = [part for part, rows in parts.items() if not len(rows)]
     if empty and set(parts) == set(SPLITS) != set(empty):
         raise UserError(
@@ -138,27 +144,27 @@ def read_source(
     if not parts:
         raise UserError(f"{source.title}: the data set has no rows")
     try:
-        pool = datasets.concatenate_datasets(list(parts.values())).with_format(None)
-    except ValueError as error:
-        raise UserError(f"{source.title}: its parts {', '.join(parts)} differ in their columns ({error})") from error
-    return Raw(source, pool, [part for part, rows in parts.items() for _ in range(len(rows))], root)
+        pool = stacked(list(parts.values()), list(parts))
+    except UserError as error:
+        raise UserError(f"{source.title}: its parts {', '.join(parts)} differ in their columns: {error}") from error
+    return Raw(source, pool, [part for part, rows in parts.items() for _ in range(len(rows))], root, told)
 
 
 def _read(
-    place: Given, config: str | None, image: str, text: set[str], trust: bool
-) -> tuple[dict[str, Dataset], Path | None]:
-    """Part -> raw rows, and the folder that paths are relative to (None where there is none)."""
-    if isinstance(place, Dataset):
-        return {WHOLE: place}, None
-    if isinstance(place, DatasetDict):
-        return dict(place), None
-    name = os.fspath(place)
-    path = Path(name).expanduser()
+    source: Source, config: str | None, image: str, text: set[str], trust: bool
+) -> tuple[dict[str, Dataset], Path | None, str]:
+    """Part -> raw rows, the folder that paths are relative to (None where there is none), and what gave the labels."""
+    if isinstance(source.place, Dataset | DatasetDict):
+        parts = {WHOLE: source.place} if isinstance(source.place, Dataset) else dict(source.place)
+        return parts, None, source.title
+    name = os.fspath(source.place)
+    path = Path(text_path(name)).expanduser()
     if path.exists():
-        return read_local(path, image, text), path if path.is_dir() else path.parent
-    if name.startswith((".", "/", "~")) or name.count("/") > 1 or name.endswith(("/", ".csv", ".jsonl", ".parquet")):
+        found = read_local(path, image, text)
+        return found.parts, path if path.is_dir() else path.parent, found.told
+    if only_a_path(name):
         raise UserError(f"dataset_name: no such file or folder: {name}")
-    return _read_hub(name, config, trust), None
+    return _read_hub(name, config, trust), None, f"Hub data set {name}"
 
 
 def _read_hub(name: str, config: str | None, trust: bool) -> dict[str, Dataset]:
@@ -166,7 +172,9 @@ def _read_hub(name: str, config: str | None, trust: bool) -> dict[str, Dataset]:
     page = f"{datasets.config.HF_ENDPOINT}/datasets/{name}"
     extra = {"trust_remote_code": True} if trust else {}
     try:
-        return dict(datasets.load_dataset(name, config, **extra))
+        builder = datasets.load_dataset_builder(name, config, **extra)
+        files = _files_that_differ(name, builder)
+        return read_parquet(files) if files else dict(datasets.load_dataset(name, config, **extra))
     except datasets.exceptions.DatasetNotFoundError as error:
         if "gated" in str(error):
             raise UserError(
@@ -174,18 +182,47 @@ def _read_hub(name: str, config: str | None, trust: bool) -> dict[str, Dataset]:
                 "HF_TOKEN"
             ) from error
         raise UserError(
-            f"dataset_name: {name} is neither a path here nor a Hub data set that you may see; check the name, or if "
-            "it is private log in with `hf auth login` or set HF_TOKEN"
+            f"dataset_name: no such file or folder: {name} is neither a path here nor a Hub data set that you may "
+            "see; check the name, or if it is private log in with `hf auth login` or set HF_TOKEN"
         ) from error
     except ConnectionError as error:
         raise UserError(
-            f"Hub data set {name} cannot be reached and is not in the cache: no network, or HF_HUB_OFFLINE is set; "
-            "connect, or give a folder as dataset_name"
+            f"dataset_name: no such file or folder: {name}; and as a Hub data set it cannot be reached and is not in "
+            "the cache: no network, or HF_HUB_OFFLINE is set; check the path, or connect"
         ) from error
+    except UserError as error:
+        raise UserError(f"Hub data set {name}: {error}") from error
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         if isinstance(error, OSError) and error.errno in (EACCES, EDQUOT, ENOSPC):
             raise
         raise UserError(f"Hub data set {name} cannot be loaded: {error.__cause__ or error}") from error
+
+
+def _files_that_differ(name: str, builder: datasets.DatasetBuilder) -> dict[str, list[Path]]:
+    """Split -> the parquet files of a Hub data set, fetched, where they differ in what their numbers stand for: there
+    `datasets` takes the names of its page, or of the first file, for all. Else empty.
+
+    Raises:
+        UserError: the page has the names of all files in another order.
+    """
+    places = builder.config.data_files or {}
+    if not places or not all(str(place).endswith(".parquet") for files in places.values() for place in files):
+        return {}
+    fetched = datasets.DownloadManager().download({split: list(files) for split, files in places.items()})
+    files = {split: [Path(file) for file in members] for split, members in fetched.items()}
+    told = names_in(builder.info.features or {})
+    found = [(file, file_names(file)) for members in files.values() for file in members]
+    if len({tuple(sorted(names.items())) for _, names in found if names or not told}) > 1:
+        return files
+    for file, names in found:
+        for column in told.keys() & names.keys():
+            places = {word: i for i, word in enumerate(told[column])}
+            if any(places.get(word, i) != i for i, word in enumerate(names[column])):
+                raise UserError(
+                    f"column {column!r} has the names {', '.join(told[column])} in README.md and "
+                    f"{', '.join(names[column])} in {file.name}: give both one order"
+                )
+    return {}
 
 
 def _checked(rows: Dataset, source: Source, image: str, label: str | None) -> Dataset:
@@ -199,6 +236,8 @@ def _checked(rows: Dataset, source: Source, image: str, label: str | None) -> Da
     if not (isinstance(feature, Image) or inside & {"bytes", "path"} or getattr(feature, "dtype", "") in _PHOTO_TYPES):
         raise UserError(f"{where}image_column_name: column {image!r} holds {feature}, neither photos nor paths")
     rows = rows.with_format(None)
+    if getattr(feature, "dtype", "") in ("string", "large_string"):
+        check_paths(rows[image][:], f"column {image!r} of {source.title}")
     for name in [name for name, kind in rows.features.items() if isinstance(kind, Image) or name == image]:
         rows = rows.cast_column(name, Image(decode=False))
     return rows

@@ -15,10 +15,11 @@ from datasets import Dataset, DatasetDict
 from natix_hf.data.certificate_text import certificate_text
 from natix_hf.data.contact_sheet import contact_sheet
 from natix_hf.data.contracts import SPLITS
+from natix_hf.data.decode import photo_bytes
 from natix_hf.data.inspection import MANY, bars
 from natix_hf.data.splits import Cut
 from natix_hf.errors import UserError
-from natix_hf.files import check_writable, write_json, write_text
+from natix_hf.files import check_name, check_writable, text_path, write_json, write_text
 
 
 def check_output(folder: str | Path) -> None:
@@ -31,6 +32,7 @@ def check_output(folder: str | Path) -> None:
             f"--output {folder}: already there and not empty: name another folder (--extend {folder} adds photos to "
             "splits, and writes them to a new folder)"
         )
+    check_name(folder.absolute())  # pyarrow maps the files by their whole path
     check_writable(folder, "--output")
 
 
@@ -49,7 +51,10 @@ def save(cut: Cut, folder: str | Path) -> None:
     try:
         splits = DatasetDict({split: cut.places[split] for split in SPLITS})
         with bars(sum(map(len, splits.values())) >= MANY):
+            for split in SPLITS:
+                splits[split] = _embedded(splits[split], partial / "photos" / f"{split}.arrow")
             splits.save_to_disk(str(partial))
+        shutil.rmtree(partial / "photos", ignore_errors=True)
         write_json(partial / "splits.json", cut.description)
         write_text(partial / "SPLITS.md", certificate_text(cut.description))
         if cut.description["conflicts"]:
@@ -59,6 +64,22 @@ def save(cut: Cut, folder: str | Path) -> None:
         os.replace(partial, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _embedded(rows: Dataset, scratch: Path) -> Dataset:
+    """The rows with photos inside, copied to a file, where `datasets` cannot open a path to embed it: its name is not
+    UTF-8. Otherwise as they are."""
+    paths = rows.select_columns("image").flatten()["image.path"][:]
+    if all(path is None or text_path(path) == path for path in paths):
+        return rows
+    scratch.parent.mkdir(parents=True, exist_ok=True)
+    return rows.map(
+        lambda photo: {"image": {**photo, "bytes": photo_bytes(photo)}},
+        input_columns=["image"],
+        features=rows.features,
+        cache_file_name=str(scratch),
+        writer_batch_size=100,
+    )
 
 
 def _photos(splits: DatasetDict, document: dict) -> dict[str, dict]:

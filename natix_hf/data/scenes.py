@@ -5,8 +5,10 @@
 
 Every photo is a pure function of `(seed, index)`: workers, order and count change nothing. Photos come in blocks of
 24: two camera sequences of 3 to 8 frames of one street (a `group`), the rest single photos with a group of their
-own; 12 of the 24 show roadwork. The pictures look like streets as a picture book does. They are for trying the
-project out and for tests: a model that was trained on them knows nothing about real streets.
+own; 12 of the 24 show roadwork. Each of these shows a work object that is at least 28 pixels high where the photo's
+shorter side has 360, and at least 60 % of its outline lies in the photo and behind nothing. The pictures look like
+streets as a picture book does. They are for trying the project out and for tests: a model that was trained on them
+knows nothing about real streets.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from natix_hf.data.scenes_paint import Box, paint
 from natix_hf.data.scenes_world import build
 from natix_hf.errors import UserError, command
 
-VERSION = 1  # raised when the pictures change, so that an older folder is not taken for today's
+VERSION = 2  # raised when the pictures change, so that an older folder is not taken for today's
 LABELS = ("None", "Roadwork")
 BLOCK = 24
 COLUMNS = ("file_name", "label", "group", "daytime", "weather", "objects")

@@ -14,7 +14,7 @@ from natix_hf.data.scenes_light import Light, finish, sky
 from natix_hf.data.scenes_pen import Colour, Pen, shade, shadow
 from natix_hf.data.scenes_street import NEAR, View, paint_street
 from natix_hf.data.scenes_vehicles import VEHICLES, vehicle
-from natix_hf.data.scenes_world import SMALLEST, SUPERSAMPLE, WIDTHS, WORK, Thing, World, covered
+from natix_hf.data.scenes_world import AWNING_REACH, SMALLEST, SUPERSAMPLE, WIDTHS, WORK, Thing, World, covered
 
 Box = tuple[int, int, int, int]
 
@@ -117,7 +117,7 @@ def _paint_thing(
 
 def _paint_awning(pen: Pen, view: View, thing: Thing, depth: float) -> None:
     """Stripes along a shop front, hanging over the pavement."""
-    out = thing.x - (1.1 if thing.x > 0 else -1.1)
+    out = thing.x - (AWNING_REACH if thing.x > 0 else -AWNING_REACH)
     edges = np.linspace(depth, max(thing.z + thing.length - view.z, depth + 0.1), max(4, int(thing.length / 0.7)))
 
     def local(x: float, y: float, z: float) -> tuple[float, float]:

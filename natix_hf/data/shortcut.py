@@ -1,7 +1,9 @@
 """Could the class be told without looking at the photo? A logistic regression on facts of the files alone.
 
 Where the photos of one class come from another camera, program or city, a model learns that instead of the street; a
-shortcut is a leak. Facts are read from headers, no photo is decoded. This file does not decide how much is too much.
+shortcut is a leak. Facts are read from headers, no photo is decoded. What a photo shows has a part in how large its
+file is (`CONTENT_MADE`): such facts are judged apart, since they prove nothing. This file does not decide how much is
+too much.
 """
 
 from __future__ import annotations
@@ -21,10 +23,15 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from natix_hf.data.exif import CAMERA, SIDEWAYS, turn
+from natix_hf.files import text_path
+
 FOLDS = 5
 LEAST = 30  # rows; with fewer nothing can be said
 MOST_VALUES = 50  # of a column; rarer ones are told apart no longer
 RESAMPLES = 200
+CONTENT_MADE = ("file size", "bytes per pixel")
+ASPECT = "aspect ratio"
 _SUBSAMPLINGS = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
 _BITS = {"1": 1, "I": 16, "F": 32}  # of a channel in modes that say so; 8 in all others
 _TAGS = {
@@ -38,7 +45,6 @@ _TAGS = {
     "ImageDescription": 0x010E,
     "GPS": 0x8825,
 }
-_CAMERA = 0x8769  # the directory of what the camera noted
 _CAMERA_TAGS = {
     "DateTimeOriginal": 0x9003,
     "ExposureTime": 0x829A,
@@ -76,32 +82,41 @@ def file_facts(photo: Mapping[str, Any]) -> dict[str, float]:
         Fact -> number; sizes in powers of 2, the rest counts, means and 0 or 1. A fact that is not named is 0.
     """
     content = photo["bytes"]
-    size = os.stat(photo["path"]).st_size if content is None else len(content)
+    path = None if content is not None else text_path(photo["path"])
+    size = os.stat(path).st_size if content is None else len(content)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of odd metadata and large photos: nobody can act on it here
-        with Image.open(photo["path"] if content is None else io.BytesIO(content)) as image:
-            width, height = image.size
-            exif = image.getexif()
+        with Image.open(path if content is None else io.BytesIO(content)) as image:
+            width, height = image.size[::-1] if turn(image) in SIDEWAYS else image.size
+            tags, camera = _tags(image)
             mode = image.mode
             facts = {
                 "file size": np.log2(size),
                 "bytes per pixel": np.log2(size / (width * height)),
                 "width": np.log2(width),
                 "height": np.log2(height),
-                "aspect ratio": np.log2(width / height),
+                ASPECT: np.log2(width / height),
                 "bits": 16 if mode.startswith("I;16") else _BITS.get(mode, 8),
                 "channels": len(image.getbands()),
                 f"format {image.format}": 1,
-                "EXIF": bool(exif),
+                "EXIF": bool(tags),
                 "ICC profile": "icc_profile" in image.info,
                 "progressive": "progressive" in image.info,
             }
-            facts |= {f"EXIF {name}": tag in exif for name, tag in _TAGS.items()}
-            camera = exif.get_ifd(_CAMERA)
+            facts |= {f"EXIF {name}": tag in tags for name, tag in _TAGS.items()}
             facts |= {f"EXIF {name}": tag in camera for name, tag in _CAMERA_TAGS.items()}
             if isinstance(image, JpegImagePlugin.JpegImageFile):
                 facts |= _jpeg_facts(image)
     return {name: float(value) for name, value in facts.items()}
+
+
+def _tags(image: Image.Image) -> tuple[set[int], set[int]]:
+    """The EXIF tags that are there, whatever they hold: of the main block and of what the camera noted."""
+    try:
+        exif = image.getexif()
+        return set(exif), set(exif.get_ifd(CAMERA))
+    except Exception:  # damaged metadata make Pillow raise nearly any type
+        return set(), set()
 
 
 def _jpeg_facts(image: JpegImagePlugin.JpegImageFile) -> dict[str, float]:
@@ -181,13 +196,13 @@ def shortcut(facts: np.ndarray, names: Sequence[str], labels: np.ndarray, groups
         return ShortcutResult(None, reason=f"a class stands in {least} groups, at least {FOLDS} are needed")
     scores = np.full((len(labels), len(present)), 1 / len(present))
     if facts.shape[1]:
-        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=10_000))
         for train, test in StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0).split(facts, labels, groups):
             if len(np.unique(labels[train])) < len(present):
                 return ShortcutResult(None, reason="one group holds nearly all rows of a class")
             scores[test] = model.fit(facts[train], labels[train]).predict_proba(facts[test])
     ranks = _ranks(scores)
-    return ShortcutResult(_auroc(labels, ranks), _interval(labels, ranks, groups), _strongest(facts, names, labels))
+    return ShortcutResult(_auroc(labels, ranks), _interval(labels, ranks, groups), strongest(facts, names, labels))
 
 
 def _interval(labels: np.ndarray, ranks: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
@@ -202,12 +217,27 @@ def _interval(labels: np.ndarray, ranks: np.ndarray, groups: np.ndarray) -> tupl
     return float(low), float(high)
 
 
-def _strongest(facts: np.ndarray, names: Sequence[str], labels: np.ndarray) -> list[tuple[str, float]]:
-    """The AUROC of each fact alone, whichever way it points."""
-    classes = [1] if labels.max() == 1 else range(labels.max() + 1)
+def strongest(facts: np.ndarray, names: Sequence[str], labels: np.ndarray) -> list[tuple[str, float]]:
+    """The AUROC of each fact alone, whichever way it points, the strongest first; arguments as for `shortcut`."""
+    present, labels = np.unique(labels, return_inverse=True)
+    classes = [1] if len(present) == 2 else range(len(present))
     alone = []
     for name, column in zip(names, facts.T):
         ranks = _ranks(np.column_stack([-column, column]))
         each = [_auroc(labels == k, ranks) for k in classes]
         alone.append((name, float(np.mean([max(a, 1 - a) for a in each]))))
     return sorted(alone, key=lambda fact: (-fact[1], fact[0]))
+
+
+def beside_edges(facts: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
+    """`(n, d)` what is left of facts once a straight line in the photos' edges is taken from each.
+
+    Args:
+        facts: `(n, d)`.
+        thumbnails: `(n, side, side)` of the photos in grey; the logarithm of their mean squared gradient is the
+            measure of edges.
+    """
+    grey = thumbnails.astype(np.float64)
+    energy = sum(np.square(np.diff(grey, axis=axis)).mean(axis=(1, 2)) for axis in (1, 2))
+    known = np.column_stack([np.ones(len(facts)), np.log2(energy + 1)])
+    return facts - known @ np.linalg.lstsq(known, facts, rcond=None)[0]

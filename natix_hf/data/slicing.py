@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset, Value
 
-from natix_hf.data.columns import column_values, has_column
+from natix_hf.data.columns import has_column
 from natix_hf.data.metadata import UNKNOWN, category
 from natix_hf.errors import UserError
 
@@ -134,10 +134,6 @@ def _words(name: str) -> set[str]:
 def _values(rows: Dataset, column: str) -> list[str]:
     if column == RESOLUTION and not has_column(rows, column):
         return [resolution(*size) for size in zip(rows["width"][:], rows["height"][:])]
-    feature = rows.features.get(column)
-    if isinstance(feature, ClassLabel):
-        known = column_values(rows, column, "slices")
-        return [UNKNOWN if value is None or value < 0 else feature.names[value] for value in known]
     return category(rows, column)
 
 

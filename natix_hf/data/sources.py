@@ -7,23 +7,28 @@ to find the broken ones. This file does not decide which rows train and which te
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 import datasets
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-from natix_hf.data.columns import as_text, group_names, has_column
+from natix_hf.data.client_view import client_notes
+from natix_hf.data.columns import as_name, differing_by_case, group_names, has_column
 from natix_hf.data.contracts import SPLITS
+from natix_hf.data.conversion import converted
 from natix_hf.data.decode import MAX_PHOTO_MB
 from natix_hf.data.ids import given_ids, row_ids
 from natix_hf.data.inspection import inspected
 from natix_hf.data.metadata import contradictions
-from natix_hf.data.pooling import agreed_classes, left_out, pooled_columns, pooled_values
+from natix_hf.data.pooling import agreed_classes, left_out, pooled_values
 from natix_hf.data.reading import Given, Raw, named_sources, read_source
+from natix_hf.data.stacking import stacked
 from natix_hf.errors import UserError
 
 MEASURED = ("fingerprint", "width", "height", "look")
+SHOWN = 20  # classes that the line about labels names
 OWN = ("id", "image", "label", "group", "origin", "source", *MEASURED)
 
 
@@ -37,12 +42,14 @@ class Rows:
         dropped: `{"id", "reason"}` of each readable row that was left out on purpose.
         group_values: group column -> its value in each row of `data`, None where there is none; for a `DatasetDict`
             split -> the same for its rows.
+        notes: what whoever reads the rows is to be told, a line each.
     """
 
     data: Dataset | DatasetDict
     broken: list[dict[str, str]]
     dropped: list[dict[str, str]] = field(default_factory=list)
     group_values: dict = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def label_names(self) -> list[str]:
@@ -67,9 +74,11 @@ def load_rows(
     broken_photos: str = "refuse",
     max_photo_mb: float = MAX_PHOTO_MB,
     max_photo_pixels: int | None = None,
+    convert_photos: bool = False,
     looks: bool = True,
     trust_remote_code: bool = False,
     num_proc: int | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Rows:
     """Read a data set in any usual form, or several as one.
 
@@ -93,9 +102,12 @@ def load_rows(
         broken_photos: `refuse` or `skip`.
         max_photo_mb: a file over this many megabytes counts as broken and is not read.
         max_photo_pixels: a photo over this many pixels counts as broken and is not decoded; None is Pillow's limit.
+        convert_photos: keep the photos that a client's pipeline sees otherwise (`client_view`) as 8-bit PNG.
         looks: without it there is no column `look`, and reading is a little cheaper.
         trust_remote_code: handed to `load_dataset` only where set.
         num_proc: processes that read the photos; by default one per core, fewer for a small data set.
+        say: called with lines that a user should see before minutes are spent on photos: the classes with their
+            counts, then for each source what gave the labels and what was left aside.
 
     Returns:
         The rows. A source that brings exactly the four splits keeps them, any other is pooled, its parts noted in
@@ -108,23 +120,28 @@ def load_rows(
     if broken_photos not in ("refuse", "skip"):
         raise UserError(f"broken_photos: expected refuse or skip, found {broken_photos!r}")
     group_columns = [group_column] if isinstance(group_column, str) else list(group_column or ())
-    text = {"id", label_column_name, *group_columns, *filter(None, [description_column])}
-    raws = [
-        read_source(source, dataset_config, image_column_name, label_column_name, text, trust_remote_code)
-        for source in named_sources(dataset_name)
-    ]
-    _check_splits(raws)
+    raws, labels, names = load_labels(
+        dataset_name,
+        dataset_config=dataset_config,
+        image_column_name=image_column_name,
+        label_column_name=label_column_name,
+        text_columns={*group_columns, *filter(None, [description_column])},
+        label_names=label_names,
+        trust_remote_code=trust_remote_code,
+        say=say,
+    )
     title = " + ".join(raw.source.title for raw in raws)
-    labels, names = agreed_classes(raws, label_column_name, label_names)
-    if not group_columns and all(raw.ours for raw in raws):
-        group_columns = ["group"]
-    values = {
-        column: [as_text(value) for value in pooled_values(raws, column, "group_column")] for column in group_columns
-    }
+    saved = not group_columns and all(raw.ours for raw in raws)
+    group_columns = ["group"] if saved else group_columns
+    values = {column: pooled_values(raws, column, "group_column") for column in group_columns}
+    if not saved:  # else they stand in splits.json as they are
+        values = {column: list(map(as_name, found)) for column, found in values.items()}
+        for line in _differing_by_case(names, values):
+            say(line)
     alone = len(raws) == 1
     given = [given_ids(raw) for raw in raws]
     taken = ["group"] if group_columns == ["group"] else []
-    carried = pooled_columns(
+    carried = stacked(
         [
             _renamed(
                 raw.pool,
@@ -133,7 +150,7 @@ def load_rows(
             )
             for raw, i in zip(raws, given)
         ],
-        [raw.source.name for raw in raws],
+        [f"source {raw.source.name}" for raw in raws],
     )
     photos = carried.select_columns("image")
     seen = inspected(
@@ -166,18 +183,71 @@ def load_rows(
         raise UserError(f"{title}: none of {len(ids)} photos can be used; {broken[0]['id']}: {broken[0]['reason']}")
     _check_classes([labels[row] for row in kept], names, title)
     data = datasets.concatenate_datasets(
-        [Dataset.from_dict(own, features=_features(names)), seen.remove_columns("error"), carried], axis=1
+        [Dataset.from_dict(own, features=_features(names)), seen.remove_columns(["error", "client"]), carried], axis=1
     )
+    client = seen["client"][:]
+    if convert_photos:
+        data, client = converted(data, [row for row in kept if client[row]]), [""] * len(ids)
+    notes = client_notes([client[row] for row in kept], [ids[row] for row in kept])
     dropped = [{"id": ids[row], "reason": out[row]} for row in sorted(out)]
     if not raws[0].brings_splits:
-        return Rows(_select(data, kept), broken, dropped, _some(values, kept))
+        return Rows(_select(data, kept), broken, dropped, _some(values, kept), notes)
     members = {split: [row for row in kept if parts[row] == split] for split in SPLITS}
     return Rows(
         DatasetDict({split: _select(data, rows) for split, rows in members.items()}),
         broken,
         dropped,
         {split: _some(values, rows) for split, rows in members.items()},
+        notes,
     )
+
+
+def _differing_by_case(names: Sequence[str], groups: Mapping[str, Sequence[str | None]]) -> list[str]:
+    """A line for each set of classes, or of values of a group column, that differ by case alone; the first of each."""
+    told = {"classes": names, **{f"groups of {column}": found for column, found in groups.items()}}
+    return [
+        f"{what} that differ by case alone: {', '.join(alike)}; give them one name if they are one"
+        for what, found in told.items()
+        for alike in differing_by_case(found)[:3]
+    ]
+
+
+def load_labels(
+    dataset_name: Given | Sequence[Given],
+    *,
+    dataset_config: str | None = None,
+    image_column_name: str = "image",
+    label_column_name: str = "label",
+    text_columns: Set[str] = frozenset(),
+    label_names: list[str] | None = None,
+    trust_remote_code: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> tuple[list[Raw], list[int], list[str]]:
+    """The sources with the class number of every row and the names, before any photo is opened.
+
+    Args:
+        text_columns: columns of a CSV that are text whatever they look like, besides ids and labels.
+        dataset_name, ...: as `load_rows` takes them.
+    """
+    text = {"id", label_column_name, *text_columns}
+    raws = [
+        read_source(source, dataset_config, image_column_name, label_column_name, text, trust_remote_code)
+        for source in named_sources(dataset_name)
+    ]
+    _check_splits(raws)
+    labels, names = agreed_classes(raws, label_column_name, label_names)
+    say(class_line(labels, names))
+    for raw in raws:
+        say(f"labels: {raw.told}")
+    return raws, labels, names
+
+
+def class_line(labels: Sequence[int], names: Sequence[str]) -> str:
+    """The classes with their numbers of photos."""
+    counts = Counter(labels)
+    shown = ", ".join(f"{name} {counts[i]:,}" for i, name in enumerate(names[:SHOWN]))
+    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{len(names)} classes: {shown}{rest}"
 
 
 def _check_splits(raws: list[Raw]) -> None:

@@ -9,22 +9,23 @@ locks them. This file knows nothing of where the rows came from.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, DatasetInfo, concatenate_datasets
 
 from natix_hf.data.certificate import bind, describe
-from natix_hf.data.columns import with_text
+from natix_hf.data.columns import as_name, with_text
 from natix_hf.data.contracts import PARTS, SPLITS, LockedSplits
-from natix_hf.data.decode import client_photo
+from natix_hf.data.decode import open_photo
 from natix_hf.data.given import check_copies, check_given
 from natix_hf.data.groups import Grouping, group_rows
 from natix_hf.data.metadata import category, places, times
 from natix_hf.data.placement import place
-from natix_hf.data.plan import DEFAULT_RATIOS, TEST_ORIGINS, Plan, check_ratios
+from natix_hf.data.plan import DEFAULT_RATIOS, Plan, check_ratios
 from natix_hf.data.sources import Rows
+from natix_hf.data.split_names import TEST_WORDS, names_split
 from natix_hf.errors import UserError
 
 TEST = SPLITS.index("val_test")
@@ -37,14 +38,16 @@ class Cut:
     Args:
         places: `train, val_select, val_calib, val_test, val_calib/fit, val_calib/control`.
         description: the content of `splits.json`.
+        notes: what whoever reads the rows is to be told, a line each.
     """
 
     places: dict[str, Dataset]
     description: dict
+    notes: list[str] = field(default_factory=list)
 
     def lock(self) -> LockedSplits:
         """Hand the rows over to the contracts; from here on only roles see them."""
-        return LockedSplits(self.places, self.description)
+        return LockedSplits(self.places, self.description, self.notes)
 
 
 def _codes(values: Sequence) -> tuple[np.ndarray, list]:
@@ -86,7 +89,7 @@ def _tied(data: Dataset, group_values: Mapping[str, Sequence[str | None]], plan:
     """Groups of rows that must not be parted."""
 
     def same_pixels(first: int, second: int) -> bool:
-        one, other = (client_photo(data[row]["image"]) for row in (first, second))
+        one, other = (open_photo(data[row]["image"]) for row in (first, second))
         return one.size == other.size and one.tobytes() == other.tobytes()
 
     where = plan.metres is not None
@@ -121,7 +124,8 @@ def _select(data: Dataset, indices: np.ndarray) -> Dataset:
 
 def _own_test(data: Dataset) -> np.ndarray:
     """`(n,)` True for rows of the source's own test part; of no row where the source is nothing else."""
-    kept = np.isin(np.asarray(data["origin"][:], dtype=object), TEST_ORIGINS)
+    origins = data["origin"][:]
+    kept = np.isin(origins, [origin for origin in set(origins) if names_split(origin) in TEST_WORDS])
     return kept & (not kept.all())
 
 
@@ -145,11 +149,12 @@ def _held_out(data: Dataset, hold_out: Mapping[str, Sequence[str]]) -> np.ndarra
     held = np.zeros(len(data), dtype=bool)
     for column, wanted in hold_out.items():
         values = np.asarray(category(data, column), dtype=object)
+        wanted = [as_name(value) for value in wanted]
         unknown = sorted(set(wanted) - set(values))
         if unknown:
             found = ", ".join(sorted(set(values))[:20])
             raise UserError(f"hold_out: no row has {column} = {', '.join(map(repr, unknown))}; there are {found}")
-        held |= np.isin(values, list(wanted))
+        held |= np.isin(values, wanted)
     return held
 
 
@@ -174,8 +179,9 @@ def _halves(calib: Dataset, seed: int, parts: Mapping[str, Sequence[str]] | None
 
 def _given(rows: Rows, plan: Plan, document: dict | None) -> Cut:
     """The splits that the source brings, as they are."""
-    check_given(rows.data)
     pool = concatenate_datasets([rows.data[split] for split in SPLITS])
+    _check_used(np.asarray(pool["label"][:]), rows.label_names)
+    check_given(rows.data)
     homes = [split for split in SPLITS for _ in range(len(rows.data[split]))]
     columns = list(rows.group_values["train"]) if rows.group_values else []
     values = {name: [v for split in SPLITS for v in rows.group_values[split][name]] for name in columns}
@@ -190,14 +196,14 @@ def _given(rows: Rows, plan: Plan, document: dict | None) -> Cut:
     everything = splits | _halves(splits["val_calib"], seed, parts)
     if document is None:
         facts = {"ratios": None, "seed": plan.seed, "rules": plan.rules(values)}
-        return Cut(everything, describe(everything, rows, grouping, **facts))
+        return Cut(everything, describe(everything, rows, grouping, **facts), rows.notes)
     differing = bind(document, everything)
     if differing:
         raise UserError(
             f"splits.json does not describe the rows beside it: {'; '.join(differing[:3])}: bring back the file or "
             "the data set that it was written with, or split again"
         )
-    return Cut(everything, document)
+    return Cut(everything, document, rows.notes)
 
 
 def cut(rows: Rows, plan: Plan | None = None, *, document: dict | None = None, earlier: Cut | None = None) -> Cut:
@@ -257,7 +263,7 @@ def cut(rows: Rows, plan: Plan | None = None, *, document: dict | None = None, e
         set_aside = earlier.description["set_aside"] + set_aside
     joined = replace(rows, data=data, group_values=values)
     facts |= {"rules": plan.rules(values), "set_aside": set_aside}
-    return Cut(everything, describe(everything, joined, grouping, **facts))
+    return Cut(everything, describe(everything, joined, grouping, **facts), rows.notes)
 
 
 def _without(data: Dataset, values: Mapping[str, Sequence], held: np.ndarray) -> tuple[Dataset, dict[str, list]]:
@@ -285,6 +291,7 @@ def _homes(
     """`(n,)` numbers of `SPLITS`; with `whole_test` nothing but the rows fixed there goes to `val_test`."""
     labels, strata, numbers = np.asarray(data["label"][:]), _strata(data, plan.strata), grouping.numbers
     names = data.features["label"].names
+    _check_used(labels, names)
     rest = np.ones(len(data), dtype=bool)
     if whole_test:
         rest = ~np.isin(numbers, numbers[fixed == TEST])
@@ -309,6 +316,17 @@ def _homes(
         counts = ", ".join(f"{count} by {kind}" for kind, count in tied.items())
         raise UserError(f"{error} (ties between rows: {counts}; rows that are tied stand in one split)") from error
     return homes
+
+
+def _check_used(labels: np.ndarray, names: Sequence[str]) -> None:
+    """Raise where a class is named and no row is of it."""
+    used = np.bincount(labels, minlength=len(names)) > 0
+    if not used.all():
+        rest = " ".join(f"'{name}'" if " " in name else name for name, here in zip(names, used) if here)
+        raise UserError(
+            f"class {names[int(np.argmin(used))]!r} has 0 photos and stands in label_names, or in the list of classes "
+            f"that the data set brings: add photos of it, or leave it out with --label_names {rest}"
+        )
 
 
 def split_rows(

@@ -67,8 +67,8 @@ def figures_at_shares(
     drawn = [np.ones((1, n_groups))]
     drawn += times_drawn(n_groups, n_boot, seed, at_once=max(1, _CELLS // n_groups))
     totals = np.concatenate([np.einsum("bg,kgc->bkc", times, sums) for times in drawn])  # (1 + b, classes, columns)
-    with np.errstate(invalid="ignore", divide="ignore"):  # a resample without a class has no figures
-        means = totals[:, :, 1:] / totals[:, :, :1]
+    there = totals[:, :, :1]
+    means = np.divide(totals[:, :, 1:], there, out=np.full(totals[:, :, 1:].shape, np.nan), where=there > 0)
     wrong = means[:, :, 0]
     generator = np.random.default_rng([seed, 2])
     for k in range(len(shares)):
@@ -91,12 +91,10 @@ def with_intervals(figures: dict[str, np.ndarray], level: float = 0.95) -> dict[
     """`value`, `low` and `high` of each figure of `figures_at_shares`, or of the differences of two such."""
     found = {}
     for name, values in figures.items():
-        drawn = values[1:]
-        if (
-            name == "ece" and (values >= 0).all()
-        ):  # noise adds to a mean of absolute gaps, and resampling adds it again
-            drawn = np.maximum(drawn - (np.nanmean(drawn) - values[0]), 0.0)
-        low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
+        drawn = values[1:][~np.isnan(values[1:])]  # a resample without a class has no figures
+        if name == "ece" and (values >= 0).all():  # noise adds to a mean of absolute gaps, and so does resampling
+            drawn = np.maximum(drawn - (drawn.mean() - values[0]), 0.0)
+        low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]) if len(drawn) else (np.nan, np.nan)
         found[name] = {
             "value": float(values[0]),
             "low": float(min(low, values[0])),

@@ -15,7 +15,7 @@ import numpy as np
 import scipy.special
 
 from natix_hf.decision.calibrators import fit_one
-from natix_hf.decision.prior_shift import resampled_priors
+from natix_hf.decision.prior_shift import TINY, resampled_priors
 from natix_hf.resampling import group_numbers, times_drawn
 
 # What is fitted again, on calibrated logits: the same family, so that the two together are one of it. Steps are moved
@@ -83,7 +83,7 @@ def intervals(
         found = resampled_priors(probabilities, seen, prior, weights[None])[0]
         shares.append(found)
         ratio = found / seen
-        whole = probabilities @ ratio
+        whole = np.maximum(probabilities @ ratio, TINY)
         for name, decided in decisions.items():
             chance = ratio[decided] * probabilities[rows, decided] / whole
             right[name].append(float((weights * chance).sum() / weights.sum()))

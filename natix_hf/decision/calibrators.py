@@ -1,4 +1,4 @@
-"""Calibrators beside the single temperature, and the choice among them by cross-validated likelihood.
+"""Calibrators beside the single temperature, fitted and chosen: by what they predict of held-out groups.
 
 - `vector` (Guo et al., 2017): a temperature and a bias a class. Of two classes both have one temperature, which makes
   it Platt scaling: two temperatures would put photos into another order than the model's.
@@ -9,7 +9,7 @@ All rise with the probability that they are given. Knows arrays only.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,16 @@ import scipy.optimize
 import scipy.special
 
 from natix_hf.decision.calibration import Calibration
-from natix_hf.decision.temperature import BOUNDS, checked_rows, ece, fit_temperature, softmax
+from natix_hf.decision.choice import choose, nll
+from natix_hf.decision.temperature import (
+    BOUNDS,
+    PRIOR_SD,
+    checked_rows,
+    design_effect,
+    ece,
+    fit_temperature,
+    softmax,
+)
 from natix_hf.errors import UserError
 from natix_hf.resampling import group_numbers
 
@@ -26,8 +35,10 @@ CALIBRATORS = ("none", "temperature", "vector", "isotonic")  # from simple to fl
 # Rows (all together) and rows of the rarest class without which a calibrator is not fitted.
 LEAST_ROWS = {"none": 0, "temperature": 30, "vector": 100, "isotonic": 300}
 LEAST_OF_A_CLASS = {"none": 0, "temperature": 1, "vector": 10, "isotonic": 30}
-# Strength of the pull of `vector` towards one temperature and no bias, in rows; it fades as 1/n.
-VECTOR_PULL = 1.0
+FOLDS = 10
+# Pulls of `vector`, in independent rows: towards one temperature, by the prior of that, and towards no bias, a weak
+# one, since photos often come in other class shares than the model learnt.
+SCALE_PULL, BIAS_PULL = 1 / PRIOR_SD**2, 1.0
 
 Knots = tuple[tuple[np.ndarray, np.ndarray], ...]
 
@@ -36,14 +47,13 @@ Knots = tuple[tuple[np.ndarray, np.ndarray], ...]
 class CalibratorFit:
     """What was chosen, and what it does to the rows that it was fitted on.
 
-    `kept` is False where the calibrator did not lower the NLL, or could not be fitted; `calibration` then leaves the
-    logits as they are. NLL in nats a row, ECE over 15 equal-width bins.
+    `kept` is False where nothing predicted held-out groups clearly better than the logits as they are, or nothing
+    could be fitted; `calibration` then is that of `none`. NLL in nats a row, ECE over 15 equal-width bins.
 
     Args:
         calibration: with neither prior nor threshold.
         asked: the candidates as given.
-        candidates: of each calibrator in question `calibrator`, `cv_nll` (None where there was nothing to choose),
-            `behind` (mean excess over the best in nats a row) with its standard error `behind_se`.
+        candidates: as `choice.choose` gives them; `cv_nll` is None where nothing was compared.
         notes: lines about what could not be done, and why.
     """
 
@@ -76,14 +86,14 @@ def fit_calibrator(
     candidates: Sequence[str] = ("temperature",),
     *,
     positive: int = 1,
-    folds: int = 5,
+    class_names: Sequence[str] | None = None,
+    folds: int = FOLDS,
     seed: int = 0,
 ) -> CalibratorFit:
     """Fit the calibrator that predicts held-out groups best, by negative log likelihood over folds of whole groups.
 
-    A simpler candidate is taken where it is behind the best by no more than one standard error of the difference
-    (computed over groups). One candidate alone is fitted without a comparison. What was chosen is fitted on all rows,
-    and kept only where it lowers their NLL.
+    `none`, the logits as they are, always competes. From simple to flexible, a candidate is taken where it is clearly
+    better (`choice.clearly_better`) than the one taken so far. What was taken is fitted on all rows.
 
     Args:
         logits: `(n, classes)` uncalibrated.
@@ -91,6 +101,7 @@ def fit_calibrator(
         groups: `(n,)`; rows of one group stay in one fold. None: each row is its own group.
         candidates: names of `CALIBRATORS`.
         positive: id of the positive class, handed on.
+        class_names: for the notes, `(classes,)`; default the ids.
         folds: at most as many as there are groups.
         seed: of the folds.
 
@@ -102,111 +113,90 @@ def fit_calibrator(
     if groups is not None and len(groups) != len(labels):
         raise UserError(f"calibration: {len(groups)} groups for {len(labels)} rows, one a row expected")
     group_of_row = group_numbers(groups, len(labels))
-    names, notes = _possible(labels, logits.shape[1], candidates)
+    names, notes = _possible(labels, class_names or range(logits.shape[1]), candidates)
     compared: list[dict[str, Any]] = [{"calibrator": name, "cv_nll": None} for name in names]
-    chosen = names[0]
-    if len(names) > 1:
-        if group_of_row.max() == 0:
-            notes.append(f"all {len(labels)} photos are one group, nothing can be held out to choose a calibrator by")
-        else:
-            compared, chosen = _compared(logits, labels, group_of_row, names, folds, seed)
-    calibration = fit_one(chosen, logits, labels, positive=positive)
-    before, after = _nll(logits, labels).mean(), _nll(calibration.calibrated(logits), labels).mean()
-    kept = chosen != "none" and bool(after < before)
-    if not kept:
-        if chosen != "none":
-            notes.append(f"{chosen} did not lower the NLL of the photos it was fitted on, the logits stay as they are")
-        calibration, after = _neutral(chosen, logits.shape[1], positive), before
+    chosen = "none"
+    if len(names) > 1 and group_of_row.max() == 0:
+        notes.append(f"all {len(labels)} photos are one group, nothing can be held out to judge a calibrator by")
+    elif len(names) > 1:
+        held_out = {name: np.zeros(logits.shape) for name in names}
+        for fit, check in _folds(group_of_row, folds, seed):
+            for name, predicted in held_out.items():
+                calibration = fit_one(name, logits[fit], labels[fit], group_of_row[fit])
+                predicted[check] = calibration.calibrated(logits[check])
+        chosen, compared = choose(held_out, labels, group_of_row)
+    calibration = fit_one(chosen, logits, labels, group_of_row, positive=positive)
+    after = calibration.calibrated(logits)
     return CalibratorFit(
         calibration=calibration,
         asked=tuple(candidates),
-        kept=kept,
+        kept=chosen != "none",
         n=len(labels),
         groups=int(group_of_row.max()) + 1,
-        nll_before=float(before),
-        nll_after=float(after),
+        nll_before=float(nll(logits, labels).mean()),
+        nll_after=float(nll(after, labels).mean()),
         ece_before=ece(logits, labels),
-        ece_after=ece(calibration.calibrated(logits), labels),
+        ece_after=ece(after, labels),
         candidates=tuple(compared),
         notes=tuple(notes),
     )
 
 
-def fit_one(name: str, logits: np.ndarray, labels: np.ndarray, *, positive: int = 1) -> Calibration:
+def fit_one(
+    name: str, logits: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None, *, positive: int = 1
+) -> Calibration:
     """One calibrator on all rows, without a comparison; the arrays are those of `checked_rows`."""
-    classes = logits.shape[1]
-    neutral = _neutral(name, classes, positive)
+    classes, zeros = logits.shape[1], np.zeros(logits.shape[1])
+    neutral = Calibration(name, np.ones(classes), zeros, zeros.copy(), zeros.copy(), positive)
     if name == "none":
         return neutral
     if name == "isotonic":
         return Calibration(**{**vars(neutral), "isotonic": _isotonic(logits, labels)})
-    temperature, bias = np.full(classes, fit_temperature(logits, labels).temperature), np.zeros(classes)
+    temperature, bias = np.full(classes, fit_temperature(logits, labels, groups)), zeros
     if name == "vector":
-        temperature, bias = _vector(logits, labels, float(temperature[0]))
+        temperature, bias = _vector(logits, labels, groups, float(temperature[0]))
     return Calibration(**{**vars(neutral), "temperature": temperature, "calibrator_bias": bias})
 
 
-def _neutral(name: str, classes: int, positive: int) -> Calibration:
-    zeros = np.zeros(classes)
-    return Calibration(name, np.ones(classes), zeros, zeros.copy(), zeros.copy(), positive)
-
-
-def _possible(labels: np.ndarray, classes: int, candidates: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The candidates that these rows are enough for, from simple to flexible, and why the others are left out."""
-    n, counts = len(labels), np.bincount(labels, minlength=classes)
-    names, notes = [], []
-    for name in sorted(candidates, key=CALIBRATORS.index):
-        if name != "none" and (counts > 0).sum() < 2:
-            notes.append(f"all {n} photos are of class {labels[0]}, {name} needs two classes and is left out")
+def _possible(labels: np.ndarray, classes: Sequence, candidates: Sequence[str]) -> tuple[list[str], list[str]]:
+    """`none` and the candidates that these rows are enough for, simple to flexible; why the others are left out."""
+    n, counts = len(labels), np.bincount(labels, minlength=len(classes))
+    names, notes = ["none"], []
+    for name in sorted(set(candidates) - {"none"}, key=CALIBRATORS.index):
+        if (counts > 0).sum() < 2:
+            notes.append(f"all {n} photos are of class {classes[labels[0]]}, {name} needs two classes and is left out")
         elif n < LEAST_ROWS[name]:
             notes.append(f"{n} photos are too few for {name}, {LEAST_ROWS[name]} are needed")
         elif counts.min() < LEAST_OF_A_CLASS[name] and name != "temperature":
             least = f"{LEAST_OF_A_CLASS[name]} of each class are needed"
-            notes.append(f"class {counts.argmin()} has {counts.min()} photos, too few for {name}, {least}")
+            notes.append(f"class {classes[counts.argmin()]} has {counts.min()} photos, too few for {name}, {least}")
         else:
             names.append(name)
-    return names or ["none"], notes
+    return names, notes
 
 
-def _compared(
-    logits: np.ndarray, labels: np.ndarray, group_of_row: np.ndarray, names: list[str], folds: int, seed: int
-) -> tuple[list[dict[str, Any]], str]:
-    """Held-out NLL of each candidate, and the simplest that is no more than one standard error behind the best."""
+def _folds(group_of_row: np.ndarray, folds: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows to fit on and rows held out, `folds` times or once a group where there are fewer."""
     from sklearn.model_selection import GroupKFold
 
-    n_groups = int(group_of_row.max()) + 1
-    held_out = np.zeros((len(names), len(labels)))
-    splitter = GroupKFold(min(folds, n_groups), shuffle=True, random_state=seed)
-    for fit, check in splitter.split(logits, labels, group_of_row):
-        for i, name in enumerate(names):
-            calibration = fit_one(name, logits[fit], labels[fit])
-            held_out[i, check] = _nll(calibration.calibrated(logits[check]), labels[check])
-    best = held_out.mean(axis=1).argmin()
-    compared, chosen = [], names[best]
-    for i in reversed(range(len(names))):
-        excess = held_out[i] - held_out[best]
-        sums = np.bincount(group_of_row, excess - excess.mean(), minlength=n_groups)
-        error = float(np.sqrt((sums**2).sum() * n_groups / (n_groups - 1)) / len(labels))
-        if i < best and excess.mean() <= error:
-            chosen = names[i]
-        cv_nll = float(held_out[i].mean())
-        behind = {"behind": float(excess.mean()), "behind_se": error}
-        compared.insert(0, {"calibrator": names[i], "cv_nll": cv_nll, **behind})
-    return compared, chosen
+    splitter = GroupKFold(min(folds, int(group_of_row.max()) + 1), shuffle=True, random_state=seed)
+    return splitter.split(group_of_row, groups=group_of_row)
 
 
 def vector_objective(
-    scale: np.ndarray, bias: np.ndarray, logits: np.ndarray, labels: np.ndarray
+    scale: np.ndarray, bias: np.ndarray, logits: np.ndarray, labels: np.ndarray, alike: float = 1.0
 ) -> tuple[float, np.ndarray, np.ndarray]:
-    """What `vector` minimises, convex: the summed NLL of `scale * logits + bias`, one imaginary mistake, and a pull.
+    """What `vector` minimises, convex: the summed NLL of `scale * logits + bias`, one imaginary mistake, and pulls.
 
-    The imaginary mistake is that of `decision.temperature`; the pull is half of `(scale - 1)^2 + bias^2`, summed over
-    classes, where 1 stands for the temperature that the logits have already been divided by.
+    The imaginary mistake is that of `decision.temperature`; the pulls are `alike / 2` times
+    `SCALE_PULL (scale - 1)^2 + BIAS_PULL bias^2`, summed over classes, where 1 stands for the temperature that the
+    logits have already been divided by.
 
     Args:
         scale, bias: `(classes,)`.
         logits: `(n, classes)`, divided by one temperature.
         labels: `(n,)`.
+        alike: the `design_effect` of the rows.
 
     Returns:
         The objective and its derivatives by `scale` and `bias`.
@@ -220,21 +210,24 @@ def vector_objective(
     wanted = true + (1 - true) / (classes - 1) / n
     normaliser = scipy.special.logsumexp(z, axis=1)
     value = (1 + 1 / n) * normaliser.sum() - (wanted * z).sum()
-    value += VECTOR_PULL / 2 * (((scale - 1) ** 2).sum() + (bias**2).sum())
+    value += alike / 2 * (SCALE_PULL * ((scale - 1) ** 2).sum() + BIAS_PULL * (bias**2).sum())
     residual = (1 + 1 / n) * np.exp(z - normaliser[:, None]) - wanted
-    by_scale = (residual * logits).sum(axis=0) + VECTOR_PULL * (scale - 1)
-    return float(value), by_scale, residual.sum(axis=0) + VECTOR_PULL * bias
+    by_scale = (residual * logits).sum(axis=0) + alike * SCALE_PULL * (scale - 1)
+    return float(value), by_scale, residual.sum(axis=0) + alike * BIAS_PULL * bias
 
 
-def _vector(logits: np.ndarray, labels: np.ndarray, temperature: float) -> tuple[np.ndarray, np.ndarray]:
+def _vector(
+    logits: np.ndarray, labels: np.ndarray, groups: np.ndarray | None, temperature: float
+) -> tuple[np.ndarray, np.ndarray]:
     """Temperature and bias a class by penalised maximum likelihood, starting from one temperature."""
     classes = logits.shape[1]
     scaled = logits / temperature
     shared = classes == 2
+    alike = design_effect(logits, labels, groups)
 
     def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
         scale = np.repeat(x[:1], classes) if shared else x[:classes]
-        value, by_scale, by_bias = vector_objective(scale, x[-classes:], scaled, labels)
+        value, by_scale, by_bias = vector_objective(scale, x[-classes:], scaled, labels, alike)
         return value, np.r_[by_scale.sum() if shared else by_scale, by_bias]
 
     scales = 1 if shared else classes
@@ -262,8 +255,3 @@ def _isotonic(logits: np.ndarray, labels: np.ndarray) -> Knots:
         return tuple(knots(column, labels == k) for k, column in enumerate(probabilities.T))
     x, y = knots(probabilities[:, 1], labels == 1)  # the other class is its mirror image, so that the two sum to 1
     return ((1 - x[::-1], 1 - y[::-1]), (x, y))
-
-
-def _nll(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Nats of each row, `(n,)`."""
-    return -scipy.special.log_softmax(logits, axis=1)[np.arange(len(labels)), labels]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.special
 
-from natix_hf.decision.prior_shift import PriorEstimate, resampled_priors
+from natix_hf.decision.prior_shift import TINY, PriorEstimate, resampled_priors
 from natix_hf.resampling import group_numbers, times_drawn
 
 _CELLS = 2_000_000  # numbers held at once per array: 16 MB
@@ -46,7 +46,7 @@ def expected_accuracy(
 
     def right(priors: np.ndarray) -> np.ndarray:  # (b, classes) -> (b, n)
         ratio = priors / seen
-        return ratio[:, decisions] * decided / (ratio @ probabilities.T)
+        return ratio[:, decisions] * decided / np.maximum(ratio @ probabilities.T, TINY)
 
     draws = []
     at_once = max(1, _CELLS // len(decisions))

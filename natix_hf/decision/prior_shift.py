@@ -16,6 +16,7 @@ import scipy.special
 from natix_hf.errors import UserError
 from natix_hf.resampling import group_numbers, times_drawn
 
+TINY = np.finfo(np.float64).tiny
 _CELLS = 4_000_000  # numbers held at once per array: 32 MB
 
 
@@ -154,7 +155,8 @@ def resampled_priors(
     for _ in range(max_iterations):
         ratio = priors[moving] / seen  # (moving, classes)
         # Weights over each row's normaliser: (moving, n); the posterior itself is never held.
-        scaled = weights[moving] / (ratio @ probabilities.T)
+        # The floor is met by rows of weight 0 alone: a resample that lost a class gives it the share 0.
+        scaled = weights[moving] / np.maximum(ratio @ probabilities.T, TINY)
         found = ratio * (scaled @ probabilities)
         change = np.abs(found - priors[moving]).max(axis=1)
         priors[moving] = found

@@ -129,6 +129,7 @@ class CalibrationFile(Document):
     Attributes:
         fitted_on: split and part, such as `val_calib/fit`; `n` photos in `groups`.
         calibrate_on: `clean`, or the challenge profile as which the rows were sent.
+        sent: how the challenge profile took the photos.
         kept: False: the logits stay as they are.
         temperature: one a class.
         logit_bias: what the head adds last: `calibrator_bias + prior_bias + threshold_bias`.
@@ -149,6 +150,7 @@ class CalibrationFile(Document):
 
     fitted_on: str
     calibrate_on: str
+    sent: str | None = None
     calibrator: CalibratorName
     kept: bool
     candidates: list[Candidate]

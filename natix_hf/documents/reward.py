@@ -33,6 +33,7 @@ class RewardEntry(Part):
 
     Attributes:
         profile: challenge profile with its date; `clean`: the photos as they are.
+        sent: how the profile took the photos; not there for clean ones.
         source: None for all.
         n: predictions that days are drawn from.
         left_out: why there is no reward; then none of the following is there.
@@ -43,6 +44,7 @@ class RewardEntry(Part):
     """
 
     profile: str
+    sent: str | None = None
     source: str | None
     n: Some
     groups: Some
@@ -58,7 +60,7 @@ class RewardEntry(Part):
 
 
 class Reward(Document, Resampled):
-    """Simulated days; `challenges` a day and the even `prior` are assumed."""
+    """Simulated days; the even `prior` is assumed, `challenges` are those of a day for each participant."""
 
     file_name: ClassVar[str] = "reward.json"
     mend: ClassVar[str] = "python -m natix_hf.evaluate {folder} writes it"

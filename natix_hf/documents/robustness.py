@@ -28,7 +28,10 @@ class Case(Part):
 
 
 class ProfileFigures(Part):
+    """Figures under one challenge profile; `sent` says how it took the photos."""
+
     profile: str
+    sent: str | None = None
     cases: Annotated[list[Case], Field(min_length=1)]
 
 

@@ -74,14 +74,25 @@ def write_adapter(
         _write_base(base, processor, Path(base_output).expanduser())
     _check_base(run, model, base)
 
-    config = copy.deepcopy(model.config)
-    config.adapter_base = found
-    custom_object_save(model, folder, config=config)  # the code, for trust_remote_code
-    config.save_pretrained(folder)
-    processor.save_pretrained(folder)
+    describe_adapter(model, processor, found, folder)
     shutil.copyfile(run / "adapter" / "adapter_model.safetensors", folder / "adapter_model.safetensors")
     adapter = read_json(run / "adapter" / "adapter_config.json")
     write_json(folder / "adapter_config.json", adapter | {"base_model_name_or_path": named, "revision": None})
+
+
+def describe_adapter(model: NatixDinov3ForImageClassification, processor: Any, base: str, folder: str | Path) -> None:
+    """Write beside an adapter what makes a model of it and its base: configuration, calibration included, and code.
+
+    Args:
+        model, processor: of the run.
+        base: fingerprint of the backbone that the adapter was trained on.
+        folder: of the adapter.
+    """
+    config = copy.deepcopy(model.config)
+    config.adapter_base, config.merged_adapter = base, None
+    custom_object_save(model, folder, config=config)  # the code, for trust_remote_code
+    config.save_pretrained(folder)
+    processor.save_pretrained(folder)
 
 
 def base_folder(adapter: str | Path) -> Path:
@@ -119,7 +130,7 @@ def _base(
     """The run's base as a checkpoint of our class: backbone, a head of zeros in the run's shape, no calibration."""
     backbone = load_backbone(name, revision=revision)
     config = copy.deepcopy(model.config)
-    config.temperature = config.logit_bias = config.isotonic = config.decision = None
+    config.temperature = config.logit_bias = config.isotonic = config.decision = config.merged_adapter = None
     with torch.device("meta"):
         base = NatixDinov3ForImageClassification(config)
     backbone.config.name_or_path = ""

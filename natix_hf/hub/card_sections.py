@@ -50,7 +50,7 @@ def decision_lines(calibration: Mapping[str, Any] | None, names: Sequence[str]) 
     if list(asked) == ["none"]:
         lines = ["Calibrator: none was asked for."]
     elif not calibration["kept"]:
-        lines = [f"Calibrator: none; nothing that was fitted on {rows} lowered the NLL there."]
+        lines = [f"Calibrator: none; nothing fitted on {rows} predicted held-out groups clearly better."]
     else:
         told = CALIBRATORS.get(calibration["calibrator"])
         if told is None:
@@ -67,7 +67,8 @@ def decision_lines(calibration: Mapping[str, Any] | None, names: Sequence[str]) 
 
 def _rows_text(calibration: Mapping[str, Any]) -> str:
     groups = f" in {calibration['groups']} groups" if "groups" in calibration else ""
-    return f"{calibration['n']} photos{groups} of `{calibration['fitted_on']}`"
+    sent = f" (sent: {calibration['sent']})" if "sent" in calibration else ""
+    return f"{calibration['n']} photos{groups} of `{calibration['fitted_on']}`{sent}"
 
 
 def _prior_lines(calibration: Mapping[str, Any], names: Sequence[str], rows: str) -> list[str]:

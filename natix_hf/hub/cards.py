@@ -195,7 +195,7 @@ def _calibrated_text(calibration: Mapping[str, Any] | None) -> str:
     if calibration is None or asked.get("calibrator", [calibration["calibrator"]]) == ["none"]:
         return "not calibrated"
     if not calibration["kept"]:
-        return "left as they were, since no calibration made them better"
+        return "left as they were, since no calibration predicted held-out photos clearly better"
     name = {"temperature": "a temperature", "vector": "a temperature and a bias a class"}.get(
         calibration["calibrator"], "isotonic regression"
     )

@@ -30,11 +30,16 @@ from natix_hf.modeling.configuration_natix_dinov3 import NatixDinov3Config
 from natix_hf.modeling.onnx_export import export_onnx
 from natix_hf.modeling.stock import stock_model
 
-# What a client installs beside torch and torchvision, which the image processor needs.
+# What a client installs beside torchvision, which the image processor needs.
 NEEDS = {
-    "merged": ["transformers>=5.23", "natix_hf, or trust_remote_code=True"],
-    "adapter": ["transformers>=5.23", "peft", "natix_hf, or trust_remote_code=True and a base of our class"],
-    "stock": ["transformers>=4.56", "timm>=1.0.31"],
+    "merged": ["transformers>=5.23", "torch>=2.6", "natix_hf, or trust_remote_code=True"],
+    "adapter": [
+        "transformers>=5.23",
+        "torch>=2.6",
+        "peft",
+        "natix_hf, or trust_remote_code=True and a base of our class",
+    ],
+    "stock": ["transformers>=4.56", "torch>=2.6", "timm>=1.0.22, with transformers 5 timm>=1.0.31"],
     "onnx": ["onnxruntime>=1.17"],
 }
 FORMATS = tuple(NEEDS)

@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -64,6 +64,7 @@ def prove(
     base: str | Path | None = None,
     online: bool = False,
     clients: Sequence[str] = (WITH, WITHOUT),
+    say: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """Compare an export with its run, in this process and in fresh ones.
 
@@ -75,6 +76,7 @@ def prove(
         base: adapter in a folder: the folder of its base, where the name that it bears leads nowhere yet.
         online: let clients reach the Hub.
         clients: which of `WITH` and `WITHOUT` to start.
+        say: is told why the run's own photos are not used, where they are not.
 
     Returns:
         The content of `proof.json`, which is also written where `export` is a folder.
@@ -85,6 +87,8 @@ def prove(
     run, folder = Path(run), Path(export).expanduser()
     if not isinstance(photos, Photos):
         photos = proof_photos(run, photos)
+    if say is not None and photos.reason is not None:
+        say(f"proof: the run's own photos of val_select cannot be had, scenes are generated: {photos.reason}")
     with tempfile.TemporaryDirectory(prefix="natix_hf-proof-") as name:
         work = Path(name)
         for index, content in enumerate(photos.content):

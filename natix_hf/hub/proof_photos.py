@@ -5,6 +5,7 @@ Never of `val_test`: a proof is repeated at will. Knows the recipe's file and th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,25 +13,22 @@ from typing import Any, NamedTuple
 import yaml
 
 from natix_hf.data.certificate import read_certificate
-from natix_hf.data.decode import client_photo, fingerprint_bytes
-from natix_hf.data.photos import load_photos
+from natix_hf.data.decode import eight_bit_png, fingerprint_bytes, inspect_photo, photo_bytes
+from natix_hf.data.photos import recipe_photos
 from natix_hf.data.scenes import encode, scene
-from natix_hf.errors import PhotoError, UserError
+from natix_hf.errors import PhotoError, UserError, one_line
 
 COUNT = 32
-# Keys of a recipe that decide which rows there are and where they stand.
-OPTIONS = (
-    *("dataset_config", "split_ratios", "split_seed", "group_column", "near_duplicates", "test_split"),
-    *("image_column_name", "label_column_name", "label_names", "broken_photos", "trust_remote_code"),
-)
 SCENES_SEED = 777  # a series that nothing is trained on
 
 
 class Photos(NamedTuple):
-    """Where photos come from (`val_select`, `given`, `generated scenes`) and their files' bytes."""
+    """Where photos come from (`val_select`, `given`, `generated scenes`), their files' bytes, and why scenes are drawn
+    where the run's own photos were asked for."""
 
     source: str
     content: list[bytes]
+    reason: str | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -49,41 +47,53 @@ def proof_photos(run: str | Path, given: Sequence[Any] | None = None, count: int
         UserError: no given photo can be read.
     """
     if given is not None:
-        content = _readable([photo if isinstance(photo, bytes) else Path(photo).read_bytes() for photo in given])
+        content = _readable(given)
         if not content:
             raise UserError("--photos: none of them can be read")
         return Photos("given", content[:count])
-    content = _selected(Path(run), count)
-    if content:
-        return Photos("val_select", content)
-    return Photos("generated scenes", [encode(scene(SCENES_SEED, index)) for index in range(count)])
+    try:
+        return Photos("val_select", _selected(Path(run), count))
+    except (UserError, OSError) as error:
+        drawn = [encode(scene(SCENES_SEED, index)) for index in range(count)]
+        return Photos("generated scenes", drawn, one_line(error))
 
 
-def _readable(content: list[bytes]) -> list[bytes]:
+def _readable(photos: Sequence[Any]) -> list[bytes]:
+    """The photos that can be read; those that a client sees otherwise as what they are taken for here, since a proof
+    compares models and not ways to read a file."""
     good = []
-    for photo in content:
+    for photo in photos:
         try:
-            client_photo(photo)
-        except PhotoError:
+            content = photo_bytes(photo)
+        except (PhotoError, OSError):
             continue
-        good.append(photo)
+        seen = inspect_photo(content, max_mb=math.inf)
+        if not seen.error:
+            good.append(eight_bit_png(content) if seen.client else content)
     return good
 
 
 def _selected(run: Path, count: int) -> list[bytes]:
-    """Photos spread evenly over `val_select`; none where the recipe's photos are gone or are not what they were."""
-    if not (run / "recipe.yaml").is_file() or not (run / "splits.json").is_file():
-        return []
+    """Photos spread evenly over `val_select`.
+
+    Raises:
+        UserError, OSError: the run does not say which they are, or they are gone or not what they were.
+    """
+    for name in ("recipe.yaml", "splits.json"):
+        if not (run / name).is_file():
+            raise UserError(f"{run} has no {name}")
     recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
     if not recipe.get("dataset_name"):
-        return []
-    try:
-        splits = load_photos(recipe["dataset_name"], **{name: recipe[name] for name in OPTIONS if name in recipe})
-        if splits.description["fingerprint"] != read_certificate(run)["fingerprint"]:
-            return []
-        rows = splits.rows("selection", step="round-trip proof")
-    except (UserError, OSError, TypeError):
-        return []
+        raise UserError(f"{run / 'recipe.yaml'} names no photos")
+    splits = recipe_photos(recipe)
+    if splits.description["fingerprint"] != read_certificate(run)["fingerprint"]:
+        raise UserError(
+            f"{recipe['dataset_name']} holds other photos, or divides them otherwise, than splits.json says"
+        )
+    rows = splits.rows("selection", step="round-trip proof")
     step = max(1, len(rows) // count)
     photos = [rows[i]["image"] for i in range(0, len(rows), step)][:count]
-    return _readable([photo["bytes"] or Path(photo["path"]).read_bytes() for photo in photos])
+    readable = _readable(photos)
+    if not readable:
+        raise UserError(f"no photo of val_select in {recipe['dataset_name']} can be read")
+    return readable

@@ -32,6 +32,7 @@ from natix_hf.hub.faults import check_name, check_token, hub_faults
 from natix_hf.hub.proof import TOLERANCES, clients_of, prove
 from natix_hf.hub.proof_photos import proof_photos
 from natix_hf.inference.batches import logits_of, photo_batches
+from natix_hf.report.reward import HALTED
 
 VERSION = "1.0.0"
 RECORD = "publication.json"
@@ -193,6 +194,8 @@ def publish(run: Path, asked: Publication, say: Callable[[str], None] = print) -
         UserError: in one line, whatever is wrong with run, name, token, version, repository, network or proof.
     """
     check_publication(asked)
+    if asked.hotkey is not None:
+        say(HALTED)
     record = publication(run, asked)
     place = find_place(asked, record)
     api = HfApi(library_name="natix_hf")
@@ -203,7 +206,7 @@ def publish(run: Path, asked: Publication, say: Callable[[str], None] = print) -
         base = base_folder(folder) if form == "adapter" else None
         proving = {"photos": photos, "client_python": asked.client_python, "clients": clients_of(base)}
         try:
-            proof = prove(run, folder, base=base, **proving)
+            proof = prove(run, folder, base=base, say=say, **proving)
         except UserError as error:
             hint = "" if asked.hotkey is None else streetvision.upgrade_hint(str(error))
             raise UserError(f"{str(error).rstrip('.')}{hint}: nothing was pushed") from None
@@ -290,6 +293,8 @@ def _network(run: Path, folder: Path, asked: Publication, photos: Any, say: Call
     for line in streetvision.latency_lines(found):
         say(line)
     say(streetvision.pinned_line())
+    for line in streetvision.submission_lines():
+        say(line)
     name = asked.repo_id.partition("/")[2]
     description = "Tells street photos that show roadwork from those that do not (DINOv3, fine-tuned with natix_hf)"
     card = streetvision.submission(name, description, hotkey=asked.hotkey, version=asked.version)

@@ -1,6 +1,7 @@
 """What NATIX StreetVision asks of a published model: two files, two label strings, one form of call, nine seconds.
 
-Written from the public description of the network as it stood until May 2026; nothing outside this file depends on it.
+Written from the public description of the network as it stood until May 2026, when it was halted (`reward.HALTED`);
+nothing outside this file depends on it.
 """
 
 from __future__ import annotations
@@ -17,29 +18,62 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
 from natix_hf.errors import UserError
 
 LABELS = ("None", "Roadwork")  # by class id; clients read output["Roadwork"]
 LIMIT_SECONDS = 9.0  # for one photo, on a CPU
-PINNED = "4.45.2"  # transformers in the network's own environment
-UPGRADE = "4.56.0"  # the smallest that was tested to load a stock export; 4.55.4 and 4.48.3 were tested and cannot
-TIMM = "1.0.31"  # what it was tested with
+PINNED = "4.45.2"  # transformers in the network's own environment; its newest requirements for miners pin torch 2.2
+# The smallest that were tested together to load a stock export; transformers 4.55.4 and 4.48.3 and torch 2.2 cannot.
+SMALLEST = {"transformers": "4.56.0", "torch": "2.6.0", "timm": "1.0.22"}
+# With transformers 5, which leaves the buffers of older ones (1.0.22 was tested) unset: logits are NaN.
+TIMM_FOR_5 = "1.0.31"
+FOLDERS = "base_miner/detectors/configs/ (since 2026-05 natix/miner/detectors/configs/)"
+SETTINGS = "IMAGE_DETECTOR=ViT and IMAGE_DETECTOR_CONFIG=detector.yaml"
 CLIENT = Path(__file__).with_name("streetvision_client.py")
 TOLERANCE = 1e-4  # of a probability
 
+PREFIX = 42  # of SS58 addresses: Substrate's own, which Bittensor's wallets use
+EXAMPLE = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
+# Other networks whose addresses people have, by prefix (github.com/paritytech/ss58-registry).
+NETWORKS = {
+    0: "a Polkadot",
+    2: "a Kusama",
+    5: "an Astar",
+    10: "an Acala",
+    12: "a Polymesh",
+    30: "a Phala",
+    36: "a Centrifuge",
+    38: "a KILT",
+    63: "a Hydration",
+    69: "a SORA",
+    137: "a Vara",
+    255: "a Quartz",
+    1221: "a peaq",
+    1284: "a Moonbeam",
+    1285: "a Moonriver",
+    2032: "an Interlay",
+    6094: "an Autonomys",
+    7391: "a Unique",
+    13116: "a Bittensor",  # registered, and not in use
+}
+_VERSION = re.compile(r"\b(transformers|torch|timm) (\d+(?:\.\d+){1,2})")
+# What transformers says where it, torch, or torch beside numpy 2 is too old.
+_TOO_OLD = ("does not recognize this architecture", "Unrecognized image processor", "torch.compiler")
+_TOO_OLD += ("requires the PyTorch library but it was not found", "Numpy is not available")
 _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
 
 def check_hotkey(hotkey: str) -> str:
-    """The hotkey, if it is an SS58 address of a 32-byte key with the right checksum.
+    """The hotkey, if it is an SS58 address of a 32-byte key with prefix 42 and the right checksum.
 
-    SS58 is base58 of a type byte or two, the key, and the first two bytes of blake2b-512 over `SS58PRE` and both
-    (docs.polkadot.com, "SS58 address format").
+    SS58 is base58 of a prefix of one byte or two, the key, and the first two bytes of blake2b-512 over `SS58PRE` and
+    both (docs.polkadot.com, "SS58 address format").
 
     Raises:
-        UserError: says what is wrong with it.
+        UserError: says what is wrong with it, and whose address it is where it is another network's.
     """
     number = 0
     for letter in hotkey:
@@ -48,15 +82,36 @@ def check_hotkey(hotkey: str) -> str:
         number = number * 58 + _BASE58.index(letter)
     content = number.to_bytes((number.bit_length() + 7) // 8, "big")
     content = b"\0" * (len(hotkey) - len(hotkey.lstrip("1"))) + content
-    kind = 2 if content and content[0] & 0b0100_0000 else 1
-    if len(content) != kind + 32 + 2:
+    first = content[0] if content else 0
+    key = len(content) - (2 if first >= 64 else 1) - 2
+    if first < 128 and key != 32:  # of the reserved first bytes nobody has said how long their addresses are
         raise UserError(
-            f"--hotkey {hotkey}: {max(0, len(content) - kind - 2)} bytes of key, 32 expected: an SS58 address such as "
-            "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY expected"
+            f"--hotkey {hotkey}: {max(0, key)} bytes of key, 32 expected: an SS58 address such as {EXAMPLE} expected"
         )
     if hashlib.blake2b(b"SS58PRE" + content[:-2]).digest()[:2] != content[-2:]:
         raise UserError(f"--hotkey {hotkey}: wrong checksum, a letter differs from the address: copy it again")
+    if first != PREFIX:
+        raise UserError(
+            f"--hotkey {hotkey}: {_owner(content)}; StreetVision's hotkeys have prefix {PREFIX}: give the hotkey as "
+            f"its wallet shows it, such as {EXAMPLE}"
+        )
     return hotkey
+
+
+def _owner(content: bytes) -> str:
+    """Whose address this is, by its prefix: `a Polkadot address (SS58 prefix 0)`."""
+    prefix = content[0]
+    if prefix >= 128:
+        return f"nobody's address (first byte {prefix} is reserved)"
+    if prefix >= 64:
+        # 14 bits: the lower 8 are 6 of the first byte and 2 of the second, the upper 6 the rest of the second.
+        prefix = (content[0] & 0x3F) << 2 | content[1] >> 6 | (content[1] & 0x3F) << 8
+        if prefix < 64:
+            return f"nobody's address (SS58 prefix {prefix} in two bytes, where one is right)"
+    if prefix in (46, 47):
+        return f"nobody's address (SS58 prefix {prefix} is reserved)"
+    network = NETWORKS.get(prefix, "another network's")
+    return f"{network} address (SS58 prefix {prefix})"
 
 
 def check_version(version: str) -> str:
@@ -104,9 +159,10 @@ def submission(
 
 
 def detector(repository: str) -> str:
-    """The text of `detector.yaml`, with which a client is pointed at the model."""
+    """The text of `detector.yaml`, with which a client is pointed at the model; it says where it goes."""
+    told = f"# Goes to {FOLDERS} of the network's code;\n# miner.env then says {SETTINGS}.\n"
     values = {"hf_repo": repository, "config_name": "config.json", "weights": "model.safetensors"}
-    return yaml.safe_dump(values, sort_keys=False)
+    return told + yaml.safe_dump(values, sort_keys=False)
 
 
 def check_client(
@@ -142,11 +198,12 @@ def check_client(
     if missing:
         raise UserError(f"StreetVision: a client gets the labels {', '.join(missing[0])}, and reads 'Roadwork'")
     differences = [abs(answer["Roadwork"] - p) for answer, p in zip(found["answers"], expected, strict=True)]
-    worst = max(differences)
-    if not worst <= tolerance:
+    worst = float(np.max(differences))
+    if not worst <= tolerance:  # NaN is refused too
         raise UserError(
-            f"StreetVision: called as the network does, photo {differences.index(worst)} of the proof gets a "
+            f"StreetVision: called as the network does, photo {np.argmax(differences)} of the proof gets a "
             f"probability that differs by {worst:.2g} from the run's ({tolerance:g} allowed): nothing was pushed"
+            f"{upgrade_hint(_versions_text(found['versions']))}"
         )
     return {
         "latency": found["latency"],
@@ -177,20 +234,38 @@ def _call(model: Any, photos: Sequence[bytes], *, python: Any, online: bool, sec
 
 
 def upgrade_hint(message: str) -> str:
-    """`; ` and what to upgrade to where a client's message shows that its transformers cannot know the model."""
-    found = re.match(r"transformers (\d+)\.(\d+)", message)  # as streetvision_client.py begins
-    old = found and (int(found[1]), int(found[2])) < tuple(map(int, UPGRADE.split(".")[:2]))
-    if old or "does not recognize this architecture" in message or "Unrecognized image processor" in message:
-        return f"; {pinned_line()}"
-    return ""
+    """`; ` and what to upgrade to where a client's message shows that what it has installed cannot run the model."""
+    found = {
+        name: tuple(map(int, version.split("."))) for name, version in _VERSION.findall(message.partition(":")[0])
+    }
+    least = {name: tuple(map(int, version.split("."))) for name, version in SMALLEST.items()}
+    if found.get("transformers", (4,))[0] >= 5:
+        least["timm"] = tuple(map(int, TIMM_FOR_5.split(".")))
+    old = any(found[name] < least[name] for name in found)
+    return f"; {pinned_line()}" if old or any(sign in message for sign in _TOO_OLD) else ""
+
+
+def _versions_text(versions: Mapping[str, str]) -> str:
+    """As `streetvision_client.py` begins what it says when it fails."""
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 def pinned_line() -> str:
-    """That the network's pinned environment cannot load the export, and what can."""
+    """That the network's pinned environments cannot run the export, and what can."""
+    tested = f"{SMALLEST['transformers']} with torch {SMALLEST['torch']} and timm {SMALLEST['timm']}"
     return (
-        f"transformers {PINNED}, which the network pins, knows neither DINOv3 nor timm's wrapper and cannot load this "
-        f"model; the smallest upgrade that was tested to work is transformers {UPGRADE} with timm {TIMM}"
+        f"transformers {PINNED}, which the network pins, knows neither DINOv3 nor timm's wrapper, and torch 2.2, "
+        "which its newest requirements for miners pin, can run no DINOv3; the smallest upgrade that was tested to "
+        f"work is transformers {tested} (with transformers 5: timm {TIMM_FOR_5})"
     )
+
+
+def submission_lines() -> list[str]:
+    """Where the two files go, for people."""
+    return [
+        f"detector.yaml goes to {FOLDERS} of the network's code; set {SETTINGS} in miner.env",
+        "model_card.json is there for whoever looks for it: since 2026-02 no code of the network reads it",
+    ]
 
 
 def latency_lines(found: Mapping[str, Any]) -> list[str]:

@@ -31,6 +31,17 @@ def load(model):
     )
 
 
+def versions():
+    """Versions of what a client needs, as far as it is installed; torch's without the name of its build."""
+    found = {}
+    for name in ("transformers", "torch", "timm"):
+        try:
+            found[name] = importlib.metadata.version(name).partition("+")[0]
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
 def answer(classify, image):
     """`{label: score}` as the client makes it of the pipeline's answer."""
     return {entry["label"]: entry["score"] for entry in classify(image)}
@@ -76,7 +87,8 @@ def main():
         classify = load(given.model)
     except Exception as error:  # the version is what explains it
         lines = str(error).strip().splitlines() or [""]
-        raise SystemExit(f"transformers {transformers.__version__}: {type(error).__name__}: {lines[0]}") from None
+        told = ", ".join(f"{name} {version}" for name, version in versions().items())
+        raise SystemExit(f"{told}: {type(error).__name__}: {lines[0]}") from None
     names = sorted(os.listdir(given.photos))
     answers = [answer(classify, Image.open(os.path.join(given.photos, name)).convert("RGB")) for name in names]
     measured = []
@@ -94,8 +106,7 @@ def main():
                     "p99": p99,
                 }
             )
-    versions = {name: importlib.metadata.version(name) for name in ("transformers", "torch", "timm")}
-    print(json.dumps({"answers": answers, "latency": measured, "versions": versions, "cores": os.cpu_count()}))
+    print(json.dumps({"answers": answers, "latency": measured, "versions": versions(), "cores": os.cpu_count()}))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Photos become batches, batches become logits: the one path that selection, calibration, test and `predict` share.
 
-A photo is read and prepared exactly as `pipeline("image-classification")` does it (`data.decode.client_photo`, then
-the image processor), so that a score here is a score at a client. Training has a faster path of its own
-(`training/views.py`).
+A photo is read and prepared exactly as `pipeline("image-classification")` does it (`data.decode.open_photo`, then
+the image processor), so that a score here is a score at a client; the photos that a client sees otherwise are
+counted where they are loaded (`data.client_view`). Training has a faster path of its own (`training/views.py`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from natix_hf.data.decode import client_photo
+from natix_hf.data.decode import open_photo
 from natix_hf.errors import PhotoError
 
 
@@ -28,7 +28,7 @@ def client_pixels(source: Any, processor: Any) -> torch.Tensor:
     Raises:
         PhotoError: the photo cannot be read.
     """
-    return processor(images=client_photo(source), return_tensors="pt")["pixel_values"][0]
+    return processor(images=open_photo(source), return_tensors="pt")["pixel_values"][0]
 
 
 def image_side(processor: Any) -> int:

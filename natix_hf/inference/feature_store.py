@@ -29,7 +29,7 @@ from filelock import FileLock, Timeout
 from natix_hf.errors import UserError
 from natix_hf.files import check_writable, replacing
 
-VERSION = 3  # raised when the same photo would give another record, or records are stored otherwise
+VERSION = 4  # raised when the same photo would give another record, or records are stored otherwise
 
 MOST_FILES = 65536  # open at once, where the system sets no limit
 

@@ -21,9 +21,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from natix_hf.data.augment import needs_whole_photo, training_view
-from natix_hf.data.copies import copy_side
-from natix_hf.data.decode import open_photo
+from natix_hf.data.augment import photo_for_view, training_view
 from natix_hf.inference.batches import ClientPhotos, Normalised, image_side, worker_threads
 from natix_hf.inference.feature_store import FeatureStore, Record
 from natix_hf.inference.passes import Passes
@@ -147,9 +145,8 @@ class FixedViewPhotos(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         row, view = self.rows[index], self.view
-        enough = None if needs_whole_photo(view.augment) else copy_side(self.size)
         pixels = training_view(
-            open_photo(row["image"], min_side=enough),
+            photo_for_view(row["image"], view.augment, self.size),
             augment=view.augment,
             image_size=self.size,
             seed=view.seed,

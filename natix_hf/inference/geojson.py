@@ -6,19 +6,21 @@ Whoever asks for this file wants coordinates in it; nothing else here writes any
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from natix_hf.data.decode import photo_exif
+from natix_hf.data.exif import CAMERA, GPS, readable_tags
 from natix_hf.files import replacing
 from natix_hf.inference.onnx_model import OnnxClassifier
 from natix_hf.inference.prediction import Prediction, Written
 from natix_hf.modeling.adapter_natix_dinov3 import fingerprint
 
-GPS, EXIF = 0x8825, 0x8769  # blocks of tags
 LATITUDE_REF, LATITUDE, LONGITUDE_REF, LONGITUDE = 1, 2, 3, 4
 TAKEN, ZONE = 0x9003, 0x9011  # DateTimeOriginal, OffsetTimeOriginal
 
@@ -35,7 +37,7 @@ def place_of(exif: Image.Exif) -> tuple[float, float] | None:
 
     `0, 0`, what a receiver without a fix writes, is none.
     """
-    tags = exif.get_ifd(GPS)
+    tags = readable_tags(exif, GPS)
     try:
         latitude, longitude = _degrees(tags[LATITUDE]), _degrees(tags[LONGITUDE])
     except (KeyError, TypeError, ValueError, ZeroDivisionError):
@@ -55,12 +57,13 @@ def _degrees(parts: Sequence[float]) -> float:
 
 def time_of(exif: Image.Exif) -> str | None:
     """When the photo was taken, as `YYYY-MM-DDThh:mm:ss` with the zone where the camera wrote one; else None."""
-    tags = exif.get_ifd(EXIF)
-    text = str(tags.get(TAKEN, "")).strip("\0 ")
-    if len(text) < 19 or text.startswith("0000"):
+    tags = readable_tags(exif, CAMERA)
+    try:
+        taken = datetime.strptime(str(tags.get(TAKEN, "")).strip("\0 ")[:19], "%Y:%m:%d %H:%M:%S")
+    except ValueError:  # none, `0000:00:00 00:00:00` of a clock that was never set, or no time at all
         return None
-    zone = str(tags.get(ZONE, "")).strip("\0 ")
-    return text[:10].replace(":", "-") + "T" + text[11:19] + zone
+    zone = re.fullmatch(r"Z|[+-]\d\d:\d\d", str(tags.get(ZONE, "")).strip("\0 "))
+    return taken.isoformat() + (zone[0] if zone else "")
 
 
 def write_geojson(

@@ -16,11 +16,14 @@ from tqdm.auto import tqdm
 
 from natix_hf.decision.temperature import softmax
 from natix_hf.errors import UserError, one_line
-from natix_hf.files import read_json, replacing
+from natix_hf.files import only_a_path, read_json, replacing
 from natix_hf.inference.batches import logits_of, photo_batches
 from natix_hf.inference.onnx_model import GRAPH, OnnxClassifier
-from natix_hf.modeling.checkpoints import PICKLES
+from natix_hf.modeling.checkpoints import PICKLES, check_finite
 from natix_hf.modeling.packed_linear import packed_linears
+
+# Words that pandas takes for a missing value, quoted or not.
+MISSING = ("None", "NA", "N/A", "n/a", "NaN", "nan", "-NaN", "-nan", "NULL", "null", "<NA>", "#NA", "#N/A", "#N/A N/A")
 
 
 class Prediction(NamedTuple):
@@ -59,7 +62,7 @@ def load_classifier(name_or_path: str) -> tuple[Any, Any]:
     """
     from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
-    if name_or_path.startswith((".", "/", "~")) or name_or_path.count("/") > 1:
+    if only_a_path(name_or_path):
         path = Path(name_or_path).expanduser()
         if not path.is_dir():
             raise UserError(f"{name_or_path}: no such folder")
@@ -79,7 +82,9 @@ def load_classifier(name_or_path: str) -> tuple[Any, Any]:
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"{name_or_path}: no model that can be loaded: {one_line(error)}") from None
+        absent = "" if run.is_dir() else "no such folder, and as a Hub id "
+        raise UserError(f"{name_or_path}: {absent}no model that can be loaded: {one_line(error)}") from None
+    check_finite(name_or_path, model)
     return model.eval(), processor
 
 
@@ -137,6 +142,17 @@ def predict_photos(
                     found[i] = Prediction(names[i], p, None, int(scores.argmax()), asks)
             progress.update(len(found))
             yield from (found[i] for i in sorted(found))
+
+
+def missing_line(output: Path, labels: Sequence[str]) -> str | None:
+    """How to read a CSV with a class whose name pandas takes for a missing value; None where there is none."""
+    odd = [label for label in labels if label in MISSING]
+    if output.suffix != ".csv" or not odd:
+        return None
+    return (
+        f"note: pandas reads the class {odd[0]} as a missing value, quoted or not: "
+        f"pandas.read_csv('{output.name}', keep_default_na=False) keeps it, and so does a .jsonl"
+    )
 
 
 def write_rows(

@@ -21,8 +21,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from natix_hf.data.challenge import PROFILES, apply_challenge, check_profile, draw_challenge
-from natix_hf.data.decode import client_photo
+from natix_hf.data.challenge import PROFILES, apply_challenge, cached_photo, check_profile, draw_challenge
 from natix_hf.data.distortions import SEVERITIES
 from natix_hf.inference.batches import client_pixels, logits_of
 from natix_hf.modeling.packed_linear import packed_linears
@@ -73,7 +72,7 @@ def sent_photo(image: Image.Image, case: Case, row_id: str) -> Image.Image:
     """A photo as it is sent.
 
     Args:
-        image: RGB, as `data.decode.client_photo` gives it.
+        image: as `data.challenge.cached_photo` gives it.
         case: the way.
         row_id: of the photo.
     """
@@ -101,7 +100,7 @@ class SentPhotos(Dataset):
         number, case = divmod(index, len(self.cases))
         if self._last is None or self._last[0] != number:
             row = self.rows[number]
-            self._last = (number, row, client_photo(row["image"]))
+            self._last = (number, row, cached_photo(row["image"]))
         _, row, image = self._last
         pixels = client_pixels(sent_photo(image, self.cases[case], row["id"]), self.processor)
         return {"pixel_values": pixels, "labels": row["label"]}

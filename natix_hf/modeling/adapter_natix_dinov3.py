@@ -35,6 +35,34 @@ def fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
+def adapter_fingerprint(weights: Mapping[str, torch.Tensor]) -> str | None:
+    """The blake2b-128 of the values of an adapter's matrices, whatever they are called; None where there are none.
+
+    Args:
+        weights: a state dict, with the names of a file or of a model; what lies beside the matrices is left out.
+    """
+    matrices = [{"": tensor} for name, tensor in weights.items() if ".lora_" in name]
+    whole = "".join(sorted(fingerprint(matrix) for matrix in matrices))
+    return hashlib.blake2b(whole.encode(), digest_size=16).hexdigest() if matrices else None
+
+
+def refuse_merged(merged: str | None, weights: Mapping[str, torch.Tensor]) -> None:
+    """Keep an adapter from being added to weights that it is in already.
+
+    Args:
+        merged: `merged_adapter` of the model's config.
+        weights: what is about to be loaded.
+
+    Raises:
+        ValueError: it is that adapter.
+    """
+    if merged is not None and adapter_fingerprint(weights) == merged:
+        raise ValueError(
+            "this adapter is merged into the weights of this model already, and would be applied twice: use the model "
+            "as it is, or load the adapter onto the base that its adapter_config.json names"
+        )
+
+
 def exported_adapter(name_or_path: Any, adapter_kwargs: Mapping[str, Any] | None) -> str | None:
     """The folder or Hub id of an adapter that was exported with a configuration of its own, else None.
 
@@ -70,6 +98,17 @@ def _read(name_or_path: str, file: str, adapter_kwargs: Mapping[str, Any] | None
         return None
     with open(path, encoding="utf-8") as text:
         return json.load(text)
+
+
+def _read_weights(path: str) -> dict[str, torch.Tensor]:
+    return importlib.import_module("safetensors.torch").load_file(path)
+
+
+def refuse_merged_file(merged: str | None, adapter: str, adapter_kwargs: Mapping[str, Any] | None = None) -> None:
+    """As `refuse_merged`, for an adapter in a folder or a repository."""
+    path = _find(adapter, "adapter_model.safetensors", adapter_kwargs) if merged is not None else None
+    if path is not None:
+        refuse_merged(merged, _read_weights(path))
 
 
 def load_exported_adapter(
@@ -112,6 +151,7 @@ def load_exported_adapter(
     model = importlib.import_module("peft").PeftModel.from_pretrained(model, folder).merge_and_unload()
     model.requires_grad_(True)
     model.check_calibration()
+    model.config.merged_adapter = adapter_fingerprint(_read_weights(weights))
     model.name_or_path = model.config.name_or_path = adapter
     return model.to(dtype).eval()
 

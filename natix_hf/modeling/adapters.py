@@ -16,6 +16,7 @@ from torch import nn
 
 from natix_hf.errors import UserError, one_line
 from natix_hf.files import read_json, write_json
+from natix_hf.modeling.adapter_natix_dinov3 import adapter_fingerprint, fingerprint
 from natix_hf.modeling.modeling_natix_dinov3 import NatixDinov3ForImageClassification
 
 BLOCKS = "backbone.model.layer"
@@ -82,6 +83,7 @@ def add_lora(
     if lora_init not in INITS:
         reasons = [f", {why}" for name, why in NOT_INITS.items() if str(lora_init).startswith(name)]
         raise UserError(f"lora_init: {lora_init} given, {', '.join(INITS)} expected{''.join(reasons)}")
+    base = None if model.device.type == "meta" else fingerprint(model.backbone.state_dict())
     adapted = range(layers - last_blocks, layers - unfreeze_last_blocks)
     targets = _targets(model, lora_target_modules, adapted)
     whole = _whole_modules(model, ["head", *(lora_modules_to_save or ())])
@@ -106,6 +108,7 @@ def add_lora(
     except (ValueError, TypeError) as error:
         raise UserError(f"LoRA options: {one_line(error)}") from None
     _freeze_mask_token(peft_model)
+    peft_model.base_fingerprint = base
     # What pissa and olora took out of the frozen weights; `save_adapter` puts it back.
     peft_model.taken = {}
     if lora_init in ("pissa", "olora"):
@@ -171,10 +174,7 @@ def save_adapter(peft_model: PeftModel, folder: str | Path) -> None:
     peft_model.save_pretrained(folder)
     if not peft_model.taken:
         return
-    weights = load_file(folder / "adapter_model.safetensors")
-    for name, taken in peft_model.taken.items():
-        now, taken = weights[name], taken.to(weights[name].dtype)
-        weights[name] = torch.cat([now, taken], dim=0) if ".lora_A." in name else torch.cat([now, -taken], dim=1)
+    weights = _published(load_file(folder / "adapter_model.safetensors"), peft_model.taken)
     save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     config = read_json(folder / "adapter_config.json")
     # The scale stays: alpha / r, or alpha / sqrt(r) where it is rank-stabilised.
@@ -183,12 +183,24 @@ def save_adapter(peft_model: PeftModel, folder: str | Path) -> None:
     write_json(folder / "adapter_config.json", config)
 
 
+def _published(weights: dict[str, torch.Tensor], taken: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors of an adapter for the checkpoint as it is published; see `save_adapter`."""
+    weights = dict(weights)
+    for name, before in taken.items():
+        now, before = weights[name], before.to(weights[name])
+        weights[name] = torch.cat([now, before], dim=0) if ".lora_A." in name else torch.cat([now, -before], dim=1)
+    return weights
+
+
 def merge_lora(peft_model: PeftModel) -> NatixDinov3ForImageClassification:
     """Fold the adapters into the backbone, in place; the trained head stays, with its calibration.
 
-    Save the adapter first: the adapters are gone afterwards.
+    Save the adapter first: the adapters are gone afterwards. Which one it was is noted in the config, so that it is
+    not added to these weights once more.
     """
+    merged = adapter_fingerprint(_published(get_peft_model_state_dict(peft_model), peft_model.taken))
     model = peft_model.merge_and_unload()
+    model.config.merged_adapter = merged
     model.adopt_calibration()
     return model
 
@@ -215,5 +227,5 @@ def load_adapter(
         raise UserError(f"the adapter in {folder} doesn't fit the model: {one_line(error)}") from None
     model.adopt_adapter()
     _freeze_mask_token(peft_model)
-    peft_model.taken = {}
+    peft_model.taken, peft_model.base_fingerprint = {}, None
     return peft_model

@@ -29,6 +29,7 @@ from transformers import DINOv3ViTConfig, DINOv3ViTImageProcessor, DINOv3ViTMode
 from transformers.integrations.hub_kernels import allow_all_hub_kernels
 
 from natix_hf.errors import UserError
+from natix_hf.files import only_a_path
 from natix_hf.modeling import timm_keys
 from natix_hf.modeling.configuration_natix_dinov3 import NatixDinov3Config
 from natix_hf.modeling.modeling_natix_dinov3 import NatixDinov3ForImageClassification, NatixDinov3Head
@@ -56,7 +57,7 @@ def local_folder(name_or_path: str, files: Sequence[str] = SETTINGS, revision: s
     where = f"model_name_or_path {name_or_path!r}"
     if path.exists():
         raise UserError(f"{where} is a file: give the folder that holds config.json and model.safetensors")
-    if name_or_path.startswith((".", "/", "~", "builtin:")) or name_or_path.count("/") > 1 or "\\" in name_or_path:
+    if only_a_path(name_or_path) or name_or_path.startswith("builtin:"):
         raise UserError(f"{where}: no such file or folder; give a folder with config.json or a Hub id (owner/name)")
     page = f"{constants.ENDPOINT}/{name_or_path}"
     try:
@@ -77,9 +78,15 @@ def local_folder(name_or_path: str, files: Sequence[str] = SETTINGS, revision: s
         ) from None
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, ConnectionError, TimeoutError) as error:
         raise UserError(
-            f"{where} is not in the cache and {constants.ENDPOINT} can't be reached ({type(error).__name__}): "
-            "connect to the network (and unset HF_HUB_OFFLINE), or give a local folder"
+            f"{where}: no such folder here; and as a model on the Hub it is not in the cache and {constants.ENDPOINT} "
+            f"can't be reached ({type(error).__name__}): connect (and unset HF_HUB_OFFLINE), or give a local folder"
         ) from None
+
+
+def base_place(name_or_path: str) -> str:
+    """How the configuration of an adapter names its base: a folder by its whole path, what the Hub has by its id."""
+    path = BUILTIN.get(name_or_path, Path(name_or_path).expanduser())
+    return str(path.absolute()) if path.is_dir() else name_or_path
 
 
 def read_config(name_or_path: str, revision: str | None = None) -> dict[str, Any]:
@@ -142,7 +149,21 @@ def _strictly(model_class: type[PreTrainedModel], name: str, path: Path | None, 
             f"model_name_or_path {name!r}: its weights don't fit its config.json: {'; '.join(faults)}; "
             "take both files from the same checkpoint"
         )
+    check_finite(f"model_name_or_path {name!r}", model)
     return model
+
+
+def check_finite(where: str, model: torch.nn.Module) -> None:
+    """Raise `UserError` where a weight is NaN or infinite; all that such a model computes is NaN."""
+    bad = {name: int((~p.isfinite()).sum()) for name, p in model.named_parameters() if not p.isfinite().all()}
+    bad = {name: count for name, count in bad.items() if not name.endswith("mask_token")}
+    if bad:
+        name, count = next(iter(bad.items()))
+        more = f" and {len(bad) - 1} other tensors" if len(bad) > 1 else ""
+        raise UserError(
+            f"{where}: its weights hold NaN or infinite values ({count} in {name}{more}): download the checkpoint "
+            "again, or take one from before its training diverged"
+        )
 
 
 def load_backbone(
@@ -213,6 +234,7 @@ def load_processor(
     shape: dict[str, Any] = {"size": square, "do_center_crop": False, "crop_size": None}
     if resize == "crop":
         shape = {"size": {"shortest_edge": image_size}, "do_center_crop": True, "crop_size": square}
+    shape["do_convert_rgb"] = True  # for whoever calls it without `pipeline` on a photo with transparency
     if "pretrained_cfg" in config and timm_keys.is_timm_dinov3(config):  # else a stock export, with a file of its own
         source = config["pretrained_cfg"]
         return DINOv3ViTImageProcessor(**shape, image_mean=list(source["mean"]), image_std=list(source["std"]))
@@ -234,6 +256,7 @@ def build_model(
     head: str = "linear",
     head_hidden_size: int | None = None,
     head_dropout: float = 0.0,
+    reuse_head: bool = False,
     attn_implementation: str = "sdpa",
     trust_remote_code: bool = False,
     revision: str | None = None,
@@ -246,6 +269,7 @@ def build_model(
         name_or_path: as in `load_backbone`.
         label_names: one name per class id, in order.
         pooling, feature_layers, head, head_hidden_size, head_dropout: as in `NatixDinov3Config`.
+        reuse_head: take a run's head also where its classes have other names, in the same order.
         attn_implementation, trust_remote_code, revision, rope_augmentation: as in `load_backbone`.
         seed: for the weights of a new head; the global random state is left alone.
 
@@ -260,7 +284,8 @@ def build_model(
             "head_hidden_size": head_hidden_size,
         }
         options = {"attn_implementation": attn_implementation, "allow_all_kernels": trust_remote_code}
-        model = _continued(name_or_path, _weights_folder(name_or_path, revision), list(label_names), wanted, options)
+        folder = _weights_folder(name_or_path, revision)
+        model = _continued(name_or_path, folder, list(label_names), wanted, options, reuse_head=reuse_head)
         model.config.head_dropout = model.head.dropout.p = head_dropout
         _set_rope_noise(model.config.backbone_config, rope_augmentation)
     else:
@@ -299,7 +324,13 @@ def build_model(
 
 
 def _continued(
-    name: str, folder: Path, label_names: list[str], wanted: dict[str, Any], options: dict[str, Any]
+    name: str,
+    folder: Path,
+    label_names: list[str],
+    wanted: dict[str, Any],
+    options: dict[str, Any],
+    *,
+    reuse_head: bool,
 ) -> NatixDinov3ForImageClassification:
     """A run's model with its head, ready to be trained on: classes named as in the data, calibration taken off."""
     config = NatixDinov3Config.from_pretrained(folder)
@@ -313,7 +344,14 @@ def _continued(
     if set(known) == set(label_names) and known != label_names:
         raise UserError(
             f"{where}: the model's classes are {', '.join(known)}, the data has them in another order "
-            f"({', '.join(label_names)}): set label_names to the model's order"
+            f"({', '.join(label_names)}): set label_names to the model's order (--label_names {' '.join(known)})"
+        )
+    if known != label_names and not reuse_head:
+        pairs = ", ".join(f"{old} -> {new}" for old, new in zip(known, label_names) if old != new)
+        raise UserError(
+            f"{where}: the model's classes are {', '.join(known)}, the data's {', '.join(label_names)}: its head "
+            f"would go on under other names ({pairs}): add --reuse_head true if that is meant, name the data's "
+            "classes as the model does, or start from a backbone"
         )
     for option, value in wanted.items():
         if value != getattr(config, option):

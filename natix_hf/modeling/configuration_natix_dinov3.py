@@ -37,9 +37,10 @@ class NatixDinov3Config(PreTrainedConfig):
             `abstain_band` (`[low, high]` on the calibrated probability of `positive`, between which a person
             decides; or None).
 
-    > Parameters of an exported adapter
+    > Parameters of adapters
 
-        adapter_base: fingerprint of the backbone that the adapter beside this file was trained on; else None.
+        adapter_base: of an adapter: fingerprint of the backbone that it was trained on; else None.
+        merged_adapter: of a model with its adapter in the weights: fingerprint of that adapter; else None.
 
     Raises:
         ValueError: a value outside these ranges, or a calibration whose length is not the number of classes.
@@ -61,6 +62,7 @@ class NatixDinov3Config(PreTrainedConfig):
     isotonic: list | None = None
     decision: dict | None = None
     adapter_base: str | None = None
+    merged_adapter: str | None = None
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)

@@ -68,7 +68,10 @@ def _made_trainable(model: NatixDinov3ForImageClassification, method: str, lora:
         return add_lora(model, **lora)
     for option in ("unfreeze_last_blocks", "lora_train_norms"):
         if lora.get(option):
-            raise UserError(f"{option} goes with adapters, and method {method} has none: use method lora")
+            raise UserError(
+                f"{option} goes with adapters, and method {method} has none: use --method lora, or leave it out with "
+                f"--{option} {'0' if option == 'unfreeze_last_blocks' else 'false'}"
+            )
     if method == "probe":
         freeze_for_probe(model)
     return model

@@ -17,7 +17,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, ImageClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
-from .adapter_natix_dinov3 import exported_adapter, load_exported_adapter
+from .adapter_natix_dinov3 import exported_adapter, load_exported_adapter, refuse_merged, refuse_merged_file
 from .configuration_natix_dinov3 import NatixDinov3Config
 
 # The coarsest precision a checkpoint may be stored in is bfloat16: 8 bits of mantissa.
@@ -87,6 +87,10 @@ class NatixDinov3Head(nn.Module):
         return logits / self.temperature + self.logit_bias
 
 
+def _refuse_merged(model: nn.Module, state_dict: Mapping[str, Tensor], *_: Any) -> None:
+    refuse_merged(model.config.merged_adapter, state_dict)
+
+
 class NatixDinov3ForImageClassification(PreTrainedModel):
     """Any DINOv3 ViT with a classification head that owns its calibration."""
 
@@ -113,6 +117,7 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
         # Used by masked pre-training only: it never gets a gradient here, and DDP waits for every gradient.
         self.backbone.embeddings.mask_token.requires_grad_(False)
         self.head = NatixDinov3Head(config)
+        self.register_load_state_dict_pre_hook(_refuse_merged)  # which peft calls, far from our own methods
         self.post_init()
 
     @torch.no_grad()
@@ -302,6 +307,12 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
         else:
             model.check_calibration()
         return loaded
+
+    def load_adapter(self, peft_model_id: str | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As in transformers, but an adapter that is merged into the weights is refused."""
+        if peft_model_id is not None:
+            refuse_merged_file(self.config.merged_adapter, str(peft_model_id), kwargs.get("adapter_kwargs"))
+        return super().load_adapter(peft_model_id, *args, **kwargs)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         """As in torch, with names as on disk or as in memory.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+KEPT_NONE = "no calibrator, none predicted held-out groups clearly better"
 LABELS = {"accuracy": "accuracy", "mcc": "MCC", "nll": "NLL", "ece": "ECE"}
 
 
@@ -19,6 +20,8 @@ def calibration_lines(calibration: Mapping[str, Any], names: Sequence[str] | Non
         Lines without line ends; of a calibration with neither prior nor threshold only one.
     """
     lines = _calibrator(calibration)
+    if calibration.get("sent"):
+        lines.append(f"  {calibration['calibrate_on']} sent: {calibration['sent']}")
     if calibration.get("compared"):
         lines += _compared(calibration["compared"])
     names = names or [f"class {k}" for k in range(len(calibration.get("logit_bias", ())))]
@@ -68,10 +71,7 @@ def _calibrator(calibration: Mapping[str, Any]) -> list[str]:
         figures = ", ".join(f"{entry['calibrator']} {entry['cv_nll']:.4f}" for entry in compared)
         lines = [f"NLL on held-out groups of {calibration['fitted_on']}: {figures}: {calibration['calibrator']} taken"]
     if not calibration["kept"]:
-        left = f"the logits stay as they are, NLL {calibration['nll_before']:.4f}"
-        if calibration["calibrator"] == "temperature":
-            left = f"T = 1, no temperature lowered the NLL of {calibration['nll_before']:.4f}"
-        return [*lines, f"{where}: {left}"]
+        return [*lines, f"{where}: {KEPT_NONE}, NLL {calibration['nll_before']:.4f}"]
     temperature = calibration["temperature"]
     fitted = {
         "temperature": lambda: f"T = {temperature if isinstance(temperature, float) else temperature[0]:.3f}",
@@ -115,15 +115,17 @@ def _prior(calibration: Mapping[str, Any], names: Sequence[str]) -> str:
 
 def _threshold(calibration: Mapping[str, Any]) -> str:
     choice = calibration["threshold_choice"]
+    held = choice.get("held_out")
+    elsewhere = f" ({held['value']:.3f} on held-out groups)" if held else ""
     used = (
         f"used, moved to 0.5 by a bias of {calibration['threshold_bias'][calibration['positive']]:+.3f}"
         if calibration["folded"]
-        else "not used (fold_threshold), decisions are at 0.5"
+        else "not used, decisions are at 0.5"
     )
     return (
         f"best threshold for {choice['metric']}: {choice['threshold']:.3f} (95 % interval {choice['low']:.3f} to "
         f"{choice['high']:.3f}; {choice['n']} photos, {choice['groups']} groups), {choice['measures']} "
-        f"{choice['at_half']:.3f} at 0.5 -> {choice['value']:.3f} there; {used}"
+        f"{choice['at_half']:.3f} at 0.5 -> {choice['value']:.3f} there{elsewhere}; {used}"
     )
 
 

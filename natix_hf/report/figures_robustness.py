@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from natix_hf.report.figures import BLUE, GREY, ORANGE, new_figure, save_figure
+from natix_hf.report.reward import HALTED
+from natix_hf.report.robustness import sent_text
+
+WIDE = 90  # letters of a line below a picture
 
 
 def robustness(document: Mapping[str, Any], path: str | Path, metric: str = "mcc") -> None:
@@ -42,8 +47,15 @@ def robustness(document: Mapping[str, Any], path: str | Path, metric: str = "mcc
         axes.set_title(profile["profile"], fontsize=10, loc="left")
     panels[0].legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1))
     unit = f"{name} on {document['split']} with {document['level'] * 100:g} % intervals"
-    panels[-1].set_xlabel(f"{unit} ({document['n']} photos, {document['groups']} groups)")
+    told = [f"{unit} ({document['n']} photos, {document['groups']} groups)", *_sent(profiles)]
+    panels[-1].set_xlabel("\n".join(told), fontsize=8)
     save_figure(figure, path)
+
+
+def _sent(profiles: Sequence[Mapping[str, Any]]) -> list[str]:
+    """How the photos of the profiles were sent, as lines below a picture."""
+    sent = sent_text(profiles)
+    return textwrap.wrap(f"sent: {sent}", WIDE) if sent else []
 
 
 def _case_name(case: Mapping[str, Any]) -> str:
@@ -101,9 +113,9 @@ def reward(document: Mapping[str, Any], path: str | Path) -> None:
     names = [_entry_name(entry) for entry in entries]
     axes.set_yticks(range(len(entries)), names, fontsize=8)
     axes.set(ylim=(len(entries) - 0.4, -0.6), xlim=(None, 1.005))
-    axes.set_xlabel(
-        f"simulated reward, equal classes, {document['days']} days of {document['challenges']} challenges", fontsize=9
-    )
+    days = f"{document['days']} days of {document['challenges']} challenges"
+    told = [f"simulated reward, equal classes, {days}", *textwrap.wrap(HALTED, WIDE), *_sent(entries)]
+    axes.set_xlabel("\n".join(told), fontsize=8)
     axes.legend(frameon=False, fontsize=7.5, loc="lower right", bbox_to_anchor=(1.0, 1.0))
     save_figure(figure, path)
 

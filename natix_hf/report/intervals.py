@@ -16,7 +16,15 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import scipy.special
 
-from natix_hf.report.metrics import METRICS, checked, classification_metrics, confidence_gaps, judged_classes, log_odds
+from natix_hf.report.metrics import (
+    METRICS,
+    checked,
+    classification_metrics,
+    confidence_gaps,
+    confusion_figures,
+    judged_classes,
+    log_odds,
+)
 from natix_hf.resampling import group_numbers, times_drawn
 
 ECE_BINS = 15
@@ -295,32 +303,13 @@ def _resampled(
         defined = ~np.isnan(aurocs)
         with np.errstate(invalid="ignore"):
             auroc = np.where(defined, aurocs, 0.0).sum(axis=0) / defined.sum(axis=0)
-            figures = _from_confusion(confusion) | {
+            figures = confusion_figures(confusion) | {
                 "auroc": auroc,
                 "log_loss": (times @ losses)[:, 0] / size,
                 "ece": np.abs(times @ gap_sums).sum(axis=1) / size,
             }
         parts.append({name: np.where(size > 0, values, np.nan) for name, values in figures.items()})
     return {name: np.concatenate([part[name] for part in parts]) for name in METRICS}
-
-
-def _from_confusion(confusion: np.ndarray) -> dict[str, np.ndarray]:
-    """Accuracy, balanced accuracy, macro F1 and MCC of confusion matrices `(b, classes, classes)`, each `(b,)`."""
-    size = confusion.sum(axis=(1, 2))
-    right = np.diagonal(confusion, axis1=1, axis2=2)  # (b, classes)
-    of_label, of_decision = confusion.sum(axis=2), confusion.sum(axis=1)
-    occurs, seen = of_label > 0, of_label + of_decision > 0
-    hits = right.sum(axis=1)
-    recall = np.divide(right, of_label, out=np.zeros_like(right), where=occurs)
-    f1 = np.divide(2 * right, of_label + of_decision, out=np.zeros_like(right), where=seen)
-    covariance = hits * size - (of_label * of_decision).sum(axis=1)
-    spread = (size**2 - (of_label**2).sum(axis=1)) * (size**2 - (of_decision**2).sum(axis=1))
-    return {
-        "accuracy": hits / size,
-        "balanced_accuracy": recall.sum(axis=1) / occurs.sum(axis=1),
-        "macro_f1": f1.sum(axis=1) / seen.sum(axis=1),
-        "mcc": np.divide(covariance, np.sqrt(spread), out=np.zeros_like(size), where=spread > 0),
-    }
 
 
 def _weighted_auroc(scores: np.ndarray, is_positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -356,7 +345,7 @@ def _flawless_lows(
     if values["accuracy"] == 1.0:
         shares = np.array([np.mean(labels == k) for k in present])
         confusion = np.diag(recall) + (1 - np.eye(len(present))) * ((1 - recall) / (len(present) - 1))[:, None]
-        bounds = _from_confusion((confusion * shares[:, None])[None])
+        bounds = confusion_figures((confusion * shares[:, None])[None])
         lows = {name: float(bound[0]) for name, bound in bounds.items()}
         lows["accuracy"] = float(alpha ** (1 / len(np.unique(group_of_row))))
     if values["auroc"] == 1.0:

@@ -6,8 +6,6 @@ Knows arrays only. Classes that do not occur among the labels are treated as sci
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import scipy.special
 import sklearn.metrics
@@ -43,19 +41,34 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray, positive: int
     """
     logits, labels = checked(logits, labels)
     predicted = logits.argmax(axis=1)
-    with warnings.catch_warnings():
-        # "y_pred contains classes not in y_true": the documented behaviour above, nothing to warn of.
-        warnings.filterwarnings("ignore", category=UserWarning, module="sklearn")
-        balanced_accuracy = sklearn.metrics.balanced_accuracy_score(labels, predicted)
+    classes = logits.shape[1]
+    confusion = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(1, classes, classes)
+    decided = confusion_figures(confusion.astype(np.float64))
     log_probabilities = scipy.special.log_softmax(logits, axis=1)
     return {
-        "accuracy": float(np.mean(predicted == labels)),
-        "balanced_accuracy": float(balanced_accuracy),
-        "macro_f1": float(sklearn.metrics.f1_score(labels, predicted, average="macro", zero_division=0)),
-        "mcc": float(sklearn.metrics.matthews_corrcoef(labels, predicted)),
+        **{name: float(values[0]) for name, values in decided.items()},
         "auroc": _auroc(logits, labels, positive),
         "log_loss": float(-np.mean(log_probabilities[np.arange(len(labels)), labels])),
         "ece": expected_calibration_error(np.exp(log_probabilities), labels),
+    }
+
+
+def confusion_figures(confusion: np.ndarray) -> dict[str, np.ndarray]:
+    """Accuracy, balanced accuracy, macro F1 and MCC of confusion matrices `(b, classes, classes)`, each `(b,)`."""
+    size = confusion.sum(axis=(1, 2))
+    right = np.diagonal(confusion, axis1=1, axis2=2)  # (b, classes)
+    of_label, of_decision = confusion.sum(axis=2), confusion.sum(axis=1)
+    occurs, seen = of_label > 0, of_label + of_decision > 0
+    hits = right.sum(axis=1)
+    recall = np.divide(right, of_label, out=np.zeros_like(right), where=occurs)
+    f1 = np.divide(2 * right, of_label + of_decision, out=np.zeros_like(right), where=seen)
+    covariance = hits * size - (of_label * of_decision).sum(axis=1)
+    spread = (size**2 - (of_label**2).sum(axis=1)) * (size**2 - (of_decision**2).sum(axis=1))
+    return {
+        "accuracy": hits / size,
+        "balanced_accuracy": recall.sum(axis=1) / occurs.sum(axis=1),
+        "macro_f1": f1.sum(axis=1) / seen.sum(axis=1),
+        "mcc": np.divide(covariance, np.sqrt(spread), out=np.zeros_like(size), where=spread > 0),
     }
 
 

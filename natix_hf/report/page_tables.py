@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from natix_hf.report.charts import Chart, Table
+from natix_hf.report.reward import HALTED, SENT_LAST
+from natix_hf.report.robustness import sent_text
 from natix_hf.report.summary import LABELS, figure_text, interval_text
 
 SHOWN = ("mcc", "accuracy", "balanced_accuracy", "auroc", "ece")
@@ -22,11 +24,12 @@ def robustness_table(document: Mapping[str, Any]) -> dict[str, Any]:
             for case in one["cases"]
         ),
     ]
-    latency = document["latency"]
+    latency, sent = document["latency"], sent_text(document["profiles"])
     return {
         "text": f"The same photos as a challenge sends them: {document['n']} photos in {document['groups']} groups of "
         f"{document['split']}; {100 * document['level']:g}\u00a0% intervals from {document['resamples']} resamples of "
-        "whole groups. A profile is a guess at what a validator does, with its date.",
+        f"whole groups. A profile is a guess at what a validator does, with its date"
+        f"{f'; sent: {sent}' if sent else ''}.",
         "heads": [LABELS[name] for name in SHOWN],
         "rows": rows,
         "latency": latency
@@ -63,7 +66,7 @@ def robustness_chart(document: Mapping[str, Any]) -> Chart | None:
         y_label="MCC",
         count_x=True,
         note=f"{document['n']} photos in {document['groups']} groups; bands are {100 * document['level']:g}\u00a0% "
-        "intervals.",
+        f"intervals. {sent_text(document['profiles'])}",
     )
     for (name, cases), style in zip(found, styles):
         level = [case["level"] for case in cases]
@@ -99,11 +102,13 @@ def reward_table(document: Mapping[str, Any]) -> dict[str, Any]:
                 _cell(entry["percentile"], "{:.0f}"),
             ]
         rows.append(row)
+    sent = sent_text(document["entries"])
     return {
         "text": f"What the decisions at 0.5 would have been paid on {document['split']}: {document['days']} simulated "
-        f"days of {document['challenges']} challenges (assumed), half of them {document['positive_label']}. Intervals "
+        f"days of {document['challenges']} challenges, half of them {document['positive_label']}. Intervals "
         f"of {100 * document['level']:g}\u00a0% from {document['resamples']} resamples of whole groups; the "
-        "score's range holds nine days in ten.",
+        f"score's range holds nine days in ten. Nobody is paid it: {HALTED}. Of what was sent: {SENT_LAST}."
+        f"{f' Sent: {sent}.' if sent else ''}",
         "heads": [*heads, "% of field below"],
         "rows": rows,
         "field": f"Field: {field['name']}, {field['n']} participants, mean score {field['mean']:.3f}"

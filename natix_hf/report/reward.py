@@ -1,8 +1,8 @@
 """StreetVision's reward, simulated for a classifier's own decisions: what a participant would have been paid.
 
-Written from the public description of the task as it stood between 2025 and May 2026; the last state seen gives all
-rewards to nobody, so a figure from here says how good the decisions are in the network's own unit and promises no
-pay. Knows arrays only; the scores of other participants come from `field.py`.
+Written from the public description of the task as it stood between 2025 and May 2026. The network is halted since then
+(`HALTED`), so a figure from here says how good the decisions are in the network's own unit and promises no pay. Knows
+arrays only; the scores of other participants come from `field.py`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,23 @@ from scipy.signal import lfilter
 from scipy.special import softmax
 
 from natix_hf.report.field import Field
+from natix_hf.report.robustness import sent_text
 
 MCC_WINDOW, ACCURACY_WINDOW = 100, 10  # predictions
 EXPONENT, ALPHA = 3, 0.05
 NO_ANSWER = -1.0
 
-DAYS, CHALLENGES = 500, 288  # a challenge every five minutes: assumed, it moves the spread of days and no mean
+HALTED = (
+    "as of 2026-05 StreetVision is halted: since 2026-05-06 its validators send no challenges, all weights go to the "
+    "subnet's owner, and nobody is paid"
+)
+SENT_LAST = (
+    "in the last versions a third of the photos each was synthetic, real, and from an API, and a validator made about "
+    "57 challenges a day for each of 251 participants (288 for each of 50)"
+)
+
+# 288 rounds a day, one every five minutes, ask 50 of 251 participants each; it moves the spread of days and no mean.
+DAYS, CHALLENGES = 500, 57
 WARM_UP = 200  # challenges before a day: the windows are full, and 0.95^100 = 0.6 % of the first score is left
 WINDOWS = 4000  # that the interval stands on
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -197,6 +208,7 @@ class Photos:
         logits: `(n, 2)` as the model serves them; a photo may be there several times, as a profile may send it.
         labels: `(n,)` class ids.
         groups: `(n,)`; None: each row is its own.
+        how_sent: how the profile took the photos, which is told with its figures.
     """
 
     profile: str
@@ -204,6 +216,7 @@ class Photos:
     logits: np.ndarray
     labels: np.ndarray
     groups: np.ndarray | None
+    how_sent: str | None = None
 
 
 def reward_document(
@@ -236,6 +249,7 @@ def reward_document(
         groups = np.arange(len(labels)) if one.groups is None else np.asarray(one.groups)
         entry: dict[str, Any] = {
             "profile": one.profile,
+            **({} if one.how_sent is None else {"sent": one.how_sent}),
             "source": one.source,
             "n": len(labels),
             "groups": len(np.unique(groups)),
@@ -298,6 +312,9 @@ def reward_lines(document: dict[str, Any]) -> list[str]:
             f"{entry['percentile']['value']:.0f} % of the field"
         )
     if lines:
+        if sent := sent_text(document["entries"]):
+            lines.append(f"  sent: {sent}")
+        lines += [f"  {HALTED}", f"  {SENT_LAST}"]
         doubt = "" if field["confirmed"] else ", unconfirmed"
         lines.append(f"  field: {field['name']} ({field['n']} participants{doubt}), mean score {field['mean']:.3f}")
     return lines

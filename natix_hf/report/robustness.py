@@ -40,6 +40,7 @@ def robustness_document(
     *,
     label_names: Sequence[str],
     positive: int = 1,
+    how_sent: Mapping[str, str] | None = None,
     latency: Mapping[str, Any] | None = None,
     split: str = "val_test",
     n_boot: int = 1000,
@@ -57,6 +58,7 @@ def robustness_document(
         groups: `(n,)`; None: each row is its own.
         label_names: the classes in the order of their ids.
         positive: id of the positive class.
+        how_sent: profile -> how it took the photos, which is told with its figures.
         latency: from `latency_document`.
         split: where the rows come from.
         n_boot, seed, level: of the intervals, see `intervals.bootstrap_intervals`.
@@ -74,7 +76,8 @@ def robustness_document(
             if way.distortion not in (None, *(other["distortion"] for other in cases)):
                 cases.append(plain | {"distortion": way.distortion, "severity": 0})
             cases.append(case)
-        documents.append({"profile": profile, "cases": cases})
+        how = {} if how_sent is None else {"sent": how_sent[profile]}
+        documents.append({"profile": profile, **how, "cases": cases})
     return {
         "version": 1,
         "split": split,
@@ -109,6 +112,15 @@ def _plain(figures: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, fl
         name: {end: None if math.isnan(number) else float(number) for end, number in ends.items()}
         for name, ends in figures.items()
     }
+
+
+def sent_text(profiles: Sequence[Mapping[str, Any]]) -> str:
+    """How the photos of `profile`s were sent, by what each says under `sent`; "" where none says anything."""
+    said: dict[str, dict[str, None]] = {}
+    for one in profiles:
+        if one.get("sent"):
+            said.setdefault(one["sent"], {})[one["profile"]] = None
+    return "; ".join(f"{' and '.join(names)} with {sent}" for sent, names in said.items())
 
 
 def latency_document(seconds: Sequence[float], cores: int, threads: int, limit: float) -> dict[str, Any]:
@@ -153,6 +165,8 @@ def robustness_lines(document: Mapping[str, Any], metric: str = "mcc") -> list[s
                 f"  {profile['profile']} {name}: {figure_text(figure['value'])} ({interval_text(figure)}), to clean "
                 f"{change[0]} ({change[1]} to {change[2]})"
             )
+    if sent := sent_text(document["profiles"]):
+        lines.append(f"  sent: {sent}")
     if latency := document["latency"]:
         limit = f"the limit of {latency['limit']:g} s"
         verdict = f"{latency['over_limit']} over {limit}" if latency["over_limit"] else f"all within {limit}"

@@ -4,6 +4,7 @@ A step is timed from outside, without waiting for the device at every one of the
 single example before training starts, with the random state left as it was, so that counting changes no weight. The
 passes that fill caches are counted where they happen (`inference.passes`): for a grid of heads they are the work. The
 peak is that of a large matrix product on this machine, measured once and kept; runs that take seconds do without.
+Where a run was faster, the machine was busy when its peak was measured: it is measured again, the larger one is kept.
 """
 
 from __future__ import annotations
@@ -105,11 +106,15 @@ class Accounting(TrainerCallback):
         if self.steps and training:
             flop = None if self.flop is None else self.flop * self.photos
             kind = torch.bfloat16 if args.bf16 else torch.float32
-            peak = measured_peak(args.device, kind) if training >= WORTH_A_PEAK and flop else None
+            peak = None
+            if training >= WORTH_A_PEAK and flop:
+                peak = measured_peak(args.device, kind, flop / training / args.world_size)
             found = _rates(self.photos, training, self.waited, flop, peak and peak * args.world_size)
             found |= {"beside": max(0.0, 1 - training / max(whole, training)), "peak_flop_per_second": peak}
         for kind, one in passes.items():
-            peak = measured_peak(args.device, torch.float32) if one.seconds >= WORTH_A_PEAK and one.flop else None
+            peak = None
+            if one.seconds >= WORTH_A_PEAK and one.flop:
+                peak = measured_peak(args.device, torch.float32, one.flop / one.seconds)
             rates = _rates(one.photos, one.seconds, one.waited, one.flop, peak)
             found.setdefault("passes", {})[kind] = {"served": one.served, "seconds": round(one.seconds, 3), **rates}
         found["peak_memory_mib"] = peak_memory()
@@ -128,8 +133,13 @@ def _rates(photos: int, seconds: float, waited: float, flop: int | None, peak: f
     }
 
 
-def measured_peak(device: torch.device, kind: torch.dtype) -> float:
-    """FLOP/s of one device at a large matrix product in a precision; measured once and kept in `peak.json`."""
+def measured_peak(device: torch.device, kind: torch.dtype, seen: float = 0.0) -> float:
+    """FLOP/s of one device at a large matrix product in a precision; measured once and kept in `peak.json`.
+
+    Args:
+        device, kind: which.
+        seen: FLOP/s that a run had there; where the kept figure is not above, it is measured again.
+    """
     name = torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     key = f"{name}, {str(kind).removeprefix('torch.')}, torch {torch.__version__}"
     packed = device.type == "cpu" and kind == torch.float32 and worth_packing()
@@ -140,8 +150,9 @@ def measured_peak(device: torch.device, kind: torch.dtype) -> float:
     except (OSError, ValueError):
         known = None
     known = known if isinstance(known, dict) else {}
-    if not isinstance(known.get(key), float):
-        known[key] = _peak(device, kind, packed)
+    kept = known.get(key) if isinstance(known.get(key), float) else 0.0
+    if kept <= seen:
+        known[key] = max(kept, _peak(device, kind, packed))
         with suppress(OSError):  # where it cannot be kept it is measured again; a run does not end by that
             write_json(path, known)
     return known[key]

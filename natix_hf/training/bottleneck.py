@@ -100,6 +100,8 @@ def _rates(one: Mapping[str, Any]) -> str:
     line = ""
     if one["flop_per_second"] is not None:
         line += f", {one['flop_per_second'] / 1e9:.0f} GFLOP/s"
-    if one["share_of_peak"] is not None:
+    if one["share_of_peak"] is not None and one["share_of_peak"] > 1:
+        line += ", more than the matrix product that the machine was measured by while it was busy"
+    elif one["share_of_peak"] is not None:
         line += f" ({one['share_of_peak']:.0%} of the machine's matrix product)"
     return f"{line}, {one['waiting']:.0%} of it waiting for data"

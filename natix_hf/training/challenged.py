@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from natix_hf.data.challenge import check_profiles, file_name
+from natix_hf.data.challenge import LETTERBOXED, SENT, check_profiles, check_sendable, file_name
+from natix_hf.data.contracts import LockedSplits
 from natix_hf.decision.calibration import Calibration
 from natix_hf.documents.reward import Reward
 from natix_hf.documents.robustness import Robustness
@@ -37,7 +38,7 @@ from natix_hf.report import figures_robustness
 from natix_hf.report.field import LATE_2025, Field
 from natix_hf.report.reward import Photos, reward_document
 from natix_hf.report.robustness import Sent, latency_document, robustness_document
-from natix_hf.training.predictions import write_predictions
+from natix_hf.training.predictions import sent_as, write_predictions
 from natix_hf.training.run_photos import run_splits
 
 if TYPE_CHECKING:
@@ -47,6 +48,13 @@ TIMED = 50  # photos whose latency is measured
 MOST_SOURCES, FEWEST_PHOTOS = 20, 30  # of which the reward is simulated by themselves
 
 Parts = Sequence[tuple[str | None, Any, np.ndarray]]
+
+
+def check_photos(splits: LockedSplits, profiles: Sequence[str]) -> None:
+    """Raise `UserError` where one of the profiles never sends a photo of these; other names are passed over."""
+    if LETTERBOXED in profiles:
+        name, size = splits.narrowest
+        check_sendable(LETTERBOXED, size, name)
 
 
 def predict_challenged(trainer: NatixTrainer, split: str, parts: Parts) -> None:
@@ -72,7 +80,7 @@ def predict_challenged(trainer: NatixTrainer, split: str, parts: Parts) -> None:
         found = [(part, rows, predicted(rows, views)) for part, rows, _ in parts]
         if trainer.args.should_save:
             sent = [(part, rows, logits[:, i]) for i in range(len(views)) for part, rows, logits in found]
-            write_predictions(run / "predictions" / f"{split}@{file_name(profile)}.parquet", sent)
+            write_predictions(run / "predictions" / f"{split}@{file_name(profile)}.parquet", sent, sent=SENT)
     if split == "val_test":
         ((_, rows, _),) = parts
         for profile in options.robustness:
@@ -92,12 +100,13 @@ def _write(run: Path, profile: str, rows: Any, cases: Sequence[Case], logits: np
     columns["logits"] = in_order.tolist()
     table = pa.table({name: pa.array(values, types.get(name)) for name, values in columns.items()})
     with replacing(run / "predictions" / "robustness" / f"{file_name(profile)}.parquet") as path:
-        pq.write_table(table, path)
+        pq.write_table(table.replace_schema_metadata({"sent": SENT}), path)
 
 
-def _read(run: Path, ids: np.ndarray) -> dict[str, list[Sent]]:
-    """Profile -> its ways with logits before calibration, rows in the order of `ids`."""
+def _read(run: Path, ids: np.ndarray) -> tuple[dict[str, list[Sent]], dict[str, str]]:
+    """Profile -> its ways with logits before calibration, rows in the order of `ids`; profile -> how it was sent."""
     found: dict[str, list[Sent]] = {}
+    how: dict[str, str] = {}
     for path in sorted((run / "predictions" / "robustness").glob("*.parquet")):
         table = pq.read_table(path)
         n, logits = len(ids), np.array(table["logits"].to_pylist(), dtype=np.float64)
@@ -108,7 +117,8 @@ def _read(run: Path, ids: np.ndarray) -> dict[str, list[Sent]]:
         found[place["profile"][0]] = [
             Sent(place["level"][i], place["distortion"][i], place["severity"][i], logits[i : i + n]) for i in ways
         ]
-    return found
+        how[place["profile"][0]] = sent_as(path)
+    return found, how
 
 
 def note_latency(run: Path, model: torch.nn.Module, processor: Any, rows: Any) -> None:
@@ -126,7 +136,8 @@ def measure_robustness(run: Path, profiles: Sequence[str], *, batch_size: int = 
         UserError: an unknown profile, a refit, or photos that are not those of the run any more.
     """
     check_profiles(profiles, "--robustness")
-    splits = run_splits(run)
+    splits = run_splits(run, say=print)
+    check_photos(splits, profiles)
     rows = splits.rows("final_evaluation", step="predictions")
     model, processor = load_classifier(str(run))
     note_latency(run, model, processor, rows)
@@ -167,7 +178,7 @@ def challenge_documents(
         The documents that were written, by the names of their files.
     """
     labels, groups, documents = rows["label"], rows["group"], {}
-    clean, ways = calibration.served(rows["logits"]), _read(run, rows["id"])
+    clean, (ways, how) = calibration.served(rows["logits"]), _read(run, rows["id"])
     ways = {
         profile: [Sent(way.level, way.distortion, way.severity, calibration.served(way.logits)) for way in sent]
         for profile, sent in ways.items()
@@ -176,7 +187,9 @@ def challenge_documents(
     if ways:
         timed = run / "predictions" / "robustness" / "latency.json"
         latency = latency_document(**read_json(timed), limit=LIMIT) if timed.is_file() else None
-        documents["robustness"] = robustness_document(clean, ways, labels, groups, latency=latency, **about)
+        documents["robustness"] = robustness_document(
+            clean, ways, labels, groups, how_sent=how, latency=latency, **about
+        )
     if len(label_names) == 2:
         sent = {"clean": [clean]}
         sent |= {profile: [way.logits for way in one if way.distortion is None] for profile, one in ways.items()}
@@ -185,7 +198,8 @@ def challenge_documents(
             for source, kept in _by_source(rows.get("source"), len(labels)):
                 one = np.concatenate([way[kept] for way in logits])
                 times = len(logits)  # a photo in several ways stays in its group
-                photos.append(Photos(profile, source, one, np.tile(labels[kept], times), np.tile(groups[kept], times)))
+                repeated = np.tile(labels[kept], times), np.tile(groups[kept], times)
+                photos.append(Photos(profile, source, one, *repeated, how_sent=how.get(profile)))
         documents["reward"] = reward_document(photos, field or LATE_2025, **about)
     for name, document in documents.items():
         {"robustness": Robustness, "reward": Reward}[name].check(document)

@@ -31,14 +31,25 @@ def mark_complete(folder: str | Path) -> None:
     write_json(folder / COMPLETE, sizes)
 
 
-def is_complete(folder: str | Path) -> bool:
-    """Whether every file that `mark_complete` recorded is there with its size."""
+def fault(folder: str | Path) -> str | None:
+    """What a checkpoint lacks, None where every file that `mark_complete` recorded is there with its size."""
     folder = Path(folder)
+    if not (folder / COMPLETE).is_file():
+        return "it was not written to its end"
     try:
         sizes = read_json(folder / COMPLETE)
-    except (OSError, ValueError):
-        return False
-    return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items())
+    except UserError:
+        return f"{COMPLETE} cannot be read"
+    for name, size in sizes.items():
+        there = (folder / name).stat().st_size if (folder / name).is_file() else None
+        if there != size:
+            return f"{name} is missing" if there is None else f"{name} has {there} bytes, {size} were written"
+    return None
+
+
+def is_complete(folder: str | Path) -> bool:
+    """Whether nothing of a checkpoint is missing."""
+    return fault(folder) is None
 
 
 def step_of(folder: Path) -> int:
@@ -46,10 +57,20 @@ def step_of(folder: Path) -> int:
     return int(folder.name.rsplit("-", 1)[1])
 
 
+def _folders(run: str | Path) -> list[Path]:
+    """All checkpoints of a run folder, whole or not, earliest first."""
+    folders = [p for p in Path(run, "checkpoints").glob("checkpoint-*") if p.name.rsplit("-", 1)[1].isdigit()]
+    return sorted(folders, key=step_of)
+
+
 def checkpoints(run: str | Path) -> list[Path]:
     """The whole checkpoints of a run folder, earliest first."""
-    folders = [p for p in Path(run, "checkpoints").glob("checkpoint-*") if p.name.rsplit("-", 1)[1].isdigit()]
-    return sorted((p for p in folders if is_complete(p)), key=step_of)
+    return [folder for folder in _folders(run) if is_complete(folder)]
+
+
+def asked_to_resume(asked: str | bool | None) -> bool:
+    """Whether `resume_from_checkpoint`, as a recipe says it, asks for anything."""
+    return str(asked).lower() not in ("none", "false", "no", "0", "")
 
 
 def resume_point(run: str | Path, asked: str | bool | None) -> Path | None:
@@ -63,19 +84,46 @@ def resume_point(run: str | Path, asked: str | bool | None) -> Path | None:
         None where nothing is to be resumed, or where an interrupted run has no whole checkpoint yet.
 
     Raises:
-        UserError: a named folder is not a whole checkpoint.
+        UserError: a named folder is not a whole checkpoint, or the only ones of the run were damaged after they had
+            been written.
     """
-    word = str(asked).lower()
-    if word in ("none", "false", "no", "0", ""):
+    if not asked_to_resume(asked):
         return None
-    if word in ("true", "yes", "1", "last"):
-        whole = checkpoints(run)
+    whole = checkpoints(run)
+    if str(asked).lower() in ("true", "yes", "1", "last"):
+        damaged = [folder for folder in _folders(run) if (folder / COMPLETE).exists()]
+        if damaged and not whole:
+            raise UserError(
+                f"resume_from_checkpoint: {damaged[-1]} is damaged ({fault(damaged[-1])}), and {run} holds no whole "
+                "checkpoint: bring the file back, or start anew: --overwrite_output_dir true in place of "
+                "--resume_from_checkpoint"
+            )
         return whole[-1] if whole else None
-    if not is_complete(asked):
-        whole = checkpoints(run)
+    if reason := fault(asked):
         hint = f"the last whole one is {whole[-1]}" if whole else f"{run} holds no whole checkpoint"
-        raise UserError(f"resume_from_checkpoint {asked}: not a whole checkpoint; {hint}")
+        there = f"not a whole checkpoint ({reason})" if Path(asked).is_dir() else "no such folder"
+        raise UserError(f"resume_from_checkpoint {asked}: {there}; {hint}")
     return Path(asked)
+
+
+def resumed_line(run: str | Path, point: Path | None) -> str:
+    """Where a resumed run goes on, and which checkpoints it could not use."""
+    later = [folder for folder in _folders(run) if not is_complete(folder)]
+    later = [folder for folder in later if point is None or step_of(folder) > step_of(point)]
+    passed = "".join(f"; {folder.name} is not whole: {fault(folder)}" for folder in later)
+    if point is None:
+        return f"resumed: {run} holds no whole checkpoint, training starts at step 1{passed}"
+    return f"resumed: training goes on from {point}, after step {step_of(point)}{passed}"
+
+
+def check_continuable(point: Path) -> None:
+    """Raise `UserError` for a checkpoint that holds weights and nothing of the optimizer."""
+    if not any(point.glob("optimizer*")):
+        raise UserError(
+            f"resume_from_checkpoint: {point} holds the model alone (save_only_model: true), and training cannot go "
+            "on without the state of its optimizer: start anew: --overwrite_output_dir true in place of "
+            "--resume_from_checkpoint"
+        )
 
 
 def not_finite(run: str | Path, step: int, loss: float) -> str:
@@ -95,7 +143,7 @@ def not_saved(run: str | Path, step: int, error: Exception, free: int) -> str:
 
 def remove_incomplete(run: str | Path) -> list[str]:
     """Delete what an interrupted write left in `checkpoints/`; returns the names."""
-    broken = [p for p in Path(run, "checkpoints").glob("checkpoint-*") if not is_complete(p)]
+    broken = [folder for folder in _folders(run) if not is_complete(folder)]
     for folder in broken:
         shutil.rmtree(folder)
     return [p.name for p in broken]

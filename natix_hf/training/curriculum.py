@@ -25,6 +25,7 @@ from natix_hf.files import replacing
 from natix_hf.inference.features import frozen_features
 from natix_hf.inference.passes import Passes
 from natix_hf.threads import one_blas_thread
+from natix_hf.training.defaults import off
 
 FOLDS = 5
 
@@ -52,11 +53,15 @@ def check_curriculum(args: Any) -> None:
 def _check_epochs(args: Any, epochs: float) -> None:
     last = math.ceil(epochs) - 1
     if last < 1:
-        raise UserError(f"curriculum: photos enter from epoch to epoch: {epochs:g} given, more than one expected")
+        raise UserError(
+            f"curriculum: photos enter from epoch to epoch: {epochs:g} given, more than one expected: "
+            f"add --num_train_epochs 2, or leave it out with {off('curriculum')}"
+        )
     if last / epochs < args.curriculum_end - 1e-9:
         raise UserError(
             f"curriculum_end: {args.curriculum_end} given, but the last of {epochs:g} epochs begins at "
-            f"{last / epochs:.2f} of the training and would not have all photos: give at most that, or more epochs"
+            f"{last / epochs:.2f} of the training and would not have all photos: add --curriculum_end "
+            f"{math.floor(100 * last / epochs) / 100:g}, or more epochs"
         )
 
 
@@ -119,7 +124,7 @@ def cross_fitted(features: np.ndarray, labels: np.ndarray, groups: Sequence[str]
     folds = min(FOLDS, int(np.bincount(labels)[there].min()), groups_with[rarest])
     few = UserError(
         f"curriculum: class {names[rarest]} stands in {groups_with[rarest]} group(s) of train, too few to judge its "
-        "photos by a probe that has not seen their group: leave curriculum out"
+        "photos by a probe that has not seen their group: leave it out with --curriculum none"
     )
     if folds < 2 or len(there) < 2:
         raise few
@@ -128,7 +133,7 @@ def cross_fitted(features: np.ndarray, labels: np.ndarray, groups: Sequence[str]
     for fit, judge in StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(features, labels, group_of):
         if len(np.unique(labels[fit])) < len(there):
             raise few
-        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
+        probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=10_000))
         with one_blas_thread():
             probe.fit(features[fit], labels[fit])
         # No loss is infinite: the figure could not show it.

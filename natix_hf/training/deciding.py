@@ -20,13 +20,13 @@ from natix_hf.decision.calibration import Calibration
 from natix_hf.decision.calibrators import LEAST_ROWS, CalibratorFit, fit_calibrator, fit_one
 from natix_hf.decision.prior import class_prior
 from natix_hf.decision.prior_shift import importance_weights, prior_bias
-from natix_hf.decision.temperature import softmax
-from natix_hf.decision.threshold import fold_bias, threshold_curve, unreachable_line
+from natix_hf.decision.temperature import BOUNDS, softmax
+from natix_hf.decision.threshold import fold_bias, held_out_gain, threshold_curve, unreachable_line
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_json
 from natix_hf.recipe import DecisionOptions
-from natix_hf.training.predictions import check_classes, read_predictions
+from natix_hf.training.predictions import check_classes, read_predictions, sent_as
 
 Rows = Mapping[str, np.ndarray]  # group, label, logits
 
@@ -127,10 +127,12 @@ def calibrate_run(
         if insist and not guarantee["reachable"]:
             raise UserError(f"no guarantee: {guarantee['reason']}")
         used.append(("guarantee", "control", len(control["label"])))
+    sent = {} if met == "val_calib" else {"sent": sent_as(run / "predictions" / f"{met}.parquet")}
     document = {
         "version": 2,
         "fitted_on": f"{met}/fit",
         "calibrate_on": options.calibrate_on,
+        **sent,
         **document,
         "guarantee": guarantee,
         "compared": compared,
@@ -176,13 +178,20 @@ def decide(
     if trained is not None and counts.all() and options.calibrator != ["none"]:
         # A temperature cannot undo what sampling did to the odds: without this, target_prior would correct it twice.
         moved = prior_bias(trained, seen)
-    fit = fit_calibrator(rows["logits"] + moved, labels, groups, options.calibrator, positive=positive)
+    about = {"positive": positive, "class_names": names}
+    fit = fit_calibrator(rows["logits"] + moved, labels, groups, options.calibrator, **about)
     fit = _with_offset(fit, rows, moved, positive)
     notes = list(fit.notes)
     if moved.any():
         notes.append(
             f"training saw {_shares(trained, names)}, these photos are {_shares(seen, names)}: the logits are moved "
             "by the difference first"
+        )
+    if fit.kept and fit.calibration.isotonic is None and fit.calibration.temperature.max() > 0.99 * BOUNDS[1]:
+        notes.append(
+            f"T = {BOUNDS[1]:g} is the highest that is tried: the model's scores tell nothing about these {fit.n} "
+            "photos, and its probabilities are made nearly the same for all of them: see whether their classes are "
+            f"what the model calls {' and '.join(names)}"
         )
     parts: dict[str, Any] = {}
     weights = None
@@ -197,7 +206,8 @@ def decide(
     curve, folded = None, False
     if classes == 2 and counts.all():
         scores = softmax(calibration.calibrated(rows["logits"]))[:, positive]
-        curve = threshold_curve(scores, labels == positive, groups, options.threshold_metric, weights=weights)
+        judged = scores, labels == positive, groups, options.threshold_metric
+        curve = threshold_curve(*judged, weights=weights) | {"held_out": held_out_gain(*judged, weights=weights)}
         if line := unreachable_line(curve):
             notes.append(line)
     if options.fold_threshold:
@@ -206,6 +216,8 @@ def decide(
             notes.append(f"all {fit.n} photos are of one class, a threshold needs both, it stays 0.5")
         elif fit.n < least:
             notes.append(f"{fit.n} photos are too few for a threshold ({least} needed), it stays 0.5")
+        elif line := _no_gain(curve):
+            notes.append(line)
         elif curve["reachable"]:
             bias = fold_bias(curve["threshold"], positive, classes)
             folded, parts = True, {"threshold": curve["threshold"], "threshold_bias": bias}
@@ -235,6 +247,22 @@ def decide(
         "logit_bias": calibration.logit_bias.tolist(),
         "notes": notes,
     }
+
+
+def _no_gain(curve: Mapping[str, Any]) -> str | None:
+    """One line where the threshold does not better 0.5 on held-out groups by more than a standard error; else None."""
+    told, held = f"threshold {curve['threshold']:.3f} for {curve['metric']}", curve["held_out"]
+    if curve["constraint"] is not None:
+        return None
+    if held is None:
+        return f"{told}: all photos are one group, nothing can be held out to judge it by, it stays 0.5"
+    if held["gain"] > held["gain_se"]:
+        return None
+    return (
+        f"{told}: thresholds chosen so have {curve['measures']} {held['value']:.3f} on held-out groups, 0.5 has "
+        f"{held['at_half']:.3f}, a gain of {held['gain']:+.3f} with a standard error of {held['gain_se']:.3f}: it "
+        "stays 0.5"
+    )
 
 
 def _with_offset(fit: CalibratorFit, rows: Rows, moved: np.ndarray, positive: int) -> CalibratorFit:

@@ -26,7 +26,7 @@ from natix_hf.documents.selective import Selective
 from natix_hf.documents.slices import Slices
 from natix_hf.errors import LeakageError, UserError
 from natix_hf.files import fingerprint_file, read_json, replacing, staging, write_json, write_text
-from natix_hf.hub.cards import hub_id, model_card
+from natix_hf.hub.cards import model_card
 from natix_hf.report import figures
 from natix_hf.report.field import Field
 from natix_hf.report.slices import slices_document
@@ -75,6 +75,8 @@ def write_into_weights(run: Path, calibration: dict[str, Any]) -> None:
                 save_file(tensors, temporary, metadata={"format": "pt"})
                 temporary.chmod(0o644)
     write_json(run / "config.json", {**config, **whole, **values})
+    if (run / "adapter" / "config.json").is_file():
+        write_json(run / "adapter" / "config.json", {**read_json(run / "adapter" / "config.json"), **whole, **values})
 
 
 def evaluate_run(run: Path, *, seed: int = 0, field: Field | None = None) -> dict[str, Any]:
@@ -211,7 +213,9 @@ def save_model(trainer: NatixTrainer, run: Path, calibration: dict[str, Any]) ->
     """The adapter (LoRA), then the merged model with its code and image processor."""
     from peft import PeftModel
 
+    from natix_hf.hub.adapter_export import describe_adapter
     from natix_hf.modeling.adapters import merge_lora, save_adapter
+    from natix_hf.modeling.checkpoints import base_place
 
     model = trainer.accelerator.unwrap_model(trainer.model)
     plain = model.get_base_model() if isinstance(model, PeftModel) else model
@@ -219,11 +223,13 @@ def save_model(trainer: NatixTrainer, run: Path, calibration: dict[str, Any]) ->
     with staging(run) as stage:
         if isinstance(model, PeftModel):
             for config in model.peft_config.values():
-                # A path on this machine means nothing elsewhere, and is nobody's business.
-                config.base_model_name_or_path = hub_id(config.base_model_name_or_path) or ""
+                # Whoever publishes the adapter gives it another name (hub/adapter_export.py): this path is of here.
+                config.base_model_name_or_path = base_place(config.base_model_name_or_path)
             save_adapter(model, stage / "adapter")
             (stage / "adapter" / "README.md").unlink(missing_ok=True)  # peft's empty card; the run's own is beside it
-            plain = merge_lora(model)
+            base, plain = model.base_fingerprint, merge_lora(model)
+            if base is not None:
+                describe_adapter(plain, trainer.processing_class, base, stage / "adapter")
             trainer.model = trainer.model_wrapped = plain
         plain.save_pretrained(stage)
         trainer.processing_class.save_pretrained(stage)

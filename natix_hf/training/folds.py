@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from datasets import DatasetDict
 from natix_hf.data.certificate import read_certificate
 from natix_hf.data.columns import has_column
 from natix_hf.data.metadata import UNKNOWN
-from natix_hf.data.photos import read_source
+from natix_hf.data.photos import SOURCE_KEYS, read_source
 from natix_hf.data.slicing import check_slices, counted_values
 from natix_hf.data.sources import Rows
 from natix_hf.documents.several_runs import Folds
@@ -30,12 +30,10 @@ from natix_hf.errors import UserError
 from natix_hf.files import read_json
 from natix_hf.report.metrics import METRICS
 from natix_hf.report.summary import LABELS, figure_text, interval_text
-from natix_hf.training.run_photos import KEYS
 
 FEWEST = 30  # photos of a value that is worth a fold
 LEVEL = 0.95  # of the interval of the mean; folds' own intervals have that of metrics.json
 SHOWN = ("mcc", "balanced_accuracy", "accuracy", "log_loss")
-_PLAN = ("split_ratios", "split_seed", "near_duplicates", "test_split", "test_on")
 
 
 class Fold(NamedTuple):
@@ -47,11 +45,11 @@ class Fold(NamedTuple):
     skipped: str | None
 
 
-def read_rows(recipe: Mapping[str, Any]) -> Rows:
-    """The photos that a recipe names, not split and without a look for altered copies."""
-    options = {key: recipe[key] for key in KEYS if key not in _PLAN and recipe.get(key) is not None}
+def read_rows(recipe: Mapping[str, Any], say: Callable[[str], None] | None = None) -> Rows:
+    """The photos that a recipe names, not split and without a look for altered copies; `say` as in `load_rows`."""
+    options = {key: recipe[key] for key in SOURCE_KEYS if recipe.get(key) is not None}
     return read_source(
-        recipe["dataset_name"], looks=False, num_proc=recipe.get("preprocessing_num_workers"), **options
+        recipe["dataset_name"], looks=False, num_proc=recipe.get("preprocessing_num_workers"), say=say, **options
     )
 
 

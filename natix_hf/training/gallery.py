@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from natix_hf.data.decode import client_photo
+from natix_hf.data.decode import open_photo
 from natix_hf.documents.gallery import Gallery, GalleryPhoto
 from natix_hf.files import read_json, staging, write_json
 from natix_hf.inference.attention_maps import attention_maps, heat_picture, seen_box
@@ -76,7 +76,7 @@ def write_gallery(
                 found = [rows[number] for number in chosen]
                 maps = None if model is None else _maps(model, [row["image"] for row in found], processor)
                 for i, (number, row) in enumerate(zip(chosen, found, strict=True)):
-                    image, name = client_photo(row["image"]), f"gallery/{split}-{number:06d}"
+                    image, name = open_photo(row["image"]), f"gallery/{split}-{number:06d}"
                     box = seen_box(*image.size, processor)
                     image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
                     # A new picture from the pixels alone: Pillow carries comments along.

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from natix_hf.errors import UserError
+from natix_hf.training.defaults import off
 from natix_hf.training.feature_losses import Projection, koleo, supcon
 from natix_hf.training.logit_losses import asymmetric, cross_entropy, focal, gatekeeper
 from natix_hf.training.ranking_losses import lcron
@@ -91,31 +92,37 @@ def check_loss(args: Any, method: str) -> None:
         UserError: one line on the first of them.
     """
     terms = loss_terms(args.loss)
-    mixed = args.mixup_alpha or args.cutmix_alpha
+    mixed = [key for key in ("mixup_alpha", "cutmix_alpha") if getattr(args, key)]
     for name in terms:
         term = TERMS[name]
         if mixed and not term.soft_labels:
             raise UserError(
                 f"loss {args.loss}: {name} takes one class per photo and mixed photos have several: "
-                "leave mixup_alpha and cutmix_alpha out, or use ce or focal"
+                f"leave {' and '.join(mixed)} out with {off(*mixed)}, or use --loss ce or focal"
             )
         if args.per_device_train_batch_size < term.rows:
             raise UserError(
                 f"loss {args.loss}: {name} compares the photos of a batch with each other: "
-                f"per_device_train_batch_size of at least {term.rows} expected"
+                f"per_device_train_batch_size of at least {term.rows} expected: add --per_device_train_batch_size "
+                f"{term.rows}, or use --loss ce"
             )
         if method == "probe" and term.features:
             raise UserError(
                 f"loss {args.loss}: {name} trains the backbone's features, which method probe leaves as they are: "
-                "set method to lora or full"
+                "use --loss ce, or --method lora or full"
             )
     for key, used in (("label_smoothing_factor", "smoothing"), ("class_weights", "weights")):
         if getattr(args, key) and not any(getattr(TERMS[name], used) for name in terms):
             able = ", ".join(name for name, term in TERMS.items() if getattr(term, used))
-            raise UserError(f"{key}: has no meaning for loss {args.loss}; it works with {able}")
+            raise UserError(
+                f"{key}: has no meaning for loss {args.loss}; it works with {able}: leave it out with {off(key)}"
+            )
     _check_numbers(args)
     if args.focal_alpha and args.class_weights and "focal" in terms:
-        raise UserError("focal_alpha and class_weights both weigh the classes: leave one of them out")
+        raise UserError(
+            "focal_alpha and class_weights both weigh the classes: leave one of them out with --focal_alpha null or "
+            "--class_weights null"
+        )
     if args.class_weights:
         _numbers("class_weights", args.class_weights)
     if args.focal_alpha:
@@ -136,7 +143,10 @@ def _check_numbers(args: Any) -> None:
         raise UserError(f"gatekeeper_alpha: {args.gatekeeper_alpha} given, a number from 0 to 1 expected")
     top, rows = args.lcron_top_k, args.per_device_train_batch_size
     if top is not None and not 1 <= top < rows and "lcron" in args.loss:
-        raise UserError(f"lcron_top_k: {top} given, 1 to {rows - 1} expected, below per_device_train_batch_size")
+        raise UserError(
+            f"lcron_top_k: {top} given, 1 to {rows - 1} expected, below "
+            f"per_device_train_batch_size: leave it out with {off('lcron_top_k')} for as many as are positive"
+        )
 
 
 def _numbers(key: str, given: Any) -> list[float] | None:
@@ -180,7 +190,8 @@ def class_weights(given: str | Sequence[str | float], counts: Sequence[int], nam
 
 def _refuse_empty(key: str, counts: Sequence[int], names: Sequence[str]) -> None:
     if 0 in counts:
-        raise UserError(f"{key}: train has no photo of class {names[list(counts).index(0)]}: leave {key} out")
+        way = off(key.partition(":")[0])
+        raise UserError(f"{key}: train has no photo of class {names[list(counts).index(0)]}: leave it out with {way}")
 
 
 class TrainingLoss:

@@ -22,6 +22,7 @@ from torchvision.transforms.v2 import CutMix, MixUp
 
 from natix_hf.data.augment import check_augment, needs_whole_photo
 from natix_hf.errors import UserError
+from natix_hf.training.defaults import off
 
 
 class Mixing:
@@ -101,24 +102,34 @@ def check_views(
     if method == "probe" and augment not in ("none", "basic") and not fixed_views:
         raise UserError(
             f"augment: {augment} changes the photos, but method probe computes the features of each photo once: "
-            "leave augment out, set fixed_views to the number of views of each photo, or method to lora or full"
+            "add --augment none, --fixed_views 4 for so many views of each photo, or --method lora or full"
         )
     if method == "probe" and augment == "none" and fixed_views:
-        raise UserError("fixed_views: without an augmentation all views of a photo are the same: set augment")
+        raise UserError(
+            "fixed_views: without an augmentation all views of a photo are the same: add --augment basic, "
+            "or --fixed_views 0"
+        )
     if prefix_cache_gb is not None:
-        others = {"method is probe, whose features are kept anyway": method == "probe"}
-        others |= {f"{name} mixes pixels, which are not read again": bool(getattr(args, name)) for name in mixed}
-        others["decode_copy keeps photos that are not read again"] = decode_copy
-        for why, there in others.items():
-            if there:
-                raise UserError(f"prefix_cache_gb: {why}: leave one of the two out")
+        without = f"leave it out with {off('prefix_cache_gb')}"
+        if method == "probe":
+            raise UserError(f"prefix_cache_gb: method is probe, whose features are kept anyway: {without}")
+        if mixed:
+            raise UserError(
+                f"prefix_cache_gb: {mixed[0]} mixes pixels, which are not read again: {without}, or use "
+                f"{' '.join(f'--{name} 0' for name in mixed)}"
+            )
+        if decode_copy:
+            raise UserError(
+                f"prefix_cache_gb: decode_copy keeps photos that are not read again: {without}, or use "
+                "--decode_copy false"
+            )
     if method == "probe" and mixed:
         raise UserError(
             f"{mixed[0]}: photos are mixed anew in every batch, but method probe computes the features of each photo "
-            f"once: leave {mixed[0]} out, or set method to lora or full"
+            f"once: leave {mixed[0]} out with {off(*mixed)}, or use --method lora or full"
         )
     if decode_copy and needs_whole_photo(augment):
         raise UserError(
-            f"decode_copy: augment {augment} works on whole photos as validators do, not on reduced copies: leave one "
-            "of the two out"
+            f"decode_copy: augment {augment} works on whole photos as validators do, not on reduced copies: "
+            f"leave it out with {off('decode_copy')}, or use --augment basic"
         )

@@ -23,11 +23,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import Trainer
+from transformers import Trainer, get_scheduler
 from transformers.training_args import OptimizerNames
 
 from natix_hf.errors import UserError, one_line
 from natix_hf.recipe import OPTIMIZERS, NatixTrainingArguments
+from natix_hf.training.defaults import off
 
 # What `optim_args` may set ("beta1=0.9,beta2=0.95"), with the values of the papers. adam_beta1, adam_beta2 and
 # adam_epsilon hold for AdamW wherever it stands: the vectors of muon, ademamix, schedule_free_adamw.
@@ -59,7 +60,10 @@ def options(args: NatixTrainingArguments) -> dict[str, float]:
     for pair in (args.optim_args or "").replace(" ", "").split(","):
         key, _, value = pair.partition("=")
         if pair and key not in values:
-            raise UserError(f"optim_args: {name} has no option {key!r}; it has {', '.join(values)}")
+            raise UserError(
+                f"optim_args: {name} has no option {key!r}; it has {', '.join(values)}: leave it out with "
+                f"{off('optim_args')}"
+            )
         try:
             if pair:
                 values[key] = type(values[key])(value)
@@ -82,7 +86,11 @@ def check_optimizer(args: NatixTrainingArguments, *, method: str, attn_implement
     """
     name = inner_name(args)
     if args.loraplus_lr_ratio is not None and method != "lora":
-        raise UserError(f"loraplus_lr_ratio is about adapters, and method {method} has none: leave it out")
+        raise UserError(
+            f"loraplus_lr_ratio is about adapters, and method {method} has none: leave it out with "
+            f"{off('loraplus_lr_ratio')}"
+        )
+    _check_schedule(args)
     if name in OPTIMIZERS:
         options(args)
     else:
@@ -97,17 +105,30 @@ def check_optimizer(args: NatixTrainingArguments, *, method: str, attn_implement
         if attn_implementation != "eager" and method != "probe":
             raise UserError(
                 f"optim sophia needs second derivatives, and attn_implementation {attn_implementation!r} has none: "
-                "set attn_implementation: eager"
+                "set attn_implementation: eager (--attn_implementation eager)"
             )
         if args.torch_compile:
             raise UserError(
-                "optim sophia needs second derivatives, and compiled models have none: torch_compile: false"
+                "optim sophia needs second derivatives, and compiled models have none: torch_compile: false "
+                "(--torch_compile false)"
             )
         if (args.activation_checkpointing_kwargs or {}).get("use_reentrant"):
             raise UserError(
                 "optim sophia needs second derivatives, and activation checkpointing with use_reentrant has none: "
-                "leave activation_checkpointing_kwargs out"
+                f"leave activation_checkpointing_kwargs out with {off('activation_checkpointing_kwargs')}"
             )
+
+
+def _check_schedule(args: NatixTrainingArguments) -> None:
+    """Build the schedule of the learning rate once, for a single weight."""
+    scheduler = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    kwargs = args.lr_scheduler_kwargs or {}
+    try:
+        get_scheduler(scheduler, optimizer, 1, 2, scheduler_specific_kwargs=kwargs)
+    except (TypeError, ValueError) as error:
+        way = off("lr_scheduler_kwargs" if kwargs else "lr_scheduler_type")
+        raise UserError(f"lr_scheduler_type {scheduler}: {one_line(error)}: leave it out with {way}") from None
 
 
 def _for_transformers(args: NatixTrainingArguments, name: str) -> NatixTrainingArguments:
@@ -214,7 +235,7 @@ def check_trained(model: nn.Module | None, args: NatixTrainingArguments) -> None
     if not any(group["matrix"] for group in parameter_groups(model, args, (), matrices_apart=True)):
         raise UserError(
             "optim muon moves weight matrices of hidden layers, and this recipe trains only vectors and the last "
-            "layer: use adamw_torch, or train adapters or the backbone"
+            "layer: use adamw_torch (--optim adamw_torch), or train adapters or the backbone (--method lora or full)"
         )
 
 

@@ -1,7 +1,8 @@
 """The logits of a split on disk, written once: what calibration, figures, the page and comparisons read afterwards.
 
 `predictions/<split>.parquet` holds id, group, label and logits of each row, the kinds of photos that figures are
-broken down by (`slice:<column>`), and no coordinates. This file knows no figures.
+broken down by (`slice:<column>`), and no coordinates; where a challenge profile sent the photos, also how. This module
+knows no figures.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from natix_hf.data.slicing import slice_values
 from natix_hf.errors import UserError, one_line
 from natix_hf.files import replacing
 
+SENT = b"sent"  # in the file's metadata: how a challenge profile took the photos
+SENT_BEFORE = "upright by EXIF orientation and coded once as JPEG (natix_hf 0.1)"  # of files that do not say it
 SLICE = "slice:"  # stands before the name of a column that figures are broken down by
 
 
@@ -95,13 +98,22 @@ def _is_text(name: str) -> bool:
     return name in ("id", "group", "source") or name.startswith(SLICE)
 
 
-def write_predictions(path: Path, parts: list[tuple[str | None, Any, np.ndarray]], slices: Sequence[str] = ()) -> None:
+def sent_as(path: Path) -> str:
+    """How the photos of a file with predictions under a challenge profile were sent."""
+    told = (pq.read_schema(path).metadata or {}).get(SENT)
+    return SENT_BEFORE if told is None else told.decode()
+
+
+def write_predictions(
+    path: Path, parts: list[tuple[str | None, Any, np.ndarray]], slices: Sequence[str] = (), *, sent: str | None = None
+) -> None:
     """Write parts of a split as `predictions/<split>.parquet`.
 
     Args:
         path: of the file.
         parts: name, rows and logits `(n, classes)` of each.
         slices: the columns that figures are broken down by; by default all that are fit, see `data.slicing`.
+        sent: how the challenge profile took the photos, where they are as one sends them.
     """
     columns: dict[str, list] = {"id": [], "group": [], "label": [], "logits": [], "part": []}
     for part, rows, logits in parts:
@@ -117,5 +129,7 @@ def write_predictions(path: Path, parts: list[tuple[str | None, Any, np.ndarray]
     kinds = slice_values([rows for _, rows, _ in parts], slices)
     columns |= {f"{SLICE}{name}": values for name, values in kinds.items()}
     table = pa.table({**columns, "logits": pa.array(columns["logits"], pa.list_(pa.float32()))})
+    if sent is not None:
+        table = table.replace_schema_metadata({SENT: sent})
     with replacing(path) as temporary:
         pq.write_table(table, temporary)

@@ -75,7 +75,8 @@ def trained_blocks(model: Any) -> int:
             first = min(first, int(parts[parts.index("layer") + 1]))
         elif "embeddings" in parts:
             raise UserError(
-                "prefix_cache_gb: the embeddings are trained, nothing below them can be kept: leave it out"
+                "prefix_cache_gb: the embeddings are trained, nothing below them can be kept: leave it out with "
+                "--prefix_cache_gb null"
             )
     return layers - first
 
@@ -113,8 +114,8 @@ def plan_prefix(
     """
     if blocks >= layers:
         raise UserError(
-            f"prefix_cache_gb: all {layers} blocks are trained, so no activation stays the same: set lora_last_blocks "
-            "to fewer, or leave prefix_cache_gb out"
+            f"prefix_cache_gb: all {layers} blocks are trained, so no activation stays the same: add "
+            f"--lora_last_blocks {max(1, layers // 2)}, say, or leave it out with --prefix_cache_gb null"
         )
     wanted = views or (min(MOST_VIEWS, math.ceil(epochs)) if augmented else 1)
 

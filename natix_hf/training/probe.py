@@ -21,12 +21,14 @@ from natix_hf.files import replacing
 from natix_hf.inference.features import pooled
 from natix_hf.report.metrics import LOWER_IS_BETTER, classification_metrics
 from natix_hf.threads import one_blas_thread
+from natix_hf.training.defaults import off
 from natix_hf.training.heads import REFERENCE_BATCH, Head, Setting, best_head, settings, train_heads
 
 if TYPE_CHECKING:
     from natix_hf.training.trainer import NatixTrainer
 
 LBFGS_STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)  # C of the logistic regression that is set beside the heads
+MOST_STEPS = 10_000  # of L-BFGS; it stops by itself long before, and warns where it is stopped
 
 
 def check_probe(args: Any, method: str, *, head: str = "linear", layers: int | None = None) -> None:
@@ -44,10 +46,16 @@ def check_probe(args: Any, method: str, *, head: str = "linear", layers: int | N
     if args.probe_heads == "one":
         return
     if method != "probe":
-        raise UserError(f"probe_heads: grid given, but method is {method}: only a probe trains heads alone")
+        raise UserError(
+            f"probe_heads: grid given, but method is {method}: only a probe trains heads alone: "
+            f"leave it out with {off('probe_heads')}, or use --method probe"
+        )
     wanted = grid(args)
     if head != "linear":
-        raise UserError(f"probe_heads: grid trains linear heads, head is {head}: leave one of the two out")
+        raise UserError(
+            f"probe_heads: grid trains linear heads, head is {head}: leave it out with {off('probe_heads')}, or use "
+            "--head linear"
+        )
     if layers is not None and (most := max(s.layers for s in wanted)) > layers:
         raise UserError(f"probe_layers: {most} given, the backbone has {layers} layers")
     neutral = {"loss": "ce", "logit_adjustment": 0.0, "sampling": "natural", "curriculum": "none"}
@@ -55,7 +63,7 @@ def check_probe(args: Any, method: str, *, head: str = "linear", layers: int | N
         if getattr(args, key) != value:
             raise UserError(
                 f"{key}: {getattr(args, key)} given, but probe_heads: grid trains with plain cross-entropy over all "
-                f"rows: leave {key} out, or set probe_heads: one"
+                f"rows: leave it out with {off(key)}, or use --probe_heads one"
             )
     if args.world_size > 1:
         raise UserError("probe_heads: grid takes seconds in one process: start it without accelerate's num_processes")
@@ -119,9 +127,9 @@ def lbfgs_check(
     found = []
     for strength in LBFGS_STRENGTHS:
         with one_blas_thread():
-            model = LogisticRegression(C=strength, max_iter=500).fit((features - mean) / spread, labels)
+            model = LogisticRegression(C=strength, max_iter=MOST_STEPS).fit((features - mean) / spread, labels)
         logits = np.full((len(judged), int(max(labels.max(), judged_labels.max())) + 1), -30.0)
-        logits[:, model.classes_] = model.predict_log_proba((judged - mean) / spread).clip(-30.0)
+        logits[:, model.classes_] = np.log(model.predict_proba((judged - mean) / spread).clip(np.exp(-30.0)))
         metrics = classification_metrics(logits, judged_labels, positive)
         found.append({"C": strength, **{name: metrics[name] for name in ("log_loss", "mcc", "accuracy")}})
     return min(found, key=lambda one: one["log_loss"])

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 from natix_hf.modeling.attention import check_attention
 from natix_hf.modeling.loading import check_size, sketch_model
 from natix_hf.training import run_folder
-from natix_hf.training.checkpoints import resume_point
+from natix_hf.training.checkpoints import asked_to_resume, check_continuable, resume_point
 from natix_hf.training.mixing import check_views
 from natix_hf.training.optimizers import check_optimizer, check_trained
 from natix_hf.training.probe import check_probe
 from natix_hf.training.progress import check_trackers
+from natix_hf.training.same_recipe import check_resumed
 from natix_hf.training.sharding import check_sharding
 from natix_hf.training.warm_start import check_warm_start
 
@@ -44,10 +45,14 @@ def check(recipe: Recipe, text: str) -> None:
             from natix_hf.training.refit import check_refit
 
             check_refit(recipe.purpose.refit_from, text)
-        resuming = str(args.resume_from_checkpoint).lower() not in ("none", "false")
+        resuming = asked_to_resume(args.resume_from_checkpoint)
         if args.should_save:
             run_folder.check(args.output_dir, resume=resuming, overwrite=args.overwrite_output_dir)
-        resume_point(args.output_dir, args.resume_from_checkpoint)
+        if point := resume_point(args.output_dir, args.resume_from_checkpoint):
+            longer = check_resumed(point, text, args.world_size)
+            check_continuable(point)
+            if longer and args.should_log:
+                print(longer)
     check_trackers(args.report_to)
     speed = {key: getattr(recipe.speed, key) for key in ("decode_copy", "fixed_views", "prefix_cache_gb")}
     check_views(model.method, recipe.data.augment, args, challenge_levels=recipe.data.challenge_levels, **speed)

@@ -25,7 +25,7 @@ from natix_hf.decision.risk_control import smallest_alpha
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.recalibration import Recalibration
 from natix_hf.errors import UserError, one_line
-from natix_hf.files import read_json, staging, write_json, write_text
+from natix_hf.files import only_a_path, read_json, staging, write_json, write_text
 from natix_hf.inference.onnx_model import GRAPH
 from natix_hf.recipe import DecisionOptions
 from natix_hf.report.decision_lines import calibration_lines
@@ -82,7 +82,7 @@ def model_folder(name: str) -> Path:
     """
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        if name.startswith((".", "/", "~")) or name.count("/") != 1:
+        if only_a_path(name) or "/" not in name:
             raise UserError(f"{name}: no such folder")
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -92,7 +92,7 @@ def model_folder(name: str) -> Path:
             wanted.append("predictions/val_calib*.parquet")
             folder = Path(snapshot_download(name, allow_patterns=wanted))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-            raise UserError(f"{name}: neither a folder nor a model on the Hub: {one_line(error)}") from None
+            raise UserError(f"{name}: no such folder, nor a model on the Hub: {one_line(error)}") from None
     return folder
 
 

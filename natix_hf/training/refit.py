@@ -23,23 +23,8 @@ from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_json, write_text
 from natix_hf.hub.cards import model_card
 from natix_hf.training import run_folder
+from natix_hf.training.same_recipe import REFITTED, differing, told
 from natix_hf.training.trainer import NatixTrainer
-
-# What may differ between the two recipes: places, and how the machine is used. Everything else decides the weights,
-# or chose the number of steps.
-FREE = (
-    *("output_dir", "refit", "refit_from", "cache_dir", "cache_gb", "preprocessing_num_workers"),
-    *("push_to_hub", "hub_model_id", "hub_format", "hub_private_repo", "model_version", "hotkey"),
-    *("report_to", "run_name", "project", "disable_tqdm", "log_level"),
-    *("logging_strategy", "logging_steps", "logging_first_step", "save_steps", "save_total_limit", "save_only_model"),
-    *(
-        "dataloader_num_workers",
-        "dataloader_pin_memory",
-        "dataloader_persistent_workers",
-        "dataloader_prefetch_factor",
-    ),
-    *("per_device_eval_batch_size", "ddp_backend", "ddp_timeout"),
-)
 
 
 def check_refit(honest: str | Path, text: str) -> Path:
@@ -64,20 +49,19 @@ def check_refit(honest: str | Path, text: str) -> Path:
             f"refit_from {honest}: does not say how it was trained (recipe.yaml, run.json): train it again"
         )
     ours, theirs = (yaml.safe_load(one) for one in (text, (run / "recipe.yaml").read_text(encoding="utf-8")))
-    odd = [key for key in (theirs | ours) if key not in FREE and ours.get(key) != theirs.get(key)]
-    if odd:
-        shown = ", ".join(f"{key} ({ours.get(key)} here, {theirs.get(key)} there)" for key in odd[:3])
-        more = f" and {len(odd) - 3} more" if len(odd) > 3 else ""
+    if odd := differing(ours, theirs, REFITTED):
         raise UserError(
-            f"refit_from {honest}: another recipe than this one: {shown}{more}: a refit changes nothing else"
+            f"refit_from {honest}: another recipe than this one: {told(odd)}: a refit changes nothing else"
         )
     if ours.get("curriculum", "none") != "none":
         raise UserError(
-            "refit: a curriculum is paced by passes over train, which a refit has not: leave it out of both"
+            "refit: a curriculum is paced by passes over train, which a refit has not: leave it out of both with "
+            "--curriculum none"
         )
     if ours.get("warm_start", "none") != "none":
         raise UserError(
-            "refit: warm_start chooses its head on val_select, which a refit trains on: leave it out of both"
+            "refit: warm_start chooses its head on val_select, which a refit trains on: leave it out of both with "
+            "--warm_start none"
         )
     return run
 

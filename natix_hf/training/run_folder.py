@@ -87,16 +87,27 @@ def begin(
     overwrite: bool,
     recipe_text: str | None,
     splits: dict[str, Any],
+    point: Path | None = None,
     processes: int = 1,
 ) -> None:
-    """Make the folder and write what is known before training: recipe, splits, a `run.json` that says `training`."""
+    """Make the folder and write what is known before training: recipe, splits, a `run.json` that says `training`.
+
+    Args:
+        output_dir, resume, overwrite: as in `check`.
+        recipe_text: of `recipe.yaml`; None where training was not started by a recipe.
+        splits: content of `splits.json`.
+        point: the checkpoint that training goes on from, of this run or of another one.
+        processes: that train.
+
+    Raises:
+        UserError: as `check`; or the photos are not those that the interrupted run was trained on.
+    """
     check(output_dir, resume=resume, overwrite=overwrite)
     run = Path(output_dir)
     if overwrite and not resume and run.exists():
         shutil.rmtree(run)
-    if resume and (run / "splits.json").exists():
-        before = read_certificate(run)
-        if before["fingerprint"] != splits["fingerprint"]:
+    for trained in {run, point.absolute().parent.parent if point else run} if resume else ():
+        if (trained / "splits.json").exists() and read_certificate(trained)["fingerprint"] != splits["fingerprint"]:
             raise UserError(
                 f"output_dir {run}: the photos or their split have changed since this run was interrupted; "
                 "bring them back, or start anew with --overwrite_output_dir true"

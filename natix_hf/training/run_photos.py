@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import yaml
 
 from natix_hf.data.certificate import read_certificate
 from natix_hf.data.contracts import LockedSplits
-from natix_hf.data.photos import load_photos
+from natix_hf.data.photos import recipe_photos
 from natix_hf.errors import UserError
 from natix_hf.files import read_json
 
-# Keys of the recipe that decide which photos there are and where they stand.
-KEYS = (
-    *("dataset_config", "split_ratios", "split_seed", "group_column", "near_duplicates", "test_split"),
-    "test_on",
-    *("image_column_name", "label_column_name", "label_names", "broken_photos", "trust_remote_code"),
-)
 
-
-def run_splits(run: str | Path) -> LockedSplits:
+def run_splits(run: str | Path, say: Callable[[str], None] | None = None) -> LockedSplits:
     """The splits of a finished run; what is read of them has to be noted in its `run.json` by whoever reads.
+
+    Args:
+        run: its folder.
+        say: as in `load_rows`.
 
     Raises:
         UserError: the run is a refit, which trained on all rows; it does not say where its photos are; or what is
@@ -33,8 +31,7 @@ def run_splits(run: str | Path) -> LockedSplits:
     if not (run / "recipe.yaml").is_file():
         raise UserError(f"{run}: no recipe.yaml, so its photos cannot be found: bring the file back")
     recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
-    options = {key: recipe[key] for key in KEYS if recipe.get(key) is not None}
-    splits = load_photos(recipe["dataset_name"], num_proc=recipe.get("preprocessing_num_workers"), **options)
+    splits = recipe_photos(recipe, say=say)
     was, now = (one["fingerprints"]["val_test"] for one in (read_certificate(run), splits.description))
     if was != now:
         raise UserError(

@@ -7,6 +7,7 @@ What is trained and when a checkpoint is due is the trainer's business.
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from contextlib import nullcontext
 from pathlib import Path
@@ -16,10 +17,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import Trainer
-from transformers.trainer import rotate_checkpoints
+from transformers.trainer import TRAINER_STATE_NAME, rotate_checkpoints
 
 from natix_hf.errors import UserError
-from natix_hf.training.checkpoints import mark_complete, not_saved
+from natix_hf.training.checkpoints import check_continuable, is_complete, mark_complete, not_saved
 from natix_hf.training.sharding import (
     check_sharded,
     check_sharding,
@@ -83,6 +84,7 @@ class SavesWholeCheckpoints(Trainer):
             raw = {} if self.ema is None else {name: whole(p) for name, p in self.ema.parameters.items()}
             self.accelerator.wait_for_everyone()
             if self.args.should_save:
+                self._keep_state(self._folder_now(trial))
                 if self.ema is not None:
                     raw = {name: tensor.contiguous() for name, tensor in raw.items()}
                     save_file(raw, self._folder_now(trial) / RAW_WEIGHTS)
@@ -104,6 +106,34 @@ class SavesWholeCheckpoints(Trainer):
                 best_model_checkpoint=self.state.best_model_checkpoint,
             )
 
+    def _keep_state(self, folder: Path) -> None:
+        """Write the trainer's state without what belongs to this start alone: where the run lies, and its rhythm."""
+        here = {"best_model_checkpoint": None, "logging_steps": None, "eval_steps": None, "save_steps": None}
+        dataclasses.replace(self.state, **here).save_to_json(str(folder / TRAINER_STATE_NAME))
+
+    def _init_training_state(self, max_steps: int, *args: Any) -> tuple[int, int]:
+        started = super()._init_training_state(max_steps, *args)
+        point = args[-2]  # resume_from_checkpoint
+        if point is not None:
+            self.state.compute_steps(self.args, max_steps)
+            self._find_best(Path(point))
+        return started
+
+    def _find_best(self, point: Path) -> None:
+        """Tell the restored state where the best checkpoint so far lies now."""
+        state, folder = self.state, Path(self._get_output_dir(None))
+        if not state.best_global_step:
+            return
+        if not folder.is_dir() or not folder.samefile(point.parent):
+            folder = point.parent
+        best = folder / f"checkpoint-{state.best_global_step}"
+        if is_complete(best):
+            state.best_model_checkpoint = str(best)
+        elif self.args.load_best_model_at_end:
+            state.best_metric = state.best_global_step = None
+            if self.args.should_log:
+                print(f"resumed: the best checkpoint so far, {best}, is gone: the best of what follows is taken")
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if self.method == "probe" and state_dict is None:
             trainable = {name for name, p in self.model.named_parameters() if p.requires_grad}
@@ -119,6 +149,7 @@ class SavesWholeCheckpoints(Trainer):
         super()._issue_warnings_after_load(type(load_result)(missing, load_result.unexpected_keys))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        check_continuable(Path(resume_from_checkpoint))
         self.criterion.load(resume_from_checkpoint)
         if (Path(resume_from_checkpoint) / SHARDED_WEIGHTS).exists() != self.is_fsdp_enabled:
             was, now = ("whole", "sharded") if self.is_fsdp_enabled else ("sharded", "whole")

@@ -23,6 +23,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import TrainOutput
 
+from natix_hf.data.columns import as_name
 from natix_hf.data.contracts import LockedSplits
 from natix_hf.data.slicing import check_slices
 from natix_hf.documents.probe import OverProbe
@@ -35,7 +36,8 @@ from natix_hf.report.summary import summary_lines
 from natix_hf.training import run_folder
 from natix_hf.training.accounting import Accounting, keep_speed
 from natix_hf.training.bottleneck import speed_lines
-from natix_hf.training.checkpoints import remove_incomplete, resume_point
+from natix_hf.training.challenged import check_photos
+from natix_hf.training.checkpoints import asked_to_resume, remove_incomplete, resume_point, resumed_line
 from natix_hf.training.curriculum import check_curriculum
 from natix_hf.training.deciding import check_decision
 from natix_hf.training.ema import Ema
@@ -122,6 +124,7 @@ class NatixTrainer(FeedsPhotos):
         names = [model.config.id2label[i] for i in range(model.config.num_labels)]
         if names != self.label_list:
             raise UserError(f"the model's classes {names} are not the data's {self.label_list}: set label_names alike")
+        positive_label = as_name(positive_label)
         if positive_label is not None and positive_label not in self.label_list:
             raise UserError(f"positive_label {positive_label}: the classes are {', '.join(self.label_list)}")
         self.positive = 1 if positive_label is None else self.label_list.index(positive_label)
@@ -142,6 +145,7 @@ class NatixTrainer(FeedsPhotos):
         self.cache_gb, self.prefix_cache_gb, self.fixed_views = cache_gb, prefix_cache_gb, fixed_views
         speed = {"decode_copy": decode_copy, "fixed_views": fixed_views, "prefix_cache_gb": prefix_cache_gb}
         check_views(self.method, augment, args, challenge_levels=challenge_levels, **speed)
+        check_photos(splits, [augment, self.decision.calibrate_on, *self.decision.robustness])
         self.challenge_levels = challenge_levels
         if args.should_log and splits.purpose != "range test" and (idle := without_effect(args)):
             print(f"warning: {idle}")
@@ -150,6 +154,7 @@ class NatixTrainer(FeedsPhotos):
         self.decode_workers = args.dataloader_num_workers
         if self.method == "probe":
             args.dataloader_num_workers = 0  # rows of a memory-mapped file: a worker process would only copy them
+            args.dataloader_prefetch_factor, args.dataloader_persistent_workers = None, False
         self.metric = NatixClassificationMetric()
         with args.main_process_first(desc="frozen features"):
             read = ("refit", "refit") if splits.purpose == "refit" else ("training", "train")
@@ -212,11 +217,14 @@ class NatixTrainer(FeedsPhotos):
         """
         asked = self.args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
         with self.args.main_process_first(desc="run folder"):
-            point = resume_point(self.args.output_dir, asked)
+            point, resume = resume_point(self.args.output_dir, asked), asked_to_resume(asked)
+            if resume and self.args.should_log:
+                print(resumed_line(self.args.output_dir, point))
             if self.args.should_save:
                 run_folder.begin(
                     self.args.output_dir,
-                    resume=str(asked).lower() not in ("none", "false"),
+                    resume=resume,
+                    point=point,
                     overwrite=self.args.overwrite_output_dir,
                     recipe_text=self.recipe_text,
                     splits=self.splits.description,
@@ -276,6 +284,7 @@ class NatixTrainer(FeedsPhotos):
         if not stopped and not 0 < self.args.max_steps <= state.global_step:
             return False
         self.state = state
+        self._find_best(point)
         self._load_from_checkpoint(str(point))
         if self.args.load_best_model_at_end and state.best_model_checkpoint:
             self._load_best_model()

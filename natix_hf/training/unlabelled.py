@@ -122,9 +122,10 @@ def judged(
         if len(np.unique(rows["label"])) == len(seen):
             reference = Reference(own.calibrated(rows["logits"]), rows["label"], rows["group"])
             drift = drift_test(calibrated, groups, estimate, *reference, positive=positive, seed=seed)
-            low, high, ends = intervals(
-                calibrated, decisions, groups, estimate.prior, reference, own.calibrator, seed=seed
-            )
+            asked = document.get("options", {}).get("calibrator", [])
+            # Where nothing was worth taking, the logits are as uncertain as a temperature would have been.
+            fitted = "temperature" if own.calibrator == "none" and asked not in ([], ["none"]) else own.calibrator
+            low, high, ends = intervals(calibrated, decisions, groups, estimate.prior, reference, fitted, seed=seed)
             low, high = np.minimum(low, estimate.prior), np.maximum(high, estimate.prior)
             for name, (least, most) in ends.items():
                 value = chances[name]["value"]

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from natix_hf.data.augment import needs_whole_photo, training_view, view_seed
+from natix_hf.data.augment import photo_for_view, training_view, view_seed
 from natix_hf.data.copies import PhotoCopies, copy_side, open_copy
-from natix_hf.data.decode import open_photo
 from natix_hf.inference.batches import Normalised
 from natix_hf.training.mixing import Mixing
 
@@ -75,13 +74,13 @@ class TrainingPhotos(Dataset):
         epoch, index = key
         if self.fixed_views:
             epoch %= self.fixed_views
-        # A decoded photo need not be larger than a copy would be: no crop of it is enlarged.
-        enough = None if needs_whole_photo(self.augment) else copy_side(self.image_size)
         if self.copies is None:
             row = self.rows[index]
-            image, row_id, label = open_photo(row["image"], min_side=enough), row["id"], row["label"]
+            image, row_id = photo_for_view(row["image"], self.augment, self.image_size), row["id"]
+            label = row["label"]
         else:
-            image, row_id, label = open_copy(self.copies[index], min_side=enough), *(f[index] for f in self.facts)
+            image = open_copy(self.copies[index], min_side=copy_side(self.image_size))
+            row_id, label = (fact[index] for fact in self.facts)
         view = training_view(
             image,
             augment=self.augment,

@@ -16,13 +16,14 @@ import torch
 from peft import PeftModel
 
 from natix_hf.decision.calibration import Calibration
-from natix_hf.decision.temperature import fit_temperature
+from natix_hf.decision.calibrators import fit_calibrator
 from natix_hf.documents.probe import OverProbe
 from natix_hf.errors import UserError
 from natix_hf.files import read_json
 from natix_hf.inference.features import frozen_features, weights_fingerprint
 from natix_hf.report.intervals import bootstrap_intervals, group_count, paired_differences
 from natix_hf.report.summary import LABELS, figure_text
+from natix_hf.training.defaults import off
 from natix_hf.training.heads import Head, settings, train_heads
 from natix_hf.training.probe import choose_head
 
@@ -37,9 +38,15 @@ def check_warm_start(args: Any, method: str, head: str) -> None:
     if args.warm_start == "none":
         return
     if method == "probe":
-        raise UserError("warm_start: probe given, but method is probe itself: leave it out, or set method to lora")
+        raise UserError(
+            f"warm_start: probe given, but method is probe itself: leave it out with {off('warm_start')}, or use "
+            "--method lora"
+        )
     if head != "linear":
-        raise UserError(f"warm_start: a probe has a linear head, head is {head}: leave one of the two out")
+        raise UserError(
+            f"warm_start: a probe has a linear head, head is {head}: leave it out with {off('warm_start')}, or use "
+            "--head linear"
+        )
 
 
 class WarmStart:
@@ -99,8 +106,8 @@ class WarmStart:
             passes=trainer.passes["features"],
         )
 
-    def predictions(self) -> dict[str, tuple[np.ndarray, np.ndarray]] | None:
-        """Logits and labels of the probe on `val_calib/fit` and `val_test`, before the adapters are merged.
+    def predictions(self) -> dict[str, tuple[np.ndarray, ...]] | None:
+        """Logits, labels and groups of the probe on `val_calib/fit` and `val_test`, before the adapters are merged.
 
         None where the backbone itself was trained, so that what the probe read is gone.
         """
@@ -110,9 +117,10 @@ class WarmStart:
         found = {}
         with self.trainer.timed("warm_start"), model.disable_adapter():
             for name, role, part in (("fit", "policy", "fit"), ("test", "final_evaluation", None)):
-                features = self._features(model.get_base_model(), splits.rows(role, step="predictions", part=part))
+                rows = splits.rows(role, step="predictions", part=part)
+                features = self._features(model.get_base_model(), rows)
                 logits = features.table() @ self.head.weight.numpy().T + self.head.bias.numpy()
-                found[name] = (logits.astype(np.float64), np.array(features.labels))
+                found[name] = (logits.astype(np.float64), np.array(features.labels), np.array(rows["group"]))
         return found
 
 
@@ -137,7 +145,11 @@ def _copy(head: Head, target: Any) -> None:
 
 
 def over_probe(
-    run: Path, probe: dict[str, tuple[np.ndarray, np.ndarray]], rows: dict[str, Any], positive: int, seed: int = 0
+    run: Path,
+    probe: dict[str, tuple[np.ndarray, ...]],
+    rows: dict[str, Any],
+    positive: int,
+    seed: int = 0,
 ) -> OverProbe:
     """What fine-tuning added over the probe on `val_test`, written to `over_probe.json`.
 
@@ -151,8 +163,7 @@ def over_probe(
         For each metric the probe's value and the tuned model's with intervals, and the difference
         (tuned minus probe) with that of pairs of photos, resampled by group.
     """
-    fit = fit_temperature(*probe["fit"])
-    before = probe["test"][0] / fit.temperature
+    before = fit_calibrator(*probe["fit"]).calibration.calibrated(probe["test"][0])
     after = Calibration.from_document(read_json(run / "calibration.json")).served(rows["logits"])
     labels, groups = rows["label"], rows["group"]
     if not np.array_equal(labels, probe["test"][1]):

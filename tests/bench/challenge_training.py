@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from natix_hf.data.challenge import PROFILES, challenge_photo
-from natix_hf.data.decode import client_photo
+from natix_hf.data.decode import open_photo
 from natix_hf.data.photos import load_photos
 from natix_hf.inference.batches import logits_of, photo_batches
 from natix_hf.inference.prediction import load_classifier
@@ -42,11 +42,10 @@ class Sent:
 
     def __getitem__(self, index: int) -> Image.Image:
         row = self.rows[index]
-        photo = client_photo(row["image"])
         if self.profile is None:
-            return photo
+            return open_photo(row["image"])
         seed = int.from_bytes(hashlib.blake2b(row["id"].encode(), digest_size=7).digest(), "big")
-        return challenge_photo(photo, self.profile, seed=seed)
+        return challenge_photo(row["image"], self.profile, seed=seed)
 
 
 def train(augment: str, folder: Path, seed: int, given: argparse.Namespace, extra: list[str]) -> None:

@@ -83,7 +83,9 @@ def calibration_table(fit: dict, test: dict, positive: int) -> None:
     for name in ("none", *CALIBRATORS):
         fitted = fit_calibrator(fit["logits"], fit["label"], fit["group"], [name], positive=positive)
         if name != "none" and not fitted.kept:
-            print(f"| {name} | not fitted: {'; '.join(fitted.notes) or 'no lower NLL'} | | | |")
+            print(
+                f"| {name} | not taken: {'; '.join(fitted.notes) or 'not clearly better on held-out groups'} | | | |"
+            )
             continue
         both = before_and_after(before, judged(fitted.calibration))
         cells = [interval(both["after"][key]) for key in ("ece", "nll", "brier")]
@@ -107,7 +109,7 @@ def shift_table(fit: dict, test: dict, positive: int) -> None:
     folded = replace(known, threshold_bias=fold_bias(curve["threshold"], positive, 2), threshold=curve["threshold"])
     print(f"\nFrom 90 % to 50 %: calibrated on {counted(fit, positive)}; judged on {counted(test, positive)}.")
     found, low, high = (values[positive] for values in (estimate.prior, estimate.low, estimate.high))
-    print(f"Calibrator: {none.calibrator if chosen.kept else 'none lowered the NLL'}. ", end="")
+    print(f"Calibrator: {none.calibrator if chosen.kept else 'none taken'}. ", end="")
     print(f"EM estimates {found:.1%} positives [{low:.1%}, {high:.1%}] in {estimate.iterations} steps. ", end="")
     print(f"Threshold for MCC {curve['threshold']:.3f} [{curve['low']:.3f}, {curve['high']:.3f}].\n")
     print("| decided at 0.5 | accuracy | MCC | accuracy, change | MCC, change |\n|---|---|---|---|---|")

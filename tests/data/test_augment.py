@@ -18,8 +18,17 @@ from torchvision.transforms.v2 import RandomResizedCrop
 from transformers import DINOv3ViTImageProcessor
 
 from natix_hf.data import augment
-from natix_hf.data.augment import AUGMENTATIONS, POLICIES, check_augment, training_view, view_seed, whole_view
-from natix_hf.data.challenge import PROFILES, challenge_photo
+from natix_hf.data.augment import (
+    AUGMENTATIONS,
+    POLICIES,
+    check_augment,
+    photo_for_view,
+    training_view,
+    view_seed,
+    whole_view,
+)
+from natix_hf.data.challenge import PROFILES, cached_photo, challenge_photo
+from natix_hf.data.decode import open_photo
 from natix_hf.errors import UserError
 
 
@@ -113,6 +122,17 @@ def test_a_challenge_view_is_the_photo_that_is_sent_brought_to_the_view_as_it_is
     for side in (224, 32):
         found = view(image, augment=augment, epoch=2, image_size=side, resize=resize)
         assert torch.equal(found, whole_view(pixels, side, resize))
+
+
+@pytest.mark.parametrize("augment", ["basic", *PROFILES])
+def test_a_photo_is_turned_by_its_exif_and_coded_once_for_all_views_but_those_of_a_challenge(augment, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    photo(96, 64).save(tmp_path / "a.jpg", exif=exif, quality=92)
+    found = photo_for_view(tmp_path / "a.jpg", augment, 32)
+    expected = cached_photo(tmp_path / "a.jpg") if augment in PROFILES else open_photo(tmp_path / "a.jpg", min_side=64)
+    assert found.size == ((96, 64) if augment in PROFILES else (64, 96))
+    assert np.array_equal(np.asarray(found), np.asarray(expected))
 
 
 def test_a_challenge_view_is_of_the_levels_that_are_asked_for():

@@ -24,6 +24,7 @@ from natix_hf.data.challenge import (
     check_profiles,
     draw_challenge,
     letterbox,
+    letterboxed,
 )
 from natix_hf.data.distortions import SEVERITIES, distort
 from natix_hf.errors import UserError
@@ -160,6 +161,12 @@ def test_level_0_of_2025_is_the_square_in_the_middle_resized(size):
         ((640, 480), (0, 28, 224, 196)),
         ((500, 500), (0, 0, 224, 224)),
         ((300, 101), (0, 74, 224, 149)),  # 75.4 rows are 75; 74 bars above and 75 below
+        # In floating point 126 comes out a little below itself, and so does 224.
+        ((640, 360), (0, 49, 224, 174)),
+        ((1280, 720), (0, 49, 224, 174)),
+        ((720, 1280), (49, 0, 174, 224)),
+        ((100, 111), (11, 0, 212, 223)),
+        ((2000, 9), (0, 111, 224, 112)),  # one row of pixels is left
     ],
 )
 def test_the_letterbox_keeps_the_whole_photo_between_black_bars(size, box):
@@ -167,6 +174,22 @@ def test_the_letterbox_keeps_the_whole_photo_between_black_bars(size, box):
     assert image.size == (224, 224)
     assert image.getbbox() == box
     assert image.crop(box).getextrema() == ((200, 200),) * 3
+
+
+def test_the_letterbox_has_the_sides_that_validators_compute():
+    for width, height in np.random.default_rng(0).integers(30, 2500, (500, 2)).tolist():
+        scale = min(224 / width, 224 / height)
+        assert letterboxed((width, height)) == (int(width * scale), int(height * scale))
+
+
+@pytest.mark.parametrize("size", [(3000, 10), (10, 3000), (225, 1)])
+def test_a_strip_that_rounds_to_no_pixels_is_never_sent(size):
+    message = rf"challenge@2026-04: a photo of {size[0]} x {size[1]} pixels would be shrunk to .*never sent"
+    for level in range(4):
+        with pytest.raises(UserError, match=message):
+            challenge_photo(flat(200, size=size), "challenge@2026-04", level=level)
+    for profile in ("challenge@2025", "challenge@2026-05"):
+        challenge_photo(flat(200, size=size), profile)  # these send it
 
 
 def test_level_0_of_2026_04_is_the_letterbox_after_jpeg():

@@ -95,6 +95,8 @@ def test_clean_splits_pass(tmp_path, photos):
     assert "val_calib: 0 groups straddle its parts (fit 4, control 4)" in report.lines
     assert "labels: no copies of one photo carry different labels" in report.lines
     assert "classes: val_test None 3, Roadwork 3" in report.lines
+    assert report.lines[0] == "2 classes: None 16, Roadwork 16"
+    assert report.lines[1].startswith(f"labels: the saved data set {tmp_path / 'splits'} (train 12, ")
     assert report.lines[-1] == "0 violations, 0 warnings"
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from itertools import pairwise
+from dataclasses import replace
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +19,11 @@ import pytest
 from PIL import Image, ImageOps
 
 from natix_hf.data import scenes
+from natix_hf.data.photos import read_source
 from natix_hf.data.scenes import BLOCK, LABELS, encode, generate, scene
-from natix_hf.data.scenes_world import CLASSES, WORK
+from natix_hf.data.scenes_light import Light
+from natix_hf.data.scenes_paint import paint
+from natix_hf.data.scenes_world import CLASSES, SUPERSAMPLE, WORK, Thing, World, build
 from natix_hf.errors import UserError
 
 SMALL = (320, 180)
@@ -132,16 +137,55 @@ def test_work_zone_objects_stand_exactly_where_the_label_says_roadwork(made):
     assert named == set(CLASSES)
 
 
-def test_boxes_lie_in_the_photo_and_work_objects_are_large_enough_to_see():
-    for index in range(BLOCK):
-        shown = scene(8, index, SMALL)
+def test_boxes_lie_in_the_photo_and_a_work_object_is_28_pixels_high_at_360_rows():
+    for seed, index in [*product((3, 8), range(BLOCK)), (0, 30), (7, 4)]:
+        shown = scene(seed, index, SMALL)
         unit = min(shown.image.size) / 360
         largest = 0.0
         for kind, (left, top, right, bottom) in shown.objects:
             assert 0 <= left < right <= shown.image.width
             assert 0 <= top < bottom <= shown.image.height
-            largest = max(largest, (bottom - top) / unit if kind in WORK else 0.0)
-        assert largest >= 12 or shown.label == 0
+            largest = max(largest, (bottom - top + 0.5) / unit if kind in WORK else 0.0)  # boxes are whole pixels
+        assert largest >= 28 or shown.label == 0, (seed, index)
+
+
+class OnlyAt(Light):
+    """A light in which what stands at the depth `visibility` is white and all else black."""
+
+    def tint(self, depth: float):
+        seen = (255, 255, 255) if depth == self.visibility else (0, 0, 0)
+        return lambda colour, shine: seen
+
+
+def _share_seen(world: World, frame: int, thing: Thing) -> float:
+    """How much of a thing's outline lies in the photo and behind nothing, of all that an endless photo would show."""
+    view = world.views[frame]
+    width, height = view.width, view.height
+    wide = replace(view, width=3 * width, height=3 * height, horizon=view.horizon + height, centre=view.centre + width)
+    black = (0.0, 0.0, 0.0)
+    light = OnlyAt("day", "fog", black, 0.0, black, thing.z - view.z, black, black)
+
+    def outline(things: tuple[Thing, ...]) -> np.ndarray:
+        shown = replace(world, light=light, things=things, views=(wide,))
+        return np.asarray(paint(shown, 0, np.random.default_rng(0), 1)[0])[:, :, 0] > 128
+
+    among_all, alone = outline(world.things), outline((thing,))
+    rows, columns = alone.shape[0] // 3, alone.shape[1] // 3
+    return among_all[rows : 2 * rows, columns : 2 * columns].sum() / alone.sum()
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2, 3, 4, 5, 56, 68, 103])
+def test_every_frame_with_roadwork_shows_a_work_object_in_the_open(seed):
+    frames = 1 + 2 * (seed % 3)
+    world = build(np.random.default_rng([seed, 5]), True, frames, SMALL)
+    for frame in {0, frames - 1}:
+        view = world.views[frame]
+        large = [
+            thing
+            for thing in world.things
+            if thing.kind in WORK and view.focal * thing.height / (thing.z - view.z) / world.unit / SUPERSAMPLE > 31
+        ]
+        assert max(_share_seen(world, frame, thing) for thing in large) >= 0.6
 
 
 def test_colour_histograms_do_not_tell_the_label(made, photos):
@@ -234,3 +278,13 @@ def test_the_class_called_none_stands_in_the_table_as_a_word(made):
     lines = (made[0] / "metadata.csv").read_text().splitlines()
     assert lines[0] == "file_name,label,group,daytime,weather,objects"
     assert {line.split(",")[1] for line in lines[1:]} == {"None", "Roadwork"}
+
+
+def test_scenes_of_an_older_version_are_neither_taken_nor_in_the_way(tmp_path, monkeypatch):
+    monkeypatch.setenv("NATIX_HF_HOME", str(tmp_path))
+    with monkeypatch.context() as older:
+        older.setattr(scenes, "VERSION", scenes.VERSION - 1)
+        read_source("builtin:scenes", dataset_config="4")
+    read_source("builtin:scenes", dataset_config="4")
+    versions = [json.loads(path.read_text())["version"] for path in tmp_path.glob("scenes/*/.scenes.json")]
+    assert sorted(versions) == [scenes.VERSION - 1, scenes.VERSION]

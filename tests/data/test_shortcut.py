@@ -13,7 +13,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from natix_hf.data.shortcut import fact_table, file_facts, shortcut
+from natix_hf.data.shortcut import beside_edges, fact_table, file_facts, shortcut
 
 
 def photo(seed: int, kind: str = "JPEG", size: tuple[int, int] = (64, 48), **options) -> dict:
@@ -64,6 +64,24 @@ def test_facts_of_other_files(tmp_path):
     assert facts["file size"] == pytest.approx(np.log2(deep.stat().st_size))
     assert facts["bytes per pixel"] == pytest.approx(np.log2(deep.stat().st_size / 64))
     assert "quantisation tables" not in facts
+
+
+def test_width_and_height_are_those_of_the_upright_photo():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    facts = file_facts(photo(0, exif=exif))
+    assert (facts["width"], facts["height"]) == pytest.approx((np.log2(48), 6.0))
+
+
+def test_the_edges_of_thumbnails_explain_what_follows_from_them():
+    rng = np.random.default_rng(0)
+    contrast = rng.uniform(5, 60, 200)
+    thumbnails = np.clip(120 + contrast[:, None, None] * rng.normal(size=(200, 16, 16)), 0, 255).astype(np.uint8)
+    other = rng.normal(size=200)
+    facts = np.column_stack([3 * np.log2(contrast), other])
+    left = beside_edges(facts, thumbnails)
+    assert left[:, 0].std() < 0.1 * facts[:, 0].std()
+    assert np.corrcoef(left[:, 1], other)[0, 1] > 0.99
 
 
 def test_facts_are_read_from_the_header_alone():

@@ -212,11 +212,21 @@ def test_photos_outside_class_folders(photo_folder):
 
 
 @pytest.mark.parametrize(
-    "name", ["no/such/folder", "./photos", "/no/photos", "~/no photos here", "photos/", "rows.csv"]
+    "name",
+    [
+        *("no/such/folder", "./photos", "/no/photos", "~/no photos here", "photos/", "rows.csv", "photos/rows.TSV"),
+        *("photos.zip", "../photos", "labels.xlsx", "photos\\day"),
+    ],
 )
 def test_a_path_that_is_not_there(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert refused(name) == f"dataset_name: no such file or folder: {name}"
+
+
+@pytest.mark.parametrize("name", ["photos/trian", "photoss"])
+def test_a_name_that_may_be_a_path_or_of_the_hub_is_first_of_all_not_there(name, photo_folder, monkeypatch):
+    monkeypatch.chdir(photo_folder.parent)
+    assert refused(name).startswith(f"dataset_name: no such file or folder: {name}; and as a Hub data set it cannot")
 
 
 def test_missing_columns_are_named_with_those_there_are(photo_folder):
@@ -251,7 +261,9 @@ def test_tables_that_cannot_be_read(photo_folder):
     (photo_folder / "state.json").write_text("{}")
     assert "not a whole save_to_disk folder" in refused(photo_folder)
     (photo_folder / "photos.zip").write_bytes(b"")
-    assert "expected a folder, or a .csv, .jsonl or .parquet file" in refused(photo_folder / "photos.zip")
+    assert "expected a folder, or a .csv, .tsv, .txt, .jsonl, .ndjson, .json or .parquet file" in refused(
+        photo_folder / "photos.zip"
+    )
 
 
 def test_splits_whose_columns_differ_are_named(photo_folder):

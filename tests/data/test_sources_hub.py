@@ -44,9 +44,12 @@ DatasetDict({"train": part(range(60)), "test": part(range(60, 90))}).push_to_hub
 
 READ_ROWS = """
 import json
+from natix_hf.data.own_photos import have_labels
 from natix_hf.data.sources import load_rows
 from natix_hf.data.splits import split_rows
+from natix_hf.inference.listing import find_photos
 
+names, photos = find_photos("hub=tester/roadwork")
 rows = load_rows("tester/roadwork", group_column="video_info.vid_id", label_names=["None", "Roadwork"])
 data = rows.data
 locked = split_rows(rows)
@@ -54,6 +57,7 @@ print(json.dumps({
     "columns": data.column_names, "names": rows.label_names, "sizes": locked.sizes, "ids": data["id"][:],
     "labels": data["label"][:], "groups": data["group"][:], "origins": data["origin"][:], "gps": data[3]["gps"],
     "image": [data[3]["image"]["path"], len(data[3]["image"]["bytes"])],
+    "predicted": names, "first": len(photos[3]["bytes"]), "labelled": have_labels("tester/roadwork"),
 }))
 """
 
@@ -85,7 +89,9 @@ def test_a_hub_data_set_with_flat_dotted_columns_becomes_rows(loopback_hub, tmp_
     assert {"video_info.vid_id", "scene_level_tags.weather", "gps"} <= set(found["columns"])
     assert found["gps"] == "[39.7, -86.3]"
     assert found["image"][0] == "3.jpg"
-    assert found["image"][1] > 500
+    assert found["image"][1] == found["first"] > 500
+    assert found["predicted"] == found["ids"]
+    assert found["labelled"]
     assert sum(found["sizes"].values()) == 90
     assert missing.returncode == 2
     assert "tester/nothing is neither a path here nor a Hub data set that you may see" in missing.stderr
@@ -151,5 +157,8 @@ def test_without_a_network_the_line_says_so(tmp_path, offline):
     done = run(REFUSED, tmp_path, nowhere, "owner/photos", HF_HUB_OFFLINE=offline)
     assert done.returncode == 2
     line = done.stderr.strip().splitlines()[-1]
-    assert line.startswith("error: Hub data set owner/photos cannot be reached and is not in the cache: no network")
+    assert line.startswith(
+        "error: dataset_name: no such file or folder: owner/photos; and as a Hub data set it cannot"
+    )
+    assert "be reached and is not in the cache: no network" in line
     assert "Traceback" not in done.stderr

@@ -11,6 +11,7 @@ from natix_hf.decision.calibration import Calibration
 from natix_hf.decision.calibrators import LEAST_ROWS, fit_calibrator, fit_one, vector_objective
 from natix_hf.decision.temperature import BOUNDS, fit_temperature, softmax
 from natix_hf.errors import UserError
+from natix_hf.report.metrics import classification_metrics
 
 
 def draw(n, classes=2, scale=2.0, bias=0.0, seed=0):
@@ -26,24 +27,25 @@ def nll(logits, labels):
 
 
 @pytest.mark.parametrize("classes", [2, 4])
-def test_temperature_is_the_fit_of_its_own_room(classes):
+def test_temperature_is_the_fit_of_its_own_room_and_its_figures_those_of_the_report(classes):
     logits, labels = draw(500, classes, 3.0)
-    fit = fit_calibrator(logits, labels, None, ["temperature"])
-    one = fit_temperature(logits, labels)
-    assert fit.calibration.temperature.tolist() == [one.temperature] * classes
-    assert (fit.nll_before, fit.nll_after, fit.ece_after) == pytest.approx(
-        (one.nll_before, one.nll_after, one.ece_after)
-    )
+    groups = np.arange(500) // 2
+    fit = fit_calibrator(logits, labels, groups, ["temperature"])
+    temperature = fit_temperature(logits, labels, groups)
+    assert (fit.kept, fit.calibration.temperature.tolist()) == (True, [temperature] * classes)
+    before, after = (classification_metrics(one, labels) for one in (logits, logits / temperature))
+    assert (fit.nll_before, fit.ece_before) == pytest.approx((before["log_loss"], before["ece"]))
+    assert (fit.nll_after, fit.ece_after) == pytest.approx((after["log_loss"], after["ece"]))
 
 
 def test_two_class_vector_is_platt_scaling_of_scikit_learn():
     logits, labels = draw(20_000, 2, 2.5, [0.6, -0.6])
     found = fit_one("vector", logits, labels)
     theirs = LogisticRegression(C=1e9, tol=1e-8).fit((logits[:, 1] - logits[:, 0])[:, None], labels)
-    assert 1 / found.temperature[0] == pytest.approx(theirs.coef_[0, 0], rel=2e-3)
+    assert 1 / found.temperature[0] == pytest.approx(theirs.coef_[0, 0], rel=1e-2)
     assert found.temperature[0] == found.temperature[1]
     bias = found.calibrator_bias
-    assert bias[1] - bias[0] == pytest.approx(theirs.intercept_[0], abs=5e-3)
+    assert bias[1] - bias[0] == pytest.approx(theirs.intercept_[0], abs=1e-2)
 
 
 def test_vector_recovers_what_the_logits_were_made_with():
@@ -57,7 +59,7 @@ def test_vector_recovers_what_the_logits_were_made_with():
 def test_vector_ends_where_an_optimiser_without_derivatives_ends(classes):
     logits, labels = draw(60, classes, 2.0, np.arange(classes) * 0.3)
     found = fit_one("vector", logits, labels)
-    temperature = fit_temperature(logits, labels).temperature
+    temperature = fit_temperature(logits, labels)
     shared = classes == 2
 
     def literal(x):
@@ -67,7 +69,7 @@ def test_vector_ends_where_an_optimiser_without_derivatives_ends(classes):
         total = 0.0
         for row, label in zip(surprise.tolist(), labels.tolist(), strict=True):
             total += row[label] + (sum(row) - row[label]) / (classes - 1) / len(labels)
-        return total + 0.5 * (np.sum((scale - 1) ** 2) + np.sum(bias**2))
+        return total + 0.5 * (np.sum((scale - 1) ** 2) / 0.35**2 + np.sum(bias**2))
 
     start = np.r_[np.ones(1 if shared else classes), np.zeros(classes)]
     plain = scipy.optimize.minimize(
@@ -78,7 +80,7 @@ def test_vector_ends_where_an_optimiser_without_derivatives_ends(classes):
         vector_objective(np.broadcast_to(ours[:-classes], classes), ours[-classes:], logits / temperature, labels)[0]
     )
     assert literal(ours) <= plain.fun + 1e-8
-    assert ours == pytest.approx(plain.x, abs=2e-3)
+    assert ours == pytest.approx(plain.x, abs=0.02)  # the other one stops a little early
 
 
 def test_the_derivatives_of_the_objective_are_those_of_differences():
@@ -138,26 +140,14 @@ def test_the_calibrator_that_the_logits_were_made_for_is_chosen():
     assert fit_calibrator(bent, labels, None, everything).calibration.calibrator == "isotonic"
 
 
-def test_a_lead_of_less_than_a_standard_error_goes_to_the_simpler():
-    taken, ahead = [], []
-    for seed in range(12):
-        fit = fit_calibrator(*draw(300, 2, 2.0, seed=seed), None, ["temperature", "vector"])
-        simple, flexible = fit.candidates
-        ahead.append(flexible["cv_nll"] < simple["cv_nll"])
-        taken.append(fit.calibration.calibrator)
-        expected = "vector" if simple["behind"] > simple["behind_se"] else "temperature"
-        assert taken[-1] == expected
-    assert any(ahead), "no seed has vector ahead by chance, so the rule was not tried"
-    assert taken.count("vector") < sum(ahead)
-
-
 def test_folds_hold_out_whole_groups():
     """Copies of a row in one group: with rows split, isotonic would be judged by rows that it was fitted on."""
     logits, labels = draw(60, 2, 1.0)
     labels = np.random.default_rng(5).integers(0, 2, 60)  # nothing to learn
     logits, labels, groups = np.repeat(logits, 10, axis=0), np.repeat(labels, 10), np.repeat(np.arange(60), 10)
     rowwise, grouped = (fit_calibrator(logits, labels, g, ["temperature", "isotonic"]) for g in (None, groups))
-    assert rowwise.candidates[1]["cv_nll"] < grouped.candidates[1]["cv_nll"]
+    assert rowwise.candidates[2]["cv_nll"] < grouped.candidates[2]["cv_nll"]
+    assert rowwise.calibration.calibrator == "isotonic"
     assert grouped.calibration.calibrator == "temperature"
     assert (grouped.n, grouped.groups) == (600, 60)
     # The held-out figure is that of fits without the group: here done literally, each group left out by itself.
@@ -166,7 +156,7 @@ def test_folds_hold_out_whole_groups():
     literal = 0.0
     for group in range(20):
         out = few_groups == group
-        calibration = fit_one("temperature", few[~out], few_labels[~out])
+        calibration = fit_one("temperature", few[~out], few_labels[~out], few_groups[~out])
         literal += out.sum() * nll(calibration.calibrated(few[out]), few_labels[out]) / 200
     assert fit.candidates[1]["cv_nll"] == pytest.approx(literal)
 
@@ -188,7 +178,7 @@ def test_too_few_rows_leave_the_logits_alone_and_say_so():
     assert fit.notes == ("29 photos are too few for temperature, 30 are needed",)
     logits, labels = draw(150)
     fit = fit_calibrator(logits, labels, None, ["temperature", "vector", "isotonic"])
-    assert [entry["calibrator"] for entry in fit.candidates] == ["temperature", "vector"]
+    assert [entry["calibrator"] for entry in fit.candidates] == ["none", "temperature", "vector"]
     assert fit.notes == ("150 photos are too few for isotonic, 300 are needed",)
 
 
@@ -206,8 +196,8 @@ def test_one_class_alone_and_one_group_alone_are_told():
     assert (fit.calibration.calibrator, fit.kept) == ("none", False)
     assert "all 100 photos are of class 1" in fit.notes[0]
     fit = fit_calibrator(logits, labels, np.zeros(100), ["temperature", "vector"])
-    assert fit.calibration.calibrator == "temperature"
-    assert "one group" in fit.notes[0]
+    assert (fit.calibration.calibrator, fit.kept) == ("none", False)
+    assert "one group, nothing can be held out to judge a calibrator by" in fit.notes[0]
 
 
 @pytest.mark.parametrize(

@@ -120,4 +120,50 @@ def test_photos_are_those_given_else_of_val_select_else_scenes(exports, make_pho
     assert set(found.content) <= allowed
     # A photo more, and the split is another: the run's val_select is not known any more.
     Image.new("RGB", (64, 48), (3, 4, 5)).save(photos / "None" / "new.jpg")
-    assert proof_photos(run, count=2).source == "generated scenes"
+    drawn = proof_photos(run, count=2)
+    assert drawn.source == "generated scenes"
+    assert "holds other photos" in drawn.reason
+
+
+def test_the_photos_of_a_fold_are_found_again_by_every_key_of_its_recipe(exports, make_photos, tmp_path):
+    """`test_on` was missing from a copy of the list of keys, so that a fold's proof took scenes without a word."""
+    from natix_hf import load_photos
+
+    photos = make_photos(tmp_path / "photos", {"None": (100, 120, 110), "Roadwork": (150, 100, 90)}, 24)
+    rows = ["file_name,label,city"]
+    for path in sorted(photos.rglob("*.jpg")):
+        city = ("Boston", "Oslo", "Rome")[int(path.stem[-2:]) % 3]
+        rows.append(f"{path.relative_to(photos).as_posix()},{path.parent.name},{city}")
+    (photos / "metadata.csv").write_text("\n".join(rows) + "\n")
+    run, keys = tmp_path / "run", {"test_on": ["city=Oslo"], "split_seed": 3, "near_duplicates": False}
+    splits = load_photos(str(photos), **keys)
+    write_json(run / "splits.json", splits.description)
+    write_json(run / "recipe.yaml", {"dataset_name": str(photos), **keys})  # JSON is YAML
+    assert proof_photos(run, count=4).source == "val_select"
+
+
+def test_a_proof_with_generated_scenes_says_why(exports, tmp_path):
+    shutil.copytree(exports / "merged", tmp_path / "export")
+    lines = []
+    document = prove(exports / "run", tmp_path / "export", clients=(), say=lines.append)
+    assert document["photos"]["source"] == "generated scenes"
+    assert len(lines) == 1
+    assert "the run's own photos of val_select cannot be had, scenes are generated: " in lines[0]
+    assert lines[0].endswith("has no splits.json")
+    assert str(exports) not in (tmp_path / "export" / "proof.json").read_text()  # which is published
+
+
+def test_the_keys_that_find_photos_are_keys_of_a_recipe_and_all_that_load_photos_takes():
+    from dataclasses import fields
+    from inspect import Parameter, signature
+
+    from natix_hf.data.photos import PLAN_KEYS, SOURCE_KEYS, load_photos
+    from natix_hf.data.sources import load_rows
+    from natix_hf.recipe import DataOptions, ModelOptions
+
+    recipe = {field.name for options in (DataOptions, ModelOptions) for field in fields(options)}
+    assert {*SOURCE_KEYS, *PLAN_KEYS} <= recipe
+    for function in (load_photos, load_rows):
+        named = {name for name, one in signature(function).parameters.items() if one.kind is Parameter.KEYWORD_ONLY}
+        # positive_label is about descriptions there, which class they describe; in a recipe it is about figures.
+        assert (named & recipe) - {"positive_label"} <= {*SOURCE_KEYS, *PLAN_KEYS}

@@ -226,7 +226,9 @@ def test_the_network_s_pinned_client_is_told_what_to_upgrade_to(hub, run, light,
 
     monkeypatch.setattr(publishing, "prove", old)
     line, _ = refused(run, "me/x", "--hotkey", ALICE, "--client_python", "python4.45")
-    assert "the smallest upgrade that was tested to work is transformers 4.56.0 with timm 1.0.31" in line
+    assert (
+        "the smallest upgrade that was tested to work is transformers 4.56.0 with torch 2.6.0 and timm 1.0.22 " in line
+    )
     line, _ = refused(run, "me/x", "--client_python", "python4.45")
     assert "smallest upgrade" not in line
     assert not hub.repositories
@@ -250,6 +252,9 @@ def test_a_hotkey_adds_what_streetvision_asks_for(hub, run, proofs, monkeypatch)
     assert asked["n"] == len(asked["p"]) == 4
     assert any("p50 0.100, p99 0.200 of 4 requests" in line for line in said)
     assert any("transformers 4.45.2, which the network pins" in line for line in said)
+    assert said[0].startswith("as of 2026-05 StreetVision is halted: ")
+    assert any("detector.yaml goes to base_miner/detectors/configs/ " in line for line in said)
+    assert any("since 2026-02 no code of the network reads it" in line for line in said)
 
 
 def test_a_refit_is_published_with_figures_that_are_said_to_be_its_honest_run_s(hub, run, proofs):

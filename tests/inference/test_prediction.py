@@ -1,4 +1,5 @@
 import csv
+import io
 import json
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 
 from natix_hf import UserError, load_model
 from natix_hf.inference.listing import find_photos
-from natix_hf.inference.prediction import load_classifier, predict_photos, write_rows
+from natix_hf.inference.prediction import MISSING, load_classifier, missing_line, predict_photos, write_rows
 
 
 @pytest.fixture(scope="module")
@@ -178,3 +179,23 @@ def test_turned_photos_are_seen_upright(finished, tmp_path):
     upright.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "b.png", exif=exif)
     rows, _ = predictions(finished, tmp_path)
     np.testing.assert_allclose(rows[0].probabilities, rows[1].probabilities, atol=1e-6)
+
+
+def test_pandas_keeps_the_class_none_as_the_printed_line_says(finished, photo_folder, tmp_path):
+    """Quoting does not help there: pandas takes the word for a missing value with and without."""
+    rows, _ = predictions(finished, photo_folder)
+    output = tmp_path / "out.csv"
+    write_rows(output, rows, ["None", "Roadwork"])
+    line = missing_line(output, ["None", "Roadwork"])
+    assert "pandas.read_csv('out.csv', keep_default_na=False)" in line
+    assert missing_line(output, ["road", "works"]) is None
+    assert missing_line(tmp_path / "out.jsonl", ["None", "Roadwork"]) is None
+    pandas = pytest.importorskip("pandas")
+    quoted = tmp_path / "quoted.csv"
+    quoted.write_text("".join('"' + line.replace(",", '","') + '"\n' for line in output.read_text().splitlines()))
+    for path in (output, quoted):
+        assert pandas.read_csv(path)["label"].isna().any()
+        labels = pandas.read_csv(path, keep_default_na=False)["label"].tolist()
+        assert labels == [("None", "Roadwork")[row.decision] for row in rows]
+    odd = [word for word in MISSING if not pandas.isna(pandas.read_csv(io.StringIO(f"a,b\n{word},1\n"))["a"][0])]
+    assert not odd

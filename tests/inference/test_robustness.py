@@ -7,8 +7,7 @@ from PIL import Image
 from transformers.image_utils import load_image
 
 from natix_hf import load_model, load_photos
-from natix_hf.data.challenge import challenge_photo, draw_challenge, jpeg
-from natix_hf.data.decode import client_photo
+from natix_hf.data.challenge import cached_photo, challenge_photo, draw_challenge, jpeg
 from natix_hf.data.distortions import distort
 from natix_hf.inference.robustness import (
     Case,
@@ -80,7 +79,7 @@ def test_pixels_are_those_of_a_client_that_was_sent_the_photo(probe, rows, tmp_p
     for index in (0, 3, 13, 14, 75):
         number, case = divmod(index, 14)
         row = rows[number]
-        sent_photo(client_photo(row["image"]), cases[case], row["id"]).save(tmp_path / "sent.png")
+        sent_photo(cached_photo(row["image"]), cases[case], row["id"]).save(tmp_path / "sent.png")
         expected = processor(images=load_image(str(tmp_path / "sent.png")), return_tensors="pt")["pixel_values"][0]
         torch.testing.assert_close(photos[index]["pixel_values"], expected, rtol=0, atol=0)
         assert photos[index]["labels"] == row["label"]

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import DINOv3ViTModel, ViTConfig, ViTModel
 
 from natix_hf.errors import UserError
+from natix_hf.inference.prediction import load_classifier
 from natix_hf.modeling.checkpoints import build_model, load_backbone, load_processor
 
 NAMES = ["None", "Roadwork"]
@@ -141,8 +142,26 @@ def test_a_run_with_another_number_or_order_of_classes_is_refused(run_folder):
     message = refusal(build_model, str(run_folder), ["a", "b", "c"], pooling="cls_mean")
     assert "the model has 2 classes (None, Roadwork), the data has 3 (a, b, c)" in message
     assert "another order" in refusal(build_model, str(run_folder), NAMES[::-1], pooling="cls_mean")
-    model = build_model(str(run_folder), ["quiet", "works"], pooling="cls_mean")
+
+
+def test_a_run_whose_classes_have_other_names_is_refused_unless_its_head_is_to_go_on(run_folder):
+    message = refusal(build_model, str(run_folder), ["quiet", "works"], pooling="cls_mean")
+    assert "None, Roadwork, the data's quiet, works" in message
+    assert "(None -> quiet, Roadwork -> works): add --reuse_head true" in message
+    assert "(Roadwork -> Works)" in refusal(build_model, str(run_folder), ["None", "Works"], pooling="cls_mean")
+    model = build_model(str(run_folder), ["quiet", "works"], pooling="cls_mean", reuse_head=True)
     assert model.config.label2id == {"quiet": 0, "works": 1}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_named_before_anything_is_trained(checkpoint, run_folder, value):
+    for folder, name in ((checkpoint, "layer.1.attention.q_proj.weight"), (run_folder, "head.linear.weight")):
+        weights = load_file(folder / "model.safetensors")
+        weights[name][0, :3] = value
+        save_file(weights, folder / "model.safetensors", {"format": "pt"})
+        message = refusal(build_model, str(folder), NAMES, pooling="cls_mean")
+        assert re.search(rf"its weights hold NaN or infinite values \(3 in (model\.)?{re.escape(name)}\)", message)
+    assert "its weights hold NaN" in refusal(load_classifier, str(run_folder))
 
 
 def test_a_run_with_other_features_is_refused(run_folder):

@@ -6,7 +6,9 @@ from sklearn.metrics import accuracy_score, matthews_corrcoef
 
 from natix_hf.documents.reward import Reward
 from natix_hf.errors import UserError
+from natix_hf.hub.card_sections import reward_section
 from natix_hf.report.field import LATE_2025, read_field
+from natix_hf.report.page_tables import reward_table
 from natix_hf.report.reward import (
     Photos,
     reward_document,
@@ -131,6 +133,22 @@ def test_the_document_is_of_its_class_and_names_profile_source_and_field():
     assert (one_class["profile"], one_class["source"]) == ("challenge@2025", "paris")
     assert "unconfirmed" in reward_lines(got)[-1]
     assert got == document(0.95)  # same rows and seed, same document
+
+
+def test_a_simulated_reward_says_that_nobody_is_paid_how_often_photos_come_and_how_they_were_sent():
+    labels = np.repeat([0, 1], 40)
+    photos = [Photos("challenge@2025", None, logits_of(labels * 1.0), labels, None, how_sent="pixels as stored")]
+    got = reward_document([*photos], LATE_2025, label_names=["None", "Roadwork"], days=20, n_boot=20)
+    Reward.check(got)
+    assert got["challenges"] == 57
+    lines = reward_lines(got)
+    for text in ("\n".join(lines), reward_table(got)["text"], reward_section(got)["text"]):
+        assert "as of 2026-05 StreetVision is halted" in text
+        assert "nobody is paid" in text
+        assert "57 challenges a day for each of 251 participants (288 for each of 50)" in text
+        assert "a third of the photos each was synthetic, real, and from an API" in text
+        assert "challenge@2025 with pixels as stored" in text
+    assert len([line for line in lines if "as of 2026-05" in line]) == 1
 
 
 def test_the_interval_follows_the_groups_and_covers_the_mean():

@@ -5,14 +5,17 @@ import pytest
 from PIL import Image
 
 from natix_hf.documents.robustness import Robustness
+from natix_hf.hub.card_sections import robustness_section
 from natix_hf.report import figures_robustness
 from natix_hf.report.field import LATE_2025
 from natix_hf.report.intervals import bootstrap_intervals, paired_differences
 from natix_hf.report.metrics import METRICS
+from natix_hf.report.page_tables import robustness_table
 from natix_hf.report.reward import Photos, reward_document
-from natix_hf.report.robustness import Sent, latency_document, robustness_document, robustness_lines
+from natix_hf.report.robustness import Sent, latency_document, robustness_document, robustness_lines, sent_text
 
 NAMES = ["None", "Roadwork"]
+SENT = "pixels as stored; JPEG files coded twice"
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +40,8 @@ def document(rows):
     clean, ways, labels, groups = rows
     profiles = {"challenge@2025": ways, "challenge@2026-05": ways[:1]}
     latency = latency_document([0.2, 0.4, 9.5], cores=2, threads=1, limit=9.0)
-    return robustness_document(clean, profiles, labels, groups, label_names=NAMES, latency=latency, n_boot=200)
+    options = {"label_names": NAMES, "how_sent": dict.fromkeys(profiles, SENT), "latency": latency, "n_boot": 200}
+    return robustness_document(clean, profiles, labels, groups, **options)
 
 
 def test_the_document_holds_every_level_and_severity_and_is_of_its_class(document):
@@ -54,6 +58,16 @@ def test_the_document_holds_every_level_and_severity_and_is_of_its_class(documen
     assert untouched["metrics"] == level["metrics"]  # severity 0 is level 0
     assert [case["level"] for case in second["cases"]] == [0]
     assert (document["n"], document["groups"]) == (90, 30)
+
+
+def test_how_the_photos_were_sent_stands_with_every_figure(document):
+    assert [profile["sent"] for profile in document["profiles"]] == [SENT, SENT]
+    told = f"challenge@2025 and challenge@2026-05 with {SENT}"
+    assert f"  sent: {told}" in robustness_lines(document)
+    assert told in robustness_table(document)["text"]
+    assert told in robustness_section(document)["text"]
+    mixed = [{"profile": "a", "sent": "one"}, {"profile": "b", "sent": "two"}, {"profile": "a", "sent": "one"}]
+    assert sent_text([*mixed, {"profile": "clean"}]) == "a with one; b with two"
 
 
 def test_every_case_is_what_one_comparison_at_a_time_gives(document, rows):

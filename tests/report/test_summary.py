@@ -80,4 +80,4 @@ def test_the_last_line_says_how_often_the_rows_were_read(times, words):
 
 def test_a_temperature_that_was_not_kept_is_said_so():
     text = "\n".join(summary_lines(document()[0], CALIBRATION | {"kept": False, "temperature": 1.0}))
-    assert "T = 1, no temperature lowered the NLL of 0.3000" in text
+    assert "no calibrator, none predicted held-out groups clearly better, NLL 0.3000" in text

@@ -169,7 +169,7 @@ def test_the_share_of_the_peak_is_that_of_the_forward_passes(job, tmp_path, monk
     monkeypatch.setenv("NATIX_HF_HOME", str(tmp_path / "home"))
     asked = []
     monkeypatch.setattr(accounting, "WORTH_A_PEAK", 0.0)
-    monkeypatch.setattr(accounting, "measured_peak", lambda device, kind: asked.append(kind) or 1e12)
+    monkeypatch.setattr(accounting, "measured_peak", lambda device, kind, seen: asked.append(kind) or 1e12)
     trainer = job("probe", probe_heads="grid", probe_learning_rates=[0.1], num_train_epochs=1)
     trainer.train()
     passed = trainer.passes["features"]
@@ -195,6 +195,23 @@ def test_a_peak_is_measured_where_none_is_kept_or_can_be_kept(tmp_path, monkeypa
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("NATIX_HF_HOME", str(tmp_path / "file"))
     assert accounting.measured_peak(torch.device("cpu"), torch.float32) == 5.0
+
+
+def test_a_run_that_was_faster_than_the_peak_has_it_measured_again_and_no_share_above_one_is_told(
+    tmp_path, monkeypatch
+):
+    device, measured = torch.device("cpu"), iter([5.0, 20.0, 4.0])
+    monkeypatch.setattr(accounting, "_peak", lambda *_: next(measured))
+    monkeypatch.setenv("NATIX_HF_HOME", str(tmp_path))
+    assert accounting.measured_peak(device, torch.float32) == 5.0  # while others kept the machine busy
+    assert accounting.measured_peak(device, torch.float32, seen=8.2) == 20.0
+    assert accounting.measured_peak(device, torch.float32, seen=8.2) == 20.0
+    assert accounting.measured_peak(device, torch.float32, seen=33.0) == 20.0  # still busy: the larger one is kept
+    speed = {"photos_per_second": 9.0, "flop_per_second": 33.0, "waiting": 0.0, "peak_memory_mib": 1.0}
+    line = speed_lines(speed | {"share_of_peak": 33 / 20, "bottleneck": "it"})[0]
+    assert "%" not in line.replace("0% of it waiting", "")
+    assert "more than the matrix product that the machine was measured by while it was busy" in line
+    assert "(80% of the machine" in speed_lines(speed | {"share_of_peak": 0.8, "bottleneck": "it"})[0]
 
 
 def test_a_record_of_an_earlier_version_stays_valid(job, tmp_path):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from natix_hf import NatixTrainer, NatixTrainingArguments, UserError, load_model, load_photos
-from natix_hf.data.decode import client_photo
+from natix_hf.data.challenge import SENT, cached_photo
 from natix_hf.decision.calibration import Calibration
 from natix_hf.documents.reward import Reward
 from natix_hf.documents.robustness import Robustness
@@ -20,6 +20,7 @@ from natix_hf.recipe import DecisionOptions
 from natix_hf.report.field import read_field
 from natix_hf.report.metrics import classification_metrics
 from natix_hf.training.challenged import measure_robustness
+from natix_hf.training.deciding import calibrate_run
 from natix_hf.training.final import evaluate_run
 from natix_hf.training.predictions import read_predictions
 
@@ -79,7 +80,7 @@ def test_val_calib_is_predicted_as_it_is_sent_in_its_groups_and_parts(finished):
     sent = read_predictions(run, "val_calib@challenge-2025", "fit")
     assert list(rows["id"][:]) == list(sent["id"][: len(rows)])
     for view in (0, 1):
-        image = sent_photo(client_photo(rows[2]["image"]), Case(PROFILE, view=view), rows[2]["id"])
+        image = sent_photo(cached_photo(rows[2]["image"]), Case(PROFILE, view=view), rows[2]["id"])
         with torch.inference_mode():
             served = model(pixel_values=client_pixels(image, processor)[None]).logits[0].numpy()
         at = view * len(rows) + 2
@@ -96,7 +97,11 @@ def test_val_test_is_predicted_in_every_way_and_the_documents_follow(finished):
     document, reward = (json.loads((run / f"{name}.json").read_text()) for name in ("robustness", "reward"))
     Robustness.check(document)
     Reward.check(reward)
-    calibration = Calibration.from_document(json.loads((run / "calibration.json").read_text()))
+    assert [profile["sent"] for profile in document["profiles"]] == [SENT]
+    assert [entry.get("sent") for entry in reward["entries"]] == [None, SENT]
+    document_of_calibration = json.loads((run / "calibration.json").read_text())
+    assert document_of_calibration["sent"] == SENT
+    calibration = Calibration.from_document(document_of_calibration)
     level_3 = table.filter(table_column(table, "level") == 3).to_pydict()
     logits = calibration.served(np.array(level_3["logits"]))
     got = next(case for case in document["profiles"][0]["cases"] if case["level"] == 3)
@@ -137,6 +142,18 @@ def test_measured_once_more_gives_the_same_logits_and_no_other_read_of_the_test(
         "predictions",
         "final figures",
     ]
+
+
+def test_predictions_of_version_0_1_are_told_as_what_they_are(finished, run):
+    for path in (run / "predictions").rglob("*challenge-2025.parquet"):
+        pq.write_table(pq.read_table(path).replace_schema_metadata(None), path)
+    calibrate_run(run)
+    evaluate_run(run)
+    robustness, calibration = (
+        json.loads((run / f"{name}.json").read_text()) for name in ("robustness", "calibration")
+    )
+    for sent in (robustness["profiles"][0]["sent"], calibration["sent"]):
+        assert sent == "upright by EXIF orientation and coded once as JPEG (natix_hf 0.1)"
 
 
 def test_other_photos_are_refused_and_nothing_is_written(finished, run, make_photos, tmp_path):

@@ -75,8 +75,7 @@ def test_by_default_one_temperature_and_a_threshold_that_is_only_reported(run):
     document = calibrate_run(run)
     CalibrationFile.check(json.loads((run / "calibration.json").read_text()))
     rows = read_predictions(run, "val_calib", "fit")
-    fit = fit_temperature(rows["logits"], rows["label"])
-    assert document["temperature"] == [fit.temperature] * 2
+    assert document["temperature"] == [fit_temperature(rows["logits"], rows["label"], rows["group"])] * 2
     assert (document["n"], document["groups"]) == (len(rows["label"]), len(set(rows["group"])))
     assert (document["threshold"], document["folded"], document["guarantee"]) == (0.5, False, None)
     assert document["logit_bias"] == [0.0, 0.0]
@@ -88,7 +87,7 @@ def test_by_default_one_temperature_and_a_threshold_that_is_only_reported(run):
 
 
 def test_prior_and_threshold_are_added_in_their_order_and_decide_at_one_half(run):
-    options = DecisionOptions(target_prior=[0.5], fold_threshold=True, threshold_metric="cost:1:4")
+    options = DecisionOptions(target_prior=[0.5], fold_threshold=True, threshold_metric="cost:1:10")
     document = calibrate_run(run, options)
     rows = read_predictions(run, "val_calib", "fit")
     seen = np.mean(rows["label"] == 1)
@@ -102,8 +101,18 @@ def test_prior_and_threshold_are_added_in_their_order_and_decide_at_one_half(run
     served, decisions = calibration.served(rows["logits"]), calibration.decisions(rows["logits"])
     np.testing.assert_allclose(served, rows["logits"] / document["temperature"] + document["logit_bias"])
     assert (served.argmax(axis=1) == decisions).all()
-    # Under the expected shares a wrong "positive" costs 1 and a wrong "none" 4: the optimum lies near 1 / (1 + 4).
-    assert document["threshold_choice"]["low"] - 0.1 < 0.2 < document["threshold_choice"]["high"] + 0.1
+    # Under the expected shares a wrong "positive" costs 1 and a wrong "none" 10: the optimum lies near 1 / (1 + 10).
+    assert document["threshold_choice"]["low"] - 0.1 < 1 / 11 < document["threshold_choice"]["high"] + 0.1
+
+
+def test_a_threshold_that_is_no_better_on_held_out_groups_is_not_used(run):
+    document = calibrate_run(run, DecisionOptions(fold_threshold=True, threshold_metric="mcc"))
+    held = document["threshold_choice"]["held_out"]
+    assert held["gain"] <= held["gain_se"]
+    assert (document["threshold"], document["folded"], document["threshold_bias"]) == (0.5, False, [0.0, 0.0])
+    told = "\n".join(calibration_lines(document, NAMES))
+    assert f"{held['value']:.3f} on held-out groups, 0.5 has {held['at_half']:.3f}" in told
+    assert "it stays 0.5" in told
 
 
 def test_probabilities_and_decisions_hold_under_the_expected_shares(tmp_path):
@@ -196,7 +205,7 @@ def test_few_photos_and_an_absent_class_are_told_and_change_nothing(tmp_path):
     assert document["logit_bias"] == [0.0, 0.0]
     assert document["threshold_choice"] is None
     text = "\n".join(calibration_lines(document, NAMES))
-    assert "are of class 1, temperature needs two classes" in text
+    assert "are of class Roadwork, temperature needs two classes" in text
     assert "no photo of None among these" in text
 
 
@@ -211,16 +220,16 @@ def test_an_unreachable_threshold_is_not_used(run):
 
 def test_options_are_those_of_the_run_unless_overridden(tmp_path, capsys):
     asked = DecisionOptions(calibrator=["temperature", "vector"], target_prior=[0.5])
-    run = write(tmp_path / "run", decision=asdict(asked))
+    run = write(tmp_path / "run", n=3000, decision=asdict(asked))
     assert options_of(run) == asked
-    calibrate.main([str(run), "--fold_threshold", "--threshold_metric", "f1", "--risk", "fnr"])
+    calibrate.main([str(run), "--fold_threshold", "--threshold_metric", "cost:1:10", "--risk", "fnr"])
     out = capsys.readouterr().out
     document = read_json(run / "calibration.json")
-    expected = replace(asked, fold_threshold=True, threshold_metric="f1", risk="fnr")
+    expected = replace(asked, fold_threshold=True, threshold_metric="cost:1:10", risk="fnr")
     assert document["options"] == asdict(expected)
-    assert "NLL on held-out groups of val_calib/fit: temperature " in out
+    assert "NLL on held-out groups of val_calib/fit: none " in out
     assert "class shares of val_calib/fit" in out
-    assert "best threshold for f1" in out
+    assert "best threshold for cost:1:10" in out
     assert "95 % interval" in out
     assert "at best, with 90% confidence" in out
     config = read_json(run / "config.json")
@@ -321,3 +330,29 @@ def test_balanced_training_is_not_corrected_twice(calibrator):
     if calibrator != "none":  # what was asked for as it is stays as it is
         p = softmax(own.calibrated(rows["logits"]))[:, 1]
         assert p.mean() == pytest.approx(labels.mean(), abs=0.01)
+
+
+@pytest.mark.parametrize("calibrator", ["temperature", "vector"])
+def test_a_model_that_tells_nothing_about_the_photos_is_told(calibrator):
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1], 200)
+    scores = rng.permutation(np.repeat([-8.0, 8.0], 200))  # sure of itself, and by chance
+    rows = {"logits": np.stack([-scores, scores], axis=1), "label": labels, "group": np.arange(400).astype(str)}
+    document = deciding.decide(rows, DecisionOptions(calibrator=[calibrator]), None, NAMES, 1)[1]
+    (line,) = [note for note in document["notes"] if "tell nothing" in note]
+    assert line.startswith("T = 20 is the highest that is tried")
+    assert "what the model calls None and Roadwork" in line
+    rows["logits"] = np.stack([labels * -2.0, labels * 2.0], axis=1) + rng.normal(0, 1, (400, 2))
+    document = deciding.decide(rows, DecisionOptions(calibrator=[calibrator]), None, NAMES, 1)[1]
+    assert not [note for note in document["notes"] if "tell nothing" in note]
+
+
+def test_notes_call_classes_by_their_names():
+    rng = np.random.default_rng(0)
+    labels = np.r_[np.zeros(120, int), np.ones(4, int)]
+    rows = {"logits": rng.normal(0, 1, (124, 2)), "label": labels, "group": np.arange(124).astype(str)}
+    document = deciding.decide(rows, DecisionOptions(calibrator=["temperature", "vector"]), None, NAMES, 1)[1]
+    assert document["notes"][0].startswith("class Roadwork has 4 photos, too few for vector")
+    rows["label"] = np.zeros(124, int)
+    document = deciding.decide(rows, DecisionOptions(), None, NAMES, 1)[1]
+    assert document["notes"][0].startswith("all 124 photos are of class None, temperature needs two classes")

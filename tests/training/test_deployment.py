@@ -27,7 +27,7 @@ TRUTH = 0.3  # share of positives where the model works; 0.9 in val_calib
 def run(tmp_path_factory) -> Path:
     """A run whose logits are twice the log posterior under 90 % positives, with a prior and a threshold in use."""
     run = write(tmp_path_factory.mktemp("runs") / "street")
-    calibrate.main([str(run), "--target_prior", "0.5", "--fold_threshold", "--threshold_metric", "cost:1:4"])
+    calibrate.main([str(run), "--target_prior", "0.5", "--fold_threshold", "--threshold_metric", "cost:1:10"])
     return run
 
 
@@ -84,7 +84,7 @@ def test_the_same_table_again_gives_the_same_shares_though_the_calibration_is_an
     predicted(copy, table)
     calibrate.main([str(copy), "--deployment", str(table)])
     first = read_json(copy / "calibration.json")
-    calibrate.main([str(copy), "--deployment", str(table), "--fold_threshold"])
+    calibrate.main([str(copy), "--deployment", str(table), "--fold_threshold", "--threshold_metric", "cost:1:10"])
     again = read_json(copy / "calibration.json")
     assert again["folded"]
     assert again["prior"] == first["prior"]

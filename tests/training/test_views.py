@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 
 from natix_hf import load_photos
 from natix_hf.data.augment import training_view
+from natix_hf.data.challenge import cached_photo
 from natix_hf.data.copies import PhotoCopies, photo_copies
 from natix_hf.data.decode import open_photo
 from natix_hf.training import trainer as trainer_module
@@ -57,10 +58,10 @@ def test_the_levels_of_a_challenge_reach_the_views(rows):
     levels = [0.0, 0.0, 0.0, 1.0]
     facts = {**options, "epoch": 1, "row_id": rows[3]["id"]}
     views = TrainingPhotos(rows, **options, challenge_levels=levels)
-    expected = training_view(open_photo(rows[3]["image"]), **facts, challenge_levels=levels)
+    expected = training_view(cached_photo(rows[3]["image"]), **facts, challenge_levels=levels)
     assert torch.equal(views[(1, 3)]["pixel_values"], expected)
     assert not torch.equal(
-        expected, training_view(open_photo(rows[3]["image"]), **facts, challenge_levels=[1, 0, 0, 0])
+        expected, training_view(cached_photo(rows[3]["image"]), **facts, challenge_levels=[1, 0, 0, 0])
     )
 
 

@@ -146,10 +146,10 @@ def test_one_class_few_photos_and_no_mistakes_are_told_and_change_no_logit(run, 
 
     change(run, "val_calib", "logits", lambda logits, labels: np.where(np.eye(2)[labels] > 0, 8.0, -8.0))
     said = told()  # the likelihood would grow for ever as T falls
-    assert "T = 1, no temperature lowered the NLL of 0.0000" in said
+    assert "no calibrator, none predicted held-out groups clearly better, NLL 0.0000" in said
     keep(run, "val_calib", lambda labels: labels == 1)
     said = told()
-    assert "photos are of class 1, temperature needs two classes and is left out" in said
+    assert "photos are of class Roadwork, temperature needs two classes and is left out" in said
     assert "photos are of one class, a threshold needs both, it stays 0.5" in said
     shutil.copy(whole / "predictions" / "val_calib.parquet", run / "predictions")
     keep(run, "val_calib", lambda labels: np.arange(len(labels)) % 12 == 0)
@@ -211,7 +211,8 @@ def test_a_calibration_of_version_1_is_evaluated_compared_and_renewed(run, tmp_p
 def test_other_classes_and_another_positive_one(tmp_path, capsys, names, positive):
     run = write(tmp_path / "run", n=600, prior=0.6, names=names, **RECORD | {"positive": positive})
     prior = ["0.5"] if len(names) == 2 else ["0.1", "0.2", "0.3", "0.4"]
-    risk = ["--risk", "fpr", "--risk_alpha", "0.2", "--fold_threshold"] if len(names) == 2 else []
+    costly = ["--threshold_metric", "cost:1:20"]  # a threshold near 1 / 21, far from 0.5
+    risk = ["--risk", "fpr", "--risk_alpha", "0.2", "--fold_threshold", *costly] if len(names) == 2 else []
     calibrate.main([str(run), "--target_prior", *prior, *risk])
     evaluate.main([str(run)])
     said = capsys.readouterr().out

@@ -127,9 +127,9 @@ def test_predict_on_tables_that_hold_no_photos(desk, finished, tmp_path):
     pq.write_table(pa.table({"number": [1, 2]}), path)
     words = (finished, path, "--output", tmp_path / "out.csv")
     assert "no column 'image'; there are number" in desk.refusal("predict", *words)
-    assert "no photos" in desk.refusal("predict", *words, "--image_column_name", "number")
+    assert "neither photos nor paths" in desk.refusal("predict", *words, "--image_column_name", "number")
     path.write_bytes(b"PAR1 and then nothing")
-    assert "no data set that can be read" in desk.refusal("predict", *words)
+    assert "cannot read table.parquet as parquet" in desk.refusal("predict", *words)
     assert "cannot read table.parquet as parquet" in desk.train("--dataset_name", path)
 
 

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from PIL import Image
 
 from natix_hf.documents.reward import Reward
 from natix_hf.documents.robustness import Robustness
@@ -16,6 +17,7 @@ def test_a_recipe_with_challenges_and_the_same_later(desk):
     assert result.status == 0, result.err
     calibration = json.loads((desk.output / "calibration.json").read_text())
     assert calibration["fitted_on"] == "val_calib@challenge-2026-04/fit"
+    assert "  challenge@2026-04 sent: pixels as stored, without EXIF orientation; JPEG files coded twice" in result.out
     first = json.loads((desk.output / "robustness.json").read_text())
     assert [profile["profile"] for profile in first["profiles"]] == ["challenge@2026-05"]
 
@@ -25,6 +27,8 @@ def test_a_recipe_with_challenges_and_the_same_later(desk):
     assert result.status == 0, result.err
     assert "photo/s" in result.err  # how fast it goes
     assert "  challenge@2025 all levels: " in result.out
+    assert "  sent: challenge@2025 and challenge@2026-05 with pixels as stored, without EXIF orientation" in result.out
+    assert "as of 2026-05 StreetVision is halted" in result.out
     assert "latency on this CPU" in result.out
     assert "field: scores.csv (2 participants), mean score 0.500" in result.out
     for kind in (Robustness, Reward):
@@ -42,6 +46,14 @@ def test_a_recipe_with_challenges_and_the_same_later(desk):
     line = desk.refusal("evaluate", desk.output, "--field", scores)
     assert line.endswith("line 2: 'best' is no score: expected one score from 0 to 1 a line, or a column called score")
     assert before == {path: path.read_bytes() for path in desk.output.rglob("*") if path.is_file()}
+
+
+def test_a_strip_that_validators_never_send_is_refused_before_anything_is_trained(desk):
+    Image.new("RGB", (2500, 9), (90, 90, 90)).save(desk.folder / "photos" / "None" / "strip.png")
+    for words in (["--augment", "challenge@2026-04"], ["--robustness", "challenge@2025", "challenge@2026-04"]):
+        line = desk.train(*words)
+        assert line.startswith("challenge@2026-04: None/strip.png of 2500 x 9 pixels would be shrunk to 224 x 0, ")
+        assert line.endswith("never sent: leave that photo or the profile out")
 
 
 def test_a_recipe_with_a_wrong_challenge_is_refused(desk):

@@ -46,6 +46,8 @@ def streets(photos, tmp_path_factory, warm) -> Path:
     words = ("split", str(photos), "--output", str(folder))
     status, out, err = warm.run("data", words, environment(folder), folder.parent)
     assert status == 0, err
+    counts = ", ".join(f"{name} {len(list((photos / name).iterdir()))}" for name in ("None", "Roadwork"))
+    assert out.startswith(f"2 classes: {counts}\nlabels: class folders of {photos}\n")
     assert "0 groups straddle" in out
     return folder
 

@@ -52,6 +52,8 @@ def folds(cities):
 
 def test_a_city_is_the_test_of_its_own_run_and_a_second_start_keeps_what_is_there(cities, folds):
     words, out, output = folds
+    said = ["2 classes: None 40, Roadwork 46", f"labels: metadata.csv in {cities.folder / 'street'}"]
+    assert out.splitlines()[:2] == said
     assert "city_name = Reno: no fold: 21 photos, fewer than 30" in out
     assert "city_name = Austin: no fold: 21 photos, fewer than 30" in out
     document = read(output / "folds.json")

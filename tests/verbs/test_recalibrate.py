@@ -36,6 +36,7 @@ def copy(trained_desk, finished, own) -> tuple[Path, str]:
     assert listing(finished) == before
     (own / "None" / "broken.jpg").unlink()
     (own / "None" / "trained-on.jpg").unlink()
+    assert done.out.splitlines()[:2] == ["2 classes: None 32, Roadwork 30", f"labels: class folders of {own}"]
     return output, done.out + done.err
 
 

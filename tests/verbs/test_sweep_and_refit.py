@@ -78,6 +78,8 @@ def test_a_sweep_ranks_by_val_select_alone_and_says_what_failed(swept):
     assert {one["values"]["learning_rate"] for one in document["runs"]} == {1e-3, 3e-2, 1e30}
     assert scored[0]["n"] > 0
     assert (output / "SWEEP.md").read_text() in result.out
+    said = ["2 classes: None 24, Roadwork 24", f"labels: class folders of {desk.folder / 'photos'}"]
+    assert result.out.splitlines()[:2] == said
     for one in scored:
         run = output / one["name"]
         record = read(run / "run.json")
