@@ -4,6 +4,10 @@ glibc returns every large block of memory to the system as soon as it is freed, 
 its activations as fresh pages, which the kernel clears first: a fifth to a quarter of a forward pass of a ViT-S on two
 cores. What a process takes at most hardly grows by keeping it; it only is not returned in between.
 
+torch shares each operation out over threads. One that waits for the others looks at the same word of memory again and
+again: by the defaults of GNU's OpenMP, which torch's wheels for Linux bring, for milliseconds before it sleeps. Beside
+other busy processes the threads spend their share of the processor on that, and do not run when there is work.
+
 While torch and transformers are imported, Python looks for garbage again and again among the hundreds of thousands of
 objects that they make: a second or two in which it finds nothing.
 """
@@ -18,15 +22,23 @@ from contextlib import contextmanager
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of <malloc.h>
 GIB = 1 << 30
+SPINS = 1000  # looks before a waiting thread sleeps, some 20 microseconds; by default 300,000
 SMALLER = 32 << 20  # the most that older releases of glibc take for M_MMAP_THRESHOLD
 
 
 def prepare() -> None:
-    """What every command does before it reads its arguments."""
+    """What every command does before it reads its arguments, and so before torch is imported."""
+    wait_asleep()
     if not sys.stderr.isatty():
         from natix_hf.progress_lines import bars_as_lines
 
         bars_as_lines()
+
+
+def wait_asleep() -> None:
+    """Let OpenMP's threads sleep soon where they wait, unless the user has said how; before torch is imported."""
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
 
 
 def keep_freed_memory() -> bool:

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from natix_hf.startup import quick_imports
+from natix_hf.startup import SPINS, quick_imports
 
 
 def test_keeping_freed_memory_leaves_a_users_own_settings_alone():
@@ -22,6 +22,30 @@ def test_keeping_freed_memory_leaves_a_users_own_settings_alone():
     assert told(MALLOC_ARENA_MAX="2") == "False"
     if platform.libc_ver()[0] == "glibc":
         assert told() == "True"
+
+
+def test_a_command_lets_waiting_threads_sleep_before_torch_is_imported_unless_the_user_says_how_they_wait():
+    code = (
+        "import os, sys\n"
+        "from natix_hf.errors import command\n"
+        "command(lambda words: print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules), [])"
+    )
+
+    def told(**more: str) -> str:
+        words = [sys.executable, "-c", code]
+        return subprocess.run(words, capture_output=True, text=True, env={**more}, check=True).stdout.strip()
+
+    assert told() == f"{SPINS} False"
+    assert told(GOMP_SPINCOUNT="5") == "5 False"
+    assert told(OMP_WAIT_POLICY="ACTIVE") == "None False"
+
+
+@pytest.mark.parametrize("verb", ["train", "predict", "evaluate", "recalibrate", "calibrate", "export", "data"])
+def test_no_verb_has_imported_torch_when_it_begins(verb):
+    module = "natix_hf.data.__main__" if verb == "data" else f"natix_hf.{verb}"
+    code = f"import sys, {module}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_no_garbage_is_looked_for_while_modules_are_imported_and_what_they_made_is_left_alone_later():

@@ -75,7 +75,7 @@ def check_resumed(point: Path, text: str, processes: int) -> str | None:
     if not (run / "recipe.yaml").is_file():
         raise UserError(
             f"resume_from_checkpoint: {run} has no recipe.yaml, so how {point.name} was trained is unknown: bring the "
-            "file back, or start anew with --overwrite_output_dir true"
+            "file back, or start anew: --overwrite_output_dir true in place of --resume_from_checkpoint"
         )
     ours, theirs = (yaml.safe_load(one) for one in (text, (run / "recipe.yaml").read_text(encoding="utf-8")))
     odd = differing(ours, theirs, RESUMED)
@@ -86,8 +86,8 @@ def check_resumed(point: Path, text: str, processes: int) -> str | None:
     if odd:
         raise UserError(
             f"resume_from_checkpoint: {point} was trained with other settings: {told(odd)}: leave them as they were "
-            f"(python -m natix_hf.train {run / 'recipe.yaml'} --resume_from_checkpoint true), or start anew with "
-            "--overwrite_output_dir true"
+            f"(python -m natix_hf.train {run / 'recipe.yaml'} --output_dir {run} --resume_from_checkpoint true), or "
+            "start anew: --overwrite_output_dir true in place of --resume_from_checkpoint"
         )
     changes = [f"{key} {other:g} -> {one:g}" for key, (one, other) in longer.items()]
     if not changes:

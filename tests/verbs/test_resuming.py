@@ -84,7 +84,7 @@ def stopped(module_desk, interrupted, tmp_path):
 def test_another_setting_is_refused_with_both_values(stopped, words, told):
     line = stopped.refusal(*words, "--dataset_name", "/no/such/photos")  # which are not looked for
     assert told in line
-    assert "recipe.yaml --resume_from_checkpoint true" in line
+    assert f"recipe.yaml --output_dir {stopped.output} --resume_from_checkpoint true" in line
     assert "--overwrite_output_dir true" in line
 
 
