@@ -171,7 +171,7 @@ def write_finished_run(
             "threshold_choice": {
                 "metric": "mcc", "measures": "mcc", "threshold": 0.48, "low": 0.4, "high": 0.6, "value": 0.9,
                 "value_low": 0.85, "value_high": 0.95, "at_half": 0.89, "n": 75, "groups": 40, "reachable": True,
-                "constraint": None, "curve": curve,
+                "constraint": None, "curve": curve, "held_out": None,
             },
             **{f"{name}_bias": [0.0, 0.0] for name in ("calibrator", "prior", "threshold", "logit")},
             "guarantee": guarantee, "compared": None, "options": {"calibrator": ["temperature"]},

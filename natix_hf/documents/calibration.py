@@ -95,6 +95,15 @@ class ThresholdCurve(Part):
     value: list[float]
 
 
+class HeldOutGain(Part):
+    """What thresholds chosen so are worth on held-out groups, beside 0.5; `gain_se` is a standard error."""
+
+    value: float
+    at_half: float
+    gain: float
+    gain_se: float
+
+
 class ThresholdChoice(Part):
     """The best threshold for a metric, used or not, with its interval and the curve."""
 
@@ -112,6 +121,7 @@ class ThresholdChoice(Part):
     reachable: bool
     constraint: Constraint | None
     curve: ThresholdCurve
+    held_out: HeldOutGain | None
 
 
 class Compared(Part):
