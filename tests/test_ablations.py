@@ -72,7 +72,7 @@ def tiny(tmp_path_factory, tiny_backbone, make_photos):
         words = [word for key, value in given.items() for word in (f"--{key}", str(value))]
         recipe = parse([str(FOLDER / f"{name}.yaml"), *words, "--output_dir", str(folder / name)])
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(verb, "load_data", lambda _: splits)
+            patched.setattr(verb, "load_data", lambda recipe, say: splits)
             verb.train(recipe)
         return folder / name
 

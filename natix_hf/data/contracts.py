@@ -122,7 +122,6 @@ class LockedSplits:
         splits = SPLITS if self._purpose == REFIT else ("train",)
         return {name: sum(counts[split][name] for split in splits) for name in self._description["label_names"]}
 
-    @property
     def narrowest(self) -> tuple[str, tuple[int, int]]:
         """Id, width and height in pixels of the photo with the longest shape, of all splits."""
         shapes = [

@@ -86,6 +86,7 @@ class RunRecord(Document):
         training_shares: class shares to which the logits belong, where sampling, weights or adjustment made them
             others than the photos'.
         time: seconds by phase.
+        metric: what a run of a sweep is ranked by.
         calibration_of_figures: fingerprint of the `calibration.json` that the figures were computed with.
     """
 
@@ -116,3 +117,4 @@ class RunRecord(Document):
     log_history: list[dict[str, Any]] | None = None
     calibration_of_figures: str | None = None
     refit: HonestRun | None = None
+    metric: str | None = None

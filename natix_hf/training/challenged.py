@@ -53,7 +53,7 @@ Parts = Sequence[tuple[str | None, Any, np.ndarray]]
 def check_photos(splits: LockedSplits, profiles: Sequence[str]) -> None:
     """Raise `UserError` where one of the profiles never sends a photo of these; other names are passed over."""
     if LETTERBOXED in profiles:
-        name, size = splits.narrowest
+        name, size = splits.narrowest()
         check_sendable(LETTERBOXED, size, name)
 
 

@@ -18,14 +18,16 @@ import yaml
 from natix_hf.data.certificate import read_certificate
 from natix_hf.decision.calibration import Calibration
 from natix_hf.decision.calibrators import LEAST_ROWS, CalibratorFit, fit_calibrator, fit_one
+from natix_hf.decision.choice import mean_and_error, nll
 from natix_hf.decision.prior import class_prior
 from natix_hf.decision.prior_shift import importance_weights, prior_bias
-from natix_hf.decision.temperature import BOUNDS, softmax
+from natix_hf.decision.temperature import softmax
 from natix_hf.decision.threshold import fold_bias, held_out_gain, threshold_curve, unreachable_line
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_json
 from natix_hf.recipe import DecisionOptions
+from natix_hf.resampling import group_numbers
 from natix_hf.training.predictions import check_classes, read_predictions, sent_as
 
 Rows = Mapping[str, np.ndarray]  # group, label, logits
@@ -187,12 +189,8 @@ def decide(
             f"training saw {_shares(trained, names)}, these photos are {_shares(seen, names)}: the logits are moved "
             "by the difference first"
         )
-    if fit.kept and fit.calibration.isotonic is None and fit.calibration.temperature.max() > 0.99 * BOUNDS[1]:
-        notes.append(
-            f"T = {BOUNDS[1]:g} is the highest that is tried: the model's scores tell nothing about these {fit.n} "
-            "photos, and its probabilities are made nearly the same for all of them: see whether their classes are "
-            f"what the model calls {' and '.join(names)}"
-        )
+    if counts.all() and (line := _tells_nothing(fit.calibration, rows, seen, names)):
+        notes.append(line)
     parts: dict[str, Any] = {}
     weights = None
     if target is not None and counts.all():
@@ -247,6 +245,22 @@ def decide(
         "logit_bias": calibration.logit_bias.tolist(),
         "notes": notes,
     }
+
+
+def _tells_nothing(calibration: Calibration, rows: Rows, shares: np.ndarray, names: Sequence[str]) -> str | None:
+    """One line where the probabilities predict the rows no better than their class shares, by a standard error."""
+    labels = rows["label"]
+    numbers = group_numbers(rows["group"], len(labels))
+    gain, error = mean_and_error(
+        -np.log(shares)[labels] - nll(calibration.calibrated(rows["logits"]), labels), numbers
+    )
+    if gain > error:
+        return None
+    return (
+        f"the model's scores tell nothing clear about these {len(labels)} photos: its probabilities predict them no "
+        "better than the shares of the classes do; see whether the classes are what the model calls "
+        f"{' and '.join(names)}"
+    )
 
 
 def _no_gain(curve: Mapping[str, Any]) -> str | None:
