@@ -83,7 +83,7 @@ class Document(Part):
         try:
             content = json.loads(text)
         except ValueError:
-            raise UserError(f"{where}: not JSON") from None
+            raise UserError(f"{where}: not JSON that natix_hf wrote") from None
         return cls.check(content, where)
 
     @classmethod

@@ -24,7 +24,7 @@ from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.run_record import RunRecord
 from natix_hf.documents.selective import Selective
 from natix_hf.documents.slices import Slices
-from natix_hf.errors import LeakageError, UserError
+from natix_hf.errors import LeakageError
 from natix_hf.files import fingerprint_file, read_json, replacing, staging, write_json, write_text
 from natix_hf.hub.cards import model_card
 from natix_hf.report import figures
@@ -103,10 +103,7 @@ def evaluate_run(run: Path, *, seed: int = 0, field: Field | None = None) -> dic
         return read_json(run / "metrics.json")
     if record.get("purpose") == "sweep":
         raise LeakageError(f"step 'final figures' asked for val_test of {run}: {run_folder.SWEPT}")
-    if not (run / "calibration.json").is_file():
-        raise UserError(f"{run}: no calibration.json: python -m natix_hf.calibrate {run} writes it")
-    decided, splits = read_json(run / "calibration.json"), read_certificate(run)
-    CalibrationFile.check(decided)
+    decided, splits = CalibrationFile.read(run).plain(), read_certificate(run)
     names, calibration = splits["label_names"], Calibration.from_document(decided)
     there = ("val_calib",) if (run / "predictions" / "val_calib.parquet").is_file() else ()
     for split in (*there, "val_select", "val_test"):  # card and page read the others too, when all else is written
