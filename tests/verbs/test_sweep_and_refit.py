@@ -41,7 +41,7 @@ def test_the_finder_leaves_a_curve_beside_the_run_and_nothing_in_its_way(desk):
     assert f"{len(curve.rates)} steps of 16 photos" in out
     assert str(folder / "figures" / "find_lr.png") in out
     assert desk.type("train", desk.recipe, *words).status == 0  # again: replaces the curve
-    assert read(folder / "find_lr.json") == curve
+    assert LearningRates.read(folder) == curve
     assert not list(desk.folder.rglob("test_reads"))
 
 
