@@ -83,8 +83,7 @@ def test_a_jpeg_is_coded_twice_and_other_photos_once():
     assert np.array_equal(array(cached_photo(png)), array(noise_photo()))
     assert np.array_equal(array(cached_photo(noise_photo())), array(noise_photo()))  # from no file
     # Nowhere else: training on other views and scoring see the file's own pixels.
-    for read in (open_photo,):
-        assert np.array_equal(array(read(jpeg)), array(Image.open(io.BytesIO(jpeg))))
+    assert np.array_equal(array(open_photo(jpeg)), array(Image.open(io.BytesIO(jpeg))))
 
 
 def test_a_photo_that_cannot_be_read_is_named(tmp_path):
