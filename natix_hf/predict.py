@@ -94,6 +94,8 @@ def main(argv: list[str]) -> None:
             f"{written.asking} photos for a person to decide: probability of {labels[rule['positive']]} between "
             f"{low:.3g} and {high:.3g}"
         )
+    for note in written.client.notes():
+        print(f"photos: {note}")
     for name, reason in written.broken[:20]:
         print(f"not read: {reason if name in reason else f'{name}: {reason}'}", file=sys.stderr)
     if written.broken:

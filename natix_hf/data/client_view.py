@@ -7,6 +7,7 @@ knows one decoded photo at a time.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from PIL import Image, ImageOps
@@ -67,13 +68,32 @@ def client_notes(kinds: Sequence[str], names: Sequence[str]) -> list[str]:
         kinds: `(n,)` of `seen_otherwise`.
         names: `(n,)` of the photos.
     """
-    lines = []
-    for kind, (what, seen) in _SEEN.items():
-        found = [name for name, one in zip(names, kinds, strict=True) if one == kind]
-        if found:
-            lines.append(
-                f"{len(found):,} of {len(names):,} {what} (the first is {found[0]}); a client's pipeline {seen}; "
-                "python -m natix_hf.data split PHOTOS --output FOLDER --convert_photos stores them as 8-bit PNG, "
-                "which everybody sees alike"
-            )
-    return lines
+    tally = ClientTally()
+    for kind, name in zip(kinds, names, strict=True):
+        tally.count(kind, name)
+    return tally.notes()
+
+
+class ClientTally:
+    """Counts photos that a client sees otherwise, one after the other."""
+
+    def __init__(self) -> None:
+        self.photos = 0
+        self.first: dict[str, str] = {}  # kind -> name of the first photo
+        self.counts: Counter[str] = Counter()
+
+    def count(self, kind: str, name: str) -> None:
+        """Note a photo; `kind` is that of `seen_otherwise`."""
+        self.photos += 1
+        self.counts[kind] += 1
+        self.first.setdefault(kind, name)
+
+    def notes(self) -> list[str]:
+        """One line for each way in which a client sees some of the photos otherwise."""
+        return [
+            f"{self.counts[kind]:,} of {self.photos:,} {what} (the first is {self.first[kind]}); a client's pipeline "
+            f"{seen}; python -m natix_hf.data split PHOTOS --output FOLDER --convert_photos stores them as 8-bit PNG, "
+            "which everybody sees alike"
+            for kind, (what, seen) in _SEEN.items()
+            if self.counts[kind]
+        ]

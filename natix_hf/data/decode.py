@@ -162,6 +162,30 @@ def open_photo(source: Source, *, min_side: int | None = None) -> Image.Image:
         raise PhotoError(f"{_name(source)}: {_reason(error)}") from error
 
 
+def client_photo(source: Source) -> tuple[Image.Image, str]:
+    """A photo as `open_photo` gives it, and how a client sees another picture: `client_view.seen_otherwise`, else "".
+
+    Raises:
+        PhotoError: as for `open_photo`.
+    """
+    if isinstance(source, Image.Image):  # given as pixels: a client would get the same
+        return open_photo(source), ""
+    try:
+        with _quietly():
+            image = _open(source)
+            image.load()
+            theirs = load_as_client(image)
+            spoilt = theirs is None or is_deep(image.mode) or image.has_transparency_data
+            if not spoilt:
+                return theirs, ""
+            photo = _picture(image)
+            return photo, seen_otherwise(image, photo, theirs)
+    except PhotoError:
+        raise
+    except Exception as error:  # as in open_photo
+        raise PhotoError(f"{_name(source)}: {_reason(error)}") from error
+
+
 def stored_photo(source: Source) -> Image.Image:
     """A photo as its file has it: neither turned as its EXIF orientation says nor converted; its `format` tells which
     kind of file it was.

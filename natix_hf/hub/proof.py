@@ -165,11 +165,11 @@ def _here(name: str, paths: Sequence[str]) -> Answers:
     model, processor = load_classifier(name)
     loaded, spent = time.perf_counter(), time.process_time()
     pixels, logits = [], []
-    for _, batch, broken in photo_batches(paths, processor, batch_size=8):
-        if broken:
-            raise UserError(f"proof: {broken[0][1]}")
-        pixels.append(batch.numpy())
-        logits.append(logits_of(model, batch))
+    for batch in photo_batches(paths, processor, batch_size=8):
+        if batch.broken:
+            raise UserError(f"proof: {batch.broken[0][1]}")
+        pixels.append(batch.pixels.numpy())
+        logits.append(logits_of(model, batch.pixels))
     done, processed = time.perf_counter(), time.process_time()
     logits = np.concatenate(logits)
     report = {

@@ -284,7 +284,7 @@ def _network(run: Path, folder: Path, asked: Publication, photos: Any, say: Call
     """StreetVision's files, and its form of call."""
     model, processor = load_run(run)
     streetvision.check_labels(labels_of(model))
-    logits = [logits_of(model, pixels) for _, pixels, _ in photo_batches(list(photos.content), processor)]
+    logits = [logits_of(model, batch.pixels) for batch in photo_batches(list(photos.content), processor)]
     expected = softmax(np.concatenate(logits))[:, 1]
     tolerance = max(streetvision.TOLERANCE, TOLERANCES[asked.dtype]["probabilities"])
     found = streetvision.check_client(

@@ -2,19 +2,20 @@
 
 A photo is read and prepared exactly as `pipeline("image-classification")` does it (`data.decode.open_photo`, then
 the image processor), so that a score here is a score at a client; the photos that a client sees otherwise are
-counted where they are loaded (`data.client_view`). Training has a faster path of its own (`training/views.py`).
+counted (`data.client_view`). Training has a faster path of its own (`training/views.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from natix_hf.data.decode import open_photo
+from natix_hf.data.decode import client_photo, open_photo
 from natix_hf.errors import PhotoError
 
 
@@ -28,7 +29,12 @@ def client_pixels(source: Any, processor: Any) -> torch.Tensor:
     Raises:
         PhotoError: the photo cannot be read.
     """
-    return processor(images=open_photo(source), return_tensors="pt")["pixel_values"][0]
+    return pixels_of(open_photo(source), processor)
+
+
+def pixels_of(photo: Image.Image, processor: Any) -> torch.Tensor:
+    """`(3, H, W)` float32 pixel values of an RGB photo, as a client's image processor computes them."""
+    return processor(images=photo, return_tensors="pt")["pixel_values"][0]
 
 
 def image_side(processor: Any) -> int:
@@ -62,29 +68,55 @@ class ClientPhotos(Dataset):
         return {"pixel_values": client_pixels(row["image"], self.processor), "labels": row["label"]}
 
 
-class _Attempts(Dataset):
-    """Unlabelled photos of which some may be broken: item `i` is `(i, pixels | None, reason | None)`."""
+class Attempt(NamedTuple):
+    """One unlabelled photo: its pixels `(3, H, W)`, or why it has none; `client` is that of `decode.client_photo`."""
 
+    index: int
+    pixels: torch.Tensor | None
+    reason: str | None
+    client: str = ""
+
+
+class PhotoBatch(NamedTuple):
+    """Readable photos and, beside them, the unreadable ones met on the way.
+
+    Attributes:
+        indices: of the readable ones.
+        pixels: theirs, `(b, 3, H, W)`; empty where there are none.
+        broken: index and reason of each of the others.
+        client: of each readable one, how a client sees another picture (`client_view.seen_otherwise`), else "".
+    """
+
+    indices: list[int]
+    pixels: torch.Tensor
+    broken: list[tuple[int, str]]
+    client: list[str]
+
+
+class _Attempts(Dataset):
     def __init__(self, photos: Sequence[Any], processor: Any) -> None:
         self.photos, self.processor = photos, processor
 
     def __len__(self) -> int:
         return len(self.photos)
 
-    def __getitem__(self, index: int) -> tuple[int, torch.Tensor | None, str | None]:
+    def __getitem__(self, index: int) -> Attempt:
         try:
-            return index, client_pixels(self.photos[index], self.processor), None
+            photo, client = client_photo(self.photos[index])
+            return Attempt(index, pixels_of(photo, self.processor), None, client)
         except PhotoError as error:
-            return index, None, str(error)
+            return Attempt(index, None, str(error))
 
 
-def _batch(
-    attempts: list[tuple[int, torch.Tensor | None, str | None]],
-) -> tuple[list[int], torch.Tensor, list[tuple[int, str]]]:
+def _batch(attempts: list[Attempt]) -> PhotoBatch:
     # In the worker: a batch is one piece of shared memory, not one (and a file descriptor) for each of its photos.
-    good = [(i, pixels) for i, pixels, _ in attempts if pixels is not None]
-    broken = [(i, reason) for i, pixels, reason in attempts if pixels is None]
-    return [i for i, _ in good], torch.stack([p for _, p in good]) if good else torch.empty(0), broken
+    good = [one for one in attempts if one.pixels is not None]
+    return PhotoBatch(
+        [one.index for one in good],
+        torch.stack([one.pixels for one in good]) if good else torch.empty(0),
+        [(one.index, one.reason) for one in attempts if one.pixels is None],
+        [one.client for one in good],
+    )
 
 
 def worker_threads(_: int) -> None:
@@ -94,15 +126,12 @@ def worker_threads(_: int) -> None:
 
 def photo_batches(
     photos: Sequence[Any], processor: Any, *, batch_size: int = 16, num_workers: int = 0
-) -> Iterator[tuple[list[int], torch.Tensor, list[tuple[int, str]]]]:
+) -> Iterator[PhotoBatch]:
     """Batches of readable photos in order, and beside each the unreadable ones met on the way.
 
     Args:
         photos: what `client_pixels` takes, by index.
         batch_size: photos per batch; a batch with broken photos is smaller, and may be empty.
-
-    Yields:
-        `(indices, pixel_values (b, 3, H, W), [(index, reason), ...])`.
     """
     yield from DataLoader(
         _Attempts(photos, processor),

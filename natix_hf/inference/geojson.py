@@ -85,20 +85,17 @@ def write_geojson(
         model: fingerprint of the model.
     """
     positive = (rule or {}).get("positive", 1)
-    good, broken, differing, asking = 0, [], 0, 0
+    written = Written()
     with replacing(output) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write('{"type": "FeatureCollection", "features": [')
         for number, (prediction, photo) in enumerate(zip(predictions, photos, strict=True)):
             exif = photo_exif(photo)
             place, taken = (place_of(exif), time_of(exif)) if exif is not None else (None, None)
             properties: dict[str, Any] = {"file": prediction.name, "time": taken, "model": model}
+            written.count(prediction)
             if prediction.probabilities is None:
-                broken.append((prediction.name, prediction.reason or ""))
                 properties["error"] = prediction.reason
             else:
-                good += 1
-                differing += prediction.differs
-                asking += prediction.asks
                 values = [round(float(p), 6) for p in prediction.probabilities]
                 properties |= {
                     "answer": "abstain" if prediction.asks else labels[prediction.decision],
@@ -111,4 +108,4 @@ def write_geojson(
             feature = {"type": "Feature", "geometry": geometry, "properties": properties}
             file.write((",\n" if number else "\n") + json.dumps(feature, ensure_ascii=False))
         file.write("\n]}\n")
-    return Written(good, broken, differing, asking)
+    return written

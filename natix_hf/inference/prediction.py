@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
+from natix_hf.data.client_view import ClientTally
 from natix_hf.decision.temperature import softmax
 from natix_hf.errors import UserError, one_line
 from natix_hf.files import only_a_path, read_json, replacing
@@ -30,7 +32,8 @@ class Prediction(NamedTuple):
     """One photo: its name and either calibrated probabilities `(classes,)` and what follows, or why there are none.
 
     `decision` is the class id that the model's own scores give; where a threshold was moved to 0.5 it need not be the
-    one of the larger probability. `asks`: the probability lies in the band that a person is to decide in.
+    one of the larger probability. `asks`: the probability lies in the band that a person is to decide in. `client`:
+    how a client's pipeline sees another picture, as `client_view.seen_otherwise` has it; "" where it does not.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Prediction(NamedTuple):
     reason: str | None
     decision: int | None = None
     asks: bool = False
+    client: str = ""
 
     @property
     def differs(self) -> bool:
@@ -45,13 +49,30 @@ class Prediction(NamedTuple):
         return self.decision is not None and self.decision != self.probabilities.argmax()
 
 
-class Written(NamedTuple):
-    """What `write_rows` wrote: photos with probabilities, name and reason of those without, and two kinds of notes."""
+@dataclass
+class Written:
+    """What was written: photos with probabilities, name and reason of those without, and what is to be told of them.
 
-    good: int
-    broken: list[tuple[str, str]]
-    differing: int
-    asking: int
+    Attributes:
+        differing: photos decided otherwise than by the largest probability.
+        asking: photos that a person is to decide.
+        client: the readable ones that a client sees otherwise.
+    """
+
+    good: int = 0
+    broken: list[tuple[str, str]] = field(default_factory=list)
+    differing: int = 0
+    asking: int = 0
+    client: ClientTally = field(default_factory=ClientTally)
+
+    def count(self, prediction: Prediction) -> None:
+        if prediction.probabilities is None:
+            self.broken.append((prediction.name, prediction.reason or ""))
+            return
+        self.good += 1
+        self.differing += prediction.differs
+        self.asking += prediction.asks
+        self.client.count(prediction.client, prediction.name)
 
 
 def load_classifier(name_or_path: str) -> tuple[Any, Any]:
@@ -131,15 +152,14 @@ def predict_photos(
     shift, band = np.asarray(rule.get("threshold_bias", 0.0)), rule.get("abstain_band")
     progress = tqdm(total=len(names), desc="predict", unit="photo")
     with progress, packed_linears(model):
-        for indices, pixels, broken in photo_batches(
-            photos, processor, batch_size=batch_size, num_workers=num_workers
-        ):
-            found: dict[int, Prediction] = {i: Prediction(names[i], None, reason) for i, reason in broken}
-            if indices:
-                served = run(pixels).astype(np.float64)
-                for i, scores, p in zip(indices, served, softmax(served - shift), strict=True):
+        for batch in photo_batches(photos, processor, batch_size=batch_size, num_workers=num_workers):
+            found: dict[int, Prediction] = {i: Prediction(names[i], None, reason) for i, reason in batch.broken}
+            if batch.indices:
+                served = run(batch.pixels).astype(np.float64)
+                probabilities = softmax(served - shift)
+                for i, scores, p, client in zip(batch.indices, served, probabilities, batch.client, strict=True):
                     asks = band is not None and band[0] < p[rule["positive"]] < band[1]
-                    found[i] = Prediction(names[i], p, None, int(scores.argmax()), asks)
+                    found[i] = Prediction(names[i], p, None, int(scores.argmax()), asks, client)
             progress.update(len(found))
             yield from (found[i] for i in sorted(found))
 
@@ -173,18 +193,14 @@ def write_rows(
     rule = rule or {}
     banded, noted = rule.get("abstain_band") is not None, any(rule.get("threshold_bias", ()))
     extra = [name for name, there in (("answer", banded), ("note", noted)) if there]
-    good, broken, differing, asking = 0, [], 0, 0
+    written = Written()
     with replacing(output) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file) if output.suffix == ".csv" else None
         if table:
             table.writerow(["file", "label", *(f"p_{label}" for label in labels), *extra, "error"])
         for prediction in predictions:
             name, probabilities, reason = prediction[:3]
-            if probabilities is None:
-                broken.append((name, reason or ""))
-            good += probabilities is not None
-            differing += prediction.differs
-            asking += prediction.asks
+            written.count(prediction)
             label = None if probabilities is None else labels[prediction.decision]
             values = [None] * len(labels) if probabilities is None else [round(float(p), 6) for p in probabilities]
             told = {
@@ -200,4 +216,4 @@ def write_rows(
                 file.write(
                     json.dumps(row if reason is None else {"file": name, "error": reason}, ensure_ascii=False) + "\n"
                 )
-    return Written(good, broken, differing, asking)
+    return written

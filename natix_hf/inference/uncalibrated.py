@@ -42,12 +42,11 @@ def uncalibrated_logits(
         model.set_calibration(1.0, 0.0)
     parts = []
     with packed_linears(model), tqdm(total=len(photos), desc="logits", unit="photo") as progress:
-        for indices, pixels, broken in photo_batches(
-            photos, processor, batch_size=batch_size, num_workers=num_workers
-        ):
-            if broken:
-                raise UserError(f"photo {broken[0][0]}: {broken[0][1]}: it could be read before; start again")
-            parts.append(logits_of(model, pixels).astype(np.float64))
-            progress.update(len(indices))
+        for batch in photo_batches(photos, processor, batch_size=batch_size, num_workers=num_workers):
+            if batch.broken:
+                number, reason = batch.broken[0]
+                raise UserError(f"photo {number}: {reason}: it could be read before; start again")
+            parts.append(logits_of(model, batch.pixels).astype(np.float64))
+            progress.update(len(batch.indices))
     logits = np.concatenate(parts)
     return logits if ours else (logits - calibration.logit_bias) * calibration.temperature

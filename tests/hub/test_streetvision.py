@@ -214,7 +214,7 @@ def test_the_network_s_form_of_call_answers_like_the_run(make_base, make_run, tm
     export_run(run, "stock", tmp_path / "stock")
     photos = [encode(scene(5, index, (160, 90))) for index in range(3)]
     model, processor = load_classifier(str(run))
-    logits = [logits_of(model, pixels) for _, pixels, _ in photo_batches(photos, processor)]
+    logits = [logits_of(model, batch.pixels) for batch in photo_batches(photos, processor)]
     expected = softmax(np.concatenate(logits))[:, 1]
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     found = streetvision.check_client(tmp_path / "stock", photos, expected, seconds=0.0)

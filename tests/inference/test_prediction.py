@@ -53,8 +53,8 @@ def test_unreadable_photos_are_listed_and_stop_nothing(finished, photo_folder, t
     broken = {row.name.rsplit("/", 1)[1]: row.reason for row in rows if row.probabilities is None}
     assert broken.keys() == {"cut.jpg", "empty.jpg", "text.png"}
     assert len(rows) == 51
-    good, listed, *_ = write_rows(tmp_path / "out.csv", rows, ["None", "Roadwork"])
-    assert (good, len(listed)) == (48, 3)
+    written = write_rows(tmp_path / "out.csv", rows, ["None", "Roadwork"])
+    assert (written.good, len(written.broken)) == (48, 3)
     with open(tmp_path / "out.csv", newline="") as file:
         table = list(csv.DictReader(file))
     assert list(table[0]) == ["file", "label", "p_None", "p_Roadwork", "error"]
@@ -199,3 +199,19 @@ def test_pandas_keeps_the_class_none_as_the_printed_line_says(finished, photo_fo
         assert labels == [("None", "Roadwork")[row.decision] for row in rows]
     odd = [word for word in MISSING if not pandas.isna(pandas.read_csv(io.StringIO(f"a,b\n{word},1\n"))["a"][0])]
     assert not odd
+
+
+def test_photos_that_a_client_sees_otherwise_are_counted(finished, tmp_path):
+    deep = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    Image.fromarray(deep).save(tmp_path / "deep.png")
+    Image.new("RGBA", (64, 64), (200, 10, 10, 60)).save(tmp_path / "transparent.png")
+    Image.new("RGBA", (64, 64), (200, 10, 10, 255)).save(tmp_path / "opaque.png")
+    Image.new("RGB", (64, 64), "green").save(tmp_path / "plain.png")
+    rows, _ = predictions(finished, tmp_path)
+    told = [
+        write_rows(tmp_path / f"out.{kind}", rows, ["None", "Roadwork"]).client.notes() for kind in ("csv", "jsonl")
+    ]
+    assert told[0] == told[1]
+    assert [note.split(" photos ")[0] for note in told[0]] == ["1 of 4", "1 of 4"]
+    assert "deep.png" in told[0][0]
+    assert "transparent.png" in told[0][1]
