@@ -14,10 +14,10 @@ from natix_hf.modeling.registration import register_with_transformers
 __version__ = "0.1.0"
 
 _PUBLIC = {
-    "load_photos": "natix_hf.data.photos",
+    "load_photos": "natix_hf.data.load_photos",
     "load_model": "natix_hf.modeling.loading",
     "NatixTrainer": "natix_hf.training.trainer",
-    "NatixTrainingArguments": "natix_hf.recipe",
+    "NatixTrainingArguments": "natix_hf.recipe.options",
     "NatixDinov3Config": "natix_hf.modeling.configuration_natix_dinov3",
     "NatixDinov3ForImageClassification": "natix_hf.modeling.modeling_natix_dinov3",
     "LeakageError": "natix_hf.errors",

@@ -40,17 +40,17 @@ def main(argv: list[str]) -> None:
         parser.add_argument(f"--{name}", type=float if name in NUMBERS else str, help=text)
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
 
-    from natix_hf.training.run_folder import finished
+    from natix_hf.runs.folder import finished
 
     run = finished(given.pop("run"))
 
     from dataclasses import replace
 
-    from natix_hf.data.certificate import read_certificate
+    from natix_hf.data.splits.certificate import read_certificate
     from natix_hf.report.decision_lines import calibration_lines
-    from natix_hf.training.deciding import calibrate_run, options_of
-    from natix_hf.training.deployment import deployment_lines, deployment_prior
-    from natix_hf.training.final import write_into_weights
+    from natix_hf.runs.calibrate_run import calibrate_run, options_of
+    from natix_hf.runs.deployment_shares import deployment_lines, deployment_prior
+    from natix_hf.runs.finish_run import write_into_weights
 
     table = given.pop("deployment", None)
     insist = any(name.startswith("risk") for name in given)  # a guarantee of the recipe may be out of reach

@@ -23,7 +23,7 @@ def main(argv: list[str]) -> None:
     from natix_hf import __version__
     from natix_hf.files import write_json, write_text
     from natix_hf.report.comparison_page import comparison_html, comparison_lines
-    from natix_hf.training.comparing import compare_runs
+    from natix_hf.runs.compare_runs import compare_runs
 
     document = compare_runs(given.runs)
     write_json(given.output / "comparison.json", document)

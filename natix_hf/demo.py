@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 from natix_hf.errors import UserError, command
 
 if TYPE_CHECKING:
-    from natix_hf.data.scenes import Scene
+    from natix_hf.scenes.photos import Scene
 
 
 def streets(count: int) -> list[Scene]:
     """One photo each of the first streets of a series that no demo trains on."""
-    from natix_hf.data.scenes import scene
+    from natix_hf.scenes.photos import scene
 
     shown: dict[str, Scene] = {}
     for index in itertools.count():

@@ -24,7 +24,7 @@ def main(argv: list[str]) -> None:
     given = parser.parse_args(argv)
 
     from natix_hf.report.field import read_field
-    from natix_hf.training.run_folder import finished
+    from natix_hf.runs.folder import finished
 
     run = finished(given.run)
     field = read_field(given.field) if given.field else None
@@ -34,10 +34,10 @@ def main(argv: list[str]) -> None:
     from natix_hf.report.robustness import robustness_lines
     from natix_hf.report.slices import slice_lines
     from natix_hf.report.summary import summary_lines
-    from natix_hf.training.final import evaluate_run
+    from natix_hf.runs.finish_run import evaluate_run
 
     if given.robustness:
-        from natix_hf.training.challenged import measure_robustness
+        from natix_hf.runs.measure_robustness import measure_robustness
 
         measure_robustness(run, given.robustness)
     document = evaluate_run(run, field=field)

@@ -32,16 +32,16 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--no_proof", action="store_true", help="write the export without proving it")
     given = parser.parse_args(argv)
 
-    from natix_hf.training.run_folder import exportable
+    from natix_hf.runs.folder import exportable
 
     run = exportable(given.run)
 
     from transformers.utils import logging
 
     from natix_hf.hub.adapter_export import base_folder
-    from natix_hf.hub.exporting import export_run
+    from natix_hf.hub.export_forms import export_run
     from natix_hf.hub.proof import clients_of, prove
-    from natix_hf.inference.listing import find_photos
+    from natix_hf.inference.named_photos import find_photos
 
     # peft asks transformers for a name that transformers has just renamed.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)

@@ -43,10 +43,10 @@ def main(argv: list[str]) -> None:
     import yaml
 
     from natix_hf.files import check_writable, write_json, write_text
-    from natix_hf.recipe_file import parse, resolved
-    from natix_hf.training.folds import folds_document, folds_table, plan_folds, read_rows
-    from natix_hf.training.processes import train
-    from natix_hf.training.sweeping import state
+    from natix_hf.recipe.yaml_and_command_line import parse, resolved
+    from natix_hf.runs.held_out_folds import folds_document, folds_table, plan_folds, read_rows
+    from natix_hf.runs.processes import train
+    from natix_hf.runs.sweep_runs import state
 
     recipe = parse(argv)
     column = recipe.data.hold_out_each

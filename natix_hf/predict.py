@@ -56,9 +56,9 @@ def main(argv: list[str]) -> None:
     check_writable(output.parent, "--output", any_name=True)
 
     with quick_imports():
-        from natix_hf.inference.listing import find_photos
-        from natix_hf.inference.pace import choose_pace, decoding_workers, default_device, first_pixels
-        from natix_hf.inference.prediction import load_classifier, missing_line, predict_photos, write_rows
+        from natix_hf.inference.classify import load_classifier, missing_line, predict_photos, write_rows
+        from natix_hf.inference.measured_pace import choose_pace, decoding_workers, default_device, first_pixels
+        from natix_hf.inference.named_photos import find_photos
 
     names, photos = find_photos(given.photos, given.image_column_name)
     model, processor = load_classifier(given.model)

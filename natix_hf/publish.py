@@ -33,13 +33,13 @@ def main(argv: list[str]) -> None:
     )
     given = parser.parse_args(argv)
 
-    from natix_hf.training.run_folder import finished
+    from natix_hf.runs.folder import finished
 
     run = finished(given.run)
 
     from transformers.utils import logging
 
-    from natix_hf.hub.publishing import Publication, publish
+    from natix_hf.hub.publish_run import Publication, publish
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()

@@ -58,8 +58,8 @@ def main(argv: list[str]) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     from natix_hf.data.own_photos import have_labels, label_and_group
-    from natix_hf.inference.prediction import load_classifier
-    from natix_hf.training import recalibration as room
+    from natix_hf.inference.classify import load_classifier
+    from natix_hf.runs import recalibrate_model as room
 
     options = room.asked_options(
         {"fpr": given.max_fpr, "fnr": given.max_fnr, "error": given.max_error, "precision": given.min_precision},
@@ -80,7 +80,7 @@ def main(argv: list[str]) -> None:
     positive = room.positive_class(folder, document)
     own = _photos(given, folder, names, labelled)
 
-    from natix_hf.inference.uncalibrated import uncalibrated_logits
+    from natix_hf.inference.uncalibrated_logits import uncalibrated_logits
 
     def logits(rows):
         speed = {"batch_size": given.batch_size, "num_workers": given.num_workers}
@@ -95,7 +95,7 @@ def main(argv: list[str]) -> None:
     report |= {"positive": positive, "seed": given.seed, "photos": own.described()}
     if not labelled:
         from natix_hf.documents.recalibration import Recalibration
-        from natix_hf.training.unlabelled import seen_shares, unlabelled_lines, unlabelled_report
+        from natix_hf.runs.unlabelled_estimates import seen_shares, unlabelled_lines, unlabelled_report
 
         seen = seen_shares(folder, document, given.model)
         found = logits(own.rows), label_and_group(own.rows)["group"], calibration, document, seen, positive

@@ -44,8 +44,8 @@ def plan(argv: list[str]) -> tuple[Path, list[Planned]]:
     """The folder of the sweep and its runs, every recipe of them parsed, before anything runs."""
     import yaml
 
-    from natix_hf.recipe_file import parse, resolved
-    from natix_hf.training.sweeping import REFUSED, read_grid
+    from natix_hf.recipe.yaml_and_command_line import parse, resolved
+    from natix_hf.runs.sweep_runs import REFUSED, read_grid
 
     grid, rest = divide(argv)
     cells = read_grid(grid)
@@ -80,10 +80,10 @@ def main(argv: list[str]) -> None:
 
     import yaml
 
-    from natix_hf.data.photos import LABEL_KEYS, tell_classes
+    from natix_hf.data.load_photos import LABEL_KEYS, tell_classes
     from natix_hf.files import check_writable, write_json, write_text
-    from natix_hf.training.processes import train
-    from natix_hf.training.sweeping import ranking, state, table
+    from natix_hf.runs.processes import train
+    from natix_hf.runs.sweep_runs import ranking, state, table
 
     check_writable(output, "output_dir")
     states = {run.name: state(output / run.name, run.text) for run in runs}

@@ -17,12 +17,12 @@ from natix_hf.startup import keep_freed_memory, quick_imports
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from natix_hf.recipe import Recipe
+    from natix_hf.recipe.options import Recipe
 
 
 def load_data(recipe: Recipe, say: Callable[[str], None]) -> Any:
     """The locked splits that the recipe asks for; `say` gets the classes and what gave the labels."""
-    from natix_hf.data.photos import recipe_photos
+    from natix_hf.data.load_photos import recipe_photos
 
     return recipe_photos(vars(recipe.data) | {"trust_remote_code": recipe.model.trust_remote_code}, say=say)
 
@@ -47,9 +47,9 @@ def load_network(recipe: Recipe, label_names: list[str]) -> tuple[Any, Any]:
 def train(recipe: Recipe) -> dict[str, Any]:
     """Run the whole job; returns the content of `metrics.json` (empty on all processes but the first)."""
     with quick_imports():
-        from natix_hf.recipe_file import resolved
-        from natix_hf.training.publication import check_classes, planned, publish_finished
-        from natix_hf.training.purposes import check, trainer_class
+        from natix_hf.recipe.yaml_and_command_line import resolved
+        from natix_hf.runs.check_recipe import check, trainer_class
+        from natix_hf.runs.publish_after_training import check_classes, planned, publish_finished
 
     args, name, method = recipe.training, recipe.model.model_name_or_path, recipe.model.method
     text = resolved(recipe)
@@ -113,7 +113,7 @@ def main(argv: list[str]) -> None:
         from huggingface_hub.utils.logging import set_verbosity_error
         from transformers.utils import logging
 
-        from natix_hf.recipe_file import parse
+        from natix_hf.recipe.yaml_and_command_line import parse
 
     recipe = parse(argv)
     # peft asks transformers for a name that transformers has just renamed; nobody who trains can do anything about it.

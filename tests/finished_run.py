@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import yaml
 from PIL import Image
 
-from natix_hf.data.certificate import SIZES, VERSION, seal
+from natix_hf.data.splits.certificate import SIZES, VERSION, seal
 from natix_hf.decision.risk_control import capacity_line, control_risk, guarantee_line
 from natix_hf.decision.selective import selective_document
 from natix_hf.decision.temperature import softmax

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from natix_hf.recipe_file import parse
+from natix_hf.recipe.yaml_and_command_line import parse
 
 FOLDER = Path(__file__).resolve().parents[1] / "recipes" / "ablations"
 RECIPES = sorted(FOLDER.glob("*.yaml"))

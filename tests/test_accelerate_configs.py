@@ -31,7 +31,7 @@ def test_accelerate_reads_the_configuration(name):
 def test_the_settings_of_fsdp2_are_those_that_training_takes_and_name_the_layer_of_a_dinov3():
     from transformers.models.dinov3_vit import modeling_dinov3_vit
 
-    from natix_hf.training_arguments import FSDP_SETTINGS
+    from natix_hf.training.training_arguments import FSDP_SETTINGS
 
     settings = load_config_from_file(str(FOLDER / "fsdp2.yaml")).fsdp_config
     for name, (unset, wanted, _) in FSDP_SETTINGS.items():

@@ -13,16 +13,21 @@ VERBS = ("train", "calibrate", "recalibrate", "evaluate", "sweep", "folds", "com
 VERBS += ("data/__main__",)
 
 FREE = {"documents", "errors", "files", "resampling", "threads"}  # know nothing, anybody may use them
-GROUND = {"data", "modeling", "decision", "report"}
-# Room -> the rooms that it may import besides the free ones and itself.
+GROUND = {"photos", "modeling", "decision", "report", "scenes"}
+FIRST = {"data", "streetvision", "inference"}
+SECOND = {"training", "hub"}
+# Room -> the rooms that it may import besides the free ones and itself. The package's own name stands for its version.
 BELOW = {
     **{room: set() for room in sorted(GROUND)},
-    "inference": GROUND,
-    "hub": GROUND | {"inference"},
-    # __init__ is the package's version, recipe declares the trainer's arguments, which are written into every run.
-    "training": GROUND | {"inference", "hub", "recipe", "__init__"},
-    "assets": GROUND | {"inference"},
     "documents": set(),
+    "data": {"photos", "scenes"},
+    "streetvision": {"photos", "report"},
+    "inference": {"photos", "modeling", "decision", "data", "streetvision"},
+    "hub": GROUND | FIRST,
+    "training": GROUND | FIRST | {"recipe"},
+    "runs": GROUND | FIRST | SECOND | {"recipe", "__init__"},
+    "recipe": GROUND | FIRST | SECOND,
+    "assets": {"scenes", "modeling"},
 }
 
 
@@ -47,10 +52,10 @@ def imported(path: Path) -> set[str]:
 
 
 def test_the_imports_of_this_test_are_read_rightly(tmp_path):
-    assert imported(PACKAGE / "training" / "final.py") >= {"data", "decision", "errors", "files", "hub", "report"}
-    assert imported(PACKAGE / "training" / "run_folder.py") >= {"__init__", "files"}
+    assert imported(PACKAGE / "runs" / "finish_run.py") >= {"data", "decision", "files", "hub", "report"}
+    assert imported(PACKAGE / "runs" / "folder.py") >= {"__init__", "files"}
     assert imported(PACKAGE / "modeling" / "modeling_natix_dinov3.py") == {"modeling"}
-    assert imported(PACKAGE / "train.py") >= {"recipe_file", "training", "data", "modeling"}
+    assert imported(PACKAGE / "train.py") >= {"recipe", "runs", "data", "modeling"}
 
 
 @pytest.mark.parametrize("room", BELOW)

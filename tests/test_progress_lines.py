@@ -56,7 +56,7 @@ def test_bars_within_bars_and_written_lines_stand_below_each_other():
 
 
 def test_a_command_shows_lines_in_a_pipe(tmp_path):
-    command = [sys.executable, "-m", "natix_hf.data.scenes", str(tmp_path / "photos"), "--count", "40"]
+    command = [sys.executable, "-m", "natix_hf.scenes.photos", str(tmp_path / "photos"), "--count", "40"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "\r" not in done.stderr
     assert done.stderr.splitlines()[-1].startswith("scenes: 100% 40/40 [")
@@ -64,7 +64,7 @@ def test_a_command_shows_lines_in_a_pipe(tmp_path):
 
 
 def test_a_command_in_a_terminal_keeps_its_bars(tmp_path):
-    words = f"stty columns 100 rows 40; {sys.executable} -m natix_hf.data.scenes {tmp_path / 'photos'} --count 4"
+    words = f"stty columns 100 rows 40; {sys.executable} -m natix_hf.scenes.photos {tmp_path / 'photos'} --count 4"
     code = f"import pty; assert pty.spawn(['sh', '-c', {words!r}]) == 0"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, stdin=subprocess.DEVNULL)
     assert b"\rscenes: 100%" in done.stdout

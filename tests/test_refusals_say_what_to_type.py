@@ -5,9 +5,9 @@ import re
 import pytest
 
 from natix_hf.errors import UserError
-from natix_hf.recipe_file import parse, resolved
+from natix_hf.recipe.yaml_and_command_line import parse, resolved
+from natix_hf.runs.check_recipe import check
 from natix_hf.training.defaults import off
-from natix_hf.training.purposes import check
 
 RECIPE = """\
 model_name_or_path: builtin:demo-backbone

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import DINOv3ViTConfig, DINOv3ViTImageProcessor, DINOv3ViTModel
 
-from natix_hf.data.scenes import scene
-from natix_hf.data.scenes_world import CLASSES
 from natix_hf.errors import command
+from natix_hf.scenes.photos import scene
+from natix_hf.scenes.world import CLASSES
 
 SIDE, PATCH, MOST = 224, 16, 64  # pixels of a squashed picture and of a patch; objects kept per picture
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

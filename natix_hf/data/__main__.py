@@ -75,10 +75,10 @@ def split(given: argparse.Namespace) -> None:
     """Write the splits with their certificate."""
     from dataclasses import fields
 
-    from natix_hf.data.certificate_text import summary_lines
-    from natix_hf.data.photos import split_photos
-    from natix_hf.data.plan import Plan
-    from natix_hf.data.saved import check_output, save
+    from natix_hf.data.load_photos import split_photos
+    from natix_hf.data.splits.certificate_text import summary_lines
+    from natix_hf.data.splits.saved_folder import check_output, save
+    from natix_hf.data.splits.split_options import Plan
 
     check_output(given.output)
     words = {name: value for name, value in vars(given).items() if value is not None}
@@ -98,7 +98,7 @@ def split(given: argparse.Namespace) -> None:
 
 def check(given: argparse.Namespace) -> int:
     """Print the certificate's lines; 1 where something is violated."""
-    from natix_hf.data.checking import check as check_splits
+    from natix_hf.data.splits.checking import check as check_splits
 
     report = check_splits(given.data, max_auroc=given.max_auroc, contact_sheet=given.contact_sheet)
     print("\n".join(report.lines))

@@ -14,18 +14,18 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
-from natix_hf.data.certificate import PRINT, known_photos, read_certificate
-from natix_hf.data.client_view import client_notes
-from natix_hf.data.columns import as_name, with_text
-from natix_hf.data.groups import group_rows
-from natix_hf.data.ids import given_ids, row_ids
-from natix_hf.data.inspection import inspected
-from natix_hf.data.photos import read_source as read_rows
-from natix_hf.data.placement import place
-from natix_hf.data.pooling import pooled_values
-from natix_hf.data.unlabelled_photos import listed_photos, place_of, read_photos
+from natix_hf.data.load_photos import read_source as read_rows
+from natix_hf.data.sources.columns import as_name, with_text
+from natix_hf.data.sources.ids import given_ids, row_ids
+from natix_hf.data.sources.pooling import pooled_values
+from natix_hf.data.sources.unlabelled_photos import listed_photos, place_of, read_photos
+from natix_hf.data.splits.certificate import PRINT, known_photos, read_certificate
+from natix_hf.data.splits.groups import group_rows
+from natix_hf.data.splits.placement import place
 from natix_hf.errors import UserError
 from natix_hf.files import text_path
+from natix_hf.photos.client_view import client_notes
+from natix_hf.photos.inspection import inspected
 
 HALVES = ("fit", "control")  # what is chosen, and what it is checked on
 

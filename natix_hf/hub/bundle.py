@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from natix_hf.data.certificate import read_certificate
+from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.probe import OverProbe, ProbeSearch
 from natix_hf.documents.reward import Reward

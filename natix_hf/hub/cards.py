@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCard
 
-from natix_hf.data.certificate import read_certificate
+from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.documents.probe import OverProbe
 from natix_hf.errors import UserError
 from natix_hf.files import read_json
@@ -179,7 +179,7 @@ def _base_text(base: str | None) -> str:
 
 def _data_text(data: str | None, splits: Mapping[str, Any]) -> str:
     if data == "builtin:scenes":
-        source = "Generated street photos (`natix_hf.data.scenes`), no real ones"
+        source = "Generated street photos (`natix_hf.scenes.photos`), no real ones"
     else:
         source = f"[{data}](https://huggingface.co/datasets/{data})" if hub_id(data) else "The trainer's own photos"
     if splits["ratios"] is None:

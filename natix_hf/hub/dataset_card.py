@@ -15,7 +15,7 @@ from datasets.splits import SplitDict, SplitInfo
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from natix_hf.data.contracts import SPLITS
+from natix_hf.data.splits.contracts import SPLITS
 from natix_hf.hub.cards import USES, cell, template, title
 from natix_hf.hub.licences import LICENCE_COLUMNS, licence_front, licence_lines, licence_rows
 

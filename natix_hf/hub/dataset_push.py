@@ -27,11 +27,11 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.utils import tqdm
 
-from natix_hf.data.certificate import bind, read_certificate
-from natix_hf.data.contracts import SPLITS
+from natix_hf.data.splits.certificate import bind, read_certificate
+from natix_hf.data.splits.contracts import SPLITS
 from natix_hf.errors import UserError
 from natix_hf.hub.dataset_card import dataset_card, hub_features
-from natix_hf.hub.faults import check_name, check_token, hub_faults
+from natix_hf.hub.hub_errors import check_name, check_token, hub_faults
 
 SHARD_BYTES = 500 * 10**6
 BATCH_BYTES, BATCH_ROWS = 32 * 10**6, 100  # of a row group: what is held in memory at once, what a reader fetches
@@ -42,7 +42,7 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False) -> str:
     """Push the splits to `repo_id`, which is made if it is not there.
 
     Args:
-        folder: as `natix_hf.data.saved.save` writes it.
+        folder: as `natix_hf.data.splits.saved_folder.save` writes it.
         repo_id: `owner/name`.
         private: make a new repository private; an existing one has to be.
 

@@ -1,6 +1,6 @@
 """The round-trip proof: the run, its export and clients in fresh processes answer the same photos alike.
 
-    about = export_run(run, "stock", folder)             # hub/exporting.py; export.json is written there
+    about = export_run(run, "stock", folder)             # hub/export_forms.py; export.json is written there
     document = prove(run, folder)                        # proof.json is written there
     document = prove(run, "owner/name", online=True)     # what was pushed, fetched anew; write the document yourself
 
@@ -32,7 +32,7 @@ from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_json
 from natix_hf.hub.proof_photos import Photos, proof_photos
 from natix_hf.inference.batches import logits_of, photo_batches
-from natix_hf.inference.prediction import load_classifier
+from natix_hf.inference.classify import load_classifier
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CLIENT = Path(__file__).with_name("client.py")

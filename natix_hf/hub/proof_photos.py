@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from natix_hf.data.certificate import read_certificate
-from natix_hf.data.decode import eight_bit_png, fingerprint_bytes, inspect_photo, photo_bytes
-from natix_hf.data.photos import recipe_photos
-from natix_hf.data.scenes import encode, scene
+from natix_hf.data.load_photos import recipe_photos
+from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.errors import PhotoError, UserError, one_line
+from natix_hf.photos.decode import eight_bit_png, fingerprint_bytes, inspect_photo, photo_bytes
+from natix_hf.scenes.photos import encode, scene
 
 COUNT = 32
 SCENES_SEED = 777  # a series that nothing is trained on

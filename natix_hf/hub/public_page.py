@@ -1,6 +1,6 @@
 """`report.html` as it may be published: no photo, no name of a photo or group, no path of this machine.
 
-Put together from documents and predictions; the model isn't run. `training/report_page.py` makes the page with photos
+Put together from documents and predictions; the model isn't run. `runs/report_page.py` makes the page with photos
 from the same parts.
 """
 

@@ -1,8 +1,8 @@
 """Photos become batches, batches become logits: the one path that selection, calibration, test and `predict` share.
 
-A photo is read and prepared exactly as `pipeline("image-classification")` does it (`data.decode.open_photo`, then
+A photo is read and prepared exactly as `pipeline("image-classification")` does it (`photos.decode.open_photo`, then
 the image processor), so that a score here is a score at a client; the photos that a client sees otherwise are
-counted (`data.client_view`). Training has a faster path of its own (`training/views.py`).
+counted (`photos.client_view`). Training has a faster path of its own (`training/training_photos.py`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
-from natix_hf.data.decode import client_photo, open_photo
 from natix_hf.errors import PhotoError
+from natix_hf.photos.decode import client_photo, open_photo
 
 
 def client_pixels(source: Any, processor: Any) -> torch.Tensor:

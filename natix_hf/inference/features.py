@@ -21,10 +21,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from natix_hf.data.augment import photo_for_view, training_view
+from natix_hf.inference.augment import photo_for_view, training_view
 from natix_hf.inference.batches import ClientPhotos, Normalised, image_side, worker_threads
 from natix_hf.inference.feature_store import FeatureStore, Record
-from natix_hf.inference.passes import Passes
+from natix_hf.inference.pass_costs import Passes
 from natix_hf.modeling.packed_linear import packed_linears
 
 SHARD_ROWS = 512

@@ -14,12 +14,12 @@ from typing import Any
 
 from PIL import Image
 
-from natix_hf.data.decode import photo_exif
-from natix_hf.data.exif import CAMERA, GPS, readable_tags
 from natix_hf.files import replacing
+from natix_hf.inference.classify import Prediction, Written
 from natix_hf.inference.onnx_model import OnnxClassifier
-from natix_hf.inference.prediction import Prediction, Written
 from natix_hf.modeling.adapter_natix_dinov3 import fingerprint
+from natix_hf.photos.decode import photo_exif
+from natix_hf.photos.exif import CAMERA, GPS, readable_tags
 
 LATITUDE_REF, LATITUDE, LONGITUDE_REF, LONGITUDE = 1, 2, 3, 4
 TAKEN, ZONE = 0x9003, 0x9011  # DateTimeOriginal, OffsetTimeOriginal

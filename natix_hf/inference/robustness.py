@@ -1,6 +1,6 @@
 """Photos as challenge profiles send them, on the client's path: their logits, and how long a client waits for them.
 
-What a validator does to a photo comes from `data.challenge`, here a pure function of profile, row and view: all levels
+What validators do to a photo comes from `streetvision.profiles`, here a function of profile, row and view: all levels
 and distortions of a photo share its rotation, crop and noise, so that they differ in nothing else. Behind it the photo
 goes to the model as a client's photo does. Labels are carried along and not looked at.
 """
@@ -21,10 +21,10 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from natix_hf.data.challenge import PROFILES, apply_challenge, cached_photo, check_profile, draw_challenge
-from natix_hf.data.distortions import SEVERITIES
 from natix_hf.inference.batches import client_pixels, logits_of
 from natix_hf.modeling.packed_linear import packed_linears
+from natix_hf.streetvision.distortions import SEVERITIES
+from natix_hf.streetvision.profiles import PROFILES, apply_challenge, cached_photo, check_profile, draw_challenge
 
 LIMIT = 9.0  # seconds that a client has for a photo
 CLEAN_SIDES = "challenge@2026-05"  # sends photos of their own size, and distorts none
@@ -35,7 +35,7 @@ class Case:
     """One way in which every photo is sent.
 
     Args:
-        profile: a key of `data.challenge.PROFILES`.
+        profile: a key of `streetvision.profiles.PROFILES`.
         level: of the profile; None: drawn for each photo as validators draw it.
         distortion: with `level` 0 alone: this one is put on the frame, at `severity` 1 or 2.
         severity: of the distortion.
@@ -72,7 +72,7 @@ def sent_photo(image: Image.Image, case: Case, row_id: str) -> Image.Image:
     """A photo as it is sent.
 
     Args:
-        image: as `data.challenge.cached_photo` gives it.
+        image: as `streetvision.profiles.cached_photo` gives it.
         case: the way.
         row_id: of the photo.
     """

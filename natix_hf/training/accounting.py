@@ -2,7 +2,7 @@
 
 A step is timed from outside, without waiting for the device at every one of them. Operations are counted once, on a
 single example before training starts, with the random state left as it was, so that counting changes no weight. The
-passes that fill caches are counted where they happen (`inference.passes`): for a grid of heads they are the work. The
+passes that fill caches are counted where they happen (`pass_costs`): for a grid of heads they are the work. The
 peak is that of a large matrix product on this machine, measured once and kept; runs that take seconds do without.
 Where a run was faster, the machine was busy when its peak was measured: it is measured again, the larger one is kept.
 """
@@ -22,7 +22,7 @@ from transformers import TrainerCallback
 
 from natix_hf.documents.run_record import RunRecord
 from natix_hf.files import home, read_json, write_json
-from natix_hf.inference.passes import operations
+from natix_hf.inference.pass_costs import operations
 from natix_hf.modeling.packed_linear import pack, worth_packing
 from natix_hf.modeling.packed_linear import times as packed_product
 from natix_hf.training.bottleneck import bottleneck

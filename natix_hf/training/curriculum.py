@@ -23,7 +23,7 @@ from peft import PeftModel
 from natix_hf.errors import UserError
 from natix_hf.files import replacing
 from natix_hf.inference.features import frozen_features
-from natix_hf.inference.passes import Passes
+from natix_hf.inference.pass_costs import Passes
 from natix_hf.threads import one_blas_thread
 from natix_hf.training.defaults import off
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, get_type_hints
 
-from natix_hf.recipe import Recipe
+from natix_hf.recipe.options import Recipe
 
 
 def defaults() -> dict[str, Any]:

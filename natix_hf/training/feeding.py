@@ -17,17 +17,17 @@ import numpy as np
 from peft import PeftModel
 from torch.utils.data import Dataset
 
-from natix_hf.data.copies import copy_side, photo_copies
 from natix_hf.decision.prior import prior_warning
 from natix_hf.inference.batches import ClientPhotos, image_side
 from natix_hf.inference.features import FixedView, frozen_features
-from natix_hf.inference.passes import Passes
+from natix_hf.inference.pass_costs import Passes
+from natix_hf.photos.copies import copy_side, photo_copies
 from natix_hf.training.curriculum import plan_curriculum
 from natix_hf.training.prefix import PrefixPlan, plan_prefix, prefix_drift, prefix_rows, trained_blocks
 from natix_hf.training.probe import kept_layers
 from natix_hf.training.sampling import Strata, StratifiedSampler, seen_shares
 from natix_hf.training.saving import SavesWholeCheckpoints
-from natix_hf.training.views import EpochSampler, TrainingPhotos
+from natix_hf.training.training_photos import EpochSampler, TrainingPhotos
 
 
 class FeedsPhotos(SavesWholeCheckpoints):

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import CutMix, MixUp
 
-from natix_hf.data.augment import check_augment, needs_whole_photo
 from natix_hf.errors import UserError
+from natix_hf.inference.augment import check_augment, needs_whole_photo
 from natix_hf.training.defaults import off
 
 

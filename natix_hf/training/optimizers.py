@@ -27,7 +27,7 @@ from transformers import Trainer, get_scheduler
 from transformers.training_args import OptimizerNames
 
 from natix_hf.errors import UserError, one_line
-from natix_hf.recipe import OPTIMIZERS, NatixTrainingArguments
+from natix_hf.recipe.options import OPTIMIZERS, NatixTrainingArguments
 from natix_hf.training.defaults import off
 
 # What `optim_args` may set ("beta1=0.9,beta2=0.95"), with the values of the papers. adam_beta1, adam_beta2 and

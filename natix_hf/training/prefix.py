@@ -21,12 +21,12 @@ import torch
 from peft import PeftModel
 from torch.utils.data import Dataset
 
-from natix_hf.data.augment import view_seed
 from natix_hf.errors import UserError
+from natix_hf.inference.augment import view_seed
 from natix_hf.inference.batches import client_pixels, image_side
 from natix_hf.inference.feature_store import FeatureStore, Record
 from natix_hf.inference.features import FixedView, kept_records
-from natix_hf.inference.passes import Passes
+from natix_hf.inference.pass_costs import Passes
 
 SHARD_BYTES = 32_000_000
 LISTS = 1.1  # what names, checksums and heads of files may add to a plan of small records

@@ -16,7 +16,7 @@ import torch
 
 from natix_hf.errors import UserError
 from natix_hf.training.defaults import off
-from natix_hf.training.views import EpochSampler
+from natix_hf.training.training_photos import EpochSampler
 
 # A row that an epoch holds several times has a view of its own each time: that of an epoch that no run reaches.
 REPEAT = 1 << 20

@@ -23,35 +23,35 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import TrainOutput
 
-from natix_hf.data.columns import as_name
-from natix_hf.data.contracts import LockedSplits
-from natix_hf.data.slicing import check_slices
+from natix_hf.data.sources.columns import as_name
+from natix_hf.data.splits.contracts import LockedSplits
+from natix_hf.data.splits.slicing import check_slices
 from natix_hf.documents.probe import OverProbe
 from natix_hf.errors import UserError
 from natix_hf.files import home, read_json
 from natix_hf.modeling.packed_linear import packed_linears
-from natix_hf.recipe import DecisionOptions, NatixTrainingArguments
+from natix_hf.recipe.options import DecisionOptions, NatixTrainingArguments
 from natix_hf.report.classification_metric import NatixClassificationMetric
 from natix_hf.report.summary import summary_lines
-from natix_hf.training import run_folder
+from natix_hf.runs import folder as run_folder
+from natix_hf.runs.calibrate_run import check_decision
+from natix_hf.runs.measure_robustness import check_photos
+from natix_hf.runs.saved_logits import read_predictions
 from natix_hf.training.accounting import Accounting, keep_speed
 from natix_hf.training.bottleneck import speed_lines
-from natix_hf.training.challenged import check_photos
 from natix_hf.training.checkpoints import asked_to_resume, remove_incomplete, resume_point, resumed_line
 from natix_hf.training.curriculum import check_curriculum
-from natix_hf.training.deciding import check_decision
 from natix_hf.training.ema import Ema
 from natix_hf.training.feeding import FeedsPhotos
-from natix_hf.training.finite import FiniteLosses
+from natix_hf.training.finite_losses import FiniteLosses
 from natix_hf.training.losses import TrainingLoss, check_loss
 from natix_hf.training.mixing import check_views, mixing
 from natix_hf.training.optimizers import build_optimizer, check_optimizer, extra_passes
-from natix_hf.training.predictions import read_predictions
+from natix_hf.training.options_without_effect import without_effect
 from natix_hf.training.probe import HeadSearch, check_probe, write_search
 from natix_hf.training.progress import Progress
 from natix_hf.training.sampling import check_sampling
-from natix_hf.training.unused import without_effect
-from natix_hf.training.views import Collator
+from natix_hf.training.training_photos import Collator
 from natix_hf.training.warm_start import WarmStart, check_warm_start, over_probe, over_probe_lines
 
 
@@ -81,16 +81,16 @@ class NatixTrainer(FeedsPhotos):
         splits: `LockedSplits` from `natix_hf.load_photos`; `train` and `val_select` are taken here, the others in
             `finish`.
         processing_class: the checkpoint's image processor; training makes squares of photos as it does.
-        augment, challenge_levels: training views, see `data.augment`; a probe sees none.
+        augment, challenge_levels: training views, see `inference.augment`; a probe sees none.
         positive_label: the class that AUROC speaks of; default the class of id 1.
         decision: how logits become decisions, see `recipe.DecisionOptions`; a line is printed where training sees
             quite other class shares than its `target_prior`.
         cache_dir: folder of frozen features and pre-resized copies; default `~/.cache/natix_hf`.
         decode_copy: train on pre-resized copies of the photos, made once; a probe has no use for them.
-        decode_copy_side: their short side in pixels; default `data.copies.copy_side(image_size)`.
+        decode_copy_side: their short side in pixels; default `photos.copies.copy_side(image_size)`.
         cache_gb: the most that cached features of a probe may take, in 10^9 bytes.
         prefix_cache_gb: keep the activations below the last trained blocks, see `training.prefix`.
-        fixed_views: see `training.views.TrainingPhotos`; a probe sees so many views beside each photo itself.
+        fixed_views: see `training_photos.TrainingPhotos`; a probe sees so many views beside each photo.
         recipe_text: the text of the run's `recipe.yaml`; written by the verb.
         kwargs: what `transformers.Trainer` takes beside these.
 
@@ -374,7 +374,7 @@ class NatixTrainer(FeedsPhotos):
 
     def finish(self) -> dict[str, Any]:
         """Calibrate on `val_calib`, test once on `val_test`, and complete the run folder; returns `metrics.json`."""
-        from natix_hf.training.final import finish
+        from natix_hf.runs.finish_run import finish
 
         run, probe = Path(self.args.output_dir), self.warm and self.warm.predictions()
         document = finish(self)

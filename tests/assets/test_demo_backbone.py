@@ -13,7 +13,7 @@ from transformers import AutoImageProcessor, AutoModel, DINOv3ViTConfig, DINOv3V
 
 import natix_hf
 from natix_hf.assets.pretrain import MEAN, SHAPE, STD, batch, patch_targets
-from natix_hf.data.scenes_world import CLASSES
+from natix_hf.scenes.world import CLASSES
 
 FOLDER = Path(natix_hf.__file__).parent / "assets" / "demo-backbone"
 

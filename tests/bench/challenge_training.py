@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from natix_hf.data.challenge import PROFILES, challenge_photo
-from natix_hf.data.decode import open_photo
-from natix_hf.data.photos import load_photos
+from natix_hf.data.load_photos import load_photos
 from natix_hf.inference.batches import logits_of, photo_batches
-from natix_hf.inference.prediction import load_classifier
+from natix_hf.inference.classify import load_classifier
+from natix_hf.photos.decode import open_photo
 from natix_hf.report.intervals import bootstrap_intervals, group_count, paired_difference
+from natix_hf.streetvision.profiles import PROFILES, challenge_photo
 
 ROOT = Path(__file__).resolve().parents[2]
 METRICS = {"accuracy": "accuracy", "mcc": "MCC", "log_loss": "NLL"}

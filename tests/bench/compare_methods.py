@@ -114,7 +114,7 @@ def main() -> None:
         return
     photos = arguments.photos
     if photos is None:
-        from natix_hf.data.scenes import generate
+        from natix_hf.scenes.photos import generate
 
         photos = generate(arguments.output / f"scenes-{arguments.count}", arguments.count, seed=7)
         extra = ["--group_column", "group", *extra]

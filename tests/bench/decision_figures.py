@@ -28,7 +28,7 @@ from natix_hf.decision.threshold import fold_bias, threshold_curve
 from natix_hf.errors import UserError
 from natix_hf.files import read_json
 from natix_hf.report.intervals import bootstrap_intervals, group_count, paired_difference
-from natix_hf.training.predictions import read_predictions
+from natix_hf.runs.saved_logits import read_predictions
 
 CALIBRATORS = ("temperature", "vector", "isotonic")
 NEAR = 0.05  # shares nearer than this are taken as they are

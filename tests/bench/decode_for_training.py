@@ -26,11 +26,11 @@ from datasets import Image as Photo
 from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor
 
-from natix_hf.data.augment import training_view
-from natix_hf.data.copies import PhotoCopies, copied, copy_side, open_copy, photo_copies
-from natix_hf.data.decode import fingerprint_bytes, open_photo
-from natix_hf.data.scenes import scene
-from natix_hf.training.views import TrainingPhotos
+from natix_hf.inference.augment import training_view
+from natix_hf.photos.copies import PhotoCopies, copied, copy_side, open_copy, photo_copies
+from natix_hf.photos.decode import fingerprint_bytes, open_photo
+from natix_hf.scenes.photos import scene
+from natix_hf.training.training_photos import TrainingPhotos
 
 SIZE = (1920, 1080)
 ROUNDS = 5

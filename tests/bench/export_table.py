@@ -19,10 +19,10 @@ from pathlib import Path
 import torch
 from transformers.utils import logging
 
-from natix_hf.data.scenes import encode, scene
 from natix_hf.errors import UserError
-from natix_hf.hub.exporting import FORMATS, export_run
+from natix_hf.hub.export_forms import FORMATS, export_run
 from natix_hf.hub.proof import SAME_PROCESS, WITH, WITHOUT, prove
+from natix_hf.scenes.photos import encode, scene
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 COLUMNS = (SAME_PROCESS, WITH, WITHOUT, "client_python")

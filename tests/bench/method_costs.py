@@ -36,7 +36,7 @@ def one(name: str, steps: int, extra: list[str]) -> dict[str, float]:
     import torch
     from transformers import TrainerCallback
 
-    from natix_hf.recipe_file import parse
+    from natix_hf.recipe.yaml_and_command_line import parse
     from natix_hf.train import load_data, load_network
     from natix_hf.training.trainer import NatixTrainer
 

@@ -19,12 +19,12 @@ import time
 
 import numpy as np
 
-from natix_hf.data.candidates import DISTANCE
-from natix_hf.data.duplicates import candidate_pairs
-from natix_hf.data.groups import group_rows
-from natix_hf.data.looks import QUERIES
-from natix_hf.data.places import components
-from natix_hf.data.splits import assign
+from natix_hf.data.duplicates.candidates import DISTANCE
+from natix_hf.data.duplicates.near_duplicates import candidate_pairs
+from natix_hf.data.splits.cut import assign
+from natix_hf.data.splits.groups import group_rows
+from natix_hf.data.splits.places import components
+from natix_hf.photos.perceptual_hashes import QUERIES
 
 GIB = 2**20  # ru_maxrss counts KiB
 ROWS_OF_VIDEO = 20

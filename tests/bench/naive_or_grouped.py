@@ -21,9 +21,9 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image, ImageEnhance, ImageOps
 
-from natix_hf.data.scenes import generate
 from natix_hf.decision.temperature import apply_calibration
 from natix_hf.report.intervals import bootstrap_intervals
+from natix_hf.scenes.photos import generate
 
 ROOT = Path(__file__).resolve().parents[2]
 METRICS = {"accuracy": "accuracy", "mcc": "MCC", "log_loss": "NLL"}

@@ -23,13 +23,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
-from natix_hf.data.decode import open_photo
-from natix_hf.data.duplicates import find_copies
-from natix_hf.data.groups import group_rows
-from natix_hf.data.looks import QUERIES, look
-from natix_hf.data.places import components
-from natix_hf.data.scenes import generate
-from natix_hf.data.splits import assign
+from natix_hf.data.duplicates.near_duplicates import find_copies
+from natix_hf.data.splits.cut import assign
+from natix_hf.data.splits.groups import group_rows
+from natix_hf.data.splits.places import components
+from natix_hf.photos.decode import open_photo
+from natix_hf.photos.perceptual_hashes import QUERIES, look
+from natix_hf.scenes.photos import generate
 
 CUT = 0.05
 # Shares of the cut-off strip that lie at the left and at the top; None cuts nothing along that axis.

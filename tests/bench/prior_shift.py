@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from natix_hf.data.scenes import generate
 from natix_hf.decision.temperature import apply_calibration
 from natix_hf.report.intervals import bootstrap_intervals, group_count, paired_difference
+from natix_hf.scenes.photos import generate
 
 ROOT = Path(__file__).resolve().parents[2]
 WAYS = {

@@ -37,9 +37,9 @@ from speed_parts.peers import Peers, timed
 from speed_parts.photos import SIZE, draw
 from speed_parts.table import Table, setting
 
-from natix_hf.data.copies import copy_side, photo_copies
-from natix_hf.data.scenes import LABELS
 from natix_hf.modeling.packed_linear import packed_linears
+from natix_hf.photos.copies import copy_side, photo_copies
+from natix_hf.scenes.photos import LABELS
 
 ROOT = Path(__file__).resolve().parents[2]
 BATCH = 32
@@ -232,7 +232,7 @@ class Bench:
 
     def predict(self, alike: bool = False) -> tuple[float, str]:
         """Photos a second of predict beside those of a bare loop over one batch; `alike`: on packed layers too."""
-        from natix_hf.inference.prediction import load_classifier, predict_photos
+        from natix_hf.inference.classify import load_classifier, predict_photos
 
         model, processor = load_classifier(str(self.peers.our_class))
         paths = sorted(str(path) for path in (self.photos / "images").glob("*.jpg"))[:256]

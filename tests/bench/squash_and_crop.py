@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 from transformers import DINOv3ViTImageProcessor
 
-from natix_hf.data.scenes import scene
 from natix_hf.inference.batches import client_pixels
+from natix_hf.scenes.photos import scene
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SIDE = 224

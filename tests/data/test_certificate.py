@@ -10,11 +10,11 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from scipy.stats import chi2_contingency
 
-from natix_hf.data.certificate import bind, check_seal, describe, prior_shift, read_certificate, seal
-from natix_hf.data.certificate_text import certificate_text, shift_sentence, summary_lines
-from natix_hf.data.contracts import SPLITS
-from natix_hf.data.groups import Grouping, Pair
-from natix_hf.data.sources import Rows
+from natix_hf.data.sources.rows import Rows
+from natix_hf.data.splits.certificate import bind, check_seal, describe, prior_shift, read_certificate, seal
+from natix_hf.data.splits.certificate_text import certificate_text, shift_sentence, summary_lines
+from natix_hf.data.splits.contracts import SPLITS
+from natix_hf.data.splits.groups import Grouping, Pair
 from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.errors import UserError
 from natix_hf.files import write_json

@@ -12,15 +12,15 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, l
 from PIL import Image as Pillow
 from PIL import ImageOps
 
-from natix_hf.data.certificate import describe, read_certificate, seal
-from natix_hf.data.checking import Report, check
-from natix_hf.data.contracts import SPLITS
-from natix_hf.data.decode import fingerprint_bytes
-from natix_hf.data.groups import group_rows
-from natix_hf.data.scenes import encode, scene
-from natix_hf.data.sources import Rows
+from natix_hf.data.sources.rows import Rows
+from natix_hf.data.splits.certificate import describe, read_certificate, seal
+from natix_hf.data.splits.checking import Report, check
+from natix_hf.data.splits.contracts import SPLITS
+from natix_hf.data.splits.groups import group_rows
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_json
+from natix_hf.photos.decode import fingerprint_bytes
+from natix_hf.scenes.photos import encode, scene
 
 COUNTS = {"train": 12, "val_select": 6, "val_calib": 8, "val_test": 6}
 FEATURES = Features(

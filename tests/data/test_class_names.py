@@ -12,12 +12,12 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 
-from natix_hf.data.columns import column_values
-from natix_hf.data.metadata import category
-from natix_hf.data.plan import Plan
-from natix_hf.data.sources import load_rows
-from natix_hf.data.splits import cut
-from natix_hf.data.stacking import stacked
+from natix_hf.data.sources.columns import column_values
+from natix_hf.data.sources.metadata import category
+from natix_hf.data.sources.rows import load_rows
+from natix_hf.data.sources.stacking import stacked
+from natix_hf.data.splits.cut import cut
+from natix_hf.data.splits.split_options import Plan
 from natix_hf.errors import UserError
 
 NAMES = ["None", "Roadwork"]
@@ -221,7 +221,7 @@ HfApi().upload_folder(repo_id="tester/apart", repo_type="dataset", folder_path=s
 
 READ = """
 import json, sys
-from natix_hf.data.sources import load_rows
+from natix_hf.data.sources.rows import load_rows
 from natix_hf.errors import command
 
 def main(arguments):

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from datasets import ClassLabel, Dataset
 
-from natix_hf.data.classes import class_numbers
-from natix_hf.data.columns import column_value, group_names, has_column
+from natix_hf.data.sources.classes import class_numbers
+from natix_hf.data.sources.columns import column_value, group_names, has_column
 from natix_hf.errors import UserError
 
 NAMES = ["None", "Roadwork"]

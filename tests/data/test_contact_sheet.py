@@ -7,7 +7,7 @@ import io
 import pytest
 from PIL import Image
 
-from natix_hf.data.contact_sheet import GAP, HEIGHT, LINE, MOST, WIDTH, chosen, contact_sheet, shortened
+from natix_hf.data.splits.contact_sheet import GAP, HEIGHT, LINE, MOST, WIDTH, chosen, contact_sheet, shortened
 from natix_hf.errors import PhotoError
 
 

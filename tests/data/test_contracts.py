@@ -12,10 +12,10 @@ from collections.abc import Iterable
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
 
-from natix_hf.data import contracts
-from natix_hf.data.contracts import ROLES, STEPS, LockedSplits, count_final_read
-from natix_hf.data.sources import Rows
-from natix_hf.data.splits import split_rows
+from natix_hf.data.sources.rows import Rows
+from natix_hf.data.splits import contracts
+from natix_hf.data.splits.contracts import ROLES, STEPS, LockedSplits, count_final_read
+from natix_hf.data.splits.cut import split_rows
 from natix_hf.errors import LeakageError, UserError
 
 PLACES = [
@@ -201,7 +201,7 @@ def test_final_reads_count_the_other_models_that_read_the_same_rows():
 
 
 def test_final_reads_of_several_processes_are_all_counted():
-    code = "from natix_hf.data.contracts import count_final_read as c; print(c('a' * 32, '{}', 'run'))"
+    code = "from natix_hf.data.splits.contracts import count_final_read as c; print(c('a' * 32, '{}', 'run'))"
     started = [
         subprocess.Popen([sys.executable, "-c", code.format(i)], stdout=subprocess.PIPE, text=True) for i in range(4)
     ]

@@ -11,16 +11,16 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, l
 from PIL import Image as Pillow
 from PIL import ImageOps
 
-from natix_hf.data.certificate import read_certificate, seal
-from natix_hf.data.contracts import SPLITS
-from natix_hf.data.photos import load_photos, split_photos
-from natix_hf.data.plan import Plan
-from natix_hf.data.saved import save
-from natix_hf.data.scenes import generate
-from natix_hf.data.sources import Rows
-from natix_hf.data.splits import cut
+from natix_hf.data.load_photos import load_photos, split_photos
+from natix_hf.data.sources.rows import Rows
+from natix_hf.data.splits.certificate import read_certificate, seal
+from natix_hf.data.splits.contracts import SPLITS
+from natix_hf.data.splits.cut import cut
+from natix_hf.data.splits.saved_folder import save
+from natix_hf.data.splits.split_options import Plan
 from natix_hf.errors import UserError
 from natix_hf.files import write_json
+from natix_hf.scenes.photos import generate
 
 
 def rows_of(n: int = 200, **columns) -> Rows:

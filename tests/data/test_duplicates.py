@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
-from natix_hf.data import candidates
-from natix_hf.data.candidates import DISTANCE, search
-from natix_hf.data.duplicates import HOW, candidate_pairs, find_copies
-from natix_hf.data.looks import look
-from natix_hf.data.places import components
-from natix_hf.data.scenes import scene
+from natix_hf.data.duplicates.candidates import DISTANCE, search
+from natix_hf.data.duplicates.near_duplicates import HOW, candidate_pairs, candidates, find_copies
+from natix_hf.data.splits.places import components
+from natix_hf.photos.perceptual_hashes import look
+from natix_hf.scenes.photos import scene
 
 SEED = 313  # another series than those on which the thresholds were chosen and are measured
 
@@ -164,8 +163,8 @@ def test_many_copies_cost_about_one_comparison_each(streets):
 
 def test_thousands_of_different_photos_of_one_hash_are_left_out_and_counted(streets, monkeypatch):
     """A fixed camera: every frame has the same hash, and no two are copies."""
-    monkeypatch.setattr("natix_hf.data.duplicates.ROUNDS", 2)
-    monkeypatch.setattr("natix_hf.data.duplicates.MOST", 2)
+    monkeypatch.setattr("natix_hf.data.duplicates.near_duplicates.ROUNDS", 2)
+    monkeypatch.setattr("natix_hf.data.duplicates.near_duplicates.MOST", 2)
     seen = look(streets[0][0])
     rng = np.random.default_rng(4)
     looks = []

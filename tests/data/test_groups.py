@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from natix_hf.data.groups import Pair, group_rows
-from natix_hf.data.looks import look
-from natix_hf.data.scenes import scene
+from natix_hf.data.splits.groups import Pair, group_rows
 from natix_hf.errors import UserError
+from natix_hf.photos.perceptual_hashes import look
+from natix_hf.scenes.photos import scene
 
 
 def ids(n: int) -> list[str]:

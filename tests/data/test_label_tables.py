@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from natix_hf.data.own_photos import have_labels
-from natix_hf.data.sources import load_rows
+from natix_hf.data.sources.rows import load_rows
 from natix_hf.errors import UserError
 
 COLOURS = {"None": (100, 120, 110), "Roadwork": (150, 100, 90)}

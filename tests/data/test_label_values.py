@@ -13,14 +13,14 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 
-from natix_hf.data.checking import check
-from natix_hf.data.columns import as_name, differing_by_case, with_text
+from natix_hf.data.load_photos import load_photos
 from natix_hf.data.own_photos import read_labelled, read_unlabelled
-from natix_hf.data.photos import load_photos
-from natix_hf.data.plan import Plan
-from natix_hf.data.saved import save
-from natix_hf.data.sources import Rows, load_rows
-from natix_hf.data.splits import cut
+from natix_hf.data.sources.columns import as_name, differing_by_case, with_text
+from natix_hf.data.sources.rows import Rows, load_rows
+from natix_hf.data.splits.checking import check
+from natix_hf.data.splits.cut import cut
+from natix_hf.data.splits.saved_folder import save
+from natix_hf.data.splits.split_options import Plan
 from natix_hf.errors import UserError
 
 NAMES = ["None", "Roadwork"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from natix_hf.data.metadata import category, contradictions, places, times
+from natix_hf.data.sources.metadata import category, contradictions, places, times
 from natix_hf.errors import UserError
 
 NAMES = ["None", "Roadwork"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from datasets import Dataset, DatasetDict, Features, Image, Value
 
-from natix_hf.data.contracts import SPLITS
-from natix_hf.data.photos import KNOWN, split_photos
-from natix_hf.data.scenes import encode, scene
+from natix_hf.data.load_photos import KNOWN, split_photos
+from natix_hf.data.splits.contracts import SPLITS
+from natix_hf.scenes.photos import encode, scene
 
 TAG, VIDEO = "scene_level_tags.weather", "video_info.vid_id"
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from natix_hf import UserError
-from natix_hf.data.checking import check
+from natix_hf.data.load_photos import split_photos
 from natix_hf.data.own_photos import read_labelled, read_unlabelled
-from natix_hf.data.photos import split_photos
-from natix_hf.data.saved import save
-from natix_hf.data.sources import load_rows
+from natix_hf.data.sources.rows import load_rows
+from natix_hf.data.splits.checking import check
+from natix_hf.data.splits.saved_folder import save
 from natix_hf.files import check_writable, path_text, shown, text_path
-from natix_hf.inference.listing import find_photos
+from natix_hf.inference.named_photos import find_photos
 
 ODD = os.fsdecode(b"M\xfcnchen")
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="names are UTF-16 there")

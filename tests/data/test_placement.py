@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from natix_hf.data.placement import place
+from natix_hf.data.splits.placement import place
 from natix_hf.errors import UserError
 
 SHARES = (0.6, 0.15, 0.15, 0.1)

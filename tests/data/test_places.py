@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from natix_hf.data import places
-from natix_hf.data.places import components, haversine, place_ties
+from natix_hf.data.splits import places
+from natix_hf.data.splits.places import components, haversine, place_ties
 
 
 def brute_force(spots: np.ndarray, times: np.ndarray | None, metres: float, seconds: float | None) -> np.ndarray:

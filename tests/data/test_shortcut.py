@@ -13,7 +13,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from natix_hf.data.shortcut import beside_edges, fact_table, file_facts, shortcut
+from natix_hf.data.splits.shortcut import beside_edges, fact_table, file_facts, shortcut
 
 
 def photo(seed: int, kind: str = "JPEG", size: tuple[int, int] = (64, 48), **options) -> dict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
-from natix_hf.data.slicing import check_slices, resolution, slice_values
+from natix_hf.data.splits.slicing import check_slices, resolution, slice_values
 from natix_hf.errors import UserError
 
 N = 60

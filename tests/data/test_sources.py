@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 
-from natix_hf.data.sources import OWN, load_rows
-from natix_hf.data.splits import SPLITS, split_rows
+from natix_hf.data.sources.rows import OWN, load_rows
+from natix_hf.data.splits.cut import SPLITS, split_rows
 
 NAMES = ["None", "Roadwork"]
 

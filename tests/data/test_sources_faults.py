@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict, Image, Value
 
-from natix_hf.data.sources import load_rows
-from natix_hf.data.splits import split_rows
+from natix_hf.data.sources.rows import load_rows
+from natix_hf.data.splits.cut import split_rows
 from natix_hf.errors import UserError
 
 NAMES = ["None", "Roadwork"]

@@ -45,9 +45,9 @@ DatasetDict({"train": part(range(60)), "test": part(range(60, 90))}).push_to_hub
 READ_ROWS = """
 import json
 from natix_hf.data.own_photos import have_labels
-from natix_hf.data.sources import load_rows
-from natix_hf.data.splits import split_rows
-from natix_hf.inference.listing import find_photos
+from natix_hf.data.sources.rows import load_rows
+from natix_hf.data.splits.cut import split_rows
+from natix_hf.inference.named_photos import find_photos
 
 names, photos = find_photos("hub=tester/roadwork")
 rows = load_rows("tester/roadwork", group_column="video_info.vid_id", label_names=["None", "Roadwork"])
@@ -63,7 +63,7 @@ print(json.dumps({
 
 REFUSED = """
 import sys
-from natix_hf.data.sources import load_rows
+from natix_hf.data.sources.rows import load_rows
 from natix_hf.errors import command
 command(lambda arguments: load_rows(*arguments))
 """
@@ -107,7 +107,7 @@ Dataset.from_dict({"text": texts, "label": [0, 1]}).push_to_hub("tester/texts")
 
 POOLED = """
 import json, sys
-from natix_hf.data.sources import load_rows
+from natix_hf.data.sources.rows import load_rows
 
 names = ["None", "Roadwork"]
 rows = load_rows(

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Image, Value
 
-from natix_hf.data.looks import LOOK_BYTES, look
-from natix_hf.data.sources import load_rows
-from natix_hf.data.splits import SPLITS
+from natix_hf.data.sources.rows import load_rows
+from natix_hf.data.splits.cut import SPLITS
 from natix_hf.errors import UserError
+from natix_hf.photos.perceptual_hashes import LOOK_BYTES, look
 
 NAMES = ["None", "Roadwork"]
 COLOURS = {"None": (100, 120, 110), "Roadwork": (150, 100, 90)}

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 
-from natix_hf.data.contracts import PARTS, SPLITS
-from natix_hf.data.sources import Rows
-from natix_hf.data.splits import assign, split_rows
+from natix_hf.data.sources.rows import Rows
+from natix_hf.data.splits.contracts import PARTS, SPLITS
+from natix_hf.data.splits.cut import assign, split_rows
 from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.errors import UserError
 

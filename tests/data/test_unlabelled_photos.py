@@ -11,8 +11,8 @@ from datasets import Image as ImageFeature
 
 from natix_hf import UserError
 from natix_hf.data.own_photos import have_labels, read_unlabelled
-from natix_hf.data.sources import load_rows
-from natix_hf.inference.listing import find_photos
+from natix_hf.data.sources.rows import load_rows
+from natix_hf.inference.named_photos import find_photos
 
 
 def copies(source: Path, *targets: Path) -> None:

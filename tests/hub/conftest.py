@@ -145,10 +145,10 @@ def whole_run(tmp_path_factory, make_base, make_run) -> Path:
 @pytest.fixture
 def proofs(monkeypatch):
     """The proof in this process alone; what was proved, in order, and by whom it would have been."""
-    from natix_hf.data.scenes import encode, scene
-    from natix_hf.hub import publishing
+    from natix_hf.hub import publish_run as publishing
     from natix_hf.hub.proof import prove
     from natix_hf.hub.proof_photos import Photos
+    from natix_hf.scenes.photos import encode, scene
 
     asked = []
 
@@ -165,7 +165,7 @@ def proofs(monkeypatch):
 @pytest.fixture
 def light(monkeypatch):
     """Exports and proofs that are none, for what happens at the Hub alone."""
-    from natix_hf.hub import publishing
+    from natix_hf.hub import publish_run as publishing
 
     def export(run, form, folder, *, dtype, **_):
         folder.mkdir()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from huggingface_hub import HfApi
 
-from natix_hf.data.scenes import encode, scene
-from natix_hf.hub.exporting import export_run
+from natix_hf.hub.export_forms import export_run
 from natix_hf.hub.proof import WITH, WITHOUT, prove
+from natix_hf.scenes.photos import encode, scene
 
 PHOTOS = [encode(scene(5, index, (160, 90))) for index in range(3)]
 

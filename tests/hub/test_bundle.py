@@ -50,7 +50,7 @@ def files(folder):
 
 
 def test_everything_is_there_and_nothing_more(bundle):
-    from natix_hf.hub.publishing import OURS
+    from natix_hf.hub.publish_run import OURS
 
     documents = {"over_probe.json", *(kind.file_name for kind in DOCUMENTS)}
     pictures = {"figures/reliability.png", "figures/confusion.png"}
@@ -248,8 +248,8 @@ def photo(tmp_path):
 @pytest.mark.slow
 def test_the_code_on_the_card_runs_and_agrees_with_the_run(make_base, make_run, tmp_path, photo, capsys):
     """Against the run's own probabilities, on real exports: what a reader copies from the card has to work."""
-    from natix_hf.hub.exporting import export_run
-    from natix_hf.inference.prediction import load_classifier, predict_photos
+    from natix_hf.hub.export_forms import export_run
+    from natix_hf.inference.classify import load_classifier, predict_photos
 
     run = make_run(tmp_path / "run", make_base(tmp_path / "base"))
     model, processor = load_classifier(str(run))

@@ -14,7 +14,7 @@ from natix_hf.errors import UserError
 from natix_hf.hub.base_licence import base_licence
 from natix_hf.hub.card_metadata import metadata
 from natix_hf.hub.cards import model_card
-from natix_hf.hub.exporting import FORMATS
+from natix_hf.hub.export_forms import FORMATS
 
 
 @pytest.fixture(scope="module")

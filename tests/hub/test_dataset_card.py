@@ -11,9 +11,9 @@ from datasets.info import DatasetInfosDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard
 
-from natix_hf.data.certificate import describe
-from natix_hf.data.contracts import SPLITS
-from natix_hf.data.sources import Rows
+from natix_hf.data.sources.rows import Rows
+from natix_hf.data.splits.certificate import describe
+from natix_hf.data.splits.contracts import SPLITS
 from natix_hf.hub.dataset_card import dataset_card
 from natix_hf.hub.licences import hub_licence, licence_front, licence_lines, licence_rows
 

@@ -22,9 +22,9 @@ from huggingface_hub import DatasetCard
 from PIL import Image
 
 import natix_hf.hub.dataset_push as dataset_push
-from natix_hf.data.certificate import describe, seal
-from natix_hf.data.contracts import SPLITS
-from natix_hf.data.sources import Rows
+from natix_hf.data.sources.rows import Rows
+from natix_hf.data.splits.certificate import describe, seal
+from natix_hf.data.splits.contracts import SPLITS
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_json, write_text
 from natix_hf.hub.dataset_push import batches, push, write_shard
@@ -34,7 +34,7 @@ COUNTS = {"train": 12, "val_select": 4, "val_calib": 4, "val_test": 4}
 READ = """
 import hashlib, json, sys
 from datasets import Image, load_dataset
-from natix_hf.data.sources import load_rows
+from natix_hf.data.sources.rows import load_rows
 found = {}
 for split, rows in load_dataset("me/streets").items():
     rows = rows.cast_column("image", Image(decode=False))

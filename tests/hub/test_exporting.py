@@ -16,10 +16,10 @@ from transformers import AutoModelForImageClassification
 from natix_hf.documents.export import Export
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_json
-from natix_hf.hub.exporting import export_run
+from natix_hf.hub.export_forms import export_run
 from natix_hf.inference.batches import logits_of
+from natix_hf.inference.classify import load_classifier
 from natix_hf.inference.geojson import model_fingerprint
-from natix_hf.inference.prediction import load_classifier
 
 PHOTOS = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(3))
 

@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from natix_hf.data.scenes import encode, scene
 from natix_hf.documents.export import Proof
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_json
-from natix_hf.hub.exporting import export_run
+from natix_hf.hub.export_forms import export_run
 from natix_hf.hub.proof import SAME_PROCESS, WITHOUT, prove
 from natix_hf.hub.proof_photos import proof_photos
+from natix_hf.scenes.photos import encode, scene
 
 PHOTOS = [encode(scene(5, index, (160, 90))) for index in range(6)]
 # A client's environment with another transformers; the test of it is left out where there is none.
@@ -157,9 +157,9 @@ def test_the_keys_that_find_photos_are_keys_of_a_recipe_and_all_that_load_photos
     from dataclasses import fields
     from inspect import Parameter, signature
 
-    from natix_hf.data.photos import PLAN_KEYS, SOURCE_KEYS, load_photos
-    from natix_hf.data.sources import load_rows
-    from natix_hf.recipe import DataOptions, ModelOptions
+    from natix_hf.data.load_photos import PLAN_KEYS, SOURCE_KEYS, load_photos
+    from natix_hf.data.sources.rows import load_rows
+    from natix_hf.recipe.options import DataOptions, ModelOptions
 
     recipe = {field.name for options in (DataOptions, ModelOptions) for field in fields(options)}
     assert {*SOURCE_KEYS, *PLAN_KEYS} <= recipe

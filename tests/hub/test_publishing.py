@@ -12,11 +12,12 @@ from finished_run import write_finished_run
 from hub_state import WRITE, sha256
 from huggingface_hub import ModelCard
 
-from natix_hf.documents.publication import PublishedVersion
+from natix_hf.documents.published_version import PublishedVersion
 from natix_hf.files import read_json, write_json
-from natix_hf.hub import exporting, publishing
+from natix_hf.hub import export_forms as exporting
+from natix_hf.hub import publish_run as publishing
 from natix_hf.hub.proof import WITH, WITHOUT
-from natix_hf.hub.publishing import OURS, Publication, publish
+from natix_hf.hub.publish_run import OURS, Publication, publish
 
 ALICE = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
 

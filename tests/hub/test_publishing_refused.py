@@ -10,8 +10,8 @@ import pytest
 from hub_state import READ, WRITE
 
 from natix_hf.files import write_json
-from natix_hf.hub import publishing
-from natix_hf.hub.publishing import Publication, publish
+from natix_hf.hub import publish_run as publishing
+from natix_hf.hub.publish_run import Publication, publish
 
 ALICE = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
 

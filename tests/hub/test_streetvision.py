@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 import yaml
 
-from natix_hf.data.scenes import encode, scene
 from natix_hf.decision.temperature import softmax
 from natix_hf.errors import UserError
-from natix_hf.hub import streetvision
-from natix_hf.hub.exporting import export_run
-from natix_hf.hub.streetvision import (
+from natix_hf.hub.export_forms import export_run
+from natix_hf.inference.batches import logits_of, photo_batches
+from natix_hf.inference.classify import load_classifier
+from natix_hf.scenes.photos import encode, scene
+from natix_hf.streetvision import client_files as streetvision
+from natix_hf.streetvision.client_files import (
     check_hotkey,
     check_labels,
     check_version,
@@ -21,8 +23,6 @@ from natix_hf.hub.streetvision import (
     submission_lines,
     upgrade_hint,
 )
-from natix_hf.inference.batches import logits_of, photo_batches
-from natix_hf.inference.prediction import load_classifier
 
 # Well-known development accounts of Substrate, with their public addresses.
 ALICE = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"

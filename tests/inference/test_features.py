@@ -10,7 +10,7 @@ from natix_hf import UserError, load_model, load_photos
 from natix_hf.inference import feature_store
 from natix_hf.inference import features as module
 from natix_hf.inference.features import FixedView, cache_key, frozen_features, pooled, weights_fingerprint
-from natix_hf.training.views import Collator, TrainingPhotos
+from natix_hf.training.training_photos import Collator, TrainingPhotos
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from natix_hf.data.decode import photo_exif
+from natix_hf.inference.classify import Prediction
 from natix_hf.inference.geojson import place_of, time_of, write_geojson
-from natix_hf.inference.prediction import Prediction
+from natix_hf.photos.decode import photo_exif
 
 GPS, EXIF = 0x8825, 0x8769
 

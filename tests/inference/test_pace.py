@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from natix_hf import load_model
-from natix_hf.inference import pace as module
+from natix_hf.inference import measured_pace as module
 from natix_hf.inference.batches import client_pixels, logits_of, photo_batches
-from natix_hf.inference.pace import agrees, best_batch, choose_pace, first_pixels
+from natix_hf.inference.measured_pace import agrees, best_batch, choose_pace, first_pixels
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from natix_hf import UserError, load_model
-from natix_hf.inference.listing import find_photos
-from natix_hf.inference.prediction import MISSING, load_classifier, missing_line, predict_photos, write_rows
+from natix_hf.inference.classify import MISSING, load_classifier, missing_line, predict_photos, write_rows
+from natix_hf.inference.named_photos import find_photos
 
 
 @pytest.fixture(scope="module")

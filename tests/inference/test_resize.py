@@ -11,13 +11,13 @@ from PIL import Image
 from transformers import pipeline
 
 from natix_hf import load_model, load_photos
-from natix_hf.data.augment import training_view
-from natix_hf.data.decode import open_photo
+from natix_hf.inference.augment import training_view
 from natix_hf.inference.batches import client_pixels, image_side, photo_batches
+from natix_hf.inference.classify import load_classifier
 from natix_hf.inference.features import cache_key
-from natix_hf.inference.prediction import load_classifier
 from natix_hf.modeling.checkpoints import load_processor
-from natix_hf.training.views import Collator, TrainingPhotos
+from natix_hf.photos.decode import open_photo
+from natix_hf.training.training_photos import Collator, TrainingPhotos
 
 LABELS = ["None", "Roadwork"]
 

@@ -1,4 +1,4 @@
-"""Photos as they are sent: held to `data.challenge`, the client's pipeline, and one photo at a time."""
+"""Photos as they are sent: held to `streetvision.profiles`, the client's pipeline, and one photo at a time."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,6 @@ from PIL import Image
 from transformers.image_utils import load_image
 
 from natix_hf import load_model, load_photos
-from natix_hf.data.challenge import cached_photo, challenge_photo, draw_challenge, jpeg
-from natix_hf.data.distortions import distort
 from natix_hf.inference.robustness import (
     Case,
     SentPhotos,
@@ -18,6 +16,8 @@ from natix_hf.inference.robustness import (
     sent_logits,
     sent_photo,
 )
+from natix_hf.streetvision.distortions import distort
+from natix_hf.streetvision.profiles import cached_photo, challenge_photo, draw_challenge, jpeg
 
 PROFILE = "challenge@2025"
 

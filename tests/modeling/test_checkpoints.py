@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import DINOv3ViTModel, ViTConfig, ViTModel
 
 from natix_hf.errors import UserError
-from natix_hf.inference.prediction import load_classifier
+from natix_hf.inference.classify import load_classifier
 from natix_hf.modeling.checkpoints import build_model, load_backbone, load_processor
 
 NAMES = ["None", "Roadwork"]

@@ -69,7 +69,7 @@ def interrupted(stop: int | str | None) -> Iterator[None]:
 def main() -> None:
     import torch
 
-    from natix_hf.recipe_file import parse
+    from natix_hf.recipe.yaml_and_command_line import parse
     from natix_hf.train import train
 
     torch.set_num_threads(1)

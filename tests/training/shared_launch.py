@@ -15,8 +15,8 @@ def run(job: dict, common: dict) -> dict:
     import torch
 
     from natix_hf import NatixTrainer, NatixTrainingArguments, load_model, load_photos
-    from natix_hf.training.range_test import RangeTest
-    from natix_hf.training.refit import Refit
+    from natix_hf.runs.range_test import RangeTest
+    from natix_hf.runs.refit import Refit
 
     folder = Path(common["folder"])
     splits = load_photos(common["photos"]).dedicate(job.get("kind", "run"))

@@ -11,7 +11,7 @@ from transformers import AutoModelForImageClassification
 
 import natix_hf
 from natix_hf.files import read_json
-from natix_hf.training.final import write_into_weights
+from natix_hf.runs.finish_run import write_into_weights
 
 NAMES = ["None", "Roadwork"]
 

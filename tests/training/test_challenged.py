@@ -9,20 +9,20 @@ import pytest
 import torch
 
 from natix_hf import NatixTrainer, NatixTrainingArguments, UserError, load_model, load_photos
-from natix_hf.data.challenge import SENT, cached_photo
 from natix_hf.decision.calibration import Calibration
 from natix_hf.documents.reward import Reward
 from natix_hf.documents.robustness import Robustness
 from natix_hf.inference.batches import client_pixels
-from natix_hf.inference.prediction import load_classifier
+from natix_hf.inference.classify import load_classifier
 from natix_hf.inference.robustness import Case, cases_of, sent_photo
-from natix_hf.recipe import DecisionOptions
+from natix_hf.recipe.options import DecisionOptions
 from natix_hf.report.field import read_field
 from natix_hf.report.metrics import classification_metrics
-from natix_hf.training.challenged import measure_robustness
-from natix_hf.training.deciding import calibrate_run
-from natix_hf.training.final import evaluate_run
-from natix_hf.training.predictions import read_predictions
+from natix_hf.runs.calibrate_run import calibrate_run
+from natix_hf.runs.finish_run import evaluate_run
+from natix_hf.runs.measure_robustness import measure_robustness
+from natix_hf.runs.saved_logits import read_predictions
+from natix_hf.streetvision.profiles import SENT, cached_photo
 
 PROFILE = "challenge@2025"
 COLOURS = {"None": (100, 120, 110), "Roadwork": (150, 100, 90)}

@@ -10,15 +10,15 @@ import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
 
 from natix_hf import compare
-from natix_hf.data.plan import Plan
-from natix_hf.data.sources import Rows
-from natix_hf.data.splits import cut
+from natix_hf.data.sources.rows import Rows
+from natix_hf.data.splits.cut import cut
+from natix_hf.data.splits.split_options import Plan
 from natix_hf.documents.comparison import Comparison
 from natix_hf.errors import UserError
 from natix_hf.files import home, read_json, write_json
 from natix_hf.report.metrics import classification_metrics
-from natix_hf.training.comparing import compare_runs
-from natix_hf.training.predictions import write_predictions
+from natix_hf.runs.compare_runs import compare_runs
+from natix_hf.runs.saved_logits import write_predictions
 
 CALIBRATION = {
     "version": 1,

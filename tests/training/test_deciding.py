@@ -13,19 +13,19 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from sklearn.metrics import matthews_corrcoef
 
 from natix_hf import UserError, calibrate
-from natix_hf.data.plan import Plan
-from natix_hf.data.sources import Rows
-from natix_hf.data.splits import cut
+from natix_hf.data.sources.rows import Rows
+from natix_hf.data.splits.cut import cut
+from natix_hf.data.splits.split_options import Plan
 from natix_hf.decision.calibration import Calibration
 from natix_hf.decision.temperature import fit_temperature, softmax
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.files import read_json, write_json
-from natix_hf.recipe import DecisionOptions
-from natix_hf.recipe_file import parse
+from natix_hf.recipe.options import DecisionOptions
+from natix_hf.recipe.yaml_and_command_line import parse
 from natix_hf.report.decision_lines import calibration_lines
-from natix_hf.training import deciding
-from natix_hf.training.deciding import calibrate_run, carried, options_of
-from natix_hf.training.predictions import read_predictions, write_predictions
+from natix_hf.runs import calibrate_run as deciding
+from natix_hf.runs.calibrate_run import calibrate_run, carried, options_of
+from natix_hf.runs.saved_logits import read_predictions, write_predictions
 
 NAMES = ["None", "Roadwork"]
 

@@ -15,9 +15,9 @@ from natix_hf.decision.calibration import Calibration
 from natix_hf.decision.temperature import softmax
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.files import read_json
-from natix_hf.inference.predicted import read_probabilities
-from natix_hf.inference.prediction import Prediction, write_rows
-from natix_hf.training.deployment import deployment_prior
+from natix_hf.inference.classify import Prediction, write_rows
+from natix_hf.inference.probability_tables import read_probabilities
+from natix_hf.runs.deployment_shares import deployment_prior
 from tests.training.test_deciding import NAMES, write
 
 TRUTH = 0.3  # share of positives where the model works; 0.9 in val_calib

@@ -9,14 +9,14 @@ import pytest
 import scipy.stats
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 
-from natix_hf.data.plan import Plan
-from natix_hf.data.sources import Rows
-from natix_hf.data.splits import cut
+from natix_hf.data.sources.rows import Rows
+from natix_hf.data.splits.cut import cut
+from natix_hf.data.splits.split_options import Plan
 from natix_hf.documents.several_runs import Folds
 from natix_hf.errors import UserError
 from natix_hf.files import write_json
 from natix_hf.report.metrics import METRICS
-from natix_hf.training.folds import folds_document, folds_table, plan_folds
+from natix_hf.runs.held_out_folds import folds_document, folds_table, plan_folds
 
 
 def photos(city: list[str | None], labels: list[int] | None = None) -> Rows:

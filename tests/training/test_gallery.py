@@ -8,8 +8,8 @@ from PIL import Image
 
 from natix_hf import UserError, load_model
 from natix_hf.documents.gallery import Gallery
-from natix_hf.training.gallery import write_gallery
-from natix_hf.training.report_page import read_pictures
+from natix_hf.runs.gallery import write_gallery
+from natix_hf.runs.report_page import read_pictures
 
 
 @pytest.fixture

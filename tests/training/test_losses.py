@@ -14,7 +14,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from natix_hf import NatixTrainingArguments, UserError
 from natix_hf.training.logit_losses import asymmetric, cross_entropy, focal, gatekeeper
 from natix_hf.training.losses import TrainingLoss, accepts_soft_labels, check_loss, class_weights, loss_terms
-from natix_hf.training.unused import without_effect
+from natix_hf.training.options_without_effect import without_effect
 
 LN3 = math.log(3)
 NAMES = ["None", "Roadwork"]
@@ -343,7 +343,7 @@ def test_options_of_what_is_not_chosen_are_told(arguments, given, expected):
 @pytest.fixture
 def recipe(tmp_path):
     """A function that parses a recipe of the lines given."""
-    from natix_hf.recipe_file import parse
+    from natix_hf.recipe.yaml_and_command_line import parse
 
     def parsed(*lines: str):
         path = tmp_path / "recipe.yaml"
@@ -356,7 +356,7 @@ def recipe(tmp_path):
 
 
 def test_a_recipe_names_loss_and_weights(recipe):
-    from natix_hf.recipe_file import resolved
+    from natix_hf.recipe.yaml_and_command_line import resolved
 
     training = recipe("loss: focal+0.1*supcon", "class_weights: [1, 2.5]").training
     assert training.loss == "focal+0.1*supcon"

@@ -329,7 +329,7 @@ def test_muon_without_matrices_is_refused(arguments):
 
 
 def test_our_names_stay_in_the_arguments_and_the_recipe(arguments):
-    from natix_hf.recipe_file import training_values
+    from natix_hf.recipe.yaml_and_command_line import training_values
 
     args = arguments(optim="sam", sam_base="ademamix")
     assert args.optim == "sam"

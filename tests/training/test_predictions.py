@@ -8,7 +8,7 @@ import pytest
 from datasets import Dataset
 
 from natix_hf.errors import UserError
-from natix_hf.training.predictions import read_predictions, write_predictions
+from natix_hf.runs.saved_logits import read_predictions, write_predictions
 
 
 def rows(start: int, n: int) -> Dataset:

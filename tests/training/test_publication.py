@@ -6,9 +6,9 @@ import pytest
 import yaml
 
 from natix_hf.errors import UserError
-from natix_hf.recipe_file import parse, resolved
-from natix_hf.training import publication
-from natix_hf.training.publication import check_classes, planned, publish_finished
+from natix_hf.recipe.yaml_and_command_line import parse, resolved
+from natix_hf.runs import publish_after_training as publication
+from natix_hf.runs.publish_after_training import check_classes, planned, publish_finished
 
 ALICE = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
 

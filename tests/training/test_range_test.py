@@ -10,8 +10,8 @@ import pytest
 from natix_hf import load_photos
 from natix_hf.documents.learning_rates import LearningRates
 from natix_hf.errors import LeakageError
-from natix_hf.training import range_test
-from natix_hf.training.range_test import HIGH, LOW, QUIET, STEPS, RangeTest, diverged, rates, smooth, suggestion
+from natix_hf.runs import range_test
+from natix_hf.runs.range_test import HIGH, LOW, QUIET, STEPS, RangeTest, diverged, rates, smooth, suggestion
 
 
 def curve(middle: float, up: float, noise: float = 0.0, start: float = 0.7) -> np.ndarray:

@@ -7,15 +7,15 @@ import pytest
 
 from natix_hf import UserError
 from natix_hf.decision.calibration import Calibration
-from natix_hf.recipe import DecisionOptions
-from natix_hf.training.recalibration import (
+from natix_hf.recipe.options import DecisionOptions
+from natix_hf.runs.recalibrate_model import (
     _into_stock_head,
     certifiable_line,
     recalibrate,
     recalibrated_card,
     shares_line,
 )
-from natix_hf.training.unlabelled import unlabelled_lines, unlabelled_report
+from natix_hf.runs.unlabelled_estimates import unlabelled_lines, unlabelled_report
 
 NAMES = ["None", "Roadwork"]
 NOTHING = Calibration("none", np.ones(2), np.zeros(2), np.zeros(2), np.zeros(2))
@@ -113,7 +113,7 @@ def test_what_the_half_can_certify_is_told_before_fitting_and_what_is_below_is_r
 def test_photos_without_labels_tell_shares_accuracy_and_drift(tmp_path):
     from datasets import Dataset
 
-    from natix_hf.training.predictions import write_predictions
+    from natix_hf.runs.saved_logits import write_predictions
 
     calibrated_on, new = city(400, 1, share=0.8, sharpness=1), city(400, 2, share=0.2, sharpness=1)
     odds = np.log([0.2, 0.8]) - np.log([0.5, 0.5])

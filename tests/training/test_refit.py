@@ -20,7 +20,7 @@ SETTINGS |= {"eval_steps": 4, "load_best_model_at_end": False}
 def refit(job, photo_folder, tiny_backbone, monkeypatch):
     """A function that builds the refit of the run `honest` of a method, in a folder of the name given."""
     from natix_hf import NatixTrainer, load_photos
-    from natix_hf.training.refit import Refit
+    from natix_hf.runs.refit import Refit
 
     def build(method: str, honest: Path, name: str, callbacks=None, **settings) -> NatixTrainer:
         def trainer(*args, **kwargs):
@@ -85,7 +85,7 @@ def test_a_refit_of_a_grid_trains_the_chosen_head_alone_and_chooses_nothing(job,
 
 def test_a_warm_start_is_refused_since_it_chooses_by_rows_that_a_refit_trains_on(job, tmp_path):
     from natix_hf import UserError
-    from natix_hf.training.refit import check_refit
+    from natix_hf.runs.refit import check_refit
 
     honest = tmp_path / "honest"
     first = job("probe", "honest", num_train_epochs=1)

@@ -7,8 +7,8 @@ import pytest
 
 from natix_hf import UserError
 from natix_hf.documents.gallery import Gallery
-from natix_hf.training.final import evaluate_run
-from natix_hf.training.report_page import rows_of, write_report
+from natix_hf.runs.finish_run import evaluate_run
+from natix_hf.runs.report_page import rows_of, write_report
 
 pytestmark = pytest.mark.slow
 

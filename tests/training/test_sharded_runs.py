@@ -157,7 +157,7 @@ def test_a_finished_sharded_run_is_a_model_that_predicts_what_it_wrote_down(runs
     import torch
     from transformers import pipeline
 
-    from natix_hf.training.predictions import read_predictions
+    from natix_hf.runs.saved_logits import read_predictions
 
     run = runs["fsdp2"] / "lora"
     rows = read_predictions(run, "val_test")

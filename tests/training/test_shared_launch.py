@@ -103,7 +103,7 @@ def test_the_curve_of_the_finder_is_that_of_all_photos_of_a_step(folders):
 
 def test_a_refit_says_who_trained_and_wants_as_many_processes_again(folders, tiny_backbone, tmp_path):
     from natix_hf import NatixTrainingArguments, UserError, load_model, load_photos
-    from natix_hf.training.refit import Refit
+    from natix_hf.runs.refit import Refit
 
     for count, run in folders.items():
         record = json.loads((run / "refit" / "run.json").read_text())

@@ -8,7 +8,7 @@ from natix_hf.decision.calibration import Calibration
 from natix_hf.decision.temperature import softmax
 from natix_hf.decision.threshold import fold_bias
 from natix_hf.report.decision_lines import stage_lines
-from natix_hf.training.stages import stages_document
+from natix_hf.runs.figures_by_stage import stages_document
 
 SEEN = np.array([0.1, 0.9])
 

@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from natix_hf import NatixTrainingArguments, UserError, load_photos
-from natix_hf.training.finite import FiniteLosses
-from natix_hf.training.views import EpochSampler
+from natix_hf.training.finite_losses import FiniteLosses
+from natix_hf.training.training_photos import EpochSampler
 
 
 def trained(trainer):
@@ -298,7 +298,7 @@ def test_tensorboard_gets_the_scores(job, monkeypatch, tmp_path):
 @pytest.mark.parametrize("patience", [None, 1])
 def test_a_run_stopped_after_training_is_finished_by_resuming(job, monkeypatch, patience):
     """Also where early stopping ended it: the resumed run must not train on."""
-    from natix_hf.training import final
+    from natix_hf.runs import finish_run as final
 
     settings = {"num_train_epochs": 6, "early_stopping_patience": patience}
     if patience:

@@ -15,12 +15,12 @@ from safetensors.numpy import load_file
 from torch.utils.data import DataLoader
 
 from natix_hf import load_photos
-from natix_hf.data.augment import training_view
-from natix_hf.data.challenge import cached_photo
-from natix_hf.data.copies import PhotoCopies, photo_copies
-from natix_hf.data.decode import open_photo
+from natix_hf.inference.augment import training_view
+from natix_hf.photos.copies import PhotoCopies, photo_copies
+from natix_hf.photos.decode import open_photo
+from natix_hf.streetvision.profiles import cached_photo
 from natix_hf.training import trainer as trainer_module
-from natix_hf.training.views import EpochSampler, TrainingPhotos
+from natix_hf.training.training_photos import EpochSampler, TrainingPhotos
 
 JOB = Path(__file__).parent / "killed_job.py"
 OPTIONS = {"augment": "basic", "image_size": 32, "seed": 5}

@@ -16,8 +16,8 @@ import pytest
 from hub_state import WRITE
 from PIL import Image, ImageOps
 
-from natix_hf.data.certificate import read_certificate
-from natix_hf.data.scenes import generate
+from natix_hf.data.splits.certificate import read_certificate
+from natix_hf.scenes.photos import generate
 
 pytestmark = pytest.mark.slow
 

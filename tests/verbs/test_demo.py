@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from natix_hf.data.scenes import scene
 from natix_hf.demo import streets
+from natix_hf.scenes.photos import scene
 
 
 def test_the_demo_shows_the_first_six_streets_of_its_series_once_each():

@@ -243,7 +243,7 @@ def test_predict_takes_folder_glob_parquet_and_saved_data_set_and_lists_what_can
 
 
 def test_calibrating_and_evaluating_again_give_the_same_documents(job, copy):
-    from natix_hf.inference.prediction import load_classifier
+    from natix_hf.inference.classify import load_classifier
 
     before = {name: read(copy / f"{name}.json") for name in ("calibration", "metrics")}
     weights = (copy / "model.safetensors").read_bytes()

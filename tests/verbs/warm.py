@@ -41,10 +41,10 @@ def child(request: dict) -> None:
 
 
 def main() -> None:
-    import natix_hf.data.checking
-    import natix_hf.inference.prediction
-    import natix_hf.recipe_file
-    import natix_hf.training.final
+    import natix_hf.data.splits.checking
+    import natix_hf.inference.classify
+    import natix_hf.recipe.yaml_and_command_line
+    import natix_hf.runs.finish_run
     import natix_hf.training.trainer  # noqa: F401
 
     print("ready", flush=True)

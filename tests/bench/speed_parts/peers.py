@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from natix_hf.data.scenes import LABELS
+from natix_hf.scenes.photos import LABELS
 
 HERE = Path(__file__).resolve().parent
 BATCH, WORKERS, LEARNING_RATE = 64, 2, 1e-3

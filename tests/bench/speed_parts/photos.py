@@ -7,7 +7,7 @@ import itertools
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from natix_hf.data.scenes import LABELS, scene
+from natix_hf.scenes.photos import LABELS, scene
 
 SIZE = (1280, 720)
 

@@ -1,0 +1,111 @@
+"""Pairs of 64-bit hashes that differ in few bits, found without comparing all pairs.
+
+Two hashes that differ in at most 5 bits agree in at least 3 of their 8 bytes. For each of the 56 triples of bytes the
+hashes are put into a table by these bytes; what meets there is counted bit by bit. The search is exact but for
+buckets that are over-full, which are counted. This file knows hashes only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from natix_hf.data.splits.places import CHUNK, chunks, expand
+
+DISTANCE = 5  # bits
+CROWD = 4096  # different hashes in one bucket, above which it is not looked into
+TRIPLES = tuple(combinations(range(8), 3))
+SMALL = 1 << 24  # comparisons; below, comparing all is over before the tables are made
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Hashes near to queries.
+
+    Args:
+        row: `(k,)` row of the query.
+        query: `(k,)` column of the query.
+        value: `(k,)` number of the hash that it is near to.
+        distance: `(k,)` bits in which they differ, at most `DISTANCE`.
+        crowded: look-ups that met an over-full bucket; they may have missed pairs that no other bucket shows.
+    """
+
+    row: np.ndarray
+    query: np.ndarray
+    value: np.ndarray
+    distance: np.ndarray
+    crowded: int
+
+
+def search(values: np.ndarray, queries: np.ndarray) -> Candidates:
+    """Every value within `DISTANCE` bits of every query, once each.
+
+    Args:
+        values: `(m,)` uint64, all different.
+        queries: `(n, Q)` uint64.
+    """
+    if len(values) * queries.size <= SMALL:
+        return _all_pairs(values, queries)
+    bits = int(np.clip(np.ceil(np.log2(max(len(values), 1))) + 3, 8, 24))
+    found, crowded = [], 0
+    columns = np.ascontiguousarray(queries.T)
+    for triple in TRIPLES:
+        slots = _slots(values, triple, bits)
+        order = np.argsort(slots).astype(np.int32)
+        starts = np.zeros((1 << bits) + 1, dtype=np.int32)
+        np.cumsum(np.bincount(slots, minlength=1 << bits), out=starts[1:])
+        # Most look-ups find nothing: they are over after one byte of a table that stays in the processor's cache.
+        occupied = np.diff(starts) > 0
+        for number, column in enumerate(columns):
+            for begin in range(0, len(column), CHUNK):
+                asked = column[begin : begin + CHUNK]
+                slot = _slots(asked, triple, bits)
+                hit = np.flatnonzero(occupied[slot])
+                start = starts[slot[hit]]
+                counts = starts[slot[hit] + 1] - start
+                over = counts > CROWD
+                crowded += int(over.sum())
+                hit, start, counts = hit[~over], start[~over], counts[~over]
+                for part in chunks(counts):
+                    owner, position = expand(counts[part])
+                    row, value = hit[part][owner], order[start[part][owner] + position]
+                    differ = asked[row] ^ values[value]
+                    distance = np.bitwise_count(differ)
+                    near = np.flatnonzero(distance <= DISTANCE)
+                    near = near[_first_triple(differ[near], triple)]
+                    rows, query = (row[near] + begin).astype(np.int32), np.full(len(near), number, dtype=np.int8)
+                    found.append((rows, query, value[near], distance[near]))
+    return _sorted(found, crowded)
+
+
+def _all_pairs(values: np.ndarray, queries: np.ndarray) -> Candidates:
+    found = []
+    for column in range(queries.shape[1]):
+        distance = np.bitwise_count(queries[:, column, None] ^ values)  # (n, m)
+        row, value = np.nonzero(distance <= DISTANCE)
+        query = np.full(len(row), column, dtype=np.int8)
+        found.append((row.astype(np.int32), query, value.astype(np.int32), distance[row, value]))
+    return _sorted(found, 0)
+
+
+def _sorted(found: list[tuple[np.ndarray, ...]], crowded: int) -> Candidates:
+    kinds = (np.int32, np.int8, np.int32, np.uint8)
+    empty = [np.empty(0, dtype=kind) for kind in kinds]
+    row, query, value, distance = (np.concatenate(parts) for parts in zip(empty, *found))
+    order = np.lexsort((value, row, distance, query))
+    return Candidates(row[order], query[order], value[order], distance[order], crowded)
+
+
+def _slots(hashes: np.ndarray, triple: tuple[int, int, int], bits: int) -> np.ndarray:
+    """The bucket of each hash: its three bytes, mixed down to `bits` bits (Knuth's multiplicative hashing)."""
+    mask = np.uint64(sum(0xFF << (8 * at) for at in triple))
+    return (((hashes & mask) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - bits)).astype(np.int32)
+
+
+def _first_triple(differ: np.ndarray, triple: tuple[int, int, int]) -> np.ndarray:
+    """Whether a pair's first three equal bytes are these: a pair that meets in several tables counts once."""
+    equal = differ.view(np.uint8).reshape(-1, 8) == 0
+    rank = np.cumsum(equal, axis=1)
+    return equal[:, triple[2]] & (rank[:, triple[2]] == 3) & equal[:, triple[0]] & equal[:, triple[1]]

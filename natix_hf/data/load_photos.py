@@ -1,0 +1,200 @@
+"""From a name to split photos: the calls that verbs and scripts make of this room."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import DatasetDict
+
+from natix_hf.data.sources.rows import Rows, load_labels, load_rows
+from natix_hf.data.splits.contracts import LockedSplits
+from natix_hf.data.splits.cut import Cut, cut
+from natix_hf.data.splits.split_options import DEFAULT_RATIOS, Plan
+from natix_hf.errors import UserError
+from natix_hf.files import home
+
+SCENES = "builtin:scenes"
+SCENES_COUNT = 2000
+SCENES_SEED = 100  # another series than those on which recipe and backbone of the demo were chosen
+
+# Keys of a recipe that decide which photos there are, and how they are divided. Whoever finds the photos of a recipe
+# again takes them from here.
+SOURCE_KEYS = (
+    *("dataset_config", "group_column", "image_column_name", "label_column_name", "label_names"),
+    *("broken_photos", "trust_remote_code"),
+)
+PLAN_KEYS = ("split_ratios", "split_seed", "near_duplicates", "test_split", "test_on")
+
+# What the publisher of a data set knows and a user need not repeat; whoever says otherwise wins.
+KNOWN: dict[str, dict[str, Any]] = {
+    "natix-network-org/roadwork": {
+        "group_column": "video_info.vid_id",
+        "label_names": ["None", "Roadwork"],
+        "description_column": "scene_description",
+    },
+}
+
+# What a recipe says of labels alone.
+LABEL_KEYS = ("dataset_config", "image_column_name", "label_column_name", "label_names", "trust_remote_code")
+
+
+def load_photos(
+    dataset_name: Any,
+    *,
+    split_ratios: Sequence[float] = DEFAULT_RATIOS,
+    split_seed: int = 0,
+    near_duplicates: bool = True,
+    test_split: str = "keep",
+    test_on: Sequence[str] | None = None,
+    **source_options: Any,
+) -> LockedSplits:
+    """Photos as `train / val_select / val_calib / val_test`, each to be read only by the steps of its role.
+
+    Args:
+        dataset_name: a folder, a file, a Hub id, a `datasets` object, or `builtin:scenes` (generated street photos,
+            kept below `~/.cache/natix_hf`).
+        split_ratios: shares of the four splits; they sum to 1.
+        split_seed: the same rows and seed give the same split, whatever the order of the rows.
+        near_duplicates: look for altered copies of a photo and keep them in one split.
+        test_split: `keep` a test part that the source brings as `val_test`, or `merge` it with the rest.
+        test_on: `column=value` words: `val_test` is the photos of these values and nothing else; a test part that the
+            source brings is then merged with the rest.
+        source_options: `group_column`, `label_names` (both have defaults for the data sets in `KNOWN`),
+            `dataset_config` (for `builtin:scenes` the number of photos), `image_column_name`, `label_column_name`,
+            `broken_photos`, `trust_remote_code`, `num_proc`, as `load_rows` takes them.
+
+    Raises:
+        UserError: whatever is wrong with the photos, in one line.
+    """
+    # Before minutes are spent on reading.
+    held = {"hold_out": _held(test_on), "test_alone": True} if test_on else {}
+    plan = Plan(split_ratios, split_seed, near_duplicates=near_duplicates, test_split=test_split, **held)
+    return _cut(dataset_name, plan, source_options).lock()
+
+
+def recipe_photos(recipe: Mapping[str, Any], say: Callable[[str], None] | None = None) -> LockedSplits:
+    """The photos of a recipe, split as it says.
+
+    Args:
+        recipe: its keys and values; those that are not there have the defaults of `load_photos`.
+        say: as in `load_rows`.
+
+    Raises:
+        UserError: as `load_photos`.
+    """
+    options = {key: recipe[key] for key in (*SOURCE_KEYS, *PLAN_KEYS) if recipe.get(key) is not None}
+    return load_photos(recipe["dataset_name"], num_proc=recipe.get("preprocessing_num_workers"), say=say, **options)
+
+
+def _held(words: Sequence[str]) -> dict[str, list[str]]:
+    """Column -> values from `column=value` words."""
+    held: dict[str, list[str]] = {}
+    for word in words:
+        column, _, value = word.partition("=")
+        if not column or not value:
+            raise UserError(f"test_on {word}: written as COLUMN=VALUE expected, such as city_name=Boston")
+        held.setdefault(column, []).append(value)
+    return held
+
+
+def split_photos(
+    sources: Sequence[Any], *, extend: str | Path | None = None, plan: Mapping[str, Any], **source_options: Any
+) -> Cut:
+    """Split rows of one or several sources, not locked, for whoever writes them down as a data set.
+
+    Args:
+        sources: as `load_rows` takes them.
+        extend: folder of splits made earlier; their rows stay where they are, and its plan holds where `plan` is
+            silent.
+        plan: fields of `Plan`.
+        source_options: as for `load_rows`.
+
+    Raises:
+        UserError: as `load_photos`; and where `extend` is no folder of splits.
+    """
+    source = sources[0] if len(sources) == 1 else list(sources)
+    if extend is not None:
+        from natix_hf.data.splits.growing import extended
+
+        return extended(extend, source, plan, source_options)
+    return _cut(source, Plan(**plan), source_options)
+
+
+def _cut(source: Any, plan: Plan, options: Mapping[str, Any]) -> Cut:
+    rows = read_source(source, looks=plan.near_duplicates, **options)
+    document = None
+    if isinstance(rows.data, DatasetDict) and isinstance(source, str | Path):
+        document = certificate_beside(source)
+    if document and options.get("convert_photos"):
+        raise UserError(
+            f"convert_photos: {source} brings its splits and their certificate, which holds for the photos as they "
+            "are: give the photos that they were made from"
+        )
+    return cut(rows, plan, document=document)
+
+
+def read_source(source: Any, **options: Any) -> Rows:
+    """`load_rows` with the scenes drawn and what is known of published data sets filled in."""
+    source, options = _filled(source, options)
+    return load_rows(source, **options)
+
+
+def tell_classes(source: Any, say: Callable[[str], None], **options: Any) -> None:
+    """Say the classes with their counts and what gave the labels, without opening a photo.
+
+    Args:
+        source: as `load_rows` takes it.
+        say: called with each line.
+        options: those of `LABEL_KEYS`, as `load_rows` takes them.
+    """
+    source, options = _filled(source, options)
+    for key in ("group_column", "description_column"):
+        options.pop(key, None)
+    load_labels(source, say=say, **options)
+
+
+def _filled(source: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The source and the options that are set, with the scenes drawn and what is known of published data sets."""
+    if source == SCENES:
+        source = drawn_scenes(options.pop("dataset_config", None))
+        options["group_column"] = options.get("group_column") or "group"
+    known: dict[str, Any] = {}
+    for one in source if isinstance(source, list | tuple) else [source]:
+        known |= KNOWN.get(one.rpartition("=")[2], {}) if isinstance(one, str) else {}
+    given = {key: value for key, value in options.items() if value is not None}
+    return source, known | given
+
+
+def certificate_beside(source: str | Path) -> dict | None:
+    """The `splits.json` that lies beside the rows of a folder or a Hub data set; None where there is none."""
+    from natix_hf.data.splits.certificate import read_certificate
+
+    folder = Path(source).expanduser()
+    if folder.exists():
+        return read_certificate(folder) if (folder / "splits.json").is_file() else None
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        file = hf_hub_download(str(source), "splits.json", repo_type="dataset")
+    except (EntryNotFoundError, LocalEntryNotFoundError):  # offline: not in the cache
+        return None
+    except HFValidationError:
+        raise UserError(f"no such file or folder: {source}") from None
+    return read_certificate(Path(file).parent)
+
+
+def drawn_scenes(count: str | None = None) -> str:
+    """The folder of `builtin:scenes`, drawn where they are not there yet."""
+    from natix_hf.scenes.photos import VERSION, generate
+
+    try:
+        photos = int(count or SCENES_COUNT)
+    except ValueError:
+        raise UserError(f"dataset_config {count}: for {SCENES} it is the number of photos") from None
+    if photos < 1:
+        raise UserError(f"dataset_config {count}: for {SCENES} it is the number of photos, at least 1")
+    folder = home() / "scenes" / f"{SCENES_SEED}-{photos}-v{VERSION}"  # those of an older version are not in the way
+    return str(generate(folder, photos, SCENES_SEED))

@@ -1,0 +1,185 @@
+"""What a data set says about a photo beside its class: where and when it was taken, tags, a description.
+
+Columns of any usual writing become plain arrays and texts. This file knows neither photos nor splits.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, date, datetime, time
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from natix_hf.data.sources.columns import as_name, as_text, column_values
+from natix_hf.errors import UserError
+
+UNKNOWN = "unknown"  # the category of a row without a tag
+_LATITUDE = ("lat", "latitude")
+_LONGITUDE = ("lon", "lng", "long", "longitude")
+_LAST_SECOND = 253_402_300_799  # the end of the year 9999; anything later is not counted in seconds
+
+
+def places(data: Dataset, column: str) -> np.ndarray:
+    """Where each photo was taken.
+
+    Args:
+        data: any rows.
+        column: holds `[lat, lon]` as a list or as its text, `"lat,lon"`, or a struct with `lat` and `lon`
+            (`latitude`, `longitude`, `lng`).
+
+    Returns:
+        `(n, 2)` float64 latitude and longitude in degrees; NaN where there is none. `0, 0` (a spot in the ocean, what
+        a receiver without a fix writes) is none.
+
+    Raises:
+        UserError: for a value that is no place on earth, with its row.
+    """
+    found = np.full((len(data), 2), np.nan)
+    for row, value in enumerate(column_values(data, column, "gps")):
+        try:
+            found[row] = _place(value)
+        except (ValueError, TypeError):
+            raise UserError(
+                f"{column}: row {row} holds {value!r}; expected latitude (-90 to 90) and longitude (-180 to 180) in "
+                "degrees, such as [39.7, -86.1]: mend or empty it"
+            ) from None
+    return found
+
+
+def _place(value: Any) -> tuple[float, float]:
+    nowhere = (math.nan, math.nan)
+    if isinstance(value, str):
+        parts = [part.strip() for part in value.strip("[]() ").split(",")]
+        value = [None if part in ("", "None", "null") else part for part in parts]
+    if isinstance(value, dict):
+        value = [next((value[name] for name in names if name in value), "") for names in (_LATITUDE, _LONGITUDE)]
+    if value is None or all(part is None for part in value):
+        return nowhere
+    latitude, longitude = (float(part) for part in value)
+    if (math.isnan(latitude) and math.isnan(longitude)) or latitude == longitude == 0:
+        return nowhere
+    if not (abs(latitude) <= 90 and abs(longitude) <= 180):
+        raise ValueError
+    return latitude, longitude
+
+
+def times(data: Dataset, column: str) -> np.ndarray:
+    """When each photo was taken.
+
+    Args:
+        data: any rows.
+        column: holds seconds since 1970 (also as text), dates, ISO text, or EXIF's `2024:05:01 10:00:00`. Without a
+            zone it is UTC.
+
+    Returns:
+        `(n,)` float64 seconds since 1970; NaN where there is none. 0 is none, which is what NATIX writes.
+
+    Raises:
+        UserError: for a value that is no time, with its row.
+    """
+    found = np.full(len(data), np.nan)
+    for row, value in enumerate(column_values(data, column, "date")):
+        try:
+            found[row] = _time(value)
+        except (ValueError, TypeError):
+            raise UserError(
+                f"{column}: row {row} holds {value!r}; expected seconds since 1970, an ISO date or EXIF's "
+                "2024:05:01 10:00:00: mend or empty it"
+            ) from None
+    return found
+
+
+def _time(value: Any) -> float:
+    if isinstance(value, str):
+        value = _read_time(value.strip().rstrip("\0"))
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime.combine(value, time())
+    if isinstance(value, datetime):
+        return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+    if value is None or value == 0 or math.isnan(value):
+        return math.nan
+    if abs(value) > _LAST_SECOND:
+        raise ValueError
+    return float(value)
+
+
+def _read_time(text: str) -> datetime | float | None:
+    """A date or a number of seconds from text; eight digits are a date (20240501)."""
+    if not text or text.startswith("0000"):  # EXIF of a camera whose clock was never set
+        return None
+    if text[4:5] == ":" == text[7:8]:
+        text = text[:10].replace(":", "-") + text[10:]
+    elif not (len(text) == 8 and text.isdigit()):
+        try:
+            return float(text)
+        except ValueError:
+            pass
+    return datetime.fromisoformat(text)
+
+
+def category(data: Dataset, column: str) -> list[str]:
+    """A tag of each row as one word for strata and slices, as `as_name` writes it.
+
+    Args:
+        data: any rows.
+        column: holds text, numbers, names of numbers, lists of these, or lists written as text (`"['day']"`).
+
+    Returns:
+        `(n,)` names: the one element of a list, several in sorted order with `+` between; `unknown` where there is
+        none.
+    """
+    return [_category(value) for value in column_values(data, column, "stratify_by")]
+
+
+def _category(value: Any) -> str:
+    if isinstance(value, str):
+        value = value.strip()
+        if value.startswith("[") and value.endswith("]"):
+            with suppress(ValueError, SyntaxError):  # text in brackets stays text
+                value = ast.literal_eval(value)
+    if isinstance(value, list):
+        return "+".join(sorted({as_name(part) or UNKNOWN for part in value})) or UNKNOWN
+    return as_name(value) or UNKNOWN
+
+
+def contradictions(
+    labels: Sequence[int], names: Sequence[str], descriptions: Sequence, column: str, positive_label: str | None
+) -> dict[int, str]:
+    """Rows whose class and description cannot both be right: only the positive class is described.
+
+    Args:
+        labels: `(n,)` class numbers.
+        names: the two classes.
+        descriptions: `(n,)` texts; None, empty or blank is no description.
+        column: where they stand, for the reasons.
+        positive_label: the class that is described; by default the one of id 1.
+
+    Returns:
+        Row -> why it is to be left out.
+
+    Raises:
+        UserError: for other than two classes, and for a positive class that is none of them.
+    """
+    if len(names) != 2:
+        raise UserError(
+            f"description_column: a description tells two classes apart; there are {len(names)} "
+            f"({', '.join(names)}): leave it out"
+        )
+    positive_label = as_name(positive_label)
+    if positive_label is not None and positive_label not in names:
+        raise UserError(f"positive_label: no class {positive_label!r}; there are {', '.join(names)}")
+    positive = 1 if positive_label is None else list(names).index(positive_label)
+    found = {}
+    for row, (label, description) in enumerate(zip(labels, descriptions)):
+        text = " ".join((as_text(description) or "").split())
+        if label == positive and not text:
+            found[row] = f"label {names[label]}, but {column} is empty"
+        elif label != positive and text:
+            short = text if len(text) <= 80 else text[:77] + "..."
+            found[row] = f"label {names[label]}, but {column} says {short}"
+    return found

@@ -1,0 +1,320 @@
+"""From wherever photos and labels lie (folder, table, parquet, save_to_disk, Hub, a `datasets` object, or several of
+these) to rows of one form.
+
+Every row gets `id, image, label, group, origin, source, fingerprint, width, height, look`; every photo is opened once
+to find the broken ones. This file does not decide which rows train and which test, and it does not change photos.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+
+import datasets
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+
+from natix_hf.data.sources.columns import as_name, differing_by_case, group_names, has_column
+from natix_hf.data.sources.ids import given_ids, row_ids
+from natix_hf.data.sources.metadata import contradictions
+from natix_hf.data.sources.pooling import agreed_classes, left_out, pooled_values
+from natix_hf.data.sources.reading import Given, Raw, named_sources, read_source
+from natix_hf.data.sources.stacking import stacked
+from natix_hf.data.splits.contracts import SPLITS
+from natix_hf.errors import UserError
+from natix_hf.photos.client_view import client_notes
+from natix_hf.photos.conversion import converted
+from natix_hf.photos.decode import MAX_PHOTO_MB
+from natix_hf.photos.inspection import inspected
+
+MEASURED = ("fingerprint", "width", "height", "look")
+SHOWN = 20  # classes that the line about labels names
+OWN = ("id", "image", "label", "group", "origin", "source", *MEASURED)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one form, and the photos that were left out.
+
+    Attributes:
+        data: a `Dataset`, or a `DatasetDict` of the four splits where the source brings them.
+        broken: `{"id", "reason"}` of each unreadable photo.
+        dropped: `{"id", "reason"}` of each readable row that was left out on purpose.
+        group_values: group column -> its value in each row of `data`, None where there is none; for a `DatasetDict`
+            split -> the same for its rows.
+        notes: what whoever reads the rows is to be told, a line each.
+    """
+
+    data: Dataset | DatasetDict
+    broken: list[dict[str, str]]
+    dropped: list[dict[str, str]] = field(default_factory=list)
+    group_values: dict = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def label_names(self) -> list[str]:
+        """The classes, in the order of their numbers."""
+        part = self.data["train"] if isinstance(self.data, DatasetDict) else self.data
+        return list(part.features["label"].names)
+
+
+def load_rows(
+    dataset_name: Given | Sequence[Given],
+    *,
+    dataset_config: str | None = None,
+    image_column_name: str = "image",
+    label_column_name: str = "label",
+    group_column: str | Sequence[str] | None = None,
+    label_names: list[str] | None = None,
+    description_column: str | None = None,
+    positive_label: str | None = None,
+    source_caps: Mapping[str, int] | None = None,
+    source_weights: Mapping[str, float] | None = None,
+    cap_seed: int = 0,
+    broken_photos: str = "refuse",
+    max_photo_mb: float = MAX_PHOTO_MB,
+    max_photo_pixels: int | None = None,
+    convert_photos: bool = False,
+    looks: bool = True,
+    trust_remote_code: bool = False,
+    num_proc: int | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> Rows:
+    """Read a data set in any usual form, or several as one.
+
+    Args:
+        dataset_name: folder, `.csv` / `.jsonl` / `.parquet` file, Hub id, a `datasets` object, or a list of these.
+            Each may be written `name=path`; the name goes into the column `source` and, where there are several,
+            before the ids (`name/id`).
+        dataset_config: configuration of a Hub data set.
+        image_column_name: column of photos (in a table of paths `image_path` and `file_name` are found by themselves).
+        label_column_name: column of labels.
+        group_column: column or columns of groups, a flat name (dots and all) or a path into structs; without it each
+            row is its own group. Rows of two sources that share a value are of one group.
+        label_names: the K classes in order; label 0 is the first.
+        description_column: a text that only rows of the positive class have; where class and text contradict each
+            other, the row is dropped. Sources without the column are left alone.
+        positive_label: the class that is described, by default the one of id 1.
+        source_caps: at most so many rows of a source; whole groups, the choice depends on `cap_seed` and the groups
+            alone.
+        source_weights: shares of the sources in the result, reached by capping those of which there is too much.
+        cap_seed: of the choice.
+        broken_photos: `refuse` or `skip`.
+        max_photo_mb: a file over this many megabytes counts as broken and is not read.
+        max_photo_pixels: a photo over this many pixels counts as broken and is not decoded; None is Pillow's limit.
+        convert_photos: keep the photos that a client's pipeline sees otherwise (`client_view`) as 8-bit PNG.
+        looks: without it there is no column `look`, and reading is a little cheaper.
+        trust_remote_code: handed to `load_dataset` only where set.
+        num_proc: processes that read the photos; by default one per core, fewer for a small data set.
+        say: called with lines that a user should see before minutes are spent on photos: the classes with their
+            counts, then for each source what gave the labels and what was left aside.
+
+    Returns:
+        The rows. A source that brings exactly the four splits keeps them, any other is pooled, its parts noted in
+        `origin`. Columns of the source stay, except that one that has the name of one of ours is called
+        `source_<name>`. Four splits that this package saved keep their `id, group, origin, source` too.
+
+    Raises:
+        UserError: in one line, whatever is wrong with a source.
+    """
+    if broken_photos not in ("refuse", "skip"):
+        raise UserError(f"broken_photos: expected refuse or skip, found {broken_photos!r}")
+    group_columns = [group_column] if isinstance(group_column, str) else list(group_column or ())
+    raws, labels, names = load_labels(
+        dataset_name,
+        dataset_config=dataset_config,
+        image_column_name=image_column_name,
+        label_column_name=label_column_name,
+        text_columns={*group_columns, *filter(None, [description_column])},
+        label_names=label_names,
+        trust_remote_code=trust_remote_code,
+        say=say,
+    )
+    title = " + ".join(raw.source.title for raw in raws)
+    saved = not group_columns and all(raw.ours for raw in raws)
+    group_columns = ["group"] if saved else group_columns
+    values = {column: pooled_values(raws, column, "group_column") for column in group_columns}
+    if not saved:  # else they stand in splits.json as they are
+        values = {column: list(map(as_name, found)) for column, found in values.items()}
+        for line in _differing_by_case(names, values):
+            say(line)
+    alone = len(raws) == 1
+    given = [given_ids(raw) for raw in raws]
+    taken = ["group"] if group_columns == ["group"] else []
+    carried = stacked(
+        [
+            _renamed(
+                raw.pool,
+                image_column_name,
+                used={label_column_name, *MEASURED, *(["id"] if i else []), *taken, *_kept_facts(raw, alone)},
+            )
+            for raw, i in zip(raws, given)
+        ],
+        [f"source {raw.source.name}" for raw in raws],
+    )
+    photos = carried.select_columns("image")
+    seen = inspected(
+        photos, looks=looks, num_proc=num_proc, max_photo_mb=max_photo_mb, max_photo_pixels=max_photo_pixels
+    )
+    parts = [part for raw in raws for part in raw.parts]
+    order = list(zip(parts, *(map(str, column) for column in values.values()), labels))
+    ids, called = row_ids(raws, given, photos.flatten()["image.path"][:], seen["fingerprint"][:], order)
+    errors = seen["error"][:]
+    broken = [{"id": name, "reason": reason} for name, reason in zip(called, errors) if reason is not None]
+    if broken and broken_photos == "refuse":
+        first = ", ".join(f"{photo['id']} ({photo['reason']})" for photo in broken[:3]) + ", ..." * (len(broken) > 3)
+        raise UserError(
+            f"{title}: {len(broken)} of {len(ids)} photos cannot be read: {first}: remove them or set "
+            "broken_photos: skip"
+        )
+    own = {
+        "id": ids,
+        "label": labels,
+        "group": group_names(values, ids),
+        "origin": [origin for raw in raws for origin in _origins(raw, alone)],
+        "source": [source for raw in raws for source in _sources(raw, alone)],
+    }
+    out = _contradicting(raws, labels, names, description_column, positive_label) if description_column else {}
+    out = {row: reason for row, reason in out.items() if errors[row] is None}
+    kept = [row for row, reason in enumerate(errors) if reason is None and row not in out]
+    out |= left_out(own["source"], own["group"], kept, caps=source_caps, weights=source_weights, seed=cap_seed)
+    kept = [row for row in kept if row not in out]
+    if broken and not kept:
+        raise UserError(f"{title}: none of {len(ids)} photos can be used; {broken[0]['id']}: {broken[0]['reason']}")
+    _check_classes([labels[row] for row in kept], names, title)
+    data = datasets.concatenate_datasets(
+        [Dataset.from_dict(own, features=_features(names)), seen.remove_columns(["error", "client"]), carried], axis=1
+    )
+    client = seen["client"][:]
+    if convert_photos:
+        data, client = converted(data, [row for row in kept if client[row]]), [""] * len(ids)
+    notes = client_notes([client[row] for row in kept], [ids[row] for row in kept])
+    dropped = [{"id": ids[row], "reason": out[row]} for row in sorted(out)]
+    if not raws[0].brings_splits:
+        return Rows(_select(data, kept), broken, dropped, _some(values, kept), notes)
+    members = {split: [row for row in kept if parts[row] == split] for split in SPLITS}
+    return Rows(
+        DatasetDict({split: _select(data, rows) for split, rows in members.items()}),
+        broken,
+        dropped,
+        {split: _some(values, rows) for split, rows in members.items()},
+        notes,
+    )
+
+
+def _differing_by_case(names: Sequence[str], groups: Mapping[str, Sequence[str | None]]) -> list[str]:
+    """A line for each set of classes, or of values of a group column, that differ by case alone; the first of each."""
+    told = {"classes": names, **{f"groups of {column}": found for column, found in groups.items()}}
+    return [
+        f"{what} that differ by case alone: {', '.join(alike)}; give them one name if they are one"
+        for what, found in told.items()
+        for alike in differing_by_case(found)[:3]
+    ]
+
+
+def load_labels(
+    dataset_name: Given | Sequence[Given],
+    *,
+    dataset_config: str | None = None,
+    image_column_name: str = "image",
+    label_column_name: str = "label",
+    text_columns: Set[str] = frozenset(),
+    label_names: list[str] | None = None,
+    trust_remote_code: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> tuple[list[Raw], list[int], list[str]]:
+    """The sources with the class number of every row and the names, before any photo is opened.
+
+    Args:
+        text_columns: columns of a CSV that are text whatever they look like, besides ids and labels.
+        dataset_name, ...: as `load_rows` takes them.
+    """
+    text = {"id", label_column_name, *text_columns}
+    raws = [
+        read_source(source, dataset_config, image_column_name, label_column_name, text, trust_remote_code)
+        for source in named_sources(dataset_name)
+    ]
+    _check_splits(raws)
+    labels, names = agreed_classes(raws, label_column_name, label_names)
+    say(class_line(labels, names))
+    for raw in raws:
+        say(f"labels: {raw.told}")
+    return raws, labels, names
+
+
+def class_line(labels: Sequence[int], names: Sequence[str]) -> str:
+    """The classes with their numbers of photos."""
+    counts = Counter(labels)
+    shown = ", ".join(f"{name} {counts[i]:,}" for i, name in enumerate(names[:SHOWN]))
+    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{len(names)} classes: {shown}{rest}"
+
+
+def _check_splits(raws: list[Raw]) -> None:
+    """Sources that bring the four splits are not mixed with others, which would undo them."""
+    bring = [raw.source.title for raw in raws if raw.brings_splits]
+    others = [raw.source.title for raw in raws if not raw.brings_splits]
+    if bring and others:
+        raise UserError(
+            f"{bring[0]} brings its own four splits and {others[0]} does not: pooled, its test rows would be trained "
+            "on; extend the split by the new photos, or give both in one form"
+        )
+
+
+def _kept_facts(raw: Raw, alone: bool) -> set[str]:
+    """Which of `origin` and `source` hold as they are: those of rows that this package saved, the source only where
+    they come alone and under no other name."""
+    facts = {"origin", "source"} if alone and not raw.source.named else {"origin"}
+    return facts & set(raw.pool.column_names) if raw.ours else set()
+
+
+def _origins(raw: Raw, alone: bool) -> list[str]:
+    return list(raw.pool["origin"][:]) if "origin" in _kept_facts(raw, alone) else raw.parts
+
+
+def _sources(raw: Raw, alone: bool) -> list[str]:
+    kept = "source" in _kept_facts(raw, alone)
+    return list(raw.pool["source"][:]) if kept else [raw.source.name] * len(raw.parts)
+
+
+def _renamed(pool: Dataset, image: str, used: set[str]) -> Dataset:
+    """The source's columns: photos as `image`, those we measure ourselves or took over dropped, others that have a
+    name of ours renamed."""
+    drop = {name for name in pool.column_names if name in used and name != image}
+    names = {name: f"source_{name}" for name in pool.column_names if name in OWN and name not in drop | {image}}
+    drop |= set(names.values()) & set(pool.column_names)  # of an earlier pass through here
+    pool = pool.remove_columns(sorted(drop)).rename_columns(names)
+    return pool if image == "image" else pool.rename_column(image, "image")
+
+
+def _contradicting(
+    raws: list[Raw], labels: list[int], names: list[str], column: str, positive_label: str | None
+) -> dict[int, str]:
+    """Row -> reason, of the rows whose class and description contradict each other; a source without the column has
+    nothing to contradict."""
+    texts = pooled_values(raws, column, "description_column")
+    found = contradictions(labels, names, texts, column, positive_label)
+    described = [has_column(raw.pool, column) for raw in raws for _ in raw.parts]
+    return {row: reason for row, reason in found.items() if described[row]}
+
+
+def _features(names: list[str]) -> Features:
+    text = Value("string")
+    return Features({"id": text, "label": ClassLabel(names=names), "group": text, "origin": text, "source": text})
+
+
+def _select(data: Dataset, rows: list[int]) -> Dataset:
+    return data if len(rows) == len(data) else data.select(rows, keep_in_memory=True)
+
+
+def _some(values: dict[str, list], rows: list[int]) -> dict[str, list]:
+    return {column: [found[row] for row in rows] for column, found in values.items()}
+
+
+def _check_classes(labels: list[int], names: list[str], title: str) -> None:
+    present = sorted(set(labels))
+    if len(names) < 2 or len(present) < 2:
+        found = names[present[0]] if present else "none"
+        raise UserError(
+            f"{title}: all {len(labels)} photos are of one class ({found!r}); a classifier needs at least two"
+        )

@@ -1,0 +1,37 @@
+"""Names that say which split of a data set a folder or file holds: `train`, `Testing`, `test_images`, `val2017`.
+
+Letters' case, separators, digits and words such as `images` or `set` play no part. Knows no files.
+"""
+
+from __future__ import annotations
+
+import re
+
+from natix_hf.data.splits.contracts import SPLITS
+
+WORDS = ("train", "training", "val", "valid", "validation", "dev", "eval", "evaluation", "trainval", "test", "testing")
+TEST_WORDS = ("test", "testing")  # what a publisher calls the part that figures are published on
+_BESIDE = r"(?:images?|imgs?|photos?|pictures?|pics?|data|dataset|sets?|split|folder|jpe?g|png)"
+_GLUED = re.compile(f"{_BESIDE}?({'|'.join(sorted(WORDS, key=len, reverse=True))}){_BESIDE}?")
+
+
+def _pieces(name: str) -> list[str]:
+    """`TrainImages_2017` -> `train`, `images`."""
+    parted = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).casefold()
+    return [piece for piece in re.split(r"[\W\d_]+", parted) if piece]
+
+
+def split_word(name: str) -> str | None:
+    """The word for a split that stands in a name, in small letters; None where there is none or more than one."""
+    pieces = _pieces(name)
+    if "_".join(pieces) in SPLITS:
+        return "_".join(pieces)
+    found = {match[1] for piece in pieces if (match := _GLUED.fullmatch(piece))}
+    return found.pop() if len(found) == 1 else "trainval" if found == {"train", "val"} else None
+
+
+def names_split(name: str) -> str | None:
+    """`split_word` of a name that says nothing else: of `train_images`, not of `train_station`."""
+    pieces = _pieces(name)
+    alone = all(_GLUED.fullmatch(piece) or re.fullmatch(_BESIDE, piece) for piece in pieces)
+    return split_word(name) if alone or "_".join(pieces) in SPLITS else None

@@ -1,0 +1,86 @@
+"""The photos of a source whose labels are not looked at: the same ones that training finds there.
+
+A source is what `reading.named_sources` takes, and besides a glob or one photo. What a folder holds is decided in
+`folders.py`, what a table or a data set holds is read by `reading.py`. This file opens no photo.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Collection
+from pathlib import Path
+
+from datasets import Dataset
+
+from natix_hf.data.load_photos import SCENES, drawn_scenes
+from natix_hf.data.sources.folders import PHOTO_SUFFIXES, SYSTEM_FOLDERS, WHOLE, photo_files
+from natix_hf.data.sources.label_tables import READ, SHEETS
+from natix_hf.data.sources.reading import Raw, Source, named_sources, read_source
+from natix_hf.errors import UserError
+from natix_hf.files import only_a_path, path_text, text_path
+from natix_hf.photos.inspection import bars
+
+
+def place_of(source: str) -> str:
+    """Where the photos of a source lie, without the name before it."""
+    place = str(named_sources(source)[0].place)
+    return drawn_scenes() if place == SCENES else place
+
+
+def listed_photos(source: str, image_column_name: str = "image") -> list[Path] | None:
+    """The photos of a folder of photos, of a glob, or a photo alone; None where a table or a data set names them.
+
+    Raises:
+        UserError: there is none.
+    """
+    place = place_of(source)
+    path = Path(text_path(place)).expanduser()
+    if path.is_dir():
+        photos = photo_files(path, image_column_name)
+        if photos == []:
+            raise UserError(f"{place}: no photos in this folder (endings such as .jpg, .png, .webp; no hidden ones)")
+        return photos and [path / photo for photo in photos]
+    if path.is_file():
+        return None if path.suffix.lower() in (*READ, *SHEETS) else [path]
+    if glob.has_magic(place):
+        found = [file for file in _fitting(path) if not _of_a_system(file) and file.is_file()]
+        if not found:
+            raise UserError(f"{place}: no file fits this pattern")
+        return [file for file in found if file.suffix.lower() in PHOTO_SUFFIXES] or found
+    if only_a_path(place) or "/" not in place or path.suffix.lower() in PHOTO_SUFFIXES:
+        raise UserError(f"{place}: no such file or folder")
+    return None
+
+
+def _of_a_system(file: Path) -> bool:
+    return not SYSTEM_FOLDERS.isdisjoint(part.lower() for part in file.parts)
+
+
+def _fitting(pattern: Path) -> list[Path]:
+    """What fits a glob; brackets are letters in the names of folders that are there, and everywhere if nothing fits
+    otherwise."""
+    there = next(folder for folder in pattern.parents if folder.is_dir())
+    rest = str(pattern.relative_to(there))
+    for words in (rest, rest.replace("[", "[[]")):
+        if found := glob.glob(words, root_dir=there, recursive=True):
+            return sorted(there / file for file in found)
+    return []
+
+
+def read_photos(source: str, image_column_name: str = "image", text_columns: Collection[str] = ()) -> Raw:
+    """The rows of a source; a listed photo's row has its path from the folder as `id`.
+
+    Raises:
+        UserError: there is no such source, or no photo in it.
+    """
+    photos = listed_photos(source, image_column_name)
+    place = place_of(source)
+    if photos is None:
+        with bars(not Path(place).expanduser().exists()):  # of what is loaded from the Hub
+            return read_source(
+                Source(WHOLE, place, False), None, image_column_name, None, {"id", *text_columns}, False
+            )
+    root = Path(text_path(place)).expanduser()
+    ids = [path_text(photo.relative_to(root) if root.is_dir() else photo) for photo in photos]
+    rows = Dataset.from_dict({"id": ids, image_column_name: [path_text(photo.absolute()) for photo in photos]})
+    return read_source(Source(WHOLE, rows, False), None, image_column_name, None, set(), False)

@@ -1,0 +1,373 @@
+"""Is it true what a certificate says? Four splits checked anew: `python -m natix_hf.data check data/streets`.
+
+Every photo is read again, copies are looked for again, and everything is counted again from the rows; the certificate
+is believed in nothing. A violation is a leak or a broken promise, a warning is something to know about. This file
+mends nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, DatasetDict, concatenate_datasets, load_from_disk
+
+from natix_hf.data.load_photos import certificate_beside, read_source
+from natix_hf.data.sources.columns import as_name, column_values, has_column
+from natix_hf.data.sources.metadata import places, times
+from natix_hf.data.splits.certificate import (
+    bind,
+    copy_sets,
+    counted,
+    label_conflicts,
+    prior_shift,
+    straddling,
+)
+from natix_hf.data.splits.certificate_text import POINTS, SHIFTED, largest_difference, shift_sentence, straddle
+from natix_hf.data.splits.contact_sheet import contact_sheet as draw_contact_sheet
+from natix_hf.data.splits.contracts import PARTS, SPLITS
+from natix_hf.data.splits.groups import Grouping, group_rows
+from natix_hf.data.splits.shortcut import (
+    ASPECT,
+    CONTENT_MADE,
+    beside_edges,
+    fact_table,
+    file_facts,
+    shortcut,
+    strongest,
+)
+from natix_hf.errors import UserError
+from natix_hf.photos.perceptual_hashes import thumbnails
+
+NAMED = 20  # leaks and conflicts that are listed one by one
+COLUMNS = ("source", "city_name")  # that may give the class away like a fact of the file
+MAX_AUROC = 0.75
+
+
+@dataclass
+class Report:
+    """What a check found.
+
+    Args:
+        violations: leaks and broken promises.
+        warnings: what is worth knowing.
+        lines: everything, one fact a line, in the order in which it was checked.
+    """
+
+    violations: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+
+    def fact(self, text: str) -> None:
+        """Something that holds."""
+        self.lines.append(text)
+
+    def warn(self, text: str) -> None:
+        """Something worth knowing."""
+        self.warnings.append(text)
+        self.lines.append(f"warning: {text}")
+
+    def violate(self, text: str) -> None:
+        """Something that must not be."""
+        self.violations.append(text)
+        self.lines.append(f"VIOLATION: {text}")
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """The rows of the four splits one after the other.
+
+    Args:
+        data: with fresh fingerprints and looks.
+        ids: `(n,)` as in `data`.
+        homes: `(n,)` splits.
+        labels: `(n,)` names of classes.
+    """
+
+    data: Dataset
+    ids: list[str]
+    homes: list[str]
+    labels: list[str]
+
+    def row(self, number: int) -> str:
+        """How messages call a row."""
+        return f"{self.ids[number]} ({self.homes[number]})"
+
+
+def check(
+    data: str | Path | DatasetDict,
+    *,
+    max_auroc: float = MAX_AUROC,
+    contact_sheet: str | Path | None = None,
+    columns: Sequence[str] | None = None,
+    **source_options: Any,
+) -> Report:
+    """Check four splits: certificate, photos, leaks, copies, label conflicts, balance and shortcuts.
+
+    Args:
+        data: folder of splits, Hub id, or the four splits themselves.
+        max_auroc: how well facts of the files alone may tell the classes.
+        contact_sheet: PNG to write of copies with different labels, where there are any.
+        columns: of the data set, that count as facts of the files; by default those of `COLUMNS` that are there.
+        source_options: as `load_rows` takes them.
+
+    Raises:
+        UserError: the data set cannot be read, or has not the four splits.
+    """
+    if not 0.5 <= max_auroc <= 1:
+        raise UserError(f"max_auroc: expected 0.5 (no shortcut at all) to 1 (any), found {max_auroc:g}")
+    report = Report()
+    rows = read_source(data, **{"broken_photos": "skip", "say": report.fact, **source_options})
+    document = _certificate(data, report)
+    if not isinstance(rows.data, DatasetDict):
+        raise UserError(
+            f"{'the data set' if isinstance(data, DatasetDict) else data}: check reads the four splits "
+            f"{', '.join(SPLITS)}, none of them empty: make them with python -m natix_hf.data split"
+        )
+    names = rows.label_names
+    parts = [rows.data[split] for split in SPLITS]
+    homes = [split for split, part in zip(SPLITS, parts) for _ in range(len(part))]
+    joined = concatenate_datasets(parts)
+    pool = _Pool(joined, joined["id"][:], homes, [names[label] for label in joined["label"][:]])
+    _check_photos(report, rows.broken, len(pool.homes))
+    for note in rows.notes:
+        report.warn(f"photos: {note}")
+    if document is not None:
+        _check_document(report, document, rows.data, Path(data).expanduser())
+    grouping = _tied(pool, rows.group_values, document["rules"] if document else {})
+    _check_ties(report, pool, grouping)
+    if document is not None:
+        _check_parts(report, pool, grouping, document["parts"]["val_calib"])
+    _check_conflicts(report, pool, grouping, contact_sheet)
+    _check_classes(report, rows.data, names)
+    chosen = [name for name in COLUMNS if name in joined.column_names] if columns is None else columns
+    _check_shortcut(report, pool, grouping, chosen, max_auroc)
+    report.fact(f"{_number(report.violations, 'violation')}, {_number(report.warnings, 'warning')}")
+    return report
+
+
+def _number(found: Sequence, what: str) -> str:
+    return f"{len(found):,} {what}{'' if len(found) == 1 else 's'}"
+
+
+def _few(names: Sequence[str], most: int = NAMED) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
+
+
+def _certificate(data: str | Path | DatasetDict, report: Report) -> dict | None:
+    if isinstance(data, DatasetDict):
+        report.warn("certificate: none, since these rows are only in memory")
+        return None
+    try:
+        document = certificate_beside(data)
+    except UserError as error:
+        report.violate(f"certificate: {error}")
+        return None
+    if document is None:
+        report.violate(
+            "certificate: there is no splits.json: python -m natix_hf.data split writes one, and keeps the splits "
+            "that are there"
+        )
+    else:
+        report.fact(f"certificate: as it was written, seal {document['seal']}")
+    return document
+
+
+def _check_photos(report: Report, broken: list[dict[str, str]], readable: int) -> None:
+    if broken:
+        names = _few([f"{photo['id']} ({photo['reason']})" for photo in broken])
+        report.violate(f"photos: {len(broken):,} of {readable + len(broken):,} cannot be read: {names}")
+    else:
+        report.fact(f"photos: all {readable:,} can be read")
+
+
+def _check_document(report: Report, document: dict, splits: DatasetDict, folder: Path) -> None:
+    """Does the certificate say of these rows what is counted from them now?"""
+    differing = bind(document, splits)
+    for text in differing:
+        report.violate(f"certificate: {text}")
+    changed = _changed(splits, folder)
+    if changed:
+        report.violate(f"photos: {len(changed):,} have other bytes than when they were split: {_few(changed)}")
+    if differing:
+        return
+    places = dict(splits)
+    for part in PARTS:
+        ids = set(document["parts"]["val_calib"][part])
+        inside = [i for i, row in enumerate(splits["val_calib"]["id"][:]) if row in ids]
+        places[f"val_calib/{part}"] = splits["val_calib"].select(inside, keep_in_memory=True)
+    fresh = counted(places, document["label_names"])
+    told = [key for key in fresh if key not in ("ids", "parts") and key in document]  # an older one tells less
+    wrong = [key for key in told if fresh[key] != document[key]]
+    for key in wrong:
+        report.violate(f"certificate: {key} in splits.json is not what is counted from the data set")
+    if not wrong:
+        report.fact(f"certificate: ids, classes, groups and bytes are the data set's, {document['fingerprint']}")
+
+
+def _changed(splits: DatasetDict, folder: Path) -> list[str]:
+    """Rows whose photo has not the fingerprint that was saved beside it."""
+    if not (folder / "dataset_dict.json").is_file():
+        return []
+    saved = load_from_disk(str(folder))
+    changed = []
+    for split in SPLITS:
+        now = dict(zip(splits[split]["id"][:], splits[split]["fingerprint"][:]))
+        stored = zip(saved[split]["id"][:], saved[split]["fingerprint"][:])
+        changed += [row for row, fingerprint in stored if now.get(row, fingerprint) != fingerprint]
+    return changed
+
+
+def _tied(pool: _Pool, values: dict[str, dict[str, list]], rules: dict[str, Any]) -> Grouping:
+    """The groups of the rows, found anew: from the columns that tied them, the files and the photos."""
+    columns = {name: [value for split in SPLITS for value in values[split][name]] for name in values["train"]}
+    columns |= {
+        name: [as_name(value) for value in column_values(pool.data, name, "group_column")]
+        for name in rules.get("group_columns", ())
+        if name not in columns and has_column(pool.data, name)
+    }
+    place, time = rules.get("place_column"), rules.get("time_column")
+    near = rules.get("metres") is not None and place is not None and has_column(pool.data, place)
+    return group_rows(
+        pool.ids,
+        columns,
+        pool.data["fingerprint"][:],
+        pool.data["look"][:],
+        places=places(pool.data, place) if near else None,
+        times=times(pool.data, time) if near and time and has_column(pool.data, time) else None,
+        metres=rules["metres"] if near else None,
+        seconds=rules["seconds"] if near else None,
+        largest_share=1.0,
+    )
+
+
+def _check_ties(report: Report, pool: _Pool, grouping: Grouping) -> None:
+    looked = ", ".join(f"{kind} {count:,}" for kind, count in grouping.ties.items())
+    report.fact(f"ties: {looked}; the largest group holds {grouping.largest[1]:,} of {len(pool.homes):,} rows")
+    torn = straddling(grouping.numbers, pool.homes)
+    if torn:
+        report.violate(f"leak: {straddle(len(torn))} two splits")
+        _list_leaks(report, pool, grouping, torn)
+    else:
+        report.fact("0 groups straddle, ties counted anew from columns, files and photos")
+    sets = copy_sets(len(pool.homes), grouping.pairs)
+    for split in SPLITS:
+        inside = [sum(pool.homes[row] == split for row in rows) for rows, _ in sets]
+        again = sum(count - 1 for count in inside if count > 1)
+        report.fact(f"copies: {again:,} of {pool.homes.count(split):,} photos of {split} are copies of another in it")
+
+
+def _list_leaks(report: Report, pool: _Pool, grouping: Grouping, torn: list[int]) -> None:
+    """The copies that stand in two splits, and one pair of rows of each group that is torn for another reason."""
+    explained = set()
+    leaks = []
+    for pair in grouping.pairs:
+        if pool.homes[pair.first] != pool.homes[pair.second]:
+            explained.add(int(grouping.numbers[pair.first]))
+            how = pair.kind if pair.how == "same" else f"{pair.kind}, {pair.how}"
+            leaks.append(f"{pool.row(pair.first)} and {pool.row(pair.second)} show the same photo ({how})")
+    for number in torn:
+        if number not in explained:
+            rows = np.flatnonzero(grouping.numbers == number)
+            other = next(row for row in rows if pool.homes[row] != pool.homes[rows[0]])
+            pair = f"{pool.row(int(rows[0]))} and {pool.row(int(other))}"
+            leaks.append(f"{pair} are of one group, {grouping.names[number]}")
+    for leak in leaks[:NAMED]:
+        report.violate(f"leak: {leak}")
+    if len(leaks) > NAMED:
+        report.violate(f"leak: {len(leaks) - NAMED:,} more such pairs")
+
+
+def _check_parts(report: Report, pool: _Pool, grouping: Grouping, parts: dict[str, list[str]]) -> None:
+    home = {row: part for part in PARTS for row in parts[part]}
+    for part in PARTS:
+        held = {label for row, label in zip(pool.ids, pool.labels) if home.get(row) == part}
+        missing = sorted(set(pool.labels) - held)
+        if missing:
+            report.warn(f"val_calib: its part {part} holds no photo of {', '.join(missing)}")
+    torn = straddling(grouping.numbers, [home.get(row) for row in pool.ids])
+    sizes = ", ".join(f"{part} {len(parts[part]):,}" for part in PARTS)
+    if torn:
+        report.violate(f"val_calib: {straddle(len(torn))} its parts ({sizes})")
+    else:
+        report.fact(f"val_calib: 0 groups straddle its parts ({sizes})")
+
+
+def _check_conflicts(report: Report, pool: _Pool, grouping: Grouping, picture: str | Path | None) -> None:
+    conflicts = label_conflicts(pool.ids, pool.labels, grouping.pairs)
+    if not conflicts:
+        report.fact("labels: no copies of one photo carry different labels")
+        return
+    homes = dict(zip(pool.ids, pool.homes))
+    across = [len({homes[row] for row in conflict["ids"]}) > 1 for conflict in conflicts]
+    say = report.violate if any(across) else report.warn
+    say(f"labels: {_number(conflicts, 'photo')} with copies of different labels, {sum(across):,} in two splits")
+    for conflict in conflicts[:NAMED]:
+        copies = ", ".join(f"{row} {label}" for row, label in zip(conflict["ids"], conflict["labels"]))
+        report.fact(f"labels: {copies} ({conflict['kind']})")
+    if len(conflicts) > NAMED:
+        report.fact(f"labels: {len(conflicts) - NAMED:,} more such photos")
+    if picture is not None:
+        wanted = {row for conflict in conflicts for row in conflict["ids"]}
+        rows = pool.data.select([i for i, row in enumerate(pool.ids) if row in wanted], keep_in_memory=True)
+        draw_contact_sheet(picture, conflicts, {row["id"]: row["image"] for row in rows})
+        report.fact(f"labels: {picture} shows them side by side")
+
+
+def _check_classes(report: Report, splits: DatasetDict, names: list[str]) -> None:
+    counts = {}
+    for split in SPLITS:
+        found = Counter(splits[split]["label"][:])
+        counts[split] = {name: found[i] for i, name in enumerate(names)}
+        told = ", ".join(f"{name} {count:,}" for name, count in counts[split].items())
+        missing = [name for name, count in counts[split].items() if not count]
+        if missing:
+            report.violate(f"classes: {split} holds no photo of {', '.join(missing)} ({told})")
+        else:
+            report.fact(f"classes: {split} {told}")
+    shift = prior_shift(counts)
+    shifted = shift["p"] < SHIFTED and largest_difference(shift["shares"])[0] > POINTS
+    (report.warn if shifted else report.fact)(f"classes: {shift_sentence(shift)}")
+
+
+def _check_shortcut(report: Report, pool: _Pool, grouping: Grouping, columns: Sequence[str], max_auroc: float) -> None:
+    values = {name: column_values(pool.data, name, "columns") for name in columns}
+    batches = pool.data.select_columns("image").iter(batch_size=32)
+    facts = (file_facts(photo) for batch in batches for photo in batch["image"])
+    names, table = fact_table(facts, values)
+    labels = np.asarray(pool.data["label"][:])
+    made = np.isin(names, CONTENT_MADE)
+    result = shortcut(table[:, ~made], np.asarray(names)[~made].tolist(), labels, grouping.numbers)
+    if result.auroc is None:
+        report.fact(f"shortcut: too few to judge ({result.reason})")
+        return
+    over = result.auroc > max_auroc
+    low, high = result.interval
+    (report.violate if over else report.fact)(
+        f"shortcut: facts of the files alone tell the classes with AUROC {result.auroc:.3f} (95 % interval "
+        f"{low:.3f} to {high:.3f}), {'over' if over else 'within'} the limit of {max_auroc:g}; the strongest facts "
+        f"alone: {_told(result.strongest)}"
+    )
+    alone, worth_a_line = dict(result.strongest), (0.5 + max_auroc) / 2
+    if over and alone.get(ASPECT, 0.5) > worth_a_line:
+        report.fact(
+            f"shortcut: the aspect ratio ({alone[ASPECT]:.2f} alone) reaches the model with resize: squash, which "
+            "presses wide photos more than narrow ones; resize: crop keeps the proportions and hides it"
+        )
+    sizes, which = table[:, made], np.asarray(names)[made].tolist()
+    content = strongest(sizes, which, labels)
+    if content and content[0][1] > worth_a_line:
+        rest = strongest(beside_edges(sizes, thumbnails(pool.data["look"][:])), which, labels)
+        report.fact(
+            f"shortcut: note: {_told(content)} tell the classes too; what a photo shows makes them (a street full of "
+            f"cones needs more bytes), so they are no violation; with the edges that a thumbnail shows accounted for: "
+            f"{_told(rest)}; the rest can be finer texture, or another camera or compression"
+        )
+
+
+def _told(facts: Sequence[tuple[str, float]]) -> str:
+    return ", ".join(f"{name} {alone:.2f}" for name, alone in facts[:3]) or "none differs"

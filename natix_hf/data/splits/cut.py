@@ -1,0 +1,347 @@
+"""From rows to four splits: train, val_select, val_calib (cut again into fit and control) and val_test.
+
+Rows that show the same photo, video or place are one group; whole groups, stratified by class, the same for the same
+rows and seed in whatever order they come. A source that brings the four splits keeps them, after a check that no
+group, no photo and no id stands in two. `cut` gives the splits with the content of their `splits.json`, `split_rows`
+locks them. This file knows nothing of where the rows came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pyarrow.compute as pc
+from datasets import Dataset, DatasetDict, DatasetInfo, concatenate_datasets
+
+from natix_hf.data.sources.columns import as_name, with_text
+from natix_hf.data.sources.metadata import category, places, times
+from natix_hf.data.sources.rows import Rows
+from natix_hf.data.sources.split_names import TEST_WORDS, names_split
+from natix_hf.data.splits.brought_splits import check_copies, check_given
+from natix_hf.data.splits.certificate import bind, describe
+from natix_hf.data.splits.contracts import PARTS, SPLITS, LockedSplits
+from natix_hf.data.splits.groups import Grouping, group_rows
+from natix_hf.data.splits.placement import place
+from natix_hf.data.splits.split_options import DEFAULT_RATIOS, Plan, check_ratios
+from natix_hf.errors import UserError
+from natix_hf.photos.decode import open_photo
+
+TEST = SPLITS.index("val_test")
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Split rows that are not locked yet.
+
+    Args:
+        places: `train, val_select, val_calib, val_test, val_calib/fit, val_calib/control`.
+        description: the content of `splits.json`.
+        notes: what whoever reads the rows is to be told, a line each.
+    """
+
+    places: dict[str, Dataset]
+    description: dict
+    notes: list[str] = field(default_factory=list)
+
+    def lock(self) -> LockedSplits:
+        """Hand the rows over to the contracts; from here on only roles see them."""
+        return LockedSplits(self.places, self.description, self.notes)
+
+
+def _codes(values: Sequence) -> tuple[np.ndarray, list]:
+    """Number the distinct values in sorted order: `(n,)` numbers, and the values they stand for."""
+    names, codes = np.unique(np.asarray(values, dtype=object), return_inverse=True)
+    return codes, names.tolist()
+
+
+def assign(
+    labels: Sequence[int | str],
+    groups: Sequence[str | None],
+    ids: Sequence[str],
+    ratios: Sequence[float] = DEFAULT_RATIOS,
+    seed: int = 0,
+) -> list[str]:
+    """The split of each row; whole groups, classes in proportion, independent of the order of the rows.
+
+    Args:
+        labels: `(n,)` classes.
+        groups: `(n,)` names of groups; None means a group of its own.
+        ids: `(n,)` unique ids.
+        ratios: four positive numbers that sum to 1, for `SPLITS`.
+        seed: of the shuffle.
+
+    Returns:
+        `(n,)` names of `SPLITS`; every class stands in each of them.
+
+    Raises:
+        UserError: for other ratios, and for a class with fewer photos or groups than there are splits.
+    """
+    shares = check_ratios(ratios)
+    classes, names = _codes(labels)
+    codes, group_names = _codes([f"row:{i}" if group is None else group for group, i in zip(groups, ids)])
+    homes = place(classes, codes, group_names, shares, seed, label_names=[str(name) for name in names])
+    return [SPLITS[home] for home in homes]
+
+
+def _tied(data: Dataset, group_values: Mapping[str, Sequence[str | None]], plan: Plan) -> Grouping:
+    """Groups of rows that must not be parted."""
+
+    def same_pixels(first: int, second: int) -> bool:
+        one, other = (open_photo(data[row]["image"]) for row in (first, second))
+        return one.size == other.size and one.tobytes() == other.tobytes()
+
+    where = plan.metres is not None
+    return group_rows(
+        data["id"][:],
+        group_values,
+        data["fingerprint"][:],
+        data["look"][:] if plan.near_duplicates else None,
+        places=places(data, plan.place_column) if where else None,
+        times=times(data, plan.time_column) if where and plan.time_column else None,
+        metres=plan.metres,
+        seconds=plan.seconds,
+        same_pixels=same_pixels,
+        largest_share=plan.largest_share,
+    )
+
+
+def _grouped(data: Dataset, grouping: Grouping) -> Dataset:
+    """The rows with the names of their groups, without `look`; photos are not copied."""
+    if "look" in data.column_names:
+        data = data.remove_columns("look")
+    return with_text(data, "group", np.asarray(grouping.names, dtype=object)[grouping.numbers])
+
+
+def _select(data: Dataset, indices: np.ndarray) -> Dataset:
+    """Some rows; where the photos are paths, as a small table of their own, else as a view that copies no photo."""
+    rows = data.select(indices, keep_in_memory=True)
+    if pc.struct_field(data.data.table.column("image"), "bytes").null_count == len(data.data):
+        return Dataset(rows.with_format("arrow")[:], info=DatasetInfo(features=data.features))
+    return rows
+
+
+def _own_test(data: Dataset) -> np.ndarray:
+    """`(n,)` True for rows of the source's own test part; of no row where the source is nothing else."""
+    origins = data["origin"][:]
+    kept = np.isin(origins, [origin for origin in set(origins) if names_split(origin) in TEST_WORDS])
+    return kept & (not kept.all())
+
+
+def _tied_to_test(data: Dataset, grouping: Grouping, kept: np.ndarray, what: str) -> list[dict[str, str]]:
+    """Rows that are tied to those of `val_test` without being of them; `what` these are."""
+    ids, holders = data["id"][:], {}
+    for row in np.flatnonzero(kept):
+        holders.setdefault(int(grouping.numbers[row]), ids[row])
+    tied = np.flatnonzero(~kept & np.isin(grouping.numbers, list(holders)))
+    return [
+        {
+            "id": ids[row],
+            "reason": f"in one group with {holders[int(grouping.numbers[row])]!r} of {what}",
+        }
+        for row in tied
+    ]
+
+
+def _held_out(data: Dataset, hold_out: Mapping[str, Sequence[str]]) -> np.ndarray:
+    """`(n,)` True for rows with one of the values."""
+    held = np.zeros(len(data), dtype=bool)
+    for column, wanted in hold_out.items():
+        values = np.asarray(category(data, column), dtype=object)
+        wanted = [as_name(value) for value in wanted]
+        unknown = sorted(set(wanted) - set(values))
+        if unknown:
+            found = ", ".join(sorted(set(values))[:20])
+            raise UserError(f"hold_out: no row has {column} = {', '.join(map(repr, unknown))}; there are {found}")
+        held |= np.isin(values, wanted)
+    return held
+
+
+def _strata(data: Dataset, columns: Sequence[str]) -> np.ndarray | None:
+    if not columns:
+        return None
+    values = [category(data, column) for column in columns]
+    return _codes(["\0".join(row) for row in zip(*values)])[0]
+
+
+def _halves(calib: Dataset, seed: int, parts: Mapping[str, Sequence[str]] | None) -> dict[str, Dataset]:
+    """val_calib cut into its parts by whole groups; a class too small for both parts stands in `fit`.
+
+    Rows that `parts` names stay where they were, and whole groups with them.
+    """
+    codes, names = _codes(calib["group"][:])
+    home = {row: PARTS.index(part) for part, ids in (parts or {}).items() for row in ids}
+    fixed = np.asarray([home.get(row, -1) for row in calib["id"][:]])
+    homes = place(np.asarray(calib["label"][:]), codes, names, (0.5, 0.5), seed, fixed=fixed)
+    return {f"val_calib/{part}": _select(calib, np.flatnonzero(homes == i)) for i, part in enumerate(PARTS)}
+
+
+def _given(rows: Rows, plan: Plan, document: dict | None) -> Cut:
+    """The splits that the source brings, as they are."""
+    pool = concatenate_datasets([rows.data[split] for split in SPLITS])
+    _check_used(np.asarray(pool["label"][:]), rows.label_names)
+    check_given(rows.data)
+    homes = [split for split in SPLITS for _ in range(len(rows.data[split]))]
+    columns = list(rows.group_values["train"]) if rows.group_values else []
+    values = {name: [v for split in SPLITS for v in rows.group_values[split][name]] for name in columns}
+    values = values or {"group": pool["group"][:]}
+    grouping = _tied(pool, values, plan)
+    check_copies(pool["id"][:], homes, grouping)
+    pool = _grouped(pool, grouping)
+    at = np.asarray(homes, dtype=object)
+    splits = {split: _select(pool, np.flatnonzero(at == split)) for split in SPLITS}
+    parts = document["parts"]["val_calib"] if document else None
+    seed = document["seed"] if document else plan.seed
+    everything = splits | _halves(splits["val_calib"], seed, parts)
+    if document is None:
+        facts = {"ratios": None, "seed": plan.seed, "rules": plan.rules(values)}
+        return Cut(everything, describe(everything, rows, grouping, **facts), rows.notes)
+    differing = bind(document, everything)
+    if differing:
+        raise UserError(
+            f"splits.json does not describe the rows beside it: {'; '.join(differing[:3])}: bring back the file or "
+            "the data set that it was written with, or split again"
+        )
+    return Cut(everything, document, rows.notes)
+
+
+def cut(rows: Rows, plan: Plan | None = None, *, document: dict | None = None, earlier: Cut | None = None) -> Cut:
+    """Tie the rows into groups and divide them; a source that brings the four splits keeps them.
+
+    Args:
+        rows: from `load_rows`.
+        plan: how.
+        document: the `splits.json` that came with a source of four splits; it is checked against the rows.
+        earlier: splits that grow: their rows stay where they are. `rows` then holds theirs and the new ones, with
+            the old ones' ids unchanged.
+
+    Raises:
+        UserError: for bad ratios, classes or groups too few to split, given splits that share a group, a photo (an
+            altered copy too) or an id, and a group that swallows the data set.
+    """
+    plan = plan or Plan()
+    if isinstance(rows.data, DatasetDict):
+        if plan.hold_out:
+            raise UserError(
+                "hold_out: the data set brings its four splits, which stay as they are: give the photos that they "
+                "were made from"
+            )
+        return _given(rows, plan, document)
+    data, values = rows.data, rows.group_values or {"group": rows.data["group"][:]}
+    grouping = _tied(data, values, plan)
+    shares = check_ratios(plan.ratios)
+    if earlier is not None:
+        home = {row: i for i, split in enumerate(SPLITS) for row in earlier.description["ids"][split]}
+        fixed = np.asarray([home.get(row, -1) for row in data["id"][:]])
+        set_aside = _between(data, grouping, fixed)
+    else:
+        kept, what = np.zeros(len(data), dtype=bool), "the source's own test split"
+        if plan.test_alone:
+            kept, what = _held_out(data, plan.hold_out), "the values held out"
+        elif plan.test_split == "keep":
+            kept = _own_test(data)
+        fixed = np.where(kept, TEST, -1)
+        set_aside = _tied_to_test(data, grouping, kept, what)
+    if set_aside:  # without these rows what they tied is apart again
+        held = np.isin(data["id"][:], [row["id"] for row in set_aside])
+        data, values = _without(data, values, held)
+        grouping, fixed = _tied(data, values, plan), fixed[~held]
+    whole_test = earlier is None and bool((fixed == TEST).any())
+    if earlier is not None:
+        # Groups keep the names that they had; the column's name stands before them only to tell columns apart.
+        grouping = replace(grouping, names=[name.removeprefix("group:") for name in grouping.names])
+    if plan.hold_out:
+        fixed[_held_out(data, plan.hold_out) & (fixed < 0)] = TEST
+    homes = _homes(data, grouping, shares, plan, fixed, whole_test=whole_test)
+    data = _grouped(data, grouping)
+    splits = {split: _select(data, np.flatnonzero(homes == i)) for i, split in enumerate(SPLITS)}
+    parts = earlier.description["parts"]["val_calib"] if earlier else None
+    everything = splits | _halves(splits["val_calib"], plan.seed, parts)
+    facts = {"ratios": shares, "seed": plan.seed, "strata": plan.strata, "hold_out": plan.hold_out}
+    if earlier is not None:
+        set_aside = earlier.description["set_aside"] + set_aside
+    joined = replace(rows, data=data, group_values=values)
+    facts |= {"rules": plan.rules(values), "set_aside": set_aside}
+    return Cut(everything, describe(everything, joined, grouping, **facts), rows.notes)
+
+
+def _without(data: Dataset, values: Mapping[str, Sequence], held: np.ndarray) -> tuple[Dataset, dict[str, list]]:
+    keep = np.flatnonzero(~held)
+    return data.select(keep, keep_in_memory=True), {name: [column[i] for i in keep] for name, column in values.items()}
+
+
+def _between(data: Dataset, grouping: Grouping, fixed: np.ndarray) -> list[dict[str, str]]:
+    """New rows of groups that would tie old rows of two splits."""
+    old = np.flatnonzero(fixed >= 0)
+    spread = np.zeros((len(grouping.names), len(SPLITS)), dtype=bool)
+    spread[grouping.numbers[old], fixed[old]] = True
+    torn = np.flatnonzero(spread.sum(axis=1) > 1)
+    ids = data["id"][:]
+    found = []
+    for row in np.flatnonzero((fixed < 0) & np.isin(grouping.numbers, torn)):
+        names = " and ".join(split for split, there in zip(SPLITS, spread[grouping.numbers[row]]) if there)
+        found.append({"id": ids[row], "reason": f"tied to rows of {names}"})
+    return found
+
+
+def _homes(
+    data: Dataset, grouping: Grouping, shares: Sequence[float], plan: Plan, fixed: np.ndarray, *, whole_test: bool
+) -> np.ndarray:
+    """`(n,)` numbers of `SPLITS`; with `whole_test` nothing but the rows fixed there goes to `val_test`."""
+    labels, strata, numbers = np.asarray(data["label"][:]), _strata(data, plan.strata), grouping.numbers
+    names = data.features["label"].names
+    _check_used(labels, names)
+    rest = np.ones(len(data), dtype=bool)
+    if whole_test:
+        rest = ~np.isin(numbers, numbers[fixed == TEST])
+        shares = [share / sum(shares[:TEST]) for share in shares[:TEST]]
+    homes = np.full(len(data), TEST)
+    groups, group_names = _codes(np.asarray(grouping.names, dtype=object)[numbers[rest]])
+    try:
+        homes[rest] = place(
+            labels[rest],
+            groups,
+            group_names,
+            shares,
+            plan.seed,
+            strata=None if strata is None else strata[rest],
+            fixed=fixed[rest],
+            label_names=names,
+        )
+    except UserError as error:
+        tied = {kind: count for kind, count in grouping.ties.items() if count}
+        if not tied:
+            raise
+        counts = ", ".join(f"{count} by {kind}" for kind, count in tied.items())
+        raise UserError(f"{error} (ties between rows: {counts}; rows that are tied stand in one split)") from error
+    return homes
+
+
+def _check_used(labels: np.ndarray, names: Sequence[str]) -> None:
+    """Raise where a class is named and no row is of it."""
+    used = np.bincount(labels, minlength=len(names)) > 0
+    if not used.all():
+        rest = " ".join(f"'{name}'" if " " in name else name for name, here in zip(names, used) if here)
+        raise UserError(
+            f"class {names[int(np.argmin(used))]!r} has 0 photos and stands in label_names, or in the list of classes "
+            f"that the data set brings: add photos of it, or leave it out with --label_names {rest}"
+        )
+
+
+def split_rows(
+    rows: Rows, ratios: Sequence[float] = DEFAULT_RATIOS, seed: int = 0, *, document: dict | None = None, **plan
+) -> LockedSplits:
+    """Cut the rows into four splits and lock them; a source that brings the four keeps them.
+
+    Args:
+        rows: from `load_rows`.
+        ratios: four positive numbers that sum to 1; not used where the source brings its splits.
+        seed: of the assignment.
+        document: the `splits.json` that came with a source of four splits.
+        plan: the other fields of `Plan`.
+
+    Raises:
+        UserError: as `cut`.
+    """
+    return cut(rows, Plan(ratios=tuple(ratios), seed=seed, **plan), document=document).lock()

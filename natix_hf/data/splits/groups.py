@@ -1,0 +1,234 @@
+"""Which rows belong together: the same video, place and time, file, or photo; closed transitively.
+
+Every kind of tie gives pairs of rows, the connected components of all of them are the groups that a split keeps
+whole. A chain that swallows the data set stops the run and says which kind of tie did it. This file knows rows as
+ids, names, fingerprints and looks; it knows no labels, no files and no splits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from natix_hf.data.duplicates.near_duplicates import HOW, find_copies
+from natix_hf.data.splits.places import components, haversine, place_ties
+from natix_hf.errors import UserError
+
+PLACES, BYTES, PIXELS, NEAR = "place and time", "bytes", "pixels", "near-duplicate"
+FEW = 20  # rows; below, one group may well hold most of them
+Edges = tuple[np.ndarray, np.ndarray]  # rows and the rows that they are tied to
+
+
+@dataclass(frozen=True, order=True)
+class Pair:
+    """Two rows that show the same photo.
+
+    Args:
+        first, second: row numbers, `first < second`.
+        kind: `bytes`, `pixels` or `near-duplicate`.
+        how: for near-duplicates `same`, `mirrored`, `cropped` or `mirrored and cropped`; else `same`.
+        correlation: of the aligned thumbnails; 1.0 for bytes and pixels.
+    """
+
+    first: int
+    second: int
+    kind: str
+    how: str
+    correlation: float
+
+
+@dataclass(frozen=True)
+class Grouping:
+    """The groups of rows and why they are groups.
+
+    Args:
+        numbers: `(n,)` group of each row, 0 to m - 1 in the order of the names.
+        names: `(m,)` the least of the members' own names.
+        ties: for each kind, how many ties connect what it connects (rows less groups that it alone would make).
+        pairs: enough pairs to connect every set of copies, sorted.
+        crowded: rows and look-ups that the search for near-duplicates left out, since too many different photos have
+            (nearly) one hash, as those of a camera that never moves; 0 means that it was complete.
+    """
+
+    numbers: np.ndarray
+    names: list[str]
+    ties: dict[str, int]
+    pairs: list[Pair]
+    crowded: int = 0
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """`(m,)` rows of each group."""
+        return np.bincount(self.numbers, minlength=len(self.names))
+
+    @property
+    def largest(self) -> tuple[str, int]:
+        """Name and rows of the largest group; the first by name of several."""
+        sizes = self.sizes
+        number = int(np.argmax(sizes))
+        return self.names[number], int(sizes[number])
+
+
+def group_rows(
+    ids: Sequence[str],
+    groups: Mapping[str, Sequence[str | None]],
+    fingerprints: Sequence[str],
+    looks: Sequence[bytes] | None,
+    *,
+    places: np.ndarray | None = None,
+    times: np.ndarray | None = None,
+    metres: float | None = None,
+    seconds: float | None = None,
+    same_pixels: Callable[[int, int], bool] | None = None,
+    largest_share: float = 0.5,
+    progress: bool = False,
+) -> Grouping:
+    """Tie rows and close the ties transitively; the result does not depend on the order of the rows.
+
+    Args:
+        ids: `(n,)` unique ids.
+        groups: for each group column its name and `(n,)` values; rows that share one are tied, None ties nothing.
+        fingerprints: `(n,)` digests of the files; equal ones are tied.
+        looks: `(n,)` from `looks.look`; None looks for no near-duplicates.
+        places: `(n, 2)` latitude and longitude in degrees, NaN where unknown.
+        times: `(n,)` seconds since 1970, NaN where unknown (then distance ties without time).
+        metres: rows within this distance are tied; None ties none by place.
+        seconds: and within this time; None ties by place alone.
+        same_pixels: whether two rows are equal when decoded in full; asked only where thumbnails are all but equal.
+        largest_share: a group over this share of the rows stops the run (20 rows or more).
+        progress: show a bar while near-duplicates are verified.
+
+    Raises:
+        UserError: if a group is too large; it names the kind of tie that chained it together.
+    """
+    # In the order of the ids everything below is the same for the same rows in any order.
+    order = pc.sort_indices(pa.array(ids, pa.string())).to_numpy().astype(np.int64)
+    names = _own_names(ids, groups)
+    ties: dict[str, Edges] = {}
+    for column, values in groups.items():
+        ties[column] = _equal_values(pa.array(values, pa.string()), order)
+    if metres is not None and places is not None:
+        sorted_times = None if times is None else np.asarray(times, dtype=np.float64)[order]
+        a, b = place_ties(np.asarray(places, dtype=np.float64)[order], sorted_times, metres, seconds)
+        ties[PLACES] = order[a], order[b]
+    ties[BYTES] = _equal_values(pa.array(fingerprints, pa.string()), order)
+    pairs = [Pair(min(a, b), max(a, b), BYTES, "same", 1.0) for a, b in zip(*_lists(ties[BYTES]))]
+    crowded = 0
+    if looks is not None:
+        copies, crowded = _photo_pairs(order, ties[BYTES][1], looks, same_pixels, progress)
+        for kind in (PIXELS, NEAR):
+            of_kind = [(pair.first, pair.second) for pair in copies if pair.kind == kind]
+            ties[kind] = tuple(np.array(of_kind, dtype=np.int64).reshape(-1, 2).T)
+        pairs += copies
+    numbers, group_names = _close(ties, names)
+    counts = {kind: len(ids) - int(components(len(ids), *edges).max(initial=-1)) - 1 for kind, edges in ties.items()}
+    grouping = Grouping(numbers, group_names, counts, sorted(pairs), crowded)
+    if len(ids) >= FEW and grouping.largest[1] > largest_share * len(ids):
+        raise UserError(_too_large(grouping, ties, ids, groups, places, largest_share))
+    return grouping
+
+
+def _lists(edges: Edges) -> tuple[list[int], list[int]]:
+    return edges[0].tolist(), edges[1].tolist()
+
+
+def _own_names(ids: Sequence[str], groups: Mapping[str, Sequence[str | None]]) -> pa.Array:
+    """What each row would be called alone: its value in the first column that has one, else `row:<id>`.
+
+    With several columns the column's name stands before the value, since two columns may use the same values.
+    """
+    names = pa.array([None] * len(ids), pa.string())
+    for column, values in groups.items():
+        values = pa.array(values, pa.string())
+        if len(groups) > 1:
+            values = pc.binary_join_element_wise(column, values, ":")
+        names = pc.coalesce(names, values)
+    return pc.coalesce(names, pc.binary_join_element_wise("row", pa.array(ids, pa.string()), ":"))
+
+
+def _equal_values(values: pa.Array, order: np.ndarray) -> Edges:
+    """Each row and the first (in `order`) row of the same value; the first rows themselves are left out."""
+    values = values.take(pa.array(order))
+    known = np.flatnonzero(pc.is_valid(values).to_numpy(zero_copy_only=False))
+    codes = values.dictionary_encode().indices.take(pa.array(known)).to_numpy()
+    _, first, inverse = np.unique(codes, return_index=True, return_inverse=True)
+    leaders = known[first][inverse]
+    again = leaders != known
+    return order[leaders[again]], order[known[again]]
+
+
+def _photo_pairs(order, repeats, looks, same_pixels, progress) -> tuple[list[Pair], int]:
+    """Pairs of different files that show the same photo (of equal files the first by id stands for all), and how many
+    look-ups were left out."""
+    alone = np.ones(len(order), dtype=bool)
+    alone[repeats] = False
+    rows = order[alone[order]]
+    ask = None if same_pixels is None else lambda i, j: same_pixels(int(rows[i]), int(rows[j]))
+    copies = find_copies([looks[row] for row in rows], same_pixels=ask, progress=progress)
+    pairs = []
+    for i, j, how, correlation, equal in zip(
+        rows[copies.first].tolist(),
+        rows[copies.second].tolist(),
+        copies.how.tolist(),
+        copies.correlation.tolist(),
+        copies.pixels.tolist(),
+    ):
+        kind, correlation = (PIXELS, 1.0) if equal else (NEAR, round(correlation, 6))
+        pairs.append(Pair(min(i, j), max(i, j), kind, HOW[how], correlation))
+    return pairs, copies.crowded
+
+
+def _close(ties: Mapping[str, Edges], names: pa.Array) -> tuple[np.ndarray, list[str]]:
+    """Numbers of the components of all ties, in the order of their names, and these names."""
+    n = len(names)
+    component = _components(n, ties)
+    order = pc.sort_indices(names).to_numpy()
+    _, first, number = np.unique(component[order], return_index=True, return_inverse=True)
+    ranks = np.argsort(np.argsort(first))  # by the place of the least name in the sorted names
+    numbers = np.empty(n, dtype=np.int64)
+    numbers[order] = ranks[number]
+    return numbers, names.take(pa.array(order[np.sort(first)])).to_pylist()
+
+
+def _components(n: int, ties: Mapping[str, Edges]) -> np.ndarray:
+    empty = np.empty(0, dtype=np.int64)
+    edges = [np.concatenate([empty, *side]) for side in zip(*ties.values())] if ties else [empty, empty]
+    return components(n, *edges)
+
+
+def _too_large(grouping: Grouping, ties: Mapping[str, Edges], ids, groups, places, share: float) -> str:
+    """The line that says which kind of tie made the largest group, with one example and how to mend it."""
+    n = len(ids)
+    without = {
+        kind: int(np.bincount(_components(n, {k: edges for k, edges in ties.items() if k != kind})).max())
+        for kind in ties
+    }
+    culprit = min(without, key=without.__getitem__)
+    name, rows = grouping.largest
+    member = grouping.numbers == grouping.names.index(name)
+    first, second = ties[culprit]
+    inside = member[first]
+    first, second = first[inside], second[inside]
+    # The example is of the row that most others are tied to.
+    leaders, times = np.unique(first, return_counts=True)
+    at = int(np.flatnonzero(first == leaders[np.argmax(times)])[0])
+    a, b = int(first[at]), int(second[at])
+    example = f"{ids[a]!r} and {ids[b]!r}"
+    if culprit in groups:
+        tie, mend = f"{example} share {culprit} {groups[culprit][a]!r}", "group by another column"
+    elif culprit == PLACES:
+        metres = float(haversine(np.asarray(places)[[a]], np.asarray(places)[[b]])[0])
+        tie, mend = f"{example} are {metres:.1f} m apart", "choose a smaller distance or time"
+    elif culprit == BYTES:
+        tie, mend = f"{example} are the same file", "remove the copies"
+    else:
+        tie, mend = f"{example} show the same photo", "remove the copies"
+    return (
+        f"group {name!r} holds {rows} of {n} rows ({rows / n:.0%}), more than the allowed {share:.0%}: ties by "
+        f"{culprit!r} chain it together (without them the largest group has {without[culprit]} rows; for example "
+        f"{tie}): {mend}, or allow a larger share (largest_share)"
+    )

@@ -1,0 +1,96 @@
+"""Splits that grow: new photos join four splits made earlier, and no row of these moves.
+
+A new photo that is already there, byte for byte, and one that would tie rows of two splits are set aside and listed.
+This file brings the old rows and the new ones together; `splits.cut` divides them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from datasets import DatasetDict, concatenate_datasets
+
+from natix_hf.data.sources.columns import as_name, column_values, has_column, with_text
+from natix_hf.data.sources.rows import Rows
+from natix_hf.data.sources.stacking import stacked
+from natix_hf.data.splits.certificate import read_certificate
+from natix_hf.data.splits.contracts import SPLITS
+from natix_hf.data.splits.cut import Cut, cut
+from natix_hf.data.splits.split_options import DEFAULT_RATIOS, Plan
+from natix_hf.errors import UserError
+
+
+def extended(folder: str | Path, source: Any, plan: Mapping[str, Any], options: Mapping[str, Any]) -> Cut:
+    """The splits in `folder` with the rows of `source` added.
+
+    Args:
+        folder: that `data split` wrote.
+        source: as `load_rows` takes it; its classes are those of the splits.
+        plan: fields of `Plan` that differ from how the splits were made.
+        options: of `load_rows`, for the new rows.
+
+    Raises:
+        UserError: no folder of splits, or one whose rows and certificate differ; whatever is wrong with the source.
+    """
+    from natix_hf.data.load_photos import read_source
+
+    document = read_certificate(Path(folder).expanduser())
+    old = read_source(str(folder), num_proc=options.get("num_proc"))
+    if not isinstance(old.data, DatasetDict):
+        raise UserError(f"--extend {folder}: not a folder of four splits: make one with python -m natix_hf.data split")
+    rules, first = document["rules"], Plan(near_duplicates=document["rules"]["near_duplicates"])
+    earlier = cut(old, first, document=document)
+    made = {
+        "ratios": document["ratios"] or DEFAULT_RATIOS,
+        "seed": document["seed"],
+        "strata": document["strata"],
+        "hold_out": document["hold_out"],
+        **{key: rules.get(key) for key in ("near_duplicates", "place_column", "time_column", "metres", "seconds")},
+    }
+    grown = Plan(**{**made, **plan})
+    columns = [column for column in rules["group_columns"] if column != "group"]
+    options = {**options, "label_names": document["label_names"]}
+    options["group_column"] = options.get("group_column") or columns or None
+    new = read_source(source, looks=grown.near_duplicates, **options)
+    if isinstance(new.data, DatasetDict):
+        raise UserError("--extend: the new photos bring four splits of their own; give them without splits")
+    return cut(_together(old, new, earlier), grown, earlier=earlier)
+
+
+def _together(old: Rows, new: Rows, earlier: Cut) -> Rows:
+    """The old rows and the new ones as one table; new photos that are already there are left out."""
+    pool = concatenate_datasets([old.data[split] for split in SPLITS])
+    ids, prints = pool["id"][:], pool["fingerprint"][:]
+    holder, names = dict(zip(prints, ids)), set(ids)
+    keep, dropped, called = [], [], []
+    for row, (name, print_) in enumerate(zip(new.data["id"][:], new.data["fingerprint"][:])):
+        if print_ in holder:
+            dropped.append({"id": name, "reason": f"already there, byte for byte, as {holder[print_]!r}"})
+            continue
+        keep.append(row)
+        called.append(name if name not in names else f"{name}~{print_[:8]}")
+        names.add(called[-1])
+    added = with_text(new.data.select(keep, keep_in_memory=True), "id", called)
+    columns = list(new.group_values)
+    values = {"group": [*_groups(earlier, ids), *([None] * len(keep))]}
+    for column in columns:
+        if column == "group":
+            continue
+        known = column_values(pool, column, "group_column") if has_column(pool, column) else [None] * len(ids)
+        values[column] = [*map(as_name, known), *(new.group_values[column][row] for row in keep)]
+    if "group" in columns:
+        values["group"][len(ids) :] = [new.group_values["group"][row] for row in keep]
+    data = stacked([pool, added], ["the earlier splits", "the new photos"])
+    document = earlier.description
+    broken, left = document["broken"] + new.broken, document["dropped"] + new.dropped + dropped
+    return Rows(data, broken, left, values, old.notes + new.notes)
+
+
+def _groups(earlier: Cut, ids: list[str]) -> list[str]:
+    """The group of each row of the earlier splits."""
+    groups: dict[str, str] = {}
+    for split in SPLITS:
+        groups |= dict(zip(earlier.places[split]["id"][:], earlier.places[split]["group"][:]))
+    return [groups[row] for row in ids]

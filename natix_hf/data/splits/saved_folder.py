@@ -1,0 +1,93 @@
+"""The folder that `data split` leaves behind: a `save_to_disk` data set of four splits with its certificate.
+
+`splits.json` (for programs) and `SPLITS.md` (for people) lie beside the rows, and `conflicts.png` where copies of one
+photo carry different labels. The folder appears when it is whole. This file does not decide who stands where.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from datasets import Dataset, DatasetDict
+
+from natix_hf.data.splits.certificate_text import certificate_text
+from natix_hf.data.splits.contact_sheet import contact_sheet
+from natix_hf.data.splits.contracts import SPLITS
+from natix_hf.data.splits.cut import Cut
+from natix_hf.errors import UserError
+from natix_hf.files import check_name, check_writable, text_path, write_json, write_text
+from natix_hf.photos.decode import photo_bytes
+from natix_hf.photos.inspection import MANY, bars
+
+
+def check_output(folder: str | Path) -> None:
+    """Raise `UserError` where splits cannot be written; changes nothing."""
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output {folder}: a file of that name is in the way: name another folder")
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(
+            f"--output {folder}: already there and not empty: name another folder (--extend {folder} adds photos to "
+            "splits, and writes them to a new folder)"
+        )
+    check_name(folder.absolute())  # pyarrow maps the files by their whole path
+    check_writable(folder, "--output")
+
+
+def save(cut: Cut, folder: str | Path) -> None:
+    """Write the splits, photos embedded, and their certificate; whole or not at all.
+
+    Args:
+        cut: from `splits.cut`.
+        folder: absent or empty.
+    """
+    folder = Path(folder)
+    check_output(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.parent / f".{folder.name}.partial"  # of a fixed name, so that a killed run leaves no second one
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        splits = DatasetDict({split: cut.places[split] for split in SPLITS})
+        with bars(sum(map(len, splits.values())) >= MANY):
+            for split in SPLITS:
+                splits[split] = _embedded(splits[split], partial / "photos" / f"{split}.arrow")
+            splits.save_to_disk(str(partial))
+        shutil.rmtree(partial / "photos", ignore_errors=True)
+        write_json(partial / "splits.json", cut.description)
+        write_text(partial / "SPLITS.md", certificate_text(cut.description))
+        if cut.description["conflicts"]:
+            contact_sheet(partial / "conflicts.png", cut.description["conflicts"], _photos(splits, cut.description))
+        if folder.exists():
+            folder.rmdir()
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _embedded(rows: Dataset, scratch: Path) -> Dataset:
+    """The rows with photos inside, copied to a file, where `datasets` cannot open a path to embed it: its name is not
+    UTF-8. Otherwise as they are."""
+    paths = rows.select_columns("image").flatten()["image.path"][:]
+    if all(path is None or text_path(path) == path for path in paths):
+        return rows
+    scratch.parent.mkdir(parents=True, exist_ok=True)
+    return rows.map(
+        lambda photo: {"image": {**photo, "bytes": photo_bytes(photo)}},
+        input_columns=["image"],
+        features=rows.features,
+        cache_file_name=str(scratch),
+        writer_batch_size=100,
+    )
+
+
+def _photos(splits: DatasetDict, document: dict) -> dict[str, dict]:
+    """id -> `{"bytes", "path"}` of the photos of conflicts."""
+    wanted = {row for conflict in document["conflicts"] for row in conflict["ids"]}
+    found: dict[str, dict] = {}
+    for rows in splits.values():
+        places = [i for i, row in enumerate(rows["id"][:]) if row in wanted]
+        chosen: Dataset = rows.select(places, keep_in_memory=True)
+        found |= {row["id"]: row["image"] for row in chosen}
+    return found

@@ -1,0 +1,243 @@
+"""Could the class be told without looking at the photo? A logistic regression on facts of the files alone.
+
+Where the photos of one class come from another camera, program or city, a model learns that instead of the street; a
+shortcut is a leak. Facts are read from headers, no photo is decoded. What a photo shows has a part in how large its
+file is (`CONTENT_MADE`): such facts are judged apart, since they prove nothing. This file does not decide how much is
+too much.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from PIL import Image, JpegImagePlugin
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from natix_hf.files import text_path
+from natix_hf.photos.exif import CAMERA, SIDEWAYS, turn
+
+FOLDS = 5
+LEAST = 30  # rows; with fewer nothing can be said
+MOST_VALUES = 50  # of a column; rarer ones are told apart no longer
+RESAMPLES = 200
+CONTENT_MADE = ("file size", "bytes per pixel")
+ASPECT = "aspect ratio"
+_SUBSAMPLINGS = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
+_BITS = {"1": 1, "I": 16, "F": 32}  # of a channel in modes that say so; 8 in all others
+_TAGS = {
+    "Make": 0x010F,
+    "Model": 0x0110,
+    "Orientation": 0x0112,
+    "Software": 0x0131,
+    "DateTime": 0x0132,
+    "Artist": 0x013B,
+    "Copyright": 0x8298,
+    "ImageDescription": 0x010E,
+    "GPS": 0x8825,
+}
+_CAMERA_TAGS = {
+    "DateTimeOriginal": 0x9003,
+    "ExposureTime": 0x829A,
+    "FNumber": 0x829D,
+    "ISOSpeedRatings": 0x8827,
+    "FocalLength": 0x920A,
+    "LensModel": 0xA434,
+}
+
+
+@dataclass(frozen=True)
+class ShortcutResult:
+    """How well file facts alone tell the classes.
+
+    Args:
+        auroc: of held-out rows; None where there are too few to judge.
+        interval: 95 % bounds of it over groups; None with it.
+        strongest: `(fact, its AUROC alone, at least 0.5)`, the strongest first.
+        reason: why there is no figure; "" where there is one.
+    """
+
+    auroc: float | None
+    interval: tuple[float, float] | None = None
+    strongest: list[tuple[str, float]] = field(default_factory=list)
+    reason: str = ""
+
+
+def file_facts(photo: Mapping[str, Any]) -> dict[str, float]:
+    """What the file of a photo tells without its pixels.
+
+    Args:
+        photo: a row's `{"bytes": ..., "path": ...}`, readable.
+
+    Returns:
+        Fact -> number; sizes in powers of 2, the rest counts, means and 0 or 1. A fact that is not named is 0.
+    """
+    content = photo["bytes"]
+    path = None if content is not None else text_path(photo["path"])
+    size = os.stat(path).st_size if content is None else len(content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of odd metadata and large photos: nobody can act on it here
+        with Image.open(path if content is None else io.BytesIO(content)) as image:
+            width, height = image.size[::-1] if turn(image) in SIDEWAYS else image.size
+            tags, camera = _tags(image)
+            mode = image.mode
+            facts = {
+                "file size": np.log2(size),
+                "bytes per pixel": np.log2(size / (width * height)),
+                "width": np.log2(width),
+                "height": np.log2(height),
+                ASPECT: np.log2(width / height),
+                "bits": 16 if mode.startswith("I;16") else _BITS.get(mode, 8),
+                "channels": len(image.getbands()),
+                f"format {image.format}": 1,
+                "EXIF": bool(tags),
+                "ICC profile": "icc_profile" in image.info,
+                "progressive": "progressive" in image.info,
+            }
+            facts |= {f"EXIF {name}": tag in tags for name, tag in _TAGS.items()}
+            facts |= {f"EXIF {name}": tag in camera for name, tag in _CAMERA_TAGS.items()}
+            if isinstance(image, JpegImagePlugin.JpegImageFile):
+                facts |= _jpeg_facts(image)
+    return {name: float(value) for name, value in facts.items()}
+
+
+def _tags(image: Image.Image) -> tuple[set[int], set[int]]:
+    """The EXIF tags that are there, whatever they hold: of the main block and of what the camera noted."""
+    try:
+        exif = image.getexif()
+        return set(exif), set(exif.get_ifd(CAMERA))
+    except Exception:  # damaged metadata make Pillow raise nearly any type
+        return set(), set()
+
+
+def _jpeg_facts(image: JpegImagePlugin.JpegImageFile) -> dict[str, float]:
+    tables = image.quantization
+    subsampling = _SUBSAMPLINGS.get(JpegImagePlugin.get_sampling(image), "other or none")
+    # Means of the tables as logarithms: from quality 75 to 95 they fall by a factor of 5.
+    facts = {
+        name: np.log2(np.mean(tables[number]))
+        for number, name in enumerate(("luma quantisation", "chroma quantisation"))
+        if number in tables
+    }
+    return {**facts, "quantisation tables": len(tables), f"subsampling {subsampling}": 1}
+
+
+def fact_table(
+    facts: Iterable[Mapping[str, float]], columns: Mapping[str, Sequence[Any]]
+) -> tuple[list[str], np.ndarray]:
+    """The facts of all photos as one table, with columns of the data set beside them.
+
+    Args:
+        facts: of `n` photos, from `file_facts`.
+        columns: name -> `(n,)` values; each of the most frequent values becomes a fact of its own.
+
+    Returns:
+        The names of the facts that are not the same for all photos, and their `(n, d)` values.
+    """
+    rows = list(facts)
+    names = sorted({name for row in rows for name in row})
+    values = {name: np.array([row.get(name, 0.0) for row in rows]) for name in names}
+    for column, entries in columns.items():
+        texts = np.array([str(entry) for entry in entries], dtype=object)
+        for text, _ in Counter(texts.tolist()).most_common(MOST_VALUES):
+            values[f"{column} = {text}"] = (texts == text).astype(np.float64)
+    varying = [name for name, column in values.items() if len(column) and np.ptp(column) > 0]
+    return varying, np.column_stack([values[name] for name in varying]) if varying else np.empty((len(rows), 0))
+
+
+def _ranks(scores: np.ndarray) -> np.ndarray:
+    """`(n, K)` scores as whole numbers of the same order, so that no resample sorts again."""
+    return np.column_stack([np.unique(column, return_inverse=True)[1] for column in scores.T])
+
+
+def _auroc(labels: np.ndarray, ranks: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """One class against the rest, the mean over the classes (for two classes that of the second); ties count half.
+
+    Args:
+        labels: `(n,)` class numbers.
+        ranks: `(n, K)` from `_ranks`.
+        weights: `(n,)` of the rows, some in every class; 1 without.
+    """
+    found = []
+    for k in [1] if ranks.shape[1] == 2 else range(ranks.shape[1]):
+        positive = labels == k
+        weights = np.ones(len(labels)) if weights is None else weights
+        of, rest = (np.bincount(ranks[:, k], weights * side) for side in (positive, ~positive))
+        found.append(of @ (np.cumsum(rest) - rest / 2) / (of.sum() * rest.sum()))
+    return float(np.mean(found))
+
+
+def shortcut(facts: np.ndarray, names: Sequence[str], labels: np.ndarray, groups: np.ndarray) -> ShortcutResult:
+    """AUROC of a standardised logistic regression on file facts, cross-validated over groups, pooled over the folds.
+
+    Args:
+        facts: `(n, d)`.
+        names: `(d,)` of the facts.
+        labels: `(n,)` class numbers; classes without rows play no part.
+        groups: `(n,)` numbers; rows of one group stand in one fold.
+    """
+    present, labels = np.unique(labels, return_inverse=True)
+    groups = np.unique(groups, return_inverse=True)[1]
+    if len(labels) < LEAST:
+        return ShortcutResult(None, reason=f"{len(labels)} rows, at least {LEAST} are needed")
+    if len(present) < 2:
+        return ShortcutResult(None, reason="all rows are of one class")
+    least = min(len(np.unique(groups[labels == k])) for k in range(len(present)))
+    if least < FOLDS:
+        return ShortcutResult(None, reason=f"a class stands in {least} groups, at least {FOLDS} are needed")
+    scores = np.full((len(labels), len(present)), 1 / len(present))
+    if facts.shape[1]:
+        model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=10_000))
+        for train, test in StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0).split(facts, labels, groups):
+            if len(np.unique(labels[train])) < len(present):
+                return ShortcutResult(None, reason="one group holds nearly all rows of a class")
+            scores[test] = model.fit(facts[train], labels[train]).predict_proba(facts[test])
+    ranks = _ranks(scores)
+    return ShortcutResult(_auroc(labels, ranks), _interval(labels, ranks, groups), strongest(facts, names, labels))
+
+
+def _interval(labels: np.ndarray, ranks: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
+    """Percentiles of the AUROC over resampled groups; resamples without a class are passed over."""
+    rng = np.random.default_rng(0)
+    n, found = groups.max() + 1, []
+    for _ in range(RESAMPLES):
+        weights = np.bincount(rng.integers(0, n, n), minlength=n)[groups]
+        if (np.bincount(labels, weights) > 0).all():
+            found.append(_auroc(labels, ranks, weights))
+    low, high = np.percentile(found, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def strongest(facts: np.ndarray, names: Sequence[str], labels: np.ndarray) -> list[tuple[str, float]]:
+    """The AUROC of each fact alone, whichever way it points, the strongest first; arguments as for `shortcut`."""
+    present, labels = np.unique(labels, return_inverse=True)
+    classes = [1] if len(present) == 2 else range(len(present))
+    alone = []
+    for name, column in zip(names, facts.T):
+        ranks = _ranks(np.column_stack([-column, column]))
+        each = [_auroc(labels == k, ranks) for k in classes]
+        alone.append((name, float(np.mean([max(a, 1 - a) for a in each]))))
+    return sorted(alone, key=lambda fact: (-fact[1], fact[0]))
+
+
+def beside_edges(facts: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
+    """`(n, d)` what is left of facts once a straight line in the photos' edges is taken from each.
+
+    Args:
+        facts: `(n, d)`.
+        thumbnails: `(n, side, side)` of the photos in grey; the logarithm of their mean squared gradient is the
+            measure of edges.
+    """
+    grey = thumbnails.astype(np.float64)
+    energy = sum(np.square(np.diff(grey, axis=axis)).mean(axis=(1, 2)) for axis in (1, 2))
+    known = np.column_stack([np.ones(len(facts)), np.log2(energy + 1)])
+    return facts - known @ np.linalg.lstsq(known, facts, rcond=None)[0]

@@ -1,0 +1,337 @@
+"""A finished run goes to the Hub: exported, proved, with its card, in one commit, tagged with its version.
+
+Nothing is pushed that does not answer like the run, nothing overwrites a better model unasked, and no photo,
+coordinate, pickled file, checkpoint or prediction leaves this machine. A push that broke off is taken up by the same
+command, since the Hub skips what it has. This file knows no token: the Hub's library finds it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import RepositoryNotFoundError
+
+from natix_hf.data.splits.certificate import read_certificate
+from natix_hf.decision.temperature import softmax
+from natix_hf.documents.published_version import PublishedVersion
+from natix_hf.errors import UserError
+from natix_hf.files import fingerprint_file, read_json, write_json, write_text
+from natix_hf.hub.adapter_export import base_folder
+from natix_hf.hub.bundle import write_bundle
+from natix_hf.hub.export_forms import export_run, labels_of, load_run
+from natix_hf.hub.hub_errors import check_name, check_token, hub_faults
+from natix_hf.hub.proof import TOLERANCES, clients_of, prove
+from natix_hf.hub.proof_photos import proof_photos
+from natix_hf.inference.batches import logits_of, photo_batches
+from natix_hf.report.reward import HALTED
+from natix_hf.streetvision import client_files as streetvision
+
+VERSION = "1.0.0"
+RECORD = "publication.json"
+# The only kinds of files that are ever pushed.
+OURS = (".safetensors", ".json", ".py", ".onnx", ".onnx.data", ".png", ".html", ".md", ".yaml", ".yml")
+
+
+@dataclass(frozen=True)
+class Publication:
+    """What was asked for.
+
+    Args:
+        repo_id: `owner/name`.
+        form: `auto` (stock where it can hold the model, else merged) or one of `exporting.FORMATS`.
+        private: make a new repository private; an existing one has to be.
+        version: X.Y.Z, also the tag.
+        hotkey: a StreetVision participant's SS58 address; None for models that are not submitted there.
+        dtype: how weights are stored.
+        base_id: adapter: where the base is found.
+        force: overwrite a better model, or one that this command did not push.
+        include_photos: also push the report page with the photos of its gallery.
+        client_python: a client's interpreter for the proof.
+    """
+
+    repo_id: str
+    form: str = "auto"
+    private: bool = False
+    version: str = VERSION
+    hotkey: str | None = None
+    dtype: str = "fp32"
+    base_id: str | None = None
+    force: bool = False
+    include_photos: bool = False
+    client_python: str | None = None
+
+
+class Place(NamedTuple):
+    """What there is under the name: the newest commit (None: no repository) and the files that a push replaces."""
+
+    head: str | None
+    replaced: frozenset[str]
+
+
+def check_publication(asked: Publication) -> None:
+    """Raise `UserError` for what can be seen without network, model and photos: name, version, hotkey, form, token."""
+    check_name(asked.repo_id, "a model", "me/roadwork-dinov3")
+    streetvision.check_version(asked.version)
+    if asked.hotkey is not None:
+        streetvision.check_hotkey(asked.hotkey)
+        if asked.form not in ("auto", "stock"):
+            raise UserError(
+                f"--hotkey: StreetVision's clients load a stock model and nothing else, {asked.form} was asked for: "
+                "leave the format out"
+            )
+    check_token(asked.repo_id)
+
+
+def find_place(asked: Publication, record: Mapping[str, Any] | None = None) -> Place:
+    """What the Hub has under the name; changes nothing.
+
+    Args:
+        asked: what to publish.
+        record: of the run as `publication` gives it, if there is one yet.
+
+    Raises:
+        UserError: the token is not known or may not write, the version is there, or what is there must not be
+            overwritten.
+    """
+    api = HfApi(library_name="natix_hf")
+    with hub_faults(asked.repo_id):
+        _check_rights(api.whoami(), asked.repo_id)
+        try:
+            info = api.model_info(asked.repo_id)
+        except RepositoryNotFoundError as error:
+            if error.response.status_code != 404:
+                raise
+            return Place(None, frozenset())
+        if asked.private and not info.private:
+            raise UserError(
+                f"push {asked.repo_id}: the model is there already and public: make it private in its settings on the "
+                "Hub, or leave out --private"
+            )
+        if asked.version in {tag.name for tag in api.list_repo_refs(asked.repo_id).tags}:
+            raise UserError(
+                f"--model_version {asked.version}: {asked.repo_id} has a version of that number: give a higher one"
+            )
+        there = {file.rfilename for file in info.siblings or []}
+        return Place(info.sha, frozenset(_replaced(api, asked, record, there, info.sha)))
+
+
+def _check_rights(me: Mapping[str, Any], repo_id: str) -> None:
+    """Refuse a token that cannot write; what a fine-grained one may do only the Hub knows."""
+    role, owner = me.get("auth", {}).get("accessToken", {}).get("role"), repo_id.partition("/")[0]
+    if role == "read":
+        raise UserError(
+            f"push {repo_id}: the token may only read: make one with write access (hf.co/settings/tokens), and log in "
+            "with `hf auth login` or set HF_TOKEN"
+        )
+    owners = [me["name"], *(one["name"] for one in me.get("orgs", []))]
+    if role == "write" and owner not in owners:
+        raise UserError(
+            f"push {repo_id}: the token is that of {me['name']}, who does not belong to {owner}: push to "
+            f"{' or '.join(f'{name}/...' for name in owners)}, or log in as another"
+        )
+
+
+def _replaced(
+    api: HfApi, asked: Publication, record: Mapping[str, Any] | None, there: set[str], revision: str
+) -> set[str]:
+    """Which files the new version takes the place of; refuses where they are not ours, or are a better model."""
+    rest = there - {".gitattributes", "README.md"}
+    if not rest:
+        return set()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            if RECORD not in there:
+                raise ValueError
+            path = api.hf_hub_download(asked.repo_id, RECORD, revision=revision, local_dir=folder)
+            held = json.loads(Path(path).read_bytes())
+        PublishedVersion.check(held)
+    except ValueError:
+        if asked.force:
+            return rest
+        raise UserError(
+            f"push {asked.repo_id}: the repository holds a model that was not published by natix_hf: choose another "
+            "name, or add --force to replace it"
+        ) from None
+    if record is not None and not asked.force and held["test"] == record["test"] and _rank(held) > _rank(record):
+        raise UserError(
+            f"push {asked.repo_id}: the model there (version {held['version']}) is better on the same {record['n']} "
+            f"test photos: MCC {_shown(held['mcc'])} against {_shown(record['mcc'])}, NLL {_shown(held['log_loss'])} "
+            f"against {_shown(record['log_loss'])}: add --force to replace it"
+        )
+    return there & set(held["files"])
+
+
+def _rank(record: Mapping[str, Any]) -> tuple[float, float]:
+    """By MCC, then by log loss; a figure that is not defined is worse than any other."""
+    mcc, loss = (-math.inf if record["mcc"] is None else record["mcc"], record["log_loss"])
+    return mcc, -math.inf if loss is None else -loss
+
+
+def _shown(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"
+
+
+def publish(run: Path, asked: Publication, say: Callable[[str], None] = print) -> str:
+    """Export, prove, push, prove again.
+
+    Args:
+        run: folder of a finished run.
+        asked: what to publish and where.
+        say: takes the lines of progress.
+
+    Returns:
+        The address of the model.
+
+    Raises:
+        UserError: in one line, whatever is wrong with run, name, token, version, repository, network or proof.
+    """
+    check_publication(asked)
+    if asked.hotkey is not None:
+        say(HALTED)
+    record = publication(run, asked)
+    place = find_place(asked, record)
+    api = HfApi(library_name="natix_hf")
+    with tempfile.TemporaryDirectory(prefix="natix_hf_publish_") as work:
+        folder = Path(work) / "model"
+        form = _export(run, folder, asked, say)
+        photos = proof_photos(run)
+        base = base_folder(folder) if form == "adapter" else None
+        proving = {"photos": photos, "client_python": asked.client_python, "clients": clients_of(base)}
+        try:
+            proof = prove(run, folder, base=base, say=say, **proving)
+        except UserError as error:
+            hint = "" if asked.hotkey is None else streetvision.upgrade_hint(str(error))
+            raise UserError(f"{str(error).rstrip('.')}{hint}: nothing was pushed") from None
+        say(_proof_line("before the push", proof))
+        latency = None
+        if asked.hotkey is not None:
+            latency = _network(run, folder, asked, photos, say)
+        write_bundle(run, folder, asked.repo_id, form, include_photos=asked.include_photos, latency=latency)
+        files = sorted(
+            [RECORD, *(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())]
+        )
+        record |= {"format": form, "model": proof["model"], "files": files}
+        PublishedVersion.check(record)
+        write_json(folder / RECORD, record)
+        with hub_faults(asked.repo_id):
+            commit = _push(api, asked, folder, place, say)
+        address = f"{api.endpoint}/{asked.repo_id}"
+        try:
+            again = prove(run, asked.repo_id, online=True, **proving)
+        except UserError as error:
+            raise UserError(
+                f"push {asked.repo_id}: it is at {address}, without the tag {asked.version}, since what clients get "
+                f"from there could not be proved: {error}"
+            ) from None
+        say(_proof_line("on what was pushed", again))
+        with hub_faults(asked.repo_id):
+            api.create_tag(asked.repo_id, tag=asked.version, revision=commit, tag_message=f"version {asked.version}")
+    return address
+
+
+def publication(run: Path, asked: Publication) -> dict[str, Any]:
+    """The content of `publication.json`, as far as a run has it: what the next push compares itself with.
+
+    Raises:
+        UserError: the run was not evaluated.
+    """
+    if not (run / "metrics.json").is_file():
+        raise UserError(f"{run}: no metrics.json: run `python -m natix_hf.evaluate {run}` first")
+    metrics, record = read_json(run / "metrics.json"), read_json(run / "run.json")
+    # Runs from before this was noted say nothing of it.
+    if record.get("calibration_of_figures", now := fingerprint_file(run / "calibration.json")) != now:
+        raise UserError(
+            f"{run}: calibrated again after its figures were computed, so the card would tell those of another model: "
+            f"run `python -m natix_hf.evaluate {run}` first"
+        )
+    return {
+        "schema": 1,
+        "version": asked.version,
+        "test": read_certificate(run)["fingerprints"]["val_test"],
+        "n": metrics["n"],
+        **{name: metrics["metrics"][name]["value"] for name in ("mcc", "accuracy", "log_loss")},
+        "honest_run": metrics.get("honest_run"),
+        "dtype": asked.dtype,
+    }
+
+
+def _export(run: Path, folder: Path, asked: Publication, say: Callable[[str], None]) -> str:
+    forms = ("stock", "merged") if asked.form == "auto" else (asked.form,)
+    options = {"base_id": asked.base_id} if asked.base_id else {}
+    for form in forms:
+        try:
+            export_run(run, form, folder, dtype=asked.dtype, **options)
+        except UserError as error:
+            if asked.hotkey is not None:
+                raise UserError(f"--hotkey: StreetVision's clients load a stock model: {error}") from None
+            if form == forms[-1]:
+                raise
+            say(f"stock cannot hold this model, it is published as merged: {error}")
+            continue
+        return form
+    raise AssertionError("the last form either returns or raises")
+
+
+def _network(run: Path, folder: Path, asked: Publication, photos: Any, say: Callable[[str], None]) -> dict[str, Any]:
+    """StreetVision's files, and its form of call."""
+    model, processor = load_run(run)
+    streetvision.check_labels(labels_of(model))
+    logits = [logits_of(model, batch.pixels) for batch in photo_batches(list(photos.content), processor)]
+    expected = softmax(np.concatenate(logits))[:, 1]
+    tolerance = max(streetvision.TOLERANCE, TOLERANCES[asked.dtype]["probabilities"])
+    found = streetvision.check_client(
+        folder, photos.content, expected, python=asked.client_python, tolerance=tolerance
+    )
+    for line in streetvision.latency_lines(found):
+        say(line)
+    say(streetvision.pinned_line())
+    for line in streetvision.submission_lines():
+        say(line)
+    name = asked.repo_id.partition("/")[2]
+    description = "Tells street photos that show roadwork from those that do not (DINOv3, fine-tuned with natix_hf)"
+    card = streetvision.submission(name, description, hotkey=asked.hotkey, version=asked.version)
+    write_json(folder / "model_card.json", card)
+    write_text(folder / "detector.yaml", streetvision.detector(asked.repo_id))
+    return found
+
+
+def _push(api: HfApi, asked: Publication, folder: Path, place: Place, say: Callable[[str], None]) -> str:
+    """All files in one commit; returns its id."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    odd = [path.name for path in files if not path.name.endswith(OURS)]
+    if odd:
+        raise UserError(
+            f"push {asked.repo_id}: {', '.join(odd)} is nothing that a model consists of: nothing was pushed"
+        )
+    head = place.head
+    if head is None:
+        # Without --private the owner's own default decides.
+        api.create_repo(asked.repo_id, private=asked.private or None)
+        head = api.model_info(asked.repo_id).sha
+    additions = [CommitOperationAdd(path.relative_to(folder).as_posix(), path) for path in files]
+    stale = sorted(place.replaced - {addition.path_in_repo for addition in additions})
+    size = sum(path.stat().st_size for path in files) / 1e6
+    say(f"pushing {len(files)} files, {size:.1f} MB, to {asked.repo_id}")
+    done = api.create_commit(
+        asked.repo_id,
+        [*additions, *map(CommitOperationDelete, stale)],
+        commit_message=f"Version {asked.version}",
+        parent_commit=head,
+    )
+    return done.oid
+
+
+def _proof_line(when: str, proof: Mapping[str, Any]) -> str:
+    worst = max(client["probabilities"] for client in proof["clients"])
+    return (
+        f"proof {when}: {proof['photos']['n']} photos through {len(proof['clients'])} clients, probabilities differ "
+        f"by at most {worst:.1e}, every decision at 0.5 is the run's"
+    )

@@ -1,0 +1,180 @@
+"""What training does to a photo before the network sees it: a view that depends on nothing but (seed, epoch, row id).
+
+So a resumed run, more workers or more processes give the same views. Scored photos never come through here, and this
+file does not know the network: normalisation belongs to the image processor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import (
+    AugMix,
+    AutoAugment,
+    InterpolationMode,
+    RandAugment,
+    Transform,
+    TrivialAugmentWide,
+    functional,
+)
+
+from natix_hf.errors import UserError
+from natix_hf.photos.copies import copy_side
+from natix_hf.photos.decode import Source, open_photo
+from natix_hf.streetvision.profiles import PROFILES, apply_challenge, cached_photo, check_levels, draw_challenge
+
+# What comes after the crop and the mirror image of `basic`; torchvision's own settings, bilinear where they warp.
+POLICIES = {"basic": None, "auto": AutoAugment, "rand": RandAugment, "trivial": TrivialAugmentWide, "augmix": AugMix}
+CROP_TRIES = 10  # draws of area and shape, of which the first that lies within the photo is taken
+AUGMENTATIONS = ("none", *POLICIES, *PROFILES)
+
+
+def view_seed(seed: int, epoch: int, row_id: str) -> int:
+    """The random seed of one view: 63 bits of the blake2b of (seed, epoch, row id)."""
+    digest = hashlib.blake2b(f"{seed}\0{epoch}\0{row_id}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def check_augment(augment: str, challenge_levels: Sequence[float] | None = None) -> None:
+    """Raise `UserError` unless there is an augmentation of that name, and it has levels where these are given."""
+    if augment not in AUGMENTATIONS:
+        raise UserError(f"augment: {augment!r} is unknown; choose one of {', '.join(AUGMENTATIONS)}")
+    if challenge_levels is not None:
+        with_levels = [name for name, levels in PROFILES.items() if levels > 1]
+        if augment not in with_levels:
+            raise UserError(
+                f"challenge_levels: augment {augment} has no levels, {' and '.join(with_levels)} have: "
+                "leave it out with --challenge_levels null"
+            )
+        check_levels(augment, challenge_levels)
+
+
+def needs_whole_photo(augment: str) -> bool:
+    """Whether the photo must be decoded at its full size: what validators do happens there."""
+    return augment in PROFILES
+
+
+def photo_for_view(source: Source, augment: str, image_size: int) -> Image.Image:
+    """A photo in RGB as `training_view` takes it: for a challenge as validators take it, else the quick way.
+
+    Args:
+        source: as for `photos.decode.open_photo`.
+        augment: name of the augmentation.
+        image_size: side of the view in pixels.
+
+    Raises:
+        PhotoError: the photo cannot be read.
+    """
+    if needs_whole_photo(augment):
+        return cached_photo(source)
+    # A decoded photo need not be larger than a copy would be: no crop of it is enlarged.
+    return open_photo(source, min_side=copy_side(image_size))
+
+
+def whole_view(pixels: Tensor, image_size: int, resize: str) -> Tensor:
+    """The view without chance: the pixels of the image processor, before it normalises them.
+
+    Args:
+        pixels: `(3, height, width)` uint8.
+        image_size: side of the view in pixels.
+        resize: `squash`: the whole photo is pressed into the square; `crop`: the shorter side is brought to
+            `image_size`, and the square in the middle is kept.
+    """
+    if resize == "squash":
+        return functional.resize(pixels, [image_size, image_size], antialias=True)
+    pixels = functional.resize(pixels, [image_size], antialias=True)
+    height, width = pixels.shape[-2:]
+    # Not torchvision's center_crop, which rounds a half where the image processor cuts it off.
+    return functional.crop(pixels, (height - image_size) // 2, (width - image_size) // 2, image_size, image_size)
+
+
+def _crop_and_flip(pixels: Tensor, image_size: int, resize: str, generator: torch.Generator) -> Tensor:
+    # The crop's shape varies around that of the photo where scored photos are squashed whole: with the usual 3:4 to
+    # 4:3 a wide photo would lose its sides in every view. Where scored photos are cropped, it varies around the
+    # square, and its area is told by that of the largest one. Large crops, since what decides a street photo may be
+    # small and at its edge.
+    height, width = pixels.shape[-2:]
+    aspect, most = (1.0, 1.0) if resize == "squash" else (height / width, min(height, width) / max(height, width))
+    # All numbers at once, and shares of the sides in place of pixels: a smaller copy of the photo is cropped alike.
+    drawn = torch.rand(2 * CROP_TRIES + 3, generator=generator, dtype=torch.float64).tolist()
+    across, down, mirrored = drawn[:3]
+    for area, shape in zip(drawn[3::2], drawn[4::2]):
+        area, shape = most * (0.75 + 0.25 * area), aspect * 0.85 ** (2 * shape - 1)  # of the shares, not of pixels
+        wide, high = math.sqrt(area * shape), math.sqrt(area / shape)
+        if wide <= 1 and high <= 1:
+            break
+    else:  # less than once in 100,000 views
+        wide, high = min(1.0, math.sqrt(most * aspect)), min(1.0, math.sqrt(most / aspect))
+    crop_width, crop_height = max(1, round(wide * width)), max(1, round(high * height))
+    left, top = round(across * (width - crop_width)), round(down * (height - crop_height))
+    square = [image_size, image_size]
+    view = functional.resized_crop(pixels, top, left, crop_height, crop_width, square, antialias=True)
+    return functional.horizontal_flip(view) if mirrored < 0.5 else view
+
+
+@lru_cache
+def _policy(augment: str) -> Transform | None:
+    policy = POLICIES[augment]
+    return None if policy is None else policy(interpolation=InterpolationMode.BILINEAR)
+
+
+def training_view(
+    image: Image.Image | Tensor,
+    *,
+    augment: str,
+    image_size: int,
+    seed: int,
+    epoch: int,
+    row_id: str,
+    resize: str = "squash",
+    challenge_levels: Sequence[float] | None = None,
+) -> Tensor:
+    """One training view of a photo, a pure function of its arguments; the global random state is left as it was.
+
+    Args:
+        image: RGB photo of any size, as `photo_for_view` gives it; for all but the challenges also its pixels,
+            `(3, height, width)` uint8.
+        augment: one of
+
+            - `none`: the photo as it is scored.
+            - `basic`: a random crop of 3/4 to all of the area in about the shape of what is scored, squashed, and a
+              mirror image half of the time.
+            - `auto` (AutoAugment, the policy of ImageNet; Cubuk et al., 2019), `rand` (RandAugment; 2020), `trivial`
+              (TrivialAugment Wide; Müller and Hutter, 2021), `augmix` (AugMix; Hendrycks et al., 2020): after `basic`.
+            - `challenge@2025`, `challenge@2026-04`, `challenge@2026-05`: the photo as StreetVision's validators send
+              it (`streetvision.profiles`), brought to the view as it would be scored; no mirror images.
+        image_size: side of the view in pixels.
+        seed: of the run.
+        epoch: whole number; the view changes with it.
+        row_id: the row's `id`.
+        resize: `squash` or `crop`, as the image processor does it, see `whole_view`.
+        challenge_levels: probabilities of the levels of a `challenge@...`; by default all are equally likely.
+
+    Returns:
+        uint8 tensor `(3, image_size, image_size)`.
+
+    Raises:
+        UserError: if `augment` is not one of the names above, or the levels are not its own.
+    """
+    check_augment(augment, challenge_levels)
+    drawn = view_seed(seed, epoch, row_id)
+    if augment in PROFILES:
+        challenge = draw_challenge(augment, image.size, seed=drawn, level_probabilities=challenge_levels)
+        image = apply_challenge(image, challenge)
+    pixels = image if isinstance(image, Tensor) else functional.pil_to_tensor(image)
+    if augment not in POLICIES:
+        return whole_view(pixels, image_size, resize)
+    generator = torch.Generator().manual_seed(drawn)
+    view, policy = _crop_and_flip(pixels, image_size, resize, generator), _policy(augment)
+    if policy is None:
+        return view
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed: that would also reseed the GPUs, whose state drives the dropout of the run.
+        torch.default_generator.set_state(generator.get_state())
+        return policy(view)

@@ -1,0 +1,219 @@
+"""A finished model over many photos, in constant memory: probabilities row by row into a file."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from tqdm.auto import tqdm
+
+from natix_hf.decision.temperature import softmax
+from natix_hf.errors import UserError, one_line
+from natix_hf.files import only_a_path, read_json, replacing
+from natix_hf.inference.batches import logits_of, photo_batches
+from natix_hf.inference.onnx_model import GRAPH, OnnxClassifier
+from natix_hf.modeling.checkpoints import PICKLES, check_finite
+from natix_hf.modeling.packed_linear import packed_linears
+from natix_hf.photos.client_view import ClientTally
+
+# Words that pandas takes for a missing value, quoted or not.
+MISSING = ("None", "NA", "N/A", "n/a", "NaN", "nan", "-NaN", "-nan", "NULL", "null", "<NA>", "#NA", "#N/A", "#N/A N/A")
+
+
+class Prediction(NamedTuple):
+    """One photo: its name and either calibrated probabilities `(classes,)` and what follows, or why there are none.
+
+    `decision` is the class id that the model's own scores give; where a threshold was moved to 0.5 it need not be the
+    one of the larger probability. `asks`: the probability lies in the band that a person is to decide in. `client`:
+    how a client's pipeline sees another picture, as `client_view.seen_otherwise` has it; "" where it does not.
+    """
+
+    name: str
+    probabilities: np.ndarray | None
+    reason: str | None
+    decision: int | None = None
+    asks: bool = False
+    client: str = ""
+
+    @property
+    def differs(self) -> bool:
+        """Whether the decision is another class than that of the largest probability."""
+        return self.decision is not None and self.decision != self.probabilities.argmax()
+
+
+@dataclass
+class Written:
+    """What was written: photos with probabilities, name and reason of those without, and what is to be told of them.
+
+    Attributes:
+        differing: photos decided otherwise than by the largest probability.
+        asking: photos that a person is to decide.
+        client: the readable ones that a client sees otherwise.
+    """
+
+    good: int = 0
+    broken: list[tuple[str, str]] = field(default_factory=list)
+    differing: int = 0
+    asking: int = 0
+    client: ClientTally = field(default_factory=ClientTally)
+
+    def count(self, prediction: Prediction) -> None:
+        if prediction.probabilities is None:
+            self.broken.append((prediction.name, prediction.reason or ""))
+            return
+        self.good += 1
+        self.differing += prediction.differs
+        self.asking += prediction.asks
+        self.client.count(prediction.client, prediction.name)
+
+
+def load_classifier(name_or_path: str) -> tuple[Any, Any]:
+    """A finished model in eval mode, fp32, and its image processor: a run folder, any export of one, or a Hub id.
+
+    Raises:
+        UserError: there is no such model, its weights are pickled, or it is a backbone without a head.
+    """
+    from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
+
+    if only_a_path(name_or_path):
+        path = Path(name_or_path).expanduser()
+        if not path.is_dir():
+            raise UserError(f"{name_or_path}: no such folder")
+    run = Path(name_or_path).expanduser()
+    if (run / "run.json").exists() and read_json(run / "run.json").get("status") != "finished":
+        raise UserError(f"{name_or_path}: the run is not finished: train it with --resume_from_checkpoint true first")
+    _refuse_pickles(run)
+    try:
+        if folder := _onnx_folder(run if run.is_dir() else name_or_path):
+            return OnnxClassifier(folder).eval(), AutoImageProcessor.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(run if run.is_dir() else name_or_path)
+        if config.model_type == "dinov3_vit":
+            raise UserError(f"{name_or_path}: a backbone without a head: train it first, python -m natix_hf.train ...")
+        source = str(run) if run.is_dir() else name_or_path
+        model = AutoModelForImageClassification.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
+        processor = AutoImageProcessor.from_pretrained(source)
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
+        if isinstance(error, UserError):
+            raise
+        absent = "" if run.is_dir() else "no such folder, and as a Hub id "
+        raise UserError(f"{name_or_path}: {absent}no model that can be loaded: {one_line(error)}") from None
+    check_finite(name_or_path, model)
+    return model.eval(), processor
+
+
+def _refuse_pickles(folder: Path) -> None:
+    """`UserError` where a folder's only weights are pickled."""
+    pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
+    if pickles and not any(folder.glob("*.safetensors")) and not (folder / GRAPH).is_file():
+        raise UserError(
+            f"{folder}: only pickled weights ({', '.join(pickles[:3])}), which can run code when read: "
+            "safetensors are expected; convert them with `save_pretrained` in a place where you trust the file"
+        )
+
+
+def _onnx_folder(source: str | Path) -> Path | None:
+    """The folder of an ONNX export, fetched from the Hub where it lies there; None for other models."""
+    if isinstance(source, Path):
+        return source if (source / GRAPH).is_file() else None
+    from huggingface_hub import snapshot_download
+    from transformers.utils import cached_file
+
+    about = cached_file(source, "export.json", _raise_exceptions_for_missing_entries=False)
+    if about is None or read_json(about).get("format") != "onnx":
+        return None
+    return Path(snapshot_download(source, allow_patterns=["*.json", f"{GRAPH}*"]))
+
+
+def predict_photos(
+    model: Any,
+    processor: Any,
+    names: Sequence[str],
+    photos: Sequence[Any],
+    *,
+    batch_size: int = 16,
+    num_workers: int = 0,
+    run: Callable[[torch.Tensor], np.ndarray] | None = None,
+) -> Iterator[Prediction]:
+    """Predictions in the order of `photos`; a broken photo yields its reason and stops nothing.
+
+    How the model decides stands in its config; a model that has no such entry decides by its largest score. `run`
+    gives the logits of a batch, see `pace.Pace`; by default the model does, as it is.
+    """
+    run = run or partial(logits_of, model)
+    rule = getattr(model.config, "decision", None) or {}  # other classes' configs do not know the name
+    shift, band = np.asarray(rule.get("threshold_bias", 0.0)), rule.get("abstain_band")
+    progress = tqdm(total=len(names), desc="predict", unit="photo")
+    with progress, packed_linears(model):
+        for batch in photo_batches(photos, processor, batch_size=batch_size, num_workers=num_workers):
+            found: dict[int, Prediction] = {i: Prediction(names[i], None, reason) for i, reason in batch.broken}
+            if batch.indices:
+                served = run(batch.pixels).astype(np.float64)
+                probabilities = softmax(served - shift)
+                for i, scores, p, client in zip(batch.indices, served, probabilities, batch.client, strict=True):
+                    asks = band is not None and band[0] < p[rule["positive"]] < band[1]
+                    found[i] = Prediction(names[i], p, None, int(scores.argmax()), asks, client)
+            progress.update(len(found))
+            yield from (found[i] for i in sorted(found))
+
+
+def missing_line(output: Path, labels: Sequence[str]) -> str | None:
+    """How to read a CSV with a class whose name pandas takes for a missing value; None where there is none."""
+    odd = [label for label in labels if label in MISSING]
+    if output.suffix != ".csv" or not odd:
+        return None
+    return (
+        f"note: pandas reads the class {odd[0]} as a missing value, quoted or not: "
+        f"pandas.read_csv('{output.name}', keep_default_na=False) keeps it, and so does a .jsonl"
+    )
+
+
+def write_rows(
+    output: Path, predictions: Iterable[Prediction], labels: Sequence[str], rule: Mapping[str, Any] | None = None
+) -> Written:
+    """Write CSV or JSON lines, by the ending of `output`: file, label, a column a class of probabilities, error.
+
+    The label is the decision, the probabilities are calibrated. A model with a guarantee has a column `answer` too:
+    the label where the guarantee lets it be given, `abstain` where a person is to decide. A model with a threshold of
+    its own has a column `note`, which says where label and largest probability differ.
+
+    Args:
+        output: the file.
+        predictions: one a row.
+        labels: the classes in the order of their ids.
+        rule: `decision` of the model's config.
+    """
+    rule = rule or {}
+    banded, noted = rule.get("abstain_band") is not None, any(rule.get("threshold_bias", ()))
+    extra = [name for name, there in (("answer", banded), ("note", noted)) if there]
+    written = Written()
+    with replacing(output) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file) if output.suffix == ".csv" else None
+        if table:
+            table.writerow(["file", "label", *(f"p_{label}" for label in labels), *extra, "error"])
+        for prediction in predictions:
+            name, probabilities, reason = prediction[:3]
+            written.count(prediction)
+            label = None if probabilities is None else labels[prediction.decision]
+            values = [None] * len(labels) if probabilities is None else [round(float(p), 6) for p in probabilities]
+            told = {
+                "answer": "abstain" if prediction.asks else label,
+                "note": f"decided by threshold {rule['threshold']:.3f}" if prediction.differs else None,
+            }
+            told = {column: told[column] for column in extra}
+            if table:
+                table.writerow([name, label, *values, *told.values(), reason])
+            else:
+                row = {"file": name, "label": label, "probabilities": dict(zip(labels, values, strict=True))}
+                row |= {column: text for column, text in told.items() if text is not None}
+                file.write(
+                    json.dumps(row if reason is None else {"file": name, "error": reason}, ensure_ascii=False) + "\n"
+                )
+    return written

@@ -1,0 +1,69 @@
+"""What a user points at with "photos" becomes names and readable photos."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from itertools import count
+from typing import Any
+
+from natix_hf.data.sources.columns import as_text
+from natix_hf.data.sources.ids import photo_paths
+from natix_hf.data.sources.reading import Raw
+from natix_hf.data.sources.unlabelled_photos import listed_photos, read_photos
+from natix_hf.files import path_text
+
+
+class _Column(Sequence):
+    """The photos of a data set, one record at a time."""
+
+    def __init__(self, rows: Any, column: str) -> None:
+        self.rows, self.column = rows, column
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.rows[index][self.column]
+
+
+def find_photos(photos: str, image_column_name: str = "image") -> tuple[list[str], Sequence[Any]]:
+    """Names of photos and, in the same order, what `client_pixels` reads.
+
+    Args:
+        photos: a folder (searched with its subfolders, for the photos that training would find), a glob, one photo, a
+            table, a `save_to_disk` folder, a Hub id, or one of these as `name=path`.
+        image_column_name: the column of photos in a table or a data set.
+
+    Returns:
+        Names and photos. A photo's name is its path, in a table or data set its id; where there are no ids that tell
+        rows apart, its path or the name that travels with its bytes, else the number of its row. The part's name
+        (`train/7`) stands in front where names would not tell rows apart without it.
+
+    Raises:
+        UserError: there is nothing of that name, or no photo in it.
+    """
+    files = listed_photos(photos, image_column_name)
+    if files is not None:
+        names = [path_text(file) for file in files]
+        return names, names
+    raw = read_photos(photos, image_column_name)
+    return _names(raw, image_column_name), _Column(raw.pool, image_column_name)
+
+
+def _names(raw: Raw, column: str) -> list[str]:
+    """The first of these that tells all rows apart: ids, paths, the numbers of rows within their parts."""
+    paths = raw.pool.select_columns([column]).flatten()[f"{column}.path"][:]
+    ids = [as_text(value) for value in raw.pool["id"][:]] if "id" in raw.pool.column_names else [None]
+    root = path_text(raw.root or "")
+    places = [
+        os.path.join(root, inside) if inside and os.path.isabs(path) else inside or path
+        for inside, path in zip(photo_paths(raw, paths), paths)
+    ]
+    for found in (ids, places):
+        for names in (found, [f"{part}/{name}" for part, name in zip(raw.parts, found)]):
+            if None not in found and len(set(names)) == len(raw.parts):
+                return names
+    counts = {part: count() for part in raw.parts}
+    several = len(counts) > 1
+    return [f"{part}/{next(counts[part])}" if several else str(next(counts[part])) for part in raw.parts]

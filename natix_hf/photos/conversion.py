@@ -1,0 +1,43 @@
+"""Photos that a client sees otherwise, stored as they are trained and scored on: `data split --convert_photos`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, concatenate_datasets
+
+from natix_hf.photos.decode import eight_bit_png, fingerprint_bytes
+from natix_hf.photos.inspection import MANY, bars
+
+
+def _converted(row: dict[str, Any]) -> dict[str, Any]:
+    content, path = eight_bit_png(row["image"]), row["image"]["path"]
+    name = None if path is None else str(PurePath(path).with_suffix(".png"))
+    return {"image": {"bytes": content, "path": name}, "fingerprint": fingerprint_bytes(content)}
+
+
+def converted(data: Dataset, rows: Sequence[int]) -> Dataset:
+    """The same rows in the same order, some of their photos as 8-bit PNG in RGB, upright and opaque.
+
+    The new files are kept in memory; all other photos stay where they are.
+
+    Args:
+        data: with `image` undecoded and `fingerprint`.
+        rows: numbers of the photos to convert.
+    """
+    if not rows:
+        return data
+    with bars(len(rows) >= MANY):
+        new = data.select(rows, keep_in_memory=True).map(
+            _converted,
+            features=data.features,
+            keep_in_memory=True,
+            load_from_cache_file=False,
+            desc="converting photos",
+        )
+    order = np.arange(len(data))
+    order[list(rows)] = len(data) + np.arange(len(rows))
+    return concatenate_datasets([data, new]).select(order, keep_in_memory=True)

@@ -1,0 +1,295 @@
+"""Photos from files and bytes: one picture of each, for training, scoring and `predict` alike.
+
+`open_photo` gives exactly the pixels that a client's `pipeline` sees, but for the photos that Pillow's own conversion
+spoils: it lays transparency over white and scales grey of more than 8 bits. For training it may decode a JPEG at
+reduced size. `stored_photo` gives the pixels as the file has them, without a turn or a conversion, for whoever sends
+photos on so. `inspect_photo` only finds out whether a photo can be read, how large it is, which bytes it holds,
+whether a client sees another picture and, where asked, how it looks. This file knows no labels, no splits and no
+model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+
+from natix_hf.photos.client_view import is_deep, load_as_client, seen_otherwise
+from natix_hf.photos.exif import SIDEWAYS, turn
+from natix_hf.errors import PhotoError
+from natix_hf.files import text_path
+
+Source = str | Path | bytes | dict | Image.Image
+
+MAX_PHOTO_MB = 64.0
+LOOK_SIDE = 128  # pixels that a JPEG keeps on both sides for a look at it, so that no thumbnail of 64 is blown up
+WHITES = (255, 65535, 2**31 - 1, 2**32 - 1)  # the largest values of the types that grey comes in
+BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
+
+
+def _name(source: Source) -> str:
+    if isinstance(source, dict):
+        return str(source.get("path") or "photo without a name")
+    return "photo without a name" if isinstance(source, bytes | Image.Image) else str(source)
+
+
+def _reason(error: Exception) -> str:
+    """Why a photo cannot be read, without the memory addresses that Pillow's own words may hold."""
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, IsADirectoryError):
+        return "a folder, not a photo"
+    if isinstance(error, UnidentifiedImageError):
+        return "not a photo that Pillow can read"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"too large: more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return f"truncated or damaged ({' '.join(str(error).split()) or type(error).__name__})"
+
+
+def photo_bytes(source: Source) -> bytes:
+    """The bytes of a photo; bytes that travel with a row win over the path beside them."""
+    if isinstance(source, bytes):
+        content = source
+    elif isinstance(source, dict) and source.get("bytes") is not None:
+        content = source["bytes"]
+    elif isinstance(source, dict) and source.get("path") is None:
+        raise PhotoError(f"{_name(source)}: the row holds no photo, neither bytes nor a path")
+    else:
+        content = Path(text_path(source["path"] if isinstance(source, dict) else source)).read_bytes()
+    if not content:
+        raise PhotoError(f"{_name(source)}: the file is empty (0 bytes)")
+    return content
+
+
+def _size(source: str | Path | bytes | dict) -> int:
+    """How many bytes a photo's file has, found without reading it."""
+    content = source["bytes"] if isinstance(source, dict) and source.get("bytes") is not None else source
+    if isinstance(content, bytes):
+        return len(content)
+    path = content.get("path") if isinstance(content, dict) else content
+    return 0 if path is None else os.stat(text_path(path)).st_size
+
+
+def _open(source: Source) -> Image.Image:
+    """The photo with its header read; Pillow refuses it over twice `MAX_IMAGE_PIXELS`."""
+    return source if isinstance(source, Image.Image) else Image.open(io.BytesIO(photo_bytes(source)))
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Without Pillow's warnings of large photos, odd palettes and damaged metadata: nobody learns anything of them."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of more than 8 bits scaled to 8; Pillow's own conversion clips it at 255.
+
+    Black is 0. White is what a TIFF of 9 to 15 bits says, else the least of `WHITES` that no value exceeds, so that 8
+    bits in a wider type stay what they are; of floats also 1, and up to twice each, since resampling overshoots.
+    """
+    tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
+    values = np.asarray(image)
+    if values.dtype == np.int32 and tags.get(SAMPLE_FORMAT, (1,)) == (1,):
+        values = values.view(np.uint32)  # Pillow has no mode for it
+    floats = image.mode == "F"
+    grey = np.nan_to_num(values.astype(np.float64), nan=0.0)
+    bits = tags.get(BITS, (16,))[0]
+    largest = float(values[np.isfinite(values)].max(initial=0)) / (2 if floats else 1)
+    whites = (2**bits - 1,) if 8 < bits < 16 else ((1,) if floats else ()) + WHITES
+    white = next((white for white in whites if largest <= white), largest)
+    grey = np.clip(np.rint(grey * (255.0 / white)), 0, 255).astype(np.uint8)
+    if tags.get(PHOTOMETRIC) == 0:  # white is 0; Pillow turns 8 bits only
+        grey = 255 - grey
+    if isinstance(image.info.get("transparency"), int):
+        grey[values == image.info["transparency"]] = 255
+    return Image.fromarray(grey)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """The decoded photo in RGB; the same object where there is nothing to do (Pillow would copy the pixels)."""
+    if is_deep(image.mode):
+        return _eight_bits(image).convert("RGB")
+    if image.has_transparency_data:
+        layered = image.convert("RGBA")
+        white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, layered).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _picture(image: Image.Image) -> Image.Image:
+    """The photo in RGB as its EXIF orientation says."""
+    image.load()
+    photo, how = _to_rgb(image), turn(image)
+    return photo if how is None else photo.transpose(how)
+
+
+def open_photo(source: Source, *, min_side: int | None = None) -> Image.Image:
+    """A photo in RGB: upright, opaque, 8 bits, the first frame of an animation.
+
+    Without `min_side` it is what `transformers.pipeline("image-classification")` sees, except for the photos that
+    `client_view` counts.
+
+    Args:
+        source: a path, the file's bytes, a row's `{"bytes": ..., "path": ...}`, or an image that is already open.
+        min_side: if given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as both sides keep this
+            many pixels (2 to 3 times as fast, pixels differ a little; never for photos that are scored).
+
+    Raises:
+        PhotoError: `<file>: <reason>` for a missing, empty, truncated or oversized file, or one that is no photo.
+    """
+    try:
+        with _quietly():
+            image = _open(source)
+            if min_side is not None and image.format in ("JPEG", "MPO"):
+                image.draft(None, (min_side, min_side))
+            photo = _picture(image)
+        return photo.copy() if photo is source else photo
+    except PhotoError:
+        raise
+    except Exception as error:  # a damaged file makes Pillow's readers raise nearly any type
+        raise PhotoError(f"{_name(source)}: {_reason(error)}") from error
+
+
+def client_photo(source: Source) -> tuple[Image.Image, str]:
+    """A photo as `open_photo` gives it, and how a client sees another picture: `client_view.seen_otherwise`, else "".
+
+    Raises:
+        PhotoError: as for `open_photo`.
+    """
+    if isinstance(source, Image.Image):  # given as pixels: a client would get the same
+        return open_photo(source), ""
+    try:
+        with _quietly():
+            image = _open(source)
+            image.load()
+            theirs = load_as_client(image)
+            spoilt = theirs is None or is_deep(image.mode) or image.has_transparency_data
+            if not spoilt:
+                return theirs, ""
+            photo = _picture(image)
+            return photo, seen_otherwise(image, photo, theirs)
+    except PhotoError:
+        raise
+    except Exception as error:  # as in open_photo
+        raise PhotoError(f"{_name(source)}: {_reason(error)}") from error
+
+
+def stored_photo(source: Source) -> Image.Image:
+    """A photo as its file has it: neither turned as its EXIF orientation says nor converted; its `format` tells which
+    kind of file it was.
+
+    Args:
+        source: as for `open_photo`.
+
+    Raises:
+        PhotoError: `<file>: <reason>`, as for `open_photo`.
+    """
+    try:
+        with _quietly():
+            image = _open(source)
+            image.load()
+        return image
+    except PhotoError:
+        raise
+    except Exception as error:  # as in open_photo
+        raise PhotoError(f"{_name(source)}: {_reason(error)}") from error
+
+
+def photo_exif(source: Source) -> Image.Exif | None:
+    """What a camera wrote into a photo, read without decoding it; None where there is nothing that can be read."""
+    try:
+        with _quietly():
+            return _open(source).getexif()
+    except Exception:  # as in open_photo; whoever needs the photo itself is told why
+        return None
+
+
+def eight_bit_png(source: Source) -> bytes:
+    """The file of a photo as `open_photo` has it, for clients that would see the original otherwise."""
+    file = io.BytesIO()
+    open_photo(source).save(file, "PNG")
+    return file.getvalue()
+
+
+def fingerprint_bytes(content: bytes) -> str:
+    """The blake2b-128 of some bytes, as 32 hexadecimal digits."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+class Inspection(NamedTuple):
+    """What is known of a photo after it was opened once.
+
+    Attributes:
+        fingerprint: of its bytes; "" where they were not read.
+        width: in pixels as displayed, 0 where unknown; `height` too.
+        error: the reason why it cannot be used, or None.
+        look: what `look` made of it; None where it was not asked for or there is an error.
+        client: how a client sees another picture, as `client_view.seen_otherwise` has it; "" where it does not.
+    """
+
+    fingerprint: str
+    width: int
+    height: int
+    error: str | None
+    look: bytes | None = None
+    client: str = ""
+
+
+def inspect_photo(
+    source: str | Path | bytes | dict,
+    *,
+    look: Callable[[Image.Image], bytes] | None = None,
+    max_mb: float = MAX_PHOTO_MB,
+    max_pixels: int | None = None,
+) -> Inspection:
+    """Whether a photo can be read, found by a cheap but complete decode (JPEG at 1/8, which still reads every byte).
+
+    A file over `max_mb` is not read and a photo over `max_pixels` is not decoded: its header says how large it is.
+
+    Args:
+        source: a path, the file's bytes, or a row's `{"bytes": ..., "path": ...}`.
+        look: if given, it gets the photo upright and in RGB, a JPEG at the least scale at which both sides keep
+            `LOOK_SIDE` pixels.
+        max_mb: the most megabytes (10^6 bytes) of a file.
+        max_pixels: the most pixels of a photo; at most Pillow's own limit against decompression bombs, which None
+            stands for.
+    """
+    fingerprint, width, height = "", 0, 0
+    try:
+        size = _size(source)
+        if size > max_mb * 1e6:
+            return Inspection("", 0, 0, f"the file has {size / 1e6:.1f} MB, over max_photo_mb {max_mb:g}: not read")
+        content = photo_bytes(source)
+        fingerprint = fingerprint_bytes(content)
+        with _quietly():
+            image = _open(content)
+            width, height = image.size
+            if max_pixels is not None and width * height > max_pixels:
+                reason = f"{width} x {height} pixels, over max_photo_pixels {max_pixels:,}: not decoded"
+                return Inspection(fingerprint, width, height, reason)
+            if image.format in ("JPEG", "MPO"):
+                side = 1 if look is None else LOOK_SIDE
+                image.draft(None, (side, side))
+            image.load()  # a damaged photo is no client's matter
+            theirs = load_as_client(image)
+            photo = _picture(image)
+            if turn(image) in SIDEWAYS:
+                width, height = height, width
+            client = seen_otherwise(image, photo, theirs)
+        return Inspection(fingerprint, width, height, None, look and look(photo), client)
+    except PhotoError as error:
+        return Inspection(fingerprint, width, height, str(error).removeprefix(f"{_name(source)}: "))
+    except Exception as error:  # as in open_photo
+        return Inspection(fingerprint, width, height, _reason(error))

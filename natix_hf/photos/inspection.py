@@ -1,0 +1,78 @@
+"""Every photo of a table opened once, in worker processes: can it be read, how large is it, which bytes does it hold,
+how does it look, does a client see it otherwise. Knows nothing of labels and splits."""
+
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from functools import partial
+
+import datasets
+from datasets import Dataset, Features, Value
+
+from natix_hf.photos.decode import MAX_PHOTO_MB, inspect_photo
+from natix_hf.photos.perceptual_hashes import look
+from natix_hf.threads import one_blas_thread
+
+MANY = 1000  # rows from which reading photos is worth several processes and a progress bar
+KINDS = {
+    "fingerprint": Value("string"),
+    "width": Value("int32"),
+    "height": Value("int32"),
+    "error": Value("string"),
+    "look": Value("binary"),
+    "client": Value("string"),
+}
+
+
+@contextmanager
+def bars(shown: bool):
+    """Progress bars of `datasets`, hidden for a moment where there is little to wait for."""
+    hide = not shown and not datasets.are_progress_bars_disabled()
+    if hide:
+        datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if hide:
+            datasets.enable_progress_bars()
+
+
+def _inspect(photos: list[dict], looks: bool, **limits) -> dict[str, list]:
+    with one_blas_thread():  # a look multiplies small matrices
+        found = [inspect_photo(photo or {}, look=look if looks else None, **limits) for photo in photos]
+    return {name: [getattr(one, name) for one in found] for name in KINDS if looks or name != "look"}
+
+
+def inspected(
+    photos: Dataset,
+    *,
+    looks: bool = True,
+    num_proc: int | None = None,
+    max_photo_mb: float = MAX_PHOTO_MB,
+    max_photo_pixels: int | None = None,
+) -> Dataset:
+    """`fingerprint, width, height, error, client` and `look` of each photo; photos pass through a few at a time and
+    are not copied.
+
+    Args:
+        photos: a data set of one column, of undecoded photos.
+        looks: without them there is no column `look`, and JPEGs are decoded at their smallest.
+        num_proc: processes; by default one per core, fewer for a small data set.
+        max_photo_mb: a file over this many megabytes has an error and is not read.
+        max_photo_pixels: a photo over this many pixels has an error and is not decoded.
+    """
+    processes = num_proc or (min(os.cpu_count() or 1, len(photos) // 500) if len(photos) >= MANY else 1)
+    with bars(len(photos) >= MANY):
+        return photos.map(
+            partial(_inspect, looks=looks, max_mb=max_photo_mb, max_pixels=max_photo_pixels),
+            input_columns=photos.column_names,
+            remove_columns=photos.column_names,
+            features=Features({name: kind for name, kind in KINDS.items() if looks or name != "look"}),
+            batched=True,
+            batch_size=16,
+            num_proc=processes if processes > 1 else None,
+            keep_in_memory=True,  # a few kilobytes a row; a cache file would go stale when a photo changes
+            load_from_cache_file=False,
+            desc="reading photos",
+        )

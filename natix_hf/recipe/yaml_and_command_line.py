@@ -1,0 +1,323 @@
+"""A YAML recipe and a command line become a `Recipe`, and a `Recipe` becomes `recipe.yaml` again.
+
+One flat YAML: every key is an option of `recipe.py`. Its values go through the same argparse casts as the command line
+(PyYAML reads `1e-4` as a string), and the command line wins. Unknown and repeated keys are refused with the nearest
+right name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import difflib
+import json
+import os
+from pathlib import Path
+from typing import Any, ClassVar, get_type_hints
+
+import yaml
+from transformers import HfArgumentParser
+
+from natix_hf.errors import UserError, one_line
+from natix_hf.recipe.options import (
+    REFUSED,
+    DataOptions,
+    DecisionOptions,
+    HubOptions,
+    LoraOptions,
+    ModelOptions,
+    NatixTrainingArguments,
+    PurposeOptions,
+    Recipe,
+    SpeedOptions,
+)
+
+TOPICS = (
+    ModelOptions,
+    LoraOptions,
+    DataOptions,
+    DecisionOptions,
+    SpeedOptions,
+    PurposeOptions,
+    HubOptions,
+    NatixTrainingArguments,
+)
+
+# How --help divides what comes from TrainingArguments; options named nowhere here close the list.
+TRAINING_TOPICS = {
+    "training": "output_dir overwrite_output_dir num_train_epochs max_steps per_device_train_batch_size "
+    "per_device_eval_batch_size gradient_accumulation_steps learning_rate lr_scheduler_type lr_scheduler_kwargs "
+    "warmup_steps weight_decay max_grad_norm ema ema_decay ema_warmup_steps "
+    "seed data_seed",
+    "mixing": "mixup_alpha cutmix_alpha mix_switch_prob",
+    "loss": "loss class_weights logit_adjustment label_smoothing_factor focal_gamma focal_alpha asymmetric_gamma_pos "
+    "asymmetric_gamma_neg asymmetric_smoothing gatekeeper_alpha supcon_temperature lcron_top_k lcron_temperature",
+    "sampling": "sampling balance_by curriculum curriculum_pacing curriculum_start curriculum_end",
+    "optimizer": "optim optim_args sam_base sam_rho sam_adaptive layerwise_lr_decay loraplus_lr_ratio adam_beta1 "
+    "adam_beta2 adam_epsilon",
+    "choosing and keeping checkpoints": "eval_strategy eval_steps eval_delay eval_on_start early_stopping_patience "
+    "metric_for_best_model greater_is_better load_best_model_at_end save_strategy save_steps save_total_limit "
+    "save_only_model resume_from_checkpoint",
+    "logging": "logging_strategy logging_steps logging_first_step report_to run_name project disable_tqdm log_level",
+    "hardware": "bf16 tf32 use_cpu activation_checkpointing activation_checkpointing_kwargs torch_compile "
+    "torch_compile_backend torch_compile_mode dataloader_num_workers dataloader_pin_memory "
+    "dataloader_persistent_workers dataloader_prefetch_factor ddp_backend ddp_timeout fsdp fsdp_config",
+}
+
+
+# Options that belong to one start of a run, or that TrainingArguments works out for itself.
+NOT_REPEATED = ("resume_from_checkpoint", "overwrite_output_dir", "do_eval", "local_rank")
+
+
+class RecipeParser(HfArgumentParser):
+    """HfArgumentParser over all options; faults are `UserError`s, training options stand under topics of their own."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            TOPICS,
+            prog="python -m natix_hf.train",
+            allow_abbrev=False,
+            usage="%(prog)s RECIPE [--key value ...] [--debug]",
+            description="Fine-tune a DINOv3 checkpoint on street photos, calibrate it and test it once.",
+        )
+        self.add_argument(
+            "recipe",
+            help="YAML file, e.g. recipes/lora.yaml; each key is one of the options below, which win over the file; "
+            "--key null is the default, whatever the file says",
+        )
+
+    def _add_dataclass_arguments(self, dtype: type) -> None:
+        if dtype is not NatixTrainingArguments:
+            super()._add_dataclass_arguments(dtype)
+            return
+        groups = {title: self.add_argument_group(title) for title in TRAINING_TOPICS}
+        topics = {name: groups[title] for title, names in TRAINING_TOPICS.items() for name in names.split()}
+        rest = self.add_argument_group("further options of transformers.TrainingArguments")
+        hints = get_type_hints(dtype)
+        for field in dataclasses.fields(dtype):
+            if field.init:
+                field.type = hints[field.name]
+                self._parse_dataclass_field(topics.get(field.name, rest), field)
+
+    def error(self, message: str) -> None:
+        raise UserError(message)
+
+
+def _refuse_unknown(key: str, where: str, known: set[str]) -> None:
+    """Raise for a key that no option has, with the reason or the nearest right name."""
+    if key in known:
+        return
+    if key in REFUSED:
+        raise UserError(f"{where}: {key} cannot be set: {REFUSED[key]}")
+    listed = {f.name for options in TOPICS[:-1] for f in dataclasses.fields(options)}
+    listed |= {name for names in TRAINING_TOPICS.values() for name in names.split()}
+    near = [name for names in (listed, known) for name in difflib.get_close_matches(key, names, n=1, cutoff=0.6)]
+    hint = f"; did you mean '{near[0]}'?" if near else "; python -m natix_hf.train --help lists all keys"
+    raise UserError(f"{where}: unknown key '{key}'{hint}")
+
+
+class _RecipeLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key written twice, where YAML would silently keep the last, and leaves words alone.
+
+    YAML 1.1 reads `no`, `0012` and `2026-01-01` as something else than text, and classes and tags may be called so.
+    Here null alone is special; every other value is text for argparse to cast.
+    """
+
+    yaml_implicit_resolvers: ClassVar[dict] = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith((":null", ":merge"))]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen: dict[Any, int] = {}
+        for key_node, _ in node.value:
+            key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
+            if key in seen:
+                raise UserError(f"key '{key}' stands twice, in lines {seen[key]} and {line}: remove one")
+            seen[key] = line
+        return super().construct_mapping(node, deep)
+
+
+def find_recipe(name: str) -> Path:
+    """The file of a recipe: a path, or the name of one that the package ships (`lora` or `recipes/lora.yaml`)."""
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    here = Path(__file__).parents[1]
+    short = path.as_posix().removeprefix("recipes/").removesuffix(".yaml")
+    for folder in (here / "recipes", here.parent / "recipes"):
+        shipped = folder / f"{short}.yaml"
+        if shipped.is_file() and str(path) in (short, f"recipes/{short}.yaml"):
+            return shipped
+    raise UserError(f"recipe {name}: no such file")
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The keys and values of a recipe file; raises `UserError` where it is not one flat mapping."""
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_RecipeLoader)
+    except UserError as error:
+        raise UserError(f"recipe {path}: {error}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe {path}: not readable as YAML: {one_line(error)}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise UserError(f"recipe {path}: a flat list of 'key: value' lines expected")
+    return values
+
+
+def _tokens(key: str, value: Any) -> list[str]:
+    """One recipe entry as command-line tokens; null leaves the default."""
+    if value is None:
+        return []
+    if isinstance(value, dict):
+        return [f"--{key}={json.dumps(value)}"]
+    if isinstance(value, list):
+        return [f"--{key}", *map(str, value)] if value else []
+    return [f"--{key}={value}"]
+
+
+def _without_null(words: list[str]) -> list[str]:
+    """A command line without its keys that are `null`: as in a file, these leave the default."""
+    kept: list[str] = []
+    for place, word in enumerate(words):
+        alone = place + 1 == len(words) or words[place + 1].startswith("--")
+        if word == "null" and alone and kept and kept[-1].startswith("--") and "=" not in kept[-1]:
+            kept.pop()
+        elif not (word.startswith("--") and word.endswith("=null")):
+            kept.append(word)
+    return kept
+
+
+def parse(argv: list[str]) -> Recipe:
+    """The recipe that a command line asks for.
+
+    Args:
+        argv: `RECIPE [--key value ...]`, without the program's name; the value `null` is a key's default, whatever
+            the file says.
+
+    Raises:
+        UserError: unknown, repeated or uncastable keys, no such recipe; one line that names the source.
+        SystemExit: after `--help`.
+    """
+    parser = RecipeParser()
+    if any(token in ("-h", "--help") for token in argv):
+        parser.print_help()
+        raise SystemExit(0)
+    if not argv or argv[0].startswith("--"):
+        raise UserError("no recipe given: python -m natix_hf.train recipes/lora.yaml [--key value ...]")
+    known = {action.dest for action in parser._actions} - {"help", "recipe"}
+    path = find_recipe(argv[0])
+    values = read_yaml(path)
+    for key in values:
+        _refuse_unknown(key, f"recipe {path}", known)
+
+    argv = ["--refit_from" + word.removeprefix("--from") if word.split("=")[0] == "--from" else word for word in argv]
+    given: set[str] = set()
+    for token in argv[1:]:
+        if token.startswith("--"):
+            key = token[2:].split("=")[0].replace("-", "_")
+            key = key.removeprefix("no_") if key.startswith("no_") and key.removeprefix("no_") in known else key
+            _refuse_unknown(key, "command line", known)
+            if key in given:
+                raise UserError(f"command line: --{key} is given twice: remove one")
+            given.add(key)
+    argv = [argv[0], *_without_null(argv[1:])]
+
+    def cast(tokens: list[str], where: str) -> argparse.Namespace:
+        try:
+            namespace, extra = parser.parse_known_args([str(path), *tokens])
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        if extra:
+            raise UserError(f"{where}: '{extra[0]}' belongs to no key: write --key value")
+        return namespace
+
+    # Once key by key, so that a value that cannot be cast is reported with the file it stands in; then all together.
+    for key, value in values.items():
+        cast(_tokens(key, value), f"recipe {path}")
+    cast(argv[1:], "command line")
+    tokens = [token for key, value in values.items() if key not in given for token in _tokens(key, value)]
+    namespace = vars(cast(tokens + argv[1:], f"recipe {path}"))
+    if "label_names" in namespace and namespace["label_names"] is not None:
+        namespace["label_names"] = [str(name) for name in namespace["label_names"]]
+
+    def fill(options: type) -> Any:
+        return options(**{f.name: namespace[f.name] for f in dataclasses.fields(options) if f.init})
+
+    try:
+        topics = [fill(options) for options in TOPICS]
+    except UserError:
+        raise
+    except (ValueError, ImportError) as error:  # TrainingArguments checks its own values when it is built
+        raise UserError(f"recipe {path}: {one_line(error)}") from None
+    recipe = Recipe(*topics)
+    for name, value in (
+        ("model_name_or_path", recipe.model.model_name_or_path),
+        ("dataset_name", recipe.data.dataset_name),
+        ("output_dir", namespace["output_dir"]),
+    ):
+        if not value:
+            raise UserError(
+                f"recipe {path}: {name} is missing: add it to the file or write --{name} on the command line"
+            )
+    return recipe
+
+
+def resolved(recipe: Recipe) -> str:
+    """The recipe as YAML: every option of ours, and the training options that matter to repeat the run.
+
+    Local data sets and models are named by absolute paths, so that the file holds in every working directory.
+    """
+    topics = {"model": recipe.model, "lora": recipe.lora, "data": recipe.data, "decision": recipe.decision}
+    lines = ["# The recipe of this run as resolved from file and command line. Run it again with:"]
+    lines.append("#   accelerate launch -m natix_hf.train recipe.yaml --output_dir ANOTHER")
+    for title, options in (*topics.items(), ("speed", recipe.speed)):
+        lines += ["", f"# {title}"]
+        lines += _yaml_lines({f.name: _lasting(f.name, getattr(options, f.name)) for f in dataclasses.fields(options)})
+    if recipe.purpose.refits:
+        purpose = recipe.purpose
+        lines += [
+            "",
+            "# purpose",
+            *_yaml_lines({"refit": purpose.refit, "refit_from": os.path.abspath(purpose.refit_from)}),
+        ]
+    if recipe.hub.push_to_hub:
+        hub = {name: value for name, value in vars(recipe.hub).items() if value is not None}
+        lines += ["", "# hub", *_yaml_lines(hub)]
+    plain = training_values(recipe.training)
+    return "\n".join([*lines, "", "# training", *_yaml_lines(plain), ""])
+
+
+def _lasting(key: str, value: Any) -> Any:
+    """The value of a key; the path of a local data set or model as it holds in every working directory."""
+    if key not in ("model_name_or_path", "dataset_name"):
+        return value
+    place = Path(value).expanduser()
+    if place.exists():
+        return os.path.abspath(place)
+    name, _, rest = value.partition("=")
+    return f"{name}={_lasting(key, rest)}" if rest else value
+
+
+def training_values(training: NatixTrainingArguments) -> dict[str, Any]:
+    """The training options that matter to repeat a run, as plain values: those of the topics, others where set."""
+    shown = {name for names in TRAINING_TOPICS.values() for name in names.split()}
+    values = {}
+    for field in dataclasses.fields(training):
+        value = getattr(training, field.name)
+        value = getattr(value, "value", value)  # enums
+        plain = isinstance(value, bool | int | float | str | list | dict) and value not in ("", [], {})
+        if field.init and plain and (field.name in shown or value != field.default) and field.name not in NOT_REPEATED:
+            values[field.name] = value
+    return values
+
+
+def _yaml_lines(values: dict[str, Any]) -> list[str]:
+    """One `key: value` line an option; a list stays on its line."""
+    flow = {
+        key: yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=10_000)
+        for key, value in values.items()
+    }
+    return [f"{key}: {text.strip()[1:-1]}" for key, text in flow.items()]

@@ -1,0 +1,88 @@
+"""What a recipe can be started for, and what is refused of it before a photo is read or a weight is loaded.
+
+An ordinary run, a run of a sweep, a refit and a range test of the learning rate are the same training up to the rows
+that they may read (`data.splits.contracts.PURPOSES`) and what is left at their end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from natix_hf.modeling.attention import check_attention
+from natix_hf.modeling.loading import check_size, sketch_model
+from natix_hf.runs import folder as run_folder
+from natix_hf.training.checkpoints import asked_to_resume, check_continuable, resume_point
+from natix_hf.training.mixing import check_views
+from natix_hf.training.optimizers import check_optimizer, check_trained
+from natix_hf.training.probe import check_probe
+from natix_hf.training.progress import check_trackers
+from natix_hf.runs.same_recipe import check_resumed
+from natix_hf.training.sharding import check_sharding
+from natix_hf.training.warm_start import check_warm_start
+
+if TYPE_CHECKING:
+    from natix_hf.recipe.options import PurposeOptions, Recipe
+    from natix_hf.training.trainer import NatixTrainer
+
+
+def check(recipe: Recipe, text: str) -> None:
+    """Raise `UserError` for what can be seen without photos and weights; changes nothing.
+
+    Args:
+        recipe: as parsed.
+        text: its `recipe.yaml`.
+    """
+    args, model = recipe.training, recipe.model
+    if recipe.purpose.kind == "range test":
+        from natix_hf.runs.range_test import check_range_test
+
+        check_range_test(args)
+    else:
+        if recipe.purpose.refits:
+            from natix_hf.runs.refit import check_refit
+
+            check_refit(recipe.purpose.refit_from, text)
+        resuming = asked_to_resume(args.resume_from_checkpoint)
+        if args.should_save:
+            run_folder.check(args.output_dir, resume=resuming, overwrite=args.overwrite_output_dir)
+        if point := resume_point(args.output_dir, args.resume_from_checkpoint):
+            longer = check_resumed(point, text, args.world_size)
+            check_continuable(point)
+            if longer and args.should_log:
+                print(longer)
+    check_trackers(args.report_to)
+    speed = {key: getattr(recipe.speed, key) for key in ("decode_copy", "fixed_views", "prefix_cache_gb")}
+    check_views(model.method, recipe.data.augment, args, challenge_levels=recipe.data.challenge_levels, **speed)
+    check_probe(args, model.method, head=model.head)
+    check_sharding(args, model.method, prefix_cache_gb=recipe.speed.prefix_cache_gb)
+    check_warm_start(args, model.method, model.head)
+    check_optimizer(args, method=model.method, attn_implementation=model.attn_implementation)
+    place = {"training": model.method != "probe", "bf16": args.bf16, "device": args.device}
+    check_attention(model.attn_implementation, trust_remote_code=model.trust_remote_code, **place)
+    with args.main_process_first(desc="configuration"):
+        name, revision = model.model_name_or_path, model.model_revision
+        check_size(name, recipe.data.image_size, revision)
+        lora = vars(recipe.lora)
+        check_trained(sketch_model(name, method=model.method, lora=lora, head=model.head, revision=revision), args)
+
+
+def trainer_class(purpose: PurposeOptions) -> Callable[..., NatixTrainer]:
+    """The trainer that leaves behind what a run for this purpose leaves behind."""
+    if purpose.kind == "range test":
+        from natix_hf.runs.range_test import RangeTest
+
+        return RangeTest
+    if purpose.kind == "refit":
+        from natix_hf.runs.refit import Refit
+
+        return partial(Refit, honest=Path(purpose.refit_from))
+    if purpose.kind == "sweep":
+        from natix_hf.runs.sweep_runs import Member
+
+        return Member
+    from natix_hf.training.trainer import NatixTrainer
+
+    return NatixTrainer

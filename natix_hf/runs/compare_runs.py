@@ -1,0 +1,139 @@
+"""Finished runs side by side from the files in their folders, once it is sure that all were tested on the same photos.
+
+No model runs and nothing is counted as a new read of `val_test`: the predictions are there, and their reading was
+counted when each run was evaluated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from natix_hf.data.splits.certificate import read_certificate
+from natix_hf.decision.calibration import Calibration
+from natix_hf.documents.comparison import Comparison
+from natix_hf.errors import UserError
+from natix_hf.files import read_json
+from natix_hf.report.comparison import Judged, comparison_document
+from natix_hf.runs import folder as run_folder
+from natix_hf.runs.saved_logits import read_predictions
+
+
+def compare_runs(folders: Sequence[str | Path], *, n_boot: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """The content of `comparison.json`.
+
+    Args:
+        folders: two or more finished runs; the others are set beside the first.
+        n_boot, seed: of the intervals.
+
+    Raises:
+        UserError: fewer than two runs, one that has no figures of its own, or runs that were tested on different
+            photos, labels or classes: one line that says which and how they differ.
+    """
+    runs = [run_folder.finished(folder) for folder in folders]
+    if len(runs) < 2:
+        raise UserError("compare: two runs or more expected: python -m natix_hf.compare runs/a runs/b")
+    if twice := next((run for i, run in enumerate(runs) if run.resolve() in {r.resolve() for r in runs[:i]}), None):
+        raise UserError(f"compare: {twice} is named twice: a run differs from itself in nothing")
+    records = [read_json(run / "run.json") for run in runs]
+    for run, record in zip(runs, records):
+        if record.get("purpose") == "refit":
+            honest = record.get("refit", {}).get("name", "of the same recipe")
+            raise UserError(f"{run}: a refit has no figures of its own: compare the run {honest} that it came from")
+        if not (run / "metrics.json").is_file():
+            raise UserError(f"{run}: was never evaluated: python -m natix_hf.evaluate {run} does it")
+    certificates = [read_certificate(run) for run in runs]
+    tables = [_by_id(run) for run in runs]
+    for run, record, certificate, table in zip(runs[1:], records[1:], certificates[1:], tables[1:]):
+        theirs = (certificate, table, record.get("positive", 1))
+        _check_same(runs[0], run, (certificates[0], tables[0], records[0].get("positive", 1)), theirs)
+    judged = []
+    for name, run, record, table in zip(_names(runs), runs, records, tables):
+        calibration = Calibration.from_document(read_json(run / "calibration.json"))
+        judged.append(Judged(name, calibration.served(table["logits"]), _cost(run, record)))
+    document = comparison_document(
+        judged,
+        tables[0]["label"],
+        tables[0]["group"],
+        tables[0]["id"],
+        tables[0]["slices"],
+        certificates[0]["label_names"],
+        records[0].get("positive", 1),
+        notes=_notes(judged, tables),
+        n_boot=n_boot,
+        seed=seed,
+    )
+    Comparison.check(document)
+    return document
+
+
+def _by_id(run: Path) -> dict[str, Any]:
+    """The predictions on `val_test` in the order of the ids."""
+    rows = read_predictions(run, "val_test")
+    order = np.argsort(rows["id"].astype(str), kind="stable")
+    slices = {column: values[order] for column, values in rows["slices"].items()}
+    return {name: rows[name][order] for name in ("id", "group", "label", "logits")} | {"slices": slices}
+
+
+def _check_same(first: Path, other: Path, ours: tuple[dict, dict, int], theirs: tuple[dict, dict, int]) -> None:
+    """Raise where two runs were not tested on the same photos with the same labels."""
+    (certificate, table, positive), (their_certificate, their_table, their_positive) = ours, theirs
+
+    def refuse(what: str) -> None:
+        raise UserError(
+            f"{other}: {what} than {first}, so that no figure of one can be set beside that of the other: train both "
+            "on the same photos with the same split (seed, ratios, groups)"
+        )
+
+    if certificate["label_names"] != their_certificate["label_names"]:
+        names = " against ".join(", ".join(one["label_names"][:5]) for one in (their_certificate, certificate))
+        refuse(f"other classes ({names})")
+    if positive != their_positive:
+        refuse("another positive class")
+    ids, other_ids = set(table["id"]), set(their_table["id"])
+    if ids != other_ids:
+        shared = len(ids & other_ids)
+        refuse(f"other photos in val_test ({len(other_ids)} against {len(ids)}, {shared} of them the same)")
+    if certificate["fingerprints"]["val_test"] != their_certificate["fingerprints"]["val_test"]:
+        refuse("photos of the same names but other content in val_test (fingerprints differ)")
+    if odd := int(np.sum(table["label"] != their_table["label"])):
+        refuse(f"other labels for {odd} of {len(ids)} photos in val_test")
+
+
+def _names(runs: Sequence[Path]) -> list[str]:
+    """The folders' names, with as many parents as it takes to tell them apart."""
+    paths = [run.resolve() for run in runs]
+    for parts in range(1, 1 + max(len(path.parts) for path in paths)):
+        names = ["/".join(path.parts[-parts:]) for path in paths]
+        if len(set(names)) == len(names):
+            break
+    return names
+
+
+def _cost(run: Path, record: dict[str, Any]) -> dict[str, Any]:
+    weights, robustness, latency = run / "model.safetensors", run / "robustness.json", None
+    if robustness.is_file():
+        latency = (read_json(robustness).get("latency") or {}).get("p50")
+    return {
+        "method": record.get("method"),
+        "parameters": record.get("parameters"),
+        "trainable_parameters": record.get("trainable_parameters"),
+        "megabytes": round(weights.stat().st_size / 1e6, 3) if weights.is_file() else None,
+        "training_seconds": record.get("time", {}).get("train"),
+        "latency_p50": latency,
+        "times_read_before": read_json(run / "metrics.json")["times_read_before"],
+    }
+
+
+def _notes(judged: Sequence[Judged], tables: Sequence[dict[str, Any]]) -> list[str]:
+    most = 1 + max(run.cost["times_read_before"] for run in judged)
+    notes = [
+        f"these photos have given the figures of at least {max(most, len(judged))} models on this machine: whoever "
+        "picks the best of them by these figures needs fresh photos to know how good it is"
+    ]
+    if any(not np.array_equal(table["group"], tables[0]["group"]) for table in tables[1:]):
+        notes.append(f"the runs tie photos into different groups; those of {judged[0].name} are resampled")
+    return notes

@@ -1,0 +1,139 @@
+"""The folder of a run: who may write into it, and the parts of it that are there before training.
+
+A folder holds one run. `run.json` says whether it is under way or finished; a second run in the same place is refused
+unless it resumes the first or is told to replace it.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from natix_hf import __version__
+from natix_hf.data.splits.certificate import read_certificate
+from natix_hf.documents.run_record import RunRecord
+from natix_hf.errors import UserError
+from natix_hf.files import check_writable, read_json, write_json, write_text
+
+# Why some commands refuse a run of a sweep.
+SWEPT = "a run of a sweep is judged by val_select alone: the one that won is trained as a run of its own, see SWEEP.md"
+PACKAGES = ("torch", "torchvision", "transformers", "peft", "accelerate", "datasets")
+
+
+def check(output_dir: str | Path, *, resume: bool, overwrite: bool) -> None:
+    """Raise `UserError` where a run may not begin in `output_dir`; changes nothing.
+
+    Args:
+        output_dir: the run folder, there or not.
+        resume: the caller means to go on with an interrupted run.
+        overwrite: the caller means to replace a run.
+    """
+    run = Path(output_dir)
+    if run.exists() and not run.is_dir():
+        raise UserError(f"output_dir {run}: a file of that name is in the way")
+    check_writable(run, "output_dir")
+    if not run.exists() or not any(run.iterdir()):
+        return
+    if not (run / "run.json").exists():
+        raise UserError(f"output_dir {run}: not empty, and what it holds is no run of natix_hf: choose another folder")
+    if overwrite and not resume:
+        return
+    if _status(run) == "finished":
+        raise UserError(
+            f"output_dir {run}: already holds a finished run: choose another folder or add --overwrite_output_dir true"
+        )
+    if not resume:
+        raise UserError(
+            f"output_dir {run}: holds an interrupted run: add --resume_from_checkpoint true to go on with it, or "
+            "--overwrite_output_dir true to replace it"
+        )
+
+
+def finished(folder: str | Path) -> Path:
+    """The folder of a finished run; raises `UserError` where it is not one."""
+    run = Path(folder).expanduser()
+    if not run.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    if not (run / "run.json").is_file():
+        raise UserError(f"{folder}: not a run of natix_hf: it has no run.json")
+    if _status(run) != "finished":
+        raise UserError(f"{folder}: the run is not finished: train it with --resume_from_checkpoint true first")
+    if read_json(run / "run.json").get("purpose") == "sweep":
+        raise UserError(f"{folder}: {SWEPT}")
+    return run
+
+
+def exportable(folder: str | Path) -> Path:
+    """The folder of a finished run, or of the copy of a model that `natix_hf.recalibrate` made; else `UserError`."""
+    run = Path(folder).expanduser()
+    return run if (run / "recalibration.json").is_file() and (run / "config.json").is_file() else finished(folder)
+
+
+def _status(run: Path) -> str | None:
+    try:
+        return read_json(run / "run.json").get("status")
+    except (ValueError, AttributeError):
+        raise UserError(f"{run / 'run.json'}: not a JSON object that natix_hf wrote: bring the file back") from None
+
+
+def begin(
+    output_dir: str | Path,
+    *,
+    resume: bool,
+    overwrite: bool,
+    recipe_text: str | None,
+    splits: dict[str, Any],
+    point: Path | None = None,
+    processes: int = 1,
+) -> None:
+    """Make the folder and write what is known before training: recipe, splits, a `run.json` that says `training`.
+
+    Args:
+        output_dir, resume, overwrite: as in `check`.
+        recipe_text: of `recipe.yaml`; None where training was not started by a recipe.
+        splits: content of `splits.json`.
+        point: the checkpoint that training goes on from, of this run or of another one.
+        processes: that train.
+
+    Raises:
+        UserError: as `check`; or the photos are not those that the interrupted run was trained on.
+    """
+    check(output_dir, resume=resume, overwrite=overwrite)
+    run = Path(output_dir)
+    if overwrite and not resume and run.exists():
+        shutil.rmtree(run)
+    for trained in {run, point.absolute().parent.parent if point else run} if resume else ():
+        if (trained / "splits.json").exists() and read_certificate(trained)["fingerprint"] != splits["fingerprint"]:
+            raise UserError(
+                f"output_dir {run}: the photos or their split have changed since this run was interrupted; "
+                "bring them back, or start anew with --overwrite_output_dir true"
+            )
+    run.mkdir(parents=True, exist_ok=True)
+    started = now()
+    if resume and (run / "run.json").exists():
+        started = read_json(run / "run.json").get("started", started)
+    record = {
+        "version": RunRecord.edition,
+        "status": "training",
+        "started": started,
+        "versions": versions(),
+        "processes": processes,
+    }
+    write_json(run / "run.json", record)
+    write_json(run / "splits.json", splits)
+    if recipe_text is not None:
+        write_text(run / "recipe.yaml", recipe_text)
+
+
+def now() -> str:
+    """The time as run.json writes it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a result depends on."""
+    return {"natix_hf": __version__, "python": platform.python_version(), **{name: version(name) for name in PACKAGES}}

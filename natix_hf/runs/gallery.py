@@ -1,0 +1,109 @@
+"""The photos that a report shows, kept small beside the run: the most confident mistakes and doubtful labels.
+
+They stay on this machine: a run is published without them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from natix_hf.photos.decode import open_photo
+from natix_hf.documents.gallery import Gallery, GalleryPhoto
+from natix_hf.files import read_json, staging, write_json
+from natix_hf.inference.attention_maps import attention_maps, heat_picture, seen_box
+from natix_hf.inference.batches import client_pixels
+from natix_hf.modeling.packed_linear import packed_linears
+from natix_hf.report.page_sections import wanted_photos
+from natix_hf.runs.report_page import rows_of
+
+if TYPE_CHECKING:
+    from natix_hf.training.trainer import NatixTrainer
+
+# Whose photos a page may show: split, role and step.
+SHOWN = (("val_select", "selection", "doubtful labels"), ("val_test", "final_evaluation", "final figures"))
+MAX_SIDE = 640
+_BATCH = 8
+
+
+def keep_photos(trainer: NatixTrainer, run: Path) -> None:
+    """Keep what the page of a run will show, while the photos are at hand; noted in the ledger of `run.json`.
+
+    Args:
+        trainer: whose model is final; its splits serve an ordinary run.
+        run: with predictions and calibration.
+    """
+    noted, photos = len(trainer.splits.ledger), {}
+    for split, role, step in SHOWN:
+        rows = trainer.splits.rows(role, step=step)
+        photos[split] = rows, wanted_photos(rows_of(run, split))
+    record = read_json(run / "run.json")
+    # `evaluate_run` notes the final figures itself, of which these photos are a part.
+    record["ledger"] += [entry for entry in trainer.splits.ledger[noted:] if entry["step"] != "final figures"]
+    write_json(run / "run.json", record)
+    # A sharded model works only where all processes take part, and here it is one.
+    model = None if trainer.is_fsdp_enabled else trainer._plain_model()
+    write_gallery(run, photos, model, trainer.processing_class)
+
+
+def write_gallery(
+    run: Path, photos: Mapping[str, tuple[Any, np.ndarray]], model: torch.nn.Module | None, processor: Any
+) -> Gallery:
+    """Write thumbnails and attention maps into `gallery/`, and `gallery.json`.
+
+    A thumbnail is a JPEG of at most 640 pixels a side with nothing but pixels in it: no EXIF, no comment, no profile.
+
+    Args:
+        run: the run folder.
+        photos: split -> its rows and the numbers `(k,)` of those to keep.
+        model: on whose attention the maps are; None: no maps.
+        processor: its image processor.
+
+    Returns:
+        The content of `gallery.json`.
+    """
+    entries = []
+    with staging(run) as stage:
+        (stage / "gallery").mkdir()
+        for split, (rows, numbers) in photos.items():
+            for start in range(0, len(numbers), _BATCH):
+                chosen = [int(number) for number in numbers[start : start + _BATCH]]
+                found = [rows[number] for number in chosen]
+                maps = None if model is None else _maps(model, [row["image"] for row in found], processor)
+                for i, (number, row) in enumerate(zip(chosen, found, strict=True)):
+                    image, name = open_photo(row["image"]), f"gallery/{split}-{number:06d}"
+                    box = seen_box(*image.size, processor)
+                    image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
+                    # A new picture from the pixels alone: Pillow carries comments along.
+                    Image.fromarray(np.asarray(image)).save(stage / f"{name}.jpg", quality=82, optimize=True)
+                    if maps is not None:
+                        heat_picture(maps[i]).save(stage / f"{name}.png", optimize=True)
+                    entries.append(
+                        GalleryPhoto(
+                            split=split,
+                            id=str(row["id"]),
+                            photo=f"{name}.jpg",
+                            width=image.width,
+                            height=image.height,
+                            attention=None if maps is None else f"{name}.png",
+                            box=[round(float(share), 6) for share in box],
+                        )
+                    )
+        document = Gallery(max_side=MAX_SIDE, photos=entries)
+        document.write(stage)
+    return document
+
+
+def _maps(model: torch.nn.Module, photos: list[Any], processor: Any) -> np.ndarray:
+    was_training = model.training
+    model.eval()
+    try:
+        with packed_linears(model):
+            return attention_maps(model, torch.stack([client_pixels(photo, processor) for photo in photos]))
+    finally:
+        model.train(was_training)

@@ -1,0 +1,222 @@
+"""A run under challenge profiles: its logits on photos as they are sent, and the documents that follow from these.
+
+`predictions/robustness/<profile>.parquet` holds every row of `val_test` in every way of the profile;
+`predictions/val_calib@<profile>.parquet` the rows of `val_calib` as the profile sends them, for a calibration on what
+is met. Both hold logits before calibration, and are written beside the clean predictions, by the same model on the
+same rows: `val_test` is not read once more for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from natix_hf.streetvision.profiles import LETTERBOXED, SENT, check_profiles, check_sendable, file_name
+from natix_hf.data.splits.contracts import LockedSplits
+from natix_hf.decision.calibration import Calibration
+from natix_hf.documents.reward import Reward
+from natix_hf.documents.robustness import Robustness
+from natix_hf.documents.run_record import RunRecord
+from natix_hf.errors import UserError
+from natix_hf.files import read_json, replacing, write_json
+from natix_hf.inference.classify import load_classifier
+from natix_hf.inference.robustness import (
+    LIMIT,
+    Case,
+    SentPhotos,
+    cases_of,
+    measure_latency,
+    sent_logits,
+)
+from natix_hf.report import figures_robustness
+from natix_hf.report.field import LATE_2025, Field
+from natix_hf.report.reward import Photos, reward_document
+from natix_hf.report.robustness import Sent, latency_document, robustness_document
+from natix_hf.runs.saved_logits import sent_as, write_predictions
+from natix_hf.runs.photos_of_run import run_splits
+
+if TYPE_CHECKING:
+    from natix_hf.training.trainer import NatixTrainer
+
+TIMED = 50  # photos whose latency is measured
+MOST_SOURCES, FEWEST_PHOTOS = 20, 30  # of which the reward is simulated by themselves
+
+Parts = Sequence[tuple[str | None, Any, np.ndarray]]
+
+
+def check_photos(splits: LockedSplits, profiles: Sequence[str]) -> None:
+    """Raise `UserError` where one of the profiles never sends a photo of these; other names are passed over."""
+    if LETTERBOXED in profiles:
+        name, size = splits.narrowest()
+        check_sendable(LETTERBOXED, size, name)
+
+
+def predict_challenged(trainer: NatixTrainer, split: str, parts: Parts) -> None:
+    """Write what the recipe's `calibrate_on` and `robustness` need of a split, by all processes together.
+
+    Args:
+        trainer: after training, before calibration.
+        split: `val_calib` and `val_test` are predicted, others are left alone.
+        parts: name, rows and clean logits of the split's parts, as they were predicted.
+    """
+    run, options = Path(trainer.args.output_dir), trainer.decision
+
+    def predicted(rows: Any, cases: Sequence[Case]) -> np.ndarray:
+        photos, workers = SentPhotos(rows, trainer.processing_class, cases), trainer.args.dataloader_num_workers
+        trainer.args.dataloader_num_workers = trainer.decode_workers  # a probe has none for its features
+        logits = trainer.predict(photos, metric_key_prefix="predict").predictions
+        trainer.args.dataloader_num_workers = workers
+        return np.asarray(logits, dtype=np.float32).reshape(len(rows), len(cases), -1)
+
+    if split == "val_calib" and options.calibrate_on != "clean":
+        profile = options.calibrate_on
+        views = [Case(profile, view=view) for view in range(options.calibrate_views)]
+        found = [(part, rows, predicted(rows, views)) for part, rows, _ in parts]
+        if trainer.args.should_save:
+            sent = [(part, rows, logits[:, i]) for i in range(len(views)) for part, rows, logits in found]
+            write_predictions(run / "predictions" / f"{split}@{file_name(profile)}.parquet", sent, sent=SENT)
+    if split == "val_test":
+        ((_, rows, _),) = parts
+        for profile in options.robustness:
+            cases = cases_of(profile)
+            logits = predicted(rows, cases)
+            if trainer.args.should_save:
+                _write(run, profile, rows, cases, logits)
+
+
+def _write(run: Path, profile: str, rows: Any, cases: Sequence[Case], logits: np.ndarray) -> None:
+    """`predictions/robustness/<profile>.parquet`: all rows in the first way, then all in the second, ..."""
+    columns: dict[str, Any] = {name: rows[name][:] * len(cases) for name in ("id", "group", "label")}
+    for name in ("profile", "level", "distortion", "severity"):
+        columns[name] = [value for case in cases for value in [getattr(case, name)] * len(rows)]
+    in_order = logits.transpose(1, 0, 2).reshape(-1, logits.shape[-1])
+    types = {"distortion": pa.string(), "severity": pa.int64(), "logits": pa.list_(pa.float32())}
+    columns["logits"] = in_order.tolist()
+    table = pa.table({name: pa.array(values, types.get(name)) for name, values in columns.items()})
+    with replacing(run / "predictions" / "robustness" / f"{file_name(profile)}.parquet") as path:
+        pq.write_table(table.replace_schema_metadata({"sent": SENT}), path)
+
+
+def _read(run: Path, ids: np.ndarray) -> tuple[dict[str, list[Sent]], dict[str, str]]:
+    """Profile -> its ways with logits before calibration, rows in the order of `ids`; profile -> how it was sent."""
+    found: dict[str, list[Sent]] = {}
+    how: dict[str, str] = {}
+    for path in sorted((run / "predictions" / "robustness").glob("*.parquet")):
+        table = pq.read_table(path)
+        n, logits = len(ids), np.array(table["logits"].to_pylist(), dtype=np.float64)
+        ways = range(0, len(table), n)
+        if len(table) % n or any(table["id"][i : i + n].to_pylist() != list(ids) for i in ways):
+            raise UserError(f"{path}: not of the rows in val_test.parquet: measure again: --robustness PROFILE")
+        place = {name: table[name].to_pylist() for name in ("profile", "level", "distortion", "severity")}
+        found[place["profile"][0]] = [
+            Sent(place["level"][i], place["distortion"][i], place["severity"][i], logits[i : i + n]) for i in ways
+        ]
+        how[place["profile"][0]] = sent_as(path)
+    return found, how
+
+
+def note_latency(run: Path, model: torch.nn.Module, processor: Any, rows: Any) -> None:
+    """Measure some photos one by one on this machine's CPU, and write `predictions/robustness/latency.json`."""
+    photos = [rows[i]["image"] for i in range(min(TIMED, len(rows)))]
+    write_json(run / "predictions" / "robustness" / "latency.json", measure_latency(model, processor, photos))
+
+
+def measure_robustness(run: Path, profiles: Sequence[str], *, batch_size: int = 16, num_workers: int = 2) -> None:
+    """Predict `val_test` of a finished run as challenge profiles send it, in fp32, with the model that it saved.
+
+    The rows are read for the step that writes logits down, and the ledger in `run.json` says so.
+
+    Raises:
+        UserError: an unknown profile, a refit, or photos that are not those of the run any more.
+    """
+    check_profiles(profiles, "--robustness")
+    splits = run_splits(run, say=print)
+    check_photos(splits, profiles)
+    rows = splits.rows("final_evaluation", step="predictions")
+    model, processor = load_classifier(str(run))
+    note_latency(run, model, processor, rows)
+    model.set_calibration(1.0)  # the logits are kept as they were before calibration
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    for profile in profiles:
+        cases = cases_of(profile)
+        logits = sent_logits(model, rows, processor, cases, batch_size=batch_size, num_workers=num_workers)
+        _write(run, profile, rows, cases, logits)
+    record = read_json(run / "run.json")
+    record["ledger"] = [*record["ledger"], *splits.ledger]
+    RunRecord.check(record)
+    write_json(run / "run.json", record)
+
+
+def challenge_documents(
+    run: Path,
+    rows: Mapping[str, Any],
+    calibration: Calibration,
+    *,
+    label_names: Sequence[str],
+    positive: int,
+    field: Field | None = None,
+    seed: int = 0,
+) -> dict[str, dict[str, Any]]:
+    """Write `robustness.json` where profiles were predicted, `reward.json` for two classes, and their figures.
+
+    Args:
+        run: the run folder.
+        rows: what `read_predictions` gives of `val_test`.
+        calibration: of the run.
+        label_names: the classes in the order of their ids.
+        positive: id of the positive class.
+        field: the scores of other participants; by default a record that is not confirmed.
+        seed: of intervals and simulated days.
+
+    Returns:
+        The documents that were written, by the names of their files.
+    """
+    labels, groups, documents = rows["label"], rows["group"], {}
+    clean, (ways, how) = calibration.served(rows["logits"]), _read(run, rows["id"])
+    ways = {
+        profile: [Sent(way.level, way.distortion, way.severity, calibration.served(way.logits)) for way in sent]
+        for profile, sent in ways.items()
+    }
+    about = {"label_names": label_names, "positive": positive, "seed": seed}
+    if ways:
+        timed = run / "predictions" / "robustness" / "latency.json"
+        latency = latency_document(**read_json(timed), limit=LIMIT) if timed.is_file() else None
+        documents["robustness"] = robustness_document(
+            clean, ways, labels, groups, how_sent=how, latency=latency, **about
+        )
+    if len(label_names) == 2:
+        sent = {"clean": [clean]}
+        sent |= {profile: [way.logits for way in one if way.distortion is None] for profile, one in ways.items()}
+        photos = []
+        for profile, logits in sent.items():
+            for source, kept in _by_source(rows.get("source"), len(labels)):
+                one = np.concatenate([way[kept] for way in logits])
+                times = len(logits)  # a photo in several ways stays in its group
+                repeated = np.tile(labels[kept], times), np.tile(groups[kept], times)
+                photos.append(Photos(profile, source, one, *repeated, how_sent=how.get(profile)))
+        documents["reward"] = reward_document(photos, field or LATE_2025, **about)
+    for name, document in documents.items():
+        {"robustness": Robustness, "reward": Reward}[name].check(document)
+        write_json(run / f"{name}.json", document)
+    if "robustness" in documents:
+        figures_robustness.robustness(documents["robustness"], run / "figures" / "robustness.png")
+    if "reward" in documents:
+        figures_robustness.reward(documents["reward"], run / "figures" / "reward.png")
+    return documents
+
+
+def _by_source(sources: np.ndarray | None, n: int) -> list[tuple[str | None, np.ndarray]]:
+    """All rows, then those of each source where there are several, the largest first."""
+    kept: list[tuple[str | None, np.ndarray]] = [(None, np.ones(n, dtype=bool))]
+    if sources is not None:
+        names, counts = np.unique(sources.astype(str), return_counts=True)
+        large = [str(names[i]) for i in np.argsort(-counts, kind="stable") if counts[i] >= FEWEST_PHOTOS]
+        if len(names) > 1:
+            kept += [(name, sources.astype(str) == name) for name in large[:MOST_SOURCES]]
+    return kept

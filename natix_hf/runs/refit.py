@@ -1,0 +1,131 @@
+"""Refit: the recipe of a finished run once more, on the rows of all four splits.
+
+A refit chooses nothing: it makes as many optimizer steps as the honest run's best checkpoint had, on the schedule of
+that run. (The same steps and not the same passes: weights move as far, and each photo is seen less often than before,
+never more.) Temperature and biases are carried over. No row is left to measure it on, so `metrics.json` and the card
+hold the figures of the honest run and say so.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers.trainer_utils import IntervalStrategy, SaveStrategy
+
+from natix_hf.data.splits.certificate import read_certificate
+from natix_hf.documents.calibration import CalibrationFile
+from natix_hf.documents.final_figures import FinalFigures
+from natix_hf.documents.run_record import RunRecord
+from natix_hf.errors import UserError
+from natix_hf.files import read_json, write_json, write_text
+from natix_hf.hub.cards import model_card
+from natix_hf.runs import folder as run_folder
+from natix_hf.runs.same_recipe import REFITTED, differing, told
+from natix_hf.training.trainer import NatixTrainer
+
+
+def check_refit(honest: str | Path, text: str) -> Path:
+    """Refuse a refit of what is not a finished run of the same recipe.
+
+    Args:
+        honest: folder of the run.
+        text: `recipe.yaml` of the refit.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: names what differs.
+    """
+    run = run_folder.finished(honest)
+    record = read_json(run / "run.json")
+    if record.get("purpose", "run") != "run":
+        raise UserError(f"refit_from {honest}: is itself a {record['purpose']}: name the run that it came from")
+    if "max_steps" not in record or not (run / "recipe.yaml").is_file():
+        raise UserError(
+            f"refit_from {honest}: does not say how it was trained (recipe.yaml, run.json): train it again"
+        )
+    ours, theirs = (yaml.safe_load(one) for one in (text, (run / "recipe.yaml").read_text(encoding="utf-8")))
+    if odd := differing(ours, theirs, REFITTED):
+        raise UserError(
+            f"refit_from {honest}: another recipe than this one: {told(odd)}: a refit changes nothing else"
+        )
+    if ours.get("curriculum", "none") != "none":
+        raise UserError(
+            "refit: a curriculum is paced by passes over train, which a refit has not: leave it out of both with "
+            "--curriculum none"
+        )
+    if ours.get("warm_start", "none") != "none":
+        raise UserError(
+            "refit: warm_start chooses its head on val_select, which a refit trains on: leave it out of both with "
+            "--warm_start none"
+        )
+    return run
+
+
+class Refit(NatixTrainer):
+    """A trainer of all rows that takes steps, calibration and figures from an honest run.
+
+    Takes what `NatixTrainer` takes, with splits whose purpose is a refit.
+
+    Args:
+        honest: folder of the finished run.
+
+    Raises:
+        UserError: the photos, their split or the number of processes are not those of the honest run.
+    """
+
+    def __init__(self, model: torch.nn.Module, args: Any, *, honest: Path, splits: Any, **kwargs: Any) -> None:
+        if read_certificate(honest)["fingerprint"] != splits.description["fingerprint"]:
+            raise UserError(
+                f"refit_from {honest}: the photos or their split are not those of that run: bring them back, or train "
+                "the run again"
+            )
+        record = read_json(honest / "run.json")
+        processes = record.get("processes", args.world_size)
+        if processes != args.world_size:
+            raise UserError(
+                f"refit_from {honest}: trained by {processes} process(es), and this refit has {args.world_size}: its "
+                f"steps would be of another number of photos: start {processes}"
+            )
+        steps = record["steps"]
+        # The weights of the honest run are those of its best checkpoint, where it chose one.
+        if args.load_best_model_at_end and record["best_step"]:
+            steps = record["best_step"]
+        self.honest, self.taken = honest, {"name": honest.name, "steps": steps, "max_steps": record["max_steps"]}
+        args.max_steps, args.load_best_model_at_end, args.early_stopping_patience = steps, False, None
+        args.eval_strategy, args.eval_on_start = IntervalStrategy.NO, False
+        if args.save_strategy == SaveStrategy.BEST:
+            args.save_strategy = SaveStrategy.EPOCH
+        super().__init__(model, args, splits=splits, **kwargs)
+
+    def planned_steps(self) -> int:
+        return self.taken["max_steps"]
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        return super().create_scheduler(self.planned_steps(), optimizer)
+
+    def finish(self) -> dict[str, Any]:
+        """Complete the run folder; returns the honest run's `metrics.json`, marked as such."""
+        from natix_hf.runs.finish_run import save_model, write_record
+
+        run, document = Path(self.args.output_dir), {}
+        if self.args.should_save:
+            name = {"honest_run": self.honest.name}
+            calibration = read_json(self.honest / "calibration.json") | name
+            document = read_json(self.honest / "metrics.json") | name
+            CalibrationFile.check(calibration)
+            FinalFigures.check(document)
+            save_model(self, run, calibration)
+            write_json(run / "calibration.json", calibration)
+            write_json(run / "metrics.json", document)
+            write_record(self, run, refit=self.taken)
+            record = read_json(run / "run.json") | {"status": "finished", "finished": run_folder.now()}
+            RunRecord.check(record)
+            write_json(run / "run.json", record)
+            write_text(run / "README.md", model_card(run))
+        self.accelerator.wait_for_everyone()
+        return document

@@ -1,0 +1,173 @@
+"""What photos without labels say about a finished model: class shares, expected accuracy, drift. Changes no model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from natix_hf.data.splits.certificate import read_certificate
+from natix_hf.decision.calibration import Calibration
+from natix_hf.decision.calibration_error import Reference, intervals
+from natix_hf.decision.drift import drift_line, drift_test
+from natix_hf.decision.expected_accuracy import expected_accuracy
+from natix_hf.decision.prior_shift import estimate_prior, prior_bias
+from natix_hf.errors import UserError
+from natix_hf.files import read_json
+from natix_hf.runs.saved_logits import read_predictions
+
+
+def seen_shares(folder: Path, document: Mapping[str, Any], name: str) -> np.ndarray:
+    """The class shares under which a model was calibrated, `(classes,)`.
+
+    Args:
+        folder: of the model.
+        document: its `calibration.json`, empty where there is none.
+        name: what messages call the model.
+
+    Raises:
+        UserError: nothing in the folder says it.
+    """
+    if "prior" in document:
+        return np.array(document["prior"]["seen"])
+    if (folder / "splits.json").is_file():
+        splits = read_certificate(folder)
+        counts = splits["class_counts"]["val_calib/fit"]
+        shares = np.array([counts[label] for label in splits["label_names"]], dtype=np.float64)
+        if shares.all():
+            return shares / shares.sum()
+    raise UserError(
+        f"{name}: neither calibration.json nor splits.json says under which class shares this model was calibrated, "
+        "so that those of new photos cannot be estimated: give labelled photos"
+    )
+
+
+def unlabelled_report(
+    folder: Path,
+    logits: np.ndarray,
+    groups: np.ndarray,
+    calibration: Calibration,
+    document: Mapping[str, Any],
+    seen: np.ndarray,
+    positive: int,
+    *,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """`prior`, `expected_accuracy` and `drift` of `recalibration.json`.
+
+    Args:
+        folder: of the model; its predictions on `val_calib/fit` are compared with, where it has them.
+        logits: `(n, classes)` of the new photos before any calibration.
+        groups: `(n,)`.
+        calibration: what the model does.
+        document: its `calibration.json`.
+        seen: `(classes,)` class shares of the calibration.
+        positive: id of the positive class.
+        seed: of the intervals.
+    """
+    own = under_seen(folder, calibration, document, seen)
+    decided = calibration.decisions(logits)
+    return judged(folder, own.calibrated(logits), decided, groups, own, document, seen, positive, seed=seed)
+
+
+def under_seen(folder: Path, calibration: Calibration, document: Mapping[str, Any], seen: np.ndarray) -> Calibration:
+    """A model's calibration without prior and threshold: its probabilities hold under the class shares `seen`.
+
+    Args:
+        folder: of the model.
+        calibration, document: what the model does, and its `calibration.json`.
+        seen: `(classes,)` from `seen_shares`.
+    """
+    zeros = np.zeros(len(seen))
+    bias = zeros
+    if list(document.get("options", {}).get("calibrator", ())) == ["none"] and (folder / "run.json").is_file():
+        # Logits that nothing has touched belong to the shares that training saw, where sampling or weights moved them.
+        trained = read_json(folder / "run.json").get("training_shares")
+        bias = prior_bias(trained, seen) if trained else zeros
+    return dataclasses.replace(calibration, prior_bias=bias, threshold_bias=zeros)
+
+
+def judged(
+    folder: Path,
+    calibrated: np.ndarray,
+    decided: np.ndarray,
+    groups: np.ndarray | None,
+    own: Calibration,
+    document: Mapping[str, Any],
+    seen: np.ndarray,
+    positive: int,
+    *,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The same from logits `(n, classes)` that hold under the shares of the calibration, and decisions `(n,)`.
+
+    Args:
+        own: `under_seen` of the model, for the photos that are compared with.
+        folder, groups, document, seen, positive, seed: as `unlabelled_report` takes them; groups may be None.
+    """
+    estimate = estimate_prior(calibrated, seen, groups, seed=seed)
+    floor = np.maximum(estimate.prior, 1e-6)  # EM may leave a class nothing, and a bias of minus infinity is none
+    moved = (calibrated + prior_bias(seen, floor)).argmax(axis=1)
+    decisions, drift, over = {"as_it_decides": decided, "with_this_prior": moved}, None, "photos"
+    chances = {
+        name: expected_accuracy(calibrated, one, seen, estimate, groups, seed=seed) for name, one in decisions.items()
+    }
+    low, high = estimate.low, estimate.high
+    split = str(document.get("fitted_on", "val_calib/fit")).partition("/")[0].replace("own photos", "val_calib")
+    if (folder / "predictions" / f"{split}.parquet").is_file():
+        rows = read_predictions(folder, split, "fit")
+        if len(np.unique(rows["label"])) == len(seen):
+            reference = Reference(own.calibrated(rows["logits"]), rows["label"], rows["group"])
+            drift = drift_test(calibrated, groups, estimate, *reference, positive=positive, seed=seed)
+            asked = document.get("options", {}).get("calibrator", [])
+            # Where nothing was worth taking, the logits are as uncertain as a temperature would have been.
+            fitted = "temperature" if own.calibrator == "none" and asked not in ([], ["none"]) else own.calibrator
+            low, high, ends = intervals(calibrated, decisions, groups, estimate.prior, reference, fitted, seed=seed)
+            low, high = np.minimum(low, estimate.prior), np.maximum(high, estimate.prior)
+            for name, (least, most) in ends.items():
+                value = chances[name]["value"]
+                chances[name] = {"value": value, "low": min(least, value), "high": max(most, value)}
+            over = "photos and calibration"
+    return {
+        "prior": {
+            "seen": seen.tolist(),
+            "estimated": estimate.prior.tolist(),
+            "low": low.tolist(),
+            "high": high.tolist(),
+            "interval_over": over,
+            "iterations": estimate.iterations,
+            "converged": estimate.converged,
+        },
+        "expected_accuracy": chances,
+        "drift": None
+        if drift is None
+        else {**dataclasses.asdict(drift), "found": drift.found, "line": drift_line(drift)},
+    }
+
+
+def unlabelled_lines(report: Mapping[str, Any], names: Sequence[str], positive: int) -> list[str]:
+    """What a command prints of it."""
+    prior, accuracy = report["prior"], report["expected_accuracy"]
+    n, groups = report["photos"]["n"], report["photos"]["groups"]
+    found = f"{prior['estimated'][positive]:.1%} {names[positive]}"
+    how = f"EM, {prior['iterations']} steps" + ("" if prior["converged"] else ", NOT converged")
+    between = f"{prior['low'][positive]:.1%} to {prior['high'][positive]:.1%} over {prior['interval_over']}"
+    lines = [
+        f"estimated class shares: {found} (95% interval {between}, {n} photos in {groups} groups; {how}); the model "
+        f"was calibrated on {prior['seen'][positive]:.1%}"
+    ]
+    for name, text in (("as_it_decides", "as the model decides now"), ("with_this_prior", "with these class shares")):
+        one = accuracy[name]
+        lines.append(
+            f"expected accuracy {text}: {one['value']:.3f} (95% interval {one['low']:.3f} to {one['high']:.3f}, from "
+            "calibrated probabilities, without labels)"
+        )
+    drift = report["drift"]
+    if drift is None:
+        lines.append("no drift check: the model's folder holds no predictions on val_calib to compare with")
+    else:
+        lines.append(drift["line"])
+    return lines

@@ -1,0 +1,221 @@
+"""The embedded default data: street photos drawn by a program, with roadwork in half of them.
+
+`python -m natix_hf.scenes.photos OUT --count 2000 --seed 0` writes `images/*.jpg` and `metadata.csv` (classes `None`,
+`Roadwork`).
+
+Every photo is a pure function of `(seed, index)`: workers, order and count change nothing. Photos come in blocks of
+24: two camera sequences of 3 to 8 frames of one street (a `group`), the rest single photos with a group of their
+own; 12 of the 24 show roadwork. Each of these shows a work object that is at least 28 pixels high where the photo's
+shorter side has 360, and at least 60 % of its outline lies in the photo and behind nothing. The pictures look like
+streets as a picture book does. They are for trying the project out and for tests: a model that was trained on them
+knows nothing about real streets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import json
+import multiprocessing
+import os
+import shutil
+import tempfile
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from natix_hf.errors import UserError, command
+from natix_hf.scenes.paint import Box, paint
+from natix_hf.scenes.world import build
+
+VERSION = 2  # raised when the pictures change, so that an older folder is not taken for today's
+LABELS = ("None", "Roadwork")
+BLOCK = 24
+COLUMNS = ("file_name", "label", "group", "daytime", "weather", "objects")
+# share of cameras, width and height as multiples of the asked size (or of its square root for the square)
+SHAPES = {"wide": 0.62, "portrait": 0.12, "four_three": 0.12, "square": 0.07, "small": 0.05, "large": 0.02}
+STORED = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One generated photo.
+
+    Args:
+        image: RGB, upright, before JPEG.
+        label: index into `LABELS`.
+        objects: `(class, (left, top, right, bottom))` of what can be seen, in pixels of `image`; classes as in
+            `scenes_world.CLASSES`.
+        group: the camera sequence.
+        daytime, weather: as in `scenes_light`.
+        orientation: EXIF tag that the file carries (1, 3, 6 or 8); its pixels are stored turned accordingly.
+        quality: JPEG quality.
+    """
+
+    image: Image.Image
+    label: int
+    objects: list[tuple[str, Box]]
+    group: str
+    daytime: str
+    weather: str
+    orientation: int
+    quality: int
+
+
+@lru_cache(maxsize=256)
+def _block(seed: int, block: int) -> tuple[tuple[int, int, int, int], ...]:
+    """For each of a block's photos: number of its group, frame within it, frames of the group, label."""
+    rng = np.random.default_rng([seed, 1, block])
+    lengths = [int(v) for v in rng.integers(3, 9, 2)]
+    first = int(rng.integers(0, 2))
+    half = BLOCK // 2
+    groups = [(lengths[0], first), (lengths[1], 1 - first)]
+    groups += [(1, first)] * (half - lengths[0]) + [(1, 1 - first)] * (half - lengths[1])
+    order = [groups[i] for i in rng.permutation(len(groups))]
+    return tuple(
+        (number, frame, length, label) for number, (length, label) in enumerate(order) for frame in range(length)
+    )
+
+
+def _shape(rng: np.random.Generator, size: tuple[int, int]) -> tuple[int, int]:
+    width, height = size
+    side = round((width * height) ** 0.5 / 8) * 8
+    shapes = {
+        "wide": (width, height),
+        "portrait": (height, width),
+        "four_three": (round(side * 1.155 / 8) * 8, round(side * 0.866 / 8) * 8),
+        "square": (side, side),
+        "small": (width * 3 // 4, height * 3 // 4),
+        "large": (width * 5 // 4, height * 5 // 4),
+    }
+    return shapes[str(rng.choice(list(SHAPES), p=list(SHAPES.values())))]
+
+
+def scene(seed: int, index: int, size: tuple[int, int] = (640, 360)) -> Scene:
+    """Photo `index` of the endless series `seed`.
+
+    Args:
+        seed: the series; series of different seeds share no street.
+        index: 0, 1, 2, ...
+        size: width and height in pixels of the most frequent camera; the others keep its area roughly.
+    """
+    block, place = divmod(index, BLOCK)
+    number, frame, frames, label = _block(seed, block)[place]
+    rng = np.random.default_rng([seed, 2, block, number])
+    shape = _shape(rng, size)
+    orientation = int(rng.choice([1, 3, 6, 8], p=[0.76, 0.06, 0.12, 0.06]))
+    quality, camera_seed = int(rng.integers(55, 96)), int(rng.integers(0, 2**31))
+    world = build(rng, bool(label), frames, shape)
+    image, objects = paint(world, frame, np.random.default_rng([seed, 3, index]), camera_seed)
+    group = f"street-{seed}-{block}-{number}"
+    return Scene(image, label, objects, group, world.light.daytime, world.light.weather, orientation, quality)
+
+
+def encode(photo: Scene) -> bytes:
+    """The photo as a JPEG file: turned as its EXIF orientation says, in its quality."""
+    image = photo.image if photo.orientation == 1 else photo.image.transpose(STORED[photo.orientation])
+    exif = Image.Exif()
+    exif[0x0112] = photo.orientation
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=photo.quality, exif=exif)
+    return buffer.getvalue()
+
+
+def _write(task: tuple[str, int, int, tuple[int, int]]) -> dict[str, str]:
+    """Write one photo into the folder `task[0]`; returns its row of metadata.csv."""
+    folder, seed, index, size = task
+    photo = scene(seed, index, size)
+    name = f"images/{index:06d}.jpg"
+    Path(folder, name).write_bytes(encode(photo))
+    seen = " ".join(sorted({kind for kind, _ in photo.objects}))
+    values = (name, LABELS[photo.label], photo.group, photo.daytime, photo.weather, seen)
+    return dict(zip(COLUMNS, values, strict=True))
+
+
+def generate(
+    folder: str | os.PathLike,
+    count: int,
+    seed: int,
+    *,
+    workers: int = 2,
+    size: tuple[int, int] = (640, 360),
+    start: int = 0,
+    progress: bool = True,
+) -> Path:
+    """Write photos `start` to `start + count - 1` of series `seed` with their metadata.csv.
+
+    The folder appears when it is complete; one that already holds the same photos is kept as it is.
+
+    Args:
+        folder: where to; must be absent, empty, or written by the same call.
+        count: number of photos, at least 1.
+        workers: processes.
+        size: as in `scene`.
+
+    Raises:
+        UserError: a count below 1, a folder that holds something else or cannot be written.
+    """
+    folder = Path(folder)
+    if count < 1 or start < 0 or seed < 0 or workers < 1:
+        raise UserError(
+            f"scenes: count {count}, workers {workers} must be at least 1, seed {seed} and start {start} at least 0"
+        )
+    made = {"version": VERSION, "count": count, "seed": seed, "size": list(size), "start": start}
+    marker = folder / ".scenes.json"
+    if marker.is_file() and json.loads(marker.read_text()) == made:
+        return folder
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(
+            f"{folder}: already holds other files; remove it or name another folder for {count} scenes of seed {seed}"
+        )
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); name another folder") from None
+    try:
+        (partial / "images").mkdir()
+        rows = _write_all(
+            [(str(partial), seed, index, size) for index in range(start, start + count)], workers, progress
+        )
+        with open(partial / "metadata.csv", "w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, COLUMNS)
+            table.writeheader()
+            table.writerows(rows)
+        (partial / marker.name).write_text(json.dumps(made) + "\n")
+        partial.chmod(0o755)
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _write_all(tasks: list, workers: int, progress: bool) -> list[dict[str, str]]:
+    from tqdm.auto import tqdm
+
+    bar = {"total": len(tasks), "desc": "scenes", "unit": "photo", "disable": not progress}
+    if workers == 1:
+        return list(tqdm(map(_write, tasks), **bar))
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("fork")) as pool:
+        return list(tqdm(pool.map(_write, tasks, chunksize=8), **bar))
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m natix_hf.scenes.photos", description="Write generated street photos."
+    )
+    parser.add_argument("folder", help="folder to write (absent or empty)")
+    parser.add_argument("--count", type=int, default=2000, help="number of photos (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="series of photos (default %(default)s)")
+    parser.add_argument("--workers", type=int, default=2, help="processes (default %(default)s)")
+    given = parser.parse_args(argv)
+    print(generate(given.folder, given.count, given.seed, workers=given.workers))
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,116 @@
+"""What training sees of the photos, in which order: both pure functions of (seed, epoch, row).
+
+The sampler hands out `(epoch, index)` pairs, so a worker needs no state to know the epoch, and resuming, more workers
+or more processes change nothing. Views leave the workers as uint8; the collator makes them floats a batch at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from natix_hf.inference.augment import photo_for_view, training_view, view_seed
+from natix_hf.inference.batches import Normalised
+from natix_hf.photos.copies import PhotoCopies, copy_side, open_copy
+from natix_hf.training.mixing import Mixing
+
+
+class EpochSampler(Sampler[tuple[int, int]]):
+    """A fresh permutation every epoch, as `(epoch, index)`; `epoch` is set by the trainer before the epoch begins."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        self.count, self.seed, self.epoch = count, seed, 0
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        generator = torch.Generator().manual_seed((self.seed << 20) + self.epoch)
+        order = torch.randperm(self.count, generator=generator).tolist()
+        return iter([(self.epoch, index) for index in order])
+
+
+class TrainingPhotos(Dataset):
+    """Labelled training rows: item `(epoch, i)` is `{"pixel_values": uint8 (3, S, S), "labels": int, "seed": int}`.
+
+    `seed` is that of the view: all that a batch may draw from, see `mixing.Mixing`.
+
+    Args:
+        rows: `datasets.Dataset` with `id`, `image` and `label`.
+        augment: name of the augmentation, as `inference.augment.training_view` takes it.
+        image_size: S in pixels.
+        seed: the run's seed.
+        resize: `squash` or `crop`, as scored photos are brought to the square.
+        copies: pre-resized copies of the rows' photos, read in their place; the originals are then not opened.
+        fixed_views: so many views of each photo come in turn, epoch by epoch; 0: a new one in every epoch.
+        challenge_levels: probabilities of the levels, as `training_view` takes them.
+    """
+
+    def __init__(
+        self,
+        rows: Any,
+        *,
+        augment: str,
+        image_size: int,
+        seed: int,
+        resize: str = "squash",
+        copies: PhotoCopies | None = None,
+        fixed_views: int = 0,
+        challenge_levels: Sequence[float] | None = None,
+    ) -> None:
+        self.fixed_views, self.challenge_levels = fixed_views, challenge_levels
+        self.augment, self.image_size, self.seed, self.copies = augment, image_size, seed, copies
+        self.resize = resize
+        self.rows = rows if copies is None else None
+        self.facts = None if copies is None else (rows["id"][:], rows["label"][:])  # quicker than a row of `datasets`
+
+    def __len__(self) -> int:
+        return len(self.rows if self.copies is None else self.copies)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        epoch, index = key
+        if self.fixed_views:
+            epoch %= self.fixed_views
+        if self.copies is None:
+            row = self.rows[index]
+            image, row_id = photo_for_view(row["image"], self.augment, self.image_size), row["id"]
+            label = row["label"]
+        else:
+            image = open_copy(self.copies[index], min_side=copy_side(self.image_size))
+            row_id, label = (fact[index] for fact in self.facts)
+        view = training_view(
+            image,
+            augment=self.augment,
+            image_size=self.image_size,
+            seed=self.seed,
+            epoch=epoch,
+            row_id=row_id,
+            resize=self.resize,
+            challenge_levels=self.challenge_levels,
+        )
+        return {"pixel_values": view, "labels": label, "seed": view_seed(self.seed, epoch, row_id)}
+
+
+class Collator:
+    """Examples become a batch; uint8 views are rescaled and normalised as the image processor does it.
+
+    Args:
+        processor: the image processor of the client's path.
+        mixing: mixes batches of training views; scored photos have no seed and are never mixed.
+    """
+
+    def __init__(self, processor: Any, mixing: Mixing | None = None) -> None:
+        self.mixing, self.normalised = mixing, Normalised(processor)
+
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = {"labels": torch.tensor([example["labels"] for example in examples])}
+        for key in examples[0].keys() - {"labels", "seed"}:
+            batch[key] = torch.stack([example[key] for example in examples])
+        if "pixel_values" in batch and batch["pixel_values"].dtype == torch.uint8:
+            batch["pixel_values"] = self.normalised(batch["pixel_values"])
+        if self.mixing is not None and "seed" in examples[0]:
+            batch = self.mixing(batch, [example["seed"] for example in examples])
+        return batch
