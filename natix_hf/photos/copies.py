@@ -30,9 +30,9 @@ from torchvision.io import decode_jpeg
 from torchvision.transforms.v2.functional import pil_to_tensor
 from tqdm.auto import tqdm
 
-from natix_hf.photos.decode import fingerprint_bytes, open_photo
 from natix_hf.errors import PhotoError, UserError
 from natix_hf.files import check_writable, replacing, text_path
+from natix_hf.photos.decode import fingerprint_bytes, open_photo
 
 VERSION = 2  # raised when the same photo would give other bytes
 QUALITY = 90  # with full colour resolution (4:4:4): a view keeps more colour than 4:2:0 holds at this size

@@ -22,10 +22,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
-from natix_hf.photos.client_view import is_deep, load_as_client, seen_otherwise
-from natix_hf.photos.exif import SIDEWAYS, turn
 from natix_hf.errors import PhotoError
 from natix_hf.files import text_path
+from natix_hf.photos.client_view import is_deep, load_as_client, seen_otherwise
+from natix_hf.photos.exif import SIDEWAYS, turn
 
 Source = str | Path | bytes | dict | Image.Image
 

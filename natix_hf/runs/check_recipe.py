@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 from natix_hf.modeling.attention import check_attention
 from natix_hf.modeling.loading import check_size, sketch_model
 from natix_hf.runs import folder as run_folder
+from natix_hf.runs.same_recipe import check_resumed
 from natix_hf.training.checkpoints import asked_to_resume, check_continuable, resume_point
 from natix_hf.training.mixing import check_views
 from natix_hf.training.optimizers import check_optimizer, check_trained
 from natix_hf.training.probe import check_probe
 from natix_hf.training.progress import check_trackers
-from natix_hf.runs.same_recipe import check_resumed
 from natix_hf.training.sharding import check_sharding
 from natix_hf.training.warm_start import check_warm_start
 

@@ -32,12 +32,12 @@ from natix_hf.report.field import Field
 from natix_hf.report.slices import slices_document
 from natix_hf.report.summary import metrics_document
 from natix_hf.runs import folder as run_folder
-from natix_hf.runs.measure_robustness import challenge_documents, note_latency, predict_challenged
 from natix_hf.runs.calibrate_run import calibrate_run, carried
-from natix_hf.runs.gallery import keep_photos
-from natix_hf.runs.saved_logits import check_classes, read_predictions, write_predictions
-from natix_hf.runs.report_page import write_decision_figures, write_report
 from natix_hf.runs.figures_by_stage import stages_document
+from natix_hf.runs.gallery import keep_photos
+from natix_hf.runs.measure_robustness import challenge_documents, note_latency, predict_challenged
+from natix_hf.runs.report_page import write_decision_figures, write_report
+from natix_hf.runs.saved_logits import check_classes, read_predictions, write_predictions
 
 if TYPE_CHECKING:
     from natix_hf.training.trainer import NatixTrainer

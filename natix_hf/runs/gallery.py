@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from natix_hf.photos.decode import open_photo
 from natix_hf.documents.gallery import Gallery, GalleryPhoto
 from natix_hf.files import read_json, staging, write_json
 from natix_hf.inference.attention_maps import attention_maps, heat_picture, seen_box
 from natix_hf.inference.batches import client_pixels
 from natix_hf.modeling.packed_linear import packed_linears
+from natix_hf.photos.decode import open_photo
 from natix_hf.report.page_sections import wanted_photos
 from natix_hf.runs.report_page import rows_of
 

@@ -19,12 +19,12 @@ import numpy as np
 import scipy.stats
 from datasets import DatasetDict
 
-from natix_hf.data.splits.certificate import read_certificate
+from natix_hf.data.load_photos import SOURCE_KEYS, read_source
 from natix_hf.data.sources.columns import has_column
 from natix_hf.data.sources.metadata import UNKNOWN
-from natix_hf.data.load_photos import SOURCE_KEYS, read_source
-from natix_hf.data.splits.slicing import check_slices, counted_values
 from natix_hf.data.sources.rows import Rows
+from natix_hf.data.splits.certificate import read_certificate
+from natix_hf.data.splits.slicing import check_slices, counted_values
 from natix_hf.documents.several_runs import Folds
 from natix_hf.errors import UserError
 from natix_hf.files import read_json

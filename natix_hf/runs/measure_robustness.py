@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from natix_hf.streetvision.profiles import LETTERBOXED, SENT, check_profiles, check_sendable, file_name
 from natix_hf.data.splits.contracts import LockedSplits
 from natix_hf.decision.calibration import Calibration
 from natix_hf.documents.reward import Reward
@@ -38,8 +37,9 @@ from natix_hf.report import figures_robustness
 from natix_hf.report.field import LATE_2025, Field
 from natix_hf.report.reward import Photos, reward_document
 from natix_hf.report.robustness import Sent, latency_document, robustness_document
-from natix_hf.runs.saved_logits import sent_as, write_predictions
 from natix_hf.runs.photos_of_run import run_splits
+from natix_hf.runs.saved_logits import sent_as, write_predictions
+from natix_hf.streetvision.profiles import LETTERBOXED, SENT, check_profiles, check_sendable, file_name
 
 if TYPE_CHECKING:
     from natix_hf.training.trainer import NatixTrainer

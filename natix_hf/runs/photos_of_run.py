@@ -7,9 +7,9 @@ from pathlib import Path
 
 import yaml
 
+from natix_hf.data.load_photos import recipe_photos
 from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.data.splits.contracts import LockedSplits
-from natix_hf.data.load_photos import recipe_photos
 from natix_hf.errors import UserError
 from natix_hf.files import read_json
 

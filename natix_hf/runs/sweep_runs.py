@@ -25,9 +25,9 @@ from natix_hf.files import read_json, write_json
 from natix_hf.report.intervals import bootstrap_intervals, group_count
 from natix_hf.report.summary import LABELS, figure_text, interval_text
 from natix_hf.runs import folder as run_folder
-from natix_hf.training.bottleneck import speed_lines
 from natix_hf.runs.finish_run import write_record
 from natix_hf.runs.saved_logits import read_predictions, write_predictions
+from natix_hf.training.bottleneck import speed_lines
 from natix_hf.training.trainer import NatixTrainer
 
 RESAMPLES, LEVEL = 1000, 0.95

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance, ImageOps
 
+from natix_hf.data.duplicates import candidates
 from natix_hf.data.duplicates.candidates import DISTANCE, search
-from natix_hf.data.duplicates.near_duplicates import HOW, candidate_pairs, candidates, find_copies
+from natix_hf.data.duplicates.near_duplicates import HOW, candidate_pairs, find_copies
 from natix_hf.data.splits.places import components
 from natix_hf.photos.perceptual_hashes import look
 from natix_hf.scenes.photos import scene
