@@ -37,7 +37,8 @@ class Result(NamedTuple):
 def plain_environment(offline: bool = True) -> dict[str, str]:
     """The environment without what the Hub's client reads, so that no login or mirror of this machine is used."""
     plain = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    return {**plain, **({"HF_HUB_OFFLINE": "1"} if offline else {}), "PYTHONPATH": str(REPOSITORY)}
+    plain |= {"PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "error::RuntimeWarning"}  # as pyproject.toml has it
+    return {**plain, **({"HF_HUB_OFFLINE": "1"} if offline else {})}
 
 
 class Warm:
