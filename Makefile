@@ -19,8 +19,8 @@ $(STAMP): pyproject.toml
 
 demo: $(STAMP) ## train, calibrate and test a classifier on generated street photos (minutes, no download)
 	# accelerate gives a process one thread unless told otherwise
-	$(BIN)/accelerate launch --cpu --num_processes 1 --num_cpu_threads_per_process $$(nproc) -m natix_hf.train \
-		recipes/demo.yaml $(ARGS)
+	$(BIN)/accelerate launch --cpu --num_machines 1 --num_processes 1 --mixed_precision no --dynamo_backend no \
+		--num_cpu_threads_per_process $$(nproc) -m natix_hf.train recipes/demo.yaml $(ARGS)
 	$(BIN)/python -m natix_hf.demo runs/demo
 
 test: $(STAMP) ## run all tests, fast ones first

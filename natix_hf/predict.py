@@ -27,6 +27,7 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--output", required=True, help="file to write: .csv, .jsonl or .geojson")
     parser.add_argument("--image_column_name", default="image", help="column of photos, for a table or data set")
+    parser.add_argument("--dataset_config", help="configuration of a Hub data set")
     parser.add_argument(
         "--batch_size",
         type=_number,
@@ -60,7 +61,7 @@ def main(argv: list[str]) -> None:
         from natix_hf.inference.measured_pace import choose_pace, decoding_workers, default_device, first_pixels
         from natix_hf.inference.named_photos import find_photos
 
-    names, photos = find_photos(given.photos, given.image_column_name)
+    names, photos = find_photos(given.photos, given.image_column_name, given.dataset_config)
     model, processor = load_classifier(given.model)
     device = default_device()
     model.to(device)

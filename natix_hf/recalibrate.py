@@ -38,6 +38,7 @@ def parser() -> CommandParser:
     made.add_argument("--unlabelled", action="store_true", help="do not look at labels, also where there are folders")
     made.add_argument("--image_column_name", default="image", help="column of photos, for a data set")
     made.add_argument("--label_column_name", default="label", help="column of labels, for a data set")
+    made.add_argument("--dataset_config", help="configuration of a Hub data set")
     made.add_argument("--group_column", help="column of groups (video, camera, place) that are kept whole")
     made.add_argument("--seed", type=int, default=0, help="of the halves and of the intervals")
     made.add_argument("--batch_size", type=int, default=16, help="photos per batch")
@@ -70,7 +71,8 @@ def main(argv: list[str]) -> None:
         fold_threshold=given.fold_threshold == "true",
     )
     folder = room.model_folder(given.model)
-    labelled = not given.unlabelled and have_labels(given.photos, given.image_column_name, given.label_column_name)
+    columns = given.image_column_name, given.label_column_name
+    labelled = not given.unlabelled and have_labels(given.photos, *columns, given.dataset_config)
     if labelled:
         room.check_changeable(folder, given.model)
     disable_progress_bar()  # loading takes a second
@@ -131,6 +133,7 @@ def _photos(given, folder: Path, names: list[str], labelled: bool):
 
     known = known_in(folder)
     columns = {"image_column_name": given.image_column_name, "group_column": given.group_column}
+    columns["dataset_config"] = given.dataset_config
     if labelled:
         columns |= {"label_column_name": given.label_column_name, "say": lambda line: print(line, flush=True)}
         own = read_labelled(given.photos, names, known, **columns)

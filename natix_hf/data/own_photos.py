@@ -82,7 +82,12 @@ def known_in(folder: Path) -> dict[str, str]:
     return known_photos(read_certificate(folder)) if (folder / "splits.json").is_file() else {}
 
 
-def have_labels(place: str, image_column_name: str = "image", label_column_name: str = "label") -> bool:
+def have_labels(
+    place: str,
+    image_column_name: str = "image",
+    label_column_name: str = "label",
+    dataset_config: str | None = None,
+) -> bool:
     """Whether photos come with labels: class folders, or a table or data set with a column of labels.
 
     A folder whose photos all lie directly in it has none; folders within it are classes.
@@ -92,7 +97,8 @@ def have_labels(place: str, image_column_name: str = "image", label_column_name:
     """
     photos = listed_photos(place, image_column_name)
     if photos is None:
-        return label_column_name in read_photos(place, image_column_name, {label_column_name}).pool.column_names
+        found = read_photos(place, image_column_name, {label_column_name}, dataset_config)
+        return label_column_name in found.pool.column_names
     root = Path(text_path(place_of(place))).expanduser()
     return root.is_dir() and any(photo.parent != root for photo in photos)
 
@@ -106,6 +112,7 @@ def read_labelled(
     image_column_name: str = "image",
     label_column_name: str = "label",
     group_column: str | None = None,
+    dataset_config: str | None = None,
     num_proc: int | None = None,
     say: Callable[[str], None] | None = None,
 ) -> OwnPhotos:
@@ -116,7 +123,7 @@ def read_labelled(
         label_names: the model's classes in order.
         known: from `certificate.known_photos`.
         near_duplicates: tie altered copies of a photo into one group.
-        image_column_name, label_column_name, group_column, num_proc, say: as `load_rows` takes them.
+        image_column_name, label_column_name, group_column, dataset_config, num_proc, say: as `load_rows` takes them.
 
     Raises:
         UserError: labels that are no classes of the model, one class only, no photo left, or whatever is wrong.
@@ -128,6 +135,7 @@ def read_labelled(
         image_column_name=image_column_name,
         label_column_name=label_column_name,
         group_column=group_column,
+        dataset_config=dataset_config,
         broken_photos="skip",
         num_proc=num_proc,
         say=say,
@@ -155,10 +163,11 @@ def read_unlabelled(
     near_duplicates: bool = True,
     image_column_name: str = "image",
     group_column: str | None = None,
+    dataset_config: str | None = None,
     num_proc: int | None = None,
 ) -> OwnPhotos:
     """Photos without labels, or whose labels are not to be looked at; arguments and errors as `read_labelled`."""
-    raw = read_photos(place, image_column_name, [group_column] if group_column else ())
+    raw = read_photos(place, image_column_name, [group_column] if group_column else (), dataset_config)
     column = raw.pool.select_columns([image_column_name])
     column = column if image_column_name == "image" else column.rename_column(image_column_name, "image")
     seen = inspected(column, looks=near_duplicates, num_proc=num_proc)

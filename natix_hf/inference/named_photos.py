@@ -27,13 +27,16 @@ class _Column(Sequence):
         return self.rows[index][self.column]
 
 
-def find_photos(photos: str, image_column_name: str = "image") -> tuple[list[str], Sequence[Any]]:
+def find_photos(
+    photos: str, image_column_name: str = "image", dataset_config: str | None = None
+) -> tuple[list[str], Sequence[Any]]:
     """Names of photos and, in the same order, what `client_pixels` reads.
 
     Args:
         photos: a folder (searched with its subfolders, for the photos that training would find), a glob, one photo, a
             table, a `save_to_disk` folder, a Hub id, or one of these as `name=path`.
         image_column_name: the column of photos in a table or a data set.
+        dataset_config: configuration of a Hub data set.
 
     Returns:
         Names and photos. A photo's name is its path, in a table or data set its id; where there are no ids that tell
@@ -47,7 +50,7 @@ def find_photos(photos: str, image_column_name: str = "image") -> tuple[list[str
     if files is not None:
         names = [path_text(file) for file in files]
         return names, names
-    raw = read_photos(photos, image_column_name)
+    raw = read_photos(photos, image_column_name, dataset_config=dataset_config)
     return _names(raw, image_column_name), _Column(raw.pool, image_column_name)
 
 

@@ -162,3 +162,35 @@ def test_without_a_network_the_line_says_so(tmp_path, offline):
     )
     assert "be reached and is not in the cache: no network" in line
     assert "Traceback" not in done.stderr
+
+TWO_CONFIGURATIONS = """
+part(range(3)).push_to_hub("tester/two", "day")
+part(range(5, 9)).push_to_hub("tester/two", "night")
+"""
+
+ONE_OF_THEM = """
+from natix_hf.data.own_photos import have_labels, read_unlabelled
+from natix_hf.inference.named_photos import find_photos
+
+print(find_photos("tester/two", dataset_config="night")[0])
+print(have_labels("tester/two", dataset_config="day"))
+print(sorted(read_unlabelled("tester/two", {}, dataset_config="day").rows["id"][:]))
+"""
+
+WITHOUT_A_NAME = """
+from natix_hf.errors import command
+from natix_hf.inference.named_photos import find_photos
+command(lambda arguments: find_photos("tester/two"))
+"""
+
+
+def test_a_configuration_of_a_hub_data_set_is_named_for_photos_without_labels_too(loopback_hub, tmp_path):
+    pushed = run(PUSH + TWO_CONFIGURATIONS, tmp_path / "pusher", loopback_hub)
+    assert pushed.returncode == 0, pushed.stderr[-2000:]
+    done = run(ONE_OF_THEM, tmp_path / "reader", loopback_hub)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.splitlines() == ["['5', '6', '7', '8']", "True", "['0', '1', '2']"]
+    refused = run(WITHOUT_A_NAME, tmp_path / "reader", loopback_hub)
+    assert refused.returncode == 2
+    assert "--dataset_config" in refused.stderr.strip().splitlines()[-1]
+    assert "day" in refused.stderr.strip().splitlines()[-1]

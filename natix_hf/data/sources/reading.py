@@ -172,6 +172,11 @@ def _read_hub(name: str, config: str | None, trust: bool) -> dict[str, Dataset]:
     page = f"{datasets.config.HF_ENDPOINT}/datasets/{name}"
     extra = {"trust_remote_code": True} if trust else {}
     try:
+        if config is None and datasets.get_dataset_default_config_name(name, **extra) is None:
+            names = datasets.get_dataset_config_names(name, **extra)
+            raise UserError(
+                f"it has {len(names)} configurations, {', '.join(names[:10])}: name one with --dataset_config"
+            )
         builder = datasets.load_dataset_builder(name, config, **extra)
         files = _files_that_differ(name, builder)
         return read_parquet(files) if files else dict(datasets.load_dataset(name, config, **extra))

@@ -67,8 +67,19 @@ def _fitting(pattern: Path) -> list[Path]:
     return []
 
 
-def read_photos(source: str, image_column_name: str = "image", text_columns: Collection[str] = ()) -> Raw:
+def read_photos(
+    source: str,
+    image_column_name: str = "image",
+    text_columns: Collection[str] = (),
+    dataset_config: str | None = None,
+) -> Raw:
     """The rows of a source; a listed photo's row has its path from the folder as `id`.
+
+    Args:
+        source: its name.
+        image_column_name: the column of photos in a table or a data set.
+        text_columns: columns of a CSV that are text whatever they look like.
+        dataset_config: configuration of a Hub data set.
 
     Raises:
         UserError: there is no such source, or no photo in it.
@@ -78,7 +89,7 @@ def read_photos(source: str, image_column_name: str = "image", text_columns: Col
     if photos is None:
         with bars(not Path(place).expanduser().exists()):  # of what is loaded from the Hub
             return read_source(
-                Source(WHOLE, place, False), None, image_column_name, None, {"id", *text_columns}, False
+                Source(WHOLE, place, False), dataset_config, image_column_name, None, {"id", *text_columns}, False
             )
     root = Path(text_path(place)).expanduser()
     ids = [path_text(photo.relative_to(root) if root.is_dir() else photo) for photo in photos]
