@@ -42,6 +42,7 @@ from natix_hf.runs.saved_logits import sent_as, write_predictions
 from natix_hf.streetvision.profiles import LETTERBOXED, SENT, check_profiles, check_sendable, file_name
 
 if TYPE_CHECKING:
+    from natix_hf.recipe.options import DecisionOptions
     from natix_hf.training.trainer import NatixTrainer
 
 TIMED = 50  # photos whose latency is measured
@@ -57,15 +58,16 @@ def check_photos(splits: LockedSplits, profiles: Sequence[str]) -> None:
         check_sendable(LETTERBOXED, size, name)
 
 
-def predict_challenged(trainer: NatixTrainer, split: str, parts: Parts) -> None:
+def predict_challenged(trainer: NatixTrainer, options: DecisionOptions, split: str, parts: Parts) -> None:
     """Write what the recipe's `calibrate_on` and `robustness` need of a split, by all processes together.
 
     Args:
         trainer: after training, before calibration.
+        options: of the run.
         split: `val_calib` and `val_test` are predicted, others are left alone.
         parts: name, rows and clean logits of the split's parts, as they were predicted.
     """
-    run, options = Path(trainer.args.output_dir), trainer.decision
+    run = Path(trainer.args.output_dir)
 
     def predicted(rows: Any, cases: Sequence[Case]) -> np.ndarray:
         photos, workers = SentPhotos(rows, trainer.processing_class, cases), trainer.args.dataloader_num_workers

@@ -14,13 +14,11 @@ import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import TrainerCallback
 
-from natix_hf.documents.run_record import RunRecord
 from natix_hf.files import home, read_json, write_json
 from natix_hf.inference.pass_costs import operations
 from natix_hf.modeling.packed_linear import pack, worth_packing
@@ -179,11 +177,3 @@ def peak_memory() -> float:
         return torch.cuda.max_memory_allocated() / 2**20
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most / 2**20 if sys.platform == "darwin" else most / 2**10
-
-
-def keep_speed(run: Path, speed: Mapping[str, Any] | None) -> None:
-    """Add `speed` to a run's `run.json`."""
-    record = read_json(run / "run.json")
-    record |= {"speed": speed}
-    RunRecord.check(record)
-    write_json(run / "run.json", record)

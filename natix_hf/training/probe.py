@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +16,6 @@ from tqdm.auto import tqdm
 
 from natix_hf.documents.probe import ProbeSearch
 from natix_hf.errors import UserError
-from natix_hf.files import replacing
 from natix_hf.inference.features import pooled
 from natix_hf.report.metrics import LOWER_IS_BETTER, classification_metrics
 from natix_hf.threads import one_blas_thread
@@ -140,14 +138,12 @@ class HeadSearch:
 
     Args:
         trainer: of a probe, with `train` and `val_select` as cached features of enough layers. Without `val_select`
-            (a refit) the head that the honest run chose is trained alone.
+            (a refit) there is nothing to choose by.
+        wanted: the heads; without `val_select` one.
     """
 
-    def __init__(self, trainer: NatixTrainer) -> None:
-        self.trainer = trainer
-        self.wanted = grid(trainer.args)
-        if trainer.eval_dataset is None:
-            self.wanted = [Setting(**ProbeSearch.read(trainer.honest).chosen.plain())]
+    def __init__(self, trainer: NatixTrainer, wanted: list[Setting]) -> None:
+        self.trainer, self.wanted = trainer, wanted
 
     def run(self) -> ProbeSearch:
         """Train, judge, choose; the model then has the winner's pooling, layers and head."""
@@ -208,25 +204,3 @@ class HeadSearch:
         for data in (self.trainer.train_dataset, self.trainer.eval_dataset):
             if data is not None:
                 data.pooling, data.layers = head.setting.pooling, head.setting.layers
-
-
-def write_search(run: Path, search: ProbeSearch) -> list[str]:
-    """Write `probe.json` and, where heads were compared, `figures/probe.png`; returns the lines to print."""
-    search.write(run)
-    chosen = search.chosen
-    told = f"{chosen.pooling} of the last {chosen.layers}, learning rate {chosen.learning_rate:g}"
-    told += f", weight decay {chosen.weight_decay:g}"
-    if search.heads is None:
-        return [f"probe: {told}"]
-    from natix_hf.report.figures_probe import heat_map
-
-    (run / "figures").mkdir(exist_ok=True)
-    with replacing(run / "figures" / "probe.png") as path:
-        heat_map(search.heads, chosen.plain(), path)
-    best = next(head for head in search.heads if head.items() >= chosen.plain().items())
-    check = search.lbfgs
-    return [
-        f"probe: {len(search.heads)} heads over {search.rows} photos; best on val_select "
-        f"({search.judged} photos): {told}: MCC {best['mcc']:.3f}, NLL {best['log_loss']:.4f}",
-        f"  beside it logistic regression by L-BFGS (C = {check.C:g}): MCC {check.mcc:.3f}, NLL {check.log_loss:.4f}",
-    ]

@@ -2,8 +2,8 @@
 
 What it adds to its parent: datasets from locked splits, the frozen features of a probe computed once, EMA (scored and
 saved, raw weights kept for exact resume), checkpoints that count only when whole, a stop at the first NaN, and no
-weight decay on norms, biases and tokens. Saving and loading stand in `saving.py`, what happens once after
-training (calibration, test, the run folder) in `final.py`.
+weight decay on norms, biases and tokens. It knows no run folder but the checkpoints in it: `runs.train_run` begins the
+folder, `runs.finish_run` completes it.
 """
 
 from __future__ import annotations
@@ -23,36 +23,30 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import TrainOutput
 
-from natix_hf.data.sources.columns import as_name
+from natix_hf.data.sources.columns import positive_class
 from natix_hf.data.splits.contracts import LockedSplits
-from natix_hf.data.splits.slicing import check_slices
-from natix_hf.documents.probe import OverProbe
+from natix_hf.documents.probe import ProbeSearch
 from natix_hf.errors import UserError
-from natix_hf.files import home, read_json
+from natix_hf.files import home
 from natix_hf.modeling.packed_linear import packed_linears
-from natix_hf.recipe.options import DecisionOptions, NatixTrainingArguments
+from natix_hf.recipe.options import NatixTrainingArguments
 from natix_hf.report.classification_metric import NatixClassificationMetric
-from natix_hf.report.summary import summary_lines
-from natix_hf.runs import folder as run_folder
-from natix_hf.runs.calibrate_run import check_decision
-from natix_hf.runs.measure_robustness import check_photos
-from natix_hf.runs.saved_logits import read_predictions
-from natix_hf.training.accounting import Accounting, keep_speed
-from natix_hf.training.bottleneck import speed_lines
-from natix_hf.training.checkpoints import asked_to_resume, remove_incomplete, resume_point, resumed_line
+from natix_hf.training.accounting import Accounting
+from natix_hf.training.checkpoints import remove_incomplete, resume_point
 from natix_hf.training.curriculum import check_curriculum
 from natix_hf.training.ema import Ema
 from natix_hf.training.feeding import FeedsPhotos
 from natix_hf.training.finite_losses import FiniteLosses
+from natix_hf.training.heads import Setting
 from natix_hf.training.losses import TrainingLoss, check_loss
 from natix_hf.training.mixing import check_views, mixing
 from natix_hf.training.optimizers import build_optimizer, check_optimizer, extra_passes
 from natix_hf.training.options_without_effect import without_effect
-from natix_hf.training.probe import HeadSearch, check_probe, write_search
+from natix_hf.training.probe import HeadSearch, check_probe, grid
 from natix_hf.training.progress import Progress
 from natix_hf.training.sampling import check_sampling
 from natix_hf.training.training_photos import Collator
-from natix_hf.training.warm_start import WarmStart, check_warm_start, over_probe, over_probe_lines
+from natix_hf.training.warm_start import WarmStart, check_warm_start
 
 
 class _Epochs(TrainerCallback):
@@ -78,20 +72,18 @@ class NatixTrainer(FeedsPhotos):
     Args:
         model: from `natix_hf.load_model`.
         args: `NatixTrainingArguments`.
-        splits: `LockedSplits` from `natix_hf.load_photos`; `train` and `val_select` are taken here, the others in
-            `finish`.
+        splits: `LockedSplits` from `natix_hf.load_photos`; `train` and `val_select` are taken here.
         processing_class: the checkpoint's image processor; training makes squares of photos as it does.
         augment, challenge_levels: training views, see `inference.augment`; a probe sees none.
         positive_label: the class that AUROC speaks of; default the class of id 1.
-        decision: how logits become decisions, see `recipe.DecisionOptions`; a line is printed where training sees
-            quite other class shares than its `target_prior`.
+        target_prior: the class shares that are expected, `(classes,)`; a line is printed where training sees quite
+            other ones.
         cache_dir: folder of frozen features and pre-resized copies; default `~/.cache/natix_hf`.
         decode_copy: train on pre-resized copies of the photos, made once; a probe has no use for them.
         decode_copy_side: their short side in pixels; default `photos.copies.copy_side(image_size)`.
         cache_gb: the most that cached features of a probe may take, in 10^9 bytes.
         prefix_cache_gb: keep the activations below the last trained blocks, see `training.prefix`.
         fixed_views: see `training_photos.TrainingPhotos`; a probe sees so many views beside each photo.
-        recipe_text: the text of the run's `recipe.yaml`; written by the verb.
         kwargs: what `transformers.Trainer` takes beside these.
 
     Raises:
@@ -108,33 +100,28 @@ class NatixTrainer(FeedsPhotos):
         augment: str = "basic",
         challenge_levels: Sequence[float] | None = None,
         positive_label: str | None = None,
-        decision: DecisionOptions | None = None,
+        target_prior: np.ndarray | None = None,
         cache_dir: str | Path | None = None,
         decode_copy: bool = False,
         decode_copy_side: int | None = None,
         cache_gb: float | None = None,
         prefix_cache_gb: float | None = None,
         fixed_views: int = 0,
-        recipe_text: str | None = None,
         callbacks: list[TrainerCallback] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.splits, self.recipe_text, self.decision = splits, recipe_text, decision or DecisionOptions()
+        self.splits, self.target_prior = splits, target_prior
         self.label_list: list[str] = list(splits.label_names)
         names = [model.config.id2label[i] for i in range(model.config.num_labels)]
         if names != self.label_list:
             raise UserError(f"the model's classes {names} are not the data's {self.label_list}: set label_names alike")
-        positive_label = as_name(positive_label)
-        if positive_label is not None and positive_label not in self.label_list:
-            raise UserError(f"positive_label {positive_label}: the classes are {', '.join(self.label_list)}")
-        self.positive = 1 if positive_label is None else self.label_list.index(positive_label)
+        self.positive = positive_class(self.label_list, positive_label)
         self.method = training_method(model)
         check_optimizer(args, method=self.method, attn_implementation=model.config._attn_implementation)
         self.extra_passes = extra_passes(args)
         check_loss(args, self.method)
         check_sampling(args)
         check_curriculum(args)
-        self.target_prior = check_decision(self.decision, self.label_list, self.positive)
         counts = splits.training_counts
         self.criterion = TrainingLoss(args, [counts[n] for n in self.label_list], self.label_list, self.positive)
         self.all_parameters = sum(p.numel() for p in model.parameters())
@@ -145,7 +132,6 @@ class NatixTrainer(FeedsPhotos):
         self.cache_gb, self.prefix_cache_gb, self.fixed_views = cache_gb, prefix_cache_gb, fixed_views
         speed = {"decode_copy": decode_copy, "fixed_views": fixed_views, "prefix_cache_gb": prefix_cache_gb}
         check_views(self.method, augment, args, challenge_levels=challenge_levels, **speed)
-        check_photos(splits, [augment, self.decision.calibrate_on, *self.decision.robustness])
         self.challenge_levels = challenge_levels
         if args.should_log and splits.purpose != "range test" and (idle := without_effect(args)):
             print(f"warning: {idle}")
@@ -159,7 +145,6 @@ class NatixTrainer(FeedsPhotos):
         with args.main_process_first(desc="frozen features"):
             read = ("refit", "refit") if splits.purpose == "refit" else ("training", "train")
             rows = splits.rows(read[0], step=read[1])
-            check_slices(rows, self.decision.slices)
             self.sampler = self.make_sampler(rows, model, processing_class, args)
             train = self.training_set(rows, model, processing_class, augment, args)
             select = None
@@ -185,6 +170,7 @@ class NatixTrainer(FeedsPhotos):
             **kwargs,
         )
         average = args.ema and args.probe_heads == "one"
+        self.search: ProbeSearch | None = None  # the grid of heads, where one was trained
         self.ema = Ema(self.model, args.ema_decay, args.ema_warmup_steps) if average else None
         self.criterion.attach(self._plain_model(), args.seed)  # not averaged: nothing reads it after training
         self.finite = FiniteLosses(args.output_dir, lag=int(args.device.type != "cpu"))
@@ -213,27 +199,13 @@ class NatixTrainer(FeedsPhotos):
                 what `args.resume_from_checkpoint` says.
 
         Raises:
-            UserError: the folder holds another run, or the loss is not finite.
+            UserError: the checkpoint is not whole or of another kind of training, or the loss is not finite.
         """
         asked = self.args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
-        with self.args.main_process_first(desc="run folder"):
-            point, resume = resume_point(self.args.output_dir, asked), asked_to_resume(asked)
-            if resume and self.args.should_log:
-                print(resumed_line(self.args.output_dir, point))
+        with self.args.main_process_first(desc="checkpoints"):
+            point = resume_point(self.args.output_dir, asked)
             if self.args.should_save:
-                run_folder.begin(
-                    self.args.output_dir,
-                    resume=resume,
-                    point=point,
-                    overwrite=self.args.overwrite_output_dir,
-                    recipe_text=self.recipe_text,
-                    splits=self.splits.description,
-                    processes=self.args.world_size,
-                )
                 remove_incomplete(self.args.output_dir)
-                if self.curriculum is not None:
-                    print(self.curriculum.told())
-                    self.curriculum.draw(Path(self.args.output_dir) / "figures" / "curriculum.png", self.label_list)
         begin = time.perf_counter()
         if self.args.probe_heads == "grid":
             output = self._search_heads()
@@ -256,10 +228,12 @@ class NatixTrainer(FeedsPhotos):
 
     def _search_heads(self) -> TrainOutput:
         """Train the grid of heads in place of one; the model ends with the best of them."""
-        search = HeadSearch(self).run()
-        if self.args.should_save:
-            print("\n".join(write_search(Path(self.args.output_dir), search)))
-        return TrainOutput(search.steps, 0.0, {})
+        self.search = HeadSearch(self, self.wanted_heads()).run()
+        return TrainOutput(self.search.steps, 0.0, {})
+
+    def wanted_heads(self) -> list[Setting]:
+        """The grid of heads that is trained."""
+        return grid(self.args)
 
     def _count_operations(self) -> None:
         item = dict(self.train_dataset[0, 0])
@@ -371,26 +345,6 @@ class NatixTrainer(FeedsPhotos):
     def _plain_model(self) -> Any:
         model = self.accelerator.unwrap_model(self.model)
         return model.get_base_model() if isinstance(model, PeftModel) else model
-
-    def finish(self) -> dict[str, Any]:
-        """Calibrate on `val_calib`, test once on `val_test`, and complete the run folder; returns `metrics.json`."""
-        from natix_hf.runs.finish_run import finish
-
-        run, probe = Path(self.args.output_dir), self.warm and self.warm.predictions()
-        document = finish(self)
-        if self.args.should_save:
-            keep_speed(run, self.accounting.document())
-            if probe:
-                over_probe(run, probe, read_predictions(run, "val_test"), self.positive)
-        return document
-
-    def told(self, metrics: dict[str, Any]) -> list[str]:
-        """What is printed of the finished run: the lines about what `finish` returned."""
-        run = Path(self.args.output_dir)
-        record, lines = read_json(run / "run.json"), summary_lines(metrics, read_json(run / "calibration.json"))
-        if OverProbe.there(run):
-            lines += over_probe_lines(OverProbe.read(run))
-        return lines + speed_lines(record.get("speed"), record["time"])
 
 
 def training_method(model: torch.nn.Module) -> str:

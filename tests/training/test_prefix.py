@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from natix_hf import UserError, load_model, load_photos
+from natix_hf import UserError, finish_run, load_model, load_photos, train_run
 from natix_hf.documents.run_record import RunRecord
 from natix_hf.inference.batches import client_pixels
 from natix_hf.training.prefix import MOST_VIEWS, plan_prefix, prefix_drift, prefix_states, trained_blocks
@@ -84,8 +84,8 @@ def test_what_was_kept_and_its_drift_stand_in_the_record_and_on_the_card(job, tm
     assert exact.prefix_document() == {**vars(exact.prefix), "drift": None}
     small = exact.prefix.gigabytes * 0.6
     rounded = job(name="rounded", speed={"fixed_views": 2, "prefix_cache_gb": small}, **SETTINGS)
-    rounded.train()
-    rounded.finish()
+    train_run(rounded)
+    finish_run(rounded)
     record = json.loads((tmp_path / "rounded" / "run.json").read_text())
     RunRecord.check(record)
     assert record["prefix"] == {

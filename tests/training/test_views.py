@@ -14,7 +14,7 @@ import torch
 from safetensors.numpy import load_file
 from torch.utils.data import DataLoader
 
-from natix_hf import load_photos
+from natix_hf import finish_run, load_photos, train_run
 from natix_hf.inference.augment import training_view
 from natix_hf.photos.copies import PhotoCopies, photo_copies
 from natix_hf.photos.decode import open_photo
@@ -149,10 +149,10 @@ def test_selection_calibration_and_test_never_read_the_copy(job, with_copy, monk
     monkeypatch.setattr(PhotoCopies, "__getitem__", lambda self, index: reads.append(index) or read(self, index))
     assert copied.evaluate()["eval_log_loss"] == expected["eval_log_loss"]
     assert not reads
-    copied.train()
+    train_run(copied)
     # One more than an epoch: the operations of a step are counted on the first row.
     assert sorted(reads) == [0, *range(len(copied.train_dataset))]
-    copied.finish()
+    finish_run(copied)
     assert len(reads) == len(copied.train_dataset) + 1
 
 
