@@ -177,8 +177,8 @@ def finish_run(trainer: NatixTrainer, decision: DecisionOptions | None = None) -
         The content of `metrics.json`; empty on all processes but the first.
     """
     run, decision = Path(trainer.args.output_dir), decision or DecisionOptions()
-    probe = trainer.warm and trainer.warm.predictions()  # while the adapters are still apart from the backbone
-    with trainer.timed("predict"):
+    probe = trainer.probe_predictions()  # while the adapters are still apart from the backbone
+    with trainer.times.timed("predict"):
         for name, role, parts in TABLES:
             predicted = []
             for part in parts:
@@ -186,25 +186,35 @@ def finish_run(trainer: NatixTrainer, decision: DecisionOptions | None = None) -
                 predicted.append((part, rows, trainer.logits(rows)))
             if trainer.args.should_save:
                 write_predictions(run / "predictions" / f"{name}.parquet", predicted, decision.slices)
-            predict_challenged(trainer, decision, name, predicted)
+            predict_challenged(
+                run,
+                decision,
+                name,
+                predicted,
+                processor=trainer.processing_class,
+                logits=trainer.logits_of_photos,
+                write=trainer.args.should_save,
+            )
         tested = predicted[0][1]  # the last table's rows
     document: dict[str, Any] = {}
     if trainer.args.should_save:
         write_record(trainer, decision, run)
-        with trainer.timed("calibrate"):
+        with trainer.times.timed("calibrate"):
             calibration = calibrate_run(run, decision)
-        with trainer.timed("save"):
+        with trainer.times.timed("save"):
             save_model(trainer, run, calibration)
         if decision.robustness:
-            with trainer.timed("latency"):
-                note_latency(run, trainer._plain_model(), trainer.processing_class, tested)
+            with trainer.times.timed("latency"):
+                note_latency(run, trainer.plain_model(), trainer.processing_class, tested)
         if trainer.splits.purpose == "run":
-            with trainer.timed("gallery"):
-                keep_photos(trainer, run)
-        with trainer.timed("evaluate"):
+            with trainer.times.timed("gallery"):
+                # A sharded model works only where all processes take part, and here it is one.
+                model = None if trainer.is_fsdp_enabled else trainer.plain_model()
+                keep_photos(run, trainer.splits, model, trainer.processing_class)
+        with trainer.times.timed("evaluate"):
             document = evaluate_run(run)
         record = read_json(run / "run.json")
-        record |= {"time": trainer.times, "speed": trainer.accounting.document()}
+        record |= {"time": dict(trainer.times), "speed": trainer.accounting.document()}
         record |= {"status": "finished", "finished": run_folder.now()}
         RunRecord.check(record)
         write_json(run / "run.json", record)
@@ -232,7 +242,7 @@ def save_model(trainer: NatixTrainer, run: Path, calibration: dict[str, Any]) ->
     from natix_hf.modeling.checkpoints import base_place
 
     model = trainer.accelerator.unwrap_model(trainer.model)
-    plain = model.get_base_model() if isinstance(model, PeftModel) else model
+    plain = trainer.plain_model()
     plain.set_calibration(**carried(calibration))
     with staging(run) as stage:
         if isinstance(model, PeftModel):
@@ -271,9 +281,9 @@ def write_record(trainer: NatixTrainer, decision: DecisionOptions, run: Path, **
             **trainer.splits.description["fingerprints"],
         },
         "ledger": trainer.splits.ledger,
-        "time": trainer.times,
+        "time": dict(trainer.times),
         "speed": trainer.accounting.document(),
-        "prefix": trainer.prefix_document(),
+        "prefix": trainer.source.prefix_document(),
         "purpose": trainer.splits.purpose,
         "hold_out": trainer.splits.description.get("hold_out", {}),
         "steps": trainer.state.global_step,

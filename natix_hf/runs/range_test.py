@@ -106,7 +106,7 @@ class RangeTest(NatixTrainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train without a run folder, until the loss diverges or `HIGH` is reached."""
         try:
-            with self.timed("train"):
+            with self.times.timed("train"):
                 return Trainer.train(self)
         finally:
             self.progress.close()
@@ -116,7 +116,7 @@ class RangeTest(NatixTrainer):
         self.within.append(loss.detach())
         return loss
 
-    def _pass(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any) -> torch.Tensor:
+    def one_pass(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any) -> torch.Tensor:
         return Trainer.training_step(self, model, inputs, num_items_in_batch)  # a loss of NaN is where the curve ends
 
     def step_is_over(self) -> bool:

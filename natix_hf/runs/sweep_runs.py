@@ -116,7 +116,7 @@ def finish_member(trainer: NatixTrainer, decision: DecisionOptions | None = None
     """Write the logits of `val_select` and complete `run.json` of a run of a sweep; returns the score as `score`
     does."""
     run = Path(trainer.args.output_dir)
-    with trainer.timed("predict"):
+    with trainer.times.timed("predict"):
         rows = trainer.splits.rows("selection", step="predictions")
         logits = trainer.logits(rows)
     document: dict[str, Any] = {}

@@ -1,9 +1,9 @@
 """`transformers.Trainer` for DINOv3 classifiers: LoRA, probe and full fine-tuning in one class.
 
-What it adds to its parent: datasets from locked splits, the frozen features of a probe computed once, EMA (scored and
-saved, raw weights kept for exact resume), checkpoints that count only when whole, a stop at the first NaN, and no
-weight decay on norms, biases and tokens. It knows no run folder but the checkpoints in it: `runs.train_run` begins the
-folder, `runs.finish_run` completes it.
+What it adds to its parent, each as a part of its own: what is read and in which order (`BatchSource`), the loss, EMA
+(scored and saved, raw weights kept for exact resume), checkpoints that count only when whole (`CheckpointKeeper`), a
+stop at the first NaN, accounting; and no weight decay on norms, biases and tokens. It knows no run folder but the
+checkpoints in it: `runs.train_run` begins the folder, `runs.finish_run` completes it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 from peft import PeftModel
-from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState
+from torch.utils.data import Dataset
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import TrainOutput
@@ -31,21 +32,23 @@ from natix_hf.files import home
 from natix_hf.modeling.packed_linear import packed_linears
 from natix_hf.recipe.options import NatixTrainingArguments
 from natix_hf.report.classification_metric import NatixClassificationMetric
-from natix_hf.training.accounting import Accounting
+from natix_hf.training.accounting import Accounting, PhaseTimes
+from natix_hf.training.batch_source import BatchSource
 from natix_hf.training.checkpoints import remove_incomplete, resume_point
 from natix_hf.training.curriculum import check_curriculum
 from natix_hf.training.ema import Ema
-from natix_hf.training.feeding import FeedsPhotos
 from natix_hf.training.finite_losses import FiniteLosses
 from natix_hf.training.heads import Setting
 from natix_hf.training.losses import TrainingLoss, check_loss
 from natix_hf.training.mixing import check_views, mixing
 from natix_hf.training.optimizers import build_optimizer, check_optimizer, extra_passes
 from natix_hf.training.options_without_effect import without_effect
-from natix_hf.training.probe import HeadSearch, check_probe, grid
+from natix_hf.training.probe import adopt_head, check_probe, grid, search_heads
 from natix_hf.training.progress import Progress
 from natix_hf.training.sampling import check_sampling
-from natix_hf.training.training_photos import Collator
+from natix_hf.training.saving import CheckpointKeeper
+from natix_hf.training.sharding import check_sharded, check_sharding, fill, keep_precision, sketch
+from natix_hf.training.training_photos import Collator, EpochSampler
 from natix_hf.training.warm_start import WarmStart, check_warm_start
 
 
@@ -63,7 +66,7 @@ class _Epochs(TrainerCallback):
             self.trainer.ema.update(state.global_step - 1)
 
 
-class NatixTrainer(FeedsPhotos):
+class NatixTrainer(Trainer):
     """Train a `NatixDinov3ForImageClassification` (or its LoRA-wrapped form) on locked splits.
 
     The method follows from the model: a `PeftModel` is trained with LoRA, a model with a frozen backbone as a probe on
@@ -110,7 +113,7 @@ class NatixTrainer(FeedsPhotos):
         callbacks: list[TrainerCallback] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.splits, self.target_prior = splits, target_prior
+        self.splits = splits
         self.label_list: list[str] = list(splits.label_names)
         names = [model.config.id2label[i] for i in range(model.config.num_labels)]
         if names != self.label_list:
@@ -126,18 +129,25 @@ class NatixTrainer(FeedsPhotos):
         self.criterion = TrainingLoss(args, [counts[n] for n in self.label_list], self.label_list, self.positive)
         self.all_parameters = sum(p.numel() for p in model.parameters())
         self.trainable_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        self.times: dict[str, float] = {}  # seconds by phase, for run.json
-        self.cache_dir = Path(cache_dir or home())
-        self.decode_copy, self.decode_copy_side = decode_copy, decode_copy_side
-        self.cache_gb, self.prefix_cache_gb, self.fixed_views = cache_gb, prefix_cache_gb, fixed_views
         speed = {"decode_copy": decode_copy, "fixed_views": fixed_views, "prefix_cache_gb": prefix_cache_gb}
         check_views(self.method, augment, args, challenge_levels=challenge_levels, **speed)
-        self.challenge_levels = challenge_levels
         if args.should_log and splits.purpose != "range test" and (idle := without_effect(args)):
             print(f"warning: {idle}")
         check_probe(args, self.method, head=model.config.head, layers=model.config.backbone_config.num_hidden_layers)
         check_warm_start(args, self.method, model.config.head)
-        self.decode_workers = args.dataloader_num_workers
+        self.times = PhaseTimes()
+        self.source = BatchSource(
+            processing_class,
+            args,
+            self.method,
+            times=self.times,
+            augment=augment,
+            challenge_levels=None if challenge_levels is None else tuple(challenge_levels),
+            cache_dir=Path(cache_dir or home()),
+            decode_copy_side=decode_copy_side,
+            cache_gb=cache_gb,
+            **speed,
+        )
         if self.method == "probe":
             args.dataloader_num_workers = 0  # rows of a memory-mapped file: a worker process would only copy them
             args.dataloader_prefetch_factor, args.dataloader_persistent_workers = None, False
@@ -145,16 +155,18 @@ class NatixTrainer(FeedsPhotos):
         with args.main_process_first(desc="frozen features"):
             read = ("refit", "refit") if splits.purpose == "refit" else ("training", "train")
             rows = splits.rows(read[0], step=read[1])
-            self.sampler = self.make_sampler(rows, model, processing_class, args)
-            train = self.training_set(rows, model, processing_class, augment, args)
+            order = self.source.epoch_order(rows, model, self.criterion, self.label_list, target_prior)
+            self.sampler, self.curriculum, self.training_shares = order
+            train = self.source.training_set(rows, model, scored=splits.sizes["val_select"])
             select = None
             if splits.purpose in ("run", "sweep"):  # the others choose no checkpoint
                 select = splits.rows("selection", step="choose checkpoint")
-                select = self.selection_set(select, model, processing_class, args)
-            self.warm = None
+                select = self.source.selection_set(select, model)
+            self.warm: WarmStart | None = None
             if args.warm_start == "probe" and splits.purpose in ("run", "sweep"):
-                with self.timed("warm_start"):
-                    self.warm = WarmStart(self, model, processing_class, args)
+                with self.times.timed("warm_start"):
+                    weights = self.criterion.weights
+                    self.warm = WarmStart(model, self.source, splits, args, self.positive, weights)
         callbacks = list(callbacks or [])
         if args.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
@@ -169,10 +181,12 @@ class NatixTrainer(FeedsPhotos):
             callbacks=callbacks,
             **kwargs,
         )
-        average = args.ema and args.probe_heads == "one"
         self.search: ProbeSearch | None = None  # the grid of heads, where one was trained
+        self.sketch: torch.nn.Module | None = None  # what a sharded model becomes after training
+        average = args.ema and args.probe_heads == "one"
         self.ema = Ema(self.model, args.ema_decay, args.ema_warmup_steps) if average else None
-        self.criterion.attach(self._plain_model(), args.seed)  # not averaged: nothing reads it after training
+        self.keeper = CheckpointKeeper(args, self.criterion, self.ema)
+        self.criterion.attach(self.plain_model(), args.seed)  # not averaged: nothing reads it after training
         self.finite = FiniteLosses(args.output_dir, lag=int(args.device.type != "cpu"))
         self.add_callback(_Epochs(self))
         # One short line per evaluation in place of the parent's dictionaries; trackers still get every value.
@@ -180,7 +194,7 @@ class NatixTrainer(FeedsPhotos):
         self.remove_callback(ProgressCallback)
         self.progress = Progress()
         self.add_callback(self.progress)
-        self.accounting = Accounting(self)
+        self.accounting = Accounting(args, self.method, self.times, self.source.passes)
         self.add_callback(self.accounting)
 
     def _metrics(self, prediction: Any) -> dict[str, float]:
@@ -212,7 +226,7 @@ class NatixTrainer(FeedsPhotos):
         elif point and self._ended_early(point):
             output = TrainOutput(self.state.global_step, 0.0, {})
         else:
-            self._count_operations()
+            self.count_operations()
             try:
                 with self._packed(frozen=True):
                     output = super().train(resume_from_checkpoint=str(point) if point else None, **kwargs)
@@ -221,24 +235,41 @@ class NatixTrainer(FeedsPhotos):
         self.times["train"] = round(time.perf_counter() - begin, 3)
         if self.ema is not None and not (self.args.load_best_model_at_end and self.state.best_model_checkpoint):
             self.ema.adopt()
-        self.ema = None
-        self.become_whole()
-        self.criterion.detach(self._plain_model())
+        self.ema = self.keeper = None  # nothing is averaged or kept any more
+        self._become_whole()
+        self.criterion.detach(self.plain_model())
         return output
 
     def _search_heads(self) -> TrainOutput:
         """Train the grid of heads in place of one; the model ends with the best of them."""
-        self.search = HeadSearch(self, self.wanted_heads()).run()
+        weights = self.criterion.weights
+        head, self.search = search_heads(
+            self.train_dataset,
+            self.eval_dataset,
+            self.wanted_heads(),
+            self.args,
+            classes=len(self.label_list),
+            positive=self.positive,
+            class_weights=None if weights is None else weights.tolist(),
+        )
+        adopt_head(self.plain_model(), head, [self.train_dataset, self.eval_dataset])
+        self.state.global_step = self.state.max_steps = self.search.steps
         return TrainOutput(self.search.steps, 0.0, {})
 
     def wanted_heads(self) -> list[Setting]:
         """The grid of heads that is trained."""
         return grid(self.args)
 
-    def _count_operations(self) -> None:
+    def count_operations(self) -> None:
+        """Have the operations of a step counted, where the model is on its device already."""
+        if self.args.torch_compile or self.is_fsdp_enabled:
+            return
         item = dict(self.train_dataset[0, 0])
         item.pop("seed", None)  # nothing to mix a lone photo with
-        self.accounting.count_operations(self.data_collator([item]))
+        self.accounting.count_operations(self.accelerator.unwrap_model(self.model), self.data_collator([item]))
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> EpochSampler:
+        return self.sampler
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         begin = time.perf_counter()
@@ -258,7 +289,7 @@ class NatixTrainer(FeedsPhotos):
         if not stopped and not 0 < self.args.max_steps <= state.global_step:
             return False
         self.state = state
-        self._find_best(point)
+        self.keeper.find_best(state, point)
         self._load_from_checkpoint(str(point))
         if self.args.load_best_model_at_end and state.best_model_checkpoint:
             self._load_best_model()
@@ -271,10 +302,11 @@ class NatixTrainer(FeedsPhotos):
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None):
         self.accounting.seen(len(inputs["labels"]) * self.args.world_size)
-        once = partial(self._pass, model, inputs, num_items_in_batch)
+        once = partial(self.one_pass, model, inputs, num_items_in_batch)
         return once() if self.extra_passes is None else self.extra_passes(once, self, model, inputs)
 
-    def _pass(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any) -> torch.Tensor:
+    def one_pass(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any) -> torch.Tensor:
+        """Forward and backward, of which an optimizer may want several for a step."""
         loss = super().training_step(model, inputs, num_items_in_batch)
         self.finite.seen(self.state.global_step + 1, loss)
         return loss
@@ -334,15 +366,90 @@ class NatixTrainer(FeedsPhotos):
         with self.ema.weights():
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
+    # -- checkpoints and sharded models -------------------------------------------------------------------------------
+
+    def create_accelerator_and_postprocess(self) -> None:
+        check_sharding(self.args, self.method, prefix_cache_gb=self.source.prefix_cache_gb)
+        super().create_accelerator_and_postprocess()
+        check_sharded(self.args, self.is_fsdp_enabled)
+        if self.is_fsdp_enabled:
+            keep_precision(self.accelerator.state.fsdp_plugin)
+
+    def _prepare_for_training(self, *args: Any) -> Any:
+        if self.is_fsdp_enabled:
+            self.sketch = sketch(self.model)
+        prepared = super()._prepare_for_training(*args)
+        if self.ema is not None:
+            self.ema.follow(self.model)  # to shard a model is to give it other parameters
+        return prepared
+
+    def _become_whole(self) -> None:
+        """After training: where the model is sharded, every process gets all of it, and it is sharded no more."""
+        if not self.is_fsdp_enabled:
+            return
+        if self.sketch is not None:
+            self.model = fill(self.sketch, self.model)
+            self.model_wrapped = self.callback_handler.model = self.model
+            self.sketch = self.optimizer = self.callback_handler.optimizer = None
+        self.accelerator.free_memory()  # which also has it prepare the model anew, for evaluation alone
+        self.is_fsdp_enabled = False
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self.keeper.folder)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        self.optimizer.eval()  # a schedule-free optimizer then has the weights in place that are scored
+        save = partial(super()._save_checkpoint, model, trial)
+        self.keeper.write(self.state, save, self.accelerator.wait_for_everyone)
+
+    def _init_training_state(self, max_steps: int, *args: Any) -> tuple[int, int]:
+        started = super()._init_training_state(max_steps, *args)
+        point = args[-2]  # resume_from_checkpoint
+        if point is not None:
+            self.state.compute_steps(self.args, max_steps)
+            self.keeper.find_best(self.state, Path(point))
+        return started
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        load = partial(super()._load_from_checkpoint, resume_from_checkpoint, model)
+        trained = self.model if model is None else model
+        self.keeper.read(Path(resume_from_checkpoint), trained, load, sharded=self.is_fsdp_enabled)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if self.method == "probe" and state_dict is None:
+            trainable = {name for name, p in self.model.named_parameters() if p.requires_grad}
+            state_dict = {name: t for name, t in self.model.state_dict().items() if name in trainable}
+        super()._save(output_dir, state_dict)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """The parent's warning, but for weights that a checkpoint never has since they are not trained."""
+        trained = {name for name, p in self.model.named_parameters() if p.requires_grad}
+        missing = load_result.missing_keys
+        if self.method == "probe":  # `_save` leaves the backbone out
+            missing = [name for name in missing if name in trained]
+        super()._issue_warnings_after_load(type(load_result)(missing, load_result.unexpected_keys))
+
     # -- afterwards ---------------------------------------------------------------------------------------------------
 
     def logits(self, rows: Any) -> np.ndarray:
         """Logits `(n, classes)` float32 of rows on the client's path, in order, computed by all processes together."""
         with self.args.main_process_first(desc="frozen features"):
-            rows = self.client_set(rows, self._plain_model(), self.processing_class, self.args)
+            rows = self.source.client_set(rows, self.plain_model())
         return np.asarray(self.predict(rows, metric_key_prefix="predict").predictions, dtype=np.float32)
 
-    def _plain_model(self) -> Any:
+    def logits_of_photos(self, photos: Dataset) -> np.ndarray:
+        """Logits `(n, classes)` float32 of photos that are decoded and prepared here, also for a probe."""
+        workers, self.args.dataloader_num_workers = self.args.dataloader_num_workers, self.source.decode_workers
+        predicted = self.predict(photos, metric_key_prefix="predict").predictions
+        self.args.dataloader_num_workers = workers
+        return np.asarray(predicted, dtype=np.float32)
+
+    def probe_predictions(self) -> dict[str, tuple[np.ndarray, ...]] | None:
+        """What `WarmStart.predictions` says; None where training started from no probe."""
+        return self.warm and self.warm.predictions(self.accelerator.unwrap_model(self.model))
+
+    def plain_model(self) -> Any:
+        """The model itself: without adapters and what wraps it for training."""
         model = self.accelerator.unwrap_model(self.model)
         return model.get_base_model() if isinstance(model, PeftModel) else model
 

@@ -44,7 +44,10 @@ def run(job: dict, common: dict) -> dict:
         finish_run(trainer)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     # (processes, 2): photos that passed the frozen network in each process, and photos that a cache gave it
-    passes = [sum(one.photos for one in trainer.passes.values()), sum(one.served for one in trainer.passes.values())]
+    passes = [
+        sum(one.photos for one in trainer.source.passes.values()),
+        sum(one.served for one in trainer.source.passes.values()),
+    ]
     passed = trainer.accelerator.gather(torch.tensor([passes])).tolist()
     apart = float((gathered - gathered[0]).abs().max())
     return {"losses": losses, "apart": apart, "passed": passed, "sizes": splits.sizes}

@@ -29,7 +29,7 @@ def test_counted_operations_are_those_of_the_architecture_and_training_sees_noth
     forward = embedding + config["num_hidden_layers"] * block + 2 * config["hidden_size"] * 2  # and the head
     before = torch.random.get_rng_state()
     weights = {n: p.clone() for n, p in trainer.model.named_parameters()}
-    trainer._count_operations()
+    trainer.count_operations()
     assert torch.equal(torch.random.get_rng_state(), before)
     assert all(torch.equal(p, weights[n]) and p.grad is None for n, p in trainer.model.named_parameters())
     # Backward takes twice as much, but no gradient goes into the photo; flash attention computes its scores once more.
@@ -161,7 +161,7 @@ def test_the_pass_that_fills_the_prefix_cache_is_told_beside_training(job, produ
 def test_curriculum_and_warm_start_share_one_pass(job, tmp_path, monkeypatch):
     monkeypatch.setenv("NATIX_HF_HOME", str(tmp_path / "home"))
     trainer = job(curriculum="loss", warm_start="probe", probe_epochs=1)
-    passed = trainer.passes["features"]
+    passed = trainer.source.passes["features"]
     assert passed.photos == trainer.splits.sizes["train"] + trainer.splits.sizes["val_select"]
     assert passed.served == 0  # what this run computed itself was spared by no cache
     assert {"curriculum", "warm_start"} <= trainer.times.keys()
@@ -174,7 +174,7 @@ def test_the_share_of_the_peak_is_that_of_the_forward_passes(job, tmp_path, monk
     monkeypatch.setattr(accounting, "measured_peak", lambda device, kind, seen: asked.append(kind) or 1e12)
     trainer = job("probe", probe_heads="grid", probe_learning_rates=[0.1], num_train_epochs=1)
     train_run(trainer)
-    passed = trainer.passes["features"]
+    passed = trainer.source.passes["features"]
     told = trainer.accounting.document()["passes"]["features"]
     assert told["share_of_peak"] == pytest.approx(passed.flop / passed.seconds / 1e12)
     assert asked == [torch.float32]

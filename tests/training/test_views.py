@@ -130,7 +130,7 @@ def test_training_opens_no_original_and_copies_hold_training_rows_only(job, with
     for photo in rows["image"][:]:
         Path(photo["path"]).unlink()
     trainer.train()
-    (shard,) = trainer.cache_dir.rglob("*.safetensors")
+    (shard,) = trainer.source.cache_dir.rglob("*.safetensors")
     held = [name.tobytes().hex() for name in load_file(shard)["fingerprints"]]
     assert sorted(held) == sorted(rows["fingerprint"][:])
     assert trainer.times["decode_copy"] > 0
@@ -165,7 +165,7 @@ def test_a_resumed_run_with_copies_ends_like_the_uninterrupted_one(job, with_cop
     whole.train()
     with pytest.raises(KeyboardInterrupt):
         job(method, "cut", callbacks=[stop_at(5)], **settings).train()
-    for shard in whole.cache_dir.rglob("*.safetensors"):
+    for shard in whole.source.cache_dir.rglob("*.safetensors"):
         shard.unlink()  # the copies too are made again on the way, and are the same
     resumed = job(method, "cut", **settings)
     resumed.train(resume_from_checkpoint=True)
@@ -184,7 +184,7 @@ def test_a_run_that_makes_its_copies_trains_like_one_that_finds_them(job, with_c
 
 def test_a_probe_has_no_use_for_copies(job, with_copy):
     with_copy()
-    assert not list(job("probe").cache_dir.rglob("copies"))
+    assert not list(job("probe").source.cache_dir.rglob("copies"))
 
 
 @pytest.mark.slow

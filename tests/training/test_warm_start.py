@@ -21,16 +21,16 @@ def test_the_head_starts_as_the_best_probe_and_the_run_says_what_lora_added(job,
     assert sum(computed) == trainer.splits.sizes["train"] + trainer.splits.sizes["val_select"]
     select = trainer.splits.rows("selection", step="predictions")
     # Adapters do nothing yet: the model is the probe.
-    kept = trainer.warm._features(trainer._plain_model(), select)
+    kept = trainer.warm.features(trainer.plain_model(), select)
     expected = kept.table() @ trainer.warm.head.weight.numpy().T + trainer.warm.head.bias.numpy()
     np.testing.assert_allclose(trainer.logits(select), expected, atol=1e-4)
     train_run(trainer)
-    probe = trainer.warm.predictions()
+    probe = trainer.probe_predictions()
     # The probe's features are those of the untouched backbone, though the adapters have moved by now.
     fresh = job("probe", name="fresh", probe_heads="grid", num_train_epochs=1)
     test = fresh.splits.rows("final_evaluation", step="predictions")
     count = sum(computed)
-    table = fresh.client_set(test, fresh.model, fresh.processing_class, fresh.args).table()
+    table = fresh.source.client_set(test, fresh.model).table()
     assert sum(computed) == count  # the probe of another run is served by the same cache
     logits = table @ trainer.warm.head.weight.numpy().T + trainer.warm.head.bias.numpy()
     np.testing.assert_allclose(probe["test"][0], logits, atol=1e-4)
@@ -55,7 +55,7 @@ def test_adapters_that_do_nothing_leave_the_fingerprint_and_those_that_do_change
 def test_no_comparison_where_the_backbone_itself_moved(job, tmp_path):
     for name, method, more in (("norms", "lora", {"lora": {"lora_train_norms": True}}), ("full", "full", {})):
         trainer = job(method, name=name, **WARM, **more)
-        assert trainer.warm.predictions() is None
+        assert trainer.probe_predictions() is None
 
 
 def test_a_warm_start_needs_a_linear_head_and_something_to_tune(job):
