@@ -17,6 +17,8 @@ _PUBLIC = {
     "load_photos": "natix_hf.data.load_photos",
     "load_model": "natix_hf.modeling.loading",
     "NatixTrainer": "natix_hf.training.trainer",
+    "train_run": "natix_hf.runs.train_run",
+    "finish_run": "natix_hf.runs.finish_run",
     "NatixTrainingArguments": "natix_hf.recipe.options",
     "NatixDinov3Config": "natix_hf.modeling.configuration_natix_dinov3",
     "NatixDinov3ForImageClassification": "natix_hf.modeling.modeling_natix_dinov3",

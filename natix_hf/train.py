@@ -48,7 +48,8 @@ def train(recipe: Recipe) -> dict[str, Any]:
     """Run the whole job; returns the content of `metrics.json` (empty on all processes but the first)."""
     with quick_imports():
         from natix_hf.recipe.yaml_and_command_line import resolved
-        from natix_hf.runs.check_recipe import check, trainer_class
+        from natix_hf.runs.check_recipe import check, check_on_photos
+        from natix_hf.runs.kinds_of_run import kind_of_run
         from natix_hf.runs.publish_after_training import check_classes, planned, publish_finished
 
     args, name, method = recipe.training, recipe.model.model_name_or_path, recipe.model.method
@@ -62,6 +63,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
         splits = load_data(recipe, say).dedicate(recipe.purpose.kind)
     times["photos"] = round(time.perf_counter() - begin, 3)
     check_classes(asked, splits.label_names)
+    target_prior = check_on_photos(recipe, splits)
     sizes = ", ".join(f"{name} {size}" for name, size in splits.sizes.items() if "/" not in name)
     say(f"photos: {recipe.data.dataset_name}: {len(splits.label_names)} classes; {sizes}")
     if broken := splits.description["broken"]:
@@ -74,8 +76,9 @@ def train(recipe: Recipe) -> dict[str, Any]:
         model, processor = load_network(recipe, splits.label_names)
     times["model"] = round(time.perf_counter() - begin, 3)
 
+    kind = kind_of_run(recipe.purpose)
     try:
-        trainer = trainer_class(recipe.purpose)(
+        trainer = kind.trainer(
             model=model,
             args=args,
             splits=splits,
@@ -83,9 +86,8 @@ def train(recipe: Recipe) -> dict[str, Any]:
             augment=recipe.data.augment,
             challenge_levels=recipe.data.challenge_levels,
             positive_label=recipe.data.positive_label,
-            decision=recipe.decision,
+            target_prior=target_prior,
             **asdict(recipe.speed),
-            recipe_text=text,
         )
     except ImportError as error:  # accelerators and trackers that the machine lacks
         raise UserError(one_line(error)) from None
@@ -93,14 +95,14 @@ def train(recipe: Recipe) -> dict[str, Any]:
     trained, total = trainer.trainable_parameters / 1e6, trainer.all_parameters / 1e6
     say(f"model: {name}, {total:.1f} M parameters; {method} trains {trained:.3f} M of them ({trained / total:.1%})")
     try:
-        trainer.train()
+        kind.train(trainer, recipe_text=text)
     except KeyboardInterrupt:
         if not recipe.purpose.find_lr:
             say(f"\nstopped; --resume_from_checkpoint true goes on from the last checkpoint in {args.output_dir}")
         raise
-    metrics = trainer.finish()
+    metrics = kind.finish(trainer, recipe.decision)
     if args.should_log:
-        print("", f"{args.output_dir}: finished", *trainer.told(metrics), sep="\n")
+        print("", f"{args.output_dir}: finished", *kind.told(trainer, metrics), sep="\n")
     publish_finished(args.output_dir, asked)
     if recipe.data.hold_out_each and recipe.purpose.kind == "run":
         say(f"hold_out_each: python -m natix_hf.folds trains one run for each value of {recipe.data.hold_out_each}")

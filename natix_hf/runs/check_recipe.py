@@ -1,19 +1,15 @@
-"""What a recipe can be started for, and what is refused of it before a photo is read or a weight is loaded.
-
-An ordinary run, a run of a sweep, a refit and a range test of the learning rate are the same training up to the rows
-that they may read (`data.splits.contracts.PURPOSES`) and what is left at their end.
-"""
+"""What is refused of a recipe: before a photo is read or a weight is loaded, and once the photos are known."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from natix_hf.data.sources.columns import positive_class
 from natix_hf.modeling.attention import check_attention
 from natix_hf.modeling.loading import check_size, sketch_model
 from natix_hf.runs import folder as run_folder
+from natix_hf.runs.calibrate_run import check_decision
+from natix_hf.runs.measure_robustness import check_photos
 from natix_hf.runs.same_recipe import check_resumed
 from natix_hf.training.checkpoints import asked_to_resume, check_continuable, resume_point
 from natix_hf.training.mixing import check_views
@@ -24,8 +20,10 @@ from natix_hf.training.sharding import check_sharding
 from natix_hf.training.warm_start import check_warm_start
 
 if TYPE_CHECKING:
-    from natix_hf.recipe.options import PurposeOptions, Recipe
-    from natix_hf.training.trainer import NatixTrainer
+    import numpy as np
+
+    from natix_hf.data.splits.contracts import LockedSplits
+    from natix_hf.recipe.options import Recipe
 
 
 def check(recipe: Recipe, text: str) -> None:
@@ -69,20 +67,14 @@ def check(recipe: Recipe, text: str) -> None:
         check_trained(sketch_model(name, method=model.method, lora=lora, head=model.head, revision=revision), args)
 
 
-def trainer_class(purpose: PurposeOptions) -> Callable[..., NatixTrainer]:
-    """The trainer that leaves behind what a run for this purpose leaves behind."""
-    if purpose.kind == "range test":
-        from natix_hf.runs.range_test import RangeTest
+def check_on_photos(recipe: Recipe, splits: LockedSplits) -> np.ndarray | None:
+    """Raise `UserError` for what a recipe asks of photos that have not got it.
 
-        return RangeTest
-    if purpose.kind == "refit":
-        from natix_hf.runs.refit import Refit
-
-        return partial(Refit, honest=Path(purpose.refit_from))
-    if purpose.kind == "sweep":
-        from natix_hf.runs.sweep_runs import Member
-
-        return Member
-    from natix_hf.training.trainer import NatixTrainer
-
-    return NatixTrainer
+    Returns:
+        The class shares `(classes,)` that its `target_prior` expects; None where it expects none.
+    """
+    names, decision = splits.label_names, recipe.decision
+    prior = check_decision(decision, names, positive_class(names, recipe.data.positive_label))
+    check_photos(splits, [recipe.data.augment, decision.calibrate_on, *decision.robustness])
+    splits.check_slices(decision.slices)
+    return prior

@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,23 +20,27 @@ from natix_hf.decision.selective import selective_document
 from natix_hf.decision.temperature import softmax
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.final_figures import FinalFigures
+from natix_hf.documents.probe import OverProbe
 from natix_hf.documents.run_record import RunRecord
 from natix_hf.documents.selective import Selective
 from natix_hf.documents.slices import Slices
 from natix_hf.errors import LeakageError
 from natix_hf.files import fingerprint_file, read_json, replacing, staging, write_json, write_text
 from natix_hf.hub.cards import model_card
+from natix_hf.recipe.options import DecisionOptions
 from natix_hf.report import figures
 from natix_hf.report.field import Field
 from natix_hf.report.slices import slices_document
-from natix_hf.report.summary import metrics_document
+from natix_hf.report.summary import metrics_document, summary_lines
 from natix_hf.runs import folder as run_folder
 from natix_hf.runs.calibrate_run import calibrate_run, carried
 from natix_hf.runs.figures_by_stage import stages_document
 from natix_hf.runs.gallery import keep_photos
 from natix_hf.runs.measure_robustness import challenge_documents, note_latency, predict_challenged
+from natix_hf.runs.over_probe import over_probe, over_probe_lines
 from natix_hf.runs.report_page import write_decision_figures, write_report
 from natix_hf.runs.saved_logits import check_classes, read_predictions, write_predictions
+from natix_hf.training.bottleneck import speed_lines
 
 if TYPE_CHECKING:
     from natix_hf.training.trainer import NatixTrainer
@@ -48,13 +51,6 @@ TABLES = (
     ("val_calib", "policy", ("fit", "control")),
     ("val_test", "final_evaluation", (None,)),
 )
-
-
-@contextmanager
-def _timed(times: dict[str, float], phase: str):
-    begin = time.perf_counter()
-    yield
-    times[phase] = round(times.get(phase, 0.0) + time.perf_counter() - begin, 3)
 
 
 def write_into_weights(run: Path, calibration: dict[str, Any]) -> None:
@@ -170,40 +166,71 @@ def evaluate_run(run: Path, *, seed: int = 0, field: Field | None = None) -> dic
     return document
 
 
-def finish(trainer: NatixTrainer) -> dict[str, Any]:
-    """See `NatixTrainer.finish`."""
-    run, times = Path(trainer.args.output_dir), trainer.times
-    with _timed(times, "predict"):
+def finish_run(trainer: NatixTrainer, decision: DecisionOptions | None = None) -> dict[str, Any]:
+    """Calibrate on `val_calib`, test once on `val_test`, and complete the folder of a run.
+
+    Args:
+        trainer: whose training is over, by `runs.train_run`. Its model is the merged one afterwards.
+        decision: how logits become decisions.
+
+    Returns:
+        The content of `metrics.json`; empty on all processes but the first.
+    """
+    run, decision = Path(trainer.args.output_dir), decision or DecisionOptions()
+    probe = trainer.probe_predictions()  # while the adapters are still apart from the backbone
+    with trainer.times.timed("predict"):
         for name, role, parts in TABLES:
             predicted = []
             for part in parts:
                 rows = trainer.splits.rows(role, step="predictions", part=part)
                 predicted.append((part, rows, trainer.logits(rows)))
             if trainer.args.should_save:
-                write_predictions(run / "predictions" / f"{name}.parquet", predicted, trainer.decision.slices)
-            predict_challenged(trainer, name, predicted)
+                write_predictions(run / "predictions" / f"{name}.parquet", predicted, decision.slices)
+            predict_challenged(
+                run,
+                decision,
+                name,
+                predicted,
+                processor=trainer.processing_class,
+                logits=trainer.logits_of_photos,
+                write=trainer.args.should_save,
+            )
         tested = predicted[0][1]  # the last table's rows
     document: dict[str, Any] = {}
     if trainer.args.should_save:
-        write_record(trainer, run)
-        with _timed(times, "calibrate"):
-            calibration = calibrate_run(run, trainer.decision)
-        with _timed(times, "save"):
+        write_record(trainer, decision, run)
+        with trainer.times.timed("calibrate"):
+            calibration = calibrate_run(run, decision)
+        with trainer.times.timed("save"):
             save_model(trainer, run, calibration)
-        if trainer.decision.robustness:
-            with _timed(times, "latency"):
-                note_latency(run, trainer._plain_model(), trainer.processing_class, tested)
+        if decision.robustness:
+            with trainer.times.timed("latency"):
+                note_latency(run, trainer.plain_model(), trainer.processing_class, tested)
         if trainer.splits.purpose == "run":
-            with _timed(times, "gallery"):
-                keep_photos(trainer, run)
-        with _timed(times, "evaluate"):
+            with trainer.times.timed("gallery"):
+                # A sharded model works only where all processes take part, and here it is one.
+                model = None if trainer.is_fsdp_enabled else trainer.plain_model()
+                keep_photos(run, trainer.splits, model, trainer.processing_class)
+        with trainer.times.timed("evaluate"):
             document = evaluate_run(run)
         record = read_json(run / "run.json")
-        record |= {"time": times, "status": "finished", "finished": run_folder.now()}
+        record |= {"time": dict(trainer.times), "speed": trainer.accounting.document()}
+        record |= {"status": "finished", "finished": run_folder.now()}
         RunRecord.check(record)
         write_json(run / "run.json", record)
+        if probe:
+            over_probe(run, probe, read_predictions(run, "val_test"), trainer.positive)
     trainer.accelerator.wait_for_everyone()
     return document
+
+
+def run_lines(trainer: NatixTrainer, metrics: dict[str, Any]) -> list[str]:
+    """What is printed of a finished run, or of a refit: `metrics` is what finishing returned."""
+    run = Path(trainer.args.output_dir)
+    record, lines = read_json(run / "run.json"), summary_lines(metrics, read_json(run / "calibration.json"))
+    if OverProbe.there(run):
+        lines += over_probe_lines(OverProbe.read(run))
+    return lines + speed_lines(record.get("speed"), record["time"])
 
 
 def save_model(trainer: NatixTrainer, run: Path, calibration: dict[str, Any]) -> None:
@@ -215,7 +242,7 @@ def save_model(trainer: NatixTrainer, run: Path, calibration: dict[str, Any]) ->
     from natix_hf.modeling.checkpoints import base_place
 
     model = trainer.accelerator.unwrap_model(trainer.model)
-    plain = model.get_base_model() if isinstance(model, PeftModel) else model
+    plain = trainer.plain_model()
     plain.set_calibration(**carried(calibration))
     with staging(run) as stage:
         if isinstance(model, PeftModel):
@@ -234,7 +261,7 @@ def save_model(trainer: NatixTrainer, run: Path, calibration: dict[str, Any]) ->
             path.chmod(0o644)  # safetensors makes them readable for their owner alone; the rest of the run is not so
 
 
-def write_record(trainer: NatixTrainer, run: Path, **more: Any) -> None:
+def write_record(trainer: NatixTrainer, decision: DecisionOptions, run: Path, **more: Any) -> None:
     """Complete `run.json` with what training knows, and `more`."""
     args = trainer.args
     record = read_json(run / "run.json")
@@ -242,7 +269,7 @@ def write_record(trainer: NatixTrainer, run: Path, **more: Any) -> None:
         "status": "evaluating",
         "method": trainer.method,
         "positive": trainer.positive,
-        "decision": dataclasses.asdict(trainer.decision),
+        "decision": dataclasses.asdict(decision),
         "training_shares": trainer.training_shares,
         "seeds": {
             "seed": args.seed,
@@ -254,9 +281,9 @@ def write_record(trainer: NatixTrainer, run: Path, **more: Any) -> None:
             **trainer.splits.description["fingerprints"],
         },
         "ledger": trainer.splits.ledger,
-        "time": trainer.times,
+        "time": dict(trainer.times),
         "speed": trainer.accounting.document(),
-        "prefix": trainer.prefix_document(),
+        "prefix": trainer.source.prefix_document(),
         "purpose": trainer.splits.purpose,
         "hold_out": trainer.splits.description.get("hold_out", {}),
         "steps": trainer.state.global_step,

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
+from natix_hf.data.splits.contracts import LockedSplits
 from natix_hf.documents.gallery import Gallery, GalleryPhoto
 from natix_hf.files import read_json, staging, write_json
 from natix_hf.inference.attention_maps import attention_maps, heat_picture, seen_box
@@ -22,33 +23,29 @@ from natix_hf.photos.decode import open_photo
 from natix_hf.report.page_sections import wanted_photos
 from natix_hf.runs.report_page import rows_of
 
-if TYPE_CHECKING:
-    from natix_hf.training.trainer import NatixTrainer
-
 # Whose photos a page may show: split, role and step.
 SHOWN = (("val_select", "selection", "doubtful labels"), ("val_test", "final_evaluation", "final figures"))
 MAX_SIDE = 640
 _BATCH = 8
 
 
-def keep_photos(trainer: NatixTrainer, run: Path) -> None:
+def keep_photos(run: Path, splits: LockedSplits, model: torch.nn.Module | None, processor: Any) -> None:
     """Keep what the page of a run will show, while the photos are at hand; noted in the ledger of `run.json`.
 
     Args:
-        trainer: whose model is final; its splits serve an ordinary run.
         run: with predictions and calibration.
+        splits: of an ordinary run.
+        model, processor: as in `write_gallery`.
     """
-    noted, photos = len(trainer.splits.ledger), {}
+    noted, photos = len(splits.ledger), {}
     for split, role, step in SHOWN:
-        rows = trainer.splits.rows(role, step=step)
+        rows = splits.rows(role, step=step)
         photos[split] = rows, wanted_photos(rows_of(run, split))
     record = read_json(run / "run.json")
     # `evaluate_run` notes the final figures itself, of which these photos are a part.
-    record["ledger"] += [entry for entry in trainer.splits.ledger[noted:] if entry["step"] != "final figures"]
+    record["ledger"] += [entry for entry in splits.ledger[noted:] if entry["step"] != "final figures"]
     write_json(run / "run.json", record)
-    # A sharded model works only where all processes take part, and here it is one.
-    model = None if trainer.is_fsdp_enabled else trainer._plain_model()
-    write_gallery(run, photos, model, trainer.processing_class)
+    write_gallery(run, photos, model, processor)
 
 
 def write_gallery(

@@ -8,7 +8,7 @@ same rows: `val_test` is not read once more for them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,7 @@ from natix_hf.runs.saved_logits import sent_as, write_predictions
 from natix_hf.streetvision.profiles import LETTERBOXED, SENT, check_profiles, check_sendable, file_name
 
 if TYPE_CHECKING:
-    from natix_hf.training.trainer import NatixTrainer
+    from natix_hf.recipe.options import DecisionOptions
 
 TIMED = 50  # photos whose latency is measured
 MOST_SOURCES, FEWEST_PHOTOS = 20, 30  # of which the reward is simulated by themselves
@@ -57,37 +57,45 @@ def check_photos(splits: LockedSplits, profiles: Sequence[str]) -> None:
         check_sendable(LETTERBOXED, size, name)
 
 
-def predict_challenged(trainer: NatixTrainer, split: str, parts: Parts) -> None:
+def predict_challenged(
+    run: Path,
+    options: DecisionOptions,
+    split: str,
+    parts: Parts,
+    *,
+    processor: Any,
+    logits: Callable[[SentPhotos], np.ndarray],
+    write: bool,
+) -> None:
     """Write what the recipe's `calibrate_on` and `robustness` need of a split, by all processes together.
 
     Args:
-        trainer: after training, before calibration.
+        run: its folder.
+        options: of the run.
         split: `val_calib` and `val_test` are predicted, others are left alone.
         parts: name, rows and clean logits of the split's parts, as they were predicted.
+        processor: the image processor.
+        logits: `(n, classes)` float32 of photos before calibration, by the trained model.
+        write: whether this process writes.
     """
-    run, options = Path(trainer.args.output_dir), trainer.decision
 
     def predicted(rows: Any, cases: Sequence[Case]) -> np.ndarray:
-        photos, workers = SentPhotos(rows, trainer.processing_class, cases), trainer.args.dataloader_num_workers
-        trainer.args.dataloader_num_workers = trainer.decode_workers  # a probe has none for its features
-        logits = trainer.predict(photos, metric_key_prefix="predict").predictions
-        trainer.args.dataloader_num_workers = workers
-        return np.asarray(logits, dtype=np.float32).reshape(len(rows), len(cases), -1)
+        return logits(SentPhotos(rows, processor, cases)).reshape(len(rows), len(cases), -1)
 
     if split == "val_calib" and options.calibrate_on != "clean":
         profile = options.calibrate_on
         views = [Case(profile, view=view) for view in range(options.calibrate_views)]
         found = [(part, rows, predicted(rows, views)) for part, rows, _ in parts]
-        if trainer.args.should_save:
-            sent = [(part, rows, logits[:, i]) for i in range(len(views)) for part, rows, logits in found]
+        if write:
+            sent = [(part, rows, ways[:, i]) for i in range(len(views)) for part, rows, ways in found]
             write_predictions(run / "predictions" / f"{split}@{file_name(profile)}.parquet", sent, sent=SENT)
     if split == "val_test":
         ((_, rows, _),) = parts
         for profile in options.robustness:
             cases = cases_of(profile)
-            logits = predicted(rows, cases)
-            if trainer.args.should_save:
-                _write(run, profile, rows, cases, logits)
+            ways = predicted(rows, cases)
+            if write:
+                _write(run, profile, rows, cases, ways)
 
 
 def _write(run: Path, profile: str, rows: Any, cases: Sequence[Case], logits: np.ndarray) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from natix_hf.report import figures
 from natix_hf.training.bottleneck import speed_lines
 from natix_hf.training.optimizers import inner_name
 from natix_hf.training.trainer import NatixTrainer
+
+if TYPE_CHECKING:
+    from natix_hf.recipe.options import DecisionOptions
 
 LOW, HIGH, STEPS = 1e-7, 10.0, 120
 QUIET = 15  # steps at the lowest rates, which change nothing: they tell the loss at the start and its noise
@@ -103,7 +106,7 @@ class RangeTest(NatixTrainer):
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """Train without a run folder, until the loss diverges or `HIGH` is reached."""
         try:
-            with self.timed("train"):
+            with self.times.timed("train"):
                 return Trainer.train(self)
         finally:
             self.progress.close()
@@ -113,7 +116,7 @@ class RangeTest(NatixTrainer):
         self.within.append(loss.detach())
         return loss
 
-    def _pass(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any) -> torch.Tensor:
+    def one_pass(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any) -> torch.Tensor:
         return Trainer.training_step(self, model, inputs, num_items_in_batch)  # a loss of NaN is where the curve ends
 
     def step_is_over(self) -> bool:
@@ -123,38 +126,46 @@ class RangeTest(NatixTrainer):
         self.losses.append(float(loss))
         return diverged(np.array(self.losses))
 
-    def finish(self) -> LearningRates:
-        """Write `find_lr.json` and `figures/find_lr.png`; returns the document."""
-        finite = np.array(self.losses)
-        finite = finite[: int(np.isfinite(finite).cumprod().sum())]
-        document = LearningRates(
-            rule=RULE,
-            **suggestion(finite),
-            diverged=diverged(np.array(self.losses)),
-            rates=rates(len(finite)).tolist(),
-            losses=finite.tolist(),
-            smoothed=smooth(finite).tolist(),
-            photos_a_step=self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
-            optim=inner_name(self.args),
-            method=self.method,
-            seed=self.args.seed,
-        )
-        if self.args.should_save:
-            document.write(self.output)
-            with replacing(self.output / "figures" / "find_lr.png") as path:
-                figures.learning_rates(document, path)
-        return document
 
-    def told(self, found: LearningRates) -> list[str]:
-        steps, last = len(found.rates), found.rates[-1]
-        end = "the loss diverged" if found.diverged else "the end of the range, and no divergence"
-        lines = [f"{steps} steps of {found.photos_a_step} photos, rate {LOW:g} to {last:.2g}: {end}"]
-        if found.suggestion is None:
-            lines.append("no rate is suggested: the loss never fell by more than its noise; take larger batches")
-        else:
-            lines.append(f"suggestion: learning_rate {found.suggestion:.2g} ({found.rule})")
-        lines.append(f"the curve is in {self.output / 'figures' / 'find_lr.png'}")
-        return lines + speed_lines(self.accounting.document(), self.times)
+def train_range_test(trainer: RangeTest, recipe_text: str | None = None) -> None:
+    """Train; a range test leaves neither a run folder nor a `recipe.yaml`."""
+    trainer.train()
+
+
+def finish_range_test(trainer: RangeTest, decision: DecisionOptions | None = None) -> LearningRates:
+    """Write `find_lr.json` and `figures/find_lr.png`; returns the document. There are no decisions to be made."""
+    finite, args = np.array(trainer.losses), trainer.args
+    finite = finite[: int(np.isfinite(finite).cumprod().sum())]
+    document = LearningRates(
+        rule=RULE,
+        **suggestion(finite),
+        diverged=diverged(np.array(trainer.losses)),
+        rates=rates(len(finite)).tolist(),
+        losses=finite.tolist(),
+        smoothed=smooth(finite).tolist(),
+        photos_a_step=args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        optim=inner_name(args),
+        method=trainer.method,
+        seed=args.seed,
+    )
+    if args.should_save:
+        document.write(trainer.output)
+        with replacing(trainer.output / "figures" / "find_lr.png") as path:
+            figures.learning_rates(document, path)
+    return document
+
+
+def range_test_lines(trainer: RangeTest, found: LearningRates) -> list[str]:
+    """What is printed of a range test."""
+    steps, last = len(found.rates), found.rates[-1]
+    end = "the loss diverged" if found.diverged else "the end of the range, and no divergence"
+    lines = [f"{steps} steps of {found.photos_a_step} photos, rate {LOW:g} to {last:.2g}: {end}"]
+    if found.suggestion is None:
+        lines.append("no rate is suggested: the loss never fell by more than its noise; take larger batches")
+    else:
+        lines.append(f"suggestion: learning_rate {found.suggestion:.2g} ({found.rule})")
+    lines.append(f"the curve is in {trainer.output / 'figures' / 'find_lr.png'}")
+    return lines + speed_lines(trainer.accounting.document(), trainer.times)
 
 
 def rates(steps: int) -> np.ndarray:

@@ -18,12 +18,16 @@ from transformers.trainer_utils import IntervalStrategy, SaveStrategy
 from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.final_figures import FinalFigures
+from natix_hf.documents.probe import ProbeSearch
 from natix_hf.documents.run_record import RunRecord
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_json, write_text
 from natix_hf.hub.cards import model_card
+from natix_hf.recipe.options import DecisionOptions
 from natix_hf.runs import folder as run_folder
+from natix_hf.runs.finish_run import save_model, write_record
 from natix_hf.runs.same_recipe import REFITTED, differing, told
+from natix_hf.training.heads import Setting
 from natix_hf.training.trainer import NatixTrainer
 
 
@@ -108,24 +112,27 @@ class Refit(NatixTrainer):
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         return super().create_scheduler(self.planned_steps(), optimizer)
 
-    def finish(self) -> dict[str, Any]:
-        """Complete the run folder; returns the honest run's `metrics.json`, marked as such."""
-        from natix_hf.runs.finish_run import save_model, write_record
+    def wanted_heads(self) -> list[Setting]:
+        """The head that the honest run chose, alone."""
+        return [Setting(**ProbeSearch.read(self.honest).chosen.plain())]
 
-        run, document = Path(self.args.output_dir), {}
-        if self.args.should_save:
-            name = {"honest_run": self.honest.name}
-            calibration = read_json(self.honest / "calibration.json") | name
-            document = read_json(self.honest / "metrics.json") | name
-            CalibrationFile.check(calibration)
-            FinalFigures.check(document)
-            save_model(self, run, calibration)
-            write_json(run / "calibration.json", calibration)
-            write_json(run / "metrics.json", document)
-            write_record(self, run, refit=self.taken)
-            record = read_json(run / "run.json") | {"status": "finished", "finished": run_folder.now()}
-            RunRecord.check(record)
-            write_json(run / "run.json", record)
-            write_text(run / "README.md", model_card(run))
-        self.accelerator.wait_for_everyone()
-        return document
+
+def finish_refit(trainer: Refit, decision: DecisionOptions | None = None) -> dict[str, Any]:
+    """Complete the run folder; returns the honest run's `metrics.json`, marked as such."""
+    run, document = Path(trainer.args.output_dir), {}
+    if trainer.args.should_save:
+        name = {"honest_run": trainer.honest.name}
+        calibration = read_json(trainer.honest / "calibration.json") | name
+        document = read_json(trainer.honest / "metrics.json") | name
+        CalibrationFile.check(calibration)
+        FinalFigures.check(document)
+        save_model(trainer, run, calibration)
+        write_json(run / "calibration.json", calibration)
+        write_json(run / "metrics.json", document)
+        write_record(trainer, decision or DecisionOptions(), run, refit=trainer.taken)
+        record = read_json(run / "run.json") | {"status": "finished", "finished": run_folder.now()}
+        RunRecord.check(record)
+        write_json(run / "run.json", record)
+        write_text(run / "README.md", model_card(run))
+    trainer.accelerator.wait_for_everyone()
+    return document

@@ -1,9 +1,9 @@
 """Sweeps: which combinations of values are tried, where each stands, and how they rank on `val_select`.
 
 Every run of a sweep has the same seed and the same split and reads `train` and `val_select` alone: the locked splits
-give it nothing else (`contracts.PURPOSES`). It leaves its score and its predictions on `val_select` and no model;
-the one that wins is trained again as an ordinary run, which has its one look at `val_test`. How recipes are parsed is
-the verb's business.
+give it nothing else (`data.splits.contracts.PURPOSES`). It leaves its score and its predictions on `val_select` and
+no model; the one that wins is trained again as an ordinary run, which has its one look at `val_test`. How recipes are
+parsed is the verb's business.
 """
 
 from __future__ import annotations
@@ -12,23 +12,25 @@ import itertools
 import math
 import re
 import shutil
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.documents.run_record import RunRecord
 from natix_hf.documents.several_runs import Sweep
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_json
+from natix_hf.recipe.options import DecisionOptions
 from natix_hf.report.intervals import bootstrap_intervals, group_count
 from natix_hf.report.summary import LABELS, figure_text, interval_text
 from natix_hf.runs import folder as run_folder
 from natix_hf.runs.finish_run import write_record
 from natix_hf.runs.saved_logits import read_predictions, write_predictions
 from natix_hf.training.bottleneck import speed_lines
-from natix_hf.training.trainer import NatixTrainer
+
+if TYPE_CHECKING:
+    from natix_hf.training.trainer import NatixTrainer
 
 RESAMPLES, LEVEL = 1000, 0.95
 _OTHER_ROWS = "its runs would be scored on other photos, and no score could be compared"
@@ -110,36 +112,37 @@ def state(folder: Path, text: str, whose: str = "sweep") -> str:
     return "finished" if read_json(record).get("status") == "finished" else "interrupted"
 
 
-class Member(NatixTrainer):
-    """A trainer that ends with the score on `val_select`; its splits' purpose is a sweep."""
+def finish_member(trainer: NatixTrainer, decision: DecisionOptions | None = None) -> dict[str, Any]:
+    """Write the logits of `val_select` and complete `run.json` of a run of a sweep; returns the score as `score`
+    does."""
+    run = Path(trainer.args.output_dir)
+    with trainer.times.timed("predict"):
+        rows = trainer.splits.rows("selection", step="predictions")
+        logits = trainer.logits(rows)
+    document: dict[str, Any] = {}
+    if trainer.args.should_save:
+        write_predictions(run / "predictions" / "val_select.parquet", [(None, rows, logits)])
+        metric = (trainer.args.metric_for_best_model or "mcc").removeprefix("eval_")
+        metric = "log_loss" if metric == "loss" else metric
+        write_record(trainer, decision or DecisionOptions(), run, metric=metric)
+        record = read_json(run / "run.json") | {"status": "finished", "finished": run_folder.now()}
+        RunRecord.check(record)
+        write_json(run / "run.json", record)
+        shutil.rmtree(run / "checkpoints", ignore_errors=True)  # what wins is trained as a run of its own
+        document = score(run)
+    trainer.accelerator.wait_for_everyone()
+    return document
 
-    def finish(self) -> dict[str, Any]:
-        """Write the logits of `val_select` and complete `run.json`; returns the score as `score` does."""
-        run, begin = Path(self.args.output_dir), time.perf_counter()
-        rows = self.splits.rows("selection", step="predictions")
-        logits = self.logits(rows)
-        self.times["predict"] = round(time.perf_counter() - begin, 3)
-        document: dict[str, Any] = {}
-        if self.args.should_save:
-            write_predictions(run / "predictions" / "val_select.parquet", [(None, rows, logits)])
-            metric = (self.args.metric_for_best_model or "mcc").removeprefix("eval_")
-            write_record(self, run, metric="log_loss" if metric == "loss" else metric)
-            record = read_json(run / "run.json") | {"status": "finished", "finished": run_folder.now()}
-            RunRecord.check(record)
-            write_json(run / "run.json", record)
-            shutil.rmtree(run / "checkpoints", ignore_errors=True)  # what wins is trained as a run of its own
-            document = score(run)
-        self.accelerator.wait_for_everyone()
-        return document
 
-    def told(self, metrics: dict[str, Any]) -> list[str]:
-        interval = metrics["score"]
-        return [
-            f"val_select: {LABELS[metrics['metric']]} {figure_text(interval['value'])} "
-            f"({LEVEL:.0%} interval {interval_text(interval)}; {metrics['n']} photos, {metrics['groups']} groups); "
-            "a run of a sweep has no other figures",
-            *speed_lines(read_json(Path(self.args.output_dir) / "run.json").get("speed"), self.times),
-        ]
+def member_lines(trainer: NatixTrainer, metrics: dict[str, Any]) -> list[str]:
+    """What is printed of a finished run of a sweep: `metrics` is what finishing returned."""
+    interval = metrics["score"]
+    return [
+        f"val_select: {LABELS[metrics['metric']]} {figure_text(interval['value'])} "
+        f"({LEVEL:.0%} interval {interval_text(interval)}; {metrics['n']} photos, {metrics['groups']} groups); "
+        "a run of a sweep has no other figures",
+        *speed_lines(read_json(Path(trainer.args.output_dir) / "run.json").get("speed"), trainer.times),
+    ]
 
 
 def score(run: Path) -> dict[str, Any]:

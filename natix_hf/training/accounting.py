@@ -12,49 +12,57 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Mapping
-from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import torch
 from transformers import TrainerCallback
 
-from natix_hf.documents.run_record import RunRecord
 from natix_hf.files import home, read_json, write_json
-from natix_hf.inference.pass_costs import operations
+from natix_hf.inference.pass_costs import Passes, operations
 from natix_hf.modeling.packed_linear import pack, worth_packing
 from natix_hf.modeling.packed_linear import times as packed_product
 from natix_hf.training.bottleneck import bottleneck
-
-if TYPE_CHECKING:
-    from natix_hf.training.trainer import NatixTrainer
 
 PEAK_SECONDS = 2.0
 WORTH_A_PEAK = 30.0  # seconds of training, or of passes, under which no peak is measured for their sake
 
 
+class PhaseTimes(dict[str, float]):
+    """Seconds of a run by phase, as `run.json` has them."""
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the seconds of a block to a phase."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self[phase] = round(self.get(phase, 0.0) + time.perf_counter() - begin, 3)
+
+
 class Accounting(TrainerCallback):
-    """Counts while a `NatixTrainer` trains; `document` tells.
+    """Counts while a trainer trains; `document` tells.
 
     Args:
-        trainer: calls `waiting` around each fetch of a batch; its `passes` were counted while it was built.
+        args: `NatixTrainingArguments`.
+        method: `lora`, `probe` or `full`.
+        times: of the run.
+        passes: through frozen networks, by the cache that they fill; some were made before training.
     """
 
-    def __init__(self, trainer: NatixTrainer) -> None:
-        self.trainer = trainer
+    def __init__(self, args: Any, method: str, times: PhaseTimes, passes: Mapping[str, Passes]) -> None:
+        self.args, self.method, self.times, self.passes = args, method, times, passes
         self.photos = self.steps = 0
         self.waited = self.stepping = 0.0
         self.flop: int | None = None
         self._step_began: float | None = None
         self._passed_before = self._passed()  # seconds of passes before training; later ones lie within `predict`
 
-    def count_operations(self, example: Mapping[str, torch.Tensor]) -> None:
+    def count_operations(self, model: torch.nn.Module, example: Mapping[str, torch.Tensor]) -> None:
         """Floating-point operations of a training step on one example, forward and backward."""
-        if self.trainer.args.torch_compile or self.trainer.is_fsdp_enabled:  # then not on the device yet
-            return
-        model = self.trainer.accelerator.unwrap_model(self.trainer.model)
-        inputs = {k: v.to(self.trainer.args.device) for k, v in example.items() if k not in ("labels", "seed")}
+        inputs = {k: v.to(self.args.device) for k, v in example.items() if k not in ("labels", "seed")}
         was_training = model.training
         model.train()
         try:
@@ -82,7 +90,7 @@ class Accounting(TrainerCallback):
             self.steps += 1
 
     def _passed(self) -> float:
-        return sum(one.seconds for one in self.trainer.passes.values())
+        return sum(one.seconds for one in self.passes.values())
 
     def document(self) -> dict[str, Any] | None:
         """The `speed` of `run.json`; None where nothing was timed.
@@ -93,13 +101,13 @@ class Accounting(TrainerCallback):
         `prefixes` the same but `beside`, forward alone, and `served`, the photos that came from the cache instead.
         Always `peak_flop_per_second` of training, `peak_memory_mib`, `bottleneck`.
         """
-        args, passes = self.trainer.args, {kind: one for kind, one in self.trainer.passes.items() if one.known}
-        times = {phase: seconds for phase, seconds in self.trainer.times.items() if phase != "total"}
+        args, passes = self.args, {kind: one for kind, one in self.passes.items() if one.known}
+        times = {phase: seconds for phase, seconds in self.times.items() if phase != "total"}
         training, whole = self.stepping + self.waited, sum(times.values())
         if not (whole or training or passes):
             return None
         later = self._passed() - self._passed_before
-        if self.trainer.method == "probe" and later:  # a probe predicts from features
+        if self.method == "probe" and later:  # a probe predicts from features
             times["predict"] = max(0.0, times.get("predict", 0.0) - later)
             times["features"] = times.get("features", 0.0) + later
         found: dict[str, Any] = {"peak_flop_per_second": None}
@@ -179,11 +187,3 @@ def peak_memory() -> float:
         return torch.cuda.max_memory_allocated() / 2**20
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return most / 2**20 if sys.platform == "darwin" else most / 2**10
-
-
-def keep_speed(run: Path, speed: Mapping[str, Any] | None) -> None:
-    """Add `speed` to a run's `run.json`."""
-    record = read_json(run / "run.json")
-    record |= {"speed": speed}
-    RunRecord.check(record)
-    write_json(run / "run.json", record)

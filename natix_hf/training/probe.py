@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,15 +16,11 @@ from tqdm.auto import tqdm
 
 from natix_hf.documents.probe import ProbeSearch
 from natix_hf.errors import UserError
-from natix_hf.files import replacing
 from natix_hf.inference.features import pooled
 from natix_hf.report.metrics import LOWER_IS_BETTER, classification_metrics
 from natix_hf.threads import one_blas_thread
 from natix_hf.training.defaults import off
 from natix_hf.training.heads import REFERENCE_BATCH, Head, Setting, best_head, settings, train_heads
-
-if TYPE_CHECKING:
-    from natix_hf.training.trainer import NatixTrainer
 
 LBFGS_STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)  # C of the logistic regression that is set beside the heads
 MOST_STEPS = 10_000  # of L-BFGS; it stops by itself long before, and warns where it is stopped
@@ -135,98 +130,81 @@ def lbfgs_check(
     return min(found, key=lambda one: one["log_loss"])
 
 
-class HeadSearch:
-    """The grid of one run: trained, judged, the winner put into the model.
+def search_heads(
+    train: Any,
+    select: Any | None,
+    wanted: Sequence[Setting],
+    args: Any,
+    *,
+    classes: int,
+    positive: int,
+    class_weights: Sequence[float] | None,
+) -> tuple[Head, ProbeSearch]:
+    """Train the grid of heads and judge them.
 
     Args:
-        trainer: of a probe, with `train` and `val_select` as cached features of enough layers. Without `val_select`
-            (a refit) the head that the honest run chose is trained alone.
+        train: cached features of `train`, of enough layers.
+        select: those of `val_select`; without (a refit) there is nothing to choose by, and one head is wanted.
+        wanted: the heads.
+        args: `NatixTrainingArguments`.
+        classes: their number.
+        positive: id of the positive class.
+        class_weights: `(classes,)` of the loss, where it has any.
+
+    Returns:
+        The best head, and how all of them did.
     """
+    layers = max(setting.layers for setting in wanted)
+    labels = np.array(train.labels)
+    views = train.parts(layers)
+    judged = views[0][:1] if select is None else select.parts(layers)[0]
+    with tqdm(total=0, desc=f"{len(wanted)} heads", unit="step", disable=args.disable_tqdm) as bar:
 
-    def __init__(self, trainer: NatixTrainer) -> None:
-        self.trainer = trainer
-        self.wanted = grid(trainer.args)
-        if trainer.eval_dataset is None:
-            self.wanted = [Setting(**ProbeSearch.read(trainer.honest).chosen.plain())]
+        def after_step(done: int, steps: int) -> None:
+            bar.total = steps
+            bar.update(done - bar.n)
 
-    def run(self) -> ProbeSearch:
-        """Train, judge, choose; the model then has the winner's pooling, layers and head."""
-        trainer, args = self.trainer, self.trainer.args
-        layers = max(setting.layers for setting in self.wanted)
-        train, select = trainer.train_dataset, trainer.eval_dataset
-        labels = np.array(train.labels)
-        views = train.parts(layers)
-        judged = views[0][:1] if select is None else select.parts(layers)[0]
-        with tqdm(total=0, desc=f"{len(self.wanted)} heads", unit="step", disable=args.disable_tqdm) as bar:
-
-            def after_step(done: int, steps: int) -> None:
-                bar.total = steps
-                bar.update(done - bar.n)
-
-            heads = train_heads(
-                views,
-                labels,
-                judged,
-                self.wanted,
-                classes=len(trainer.label_list),
-                epochs=args.num_train_epochs,
-                steps=args.max_steps if args.max_steps > 0 else None,
-                batch_size=args.train_batch_size,
-                seed=args.seed if args.data_seed is None else args.data_seed,
-                class_weights=None if trainer.criterion.weights is None else trainer.criterion.weights.tolist(),
-                label_smoothing=args.label_smoothing_factor,
-                device=args.device,
-                after_step=after_step,
-            )
-            steps = bar.total
-        chosen, compared = 0, {}
-        if select is not None:
-            chosen, found = choose_head(heads, np.array(select.labels), trainer.positive, args.metric_for_best_model)
-            feature_of = [pooled(p, *heads[chosen].setting[:2]) for p in (views[0], judged)]
-            check = lbfgs_check(feature_of[0], labels, feature_of[1], np.array(select.labels), trainer.positive)
-            compared = {"judged": len(select.labels), "heads": found, "lbfgs": check}
-        self._adopt(heads[chosen])
-        trainer.state.global_step = trainer.state.max_steps = steps
-        return ProbeSearch(
-            rows=len(labels),
-            steps=steps,
-            batch=args.train_batch_size,
-            **compared,
-            chosen=heads[chosen].setting._asdict(),
-            reference_batch=REFERENCE_BATCH,
+        heads = train_heads(
+            views,
+            labels,
+            judged,
+            wanted,
+            classes=classes,
+            epochs=args.num_train_epochs,
+            steps=args.max_steps if args.max_steps > 0 else None,
+            batch_size=args.train_batch_size,
+            seed=args.seed if args.data_seed is None else args.data_seed,
+            class_weights=class_weights,
+            label_smoothing=args.label_smoothing_factor,
+            device=args.device,
+            after_step=after_step,
         )
+        steps = bar.total
+    chosen, compared = 0, {}
+    if select is not None:
+        chosen, found = choose_head(heads, np.array(select.labels), positive, args.metric_for_best_model)
+        feature_of = [pooled(p, *heads[chosen].setting[:2]) for p in (views[0], judged)]
+        check = lbfgs_check(feature_of[0], labels, feature_of[1], np.array(select.labels), positive)
+        compared = {"judged": len(select.labels), "heads": found, "lbfgs": check}
+    return heads[chosen], ProbeSearch(
+        rows=len(labels),
+        steps=steps,
+        batch=args.train_batch_size,
+        **compared,
+        chosen=heads[chosen].setting._asdict(),
+        reference_batch=REFERENCE_BATCH,
+    )
 
-    @torch.no_grad()
-    def _adopt(self, head: Head) -> None:
-        """Give the model the head, and the pooling that it reads."""
-        model = self.trainer._plain_model()
-        model.config.pooling, model.config.feature_layers = head.setting.pooling, head.setting.layers
-        linear = torch.nn.Linear(head.weight.shape[1], head.weight.shape[0], device=model.device)
-        linear.weight.copy_(head.weight)
-        linear.bias.copy_(head.bias)
-        model.head.linear = linear
-        for data in (self.trainer.train_dataset, self.trainer.eval_dataset):
-            if data is not None:
-                data.pooling, data.layers = head.setting.pooling, head.setting.layers
 
-
-def write_search(run: Path, search: ProbeSearch) -> list[str]:
-    """Write `probe.json` and, where heads were compared, `figures/probe.png`; returns the lines to print."""
-    search.write(run)
-    chosen = search.chosen
-    told = f"{chosen.pooling} of the last {chosen.layers}, learning rate {chosen.learning_rate:g}"
-    told += f", weight decay {chosen.weight_decay:g}"
-    if search.heads is None:
-        return [f"probe: {told}"]
-    from natix_hf.report.figures_probe import heat_map
-
-    (run / "figures").mkdir(exist_ok=True)
-    with replacing(run / "figures" / "probe.png") as path:
-        heat_map(search.heads, chosen.plain(), path)
-    best = next(head for head in search.heads if head.items() >= chosen.plain().items())
-    check = search.lbfgs
-    return [
-        f"probe: {len(search.heads)} heads over {search.rows} photos; best on val_select "
-        f"({search.judged} photos): {told}: MCC {best['mcc']:.3f}, NLL {best['log_loss']:.4f}",
-        f"  beside it logistic regression by L-BFGS (C = {check.C:g}): MCC {check.mcc:.3f}, NLL {check.log_loss:.4f}",
-    ]
+@torch.no_grad()
+def adopt_head(model: Any, head: Head, features: Sequence[Any]) -> None:
+    """Give a model a head and the pooling that it reads, and the same pooling to cached features (None is passed
+    over)."""
+    model.config.pooling, model.config.feature_layers = head.setting.pooling, head.setting.layers
+    linear = torch.nn.Linear(head.weight.shape[1], head.weight.shape[0], device=model.device)
+    linear.weight.copy_(head.weight)
+    linear.bias.copy_(head.bias)
+    model.head.linear = linear
+    for data in features:
+        if data is not None:
+            data.pooling, data.layers = head.setting.pooling, head.setting.layers

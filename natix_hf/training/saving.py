@@ -1,4 +1,4 @@
-"""How `NatixTrainer` writes its checkpoints and goes on from them.
+"""Checkpoints as they are written and gone on from.
 
 A checkpoint counts when it is whole (`checkpoints.py`). With EMA it holds the averaged weights, which were scored, and
 the raw ones beside them, from which training goes on. A sharded model is written in whole tensors, by one process.
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,114 +17,74 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import Trainer
+from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME, rotate_checkpoints
 
 from natix_hf.errors import UserError
 from natix_hf.training.checkpoints import check_continuable, is_complete, mark_complete, not_saved
-from natix_hf.training.sharding import (
-    check_sharded,
-    check_sharding,
-    fill,
-    keep_precision,
-    own,
-    piece,
-    reshard,
-    sketch,
-    whole,
-)
+from natix_hf.training.ema import Ema
+from natix_hf.training.losses import TrainingLoss
+from natix_hf.training.sharding import own, piece, reshard, whole
 
 RAW_WEIGHTS = "raw_trainable.safetensors"
 SHARDED_WEIGHTS = "pytorch_model_fsdp.bin"  # accelerate's name for what it loads into a sharded model
 
 
-class SavesWholeCheckpoints(Trainer):
-    """The part of `NatixTrainer` that saves and loads; it reads its `ema`, `criterion` and `method`."""
+class CheckpointKeeper:
+    """Writes the checkpoints of one training and reads them again.
 
-    sketch: torch.nn.Module | None = None  # what a sharded model becomes after training
+    Args:
+        args: `NatixTrainingArguments`.
+        criterion: whose parameters are kept along.
+        ema: the average of the trained weights, where there is one.
+    """
 
-    def create_accelerator_and_postprocess(self) -> None:
-        check_sharding(self.args, self.method, prefix_cache_gb=self.prefix_cache_gb)
-        super().create_accelerator_and_postprocess()
-        check_sharded(self.args, self.is_fsdp_enabled)
-        if self.is_fsdp_enabled:
-            keep_precision(self.accelerator.state.fsdp_plugin)
+    def __init__(self, args: Any, criterion: TrainingLoss, ema: Ema | None) -> None:
+        self.args, self.criterion, self.ema = args, criterion, ema
+        self.folder = Path(args.output_dir) / "checkpoints"
 
-    def _prepare_for_training(self, *args: Any) -> Any:
-        if self.is_fsdp_enabled:
-            self.sketch = sketch(self.model)
-        prepared = super()._prepare_for_training(*args)
-        if self.ema is not None:
-            self.ema.follow(self.model)  # to shard a model is to give it other parameters
-        return prepared
+    def write(self, state: TrainerState, save: Callable[[], None], wait: Callable[[], None]) -> None:
+        """Write the checkpoint of the step that `state` is at, on all processes together, and remove old ones.
 
-    def become_whole(self) -> None:
-        """After training: where the model is sharded, every process gets all of it, and it is sharded no more."""
-        if not self.is_fsdp_enabled:
-            return
-        if self.sketch is not None:
-            self.model = fill(self.sketch, self.model)
-            self.model_wrapped = self.callback_handler.model = self.model
-            self.sketch = self.optimizer = self.callback_handler.optimizer = None
-        self.accelerator.free_memory()  # which also has it prepare the model anew, for evaluation alone
-        self.is_fsdp_enabled = False
+        Args:
+            state: of the trainer.
+            save: writes what `transformers.Trainer` does.
+            wait: returns when all processes are there.
 
-    def _get_output_dir(self, trial: Any) -> str:
-        return str(Path(self.args.output_dir) / "checkpoints")
-
-    def _folder_now(self, trial: Any) -> Path:
-        return Path(self._get_output_dir(trial)) / f"checkpoint-{self.state.global_step}"
-
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        # The parent would remove older checkpoints before this one counts: do it after.
-        limit, self.args.save_total_limit = self.args.save_total_limit, None
-        self.optimizer.eval()  # a schedule-free optimizer then has the weights in place that are scored
+        Raises:
+            UserError: it could not be written; nothing of it is left.
+        """
+        point, limit = self.folder / f"checkpoint-{state.global_step}", self.args.save_total_limit
+        self.args.save_total_limit = None  # `save` would remove older checkpoints before this one counts: do it after
         try:
             with self.ema.weights() if self.ema is not None else nullcontext():
-                super()._save_checkpoint(model, trial)
+                save()
             raw = {} if self.ema is None else {name: whole(p) for name, p in self.ema.parameters.items()}
-            self.accelerator.wait_for_everyone()
+            wait()
             if self.args.should_save:
-                self._keep_state(self._folder_now(trial))
+                _write_state(state, point)
                 if self.ema is not None:
-                    raw = {name: tensor.contiguous() for name, tensor in raw.items()}
-                    save_file(raw, self._folder_now(trial) / RAW_WEIGHTS)
-                self.criterion.save(self._folder_now(trial))
-                mark_complete(self._folder_now(trial))
+                    save_file({name: tensor.contiguous() for name, tensor in raw.items()}, point / RAW_WEIGHTS)
+                self.criterion.save(point)
+                mark_complete(point)
         except BaseException as error:
             # A full disk, or Ctrl-C: nothing half-written stays.
             free = shutil.disk_usage(self.args.output_dir).free
-            shutil.rmtree(self._folder_now(trial), ignore_errors=True)
+            shutil.rmtree(point, ignore_errors=True)
             if isinstance(error, OSError | RuntimeError | SafetensorError):  # torch.save says RuntimeError
-                raise UserError(not_saved(self.args.output_dir, self.state.global_step, error, free)) from error
+                raise UserError(not_saved(self.args.output_dir, state.global_step, error, free)) from error
             raise
         finally:
             self.args.save_total_limit = limit
         if self.args.should_save:
-            rotate_checkpoints(
-                output_dir=self._get_output_dir(trial),
-                save_total_limit=limit,
-                best_model_checkpoint=self.state.best_model_checkpoint,
-            )
+            best = state.best_model_checkpoint
+            rotate_checkpoints(output_dir=str(self.folder), save_total_limit=limit, best_model_checkpoint=best)
 
-    def _keep_state(self, folder: Path) -> None:
-        """Write the trainer's state without what belongs to this start alone: where the run lies, and its rhythm."""
-        here = {"best_model_checkpoint": None, "logging_steps": None, "eval_steps": None, "save_steps": None}
-        dataclasses.replace(self.state, **here).save_to_json(str(folder / TRAINER_STATE_NAME))
-
-    def _init_training_state(self, max_steps: int, *args: Any) -> tuple[int, int]:
-        started = super()._init_training_state(max_steps, *args)
-        point = args[-2]  # resume_from_checkpoint
-        if point is not None:
-            self.state.compute_steps(self.args, max_steps)
-            self._find_best(Path(point))
-        return started
-
-    def _find_best(self, point: Path) -> None:
-        """Tell the restored state where the best checkpoint so far lies now."""
-        state, folder = self.state, Path(self._get_output_dir(None))
+    def find_best(self, state: TrainerState, point: Path) -> None:
+        """Tell a state that was restored from a checkpoint where the best one so far lies now."""
         if not state.best_global_step:
             return
+        folder = self.folder
         if not folder.is_dir() or not folder.samefile(point.parent):
             folder = point.parent
         best = folder / f"checkpoint-{state.best_global_step}"
@@ -134,51 +95,50 @@ class SavesWholeCheckpoints(Trainer):
             if self.args.should_log:
                 print(f"resumed: the best checkpoint so far, {best}, is gone: the best of what follows is taken")
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        if self.method == "probe" and state_dict is None:
-            trainable = {name for name, p in self.model.named_parameters() if p.requires_grad}
-            state_dict = {name: t for name, t in self.model.state_dict().items() if name in trainable}
-        super()._save(output_dir, state_dict)
+    def read(self, point: Path, model: torch.nn.Module, load: Callable[[], None], *, sharded: bool) -> None:
+        """Load a checkpoint: the raw weights into the model, the averaged ones into the average.
 
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """The parent's warning, but for weights that a checkpoint never has since they are not trained."""
-        trained = {name for name, p in self.model.named_parameters() if p.requires_grad}
-        missing = load_result.missing_keys
-        if self.method == "probe":  # `_save` leaves the backbone out
-            missing = [name for name in missing if name in trained]
-        super()._issue_warnings_after_load(type(load_result)(missing, load_result.unexpected_keys))
+        Args:
+            point: its folder.
+            model: that is trained.
+            load: loads what `transformers.Trainer` does.
+            sharded: whether the model is.
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
-        check_continuable(Path(resume_from_checkpoint))
-        self.criterion.load(resume_from_checkpoint)
-        if (Path(resume_from_checkpoint) / SHARDED_WEIGHTS).exists() != self.is_fsdp_enabled:
-            was, now = ("whole", "sharded") if self.is_fsdp_enabled else ("sharded", "whole")
+        Raises:
+            UserError: it was written by another kind of training.
+        """
+        check_continuable(point)
+        self.criterion.load(point)
+        if (point / SHARDED_WEIGHTS).exists() != sharded:
+            was, now = ("whole", "sharded") if sharded else ("sharded", "whole")
             raise UserError(
-                f"{resume_from_checkpoint} was written while the model was {was}, and here it is {now} (FSDP): "
+                f"{point} was written while the model was {was}, and here it is {now} (FSDP): "
                 "resume with the configuration of accelerate that the run was started with"
             )
         if self.ema is not None:
-            self.ema.follow(self.model if model is None else model)
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        raw = Path(resume_from_checkpoint) / RAW_WEIGHTS
+            self.ema.follow(model)
+        load()
+        raw = point / RAW_WEIGHTS
+        if raw.exists() != (self.ema is not None):
+            was = "true" if raw.exists() else "false"
+            raise UserError(f"{point} was written with ema: {was}; resume it with the same setting")
         if self.ema is None:
-            if raw.exists():
-                raise UserError(
-                    f"{resume_from_checkpoint} was written with ema: true; resume it with the same setting"
-                )
             return
-        if not raw.exists():
-            raise UserError(f"{resume_from_checkpoint} was written with ema: false; resume it with the same setting")
         self.ema.restart()
-        weights = load_file(raw)
-        wanted = self.ema.parameters
+        weights, wanted = load_file(raw), self.ema.parameters
         if weights.keys() != wanted.keys():
             odd = sorted(weights.keys() ^ wanted.keys())
             raise UserError(
-                f"{resume_from_checkpoint}: trained with other layers than this recipe: {', '.join(odd[:3])}, ... "
+                f"{point}: trained with other layers than this recipe: {', '.join(odd[:3])}, ... "
                 f"({len(odd)} names differ)"
             )
         reshard(self.ema.model)
         with torch.no_grad():
             for name, parameter in wanted.items():
                 own(parameter).copy_(piece(weights[name], like=parameter))
+
+
+def _write_state(state: TrainerState, point: Path) -> None:
+    """Write the trainer's state without what belongs to this start alone: where the run lies, and its rhythm."""
+    here = {"best_model_checkpoint": None, "logging_steps": None, "eval_steps": None, "save_steps": None}
+    dataclasses.replace(state, **here).save_to_json(str(point / TRAINER_STATE_NAME))

@@ -1,9 +1,9 @@
 """`transformers.Trainer` for DINOv3 classifiers: LoRA, probe and full fine-tuning in one class.
 
-What it adds to its parent: datasets from locked splits, the frozen features of a probe computed once, EMA (scored and
-saved, raw weights kept for exact resume), checkpoints that count only when whole, a stop at the first NaN, and no
-weight decay on norms, biases and tokens. Saving and loading stand in `saving.py`, what happens once after
-training (calibration, test, the run folder) in `final.py`.
+What it adds to its parent, each as a part of its own: what is read and in which order (`BatchSource`), the loss, EMA
+(scored and saved, raw weights kept for exact resume), checkpoints that count only when whole (`CheckpointKeeper`), a
+stop at the first NaN, accounting; and no weight decay on norms, biases and tokens. It knows no run folder but the
+checkpoints in it: `runs.train_run` begins the folder, `runs.finish_run` completes it.
 """
 
 from __future__ import annotations
@@ -18,41 +18,38 @@ from typing import Any
 import numpy as np
 import torch
 from peft import PeftModel
-from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState
+from torch.utils.data import Dataset
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import TrainOutput
 
-from natix_hf.data.sources.columns import as_name
+from natix_hf.data.sources.columns import positive_class
 from natix_hf.data.splits.contracts import LockedSplits
-from natix_hf.data.splits.slicing import check_slices
-from natix_hf.documents.probe import OverProbe
+from natix_hf.documents.probe import ProbeSearch
 from natix_hf.errors import UserError
-from natix_hf.files import home, read_json
+from natix_hf.files import home
 from natix_hf.modeling.packed_linear import packed_linears
-from natix_hf.recipe.options import DecisionOptions, NatixTrainingArguments
+from natix_hf.recipe.options import NatixTrainingArguments
 from natix_hf.report.classification_metric import NatixClassificationMetric
-from natix_hf.report.summary import summary_lines
-from natix_hf.runs import folder as run_folder
-from natix_hf.runs.calibrate_run import check_decision
-from natix_hf.runs.measure_robustness import check_photos
-from natix_hf.runs.saved_logits import read_predictions
-from natix_hf.training.accounting import Accounting, keep_speed
-from natix_hf.training.bottleneck import speed_lines
-from natix_hf.training.checkpoints import asked_to_resume, remove_incomplete, resume_point, resumed_line
+from natix_hf.training.accounting import Accounting, PhaseTimes
+from natix_hf.training.batch_source import BatchSource
+from natix_hf.training.checkpoints import remove_incomplete, resume_point
 from natix_hf.training.curriculum import check_curriculum
 from natix_hf.training.ema import Ema
-from natix_hf.training.feeding import FeedsPhotos
 from natix_hf.training.finite_losses import FiniteLosses
+from natix_hf.training.heads import Setting
 from natix_hf.training.losses import TrainingLoss, check_loss
 from natix_hf.training.mixing import check_views, mixing
 from natix_hf.training.optimizers import build_optimizer, check_optimizer, extra_passes
 from natix_hf.training.options_without_effect import without_effect
-from natix_hf.training.probe import HeadSearch, check_probe, write_search
+from natix_hf.training.probe import adopt_head, check_probe, grid, search_heads
 from natix_hf.training.progress import Progress
 from natix_hf.training.sampling import check_sampling
-from natix_hf.training.training_photos import Collator
-from natix_hf.training.warm_start import WarmStart, check_warm_start, over_probe, over_probe_lines
+from natix_hf.training.saving import CheckpointKeeper
+from natix_hf.training.sharding import check_sharded, check_sharding, fill, keep_precision, sketch
+from natix_hf.training.training_photos import Collator, EpochSampler
+from natix_hf.training.warm_start import WarmStart, check_warm_start
 
 
 class _Epochs(TrainerCallback):
@@ -69,7 +66,7 @@ class _Epochs(TrainerCallback):
             self.trainer.ema.update(state.global_step - 1)
 
 
-class NatixTrainer(FeedsPhotos):
+class NatixTrainer(Trainer):
     """Train a `NatixDinov3ForImageClassification` (or its LoRA-wrapped form) on locked splits.
 
     The method follows from the model: a `PeftModel` is trained with LoRA, a model with a frozen backbone as a probe on
@@ -78,20 +75,18 @@ class NatixTrainer(FeedsPhotos):
     Args:
         model: from `natix_hf.load_model`.
         args: `NatixTrainingArguments`.
-        splits: `LockedSplits` from `natix_hf.load_photos`; `train` and `val_select` are taken here, the others in
-            `finish`.
+        splits: `LockedSplits` from `natix_hf.load_photos`; `train` and `val_select` are taken here.
         processing_class: the checkpoint's image processor; training makes squares of photos as it does.
         augment, challenge_levels: training views, see `inference.augment`; a probe sees none.
         positive_label: the class that AUROC speaks of; default the class of id 1.
-        decision: how logits become decisions, see `recipe.DecisionOptions`; a line is printed where training sees
-            quite other class shares than its `target_prior`.
+        target_prior: the class shares that are expected, `(classes,)`; a line is printed where training sees quite
+            other ones.
         cache_dir: folder of frozen features and pre-resized copies; default `~/.cache/natix_hf`.
         decode_copy: train on pre-resized copies of the photos, made once; a probe has no use for them.
         decode_copy_side: their short side in pixels; default `photos.copies.copy_side(image_size)`.
         cache_gb: the most that cached features of a probe may take, in 10^9 bytes.
         prefix_cache_gb: keep the activations below the last trained blocks, see `training.prefix`.
         fixed_views: see `training_photos.TrainingPhotos`; a probe sees so many views beside each photo.
-        recipe_text: the text of the run's `recipe.yaml`; written by the verb.
         kwargs: what `transformers.Trainer` takes beside these.
 
     Raises:
@@ -108,50 +103,51 @@ class NatixTrainer(FeedsPhotos):
         augment: str = "basic",
         challenge_levels: Sequence[float] | None = None,
         positive_label: str | None = None,
-        decision: DecisionOptions | None = None,
+        target_prior: np.ndarray | None = None,
         cache_dir: str | Path | None = None,
         decode_copy: bool = False,
         decode_copy_side: int | None = None,
         cache_gb: float | None = None,
         prefix_cache_gb: float | None = None,
         fixed_views: int = 0,
-        recipe_text: str | None = None,
         callbacks: list[TrainerCallback] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.splits, self.recipe_text, self.decision = splits, recipe_text, decision or DecisionOptions()
+        self.splits = splits
         self.label_list: list[str] = list(splits.label_names)
         names = [model.config.id2label[i] for i in range(model.config.num_labels)]
         if names != self.label_list:
             raise UserError(f"the model's classes {names} are not the data's {self.label_list}: set label_names alike")
-        positive_label = as_name(positive_label)
-        if positive_label is not None and positive_label not in self.label_list:
-            raise UserError(f"positive_label {positive_label}: the classes are {', '.join(self.label_list)}")
-        self.positive = 1 if positive_label is None else self.label_list.index(positive_label)
+        self.positive = positive_class(self.label_list, positive_label)
         self.method = training_method(model)
         check_optimizer(args, method=self.method, attn_implementation=model.config._attn_implementation)
         self.extra_passes = extra_passes(args)
         check_loss(args, self.method)
         check_sampling(args)
         check_curriculum(args)
-        self.target_prior = check_decision(self.decision, self.label_list, self.positive)
         counts = splits.training_counts
         self.criterion = TrainingLoss(args, [counts[n] for n in self.label_list], self.label_list, self.positive)
         self.all_parameters = sum(p.numel() for p in model.parameters())
         self.trainable_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        self.times: dict[str, float] = {}  # seconds by phase, for run.json
-        self.cache_dir = Path(cache_dir or home())
-        self.decode_copy, self.decode_copy_side = decode_copy, decode_copy_side
-        self.cache_gb, self.prefix_cache_gb, self.fixed_views = cache_gb, prefix_cache_gb, fixed_views
         speed = {"decode_copy": decode_copy, "fixed_views": fixed_views, "prefix_cache_gb": prefix_cache_gb}
         check_views(self.method, augment, args, challenge_levels=challenge_levels, **speed)
-        check_photos(splits, [augment, self.decision.calibrate_on, *self.decision.robustness])
-        self.challenge_levels = challenge_levels
         if args.should_log and splits.purpose != "range test" and (idle := without_effect(args)):
             print(f"warning: {idle}")
         check_probe(args, self.method, head=model.config.head, layers=model.config.backbone_config.num_hidden_layers)
         check_warm_start(args, self.method, model.config.head)
-        self.decode_workers = args.dataloader_num_workers
+        self.times = PhaseTimes()
+        self.source = BatchSource(
+            processing_class,
+            args,
+            self.method,
+            times=self.times,
+            augment=augment,
+            challenge_levels=None if challenge_levels is None else tuple(challenge_levels),
+            cache_dir=Path(cache_dir or home()),
+            decode_copy_side=decode_copy_side,
+            cache_gb=cache_gb,
+            **speed,
+        )
         if self.method == "probe":
             args.dataloader_num_workers = 0  # rows of a memory-mapped file: a worker process would only copy them
             args.dataloader_prefetch_factor, args.dataloader_persistent_workers = None, False
@@ -159,17 +155,18 @@ class NatixTrainer(FeedsPhotos):
         with args.main_process_first(desc="frozen features"):
             read = ("refit", "refit") if splits.purpose == "refit" else ("training", "train")
             rows = splits.rows(read[0], step=read[1])
-            check_slices(rows, self.decision.slices)
-            self.sampler = self.make_sampler(rows, model, processing_class, args)
-            train = self.training_set(rows, model, processing_class, augment, args)
+            order = self.source.epoch_order(rows, model, self.criterion, self.label_list, target_prior)
+            self.sampler, self.curriculum, self.training_shares = order
+            train = self.source.training_set(rows, model, scored=splits.sizes["val_select"])
             select = None
             if splits.purpose in ("run", "sweep"):  # the others choose no checkpoint
                 select = splits.rows("selection", step="choose checkpoint")
-                select = self.selection_set(select, model, processing_class, args)
-            self.warm = None
+                select = self.source.selection_set(select, model)
+            self.warm: WarmStart | None = None
             if args.warm_start == "probe" and splits.purpose in ("run", "sweep"):
-                with self.timed("warm_start"):
-                    self.warm = WarmStart(self, model, processing_class, args)
+                with self.times.timed("warm_start"):
+                    weights = self.criterion.weights
+                    self.warm = WarmStart(model, self.source, splits, args, self.positive, weights)
         callbacks = list(callbacks or [])
         if args.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
@@ -184,9 +181,12 @@ class NatixTrainer(FeedsPhotos):
             callbacks=callbacks,
             **kwargs,
         )
+        self.search: ProbeSearch | None = None  # the grid of heads, where one was trained
+        self.sketch: torch.nn.Module | None = None  # what a sharded model becomes after training
         average = args.ema and args.probe_heads == "one"
         self.ema = Ema(self.model, args.ema_decay, args.ema_warmup_steps) if average else None
-        self.criterion.attach(self._plain_model(), args.seed)  # not averaged: nothing reads it after training
+        self.keeper = CheckpointKeeper(args, self.criterion, self.ema)
+        self.criterion.attach(self.plain_model(), args.seed)  # not averaged: nothing reads it after training
         self.finite = FiniteLosses(args.output_dir, lag=int(args.device.type != "cpu"))
         self.add_callback(_Epochs(self))
         # One short line per evaluation in place of the parent's dictionaries; trackers still get every value.
@@ -194,7 +194,7 @@ class NatixTrainer(FeedsPhotos):
         self.remove_callback(ProgressCallback)
         self.progress = Progress()
         self.add_callback(self.progress)
-        self.accounting = Accounting(self)
+        self.accounting = Accounting(args, self.method, self.times, self.source.passes)
         self.add_callback(self.accounting)
 
     def _metrics(self, prediction: Any) -> dict[str, float]:
@@ -213,34 +213,20 @@ class NatixTrainer(FeedsPhotos):
                 what `args.resume_from_checkpoint` says.
 
         Raises:
-            UserError: the folder holds another run, or the loss is not finite.
+            UserError: the checkpoint is not whole or of another kind of training, or the loss is not finite.
         """
         asked = self.args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
-        with self.args.main_process_first(desc="run folder"):
-            point, resume = resume_point(self.args.output_dir, asked), asked_to_resume(asked)
-            if resume and self.args.should_log:
-                print(resumed_line(self.args.output_dir, point))
+        with self.args.main_process_first(desc="checkpoints"):
+            point = resume_point(self.args.output_dir, asked)
             if self.args.should_save:
-                run_folder.begin(
-                    self.args.output_dir,
-                    resume=resume,
-                    point=point,
-                    overwrite=self.args.overwrite_output_dir,
-                    recipe_text=self.recipe_text,
-                    splits=self.splits.description,
-                    processes=self.args.world_size,
-                )
                 remove_incomplete(self.args.output_dir)
-                if self.curriculum is not None:
-                    print(self.curriculum.told())
-                    self.curriculum.draw(Path(self.args.output_dir) / "figures" / "curriculum.png", self.label_list)
         begin = time.perf_counter()
         if self.args.probe_heads == "grid":
             output = self._search_heads()
         elif point and self._ended_early(point):
             output = TrainOutput(self.state.global_step, 0.0, {})
         else:
-            self._count_operations()
+            self.count_operations()
             try:
                 with self._packed(frozen=True):
                     output = super().train(resume_from_checkpoint=str(point) if point else None, **kwargs)
@@ -249,22 +235,41 @@ class NatixTrainer(FeedsPhotos):
         self.times["train"] = round(time.perf_counter() - begin, 3)
         if self.ema is not None and not (self.args.load_best_model_at_end and self.state.best_model_checkpoint):
             self.ema.adopt()
-        self.ema = None
-        self.become_whole()
-        self.criterion.detach(self._plain_model())
+        self.ema = self.keeper = None  # nothing is averaged or kept any more
+        self._become_whole()
+        self.criterion.detach(self.plain_model())
         return output
 
     def _search_heads(self) -> TrainOutput:
         """Train the grid of heads in place of one; the model ends with the best of them."""
-        search = HeadSearch(self).run()
-        if self.args.should_save:
-            print("\n".join(write_search(Path(self.args.output_dir), search)))
-        return TrainOutput(search.steps, 0.0, {})
+        weights = self.criterion.weights
+        head, self.search = search_heads(
+            self.train_dataset,
+            self.eval_dataset,
+            self.wanted_heads(),
+            self.args,
+            classes=len(self.label_list),
+            positive=self.positive,
+            class_weights=None if weights is None else weights.tolist(),
+        )
+        adopt_head(self.plain_model(), head, [self.train_dataset, self.eval_dataset])
+        self.state.global_step = self.state.max_steps = self.search.steps
+        return TrainOutput(self.search.steps, 0.0, {})
 
-    def _count_operations(self) -> None:
+    def wanted_heads(self) -> list[Setting]:
+        """The grid of heads that is trained."""
+        return grid(self.args)
+
+    def count_operations(self) -> None:
+        """Have the operations of a step counted, where the model is on its device already."""
+        if self.args.torch_compile or self.is_fsdp_enabled:
+            return
         item = dict(self.train_dataset[0, 0])
         item.pop("seed", None)  # nothing to mix a lone photo with
-        self.accounting.count_operations(self.data_collator([item]))
+        self.accounting.count_operations(self.accelerator.unwrap_model(self.model), self.data_collator([item]))
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> EpochSampler:
+        return self.sampler
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         begin = time.perf_counter()
@@ -284,7 +289,7 @@ class NatixTrainer(FeedsPhotos):
         if not stopped and not 0 < self.args.max_steps <= state.global_step:
             return False
         self.state = state
-        self._find_best(point)
+        self.keeper.find_best(state, point)
         self._load_from_checkpoint(str(point))
         if self.args.load_best_model_at_end and state.best_model_checkpoint:
             self._load_best_model()
@@ -297,10 +302,11 @@ class NatixTrainer(FeedsPhotos):
 
     def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None):
         self.accounting.seen(len(inputs["labels"]) * self.args.world_size)
-        once = partial(self._pass, model, inputs, num_items_in_batch)
+        once = partial(self.one_pass, model, inputs, num_items_in_batch)
         return once() if self.extra_passes is None else self.extra_passes(once, self, model, inputs)
 
-    def _pass(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any) -> torch.Tensor:
+    def one_pass(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any) -> torch.Tensor:
+        """Forward and backward, of which an optimizer may want several for a step."""
         loss = super().training_step(model, inputs, num_items_in_batch)
         self.finite.seen(self.state.global_step + 1, loss)
         return loss
@@ -360,37 +366,92 @@ class NatixTrainer(FeedsPhotos):
         with self.ema.weights():
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
+    # -- checkpoints and sharded models -------------------------------------------------------------------------------
+
+    def create_accelerator_and_postprocess(self) -> None:
+        check_sharding(self.args, self.method, prefix_cache_gb=self.source.prefix_cache_gb)
+        super().create_accelerator_and_postprocess()
+        check_sharded(self.args, self.is_fsdp_enabled)
+        if self.is_fsdp_enabled:
+            keep_precision(self.accelerator.state.fsdp_plugin)
+
+    def _prepare_for_training(self, *args: Any) -> Any:
+        if self.is_fsdp_enabled:
+            self.sketch = sketch(self.model)
+        prepared = super()._prepare_for_training(*args)
+        if self.ema is not None:
+            self.ema.follow(self.model)  # to shard a model is to give it other parameters
+        return prepared
+
+    def _become_whole(self) -> None:
+        """After training: where the model is sharded, every process gets all of it, and it is sharded no more."""
+        if not self.is_fsdp_enabled:
+            return
+        if self.sketch is not None:
+            self.model = fill(self.sketch, self.model)
+            self.model_wrapped = self.callback_handler.model = self.model
+            self.sketch = self.optimizer = self.callback_handler.optimizer = None
+        self.accelerator.free_memory()  # which also has it prepare the model anew, for evaluation alone
+        self.is_fsdp_enabled = False
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return str(self.keeper.folder)
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        self.optimizer.eval()  # a schedule-free optimizer then has the weights in place that are scored
+        save = partial(super()._save_checkpoint, model, trial)
+        self.keeper.write(self.state, save, self.accelerator.wait_for_everyone)
+
+    def _init_training_state(self, max_steps: int, *args: Any) -> tuple[int, int]:
+        started = super()._init_training_state(max_steps, *args)
+        point = args[-2]  # resume_from_checkpoint
+        if point is not None:
+            self.state.compute_steps(self.args, max_steps)
+            self.keeper.find_best(self.state, Path(point))
+        return started
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
+        load = partial(super()._load_from_checkpoint, resume_from_checkpoint, model)
+        trained = self.model if model is None else model
+        self.keeper.read(Path(resume_from_checkpoint), trained, load, sharded=self.is_fsdp_enabled)
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        if self.method == "probe" and state_dict is None:
+            trainable = {name for name, p in self.model.named_parameters() if p.requires_grad}
+            state_dict = {name: t for name, t in self.model.state_dict().items() if name in trainable}
+        super()._save(output_dir, state_dict)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """The parent's warning, but for weights that a checkpoint never has since they are not trained."""
+        trained = {name for name, p in self.model.named_parameters() if p.requires_grad}
+        missing = load_result.missing_keys
+        if self.method == "probe":  # `_save` leaves the backbone out
+            missing = [name for name in missing if name in trained]
+        super()._issue_warnings_after_load(type(load_result)(missing, load_result.unexpected_keys))
+
     # -- afterwards ---------------------------------------------------------------------------------------------------
 
     def logits(self, rows: Any) -> np.ndarray:
         """Logits `(n, classes)` float32 of rows on the client's path, in order, computed by all processes together."""
         with self.args.main_process_first(desc="frozen features"):
-            rows = self.client_set(rows, self._plain_model(), self.processing_class, self.args)
+            rows = self.source.client_set(rows, self.plain_model())
         return np.asarray(self.predict(rows, metric_key_prefix="predict").predictions, dtype=np.float32)
 
-    def _plain_model(self) -> Any:
+    def logits_of_photos(self, photos: Dataset) -> np.ndarray:
+        """Logits `(n, classes)` float32 of photos that are decoded and prepared here, also for a probe."""
+        workers, self.args.dataloader_num_workers = self.args.dataloader_num_workers, self.source.decode_workers
+        predicted = self.predict(photos, metric_key_prefix="predict").predictions
+        self.args.dataloader_num_workers = workers
+        return np.asarray(predicted, dtype=np.float32)
+
+    def probe_predictions(self) -> dict[str, tuple[np.ndarray, ...]] | None:
+        """What `WarmStart.predictions` says; None where training started from no probe."""
+        return self.warm and self.warm.predictions(self.accelerator.unwrap_model(self.model))
+
+    def plain_model(self) -> Any:
+        """The model itself: without adapters and what wraps it for training."""
         model = self.accelerator.unwrap_model(self.model)
         return model.get_base_model() if isinstance(model, PeftModel) else model
-
-    def finish(self) -> dict[str, Any]:
-        """Calibrate on `val_calib`, test once on `val_test`, and complete the run folder; returns `metrics.json`."""
-        from natix_hf.runs.finish_run import finish
-
-        run, probe = Path(self.args.output_dir), self.warm and self.warm.predictions()
-        document = finish(self)
-        if self.args.should_save:
-            keep_speed(run, self.accounting.document())
-            if probe:
-                over_probe(run, probe, read_predictions(run, "val_test"), self.positive)
-        return document
-
-    def told(self, metrics: dict[str, Any]) -> list[str]:
-        """What is printed of the finished run: the lines about what `finish` returned."""
-        run = Path(self.args.output_dir)
-        record, lines = read_json(run / "run.json"), summary_lines(metrics, read_json(run / "calibration.json"))
-        if OverProbe.there(run):
-            lines += over_probe_lines(OverProbe.read(run))
-        return lines + speed_lines(record.get("speed"), record["time"])
 
 
 def training_method(model: torch.nn.Module) -> str:

@@ -13,7 +13,7 @@ def main() -> None:
     torch.set_num_threads(1)
     from transformers import TrainerCallback
 
-    from natix_hf import NatixTrainer, NatixTrainingArguments, load_model, load_photos
+    from natix_hf import NatixTrainer, NatixTrainingArguments, finish_run, load_model, load_photos, train_run
     from natix_hf.training import saving as module
 
     class Kill(TrainerCallback):
@@ -68,8 +68,8 @@ def main() -> None:
         processing_class=processor,
         callbacks=[Kill()],
     )
-    trainer.train()
-    trainer.finish()
+    train_run(trainer)
+    finish_run(trainer)
 
 
 if __name__ == "__main__":

@@ -38,9 +38,10 @@ def interrupted(stop: int | str | None) -> Iterator[None]:
     from accelerate.state import GradientState
     from torch.distributed.tensor import DTensor
 
+    from natix_hf.runs import finish_run as ending
     from natix_hf.training.trainer import NatixTrainer
 
-    step, finish = NatixTrainer.training_step, NatixTrainer.finish
+    step, finish = NatixTrainer.training_step, ending.finish_run
 
     def one_step(self, *args, **kwargs):
         if self.state.global_step == 0:  # before a forward pass
@@ -50,12 +51,12 @@ def interrupted(stop: int | str | None) -> Iterator[None]:
             raise KeyboardInterrupt
         return step(self, *args, **kwargs)
 
-    def no_finish(self):
+    def no_finish(*args):
         if stop == "finish":
             raise KeyboardInterrupt
-        return finish(self)
+        return finish(*args)
 
-    NatixTrainer.training_step, NatixTrainer.finish = one_step, no_finish
+    NatixTrainer.training_step, ending.finish_run = one_step, no_finish
     try:
         yield
         assert stop is None
@@ -63,7 +64,7 @@ def interrupted(stop: int | str | None) -> Iterator[None]:
         assert stop is not None
         GradientState._reset_state()  # the next run is as good as one in a process of its own
     finally:
-        NatixTrainer.training_step, NatixTrainer.finish = step, finish
+        NatixTrainer.training_step, ending.finish_run = step, finish
 
 
 def main() -> None:

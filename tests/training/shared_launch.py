@@ -14,7 +14,7 @@ def run(job: dict, common: dict) -> dict:
     """One job; a run for a refit is finished, of the others the losses are wanted."""
     import torch
 
-    from natix_hf import NatixTrainer, NatixTrainingArguments, load_model, load_photos
+    from natix_hf import NatixTrainer, NatixTrainingArguments, finish_run, load_model, load_photos, train_run
     from natix_hf.runs.range_test import RangeTest
     from natix_hf.runs.refit import Refit
 
@@ -36,15 +36,18 @@ def run(job: dict, common: dict) -> dict:
     augment = "none" if job["method"] == "probe" else "basic"
     more |= {"augment": augment, "cache_dir": folder / f"{job['name']}-cache", **job.get("speed", {})}
     trainer = kind(model, arguments, splits=splits, processing_class=processor, **more)
-    trainer.train()
+    trainer.train() if splits.purpose == "range test" else train_run(trainer)
     with torch.no_grad():
         weights = torch.cat([p.flatten() for p in trainer.model.parameters() if p.requires_grad])
     gathered = trainer.accelerator.gather(weights[None])  # (processes, weights)
     if job.get("finish"):
-        trainer.finish()
+        finish_run(trainer)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     # (processes, 2): photos that passed the frozen network in each process, and photos that a cache gave it
-    passes = [sum(one.photos for one in trainer.passes.values()), sum(one.served for one in trainer.passes.values())]
+    passes = [
+        sum(one.photos for one in trainer.source.passes.values()),
+        sum(one.served for one in trainer.source.passes.values()),
+    ]
     passed = trainer.accelerator.gather(torch.tensor([passes])).tolist()
     apart = float((gathered - gathered[0]).abs().max())
     return {"losses": losses, "apart": apart, "passed": passed, "sizes": splits.sizes}

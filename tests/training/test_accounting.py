@@ -4,7 +4,9 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
+from natix_hf import finish_run, train_run
 from natix_hf.documents.run_record import RunRecord
+from natix_hf.runs.finish_run import run_lines
 from natix_hf.training import accounting
 from natix_hf.training.bottleneck import bottleneck, speed_lines
 
@@ -27,7 +29,7 @@ def test_counted_operations_are_those_of_the_architecture_and_training_sees_noth
     forward = embedding + config["num_hidden_layers"] * block + 2 * config["hidden_size"] * 2  # and the head
     before = torch.random.get_rng_state()
     weights = {n: p.clone() for n, p in trainer.model.named_parameters()}
-    trainer._count_operations()
+    trainer.count_operations()
     assert torch.equal(torch.random.get_rng_state(), before)
     assert all(torch.equal(p, weights[n]) and p.grad is None for n, p in trainer.model.named_parameters())
     # Backward takes twice as much, but no gradient goes into the photo; flash attention computes its scores once more.
@@ -39,15 +41,15 @@ def test_a_run_says_where_its_time_went(job, tmp_path):
         pass
 
     trainer = job(num_train_epochs=1, callbacks=[Slow()])
-    trainer.train()
-    metrics = trainer.finish()
+    train_run(trainer)
+    metrics = finish_run(trainer)
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     RunRecord.check(record)
     speed = record["speed"]
     assert speed["photos"] == trainer.splits.sizes["train"]
     assert speed["photos_per_second"] > 0
     assert speed["peak_flop_per_second"] is None  # seconds of training are not worth the measurement
-    assert any(line.startswith("speed: ") for line in trainer.told(metrics))
+    assert any(line.startswith("speed: ") for line in run_lines(trainer, metrics))
 
 
 def test_waiting_for_data_is_what_fetching_took(job):
@@ -62,7 +64,7 @@ def test_waiting_for_data_is_what_fetching_took(job):
 
     trainer.train_dataset.__class__.__getitem__ = slow
     try:
-        trainer.train()
+        train_run(trainer)
     finally:
         trainer.train_dataset.__class__.__getitem__ = real
     assert trainer.accounting.waited >= 0.02 * trainer.splits.sizes["train"]
@@ -109,8 +111,8 @@ def test_a_grid_is_told_its_longest_phase_in_words_that_shorten_it(times, waitin
 
 
 def finished(trainer, folder):
-    trainer.train()
-    lines = "\n".join(trainer.told(trainer.finish()))
+    train_run(trainer)
+    lines = "\n".join(run_lines(trainer, finish_run(trainer)))
     record = json.loads((folder / "run.json").read_text())
     RunRecord.check(record)
     return record, lines
@@ -159,7 +161,7 @@ def test_the_pass_that_fills_the_prefix_cache_is_told_beside_training(job, produ
 def test_curriculum_and_warm_start_share_one_pass(job, tmp_path, monkeypatch):
     monkeypatch.setenv("NATIX_HF_HOME", str(tmp_path / "home"))
     trainer = job(curriculum="loss", warm_start="probe", probe_epochs=1)
-    passed = trainer.passes["features"]
+    passed = trainer.source.passes["features"]
     assert passed.photos == trainer.splits.sizes["train"] + trainer.splits.sizes["val_select"]
     assert passed.served == 0  # what this run computed itself was spared by no cache
     assert {"curriculum", "warm_start"} <= trainer.times.keys()
@@ -171,8 +173,8 @@ def test_the_share_of_the_peak_is_that_of_the_forward_passes(job, tmp_path, monk
     monkeypatch.setattr(accounting, "WORTH_A_PEAK", 0.0)
     monkeypatch.setattr(accounting, "measured_peak", lambda device, kind, seen: asked.append(kind) or 1e12)
     trainer = job("probe", probe_heads="grid", probe_learning_rates=[0.1], num_train_epochs=1)
-    trainer.train()
-    passed = trainer.passes["features"]
+    train_run(trainer)
+    passed = trainer.source.passes["features"]
     told = trainer.accounting.document()["passes"]["features"]
     assert told["share_of_peak"] == pytest.approx(passed.flop / passed.seconds / 1e12)
     assert asked == [torch.float32]

@@ -10,6 +10,7 @@ from peft import PeftModel
 from transformers import AutoModelForImageClassification
 
 import natix_hf
+from natix_hf import finish_run, train_run
 from natix_hf.files import read_json
 from natix_hf.runs.finish_run import write_into_weights
 
@@ -19,8 +20,8 @@ NAMES = ["None", "Roadwork"]
 @pytest.fixture(params=["default", "pissa"])
 def run(job, request):
     trainer = job("lora", num_train_epochs=1, learning_rate=3e-2, lora={"lora_init": request.param})
-    trainer.train()
-    trainer.finish()
+    train_run(trainer)
+    finish_run(trainer)
     return trainer.args.output_dir
 
 
@@ -51,8 +52,8 @@ def test_the_adapter_of_a_run_loads_by_the_usual_calls_and_is_never_applied_twic
 
 def test_another_adapter_may_stand_on_merged_weights(job, tmp_path):
     first = job("lora", num_train_epochs=1)
-    first.train()
-    first.finish()
+    train_run(first)
+    finish_run(first)
     run = first.args.output_dir
     second, _ = natix_hf.load_model(run, NAMES, method="lora", image_size=32, lora={"lora_r": 2})
     second.save_pretrained(tmp_path / "second")
@@ -64,8 +65,8 @@ def test_another_adapter_may_stand_on_merged_weights(job, tmp_path):
 
 def test_the_adapter_has_the_run_s_calibration_also_where_that_is_changed_later(job):
     trainer = job("lora", num_train_epochs=1)
-    trainer.train()
-    trainer.finish()
+    train_run(trainer)
+    finish_run(trainer)
     run = Path(trainer.args.output_dir)
     knots = [[[0.0, 0.1], [1.0, 0.9]], [[0.0, 0.2], [1.0, 0.8]]]
     document = read_json(run / "calibration.json")

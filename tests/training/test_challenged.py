@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from natix_hf import NatixTrainer, NatixTrainingArguments, UserError, load_model, load_photos
+from natix_hf import NatixTrainer, NatixTrainingArguments, UserError, finish_run, load_model, load_photos, train_run
 from natix_hf.decision.calibration import Calibration
 from natix_hf.documents.reward import Reward
 from natix_hf.documents.robustness import Robustness
@@ -52,11 +52,9 @@ def finished(tiny_backbone, make_photos, tmp_path_factory):
         arguments,
         splits=splits,
         processing_class=processor,
-        decision=DecisionOptions(calibrate_on=PROFILE, calibrate_views=2, robustness=[PROFILE]),
-        recipe_text=f"dataset_name: {photos}\n",
     )
-    trainer.train()
-    trainer.finish()
+    train_run(trainer, recipe_text=f"dataset_name: {photos}\n")
+    finish_run(trainer, DecisionOptions(calibrate_on=PROFILE, calibrate_views=2, robustness=[PROFILE]))
     patch.undo()
     return folder / "run", photos
 

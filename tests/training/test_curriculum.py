@@ -9,8 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from natix_hf import NatixTrainingArguments, UserError
-from natix_hf.recipe.options import DecisionOptions
+from natix_hf import NatixTrainingArguments, UserError, train_run
 from natix_hf.recipe.yaml_and_command_line import parse
 from natix_hf.training.curriculum import (
     Curriculum,
@@ -187,7 +186,7 @@ def test_epochs_keep_their_length_and_classes_and_only_train_is_read(job, capsys
     assert {entry["split"] for entry in trainer.splits.ledger} == {"train", "val_select"}
     steps = [(entry["step"], entry["role"]) for entry in trainer.splits.ledger]
     assert steps == [(entry["step"], entry["role"]) for entry in plain.splits.ledger]  # nothing is read beside
-    trainer.train()
+    train_run(trainer)
     said = capsys.readouterr().out
     assert "curriculum: 40% of each class in the first epoch" in said
     assert f"all {count} from epoch 3" in said
@@ -215,13 +214,13 @@ def test_a_target_far_from_what_training_sees_gets_one_line(tiny_backbone, make_
 
     folder = make_photos(tmp_path / "rare", {"None": (100, 120, 110)}, 8)
     splits = load_photos(make_photos(folder, {"Roadwork": (150, 100, 90)}, 40, seed=1))
-    said, expected = {}, DecisionOptions(target_prior=[0.5])
+    said, expected = {}, np.array([0.5, 0.5])
     remedies = {"plain": {}, "sampling": {"sampling": "balanced"}, "weights": {"class_weights": ["balanced"]}}
     for name, remedy in {**remedies, "adjustment": {"logit_adjustment": 1.0}}.items():
         model, processor = load_model(str(tiny_backbone), splits.label_names, method="probe", image_size=32)
         args = NatixTrainingArguments(output_dir=str(tmp_path / name), use_cpu=True, disable_tqdm=True, **remedy)
         capsys.readouterr()
-        NatixTrainer(model, args, splits=splits, processing_class=processor, augment="none", decision=expected)
+        NatixTrainer(model, args, splits=splits, processing_class=processor, augment="none", target_prior=expected)
         said[name] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning:")]
     assert [len(lines) for lines in said.values()] == [1, 0, 0, 0]
     counts = splits.training_counts

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from natix_hf import UserError, load_model
+from natix_hf import UserError, finish_run, load_model, train_run
 from natix_hf.training.checkpoints import checkpoints
 from natix_hf.training.feature_losses import PROJECTION, Projection, koleo, supcon
 
@@ -131,8 +131,8 @@ def test_a_resumed_run_goes_on_with_its_projection_head(job, stop_at, method, em
 
 def test_the_published_model_and_adapter_have_no_projection_head(job):
     trainer = job("lora", loss="ce+0.1*supcon", num_train_epochs=1)
-    trainer.train()
-    trainer.finish()
+    train_run(trainer)
+    finish_run(trainer)
     run = Path(trainer.args.output_dir)
     for path in (run / "model.safetensors", run / "adapter" / "adapter_model.safetensors"):
         assert not [name for name in load_file(path) if "projection" in name]

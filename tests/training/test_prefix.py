@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from natix_hf import UserError, load_model, load_photos
+from natix_hf import UserError, finish_run, load_model, load_photos, train_run
 from natix_hf.documents.run_record import RunRecord
 from natix_hf.inference.batches import client_pixels
 from natix_hf.training.prefix import MOST_VIEWS, plan_prefix, prefix_drift, prefix_states, trained_blocks
@@ -32,10 +32,10 @@ def test_a_cached_run_equals_the_uncached_one_on_the_same_views(job, losses):
     plain = job(name="plain", speed={"fixed_views": 2}, **SETTINGS)
     plain.train()
     cached = job(name="cached", speed={"fixed_views": 2, "prefix_cache_gb": 1.0}, **SETTINGS)
-    assert cached.prefix.precision == "float32"
-    assert cached.prefix.views == 2
+    assert cached.source.prefix.precision == "float32"
+    assert cached.source.prefix.views == 2
     passes = []
-    first = cached._plain_model().backbone.model.layer[0]
+    first = cached.plain_model().backbone.model.layer[0]
     first.register_forward_hook(lambda *_: passes.append(1))
     cached.train()
     assert not passes  # nothing below the cut ran
@@ -67,40 +67,43 @@ def test_a_second_run_computes_nothing_below_the_cut(job, monkeypatch):
 def test_bf16_halves_the_place_and_its_drift_is_told(job, capsys):
     one = job(name="exact", speed={"fixed_views": 2, "prefix_cache_gb": 1.0}, **SETTINGS)
     capsys.readouterr()
-    small = one.prefix.gigabytes * 0.6
+    small = one.source.prefix.gigabytes * 0.6
     two = job(name="rounded", speed={"fixed_views": 2, "prefix_cache_gb": small}, **SETTINGS)
-    assert two.prefix.precision == "bfloat16"
-    assert two.prefix.gigabytes == pytest.approx(one.prefix.gigabytes / 2)
+    assert two.source.prefix.precision == "bfloat16"
+    assert two.source.prefix.gigabytes == pytest.approx(one.source.prefix.gigabytes / 2)
     said = capsys.readouterr().out
     assert "2 fixed views a photo, bfloat16" in said
     assert "bf16 moves the features by" in said
-    assert 0 < two.drift < 0.05
+    assert 0 < two.source.drift < 0.05
     exact, rounded = (t.train_dataset[1, 3]["prefix_states"] for t in (one, two))
     assert torch.equal(rounded, exact.bfloat16().float())
 
 
 def test_what_was_kept_and_its_drift_stand_in_the_record_and_on_the_card(job, tmp_path):
     exact = job(name="exact", speed={"fixed_views": 2, "prefix_cache_gb": 1.0}, **SETTINGS)
-    assert exact.prefix_document() == {**vars(exact.prefix), "drift": None}
-    small = exact.prefix.gigabytes * 0.6
+    assert exact.source.prefix_document() == {**vars(exact.source.prefix), "drift": None}
+    small = exact.source.prefix.gigabytes * 0.6
     rounded = job(name="rounded", speed={"fixed_views": 2, "prefix_cache_gb": small}, **SETTINGS)
-    rounded.train()
-    rounded.finish()
+    train_run(rounded)
+    finish_run(rounded)
     record = json.loads((tmp_path / "rounded" / "run.json").read_text())
     RunRecord.check(record)
     assert record["prefix"] == {
         "blocks": 1,
         "views": 2,
         "precision": "bfloat16",
-        "gigabytes": pytest.approx(exact.prefix.gigabytes / 2),
-        "drift": rounded.drift,
+        "gigabytes": pytest.approx(exact.source.prefix.gigabytes / 2),
+        "drift": rounded.source.drift,
     }
-    assert f"moves features by {rounded.drift:.2%} of their spread" in (tmp_path / "rounded" / "README.md").read_text()
+    assert (
+        f"moves features by {rounded.source.drift:.2%} of their spread"
+        in (tmp_path / "rounded" / "README.md").read_text()
+    )
 
 
 def test_the_drift_is_that_of_rounding_by_hand(job):
     trainer = job(speed={"fixed_views": 1, "prefix_cache_gb": 1.0}, **SETTINGS)
-    rows, plain = trainer.splits.rows("selection", step="predictions"), trainer._plain_model()
+    rows, plain = trainer.splits.rows("selection", step="predictions"), trainer.plain_model()
     found = prefix_drift(trainer.model, rows, trainer.processing_class, 1, photos=4)
     pixels = torch.stack([client_pixels(row["image"], trainer.processing_class) for row in rows.select(range(4))])
     plain.eval()

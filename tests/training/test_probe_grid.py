@@ -7,7 +7,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from natix_hf import UserError, load_photos
+from natix_hf import UserError, finish_run, load_photos, train_run
 from natix_hf.documents.probe import ProbeSearch
 from natix_hf.report.metrics import classification_metrics
 from natix_hf.training.probe import lbfgs_check
@@ -23,7 +23,7 @@ GRID = {
 
 def test_the_best_head_on_val_select_becomes_the_model_and_is_what_the_run_folder_holds(job, tmp_path, capsys):
     trainer = job("probe", **GRID)
-    trainer.train()
+    train_run(trainer)
     search = ProbeSearch.read(tmp_path / "run")
     assert len(search.heads) == 12
     best = max(search.heads, key=lambda head: (head["mcc"], -head["log_loss"]))
@@ -35,7 +35,7 @@ def test_the_best_head_on_val_select_becomes_the_model_and_is_what_the_run_folde
     found = classification_metrics(logits, np.array(select["label"][:]))
     assert found["mcc"] == pytest.approx(best["mcc"])
     assert found["log_loss"] == pytest.approx(best["log_loss"], abs=1e-4)
-    metrics = trainer.finish()
+    metrics = finish_run(trainer)
     assert metrics["n"] > 0
     assert (tmp_path / "run" / "figures" / "probe.png").stat().st_size > 5000
     assert "12 heads" in capsys.readouterr().out
@@ -54,10 +54,10 @@ def test_the_best_head_on_val_select_becomes_the_model_and_is_what_the_run_folde
 
 def test_fixed_views_are_seen_and_change_the_heads(job):
     plain = job("probe", name="plain", **GRID)
-    plain.train()
+    train_run(plain)
     views = job("probe", name="views", augment="basic", speed={"fixed_views": 2}, **GRID)
     assert len(views.train_dataset.views) == 3
-    views.train()
+    train_run(views)
     assert not torch.equal(plain.model.head.linear.weight, views.model.head.linear.weight)
 
 

@@ -11,7 +11,18 @@ from natix_hf import load_photos
 from natix_hf.documents.learning_rates import LearningRates
 from natix_hf.errors import LeakageError
 from natix_hf.runs import range_test
-from natix_hf.runs.range_test import HIGH, LOW, QUIET, STEPS, RangeTest, diverged, rates, smooth, suggestion
+from natix_hf.runs.range_test import (
+    HIGH,
+    LOW,
+    QUIET,
+    STEPS,
+    RangeTest,
+    diverged,
+    finish_range_test,
+    rates,
+    smooth,
+    suggestion,
+)
 
 
 def curve(middle: float, up: float, noise: float = 0.0, start: float = 0.7) -> np.ndarray:
@@ -77,7 +88,7 @@ def test_of(job, photo_folder, monkeypatch):
         splits = load_photos(photo_folder).dedicate("range test")
         trainer = job(method, splits=splits, **arguments)
         trainer.train()
-        return trainer, trainer.finish()
+        return trainer, finish_range_test(trainer)
 
     return run
 

@@ -10,6 +10,9 @@ import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from natix_hf import finish_run, train_run
+from natix_hf.runs.refit import finish_refit
+
 pytestmark = pytest.mark.slow
 
 SETTINGS = {"num_train_epochs": 2, "save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps"}
@@ -38,19 +41,19 @@ def refit(job, photo_folder, tiny_backbone, monkeypatch):
 def test_a_refit_that_was_stopped_ends_like_the_whole_one(job, refit, stop_at, tmp_path, method):
     """On the schedule of the honest run, with its figures, and in the form in which any run is left."""
     first = job(method, "honest", **SETTINGS)
-    first.train()
-    first.finish()
+    train_run(first)
+    finish_run(first)
     honest = tmp_path / "honest"
     steps = json.loads((honest / "run.json").read_text())["steps"]
     whole = refit(method, honest, "whole")
     assert len(whole.train_dataset) == 48
-    whole.train()
-    whole.finish()
+    train_run(whole)
+    finish_refit(whole)
     with pytest.raises(KeyboardInterrupt):
-        refit(method, honest, "cut", callbacks=[stop_at(5)]).train()
+        train_run(refit(method, honest, "cut", callbacks=[stop_at(5)]))
     resumed = refit(method, honest, "cut")
-    resumed.train(resume_from_checkpoint=True)
-    resumed.finish()
+    train_run(resumed, resume_from_checkpoint=True)
+    finish_refit(resumed)
     for trainer in (whole, resumed):
         assert trainer.state.global_step == steps
     rates = [
@@ -70,11 +73,11 @@ def test_a_refit_that_was_stopped_ends_like_the_whole_one(job, refit, stop_at, t
 def test_a_refit_of_a_grid_trains_the_chosen_head_alone_and_chooses_nothing(job, refit, tmp_path):
     grid = {"probe_heads": "grid", "probe_learning_rates": [0.001, 1.0], "probe_poolings": ["cls", "cls_mean"]}
     first = job("probe", "honest", **grid)
-    first.train()
-    first.finish()
+    train_run(first)
+    finish_run(first)
     again = refit("probe", tmp_path / "honest", "again", **grid)
-    again.train()
-    again.finish()
+    train_run(again)
+    finish_refit(again)
     documents = [json.loads((tmp_path / name / "probe.json").read_text()) for name in ("honest", "again")]
     assert documents[1]["chosen"] == documents[0]["chosen"]
     assert documents[1]["steps"] == documents[0]["steps"]
@@ -89,8 +92,8 @@ def test_a_warm_start_is_refused_since_it_chooses_by_rows_that_a_refit_trains_on
 
     honest = tmp_path / "honest"
     first = job("probe", "honest", num_train_epochs=1)
-    first.train()
-    first.finish()
+    train_run(first)
+    finish_run(first)
     (honest / "recipe.yaml").write_text("warm_start: probe\n")
     with pytest.raises(UserError, match="refit: warm_start chooses its head on val_select"):
         check_refit(honest, "warm_start: probe\n")

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, tiny_backbone, make_photos):
     """A finished run whose labels are half wrong, so that mistakes abound."""
-    from natix_hf import NatixTrainer, NatixTrainingArguments, load_model, load_photos
+    from natix_hf import NatixTrainer, NatixTrainingArguments, finish_run, load_model, load_photos, train_run
 
     folder = tmp_path_factory.mktemp("report")
     photos = make_photos(folder / "photos", {"None": (110, 110, 110), "Roadwork": (112, 108, 110)}, 24)
@@ -26,8 +26,8 @@ def run(tmp_path_factory, tiny_backbone, make_photos):
         output_dir=str(folder / "run"), num_train_epochs=1, dataloader_num_workers=0, disable_tqdm=True, use_cpu=True
     )
     trainer = NatixTrainer(model, arguments, splits=splits, processing_class=processor, augment="none")
-    trainer.train()
-    trainer.finish()
+    train_run(trainer)
+    finish_run(trainer)
     return folder / "run"
 
 

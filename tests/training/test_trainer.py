@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from natix_hf import NatixTrainingArguments, UserError, load_photos
+from natix_hf import NatixTrainingArguments, UserError, finish_run, load_photos, train_run
 from natix_hf.training.finite_losses import FiniteLosses
 from natix_hf.training.training_photos import EpochSampler
 
@@ -253,8 +253,8 @@ def test_classes_of_model_and_data_must_agree(job, make_photos, tmp_path):
 def test_thirteen_classes_train_and_are_tested(job, make_photos, tmp_path):
     colours = {f"class {i:02d}": (20 * i % 256, 255 - 19 * i, (97 * i) % 256) for i in range(13)}
     trainer = job("full", dataset=make_photos(tmp_path / "many", colours, 12), num_train_epochs=12, learning_rate=3e-3)
-    trainer.train()
-    metrics = trainer.finish()
+    train_run(trainer)
+    metrics = finish_run(trainer)
     assert metrics["n"] == sum(metrics["labels"].values())
     assert len(metrics["labels"]) == 13
     assert metrics["metrics"]["accuracy"]["value"] > 0.5
@@ -304,10 +304,10 @@ def test_a_run_stopped_after_training_is_finished_by_resuming(job, monkeypatch, 
     if patience:
         settings["learning_rate"] = 0.0
     whole = job("lora", "whole", **settings)
-    whole.train()
-    expected = whole.finish()
+    train_run(whole)
+    expected = finish_run(whole)
     cut = job("lora", "cut", **settings)
-    cut.train()
+    train_run(cut)
     calibrate = final.calibrate_run
 
     def interrupted(*_):
@@ -315,12 +315,12 @@ def test_a_run_stopped_after_training_is_finished_by_resuming(job, monkeypatch, 
 
     monkeypatch.setattr(final, "calibrate_run", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        cut.finish()
+        finish_run(cut)
     monkeypatch.setattr(final, "calibrate_run", calibrate)
     resumed = job("lora", "cut", **settings)
-    resumed.train(resume_from_checkpoint=True)
+    train_run(resumed, resume_from_checkpoint=True)
     assert resumed.state.global_step == whole.state.global_step
-    assert resumed.finish()["metrics"] == expected["metrics"]
+    assert finish_run(resumed)["metrics"] == expected["metrics"]
 
 
 def test_a_run_that_had_made_its_max_steps_makes_none_when_resumed(job, losses):

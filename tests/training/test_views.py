@@ -14,7 +14,7 @@ import torch
 from safetensors.numpy import load_file
 from torch.utils.data import DataLoader
 
-from natix_hf import load_photos
+from natix_hf import finish_run, load_photos, train_run
 from natix_hf.inference.augment import training_view
 from natix_hf.photos.copies import PhotoCopies, photo_copies
 from natix_hf.photos.decode import open_photo
@@ -130,7 +130,7 @@ def test_training_opens_no_original_and_copies_hold_training_rows_only(job, with
     for photo in rows["image"][:]:
         Path(photo["path"]).unlink()
     trainer.train()
-    (shard,) = trainer.cache_dir.rglob("*.safetensors")
+    (shard,) = trainer.source.cache_dir.rglob("*.safetensors")
     held = [name.tobytes().hex() for name in load_file(shard)["fingerprints"]]
     assert sorted(held) == sorted(rows["fingerprint"][:])
     assert trainer.times["decode_copy"] > 0
@@ -149,10 +149,10 @@ def test_selection_calibration_and_test_never_read_the_copy(job, with_copy, monk
     monkeypatch.setattr(PhotoCopies, "__getitem__", lambda self, index: reads.append(index) or read(self, index))
     assert copied.evaluate()["eval_log_loss"] == expected["eval_log_loss"]
     assert not reads
-    copied.train()
+    train_run(copied)
     # One more than an epoch: the operations of a step are counted on the first row.
     assert sorted(reads) == [0, *range(len(copied.train_dataset))]
-    copied.finish()
+    finish_run(copied)
     assert len(reads) == len(copied.train_dataset) + 1
 
 
@@ -165,7 +165,7 @@ def test_a_resumed_run_with_copies_ends_like_the_uninterrupted_one(job, with_cop
     whole.train()
     with pytest.raises(KeyboardInterrupt):
         job(method, "cut", callbacks=[stop_at(5)], **settings).train()
-    for shard in whole.cache_dir.rglob("*.safetensors"):
+    for shard in whole.source.cache_dir.rglob("*.safetensors"):
         shard.unlink()  # the copies too are made again on the way, and are the same
     resumed = job(method, "cut", **settings)
     resumed.train(resume_from_checkpoint=True)
@@ -184,7 +184,7 @@ def test_a_run_that_makes_its_copies_trains_like_one_that_finds_them(job, with_c
 
 def test_a_probe_has_no_use_for_copies(job, with_copy):
     with_copy()
-    assert not list(job("probe").cache_dir.rglob("copies"))
+    assert not list(job("probe").source.cache_dir.rglob("copies"))
 
 
 @pytest.mark.slow

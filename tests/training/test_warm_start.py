@@ -2,11 +2,12 @@ import numpy as np
 import pytest
 import torch
 
-from natix_hf import UserError, load_model
+from natix_hf import UserError, finish_run, load_model, train_run
 from natix_hf.documents.probe import OverProbe
 from natix_hf.inference import features
 from natix_hf.inference.features import weights_fingerprint
 from natix_hf.report.metrics import classification_metrics
+from natix_hf.runs.finish_run import run_lines
 
 WARM = {"warm_start": "probe", "probe_learning_rates": [0.1, 1.0], "probe_epochs": 10, "num_train_epochs": 1}
 
@@ -20,25 +21,25 @@ def test_the_head_starts_as_the_best_probe_and_the_run_says_what_lora_added(job,
     assert sum(computed) == trainer.splits.sizes["train"] + trainer.splits.sizes["val_select"]
     select = trainer.splits.rows("selection", step="predictions")
     # Adapters do nothing yet: the model is the probe.
-    kept = trainer.warm._features(trainer._plain_model(), select)
+    kept = trainer.warm.features(trainer.plain_model(), select)
     expected = kept.table() @ trainer.warm.head.weight.numpy().T + trainer.warm.head.bias.numpy()
     np.testing.assert_allclose(trainer.logits(select), expected, atol=1e-4)
-    trainer.train()
-    probe = trainer.warm.predictions()
+    train_run(trainer)
+    probe = trainer.probe_predictions()
     # The probe's features are those of the untouched backbone, though the adapters have moved by now.
     fresh = job("probe", name="fresh", probe_heads="grid", num_train_epochs=1)
     test = fresh.splits.rows("final_evaluation", step="predictions")
     count = sum(computed)
-    table = fresh.client_set(test, fresh.model, fresh.processing_class, fresh.args).table()
+    table = fresh.source.client_set(test, fresh.model).table()
     assert sum(computed) == count  # the probe of another run is served by the same cache
     logits = table @ trainer.warm.head.weight.numpy().T + trainer.warm.head.bias.numpy()
     np.testing.assert_allclose(probe["test"][0], logits, atol=1e-4)
-    metrics = trainer.finish()
+    metrics = finish_run(trainer)
     one = OverProbe.read(tmp_path / "run").metrics["accuracy"]
     assert one.tuned.value == metrics["metrics"]["accuracy"]["value"]
     assert one.probe.value == classification_metrics(probe["test"][0], probe["test"][1])["accuracy"]
     assert one.difference.difference == pytest.approx(one.tuned.value - one.probe.value)
-    assert any("over the probe on the same" in line for line in trainer.told(metrics))
+    assert any("over the probe on the same" in line for line in run_lines(trainer, metrics))
 
 
 def test_adapters_that_do_nothing_leave_the_fingerprint_and_those_that_do_change_it(tiny_backbone):
@@ -54,7 +55,7 @@ def test_adapters_that_do_nothing_leave_the_fingerprint_and_those_that_do_change
 def test_no_comparison_where_the_backbone_itself_moved(job, tmp_path):
     for name, method, more in (("norms", "lora", {"lora": {"lora_train_norms": True}}), ("full", "full", {})):
         trainer = job(method, name=name, **WARM, **more)
-        assert trainer.warm.predictions() is None
+        assert trainer.probe_predictions() is None
 
 
 def test_a_warm_start_needs_a_linear_head_and_something_to_tune(job):

@@ -24,6 +24,19 @@ _LONGEST_PATH = 4096
 _INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u200e\u200f\u2060\ufeff"))
 
 
+def positive_class(label_names: Sequence[str], label: str | None) -> int:
+    """The id of the class that is called positive; without a label 1.
+
+    Raises:
+        UserError: no class has this name.
+    """
+    if (name := as_name(label)) is None:
+        return 1
+    if name not in label_names:
+        raise UserError(f"positive_label {name}: the classes are {', '.join(label_names)}")
+    return list(label_names).index(name)
+
+
 def column_value(row: dict, key: str) -> Any:
     """A value of a row: the column of exactly that name (NATIX has dots in flat names), else the path of that name
     into structs.

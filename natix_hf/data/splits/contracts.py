@@ -131,6 +131,12 @@ class LockedSplits:
         ]
         return min(shapes, key=lambda shape: min(shape[1]) / max(shape[1]))
 
+    def check_slices(self, columns: Sequence[str]) -> None:
+        """Raise `UserError` for a column by which figures cannot be broken down, by the rows of `train`."""
+        from natix_hf.data.splits.slicing import check_slices
+
+        check_slices(_ROWS[self]["train"], columns)
+
     def dedicate(self, purpose: str) -> LockedSplits:
         """Say what the run is for, once and before any row is read; there is no way back. Returns itself.
 

@@ -1,0 +1,54 @@
+"""What a recipe can be started for: an ordinary run, a run of a sweep, a refit, or a range test of the learning rate.
+
+They are the same training up to the rows that they may read (`data.splits.contracts.PURPOSES`) and what is left at
+their end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from natix_hf.recipe.options import DecisionOptions, PurposeOptions
+    from natix_hf.training.trainer import NatixTrainer
+
+
+class KindOfRun(NamedTuple):
+    """How a run of one kind is done.
+
+    Attributes:
+        trainer: builds the trainer; takes what `NatixTrainer` takes.
+        train: trains with it; `recipe_text` is what `recipe.yaml` will hold.
+        finish: completes the folder; returns what it found.
+        told: the lines that are printed of this.
+    """
+
+    trainer: Callable[..., NatixTrainer]
+    train: Callable[..., Any]
+    finish: Callable[[Any, DecisionOptions], Any]
+    told: Callable[[Any, Any], list[str]]
+
+
+def kind_of_run(purpose: PurposeOptions) -> KindOfRun:
+    """The kind that a recipe asks for; imports no more than this kind needs."""
+    from natix_hf.training.trainer import NatixTrainer
+
+    if purpose.kind == "range test":
+        from natix_hf.runs.range_test import RangeTest, finish_range_test, range_test_lines, train_range_test
+
+        return KindOfRun(RangeTest, train_range_test, finish_range_test, range_test_lines)
+    from natix_hf.runs.finish_run import finish_run, run_lines
+    from natix_hf.runs.train_run import train_run
+
+    if purpose.kind == "refit":
+        from natix_hf.runs.refit import Refit, finish_refit
+
+        return KindOfRun(partial(Refit, honest=Path(purpose.refit_from)), train_run, finish_refit, run_lines)
+    if purpose.kind == "sweep":
+        from natix_hf.runs.sweep_runs import finish_member, member_lines
+
+        return KindOfRun(NatixTrainer, train_run, finish_member, member_lines)
+    return KindOfRun(NatixTrainer, train_run, finish_run, run_lines)

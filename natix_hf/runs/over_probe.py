@@ -1,0 +1,67 @@
+"""What fine-tuning added over the probe that it started from: same photos, each with its own temperature."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from natix_hf.decision.calibration import Calibration
+from natix_hf.decision.calibrators import fit_calibrator
+from natix_hf.documents.probe import OverProbe
+from natix_hf.files import read_json
+from natix_hf.report.intervals import bootstrap_intervals, group_count, paired_differences
+from natix_hf.report.summary import LABELS, figure_text
+
+COMPARED = ("accuracy", "mcc", "auroc", "log_loss")
+
+
+def over_probe(
+    run: Path,
+    probe: dict[str, tuple[np.ndarray, ...]],
+    rows: dict[str, Any],
+    positive: int,
+    seed: int = 0,
+) -> OverProbe:
+    """What fine-tuning added over the probe on `val_test`, written to `over_probe.json`.
+
+    Args:
+        run: folder with `calibration.json`.
+        probe: from `WarmStart.predictions`.
+        rows: `logits, label, group` of `val_test` as `read_predictions` gives them.
+        positive: id of the positive class.
+
+    Returns:
+        For each metric the probe's value and the tuned model's with intervals, and the difference
+        (tuned minus probe) with that of pairs of photos, resampled by group.
+    """
+    before = fit_calibrator(*probe["fit"]).calibration.calibrated(probe["test"][0])
+    after = Calibration.from_document(read_json(run / "calibration.json")).served(rows["logits"])
+    labels, groups = rows["label"], rows["group"]
+    if not np.array_equal(labels, probe["test"][1]):
+        raise ValueError("the probe's rows are not those of predictions/val_test.parquet")
+    intervals = [bootstrap_intervals(one, labels, groups, positive=positive, seed=seed) for one in (before, after)]
+    changes = paired_differences(after, before, labels, groups, positive=positive, seed=seed)
+    metrics = {
+        name: {"probe": intervals[0][name], "tuned": intervals[1][name], "difference": changes[name]}
+        for name in COMPARED
+    }
+    for one in metrics.values():
+        for values in one.values():
+            values |= {key: None for key, value in values.items() if value != value}
+    found = OverProbe(split="val_test", n=len(labels), groups=group_count(groups, len(labels)), metrics=metrics)
+    found.write(run)
+    return found
+
+
+def over_probe_lines(found: OverProbe) -> list[str]:
+    """What a run prints of it."""
+    lines = [f"over the probe on the same {found.n} photos of {found.split}, tuned minus probe:"]
+    for name, one in found.metrics.items():
+        change, ends = one.difference, "-"
+        if change.low is not None:
+            ends = f"{change.low:+.3f} to {change.high:+.3f}"
+        told = "-" if change.difference is None else f"{change.difference:+.3f}"
+        lines.append(f"  {LABELS[name]}: {figure_text(one.probe.value)} {told} ({ends})")
+    return lines

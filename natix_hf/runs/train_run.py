@@ -1,0 +1,77 @@
+"""A run until its training is over: the folder is begun or gone on with, then the trainer trains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from natix_hf.documents.probe import ProbeSearch
+from natix_hf.files import replacing
+from natix_hf.runs import folder as run_folder
+from natix_hf.training.checkpoints import asked_to_resume, resume_point, resumed_line
+
+if TYPE_CHECKING:
+    from transformers.trainer_utils import TrainOutput
+
+    from natix_hf.training.trainer import NatixTrainer
+
+
+def train_run(
+    trainer: NatixTrainer, *, recipe_text: str | None = None, resume_from_checkpoint: str | bool | None = None
+) -> TrainOutput:
+    """Begin the folder `args.output_dir` of a run and train; `runs.finish_run` does the rest.
+
+    Args:
+        trainer: as it was built.
+        recipe_text: of `recipe.yaml`; None where training was not started by a recipe.
+        resume_from_checkpoint: True for the last whole checkpoint of the folder, or the folder of one; by default
+            what `args.resume_from_checkpoint` says.
+
+    Raises:
+        UserError: the folder holds another run, or the loss is not finite.
+    """
+    args, run = trainer.args, Path(trainer.args.output_dir)
+    asked = args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
+    with args.main_process_first(desc="run folder"):
+        point, resume = resume_point(run, asked), asked_to_resume(asked)
+        if resume and args.should_log:
+            print(resumed_line(run, point))
+        if args.should_save:
+            run_folder.begin(
+                run,
+                resume=resume,
+                point=point,
+                overwrite=args.overwrite_output_dir,
+                recipe_text=recipe_text,
+                splits=trainer.splits.description,
+                processes=args.world_size,
+            )
+            if trainer.curriculum is not None:
+                print(trainer.curriculum.told())
+                trainer.curriculum.draw(run / "figures" / "curriculum.png", trainer.label_list)
+    output = trainer.train(resume_from_checkpoint=False if point is None else str(point))
+    if trainer.search is not None and args.should_save:
+        print("\n".join(write_search(run, trainer.search)))
+    return output
+
+
+def write_search(run: Path, search: ProbeSearch) -> list[str]:
+    """Write `probe.json` and, where heads were compared, `figures/probe.png`; returns the lines to print."""
+    search.write(run)
+    chosen = search.chosen
+    told = f"{chosen.pooling} of the last {chosen.layers}, learning rate {chosen.learning_rate:g}"
+    told += f", weight decay {chosen.weight_decay:g}"
+    if search.heads is None:
+        return [f"probe: {told}"]
+    from natix_hf.report.figures_probe import heat_map
+
+    (run / "figures").mkdir(exist_ok=True)
+    with replacing(run / "figures" / "probe.png") as path:
+        heat_map(search.heads, chosen.plain(), path)
+    best = next(head for head in search.heads if head.items() >= chosen.plain().items())
+    check = search.lbfgs
+    return [
+        f"probe: {len(search.heads)} heads over {search.rows} photos; best on val_select "
+        f"({search.judged} photos): {told}: MCC {best['mcc']:.3f}, NLL {best['log_loss']:.4f}",
+        f"  beside it logistic regression by L-BFGS (C = {check.C:g}): MCC {check.mcc:.3f}, NLL {check.log_loss:.4f}",
+    ]

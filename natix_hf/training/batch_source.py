@@ -1,0 +1,207 @@
+"""What a step of training reads, and in which order: views of photos, cached features, or activations at the cut.
+
+Rows come from the locked splits; which of them a step may see is decided there. How caches are kept stands in
+`inference/`.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from peft import PeftModel
+from torch.utils.data import Dataset
+
+from natix_hf.decision.prior import prior_warning
+from natix_hf.inference.batches import ClientPhotos, image_side
+from natix_hf.inference.features import FixedView, frozen_features
+from natix_hf.inference.pass_costs import Passes
+from natix_hf.photos.copies import copy_side, photo_copies
+from natix_hf.training.accounting import PhaseTimes
+from natix_hf.training.curriculum import Curriculum, plan_curriculum
+from natix_hf.training.prefix import PrefixPlan, plan_prefix, prefix_drift, prefix_rows, trained_blocks
+from natix_hf.training.probe import kept_layers
+from natix_hf.training.sampling import Strata, StratifiedSampler, seen_shares
+from natix_hf.training.training_photos import EpochSampler, TrainingPhotos
+
+
+class EpochOrder(NamedTuple):
+    """What every epoch is made of.
+
+    Attributes:
+        sampler: the rows of an epoch.
+        curriculum: which rows take part when, where there is one.
+        shares: of the classes, to which the logits will belong, where they are not those of the photos.
+    """
+
+    sampler: EpochSampler
+    curriculum: Curriculum | None
+    shares: list[float] | None
+
+
+class BatchSource:
+    """Turns rows into data sets.
+
+    Args:
+        processor: the image processor.
+        args: `NatixTrainingArguments`.
+        method: `lora`, `probe` or `full`.
+        times: gets the seconds of what is computed once.
+        augment, challenge_levels, cache_dir, decode_copy, decode_copy_side, cache_gb, prefix_cache_gb, fixed_views: as
+            in `NatixTrainer`.
+
+    Attributes:
+        passes: what the passes of this run cost, by the cache that they fill.
+        prefix: what is kept below the last blocks, where anything is.
+        drift: how far features move by it, where it is rounded.
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        args: Any,
+        method: str,
+        *,
+        times: PhaseTimes,
+        augment: str,
+        challenge_levels: tuple[float, ...] | None,
+        cache_dir: Path,
+        decode_copy: bool,
+        decode_copy_side: int | None,
+        cache_gb: float | None,
+        prefix_cache_gb: float | None,
+        fixed_views: int,
+    ) -> None:
+        self.processor, self.args, self.method, self.times = processor, args, method, times
+        self.augment, self.challenge_levels = augment, challenge_levels
+        self.cache_dir, self.cache_gb, self.prefix_cache_gb = cache_dir, cache_gb, prefix_cache_gb
+        self.decode_copy, self.decode_copy_side, self.fixed_views = decode_copy, decode_copy_side, fixed_views
+        self.decode_workers = args.dataloader_num_workers  # those of the recipe: a probe's features need none
+        self.passes = {"features": Passes(), "prefixes": Passes()}
+        self.prefix: PrefixPlan | None = None
+        self.drift: float | None = None
+
+    def prefix_document(self) -> dict[str, Any] | None:
+        """The `prefix` of `run.json`: what was kept below the last blocks, and how far rounding moves features."""
+        return None if self.prefix is None else asdict(self.prefix) | {"drift": self.drift}
+
+    def epoch_order(
+        self, rows: Any, model: Any, criterion: Any, names: list[str], target_prior: np.ndarray | None
+    ) -> EpochOrder:
+        """In what order rows are trained on; says how far the class shares are from those expected."""
+        args = self.args
+        seed = args.data_seed if args.data_seed is not None else args.seed
+        labels = np.array(rows["label"][:])
+        strata = Strata(labels, rows["source"][:], names, args.sampling, args.balance_by)
+        cells = {"names": names, "cells": strata.cells, "cache_dir": self.cache_dir}
+        with self.times.timed("curriculum") if args.curriculum != "none" else nullcontext():
+            curriculum = plan_curriculum(args, model, rows, self.processor, **cells, passes=self.passes["features"])
+        seen = seen_shares(strata.shares(), criterion)
+        own = np.bincount(labels, minlength=len(names)) / len(labels)
+        far = None if target_prior is None else prior_warning(seen, target_prior, names)
+        if far and args.should_log:
+            print(f"warning: {far}")
+        if curriculum is None and strata.natural:
+            sampler = EpochSampler(len(rows), seed)
+        else:
+            sampler = StratifiedSampler(strata, seed, curriculum and curriculum.admitted)
+        return EpochOrder(sampler, curriculum, None if np.allclose(seen, own, rtol=1e-3) else seen.tolist())
+
+    def training_set(self, rows: Any, model: Any, *, scored: int) -> Dataset:
+        """Rows as they are trained on; so many others are `scored` while training."""
+        if self.method == "probe":
+            with self.times.timed("features"):
+                return self.features(rows, model, layers=kept_layers(self.args), views=self._views(self.fixed_views))
+        if self.prefix_cache_gb is not None:
+            return self._cut_set(rows, model, scored)
+        size, copies = image_side(self.processor), None
+        if self.decode_copy:
+            side, quiet = copy_side(size, self.decode_copy_side), self.args.disable_tqdm
+            with self.times.timed("decode_copy"):
+                copies = photo_copies(rows, side=side, cache_dir=self.cache_dir, progress=not quiet)
+        return TrainingPhotos(
+            rows,
+            augment=self.augment,
+            image_size=size,
+            seed=self.args.seed,
+            resize="crop" if self.processor.do_center_crop else "squash",
+            copies=copies,
+            fixed_views=self.fixed_views,
+            challenge_levels=self.challenge_levels,
+        )
+
+    def selection_set(self, rows: Any, model: Any) -> Dataset:
+        """Rows that are scored while training."""
+        if self.prefix is not None:
+            return self._prefixes(rows, model, [None])
+        with self.times.timed("features") if self.method == "probe" else nullcontext():
+            return self.client_set(rows, model)
+
+    def client_set(self, rows: Any, model: Any) -> Dataset:
+        """Rows on the client's path, by the whole model; for a probe their cached features."""
+        if self.method != "probe":
+            return ClientPhotos(rows, self.processor)
+        return self.features(rows, model, layers=kept_layers(self.args))
+
+    def features(self, rows: Any, model: Any, **options: Any) -> Any:
+        """The cached features of rows; `options` are those of `frozen_features` about what is computed."""
+        model.to(self.args.device)  # before the trainer does it, since features are wanted before it is there
+        return frozen_features(
+            model,
+            rows,
+            self.processor,
+            cache_dir=self.cache_dir,
+            batch_size=self.args.per_device_eval_batch_size,
+            num_workers=self.decode_workers,
+            budget_gb=self.cache_gb,
+            passes=self.passes["features"],
+            **options,
+        )
+
+    def _prefixes(self, rows: Any, model: Any, views: list, seeds: Any = None) -> Dataset:
+        model.to(self.args.device)
+        with self.times.timed("prefix"):
+            return prefix_rows(
+                model,
+                rows,
+                self.processor,
+                self.prefix,
+                views=views,
+                seeds=seeds,
+                cache_dir=self.cache_dir,
+                batch_size=self.args.per_device_eval_batch_size,
+                num_workers=self.decode_workers,
+                budget_gb=self.prefix_cache_gb,
+                passes=self.passes["prefixes"],
+            )
+
+    def _views(self, count: int) -> list[FixedView]:
+        return [FixedView(self.augment, self.args.seed, number, self.challenge_levels) for number in range(count)]
+
+    def _cut_set(self, rows: Any, model: Any, scored: int) -> Dataset:
+        plain = model.get_base_model() if isinstance(model, PeftModel) else model
+        config = plain.config.backbone_config
+        tokens = 1 + config.num_register_tokens + (image_side(self.processor) // config.patch_size) ** 2
+        self.prefix = plan_prefix(
+            self.prefix_cache_gb,
+            blocks=max(trained_blocks(model), plain.config.feature_layers - 1, 1),
+            layers=config.num_hidden_layers,
+            values=tokens * config.hidden_size,
+            photos=len(rows),
+            scored=scored,
+            epochs=self.args.num_train_epochs,
+            views=self.fixed_views,
+            augmented=self.augment != "none",
+        )
+        plain.last_blocks = self.prefix.blocks
+        if self.args.should_log:
+            print(self.prefix.told(self.prefix_cache_gb))
+        kept = self._prefixes(rows, model, self._views(self.prefix.views), (self.args.seed, rows["id"][:]))
+        if self.prefix.precision == "bfloat16":
+            self.drift = prefix_drift(model, rows, self.processor, self.prefix.blocks)
+            if self.args.should_log:
+                print(f"prefix cache: bf16 moves the features by {self.drift:.2%} of their spread (first photos)")
+        return kept
