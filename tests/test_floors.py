@@ -12,7 +12,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 VERBS = ("train", "calibrate", "recalibrate", "evaluate", "sweep", "folds", "compare", "predict", "export", "demo")
 VERBS += ("data/__main__",)
 
-FREE = {"documents", "errors", "files", "resampling", "threads"}  # know nothing, anybody may use them
+FREE = {"documents", "errors", "files", "options", "resampling", "threads"}  # know nothing, anybody may use them
 GROUND = {"photos", "modeling", "decision", "report", "scenes"}
 FIRST = {"data", "streetvision", "inference"}
 SECOND = {"training", "hub"}

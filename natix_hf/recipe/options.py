@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import ClassVar, Literal, get_args, get_type_hints
 
 from natix_hf.errors import UserError
-from natix_hf.training.training_arguments import OPTIMIZERS, SCORES, NatixTrainingArguments, option
+from natix_hf.options import option
+from natix_hf.training.training_arguments import OPTIMIZERS, SCORES, NatixTrainingArguments
 
 __all__ = [
     "OPTIMIZERS",
@@ -348,7 +349,8 @@ class Recipe:
         place = self.training.output_dir
         if place and self.purpose.refits and Path(place).absolute() == Path(self.purpose.refit_from).absolute():
             self.training.output_dir = f"{Path(place)}-refit"
-        from natix_hf.training.losses import check_loss, class_weights
+        from natix_hf.training.losses.check_loss import check_loss
+        from natix_hf.training.losses.class_weights import class_weights
         from natix_hf.training.sampling import check_sampling
 
         check_loss(self.training, self.model.method)

@@ -19,6 +19,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from natix_hf.errors import UserError, one_line
+from natix_hf.options import defaults
 from natix_hf.recipe.options import (
     REFUSED,
     DataOptions,
@@ -31,6 +32,7 @@ from natix_hf.recipe.options import (
     Recipe,
     SpeedOptions,
 )
+from natix_hf.training.losses.check_loss import LossOptions
 
 TOPICS = (
     ModelOptions,
@@ -50,8 +52,7 @@ TRAINING_TOPICS = {
     "warmup_steps weight_decay max_grad_norm ema ema_decay ema_warmup_steps "
     "seed data_seed",
     "mixing": "mixup_alpha cutmix_alpha mix_switch_prob",
-    "loss": "loss class_weights logit_adjustment label_smoothing_factor focal_gamma focal_alpha asymmetric_gamma_pos "
-    "asymmetric_gamma_neg asymmetric_smoothing gatekeeper_alpha supcon_temperature lcron_top_k lcron_temperature",
+    "loss": " ".join([*defaults(LossOptions), "label_smoothing_factor"]),
     "sampling": "sampling balance_by curriculum curriculum_pacing curriculum_start curriculum_end",
     "optimizer": "optim optim_args sam_base sam_rho sam_adaptive layerwise_lr_decay loraplus_lr_ratio adam_beta1 "
     "adam_beta2 adam_epsilon",

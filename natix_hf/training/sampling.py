@@ -148,7 +148,7 @@ def seen_shares(shares: np.ndarray, criterion: Any) -> np.ndarray:
         criterion: `TrainingLoss`; its weights multiply the shares, its adjustment `tau * log(prior)` divides them by
             `prior ** tau` (Menon et al., 2021).
     """
-    weights = criterion.focal_weights if "focal" in criterion.terms else criterion.weights
+    weights = criterion.seen_weights
     seen = shares * (1 if weights is None else weights.double().numpy())
     if criterion.adjustment is not None:
         seen = seen * np.exp(-criterion.adjustment.double().numpy())

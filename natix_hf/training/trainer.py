@@ -44,7 +44,8 @@ from natix_hf.training.curriculum import check_curriculum
 from natix_hf.training.ema import Ema
 from natix_hf.training.feeding import FeedsPhotos
 from natix_hf.training.finite_losses import FiniteLosses
-from natix_hf.training.losses import TrainingLoss, check_loss
+from natix_hf.training.losses.check_loss import check_loss
+from natix_hf.training.losses.training_loss import TrainingLoss
 from natix_hf.training.mixing import check_views, mixing
 from natix_hf.training.optimizers import build_optimizer, check_optimizer, extra_passes
 from natix_hf.training.options_without_effect import without_effect

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from natix_hf.training.ranking_losses import lcron, log_survival, soft_permutation
+from natix_hf.training.losses.lcron import lcron, log_survival, soft_permutation
 
 SORTS = ("neuralsort", "softsort")
 SCORES = torch.tensor([0.3, 2.0, -1.0, 0.9, 0.1], dtype=torch.float64)

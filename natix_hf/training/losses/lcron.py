@@ -1,14 +1,57 @@
-"""Soft top-k selection by a cascade of models, and the loss that trains them as one.
-
-Knows scores and which rows are relevant; where scores come from and what a cascade does with them is not its business.
-"""
+"""LCRON: soft top-k selection, which puts the photos of the positive class before all others (Wang et al., 2025)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
+
+from natix_hf.errors import UserError
+from natix_hf.options import ABOVE_0, option
+from natix_hf.training.losses.loss import Classes, Loss, Rows
+
+
+@dataclass(frozen=True)
+class Lcron(Loss):
+    lcron_top_k: int | None = option(None, "lcron: photos of a batch that pass; default as many as are positive")
+    lcron_temperature: Annotated[float, ABOVE_0] = option(1.0, "lcron: temperature of the soft sorting")
+
+    note: ClassVar[str] = "puts the positive class first; beside ce"
+    least_rows: ClassVar[int] = 2
+
+    def check(self, args: Any) -> None:
+        top, rows = self.lcron_top_k, args.per_device_train_batch_size
+        if top is not None and not 1 <= top < rows:
+            raise UserError(
+                f"lcron_top_k: {top} given, 1 to {rows - 1} expected, below per_device_train_batch_size: leave it out "
+                "with --lcron_top_k null for as many as are positive"
+            )
+
+    def lacks_in_train(self, classes: Classes) -> str | None:
+        name, positive = classes.names[classes.positive], classes.counts[classes.positive]
+        if 0 < positive < sum(classes.counts):
+            return None
+        found = "no photo is" if positive == 0 else "all photos are"
+        return (
+            f"lcron puts class {name} before the others, and in train {found} of it: set positive_label, or leave "
+            "lcron out"
+        )
+
+    def lacks(self, rows: Rows, classes: Classes) -> str | None:
+        count = int((rows.labels == rows.positive).sum())
+        if 0 < count < len(rows.labels):
+            return None
+        return f"{'no photo' if count == 0 else 'only photos'} of class {classes.names[classes.positive]}"
+
+    def __call__(self, rows: Rows) -> Tensor:
+        logits, relevant = rows.logits, rows.labels == rows.positive
+        others = torch.arange(logits.shape[1], device=logits.device) != rows.positive
+        scores = logits[:, rows.positive] - logits[:, others].logsumexp(dim=1)  # log odds of the positive class
+        top = int(relevant.sum()) if self.lcron_top_k is None else min(self.lcron_top_k, len(scores) - 1)
+        return lcron([scores], relevant, [top], self.lcron_temperature)
 
 
 def soft_permutation(scores: Tensor, temperature: float = 1.0, sort: str = "neuralsort") -> Tensor:
