@@ -17,7 +17,7 @@ _PUBLIC = {
     "load_photos": "natix_hf.data.load_photos",
     "load_model": "natix_hf.modeling.loading",
     "NatixTrainer": "natix_hf.training.trainer",
-    "NatixTrainingArguments": "natix_hf.recipe.options",
+    "NatixTrainingArguments": "natix_hf.training.training_arguments",
     "NatixDinov3Config": "natix_hf.modeling.configuration_natix_dinov3",
     "NatixDinov3ForImageClassification": "natix_hf.modeling.modeling_natix_dinov3",
     "LeakageError": "natix_hf.errors",

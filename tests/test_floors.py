@@ -24,9 +24,9 @@ BELOW = {
     "streetvision": {"photos", "report"},
     "inference": {"photos", "modeling", "decision", "data", "streetvision"},
     "hub": GROUND | FIRST,
-    "training": GROUND | FIRST | {"recipe"},
-    "runs": GROUND | FIRST | SECOND | {"recipe", "__init__"},
-    "recipe": GROUND | FIRST | SECOND,
+    "training": GROUND | FIRST,
+    "runs": GROUND | FIRST | SECOND | {"__init__"},
+    "recipe": GROUND | FIRST | SECOND | {"runs"},
     "assets": {"scenes", "modeling"},
 }
 

@@ -1,8 +1,8 @@
 """A YAML recipe and a command line become a `Recipe`, and a `Recipe` becomes `recipe.yaml` again.
 
-One flat YAML: every key is an option of `recipe.py`. Its values go through the same argparse casts as the command line
-(PyYAML reads `1e-4` as a string), and the command line wins. Unknown and repeated keys are refused with the nearest
-right name.
+One flat YAML: every key is an option of `options.Recipe`. Its values go through the same argparse casts as the command
+line (PyYAML reads `1e-4` as a string), and the command line wins. Unknown and repeated keys are refused with the
+nearest right name.
 """
 
 from __future__ import annotations
@@ -20,30 +20,9 @@ from transformers import HfArgumentParser
 
 from natix_hf.errors import UserError, one_line
 from natix_hf.options import defaults
-from natix_hf.recipe.options import (
-    REFUSED,
-    DataOptions,
-    DecisionOptions,
-    HubOptions,
-    LoraOptions,
-    ModelOptions,
-    NatixTrainingArguments,
-    PurposeOptions,
-    Recipe,
-    SpeedOptions,
-)
+from natix_hf.recipe.options import REFUSED, TOPICS, Recipe
 from natix_hf.training.losses.check_loss import LossOptions
-
-TOPICS = (
-    ModelOptions,
-    LoraOptions,
-    DataOptions,
-    DecisionOptions,
-    SpeedOptions,
-    PurposeOptions,
-    HubOptions,
-    NatixTrainingArguments,
-)
+from natix_hf.training.training_arguments import NatixTrainingArguments
 
 # How --help divides what comes from TrainingArguments; options named nowhere here close the list.
 TRAINING_TOPICS = {

@@ -8,6 +8,7 @@ hold the figures of the honest run and say so.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,13 @@ from natix_hf.runs.same_recipe import REFITTED, differing, told
 from natix_hf.training.trainer import NatixTrainer
 
 
-def check_refit(honest: str | Path, text: str) -> Path:
+def check_refit(honest: str | Path, text: str, known: Mapping[str, Any]) -> Path:
     """Refuse a refit of what is not a finished run of the same recipe.
 
     Args:
         honest: folder of the run.
         text: `recipe.yaml` of the refit.
+        known: every key of a recipe with its default.
 
     Returns:
         The folder.
@@ -49,7 +51,7 @@ def check_refit(honest: str | Path, text: str) -> Path:
             f"refit_from {honest}: does not say how it was trained (recipe.yaml, run.json): train it again"
         )
     ours, theirs = (yaml.safe_load(one) for one in (text, (run / "recipe.yaml").read_text(encoding="utf-8")))
-    if odd := differing(ours, theirs, REFITTED):
+    if odd := differing(ours, theirs, known, REFITTED):
         raise UserError(
             f"refit_from {honest}: another recipe than this one: {told(odd)}: a refit changes nothing else"
         )

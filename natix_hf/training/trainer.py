@@ -30,11 +30,11 @@ from natix_hf.documents.probe import OverProbe
 from natix_hf.errors import UserError
 from natix_hf.files import home, read_json
 from natix_hf.modeling.packed_linear import packed_linears
-from natix_hf.recipe.options import DecisionOptions, NatixTrainingArguments
 from natix_hf.report.classification_metric import NatixClassificationMetric
 from natix_hf.report.summary import summary_lines
 from natix_hf.runs import folder as run_folder
 from natix_hf.runs.calibrate_run import check_decision
+from natix_hf.runs.decision_options import DecisionOptions
 from natix_hf.runs.measure_robustness import check_photos
 from natix_hf.runs.saved_logits import read_predictions
 from natix_hf.training.accounting import Accounting, keep_speed
@@ -52,6 +52,7 @@ from natix_hf.training.options_without_effect import without_effect
 from natix_hf.training.probe import HeadSearch, check_probe, write_search
 from natix_hf.training.progress import Progress
 from natix_hf.training.sampling import check_sampling
+from natix_hf.training.training_arguments import NatixTrainingArguments
 from natix_hf.training.training_photos import Collator
 from natix_hf.training.warm_start import WarmStart, check_warm_start, over_probe, over_probe_lines
 
@@ -84,7 +85,7 @@ class NatixTrainer(FeedsPhotos):
         processing_class: the checkpoint's image processor; training makes squares of photos as it does.
         augment, challenge_levels: training views, see `inference.augment`; a probe sees none.
         positive_label: the class that AUROC speaks of; default the class of id 1.
-        decision: how logits become decisions, see `recipe.DecisionOptions`; a line is printed where training sees
+        decision: how logits become decisions, see `runs.decision_options`; a line is printed where training sees
             quite other class shares than its `target_prior`.
         cache_dir: folder of frozen features and pre-resized copies; default `~/.cache/natix_hf`.
         decode_copy: train on pre-resized copies of the photos, made once; a probe has no use for them.

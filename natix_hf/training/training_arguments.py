@@ -1,7 +1,7 @@
 """What a recipe may say of training: `transformers.TrainingArguments` with our defaults, options and refusals.
 
 The names are those of the parent where it has one. What the options cause is the business of `training/`; the other
-topics of a recipe stand in `recipe.py`, which hands these on.
+topics of a recipe stand in the rooms that read them, and `recipe/` puts all of them together.
 """
 
 import math

@@ -21,9 +21,9 @@ from natix_hf.documents.probe import OverProbe
 from natix_hf.errors import UserError
 from natix_hf.files import read_json
 from natix_hf.inference.features import frozen_features, weights_fingerprint
+from natix_hf.options import off
 from natix_hf.report.intervals import bootstrap_intervals, group_count, paired_differences
 from natix_hf.report.summary import LABELS, figure_text
-from natix_hf.training.defaults import off
 from natix_hf.training.heads import Head, settings, train_heads
 from natix_hf.training.probe import choose_head
 
@@ -39,13 +39,13 @@ def check_warm_start(args: Any, method: str, head: str) -> None:
         return
     if method == "probe":
         raise UserError(
-            f"warm_start: probe given, but method is probe itself: leave it out with {off('warm_start')}, or use "
-            "--method lora"
+            f"warm_start: probe given, but method is probe itself: leave it out with {off(args, 'warm_start')}, or "
+            "use --method lora"
         )
     if head != "linear":
         raise UserError(
-            f"warm_start: a probe has a linear head, head is {head}: leave it out with {off('warm_start')}, or use "
-            "--head linear"
+            f"warm_start: a probe has a linear head, head is {head}: leave it out with {off(args, 'warm_start')}, or "
+            "use --head linear"
         )
 
 

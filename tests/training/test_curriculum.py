@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 from natix_hf import NatixTrainingArguments, UserError
-from natix_hf.recipe.options import DecisionOptions
 from natix_hf.recipe.yaml_and_command_line import parse
+from natix_hf.runs.decision_options import DecisionOptions
 from natix_hf.training.curriculum import (
     Curriculum,
     check_curriculum,

@@ -1,18 +1,11 @@
-"""What a recipe can be started for, and what is refused of it before a photo is read or a weight is loaded.
-
-An ordinary run, a run of a sweep, a refit and a range test of the learning rate are the same training up to the rows
-that they may read (`data.splits.contracts.PURPOSES`) and what is left at their end.
-"""
+"""What is refused of a recipe before a photo is read or a weight is loaded, beyond what it refuses when it is made."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING
-
 from natix_hf.modeling.attention import check_attention
 from natix_hf.modeling.loading import check_size, sketch_model
+from natix_hf.options import defaults
+from natix_hf.recipe.options import Recipe
 from natix_hf.runs import folder as run_folder
 from natix_hf.runs.same_recipe import check_resumed
 from natix_hf.training.checkpoints import asked_to_resume, check_continuable, resume_point
@@ -23,10 +16,6 @@ from natix_hf.training.progress import check_trackers
 from natix_hf.training.sharding import check_sharding
 from natix_hf.training.warm_start import check_warm_start
 
-if TYPE_CHECKING:
-    from natix_hf.recipe.options import PurposeOptions, Recipe
-    from natix_hf.training.trainer import NatixTrainer
-
 
 def check(recipe: Recipe, text: str) -> None:
     """Raise `UserError` for what can be seen without photos and weights; changes nothing.
@@ -36,6 +25,7 @@ def check(recipe: Recipe, text: str) -> None:
         text: its `recipe.yaml`.
     """
     args, model = recipe.training, recipe.model
+    known = defaults(*vars(recipe).values())
     if recipe.purpose.kind == "range test":
         from natix_hf.runs.range_test import check_range_test
 
@@ -44,12 +34,12 @@ def check(recipe: Recipe, text: str) -> None:
         if recipe.purpose.refits:
             from natix_hf.runs.refit import check_refit
 
-            check_refit(recipe.purpose.refit_from, text)
+            check_refit(recipe.purpose.refit_from, text, known)
         resuming = asked_to_resume(args.resume_from_checkpoint)
         if args.should_save:
             run_folder.check(args.output_dir, resume=resuming, overwrite=args.overwrite_output_dir)
         if point := resume_point(args.output_dir, args.resume_from_checkpoint):
-            longer = check_resumed(point, text, args.world_size)
+            longer = check_resumed(point, text, known, args.world_size)
             check_continuable(point)
             if longer and args.should_log:
                 print(longer)
@@ -67,22 +57,3 @@ def check(recipe: Recipe, text: str) -> None:
         check_size(name, recipe.data.image_size, revision)
         lora = vars(recipe.lora)
         check_trained(sketch_model(name, method=model.method, lora=lora, head=model.head, revision=revision), args)
-
-
-def trainer_class(purpose: PurposeOptions) -> Callable[..., NatixTrainer]:
-    """The trainer that leaves behind what a run for this purpose leaves behind."""
-    if purpose.kind == "range test":
-        from natix_hf.runs.range_test import RangeTest
-
-        return RangeTest
-    if purpose.kind == "refit":
-        from natix_hf.runs.refit import Refit
-
-        return partial(Refit, honest=Path(purpose.refit_from))
-    if purpose.kind == "sweep":
-        from natix_hf.runs.sweep_runs import Member
-
-        return Member
-    from natix_hf.training.trainer import NatixTrainer
-
-    return NatixTrainer
