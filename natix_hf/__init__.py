@@ -19,7 +19,7 @@ _PUBLIC = {
     "NatixTrainer": "natix_hf.training.trainer",
     "train_run": "natix_hf.runs.train_run",
     "finish_run": "natix_hf.runs.finish_run",
-    "NatixTrainingArguments": "natix_hf.recipe.options",
+    "NatixTrainingArguments": "natix_hf.training.training_arguments",
     "NatixDinov3Config": "natix_hf.modeling.configuration_natix_dinov3",
     "NatixDinov3ForImageClassification": "natix_hf.modeling.modeling_natix_dinov3",
     "LeakageError": "natix_hf.errors",

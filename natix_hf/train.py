@@ -47,8 +47,8 @@ def load_network(recipe: Recipe, label_names: list[str]) -> tuple[Any, Any]:
 def train(recipe: Recipe) -> dict[str, Any]:
     """Run the whole job; returns the content of `metrics.json` (empty on all processes but the first)."""
     with quick_imports():
+        from natix_hf.recipe.check_recipe import check, check_on_photos
         from natix_hf.recipe.yaml_and_command_line import resolved
-        from natix_hf.runs.check_recipe import check, check_on_photos
         from natix_hf.runs.kinds_of_run import kind_of_run
         from natix_hf.runs.publish_after_training import check_classes, planned, publish_finished
 
@@ -56,7 +56,7 @@ def train(recipe: Recipe) -> dict[str, Any]:
     text = resolved(recipe)
     say = partial(print, flush=True) if args.should_log else (lambda *_: None)
     check(recipe, text)
-    asked = planned(recipe)
+    asked = planned(recipe.hub, recipe.data.label_names, saves=args.should_save)
 
     times, begin = {}, time.perf_counter()
     with args.main_process_first(desc="photos"):

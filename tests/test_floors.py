@@ -12,7 +12,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 VERBS = ("train", "calibrate", "recalibrate", "evaluate", "sweep", "folds", "compare", "predict", "export", "demo")
 VERBS += ("data/__main__",)
 
-FREE = {"documents", "errors", "files", "resampling", "threads"}  # know nothing, anybody may use them
+FREE = {"documents", "errors", "files", "options", "resampling", "threads"}  # know nothing, anybody may use them
 GROUND = {"photos", "modeling", "decision", "report", "scenes"}
 FIRST = {"data", "streetvision", "inference"}
 SECOND = {"training", "hub"}
@@ -24,9 +24,9 @@ BELOW = {
     "streetvision": {"photos", "report"},
     "inference": {"photos", "modeling", "decision", "data", "streetvision"},
     "hub": GROUND | FIRST,
-    "training": GROUND | FIRST | {"recipe"},
-    "runs": GROUND | FIRST | SECOND | {"recipe", "__init__"},
-    "recipe": GROUND | FIRST | SECOND,
+    "training": GROUND | FIRST,
+    "runs": GROUND | FIRST | SECOND | {"__init__"},
+    "recipe": GROUND | FIRST | SECOND | {"runs"},
     "assets": {"scenes", "modeling"},
 }
 

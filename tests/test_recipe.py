@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from natix_hf.errors import UserError
-from natix_hf.recipe.options import REFUSED, SCORES, NatixTrainingArguments
+from natix_hf.recipe.options import REFUSED
 from natix_hf.recipe.yaml_and_command_line import TOPICS, TRAINING_TOPICS, parse, resolved
+from natix_hf.training.training_arguments import SCORES, NatixTrainingArguments
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHIPPED = sorted((REPOSITORY / "recipes").glob("*.yaml"))

@@ -5,9 +5,10 @@ import re
 import pytest
 
 from natix_hf.errors import UserError
+from natix_hf.options import off
+from natix_hf.recipe.check_recipe import check
 from natix_hf.recipe.yaml_and_command_line import parse, resolved
-from natix_hf.runs.check_recipe import check
-from natix_hf.training.defaults import off
+from natix_hf.training.training_arguments import NatixTrainingArguments
 
 RECIPE = """\
 model_name_or_path: builtin:demo-backbone
@@ -118,7 +119,8 @@ def test_the_words_of_the_issue_s_own_case(tmp_path):
 
 def test_leaving_a_key_out_is_to_type_its_default():
     words = "--mixup_alpha 0 --torch_compile false --class_weights null --loss ce --probe_layers null"
-    assert off("mixup_alpha", "torch_compile", "class_weights", "loss", "probe_layers") == words
+    keys = ("mixup_alpha", "torch_compile", "class_weights", "loss", "probe_layers")
+    assert off(NatixTrainingArguments, *keys) == words
 
 
 @pytest.mark.parametrize("words", [["--class_weights", "null"], ["--class_weights=null"]])

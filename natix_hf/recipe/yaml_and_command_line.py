@@ -1,8 +1,8 @@
 """A YAML recipe and a command line become a `Recipe`, and a `Recipe` becomes `recipe.yaml` again.
 
-One flat YAML: every key is an option of `recipe.py`. Its values go through the same argparse casts as the command line
-(PyYAML reads `1e-4` as a string), and the command line wins. Unknown and repeated keys are refused with the nearest
-right name.
+One flat YAML: every key is an option of `options.Recipe`. Its values go through the same argparse casts as the command
+line (PyYAML reads `1e-4` as a string), and the command line wins. Unknown and repeated keys are refused with the
+nearest right name.
 """
 
 from __future__ import annotations
@@ -19,29 +19,10 @@ import yaml
 from transformers import HfArgumentParser
 
 from natix_hf.errors import UserError, one_line
-from natix_hf.recipe.options import (
-    REFUSED,
-    DataOptions,
-    DecisionOptions,
-    HubOptions,
-    LoraOptions,
-    ModelOptions,
-    NatixTrainingArguments,
-    PurposeOptions,
-    Recipe,
-    SpeedOptions,
-)
-
-TOPICS = (
-    ModelOptions,
-    LoraOptions,
-    DataOptions,
-    DecisionOptions,
-    SpeedOptions,
-    PurposeOptions,
-    HubOptions,
-    NatixTrainingArguments,
-)
+from natix_hf.options import defaults
+from natix_hf.recipe.options import REFUSED, TOPICS, Recipe
+from natix_hf.training.losses.check_loss import LossOptions
+from natix_hf.training.training_arguments import NatixTrainingArguments
 
 # How --help divides what comes from TrainingArguments; options named nowhere here close the list.
 TRAINING_TOPICS = {
@@ -50,8 +31,7 @@ TRAINING_TOPICS = {
     "warmup_steps weight_decay max_grad_norm ema ema_decay ema_warmup_steps "
     "seed data_seed",
     "mixing": "mixup_alpha cutmix_alpha mix_switch_prob",
-    "loss": "loss class_weights logit_adjustment label_smoothing_factor focal_gamma focal_alpha asymmetric_gamma_pos "
-    "asymmetric_gamma_neg asymmetric_smoothing gatekeeper_alpha supcon_temperature lcron_top_k lcron_temperature",
+    "loss": " ".join([*defaults(LossOptions), "label_smoothing_factor"]),
     "sampling": "sampling balance_by curriculum curriculum_pacing curriculum_start curriculum_end",
     "optimizer": "optim optim_args sam_base sam_rho sam_adaptive layerwise_lr_decay loraplus_lr_ratio adam_beta1 "
     "adam_beta2 adam_epsilon",

@@ -26,8 +26,8 @@ from natix_hf.decision.threshold import fold_bias, held_out_gain, threshold_curv
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_json
-from natix_hf.recipe.options import DecisionOptions
 from natix_hf.resampling import group_numbers
+from natix_hf.runs.decision_options import DecisionOptions
 from natix_hf.runs.saved_logits import check_classes, read_predictions, sent_as
 
 Rows = Mapping[str, np.ndarray]  # group, label, logits

@@ -27,13 +27,13 @@ from natix_hf.documents.slices import Slices
 from natix_hf.errors import LeakageError
 from natix_hf.files import fingerprint_file, read_json, replacing, staging, write_json, write_text
 from natix_hf.hub.cards import model_card
-from natix_hf.recipe.options import DecisionOptions
 from natix_hf.report import figures
 from natix_hf.report.field import Field
 from natix_hf.report.slices import slices_document
 from natix_hf.report.summary import metrics_document, summary_lines
 from natix_hf.runs import folder as run_folder
 from natix_hf.runs.calibrate_run import calibrate_run, carried
+from natix_hf.runs.decision_options import DecisionOptions
 from natix_hf.runs.figures_by_stage import stages_document
 from natix_hf.runs.gallery import keep_photos
 from natix_hf.runs.measure_robustness import challenge_documents, note_latency, predict_challenged

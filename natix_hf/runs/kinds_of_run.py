@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from natix_hf.recipe.options import DecisionOptions, PurposeOptions
+    from natix_hf.runs.decision_options import DecisionOptions
+    from natix_hf.runs.purpose import PurposeOptions
     from natix_hf.training.trainer import NatixTrainer
 
 

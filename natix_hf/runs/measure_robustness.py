@@ -42,7 +42,7 @@ from natix_hf.runs.saved_logits import sent_as, write_predictions
 from natix_hf.streetvision.profiles import LETTERBOXED, SENT, check_profiles, check_sendable, file_name
 
 if TYPE_CHECKING:
-    from natix_hf.recipe.options import DecisionOptions
+    from natix_hf.runs.decision_options import DecisionOptions
 
 TIMED = 50  # photos whose latency is measured
 MOST_SOURCES, FEWEST_PHOTOS = 20, 30  # of which the reward is simulated by themselves

@@ -7,24 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from natix_hf.errors import UserError
+from natix_hf.hub.hub_options import HubOptions
 from natix_hf.hub.publish_run import Publication, check_publication, find_place, publish
 from natix_hf.streetvision.client_files import check_labels
 
-if TYPE_CHECKING:
-    from natix_hf.recipe.options import Recipe
 
+def planned(hub: HubOptions, label_names: Sequence[str] | None, *, saves: bool) -> Publication | None:
+    """What a recipe wants published, None for nothing.
 
-def planned(recipe: Recipe) -> Publication | None:
-    """What the recipe wants published, None for nothing.
+    Args:
+        hub: its keys about that.
+        label_names: the classes, where the recipe names them.
+        saves: whether this process is the one that writes the run.
 
     Raises:
         UserError: for what can be seen without a model: name, token, version, hotkey, what the Hub has there.
     """
-    hub = recipe.hub
-    if not hub.push_to_hub or not recipe.training.should_save:
+    if not hub.push_to_hub or not saves:
         return None
     asked = Publication(
         hub.hub_model_id,
@@ -34,8 +35,8 @@ def planned(recipe: Recipe) -> Publication | None:
         hotkey=hub.hotkey,
     )
     check_publication(asked)
-    if asked.hotkey is not None and recipe.data.label_names:
-        check_labels(recipe.data.label_names)
+    if asked.hotkey is not None and label_names:
+        check_labels(label_names)
     find_place(asked)
     return asked
 

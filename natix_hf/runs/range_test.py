@@ -25,7 +25,7 @@ from natix_hf.training.optimizers import inner_name
 from natix_hf.training.trainer import NatixTrainer
 
 if TYPE_CHECKING:
-    from natix_hf.recipe.options import DecisionOptions
+    from natix_hf.runs.decision_options import DecisionOptions
 
 LOW, HIGH, STEPS = 1e-7, 10.0, 120
 QUIET = 15  # steps at the lowest rates, which change nothing: they tell the loss at the start and its noise

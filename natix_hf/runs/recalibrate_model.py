@@ -27,9 +27,9 @@ from natix_hf.documents.recalibration import Recalibration
 from natix_hf.errors import UserError, one_line
 from natix_hf.files import only_a_path, read_json, staging, write_json, write_text
 from natix_hf.inference.onnx_model import GRAPH
-from natix_hf.recipe.options import DecisionOptions
 from natix_hf.report.decision_lines import calibration_lines
 from natix_hf.runs.calibrate_run import carried, check_decision, decide, guaranteed
+from natix_hf.runs.decision_options import DecisionOptions
 from natix_hf.runs.finish_run import write_into_weights
 from natix_hf.runs.saved_logits import write_predictions
 

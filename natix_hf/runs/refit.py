@@ -8,6 +8,7 @@ hold the figures of the honest run and say so.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +24,21 @@ from natix_hf.documents.run_record import RunRecord
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_json, write_text
 from natix_hf.hub.cards import model_card
-from natix_hf.recipe.options import DecisionOptions
 from natix_hf.runs import folder as run_folder
+from natix_hf.runs.decision_options import DecisionOptions
 from natix_hf.runs.finish_run import save_model, write_record
 from natix_hf.runs.same_recipe import REFITTED, differing, told
 from natix_hf.training.heads import Setting
 from natix_hf.training.trainer import NatixTrainer
 
 
-def check_refit(honest: str | Path, text: str) -> Path:
+def check_refit(honest: str | Path, text: str, known: Mapping[str, Any]) -> Path:
     """Refuse a refit of what is not a finished run of the same recipe.
 
     Args:
         honest: folder of the run.
         text: `recipe.yaml` of the refit.
+        known: every key of a recipe with its default.
 
     Returns:
         The folder.
@@ -53,7 +55,7 @@ def check_refit(honest: str | Path, text: str) -> Path:
             f"refit_from {honest}: does not say how it was trained (recipe.yaml, run.json): train it again"
         )
     ours, theirs = (yaml.safe_load(one) for one in (text, (run / "recipe.yaml").read_text(encoding="utf-8")))
-    if odd := differing(ours, theirs, REFITTED):
+    if odd := differing(ours, theirs, known, REFITTED):
         raise UserError(
             f"refit_from {honest}: another recipe than this one: {told(odd)}: a refit changes nothing else"
         )

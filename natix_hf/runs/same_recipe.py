@@ -1,7 +1,7 @@
 """Whether two trainings go by one recipe: a resumed run by its own, a refit by that of the run that it repeats.
 
 What may differ stands here and nowhere else; every other key decides the weights or how they are chosen. Works on the
-texts of `recipe.yaml`; what a recipe may hold is known to `recipe.py`.
+texts of `recipe.yaml`; what a recipe may hold, and its defaults, are handed in.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import yaml
 
 from natix_hf.errors import UserError
 from natix_hf.files import read_json
-from natix_hf.training.defaults import defaults
 
 # Places, and how the machine is used.
 PLACES = (
@@ -33,9 +32,10 @@ LONGER = ("num_train_epochs", "max_steps")  # a resumed run may have more of the
 REFITTED = (*PLACES, "refit", "refit_from")
 
 
-def differing(ours: Mapping[str, Any], theirs: Mapping[str, Any], free: Collection[str]) -> dict[str, tuple[Any, Any]]:
+def differing(
+    ours: Mapping[str, Any], theirs: Mapping[str, Any], known: Mapping[str, Any], free: Collection[str]
+) -> dict[str, tuple[Any, Any]]:
     """Keys whose values differ, each with ours and theirs; a key that is not written down has its default."""
-    known = defaults()
     pairs = {
         key: (ours.get(key, known.get(key)), theirs.get(key, known.get(key)))
         for key in (*theirs, *(key for key in ours if key not in theirs))
@@ -57,12 +57,13 @@ def told(odd: Mapping[str, tuple[Any, Any]]) -> str:
     return shown + (f" and {len(odd) - 3} more" if len(odd) > 3 else "")
 
 
-def check_resumed(point: Path, text: str, processes: int) -> str | None:
+def check_resumed(point: Path, text: str, known: Mapping[str, Any], processes: int) -> str | None:
     """Refuse to go on from a checkpoint with other settings than it was trained with.
 
     Args:
         point: the checkpoint, in `checkpoints/` of its run.
         text: the recipe that is to go on.
+        known: every key of a recipe with its default.
         processes: that train now.
 
     Returns:
@@ -78,7 +79,7 @@ def check_resumed(point: Path, text: str, processes: int) -> str | None:
             "file back, or start anew: --overwrite_output_dir true in place of --resume_from_checkpoint"
         )
     ours, theirs = (yaml.safe_load(one) for one in (text, (run / "recipe.yaml").read_text(encoding="utf-8")))
-    odd = differing(ours, theirs, RESUMED)
+    odd = differing(ours, theirs, known, RESUMED)
     longer = {key: odd.pop(key) for key in LONGER if key in odd and 0 < odd[key][1] < odd[key][0]}
     was = read_json(run / "run.json").get("processes", processes)
     if was != processes:

@@ -21,10 +21,10 @@ from natix_hf.documents.run_record import RunRecord
 from natix_hf.documents.several_runs import Sweep
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_json
-from natix_hf.recipe.options import DecisionOptions
 from natix_hf.report.intervals import bootstrap_intervals, group_count
 from natix_hf.report.summary import LABELS, figure_text, interval_text
 from natix_hf.runs import folder as run_folder
+from natix_hf.runs.decision_options import DecisionOptions
 from natix_hf.runs.finish_run import write_record
 from natix_hf.runs.saved_logits import read_predictions, write_predictions
 from natix_hf.training.bottleneck import speed_lines

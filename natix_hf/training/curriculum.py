@@ -24,8 +24,8 @@ from natix_hf.errors import UserError
 from natix_hf.files import replacing
 from natix_hf.inference.features import frozen_features
 from natix_hf.inference.pass_costs import Passes
+from natix_hf.options import off
 from natix_hf.threads import one_blas_thread
-from natix_hf.training.defaults import off
 
 FOLDS = 5
 
@@ -55,7 +55,7 @@ def _check_epochs(args: Any, epochs: float) -> None:
     if last < 1:
         raise UserError(
             f"curriculum: photos enter from epoch to epoch: {epochs:g} given, more than one expected: "
-            f"add --num_train_epochs 2, or leave it out with {off('curriculum')}"
+            f"add --num_train_epochs 2, or leave it out with {off(args, 'curriculum')}"
         )
     if last / epochs < args.curriculum_end - 1e-9:
         raise UserError(

@@ -22,7 +22,8 @@ from torchvision.transforms.v2 import CutMix, MixUp
 
 from natix_hf.errors import UserError
 from natix_hf.inference.augment import check_augment, needs_whole_photo
-from natix_hf.training.defaults import off
+from natix_hf.options import off
+from natix_hf.training.speed_options import SpeedOptions
 
 
 class Mixing:
@@ -110,7 +111,7 @@ def check_views(
             "or --fixed_views 0"
         )
     if prefix_cache_gb is not None:
-        without = f"leave it out with {off('prefix_cache_gb')}"
+        without = f"leave it out with {off(SpeedOptions, 'prefix_cache_gb')}"
         if method == "probe":
             raise UserError(f"prefix_cache_gb: method is probe, whose features are kept anyway: {without}")
         if mixed:
@@ -126,10 +127,10 @@ def check_views(
     if method == "probe" and mixed:
         raise UserError(
             f"{mixed[0]}: photos are mixed anew in every batch, but method probe computes the features of each photo "
-            f"once: leave {mixed[0]} out with {off(*mixed)}, or use --method lora or full"
+            f"once: leave {mixed[0]} out with {off(args, *mixed)}, or use --method lora or full"
         )
     if decode_copy and needs_whole_photo(augment):
         raise UserError(
             f"decode_copy: augment {augment} works on whole photos as validators do, not on reduced copies: "
-            f"leave it out with {off('decode_copy')}, or use --augment basic"
+            f"leave it out with {off(SpeedOptions, 'decode_copy')}, or use --augment basic"
         )

@@ -27,8 +27,8 @@ from transformers import Trainer, get_scheduler
 from transformers.training_args import OptimizerNames
 
 from natix_hf.errors import UserError, one_line
-from natix_hf.recipe.options import OPTIMIZERS, NatixTrainingArguments
-from natix_hf.training.defaults import off
+from natix_hf.options import off
+from natix_hf.training.training_arguments import OPTIMIZERS, NatixTrainingArguments
 
 # What `optim_args` may set ("beta1=0.9,beta2=0.95"), with the values of the papers. adam_beta1, adam_beta2 and
 # adam_epsilon hold for AdamW wherever it stands: the vectors of muon, ademamix, schedule_free_adamw.
@@ -62,7 +62,7 @@ def options(args: NatixTrainingArguments) -> dict[str, float]:
         if pair and key not in values:
             raise UserError(
                 f"optim_args: {name} has no option {key!r}; it has {', '.join(values)}: leave it out with "
-                f"{off('optim_args')}"
+                f"{off(args, 'optim_args')}"
             )
         try:
             if pair:
@@ -88,7 +88,7 @@ def check_optimizer(args: NatixTrainingArguments, *, method: str, attn_implement
     if args.loraplus_lr_ratio is not None and method != "lora":
         raise UserError(
             f"loraplus_lr_ratio is about adapters, and method {method} has none: leave it out with "
-            f"{off('loraplus_lr_ratio')}"
+            f"{off(args, 'loraplus_lr_ratio')}"
         )
     _check_schedule(args)
     if name in OPTIMIZERS:
@@ -115,7 +115,7 @@ def check_optimizer(args: NatixTrainingArguments, *, method: str, attn_implement
         if (args.activation_checkpointing_kwargs or {}).get("use_reentrant"):
             raise UserError(
                 "optim sophia needs second derivatives, and activation checkpointing with use_reentrant has none: "
-                f"leave activation_checkpointing_kwargs out with {off('activation_checkpointing_kwargs')}"
+                f"leave activation_checkpointing_kwargs out with {off(args, 'activation_checkpointing_kwargs')}"
             )
 
 
@@ -127,7 +127,7 @@ def _check_schedule(args: NatixTrainingArguments) -> None:
     try:
         get_scheduler(scheduler, optimizer, 1, 2, scheduler_specific_kwargs=kwargs)
     except (TypeError, ValueError) as error:
-        way = off("lr_scheduler_kwargs" if kwargs else "lr_scheduler_type")
+        way = off(args, "lr_scheduler_kwargs" if kwargs else "lr_scheduler_type")
         raise UserError(f"lr_scheduler_type {scheduler}: {one_line(error)}: leave it out with {way}") from None
 
 

@@ -6,22 +6,11 @@ would be taken for something that happens (`class_weights`, `label_smoothing_fac
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
-from natix_hf.training.losses import loss_terms
-
-OF_TERMS = {
-    "focal_gamma": "focal",
-    "focal_alpha": "focal",
-    "asymmetric_gamma_pos": "asymmetric",
-    "asymmetric_gamma_neg": "asymmetric",
-    "asymmetric_smoothing": "asymmetric",
-    "gatekeeper_alpha": "gatekeeper",
-    "supcon_temperature": "supcon",
-    "lcron_top_k": "lcron",
-    "lcron_temperature": "lcron",
-}
+from natix_hf.options import defaults
+from natix_hf.training.losses import LOSSES
+from natix_hf.training.losses.check_loss import loss_terms
 
 
 def without_effect(args: Any) -> str | None:
@@ -31,7 +20,8 @@ def without_effect(args: Any) -> str | None:
         args: `NatixTrainingArguments`.
     """
     terms = loss_terms(args.loss)
-    whys = {key: f"loss {args.loss} has no {term}" for key, term in OF_TERMS.items() if term not in terms}
+    others = {name: kind for name, kind in LOSSES.items() if name not in terms}
+    whys = {key: f"loss {args.loss} has no {name}" for name, kind in others.items() for key in defaults(kind)}
     if args.optim != "sam":
         whys |= dict.fromkeys(
             ("sam_base", "sam_rho", "sam_adaptive"), f"optim is {getattr(args.optim, 'value', args.optim)}"
@@ -42,10 +32,10 @@ def without_effect(args: Any) -> str | None:
         whys["balance_by"] = "sampling is natural"
     if args.curriculum == "none":
         whys |= dict.fromkeys(("curriculum_pacing", "curriculum_start", "curriculum_end"), "curriculum is none")
-    defaults = {field.name: field.default for field in dataclasses.fields(args)}
+    known = defaults(args)
     idle: dict[str, list[str]] = {}
     for key, why in whys.items():
-        if getattr(args, key) != defaults[key]:
+        if getattr(args, key) != known[key]:
             idle.setdefault(why, []).append(key)
     if not idle:
         return None

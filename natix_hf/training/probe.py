@@ -17,9 +17,9 @@ from tqdm.auto import tqdm
 from natix_hf.documents.probe import ProbeSearch
 from natix_hf.errors import UserError
 from natix_hf.inference.features import pooled
+from natix_hf.options import off
 from natix_hf.report.metrics import LOWER_IS_BETTER, classification_metrics
 from natix_hf.threads import one_blas_thread
-from natix_hf.training.defaults import off
 from natix_hf.training.heads import REFERENCE_BATCH, Head, Setting, best_head, settings, train_heads
 
 LBFGS_STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)  # C of the logistic regression that is set beside the heads
@@ -43,13 +43,13 @@ def check_probe(args: Any, method: str, *, head: str = "linear", layers: int | N
     if method != "probe":
         raise UserError(
             f"probe_heads: grid given, but method is {method}: only a probe trains heads alone: "
-            f"leave it out with {off('probe_heads')}, or use --method probe"
+            f"leave it out with {off(args, 'probe_heads')}, or use --method probe"
         )
     wanted = grid(args)
     if head != "linear":
         raise UserError(
-            f"probe_heads: grid trains linear heads, head is {head}: leave it out with {off('probe_heads')}, or use "
-            "--head linear"
+            f"probe_heads: grid trains linear heads, head is {head}: leave it out with {off(args, 'probe_heads')}, or "
+            "use --head linear"
         )
     if layers is not None and (most := max(s.layers for s in wanted)) > layers:
         raise UserError(f"probe_layers: {most} given, the backbone has {layers} layers")
@@ -58,7 +58,7 @@ def check_probe(args: Any, method: str, *, head: str = "linear", layers: int | N
         if getattr(args, key) != value:
             raise UserError(
                 f"{key}: {getattr(args, key)} given, but probe_heads: grid trains with plain cross-entropy over all "
-                f"rows: leave it out with {off(key)}, or use --probe_heads one"
+                f"rows: leave it out with {off(args, key)}, or use --probe_heads one"
             )
     if args.world_size > 1:
         raise UserError("probe_heads: grid takes seconds in one process: start it without accelerate's num_processes")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from natix_hf.errors import UserError
-from natix_hf.training.defaults import off
+from natix_hf.options import off
 from natix_hf.training.training_photos import EpochSampler
 
 # A row that an epoch holds several times has a view of its own each time: that of an epoch that no run reaches.
@@ -39,7 +39,7 @@ def check_sampling(args: Any) -> None:
         weights = args.class_weights
         twice += ["class_weights: balanced"] if weights and [*np.atleast_1d(weights)] == ["balanced"] else []
         if twice:
-            way = off(twice[0].partition(":")[0])
+            way = off(args, twice[0].partition(":")[0])
             raise UserError(
                 f"sampling: balanced together with {twice[0]} would correct twice, as that goes by the shares in "
                 f"train, which training then does not see: leave one of the two out with {way} or --sampling natural"
@@ -75,7 +75,7 @@ class Strata:
         if not self.natural and by_class and 0 in count_of:
             empty = names[list(count_of).index(0)]
             raise UserError(
-                f"sampling: balanced: train has no photo of class {empty}: leave it out with {off('sampling')}"
+                f"sampling: balanced: train has no photo of class {empty}: leave it out with --sampling natural"
             )
         source_of = np.unique(np.asarray(sources), return_inverse=True)[1] if by_source else np.zeros_like(self.labels)
         if by_source and source_of.max() == 0:
@@ -148,7 +148,7 @@ def seen_shares(shares: np.ndarray, criterion: Any) -> np.ndarray:
         criterion: `TrainingLoss`; its weights multiply the shares, its adjustment `tau * log(prior)` divides them by
             `prior ** tau` (Menon et al., 2021).
     """
-    weights = criterion.focal_weights if "focal" in criterion.terms else criterion.weights
+    weights = criterion.seen_weights
     seen = shares * (1 if weights is None else weights.double().numpy())
     if criterion.adjustment is not None:
         seen = seen * np.exp(-criterion.adjustment.double().numpy())

@@ -23,7 +23,7 @@ from transformers.trainer import TRAINER_STATE_NAME, rotate_checkpoints
 from natix_hf.errors import UserError
 from natix_hf.training.checkpoints import check_continuable, is_complete, mark_complete, not_saved
 from natix_hf.training.ema import Ema
-from natix_hf.training.losses import TrainingLoss
+from natix_hf.training.losses.training_loss import TrainingLoss
 from natix_hf.training.sharding import own, piece, reshard, whole
 
 RAW_WEIGHTS = "raw_trainable.safetensors"

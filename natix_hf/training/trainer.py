@@ -30,7 +30,6 @@ from natix_hf.documents.probe import ProbeSearch
 from natix_hf.errors import UserError
 from natix_hf.files import home
 from natix_hf.modeling.packed_linear import packed_linears
-from natix_hf.recipe.options import NatixTrainingArguments
 from natix_hf.report.classification_metric import NatixClassificationMetric
 from natix_hf.training.accounting import Accounting, PhaseTimes
 from natix_hf.training.batch_source import BatchSource
@@ -39,7 +38,8 @@ from natix_hf.training.curriculum import check_curriculum
 from natix_hf.training.ema import Ema
 from natix_hf.training.finite_losses import FiniteLosses
 from natix_hf.training.heads import Setting
-from natix_hf.training.losses import TrainingLoss, check_loss
+from natix_hf.training.losses.check_loss import check_loss
+from natix_hf.training.losses.training_loss import TrainingLoss
 from natix_hf.training.mixing import check_views, mixing
 from natix_hf.training.optimizers import build_optimizer, check_optimizer, extra_passes
 from natix_hf.training.options_without_effect import without_effect
@@ -48,6 +48,7 @@ from natix_hf.training.progress import Progress
 from natix_hf.training.sampling import check_sampling
 from natix_hf.training.saving import CheckpointKeeper
 from natix_hf.training.sharding import check_sharded, check_sharding, fill, keep_precision, sketch
+from natix_hf.training.training_arguments import NatixTrainingArguments
 from natix_hf.training.training_photos import Collator, EpochSampler
 from natix_hf.training.warm_start import WarmStart, check_warm_start
 

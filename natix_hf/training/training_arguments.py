@@ -1,7 +1,7 @@
 """What a recipe may say of training: `transformers.TrainingArguments` with our defaults, options and refusals.
 
 The names are those of the parent where it has one. What the options cause is the business of `training/`; the other
-topics of a recipe stand in `recipe.py`, which hands these on.
+topics of a recipe stand in the rooms that read them, and `recipe/` puts all of them together.
 """
 
 import math
@@ -15,14 +15,9 @@ from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from natix_hf.errors import UserError
-
-
-def option(default, text: str, **kwargs):
-    """A dataclass field with help; lists are copied so that no two recipes share one."""
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata={"help": text}, **kwargs)
-    return field(default=default, metadata={"help": text}, **kwargs)
-
+from natix_hf.options import option
+from natix_hf.training.losses import LOSSES
+from natix_hf.training.losses.check_loss import LossOptions
 
 # What `metric_for_best_model` may name: the figures of NatixClassificationMetric, and the loss.
 SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "auroc", "log_loss", "ece", "loss")
@@ -71,7 +66,7 @@ def _fixed(value):
 
 
 @dataclass
-class NatixTrainingArguments(TrainingArguments):
+class NatixTrainingArguments(LossOptions, TrainingArguments):
     """`transformers.TrainingArguments` with defaults for fine-tuning vision transformers, plus EMA and early stopping.
 
     Differences from the parent: evaluates and saves every epoch, keeps the checkpoint that is best on `val_select` by
@@ -104,30 +99,6 @@ class NatixTrainingArguments(TrainingArguments):
     mixup_alpha: float = option(0.0, "mix whole photos with weights from Beta(alpha, alpha), e.g. 0.2; 0: off")
     cutmix_alpha: float = option(0.0, "paste a rectangle of one photo into another, share by alpha, e.g. 1; 0: off")
     mix_switch_prob: float = option(0.5, "where both are on, the share of batches that cutmix gets")
-    loss: str = option(
-        "ce",
-        "what training minimises: a sum such as focal+0.1*supcon of ce, focal, asymmetric, gatekeeper, lcron (puts "
-        "the positive class first; beside ce), and on features supcon, koleo",
-    )
-    class_weights: list[str] | None = option(
-        None, "balanced (by the inverse share in train), or one number per class in the order of their ids"
-    )
-    logit_adjustment: float = option(
-        0.0, "tau: add tau * log of train's class shares to the logits in training, e.g. 1; 0: off"
-    )
-    focal_gamma: float = option(2.0, "focal: how much rows that the model is sure of are passed over")
-    focal_alpha: list[float] | None = option(
-        None, "focal: weights of the classes; of two classes that of the positive one is enough, e.g. 0.25"
-    )
-    asymmetric_gamma_pos: float = option(0.0, "asymmetric: focusing on a photo's own class")
-    asymmetric_gamma_neg: float = option(4.0, "asymmetric: focusing on the other classes, which smoothing brings in")
-    asymmetric_smoothing: float = option(0.1, "asymmetric: label smoothing, in place of label_smoothing_factor")
-    gatekeeper_alpha: float = option(
-        0.5, "gatekeeper: weight of rows that the model has right; less makes it defer more"
-    )
-    supcon_temperature: float = option(0.1, "supcon: temperature of the similarities")
-    lcron_top_k: int | None = option(None, "lcron: photos of a batch that pass; default as many as are positive")
-    lcron_temperature: float = option(1.0, "lcron: temperature of the soft sorting")
     sampling: Literal["natural", "balanced"] = option(
         "natural", "natural: an epoch is every row once; balanced: as long, with equal shares, rare rows repeat"
     )
@@ -288,7 +259,7 @@ class NatixTrainingArguments(TrainingArguments):
         found = [f"{name}: {getattr(self, name)}" for name, off in FSDP_REFUSED.items() if getattr(self, name) != off]
         if getattr(self.optim, "value", self.optim) not in FSDP_OPTIMIZERS:
             found.insert(0, f"optim: {getattr(self.optim, 'value', self.optim)} (tried: {', '.join(FSDP_OPTIMIZERS)})")
-        if "supcon" in self.loss:
+        if any(kind.projected and name in self.loss for name, kind in LOSSES.items()):
             found.append(f"loss: {self.loss} (its projection)")
         if found:
             raise UserError(

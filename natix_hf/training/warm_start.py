@@ -17,8 +17,8 @@ from peft import PeftModel
 from natix_hf.data.splits.contracts import LockedSplits
 from natix_hf.errors import UserError
 from natix_hf.inference.features import weights_fingerprint
+from natix_hf.options import off
 from natix_hf.training.batch_source import BatchSource
-from natix_hf.training.defaults import off
 from natix_hf.training.heads import Head, settings, train_heads
 from natix_hf.training.probe import choose_head
 
@@ -29,13 +29,13 @@ def check_warm_start(args: Any, method: str, head: str) -> None:
         return
     if method == "probe":
         raise UserError(
-            f"warm_start: probe given, but method is probe itself: leave it out with {off('warm_start')}, or use "
-            "--method lora"
+            f"warm_start: probe given, but method is probe itself: leave it out with {off(args, 'warm_start')}, or "
+            "use --method lora"
         )
     if head != "linear":
         raise UserError(
-            f"warm_start: a probe has a linear head, head is {head}: leave it out with {off('warm_start')}, or use "
-            "--head linear"
+            f"warm_start: a probe has a linear head, head is {head}: leave it out with {off(args, 'warm_start')}, or "
+            "use --head linear"
         )
 
 

@@ -163,6 +163,7 @@ def test_without_a_network_the_line_says_so(tmp_path, offline):
     assert "be reached and is not in the cache: no network" in line
     assert "Traceback" not in done.stderr
 
+
 TWO_CONFIGURATIONS = """
 part(range(3)).push_to_hub("tester/two", "day")
 part(range(5, 9)).push_to_hub("tester/two", "night")

@@ -157,9 +157,10 @@ def test_the_keys_that_find_photos_are_keys_of_a_recipe_and_all_that_load_photos
     from dataclasses import fields
     from inspect import Parameter, signature
 
+    from natix_hf.data.data_options import DataOptions
     from natix_hf.data.load_photos import PLAN_KEYS, SOURCE_KEYS, load_photos
     from natix_hf.data.sources.rows import load_rows
-    from natix_hf.recipe.options import DataOptions, ModelOptions
+    from natix_hf.modeling.model_options import ModelOptions
 
     recipe = {field.name for options in (DataOptions, ModelOptions) for field in fields(options)}
     assert {*SOURCE_KEYS, *PLAN_KEYS} <= recipe

@@ -20,11 +20,11 @@ from natix_hf.decision.calibration import Calibration
 from natix_hf.decision.temperature import fit_temperature, softmax
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.files import read_json, write_json
-from natix_hf.recipe.options import DecisionOptions
 from natix_hf.recipe.yaml_and_command_line import parse
 from natix_hf.report.decision_lines import calibration_lines
 from natix_hf.runs import calibrate_run as deciding
 from natix_hf.runs.calibrate_run import calibrate_run, carried, options_of
+from natix_hf.runs.decision_options import DecisionOptions
 from natix_hf.runs.saved_logits import read_predictions, write_predictions
 
 NAMES = ["None", "Roadwork"]

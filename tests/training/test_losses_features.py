@@ -12,7 +12,9 @@ from torch.testing import assert_close
 
 from natix_hf import UserError, finish_run, load_model, train_run
 from natix_hf.training.checkpoints import checkpoints
-from natix_hf.training.feature_losses import PROJECTION, Projection, koleo, supcon
+from natix_hf.training.losses.koleo import koleo
+from natix_hf.training.losses.projection import PROJECTION, Projection
+from natix_hf.training.losses.supcon import supcon
 
 LABELS = torch.tensor([0, 0, 1, 1, 1, 2])
 

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from natix_hf.training.losses import TrainingLoss
+from natix_hf.training.losses.training_loss import TrainingLoss
 
 STEP = {"max_steps": 1, "lora_dropout": 0.0, "max_grad_norm": 0.0, "optim": "sgd", "warmup_steps": 0, "ema": False}
 STEP |= {"eval_strategy": "no", "save_strategy": "no"}

@@ -12,9 +12,9 @@ from torch.nn.functional import one_hot
 from torch.utils.data import DataLoader
 
 from natix_hf import UserError
-from natix_hf.recipe.options import NatixTrainingArguments
 from natix_hf.recipe.yaml_and_command_line import parse
 from natix_hf.training.mixing import Mixing, check_views, mixing
+from natix_hf.training.training_arguments import NatixTrainingArguments
 
 DRAWS = 2000
 
@@ -215,8 +215,8 @@ def test_the_augmentation_of_a_probe_is_written_down_as_none(tmp_path):
 
 
 def test_the_recipe_lists_every_augmentation():
+    from natix_hf.data.data_options import DataOptions
     from natix_hf.inference.augment import AUGMENTATIONS
-    from natix_hf.recipe.options import DataOptions
 
     (field,) = [field for field in dataclasses.fields(DataOptions) if field.name == "augment"]
     assert field.type.__args__ == AUGMENTATIONS

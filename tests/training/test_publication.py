@@ -33,11 +33,15 @@ def places(monkeypatch):
     return asked
 
 
+def asked_for(recipe):
+    return planned(recipe.hub, recipe.data.label_names, saves=recipe.training.should_save)
+
+
 def test_what_is_published_is_what_the_recipe_says(recipe, places):
-    asked = planned(recipe("--model_version", "1.2.0", "--hub_format", "merged"))
+    asked = asked_for(recipe("--model_version", "1.2.0", "--hub_format", "merged"))
     assert (asked.repo_id, asked.form, asked.private, asked.version) == ("me/x", "merged", True, "1.2.0")
     assert places == [asked]
-    assert planned(recipe("--push_to_hub", "false")) is None
+    assert asked_for(recipe("--push_to_hub", "false")) is None
 
 
 def test_only_the_main_process_publishes(recipe, places):
@@ -48,7 +52,7 @@ def test_only_the_main_process_publishes(recipe, places):
         other.training.distributed_state.local_process_index,
     )
     try:
-        assert planned(other) is None
+        assert asked_for(other) is None
     finally:
         other.training.distributed_state.local_process_index = kept
     assert not places
@@ -106,25 +110,25 @@ def test_what_cannot_be_published_is_refused_when_the_recipe_is_read(recipe, wor
 )
 def test_name_version_and_hotkey_are_checked_before_the_hub_is_asked(recipe, places, words, said):
     with pytest.raises(UserError) as error:
-        planned(recipe(*words))
+        asked_for(recipe(*words))
     assert said in str(error.value)
     assert not places
 
 
 def test_a_missing_token_and_classes_of_another_name_stop_before_training(recipe, places, monkeypatch, tmp_path):
-    asked = planned(recipe("--hotkey", ALICE))
+    asked = asked_for(recipe("--hotkey", ALICE))
     check_classes(asked, ["None", "Roadwork"])
     with pytest.raises(UserError, match="reads the class 'Roadwork'"):
         check_classes(asked, ["cat", "dog"])
-    check_classes(planned(recipe()), ["cat", "dog"])
+    check_classes(asked_for(recipe()), ["cat", "dog"])
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
     with pytest.raises(UserError, match="the Hub wants a token"):
-        planned(recipe())
+        asked_for(recipe())
 
 
 def test_a_publication_that_is_refused_at_the_end_says_that_the_run_is_there(recipe, places, monkeypatch):
-    asked = planned(recipe("--model_version", "1.2.0"))
+    asked = asked_for(recipe("--model_version", "1.2.0"))
 
     def refuse(*_):
         raise UserError("proof: differs")

@@ -7,7 +7,7 @@ import pytest
 
 from natix_hf import UserError
 from natix_hf.decision.calibration import Calibration
-from natix_hf.recipe.options import DecisionOptions
+from natix_hf.runs.decision_options import DecisionOptions
 from natix_hf.runs.recalibrate_model import (
     _into_stock_head,
     certifiable_line,

@@ -96,4 +96,4 @@ def test_a_warm_start_is_refused_since_it_chooses_by_rows_that_a_refit_trains_on
     finish_run(first)
     (honest / "recipe.yaml").write_text("warm_start: probe\n")
     with pytest.raises(UserError, match="refit: warm_start chooses its head on val_select"):
-        check_refit(honest, "warm_start: probe\n")
+        check_refit(honest, "warm_start: probe\n", {})

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from natix_hf import NatixTrainingArguments, UserError
-from natix_hf.training.losses import TrainingLoss
+from natix_hf.training.losses.training_loss import TrainingLoss
 from natix_hf.training.sampling import REPEAT, Strata, StratifiedSampler, check_sampling, seen_shares
 
 LABELS = np.array([0] * 7 + [1] * 60 + [2] * 33)

@@ -1,8 +1,7 @@
-"""Losses on the features that the head reads, and the projection head that one of them trains along.
+"""The projection head that a loss on features trains along, and that is dropped after training.
 
-The projection head is a module of the model while it trains, so that optimizer, clipping and DDP treat it like all
-others, but it is in no state dict: nothing that saves a model can save it, and a checkpoint keeps it in a file of its
-own. This module knows features and labels, not the trainer.
+It is a module of the model while it trains, so that optimizer, clipping and DDP treat it like all others, but it is in
+no state dict: nothing that saves a model can save it, and a checkpoint keeps it in a file of its own.
 """
 
 from __future__ import annotations
@@ -92,37 +91,3 @@ def _project(model: nn.Module, args: tuple, output: Any) -> Any:
     if not isinstance(output, NatixDinov3Output) or output.features is None:
         return output
     return ProjectedOutput(**output, projected=model.projection(output.features))
-
-
-def supcon(projected: Tensor, labels: Tensor, temperature: float = 0.1) -> Tensor:
-    """Supervised contrastive loss (Khosla et al., 2020), mean over the rows that have another row of their class.
-
-    Args:
-        projected: `(n, dimension)`; their directions count.
-        labels: `(n,)` class ids.
-        temperature: of the similarities.
-
-    Returns:
-        the loss; 0 where no two rows are of one class, or all are.
-    """
-    from pytorch_metric_learning.losses import SupConLoss
-
-    return SupConLoss(temperature=temperature)(projected, labels)
-
-
-def koleo(features: Tensor) -> Tensor:
-    """`-mean_i log min_j ||x_i - x_j||` of normalised rows: spreads features evenly (Sablayrolles et al., 2019).
-
-    As in DINOv2 (Oquab et al., 2023), whose weight for it is 0.1. A single row has no neighbour: 0.
-
-    Args:
-        features: `(n, feature_size)`.
-    """
-    if len(features) < 2:
-        return features.sum() * 0
-    x = F.normalize(features, dim=1)
-    with torch.no_grad():
-        likeness = x @ x.T  # (n, n)
-        nearest = likeness.fill_diagonal_(-2.0).argmax(dim=1)
-    distances = (x - x[nearest]).norm(dim=1)
-    return -(distances + 1e-8).log().mean()

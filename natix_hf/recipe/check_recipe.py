@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 from natix_hf.data.sources.columns import positive_class
 from natix_hf.modeling.attention import check_attention
 from natix_hf.modeling.loading import check_size, sketch_model
+from natix_hf.options import defaults
+from natix_hf.recipe.options import Recipe
 from natix_hf.runs import folder as run_folder
 from natix_hf.runs.calibrate_run import check_decision
 from natix_hf.runs.measure_robustness import check_photos
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from natix_hf.data.splits.contracts import LockedSplits
-    from natix_hf.recipe.options import Recipe
 
 
 def check(recipe: Recipe, text: str) -> None:
@@ -34,6 +35,7 @@ def check(recipe: Recipe, text: str) -> None:
         text: its `recipe.yaml`.
     """
     args, model = recipe.training, recipe.model
+    known = defaults(*vars(recipe).values())
     if recipe.purpose.kind == "range test":
         from natix_hf.runs.range_test import check_range_test
 
@@ -42,12 +44,12 @@ def check(recipe: Recipe, text: str) -> None:
         if recipe.purpose.refits:
             from natix_hf.runs.refit import check_refit
 
-            check_refit(recipe.purpose.refit_from, text)
+            check_refit(recipe.purpose.refit_from, text, known)
         resuming = asked_to_resume(args.resume_from_checkpoint)
         if args.should_save:
             run_folder.check(args.output_dir, resume=resuming, overwrite=args.overwrite_output_dir)
         if point := resume_point(args.output_dir, args.resume_from_checkpoint):
-            longer = check_resumed(point, text, args.world_size)
+            longer = check_resumed(point, text, known, args.world_size)
             check_continuable(point)
             if longer and args.should_log:
                 print(longer)

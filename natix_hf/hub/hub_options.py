@@ -1,0 +1,32 @@
+"""The recipe's keys about where the finished run is published."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from natix_hf.errors import UserError
+from natix_hf.options import option
+
+
+@dataclass
+class HubOptions:
+    """Where the finished run is published, once it is proved; nothing is uploaded while it trains."""
+
+    _argument_group_name: ClassVar[str] = "hub"
+
+    push_to_hub: bool = option(False, "publish the finished run as natix_hf.publish does, after the proof")
+    hub_model_id: str | None = option(None, "owner/name of the model on the Hub; made if it is not there")
+    hub_format: Literal["auto", "stock", "merged", "adapter", "onnx"] = option(
+        "auto", "auto: stock where it can hold the model, else merged"
+    )
+    hub_private_repo: bool = option(False, "make a new repository private")
+    model_version: str = option("1.0.0", "X.Y.Z, also the tag")
+    hotkey: str | None = option(
+        None, "SS58 address of a StreetVision participant; adds what the network (halted as of 2026-05) asks for"
+    )
+
+    def __post_init__(self):
+        if self.push_to_hub and not self.hub_model_id:
+            raise UserError(
+                "push_to_hub: where to? add hub_model_id: owner/name (--hub_model_id owner/name), or leave it out "
+                "with --push_to_hub false"
+            )

@@ -1,0 +1,93 @@
+"""How a key of the recipe is declared: a field of a dataclass with a default, one sentence of help and its bounds.
+
+The dataclasses stand in the rooms that read them; `recipe/` puts them together. Bounds stand in a field's type, as in
+`focal_gamma: Annotated[float, AT_LEAST_0] = option(2.0, "...")`, where nothing but `check_bounds` looks at them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, get_args, get_type_hints
+
+from natix_hf.errors import UserError
+
+
+def option(default, text: str, **kwargs):
+    """A dataclass field with help; lists are copied so that no two recipes share one."""
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata={"help": text}, **kwargs)
+    return dataclasses.field(default=default, metadata={"help": text}, **kwargs)
+
+
+class Bounds(NamedTuple):
+    """Which numbers a key takes; of a list each one, and None is let pass."""
+
+    holds: Callable[[float], bool]
+    words: str
+
+
+AT_LEAST_0 = Bounds(lambda number: 0 <= number < float("inf"), "0 or a positive number")
+ABOVE_0 = Bounds(lambda number: 0 < number < float("inf"), "a positive number")
+EACH_ABOVE_0 = Bounds(ABOVE_0.holds, "positive numbers")
+SHARE = Bounds(lambda number: 0 <= number <= 1, "a number from 0 to 1")
+SHARE_BELOW_1 = Bounds(lambda number: 0 <= number < 1, "a number from 0 to below 1")
+
+
+def check_bounds(values: Any, declared: type) -> None:
+    """Raise `UserError` for the first field of a dataclass whose number is out of its bounds.
+
+    Args:
+        values: an object that has the fields, which may have others.
+        declared: the dataclass that declares them.
+    """
+    hints = get_type_hints(declared, include_extras=True)
+    for field in dataclasses.fields(declared):
+        value = getattr(values, field.name)
+        numbers = value if isinstance(value, list) else [] if value is None else [value]
+        for bounds in (extra for extra in get_args(hints[field.name]) if isinstance(extra, Bounds)):
+            if not all(bounds.holds(number) for number in numbers):
+                given = " ".join(map(str, numbers))
+                raise UserError(f"{field.name}: {given} given, {bounds.words} expected")
+
+
+def composed(name: str, parts: Iterable[type]) -> type:
+    """A dataclass with the fields of all these, in their order."""
+    fields = []
+    for part in parts:
+        hints = get_type_hints(part, include_extras=True)
+        fields += [(field.name, hints[field.name], option_like(field)) for field in dataclasses.fields(part)]
+    return dataclasses.make_dataclass(name, fields)
+
+
+def option_like(field: dataclasses.Field) -> dataclasses.Field:
+    """A field that another dataclass may declare as its own."""
+    return dataclasses.field(default=field.default, default_factory=field.default_factory, metadata=field.metadata)
+
+
+def defaults(*declared: Any) -> dict[str, Any]:
+    """The keys that dataclasses (or objects of these) declare, with their defaults."""
+    return {
+        field.name: field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+        for one in declared
+        for field in dataclasses.fields(one)
+    }
+
+
+def off(declared: Any, *keys: str) -> str:
+    """The words that take keys of a recipe's file back to their defaults, since the command line wins.
+
+    `off(args, "mixup_alpha", "class_weights")` is `--mixup_alpha 0 --class_weights null`.
+
+    Args:
+        declared: the dataclass that declares the keys, or an object of it.
+    """
+    known = defaults(declared)
+    return " ".join(f"--{key} {_typed(known[key])}" for key in keys)
+
+
+def _typed(value: Any) -> str:
+    """A default as it is typed; `null` stands for that of any key."""
+    if value is None or isinstance(value, list):
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)

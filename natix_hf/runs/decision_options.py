@@ -1,0 +1,70 @@
+"""The recipe's keys about how logits become probabilities, and probabilities decisions."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args, get_type_hints
+
+from natix_hf.errors import UserError
+from natix_hf.options import option
+
+
+@dataclass
+class DecisionOptions:
+    """How logits become probabilities, and probabilities decisions; all of it on val_calib, after training."""
+
+    _argument_group_name: ClassVar[str] = "decision"
+
+    calibrator: list[str] = option(
+        ["temperature"],
+        "one or more of none, temperature, vector, isotonic: the one that predicts held-out groups of val_calib best, "
+        "and none where nothing is clearly better than the logits as they are",
+    )
+    target_prior: list[float] | None = option(
+        None,
+        "class shares expected where the model will work, in the order of the ids; of two classes that of the "
+        "positive one is enough, e.g. 0.5; probabilities are moved to them",
+    )
+    threshold_metric: str = option(
+        "mcc", "what the threshold is best for: mcc, accuracy, f1, fbeta:B, cost:FP:FN, precision>=P or recall>=R"
+    )
+    fold_threshold: bool = option(
+        False, "decide at that threshold: the model's bias is moved so that it sits at 0.5; otherwise it is reported"
+    )
+    calibrate_on: Literal["clean", "challenge@2025", "challenge@2026-04", "challenge@2026-05"] = option(
+        "clean", "val_calib as it is, or as that challenge sends it; what the other would give is reported beside it"
+    )
+    risk: Literal["none", "fpr", "fnr", "error", "precision"] = option(
+        "none", "what the control part of val_calib guarantees, by leaving doubtful photos to a person"
+    )
+    risk_alpha: float = option(0.02, "highest rate that is let pass (of precision: 1 minus the least precision)")
+    risk_delta: float = option(0.1, "chance that the guarantee does not hold")
+    prevalence: float | None = option(None, "share of positives that a promise of precision is made for")
+    calibrate_views: int = option(
+        1, "how often each photo of val_calib is sent, drawn anew each time; for calibrate_on"
+    )
+    robustness: list[str] = option([], "challenge profiles under which val_test is measured beside its clean photos")
+    slices: list[str] = option([], "metadata columns that figures are broken down by; default all with 2 to 50 values")
+
+    def __post_init__(self):
+        from natix_hf.decision.calibrators import check_candidates
+        from natix_hf.decision.prior import check_target_prior
+        from natix_hf.decision.threshold import parse_metric
+        from natix_hf.streetvision.profiles import check_profiles
+
+        check_candidates(self.calibrator)
+        if self.target_prior:
+            check_target_prior(self.target_prior)
+        parse_metric(self.threshold_metric)
+        for name in ("calibrate_on", "risk"):  # the recipe's parser checks them too, Python and natix_hf.calibrate not
+            known = get_args(get_type_hints(DecisionOptions)[name])
+            if getattr(self, name) not in known:
+                raise UserError(f"{name}: '{getattr(self, name)}' given, one of {', '.join(known)} expected")
+        for name, share in (("risk_alpha", self.risk_alpha), ("risk_delta", self.risk_delta)):
+            if not 0 < share < 1:
+                raise UserError(f"{name}: {share:g} given, a number above 0 and below 1 expected")
+        if self.calibrate_views < 1:
+            raise UserError(f"calibrate_views: {self.calibrate_views} given, at least 1 expected")
+        check_profiles(self.robustness, "robustness")
+        if self.prevalence is not None and not 0 < self.prevalence < 1:
+            raise UserError(f"prevalence: {self.prevalence:g} given, a share above 0 and below 1 expected")
+        if self.risk == "precision" and self.prevalence is None:
+            raise UserError("risk: precision depends on how common positives are: add prevalence (--prevalence 0.02)")

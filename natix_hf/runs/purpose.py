@@ -1,0 +1,53 @@
+"""What a run can be for, as a recipe says it.
+
+An ordinary run, a run of a sweep, a refit and a range test of the learning rate are the same training up to the rows
+that they may read (`data.splits.contracts.PURPOSES`) and what is left at their end.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from natix_hf.errors import UserError
+from natix_hf.options import option
+
+
+@dataclass
+class PurposeOptions:
+    """What the run is for, where it is no ordinary one."""
+
+    _argument_group_name: ClassVar[str] = "purpose"
+
+    find_lr: bool = option(
+        False, "try rising learning rates on train, draw the curve to OUTPUT_DIR-find_lr, suggest one, and end"
+    )
+    sweep: bool = option(False, "end with the score on val_select; set by natix_hf.sweep, val_test stays unread")
+    refit: Literal["none", "all"] = option(
+        "none", "all: train once more on the rows of all four splits, as the run refit_from was trained"
+    )
+    refit_from: str | None = option(
+        None, "(or --from) the finished run of this recipe whose steps, calibration and figures a refit takes over"
+    )
+
+    def __post_init__(self):
+        chosen = [key for key, on in (("find_lr", self.find_lr), ("sweep", self.sweep), ("refit", self.refits)) if on]
+        if len(chosen) > 1:
+            words = " or ".join(f"--{key} {'none' if key == 'refit' else 'false'}" for key in chosen)
+            raise UserError(f"{' and '.join(chosen)}: a run is for one of them: leave the others out with {words}")
+        if self.refits and self.refit_from is None:
+            raise UserError(
+                "refit: of which run? add --from runs/NAME, a finished run of this recipe, or leave it out with "
+                "--refit none"
+            )
+        if self.refit_from is not None and not self.refits:
+            raise UserError("refit_from: nothing is refitted: add --refit all, or leave it out with --refit_from null")
+
+    @property
+    def refits(self) -> bool:
+        return self.refit != "none"
+
+    @property
+    def kind(self) -> str:
+        """The purpose as the locked splits name it."""
+        if self.refits:
+            return "refit"
+        return "range test" if self.find_lr else "sweep" if self.sweep else "run"

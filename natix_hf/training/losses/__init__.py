@@ -1,0 +1,25 @@
+"""What training minimises: a weighted sum of terms such as `focal+0.1*supcon`, one file a term.
+
+Every term is a mean over the rows of a batch, so that accumulation and several processes give the gradient of one
+large batch; `supcon`, `koleo` and `lcron` compare the rows of a batch with each other and see the rows of one step on
+one process only. A new loss is a file with a `Loss` (`loss.py` says what it declares) and its line here.
+"""
+
+from natix_hf.training.losses.asymmetric import Asymmetric
+from natix_hf.training.losses.ce import CrossEntropy
+from natix_hf.training.losses.focal import Focal
+from natix_hf.training.losses.gatekeeper import Gatekeeper
+from natix_hf.training.losses.koleo import KoLeo
+from natix_hf.training.losses.lcron import Lcron
+from natix_hf.training.losses.loss import Loss
+from natix_hf.training.losses.supcon import SupCon
+
+LOSSES: dict[str, type[Loss]] = {
+    "ce": CrossEntropy,
+    "focal": Focal,
+    "asymmetric": Asymmetric,
+    "gatekeeper": Gatekeeper,
+    "lcron": Lcron,
+    "supcon": SupCon,
+    "koleo": KoLeo,
+}

@@ -1,0 +1,125 @@
+"""The recipe's keys about what training minimises, and what is refused of them before anything is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from typing import Annotated, Any
+
+from natix_hf.errors import UserError
+from natix_hf.options import AT_LEAST_0, check_bounds, composed, off, option
+from natix_hf.training.losses import LOSSES
+from natix_hf.training.losses.class_weights import given_weights
+from natix_hf.training.losses.loss import Loss
+
+
+def _named(*, features: bool) -> str:
+    kinds = {name: kind for name, kind in LOSSES.items() if kind.features is features}
+    return ", ".join(f"{name} ({kind.note})" if kind.note else name for name, kind in kinds.items())
+
+
+@dataclasses.dataclass
+class _Sum:
+    """The keys that belong to no single loss."""
+
+    loss: str = option(
+        "ce",
+        f"what training minimises: a sum such as focal+0.1*supcon of {_named(features=False)}, and on features "
+        f"{_named(features=True)}",
+    )
+    class_weights: list[str] | None = option(
+        None, "balanced (by the inverse share in train), or one number per class in the order of their ids"
+    )
+    logit_adjustment: Annotated[float, AT_LEAST_0] = option(
+        0.0, "tau: add tau * log of train's class shares to the logits in training, e.g. 1; 0: off"
+    )
+
+
+LossOptions = composed("LossOptions", (_Sum, *LOSSES.values()))
+
+
+def loss_terms(loss: str) -> dict[str, float]:
+    """The terms of a sum with their weights: `focal+0.1*supcon` is `{"focal": 1.0, "supcon": 0.1}`.
+
+    Raises:
+        UserError: an unknown or repeated term, a weight that is no positive number, or features alone.
+    """
+    terms: dict[str, float] = {}
+    for part in loss.split("+"):
+        number, star, name = part.rpartition("*")
+        number, name = number.strip() if star else "1", name.strip()
+        try:
+            weight = float(number)
+        except ValueError:
+            weight = math.nan
+        if name not in LOSSES:
+            near = difflib.get_close_matches(name, LOSSES, 1)
+            guess = f"did you mean '{near[0]}'? " if near else ""
+            raise UserError(f"loss {loss}: unknown term '{name}'; {guess}there are {', '.join(LOSSES)}")
+        if not 0 < weight < math.inf:
+            raise UserError(f"loss {loss}: weight '{number}' of {name}: a positive number expected, as in 0.1*{name}")
+        if name in terms:
+            raise UserError(f"loss {loss}: {name} stands twice: write it once, with one weight")
+        terms[name] = weight
+    if all(LOSSES[name].features for name in terms):
+        raise UserError(f"loss {loss}: trains the features and not the head: add a term, as in ce+{loss}")
+    return terms
+
+
+def chosen_losses(args: Any) -> dict[str, Loss]:
+    """The terms of `args.loss` by name, each with its keys' values."""
+    return {name: LOSSES[name].of(args) for name in loss_terms(args.loss)}
+
+
+def check_loss(args: Any, method: str) -> None:
+    """Refuse losses and options of losses that cannot work, before anything is read.
+
+    Args:
+        args: `NatixTrainingArguments`.
+        method: `lora`, `probe` or `full`.
+
+    Raises:
+        UserError: one line on the first of them.
+    """
+    losses = chosen_losses(args)
+    for name, kind in losses.items():
+        _check_place(args, method, name, kind)
+    for key, used in (("label_smoothing_factor", "smoothing"), ("class_weights", "weights")):
+        if getattr(args, key) and not any(getattr(kind, used) for kind in losses.values()):
+            able = ", ".join(name for name, kind in LOSSES.items() if getattr(kind, used))
+            raise UserError(
+                f"{key}: has no meaning for loss {args.loss}; it works with {able}: leave it out with {off(args, key)}"
+            )
+    check_bounds(args, LossOptions)
+    if not 0 <= args.label_smoothing_factor < 1:
+        raise UserError(
+            f"label_smoothing_factor: {args.label_smoothing_factor} given, a number from 0 to below 1 expected"
+        )
+    for kind in losses.values():
+        kind.check(args)
+    if args.class_weights:
+        given_weights(args.class_weights)
+
+
+def _check_place(args: Any, method: str, name: str, kind: Loss) -> None:
+    """Raise `UserError` where one term does not go with the batches or the method."""
+    mixed = [key for key in ("mixup_alpha", "cutmix_alpha") if getattr(args, key)]
+    if mixed and not kind.soft_labels:
+        able = [other for other, kind in LOSSES.items() if kind.soft_labels and not kind.features]
+        raise UserError(
+            f"loss {args.loss}: {name} takes one class per photo and mixed photos have several: "
+            f"leave {' and '.join(mixed)} out with {off(args, *mixed)}, or use --loss "
+            f"{' or '.join(able)}"
+        )
+    if args.per_device_train_batch_size < kind.least_rows:
+        raise UserError(
+            f"loss {args.loss}: {name} compares the photos of a batch with each other: "
+            f"per_device_train_batch_size of at least {kind.least_rows} expected: add --per_device_train_batch_size "
+            f"{kind.least_rows}, or use --loss ce"
+        )
+    if method == "probe" and kind.features:
+        raise UserError(
+            f"loss {args.loss}: {name} trains the backbone's features, which method probe leaves as they are: "
+            "use --loss ce, or --method lora or full"
+        )

@@ -1,0 +1,66 @@
+"""Weights of classes, scaled so that a learning rate keeps its meaning.
+
+The sum of weighted rows is divided by the number of rows: over the whole of train that is torch's weighted mean, while
+torch's mean of a batch, divided by the weights that happen to be in it, would depend on how rows are grouped.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from natix_hf.errors import UserError
+
+
+def given_weights(given: Any) -> list[float] | None:
+    """The numbers of a recipe's `class_weights`; None for `balanced`.
+
+    Raises:
+        UserError: neither that nor positive numbers.
+    """
+    words = [given] if isinstance(given, str) else list(given)
+    if words == ["balanced"]:
+        return None
+    try:
+        values = [float(word) for word in words]
+    except ValueError:
+        values = [math.nan]
+    if not all(0 < value < math.inf for value in values):
+        raise UserError(
+            f"class_weights: {' '.join(map(str, words))} given, balanced or positive numbers, one per class, expected"
+        )
+    return values
+
+
+def class_weights(given: str | Sequence[str | float], counts: Sequence[int], names: Sequence[str]) -> Tensor:
+    """Weights `(classes,)` whose mean over the rows of train is 1.
+
+    Args:
+        given: `balanced` for the inverse of each class's share, or one number per class; only ratios matter.
+        counts: `(classes,)` rows of train.
+        names: `(classes,)`, for messages.
+
+    Raises:
+        UserError: another number of weights than of classes, or a class without a row that is to be balanced.
+    """
+    values = given_weights(given)
+    if values is None:
+        if 0 in counts:
+            raise UserError(no_photo("class_weights: balanced", counts, names, "--class_weights null"))
+        values = [1 / count for count in counts]
+    if len(values) != len(counts):
+        raise UserError(
+            f"class_weights: {len(values)} numbers given, {len(counts)} expected, one for each of {', '.join(names)}"
+        )
+    weights = torch.tensor(values, dtype=torch.float64)
+    rows = torch.tensor(counts, dtype=torch.float64)
+    return (weights * rows.sum() / (weights * rows).sum()).float()
+
+
+def no_photo(key: str, counts: Sequence[int], names: Sequence[str], way: str) -> str:
+    """The message where a key needs a row of every class and one has none."""
+    return f"{key}: train has no photo of class {names[list(counts).index(0)]}: leave it out with {way}"

@@ -1,0 +1,45 @@
+"""Gatekeeper: sure where right, undecided where wrong (Rabanser et al., 2025)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from natix_hf.options import SHARE, option
+from natix_hf.training.losses.loss import Loss, Rows
+
+
+@dataclass(frozen=True)
+class Gatekeeper(Loss):
+    gatekeeper_alpha: Annotated[float, SHARE] = option(
+        0.5, "gatekeeper: weight of rows that the model has right; less makes it defer more"
+    )
+
+    weights: ClassVar[bool] = True
+
+    def __call__(self, rows: Rows) -> Tensor:
+        return gatekeeper(rows.logits, rows.labels, self.gatekeeper_alpha, rows.weights)
+
+
+def gatekeeper(logits: Tensor, labels: Tensor, alpha: float = 0.5, weights: Tensor | None = None) -> Tensor:
+    """Confidence tuning for cascades (Rabanser et al., 2025): sure where right, undecided where wrong.
+
+    `alpha / n` times the cross-entropy of the rows whose likeliest class is theirs, plus `(1 - alpha) / n` times
+    `KL(p || uniform)` of the others. Meant for a model that is already trained.
+
+    Args:
+        logits: `(n, classes)`.
+        labels: `(n,)` class ids.
+        alpha: in [0, 1]; less makes the model defer more.
+        weights: `(classes,)`, by the row's class.
+    """
+    log_p = F.log_softmax(logits, dim=1)
+    right = logits.argmax(dim=1) == labels
+    divergence = (log_p.exp() * log_p).sum(dim=1) + math.log(logits.shape[1])
+    rows = torch.where(right, alpha * F.nll_loss(log_p, labels, reduction="none"), (1 - alpha) * divergence)
+    return (rows if weights is None else rows * weights.to(logits.dtype)[labels]).mean()

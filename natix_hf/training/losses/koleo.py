@@ -1,0 +1,40 @@
+"""KoLeo: spreads features evenly, beside a loss on logits (Sablayrolles et al., 2019)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from natix_hf.training.losses.loss import Loss, Rows
+
+
+@dataclass(frozen=True)
+class KoLeo(Loss):
+    features: ClassVar[bool] = True
+    soft_labels: ClassVar[bool] = True
+    least_rows: ClassVar[int] = 2
+
+    def __call__(self, rows: Rows) -> Tensor:
+        return koleo(rows.outputs.features.float())
+
+
+def koleo(features: Tensor) -> Tensor:
+    """`-mean_i log min_j ||x_i - x_j||` of normalised rows: spreads features evenly (Sablayrolles et al., 2019).
+
+    As in DINOv2 (Oquab et al., 2023), whose weight for it is 0.1. A single row has no neighbour: 0.
+
+    Args:
+        features: `(n, feature_size)`.
+    """
+    if len(features) < 2:
+        return features.sum() * 0
+    x = F.normalize(features, dim=1)
+    with torch.no_grad():
+        likeness = x @ x.T  # (n, n)
+        nearest = likeness.fill_diagonal_(-2.0).argmax(dim=1)
+    distances = (x - x[nearest]).norm(dim=1)
+    return -(distances + 1e-8).log().mean()
