@@ -167,5 +167,13 @@ def test_a_verb_is_short_and_opens_with_the_command_that_runs_it(verb):
     assert f"-m {module_name(verb).removesuffix('.__main__')}" in ast.get_docstring(ast.parse(text))
 
 
+@pytest.mark.parametrize("room", sorted(GROUND | {"data"}))
+def test_only_rooms_above_streetvision_know_the_network(room):
+    for path in (PACKAGE / room).rglob("*"):
+        if path.suffix in (".py", ".jinja"):
+            text = path.read_text(encoding="utf-8").lower()
+            assert not [word for word in ("streetvision", "hotkey", "validators", "challenge@") if word in text], path
+
+
 def test_no_file_is_called_after_what_it_is_not():
     assert not {path.stem for path in FILES} & {"utils", "helpers", "common", "misc", "base"}
