@@ -16,6 +16,7 @@ import re
 import sys
 from collections.abc import Callable
 
+from natix_hf.cpu_tricks import SWITCH, TRICKS, unknown_words
 from natix_hf.startup import prepare
 
 
@@ -83,6 +84,8 @@ def command(main: Callable[[list[str]], None], argv: list[str] | None = None) ->
     # What datasets logs before it raises would stand above the one line that says the same.
     os.environ.setdefault("DATASETS_VERBOSITY", "critical")
     try:
+        if words := unknown_words():
+            raise UserError(f"{SWITCH}: {', '.join(words)} is unknown: {', '.join(TRICKS)} or all expected")
         main(arguments)
     except UserError as error:
         if debug:

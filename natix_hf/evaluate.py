@@ -23,18 +23,18 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--field", metavar="CSV", help="scores of other participants, for the simulated reward")
     given = parser.parse_args(argv)
 
-    from natix_hf.report.field import read_field
     from natix_hf.runs.folder import finished
+    from natix_hf.streetvision.field import read_field
 
     run = finished(given.run)
     field = read_field(given.field) if given.field else None
 
     from natix_hf.files import read_json
-    from natix_hf.report.reward import reward_lines
     from natix_hf.report.robustness import robustness_lines
     from natix_hf.report.slices import slice_lines
     from natix_hf.report.summary import summary_lines
     from natix_hf.runs.finish_run import evaluate_run
+    from natix_hf.streetvision.reward_report import reward_lines
 
     if given.robustness:
         from natix_hf.runs.measure_robustness import measure_robustness

@@ -44,7 +44,7 @@ def main(argv: list[str]) -> None:
 
     from natix_hf.files import check_writable, write_json, write_text
     from natix_hf.recipe.yaml_and_command_line import parse, resolved
-    from natix_hf.runs.held_out_folds import folds_document, folds_table, plan_folds, read_rows
+    from natix_hf.runs.held_out_folds import folds_document, folds_table, plan_folds, recipe_rows
     from natix_hf.runs.processes import train
     from natix_hf.runs.sweep_runs import state
 
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
     given = any(word.split("=")[0] == "--output_dir" for word in argv)
     output = Path(recipe.training.output_dir if given else f"{recipe.training.output_dir}-folds")
     check_writable(output, "output_dir")
-    folds = plan_folds(read_rows(yaml.safe_load(resolved(recipe)), partial(print, flush=True)), column)
+    folds = plan_folds(recipe_rows(yaml.safe_load(resolved(recipe)), partial(print, flush=True)), column)
 
     words, states = {}, {}
     for fold in (fold for fold in folds if not fold.skipped):

@@ -2,7 +2,7 @@
 
 glibc returns every large block of memory to the system as soon as it is freed, so each step of a network on a CPU gets
 its activations as fresh pages, which the kernel clears first: a fifth to a quarter of a forward pass of a ViT-S on two
-cores. What a process takes at most hardly grows by keeping it; it only is not returned in between.
+cores. Keeping it hardly raises the peak; it only avoids returning it to the system between steps.
 
 torch shares each operation out over threads. One that waits for the others looks at the same word of memory again and
 again: by the defaults of GNU's OpenMP, which torch's wheels for Linux bring, for milliseconds before it sleeps. Beside
@@ -19,6 +19,8 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from natix_hf.cpu_tricks import wanted
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of <malloc.h>
 GIB = 1 << 30
@@ -37,7 +39,7 @@ def prepare() -> None:
 
 def wait_asleep() -> None:
     """Let OpenMP's threads sleep soon where they wait, unless the user has said how; before torch is imported."""
-    if "OMP_WAIT_POLICY" not in os.environ:
+    if "OMP_WAIT_POLICY" not in os.environ and wanted("sleeping"):
         os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
 
 
@@ -47,7 +49,8 @@ def keep_freed_memory() -> bool:
     Returns:
         whether it was told.
     """
-    if sys.platform != "linux" or any(name.startswith("MALLOC_") for name in os.environ):
+    own = any(name.startswith("MALLOC_") for name in os.environ)
+    if sys.platform != "linux" or own or not wanted("memory"):
         return False
     import ctypes
 
@@ -63,7 +66,7 @@ def keep_freed_memory() -> bool:
 @contextmanager
 def quick_imports() -> Iterator[None]:
     """Inside the block no garbage is looked for; what was imported there is not looked through later either."""
-    if not gc.isenabled():
+    if not gc.isenabled() or not wanted("imports"):
         yield
         return
     gc.disable()

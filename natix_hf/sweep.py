@@ -80,7 +80,7 @@ def main(argv: list[str]) -> None:
 
     import yaml
 
-    from natix_hf.data.load_photos import LABEL_KEYS, tell_classes
+    from natix_hf.data.sources.known_sources import LABEL_KEYS, tell_classes
     from natix_hf.files import check_writable, write_json, write_text
     from natix_hf.runs.processes import train
     from natix_hf.runs.sweep_runs import ranking, state, table

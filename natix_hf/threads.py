@@ -6,9 +6,11 @@ other; beside other work on the machine the waiting takes ten to a hundred times
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from typing import TYPE_CHECKING
+
+from natix_hf.cpu_tricks import wanted
 
 if TYPE_CHECKING:
     from threadpoolctl import ThreadpoolController
@@ -23,4 +25,6 @@ def _libraries() -> ThreadpoolController:
 
 def one_blas_thread() -> AbstractContextManager:
     """Inside the block numpy, SciPy and what is built on them multiply matrices with one thread; torch has its own."""
+    if not wanted("threads"):
+        return nullcontext()
     return _libraries().limit(limits=1, user_api="blas")

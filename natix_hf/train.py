@@ -47,6 +47,7 @@ def load_network(recipe: Recipe, label_names: list[str]) -> tuple[Any, Any]:
 def train(recipe: Recipe) -> dict[str, Any]:
     """Run the whole job; returns the content of `metrics.json` (empty on all processes but the first)."""
     with quick_imports():
+        from natix_hf.modeling.packed_linear import packing_line
         from natix_hf.recipe.check_recipe import check, check_on_photos
         from natix_hf.recipe.yaml_and_command_line import resolved
         from natix_hf.runs.kinds_of_run import kind_of_run
@@ -94,6 +95,8 @@ def train(recipe: Recipe) -> dict[str, Any]:
     trainer.times |= times
     trained, total = trainer.trainable_parameters / 1e6, trainer.all_parameters / 1e6
     say(f"model: {name}, {total:.1f} M parameters; {method} trains {trained:.3f} M of them ({trained / total:.1%})")
+    if told := packing_line(trainer.model, whole=not (args.torch_compile or trainer.is_fsdp_enabled)):
+        say(told)
     try:
         kind.train(trainer, recipe_text=text)
     except KeyboardInterrupt:

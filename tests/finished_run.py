@@ -26,12 +26,12 @@ from natix_hf.documents.run_record import RunRecord
 from natix_hf.documents.selective import Selective
 from natix_hf.documents.slices import Slices
 from natix_hf.documents.split_certificate import SplitCertificate
-from natix_hf.report.field import LATE_2025
 from natix_hf.report.intervals import bootstrap_intervals, paired_differences
-from natix_hf.report.reward import Photos, reward_document
 from natix_hf.report.robustness import Sent, robustness_document
 from natix_hf.report.slices import slices_document
 from natix_hf.report.summary import metrics_document
+from natix_hf.streetvision.field import LATE_2025
+from natix_hf.streetvision.reward import Photos, reward_document
 
 WRITTEN = {
     "metrics": FinalFigures,

@@ -6,10 +6,13 @@ import gc
 import platform
 import subprocess
 import sys
+from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 
 from natix_hf.startup import SPINS, quick_imports
+from natix_hf.threads import one_blas_thread
 
 
 def test_keeping_freed_memory_leaves_a_users_own_settings_alone():
@@ -20,6 +23,7 @@ def test_keeping_freed_memory_leaves_a_users_own_settings_alone():
         return subprocess.run(words, capture_output=True, text=True, env={**more}, check=True).stdout.strip()
 
     assert told(MALLOC_ARENA_MAX="2") == "False"
+    assert told(NATIX_HF_WITHOUT="memory") == "False"
     if platform.libc_ver()[0] == "glibc":
         assert told() == "True"
 
@@ -37,6 +41,7 @@ def test_a_command_lets_waiting_threads_sleep_before_torch_is_imported_unless_th
 
     assert told() == f"{SPINS} False"
     assert told(GOMP_SPINCOUNT="5") == "5 False"
+    assert told(NATIX_HF_WITHOUT="memory sleeping") == "None False"
     assert told(OMP_WAIT_POLICY="ACTIVE") == "None False"
 
 
@@ -72,6 +77,23 @@ def test_a_user_who_has_turned_the_collector_off_keeps_it_off():
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+def test_each_trick_has_a_switch_and_a_word_that_is_none_is_refused_in_one_line(monkeypatch):
+    monkeypatch.setenv("NATIX_HF_WITHOUT", "imports threads")
+    with quick_imports():
+        assert gc.isenabled()
+    assert isinstance(one_blas_thread(), nullcontext)
+    done = subprocess.run(
+        [sys.executable, "-c", "from natix_hf.errors import command; command(print, [])"],
+        capture_output=True,
+        text=True,
+        env={"NATIX_HF_WITHOUT": "imports speed", "PYTHONPATH": str(Path(__file__).resolve().parents[1])},
+    )
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: NATIX_HF_WITHOUT: speed is unknown: packing, memory, sleeping, imports, threads or all expected\n",
+    )
 
 
 def test_a_command_ends_without_looking_through_every_object():

@@ -8,16 +8,12 @@ from typing import Any
 
 from datasets import DatasetDict
 
-from natix_hf.data.sources.rows import Rows, load_labels, load_rows
+from natix_hf.data.sources.known_sources import read_rows
 from natix_hf.data.splits.contracts import LockedSplits
 from natix_hf.data.splits.cut import Cut, cut
+from natix_hf.data.splits.growing import extended
 from natix_hf.data.splits.split_options import DEFAULT_RATIOS, Plan
 from natix_hf.errors import UserError
-from natix_hf.files import home
-
-SCENES = "builtin:scenes"
-SCENES_COUNT = 2000
-SCENES_SEED = 100  # another series than those on which recipe and backbone of the demo were chosen
 
 # Keys of a recipe that decide which photos there are, and how they are divided. Whoever finds the photos of a recipe
 # again takes them from here.
@@ -26,18 +22,6 @@ SOURCE_KEYS = (
     *("broken_photos", "trust_remote_code"),
 )
 PLAN_KEYS = ("split_ratios", "split_seed", "near_duplicates", "test_split", "test_on")
-
-# What the publisher of a data set knows and a user need not repeat; whoever says otherwise wins.
-KNOWN: dict[str, dict[str, Any]] = {
-    "natix-network-org/roadwork": {
-        "group_column": "video_info.vid_id",
-        "label_names": ["None", "Roadwork"],
-        "description_column": "scene_description",
-    },
-}
-
-# What a recipe says of labels alone.
-LABEL_KEYS = ("dataset_config", "image_column_name", "label_column_name", "label_names", "trust_remote_code")
 
 
 def load_photos(
@@ -61,7 +45,7 @@ def load_photos(
         test_split: `keep` a test part that the source brings as `val_test`, or `merge` it with the rest.
         test_on: `column=value` words: `val_test` is the photos of these values and nothing else; a test part that the
             source brings is then merged with the rest.
-        source_options: `group_column`, `label_names` (both have defaults for the data sets in `KNOWN`),
+        source_options: `group_column`, `label_names` (both have defaults for the data sets in `known_sources.KNOWN`),
             `dataset_config` (for `builtin:scenes` the number of photos), `image_column_name`, `label_column_name`,
             `broken_photos`, `trust_remote_code`, `num_proc`, as `load_rows` takes them.
 
@@ -116,14 +100,12 @@ def split_photos(
     """
     source = sources[0] if len(sources) == 1 else list(sources)
     if extend is not None:
-        from natix_hf.data.splits.growing import extended
-
         return extended(extend, source, plan, source_options)
     return _cut(source, Plan(**plan), source_options)
 
 
 def _cut(source: Any, plan: Plan, options: Mapping[str, Any]) -> Cut:
-    rows = read_source(source, looks=plan.near_duplicates, **options)
+    rows = read_rows(source, looks=plan.near_duplicates, **options)
     document = None
     if isinstance(rows.data, DatasetDict) and isinstance(source, str | Path):
         document = certificate_beside(source)
@@ -133,38 +115,6 @@ def _cut(source: Any, plan: Plan, options: Mapping[str, Any]) -> Cut:
             "are: give the photos that they were made from"
         )
     return cut(rows, plan, document=document)
-
-
-def read_source(source: Any, **options: Any) -> Rows:
-    """`load_rows` with the scenes drawn and what is known of published data sets filled in."""
-    source, options = _filled(source, options)
-    return load_rows(source, **options)
-
-
-def tell_classes(source: Any, say: Callable[[str], None], **options: Any) -> None:
-    """Say the classes with their counts and what gave the labels, without opening a photo.
-
-    Args:
-        source: as `load_rows` takes it.
-        say: called with each line.
-        options: those of `LABEL_KEYS`, as `load_rows` takes them.
-    """
-    source, options = _filled(source, options)
-    for key in ("group_column", "description_column"):
-        options.pop(key, None)
-    load_labels(source, say=say, **options)
-
-
-def _filled(source: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The source and the options that are set, with the scenes drawn and what is known of published data sets."""
-    if source == SCENES:
-        source = drawn_scenes(options.pop("dataset_config", None))
-        options["group_column"] = options.get("group_column") or "group"
-    known: dict[str, Any] = {}
-    for one in source if isinstance(source, list | tuple) else [source]:
-        known |= KNOWN.get(one.rpartition("=")[2], {}) if isinstance(one, str) else {}
-    given = {key: value for key, value in options.items() if value is not None}
-    return source, known | given
 
 
 def certificate_beside(source: str | Path) -> dict | None:
@@ -184,17 +134,3 @@ def certificate_beside(source: str | Path) -> dict | None:
     except HFValidationError:
         raise UserError(f"no such file or folder: {source}") from None
     return read_certificate(Path(file).parent)
-
-
-def drawn_scenes(count: str | None = None) -> str:
-    """The folder of `builtin:scenes`, drawn where they are not there yet."""
-    from natix_hf.scenes.photos import VERSION, generate
-
-    try:
-        photos = int(count or SCENES_COUNT)
-    except ValueError:
-        raise UserError(f"dataset_config {count}: for {SCENES} it is the number of photos") from None
-    if photos < 1:
-        raise UserError(f"dataset_config {count}: for {SCENES} it is the number of photos, at least 1")
-    folder = home() / "scenes" / f"{SCENES_SEED}-{photos}-v{VERSION}"  # those of an older version are not in the way
-    return str(generate(folder, photos, SCENES_SEED))

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
-from natix_hf.data.load_photos import read_source as read_rows
 from natix_hf.data.sources.columns import as_name, with_text
 from natix_hf.data.sources.ids import given_ids, row_ids
+from natix_hf.data.sources.known_sources import read_rows
 from natix_hf.data.sources.pooling import pooled_values
 from natix_hf.data.sources.unlabelled_photos import listed_photos, place_of, read_photos
 from natix_hf.data.splits.certificate import PRINT, known_photos, read_certificate

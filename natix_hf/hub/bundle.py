@@ -8,6 +8,7 @@ ids never go along.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from natix_hf.hub.card_text import hub_id
 from natix_hf.hub.cards import model_card
 from natix_hf.hub.privacy import Names, check_public, names_of, public, splits_summary
 from natix_hf.hub.public_page import write_public_page
+from natix_hf.report.page_sections import ExtraSection
 
 # Documents of a run that are published where there are any; the first is there in every finished run.
 DOCUMENTS = (FinalFigures, Slices, Selective, Robustness, Reward)
@@ -45,7 +47,7 @@ def write_bundle(
     form: str,
     *,
     include_photos: bool = False,
-    latency: dict[str, Any] | None = None,
+    extra: Sequence[ExtraSection] = (),
 ) -> None:
     """Complete an export's folder with everything else that is published.
 
@@ -55,7 +57,7 @@ def write_bundle(
         repo_id: where it will stand.
         form: one of `exporting.FORMATS`.
         include_photos: the page keeps its gallery, and nothing is withheld.
-        latency: what `streetvision.check_client` found.
+        extra: further sections of the card.
 
     Raises:
         UserError: a file of the run is missing or not what it should be, the Hub would refuse the card, or a text
@@ -103,9 +105,7 @@ def write_bundle(
     base = None
     if form == "adapter":
         base = hub_id(read_json(folder / "adapter_config.json")["base_model_name_or_path"])
-    card = model_card(
-        run, repo_id, form=form, base=base, licence=licence, latency=latency, include_photos=include_photos
-    )
+    card = model_card(run, repo_id, form=form, base=base, licence=licence, extra=extra, include_photos=include_photos)
     write_text(folder / "README.md", card)
     if not include_photos:
         check_public(folder, names)

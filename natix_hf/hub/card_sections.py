@@ -1,4 +1,4 @@
-"""The parts of a card that a run may have or not: decisions, robustness, slices, reward, probe, latency, pictures.
+"""The parts of a card that a run may have or not: decisions, robustness, slices, probe, pictures, what is handed in.
 
 Each is made of a document of the run; no figure comes without its interval and the photos behind it. Lines that a
 command prints about the rows of a fit give figures without intervals: the card takes them from the test rows instead.
@@ -15,7 +15,8 @@ from natix_hf.files import read_json
 from natix_hf.hub.card_text import cell
 from natix_hf.hub.privacy import Names, public
 from natix_hf.report.charts import Table
-from natix_hf.report.page_tables import band_table, reward_table, robustness_table, slices_table
+from natix_hf.report.page_sections import ExtraSection
+from natix_hf.report.page_tables import band_table, robustness_table, slices_table
 from natix_hf.report.summary import LABELS, figure_text, interval_text
 
 # Pictures that show neither photos nor places: file in figures/ -> what it shows.
@@ -161,19 +162,6 @@ def slices_section(document: Mapping[str, Any] | None) -> dict[str, Any] | None:
     return {"text": _plain(found["text"]), "table": Table(heads, rows[:WORST])}
 
 
-def reward_section(document: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """What the decisions would have been paid."""
-    if not document:
-        return None
-    found = reward_table(document)
-    rows = []
-    for row in found["rows"]:
-        front = [cell(row["profile"]), cell(row["source"]), f"{row['n']} ({row['groups']} groups)"]
-        width = len(found["heads"]) - 3
-        rows.append(front + ([_cell(one) for one in row["cells"]] if "cells" in row else ["-"] * width))
-    return {"text": _plain(found["text"]), "table": Table(found["heads"], rows), "field": _plain(found["field"])}
-
-
 def probe_section(found: OverProbe | None) -> dict[str, Any] | None:
     """What fine-tuning added over the probe that it started from."""
     if not found:
@@ -195,25 +183,14 @@ def probe_section(found: OverProbe | None) -> dict[str, Any] | None:
     }
 
 
-def latency_section(found: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Times of a client's call, as `streetvision.check_client` measured them."""
-    if not found:
-        return None
-    rows = [
-        [
-            f"{row['width']} x {row['height']}",
-            str(row["at_once"]),
-            f"{row['p50']:.3f}",
-            f"{row['p99']:.3f}",
-            str(row["requests"]),
-        ]
-        for row in found["latency"]
-    ]
-    return {
-        "text": f"Seconds for a photo, as a StreetVision client calls the model, measured on {found['cores']} CPU "
-        f"cores; the limit is {found['limit']:g} s. Quantiles of the requests that were timed, on one machine:",
-        "table": Table(["photo", "at a time", "p50", "p99", "requests"], rows),
-    }
+def extra_section(section: ExtraSection) -> dict[str, Any]:
+    """A section that was made elsewhere; why a row is too short stands in the page and in the document alone."""
+    rows, width = [], len(section.heads)
+    for row in section.rows:
+        told = row if len(row) == width else [*row[:-1], *["-"] * (width - len(row) + 1)]
+        rows.append([cell(one) if isinstance(one, str) else _cell(one) for one in told])
+    found = {"title": section.title, "text": _plain(section.text), "foot": _plain(section.foot)}
+    return {**found, "table": Table(section.heads, rows)}
 
 
 def pictures(run: Path, names: Names) -> list[tuple[str, str]]:

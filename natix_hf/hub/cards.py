@@ -6,7 +6,7 @@ stay out of it, and no figure stands in it without its interval and the number o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ from natix_hf.hub.base_licence import Licence, base_licence
 from natix_hf.hub.card_metadata import metadata
 from natix_hf.hub.card_text import cell, counts_text, hub_id, sentence, template, title
 from natix_hf.hub.privacy import Names, names_of, public
+from natix_hf.report.page_sections import ExtraSection
 from natix_hf.report.summary import LABELS, figure_text, honest_run_line, interval_text, read_before_line
+from natix_hf.streetvision.reward_report import reward_sections
 
 USES = {
     "train": "training",
@@ -53,7 +55,7 @@ def model_card(
     form: str = "run",
     base: str | None = None,
     licence: Licence | None = None,
-    latency: Mapping[str, Any] | None = None,
+    extra: Sequence[ExtraSection] = (),
     include_photos: bool = False,
 ) -> str:
     """The text of `README.md`: front matter for the Hub, how to use the model, figures, photos, training and limits.
@@ -66,7 +68,7 @@ def model_card(
         form: what stands there: the run's own folder (`run`) or one of `exporting.FORMATS`.
         base: Hub id of the base that an adapter names, if that is not the run's.
         licence: of the base checkpoint; by default what its name and what lies beside it say.
-        latency: what `streetvision.check_client` found.
+        extra: sections between those about slices and the pictures.
         include_photos: values of metadata that name photos or places need not be withheld.
 
     Raises:
@@ -116,9 +118,8 @@ def model_card(
         band=card_sections.band_section(found["selective"]),
         robustness=card_sections.robustness_section(found["robustness"]),
         slices=card_sections.slices_section(found["slices"]),
-        reward=card_sections.reward_section(found["reward"]),
+        extra=[card_sections.extra_section(one) for one in (*reward_sections(found["reward"]), *extra)],
         over_probe=card_sections.probe_section(OverProbe.read(run_folder) if OverProbe.there(run_folder) else None),
-        latency=card_sections.latency_section(latency),
         pictures=card_sections.pictures(run_folder, names),
         data_text=_data_text(data, splits),
         splits=[

@@ -24,6 +24,7 @@ from natix_hf.report.charts import Table
 from natix_hf.report.metrics import log_odds
 from natix_hf.report.page import report_html
 from natix_hf.report.page_sections import Rows
+from natix_hf.streetvision.reward_report import reward_sections
 
 
 def write_public_page(run: Path, documents: Mapping[str, Any], path: Path) -> None:
@@ -31,7 +32,7 @@ def write_public_page(run: Path, documents: Mapping[str, Any], path: Path) -> No
 
     Args:
         run: with `predictions/val_test.parquet` and, if it came from a recipe, `recipe.yaml`.
-        documents: as `report_html` takes them, free of names already.
+        documents: as `report_html` takes them, and `reward` if there is one; free of names already.
         path: where to.
     """
     table = pq.read_table(run / "predictions" / "val_test.parquet", columns=["group", "label", "logits"])
@@ -49,6 +50,7 @@ def write_public_page(run: Path, documents: Mapping[str, Any], path: Path) -> No
         served_rows("val_test", rows, Calibration.from_document(documents["calibration"])),
         pictures=None,
         lead=lead(documents),
+        extra=reward_sections(documents.get("reward")),
         facts=facts(run, documents),
         version=version("natix_hf"),
     )

@@ -23,7 +23,7 @@ from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.decision.temperature import softmax
 from natix_hf.documents.published_version import PublishedVersion
 from natix_hf.errors import UserError
-from natix_hf.files import fingerprint_file, read_json, write_json, write_text
+from natix_hf.files import fingerprint_file, read_json, write_json
 from natix_hf.hub.adapter_export import base_folder
 from natix_hf.hub.bundle import write_bundle
 from natix_hf.hub.export_forms import export_run, labels_of, load_run
@@ -31,8 +31,9 @@ from natix_hf.hub.hub_errors import check_name, check_token, hub_faults
 from natix_hf.hub.proof import TOLERANCES, clients_of, prove
 from natix_hf.hub.proof_photos import proof_photos
 from natix_hf.inference.batches import logits_of, photo_batches
-from natix_hf.report.reward import HALTED
+from natix_hf.report.page_sections import ExtraSection
 from natix_hf.streetvision import client_files as streetvision
+from natix_hf.streetvision.reward import HALTED
 
 VERSION = "1.0.0"
 RECORD = "publication.json"
@@ -81,12 +82,7 @@ def check_publication(asked: Publication) -> None:
     check_name(asked.repo_id, "a model", "me/roadwork-dinov3")
     streetvision.check_version(asked.version)
     if asked.hotkey is not None:
-        streetvision.check_hotkey(asked.hotkey)
-        if asked.form not in ("auto", "stock"):
-            raise UserError(
-                f"--hotkey: StreetVision's clients load a stock model and nothing else, {asked.form} was asked for: "
-                "leave the format out"
-            )
+        streetvision.check_asked(asked.hotkey, asked.form)
     check_token(asked.repo_id)
 
 
@@ -211,10 +207,8 @@ def publish(run: Path, asked: Publication, say: Callable[[str], None] = print) -
             hint = "" if asked.hotkey is None else streetvision.upgrade_hint(str(error))
             raise UserError(f"{str(error).rstrip('.')}{hint}: nothing was pushed") from None
         say(_proof_line("before the push", proof))
-        latency = None
-        if asked.hotkey is not None:
-            latency = _network(run, folder, asked, photos, say)
-        write_bundle(run, folder, asked.repo_id, form, include_photos=asked.include_photos, latency=latency)
+        extra = [] if asked.hotkey is None else [_submitted(run, folder, asked, photos, say)]
+        write_bundle(run, folder, asked.repo_id, form, include_photos=asked.include_photos, extra=extra)
         files = sorted(
             [RECORD, *(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())]
         )
@@ -280,27 +274,23 @@ def _export(run: Path, folder: Path, asked: Publication, say: Callable[[str], No
     raise AssertionError("the last form either returns or raises")
 
 
-def _network(run: Path, folder: Path, asked: Publication, photos: Any, say: Callable[[str], None]) -> dict[str, Any]:
-    """StreetVision's files, and its form of call."""
+def _submitted(run: Path, folder: Path, asked: Publication, photos: Any, say: Callable[[str], None]) -> ExtraSection:
+    """StreetVision's files, and what its form of call takes."""
     model, processor = load_run(run)
     streetvision.check_labels(labels_of(model))
     logits = [logits_of(model, batch.pixels) for batch in photo_batches(list(photos.content), processor)]
-    expected = softmax(np.concatenate(logits))[:, 1]
-    tolerance = max(streetvision.TOLERANCE, TOLERANCES[asked.dtype]["probabilities"])
-    found = streetvision.check_client(
-        folder, photos.content, expected, python=asked.client_python, tolerance=tolerance
+    found = streetvision.submit(
+        folder,
+        photos.content,
+        softmax(np.concatenate(logits))[:, 1],
+        repo_id=asked.repo_id,
+        hotkey=asked.hotkey,
+        version=asked.version,
+        python=asked.client_python,
+        tolerance=TOLERANCES[asked.dtype]["probabilities"],
+        say=say,
     )
-    for line in streetvision.latency_lines(found):
-        say(line)
-    say(streetvision.pinned_line())
-    for line in streetvision.submission_lines():
-        say(line)
-    name = asked.repo_id.partition("/")[2]
-    description = "Tells street photos that show roadwork from those that do not (DINOv3, fine-tuned with natix_hf)"
-    card = streetvision.submission(name, description, hotkey=asked.hotkey, version=asked.version)
-    write_json(folder / "model_card.json", card)
-    write_text(folder / "detector.yaml", streetvision.detector(asked.repo_id))
-    return found
+    return streetvision.latency_section(found)
 
 
 def _push(api: HfApi, asked: Publication, folder: Path, place: Place, say: Callable[[str], None]) -> str:

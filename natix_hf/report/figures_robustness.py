@@ -1,4 +1,4 @@
-"""The pictures of robustness and of the simulated reward; every profile is named with its date."""
+"""The picture of robustness; every profile is named with its date."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from natix_hf.report.figures import BLUE, GREY, ORANGE, new_figure, save_figure
-from natix_hf.report.reward import HALTED
 from natix_hf.report.robustness import sent_text
 
 WIDE = 90  # letters of a line below a picture
@@ -47,12 +44,12 @@ def robustness(document: Mapping[str, Any], path: str | Path, metric: str = "mcc
         axes.set_title(profile["profile"], fontsize=10, loc="left")
     panels[0].legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1))
     unit = f"{name} on {document['split']} with {document['level'] * 100:g} % intervals"
-    told = [f"{unit} ({document['n']} photos, {document['groups']} groups)", *_sent(profiles)]
+    told = [f"{unit} ({document['n']} photos, {document['groups']} groups)", *sent_lines(profiles)]
     panels[-1].set_xlabel("\n".join(told), fontsize=8)
     save_figure(figure, path)
 
 
-def _sent(profiles: Sequence[Mapping[str, Any]]) -> list[str]:
+def sent_lines(profiles: Sequence[Mapping[str, Any]]) -> list[str]:
     """How the photos of the profiles were sent, as lines below a picture."""
     sent = sent_text(profiles)
     return textwrap.wrap(f"sent: {sent}", WIDE) if sent else []
@@ -62,64 +59,3 @@ def _case_name(case: Mapping[str, Any]) -> str:
     if case["distortion"] is not None:
         return f"{case['distortion']}, severity {case['severity']}"
     return "all levels" if case["level"] is None else f"level {case['level']}"
-
-
-def reward(document: Mapping[str, Any], path: str | Path) -> None:
-    """The running score over simulated days for each profile and source, beside the field's quartiles.
-
-    Args:
-        document: the content of `reward.json`.
-        path: the PNG to write; nothing is written where no entry has a reward.
-    """
-    entries = [entry for entry in document["entries"] if "left_out" not in entry]
-    if not entries:
-        return
-    field = document["field"]
-    figure, (axes,) = new_figure(7.0, 1.8 + 0.42 * len(entries), 1)
-    quartiles = [field["quantiles"][q] for q in ("0.25", "0.5", "0.75")]
-    doubt = "" if field["confirmed"] else ", unconfirmed"
-    label = f"field's middle half and median ({field['name']}{doubt})"
-    axes.axvspan(quartiles[0], quartiles[2], color=GREY, alpha=0.18, linewidth=0, label=label)
-    axes.axvline(quartiles[1], color=GREY, linestyle=":", linewidth=1.2)
-    for place, entry in enumerate(entries):
-        score, mean = entry["day_score"], entry["reward"]
-        first = place == 0
-        axes.plot(
-            [score["0.05"], score["0.95"]],
-            [place, place],
-            color=BLUE,
-            linewidth=1.2,
-            label="score at the end of a day, nine days in ten" if first else None,
-        )
-        axes.plot(
-            [score["0.25"], score["0.75"]],
-            [place, place],
-            color=BLUE,
-            linewidth=5,
-            alpha=0.5,
-            solid_capstyle="butt",
-            label="the same, one day in two" if first else None,
-        )
-        axes.errorbar(
-            mean["value"],
-            place + 0.28,
-            xerr=np.array([[mean["value"] - mean["low"]], [mean["high"] - mean["value"]]]),
-            color=ORANGE,
-            marker="o",
-            markersize=4,
-            linewidth=1.2,
-            label=f"mean reward, {document['level'] * 100:g} % interval over groups" if first else None,
-        )
-    names = [_entry_name(entry) for entry in entries]
-    axes.set_yticks(range(len(entries)), names, fontsize=8)
-    axes.set(ylim=(len(entries) - 0.4, -0.6), xlim=(None, 1.005))
-    days = f"{document['days']} days of {document['challenges']} challenges"
-    told = [f"simulated reward, equal classes, {days}", *textwrap.wrap(HALTED, WIDE), *_sent(entries)]
-    axes.set_xlabel("\n".join(told), fontsize=8)
-    axes.legend(frameon=False, fontsize=7.5, loc="lower right", bbox_to_anchor=(1.0, 1.0))
-    save_figure(figure, path)
-
-
-def _entry_name(entry: Mapping[str, Any]) -> str:
-    source = "" if entry["source"] is None else f", {entry['source']}"
-    return f"{entry['profile']}{source}\n{entry['n']} predictions, {entry['groups']} groups"

@@ -16,7 +16,7 @@ import numpy as np
 
 from natix_hf.report import page_charts, page_sections, page_tables
 from natix_hf.report.charts import Table
-from natix_hf.report.page_sections import Picture, Rows
+from natix_hf.report.page_sections import ExtraSection, Picture, Rows
 from natix_hf.report.summary import calibration_lines, figure_text, interval_text, read_before_line
 
 
@@ -56,6 +56,7 @@ def report_html(
     select: Rows | None = None,
     pictures: Mapping[tuple[str, str], Picture] | None = None,
     lead: str = "",
+    extra: Sequence[ExtraSection] = (),
     facts: Sequence[tuple[str, Table]] = (),
     version: str = "",
 ) -> str:
@@ -64,11 +65,12 @@ def report_html(
     Args:
         name: of the run.
         documents: by name the contents of `metrics`, `calibration`, `run` and `splits`, and, where the run has them,
-            of `slices`, `robustness`, `reward`, `selective`: a section whose document is missing is left out.
+            of `slices`, `robustness`, `selective`: a section whose document is missing is left out.
         test: the rows that the figures come from.
         select: the rows that chose the checkpoint; labels that look wrong are looked for in both.
         pictures: by split and id. None: no photo, no id and nothing else of a single row stands in the page.
         lead: a sentence under the title.
+        extra: sections between robustness and mistakes.
         facts: titles and tables of the last section.
         version: of natix_hf.
     """
@@ -109,7 +111,7 @@ def report_html(
         slices=slices and page_tables.slices_table(slices),
         robustness=robustness
         and {**page_tables.robustness_table(robustness), "chart": page_tables.robustness_chart(robustness)},
-        reward=documents.get("reward") and page_tables.reward_table(documents["reward"]),
+        extra=extra,
         mistakes=[] if pictures is None else page_sections.mistakes(test, names, positive, pictures),
         wrong=int(np.sum(test.decided != test.labels)),
         label_errors=[]

@@ -1,4 +1,4 @@
-"""The tables of a report from documents of the run: slices, robustness, simulated reward, guarantee."""
+"""The tables of a report from documents of the run: slices, robustness, guarantee."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from natix_hf.report.charts import Chart, Table
-from natix_hf.report.reward import HALTED, SENT_LAST
 from natix_hf.report.robustness import sent_text
 from natix_hf.report.summary import LABELS, figure_text, interval_text
 
@@ -28,7 +27,7 @@ def robustness_table(document: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "text": f"The same photos as a challenge sends them: {document['n']} photos in {document['groups']} groups of "
         f"{document['split']}; {100 * document['level']:g}\u00a0% intervals from {document['resamples']} resamples of "
-        f"whole groups. A profile is a guess at what a validator does, with its date"
+        f"whole groups. A profile is a guess, with its date, at what is done to photos on their way"
         f"{f'; sent: {sent}' if sent else ''}.",
         "heads": [LABELS[name] for name in SHOWN],
         "rows": rows,
@@ -76,46 +75,6 @@ def robustness_chart(document: Mapping[str, Any]) -> Chart | None:
     return chart
 
 
-def reward_table(document: Mapping[str, Any]) -> dict[str, Any]:
-    """`reward.json`: what the decisions would have been paid, by profile and source."""
-    field = document["field"]
-    heads = ["profile", "source", "predictions", "mean reward", "score after a day", "times average pay"]
-    rows = []
-    for entry in document["entries"]:
-        row = {
-            "profile": entry["profile"],
-            "source": entry["source"] or "all",
-            "n": entry["n"],
-            "groups": entry["groups"],
-            "left_out": entry.get("left_out"),
-        }
-        if "reward" in entry:
-            day = entry["day_score"]
-            row["cells"] = [
-                _cell(entry["reward"]),
-                {
-                    "sort": day["0.5"],
-                    "value": f"{day['0.5']:.3f}",
-                    "interval": f"{day['0.05']:.3f} to {day['0.95']:.3f}",
-                },
-                _cell(entry["relative_pay"]),
-                _cell(entry["percentile"], "{:.0f}"),
-            ]
-        rows.append(row)
-    sent = sent_text(document["entries"])
-    return {
-        "text": f"What the decisions at 0.5 would have been paid on {document['split']}: {document['days']} simulated "
-        f"days of {document['challenges']} challenges, half of them {document['positive_label']}. Intervals "
-        f"of {100 * document['level']:g}\u00a0% from {document['resamples']} resamples of whole groups; the "
-        f"score's range holds nine days in ten. Nobody is paid it: {HALTED}. Of what was sent: {SENT_LAST}."
-        f"{f' Sent: {sent}.' if sent else ''}",
-        "heads": [*heads, "% of field below"],
-        "rows": rows,
-        "field": f"Field: {field['name']}, {field['n']} participants, mean score {field['mean']:.3f}"
-        f"{'' if field['confirmed'] else '; where these scores come from is not confirmed'}.",
-    }
-
-
 def slices_table(document: Mapping[str, Any]) -> dict[str, Any]:
     """`slices.json`: every kind of photo beside all others, in the document's order."""
     few, stand_out = document["small"], document["stand_out"]
@@ -124,7 +83,7 @@ def slices_table(document: Mapping[str, Any]) -> dict[str, Any]:
             **{key: one[key] for key in ("column", "value", "n", "groups", "small", "stands_out")},
             "cells": [
                 _difference(one["difference"].get(document["ranked_by"])),
-                *(_cell(one["metrics"][name]) for name in SLICED),
+                *(figure_cell(one["metrics"][name]) for name in SLICED),
             ],
         }
         for one in document["slices"]
@@ -197,13 +156,11 @@ def _what(case: Mapping[str, Any]) -> str:
 
 
 def _cells(metrics: Mapping[str, Mapping[str, float | None]]) -> list[dict[str, Any]]:
-    return [_cell(metrics[name]) for name in SHOWN]
+    return [figure_cell(metrics[name]) for name in SHOWN]
 
 
-def _cell(interval: Mapping[str, float | None], form: str | None = None) -> dict[str, Any]:
-    if form is not None:
-        texts = {end: form.format(value) for end, value in interval.items()}
-        return {"sort": interval["value"], "value": texts["value"], "interval": f"{texts['low']} to {texts['high']}"}
+def figure_cell(interval: Mapping[str, float | None]) -> dict[str, Any]:
+    """A figure as a cell of a table: what it is sorted by, its text and that of its interval."""
     value = interval["value"]
     return {"sort": "" if value is None else value, "value": figure_text(value), "interval": interval_text(interval)}
 

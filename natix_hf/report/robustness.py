@@ -52,7 +52,7 @@ def robustness_document(
     Args:
         clean: `(n, classes)` logits of the photos as they are, calibrated as the model gives them.
         profiles: profile with its date -> the ways in which it was sent, level 0 first, the distortions last. To these
-            come all its levels taken together, as validators send them equally often, and severity 0 of each
+            come all its levels taken together, as they are sent equally often, and severity 0 of each
             distortion, which is level 0.
         labels: `(n,)` class ids.
         groups: `(n,)`; None: each row is its own.

@@ -28,7 +28,6 @@ from natix_hf.errors import LeakageError
 from natix_hf.files import fingerprint_file, read_json, replacing, staging, write_json, write_text
 from natix_hf.hub.cards import model_card
 from natix_hf.report import figures
-from natix_hf.report.field import Field
 from natix_hf.report.slices import slices_document
 from natix_hf.report.summary import metrics_document, summary_lines
 from natix_hf.runs import folder as run_folder
@@ -40,6 +39,7 @@ from natix_hf.runs.measure_robustness import challenge_documents, note_latency, 
 from natix_hf.runs.over_probe import over_probe, over_probe_lines
 from natix_hf.runs.report_page import write_decision_figures, write_report
 from natix_hf.runs.saved_logits import check_classes, read_predictions, write_predictions
+from natix_hf.streetvision.field import Field
 from natix_hf.training.bottleneck import speed_lines
 
 if TYPE_CHECKING:

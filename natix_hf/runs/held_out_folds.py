@@ -19,8 +19,9 @@ import numpy as np
 import scipy.stats
 from datasets import DatasetDict
 
-from natix_hf.data.load_photos import SOURCE_KEYS, read_source
+from natix_hf.data.load_photos import SOURCE_KEYS
 from natix_hf.data.sources.columns import has_column
+from natix_hf.data.sources.known_sources import read_rows
 from natix_hf.data.sources.metadata import UNKNOWN
 from natix_hf.data.sources.rows import Rows
 from natix_hf.data.splits.certificate import read_certificate
@@ -45,10 +46,10 @@ class Fold(NamedTuple):
     skipped: str | None
 
 
-def read_rows(recipe: Mapping[str, Any], say: Callable[[str], None] | None = None) -> Rows:
+def recipe_rows(recipe: Mapping[str, Any], say: Callable[[str], None] | None = None) -> Rows:
     """The photos that a recipe names, not split and without a look for altered copies; `say` as in `load_rows`."""
     options = {key: recipe[key] for key in SOURCE_KEYS if recipe.get(key) is not None}
-    return read_source(
+    return read_rows(
         recipe["dataset_name"], looks=False, num_proc=recipe.get("preprocessing_num_workers"), say=say, **options
     )
 

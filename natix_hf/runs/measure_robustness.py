@@ -34,12 +34,13 @@ from natix_hf.inference.robustness import (
     sent_logits,
 )
 from natix_hf.report import figures_robustness
-from natix_hf.report.field import LATE_2025, Field
-from natix_hf.report.reward import Photos, reward_document
 from natix_hf.report.robustness import Sent, latency_document, robustness_document
 from natix_hf.runs.photos_of_run import run_splits
 from natix_hf.runs.saved_logits import sent_as, write_predictions
+from natix_hf.streetvision.field import LATE_2025, Field
 from natix_hf.streetvision.profiles import LETTERBOXED, SENT, check_profiles, check_sendable, file_name
+from natix_hf.streetvision.reward import Photos, reward_document
+from natix_hf.streetvision.reward_report import reward_figure
 
 if TYPE_CHECKING:
     from natix_hf.runs.decision_options import DecisionOptions
@@ -215,7 +216,7 @@ def challenge_documents(
     if "robustness" in documents:
         figures_robustness.robustness(documents["robustness"], run / "figures" / "robustness.png")
     if "reward" in documents:
-        figures_robustness.reward(documents["reward"], run / "figures" / "reward.png")
+        reward_figure(documents["reward"], run / "figures" / "reward.png")
     return documents
 
 

@@ -16,6 +16,7 @@ from natix_hf.report import figures_decisions
 from natix_hf.report.page import report_html
 from natix_hf.report.page_sections import Picture, Rows
 from natix_hf.runs.saved_logits import read_predictions
+from natix_hf.streetvision.reward_report import reward_sections
 
 OPTIONAL = ("slices", "robustness", "reward", "selective")
 
@@ -47,6 +48,7 @@ def write_report(run: str | Path, *, path: str | Path | None = None, include_pho
         select=_rows(run, "val_select", calibration) if include_photos else None,
         pictures=pictures,
         lead=lead(documents),
+        extra=reward_sections(documents.get("reward")),
         facts=facts(run, documents),
         version=__version__,
     )

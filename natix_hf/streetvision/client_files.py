@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ import numpy as np
 import yaml
 
 from natix_hf.errors import UserError
+from natix_hf.files import write_json, write_text
+from natix_hf.report.page_sections import ExtraSection
 
 LABELS = ("None", "Roadwork")  # by class id; clients read output["Roadwork"]
 LIMIT_SECONDS = 9.0  # for one photo, on a CPU
@@ -112,6 +114,16 @@ def _owner(content: bytes) -> str:
         return f"nobody's address (SS58 prefix {prefix} is reserved)"
     network = NETWORKS.get(prefix, "another network's")
     return f"{network} address (SS58 prefix {prefix})"
+
+
+def check_asked(hotkey: str, form: str) -> None:
+    """Raise `UserError` for a hotkey that is none, or a form of the model that clients cannot load."""
+    check_hotkey(hotkey)
+    if form not in ("auto", "stock"):
+        raise UserError(
+            f"--hotkey: StreetVision's clients load a stock model and nothing else, {form} was asked for: "
+            "leave the format out"
+        )
 
 
 def check_version(version: str) -> str:
@@ -246,7 +258,7 @@ def upgrade_hint(message: str) -> str:
 
 
 def _versions_text(versions: Mapping[str, str]) -> str:
-    """As `streetvision_client.py` begins what it says when it fails."""
+    """As `client.py` begins what it says when it fails."""
     return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
@@ -268,6 +280,44 @@ def submission_lines() -> list[str]:
     ]
 
 
+def submit(
+    folder: Path,
+    photos: Sequence[bytes],
+    expected: Sequence[float],
+    *,
+    repo_id: str,
+    hotkey: str,
+    version: str,
+    python: str | None,
+    tolerance: float,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Check an export as the network's clients call it, and write the two files beside it.
+
+    Args:
+        folder: of the export; `model_card.json` and `detector.yaml` come into it.
+        photos, expected, python: see `check_client`.
+        repo_id: `owner/name` under which it will stand.
+        hotkey, version: see `submission`.
+        tolerance: of a probability, where weights are stored in less than fp32.
+        say: takes the lines for people.
+
+    Returns:
+        what `check_client` found.
+
+    Raises:
+        UserError: see `check_client`.
+    """
+    found = check_client(folder, photos, expected, python=python, tolerance=max(TOLERANCE, tolerance))
+    for line in (*latency_lines(found), pinned_line(), *submission_lines()):
+        say(line)
+    description = "Tells street photos that show roadwork from those that do not (DINOv3, fine-tuned with natix_hf)"
+    card = submission(repo_id.partition("/")[2], description, hotkey=hotkey, version=version)
+    write_json(folder / "model_card.json", card)
+    write_text(folder / "detector.yaml", detector(repo_id))
+    return found
+
+
 def latency_lines(found: Mapping[str, Any]) -> list[str]:
     """What `check_client` found, for people."""
     lines = [
@@ -281,3 +331,26 @@ def latency_lines(found: Mapping[str, Any]) -> list[str]:
             f"{row['p99']:.3f} of {row['requests']} requests{over}"
         )
     return lines
+
+
+def latency_section(found: Mapping[str, Any]) -> ExtraSection:
+    """Times of a client's call, as `check_client` measured them, for a card."""
+    rows = [
+        [
+            f"{row['width']} x {row['height']}",
+            str(row["at_once"]),
+            f"{row['p50']:.3f}",
+            f"{row['p99']:.3f}",
+            str(row["requests"]),
+        ]
+        for row in found["latency"]
+    ]
+    return ExtraSection(
+        "latency",
+        "Latency",
+        "Latency",
+        f"Seconds for a photo, as a StreetVision client calls the model, measured on {found['cores']} CPU cores; the "
+        f"limit is {found['limit']:g} s. Quantiles of the requests that were timed, on one machine:",
+        ["photo", "at a time", "p50", "p99", "requests"],
+        rows,
+    )

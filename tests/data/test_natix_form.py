@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from datasets import Dataset, DatasetDict, Features, Image, Value
 
-from natix_hf.data.load_photos import KNOWN, split_photos
+from natix_hf.data.load_photos import split_photos
+from natix_hf.data.sources.known_sources import KNOWN
 from natix_hf.data.splits.contracts import SPLITS
 from natix_hf.scenes.photos import encode, scene
 

@@ -41,7 +41,7 @@ def export(finished, tmp_path):
 
 @pytest.fixture
 def bundle(finished, export):
-    write_bundle(finished, export, "me/street", "stock", include_photos=False, latency=None)
+    write_bundle(finished, export, "me/street", "stock", include_photos=False)
     return export
 
 
@@ -68,7 +68,7 @@ def test_no_name_and_no_place_is_in_any_file(bundle):
 
 
 def test_with_photos_the_page_and_all_pictures_go_as_they_are(finished, export):
-    write_bundle(finished, export, "me/street", "stock", include_photos=True, latency=None)
+    write_bundle(finished, export, "me/street", "stock", include_photos=True)
     assert "SECRETPHOTO-0000" in (export / "report.html").read_text()
     assert {"figures/attention.png", "figures/reward.png"} <= files(export)
     assert "SECRETPHOTO-0000" in (export / "slices.json").read_text()
@@ -143,13 +143,13 @@ def test_broken_evaluation_results_are_refused(bundle, breaks):
 
 def test_results_on_own_photos_are_not_reported_to_a_data_set(tmp_path, export):
     run = write_finished_run(tmp_path / "own", dataset_name=str(tmp_path), **MARKED)
-    write_bundle(run, export, "me/street", "merged", include_photos=False, latency=None)
+    write_bundle(run, export, "me/street", "merged", include_photos=False)
     assert not (export / ".eval_results").exists()
 
 
 def test_an_unknown_licence_is_said_once_and_on_the_card(tmp_path, export, capsys):
     run = write_finished_run(tmp_path / "run", model_name_or_path=str(tmp_path), **MARKED)
-    write_bundle(run, export, "me/street", "merged", include_photos=False, latency=None)
+    write_bundle(run, export, "me/street", "merged", include_photos=False)
     (line,) = capsys.readouterr().out.splitlines()
     assert "licence of the base checkpoint (a local folder) is not known" in line
     text = (export / "README.md").read_text()
@@ -163,7 +163,7 @@ def test_the_licence_s_text_goes_along_where_it_is_at_hand(tmp_path, export, cap
     (base / "README.md").write_text("---\nlicense: other\nlicense_name: road\nlicense_link: https://a.b/c\n---\n")
     (base / "LICENSE.md").write_text("terms")
     run = write_finished_run(tmp_path / "run", model_name_or_path=str(base), **MARKED)
-    write_bundle(run, export, "me/street", "merged", include_photos=False, latency=None)
+    write_bundle(run, export, "me/street", "merged", include_photos=False)
     assert (export / "LICENSE.md").read_text() == "terms"
     front = ModelCard((export / "README.md").read_text()).data
     assert (front.license, front.license_name, front.license_link) == ("other", "road", "https://a.b/c")
@@ -174,7 +174,7 @@ def test_a_name_that_got_through_stops_the_push(finished, export):
     config = json.loads((export / "config.json").read_text())
     (export / "config.json").write_text(json.dumps(config | {"note": "as in SECRETPHOTO-0007.jpg"}))
     with pytest.raises(UserError, match=r"config\.json: names a photo or a group \(SECRETPHOTO-0007\.jpg\)"):
-        write_bundle(finished, export, "me/street", "stock", include_photos=False, latency=None)
+        write_bundle(finished, export, "me/street", "stock", include_photos=False)
 
 
 def test_odd_names_are_found_and_counters_and_classes_are_not(tmp_path):
@@ -221,7 +221,7 @@ def test_a_missing_file_is_named(tmp_path, finished, export, name):
     run = shutil.copytree(finished, tmp_path / "copy")
     (run / f"{name}.json").unlink()
     with pytest.raises(UserError, match=rf"no {name}\.json"):
-        write_bundle(run, export, "me/street", "stock", include_photos=False, latency=None)
+        write_bundle(run, export, "me/street", "stock", include_photos=False)
 
 
 def answers_of_the_card(folder, photo, capsys):
@@ -258,7 +258,7 @@ def test_the_code_on_the_card_runs_and_agrees_with_the_run(make_base, make_run, 
         export_run(run, form, tmp_path / form)
     write_finished_run(run, **MARKED)
     for form in ("stock", "merged"):
-        write_bundle(run, tmp_path / form, "me/street", form, include_photos=False, latency=None)
+        write_bundle(run, tmp_path / form, "me/street", form, include_photos=False)
         found = answers_of_the_card(tmp_path / form, photo, capsys)
         assert len(found) == 2
         for scores in found:
@@ -289,7 +289,7 @@ def test_the_code_on_the_card_of_an_onnx_model_runs(finished, export, photo, cap
     (export / "labels.json").write_text(json.dumps(NAMES))
     processor = DINOv3ViTImageProcessor(size={"height": 32, "width": 32})
     processor.save_pretrained(export)
-    write_bundle(finished, export, "me/street", "onnx", include_photos=False, latency=None)
+    write_bundle(finished, export, "me/street", "onnx", include_photos=False)
     (scores,) = answers_of_the_card(export, photo, capsys)
     pixels = processor(Image.open(photo), return_tensors="pt")["pixel_values"].numpy()
     logits = pixels.mean(axis=(0, 2, 3)) @ weights

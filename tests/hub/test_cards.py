@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard
 from natix_hf.errors import UserError
 from natix_hf.hub.cards import hub_id, model_card
 from natix_hf.report.summary import metrics_document
+from natix_hf.streetvision.client_files import latency_section
 
 
 @pytest.fixture
@@ -171,7 +172,7 @@ LATENCY = {
 
 
 def test_every_section_that_the_run_can_fill_is_there(whole):
-    text = model_card(whole, "me/street", form="stock", latency=LATENCY)
+    text = model_card(whole, "me/street", form="stock", extra=[latency_section(LATENCY)])
     headings = re.findall(r"^##+ (.+)$", text, re.MULTILINE)
     assert headings == [
         *("How to use it", "Figures", "What fine-tuning added", "Calibration and decisions", "Robustness"),

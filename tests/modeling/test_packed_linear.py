@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.nn import Linear, functional
 
 from natix_hf.modeling import packed_linear
-from natix_hf.modeling.packed_linear import pack, packed_linears, times
+from natix_hf.modeling.packed_linear import pack, packed_linears, packing_line, times
 
 
 def _there() -> bool:
@@ -141,18 +142,68 @@ def test_nothing_is_packed_where_it_is_not_quicker_or_memory_is_short(layer, mon
 def test_measuring_leaves_the_random_state_alone(monkeypatch):
     monkeypatch.undo()
     before = torch.random.get_rng_state()
-    packed_linear.worth_packing.__wrapped__()
+    packed_linear.packing.__wrapped__()
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_without_the_operator_nothing_is_packed(monkeypatch):
+@pytest.fixture
+def measured_anew(monkeypatch):
     monkeypatch.undo()
+    packed_linear.packing.cache_clear()
+    yield
+    packed_linear.packing.cache_clear()
 
-    def missing(weight: torch.Tensor) -> torch.Tensor:
-        raise AttributeError("no such operator")
 
-    monkeypatch.setattr(packed_linear, "pack", missing)
-    assert packed_linear.worth_packing.__wrapped__() is False
+@pytest.mark.parametrize("name", ["_reorder_linear_weight", "_linear_pointwise"])
+def test_without_an_operator_layers_go_torchs_own_way_and_a_run_says_so(layer, monkeypatch, measured_anew, name):
+    """Both names are private to torch: another release may lack them."""
+    left = {one: getattr(torch.ops.mkldnn, one) for one in ("_reorder_linear_weight", "_linear_pointwise")}
+    del left[name]
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace(**left))
+    with packed_linears(layer) as count:
+        assert count == 0
+        x = torch.randn(5, 160)
+        assert torch.equal(layer(x), functional.linear(x, layer.weight, layer.bias))
+    assert packing_line(layer) == (
+        f"linear layers run as torch has them: torch {torch.__version__} has no packed products for this processor"
+    )
+
+
+@pytest.mark.parametrize("words", ["packing", "memory packing", "all"])
+def test_a_switch_leaves_packing_out_and_a_run_says_so(layer, monkeypatch, measured_anew, words):
+    monkeypatch.setenv("NATIX_HF_WITHOUT", words)
+    with packed_linears(layer) as count:
+        assert count == 0
+    assert packing_line(layer) == "linear layers run as torch has them: NATIX_HF_WITHOUT leaves packing out"
+
+
+@pytest.mark.parametrize(("own", "packed", "taken"), [(0.3, 0.2, True), (0.23, 0.2, False)])
+def test_the_two_products_are_timed_in_turn_and_a_run_says_what_came_out(
+    layer, monkeypatch, measured_anew, own, packed, taken
+):
+    """On a busy machine each has slow rounds; the best of each counts."""
+    slow = iter([4.0, 9.0, 1.0, 4.0] + [3.0] * 12)  # rounds 1 and 2 of both products, then the rest
+    timed = []
+
+    def seconds(product) -> float:
+        timed.append(own if "weight" in product.__code__.co_freevars else packed)
+        return timed[-1] * next(slow) if len(timed) < 15 else timed[-1]
+
+    monkeypatch.setattr(packed_linear, "_seconds", seconds)
+    assert packed_linear.worth_packing() is taken
+    assert timed == [own, packed] * packed_linear.ROUNDS
+    found = "1.50 times as quick here as torch's own" if taken else "1.15 times as quick here as torch's own, and 1.2"
+    assert found in packing_line(layer)
+
+
+def test_a_run_says_which_layers_run_packed_and_why_not(layer, monkeypatch):
+    monkeypatch.setattr(packed_linear, "packing", lambda: packed_linear.Packing(True, "it is quicker"))
+    model = torch.nn.Sequential(layer, Linear(192, 192))
+    assert packing_line(model) == "linear layers run packed, 1 of 2 also in training: it is quicker"
+    assert packing_line(model, whole=False).endswith("the model is compiled or sharded")
+    monkeypatch.setattr(packed_linear, "_free_memory", lambda: 2e5)
+    assert "packing takes 0.0 GB, and a quarter of 0.0 GB" in packing_line(model)
+    assert packing_line(Linear(160, 192, dtype=torch.bfloat16)) is None
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

@@ -10,13 +10,14 @@ import pytest
 from PIL import Image
 
 from natix_hf.decision.selective import selective_document
-from natix_hf.report.field import LATE_2025
 from natix_hf.report.intervals import bootstrap_intervals
 from natix_hf.report.page import report_html
 from natix_hf.report.page_sections import Picture, Rows
-from natix_hf.report.reward import Photos, reward_document
 from natix_hf.report.slices import slices_document
 from natix_hf.report.summary import metrics_document
+from natix_hf.streetvision.field import LATE_2025
+from natix_hf.streetvision.reward import Photos, reward_document
+from natix_hf.streetvision.reward_report import reward_sections
 
 
 def picture(colour=(90, 120, 150), heat=True):
@@ -88,7 +89,8 @@ def make(names=("None", "Roadwork"), change=lambda test: test, pictures=None, **
     logits, test = rows(len(names))
     test = change(test)
     given = {} if pictures is None else pictures
-    return report_html("lora", documents(list(names), logits, test) | more, test, pictures=given)
+    extra = reward_sections(more.pop("reward", None))
+    return report_html("lora", documents(list(names), logits, test) | more, test, pictures=given, extra=extra)
 
 
 def further_documents(names, logits, test):

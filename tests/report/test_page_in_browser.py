@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from natix_hf.report.page import report_html
+from natix_hf.streetvision.reward_report import reward_sections
 
 pytestmark = pytest.mark.browser
 
@@ -32,8 +33,9 @@ def page_file(parts, tmp_path_factory):
     logits, test = parts.rows()
     pictures = {("val_test", str(name)): parts.picture((40 + i, 90, 120)) for i, name in enumerate(test.ids)}
     documents = parts.documents(NAMES, logits, test) | parts.further_documents(NAMES, logits, test)
+    extra = reward_sections(documents["reward"])
     file = tmp_path_factory.mktemp("page") / "report.html"
-    file.write_text(report_html("lora", documents, test, pictures=pictures), encoding="utf-8")
+    file.write_text(report_html("lora", documents, test, pictures=pictures, extra=extra), encoding="utf-8")
     return file
 
 

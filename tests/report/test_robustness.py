@@ -7,12 +7,13 @@ from PIL import Image
 from natix_hf.documents.robustness import Robustness
 from natix_hf.hub.card_sections import robustness_section
 from natix_hf.report import figures_robustness
-from natix_hf.report.field import LATE_2025
 from natix_hf.report.intervals import bootstrap_intervals, paired_differences
 from natix_hf.report.metrics import METRICS
 from natix_hf.report.page_tables import robustness_table
-from natix_hf.report.reward import Photos, reward_document
 from natix_hf.report.robustness import Sent, latency_document, robustness_document, robustness_lines, sent_text
+from natix_hf.streetvision.field import LATE_2025
+from natix_hf.streetvision.reward import Photos, reward_document
+from natix_hf.streetvision.reward_report import reward_figure
 
 NAMES = ["None", "Roadwork"]
 SENT = "pixels as stored; JPEG files coded twice"
@@ -119,9 +120,9 @@ def test_the_pictures_are_the_same_twice(document, tmp_path):
     reward = reward_document(photos, LATE_2025, label_names=NAMES, days=20, n_boot=20)
     for number in "12":
         figures_robustness.robustness(document, tmp_path / f"robustness{number}.png")
-        figures_robustness.reward(reward, tmp_path / f"reward{number}.png")
+        reward_figure(reward, tmp_path / f"reward{number}.png")
     for name in ("robustness", "reward"):
         assert (tmp_path / f"{name}1.png").read_bytes() == (tmp_path / f"{name}2.png").read_bytes()
         assert Image.open(tmp_path / f"{name}1.png").width > 900
-    figures_robustness.reward(reward | {"entries": reward["entries"][1:]}, tmp_path / "none.png")
+    reward_figure(reward | {"entries": reward["entries"][1:]}, tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()  # all photos of one class: there is no reward to draw

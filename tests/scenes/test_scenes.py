@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from natix_hf.data.load_photos import read_source
+from natix_hf.data.sources.known_sources import read_rows
 from natix_hf.errors import UserError
 from natix_hf.scenes import photos as scenes
 from natix_hf.scenes.light import Light
@@ -284,7 +284,7 @@ def test_scenes_of_an_older_version_are_neither_taken_nor_in_the_way(tmp_path, m
     monkeypatch.setenv("NATIX_HF_HOME", str(tmp_path))
     with monkeypatch.context() as older:
         older.setattr(scenes, "VERSION", scenes.VERSION - 1)
-        read_source("builtin:scenes", dataset_config="4")
-    read_source("builtin:scenes", dataset_config="4")
+        read_rows("builtin:scenes", dataset_config="4")
+    read_rows("builtin:scenes", dataset_config="4")
     versions = [json.loads(path.read_text())["version"] for path in tmp_path.glob("scenes/*/.scenes.json")]
     assert sorted(versions) == [scenes.VERSION - 1, scenes.VERSION]

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from natix_hf.data.load_photos import SCENES, drawn_scenes
 from natix_hf.data.sources.folders import PHOTO_SUFFIXES, SYSTEM_FOLDERS, WHOLE, photo_files
+from natix_hf.data.sources.known_sources import SCENES, drawn_scenes
 from natix_hf.data.sources.label_tables import READ, SHEETS
 from natix_hf.data.sources.reading import Raw, Source, named_sources, read_source
 from natix_hf.errors import UserError

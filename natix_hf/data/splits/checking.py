@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets, load_from_disk
 
-from natix_hf.data.load_photos import certificate_beside, read_source
+from natix_hf.data.load_photos import certificate_beside
 from natix_hf.data.sources.columns import as_name, column_values, has_column
+from natix_hf.data.sources.known_sources import read_rows
 from natix_hf.data.sources.metadata import places, times
 from natix_hf.data.splits.certificate import (
     bind,
@@ -121,7 +122,7 @@ def check(
     if not 0.5 <= max_auroc <= 1:
         raise UserError(f"max_auroc: expected 0.5 (no shortcut at all) to 1 (any), found {max_auroc:g}")
     report = Report()
-    rows = read_source(data, **{"broken_photos": "skip", "say": report.fact, **source_options})
+    rows = read_rows(data, **{"broken_photos": "skip", "say": report.fact, **source_options})
     document = _certificate(data, report)
     if not isinstance(rows.data, DatasetDict):
         raise UserError(

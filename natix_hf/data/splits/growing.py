@@ -13,6 +13,7 @@ from typing import Any
 from datasets import DatasetDict, concatenate_datasets
 
 from natix_hf.data.sources.columns import as_name, column_values, has_column, with_text
+from natix_hf.data.sources.known_sources import read_rows
 from natix_hf.data.sources.rows import Rows
 from natix_hf.data.sources.stacking import stacked
 from natix_hf.data.splits.certificate import read_certificate
@@ -34,10 +35,8 @@ def extended(folder: str | Path, source: Any, plan: Mapping[str, Any], options: 
     Raises:
         UserError: no folder of splits, or one whose rows and certificate differ; whatever is wrong with the source.
     """
-    from natix_hf.data.load_photos import read_source
-
     document = read_certificate(Path(folder).expanduser())
-    old = read_source(str(folder), num_proc=options.get("num_proc"))
+    old = read_rows(str(folder), num_proc=options.get("num_proc"))
     if not isinstance(old.data, DatasetDict):
         raise UserError(f"--extend {folder}: not a folder of four splits: make one with python -m natix_hf.data split")
     rules, first = document["rules"], Plan(near_duplicates=document["rules"]["near_duplicates"])
@@ -53,7 +52,7 @@ def extended(folder: str | Path, source: Any, plan: Mapping[str, Any], options: 
     columns = [column for column in rules["group_columns"] if column != "group"]
     options = {**options, "label_names": document["label_names"]}
     options["group_column"] = options.get("group_column") or columns or None
-    new = read_source(source, looks=grown.near_duplicates, **options)
+    new = read_rows(source, looks=grown.near_duplicates, **options)
     if isinstance(new.data, DatasetDict):
         raise UserError("--extend: the new photos bring four splits of their own; give them without splits")
     return cut(_together(old, new, earlier), grown, earlier=earlier)

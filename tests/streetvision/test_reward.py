@@ -6,17 +6,16 @@ from sklearn.metrics import accuracy_score, matthews_corrcoef
 
 from natix_hf.documents.reward import Reward
 from natix_hf.errors import UserError
-from natix_hf.hub.card_sections import reward_section
-from natix_hf.report.field import LATE_2025, read_field
-from natix_hf.report.page_tables import reward_table
-from natix_hf.report.reward import (
+from natix_hf.hub.card_sections import extra_section
+from natix_hf.streetvision.field import LATE_2025, read_field
+from natix_hf.streetvision.reward import (
     Photos,
     reward_document,
-    reward_lines,
     rewards,
     running_score,
     simulate,
 )
+from natix_hf.streetvision.reward_report import reward_lines, reward_sections
 
 
 def test_six_steps_worked_by_hand():
@@ -141,8 +140,8 @@ def test_a_simulated_reward_says_that_nobody_is_paid_how_often_photos_come_and_h
     got = reward_document([*photos], LATE_2025, label_names=["None", "Roadwork"], days=20, n_boot=20)
     Reward.check(got)
     assert got["challenges"] == 57
-    lines = reward_lines(got)
-    for text in ("\n".join(lines), reward_table(got)["text"], reward_section(got)["text"]):
+    lines, (section,) = reward_lines(got), reward_sections(got)
+    for text in ("\n".join(lines), section.text, extra_section(section)["text"]):
         assert "as of 2026-05 StreetVision is halted" in text
         assert "nobody is paid" in text
         assert "57 challenges a day for each of 251 participants (288 for each of 50)" in text

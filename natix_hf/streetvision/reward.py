@@ -2,7 +2,7 @@
 
 Written from the public description of the task as it stood between 2025 and May 2026. The network is halted since then
 (`HALTED`), so a figure from here says how good the decisions are in the network's own unit and promises no pay. Knows
-arrays only; the scores of other participants come from `field.py`.
+arrays only; the scores of other participants come from `field.py`, and `reward_report.py` shows what came out.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from scipy.interpolate import RectBivariateSpline
 from scipy.signal import lfilter
 from scipy.special import softmax
 
-from natix_hf.report.field import Field
-from natix_hf.report.robustness import sent_text
+from natix_hf.streetvision.field import Field
 
 MCC_WINDOW, ACCURACY_WINDOW = 100, 10  # predictions
 EXPONENT, ALPHA = 3, 0.05
@@ -292,29 +291,3 @@ def reward_document(
 
 def _quantiles(values: np.ndarray) -> dict[str, float]:
     return {f"{q:g}": float(v) for q, v in zip(QUANTILES, np.quantile(values, QUANTILES), strict=True)}
-
-
-def reward_lines(document: dict[str, Any]) -> list[str]:
-    """What a command prints of `reward.json`: a line for each entry that is not of a single source, and the field."""
-    field, lines = document["field"], []
-    for entry in document["entries"]:
-        if entry["source"] is not None:
-            continue
-        if "left_out" in entry:
-            lines.append(f"simulated reward, {entry['profile']}: none, {entry['left_out']}")
-            continue
-        reward, day = entry["reward"], entry["day_score"]
-        lines.append(
-            f"simulated reward, {entry['profile']}: {reward['value']:.3f} "
-            f"({reward['low']:.3f} to {reward['high']:.3f}; "
-            f"{entry['n']} predictions, {entry['groups']} groups), score after a day {day['0.05']:.3f} to "
-            f"{day['0.95']:.3f} (nine in ten), {entry['relative_pay']['value']:.2f} times the average pay, above "
-            f"{entry['percentile']['value']:.0f} % of the field"
-        )
-    if lines:
-        if sent := sent_text(document["entries"]):
-            lines.append(f"  sent: {sent}")
-        lines += [f"  {HALTED}", f"  {SENT_LAST}"]
-        doubt = "" if field["confirmed"] else ", unconfirmed"
-        lines.append(f"  field: {field['name']} ({field['n']} participants{doubt}), mean score {field['mean']:.3f}")
-    return lines
