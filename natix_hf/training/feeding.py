@@ -18,10 +18,11 @@ from peft import PeftModel
 from torch.utils.data import Dataset
 
 from natix_hf.decision.prior import prior_warning
-from natix_hf.inference.batches import ClientPhotos, image_side
+from natix_hf.inference.batches import ClientPhotos
 from natix_hf.inference.features import FixedView, frozen_features
 from natix_hf.inference.pass_costs import Passes
-from natix_hf.photos.copies import copy_side, photo_copies
+from natix_hf.photos.copies import photo_copies
+from natix_hf.photos.geometry import Geometry
 from natix_hf.training.curriculum import plan_curriculum
 from natix_hf.training.prefix import PrefixPlan, plan_prefix, prefix_drift, prefix_rows, trained_blocks
 from natix_hf.training.probe import kept_layers
@@ -109,18 +110,16 @@ class FeedsPhotos(SavesWholeCheckpoints):
                 return self._features(rows, model, processor, args, views)
         if self.prefix_cache_gb is not None:
             return self._cut_set(rows, model, processor, augment, args)
-        size, copies = image_side(processor), None
-        resize = "crop" if processor.do_center_crop else "squash"
+        geometry, copies = Geometry.of(processor), None
         if self.decode_copy:
-            side = copy_side(size, self.decode_copy_side)
+            side = geometry.copy_side(self.decode_copy_side)
             with self.timed("decode_copy"):
                 copies = photo_copies(rows, side=side, cache_dir=self.cache_dir, progress=not args.disable_tqdm)
         return TrainingPhotos(
             rows,
             augment=augment,
-            image_size=size,
+            geometry=geometry,
             seed=args.seed,
-            resize=resize,
             copies=copies,
             fixed_views=self.fixed_views,
             challenge_levels=self.challenge_levels,
@@ -133,7 +132,7 @@ class FeedsPhotos(SavesWholeCheckpoints):
     def _cut_set(self, rows: Any, model: Any, processor: Any, augment: str, args: Any) -> Dataset:
         plain = model.get_base_model() if isinstance(model, PeftModel) else model
         config = plain.config.backbone_config
-        tokens = 1 + config.num_register_tokens + (image_side(processor) // config.patch_size) ** 2
+        tokens = Geometry.of(processor).tokens(config.patch_size, beside=1 + config.num_register_tokens)
         self.prefix = plan_prefix(
             self.prefix_cache_gb,
             blocks=max(trained_blocks(model), plain.config.feature_layers - 1, 1),

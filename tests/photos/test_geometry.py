@@ -78,6 +78,19 @@ def test_what_stands_at_a_place_of_the_view_stands_there_in_the_photo(kind, widt
     np.testing.assert_allclose(view[1, inside, 5], (top + high * places)[inside], atol=0.012)
 
 
+def test_the_box_is_the_part_of_the_photo_that_the_processor_keeps():
+    processor = processor_of(Crop(32))
+    left, top, width, height = Geometry.of(processor).box(64, 48)
+    # What the box holds, found in the pixels: a photo that is white there and black elsewhere comes out white.
+    photo = np.zeros((48, 64, 3), np.uint8)
+    rows = slice(round(top * 48), round((top + height) * 48))
+    photo[rows, round(left * 64) : round((left + width) * 64)] = 255
+    pixels = processor(images=photo, return_tensors="pt", do_normalize=False)["pixel_values"][0]
+    assert pixels[:, :, 2:-2].min() > 0.99
+    photo[:, round(left * 64) + 3] = 0  # and a dark line within the box is seen at the left edge
+    assert processor(images=photo, return_tensors="pt", do_normalize=False)["pixel_values"][0][:, :, :4].min() < 0.5
+
+
 def test_boxes_and_crop_limits_of_a_wide_photo():
     assert Squash(32).box(64, 48) == (0, 0, 1, 1)
     assert Crop(32).box(64, 48) == (0.125, 0, 0.75, 1)
