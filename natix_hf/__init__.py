@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "load_photos": "natix_hf.data.load_photos",
-    "load_model": "natix_hf.modeling.loading",
+    "load_model": "natix_hf.inference.load_model",
     "NatixTrainer": "natix_hf.training.trainer",
     "NatixTrainingArguments": "natix_hf.recipe.options",
     "NatixDinov3Config": "natix_hf.modeling.configuration_natix_dinov3",

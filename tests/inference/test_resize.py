@@ -91,9 +91,10 @@ def test_the_policy_stands_in_preprocessor_config(saved, resize):
 
 def test_a_run_that_goes_on_from_another_policy_takes_its_own(saved, resize):
     other = "crop" if resize == "squash" else "squash"
-    fresh = load_processor(str(saved), 64, resize=other)
+    fresh = load_processor(str(saved), GEOMETRIES[other](64))
     assert Geometry.of(fresh) == GEOMETRIES[other](64)
-    assert load_processor(str(saved), 32, resize=resize).to_dict() == load_classifier(str(saved))[1].to_dict()
+    same = load_processor(str(saved), GEOMETRIES[resize](32))
+    assert same.to_dict() == load_classifier(str(saved))[1].to_dict()
 
 
 def test_cached_features_of_one_policy_are_not_served_to_the_other(tiny_backbone):

@@ -262,7 +262,7 @@ def test_a_proof_is_made_with_pictures_that_both_sides_see(tmp_path):
 
 
 def test_a_saved_processor_lays_transparency_over_white_where_it_is_called_itself(tmp_path):
-    load_processor("builtin:demo-backbone", 64).save_pretrained(tmp_path)
+    load_processor("builtin:demo-backbone", Squash(64)).save_pretrained(tmp_path)
     processor = AutoImageProcessor.from_pretrained(tmp_path)
     image = Image.fromarray(TRANSPARENT)
     direct = processor(images=image, return_tensors="pt")["pixel_values"][0]
