@@ -15,7 +15,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "load_photos": "natix_hf.data.load_photos",
-    "load_model": "natix_hf.modeling.loading",
+    "load_model": "natix_hf.inference.load_model",
     "NatixTrainer": "natix_hf.training.trainer",
     "train_run": "natix_hf.runs.train_run",
     "finish_run": "natix_hf.runs.finish_run",

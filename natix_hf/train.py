@@ -29,7 +29,7 @@ def load_data(recipe: Recipe, say: Callable[[str], None]) -> Any:
 
 def load_network(recipe: Recipe, label_names: list[str]) -> tuple[Any, Any]:
     """The model that the recipe asks for, ready to train, and its image processor."""
-    from natix_hf.modeling.loading import load_model
+    from natix_hf.inference.load_model import load_model
 
     options = asdict(recipe.model)
     return load_model(

@@ -30,6 +30,7 @@ from natix_hf.modeling.checkpoints import (
     read_config,
 )
 from natix_hf.modeling.modeling_natix_dinov3 import NatixDinov3ForImageClassification, NatixDinov3Head
+from natix_hf.photos.geometry import Geometry
 
 # Two machines round a merged weight differently in its last bits; another base differs in all of them.
 SAME = {"rtol": 1e-3, "atol": 1e-5}
@@ -113,13 +114,13 @@ def _raw_hub_base(name: str, revision: str | None, processor: Any) -> str:
     if "model_type" not in read_config(name, revision):
         raise UserError(f"--format adapter: the base {name} is in timm's layout, without our class: {way}")
     # A pipeline takes the image processor from the base's repository.
-    side = processor.crop_size["height"] if processor.do_center_crop else processor.size["height"]
-    ours = load_processor(name, side, revision, resize="crop" if processor.do_center_crop else "squash")
+    geometry = Geometry.of(processor)
+    ours = load_processor(name, geometry, revision)
     theirs = type(ours).from_pretrained(name, revision=revision)
     if theirs.to_dict() != ours.to_dict():
         raise UserError(
             f"--format adapter: the image processor at {name} prepares photos in another way than this run "
-            f"({side} px), and a pipeline would take that one: {way}"
+            f"({geometry.side} px), and a pipeline would take that one: {way}"
         )
     return name
 

@@ -23,12 +23,12 @@ from natix_hf.documents.export import Export
 from natix_hf.errors import UserError
 from natix_hf.files import check_writable, read_json, write_json
 from natix_hf.hub.adapter_export import write_adapter
-from natix_hf.inference.batches import image_side
 from natix_hf.inference.classify import load_classifier
 from natix_hf.modeling.adapter_natix_dinov3 import fingerprint
 from natix_hf.modeling.configuration_natix_dinov3 import NatixDinov3Config
 from natix_hf.modeling.onnx_graph import export_onnx
 from natix_hf.modeling.stock import stock_model
+from natix_hf.photos.geometry import Geometry
 
 # What a client installs beside torchvision, which the image processor needs.
 NEEDS = {
@@ -85,7 +85,7 @@ def export_run(
     if form != "adapter" and (base_id or base_output):
         raise UserError(f"--base_id, --base_output: --format {form} holds all its weights: they go with adapter")
     model, processor = load_run(run)
-    opset = None
+    geometry, opset = Geometry.of(processor), None
     with new_folder(output, "--output") as stage:
         if form == "merged":
             _store(model, model.head, stage, dtype, max_shard_size)
@@ -95,7 +95,7 @@ def export_run(
             _store(stock, stock.timm_model.head, stage, dtype, max_shard_size)
             write_processor(processor, stage)
         elif form == "onnx":
-            opset = export_onnx(model, stage / "model.onnx", image_side(processor))
+            opset = export_onnx(model, stage / "model.onnx", geometry.shape[1:])
             write_json(stage / "labels.json", labels_of(model))
             if model.config.decision is not None:
                 write_json(stage / "decision.json", model.config.decision)
@@ -110,8 +110,8 @@ def export_run(
             "format": form,
             "dtype": dtype,
             "labels": labels_of(model),
-            "image_size": image_side(processor),
-            "resize": "crop" if processor.do_center_crop else "squash",
+            "image_size": geometry.side,
+            "resize": geometry.kind,
             "parameters": sum(p.numel() for p in model.parameters()),
             "bytes": sum(path.stat().st_size for path in stage.rglob("*") if path.is_file()),
             "model": fingerprint(model.state_dict()),

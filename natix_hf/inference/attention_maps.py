@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -67,17 +66,3 @@ def heat_picture(attention: np.ndarray) -> Image.Image:
     rgba = colormaps["inferno"](0.25 + 0.75 * strength)
     rgba[..., 3] = np.clip(1.2 * strength - 0.2, 0.0, 0.85)
     return Image.fromarray((rgba * 255).round().astype(np.uint8), "RGBA")
-
-
-def seen_box(width: int, height: int, processor: Any) -> tuple[float, float, float, float]:
-    """Left, top, width and height of the part of a photo that the model sees, as shares of the photo.
-
-    Args:
-        width, height: of the photo, in pixels.
-        processor: the checkpoint's image processor: it presses the whole photo into a square, or crops its middle.
-    """
-    if not processor.do_center_crop:
-        return 0.0, 0.0, 1.0, 1.0
-    share = processor.crop_size["height"] / processor.size["shortest_edge"]
-    side = min(width, height) * share
-    return (1 - side / width) / 2, (1 - side / height) / 2, side / width, side / height

@@ -25,8 +25,8 @@ from torchvision.transforms.v2 import (
 )
 
 from natix_hf.errors import UserError
-from natix_hf.photos.copies import copy_side
 from natix_hf.photos.decode import Source, open_photo
+from natix_hf.photos.geometry import Geometry
 from natix_hf.streetvision.profiles import PROFILES, apply_challenge, cached_photo, check_levels, draw_challenge
 
 # What comes after the crop and the mirror image of `basic`; torchvision's own settings, bilinear where they warp.
@@ -60,13 +60,13 @@ def needs_whole_photo(augment: str) -> bool:
     return augment in PROFILES
 
 
-def photo_for_view(source: Source, augment: str, image_size: int) -> Image.Image:
+def photo_for_view(source: Source, augment: str, geometry: Geometry) -> Image.Image:
     """A photo in RGB as `training_view` takes it: for a challenge as validators take it, else the quick way.
 
     Args:
         source: as for `photos.decode.open_photo`.
         augment: name of the augmentation.
-        image_size: side of the view in pixels.
+        geometry: of the view.
 
     Raises:
         PhotoError: the photo cannot be read.
@@ -74,33 +74,14 @@ def photo_for_view(source: Source, augment: str, image_size: int) -> Image.Image
     if needs_whole_photo(augment):
         return cached_photo(source)
     # A decoded photo need not be larger than a copy would be: no crop of it is enlarged.
-    return open_photo(source, min_side=copy_side(image_size))
+    return open_photo(source, min_side=geometry.copy_side())
 
 
-def whole_view(pixels: Tensor, image_size: int, resize: str) -> Tensor:
-    """The view without chance: the pixels of the image processor, before it normalises them.
-
-    Args:
-        pixels: `(3, height, width)` uint8.
-        image_size: side of the view in pixels.
-        resize: `squash`: the whole photo is pressed into the square; `crop`: the shorter side is brought to
-            `image_size`, and the square in the middle is kept.
-    """
-    if resize == "squash":
-        return functional.resize(pixels, [image_size, image_size], antialias=True)
-    pixels = functional.resize(pixels, [image_size], antialias=True)
+def _crop_and_flip(pixels: Tensor, geometry: Geometry, generator: torch.Generator) -> Tensor:
+    # The crop's shape varies around that of what is scored, and its area is told by that of the largest such crop.
+    # Large crops, since what decides a street photo may be small and at its edge.
     height, width = pixels.shape[-2:]
-    # Not torchvision's center_crop, which rounds a half where the image processor cuts it off.
-    return functional.crop(pixels, (height - image_size) // 2, (width - image_size) // 2, image_size, image_size)
-
-
-def _crop_and_flip(pixels: Tensor, image_size: int, resize: str, generator: torch.Generator) -> Tensor:
-    # The crop's shape varies around that of the photo where scored photos are squashed whole: with the usual 3:4 to
-    # 4:3 a wide photo would lose its sides in every view. Where scored photos are cropped, it varies around the
-    # square, and its area is told by that of the largest one. Large crops, since what decides a street photo may be
-    # small and at its edge.
-    height, width = pixels.shape[-2:]
-    aspect, most = (1.0, 1.0) if resize == "squash" else (height / width, min(height, width) / max(height, width))
+    aspect, most = geometry.crop_limits(width, height)
     # All numbers at once, and shares of the sides in place of pixels: a smaller copy of the photo is cropped alike.
     drawn = torch.rand(2 * CROP_TRIES + 3, generator=generator, dtype=torch.float64).tolist()
     across, down, mirrored = drawn[:3]
@@ -113,8 +94,8 @@ def _crop_and_flip(pixels: Tensor, image_size: int, resize: str, generator: torc
         wide, high = min(1.0, math.sqrt(most * aspect)), min(1.0, math.sqrt(most / aspect))
     crop_width, crop_height = max(1, round(wide * width)), max(1, round(high * height))
     left, top = round(across * (width - crop_width)), round(down * (height - crop_height))
-    square = [image_size, image_size]
-    view = functional.resized_crop(pixels, top, left, crop_height, crop_width, square, antialias=True)
+    size = list(geometry.shape[-2:])
+    view = functional.resized_crop(pixels, top, left, crop_height, crop_width, size, antialias=True)
     return functional.horizontal_flip(view) if mirrored < 0.5 else view
 
 
@@ -128,11 +109,10 @@ def training_view(
     image: Image.Image | Tensor,
     *,
     augment: str,
-    image_size: int,
+    geometry: Geometry,
     seed: int,
     epoch: int,
     row_id: str,
-    resize: str = "squash",
     challenge_levels: Sequence[float] | None = None,
 ) -> Tensor:
     """One training view of a photo, a pure function of its arguments; the global random state is left as it was.
@@ -149,15 +129,14 @@ def training_view(
               (TrivialAugment Wide; Müller and Hutter, 2021), `augmix` (AugMix; Hendrycks et al., 2020): after `basic`.
             - `challenge@2025`, `challenge@2026-04`, `challenge@2026-05`: the photo as StreetVision's validators send
               it (`streetvision.profiles`), brought to the view as it would be scored; no mirror images.
-        image_size: side of the view in pixels.
+        geometry: how the photo is brought to the view, as where it is scored.
         seed: of the run.
         epoch: whole number; the view changes with it.
         row_id: the row's `id`.
-        resize: `squash` or `crop`, as the image processor does it, see `whole_view`.
         challenge_levels: probabilities of the levels of a `challenge@...`; by default all are equally likely.
 
     Returns:
-        uint8 tensor `(3, image_size, image_size)`.
+        uint8 tensor `(3, H, W)`.
 
     Raises:
         UserError: if `augment` is not one of the names above, or the levels are not its own.
@@ -169,9 +148,9 @@ def training_view(
         image = apply_challenge(image, challenge)
     pixels = image if isinstance(image, Tensor) else functional.pil_to_tensor(image)
     if augment not in POLICIES:
-        return whole_view(pixels, image_size, resize)
+        return geometry.whole_view(pixels)
     generator = torch.Generator().manual_seed(drawn)
-    view, policy = _crop_and_flip(pixels, image_size, resize, generator), _policy(augment)
+    view, policy = _crop_and_flip(pixels, geometry, generator), _policy(augment)
     if policy is None:
         return view
     with torch.random.fork_rng(devices=[]):

@@ -37,11 +37,6 @@ def pixels_of(photo: Image.Image, processor: Any) -> torch.Tensor:
     return processor(images=photo, return_tensors="pt")["pixel_values"][0]
 
 
-def image_side(processor: Any) -> int:
-    """Height and width in pixels of what an image processor makes of a photo."""
-    return (processor.crop_size if processor.do_center_crop else processor.size)["height"]
-
-
 class Normalised:
     """uint8 pixels `(..., 3, H, W)` as float32, rescaled and normalised as an image processor does it."""
 

@@ -22,10 +22,11 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from natix_hf.inference.augment import photo_for_view, training_view
-from natix_hf.inference.batches import ClientPhotos, Normalised, image_side, worker_threads
+from natix_hf.inference.batches import ClientPhotos, Normalised, worker_threads
 from natix_hf.inference.feature_store import FeatureStore, Record
 from natix_hf.inference.pass_costs import Passes
 from natix_hf.modeling.packed_linear import packed_linears
+from natix_hf.photos.geometry import Geometry
 
 SHARD_ROWS = 512
 POOLINGS = ("cls", "mean", "cls_mean")
@@ -133,12 +134,11 @@ class FeatureRows(Dataset):
 
 
 class FixedViewPhotos(Dataset):
-    """Augmented views on the quick path of training: item `i` is `{"pixel_values": (3, S, S) float}`."""
+    """Augmented views on the quick path of training: item `i` is `{"pixel_values": (3, H, W) float}`."""
 
     def __init__(self, rows: Any, processor: Any, view: FixedView) -> None:
-        self.rows, self.view, self.size = rows, view, image_side(processor)
-        self.resize = "crop" if processor.do_center_crop else "squash"
-        self.normalised = Normalised(processor)
+        self.rows, self.view = rows, view
+        self.geometry, self.normalised = Geometry.of(processor), Normalised(processor)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -146,13 +146,12 @@ class FixedViewPhotos(Dataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         row, view = self.rows[index], self.view
         pixels = training_view(
-            photo_for_view(row["image"], view.augment, self.size),
+            photo_for_view(row["image"], view.augment, self.geometry),
             augment=view.augment,
-            image_size=self.size,
+            geometry=self.geometry,
             seed=view.seed,
             epoch=view.number,
             row_id=row["id"],
-            resize=self.resize,
             challenge_levels=view.challenge_levels,
         )
         return {"pixel_values": self.normalised(pixels)}

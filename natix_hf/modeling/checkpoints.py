@@ -216,35 +216,28 @@ def _set_rope_noise(config: DINOv3ViTConfig, wanted: bool) -> None:
         config.pos_embed_rescale = config.pos_embed_shift = config.pos_embed_jitter = None
 
 
-def load_processor(
-    name_or_path: str, image_size: int, revision: str | None = None, *, resize: str = "squash"
-) -> DINOv3ViTImageProcessor:
-    """The image processor of a checkpoint for squares of `image_size` pixels, with its mean and std.
+def load_processor(name_or_path: str, geometry: Any, revision: str | None = None) -> DINOv3ViTImageProcessor:
+    """The image processor of a checkpoint, with its mean and std, for photos of a geometry.
 
     Args:
-        resize: `squash`: the whole photo is pressed into the square; `crop`: the shorter side is brought to
-            `image_size`, and the square in the middle is kept. Either is saved with the processor, so that a
-            client's `pipeline` does the same.
+        geometry: its `processor_settings()` are saved with the processor, so that a client's `pipeline` does the same.
 
     Raises:
         UserError: the checkpoint doesn't say how its photos were normalised.
     """
     config = read_config(name_or_path, revision)
-    square = {"height": image_size, "width": image_size}
-    shape: dict[str, Any] = {"size": square, "do_center_crop": False, "crop_size": None}
-    if resize == "crop":
-        shape = {"size": {"shortest_edge": image_size}, "do_center_crop": True, "crop_size": square}
-    shape["do_convert_rgb"] = True  # for whoever calls it without `pipeline` on a photo with transparency
+    # RGB for whoever calls it without `pipeline` on a photo with transparency.
+    settings = geometry.processor_settings() | {"do_convert_rgb": True}
     if "pretrained_cfg" in config and timm_keys.is_timm_dinov3(config):  # else a stock export, with a file of its own
         source = config["pretrained_cfg"]
-        return DINOv3ViTImageProcessor(**shape, image_mean=list(source["mean"]), image_std=list(source["std"]))
+        return DINOv3ViTImageProcessor(**settings, image_mean=list(source["mean"]), image_std=list(source["std"]))
     folder = local_folder(name_or_path, SETTINGS, revision)
     if not (folder / "preprocessor_config.json").exists():
         raise UserError(
             f"model_name_or_path {name_or_path!r} has no preprocessor_config.json, so the mean and std of its photos "
             "are unknown: copy that file from the checkpoint it was made from"
         )
-    return DINOv3ViTImageProcessor.from_pretrained(folder, **shape)
+    return DINOv3ViTImageProcessor.from_pretrained(folder, **settings)
 
 
 def build_model(

@@ -1,4 +1,4 @@
-"""Our classifier as an ONNX graph: photos `(batch, 3, side, side)` to calibrated logits, by torch's own exporter.
+"""Our classifier as an ONNX graph: photos `(batch, 3, H, W)` to calibrated logits, by torch's own exporter.
 
 Knows our model and ONNX; what reads the graph is in `inference/onnx_model.py`.
 """
@@ -31,13 +31,13 @@ class _Logits(nn.Module):
         return self.model(pixel_values=pixel_values).logits
 
 
-def export_onnx(model: NatixDinov3ForImageClassification, path: Path, image_size: int) -> int:
+def export_onnx(model: NatixDinov3ForImageClassification, path: Path, shape: tuple[int, int, int]) -> int:
     """Write the graph, float32 weights inside; over 1.8 GB they lie in `<path>.data` beside it.
 
     Args:
         model: merged, calibrated, in eval mode and float32.
         path: ends in `.onnx`.
-        image_size: height and width of the photos in pixels; the size of the batch is left open.
+        shape: `(3, H, W)` of what a photo becomes; the size of the batch is left open.
 
     Returns:
         The version of ONNX's operators (opset) that the graph is written in.
@@ -51,7 +51,7 @@ def export_onnx(model: NatixDinov3ForImageClassification, path: Path, image_size
     except ImportError:
         raise UserError(NEEDS) from None
     size = sum(p.numel() * p.element_size() for p in model.parameters())
-    photos = torch.zeros(2, model.config.backbone_config.num_channels, image_size, image_size)
+    photos = torch.zeros(2, *shape)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

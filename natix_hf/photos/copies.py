@@ -40,31 +40,6 @@ SHARD_ROWS = 256
 MANY = 200  # photos for which one more process is worth starting
 
 
-def copy_side(image_size: int, asked: int | None = None) -> int:
-    """The short side of a copy in pixels, for views of `image_size`.
-
-    `augment: basic` keeps at least 3/4 of the area in a shape at most 1/0.85 times as wide or as high as the photo's,
-    so a crop has at least sqrt(3/4 * 0.85) = 0.798 of the short side: from 1.25 times the view upwards nothing is
-    enlarged. The default of 1.75 times, rounded up to a multiple of 16, leaves room in which the shrinking hides the
-    second JPEG coding.
-
-    Args:
-        image_size: side of the view in pixels.
-        asked: `decode_copy_side` of the recipe; None for the default.
-
-    Raises:
-        UserError: the side asked for is smaller than the view.
-    """
-    if asked is None:
-        return -(-7 * image_size // 64) * 16
-    if asked < image_size:
-        raise UserError(
-            f"decode_copy_side: {asked} given, at least the image_size of {image_size} expected: leave it out for "
-            f"{copy_side(image_size)}"
-        )
-    return asked
-
-
 def copied(photo: dict[str, Any], fingerprint: str, side: int) -> bytes:
     """The copy of one photo, a pure function of the photo's bytes and the side.
 

@@ -16,10 +16,11 @@ from PIL import Image
 from natix_hf.data.splits.contracts import LockedSplits
 from natix_hf.documents.gallery import Gallery, GalleryPhoto
 from natix_hf.files import read_json, staging, write_json
-from natix_hf.inference.attention_maps import attention_maps, heat_picture, seen_box
+from natix_hf.inference.attention_maps import attention_maps, heat_picture
 from natix_hf.inference.batches import client_pixels
 from natix_hf.modeling.packed_linear import packed_linears
 from natix_hf.photos.decode import open_photo
+from natix_hf.photos.geometry import Geometry
 from natix_hf.report.page_sections import wanted_photos
 from natix_hf.runs.report_page import rows_of
 
@@ -64,7 +65,7 @@ def write_gallery(
     Returns:
         The content of `gallery.json`.
     """
-    entries = []
+    entries, geometry = [], Geometry.of(processor)
     with staging(run) as stage:
         (stage / "gallery").mkdir()
         for split, (rows, numbers) in photos.items():
@@ -74,7 +75,7 @@ def write_gallery(
                 maps = None if model is None else _maps(model, [row["image"] for row in found], processor)
                 for i, (number, row) in enumerate(zip(chosen, found, strict=True)):
                     image, name = open_photo(row["image"]), f"gallery/{split}-{number:06d}"
-                    box = seen_box(*image.size, processor)
+                    box = geometry.box(*image.size)
                     image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
                     # A new picture from the pixels alone: Pillow carries comments along.
                     Image.fromarray(np.asarray(image)).save(stage / f"{name}.jpg", quality=82, optimize=True)

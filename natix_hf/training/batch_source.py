@@ -16,10 +16,11 @@ from peft import PeftModel
 from torch.utils.data import Dataset
 
 from natix_hf.decision.prior import prior_warning
-from natix_hf.inference.batches import ClientPhotos, image_side
+from natix_hf.inference.batches import ClientPhotos
 from natix_hf.inference.features import FixedView, frozen_features
 from natix_hf.inference.pass_costs import Passes
-from natix_hf.photos.copies import copy_side, photo_copies
+from natix_hf.photos.copies import photo_copies
+from natix_hf.photos.geometry import Geometry
 from natix_hf.training.accounting import PhaseTimes
 from natix_hf.training.curriculum import Curriculum, plan_curriculum
 from natix_hf.training.prefix import PrefixPlan, plan_prefix, prefix_drift, prefix_rows, trained_blocks
@@ -117,17 +118,16 @@ class BatchSource:
                 return self.features(rows, model, layers=kept_layers(self.args), views=self._views(self.fixed_views))
         if self.prefix_cache_gb is not None:
             return self._cut_set(rows, model, scored)
-        size, copies = image_side(self.processor), None
+        geometry, copies = Geometry.of(self.processor), None
         if self.decode_copy:
-            side, quiet = copy_side(size, self.decode_copy_side), self.args.disable_tqdm
+            side, quiet = geometry.copy_side(self.decode_copy_side), self.args.disable_tqdm
             with self.times.timed("decode_copy"):
                 copies = photo_copies(rows, side=side, cache_dir=self.cache_dir, progress=not quiet)
         return TrainingPhotos(
             rows,
             augment=self.augment,
-            image_size=size,
+            geometry=geometry,
             seed=self.args.seed,
-            resize="crop" if self.processor.do_center_crop else "squash",
             copies=copies,
             fixed_views=self.fixed_views,
             challenge_levels=self.challenge_levels,
@@ -184,7 +184,7 @@ class BatchSource:
     def _cut_set(self, rows: Any, model: Any, scored: int) -> Dataset:
         plain = model.get_base_model() if isinstance(model, PeftModel) else model
         config = plain.config.backbone_config
-        tokens = 1 + config.num_register_tokens + (image_side(self.processor) // config.patch_size) ** 2
+        tokens = Geometry.of(self.processor).tokens(config.patch_size, beside=1 + config.num_register_tokens)
         self.prefix = plan_prefix(
             self.prefix_cache_gb,
             blocks=max(trained_blocks(model), plain.config.feature_layers - 1, 1),

@@ -23,10 +23,11 @@ from torch.utils.data import Dataset
 
 from natix_hf.errors import UserError
 from natix_hf.inference.augment import view_seed
-from natix_hf.inference.batches import client_pixels, image_side
+from natix_hf.inference.batches import client_pixels
 from natix_hf.inference.feature_store import FeatureStore, Record
 from natix_hf.inference.features import FixedView, kept_records
 from natix_hf.inference.pass_costs import Passes
+from natix_hf.photos.geometry import Geometry
 
 SHARD_BYTES = 32_000_000
 LISTS = 1.1  # what names, checksums and heads of files may add to a plan of small records
@@ -231,7 +232,7 @@ def prefix_rows(
     """
     plain = model.get_base_model() if isinstance(model, PeftModel) else model
     config = plain.config.backbone_config
-    tokens = 1 + config.num_register_tokens + (image_side(processor) // config.patch_size) ** 2
+    tokens = Geometry.of(processor).tokens(config.patch_size, beside=1 + config.num_register_tokens)
     dtype, passes = PRECISIONS[plan.precision], passes or Passes()
 
     def compute(pixels: torch.Tensor) -> np.ndarray:

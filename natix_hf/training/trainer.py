@@ -84,7 +84,7 @@ class NatixTrainer(Trainer):
             other ones.
         cache_dir: folder of frozen features and pre-resized copies; default `~/.cache/natix_hf`.
         decode_copy: train on pre-resized copies of the photos, made once; a probe has no use for them.
-        decode_copy_side: their short side in pixels; default `photos.copies.copy_side(image_size)`.
+        decode_copy_side: their short side in pixels; default `Geometry.copy_side()`.
         cache_gb: the most that cached features of a probe may take, in 10^9 bytes.
         prefix_cache_gb: keep the activations below the last trained blocks, see `training.prefix`.
         fixed_views: see `training_photos.TrainingPhotos`; a probe sees so many views beside each photo.

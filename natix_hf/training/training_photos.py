@@ -14,7 +14,8 @@ from torch.utils.data import Dataset, Sampler
 
 from natix_hf.inference.augment import photo_for_view, training_view, view_seed
 from natix_hf.inference.batches import Normalised
-from natix_hf.photos.copies import PhotoCopies, copy_side, open_copy
+from natix_hf.photos.copies import PhotoCopies, open_copy
+from natix_hf.photos.geometry import Geometry
 from natix_hf.training.mixing import Mixing
 
 
@@ -34,16 +35,15 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 class TrainingPhotos(Dataset):
-    """Labelled training rows: item `(epoch, i)` is `{"pixel_values": uint8 (3, S, S), "labels": int, "seed": int}`.
+    """Labelled training rows: item `(epoch, i)` is `{"pixel_values": uint8 (3, H, W), "labels": int, "seed": int}`.
 
     `seed` is that of the view: all that a batch may draw from, see `mixing.Mixing`.
 
     Args:
         rows: `datasets.Dataset` with `id`, `image` and `label`.
         augment: name of the augmentation, as `inference.augment.training_view` takes it.
-        image_size: S in pixels.
+        geometry: how photos are brought to the view, as where they are scored.
         seed: the run's seed.
-        resize: `squash` or `crop`, as scored photos are brought to the square.
         copies: pre-resized copies of the rows' photos, read in their place; the originals are then not opened.
         fixed_views: so many views of each photo come in turn, epoch by epoch; 0: a new one in every epoch.
         challenge_levels: probabilities of the levels, as `training_view` takes them.
@@ -54,16 +54,14 @@ class TrainingPhotos(Dataset):
         rows: Any,
         *,
         augment: str,
-        image_size: int,
+        geometry: Geometry,
         seed: int,
-        resize: str = "squash",
         copies: PhotoCopies | None = None,
         fixed_views: int = 0,
         challenge_levels: Sequence[float] | None = None,
     ) -> None:
         self.fixed_views, self.challenge_levels = fixed_views, challenge_levels
-        self.augment, self.image_size, self.seed, self.copies = augment, image_size, seed, copies
-        self.resize = resize
+        self.augment, self.geometry, self.seed, self.copies = augment, geometry, seed, copies
         self.rows = rows if copies is None else None
         self.facts = None if copies is None else (rows["id"][:], rows["label"][:])  # quicker than a row of `datasets`
 
@@ -76,19 +74,18 @@ class TrainingPhotos(Dataset):
             epoch %= self.fixed_views
         if self.copies is None:
             row = self.rows[index]
-            image, row_id = photo_for_view(row["image"], self.augment, self.image_size), row["id"]
+            image, row_id = photo_for_view(row["image"], self.augment, self.geometry), row["id"]
             label = row["label"]
         else:
-            image = open_copy(self.copies[index], min_side=copy_side(self.image_size))
+            image = open_copy(self.copies[index], min_side=self.geometry.copy_side())
             row_id, label = (fact[index] for fact in self.facts)
         view = training_view(
             image,
             augment=self.augment,
-            image_size=self.image_size,
+            geometry=self.geometry,
             seed=self.seed,
             epoch=epoch,
             row_id=row_id,
-            resize=self.resize,
             challenge_levels=self.challenge_levels,
         )
         return {"pixel_values": view, "labels": label, "seed": view_seed(self.seed, epoch, row_id)}

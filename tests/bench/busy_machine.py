@@ -40,7 +40,7 @@ def steps(seconds: float, size: int, batch: int, as_command: bool) -> dict[str, 
         prepare()
     import torch
 
-    from natix_hf.modeling.loading import load_model
+    from natix_hf.inference.load_model import load_model
     from natix_hf.modeling.packed_linear import packed_linears
 
     torch.manual_seed(0)

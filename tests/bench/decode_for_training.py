@@ -27,8 +27,9 @@ from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor
 
 from natix_hf.inference.augment import training_view
-from natix_hf.photos.copies import PhotoCopies, copied, copy_side, open_copy, photo_copies
+from natix_hf.photos.copies import PhotoCopies, copied, open_copy, photo_copies
 from natix_hf.photos.decode import fingerprint_bytes, open_photo
+from natix_hf.photos.geometry import Squash
 from natix_hf.scenes.photos import scene
 from natix_hf.training.training_photos import TrainingPhotos
 
@@ -96,7 +97,7 @@ def table(times: dict[str, list[float]]) -> list[str]:
 
 def ways(rows: Dataset, image_size: int, copies: PhotoCopies) -> dict[str, Callable[[int], object]]:
     """The whole ways from photo `i` of `rows` to a view `(3, image_size, image_size)`, plain PIL first."""
-    options = {"augment": "basic", "image_size": image_size, "seed": 0}
+    options = {"augment": "basic", "geometry": Squash(image_size), "seed": 0}
     first, copy = TrainingPhotos(rows, **options), TrainingPhotos(rows, **options, copies=copies)
     paths = [photo["path"] for photo in rows["image"][:]]
 
@@ -114,14 +115,14 @@ def ways(rows: Dataset, image_size: int, copies: PhotoCopies) -> dict[str, Calla
 
 def compare(rows: Dataset, image_size: int, cache: Path) -> list[str]:
     """The two tables, in Markdown: whole ways, and the parts of ours."""
-    side, count = copy_side(image_size), len(rows)
+    side, count = Squash(image_size).copy_side(), len(rows)
     copies = photo_copies(rows, side=side, cache_dir=cache, num_proc=1)
     paths = [photo["path"] for photo in rows["image"][:]]
     originals = [{"bytes": Path(path).read_bytes(), "path": path} for path in paths]
     stored, fingerprints = [copies[i] for i in range(count)], rows["fingerprint"][:]
     halves = [open_photo(photo, min_side=side) for photo in originals]
     opened = [open_copy(content, min_side=side) for content in stored]
-    view = partial(training_view, augment="basic", image_size=image_size, seed=0, epoch=0, row_id="a")
+    view = partial(training_view, augment="basic", geometry=Squash(image_size), seed=0, epoch=0, row_id="a")
     parts = {
         "making a copy: decode, resize, encode": lambda i: copied(originals[i], fingerprints[i], side),
         "first read: decode": lambda i: open_photo(originals[i], min_side=side),

@@ -38,7 +38,8 @@ from speed_parts.photos import SIZE, draw
 from speed_parts.table import Table, setting
 
 from natix_hf.modeling.packed_linear import packed_linears
-from natix_hf.photos.copies import copy_side, photo_copies
+from natix_hf.photos.copies import photo_copies
+from natix_hf.photos.geometry import Squash
 from natix_hf.scenes.photos import LABELS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -308,7 +309,7 @@ class Bench:
         try:
             rows = photo_rows(self.output / "photos-1080p", min(self.given.photos, 100))
             with tempfile.TemporaryDirectory() as cache:
-                copies = photo_copies(rows, side=copy_side(224), cache_dir=cache, num_proc=1, progress=False)
+                copies = photo_copies(rows, side=Squash(224).copy_side(), cache_dir=cache, num_proc=1, progress=False)
                 return alternating(ways(rows, 224, copies), len(rows))
         finally:
             torch.set_num_threads(threads)

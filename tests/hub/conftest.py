@@ -57,8 +57,8 @@ def write_run(
 ) -> Path:
     """A finished run on `base` whose adapters have weights of `scale`; `options` are those of `build_model`."""
     from natix_hf.files import write_json, write_text
+    from natix_hf.inference.load_model import load_model
     from natix_hf.modeling.adapters import merge_lora, save_adapter
-    from natix_hf.modeling.loading import load_model
 
     model, processor = load_model(
         str(base), NAMES, method=method, image_size=image_size, resize=resize, lora={"lora_r": 4, **(lora or {})},

@@ -20,6 +20,7 @@ from natix_hf.hub.export_forms import export_run
 from natix_hf.inference.batches import logits_of
 from natix_hf.inference.classify import load_classifier
 from natix_hf.inference.geojson import model_fingerprint
+from natix_hf.photos.geometry import Squash
 
 PHOTOS = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(3))
 
@@ -108,7 +109,7 @@ def test_a_stock_export_can_be_trained_on(s_run, tmp_path):
     model = build_model(str(tmp_path / "stock"), ["a", "b"])
     expected = load_classifier(str(s_run))[0].extract_features(PHOTOS)
     torch.testing.assert_close(model.extract_features(PHOTOS), expected, atol=2e-6, rtol=1e-5)
-    assert load_processor(str(tmp_path / "stock"), 48).size["height"] == 48
+    assert load_processor(str(tmp_path / "stock"), Squash(48)).size["height"] == 48
 
 
 @pytest.mark.parametrize("form", ["merged", "stock"])

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForImageClassification, DINOv3ViTImageProcessor
+from transformers import AutoModelForImageClassification
 
 from natix_hf import load_model
-from natix_hf.inference.attention_maps import attention_maps, heat_picture, seen_box
+from natix_hf.inference.attention_maps import attention_maps, heat_picture
 
 
 @pytest.fixture(params=["probe", "lora"])
@@ -54,20 +54,3 @@ def test_a_picture_has_a_pixel_for_each_patch_and_is_clear_where_little_is_seen(
     assert picture[0, 0, 3] == 0
     assert picture[1, 1, 3] == picture[..., 3].max() > 200
     assert np.asarray(heat_picture(np.zeros((2, 2))))[..., 3].max() == 0
-
-
-def test_the_box_is_the_part_of_the_photo_that_the_processor_keeps():
-    squash = DINOv3ViTImageProcessor(size={"height": 32, "width": 32})
-    assert seen_box(64, 48, squash) == (0, 0, 1, 1)
-    crop = DINOv3ViTImageProcessor(
-        size={"shortest_edge": 32}, do_center_crop=True, crop_size={"height": 32, "width": 32}
-    )
-    left, top, width, height = seen_box(64, 48, crop)
-    # What the box holds, found in the pixels: a photo that is white there and black elsewhere comes out white.
-    photo = np.zeros((48, 64, 3), np.uint8)
-    rows = slice(round(top * 48), round((top + height) * 48))
-    photo[rows, round(left * 64) : round((left + width) * 64)] = 255
-    pixels = crop(images=photo, return_tensors="pt", do_normalize=False)["pixel_values"][0]
-    assert pixels[:, :, 2:-2].min() > 0.99
-    photo[:, round(left * 64) + 3] = 0  # and a dark line within the box is seen at the left edge
-    assert crop(images=photo, return_tensors="pt", do_normalize=False)["pixel_values"][0][:, :, :4].min() < 0.5

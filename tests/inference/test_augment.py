@@ -26,9 +26,9 @@ from natix_hf.inference.augment import (
     photo_for_view,
     training_view,
     view_seed,
-    whole_view,
 )
 from natix_hf.photos.decode import open_photo
+from natix_hf.photos.geometry import GEOMETRIES, Crop, Squash
 from natix_hf.streetvision.profiles import PROFILES, cached_photo, challenge_photo
 
 
@@ -38,7 +38,7 @@ def photo(width: int = 97, height: int = 61) -> Image.Image:
 
 
 def view(image: Image.Image, **changes) -> torch.Tensor:
-    options = {"augment": "basic", "image_size": 32, "seed": 0, "epoch": 0, "row_id": "a.jpg"}
+    options = {"augment": "basic", "geometry": Squash(32), "seed": 0, "epoch": 0, "row_id": "a.jpg"}
     return training_view(image, **(options | changes))
 
 
@@ -51,7 +51,7 @@ def test_without_augmentation_a_view_is_the_processors_photo(size, resize):
         shape = {"size": {"shortest_edge": 32}, "do_center_crop": True, "crop_size": square}
     processor = DINOv3ViTImageProcessor(**shape, do_normalize=False)
     expected = processor(image, return_tensors="pt")["pixel_values"][0] * 255
-    found = view(image, augment="none", resize=resize)
+    found = view(image, augment="none", geometry=GEOMETRIES[resize](32))
     assert found.dtype == torch.uint8
     assert found.shape == (3, 32, 32)
     assert (found.float() - expected).abs().max() <= 1
@@ -120,8 +120,8 @@ def test_a_challenge_view_is_the_photo_that_is_sent_brought_to_the_view_as_it_is
     sent = challenge_photo(image, augment, seed=view_seed(0, 2, "a.jpg"))
     pixels = torch.from_numpy(np.array(sent)).permute(2, 0, 1)
     for side in (224, 32):
-        found = view(image, augment=augment, epoch=2, image_size=side, resize=resize)
-        assert torch.equal(found, whole_view(pixels, side, resize))
+        geometry = GEOMETRIES[resize](side)
+        assert torch.equal(view(image, augment=augment, epoch=2, geometry=geometry), geometry.whole_view(pixels))
 
 
 @pytest.mark.parametrize("augment", ["basic", *PROFILES])
@@ -129,7 +129,7 @@ def test_a_photo_is_turned_by_its_exif_and_coded_once_for_all_views_but_those_of
     exif = Image.Exif()
     exif[0x0112] = 6
     photo(96, 64).save(tmp_path / "a.jpg", exif=exif, quality=92)
-    found = photo_for_view(tmp_path / "a.jpg", augment, 32)
+    found = photo_for_view(tmp_path / "a.jpg", augment, Squash(32))
     expected = cached_photo(tmp_path / "a.jpg") if augment in PROFILES else open_photo(tmp_path / "a.jpg", min_side=64)
     assert found.size == ((96, 64) if augment in PROFILES else (64, 96))
     assert np.array_equal(np.asarray(found), np.asarray(expected))
@@ -192,20 +192,21 @@ def test_crops_are_distributed_as_those_of_torchvision(size, resize, monkeypatch
     theirs = [[draw([blank])[key] for key in ("top", "left", "height", "width")] for _ in range(1500)]
     ours = []
     monkeypatch.setattr(augment.functional, "resized_crop", lambda _, *box, **__: ours.append(box[:4]) or blank)
+    geometry = GEOMETRIES[resize](32)
     for number in range(1500):
-        training_view(blank, augment="basic", image_size=32, seed=0, epoch=number, row_id="a", resize=resize)
+        training_view(blank, augment="basic", geometry=geometry, seed=0, epoch=number, row_id="a")
     for first, second in zip(*(np.array(boxes, dtype=float).T for boxes in (ours, theirs))):
         assert ks_2samp(first, second).pvalue > 1e-4
 
 
 @pytest.mark.parametrize("resize", ["squash", "crop"])
 def test_a_smaller_photo_is_cropped_alike(resize, monkeypatch):
-    boxes = []
+    boxes, geometry = [], GEOMETRIES[resize](32)
     monkeypatch.setattr(augment.functional, "resized_crop", lambda p, *box, **__: boxes.append(box[:4]) or p)
     for number in range(50):
         for scale in (1, 4):
             blank = torch.zeros(3, 90 * scale, 160 * scale, dtype=torch.uint8)
-            training_view(blank, augment="rand", image_size=32, seed=0, epoch=number, row_id="a", resize=resize)
+            training_view(blank, augment="rand", geometry=geometry, seed=0, epoch=number, row_id="a")
     small, large = np.array(boxes[::2]), np.array(boxes[1::2])
     assert np.abs(small - large / 4).max() <= 1.5
     assert np.ptp(small, axis=0).min() > 10
@@ -216,7 +217,7 @@ def test_where_scored_photos_are_cropped_basic_keeps_three_quarters_of_the_large
     across, down = np.meshgrid(np.linspace(0, 255, 320), np.linspace(0, 255, 180))
     image = Image.fromarray(np.stack([across, down, 0 * down], axis=2).astype(np.uint8))
     for epoch in range(40):
-        pixels = view(image, image_size=64, epoch=epoch, resize="crop").float() / 255
+        pixels = view(image, geometry=Crop(64), epoch=epoch).float() / 255
         width, height = (float(c.max() - c.min()) * n for c, n in zip(pixels[:2], (320, 180)))
         assert 0.70 * 180**2 <= width * height <= 1.01 * 180**2
         assert 0.8 <= width / height <= 1.25
@@ -227,7 +228,7 @@ def test_basic_shows_most_of_a_wide_photo_and_squashes_it_as_scoring_does():
     across, down = np.meshgrid(np.linspace(0, 255, 320), np.linspace(0, 255, 180))
     photo = Image.fromarray(np.stack([across, down, 0 * down], axis=2).astype(np.uint8))
     for epoch in range(40):
-        view = training_view(photo, augment="basic", image_size=64, seed=0, epoch=epoch, row_id="a").float() / 255
-        width, height = (float(channel.max() - channel.min()) for channel in view[:2])
+        pixels = view(photo, geometry=Squash(64), epoch=epoch).float() / 255
+        width, height = (float(channel.max() - channel.min()) for channel in pixels[:2])
         assert 0.70 <= width * height <= 1.0
         assert 0.8 <= width / height <= 1.25

@@ -10,6 +10,7 @@ from natix_hf import UserError, load_model, load_photos
 from natix_hf.inference import feature_store
 from natix_hf.inference import features as module
 from natix_hf.inference.features import FixedView, cache_key, frozen_features, pooled, weights_fingerprint
+from natix_hf.photos.geometry import Squash
 from natix_hf.training.training_photos import Collator, TrainingPhotos
 
 
@@ -144,7 +145,7 @@ def test_a_fixed_view_is_the_training_view_of_its_number_and_is_computed_once(pr
     model.eval()
     collate = Collator(processor)
     for epoch, number in ((1, 0), (2, 1), (4, 0)):
-        photos = TrainingPhotos(rows, augment="basic", image_size=32, seed=3)
+        photos = TrainingPhotos(rows, augment="basic", geometry=Squash(32), seed=3)
         batch = collate([photos[number, 4]])
         with torch.inference_mode():
             expected = model.extract_features(batch["pixel_values"])[0]

@@ -12,11 +12,12 @@ from transformers import pipeline
 
 from natix_hf import load_model, load_photos
 from natix_hf.inference.augment import training_view
-from natix_hf.inference.batches import client_pixels, image_side, photo_batches
+from natix_hf.inference.batches import client_pixels, photo_batches
 from natix_hf.inference.classify import load_classifier
 from natix_hf.inference.features import cache_key
 from natix_hf.modeling.checkpoints import load_processor
 from natix_hf.photos.decode import open_photo
+from natix_hf.photos.geometry import GEOMETRIES, Geometry
 from natix_hf.training.training_photos import Collator, TrainingPhotos
 
 LABELS = ["None", "Roadwork"]
@@ -53,7 +54,9 @@ def test_training_scoring_predict_and_pipeline_see_the_same_pixels_of_a_wide_pho
     ((_, (predicted,), broken, _),) = photo_batches([wide], processor)
     assert torch.equal(predicted, theirs)
     assert not broken
-    view = training_view(open_photo(wide), augment="none", image_size=32, seed=0, epoch=0, row_id="a", resize=resize)
+    view = training_view(
+        open_photo(wide), augment="none", geometry=GEOMETRIES[resize](32), seed=0, epoch=0, row_id="a"
+    )
     trained = Collator(processor)([{"pixel_values": view, "labels": 0}])["pixel_values"][0]
     one_level = 1 / 255 / min(processor.image_std)  # training rounds to 8 bits
     assert (trained - theirs).abs().max() <= 1.01 * one_level
@@ -71,7 +74,7 @@ def test_squash_shows_the_whole_photo_and_crop_the_square_in_its_middle(saved, r
     low, high = float(pixels.min()), float(pixels.max())
     assert (low, high) == pytest.approx((0.0, 1.0) if resize == "squash" else (0.25, 0.75), abs=0.02)
     assert pixels.shape == (32, 32)
-    assert image_side(processor) == 32
+    assert Geometry.of(processor) == GEOMETRIES[resize](32)
 
 
 def test_the_policy_stands_in_preprocessor_config(saved, resize):
@@ -88,10 +91,10 @@ def test_the_policy_stands_in_preprocessor_config(saved, resize):
 
 def test_a_run_that_goes_on_from_another_policy_takes_its_own(saved, resize):
     other = "crop" if resize == "squash" else "squash"
-    fresh = load_processor(str(saved), 64, resize=other)
-    assert image_side(fresh) == 64
-    assert bool(fresh.do_center_crop) == (other == "crop")
-    assert load_processor(str(saved), 32, resize=resize).to_dict() == load_classifier(str(saved))[1].to_dict()
+    fresh = load_processor(str(saved), GEOMETRIES[other](64))
+    assert Geometry.of(fresh) == GEOMETRIES[other](64)
+    same = load_processor(str(saved), GEOMETRIES[resize](32))
+    assert same.to_dict() == load_classifier(str(saved))[1].to_dict()
 
 
 def test_cached_features_of_one_policy_are_not_served_to_the_other(tiny_backbone):

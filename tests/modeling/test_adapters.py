@@ -11,9 +11,10 @@ from torch import Tensor
 from transformers import AutoModelForImageClassification, pipeline
 
 from natix_hf.errors import UserError
+from natix_hf.inference.load_model import load_model, sketch_model
 from natix_hf.modeling.adapters import add_lora, freeze_for_probe, load_adapter, merge_lora, save_adapter
 from natix_hf.modeling.checkpoints import build_model, load_processor
-from natix_hf.modeling.loading import load_model, sketch_model
+from natix_hf.photos.geometry import Squash
 
 NAMES = ["None", "Roadwork"]
 
@@ -241,7 +242,7 @@ def test_merging_changes_logits_by_less_than_1e_5_and_keeps_the_calibration(opti
     assert torch.equal(merged.head.linear.weight, head)
     merged.check_calibration()
     merged.save_pretrained(tmp_path)
-    load_processor(str(tiny_backbone), 32).save_pretrained(tmp_path)
+    load_processor(str(tiny_backbone), Squash(32)).save_pretrained(tmp_path)
     loaded = AutoModelForImageClassification.from_pretrained(tmp_path)
     assert torch.equal(loaded(photos).logits, merged(photos).logits)
     assert pipeline("image-classification", model=str(tmp_path)).model.config.temperature == pytest.approx([1.7, 1.4])

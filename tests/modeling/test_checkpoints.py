@@ -15,6 +15,7 @@ from transformers import DINOv3ViTModel, ViTConfig, ViTModel
 from natix_hf.errors import UserError
 from natix_hf.inference.classify import load_classifier
 from natix_hf.modeling.checkpoints import build_model, load_backbone, load_processor
+from natix_hf.photos.geometry import Squash
 
 NAMES = ["None", "Roadwork"]
 
@@ -31,7 +32,7 @@ def run_folder(tiny_backbone: Path, tmp_path: Path) -> Path:
     model = build_model(str(tiny_backbone), NAMES, pooling="cls_mean", seed=7)
     model.set_calibration(1.5, [0.25, -0.25])
     model.save_pretrained(tmp_path / "run")
-    load_processor(str(tiny_backbone), 32).save_pretrained(tmp_path / "run")
+    load_processor(str(tiny_backbone), Squash(32)).save_pretrained(tmp_path / "run")
     return tmp_path / "run"
 
 
@@ -76,7 +77,7 @@ def test_a_checkpoint_that_is_not_dinov3_is_named_with_its_type(tmp_path):
     ViTModel(
         ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
     ).save_pretrained(tmp_path)
-    for call in (load_backbone, lambda name: build_model(name, NAMES), lambda name: load_processor(name, 32)):
+    for call in (load_backbone, lambda name: build_model(name, NAMES), lambda name: load_processor(name, Squash(32))):
         message = refusal(call, str(tmp_path))
         assert "'vit', not a DINOv3 ViT" in message
 
@@ -177,11 +178,11 @@ def test_the_processor_takes_mean_and_std_of_the_checkpoint_and_our_size(checkpo
     settings = json.loads((checkpoint / "preprocessor_config.json").read_text())
     settings["image_mean"] = [0.43, 0.411, 0.296]
     (checkpoint / "preprocessor_config.json").write_text(json.dumps(settings))
-    processor = load_processor(str(checkpoint), 64)
+    processor = load_processor(str(checkpoint), Squash(64))
     assert list(processor.image_mean) == [0.43, 0.411, 0.296]
     assert (processor.size["height"], processor.size["width"]) == (64, 64)
     (checkpoint / "preprocessor_config.json").unlink()
-    assert "no preprocessor_config.json" in refusal(load_processor, str(checkpoint), 64)
+    assert "no preprocessor_config.json" in refusal(load_processor, str(checkpoint), Squash(64))
 
 
 def test_a_checkpoint_of_the_released_layout_loads_whole():

@@ -15,6 +15,7 @@ from PIL import Image
 from transformers import AutoImageProcessor
 
 from natix_hf.modeling.checkpoints import build_model, load_processor
+from natix_hf.photos.geometry import Squash
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CLASSIFY = """
@@ -36,7 +37,7 @@ def run_and_photo(tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory)
     model = build_model(str(tiny_backbone), ["None", "Roadwork"], pooling="cls_mean", head="mlp")
     model.set_calibration(1.5, [0.25, -0.25])
     model.save_pretrained(folder / "run")
-    load_processor(str(tiny_backbone), 32).save_pretrained(folder / "run")
+    load_processor(str(tiny_backbone), Squash(32)).save_pretrained(folder / "run")
     pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(folder / "photo.png")
     return folder / "run", folder / "photo.png"

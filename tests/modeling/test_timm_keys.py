@@ -10,6 +10,7 @@ from torch import nn
 
 from natix_hf.errors import UserError
 from natix_hf.modeling.checkpoints import build_model, load_backbone, load_processor
+from natix_hf.photos.geometry import Squash
 
 timm = pytest.importorskip("timm")
 
@@ -64,7 +65,7 @@ def test_a_timm_classifier_gives_its_backbone_and_normalisation(tmp_path):
     save_timm(tmp_path, "vit_small_patch16_dinov3", SMALL, classes=3)
     model = build_model(str(tmp_path), ["None", "Roadwork"])
     assert model(torch.zeros(1, 3, 64, 64)).logits.shape == (1, 2)
-    processor = load_processor(str(tmp_path), 64)
+    processor = load_processor(str(tmp_path), Squash(64))
     assert list(processor.image_mean) == [0.485, 0.456, 0.406]
     assert list(processor.image_std) == [0.229, 0.224, 0.225]
 

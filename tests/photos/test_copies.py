@@ -20,7 +20,7 @@ from PIL import Image
 
 from natix_hf.errors import PhotoError, UserError
 from natix_hf.photos import copies as module
-from natix_hf.photos.copies import copied, copy_side, open_copy, photo_copies
+from natix_hf.photos.copies import copied, open_copy, photo_copies
 from natix_hf.photos.decode import fingerprint_bytes, open_photo
 
 
@@ -133,18 +133,6 @@ def test_a_photo_is_never_enlarged(size, copy):
 @pytest.mark.parametrize(("size", "copy"), [((1921, 1080), (114, 64)), ((64, 65), (64, 65)), ((500, 71), (451, 64))])
 def test_the_short_side_is_met_exactly_and_the_shape_kept(size, copy):
     assert copy_of(encoded(smooth(*size), "JPEG"), 64).size == copy
-
-
-def test_the_default_side_enlarges_no_crop_of_basic():
-    for image_size in (32, 224, 256, 448, 518):
-        side = copy_side(image_size)
-        assert side % 16 == 0
-        assert 1.75 * image_size <= side < 1.75 * image_size + 16
-        assert side * np.sqrt(0.75 * 0.85) > image_size
-    assert copy_side(224) == 400
-    assert copy_side(224, 256) == 256
-    with pytest.raises(UserError, match="decode_copy_side: 200 given, at least the image_size of 224"):
-        copy_side(224, 200)
 
 
 # -- the folder -------------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ from natix_hf.inference.batches import client_pixels
 from natix_hf.inference.geojson import place_of, time_of
 from natix_hf.modeling.checkpoints import load_processor
 from natix_hf.photos.decode import eight_bit_png, fingerprint_bytes, inspect_photo, open_photo, photo_exif
+from natix_hf.photos.geometry import Squash
 from natix_hf.training.training_photos import TrainingPhotos
 
 GREY = np.linspace(0, 255, 48 * 64).reshape(48, 64).round().astype(np.uint8)
@@ -122,7 +123,7 @@ def test_an_alpha_channel_that_hides_nothing_is_no_matter():
 def test_training_and_scoring_see_one_picture(content):
     processor = DINOv3ViTImageProcessor(size={"height": 32, "width": 32})
     row = {"id": "a", "image": {"bytes": content, "path": None}, "label": 0}
-    view = TrainingPhotos([row], augment="none", image_size=32, seed=0)[0, 0]["pixel_values"] / 255.0
+    view = TrainingPhotos([row], augment="none", geometry=Squash(32), seed=0)[0, 0]["pixel_values"] / 255.0
     mean, std = (np.array(values)[:, None, None] for values in (processor.image_mean, processor.image_std))
     scored = client_pixels(row["image"], processor).numpy() * std + mean
     assert np.abs(view.numpy() - scored).max() < 0.01
@@ -261,7 +262,7 @@ def test_a_proof_is_made_with_pictures_that_both_sides_see(tmp_path):
 
 
 def test_a_saved_processor_lays_transparency_over_white_where_it_is_called_itself(tmp_path):
-    load_processor("builtin:demo-backbone", 64).save_pretrained(tmp_path)
+    load_processor("builtin:demo-backbone", Squash(64)).save_pretrained(tmp_path)
     processor = AutoImageProcessor.from_pretrained(tmp_path)
     image = Image.fromarray(TRANSPARENT)
     direct = processor(images=image, return_tensors="pt")["pixel_values"][0]

@@ -18,12 +18,13 @@ from natix_hf import finish_run, load_photos, train_run
 from natix_hf.inference.augment import training_view
 from natix_hf.photos.copies import PhotoCopies, photo_copies
 from natix_hf.photos.decode import open_photo
+from natix_hf.photos.geometry import GEOMETRIES, Squash
 from natix_hf.streetvision.profiles import cached_photo
 from natix_hf.training import trainer as trainer_module
 from natix_hf.training.training_photos import EpochSampler, TrainingPhotos
 
 JOB = Path(__file__).parent / "killed_job.py"
-OPTIONS = {"augment": "basic", "image_size": 32, "seed": 5}
+OPTIONS = {"augment": "basic", "geometry": Squash(32), "seed": 5}
 SIDE = 40  # the photos are 64x48
 
 
@@ -78,7 +79,7 @@ def test_a_view_is_that_of_the_copy_where_there_is_one_and_else_of_the_original(
 
 
 def test_whole_views_differ_little_with_the_copy(rows, tmp_path):
-    options = {**OPTIONS, "augment": "none", "image_size": 24}
+    options = {**OPTIONS, "augment": "none", "geometry": Squash(24)}
     plain = TrainingPhotos(rows, **options)
     copied = TrainingPhotos(rows, **options, copies=copies_of(rows, tmp_path))
     views = [[photos[(0, i)]["pixel_values"].float() for i in range(len(rows))] for photos in (plain, copied)]
@@ -89,7 +90,7 @@ def test_whole_views_differ_little_with_the_copy(rows, tmp_path):
 @pytest.mark.parametrize("resize", ["squash", "crop"])
 def test_a_copy_is_cropped_where_the_original_is(rows, tmp_path, resize):
     """Views that look elsewhere differ several times as much as those whose pixels were only resampled."""
-    options = {**OPTIONS, "image_size": 24, "resize": resize}
+    options = {**OPTIONS, "geometry": GEOMETRIES[resize](24)}
     plain = TrainingPhotos(rows, **options)
     copied = TrainingPhotos(rows, **options, copies=copies_of(rows, tmp_path))
 

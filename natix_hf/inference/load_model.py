@@ -15,18 +15,18 @@ from natix_hf.modeling.adapters import add_lora, freeze_for_probe
 from natix_hf.modeling.checkpoints import build_model, load_processor, read_config
 from natix_hf.modeling.configuration_natix_dinov3 import NatixDinov3Config
 from natix_hf.modeling.modeling_natix_dinov3 import NatixDinov3ForImageClassification
+from natix_hf.photos.geometry import GEOMETRIES, Geometry
 
 
-def check_size(model_name_or_path: str, image_size: int, revision: str | None = None) -> None:
-    """Find out, without its weights, whether a checkpoint is there, is a DINOv3 and takes photos of that many pixels.
+def check_size(model_name_or_path: str, geometry: Geometry, revision: str | None = None) -> None:
+    """Find out, without its weights, whether a checkpoint is there, is a DINOv3 and takes photos of that size.
 
     Raises:
         UserError: if it does not.
     """
     config = read_config(model_name_or_path, revision)
-    patch = config.get("backbone_config", config).get("patch_size", 16)  # timm says it in the architecture's name only
-    if image_size < patch or image_size % patch:
-        raise UserError(f"image_size {image_size}: a multiple of the checkpoint's patch size {patch} expected")
+    # timm says it in the architecture's name only
+    geometry.check_patches(config.get("backbone_config", config).get("patch_size", 16))
 
 
 def sketch_model(
@@ -97,7 +97,7 @@ def load_model(
         label_names: the classes in the order of their ids.
         method: `lora`, `probe` (only the head is trained) or `full`.
         image_size: height and width in pixels, a multiple of the patch size.
-        resize: how a photo becomes that square, `squash` or `crop`, see `checkpoints.load_processor`.
+        resize: how a photo becomes that square, a key of `photos.geometry.GEOMETRIES`.
         lora: options of `adapters.add_lora`, for method `lora`.
         attn_implementation: handed to transformers unchanged; `attention.check_attention` tells beforehand what it
             refuses.
@@ -108,11 +108,12 @@ def load_model(
     Raises:
         UserError: the checkpoint cannot be had or does not fit, in one line.
     """
-    check_size(model_name_or_path, image_size, revision)
+    geometry = GEOMETRIES[resize](image_size)
+    check_size(model_name_or_path, geometry, revision)
     model = build_model(
         model_name_or_path, label_names, attn_implementation=attn_implementation, revision=revision, **model_options
     )
-    processor = load_processor(model_name_or_path, image_size, revision, resize=resize)
+    processor = load_processor(model_name_or_path, geometry, revision)
     # peft draws from the global generator; the same seed must give the same adapters, and nobody else's draws may
     # change.
     with torch.random.fork_rng(devices=[]):

@@ -1,0 +1,163 @@
+"""How a photo becomes what the network sees: one value that everybody asks who needs a size or a place.
+
+A `Geometry` is plain: it holds numbers, and meets image processors by their attributes only. What it is stands in what
+a processor saves (`processor_settings`, `Geometry.of`), so a cache key that holds `processor.to_dict()` holds the
+geometry. This file knows no network, no normalisation and no chance: it says where a random crop may lie, and
+`inference.augment` draws it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor
+from torchvision.transforms.v2 import functional
+
+from natix_hf.errors import UserError
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """One square a photo; its kinds below say which part of the photo it shows.
+
+    Attributes:
+        side: height and width of the square in pixels, `image_size` of a recipe.
+        kind: the key in `GEOMETRIES`, `resize` of a recipe.
+    """
+
+    side: int
+    kind: ClassVar[str]
+
+    @staticmethod
+    def of(processor: Any) -> Geometry:
+        """The geometry of an image processor that was made with `processor_settings`."""
+        if processor.do_center_crop:
+            return Crop(processor.crop_size["height"])
+        return Squash(processor.size["height"])
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """`(views, 3, H, W)` of what a photo of any size becomes."""
+        return 1, 3, self.side, self.side
+
+    def tokens(self, patch_size: int, beside: int = 0) -> int:
+        """How many tokens a photo becomes.
+
+        Args:
+            patch_size: height and width of a patch in pixels.
+            beside: tokens that each view has beside its patches: class token and registers.
+        """
+        views, _, height, width = self.shape
+        return views * (beside + (height // patch_size) * (width // patch_size))
+
+    def check_patches(self, patch_size: int) -> None:
+        """Raise `UserError` unless the view is made of whole patches of so many pixels a side."""
+        if self.side < patch_size or self.side % patch_size:
+            raise UserError(f"image_size {self.side}: a multiple of the checkpoint's patch size {patch_size} expected")
+
+    def copy_side(self, asked: int | None = None) -> int:
+        """The short side in pixels that a photo must keep so that no crop of `augment: basic` is enlarged, with room.
+
+        Such a crop keeps at least 3/4 of the area in a shape at most 1/0.85 times as wide or as high as that of what
+        is scored, so it has at least sqrt(3/4 * 0.85) = 0.798 of the short side: from 1.25 times the view upwards
+        nothing is enlarged. The default of 1.75 times, rounded up to a multiple of 16, leaves room in which the
+        shrinking hides the second JPEG coding of a copy.
+
+        Args:
+            asked: `decode_copy_side` of the recipe; None for the default.
+
+        Raises:
+            UserError: the side asked for is smaller than the view.
+        """
+        default = -(-7 * self.side // 64) * 16
+        if asked is None:
+            return default
+        if asked < self.side:
+            raise UserError(
+                f"decode_copy_side: {asked} given, at least the image_size of {self.side} expected: leave it out for "
+                f"{default}"
+            )
+        return asked
+
+    def whole_view(self, pixels: Tensor) -> Tensor:
+        """The view without chance, `(3, H, W)` uint8: the pixels of the image processor, before it normalises them.
+
+        Args:
+            pixels: `(3, height, width)` uint8, of the photo.
+        """
+        raise NotImplementedError
+
+    def box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        """Left, top, width and height of the part of a photo that the view shows, as shares of the photo.
+
+        The view shows it evenly: what stands at shares (x, y) of the view stands at (left + x * width, top + y *
+        height) of the photo.
+
+        Args:
+            width, height: of the photo, in pixels.
+        """
+        raise NotImplementedError
+
+    def crop_limits(self, width: int, height: int) -> tuple[float, float]:
+        """What a random crop that becomes the view varies around, both told in shares of the photo's sides.
+
+        Args:
+            width, height: of the photo, in pixels.
+
+        Returns:
+            aspect: share of the width over share of the height, of what is scored.
+            most: the largest area of that aspect, as a share of the photo's.
+        """
+        raise NotImplementedError
+
+    def processor_settings(self) -> dict[str, Any]:
+        """What transformers' stock image processor of DINOv3 must be given so that it does the same at a client."""
+        raise NotImplementedError
+
+
+class Squash(Geometry):
+    """The whole photo is pressed into the square."""
+
+    kind = "squash"
+
+    def whole_view(self, pixels: Tensor) -> Tensor:
+        return functional.resize(pixels, [self.side, self.side], antialias=True)
+
+    def box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        return 0.0, 0.0, 1.0, 1.0
+
+    def crop_limits(self, width: int, height: int) -> tuple[float, float]:
+        # Around the shape of the photo: with the usual 3:4 to 4:3 a wide photo would lose its sides in every view.
+        return 1.0, 1.0
+
+    def processor_settings(self) -> dict[str, Any]:
+        square = {"height": self.side, "width": self.side}
+        return {"size": square, "do_center_crop": False, "crop_size": None}
+
+
+class Crop(Geometry):
+    """The shorter side is brought to that of the square, and the square in the middle is kept."""
+
+    kind = "crop"
+
+    def whole_view(self, pixels: Tensor) -> Tensor:
+        pixels = functional.resize(pixels, [self.side], antialias=True)
+        height, width = pixels.shape[-2:]
+        # Not torchvision's center_crop, which rounds a half where the image processor cuts it off.
+        return functional.crop(pixels, (height - self.side) // 2, (width - self.side) // 2, self.side, self.side)
+
+    def box(self, width: int, height: int) -> tuple[float, float, float, float]:
+        side = min(width, height)
+        return (1 - side / width) / 2, (1 - side / height) / 2, side / width, side / height
+
+    def crop_limits(self, width: int, height: int) -> tuple[float, float]:
+        # Around the square, since what is scored is not squashed; areas are told by that of the largest square.
+        return height / width, min(height, width) / max(height, width)
+
+    def processor_settings(self) -> dict[str, Any]:
+        square = {"height": self.side, "width": self.side}
+        return {"size": {"shortest_edge": self.side}, "do_center_crop": True, "crop_size": square}
+
+
+GEOMETRIES: dict[str, type[Geometry]] = {kind.kind: kind for kind in (Squash, Crop)}
