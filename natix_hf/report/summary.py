@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from natix_hf.documents.figures import Interval
 from natix_hf.report.decision_lines import calibration_lines, stage_lines
 from natix_hf.report.intervals import bootstrap_intervals, group_count
 from natix_hf.report.metrics import classification_metrics
@@ -144,8 +145,10 @@ def figure_text(value: float | None) -> str:
     return f"{value:.4f}" if abs(value) < 0.1 else f"{value:.3f}"
 
 
-def interval_text(interval: Mapping[str, float | None]) -> str:
+def interval_text(interval: Interval | Mapping[str, float | None]) -> str:
     """`low to high`, or a dash where the interval is not defined."""
+    if isinstance(interval, Interval):
+        interval = interval.plain()
     if interval["low"] is None or interval["high"] is None:
         return "-"
     return f"{figure_text(interval['low'])} to {figure_text(interval['high'])}"

@@ -1,9 +1,9 @@
 """Sweeps: which combinations of values are tried, where each stands, and how they rank on `val_select`.
 
 Every run of a sweep has the same seed and the same split and reads `train` and `val_select` alone: the locked splits
-give it nothing else (`data.splits.contracts.PURPOSES`). It leaves its score and its predictions on `val_select` and no model;
-the one that wins is trained again as an ordinary run, which has its one look at `val_test`. How recipes are parsed is
-the verb's business.
+give it nothing else (`data.splits.contracts.PURPOSES`). It leaves its score and its predictions on `val_select` and no
+model; the one that wins is trained again as an ordinary run, which has its one look at `val_test`. How recipes are
+parsed is the verb's business.
 """
 
 from __future__ import annotations

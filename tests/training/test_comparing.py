@@ -15,7 +15,7 @@ from natix_hf.data.splits.cut import cut
 from natix_hf.data.splits.split_options import Plan
 from natix_hf.documents.comparison import Comparison
 from natix_hf.errors import UserError
-from natix_hf.files import home, read_json, write_json
+from natix_hf.files import home, write_json
 from natix_hf.report.metrics import classification_metrics
 from natix_hf.runs.compare_runs import compare_runs
 from natix_hf.runs.saved_logits import write_predictions
@@ -77,31 +77,30 @@ def test_runs_are_joined_by_id_and_judged_as_they_are_served(tmp_path, capsys):
     write_json(b / "robustness.json", {"latency": {"p50": 0.25}})
     output = tmp_path / "out"
     compare.main([str(a), str(b), "--output", str(output)])
-    document = read_json(output / "comparison.json")
-    Comparison.check(document)
-    assert [one["name"] for one in document["runs"]] == ["a", "b"]
+    document = Comparison.read(output)
+    assert [one.name for one in document.runs] == ["a", "b"]
     test = cut(rows, Plan(near_duplicates=False)).places["val_test"]
     labels = np.array(test["label"][:])
-    for seed, one in zip((1, 2), document["runs"]):
+    for seed, one in zip((1, 2), document.runs):
         logits = np.random.default_rng(seed).normal(size=(len(labels), 2)) + 2 * np.eye(2)[labels]
         plain = classification_metrics(logits.astype(np.float32) / 2.0 + [0.5, 0], labels)
-        assert {name: ends["value"] for name, ends in one["metrics"].items()} == pytest.approx(plain)
-    assert document["n"] == len(labels)
-    assert document["groups"] == len(set(test["group"][:]))
-    assert document["runs"][1]["cost"]["latency_p50"] == 0.25
-    assert document["runs"][0]["cost"]["latency_p50"] is None
-    assert {row["value"] for row in document["beside_first"][0]["slices"]} == {"Boston", "Austin"}
-    assert "at least 3 models" in document["notes"][0]
+        assert {name: ends.value for name, ends in one.metrics.items()} == pytest.approx(plain)
+    assert document.n == len(labels)
+    assert document.groups == len(set(test["group"][:]))
+    assert document.runs[1].cost.latency_p50 == 0.25
+    assert document.runs[0].cost.latency_p50 is None
+    assert {row.value for row in document.beside_first[0].slices} == {"Boston", "Austin"}
+    assert "at least 3 models" in document.notes[0]
     assert "<table" in (output / "comparison.html").read_text()
     assert "b less a:" in capsys.readouterr().out
     assert not (home() / "test_reads").exists()
-    assert compare_runs([a, run(tmp_path / "c", rows, 1)])["beside_first"][0]["difference"]["mcc"]["difference"] == 0
+    assert compare_runs([a, run(tmp_path / "c", rows, 1)]).beside_first[0].difference["mcc"].difference == 0
 
 
 def test_names_are_as_long_as_it_takes(tmp_path):
     rows = photos()
     document = compare_runs([run(tmp_path / side / "lora", rows, i) for i, side in enumerate("xy")], n_boot=20)
-    assert [one["name"] for one in document["runs"]] == ["x/lora", "y/lora"]
+    assert [one.name for one in document.runs] == ["x/lora", "y/lora"]
 
 
 @pytest.mark.parametrize(
