@@ -129,7 +129,7 @@ def comparison_document(
                 name=run.name,
                 cost=run.cost,
                 metrics={
-                    name: Interval(**_plain(ends))
+                    name: Interval.of(ends)
                     for name, ends in bootstrap_intervals(run.logits, labels, groups, **options).items()
                 },
             )
@@ -220,7 +220,7 @@ def _verdict(metric: str, gap: Mapping[str, float], *, judge: bool = True) -> Ju
         better = "this"
     elif judge and sign * gap["low"] < 0 and sign * gap["high"] < 0:
         better = "first"
-    return JudgedDifference(**_plain(gap), better=better)
+    return JudgedDifference.of(gap, better=better)
 
 
 def _kappa(one: np.ndarray, two: np.ndarray) -> float | None:
@@ -238,7 +238,3 @@ def _notes(others: int) -> list[str]:
     if others > 1:
         notes.append(f"{others} runs beside one: with each, a difference by chance becomes likelier to be found")
     return notes
-
-
-def _plain(numbers: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: float(number) if np.isfinite(number) else None for name, number in numbers.items()}

@@ -17,6 +17,7 @@ from scipy.interpolate import RectBivariateSpline
 from scipy.signal import lfilter
 from scipy.special import softmax
 
+from natix_hf.documents.reward import Ranged, Reward, RewardEntry
 from natix_hf.report.field import Field
 from natix_hf.report.robustness import sent_text
 
@@ -231,8 +232,8 @@ def reward_document(
     n_boot: int = 500,
     seed: int = 0,
     level: float = 0.95,
-) -> dict[str, Any]:
-    """The content of `reward.json` (`documents.Reward`).
+) -> Reward:
+    """The content of `reward.json`.
 
     Args:
         photos: one entry each; one whose photos are all of one class has no reward, and says so.
@@ -268,53 +269,52 @@ def reward_document(
         entry |= {
             "recall": float(right[labels == 1].mean()),
             "specificity": float(right[labels == 0].mean()),
-            "reward": ends,
+            "reward": Ranged(**ends),
             "day_reward": _quantiles(simulated.reward),
             "day_score": _quantiles(simulated.score),
-            "relative_pay": {end: number / field.mean for end, number in ends.items()},
-            "percentile": {end: field.percentile(number) for end, number in ends.items()},
+            "relative_pay": Ranged(**{end: number / field.mean for end, number in ends.items()}),
+            "percentile": Ranged(**{end: field.percentile(number) for end, number in ends.items()}),
         }
-    return {
-        "version": 1,
-        "split": split,
-        "positive_label": label_names[positive],
-        "prior": 0.5,
-        "level": level,
-        "resampled": "groups",
-        "resamples": n_boot,
-        "days": days,
-        "challenges": challenges,
-        "seed": seed,
-        "field": field.document(),
-        "entries": entries,
-    }
+    return Reward(
+        split=split,
+        positive_label=label_names[positive],
+        prior=0.5,
+        level=level,
+        resampled="groups",
+        resamples=n_boot,
+        days=days,
+        challenges=challenges,
+        seed=seed,
+        field=field.document(),
+        entries=[RewardEntry(**entry) for entry in entries],
+    )
 
 
 def _quantiles(values: np.ndarray) -> dict[str, float]:
     return {f"{q:g}": float(v) for q, v in zip(QUANTILES, np.quantile(values, QUANTILES), strict=True)}
 
 
-def reward_lines(document: dict[str, Any]) -> list[str]:
+def reward_lines(document: Reward) -> list[str]:
     """What a command prints of `reward.json`: a line for each entry that is not of a single source, and the field."""
-    field, lines = document["field"], []
-    for entry in document["entries"]:
-        if entry["source"] is not None:
+    field, lines = document.field, []
+    for entry in document.entries:
+        if entry.source is not None:
             continue
-        if "left_out" in entry:
-            lines.append(f"simulated reward, {entry['profile']}: none, {entry['left_out']}")
+        if entry.left_out is not None:
+            lines.append(f"simulated reward, {entry.profile}: none, {entry.left_out}")
             continue
-        reward, day = entry["reward"], entry["day_score"]
+        reward, day = entry.reward, entry.day_score
         lines.append(
-            f"simulated reward, {entry['profile']}: {reward['value']:.3f} "
-            f"({reward['low']:.3f} to {reward['high']:.3f}; "
-            f"{entry['n']} predictions, {entry['groups']} groups), score after a day {day['0.05']:.3f} to "
-            f"{day['0.95']:.3f} (nine in ten), {entry['relative_pay']['value']:.2f} times the average pay, above "
-            f"{entry['percentile']['value']:.0f} % of the field"
+            f"simulated reward, {entry.profile}: {reward.value:.3f} "
+            f"({reward.low:.3f} to {reward.high:.3f}; "
+            f"{entry.n} predictions, {entry.groups} groups), score after a day {day['0.05']:.3f} to "
+            f"{day['0.95']:.3f} (nine in ten), {entry.relative_pay.value:.2f} times the average pay, above "
+            f"{entry.percentile.value:.0f} % of the field"
         )
     if lines:
-        if sent := sent_text(document["entries"]):
+        if sent := sent_text(document.entries):
             lines.append(f"  sent: {sent}")
         lines += [f"  {HALTED}", f"  {SENT_LAST}"]
-        doubt = "" if field["confirmed"] else ", unconfirmed"
-        lines.append(f"  field: {field['name']} ({field['n']} participants{doubt}), mean score {field['mean']:.3f}")
+        doubt = "" if field.confirmed else ", unconfirmed"
+        lines.append(f"  field: {field.name} ({field.n} participants{doubt}), mean score {field.mean:.3f}")
     return lines

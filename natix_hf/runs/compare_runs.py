@@ -15,6 +15,8 @@ import numpy as np
 from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.decision.calibration import Calibration
 from natix_hf.documents.comparison import Comparison, Cost
+from natix_hf.documents.final_figures import FinalFigures
+from natix_hf.documents.robustness import Robustness
 from natix_hf.errors import UserError
 from natix_hf.files import read_json
 from natix_hf.report.comparison import Judged, comparison_document
@@ -112,9 +114,9 @@ def _names(runs: Sequence[Path]) -> list[str]:
 
 
 def _cost(run: Path, record: dict[str, Any]) -> Cost:
-    weights, robustness, latency = run / "model.safetensors", run / "robustness.json", None
-    if robustness.is_file():
-        latency = (read_json(robustness).get("latency") or {}).get("p50")
+    weights, latency = run / "model.safetensors", None
+    if Robustness.there(run) and (measured := Robustness.read(run).latency):
+        latency = measured.p50
     return Cost(
         method=record.get("method"),
         parameters=record.get("parameters"),
@@ -122,7 +124,7 @@ def _cost(run: Path, record: dict[str, Any]) -> Cost:
         megabytes=round(weights.stat().st_size / 1e6, 3) if weights.is_file() else None,
         training_seconds=record.get("time", {}).get("train"),
         latency_p50=latency,
-        times_read_before=read_json(run / "metrics.json")["times_read_before"],
+        times_read_before=FinalFigures.read(run).times_read_before,
     )
 
 

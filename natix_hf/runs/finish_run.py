@@ -22,8 +22,6 @@ from natix_hf.decision.temperature import softmax
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.run_record import RunRecord
-from natix_hf.documents.selective import Selective
-from natix_hf.documents.slices import Slices
 from natix_hf.errors import LeakageError
 from natix_hf.files import fingerprint_file, read_json, replacing, staging, write_json, write_text
 from natix_hf.hub.cards import model_card
@@ -79,7 +77,7 @@ def write_into_weights(run: Path, calibration: dict[str, Any]) -> None:
         write_json(run / "adapter" / "config.json", {**read_json(run / "adapter" / "config.json"), **whole, **values})
 
 
-def evaluate_run(run: Path, *, seed: int = 0, field: Field | None = None) -> dict[str, Any]:
+def evaluate_run(run: Path, *, seed: int = 0, field: Field | None = None) -> FinalFigures:
     """Final figures from `predictions/val_test.parquet` with the run's calibration, written to `metrics.json`.
 
     The reading is noted in `run.json` and in the machine's count of test reads. A refit reads nothing: what it holds
@@ -90,9 +88,6 @@ def evaluate_run(run: Path, *, seed: int = 0, field: Field | None = None) -> dic
         seed: of the bootstrap.
         field: scores of other participants, for `reward.json`; by default a record that is not confirmed.
 
-    Returns:
-        The content of `metrics.json`.
-
     Raises:
         LeakageError: the run is one of a sweep, which may not read `val_test`.
         UserError: a file of the run is missing or not what it should be; nothing is read, counted or written then.
@@ -100,10 +95,11 @@ def evaluate_run(run: Path, *, seed: int = 0, field: Field | None = None) -> dic
     run = Path(run)
     record = read_json(run / "run.json")
     if record.get("purpose") == "refit":
-        return read_json(run / "metrics.json")
+        return FinalFigures.read(run)
     if record.get("purpose") == "sweep":
         raise LeakageError(f"step 'final figures' asked for val_test of {run}: {run_folder.SWEPT}")
-    decided, splits = CalibrationFile.read(run).plain(), read_certificate(run)
+    fitted, splits = CalibrationFile.read(run), read_certificate(run)
+    decided = fitted.plain()
     names, calibration = splits["label_names"], Calibration.from_document(decided)
     there = ("val_calib",) if (run / "predictions" / "val_calib.parquet").is_file() else ()
     for split in (*there, "val_select", "val_test"):  # card and page read the others too, when all else is written
@@ -124,23 +120,19 @@ def evaluate_run(run: Path, *, seed: int = 0, field: Field | None = None) -> dic
         positive=record["positive"],
         split="val_test",
         times_read_before=before,
+        stages=stages_document(rows, calibration, decided["prior"]["target"], seed=seed),
         seed=seed,
     )
-    document["stages"] = stages_document(rows, calibration, decided.get("prior", {}).get("target"), seed=seed)
-    FinalFigures.check(document)
-    write_json(run / "metrics.json", document)
-    guarantee, decisions = decided.get("guarantee"), logits.argmax(axis=1)
-    selective = selective_document(
-        calibrated, rows["label"], rows["group"], guarantee, record["positive"], decisions=decisions, seed=seed
-    )
-    Selective.check(selective)
-    write_json(run / "selective.json", selective)
+    document.write(run)
+    decisions = logits.argmax(axis=1)
+    selective_document(
+        calibrated, rows["label"], rows["group"], fitted.guarantee, record["positive"], decisions=decisions, seed=seed
+    ).write(run)
     if rows["slices"]:
         sliced = slices_document(
             logits, rows["label"], rows["group"], rows["slices"], names, record["positive"], seed=seed
         )
-        Slices.check(sliced)
-        write_json(run / "slices.json", sliced)
+        sliced.write(run)
     folder = run / "figures"
     folder.mkdir(exist_ok=True)
     with replacing(folder / "reliability.png") as path:
@@ -170,7 +162,7 @@ def evaluate_run(run: Path, *, seed: int = 0, field: Field | None = None) -> dic
     return document
 
 
-def finish(trainer: NatixTrainer) -> dict[str, Any]:
+def finish(trainer: NatixTrainer) -> FinalFigures | None:
     """See `NatixTrainer.finish`."""
     run, times = Path(trainer.args.output_dir), trainer.times
     with _timed(times, "predict"):
@@ -183,7 +175,7 @@ def finish(trainer: NatixTrainer) -> dict[str, Any]:
                 write_predictions(run / "predictions" / f"{name}.parquet", predicted, trainer.decision.slices)
             predict_challenged(trainer, name, predicted)
         tested = predicted[0][1]  # the last table's rows
-    document: dict[str, Any] = {}
+    document = None
     if trainer.args.should_save:
         write_record(trainer, run)
         with _timed(times, "calibrate"):

@@ -108,20 +108,19 @@ class Refit(NatixTrainer):
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         return super().create_scheduler(self.planned_steps(), optimizer)
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> FinalFigures | None:
         """Complete the run folder; returns the honest run's `metrics.json`, marked as such."""
         from natix_hf.runs.finish_run import save_model, write_record
 
-        run, document = Path(self.args.output_dir), {}
+        run, document = Path(self.args.output_dir), None
         if self.args.should_save:
             name = {"honest_run": self.honest.name}
             calibration = read_json(self.honest / "calibration.json") | name
-            document = read_json(self.honest / "metrics.json") | name
+            document = FinalFigures.read(self.honest).model_copy(update=name)
             CalibrationFile.check(calibration)
-            FinalFigures.check(document)
             save_model(self, run, calibration)
             write_json(run / "calibration.json", calibration)
-            write_json(run / "metrics.json", document)
+            document.write(run)
             write_record(self, run, refit=self.taken)
             record = read_json(run / "run.json") | {"status": "finished", "finished": run_folder.now()}
             RunRecord.check(record)

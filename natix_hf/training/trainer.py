@@ -26,6 +26,7 @@ from transformers.trainer_utils import TrainOutput
 from natix_hf.data.sources.columns import as_name
 from natix_hf.data.splits.contracts import LockedSplits
 from natix_hf.data.splits.slicing import check_slices
+from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.probe import OverProbe
 from natix_hf.errors import UserError
 from natix_hf.files import home, read_json
@@ -372,7 +373,7 @@ class NatixTrainer(FeedsPhotos):
         model = self.accelerator.unwrap_model(self.model)
         return model.get_base_model() if isinstance(model, PeftModel) else model
 
-    def finish(self) -> dict[str, Any]:
+    def finish(self) -> FinalFigures | None:
         """Calibrate on `val_calib`, test once on `val_test`, and complete the run folder; returns `metrics.json`."""
         from natix_hf.runs.finish_run import finish
 
@@ -384,7 +385,7 @@ class NatixTrainer(FeedsPhotos):
                 over_probe(run, probe, read_predictions(run, "val_test"), self.positive)
         return document
 
-    def told(self, metrics: dict[str, Any]) -> list[str]:
+    def told(self, metrics: FinalFigures) -> list[str]:
         """What is printed of the finished run: the lines about what `finish` returned."""
         run = Path(self.args.output_dir)
         record, lines = read_json(run / "run.json"), summary_lines(metrics, read_json(run / "calibration.json"))
