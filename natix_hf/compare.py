@@ -21,12 +21,12 @@ def main(argv: list[str]) -> None:
     check_writable(given.output, "--output")
 
     from natix_hf import __version__
-    from natix_hf.files import write_json, write_text
+    from natix_hf.files import write_text
     from natix_hf.report.comparison_page import comparison_html, comparison_lines
     from natix_hf.runs.compare_runs import compare_runs
 
     document = compare_runs(given.runs)
-    write_json(given.output / "comparison.json", document)
+    document.write(given.output)
     write_text(given.output / "comparison.html", comparison_html(document, __version__))
     print("\n".join([*comparison_lines(document), "", f"page: {given.output / 'comparison.html'}"]))
 

@@ -29,6 +29,9 @@ def main(argv: list[str]) -> None:
     run = finished(given.run)
     field = read_field(given.field) if given.field else None
 
+    from natix_hf.documents.reward import Reward
+    from natix_hf.documents.robustness import Robustness
+    from natix_hf.documents.slices import Slices
     from natix_hf.files import read_json
     from natix_hf.report.robustness import robustness_lines
     from natix_hf.report.slices import slice_lines
@@ -42,12 +45,10 @@ def main(argv: list[str]) -> None:
         measure_robustness(run, given.robustness)
     document = evaluate_run(run, field=field)
     lines = summary_lines(document, read_json(run / "calibration.json"))
-    if (run / "slices.json").is_file():
-        lines += slice_lines(read_json(run / "slices.json"))
+    for kind, told in ((Slices, slice_lines), (Robustness, robustness_lines), (Reward, reward_lines)):
+        if kind.there(run):
+            lines += told(kind.read(run))
     print("\n".join(lines))
-    for name, told in (("robustness", robustness_lines), ("reward", reward_lines)):
-        if (run / f"{name}.json").is_file():
-            print("\n".join(told(read_json(run / f"{name}.json"))))
     if (run / "report.html").is_file():  # a refit has none of its own
         print(f"report: {run / 'report.html'}")
 

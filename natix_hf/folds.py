@@ -42,9 +42,9 @@ def main(argv: list[str]) -> None:
 
     import yaml
 
-    from natix_hf.files import check_writable, write_json, write_text
+    from natix_hf.files import check_writable, write_text
     from natix_hf.recipe.yaml_and_command_line import parse, resolved
-    from natix_hf.runs.held_out_folds import folds_document, folds_table, plan_folds, recipe_rows
+    from natix_hf.runs.held_out_folds import Outcome, folds_document, folds_table, plan_folds, recipe_rows
     from natix_hf.runs.processes import train
     from natix_hf.runs.sweep_runs import state
 
@@ -67,20 +67,20 @@ def main(argv: list[str]) -> None:
         states[fold.name] = state(output / fold.name, text, "command")
     for fold in (fold for fold in folds if fold.skipped):
         print(f"{column} = {fold.value}: no fold: {fold.skipped}", flush=True)
-    outcomes = {name: {"status": "finished" if found == "finished" else "waiting"} for name, found in states.items()}
+    outcomes = {name: Outcome("finished" if found == "finished" else "waiting") for name, found in states.items()}
     for place, (name, found) in enumerate(states.items(), start=1):
         told = {"new": "begins", "interrupted": "goes on", "finished": "is there already"}[found]
         print(f"fold {place}/{len(states)} {name}: {told}", flush=True)
         if found != "finished":
             failed = train(output, name, words[name], resume=found == "interrupted")
-            outcomes[name] = {"status": "failed", "reason": failed} if failed else {"status": "finished"}
+            outcomes[name] = Outcome("failed" if failed else "finished", failed)
             if failed:
                 print(f"fold {place}/{len(states)} {name}: failed: {failed}", file=sys.stderr, flush=True)
         document = folds_document(output, column, folds, outcomes)
-        write_json(output / "folds.json", document)
+        document.write(output)
         write_text(output / "FOLDS.md", folds_table(document))
     print(f"\n{folds_table(document)}")
-    if any(outcome["status"] == "failed" for outcome in outcomes.values()):
+    if any(outcome.status == "failed" for outcome in outcomes.values()):
         raise SystemExit(1)
 
 

@@ -81,9 +81,9 @@ def main(argv: list[str]) -> None:
     import yaml
 
     from natix_hf.data.sources.known_sources import LABEL_KEYS, tell_classes
-    from natix_hf.files import check_writable, write_json, write_text
+    from natix_hf.files import check_writable, write_text
     from natix_hf.runs.processes import train
-    from natix_hf.runs.sweep_runs import ranking, state, table
+    from natix_hf.runs.sweep_runs import Outcome, ranking, state, table
 
     check_writable(output, "output_dir")
     states = {run.name: state(output / run.name, run.text) for run in runs}
@@ -92,9 +92,9 @@ def main(argv: list[str]) -> None:
         tell_classes(
             recipe["dataset_name"], partial(print, flush=True), **{key: recipe.get(key) for key in LABEL_KEYS}
         )
-    outcomes = {run.name: {"values": run.values, "status": "waiting"} for run in runs}
-    for name in (name for name, found in states.items() if found == "finished"):
-        outcomes[name]["status"] = "finished"
+    outcomes = {
+        run.name: Outcome(run.values, "finished" if states[run.name] == "finished" else "waiting") for run in runs
+    }
     text = ""
     for place, run in enumerate(runs, start=1):
         found = states[run.name]
@@ -102,20 +102,20 @@ def main(argv: list[str]) -> None:
         print(f"run {place}/{len(runs)} {run.name}: {told}", flush=True)
         if found != "finished":
             failed = train(output, run.name, run.words, resume=found == "interrupted")
-            outcomes[run.name] |= {"status": "failed", "failed": failed} if failed else {"status": "finished"}
+            outcomes[run.name] = Outcome(run.values, "failed" if failed else "finished", failed)
             if failed:
                 print(f"run {place}/{len(runs)} {run.name}: failed: {failed}", file=sys.stderr, flush=True)
         document = ranking(output, outcomes)
         look = None
-        if document["runs"][0]["rank"] and not any(one["status"] == "waiting" for one in document["runs"]):
-            best = output / document["runs"][0]["name"] / "recipe.yaml"
+        if document.runs[0].rank and not any(one.status == "waiting" for one in document.runs):
+            best = output / document.runs[0].name / "recipe.yaml"
             words = ["python", "-m", "natix_hf.train", str(best), "--output_dir", f"{output}-winner"]
             look = shlex.join(words)
         text = table(document, look)
-        write_json(output / "sweep.json", document)
+        document.write(output)
         write_text(output / "SWEEP.md", text)
     print(f"\n{text}")
-    if any(outcome["status"] == "failed" for outcome in outcomes.values()):
+    if any(outcome.status == "failed" for outcome in outcomes.values()):
         raise SystemExit(1)
 
 

@@ -17,6 +17,7 @@ from natix_hf.startup import keep_freed_memory, quick_imports
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from natix_hf.documents.document import Part
     from natix_hf.recipe.options import Recipe
 
 
@@ -44,8 +45,8 @@ def load_network(recipe: Recipe, label_names: list[str]) -> tuple[Any, Any]:
     )
 
 
-def train(recipe: Recipe) -> dict[str, Any]:
-    """Run the whole job; returns the content of `metrics.json` (empty on all processes but the first)."""
+def train(recipe: Recipe) -> Part | None:
+    """Run the whole job; returns what its purpose found (None on all processes but the first)."""
     with quick_imports():
         from natix_hf.modeling.packed_linear import packing_line
         from natix_hf.recipe.check_recipe import check, check_on_photos

@@ -17,14 +17,11 @@ from natix_hf.decision.risk_control import capacity_line, control_risk, guarante
 from natix_hf.decision.selective import selective_document
 from natix_hf.decision.temperature import softmax
 from natix_hf.documents.calibration import CalibrationFile
-from natix_hf.documents.final_figures import FinalFigures
+from natix_hf.documents.document import Document
+from natix_hf.documents.final_figures import Stage, Stages
 from natix_hf.documents.gallery import Gallery
 from natix_hf.documents.probe import OverProbe
-from natix_hf.documents.reward import Reward
-from natix_hf.documents.robustness import Robustness
 from natix_hf.documents.run_record import RunRecord
-from natix_hf.documents.selective import Selective
-from natix_hf.documents.slices import Slices
 from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.report.intervals import bootstrap_intervals, paired_differences
 from natix_hf.report.robustness import Sent, robustness_document
@@ -34,11 +31,6 @@ from natix_hf.streetvision.field import LATE_2025
 from natix_hf.streetvision.reward import Photos, reward_document
 
 WRITTEN = {
-    "metrics": FinalFigures,
-    "slices": Slices,
-    "selective": Selective,
-    "robustness": Robustness,
-    "reward": Reward,
     "over_probe": OverProbe,
     "calibration": CalibrationFile,
     "run": RunRecord,
@@ -58,6 +50,27 @@ RECIPE = {
     "image_size": 224,
     "seed": 42,
 }
+
+
+THRESHOLD_CHOICE = {
+    "metric": "mcc", "measures": "mcc", "threshold": 0.48, "low": 0.4, "high": 0.6, "value": 0.9,
+    "value_low": 0.85, "value_high": 0.95, "at_half": 0.89, "n": 75, "groups": 40, "reachable": True,
+    "constraint": None, "curve": {"threshold": [0.4, 0.5, 0.6], "value": [0.8, 0.9, 0.85]}, "held_out": None,
+}  # fmt: skip
+
+
+def calibration_document(classes: int = 2, **changes: Any) -> dict:
+    """The content of `calibration.json`: a temperature of 1.5, fitted on 75 photos in 40 groups."""
+    return {
+        "version": 2, "calibrator": "temperature", "kept": True, "fitted_on": "val_calib/fit", "n": 75,
+        "groups": 40, "calibrate_on": "clean", "positive": 1, "temperature": [1.5] * classes, "isotonic": None,
+        "nll_before": 0.3, "nll_after": 0.2, "ece_before": 0.05, "ece_after": 0.02, "candidates": [],
+        "prior": {"seen": [1 / classes] * classes, "target": None}, "threshold": 0.5, "folded": False,
+        "threshold_choice": None,
+        **{f"{name}_bias": [0.0] * classes for name in ("calibrator", "prior", "threshold", "logit")},
+        "guarantee": None, "compared": None, "options": {"calibrator": ["temperature"]}, "notes": [],
+        **changes,
+    }  # fmt: skip
 
 
 def certificate(classes: list[str], ratios: list[float] | None) -> dict:
@@ -128,12 +141,14 @@ def write_finished_run(
         softmax(calibrated)[:, 1], labels == 1, groups, risk="fpr", alpha=0.1, delta=0.1, threshold=0.5,
         fitted_on="val_calib/control", prevalence=None,
     )  # fmt: skip
-    guarantee |= {"lines": [capacity_line(guarantee, NAMES), guarantee_line(guarantee, NAMES)]}
+    lines = [capacity_line(guarantee, NAMES), guarantee_line(guarantee, NAMES)]
+    guarantee = guarantee.model_copy(update={"lines": lines})
     metrics = metrics_document(calibrated, logits, labels, groups, label_names=NAMES, times_read_before=2, n_boot=50)
-    step = {name: metrics["metrics"][name] for name in ("accuracy", "mcc", "ece")}
-    step |= {"nll": metrics["metrics"]["log_loss"], "brier": metrics["metrics"]["log_loss"]}
-    steps = [{"step": "uncalibrated", "figures": step}, {"step": "calibrator", "figures": step}]
-    metrics["stages"] = {"shares": [0.5, 0.5], "n": n, "groups": metrics["groups"], "steps": steps}
+    step = {name: metrics.metrics[name] for name in ("accuracy", "mcc", "ece")}
+    step |= {"nll": metrics.metrics["log_loss"], "brier": metrics.metrics["log_loss"]}
+    steps = [Stage(step="uncalibrated", figures=step), Stage(step="calibrator", figures=step)]
+    stages = Stages(shares=[0.5, 0.5], n=n, groups=metrics.groups, steps=steps)
+    metrics = metrics.model_copy(update={"stages": stages})
     about = {"label_names": NAMES, "positive": positive}
     noisy = [Sent(level, None, None, logits + rng.normal(0, 0.6 * level + 0.1, logits.shape)) for level in range(4)]
     photos = [Photos("clean", source, calibrated, labels, groups) for source in (None, ids[0], "/home/me/street")]
@@ -148,7 +163,6 @@ def write_finished_run(
         "sources": {"/home/me/street": n, "public": 3},
         "hold_out": {"video": [groups[0], "rain"]},
     }
-    curve = {"threshold": [0.4, 0.5, 0.6], "value": [0.8, 0.9, 0.85]}
     documents = {
         "config": {"id2label": dict(enumerate(NAMES))},
         "metrics": metrics,
@@ -157,26 +171,18 @@ def write_finished_run(
         "robustness": robustness_document(calibrated, {"challenge@2025": noisy}, labels, groups, n_boot=20, **about),
         "reward": reward_document(photos, LATE_2025, days=5, n_boot=9, **about),
         "over_probe": {
-            "version": 1, "split": "val_test", "n": n, "groups": metrics["groups"],
+            "version": 1, "split": "val_test", "n": n, "groups": metrics.groups,
             "metrics": {
                 name: {"probe": sides[0][name], "tuned": sides[1][name], "difference": changes[name]}
                 for name in ("mcc", "accuracy")
             },
         },
-        "calibration": {
-            "version": 2, "calibrator": "temperature", "kept": True, "fitted_on": "val_calib/fit", "n": 75,
-            "groups": 40, "calibrate_on": "clean", "positive": 1, "temperature": [2.0, 2.0], "isotonic": None,
-            "nll_before": 0.3, "nll_after": 0.2, "ece_before": 0.05, "ece_after": 0.02, "candidates": [],
-            "prior": {"seen": [0.5, 0.5], "target": None}, "threshold": 0.5, "folded": False,
-            "threshold_choice": {
-                "metric": "mcc", "measures": "mcc", "threshold": 0.48, "low": 0.4, "high": 0.6, "value": 0.9,
-                "value_low": 0.85, "value_high": 0.95, "at_half": 0.89, "n": 75, "groups": 40, "reachable": True,
-                "constraint": None, "curve": curve, "held_out": None,
-            },
-            **{f"{name}_bias": [0.0, 0.0] for name in ("calibrator", "prior", "threshold", "logit")},
-            "guarantee": guarantee, "compared": None, "options": {"calibrator": ["temperature"]},
-            "notes": [f"the row {ids[3]} was left out"],
-        },
+        "calibration": calibration_document(
+            temperature=[2.0, 2.0],
+            threshold_choice=THRESHOLD_CHOICE,
+            guarantee=guarantee.plain(),
+            notes=[f"the row {ids[3]} was left out"],
+        ),
         "run": {
             "version": 1, "status": "finished", "finished": "2026-01-02T03:04:05+00:00", "method": "lora",
             "positive": 1,
@@ -189,6 +195,9 @@ def write_finished_run(
     }  # fmt: skip
     run.mkdir(parents=True, exist_ok=True)
     for name, document in documents.items():
+        if isinstance(document, Document):
+            document.write(run)
+            continue
         if name in WRITTEN:
             document = json.loads(json.dumps(document).replace("NaN", "null"))
             WRITTEN[name].check(document)

@@ -12,11 +12,12 @@ chosen elsewhere decides which photos are answered at all, and the rates are con
 
 from __future__ import annotations
 
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 from natix_hf.decision.group_bounds import Groups, safe_threshold, smallest_certifiable
+from natix_hf.documents.guarantee import Abstention, ClassCounts, Guarantee, PerClassCounts, Selected
 from natix_hf.errors import UserError
 
 RISKS = ("fpr", "fnr", "error", "precision")
@@ -37,8 +38,8 @@ def control_risk(
     threshold: float = 0.5,
     select_at: float | None = None,
     fitted_on: str = "val_calib/control",
-) -> dict[str, Any]:
-    """Find the widest band of answers for which a rate is proven, the document `guarantee`.
+) -> Guarantee:
+    """Find the widest band of answers for which a rate is proven.
 
     Args:
         scores: `(n,)` calibrated probabilities of the positive class; nothing about the calibration may have been
@@ -58,11 +59,10 @@ def control_risk(
         fitted_on: which rows these are.
 
     Returns:
-        `risk, alpha, delta, prevalence, fitted_on, n, groups, per_class, smallest_alpha, reachable, reason, low,
-        high, selected, fpr, fnr, abstention, coverage`. Where the promise is out of reach `reachable` is False,
-        `reason` one line, and the band with all that follows from it None. `fpr`, `fnr`, `abstention` and `coverage`
-        are measured on the rows of the fit, hence no proof of anything. A `high` above 1 or a `low` below 0 means
-        that this class is never answered.
+        The promise without its `lines`. Where it is out of reach `reachable` is False, `reason` one line, and the
+        band with all that follows from it None. `fpr`, `fnr`, `abstention` and `coverage` are measured on the rows of
+        the fit, hence no proof of anything. A `high` above 1 or a `low` below 0 means that this class is never
+        answered.
 
     Raises:
         UserError: an unknown risk, numbers out of range, scores that are no probabilities, `precision` without
@@ -106,27 +106,36 @@ def control_risk(
             high = max(high, high_for(alpha, share))
         if risk in ("fnr", "error"):
             low = min(low, low_for(alpha, share))
-    document = {
-        "risk": risk,
-        "alpha": float(alpha),
-        "delta": float(delta),
-        "prevalence": None if prevalence is None else float(prevalence),
-        "fitted_on": fitted_on,
-        "n": len(scores),
-        "groups": len(np.unique(groups)),
-        "per_class": {name: _counts(of[name]) for name in CLASSES},
-        "smallest_alpha": smallest,
-        "reachable": reason is None,
-        "reason": reason,
-        "low": low if reason is None else None,
-        "high": high if reason is None else None,
-        "selected": None if select_at is None else {"at": float(select_at), "share": float(np.mean(counted))},
-    }
-    return document | (
-        band_rates(scores, is_positive, low, high, counted)
-        if reason is None
-        else {"fpr": None, "fnr": None, "abstention": None, "coverage": None}
+    rates = None if reason else band_rates(scores, is_positive, low, high, counted)
+    return Guarantee(
+        risk=risk,
+        alpha=float(alpha),
+        delta=float(delta),
+        prevalence=None if prevalence is None else float(prevalence),
+        fitted_on=fitted_on,
+        n=len(scores),
+        groups=len(np.unique(groups)),
+        per_class=PerClassCounts(negative=_counts(of["negative"]), positive=_counts(of["positive"])),
+        smallest_alpha=smallest,
+        reachable=reason is None,
+        reason=reason,
+        low=low if reason is None else None,
+        high=high if reason is None else None,
+        selected=None if select_at is None else Selected(at=float(select_at), share=float(np.mean(counted))),
+        fpr=rates and rates.fpr,
+        fnr=rates and rates.fnr,
+        abstention=rates and rates.abstention,
+        coverage=rates and rates.coverage,
     )
+
+
+class BandRates(NamedTuple):
+    """Shares of wrong answers and abstentions within a class, and of answers among all rows; None without rows."""
+
+    fpr: float | None
+    fnr: float | None
+    abstention: Abstention
+    coverage: float
 
 
 def smallest_alpha(
@@ -147,14 +156,13 @@ def smallest_alpha(
 
 def band_rates(
     scores: np.ndarray, is_positive: np.ndarray, low: float, high: float, counted: np.ndarray | None = None
-) -> dict[str, Any]:
-    """What a band gives on rows: `fpr` and `fnr` (wrong answers), `abstention` of each class, `coverage` of all rows.
+) -> BandRates:
+    """What a band gives on rows.
 
     Args:
         scores, is_positive: `(n,)`.
         low, high: the band.
-        counted: `(n,)` rows that count for the rates of a class, those selected; None: all. None for a rate without
-            rows.
+        counted: `(n,)` rows that count for the rates of a class, those selected; None: all.
     """
     said_positive, said_negative = answers(scores, low, high)
     counted = np.ones(len(scores), dtype=bool) if counted is None else counted
@@ -164,12 +172,12 @@ def band_rates(
         return float(np.mean(of[rows])) if rows.any() else None
 
     silent = ~said_positive & ~said_negative
-    return {
-        "fpr": share(said_positive, negative),
-        "fnr": share(said_negative, positive),
-        "abstention": {"negative": share(silent, ~is_positive), "positive": share(silent, is_positive)},
-        "coverage": float(np.mean(~silent)),
-    }
+    return BandRates(
+        fpr=share(said_positive, negative),
+        fnr=share(said_negative, positive),
+        abstention=Abstention(negative=share(silent, ~is_positive), positive=share(silent, is_positive)),
+        coverage=float(np.mean(~silent)),
+    )
 
 
 def answers(scores: np.ndarray, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
@@ -188,41 +196,38 @@ def selection_level(scores: np.ndarray, coverage: float) -> float:
     return float(np.quantile(_confidence(np.asarray(scores, dtype=np.float64)), 1 - coverage, method="lower"))
 
 
-def capacity_line(document: dict[str, Any], names: tuple[str, str] = CLASSES) -> str:
+def capacity_line(document: Guarantee, names: tuple[str, str] = CLASSES) -> str:
     """What the rows can certify at best, one line; `names` of the negative and the positive class."""
-    one = {"fpr": ("negative",), "fnr": ("positive",)}.get(document["risk"], CLASSES)
+    negative, positive = (names[0], document.per_class.negative), (names[1], document.per_class.positive)
+    one = {"fpr": (negative,), "fnr": (positive,)}.get(document.risk, (negative, positive))
     rows = " and ".join(
-        f"{c['n']} photos of {name} in {c['groups']} groups (largest: {c['largest']}, weight {c['effective']:.0f})"
-        for name, c in ((names[CLASSES.index(k)], document["per_class"][k]) for k in one)
+        f"{c.n} photos of {name} in {c.groups} groups (largest: {c.largest}, weight {c.effective:.0f})"
+        for name, c in one
     )
-    smallest = document["smallest_alpha"]
-    at = f" at prevalence {document['prevalence']:g}" if document["risk"] == "precision" else ""
-    what = (
-        f"precision {1 - smallest:.4f}{at}"
-        if document["risk"] == "precision"
-        else f"{document['risk']} {smallest:.4f}"
-    )
-    return f"{rows} of {document['fitted_on']} can certify {what} at best, with {1 - document['delta']:.0%} confidence"
+    smallest = document.smallest_alpha
+    at = f" at prevalence {document.prevalence:g}" if document.risk == "precision" else ""
+    what = f"precision {1 - smallest:.4f}{at}" if document.risk == "precision" else f"{document.risk} {smallest:.4f}"
+    return f"{rows} of {document.fitted_on} can certify {what} at best, with {1 - document.delta:.0%} confidence"
 
 
-def guarantee_line(document: dict[str, Any], names: tuple[str, str] = CLASSES) -> str:
+def guarantee_line(document: Guarantee, names: tuple[str, str] = CLASSES) -> str:
     """The promise, or why there is none, one line; `names` of the negative and the positive class."""
-    if not document["reachable"]:
-        return f"no guarantee: {document['reason']}"
+    if not document.reachable:
+        return f"no guarantee: {document.reason}"
     negative, positive = names
-    alpha, among = document["alpha"], "answered photos" if document["selected"] else "photos"
+    alpha, among = document.alpha, "answered photos" if document.selected else "photos"
     promise = {
         "fpr": f"at most {alpha:.2%} of {among} of {negative} are answered {positive}",
         "fnr": f"at most {alpha:.2%} of {among} of {positive} are answered {negative}",
         "error": f"at most {alpha:.2%} of {among} of {negative} and of {positive} each are answered wrongly",
     }
-    if document["risk"] == "precision":
-        text = f"at least {1 - alpha:.2%} of the answers {positive} are right at prevalence {document['prevalence']:g}"
+    if document.risk == "precision":
+        text = f"at least {1 - alpha:.2%} of the answers {positive} are right at prevalence {document.prevalence:g}"
     else:
-        text = promise[document["risk"]]
+        text = promise[document.risk]
     return (
-        f"with {1 - document['delta']:.0%} confidence {text}; {positive} from p {document['high']:.4f}, {negative} "
-        f"up to p {document['low']:.4f}, {document['coverage']:.1%} of {document['n']} control photos answered"
+        f"with {1 - document.delta:.0%} confidence {text}; {positive} from p {document.high:.4f}, {negative} "
+        f"up to p {document.low:.4f}, {document.coverage:.1%} of {document.n} control photos answered"
     )
 
 
@@ -250,13 +255,13 @@ def _confidence(scores: np.ndarray) -> np.ndarray:
     return np.maximum(scores, 1 - scores)
 
 
-def _counts(groups: Groups) -> dict[str, Any]:
-    return {
-        "n": int(groups.sizes.sum()),
-        "groups": len(groups.sizes),
-        "largest": groups.largest,
-        "effective": round(groups.effective, 3),
-    }
+def _counts(groups: Groups) -> ClassCounts:
+    return ClassCounts(
+        n=int(groups.sizes.sum()),
+        groups=len(groups.sizes),
+        largest=groups.largest,
+        effective=round(groups.effective, 3),
+    )
 
 
 def _unreachable(risk: str, alpha: float, delta: float, smallest: float, of: dict[str, Groups]) -> str:

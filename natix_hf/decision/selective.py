@@ -6,19 +6,30 @@ so that it does not depend on how rows happen to be sorted. Intervals come from 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import scipy.special
 
-from natix_hf.decision.risk_control import CLASSES, answers
+from natix_hf.decision.risk_control import answers
 from natix_hf.decision.temperature import softmax
+from natix_hf.documents.guarantee import Guarantee
+from natix_hf.documents.selective import AmountInterval, Band, BandAbstention, Rate, RiskCurve, Selective
 from natix_hf.resampling import group_numbers, times_drawn
 
 LEVEL = 0.95
 CURVE_POINTS = 200
 _CELLS = 2_000_000  # numbers held at once per array: 16 MB
+
+
+class RiskCoverage(NamedTuple):
+    """The curve of `n` rows in `groups`, and the areas under it."""
+
+    n: int
+    groups: int
+    curve: RiskCurve
+    aurc: AmountInterval
+    augrc: AmountInterval
 
 
 def risk_coverage(
@@ -29,7 +40,7 @@ def risk_coverage(
     n_boot: int = 1000,
     seed: int = 0,
     level: float = LEVEL,
-) -> dict[str, Any]:
+) -> RiskCoverage:
     """The risk-coverage curve with the areas under it, lower being better.
 
     - risk at coverage k/n: share of mistakes among the k most confident rows (Geifman and El-Yaniv, 2017).
@@ -45,8 +56,8 @@ def risk_coverage(
         n_boot, seed, level: of the bootstrap over groups.
 
     Returns:
-        `n, groups, curve {coverage, risk}` (thinned to `CURVE_POINTS`), `aurc` and `augrc` as `{value, low, high}`.
-        Without a mistake the high ends come from the mistake rate that so few groups could hide (`flawless_high`).
+        The curve thinned to `CURVE_POINTS`, and both areas. Without a mistake the high ends come from the mistake rate
+        that so few groups could hide (`flawless_high`).
 
     Raises:
         ValueError: no rows, lengths that do not fit, a confidence that is NaN.
@@ -76,30 +87,30 @@ def risk_coverage(
     accepted = np.r_[starts[1:], len(wrong)]
     at = np.unique(np.linspace(0, len(accepted) - 1, CURVE_POINTS).round().astype(int))
     mistakes = np.cumsum(wrong)[accepted - 1]
-    return {
-        "n": len(wrong),
-        "groups": n_groups,
-        "curve": {
-            "coverage": (accepted / len(wrong))[at].tolist(),
-            "risk": (mistakes / accepted)[at].tolist(),
-        },
-        "aurc": _figure(aurc, *ends[0]),
-        "augrc": _figure(augrc, *ends[1]),
-    }
+    return RiskCoverage(
+        n=len(wrong),
+        groups=n_groups,
+        curve=RiskCurve(
+            coverage=(accepted / len(wrong))[at].tolist(),
+            risk=(mistakes / accepted)[at].tolist(),
+        ),
+        aurc=AmountInterval(**_ends(aurc, *ends[0])),
+        augrc=AmountInterval(**_ends(augrc, *ends[1])),
+    )
 
 
 def selective_document(
     calibrated_logits: np.ndarray,
     labels: np.ndarray,
     groups: np.ndarray | None,
-    guarantee: Mapping[str, Any] | None,
+    guarantee: Guarantee | None,
     positive: int,
     *,
     split: str = "val_test",
     decisions: np.ndarray | None = None,
     n_boot: int = 1000,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Selective:
     """The content of `selective.json`: risk against coverage, and what the band of a guarantee gives on other rows.
 
     Args:
@@ -114,15 +125,11 @@ def selective_document(
     """
     probabilities, labels = softmax(calibrated_logits), np.asarray(labels)
     decided = probabilities.argmax(axis=1) if decisions is None else np.asarray(decisions)
-    document: dict[str, Any] = {"version": 1, "split": split, "level": LEVEL, "resamples": n_boot}
-    document |= risk_coverage(probabilities.max(axis=1), decided != labels, groups, n_boot=n_boot, seed=seed)
-    document["guarantee"] = None if guarantee is None else dict(guarantee)
-    document["band"] = None
-    if guarantee is not None and guarantee["reachable"]:
-        document["band"] = _band(
-            probabilities[:, positive], labels == positive, groups, guarantee, n_boot=n_boot, seed=seed
-        )
-    return document
+    found = risk_coverage(probabilities.max(axis=1), decided != labels, groups, n_boot=n_boot, seed=seed)
+    band = None
+    if guarantee is not None and guarantee.reachable:
+        band = _band(probabilities[:, positive], labels == positive, groups, guarantee, n_boot=n_boot, seed=seed)
+    return Selective(split=split, level=LEVEL, resamples=n_boot, guarantee=guarantee, band=band, **found._asdict())
 
 
 def flawless_high(n_groups: int, level: float = LEVEL) -> float:
@@ -130,35 +137,34 @@ def flawless_high(n_groups: int, level: float = LEVEL) -> float:
     return float(-np.expm1(np.log((1 - level) / 2) / n_groups))
 
 
-def _band(scores, is_positive, groups, guarantee, *, n_boot: int, seed: int) -> dict[str, Any]:
+def _band(scores, is_positive, groups, guarantee: Guarantee, *, n_boot: int, seed: int) -> Band:
     """Rates of the band on these rows with intervals: a class's wrong answers and abstentions, coverage, precision."""
-    said_positive, said_negative = answers(scores, guarantee["low"], guarantee["high"])
+    said_positive, said_negative = answers(scores, guarantee.low, guarantee.high)
     silent = ~said_positive & ~said_negative
     everything = np.ones(len(scores), dtype=bool)
     counted = everything
-    if guarantee["selected"] is not None:
-        counted = np.maximum(scores, 1 - scores) >= guarantee["selected"]["at"]
+    if guarantee.selected is not None:
+        counted = np.maximum(scores, 1 - scores) >= guarantee.selected.at
 
-    def rate(of: np.ndarray, rows: np.ndarray) -> dict[str, Any]:
+    def rate(of: np.ndarray, rows: np.ndarray) -> Rate:
         return share_with_interval(of, rows, groups, n_boot=n_boot, seed=seed)
 
-    members = {"negative": ~is_positive, "positive": is_positive}
-    return {
-        "low": guarantee["low"],
-        "high": guarantee["high"],
-        "fpr": rate(said_positive, counted & ~is_positive),
-        "fnr": rate(said_negative, counted & is_positive),
-        "abstention": {name: rate(silent, members[name]) for name in CLASSES},
-        "coverage": rate(~silent, everything),
-        "precision": rate(is_positive, said_positive),
-        "wrong_among_answered": rate((said_positive & ~is_positive) | (said_negative & is_positive), ~silent),
-    }
+    return Band(
+        low=guarantee.low,
+        high=guarantee.high,
+        fpr=rate(said_positive, counted & ~is_positive),
+        fnr=rate(said_negative, counted & is_positive),
+        abstention=BandAbstention(negative=rate(silent, ~is_positive), positive=rate(silent, is_positive)),
+        coverage=rate(~silent, everything),
+        precision=rate(is_positive, said_positive),
+        wrong_among_answered=rate((said_positive & ~is_positive) | (said_negative & is_positive), ~silent),
+    )
 
 
 def share_with_interval(
     of: np.ndarray, rows: np.ndarray, groups: np.ndarray | None, *, n_boot: int, seed: int, level: float = LEVEL
-) -> dict[str, Any]:
-    """Share of `of` among `rows`, both `(n,)` bool, as `{value, low, high, n, groups}` over resampled groups.
+) -> Rate:
+    """Share of `of` among `rows`, both `(n,)` bool, with its interval over resampled groups.
 
     A share of 0 or 1 has its far end from the exact binomial bound on the number of groups. All None without rows.
     """
@@ -167,7 +173,7 @@ def share_with_interval(
     hits, sizes = (np.bincount(of_row, weights=column, minlength=n_groups) for column in counts)
     there = int((sizes > 0).sum())
     if there == 0:
-        return {"value": None, "low": None, "high": None, "n": 0, "groups": 0}
+        return Rate(value=None, low=None, high=None, n=0, groups=0)
     value = float(hits.sum() / sizes.sum())
     if value in (0.0, 1.0):
         hidden = flawless_high(there, level)
@@ -178,7 +184,7 @@ def share_with_interval(
             size = times @ sizes
             drawn.append((times @ hits)[size > 0] / size[size > 0])
         low, high = np.quantile(np.concatenate(drawn), [(1 - level) / 2, (1 + level) / 2])
-    return _figure(value, low, high) | {"n": int(sizes.sum()), "groups": there}
+    return Rate(**_ends(value, low, high), n=int(sizes.sum()), groups=there)
 
 
 def _areas(weights: np.ndarray, wrong: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -199,5 +205,5 @@ def _areas(weights: np.ndarray, wrong: np.ndarray, starts: np.ndarray) -> tuple[
     return risk / total, generalized / total**2
 
 
-def _figure(value: float, low: float, high: float) -> dict[str, float]:
+def _ends(value: float, low: float, high: float) -> dict[str, float]:
     return {"value": float(value), "low": float(low), "high": float(high)}

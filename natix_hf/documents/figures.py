@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field
 
@@ -21,7 +23,14 @@ Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "mcc", "auroc", "l
 METRICS: tuple[Metric, ...] = Metric.__args__
 
 
-class Interval(Part):
+class _Ends(Part):
+    @classmethod
+    def of(cls, numbers: Mapping[str, float], **more: Any) -> Self:
+        """From numbers as they were computed: one that is not finite becomes None. `more`: the other fields."""
+        return cls(**{name: float(one) if math.isfinite(one) else None for name, one in numbers.items()}, **more)
+
+
+class Interval(_Ends):
     """A figure with its interval; None where it is not defined on these rows."""
 
     value: float | None
@@ -29,7 +38,7 @@ class Interval(Part):
     high: float | None
 
 
-class Difference(Part):
+class Difference(_Ends):
     """A difference with its interval; None where it is not defined."""
 
     difference: float | None

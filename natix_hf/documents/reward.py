@@ -7,12 +7,12 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from natix_hf.documents.document import Document, Part
-from natix_hf.documents.figures import Count, Resampled, Share, Some
+from natix_hf.documents.figures import Count, Interval, Resampled, Share, Some
 
 Quantile = Literal["0.05", "0.25", "0.5", "0.75", "0.95"]
 
 
-class Ranged(Part):
+class Ranged(Interval):
     value: Annotated[float, Field(ge=0)]
     low: Annotated[float, Field(ge=0)]
     high: Annotated[float, Field(ge=0)]

@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import ClassVar
 
 from natix_hf.documents.document import Document, Part
-from natix_hf.documents.figures import Amount, Count, Level, Share, Some
+from natix_hf.documents.figures import Amount, Count, Interval, Level, Share, Some
 from natix_hf.documents.guarantee import Guarantee
 
 
-class AmountInterval(Part):
+class AmountInterval(Interval):
     value: Amount
     low: Amount
     high: Amount
 
 
-class Rate(Part):
+class Rate(Interval):
     """A share of `n` rows in `groups`, with its interval; None where there are none."""
 
     value: Share | None

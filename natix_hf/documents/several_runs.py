@@ -15,14 +15,32 @@ def _needs(part: Part, names: tuple[str, ...]) -> None:
         raise ValueError(f"{part.status}, but no {', '.join(missing)}")
 
 
+class SweepScore(Part):
+    """What a finished run of a sweep is ranked by.
+
+    Attributes:
+        score: by `metric`, on `val_select`.
+        fingerprint: of the rows of val_select.
+        seconds: of training.
+    """
+
+    metric: str
+    score: Interval
+    log_loss: Interval
+    n: Some
+    groups: Some
+    fingerprint: str
+    best_step: int | None
+    steps: Some
+    seconds: Amount
+
+
 class SweepRun(Part):
-    """One run of a sweep.
+    """One run of a sweep; of a finished one all that `SweepScore` says.
 
     Attributes:
         name: its folder.
         failed: the reason.
-        fingerprint: of the rows of val_select.
-        seconds: of training.
     """
 
     name: str
@@ -57,7 +75,7 @@ class Sweep(Document, Resampled):
     runs: list[SweepRun]
 
 
-class Fold(Part):
+class FoldRun(Part):
     """A run that was tested on one value of a column alone.
 
     Attributes:
@@ -91,12 +109,9 @@ class Fold(Part):
         return self
 
 
-class FoldMean(Part):
+class FoldMean(Interval):
     """Student's interval over folds, and their range."""
 
-    value: float | None
-    low: float | None
-    high: float | None
     folds: Count
     smallest: float | None
     largest: float | None
@@ -110,5 +125,5 @@ class Folds(Document):
     column: str
     split: Literal["val_test"]
     level: Level
-    folds: Annotated[list[Fold], Field(min_length=2)]
+    folds: Annotated[list[FoldRun], Field(min_length=2)]
     mean: dict[str, FoldMean] | None

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from natix_hf.data.splits.certificate import read_certificate
+from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.probe import OverProbe, ProbeSearch
 from natix_hf.documents.reward import Reward
@@ -72,23 +73,24 @@ def write_bundle(
     for kind in DOCUMENTS:
         if kind is FinalFigures or kind.there(run):
             name = kind.file_name.removesuffix(".json")
-            document = _document(run, name)
-            kind.check(document)
-            documents[name] = document if include_photos else public(name, document, names)
-            write_json(folder / f"{name}.json", documents[name])
+            _check_there(run, name)
+            documents[name] = kind.read(run) if include_photos else public(kind.read(run), names)
+            documents[name].write(folder)
     for kind in PROBES:
         if kind.there(run):
             kind.read(run).write(folder)
-    calibration = _document(run, "calibration")
+    _check_there(run, "calibration")
+    calibration = CalibrationFile.read(run)
     if not include_photos:
-        calibration = public("calibration", calibration, names)
-        write_json(folder / "calibration.json", calibration)
+        calibration = public(calibration, names)
+        calibration.write(folder)
     summary = splits_summary(splits, names)
     SplitSummary.check(summary)
     write_json(folder / "splits_summary.json", summary)
 
     _copy_pictures(run, folder, names, include_photos)
-    _write_page(run, folder, documents | {"calibration": calibration, "run": record, "splits": splits}, include_photos)
+    further = {"calibration": calibration.plain(), "run": record, "splits": splits}
+    _write_page(run, folder, documents | further, include_photos)
 
     data = hub_id(recipe.get("dataset_name"))
     if data:
@@ -115,12 +117,16 @@ def _has(run: Path, name: str) -> bool:
     return (run / name).is_file()
 
 
-def _document(run: Path, name: str) -> dict[str, Any]:
+def _check_there(run: Path, name: str) -> None:
     if not _has(run, f"{name}.json"):
         raise UserError(
             f"{run}: no {name}.json, so nothing of what it measured could be published: run `python -m "
             f"natix_hf.{'calibrate' if name == 'calibration' else 'evaluate'} {run}` first"
         )
+
+
+def _document(run: Path, name: str) -> dict[str, Any]:
+    _check_there(run, name)
     return read_json(run / f"{name}.json")
 
 

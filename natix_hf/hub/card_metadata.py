@@ -11,6 +11,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_result_entries_to_yaml
 
+from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.hub_metadata import CardMetadata, EvaluationResult
 from natix_hf.hub.card_text import hub_id, title
 from natix_hf.report.summary import LABELS, figure_text, interval_text
@@ -25,7 +26,7 @@ def metadata(
     classes: Sequence[str],
     base: str | None,
     data: str | None,
-    metrics: Mapping[str, Any],
+    metrics: FinalFigures,
     licence: Mapping[str, str],
     form: str = "run",
 ) -> ModelCardData:
@@ -34,34 +35,33 @@ def metadata(
     Args:
         classes: in the order of their ids.
         base, data: `model_name_or_path` and `dataset_name`; only what is on the Hub is named.
-        metrics: the content of `metrics.json`.
         licence: see `base_licence`.
         form: what of the run is published.
 
     Raises:
         UserError: the Hub would refuse it, or a figure stands alone.
     """
-    of, base_id, data_id = metrics.get("honest_run"), hub_id(base), hub_id(data)
+    of, base_id, data_id = metrics.honest_run, hub_id(base), hub_id(data)
     results = [
         EvalResult(
             task_type="image-classification",
             task_name="Image Classification",
             dataset_type=data_id or "imagefolder",
             dataset_name=data_id or ("generated street photos" if data == "builtin:scenes" else "own photos"),
-            dataset_split=metrics["split"],
+            dataset_split=metrics.split,
             metric_type=METRIC_IDS.get(name, name),
             metric_name=LABELS[name] + (f" of the run {of} before this refit" if of else ""),
-            metric_value=round(interval["value"], 5),
+            metric_value=round(interval.value, 5),
             metric_args={
-                "photos": metrics["n"],
-                "groups": metrics["groups"],
-                "level": metrics["level"],
-                "low": round(interval["low"], 5),
-                "high": round(interval["high"], 5),
+                "photos": metrics.n,
+                "groups": metrics.groups,
+                "level": metrics.level,
+                "low": round(interval.low, 5),
+                "high": round(interval.high, 5),
             },
         )
-        for name, interval in metrics["metrics"].items()
-        if None not in interval.values()
+        for name, interval in metrics.metrics.items()
+        if None not in (interval.value, interval.low, interval.high)
     ]
     front = ModelCardData(
         model_name=title(classes) if results else None,
@@ -79,14 +79,13 @@ def metadata(
     return front
 
 
-def eval_results(metrics: Mapping[str, Any], *, data: str, repo_id: str, fingerprint: str, date: str) -> list[Any]:
+def eval_results(metrics: FinalFigures, *, data: str, repo_id: str, fingerprint: str, date: str) -> list[Any]:
     """The content of `.eval_results/natix_hf.yaml`.
 
     The format has one number for a task and no room for its interval, so each figure is a task of its own and `notes`
     says what it rests on. The Hub shows them once the data set's `eval.yaml` declares tasks of these names.
 
     Args:
-        metrics: the content of `metrics.json`.
         data: Hub id of the data set.
         repo_id: where the results will stand.
         fingerprint: of the split, since the test rows are those that natix_hf cut.
@@ -95,21 +94,21 @@ def eval_results(metrics: Mapping[str, Any], *, data: str, repo_id: str, fingerp
     Raises:
         UserError: the Hub would refuse it.
     """
-    of = f", of the run {metrics['honest_run']} before this refit" if "honest_run" in metrics else ""
+    of = f", of the run {metrics.honest_run} before this refit" if metrics.honest_run is not None else ""
     entries = [
         EvalResultEntry(
             dataset_id=data,
-            task_id=f"{metrics['split']}_{name}",
-            value=round(interval["value"], 5),
+            task_id=f"{metrics.split}_{name}",
+            value=round(interval.value, 5),
             date=date,
             source_url=f"https://huggingface.co/{repo_id}/blob/main/metrics.json",
             source_name="final figures",
-            notes=f"{LABELS[name]} {figure_text(interval['value'])} on {metrics['n']} photos in {metrics['groups']} "
-            f"groups of {metrics['split']} (split {fingerprint}), {metrics['level'] * 100:g} % interval "
+            notes=f"{LABELS[name]} {figure_text(interval.value)} on {metrics.n} photos in {metrics.groups} "
+            f"groups of {metrics.split} (split {fingerprint}), {metrics.level * 100:g} % interval "
             f"{interval_text(interval)}{of}",
         )
-        for name, interval in metrics["metrics"].items()
-        if None not in interval.values()
+        for name, interval in metrics.metrics.items()
+        if None not in (interval.value, interval.low, interval.high)
     ]
     document = eval_result_entries_to_yaml(entries)
     for entry in document:

@@ -10,8 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from natix_hf.documents.figures import Difference, Interval
+from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.probe import OverProbe
-from natix_hf.files import read_json
+from natix_hf.documents.reward import Reward
+from natix_hf.documents.robustness import Robustness
+from natix_hf.documents.selective import Selective
+from natix_hf.documents.slices import Slices
 from natix_hf.hub.card_text import cell
 from natix_hf.hub.privacy import Names, public
 from natix_hf.report.charts import Table
@@ -101,39 +106,38 @@ def _threshold_line(calibration: Mapping[str, Any], choice: Mapping[str, Any], p
     )
 
 
-def stages_section(metrics: Mapping[str, Any], positive: int) -> dict[str, Any] | None:
+def stages_section(metrics: FinalFigures, positive: int) -> dict[str, Any] | None:
     """Figures before and after calibrator, prior and threshold; None where the run has none."""
-    stages = metrics.get("stages")
+    stages = metrics.stages
     if not stages:
         return None
-    names, shares = list(metrics["labels"]), stages["shares"]
+    names, shares = list(metrics.labels), stages.shares
     shown = [positive] if len(names) == 2 else range(len(names))
-    found = [name for name in STAGES if name in stages["steps"][0]["figures"]]
+    found = [name for name in STAGES if name in stages.steps[0].figures]
     rows = [
-        [step["step"], *(_with_interval(step["figures"][name]) for name in found), str(stages["n"])]
-        for step in stages["steps"]
+        [step.step, *(_with_interval(step.figures[name]) for name in found), str(stages.n)] for step in stages.steps
     ]
     return {
-        "text": f"On the {stages['n']} photos ({stages['groups']} groups) of `{metrics['split']}`, at class shares of "
+        "text": f"On the {stages.n} photos ({stages.groups} groups) of `{metrics.split}`, at class shares of "
         f"{', '.join(f'{shares[k]:.1%} {cell(names[k])}' for k in shown)}:",
         "table": Table(["after", *(STAGES[name] for name in found), "photos"], rows),
     }
 
 
-def band_section(selective: Mapping[str, Any] | None) -> Table | None:
+def band_section(selective: Selective | None) -> Table | None:
     """What the band of a guarantee gives on the test rows."""
     return band_table(selective) if selective else None
 
 
-def robustness_section(document: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def robustness_section(document: Robustness | None) -> dict[str, Any] | None:
     """The photos as each challenge profile sends them; distortions one by one stand in `robustness.json` alone."""
     if not document:
         return None
     whole = [
-        {**profile, "cases": [case for case in profile["cases"] if case["distortion"] is None]}
-        for profile in document["profiles"]
+        profile.model_copy(update={"cases": [case for case in profile.cases if case.distortion is None]})
+        for profile in document.profiles
     ]
-    found = robustness_table({**document, "profiles": whole})
+    found = robustness_table(document.model_copy(update={"profiles": whole}))
     rows = [[row["profile"], row["what"], *map(_cell, row["cells"]), str(row["n"])] for row in found["rows"]]
     return {
         "text": _plain(found["text"]),
@@ -142,7 +146,7 @@ def robustness_section(document: Mapping[str, Any] | None) -> dict[str, Any] | N
     }
 
 
-def slices_section(document: Mapping[str, Any] | None) -> dict[str, Any] | None:
+def slices_section(document: Slices | None) -> dict[str, Any] | None:
     """The kinds of photos on which the model is worst beside the rest, small ones left out."""
     if not document:
         return None
@@ -169,9 +173,9 @@ def probe_section(found: OverProbe | None) -> dict[str, Any] | None:
     rows = [
         [
             LABELS.get(name, name),
-            _with_interval(one.probe.plain()),
-            _with_interval(one.tuned.plain()),
-            _signed(one.difference.plain()),
+            _with_interval(one.probe),
+            _with_interval(one.tuned),
+            _signed(one.difference),
             str(found.n),
         ]
         for name, one in found.metrics.items()
@@ -202,9 +206,9 @@ def pictures(run: Path, names: Names) -> list[tuple[str, str]]:
     """
     found = [(f"figures/{name}.png", told) for name, told in FIGURES.items()]
     found = [(path, told) for path, told in found if (run / path).is_file()]
-    if (run / "reward.json").is_file():
-        reward = read_json(run / "reward.json")
-        if public("reward", reward, names) != reward:
+    if Reward.there(run):
+        reward = Reward.read(run)
+        if public(reward, names) != reward:
             found = [one for one in found if one[0] != "figures/reward.png"]
     return found
 
@@ -214,12 +218,13 @@ def _cell(found: Mapping[str, Any]) -> str:
     return f"{found['value']}{ends}"
 
 
-def _with_interval(found: Mapping[str, float | None]) -> str:
-    return f"{figure_text(found['value'])} ({interval_text(found)})"
+def _with_interval(found: Interval) -> str:
+    return f"{figure_text(found.value)} ({interval_text(found)})"
 
 
-def _signed(change: Mapping[str, float | None]) -> str:
-    value, low, high = ("-" if change[end] is None else f"{change[end]:+.3f}" for end in ("difference", "low", "high"))
+def _signed(change: Difference) -> str:
+    ends = (change.difference, change.low, change.high)
+    value, low, high = ("-" if end is None else f"{end:+.3f}" for end in ends)
     return f"{value} ({low} to {high})"
 
 

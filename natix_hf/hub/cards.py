@@ -8,13 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from huggingface_hub import ModelCard
 
 from natix_hf.data.splits.certificate import read_certificate
+from natix_hf.documents.calibration import CalibrationFile
+from natix_hf.documents.document import Document
+from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.probe import OverProbe
+from natix_hf.documents.reward import Reward
+from natix_hf.documents.robustness import Robustness
+from natix_hf.documents.selective import Selective
+from natix_hf.documents.slices import Slices
 from natix_hf.errors import UserError
 from natix_hf.files import read_json
 from natix_hf.hub import card_sections
@@ -44,7 +51,8 @@ SETTINGS = (
     *("loss", "optim", "weight_decay", "label_smoothing_factor", "mixup_alpha", "cutmix_alpha", "mix_switch_prob"),
     *("ema", "ema_decay", "split_seed"),
 )
-OPTIONAL = ("calibration", "selective", "robustness", "slices", "reward")
+D = TypeVar("D", bound=Document)
+OPTIONAL = (CalibrationFile, Selective, Robustness, Slices, Reward)
 LORA_SETTINGS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
 
 
@@ -75,11 +83,15 @@ def model_card(
         UserError: a file is missing; names it. Or the Hub would refuse the front matter.
     """
     run_folder = Path(run_folder)
-    config, metrics, run = (_document(run_folder, f"{n}.json") for n in ("config", "metrics", "run"))
+    config, run = (_document(run_folder, f"{name}.json") for name in ("config", "run"))
+    _check_there(run_folder, FinalFigures.file_name)
+    metrics = FinalFigures.read(run_folder)
     splits = read_certificate(run_folder)
     names = Names(frozenset()) if include_photos else names_of(run_folder)
-    found = {name: _optional(run_folder, name, names, include_photos) for name in OPTIONAL}
-    recipe_file, calibration = run_folder / "recipe.yaml", found["calibration"]
+    calibration, selective, robustness, slices, reward = (
+        _optional(run_folder, kind, None if include_photos else names) for kind in OPTIONAL
+    )
+    recipe_file = run_folder / "recipe.yaml"
     recipe = yaml.safe_load(recipe_file.read_text(encoding="utf-8")) if recipe_file.exists() else {}
     classes = [config["id2label"][key] for key in sorted(config["id2label"], key=int)]
     trained_from, data = recipe.get("model_name_or_path"), recipe.get("dataset_name")
@@ -96,29 +108,29 @@ def model_card(
         base_text=_base_text(trained_from),
         method_text=METHODS[method],
         image_size=recipe.get("image_size"),
-        calibrated_text=_calibrated_text(calibration),
+        calibrated_text=_calibrated_text(calibration and calibration.plain()),
         model_id=model_id or "the-id-of-this-repository",
         metrics=metrics,
         refit=run.get("refit"),
-        whose=sentence(honest_run_line(metrics)) if "honest_run" in metrics else None,
-        level=f"{metrics['level'] * 100:g} %",
+        whose=sentence(honest_run_line(metrics)) if metrics.honest_run is not None else None,
+        level=f"{metrics.level * 100:g} %",
         figures=[
             {
                 "label": label,
-                "value": figure_text(metrics["metrics"][name]["value"]),
-                "interval": interval_text(metrics["metrics"][name]),
+                "value": figure_text(metrics.metrics[name].value),
+                "interval": interval_text(metrics.metrics[name]),
             }
             for name, label in LABELS.items()
         ],
-        positive=cell(metrics["positive_label"]),
-        test_counts=counts_text(metrics["labels"]),
+        positive=cell(metrics.positive_label),
+        test_counts=counts_text(metrics.labels),
         read_before=sentence(read_before_line(metrics)),
-        decisions=card_sections.decision_lines(calibration, classes),
+        decisions=card_sections.decision_lines(calibration and calibration.plain(), classes),
         stages=card_sections.stages_section(metrics, run.get("positive", 1)),
-        band=card_sections.band_section(found["selective"]),
-        robustness=card_sections.robustness_section(found["robustness"]),
-        slices=card_sections.slices_section(found["slices"]),
-        extra=[card_sections.extra_section(one) for one in (*reward_sections(found["reward"]), *extra)],
+        band=card_sections.band_section(selective),
+        robustness=card_sections.robustness_section(robustness),
+        slices=card_sections.slices_section(slices),
+        extra=[card_sections.extra_section(one) for one in (*reward_sections(reward), *extra)],
         over_probe=card_sections.probe_section(OverProbe.read(run_folder) if OverProbe.there(run_folder) else None),
         pictures=card_sections.pictures(run_folder, names),
         data_text=_data_text(data, splits),
@@ -147,11 +159,11 @@ def model_card(
     return str(card).rstrip("\n") + "\n"
 
 
-def _optional(run_folder: Path, name: str, names: Names, include_photos: bool) -> dict[str, Any] | None:
-    path = run_folder / f"{name}.json"
-    if not path.is_file():
+def _optional(run_folder: Path, kind: type[D], hidden: Names | None) -> D | None:
+    if not kind.there(run_folder):
         return None
-    return read_json(path) if include_photos else public(name, read_json(path), names)
+    document = kind.read(run_folder)
+    return document if hidden is None else public(document, hidden)
 
 
 def _certificate_text(splits: Mapping[str, Any]) -> str:
@@ -162,14 +174,17 @@ def _certificate_text(splits: Mapping[str, Any]) -> str:
     return f"{tied}Groups that stand in two splits: {splits['straddling']}.{sought}"
 
 
-def _document(run_folder: Path, name: str) -> dict[str, Any]:
-    path = run_folder / name
-    if not path.exists():
+def _check_there(run_folder: Path, name: str) -> None:
+    if not (run_folder / name).exists():
         raise UserError(
-            f"{path}: there is no such file, so the run is not finished; train it to the end, or run "
+            f"{run_folder / name}: there is no such file, so the run is not finished; train it to the end, or run "
             f"`python -m natix_hf.evaluate {run_folder}`"
         )
-    return read_json(path)
+
+
+def _document(run_folder: Path, name: str) -> dict[str, Any]:
+    _check_there(run_folder, name)
+    return read_json(run_folder / name)
 
 
 def _base_text(base: str | None) -> str:

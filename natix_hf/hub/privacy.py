@@ -13,13 +13,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow.parquet as pq
 
+from natix_hf.documents.calibration import CalibrationFile
+from natix_hf.documents.document import Document
+from natix_hf.documents.reward import Reward
+from natix_hf.documents.slices import Slices
 from natix_hf.errors import UserError
 from natix_hf.files import read_json
 
+D = TypeVar("D", bound=Document)
 WITHHELD = "withheld"
 READ = (".json", ".md", ".yaml", ".yml", ".html", ".py")  # files of text among what is published
 LONG = 8  # letters of a name that cannot stand in a text by chance
@@ -70,26 +75,27 @@ def names_of(run: Path) -> Names:
     return Names(frozenset(found - set(classes) - {"", "None"}))
 
 
-def public(name: str, document: Mapping[str, Any], names: Names) -> dict[str, Any]:
-    """The content of `<name>.json` with the texts of others looked at; figures stay as they are.
+def public(document: D, names: Names) -> D:
+    """A document of a run with the texts of others looked at; figures stay as they are.
 
     Args:
-        name: `slices`, `reward`, `calibration`; other documents hold no such text and come back as they are.
-        document: what the run wrote.
+        document: slices, rewards and calibrations hold such texts, other documents come back as they are.
         names: what to withhold.
     """
-    document = dict(document)
-    if name == "slices":
-        document["note"] = names.shown(document["note"])
-        document["slices"] = [{**one, "value": names.shown(one["value"])} for one in document["slices"]]
-    elif name == "reward":
-        document["field"] = {**document["field"], "name": names.shown(document["field"]["name"])}
-        document["entries"] = [
-            {**one, "source": one["source"] and names.shown(one["source"])} for one in document["entries"]
-        ]
-    elif name == "calibration" and "notes" in document:
-        document["notes"] = [names.shown(note) for note in document["notes"]]
-    return document
+    changes = {}
+    if isinstance(document, Slices):
+        shown = [one.model_copy(update={"value": names.shown(one.value)}) for one in document.slices]
+        changes = {"note": names.shown(document.note), "slices": shown}
+    elif isinstance(document, Reward):
+        changes = {
+            "field": document.field.model_copy(update={"name": names.shown(document.field.name)}),
+            "entries": [
+                one.model_copy(update={"source": one.source and names.shown(one.source)}) for one in document.entries
+            ],
+        }
+    elif isinstance(document, CalibrationFile):
+        changes = {"notes": [names.shown(note) for note in document.notes]}
+    return document.model_copy(update=changes)
 
 
 def splits_summary(splits: Mapping[str, Any], names: Names) -> dict[str, Any]:

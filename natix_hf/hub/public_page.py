@@ -86,7 +86,7 @@ def lead(documents: Mapping[str, Any]) -> str:
     told = " and ".join(classes) if len(classes) == 2 else f"{len(classes)} classes"
     method = METHODS.get(documents["run"].get("method", ""), "")
     method = f"{method[:1].upper()}{method[1:]}. " if method else ""
-    return f"Street photos: {told}. {method}Tested on {metrics['n']} photos in {metrics['groups']} groups."
+    return f"Street photos: {told}. {method}Tested on {metrics.n} photos in {metrics.groups} groups."
 
 
 def facts(run: Path, documents: Mapping[str, Any]) -> list[tuple[str, Table]]:

@@ -21,6 +21,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 
 from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.decision.temperature import softmax
+from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.published_version import PublishedVersion
 from natix_hf.errors import UserError
 from natix_hf.files import fingerprint_file, read_json, write_json
@@ -239,7 +240,7 @@ def publication(run: Path, asked: Publication) -> dict[str, Any]:
     """
     if not (run / "metrics.json").is_file():
         raise UserError(f"{run}: no metrics.json: run `python -m natix_hf.evaluate {run}` first")
-    metrics, record = read_json(run / "metrics.json"), read_json(run / "run.json")
+    metrics, record = FinalFigures.read(run), read_json(run / "run.json")
     # Runs from before this was noted say nothing of it.
     if record.get("calibration_of_figures", now := fingerprint_file(run / "calibration.json")) != now:
         raise UserError(
@@ -250,9 +251,9 @@ def publication(run: Path, asked: Publication) -> dict[str, Any]:
         "schema": 1,
         "version": asked.version,
         "test": read_certificate(run)["fingerprints"]["val_test"],
-        "n": metrics["n"],
-        **{name: metrics["metrics"][name]["value"] for name in ("mcc", "accuracy", "log_loss")},
-        "honest_run": metrics.get("honest_run"),
+        "n": metrics.n,
+        **{name: metrics.metrics[name].value for name in ("mcc", "accuracy", "log_loss")},
+        "honest_run": metrics.honest_run,
         "dtype": asked.dtype,
     }
 

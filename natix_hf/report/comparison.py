@@ -8,13 +8,24 @@ says how many were made.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.special
 import scipy.stats
 import sklearn.metrics
 
+from natix_hf.documents.comparison import (
+    BesideFirst,
+    ComparedRun,
+    Comparison,
+    Cost,
+    DifferingPhoto,
+    JudgedDifference,
+    McNemar,
+    SliceDifference,
+)
+from natix_hf.documents.figures import Interval
 from natix_hf.report.intervals import bootstrap_intervals, group_count, paired_differences
 from natix_hf.report.metrics import LOWER_IS_BETTER, METRICS, checked
 from natix_hf.report.slices import FEW_GROUPS, FEW_ROWS
@@ -28,10 +39,10 @@ class Judged(NamedTuple):
 
     name: str
     logits: np.ndarray
-    cost: Mapping[str, Any]
+    cost: Cost
 
 
-def mcnemar(only_first: np.ndarray, only_second: np.ndarray, groups: np.ndarray | None = None) -> dict[str, Any]:
+def mcnemar(only_first: np.ndarray, only_second: np.ndarray, groups: np.ndarray | None = None) -> McNemar:
     """McNemar's exact test, of photos and of whole groups.
 
     By photos, each that only one of the two gets right is a fair coin under the null (McNemar, 1947; two-sided
@@ -43,9 +54,6 @@ def mcnemar(only_first: np.ndarray, only_second: np.ndarray, groups: np.ndarray 
         only_first: `(n,)` True where only the first is right.
         only_second: `(n,)` True where only the second is right.
         groups: `(n,)`, None: each row is its own.
-
-    Returns:
-        `only_first`, `only_second` (photos), `p`, `p_groups`, `groups` (those with a surplus).
     """
     first, second = int(np.sum(only_first)), int(np.sum(only_second))
     p = float(scipy.stats.binomtest(first, first + second).pvalue) if first + second else 1.0
@@ -59,13 +67,13 @@ def mcnemar(only_first: np.ndarray, only_second: np.ndarray, groups: np.ndarray 
         distribution = np.convolve(distribution, steps)
     reach = len(distribution) // 2
     extreme = np.abs(np.arange(-reach, reach + 1)) >= abs(round(surplus.sum()))
-    return {
-        "only_first": first,
-        "only_second": second,
-        "p": p,
-        "p_groups": float(min(1.0, distribution[extreme].sum())),
-        "groups": int(counts.sum()),
-    }
+    return McNemar(
+        only_first=first,
+        only_second=second,
+        p=p,
+        p_groups=float(min(1.0, distribution[extreme].sum())),
+        groups=int(counts.sum()),
+    )
 
 
 def comparison_document(
@@ -82,8 +90,8 @@ def comparison_document(
     n_boot: int = 1000,
     seed: int = 0,
     level: float = 0.95,
-) -> dict[str, Any]:
-    """The content of `comparison.json` (`documents.Comparison`).
+) -> Comparison:
+    """The content of `comparison.json`; a figure that is not defined is None.
 
     Args:
         runs: two or more with names that differ; row i of each is the same photo. The others are set beside the first.
@@ -97,9 +105,6 @@ def comparison_document(
         notes: sentences that belong to the comparison.
         n_boot, seed, level: of the intervals, see `intervals.bootstrap_intervals`.
 
-    Returns:
-        A document that `json.dumps` takes; a figure that is not defined is None.
-
     Raises:
         ValueError: fewer than two runs, a name that stands twice, or shapes that do not fit.
     """
@@ -110,32 +115,31 @@ def comparison_document(
     options = {"positive": positive, "n_boot": n_boot, "seed": seed, "level": level}
     decided = [checked(run.logits, labels)[0].argmax(axis=1) for run in runs]
     rows = _Rows(labels, groups, np.asarray(ids, dtype=object), slices)
-    return {
-        "version": 1,
-        "split": split,
-        "n": len(labels),
-        "groups": group_count(groups, len(labels)),
-        "labels": dict(zip(label_names, np.bincount(labels, minlength=len(label_names)).tolist(), strict=True)),
-        "positive_label": label_names[positive],
-        "level": level,
-        "resampled": "groups",
-        "resamples": n_boot,
-        "runs": [
-            {
-                "name": run.name,
-                "cost": dict(run.cost),
-                "metrics": {
-                    name: _plain(ends)
+    return Comparison(
+        split=split,
+        n=len(labels),
+        groups=group_count(groups, len(labels)),
+        labels=dict(zip(label_names, np.bincount(labels, minlength=len(label_names)).tolist(), strict=True)),
+        positive_label=label_names[positive],
+        level=level,
+        resampled="groups",
+        resamples=n_boot,
+        runs=[
+            ComparedRun(
+                name=run.name,
+                cost=run.cost,
+                metrics={
+                    name: Interval.of(ends)
                     for name, ends in bootstrap_intervals(run.logits, labels, groups, **options).items()
                 },
-            }
+            )
             for run in runs
         ],
-        "agreement": [[float(np.mean(one == other)) for other in decided] for one in decided],
-        "first": runs[0].name,
-        "beside_first": [_beside(runs[0], run, rows, label_names, options) for run in runs[1:]],
-        "notes": [*notes, *_notes(len(runs) - 1)],
-    }
+        agreement=[[float(np.mean(one == other)) for other in decided] for one in decided],
+        first=runs[0].name,
+        beside_first=[_beside(runs[0], run, rows, label_names, options) for run in runs[1:]],
+        notes=[*notes, *_notes(len(runs) - 1)],
+    )
 
 
 class _Rows(NamedTuple):
@@ -145,35 +149,33 @@ class _Rows(NamedTuple):
     slices: Mapping[str, np.ndarray]
 
 
-def _beside(
-    first: Judged, other: Judged, rows: _Rows, label_names: Sequence[str], options: dict[str, Any]
-) -> dict[str, Any]:
+def _beside(first: Judged, other: Judged, rows: _Rows, label_names: Sequence[str], options: dict) -> BesideFirst:
     """One run beside the first; differences are those of the run less those of the first."""
     labels = rows.labels
     one, two = first.logits.argmax(axis=1), other.logits.argmax(axis=1)
     right = one == labels, two == labels
     classes = len(label_names)
     found = paired_differences(other.logits, first.logits, labels, rows.groups, **options)
-    return {
-        "name": other.name,
-        "difference": {name: _verdict(name, found[name]) for name in METRICS},
-        "mcnemar": mcnemar(right[0] & ~right[1], right[1] & ~right[0], rows.groups),
-        "right": {
+    return BesideFirst(
+        name=other.name,
+        difference={name: _verdict(name, found[name]) for name in METRICS},
+        mcnemar=mcnemar(right[0] & ~right[1], right[1] & ~right[0], rows.groups),
+        right={
             "both": int(np.sum(right[0] & right[1])),
             "only_first": int(np.sum(right[0] & ~right[1])),
             "only_this": int(np.sum(right[1] & ~right[0])),
             "neither": int(np.sum(~right[0] & ~right[1])),
         },
-        "decisions": np.bincount(one * classes + two, minlength=classes**2).reshape(classes, classes).tolist(),
-        "agreement": float(np.mean(one == two)),
-        "kappa": _kappa(one, two),
-        "slices": _slices(first, other, rows, options),
-        "differ": int(np.sum(one != two)),
-        "photos": _differing(first, other, rows, label_names),
-    }
+        decisions=np.bincount(one * classes + two, minlength=classes**2).reshape(classes, classes).tolist(),
+        agreement=float(np.mean(one == two)),
+        kappa=_kappa(one, two),
+        slices=_slices(first, other, rows, options),
+        differ=int(np.sum(one != two)),
+        photos=_differing(first, other, rows, label_names),
+    )
 
 
-def _slices(first: Judged, other: Judged, rows: _Rows, options: dict[str, Any]) -> list[dict[str, Any]]:
+def _slices(first: Judged, other: Judged, rows: _Rows, options: dict) -> list[SliceDifference]:
     found = []
     for column, values in rows.slices.items():
         values = np.asarray(values, dtype=object)
@@ -184,13 +186,13 @@ def _slices(first: Judged, other: Judged, rows: _Rows, options: dict[str, Any]) 
             gaps = paired_differences(other.logits[inside], first.logits[inside], labels, own, **options)
             small = n < FEW_ROWS or count < FEW_GROUPS
             figures = {name: _verdict(name, gaps[name], judge=not small) for name in BY_SLICE}
-            found.append({"column": column, "value": kind, "n": n, "groups": count, "small": small, **figures})
+            found.append(SliceDifference(column=column, value=kind, n=n, groups=count, small=small, **figures))
     # Where the other loses most comes first, then where it wins; small ones behind, as in `slices.json`.
-    found.sort(key=lambda one: (one["small"], one["balanced_accuracy"]["difference"] or 0.0, one["column"]))
+    found.sort(key=lambda one: (one.small, one.balanced_accuracy.difference or 0.0, one.column))
     return found
 
 
-def _differing(first: Judged, other: Judged, rows: _Rows, label_names: Sequence[str]) -> list[dict[str, Any]]:
+def _differing(first: Judged, other: Judged, rows: _Rows, label_names: Sequence[str]) -> list[DifferingPhoto]:
     """The photos on which decisions differ, those first on which the probabilities of the label lie furthest apart."""
     every = np.arange(len(rows.labels))
     shares = [scipy.special.softmax(run.logits, axis=1)[every, rows.labels] for run in (first, other)]
@@ -198,19 +200,19 @@ def _differing(first: Judged, other: Judged, rows: _Rows, label_names: Sequence[
     parted = np.flatnonzero(one != two)
     order = parted[np.lexsort((rows.ids[parted].astype(str), -np.abs(shares[0] - shares[1])[parted]))][:LISTED]
     return [
-        {
-            "id": str(rows.ids[row]),
-            "label": label_names[rows.labels[row]],
-            "first": label_names[one[row]],
-            "this": label_names[two[row]],
-            "first_p": float(shares[0][row]),
-            "this_p": float(shares[1][row]),
-        }
+        DifferingPhoto(
+            id=str(rows.ids[row]),
+            label=label_names[rows.labels[row]],
+            first=label_names[one[row]],
+            this=label_names[two[row]],
+            first_p=float(shares[0][row]),
+            this_p=float(shares[1][row]),
+        )
         for row in order
     ]
 
 
-def _verdict(metric: str, gap: Mapping[str, float], *, judge: bool = True) -> dict[str, Any]:
+def _verdict(metric: str, gap: Mapping[str, float], *, judge: bool = True) -> JudgedDifference:
     """The difference, and who is `better`: `first`, `this`, or None where the interval holds 0."""
     sign = -1 if metric in LOWER_IS_BETTER else 1
     better = None
@@ -218,7 +220,7 @@ def _verdict(metric: str, gap: Mapping[str, float], *, judge: bool = True) -> di
         better = "this"
     elif judge and sign * gap["low"] < 0 and sign * gap["high"] < 0:
         better = "first"
-    return {**_plain(gap), "better": better}
+    return JudgedDifference.of(gap, better=better)
 
 
 def _kappa(one: np.ndarray, two: np.ndarray) -> float | None:
@@ -236,7 +238,3 @@ def _notes(others: int) -> list[str]:
     if others > 1:
         notes.append(f"{others} runs beside one: with each, a difference by chance becomes likelier to be found")
     return notes
-
-
-def _plain(numbers: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: float(number) if np.isfinite(number) else None for name, number in numbers.items()}

@@ -2,111 +2,109 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
+from natix_hf.documents.comparison import BesideFirst, ComparedRun, Comparison, JudgedDifference
 from natix_hf.report.summary import LABELS, figure_text, interval_text
 
 SHOWN = ("mcc", "accuracy", "balanced_accuracy", "auroc", "log_loss", "ece", "macro_f1")
 LOWER = "lower is better for log loss and ECE"
 
 
-def comparison_lines(document: Mapping[str, Any], count: int = 5) -> list[str]:
+def comparison_lines(document: Comparison, count: int = 5) -> list[str]:
     """The comparison as text: figures of all runs, then each run beside the first.
 
     Args:
         document: the content of `comparison.json`.
         count: how many slices and photos are named.
     """
-    level = f"{100 * document['level']:g} %"
+    level = f"{100 * document.level:g} %"
     lines = [
-        f"{document['split']}: {document['n']} photos in {document['groups']} groups, {level} intervals from "
-        f"{document['resamples']} resamples of groups; {LOWER}"
+        f"{document.split}: {document.n} photos in {document.groups} groups, {level} intervals from "
+        f"{document.resamples} resamples of groups; {LOWER}"
     ]
-    columns = [[run["name"], *_figures(run), *cost_cells(run)] for run in document["runs"]]
+    columns = [[run.name, *_figures(run), *cost_cells(run)] for run in document.runs]
     lines += _table([list(row) for row in zip(["metric", *(LABELS[name] for name in SHOWN), *_COST], *columns)])
-    for one in document["beside_first"]:
-        first = document["first"]
-        lines += ["", f"{one['name']} less {first}:"]
-        lines += _table(
-            [[LABELS[name], signed(one["difference"][name]), verdict(document, one, name)] for name in SHOWN]
-        )
+    for one in document.beside_first:
+        first = document.first
+        lines += ["", f"{one.name} less {first}:"]
+        lines += _table([[LABELS[name], signed(one.difference[name]), verdict(document, one, name)] for name in SHOWN])
         lines += [f"  {line}" for line in sentences(document, one)]
-        large = [row for row in one["slices"] if not row["small"]]
+        large = [row for row in one.slices if not row.small]
         if large:
             shown = large if len(large) <= count else [*large[: count - 1], large[-1]]
             lines.append(f"  by slice, balanced accuracy ({len(large)} slices, small ones left out, worst first):")
             lines += _table(
                 [
                     [
-                        f"{row['column']} = {row['value']}",
-                        signed(row["balanced_accuracy"]),
-                        winner(document, one, row["balanced_accuracy"]),
-                        f"{row['n']} photos, {row['groups']} groups",
+                        f"{row.column} = {row.value}",
+                        signed(row.balanced_accuracy),
+                        winner(document, one, row.balanced_accuracy),
+                        f"{row.n} photos, {row.groups} groups",
                     ]
                     for row in shown
                 ]
             )
-        if one["photos"]:
-            ids = ", ".join(photo["id"] for photo in one["photos"][:count])
-            lines.append(f"  decisions differ on {one['differ']} photos, most on {ids}")
-    return [*lines, "", *document["notes"]]
+        if one.photos:
+            ids = ", ".join(photo.id for photo in one.photos[:count])
+            lines.append(f"  decisions differ on {one.differ} photos, most on {ids}")
+    return [*lines, "", *document.notes]
 
 
 _COST = ("method", "parameters", "of them trained", "size", "training", "latency")
 
 
-def cost_cells(run: Mapping[str, Any]) -> list[str]:
+def cost_cells(run: ComparedRun) -> list[str]:
     """What a run costs, as texts under the heads of `_COST`; a dash where it is not known."""
-    cost = run["cost"]
+    cost = run.cost
 
-    def cell(key: str, pattern: str, scale: float = 1.0) -> str:
-        return "-" if cost[key] is None else pattern.format(cost[key] / scale)
+    def cell(value: float | None, pattern: str, scale: float = 1.0) -> str:
+        return "-" if value is None else pattern.format(value / scale)
 
     return [
-        cost["method"] or "-",
-        cell("parameters", "{:.2f} M", 1e6),
-        cell("trainable_parameters", "{:.3f} M", 1e6),
-        cell("megabytes", "{:.1f} MB"),
-        cell("training_seconds", "{:.0f} s"),
-        cell("latency_p50", "{:.3f} s"),
+        cost.method or "-",
+        cell(cost.parameters, "{:.2f} M", 1e6),
+        cell(cost.trainable_parameters, "{:.3f} M", 1e6),
+        cell(cost.megabytes, "{:.1f} MB"),
+        cell(cost.training_seconds, "{:.0f} s"),
+        cell(cost.latency_p50, "{:.3f} s"),
     ]
 
 
-def signed(gap: Mapping[str, float | None]) -> str:
+def signed(gap: JudgedDifference) -> str:
     """A difference with its interval, signs in front."""
-    if gap["difference"] is None:
+    if gap.difference is None:
         return "-"
-    text = f"{gap['difference']:+.3f}"
-    return text if gap["low"] is None else f"{text} ({gap['low']:+.3f} to {gap['high']:+.3f})"
+    text = f"{gap.difference:+.3f}"
+    return text if gap.low is None else f"{text} ({gap.low:+.3f} to {gap.high:+.3f})"
 
 
-def verdict(document: Mapping[str, Any], one: Mapping[str, Any], name: str) -> str:
+def verdict(document: Comparison, one: BesideFirst, name: str) -> str:
     """Who is better by a metric."""
-    return winner(document, one, one["difference"][name])
+    return winner(document, one, one.difference[name])
 
 
-def winner(document: Mapping[str, Any], one: Mapping[str, Any], gap: Mapping[str, Any]) -> str:
+def winner(document: Comparison, one: BesideFirst, gap: JudgedDifference) -> str:
     """The name of the better run, or that none was shown to be."""
-    if gap["better"] is None:
+    if gap.better is None:
         return "no difference shown"
-    return f"{one['name'] if gap['better'] == 'this' else document['first']} is better"
+    return f"{one.name if gap.better == 'this' else document.first} is better"
 
 
-def sentences(document: Mapping[str, Any], one: Mapping[str, Any]) -> list[str]:
+def sentences(document: Comparison, one: BesideFirst) -> list[str]:
     """Counts of right and wrong, McNemar's test, agreement."""
-    right, test, n = one["right"], one["mcnemar"], document["n"]
-    kappa = "" if one["kappa"] is None else f", Cohen's kappa {one['kappa']:.3f}"
+    right, test, n = one.right, one.mcnemar, document.n
+    kappa = "" if one.kappa is None else f", Cohen's kappa {one.kappa:.3f}"
     return [
-        f"right: both on {right['both']} of {n} photos, {document['first']} alone on {right['only_first']}, "
-        f"{one['name']} alone on {right['only_this']}, neither on {right['neither']}",
-        f"McNemar: p = {_p(test['p_groups'])} by groups ({test['groups']} of {document['groups']} in which one is "
-        f"ahead), {_p(test['p'])} by photos",
-        f"the same decision on {100 * one['agreement']:.1f} % of the photos{kappa}",
+        f"right: both on {right['both']} of {n} photos, {document.first} alone on {right['only_first']}, "
+        f"{one.name} alone on {right['only_this']}, neither on {right['neither']}",
+        f"McNemar: p = {_p(test.p_groups)} by groups ({test.groups} of {document.groups} in which one is "
+        f"ahead), {_p(test.p)} by photos",
+        f"the same decision on {100 * one.agreement:.1f} % of the photos{kappa}",
     ]
 
 
-def comparison_html(document: Mapping[str, Any], version: str = "") -> str:
+def comparison_html(document: Comparison, version: str = "") -> str:
     """The comparison as one HTML page that loads nothing.
 
     Args:
@@ -117,69 +115,70 @@ def comparison_html(document: Mapping[str, Any], version: str = "") -> str:
 
     runs = [
         {
-            "name": run["name"],
-            "cells": [
-                {**_cell(run["metrics"][name]["value"]), "below": interval_text(run["metrics"][name])}
-                for name in SHOWN
-            ],
+            "name": run.name,
+            "cells": [{**_cell(run.metrics[name].value), "below": interval_text(run.metrics[name])} for name in SHOWN],
             "cost": cost_cells(run),
         }
-        for run in document["runs"]
+        for run in document.runs
     ]
     return render(
         "comparison.html.jinja",
         document=document,
-        level=f"{100 * document['level']:g} %",
-        counts=", ".join(f"{count} {name}" for name, count in list(document["labels"].items())[:6]),
+        level=f"{100 * document.level:g} %",
+        counts=", ".join(f"{count} {name}" for name, count in list(document.labels.items())[:6]),
         lower=_sentence(LOWER),
         heads=[LABELS[name] for name in SHOWN],
         costs=_COST,
         runs=runs,
-        pairs=[_pair(document, one) for one in document["beside_first"]],
+        pairs=[_pair(document, one) for one in document.beside_first],
         agreement=[
-            {"name": run["name"], "cells": [f"{100 * share:.1f} %" for share in row]}
-            for run, row in zip(document["runs"], document["agreement"])
+            {"name": run.name, "cells": [f"{100 * share:.1f} %" for share in row]}
+            for run, row in zip(document.runs, document.agreement)
         ],
-        notes=[_sentence(note) for note in document["notes"]],
+        notes=[_sentence(note) for note in document.notes],
         version=version,
     )
 
 
-def _pair(document: Mapping[str, Any], one: Mapping[str, Any]) -> dict[str, Any]:
-    right, n = one["right"], document["n"]
+def _pair(document: Comparison, one: BesideFirst) -> dict[str, Any]:
+    right, n = one.right, document.n
     cells = [[right["both"], right["only_first"]], [right["only_this"], right["neither"]]]
     return {
-        "name": one["name"],
+        "name": one.name,
         "metrics": [
             {
                 "name": LABELS[name],
-                **_gap(one["difference"][name]),
-                "better": one["difference"][name]["better"],
+                **_gap(one.difference[name]),
+                "better": one.difference[name].better,
                 "verdict": verdict(document, one, name),
             }
             for name in SHOWN
         ],
         "sentences": [_sentence(line) for line in sentences(document, one)],
         "right": [[{"count": count, "share": count / n} for count in row] for row in cells],
-        "columns": sorted({row["column"] for row in one["slices"]}),
+        "columns": sorted({row.column for row in one.slices}),
         "slices": [
             {
-                **{key: row[key] for key in ("column", "value", "n", "groups", "small")},
-                "better": row["balanced_accuracy"]["better"],
-                "verdict": "small" if row["small"] else winner(document, one, row["balanced_accuracy"]),
+                "column": row.column,
+                "value": row.value,
+                "n": row.n,
+                "groups": row.groups,
+                "small": row.small,
+                "better": row.balanced_accuracy.better,
+                "verdict": "small" if row.small else winner(document, one, row.balanced_accuracy),
                 "cells": [
-                    {"sort": "" if row[name]["difference"] is None else row[name]["difference"], **_gap(row[name])}
-                    for name in ("balanced_accuracy", "accuracy", "log_loss")
+                    {"sort": "" if gap.difference is None else gap.difference, **_gap(gap)}
+                    for gap in (row.balanced_accuracy, row.accuracy, row.log_loss)
                 ],
             }
-            for row in one["slices"]
+            for row in one.slices
         ],
-        "differ": one["differ"],
-        "photos": one["photos"],
+        "differ": one.differ,
+        "photos": one.photos,
     }
 
 
-def _gap(gap: Mapping[str, float | None]) -> dict[str, str]:
+def _gap(gap: JudgedDifference) -> dict[str, str]:
     """A difference, and its interval below it."""
     value, _, interval = signed(gap).partition(" (")
     return {"value": value, "interval": interval.removesuffix(")")}
@@ -189,8 +188,8 @@ def _cell(value: float | None) -> dict[str, Any]:
     return {"sort": "" if value is None else value, "text": figure_text(value)}
 
 
-def _figures(run: Mapping[str, Any]) -> list[str]:
-    return [f"{figure_text(cell['value'])} ({interval_text(cell)})" for cell in (run["metrics"][n] for n in SHOWN)]
+def _figures(run: ComparedRun) -> list[str]:
+    return [f"{figure_text(cell.value)} ({interval_text(cell)})" for cell in (run.metrics[n] for n in SHOWN)]
 
 
 def _table(rows: list[list[str]]) -> list[str]:

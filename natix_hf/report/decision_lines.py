@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from natix_hf.documents.final_figures import FinalFigures
+
 KEPT_NONE = "no calibrator, none predicted held-out groups clearly better"
 LABELS = {"accuracy": "accuracy", "mcc": "MCC", "nll": "NLL", "ece": "ECE"}
 
@@ -34,29 +36,27 @@ def calibration_lines(calibration: Mapping[str, Any], names: Sequence[str] | Non
     return lines + [f"note: {note}" for note in calibration.get("notes", ())]
 
 
-def stage_lines(metrics: Mapping[str, Any], positive: int) -> list[str]:
+def stage_lines(metrics: FinalFigures, positive: int) -> list[str]:
     """Figures after each step from logits to decisions, from `stages` of `metrics.json`, with 95 % intervals.
 
     Args:
-        metrics: the content of `metrics.json`.
+        metrics: of the run.
         positive: id of the positive class, whose share is told where there are two.
     """
-    stages = metrics.get("stages")
+    stages = metrics.stages
     if not stages:
         return []
-    names, shares = list(metrics["labels"]), stages["shares"]
+    names, shares = list(metrics.labels), stages.shares
     shown = [positive] if len(names) == 2 else range(len(names))
     mix = ", ".join(f"{names[k]} {shares[k]:.1%}" for k in shown)
-    lines = [
-        f"step by step on {metrics['split']} ({stages['n']} photos, {stages['groups']} groups), figures for {mix}:"
-    ]
-    for step in stages["steps"]:
+    lines = [f"step by step on {metrics.split} ({stages.n} photos, {stages.groups} groups), figures for {mix}:"]
+    for step in stages.steps:
         figures = ", ".join(
-            f"{LABELS[name]} {ends['value']:.3f} ({ends['low']:.3f} to {ends['high']:.3f})"
-            for name, ends in step["figures"].items()
+            f"{LABELS[name]} {ends.value:.3f} ({ends.low:.3f} to {ends.high:.3f})"
+            for name, ends in step.figures.items()
             if name in LABELS
         )
-        lines.append(f"  {step['step']:<12}  {figures}")
+        lines.append(f"  {step.step:<12}  {figures}")
     return lines
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import sklearn.metrics
 
+from natix_hf.documents.selective import Selective
 from natix_hf.report.figures import BLUE, GREY, ORANGE, new_figure, save_figure
 from natix_hf.report.summary import figure_text, interval_text
 
@@ -37,19 +38,18 @@ def threshold_figure(document: Mapping[str, Any], rows: str, path: str | Path) -
     save_figure(figure, path)
 
 
-def risk_coverage_figure(document: Mapping[str, Any], path: str | Path) -> None:
+def risk_coverage_figure(document: Selective, path: str | Path) -> None:
     """Share of wrong decisions over the share of photos decided, the most confident first.
 
     Args:
-        document: the content of `selective.json`.
         path: the PNG to write.
     """
     figure, (axes,) = new_figure(5.4, 3.8, 1)
-    coverage, risk = document["curve"]["coverage"], document["curve"]["risk"]
+    coverage, risk = document.curve.coverage, document.curve.risk
     axes.fill_between(coverage, risk, color=BLUE, alpha=0.12, linewidth=0)
     axes.plot(coverage, risk, color=BLUE, linewidth=1.6)
-    area = f"AURC {figure_text(document['aurc']['value'])} ({interval_text(document['aurc'])})"
-    axes.set_title(f"{area}, {document['n']} photos in {document['groups']} groups", fontsize=10)
+    area = f"AURC {figure_text(document.aurc.value)} ({interval_text(document.aurc)})"
+    axes.set_title(f"{area}, {document.n} photos in {document.groups} groups", fontsize=10)
     axes.set(xlim=(0, 1), ylim=(0, None), xlabel="share of photos decided", ylabel="share of wrong decisions")
     save_figure(figure, path)
 

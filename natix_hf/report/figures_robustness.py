@@ -3,59 +3,59 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from natix_hf.documents.reward import RewardEntry
+from natix_hf.documents.robustness import Case, ProfileFigures, Robustness
 from natix_hf.report.figures import BLUE, GREY, ORANGE, new_figure, save_figure
 from natix_hf.report.robustness import sent_text
 
 WIDE = 90  # letters of a line below a picture
 
 
-def robustness(document: Mapping[str, Any], path: str | Path, metric: str = "mcc") -> None:
+def robustness(document: Robustness, path: str | Path, metric: str = "mcc") -> None:
     """A metric by challenge level and by distortion, with intervals, beside the photos as they are.
 
     Args:
-        document: the content of `robustness.json`.
         path: the PNG to write.
         metric: a name of `report.metrics.METRICS`.
     """
-    clean, name = document["clean"][metric], metric.replace("_", " ") if "_" in metric else metric.upper()
-    profiles = document["profiles"]
-    heights = [len(profile["cases"]) + 2 for profile in profiles]
+    clean, name = document.clean[metric], metric.replace("_", " ") if "_" in metric else metric.upper()
+    profiles = document.profiles
+    heights = [len(profile.cases) + 2 for profile in profiles]
     figure, panels = new_figure(7.0, 0.7 + 0.2 * sum(heights), 1, rows=len(profiles), height_ratios=heights)
-    ends = [clean, *(case["metrics"][metric] for profile in profiles for case in profile["cases"])]
-    known = [end[side] for end in ends for side in ("low", "high") if end[side] is not None] or [0.0, 1.0]
+    ends = [clean, *(case.metrics[metric] for profile in profiles for case in profile.cases)]
+    known = [side for end in ends for side in (end.low, end.high) if side is not None] or [0.0, 1.0]
     margin = 0.03 * (max(known) - min(known)) + 0.002
     for axes, profile in zip(panels, profiles, strict=True):
-        if clean["value"] is not None:
-            axes.axvline(clean["value"], color=GREY, linestyle=":", linewidth=1.2, label="photos as they are")
-            axes.axvspan(clean["low"], clean["high"], color=GREY, alpha=0.12, linewidth=0)
-        for place, case in enumerate(profile["cases"]):
-            figures = case["metrics"][metric]
-            if figures["value"] is None:
+        if clean.value is not None:
+            axes.axvline(clean.value, color=GREY, linestyle=":", linewidth=1.2, label="photos as they are")
+            axes.axvspan(clean.low, clean.high, color=GREY, alpha=0.12, linewidth=0)
+        for place, case in enumerate(profile.cases):
+            figures = case.metrics[metric]
+            if figures.value is None:
                 continue
-            colour = BLUE if case["distortion"] is None else ORANGE
-            axes.plot([figures["low"], figures["high"]], [place, place], color=colour, linewidth=1.6)
-            axes.plot(figures["value"], place, "o" if case["level"] is None else "s", color=colour, markersize=5)
-        axes.set_yticks(range(len(profile["cases"])), [_case_name(case) for case in profile["cases"]], fontsize=8)
-        axes.set(ylim=(len(profile["cases"]) - 0.4, -0.6), xlim=(min(known) - margin, max(known) + margin))
-        axes.set_title(profile["profile"], fontsize=10, loc="left")
+            colour = BLUE if case.distortion is None else ORANGE
+            axes.plot([figures.low, figures.high], [place, place], color=colour, linewidth=1.6)
+            axes.plot(figures.value, place, "o" if case.level is None else "s", color=colour, markersize=5)
+        axes.set_yticks(range(len(profile.cases)), [_case_name(case) for case in profile.cases], fontsize=8)
+        axes.set(ylim=(len(profile.cases) - 0.4, -0.6), xlim=(min(known) - margin, max(known) + margin))
+        axes.set_title(profile.profile, fontsize=10, loc="left")
     panels[0].legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1))
-    unit = f"{name} on {document['split']} with {document['level'] * 100:g} % intervals"
-    told = [f"{unit} ({document['n']} photos, {document['groups']} groups)", *sent_lines(profiles)]
+    unit = f"{name} on {document.split} with {document.level * 100:g} % intervals"
+    told = [f"{unit} ({document.n} photos, {document.groups} groups)", *sent_lines(profiles)]
     panels[-1].set_xlabel("\n".join(told), fontsize=8)
     save_figure(figure, path)
 
 
-def sent_lines(profiles: Sequence[Mapping[str, Any]]) -> list[str]:
+def sent_lines(profiles: Sequence[ProfileFigures | RewardEntry]) -> list[str]:
     """How the photos of the profiles were sent, as lines below a picture."""
     sent = sent_text(profiles)
     return textwrap.wrap(f"sent: {sent}", WIDE) if sent else []
 
 
-def _case_name(case: Mapping[str, Any]) -> str:
-    if case["distortion"] is not None:
-        return f"{case['distortion']}, severity {case['severity']}"
-    return "all levels" if case["level"] is None else f"level {case['level']}"
+def _case_name(case: Case) -> str:
+    if case.distortion is not None:
+        return f"{case.distortion}, severity {case.severity}"
+    return "all levels" if case.level is None else f"level {case.level}"

@@ -90,10 +90,10 @@ def report_html(
         lead=lead,
         names=names,
         metrics=metrics,
-        counts=", ".join(f"{count} {label}" for label, count in metrics["labels"].items())
+        counts=", ".join(f"{count} {label}" for label, count in metrics.labels.items())
         if len(names) <= 4
         else f"{len(names)} classes",
-        level=f"{100 * metrics['level']:g}\u00a0%",
+        level=f"{100 * metrics.level:g}\u00a0%",
         figures=page_sections.figures(metrics),
         notices=[],
         ledger=page_sections.ledger(run, splits),
@@ -105,7 +105,9 @@ def report_html(
         reliability=page_charts.reliability_chart(test.before, test.after, test.labels),
         calibrated=page_tables.calibration_table(metrics),
         risk=selective
-        and page_charts.risk_coverage_chart(**selective["curve"], note=page_tables.selective_text(selective)),
+        and page_charts.risk_coverage_chart(
+            selective.curve.coverage, selective.curve.risk, note=page_tables.selective_text(selective)
+        ),
         guarantee=guarantee and [sentence(line) for line in guarantee.get("lines", [])],
         band=selective and page_tables.band_table(selective),
         slices=slices and page_tables.slices_table(slices),

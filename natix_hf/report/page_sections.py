@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.report.mistakes import confident_mistakes, suspected_label_errors
 from natix_hf.report.summary import LABELS, figure_text, interval_text
 
@@ -104,20 +105,22 @@ class Picture(NamedTuple):
     box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
 
 
-def figures(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
+def figures(metrics: FinalFigures) -> list[dict[str, Any]]:
     """The headline figures of `metrics.json`, each with its interval and where that lies on the figure's scale."""
     shown = []
     for name in FIRST:
-        interval = metrics["metrics"][name]
+        interval = metrics.metrics[name]
         top = 1.0
         if name in ("log_loss", "ece"):
-            top = 1.25 * max(interval["high"] or 0.0, interval["value"] or 0.0) or 1.0
-        low = -1.0 if name == "mcc" and min(interval["low"] or 0.0, interval["value"] or 0.0) < 0 else 0.0
-        places = {end: None if v is None else round(100 * (v - low) / (top - low), 2) for end, v in interval.items()}
+            top = 1.25 * max(interval.high or 0.0, interval.value or 0.0) or 1.0
+        low = -1.0 if name == "mcc" and min(interval.low or 0.0, interval.value or 0.0) < 0 else 0.0
+        places = {
+            end: None if v is None else round(100 * (v - low) / (top - low), 2) for end, v in interval.plain().items()
+        }
         shown.append(
             {
                 "name": LABELS[name][:1].upper() + LABELS[name][1:].removesuffix(" (NLL)"),
-                "value": figure_text(interval["value"]),
+                "value": figure_text(interval.value),
                 "interval": interval_text(interval),
                 "note": NOTES[name],
                 "places": places if None not in places.values() else None,

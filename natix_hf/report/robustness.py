@@ -5,13 +5,14 @@ Every comparison is paired: the same rows, the same resample of groups. Knows ar
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
+from natix_hf.documents.figures import Difference, Interval
+from natix_hf.documents.reward import RewardEntry
+from natix_hf.documents.robustness import Case, Latency, ProfileFigures, Robustness
 from natix_hf.report.intervals import bootstrap_intervals, group_count, intervals_beside
 from natix_hf.report.summary import figure_text, interval_text
 
@@ -41,13 +42,13 @@ def robustness_document(
     label_names: Sequence[str],
     positive: int = 1,
     how_sent: Mapping[str, str] | None = None,
-    latency: Mapping[str, Any] | None = None,
+    latency: Latency | None = None,
     split: str = "val_test",
     n_boot: int = 1000,
     seed: int = 0,
     level: float = 0.95,
-) -> dict[str, Any]:
-    """The content of `robustness.json` (`documents.Robustness`).
+) -> Robustness:
+    """The content of `robustness.json`.
 
     Args:
         clean: `(n, classes)` logits of the photos as they are, calibrated as the model gives them.
@@ -64,7 +65,7 @@ def robustness_document(
         n_boot, seed, level: of the intervals, see `intervals.bootstrap_intervals`.
     """
     options = {"positive": positive, "n_boot": n_boot, "seed": seed, "level": level}
-    documents = []
+    found_under = []
     for profile, ways in profiles.items():
         levels = [way for way in ways if way.distortion is None]
         several = [np.concatenate([way.logits for way in levels])] if len(levels) > 1 else []
@@ -73,57 +74,50 @@ def robustness_document(
         measured = [_case(way.level, way.distortion, way.severity, way.logits, next(found)) for way in ways]
         plain = measured[0]
         for way, case in zip(ways, measured, strict=True):
-            if way.distortion not in (None, *(other["distortion"] for other in cases)):
-                cases.append(plain | {"distortion": way.distortion, "severity": 0})
+            if way.distortion not in (None, *(other.distortion for other in cases)):
+                cases.append(plain.model_copy(update={"distortion": way.distortion, "severity": 0}))
             cases.append(case)
         how = {} if how_sent is None else {"sent": how_sent[profile]}
-        documents.append({"profile": profile, **how, "cases": cases})
-    return {
-        "version": 1,
-        "split": split,
-        "n": len(labels),
-        "groups": group_count(groups, len(labels)),
-        "positive_label": label_names[positive],
-        "level": level,
-        "resampled": "groups",
-        "resamples": n_boot,
-        "clean": _plain(bootstrap_intervals(clean, labels, groups, **options)),
-        "profiles": documents,
-        "latency": None if latency is None else dict(latency),
-    }
+        found_under.append(ProfileFigures(profile=profile, **how, cases=cases))
+    clean_figures = bootstrap_intervals(clean, labels, groups, **options)
+    return Robustness(
+        split=split,
+        n=len(labels),
+        groups=group_count(groups, len(labels)),
+        positive_label=label_names[positive],
+        level=level,
+        resampled="groups",
+        resamples=n_boot,
+        clean={name: Interval.of(ends) for name, ends in clean_figures.items()},
+        profiles=found_under,
+        latency=latency,
+    )
 
 
 def _case(
     level: int | None, distortion: str | None, severity: int | None, logits: np.ndarray, found: tuple[dict, dict]
-) -> dict[str, Any]:
-    return {
-        "level": level,
-        "distortion": distortion,
-        "severity": severity,
-        "n": len(logits),
-        "metrics": _plain(found[0]),
-        "difference": _plain(found[1]),
-    }
+) -> Case:
+    figures, differences = found
+    return Case(
+        level=level,
+        distortion=distortion,
+        severity=severity,
+        n=len(logits),
+        metrics={name: Interval.of(ends) for name, ends in figures.items()},
+        difference={name: Difference.of(ends) for name, ends in differences.items()},
+    )
 
 
-def _plain(figures: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float | None]]:
-    """Figures that are not defined become None."""
-    return {
-        name: {end: None if math.isnan(number) else float(number) for end, number in ends.items()}
-        for name, ends in figures.items()
-    }
-
-
-def sent_text(profiles: Sequence[Mapping[str, Any]]) -> str:
+def sent_text(profiles: Sequence[ProfileFigures | RewardEntry]) -> str:
     """How the photos of `profile`s were sent, by what each says under `sent`; "" where none says anything."""
     said: dict[str, dict[str, None]] = {}
     for one in profiles:
-        if one.get("sent"):
-            said.setdefault(one["sent"], {})[one["profile"]] = None
+        if one.sent:
+            said.setdefault(one.sent, {})[one.profile] = None
     return "; ".join(f"{' and '.join(names)} with {sent}" for sent, names in said.items())
 
 
-def latency_document(seconds: Sequence[float], cores: int, threads: int, limit: float) -> dict[str, Any]:
+def latency_document(seconds: Sequence[float], cores: int, threads: int, limit: float) -> Latency:
     """What is told of the time a photo takes.
 
     Args:
@@ -133,45 +127,45 @@ def latency_document(seconds: Sequence[float], cores: int, threads: int, limit: 
         limit: seconds that a client has.
     """
     taken = np.asarray(seconds, dtype=np.float64)
-    return {
-        "n": len(taken),
-        "device": "cpu",
-        "cores": cores,
-        "threads": threads,
-        "limit": limit,
-        "over_limit": int((taken > limit).sum()),
-        "mean": float(taken.mean()),
-        "p50": float(np.quantile(taken, 0.5)),
-        "p99": float(np.quantile(taken, 0.99)),
-        "max": float(taken.max()),
-    }
+    return Latency(
+        n=len(taken),
+        device="cpu",
+        cores=cores,
+        threads=threads,
+        limit=limit,
+        over_limit=int((taken > limit).sum()),
+        mean=float(taken.mean()),
+        p50=float(np.quantile(taken, 0.5)),
+        p99=float(np.quantile(taken, 0.99)),
+        max=float(taken.max()),
+    )
 
 
-def robustness_lines(document: Mapping[str, Any], metric: str = "mcc") -> list[str]:
+def robustness_lines(document: Robustness, metric: str = "mcc") -> list[str]:
     """What a command prints of `robustness.json`: the metric clean, by level of each profile, and the latency."""
-    clean = document["clean"][metric]
+    clean = document.clean[metric]
     lines = [
-        f"{metric.upper()} on {document['split']} ({document['n']} photos, {document['groups']} groups): clean "
-        f"{figure_text(clean['value'])} ({interval_text(clean)})"
+        f"{metric.upper()} on {document.split} ({document.n} photos, {document.groups} groups): clean "
+        f"{figure_text(clean.value)} ({interval_text(clean)})"
     ]
-    for profile in document["profiles"]:
-        for case in profile["cases"]:
-            if case["distortion"] is not None:
+    for profile in document.profiles:
+        for case in profile.cases:
+            if case.distortion is not None:
                 continue
-            name = "all levels" if case["level"] is None else f"level {case['level']}"
-            figure, gap = case["metrics"][metric], case["difference"][metric]
-            change = [("-" if gap[end] is None else f"{gap[end]:+.3f}") for end in ("difference", "low", "high")]
+            name = "all levels" if case.level is None else f"level {case.level}"
+            figure, gap = case.metrics[metric], case.difference[metric]
+            change = ["-" if end is None else f"{end:+.3f}" for end in (gap.difference, gap.low, gap.high)]
             lines.append(
-                f"  {profile['profile']} {name}: {figure_text(figure['value'])} ({interval_text(figure)}), to clean "
+                f"  {profile.profile} {name}: {figure_text(figure.value)} ({interval_text(figure)}), to clean "
                 f"{change[0]} ({change[1]} to {change[2]})"
             )
-    if sent := sent_text(document["profiles"]):
+    if sent := sent_text(document.profiles):
         lines.append(f"  sent: {sent}")
-    if latency := document["latency"]:
-        limit = f"the limit of {latency['limit']:g} s"
-        verdict = f"{latency['over_limit']} over {limit}" if latency["over_limit"] else f"all within {limit}"
+    if latency := document.latency:
+        limit = f"the limit of {latency.limit:g} s"
+        verdict = f"{latency.over_limit} over {limit}" if latency.over_limit else f"all within {limit}"
         lines.append(
-            f"latency on this CPU ({latency['cores']} cores, {latency['threads']} threads; {latency['n']} photos one "
-            f"by one): p50 {latency['p50']:.2f} s, p99 {latency['p99']:.2f} s, {verdict}"
+            f"latency on this CPU ({latency.cores} cores, {latency.threads} threads; {latency.n} photos one "
+            f"by one): p50 {latency.p50:.2f} s, p99 {latency.p99:.2f} s, {verdict}"
         )
     return lines

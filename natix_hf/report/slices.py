@@ -16,11 +16,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import scipy.stats
 
+from natix_hf.documents.figures import Difference, Interval
+from natix_hf.documents.slices import Slice, Slices, Small
 from natix_hf.report.intervals import NEED_TWO_CLASSES, bootstrap_intervals, difference_to_rest, group_count
 from natix_hf.report.metrics import METRICS, checked
 from natix_hf.report.summary import LABELS, figure_text, interval_text
@@ -42,8 +43,8 @@ def slices_document(
     n_boot: int = 1000,
     seed: int = 0,
     level: float = 0.95,
-) -> dict[str, Any]:
-    """The content of `slices.json` (`documents.Slices`).
+) -> Slices:
+    """The content of `slices.json`; a figure that is not defined is None.
 
     Args:
         logits: `(n, classes)` as served; the decision is the largest.
@@ -56,16 +57,13 @@ def slices_document(
         n_boot: resamples, fewer where there are over 5,000 rows (the document says how many).
         seed, level: of the intervals.
 
-    Returns:
-        A document that `json.dumps` takes; a figure that is not defined is None.
-
     Raises:
         ValueError: as `classification_metrics`, or a column of another length.
     """
     logits, labels = checked(logits, labels)
     n_boot = min(n_boot, max(200, _CELLS // len(labels)))
     options = {"positive": positive, "n_boot": n_boot, "seed": seed, "level": level}
-    found: list[dict[str, Any]] = []
+    found: list[Slice] = []
     columns = {}
     for column, values in slices.items():
         values = np.asarray(values, dtype=object)
@@ -76,56 +74,55 @@ def slices_document(
             continue
         columns[column] = len(kinds)
         for kind in kinds:
-            rows = _slice(logits, labels, groups, values == kind, label_names, options)
-            found.append({"column": column, "value": kind, **rows})
-    _adjust(found, 1 - level)
-    found.sort(key=_place)
-    return {
-        "version": 1,
-        "split": split,
-        "n": len(labels),
-        "groups": group_count(groups, len(labels)),
-        "positive_label": label_names[positive],
-        "level": level,
-        "resampled": "groups",
-        "resamples": n_boot,
-        "small": {"rows": FEW_ROWS, "groups": FEW_GROUPS},
-        "ranked_by": RANKED_BY,
-        "columns": columns,
-        "looked_at": len(found),
-        "stand_out": sum(one["stands_out"] for one in found),
-        "note": _note(found, level),
-        "slices": found,
-    }
+            found.append(_slice(column, kind, logits, labels, groups, values == kind, label_names, options))
+    found = sorted(_adjusted(found, 1 - level), key=_place)
+    return Slices(
+        split=split,
+        n=len(labels),
+        groups=group_count(groups, len(labels)),
+        positive_label=label_names[positive],
+        level=level,
+        resampled="groups",
+        resamples=n_boot,
+        small=Small(rows=FEW_ROWS, groups=FEW_GROUPS),
+        ranked_by=RANKED_BY,
+        columns=columns,
+        looked_at=len(found),
+        stand_out=sum(one.stands_out for one in found),
+        note=_note(found, level),
+        slices=found,
+    )
 
 
-def slice_lines(document: Mapping[str, Any], count: int = 3) -> list[str]:
+def slice_lines(document: Slices, count: int = 3) -> list[str]:
     """What a command prints: the worst slices that are not small, one line each, and what to think of them."""
-    shown = [one for one in document["slices"] if not one["small"]][:count]
-    if not document["slices"]:
+    shown = [one for one in document.slices if not one.small][:count]
+    if not document.slices:
         return []
     if not shown:
-        small = document["small"]
-        return [f"slices: none of {document['looked_at']} has {small['rows']} photos in {small['groups']} groups"]
-    lines = [f"slices: the worst of {document['looked_at']} by {LABELS[RANKED_BY]}, small ones left out"]
+        small = document.small
+        return [f"slices: none of {document.looked_at} has {small.rows} photos in {small.groups} groups"]
+    lines = [f"slices: the worst of {document.looked_at} by {LABELS[RANKED_BY]}, small ones left out"]
     for one in shown:
-        value, difference = one["metrics"][RANKED_BY], one["difference"][RANKED_BY]
+        value, difference = one.metrics[RANKED_BY], one.difference[RANKED_BY]
         lines.append(
-            f"  {one['column']} = {one['value']}: {figure_text(value['value'])} ({interval_text(value)}), "
-            f"{_signed(difference['difference'])} ({_signed(difference['low'])} to {_signed(difference['high'])}) "
-            f"beside the rest; {one['n']} photos, {one['groups']} groups"
+            f"  {one.column} = {one.value}: {figure_text(value.value)} ({interval_text(value)}), "
+            f"{_signed(difference.difference)} ({_signed(difference.low)} to {_signed(difference.high)}) "
+            f"beside the rest; {one.n} photos, {one.groups} groups"
         )
-    return [*lines, f"  {document['note']}"]
+    return [*lines, f"  {document.note}"]
 
 
 def _slice(
+    column: str,
+    value: str,
     logits: np.ndarray,
     labels: np.ndarray,
     groups: np.ndarray | None,
     inside: np.ndarray,
     label_names: Sequence[str],
-    options: dict[str, Any],
-) -> dict[str, Any]:
+    options: dict,
+) -> Slice:
     own = None if groups is None else np.asarray(groups)[inside]
     n, n_groups = int(inside.sum()), group_count(own, int(inside.sum()))
     intervals = bootstrap_intervals(logits[inside], labels[inside], own, **options)
@@ -134,17 +131,21 @@ def _slice(
     if (counts > 0).sum() < 2:
         intervals |= {name: dict.fromkeys(("value", "low", "high"), math.nan) for name in NEED_TWO_CLASSES}
     ranked = difference[RANKED_BY]
-    return {
-        "n": n,
-        "groups": n_groups,
-        "labels": {name: int(count) for name, count in zip(label_names, counts, strict=True)},
-        "small": n < FEW_ROWS or n_groups < FEW_GROUPS,
-        "metrics": {name: _plain(intervals[name]) for name in METRICS},
-        "difference": {
-            name: _plain({k: difference[name][k] for k in ("difference", "low", "high")}) for name in METRICS
+    return Slice(
+        column=column,
+        value=value,
+        n=n,
+        groups=n_groups,
+        labels={name: int(count) for name, count in zip(label_names, counts, strict=True)},
+        small=n < FEW_ROWS or n_groups < FEW_GROUPS,
+        metrics={name: Interval.of(intervals[name]) for name in METRICS},
+        difference={
+            name: Difference.of({k: difference[name][k] for k in ("difference", "low", "high")}) for name in METRICS
         },
-        "p": _p_value(ranked["difference"], ranked["error"]),
-    }
+        p=_p_value(ranked["difference"], ranked["error"]),
+        p_adjusted=None,
+        stands_out=False,
+    )
 
 
 def _p_value(difference: float, error: float) -> float | None:
@@ -154,37 +155,35 @@ def _p_value(difference: float, error: float) -> float | None:
     return float(2 * scipy.stats.norm.sf(abs(difference) / error))
 
 
-def _adjust(found: list[dict[str, Any]], alpha: float) -> None:
-    """Write `p_adjusted` and `stands_out` into every slice; small ones are not tested."""
-    for one in found:
-        one |= {"p_adjusted": None, "stands_out": False}
-    tested = [one for one in found if not one["small"] and one["p"] is not None]
-    if tested:
-        adjusted = scipy.stats.false_discovery_control([one["p"] for one in tested], method="by")
-        for one, p in zip(tested, adjusted):
-            one |= {"p_adjusted": float(p), "stands_out": bool(p < alpha)}
+def _adjusted(found: list[Slice], alpha: float) -> list[Slice]:
+    """The slices with `p_adjusted` and `stands_out`; small ones are not tested."""
+    tested = [i for i, one in enumerate(found) if not one.small and one.p is not None]
+    if not tested:
+        return found
+    adjusted = scipy.stats.false_discovery_control([found[i].p for i in tested], method="by")
+    judged = {
+        i: found[i].model_copy(update={"p_adjusted": float(p), "stands_out": bool(p < alpha)})
+        for i, p in zip(tested, adjusted)
+    }
+    return [judged.get(i, one) for i, one in enumerate(found)]
 
 
-def _place(one: Mapping[str, Any]) -> tuple:
-    high = one["difference"][RANKED_BY]["high"]
-    return (one["small"], high is None, 0.0 if high is None else high, -one["n"], one["column"], one["value"])
+def _place(one: Slice) -> tuple:
+    high = one.difference[RANKED_BY].high
+    return (one.small, high is None, 0.0 if high is None else high, -one.n, one.column, one.value)
 
 
-def _note(found: Sequence[Mapping[str, Any]], level: float) -> str:
-    tested = sum(one["p_adjusted"] is not None for one in found)
+def _note(found: Sequence[Slice], level: float) -> str:
+    tested = sum(one.p_adjusted is not None for one in found)
     if not tested:
         return "no slice is large enough to be tested"
     chance = (1 - level) * tested
-    out = sum(one["stands_out"] for one in found)
+    out = sum(one.stands_out for one in found)
     stand = "none stands out" if out == 0 else "1 stands out" if out == 1 else f"{out} stand out"
     return (
         f"of {tested} slices tested about {chance:.1f} would differ from the rest by chance alone at "
         f"{level:.0%}; {stand} once that is allowed for"
     )
-
-
-def _plain(numbers: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: float(number) if math.isfinite(number) else None for name, number in numbers.items()}
 
 
 def _signed(value: float | None) -> str:

@@ -5,12 +5,13 @@ Knows arrays and documents only; no figure leaves this file without the number o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from natix_hf.documents.figures import Interval
+from natix_hf.documents.final_figures import FinalFigures, Stages, Uncalibrated
 from natix_hf.report.decision_lines import calibration_lines, stage_lines
 from natix_hf.report.intervals import bootstrap_intervals, group_count
 from natix_hf.report.metrics import classification_metrics
@@ -35,12 +36,13 @@ def metrics_document(
     label_names: Sequence[str],
     positive: int = 1,
     times_read_before: int,
+    stages: Stages | None = None,
     split: str = "val_test",
     n_boot: int = 1000,
     seed: int = 0,
     level: float = 0.95,
-) -> dict[str, Any]:
-    """The content of `metrics.json` (`documents.FinalFigures`).
+) -> FinalFigures:
+    """The content of `metrics.json`; a figure that is not defined is None.
 
     Args:
         logits: `(n, classes)` calibrated, as the model gives them.
@@ -50,84 +52,79 @@ def metrics_document(
         label_names: the classes in the order of their ids.
         positive: id of the positive class.
         times_read_before: how many other models' final figures these rows have given.
+        stages: figures after each step from logits to decisions.
         split: where the rows come from.
         n_boot, seed, level: of the intervals, see `intervals.bootstrap_intervals`.
-
-    Returns:
-        A document that `json.dumps` takes; a figure that is not defined is None.
     """
     intervals = bootstrap_intervals(logits, labels, groups, positive=positive, n_boot=n_boot, seed=seed, level=level)
     uncalibrated = classification_metrics(uncalibrated_logits, labels, positive)
     counts = np.bincount(labels, minlength=len(label_names))
-    return {
-        "version": 1,
-        "split": split,
-        "n": len(labels),
-        "groups": group_count(groups, len(labels)),
-        "positive_label": label_names[positive],
-        "labels": {name: int(count) for name, count in zip(label_names, counts, strict=True)},
-        "level": level,
-        "resampled": "groups",
-        "resamples": n_boot,
-        "metrics": {
-            name: {end: None if math.isnan(number) else number for end, number in interval.items()}
-            for name, interval in intervals.items()
-        },
-        "uncalibrated": {name: uncalibrated[name] for name in ("log_loss", "ece")},
-        "times_read_before": times_read_before,
-    }
+    return FinalFigures(
+        split=split,
+        n=len(labels),
+        groups=group_count(groups, len(labels)),
+        positive_label=label_names[positive],
+        labels={name: int(count) for name, count in zip(label_names, counts, strict=True)},
+        level=level,
+        resampled="groups",
+        resamples=n_boot,
+        metrics={name: Interval.of(ends) for name, ends in intervals.items()},
+        uncalibrated=Uncalibrated(log_loss=uncalibrated["log_loss"], ece=uncalibrated["ece"]),
+        times_read_before=times_read_before,
+        stages=stages,
+    )
 
 
-def summary_lines(metrics: Mapping[str, Any], calibration: Mapping[str, Any] | None = None) -> list[str]:
+def summary_lines(metrics: FinalFigures, calibration: Mapping[str, Any] | None = None) -> list[str]:
     """What a command prints about a finished run.
 
     Args:
-        metrics: the content of `metrics.json`.
+        metrics: of the run.
         calibration: the content of `calibration.json`, if the run has one.
 
     Returns:
         Lines without line ends: the table of figures with intervals, the calibration, how often the rows were read
             before.
     """
-    percent = f"{metrics['level'] * 100:g} %"
+    percent = f"{metrics.level * 100:g} %"
     rows = [("metric", "value", f"{percent} interval")]
     for name, label in LABELS.items():
-        interval = metrics["metrics"][name]
-        rows.append((label, figure_text(interval["value"]), interval_text(interval)))
+        interval = metrics.metrics[name]
+        rows.append((label, figure_text(interval.value), interval_text(interval)))
     width = max(len(row[0]) for row in rows)
-    counts = ", ".join(f"{count} {name}" for name, count in metrics["labels"].items())
-    if len(metrics["labels"]) > 4:
-        counts = f"{len(metrics['labels'])} classes"
-    lines = [f"{metrics['split']}: {metrics['n']} photos ({counts}) in {metrics['groups']} groups"]
-    if "honest_run" in metrics:
+    counts = ", ".join(f"{count} {name}" for name, count in metrics.labels.items())
+    if len(metrics.labels) > 4:
+        counts = f"{len(metrics.labels)} classes"
+    lines = [f"{metrics.split}: {metrics.n} photos ({counts}) in {metrics.groups} groups"]
+    if metrics.honest_run is not None:
         lines.insert(0, honest_run_line(metrics))
     lines += [f"  {label:<{width}}  {value:>6}  {interval}" for label, value, interval in rows]
     if calibration:
-        lines += calibration_lines(calibration, list(metrics["labels"]))
+        lines += calibration_lines(calibration, list(metrics.labels))
         if calibration.get("prior", {}).get("target") or calibration.get("folded"):
             lines += stage_lines(metrics, calibration["positive"])
         elif calibration["kept"]:
-            before, after = metrics["uncalibrated"], metrics["metrics"]
+            before, after = metrics.uncalibrated, metrics.metrics
             lines.append(
-                f"  the same on {metrics['split']} ({metrics['n']} photos): "
-                f"NLL {before['log_loss']:.4f} -> {after['log_loss']['value']:.4f}, "
-                f"ECE {before['ece']:.4f} -> {after['ece']['value']:.4f}"
+                f"  the same on {metrics.split} ({metrics.n} photos): "
+                f"NLL {before.log_loss:.4f} -> {after['log_loss'].value:.4f}, "
+                f"ECE {before.ece:.4f} -> {after['ece'].value:.4f}"
             )
     lines.append(read_before_line(metrics))
     return lines
 
 
-def honest_run_line(metrics: Mapping[str, Any]) -> str:
+def honest_run_line(metrics: FinalFigures) -> str:
     """Whose the figures of a refit are."""
     return (
-        f"the figures are those of the run {metrics['honest_run']}; this model is its refit, trained once more on all "
+        f"the figures are those of the run {metrics.honest_run}; this model is its refit, trained once more on all "
         "photos, those of the test among them, and has no figures of its own"
     )
 
 
-def read_before_line(metrics: Mapping[str, Any]) -> str:
+def read_before_line(metrics: FinalFigures) -> str:
     """How often the rows had given final figures before, and what follows from it."""
-    times = metrics["times_read_before"]
+    times = metrics.times_read_before
     if times == 0:
         return "these rows had given nobody's final figures on this machine before"
     often = "once" if times == 1 else f"{times} times"
@@ -144,8 +141,8 @@ def figure_text(value: float | None) -> str:
     return f"{value:.4f}" if abs(value) < 0.1 else f"{value:.3f}"
 
 
-def interval_text(interval: Mapping[str, float | None]) -> str:
+def interval_text(interval: Interval) -> str:
     """`low to high`, or a dash where the interval is not defined."""
-    if interval["low"] is None or interval["high"] is None:
+    if interval.low is None or interval.high is None:
         return "-"
-    return f"{figure_text(interval['low'])} to {figure_text(interval['high'])}"
+    return f"{figure_text(interval.low)} to {figure_text(interval.high)}"

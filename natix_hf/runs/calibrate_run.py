@@ -24,6 +24,7 @@ from natix_hf.decision.prior_shift import importance_weights, prior_bias
 from natix_hf.decision.temperature import softmax
 from natix_hf.decision.threshold import fold_bias, held_out_gain, threshold_curve, unreachable_line
 from natix_hf.documents.calibration import CalibrationFile
+from natix_hf.documents.guarantee import Guarantee
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_json
 from natix_hf.resampling import group_numbers
@@ -126,8 +127,8 @@ def calibrate_run(
     if options.risk != "none":
         control = read_predictions(run, met, "control")
         guarantee = guaranteed(calibration, control, options, names, f"{met}/control")
-        if insist and not guarantee["reachable"]:
-            raise UserError(f"no guarantee: {guarantee['reason']}")
+        if insist and not guarantee.reachable:
+            raise UserError(f"no guarantee: {guarantee.reason}")
         used.append(("guarantee", "control", len(control["label"])))
     sent = {} if met == "val_calib" else {"sent": sent_as(run / "predictions" / f"{met}.parquet")}
     document = {
@@ -136,7 +137,7 @@ def calibrate_run(
         "calibrate_on": options.calibrate_on,
         **sent,
         **document,
-        "guarantee": guarantee,
+        "guarantee": guarantee and guarantee.plain(),
         "compared": compared,
         "options": dataclasses.asdict(options),
     }
@@ -298,8 +299,8 @@ def _shares(shares: np.ndarray, names: Sequence[str]) -> str:
 
 def guaranteed(
     calibration: Calibration, control: Rows, options: DecisionOptions, names: Sequence[str], fitted_on: str
-) -> dict[str, Any]:
-    """The document of `decision.risk_control` on rows that nothing else has read, and its `lines` in words."""
+) -> Guarantee:
+    """What `decision.risk_control` proves on rows that nothing else has read, and its `lines` in words."""
     from natix_hf.decision.risk_control import capacity_line, control_risk, guarantee_line
 
     positive = calibration.positive
@@ -315,7 +316,8 @@ def guaranteed(
         fitted_on=fitted_on,
     )
     ordered = (names[1 - positive], names[positive])
-    return document | {"lines": [capacity_line(document, ordered), guarantee_line(document, ordered)]}
+    lines = [capacity_line(document, ordered), guarantee_line(document, ordered)]
+    return document.model_copy(update={"lines": lines})
 
 
 def carried(document: Mapping[str, Any]) -> dict[str, Any]:

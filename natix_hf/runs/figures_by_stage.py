@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
 from natix_hf.decision.at_shares import figures_at_shares, with_intervals
 from natix_hf.decision.calibration import Calibration
+from natix_hf.documents.figures import Interval
+from natix_hf.documents.final_figures import Stage, Stages
 from natix_hf.resampling import group_numbers
 
 FIGURES = ("accuracy", "mcc", "nll", "brier", "ece")
@@ -16,7 +17,7 @@ FIGURES = ("accuracy", "mcc", "nll", "brier", "ece")
 
 def stages_document(
     rows: Mapping[str, np.ndarray], calibration: Calibration, target: list[float] | None, *, seed: int = 0
-) -> dict[str, Any] | None:
+) -> Stages | None:
     """Accuracy and MCC of the decisions, NLL, Brier score and ECE of the probabilities, after each step.
 
     The steps are `uncalibrated`, `calibrator`, `prior` where the class shares were moved, and `threshold` where one
@@ -29,8 +30,7 @@ def stages_document(
         seed: of the bootstrap over groups.
 
     Returns:
-        `shares`, `n`, `groups`, and `steps`, of each its name and figures with intervals; None where a class is
-        missing among the rows.
+        Figures with intervals after each step; None where a class is missing among the rows.
     """
     logits, labels = rows["logits"], rows["label"]
     counts = np.bincount(labels, minlength=logits.shape[1])
@@ -50,6 +50,6 @@ def stages_document(
             scores, decisions, labels, rows["group"], shares, positive=calibration.positive, seed=seed
         )
         intervals = with_intervals({key: figures[key] for key in FIGURES if key in figures})
-        made.append({"step": name, "figures": intervals})
+        made.append(Stage(step=name, figures={key: Interval.of(ends) for key, ends in intervals.items()}))
     groups = int(group_numbers(rows["group"], len(labels)).max()) + 1
-    return {"shares": shares.tolist(), "n": len(labels), "groups": groups, "steps": made}
+    return Stages(shares=shares.tolist(), n=len(labels), groups=groups, steps=made)

@@ -22,8 +22,6 @@ from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.probe import OverProbe
 from natix_hf.documents.run_record import RunRecord
-from natix_hf.documents.selective import Selective
-from natix_hf.documents.slices import Slices
 from natix_hf.errors import LeakageError
 from natix_hf.files import fingerprint_file, read_json, replacing, staging, write_json, write_text
 from natix_hf.hub.cards import model_card
@@ -75,7 +73,7 @@ def write_into_weights(run: Path, calibration: dict[str, Any]) -> None:
         write_json(run / "adapter" / "config.json", {**read_json(run / "adapter" / "config.json"), **whole, **values})
 
 
-def evaluate_run(run: Path, *, seed: int = 0, field: Field | None = None) -> dict[str, Any]:
+def evaluate_run(run: Path, *, seed: int = 0, field: Field | None = None) -> FinalFigures:
     """Final figures from `predictions/val_test.parquet` with the run's calibration, written to `metrics.json`.
 
     The reading is noted in `run.json` and in the machine's count of test reads. A refit reads nothing: what it holds
@@ -86,9 +84,6 @@ def evaluate_run(run: Path, *, seed: int = 0, field: Field | None = None) -> dic
         seed: of the bootstrap.
         field: scores of other participants, for `reward.json`; by default a record that is not confirmed.
 
-    Returns:
-        The content of `metrics.json`.
-
     Raises:
         LeakageError: the run is one of a sweep, which may not read `val_test`.
         UserError: a file of the run is missing or not what it should be; nothing is read, counted or written then.
@@ -96,10 +91,11 @@ def evaluate_run(run: Path, *, seed: int = 0, field: Field | None = None) -> dic
     run = Path(run)
     record = read_json(run / "run.json")
     if record.get("purpose") == "refit":
-        return read_json(run / "metrics.json")
+        return FinalFigures.read(run)
     if record.get("purpose") == "sweep":
         raise LeakageError(f"step 'final figures' asked for val_test of {run}: {run_folder.SWEPT}")
-    decided, splits = CalibrationFile.read(run).plain(), read_certificate(run)
+    fitted, splits = CalibrationFile.read(run), read_certificate(run)
+    decided = fitted.plain()
     names, calibration = splits["label_names"], Calibration.from_document(decided)
     there = ("val_calib",) if (run / "predictions" / "val_calib.parquet").is_file() else ()
     for split in (*there, "val_select", "val_test"):  # card and page read the others too, when all else is written
@@ -120,23 +116,19 @@ def evaluate_run(run: Path, *, seed: int = 0, field: Field | None = None) -> dic
         positive=record["positive"],
         split="val_test",
         times_read_before=before,
+        stages=stages_document(rows, calibration, decided["prior"]["target"], seed=seed),
         seed=seed,
     )
-    document["stages"] = stages_document(rows, calibration, decided.get("prior", {}).get("target"), seed=seed)
-    FinalFigures.check(document)
-    write_json(run / "metrics.json", document)
-    guarantee, decisions = decided.get("guarantee"), logits.argmax(axis=1)
-    selective = selective_document(
-        calibrated, rows["label"], rows["group"], guarantee, record["positive"], decisions=decisions, seed=seed
-    )
-    Selective.check(selective)
-    write_json(run / "selective.json", selective)
+    document.write(run)
+    decisions = logits.argmax(axis=1)
+    selective_document(
+        calibrated, rows["label"], rows["group"], fitted.guarantee, record["positive"], decisions=decisions, seed=seed
+    ).write(run)
     if rows["slices"]:
         sliced = slices_document(
             logits, rows["label"], rows["group"], rows["slices"], names, record["positive"], seed=seed
         )
-        Slices.check(sliced)
-        write_json(run / "slices.json", sliced)
+        sliced.write(run)
     folder = run / "figures"
     folder.mkdir(exist_ok=True)
     with replacing(folder / "reliability.png") as path:
@@ -166,7 +158,7 @@ def evaluate_run(run: Path, *, seed: int = 0, field: Field | None = None) -> dic
     return document
 
 
-def finish_run(trainer: NatixTrainer, decision: DecisionOptions | None = None) -> dict[str, Any]:
+def finish_run(trainer: NatixTrainer, decision: DecisionOptions | None = None) -> FinalFigures | None:
     """Calibrate on `val_calib`, test once on `val_test`, and complete the folder of a run.
 
     Args:
@@ -174,7 +166,7 @@ def finish_run(trainer: NatixTrainer, decision: DecisionOptions | None = None) -
         decision: how logits become decisions.
 
     Returns:
-        The content of `metrics.json`; empty on all processes but the first.
+        `metrics.json`; None on all processes but the first.
     """
     run, decision = Path(trainer.args.output_dir), decision or DecisionOptions()
     probe = trainer.probe_predictions()  # while the adapters are still apart from the backbone
@@ -196,7 +188,7 @@ def finish_run(trainer: NatixTrainer, decision: DecisionOptions | None = None) -
                 write=trainer.args.should_save,
             )
         tested = predicted[0][1]  # the last table's rows
-    document: dict[str, Any] = {}
+    document = None
     if trainer.args.should_save:
         write_record(trainer, decision, run)
         with trainer.times.timed("calibrate"):
@@ -224,7 +216,7 @@ def finish_run(trainer: NatixTrainer, decision: DecisionOptions | None = None) -
     return document
 
 
-def run_lines(trainer: NatixTrainer, metrics: dict[str, Any]) -> list[str]:
+def run_lines(trainer: NatixTrainer, metrics: FinalFigures) -> list[str]:
     """What is printed of a finished run, or of a refit: `metrics` is what finishing returned."""
     run = Path(trainer.args.output_dir)
     record, lines = read_json(run / "run.json"), summary_lines(metrics, read_json(run / "calibration.json"))

@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import scipy.stats
@@ -26,7 +26,8 @@ from natix_hf.data.sources.metadata import UNKNOWN
 from natix_hf.data.sources.rows import Rows
 from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.data.splits.slicing import check_slices, counted_values
-from natix_hf.documents.several_runs import Folds
+from natix_hf.documents.final_figures import FinalFigures
+from natix_hf.documents.several_runs import FoldMean, FoldRun, Folds
 from natix_hf.errors import UserError
 from natix_hf.files import read_json
 from natix_hf.report.metrics import METRICS
@@ -35,6 +36,13 @@ from natix_hf.report.summary import LABELS, figure_text, interval_text
 FEWEST = 30  # photos of a value that is worth a fold
 LEVEL = 0.95  # of the interval of the mean; folds' own intervals have that of metrics.json
 SHOWN = ("mcc", "balanced_accuracy", "accuracy", "log_loss")
+
+
+class Outcome(NamedTuple):
+    """What became of the run of a fold, and why it failed if it did."""
+
+    status: Literal["finished", "failed", "waiting"]
+    reason: str | None = None
 
 
 class Fold(NamedTuple):
@@ -101,44 +109,35 @@ def plan_folds(rows: Rows, column: str) -> list[Fold]:
     return folds
 
 
-def folds_document(
-    output: Path, column: str, folds: Sequence[Fold], outcomes: Mapping[str, Mapping[str, str]]
-) -> dict[str, Any]:
+def folds_document(output: Path, column: str, folds: Sequence[Fold], outcomes: Mapping[str, Outcome]) -> Folds:
     """The content of `folds.json`.
 
     Args:
         output: folder of the folds.
         column: whose values they are.
         folds: from `plan_folds`.
-        outcomes: name of a fold -> `status` (`finished`, `failed`, `waiting`) and the `reason` of one that failed.
+        outcomes: name of a fold -> what became of its run.
 
     Raises:
         UserError: a finished fold was not tested on its value alone.
     """
-    rows: list[dict[str, Any]] = []
+    runs: list[FoldRun] = []
     for fold in folds:
-        one: dict[str, Any] = {"value": fold.value, "name": fold.name, "labels": fold.labels}
         if fold.skipped:
-            rows.append(one | {"status": "skipped", "reason": fold.skipped})
-            continue
-        one |= outcomes[fold.name]
-        rows.append(one | (_found(output / fold.name, column, fold.value) if one["status"] == "finished" else {}))
-    done = [one for one in rows if one["status"] == "finished"]
-    document = {
-        "version": 1,
-        "column": column,
-        "split": "val_test",
-        "level": LEVEL,
-        "folds": rows,
-        "mean": {name: _mean([one["metrics"][name]["value"] for one in done]) for name in METRICS} if done else None,
-    }
-    Folds.check(document)
-    return document
+            more = {"status": "skipped", "reason": fold.skipped}
+        elif (outcome := outcomes[fold.name]).status == "finished":
+            more = {"status": "finished", **_found(output / fold.name, column, fold.value)}
+        else:
+            more = {"status": outcome.status} | ({"reason": outcome.reason} if outcome.reason else {})
+        runs.append(FoldRun(value=fold.value, name=fold.name, labels=fold.labels, **more))
+    done = [one for one in runs if one.status == "finished"]
+    means = {name: _mean([one.metrics[name].value for one in done]) for name in METRICS} if done else None
+    return Folds(column=column, split="val_test", level=LEVEL, folds=runs, mean=means)
 
 
-def _found(run: Path, column: str, value: str) -> dict[str, Any]:
+def _found(run: Path, column: str, value: str) -> dict:
     """What a finished fold found, once it is sure that its test was that value and nothing of it was trained on."""
-    certificate, record, metrics = read_certificate(run), read_json(run / "run.json"), read_json(run / "metrics.json")
+    certificate, record, metrics = read_certificate(run), read_json(run / "run.json"), FinalFigures.read(run)
     prints = certificate["fingerprints"]
     read = {entry["fingerprint"] for entry in record["ledger"] if entry["role"] != "final_evaluation"}
     if certificate["hold_out"] != {column: [value]} or prints["val_test"] in read or record["purpose"] != "run":
@@ -146,18 +145,18 @@ def _found(run: Path, column: str, value: str) -> dict[str, Any]:
             f"{run}: its figures are not those of {column} = {value} alone: remove the folder, start again"
         )
     return {
-        "n": metrics["n"],
-        "groups": metrics["groups"],
+        "n": metrics.n,
+        "groups": metrics.groups,
         "trained_on": certificate["sizes"]["train"],
         "set_aside": len(certificate["set_aside"]),
-        "metrics": metrics["metrics"],
+        "metrics": metrics.metrics,
         "fingerprint": prints["val_test"],
-        "times_read_before": metrics["times_read_before"],
+        "times_read_before": metrics.times_read_before,
         "seconds": record["time"]["train"],
     }
 
 
-def _mean(values: Sequence[float | None]) -> dict[str, Any]:
+def _mean(values: Sequence[float | None]) -> FoldMean:
     """Mean over folds with Student's interval: folds are the draws, so it says what one more value may be like on
     average, and is wide for few."""
     known = [value for value in values if value is not None]
@@ -167,29 +166,29 @@ def _mean(values: Sequence[float | None]) -> dict[str, Any]:
         low, high = float(np.mean(known) - half), float(np.mean(known) + half)
     mean = float(np.mean(known)) if known else None
     worst = [float(end(known)) for end in (min, max)] if known else [None, None]
-    return {"value": mean, "low": low, "high": high, "folds": len(known), "smallest": worst[0], "largest": worst[1]}
+    return FoldMean(value=mean, low=low, high=high, folds=len(known), smallest=worst[0], largest=worst[1])
 
 
-def folds_table(document: Mapping[str, Any]) -> str:
+def folds_table(document: Folds) -> str:
     """`FOLDS.md`: a row for each value, then the mean over folds, then what was left out and why."""
-    head = [document["column"], "photos", "groups", *(f"{LABELS[name]} ({LEVEL:.0%})" for name in SHOWN), "trained on"]
-    lines = [f"# Each {document['column']} held out", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for one in document["folds"]:
-        cells = [one["value"], str(one.get("n", sum(one["labels"].values()))), str(one.get("groups", "-"))]
-        if one["status"] == "finished":
-            figures = [one["metrics"][name] for name in SHOWN]
-            cells += [f"{figure_text(figure['value'])} ({interval_text(figure)})" for figure in figures]
-            cells.append(str(one["trained_on"]))
+    head = [document.column, "photos", "groups", *(f"{LABELS[name]} ({LEVEL:.0%})" for name in SHOWN), "trained on"]
+    lines = [f"# Each {document.column} held out", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for one in document.folds:
+        cells = [one.value, str(one.n or sum(one.labels.values())), str(one.groups or "-")]
+        if one.status == "finished":
+            figures = [one.metrics[name] for name in SHOWN]
+            cells += [f"{figure_text(figure.value)} ({interval_text(figure)})" for figure in figures]
+            cells.append(str(one.trained_on))
         else:
-            cells += [one["status"], *["-"] * (len(SHOWN) - 1), "-"]
+            cells += [one.status, *["-"] * (len(SHOWN) - 1), "-"]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    done = [one for one in document["folds"] if one["status"] == "finished"]
-    if document["mean"]:
-        means = [document["mean"][name] for name in SHOWN]
-        cells = [f"mean of {len(done)}", str(sum(one["n"] for one in done)), "-"]
-        cells += [f"{figure_text(mean['value'])} ({interval_text(mean)})" for mean in means]
+    done = [one for one in document.folds if one.status == "finished"]
+    if document.mean:
+        means = [document.mean[name] for name in SHOWN]
+        cells = [f"mean of {len(done)}", str(sum(one.n for one in done)), "-"]
+        cells += [f"{figure_text(mean.value)} ({interval_text(mean)})" for mean in means]
         lines.append("| " + " | ".join([*cells, "-"]) + " |")
-        before = max(one["times_read_before"] for one in done)
+        before = max(one.times_read_before for one in done)
         lines += [
             "",
             "The photos of a value are `val_test` of its fold and nothing else; the fold's model was trained, chosen "
@@ -199,6 +198,6 @@ def folds_table(document: Mapping[str, Any]) -> str:
             f"{before or 'no'} other models.",
         ]
     for status, front in (("skipped", "no fold"), ("failed", "failed")):
-        told = [f"- {one['value']}: {front}: {one['reason']}" for one in document["folds"] if one["status"] == status]
+        told = [f"- {one.value}: {front}: {one.reason}" for one in document.folds if one.status == status]
         lines += ["", *told] if told else []
     return "\n".join([*lines, ""])

@@ -19,8 +19,6 @@ import torch
 
 from natix_hf.data.splits.contracts import LockedSplits
 from natix_hf.decision.calibration import Calibration
-from natix_hf.documents.reward import Reward
-from natix_hf.documents.robustness import Robustness
 from natix_hf.documents.run_record import RunRecord
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, replacing, write_json
@@ -171,7 +169,7 @@ def challenge_documents(
     positive: int,
     field: Field | None = None,
     seed: int = 0,
-) -> dict[str, dict[str, Any]]:
+) -> None:
     """Write `robustness.json` where profiles were predicted, `reward.json` for two classes, and their figures.
 
     Args:
@@ -182,11 +180,8 @@ def challenge_documents(
         positive: id of the positive class.
         field: the scores of other participants; by default a record that is not confirmed.
         seed: of intervals and simulated days.
-
-    Returns:
-        The documents that were written, by the names of their files.
     """
-    labels, groups, documents = rows["label"], rows["group"], {}
+    labels, groups = rows["label"], rows["group"]
     clean, (ways, how) = calibration.served(rows["logits"]), _read(run, rows["id"])
     ways = {
         profile: [Sent(way.level, way.distortion, way.severity, calibration.served(way.logits)) for way in sent]
@@ -196,9 +191,9 @@ def challenge_documents(
     if ways:
         timed = run / "predictions" / "robustness" / "latency.json"
         latency = latency_document(**read_json(timed), limit=LIMIT) if timed.is_file() else None
-        documents["robustness"] = robustness_document(
-            clean, ways, labels, groups, how_sent=how, latency=latency, **about
-        )
+        document = robustness_document(clean, ways, labels, groups, how_sent=how, latency=latency, **about)
+        document.write(run)
+        figures_robustness.robustness(document, run / "figures" / "robustness.png")
     if len(label_names) == 2:
         sent = {"clean": [clean]}
         sent |= {profile: [way.logits for way in one if way.distortion is None] for profile, one in ways.items()}
@@ -209,15 +204,9 @@ def challenge_documents(
                 times = len(logits)  # a photo in several ways stays in its group
                 repeated = np.tile(labels[kept], times), np.tile(groups[kept], times)
                 photos.append(Photos(profile, source, one, *repeated, how_sent=how.get(profile)))
-        documents["reward"] = reward_document(photos, field or LATE_2025, **about)
-    for name, document in documents.items():
-        {"robustness": Robustness, "reward": Reward}[name].check(document)
-        write_json(run / f"{name}.json", document)
-    if "robustness" in documents:
-        figures_robustness.robustness(documents["robustness"], run / "figures" / "robustness.png")
-    if "reward" in documents:
-        reward_figure(documents["reward"], run / "figures" / "reward.png")
-    return documents
+        reward = reward_document(photos, field or LATE_2025, **about)
+        reward.write(run)
+        reward_figure(reward, run / "figures" / "reward.png")
 
 
 def _by_source(sources: np.ndarray | None, n: int) -> list[tuple[str | None, np.ndarray]]:

@@ -192,14 +192,14 @@ def recalibrate(
     guarantee = None
     if options.risk != "none":
         guarantee = guaranteed(after, control, options, names, "own photos/control")
-        if not guarantee["reachable"]:
-            raise UserError(f"no guarantee: {guarantee['reason']}")
+        if not guarantee.reachable:
+            raise UserError(f"no guarantee: {guarantee.reason}")
     document = {
         "version": 2,
         "fitted_on": "own photos/fit",
         "calibrate_on": "clean",
         **decided,
-        "guarantee": guarantee,
+        "guarantee": guarantee and guarantee.plain(),
         "compared": None,
         "options": dataclasses.asdict(options),
     }

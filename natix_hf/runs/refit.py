@@ -119,18 +119,17 @@ class Refit(NatixTrainer):
         return [Setting(**ProbeSearch.read(self.honest).chosen.plain())]
 
 
-def finish_refit(trainer: Refit, decision: DecisionOptions | None = None) -> dict[str, Any]:
+def finish_refit(trainer: Refit, decision: DecisionOptions | None = None) -> FinalFigures | None:
     """Complete the run folder; returns the honest run's `metrics.json`, marked as such."""
-    run, document = Path(trainer.args.output_dir), {}
+    run, document = Path(trainer.args.output_dir), None
     if trainer.args.should_save:
         name = {"honest_run": trainer.honest.name}
         calibration = read_json(trainer.honest / "calibration.json") | name
-        document = read_json(trainer.honest / "metrics.json") | name
+        document = FinalFigures.read(trainer.honest).model_copy(update=name)
         CalibrationFile.check(calibration)
-        FinalFigures.check(document)
         save_model(trainer, run, calibration)
         write_json(run / "calibration.json", calibration)
-        write_json(run / "metrics.json", document)
+        document.write(run)
         write_record(trainer, decision or DecisionOptions(), run, refit=trainer.taken)
         record = read_json(run / "run.json") | {"status": "finished", "finished": run_folder.now()}
         RunRecord.check(record)

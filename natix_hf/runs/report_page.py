@@ -8,7 +8,12 @@ from typing import Any
 from natix_hf import __version__
 from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.decision.calibration import Calibration
+from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.gallery import Gallery
+from natix_hf.documents.reward import Reward
+from natix_hf.documents.robustness import Robustness
+from natix_hf.documents.selective import Selective
+from natix_hf.documents.slices import Slices
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_text
 from natix_hf.hub.public_page import facts, lead, served_rows
@@ -18,7 +23,7 @@ from natix_hf.report.page_sections import Picture, Rows
 from natix_hf.runs.saved_logits import read_predictions
 from natix_hf.streetvision.reward_report import reward_sections
 
-OPTIONAL = ("slices", "robustness", "reward", "selective")
+OPTIONAL = {"slices": Slices, "robustness": Robustness, "reward": Reward, "selective": Selective}
 
 
 def write_report(run: str | Path, *, path: str | Path | None = None, include_photos: bool = True) -> Path:
@@ -36,9 +41,11 @@ def write_report(run: str | Path, *, path: str | Path | None = None, include_pho
         UserError: the run was never evaluated, or a file of it is missing or not what it should be.
     """
     run = Path(run)
-    documents = {name: _document(run, name) for name in ("metrics", "calibration", "run")}
+    documents = {name: _document(run, name) for name in ("calibration", "run")}
+    _check_there(run, "metrics")
+    documents["metrics"] = FinalFigures.read(run)
     documents["splits"] = read_certificate(run)
-    documents |= {name: read_json(run / f"{name}.json") for name in OPTIONAL if (run / f"{name}.json").is_file()}
+    documents |= {name: kind.read(run) for name, kind in OPTIONAL.items() if kind.there(run)}
     calibration = Calibration.from_document(documents["calibration"])
     pictures = read_pictures(run) if include_photos else None
     page = report_html(
@@ -67,8 +74,8 @@ def write_decision_figures(run: str | Path) -> None:
         figures_decisions.threshold_figure(
             calibration["threshold_choice"], calibration["fitted_on"], folder / "threshold.png"
         )
-    if (run / "selective.json").is_file():
-        figures_decisions.risk_coverage_figure(_document(run, "selective"), folder / "risk_coverage.png")
+    if Selective.there(run):
+        figures_decisions.risk_coverage_figure(Selective.read(run), folder / "risk_coverage.png")
     if is_positive.any() and not is_positive.all():
         score, decided = test.log_odds[:, positive], test.decided == positive
         figures_decisions.ranking_figure(
@@ -103,11 +110,15 @@ def _rows(run: Path, split: str, calibration: Calibration) -> Rows:
     return served_rows(split, read_predictions(run, split), calibration)
 
 
-def _document(run: Path, name: str) -> dict[str, Any]:
-    path = run / f"{name}.json"
-    if not path.is_file():
+def _check_there(run: Path, name: str) -> None:
+    if not (run / f"{name}.json").is_file():
         how = "python -m natix_hf.evaluate writes it" if name == "metrics" else "bring the file back"
         raise UserError(f"{run}: no {name}.json, so there is nothing to report: {how}")
+
+
+def _document(run: Path, name: str) -> dict[str, Any]:
+    _check_there(run, name)
+    path = run / f"{name}.json"
     try:
         return read_json(path)
     except ValueError:

@@ -9,16 +9,16 @@ parsed is the verb's business.
 from __future__ import annotations
 
 import itertools
-import math
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from natix_hf.data.splits.certificate import read_certificate
+from natix_hf.documents.figures import Interval
 from natix_hf.documents.run_record import RunRecord
-from natix_hf.documents.several_runs import Sweep
+from natix_hf.documents.several_runs import Sweep, SweepRun, SweepScore
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_json
 from natix_hf.report.intervals import bootstrap_intervals, group_count
@@ -112,14 +112,13 @@ def state(folder: Path, text: str, whose: str = "sweep") -> str:
     return "finished" if read_json(record).get("status") == "finished" else "interrupted"
 
 
-def finish_member(trainer: NatixTrainer, decision: DecisionOptions | None = None) -> dict[str, Any]:
-    """Write the logits of `val_select` and complete `run.json` of a run of a sweep; returns the score as `score`
-    does."""
+def finish_member(trainer: NatixTrainer, decision: DecisionOptions | None = None) -> SweepScore | None:
+    """Write the logits of `val_select` and complete `run.json` of a run of a sweep; returns the score."""
     run = Path(trainer.args.output_dir)
     with trainer.times.timed("predict"):
         rows = trainer.splits.rows("selection", step="predictions")
         logits = trainer.logits(rows)
-    document: dict[str, Any] = {}
+    document = None
     if trainer.args.should_save:
         write_predictions(run / "predictions" / "val_select.parquet", [(None, rows, logits)])
         metric = (trainer.args.metric_for_best_model or "mcc").removeprefix("eval_")
@@ -134,112 +133,110 @@ def finish_member(trainer: NatixTrainer, decision: DecisionOptions | None = None
     return document
 
 
-def member_lines(trainer: NatixTrainer, metrics: dict[str, Any]) -> list[str]:
+def member_lines(trainer: NatixTrainer, metrics: SweepScore) -> list[str]:
     """What is printed of a finished run of a sweep: `metrics` is what finishing returned."""
-    interval = metrics["score"]
+    interval = metrics.score
     return [
-        f"val_select: {LABELS[metrics['metric']]} {figure_text(interval['value'])} "
-        f"({LEVEL:.0%} interval {interval_text(interval)}; {metrics['n']} photos, {metrics['groups']} groups); "
+        f"val_select: {LABELS[metrics.metric]} {figure_text(interval.value)} "
+        f"({LEVEL:.0%} interval {interval_text(interval)}; {metrics.n} photos, {metrics.groups} groups); "
         "a run of a sweep has no other figures",
         *speed_lines(read_json(Path(trainer.args.output_dir) / "run.json").get("speed"), trainer.times),
     ]
 
 
-def score(run: Path) -> dict[str, Any]:
-    """What a finished run of a sweep is ranked by.
-
-    Returns:
-        `metric`, `score` and `log_loss` (`value`, `low`, `high`; None where not defined), `n`, `groups`,
-        `fingerprint` of the rows, `best_step`, `steps`, `seconds` of training.
-    """
+def score(run: Path) -> SweepScore:
+    """What a finished run of a sweep is ranked by."""
     record, rows = read_json(run / "run.json"), read_predictions(run, "val_select")
     found = bootstrap_intervals(
         rows["logits"], rows["label"], rows["group"], positive=record["positive"], n_boot=RESAMPLES, level=LEVEL
     )
-    plain = {
-        name: {end: None if math.isnan(number) else number for end, number in found[name].items()}
-        for name in {record["metric"], "log_loss"}
-    }
-    return {
-        "metric": record["metric"],
-        "score": plain[record["metric"]],
-        "log_loss": plain["log_loss"],
-        "n": len(rows["label"]),
-        "groups": group_count(rows["group"], len(rows["label"])),
-        "fingerprint": read_certificate(run)["fingerprints"]["val_select"],
-        "best_step": record["best_step"],
-        "steps": record["steps"],
-        "seconds": record["time"]["train"],
-    }
+    return SweepScore(
+        metric=record["metric"],
+        score=Interval.of(found[record["metric"]]),
+        log_loss=Interval.of(found["log_loss"]),
+        n=len(rows["label"]),
+        groups=group_count(rows["group"], len(rows["label"])),
+        fingerprint=read_certificate(run)["fingerprints"]["val_select"],
+        best_step=record["best_step"],
+        steps=record["steps"],
+        seconds=record["time"]["train"],
+    )
 
 
-def ranking(output: Path, outcomes: dict[str, dict[str, Any]]) -> dict[str, Any]:
+class Outcome(NamedTuple):
+    """What became of a run of a sweep: the values that it tries, its `status`, and why it failed if it did."""
+
+    values: dict[str, Any]
+    status: Literal["finished", "failed", "waiting"]
+    failed: str | None = None
+
+
+def ranking(output: Path, outcomes: Mapping[str, Outcome]) -> Sweep:
     """The content of `sweep.json`: finished runs by their score on `val_select`, then the others.
 
     Args:
         output: folder of the sweep.
-        outcomes: name of each run -> `values`, and `failed` (why) where it did not finish, None where it waits.
+        outcomes: name of each run -> what became of it.
 
     Raises:
         UserError: two runs were scored on different rows or by different metrics.
     """
-    runs: list[dict[str, Any]] = []
+    runs: list[SweepRun] = []
     for name, outcome in outcomes.items():
-        one = {"name": name, "values": outcome["values"], "rank": None, "status": outcome["status"]}
-        one |= {"failed": outcome["failed"]} if outcome["status"] == "failed" else {}
-        runs.append(one | (score(output / name) if outcome["status"] == "finished" else {}))
-    scored = [one for one in runs if one["status"] == "finished"]
-    for key, what in (("fingerprint", "on other photos"), ("metric", "by another metric")):
-        if odd := next((one for one in scored if one[key] != scored[0][key]), None):
+        more = {"failed": outcome.failed} if outcome.status == "failed" else {}
+        if outcome.status == "finished":
+            more = dict(score(output / name))
+        runs.append(SweepRun(name=name, values=outcome.values, rank=None, status=outcome.status, **more))
+    scored = [one for one in runs if one.status == "finished"]
+    for key, what in (
+        (lambda one: one.fingerprint, "on other photos"),
+        (lambda one: one.metric, "by another metric"),
+    ):
+        if odd := next((one for one in scored if key(one) != key(scored[0])), None):
             raise UserError(
-                f"{output / odd['name']}: scored {what} than {scored[0]['name']}, so that they cannot be ranked: "
+                f"{output / odd.name}: scored {what} than {scored[0].name}, so that they cannot be ranked: "
                 "choose another --output_dir for one of the two sweeps"
             )
-    metric = scored[0]["metric"] if scored else None
+    metric = scored[0].metric if scored else None
     sign = 1 if metric in ("log_loss", "ece") else -1
 
-    def key(one: dict[str, Any]) -> tuple:
-        value = one["score"]["value"]
-        return (value is None, 0 if value is None else sign * value, one["log_loss"]["value"])
+    def place(one: SweepRun) -> tuple:
+        value = one.score.value
+        return (value is None, 0 if value is None else sign * value, one.log_loss.value)
 
-    scored.sort(key=key)
-    for place, one in enumerate(scored, start=1):
-        one["rank"] = place
-    document = {
-        "version": 1,
-        "split": "val_select",
-        "metric": metric,
-        "level": LEVEL,
-        "resampled": "groups",
-        "resamples": RESAMPLES,
-        "runs": [*scored, *(one for one in runs if one["status"] != "finished")],
-    }
-    Sweep.check(document)
-    return document
+    ranked = [one.model_copy(update={"rank": rank}) for rank, one in enumerate(sorted(scored, key=place), start=1)]
+    return Sweep(
+        split="val_select",
+        metric=metric,
+        level=LEVEL,
+        resampled="groups",
+        resamples=RESAMPLES,
+        runs=[*ranked, *(one for one in runs if one.status != "finished")],
+    )
 
 
-def table(document: dict[str, Any], look: str | None) -> str:
+def table(document: Sweep, look: str | None) -> str:
     """`SWEEP.md`: the ranking as Markdown, and the command that gives the winner its one look at `val_test`."""
-    runs = document["runs"]
-    keys = list(runs[0]["values"])
-    head = ["rank", *keys, LABELS.get(document["metric"], "score"), f"{LEVEL:.0%} interval", "log loss", "best step"]
+    runs = document.runs
+    keys = list(runs[0].values)
+    head = ["rank", *keys, LABELS.get(document.metric, "score"), f"{LEVEL:.0%} interval", "log loss", "best step"]
     lines = ["# Sweep", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for one in runs:
-        cells = [str(one["rank"] or "-"), *(str(one["values"][key]) for key in keys)]
-        if one["status"] == "finished":
-            cells += [figure_text(one["score"]["value"]), interval_text(one["score"])]
-            cells += [figure_text(one["log_loss"]["value"]), str(one["best_step"] or one["steps"])]
+        cells = [str(one.rank or "-"), *(str(one.values[key]) for key in keys)]
+        if one.status == "finished":
+            cells += [figure_text(one.score.value), interval_text(one.score)]
+            cells += [figure_text(one.log_loss.value), str(one.best_step or one.steps)]
         else:
-            cells += [one["status"], "-", "-", "-"]
+            cells += [one.status, "-", "-", "-"]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    if scored := [one for one in runs if one["status"] == "finished"]:
+    if scored := [one for one in runs if one.status == "finished"]:
         lines += [
             "",
-            f"Scores on `val_select` ({scored[0]['n']} photos in {scored[0]['groups']} groups), intervals from "
+            f"Scores on `val_select` ({scored[0].n} photos in {scored[0].groups} groups), intervals from "
             f"{RESAMPLES} resamples of whole groups; equal scores are ordered by log loss. The best of {len(scored)} "
             "flatters itself on the photos that it was chosen on. `val_test` was not read.",
         ]
-    lines += ["", *(f"- {one['name']}: failed: {one['failed']}" for one in runs if one["status"] == "failed")]
+    lines += ["", *(f"- {one.name}: failed: {one.failed}" for one in runs if one.status == "failed")]
     if look:
         lines += ["", f"The one that won gets its one look at `val_test` as a run of its own:\n\n    {look}"]
     return re.sub("\n{3,}", "\n\n", "\n".join([*lines, ""]))

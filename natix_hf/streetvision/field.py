@@ -9,10 +9,10 @@ import csv
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from natix_hf.documents.reward import ParticipantScores
 from natix_hf.errors import UserError
 
 STEPS = np.linspace(0, 1, 1001)  # of the quantile function
@@ -47,17 +47,13 @@ class Field:
         below, same = np.mean(quantiles < score - 1e-12), np.mean(np.abs(quantiles - score) <= 1e-12)
         return float(100 * (below + same / 2))
 
-    def document(self) -> dict[str, Any]:
+    def document(self) -> ParticipantScores:
         """For a JSON file: name, whether it is confirmed, participants, mean, quartiles and ends."""
         shown = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
         quantiles = {f"{q:g}": float(np.interp(q, self.levels, self.scores)) for q in shown}
-        return {
-            "name": self.name,
-            "confirmed": self.confirmed,
-            "n": self.n,
-            "mean": self.mean,
-            "quantiles": quantiles,
-        }
+        return ParticipantScores(
+            name=self.name, confirmed=self.confirmed, n=self.n, mean=self.mean, quantiles=quantiles
+        )
 
 
 # One record of quantiles. Both ends are not in it: the lower goes on as straight as between the first two quantiles,

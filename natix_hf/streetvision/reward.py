@@ -17,6 +17,7 @@ from scipy.interpolate import RectBivariateSpline
 from scipy.signal import lfilter
 from scipy.special import softmax
 
+from natix_hf.documents.reward import Ranged, Reward, RewardEntry
 from natix_hf.streetvision.field import Field
 
 MCC_WINDOW, ACCURACY_WINDOW = 100, 10  # predictions
@@ -230,8 +231,8 @@ def reward_document(
     n_boot: int = 500,
     seed: int = 0,
     level: float = 0.95,
-) -> dict[str, Any]:
-    """The content of `reward.json` (`documents.Reward`).
+) -> Reward:
+    """The content of `reward.json`.
 
     Args:
         photos: one entry each; one whose photos are all of one class has no reward, and says so.
@@ -267,26 +268,25 @@ def reward_document(
         entry |= {
             "recall": float(right[labels == 1].mean()),
             "specificity": float(right[labels == 0].mean()),
-            "reward": ends,
+            "reward": Ranged(**ends),
             "day_reward": _quantiles(simulated.reward),
             "day_score": _quantiles(simulated.score),
-            "relative_pay": {end: number / field.mean for end, number in ends.items()},
-            "percentile": {end: field.percentile(number) for end, number in ends.items()},
+            "relative_pay": Ranged(**{end: number / field.mean for end, number in ends.items()}),
+            "percentile": Ranged(**{end: field.percentile(number) for end, number in ends.items()}),
         }
-    return {
-        "version": 1,
-        "split": split,
-        "positive_label": label_names[positive],
-        "prior": 0.5,
-        "level": level,
-        "resampled": "groups",
-        "resamples": n_boot,
-        "days": days,
-        "challenges": challenges,
-        "seed": seed,
-        "field": field.document(),
-        "entries": entries,
-    }
+    return Reward(
+        split=split,
+        positive_label=label_names[positive],
+        prior=0.5,
+        level=level,
+        resampled="groups",
+        resamples=n_boot,
+        days=days,
+        challenges=challenges,
+        seed=seed,
+        field=field.document(),
+        entries=[RewardEntry(**entry) for entry in entries],
+    )
 
 
 def _quantiles(values: np.ndarray) -> dict[str, float]:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from natix_hf.documents.reward import Reward, RewardEntry
 from natix_hf.report.figures import BLUE, GREY, ORANGE, new_figure, save_figure
 from natix_hf.report.figures_robustness import WIDE, sent_lines
 from natix_hf.report.page_sections import ExtraSection
@@ -17,96 +17,95 @@ from natix_hf.report.robustness import sent_text
 from natix_hf.streetvision.reward import HALTED, SENT_LAST
 
 
-def reward_lines(document: dict[str, Any]) -> list[str]:
+def reward_lines(document: Reward) -> list[str]:
     """What a command prints of `reward.json`: a line for each entry that is not of a single source, and the field."""
-    field, lines = document["field"], []
-    for entry in document["entries"]:
-        if entry["source"] is not None:
+    field, lines = document.field, []
+    for entry in document.entries:
+        if entry.source is not None:
             continue
-        if "left_out" in entry:
-            lines.append(f"simulated reward, {entry['profile']}: none, {entry['left_out']}")
+        if entry.left_out is not None:
+            lines.append(f"simulated reward, {entry.profile}: none, {entry.left_out}")
             continue
-        reward, day = entry["reward"], entry["day_score"]
+        reward, day = entry.reward, entry.day_score
         lines.append(
-            f"simulated reward, {entry['profile']}: {reward['value']:.3f} "
-            f"({reward['low']:.3f} to {reward['high']:.3f}; "
-            f"{entry['n']} predictions, {entry['groups']} groups), score after a day {day['0.05']:.3f} to "
-            f"{day['0.95']:.3f} (nine in ten), {entry['relative_pay']['value']:.2f} times the average pay, above "
-            f"{entry['percentile']['value']:.0f} % of the field"
+            f"simulated reward, {entry.profile}: {reward.value:.3f} "
+            f"({reward.low:.3f} to {reward.high:.3f}; "
+            f"{entry.n} predictions, {entry.groups} groups), score after a day {day['0.05']:.3f} to "
+            f"{day['0.95']:.3f} (nine in ten), {entry.relative_pay.value:.2f} times the average pay, above "
+            f"{entry.percentile.value:.0f} % of the field"
         )
     if lines:
-        if sent := sent_text(document["entries"]):
+        if sent := sent_text(document.entries):
             lines.append(f"  sent: {sent}")
         lines += [f"  {HALTED}", f"  {SENT_LAST}"]
-        doubt = "" if field["confirmed"] else ", unconfirmed"
-        lines.append(f"  field: {field['name']} ({field['n']} participants{doubt}), mean score {field['mean']:.3f}")
+        doubt = "" if field.confirmed else ", unconfirmed"
+        lines.append(f"  field: {field.name} ({field.n} participants{doubt}), mean score {field.mean:.3f}")
     return lines
 
 
-def reward_sections(document: Mapping[str, Any] | None) -> list[ExtraSection]:
+def reward_sections(document: Reward | None) -> list[ExtraSection]:
     """What the decisions would have been paid, by profile and source; empty where there is no `reward.json`."""
     if not document:
         return []
-    field, sent = document["field"], sent_text(document["entries"])
+    field, sent = document.field, sent_text(document.entries)
     heads = ["profile", "source", "predictions", "mean reward", "score after a day", "times average pay"]
     return [
         ExtraSection(
             "reward",
             "Reward",
             "Simulated reward",
-            f"What the decisions at 0.5 would have been paid on {document['split']}: {document['days']} simulated "
-            f"days of {document['challenges']} challenges, half of them {document['positive_label']}. Intervals "
-            f"of {100 * document['level']:g}\u00a0% from {document['resamples']} resamples of whole groups; the "
+            f"What the decisions at 0.5 would have been paid on {document.split}: {document.days} simulated "
+            f"days of {document.challenges} challenges, half of them {document.positive_label}. Intervals "
+            f"of {100 * document.level:g}\u00a0% from {document.resamples} resamples of whole groups; the "
             f"score's range holds nine days in ten. Nobody is paid it: {HALTED}. Of what was sent: {SENT_LAST}."
             f"{f' Sent: {sent}.' if sent else ''}",
             [*heads, "% of field below"],
-            [_row(entry) for entry in document["entries"]],
+            [_row(entry) for entry in document.entries],
             words=2,
-            foot=f"Field: {field['name']}, {field['n']} participants, mean score {field['mean']:.3f}"
-            f"{'' if field['confirmed'] else '; where these scores come from is not confirmed'}.",
+            foot=f"Field: {field.name}, {field.n} participants, mean score {field.mean:.3f}"
+            f"{'' if field.confirmed else '; where these scores come from is not confirmed'}.",
         )
     ]
 
 
-def _row(entry: Mapping[str, Any]) -> list[Any]:
-    predictions = {"sort": entry["n"], "value": entry["n"], "interval": f"{entry['groups']} groups"}
-    row = [entry["profile"], entry["source"] or "all", predictions]
-    if "left_out" in entry:
-        return [*row, f"none: {entry['left_out']}"]
-    day, rank = entry["day_score"], entry["percentile"]
+def _row(entry: RewardEntry) -> list[Any]:
+    predictions = {"sort": entry.n, "value": entry.n, "interval": f"{entry.groups} groups"}
+    row = [entry.profile, entry.source or "all", predictions]
+    if entry.left_out is not None:
+        return [*row, f"none: {entry.left_out}"]
+    day, rank = entry.day_score, entry.percentile
     ends = f"{day['0.05']:.3f} to {day['0.95']:.3f}"
     return [
         *row,
-        figure_cell(entry["reward"]),
+        figure_cell(entry.reward),
         {"sort": day["0.5"], "value": f"{day['0.5']:.3f}", "interval": ends},
-        figure_cell(entry["relative_pay"]),
+        figure_cell(entry.relative_pay),
         {
-            "sort": rank["value"],
-            "value": f"{rank['value']:.0f}",
-            "interval": f"{rank['low']:.0f} to {rank['high']:.0f}",
+            "sort": rank.value,
+            "value": f"{rank.value:.0f}",
+            "interval": f"{rank.low:.0f} to {rank.high:.0f}",
         },
     ]
 
 
-def reward_figure(document: Mapping[str, Any], path: str | Path) -> None:
+def reward_figure(document: Reward, path: str | Path) -> None:
     """The running score over simulated days for each profile and source, beside the field's quartiles.
 
     Args:
-        document: the content of `reward.json`.
         path: the PNG to write; nothing is written where no entry has a reward.
     """
-    entries = [entry for entry in document["entries"] if "left_out" not in entry]
+    entries = [entry for entry in document.entries if entry.left_out is None]
     if not entries:
         return
-    field = document["field"]
+    field = document.field
     figure, (axes,) = new_figure(7.0, 1.8 + 0.42 * len(entries), 1)
-    quartiles = [field["quantiles"][q] for q in ("0.25", "0.5", "0.75")]
-    doubt = "" if field["confirmed"] else ", unconfirmed"
-    label = f"field's middle half and median ({field['name']}{doubt})"
+    quartiles = [field.quantiles[q] for q in ("0.25", "0.5", "0.75")]
+    doubt = "" if field.confirmed else ", unconfirmed"
+    label = f"field's middle half and median ({field.name}{doubt})"
     axes.axvspan(quartiles[0], quartiles[2], color=GREY, alpha=0.18, linewidth=0, label=label)
     axes.axvline(quartiles[1], color=GREY, linestyle=":", linewidth=1.2)
     for place, entry in enumerate(entries):
-        score, mean = entry["day_score"], entry["reward"]
+        score, mean = entry.day_score, entry.reward
         first = place == 0
         axes.plot(
             [score["0.05"], score["0.95"]],
@@ -125,25 +124,25 @@ def reward_figure(document: Mapping[str, Any], path: str | Path) -> None:
             label="the same, one day in two" if first else None,
         )
         axes.errorbar(
-            mean["value"],
+            mean.value,
             place + 0.28,
-            xerr=np.array([[mean["value"] - mean["low"]], [mean["high"] - mean["value"]]]),
+            xerr=np.array([[mean.value - mean.low], [mean.high - mean.value]]),
             color=ORANGE,
             marker="o",
             markersize=4,
             linewidth=1.2,
-            label=f"mean reward, {document['level'] * 100:g} % interval over groups" if first else None,
+            label=f"mean reward, {document.level * 100:g} % interval over groups" if first else None,
         )
     names = [_entry_name(entry) for entry in entries]
     axes.set_yticks(range(len(entries)), names, fontsize=8)
     axes.set(ylim=(len(entries) - 0.4, -0.6), xlim=(None, 1.005))
-    days = f"{document['days']} days of {document['challenges']} challenges"
+    days = f"{document.days} days of {document.challenges} challenges"
     told = [f"simulated reward, equal classes, {days}", *textwrap.wrap(HALTED, WIDE), *sent_lines(entries)]
     axes.set_xlabel("\n".join(told), fontsize=8)
     axes.legend(frameon=False, fontsize=7.5, loc="lower right", bbox_to_anchor=(1.0, 1.0))
     save_figure(figure, path)
 
 
-def _entry_name(entry: Mapping[str, Any]) -> str:
-    source = "" if entry["source"] is None else f", {entry['source']}"
-    return f"{entry['profile']}{source}\n{entry['n']} predictions, {entry['groups']} groups"
+def _entry_name(entry: RewardEntry) -> str:
+    source = "" if entry.source is None else f", {entry.source}"
+    return f"{entry.profile}{source}\n{entry.n} predictions, {entry.groups} groups"

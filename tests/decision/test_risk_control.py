@@ -5,6 +5,7 @@ import pytest
 
 from natix_hf.decision.group_bounds import Groups, safe_threshold
 from natix_hf.decision.risk_control import (
+    BandRates,
     answers,
     band_rates,
     capacity_line,
@@ -12,6 +13,7 @@ from natix_hf.decision.risk_control import (
     guarantee_line,
     selection_level,
 )
+from natix_hf.documents.guarantee import Abstention
 from natix_hf.errors import UserError
 
 
@@ -34,7 +36,7 @@ class World:
         return self.scores[rows], self.is_positive[rows], np.repeat(np.arange(cameras), self.sizes[drawn])
 
     def rates(self, document: dict, counted: np.ndarray | None = None) -> dict:
-        return band_rates(self.scores, self.is_positive, document["low"], document["high"], counted)
+        return band_rates(self.scores, self.is_positive, document.low, document.high, counted)
 
 
 WORLD = World()
@@ -47,14 +49,14 @@ def test_one_class_is_bounded_on_its_own_rows(risk):
     side = is_positive == (risk == "fnr")
     sign = -1 if risk == "fnr" else 1
     found = sign * safe_threshold(sign * scores[side], Groups.of(groups[side], side.sum()), 0.04, 0.1)
-    assert document["reachable"]
-    assert document["high" if risk == "fpr" else "low"] == found
-    assert (document["low"] if risk == "fpr" else document["high"]) == pytest.approx(0.5)
-    assert document[risk] < 0.04  # on these rows; the bound leaves room
+    assert document.reachable
+    assert (document.high if risk == "fpr" else document.low) == found
+    assert (document.low if risk == "fpr" else document.high) == pytest.approx(0.5)
+    assert getattr(document, risk) < 0.04  # on these rows; the bound leaves room
     other = World(1)  # rows of the other class have no part in it
     changed = np.where(side, scores, other.generator.random(len(scores)))
     again = control_risk(changed, is_positive, groups, risk=risk, alpha=0.04, delta=0.1)
-    assert (again["low"], again["high"]) == (document["low"], document["high"])
+    assert (again.low, again.high) == (document.low, document.high)
 
 
 def test_a_guarantee_takes_answers_away_and_adds_none():
@@ -62,23 +64,19 @@ def test_a_guarantee_takes_answers_away_and_adds_none():
     is_positive = np.arange(2000) % 2 == 0
     scores = np.where(is_positive, 0.6 + 0.4 * generator.random(2000), 0.4 * generator.random(2000))
     document = control_risk(scores, is_positive, None, risk="error", alpha=0.05)
-    said_positive, said_negative = answers(np.array([0.4999, 0.5, 0.5001]), document["low"], document["high"])
+    said_positive, said_negative = answers(np.array([0.4999, 0.5, 0.5001]), document.low, document.high)
     assert said_positive.tolist() == [False, False, True]
     assert said_negative.tolist() == [True, True, False]
-    assert document["coverage"] == 1.0
+    assert document.coverage == 1.0
 
 
 def test_rates_of_a_band_by_hand():
     scores = np.array([0.1, 0.5, 0.9, 0.95, 0.2, 0.6, 0.7, 0.99])
     is_positive = np.arange(8) >= 4
     rates = band_rates(scores, is_positive, low=0.2, high=0.9)
-    assert rates == {
-        "fpr": 0.5,
-        "fnr": 0.25,
-        "abstention": {"negative": 0.25, "positive": 0.5},
-        "coverage": 5 / 8,
-    }
-    assert band_rates(scores, np.ones(8, dtype=bool), 0.2, 0.9)["fpr"] is None
+    abstention = Abstention(negative=0.25, positive=0.5)
+    assert rates == BandRates(fpr=0.5, fnr=0.25, abstention=abstention, coverage=5 / 8)
+    assert band_rates(scores, np.ones(8, dtype=bool), 0.2, 0.9).fpr is None
 
 
 def test_precision_follows_from_both_classes_at_the_prevalence():
@@ -88,10 +86,10 @@ def test_precision_follows_from_both_classes_at_the_prevalence():
         document = control_risk(
             scores, is_positive, groups, risk="precision", alpha=0.1, delta=0.1, prevalence=prevalence
         )
-        said, _ = answers(WORLD.scores, document["low"], document["high"])
+        said, _ = answers(WORLD.scores, document.low, document.high)
         fpr, tpr = said[~WORLD.is_positive].mean(), said[WORLD.is_positive].mean()
         assert prevalence * tpr / (prevalence * tpr + (1 - prevalence) * fpr) >= 0.9
-        found[prevalence] = document["high"]
+        found[prevalence] = document.high
     assert found[0.2] > found[0.5]  # rarer positives ask for more
 
 
@@ -100,31 +98,31 @@ def test_the_smallest_alpha_that_is_named_can_be_had_without_mistakes(risk, prev
     is_positive, groups = np.arange(600) % 2 == 0, np.arange(600) // 4
     scores = np.where(is_positive, 0.99, 0.01)
     tight = control_risk(scores, is_positive, groups, risk=risk, alpha=1e-4, delta=0.05, prevalence=prevalence)
-    assert not tight["reachable"]
-    assert tight["low"] is tight["high"] is tight["fpr"] is None
-    smallest = tight["smallest_alpha"]
-    assert "risk_alpha 0.0001 is out of reach" in tight["reason"]
-    assert f"set risk_alpha to {np.ceil(smallest * 1e4) / 1e4:g} or more" in tight["reason"]
+    assert not tight.reachable
+    assert tight.low is tight.high is tight.fpr is None
+    smallest = tight.smallest_alpha
+    assert "risk_alpha 0.0001 is out of reach" in tight.reason
+    assert f"set risk_alpha to {np.ceil(smallest * 1e4) / 1e4:g} or more" in tight.reason
     options = {"risk": risk, "delta": 0.05, "prevalence": prevalence}
-    assert control_risk(scores, is_positive, groups, alpha=smallest, **options)["reachable"]
-    assert not control_risk(scores, is_positive, groups, alpha=0.99 * smallest, **options)["reachable"]
+    assert control_risk(scores, is_positive, groups, alpha=smallest, **options).reachable
+    assert not control_risk(scores, is_positive, groups, alpha=0.99 * smallest, **options).reachable
 
 
 def test_precision_out_of_the_model_s_reach_says_that_it_is_the_model():
     generator = np.random.default_rng(0)
     scores, is_positive = generator.random(4000), np.arange(4000) % 2 == 0
     document = control_risk(scores, is_positive, None, risk="precision", alpha=0.05, prevalence=0.5)
-    assert document["smallest_alpha"] < 0.05
-    assert not document["reachable"]
-    assert "not with this model" in document["reason"]
+    assert document.smallest_alpha < 0.05
+    assert not document.reachable
+    assert "not with this model" in document.reason
 
 
 def test_one_class_alone_bounds_its_own_rate_and_no_other():
     scores, is_positive = np.full(100, 0.1), np.zeros(100, dtype=bool)
-    assert control_risk(scores, is_positive, None, risk="fpr", alpha=0.05)["reachable"]
+    assert control_risk(scores, is_positive, None, risk="fpr", alpha=0.05).reachable
     document = control_risk(scores, is_positive, None, risk="fnr", alpha=0.05)
-    assert not document["reachable"]
-    assert "0 positive control photos in 0 groups can certify no risk_alpha" in document["reason"]
+    assert not document.reachable
+    assert "0 positive control photos in 0 groups can certify no risk_alpha" in document.reason
 
 
 def test_two_stages_count_the_selected_alone():
@@ -132,12 +130,12 @@ def test_two_stages_count_the_selected_alone():
     level = selection_level(WORLD.draw(400)[0], 0.7)
     document = control_risk(scores, is_positive, groups, risk="fpr", alpha=0.05, select_at=level)
     counted = np.maximum(scores, 1 - scores) >= level
-    assert document["selected"] == {"at": level, "share": pytest.approx(counted.mean())}
+    assert document.selected.plain() == {"at": level, "share": pytest.approx(counted.mean())}
     assert counted.mean() == pytest.approx(0.7, abs=0.05)
-    assert document["per_class"]["negative"]["n"] == (counted & ~is_positive).sum()
-    assert document["low"] <= 1 - level < level <= document["high"]
+    assert document.per_class.negative.n == (counted & ~is_positive).sum()
+    assert document.low <= 1 - level < level <= document.high
     plain = control_risk(scores[counted], is_positive[counted], groups[counted], risk="fpr", alpha=0.05)
-    assert document["high"] == max(level, plain["high"])
+    assert document.high == max(level, plain.high)
 
 
 def test_lines_name_classes_numbers_and_confidence():
@@ -194,17 +192,19 @@ def test_promises_hold_in_100_draws_of_whole_groups(options, alpha, cameras):
     violated, answered = 0, []
     for _ in range(100):
         document = control_risk(*world.draw(cameras), alpha=alpha, delta=delta, select_at=level, **options)
-        if not document["reachable"]:
+        if not document.reachable:
             continue
         true = world.rates(document, counted)
         if options["risk"] == "precision":
-            said, _ = answers(world.scores, document["low"], document["high"])
+            said, _ = answers(world.scores, document.low, document.high)
             tpr = said[world.is_positive].mean()
-            precision = 0.3 * tpr / (0.3 * tpr + 0.7 * true["fpr"]) if said.any() else 1.0
+            precision = 0.3 * tpr / (0.3 * tpr + 0.7 * true.fpr) if said.any() else 1.0
             violated += precision < 1 - alpha
         else:
-            violated += max(true[name] for name in ("fpr", "fnr") if options["risk"] in (name, "error")) > alpha
-        answered.append(true["coverage"])
+            violated += (
+                max(getattr(true, name) for name in ("fpr", "fnr") if options["risk"] in (name, "error")) > alpha
+            )
+        answered.append(true.coverage)
     assert violated / 100 <= delta + 3 * np.sqrt(delta * (1 - delta) / 100)
     assert len(answered) > 90
     assert np.mean(answered) > 0.3

@@ -3,18 +3,22 @@
 import copy
 import math
 
+import numpy as np
 import pytest
 import yaml
 from finished_run import write_finished_run
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
+from natix_hf.documents.figures import Interval
+from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.hub_metadata import CardMetadata
 from natix_hf.errors import UserError
 from natix_hf.hub.base_licence import base_licence
 from natix_hf.hub.card_metadata import metadata
 from natix_hf.hub.cards import model_card
 from natix_hf.hub.export_forms import FORMATS
+from natix_hf.report.summary import metrics_document
 
 
 @pytest.fixture(scope="module")
@@ -88,16 +92,23 @@ def test_a_broken_card_is_refused(front, breaks):
         CardMetadata.check(broken, "model_card_metadata")
 
 
+def figures() -> FinalFigures:
+    labels = np.arange(40) % 2
+    return metrics_document(np.eye(2)[labels], np.eye(2)[labels], labels, None, label_names=["a", "b"], **ONCE)
+
+
+ONCE = {"times_read_before": 0, "n_boot": 9}
+
+
 def test_a_card_that_the_hub_would_refuse_is_not_written():
-    metrics = {"n": 0, "groups": 1, "level": 0.95, "split": "val_test", "metrics": {}}
-    metrics["metrics"]["mcc"] = {"value": 0.5, "low": 0.4, "high": 0.6}
+    metrics = figures().model_copy(update={"n": 0})
     with pytest.raises(UserError, match="photos"):
         metadata(classes=["a", "b"], base=None, data=None, metrics=metrics, licence={"license": "mit"})
 
 
 def test_figures_that_are_not_defined_are_left_out():
-    metrics = {"n": 9, "groups": 1, "level": 0.95, "split": "val_test", "metrics": {}}
-    metrics["metrics"]["auroc"] = {"value": None, "low": None, "high": None}
+    undefined = Interval(value=None, low=None, high=None)
+    metrics = figures().model_copy(update={"metrics": {"auroc": undefined}})
     front = metadata(classes=["a", "b"], base=None, data=None, metrics=metrics, licence={"license": "mit"})
     assert "model-index" not in front.to_dict()
 

@@ -6,7 +6,7 @@ import re
 import numpy as np
 import pytest
 import yaml
-from finished_run import RECIPE, certificate, write_finished_run
+from finished_run import RECIPE, THRESHOLD_CHOICE, calibration_document, certificate, write_finished_run
 from huggingface_hub import ModelCard
 
 from natix_hf.errors import UserError
@@ -30,22 +30,17 @@ def run_folder(tmp_path):
         )
         files = {
             "config.json": {"id2label": {str(i): name for i, name in enumerate(classes)}},
-            "metrics.json": metrics,
             "splits.json": certificate(list(classes), ratios and list(ratios)),
-            "run.json": {"versions": {"natix_hf": "0.1.0", "torch": "2.14.1"}, "method": "lora"},
+            "run.json": {
+                "version": 1,
+                "status": "finished",
+                "versions": {"natix_hf": "0.1.0", "torch": "2.14.1"},
+                "method": "lora",
+            },
         }
         if calibrated:
-            files["calibration.json"] = {
-                "calibrator": "temperature",
-                "fitted_on": "val_calib/fit",
-                "n": 75,
-                "temperature": 1.5,
-                "kept": True,
-                "nll_before": 0.3,
-                "nll_after": 0.2,
-                "ece_before": 0.05,
-                "ece_after": 0.02,
-            }
+            files["calibration.json"] = calibration_document(k)
+        metrics.write(tmp_path)
         for name, document in files.items():
             (tmp_path / name).write_text(json.dumps(document))
         (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | changes))
@@ -86,7 +81,7 @@ def test_both_ways_of_use_and_the_calibration_are_told(run_folder):
     text = model_card(run_folder(), model_id="someone/street")
     assert 'pipeline("image-classification", model="someone/street")' in text
     assert "trust_remote_code=True" in text
-    assert "Calibrator: a temperature, T = 1.500, fitted on 75 photos of `val_calib/fit`." in text
+    assert "Calibrator: a temperature, T = 1.500, fitted on 75 photos in 40 groups of `val_calib/fit`." in text
     assert "temperature fitted on 75 photos" in text
     assert "(https://huggingface.co/datasets/natix-network-org/roadwork)" in text
     assert "0.3000" not in text  # NLL on the rows of the fit, which has no interval
@@ -215,9 +210,8 @@ def test_a_folded_threshold_and_a_prior_are_told(run_folder):
     folder = run_folder()
     path = folder / "calibration.json"
     calibration = json.loads(path.read_text())
-    choice = {"metric": "mcc", "threshold": 0.3, "low": 0.2, "high": 0.4, "value": 0.9, "n": 75, "groups": 40}
-    calibration |= {"prior": {"seen": [0.5, 0.5], "target": [0.98, 0.02]}, "positive": 1, "groups": 40}
-    calibration |= {"threshold_choice": choice, "folded": True, "threshold": 0.3}
+    calibration |= {"prior": {"seen": [0.5, 0.5], "target": [0.98, 0.02]}, "folded": True, "threshold": 0.3}
+    calibration |= {"threshold_choice": THRESHOLD_CHOICE | {"threshold": 0.3}}
     path.write_text(json.dumps(calibration))
     text = model_card(folder)
     assert "75 photos in 40 groups of `val_calib/fit` to those expected in use: Roadwork 50.0% -> 2.0%." in text

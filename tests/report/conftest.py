@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from natix_hf.decision.selective import selective_document
-from natix_hf.report.intervals import bootstrap_intervals
 from natix_hf.report.page import report_html
 from natix_hf.report.page_sections import Picture, Rows
+from natix_hf.report.robustness import Sent, robustness_document
 from natix_hf.report.slices import slices_document
 from natix_hf.report.summary import metrics_document
 from natix_hf.streetvision.field import LATE_2025
@@ -97,12 +97,9 @@ def further_documents(names, logits, test):
     """The documents that a run may have or not."""
     about = (test.labels, test.groups)
 
-    def case(level, noise):
+    def sent(level, noise):
         noisy = logits + np.random.default_rng(level).normal(0, noise, logits.shape)
-        return {
-            **{"level": level, "distortion": None, "severity": None, "n": len(logits), "difference": {}},
-            "metrics": bootstrap_intervals(noisy, *about, n_boot=20),
-        }
+        return Sent(level, None, None, noisy)
 
     return {
         "slices": slices_document(logits, *about, test.slices, names, n_boot=50),
@@ -110,11 +107,13 @@ def further_documents(names, logits, test):
         "reward": reward_document(
             [Photos("clean", None, logits, *about)], LATE_2025, label_names=names, days=5, n_boot=9
         ),
-        "robustness": {
-            **{"split": "val_test", "n": len(logits), "groups": 80, "level": 0.95, "resamples": 20, "latency": None},
-            "clean": bootstrap_intervals(logits, *about, n_boot=20),
-            "profiles": [{"profile": "challenge@2025", "cases": [case(level, 0.6 * level) for level in range(4)]}],
-        },
+        "robustness": robustness_document(
+            logits,
+            {"challenge@2025": [sent(level, 0.6 * level) for level in range(4)]},
+            *about,
+            label_names=names,
+            n_boot=20,
+        ),
     }
 
 

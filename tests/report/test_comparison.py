@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import itertools
-import json
 
 import numpy as np
 import pytest
 import scipy.stats
 from sklearn.metrics import cohen_kappa_score
 
-from natix_hf.documents.comparison import Comparison
+from natix_hf.documents.comparison import Comparison, Cost, JudgedDifference
 from natix_hf.report.comparison import Judged, comparison_document, mcnemar
 from natix_hf.report.comparison_page import comparison_html, comparison_lines
 from natix_hf.report.intervals import bootstrap_intervals, paired_difference
 from natix_hf.report.metrics import METRICS
 
-COST = dict.fromkeys(("method", "parameters", "trainable_parameters", "megabytes", "training_seconds", "latency_p50"))
-COST |= {"times_read_before": 1}
+_UNKNOWN = ("method", "parameters", "trainable_parameters", "megabytes", "training_seconds", "latency_p50")
+COST = Cost(**dict.fromkeys(_UNKNOWN), times_read_before=1)
 NAMES = ["None", "Roadwork"]
 
 
@@ -29,9 +28,9 @@ def test_mcnemar_by_photos_is_the_exact_binomial_and_so_is_that_by_groups_of_one
     exact = scipy.stats.binomtest(first, first + second).pvalue if first + second else 1.0
     # The doubled smaller tail: the same where the coin is fair.
     tail = min(1.0, 2 * scipy.stats.binom.cdf(min(first, second), first + second, 0.5)) if first + second else 1.0
-    assert found["p"] == pytest.approx(exact) == pytest.approx(tail)
-    assert found["p_groups"] == pytest.approx(exact)
-    assert (found["only_first"], found["only_second"], found["groups"]) == (first, second, first + second)
+    assert found.p == pytest.approx(exact) == pytest.approx(tail)
+    assert found.p_groups == pytest.approx(exact)
+    assert (found.only_first, found.only_second, found.groups) == (first, second, first + second)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -43,15 +42,15 @@ def test_mcnemar_by_groups_counts_every_assignment_of_signs(seed):
     surplus = np.array([one[groups == g].sum() - two[groups == g].sum() for g in range(9)])
     sums = [abs(np.dot(signs, surplus)) for signs in itertools.product((-1, 1), repeat=9)]
     expected = np.mean(np.array(sums) >= abs(surplus.sum()))
-    assert mcnemar(one, two, np.array([f"video {g}" for g in groups]))["p_groups"] == pytest.approx(expected)
+    assert mcnemar(one, two, np.array([f"video {g}" for g in groups])).p_groups == pytest.approx(expected)
 
 
 def test_copies_of_photos_make_mcnemar_by_photos_surer_and_by_groups_not():
     one, two = np.arange(30) < 9, np.arange(30) >= 27
     single = mcnemar(one, two)
     copied = mcnemar(np.repeat(one, 5), np.repeat(two, 5), np.repeat(np.arange(30), 5))
-    assert copied["p"] < single["p"]
-    assert copied["p_groups"] == pytest.approx(single["p_groups"])
+    assert copied.p < single.p
+    assert copied.p_groups == pytest.approx(single.p_groups)
 
 
 def judged(name: str, labels: np.ndarray, mistakes: np.ndarray, seed: int) -> Judged:
@@ -84,47 +83,45 @@ def rows() -> dict:
 
 
 @pytest.fixture(scope="module")
-def document(rows) -> dict:
+def document(rows) -> Comparison:
     return comparison_document(**rows, n_boot=300, notes=["a note"])
 
 
 def test_figures_and_differences_are_those_of_the_intervals(rows, document):
-    Comparison.check(document)
-    assert json.loads(json.dumps(document)) == document
+    assert Comparison.parse(document.text(), "") == document
     first, worse, _ = rows["runs"]
-    assert document["runs"][1]["metrics"] == bootstrap_intervals(
-        worse.logits, rows["labels"], rows["groups"], n_boot=300
-    )
-    beside = document["beside_first"][0]
+    figures = bootstrap_intervals(worse.logits, rows["labels"], rows["groups"], n_boot=300)
+    assert {name: one.plain() for name, one in document.runs[1].metrics.items()} == figures
+    beside = document.beside_first[0]
     for name in METRICS:
         gap = paired_difference(worse.logits, first.logits, rows["labels"], rows["groups"], name, n_boot=300)
-        assert {key: beside["difference"][name][key] for key in gap} == gap
-    assert beside["difference"]["accuracy"]["better"] == "first"
-    assert beside["difference"]["log_loss"]["better"] == "first"  # lower is better
-    assert document["beside_first"][1]["difference"]["accuracy"] == {
-        "difference": 0, "low": 0, "high": 0, "better": None
-    }  # fmt: skip
+        assert beside.difference[name].plain() | gap == beside.difference[name].plain()
+    assert beside.difference["accuracy"].better == "first"
+    assert beside.difference["log_loss"].better == "first"  # lower is better
+    assert document.beside_first[1].difference["accuracy"] == JudgedDifference(
+        difference=0, low=0, high=0, better=None
+    )
 
 
 def test_counts_agreement_and_the_photos_that_part_them(rows, document):
     labels, (first, worse, _) = rows["labels"], rows["runs"]
     one, two = (run.logits.argmax(axis=1) for run in (first, worse))
-    beside = document["beside_first"][0]
-    assert beside["right"] == {
+    beside = document.beside_first[0]
+    assert beside.right == {
         "both": sum((one == labels) & (two == labels)),
         "only_first": sum((one == labels) & (two != labels)),
         "only_this": sum((one != labels) & (two == labels)),
         "neither": sum((one != labels) & (two != labels)),
     }
-    assert beside["decisions"] == [[int(sum((one == i) & (two == j))) for j in (0, 1)] for i in (0, 1)]
-    assert beside["kappa"] == pytest.approx(cohen_kappa_score(one, two))
-    assert beside["agreement"] == document["agreement"][0][1] == np.mean(one == two)
-    assert beside["differ"] == sum(one != two) == len(beside["photos"])
-    gaps = [abs(photo["first_p"] - photo["this_p"]) for photo in beside["photos"]]
+    assert beside.decisions == [[int(sum((one == i) & (two == j))) for j in (0, 1)] for i in (0, 1)]
+    assert beside.kappa == pytest.approx(cohen_kappa_score(one, two))
+    assert beside.agreement == document.agreement[0][1] == np.mean(one == two)
+    assert beside.differ == sum(one != two) == len(beside.photos)
+    gaps = [abs(photo.first_p - photo.this_p) for photo in beside.photos]
     assert gaps == sorted(gaps, reverse=True)
-    for photo in beside["photos"]:
-        row = rows["ids"].index(photo["id"])
-        assert (photo["label"], photo["first"], photo["this"]) == (
+    for photo in beside.photos:
+        row = rows["ids"].index(photo.id)
+        assert (photo.label, photo.first, photo.this) == (
             NAMES[labels[row]],
             NAMES[one[row]],
             NAMES[two[row]],
@@ -132,12 +129,12 @@ def test_counts_agreement_and_the_photos_that_part_them(rows, document):
 
 
 def test_who_wins_where_and_few_photos_decide_nothing(document):
-    slices = {row["value"]: row for row in document["beside_first"][0]["slices"]}
-    assert document["beside_first"][0]["slices"][0]["value"] == "night"
-    assert slices["night"]["accuracy"]["better"] == "first"
-    assert slices["day"]["accuracy"]["better"] is None
-    assert (slices["few"]["small"], slices["few"]["n"], slices["few"]["groups"]) == (True, 4, 2)
-    assert slices["few"]["log_loss"]["better"] is None
+    slices = {row.value: row for row in document.beside_first[0].slices}
+    assert document.beside_first[0].slices[0].value == "night"
+    assert slices["night"].accuracy.better == "first"
+    assert slices["day"].accuracy.better is None
+    assert (slices["few"].small, slices["few"].n, slices["few"].groups) == (True, 4, 2)
+    assert slices["few"].log_loss.better is None
 
 
 def test_two_runs_of_different_names_are_demanded(rows):

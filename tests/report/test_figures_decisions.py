@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from natix_hf.documents.selective import AmountInterval, RiskCurve, Selective
 from natix_hf.report import figures, figures_decisions
 
 
@@ -30,11 +31,10 @@ def test_threshold(tmp_path, drawn):
 
 
 def test_risk_and_coverage(tmp_path, drawn):
-    document = {
-        "curve": {"coverage": [0.5, 1.0], "risk": [0.0, 0.25]},
-        "aurc": {"value": 0.125, "low": 0.1, "high": 0.2},
-        **{"n": 4, "groups": 3},
-    }
+    area = AmountInterval(value=0.125, low=0.1, high=0.2)
+    curve = RiskCurve(coverage=[0.5, 1.0], risk=[0.0, 0.25])
+    about = {"split": "val_test", "level": 0.95, "resamples": 20, "guarantee": None, "band": None}
+    document = Selective(curve=curve, aurc=area, augrc=area, n=4, groups=3, **about)
     figures_decisions.risk_coverage_figure(document, tmp_path / "risk.png")
     (axes,) = drawn[0].axes
     assert axes.lines[0].get_xydata().tolist() == [[0.5, 0.0], [1.0, 0.25]]

@@ -47,9 +47,9 @@ def test_it_shows_the_figures_with_intervals_and_n_and_who_read_what(parts):
     page = Tags(parts.make())
     text = " ".join("".join(page.text).split())
     logits, test = parts.rows()
-    mcc = parts.documents(["None", "Roadwork"], logits, test)["metrics"]["metrics"]["mcc"]
-    assert f"{mcc['value']:.3f}" in text
-    assert f"{mcc['low']:.3f} to {mcc['high']:.3f}" in text
+    mcc = parts.documents(["None", "Roadwork"], logits, test)["metrics"].metrics["mcc"]
+    assert f"{mcc.value:.3f}" in text
+    assert f"{mcc.low:.3f} to {mcc.high:.3f}" in text
     assert text.count("n = 160") == 7
     assert "160 photos in 80 groups of val_test" in text
     assert "predictions (2 times) 2023-11-14 22:14:20 to 2023-11-14 22:15:20" in text

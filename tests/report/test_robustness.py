@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from natix_hf.documents.robustness import Robustness
+from natix_hf.documents.robustness import ProfileFigures, Robustness
 from natix_hf.hub.card_sections import robustness_section
 from natix_hf.report import figures_robustness
 from natix_hf.report.intervals import bootstrap_intervals, paired_differences
@@ -46,48 +46,50 @@ def document(rows):
 
 
 def test_the_document_holds_every_level_and_severity_and_is_of_its_class(document):
-    Robustness.check(document)
-    first, second = document["profiles"]
-    places = [(case["level"], case["distortion"], case["severity"]) for case in first["cases"]]
+    assert Robustness.parse(document.text(), "") == document
+    first, second = document.profiles
+    places = [(case.level, case.distortion, case.severity) for case in first.cases]
     assert places == [
         (None, None, None),
         (0, None, None),
         (1, None, None),
         *[(0, name, severity) for name in ("noise", "blur") for severity in (0, 1, 2)],
     ]
-    level, untouched = first["cases"][1], first["cases"][3]
-    assert untouched["metrics"] == level["metrics"]  # severity 0 is level 0
-    assert [case["level"] for case in second["cases"]] == [0]
-    assert (document["n"], document["groups"]) == (90, 30)
+    level, untouched = first.cases[1], first.cases[3]
+    assert untouched.metrics == level.metrics  # severity 0 is level 0
+    assert [case.level for case in second.cases] == [0]
+    assert (document.n, document.groups) == (90, 30)
 
 
 def test_how_the_photos_were_sent_stands_with_every_figure(document):
-    assert [profile["sent"] for profile in document["profiles"]] == [SENT, SENT]
+    assert [profile.sent for profile in document.profiles] == [SENT, SENT]
     told = f"challenge@2025 and challenge@2026-05 with {SENT}"
     assert f"  sent: {told}" in robustness_lines(document)
     assert told in robustness_table(document)["text"]
     assert told in robustness_section(document)["text"]
-    mixed = [{"profile": "a", "sent": "one"}, {"profile": "b", "sent": "two"}, {"profile": "a", "sent": "one"}]
-    assert sent_text([*mixed, {"profile": "clean"}]) == "a with one; b with two"
+    case = document.profiles[0].cases[:1]
+    said = (("a", "one"), ("b", "two"), ("a", "one"), ("clean", None))
+    mixed = [ProfileFigures(profile=profile, sent=sent, cases=case) for profile, sent in said]
+    assert sent_text(mixed) == "a with one; b with two"
 
 
 def test_every_case_is_what_one_comparison_at_a_time_gives(document, rows):
     clean, ways, labels, groups = rows
-    cases = document["profiles"][0]["cases"]
+    cases = document.profiles[0].cases
     options = {"n_boot": 200, "seed": 0}
     alone = bootstrap_intervals(ways[1].logits, labels, groups, **options)
     gaps = paired_differences(ways[1].logits, clean, labels, groups, **options)
     both = np.concatenate([ways[0].logits, ways[1].logits])
     twice = paired_differences(both, np.tile(clean, (2, 1)), np.tile(labels, 2), np.tile(groups, 2), **options)
     for name in METRICS:
-        assert cases[2]["metrics"][name] == pytest.approx(alone[name])
-        assert cases[2]["difference"][name] == pytest.approx(gaps[name])
-        assert cases[0]["difference"][name] == pytest.approx(twice[name])
+        assert cases[2].metrics[name].plain() == pytest.approx(alone[name])
+        assert cases[2].difference[name].plain() == pytest.approx(gaps[name])
+        assert cases[0].difference[name].plain() == pytest.approx(twice[name])
     # Without groups the views of a photo stay together all the same: as many groups as photos.
     single = robustness_document(clean, {"challenge@2025": ways[:2]}, labels, None, label_names=NAMES, n_boot=50)
     by_photo = bootstrap_intervals(both, np.tile(labels, 2), np.tile(np.arange(90), 2), n_boot=50)
-    assert single["groups"] == 90
-    assert single["profiles"][0]["cases"][0]["metrics"]["mcc"] == pytest.approx(by_photo["mcc"])
+    assert single.groups == 90
+    assert single.profiles[0].cases[0].metrics["mcc"].plain() == pytest.approx(by_photo["mcc"])
 
 
 def test_rows_of_one_class_give_null_and_no_number(rows):
@@ -97,9 +99,9 @@ def test_rows_of_one_class_give_null_and_no_number(rows):
     got = robustness_document(
         clean[kept], {"challenge@2025": part}, labels[kept], groups[kept], label_names=NAMES, n_boot=20
     )
-    Robustness.check(got)
-    assert got["clean"]["auroc"]["value"] is None
-    assert got["profiles"][0]["cases"][0]["difference"]["auroc"]["difference"] is None
+    assert Robustness.parse(got.text(), "") == got
+    assert got.clean["auroc"].value is None
+    assert got.profiles[0].cases[0].difference["auroc"].difference is None
     assert "-" in robustness_lines(got, "auroc")[1]
 
 
@@ -109,7 +111,7 @@ def test_lines_name_profile_counts_and_the_limit(document):
     assert lines[1].startswith("  challenge@2025 all levels: ")
     assert lines[-1].endswith("3 photos one by one): p50 0.40 s, p99 9.32 s, 1 over the limit of 9 s")
     # 98 % of the way from 0.4 to 9.5.
-    assert document["latency"]["p99"] == pytest.approx(9.318)
+    assert document.latency.p99 == pytest.approx(9.318)
 
 
 def test_the_pictures_are_the_same_twice(document, tmp_path):
@@ -124,5 +126,5 @@ def test_the_pictures_are_the_same_twice(document, tmp_path):
     for name in ("robustness", "reward"):
         assert (tmp_path / f"{name}1.png").read_bytes() == (tmp_path / f"{name}2.png").read_bytes()
         assert Image.open(tmp_path / f"{name}1.png").width > 900
-    reward_figure(reward | {"entries": reward["entries"][1:]}, tmp_path / "none.png")
+    reward_figure(reward.model_copy(update={"entries": reward.entries[1:]}), tmp_path / "none.png")
     assert not (tmp_path / "none.png").exists()  # all photos of one class: there is no reward to draw

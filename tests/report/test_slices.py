@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 
+from natix_hf.documents.figures import Interval
 from natix_hf.documents.slices import Slices
 from natix_hf.report.intervals import bootstrap_intervals
 from natix_hf.report.metrics import classification_metrics
@@ -30,41 +29,41 @@ def street(n: int = 600, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 @pytest.fixture(scope="module")
-def document() -> dict:
+def document() -> Slices:
     return slices_document(*street(), NAMES, 1, n_boot=400)
 
 
 def test_every_figure_is_that_of_the_slices_rows(document):
     logits, labels, groups, slices = street()
-    Slices.check(document)
-    assert json.loads(json.dumps(document)) == document
-    assert document["columns"] == {"weather": 5, "city": 5}
-    assert document["looked_at"] == 10 == len(document["slices"])
-    for one in document["slices"]:
-        rows = slices[one["column"]] == one["value"]
-        assert one["n"] == rows.sum()
-        assert one["groups"] == len(set(groups[rows]))
-        assert sum(one["labels"].values()) == one["n"]
+    assert Slices.parse(document.text(), "") == document
+    assert document.columns == {"weather": 5, "city": 5}
+    assert document.looked_at == 10 == len(document.slices)
+    for one in document.slices:
+        rows = slices[one.column] == one.value
+        assert one.n == rows.sum()
+        assert one.groups == len(set(groups[rows]))
+        assert sum(one.labels.values()) == one.n
         if len(set(labels[rows])) == 2:
             plain = classification_metrics(logits[rows], labels[rows])
-            assert {name: interval["value"] for name, interval in one["metrics"].items()} == pytest.approx(plain)
+            assert {name: interval.value for name, interval in one.metrics.items()} == pytest.approx(plain)
             rest = classification_metrics(logits[~rows], labels[~rows])
             for name in plain.keys() - {"ece"}:
-                assert one["difference"][name]["difference"] == pytest.approx(plain[name] - rest[name])
-    fog = document["slices"][0]
+                assert one.difference[name].difference == pytest.approx(plain[name] - rest[name])
+    fog = document.slices[0]
     rows = slices["weather"] == "fog"
-    assert fog["metrics"] == bootstrap_intervals(logits[rows], labels[rows], groups[rows], n_boot=400)
+    figures = bootstrap_intervals(logits[rows], labels[rows], groups[rows], n_boot=400)
+    assert {name: interval.plain() for name, interval in fog.metrics.items()} == figures
 
 
 def test_the_bad_slice_is_first_and_the_small_one_is_last(document):
-    first, last = document["slices"][0], document["slices"][-1]
-    assert (first["value"], first["small"], first["stands_out"]) == ("fog", False, True)
-    assert first["difference"]["balanced_accuracy"]["high"] < 0
-    assert (last["value"], last["small"], last["p_adjusted"]) == ("snow", True, None)
-    assert last["metrics"]["accuracy"]["value"] == 0  # worse than fog by any figure, of three photos
-    worse = [one["value"] for one in document["slices"] if one["stands_out"] and one["p_adjusted"] < 0.05]
+    first, last = document.slices[0], document.slices[-1]
+    assert (first.value, first.small, first.stands_out) == ("fog", False, True)
+    assert first.difference["balanced_accuracy"].high < 0
+    assert (last.value, last.small, last.p_adjusted) == ("snow", True, None)
+    assert last.metrics["accuracy"].value == 0  # worse than fog by any figure, of three photos
+    worse = [one.value for one in document.slices if one.stands_out and one.p_adjusted < 0.05]
     assert [value for value in worse if value in ("fog", "snow")] == ["fog"]
-    assert document["stand_out"] == len(worse) <= 2  # clear weather is better than a rest with the fog in it
+    assert document.stand_out == len(worse) <= 2  # clear weather is better than a rest with the fog in it
 
 
 def test_a_slice_of_the_harder_class_alone_is_not_bad_for_that():
@@ -75,12 +74,12 @@ def test_a_slice_of_the_harder_class_alone_is_not_bad_for_that():
     wrong = generator.random(1200) < np.where(labels == 1, 0.3, 0.02)
     logits = np.eye(2)[np.where(wrong, 1 - labels, labels)]
     document = slices_document(logits, labels, None, {"city": city}, NAMES, n_boot=300)
-    alone = next(one for one in document["slices"] if one["value"] == "A")
-    assert alone["difference"]["accuracy"]["high"] < 0  # what plain accuracy would say
-    assert not alone["stands_out"]
-    assert abs(alone["difference"]["balanced_accuracy"]["difference"]) < 0.1
-    assert alone["metrics"]["mcc"] == {"value": None, "low": None, "high": None}
-    assert alone["metrics"]["balanced_accuracy"]["value"] == pytest.approx(np.mean(~wrong[:300]))
+    alone = next(one for one in document.slices if one.value == "A")
+    assert alone.difference["accuracy"].high < 0  # what plain accuracy would say
+    assert not alone.stands_out
+    assert abs(alone.difference["balanced_accuracy"].difference) < 0.1
+    assert alone.metrics["mcc"] == Interval(value=None, low=None, high=None)
+    assert alone.metrics["balanced_accuracy"].value == pytest.approx(np.mean(~wrong[:300]))
 
 
 @pytest.mark.slow
@@ -93,8 +92,8 @@ def test_few_stand_out_where_nothing_differs():
         logits = np.eye(2)[np.where(generator.random(400) < 0.15, 1 - labels, labels)]
         slices = {f"c{k}": generator.integers(0, 4, 400).astype(str) for k in range(3)}
         document = slices_document(logits, labels, None, slices, NAMES, n_boot=100, seed=seed)
-        with_any += document["stand_out"] > 0
-        unadjusted += any(one["p"] < 0.05 for one in document["slices"])
+        with_any += document.stand_out > 0
+        unadjusted += any(one.p < 0.05 for one in document.slices)
     assert with_any <= 2  # 5 % of 10, and two standard errors
     assert unadjusted > 2  # what the same slices look like to who does not count them
 
@@ -105,7 +104,7 @@ def test_what_is_printed_are_the_worst_large_ones_with_counts(document):
     assert "of 10 by balanced accuracy" in lines[0]
     assert lines[1].startswith("  weather = fog: 0.")
     assert "photos, 75 groups" in lines[1]
-    assert f"{document['stand_out']} stand" in lines[-1]
+    assert f"{document.stand_out} stand" in lines[-1]
     assert not any("snow" in line for line in lines)
     logits, labels, groups, slices = street(40)
     few = slices_document(logits, labels, groups, {"city": slices["city"]}, NAMES, n_boot=50)
@@ -117,6 +116,6 @@ def test_more_rows_get_fewer_resamples_and_a_wrong_length_is_refused(monkeypatch
     monkeypatch.setattr("natix_hf.report.slices._CELLS", 120_000)
     logits, labels, groups, slices = street(400)
     document = slices_document(logits, labels, groups, {"weather": slices["weather"]}, NAMES)
-    assert document["resamples"] == 300
+    assert document.resamples == 300
     with pytest.raises(ValueError, match="expected 400 values of city"):
         slices_document(logits, labels, groups, {"city": slices["city"][1:]}, NAMES)

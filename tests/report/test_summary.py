@@ -1,10 +1,9 @@
 """What is written to metrics.json and what is printed."""
 
-import json
-
 import numpy as np
 import pytest
 
+from natix_hf.documents.figures import Interval
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.report.metrics import classification_metrics
 from natix_hf.report.summary import metrics_document, summary_lines
@@ -43,18 +42,18 @@ def document(times_read_before=0, classes=2, one_class=False):
 @pytest.mark.parametrize("classes", [2, 13])
 def test_the_document_is_of_its_class_and_holds_plain_numbers(classes):
     made, logits, labels = document(classes=classes)
-    FinalFigures.check(json.loads(json.dumps(made, allow_nan=False)))
-    assert (made["n"], made["groups"], made["split"]) == (90, 30, "val_test")
-    assert sum(made["labels"].values()) == 90
+    assert FinalFigures.parse(made.text(), "") == made
+    assert (made.n, made.groups, made.split) == (90, 30, "val_test")
+    assert sum(made.labels.values()) == 90
     figures = classification_metrics(logits / 2, labels)
-    assert {name: interval["value"] for name, interval in made["metrics"].items()} == figures
-    assert made["uncalibrated"]["log_loss"] == classification_metrics(logits, labels)["log_loss"]
+    assert {name: interval.value for name, interval in made.metrics.items()} == figures
+    assert made.uncalibrated.log_loss == classification_metrics(logits, labels)["log_loss"]
 
 
 def test_an_undefined_figure_is_null_and_printed_as_a_dash():
     made, _, _ = document(one_class=True)
-    FinalFigures.check(json.loads(json.dumps(made, allow_nan=False)))
-    assert made["metrics"]["auroc"] == {"value": None, "low": None, "high": None}
+    assert FinalFigures.parse(made.text(), "") == made
+    assert made.metrics["auroc"] == Interval(value=None, low=None, high=None)
     assert any(line.split() == ["AUROC", "-", "-"] for line in summary_lines(made))
 
 
@@ -67,8 +66,8 @@ def test_the_printed_table_has_every_metric_n_groups_and_calibration():
         assert f"  {label} " in text
     assert "95 % interval" in text
     assert "calibration on val_calib/fit (75 photos): T = 1.300, NLL 0.3000 -> 0.2000, ECE 0.0500 -> 0.0200" in text
-    accuracy = made["metrics"]["accuracy"]
-    assert f"{accuracy['value']:.3f}  {accuracy['low']:.3f} to {accuracy['high']:.3f}" in text
+    accuracy = made.metrics["accuracy"]
+    assert f"{accuracy.value:.3f}  {accuracy.low:.3f} to {accuracy.high:.3f}" in text
 
 
 @pytest.mark.parametrize(

@@ -123,13 +123,13 @@ def document(accuracy, groups=None, **kwargs):
 
 def test_the_document_is_of_its_class_and_names_profile_source_and_field():
     got = document(0.95)
-    Reward.check(got)
-    whole, one_class = got["entries"]
-    assert whole["recall"] == whole["specificity"] == 0.95
-    assert whole["reward"]["low"] < whole["reward"]["value"] < whole["reward"]["high"]
-    assert whole["relative_pay"]["value"] == pytest.approx(whole["reward"]["value"] / got["field"]["mean"])
-    assert one_class["left_out"] == "all photos are None"
-    assert (one_class["profile"], one_class["source"]) == ("challenge@2025", "paris")
+    assert Reward.parse(got.text(), "") == got
+    whole, one_class = got.entries
+    assert whole.recall == whole.specificity == 0.95
+    assert whole.reward.low < whole.reward.value < whole.reward.high
+    assert whole.relative_pay.value == pytest.approx(whole.reward.value / got.field.mean)
+    assert one_class.left_out == "all photos are None"
+    assert (one_class.profile, one_class.source) == ("challenge@2025", "paris")
     assert "unconfirmed" in reward_lines(got)[-1]
     assert got == document(0.95)  # same rows and seed, same document
 
@@ -138,8 +138,8 @@ def test_a_simulated_reward_says_that_nobody_is_paid_how_often_photos_come_and_h
     labels = np.repeat([0, 1], 40)
     photos = [Photos("challenge@2025", None, logits_of(labels * 1.0), labels, None, how_sent="pixels as stored")]
     got = reward_document([*photos], LATE_2025, label_names=["None", "Roadwork"], days=20, n_boot=20)
-    Reward.check(got)
-    assert got["challenges"] == 57
+    assert Reward.parse(got.text(), "") == got
+    assert got.challenges == 57
     lines, (section,) = reward_lines(got), reward_sections(got)
     for text in ("\n".join(lines), section.text, extra_section(section)["text"]):
         assert "as of 2026-05 StreetVision is halted" in text
@@ -153,11 +153,11 @@ def test_a_simulated_reward_says_that_nobody_is_paid_how_often_photos_come_and_h
 def test_the_interval_follows_the_groups_and_covers_the_mean():
     labels = np.repeat([0, 1], 200)
     pairs = np.concatenate([np.arange(200) // 20, 10 + np.arange(200) // 20])
-    rows, groups = document(0.9)["entries"][0], document(0.9, groups=pairs)["entries"][0]
+    rows, groups = document(0.9).entries[0], document(0.9, groups=pairs).entries[0]
     # The mistakes of `known` stand together: by groups of 20 they are 1 group in 10 of a class.
-    assert groups["groups"] == 20
-    assert len(labels) == rows["groups"] == 400
-    assert groups["reward"]["high"] - groups["reward"]["low"] > 2 * (rows["reward"]["high"] - rows["reward"]["low"])
+    assert groups.groups == 20
+    assert len(labels) == rows.groups == 400
+    assert groups.reward.high - groups.reward.low > 2 * (rows.reward.high - rows.reward.low)
 
 
 def test_the_interval_holds_the_true_mean_as_often_as_it_says():
@@ -169,23 +169,23 @@ def test_the_interval_holds_the_true_mean_as_often_as_it_says():
         p = np.where(rng.random(300) < 0.95, y, 1 - y)
         photos = [Photos("clean", None, logits_of(p), y, None)]
         got = reward_document(photos, LATE_2025, label_names=["a", "b"], days=100, n_boot=200)
-        held += got["entries"][0]["reward"]["low"] <= truth <= got["entries"][0]["reward"]["high"]
+        held += got.entries[0].reward.low <= truth <= got.entries[0].reward.high
     assert 49 <= held <= 60  # 95 % of 60 is 57; below 49 lie 0.01 % of the repeats of a right interval
 
 
 def test_a_model_without_a_mistake_is_not_certain_of_its_reward():
-    entry = document(1.0)["entries"][0]
-    assert entry["reward"]["value"] == entry["reward"]["high"] == 1.0
+    entry = document(1.0).entries[0]
+    assert entry.reward.value == entry.reward.high == 1.0
     # 200 photos of a class without a mistake leave a recall of (0.0125)^(1/200) = 0.978 possible.
-    assert 0.85 < entry["reward"]["low"] < 0.95
+    assert 0.85 < entry.reward.low < 0.95
 
 
 def test_the_positive_class_may_be_the_first():
     predictions, labels, _ = known(0.95, 200)
     photos = [Photos("clean", None, logits_of(1 - predictions), 1 - labels, None)]
     got = reward_document(photos, LATE_2025, label_names=["a", "b"], positive=0, days=50, n_boot=20)
-    assert got["positive_label"] == "a"
-    assert got["entries"][0]["recall"] == 0.95
+    assert got.positive_label == "a"
+    assert got.entries[0].recall == 0.95
 
 
 def test_the_field_s_mean_and_ranks():
@@ -193,7 +193,7 @@ def test_the_field_s_mean_and_ranks():
     assert LATE_2025.mean == pytest.approx(0.25 * (0.8935 + 0.9305 + 0.963) + 0.15 * 0.987 + 0.1 * 0.9985)
     assert LATE_2025.percentile(0.949) == pytest.approx(50, abs=0.1)
     assert LATE_2025.percentile(0.2) == 0
-    assert LATE_2025.document()["confirmed"] is False
+    assert LATE_2025.document().confirmed is False
 
 
 @pytest.mark.parametrize(

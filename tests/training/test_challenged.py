@@ -129,7 +129,7 @@ def test_measured_once_more_gives_the_same_logits_and_no_other_read_of_the_test(
     measure_robustness(run, [PROFILE, "challenge@2026-05"], num_workers=0)
     document = evaluate_run(run)
     np.testing.assert_allclose(np.array(pq.read_table(path)["logits"].to_pylist()), before, atol=1e-4)
-    assert document["times_read_before"] == 0  # the same model on the same rows
+    assert document.times_read_before == 0  # the same model on the same rows
     found = json.loads((run / "robustness.json").read_text())
     assert [profile["profile"] for profile in found["profiles"]] == [PROFILE, "challenge@2026-05"]
     ledger = json.loads((run / "run.json").read_text())["ledger"]

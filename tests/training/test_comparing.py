@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +13,12 @@ from natix_hf.data.sources.rows import Rows
 from natix_hf.data.splits.cut import cut
 from natix_hf.data.splits.split_options import Plan
 from natix_hf.documents.comparison import Comparison
+from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.errors import UserError
-from natix_hf.files import home, read_json, write_json
+from natix_hf.files import home, write_json
 from natix_hf.report.metrics import classification_metrics
+from natix_hf.report.robustness import latency_document, robustness_document
+from natix_hf.report.summary import metrics_document
 from natix_hf.runs.compare_runs import compare_runs
 from natix_hf.runs.saved_logits import write_predictions
 
@@ -67,41 +69,44 @@ def run(folder: Path, rows: Rows, seed: int, *, shuffled: bool = False, split_se
     known = {"status": "finished", "purpose": "run", "positive": 1, "method": "probe", "parameters": 1_000_000}
     write_json(folder / "run.json", known | {"time": {"train": 12.5}} | record)
     write_json(folder / "calibration.json", CALIBRATION)
-    write_json(folder / "metrics.json", {"times_read_before": seed})
+    groups = np.array(test["group"][:])
+    about = {"label_names": ["None", "Roadwork"], "times_read_before": seed, "n_boot": 9}
+    metrics_document(logits, logits, np.array(test["label"][:]), groups, **about).write(folder)
     return folder
 
 
 def test_runs_are_joined_by_id_and_judged_as_they_are_served(tmp_path, capsys):
     rows = photos()
     a, b = run(tmp_path / "a", rows, 1), run(tmp_path / "b", rows, 2, shuffled=True)
-    write_json(b / "robustness.json", {"latency": {"p50": 0.25}})
+    timed = latency_document([0.25], cores=1, threads=1, limit=9.0)
+    about = {"label_names": ["None", "Roadwork"], "n_boot": 9}
+    robustness_document(np.eye(2), {}, np.arange(2), None, latency=timed, **about).write(b)
     output = tmp_path / "out"
     compare.main([str(a), str(b), "--output", str(output)])
-    document = read_json(output / "comparison.json")
-    Comparison.check(document)
-    assert [one["name"] for one in document["runs"]] == ["a", "b"]
+    document = Comparison.read(output)
+    assert [one.name for one in document.runs] == ["a", "b"]
     test = cut(rows, Plan(near_duplicates=False)).places["val_test"]
     labels = np.array(test["label"][:])
-    for seed, one in zip((1, 2), document["runs"]):
+    for seed, one in zip((1, 2), document.runs):
         logits = np.random.default_rng(seed).normal(size=(len(labels), 2)) + 2 * np.eye(2)[labels]
         plain = classification_metrics(logits.astype(np.float32) / 2.0 + [0.5, 0], labels)
-        assert {name: ends["value"] for name, ends in one["metrics"].items()} == pytest.approx(plain)
-    assert document["n"] == len(labels)
-    assert document["groups"] == len(set(test["group"][:]))
-    assert document["runs"][1]["cost"]["latency_p50"] == 0.25
-    assert document["runs"][0]["cost"]["latency_p50"] is None
-    assert {row["value"] for row in document["beside_first"][0]["slices"]} == {"Boston", "Austin"}
-    assert "at least 3 models" in document["notes"][0]
+        assert {name: ends.value for name, ends in one.metrics.items()} == pytest.approx(plain)
+    assert document.n == len(labels)
+    assert document.groups == len(set(test["group"][:]))
+    assert document.runs[1].cost.latency_p50 == 0.25
+    assert document.runs[0].cost.latency_p50 is None
+    assert {row.value for row in document.beside_first[0].slices} == {"Boston", "Austin"}
+    assert "at least 3 models" in document.notes[0]
     assert "<table" in (output / "comparison.html").read_text()
     assert "b less a:" in capsys.readouterr().out
     assert not (home() / "test_reads").exists()
-    assert compare_runs([a, run(tmp_path / "c", rows, 1)])["beside_first"][0]["difference"]["mcc"]["difference"] == 0
+    assert compare_runs([a, run(tmp_path / "c", rows, 1)]).beside_first[0].difference["mcc"].difference == 0
 
 
 def test_names_are_as_long_as_it_takes(tmp_path):
     rows = photos()
     document = compare_runs([run(tmp_path / side / "lora", rows, i) for i, side in enumerate("xy")], n_boot=20)
-    assert [one["name"] for one in document["runs"]] == ["x/lora", "y/lora"]
+    assert [one.name for one in document.runs] == ["x/lora", "y/lora"]
 
 
 @pytest.mark.parametrize(
@@ -139,4 +144,4 @@ def test_other_labels_no_figures_and_one_run_are_refused(tmp_path):
         compare_runs([a])
     with pytest.raises(UserError, match="named twice"):
         compare_runs([a, f"{a}/../a"])
-    assert json.loads((a / "metrics.json").read_text()) == {"times_read_before": 1}
+    assert FinalFigures.read(a).times_read_before == 1

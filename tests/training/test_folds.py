@@ -12,11 +12,13 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from natix_hf.data.sources.rows import Rows
 from natix_hf.data.splits.cut import cut
 from natix_hf.data.splits.split_options import Plan
+from natix_hf.documents.figures import Interval
 from natix_hf.documents.several_runs import Folds
 from natix_hf.errors import UserError
 from natix_hf.files import write_json
 from natix_hf.report.metrics import METRICS
-from natix_hf.runs.held_out_folds import folds_document, folds_table, plan_folds
+from natix_hf.report.summary import metrics_document
+from natix_hf.runs.held_out_folds import Outcome, folds_document, folds_table, plan_folds
 
 
 def photos(city: list[str | None], labels: list[int] | None = None) -> Rows:
@@ -94,10 +96,12 @@ def fold_run(folder: Path, rows: Rows, city: str, value: float, **more) -> None:
     ]
     write_json(folder / "splits.json", done.description)
     write_json(folder / "run.json", {"purpose": "run", "ledger": ledger, "time": {"train": 1.5}})
-    figures = {name: {"value": value, "low": value - 0.1, "high": value + 0.1} for name in METRICS}
-    figures["auroc"] = dict.fromkeys(("value", "low", "high"))
-    n = done.description["sizes"]["val_test"]
-    write_json(folder / "metrics.json", {"n": n, "groups": n, "metrics": figures, "times_read_before": 2})
+    figures = {name: Interval(value=value, low=value - 0.1, high=value + 0.1) for name in METRICS}
+    figures["auroc"] = Interval(value=None, low=None, high=None)
+    n, labels = done.description["sizes"]["val_test"], np.arange(10) % 2
+    about = {"label_names": ["None", "Roadwork"], "times_read_before": 2, "n_boot": 9}
+    made = metrics_document(np.eye(2)[labels], np.eye(2)[labels], labels, None, **about)
+    made.model_copy(update={"n": n, "groups": n, "metrics": figures}).write(folder)
 
 
 def test_the_table_holds_every_fold_and_the_mean_over_them(tmp_path):
@@ -106,18 +110,18 @@ def test_the_table_holds_every_fold_and_the_mean_over_them(tmp_path):
     runs = [fold for fold in folds if not fold.skipped]
     for fold, value in zip(runs, (0.6, 0.9)):
         fold_run(tmp_path / fold.name, rows, fold.value, value)
-    outcomes = {fold.name: {"status": "finished"} for fold in runs[:2]}
-    outcomes[runs[2].name] = {"status": "failed", "reason": "exit status 2"}
+    outcomes = {fold.name: Outcome("finished") for fold in runs[:2]}
+    outcomes[runs[2].name] = Outcome("failed", "exit status 2")
     document = folds_document(tmp_path, "city", folds, outcomes)
-    Folds.check(document)
-    found = {one["value"]: one for one in document["folds"]}
-    assert (found["Boston"]["n"], found["New York"]["n"]) == (40, 50)
-    assert found["Austin"]["status"] == "skipped"
-    mean = document["mean"]["mcc"]
+    assert Folds.parse(document.text(), "") == document
+    found = {one.value: one for one in document.folds}
+    assert (found["Boston"].n, found["New York"].n) == (40, 50)
+    assert found["Austin"].status == "skipped"
+    mean = document.mean["mcc"]
     low, high = scipy.stats.t.interval(0.95, 1, loc=0.75, scale=np.std([0.6, 0.9], ddof=1) / np.sqrt(2))
-    assert [mean[key] for key in ("value", "low", "high")] == pytest.approx([0.75, low, high])
-    assert (mean["folds"], mean["smallest"], mean["largest"]) == (2, 0.6, 0.9)
-    assert document["mean"]["auroc"]["value"] is None
+    assert [mean.value, mean.low, mean.high] == pytest.approx([0.75, low, high])
+    assert (mean.folds, mean.smallest, mean.largest) == (2, 0.6, 0.9)
+    assert document.mean["auroc"].value is None
     text = folds_table(document)
     assert "| Boston | 40 | 40 | 0.600 (0.500 to 0.700) |" in text
     assert "| mean of 2 | 90 |" in text
@@ -132,4 +136,4 @@ def test_a_fold_that_was_tested_on_more_than_its_value_is_refused(tmp_path):
     for more in ({"hold_out": {"city": ["New York"]}}, {"hold_out": {}, "test_alone": False}):
         fold_run(tmp_path / "Boston", rows, "Boston", 0.5, **more)
         with pytest.raises(UserError, match="not those of city = Boston alone"):
-            folds_document(tmp_path, "city", [boston], {"Boston": {"status": "finished"}})
+            folds_document(tmp_path, "city", [boston], {"Boston": Outcome("finished")})

@@ -36,7 +36,7 @@ def test_the_best_head_on_val_select_becomes_the_model_and_is_what_the_run_folde
     assert found["mcc"] == pytest.approx(best["mcc"])
     assert found["log_loss"] == pytest.approx(best["log_loss"], abs=1e-4)
     metrics = finish_run(trainer)
-    assert metrics["n"] > 0
+    assert metrics.n > 0
     assert (tmp_path / "run" / "figures" / "probe.png").stat().st_size > 5000
     assert "12 heads" in capsys.readouterr().out
     from transformers import AutoModelForImageClassification

@@ -255,9 +255,9 @@ def test_thirteen_classes_train_and_are_tested(job, make_photos, tmp_path):
     trainer = job("full", dataset=make_photos(tmp_path / "many", colours, 12), num_train_epochs=12, learning_rate=3e-3)
     train_run(trainer)
     metrics = finish_run(trainer)
-    assert metrics["n"] == sum(metrics["labels"].values())
-    assert len(metrics["labels"]) == 13
-    assert metrics["metrics"]["accuracy"]["value"] > 0.5
+    assert metrics.n == sum(metrics.labels.values())
+    assert len(metrics.labels) == 13
+    assert metrics.metrics["accuracy"].value > 0.5
     config = json.loads((_run(trainer) / "config.json").read_text())
     assert list(config["id2label"].values()) == list(colours)
 
@@ -320,7 +320,7 @@ def test_a_run_stopped_after_training_is_finished_by_resuming(job, monkeypatch, 
     resumed = job("lora", "cut", **settings)
     train_run(resumed, resume_from_checkpoint=True)
     assert resumed.state.global_step == whole.state.global_step
-    assert finish_run(resumed)["metrics"] == expected["metrics"]
+    assert finish_run(resumed).metrics == expected.metrics
 
 
 def test_a_run_that_had_made_its_max_steps_makes_none_when_resumed(job, losses):

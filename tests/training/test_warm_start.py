@@ -36,7 +36,7 @@ def test_the_head_starts_as_the_best_probe_and_the_run_says_what_lora_added(job,
     np.testing.assert_allclose(probe["test"][0], logits, atol=1e-4)
     metrics = finish_run(trainer)
     one = OverProbe.read(tmp_path / "run").metrics["accuracy"]
-    assert one.tuned.value == metrics["metrics"]["accuracy"]["value"]
+    assert one.tuned.value == metrics.metrics["accuracy"].value
     assert one.probe.value == classification_metrics(probe["test"][0], probe["test"][1])["accuracy"]
     assert one.difference.difference == pytest.approx(one.tuned.value - one.probe.value)
     assert any("over the probe on the same" in line for line in run_lines(trainer, metrics))
