@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import ClassVar, Literal, get_args, get_type_hints
 
 from natix_hf.errors import UserError
+from natix_hf.photos.geometry import GEOMETRIES
 from natix_hf.training.training_arguments import OPTIMIZERS, SCORES, NatixTrainingArguments, option
 
 __all__ = [
@@ -118,9 +119,8 @@ class DataOptions:
     )
     split_seed: int = option(0, "seed of the split; the same rows and seed give the same split")
     image_size: int = option(224, "height and width in pixels that the model sees")
-    resize: Literal["squash", "crop"] = option(
-        "squash",
-        "how a photo becomes a square: squash presses the whole of it in, crop keeps the square in its middle",
+    resize: Literal[tuple(GEOMETRIES)] = option(
+        "squash", "how a photo becomes a square: " + ", ".join(f"{k} {g.help}" for k, g in GEOMETRIES.items())
     )
     augment: Literal[
         "none",
