@@ -8,14 +8,14 @@ import math
 import os
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from natix_hf.errors import UserError
-from natix_hf.options import option
+from natix_hf.options import AT_LEAST_0, AT_LEAST_1, SHARE, SHARE_BELOW_1, check_bounds, option
 from natix_hf.training.losses import LOSSES
 from natix_hf.training.losses.check_loss import LossOptions
 
@@ -66,7 +66,28 @@ def _fixed(value):
 
 
 @dataclass
-class NatixTrainingArguments(LossOptions, TrainingArguments):
+class _AverageOptions:
+    ema: bool = option(True, "score and save the moving average of the trainable weights")
+    ema_decay: Annotated[float, SHARE_BELOW_1] = option(0.999, "decay that the average reaches in a long run")
+    ema_warmup_steps: Annotated[int, AT_LEAST_1] = option(
+        10, "w in the decay min(ema_decay, (1 + t) / (w + t)) after t updates"
+    )
+    early_stopping_patience: int | None = option(None, "stop after this many evaluations without a better score")
+
+
+@dataclass
+class _MixingOptions:
+    mixup_alpha: Annotated[float, AT_LEAST_0] = option(
+        0.0, "mix whole photos with weights from Beta(alpha, alpha), e.g. 0.2; 0: off"
+    )
+    cutmix_alpha: Annotated[float, AT_LEAST_0] = option(
+        0.0, "paste a rectangle of one photo into another, share by alpha, e.g. 1; 0: off"
+    )
+    mix_switch_prob: Annotated[float, SHARE] = option(0.5, "where both are on, the share of batches that cutmix gets")
+
+
+@dataclass
+class NatixTrainingArguments(LossOptions, _MixingOptions, _AverageOptions, TrainingArguments):
     """`transformers.TrainingArguments` with defaults for fine-tuning vision transformers, plus EMA and early stopping.
 
     Differences from the parent: evaluates and saves every epoch, keeps the checkpoint that is best on `val_select` by
@@ -92,13 +113,6 @@ class NatixTrainingArguments(LossOptions, TrainingArguments):
 
     _argument_group_name: ClassVar[str] = "training"
 
-    ema: bool = option(True, "score and save the moving average of the trainable weights")
-    ema_decay: float = option(0.999, "decay that the average reaches in a long run")
-    ema_warmup_steps: int = option(10, "w in the decay min(ema_decay, (1 + t) / (w + t)) after t updates")
-    early_stopping_patience: int | None = option(None, "stop after this many evaluations without a better score")
-    mixup_alpha: float = option(0.0, "mix whole photos with weights from Beta(alpha, alpha), e.g. 0.2; 0: off")
-    cutmix_alpha: float = option(0.0, "paste a rectangle of one photo into another, share by alpha, e.g. 1; 0: off")
-    mix_switch_prob: float = option(0.5, "where both are on, the share of batches that cutmix gets")
     sampling: Literal["natural", "balanced"] = option(
         "natural", "natural: an epoch is every row once; balanced: as long, with equal shares, rare rows repeat"
     )
@@ -187,15 +201,8 @@ class NatixTrainingArguments(LossOptions, TrainingArguments):
         self.label_names = ["labels"]
         if self.bf16 is None:
             self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported() and not self.use_cpu
-        if not 0 <= self.ema_decay < 1:
-            raise UserError(f"ema_decay: {self.ema_decay} given, a number from 0 to below 1 expected")
-        if self.ema_warmup_steps < 1:
-            raise UserError(f"ema_warmup_steps: {self.ema_warmup_steps} given, at least 1 expected")
-        for name in ("mixup_alpha", "cutmix_alpha"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UserError(f"{name}: {getattr(self, name)} given, 0 (off) or a positive number expected")
-        if not 0 <= self.mix_switch_prob <= 1:
-            raise UserError(f"mix_switch_prob: {self.mix_switch_prob} given, a number from 0 to 1 expected")
+        check_bounds(self, _AverageOptions)
+        check_bounds(self, _MixingOptions)
         score = (self.metric_for_best_model or "mcc").removeprefix("eval_")
         if score not in SCORES:
             raise UserError(f"metric_for_best_model: {score} given, one of {', '.join(SCORES)} expected")
