@@ -28,6 +28,7 @@ class Bounds(NamedTuple):
 
 
 AT_LEAST_0 = Bounds(lambda number: 0 <= number < float("inf"), "0 or a positive number")
+AT_LEAST_1 = Bounds(lambda number: number >= 1, "at least 1")
 ABOVE_0 = Bounds(lambda number: 0 < number < float("inf"), "a positive number")
 EACH_ABOVE_0 = Bounds(ABOVE_0.holds, "positive numbers")
 SHARE = Bounds(lambda number: 0 <= number <= 1, "a number from 0 to 1")

@@ -12,6 +12,7 @@ import yaml
 from natix_hf.recipe.yaml_and_command_line import parse
 from natix_hf.training.losses import LOSSES
 from natix_hf.training.losses.check_loss import loss_terms
+from natix_hf.training.optimizers import OPTIMIZERS
 
 FOLDER = Path(__file__).resolve().parents[1] / "recipes" / "ablations"
 RECIPES = sorted(FOLDER.glob("*.yaml"))
@@ -38,16 +39,9 @@ def test_there_is_a_recipe_of_each_method_that_training_offers():
     together = "\n".join(path.read_text() for path in RECIPES)
     assert set(LOSSES) == {name for path in RECIPES for name in loss_terms(parse([str(path)]).training.loss)}
     for method in (
-        *(
-            "class_weights",
-            "logit_adjustment",
-            "optim: sam",
-            "optim: sophia",
-            "optim: muon",
-            "optim: ademamix",
-            "optim: lion",
-        ),
-        *("optim: schedule_free_adamw", "loraplus_lr_ratio", "layerwise_lr_decay", "augment: auto", "augment: rand"),
+        *(f"optim: {name}" for name in OPTIMIZERS),
+        *("class_weights", "logit_adjustment", "loraplus_lr_ratio", "layerwise_lr_decay"),
+        *("augment: auto", "augment: rand"),
         *("augment: trivial", "augment: augmix", "challenge@2025", "challenge@2026-04", "challenge@2026-05"),
         *("mixup_alpha", "cutmix_alpha", "mix_switch_prob", "use_rslora", "use_dora", "lora_init: pissa"),
         *("lora_init: olora", "lora_last_blocks", "lora_train_norms", "unfreeze_last_blocks", "sampling: balanced"),

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from natix_hf.options import option
+from natix_hf.photos.geometry import GEOMETRIES
 
 
 @dataclass
@@ -46,9 +47,8 @@ class DataOptions:
     )
     split_seed: int = option(0, "seed of the split; the same rows and seed give the same split")
     image_size: int = option(224, "height and width in pixels that the model sees")
-    resize: Literal["squash", "crop"] = option(
-        "squash",
-        "how a photo becomes a square: squash presses the whole of it in, crop keeps the square in its middle",
+    resize: Literal[tuple(GEOMETRIES)] = option(
+        "squash", "how a photo becomes a square: " + ", ".join(f"{k} {g.help}" for k, g in GEOMETRIES.items())
     )
     augment: Literal[
         "none",

@@ -1,7 +1,9 @@
 """Makes our model known to transformers' Auto classes.
 
 The classes need torch and half of transformers, seconds of import, and `--help` must not wait for them. So `import
-natix_hf` registers at once only where transformers' auto models are loaded already, and else when they get loaded.
+natix_hf` registers at once only where transformers' auto models are loaded already, and else when they get loaded,
+through an import hook. Registering at once was measured (docs/speed.md) and costs every command those seconds;
+transformers' own lazy tables take names of its own modules alone.
 """
 
 import importlib.abc

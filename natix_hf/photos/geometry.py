@@ -24,10 +24,12 @@ class Geometry:
     Attributes:
         side: height and width of the square in pixels, `image_size` of a recipe.
         kind: the key in `GEOMETRIES`, `resize` of a recipe.
+        help: what the kind does with a photo, for the recipe's options.
     """
 
     side: int
     kind: ClassVar[str]
+    help: ClassVar[str]
 
     @staticmethod
     def of(processor: Any) -> Geometry:
@@ -119,7 +121,7 @@ class Geometry:
 class Squash(Geometry):
     """The whole photo is pressed into the square."""
 
-    kind = "squash"
+    kind, help = "squash", "presses the whole of it in"
 
     def whole_view(self, pixels: Tensor) -> Tensor:
         return functional.resize(pixels, [self.side, self.side], antialias=True)
@@ -139,7 +141,7 @@ class Squash(Geometry):
 class Crop(Geometry):
     """The shorter side is brought to that of the square, and the square in the middle is kept."""
 
-    kind = "crop"
+    kind, help = "crop", "keeps the square in its middle"
 
     def whole_view(self, pixels: Tensor) -> Tensor:
         pixels = functional.resize(pixels, [self.side], antialias=True)

@@ -16,7 +16,7 @@ from natix_hf.runs.measure_robustness import check_photos
 from natix_hf.runs.same_recipe import check_resumed
 from natix_hf.training.checkpoints import asked_to_resume, check_continuable, resume_point
 from natix_hf.training.mixing import check_views
-from natix_hf.training.optimizers import check_optimizer, check_trained
+from natix_hf.training.optimizers.build_optimizer import check_optimizer, check_trained
 from natix_hf.training.probe import check_probe
 from natix_hf.training.progress import check_trackers
 from natix_hf.training.sharding import check_sharding

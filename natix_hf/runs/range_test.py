@@ -21,7 +21,7 @@ from natix_hf.errors import UserError
 from natix_hf.files import check_writable, replacing
 from natix_hf.report import figures
 from natix_hf.training.bottleneck import speed_lines
-from natix_hf.training.optimizers import inner_name
+from natix_hf.training.optimizers.build_optimizer import inner_name
 from natix_hf.training.trainer import NatixTrainer
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """What NATIX StreetVision asks of a published model: two files, two label strings, one form of call, nine seconds.
 
 Written from the public description of the network as it stood until May 2026, when it was halted (`reward.HALTED`);
-nothing outside this file depends on it.
+publishing with a hotkey is all that depends on it.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from typing import Any
 from natix_hf.options import defaults
 from natix_hf.training.losses import LOSSES
 from natix_hf.training.losses.check_loss import loss_terms
+from natix_hf.training.optimizers.sam import SamOptions
 
 
 def without_effect(args: Any) -> str | None:
@@ -23,9 +24,7 @@ def without_effect(args: Any) -> str | None:
     others = {name: kind for name, kind in LOSSES.items() if name not in terms}
     whys = {key: f"loss {args.loss} has no {name}" for name, kind in others.items() for key in defaults(kind)}
     if args.optim != "sam":
-        whys |= dict.fromkeys(
-            ("sam_base", "sam_rho", "sam_adaptive"), f"optim is {getattr(args.optim, 'value', args.optim)}"
-        )
+        whys |= dict.fromkeys(defaults(SamOptions), f"optim is {getattr(args.optim, 'value', args.optim)}")
     if not (args.mixup_alpha and args.cutmix_alpha):
         whys["mix_switch_prob"] = "mixup_alpha and cutmix_alpha are not both on"
     if args.sampling == "natural":

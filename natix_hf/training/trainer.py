@@ -41,7 +41,7 @@ from natix_hf.training.heads import Setting
 from natix_hf.training.losses.check_loss import check_loss
 from natix_hf.training.losses.training_loss import TrainingLoss
 from natix_hf.training.mixing import check_views, mixing
-from natix_hf.training.optimizers import build_optimizer, check_optimizer, extra_passes
+from natix_hf.training.optimizers.build_optimizer import build_optimizer, check_optimizer, extra_passes
 from natix_hf.training.options_without_effect import without_effect
 from natix_hf.training.probe import adopt_head, check_probe, grid, search_heads
 from natix_hf.training.progress import Progress

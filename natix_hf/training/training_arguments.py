@@ -8,26 +8,26 @@ import math
 import os
 from dataclasses import dataclass, field
 from difflib import get_close_matches
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from natix_hf.errors import UserError
-from natix_hf.options import option
+from natix_hf.options import AT_LEAST_0, AT_LEAST_1, SHARE, SHARE_BELOW_1, check_bounds, option
 from natix_hf.training.losses import LOSSES
 from natix_hf.training.losses.check_loss import LossOptions
+from natix_hf.training.optimizers import OPTIMIZERS
+from natix_hf.training.optimizers.sam import SamOptions
 
 # What `metric_for_best_model` may name: the figures of NatixClassificationMetric, and the loss.
 SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "auroc", "log_loss", "ece", "loss")
 
-# What `optim` may name beside transformers' own; `training.optimizers` builds them. transformers knows two of the
-# names too, and means bitsandbytes' (ademamix) and another package's (schedule_free_adamw) by them.
-OPTIMIZERS = ("sam", "sophia", "muon", "ademamix", "schedule_free_adamw", "lion")
-# SAM takes the gradient elsewhere and leaves the step to another one. Not to sophia: its curvature would be that of
-# another place than its gradient.
-SAM_BASES = tuple(name for name in (*OPTIMIZERS, *OptimizerNames) if name not in ("sam", "sophia"))
+# What may make the step of sam.
+SAM_BASES = tuple(
+    name for name in (*OPTIMIZERS, *OptimizerNames) if name not in OPTIMIZERS or OPTIMIZERS[name].under_sam
+)
 
 
 # DINOv2's and DINOv3's linear evaluation, for 256 rows a step; here since everything that parses a recipe needs it.
@@ -66,7 +66,70 @@ def _fixed(value):
 
 
 @dataclass
-class NatixTrainingArguments(LossOptions, TrainingArguments):
+class _AverageOptions:
+    ema: bool = option(True, "score and save the moving average of the trainable weights")
+    ema_decay: Annotated[float, SHARE_BELOW_1] = option(0.999, "decay that the average reaches in a long run")
+    ema_warmup_steps: Annotated[int, AT_LEAST_1] = option(
+        10, "w in the decay min(ema_decay, (1 + t) / (w + t)) after t updates"
+    )
+    early_stopping_patience: int | None = option(None, "stop after this many evaluations without a better score")
+
+
+@dataclass
+class _MixingOptions:
+    mixup_alpha: Annotated[float, AT_LEAST_0] = option(
+        0.0, "mix whole photos with weights from Beta(alpha, alpha), e.g. 0.2; 0: off"
+    )
+    cutmix_alpha: Annotated[float, AT_LEAST_0] = option(
+        0.0, "paste a rectangle of one photo into another, share by alpha, e.g. 1; 0: off"
+    )
+    mix_switch_prob: Annotated[float, SHARE] = option(0.5, "where both are on, the share of batches that cutmix gets")
+
+
+@dataclass
+class _EpochOptions:
+    sampling: Literal["natural", "balanced"] = option(
+        "natural", "natural: an epoch is every row once; balanced: as long, with equal shares, rare rows repeat"
+    )
+    balance_by: Literal["class", "source", "class_and_source"] = option(
+        "class", "what balanced sampling evens out: classes, the data's sources, or sources within each class"
+    )
+    curriculum: Literal["none", "loss", "margin"] = option(
+        "none",
+        "easy photos first, by the loss or the margin of a cross-fitted probe on frozen features of train; epochs "
+        "keep their length, few photos repeat",
+    )
+    curriculum_pacing: Literal["linear", "root", "step"] = option(
+        "linear", "how the share of photos grows from epoch to epoch: evenly, quickly at first, or all at once"
+    )
+    curriculum_start: float = option(0.3, "share of each class, the easiest, that the first epoch has")
+    curriculum_end: float = option(0.5, "share of the training after which all photos are in")
+
+
+@dataclass
+class _ProbeOptions:
+    probe_heads: Literal["one", "grid"] = option(
+        "one",
+        "method probe: one head, or all combinations of the four keys below at once, the best on val_select wins",
+    )
+    probe_learning_rates: list[float] = option(
+        list(PROBE_LEARNING_RATES), "grid: rates for 256 photos a step (in proportion for other batches)"
+    )
+    probe_weight_decays: list[float] = option([0.0], "grid: weight decays")
+    probe_poolings: list[str] = option(["cls"], "grid: cls, mean, cls_mean")
+    probe_layers: list[int] = option([1], "grid: numbers of last layers that are pooled, e.g. 1 4")
+    probe_epochs: int = option(20, "warm_start: passes of its heads over the features of train")
+    warm_start: Literal["none", "probe"] = option(
+        "none",
+        "probe: the head starts as the best of a grid of heads on frozen features (probe_learning_rates, ...); at the "
+        "end of LoRA the run says what it added over that probe",
+    )
+
+
+@dataclass
+class NatixTrainingArguments(
+    SamOptions, _ProbeOptions, _EpochOptions, LossOptions, _MixingOptions, _AverageOptions, TrainingArguments
+):
     """`transformers.TrainingArguments` with defaults for fine-tuning vision transformers, plus EMA and early stopping.
 
     Differences from the parent: evaluates and saves every epoch, keeps the checkpoint that is best on `val_select` by
@@ -92,50 +155,8 @@ class NatixTrainingArguments(LossOptions, TrainingArguments):
 
     _argument_group_name: ClassVar[str] = "training"
 
-    ema: bool = option(True, "score and save the moving average of the trainable weights")
-    ema_decay: float = option(0.999, "decay that the average reaches in a long run")
-    ema_warmup_steps: int = option(10, "w in the decay min(ema_decay, (1 + t) / (w + t)) after t updates")
-    early_stopping_patience: int | None = option(None, "stop after this many evaluations without a better score")
-    mixup_alpha: float = option(0.0, "mix whole photos with weights from Beta(alpha, alpha), e.g. 0.2; 0: off")
-    cutmix_alpha: float = option(0.0, "paste a rectangle of one photo into another, share by alpha, e.g. 1; 0: off")
-    mix_switch_prob: float = option(0.5, "where both are on, the share of batches that cutmix gets")
-    sampling: Literal["natural", "balanced"] = option(
-        "natural", "natural: an epoch is every row once; balanced: as long, with equal shares, rare rows repeat"
-    )
-    balance_by: Literal["class", "source", "class_and_source"] = option(
-        "class", "what balanced sampling evens out: classes, the data's sources, or sources within each class"
-    )
-    curriculum: Literal["none", "loss", "margin"] = option(
-        "none",
-        "easy photos first, by the loss or the margin of a cross-fitted probe on frozen features of train; epochs "
-        "keep their length, few photos repeat",
-    )
-    curriculum_pacing: Literal["linear", "root", "step"] = option(
-        "linear", "how the share of photos grows from epoch to epoch: evenly, quickly at first, or all at once"
-    )
-    curriculum_start: float = option(0.3, "share of each class, the easiest, that the first epoch has")
-    curriculum_end: float = option(0.5, "share of the training after which all photos are in")
-    probe_heads: Literal["one", "grid"] = option(
-        "one",
-        "method probe: one head, or all combinations of the four keys below at once, the best on val_select wins",
-    )
-    probe_learning_rates: list[float] = option(
-        list(PROBE_LEARNING_RATES), "grid: rates for 256 photos a step (in proportion for other batches)"
-    )
-    probe_weight_decays: list[float] = option([0.0], "grid: weight decays")
-    probe_poolings: list[str] = option(["cls"], "grid: cls, mean, cls_mean")
-    probe_layers: list[int] = option([1], "grid: numbers of last layers that are pooled, e.g. 1 4")
-    probe_epochs: int = option(20, "warm_start: passes of its heads over the features of train")
-    warm_start: Literal["none", "probe"] = option(
-        "none",
-        "probe: the head starts as the best of a grid of heads on frozen features (probe_learning_rates, ...); at the "
-        "end of LoRA the run says what it added over that probe",
-    )
     overwrite_output_dir: bool = option(False, "remove what an earlier run left in output_dir")
     optim: str = option("adamw_torch_fused", f"{', '.join(OPTIMIZERS)}, or transformers' (adamw_torch, sgd, ...)")
-    sam_base: str = option("adamw_torch", "the optimizer that makes the step of sam")
-    sam_rho: float = option(0.05, "how far sam climbs before it takes the gradient")
-    sam_adaptive: bool = option(False, "sam climbs in proportion to each weight (ASAM; rho about ten times as large)")
     layerwise_lr_decay: float = option(
         1.0, "learning rate of each block as a share of the one above it, e.g. 0.75; the head's is learning_rate"
     )
@@ -187,15 +208,8 @@ class NatixTrainingArguments(LossOptions, TrainingArguments):
         self.label_names = ["labels"]
         if self.bf16 is None:
             self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported() and not self.use_cpu
-        if not 0 <= self.ema_decay < 1:
-            raise UserError(f"ema_decay: {self.ema_decay} given, a number from 0 to below 1 expected")
-        if self.ema_warmup_steps < 1:
-            raise UserError(f"ema_warmup_steps: {self.ema_warmup_steps} given, at least 1 expected")
-        for name in ("mixup_alpha", "cutmix_alpha"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UserError(f"{name}: {getattr(self, name)} given, 0 (off) or a positive number expected")
-        if not 0 <= self.mix_switch_prob <= 1:
-            raise UserError(f"mix_switch_prob: {self.mix_switch_prob} given, a number from 0 to 1 expected")
+        check_bounds(self, _AverageOptions)
+        check_bounds(self, _MixingOptions)
         score = (self.metric_for_best_model or "mcc").removeprefix("eval_")
         if score not in SCORES:
             raise UserError(f"metric_for_best_model: {score} given, one of {', '.join(SCORES)} expected")

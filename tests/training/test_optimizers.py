@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from natix_hf import NatixTrainingArguments, UserError
-from natix_hf.training.optimizers import build_optimizer, check_optimizer, lr_factor, parameter_groups
+from natix_hf.training.optimizers.build_optimizer import build_optimizer, check_optimizer
+from natix_hf.training.optimizers.parameter_groups import lr_factor, parameter_groups
 
 A = np.diag([3.0, 1.0, 0.5, 2.0])  # f(w) = w A w / 2 - b w, with gradient A w - b and curvature A
 B = np.array([1.0, -2.0, 0.5, 3.0])
@@ -145,7 +146,7 @@ def test_muon_moves_matrices_and_adamw_the_rest(arguments):
 
 
 def test_sophia_clips_newton_steps_with_curvature_of_every_second_step(arguments):
-    from natix_hf.training.sophia import hutchinson
+    from natix_hf.training.optimizers.curvature import hutchinson
 
     noise = np.random.default_rng(0).normal(size=(3, 4))
     w, m, h, expected = START, np.zeros(4), np.zeros(4), []
@@ -168,7 +169,7 @@ def test_sophia_clips_newton_steps_with_curvature_of_every_second_step(arguments
 
 def test_hutchinson_finds_the_diagonal_on_average():
     """Of a function whose second derivative is not diagonal; weights that it does not know get zero."""
-    from natix_hf.training.sophia import hutchinson
+    from natix_hf.training.optimizers.curvature import hutchinson
 
     torch.manual_seed(0)
     w, other = nn.Parameter(torch.randn(5)), nn.Parameter(torch.randn(2))

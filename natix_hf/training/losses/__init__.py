@@ -19,7 +19,7 @@ LOSSES: dict[str, type[Loss]] = {
     "focal": Focal,
     "asymmetric": Asymmetric,
     "gatekeeper": Gatekeeper,
-    "lcron": Lcron,
     "supcon": SupCon,
+    "lcron": Lcron,
     "koleo": KoLeo,
 }

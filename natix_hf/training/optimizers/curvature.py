@@ -1,4 +1,4 @@
-"""Sophia-H: clipped Newton steps with a light estimate of the curvature (Liu et al., 2024).
+"""Sophia's steps, and its light estimate of the curvature in passes of their own (Liu et al., 2024).
 
 `m = b1 m + (1 - b1) g`; every `k` steps `h = b2 h + (1 - b2) z * (H z)` with `z ~ N(0, 1)` (Hutchinson);
 `w = w - lr * wd * w - lr * clip(m / max(gamma h, eps), 1)`. The update is pytorch_optimizer's; the estimate is made
@@ -16,10 +16,10 @@ import torch
 from pytorch_optimizer import SophiaH
 from torch import Tensor, nn
 
-from natix_hf.training.sam import random_state, set_random_state
+from natix_hf.training.optimizers.sam import random_state, set_random_state
 
 
-class Sophia(SophiaH):
+class SophiaSteps(SophiaH):
     """SophiaH that makes no estimates itself: it uses those it was handed since the last step, if any."""
 
     estimates: list[Tensor] | None = None  # one a parameter, in the order of the groups

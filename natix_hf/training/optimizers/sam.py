@@ -11,10 +11,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+
+from natix_hf.options import option
+from natix_hf.training.optimizers.optimizer import Optimizer
+
+
+@dataclass
+class SamOptions:
+    """The recipe's keys about it."""
+
+    sam_base: str = option("adamw_torch", "the optimizer that makes the step of sam")
+    sam_rho: float = option(0.05, "how far sam climbs before it takes the gradient")
+    sam_adaptive: bool = option(False, "sam climbs in proportion to each weight (ASAM; rho about ten times as large)")
+
+
+@dataclass(frozen=True)
+class Sam(Optimizer):
+    """Takes the gradient elsewhere and leaves the step to `sam_base`."""
+
+    under_sam: ClassVar[bool] = False
+
+    def passes(self, args: Any) -> Any:
+        return SharpnessAware(args.sam_rho, adaptive=args.sam_adaptive)
 
 
 def random_state(device: torch.device) -> list[Tensor]:

@@ -1,0 +1,21 @@
+"""Lion: the sign of an average; wants a tenth of AdamW's learning rate (Chen et al., 2023)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from natix_hf.training.optimizers.optimizer import Optimizer
+
+
+@dataclass(frozen=True)
+class Lion(Optimizer):
+    beta1: float = 0.9
+    beta2: float = 0.99
+
+    def build(self, groups: list[dict[str, Any]], args: Any, steps: int) -> torch.optim.Optimizer:
+        import pytorch_optimizer
+
+        return pytorch_optimizer.Lion(groups, lr=args.learning_rate, betas=(self.beta1, self.beta2))

@@ -1,0 +1,66 @@
+"""Which parameters learn at which rate and decay, by their names.
+
+Learning rates may differ by layer (`layerwise_lr_decay`, Bao et al., 2022) and between the two matrices of an adapter
+(`loraplus_lr_ratio`, Hayou et al., 2024).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import Any
+
+from torch import nn
+
+BLOCK = r"\bbackbone\.model\.layer\.(\d+)\."
+
+
+def lr_factor(
+    name: str, blocks: int, layerwise_lr_decay: float = 1.0, loraplus_lr_ratio: float | None = None
+) -> float:
+    """The share of `learning_rate` that a parameter gets.
+
+    Args:
+        name: of the parameter, in a plain or a LoRA-wrapped model.
+        blocks: of the backbone. The head and the norm before it have 1, the last block `d`, the first one
+            `d ** blocks` and the embeddings `d ** (blocks + 1)`.
+        layerwise_lr_decay: `d`.
+        loraplus_lr_ratio: the matrices B of adapters learn this many times as fast.
+    """
+    below = 0
+    if block := re.search(BLOCK, name):
+        below = blocks - int(block[1])
+    elif re.search(r"\bbackbone\.embeddings\.", name):
+        below = blocks + 1
+    return layerwise_lr_decay**below * (loraplus_lr_ratio or 1.0 if ".lora_B." in name else 1.0)
+
+
+def parameter_groups(
+    model: nn.Module, args: Any, decayed: Collection[str], *, matrices_apart: bool = False
+) -> list[dict[str, Any]]:
+    """The trainable parameters by learning rate and weight decay; groups with the full learning rate come first.
+
+    Args:
+        decayed: names of the parameters that decay.
+        matrices_apart: also divide by `matrix`: two-dimensional and not of the last layer.
+
+    Returns:
+        Groups with `params`, `lr`, `weight_decay`, and `matrix` where asked for; none is empty.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    blocks = 1 + max((int(n) for n in re.findall(BLOCK, " ".join(names))), default=-1)
+    groups: dict[tuple, list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            factor = lr_factor(name, blocks, args.layerwise_lr_decay, args.loraplus_lr_ratio)
+            matrix = matrices_apart and parameter.ndim == 2 and not re.search(r"\bhead\.(.*\.)?linear\.", name)
+            groups.setdefault((factor != 1, -factor, not matrix, name not in decayed), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": -factor * args.learning_rate,
+            "weight_decay": 0.0 if free else args.weight_decay,
+            **({"matrix": not vector} if matrices_apart else {}),
+        }
+        for (_, factor, vector, free), parameters in sorted(groups.items(), key=lambda item: item[0])
+    ]
