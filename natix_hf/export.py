@@ -59,11 +59,11 @@ def main(argv: list[str]) -> None:
         base_id=given.base_id,
         base_output=given.base_output,
     )
-    print(f"{given.output}: {given.format}, {document['parameters'] / 1e6:.1f} M parameters of the whole model")
-    print(f"files: {document['bytes'] / 1e6:.1f} MB, weights in {document['dtype']}")
-    print(f"needs: {'; '.join(document['needs'])}")
-    if document["opset"]:
-        print(f"operators: ONNX opset {document['opset']}, any number of photos of {document['image_size']} px")
+    print(f"{given.output}: {given.format}, {document.parameters / 1e6:.1f} M parameters of the whole model")
+    print(f"files: {document.bytes / 1e6:.1f} MB, weights in {document.dtype}")
+    print(f"needs: {'; '.join(document.needs)}")
+    if document.opset:
+        print(f"operators: ONNX opset {document.opset}, any number of photos of {document.image_size} px")
     if given.no_proof:
         print("not proved: whether it answers like the run is not known")
         return
@@ -76,12 +76,12 @@ def main(argv: list[str]) -> None:
         for folder in filter(None, (given.output, given.base_output)):
             shutil.rmtree(Path(folder).expanduser(), ignore_errors=True)
         raise
-    print(f"proof: {proof['photos']['n']} photos ({proof['photos']['source']}), largest differences from the run")
-    for client in proof["clients"]:
+    print(f"proof: {proof.photos.n} photos ({proof.photos.source}), largest differences from the run")
+    for client in proof.clients:
         print(
-            f"  {client['client']}: logits {client['logits']:.1e}, probabilities {client['probabilities']:.1e}, "
-            f"pixels {client['pixels']:.1e}; same decision on {client['decisions']['same']} of "
-            f"{client['decisions']['of']}; {client['photos_per_second']:.1f} photos/s"
+            f"  {client.client}: logits {client.logits:.1e}, probabilities {client.probabilities:.1e}, "
+            f"pixels {client.pixels:.1e}; same decision on {client.decisions.same} of "
+            f"{client.decisions.of}; {client.photos_per_second:.1f} photos/s"
         )
 
 

@@ -39,7 +39,7 @@ class Part(BaseModel):
 
     def plain(self) -> dict[str, Any]:
         """The content as JSON types, without the optional keys that were not given."""
-        return self.model_dump(mode="json", exclude_unset=True)
+        return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
 class Document(Part):

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from natix_hf.documents.calibration import CalibrationFile, ThresholdChoice
 from natix_hf.documents.figures import Difference, Interval
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.probe import OverProbe
@@ -42,67 +43,60 @@ STAGES = {"accuracy": "accuracy", "mcc": "MCC", "nll": "NLL", "brier": "Brier sc
 CALIBRATORS = {"vector": "a temperature and a bias a class", "isotonic": "isotonic regression"}
 
 
-def decision_lines(calibration: Mapping[str, Any] | None, names: Sequence[str]) -> list[str]:
+def decision_lines(calibration: CalibrationFile | None, names: Sequence[str]) -> list[str]:
     """Calibrator, class shares, threshold and guarantee in sentences.
 
     Args:
-        calibration: the content of `calibration.json`.
+        calibration: of the run; None: it has none.
         names: the classes in the order of their ids.
     """
     if calibration is None:
         return ["Not calibrated."]
     rows = _rows_text(calibration)
-    asked = calibration.get("options", {}).get("calibrator", [calibration["calibrator"]])
-    if list(asked) == ["none"]:
+    if calibration.options["calibrator"] == ["none"]:
         lines = ["Calibrator: none was asked for."]
-    elif not calibration["kept"]:
+    elif not calibration.kept:
         lines = [f"Calibrator: none; nothing fitted on {rows} predicted held-out groups clearly better."]
     else:
-        told = CALIBRATORS.get(calibration["calibrator"])
+        told = CALIBRATORS.get(calibration.calibrator)
         if told is None:
-            temperature = calibration["temperature"]
-            told = f"a temperature, T = {temperature if isinstance(temperature, float) else temperature[0]:.3f}"
+            told = f"a temperature, T = {calibration.temperature[0]:.3f}"
         lines = [f"Calibrator: {told}, fitted on {rows}."]
     lines += _prior_lines(calibration, names, rows)
-    choice = calibration.get("threshold_choice")
-    if choice:
-        lines.append(_threshold_line(calibration, choice, names[calibration["positive"]]))
-    lines += [f"{line[0].upper()}{line[1:]}." for line in (calibration.get("guarantee") or {}).get("lines", ())]
-    return lines + [f"Note: {note}." for note in calibration.get("notes", ())]
+    if calibration.threshold_choice:
+        lines.append(_threshold_line(calibration, calibration.threshold_choice, names[calibration.positive]))
+    if calibration.guarantee:
+        lines += [f"{line[0].upper()}{line[1:]}." for line in calibration.guarantee.lines]
+    return lines + [f"Note: {note}." for note in calibration.notes]
 
 
-def _rows_text(calibration: Mapping[str, Any]) -> str:
-    groups = f" in {calibration['groups']} groups" if "groups" in calibration else ""
-    sent = f" (sent: {calibration['sent']})" if "sent" in calibration else ""
-    return f"{calibration['n']} photos{groups} of `{calibration['fitted_on']}`{sent}"
+def _rows_text(calibration: CalibrationFile) -> str:
+    sent = f" (sent: {calibration.sent})" if calibration.sent else ""
+    return f"{calibration.n} photos in {calibration.groups} groups of `{calibration.fitted_on}`{sent}"
 
 
-def _prior_lines(calibration: Mapping[str, Any], names: Sequence[str], rows: str) -> list[str]:
-    prior = calibration.get("prior")
-    if not prior:
-        return []
-    shown = [calibration["positive"]] if len(names) == 2 else range(len(names))
-    if prior["target"]:
-        shares = ", ".join(f"{cell(names[k])} {prior['seen'][k]:.1%} -> {prior['target'][k]:.1%}" for k in shown)
+def _prior_lines(calibration: CalibrationFile, names: Sequence[str], rows: str) -> list[str]:
+    prior = calibration.prior
+    shown = [calibration.positive] if len(names) == 2 else range(len(names))
+    if prior.target:
+        shares = ", ".join(f"{cell(names[k])} {prior.seen[k]:.1%} -> {prior.target[k]:.1%}" for k in shown)
         return [f"Class shares: moved from those of {rows} to those expected in use: {shares}."]
-    shares = ", ".join(f"{cell(names[k])} {prior['seen'][k]:.1%}" for k in shown)
+    shares = ", ".join(f"{cell(names[k])} {prior.seen[k]:.1%}" for k in shown)
     return [f"Class shares: those of {rows} ({shares}). Where others are met, set `target_prior` and calibrate again."]
 
 
-def _threshold_line(calibration: Mapping[str, Any], choice: Mapping[str, Any], positive: str) -> str:
+def _threshold_line(calibration: CalibrationFile, choice: ThresholdChoice, positive: str) -> str:
     used = (
         "It is folded into the model, which decides by it at 0.5; its scores are then no longer the probabilities "
         "themselves."
-        if calibration["folded"]
+        if calibration.folded
         else "It is not used: decisions are at 0.5."
     )
-    ends = ""
-    if choice.get("value_low") is not None:
-        ends = f", where that is {choice['value']:.3f} ({choice['value_low']:.3f} to {choice['value_high']:.3f})"
+    ends = f", where that is {choice.value:.3f} ({choice.value_low:.3f} to {choice.value_high:.3f})"
     return (
-        f"Threshold on the probability of {cell(positive)} that is best for {choice['metric']}: "
-        f"{choice['threshold']:.3f} (95 % interval {choice['low']:.3f} to {choice['high']:.3f}; {choice['n']} photos, "
-        f"{choice['groups']} groups){ends}. {used}"
+        f"Threshold on the probability of {cell(positive)} that is best for {choice.metric}: "
+        f"{choice.threshold:.3f} (95 % interval {choice.low:.3f} to {choice.high:.3f}; {choice.n} photos, "
+        f"{choice.groups} groups){ends}. {used}"
     )
 
 

@@ -108,7 +108,7 @@ def model_card(
         base_text=_base_text(trained_from),
         method_text=METHODS[method],
         image_size=recipe.get("image_size"),
-        calibrated_text=_calibrated_text(calibration and calibration.plain()),
+        calibrated_text=_calibrated_text(calibration),
         model_id=model_id or "the-id-of-this-repository",
         metrics=metrics,
         refit=run.get("refit"),
@@ -125,7 +125,7 @@ def model_card(
         positive=cell(metrics.positive_label),
         test_counts=counts_text(metrics.labels),
         read_before=sentence(read_before_line(metrics)),
-        decisions=card_sections.decision_lines(calibration and calibration.plain(), classes),
+        decisions=card_sections.decision_lines(calibration, classes),
         stages=card_sections.stages_section(metrics, run.get("positive", 1)),
         band=card_sections.band_section(selective),
         robustness=card_sections.robustness_section(robustness),
@@ -206,21 +206,20 @@ def _data_text(data: str | None, splits: Mapping[str, Any]) -> str:
     )
 
 
-def _calibrated_text(calibration: Mapping[str, Any] | None) -> str:
-    asked = {} if calibration is None else calibration.get("options", {})
-    if calibration is None or asked.get("calibrator", [calibration["calibrator"]]) == ["none"]:
+def _calibrated_text(calibration: CalibrationFile | None) -> str:
+    if calibration is None or calibration.options["calibrator"] == ["none"]:
         return "not calibrated"
-    if not calibration["kept"]:
+    if not calibration.kept:
         return "left as they were, since no calibration predicted held-out photos clearly better"
     name = {"temperature": "a temperature", "vector": "a temperature and a bias a class"}.get(
-        calibration["calibrator"], "isotonic regression"
+        calibration.calibrator, "isotonic regression"
     )
-    text = f"calibrated with {name} fitted on {calibration['n']} photos that training had not seen"
-    if calibration.get("prior", {}).get("target"):
+    text = f"calibrated with {name} fitted on {calibration.n} photos that training had not seen"
+    if calibration.prior.target:
         text += ", and moved to the class shares expected in use"
-    if calibration.get("folded"):
+    if calibration.folded:
         text += (
-            f"; a threshold of {calibration['threshold']:.3f} was then moved to 0.5, so that the model decides by it "
+            f"; a threshold of {calibration.threshold:.3f} was then moved to 0.5, so that the model decides by it "
             "and its scores are no longer the probabilities themselves"
         )
     return text

@@ -56,7 +56,7 @@ def export_run(
     max_shard_size: str = MAX_SHARD_SIZE,
     base_id: str | None = None,
     base_output: str | Path | None = None,
-) -> dict[str, Any]:
+) -> Export:
     """Write one form of a finished run.
 
     Args:
@@ -68,9 +68,6 @@ def export_run(
         max_shard_size: weights are cut into files of at most this size.
         base_id: adapter: the Hub id under which the base is, or will be, found.
         base_output: adapter: also write the base, as a checkpoint of our class, into this folder.
-
-    Returns:
-        The content of `export.json`.
 
     Raises:
         UserError: the run lacks a head, its calibration or distinct labels, or the form cannot hold the model.
@@ -105,22 +102,20 @@ def export_run(
         for path in stage.rglob("*.safetensors"):
             path.chmod(0o644)  # safetensors makes them readable for their owner alone
         shutil.copyfile(run / "calibration.json", stage / "calibration.json")
-        document = {
-            "version": 1,
-            "format": form,
-            "dtype": dtype,
-            "labels": labels_of(model),
-            "image_size": geometry.side,
-            "resize": geometry.kind,
-            "parameters": sum(p.numel() for p in model.parameters()),
-            "bytes": sum(path.stat().st_size for path in stage.rglob("*") if path.is_file()),
-            "model": fingerprint(model.state_dict()),
-            "opset": opset,
-            "needs": NEEDS[form],
-            "made_with": {name: version(name) for name in ("natix_hf", "torch", "transformers", "peft")},
-        }
-        Export.check(document)
-        write_json(stage / "export.json", document)
+        document = Export(
+            format=form,
+            dtype=dtype,
+            labels=labels_of(model),
+            image_size=geometry.side,
+            resize=geometry.kind,
+            parameters=sum(p.numel() for p in model.parameters()),
+            bytes=sum(path.stat().st_size for path in stage.rglob("*") if path.is_file()),
+            model=fingerprint(model.state_dict()),
+            opset=opset,
+            needs=NEEDS[form],
+            made_with={name: version(name) for name in ("natix_hf", "torch", "transformers", "peft")},
+        )
+        document.write(stage)
     return document
 
 

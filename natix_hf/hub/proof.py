@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from natix_hf.decision.temperature import softmax
-from natix_hf.documents.export import Proof
+from natix_hf.documents.export import Export, Proof, ProofPhotos, ProvenClient, SameDecisions
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_json
 from natix_hf.hub.proof_photos import Photos, proof_photos
@@ -65,7 +65,7 @@ def prove(
     online: bool = False,
     clients: Sequence[str] = (WITH, WITHOUT),
     say: Callable[[str], None] | None = None,
-) -> dict[str, Any]:
+) -> Proof:
     """Compare an export with its run, in this process and in fresh ones.
 
     Args:
@@ -79,7 +79,7 @@ def prove(
         say: is told why the run's own photos are not used, where they are not.
 
     Returns:
-        The content of `proof.json`, which is also written where `export` is a folder.
+        What is also written as `proof.json` where `export` is a folder.
 
     Raises:
         UserError: a client fails, or differs by more than the tolerance; names the client and the difference.
@@ -98,33 +98,32 @@ def prove(
         target = str(folder.absolute()) if folder.is_dir() else str(export)
         if base is not None and folder.is_dir():
             target = str(_on_base(folder, Path(base).expanduser().absolute(), work / "adapter"))
-        about = read_json(_about(target))
-        tolerance = dict(TOLERANCES[about["dtype"]])
+        path = _about(target)
+        about = Export.parse(path.read_bytes(), str(path))
+        tolerance = dict(TOLERANCES[about.dtype])
         expected = _here(str(run), paths)
         way = "; weights in bf16 are too coarse for this model: store them with --dtype fp32"
-        way = way if about["dtype"] == "bf16" else ""
+        way = way if about.dtype == "bf16" else ""
         tolerance["logits"] *= max(1.0, float(np.abs(expected.logits).max()))
         checks = [_compare(SAME_PROCESS, expected, _here(target, paths), tolerance, way)]
         for who, python in [*((who, sys.executable) for who in clients), ("client_python", client_python)]:
             if python is None:
                 continue
-            found = _elsewhere(who, str(python), target, about["format"], work, online)
+            found = _elsewhere(who, str(python), target, about.format, work, online)
             checks.append(_compare(who, expected, found, tolerance, way))
-    document = {
-        "version": 1,
-        "format": about["format"],
-        "dtype": about["dtype"],
-        "model": about["model"],
-        "pushed": not folder.is_dir(),
-        "photos": {"source": photos.source, "n": len(paths), "fingerprint": photos.fingerprint},
-        "labels": expected.report["labels"],
-        "tolerance": tolerance,
-        "clients": checks,
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    Proof.check(document)
+    document = Proof(
+        format=about.format,
+        dtype=about.dtype,
+        model=about.model,
+        pushed=not folder.is_dir(),
+        photos=ProofPhotos(source=photos.source, n=len(paths), fingerprint=photos.fingerprint),
+        labels=expected.report["labels"],
+        tolerance=tolerance,
+        clients=checks,
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
     if folder.is_dir():
-        write_json(folder / "proof.json", document)
+        document.write(folder)
     return document
 
 
@@ -221,9 +220,7 @@ def _elsewhere(who: str, python: str, target: str, form: str, work: Path, online
         )
 
 
-def _compare(
-    who: str, expected: Answers, found: Answers, tolerance: dict[str, float], way: str = ""
-) -> dict[str, Any]:
+def _compare(who: str, expected: Answers, found: Answers, tolerance: dict[str, float], way: str = "") -> ProvenClient:
     """What a client's answers differ by; `UserError`, ending in the `way` out, where that is too much."""
     labels = expected.report["labels"]
     if found.report["labels"] != labels:
@@ -231,7 +228,7 @@ def _compare(
             f"proof: {who}: the classes are {', '.join(found.report['labels'])} there, and {', '.join(labels)} in the "
             "run, in this order: the export does not answer like the run"
         )
-    check: dict[str, Any] = {"client": who, **{name: found.report[name] for name in found.report if name != "labels"}}
+    differences = {}
     for name in ("pixels", "logits", "probabilities"):
         one, other = getattr(expected, name), getattr(found, name)
         if one.shape != other.shape:
@@ -242,7 +239,7 @@ def _compare(
                 f"proof: {who}: {name} differ by up to {difference:.3g}, {tolerance[name]:.3g} are allowed: the "
                 f"export does not answer like the run{way}"
             )
-        check[name] = difference
+        differences[name] = difference
     one, other = expected.probabilities, found.probabilities
     # A decision may turn only where the run itself is undecided within the tolerance.
     ordered = np.sort(one, axis=1)
@@ -250,5 +247,6 @@ def _compare(
     same = one.argmax(axis=1) == other.argmax(axis=1)
     if (sure & ~same).any():
         raise UserError(f"proof: {who}: {int((sure & ~same).sum())} of {len(one)} photos are decided otherwise there")
-    check["decisions"] = {"same": int(same.sum()), "of": len(same)}
-    return check
+    reported = {name: found.report[name] for name in found.report if name != "labels"}
+    decisions = SameDecisions(same=int(same.sum()), of=len(same))
+    return ProvenClient(client=who, **reported, **differences, decisions=decisions)

@@ -7,7 +7,6 @@ command, since the Hub skips what it has. This file knows no token: the Hub's li
 
 from __future__ import annotations
 
-import json
 import math
 import tempfile
 from collections.abc import Callable, Mapping
@@ -21,10 +20,11 @@ from huggingface_hub.errors import RepositoryNotFoundError
 
 from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.decision.temperature import softmax
+from natix_hf.documents.export import Proof
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.published_version import PublishedVersion
 from natix_hf.errors import UserError
-from natix_hf.files import fingerprint_file, read_json, write_json
+from natix_hf.files import fingerprint_file, read_json
 from natix_hf.hub.adapter_export import base_folder
 from natix_hf.hub.bundle import write_bundle
 from natix_hf.hub.export_forms import export_run, labels_of, load_run
@@ -87,12 +87,12 @@ def check_publication(asked: Publication) -> None:
     check_token(asked.repo_id)
 
 
-def find_place(asked: Publication, record: Mapping[str, Any] | None = None) -> Place:
+def find_place(asked: Publication, tested: Tested | None = None) -> Place:
     """What the Hub has under the name; changes nothing.
 
     Args:
         asked: what to publish.
-        record: of the run as `publication` gives it, if there is one yet.
+        tested: what the run has to show, if there is one yet.
 
     Raises:
         UserError: the token is not known or may not write, the version is there, or what is there must not be
@@ -117,7 +117,7 @@ def find_place(asked: Publication, record: Mapping[str, Any] | None = None) -> P
                 f"--model_version {asked.version}: {asked.repo_id} has a version of that number: give a higher one"
             )
         there = {file.rfilename for file in info.siblings or []}
-        return Place(info.sha, frozenset(_replaced(api, asked, record, there, info.sha)))
+        return Place(info.sha, frozenset(_replaced(api, asked, tested, there, info.sha)))
 
 
 def _check_rights(me: Mapping[str, Any], repo_id: str) -> None:
@@ -136,9 +136,7 @@ def _check_rights(me: Mapping[str, Any], repo_id: str) -> None:
         )
 
 
-def _replaced(
-    api: HfApi, asked: Publication, record: Mapping[str, Any] | None, there: set[str], revision: str
-) -> set[str]:
+def _replaced(api: HfApi, asked: Publication, tested: Tested | None, there: set[str], revision: str) -> set[str]:
     """Which files the new version takes the place of; refuses where they are not ours, or are a better model."""
     rest = there - {".gitattributes", "README.md"}
     if not rest:
@@ -148,8 +146,7 @@ def _replaced(
             if RECORD not in there:
                 raise ValueError
             path = api.hf_hub_download(asked.repo_id, RECORD, revision=revision, local_dir=folder)
-            held = json.loads(Path(path).read_bytes())
-        PublishedVersion.check(held)
+            held = PublishedVersion.parse(Path(path).read_bytes(), RECORD)
     except ValueError:
         if asked.force:
             return rest
@@ -157,19 +154,20 @@ def _replaced(
             f"push {asked.repo_id}: the repository holds a model that was not published by natix_hf: choose another "
             "name, or add --force to replace it"
         ) from None
-    if record is not None and not asked.force and held["test"] == record["test"] and _rank(held) > _rank(record):
-        raise UserError(
-            f"push {asked.repo_id}: the model there (version {held['version']}) is better on the same {record['n']} "
-            f"test photos: MCC {_shown(held['mcc'])} against {_shown(record['mcc'])}, NLL {_shown(held['log_loss'])} "
-            f"against {_shown(record['log_loss'])}: add --force to replace it"
-        )
-    return there & set(held["files"])
+    if tested is not None and not asked.force and held.test == tested.test:
+        mcc, loss = tested.value("mcc"), tested.value("log_loss")
+        if _rank(held.mcc, held.log_loss) > _rank(mcc, loss):
+            raise UserError(
+                f"push {asked.repo_id}: the model there (version {held.version}) is better on the same "
+                f"{tested.figures.n} test photos: MCC {_shown(held.mcc)} against {_shown(mcc)}, NLL "
+                f"{_shown(held.log_loss)} against {_shown(loss)}: add --force to replace it"
+            )
+    return there & set(held.files)
 
 
-def _rank(record: Mapping[str, Any]) -> tuple[float, float]:
+def _rank(mcc: float | None, loss: float | None) -> tuple[float, float]:
     """By MCC, then by log loss; a figure that is not defined is worse than any other."""
-    mcc, loss = (-math.inf if record["mcc"] is None else record["mcc"], record["log_loss"])
-    return mcc, -math.inf if loss is None else -loss
+    return -math.inf if mcc is None else mcc, -math.inf if loss is None else -loss
 
 
 def _shown(value: float | None) -> str:
@@ -193,8 +191,8 @@ def publish(run: Path, asked: Publication, say: Callable[[str], None] = print) -
     check_publication(asked)
     if asked.hotkey is not None:
         say(HALTED)
-    record = publication(run, asked)
-    place = find_place(asked, record)
+    tested = tested_run(run)
+    place = find_place(asked, tested)
     api = HfApi(library_name="natix_hf")
     with tempfile.TemporaryDirectory(prefix="natix_hf_publish_") as work:
         folder = Path(work) / "model"
@@ -213,9 +211,19 @@ def publish(run: Path, asked: Publication, say: Callable[[str], None] = print) -
         files = sorted(
             [RECORD, *(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())]
         )
-        record |= {"format": form, "model": proof["model"], "files": files}
-        PublishedVersion.check(record)
-        write_json(folder / RECORD, record)
+        PublishedVersion(
+            version=asked.version,
+            test=tested.test,
+            n=tested.figures.n,
+            mcc=tested.value("mcc"),
+            accuracy=tested.value("accuracy"),
+            log_loss=tested.value("log_loss"),
+            honest_run=tested.figures.honest_run,
+            dtype=asked.dtype,
+            format=form,
+            model=proof.model,
+            files=files,
+        ).write(folder)
         with hub_faults(asked.repo_id):
             commit = _push(api, asked, folder, place, say)
         address = f"{api.endpoint}/{asked.repo_id}"
@@ -232,8 +240,18 @@ def publish(run: Path, asked: Publication, say: Callable[[str], None] = print) -
     return address
 
 
-def publication(run: Path, asked: Publication) -> dict[str, Any]:
-    """The content of `publication.json`, as far as a run has it: what the next push compares itself with.
+class Tested(NamedTuple):
+    """The fingerprint of a run's test photos, and its figures on them: what two versions are compared by."""
+
+    test: str
+    figures: FinalFigures
+
+    def value(self, metric: str) -> float | None:
+        return self.figures.metrics[metric].value
+
+
+def tested_run(run: Path) -> Tested:
+    """What a run has to show.
 
     Raises:
         UserError: the run was not evaluated.
@@ -247,15 +265,7 @@ def publication(run: Path, asked: Publication) -> dict[str, Any]:
             f"{run}: calibrated again after its figures were computed, so the card would tell those of another model: "
             f"run `python -m natix_hf.evaluate {run}` first"
         )
-    return {
-        "schema": 1,
-        "version": asked.version,
-        "test": read_certificate(run)["fingerprints"]["val_test"],
-        "n": metrics.n,
-        **{name: metrics.metrics[name].value for name in ("mcc", "accuracy", "log_loss")},
-        "honest_run": metrics.honest_run,
-        "dtype": asked.dtype,
-    }
+    return Tested(read_certificate(run)["fingerprints"]["val_test"], metrics)
 
 
 def _export(run: Path, folder: Path, asked: Publication, say: Callable[[str], None]) -> str:
@@ -320,9 +330,9 @@ def _push(api: HfApi, asked: Publication, folder: Path, place: Place, say: Calla
     return done.oid
 
 
-def _proof_line(when: str, proof: Mapping[str, Any]) -> str:
-    worst = max(client["probabilities"] for client in proof["clients"])
+def _proof_line(when: str, proof: Proof) -> str:
+    worst = max(client.probabilities for client in proof.clients)
     return (
-        f"proof {when}: {proof['photos']['n']} photos through {len(proof['clients'])} clients, probabilities differ "
+        f"proof {when}: {proof.photos.n} photos through {len(proof.clients)} clients, probabilities differ "
         f"by at most {worst:.1e}, every decision at 0.5 is the run's"
     )

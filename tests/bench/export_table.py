@@ -41,23 +41,23 @@ def rows(run: Path, folder: Path, content: list[bytes], client_python: str | Non
         try:
             proof = prove(run, out, photos=content, base=base, client_python=python)
         except UserError as error:  # a result too
-            found.append([f"{form} {dtype}", f"refused: {error}", *["-"] * 6, f"{document['bytes'] / 1e6:.2f}"])
+            found.append([f"{form} {dtype}", f"refused: {error}", *["-"] * 6, f"{document.bytes / 1e6:.2f}"])
             found[-1] += [f"{export_seconds:.1f}", "-", "-", "-"]
             print(" | ".join(found[-1]), file=sys.stderr, flush=True)
             continue
-        clients = {client["client"]: client for client in proof["clients"]}
+        clients = {client.client: client for client in proof.clients}
         without = clients[WITHOUT]
         found.append(
             [
                 f"{form} {dtype}",
-                *(f"{clients[name]['logits']:.1e}" if name in clients else "-" for name in COLUMNS),
-                f"{max(client['pixels'] for client in clients.values()):.0e}",
-                f"{min(client['decisions']['same'] for client in clients.values())}/{len(content)}",
-                f"{document['bytes'] / 1e6:.2f}",
+                *(f"{clients[name].logits:.1e}" if name in clients else "-" for name in COLUMNS),
+                f"{max(client.pixels for client in clients.values()):.0e}",
+                f"{min(client.decisions.same for client in clients.values())}/{len(content)}",
+                f"{document.bytes / 1e6:.2f}",
                 f"{export_seconds:.1f}",
-                f"{without['load_seconds']:.2f}",
-                f"{without['photos_per_second']:.1f}",
-                f"{without['photos_per_cpu_second']:.1f}",
+                f"{without.load_seconds:.2f}",
+                f"{without.photos_per_second:.1f}",
+                f"{without.photos_per_cpu_second:.1f}",
             ]
         )
         print(" | ".join(found[-1]), file=sys.stderr, flush=True)

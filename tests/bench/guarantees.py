@@ -43,14 +43,14 @@ class Population:
 
     def broken(self, document: dict) -> tuple[bool, float]:
         """Whether the promise is broken in the whole population, and the share of it that is answered."""
-        rates = band_rates(self.scores, self.is_positive, document["low"], document["high"])
-        if document["risk"] != "precision":
-            worst = max(rates[name] for name in ("fpr", "fnr") if document["risk"] in (name, "error"))
-            return worst > document["alpha"], rates["coverage"]
-        said, _ = answers(self.scores, document["low"], document["high"])
+        rates = band_rates(self.scores, self.is_positive, document.low, document.high)
+        if document.risk != "precision":
+            worst = max(getattr(rates, name) for name in ("fpr", "fnr") if document.risk in (name, "error"))
+            return worst > document.alpha, rates.coverage
+        said, _ = answers(self.scores, document.low, document.high)
         right = PREVALENCE * said[self.is_positive].mean()
-        wrong = (1 - PREVALENCE) * rates["fpr"]
-        return wrong > document["alpha"] * (right + wrong), rates["coverage"]
+        wrong = (1 - PREVALENCE) * rates.fpr
+        return wrong > document.alpha * (right + wrong), rates.coverage
 
 
 def synthetic(kind: str, cameras: int = 8000) -> Population:
@@ -104,7 +104,7 @@ def main() -> None:
                         document = control_risk(
                             scores, is_positive, names, risk=risk, alpha=alpha, delta=delta, prevalence=PREVALENCE
                         )
-                        if document["reachable"]:
+                        if document.reachable:
                             found[way].append(population.broken(document))
                 broken = {way: sum(bad for bad, _ in rows) / given.repeats for way, rows in found.items()}
                 covered = {way: np.mean([c for _, c in rows]) if rows else 0.0 for way, rows in found.items()}

@@ -165,6 +165,7 @@ def proofs(monkeypatch):
 @pytest.fixture
 def light(monkeypatch):
     """Exports and proofs that are none, for what happens at the Hub alone."""
+    from natix_hf.documents.export import Proof, ProofPhotos, ProvenClient, SameDecisions
     from natix_hf.hub import publish_run as publishing
 
     def export(run, form, folder, *, dtype, **_):
@@ -174,8 +175,22 @@ def light(monkeypatch):
         for name in ("config.json", *(["modeling_natix_dinov3.py"] if form == "merged" else [])):
             (folder / name).write_text("{}")
 
-    client = {"client": "none", "probabilities": 0.0}
-    document = {"photos": {"n": 32}, "clients": [client], "model": "0" * 32}
+    seconds = dict.fromkeys(("import_seconds", "load_seconds"), 0.0)
+    seconds |= dict.fromkeys(("photos_per_second", "photos_per_cpu_second"), 1.0)
+    same = dict.fromkeys(("pixels", "logits", "probabilities"), 0.0)
+    decisions = SameDecisions(same=32, of=32)
+    client = ProvenClient(client="none", **{"class": "none"}, versions={}, **seconds, **same, decisions=decisions)
+    document = Proof(
+        format="stock",
+        dtype="fp32",
+        model="0" * 32,
+        pushed=False,
+        photos=ProofPhotos(source="given", n=32, fingerprint="0" * 32),
+        labels=["None", "Roadwork"],
+        tolerance={"logits": 1e-5},
+        clients=[client],
+        time="2026-01-01T00:00:00+00:00",
+    )
     monkeypatch.setattr(publishing, "export_run", export)
     monkeypatch.setattr(publishing, "proof_photos", lambda _: None)
     monkeypatch.setattr(publishing, "prove", lambda *_, **__: document)

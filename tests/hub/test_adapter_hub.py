@@ -30,5 +30,5 @@ def test_a_pushed_adapter_answers_like_its_run(base, hub, make_base, make_run, t
     # Without the package transformers has no class for a raw backbone to be a classifier.
     clients = (WITH, WITHOUT) if output else (WITH,)
     document = prove(run, "me/adapter", photos=PHOTOS, online=True, clients=clients)
-    assert document["pushed"]
-    assert [client["logits"] for client in document["clients"]] == [0.0] * (1 + len(clients))
+    assert document.pushed
+    assert [client.logits for client in document.clients] == [0.0] * (1 + len(clients))

@@ -60,12 +60,12 @@ def test_merged_and_adapter_give_the_bits_of_the_run(run, tmp_path):
     assert (logits(tmp_path / "merged") == expected).all()
     adapter = export_run(run, "adapter", tmp_path / "adapter", base_output=tmp_path / "base")
     assert (logits(tmp_path / "adapter") == expected).all()
-    assert adapter["bytes"] < merged["bytes"] / 3
+    assert adapter.bytes < merged.bytes / 3
     # Without AutoModel's help, and as a fingerprint of the same weights.
     from natix_hf import NatixDinov3ForImageClassification
 
     direct = NatixDinov3ForImageClassification.from_pretrained(tmp_path / "adapter")
-    assert model_fingerprint(direct) == merged["model"] == adapter["model"]
+    assert model_fingerprint(direct) == merged.model == adapter.model
     for form in ("merged", "adapter"):
         Export.check(read_json(tmp_path / form / "export.json"))
 
@@ -135,7 +135,7 @@ def test_onnx_gives_the_run_s_logits_for_any_number_of_photos(s_run, tmp_path):
     import onnx
 
     graph = onnx.load(tmp_path / "onnx" / "model.onnx")
-    assert {o.domain: o.version for o in graph.opset_import}[""] == document["opset"] == 20
+    assert {o.domain: o.version for o in graph.opset_import}[""] == document.opset == 20
     assert read_json(tmp_path / "onnx" / "labels.json") == ["None", "Roadwork"]
     model, processor = load_classifier(str(tmp_path / "onnx"))
     reference, expected = load_classifier(str(s_run))
@@ -248,7 +248,7 @@ def test_the_order_of_classes_survives_more_than_ten_of_them(tmp_path, s_run, ma
     (run / "config.json").write_text(json.dumps(config, sort_keys=True))
     write_json(run / "calibration.json", {"calibrator": "none", "logit_bias": [0.0] * 12})
     for form in ("merged", "stock"):
-        assert export_run(run, form, tmp_path / form)["labels"] == labels
+        assert export_run(run, form, tmp_path / form).labels == labels
         model, _ = load_classifier(str(tmp_path / form))
         assert [model.config.id2label[i] for i in range(12)] == labels
         np.testing.assert_allclose(logits_of(model, PHOTOS), logits(run), atol=5e-6)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from natix_hf.documents.export import Proof
+from natix_hf.documents.export import Proof, SameDecisions
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_json
 from natix_hf.hub.export_forms import export_run
@@ -40,17 +40,16 @@ def test_a_client_in_a_fresh_process_answers_like_the_run(exports):
     document = prove(
         exports / "run", exports / "stock", photos=PHOTOS, clients=(WITHOUT,), client_python=CLIENT_PYTHON
     )
-    Proof.check(document)
-    assert read_json(exports / "stock" / "proof.json") == document
-    assert document["photos"]["n"] == 6
-    assert document["model"] == read_json(exports / "merged" / "export.json")["model"]
-    assert [client["client"] for client in document["clients"][:2]] == [SAME_PROCESS, WITHOUT]
-    assert "natix_hf" not in document["clients"][1]["versions"]
-    assert {client["class"] for client in document["clients"]} == {"TimmWrapperForImageClassification"}
-    for client in document["clients"]:
-        assert client["pixels"] == 0.0
-        assert client["logits"] < 2e-6
-        assert client["decisions"] == {"same": 6, "of": 6}
+    assert Proof.read(exports / "stock") == document
+    assert document.photos.n == 6
+    assert document.model == read_json(exports / "merged" / "export.json")["model"]
+    assert [client.client for client in document.clients[:2]] == [SAME_PROCESS, WITHOUT]
+    assert "natix_hf" not in document.clients[1].versions
+    assert {client.class_ for client in document.clients} == {"TimmWrapperForImageClassification"}
+    for client in document.clients:
+        assert client.pixels == 0.0
+        assert client.logits < 2e-6
+        assert client.decisions == SameDecisions(same=6, of=6)
 
 
 def differs(exports: Path, tmp_path: Path, form: str, message: str, change) -> None:
@@ -146,7 +145,7 @@ def test_a_proof_with_generated_scenes_says_why(exports, tmp_path):
     shutil.copytree(exports / "merged", tmp_path / "export")
     lines = []
     document = prove(exports / "run", tmp_path / "export", clients=(), say=lines.append)
-    assert document["photos"]["source"] == "generated scenes"
+    assert document.photos.source == "generated scenes"
     assert len(lines) == 1
     assert "the run's own photos of val_select cannot be had, scenes are generated: " in lines[0]
     assert lines[0].endswith("has no splits.json")
