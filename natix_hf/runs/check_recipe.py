@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from natix_hf.data.sources.columns import positive_class
 from natix_hf.modeling.attention import check_attention
 from natix_hf.modeling.loading import check_size, sketch_model
 from natix_hf.runs import folder as run_folder
-from natix_hf.runs.calibrate_run import check_decision
-from natix_hf.runs.measure_robustness import check_photos
 from natix_hf.runs.same_recipe import check_resumed
 from natix_hf.training.checkpoints import asked_to_resume, check_continuable, resume_point
 from natix_hf.training.mixing import check_views
@@ -73,6 +70,10 @@ def check_on_photos(recipe: Recipe, splits: LockedSplits) -> np.ndarray | None:
     Returns:
         The class shares `(classes,)` that its `target_prior` expects; None where it expects none.
     """
+    from natix_hf.data.sources.columns import positive_class
+    from natix_hf.runs.calibrate_run import check_decision
+    from natix_hf.runs.measure_robustness import check_photos
+
     names, decision = splits.label_names, recipe.decision
     prior = check_decision(decision, names, positive_class(names, recipe.data.positive_label))
     check_photos(splits, [recipe.data.augment, decision.calibrate_on, *decision.robustness])
