@@ -1,8 +1,8 @@
 """What every optimizer of ours says of itself.
 
 A kind is a dataclass whose fields are what `optim_args` may set ("beta1=0.9,beta2=0.95"), with the values of its
-paper, in a file of its own, and stands in `optimizers.OPTIMIZERS`. adam_beta1, adam_beta2 and adam_epsilon hold for AdamW
-wherever it stands: the vectors of muon, ademamix, schedule_free_adamw.
+paper, in a file of its own, and stands in `optimizers.OPTIMIZERS`. adam_beta1, adam_beta2 and adam_epsilon hold for
+AdamW wherever it stands: the vectors of muon, ademamix, schedule_free_adamw.
 """
 
 from __future__ import annotations
