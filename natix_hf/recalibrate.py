@@ -71,8 +71,8 @@ def main(argv: list[str]) -> None:
         fold_threshold=given.fold_threshold == "true",
     )
     folder = room.model_folder(given.model)
-    columns = given.image_column_name, given.label_column_name
-    labelled = not given.unlabelled and have_labels(given.photos, *columns, given.dataset_config)
+    where = given.photos, given.image_column_name, given.label_column_name, given.dataset_config
+    labelled = not given.unlabelled and have_labels(*where)
     if labelled:
         room.check_changeable(folder, given.model)
     disable_progress_bar()  # loading takes a second
@@ -88,12 +88,8 @@ def main(argv: list[str]) -> None:
         speed = {"batch_size": given.batch_size, "num_workers": given.num_workers}
         return uncalibrated_logits(model, processor, rows["image"], calibration, **speed)
 
-    report = {
-        "version": 1,
-        "source": given.model.rstrip("/").rpartition("/")[2],
-        "labelled": labelled,
-        "classes": names,
-    }
+    source = given.model.rstrip("/").rpartition("/")[2]
+    report = {"version": 1, "source": source, "labelled": labelled, "classes": names}
     report |= {"positive": positive, "seed": given.seed, "photos": own.described()}
     if not labelled:
         from natix_hf.documents.recalibration import Recalibration
@@ -132,8 +128,7 @@ def _photos(given, folder: Path, names: list[str], labelled: bool):
     from natix_hf.data.own_photos import known_in, read_labelled, read_unlabelled
 
     known = known_in(folder)
-    columns = {"image_column_name": given.image_column_name, "group_column": given.group_column}
-    columns["dataset_config"] = given.dataset_config
+    columns = {key: getattr(given, key) for key in ("image_column_name", "group_column", "dataset_config")}
     if labelled:
         columns |= {"label_column_name": given.label_column_name, "say": lambda line: print(line, flush=True)}
         own = read_labelled(given.photos, names, known, **columns)

@@ -65,13 +65,13 @@ def train(recipe: Recipe) -> Part | None:
         splits = load_data(recipe, say).dedicate(recipe.purpose.kind)
     times["photos"] = round(time.perf_counter() - begin, 3)
     check_classes(asked, splits.label_names)
-    target_prior = check_on_photos(recipe, splits)
     sizes = ", ".join(f"{name} {size}" for name, size in splits.sizes.items() if "/" not in name)
     say(f"photos: {recipe.data.dataset_name}: {len(splits.label_names)} classes; {sizes}")
     if broken := splits.description["broken"]:
         say(f"photos: {len(broken)} cannot be read and are left out, they are listed in splits.json")
     for note in splits.notes:
         say(f"photos: {note}")
+    target_prior = check_on_photos(recipe, splits)
 
     begin = time.perf_counter()
     with args.main_process_first(desc="checkpoint"):

@@ -11,8 +11,6 @@ from natix_hf.options import defaults
 from natix_hf.photos.geometry import GEOMETRIES
 from natix_hf.recipe.options import Recipe
 from natix_hf.runs import folder as run_folder
-from natix_hf.runs.calibrate_run import check_decision
-from natix_hf.runs.measure_robustness import check_photos
 from natix_hf.runs.same_recipe import check_resumed
 from natix_hf.training.checkpoints import asked_to_resume, check_continuable, resume_point
 from natix_hf.training.mixing import check_views
@@ -76,6 +74,9 @@ def check_on_photos(recipe: Recipe, splits: LockedSplits) -> np.ndarray | None:
     Returns:
         The class shares `(classes,)` that its `target_prior` expects; None where it expects none.
     """
+    from natix_hf.runs.calibrate_run import check_decision
+    from natix_hf.runs.measure_robustness import check_photos
+
     names, decision = splits.label_names, recipe.decision
     prior = check_decision(decision, names, positive_class(names, recipe.data.positive_label))
     check_photos(splits, [recipe.data.augment, decision.calibrate_on, *decision.robustness])

@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +74,9 @@ def write_into_weights(run: Path, calibration: dict[str, Any]) -> None:
         write_json(run / "adapter" / "config.json", {**read_json(run / "adapter" / "config.json"), **whole, **values})
 
 
-def evaluate_run(run: Path, *, seed: int = 0, field: Field | None = None) -> FinalFigures:
+def evaluate_run(
+    run: Path, *, seed: int = 0, field: Field | None = None, noted: Sequence[dict[str, Any]] = ()
+) -> FinalFigures:
     """Final figures from `predictions/val_test.parquet` with the run's calibration, written to `metrics.json`.
 
     The reading is noted in `run.json` and in the machine's count of test reads. A refit reads nothing: what it holds
@@ -83,6 +86,7 @@ def evaluate_run(run: Path, *, seed: int = 0, field: Field | None = None) -> Fin
         run: a folder whose training is finished.
         seed: of the bootstrap.
         field: scores of other participants, for `reward.json`; by default a record that is not confirmed.
+        noted: entries of the ledger that come before this reading and stand nowhere yet.
 
     Raises:
         LeakageError: the run is one of a sweep, which may not read `val_test`.
@@ -149,7 +153,7 @@ def evaluate_run(run: Path, *, seed: int = 0, field: Field | None = None) -> Fin
         "fingerprint": fingerprint,
         "time": time.time(),
     }
-    record["ledger"] = [*record["ledger"], entry]
+    record["ledger"] = [*record["ledger"], *noted, entry]
     record["calibration_of_figures"] = fingerprint_file(run / "calibration.json")  # a card must not tell of another
     write_json(run / "run.json", record)
     write_decision_figures(run)
@@ -198,13 +202,14 @@ def finish_run(trainer: NatixTrainer, decision: DecisionOptions | None = None) -
         if decision.robustness:
             with trainer.times.timed("latency"):
                 note_latency(run, trainer.plain_model(), trainer.processing_class, tested)
+        shown: list[dict[str, Any]] = []
         if trainer.splits.purpose == "run":
             with trainer.times.timed("gallery"):
                 # A sharded model works only where all processes take part, and here it is one.
                 model = None if trainer.is_fsdp_enabled else trainer.plain_model()
-                keep_photos(run, trainer.splits, model, trainer.processing_class)
+                shown = keep_photos(run, trainer.splits, model, trainer.processing_class)
         with trainer.times.timed("evaluate"):
-            document = evaluate_run(run)
+            document = evaluate_run(run, noted=shown)
         record = read_json(run / "run.json")
         record |= {"time": dict(trainer.times), "speed": trainer.accounting.document()}
         record |= {"status": "finished", "finished": run_folder.now()}
@@ -254,7 +259,7 @@ def save_model(trainer: NatixTrainer, run: Path, calibration: dict[str, Any]) ->
 
 
 def write_record(trainer: NatixTrainer, decision: DecisionOptions, run: Path, **more: Any) -> None:
-    """Complete `run.json` with what training knows, and `more`."""
+    """Complete `run.json` with what training knows, and `more`; a run that is over then has no further writer."""
     args = trainer.args
     record = read_json(run / "run.json")
     record |= {
@@ -289,4 +294,5 @@ def write_record(trainer: NatixTrainer, decision: DecisionOptions, run: Path, **
         ],
         **more,
     }
+    RunRecord.check(record)
     write_json(run / "run.json", record)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from natix_hf.data.splits.contracts import LockedSplits
 from natix_hf.documents.gallery import Gallery, GalleryPhoto
-from natix_hf.files import read_json, staging, write_json
+from natix_hf.files import staging
 from natix_hf.inference.attention_maps import attention_maps, heat_picture
 from natix_hf.inference.batches import client_pixels
 from natix_hf.modeling.packed_linear import packed_linears
@@ -30,23 +30,26 @@ MAX_SIDE = 640
 _BATCH = 8
 
 
-def keep_photos(run: Path, splits: LockedSplits, model: torch.nn.Module | None, processor: Any) -> None:
-    """Keep what the page of a run will show, while the photos are at hand; noted in the ledger of `run.json`.
+def keep_photos(
+    run: Path, splits: LockedSplits, model: torch.nn.Module | None, processor: Any
+) -> list[dict[str, Any]]:
+    """Keep what the page of a run will show, while the photos are at hand.
 
     Args:
         run: with predictions and calibration.
         splits: of an ordinary run.
         model, processor: as in `write_gallery`.
+
+    Returns:
+        The entries of the ledger for the rows that were read. `evaluate_run` notes the final figures itself, of which
+        photos of `val_test` are a part.
     """
     noted, photos = len(splits.ledger), {}
     for split, role, step in SHOWN:
         rows = splits.rows(role, step=step)
         photos[split] = rows, wanted_photos(rows_of(run, split))
-    record = read_json(run / "run.json")
-    # `evaluate_run` notes the final figures itself, of which these photos are a part.
-    record["ledger"] += [entry for entry in splits.ledger[noted:] if entry["step"] != "final figures"]
-    write_json(run / "run.json", record)
     write_gallery(run, photos, model, processor)
+    return [entry for entry in splits.ledger[noted:] if entry["step"] != "final figures"]
 
 
 def write_gallery(

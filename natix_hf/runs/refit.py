@@ -20,7 +20,6 @@ from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.probe import ProbeSearch
-from natix_hf.documents.run_record import RunRecord
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_json, write_text
 from natix_hf.hub.cards import model_card
@@ -130,10 +129,8 @@ def finish_refit(trainer: Refit, decision: DecisionOptions | None = None) -> Fin
         save_model(trainer, run, calibration)
         write_json(run / "calibration.json", calibration)
         document.write(run)
-        write_record(trainer, decision or DecisionOptions(), run, refit=trainer.taken)
-        record = read_json(run / "run.json") | {"status": "finished", "finished": run_folder.now()}
-        RunRecord.check(record)
-        write_json(run / "run.json", record)
+        over = {"status": "finished", "finished": run_folder.now()}
+        write_record(trainer, decision or DecisionOptions(), run, refit=trainer.taken, **over)
         write_text(run / "README.md", model_card(run))
     trainer.accelerator.wait_for_everyone()
     return document

@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.documents.figures import Interval
-from natix_hf.documents.run_record import RunRecord
 from natix_hf.documents.several_runs import Sweep, SweepRun, SweepScore
 from natix_hf.errors import UserError
-from natix_hf.files import read_json, write_json
+from natix_hf.files import read_json
 from natix_hf.report.intervals import bootstrap_intervals, group_count
 from natix_hf.report.summary import LABELS, figure_text, interval_text
 from natix_hf.runs import folder as run_folder
@@ -123,10 +122,8 @@ def finish_member(trainer: NatixTrainer, decision: DecisionOptions | None = None
         write_predictions(run / "predictions" / "val_select.parquet", [(None, rows, logits)])
         metric = (trainer.args.metric_for_best_model or "mcc").removeprefix("eval_")
         metric = "log_loss" if metric == "loss" else metric
-        write_record(trainer, decision or DecisionOptions(), run, metric=metric)
-        record = read_json(run / "run.json") | {"status": "finished", "finished": run_folder.now()}
-        RunRecord.check(record)
-        write_json(run / "run.json", record)
+        over = {"status": "finished", "finished": run_folder.now()}
+        write_record(trainer, decision or DecisionOptions(), run, metric=metric, **over)
         shutil.rmtree(run / "checkpoints", ignore_errors=True)  # what wins is trained as a run of its own
         document = score(run)
     trainer.accelerator.wait_for_everyone()

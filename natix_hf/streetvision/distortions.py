@@ -2,7 +2,7 @@
 
 Written from the public description of the task. Where it leaves something open, the choice stands in the docstring of
 the distortion. All work on 8-bit RGB and cut off decimals where the description names no rounding, as a cast to
-integers does. Which of them a photo gets is the business of `challenge.py`.
+integers does. Which of them a photo gets is the business of `profiles.py`.
 """
 
 from __future__ import annotations
