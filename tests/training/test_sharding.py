@@ -1,6 +1,7 @@
 """Sharded models in one process: pieces, whole tensors, the average of pieces; and what is refused."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -157,7 +158,7 @@ def test_an_accelerator_that_shards_nothing_though_it_was_asked_to_is_noticed(jo
 def test_a_checkpoint_of_a_sharded_model_is_not_resumed_by_another_kind(job):
     trainer = job("full", save_strategy="epoch", num_train_epochs=1)
     trainer.train()
-    folder = trainer._folder_now(None)
+    folder = Path(trainer.args.output_dir) / "checkpoints" / f"checkpoint-{trainer.state.global_step}"
     (folder / "pytorch_model_fsdp.bin").write_bytes(b"")
     with pytest.raises(UserError, match="while the model was sharded, and here it is whole"):
         job("full", name="other").train(resume_from_checkpoint=str(folder))
