@@ -64,7 +64,7 @@ def one(name: str, steps: int, extra: list[str]) -> dict[str, float]:
         if not torch.cuda.is_available():
             words += ["--dataloader_num_workers", "0"]
         recipe = parse([str(FOLDER / f"{name}.yaml"), *words, "--output_dir", f"{folder}/run", *extra])
-        splits = load_data(recipe)
+        splits = load_data(recipe, print)
         model, processor = load_network(recipe, splits.label_names)
         begin = clock()
         trainer = NatixTrainer(
