@@ -15,8 +15,8 @@ def run(job: dict, common: dict) -> dict:
     import torch
 
     from natix_hf import NatixTrainer, NatixTrainingArguments, finish_run, load_model, load_photos, train_run
-    from natix_hf.runs.range_test import RangeTest
-    from natix_hf.runs.refit import Refit
+    from natix_hf.runs.range_test import RangeTest, finish_range_test
+    from natix_hf.runs.refit import Refit, finish_refit
 
     folder = Path(common["folder"])
     splits = load_photos(common["photos"]).dedicate(job.get("kind", "run"))
@@ -41,7 +41,7 @@ def run(job: dict, common: dict) -> dict:
         weights = torch.cat([p.flatten() for p in trainer.model.parameters() if p.requires_grad])
     gathered = trainer.accelerator.gather(weights[None])  # (processes, weights)
     if job.get("finish"):
-        finish_run(trainer)
+        {"run": finish_run, "range test": finish_range_test, "refit": finish_refit}[splits.purpose](trainer)
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     # (processes, 2): photos that passed the frozen network in each process, and photos that a cache gave it
     passes = [
