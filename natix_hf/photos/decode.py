@@ -25,7 +25,7 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 from natix_hf.errors import PhotoError
 from natix_hf.files import text_path
 from natix_hf.photos.client_view import is_deep, load_as_client, seen_otherwise
-from natix_hf.photos.exif import SIDEWAYS, turn
+from natix_hf.photos.exif import SIDEWAYS, orientation, turn
 
 Source = str | Path | bytes | dict | Image.Image
 
@@ -174,12 +174,13 @@ def client_photo(source: Source) -> tuple[Image.Image, str]:
         with _quietly():
             image = _open(source)
             image.load()
-            theirs = load_as_client(image)
-            spoilt = theirs is None or is_deep(image.mode) or image.has_transparency_data
-            if not spoilt:
-                return theirs, ""
+            # A client's picture is made only where it can be another one: two copies of a large photo take as long as
+            # it takes to decode it.
+            said = orientation(image)  # asked first: Pillow complains of damaged EXIF only once
+            odd = said != 1 or is_deep(image.mode) or image.has_transparency_data
+            theirs = load_as_client(image) if odd and said is not None else None
             photo = _picture(image)
-            return photo, seen_otherwise(image, photo, theirs)
+            return photo, seen_otherwise(image, photo, theirs) if odd else ""
     except PhotoError:
         raise
     except Exception as error:  # as in open_photo

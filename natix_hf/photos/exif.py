@@ -39,9 +39,14 @@ def readable_tags(exif: Image.Exif, block: int) -> dict[int, Any]:
     return found
 
 
-def turn(image: Image.Image) -> Image.Transpose | None:
-    """How a decoded photo must be turned to stand upright; None: it does, or the tag makes no sense."""
+def orientation(image: Image.Image) -> Any:
+    """The orientation of a decoded photo, 1 where nothing is said; None where its EXIF cannot be read."""
     try:
-        return TURNS.get(image.getexif().get(ORIENTATION))
+        return image.getexif().get(ORIENTATION, 1)
     except Exception:  # as in `readable_tags`
         return None
+
+
+def turn(image: Image.Image) -> Image.Transpose | None:
+    """How a decoded photo must be turned to stand upright; None: it does, or the tag makes no sense."""
+    return TURNS.get(orientation(image))

@@ -15,7 +15,7 @@ from transformers.image_utils import load_image
 
 from natix_hf.errors import PhotoError
 from natix_hf.photos.client_view import load_as_client
-from natix_hf.photos.decode import fingerprint_bytes, inspect_photo, open_photo
+from natix_hf.photos.decode import client_photo, fingerprint_bytes, inspect_photo, open_photo
 
 
 def ramp(height: int = 48, width: int = 64) -> np.ndarray:
@@ -248,3 +248,24 @@ def test_pillows_warning_of_a_large_photo_is_not_shown(tmp_path, monkeypatch):
 def test_a_row_without_bytes_and_path_is_a_photo_error():
     with pytest.raises(PhotoError, match="neither bytes nor a path"):
         open_photo({"bytes": None, "path": None})
+
+
+def test_a_photo_read_for_a_client_is_the_same_and_told_as_an_inspection_tells_it(tmp_path):
+    pictures = {"plain": Image.new("RGB", (40, 30), "red"), "clear": Image.new("RGBA", (40, 30), (9, 200, 9, 60))}
+    pictures["deep"] = Image.fromarray(np.linspace(0, 65535, 1200).reshape(30, 40).astype(np.uint16))
+    files = {}
+    for name, picture in pictures.items():
+        picture.save(tmp_path / f"{name}.png")
+        files[name] = (tmp_path / f"{name}.png").read_bytes()
+    for name, tags in (("upright", 1), ("sideways", 6)):
+        exif = Image.Exif()
+        exif[0x0112] = tags
+        picture = Image.fromarray(np.arange(3600, dtype=np.uint32).astype(np.uint8).reshape(30, 40, 3))
+        picture.save(tmp_path / f"{name}.jpg", exif=exif)
+        files[name] = (tmp_path / f"{name}.jpg").read_bytes()
+    kinds = {}
+    for name, content in files.items():
+        photo, kinds[name] = client_photo(content)
+        assert photo.tobytes() == open_photo(content).tobytes()
+        assert kinds[name] == inspect_photo(content).client
+    assert (kinds["clear"], kinds["deep"], kinds["sideways"]) == ("transparent", "deep", "")

@@ -22,7 +22,14 @@ from natix_hf.hub.proof_photos import proof_photos
 from natix_hf.inference.batches import client_pixels
 from natix_hf.inference.geojson import place_of, time_of
 from natix_hf.modeling.checkpoints import load_processor
-from natix_hf.photos.decode import eight_bit_png, fingerprint_bytes, inspect_photo, open_photo, photo_exif
+from natix_hf.photos.decode import (
+    client_photo,
+    eight_bit_png,
+    fingerprint_bytes,
+    inspect_photo,
+    open_photo,
+    photo_exif,
+)
 from natix_hf.photos.geometry import Squash
 from natix_hf.training.training_photos import TrainingPhotos
 
@@ -175,6 +182,7 @@ def test_a_broken_exif_tag_costs_the_tag_and_not_the_photo(kind, form, tmp_path)
         found = inspect_photo(content)
         assert (found.error, found.width, found.height) == (None, *size)
         assert client == (found.client or size)
+        assert client_photo(content)[1] == found.client
         assert open_photo(content).size == size
         facts = file_facts({"bytes": content, "path": None})
         assert 2 ** facts["width"] == pytest.approx(size[0])
