@@ -23,7 +23,7 @@ from natix_hf.errors import command
 from natix_hf.files import read_json, write_json
 from natix_hf.report.intervals import bootstrap_intervals, paired_difference
 from natix_hf.report.slices import slices_document
-from tests.training.test_deciding import write
+from tests.runs.test_calibrate_run import write
 from tests.verbs.conftest import listing
 
 RECORD = {"method": "lora", "versions": {"natix_hf": "1"}, "time": {}, "fingerprints": {}, "log_history": []}

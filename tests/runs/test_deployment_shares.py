@@ -18,7 +18,7 @@ from natix_hf.files import read_json
 from natix_hf.inference.classify import Prediction, write_rows
 from natix_hf.inference.probability_tables import read_probabilities
 from natix_hf.runs.deployment_shares import deployment_prior
-from tests.training.test_deciding import NAMES, write
+from tests.runs.test_calibrate_run import NAMES, write
 
 TRUTH = 0.3  # share of positives where the model works; 0.9 in val_calib
 
