@@ -24,7 +24,7 @@ from natix_hf.cpu_tricks import wanted
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of <malloc.h>
 GIB = 1 << 30
-SPINS = 1000  # looks before a waiting thread sleeps, some 20 microseconds; by default 300,000
+SPINS = 10_000  # looks before a waiting thread sleeps, some 200 microseconds; by default 300,000
 SMALLER = 32 << 20  # the most that older releases of glibc take for M_MMAP_THRESHOLD
 
 
