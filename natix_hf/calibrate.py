@@ -48,9 +48,9 @@ def main(argv: list[str]) -> None:
 
     from natix_hf.data.splits.certificate import read_certificate
     from natix_hf.report.decision_lines import calibration_lines
+    from natix_hf.runs.assemble_model import recalibrate_weights
     from natix_hf.runs.calibrate_run import calibrate_run, options_of
     from natix_hf.runs.deployment_shares import deployment_lines, deployment_prior
-    from natix_hf.runs.finish_run import write_into_weights
 
     table = given.pop("deployment", None)
     insist = any(name.startswith("risk") for name in given)  # a guarantee of the recipe may be out of reach
@@ -65,7 +65,7 @@ def main(argv: list[str]) -> None:
         document = calibrate_run(run, options, deployment=found["deployment"], insist=insist)
         names = read_certificate(run)["label_names"]
         print("\n".join(deployment_lines(document["prior"], names, document["positive"])))
-    write_into_weights(run, document)
+    recalibrate_weights(run, document)
     print("\n".join(calibration_lines(document, read_certificate(run)["label_names"])))
     print(f"the figures in metrics.json are those before; python -m natix_hf.evaluate {run} computes them again")
 

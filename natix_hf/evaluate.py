@@ -31,12 +31,14 @@ def main(argv: list[str]) -> None:
 
     from natix_hf.documents.reward import Reward
     from natix_hf.documents.robustness import Robustness
+    from natix_hf.documents.run_record import RunRecord
     from natix_hf.documents.slices import Slices
     from natix_hf.files import read_json
     from natix_hf.report.robustness import robustness_lines
     from natix_hf.report.slices import slice_lines
     from natix_hf.report.summary import summary_lines
-    from natix_hf.runs.finish_run import evaluate_run
+    from natix_hf.runs.evaluate_run import evaluate_run
+    from natix_hf.runs.report_page import report_run
     from natix_hf.streetvision.reward_report import reward_lines
 
     if given.robustness:
@@ -44,6 +46,8 @@ def main(argv: list[str]) -> None:
 
         measure_robustness(run, given.robustness)
     document = evaluate_run(run, field=field)
+    if RunRecord.read(run).purpose != "refit":  # whose figures are those of the honest run
+        report_run(run)
     lines = summary_lines(document, read_json(run / "calibration.json"))
     for kind, told in ((Slices, slice_lines), (Robustness, robustness_lines), (Reward, reward_lines)):
         if kind.there(run):

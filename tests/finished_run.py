@@ -23,12 +23,28 @@ from natix_hf.documents.gallery import Gallery
 from natix_hf.documents.probe import OverProbe
 from natix_hf.documents.run_record import RunRecord
 from natix_hf.documents.split_certificate import SplitCertificate
+from natix_hf.documents.step_record import StepRecord
 from natix_hf.report.intervals import bootstrap_intervals, paired_differences
 from natix_hf.report.robustness import Sent, robustness_document
 from natix_hf.report.slices import slices_document
 from natix_hf.report.summary import metrics_document
 from natix_hf.streetvision.field import LATE_2025
 from natix_hf.streetvision.reward import Photos, reward_document
+
+
+def note_steps(run: Path, **options: Any) -> None:
+    """Write the records of all steps that end a run, of whatever purpose; `options` are those of the predictions."""
+    for name in ("predict", "report", "card"):
+        StepRecord(
+            name=name,
+            reads={},
+            writes={},
+            options=options,
+            versions={},
+            started="2026-01-02T03:04:05+00:00",
+            seconds=1,
+        ).note(run)
+
 
 WRITTEN = {
     "over_probe": OverProbe,
@@ -184,10 +200,10 @@ def write_finished_run(
             notes=[f"the row {ids[3]} was left out"],
         ),
         "run": {
-            "version": 1, "status": "finished", "finished": "2026-01-02T03:04:05+00:00", "method": "lora",
+            "version": 2, "status": "finished", "finished": "2026-01-02T03:04:05+00:00", "method": "lora",
             "positive": 1,
             "versions": {"natix_hf": "0.1.0", "torch": "2.14.1"}, "seeds": {"seed": 42},
-            "fingerprints": splits["fingerprints"], "time": {"training": 12.0}, "ledger": [],
+            "fingerprints": splits["fingerprints"],
             "log_history": [{"step": 1, "loss": 0.7}, {"step": 2, "loss": 0.5}],
         },
         "splits": seal({key: value for key, value in splits.items() if key != "seal"}),
@@ -219,4 +235,5 @@ def write_finished_run(
         (run / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (4, 4)).save(run / f"{name}.png")
     (run / "report.html").write_text(f"<p>{ids[0]}</p>")
+    note_steps(run)
     return run

@@ -18,9 +18,12 @@ import yaml
 from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.final_figures import FinalFigures
+from natix_hf.documents.ledger import read_ledger
 from natix_hf.documents.probe import OverProbe, ProbeSearch
 from natix_hf.documents.reward import Reward
 from natix_hf.documents.robustness import Robustness
+from natix_hf.documents.run_record import RunRecord
+from natix_hf.documents.run_speed import RunSpeed
 from natix_hf.documents.selective import Selective
 from natix_hf.documents.slices import Slices
 from natix_hf.documents.split_certificate import SplitSummary
@@ -65,7 +68,7 @@ def write_bundle(
             names a photo although it must not.
     """
     run, folder = Path(run), Path(folder)
-    splits, record = read_certificate(run), _document(run, "run")
+    splits, record = read_certificate(run), RunRecord.read(run)
     names = Names(frozenset()) if include_photos else names_of(run)
     recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8")) if _has(run, "recipe.yaml") else {}
 
@@ -89,7 +92,9 @@ def write_bundle(
     write_json(folder / "splits_summary.json", summary)
 
     _copy_pictures(run, folder, names, include_photos)
-    further = {"calibration": calibration.plain(), "run": record, "splits": splits}
+    speed = RunSpeed.read(run) if RunSpeed.there(run) else None
+    further = {"calibration": calibration.plain(), "run": record, "splits": splits, "ledger": read_ledger(run)}
+    further["speed"] = speed
     _write_page(run, folder, documents | further, include_photos)
 
     data = hub_id(recipe.get("dataset_name"))
@@ -99,7 +104,7 @@ def write_bundle(
             data=data,
             repo_id=repo_id,
             fingerprint=splits["fingerprint"],
-            date=record.get("finished") or datetime.now(UTC).isoformat(timespec="seconds"),
+            date=record.finished or datetime.now(UTC).isoformat(timespec="seconds"),
         )
         write_text(folder / ".eval_results" / "natix_hf.yaml", yaml.safe_dump(results, sort_keys=False))
 
@@ -125,11 +130,6 @@ def _check_there(run: Path, name: str) -> None:
         )
 
 
-def _document(run: Path, name: str) -> dict[str, Any]:
-    _check_there(run, name)
-    return read_json(run / f"{name}.json")
-
-
 def _copy_pictures(run: Path, folder: Path, names: Names, include_photos: bool) -> None:
     """The pictures that the card shows; all others that lie beside them only where photos may go."""
     found = [run / path for path, _ in pictures(run, names)]
@@ -147,7 +147,7 @@ def _write_page(run: Path, folder: Path, documents: dict[str, Any], include_phot
         return
     if not _has(run, "predictions/val_test.parquet"):
         return  # a refit has no photos left that it could be tested on
-    wanted = ("metrics", "calibration", "run", "splits", *SHOWN_ON_PAGE)
+    wanted = ("metrics", "calibration", "run", "splits", "ledger", "speed", *SHOWN_ON_PAGE)
     write_public_page(run, {key: documents[key] for key in wanted if key in documents}, folder / "report.html")
 
 

@@ -16,6 +16,7 @@ from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.probe import OverProbe
 from natix_hf.documents.reward import Reward
 from natix_hf.documents.robustness import Robustness
+from natix_hf.documents.run_record import Prefix
 from natix_hf.documents.selective import Selective
 from natix_hf.documents.slices import Slices
 from natix_hf.hub.card_text import cell
@@ -226,7 +227,7 @@ def _plain(text: str) -> str:
     return text.replace("\u00a0", " ")
 
 
-def prefix_settings(prefix: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+def prefix_settings(prefix: Prefix | None) -> list[tuple[str, str]]:
     """The row of the settings about the activations that training began from; none where none were kept.
 
     Args:
@@ -234,7 +235,7 @@ def prefix_settings(prefix: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     """
     if prefix is None:
         return []
-    told = f"below the last {prefix['blocks']} blocks, {prefix['views']} view(s) a photo, {prefix['precision']}"
-    if prefix["drift"] is not None:
-        told += f", which moves features by {prefix['drift']:.2%} of their spread"
+    told = f"below the last {prefix.blocks} blocks, {prefix.views} view(s) a photo, {prefix.precision}"
+    if prefix.drift is not None:
+        told += f", which moves features by {prefix.drift:.2%} of their spread"
     return [("prefix_cache_gb", told)]

@@ -20,6 +20,7 @@ from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.probe import OverProbe
 from natix_hf.documents.reward import Reward
 from natix_hf.documents.robustness import Robustness
+from natix_hf.documents.run_record import RunRecord
 from natix_hf.documents.selective import Selective
 from natix_hf.documents.slices import Slices
 from natix_hf.errors import UserError
@@ -83,7 +84,7 @@ def model_card(
         UserError: a file is missing; names it. Or the Hub would refuse the front matter.
     """
     run_folder = Path(run_folder)
-    config, run = (_document(run_folder, f"{name}.json") for name in ("config", "run"))
+    config, run = _document(run_folder, "config.json"), RunRecord.read(run_folder)
     _check_there(run_folder, FinalFigures.file_name)
     metrics = FinalFigures.read(run_folder)
     splits = read_certificate(run_folder)
@@ -95,7 +96,7 @@ def model_card(
     recipe = yaml.safe_load(recipe_file.read_text(encoding="utf-8")) if recipe_file.exists() else {}
     classes = [config["id2label"][key] for key in sorted(config["id2label"], key=int)]
     trained_from, data = recipe.get("model_name_or_path"), recipe.get("dataset_name")
-    method = run["method"]
+    method = run.method
     licence = licence or base_licence(trained_from)
     card = ModelCard.from_template(
         metadata(
@@ -111,7 +112,7 @@ def model_card(
         calibrated_text=_calibrated_text(calibration),
         model_id=model_id or "the-id-of-this-repository",
         metrics=metrics,
-        refit=run.get("refit"),
+        refit=run.refit,
         whose=sentence(honest_run_line(metrics)) if metrics.honest_run is not None else None,
         level=f"{metrics.level * 100:g} %",
         figures=[
@@ -126,7 +127,7 @@ def model_card(
         test_counts=counts_text(metrics.labels),
         read_before=sentence(read_before_line(metrics)),
         decisions=card_sections.decision_lines(calibration, classes),
-        stages=card_sections.stages_section(metrics, run.get("positive", 1)),
+        stages=card_sections.stages_section(metrics, run.positive),
         band=card_sections.band_section(selective),
         robustness=card_sections.robustness_section(robustness),
         slices=card_sections.slices_section(slices),
@@ -151,8 +152,8 @@ def model_card(
             for name in (*SETTINGS, *(LORA_SETTINGS if method == "lora" else ()))
             if name in recipe
         ]
-        + card_sections.prefix_settings(run.get("prefix")),
-        versions=", ".join(f"{name} {version}" for name, version in run["versions"].items()),
+        + card_sections.prefix_settings(run.prefix),
+        versions=", ".join(f"{name} {version}" for name, version in run.versions.items()),
         demo=trained_from == "builtin:demo-backbone",
         licence_text=licence.text,
     )

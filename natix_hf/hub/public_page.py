@@ -84,7 +84,7 @@ def lead(documents: Mapping[str, Any]) -> str:
     """The sentence under the page's title."""
     metrics, classes = documents["metrics"], documents["splits"]["label_names"]
     told = " and ".join(classes) if len(classes) == 2 else f"{len(classes)} classes"
-    method = METHODS.get(documents["run"].get("method", ""), "")
+    method = METHODS.get(documents["run"].method, "")
     method = f"{method[:1].upper()}{method[1:]}. " if method else ""
     return f"Street photos: {told}. {method}Tested on {metrics.n} photos in {metrics.groups} groups."
 
@@ -102,11 +102,12 @@ def facts(run: Path, documents: Mapping[str, Any]) -> list[tuple[str, Table]]:
             shown = value if value.startswith("builtin:") else hub_id(value)
             rows.insert(0, [name, shown or "a local folder"])
         tables.append(("Settings", Table(["setting", "value"], rows)))
-    times = [[phase, f"{seconds:.1f} s"] for phase, seconds in record["time"].items()]
-    tables.append(("Where the time went", Table(["phase", "time"], times)))
-    versions = [[name, str(one)] for name, one in record["versions"].items()]
+    if documents["speed"] is not None:
+        times = [[phase, f"{seconds:.1f} s"] for phase, seconds in documents["speed"].time.items()]
+        tables.append(("Where the time went", Table(["phase", "time"], times)))
+    versions = [[name, str(one)] for name, one in record.versions.items()]
     tables.append(("Versions", Table(["package", "version"], versions)))
-    prints = [[name, str(value)] for name, value in record["fingerprints"].items()]
+    prints = [[name, str(value)] for name, value in record.fingerprints.items()]
     tables.append(("Fingerprints of the photos", Table(["split", "fingerprint"], prints)))
     return tables
 

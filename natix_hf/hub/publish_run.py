@@ -23,8 +23,9 @@ from natix_hf.decision.temperature import softmax
 from natix_hf.documents.export import Proof
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.published_version import PublishedVersion
+from natix_hf.documents.step_record import StepRecord
 from natix_hf.errors import UserError
-from natix_hf.files import fingerprint_file, read_json
+from natix_hf.files import fingerprint_file
 from natix_hf.hub.adapter_export import base_folder
 from natix_hf.hub.bundle import write_bundle
 from natix_hf.hub.export_forms import export_run, labels_of, load_run
@@ -258,9 +259,9 @@ def tested_run(run: Path) -> Tested:
     """
     if not (run / "metrics.json").is_file():
         raise UserError(f"{run}: no metrics.json: run `python -m natix_hf.evaluate {run}` first")
-    metrics, record = FinalFigures.read(run), read_json(run / "run.json")
-    # Runs from before this was noted say nothing of it.
-    if record.get("calibration_of_figures", now := fingerprint_file(run / "calibration.json")) != now:
+    metrics, evaluated = FinalFigures.read(run), StepRecord.of(run, "evaluate")
+    used = evaluated and evaluated.reads["calibration.json"].fingerprint  # a refit evaluates nothing
+    if used and used != fingerprint_file(run / "calibration.json"):
         raise UserError(
             f"{run}: calibrated again after its figures were computed, so the card would tell those of another model: "
             f"run `python -m natix_hf.evaluate {run}` first"

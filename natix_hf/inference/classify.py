@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
 from natix_hf.decision.temperature import softmax
+from natix_hf.documents.run_record import RunRecord
 from natix_hf.errors import UserError, one_line
 from natix_hf.files import only_a_path, read_json, replacing
 from natix_hf.inference.batches import logits_of, photo_batches
@@ -88,7 +89,7 @@ def load_classifier(name_or_path: str) -> tuple[Any, Any]:
         if not path.is_dir():
             raise UserError(f"{name_or_path}: no such folder")
     run = Path(name_or_path).expanduser()
-    if (run / "run.json").exists() and read_json(run / "run.json").get("status") != "finished":
+    if RunRecord.there(run) and RunRecord.read(run).status != "finished":
         raise UserError(f"{name_or_path}: the run is not finished: train it with --resume_from_checkpoint true first")
     _refuse_pickles(run)
     try:

@@ -75,7 +75,7 @@ def report_html(
         version: of natix_hf.
     """
     metrics, calibration, run, splits = (documents[name] for name in ("metrics", "calibration", "run", "splits"))
-    names, positive = splits["label_names"], run.get("positive", 1)
+    names, positive = splits["label_names"], run.positive
     is_positive, decided = test.labels == positive, test.decided == positive
     ranking = []
     if is_positive.any() and not is_positive.all():
@@ -96,7 +96,7 @@ def report_html(
         level=f"{100 * metrics.level:g}\u00a0%",
         figures=page_sections.figures(metrics),
         notices=[],
-        ledger=page_sections.ledger(run, splits),
+        ledger=page_sections.ledger(documents["ledger"], splits),
         read_before=sentence(read_before_line(metrics)),
         confusion=page_sections.confusion(test.labels, test.decided, names),
         threshold=chosen and page_charts.threshold_chart(chosen, calibration["fitted_on"]),
@@ -119,7 +119,7 @@ def report_html(
         label_errors=[]
         if pictures is None
         else page_sections.label_errors([test] if select is None else [select, test], names, pictures),
-        training=page_charts.training_charts(run.get("log_history") or []),
+        training=page_charts.training_charts(run.log_history or []),
         facts=facts,
         version=version,
     )

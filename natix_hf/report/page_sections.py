@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from natix_hf.documents.final_figures import FinalFigures
+from natix_hf.documents.ledger import LedgerEntry
 from natix_hf.report.mistakes import confident_mistakes, suspected_label_errors
 from natix_hf.report.summary import LABELS, figure_text, interval_text
 
@@ -151,23 +152,23 @@ def confusion(labels: np.ndarray, decided: np.ndarray, names: Sequence[str]) -> 
     ]
 
 
-def ledger(run: Mapping[str, Any], splits: Mapping[str, Any]) -> list[dict[str, Any]]:
+def ledger(noted: Sequence[LedgerEntry], splits: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Each split with its photos and the steps that read them, in the order of time.
 
     Args:
-        run: the content of `run.json`.
+        noted: the ledger of the run.
         splits: the content of `splits.json`.
     """
     rows = []
     for place, use in USES.items():
         split, _, part = place.partition("/")
-        entries = [e for e in run["ledger"] if e["split"] == split and (e.get("part") or "") == part]
+        entries = [entry for entry in noted if entry.split == split and (entry.part or "") == part]
         reads: dict[str, dict[str, Any]] = {}
         for entry in entries:
-            read = reads.setdefault(entry["step"], {"step": entry["step"], "times": 0, "rows": entry["rows"]})
+            read = reads.setdefault(entry.step, {"step": entry.step, "times": 0, "rows": entry.rows})
             read["times"] += 1
-            read["first"] = read.get("first") or _time(entry.get("time"))
-            read["last"] = _time(entry.get("time"))
+            read["first"] = read.get("first") or _time(entry.time)
+            read["last"] = _time(entry.time)
         counts = splits["class_counts"].get(place, {})
         rows.append(
             {

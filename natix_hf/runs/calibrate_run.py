@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.decision.calibration import Calibration
@@ -25,11 +24,14 @@ from natix_hf.decision.temperature import softmax
 from natix_hf.decision.threshold import fold_bias, held_out_gain, threshold_curve, unreachable_line
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.guarantee import Guarantee
+from natix_hf.documents.ledger import note_reads
+from natix_hf.documents.run_record import RunRecord
+from natix_hf.documents.step_record import StepRecord
 from natix_hf.errors import UserError
-from natix_hf.files import read_json, write_json
 from natix_hf.resampling import group_numbers
 from natix_hf.runs.decision_options import DecisionOptions
 from natix_hf.runs.saved_logits import check_classes, read_predictions, sent_as
+from natix_hf.runs.steps import CALIBRATE, PREDICT, carried_out
 
 Rows = Mapping[str, np.ndarray]  # group, label, logits
 
@@ -51,16 +53,9 @@ def check_decision(options: DecisionOptions, names: Sequence[str], positive: int
 
 
 def options_of(run: Path) -> DecisionOptions:
-    """The decision options that a run was trained with."""
-    recorded = read_json(run / "run.json").get("decision")
-    if recorded is None:  # a run from before there was more than one calibrator
-        recipe = run / "recipe.yaml"
-        recorded = yaml.safe_load(recipe.read_text(encoding="utf-8")) if recipe.is_file() else {}
-    known = {field.name for field in dataclasses.fields(DecisionOptions)}
-    values = {name: value for name, value in recorded.items() if name in known and value is not None}
-    if isinstance(values.get("calibrator"), str):
-        values["calibrator"] = [values["calibrator"]]
-    return DecisionOptions(**values)
+    """The decision options that the predictions of a run were made for: those that it was trained with."""
+    done = StepRecord.of(run, PREDICT.name)
+    return DecisionOptions(**done.options) if done else DecisionOptions()
 
 
 def split_as_sent(split: str, profile: str) -> str:
@@ -75,7 +70,7 @@ def calibrate_run(
     deployment: Mapping[str, Any] | None = None,
     insist: bool = False,
 ) -> dict[str, Any]:
-    """Fit the calibration on `val_calib`, write `calibration.json`, and note in `run.json` which rows it read.
+    """Fit the calibration on `val_calib`, write `calibration.json`, and note in the ledger which rows it read.
 
     Args:
         run: a folder with `run.json`, `splits.json` and the predictions on `val_calib`.
@@ -90,13 +85,13 @@ def calibrate_run(
         UserError: the run is a refit, has no such predictions, or cannot have these options; nothing is written then.
     """
     run = Path(run)
-    record = read_json(run / "run.json")
-    if record.get("purpose") == "refit":
+    record = RunRecord.read(run)
+    if record.purpose == "refit":
         raise UserError(
             f"{run}: a refit saw the rows of val_calib: its calibration is carried over and stays as it is"
         )
     splits = read_certificate(run)
-    names, positive = splits["label_names"], record["positive"]
+    names, positive = splits["label_names"], record.positive
     options = options or options_of(run)
     target = check_decision(options, names, positive)
     met = split_as_sent("val_calib", options.calibrate_on)
@@ -107,7 +102,7 @@ def calibrate_run(
         )
     rows = read_predictions(run, met, "fit")
     check_classes(rows, names, f"{run}: predictions/{met}.parquet")
-    trained = np.array(record["training_shares"]) if record.get("training_shares") else None
+    trained = np.array(record.training_shares) if record.training_shares else None
     calibration, document = decide(rows, options, target, names, positive, trained)
     compared = None
     if met != "val_calib":
@@ -145,10 +140,9 @@ def calibrate_run(
         document["prior"] = {**document["prior"], "deployment": dict(deployment)}
         if deployment["drift"] and deployment["drift"]["found"]:
             document["notes"] = [*document["notes"], deployment["drift"]["line"]]
-    CalibrationFile.check(document)
-    write_json(run / "calibration.json", document)
-    record["ledger"] = [*record.get("ledger", []), *_entries(used, splits["fingerprints"])]
-    write_json(run / "run.json", record)
+    with carried_out(run, CALIBRATE, dataclasses.asdict(options)):
+        CalibrationFile.check(document).write(run)
+        note_reads(run, _entries(used, splits["fingerprints"]))
     return document
 
 

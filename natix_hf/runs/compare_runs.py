@@ -17,6 +17,8 @@ from natix_hf.decision.calibration import Calibration
 from natix_hf.documents.comparison import Comparison, Cost
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.robustness import Robustness
+from natix_hf.documents.run_record import RunRecord
+from natix_hf.documents.run_speed import RunSpeed
 from natix_hf.errors import UserError
 from natix_hf.files import read_json
 from natix_hf.report.comparison import Judged, comparison_document
@@ -40,18 +42,19 @@ def compare_runs(folders: Sequence[str | Path], *, n_boot: int = 1000, seed: int
         raise UserError("compare: two runs or more expected: python -m natix_hf.compare runs/a runs/b")
     if twice := next((run for i, run in enumerate(runs) if run.resolve() in {r.resolve() for r in runs[:i]}), None):
         raise UserError(f"compare: {twice} is named twice: a run differs from itself in nothing")
-    records = [read_json(run / "run.json") for run in runs]
+    records = [RunRecord.read(run) for run in runs]
     for run, record in zip(runs, records):
-        if record.get("purpose") == "refit":
-            honest = record.get("refit", {}).get("name", "of the same recipe")
-            raise UserError(f"{run}: a refit has no figures of its own: compare the run {honest} that it came from")
+        if record.refit is not None:
+            raise UserError(
+                f"{run}: a refit has no figures of its own: compare the run {record.refit.name} that it came from"
+            )
         if not (run / "metrics.json").is_file():
             raise UserError(f"{run}: was never evaluated: python -m natix_hf.evaluate {run} does it")
     certificates = [read_certificate(run) for run in runs]
     tables = [_by_id(run) for run in runs]
     for run, record, certificate, table in zip(runs[1:], records[1:], certificates[1:], tables[1:]):
-        theirs = (certificate, table, record.get("positive", 1))
-        _check_same(runs[0], run, (certificates[0], tables[0], records[0].get("positive", 1)), theirs)
+        theirs = (certificate, table, record.positive)
+        _check_same(runs[0], run, (certificates[0], tables[0], records[0].positive), theirs)
     judged = []
     for name, run, record, table in zip(_names(runs), runs, records, tables):
         calibration = Calibration.from_document(read_json(run / "calibration.json"))
@@ -63,7 +66,7 @@ def compare_runs(folders: Sequence[str | Path], *, n_boot: int = 1000, seed: int
         tables[0]["id"],
         tables[0]["slices"],
         certificates[0]["label_names"],
-        records[0].get("positive", 1),
+        records[0].positive,
         notes=_notes(judged, tables),
         n_boot=n_boot,
         seed=seed,
@@ -113,16 +116,16 @@ def _names(runs: Sequence[Path]) -> list[str]:
     return names
 
 
-def _cost(run: Path, record: dict[str, Any]) -> Cost:
+def _cost(run: Path, record: RunRecord) -> Cost:
     weights, latency = run / "model.safetensors", None
     if Robustness.there(run) and (measured := Robustness.read(run).latency):
         latency = measured.p50
     return Cost(
-        method=record.get("method"),
-        parameters=record.get("parameters"),
-        trainable_parameters=record.get("trainable_parameters"),
+        method=record.method,
+        parameters=record.parameters,
+        trainable_parameters=record.trainable_parameters,
         megabytes=round(weights.stat().st_size / 1e6, 3) if weights.is_file() else None,
-        training_seconds=record.get("time", {}).get("train"),
+        training_seconds=RunSpeed.read(run).time.get("train") if RunSpeed.there(run) else None,
         latency_p50=latency,
         times_read_before=FinalFigures.read(run).times_read_before,
     )

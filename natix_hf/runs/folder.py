@@ -1,27 +1,25 @@
 """The folder of a run: who may write into it, and the parts of it that are there before training.
 
-A folder holds one run. `run.json` says whether it is under way or finished; a second run in the same place is refused
-unless it resumes the first or is told to replace it.
+A folder holds one run. It is finished when the last of its steps is; a second run in the same place is refused unless
+it resumes the first or is told to replace it.
 """
 
 from __future__ import annotations
 
-import platform
 import shutil
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from natix_hf import __version__
 from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.documents.run_record import RunRecord
+from natix_hf.documents.step_record import StepRecord
 from natix_hf.errors import UserError
-from natix_hf.files import check_writable, read_json, write_json, write_text
+from natix_hf.files import check_writable, write_json, write_text
+from natix_hf.runs.provenance import now, versions
+from natix_hf.runs.steps import CHAINS
 
 # Why some commands refuse a run of a sweep.
 SWEPT = "a run of a sweep is judged by val_select alone: the one that won is trained as a run of its own, see SWEEP.md"
-PACKAGES = ("torch", "torchvision", "transformers", "peft", "accelerate", "datasets")
 
 
 def check(output_dir: str | Path, *, resume: bool, overwrite: bool) -> None:
@@ -42,7 +40,7 @@ def check(output_dir: str | Path, *, resume: bool, overwrite: bool) -> None:
         raise UserError(f"output_dir {run}: not empty, and what it holds is no run of natix_hf: choose another folder")
     if overwrite and not resume:
         return
-    if _status(run) == "finished":
+    if status(run) == "finished":
         raise UserError(
             f"output_dir {run}: already holds a finished run: choose another folder or add --overwrite_output_dir true"
         )
@@ -60,9 +58,9 @@ def finished(folder: str | Path) -> Path:
         raise UserError(f"{folder}: no such folder")
     if not (run / "run.json").is_file():
         raise UserError(f"{folder}: not a run of natix_hf: it has no run.json")
-    if _status(run) != "finished":
+    if status(run) != "finished":
         raise UserError(f"{folder}: the run is not finished: train it with --resume_from_checkpoint true first")
-    if read_json(run / "run.json").get("purpose") == "sweep":
+    if RunRecord.read(run).purpose == "sweep":
         raise UserError(f"{folder}: {SWEPT}")
     return run
 
@@ -73,11 +71,17 @@ def exportable(folder: str | Path) -> Path:
     return run if (run / "recalibration.json").is_file() and (run / "config.json").is_file() else finished(folder)
 
 
-def _status(run: Path) -> str | None:
-    try:
-        return read_json(run / "run.json").get("status")
-    except (ValueError, AttributeError):
-        raise UserError(f"{run / 'run.json'}: not a JSON object that natix_hf wrote: bring the file back") from None
+def status(run: Path) -> Literal["training", "evaluating", "finished"]:
+    """How far a run is: its training is under way, the steps behind it are, or the last one has been done.
+
+    Raises:
+        UserError: `run.json` is not one, or of another release.
+    """
+    record = RunRecord.read(run)
+    if record.status != "finished":
+        return "training"
+    last = CHAINS[record.purpose or "run"][-1]
+    return "finished" if StepRecord.path(run, last.name).is_file() else "evaluating"
 
 
 def begin(
@@ -114,26 +118,10 @@ def begin(
             )
     run.mkdir(parents=True, exist_ok=True)
     started = now()
-    if resume and (run / "run.json").exists():
-        started = read_json(run / "run.json").get("started", started)
-    record = {
-        "version": RunRecord.edition,
-        "status": "training",
-        "started": started,
-        "versions": versions(),
-        "processes": processes,
-    }
-    write_json(run / "run.json", record)
+    if resume and RunRecord.there(run):
+        started = RunRecord.read(run).started or started
+    shutil.rmtree(run / "steps", ignore_errors=True)
+    RunRecord(status="training", started=started, versions=versions(), processes=processes).write(run)
     write_json(run / "splits.json", splits)
     if recipe_text is not None:
         write_text(run / "recipe.yaml", recipe_text)
-
-
-def now() -> str:
-    """The time as run.json writes it."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that a result depends on."""
-    return {"natix_hf": __version__, "python": platform.python_version(), **{name: version(name) for name in PACKAGES}}

@@ -23,33 +23,28 @@ from natix_hf.photos.decode import open_photo
 from natix_hf.photos.geometry import Geometry
 from natix_hf.report.page_sections import wanted_photos
 from natix_hf.runs.report_page import rows_of
+from natix_hf.runs.steps import SHOW, carried_out
 
 # Whose photos a page may show: split, role and step.
-SHOWN = (("val_select", "selection", "doubtful labels"), ("val_test", "final_evaluation", "final figures"))
+SHOWN = (("val_select", "selection", "doubtful labels"), ("val_test", "final_evaluation", "confident mistakes"))
 MAX_SIDE = 640
 _BATCH = 8
 
 
-def keep_photos(
-    run: Path, splits: LockedSplits, model: torch.nn.Module | None, processor: Any
-) -> list[dict[str, Any]]:
+def keep_photos(run: Path, splits: LockedSplits, model: torch.nn.Module | None, processor: Any) -> None:
     """Keep what the page of a run will show, while the photos are at hand.
 
     Args:
         run: with predictions and calibration.
         splits: of an ordinary run.
         model, processor: as in `write_gallery`.
-
-    Returns:
-        The entries of the ledger for the rows that were read. `evaluate_run` notes the final figures itself, of which
-        photos of `val_test` are a part.
     """
-    noted, photos = len(splits.ledger), {}
-    for split, role, step in SHOWN:
-        rows = splits.rows(role, step=step)
-        photos[split] = rows, wanted_photos(rows_of(run, split))
-    write_gallery(run, photos, model, processor)
-    return [entry for entry in splits.ledger[noted:] if entry["step"] != "final figures"]
+    with carried_out(run, SHOW, splits=splits):
+        photos = {}
+        for split, role, step in SHOWN:
+            rows = splits.rows(role, step=step)
+            photos[split] = rows, wanted_photos(rows_of(run, split))
+        write_gallery(run, photos, model, processor)
 
 
 def write_gallery(

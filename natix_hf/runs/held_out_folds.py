@@ -27,9 +27,11 @@ from natix_hf.data.sources.rows import Rows
 from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.data.splits.slicing import check_slices, counted_values
 from natix_hf.documents.final_figures import FinalFigures
+from natix_hf.documents.ledger import read_ledger
+from natix_hf.documents.run_record import RunRecord
+from natix_hf.documents.run_speed import RunSpeed
 from natix_hf.documents.several_runs import FoldMean, FoldRun, Folds
 from natix_hf.errors import UserError
-from natix_hf.files import read_json
 from natix_hf.report.metrics import METRICS
 from natix_hf.report.summary import LABELS, figure_text, interval_text
 
@@ -137,10 +139,10 @@ def folds_document(output: Path, column: str, folds: Sequence[Fold], outcomes: M
 
 def _found(run: Path, column: str, value: str) -> dict:
     """What a finished fold found, once it is sure that its test was that value and nothing of it was trained on."""
-    certificate, record, metrics = read_certificate(run), read_json(run / "run.json"), FinalFigures.read(run)
+    certificate, record, metrics = read_certificate(run), RunRecord.read(run), FinalFigures.read(run)
     prints = certificate["fingerprints"]
-    read = {entry["fingerprint"] for entry in record["ledger"] if entry["role"] != "final_evaluation"}
-    if certificate["hold_out"] != {column: [value]} or prints["val_test"] in read or record["purpose"] != "run":
+    read = {entry.fingerprint for entry in read_ledger(run) if entry.role != "final_evaluation"}
+    if certificate["hold_out"] != {column: [value]} or prints["val_test"] in read or record.purpose != "run":
         raise UserError(
             f"{run}: its figures are not those of {column} = {value} alone: remove the folder, start again"
         )
@@ -152,7 +154,7 @@ def _found(run: Path, column: str, value: str) -> dict:
         "metrics": metrics.metrics,
         "fingerprint": prints["val_test"],
         "times_read_before": metrics.times_read_before,
-        "seconds": record["time"]["train"],
+        "seconds": RunSpeed.read(run).time["train"],
     }
 
 

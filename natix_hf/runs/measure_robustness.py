@@ -19,7 +19,7 @@ import torch
 
 from natix_hf.data.splits.contracts import LockedSplits
 from natix_hf.decision.calibration import Calibration
-from natix_hf.documents.run_record import RunRecord
+from natix_hf.documents.step_record import StepRecord
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, replacing, write_json
 from natix_hf.inference.classify import load_classifier
@@ -31,14 +31,13 @@ from natix_hf.inference.robustness import (
     measure_latency,
     sent_logits,
 )
-from natix_hf.report import figures_robustness
 from natix_hf.report.robustness import Sent, latency_document, robustness_document
 from natix_hf.runs.photos_of_run import run_splits
 from natix_hf.runs.saved_logits import sent_as, write_predictions
+from natix_hf.runs.steps import PREDICT, TIME, carried_out
 from natix_hf.streetvision.field import LATE_2025, Field
 from natix_hf.streetvision.profiles import LETTERBOXED, SENT, check_profiles, check_sendable, file_name
 from natix_hf.streetvision.reward import Photos, reward_document
-from natix_hf.streetvision.reward_report import reward_figure
 
 if TYPE_CHECKING:
     from natix_hf.runs.decision_options import DecisionOptions
@@ -130,14 +129,15 @@ def _read(run: Path, ids: np.ndarray) -> tuple[dict[str, list[Sent]], dict[str, 
 
 def note_latency(run: Path, model: torch.nn.Module, processor: Any, rows: Any) -> None:
     """Measure some photos one by one on this machine's CPU, and write `predictions/robustness/latency.json`."""
-    photos = [rows[i]["image"] for i in range(min(TIMED, len(rows)))]
-    write_json(run / "predictions" / "robustness" / "latency.json", measure_latency(model, processor, photos))
+    with carried_out(run, TIME):
+        photos = [rows[i]["image"] for i in range(min(TIMED, len(rows)))]
+        write_json(run / "predictions" / "robustness" / "latency.json", measure_latency(model, processor, photos))
 
 
 def measure_robustness(run: Path, profiles: Sequence[str], *, batch_size: int = 16, num_workers: int = 2) -> None:
     """Predict `val_test` of a finished run as challenge profiles send it, in fp32, with the model that it saved.
 
-    The rows are read for the step that writes logits down, and the ledger in `run.json` says so.
+    The rows are read for the step that writes logits down, and the run's ledger says so.
 
     Raises:
         UserError: an unknown profile, a refit, or photos that are not those of the run any more.
@@ -150,14 +150,12 @@ def measure_robustness(run: Path, profiles: Sequence[str], *, batch_size: int = 
     note_latency(run, model, processor, rows)
     model.set_calibration(1.0)  # the logits are kept as they were before calibration
     model.to("cuda" if torch.cuda.is_available() else "cpu")
-    for profile in profiles:
-        cases = cases_of(profile)
-        logits = sent_logits(model, rows, processor, cases, batch_size=batch_size, num_workers=num_workers)
-        _write(run, profile, rows, cases, logits)
-    record = read_json(run / "run.json")
-    record["ledger"] = [*record["ledger"], *splits.ledger]
-    RunRecord.check(record)
-    write_json(run / "run.json", record)
+    done = StepRecord.of(run, PREDICT.name)
+    with carried_out(run, PREDICT, done and done.options, splits=splits):
+        for profile in profiles:
+            cases = cases_of(profile)
+            logits = sent_logits(model, rows, processor, cases, batch_size=batch_size, num_workers=num_workers)
+            _write(run, profile, rows, cases, logits)
 
 
 def challenge_documents(
@@ -170,7 +168,7 @@ def challenge_documents(
     field: Field | None = None,
     seed: int = 0,
 ) -> None:
-    """Write `robustness.json` where profiles were predicted, `reward.json` for two classes, and their figures.
+    """Write `robustness.json` where profiles were predicted, and `reward.json` for two classes.
 
     Args:
         run: the run folder.
@@ -193,7 +191,6 @@ def challenge_documents(
         latency = latency_document(**read_json(timed), limit=LIMIT) if timed.is_file() else None
         document = robustness_document(clean, ways, labels, groups, how_sent=how, latency=latency, **about)
         document.write(run)
-        figures_robustness.robustness(document, run / "figures" / "robustness.png")
     if len(label_names) == 2:
         sent = {"clean": [clean]}
         sent |= {profile: [way.logits for way in one if way.distortion is None] for profile, one in ways.items()}
@@ -206,7 +203,6 @@ def challenge_documents(
                 photos.append(Photos(profile, source, one, *repeated, how_sent=how.get(profile)))
         reward = reward_document(photos, field or LATE_2025, **about)
         reward.write(run)
-        reward_figure(reward, run / "figures" / "reward.png")
 
 
 def _by_source(sources: np.ndarray | None, n: int) -> list[tuple[str | None, np.ndarray]]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from natix_hf.decision.calibration import Calibration
 from natix_hf.decision.calibrators import fit_calibrator
 from natix_hf.documents.probe import OverProbe
-from natix_hf.files import read_json
 from natix_hf.report.intervals import bootstrap_intervals, group_count, paired_differences
 from natix_hf.report.summary import LABELS, figure_text
 
@@ -18,29 +16,21 @@ COMPARED = ("accuracy", "mcc", "auroc", "log_loss")
 
 
 def over_probe(
-    run: Path,
-    probe: dict[str, tuple[np.ndarray, ...]],
-    rows: dict[str, Any],
-    positive: int,
-    seed: int = 0,
+    fit: Mapping[str, Any], test: Mapping[str, Any], tuned: np.ndarray, positive: int, seed: int = 0
 ) -> OverProbe:
-    """What fine-tuning added over the probe on `val_test`, written to `over_probe.json`.
+    """What fine-tuning added over the probe on `val_test`.
 
     Args:
-        run: folder with `calibration.json`.
-        probe: from `WarmStart.predictions`.
-        rows: `logits, label, group` of `val_test` as `read_predictions` gives them.
+        fit, test: the probe's predictions on `val_calib/fit` and `val_test`, as `read_predictions` gives them.
+        tuned: logits `(n, classes)` that the tuned model serves for the rows of `test`, in their order.
         positive: id of the positive class.
 
     Returns:
         For each metric the probe's value and the tuned model's with intervals, and the difference
         (tuned minus probe) with that of pairs of photos, resampled by group.
     """
-    before = fit_calibrator(*probe["fit"]).calibration.calibrated(probe["test"][0])
-    after = Calibration.from_document(read_json(run / "calibration.json")).served(rows["logits"])
-    labels, groups = rows["label"], rows["group"]
-    if not np.array_equal(labels, probe["test"][1]):
-        raise ValueError("the probe's rows are not those of predictions/val_test.parquet")
+    before = fit_calibrator(fit["logits"], fit["label"], fit["group"]).calibration.calibrated(test["logits"])
+    after, labels, groups = tuned, test["label"], test["group"]
     intervals = [bootstrap_intervals(one, labels, groups, positive=positive, seed=seed) for one in (before, after)]
     changes = paired_differences(after, before, labels, groups, positive=positive, seed=seed)
     metrics = {
@@ -50,9 +40,7 @@ def over_probe(
     for one in metrics.values():
         for values in one.values():
             values |= {key: None for key, value in values.items() if value != value}
-    found = OverProbe(split="val_test", n=len(labels), groups=group_count(groups, len(labels)), metrics=metrics)
-    found.write(run)
-    return found
+    return OverProbe(split="val_test", n=len(labels), groups=group_count(groups, len(labels)), metrics=metrics)
 
 
 def over_probe_lines(found: OverProbe) -> list[str]:

@@ -10,12 +10,12 @@ import yaml
 from natix_hf.data.load_photos import recipe_photos
 from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.data.splits.contracts import LockedSplits
+from natix_hf.documents.run_record import RunRecord
 from natix_hf.errors import UserError
-from natix_hf.files import read_json
 
 
 def run_splits(run: str | Path, say: Callable[[str], None] | None = None) -> LockedSplits:
-    """The splits of a finished run; what is read of them has to be noted in its `run.json` by whoever reads.
+    """The splits of a finished run; what is read of them is noted in its ledger by the step that reads.
 
     Args:
         run: its folder.
@@ -26,7 +26,7 @@ def run_splits(run: str | Path, say: Callable[[str], None] | None = None) -> Loc
             there now are other photos, or another split of them.
     """
     run = Path(run)
-    if read_json(run / "run.json").get("purpose") == "refit":
+    if RunRecord.read(run).purpose == "refit":
         raise UserError(f"{run}: a refit was trained on all photos, so none is left to measure it on: name its run")
     if not (run / "recipe.yaml").is_file():
         raise UserError(f"{run}: no recipe.yaml, so its photos cannot be found: bring the file back")

@@ -24,13 +24,14 @@ from natix_hf.decision.prior import ODDS_LIMIT
 from natix_hf.decision.risk_control import smallest_alpha
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.recalibration import Recalibration
+from natix_hf.documents.run_record import RunRecord
 from natix_hf.errors import UserError, one_line
 from natix_hf.files import only_a_path, read_json, staging, write_json, write_text
 from natix_hf.inference.onnx_model import GRAPH
 from natix_hf.report.decision_lines import calibration_lines
+from natix_hf.runs.assemble_model import write_into_weights
 from natix_hf.runs.calibrate_run import carried, check_decision, decide, guaranteed
 from natix_hf.runs.decision_options import DecisionOptions
-from natix_hf.runs.finish_run import write_into_weights
 from natix_hf.runs.saved_logits import write_predictions
 
 SIDES = {"precision": "min"}  # the other risks are named --max_...
@@ -121,8 +122,9 @@ def calibration_of(folder: Path, classes: int) -> tuple[Calibration, Mapping[str
 
 def positive_class(folder: Path, document: Mapping[str, Any]) -> int:
     """The id of the positive class: as the calibration or the run says, else 1."""
-    record = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
-    return int(document.get("positive", record.get("positive", 1)))
+    if "positive" in document:
+        return int(document["positive"])
+    return RunRecord.read(folder).positive if RunRecord.there(folder) else 1
 
 
 def certifiable_line(

@@ -20,13 +20,16 @@ from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.probe import ProbeSearch
+from natix_hf.documents.run_record import RunRecord
 from natix_hf.errors import UserError
-from natix_hf.files import read_json, write_json, write_text
+from natix_hf.files import write_text
 from natix_hf.hub.cards import model_card
 from natix_hf.runs import folder as run_folder
+from natix_hf.runs.assemble_model import save_model
 from natix_hf.runs.decision_options import DecisionOptions
-from natix_hf.runs.finish_run import save_model, write_record
+from natix_hf.runs.finish_run import write_speed
 from natix_hf.runs.same_recipe import REFITTED, differing, told
+from natix_hf.runs.steps import CARD, CARRY_OVER, carried_out
 from natix_hf.training.heads import Setting
 from natix_hf.training.trainer import NatixTrainer
 
@@ -46,10 +49,10 @@ def check_refit(honest: str | Path, text: str, known: Mapping[str, Any]) -> Path
         UserError: names what differs.
     """
     run = run_folder.finished(honest)
-    record = read_json(run / "run.json")
-    if record.get("purpose", "run") != "run":
-        raise UserError(f"refit_from {honest}: is itself a {record['purpose']}: name the run that it came from")
-    if "max_steps" not in record or not (run / "recipe.yaml").is_file():
+    record = RunRecord.read(run)
+    if record.purpose not in (None, "run"):
+        raise UserError(f"refit_from {honest}: is itself a {record.purpose}: name the run that it came from")
+    if record.max_steps is None or not (run / "recipe.yaml").is_file():
         raise UserError(
             f"refit_from {honest}: does not say how it was trained (recipe.yaml, run.json): train it again"
         )
@@ -89,18 +92,18 @@ class Refit(NatixTrainer):
                 f"refit_from {honest}: the photos or their split are not those of that run: bring them back, or train "
                 "the run again"
             )
-        record = read_json(honest / "run.json")
-        processes = record.get("processes", args.world_size)
+        record = RunRecord.read(honest)
+        processes = record.processes or args.world_size
         if processes != args.world_size:
             raise UserError(
                 f"refit_from {honest}: trained by {processes} process(es), and this refit has {args.world_size}: its "
                 f"steps would be of another number of photos: start {processes}"
             )
-        steps = record["steps"]
+        steps = record.steps
         # The weights of the honest run are those of its best checkpoint, where it chose one.
-        if args.load_best_model_at_end and record["best_step"]:
-            steps = record["best_step"]
-        self.honest, self.taken = honest, {"name": honest.name, "steps": steps, "max_steps": record["max_steps"]}
+        if args.load_best_model_at_end and record.best_step:
+            steps = record.best_step
+        self.honest, self.taken = honest, {"name": honest.name, "steps": steps, "max_steps": record.max_steps}
         args.max_steps, args.load_best_model_at_end, args.early_stopping_patience = steps, False, None
         args.eval_strategy, args.eval_on_start = IntervalStrategy.NO, False
         if args.save_strategy == SaveStrategy.BEST:
@@ -109,6 +112,9 @@ class Refit(NatixTrainer):
 
     def planned_steps(self) -> int:
         return self.taken["max_steps"]
+
+    def taken_over(self) -> dict[str, Any]:
+        return {"refit": self.taken}
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
         return super().create_scheduler(self.planned_steps(), optimizer)
@@ -123,14 +129,15 @@ def finish_refit(trainer: Refit, decision: DecisionOptions | None = None) -> Fin
     run, document = Path(trainer.args.output_dir), None
     if trainer.args.should_save:
         name = {"honest_run": trainer.honest.name}
-        calibration = read_json(trainer.honest / "calibration.json") | name
-        document = FinalFigures.read(trainer.honest).model_copy(update=name)
-        CalibrationFile.check(calibration)
-        save_model(trainer, run, calibration)
-        write_json(run / "calibration.json", calibration)
-        document.write(run)
-        over = {"status": "finished", "finished": run_folder.now()}
-        write_record(trainer, decision or DecisionOptions(), run, refit=trainer.taken, **over)
-        write_text(run / "README.md", model_card(run))
+        with carried_out(run, CARRY_OVER, purpose="refit"):
+            calibration = CalibrationFile.read(trainer.honest).model_copy(update=name)
+            calibration.write(run)
+            document = FinalFigures.read(trainer.honest).model_copy(update=name)
+            document.write(run)
+        with trainer.times.timed("save"):
+            save_model(trainer, run, calibration.plain())
+        write_speed(trainer)
+        with carried_out(run, CARD, purpose="refit"):
+            write_text(run / "README.md", model_card(run))
     trainer.accelerator.wait_for_everyone()
     return document

@@ -1,7 +1,8 @@
-"""`report.html` of a finished run, put together from the files in its folder; the model isn't run."""
+"""Figures, card and page of a finished run, put together from the files in its folder; the model isn't run."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +11,23 @@ from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.decision.calibration import Calibration
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.gallery import Gallery
+from natix_hf.documents.ledger import read_ledger
 from natix_hf.documents.reward import Reward
 from natix_hf.documents.robustness import Robustness
+from natix_hf.documents.run_record import RunRecord
+from natix_hf.documents.run_speed import RunSpeed
 from natix_hf.documents.selective import Selective
 from natix_hf.documents.slices import Slices
 from natix_hf.errors import UserError
-from natix_hf.files import read_json, write_text
+from natix_hf.files import read_json, replacing, write_text
+from natix_hf.hub.cards import model_card
 from natix_hf.hub.public_page import facts, lead, served_rows
-from natix_hf.report import figures_decisions
+from natix_hf.report import figures, figures_decisions, figures_robustness
 from natix_hf.report.page import report_html
 from natix_hf.report.page_sections import Picture, Rows
 from natix_hf.runs.saved_logits import read_predictions
-from natix_hf.streetvision.reward_report import reward_sections
+from natix_hf.runs.steps import REPORT, carried_out
+from natix_hf.streetvision.reward_report import reward_figure, reward_sections
 
 OPTIONAL = {"slices": Slices, "robustness": Robustness, "reward": Reward, "selective": Selective}
 
@@ -41,10 +47,12 @@ def write_report(run: str | Path, *, path: str | Path | None = None, include_pho
         UserError: the run was never evaluated, or a file of it is missing or not what it should be.
     """
     run = Path(run)
-    documents = {name: _document(run, name) for name in ("calibration", "run")}
+    documents: dict[str, Any] = {"calibration": _document(run, "calibration"), "run": RunRecord.read(run)}
     _check_there(run, "metrics")
     documents["metrics"] = FinalFigures.read(run)
     documents["splits"] = read_certificate(run)
+    documents["ledger"] = read_ledger(run)
+    documents["speed"] = RunSpeed.read(run) if RunSpeed.there(run) else None
     documents |= {name: kind.read(run) for name, kind in OPTIONAL.items() if kind.there(run)}
     calibration = Calibration.from_document(documents["calibration"])
     pictures = read_pictures(run) if include_photos else None
@@ -64,23 +72,41 @@ def write_report(run: str | Path, *, path: str | Path | None = None, include_pho
     return path
 
 
-def write_decision_figures(run: str | Path) -> None:
-    """The page's pictures of how decisions fall, as PNG in `figures/` for the card."""
-    run = Path(run)
-    calibration, splits = _document(run, "calibration"), read_certificate(run)
-    test, positive = _rows(run, "val_test", Calibration.from_document(calibration)), _document(run, "run")["positive"]
-    is_positive, folder = test.labels == positive, run / "figures"
+def draw_figures(run: Path) -> None:
+    """The pictures in `figures/` that the card shows."""
+    record, splits, calibration = RunRecord.read(run), read_certificate(run), _document(run, "calibration")
+    test = _rows(run, "val_test", Calibration.from_document(calibration))
+    names, positive = splits["label_names"], record.positive
+    is_positive = test.labels == positive
+
+    def drawn(name: str, draw: Callable[..., None], *about: Any) -> None:
+        with replacing(run / "figures" / f"{name}.png") as path:
+            draw(*about, path)
+
+    drawn("reliability", figures.reliability, test.before, test.after, test.labels)
+    drawn("confusion", figures.confusion, test.labels, test.decided, names)
+    if record.log_history:
+        drawn("training", figures.training_curve, record.log_history)
     if calibration.get("threshold_choice"):
-        figures_decisions.threshold_figure(
-            calibration["threshold_choice"], calibration["fitted_on"], folder / "threshold.png"
-        )
+        about = calibration["threshold_choice"], calibration["fitted_on"]
+        drawn("threshold", figures_decisions.threshold_figure, *about)
     if Selective.there(run):
-        figures_decisions.risk_coverage_figure(Selective.read(run), folder / "risk_coverage.png")
+        drawn("risk_coverage", figures_decisions.risk_coverage_figure, Selective.read(run))
     if is_positive.any() and not is_positive.all():
-        score, decided = test.log_odds[:, positive], test.decided == positive
-        figures_decisions.ranking_figure(
-            score, is_positive, decided, splits["label_names"][positive], folder / "ranking.png"
-        )
+        about = test.log_odds[:, positive], is_positive, test.decided == positive, names[positive]
+        drawn("ranking", figures_decisions.ranking_figure, *about)
+    if Robustness.there(run):
+        drawn("robustness", figures_robustness.robustness, Robustness.read(run))
+    if Reward.there(run):
+        reward_figure(Reward.read(run), run / "figures" / "reward.png")  # none where nothing has a reward
+
+
+def report_run(run: Path) -> None:
+    """The last step of a run: `figures/`, the card `README.md` and the page `report.html`, from its documents."""
+    with carried_out(run, REPORT):
+        draw_figures(run)
+        write_text(run / "README.md", model_card(run))
+        write_report(run)
 
 
 def read_pictures(run: Path) -> dict[tuple[str, str], Picture]:

@@ -13,8 +13,8 @@ from typing import Any
 
 import yaml
 
+from natix_hf.documents.run_record import RunRecord
 from natix_hf.errors import UserError
-from natix_hf.files import read_json
 
 # Places, and how the machine is used.
 PLACES = (
@@ -81,7 +81,7 @@ def check_resumed(point: Path, text: str, known: Mapping[str, Any], processes: i
     ours, theirs = (yaml.safe_load(one) for one in (text, (run / "recipe.yaml").read_text(encoding="utf-8")))
     odd = differing(ours, theirs, known, RESUMED)
     longer = {key: odd.pop(key) for key in LONGER if key in odd and 0 < odd[key][1] < odd[key][0]}
-    was = read_json(run / "run.json").get("processes", processes)
+    was = RunRecord.read(run).processes
     if was != processes:
         odd["processes"] = (processes, was)
     if odd:

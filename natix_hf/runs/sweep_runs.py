@@ -17,15 +17,17 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.documents.figures import Interval
+from natix_hf.documents.run_record import RunRecord
+from natix_hf.documents.run_speed import RunSpeed
 from natix_hf.documents.several_runs import Sweep, SweepRun, SweepScore
 from natix_hf.errors import UserError
-from natix_hf.files import read_json
 from natix_hf.report.intervals import bootstrap_intervals, group_count
 from natix_hf.report.summary import LABELS, figure_text, interval_text
 from natix_hf.runs import folder as run_folder
 from natix_hf.runs.decision_options import DecisionOptions
-from natix_hf.runs.finish_run import write_record
-from natix_hf.runs.saved_logits import read_predictions, write_predictions
+from natix_hf.runs.finish_run import write_speed
+from natix_hf.runs.predict_run import predict_run
+from natix_hf.runs.saved_logits import read_predictions
 from natix_hf.training.bottleneck import speed_lines
 
 if TYPE_CHECKING:
@@ -108,22 +110,16 @@ def state(folder: Path, text: str, whose: str = "sweep") -> str:
         raise UserError(
             f"{folder}: holds a run of another recipe than this {whose}'s: choose another --output_dir, or remove it"
         )
-    return "finished" if read_json(record).get("status") == "finished" else "interrupted"
+    return "finished" if run_folder.status(folder) == "finished" else "interrupted"
 
 
 def finish_member(trainer: NatixTrainer, decision: DecisionOptions | None = None) -> SweepScore | None:
-    """Write the logits of `val_select` and complete `run.json` of a run of a sweep; returns the score."""
-    run = Path(trainer.args.output_dir)
+    """Write the logits of `val_select` of a run of a sweep; returns the score."""
+    run, document = Path(trainer.args.output_dir), None
     with trainer.times.timed("predict"):
-        rows = trainer.splits.rows("selection", step="predictions")
-        logits = trainer.logits(rows)
-    document = None
+        predict_run(run, trainer.splits, trainer, decision or DecisionOptions(), writes=trainer.args.should_save)
     if trainer.args.should_save:
-        write_predictions(run / "predictions" / "val_select.parquet", [(None, rows, logits)])
-        metric = (trainer.args.metric_for_best_model or "mcc").removeprefix("eval_")
-        metric = "log_loss" if metric == "loss" else metric
-        over = {"status": "finished", "finished": run_folder.now()}
-        write_record(trainer, decision or DecisionOptions(), run, metric=metric, **over)
+        write_speed(trainer)
         shutil.rmtree(run / "checkpoints", ignore_errors=True)  # what wins is trained as a run of its own
         document = score(run)
     trainer.accelerator.wait_for_everyone()
@@ -137,26 +133,26 @@ def member_lines(trainer: NatixTrainer, metrics: SweepScore) -> list[str]:
         f"val_select: {LABELS[metrics.metric]} {figure_text(interval.value)} "
         f"({LEVEL:.0%} interval {interval_text(interval)}; {metrics.n} photos, {metrics.groups} groups); "
         "a run of a sweep has no other figures",
-        *speed_lines(read_json(Path(trainer.args.output_dir) / "run.json").get("speed"), trainer.times),
+        *speed_lines(trainer.accounting.document(), trainer.times),
     ]
 
 
 def score(run: Path) -> SweepScore:
     """What a finished run of a sweep is ranked by."""
-    record, rows = read_json(run / "run.json"), read_predictions(run, "val_select")
+    record, rows = RunRecord.read(run), read_predictions(run, "val_select")
     found = bootstrap_intervals(
-        rows["logits"], rows["label"], rows["group"], positive=record["positive"], n_boot=RESAMPLES, level=LEVEL
+        rows["logits"], rows["label"], rows["group"], positive=record.positive, n_boot=RESAMPLES, level=LEVEL
     )
     return SweepScore(
-        metric=record["metric"],
-        score=Interval.of(found[record["metric"]]),
+        metric=record.metric,
+        score=Interval.of(found[record.metric]),
         log_loss=Interval.of(found["log_loss"]),
         n=len(rows["label"]),
         groups=group_count(rows["group"], len(rows["label"])),
         fingerprint=read_certificate(run)["fingerprints"]["val_select"],
-        best_step=record["best_step"],
-        steps=record["steps"],
-        seconds=record["time"]["train"],
+        best_step=record.best_step,
+        steps=record.steps,
+        seconds=RunSpeed.read(run).time["train"],
     )
 
 

@@ -6,8 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from natix_hf.documents.probe import ProbeSearch
+from natix_hf.documents.run_record import RunRecord
 from natix_hf.files import replacing
 from natix_hf.runs import folder as run_folder
+from natix_hf.runs.provenance import now
+from natix_hf.runs.steps import TRAIN, carried_out
 from natix_hf.training.checkpoints import asked_to_resume, resume_point, resumed_line
 
 if TYPE_CHECKING:
@@ -49,10 +52,49 @@ def train_run(
             if trainer.curriculum is not None:
                 print(trainer.curriculum.told())
                 trainer.curriculum.draw(run / "figures" / "curriculum.png", trainer.label_list)
-    output = trainer.train(resume_from_checkpoint=False if point is None else str(point))
-    if trainer.search is not None and args.should_save:
-        print("\n".join(write_search(run, trainer.search)))
+    with carried_out(run, TRAIN, purpose=trainer.splits.purpose, splits=trainer.splits, noted=args.should_save):
+        output = trainer.train(resume_from_checkpoint=False if point is None else str(point))
+        if args.should_save:
+            if trainer.search is not None:
+                print("\n".join(write_search(run, trainer.search)))
+            training_record(trainer, RunRecord.read(run)).write(run)
     return output
+
+
+def training_record(trainer: NatixTrainer, begun: RunRecord) -> RunRecord:
+    """`run.json` of a trainer that has trained.
+
+    Args:
+        trainer: which.
+        begun: what was written when it began.
+    """
+    args, splits, state = trainer.args, trainer.splits, trainer.state
+    certificate = splits.description
+    metric = (args.metric_for_best_model or "mcc").removeprefix("eval_")
+    content = {
+        "status": "finished",
+        "finished": now(),
+        "method": trainer.method,
+        "positive": trainer.positive,
+        "training_shares": trainer.training_shares,
+        "seeds": {"seed": args.seed, "data_seed": trainer.sampler.seed, "split_seed": certificate["seed"]},
+        "fingerprints": {"splits": certificate["fingerprint"], **certificate["fingerprints"]},
+        "prefix": trainer.source.prefix_document(),
+        "purpose": splits.purpose,
+        "hold_out": certificate.get("hold_out", {}),
+        "steps": state.global_step,
+        "max_steps": trainer.planned_steps(),
+        "best_step": state.best_global_step,
+        "trainable_parameters": trainer.trainable_parameters,
+        "parameters": trainer.all_parameters,
+        "log_history": [
+            {k: v if v == v and abs(v) != float("inf") else None for k, v in entry.items()}
+            for entry in state.log_history
+        ],
+        "metric": "log_loss" if metric == "loss" else metric,
+        **trainer.taken_over(),
+    }
+    return RunRecord.check({"version": RunRecord.edition, **begun.plain(), **content})
 
 
 def write_search(run: Path, search: ProbeSearch) -> list[str]:

@@ -15,8 +15,8 @@ from natix_hf.decision.calibration_error import Reference, intervals
 from natix_hf.decision.drift import drift_line, drift_test
 from natix_hf.decision.expected_accuracy import expected_accuracy
 from natix_hf.decision.prior_shift import estimate_prior, prior_bias
+from natix_hf.documents.run_record import RunRecord
 from natix_hf.errors import UserError
-from natix_hf.files import read_json
 from natix_hf.runs.saved_logits import read_predictions
 
 
@@ -83,9 +83,9 @@ def under_seen(folder: Path, calibration: Calibration, document: Mapping[str, An
     """
     zeros = np.zeros(len(seen))
     bias = zeros
-    if list(document.get("options", {}).get("calibrator", ())) == ["none"] and (folder / "run.json").is_file():
+    if list(document.get("options", {}).get("calibrator", ())) == ["none"] and RunRecord.there(folder):
         # Logits that nothing has touched belong to the shares that training saw, where sampling or weights moved them.
-        trained = read_json(folder / "run.json").get("training_shares")
+        trained = RunRecord.read(folder).training_shares
         bias = prior_bias(trained, seen) if trained else zeros
     return dataclasses.replace(calibration, prior_bias=bias, threshold_bias=zeros)
 

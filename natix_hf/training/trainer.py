@@ -445,9 +445,13 @@ class NatixTrainer(Trainer):
         self.args.dataloader_num_workers = workers
         return np.asarray(predicted, dtype=np.float32)
 
-    def probe_predictions(self) -> dict[str, tuple[np.ndarray, ...]] | None:
-        """What `WarmStart.predictions` says; None where training started from no probe."""
-        return self.warm and self.warm.predictions(self.accelerator.unwrap_model(self.model))
+    def probe_predictions(self) -> dict[str, tuple[str | None, Any, np.ndarray]]:
+        """What `WarmStart.predictions` says; empty where training started from no probe."""
+        return self.warm.predictions(self.accelerator.unwrap_model(self.model)) if self.warm else {}
+
+    def taken_over(self) -> dict[str, Any]:
+        """What of `run.json` comes from another run."""
+        return {}
 
     def plain_model(self) -> Any:
         """The model itself: without adapters and what wraps it for training."""

@@ -97,20 +97,21 @@ class WarmStart:
         """Cached features of rows by the backbone as it was before training."""
         return self.source.features(rows, plain, weights=self.weights)
 
-    def predictions(self, model: Any) -> dict[str, tuple[np.ndarray, ...]] | None:
-        """Logits, labels and groups of the probe on `val_calib/fit` and `val_test`, before the adapters are merged.
+    def predictions(self, model: Any) -> dict[str, tuple[str | None, Any, np.ndarray]]:
+        """Part, rows and logits `(n, classes)` of the probe on `val_calib/fit` and `val_test`.
 
-        None where the backbone itself was trained, so that what the probe read is gone. `model` is the trained one.
+        Empty where the backbone itself was trained, so that what the probe read is gone. `model` is the trained one,
+        before its adapters are merged.
         """
         if not self.comparable:
-            return None
+            return {}
         found = {}
         with self.source.times.timed("warm_start"), model.disable_adapter():
-            for name, role, part in (("fit", "policy", "fit"), ("test", "final_evaluation", None)):
+            for name, role, part in (("val_calib", "policy", "fit"), ("val_test", "final_evaluation", None)):
                 rows = self.splits.rows(role, step="predictions", part=part)
                 features = self.features(model.get_base_model(), rows)
                 logits = features.table() @ self.head.weight.numpy().T + self.head.bias.numpy()
-                found[name] = (logits.astype(np.float64), np.array(features.labels), np.array(rows["group"]))
+                found[name] = part, rows, logits.astype(np.float32)
         return found
 
 

@@ -11,7 +11,7 @@ import huggingface_hub
 import pytest
 import torch
 import yaml
-from finished_run import write_finished_run
+from finished_run import note_steps, write_finished_run
 from hub_state import READ, WRITE, Hub
 
 from natix_hf import publish as publish_verb
@@ -86,7 +86,8 @@ def write_run(
         "temperature": list(temperature), "logit_bias": list(logit_bias), "calibrator_bias": list(logit_bias),
     }  # fmt: skip
     write_json(run / "calibration.json", calibration)
-    write_json(run / "run.json", {"status": "finished", "method": method, "positive": 1})
+    write_json(run / "run.json", {"version": 2, "status": "finished", "method": method, "positive": 1})
+    note_steps(run)
     return run
 
 

@@ -32,7 +32,7 @@ def run_folder(tmp_path):
             "config.json": {"id2label": {str(i): name for i, name in enumerate(classes)}},
             "splits.json": certificate(list(classes), ratios and list(ratios)),
             "run.json": {
-                "version": 1,
+                "version": 2,
                 "status": "finished",
                 "versions": {"natix_hf": "0.1.0", "torch": "2.14.1"},
                 "method": "lora",

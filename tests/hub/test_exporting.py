@@ -183,7 +183,7 @@ def test_runs_that_are_not_whole_are_refused_in_a_line(s_run, make_run, tmp_path
     write_json(other / "calibration.json", read_json(s_run / "calibration.json") | {"temperature": [2.0, 2.0]})
     refused("calibration.json says temperature", other, "merged", out)
     interrupted = copied(s_run, tmp_path / "interrupted")
-    write_json(interrupted / "run.json", {"status": "training"})
+    write_json(interrupted / "run.json", {"version": 2, "status": "training"})
     refused("not finished", interrupted, "merged", out)
     probe = make_run(tmp_path / "probe", s_run.parent / "base", method="probe")
     refused("only LoRA runs have one", probe, "adapter", out)

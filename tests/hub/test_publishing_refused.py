@@ -129,17 +129,18 @@ def test_a_run_that_was_not_evaluated_or_has_no_calibration_is_refused(hub, run,
     (run / "metrics.json").unlink()
     line, _ = refused(run, "me/x")
     assert line == f"{run}: no metrics.json: run `python -m natix_hf.evaluate {run}` first"
-    write_json(run / "run.json", {"status": "training"})
+    write_json(run / "run.json", {"version": 2, "status": "training"})
     line, _ = refused(run, "me/x")
     assert "the run is not finished" in line
     assert not hub.repositories
 
 
 def test_a_run_that_was_calibrated_after_its_figures_were_computed_is_refused(hub, run, proofs, refused):
-    from natix_hf.files import fingerprint_file, read_json
+    from natix_hf.files import read_json
+    from natix_hf.runs.steps import EVALUATE, carried_out
 
-    record = read_json(run / "run.json")
-    write_json(run / "run.json", record | {"calibration_of_figures": fingerprint_file(run / "calibration.json")})
+    with carried_out(run, EVALUATE):
+        pass
     write_json(run / "calibration.json", read_json(run / "calibration.json") | {"threshold": 0.4})
     line, _ = refused(run, "me/x")
     assert "calibrated again after its figures were computed" in line

@@ -10,6 +10,8 @@ import pytest
 from PIL import Image
 
 from natix_hf.decision.selective import selective_document
+from natix_hf.documents.ledger import LedgerEntry
+from natix_hf.documents.run_record import RunRecord
 from natix_hf.report.page import report_html
 from natix_hf.report.page_sections import Picture, Rows
 from natix_hf.report.robustness import Sent, robustness_document
@@ -71,11 +73,11 @@ def documents(names, logits, test):
             **{"nll_before": 0.3, "nll_after": 0.2, "ece_before": 0.1, "ece_after": 0.05},
             **{key: [0.0] * len(names) for key in ("logit_bias", "prior_bias", "threshold_bias")},
         },
-        "run": {
-            "positive": 1,
-            "ledger": ledger,
-            "log_history": [{"step": 1, "loss": 0.7}, {"step": 2, "loss": 0.5, "eval_loss": 0.6, "eval_mcc": 0.8}],
-        },
+        "run": RunRecord(
+            status="finished",
+            log_history=[{"step": 1, "loss": 0.7}, {"step": 2, "loss": 0.5, "eval_loss": 0.6, "eval_mcc": 0.8}],
+        ),
+        "ledger": [LedgerEntry(fingerprint="", **entry) for entry in ledger],
         "splits": {
             "label_names": names,
             "class_counts": {place: dict.fromkeys(names, 5) for place in places},

@@ -12,7 +12,7 @@ from transformers import AutoModelForImageClassification
 import natix_hf
 from natix_hf import finish_run, train_run
 from natix_hf.files import read_json
-from natix_hf.runs.finish_run import write_into_weights
+from natix_hf.runs.assemble_model import write_into_weights
 
 NAMES = ["None", "Roadwork"]
 

@@ -8,8 +8,10 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
-import yaml
+import torch
 from datasets import ClassLabel, Dataset, Features, Image, Value
+from finished_run import note_steps
+from safetensors.torch import save_file
 from sklearn.metrics import matthews_corrcoef
 
 from natix_hf import UserError, calibrate
@@ -19,6 +21,7 @@ from natix_hf.data.splits.split_options import Plan
 from natix_hf.decision.calibration import Calibration
 from natix_hf.decision.temperature import fit_temperature, softmax
 from natix_hf.documents.calibration import CalibrationFile
+from natix_hf.documents.ledger import read_ledger
 from natix_hf.files import read_json, write_json
 from natix_hf.recipe.yaml_and_command_line import parse
 from natix_hf.report.decision_lines import calibration_lines
@@ -30,7 +33,9 @@ from natix_hf.runs.saved_logits import read_predictions, write_predictions
 NAMES = ["None", "Roadwork"]
 
 
-def write(folder: Path, n: int = 1600, prior: float = 0.9, scale: float = 2.0, names=NAMES, **record) -> Path:
+def write(
+    folder: Path, n: int = 1600, prior: float = 0.9, scale: float = 2.0, names=NAMES, decision=None, **record
+) -> Path:
     """A run whose logits are `scale` times the log posterior; two photos a group. All but class 0 have share `prior`.
 
     The evidence for a class is normal, N(0, 1.3) and 2.2 more for the class of the photo: the posterior is known.
@@ -61,8 +66,12 @@ def write(folder: Path, n: int = 1600, prior: float = 0.9, scale: float = 2.0, n
         predicted = [(part, kept, z[[int(name[1:]) for name in kept["id"]]] * scale) for part, kept in parts]
         write_predictions(folder / "predictions" / f"{split}.parquet", predicted)
     write_json(folder / "splits.json", done.description)
-    write_json(folder / "run.json", {"status": "finished", "positive": 1, "ledger": [], **record})
+    write_json(folder / "run.json", {"version": 2, "status": "finished", "positive": 1, **record})
+    note_steps(folder, **asdict(decision or DecisionOptions()))
     write_json(folder / "config.json", {"id2label": dict(enumerate(names))})
+    write_json(folder / "preprocessor_config.json", {})
+    zeros, ones = torch.zeros(classes), torch.ones(classes)
+    save_file({"head.temperature": ones, "head.logit_bias": zeros}, folder / "model.safetensors")
     return folder
 
 
@@ -164,7 +173,7 @@ def test_the_guarantee_reads_control_rows_and_nothing_else_does(tmp_path, monkey
     p = softmax(Calibration.from_document(document).calibrated(rows["logits"]))[:, 1]
     assert np.mean(p[rows["label"] == 0] >= guarantee["high"]) < 0.05
     assert carried(document)["decision"]["abstain_band"] == [guarantee["low"], guarantee["high"]]
-    ledger = [(entry["step"], entry["part"]) for entry in read_json(run / "run.json")["ledger"]]
+    ledger = [(entry.step, entry.part) for entry in read_ledger(run)]
     assert ledger == [("fit calibration", "fit"), ("fit calibration", "fit"), ("guarantee", "control")]
     unreachable = calibrate_run(run, DecisionOptions(risk="fpr", risk_alpha=1e-5))
     assert not unreachable["guarantee"]["reachable"]
@@ -220,7 +229,7 @@ def test_an_unreachable_threshold_is_not_used(run):
 
 def test_options_are_those_of_the_run_unless_overridden(tmp_path, capsys):
     asked = DecisionOptions(calibrator=["temperature", "vector"], target_prior=[0.5])
-    run = write(tmp_path / "run", n=3000, decision=asdict(asked))
+    run = write(tmp_path / "run", n=3000, decision=asked)
     assert options_of(run) == asked
     calibrate.main([str(run), "--fold_threshold", "--threshold_metric", "cost:1:10", "--risk", "fnr"])
     out = capsys.readouterr().out
@@ -239,10 +248,6 @@ def test_options_are_those_of_the_run_unless_overridden(tmp_path, capsys):
     assert len(read_json(run / "config.json")["isotonic"]) == 2
     calibrate.main([str(run)])
     assert read_json(run / "config.json")["isotonic"] is None
-    (tmp_path / "old").mkdir()
-    old = write(tmp_path / "old", n=60)
-    (old / "recipe.yaml").write_text(yaml.safe_dump({"calibrator": "none", "lora_r": 4}))
-    assert options_of(old) == DecisionOptions(calibrator=["none"])
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
+from finished_run import note_steps
 
 from natix_hf import compare
 from natix_hf.data.sources.rows import Rows
@@ -14,6 +15,7 @@ from natix_hf.data.splits.cut import cut
 from natix_hf.data.splits.split_options import Plan
 from natix_hf.documents.comparison import Comparison
 from natix_hf.documents.final_figures import FinalFigures
+from natix_hf.documents.run_speed import RunSpeed
 from natix_hf.errors import UserError
 from natix_hf.files import home, write_json
 from natix_hf.report.metrics import classification_metrics
@@ -66,8 +68,17 @@ def run(folder: Path, rows: Rows, seed: int, *, shuffled: bool = False, split_se
         test, logits = test.select(order), logits[order]
     write_predictions(folder / "predictions" / "val_test.parquet", [(None, test, logits)])
     write_json(folder / "splits.json", done.description)
-    known = {"status": "finished", "purpose": "run", "positive": 1, "method": "probe", "parameters": 1_000_000}
-    write_json(folder / "run.json", known | {"time": {"train": 12.5}} | record)
+    known = {
+        "version": 2,
+        "status": "finished",
+        "purpose": "run",
+        "positive": 1,
+        "method": "probe",
+        "parameters": 1_000_000,
+    }
+    write_json(folder / "run.json", known | record)
+    RunSpeed(time={"train": 12.5}, speed=None).write(folder)
+    note_steps(folder)
     write_json(folder / "calibration.json", CALIBRATION)
     groups = np.array(test["group"][:])
     about = {"label_names": ["None", "Roadwork"], "times_read_before": seed, "n_boot": 9}
@@ -117,7 +128,7 @@ def test_names_are_as_long_as_it_takes(tmp_path):
         ({"rows": photos(fingerprint=[f"{i + 1:032x}" for i in range(240)])}, "same names but other content"),
         ({"rows": photos(names=("none", "work"))}, r"other classes \(none, work against None, Roadwork\)"),
         ({"positive": 0}, "another positive class"),
-        ({"purpose": "refit", "refit": {"name": "mine"}}, "compare the run mine"),
+        ({"purpose": "refit", "refit": {"name": "mine", "steps": 1, "max_steps": 1}}, "compare the run mine"),
         ({"purpose": "sweep"}, "judged by val_select alone"),
         ({"status": "training"}, "not finished"),
     ],

@@ -13,6 +13,9 @@ from natix_hf.data.sources.rows import Rows
 from natix_hf.data.splits.cut import cut
 from natix_hf.data.splits.split_options import Plan
 from natix_hf.documents.figures import Interval
+from natix_hf.documents.ledger import note_reads
+from natix_hf.documents.run_record import RunRecord
+from natix_hf.documents.run_speed import RunSpeed
 from natix_hf.documents.several_runs import Folds
 from natix_hf.errors import UserError
 from natix_hf.files import write_json
@@ -91,11 +94,13 @@ def fold_run(folder: Path, rows: Rows, city: str, value: float, **more) -> None:
     done = cut(rows, Plan(near_duplicates=False, **{"hold_out": {"city": [city]}, "test_alone": True, **more}))
     prints = done.description["fingerprints"]
     ledger = [
-        {"role": role, "fingerprint": prints[split]}
+        {"step": "train", "role": role, "split": split, "rows": 1, "fingerprint": prints[split]}
         for role, split in (("training", "train"), ("selection", "val_select"), ("final_evaluation", "val_test"))
     ]
     write_json(folder / "splits.json", done.description)
-    write_json(folder / "run.json", {"purpose": "run", "ledger": ledger, "time": {"train": 1.5}})
+    RunRecord(status="finished", purpose="run").write(folder)
+    RunSpeed(time={"train": 1.5}, speed=None).write(folder)
+    note_reads(folder, ledger)
     figures = {name: Interval(value=value, low=value - 0.1, high=value + 0.1) for name in METRICS}
     figures["auroc"] = Interval(value=None, low=None, high=None)
     n, labels = done.description["sizes"]["val_test"], np.arange(10) % 2

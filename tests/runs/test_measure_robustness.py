@@ -10,6 +10,7 @@ import torch
 
 from natix_hf import NatixTrainer, NatixTrainingArguments, UserError, finish_run, load_model, load_photos, train_run
 from natix_hf.decision.calibration import Calibration
+from natix_hf.documents.ledger import read_ledger
 from natix_hf.documents.reward import Reward
 from natix_hf.documents.robustness import Robustness
 from natix_hf.inference.batches import client_pixels
@@ -18,7 +19,7 @@ from natix_hf.inference.robustness import Case, cases_of, sent_photo
 from natix_hf.report.metrics import classification_metrics
 from natix_hf.runs.calibrate_run import calibrate_run
 from natix_hf.runs.decision_options import DecisionOptions
-from natix_hf.runs.finish_run import evaluate_run
+from natix_hf.runs.evaluate_run import evaluate_run
 from natix_hf.runs.measure_robustness import measure_robustness
 from natix_hf.runs.saved_logits import read_predictions
 from natix_hf.streetvision.field import read_field
@@ -132,9 +133,10 @@ def test_measured_once_more_gives_the_same_logits_and_no_other_read_of_the_test(
     assert document.times_read_before == 0  # the same model on the same rows
     found = json.loads((run / "robustness.json").read_text())
     assert [profile["profile"] for profile in found["profiles"]] == [PROFILE, "challenge@2026-05"]
-    ledger = json.loads((run / "run.json").read_text())["ledger"]
-    assert [entry["step"] for entry in ledger if entry["split"] == "val_test"] == [
+    assert [entry.step for entry in read_ledger(run) if entry.split == "val_test"] == [
         "predictions",
+        "predictions",
+        "confident mistakes",
         "final figures",
         "final figures",
         "predictions",

@@ -1,13 +1,13 @@
 """The end of training leaves a page with photos; evaluating again makes it anew without the model or the photos."""
 
-import json
 import shutil
 
 import pytest
 
 from natix_hf import UserError
 from natix_hf.documents.gallery import Gallery
-from natix_hf.runs.finish_run import evaluate_run
+from natix_hf.documents.ledger import read_ledger
+from natix_hf.runs.evaluate_run import evaluate_run
 from natix_hf.runs.report_page import rows_of, write_report
 
 pytestmark = pytest.mark.slow
@@ -50,9 +50,9 @@ def test_training_ends_with_a_page_that_holds_its_photos(run):
 
 
 def test_the_ledger_says_that_photos_were_shown(run):
-    ledger = json.loads((run / "run.json").read_text())["ledger"]
-    read = [(entry["step"], entry["split"]) for entry in ledger]
+    read = [(entry.step, entry.split) for entry in read_ledger(run)]
     assert read.count(("doubtful labels", "val_select")) == 1
+    assert read.count(("confident mistakes", "val_test")) == 1
     assert read.count(("final figures", "val_test")) == 1
     assert "doubtful labels" in (run / "report.html").read_text()
 

@@ -5,7 +5,7 @@ import torch
 from transformers import TrainerCallback
 
 from natix_hf import finish_run, train_run
-from natix_hf.documents.run_record import RunRecord
+from natix_hf.documents.run_speed import RunSpeed
 from natix_hf.runs.finish_run import run_lines
 from natix_hf.training import accounting
 from natix_hf.training.bottleneck import bottleneck, speed_lines
@@ -43,8 +43,7 @@ def test_a_run_says_where_its_time_went(job, tmp_path):
     trainer = job(num_train_epochs=1, callbacks=[Slow()])
     train_run(trainer)
     metrics = finish_run(trainer)
-    record = json.loads((tmp_path / "run" / "run.json").read_text())
-    RunRecord.check(record)
+    record = RunSpeed.read(tmp_path / "run").plain()
     speed = record["speed"]
     assert speed["photos"] == trainer.splits.sizes["train"]
     assert speed["photos_per_second"] > 0
@@ -113,8 +112,7 @@ def test_a_grid_is_told_its_longest_phase_in_words_that_shorten_it(times, waitin
 def finished(trainer, folder):
     train_run(trainer)
     lines = "\n".join(run_lines(trainer, finish_run(trainer)))
-    record = json.loads((folder / "run.json").read_text())
-    RunRecord.check(record)
+    record = RunSpeed.read(folder).plain()
     return record, lines
 
 
@@ -214,26 +212,6 @@ def test_a_run_that_was_faster_than_the_peak_has_it_measured_again_and_no_share_
     assert "%" not in line.replace("0% of it waiting", "")
     assert "more than the matrix product that the machine was measured by while it was busy" in line
     assert "(80% of the machine" in speed_lines(speed | {"share_of_peak": 0.8, "bottleneck": "it"})[0]
-
-
-def test_a_record_of_an_earlier_version_stays_valid(job, tmp_path):
-    record, _ = finished(job(num_train_epochs=1), tmp_path / "run")
-    del record["prefix"]
-    record["speed"] = {
-        "photos": 29,
-        "photos_per_second": 80.5,
-        "waiting": 0.2,
-        "beside": 0.4,
-        "flop_per_photo": None,
-        "flop_per_second": None,
-        "peak_flop_per_second": None,
-        "share_of_peak": None,
-        "peak_memory_mib": 700.0,
-        "bottleneck": "the model itself",
-    }
-    RunRecord.check(record)
-    RunRecord.check(record | {"speed": None})
-    assert speed_lines(record["speed"])[0] == "speed: 80.5 photos/s in training, 20% of it waiting for data"
 
 
 def test_where_nothing_was_timed_nothing_is_said(job):

@@ -33,11 +33,11 @@ def test_the_head_starts_as_the_best_probe_and_the_run_says_what_lora_added(job,
     table = fresh.source.client_set(test, fresh.model).table()
     assert sum(computed) == count  # the probe of another run is served by the same cache
     logits = table @ trainer.warm.head.weight.numpy().T + trainer.warm.head.bias.numpy()
-    np.testing.assert_allclose(probe["test"][0], logits, atol=1e-4)
+    np.testing.assert_allclose(probe["val_test"][2], logits, atol=1e-4)
     metrics = finish_run(trainer)
     one = OverProbe.read(tmp_path / "run").metrics["accuracy"]
     assert one.tuned.value == metrics.metrics["accuracy"].value
-    assert one.probe.value == classification_metrics(probe["test"][0], probe["test"][1])["accuracy"]
+    assert one.probe.value == classification_metrics(probe["val_test"][2], np.array(test["label"]))["accuracy"]
     assert one.difference.difference == pytest.approx(one.tuned.value - one.probe.value)
     assert any("over the probe on the same" in line for line in run_lines(trainer, metrics))
 
@@ -55,7 +55,7 @@ def test_adapters_that_do_nothing_leave_the_fingerprint_and_those_that_do_change
 def test_no_comparison_where_the_backbone_itself_moved(job, tmp_path):
     for name, method, more in (("norms", "lora", {"lora": {"lora_train_norms": True}}), ("full", "full", {})):
         trainer = job(method, name=name, **WARM, **more)
-        assert trainer.probe_predictions() is None
+        assert not trainer.probe_predictions()
 
 
 def test_a_warm_start_needs_a_linear_head_and_something_to_tune(job):

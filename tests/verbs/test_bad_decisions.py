@@ -26,7 +26,7 @@ from natix_hf.report.slices import slices_document
 from tests.runs.test_calibrate_run import write
 from tests.verbs.conftest import listing
 
-RECORD = {"method": "lora", "versions": {"natix_hf": "1"}, "time": {}, "fingerprints": {}, "log_history": []}
+RECORD = {"method": "lora", "versions": {"natix_hf": "1"}, "fingerprints": {}, "log_history": []}
 VERSION_1 = {
     "version": 1, "calibrator": "temperature", "fitted_on": "val_calib/fit", "n": 99, "temperature": 2.0, "kept": True,
     "nll_before": 1.0, "nll_after": 0.5, "ece_before": 0.1, "ece_after": 0.05,
@@ -176,10 +176,14 @@ def test_runs_of_other_kinds(run, capsys, tmp_path):
     output = ("--output", tmp_path / "compared")
     other = shutil.copytree(run, tmp_path / "other")
     for changed, verbs, said in (
-        ({"status": "evaluating"}, (calibrate, evaluate, compare), "the run is not finished"),
+        ({"status": "training"}, (calibrate, evaluate, compare), "the run is not finished"),
         ({"purpose": "sweep"}, (calibrate, evaluate, compare), "a run of a sweep is judged by val_select alone"),
         ({"purpose": "refit"}, (calibrate,), "a refit saw the rows of val_calib"),
-        ({"purpose": "refit", "refit": {"name": "street"}}, (compare,), "compare the run street that it came from"),
+        (
+            {"purpose": "refit", "refit": {"name": "street", "steps": 1, "max_steps": 1}},
+            (compare,),
+            "compare the run street that it came from",
+        ),
         ({}, (compare,), "was never evaluated: python -m natix_hf.evaluate"),
     ):
         write_json(run / "run.json", record | changed)

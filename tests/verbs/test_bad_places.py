@@ -25,7 +25,7 @@ def test_an_output_folder_that_holds_a_finished_run(desk, finished):
 
 def test_an_output_folder_that_holds_an_interrupted_run(desk, photo_folder):
     desk.output.mkdir()
-    (desk.output / "run.json").write_text('{"status": "training"}')
+    (desk.output / "run.json").write_text('{"version": 2, "status": "training"}')
     line = desk.train()
     assert "--resume_from_checkpoint true" in line
     assert "--overwrite_output_dir true" in line

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from natix_hf.documents.learning_rates import LearningRates
+from natix_hf.documents.ledger import read_ledger
 from natix_hf.documents.several_runs import Sweep
 
 pytestmark = pytest.mark.slow
@@ -21,8 +22,8 @@ def read(path: Path):
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def reads(record: dict) -> set[tuple[str, str]]:
-    return {(entry["role"], entry["split"]) for entry in record["ledger"]}
+def reads(run: Path) -> set[tuple[str, str]]:
+    return {(entry.role, entry.split) for entry in read_ledger(run)}
 
 
 # -- find_lr ----------------------------------------------------------------------------------------------------------
@@ -84,9 +85,10 @@ def test_a_sweep_ranks_by_val_select_alone_and_says_what_failed(swept):
         run = output / one["name"]
         record = read(run / "run.json")
         assert record["purpose"] == "sweep"
-        assert record["speed"]["passes"]["features"]["photos"] + record["speed"]["passes"]["features"]["served"] > 0
+        passed = read(run / "speed.json")["speed"]["passes"]["features"]
+        assert passed["photos"] + passed["served"] > 0
         assert record["seeds"]["seed"] == 3
-        assert reads(record) == {("training", "train"), ("selection", "val_select")}
+        assert reads(run) == {("training", "train"), ("selection", "val_select")}
         logged = [entry["eval_mcc"] for entry in record["log_history"] if "eval_mcc" in entry]
         assert one["score"]["value"] == pytest.approx(max(logged))
 
@@ -172,8 +174,8 @@ def test_a_refit_trains_on_all_rows_and_shows_the_honest_run_s_figures_as_such(t
     assert record["purpose"] == "refit"
     assert record["refit"] == {"name": "run", "steps": honest["best_step"], "max_steps": honest["max_steps"]}
     assert record["steps"] == honest["best_step"]
-    assert reads(record) == {("refit", split) for split in ("train", "val_select", "val_calib", "val_test")}
-    assert sum(entry["rows"] for entry in record["ledger"]) == 48
+    assert reads(run) == {("refit", split) for split in ("train", "val_select", "val_calib", "val_test")}
+    assert sum(entry.rows for entry in read_ledger(run)) == 48
     assert read(run / "metrics.json") == read(finished / "metrics.json") | {"honest_run": "run"}
     assert read(run / "calibration.json") == read(finished / "calibration.json") | {"honest_run": "run"}
     assert read(run / "config.json")["temperature"] == read(finished / "config.json")["temperature"]

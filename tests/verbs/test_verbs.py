@@ -18,6 +18,7 @@ from PIL import Image
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.gallery import Gallery
+from natix_hf.documents.ledger import read_ledger
 from natix_hf.documents.run_record import RunRecord
 from natix_hf.documents.selective import Selective
 from natix_hf.documents.split_certificate import SplitCertificate
@@ -153,7 +154,7 @@ def test_labels_groups_and_roles_are_what_the_user_meant(job):
     rows = pq.read_table(job.run / "predictions" / "val_test.parquet").to_pydict()
     assert [splits["label_names"][label] for label in rows["label"]] == [labels[i]["label"] for i in rows["id"]]
     assert sorted(rows["id"]) == sorted(splits["ids"]["val_test"])
-    seen = {(entry["split"], entry["role"]) for entry in run["ledger"]}
+    seen = {(entry.split, entry.role) for entry in read_ledger(job.run)}
     assert seen == {
         ("train", "training"),
         ("val_select", "selection"),

@@ -40,6 +40,7 @@ STEPS: dict[str, dict[str, tuple[str, ...]]] = {
     "final figures": {"final_evaluation": ()},
     "round-trip proof": {"selection": ()},  # compares two forms of one model, reads no labels
     "doubtful labels": {"selection": ()},  # photos that a person is shown
+    "confident mistakes": {"final_evaluation": ()},  # likewise
     "refit": {REFIT: ()},
 }
 
@@ -68,7 +69,7 @@ class LockedSplits:
     It has no length, no items and no iteration; `rows` is the only way out, and everything else here is free of rows.
     """
 
-    __slots__ = ("__weakref__", "_description", "_ledger", "_notes", "_purpose")
+    __slots__ = ("__weakref__", "_description", "_ledger", "_notes", "_purpose", "_told")
 
     def __init__(self, splits: dict[str, Dataset], description: dict, notes: Sequence[str] = ()):
         """Lock the rows.
@@ -82,6 +83,7 @@ class LockedSplits:
         self._description = description
         self._notes = list(notes)
         self._ledger: list[dict] = []
+        self._told = 0
         self._purpose = "run"
 
     @property
@@ -109,6 +111,12 @@ class LockedSplits:
         """Who read which rows: step, role, split, part, number of rows, their fingerprint, time (seconds since
         1970)."""
         return [dict(entry) for entry in self._ledger]
+
+    def new_reads(self) -> list[dict]:
+        """The entries of the ledger since this was last asked for, for whoever writes them down."""
+        entries = self.ledger[self._told :]
+        self._told += len(entries)
+        return entries
 
     @property
     def purpose(self) -> str:

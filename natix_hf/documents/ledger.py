@@ -1,0 +1,59 @@
+"""`ledger.jsonl`: which rows each step of a run read. Lines are appended and never changed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from natix_hf.documents.document import Part
+from natix_hf.documents.figures import Count
+from natix_hf.errors import UserError
+
+NAME = "ledger.jsonl"
+
+
+class LedgerEntry(Part):
+    """Rows that a step read, at `time` (seconds since 1970)."""
+
+    step: str
+    role: Literal["training", "selection", "policy", "final_evaluation", "refit"]
+    split: Literal["train", "val_select", "val_calib", "val_test"]
+    part: Literal["fit", "control"] | None = None
+    rows: Count
+    fingerprint: str
+    time: float | None = None
+
+
+def note_reads(run: Path, entries: Iterable[dict[str, Any] | LedgerEntry]) -> None:
+    """Append entries to the ledger of a run, in one write."""
+    checked = [one if isinstance(one, LedgerEntry) else LedgerEntry.check(one, NAME) for one in entries]
+    if not checked:
+        return
+    lines = "".join(json.dumps(one.plain(), ensure_ascii=False) + "\n" for one in checked)
+    handle = os.open(Path(run) / NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        os.write(handle, lines.encode())
+    finally:
+        os.close(handle)
+
+
+def read_ledger(run: Path) -> list[LedgerEntry]:
+    """The ledger of a run, the earliest entry first; empty where nothing was read yet.
+
+    Raises:
+        UserError: a line is no entry.
+    """
+    path = Path(run) / NAME
+    if not path.is_file():
+        return []
+    entries = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        where = f"{path}: line {number}"
+        try:
+            entries.append(LedgerEntry.check(json.loads(line), where))
+        except ValueError:
+            raise UserError(f"{where}: not an entry of a ledger: bring the file back") from None
+    return entries

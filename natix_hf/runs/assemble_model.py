@@ -1,0 +1,76 @@
+"""The model of a run as it is published: trained weights with the calibration in their head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from natix_hf.files import read_json, replacing, staging, write_json
+from natix_hf.runs.calibrate_run import carried
+from natix_hf.runs.steps import ASSEMBLE, carried_out
+
+if TYPE_CHECKING:
+    from natix_hf.training.trainer import NatixTrainer
+
+
+def save_model(trainer: NatixTrainer, run: Path, calibration: dict[str, Any]) -> None:
+    """The adapter (LoRA), then the merged model with its code and image processor; the trainer keeps the merged one.
+
+    Args:
+        trainer: whose training is over.
+        run: where to.
+        calibration: the content of `calibration.json`.
+    """
+    from peft import PeftModel
+
+    from natix_hf.hub.adapter_export import describe_adapter
+    from natix_hf.modeling.adapters import merge_lora, save_adapter
+    from natix_hf.modeling.checkpoints import base_place
+
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    plain = trainer.plain_model()
+    plain.set_calibration(**carried(calibration))
+    with carried_out(run, ASSEMBLE, purpose=trainer.splits.purpose), staging(run) as stage:
+        if isinstance(model, PeftModel):
+            for config in model.peft_config.values():
+                # Whoever publishes the adapter gives it another name (hub/adapter_export.py): this path is of here.
+                config.base_model_name_or_path = base_place(config.base_model_name_or_path)
+            save_adapter(model, stage / "adapter")
+            (stage / "adapter" / "README.md").unlink(missing_ok=True)  # peft's empty card; the run's own is beside it
+            base, plain = model.base_fingerprint, merge_lora(model)
+            if base is not None:
+                describe_adapter(plain, trainer.processing_class, base, stage / "adapter")
+            trainer.model = trainer.model_wrapped = plain
+        plain.save_pretrained(stage)
+        trainer.processing_class.save_pretrained(stage)
+        for path in stage.rglob("*.safetensors"):
+            path.chmod(0o644)  # safetensors makes them readable for their owner alone; the rest of the run is not so
+
+
+def recalibrate_weights(run: Path, calibration: dict[str, Any]) -> None:
+    """Put another calibration into the model of a finished run, without building it."""
+    with carried_out(run, ASSEMBLE):
+        write_into_weights(run, calibration)
+
+
+def write_into_weights(folder: Path, calibration: dict[str, Any]) -> None:
+    """Put a calibration into the head (of model and adapter) and the config of a saved model, without building it."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    config, whole = read_json(folder / "config.json"), carried(calibration)
+    # float32, as the head holds them
+    values = {name: torch.tensor(whole[name]).tolist() for name in ("temperature", "logit_bias")}
+    for path in [*folder.glob("*.safetensors"), *(folder / "adapter").glob("*.safetensors")]:
+        tensors = load_file(path)
+        names = {name: tensors[name] for name in tensors if name.rpartition(".")[2] in values and "head" in name}
+        if names:
+            for name, old in names.items():
+                tensors[name] = torch.tensor(values[name.rpartition(".")[2]], dtype=old.dtype)
+            with replacing(path) as temporary:
+                save_file(tensors, temporary, metadata={"format": "pt"})
+                temporary.chmod(0o644)
+    write_json(folder / "config.json", {**config, **whole, **values})
+    adapter = folder / "adapter" / "config.json"
+    if adapter.is_file():
+        write_json(adapter, {**read_json(adapter), **whole, **values})

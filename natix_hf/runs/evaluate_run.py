@@ -1,0 +1,94 @@
+"""The final figures of a run, from the logits of `val_test` that it wrote down and its calibration."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from pathlib import Path
+
+from natix_hf.data.splits.contracts import count_final_read
+from natix_hf.decision.selective import selective_document
+from natix_hf.documents.final_figures import FinalFigures
+from natix_hf.documents.ledger import LedgerEntry, note_reads
+from natix_hf.errors import LeakageError
+from natix_hf.report.slices import slices_document
+from natix_hf.report.summary import metrics_document
+from natix_hf.runs import folder as run_folder
+from natix_hf.runs.calibrate_run import carried
+from natix_hf.runs.figures_by_stage import stages_document
+from natix_hf.runs.measure_robustness import challenge_documents
+from natix_hf.runs.over_probe import over_probe
+from natix_hf.runs.run_files import RunFiles
+from natix_hf.runs.saved_logits import read_predictions
+from natix_hf.runs.steps import EVALUATE, carried_out
+from natix_hf.streetvision.field import Field
+
+
+def evaluate_run(run: Path, *, seed: int = 0, field: Field | None = None) -> FinalFigures:
+    """Compute `metrics.json` and what else is told of `val_test`: selective, slices, robustness, reward, over_probe.
+
+    The reading is noted in the run's ledger and in the machine's count of test reads. A refit reads nothing: what it
+    holds are the figures of the honest run, and stays so.
+
+    Args:
+        run: a folder whose training is finished.
+        seed: of the bootstrap.
+        field: scores of other participants, for `reward.json`; by default a record that is not confirmed.
+
+    Raises:
+        LeakageError: the run is one of a sweep, which may not read `val_test`.
+        UserError: a file of the run is missing or not what it should be; nothing is read, counted or written then.
+    """
+    run, files = Path(run), RunFiles(run)
+    record = files.record
+    if record.purpose == "refit":
+        return FinalFigures.read(run)
+    if record.purpose == "sweep":
+        raise LeakageError(f"step 'final figures' asked for val_test of {run}: {run_folder.SWEPT}")
+    with carried_out(run, EVALUATE, {"seed": seed, "field": field and field.name}):
+        fitted, calibration, names = files.fitted, files.calibration, files.splits["label_names"]
+        for split in ("val_calib", "val_select"):  # card and page read them when all else is written
+            if split != "val_calib" or files.has_rows(split):
+                files.rows(split)
+        rows = files.rows("val_test")
+        logits, calibrated = calibration.served(rows["logits"]), calibration.calibrated(rows["logits"])
+        evaluated = hashlib.blake2b(digest_size=16)
+        evaluated.update((run / "predictions" / "val_test.parquet").read_bytes())
+        evaluated.update(json.dumps(carried(fitted.plain()), sort_keys=True).encode())
+        fingerprint = files.splits["fingerprints"]["val_test"]
+        before = count_final_read(fingerprint, evaluated.hexdigest(), run.name)
+        entry = LedgerEntry(
+            step="final figures",
+            role="final_evaluation",
+            split="val_test",
+            rows=len(rows["label"]),
+            fingerprint=fingerprint,
+            time=time.time(),
+        )
+        note_reads(run, [entry])
+        labels, groups, positive = rows["label"], rows["group"], record.positive
+        document = metrics_document(
+            logits,
+            rows["logits"],
+            labels,
+            groups,
+            label_names=names,
+            positive=positive,
+            split="val_test",
+            times_read_before=before,
+            stages=stages_document(rows, calibration, fitted.prior.target, seed=seed),
+            seed=seed,
+        )
+        document.write(run)
+        decisions = logits.argmax(axis=1)
+        selective_document(
+            calibrated, labels, groups, fitted.guarantee, positive, decisions=decisions, seed=seed
+        ).write(run)
+        if rows["slices"]:
+            slices_document(logits, labels, groups, rows["slices"], names, positive, seed=seed).write(run)
+        challenge_documents(run, rows, calibration, field=field, label_names=names, positive=positive, seed=seed)
+        if files.has_rows("probe/val_test"):
+            fit, test = (read_predictions(run, f"probe/{split}") for split in ("val_calib", "val_test"))
+            over_probe(fit, test, logits, positive).write(run)
+    return document

@@ -1,0 +1,77 @@
+"""A run's logits, written down once for each split: all that calibration, figures and comparisons read afterwards."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from natix_hf.data.splits.contracts import LockedSplits
+from natix_hf.inference.robustness import SentPhotos
+from natix_hf.runs.decision_options import DecisionOptions
+from natix_hf.runs.measure_robustness import predict_challenged
+from natix_hf.runs.saved_logits import write_predictions
+from natix_hf.runs.steps import PREDICT, carried_out
+
+# What is predicted after training: file, role, parts of val_calib.
+TABLES = {
+    "val_select": ("selection", (None,)),
+    "val_calib": ("policy", ("fit", "control")),
+    "val_test": ("final_evaluation", (None,)),
+}
+
+
+class Network(Protocol):
+    """A model that gives logits before calibration; `NatixTrainer` is one."""
+
+    processing_class: Any
+
+    def logits(self, rows: Any) -> np.ndarray:
+        """`(n, classes)` float32 of rows, in order, on the client's path."""
+
+    def logits_of_photos(self, photos: SentPhotos) -> np.ndarray:
+        """`(n, classes)` float32 of photos as a challenge sends them."""
+
+    def probe_predictions(self) -> dict[str, tuple[str | None, Any, np.ndarray]]:
+        """Split -> part, rows and logits of the probe that training started from; empty where it did not."""
+
+
+def predict_run(
+    run: Path, splits: LockedSplits, network: Network, options: DecisionOptions, *, writes: bool = True
+) -> None:
+    """Write `predictions/` of a run (of one of a sweep: of `val_select` alone), by all processes together.
+
+    Args:
+        run: its folder.
+        splits: of the run.
+        network: the trained model.
+        options: of the run: `slices`, and the challenge profiles of `calibrate_on` and `robustness`.
+        writes: whether this process writes.
+    """
+    purpose = splits.purpose
+    tables = {"val_select": TABLES["val_select"]} if purpose == "sweep" else TABLES
+    asked = dataclasses.asdict(options)
+    with carried_out(run, PREDICT, asked, purpose=purpose, splits=splits, noted=writes):
+        for name, (role, parts) in tables.items():
+            predicted = []
+            for part in parts:
+                rows = splits.rows(role, step="predictions", part=part)
+                predicted.append((part, rows, network.logits(rows)))
+            if writes:
+                slices = () if purpose == "sweep" else options.slices
+                write_predictions(run / "predictions" / f"{name}.parquet", predicted, slices)
+            if purpose != "sweep":
+                predict_challenged(
+                    run,
+                    options,
+                    name,
+                    predicted,
+                    processor=network.processing_class,
+                    logits=network.logits_of_photos,
+                    write=writes,
+                )
+        for name, predicted in network.probe_predictions().items():
+            if writes:
+                write_predictions(run / "predictions" / "probe" / f"{name}.parquet", [predicted])

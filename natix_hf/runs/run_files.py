@@ -1,0 +1,49 @@
+"""The files of a run, each read once."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from natix_hf.data.splits.certificate import read_certificate
+from natix_hf.decision.calibration import Calibration
+from natix_hf.documents.calibration import CalibrationFile
+from natix_hf.documents.run_record import RunRecord
+from natix_hf.runs.saved_logits import check_classes, read_predictions
+
+
+class RunFiles:
+    """What a step reads of a run folder; every file is opened when it is first asked for, and not again."""
+
+    def __init__(self, run: str | Path):
+        self.run = Path(run)
+        self._rows: dict[str, dict[str, Any]] = {}
+
+    @cached_property
+    def record(self) -> RunRecord:
+        return RunRecord.read(self.run)
+
+    @cached_property
+    def splits(self) -> dict[str, Any]:
+        return read_certificate(self.run)
+
+    @cached_property
+    def fitted(self) -> CalibrationFile:
+        return CalibrationFile.read(self.run)
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        return Calibration.from_document(self.fitted.plain())
+
+    def has_rows(self, split: str) -> bool:
+        """Whether there are predictions of a split."""
+        return (self.run / "predictions" / f"{split}.parquet").is_file()
+
+    def rows(self, split: str) -> dict[str, Any]:
+        """What `read_predictions` gives of a split, checked against the classes of the run."""
+        if split not in self._rows:
+            rows = read_predictions(self.run, split)
+            check_classes(rows, self.splits["label_names"], f"{self.run}: predictions/{split}.parquet")
+            self._rows[split] = rows
+        return self._rows[split]

@@ -1,0 +1,278 @@
+"""The steps of a run: which files of its folder each reads and writes, and whether what it wrote still stands.
+
+A file has one writer. A step that changes what another one wrote, reads what it does not declare, or leaves out what
+it should write, fails, and its record is not written; so the step counts as not done. The ledger is appended to by
+every step that reads rows, and belongs to none.
+
+This module does not know how a step does its work.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from natix_hf.documents.ledger import note_reads
+from natix_hf.documents.step_record import FilePrint, StepRecord, prints
+from natix_hf.runs.provenance import now, versions
+
+if TYPE_CHECKING:
+    from natix_hf.data.splits.contracts import LockedSplits
+
+
+class ContractError(RuntimeError):
+    """A step read or wrote what it does not declare. A fault of the code, not of the user."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One arrow of the way from photos to a report.
+
+    Attributes:
+        name: of its record, `steps/<name>.json`.
+        does: in a few words, for whoever is told that it runs.
+        reads: files of the run, as patterns of `Path.glob`.
+        writes: files that this step alone writes. Each pattern has to match one, unless it ends in `?`.
+        photos: whether it reads the photos themselves.
+    """
+
+    name: str
+    does: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    photos: bool = False
+
+    def inputs(self, run: Path) -> list[str]:
+        """The files of a run that the step reads, as far as they are there."""
+        return _found(run, self.reads)
+
+    def outputs(self, run: Path) -> list[str]:
+        """The files of a run that the step has written."""
+        return _found(run, self.writes)
+
+    def missing(self, run: Path) -> list[str]:
+        """What the step has to write and is not there."""
+        return [pattern for pattern in self.writes if not pattern.endswith("?") and not _found(run, (pattern,))]
+
+
+MODEL = (
+    "*.safetensors",
+    "config.json",
+    "preprocessor_config.json",
+    "*.py?",
+    "*.safetensors.index.json?",
+    "adapter/*?",
+)
+PAGE = ("training", "reliability", "confusion", "threshold", "risk_coverage", "ranking", "robustness", "reward")
+
+TRAIN = Step(
+    "train",
+    "train on train, choose the checkpoint on val_select",
+    reads=(),
+    writes=("run.json", "splits.json", "recipe.yaml?", "probe.json?", "figures/curriculum.png?", "figures/probe.png?"),
+    photos=True,
+)
+PREDICT = Step(
+    "predict",
+    "write down the logits of val_select, val_calib and val_test",
+    reads=("run.json", "splits.json"),
+    writes=("predictions/val_*.parquet", "predictions/probe/*.parquet?", "predictions/robustness/*.parquet?"),
+    photos=True,
+)
+CALIBRATE = Step(
+    "calibrate",
+    "fit calibrator, class shares and threshold on val_calib/fit, the guarantee on val_calib/control",
+    reads=("run.json", "splits.json", "recipe.yaml", "predictions/val_calib*.parquet"),
+    writes=("calibration.json",),
+)
+ASSEMBLE = Step(
+    "assemble",
+    "put weights and calibration together into a model that loads",
+    reads=("run.json", "splits.json", "calibration.json"),
+    writes=MODEL,
+)
+TIME = Step(
+    "time",
+    "time the model photo by photo, where challenge profiles are asked for",
+    reads=("run.json", *MODEL),
+    writes=("predictions/robustness/latency.json?",),
+    photos=True,
+)
+SHOW = Step(
+    "show",
+    "keep the photos that the page shows",
+    reads=("run.json", "splits.json", "calibration.json", "predictions/val_*.parquet", *MODEL),
+    writes=("gallery.json", "gallery/*?"),
+    photos=True,
+)
+EVALUATE = Step(
+    "evaluate",
+    "compute the final figures from the logits of val_test",
+    reads=("run.json", "splits.json", "calibration.json", "predictions/*", "predictions/*/*"),
+    writes=("metrics.json", "selective.json", "slices.json?", "robustness.json?", "reward.json?", "over_probe.json?"),
+)
+REPORT = Step(
+    "report",
+    "draw the figures, write the card and the page",
+    reads=("*.json", "recipe.yaml", "predictions/val_*.parquet", "gallery/*", "figures/*", "*.safetensors"),
+    writes=("README.md", "report.html", *(f"figures/{name}.png?" for name in PAGE)),
+)
+CARRY_OVER = Step(
+    "carry over",
+    "take calibration and figures from the honest run",
+    reads=("run.json",),
+    writes=("calibration.json", "metrics.json"),
+)
+CARD = Step("card", "write the card", reads=("*.json", "recipe.yaml", "*.safetensors"), writes=("README.md",))
+
+# What a run is for -> its steps, in the order in which data flows.
+CHAINS: dict[str, tuple[Step, ...]] = {
+    "run": (TRAIN, PREDICT, CALIBRATE, ASSEMBLE, TIME, SHOW, EVALUATE, REPORT),
+    "sweep": (TRAIN, PREDICT),
+    "refit": (TRAIN, CARRY_OVER, ASSEMBLE, CARD),
+}
+
+
+@contextmanager
+def carried_out(
+    run: Path,
+    step: Step,
+    options: Mapping[str, Any] | None = None,
+    *,
+    purpose: str = "run",
+    splits: LockedSplits | None = None,
+    noted: bool = True,
+) -> Iterator[None]:
+    """The block is the work of a step; its record is written when the block ends well.
+
+    Args:
+        run: the run folder.
+        step: of the chain of `purpose`.
+        options: what the step is asked for, as JSON types.
+        purpose: of the run, a key of `CHAINS`.
+        splits: whose reads are noted in the run's ledger, also where the block fails.
+        noted: False on processes that only help: nothing is checked or written there.
+
+    Raises:
+        ContractError: the block read or wrote what the step does not declare, or left out what it should write.
+    """
+    if not noted:
+        yield
+        return
+    run, started, begin = Path(run), now(), time.perf_counter()
+    others = {name: other for other in CHAINS[purpose] if other != step for name in other.outputs(run)}
+    for name in step.outputs(run):
+        others.pop(name, None)
+    before = {name: _state(run / name) for name in others}
+    read = set(step.inputs(run))
+    with _opened(run) as opened:
+        try:
+            yield
+        finally:
+            if splits is not None:
+                note_reads(run, splits.new_reads())
+    if strange := sorted((opened & set(others)) - read - set(step.inputs(run))):
+        raise ContractError(f"step {step.name!r} read {strange[0]} of step {others[strange[0]].name!r}, undeclared")
+    if changed := [name for name, state in before.items() if _state(run / name) != state]:
+        raise ContractError(f"step {step.name!r} changed {changed[0]}, which step {others[changed[0]].name!r} writes")
+    if missing := step.missing(run):
+        raise ContractError(f"step {step.name!r} did not write {missing[0]}")
+    StepRecord(
+        name=step.name,
+        reads=prints(run, step.inputs(run)),
+        writes=prints(run, step.outputs(run)),
+        options=dict(options or {}),
+        versions=versions(),
+        started=started,
+        seconds=round(time.perf_counter() - begin, 3),
+    ).note(run)
+
+
+def stale(run: Path, step: Step, options: Mapping[str, Any] | None = None) -> str | None:
+    """Why a step has to be done, in a few words; None where what it wrote still stands.
+
+    Args:
+        run: the run folder.
+        step: which.
+        options: what it is asked for now; None: as it was.
+    """
+    run = Path(run)
+    record = StepRecord.of(run, step.name)
+    if record is None:
+        return "not done yet"
+    if options is not None and (odd := _differing(record.options, options)):
+        return odd
+    for what, was, names in (
+        ("output", record.writes, step.outputs(run)),
+        ("input", record.reads, step.inputs(run)),
+    ):
+        if gone := sorted(set(was) - set(names)):
+            return f"{what} {gone[0]} is gone"
+        if what == "input" and (new := sorted(set(names) - set(was))):
+            return f"{what} {new[0]} is new"
+        if odd := _changed(run, was):
+            return f"{what} {odd} was changed"
+    return None
+
+
+def _changed(run: Path, was: Mapping[str, FilePrint]) -> str | None:
+    """The first file that holds other bytes than it did."""
+    return next(
+        (name for name, one in was.items() if FilePrint.of(run / name, one).fingerprint != one.fingerprint), None
+    )
+
+
+def _differing(was: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    for name in sorted({*was, *now}):
+        if was.get(name) != now.get(name):
+            return f"{name}: {was.get(name)} before, {now.get(name)} now"
+    return None
+
+
+def _found(run: Path, patterns: tuple[str, ...]) -> list[str]:
+    found = {path for pattern in patterns for path in Path(run).glob(pattern.rstrip("?")) if path.is_file()}
+    return sorted(path.relative_to(run).as_posix() for path in found if not path.name.startswith("."))
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    if not path.is_file():
+        return None
+    found = os.stat(path)
+    return found.st_size, found.st_mtime_ns
+
+
+_watching: list[tuple[str, set[str]]] = []
+
+
+def _note_opened(event: str, arguments: tuple[Any, ...]) -> None:
+    if event != "open" or not _watching:
+        return
+    path, mode, flags = arguments
+    if not isinstance(path, str | os.PathLike) or (mode is None and flags & os.O_ACCMODE != os.O_RDONLY):
+        return
+    if mode is not None and not set(mode) & set("r+"):
+        return
+    folder, opened = _watching[-1]
+    path = os.path.abspath(path)
+    if path.startswith(folder):
+        opened.add(path[len(folder) :].replace(os.sep, "/"))
+
+
+@contextmanager
+def _opened(run: Path) -> Iterator[set[str]]:
+    """The files of a run that Python opens for reading within the block. (What C++ code opens is not seen.)"""
+    if not _note_opened.__dict__.get("added"):
+        sys.addaudithook(_note_opened)
+        _note_opened.added = True  # type: ignore[attr-defined]  # a hook cannot be taken away again
+    opened: set[str] = set()
+    _watching.append((os.path.join(os.path.abspath(run), ""), opened))
+    try:
+        yield opened
+    finally:
+        _watching.pop()
