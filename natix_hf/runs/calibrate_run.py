@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.decision.calibration import Calibration
@@ -53,9 +54,17 @@ def check_decision(options: DecisionOptions, names: Sequence[str], positive: int
 
 
 def options_of(run: Path) -> DecisionOptions:
-    """The decision options that the predictions of a run were made for: those that it was trained with."""
+    """The decision options of a run: those of its recipe, or that its predictions were made for where it has none."""
+    if (run / "recipe.yaml").is_file():
+        return decision_of(yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8")))
     done = StepRecord.of(run, PREDICT.name)
     return DecisionOptions(**done.options) if done else DecisionOptions()
+
+
+def decision_of(recipe: Mapping[str, Any]) -> DecisionOptions:
+    """The decision options among the keys of a recipe."""
+    known = {field.name for field in dataclasses.fields(DecisionOptions)}
+    return DecisionOptions(**{key: value for key, value in recipe.items() if key in known and value is not None})
 
 
 def split_as_sent(split: str, profile: str) -> str:

@@ -19,44 +19,56 @@ from natix_hf.runs.measure_robustness import note_latency
 from natix_hf.runs.over_probe import over_probe_lines
 from natix_hf.runs.predict_run import predict_run
 from natix_hf.runs.report_page import report_run
+from natix_hf.runs.steps import CHAINS
 from natix_hf.training.bottleneck import speed_lines
 
 if TYPE_CHECKING:
     from natix_hf.training.trainer import NatixTrainer
 
 
-def finish_run(trainer: NatixTrainer, decision: DecisionOptions | None = None) -> FinalFigures | None:
+def finish_run(
+    trainer: NatixTrainer, decision: DecisionOptions | None = None, *, until: str = "report"
+) -> FinalFigures | None:
     """Calibrate on `val_calib`, test once on `val_test`, and complete the folder of a run.
 
     Args:
         trainer: whose training is over, by `runs.train_run`. Its model is the merged one afterwards.
         decision: how logits become decisions.
+        until: the last step that is done.
 
     Returns:
-        `metrics.json`; None on all processes but the first.
+        `metrics.json`; None on all processes but the first, and where the run was not evaluated.
     """
     run, decision, times = Path(trainer.args.output_dir), decision or DecisionOptions(), trainer.times
+    names = [step.name for step in CHAINS["run"]]
+    wanted = set(names[: names.index(until) + 1])
     splits, document = trainer.splits, None
-    with times.timed("predict"):
-        predict_run(run, splits, trainer, decision, writes=trainer.args.should_save)
+    if "predict" in wanted:
+        with times.timed("predict"):
+            predict_run(run, splits, trainer, decision, writes=trainer.args.should_save)
     if trainer.args.should_save:
-        with times.timed("calibrate"):
-            calibration = calibrate_run(run, decision)
-        with times.timed("save"):
-            save_model(trainer, run, calibration)
-        if decision.robustness:
+        if "calibrate" in wanted:
+            with times.timed("calibrate"):
+                calibration = calibrate_run(run, decision)
+        if "assemble" in wanted:
+            with times.timed("save"):
+                save_model(trainer, run, calibration)
+        if "time" in wanted and decision.robustness:
             with times.timed("latency"):
                 tested = splits.rows("final_evaluation", step="predictions")
                 note_latency(run, trainer.plain_model(), trainer.processing_class, tested)
-        with times.timed("gallery"):
-            # A sharded model works only where all processes take part, and here it is one.
-            model = None if trainer.is_fsdp_enabled else trainer.plain_model()
-            keep_photos(run, splits, model, trainer.processing_class)
-        with times.timed("evaluate"):
-            document = evaluate_run(run)
+        if "show" in wanted:
+            with times.timed("gallery"):
+                # A sharded model works only where all processes take part, and here it is one.
+                model = None if trainer.is_fsdp_enabled else trainer.plain_model()
+                keep_photos(run, splits, model, trainer.processing_class)
+        if "evaluate" in wanted:
+            with times.timed("evaluate"):
+                document = evaluate_run(run)
         write_speed(trainer)
-        with times.timed("report"):
-            report_run(run)
+        if "report" in wanted:
+            with times.timed("report"):
+                report_run(run)
     trainer.accelerator.wait_for_everyone()
     return document
 
@@ -67,8 +79,10 @@ def write_speed(trainer: NatixTrainer) -> None:
     RunSpeed.check({"version": RunSpeed.edition, **content}).write(Path(trainer.args.output_dir))
 
 
-def run_lines(trainer: NatixTrainer, metrics: FinalFigures) -> list[str]:
+def run_lines(trainer: NatixTrainer, metrics: FinalFigures | None) -> list[str]:
     """What is printed of a finished run, or of a refit: `metrics` is what finishing returned."""
+    if metrics is None:
+        return []
     run = Path(trainer.args.output_dir)
     lines = summary_lines(metrics, CalibrationFile.read(run).plain())
     if OverProbe.there(run):

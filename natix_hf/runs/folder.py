@@ -16,7 +16,7 @@ from natix_hf.documents.step_record import StepRecord
 from natix_hf.errors import UserError
 from natix_hf.files import check_writable, write_json, write_text
 from natix_hf.runs.provenance import now, versions
-from natix_hf.runs.steps import CHAINS
+from natix_hf.runs.steps import CHAINS, SPLIT, carried_out
 
 # Why some commands refuse a run of a sweep.
 SWEPT = "a run of a sweep is judged by val_select alone: the one that won is trained as a run of its own, see SWEEP.md"
@@ -93,6 +93,7 @@ def begin(
     splits: dict[str, Any],
     point: Path | None = None,
     processes: int = 1,
+    purpose: str = "run",
 ) -> None:
     """Make the folder and write what is known before training: recipe, splits, a `run.json` that says `training`.
 
@@ -102,6 +103,7 @@ def begin(
         splits: content of `splits.json`.
         point: the checkpoint that training goes on from, of this run or of another one.
         processes: that train.
+        purpose: what the run is for.
 
     Raises:
         UserError: as `check`; or the photos are not those that the interrupted run was trained on.
@@ -122,6 +124,7 @@ def begin(
         started = RunRecord.read(run).started or started
     shutil.rmtree(run / "steps", ignore_errors=True)
     RunRecord(status="training", started=started, versions=versions(), processes=processes).write(run)
-    write_json(run / "splits.json", splits)
+    with carried_out(run, SPLIT, purpose=purpose):
+        write_json(run / "splits.json", splits)
     if recipe_text is not None:
         write_text(run / "recipe.yaml", recipe_text)

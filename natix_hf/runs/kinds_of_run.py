@@ -42,7 +42,7 @@ def kind_of_run(purpose: PurposeOptions) -> KindOfRun:
 
         return KindOfRun(RangeTest, train_range_test, finish_range_test, range_test_lines)
     from natix_hf.runs.finish_run import finish_run, run_lines
-    from natix_hf.runs.train_run import train_run
+    from natix_hf.runs.train_run import begin_run, train_run
 
     if purpose.kind == "refit":
         from natix_hf.runs.refit import Refit, finish_refit
@@ -52,4 +52,6 @@ def kind_of_run(purpose: PurposeOptions) -> KindOfRun:
         from natix_hf.runs.sweep_runs import finish_member, member_lines
 
         return KindOfRun(NatixTrainer, train_run, finish_member, member_lines)
-    return KindOfRun(NatixTrainer, train_run, finish_run, run_lines)
+    if purpose.until == "split":
+        return KindOfRun(NatixTrainer, begin_run, lambda trainer, decision: None, lambda trainer, found: [])
+    return KindOfRun(NatixTrainer, train_run, partial(finish_run, until=purpose.until), run_lines)

@@ -24,6 +24,9 @@ class PurposeOptions:
     refit: Literal["none", "all"] = option(
         "none", "all: train once more on the rows of all four splits, as the run refit_from was trained"
     )
+    until: Literal["split", "train", "predict", "calibrate", "assemble", "show", "evaluate", "report"] = option(
+        "report", "the last step that is done; --resume_from_checkpoint true goes on behind it"
+    )
     refit_from: str | None = option(
         None, "(or --from) the finished run of this recipe whose steps, calibration and figures a refit takes over"
     )
@@ -38,6 +41,8 @@ class PurposeOptions:
                 "refit: of which run? add --from runs/NAME, a finished run of this recipe, or leave it out with "
                 "--refit none"
             )
+        if self.until != "report" and chosen:
+            raise UserError(f"until: {self.until} is a step of an ordinary run, not of {chosen[0]}: leave it out")
         if self.refit_from is not None and not self.refits:
             raise UserError("refit_from: nothing is refitted: add --refit all, or leave it out with --refit_from null")
 

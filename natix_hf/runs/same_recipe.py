@@ -18,7 +18,7 @@ from natix_hf.errors import UserError
 
 # Places, and how the machine is used.
 PLACES = (
-    *("output_dir", "cache_dir", "cache_gb", "preprocessing_num_workers"),
+    *("output_dir", "until", "cache_dir", "cache_gb", "preprocessing_num_workers"),
     *("push_to_hub", "hub_model_id", "hub_format", "hub_private_repo", "model_version", "hotkey"),
     *("report_to", "run_name", "project", "disable_tqdm", "log_level"),
     *("logging_strategy", "logging_steps", "logging_first_step", "save_steps", "save_total_limit", "save_only_model"),

@@ -71,11 +71,14 @@ MODEL = (
 )
 PAGE = ("training", "reliability", "confusion", "threshold", "risk_coverage", "ranking", "robustness", "reward")
 
+SPLIT = Step(
+    "split", "cut the photos into four splits of whole groups", reads=(), writes=("splits.json",), photos=True
+)
 TRAIN = Step(
     "train",
     "train on train, choose the checkpoint on val_select",
-    reads=(),
-    writes=("run.json", "splits.json", "recipe.yaml?", "probe.json?", "figures/curriculum.png?", "figures/probe.png?"),
+    reads=("splits.json",),
+    writes=("run.json", "probe.json?", "figures/curriculum.png?", "figures/probe.png?"),
     photos=True,
 )
 PREDICT = Step(
@@ -88,7 +91,7 @@ PREDICT = Step(
 CALIBRATE = Step(
     "calibrate",
     "fit calibrator, class shares and threshold on val_calib/fit, the guarantee on val_calib/control",
-    reads=("run.json", "splits.json", "recipe.yaml", "predictions/val_calib*.parquet"),
+    reads=("run.json", "splits.json", "predictions/val_calib*.parquet"),
     writes=("calibration.json",),
 )
 ASSEMBLE = Step(
@@ -123,6 +126,19 @@ REPORT = Step(
     reads=("*.json", "recipe.yaml", "predictions/val_*.parquet", "gallery/*", "figures/*", "*.safetensors"),
     writes=("README.md", "report.html", *(f"figures/{name}.png?" for name in PAGE)),
 )
+EXPORT = Step(
+    "export",
+    "write the model in the form that clients load",
+    reads=("run.json", "calibration.json", *(name for name in MODEL if name != "adapter/*?"), "adapter/*"),
+    writes=("exports/*/config.json", "exports/*/*?"),
+)
+PROVE = Step(
+    "prove",
+    "check that the export answers like the run",
+    reads=("exports/*/*", "run.json", "splits.json", "calibration.json", *MODEL),
+    writes=("exports/*/proof.json",),
+    photos=True,
+)
 CARRY_OVER = Step(
     "carry over",
     "take calibration and figures from the honest run",
@@ -131,11 +147,12 @@ CARRY_OVER = Step(
 )
 CARD = Step("card", "write the card", reads=("*.json", "recipe.yaml", "*.safetensors"), writes=("README.md",))
 
+# The recipe and what is appended to (the ledger, speed.json at the end of a job) belong to no step.
 # What a run is for -> its steps, in the order in which data flows.
 CHAINS: dict[str, tuple[Step, ...]] = {
-    "run": (TRAIN, PREDICT, CALIBRATE, ASSEMBLE, TIME, SHOW, EVALUATE, REPORT),
-    "sweep": (TRAIN, PREDICT),
-    "refit": (TRAIN, CARRY_OVER, ASSEMBLE, CARD),
+    "run": (SPLIT, TRAIN, PREDICT, CALIBRATE, ASSEMBLE, TIME, SHOW, EVALUATE, REPORT),
+    "sweep": (SPLIT, TRAIN, PREDICT),
+    "refit": (SPLIT, TRAIN, CARRY_OVER, ASSEMBLE, CARD),
 }
 
 
@@ -154,7 +171,7 @@ def carried_out(
     Args:
         run: the run folder.
         step: of the chain of `purpose`.
-        options: what the step is asked for, as JSON types.
+        options: what the step is asked for, as JSON types; `stale` compares those that it is given.
         purpose: of the run, a key of `CHAINS`.
         splits: whose reads are noted in the run's ledger, also where the block fails.
         noted: False on processes that only help: nothing is checked or written there.
@@ -201,6 +218,8 @@ def stale(run: Path, step: Step, options: Mapping[str, Any] | None = None) -> st
         run: the run folder.
         step: which.
         options: what it is asked for now; None: as it was.
+
+    Versions of packages are not compared: what they made still stands.
     """
     run = Path(run)
     record = StepRecord.of(run, step.name)
@@ -221,6 +240,12 @@ def stale(run: Path, step: Step, options: Mapping[str, Any] | None = None) -> st
     return None
 
 
+def stands(run: Path, step: Step) -> bool:
+    """Whether a step was done and what it wrote is there, as it wrote it; whatever became of what it read."""
+    record = StepRecord.of(run, step.name)
+    return record is not None and set(record.writes) <= set(step.outputs(run)) and not _changed(run, record.writes)
+
+
 def _changed(run: Path, was: Mapping[str, FilePrint]) -> str | None:
     """The first file that holds other bytes than it did."""
     return next(
@@ -229,10 +254,8 @@ def _changed(run: Path, was: Mapping[str, FilePrint]) -> str | None:
 
 
 def _differing(was: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    for name in sorted({*was, *now}):
-        if was.get(name) != now.get(name):
-            return f"{name}: {was.get(name)} before, {now.get(name)} now"
-    return None
+    odd = [name for name in now if was.get(name) != now[name]]
+    return f"{odd[0]}: {was.get(odd[0])} before, {now[odd[0]]} now" if odd else None
 
 
 def _found(run: Path, patterns: tuple[str, ...]) -> list[str]:

@@ -19,20 +19,10 @@ if TYPE_CHECKING:
     from natix_hf.training.trainer import NatixTrainer
 
 
-def train_run(
+def begin_run(
     trainer: NatixTrainer, *, recipe_text: str | None = None, resume_from_checkpoint: str | bool | None = None
-) -> TrainOutput:
-    """Begin the folder `args.output_dir` of a run and train; `runs.finish_run` does the rest.
-
-    Args:
-        trainer: as it was built.
-        recipe_text: of `recipe.yaml`; None where training was not started by a recipe.
-        resume_from_checkpoint: True for the last whole checkpoint of the folder, or the folder of one; by default
-            what `args.resume_from_checkpoint` says.
-
-    Raises:
-        UserError: the folder holds another run, or the loss is not finite.
-    """
+) -> Path | None:
+    """Begin or go on with the folder of a run; returns the checkpoint to go on from. Takes what `train_run` takes."""
     args, run = trainer.args, Path(trainer.args.output_dir)
     asked = args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
     with args.main_process_first(desc="run folder"):
@@ -48,11 +38,31 @@ def train_run(
                 recipe_text=recipe_text,
                 splits=trainer.splits.description,
                 processes=args.world_size,
+                purpose=trainer.splits.purpose,
             )
-            if trainer.curriculum is not None:
-                print(trainer.curriculum.told())
-                trainer.curriculum.draw(run / "figures" / "curriculum.png", trainer.label_list)
+    return point
+
+
+def train_run(
+    trainer: NatixTrainer, *, recipe_text: str | None = None, resume_from_checkpoint: str | bool | None = None
+) -> TrainOutput:
+    """Begin the folder `args.output_dir` of a run and train; `runs.finish_run` does the rest.
+
+    Args:
+        trainer: as it was built.
+        recipe_text: of `recipe.yaml`; None where training was not started by a recipe.
+        resume_from_checkpoint: True for the last whole checkpoint of the folder, or the folder of one; by default
+            what `args.resume_from_checkpoint` says.
+
+    Raises:
+        UserError: the folder holds another run, or the loss is not finite.
+    """
+    args, run = trainer.args, Path(trainer.args.output_dir)
+    point = begin_run(trainer, recipe_text=recipe_text, resume_from_checkpoint=resume_from_checkpoint)
     with carried_out(run, TRAIN, purpose=trainer.splits.purpose, splits=trainer.splits, noted=args.should_save):
+        if trainer.curriculum is not None and args.should_save:
+            print(trainer.curriculum.told())
+            trainer.curriculum.draw(run / "figures" / "curriculum.png", trainer.label_list)
         output = trainer.train(resume_from_checkpoint=False if point is None else str(point))
         if args.should_save:
             if trainer.search is not None:

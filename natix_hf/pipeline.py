@@ -1,0 +1,82 @@
+"""From photos to a proved model by one command, which does only what is not up to date and says why.
+
+natix-hf pipeline recipes/streetvision.yaml
+natix-hf pipeline recipes/streetvision.yaml --until report --dry_run --graph pipeline.svg
+natix-hf pipeline runs/streetvision-pipeline/1a2b3c4d-5e6f70 --explain metrics.json
+
+The steps are split, train, predict, calibrate, assemble, show, evaluate, report, export and prove. Every version lies
+in a folder below OUTPUT_DIR-pipeline that is named by what it was made from. Nothing is overwritten, and an earlier
+recipe finds what it gave. Nothing is published: natix-hf publish does that.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from natix_hf.errors import CommandParser, UserError, command
+
+
+def main(argv: list[str]) -> None:
+    parser = CommandParser(prog="natix-hf pipeline", description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser.add_argument("recipe", help="recipe, and keys of it behind (--key value); or a version's folder")
+    parser.add_argument("--until", default="prove", metavar="STEP", help="the last step; prove by default")
+    parser.add_argument("--dry_run", action="store_true", help="say what would be done, and why; do nothing")
+    parser.add_argument("--graph", metavar="SVG", help="draw the steps and their states")
+    parser.add_argument("--explain", metavar="FILE", help="of a version: how one of its files came from the photos")
+    parser.add_argument(
+        "--evaluate_again", action="store_true", help="read val_test once more where its figures do not stand; counted"
+    )
+    parser.add_argument(
+        "--launcher", default="accelerate launch", metavar="COMMAND", help="what starts training; accelerate launch"
+    )
+    given, words = parser.parse_known_args(argv)
+    if given.explain:
+        from natix_hf.runs.explain import explained
+
+        if words:
+            raise UserError(f"--explain: a version's folder and one of its files expected, and {words[0]} was given")
+        print("\n".join(explained(Path(given.recipe), given.explain)))
+        return
+
+    from natix_hf.runs.asked_version import asked_version
+    from natix_hf.runs.lease import held
+    from natix_hf.runs.pipeline_picture import draw
+    from natix_hf.runs.pipeline_plan import Pipeline, plan, wanted
+
+    version = asked_version([given.recipe, *words], _resolve)
+    steps = wanted(given.until, version.recipe)
+    states = plan(version, steps)
+    print(f"{version.run}")
+    for state in states:
+        print(f"  {state.step.name:<10} {'up to date' if state.why is None else state.why}")
+    if given.graph:
+        draw(states, version.name, Path(given.graph))
+    if given.dry_run or all(state.why is None for state in states):
+        return
+    pipeline = Pipeline(
+        version,
+        launcher=given.launcher,
+        evaluate_again=given.evaluate_again,
+        say=lambda line: print(line, flush=True),
+    )
+    with held(version.store / ".lease", "another pipeline works there"):
+        try:
+            done = pipeline.carry_out(steps)
+        except KeyboardInterrupt:
+            print("\nstopped; the same command goes on from here")
+            raise
+    print(f"{version.run}: {', '.join(done)} done, all up to date to {given.until}")
+
+
+def _resolve(words: list[str]) -> tuple[str, str]:
+    """The `recipe.yaml` and the output_dir of a recipe and keys."""
+    from natix_hf.recipe.yaml_and_command_line import parse, resolved
+
+    recipe = parse(words)
+    if recipe.purpose.kind != "run":
+        raise UserError(f"pipeline: a {recipe.purpose.kind} has no steps behind it: leave that key out")
+    return resolved(recipe), recipe.training.output_dir
+
+
+if __name__ == "__main__":
+    command(main)

@@ -1,0 +1,70 @@
+"""The version of a pipeline that a command line asks for.
+
+Reading a recipe takes seconds, since its training options are those of transformers. What a recipe file and a command
+line resolve to is therefore kept, by the bytes of the one and the words of the other.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from natix_hf.files import fingerprint_file, home, write_json
+from natix_hf.runs.made_from import content_of, digest, version_name
+from natix_hf.runs.pipeline_plan import Version
+from natix_hf.runs.provenance import versions
+
+
+def asked_version(words: Sequence[str], resolve: Callable[[Sequence[str]], tuple[str, str]]) -> Version:
+    """What a recipe and the keys behind it ask for.
+
+    Args:
+        words: recipe file and keys, as `natix_hf.train` takes them.
+        resolve: gives the `recipe.yaml` and the `output_dir` of such words; called where they are new.
+
+    Raises:
+        UserError: as `resolve`.
+    """
+    kept = _kept(words)
+    if kept is not None and kept.is_file():
+        found = json.loads(kept.read_text(encoding="utf-8"))
+    else:
+        text, output = resolve(words)
+        found = {"text": text, "output_dir": output}
+        if kept is not None:
+            write_json(kept, found)
+    recipe: dict[str, Any] = yaml.safe_load(found["text"])
+    given = any(word.split("=")[0] == "--output_dir" for word in words)
+    store = Path(found["output_dir"] if given else f"{found['output_dir']}-pipeline")
+    photos = content_of(recipe["dataset_name"], store / "photos.json", "photos")
+    checkpoint = content_of(
+        recipe["model_name_or_path"], store / "checkpoint.json", "checkpoint", recipe.get("model_revision")
+    )
+    name = version_name(recipe, photos, checkpoint)
+    return Version(store, name, recipe, found["text"], _without_output(words))
+
+
+def _kept(words: Sequence[str]) -> Path | None:
+    """Where the resolved recipe of these words is kept; None where they name one that the package ships."""
+    file = Path(words[0]).expanduser()
+    if not file.is_file():
+        return None
+    made_from = [fingerprint_file(file), os.path.abspath(file), os.getcwd(), *words[1:], versions()]
+    return home() / "recipes" / f"{digest(made_from)}.json"
+
+
+def _without_output(words: Sequence[str]) -> list[str]:
+    kept, skip = [], False
+    for word in words:
+        if skip:
+            skip = False
+        elif word == "--output_dir":
+            skip = True
+        elif not word.startswith("--output_dir="):
+            kept.append(word)
+    return kept

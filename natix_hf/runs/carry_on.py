@@ -1,0 +1,121 @@
+"""The steps behind training once more, from the files of a run: its saved model takes the place of the trainer's."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from natix_hf.data.splits.contracts import LockedSplits
+from natix_hf.documents.calibration import CalibrationFile
+from natix_hf.errors import UserError
+from natix_hf.inference.classify import load_classifier
+from natix_hf.inference.robustness import SentPhotos, sent_logits
+from natix_hf.inference.uncalibrated_logits import uncalibrated_logits
+from natix_hf.runs.assemble_model import recalibrate_weights
+from natix_hf.runs.calibrate_run import calibrate_run, options_of
+from natix_hf.runs.evaluate_run import evaluate_run
+from natix_hf.runs.gallery import keep_photos
+from natix_hf.runs.measure_robustness import note_latency
+from natix_hf.runs.photos_of_run import run_splits
+from natix_hf.runs.predict_run import predict_run
+from natix_hf.runs.report_page import report_run
+from natix_hf.runs.steps import EXPORT, PROVE, Step, carried_out
+
+
+class SavedNetwork:
+    """The model that a run saved, as `predict_run` takes it: its logits before calibration.
+
+    Args:
+        run: whose model was assembled.
+        batch_size, num_workers: photos at once, and processes that decode them.
+    """
+
+    def __init__(self, run: Path, *, batch_size: int = 16, num_workers: int = 0):
+        self.model, self.processing_class = load_classifier(str(run))
+        self.model.set_calibration(1.0)
+        self.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.speed = {"batch_size": batch_size, "num_workers": num_workers}
+
+    def logits(self, rows: Any) -> np.ndarray:
+        """`(n, classes)` float32 of rows, on the client's path."""
+        found = uncalibrated_logits(self.model, self.processing_class, rows["image"], None, **self.speed)
+        return found.astype(np.float32)
+
+    def logits_of_photos(self, photos: SentPhotos) -> np.ndarray:
+        """`(n, classes)` float32 of photos as a challenge sends them."""
+        found = sent_logits(self.model, photos.rows, self.processing_class, photos.cases, **self.speed)
+        return found.reshape(-1, found.shape[-1])
+
+    def probe_predictions(self) -> dict[str, tuple[str | None, Any, np.ndarray]]:
+        """None: the probe that training started from is not saved."""
+        return {}
+
+
+class CarryOn:
+    """One run whose training is over and whose model was assembled; a method for each step behind."""
+
+    def __init__(self, run: Path):
+        self.run = run
+
+    @cached_property
+    def splits(self) -> LockedSplits:
+        return run_splits(self.run)
+
+    def do(self, step: str) -> None:
+        """Carry out a step, by its name in `runs.steps`."""
+        {
+            "predict": self._predict,
+            "calibrate": lambda: calibrate_run(self.run),
+            "assemble": lambda: recalibrate_weights(self.run, CalibrationFile.read(self.run).plain()),
+            "time": self._time,
+            "show": self._show,
+            "evaluate": lambda: evaluate_run(self.run),
+            "report": lambda: report_run(self.run),
+        }[step]()
+
+    def _predict(self) -> None:
+        predict_run(self.run, self.splits, SavedNetwork(self.run), options_of(self.run))
+
+    def _time(self) -> None:
+        rows = self.splits.rows("final_evaluation", step="predictions")
+        note_latency(self.run, *load_classifier(str(self.run)), rows)
+
+    def _show(self) -> None:
+        keep_photos(self.run, self.splits, *load_classifier(str(self.run)))
+
+    def export_or_prove(self, step: Step, form: str, say: Callable[[str], None]) -> None:
+        """Write `exports/<form>` of the run, or check it.
+
+        Args:
+            step: `EXPORT` or `PROVE`.
+            form: of the export; `auto`: stock where it can hold the model, else merged.
+            say: is told what was chosen, and which photos the proof is made of.
+        """
+        from transformers.utils.logging import disable_progress_bar
+
+        from natix_hf.hub.export_forms import export_run
+        from natix_hf.hub.proof import prove
+
+        disable_progress_bar()  # loading and saving take a moment
+        exports = self.run / "exports"
+        if step == PROVE:
+            with carried_out(self.run, PROVE):
+                prove(self.run, next(path.parent for path in exports.glob("*/export.json")), say=say)
+            return
+        shutil.rmtree(exports, ignore_errors=True)
+        with carried_out(self.run, EXPORT, {"form": form}):
+            try:
+                first = "stock" if form == "auto" else form
+                export_run(self.run, first, exports / first)
+            except UserError as error:
+                if form != "auto":
+                    raise
+                say(f"stock cannot hold this model, it is exported as merged: {error}")
+                shutil.rmtree(exports, ignore_errors=True)
+                export_run(self.run, "merged", exports / "merged")

@@ -1,0 +1,83 @@
+"""Where a file of a run came from: the chain of steps from it back to the photos, in words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from natix_hf.documents.ledger import read_ledger
+from natix_hf.documents.step_record import FilePrint, StepRecord
+from natix_hf.errors import UserError
+from natix_hf.runs.steps import CHAINS, EXPORT, PROVE, Step
+
+
+def explained(run: Path, name: str) -> list[str]:
+    """The lines that tell what made a file: step, time, versions, options, and of what, back to the photos.
+
+    Raises:
+        UserError: the run has no record of who wrote such a file.
+    """
+    run = Path(run).expanduser()
+    if not (run / "steps").is_dir():
+        raise UserError(f"{run}: no steps/, so nothing is known of how its files were made: a run's folder expected")
+    steps = list({one.name: one for chain in CHAINS.values() for one in chain}.values())
+    records = {step.name: StepRecord.of(run, step.name) for step in (*steps, EXPORT, PROVE)}
+    records = {key: record for key, record in records.items() if record is not None}
+    if not any(name in record.writes for record in records.values()):
+        known = sorted({file for record in records.values() for file in record.writes})
+        raise UserError(f"{run}: no step wrote {name}; these are known: {', '.join(known[:20])}")
+    kinds = {step.name: step for step in (*steps, EXPORT, PROVE)}
+    lines: list[str] = []
+    _tell(run, name, records, kinds, lines, set(), 0)
+    return lines
+
+
+def _tell(
+    run: Path,
+    name: str,
+    records: dict[str, StepRecord],
+    kinds: dict[str, Step],
+    lines: list[str],
+    told: set[str],
+    depth: int,
+) -> None:
+    indent = "  " * depth
+    record = next((one for one in records.values() if name in one.writes), None)
+    if record is None:
+        return
+    one = record.writes[name]
+    path = run / name
+    state = "" if path.is_file() and FilePrint.of(path, one).fingerprint == one.fingerprint else ", not as it was made"
+    lines.append(f"{indent}{name} ({one.fingerprint[:12]}{state})")
+    if record.name in told:
+        lines.append(f"{indent}  by {record.name}, see above")
+        return
+    told.add(record.name)
+    made_with = ", ".join(f"{package} {version}" for package, version in record.versions.items())
+    lines.append(f"{indent}  by {record.name}: {kinds[record.name].does}; {record.started}, {record.seconds:.1f} s")
+    lines.append(f"{indent}  with {made_with}")
+    if asked := {key: value for key, value in record.options.items() if value not in (None, [], "none")}:
+        lines.append(f"{indent}  asked for {', '.join(f'{key} {value}' for key, value in asked.items())}")
+    for line in _photos(run, record.name):
+        lines.append(f"{indent}  {line}")
+    for source in record.reads:
+        _tell(run, source, records, kinds, lines, told, depth + 2)
+
+
+# Whose entries in the ledger are of which step of the run.
+READERS = {
+    "train": ("train", "frozen features", "choose checkpoint", "refit"),
+    "predict": ("predictions",),
+    "calibrate": ("fit calibration", "guarantee"),
+    "show": ("doubtful labels", "confident mistakes"),
+    "evaluate": ("final figures",),
+}
+
+
+def _photos(run: Path, step: str) -> list[str]:
+    """The rows that a step read, by the run's ledger."""
+    found: dict[tuple[str, str], int] = {}
+    for entry in read_ledger(run):
+        if entry.step in READERS.get(step, ()):
+            part = f"{entry.split}/{entry.part}" if entry.part else entry.split
+            found[part, entry.fingerprint] = entry.rows
+    return [f"photos: {rows} of {split} (fingerprint {one[:12]})" for (split, one), rows in found.items()]

@@ -1,0 +1,205 @@
+"""What a pipeline has to do: the steps of a version that are not up to date, why, and how each is done.
+
+`plan` changes nothing. `carry_out` does the steps in the order in which data flows, and looks again before each: a
+step that gave what it had given before sets nothing off. Training is a process of its own, started by a launcher.
+"""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from natix_hf.errors import UserError
+from natix_hf.runs.made_from import DECISION, PREDICTED, nearest, restore, sibling, take_over
+from natix_hf.runs.same_recipe import told
+from natix_hf.runs.steps import (
+    ASSEMBLE,
+    CALIBRATE,
+    CHAINS,
+    EVALUATE,
+    EXPORT,
+    PREDICT,
+    PROVE,
+    SPLIT,
+    TIME,
+    TRAIN,
+    Step,
+    stale,
+    stands,
+)
+
+STEPS = (*CHAINS["run"], EXPORT, PROVE)
+NAMES = tuple(step.name for step in STEPS if step != TIME)  # timing goes with what is shown
+
+
+class State(NamedTuple):
+    """A step, and why it has to be done; None: it is up to date."""
+
+    step: Step
+    why: str | None
+
+
+@dataclass(frozen=True)
+class Version:
+    """What is asked for, and where it lies.
+
+    Attributes:
+        store: the folder of all versions.
+        name: of this one's folder.
+        recipe: resolved, its keys and values; `text` as YAML.
+        words: recipe file and keys, as `natix_hf.train` takes them.
+    """
+
+    store: Path
+    name: str
+    recipe: Mapping[str, Any]
+    text: str
+    words: Sequence[str]
+
+    @property
+    def run(self) -> Path:
+        return self.store / self.name
+
+
+def wanted(until: str, recipe: Mapping[str, Any]) -> list[Step]:
+    """The steps up to one, by its name.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if until not in NAMES:
+        raise UserError(f"--until {until}: one of {', '.join(NAMES)} expected")
+    last = [step.name for step in STEPS].index(until)
+    return [step for step in STEPS[: last + 1] if step != TIME or recipe.get("robustness")]
+
+
+def options_for(step: Step, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What a recipe asks of a step beside what the name of the version says; None: nothing."""
+    if step == PREDICT:
+        return {key: recipe.get(key) for key in PREDICTED}
+    if step == CALIBRATE:
+        return {key: recipe.get(key) for key in DECISION}
+    return {"form": recipe.get("hub_format") or "auto"} if step == EXPORT else None
+
+
+def plan(version: Version, steps: Sequence[Step]) -> list[State]:
+    """The steps with why they have to be done, as far as that is known before the first of them is."""
+    run, found, first = version.run, [], None
+    other = None if run.exists() else sibling(version.store, version.name, ASSEMBLE)
+    for step in steps:
+        if other is not None and step in (SPLIT, TRAIN, PREDICT):
+            why = None  # taken over
+        elif other is not None and step == ASSEMBLE:
+            why = "after calibrate"
+        else:
+            why = stale(run, step, options_for(step, version.recipe))
+        if why is None and first is not None:
+            why = f"after {first}"
+        elif why == "not done yet" and step == SPLIT:
+            why = _new(version)
+        if why is not None and first is None:
+            first = step.name
+        found.append(State(step, why))
+    return found
+
+
+def _new(version: Version) -> str:
+    """Why nothing there is can be used."""
+    if version.run.exists():
+        return "begun and not ended"
+    closest = nearest(version.store, version.recipe)
+    if closest is None:
+        return "first version"
+    other, odd = closest
+    return f"another version than {other.name}: {told(odd) if odd else 'the photos or the checkpoint changed'}"
+
+
+class Pipeline:
+    """One version and the means to bring it up to date.
+
+    Args:
+        version: which.
+        launcher: the command that starts `-m natix_hf.train`, such as `accelerate launch` with its options.
+        evaluate_again: read `val_test` once more where the figures do not stand any more.
+        say: is told what is done.
+    """
+
+    def __init__(
+        self, version: Version, *, launcher: str, evaluate_again: bool = False, say: Callable[[str], None] = print
+    ):
+        self.version, self.launcher, self.evaluate_again, self.say = version, launcher, evaluate_again, say
+        self._saved: Any = None
+
+    def carry_out(self, steps: Sequence[Step]) -> list[str]:
+        """Do what is not up to date; returns the names of the steps that were done.
+
+        Raises:
+            UserError: a step failed, or would read `val_test` once more unasked.
+        """
+        run, done = self.version.run, []
+        if not run.exists() and (other := sibling(self.version.store, self.version.name, ASSEMBLE)):
+            self.say(f"training and predictions are those of {other.name}")
+            take_over(other, run, self.version.text)
+        for step in steps:
+            asked = options_for(step, self.version.recipe)
+            why = stale(run, step, asked)
+            if why is None:
+                continue
+            if step == EVALUATE and why != "not done yet" and not self.evaluate_again:
+                raise UserError(
+                    f"{run}: evaluate: {why}: val_test is not read once more unasked: bring the file back, or add "
+                    "--evaluate_again, and the reading is counted"
+                )
+            self.say(f"{step.name}: {why}")
+            done.append(step.name)
+            if step in (SPLIT, TRAIN) or not self._assembled(step):
+                self._train(steps)
+                done += [one.name for one in steps if one in CHAINS["run"] and one.name not in done]
+            else:
+                self._do(step)
+        return done
+
+    def _assembled(self, step: Step) -> bool:
+        """Whether there is a saved model that `step` can be done from; a sibling may have one."""
+        run = self.version.run
+        if stands(run, ASSEMBLE):
+            return True
+        other = sibling(self.version.store, self.version.name, ASSEMBLE)
+        if other is None:
+            return False
+        self.say(f"the model's files are brought back from {other.name}")
+        restore(other, run, ASSEMBLE)
+        return True
+
+    def _train(self, steps: Sequence[Step]) -> None:
+        """Train, and do what follows up to the last of the steps, in a process of its own."""
+        run = self.version.run
+        last = [step.name for step in steps if step in CHAINS["run"] and step not in (TIME,)][-1]
+        more = ["--resume_from_checkpoint", "true"] if (run / "run.json").is_file() else []
+        words = [*self.version.words, "--output_dir", str(run), "--until", last, "--push_to_hub", "false", *more]
+        launcher = shlex.split(self.launcher)
+        if launcher[:2] == ["accelerate", "launch"]:  # that of this environment
+            launcher = [sys.executable, "-m", "accelerate.commands.launch", *launcher[2:]]
+        elif launcher[0] == "torchrun":
+            launcher = [sys.executable, "-m", "torch.distributed.run", *launcher[1:]]
+        elif launcher[0] == "python":
+            launcher = [sys.executable, *launcher[1:]]
+        status = subprocess.run([*launcher, "-m", "natix_hf.train", *words]).returncode
+        if status:
+            raise UserError(
+                f"{run}: training ended with exit status {status}, what it printed says why; the same command goes on"
+            )
+
+    def _do(self, step: Step) -> None:
+        from natix_hf.runs.carry_on import CarryOn
+
+        self._saved = self._saved or CarryOn(self.version.run)
+        if step in (EXPORT, PROVE):
+            self._saved.export_or_prove(step, options_for(EXPORT, self.version.recipe)["form"], self.say)
+        else:
+            self._saved.do(step.name)
