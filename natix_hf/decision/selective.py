@@ -142,9 +142,6 @@ def _band(scores, is_positive, groups, guarantee: Guarantee, *, n_boot: int, see
     said_positive, said_negative = answers(scores, guarantee.low, guarantee.high)
     silent = ~said_positive & ~said_negative
     everything = np.ones(len(scores), dtype=bool)
-    counted = everything
-    if guarantee.selected is not None:
-        counted = np.maximum(scores, 1 - scores) >= guarantee.selected.at
 
     def rate(of: np.ndarray, rows: np.ndarray) -> Rate:
         return share_with_interval(of, rows, groups, n_boot=n_boot, seed=seed)
@@ -152,8 +149,8 @@ def _band(scores, is_positive, groups, guarantee: Guarantee, *, n_boot: int, see
     return Band(
         low=guarantee.low,
         high=guarantee.high,
-        fpr=rate(said_positive, counted & ~is_positive),
-        fnr=rate(said_negative, counted & is_positive),
+        fpr=rate(said_positive, ~is_positive),
+        fnr=rate(said_negative, is_positive),
         abstention=BandAbstention(negative=rate(silent, ~is_positive), positive=rate(silent, is_positive)),
         coverage=rate(~silent, everything),
         precision=rate(is_positive, said_positive),

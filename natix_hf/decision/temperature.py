@@ -32,20 +32,6 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return scipy.special.softmax(np.asarray(logits, dtype=np.float64), axis=1)
 
 
-def apply_calibration(logits: np.ndarray, temperature: float | np.ndarray, logit_bias: np.ndarray) -> np.ndarray:
-    """What the head does last: `logits / temperature + logit_bias`.
-
-    Args:
-        logits: `(n, classes)` as the linear layer gave them.
-        temperature: one positive number, or one a class `(classes,)`.
-        logit_bias: `(classes,)`, zeros where there is none.
-
-    Returns:
-        `(n, classes)` float64.
-    """
-    return np.asarray(logits, dtype=np.float64) / np.asarray(temperature, dtype=np.float64) + np.asarray(logit_bias)
-
-
 def fit_temperature(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None) -> float:
     """The most probable temperature, by a bounded search over log T in float64.
 

@@ -80,36 +80,6 @@ def _ends(
     return intervals
 
 
-def paired_difference(
-    logits_a: np.ndarray,
-    logits_b: np.ndarray,
-    labels: np.ndarray,
-    groups: np.ndarray | None,
-    metric: str,
-    *,
-    positive: int = 1,
-    n_boot: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> dict[str, float]:
-    """How much `a` differs from `b` on the same rows: `metric(a) - metric(b)` with its interval over resampled groups.
-
-    Both classifiers see the same resample each time, so what makes a photo hard for both cancels.
-
-    Args:
-        logits_a, logits_b: `(n, classes)` of the two classifiers, row by row the same photos.
-        labels, groups, positive, n_boot, seed, level: as in `bootstrap_intervals`.
-        metric: a name of `METRICS`.
-
-    Returns:
-        `{"difference", "low", "high"}`.
-    """
-    if metric not in METRICS:
-        raise ValueError(f"metric '{metric}' is not one of {', '.join(METRICS)}")
-    options = {"positive": positive, "n_boot": n_boot, "seed": seed, "level": level}
-    return paired_differences(logits_a, logits_b, labels, groups, **options)[metric]
-
-
 def paired_differences(
     logits_a: np.ndarray,
     logits_b: np.ndarray,
@@ -121,7 +91,17 @@ def paired_differences(
     seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, dict[str, float]]:
-    """`paired_difference` for every metric: `{metric: {"difference", "low", "high"}}`."""
+    """How much `a` differs from `b` on the same rows: `metric(a) - metric(b)` with its interval over resampled groups.
+
+    Both classifiers see the same resample each time, so what makes a photo hard for both cancels.
+
+    Args:
+        logits_a, logits_b: `(n, classes)` of the two classifiers, row by row the same photos.
+        labels, groups, positive, n_boot, seed, level: as in `bootstrap_intervals`.
+
+    Returns:
+        `{metric: {"difference", "low", "high"}}`.
+    """
     logits_a, labels = checked(logits_a, labels)
     logits_b, _ = checked(logits_b, labels)
     group_of_row = group_numbers(groups, len(labels))

@@ -241,30 +241,3 @@ def _coded(image: Image.Image) -> Image.Image:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=QUALITY)
     return Image.open(file)
-
-
-def challenge_photo(
-    source: Source,
-    profile: str,
-    *,
-    level: int | None = None,
-    seed: int = 0,
-    level_probabilities: Sequence[float] | None = None,
-) -> Image.Image:
-    """A photo as validators send it; a pure function of its arguments.
-
-    Args:
-        source: as for `cached_photo`.
-        profile: a key of `PROFILES`.
-        level, seed, level_probabilities: as in `draw_challenge`, which tells what was drawn.
-
-    Returns:
-        RGB, 224 x 224; with `challenge@2026-05` of the photo's own size.
-
-    Raises:
-        UserError: as in `draw_challenge`.
-        PhotoError: as in `cached_photo`.
-    """
-    image = cached_photo(source)
-    options = {"level": level, "seed": seed, "level_probabilities": level_probabilities}
-    return apply_challenge(image, draw_challenge(profile, image.size, **options))

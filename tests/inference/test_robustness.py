@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sent_photos import challenge_photo, distort
 from transformers.image_utils import load_image
 
 from natix_hf import load_model, load_photos
@@ -16,8 +17,7 @@ from natix_hf.inference.robustness import (
     sent_logits,
     sent_photo,
 )
-from natix_hf.streetvision.distortions import distort
-from natix_hf.streetvision.profiles import cached_photo, challenge_photo, draw_challenge, jpeg
+from natix_hf.streetvision.profiles import cached_photo, draw_challenge, jpeg
 
 PROFILE = "challenge@2025"
 

@@ -52,28 +52,6 @@ class Copies:
     crowded: int
 
 
-def candidate_pairs(table: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of rows whose hashes are near, for tables without pixels.
-
-    Rows of one hash are tied to the first of them, which stands for all in the search.
-
-    Args:
-        table: `(n, Q)` uint64, the photo's own hash in column 0, queries in the others.
-
-    Returns:
-        `(k,)` first, `(k,)` second and `(k,)` query of the first by which they are near.
-    """
-    values, first, inverse = np.unique(table[:, 0], return_index=True, return_inverse=True)
-    again = np.flatnonzero(first[inverse] != np.arange(len(table)))
-    found = search(values, table[first])
-    keep = (found.row < found.value) | ((found.query > 0) & (found.row != found.value))
-    return (
-        np.concatenate([first[inverse[again]], first[found.row[keep]]]),
-        np.concatenate([again, first[found.value[keep]]]),
-        np.concatenate([np.zeros(len(again), dtype=np.int8), found.query[keep]]),
-    )
-
-
 class _Search:
     """What is connected so far, and by which pairs."""
 

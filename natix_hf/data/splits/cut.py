@@ -2,8 +2,8 @@
 
 Rows that show the same photo, video or place are one group; whole groups, stratified by class, the same for the same
 rows and seed in whatever order they come. A source that brings the four splits keeps them, after a check that no
-group, no photo and no id stands in two. `cut` gives the splits with the content of their `splits.json`, `split_rows`
-locks them. This file knows nothing of where the rows came from.
+group, no photo and no id stands in two. `cut` gives the splits with the content of their `splits.json`; the
+caller locks them. This file knows nothing of where the rows came from.
 """
 
 from __future__ import annotations
@@ -327,21 +327,3 @@ def _check_used(labels: np.ndarray, names: Sequence[str]) -> None:
             f"class {names[int(np.argmin(used))]!r} has 0 photos and stands in label_names, or in the list of classes "
             f"that the data set brings: add photos of it, or leave it out with --label_names {rest}"
         )
-
-
-def split_rows(
-    rows: Rows, ratios: Sequence[float] = DEFAULT_RATIOS, seed: int = 0, *, document: dict | None = None, **plan
-) -> LockedSplits:
-    """Cut the rows into four splits and lock them; a source that brings the four keeps them.
-
-    Args:
-        rows: from `load_rows`.
-        ratios: four positive numbers that sum to 1; not used where the source brings its splits.
-        seed: of the assignment.
-        document: the `splits.json` that came with a source of four splits.
-        plan: the other fields of `Plan`.
-
-    Raises:
-        UserError: as `cut`.
-    """
-    return cut(rows, Plan(ratios=tuple(ratios), seed=seed, **plan), document=document).lock()
