@@ -60,6 +60,7 @@ def main(argv: list[str]) -> None:
         from natix_hf.inference.classify import load_classifier, missing_line, predict_photos, write_rows
         from natix_hf.inference.measured_pace import choose_pace, decoding_workers, default_device, first_pixels
         from natix_hf.inference.named_photos import find_photos
+        from natix_hf.modeling.packed_linear import packing_line
 
     names, photos = find_photos(given.photos, given.image_column_name, given.dataset_config)
     model, processor = load_classifier(given.model)
@@ -68,8 +69,8 @@ def main(argv: list[str]) -> None:
     measured = device.type != "cpu" or given.precision == "auto"
     sample = first_pixels(photos, processor) if measured else ()
     pace = choose_pace(model, sample, photos=len(photos), batch_size=given.batch_size, precision=given.precision)
-    if pace.told:
-        print(pace.told)
+    for told in filter(None, (packing_line(model, trained=False), pace.told)):
+        print(told)
     workers = decoding_workers(device) if given.num_workers is None else given.num_workers
     options = {"batch_size": pace.batch_size, "num_workers": workers, "run": pace.run}
     rows = predict_photos(model, processor, names, photos, **options)

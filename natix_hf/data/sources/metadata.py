@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, time
 from typing import Any
@@ -39,16 +39,19 @@ def places(data: Dataset, column: str) -> np.ndarray:
     Raises:
         UserError: for a value that is no place on earth, with its row.
     """
-    found = np.full((len(data), 2), np.nan)
-    for row, value in enumerate(column_values(data, column, "gps")):
+    expected = "latitude (-90 to 90) and longitude (-180 to 180) in degrees, such as [39.7, -86.1]"
+    return _numbers(data, column, "gps", _place, expected).reshape(-1, 2)
+
+
+def _numbers(data: Dataset, column: str, what: str, read: Callable[[Any], Any], expected: str) -> np.ndarray:
+    """What `read` makes of each row's value, float64; `UserError` with the row where it cannot."""
+    found = []
+    for row, value in enumerate(column_values(data, column, what)):
         try:
-            found[row] = _place(value)
+            found.append(read(value))
         except (ValueError, TypeError):
-            raise UserError(
-                f"{column}: row {row} holds {value!r}; expected latitude (-90 to 90) and longitude (-180 to 180) in "
-                "degrees, such as [39.7, -86.1]: mend or empty it"
-            ) from None
-    return found
+            raise UserError(f"{column}: row {row} holds {value!r}; expected {expected}: mend or empty it") from None
+    return np.array(found, dtype=np.float64)
 
 
 def _place(value: Any) -> tuple[float, float]:
@@ -82,16 +85,8 @@ def times(data: Dataset, column: str) -> np.ndarray:
     Raises:
         UserError: for a value that is no time, with its row.
     """
-    found = np.full(len(data), np.nan)
-    for row, value in enumerate(column_values(data, column, "date")):
-        try:
-            found[row] = _time(value)
-        except (ValueError, TypeError):
-            raise UserError(
-                f"{column}: row {row} holds {value!r}; expected seconds since 1970, an ISO date or EXIF's "
-                "2024:05:01 10:00:00: mend or empty it"
-            ) from None
-    return found
+    expected = "seconds since 1970, an ISO date or EXIF's 2024:05:01 10:00:00"
+    return _numbers(data, column, "date", _time, expected)
 
 
 def _time(value: Any) -> float:
