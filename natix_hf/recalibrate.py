@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from natix_hf.errors import CommandParser, UserError, command
-from natix_hf.files import check_writable, write_json
+from natix_hf.files import check_new_folder, write_json
 from natix_hf.startup import keep_freed_memory
 
 
@@ -50,9 +50,7 @@ def main(argv: list[str]) -> None:
     keep_freed_memory()
     given = parser().parse_args(argv)
     output = Path(given.output).expanduser()
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"--output {output}: already there and not empty: name another folder")
-    check_writable(output, "--output")
+    check_new_folder(output, "--output")
     if given.batch_size < 1 or given.num_workers < 0:
         raise UserError("--batch_size: at least 1 expected; --num_workers: at least 0")
 

@@ -17,7 +17,7 @@ import yaml
 from transformers.dynamic_module_utils import custom_object_save
 
 from natix_hf.errors import UserError
-from natix_hf.files import check_writable, read_json, write_json
+from natix_hf.files import check_new_folder, new_folder, read_json, write_json
 from natix_hf.hub.cards import hub_id
 from natix_hf.modeling.adapter_natix_dinov3 import fingerprint
 from natix_hf.modeling.adapters import load_adapter, merge_lora
@@ -72,7 +72,7 @@ def write_adapter(
     base = _base(model, name, revision)
     found = fingerprint(base.backbone.state_dict())
     if base_output:
-        _write_base(base, processor, Path(base_output).expanduser())
+        _write_base(base, processor, base_output)
     _check_base(run, model, base)
 
     describe_adapter(model, processor, found, folder)
@@ -142,22 +142,14 @@ def _base(
     return base.eval()
 
 
-def _write_base(base: NatixDinov3ForImageClassification, processor: Any, output: Path) -> None:
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"--base_output {output}: already there and not empty: name another folder")
-    check_writable(output, "--base_output")
-    stage = output.absolute().parent / f".{output.name}.partial"
-    shutil.rmtree(stage, ignore_errors=True)
-    try:
+def _write_base(base: NatixDinov3ForImageClassification, processor: Any, output: str | Path) -> None:
+    output = Path(output).expanduser()
+    check_new_folder(output, "--base_output")
+    with new_folder(output) as stage:
         base.save_pretrained(stage)
         processor.save_pretrained(stage)
         for path in stage.glob("*.safetensors"):
             path.chmod(0o644)
-        if output.exists():
-            output.rmdir()
-        stage.replace(output)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
 
 
 def _check_base(run: Path, model: NatixDinov3ForImageClassification, base: NatixDinov3ForImageClassification) -> None:

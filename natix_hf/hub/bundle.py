@@ -56,7 +56,7 @@ def write_bundle(
         run: a finished and evaluated run.
         folder: of its export.
         repo_id: where it will stand.
-        form: one of `exporting.FORMATS`.
+        form: one of `export_forms.FORMATS`.
         include_photos: the page keeps its gallery, and nothing is withheld.
         extra: further sections of the card.
 

@@ -48,7 +48,7 @@ class Publication:
 
     Args:
         repo_id: `owner/name`.
-        form: `auto` (stock where it can hold the model, else merged) or one of `exporting.FORMATS`.
+        form: `auto` (stock where it can hold the model, else merged) or one of `export_forms.FORMATS`.
         private: make a new repository private; an existing one has to be.
         version: X.Y.Z, also the tag.
         hotkey: a StreetVision participant's SS58 address; None for models that are not submitted there.

@@ -145,7 +145,7 @@ def predict_photos(
     """Predictions in the order of `photos`; a broken photo yields its reason and stops nothing.
 
     How the model decides stands in its config; a model that has no such entry decides by its largest score. `run`
-    gives the logits of a batch, see `pace.Pace`; by default the model does, as it is.
+    gives the logits of a batch, see `measured_pace.Pace`; by default the model does, as it is.
     """
     run = run or partial(logits_of, model)
     rule = getattr(model.config, "decision", None) or {}  # other classes' configs do not know the name

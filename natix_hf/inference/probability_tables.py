@@ -1,4 +1,4 @@
-"""Probabilities read back from a table that `natix_hf.predict` wrote (see `prediction.write_rows`)."""
+"""Probabilities read back from a table that `natix_hf.predict` wrote (see `classify.write_rows`)."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def find_copies(
     """Find rows that show the same photo.
 
     Args:
-        looks: `(n,)` from `looks.look`.
+        looks: `(n,)` from `perceptual_hashes.look`.
         same_pixels: whether two rows are equal when decoded in full; asked where thumbnails are all but equal. A photo
             that shows too little to tell it from others (night, fog) is tied only where this says yes.
         progress: show a bar.

@@ -93,7 +93,7 @@ def group_rows(
         ids: `(n,)` unique ids.
         groups: for each group column its name and `(n,)` values; rows that share one are tied, None ties nothing.
         fingerprints: `(n,)` digests of the files; equal ones are tied.
-        looks: `(n,)` from `looks.look`; None looks for no near-duplicates.
+        looks: `(n,)` from `perceptual_hashes.look`; None looks for no near-duplicates.
         places: `(n, 2)` latitude and longitude in degrees, NaN where unknown.
         times: `(n,)` seconds since 1970, NaN where unknown (then distance ties without time).
         metres: rows within this distance are tied; None ties none by place.
