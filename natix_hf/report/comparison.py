@@ -29,6 +29,7 @@ from natix_hf.documents.figures import Interval
 from natix_hf.report.intervals import bootstrap_intervals, group_count, paired_differences
 from natix_hf.report.metrics import LOWER_IS_BETTER, METRICS, checked
 from natix_hf.report.slices import FEW_GROUPS, FEW_ROWS
+from natix_hf.resampling import LEVEL
 
 LISTED = 100  # photos on which two runs differ
 BY_SLICE = ("accuracy", "balanced_accuracy", "log_loss")
@@ -89,7 +90,6 @@ def comparison_document(
     notes: Sequence[str] = (),
     n_boot: int = 1000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> Comparison:
     """The content of `comparison.json`; a figure that is not defined is None.
 
@@ -103,7 +103,7 @@ def comparison_document(
         positive: id of the positive class.
         split: where the rows come from.
         notes: sentences that belong to the comparison.
-        n_boot, seed, level: of the intervals, see `intervals.bootstrap_intervals`.
+        n_boot, seed: of the intervals, see `intervals.bootstrap_intervals`.
 
     Raises:
         ValueError: fewer than two runs, a name that stands twice, or shapes that do not fit.
@@ -112,7 +112,7 @@ def comparison_document(
     if len(runs) < 2 or len(set(names)) < len(names):
         raise ValueError(f"expected two or more runs of different names, found {', '.join(names) or 'none'}")
     labels = checked(runs[0].logits, labels)[1]
-    options = {"positive": positive, "n_boot": n_boot, "seed": seed, "level": level}
+    options = {"positive": positive, "n_boot": n_boot, "seed": seed}
     decided = [checked(run.logits, labels)[0].argmax(axis=1) for run in runs]
     rows = _Rows(labels, groups, np.asarray(ids, dtype=object), slices)
     return Comparison(
@@ -121,7 +121,7 @@ def comparison_document(
         groups=group_count(groups, len(labels)),
         labels=dict(zip(label_names, np.bincount(labels, minlength=len(label_names)).tolist(), strict=True)),
         positive_label=label_names[positive],
-        level=level,
+        level=LEVEL,
         resampled="groups",
         resamples=n_boot,
         runs=[

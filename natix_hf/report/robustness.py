@@ -15,6 +15,7 @@ from natix_hf.documents.reward import RewardEntry
 from natix_hf.documents.robustness import Case, Latency, ProfileFigures, Robustness
 from natix_hf.report.intervals import bootstrap_intervals, group_count, intervals_beside
 from natix_hf.report.summary import figure_text, interval_text
+from natix_hf.resampling import LEVEL
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,6 @@ def robustness_document(
     split: str = "val_test",
     n_boot: int = 1000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> Robustness:
     """The content of `robustness.json`.
 
@@ -62,9 +62,9 @@ def robustness_document(
         how_sent: profile -> how it took the photos, which is told with its figures.
         latency: from `latency_document`.
         split: where the rows come from.
-        n_boot, seed, level: of the intervals, see `intervals.bootstrap_intervals`.
+        n_boot, seed: of the intervals, see `intervals.bootstrap_intervals`.
     """
-    options = {"positive": positive, "n_boot": n_boot, "seed": seed, "level": level}
+    options = {"positive": positive, "n_boot": n_boot, "seed": seed}
     found_under = []
     for profile, ways in profiles.items():
         levels = [way for way in ways if way.distortion is None]
@@ -85,7 +85,7 @@ def robustness_document(
         n=len(labels),
         groups=group_count(groups, len(labels)),
         positive_label=label_names[positive],
-        level=level,
+        level=LEVEL,
         resampled="groups",
         resamples=n_boot,
         clean={name: Interval.of(ends) for name, ends in clean_figures.items()},

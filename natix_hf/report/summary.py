@@ -15,6 +15,7 @@ from natix_hf.documents.final_figures import FinalFigures, Stages, Uncalibrated
 from natix_hf.report.decision_lines import calibration_lines, stage_lines
 from natix_hf.report.intervals import bootstrap_intervals, group_count
 from natix_hf.report.metrics import classification_metrics
+from natix_hf.resampling import LEVEL
 
 LABELS = {
     "accuracy": "accuracy",
@@ -40,7 +41,6 @@ def metrics_document(
     split: str = "val_test",
     n_boot: int = 1000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> FinalFigures:
     """The content of `metrics.json`; a figure that is not defined is None.
 
@@ -54,9 +54,9 @@ def metrics_document(
         times_read_before: how many other models' final figures these rows have given.
         stages: figures after each step from logits to decisions.
         split: where the rows come from.
-        n_boot, seed, level: of the intervals, see `intervals.bootstrap_intervals`.
+        n_boot, seed: of the intervals, see `intervals.bootstrap_intervals`.
     """
-    intervals = bootstrap_intervals(logits, labels, groups, positive=positive, n_boot=n_boot, seed=seed, level=level)
+    intervals = bootstrap_intervals(logits, labels, groups, positive=positive, n_boot=n_boot, seed=seed)
     uncalibrated = classification_metrics(uncalibrated_logits, labels, positive)
     counts = np.bincount(labels, minlength=len(label_names))
     return FinalFigures(
@@ -65,7 +65,7 @@ def metrics_document(
         groups=group_count(groups, len(labels)),
         positive_label=label_names[positive],
         labels={name: int(count) for name, count in zip(label_names, counts, strict=True)},
-        level=level,
+        level=LEVEL,
         resampled="groups",
         resamples=n_boot,
         metrics={name: Interval.of(ends) for name, ends in intervals.items()},

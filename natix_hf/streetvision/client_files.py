@@ -183,18 +183,16 @@ def check_client(
     expected: Sequence[float],
     *,
     python: str | Path | None = None,
-    online: bool = False,
     seconds: float = 5.0,
     tolerance: float = TOLERANCE,
 ) -> dict[str, Any]:
     """Call the model in the network's form in a fresh process, and compare the probability of `Roadwork`.
 
     Args:
-        model: an export's folder, or a Hub id (then `online`).
+        model: an export's folder.
         photos: their bytes.
         expected: `(n,)` probability of Roadwork by the run.
         python: the client's interpreter; by default this one.
-        online: let the client reach the Hub.
         seconds: of each measurement of latency.
         tolerance: largest difference of a probability that is allowed.
 
@@ -205,7 +203,7 @@ def check_client(
     Raises:
         UserError: the client fails, answers without `Roadwork`, or gives another probability.
     """
-    found = _call(model, photos, python=python, online=online, seconds=seconds)
+    found = _call(model, photos, python=python, seconds=seconds)
     missing = [sorted(answer) for answer in found["answers"] if "Roadwork" not in answer]
     if missing:
         raise UserError(f"StreetVision: a client gets the labels {', '.join(missing[0])}, and reads 'Roadwork'")
@@ -226,15 +224,14 @@ def check_client(
     }
 
 
-def _call(model: Any, photos: Sequence[bytes], *, python: Any, online: bool, seconds: float) -> dict[str, Any]:
+def _call(model: Any, photos: Sequence[bytes], *, python: Any, seconds: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="natix_hf-streetvision-") as work:
         folder = Path(work, "photos")
         folder.mkdir()
         for number, content in enumerate(photos):
             (folder / f"{number:04d}").write_bytes(content)
-        environment = {**os.environ, "HF_HOME": str(Path(work, "hub")), "PYTHONWARNINGS": "ignore"}
-        environment.pop("PYTHONPATH", None)
-        environment |= {} if online else {"HF_HUB_OFFLINE": "1"}
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        environment |= {"HF_HOME": str(Path(work, "hub")), "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
         words = [str(python or sys.executable), str(CLIENT), str(model), str(folder), "--seconds", str(seconds)]
         done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=work)
     if done.returncode:

@@ -173,20 +173,20 @@ def _crop(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, 
     return _centre(width, height)
 
 
-def letterboxed(size: tuple[int, int], side: int = SIDE) -> tuple[int, int]:
-    """Width and height of a photo within a square of `side` pixels, cut to whole pixels in floating point.
+def letterboxed(size: tuple[int, int]) -> tuple[int, int]:
+    """Width and height of a photo within a square of `SIDE` pixels, cut to whole pixels in floating point.
 
     As validators compute it: 640 x 360 becomes 224 x 125, not 126; of very long strips the short side is 0.
     """
-    scale = min(side / size[0], side / size[1])
+    scale = min(SIDE / size[0], SIDE / size[1])
     return int(size[0] * scale), int(size[1] * scale)
 
 
-def letterbox(image: Image.Image, side: int = SIDE) -> Image.Image:
-    """The whole photo in a square of `side` pixels between black bars; `check_sendable` tells which have no place."""
-    width, height = letterboxed(image.size, side)
-    square = Image.new("RGB", (side, side))
-    square.paste(image.resize((width, height), Image.Resampling.BILINEAR), ((side - width) // 2, (side - height) // 2))
+def letterbox(image: Image.Image) -> Image.Image:
+    """The whole photo in a square of `SIDE` pixels between black bars; `check_sendable` tells which have no place."""
+    width, height = letterboxed(image.size)
+    square = Image.new("RGB", (SIDE, SIDE))
+    square.paste(image.resize((width, height), Image.Resampling.BILINEAR), ((SIDE - width) // 2, (SIDE - height) // 2))
     return square
 
 

@@ -5,8 +5,8 @@ run, epoch and row), so a resumed run and any number of workers see the same mix
 its own share of a batch, and under gradient accumulation each part of one is mixed by itself: other partners than one
 large batch would have, the same distribution.
 
-Only batches from `training_photos.TrainingPhotos` come here: scored photos carry no seed. This module knows no loss; what is
-refused here is refused before a photo is read.
+Only batches of `TrainingPhotos` come here: scored photos carry no seed. This module knows no loss; what is refused
+here is refused before a photo is read.
 """
 
 from __future__ import annotations
