@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -266,8 +266,8 @@ def kept_records(
                     photos, batch_size=batch_size, num_workers=num_workers, worker_init_fn=worker_threads
                 )
                 told = what if view is None else f"{what}, view {view.number + 1}"
-                account = {"compute": passes.counting(compute), "passes": passes}
-                _keep(model, loader, [names[i] for i in missing], store, shard_rows=shard_rows, what=told, **account)
+                batches, counted = passes.over(loader), passes.counting(compute)
+                _keep(model, batches, counted, [names[i] for i in missing], store, shard_rows, told)
             found |= store.find(set(names) - found.keys())
     passes.asked(store.key, set(names), [names[i] for i in missing])
     store.touch()
@@ -276,17 +276,9 @@ def kept_records(
 
 @torch.inference_mode()
 def _keep(
-    model: Any,
-    loader: DataLoader,
-    names: list[str],
-    store: FeatureStore,
-    *,
-    compute: Callable[[torch.Tensor], np.ndarray],
-    shard_rows: int,
-    what: str,
-    passes: Passes,
+    model: Any, batches: Iterable, compute: Callable, names: list[str], store: FeatureStore, shard_rows: int, what: str
 ) -> None:
-    """One pass over the photos of a loader, shard by shard into the store."""
+    """One pass over batches of photos, shard by shard into the store."""
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
@@ -294,7 +286,7 @@ def _keep(
     kept = 0
     try:
         with packed_linears(model), tqdm(total=len(names), desc=what, unit="photo") as progress:
-            for batch in passes.over(loader):
+            for batch in batches:
                 waiting.append(compute(batch["pixel_values"].to(device, non_blocking=True)))
                 progress.update(len(waiting[-1]))
                 count = sum(map(len, waiting))

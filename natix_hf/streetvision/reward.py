@@ -18,7 +18,7 @@ from scipy.signal import lfilter
 from scipy.special import softmax
 
 from natix_hf.documents.reward import Ranged, Reward, RewardEntry
-from natix_hf.resampling import ENDS, LEVEL
+from natix_hf.resampling import CELLS, ENDS, LEVEL, group_numbers, times_drawn
 from natix_hf.streetvision.field import Field
 
 MCC_WINDOW, ACCURACY_WINDOW = 100, 10  # predictions
@@ -180,14 +180,12 @@ def _interval(
     A class without a mistake is perfect in every resample; at the low end it gets the recall that so few groups cannot
     rule out (Clopper and Pearson, 1934; alpha split over the two classes), as in `intervals`.
     """
-    rng = np.random.default_rng(seed)
-    _, group = np.unique(groups, return_inverse=True)
+    group = group_numbers(groups, len(labels))
     cells = np.zeros((group.max() + 1, 2, 2))  # groups, label, right
     np.add.at(cells, (group, labels, right.astype(int)), 1)
-    drawn = np.empty((n_boot, 2, 2))
-    for i in range(n_boot):
-        times = np.bincount(rng.integers(len(cells), size=len(cells)), minlength=len(cells))
-        drawn[i] = np.tensordot(times, cells, axes=1)
+    at_once = max(1, CELLS // len(cells))
+    times = times_drawn(len(cells), n_boot, seed, at_once)
+    drawn = np.concatenate([np.tensordot(one, cells, axes=1) for one in times])  # (n_boot, 2, 2)
     drawn = drawn[(drawn.sum(axis=2) > 0).all(axis=1)]  # a resample without a class has no reward
     recalls = np.array([right[labels == k].mean() for k in (0, 1)])
     shift = value - _means(recalls, seed)[0]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from natix_hf.files import replacing
 from natix_hf.photos.decode import open_photo
@@ -90,9 +90,4 @@ def contact_sheet(
 
 def _cell(photo: dict[str, Any]) -> Image.Image:
     """The whole photo, as large as it goes, in the middle of a cell."""
-    image = open_photo(photo)
-    scale = min(WIDTH / image.width, HEIGHT / image.height)
-    image = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS)
-    cell = Image.new("RGB", (WIDTH, HEIGHT), FRAME)
-    cell.paste(image, ((WIDTH - image.width) // 2, (HEIGHT - image.height) // 2))
-    return cell
+    return ImageOps.pad(open_photo(photo), (WIDTH, HEIGHT), Image.Resampling.LANCZOS, FRAME)

@@ -85,7 +85,6 @@ def group_rows(
     seconds: float | None = None,
     same_pixels: Callable[[int, int], bool] | None = None,
     largest_share: float = 0.5,
-    progress: bool = False,
 ) -> Grouping:
     """Tie rows and close the ties transitively; the result does not depend on the order of the rows.
 
@@ -100,7 +99,6 @@ def group_rows(
         seconds: and within this time; None ties by place alone.
         same_pixels: whether two rows are equal when decoded in full; asked only where thumbnails are all but equal.
         largest_share: a group over this share of the rows stops the run (20 rows or more).
-        progress: show a bar while near-duplicates are verified.
 
     Raises:
         UserError: if a group is too large; it names the kind of tie that chained it together.
@@ -119,7 +117,7 @@ def group_rows(
     pairs = [Pair(min(a, b), max(a, b), BYTES, "same", 1.0) for a, b in zip(*_lists(ties[BYTES]))]
     crowded = 0
     if looks is not None:
-        copies, crowded = _photo_pairs(order, ties[BYTES][1], looks, same_pixels, progress)
+        copies, crowded = _photo_pairs(order, ties[BYTES][1], looks, same_pixels)
         for kind in (PIXELS, NEAR):
             of_kind = [(pair.first, pair.second) for pair in copies if pair.kind == kind]
             ties[kind] = tuple(np.array(of_kind, dtype=np.int64).reshape(-1, 2).T)
@@ -161,14 +159,14 @@ def _equal_values(values: pa.Array, order: np.ndarray) -> Edges:
     return order[leaders[again]], order[known[again]]
 
 
-def _photo_pairs(order, repeats, looks, same_pixels, progress) -> tuple[list[Pair], int]:
+def _photo_pairs(order, repeats, looks, same_pixels) -> tuple[list[Pair], int]:
     """Pairs of different files that show the same photo (of equal files the first by id stands for all), and how many
     look-ups were left out."""
     alone = np.ones(len(order), dtype=bool)
     alone[repeats] = False
     rows = order[alone[order]]
     ask = None if same_pixels is None else lambda i, j: same_pixels(int(rows[i]), int(rows[j]))
-    copies = find_copies([looks[row] for row in rows], same_pixels=ask, progress=progress)
+    copies = find_copies([looks[row] for row in rows], same_pixels=ask)
     pairs = []
     for i, j, how, correlation, equal in zip(
         rows[copies.first].tolist(),
