@@ -165,6 +165,14 @@ def read_json(path: str | Path) -> Any:
         raise UserError(f"{path}: not JSON that natix_hf wrote: bring the file back") from None
 
 
+def read_recipe(run: str | Path) -> dict[str, Any]:
+    """The keys of a run's `recipe.yaml`; empty where there is none, as in a run from Python."""
+    import yaml
+
+    path = Path(run) / "recipe.yaml"
+    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
+
+
 def fingerprint_file(path: str | Path) -> str:
     """The blake2b-128 of a file's bytes, as 32 hexadecimal digits."""
     return hashlib.blake2b(Path(path).read_bytes(), digest_size=16).hexdigest()

@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     from natix_hf.data.own_photos import have_labels, label_and_group
-    from natix_hf.inference.classify import load_classifier
+    from natix_hf.inference.classify import labels_of, load_classifier
     from natix_hf.runs import recalibrate_model as room
 
     options = room.asked_options(
@@ -75,7 +75,7 @@ def main(argv: list[str]) -> None:
         room.check_changeable(folder, given.model)
     disable_progress_bar()  # loading takes a second
     model, processor = load_classifier(str(folder))
-    names = [model.config.id2label[i] for i in range(model.config.num_labels)]
+    names = labels_of(model)
     calibration, document = room.calibration_of(folder, len(names))
     positive = room.positive_class(folder, document)
     own = _photos(given, folder, names, labelled)

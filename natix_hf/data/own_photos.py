@@ -119,7 +119,6 @@ def read_labelled(
 
     Args:
         place: folder, table, data set or Hub id.
-        label_names: the model's classes in order.
         known: from `certificate.known_photos`.
         near_duplicates: tie altered copies of a photo into one group.
         image_column_name, label_column_name, group_column, dataset_config, say: as `load_rows` takes them.

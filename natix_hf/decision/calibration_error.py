@@ -52,7 +52,6 @@ def intervals(
         prior: `(classes,)` estimated shares, where EM starts.
         reference: what the calibration was fitted on.
         calibrator: what was fitted there; `none` where nothing was.
-        n_boot, seed: of the draws.
 
     Returns:
         `low` and `high` of the shares, `(classes,)`, and `(low, high)` of each name's expected accuracy.

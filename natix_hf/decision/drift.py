@@ -71,7 +71,6 @@ def drift_test(
         reference_labels: `(m,)`.
         reference_groups: `(m,)` or None.
         positive: whose probability is compared.
-        n_boot, seed: of the draws.
 
     Raises:
         UserError: a class that the reference lacks.

@@ -31,7 +31,6 @@ def expected_accuracy(
         seen: `(classes,)` class shares of the calibration.
         estimate: of the class shares among these rows.
         groups: `(n,)` or None.
-        n_boot, seed: of the interval.
 
     Returns:
         `{"value", "low", "high"}`.

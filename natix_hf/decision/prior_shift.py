@@ -109,7 +109,6 @@ def estimate_prior(
         groups: `(n,)`, resampled as wholes for the interval; None: each row is its own group.
         max_iterations: after so many steps it ends with `converged` False.
         tolerance: largest change of a share in a step that counts as standing still.
-        n_boot, seed: of the interval.
 
     Raises:
         UserError: no rows, logits that are not finite or have another number of classes than `seen`.

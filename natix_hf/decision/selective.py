@@ -50,7 +50,6 @@ def risk_coverage(
         confidence: `(n,)`, higher is surer; any scale.
         wrong: `(n,)` bool.
         groups: `(n,)` or None.
-        n_boot, seed: of the bootstrap over groups.
 
     Returns:
         The curve thinned to `CURVE_POINTS`, and both areas. Without a mistake the high ends come from the mistake rate
@@ -114,10 +113,7 @@ def selective_document(
         labels: `(n,)`.
         groups: `(n,)` or None.
         guarantee: what `control_risk` gave, or None.
-        positive: id of the positive class.
-        split: which rows these are.
         decisions: `(n,)` class ids where they are not those of the largest logit.
-        n_boot, seed: of the bootstrap over groups.
     """
     probabilities, labels = softmax(calibrated_logits), np.asarray(labels)
     decided = probabilities.argmax(axis=1) if decisions is None else np.asarray(decisions)

@@ -88,7 +88,6 @@ def threshold_curve(
         metric: one of `METRICS`. With `precision>=P` recall is made as high as possible, with `recall>=R` precision;
             a cost is the mean over the rows, and less is better.
         weights: `(n,)` not negative, such as `importance_weights`; None: all 1.
-        n_boot, seed: of the intervals.
 
     Returns:
         `metric`; `measures`, what `value` is (mcc, accuracy, fbeta, cost, recall or precision); `threshold` in (0, 1)
@@ -234,7 +233,6 @@ def fold_bias(threshold: float, positive: int, classes: int) -> np.ndarray:
 
     Args:
         threshold: on the calibrated probability of the positive class, in (0, 1).
-        positive: its id.
         classes: two; with more the decision is that for the largest probability, which no threshold describes.
 
     Returns:
@@ -267,7 +265,6 @@ def _values(metric: Metric, positives: np.ndarray, negatives: np.ndarray) -> tup
     """The figure and, where there is a constraint, what it holds, at each cut.
 
     Args:
-        metric: which figure.
         positives, negatives: `(b, cuts + 1)` weight of the rows between neighbouring cuts, ascending.
 
     Returns:

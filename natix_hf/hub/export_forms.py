@@ -20,7 +20,7 @@ from natix_hf.documents.export import Export
 from natix_hf.errors import UserError
 from natix_hf.files import check_new_folder, new_folder, read_json, write_json
 from natix_hf.hub.adapter_export import write_adapter
-from natix_hf.inference.classify import load_classifier
+from natix_hf.inference.classify import labels_of, load_classifier
 from natix_hf.modeling.adapter_natix_dinov3 import fingerprint
 from natix_hf.modeling.configuration_natix_dinov3 import NatixDinov3Config
 from natix_hf.modeling.onnx_graph import export_onnx
@@ -151,11 +151,6 @@ def load_run(run: Path) -> tuple[Any, Any]:
                 f"`python -m natix_hf.calibrate {run}`, which writes both"
             )
     return model, processor
-
-
-def labels_of(model: Any) -> list[str]:
-    """The classes in the order of their ids."""
-    return [model.config.id2label[i] for i in range(model.config.num_labels)]
 
 
 def write_processor(processor: Any, folder: Path) -> None:

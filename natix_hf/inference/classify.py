@@ -106,6 +106,11 @@ def load_classifier(name_or_path: str) -> tuple[Any, Any]:
     return model.eval(), processor
 
 
+def labels_of(model: Any) -> list[str]:
+    """The classes in the order of their ids."""
+    return [model.config.id2label[i] for i in range(model.config.num_labels)]
+
+
 def _refuse_pickles(folder: Path) -> None:
     """`UserError` where a folder's only weights are pickled."""
     pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
@@ -182,9 +187,7 @@ def write_rows(
     its own has a column `note`, which says where label and largest probability differ.
 
     Args:
-        output: the file.
         predictions: one a row.
-        labels: the classes in the order of their ids.
         rule: `decision` of the model's config.
     """
     rule = rule or {}

@@ -176,12 +176,9 @@ def frozen_features(
     Args:
         model: a `NatixDinov3ForImageClassification`; its backbone is used in eval mode and its mode restored.
         rows: `datasets.Dataset` with `image`, `label` and `fingerprint` (of the photo's bytes).
-        processor: the image processor of the client's path.
-        cache_dir: the cache's root.
         layers: of the last so many layers a record is kept; default as many as the model pools.
         views: augmented views beside the photos as they are.
         weights: fingerprint of the backbone's weights, where it is known.
-        budget_gb: see `FeatureStore`.
         passes: of the run, where somebody wants to know what its passes cost.
 
     Returns:
@@ -237,16 +234,12 @@ def kept_records(
 
     Args:
         model: its device is used, its mode restored.
-        rows, processor: see `frozen_features`.
         store: where the records are.
         compute: `(batch, 3, H, W)` pixels to `(batch, *store.shape)`.
         view: an augmented view, or None for the client's path.
         shard_rows: records in a file.
         what: names the pass in its progress bar.
         passes: counts what passes cost.
-
-    Raises:
-        UserError, PhotoError: see `frozen_features`.
     """
     fingerprints: list[str] = rows["fingerprint"][:]
     # What chance does to a view hangs on the row's id.

@@ -20,7 +20,6 @@ def read_probabilities(path: str | Path, labels: Sequence[str]) -> tuple[np.ndar
 
     Args:
         path: CSV or JSON lines.
-        labels: the model's classes in the order of their ids.
 
     Returns:
         `(n, classes)` float64, and the number of the others.

@@ -61,8 +61,6 @@ def sent_logits(
     Args:
         model: in eval mode.
         rows: with `id`, `image` and `label`.
-        processor: the checkpoint's image processor.
-        cases: the ways.
 
     Returns:
         `(n, cases, classes)` float32.
@@ -84,7 +82,6 @@ def measure_latency(
 
     Args:
         model: left as it is; a copy is measured where it is on another device or of another type.
-        processor: the checkpoint's image processor.
         photos: what `client_pixels` takes, of the size that clients get; the first `warm_up` are not counted.
         seconds: no further photo is begun after this time, once one was counted.
 

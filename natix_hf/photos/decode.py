@@ -164,11 +164,7 @@ def open_photo(source: Source, *, min_side: int | None = None) -> Image.Image:
 
 
 def client_photo(source: Source) -> tuple[Image.Image, str]:
-    """A photo as `open_photo` gives it, and how a client sees another picture: `client_view.seen_otherwise`, else "".
-
-    Raises:
-        PhotoError: as for `open_photo`.
-    """
+    """A photo as `open_photo` gives it, and how a client sees another picture: `client_view.seen_otherwise`, else ""."""
     if isinstance(source, Image.Image):  # given as pixels: a client would get the same
         return open_photo(source), ""
     with reading(source):
@@ -186,12 +182,6 @@ def client_photo(source: Source) -> tuple[Image.Image, str]:
 def stored_photo(source: Source) -> Image.Image:
     """A photo as its file has it: neither turned as its EXIF orientation says nor converted; its `format` tells which
     kind of file it was.
-
-    Args:
-        source: as for `open_photo`.
-
-    Raises:
-        PhotoError: as for `open_photo`.
     """
     with reading(source):
         image = _open(source)

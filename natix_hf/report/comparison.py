@@ -99,11 +99,7 @@ def comparison_document(
         groups: `(n,)`, None: each row is its own.
         ids: `(n,)` names of the photos.
         slices: column -> `(n,)` kinds of photos.
-        label_names: the classes in the order of their ids.
-        positive: id of the positive class.
-        split: where the rows come from.
         notes: sentences that belong to the comparison.
-        n_boot, seed: of the intervals, see `intervals.bootstrap_intervals`.
 
     Raises:
         ValueError: fewer than two runs, a name that stands twice, or shapes that do not fit.

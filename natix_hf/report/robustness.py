@@ -57,12 +57,8 @@ def robustness_document(
             distortion, which is level 0.
         labels: `(n,)` class ids.
         groups: `(n,)`; None: each row is its own.
-        label_names: the classes in the order of their ids.
-        positive: id of the positive class.
         how_sent: profile -> how it took the photos, which is told with its figures.
         latency: from `latency_document`.
-        split: where the rows come from.
-        n_boot, seed: of the intervals, see `intervals.bootstrap_intervals`.
     """
     options = {"positive": positive, "n_boot": n_boot, "seed": seed}
     found_under = []

@@ -51,11 +51,7 @@ def slices_document(
         labels: `(n,)` class ids.
         groups: `(n,)` the group of each row; None: each row is its own.
         slices: column -> `(n,)` value of each row, text.
-        label_names: the classes in the order of their ids.
-        positive: id of the positive class.
-        split: where the rows come from.
         n_boot: resamples, fewer where there are over 5,000 rows (the document says how many).
-        seed: of the intervals.
 
     Raises:
         ValueError: as `classification_metrics`, or a column of another length.

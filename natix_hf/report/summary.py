@@ -49,12 +49,8 @@ def metrics_document(
         uncalibrated_logits: `(n, classes)` before temperature and bias.
         labels: `(n,)` class ids.
         groups: `(n,)` the group of each row; None: each row is its own.
-        label_names: the classes in the order of their ids.
-        positive: id of the positive class.
         times_read_before: how many other models' final figures these rows have given.
         stages: figures after each step from logits to decisions.
-        split: where the rows come from.
-        n_boot, seed: of the intervals, see `intervals.bootstrap_intervals`.
     """
     intervals = bootstrap_intervals(logits, labels, groups, positive=positive, n_boot=n_boot, seed=seed)
     uncalibrated = classification_metrics(uncalibrated_logits, labels, positive)

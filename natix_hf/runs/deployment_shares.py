@@ -30,7 +30,6 @@ def deployment_prior(run: Path, path: str | Path, *, seed: int = 0) -> dict[str,
     Args:
         run: folder of the finished run, its calibration as it was when it predicted.
         path: what `natix_hf.predict` wrote.
-        seed: of the intervals.
 
     Returns:
         `target`, the shares `(classes,)`, none of them 0, and `deployment` for the `prior` of `calibration.json`.

@@ -25,9 +25,7 @@ def stages_document(
 
     Args:
         rows: of `val_test`: `logits` `(n, classes)` uncalibrated, `label` `(n,)`, `group` `(n,)`.
-        calibration: of the run.
         target: the shares that figures are put together at, `(classes,)`; None: those of the rows.
-        seed: of the bootstrap over groups.
 
     Returns:
         Figures with intervals after each step; None where a class is missing among the rows.

@@ -30,7 +30,6 @@ def over_probe(
         run: folder with `calibration.json`.
         probe: from `WarmStart.predictions`.
         rows: `logits, label, group` of `val_test` as `read_predictions` gives them.
-        positive: id of the positive class.
 
     Returns:
         For each metric the probe's value and the tuned model's with intervals, and the difference

@@ -24,7 +24,6 @@ def seen_shares(folder: Path, document: Mapping[str, Any], name: str) -> np.ndar
     """The class shares under which a model was calibrated, `(classes,)`.
 
     Args:
-        folder: of the model.
         document: its `calibration.json`, empty where there is none.
         name: what messages call the model.
 
@@ -65,8 +64,6 @@ def unlabelled_report(
         calibration: what the model does.
         document: its `calibration.json`.
         seen: `(classes,)` class shares of the calibration.
-        positive: id of the positive class.
-        seed: of the intervals.
     """
     own = under_seen(folder, calibration, document, seen)
     decided = calibration.decisions(logits)
@@ -77,7 +74,6 @@ def under_seen(folder: Path, calibration: Calibration, document: Mapping[str, An
     """A model's calibration without prior and threshold: its probabilities hold under the class shares `seen`.
 
     Args:
-        folder: of the model.
         calibration, document: what the model does, and its `calibration.json`.
         seen: `(classes,)` from `seen_shares`.
     """

@@ -152,14 +152,9 @@ def submission(
     """The content of `model_card.json`.
 
     Args:
-        name: of the model.
-        description: a sentence.
         hotkey: the participant's SS58 address.
         version: X.Y.Z.
         now: time of submission, by default this moment; written as seconds since 1970.
-
-    Raises:
-        UserError: see `check_hotkey` and `check_version`.
     """
     return {
         "model_name": name,
@@ -190,7 +185,6 @@ def check_client(
 
     Args:
         model: an export's folder.
-        photos: their bytes.
         expected: `(n,)` probability of Roadwork by the run.
         python: the client's interpreter; by default this one.
         seconds: of each measurement of latency.
@@ -210,10 +204,13 @@ def check_client(
     differences = [abs(answer["Roadwork"] - p) for answer, p in zip(found["answers"], expected, strict=True)]
     worst = float(np.max(differences))
     if not worst <= tolerance:  # NaN is refused too
+        versions = ", ".join(
+            f"{name} {version}" for name, version in found["versions"].items()
+        )  # as `client.py` says it
         raise UserError(
             f"StreetVision: called as the network does, photo {np.argmax(differences)} of the proof gets a "
             f"probability that differs by {worst:.2g} from the run's ({tolerance:g} allowed): nothing was pushed"
-            f"{upgrade_hint(_versions_text(found['versions']))}"
+            f"{upgrade_hint(versions)}"
         )
     return {
         "latency": found["latency"],
@@ -254,11 +251,6 @@ def upgrade_hint(message: str) -> str:
     return f"; {pinned_line()}" if old or any(sign in message for sign in _TOO_OLD) else ""
 
 
-def _versions_text(versions: Mapping[str, str]) -> str:
-    """As `client.py` begins what it says when it fails."""
-    return ", ".join(f"{name} {version}" for name, version in versions.items())
-
-
 def pinned_line() -> str:
     """That the network's pinned environments cannot run the export, and what can."""
     tested = f"{SMALLEST['transformers']} with torch {SMALLEST['torch']} and timm {SMALLEST['timm']}"
@@ -293,17 +285,11 @@ def submit(
 
     Args:
         folder: of the export; `model_card.json` and `detector.yaml` come into it.
-        photos, expected, python: see `check_client`.
         repo_id: `owner/name` under which it will stand.
-        hotkey, version: see `submission`.
         tolerance: of a probability, where weights are stored in less than fp32.
-        say: takes the lines for people.
 
     Returns:
         what `check_client` found.
-
-    Raises:
-        UserError: see `check_client`.
     """
     found = check_client(folder, photos, expected, python=python, tolerance=max(TOLERANCE, tolerance))
     for line in (*latency_lines(found), pinned_line(), *submission_lines()):

@@ -235,9 +235,7 @@ def reward_document(
     Args:
         photos: one entry each; one whose photos are all of one class has no reward, and says so.
         field: the scores of the other participants.
-        label_names: the two classes in the order of their ids.
         positive: the class whose probability is the prediction.
-        split: where the rows come from.
         days, challenges, seed: see `simulate`.
         n_boot: of the intervals, over resampled groups.
     """

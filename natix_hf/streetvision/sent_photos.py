@@ -26,7 +26,6 @@ class Case:
         level: of the profile; None: drawn for each photo as validators draw it.
         distortion: with `level` 0 alone: this one is put on the frame, at `severity` 1 or 2.
         severity: of the distortion.
-        view: another draw for the same photo.
     """
 
     profile: str
@@ -60,7 +59,6 @@ def sent_photo(image: Image.Image, case: Case, row_id: str) -> Image.Image:
 
     Args:
         image: as `profiles.cached_photo` gives it.
-        case: the way.
         row_id: of the photo.
     """
     seed = photo_seed(case.profile, row_id, case.view)

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from peft import PeftModel
 from torch.utils.data import Dataset
 
 from natix_hf.decision.prior import prior_warning
 from natix_hf.inference.batches import ClientPhotos
 from natix_hf.inference.features import FixedView, frozen_features
 from natix_hf.inference.pass_costs import Passes
+from natix_hf.modeling.adapters import plain_model
 from natix_hf.photos.copies import photo_copies
 from natix_hf.photos.geometry import Geometry
 from natix_hf.training.accounting import PhaseTimes
@@ -47,9 +47,7 @@ class BatchSource:
     """Turns rows into data sets.
 
     Args:
-        processor: the image processor.
         args: `NatixTrainingArguments`.
-        method: `lora`, `probe` or `full`.
         times: gets the seconds of what is computed once.
         augment, challenge_levels, cache_dir, decode_copy, decode_copy_side, cache_gb, prefix_cache_gb, fixed_views: as
             in `NatixTrainer`.
@@ -182,7 +180,7 @@ class BatchSource:
         return [FixedView(self.augment, self.args.seed, number, self.challenge_levels) for number in range(count)]
 
     def _cut_set(self, rows: Any, model: Any, scored: int) -> Dataset:
-        plain = model.get_base_model() if isinstance(model, PeftModel) else model
+        plain = plain_model(model)
         config = plain.config.backbone_config
         tokens = Geometry.of(self.processor).tokens(config.patch_size, beside=1 + config.num_register_tokens)
         self.prefix = plan_prefix(

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import PeftModel
 from torch.utils.data import Dataset
 
 from natix_hf.errors import UserError
@@ -27,6 +26,7 @@ from natix_hf.inference.batches import client_pixels
 from natix_hf.inference.feature_store import FeatureStore, Record
 from natix_hf.inference.features import FixedView, kept_records
 from natix_hf.inference.pass_costs import Passes
+from natix_hf.modeling.adapters import plain_model
 from natix_hf.photos.geometry import Geometry
 
 SHARD_BYTES = 32_000_000
@@ -65,7 +65,7 @@ def trained_blocks(model: Any) -> int:
     Raises:
         UserError: something below the blocks is trained (embeddings).
     """
-    plain = model.get_base_model() if isinstance(model, PeftModel) else model
+    plain = plain_model(model)
     layers = plain.config.backbone_config.num_hidden_layers
     first = layers
     for name, parameter in plain.backbone.named_parameters():
@@ -102,11 +102,8 @@ def plan_prefix(
     Args:
         budget_gb: what may be kept, in 10^9 bytes.
         blocks: the last blocks that are trained.
-        layers: of the backbone.
         values: numbers in the activations of one view, tokens x width.
-        photos: of training.
         scored: photos that are scored while training, one view each.
-        epochs: of the run.
         views: asked for; 0 leaves it open.
         augmented: False where every view of a photo is the same.
 
@@ -219,18 +216,12 @@ def prefix_rows(
     Args:
         model: the classifier, wrapped for LoRA or not.
         rows: with `id`, `image`, `label`, `fingerprint`.
-        processor: the image processor.
-        plan: what is kept.
         views: None stands for the photo on the client's path.
-        cache_dir: the cache's root.
         seeds: see `PrefixRows`.
         budget_gb: the most that activations of all runs may take; those not asked for longest make room.
         passes: of the run, where somebody wants to know what its passes cost.
-
-    Raises:
-        UserError, PhotoError: see `inference.features.frozen_features`.
     """
-    plain = model.get_base_model() if isinstance(model, PeftModel) else model
+    plain = plain_model(model)
     config = plain.config.backbone_config
     tokens = Geometry.of(processor).tokens(config.patch_size, beside=1 + config.num_register_tokens)
     dtype, passes = PRECISIONS[plan.precision], passes or Passes()
@@ -276,7 +267,7 @@ def prefix_drift(model: Any, rows: Any, processor: Any, blocks: int, photos: int
     Returns:
         root mean square of the differences over that of the features around their mean, on the first photos.
     """
-    plain = model.get_base_model() if isinstance(model, PeftModel) else model
+    plain = plain_model(model)
     device = next(plain.parameters()).device
     was_training = plain.training
     plain.eval()

@@ -29,6 +29,7 @@ from natix_hf.data.splits.contracts import LockedSplits
 from natix_hf.documents.probe import ProbeSearch
 from natix_hf.errors import UserError
 from natix_hf.files import home
+from natix_hf.modeling.adapters import plain_model
 from natix_hf.modeling.packed_linear import packed_linears
 from natix_hf.report.classification_metric import NatixClassificationMetric
 from natix_hf.training.accounting import Accounting, PhaseTimes
@@ -451,8 +452,7 @@ class NatixTrainer(Trainer):
 
     def plain_model(self) -> Any:
         """The model itself: without adapters and what wraps it for training."""
-        model = self.accelerator.unwrap_model(self.model)
-        return model.get_base_model() if isinstance(model, PeftModel) else model
+        return plain_model(self.accelerator.unwrap_model(self.model))
 
 
 def training_method(model: torch.nn.Module) -> str:

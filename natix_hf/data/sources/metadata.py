@@ -28,7 +28,6 @@ def places(data: Dataset, column: str) -> np.ndarray:
     """Where each photo was taken.
 
     Args:
-        data: any rows.
         column: holds `[lat, lon]` as a list or as its text, `"lat,lon"`, or a struct with `lat` and `lon`
             (`latitude`, `longitude`, `lng`).
 
@@ -75,7 +74,6 @@ def times(data: Dataset, column: str) -> np.ndarray:
     """When each photo was taken.
 
     Args:
-        data: any rows.
         column: holds seconds since 1970 (also as text), dates, ISO text, or EXIF's `2024:05:01 10:00:00`. Without a
             zone it is UTC.
 
@@ -121,7 +119,6 @@ def category(data: Dataset, column: str) -> list[str]:
     """A tag of each row as one word for strata and slices, as `as_name` writes it.
 
     Args:
-        data: any rows.
         column: holds text, numbers, names of numbers, lists of these, or lists written as text (`"['day']"`).
 
     Returns:
@@ -149,7 +146,6 @@ def contradictions(
 
     Args:
         labels: `(n,)` class numbers.
-        names: the two classes.
         descriptions: `(n,)` texts; None, empty or blank is no description.
         column: where they stand, for the reasons.
         positive_label: the class that is described; by default the one of id 1.

@@ -53,7 +53,6 @@ def contact_sheet(
     """Write a PNG with one row per conflict; file name and label stand under each photo.
 
     Args:
-        path: the PNG.
         conflicts: `{"ids", "labels", "kind"}` as in `splits.json`; the first `MOST` are drawn.
         photos: id -> `{"bytes", "path"}`.
 
@@ -76,7 +75,8 @@ def contact_sheet(
         draw.text((GAP, top), f"{number + 1}. {conflict['kind']}{more}", INK, plain)
         for column, i in enumerate(copies):
             left, below = GAP + column * (WIDTH + GAP), top + LINE + HEIGHT
-            sheet.paste(_cell(photos[conflict["ids"][i]]), (left, top + LINE))
+            photo = open_photo(photos[conflict["ids"][i]])
+            sheet.paste(ImageOps.pad(photo, (WIDTH, HEIGHT), Image.Resampling.LANCZOS, FRAME), (left, top + LINE))
             name, label = conflict["ids"][i], conflict["labels"][i]
             colour = COLOURS[labels.index(label) % len(COLOURS)]
             for line, (text, font, ink) in enumerate(((name, plain, PALE), (label, bold, colour))):
@@ -86,8 +86,3 @@ def contact_sheet(
         draw.text((GAP, size[1] - LINE - GAP // 2), f"{left_out} more conflicts are listed in splits.json", INK, plain)
     with replacing(path) as temporary:
         sheet.save(temporary, optimize=True)
-
-
-def _cell(photo: dict[str, Any]) -> Image.Image:
-    """The whole photo, as large as it goes, in the middle of a cell."""
-    return ImageOps.pad(open_photo(photo), (WIDTH, HEIGHT), Image.Resampling.LANCZOS, FRAME)

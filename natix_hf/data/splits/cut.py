@@ -37,7 +37,6 @@ class Cut:
 
     Args:
         places: `train, val_select, val_calib, val_test, val_calib/fit, val_calib/control`.
-        description: the content of `splits.json`.
         notes: what whoever reads the rows is to be told, a line each.
     """
 
@@ -70,7 +69,6 @@ def assign(
         groups: `(n,)` names of groups; None means a group of its own.
         ids: `(n,)` unique ids.
         ratios: four positive numbers that sum to 1, for `SPLITS`.
-        seed: of the shuffle.
 
     Returns:
         `(n,)` names of `SPLITS`; every class stands in each of them.
@@ -210,8 +208,6 @@ def cut(rows: Rows, plan: Plan | None = None, *, document: dict | None = None, e
     """Tie the rows into groups and divide them; a source that brings the four splits keeps them.
 
     Args:
-        rows: from `load_rows`.
-        plan: how.
         document: the `splits.json` that came with a source of four splits; it is checked against the rows.
         earlier: splits that grow: their rows stay where they are. `rows` then holds theirs and the new ones, with
             the old ones' ids unchanged.

@@ -114,7 +114,7 @@ def group_rows(
         a, b = place_ties(np.asarray(places, dtype=np.float64)[order], sorted_times, metres, seconds)
         ties[PLACES] = order[a], order[b]
     ties[BYTES] = _equal_values(pa.array(fingerprints, pa.string()), order)
-    pairs = [Pair(min(a, b), max(a, b), BYTES, "same", 1.0) for a, b in zip(*_lists(ties[BYTES]))]
+    pairs = [Pair(min(a, b), max(a, b), BYTES, "same", 1.0) for a, b in np.column_stack(ties[BYTES]).tolist()]
     crowded = 0
     if looks is not None:
         copies, crowded = _photo_pairs(order, ties[BYTES][1], looks, same_pixels)
@@ -128,10 +128,6 @@ def group_rows(
     if len(ids) >= FEW and grouping.largest[1] > largest_share * len(ids):
         raise UserError(_too_large(grouping, ties, ids, groups, places, largest_share))
     return grouping
-
-
-def _lists(edges: Edges) -> tuple[list[int], list[int]]:
-    return edges[0].tolist(), edges[1].tolist()
 
 
 def _own_names(ids: Sequence[str], groups: Mapping[str, Sequence[str | None]]) -> pa.Array:

@@ -40,7 +40,6 @@ def save(cut: Cut, folder: str | Path) -> None:
 
     Args:
         cut: from `splits.cut`.
-        folder: absent or empty.
     """
     folder = Path(folder)
     check_output(folder)
