@@ -164,7 +164,7 @@ def open_photo(source: Source, *, min_side: int | None = None) -> Image.Image:
 
 
 def client_photo(source: Source) -> tuple[Image.Image, str]:
-    """A photo as `open_photo` gives it, and how a client sees another picture: `client_view.seen_otherwise`, else ""."""
+    """A photo as `open_photo` gives it, and how a client sees another picture: `client_view.seen_otherwise` or ""."""
     if isinstance(source, Image.Image):  # given as pixels: a client would get the same
         return open_photo(source), ""
     with reading(source):
