@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,15 +46,20 @@ def weights_fingerprint(module: torch.nn.Module) -> str:
 
     A module with LoRA adapters that do nothing yet (all their B are zero) has the fingerprint of the module without.
     """
-    digest = hashlib.blake2b(digest_size=16)
     state = module.state_dict()
     if not any(bool(tensor.any()) for name, tensor in state.items() if ".lora_B." in name):
         state = {name.replace(".base_layer.", "."): t for name, t in state.items() if ".lora_" not in name}
+    return digest_of(state).hexdigest()
+
+
+def digest_of(state: Mapping[str, torch.Tensor]) -> hashlib.blake2b:
+    """The blake2b-128 so far over names, types, shapes and bytes of some tensors."""
+    digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(state.items()):
         tensor = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return digest
 
 
 def cache_key(model: Any, processor: Any, view: FixedView | None = None, *, weights: str | None = None) -> str:

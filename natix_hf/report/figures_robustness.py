@@ -15,7 +15,7 @@ WIDE = 90  # letters of a line below a picture
 
 
 def robustness(document: Robustness, path: str | Path, metric: str = "mcc") -> None:
-    """A metric by challenge level and by distortion, with intervals, beside the photos as they are.
+    """A metric by level and by distortion, with intervals, beside the photos as they are.
 
     Args:
         metric: a name of `report.metrics.METRICS`.

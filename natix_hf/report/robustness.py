@@ -1,4 +1,4 @@
-"""Figures on photos as challenge profiles send them, beside the photos as they are: the document `robustness.json`.
+"""Figures on photos as profiles send them, beside the photos as they are: the document `robustness.json`.
 
 Every comparison is paired: the same rows, the same resample of groups. Knows arrays and documents only.
 """
@@ -14,7 +14,7 @@ from natix_hf.documents.figures import Difference, Interval
 from natix_hf.documents.reward import RewardEntry
 from natix_hf.documents.robustness import Case, Latency, ProfileFigures, Robustness
 from natix_hf.report.intervals import bootstrap_intervals, group_count, intervals_beside
-from natix_hf.report.summary import figure_text, interval_text
+from natix_hf.report.summary import difference_text, figure_text, interval_text
 from natix_hf.resampling import LEVEL
 
 
@@ -149,11 +149,9 @@ def robustness_lines(document: Robustness, metric: str = "mcc") -> list[str]:
             if case.distortion is not None:
                 continue
             name = "all levels" if case.level is None else f"level {case.level}"
-            figure, gap = case.metrics[metric], case.difference[metric]
-            change = ["-" if end is None else f"{end:+.3f}" for end in (gap.difference, gap.low, gap.high)]
+            figure, change = case.metrics[metric], difference_text(case.difference[metric])
             lines.append(
-                f"  {profile.profile} {name}: {figure_text(figure.value)} ({interval_text(figure)}), to clean "
-                f"{change[0]} ({change[1]} to {change[2]})"
+                f"  {profile.profile} {name}: {figure_text(figure.value)} ({interval_text(figure)}), to clean {change}"
             )
     if sent := sent_text(document.profiles):
         lines.append(f"  sent: {sent}")

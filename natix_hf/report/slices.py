@@ -24,7 +24,7 @@ from natix_hf.documents.figures import Difference, Interval
 from natix_hf.documents.slices import Slice, Slices, Small
 from natix_hf.report.intervals import NEED_TWO_CLASSES, bootstrap_intervals, difference_to_rest, group_count
 from natix_hf.report.metrics import METRICS, checked
-from natix_hf.report.summary import LABELS, figure_text, interval_text
+from natix_hf.report.summary import LABELS, difference_text, figure_text, interval_text
 from natix_hf.resampling import LEVEL
 
 FEW_ROWS, FEW_GROUPS = 30, 10
@@ -100,11 +100,10 @@ def slice_lines(document: Slices, count: int = 3) -> list[str]:
         return [f"slices: none of {document.looked_at} has {small.rows} photos in {small.groups} groups"]
     lines = [f"slices: the worst of {document.looked_at} by {LABELS[RANKED_BY]}, small ones left out"]
     for one in shown:
-        value, difference = one.metrics[RANKED_BY], one.difference[RANKED_BY]
+        value, beside = one.metrics[RANKED_BY], difference_text(one.difference[RANKED_BY])
         lines.append(
             f"  {one.column} = {one.value}: {figure_text(value.value)} ({interval_text(value)}), "
-            f"{_signed(difference.difference)} ({_signed(difference.low)} to {_signed(difference.high)}) "
-            f"beside the rest; {one.n} photos, {one.groups} groups"
+            f"{beside} beside the rest; {one.n} photos, {one.groups} groups"
         )
     return [*lines, f"  {document.note}"]
 
@@ -180,7 +179,3 @@ def _note(found: Sequence[Slice]) -> str:
         f"of {tested} slices tested about {chance:.1f} would differ from the rest by chance alone at "
         f"{LEVEL:.0%}; {stand} once that is allowed for"
     )
-
-
-def _signed(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.3f}"

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from natix_hf.documents.figures import Interval
+from natix_hf.documents.figures import Difference, Interval
 from natix_hf.documents.final_figures import FinalFigures, Stages, Uncalibrated
 from natix_hf.report.decision_lines import calibration_lines, stage_lines
 from natix_hf.report.intervals import bootstrap_intervals, group_count
@@ -142,3 +142,9 @@ def interval_text(interval: Interval) -> str:
     if interval.low is None or interval.high is None:
         return "-"
     return f"{figure_text(interval.low)} to {figure_text(interval.high)}"
+
+
+def difference_text(gap: Difference) -> str:
+    """`+0.012 (-0.003 to +0.027)`, with dashes where it is not defined."""
+    value, low, high = ("-" if end is None else f"{end:+.3f}" for end in (gap.difference, gap.low, gap.high))
+    return f"{value} ({low} to {high})"

@@ -1,7 +1,7 @@
 """The logits of a split on disk, written once: what calibration, figures, the page and comparisons read afterwards.
 
 `predictions/<split>.parquet` holds id, group, label and logits of each row, the kinds of photos that figures are
-broken down by (`slice:<column>`), and no coordinates; where a challenge profile sent the photos, also how. This module
+broken down by (`slice:<column>`), and no coordinates; where a profile sent the photos, also how. This module
 knows no figures.
 """
 
@@ -20,7 +20,7 @@ from natix_hf.decision.temperature import checked_rows
 from natix_hf.errors import UserError, one_line
 from natix_hf.files import replacing
 
-SENT = b"sent"  # in the file's metadata: how a challenge profile took the photos
+SENT = b"sent"  # in the file's metadata: how a profile took the photos
 SENT_BEFORE = "upright by EXIF orientation and coded once as JPEG (natix_hf 0.1)"  # of files that do not say it
 SLICE = "slice:"  # stands before the name of a column that figures are broken down by
 
@@ -79,7 +79,7 @@ def check_classes(rows: Mapping[str, Any], names: Sequence[str], what: str) -> N
 
 
 def sent_as(path: Path) -> str:
-    """How the photos of a file with predictions under a challenge profile were sent."""
+    """How the photos of a file with predictions under a profile were sent."""
     told = (pq.read_schema(path).metadata or {}).get(SENT)
     return SENT_BEFORE if told is None else told.decode()
 
@@ -92,7 +92,7 @@ def write_predictions(
     Args:
         parts: name, rows and logits `(n, classes)` of each.
         slices: the columns that figures are broken down by; by default all that are fit, see `data.splits.slicing`.
-        sent: how the challenge profile took the photos, where they are as one sends them.
+        sent: how the profile took the photos, where they are as one sends them.
     """
     columns: dict[str, list] = {"id": [], "group": [], "label": [], "logits": [], "part": []}
     for part, rows, logits in parts:

@@ -144,6 +144,16 @@ def judged(
     }
 
 
+def accuracy_lines(accuracy: Mapping[str, Mapping[str, float]], deciding: str) -> list[str]:
+    """Expected accuracies of decisions as they are, which `deciding` says, and under the estimated class shares."""
+    texts = {"as_it_decides": deciding, "with_this_prior": "with these class shares"}
+    return [
+        f"{text}: {accuracy[name]['value']:.3f} (95% interval {accuracy[name]['low']:.3f} to "
+        f"{accuracy[name]['high']:.3f}, from calibrated probabilities, without labels)"
+        for name, text in texts.items()
+    ]
+
+
 def unlabelled_lines(report: Mapping[str, Any], names: Sequence[str], positive: int) -> list[str]:
     """What a command prints of it."""
     prior, accuracy = report["prior"], report["expected_accuracy"]
@@ -155,12 +165,7 @@ def unlabelled_lines(report: Mapping[str, Any], names: Sequence[str], positive: 
         f"estimated class shares: {found} (95% interval {between}, {n} photos in {groups} groups; {how}); the model "
         f"was calibrated on {prior['seen'][positive]:.1%}"
     ]
-    for name, text in (("as_it_decides", "as the model decides now"), ("with_this_prior", "with these class shares")):
-        one = accuracy[name]
-        lines.append(
-            f"expected accuracy {text}: {one['value']:.3f} (95% interval {one['low']:.3f} to {one['high']:.3f}, from "
-            "calibrated probabilities, without labels)"
-        )
+    lines += [f"expected accuracy {line}" for line in accuracy_lines(accuracy, "as the model decides now")]
     drift = report["drift"]
     if drift is None:
         lines.append("no drift check: the model's folder holds no predictions on val_calib to compare with")

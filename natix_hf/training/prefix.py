@@ -12,7 +12,6 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from natix_hf.errors import UserError
 from natix_hf.inference.augment import view_seed
 from natix_hf.inference.batches import client_pixels
 from natix_hf.inference.feature_store import FeatureStore, Record
-from natix_hf.inference.features import FixedView, kept_records
+from natix_hf.inference.features import FixedView, digest_of, kept_records
 from natix_hf.inference.pass_costs import Passes
 from natix_hf.modeling.adapters import plain_model
 from natix_hf.photos.geometry import Geometry
@@ -71,10 +70,9 @@ def trained_blocks(model: Any) -> int:
     for name, parameter in plain.backbone.named_parameters():
         if not parameter.requires_grad:
             continue
-        parts = name.split(".")
-        if "layer" in parts:
-            first = min(first, int(parts[parts.index("layer") + 1]))
-        elif "embeddings" in parts:
+        if (block := _block(name)) >= 0:
+            first = min(first, block)
+        elif "embeddings" in name.split("."):
             raise UserError(
                 "prefix_cache_gb: the embeddings are trained, nothing below them can be kept: leave it out with "
                 "--prefix_cache_gb null"
@@ -143,19 +141,22 @@ def prefix_states(model: Any, pixel_values: torch.Tensor, blocks: int) -> torch.
     return states
 
 
+def _block(name: str) -> int:
+    """The number of the block that a tensor of the backbone is in; -1 for those beside the blocks."""
+    parts = name.split(".")
+    return int(parts[parts.index("layer") + 1]) if "layer" in parts else -1
+
+
 def _key(model: Any, processor: Any, plan: PrefixPlan, view: FixedView | None) -> str:
     """Of everything below the cut, the preprocessing, the view and the precision (hex)."""
     backbone = model.backbone
-    below = {name: tensor for name, tensor in backbone.state_dict().items() if not name.startswith("norm")}
     cut = len(backbone.model.layer) - plan.blocks
-    digest = blake2b(digest_size=16)
-    for name, tensor in sorted(below.items()):
-        parts = name.split(".")
-        if "layer" in parts and int(parts[parts.index("layer") + 1]) >= cut:
-            continue
-        tensor = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    below = {
+        name: tensor
+        for name, tensor in backbone.state_dict().items()
+        if not name.startswith("norm") and _block(name) < cut
+    }
+    digest = digest_of(below)
     facts = {"cut": cut, "backbone": model.config.backbone_config.to_dict(), "processor": processor.to_dict()}
     digest.update(json.dumps([facts, view, plan.precision], sort_keys=True, default=str).encode())
     return digest.hexdigest()
