@@ -26,10 +26,9 @@ from natix_hf.documents.comparison import (
     SliceDifference,
 )
 from natix_hf.documents.figures import Interval
-from natix_hf.report.intervals import bootstrap_intervals, group_count, paired_differences
+from natix_hf.report.intervals import bootstrap_intervals, group_count, measured_on, paired_differences
 from natix_hf.report.metrics import LOWER_IS_BETTER, METRICS, checked
 from natix_hf.report.slices import FEW_GROUPS, FEW_ROWS
-from natix_hf.resampling import LEVEL
 
 LISTED = 100  # photos on which two runs differ
 BY_SLICE = ("accuracy", "balanced_accuracy", "log_loss")
@@ -112,22 +111,13 @@ def comparison_document(
     decided = [checked(run.logits, labels)[0].argmax(axis=1) for run in runs]
     rows = _Rows(labels, groups, np.asarray(ids, dtype=object), slices)
     return Comparison(
-        split=split,
-        n=len(labels),
-        groups=group_count(groups, len(labels)),
+        **measured_on(split, len(labels), groups, positive_label=label_names[positive], resamples=n_boot),
         labels=dict(zip(label_names, np.bincount(labels, minlength=len(label_names)).tolist(), strict=True)),
-        positive_label=label_names[positive],
-        level=LEVEL,
-        resampled="groups",
-        resamples=n_boot,
         runs=[
             ComparedRun(
                 name=run.name,
                 cost=run.cost,
-                metrics={
-                    name: Interval.of(ends)
-                    for name, ends in bootstrap_intervals(run.logits, labels, groups, **options).items()
-                },
+                metrics=Interval.each(bootstrap_intervals(run.logits, labels, groups, **options)),
             )
             for run in runs
         ],

@@ -12,6 +12,7 @@ the end away from perfection comes from the exact binomial bound on the number o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import scipy.special
@@ -25,7 +26,7 @@ from natix_hf.report.metrics import (
     judged_classes,
     log_odds,
 )
-from natix_hf.resampling import group_numbers, times_drawn
+from natix_hf.resampling import LEVEL, group_numbers, times_drawn
 
 ECE_BINS = 15
 NEED_TWO_CLASSES = ("macro_f1", "mcc", "auroc")  # say nothing about rows of one class
@@ -229,6 +230,21 @@ def _recalls(
 def group_count(groups: np.ndarray | None, n: int) -> int:
     """How many groups are resampled: the number that belongs beside n."""
     return int(group_numbers(groups, n).max()) + 1
+
+
+def measured_on(
+    split: str, n: int, groups: np.ndarray | None, *, positive_label: str, resamples: int
+) -> dict[str, Any]:
+    """The fields of `documents.figures.Measured`: of which rows figures are, and what their intervals rest on."""
+    return {
+        "split": split,
+        "n": n,
+        "groups": group_count(groups, n),
+        "positive_label": positive_label,
+        "level": LEVEL,
+        "resampled": "groups",
+        "resamples": resamples,
+    }
 
 
 def _percentiles(draws: np.ndarray, level: float) -> tuple[float, float]:

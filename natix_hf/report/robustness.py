@@ -13,9 +13,8 @@ import numpy as np
 from natix_hf.documents.figures import Difference, Interval
 from natix_hf.documents.reward import RewardEntry
 from natix_hf.documents.robustness import Case, Latency, ProfileFigures, Robustness
-from natix_hf.report.intervals import bootstrap_intervals, group_count, intervals_beside
+from natix_hf.report.intervals import bootstrap_intervals, intervals_beside, measured_on
 from natix_hf.report.summary import difference_text, figure_text, interval_text
-from natix_hf.resampling import LEVEL
 
 
 @dataclass(frozen=True)
@@ -75,16 +74,9 @@ def robustness_document(
             cases.append(case)
         how = {} if how_sent is None else {"sent": how_sent[profile]}
         found_under.append(ProfileFigures(profile=profile, **how, cases=cases))
-    clean_figures = bootstrap_intervals(clean, labels, groups, **options)
     return Robustness(
-        split=split,
-        n=len(labels),
-        groups=group_count(groups, len(labels)),
-        positive_label=label_names[positive],
-        level=LEVEL,
-        resampled="groups",
-        resamples=n_boot,
-        clean={name: Interval.of(ends) for name, ends in clean_figures.items()},
+        **measured_on(split, len(labels), groups, positive_label=label_names[positive], resamples=n_boot),
+        clean=Interval.each(bootstrap_intervals(clean, labels, groups, **options)),
         profiles=found_under,
         latency=latency,
     )
@@ -99,8 +91,8 @@ def _case(
         distortion=distortion,
         severity=severity,
         n=len(logits),
-        metrics={name: Interval.of(ends) for name, ends in figures.items()},
-        difference={name: Difference.of(ends) for name, ends in differences.items()},
+        metrics=Interval.each(figures),
+        difference=Difference.each(differences),
     )
 
 

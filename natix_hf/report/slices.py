@@ -22,7 +22,13 @@ import scipy.stats
 
 from natix_hf.documents.figures import Difference, Interval
 from natix_hf.documents.slices import Slice, Slices, Small
-from natix_hf.report.intervals import NEED_TWO_CLASSES, bootstrap_intervals, difference_to_rest, group_count
+from natix_hf.report.intervals import (
+    NEED_TWO_CLASSES,
+    bootstrap_intervals,
+    difference_to_rest,
+    group_count,
+    measured_on,
+)
 from natix_hf.report.metrics import METRICS, checked
 from natix_hf.report.summary import LABELS, difference_text, figure_text, interval_text
 from natix_hf.resampling import LEVEL
@@ -73,13 +79,7 @@ def slices_document(
             found.append(_slice(column, kind, logits, labels, groups, values == kind, label_names, options))
     found = sorted(_adjusted(found), key=_place)
     return Slices(
-        split=split,
-        n=len(labels),
-        groups=group_count(groups, len(labels)),
-        positive_label=label_names[positive],
-        level=LEVEL,
-        resampled="groups",
-        resamples=n_boot,
+        **measured_on(split, len(labels), groups, positive_label=label_names[positive], resamples=n_boot),
         small=Small(rows=FEW_ROWS, groups=FEW_GROUPS),
         ranked_by=RANKED_BY,
         columns=columns,
@@ -133,7 +133,7 @@ def _slice(
         groups=n_groups,
         labels={name: int(count) for name, count in zip(label_names, counts, strict=True)},
         small=n < FEW_ROWS or n_groups < FEW_GROUPS,
-        metrics={name: Interval.of(intervals[name]) for name in METRICS},
+        metrics=Interval.each(intervals),
         difference={
             name: Difference.of({k: difference[name][k] for k in ("difference", "low", "high")}) for name in METRICS
         },

@@ -13,9 +13,8 @@ import numpy as np
 from natix_hf.documents.figures import Difference, Interval
 from natix_hf.documents.final_figures import FinalFigures, Stages, Uncalibrated
 from natix_hf.report.decision_lines import calibration_lines, stage_lines
-from natix_hf.report.intervals import bootstrap_intervals, group_count
+from natix_hf.report.intervals import bootstrap_intervals, measured_on
 from natix_hf.report.metrics import classification_metrics
-from natix_hf.resampling import LEVEL
 
 LABELS = {
     "accuracy": "accuracy",
@@ -56,15 +55,9 @@ def metrics_document(
     uncalibrated = classification_metrics(uncalibrated_logits, labels, positive)
     counts = np.bincount(labels, minlength=len(label_names))
     return FinalFigures(
-        split=split,
-        n=len(labels),
-        groups=group_count(groups, len(labels)),
-        positive_label=label_names[positive],
+        **measured_on(split, len(labels), groups, positive_label=label_names[positive], resamples=n_boot),
         labels={name: int(count) for name, count in zip(label_names, counts, strict=True)},
-        level=LEVEL,
-        resampled="groups",
-        resamples=n_boot,
-        metrics={name: Interval.of(ends) for name, ends in intervals.items()},
+        metrics=Interval.each(intervals),
         uncalibrated=Uncalibrated(log_loss=uncalibrated["log_loss"], ece=uncalibrated["ece"]),
         times_read_before=times_read_before,
         stages=stages,

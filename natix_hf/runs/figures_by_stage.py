@@ -48,6 +48,6 @@ def stages_document(
             scores, decisions, labels, rows["group"], shares, positive=calibration.positive, seed=seed
         )
         intervals = with_intervals({key: figures[key] for key in FIGURES if key in figures})
-        made.append(Stage(step=name, figures={key: Interval.of(ends) for key, ends in intervals.items()}))
+        made.append(Stage(step=name, figures=Interval.each(intervals)))
     groups = int(group_numbers(rows["group"], len(labels)).max()) + 1
     return Stages(shares=shares.tolist(), n=len(labels), groups=groups, steps=made)
