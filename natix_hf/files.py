@@ -90,6 +90,28 @@ def staging(folder: str | Path) -> Iterator[Path]:
         shutil.rmtree(stage, ignore_errors=True)
 
 
+def check_new_folder(output: Path, option: str) -> None:
+    """Raise `UserError` where a folder is there already and not empty, or cannot be written; `option` named it."""
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise UserError(f"{option} {output}: already there and not empty: name another folder")
+    check_writable(output, option)
+
+
+@contextmanager
+def new_folder(output: Path) -> Iterator[Path]:
+    """A folder to fill that becomes `output`, which is absent or empty, when the block ends well."""
+    stage = output.absolute().parent / f".{output.name}.partial"  # so named that a killed command leaves no second one
+    shutil.rmtree(stage, ignore_errors=True)
+    stage.mkdir(parents=True)
+    try:
+        yield stage
+        if output.exists():
+            output.rmdir()
+        os.replace(stage, output)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
 def check_name(path: str | Path) -> None:
     """Raise `UserError` where a name is not UTF-8, for places that the libraries we use read or write themselves."""
     if odd := _BYTE.search(str(path)):
@@ -141,6 +163,14 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError:
         raise UserError(f"{path}: not JSON that natix_hf wrote: bring the file back") from None
+
+
+def read_recipe(run: str | Path) -> dict[str, Any]:
+    """The keys of a run's `recipe.yaml`; empty where there is none, as in a run from Python."""
+    import yaml
+
+    path = Path(run) / "recipe.yaml"
+    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
 
 
 def fingerprint_file(path: str | Path) -> str:

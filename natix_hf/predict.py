@@ -57,9 +57,10 @@ def main(argv: list[str]) -> None:
     check_writable(output.parent, "--output", any_name=True)
 
     with quick_imports():
-        from natix_hf.inference.classify import load_classifier, missing_line, predict_photos, write_rows
+        from natix_hf.inference.classify import labels_of, load_classifier, missing_line, predict_photos, write_rows
         from natix_hf.inference.measured_pace import choose_pace, decoding_workers, default_device, first_pixels
         from natix_hf.inference.named_photos import find_photos
+        from natix_hf.modeling.packed_linear import packing_line
 
     names, photos = find_photos(given.photos, given.image_column_name, given.dataset_config)
     model, processor = load_classifier(given.model)
@@ -68,12 +69,12 @@ def main(argv: list[str]) -> None:
     measured = device.type != "cpu" or given.precision == "auto"
     sample = first_pixels(photos, processor) if measured else ()
     pace = choose_pace(model, sample, photos=len(photos), batch_size=given.batch_size, precision=given.precision)
-    if pace.told:
-        print(pace.told)
+    for told in filter(None, (packing_line(model, trained=False), pace.told)):
+        print(told)
     workers = decoding_workers(device) if given.num_workers is None else given.num_workers
     options = {"batch_size": pace.batch_size, "num_workers": workers, "run": pace.run}
     rows = predict_photos(model, processor, names, photos, **options)
-    labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
+    labels = labels_of(model)
     rule = getattr(model.config, "decision", None)  # other classes' configs do not know the name
     if output.suffix == ".geojson":
         from natix_hf.inference.geojson import model_fingerprint, write_geojson

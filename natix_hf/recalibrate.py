@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from natix_hf.errors import CommandParser, UserError, command
-from natix_hf.files import check_writable, write_json
+from natix_hf.files import check_new_folder, write_json
 from natix_hf.startup import keep_freed_memory
 
 
@@ -50,16 +50,14 @@ def main(argv: list[str]) -> None:
     keep_freed_memory()
     given = parser().parse_args(argv)
     output = Path(given.output).expanduser()
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"--output {output}: already there and not empty: name another folder")
-    check_writable(output, "--output")
+    check_new_folder(output, "--output")
     if given.batch_size < 1 or given.num_workers < 0:
         raise UserError("--batch_size: at least 1 expected; --num_workers: at least 0")
 
     from transformers.utils.logging import disable_progress_bar
 
     from natix_hf.data.own_photos import have_labels, label_and_group
-    from natix_hf.inference.classify import load_classifier
+    from natix_hf.inference.classify import labels_of, load_classifier
     from natix_hf.runs import recalibrate_model as room
 
     options = room.asked_options(
@@ -77,7 +75,7 @@ def main(argv: list[str]) -> None:
         room.check_changeable(folder, given.model)
     disable_progress_bar()  # loading takes a second
     model, processor = load_classifier(str(folder))
-    names = [model.config.id2label[i] for i in range(model.config.num_labels)]
+    names = labels_of(model)
     calibration, document = room.calibration_of(folder, len(names))
     positive = room.positive_class(folder, document)
     own = _photos(given, folder, names, labelled)

@@ -12,6 +12,10 @@ import numpy as np
 
 from natix_hf.errors import UserError
 
+LEVEL = 0.95  # share of repetitions in which an interval is to hold the truth
+ENDS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)  # shares of the draws that lie below its ends
+CELLS = 2_000_000  # numbers held at once per array: 16 MB
+
 
 def group_numbers(groups: np.ndarray | None, n: int) -> np.ndarray:
     """Consecutive integers `(n,)` in place of the groups' names; None: each row is a group of its own.

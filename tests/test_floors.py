@@ -32,7 +32,6 @@ BELOW = {
     "training": GROUND | FIRST,
     "runs": GROUND | FIRST | SECOND | {"__init__"},
     "recipe": GROUND | FIRST | SECOND | {"runs"},
-    "assets": {"scenes", "modeling"},
 }
 
 

@@ -63,10 +63,6 @@ def recipe_photos(recipe: Mapping[str, Any], say: Callable[[str], None] | None =
 
     Args:
         recipe: its keys and values; those that are not there have the defaults of `load_photos`.
-        say: as in `load_rows`.
-
-    Raises:
-        UserError: as `load_photos`.
     """
     options = {key: recipe[key] for key in (*SOURCE_KEYS, *PLAN_KEYS) if recipe.get(key) is not None}
     return load_photos(recipe["dataset_name"], num_proc=recipe.get("preprocessing_num_workers"), say=say, **options)

@@ -113,17 +113,15 @@ def read_labelled(
     label_column_name: str = "label",
     group_column: str | None = None,
     dataset_config: str | None = None,
-    num_proc: int | None = None,
     say: Callable[[str], None] | None = None,
 ) -> OwnPhotos:
     """Labelled photos in any form that training takes.
 
     Args:
         place: folder, table, data set or Hub id.
-        label_names: the model's classes in order.
         known: from `certificate.known_photos`.
         near_duplicates: tie altered copies of a photo into one group.
-        image_column_name, label_column_name, group_column, dataset_config, num_proc, say: as `load_rows` takes them.
+        image_column_name, label_column_name, group_column, dataset_config, say: as `load_rows` takes them.
 
     Raises:
         UserError: labels that are no classes of the model, one class only, no photo left, or whatever is wrong.
@@ -137,7 +135,6 @@ def read_labelled(
         group_column=group_column,
         dataset_config=dataset_config,
         broken_photos="skip",
-        num_proc=num_proc,
         say=say,
     )
     if not isinstance(found.data, Dataset):
@@ -164,13 +161,12 @@ def read_unlabelled(
     image_column_name: str = "image",
     group_column: str | None = None,
     dataset_config: str | None = None,
-    num_proc: int | None = None,
 ) -> OwnPhotos:
     """Photos without labels, or whose labels are not to be looked at; arguments and errors as `read_labelled`."""
     raw = read_photos(place, image_column_name, [group_column] if group_column else (), dataset_config)
     column = raw.pool.select_columns([image_column_name])
     column = column if image_column_name == "image" else column.rename_column(image_column_name, "image")
-    seen = inspected(column, looks=near_duplicates, num_proc=num_proc)
+    seen = inspected(column, looks=near_duplicates)
     prints, errors = seen["fingerprint"][:], seen["error"][:]
     inside = column.flatten()["image.path"][:]
     ids, called = row_ids([raw], [given_ids(raw)], inside, prints, [(i,) for i in range(len(prints))])

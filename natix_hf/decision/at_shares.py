@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 import scipy.special
 
-from natix_hf.resampling import group_numbers, times_drawn
+from natix_hf.resampling import CELLS, ENDS, group_numbers, times_drawn
 
 ECE_BINS = 15
-_CELLS = 2_000_000  # numbers held at once per array: 16 MB
 
 
 def figures_at_shares(
@@ -65,7 +64,7 @@ def figures_at_shares(
     np.add.at(sums, (labels, number), per_row)
 
     drawn = [np.ones((1, n_groups))]
-    drawn += times_drawn(n_groups, n_boot, seed, at_once=max(1, _CELLS // n_groups))
+    drawn += times_drawn(n_groups, n_boot, seed, at_once=max(1, CELLS // n_groups))
     totals = np.concatenate([np.einsum("bg,kgc->bkc", times, sums) for times in drawn])  # (1 + b, classes, columns)
     there = totals[:, :, :1]
     means = np.divide(totals[:, :, 1:], there, out=np.full(totals[:, :, 1:].shape, np.nan), where=there > 0)
@@ -87,14 +86,14 @@ def figures_at_shares(
     return figures | {"nll": mixed[:, 1], "brier": mixed[:, 2], "ece": np.abs(mixed[:, 3:]).sum(axis=1)}
 
 
-def with_intervals(figures: dict[str, np.ndarray], level: float = 0.95) -> dict[str, dict[str, float]]:
+def with_intervals(figures: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
     """`value`, `low` and `high` of each figure of `figures_at_shares`, or of the differences of two such."""
     found = {}
     for name, values in figures.items():
         drawn = values[1:][~np.isnan(values[1:])]  # a resample without a class has no figures
         if name == "ece" and (values >= 0).all():  # noise adds to a mean of absolute gaps, and so does resampling
             drawn = np.maximum(drawn - (drawn.mean() - values[0]), 0.0)
-        low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2]) if len(drawn) else (np.nan, np.nan)
+        low, high = np.quantile(drawn, ENDS) if len(drawn) else (np.nan, np.nan)
         found[name] = {
             "value": float(values[0]),
             "low": float(min(low, values[0])),
@@ -103,15 +102,13 @@ def with_intervals(figures: dict[str, np.ndarray], level: float = 0.95) -> dict[
     return found
 
 
-def before_and_after(
-    before: dict[str, np.ndarray], after: dict[str, np.ndarray], level: float = 0.95
-) -> dict[str, Any]:
+def before_and_after(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> dict[str, Any]:
     """Both with their intervals, and the paired difference after - before; both from the same rows and seed."""
     difference = {name: after[name] - before[name] for name in before}
     return {
-        "before": with_intervals(before, level),
-        "after": with_intervals(after, level),
-        "difference": with_intervals(difference, level),
+        "before": with_intervals(before),
+        "after": with_intervals(after),
+        "difference": with_intervals(difference),
     }
 
 

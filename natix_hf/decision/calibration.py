@@ -27,7 +27,6 @@ class Calibration:
         calibrator_bias: `(classes,)`; zeros but for `vector`.
         prior_bias: `(classes,)` log of expected over seen class share; zeros without a target prior.
         threshold_bias: `(classes,)` that moves the threshold to 0.5; zeros unless it is folded.
-        positive: id of the positive class.
         threshold: on the calibrated probability of `positive`; 0.5 unless one was chosen and is used.
         isotonic: knots `(x, y)` of each class on its softmax probability; None for the other calibrators.
     """

@@ -16,7 +16,7 @@ import scipy.special
 
 from natix_hf.decision.calibrators import fit_one
 from natix_hf.decision.prior_shift import TINY, resampled_priors
-from natix_hf.resampling import group_numbers, times_drawn
+from natix_hf.resampling import ENDS, group_numbers, times_drawn
 
 # What is fitted again, on calibrated logits: the same family, so that the two together are one of it. Steps are moved
 # as vector moves them. What was not fitted has no error of this kind.
@@ -42,7 +42,6 @@ def intervals(
     *,
     n_boot: int = 200,
     seed: int = 0,
-    level: float = 0.95,
 ) -> tuple[np.ndarray, np.ndarray, dict[str, tuple[float, float]]]:
     """Ends of the class shares and of the expected accuracies.
 
@@ -53,7 +52,6 @@ def intervals(
         prior: `(classes,)` estimated shares, where EM starts.
         reference: what the calibration was fitted on.
         calibrator: what was fitted there; `none` where nothing was.
-        n_boot, seed, level: of the draws.
 
     Returns:
         `low` and `high` of the shares, `(classes,)`, and `(low, high)` of each name's expected accuracy.
@@ -87,6 +85,5 @@ def intervals(
         for name, decided in decisions.items():
             chance = ratio[decided] * probabilities[rows, decided] / whole
             right[name].append(float((weights * chance).sum() / weights.sum()))
-    ends = [(1 - level) / 2, (1 + level) / 2]
-    low, high = np.quantile(np.array(shares), ends, axis=0)
-    return low, high, {name: tuple(np.quantile(values, ends)) for name, values in right.items()}
+    low, high = np.quantile(np.array(shares), ENDS, axis=0)
+    return low, high, {name: tuple(np.quantile(values, ENDS)) for name, values in right.items()}

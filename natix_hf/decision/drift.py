@@ -15,9 +15,8 @@ import scipy.special
 
 from natix_hf.decision.prior_shift import PriorEstimate, resampled_priors
 from natix_hf.errors import UserError
-from natix_hf.resampling import group_numbers, times_drawn
+from natix_hf.resampling import CELLS, group_numbers, times_drawn
 
-_CELLS = 2_000_000  # numbers held at once per array: 16 MB
 P_LIMIT = 0.05
 
 
@@ -72,7 +71,6 @@ def drift_test(
         reference_labels: `(m,)`.
         reference_groups: `(m,)` or None.
         positive: whose probability is compared.
-        n_boot, seed: of the draws.
 
     Raises:
         UserError: a class that the reference lacks.
@@ -104,7 +102,7 @@ def drift_test(
     chances = np.bincount(old_number, (prior / seen)[labels])
     generator = np.random.default_rng([seed, 1])
     without = []
-    for times in times_drawn(n_old, n_boot, seed, at_once=max(1, _CELLS // len(old))):
+    for times in times_drawn(n_old, n_boot, seed, at_once=max(1, CELLS // len(old))):
         drawn = generator.multinomial(n_groups, chances / chances.sum(), size=len(times)).astype(np.float64)
         as_new = drawn[:, old_number]  # (b, m)
         # Within a drawn group of several classes the rows still come in the reference's shares: correct that.

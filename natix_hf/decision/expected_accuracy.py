@@ -10,9 +10,7 @@ import numpy as np
 import scipy.special
 
 from natix_hf.decision.prior_shift import TINY, PriorEstimate, resampled_priors
-from natix_hf.resampling import group_numbers, times_drawn
-
-_CELLS = 2_000_000  # numbers held at once per array: 16 MB
+from natix_hf.resampling import CELLS, ENDS, group_numbers, times_drawn
 
 
 def expected_accuracy(
@@ -24,7 +22,6 @@ def expected_accuracy(
     *,
     n_boot: int = 300,
     seed: int = 0,
-    level: float = 0.95,
 ) -> dict[str, float]:
     """The expected accuracy with its interval over resampled groups, the class shares estimated anew in each.
 
@@ -34,7 +31,6 @@ def expected_accuracy(
         seen: `(classes,)` class shares of the calibration.
         estimate: of the class shares among these rows.
         groups: `(n,)` or None.
-        n_boot, seed, level: of the interval.
 
     Returns:
         `{"value", "low", "high"}`.
@@ -49,10 +45,10 @@ def expected_accuracy(
         return ratio[:, decisions] * decided / np.maximum(ratio @ probabilities.T, TINY)
 
     draws = []
-    at_once = max(1, _CELLS // len(decisions))
+    at_once = max(1, CELLS // len(decisions))
     for times in times_drawn(int(number.max()) + 1, n_boot, seed, at_once=at_once):
         weights = times[:, number]
         chances = right(resampled_priors(probabilities, seen, estimate.prior, weights))
         draws.append((weights * chances).sum(axis=1) / weights.sum(axis=1))
-    low, high = np.quantile(np.concatenate(draws), [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(np.concatenate(draws), ENDS)
     return {"value": float(right(estimate.prior[None]).mean()), "low": float(low), "high": float(high)}

@@ -63,7 +63,6 @@ def p_value(wrong: np.ndarray, groups: Groups, alpha: float) -> float:
 
     Args:
         wrong: `(n,)` 0 or 1.
-        groups: of these rows.
         alpha: in (0, 1).
 
     Returns:
@@ -114,7 +113,6 @@ def safe_threshold(scores: np.ndarray, groups: Groups, alpha: float, delta: floa
 
     Args:
         scores: `(n,)` of the rows that should stay below.
-        groups: of these rows.
         alpha: rate per row.
         delta: how likely the statement may be wrong, over draws of whole groups.
 

@@ -31,7 +31,6 @@ def class_prior(given: Sequence[float], names: Sequence[str], positive: int) -> 
     Args:
         given: one number a class in the order of their ids; of two classes that of the positive one is enough.
         names: `(classes,)`.
-        positive: id of the positive class.
 
     Raises:
         UserError: no shares, or another number of them than of classes.

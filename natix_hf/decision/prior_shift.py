@@ -14,7 +14,7 @@ import numpy as np
 import scipy.special
 
 from natix_hf.errors import UserError
-from natix_hf.resampling import group_numbers, times_drawn
+from natix_hf.resampling import ENDS, group_numbers, times_drawn
 
 TINY = np.finfo(np.float64).tiny
 _CELLS = 4_000_000  # numbers held at once per array: 32 MB
@@ -97,7 +97,6 @@ def estimate_prior(
     tolerance: float = 1e-7,
     n_boot: int = 300,
     seed: int = 0,
-    level: float = 0.95,
 ) -> PriorEstimate:
     """The class shares among photos without labels, by EM (Saerens et al., 2002).
 
@@ -110,7 +109,6 @@ def estimate_prior(
         groups: `(n,)`, resampled as wholes for the interval; None: each row is its own group.
         max_iterations: after so many steps it ends with `converged` False.
         tolerance: largest change of a share in a step that counts as standing still.
-        n_boot, seed, level: of the interval.
 
     Raises:
         UserError: no rows, logits that are not finite or have another number of classes than `seen`.
@@ -131,7 +129,7 @@ def estimate_prior(
     draws = []
     for times in times_drawn(n_groups, n_boot, seed, at_once=max(1, _CELLS // logits.size)):
         draws.append(resampled_priors(probabilities, seen, prior, times[:, group_of_row], max_iterations))
-    low, high = np.quantile(np.concatenate(draws), [(1 - level) / 2, (1 + level) / 2], axis=0)
+    low, high = np.quantile(np.concatenate(draws), ENDS, axis=0)
     return PriorEstimate(prior, low, high, iterations, converged, len(logits), n_groups)
 
 

@@ -5,9 +5,7 @@ another one where p <= `low`, and not at all in between. Promised is what happen
 without roadwork at most alpha are answered "roadwork". Such a promise does not depend on how common roadwork is;
 precision does, so it is promised for a declared `prevalence` only. An abstention is no mistake and is counted apart.
 
-The promise holds with probability 1 - delta over draws of whole groups (`group_bounds`). With `select_at` it is the
-two-stage form of Selective Conformal Risk Control (Xu, Guo and Wei, 2025, arXiv 2512.12844): a level of confidence
-chosen elsewhere decides which photos are answered at all, and the rates are controlled among those.
+The promise holds with probability 1 - delta over draws of whole groups (`group_bounds`).
 """
 
 from __future__ import annotations
@@ -17,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from natix_hf.decision.group_bounds import Groups, safe_threshold, smallest_certifiable
-from natix_hf.documents.guarantee import Abstention, ClassCounts, Guarantee, PerClassCounts, Selected
+from natix_hf.documents.guarantee import Abstention, ClassCounts, Guarantee, PerClassCounts
 from natix_hf.errors import UserError
 
 RISKS = ("fpr", "fnr", "error", "precision")
@@ -36,7 +34,6 @@ def control_risk(
     delta: float = 0.1,
     prevalence: float | None = None,
     threshold: float = 0.5,
-    select_at: float | None = None,
     fitted_on: str = "val_calib/control",
 ) -> Guarantee:
     """Find the widest band of answers for which a rate is proven.
@@ -54,8 +51,6 @@ def control_risk(
         prevalence: share of positives where the model will work, for `precision`.
         threshold: where p is cut without a guarantee. A side that nothing is promised of keeps it, and no promise
             moves a side across it: a guarantee takes answers away and adds none.
-        select_at: answer only where max(p, 1 - p) is at least this, and state the rates among these rows; chosen
-            without the rows given here, see `selection_level`.
         fitted_on: which rows these are.
 
     Returns:
@@ -68,10 +63,9 @@ def control_risk(
         UserError: an unknown risk, numbers out of range, scores that are no probabilities, `precision` without
             prevalence.
     """
-    scores, is_positive = _checked(scores, is_positive, groups, risk, alpha, delta, prevalence, select_at)
+    scores, is_positive = _checked(scores, is_positive, groups, risk, alpha, delta, prevalence)
     groups = np.arange(len(scores)) if groups is None else np.asarray(groups)
-    counted = np.ones(len(scores), dtype=bool) if select_at is None else _confidence(scores) >= select_at
-    members = {name: counted & (is_positive == (name == "positive")) for name in CLASSES}
+    members = {"negative": ~is_positive, "positive": is_positive}
     of = {name: Groups.of(groups[rows], int(rows.sum())) for name, rows in members.items()}
     negative, positive = scores[members["negative"]], scores[members["positive"]]
     smallest = smallest_alpha(of["negative"], of["positive"], risk=risk, delta=delta, prevalence=prevalence)
@@ -85,8 +79,6 @@ def control_risk(
 
     high: float | None = float(np.nextafter(threshold, 2.0))
     low: float | None = float(threshold)
-    if select_at is not None:
-        high, low = max(high, select_at), min(low, 1 - select_at)
     reason = None
     if alpha < smallest:
         reason = _unreachable(risk, alpha, delta, smallest, of)
@@ -106,7 +98,7 @@ def control_risk(
             high = max(high, high_for(alpha, share))
         if risk in ("fnr", "error"):
             low = min(low, low_for(alpha, share))
-    rates = None if reason else band_rates(scores, is_positive, low, high, counted)
+    rates = None if reason else band_rates(scores, is_positive, low, high)
     return Guarantee(
         risk=risk,
         alpha=float(alpha),
@@ -121,7 +113,6 @@ def control_risk(
         reason=reason,
         low=low if reason is None else None,
         high=high if reason is None else None,
-        selected=None if select_at is None else Selected(at=float(select_at), share=float(np.mean(counted))),
         fpr=rates and rates.fpr,
         fnr=rates and rates.fnr,
         abstention=rates and rates.abstention,
@@ -154,27 +145,17 @@ def smallest_alpha(
     return min((odds / (1 + odds) for odds in false), default=1.0)
 
 
-def band_rates(
-    scores: np.ndarray, is_positive: np.ndarray, low: float, high: float, counted: np.ndarray | None = None
-) -> BandRates:
-    """What a band gives on rows.
-
-    Args:
-        scores, is_positive: `(n,)`.
-        low, high: the band.
-        counted: `(n,)` rows that count for the rates of a class, those selected; None: all.
-    """
+def band_rates(scores: np.ndarray, is_positive: np.ndarray, low: float, high: float) -> BandRates:
+    """What a band gives on rows, `scores` and `is_positive` `(n,)`."""
     said_positive, said_negative = answers(scores, low, high)
-    counted = np.ones(len(scores), dtype=bool) if counted is None else counted
-    negative, positive = counted & ~is_positive, counted & is_positive
 
     def share(of: np.ndarray, rows: np.ndarray) -> float | None:
         return float(np.mean(of[rows])) if rows.any() else None
 
     silent = ~said_positive & ~said_negative
     return BandRates(
-        fpr=share(said_positive, negative),
-        fnr=share(said_negative, positive),
+        fpr=share(said_positive, ~is_positive),
+        fnr=share(said_negative, is_positive),
         abstention=Abstention(negative=share(silent, ~is_positive), positive=share(silent, is_positive)),
         coverage=float(np.mean(~silent)),
     )
@@ -184,16 +165,6 @@ def answers(scores: np.ndarray, low: float, high: float) -> tuple[np.ndarray, np
     """Which rows a band answers with the positive class and which with another one, both `(n,)` bool; else abstain."""
     scores = np.asarray(scores, dtype=np.float64)
     return scores >= high, scores <= low
-
-
-def selection_level(scores: np.ndarray, coverage: float) -> float:
-    """The confidence max(p, 1 - p) that a share `coverage` of these rows reaches: stage one of the two-stage form.
-
-    The rows must be others than those of `control_risk`, such as val_calib/fit; no labels are used.
-    """
-    if not 0 < coverage <= 1:
-        raise UserError(f"coverage: {coverage:g} given, a share above 0 and up to 1 expected")
-    return float(np.quantile(_confidence(np.asarray(scores, dtype=np.float64)), 1 - coverage, method="lower"))
 
 
 def capacity_line(document: Guarantee, names: tuple[str, str] = CLASSES) -> str:
@@ -215,11 +186,11 @@ def guarantee_line(document: Guarantee, names: tuple[str, str] = CLASSES) -> str
     if not document.reachable:
         return f"no guarantee: {document.reason}"
     negative, positive = names
-    alpha, among = document.alpha, "answered photos" if document.selected else "photos"
+    alpha = document.alpha
     promise = {
-        "fpr": f"at most {alpha:.2%} of {among} of {negative} are answered {positive}",
-        "fnr": f"at most {alpha:.2%} of {among} of {positive} are answered {negative}",
-        "error": f"at most {alpha:.2%} of {among} of {negative} and of {positive} each are answered wrongly",
+        "fpr": f"at most {alpha:.2%} of photos of {negative} are answered {positive}",
+        "fnr": f"at most {alpha:.2%} of photos of {positive} are answered {negative}",
+        "error": f"at most {alpha:.2%} of photos of {negative} and of {positive} each are answered wrongly",
     }
     if document.risk == "precision":
         text = f"at least {1 - alpha:.2%} of the answers {positive} are right at prevalence {document.prevalence:g}"
@@ -251,10 +222,6 @@ def _precise(high_for, low_for, at_least, alpha, delta, prevalence) -> float | N
     return min(found, default=None)
 
 
-def _confidence(scores: np.ndarray) -> np.ndarray:
-    return np.maximum(scores, 1 - scores)
-
-
 def _counts(groups: Groups) -> ClassCounts:
     return ClassCounts(
         n=int(groups.sizes.sum()),
@@ -276,7 +243,7 @@ def _unreachable(risk: str, alpha: float, delta: float, smallest: float, of: dic
     )
 
 
-def _checked(scores, is_positive, groups, risk, alpha, delta, prevalence, select_at) -> tuple[np.ndarray, np.ndarray]:
+def _checked(scores, is_positive, groups, risk, alpha, delta, prevalence) -> tuple[np.ndarray, np.ndarray]:
     scores, is_positive = np.asarray(scores, dtype=np.float64), np.asarray(is_positive)
     if risk not in RISKS:
         raise UserError(f"risk: {risk!r} given, one of {', '.join(RISKS)} expected")
@@ -290,8 +257,6 @@ def _checked(scores, is_positive, groups, risk, alpha, delta, prevalence, select
         )
     if prevalence is not None and not 0 < prevalence < 1:
         raise UserError(f"prevalence: {prevalence:g} given, a share above 0 and below 1 expected")
-    if select_at is not None and (risk == "precision" or not 0.5 <= select_at <= 1):
-        raise UserError("select_at: a confidence from 0.5 to 1 expected, for the risks fpr, fnr and error")
     if scores.ndim != 1 or is_positive.shape != scores.shape or len(scores) == 0:
         shapes = f"{scores.shape} and {is_positive.shape}"
         raise UserError(f"guarantee: expected scores (n,) and labels (n,), at least one row, found {shapes}")

@@ -15,11 +15,9 @@ from natix_hf.decision.risk_control import answers
 from natix_hf.decision.temperature import softmax
 from natix_hf.documents.guarantee import Guarantee
 from natix_hf.documents.selective import AmountInterval, Band, BandAbstention, Rate, RiskCurve, Selective
-from natix_hf.resampling import group_numbers, times_drawn
+from natix_hf.resampling import CELLS, ENDS, LEVEL, group_numbers, times_drawn
 
-LEVEL = 0.95
 CURVE_POINTS = 200
-_CELLS = 2_000_000  # numbers held at once per array: 16 MB
 
 
 class RiskCoverage(NamedTuple):
@@ -39,7 +37,6 @@ def risk_coverage(
     *,
     n_boot: int = 1000,
     seed: int = 0,
-    level: float = LEVEL,
 ) -> RiskCoverage:
     """The risk-coverage curve with the areas under it, lower being better.
 
@@ -53,7 +50,6 @@ def risk_coverage(
         confidence: `(n,)`, higher is surer; any scale.
         wrong: `(n,)` bool.
         groups: `(n,)` or None.
-        n_boot, seed, level: of the bootstrap over groups.
 
     Returns:
         The curve thinned to `CURVE_POINTS`, and both areas. Without a mistake the high ends come from the mistake rate
@@ -76,13 +72,12 @@ def risk_coverage(
     aurc, augrc = (float(area[0]) for area in _areas(np.ones((1, len(wrong))), wrong, starts))
     drawn = [
         _areas(times[:, of_row], wrong, starts)
-        for times in times_drawn(n_groups, n_boot, seed, at_once=max(1, _CELLS // len(wrong)))
+        for times in times_drawn(n_groups, n_boot, seed, at_once=max(1, CELLS // len(wrong)))
     ]
-    edges = [(1 - level) / 2, (1 + level) / 2]
-    ends = [np.quantile(np.concatenate(values), edges) for values in zip(*drawn, strict=True)]
+    ends = [np.quantile(np.concatenate(values), ENDS) for values in zip(*drawn, strict=True)]
     if not wrong.any():
         # The worst order of a hidden mistake rate e, all of them first: AURC e (1 - log e), AUGRC e - e^2 / 2.
-        hidden = flawless_high(n_groups, level)
+        hidden = flawless_high(n_groups)
         ends = [(0.0, hidden * (1 - np.log(hidden))), (0.0, hidden - hidden**2 / 2)]
     accepted = np.r_[starts[1:], len(wrong)]
     at = np.unique(np.linspace(0, len(accepted) - 1, CURVE_POINTS).round().astype(int))
@@ -118,10 +113,7 @@ def selective_document(
         labels: `(n,)`.
         groups: `(n,)` or None.
         guarantee: what `control_risk` gave, or None.
-        positive: id of the positive class.
-        split: which rows these are.
         decisions: `(n,)` class ids where they are not those of the largest logit.
-        n_boot, seed: of the bootstrap over groups.
     """
     probabilities, labels = softmax(calibrated_logits), np.asarray(labels)
     decided = probabilities.argmax(axis=1) if decisions is None else np.asarray(decisions)
@@ -132,9 +124,9 @@ def selective_document(
     return Selective(split=split, level=LEVEL, resamples=n_boot, guarantee=guarantee, band=band, **found._asdict())
 
 
-def flawless_high(n_groups: int, level: float = LEVEL) -> float:
+def flawless_high(n_groups: int) -> float:
     """The mistake rate that so many groups without a mistake leave possible (Clopper and Pearson, 1934)."""
-    return float(-np.expm1(np.log((1 - level) / 2) / n_groups))
+    return float(-np.expm1(np.log(ENDS[0]) / n_groups))
 
 
 def _band(scores, is_positive, groups, guarantee: Guarantee, *, n_boot: int, seed: int) -> Band:
@@ -142,9 +134,6 @@ def _band(scores, is_positive, groups, guarantee: Guarantee, *, n_boot: int, see
     said_positive, said_negative = answers(scores, guarantee.low, guarantee.high)
     silent = ~said_positive & ~said_negative
     everything = np.ones(len(scores), dtype=bool)
-    counted = everything
-    if guarantee.selected is not None:
-        counted = np.maximum(scores, 1 - scores) >= guarantee.selected.at
 
     def rate(of: np.ndarray, rows: np.ndarray) -> Rate:
         return share_with_interval(of, rows, groups, n_boot=n_boot, seed=seed)
@@ -152,8 +141,8 @@ def _band(scores, is_positive, groups, guarantee: Guarantee, *, n_boot: int, see
     return Band(
         low=guarantee.low,
         high=guarantee.high,
-        fpr=rate(said_positive, counted & ~is_positive),
-        fnr=rate(said_negative, counted & is_positive),
+        fpr=rate(said_positive, ~is_positive),
+        fnr=rate(said_negative, is_positive),
         abstention=BandAbstention(negative=rate(silent, ~is_positive), positive=rate(silent, is_positive)),
         coverage=rate(~silent, everything),
         precision=rate(is_positive, said_positive),
@@ -162,7 +151,7 @@ def _band(scores, is_positive, groups, guarantee: Guarantee, *, n_boot: int, see
 
 
 def share_with_interval(
-    of: np.ndarray, rows: np.ndarray, groups: np.ndarray | None, *, n_boot: int, seed: int, level: float = LEVEL
+    of: np.ndarray, rows: np.ndarray, groups: np.ndarray | None, *, n_boot: int, seed: int
 ) -> Rate:
     """Share of `of` among `rows`, both `(n,)` bool, with its interval over resampled groups.
 
@@ -176,14 +165,14 @@ def share_with_interval(
         return Rate(value=None, low=None, high=None, n=0, groups=0)
     value = float(hits.sum() / sizes.sum())
     if value in (0.0, 1.0):
-        hidden = flawless_high(there, level)
+        hidden = flawless_high(there)
         low, high = (0.0, hidden) if value == 0 else (1 - hidden, 1.0)
     else:
         drawn = []
-        for times in times_drawn(n_groups, n_boot, seed, at_once=max(1, _CELLS // n_groups)):
+        for times in times_drawn(n_groups, n_boot, seed, at_once=max(1, CELLS // n_groups)):
             size = times @ sizes
             drawn.append((times @ hits)[size > 0] / size[size > 0])
-        low, high = np.quantile(np.concatenate(drawn), [(1 - level) / 2, (1 + level) / 2])
+        low, high = np.quantile(np.concatenate(drawn), ENDS)
     return Rate(**_ends(value, low, high), n=int(sizes.sum()), groups=there)
 
 

@@ -15,6 +15,8 @@ Plain maximum likelihood goes wrong on few or perfectly separated rows, in three
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import scipy.optimize
 import scipy.special
@@ -32,20 +34,6 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return scipy.special.softmax(np.asarray(logits, dtype=np.float64), axis=1)
 
 
-def apply_calibration(logits: np.ndarray, temperature: float | np.ndarray, logit_bias: np.ndarray) -> np.ndarray:
-    """What the head does last: `logits / temperature + logit_bias`.
-
-    Args:
-        logits: `(n, classes)` as the linear layer gave them.
-        temperature: one positive number, or one a class `(classes,)`.
-        logit_bias: `(classes,)`, zeros where there is none.
-
-    Returns:
-        `(n, classes)` float64.
-    """
-    return np.asarray(logits, dtype=np.float64) / np.asarray(temperature, dtype=np.float64) + np.asarray(logit_bias)
-
-
 def fit_temperature(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None) -> float:
     """The most probable temperature, by a bounded search over log T in float64.
 
@@ -53,9 +41,6 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray |
         logits: `(n, classes)` uncalibrated logits.
         labels: `(n,)` class ids in [0, classes).
         groups: `(n,)`; None: each row is its own group.
-
-    Raises:
-        UserError: as `checked_rows`.
     """
     logits, labels = checked_rows(logits, labels)
     n, classes = logits.shape
@@ -96,35 +81,47 @@ def design_effect(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray | N
     return max(1.0, float((sums**2).sum()) / rows) if rows > 0 else 1.0
 
 
-def checked_rows(logits: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The two arrays as float64 and int64, or a `UserError` saying why nothing can be fitted on them.
+def checked_rows(
+    logits: np.ndarray, labels: np.ndarray, what: str = "calibration", names: Sequence[str] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The two arrays as float64 and int64, or a `UserError` saying why nothing can be done with them.
+
+    Args:
+        logits: `(n, classes)`.
+        labels: `(n,)`.
+        what: stands before each message.
+        names: `(n,)` how messages call the rows; by default by number.
 
     Raises:
         UserError: no rows, fewer than two classes, a label out of range, a logit that is NaN or infinite,
             probabilities in place of logits.
     """
     logits, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels)
+
+    def called(row: int) -> str:
+        return f"row {row}" if names is None else names[row]
+
     if len(logits) == 0:
-        raise UserError("calibration: no rows to fit it on; give val_calib a larger share in split_ratios")
+        raise UserError(f"{what}: no rows to fit it on; give val_calib a larger share in split_ratios")
     if logits.ndim != 2 or logits.shape[1] < 2 or labels.shape != logits.shape[:1]:
         raise UserError(
-            f"calibration: expected logits (n, classes >= 2) and labels (n,), found {logits.shape} and {labels.shape}"
+            f"{what}: expected logits (n, classes >= 2) and labels (n,), found {logits.shape} and {labels.shape}"
         )
     bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
     if len(bad):
         raise UserError(
-            f"calibration: {len(bad)} of {len(logits)} rows have NaN or infinite logits (the first is row {bad[0]}); "
+            f"{what}: {len(bad)} of {len(logits)} rows have NaN or infinite logits (the first is {called(bad[0])}); "
             "the training has diverged or ran in fp16: train again with a lower learning_rate, in bf16 or fp32"
         )
     if ((logits >= 0) & (logits <= 1)).all() and np.allclose(logits.sum(axis=1), 1.0, atol=1e-4):
         raise UserError(
-            f"calibration: probabilities given where logits are expected (all {len(logits)} rows lie in [0, 1] and "
+            f"{what}: probabilities given where logits are expected (all {len(logits)} rows lie in [0, 1] and "
             "sum to 1); give what the model gives before its softmax, or the logarithm of the probabilities"
         )
     outside = np.flatnonzero((labels < 0) | (labels >= logits.shape[1]))
     if len(outside):
         raise UserError(
-            f"calibration: label {labels[outside[0]]} of row {outside[0]} is not in 0..{logits.shape[1] - 1}, "
+            f"{what}: label {labels[outside[0]]} of {called(outside[0])} is not in 0..{logits.shape[1] - 1}, "
             "the classes of the model; check label_names"
         )
     return logits, labels.astype(np.int64)

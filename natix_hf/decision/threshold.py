@@ -15,12 +15,11 @@ import numpy as np
 import scipy.sparse
 
 from natix_hf.errors import UserError
-from natix_hf.resampling import group_numbers, times_drawn
+from natix_hf.resampling import CELLS, ENDS, group_numbers, times_drawn
 
 METRICS = "mcc, accuracy, f1, fbeta:BETA, cost:FALSE_POSITIVE:FALSE_NEGATIVE, precision>=P, recall>=R"
 CURVE_POINTS = 400
 FOLDS = 10
-_CELLS = 2_000_000  # numbers held at once per array: 16 MB
 _EQUAL = 1e-12  # values nearer than this are ties
 
 
@@ -79,7 +78,6 @@ def threshold_curve(
     weights: np.ndarray | None = None,
     n_boot: int = 1000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> dict[str, Any]:
     """The metric at every threshold that tells rows apart, the best one and its interval over resampled groups.
 
@@ -90,7 +88,6 @@ def threshold_curve(
         metric: one of `METRICS`. With `precision>=P` recall is made as high as possible, with `recall>=R` precision;
             a cost is the mean over the rows, and less is better.
         weights: `(n,)` not negative, such as `importance_weights`; None: all 1.
-        n_boot, seed, level: of the intervals.
 
     Returns:
         `metric`; `measures`, what `value` is (mcc, accuracy, fbeta, cost, recall or precision); `threshold` in (0, 1)
@@ -124,13 +121,12 @@ def threshold_curve(
     half, held_half = _values(chosen, *(once @ side for side in by_step((scores > 0.5).astype(np.int64), 2)))
     best = int(_best(chosen, value, held, cuts)[0])
     optima, at_best = [], []
-    for times in times_drawn(n_groups, n_boot, seed, at_once=max(1, _CELLS // max(levels, n_groups))):
+    for times in times_drawn(n_groups, n_boot, seed, at_once=max(1, CELLS // max(levels, n_groups))):
         drawn, drawn_held = _values(chosen, *(times @ side for side in steps))
         optima.append(cuts[_best(chosen, drawn, drawn_held, cuts)])
         at_best.append(drawn[:, best])
-    ends = [(1 - level) / 2, (1 + level) / 2]
-    low, high = np.quantile(np.concatenate(optima), ends)
-    value_low, value_high = np.quantile(np.concatenate(at_best), ends)
+    low, high = np.quantile(np.concatenate(optima), ENDS)
+    value_low, value_high = np.quantile(np.concatenate(at_best), ENDS)
     shown = _thinned(len(cuts), best)
     constraint = None
     if chosen.constrained:
@@ -210,7 +206,7 @@ def held_out_gain(
         return np.stack(columns, axis=1)
 
     value, at_half = figures(np.ones((1, n_groups)))[0]
-    drawn = np.concatenate([figures(t) for t in times_drawn(n_groups, n_boot, seed, max(1, _CELLS // n_groups))])
+    drawn = np.concatenate([figures(t) for t in times_drawn(n_groups, n_boot, seed, max(1, CELLS // n_groups))])
     sign = -1.0 if chosen.kind == "cost" else 1.0
     gain = sign * (value - at_half)
     error = (drawn[:, 0] - drawn[:, 1]).std(ddof=1)
@@ -237,7 +233,6 @@ def fold_bias(threshold: float, positive: int, classes: int) -> np.ndarray:
 
     Args:
         threshold: on the calibrated probability of the positive class, in (0, 1).
-        positive: its id.
         classes: two; with more the decision is that for the largest probability, which no threshold describes.
 
     Returns:
@@ -270,7 +265,6 @@ def _values(metric: Metric, positives: np.ndarray, negatives: np.ndarray) -> tup
     """The figure and, where there is a constraint, what it holds, at each cut.
 
     Args:
-        metric: which figure.
         positives, negatives: `(b, cuts + 1)` weight of the rows between neighbouring cuts, ascending.
 
     Returns:

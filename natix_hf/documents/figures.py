@@ -29,6 +29,11 @@ class _Ends(Part):
         """From numbers as they were computed: one that is not finite becomes None. `more`: the other fields."""
         return cls(**{name: float(one) if math.isfinite(one) else None for name, one in numbers.items()}, **more)
 
+    @classmethod
+    def each(cls, figures: Mapping[str, Mapping[str, float]]) -> dict[str, Self]:
+        """`of` of every figure, by its name."""
+        return {name: cls.of(numbers) for name, numbers in figures.items()}
+
 
 class Interval(_Ends):
     """A figure with its interval; None where it is not defined on these rows."""

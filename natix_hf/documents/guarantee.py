@@ -31,13 +31,6 @@ class PerClassCounts(Part):
     positive: ClassCounts
 
 
-class Selected(Part):
-    """Two-stage form: only confidences from `at` are answered, and the rates count among these."""
-
-    at: Share
-    share: Share
-
-
 class Abstention(Part):
     negative: Share | None
     positive: Share | None
@@ -71,7 +64,6 @@ class Guarantee(Part):
     reason: str | None
     low: float | None
     high: float | None
-    selected: Selected | None
     fpr: Share | None
     fnr: Share | None
     abstention: Abstention | None

@@ -1,4 +1,4 @@
-"""`robustness.json`: figures on the test photos as challenge profiles send them, beside the photos as they are."""
+"""`robustness.json`: figures on the test photos as profiles send them, beside the photos as they are."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Case(Part):
 
 
 class ProfileFigures(Part):
-    """Figures under one challenge profile; `sent` says how it took the photos."""
+    """Figures under one profile; `sent` says how it took the photos."""
 
     profile: str
     sent: str | None = None
@@ -51,7 +51,7 @@ class Latency(Part):
 
 
 class Robustness(Document, Measured):
-    """Figures under challenge."""
+    """Figures under every profile that was asked for."""
 
     file_name: ClassVar[str] = "robustness.json"
     mend: ClassVar[str] = "python -m natix_hf.evaluate {folder} --robustness PROFILE writes it"

@@ -13,11 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from transformers.dynamic_module_utils import custom_object_save
 
 from natix_hf.errors import UserError
-from natix_hf.files import check_writable, read_json, write_json
+from natix_hf.files import check_new_folder, new_folder, read_json, read_recipe, write_json
 from natix_hf.hub.cards import hub_id
 from natix_hf.modeling.adapter_natix_dinov3 import fingerprint
 from natix_hf.modeling.adapters import load_adapter, merge_lora
@@ -51,15 +50,13 @@ def write_adapter(
         run: a finished LoRA run.
         model, processor: of the run, merged.
         base_id: the base's name on the Hub.
-        base_output: a folder that is absent or empty.
 
     Raises:
         UserError: the run has no adapter, its base cannot be had or has changed, or nothing names the base to others.
     """
     if not (run / "adapter" / "adapter_config.json").is_file():
         raise UserError(f"{run}: no adapter/ folder, only LoRA runs have one: use --format merged or stock")
-    recipe_file = run / "recipe.yaml"
-    recipe = yaml.safe_load(recipe_file.read_text(encoding="utf-8")) if recipe_file.is_file() else {}
+    recipe = read_recipe(run)
     name = recipe.get("model_name_or_path") or read_json(run / "adapter" / "adapter_config.json").get(
         "base_model_name_or_path"
     )
@@ -72,7 +69,7 @@ def write_adapter(
     base = _base(model, name, revision)
     found = fingerprint(base.backbone.state_dict())
     if base_output:
-        _write_base(base, processor, Path(base_output).expanduser())
+        _write_base(base, processor, base_output)
     _check_base(run, model, base)
 
     describe_adapter(model, processor, found, folder)
@@ -85,9 +82,7 @@ def describe_adapter(model: NatixDinov3ForImageClassification, processor: Any, b
     """Write beside an adapter what makes a model of it and its base: configuration, calibration included, and code.
 
     Args:
-        model, processor: of the run.
         base: fingerprint of the backbone that the adapter was trained on.
-        folder: of the adapter.
     """
     config = copy.deepcopy(model.config)
     config.adapter_base, config.merged_adapter = base, None
@@ -142,22 +137,14 @@ def _base(
     return base.eval()
 
 
-def _write_base(base: NatixDinov3ForImageClassification, processor: Any, output: Path) -> None:
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"--base_output {output}: already there and not empty: name another folder")
-    check_writable(output, "--base_output")
-    stage = output.absolute().parent / f".{output.name}.partial"
-    shutil.rmtree(stage, ignore_errors=True)
-    try:
+def _write_base(base: NatixDinov3ForImageClassification, processor: Any, output: str | Path) -> None:
+    output = Path(output).expanduser()
+    check_new_folder(output, "--base_output")
+    with new_folder(output) as stage:
         base.save_pretrained(stage)
         processor.save_pretrained(stage)
         for path in stage.glob("*.safetensors"):
             path.chmod(0o644)
-        if output.exists():
-            output.rmdir()
-        stage.replace(output)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
 
 
 def _check_base(run: Path, model: NatixDinov3ForImageClassification, base: NatixDinov3ForImageClassification) -> None:

@@ -8,10 +8,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
-from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub import hf_hub_download, metadata_load, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from natix_hf.documents.hub_metadata import LICENCES
@@ -102,12 +101,11 @@ def _beside(base: str | None, name: str, *, ask_hub: bool) -> Path | None:
 
 def _front(card: Path, base_id: str | None) -> dict[str, str] | None:
     """The licence in a card's front matter, if it is one that the Hub takes."""
-    match = re.match(r"---\r?\n(.*?)\r?\n---", card.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
     try:
-        front: Any = yaml.safe_load(match[1]) if match else None
-    except yaml.YAMLError:
+        front = metadata_load(card)
+    except (yaml.YAMLError, ValueError):
         return None
-    if not isinstance(front, dict):
+    if not front:
         return None
     licence, name, link = (front.get(key) for key in ("license", "license_name", "license_link"))
     if licence == "other":
@@ -116,5 +114,4 @@ def _front(card: Path, base_id: str | None) -> dict[str, str] | None:
         # Without a name and an address nobody could tell which other licence it is.
         address = isinstance(link, str) and link.startswith("https://")
         return {"license": "other", "license_name": str(name), "license_link": link} if name and address else None
-    ids = LICENCES
-    return {"license": licence} if licence in ids and licence != "unknown" else None
+    return {"license": licence} if licence in LICENCES and licence != "unknown" else None

@@ -28,7 +28,7 @@ from natix_hf.documents.selective import Selective
 from natix_hf.documents.slices import Slices
 from natix_hf.documents.split_certificate import SplitSummary
 from natix_hf.errors import UserError
-from natix_hf.files import read_json, write_json, write_text
+from natix_hf.files import read_json, read_recipe, write_json, write_text
 from natix_hf.hub.base_licence import Licence, base_licence
 from natix_hf.hub.card_metadata import eval_results
 from natix_hf.hub.card_sections import pictures
@@ -56,10 +56,7 @@ def write_bundle(
     """Complete an export's folder with everything else that is published.
 
     Args:
-        run: a finished and evaluated run.
-        folder: of its export.
-        repo_id: where it will stand.
-        form: one of `exporting.FORMATS`.
+        form: one of `export_forms.FORMATS`.
         include_photos: the page keeps its gallery, and nothing is withheld.
         extra: further sections of the card.
 
@@ -70,7 +67,7 @@ def write_bundle(
     run, folder = Path(run), Path(folder)
     splits, record = read_certificate(run), RunRecord.read(run)
     names = Names(frozenset()) if include_photos else names_of(run)
-    recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8")) if _has(run, "recipe.yaml") else {}
+    recipe = read_recipe(run)
 
     documents = {}
     for kind in DOCUMENTS:

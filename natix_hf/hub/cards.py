@@ -74,7 +74,7 @@ def model_card(
             calibrated, `calibration.json`; what else it measured is told too. Without `recipe.yaml` (a run from
             Python) checkpoint and photos stay unnamed.
         model_id: the repository that the card will stand in; a placeholder stands for it otherwise.
-        form: what stands there: the run's own folder (`run`) or one of `exporting.FORMATS`.
+        form: what stands there: the run's own folder (`run`) or one of `export_forms.FORMATS`.
         base: Hub id of the base that an adapter names, if that is not the run's.
         licence: of the base checkpoint; by default what its name and what lies beside it say.
         extra: sections between those about slices and the pictures.

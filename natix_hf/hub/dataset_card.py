@@ -27,9 +27,7 @@ def dataset_card(document: Mapping[str, Any], data: DatasetDict, repo_id: str) -
     """The text of `README.md`.
 
     Args:
-        document: the certificate, as `read_certificate` gives it.
         data: the four splits that it was made for.
-        repo_id: the repository that the card will stand in.
     """
     licences = _licences(data)
     card = DatasetCard.from_template(

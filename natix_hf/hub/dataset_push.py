@@ -43,14 +43,10 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False) -> str:
 
     Args:
         folder: as `natix_hf.data.splits.saved_folder.save` writes it.
-        repo_id: `owner/name`.
         private: make a new repository private; an existing one has to be.
 
     Returns:
         The address of the data set.
-
-    Raises:
-        UserError: in one line, whatever is wrong with folder, certificate, name, token, repository or network.
     """
     folder = Path(folder)
     check_name(repo_id, "a data set", "me/roadwork-4way")
@@ -147,7 +143,6 @@ def write_shard(rows: Dataset, path: Path) -> None:
 
     Args:
         rows: with embedded photos; of their paths only the file's name is kept.
-        path: the file.
     """
     features = hub_features(rows.features)
     schema = features.arrow_schema

@@ -7,10 +7,7 @@ whole. This file knows the files of a run; that a form answers like the run is f
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -21,9 +18,9 @@ import torch
 from natix_hf.decision.calibration import Calibration
 from natix_hf.documents.export import Export
 from natix_hf.errors import UserError
-from natix_hf.files import check_writable, read_json, write_json
+from natix_hf.files import check_new_folder, new_folder, read_json, write_json
 from natix_hf.hub.adapter_export import write_adapter
-from natix_hf.inference.classify import load_classifier
+from natix_hf.inference.classify import labels_of, load_classifier
 from natix_hf.modeling.adapter_natix_dinov3 import fingerprint
 from natix_hf.modeling.configuration_natix_dinov3 import NatixDinov3Config
 from natix_hf.modeling.onnx_graph import export_onnx
@@ -83,7 +80,9 @@ def export_run(
         raise UserError(f"--base_id, --base_output: --format {form} holds all its weights: they go with adapter")
     model, processor = load_run(run)
     geometry, opset = Geometry.of(processor), None
-    with new_folder(output, "--output") as stage:
+    output = Path(output).expanduser()
+    check_new_folder(output, "--output")
+    with new_folder(output) as stage:
         if form == "merged":
             _store(model, model.head, stage, dtype, max_shard_size)
             processor.save_pretrained(stage)
@@ -154,11 +153,6 @@ def load_run(run: Path) -> tuple[Any, Any]:
     return model, processor
 
 
-def labels_of(model: Any) -> list[str]:
-    """The classes in the order of their ids."""
-    return [model.config.id2label[i] for i in range(model.config.num_labels)]
-
-
 def write_processor(processor: Any, folder: Path) -> None:
     """`preprocessor_config.json` under the one class name that transformers 4.56 and 5 both know."""
     processor.save_pretrained(folder)
@@ -178,23 +172,3 @@ def _store(model: Any, head: torch.nn.Module, folder: Path, dtype: str, max_shar
         model.save_pretrained(folder, state_dict=state, max_shard_size=max_shard_size)
     except ValueError as error:
         raise UserError(f"--max_shard_size {max_shard_size}: a size such as 5GB or 500MB expected ({error})") from None
-
-
-@contextmanager
-def new_folder(output: str | Path, option: str) -> Iterator[Path]:
-    """A folder to fill that becomes `output` when the block ends well; `option` names it in messages."""
-    output = Path(output).expanduser()
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"{option} {output}: already there and not empty: name another folder")
-    check_writable(output, option)
-    output.absolute().parent.mkdir(parents=True, exist_ok=True)
-    stage = output.absolute().parent / f".{output.name}.partial"
-    shutil.rmtree(stage, ignore_errors=True)
-    stage.mkdir()
-    try:
-        yield stage
-        if output.exists():
-            output.rmdir()
-        os.replace(stage, output)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)

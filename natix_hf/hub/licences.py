@@ -9,14 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-# Of the ids that the Hub knows, those that photos and tables come under.
-_NAMES = """
-apache-2.0 mit bsd bsd-2-clause bsd-3-clause c-uda cc cc0-1.0 etalab-2.0 odc-by odbl pddl unlicense wtfpl gfdl
-cdla-sharing-1.0 cdla-permissive-1.0 cdla-permissive-2.0 cc-by-2.0 cc-by-2.5 cc-by-3.0 cc-by-4.0 cc-by-sa-3.0
-cc-by-sa-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nd-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0
-cc-by-nc-sa-3.0 cc-by-nc-sa-4.0
-"""
-HUB_LICENCES = frozenset(_NAMES.split())
+from natix_hf.documents.hub_metadata import LICENCES
+
 LICENCE_COLUMNS = ("license", "licence")
 _BINDING = (
     (r"(?<![a-z])nc(?![a-z])|non-?\s?commercial", "commercial use"),
@@ -33,7 +27,7 @@ def hub_licence(value: str) -> str | None:
         name = "cc0" if address[2] == "zero" else f"cc-{address[2]}"
         text = f"{name}-{address[3]}"
     text = re.sub(r"[\s_-]+", "-", text)
-    return text if text in HUB_LICENCES else None
+    return text if text in LICENCES and text not in ("unknown", "other") else None
 
 
 def licence_front(counts: Mapping[str | None, int] | None) -> str:

@@ -32,7 +32,7 @@ from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_json
 from natix_hf.hub.proof_photos import Photos, proof_photos
 from natix_hf.inference.batches import logits_of, photo_batches
-from natix_hf.inference.classify import load_classifier
+from natix_hf.inference.classify import labels_of, load_classifier
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CLIENT = Path(__file__).with_name("client.py")
@@ -172,7 +172,7 @@ def _here(name: str, paths: Sequence[str]) -> Answers:
     done, processed = time.perf_counter(), time.process_time()
     logits = np.concatenate(logits)
     report = {
-        "labels": [model.config.id2label[i] for i in range(model.config.num_labels)],
+        "labels": labels_of(model),
         "class": type(model).__name__,
         "versions": {},
         "import_seconds": 0.0,

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from natix_hf.data.load_photos import recipe_photos
 from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.errors import PhotoError, UserError, one_line
+from natix_hf.files import read_recipe
 from natix_hf.photos.decode import eight_bit_png, fingerprint_bytes, inspect_photo, photo_bytes
 from natix_hf.scenes.photos import encode, scene
 
@@ -82,7 +81,7 @@ def _selected(run: Path, count: int) -> list[bytes]:
     for name in ("recipe.yaml", "splits.json"):
         if not (run / name).is_file():
             raise UserError(f"{run} has no {name}")
-    recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
+    recipe = read_recipe(run)
     if not recipe.get("dataset_name"):
         raise UserError(f"{run / 'recipe.yaml'} names no photos")
     splits = recipe_photos(recipe)

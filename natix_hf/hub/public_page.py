@@ -13,11 +13,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-import yaml
 
 from natix_hf.decision.calibration import Calibration
 from natix_hf.decision.temperature import softmax
-from natix_hf.files import write_text
+from natix_hf.files import read_recipe, write_text
 from natix_hf.hub.card_text import hub_id
 from natix_hf.hub.cards import LORA_SETTINGS, METHODS, SETTINGS
 from natix_hf.report.charts import Table
@@ -33,7 +32,6 @@ def write_public_page(run: Path, documents: Mapping[str, Any], path: Path) -> No
     Args:
         run: with `predictions/val_test.parquet` and, if it came from a recipe, `recipe.yaml`.
         documents: as `report_html` takes them, and `reward` if there is one; free of names already.
-        path: where to.
     """
     table = pq.read_table(run / "predictions" / "val_test.parquet", columns=["group", "label", "logits"])
     labels = table["label"].to_numpy()
@@ -61,9 +59,7 @@ def served_rows(split: str, rows: Mapping[str, Any], calibration: Calibration) -
     """Predictions as the page takes them, with a run's calibration applied.
 
     Args:
-        split: its name.
         rows: `id, group, label` `(n,)`, `logits` `(n, classes)` before calibration, `slices`.
-        calibration: of the run.
     """
     logits = rows["logits"]
     calibrated = calibration.calibrated(logits)
@@ -92,8 +88,7 @@ def lead(documents: Mapping[str, Any]) -> str:
 def facts(run: Path, documents: Mapping[str, Any]) -> list[tuple[str, Table]]:
     """The tables of the page's last section."""
     record, tables = documents["run"], []
-    if (run / "recipe.yaml").is_file():
-        recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8")) or {}
+    if recipe := read_recipe(run):
         names = [*SETTINGS, *(LORA_SETTINGS if recipe.get("method") == "lora" else ())]
         rows = [[name, _text(recipe[name])] for name in names if recipe.get(name) is not None]
         for name in ("dataset_name", "model_name_or_path"):

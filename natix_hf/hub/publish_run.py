@@ -28,11 +28,12 @@ from natix_hf.errors import UserError
 from natix_hf.files import fingerprint_file
 from natix_hf.hub.adapter_export import base_folder
 from natix_hf.hub.bundle import write_bundle
-from natix_hf.hub.export_forms import export_run, labels_of, load_run
+from natix_hf.hub.export_forms import export_run, load_run
 from natix_hf.hub.hub_errors import check_name, check_token, hub_faults
 from natix_hf.hub.proof import TOLERANCES, clients_of, prove
 from natix_hf.hub.proof_photos import proof_photos
 from natix_hf.inference.batches import logits_of, photo_batches
+from natix_hf.inference.classify import labels_of
 from natix_hf.report.page_sections import ExtraSection
 from natix_hf.streetvision import client_files as streetvision
 from natix_hf.streetvision.reward import HALTED
@@ -48,8 +49,7 @@ class Publication:
     """What was asked for.
 
     Args:
-        repo_id: `owner/name`.
-        form: `auto` (stock where it can hold the model, else merged) or one of `exporting.FORMATS`.
+        form: `auto` (stock where it can hold the model, else merged) or one of `export_forms.FORMATS`.
         private: make a new repository private; an existing one has to be.
         version: X.Y.Z, also the tag.
         hotkey: a StreetVision participant's SS58 address; None for models that are not submitted there.
@@ -92,7 +92,6 @@ def find_place(asked: Publication, tested: Tested | None = None) -> Place:
     """What the Hub has under the name; changes nothing.
 
     Args:
-        asked: what to publish.
         tested: what the run has to show, if there is one yet.
 
     Raises:
@@ -178,16 +177,8 @@ def _shown(value: float | None) -> str:
 def publish(run: Path, asked: Publication, say: Callable[[str], None] = print) -> str:
     """Export, prove, push, prove again.
 
-    Args:
-        run: folder of a finished run.
-        asked: what to publish and where.
-        say: takes the lines of progress.
-
     Returns:
         The address of the model.
-
-    Raises:
-        UserError: in one line, whatever is wrong with run, name, token, version, repository, network or proof.
     """
     check_publication(asked)
     if asked.hotkey is not None:

@@ -24,7 +24,6 @@ def client_pixels(source: Any, processor: Any) -> torch.Tensor:
 
     Args:
         source: a path, bytes, a `{"bytes", "path"}` record of `datasets`, or a PIL image.
-        processor: the checkpoint's image processor.
 
     Raises:
         PhotoError: the photo cannot be read.

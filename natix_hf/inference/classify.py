@@ -84,30 +84,32 @@ def load_classifier(name_or_path: str) -> tuple[Any, Any]:
     """
     from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
-    if only_a_path(name_or_path):
-        path = Path(name_or_path).expanduser()
-        if not path.is_dir():
-            raise UserError(f"{name_or_path}: no such folder")
     run = Path(name_or_path).expanduser()
+    if only_a_path(name_or_path) and not run.is_dir():
+        raise UserError(f"{name_or_path}: no such folder")
     if RunRecord.there(run) and RunRecord.read(run).status != "finished":
         raise UserError(f"{name_or_path}: the run is not finished: train it with --resume_from_checkpoint true first")
     _refuse_pickles(run)
+    source = str(run) if run.is_dir() else name_or_path
     try:
-        if folder := _onnx_folder(run if run.is_dir() else name_or_path):
+        if folder := _onnx_folder(source):
             return OnnxClassifier(folder).eval(), AutoImageProcessor.from_pretrained(folder)
-        config = AutoConfig.from_pretrained(run if run.is_dir() else name_or_path)
-        if config.model_type == "dinov3_vit":
+        if AutoConfig.from_pretrained(source).model_type == "dinov3_vit":
             raise UserError(f"{name_or_path}: a backbone without a head: train it first, python -m natix_hf.train ...")
-        source = str(run) if run.is_dir() else name_or_path
         model = AutoModelForImageClassification.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
         processor = AutoImageProcessor.from_pretrained(source)
+    except UserError:
+        raise
     except (OSError, ValueError, ImportError, SafetensorError) as error:
-        if isinstance(error, UserError):
-            raise
         absent = "" if run.is_dir() else "no such folder, and as a Hub id "
         raise UserError(f"{name_or_path}: {absent}no model that can be loaded: {one_line(error)}") from None
     check_finite(name_or_path, model)
     return model.eval(), processor
+
+
+def labels_of(model: Any) -> list[str]:
+    """The classes in the order of their ids."""
+    return [model.config.id2label[i] for i in range(model.config.num_labels)]
 
 
 def _refuse_pickles(folder: Path) -> None:
@@ -120,10 +122,10 @@ def _refuse_pickles(folder: Path) -> None:
         )
 
 
-def _onnx_folder(source: str | Path) -> Path | None:
+def _onnx_folder(source: str) -> Path | None:
     """The folder of an ONNX export, fetched from the Hub where it lies there; None for other models."""
-    if isinstance(source, Path):
-        return source if (source / GRAPH).is_file() else None
+    if Path(source).is_dir():
+        return Path(source) if (Path(source) / GRAPH).is_file() else None
     from huggingface_hub import snapshot_download
     from transformers.utils import cached_file
 
@@ -146,7 +148,7 @@ def predict_photos(
     """Predictions in the order of `photos`; a broken photo yields its reason and stops nothing.
 
     How the model decides stands in its config; a model that has no such entry decides by its largest score. `run`
-    gives the logits of a batch, see `pace.Pace`; by default the model does, as it is.
+    gives the logits of a batch, see `measured_pace.Pace`; by default the model does, as it is.
     """
     run = run or partial(logits_of, model)
     rule = getattr(model.config, "decision", None) or {}  # other classes' configs do not know the name
@@ -186,9 +188,7 @@ def write_rows(
     its own has a column `note`, which says where label and largest probability differ.
 
     Args:
-        output: the file.
         predictions: one a row.
-        labels: the classes in the order of their ids.
         rule: `decision` of the model's config.
     """
     rule = rule or {}

@@ -40,7 +40,6 @@ class FeatureStore:
     """Records of one shape under one key.
 
     Args:
-        cache_dir: the cache's root.
         key: of everything that a record depends on beside the photo and its first length (hex).
         shape: of a record. Its first length is the least that is wanted: records with more, of which the last so many
             are meant, serve too.

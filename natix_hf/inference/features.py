@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,15 +46,20 @@ def weights_fingerprint(module: torch.nn.Module) -> str:
 
     A module with LoRA adapters that do nothing yet (all their B are zero) has the fingerprint of the module without.
     """
-    digest = hashlib.blake2b(digest_size=16)
     state = module.state_dict()
     if not any(bool(tensor.any()) for name, tensor in state.items() if ".lora_B." in name):
         state = {name.replace(".base_layer.", "."): t for name, t in state.items() if ".lora_" not in name}
+    return digest_of(state).hexdigest()
+
+
+def digest_of(state: Mapping[str, torch.Tensor]) -> hashlib.blake2b:
+    """The blake2b-128 so far over names, types, shapes and bytes of some tensors."""
+    digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(state.items()):
         tensor = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return digest
 
 
 def cache_key(model: Any, processor: Any, view: FixedView | None = None, *, weights: str | None = None) -> str:
@@ -176,12 +181,9 @@ def frozen_features(
     Args:
         model: a `NatixDinov3ForImageClassification`; its backbone is used in eval mode and its mode restored.
         rows: `datasets.Dataset` with `image`, `label` and `fingerprint` (of the photo's bytes).
-        processor: the image processor of the client's path.
-        cache_dir: the cache's root.
         layers: of the last so many layers a record is kept; default as many as the model pools.
         views: augmented views beside the photos as they are.
         weights: fingerprint of the backbone's weights, where it is known.
-        budget_gb: see `FeatureStore`.
         passes: of the run, where somebody wants to know what its passes cost.
 
     Returns:
@@ -237,16 +239,12 @@ def kept_records(
 
     Args:
         model: its device is used, its mode restored.
-        rows, processor: see `frozen_features`.
         store: where the records are.
         compute: `(batch, 3, H, W)` pixels to `(batch, *store.shape)`.
         view: an augmented view, or None for the client's path.
         shard_rows: records in a file.
         what: names the pass in its progress bar.
         passes: counts what passes cost.
-
-    Raises:
-        UserError, PhotoError: see `frozen_features`.
     """
     fingerprints: list[str] = rows["fingerprint"][:]
     # What chance does to a view hangs on the row's id.
@@ -266,8 +264,8 @@ def kept_records(
                     photos, batch_size=batch_size, num_workers=num_workers, worker_init_fn=worker_threads
                 )
                 told = what if view is None else f"{what}, view {view.number + 1}"
-                account = {"compute": passes.counting(compute), "passes": passes}
-                _keep(model, loader, [names[i] for i in missing], store, shard_rows=shard_rows, what=told, **account)
+                batches, counted = passes.over(loader), passes.counting(compute)
+                _keep(model, batches, counted, [names[i] for i in missing], store, shard_rows, told)
             found |= store.find(set(names) - found.keys())
     passes.asked(store.key, set(names), [names[i] for i in missing])
     store.touch()
@@ -276,17 +274,9 @@ def kept_records(
 
 @torch.inference_mode()
 def _keep(
-    model: Any,
-    loader: DataLoader,
-    names: list[str],
-    store: FeatureStore,
-    *,
-    compute: Callable[[torch.Tensor], np.ndarray],
-    shard_rows: int,
-    what: str,
-    passes: Passes,
+    model: Any, batches: Iterable, compute: Callable, names: list[str], store: FeatureStore, shard_rows: int, what: str
 ) -> None:
-    """One pass over the photos of a loader, shard by shard into the store."""
+    """One pass over batches of photos, shard by shard into the store."""
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
@@ -294,7 +284,7 @@ def _keep(
     kept = 0
     try:
         with packed_linears(model), tqdm(total=len(names), desc=what, unit="photo") as progress:
-            for batch in passes.over(loader):
+            for batch in batches:
                 waiting.append(compute(batch["pixel_values"].to(device, non_blocking=True)))
                 progress.update(len(waiting[-1]))
                 count = sum(map(len, waiting))

@@ -77,10 +77,8 @@ def write_geojson(
     """Write a FeatureCollection, whole or not at all; a photo without coordinates has a null geometry.
 
     Args:
-        output: the file.
         predictions: in the order of `photos`.
         photos: what the predictions were made from.
-        labels: the classes in the order of their ids.
         rule: `decision` of the model's config; it names the positive class, else that is the one of id 1.
         model: fingerprint of the model.
     """

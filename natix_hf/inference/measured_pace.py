@@ -139,30 +139,24 @@ def choose_pace(
         measure: by default where the model is on a GPU, or the precision is left open.
     """
     with packed_linears(model):  # as `predict_photos` runs it
-        return _measured_pace(model, sample, photos, batch_size, precision, measure)
-
-
-def _measured_pace(
-    model: Any, sample: torch.Tensor, photos: int, batch_size: int | None, precision: str, measure: bool | None
-) -> Pace:
-    run = partial(logits_of, model)
-    device = next(model.parameters(), torch.empty(0)).device  # an ONNX graph has no parameters here
-    measure = device.type != "cpu" or precision == "auto" if measure is None else measure
-    if not measure or not len(sample):
-        return Pace(run, batch_size or CPU_BATCH, None)
-    size, rate = (batch_size, photo_rate(run, sample, batch_size)) if batch_size else best_batch(run, sample)
-    name, rates = "fp32", {"fp32": rate}
-    rule = getattr(model.config, "decision", None) or {}
-    if precision == "auto" and rule.get("abstain_band") is None:
-        exact, shift, plain = run(sample), np.asarray(rule.get("threshold_bias", 0.0)), run
-        ways: dict[str, Callable[[], Run]] = {"bf16": lambda: _in_bf16(plain, device)}
-        if photos / rate > WORTH_COMPILING:
-            ways["fp32 compiled"] = lambda: _padded(model, size)
-            ways["bf16 compiled"] = lambda: _in_bf16(_padded(model, size), device)
-        for way, make in ways.items():
-            tried = make()
-            rates[way] = photo_rate(tried, sample, size)
-            if rates[way] > WORTH_CHANGING * rates[name] and agrees(exact, tried(sample), shift):
-                name, run = way, tried
-    measured = ", ".join(f"{way} {found:.0f}" for way, found in rates.items())
-    return Pace(run, size, f"batches of {size}, {name} (photos/s of the model alone: {measured})")
+        run = partial(logits_of, model)
+        device = next(model.parameters(), torch.empty(0)).device  # an ONNX graph has no parameters here
+        measure = device.type != "cpu" or precision == "auto" if measure is None else measure
+        if not measure or not len(sample):
+            return Pace(run, batch_size or CPU_BATCH, None)
+        size, rate = (batch_size, photo_rate(run, sample, batch_size)) if batch_size else best_batch(run, sample)
+        name, rates = "fp32", {"fp32": rate}
+        rule = getattr(model.config, "decision", None) or {}
+        if precision == "auto" and rule.get("abstain_band") is None:
+            exact, shift, plain = run(sample), np.asarray(rule.get("threshold_bias", 0.0)), run
+            ways: dict[str, Callable[[], Run]] = {"bf16": lambda: _in_bf16(plain, device)}
+            if photos / rate > WORTH_COMPILING:
+                ways["fp32 compiled"] = lambda: _padded(model, size)
+                ways["bf16 compiled"] = lambda: _in_bf16(_padded(model, size), device)
+            for way, make in ways.items():
+                tried = make()
+                rates[way] = photo_rate(tried, sample, size)
+                if rates[way] > WORTH_CHANGING * rates[name] and agrees(exact, tried(sample), shift):
+                    name, run = way, tried
+        measured = ", ".join(f"{way} {found:.0f}" for way, found in rates.items())
+        return Pace(run, size, f"batches of {size}, {name} (photos/s of the model alone: {measured})")

@@ -36,7 +36,6 @@ def find_photos(
         photos: a folder (searched with its subfolders, for the photos that training would find), a glob, one photo, a
             table, a `save_to_disk` folder, a Hub id, or one of these as `name=path`.
         image_column_name: the column of photos in a table or a data set.
-        dataset_config: configuration of a Hub data set.
 
     Returns:
         Names and photos. A photo's name is its path, in a table or data set its id; where there are no ids that tell

@@ -22,9 +22,6 @@ GRAPH = "model.onnx"
 class OnnxClassifier(nn.Module):
     """`model.onnx` with `labels.json` beside it; `config` holds the labels and, as in our class, `decision`.
 
-    Args:
-        folder: of an export.
-
     Raises:
         UserError: onnxruntime is missing, or the folder is not whole.
     """

@@ -1,4 +1,4 @@
-"""Probabilities read back from a table that `natix_hf.predict` wrote (see `prediction.write_rows`)."""
+"""Probabilities read back from a table that `natix_hf.predict` wrote (see `classify.write_rows`)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ def read_probabilities(path: str | Path, labels: Sequence[str]) -> tuple[np.ndar
 
     Args:
         path: CSV or JSON lines.
-        labels: the model's classes in the order of their ids.
 
     Returns:
         `(n, classes)` float64, and the number of the others.

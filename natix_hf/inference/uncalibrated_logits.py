@@ -27,10 +27,8 @@ def uncalibrated_logits(
 
     Args:
         model: in eval mode. One of our class loses its calibration; of another one it is taken out of the logits.
-        processor: the model's image processor.
         photos: what `client_pixels` takes, readable ones.
         calibration: what the model's own logits went through; what has none went through nothing.
-        batch_size, num_workers: as `photo_batches` takes them.
 
     Raises:
         UserError: a photo that could be read a moment ago no longer can, or steps that cannot be taken out.

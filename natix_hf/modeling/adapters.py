@@ -32,6 +32,11 @@ NOT_INITS = {
 }
 
 
+def plain_model(model: nn.Module) -> nn.Module:
+    """The classifier itself, where adapters are wrapped around it."""
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
 def freeze_for_probe(model: NatixDinov3ForImageClassification) -> None:
     """Leave only the head trainable."""
     model.backbone.requires_grad_(False)

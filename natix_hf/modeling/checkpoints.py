@@ -46,7 +46,6 @@ def local_folder(name_or_path: str, files: Sequence[str] = SETTINGS, revision: s
     Args:
         name_or_path: a folder, a Hub id, or `builtin:demo-backbone`.
         files: names or patterns of what to download.
-        revision: branch, tag or commit on the Hub.
 
     Raises:
         UserError: no such folder or repository, no access to it, or no network.
@@ -181,7 +180,6 @@ def load_backbone(
             taken), or `builtin:demo-backbone`.
         attn_implementation: handed to transformers unchanged.
         trust_remote_code: also run attention kernels of the Hub from outside `kernels-community`.
-        revision: branch, tag or commit on the Hub.
         rope_augmentation: keep the random rescaling of positions in train mode, which transformers applies even to a
             frozen backbone.
 

@@ -3,8 +3,8 @@
 torch multiplies fp32 matrices by MKL, which leaves the wide registers of some processors unused. oneDNN, which every
 build of torch for x86 carries too, uses them, and gains again when a weight is laid out ("packed") once and not at
 every product: on such a machine a ViT-S runs at twice the speed. Whether that is so is measured, once a process; where
-it is not, or where this build of torch lacks the two operators (their names are private), nothing changes. Sums are
-taken in another order, so results differ by rounding, as between two machines.
+it is not, or where this build of torch lacks the two operators or the count of a weight's changes (all three names are
+private), nothing changes. Sums are taken in another order, so results differ by rounding, as between two machines.
 
 A packed weight takes as much memory again, twice that where gradients pass through. The layers must be frozen wherever
 gradients are asked for: a trained one goes torch's own way.
@@ -49,6 +49,10 @@ def packing() -> Packing:
         return Packing(False, f"{SWITCH} leaves packing out")
     rows, inputs, outputs = PROBED
     try:
+        _changes(torch.empty(0))
+    except AttributeError:
+        return Packing(False, f"torch {torch.__version__} does not count how often a weight is changed")
+    try:
         with torch.inference_mode():
             # Chance of its own: measured before or within training, it must not change what dropout draws there.
             chance = torch.Generator().manual_seed(0)
@@ -70,12 +74,13 @@ def worth_packing() -> bool:
     return packing().taken
 
 
-def packing_line(model: torch.nn.Module, *, whole: bool = True) -> str | None:
-    """What a run says of packing; None where no layer of the model could be packed, as on a GPU.
+def packing_line(model: torch.nn.Module, *, whole: bool = True, trained: bool = True) -> str | None:
+    """What a command says of packing; None where no layer of the model could be packed, as on a GPU.
 
     Args:
         model: on its device.
         whole: False for a model that `torch_compile` or FSDP takes apart.
+        trained: whether it is, and so which layers stay packed meanwhile is worth a word.
     """
     layers = packable(model)
     if not layers:
@@ -89,7 +94,13 @@ def packing_line(model: torch.nn.Module, *, whole: bool = True) -> str | None:
     if needed > ROOM * free:
         return f"{plain}: packing takes {needed / 1e9:.1f} GB, and a quarter of {free / 1e9:.1f} GB may go to it"
     frozen = sum(not layer.weight.requires_grad for layer in layers)
-    return f"linear layers run packed, {frozen} of {len(layers)} also in training: {packing().told}"
+    also = f", {frozen} of {len(layers)} also in training" if trained else ""
+    return f"linear layers run packed{also}: {packing().told}"
+
+
+def _changes(weight: torch.Tensor) -> int | None:
+    """How often a weight was changed in place; None for one that was made in inference mode, which has no count."""
+    return None if weight.is_inference() else weight._version
 
 
 def _seconds(product: Callable[[], torch.Tensor]) -> float:
@@ -136,7 +147,7 @@ class _PackedForward:
         fits = x.dtype == weight.dtype == torch.float32 and x.device.type == weight.device.type == "cpu" and x.numel()
         if trained or not fits or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
             return functional.linear(x, weight, bias)
-        version = None if weight.is_inference() else weight._version
+        version = _changes(weight)
         if self.packed is None or self.version != version:
             self.packed, self.turned, self.version = pack(weight), None, version
         if not (follow and x.requires_grad):

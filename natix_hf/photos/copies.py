@@ -10,7 +10,6 @@ the originals. This file does not know who trains; whatever is scored must not r
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import time
@@ -31,8 +30,8 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from tqdm.auto import tqdm
 
 from natix_hf.errors import PhotoError, UserError
-from natix_hf.files import check_writable, replacing, text_path
-from natix_hf.photos.decode import fingerprint_bytes, open_photo
+from natix_hf.files import check_writable, replacing
+from natix_hf.photos.decode import fingerprint_bytes, open_photo, photo_bytes, reading
 
 VERSION = 2  # raised when the same photo would give other bytes
 QUALITY = 90  # with full colour resolution (4:4:4): a view keeps more colour than 4:2:0 holds at this size
@@ -51,12 +50,9 @@ def copied(photo: dict[str, Any], fingerprint: str, side: int) -> bytes:
     Raises:
         PhotoError: the photo cannot be read, or is not the one that was inspected.
     """
-    content, name = photo["bytes"], photo["path"] or "photo without a name"
-    if content is None:
-        try:
-            content = Path(text_path(name)).read_bytes()
-        except OSError as error:
-            raise PhotoError(f"{name}: {error.strerror.lower()}") from error
+    name = photo["path"] or "photo without a name"
+    with reading(photo):
+        content = photo_bytes(photo)
     if fingerprint_bytes(content) != fingerprint:
         raise PhotoError(f"{name}: the photo was changed after the run had looked at it: start the run again")
     # Decoding at reduced size on the way makes the pass twice as quick and the views no worse.
@@ -107,7 +103,7 @@ def _checksum(fingerprint: bytes, content: bytes) -> int:
 
 def _write_shard(folder: Path, fingerprints: Sequence[bytes], copies: Sequence[bytes]) -> Path:
     """One file of copies, whole or not at all; the same photos always go to the same name."""
-    path = folder / f"{hashlib.blake2b(b''.join(fingerprints), digest_size=16).hexdigest()}.safetensors"
+    path = folder / f"{fingerprint_bytes(b''.join(fingerprints))}.safetensors"
     tensors = {
         "fingerprints": np.frombuffer(b"".join(fingerprints), np.uint8).reshape(-1, 16),
         "ends": np.cumsum([len(content) for content in copies], dtype=np.int64),

@@ -86,11 +86,17 @@ def _open(source: Source) -> Image.Image:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """Without Pillow's warnings of large photos, odd palettes and damaged metadata: nobody learns anything of them."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+def reading(source: Source) -> Iterator[None]:
+    """Inside the block Pillow's faults become a `PhotoError` that names the photo, and its warnings (large photos, odd
+    palettes, damaged metadata) are not shown: nobody learns anything from them."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except PhotoError:
+        raise
+    except Exception as error:  # a damaged file makes Pillow's readers raise nearly any type
+        raise PhotoError(f"{_name(source)}: {_reason(error)}") from error
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
@@ -149,71 +155,46 @@ def open_photo(source: Source, *, min_side: int | None = None) -> Image.Image:
     Raises:
         PhotoError: `<file>: <reason>` for a missing, empty, truncated or oversized file, or one that is no photo.
     """
-    try:
-        with _quietly():
-            image = _open(source)
-            if min_side is not None and image.format in ("JPEG", "MPO"):
-                image.draft(None, (min_side, min_side))
-            photo = _picture(image)
-        return photo.copy() if photo is source else photo
-    except PhotoError:
-        raise
-    except Exception as error:  # a damaged file makes Pillow's readers raise nearly any type
-        raise PhotoError(f"{_name(source)}: {_reason(error)}") from error
+    with reading(source):
+        image = _open(source)
+        if min_side is not None and image.format in ("JPEG", "MPO"):
+            image.draft(None, (min_side, min_side))
+        photo = _picture(image)
+    return photo.copy() if photo is source else photo
 
 
 def client_photo(source: Source) -> tuple[Image.Image, str]:
-    """A photo as `open_photo` gives it, and how a client sees another picture: `client_view.seen_otherwise`, else "".
-
-    Raises:
-        PhotoError: as for `open_photo`.
-    """
+    """A photo as `open_photo` gives it, and how a client sees another picture: `client_view.seen_otherwise` or ""."""
     if isinstance(source, Image.Image):  # given as pixels: a client would get the same
         return open_photo(source), ""
-    try:
-        with _quietly():
-            image = _open(source)
-            image.load()
-            # A client's picture is made only where it can be another one: two copies of a large photo take as long as
-            # it takes to decode it.
-            said = orientation(image)  # asked first: Pillow complains of damaged EXIF only once
-            odd = said != 1 or is_deep(image.mode) or image.has_transparency_data
-            theirs = load_as_client(image) if odd and said is not None else None
-            photo = _picture(image)
-            return photo, seen_otherwise(image, photo, theirs) if odd else ""
-    except PhotoError:
-        raise
-    except Exception as error:  # as in open_photo
-        raise PhotoError(f"{_name(source)}: {_reason(error)}") from error
+    with reading(source):
+        image = _open(source)
+        image.load()
+        # A client's picture is made only where it can be another one: two copies of a large photo take as long as it
+        # takes to decode it.
+        said = orientation(image)  # asked first: Pillow complains of damaged EXIF only once
+        odd = said != 1 or is_deep(image.mode) or image.has_transparency_data
+        theirs = load_as_client(image) if odd and said is not None else None
+        photo = _picture(image)
+        return photo, seen_otherwise(image, photo, theirs) if odd else ""
 
 
 def stored_photo(source: Source) -> Image.Image:
     """A photo as its file has it: neither turned as its EXIF orientation says nor converted; its `format` tells which
     kind of file it was.
-
-    Args:
-        source: as for `open_photo`.
-
-    Raises:
-        PhotoError: `<file>: <reason>`, as for `open_photo`.
     """
-    try:
-        with _quietly():
-            image = _open(source)
-            image.load()
-        return image
-    except PhotoError:
-        raise
-    except Exception as error:  # as in open_photo
-        raise PhotoError(f"{_name(source)}: {_reason(error)}") from error
+    with reading(source):
+        image = _open(source)
+        image.load()
+    return image
 
 
 def photo_exif(source: Source) -> Image.Exif | None:
     """What a camera wrote into a photo, read without decoding it; None where there is nothing that can be read."""
     try:
-        with _quietly():
+        with reading(source):
             return _open(source).getexif()
-    except Exception:  # as in open_photo; whoever needs the photo itself is told why
+    except PhotoError:  # whoever needs the photo itself is told why
         return None
 
 
@@ -269,12 +250,13 @@ def inspect_photo(
     """
     fingerprint, width, height = "", 0, 0
     try:
-        size = _size(source)
-        if size > max_mb * 1e6:
-            return Inspection("", 0, 0, f"the file has {size / 1e6:.1f} MB, over max_photo_mb {max_mb:g}: not read")
-        content = photo_bytes(source)
-        fingerprint = fingerprint_bytes(content)
-        with _quietly():
+        with reading(source):
+            size = _size(source)
+            if size > max_mb * 1e6:
+                over = f"the file has {size / 1e6:.1f} MB, over max_photo_mb {max_mb:g}: not read"
+                return Inspection("", 0, 0, over)
+            content = photo_bytes(source)
+            fingerprint = fingerprint_bytes(content)
             image = _open(content)
             width, height = image.size
             if max_pixels is not None and width * height > max_pixels:
@@ -289,8 +271,6 @@ def inspect_photo(
             if turn(image) in SIDEWAYS:
                 width, height = height, width
             client = seen_otherwise(image, photo, theirs)
-        return Inspection(fingerprint, width, height, None, look and look(photo), client)
+            return Inspection(fingerprint, width, height, None, look and look(photo), client)
     except PhotoError as error:
         return Inspection(fingerprint, width, height, str(error).removeprefix(f"{_name(source)}: "))
-    except Exception as error:  # as in open_photo
-        return Inspection(fingerprint, width, height, _reason(error))

@@ -6,7 +6,6 @@ names (`blue`, `orange`, `gray`, `good`), since light and dark pages paint them 
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -96,12 +95,9 @@ class Chart:
         name: str = "",
         *,
         key: bool = True,
-        steps: bool = False,
     ) -> None:
         """A curve; points that are None or NaN are left out, and a name puts it into legend and readout."""
         points = _points(x, y)
-        if steps and points:
-            points = [points[0], *(p for a, b in itertools.pairwise(points) for p in ((b[0], a[1]), b))]
         if not points:
             return
         d = "".join(f"{'L' if i else 'M'}{self.px(a)},{self.py(b)}" for i, (a, b) in enumerate(points))
@@ -116,13 +112,11 @@ class Chart:
             d = "".join(f"{'L' if i else 'M'}{self.px(a)},{self.py(b)}" for i, (a, b) in enumerate([*upper, *lower]))
             self.shapes.append({"kind": "area", "d": f"{d}Z", "style": f"band {style}"})
 
-    def bar(
-        self, start: float, end: float, value: float, style: str, text: str = "", opacity: float | None = None
-    ) -> None:
+    def bar(self, start: float, end: float, value: float, style: str, text: str = "") -> None:
         """A bar from the bottom up to `value` between two values of x."""
         left, right, top = self.px(start), self.px(end), self.py(value)
         place = {"x": left, "y": top, "w": round(right - left, 2), "h": round(self.bottom - top, 2)}
-        self.shapes.append({"kind": "bar", "style": style, "text": text, "opacity": opacity, **place})
+        self.shapes.append({"kind": "bar", "style": style, "text": text, **place})
 
     def dot(self, x: float, y: float, style: str, text: str = "", radius: float = 4.5) -> None:
         """A point; its text shows under the pointer."""

@@ -26,7 +26,7 @@ from natix_hf.documents.comparison import (
     SliceDifference,
 )
 from natix_hf.documents.figures import Interval
-from natix_hf.report.intervals import bootstrap_intervals, group_count, paired_differences
+from natix_hf.report.intervals import bootstrap_intervals, group_count, measured_on, paired_differences
 from natix_hf.report.metrics import LOWER_IS_BETTER, METRICS, checked
 from natix_hf.report.slices import FEW_GROUPS, FEW_ROWS
 
@@ -89,7 +89,6 @@ def comparison_document(
     notes: Sequence[str] = (),
     n_boot: int = 1000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> Comparison:
     """The content of `comparison.json`; a figure that is not defined is None.
 
@@ -99,11 +98,7 @@ def comparison_document(
         groups: `(n,)`, None: each row is its own.
         ids: `(n,)` names of the photos.
         slices: column -> `(n,)` kinds of photos.
-        label_names: the classes in the order of their ids.
-        positive: id of the positive class.
-        split: where the rows come from.
         notes: sentences that belong to the comparison.
-        n_boot, seed, level: of the intervals, see `intervals.bootstrap_intervals`.
 
     Raises:
         ValueError: fewer than two runs, a name that stands twice, or shapes that do not fit.
@@ -112,26 +107,17 @@ def comparison_document(
     if len(runs) < 2 or len(set(names)) < len(names):
         raise ValueError(f"expected two or more runs of different names, found {', '.join(names) or 'none'}")
     labels = checked(runs[0].logits, labels)[1]
-    options = {"positive": positive, "n_boot": n_boot, "seed": seed, "level": level}
+    options = {"positive": positive, "n_boot": n_boot, "seed": seed}
     decided = [checked(run.logits, labels)[0].argmax(axis=1) for run in runs]
     rows = _Rows(labels, groups, np.asarray(ids, dtype=object), slices)
     return Comparison(
-        split=split,
-        n=len(labels),
-        groups=group_count(groups, len(labels)),
+        **measured_on(split, len(labels), groups, positive_label=label_names[positive], resamples=n_boot),
         labels=dict(zip(label_names, np.bincount(labels, minlength=len(label_names)).tolist(), strict=True)),
-        positive_label=label_names[positive],
-        level=level,
-        resampled="groups",
-        resamples=n_boot,
         runs=[
             ComparedRun(
                 name=run.name,
                 cost=run.cost,
-                metrics={
-                    name: Interval.of(ends)
-                    for name, ends in bootstrap_intervals(run.logits, labels, groups, **options).items()
-                },
+                metrics=Interval.each(bootstrap_intervals(run.logits, labels, groups, **options)),
             )
             for run in runs
         ],

@@ -15,7 +15,6 @@ def comparison_lines(document: Comparison, count: int = 5) -> list[str]:
     """The comparison as text: figures of all runs, then each run beside the first.
 
     Args:
-        document: the content of `comparison.json`.
         count: how many slices and photos are named.
     """
     level = f"{100 * document.level:g} %"
@@ -23,7 +22,9 @@ def comparison_lines(document: Comparison, count: int = 5) -> list[str]:
         f"{document.split}: {document.n} photos in {document.groups} groups, {level} intervals from "
         f"{document.resamples} resamples of groups; {LOWER}"
     ]
-    columns = [[run.name, *_figures(run), *cost_cells(run)] for run in document.runs]
+    shown = [[run.metrics[name] for name in SHOWN] for run in document.runs]
+    figures = [[f"{figure_text(one.value)} ({interval_text(one)})" for one in row] for row in shown]
+    columns = [[run.name, *row, *cost_cells(run)] for run, row in zip(document.runs, figures)]
     lines += _table([list(row) for row in zip(["metric", *(LABELS[name] for name in SHOWN), *_COST], *columns)])
     for one in document.beside_first:
         first = document.first
@@ -108,7 +109,6 @@ def comparison_html(document: Comparison, version: str = "") -> str:
     """The comparison as one HTML page that loads nothing.
 
     Args:
-        document: the content of `comparison.json`.
         version: of natix_hf.
     """
     from natix_hf.report.page import render
@@ -116,7 +116,14 @@ def comparison_html(document: Comparison, version: str = "") -> str:
     runs = [
         {
             "name": run.name,
-            "cells": [{**_cell(run.metrics[name].value), "below": interval_text(run.metrics[name])} for name in SHOWN],
+            "cells": [
+                {
+                    "sort": "" if one.value is None else one.value,
+                    "text": figure_text(one.value),
+                    "below": interval_text(one),
+                }
+                for one in (run.metrics[name] for name in SHOWN)
+            ],
             "cost": cost_cells(run),
         }
         for run in document.runs
@@ -182,14 +189,6 @@ def _gap(gap: JudgedDifference) -> dict[str, str]:
     """A difference, and its interval below it."""
     value, _, interval = signed(gap).partition(" (")
     return {"value": value, "interval": interval.removesuffix(")")}
-
-
-def _cell(value: float | None) -> dict[str, Any]:
-    return {"sort": "" if value is None else value, "text": figure_text(value)}
-
-
-def _figures(run: ComparedRun) -> list[str]:
-    return [f"{figure_text(cell.value)} ({interval_text(cell)})" for cell in (run.metrics[n] for n in SHOWN)]
 
 
 def _table(rows: list[list[str]]) -> list[str]:

@@ -30,7 +30,6 @@ def training_curve(log_history: Sequence[Mapping[str, Any]], path: str | Path, m
     Args:
         log_history: `TrainerState.log_history`: entries with `step` and any of `loss`, `eval_loss`, `eval_<metric>`;
             an `eval_raw_<metric>` is drawn beside it as the score of the weights without averaging.
-        path: the PNG to write.
         metric: which of the logged metrics to draw, without `eval_`.
     """
 
@@ -64,7 +63,6 @@ def reliability(
     Args:
         probabilities_before, probabilities_after: `(n, classes)`, rows sum to 1.
         labels: `(n,)` class ids.
-        path: the PNG to write.
         bins: equal-width bins on [0, 1], the same as the ECE's.
     """
     figure, (curve, counts) = new_figure(5.0, 5.4, 1, rows=2, height_ratios=(3.2, 1))
@@ -104,8 +102,6 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str], p
 
     Args:
         labels, predicted: `(n,)` class ids.
-        names: the classes in the order of their ids.
-        path: the PNG to write.
     """
     classes = len(names)
     counts = np.bincount(np.asarray(labels) * classes + predicted, minlength=classes**2).reshape(classes, classes)
@@ -142,9 +138,7 @@ def curriculum(
         shares: of each epoch, from 0 to 1.
         difficulty: `(n,)`.
         labels: `(n,)` class ids.
-        names: the classes in the order of their ids.
         measure: what the difficulty is, for the axis.
-        path: the PNG to write.
     """
     figure, (left, right) = new_figure(9.0, 3.4, 2)
     left.stairs(shares, np.arange(len(shares) + 1) + 0.5, color=BLUE, linewidth=1.6, baseline=None)
@@ -168,7 +162,6 @@ def learning_rates(found: LearningRates, path: str | Path) -> None:
 
     Args:
         found: the curve.
-        path: the PNG to write.
     """
     figure, (axes,) = new_figure(6.0, 3.6, 1)
     axes.plot(found.rates, found.losses, color=GREY, linewidth=0.8, alpha=0.7, label="each step")

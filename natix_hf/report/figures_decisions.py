@@ -23,7 +23,6 @@ def threshold_figure(document: Mapping[str, Any], rows: str, path: str | Path) -
     Args:
         document: as `decision.threshold.threshold_curve` gives it.
         rows: where its photos come from, such as `val_calib/fit`.
-        path: the PNG to write.
     """
     figure, (axes,) = new_figure(5.4, 3.8, 1)
     measures = document["measures"].upper() if document["measures"] == "mcc" else document["measures"]
@@ -39,11 +38,7 @@ def threshold_figure(document: Mapping[str, Any], rows: str, path: str | Path) -
 
 
 def risk_coverage_figure(document: Selective, path: str | Path) -> None:
-    """Share of wrong decisions over the share of photos decided, the most confident first.
-
-    Args:
-        path: the PNG to write.
-    """
+    """Share of wrong decisions over the share of photos decided, the most confident first."""
     figure, (axes,) = new_figure(5.4, 3.8, 1)
     coverage, risk = document.curve.coverage, document.curve.risk
     axes.fill_between(coverage, risk, color=BLUE, alpha=0.12, linewidth=0)
@@ -63,7 +58,6 @@ def ranking_figure(
         score: `(n,)` that ranks the photos.
         is_positive, decided: `(n,)` booleans; both classes must occur.
         name: of the positive class.
-        path: the PNG to write.
     """
     figure, (roc, curve) = new_figure(9.0, 3.9, 2)
     false, true, _ = sklearn.metrics.roc_curve(is_positive, score)

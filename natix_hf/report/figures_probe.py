@@ -19,7 +19,6 @@ def heat_map(heads: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any], path
         heads: each with `pooling, layers, learning_rate, weight_decay, mcc, log_loss`; a figure that is None (a head
             that diverged) stays blank.
         chosen: the setting of the winner.
-        path: the PNG to write.
     """
     rates = sorted({head["learning_rate"] for head in heads})
     kinds = list(dict.fromkeys((head["pooling"], head["layers"], head["weight_decay"]) for head in heads))

@@ -15,10 +15,9 @@ WIDE = 90  # letters of a line below a picture
 
 
 def robustness(document: Robustness, path: str | Path, metric: str = "mcc") -> None:
-    """A metric by challenge level and by distortion, with intervals, beside the photos as they are.
+    """A metric by level and by distortion, with intervals, beside the photos as they are.
 
     Args:
-        path: the PNG to write.
         metric: a name of `report.metrics.METRICS`.
     """
     clean, name = document.clean[metric], metric.replace("_", " ") if "_" in metric else metric.upper()

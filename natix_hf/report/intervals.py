@@ -12,6 +12,7 @@ the end away from perfection comes from the exact binomial bound on the number o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import scipy.special
@@ -25,7 +26,7 @@ from natix_hf.report.metrics import (
     judged_classes,
     log_odds,
 )
-from natix_hf.resampling import group_numbers, times_drawn
+from natix_hf.resampling import LEVEL, group_numbers, times_drawn
 
 ECE_BINS = 15
 NEED_TWO_CLASSES = ("macro_f1", "mcc", "auroc")  # say nothing about rows of one class
@@ -80,36 +81,6 @@ def _ends(
     return intervals
 
 
-def paired_difference(
-    logits_a: np.ndarray,
-    logits_b: np.ndarray,
-    labels: np.ndarray,
-    groups: np.ndarray | None,
-    metric: str,
-    *,
-    positive: int = 1,
-    n_boot: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> dict[str, float]:
-    """How much `a` differs from `b` on the same rows: `metric(a) - metric(b)` with its interval over resampled groups.
-
-    Both classifiers see the same resample each time, so what makes a photo hard for both cancels.
-
-    Args:
-        logits_a, logits_b: `(n, classes)` of the two classifiers, row by row the same photos.
-        labels, groups, positive, n_boot, seed, level: as in `bootstrap_intervals`.
-        metric: a name of `METRICS`.
-
-    Returns:
-        `{"difference", "low", "high"}`.
-    """
-    if metric not in METRICS:
-        raise ValueError(f"metric '{metric}' is not one of {', '.join(METRICS)}")
-    options = {"positive": positive, "n_boot": n_boot, "seed": seed, "level": level}
-    return paired_differences(logits_a, logits_b, labels, groups, **options)[metric]
-
-
 def paired_differences(
     logits_a: np.ndarray,
     logits_b: np.ndarray,
@@ -121,7 +92,17 @@ def paired_differences(
     seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, dict[str, float]]:
-    """`paired_difference` for every metric: `{metric: {"difference", "low", "high"}}`."""
+    """How much `a` differs from `b` on the same rows: `metric(a) - metric(b)` with its interval over resampled groups.
+
+    Both classifiers see the same resample each time, so what makes a photo hard for both cancels.
+
+    Args:
+        logits_a, logits_b: `(n, classes)` of the two classifiers, row by row the same photos.
+        labels, groups, positive, n_boot, seed, level: as in `bootstrap_intervals`.
+
+    Returns:
+        `{metric: {"difference", "low", "high"}}`.
+    """
     logits_a, labels = checked(logits_a, labels)
     logits_b, _ = checked(logits_b, labels)
     group_of_row = group_numbers(groups, len(labels))
@@ -249,6 +230,21 @@ def _recalls(
 def group_count(groups: np.ndarray | None, n: int) -> int:
     """How many groups are resampled: the number that belongs beside n."""
     return int(group_numbers(groups, n).max()) + 1
+
+
+def measured_on(
+    split: str, n: int, groups: np.ndarray | None, *, positive_label: str, resamples: int
+) -> dict[str, Any]:
+    """The fields of `documents.figures.Measured`: of which rows figures are, and what their intervals rest on."""
+    return {
+        "split": split,
+        "n": n,
+        "groups": group_count(groups, n),
+        "positive_label": positive_label,
+        "level": LEVEL,
+        "resampled": "groups",
+        "resamples": resamples,
+    }
 
 
 def _percentiles(draws: np.ndarray, level: float) -> tuple[float, float]:

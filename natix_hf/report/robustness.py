@@ -1,4 +1,4 @@
-"""Figures on photos as challenge profiles send them, beside the photos as they are: the document `robustness.json`.
+"""Figures on photos as profiles send them, beside the photos as they are: the document `robustness.json`.
 
 Every comparison is paired: the same rows, the same resample of groups. Knows arrays and documents only.
 """
@@ -13,8 +13,8 @@ import numpy as np
 from natix_hf.documents.figures import Difference, Interval
 from natix_hf.documents.reward import RewardEntry
 from natix_hf.documents.robustness import Case, Latency, ProfileFigures, Robustness
-from natix_hf.report.intervals import bootstrap_intervals, group_count, intervals_beside
-from natix_hf.report.summary import figure_text, interval_text
+from natix_hf.report.intervals import bootstrap_intervals, intervals_beside, measured_on
+from natix_hf.report.summary import difference_text, figure_text, interval_text
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,6 @@ def robustness_document(
     split: str = "val_test",
     n_boot: int = 1000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> Robustness:
     """The content of `robustness.json`.
 
@@ -57,14 +56,10 @@ def robustness_document(
             distortion, which is level 0.
         labels: `(n,)` class ids.
         groups: `(n,)`; None: each row is its own.
-        label_names: the classes in the order of their ids.
-        positive: id of the positive class.
         how_sent: profile -> how it took the photos, which is told with its figures.
         latency: from `latency_document`.
-        split: where the rows come from.
-        n_boot, seed, level: of the intervals, see `intervals.bootstrap_intervals`.
     """
-    options = {"positive": positive, "n_boot": n_boot, "seed": seed, "level": level}
+    options = {"positive": positive, "n_boot": n_boot, "seed": seed}
     found_under = []
     for profile, ways in profiles.items():
         levels = [way for way in ways if way.distortion is None]
@@ -79,16 +74,9 @@ def robustness_document(
             cases.append(case)
         how = {} if how_sent is None else {"sent": how_sent[profile]}
         found_under.append(ProfileFigures(profile=profile, **how, cases=cases))
-    clean_figures = bootstrap_intervals(clean, labels, groups, **options)
     return Robustness(
-        split=split,
-        n=len(labels),
-        groups=group_count(groups, len(labels)),
-        positive_label=label_names[positive],
-        level=level,
-        resampled="groups",
-        resamples=n_boot,
-        clean={name: Interval.of(ends) for name, ends in clean_figures.items()},
+        **measured_on(split, len(labels), groups, positive_label=label_names[positive], resamples=n_boot),
+        clean=Interval.each(bootstrap_intervals(clean, labels, groups, **options)),
         profiles=found_under,
         latency=latency,
     )
@@ -103,8 +91,8 @@ def _case(
         distortion=distortion,
         severity=severity,
         n=len(logits),
-        metrics={name: Interval.of(ends) for name, ends in figures.items()},
-        difference={name: Difference.of(ends) for name, ends in differences.items()},
+        metrics=Interval.each(figures),
+        difference=Difference.each(differences),
     )
 
 
@@ -153,11 +141,9 @@ def robustness_lines(document: Robustness, metric: str = "mcc") -> list[str]:
             if case.distortion is not None:
                 continue
             name = "all levels" if case.level is None else f"level {case.level}"
-            figure, gap = case.metrics[metric], case.difference[metric]
-            change = ["-" if end is None else f"{end:+.3f}" for end in (gap.difference, gap.low, gap.high)]
+            figure, change = case.metrics[metric], difference_text(case.difference[metric])
             lines.append(
-                f"  {profile.profile} {name}: {figure_text(figure.value)} ({interval_text(figure)}), to clean "
-                f"{change[0]} ({change[1]} to {change[2]})"
+                f"  {profile.profile} {name}: {figure_text(figure.value)} ({interval_text(figure)}), to clean {change}"
             )
     if sent := sent_text(document.profiles):
         lines.append(f"  sent: {sent}")

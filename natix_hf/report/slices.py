@@ -22,9 +22,16 @@ import scipy.stats
 
 from natix_hf.documents.figures import Difference, Interval
 from natix_hf.documents.slices import Slice, Slices, Small
-from natix_hf.report.intervals import NEED_TWO_CLASSES, bootstrap_intervals, difference_to_rest, group_count
+from natix_hf.report.intervals import (
+    NEED_TWO_CLASSES,
+    bootstrap_intervals,
+    difference_to_rest,
+    group_count,
+    measured_on,
+)
 from natix_hf.report.metrics import METRICS, checked
-from natix_hf.report.summary import LABELS, figure_text, interval_text
+from natix_hf.report.summary import LABELS, difference_text, figure_text, interval_text
+from natix_hf.resampling import LEVEL
 
 FEW_ROWS, FEW_GROUPS = 30, 10
 RANKED_BY = "balanced_accuracy"
@@ -42,7 +49,6 @@ def slices_document(
     split: str = "val_test",
     n_boot: int = 1000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> Slices:
     """The content of `slices.json`; a figure that is not defined is None.
 
@@ -51,18 +57,14 @@ def slices_document(
         labels: `(n,)` class ids.
         groups: `(n,)` the group of each row; None: each row is its own.
         slices: column -> `(n,)` value of each row, text.
-        label_names: the classes in the order of their ids.
-        positive: id of the positive class.
-        split: where the rows come from.
         n_boot: resamples, fewer where there are over 5,000 rows (the document says how many).
-        seed, level: of the intervals.
 
     Raises:
         ValueError: as `classification_metrics`, or a column of another length.
     """
     logits, labels = checked(logits, labels)
     n_boot = min(n_boot, max(200, _CELLS // len(labels)))
-    options = {"positive": positive, "n_boot": n_boot, "seed": seed, "level": level}
+    options = {"positive": positive, "n_boot": n_boot, "seed": seed}
     found: list[Slice] = []
     columns = {}
     for column, values in slices.items():
@@ -75,21 +77,15 @@ def slices_document(
         columns[column] = len(kinds)
         for kind in kinds:
             found.append(_slice(column, kind, logits, labels, groups, values == kind, label_names, options))
-    found = sorted(_adjusted(found, 1 - level), key=_place)
+    found = sorted(_adjusted(found), key=_place)
     return Slices(
-        split=split,
-        n=len(labels),
-        groups=group_count(groups, len(labels)),
-        positive_label=label_names[positive],
-        level=level,
-        resampled="groups",
-        resamples=n_boot,
+        **measured_on(split, len(labels), groups, positive_label=label_names[positive], resamples=n_boot),
         small=Small(rows=FEW_ROWS, groups=FEW_GROUPS),
         ranked_by=RANKED_BY,
         columns=columns,
         looked_at=len(found),
         stand_out=sum(one.stands_out for one in found),
-        note=_note(found, level),
+        note=_note(found),
         slices=found,
     )
 
@@ -104,11 +100,10 @@ def slice_lines(document: Slices, count: int = 3) -> list[str]:
         return [f"slices: none of {document.looked_at} has {small.rows} photos in {small.groups} groups"]
     lines = [f"slices: the worst of {document.looked_at} by {LABELS[RANKED_BY]}, small ones left out"]
     for one in shown:
-        value, difference = one.metrics[RANKED_BY], one.difference[RANKED_BY]
+        value, beside = one.metrics[RANKED_BY], difference_text(one.difference[RANKED_BY])
         lines.append(
             f"  {one.column} = {one.value}: {figure_text(value.value)} ({interval_text(value)}), "
-            f"{_signed(difference.difference)} ({_signed(difference.low)} to {_signed(difference.high)}) "
-            f"beside the rest; {one.n} photos, {one.groups} groups"
+            f"{beside} beside the rest; {one.n} photos, {one.groups} groups"
         )
     return [*lines, f"  {document.note}"]
 
@@ -138,7 +133,7 @@ def _slice(
         groups=n_groups,
         labels={name: int(count) for name, count in zip(label_names, counts, strict=True)},
         small=n < FEW_ROWS or n_groups < FEW_GROUPS,
-        metrics={name: Interval.of(intervals[name]) for name in METRICS},
+        metrics=Interval.each(intervals),
         difference={
             name: Difference.of({k: difference[name][k] for k in ("difference", "low", "high")}) for name in METRICS
         },
@@ -155,14 +150,14 @@ def _p_value(difference: float, error: float) -> float | None:
     return float(2 * scipy.stats.norm.sf(abs(difference) / error))
 
 
-def _adjusted(found: list[Slice], alpha: float) -> list[Slice]:
+def _adjusted(found: list[Slice]) -> list[Slice]:
     """The slices with `p_adjusted` and `stands_out`; small ones are not tested."""
     tested = [i for i, one in enumerate(found) if not one.small and one.p is not None]
     if not tested:
         return found
     adjusted = scipy.stats.false_discovery_control([found[i].p for i in tested], method="by")
     judged = {
-        i: found[i].model_copy(update={"p_adjusted": float(p), "stands_out": bool(p < alpha)})
+        i: found[i].model_copy(update={"p_adjusted": float(p), "stands_out": bool(p < 1 - LEVEL)})
         for i, p in zip(tested, adjusted)
     }
     return [judged.get(i, one) for i, one in enumerate(found)]
@@ -173,18 +168,14 @@ def _place(one: Slice) -> tuple:
     return (one.small, high is None, 0.0 if high is None else high, -one.n, one.column, one.value)
 
 
-def _note(found: Sequence[Slice], level: float) -> str:
+def _note(found: Sequence[Slice]) -> str:
     tested = sum(one.p_adjusted is not None for one in found)
     if not tested:
         return "no slice is large enough to be tested"
-    chance = (1 - level) * tested
+    chance = (1 - LEVEL) * tested
     out = sum(one.stands_out for one in found)
     stand = "none stands out" if out == 0 else "1 stands out" if out == 1 else f"{out} stand out"
     return (
         f"of {tested} slices tested about {chance:.1f} would differ from the rest by chance alone at "
-        f"{level:.0%}; {stand} once that is allowed for"
+        f"{LEVEL:.0%}; {stand} once that is allowed for"
     )
-
-
-def _signed(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.3f}"

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from natix_hf.documents.figures import Interval
+from natix_hf.documents.figures import Difference, Interval
 from natix_hf.documents.final_figures import FinalFigures, Stages, Uncalibrated
 from natix_hf.report.decision_lines import calibration_lines, stage_lines
-from natix_hf.report.intervals import bootstrap_intervals, group_count
+from natix_hf.report.intervals import bootstrap_intervals, measured_on
 from natix_hf.report.metrics import classification_metrics
 
 LABELS = {
@@ -40,7 +40,6 @@ def metrics_document(
     split: str = "val_test",
     n_boot: int = 1000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> FinalFigures:
     """The content of `metrics.json`; a figure that is not defined is None.
 
@@ -49,26 +48,16 @@ def metrics_document(
         uncalibrated_logits: `(n, classes)` before temperature and bias.
         labels: `(n,)` class ids.
         groups: `(n,)` the group of each row; None: each row is its own.
-        label_names: the classes in the order of their ids.
-        positive: id of the positive class.
         times_read_before: how many other models' final figures these rows have given.
         stages: figures after each step from logits to decisions.
-        split: where the rows come from.
-        n_boot, seed, level: of the intervals, see `intervals.bootstrap_intervals`.
     """
-    intervals = bootstrap_intervals(logits, labels, groups, positive=positive, n_boot=n_boot, seed=seed, level=level)
+    intervals = bootstrap_intervals(logits, labels, groups, positive=positive, n_boot=n_boot, seed=seed)
     uncalibrated = classification_metrics(uncalibrated_logits, labels, positive)
     counts = np.bincount(labels, minlength=len(label_names))
     return FinalFigures(
-        split=split,
-        n=len(labels),
-        groups=group_count(groups, len(labels)),
-        positive_label=label_names[positive],
+        **measured_on(split, len(labels), groups, positive_label=label_names[positive], resamples=n_boot),
         labels={name: int(count) for name, count in zip(label_names, counts, strict=True)},
-        level=level,
-        resampled="groups",
-        resamples=n_boot,
-        metrics={name: Interval.of(ends) for name, ends in intervals.items()},
+        metrics=Interval.each(intervals),
         uncalibrated=Uncalibrated(log_loss=uncalibrated["log_loss"], ece=uncalibrated["ece"]),
         times_read_before=times_read_before,
         stages=stages,
@@ -146,3 +135,9 @@ def interval_text(interval: Interval) -> str:
     if interval.low is None or interval.high is None:
         return "-"
     return f"{figure_text(interval.low)} to {figure_text(interval.high)}"
+
+
+def difference_text(gap: Difference) -> str:
+    """`+0.012 (-0.003 to +0.027)`, with dashes where it is not defined."""
+    value, low, high = ("-" if end is None else f"{end:+.3f}" for end in (gap.difference, gap.low, gap.high))
+    return f"{value} ({low} to {high})"

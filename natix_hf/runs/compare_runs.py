@@ -31,7 +31,6 @@ def compare_runs(folders: Sequence[str | Path], *, n_boot: int = 1000, seed: int
 
     Args:
         folders: two or more finished runs; the others are set beside the first.
-        n_boot, seed: of the intervals.
 
     Raises:
         UserError: fewer than two runs, one that has no figures of its own, or runs that were tested on different

@@ -18,7 +18,7 @@ from natix_hf.errors import UserError
 from natix_hf.files import read_json
 from natix_hf.inference.probability_tables import read_probabilities
 from natix_hf.photos.decode import fingerprint_bytes
-from natix_hf.runs.unlabelled_estimates import judged, seen_shares, under_seen
+from natix_hf.runs.unlabelled_estimates import accuracy_lines, judged, seen_shares, under_seen
 
 LEAST = 100  # photos; of fewer the shares are known to 10 percentage points at best
 SMALLEST = 5e-7  # half of the last digit that predictions are written with
@@ -30,7 +30,6 @@ def deployment_prior(run: Path, path: str | Path, *, seed: int = 0) -> dict[str,
     Args:
         run: folder of the finished run, its calibration as it was when it predicted.
         path: what `natix_hf.predict` wrote.
-        seed: of the intervals.
 
     Returns:
         `target`, the shares `(classes,)`, none of them 0, and `deployment` for the `prior` of `calibration.json`.
@@ -82,12 +81,8 @@ def deployment_lines(prior: Mapping[str, Any], names: Sequence[str], positive: i
         f"class shares in {told['n']} photos without labels{left}: {shares}; {how}; intervals over "
         f"{told['interval_over']}, each photo counted as independent of the others"
     ]
-    for name, text in (("as_it_decides", "as it decided them"), ("with_this_prior", "with these class shares")):
-        one = told["expected_accuracy"][name]
-        lines.append(
-            f"  expected accuracy there {text}: {one['value']:.3f} (95% interval {one['low']:.3f} to "
-            f"{one['high']:.3f}, from calibrated probabilities, without labels)"
-        )
+    found = accuracy_lines(told["expected_accuracy"], "as it decided them")
+    lines += [f"  expected accuracy there {line}" for line in found]
     if told["drift"] and not told["drift"]["found"]:  # what was found is among the notes of the calibration
         lines.append(f"  {told['drift']['line']}")
     return lines

@@ -25,9 +25,7 @@ def stages_document(
 
     Args:
         rows: of `val_test`: `logits` `(n, classes)` uncalibrated, `label` `(n,)`, `group` `(n,)`.
-        calibration: of the run.
         target: the shares that figures are put together at, `(classes,)`; None: those of the rows.
-        seed: of the bootstrap over groups.
 
     Returns:
         Figures with intervals after each step; None where a class is missing among the rows.
@@ -50,6 +48,6 @@ def stages_document(
             scores, decisions, labels, rows["group"], shares, positive=calibration.positive, seed=seed
         )
         intervals = with_intervals({key: figures[key] for key in FIGURES if key in figures})
-        made.append(Stage(step=name, figures={key: Interval.of(ends) for key, ends in intervals.items()}))
+        made.append(Stage(step=name, figures=Interval.each(intervals)))
     groups = int(group_numbers(rows["group"], len(labels)).max()) + 1
     return Stages(shares=shares.tolist(), n=len(labels), groups=groups, steps=made)

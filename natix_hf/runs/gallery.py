@@ -55,10 +55,8 @@ def write_gallery(
     A thumbnail is a JPEG of at most 640 pixels a side with nothing but pixels in it: no EXIF, no comment, no profile.
 
     Args:
-        run: the run folder.
         photos: split -> its rows and the numbers `(k,)` of those to keep.
         model: on whose attention the maps are; None: no maps.
-        processor: its image processor.
 
     Returns:
         The content of `gallery.json`.

@@ -23,21 +23,16 @@ from natix_hf.documents.step_record import StepRecord
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, replacing, write_json
 from natix_hf.inference.classify import load_classifier
-from natix_hf.inference.robustness import (
-    LIMIT,
-    Case,
-    SentPhotos,
-    cases_of,
-    measure_latency,
-    sent_logits,
-)
+from natix_hf.inference.robustness import SentPhotos, measure_latency, sent_logits
 from natix_hf.report.robustness import Sent, latency_document, robustness_document
 from natix_hf.runs.photos_of_run import run_splits
 from natix_hf.runs.saved_logits import sent_as, write_predictions
 from natix_hf.runs.steps import PREDICT, TIME, carried_out
+from natix_hf.streetvision.client_files import LIMIT_SECONDS
 from natix_hf.streetvision.field import LATE_2025, Field
 from natix_hf.streetvision.profiles import LETTERBOXED, SENT, check_profiles, check_sendable, file_name
 from natix_hf.streetvision.reward import Photos, reward_document
+from natix_hf.streetvision.sent_photos import Case, cases_of
 
 if TYPE_CHECKING:
     from natix_hf.runs.decision_options import DecisionOptions
@@ -188,7 +183,7 @@ def challenge_documents(
     about = {"label_names": label_names, "positive": positive, "seed": seed}
     if ways:
         timed = run / "predictions" / "robustness" / "latency.json"
-        latency = latency_document(**read_json(timed), limit=LIMIT) if timed.is_file() else None
+        latency = latency_document(**read_json(timed), limit=LIMIT_SECONDS) if timed.is_file() else None
         document = robustness_document(clean, ways, labels, groups, how_sent=how, latency=latency, **about)
         document.write(run)
     if len(label_names) == 2:

@@ -5,21 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import yaml
-
 from natix_hf.data.load_photos import recipe_photos
 from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.data.splits.contracts import LockedSplits
 from natix_hf.documents.run_record import RunRecord
 from natix_hf.errors import UserError
+from natix_hf.files import read_recipe
 
 
 def run_splits(run: str | Path, say: Callable[[str], None] | None = None) -> LockedSplits:
     """The splits of a finished run; what is read of them is noted in its ledger by the step that reads.
-
-    Args:
-        run: its folder.
-        say: as in `load_rows`.
 
     Raises:
         UserError: the run is a refit, which trained on all rows; it does not say where its photos are; or what is
@@ -28,9 +23,9 @@ def run_splits(run: str | Path, say: Callable[[str], None] | None = None) -> Loc
     run = Path(run)
     if RunRecord.read(run).purpose == "refit":
         raise UserError(f"{run}: a refit was trained on all photos, so none is left to measure it on: name its run")
-    if not (run / "recipe.yaml").is_file():
+    recipe = read_recipe(run)
+    if not recipe:
         raise UserError(f"{run}: no recipe.yaml, so its photos cannot be found: bring the file back")
-    recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
     splits = recipe_photos(recipe, say=say)
     was, now = (one["fingerprints"]["val_test"] for one in (read_certificate(run), splits.description))
     if was != now:

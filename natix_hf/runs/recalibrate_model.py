@@ -135,8 +135,6 @@ def certifiable_line(
     Args:
         labels, groups: `(n,)` of the checking half.
         options: with a risk.
-        names: of the two classes.
-        positive: id of the positive class.
 
     Raises:
         UserError: the rate asked for is below it.
@@ -180,8 +178,6 @@ def recalibrate(
         fit, control: `logits` `(n, classes)` before any calibration, `label`, `group` `(n,)`.
         before: what the model does now.
         options: of the decision; `target_prior` where the classes will come in other shares than here.
-        names, positive: the classes and the id of the positive one.
-        seed: of the intervals.
 
     Returns:
         The content of `calibration.json`, and the `figures` of `recalibration.json`.
@@ -290,7 +286,6 @@ def write_copy(
 
     Args:
         source: the model's folder, which stays as it is.
-        output: absent or empty.
         before: what is in the source's weights.
         calibration: the content of `calibration.json`.
         report: the content of `recalibration.json`.

@@ -1,7 +1,7 @@
 """The logits of a split on disk, written once: what calibration, figures, the page and comparisons read afterwards.
 
 `predictions/<split>.parquet` holds id, group, label and logits of each row, the kinds of photos that figures are
-broken down by (`slice:<column>`), and no coordinates; where a challenge profile sent the photos, also how. This module
+broken down by (`slice:<column>`), and no coordinates; where a profile sent the photos, also how. This module
 knows no figures.
 """
 
@@ -16,10 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from natix_hf.data.splits.slicing import slice_values
+from natix_hf.decision.temperature import checked_rows
 from natix_hf.errors import UserError, one_line
 from natix_hf.files import replacing
 
-SENT = b"sent"  # in the file's metadata: how a challenge profile took the photos
+SENT = b"sent"  # in the file's metadata: how a profile took the photos
 SENT_BEFORE = "upright by EXIF orientation and coded once as JPEG (natix_hf 0.1)"  # of files that do not say it
 SLICE = "slice:"  # stands before the name of a column that figures are broken down by
 
@@ -45,7 +46,8 @@ def read_predictions(run: Path, split: str, part: str | None = None) -> dict[str
         _check(table, f"{path}{f', part {part}' if part else ''}")
     except (pa.ArrowException, KeyError) as error:
         raise UserError(f"{path}: no predictions that natix_hf.train wrote: {one_line(error)}") from None
-    texts = {name: np.array(table[name].to_pylist(), dtype=object) for name in table.column_names if _is_text(name)}
+    named = [name for name in table.column_names if name in ("id", "group", "source") or name.startswith(SLICE)]
+    texts = {name: np.array(table[name].to_pylist(), dtype=object) for name in named}
     return {
         "id": texts.pop("id"),
         "group": texts.pop("group"),
@@ -64,25 +66,7 @@ def _check(table: pa.Table, what: str) -> None:
     if not ids or len(sizes) != 1:
         found = f"rows of {', '.join(map(str, sorted(sizes)))} logits" if ids else "no rows"
         raise UserError(f"{what}: {found}, those of one model expected: bring the file back")
-    logits = np.array(table["logits"].to_pylist(), dtype=np.float64)
-    bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
-    if len(bad):
-        raise UserError(
-            f"{what}: {len(bad)} of {len(ids)} rows have NaN or infinite logits (the first is {ids[bad[0]]}): the "
-            "training has diverged or ran in fp16: train again with a lower learning_rate, in bf16 or fp32"
-        )
-    if ((logits >= 0) & (logits <= 1)).all() and np.allclose(logits.sum(axis=1), 1.0, atol=1e-4):
-        raise UserError(
-            f"{what}: probabilities given where logits are expected (all {len(ids)} rows lie in [0, 1] and sum to 1); "
-            "write what the model gives before its softmax, or the logarithm of the probabilities"
-        )
-    outside = np.flatnonzero((labels < 0) | (labels >= logits.shape[1]))
-    if len(outside):
-        first = outside[0]
-        raise UserError(
-            f"{what}: label {labels[first]} of {ids[first]} is not in 0..{logits.shape[1] - 1}, the classes of the "
-            "model: bring the file back"
-        )
+    checked_rows(table["logits"].to_pylist(), labels, what, ids)
 
 
 def check_classes(rows: Mapping[str, Any], names: Sequence[str], what: str) -> None:
@@ -94,12 +78,8 @@ def check_classes(rows: Mapping[str, Any], names: Sequence[str], what: str) -> N
         )
 
 
-def _is_text(name: str) -> bool:
-    return name in ("id", "group", "source") or name.startswith(SLICE)
-
-
 def sent_as(path: Path) -> str:
-    """How the photos of a file with predictions under a challenge profile were sent."""
+    """How the photos of a file with predictions under a profile were sent."""
     told = (pq.read_schema(path).metadata or {}).get(SENT)
     return SENT_BEFORE if told is None else told.decode()
 
@@ -110,10 +90,9 @@ def write_predictions(
     """Write parts of a split as `predictions/<split>.parquet`.
 
     Args:
-        path: of the file.
         parts: name, rows and logits `(n, classes)` of each.
         slices: the columns that figures are broken down by; by default all that are fit, see `data.splits.slicing`.
-        sent: how the challenge profile took the photos, where they are as one sends them.
+        sent: how the profile took the photos, where they are as one sends them.
     """
     columns: dict[str, list] = {"id": [], "group": [], "label": [], "logits": [], "part": []}
     for part, rows, logits in parts:

@@ -24,7 +24,6 @@ def seen_shares(folder: Path, document: Mapping[str, Any], name: str) -> np.ndar
     """The class shares under which a model was calibrated, `(classes,)`.
 
     Args:
-        folder: of the model.
         document: its `calibration.json`, empty where there is none.
         name: what messages call the model.
 
@@ -65,8 +64,6 @@ def unlabelled_report(
         calibration: what the model does.
         document: its `calibration.json`.
         seen: `(classes,)` class shares of the calibration.
-        positive: id of the positive class.
-        seed: of the intervals.
     """
     own = under_seen(folder, calibration, document, seen)
     decided = calibration.decisions(logits)
@@ -77,7 +74,6 @@ def under_seen(folder: Path, calibration: Calibration, document: Mapping[str, An
     """A model's calibration without prior and threshold: its probabilities hold under the class shares `seen`.
 
     Args:
-        folder: of the model.
         calibration, document: what the model does, and its `calibration.json`.
         seen: `(classes,)` from `seen_shares`.
     """
@@ -148,6 +144,16 @@ def judged(
     }
 
 
+def accuracy_lines(accuracy: Mapping[str, Mapping[str, float]], deciding: str) -> list[str]:
+    """Expected accuracies of decisions as they are, which `deciding` says, and under the estimated class shares."""
+    texts = {"as_it_decides": deciding, "with_this_prior": "with these class shares"}
+    return [
+        f"{text}: {accuracy[name]['value']:.3f} (95% interval {accuracy[name]['low']:.3f} to "
+        f"{accuracy[name]['high']:.3f}, from calibrated probabilities, without labels)"
+        for name, text in texts.items()
+    ]
+
+
 def unlabelled_lines(report: Mapping[str, Any], names: Sequence[str], positive: int) -> list[str]:
     """What a command prints of it."""
     prior, accuracy = report["prior"], report["expected_accuracy"]
@@ -159,12 +165,7 @@ def unlabelled_lines(report: Mapping[str, Any], names: Sequence[str], positive: 
         f"estimated class shares: {found} (95% interval {between}, {n} photos in {groups} groups; {how}); the model "
         f"was calibrated on {prior['seen'][positive]:.1%}"
     ]
-    for name, text in (("as_it_decides", "as the model decides now"), ("with_this_prior", "with these class shares")):
-        one = accuracy[name]
-        lines.append(
-            f"expected accuracy {text}: {one['value']:.3f} (95% interval {one['low']:.3f} to {one['high']:.3f}, from "
-            "calibrated probabilities, without labels)"
-        )
+    lines += [f"expected accuracy {line}" for line in accuracy_lines(accuracy, "as the model decides now")]
     drift = report["drift"]
     if drift is None:
         lines.append("no drift check: the model's folder holds no predictions on val_calib to compare with")

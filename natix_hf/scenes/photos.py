@@ -50,7 +50,7 @@ class Scene:
         image: RGB, upright, before JPEG.
         label: index into `LABELS`.
         objects: `(class, (left, top, right, bottom))` of what can be seen, in pixels of `image`; classes as in
-            `scenes_world.CLASSES`.
+            `world.CLASSES`.
         group: the camera sequence.
         daytime, weather: as in `scenes_light`.
         orientation: EXIF tag that the file carries (1, 3, 6 or 8); its pixels are stored turned accordingly.

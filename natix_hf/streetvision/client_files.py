@@ -152,14 +152,9 @@ def submission(
     """The content of `model_card.json`.
 
     Args:
-        name: of the model.
-        description: a sentence.
         hotkey: the participant's SS58 address.
         version: X.Y.Z.
         now: time of submission, by default this moment; written as seconds since 1970.
-
-    Raises:
-        UserError: see `check_hotkey` and `check_version`.
     """
     return {
         "model_name": name,
@@ -183,18 +178,15 @@ def check_client(
     expected: Sequence[float],
     *,
     python: str | Path | None = None,
-    online: bool = False,
     seconds: float = 5.0,
     tolerance: float = TOLERANCE,
 ) -> dict[str, Any]:
     """Call the model in the network's form in a fresh process, and compare the probability of `Roadwork`.
 
     Args:
-        model: an export's folder, or a Hub id (then `online`).
-        photos: their bytes.
+        model: an export's folder.
         expected: `(n,)` probability of Roadwork by the run.
         python: the client's interpreter; by default this one.
-        online: let the client reach the Hub.
         seconds: of each measurement of latency.
         tolerance: largest difference of a probability that is allowed.
 
@@ -205,17 +197,20 @@ def check_client(
     Raises:
         UserError: the client fails, answers without `Roadwork`, or gives another probability.
     """
-    found = _call(model, photos, python=python, online=online, seconds=seconds)
+    found = _call(model, photos, python=python, seconds=seconds)
     missing = [sorted(answer) for answer in found["answers"] if "Roadwork" not in answer]
     if missing:
         raise UserError(f"StreetVision: a client gets the labels {', '.join(missing[0])}, and reads 'Roadwork'")
     differences = [abs(answer["Roadwork"] - p) for answer, p in zip(found["answers"], expected, strict=True)]
     worst = float(np.max(differences))
     if not worst <= tolerance:  # NaN is refused too
+        versions = ", ".join(
+            f"{name} {version}" for name, version in found["versions"].items()
+        )  # as `client.py` says it
         raise UserError(
             f"StreetVision: called as the network does, photo {np.argmax(differences)} of the proof gets a "
             f"probability that differs by {worst:.2g} from the run's ({tolerance:g} allowed): nothing was pushed"
-            f"{upgrade_hint(_versions_text(found['versions']))}"
+            f"{upgrade_hint(versions)}"
         )
     return {
         "latency": found["latency"],
@@ -226,15 +221,14 @@ def check_client(
     }
 
 
-def _call(model: Any, photos: Sequence[bytes], *, python: Any, online: bool, seconds: float) -> dict[str, Any]:
+def _call(model: Any, photos: Sequence[bytes], *, python: Any, seconds: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="natix_hf-streetvision-") as work:
         folder = Path(work, "photos")
         folder.mkdir()
         for number, content in enumerate(photos):
             (folder / f"{number:04d}").write_bytes(content)
-        environment = {**os.environ, "HF_HOME": str(Path(work, "hub")), "PYTHONWARNINGS": "ignore"}
-        environment.pop("PYTHONPATH", None)
-        environment |= {} if online else {"HF_HUB_OFFLINE": "1"}
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        environment |= {"HF_HOME": str(Path(work, "hub")), "HF_HUB_OFFLINE": "1", "PYTHONWARNINGS": "ignore"}
         words = [str(python or sys.executable), str(CLIENT), str(model), str(folder), "--seconds", str(seconds)]
         done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=work)
     if done.returncode:
@@ -255,11 +249,6 @@ def upgrade_hint(message: str) -> str:
         least["timm"] = tuple(map(int, TIMM_FOR_5.split(".")))
     old = any(found[name] < least[name] for name in found)
     return f"; {pinned_line()}" if old or any(sign in message for sign in _TOO_OLD) else ""
-
-
-def _versions_text(versions: Mapping[str, str]) -> str:
-    """As `client.py` begins what it says when it fails."""
-    return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 def pinned_line() -> str:
@@ -296,17 +285,11 @@ def submit(
 
     Args:
         folder: of the export; `model_card.json` and `detector.yaml` come into it.
-        photos, expected, python: see `check_client`.
         repo_id: `owner/name` under which it will stand.
-        hotkey, version: see `submission`.
         tolerance: of a probability, where weights are stored in less than fp32.
-        say: takes the lines for people.
 
     Returns:
         what `check_client` found.
-
-    Raises:
-        UserError: see `check_client`.
     """
     found = check_client(folder, photos, expected, python=python, tolerance=max(TOLERANCE, tolerance))
     for line in (*latency_lines(found), pinned_line(), *submission_lines()):

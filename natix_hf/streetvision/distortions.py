@@ -11,7 +11,6 @@ import math
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
@@ -73,21 +72,10 @@ DISTORTIONS = {
 
 
 def distort_pixels(pixels: Tensor, name: str, severity: int, rng: np.random.Generator) -> Tensor:
-    """As `distort`, on a uint8 tensor `(3, height, width)`; the noise is drawn from `rng`."""
-    if name not in SEVERITIES:
-        raise UserError(f"distortion {name!r} is unknown; choose one of {', '.join(SEVERITIES)}")
-    if severity not in (0, 1, 2):
-        raise UserError(f"distortion {name}: severity {severity} given, 0 (none), 1 or 2 expected")
-    if severity == 0:
-        return pixels
-    return DISTORTIONS[name](pixels, SEVERITIES[name][severity - 1], rng)
-
-
-def distort(image: Image.Image, name: str, severity: int, *, seed: int = 0) -> Image.Image:
     """One distortion of a photo, a pure function of its arguments.
 
     Args:
-        image: RGB photo; validators distort what they have brought to 224 x 224 before.
+        pixels: `(3, height, width)` uint8; validators distort what they have brought to 224 x 224 before.
         name: one of
 
             - `saturation`: colours are drawn towards their own luma, `Y + factor (RGB - Y)` with BT.601's Y, which
@@ -101,10 +89,15 @@ def distort(image: Image.Image, name: str, severity: int, *, seed: int = 0) -> I
               standard deviation of 9.4, 13.3 grey levels.
             - `blur`: Gaussian, kernel k of 7, 9 pixels with sigma k / 6; edges are mirrored.
         severity: 1 or 2; 0 returns the photo as it is.
-        seed: of the noise; the others draw nothing.
+        rng: of the noise; the others draw nothing.
 
     Raises:
         UserError: no such distortion, or no such severity.
     """
-    pixels = distort_pixels(functional.pil_to_tensor(image), name, severity, np.random.default_rng(seed))
-    return functional.to_pil_image(pixels)
+    if name not in SEVERITIES:
+        raise UserError(f"distortion {name!r} is unknown; choose one of {', '.join(SEVERITIES)}")
+    if severity not in (0, 1, 2):
+        raise UserError(f"distortion {name}: severity {severity} given, 0 (none), 1 or 2 expected")
+    if severity == 0:
+        return pixels
+    return DISTORTIONS[name](pixels, SEVERITIES[name][severity - 1], rng)

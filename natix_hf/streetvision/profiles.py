@@ -173,20 +173,20 @@ def _crop(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, 
     return _centre(width, height)
 
 
-def letterboxed(size: tuple[int, int], side: int = SIDE) -> tuple[int, int]:
-    """Width and height of a photo within a square of `side` pixels, cut to whole pixels in floating point.
+def letterboxed(size: tuple[int, int]) -> tuple[int, int]:
+    """Width and height of a photo within a square of `SIDE` pixels, cut to whole pixels in floating point.
 
     As validators compute it: 640 x 360 becomes 224 x 125, not 126; of very long strips the short side is 0.
     """
-    scale = min(side / size[0], side / size[1])
+    scale = min(SIDE / size[0], SIDE / size[1])
     return int(size[0] * scale), int(size[1] * scale)
 
 
-def letterbox(image: Image.Image, side: int = SIDE) -> Image.Image:
-    """The whole photo in a square of `side` pixels between black bars; `check_sendable` tells which have no place."""
-    width, height = letterboxed(image.size, side)
-    square = Image.new("RGB", (side, side))
-    square.paste(image.resize((width, height), Image.Resampling.BILINEAR), ((side - width) // 2, (side - height) // 2))
+def letterbox(image: Image.Image) -> Image.Image:
+    """The whole photo in a square of `SIDE` pixels between black bars; `check_sendable` tells which have no place."""
+    width, height = letterboxed(image.size)
+    square = Image.new("RGB", (SIDE, SIDE))
+    square.paste(image.resize((width, height), Image.Resampling.BILINEAR), ((SIDE - width) // 2, (SIDE - height) // 2))
     return square
 
 
@@ -241,30 +241,3 @@ def _coded(image: Image.Image) -> Image.Image:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=QUALITY)
     return Image.open(file)
-
-
-def challenge_photo(
-    source: Source,
-    profile: str,
-    *,
-    level: int | None = None,
-    seed: int = 0,
-    level_probabilities: Sequence[float] | None = None,
-) -> Image.Image:
-    """A photo as validators send it; a pure function of its arguments.
-
-    Args:
-        source: as for `cached_photo`.
-        profile: a key of `PROFILES`.
-        level, seed, level_probabilities: as in `draw_challenge`, which tells what was drawn.
-
-    Returns:
-        RGB, 224 x 224; with `challenge@2026-05` of the photo's own size.
-
-    Raises:
-        UserError: as in `draw_challenge`.
-        PhotoError: as in `cached_photo`.
-    """
-    image = cached_photo(source)
-    options = {"level": level, "seed": seed, "level_probabilities": level_probabilities}
-    return apply_challenge(image, draw_challenge(profile, image.size, **options))

@@ -18,6 +18,7 @@ from scipy.signal import lfilter
 from scipy.special import softmax
 
 from natix_hf.documents.reward import Ranged, Reward, RewardEntry
+from natix_hf.resampling import CELLS, ENDS, LEVEL, group_numbers, times_drawn
 from natix_hf.streetvision.field import Field
 
 MCC_WINDOW, ACCURACY_WINDOW = 100, 10  # predictions
@@ -172,28 +173,26 @@ def _means(recalls: np.ndarray, seed: int) -> np.ndarray:
 
 
 def _interval(
-    value: float, right: np.ndarray, labels: np.ndarray, groups: np.ndarray, n_boot: int, seed: int, level: float
+    value: float, right: np.ndarray, labels: np.ndarray, groups: np.ndarray, n_boot: int, seed: int
 ) -> tuple[float, float]:
     """Ends of the mean reward over resampled groups.
 
     A class without a mistake is perfect in every resample; at the low end it gets the recall that so few groups cannot
     rule out (Clopper and Pearson, 1934; alpha split over the two classes), as in `intervals`.
     """
-    rng = np.random.default_rng(seed)
-    _, group = np.unique(groups, return_inverse=True)
+    group = group_numbers(groups, len(labels))
     cells = np.zeros((group.max() + 1, 2, 2))  # groups, label, right
     np.add.at(cells, (group, labels, right.astype(int)), 1)
-    drawn = np.empty((n_boot, 2, 2))
-    for i in range(n_boot):
-        times = np.bincount(rng.integers(len(cells), size=len(cells)), minlength=len(cells))
-        drawn[i] = np.tensordot(times, cells, axes=1)
+    at_once = max(1, CELLS // len(cells))
+    times = times_drawn(len(cells), n_boot, seed, at_once)
+    drawn = np.concatenate([np.tensordot(one, cells, axes=1) for one in times])  # (n_boot, 2, 2)
     drawn = drawn[(drawn.sum(axis=2) > 0).all(axis=1)]  # a resample without a class has no reward
     recalls = np.array([right[labels == k].mean() for k in (0, 1)])
-    shift, alpha = value - _means(recalls, seed)[0], (1 - level) / 2
+    shift = value - _means(recalls, seed)[0]
     draws = _means(drawn[:, :, 1] / drawn.sum(axis=2), seed) + shift if len(drawn) else np.array([value])
-    low, high = np.quantile(draws, [alpha, 1 - alpha])
+    low, high = np.quantile(draws, ENDS)
     if (recalls == 1).any():
-        hidden = [(alpha / 2) ** (1 / len(np.unique(group[labels == k]))) for k in (0, 1)]
+        hidden = [(ENDS[0] / 2) ** (1 / len(np.unique(group[labels == k]))) for k in (0, 1)]
         low = min(low, _means(np.where(recalls == 1, hidden, recalls), seed)[0] + shift)
     return float(np.clip(low, 0, value)), float(np.clip(high, value, 1))
 
@@ -230,18 +229,15 @@ def reward_document(
     challenges: int = CHALLENGES,
     n_boot: int = 500,
     seed: int = 0,
-    level: float = 0.95,
 ) -> Reward:
     """The content of `reward.json`.
 
     Args:
         photos: one entry each; one whose photos are all of one class has no reward, and says so.
         field: the scores of the other participants.
-        label_names: the two classes in the order of their ids.
         positive: the class whose probability is the prediction.
-        split: where the rows come from.
         days, challenges, seed: see `simulate`.
-        n_boot, level: of the intervals, over resampled groups.
+        n_boot: of the intervals, over resampled groups.
     """
     entries = []
     for one in photos:
@@ -263,7 +259,7 @@ def reward_document(
         right = (predictions > 0.5) == (labels == 1)
         simulated = simulate(predictions, labels, days=days, challenges=challenges, seed=seed)
         value = float(simulated.reward.mean())
-        low, high = _interval(value, right, labels, groups, n_boot, seed, level)
+        low, high = _interval(value, right, labels, groups, n_boot, seed)
         ends = {"value": value, "low": low, "high": high}
         entry |= {
             "recall": float(right[labels == 1].mean()),
@@ -278,7 +274,7 @@ def reward_document(
         split=split,
         positive_label=label_names[positive],
         prior=0.5,
-        level=level,
+        level=LEVEL,
         resampled="groups",
         resamples=n_boot,
         days=days,

@@ -47,7 +47,6 @@ class Accounting(TrainerCallback):
 
     Args:
         args: `NatixTrainingArguments`.
-        method: `lora`, `probe` or `full`.
         times: of the run.
         passes: through frozen networks, by the cache that they fill; some were made before training.
     """

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from peft import PeftModel
 from torch.utils.data import Dataset
 
 from natix_hf.decision.prior import prior_warning
+from natix_hf.files import home
 from natix_hf.inference.batches import ClientPhotos
 from natix_hf.inference.features import FixedView, frozen_features
 from natix_hf.inference.pass_costs import Passes
+from natix_hf.modeling.adapters import plain_model
 from natix_hf.photos.copies import photo_copies
 from natix_hf.photos.geometry import Geometry
 from natix_hf.training.accounting import PhaseTimes
@@ -26,6 +27,7 @@ from natix_hf.training.curriculum import Curriculum, plan_curriculum
 from natix_hf.training.prefix import PrefixPlan, plan_prefix, prefix_drift, prefix_rows, trained_blocks
 from natix_hf.training.probe import kept_layers
 from natix_hf.training.sampling import Strata, StratifiedSampler, seen_shares
+from natix_hf.training.speed_options import SpeedOptions
 from natix_hf.training.training_photos import EpochSampler, TrainingPhotos
 
 
@@ -47,12 +49,10 @@ class BatchSource:
     """Turns rows into data sets.
 
     Args:
-        processor: the image processor.
         args: `NatixTrainingArguments`.
-        method: `lora`, `probe` or `full`.
         times: gets the seconds of what is computed once.
-        augment, challenge_levels, cache_dir, decode_copy, decode_copy_side, cache_gb, prefix_cache_gb, fixed_views: as
-            in `NatixTrainer`.
+        augment, challenge_levels: as in `NatixTrainer`.
+        speed: what is kept so that nothing is computed twice.
 
     Attributes:
         passes: what the passes of this run cost, by the cache that they fill.
@@ -69,17 +69,11 @@ class BatchSource:
         times: PhaseTimes,
         augment: str,
         challenge_levels: tuple[float, ...] | None,
-        cache_dir: Path,
-        decode_copy: bool,
-        decode_copy_side: int | None,
-        cache_gb: float | None,
-        prefix_cache_gb: float | None,
-        fixed_views: int,
+        speed: SpeedOptions,
     ) -> None:
         self.processor, self.args, self.method, self.times = processor, args, method, times
         self.augment, self.challenge_levels = augment, challenge_levels
-        self.cache_dir, self.cache_gb, self.prefix_cache_gb = cache_dir, cache_gb, prefix_cache_gb
-        self.decode_copy, self.decode_copy_side, self.fixed_views = decode_copy, decode_copy_side, fixed_views
+        self.speed, self.cache_dir = speed, Path(speed.cache_dir or home())
         self.decode_workers = args.dataloader_num_workers  # those of the recipe: a probe's features need none
         self.passes = {"features": Passes(), "prefixes": Passes()}
         self.prefix: PrefixPlan | None = None
@@ -115,12 +109,14 @@ class BatchSource:
         """Rows as they are trained on; so many others are `scored` while training."""
         if self.method == "probe":
             with self.times.timed("features"):
-                return self.features(rows, model, layers=kept_layers(self.args), views=self._views(self.fixed_views))
-        if self.prefix_cache_gb is not None:
+                return self.features(
+                    rows, model, layers=kept_layers(self.args), views=self._views(self.speed.fixed_views)
+                )
+        if self.speed.prefix_cache_gb is not None:
             return self._cut_set(rows, model, scored)
         geometry, copies = Geometry.of(self.processor), None
-        if self.decode_copy:
-            side, quiet = geometry.copy_side(self.decode_copy_side), self.args.disable_tqdm
+        if self.speed.decode_copy:
+            side, quiet = geometry.copy_side(self.speed.decode_copy_side), self.args.disable_tqdm
             with self.times.timed("decode_copy"):
                 copies = photo_copies(rows, side=side, cache_dir=self.cache_dir, progress=not quiet)
         return TrainingPhotos(
@@ -129,7 +125,7 @@ class BatchSource:
             geometry=geometry,
             seed=self.args.seed,
             copies=copies,
-            fixed_views=self.fixed_views,
+            fixed_views=self.speed.fixed_views,
             challenge_levels=self.challenge_levels,
         )
 
@@ -156,7 +152,7 @@ class BatchSource:
             cache_dir=self.cache_dir,
             batch_size=self.args.per_device_eval_batch_size,
             num_workers=self.decode_workers,
-            budget_gb=self.cache_gb,
+            budget_gb=self.speed.cache_gb,
             passes=self.passes["features"],
             **options,
         )
@@ -174,7 +170,7 @@ class BatchSource:
                 cache_dir=self.cache_dir,
                 batch_size=self.args.per_device_eval_batch_size,
                 num_workers=self.decode_workers,
-                budget_gb=self.prefix_cache_gb,
+                budget_gb=self.speed.prefix_cache_gb,
                 passes=self.passes["prefixes"],
             )
 
@@ -182,23 +178,23 @@ class BatchSource:
         return [FixedView(self.augment, self.args.seed, number, self.challenge_levels) for number in range(count)]
 
     def _cut_set(self, rows: Any, model: Any, scored: int) -> Dataset:
-        plain = model.get_base_model() if isinstance(model, PeftModel) else model
+        plain = plain_model(model)
         config = plain.config.backbone_config
         tokens = Geometry.of(self.processor).tokens(config.patch_size, beside=1 + config.num_register_tokens)
         self.prefix = plan_prefix(
-            self.prefix_cache_gb,
+            self.speed.prefix_cache_gb,
             blocks=max(trained_blocks(model), plain.config.feature_layers - 1, 1),
             layers=config.num_hidden_layers,
             values=tokens * config.hidden_size,
             photos=len(rows),
             scored=scored,
             epochs=self.args.num_train_epochs,
-            views=self.fixed_views,
+            views=self.speed.fixed_views,
             augmented=self.augment != "none",
         )
         plain.last_blocks = self.prefix.blocks
         if self.args.should_log:
-            print(self.prefix.told(self.prefix_cache_gb))
+            print(self.prefix.told(self.speed.prefix_cache_gb))
         kept = self._prefixes(rows, model, self._views(self.prefix.views), (self.args.seed, rows["id"][:]))
         if self.prefix.precision == "bfloat16":
             self.drift = prefix_drift(model, rows, self.processor, self.prefix.blocks)

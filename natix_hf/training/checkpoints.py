@@ -77,7 +77,6 @@ def resume_point(run: str | Path, asked: str | bool | None) -> Path | None:
     """The checkpoint to go on from.
 
     Args:
-        run: the run folder.
         asked: `resume_from_checkpoint` as a recipe says it: true, false, none, or a checkpoint folder.
 
     Returns:

@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from peft import PeftModel
 
 from natix_hf.errors import UserError
 from natix_hf.files import replacing
 from natix_hf.inference.features import frozen_features
 from natix_hf.inference.pass_costs import Passes
+from natix_hf.modeling.adapters import plain_model
 from natix_hf.options import off
 from natix_hf.threads import one_blas_thread
 
@@ -243,7 +243,7 @@ def plan_curriculum(
     epochs = check_start(args, len(rows))
     if args.curriculum == "none":
         return None
-    plain = (model.get_base_model() if isinstance(model, PeftModel) else model).to(args.device)
+    plain = plain_model(model).to(args.device)
     kept = frozen_features(
         plain,
         rows,

@@ -17,7 +17,6 @@ class FiniteLosses:
     when the next one was launched, and all of them before anything is written, scored or logged.
 
     Args:
-        run: the run's folder.
         lag: so many losses may be out; 0 on a CPU, where nothing is launched ahead.
     """
 

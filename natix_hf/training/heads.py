@@ -144,11 +144,8 @@ def train_heads(
             augmented view; the passes over the rows take them in turn. Standardised by the first.
         labels: `(rows,)` class ids.
         judged: `(rows', L, 2, hidden)` of the rows by which heads are chosen.
-        wanted: the heads.
         epochs: passes over the rows.
-        steps: in place of `epochs`.
         batch_size: rows a step.
-        seed: of the order of rows.
         class_weights: `(classes,)`, with a mean of 1 over the rows, as `losses.class_weights` makes them.
         label_smoothing: share of each target that is spread over all classes.
         device: where to train; the views are moved there whole.
@@ -202,7 +199,6 @@ def best_head(heads: Sequence[Head], scores: Sequence[float], losses: Sequence[f
     """The number of the head with the highest score; among equals that with the least loss, then the first.
 
     Args:
-        heads: as trained.
         scores: one a head, higher is better; NaN never wins.
         losses: one a head.
 

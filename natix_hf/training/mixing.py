@@ -5,8 +5,8 @@ run, epoch and row), so a resumed run and any number of workers see the same mix
 its own share of a batch, and under gradient accumulation each part of one is mixed by itself: other partners than one
 large batch would have, the same distribution.
 
-Only batches from `views.TrainingPhotos` come here: scored photos carry no seed. This module knows no loss; what is
-refused here is refused before a photo is read.
+Only batches of `TrainingPhotos` come here: scored photos carry no seed. This module knows no loss; what is refused
+here is refused before a photo is read.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ class Mixing:
     """Mix a batch with itself, moved on by one place (Zhang et al., 2018; Yun et al., 2019).
 
     Args:
-        classes: K.
         mixup_alpha: a whole photo weighs lambda ~ Beta(alpha, alpha), its partner the rest; 0: no MixUp.
         cutmix_alpha: a rectangle of the share 1 - lambda comes from the partner; 0: no CutMix.
         switch_prob: where both are on, the share of batches that get CutMix.
@@ -85,7 +84,6 @@ def check_views(
     """Refuse settings of augmentation and mixing that would be ignored or do something else than they say.
 
     Args:
-        method: `lora`, `probe` or `full`.
         augment: name of the augmentation; `basic`, the default, gives way to `none` where a probe is trained.
         args: `NatixTrainingArguments`.
         decode_copy: whether pre-resized copies are trained on.

@@ -12,21 +12,20 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from peft import PeftModel
 from torch.utils.data import Dataset
 
 from natix_hf.errors import UserError
 from natix_hf.inference.augment import view_seed
 from natix_hf.inference.batches import client_pixels
 from natix_hf.inference.feature_store import FeatureStore, Record
-from natix_hf.inference.features import FixedView, kept_records
+from natix_hf.inference.features import FixedView, digest_of, kept_records
 from natix_hf.inference.pass_costs import Passes
+from natix_hf.modeling.adapters import plain_model
 from natix_hf.photos.geometry import Geometry
 
 SHARD_BYTES = 32_000_000
@@ -65,16 +64,15 @@ def trained_blocks(model: Any) -> int:
     Raises:
         UserError: something below the blocks is trained (embeddings).
     """
-    plain = model.get_base_model() if isinstance(model, PeftModel) else model
+    plain = plain_model(model)
     layers = plain.config.backbone_config.num_hidden_layers
     first = layers
     for name, parameter in plain.backbone.named_parameters():
         if not parameter.requires_grad:
             continue
-        parts = name.split(".")
-        if "layer" in parts:
-            first = min(first, int(parts[parts.index("layer") + 1]))
-        elif "embeddings" in parts:
+        if (block := _block(name)) >= 0:
+            first = min(first, block)
+        elif "embeddings" in name.split("."):
             raise UserError(
                 "prefix_cache_gb: the embeddings are trained, nothing below them can be kept: leave it out with "
                 "--prefix_cache_gb null"
@@ -102,11 +100,8 @@ def plan_prefix(
     Args:
         budget_gb: what may be kept, in 10^9 bytes.
         blocks: the last blocks that are trained.
-        layers: of the backbone.
         values: numbers in the activations of one view, tokens x width.
-        photos: of training.
         scored: photos that are scored while training, one view each.
-        epochs: of the run.
         views: asked for; 0 leaves it open.
         augmented: False where every view of a photo is the same.
 
@@ -146,19 +141,22 @@ def prefix_states(model: Any, pixel_values: torch.Tensor, blocks: int) -> torch.
     return states
 
 
+def _block(name: str) -> int:
+    """The number of the block that a tensor of the backbone is in; -1 for those beside the blocks."""
+    parts = name.split(".")
+    return int(parts[parts.index("layer") + 1]) if "layer" in parts else -1
+
+
 def _key(model: Any, processor: Any, plan: PrefixPlan, view: FixedView | None) -> str:
     """Of everything below the cut, the preprocessing, the view and the precision (hex)."""
     backbone = model.backbone
-    below = {name: tensor for name, tensor in backbone.state_dict().items() if not name.startswith("norm")}
     cut = len(backbone.model.layer) - plan.blocks
-    digest = blake2b(digest_size=16)
-    for name, tensor in sorted(below.items()):
-        parts = name.split(".")
-        if "layer" in parts and int(parts[parts.index("layer") + 1]) >= cut:
-            continue
-        tensor = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    below = {
+        name: tensor
+        for name, tensor in backbone.state_dict().items()
+        if not name.startswith("norm") and _block(name) < cut
+    }
+    digest = digest_of(below)
     facts = {"cut": cut, "backbone": model.config.backbone_config.to_dict(), "processor": processor.to_dict()}
     digest.update(json.dumps([facts, view, plan.precision], sort_keys=True, default=str).encode())
     return digest.hexdigest()
@@ -219,18 +217,12 @@ def prefix_rows(
     Args:
         model: the classifier, wrapped for LoRA or not.
         rows: with `id`, `image`, `label`, `fingerprint`.
-        processor: the image processor.
-        plan: what is kept.
         views: None stands for the photo on the client's path.
-        cache_dir: the cache's root.
         seeds: see `PrefixRows`.
         budget_gb: the most that activations of all runs may take; those not asked for longest make room.
         passes: of the run, where somebody wants to know what its passes cost.
-
-    Raises:
-        UserError, PhotoError: see `inference.features.frozen_features`.
     """
-    plain = model.get_base_model() if isinstance(model, PeftModel) else model
+    plain = plain_model(model)
     config = plain.config.backbone_config
     tokens = Geometry.of(processor).tokens(config.patch_size, beside=1 + config.num_register_tokens)
     dtype, passes = PRECISIONS[plan.precision], passes or Passes()
@@ -276,7 +268,7 @@ def prefix_drift(model: Any, rows: Any, processor: Any, blocks: int, photos: int
     Returns:
         root mean square of the differences over that of the features around their mean, on the first photos.
     """
-    plain = model.get_base_model() if isinstance(model, PeftModel) else model
+    plain = plain_model(model)
     device = next(plain.parameters()).device
     was_training = plain.training
     plain.eval()

@@ -31,7 +31,6 @@ def check_probe(args: Any, method: str, *, head: str = "linear", layers: int | N
 
     Args:
         args: `NatixTrainingArguments`.
-        method: `lora`, `probe` or `full`.
         head: `linear` or `mlp`.
         layers: of the backbone, where known.
 
@@ -87,9 +86,7 @@ def choose_head(
     """The number of the head that is best on the rows by which heads are chosen, and setting and scores of each.
 
     Args:
-        heads: as trained.
         labels: `(rows,)` of these rows.
-        positive: id of the positive class.
         metric: `metric_for_best_model`.
     """
     name = (metric or "mcc").removeprefix("eval_")
@@ -145,10 +142,7 @@ def search_heads(
     Args:
         train: cached features of `train`, of enough layers.
         select: those of `val_select`; without (a refit) there is nothing to choose by, and one head is wanted.
-        wanted: the heads.
         args: `NatixTrainingArguments`.
-        classes: their number.
-        positive: id of the positive class.
         class_weights: `(classes,)` of the loss, where it has any.
 
     Returns:

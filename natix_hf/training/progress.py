@@ -60,12 +60,8 @@ class Progress(TrainerCallback):
                 self.scoring = tqdm(total=len(eval_dataloader), desc="score", unit="batch", leave=False)
             self.scoring.update()
             if self.scoring.n >= len(eval_dataloader):
-                self._end_scoring()
-
-    def _end_scoring(self) -> None:
-        if self.scoring is not None:
-            self.scoring.close()
-            self.scoring = None
+                self.scoring.close()
+                self.scoring = None
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         if not state.is_world_process_zero or not logs:

@@ -27,11 +27,7 @@ def check_sharding(args: Any, method: str, *, prefix_cache_gb: float | None = No
 
     Args:
         args: `NatixTrainingArguments`; what is in them alone, they check themselves.
-        method: `lora`, `probe` or `full`.
         prefix_cache_gb: as a recipe says it.
-
-    Raises:
-        UserError: in one line.
     """
     if not args.sharded:
         return

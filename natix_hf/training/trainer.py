@@ -28,7 +28,7 @@ from natix_hf.data.sources.columns import positive_class
 from natix_hf.data.splits.contracts import LockedSplits
 from natix_hf.documents.probe import ProbeSearch
 from natix_hf.errors import UserError
-from natix_hf.files import home
+from natix_hf.modeling.adapters import plain_model
 from natix_hf.modeling.packed_linear import packed_linears
 from natix_hf.report.classification_metric import NatixClassificationMetric
 from natix_hf.training.accounting import Accounting, PhaseTimes
@@ -48,6 +48,7 @@ from natix_hf.training.progress import Progress
 from natix_hf.training.sampling import check_sampling
 from natix_hf.training.saving import CheckpointKeeper
 from natix_hf.training.sharding import check_sharded, check_sharding, fill, keep_precision, sketch
+from natix_hf.training.speed_options import SpeedOptions
 from natix_hf.training.training_arguments import NatixTrainingArguments
 from natix_hf.training.training_photos import Collator, EpochSampler
 from natix_hf.training.warm_start import WarmStart, check_warm_start
@@ -130,8 +131,8 @@ class NatixTrainer(Trainer):
         self.criterion = TrainingLoss(args, [counts[n] for n in self.label_list], self.label_list, self.positive)
         self.all_parameters = sum(p.numel() for p in model.parameters())
         self.trainable_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        speed = {"decode_copy": decode_copy, "fixed_views": fixed_views, "prefix_cache_gb": prefix_cache_gb}
-        check_views(self.method, augment, args, challenge_levels=challenge_levels, **speed)
+        used = {"decode_copy": decode_copy, "fixed_views": fixed_views, "prefix_cache_gb": prefix_cache_gb}
+        check_views(self.method, augment, args, challenge_levels=challenge_levels, **used)
         if args.should_log and splits.purpose != "range test" and (idle := without_effect(args)):
             print(f"warning: {idle}")
         check_probe(args, self.method, head=model.config.head, layers=model.config.backbone_config.num_hidden_layers)
@@ -144,10 +145,7 @@ class NatixTrainer(Trainer):
             times=self.times,
             augment=augment,
             challenge_levels=None if challenge_levels is None else tuple(challenge_levels),
-            cache_dir=Path(cache_dir or home()),
-            decode_copy_side=decode_copy_side,
-            cache_gb=cache_gb,
-            **speed,
+            speed=SpeedOptions(cache_dir=cache_dir, cache_gb=cache_gb, decode_copy_side=decode_copy_side, **used),
         )
         if self.method == "probe":
             args.dataloader_num_workers = 0  # rows of a memory-mapped file: a worker process would only copy them
@@ -370,7 +368,7 @@ class NatixTrainer(Trainer):
     # -- checkpoints and sharded models -------------------------------------------------------------------------------
 
     def create_accelerator_and_postprocess(self) -> None:
-        check_sharding(self.args, self.method, prefix_cache_gb=self.source.prefix_cache_gb)
+        check_sharding(self.args, self.method, prefix_cache_gb=self.source.speed.prefix_cache_gb)
         super().create_accelerator_and_postprocess()
         check_sharded(self.args, self.is_fsdp_enabled)
         if self.is_fsdp_enabled:
@@ -455,8 +453,7 @@ class NatixTrainer(Trainer):
 
     def plain_model(self) -> Any:
         """The model itself: without adapters and what wraps it for training."""
-        model = self.accelerator.unwrap_model(self.model)
-        return model.get_base_model() if isinstance(model, PeftModel) else model
+        return plain_model(self.accelerator.unwrap_model(self.model))
 
 
 def training_method(model: torch.nn.Module) -> str:

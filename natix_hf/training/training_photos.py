@@ -43,7 +43,6 @@ class TrainingPhotos(Dataset):
         rows: `datasets.Dataset` with `id`, `image` and `label`.
         augment: name of the augmentation, as `inference.augment.training_view` takes it.
         geometry: how photos are brought to the view, as where they are scored.
-        seed: the run's seed.
         copies: pre-resized copies of the rows' photos, read in their place; the originals are then not opened.
         fixed_views: so many views of each photo come in turn, epoch by epoch; 0: a new one in every epoch.
         challenge_levels: probabilities of the levels, as `training_view` takes them.
@@ -95,7 +94,6 @@ class Collator:
     """Examples become a batch; uint8 views are rescaled and normalised as the image processor does it.
 
     Args:
-        processor: the image processor of the client's path.
         mixing: mixes batches of training views; scored photos have no seed and are never mixed.
     """
 

@@ -17,6 +17,7 @@ from peft import PeftModel
 from natix_hf.data.splits.contracts import LockedSplits
 from natix_hf.errors import UserError
 from natix_hf.inference.features import weights_fingerprint
+from natix_hf.modeling.adapters import plain_model
 from natix_hf.options import off
 from natix_hf.training.batch_source import BatchSource
 from natix_hf.training.heads import Head, settings, train_heads
@@ -47,7 +48,6 @@ class WarmStart:
         source: of cached features.
         splits: of the run.
         args: `NatixTrainingArguments`.
-        positive: id of the positive class.
         class_weights: `(classes,)` of the loss, where it has any.
     """
 
@@ -61,7 +61,7 @@ class WarmStart:
         class_weights: torch.Tensor | None,
     ) -> None:
         self.source, self.splits = source, splits
-        plain = model.get_base_model() if isinstance(model, PeftModel) else model
+        plain = plain_model(model)
         plain.to(args.device)
         # What is trained later must not be asked for the name of the features that it had.
         self.weights = weights_fingerprint(plain.backbone)

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from transformers import AutoImageProcessor, AutoModel, DINOv3ViTConfig, DINOv3ViTModel
 
 import natix_hf
-from natix_hf.assets.pretrain import MEAN, SHAPE, STD, batch, patch_targets
 from natix_hf.scenes.world import CLASSES
+from tests.assets.make_demo_backbone import MEAN, SHAPE, STD, batch, patch_targets
 
 FOLDER = Path(natix_hf.__file__).parent / "assets" / "demo-backbone"
 

@@ -24,8 +24,8 @@ from natix_hf.data.load_photos import load_photos
 from natix_hf.inference.batches import logits_of, photo_batches
 from natix_hf.inference.classify import load_classifier
 from natix_hf.photos.decode import open_photo
-from natix_hf.report.intervals import bootstrap_intervals, group_count, paired_difference
-from natix_hf.streetvision.profiles import PROFILES, challenge_photo
+from natix_hf.report.intervals import bootstrap_intervals, group_count, paired_differences
+from natix_hf.streetvision.profiles import PROFILES, apply_challenge, cached_photo, draw_challenge
 
 ROOT = Path(__file__).resolve().parents[2]
 METRICS = {"accuracy": "accuracy", "mcc": "MCC", "log_loss": "NLL"}
@@ -45,7 +45,8 @@ class Sent:
         if self.profile is None:
             return open_photo(row["image"])
         seed = int.from_bytes(hashlib.blake2b(row["id"].encode(), digest_size=7).digest(), "big")
-        return challenge_photo(row["image"], self.profile, seed=seed)
+        photo = cached_photo(row["image"])
+        return apply_challenge(photo, draw_challenge(self.profile, photo.size, seed=seed))
 
 
 def train(augment: str, folder: Path, seed: int, given: argparse.Namespace, extra: list[str]) -> None:
@@ -91,10 +92,11 @@ def main() -> None:
                     )
             for tested in ("clean", profile):
                 cells = []
+                changes = paired_differences(
+                    found[profile, tested], found["basic", tested], labels, groups, n_boot=2000
+                )
                 for metric in METRICS:
-                    change = paired_difference(
-                        found[profile, tested], found["basic", tested], labels, groups, metric, n_boot=2000
-                    )
+                    change = changes[metric]
                     cells.append(f"{change['difference']:+.3f} ({change['low']:+.3f} to {change['high']:+.3f})")
                 print(f"| {profile} | {seed} | difference | {tested} | {' | '.join(cells)} |", flush=True)
     print(f"\n{len(labels)} test photos in {group_count(groups, len(labels))} groups.")

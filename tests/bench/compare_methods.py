@@ -21,8 +21,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.parquet as pq
 
-from natix_hf.decision.temperature import apply_calibration
-from natix_hf.report.intervals import bootstrap_intervals, group_count, paired_difference
+from natix_hf.report.intervals import bootstrap_intervals, group_count, paired_differences
 
 ROOT = Path(__file__).resolve().parents[2]
 METHODS = ("probe", "lora", "full")
@@ -62,7 +61,7 @@ def read_result(folder: Path, seconds: float) -> Result:
         ids=np.array(table["id"].to_pylist()),
         groups=np.array(table["group"].to_pylist()),
         labels=table["label"].to_numpy(),
-        logits=apply_calibration(logits, calibration["temperature"], np.array(calibration["logit_bias"])),
+        logits=logits / np.array(calibration["temperature"]) + np.array(calibration["logit_bias"]),
         seconds=seconds,
     )
 
@@ -90,10 +89,11 @@ def tables(results: dict[str, Result], n_boot: int = 2000) -> list[str]:
     for a, b in DIFFERENCES:
         if a in results and b in results:
             cells = []
+            changes = paired_differences(
+                results[a].logits, results[b].logits, first.labels, first.groups, n_boot=n_boot
+            )
             for name in METRICS:
-                found = paired_difference(
-                    results[a].logits, results[b].logits, first.labels, first.groups, name, n_boot=n_boot
-                )
+                found = changes[name]
                 cells.append(f"{found['difference']:+.3f} ({found['low']:+.3f} to {found['high']:+.3f})")
             lines.append(f"| {a} - {b} | {' | '.join(cells)} |")
     return lines

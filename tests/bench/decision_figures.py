@@ -27,7 +27,7 @@ from natix_hf.decision.temperature import softmax
 from natix_hf.decision.threshold import fold_bias, threshold_curve
 from natix_hf.errors import UserError
 from natix_hf.files import read_json
-from natix_hf.report.intervals import bootstrap_intervals, group_count, paired_difference
+from natix_hf.report.intervals import bootstrap_intervals, group_count, paired_differences
 from natix_hf.runs.saved_logits import read_predictions
 
 CALIBRATORS = ("temperature", "vector", "isotonic")
@@ -119,9 +119,9 @@ def shift_table(fit: dict, test: dict, positive: int) -> None:
     for name, logits in ways.items():
         figures = bootstrap_intervals(logits, test["label"], test["group"], positive=positive)
         cells = [interval(figures[key]) for key in ("accuracy", "mcc")]
+        changes = paired_differences(logits, test["logits"], test["label"], test["group"], positive=positive)
         for key in ("accuracy", "mcc"):
-            given = logits, test["logits"], test["label"], test["group"], key
-            change = paired_difference(*given, positive=positive)
+            change = changes[key]
             cells.append("" if logits is test["logits"] else interval({**change, "value": change["difference"]}, "+"))
         print(f"| {name} | {' | '.join(cells)} |")
 

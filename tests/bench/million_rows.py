@@ -19,8 +19,7 @@ import time
 
 import numpy as np
 
-from natix_hf.data.duplicates.candidates import DISTANCE
-from natix_hf.data.duplicates.near_duplicates import candidate_pairs
+from natix_hf.data.duplicates.candidates import DISTANCE, search
 from natix_hf.data.splits.cut import assign
 from natix_hf.data.splits.groups import group_rows
 from natix_hf.data.splits.places import components
@@ -45,6 +44,16 @@ def table(rows: int, queries: int, rng: np.random.Generator) -> tuple[np.ndarray
     return hashes, copies, sources
 
 
+def near_rows(hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of rows whose hashes are near; rows of one hash are tied to the first of them, which stands for all."""
+    values, first, inverse = np.unique(hashes[:, 0], return_index=True, return_inverse=True)
+    again = np.flatnonzero(first[inverse] != np.arange(len(hashes)))
+    found = search(values, hashes[first])
+    keep = (found.row < found.value) | ((found.query > 0) & (found.row != found.value))
+    one, other = first[found.row[keep]], first[found.value[keep]]
+    return np.concatenate([first[inverse[again]], one]), np.concatenate([again, other])
+
+
 def run(rows: int, queries: int) -> dict:
     """Group and split one table; seconds of each step, peak GiB, and what was found of what was planted."""
     rng = np.random.default_rng(rows)
@@ -59,7 +68,7 @@ def run(rows: int, queries: int) -> dict:
     base = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / GIB
     seconds = {}
     begin, busy = time.perf_counter(), time.process_time()
-    first, second, _ = candidate_pairs(hashes)
+    first, second = near_rows(hashes)
     seconds["candidates"] = time.perf_counter() - begin
     near = components(rows, first, second)
     begin = time.perf_counter()

@@ -21,7 +21,6 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image, ImageEnhance, ImageOps
 
-from natix_hf.decision.temperature import apply_calibration
 from natix_hf.report.intervals import bootstrap_intervals
 from natix_hf.scenes.photos import generate
 
@@ -82,7 +81,7 @@ def on_test(folder: Path) -> tuple[int, list[str]]:
     table = pq.read_table(folder / "predictions" / "val_test.parquet")
     calibration = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
     logits = np.array(table["logits"].to_pylist(), dtype=np.float64)
-    logits = apply_calibration(logits, calibration["temperature"], np.array(calibration["logit_bias"]))
+    logits = logits / np.array(calibration["temperature"]) + np.array(calibration["logit_bias"])
     return len(table), cells(logits, table["label"].to_numpy(), np.array(table["group"].to_pylist()))
 
 

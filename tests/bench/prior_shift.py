@@ -20,8 +20,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from natix_hf.decision.temperature import apply_calibration
-from natix_hf.report.intervals import bootstrap_intervals, group_count, paired_difference
+from natix_hf.report.intervals import bootstrap_intervals, group_count, paired_differences
 from natix_hf.scenes.photos import generate
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -71,7 +70,7 @@ def train(photos: Path, folder: Path, seed: int, epochs: float, words: list[str]
     table = pq.read_table(folder / "predictions" / "val_test.parquet").sort_by("id")
     calibration = json.loads((folder / "calibration.json").read_text(encoding="utf-8"))
     logits = np.array(table["logits"].to_pylist(), dtype=np.float64)
-    logits = apply_calibration(logits, calibration["temperature"], np.array(calibration["logit_bias"]))
+    logits = logits / np.array(calibration["temperature"]) + np.array(calibration["logit_bias"])
     return logits, table["label"].to_numpy(), np.array(table["group"].to_pylist())
 
 
@@ -103,8 +102,9 @@ def main() -> None:
             if plain is None:
                 plain, cells = logits, [*cells, *[""] * len(METRICS)]
             else:
+                changes = paired_differences(logits, plain, labels, groups, n_boot=2000)
                 for metric in METRICS:
-                    change = paired_difference(logits, plain, labels, groups, metric, n_boot=2000)
+                    change = changes[metric]
                     cells.append(f"{change['difference']:+.3f} ({change['low']:+.3f} to {change['high']:+.3f})")
             print(f"| {seed} | {way} | {' | '.join(cells)} |", flush=True)
     print(f"\n{len(labels)} test photos in {group_count(groups, len(labels))} groups.")

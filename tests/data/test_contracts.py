@@ -11,11 +11,11 @@ from collections.abc import Iterable
 
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
+from split_rows import split_rows
 
 from natix_hf.data.sources.rows import Rows
 from natix_hf.data.splits import contracts
 from natix_hf.data.splits.contracts import ROLES, STEPS, LockedSplits, count_final_read
-from natix_hf.data.splits.cut import split_rows
 from natix_hf.errors import LeakageError, UserError
 
 PLACES = [

@@ -10,7 +10,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from natix_hf.data.duplicates import candidates
 from natix_hf.data.duplicates.candidates import DISTANCE, search
-from natix_hf.data.duplicates.near_duplicates import HOW, candidate_pairs, find_copies
+from natix_hf.data.duplicates.near_duplicates import HOW, find_copies
 from natix_hf.data.splits.places import components
 from natix_hf.photos.perceptual_hashes import look
 from natix_hf.scenes.photos import scene
@@ -73,14 +73,6 @@ def test_over_full_buckets_are_counted(monkeypatch):
     monkeypatch.setattr(candidates, "SMALL", 0)
     monkeypatch.setattr(candidates, "CROWD", 100)
     assert search(values, values[:, None]).crowded > 0
-
-
-def test_candidate_pairs_connect_equal_and_near_rows_without_listing_them():
-    table = np.zeros((5000, 1), dtype=np.uint64)
-    table[3000:] = 0b111
-    first, second, _ = candidate_pairs(table)
-    assert len(first) == 4999
-    assert len(set(components(5000, first, second))) == 1
 
 
 ALTERATIONS = {

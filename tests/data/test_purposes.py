@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
+from split_rows import split_rows
 
 from natix_hf.data.sources.rows import Rows
 from natix_hf.data.splits.contracts import PURPOSES, ROLES, SPLITS, STEPS, LockedSplits
-from natix_hf.data.splits.cut import split_rows
 from natix_hf.errors import LeakageError
 
 READS = [("train", "training"), ("choose checkpoint", "selection"), ("fit calibration", "policy")]

@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
+from split_rows import split_rows
 
 from natix_hf.data.sources.rows import OWN, load_rows
-from natix_hf.data.splits.cut import SPLITS, split_rows
+from natix_hf.data.splits.cut import SPLITS
 
 NAMES = ["None", "Roadwork"]
 

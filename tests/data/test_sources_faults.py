@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict, Image, Value
+from split_rows import split_rows
 
 from natix_hf.data.sources.rows import load_rows
-from natix_hf.data.splits.cut import split_rows
 from natix_hf.errors import UserError
 
 NAMES = ["None", "Roadwork"]

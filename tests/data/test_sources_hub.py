@@ -46,13 +46,14 @@ READ_ROWS = """
 import json
 from natix_hf.data.own_photos import have_labels
 from natix_hf.data.sources.rows import load_rows
-from natix_hf.data.splits.cut import split_rows
+from natix_hf.data.splits.cut import cut
+from natix_hf.data.splits.split_options import Plan
 from natix_hf.inference.named_photos import find_photos
 
 names, photos = find_photos("hub=tester/roadwork")
 rows = load_rows("tester/roadwork", group_column="video_info.vid_id", label_names=["None", "Roadwork"])
 data = rows.data
-locked = split_rows(rows)
+locked = cut(rows, Plan()).lock()
 print(json.dumps({
     "columns": data.column_names, "names": rows.label_names, "sizes": locked.sizes, "ids": data["id"][:],
     "labels": data["label"][:], "groups": data["group"][:], "origins": data["origin"][:], "gps": data[3]["gps"],

@@ -9,10 +9,11 @@ from itertools import chain
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from split_rows import split_rows
 
 from natix_hf.data.sources.rows import Rows
 from natix_hf.data.splits.contracts import PARTS, SPLITS
-from natix_hf.data.splits.cut import assign, split_rows
+from natix_hf.data.splits.cut import assign
 from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.errors import UserError
 

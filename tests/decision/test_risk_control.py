@@ -11,9 +11,8 @@ from natix_hf.decision.risk_control import (
     capacity_line,
     control_risk,
     guarantee_line,
-    selection_level,
 )
-from natix_hf.documents.guarantee import Abstention
+from natix_hf.documents.guarantee import Abstention, Guarantee
 from natix_hf.errors import UserError
 
 
@@ -35,8 +34,8 @@ class World:
         rows = np.concatenate([np.arange(self.start[c], self.start[c] + self.sizes[c]) for c in drawn])
         return self.scores[rows], self.is_positive[rows], np.repeat(np.arange(cameras), self.sizes[drawn])
 
-    def rates(self, document: dict, counted: np.ndarray | None = None) -> dict:
-        return band_rates(self.scores, self.is_positive, document.low, document.high, counted)
+    def rates(self, document: Guarantee) -> BandRates:
+        return band_rates(self.scores, self.is_positive, document.low, document.high)
 
 
 WORLD = World()
@@ -125,19 +124,6 @@ def test_one_class_alone_bounds_its_own_rate_and_no_other():
     assert "0 positive control photos in 0 groups can certify no risk_alpha" in document.reason
 
 
-def test_two_stages_count_the_selected_alone():
-    scores, is_positive, groups = WORLD.draw(800)
-    level = selection_level(WORLD.draw(400)[0], 0.7)
-    document = control_risk(scores, is_positive, groups, risk="fpr", alpha=0.05, select_at=level)
-    counted = np.maximum(scores, 1 - scores) >= level
-    assert document.selected.plain() == {"at": level, "share": pytest.approx(counted.mean())}
-    assert counted.mean() == pytest.approx(0.7, abs=0.05)
-    assert document.per_class.negative.n == (counted & ~is_positive).sum()
-    assert document.low <= 1 - level < level <= document.high
-    plain = control_risk(scores[counted], is_positive[counted], groups[counted], risk="fpr", alpha=0.05)
-    assert document.high == max(level, plain.high)
-
-
 def test_lines_name_classes_numbers_and_confidence():
     scores, is_positive, groups = WORLD.draw(400)
     document = control_risk(scores, is_positive, groups, risk="fpr", alpha=0.05)
@@ -163,7 +149,6 @@ def test_lines_name_classes_numbers_and_confidence():
         ({"scores": np.array([0.1, np.nan])}, "score nan of row 1"),
         ({"groups": np.array(["a"])}, "2 rows and 1 groups"),
         ({"scores": np.zeros(0), "is_positive": np.zeros(0)}, "at least one row"),
-        ({"select_at": 0.2}, "from 0.5 to 1"),
     ],
 )
 def test_bad_input_is_one_clear_line(change, message):
@@ -181,20 +166,16 @@ def test_bad_input_is_one_clear_line(change, message):
     [
         ({"risk": "error"}, 0.08, 250),
         ({"risk": "precision", "prevalence": 0.3}, 0.2, 600),
-        ({"risk": "fpr", "select": 0.8}, 0.08, 250),
     ],
 )
 def test_promises_hold_in_100_draws_of_whole_groups(options, alpha, cameras):
     world, delta = World(2), 0.1
-    options = dict(options)
-    level = selection_level(world.scores, options.pop("select")) if "select" in options else None
-    counted = np.maximum(world.scores, 1 - world.scores) >= (level or 0)
     violated, answered = 0, []
     for _ in range(100):
-        document = control_risk(*world.draw(cameras), alpha=alpha, delta=delta, select_at=level, **options)
+        document = control_risk(*world.draw(cameras), alpha=alpha, delta=delta, **options)
         if not document.reachable:
             continue
-        true = world.rates(document, counted)
+        true = world.rates(document)
         if options["risk"] == "precision":
             said, _ = answers(world.scores, document.low, document.high)
             tpr = said[world.is_positive].mean()

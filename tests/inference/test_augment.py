@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 from scipy.stats import ks_2samp
+from sent_photos import challenge_photo
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms.v2 import RandomResizedCrop
 from transformers import DINOv3ViTImageProcessor
@@ -29,7 +30,7 @@ from natix_hf.inference.augment import (
 )
 from natix_hf.photos.decode import open_photo
 from natix_hf.photos.geometry import GEOMETRIES, Crop, Squash
-from natix_hf.streetvision.profiles import PROFILES, cached_photo, challenge_photo
+from natix_hf.streetvision.profiles import PROFILES, cached_photo
 
 
 def photo(width: int = 97, height: int = 61) -> Image.Image:

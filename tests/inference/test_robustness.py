@@ -4,20 +4,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sent_photos import challenge_photo, distort
 from transformers.image_utils import load_image
 
 from natix_hf import load_model, load_photos
-from natix_hf.inference.robustness import (
-    Case,
-    SentPhotos,
-    cases_of,
-    measure_latency,
-    photo_seed,
-    sent_logits,
-    sent_photo,
-)
-from natix_hf.streetvision.distortions import distort
-from natix_hf.streetvision.profiles import cached_photo, challenge_photo, draw_challenge, jpeg
+from natix_hf.inference.robustness import SentPhotos, measure_latency, sent_logits
+from natix_hf.streetvision.profiles import cached_photo, draw_challenge, jpeg
+from natix_hf.streetvision.sent_photos import Case, cases_of, photo_seed, sent_photo
 
 PROFILE = "challenge@2025"
 

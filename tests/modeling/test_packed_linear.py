@@ -169,6 +169,20 @@ def test_without_an_operator_layers_go_torchs_own_way_and_a_run_says_so(layer, m
     )
 
 
+def test_where_torch_does_not_count_changes_of_a_weight_nothing_is_packed(layer, monkeypatch, measured_anew):
+    """A weight that is changed within a block would go on being multiplied as it was packed."""
+
+    def absent(weight: torch.Tensor) -> int:
+        raise AttributeError("'Parameter' object has no attribute '_version'")
+
+    monkeypatch.setattr(packed_linear, "_changes", absent)
+    with packed_linears(layer) as count:
+        assert count == 0
+        layer(torch.randn(5, 160))
+    told = f"torch {torch.__version__} does not count how often a weight is changed"
+    assert packing_line(layer) == f"linear layers run as torch has them: {told}"
+
+
 @pytest.mark.parametrize("words", ["packing", "memory packing", "all"])
 def test_a_switch_leaves_packing_out_and_a_run_says_so(layer, monkeypatch, measured_anew, words):
     monkeypatch.setenv("NATIX_HF_WITHOUT", words)
@@ -200,6 +214,7 @@ def test_a_run_says_which_layers_run_packed_and_why_not(layer, monkeypatch):
     monkeypatch.setattr(packed_linear, "packing", lambda: packed_linear.Packing(True, "it is quicker"))
     model = torch.nn.Sequential(layer, Linear(192, 192))
     assert packing_line(model) == "linear layers run packed, 1 of 2 also in training: it is quicker"
+    assert packing_line(model, trained=False) == "linear layers run packed: it is quicker"
     assert packing_line(model, whole=False).endswith("the model is compiled or sharded")
     monkeypatch.setattr(packed_linear, "_free_memory", lambda: 2e5)
     assert "packing takes 0.0 GB, and a quarter of 0.0 GB" in packing_line(model)

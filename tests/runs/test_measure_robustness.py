@@ -15,7 +15,6 @@ from natix_hf.documents.reward import Reward
 from natix_hf.documents.robustness import Robustness
 from natix_hf.inference.batches import client_pixels
 from natix_hf.inference.classify import load_classifier
-from natix_hf.inference.robustness import Case, cases_of, sent_photo
 from natix_hf.report.metrics import classification_metrics
 from natix_hf.runs.calibrate_run import calibrate_run
 from natix_hf.runs.decision_options import DecisionOptions
@@ -24,6 +23,7 @@ from natix_hf.runs.measure_robustness import measure_robustness
 from natix_hf.runs.saved_logits import read_predictions
 from natix_hf.streetvision.field import read_field
 from natix_hf.streetvision.profiles import SENT, cached_photo
+from natix_hf.streetvision.sent_photos import Case, cases_of, sent_photo
 
 PROFILE = "challenge@2025"
 COLOURS = {"None": (100, 120, 110), "Roadwork": (150, 100, 90)}

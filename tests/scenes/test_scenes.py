@@ -202,7 +202,7 @@ def test_a_random_backbone_does_not_tell_the_label(made, photos):
     import torch
     from transformers import DINOv3ViTConfig, DINOv3ViTModel
 
-    from natix_hf.assets.pretrain import MEAN, SHAPE, STD
+    from tests.assets.make_demo_backbone import MEAN, SHAPE, STD
 
     torch.manual_seed(0)
     backbone = DINOv3ViTModel(DINOv3ViTConfig(**SHAPE)).eval()

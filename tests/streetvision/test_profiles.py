@@ -6,23 +6,22 @@ All draws are seeded, so a test passes or fails for good; 0.001 is the level of 
 from __future__ import annotations
 
 import functools
-import io
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from scipy import stats
+from sent_photos import array, challenge_photo, coded, distort, noise_photo
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms.v2 import functional
 
 from natix_hf.errors import UserError
 from natix_hf.streetvision import profiles as challenge_module
-from natix_hf.streetvision.distortions import SEVERITIES, distort
+from natix_hf.streetvision.distortions import SEVERITIES
 from natix_hf.streetvision.profiles import (
     PROFILES,
     apply_challenge,
-    challenge_photo,
     check_profiles,
     draw_challenge,
     letterbox,
@@ -48,21 +47,6 @@ def ramp(width: int = 320, height: int = 180) -> Image.Image:
     """Brighter to the right in red, downwards in green."""
     across, down = np.meshgrid(np.linspace(20, 235, width), np.linspace(20, 235, height))
     return Image.fromarray(np.stack([across, down, 0 * down + 128], axis=2).astype(np.uint8))
-
-
-def noise_photo(width: int = 97, height: int = 61) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
-
-
-def coded(image: Image.Image) -> Image.Image:
-    """The photo through JPEG as Pillow writes it unless told otherwise."""
-    file = io.BytesIO()
-    image.save(file, "JPEG")
-    return Image.open(file).convert("RGB")
-
-
-def array(image: Image.Image) -> np.ndarray:
-    return np.asarray(image).astype(float)
 
 
 # -- what is drawn ----------------------------------------------------------------------------------------------------

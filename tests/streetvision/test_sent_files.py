@@ -7,25 +7,11 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from sent_photos import array, challenge_photo, coded, noise_photo
 
 from natix_hf.errors import PhotoError
 from natix_hf.photos.decode import open_photo
-from natix_hf.streetvision.profiles import PROFILES, cached_photo, challenge_photo
-
-
-def noise_photo(width: int = 97, height: int = 61) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
-
-
-def coded(image: Image.Image) -> Image.Image:
-    """The photo through JPEG as Pillow writes it unless told otherwise."""
-    content = io.BytesIO()
-    image.save(content, "JPEG")
-    return Image.open(content).convert("RGB")
-
-
-def array(image: Image.Image) -> np.ndarray:
-    return np.asarray(image).astype(float)
+from natix_hf.streetvision.profiles import PROFILES, cached_photo
 
 
 def file(image: Image.Image, form: str, orientation: int = 1) -> bytes:

@@ -21,7 +21,7 @@ from natix_hf.decision.threshold import threshold_curve
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.errors import command
 from natix_hf.files import read_json, write_json
-from natix_hf.report.intervals import bootstrap_intervals, paired_difference
+from natix_hf.report.intervals import bootstrap_intervals, paired_differences
 from natix_hf.report.slices import slices_document
 from tests.runs.test_calibrate_run import write
 from tests.verbs.conftest import listing
@@ -241,7 +241,7 @@ def test_groups_shorter_than_labels_are_refused_wherever_arrays_are_given():
         lambda: estimate_prior(logits, [0.5, 0.5], groups),
         lambda: risk_coverage(logits[:, 0], labels == 1, groups),
         lambda: bootstrap_intervals(logits, labels, groups),
-        lambda: paired_difference(logits, logits, labels, groups, "mcc"),
+        lambda: paired_differences(logits, logits, labels, groups),
         lambda: slices_document(logits, labels, groups, {"weather": np.array(["rain"] * 40)}, ["a", "b"]),
     ):
         with pytest.raises(UserError, match=r"39 groups for 40 rows.* one a row expected"):

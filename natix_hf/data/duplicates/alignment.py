@@ -56,7 +56,7 @@ def compare(first: np.ndarray, second: np.ndarray, queries: np.ndarray) -> tuple
     Args:
         first: `(n, SIZE, SIZE)` uint8; the second is sought as this query of it.
         second: `(n, SIZE, SIZE)` uint8.
-        queries: `(n,)` as in `looks.window`: where to begin.
+        queries: `(n,)` as in `perceptual_hashes.window`: where to begin.
 
     Returns:
         `(n,)` correlation; `(n,)` largest mean difference of a region, relative to the contrast of the photo; `(n,)`

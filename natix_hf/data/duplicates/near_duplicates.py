@@ -52,39 +52,14 @@ class Copies:
     crowded: int
 
 
-def candidate_pairs(table: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of rows whose hashes are near, for tables without pixels.
-
-    Rows of one hash are tied to the first of them, which stands for all in the search.
-
-    Args:
-        table: `(n, Q)` uint64, the photo's own hash in column 0, queries in the others.
-
-    Returns:
-        `(k,)` first, `(k,)` second and `(k,)` query of the first by which they are near.
-    """
-    values, first, inverse = np.unique(table[:, 0], return_index=True, return_inverse=True)
-    again = np.flatnonzero(first[inverse] != np.arange(len(table)))
-    found = search(values, table[first])
-    keep = (found.row < found.value) | ((found.query > 0) & (found.row != found.value))
-    return (
-        np.concatenate([first[inverse[again]], first[found.row[keep]]]),
-        np.concatenate([again, first[found.value[keep]]]),
-        np.concatenate([np.zeros(len(again), dtype=np.int8), found.query[keep]]),
-    )
-
-
 class _Search:
     """What is connected so far, and by which pairs."""
 
-    def __init__(self, looks: Sequence[bytes], same_pixels: Callable[[int, int], bool] | None, progress: bool):
-        from tqdm.auto import tqdm
-
+    def __init__(self, looks: Sequence[bytes], same_pixels: Callable[[int, int], bool] | None) -> None:
         self.looks, self.same_pixels = looks, same_pixels
         self.label = np.arange(len(looks))
         self.found: list[tuple[int, int, int, float, bool]] = []
         self.compared = 0
-        self.bar = tqdm(desc="near-duplicates", unit="pair", disable=not progress)
 
     def verify(self, first: np.ndarray, second: np.ndarray, query: np.ndarray) -> np.ndarray:
         """`(k,)` whether each pair is one of copies; those that are become connected."""
@@ -102,7 +77,6 @@ class _Search:
                 how = int(mirrored[at]) + 2 * int(cut[at] > CROPPED)
                 self.found.append((i, j, how, float(correlation[at]), equal))
         self.compared += len(first)
-        self.bar.update(len(first))
         self.connect(first[passed], second[passed])
         return passed
 
@@ -156,18 +130,15 @@ class _Search:
         return np.sort(pick[np.searchsorted(keys, low.astype(np.int64) * len(nodes) + high)])
 
 
-def find_copies(
-    looks: Sequence[bytes], *, same_pixels: Callable[[int, int], bool] | None = None, progress: bool = False
-) -> Copies:
+def find_copies(looks: Sequence[bytes], *, same_pixels: Callable[[int, int], bool] | None = None) -> Copies:
     """Find rows that show the same photo.
 
     Args:
-        looks: `(n,)` from `looks.look`.
+        looks: `(n,)` from `perceptual_hashes.look`.
         same_pixels: whether two rows are equal when decoded in full; asked where thumbnails are all but equal. A photo
             that shows too little to tell it from others (night, fog) is tied only where this says yes.
-        progress: show a bar.
     """
-    state = _Search(looks, same_pixels, progress)
+    state = _Search(looks, same_pixels)
     table = hashes(looks)
     plain = np.flatnonzero(~_flat(looks))
     _tie_flat(state, np.setdiff1d(np.arange(len(looks)), plain))
@@ -189,7 +160,6 @@ def find_copies(
         at = np.flatnonzero(wanted & np.isin(query, kind))
         at = at[np.lexsort((second[at], first[at], query[at], distance[at]))]
         state.settle(first[at], second[at], query[at], distance[at])
-    state.bar.close()
     columns = list(zip(*sorted(state.found))) or [(), (), (), (), ()]
     kinds = (np.int64, np.int64, np.int64, np.float64, bool)
     return Copies(*(np.array(c, dtype=k) for c, k in zip(columns, kinds)), state.compared, crowded + near.crowded)

@@ -29,7 +29,6 @@ def class_numbers(
         label_names: the K names. Numbers (also as text) are places in this list, False and True are the first and the
             second, other labels must be in it. Without it the names are the ClassLabel's, else the distinct labels in
             sorted order (numbers by value).
-        where: how messages call the column.
 
     Returns:
         `(n,)` class numbers and the names, each as `as_name` writes it.

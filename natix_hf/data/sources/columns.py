@@ -74,7 +74,6 @@ def column_values(data: Dataset, key: str, what: str) -> list:
     structs and lists) as these names, None for a number without one (-1).
 
     Args:
-        data: any rows.
         key: name of a column, or dotted path into one.
         what: the recipe's key that named it, for the message.
 
@@ -158,7 +157,6 @@ def check_paths(values: Sequence, where: str) -> None:
 
     Args:
         values: what a table holds in place of paths; other than text is let through.
-        where: how the message calls the column.
     """
     for row, value in enumerate(values):
         if isinstance(value, str) and len(value) > 200 and (_BASE64.match(value) or len(value) > _LONGEST_PATH):

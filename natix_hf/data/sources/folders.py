@@ -88,7 +88,6 @@ def read_local(path: Path, photo_column: str, text_columns: set[str]) -> Local:
 
     Args:
         path: an existing file or folder.
-        photo_column: what the user calls the column of photos.
         text_columns: columns of a CSV that are text whatever they look like (ids, groups, labels).
 
     Raises:

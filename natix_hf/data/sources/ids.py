@@ -77,7 +77,6 @@ def row_ids(
     there are several.
 
     Args:
-        raws: the sources.
         given: of each `given_ids`.
         photos: `(n,)` the path in each row's photo.
         fingerprints: `(n,)`, "" where a photo's bytes could not be read.

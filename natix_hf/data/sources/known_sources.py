@@ -40,7 +40,6 @@ def tell_classes(source: Any, say: Callable[[str], None], **options: Any) -> Non
 
     Args:
         source: as `load_rows` takes it.
-        say: called with each line.
         options: those of `LABEL_KEYS`, as `load_rows` takes them.
     """
     source, options = _filled(source, options)

@@ -61,10 +61,8 @@ def find_tables(
     """Look into every file that may be a table of photos.
 
     Args:
-        folder: that they lie in.
         files: all files, relative to it.
         photos: those of them that are photos.
-        photo_column: what the user calls the column of photos.
         text_columns: what the user calls ids, labels and groups.
     """
     found = Tables([], [], [])
@@ -168,7 +166,6 @@ def read_table(path: Path, photo_column: str, text_columns: set[str]) -> Dataset
 
     Args:
         path: of a type in `DIVIDED` or `JSON`.
-        photo_column: what the user calls the column of photos.
         text_columns: columns of a CSV that are text whatever they look like (ids, groups, labels).
 
     Raises:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, time
 from typing import Any
@@ -28,7 +28,6 @@ def places(data: Dataset, column: str) -> np.ndarray:
     """Where each photo was taken.
 
     Args:
-        data: any rows.
         column: holds `[lat, lon]` as a list or as its text, `"lat,lon"`, or a struct with `lat` and `lon`
             (`latitude`, `longitude`, `lng`).
 
@@ -39,16 +38,19 @@ def places(data: Dataset, column: str) -> np.ndarray:
     Raises:
         UserError: for a value that is no place on earth, with its row.
     """
-    found = np.full((len(data), 2), np.nan)
-    for row, value in enumerate(column_values(data, column, "gps")):
+    expected = "latitude (-90 to 90) and longitude (-180 to 180) in degrees, such as [39.7, -86.1]"
+    return _numbers(data, column, "gps", _place, expected).reshape(-1, 2)
+
+
+def _numbers(data: Dataset, column: str, what: str, read: Callable[[Any], Any], expected: str) -> np.ndarray:
+    """What `read` makes of each row's value, float64; `UserError` with the row where it cannot."""
+    found = []
+    for row, value in enumerate(column_values(data, column, what)):
         try:
-            found[row] = _place(value)
+            found.append(read(value))
         except (ValueError, TypeError):
-            raise UserError(
-                f"{column}: row {row} holds {value!r}; expected latitude (-90 to 90) and longitude (-180 to 180) in "
-                "degrees, such as [39.7, -86.1]: mend or empty it"
-            ) from None
-    return found
+            raise UserError(f"{column}: row {row} holds {value!r}; expected {expected}: mend or empty it") from None
+    return np.array(found, dtype=np.float64)
 
 
 def _place(value: Any) -> tuple[float, float]:
@@ -72,7 +74,6 @@ def times(data: Dataset, column: str) -> np.ndarray:
     """When each photo was taken.
 
     Args:
-        data: any rows.
         column: holds seconds since 1970 (also as text), dates, ISO text, or EXIF's `2024:05:01 10:00:00`. Without a
             zone it is UTC.
 
@@ -82,16 +83,8 @@ def times(data: Dataset, column: str) -> np.ndarray:
     Raises:
         UserError: for a value that is no time, with its row.
     """
-    found = np.full(len(data), np.nan)
-    for row, value in enumerate(column_values(data, column, "date")):
-        try:
-            found[row] = _time(value)
-        except (ValueError, TypeError):
-            raise UserError(
-                f"{column}: row {row} holds {value!r}; expected seconds since 1970, an ISO date or EXIF's "
-                "2024:05:01 10:00:00: mend or empty it"
-            ) from None
-    return found
+    expected = "seconds since 1970, an ISO date or EXIF's 2024:05:01 10:00:00"
+    return _numbers(data, column, "date", _time, expected)
 
 
 def _time(value: Any) -> float:
@@ -126,7 +119,6 @@ def category(data: Dataset, column: str) -> list[str]:
     """A tag of each row as one word for strata and slices, as `as_name` writes it.
 
     Args:
-        data: any rows.
         column: holds text, numbers, names of numbers, lists of these, or lists written as text (`"['day']"`).
 
     Returns:
@@ -154,7 +146,6 @@ def contradictions(
 
     Args:
         labels: `(n,)` class numbers.
-        names: the two classes.
         descriptions: `(n,)` texts; None, empty or blank is no description.
         column: where they stand, for the reasons.
         positive_label: the class that is described; by default the one of id 1.

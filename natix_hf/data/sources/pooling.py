@@ -83,7 +83,6 @@ def left_out(
         caps: at most so many rows of a source.
         weights: shares of the sources in what is left, in any unit; the source that is scarcest for its share stays
             whole, the others are capped.
-        seed: of the order.
 
     Returns:
         Row -> reason.

@@ -124,15 +124,11 @@ def read_source(
     """The rows of a source, once the columns of photos and labels are known to be there.
 
     Args:
-        source: from `named_sources`.
         config: configuration of a Hub data set.
         image: the column of photos.
         label: the column of labels; None: none is needed.
         text_columns: columns of a CSV that are text whatever they look like.
         trust: whether `load_dataset` may run the data set's own code.
-
-    Raises:
-        UserError: in one line, whatever is wrong with it.
     """
     parts, root, told = _read(source, config, image, text_columns, trust)
     empty = [part for part, rows in parts.items() if not len(rows)]

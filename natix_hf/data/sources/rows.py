@@ -86,7 +86,6 @@ def load_rows(
         dataset_name: folder, `.csv` / `.jsonl` / `.parquet` file, Hub id, a `datasets` object, or a list of these.
             Each may be written `name=path`; the name goes into the column `source` and, where there are several,
             before the ids (`name/id`).
-        dataset_config: configuration of a Hub data set.
         image_column_name: column of photos (in a table of paths `image_path` and `file_name` are found by themselves).
         label_column_name: column of labels.
         group_column: column or columns of groups, a flat name (dots and all) or a path into structs; without it each
@@ -113,9 +112,6 @@ def load_rows(
         The rows. A source that brings exactly the four splits keeps them, any other is pooled, its parts noted in
         `origin`. Columns of the source stay, except that one that has the name of one of ours is called
         `source_<name>`. Four splits that this package saved keep their `id, group, origin, source` too.
-
-    Raises:
-        UserError: in one line, whatever is wrong with a source.
     """
     if broken_photos not in ("refuse", "skip"):
         raise UserError(f"broken_photos: expected refuse or skip, found {broken_photos!r}")
@@ -171,8 +167,8 @@ def load_rows(
         "id": ids,
         "label": labels,
         "group": group_names(values, ids),
-        "origin": [origin for raw in raws for origin in _origins(raw, alone)],
-        "source": [source for raw in raws for source in _sources(raw, alone)],
+        "origin": _fact(raws, "origin", [raw.parts for raw in raws]),
+        "source": _fact(raws, "source", [[raw.source.name] * len(raw.parts) for raw in raws]),
     }
     out = _contradicting(raws, labels, names, description_column, positive_label) if description_column else {}
     out = {row: reason for row, reason in out.items() if errors[row] is None}
@@ -261,20 +257,19 @@ def _check_splits(raws: list[Raw]) -> None:
         )
 
 
+def _fact(raws: list[Raw], column: str, otherwise: list[list[str]]) -> list[str]:
+    """A column of facts of all rows: of each source its own where it holds, see `_kept_facts`."""
+    facts: list[str] = []
+    for raw, one in zip(raws, otherwise):
+        facts += raw.pool[column][:] if column in _kept_facts(raw, alone=len(raws) == 1) else one
+    return facts
+
+
 def _kept_facts(raw: Raw, alone: bool) -> set[str]:
     """Which of `origin` and `source` hold as they are: those of rows that this package saved, the source only where
     they come alone and under no other name."""
     facts = {"origin", "source"} if alone and not raw.source.named else {"origin"}
     return facts & set(raw.pool.column_names) if raw.ours else set()
-
-
-def _origins(raw: Raw, alone: bool) -> list[str]:
-    return list(raw.pool["origin"][:]) if "origin" in _kept_facts(raw, alone) else raw.parts
-
-
-def _sources(raw: Raw, alone: bool) -> list[str]:
-    kept = "source" in _kept_facts(raw, alone)
-    return list(raw.pool["source"][:]) if kept else [raw.source.name] * len(raw.parts)
 
 
 def _renamed(pool: Dataset, image: str, used: set[str]) -> Dataset:

@@ -23,7 +23,6 @@ def stacked(tables: Sequence[Dataset], titles: Sequence[str]) -> Dataset:
 
     Args:
         tables: at least one.
-        titles: how messages call each.
 
     Raises:
         UserError: if tables hold different kinds of values in a column of one name.
@@ -60,7 +59,6 @@ def named_alike(tables: Sequence[Dataset], titles: Sequence[str]) -> list[Datase
 
     Args:
         tables: any.
-        titles: how messages call each.
 
     Raises:
         UserError: if one table names the numbers of a column and another does not.

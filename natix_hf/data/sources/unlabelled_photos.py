@@ -76,10 +76,8 @@ def read_photos(
     """The rows of a source; a listed photo's row has its path from the folder as `id`.
 
     Args:
-        source: its name.
         image_column_name: the column of photos in a table or a data set.
         text_columns: columns of a CSV that are text whatever they look like.
-        dataset_config: configuration of a Hub data set.
 
     Raises:
         UserError: there is no such source, or no photo in it.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from natix_hf.files import replacing
 from natix_hf.photos.decode import open_photo
@@ -53,7 +53,6 @@ def contact_sheet(
     """Write a PNG with one row per conflict; file name and label stand under each photo.
 
     Args:
-        path: the PNG.
         conflicts: `{"ids", "labels", "kind"}` as in `splits.json`; the first `MOST` are drawn.
         photos: id -> `{"bytes", "path"}`.
 
@@ -76,7 +75,8 @@ def contact_sheet(
         draw.text((GAP, top), f"{number + 1}. {conflict['kind']}{more}", INK, plain)
         for column, i in enumerate(copies):
             left, below = GAP + column * (WIDTH + GAP), top + LINE + HEIGHT
-            sheet.paste(_cell(photos[conflict["ids"][i]]), (left, top + LINE))
+            photo = open_photo(photos[conflict["ids"][i]])
+            sheet.paste(ImageOps.pad(photo, (WIDTH, HEIGHT), Image.Resampling.LANCZOS, FRAME), (left, top + LINE))
             name, label = conflict["ids"][i], conflict["labels"][i]
             colour = COLOURS[labels.index(label) % len(COLOURS)]
             for line, (text, font, ink) in enumerate(((name, plain, PALE), (label, bold, colour))):
@@ -86,13 +86,3 @@ def contact_sheet(
         draw.text((GAP, size[1] - LINE - GAP // 2), f"{left_out} more conflicts are listed in splits.json", INK, plain)
     with replacing(path) as temporary:
         sheet.save(temporary, optimize=True)
-
-
-def _cell(photo: dict[str, Any]) -> Image.Image:
-    """The whole photo, as large as it goes, in the middle of a cell."""
-    image = open_photo(photo)
-    scale = min(WIDTH / image.width, HEIGHT / image.height)
-    image = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS)
-    cell = Image.new("RGB", (WIDTH, HEIGHT), FRAME)
-    cell.paste(image, ((WIDTH - image.width) // 2, (HEIGHT - image.height) // 2))
-    return cell

@@ -76,7 +76,6 @@ class LockedSplits:
 
         Args:
             splits: `train`, `val_select`, `val_calib/fit`, `val_calib/control`, `val_test`.
-            description: the content of `splits.json`.
             notes: what the person who reads the rows is to be told.
         """
         _ROWS[self] = dict(splits)

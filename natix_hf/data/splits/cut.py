@@ -2,8 +2,8 @@
 
 Rows that show the same photo, video or place are one group; whole groups, stratified by class, the same for the same
 rows and seed in whatever order they come. A source that brings the four splits keeps them, after a check that no
-group, no photo and no id stands in two. `cut` gives the splits with the content of their `splits.json`, `split_rows`
-locks them. This file knows nothing of where the rows came from.
+group, no photo and no id stands in two. `cut` gives the splits with the content of their `splits.json`; the
+caller locks them. This file knows nothing of where the rows came from.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ class Cut:
 
     Args:
         places: `train, val_select, val_calib, val_test, val_calib/fit, val_calib/control`.
-        description: the content of `splits.json`.
         notes: what whoever reads the rows is to be told, a line each.
     """
 
@@ -70,7 +69,6 @@ def assign(
         groups: `(n,)` names of groups; None means a group of its own.
         ids: `(n,)` unique ids.
         ratios: four positive numbers that sum to 1, for `SPLITS`.
-        seed: of the shuffle.
 
     Returns:
         `(n,)` names of `SPLITS`; every class stands in each of them.
@@ -210,8 +208,6 @@ def cut(rows: Rows, plan: Plan | None = None, *, document: dict | None = None, e
     """Tie the rows into groups and divide them; a source that brings the four splits keeps them.
 
     Args:
-        rows: from `load_rows`.
-        plan: how.
         document: the `splits.json` that came with a source of four splits; it is checked against the rows.
         earlier: splits that grow: their rows stay where they are. `rows` then holds theirs and the new ones, with
             the old ones' ids unchanged.
@@ -327,21 +323,3 @@ def _check_used(labels: np.ndarray, names: Sequence[str]) -> None:
             f"class {names[int(np.argmin(used))]!r} has 0 photos and stands in label_names, or in the list of classes "
             f"that the data set brings: add photos of it, or leave it out with --label_names {rest}"
         )
-
-
-def split_rows(
-    rows: Rows, ratios: Sequence[float] = DEFAULT_RATIOS, seed: int = 0, *, document: dict | None = None, **plan
-) -> LockedSplits:
-    """Cut the rows into four splits and lock them; a source that brings the four keeps them.
-
-    Args:
-        rows: from `load_rows`.
-        ratios: four positive numbers that sum to 1; not used where the source brings its splits.
-        seed: of the assignment.
-        document: the `splits.json` that came with a source of four splits.
-        plan: the other fields of `Plan`.
-
-    Raises:
-        UserError: as `cut`.
-    """
-    return cut(rows, Plan(ratios=tuple(ratios), seed=seed, **plan), document=document).lock()

@@ -85,7 +85,6 @@ def group_rows(
     seconds: float | None = None,
     same_pixels: Callable[[int, int], bool] | None = None,
     largest_share: float = 0.5,
-    progress: bool = False,
 ) -> Grouping:
     """Tie rows and close the ties transitively; the result does not depend on the order of the rows.
 
@@ -93,14 +92,13 @@ def group_rows(
         ids: `(n,)` unique ids.
         groups: for each group column its name and `(n,)` values; rows that share one are tied, None ties nothing.
         fingerprints: `(n,)` digests of the files; equal ones are tied.
-        looks: `(n,)` from `looks.look`; None looks for no near-duplicates.
+        looks: `(n,)` from `perceptual_hashes.look`; None looks for no near-duplicates.
         places: `(n, 2)` latitude and longitude in degrees, NaN where unknown.
         times: `(n,)` seconds since 1970, NaN where unknown (then distance ties without time).
         metres: rows within this distance are tied; None ties none by place.
         seconds: and within this time; None ties by place alone.
         same_pixels: whether two rows are equal when decoded in full; asked only where thumbnails are all but equal.
         largest_share: a group over this share of the rows stops the run (20 rows or more).
-        progress: show a bar while near-duplicates are verified.
 
     Raises:
         UserError: if a group is too large; it names the kind of tie that chained it together.
@@ -116,10 +114,10 @@ def group_rows(
         a, b = place_ties(np.asarray(places, dtype=np.float64)[order], sorted_times, metres, seconds)
         ties[PLACES] = order[a], order[b]
     ties[BYTES] = _equal_values(pa.array(fingerprints, pa.string()), order)
-    pairs = [Pair(min(a, b), max(a, b), BYTES, "same", 1.0) for a, b in zip(*_lists(ties[BYTES]))]
+    pairs = [Pair(min(a, b), max(a, b), BYTES, "same", 1.0) for a, b in np.column_stack(ties[BYTES]).tolist()]
     crowded = 0
     if looks is not None:
-        copies, crowded = _photo_pairs(order, ties[BYTES][1], looks, same_pixels, progress)
+        copies, crowded = _photo_pairs(order, ties[BYTES][1], looks, same_pixels)
         for kind in (PIXELS, NEAR):
             of_kind = [(pair.first, pair.second) for pair in copies if pair.kind == kind]
             ties[kind] = tuple(np.array(of_kind, dtype=np.int64).reshape(-1, 2).T)
@@ -130,10 +128,6 @@ def group_rows(
     if len(ids) >= FEW and grouping.largest[1] > largest_share * len(ids):
         raise UserError(_too_large(grouping, ties, ids, groups, places, largest_share))
     return grouping
-
-
-def _lists(edges: Edges) -> tuple[list[int], list[int]]:
-    return edges[0].tolist(), edges[1].tolist()
 
 
 def _own_names(ids: Sequence[str], groups: Mapping[str, Sequence[str | None]]) -> pa.Array:
@@ -161,14 +155,14 @@ def _equal_values(values: pa.Array, order: np.ndarray) -> Edges:
     return order[leaders[again]], order[known[again]]
 
 
-def _photo_pairs(order, repeats, looks, same_pixels, progress) -> tuple[list[Pair], int]:
+def _photo_pairs(order, repeats, looks, same_pixels) -> tuple[list[Pair], int]:
     """Pairs of different files that show the same photo (of equal files the first by id stands for all), and how many
     look-ups were left out."""
     alone = np.ones(len(order), dtype=bool)
     alone[repeats] = False
     rows = order[alone[order]]
     ask = None if same_pixels is None else lambda i, j: same_pixels(int(rows[i]), int(rows[j]))
-    copies = find_copies([looks[row] for row in rows], same_pixels=ask, progress=progress)
+    copies = find_copies([looks[row] for row in rows], same_pixels=ask)
     pairs = []
     for i, j, how, correlation, equal in zip(
         rows[copies.first].tolist(),

@@ -124,7 +124,6 @@ def place(
         groups: `(n,)` group numbers from 0.
         group_names: the name of each group; together with the seed they decide who goes where, row order does not.
         shares: positive, sum to 1.
-        seed: of the shuffle.
         strata: `(n,)` numbers of a second property that is kept in proportion within each class.
         fixed: `(n,)` shares that are given, -1 where not; a row takes its whole group along.
         label_names: if given, every class must stand in every share, and these names are used to say where that fails.

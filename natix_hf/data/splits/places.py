@@ -38,12 +38,12 @@ def expand(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return owners, np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
 
 
-def chunks(costs: np.ndarray, limit: int = CHUNK) -> list[slice]:
-    """Consecutive slices whose costs sum to at most `limit`, or that hold one item."""
+def chunks(costs: np.ndarray) -> list[slice]:
+    """Consecutive slices whose costs sum to at most `CHUNK`, or that hold one item."""
     bounds, total = [0], np.cumsum(costs)
     while bounds[-1] < len(costs):
         done = total[bounds[-1] - 1] if bounds[-1] else 0
-        bounds.append(max(int(np.searchsorted(total, done + limit, side="right")), bounds[-1] + 1))
+        bounds.append(max(int(np.searchsorted(total, done + CHUNK, side="right")), bounds[-1] + 1))
     return [slice(a, b) for a, b in pairwise(bounds)]
 
 

@@ -6,7 +6,6 @@ photo carry different labels. The folder appears when it is whole. This file doe
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from natix_hf.data.splits.contact_sheet import contact_sheet
 from natix_hf.data.splits.contracts import SPLITS
 from natix_hf.data.splits.cut import Cut
 from natix_hf.errors import UserError
-from natix_hf.files import check_name, check_writable, text_path, write_json, write_text
+from natix_hf.files import check_name, check_writable, new_folder, text_path, write_json, write_text
 from natix_hf.photos.decode import photo_bytes
 from natix_hf.photos.inspection import MANY, bars
 
@@ -41,29 +40,20 @@ def save(cut: Cut, folder: str | Path) -> None:
 
     Args:
         cut: from `splits.cut`.
-        folder: absent or empty.
     """
     folder = Path(folder)
     check_output(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = folder.parent / f".{folder.name}.partial"  # of a fixed name, so that a killed run leaves no second one
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
+    with new_folder(folder) as stage:
         splits = DatasetDict({split: cut.places[split] for split in SPLITS})
         with bars(sum(map(len, splits.values())) >= MANY):
             for split in SPLITS:
-                splits[split] = _embedded(splits[split], partial / "photos" / f"{split}.arrow")
-            splits.save_to_disk(str(partial))
-        shutil.rmtree(partial / "photos", ignore_errors=True)
-        write_json(partial / "splits.json", cut.description)
-        write_text(partial / "SPLITS.md", certificate_text(cut.description))
+                splits[split] = _embedded(splits[split], stage / "photos" / f"{split}.arrow")
+            splits.save_to_disk(str(stage))
+        shutil.rmtree(stage / "photos", ignore_errors=True)
+        write_json(stage / "splits.json", cut.description)
+        write_text(stage / "SPLITS.md", certificate_text(cut.description))
         if cut.description["conflicts"]:
-            contact_sheet(partial / "conflicts.png", cut.description["conflicts"], _photos(splits, cut.description))
-        if folder.exists():
-            folder.rmdir()
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            contact_sheet(stage / "conflicts.png", cut.description["conflicts"], _photos(splits, cut.description))
 
 
 def _embedded(rows: Dataset, scratch: Path) -> Dataset:

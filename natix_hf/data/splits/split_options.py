@@ -32,7 +32,6 @@ class Plan:
 
     Args:
         ratios: four positive numbers that sum to 1, for `SPLITS`.
-        seed: of the assignment.
         strata: columns whose values are kept in proportion within each class.
         hold_out: column -> values whose rows go to `val_test` and nowhere else.
         test_alone: `val_test` is the rows of `hold_out` and nothing else: rows tied to them are set aside, and a test

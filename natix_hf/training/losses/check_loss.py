@@ -77,7 +77,6 @@ def check_loss(args: Any, method: str) -> None:
 
     Args:
         args: `NatixTrainingArguments`.
-        method: `lora`, `probe` or `full`.
 
     Raises:
         UserError: one line on the first of them.

@@ -31,11 +31,7 @@ def check_optimizer(args: NatixTrainingArguments, *, method: str, attn_implement
     """Refuse what cannot work, before anything is read or loaded.
 
     Args:
-        method: `lora`, `probe` or `full`.
         attn_implementation: as the recipe says it; Sophia needs its second derivative.
-
-    Raises:
-        UserError: in one line.
     """
     name = inner_name(args)
     if args.loraplus_lr_ratio is not None and method != "lora":

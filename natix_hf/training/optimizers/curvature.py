@@ -53,7 +53,6 @@ class Curvature:
     Args:
         period: optimizer steps from one estimate to the next.
         gamma: the estimates are multiplied by it, so that steps beyond `lr` are clipped.
-        seed: of the noise.
     """
 
     def __init__(self, period: int, *, gamma: float, seed: int) -> None:

@@ -1,10 +1,10 @@
-"""How the demo backbone was made: `python -m natix_hf.assets.pretrain OUT --cache /tmp/pretraining`.
+"""How the demo backbone was made: `python tests/assets/make_demo_backbone.py OUT --cache /tmp/pretraining`.
 
 A small DINOv3 ViT learns from generated scenes of seeds that no demo uses which objects stand where: every patch
 says which of the 20 object classes it shows, the CLS token which classes the picture shows. It is never told
 whether a picture is roadwork. First it sees details of 48 pixels around an object,
 then quarter pictures, then whole ones: a small network learns what things look like where it is cheap to show them.
-Objects come from the generator, so the result knows drawn streets only. Nothing here is used when the package runs.
+Objects come from the generator, so the result knows drawn streets only.
 The backbone's README gives the two commands that made it; two cores need about an hour.
 """
 
@@ -232,7 +232,7 @@ def save(model: Pretraining, folder: Path) -> None:
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m natix_hf.assets.pretrain", description="Make the demo backbone.")
+    parser = argparse.ArgumentParser(description="Make the demo backbone.")
     parser.add_argument("folder", help="where config.json, model.safetensors and preprocessor_config.json go")
     parser.add_argument("--cache", required=True, help="folder for the drawn scenes, about 150 KB each")
     parser.add_argument("--count", type=int, default=6000, help="scenes (default %(default)s)")
