@@ -90,7 +90,7 @@ def main(argv: list[str]) -> None:
 
     source = given.model.rstrip("/").rpartition("/")[2]
     report = {"version": 1, "source": source, "labelled": labelled, "classes": names}
-    report |= {"positive": positive, "seed": given.seed, "photos": own.described()}
+    report |= {"positive": positive, "seed": given.seed, "photos": own.counted().plain()}
     if not labelled:
         from natix_hf.documents.recalibration import Recalibration
         from natix_hf.runs.unlabelled_estimates import seen_shares, unlabelled_lines, unlabelled_report
@@ -137,7 +137,7 @@ def _photos(given, folder: Path, names: list[str], labelled: bool):
     if not known:
         print(f"{given.model} does not say which photos it was trained on: make sure that these are none of them")
     for photo in own.broken[:20]:
-        print(f"not read: {photo['id']}: {photo['reason']}", file=sys.stderr)
+        print(f"not read: {photo.id}: {photo.reason}", file=sys.stderr)
     where = ", ".join(f"{count} of {split}" for split, count in own.known.items())
     for note in [*own.notes, *([f"left out, since the model's own data holds them: {where}"] if where else [])]:
         print(note)

@@ -23,9 +23,8 @@ from natix_hf.documents.reward import Reward
 from natix_hf.documents.robustness import Robustness
 from natix_hf.documents.selective import Selective
 from natix_hf.documents.slices import Slices
-from natix_hf.documents.split_certificate import SplitSummary
 from natix_hf.errors import UserError
-from natix_hf.files import read_json, write_json, write_text
+from natix_hf.files import read_json, write_text
 from natix_hf.hub.base_licence import Licence, base_licence
 from natix_hf.hub.card_metadata import eval_results
 from natix_hf.hub.card_sections import pictures
@@ -84,9 +83,7 @@ def write_bundle(
     if not include_photos:
         calibration = public(calibration, names)
         calibration.write(folder)
-    summary = splits_summary(splits, names)
-    SplitSummary.check(summary)
-    write_json(folder / "splits_summary.json", summary)
+    splits_summary(splits, names).write(folder)
 
     _copy_pictures(run, folder, names, include_photos)
     further = {"calibration": calibration.plain(), "run": record, "splits": splits}
@@ -98,7 +95,7 @@ def write_bundle(
             documents["metrics"],
             data=data,
             repo_id=repo_id,
-            fingerprint=splits["fingerprint"],
+            fingerprint=splits.fingerprint,
             date=record.get("finished") or datetime.now(UTC).isoformat(timespec="seconds"),
         )
         write_text(folder / ".eval_results" / "natix_hf.yaml", yaml.safe_dump(results, sort_keys=False))

@@ -6,7 +6,7 @@ stay out of it, and no figure stands in it without its interval and the number o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +22,7 @@ from natix_hf.documents.reward import Reward
 from natix_hf.documents.robustness import Robustness
 from natix_hf.documents.selective import Selective
 from natix_hf.documents.slices import Slices
+from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.errors import UserError
 from natix_hf.files import read_json
 from natix_hf.hub import card_sections
@@ -138,14 +139,14 @@ def model_card(
             {
                 "name": name,
                 "use": use,
-                "photos": splits["sizes"][name],
-                "groups": splits["groups"][name],
-                "counts": counts_text(splits["class_counts"][name]),
+                "photos": splits.sizes[name],
+                "groups": splits.groups[name],
+                "counts": counts_text(splits.class_counts[name]),
             }
             for name, use in USES.items()
         ],
         certificate=_certificate_text(splits),
-        fingerprint=splits["fingerprint"],
+        fingerprint=splits.fingerprint,
         settings=[
             (name, cell(recipe[name]))
             for name in (*SETTINGS, *(LORA_SETTINGS if method == "lora" else ()))
@@ -166,12 +167,12 @@ def _optional(run_folder: Path, kind: type[D], hidden: Names | None) -> D | None
     return document if hidden is None else public(document, hidden)
 
 
-def _certificate_text(splits: Mapping[str, Any]) -> str:
+def _certificate_text(splits: SplitCertificate) -> str:
     """What ties rows, and that nothing tied stands in two splits."""
-    ties = [f"{count} by {cell(kind)}" for kind, count in splits["ties"].items() if count]
+    ties = [f"{count} by {cell(kind)}" for kind, count in splits.ties.items() if count]
     tied = f"Rows that belong together were kept in one split ({', '.join(ties)}). " if ties else ""
-    sought = "" if splits["rules"]["near_duplicates"] else " Altered copies of photos were not looked for."
-    return f"{tied}Groups that stand in two splits: {splits['straddling']}.{sought}"
+    sought = "" if splits.rules.near_duplicates else " Altered copies of photos were not looked for."
+    return f"{tied}Groups that stand in two splits: {splits.straddling}.{sought}"
 
 
 def _check_there(run_folder: Path, name: str) -> None:
@@ -193,15 +194,15 @@ def _base_text(base: str | None) -> str:
     return f"[{base}](https://huggingface.co/{base})" if hub_id(base) else "a local DINOv3 checkpoint"
 
 
-def _data_text(data: str | None, splits: Mapping[str, Any]) -> str:
+def _data_text(data: str | None, splits: SplitCertificate) -> str:
     if data == "builtin:scenes":
         source = "Generated street photos (`natix_hf.scenes.photos`), no real ones"
     else:
         source = f"[{data}](https://huggingface.co/datasets/{data})" if hub_id(data) else "The trainer's own photos"
-    if splits["ratios"] is None:
+    if splits.ratios is None:
         return f"{source}, in the four splits that they came with; no group and no photo stands in two of them."
     return (
-        f"{source}, cut into four splits by class with whole groups kept together (seed {splits['seed']}); no group "
+        f"{source}, cut into four splits by class with whole groups kept together (seed {splits.seed}); no group "
         "and no photo stands in two of them."
     )
 

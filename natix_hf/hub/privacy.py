@@ -10,17 +10,19 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Mapping
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pyarrow.parquet as pq
 
+from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.document import Document
 from natix_hf.documents.reward import Reward
 from natix_hf.documents.slices import Slices
+from natix_hf.documents.split_certificate import HowSplit, LargestGroupInNumbers, SplitCertificate, SplitSummary
 from natix_hf.errors import UserError
 from natix_hf.files import read_json
 
@@ -61,12 +63,11 @@ def names_of(run: Path) -> Names:
     """All names of photos and groups that stand in `splits.json` and in `predictions/` of a run."""
     found: set[str] = set()
     if (run / "splits.json").is_file():
-        splits = read_json(run / "splits.json")
-        for ids in splits["ids"].values():
-            found.update(map(str, ids))
-        for kind in ("broken", "dropped", "set_aside"):
-            found.update(str(row["id"]) for row in splits[kind] if "id" in row)
-        found.add(splits["largest_group"]["name"])
+        splits = read_certificate(run)
+        for ids in splits.ids.values():
+            found.update(ids)
+        found.update(row.id for row in (*splits.broken, *splits.dropped, *splits.set_aside))
+        found.add(splits.largest_group.name)
     for path in sorted((run / "predictions").rglob("*.parquet")):
         table = pq.read_table(path, columns=["id", "group"])
         for name in ("id", "group"):
@@ -98,30 +99,21 @@ def public(document: D, names: Names) -> D:
     return document.model_copy(update=changes)
 
 
-def splits_summary(splits: Mapping[str, Any], names: Names) -> dict[str, Any]:
-    """The content of `splits_summary.json`: the certificate without the names of photos and groups.
-
-    Args:
-        splits: the content of `splits.json`, whose seal and fingerprints tell which certificate it was.
-    """
-    kept = (
-        *("label_names", "ratios", "seed", "strata", "rules", "sizes", "reached", "class_counts", "groups"),
-        *("group_sizes", "ties", "straddling", "repeated_photos", "prior_shift", "fingerprint", "fingerprints"),
-    )
-    sources: dict[str, int] = {}
-    for source, rows in splits["sources"].items():
-        sources[names.shown(source)] = sources.get(names.shown(source), 0) + rows
-    return {
-        "version": 1,
-        **{key: splits[key] for key in kept},
-        "sources": sources,
+def splits_summary(splits: SplitCertificate, names: Names) -> SplitSummary:
+    """A certificate without the names of photos and groups; seal and fingerprints tell which certificate it was."""
+    sources = Counter()
+    for source, rows in splits.sources.items():
+        sources[names.shown(source)] += rows
+    told = {key: getattr(splits, key) for key in HowSplit.model_fields}
+    told |= {
+        "sources": dict(sources),
         "hold_out": {
-            column: sorted({names.shown(value) for value in values}) for column, values in splits["hold_out"].items()
+            column: sorted({names.shown(value) for value in values}) for column, values in splits.hold_out.items()
         },
-        "largest_group": {key: splits["largest_group"][key] for key in ("rows", "share")},
-        "left_out": {kind: len(splits[kind]) for kind in ("conflicts", "broken", "dropped", "set_aside")},
-        "seal": splits["seal"],
+        "largest_group": LargestGroupInNumbers(rows=splits.largest_group.rows, share=splits.largest_group.share),
+        "left_out": {kind: len(getattr(splits, kind)) for kind in ("conflicts", "broken", "dropped", "set_aside")},
     }
+    return SplitSummary(**told)
 
 
 def check_public(folder: Path, names: Names) -> None:

@@ -82,7 +82,7 @@ def served_rows(split: str, rows: Mapping[str, Any], calibration: Calibration) -
 
 def lead(documents: Mapping[str, Any]) -> str:
     """The sentence under the page's title."""
-    metrics, classes = documents["metrics"], documents["splits"]["label_names"]
+    metrics, classes = documents["metrics"], documents["splits"].label_names
     told = " and ".join(classes) if len(classes) == 2 else f"{len(classes)} classes"
     method = METHODS.get(documents["run"].get("method", ""), "")
     method = f"{method[:1].upper()}{method[1:]}. " if method else ""

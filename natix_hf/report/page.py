@@ -75,7 +75,7 @@ def report_html(
         version: of natix_hf.
     """
     metrics, calibration, run, splits = (documents[name] for name in ("metrics", "calibration", "run", "splits"))
-    names, positive = splits["label_names"], run.get("positive", 1)
+    names, positive = splits.label_names, run.get("positive", 1)
     is_positive, decided = test.labels == positive, test.decided == positive
     ranking = []
     if is_positive.any() and not is_positive.all():

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from natix_hf.documents.final_figures import FinalFigures
+from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.report.mistakes import confident_mistakes, suspected_label_errors
 from natix_hf.report.summary import LABELS, figure_text, interval_text
 
@@ -151,12 +152,12 @@ def confusion(labels: np.ndarray, decided: np.ndarray, names: Sequence[str]) -> 
     ]
 
 
-def ledger(run: Mapping[str, Any], splits: Mapping[str, Any]) -> list[dict[str, Any]]:
+def ledger(run: Mapping[str, Any], splits: SplitCertificate) -> list[dict[str, Any]]:
     """Each split with its photos and the steps that read them, in the order of time.
 
     Args:
         run: the content of `run.json`.
-        splits: the content of `splits.json`.
+        splits: the certificate of its splits.
     """
     rows = []
     for place, use in USES.items():
@@ -168,16 +169,16 @@ def ledger(run: Mapping[str, Any], splits: Mapping[str, Any]) -> list[dict[str, 
             read["times"] += 1
             read["first"] = read.get("first") or _time(entry.get("time"))
             read["last"] = _time(entry.get("time"))
-        counts = splits["class_counts"].get(place, {})
+        counts = splits.class_counts.get(place, {})
         rows.append(
             {
                 "place": place,
                 "use": use,
                 "n": sum(counts.values()),
-                "groups": splits["groups"].get(place),
+                "groups": splits.groups.get(place),
                 "counts": ", ".join(f"{n} {name}" for name, n in counts.items()) if len(counts) <= 4 else "",
                 "reads": list(reads.values()),
-                "fingerprint": splits["fingerprints"].get(place, ""),
+                "fingerprint": splits.fingerprints.get(place, ""),
             }
         )
     return rows

@@ -96,7 +96,7 @@ def calibrate_run(
             f"{run}: a refit saw the rows of val_calib: its calibration is carried over and stays as it is"
         )
     splits = read_certificate(run)
-    names, positive = splits["label_names"], record["positive"]
+    names, positive = splits.label_names, record["positive"]
     options = options or options_of(run)
     target = check_decision(options, names, positive)
     met = split_as_sent("val_calib", options.calibrate_on)
@@ -147,7 +147,7 @@ def calibrate_run(
             document["notes"] = [*document["notes"], deployment["drift"]["line"]]
     CalibrationFile.check(document)
     write_json(run / "calibration.json", document)
-    record["ledger"] = [*record.get("ledger", []), *_entries(used, splits["fingerprints"])]
+    record["ledger"] = [*record.get("ledger", []), *_entries(used, splits.fingerprints)]
     write_json(run / "run.json", record)
     return document
 

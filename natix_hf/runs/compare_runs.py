@@ -62,7 +62,7 @@ def compare_runs(folders: Sequence[str | Path], *, n_boot: int = 1000, seed: int
         tables[0]["group"],
         tables[0]["id"],
         tables[0]["slices"],
-        certificates[0]["label_names"],
+        certificates[0].label_names,
         records[0].get("positive", 1),
         notes=_notes(judged, tables),
         n_boot=n_boot,
@@ -88,8 +88,8 @@ def _check_same(first: Path, other: Path, ours: tuple[dict, dict, int], theirs: 
             "on the same photos with the same split (seed, ratios, groups)"
         )
 
-    if certificate["label_names"] != their_certificate["label_names"]:
-        names = " against ".join(", ".join(one["label_names"][:5]) for one in (their_certificate, certificate))
+    if certificate.label_names != their_certificate.label_names:
+        names = " against ".join(", ".join(one.label_names[:5]) for one in (their_certificate, certificate))
         refuse(f"other classes ({names})")
     if positive != their_positive:
         refuse("another positive class")
@@ -97,7 +97,7 @@ def _check_same(first: Path, other: Path, ours: tuple[dict, dict, int], theirs: 
     if ids != other_ids:
         shared = len(ids & other_ids)
         refuse(f"other photos in val_test ({len(other_ids)} against {len(ids)}, {shared} of them the same)")
-    if certificate["fingerprints"]["val_test"] != their_certificate["fingerprints"]["val_test"]:
+    if certificate.fingerprints["val_test"] != their_certificate.fingerprints["val_test"]:
         refuse("photos of the same names but other content in val_test (fingerprints differ)")
     if odd := int(np.sum(table["label"] != their_table["label"])):
         refuse(f"other labels for {odd} of {len(ids)} photos in val_test")

@@ -40,7 +40,7 @@ def deployment_prior(run: Path, path: str | Path, *, seed: int = 0) -> dict[str,
             so that it is not known under which class shares its probabilities hold.
     """
     run, path = Path(run), Path(path).expanduser()
-    document, names = read_json(run / "calibration.json"), read_certificate(run)["label_names"]
+    document, names = read_json(run / "calibration.json"), read_certificate(run).label_names
     probabilities, skipped = read_probabilities(path, names)
     n = len(probabilities)
     if n < LEAST:

@@ -100,7 +100,7 @@ def evaluate_run(
         raise LeakageError(f"step 'final figures' asked for val_test of {run}: {run_folder.SWEPT}")
     fitted, splits = CalibrationFile.read(run), read_certificate(run)
     decided = fitted.plain()
-    names, calibration = splits["label_names"], Calibration.from_document(decided)
+    names, calibration = splits.label_names, Calibration.from_document(decided)
     there = ("val_calib",) if (run / "predictions" / "val_calib.parquet").is_file() else ()
     for split in (*there, "val_select", "val_test"):  # card and page read the others too, when all else is written
         rows = read_predictions(run, split)
@@ -109,7 +109,7 @@ def evaluate_run(
     evaluated = hashlib.blake2b(digest_size=16)
     evaluated.update((run / "predictions" / "val_test.parquet").read_bytes())
     evaluated.update(json.dumps(carried(decided), sort_keys=True).encode())
-    fingerprint = splits["fingerprints"]["val_test"]
+    fingerprint = splits.fingerprints["val_test"]
     before = count_final_read(fingerprint, evaluated.hexdigest(), run.name)
     document = metrics_document(
         logits,
@@ -271,18 +271,18 @@ def write_record(trainer: NatixTrainer, decision: DecisionOptions, run: Path, **
         "seeds": {
             "seed": args.seed,
             "data_seed": trainer.sampler.seed,
-            "split_seed": trainer.splits.description["seed"],
+            "split_seed": trainer.splits.description.seed,
         },
         "fingerprints": {
-            "splits": trainer.splits.description["fingerprint"],
-            **trainer.splits.description["fingerprints"],
+            "splits": trainer.splits.description.fingerprint,
+            **trainer.splits.description.fingerprints,
         },
         "ledger": trainer.splits.ledger,
         "time": dict(trainer.times),
         "speed": trainer.accounting.document(),
         "prefix": trainer.source.prefix_document(),
         "purpose": trainer.splits.purpose,
-        "hold_out": trainer.splits.description.get("hold_out", {}),
+        "hold_out": trainer.splits.description.hold_out,
         "steps": trainer.state.global_step,
         "max_steps": trainer.planned_steps(),
         "best_step": trainer.state.best_global_step,

@@ -11,11 +11,11 @@ import shutil
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from natix_hf import __version__
 from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.documents.run_record import RunRecord
+from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.errors import UserError
 from natix_hf.files import check_writable, read_json, write_json, write_text
 
@@ -86,7 +86,7 @@ def begin(
     resume: bool,
     overwrite: bool,
     recipe_text: str | None,
-    splits: dict[str, Any],
+    splits: SplitCertificate,
     point: Path | None = None,
     processes: int = 1,
 ) -> None:
@@ -95,7 +95,7 @@ def begin(
     Args:
         output_dir, resume, overwrite: as in `check`.
         recipe_text: of `recipe.yaml`; None where training was not started by a recipe.
-        splits: content of `splits.json`.
+        splits: their certificate.
         point: the checkpoint that training goes on from, of this run or of another one.
         processes: that train.
 
@@ -107,7 +107,7 @@ def begin(
     if overwrite and not resume and run.exists():
         shutil.rmtree(run)
     for trained in {run, point.absolute().parent.parent if point else run} if resume else ():
-        if (trained / "splits.json").exists() and read_certificate(trained)["fingerprint"] != splits["fingerprint"]:
+        if (trained / "splits.json").exists() and read_certificate(trained).fingerprint != splits.fingerprint:
             raise UserError(
                 f"output_dir {run}: the photos or their split have changed since this run was interrupted; "
                 "bring them back, or start anew with --overwrite_output_dir true"
@@ -124,7 +124,7 @@ def begin(
         "processes": processes,
     }
     write_json(run / "run.json", record)
-    write_json(run / "splits.json", splits)
+    splits.write(run)
     if recipe_text is not None:
         write_text(run / "recipe.yaml", recipe_text)
 

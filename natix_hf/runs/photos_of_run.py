@@ -32,7 +32,7 @@ def run_splits(run: str | Path, say: Callable[[str], None] | None = None) -> Loc
         raise UserError(f"{run}: no recipe.yaml, so its photos cannot be found: bring the file back")
     recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
     splits = recipe_photos(recipe, say=say)
-    was, now = (one["fingerprints"]["val_test"] for one in (read_certificate(run), splits.description))
+    was, now = (one.fingerprints["val_test"] for one in (read_certificate(run), splits.description))
     if was != now:
         raise UserError(
             f"{run}: val_test of {recipe['dataset_name']} is not what it was when the run was trained (fingerprint "

@@ -84,7 +84,7 @@ class Refit(NatixTrainer):
     """
 
     def __init__(self, model: torch.nn.Module, args: Any, *, honest: Path, splits: Any, **kwargs: Any) -> None:
-        if read_certificate(honest)["fingerprint"] != splits.description["fingerprint"]:
+        if read_certificate(honest).fingerprint != splits.description.fingerprint:
             raise UserError(
                 f"refit_from {honest}: the photos or their split are not those of that run: bring them back, or train "
                 "the run again"

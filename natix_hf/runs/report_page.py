@@ -79,7 +79,7 @@ def write_decision_figures(run: str | Path) -> None:
     if is_positive.any() and not is_positive.all():
         score, decided = test.log_odds[:, positive], test.decided == positive
         figures_decisions.ranking_figure(
-            score, is_positive, decided, splits["label_names"][positive], folder / "ranking.png"
+            score, is_positive, decided, splits.label_names[positive], folder / "ranking.png"
         )
 
 

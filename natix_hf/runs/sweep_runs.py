@@ -153,7 +153,7 @@ def score(run: Path) -> SweepScore:
         log_loss=Interval.of(found["log_loss"]),
         n=len(rows["label"]),
         groups=group_count(rows["group"], len(rows["label"])),
-        fingerprint=read_certificate(run)["fingerprints"]["val_select"],
+        fingerprint=read_certificate(run).fingerprints["val_select"],
         best_step=record["best_step"],
         steps=record["steps"],
         seconds=record["time"]["train"],

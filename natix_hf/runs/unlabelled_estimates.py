@@ -35,8 +35,8 @@ def seen_shares(folder: Path, document: Mapping[str, Any], name: str) -> np.ndar
         return np.array(document["prior"]["seen"])
     if (folder / "splits.json").is_file():
         splits = read_certificate(folder)
-        counts = splits["class_counts"]["val_calib/fit"]
-        shares = np.array([counts[label] for label in splits["label_names"]], dtype=np.float64)
+        counts = splits.class_counts["val_calib/fit"]
+        shares = np.array([counts[label] for label in splits.label_names], dtype=np.float64)
         if shares.all():
             return shares / shares.sum()
     raise UserError(

@@ -30,7 +30,6 @@ def run_folder(tmp_path):
         )
         files = {
             "config.json": {"id2label": {str(i): name for i, name in enumerate(classes)}},
-            "splits.json": certificate(list(classes), ratios and list(ratios)),
             "run.json": {
                 "version": 1,
                 "status": "finished",
@@ -41,6 +40,7 @@ def run_folder(tmp_path):
         if calibrated:
             files["calibration.json"] = calibration_document(k)
         metrics.write(tmp_path)
+        certificate(list(classes), ratios and list(ratios)).write(tmp_path)
         for name, document in files.items():
             (tmp_path / name).write_text(json.dumps(document))
         (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | changes))

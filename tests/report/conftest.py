@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from finished_run import certificate
 from PIL import Image
 
 from natix_hf.decision.selective import selective_document
@@ -51,7 +52,6 @@ def rows(classes=2, n=160, seed=0, name="val_test"):
 
 
 def documents(names, logits, test):
-    places = ("train", "val_select", "val_calib/fit", "val_calib/control", "val_test")
     ledger = [
         {"step": "train", "role": "training", "split": "train", "part": None, "rows": 9, "time": 1.7e9},
         {"step": "predictions", "role": "policy", "split": "val_calib", "part": "fit", "rows": 5, "time": 1.7e9 + 60},
@@ -76,12 +76,7 @@ def documents(names, logits, test):
             "ledger": ledger,
             "log_history": [{"step": 1, "loss": 0.7}, {"step": 2, "loss": 0.5, "eval_loss": 0.6, "eval_mcc": 0.8}],
         },
-        "splits": {
-            "label_names": names,
-            "class_counts": {place: dict.fromkeys(names, 5) for place in places},
-            "groups": dict.fromkeys(places, 7),
-            "fingerprints": dict.fromkeys(places, "ab" * 16),
-        },
+        "splits": certificate(list(names), None),
     }
 
 

@@ -60,7 +60,7 @@ def write(folder: Path, n: int = 1600, prior: float = 0.9, scale: float = 2.0, n
     for split, parts in places.items():
         predicted = [(part, kept, z[[int(name[1:]) for name in kept["id"]]] * scale) for part, kept in parts]
         write_predictions(folder / "predictions" / f"{split}.parquet", predicted)
-    write_json(folder / "splits.json", done.description)
+    done.description.write(folder)
     write_json(folder / "run.json", {"status": "finished", "positive": 1, "ledger": [], **record})
     write_json(folder / "config.json", {"id2label": dict(enumerate(names))})
     return folder

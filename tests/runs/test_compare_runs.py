@@ -65,7 +65,7 @@ def run(folder: Path, rows: Rows, seed: int, *, shuffled: bool = False, split_se
         order = np.random.default_rng(9).permutation(len(labels))
         test, logits = test.select(order), logits[order]
     write_predictions(folder / "predictions" / "val_test.parquet", [(None, test, logits)])
-    write_json(folder / "splits.json", done.description)
+    done.description.write(folder)
     known = {"status": "finished", "purpose": "run", "positive": 1, "method": "probe", "parameters": 1_000_000}
     write_json(folder / "run.json", known | {"time": {"train": 12.5}} | record)
     write_json(folder / "calibration.json", CALIBRATION)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from datasets import Dataset
 
+    from natix_hf.documents.split_certificate import SplitCertificate
+
 SPLITS = ("train", "val_select", "val_calib", "val_test")
 PARTS = ("fit", "control")  # the two halves of val_calib
 ROLES = {"training": "train", "selection": "val_select", "policy": "val_calib", "final_evaluation": "val_test"}
@@ -70,12 +72,12 @@ class LockedSplits:
 
     __slots__ = ("__weakref__", "_description", "_ledger", "_notes", "_purpose")
 
-    def __init__(self, splits: dict[str, Dataset], description: dict, notes: Sequence[str] = ()):
+    def __init__(self, splits: dict[str, Dataset], description: SplitCertificate, notes: Sequence[str] = ()):
         """Lock the rows.
 
         Args:
             splits: `train`, `val_select`, `val_calib/fit`, `val_calib/control`, `val_test`.
-            description: the content of `splits.json`.
+            description: the certificate of the splits.
             notes: what the person who reads the rows is to be told.
         """
         _ROWS[self] = dict(splits)
@@ -87,17 +89,17 @@ class LockedSplits:
     @property
     def label_names(self) -> list[str]:
         """The classes, in the order of their numbers."""
-        return list(self._description["label_names"])
+        return list(self._description.label_names)
 
     @property
-    def description(self) -> dict:
-        """The content of `splits.json`: ids, sizes, counts and fingerprints."""
-        return dict(self._description)
+    def description(self) -> SplitCertificate:
+        """The certificate of the splits: ids, sizes, counts and fingerprints."""
+        return self._description
 
     @property
     def sizes(self) -> dict[str, int]:
         """Rows per split."""
-        return dict(self._description["sizes"])
+        return dict(self._description.sizes)
 
     @property
     def notes(self) -> list[str]:
@@ -118,9 +120,9 @@ class LockedSplits:
     @property
     def training_counts(self) -> dict[str, int]:
         """Photos of each class among the rows that this run trains on."""
-        counts = self._description["class_counts"]
+        counts = self._description.class_counts
         splits = SPLITS if self._purpose == REFIT else ("train",)
-        return {name: sum(counts[split][name] for split in splits) for name in self._description["label_names"]}
+        return {name: sum(counts[split][name] for split in splits) for name in self._description.label_names}
 
     def narrowest(self) -> tuple[str, tuple[int, int]]:
         """Id, width and height in pixels of the photo with the longest shape, of all splits."""
@@ -209,7 +211,7 @@ class LockedSplits:
                 "split": split,
                 "part": part or None,
                 "rows": len(_ROWS[self][place]),
-                "fingerprint": self._description["fingerprints"][place],
+                "fingerprint": self._description.fingerprints[place],
                 "time": time.time(),
             }
         )
