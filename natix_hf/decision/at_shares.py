@@ -8,8 +8,6 @@ bound of Clopper and Pearson, 1934, at every level). Knows arrays only.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import scipy.special
 
@@ -105,7 +103,7 @@ def with_intervals(figures: dict[str, np.ndarray], level: float = 0.95) -> dict[
 
 def before_and_after(
     before: dict[str, np.ndarray], after: dict[str, np.ndarray], level: float = 0.95
-) -> dict[str, Any]:
+) -> dict[str, dict[str, dict[str, float]]]:
     """Both with their intervals, and the paired difference after - before; both from the same rows and seed."""
     difference = {name: after[name] - before[name] for name in before}
     return {

@@ -10,6 +10,7 @@ import numpy as np
 import scipy.special
 
 from natix_hf.decision.prior_shift import TINY, PriorEstimate, resampled_priors
+from natix_hf.documents.calibration import Bounds
 from natix_hf.resampling import group_numbers, times_drawn
 
 _CELLS = 2_000_000  # numbers held at once per array: 16 MB
@@ -25,7 +26,7 @@ def expected_accuracy(
     n_boot: int = 300,
     seed: int = 0,
     level: float = 0.95,
-) -> dict[str, float]:
+) -> Bounds:
     """The expected accuracy with its interval over resampled groups, the class shares estimated anew in each.
 
     Args:
@@ -35,9 +36,6 @@ def expected_accuracy(
         estimate: of the class shares among these rows.
         groups: `(n,)` or None.
         n_boot, seed, level: of the interval.
-
-    Returns:
-        `{"value", "low", "high"}`.
     """
     seen = np.asarray(seen, dtype=np.float64) / np.sum(seen)
     probabilities = scipy.special.softmax(np.asarray(logits, dtype=np.float64), axis=1)
@@ -55,4 +53,4 @@ def expected_accuracy(
         chances = right(resampled_priors(probabilities, seen, estimate.prior, weights))
         draws.append((weights * chances).sum(axis=1) / weights.sum(axis=1))
     low, high = np.quantile(np.concatenate(draws), [(1 - level) / 2, (1 + level) / 2])
-    return {"value": float(right(estimate.prior[None]).mean()), "low": float(low), "high": float(high)}
+    return Bounds(value=float(right(estimate.prior[None]).mean()), low=float(low), high=float(high))

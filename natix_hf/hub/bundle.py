@@ -86,7 +86,7 @@ def write_bundle(
     splits_summary(splits, names).write(folder)
 
     _copy_pictures(run, folder, names, include_photos)
-    further = {"calibration": calibration.plain(), "run": record, "splits": splits}
+    further = {"calibration": calibration, "run": record, "splits": splits}
     _write_page(run, folder, documents | further, include_photos)
 
     data = hub_id(recipe.get("dataset_name"))

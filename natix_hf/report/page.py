@@ -80,9 +80,9 @@ def report_html(
     ranking = []
     if is_positive.any() and not is_positive.all():
         ranking = page_charts.ranking_charts(test.log_odds[:, positive], is_positive, decided, names[positive])
-    chosen = calibration.get("threshold_choice")
+    chosen = calibration.threshold_choice
     selective, slices = documents.get("selective"), documents.get("slices")
-    guarantee = calibration.get("guarantee")
+    guarantee = calibration.guarantee
     robustness = documents.get("robustness")
     return render(
         "report.html.jinja",
@@ -99,16 +99,16 @@ def report_html(
         ledger=page_sections.ledger(run, splits),
         read_before=sentence(read_before_line(metrics)),
         confusion=page_sections.confusion(test.labels, test.decided, names),
-        threshold=chosen and page_charts.threshold_chart(chosen, calibration["fitted_on"]),
+        threshold=chosen and page_charts.threshold_chart(chosen, calibration.fitted_on),
         ranking=ranking,
-        calibration=[sentence(line) for line in calibration_lines({**calibration, "guarantee": None}, names)],
+        calibration=[sentence(line) for line in calibration_lines(calibration, names, guarantee=False)],
         reliability=page_charts.reliability_chart(test.before, test.after, test.labels),
         calibrated=page_tables.calibration_table(metrics),
         risk=selective
         and page_charts.risk_coverage_chart(
             selective.curve.coverage, selective.curve.risk, note=page_tables.selective_text(selective)
         ),
-        guarantee=guarantee and [sentence(line) for line in guarantee.get("lines", [])],
+        guarantee=guarantee and [sentence(line) for line in guarantee.lines],
         band=selective and page_tables.band_table(selective),
         slices=slices and page_tables.slices_table(slices),
         robustness=robustness

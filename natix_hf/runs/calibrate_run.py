@@ -23,7 +23,7 @@ from natix_hf.decision.prior import class_prior
 from natix_hf.decision.prior_shift import importance_weights, prior_bias
 from natix_hf.decision.temperature import softmax
 from natix_hf.decision.threshold import fold_bias, held_out_gain, threshold_curve, unreachable_line
-from natix_hf.documents.calibration import CalibrationFile
+from natix_hf.documents.calibration import CalibrationFile, Compared, Deployment, Prior, ThresholdChoice
 from natix_hf.documents.guarantee import Guarantee
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_json
@@ -72,19 +72,16 @@ def calibrate_run(
     run: Path,
     options: DecisionOptions | None = None,
     *,
-    deployment: Mapping[str, Any] | None = None,
+    deployment: Deployment | None = None,
     insist: bool = False,
-) -> dict[str, Any]:
+) -> CalibrationFile:
     """Fit the calibration on `val_calib`, write `calibration.json`, and note in `run.json` which rows it read.
 
     Args:
         run: a folder with `run.json`, `splits.json` and the predictions on `val_calib`.
         options: those of the run by default.
-        deployment: where `target_prior` comes from, if it was estimated, for `prior`; see `runs.deployment_shares`.
+        deployment: where `target_prior` comes from, if it was estimated; see `runs.deployment_shares`.
         insist: raise where the guarantee is out of reach, rather than note it.
-
-    Returns:
-        The content of `calibration.json`.
 
     Raises:
         UserError: the run is a refit, has no such predictions, or cannot have these options; nothing is written then.
@@ -108,45 +105,29 @@ def calibrate_run(
     rows = read_predictions(run, met, "fit")
     check_classes(rows, names, f"{run}: predictions/{met}.parquet")
     trained = np.array(record["training_shares"]) if record.get("training_shares") else None
-    calibration, document = decide(rows, options, target, names, positive, trained)
-    compared = None
+    asked = options, target, names, positive, trained
+    document = decide(rows, *asked, fitted_on=f"{met}/fit")
+    more: dict[str, Any] = {}
     if met != "val_calib":
         clean = read_predictions(run, "val_calib", "fit")
-        of_clean, clean_document = decide(clean, options, target, names, positive, trained)
-        fits = {"clean": (of_clean, clean_document), options.calibrate_on: (calibration, document)}
-        compared = {
-            name: {
-                "calibrator": made["calibrator"],
-                "temperature": made["temperature"],
-                "threshold": (made["threshold_choice"] or {}).get("threshold"),
-                "nll_on": {"clean": _nll(fit, clean), options.calibrate_on: _nll(fit, rows)},
-            }
-            for name, (fit, made) in fits.items()
-        }
-    guarantee, used = None, [("fit calibration", "fit", len(rows["label"]))]
+        fits = {"clean": decide(clean, *asked, fitted_on="val_calib/fit"), options.calibrate_on: document}
+        fitted_rows = {"clean": clean, options.calibrate_on: rows}
+        more["compared"] = {name: _compared(fit, fitted_rows) for name, fit in fits.items()}
+        more["sent"] = sent_as(run / "predictions" / f"{met}.parquet")
+    used = [("fit calibration", "fit", len(rows["label"]))]
     if options.risk != "none":
         control = read_predictions(run, met, "control")
-        guarantee = guaranteed(calibration, control, options, names, f"{met}/control")
+        guarantee = guaranteed(Calibration.from_document(document), control, options, names, f"{met}/control")
         if insist and not guarantee.reachable:
             raise UserError(f"no guarantee: {guarantee.reason}")
+        more["guarantee"] = guarantee
         used.append(("guarantee", "control", len(control["label"])))
-    sent = {} if met == "val_calib" else {"sent": sent_as(run / "predictions" / f"{met}.parquet")}
-    document = {
-        "version": 2,
-        "fitted_on": f"{met}/fit",
-        "calibrate_on": options.calibrate_on,
-        **sent,
-        **document,
-        "guarantee": guarantee and guarantee.plain(),
-        "compared": compared,
-        "options": dataclasses.asdict(options),
-    }
     if deployment is not None:
-        document["prior"] = {**document["prior"], "deployment": dict(deployment)}
-        if deployment["drift"] and deployment["drift"]["found"]:
-            document["notes"] = [*document["notes"], deployment["drift"]["line"]]
-    CalibrationFile.check(document)
-    write_json(run / "calibration.json", document)
+        more["prior"] = document.prior.model_copy(update={"deployment": deployment})
+        if deployment.drift and deployment.drift.found:
+            more["notes"] = [*document.notes, deployment.drift.line]
+    document = document.model_copy(update=more)
+    document.write(run)
     record["ledger"] = [*record.get("ledger", []), *_entries(used, splits.fingerprints)]
     write_json(run / "run.json", record)
     return document
@@ -159,8 +140,10 @@ def decide(
     names: Sequence[str],
     positive: int,
     trained: np.ndarray | None = None,
-) -> tuple[Calibration, dict[str, Any]]:
-    """Calibrator, prior and threshold from labelled rows.
+    *,
+    fitted_on: str,
+) -> CalibrationFile:
+    """Calibrator, prior and threshold from labelled rows; no guarantee, which other rows have to give.
 
     Args:
         rows: `logits` `(n, classes)` uncalibrated, `label` `(n,)`, `group` `(n,)`.
@@ -170,82 +153,130 @@ def decide(
         positive: id of the positive class.
         trained: class shares `(classes,)` to which the logits belong, where training saw others than its photos have
             (balanced sampling, weights, adjustment); None: those of its photos, which are those of the rows.
-
-    Returns:
-        What is applied, and its part of `calibration.json`.
+        fitted_on: what the rows are called.
     """
-    labels, groups, classes = rows["label"], rows["group"], len(names)
-    counts = np.bincount(labels, minlength=classes)
-    seen = counts / counts.sum()
-    moved = np.zeros(classes)
-    if trained is not None and counts.all() and options.calibrator != ["none"]:
+    labels = rows["label"]
+    counts = np.bincount(labels, minlength=len(names))
+    seen, every_class = counts / counts.sum(), bool(counts.all())
+    offset = np.zeros(len(names))
+    if trained is not None and every_class and options.calibrator != ["none"]:
         # A temperature cannot undo what sampling did to the odds: without this, target_prior would correct it twice.
-        moved = prior_bias(trained, seen)
-    about = {"positive": positive, "class_names": names}
-    fit = fit_calibrator(rows["logits"] + moved, labels, groups, options.calibrator, **about)
-    fit = _with_offset(fit, rows, moved, positive)
-    notes = list(fit.notes)
-    if moved.any():
+        offset = prior_bias(trained, seen)
+    fit = _fit_moved(rows, offset, options, names, positive)
+    calibration, notes, weights = fit.calibration, list(fit.notes), None
+    if offset.any():
         notes.append(
             f"training saw {_shares(trained, names)}, these photos are {_shares(seen, names)}: the logits are moved "
             "by the difference first"
         )
-    if counts.all() and (line := _tells_nothing(fit.calibration, rows, seen, names)):
+    if every_class and (line := _tells_nothing(calibration, rows, seen, names)):
         notes.append(line)
-    parts: dict[str, Any] = {}
-    weights = None
-    if target is not None and counts.all():
-        held = trained if trained is not None and not moved.any() else seen
-        parts["prior_bias"] = prior_bias(held, target)
+
+    if target is not None and every_class:
+        held = trained if trained is not None and not offset.any() else seen
+        calibration = dataclasses.replace(calibration, prior_bias=prior_bias(held, target))
         weights = importance_weights(labels, seen, target)
     elif target is not None:
         absent = ", ".join(names[k] for k in np.flatnonzero(counts == 0))
         notes.append(f"no photo of {absent} among these, the probabilities are not moved to target_prior")
-    calibration = dataclasses.replace(fit.calibration, **parts)
-    curve, folded = None, False
-    if classes == 2 and counts.all():
-        scores = softmax(calibration.calibrated(rows["logits"]))[:, positive]
-        judged = scores, labels == positive, groups, options.threshold_metric
-        curve = threshold_curve(*judged, weights=weights) | {"held_out": held_out_gain(*judged, weights=weights)}
-        if line := unreachable_line(curve):
+
+    choice, folded = None, False
+    if len(names) == 2 and every_class:
+        choice = _choose_threshold(calibration, rows, options.threshold_metric, weights)
+        if line := unreachable_line(choice):
             notes.append(line)
     if options.fold_threshold:
-        least = LEAST_ROWS["temperature"]
-        if curve is None:
-            notes.append(f"all {fit.n} photos are of one class, a threshold needs both, it stays 0.5")
-        elif fit.n < least:
-            notes.append(f"{fit.n} photos are too few for a threshold ({least} needed), it stays 0.5")
-        elif line := _no_gain(curve):
+        if line := _stays_half(choice, fit.n):
             notes.append(line)
-        elif curve["reachable"]:
-            bias = fold_bias(curve["threshold"], positive, classes)
-            folded, parts = True, {"threshold": curve["threshold"], "threshold_bias": bias}
-            calibration = dataclasses.replace(calibration, **parts)
         else:
-            notes.append("the threshold stays 0.5")
-    return calibration, {
-        "calibrator": calibration.calibrator,
-        "kept": fit.kept,
-        "candidates": list(fit.candidates),
-        "n": fit.n,
-        "groups": fit.groups,
-        "positive": positive,
-        "temperature": calibration.temperature.tolist(),
-        "isotonic": [[x.tolist(), y.tolist()] for x, y in calibration.isotonic] if calibration.isotonic else None,
-        "nll_before": fit.nll_before,
-        "nll_after": fit.nll_after,
-        "ece_before": fit.ece_before,
-        "ece_after": fit.ece_after,
-        "prior": {"seen": seen.tolist(), "target": None if weights is None else target.tolist()},
-        "threshold": calibration.threshold,
-        "threshold_choice": curve,
-        "folded": folded,
-        "calibrator_bias": calibration.calibrator_bias.tolist(),
-        "prior_bias": calibration.prior_bias.tolist(),
-        "threshold_bias": calibration.threshold_bias.tolist(),
-        "logit_bias": calibration.logit_bias.tolist(),
-        "notes": notes,
-    }
+            bias = fold_bias(choice.threshold, positive, len(names))
+            calibration = dataclasses.replace(calibration, threshold=choice.threshold, threshold_bias=bias)
+            folded = True
+
+    knots = calibration.isotonic
+    return CalibrationFile(
+        fitted_on=fitted_on,
+        calibrate_on=options.calibrate_on,
+        calibrator=calibration.calibrator,
+        kept=fit.kept,
+        candidates=list(fit.candidates),
+        n=fit.n,
+        groups=fit.groups,
+        positive=positive,
+        temperature=calibration.temperature.tolist(),
+        isotonic=[[x.tolist(), y.tolist()] for x, y in knots] if knots else None,
+        nll_before=fit.nll_before,
+        nll_after=fit.nll_after,
+        ece_before=fit.ece_before,
+        ece_after=fit.ece_after,
+        prior=Prior(seen=seen.tolist(), target=None if weights is None else target.tolist()),
+        threshold=calibration.threshold,
+        threshold_choice=choice,
+        folded=folded,
+        calibrator_bias=calibration.calibrator_bias.tolist(),
+        prior_bias=calibration.prior_bias.tolist(),
+        threshold_bias=calibration.threshold_bias.tolist(),
+        logit_bias=calibration.logit_bias.tolist(),
+        notes=notes,
+        guarantee=None,
+        compared=None,
+        options=dataclasses.asdict(options),
+    )
+
+
+def _fit_moved(
+    rows: Rows, offset: np.ndarray, options: DecisionOptions, names: Sequence[str], positive: int
+) -> CalibratorFit:
+    """The calibrator that is best for the logits once `offset` `(classes,)` is added, as one for the logits as they
+    are."""
+    moved = rows["logits"] + offset
+    about = {"positive": positive, "class_names": names}
+    fit = fit_calibrator(moved, rows["label"], rows["group"], options.calibrator, **about)
+    if not offset.any():
+        return fit
+    calibration = fit.calibration
+    if calibration.isotonic is not None:  # by ranks alone: moving all logits alike changes nothing but the knots
+        calibration = fit_one("isotonic", rows["logits"], rows["label"], positive=positive)
+    else:
+        bias = calibration.calibrator_bias + offset / calibration.temperature
+        calibration = dataclasses.replace(calibration, calibrator_bias=bias)
+    return dataclasses.replace(fit, calibration=calibration)
+
+
+def _choose_threshold(
+    calibration: Calibration, rows: Rows, metric: str, weights: np.ndarray | None
+) -> ThresholdChoice:
+    """The threshold that is best on these rows, and what one chosen so is worth on others."""
+    scores = softmax(calibration.calibrated(rows["logits"]))[:, calibration.positive]
+    judged = scores, rows["label"] == calibration.positive, rows["group"], metric
+    choice = threshold_curve(*judged, weights=weights)
+    return choice.model_copy(update={"held_out": held_out_gain(*judged, weights=weights)})
+
+
+def _stays_half(choice: ThresholdChoice | None, n: int) -> str | None:
+    """Why a threshold is not used, in one line; None where it is.
+
+    A threshold that is to hold a figure is used where it can. Any other one is used where it betters 0.5 on held-out
+    groups by more than a standard error.
+    """
+    least = LEAST_ROWS["temperature"]
+    if choice is None:
+        return f"all {n} photos are of one class, a threshold needs both, it stays 0.5"
+    if n < least:
+        return f"{n} photos are too few for a threshold ({least} needed), it stays 0.5"
+    if not choice.reachable:
+        return "the threshold stays 0.5"
+    if choice.constraint is not None:
+        return None
+    told, held = f"threshold {choice.threshold:.3f} for {choice.metric}", choice.held_out
+    if held is None:
+        return f"{told}: all photos are one group, nothing can be held out to judge it by, it stays 0.5"
+    if held.gain > held.gain_se:
+        return None
+    return (
+        f"{told}: thresholds chosen so have {choice.measures} {held.value:.3f} on held-out groups, 0.5 has "
+        f"{held.at_half:.3f}, a gain of {held.gain:+.3f} with a standard error of {held.gain_se:.3f}: it stays 0.5"
+    )
 
 
 def _tells_nothing(calibration: Calibration, rows: Rows, shares: np.ndarray, names: Sequence[str]) -> str | None:
@@ -262,35 +293,6 @@ def _tells_nothing(calibration: Calibration, rows: Rows, shares: np.ndarray, nam
         "better than the shares of the classes do; see whether the classes are what the model calls "
         f"{' and '.join(names)}"
     )
-
-
-def _no_gain(curve: Mapping[str, Any]) -> str | None:
-    """One line where the threshold does not better 0.5 on held-out groups by more than a standard error; else None."""
-    told, held = f"threshold {curve['threshold']:.3f} for {curve['metric']}", curve["held_out"]
-    if curve["constraint"] is not None:
-        return None
-    if held is None:
-        return f"{told}: all photos are one group, nothing can be held out to judge it by, it stays 0.5"
-    if held["gain"] > held["gain_se"]:
-        return None
-    return (
-        f"{told}: thresholds chosen so have {curve['measures']} {held['value']:.3f} on held-out groups, 0.5 has "
-        f"{held['at_half']:.3f}, a gain of {held['gain']:+.3f} with a standard error of {held['gain_se']:.3f}: it "
-        "stays 0.5"
-    )
-
-
-def _with_offset(fit: CalibratorFit, rows: Rows, moved: np.ndarray, positive: int) -> CalibratorFit:
-    """A fit on logits that were moved, as one on the logits as they are."""
-    if not moved.any():
-        return fit
-    calibration = fit.calibration
-    if calibration.isotonic is not None:  # by ranks alone: moving all logits alike changes nothing but the knots
-        calibration = fit_one("isotonic", rows["logits"], rows["label"], positive=positive)
-    else:
-        bias = calibration.calibrator_bias + moved / calibration.temperature
-        calibration = dataclasses.replace(calibration, calibrator_bias=bias)
-    return dataclasses.replace(fit, calibration=calibration)
 
 
 def _shares(shares: np.ndarray, names: Sequence[str]) -> str:
@@ -320,11 +322,10 @@ def guaranteed(
     return document.model_copy(update={"lines": lines})
 
 
-def carried(document: Mapping[str, Any]) -> dict[str, Any]:
-    """What of `calibration.json` (version 1 or 2) the model carries: the arguments of its `set_calibration`."""
-    calibration = Calibration.from_document(document)
-    guarantee = document.get("guarantee")
-    banded = guarantee is not None and guarantee["low"] is not None
+def carried(document: CalibrationFile) -> dict[str, Any]:
+    """What of its calibration a model carries: the arguments of its `set_calibration`."""
+    calibration, guarantee = Calibration.from_document(document), document.guarantee
+    banded = guarantee is not None and guarantee.low is not None
     knots = calibration.isotonic
     return {
         "temperature": calibration.temperature.tolist(),
@@ -335,9 +336,20 @@ def carried(document: Mapping[str, Any]) -> dict[str, Any]:
             "threshold": calibration.threshold,
             "prior_bias": calibration.prior_bias.tolist(),
             "threshold_bias": calibration.threshold_bias.tolist(),
-            "abstain_band": [guarantee["low"], guarantee["high"]] if banded else None,
+            "abstain_band": [guarantee.low, guarantee.high] if banded else None,
         },
     }
+
+
+def _compared(fit: CalibrationFile, rows: Mapping[str, Rows]) -> Compared:
+    """What a calibration is, and how well it predicts the rows of each name."""
+    choice, calibration = fit.threshold_choice, Calibration.from_document(fit)
+    return Compared(
+        calibrator=fit.calibrator,
+        temperature=fit.temperature,
+        threshold=choice and choice.threshold,
+        nll_on={name: _nll(calibration, one) for name, one in rows.items()},
+    )
 
 
 def _nll(calibration: Calibration, rows: Rows) -> float:

@@ -14,6 +14,7 @@ import numpy as np
 
 from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.decision.calibration import Calibration
+from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.comparison import Comparison, Cost
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.robustness import Robustness
@@ -54,7 +55,7 @@ def compare_runs(folders: Sequence[str | Path], *, n_boot: int = 1000, seed: int
         _check_same(runs[0], run, (certificates[0], tables[0], records[0].get("positive", 1)), theirs)
     judged = []
     for name, run, record, table in zip(_names(runs), runs, records, tables):
-        calibration = Calibration.from_document(read_json(run / "calibration.json"))
+        calibration = Calibration.from_document(CalibrationFile.read(run))
         judged.append(Judged(name, calibration.served(table["logits"]), _cost(run, record)))
     return comparison_document(
         judged,

@@ -52,7 +52,7 @@ TABLES = (
 )
 
 
-def write_into_weights(run: Path, calibration: dict[str, Any]) -> None:
+def write_into_weights(run: Path, calibration: CalibrationFile) -> None:
     """Put a calibration into the saved head (model and adapter) and config, without building the model."""
     import torch
     from safetensors.torch import load_file, save_file
@@ -99,8 +99,7 @@ def evaluate_run(
     if record.get("purpose") == "sweep":
         raise LeakageError(f"step 'final figures' asked for val_test of {run}: {run_folder.SWEPT}")
     fitted, splits = CalibrationFile.read(run), read_certificate(run)
-    decided = fitted.plain()
-    names, calibration = splits.label_names, Calibration.from_document(decided)
+    names, calibration = splits.label_names, Calibration.from_document(fitted)
     there = ("val_calib",) if (run / "predictions" / "val_calib.parquet").is_file() else ()
     for split in (*there, "val_select", "val_test"):  # card and page read the others too, when all else is written
         rows = read_predictions(run, split)
@@ -108,7 +107,7 @@ def evaluate_run(
     logits, calibrated = calibration.served(rows["logits"]), calibration.calibrated(rows["logits"])
     evaluated = hashlib.blake2b(digest_size=16)
     evaluated.update((run / "predictions" / "val_test.parquet").read_bytes())
-    evaluated.update(json.dumps(carried(decided), sort_keys=True).encode())
+    evaluated.update(json.dumps(carried(fitted), sort_keys=True).encode())
     fingerprint = splits.fingerprints["val_test"]
     before = count_final_read(fingerprint, evaluated.hexdigest(), run.name)
     document = metrics_document(
@@ -120,7 +119,7 @@ def evaluate_run(
         positive=record["positive"],
         split="val_test",
         times_read_before=before,
-        stages=stages_document(rows, calibration, decided["prior"]["target"], seed=seed),
+        stages=stages_document(rows, calibration, fitted.prior.target, seed=seed),
         seed=seed,
     )
     document.write(run)
@@ -224,13 +223,13 @@ def finish_run(trainer: NatixTrainer, decision: DecisionOptions | None = None) -
 def run_lines(trainer: NatixTrainer, metrics: FinalFigures) -> list[str]:
     """What is printed of a finished run, or of a refit: `metrics` is what finishing returned."""
     run = Path(trainer.args.output_dir)
-    record, lines = read_json(run / "run.json"), summary_lines(metrics, read_json(run / "calibration.json"))
+    record, lines = read_json(run / "run.json"), summary_lines(metrics, CalibrationFile.read(run))
     if OverProbe.there(run):
         lines += over_probe_lines(OverProbe.read(run))
     return lines + speed_lines(record.get("speed"), record["time"])
 
 
-def save_model(trainer: NatixTrainer, run: Path, calibration: dict[str, Any]) -> None:
+def save_model(trainer: NatixTrainer, run: Path, calibration: CalibrationFile) -> None:
     """The adapter (LoRA), then the merged model with its code and image processor."""
     from peft import PeftModel
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from natix_hf.decision.calibration import Calibration
 from natix_hf.decision.calibrators import fit_calibrator
+from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.probe import OverProbe
-from natix_hf.files import read_json
 from natix_hf.report.intervals import bootstrap_intervals, group_count, paired_differences
 from natix_hf.report.summary import LABELS, figure_text
 
@@ -37,7 +37,7 @@ def over_probe(
         (tuned minus probe) with that of pairs of photos, resampled by group.
     """
     before = fit_calibrator(*probe["fit"]).calibration.calibrated(probe["test"][0])
-    after = Calibration.from_document(read_json(run / "calibration.json")).served(rows["logits"])
+    after = Calibration.from_document(CalibrationFile.read(run)).served(rows["logits"])
     labels, groups = rows["label"], rows["group"]
     if not np.array_equal(labels, probe["test"][1]):
         raise ValueError("the probe's rows are not those of predictions/val_test.parquet")

@@ -21,7 +21,7 @@ from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.probe import ProbeSearch
 from natix_hf.errors import UserError
-from natix_hf.files import read_json, write_json, write_text
+from natix_hf.files import read_json, write_text
 from natix_hf.hub.cards import model_card
 from natix_hf.runs import folder as run_folder
 from natix_hf.runs.decision_options import DecisionOptions
@@ -123,11 +123,10 @@ def finish_refit(trainer: Refit, decision: DecisionOptions | None = None) -> Fin
     run, document = Path(trainer.args.output_dir), None
     if trainer.args.should_save:
         name = {"honest_run": trainer.honest.name}
-        calibration = read_json(trainer.honest / "calibration.json") | name
+        calibration = CalibrationFile.read(trainer.honest).model_copy(update=name)
         document = FinalFigures.read(trainer.honest).model_copy(update=name)
-        CalibrationFile.check(calibration)
         save_model(trainer, run, calibration)
-        write_json(run / "calibration.json", calibration)
+        calibration.write(run)
         document.write(run)
         over = {"status": "finished", "finished": run_folder.now()}
         write_record(trainer, decision or DecisionOptions(), run, refit=trainer.taken, **over)

@@ -8,6 +8,7 @@ from typing import Any
 from natix_hf import __version__
 from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.decision.calibration import Calibration
+from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.gallery import Gallery
 from natix_hf.documents.reward import Reward
@@ -41,7 +42,8 @@ def write_report(run: str | Path, *, path: str | Path | None = None, include_pho
         UserError: the run was never evaluated, or a file of it is missing or not what it should be.
     """
     run = Path(run)
-    documents = {name: _document(run, name) for name in ("calibration", "run")}
+    _check_there(run, "calibration")
+    documents = {"calibration": CalibrationFile.read(run), "run": _document(run, "run")}
     _check_there(run, "metrics")
     documents["metrics"] = FinalFigures.read(run)
     documents["splits"] = read_certificate(run)
@@ -67,12 +69,12 @@ def write_report(run: str | Path, *, path: str | Path | None = None, include_pho
 def write_decision_figures(run: str | Path) -> None:
     """The page's pictures of how decisions fall, as PNG in `figures/` for the card."""
     run = Path(run)
-    calibration, splits = _document(run, "calibration"), read_certificate(run)
+    calibration, splits = CalibrationFile.read(run), read_certificate(run)
     test, positive = _rows(run, "val_test", Calibration.from_document(calibration)), _document(run, "run")["positive"]
     is_positive, folder = test.labels == positive, run / "figures"
-    if calibration.get("threshold_choice"):
+    if calibration.threshold_choice:
         figures_decisions.threshold_figure(
-            calibration["threshold_choice"], calibration["fitted_on"], folder / "threshold.png"
+            calibration.threshold_choice, calibration.fitted_on, folder / "threshold.png"
         )
     if Selective.there(run):
         figures_decisions.risk_coverage_figure(Selective.read(run), folder / "risk_coverage.png")
@@ -103,7 +105,7 @@ def read_pictures(run: Path) -> dict[tuple[str, str], Picture]:
 
 def rows_of(run: Path, split: str) -> Rows:
     """The rows of a split with the run's calibration applied."""
-    return _rows(Path(run), split, Calibration.from_document(_document(Path(run), "calibration")))
+    return _rows(Path(run), split, Calibration.from_document(CalibrationFile.read(run)))
 
 
 def _rows(run: Path, split: str, calibration: Calibration) -> Rows:

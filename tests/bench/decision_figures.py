@@ -106,12 +106,12 @@ def shift_table(fit: dict, test: dict, positive: int) -> None:
     scores = softmax(known.calibrated(fit["logits"]))[:, positive]
     weights = importance_weights(fit["label"], seen, TARGET)
     curve = threshold_curve(scores, fit["label"] == positive, fit["group"], "mcc", weights=weights)
-    folded = replace(known, threshold_bias=fold_bias(curve["threshold"], positive, 2), threshold=curve["threshold"])
+    folded = replace(known, threshold_bias=fold_bias(curve.threshold, positive, 2), threshold=curve.threshold)
     print(f"\nFrom 90 % to 50 %: calibrated on {counted(fit, positive)}; judged on {counted(test, positive)}.")
     found, low, high = (values[positive] for values in (estimate.prior, estimate.low, estimate.high))
     print(f"Calibrator: {none.calibrator if chosen.kept else 'none taken'}. ", end="")
     print(f"EM estimates {found:.1%} positives [{low:.1%}, {high:.1%}] in {estimate.iterations} steps. ", end="")
-    print(f"Threshold for MCC {curve['threshold']:.3f} [{curve['low']:.3f}, {curve['high']:.3f}].\n")
+    print(f"Threshold for MCC {curve.threshold:.3f} [{curve.low:.3f}, {curve.high:.3f}].\n")
     print("| decided at 0.5 | accuracy | MCC | accuracy, change | MCC, change |\n|---|---|---|---|---|")
     ways = {"logits as they are": test["logits"], "calibrated": none.served(test["logits"])}
     ways |= {f"calibrated + {name}": one.served(test["logits"]) for name, one in moved.items()}

@@ -7,10 +7,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from finished_run import certificate
+from finished_run import calibration_document, certificate
 from PIL import Image
 
 from natix_hf.decision.selective import selective_document
+from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.report.page import report_html
 from natix_hf.report.page_sections import Picture, Rows
 from natix_hf.report.robustness import Sent, robustness_document
@@ -61,16 +62,7 @@ def documents(names, logits, test):
         "metrics": metrics_document(
             logits, logits, test.labels, test.groups, label_names=names, times_read_before=3, n_boot=50
         ),
-        "calibration": {
-            "version": 1,
-            "calibrator": "temperature",
-            "fitted_on": "val_calib/fit",
-            "n": 40,
-            "temperature": 1.5,
-            "kept": True,
-            **{"nll_before": 0.3, "nll_after": 0.2, "ece_before": 0.1, "ece_after": 0.05},
-            **{key: [0.0] * len(names) for key in ("logit_bias", "prior_bias", "threshold_bias")},
-        },
+        "calibration": CalibrationFile.check(calibration_document(len(names))),
         "run": {
             "positive": 1,
             "ledger": ledger,

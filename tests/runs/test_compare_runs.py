@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
+from finished_run import calibration_document
 
 from natix_hf import compare
 from natix_hf.data.sources.rows import Rows
@@ -22,21 +23,7 @@ from natix_hf.report.summary import metrics_document
 from natix_hf.runs.compare_runs import compare_runs
 from natix_hf.runs.saved_logits import write_predictions
 
-CALIBRATION = {
-    "version": 1,
-    "calibrator": "temperature",
-    "fitted_on": "val_calib/fit",
-    "n": 30,
-    "temperature": 2.0,
-    "kept": True,
-    "nll_before": 0.3,
-    "nll_after": 0.2,
-    "ece_before": 0.1,
-    "ece_after": 0.1,
-    "logit_bias": [0.5, 0.0],
-    "prior_bias": [0.5, 0.0],
-    "threshold_bias": [0.0, 0.0],
-}
+CALIBRATION = calibration_document(temperature=[2.0, 2.0], logit_bias=[0.5, 0.0], prior_bias=[0.5, 0.0])
 
 
 def photos(n: int = 240, names: tuple[str, ...] = ("None", "Roadwork"), **columns: list) -> Rows:

@@ -10,6 +10,7 @@ import torch
 
 from natix_hf import NatixTrainer, NatixTrainingArguments, UserError, finish_run, load_model, load_photos, train_run
 from natix_hf.decision.calibration import Calibration
+from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.reward import Reward
 from natix_hf.documents.robustness import Robustness
 from natix_hf.inference.batches import client_pixels
@@ -74,7 +75,7 @@ def test_val_calib_is_predicted_as_it_is_sent_in_its_groups_and_parts(finished):
     # A photo, sent by hand: the logits before calibration are those of the saved model with its calibration undone.
     rows = load_photos(photos).rows("policy", step="predictions", part="fit")
     model, processor = load_classifier(str(run))
-    calibration = Calibration.from_document(json.loads((run / "calibration.json").read_text()))
+    calibration = Calibration.from_document(CalibrationFile.read(run))
     sent = read_predictions(run, "val_calib@challenge-2025", "fit")
     assert list(rows["id"][:]) == list(sent["id"][: len(rows)])
     for view in (0, 1):
@@ -97,9 +98,9 @@ def test_val_test_is_predicted_in_every_way_and_the_documents_follow(finished):
     Reward.check(reward)
     assert [profile["sent"] for profile in document["profiles"]] == [SENT]
     assert [entry.get("sent") for entry in reward["entries"]] == [None, SENT]
-    document_of_calibration = json.loads((run / "calibration.json").read_text())
-    assert document_of_calibration["sent"] == SENT
-    calibration = Calibration.from_document(document_of_calibration)
+    fitted = CalibrationFile.read(run)
+    assert fitted.sent == SENT
+    calibration = Calibration.from_document(fitted)
     level_3 = table.filter(table_column(table, "level") == 3).to_pydict()
     logits = calibration.served(np.array(level_3["logits"]))
     got = next(case for case in document["profiles"][0]["cases"] if case["level"] == 3)
