@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import yaml
 from PIL import Image
 
-from natix_hf.data.splits.certificate import SIZES
+from natix_hf.data.splits.certificate import SIZES, read_certificate
 from natix_hf.decision.risk_control import capacity_line, control_risk, guarantee_line
 from natix_hf.decision.selective import selective_document
 from natix_hf.decision.temperature import softmax
@@ -21,8 +21,10 @@ from natix_hf.documents.document import Document
 from natix_hf.documents.final_figures import Stage, Stages
 from natix_hf.documents.gallery import Gallery
 from natix_hf.documents.probe import OverProbe
+from natix_hf.documents.run_documents import RunDocuments
 from natix_hf.documents.run_record import RunRecord
 from natix_hf.documents.split_certificate import SplitCertificate
+from natix_hf.hub.cards import model_card
 from natix_hf.report.intervals import bootstrap_intervals, paired_differences
 from natix_hf.report.robustness import Sent, robustness_document
 from natix_hf.report.slices import slices_document
@@ -107,6 +109,11 @@ def certificate(classes: list[str], ratios: list[float] | None, **changes: Any) 
         "set_aside": [],
     }
     return SplitCertificate.sealed(**content | changes)
+
+
+def card_of(run: Path, *about: Any, **more: Any) -> str:
+    """The card of the run in a folder."""
+    return model_card(run, RunDocuments.read(run, read_certificate(run)), *about, **more)
 
 
 def write_finished_run(

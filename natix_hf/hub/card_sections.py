@@ -19,7 +19,7 @@ from natix_hf.documents.robustness import Robustness
 from natix_hf.documents.selective import Selective
 from natix_hf.documents.slices import Slices
 from natix_hf.hub.card_text import cell
-from natix_hf.hub.privacy import Names, public
+from natix_hf.hub.privacy import Names, shown_reward
 from natix_hf.report.charts import Table
 from natix_hf.report.page_sections import ExtraSection
 from natix_hf.report.page_tables import band_table, robustness_table, slices_table
@@ -191,19 +191,18 @@ def extra_section(section: ExtraSection) -> dict[str, Any]:
     return {**found, "table": Table(section.heads, rows)}
 
 
-def pictures(run: Path, names: Names) -> list[tuple[str, str]]:
+def pictures(run: Path, reward: Reward | None, names: Names) -> list[tuple[str, str]]:
     """Paths within the repository, and what they show, of the run's pictures that may be published.
 
     Args:
         run: its folder.
-        names: what must not be read on them; the picture of rewards bears the names of sources.
+        reward: what was measured of rewards, whose picture bears the names of sources.
+        names: what must not be read on them.
     """
     found = [(f"figures/{name}.png", told) for name, told in FIGURES.items()]
     found = [(path, told) for path, told in found if (run / path).is_file()]
-    if Reward.there(run):
-        reward = Reward.read(run)
-        if public(reward, names) != reward:
-            found = [one for one in found if one[0] != "figures/reward.png"]
+    if reward is not None and shown_reward(reward, names) != reward:
+        found = [one for one in found if one[0] != "figures/reward.png"]
     return found
 
 

@@ -11,22 +11,17 @@ from __future__ import annotations
 import html
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
 
 import pyarrow.parquet as pq
 
-from natix_hf.data.splits.certificate import read_certificate
-from natix_hf.documents.calibration import CalibrationFile
-from natix_hf.documents.document import Document
 from natix_hf.documents.reward import Reward
-from natix_hf.documents.slices import Slices
+from natix_hf.documents.run_documents import RunDocuments
 from natix_hf.documents.split_certificate import HowSplit, LargestGroupInNumbers, SplitCertificate, SplitSummary
 from natix_hf.errors import UserError
 from natix_hf.files import read_json
 
-D = TypeVar("D", bound=Document)
 WITHHELD = "withheld"
 READ = (".json", ".md", ".yaml", ".yml", ".html", ".py")  # files of text among what is published
 LONG = 8  # letters of a name that cannot stand in a text by chance
@@ -59,15 +54,11 @@ class Names:
         return WITHHELD if self.hides(text) else text
 
 
-def names_of(run: Path) -> Names:
-    """All names of photos and groups that stand in `splits.json` and in `predictions/` of a run."""
-    found: set[str] = set()
-    if (run / "splits.json").is_file():
-        splits = read_certificate(run)
-        for ids in splits.ids.values():
-            found.update(ids)
-        found.update(row.id for row in (*splits.broken, *splits.dropped, *splits.set_aside))
-        found.add(splits.largest_group.name)
+def names_of(run: Path, splits: SplitCertificate) -> Names:
+    """All names of photos and groups that stand in the certificate and in `predictions/` of a run."""
+    found = {row for ids in splits.ids.values() for row in ids}
+    found.update(row.id for row in (*splits.broken, *splits.dropped, *splits.set_aside))
+    found.add(splits.largest_group.name)
     for path in sorted((run / "predictions").rglob("*.parquet")):
         table = pq.read_table(path, columns=["id", "group"])
         for name in ("id", "group"):
@@ -76,27 +67,27 @@ def names_of(run: Path) -> Names:
     return Names(frozenset(found - set(classes) - {"", "None"}))
 
 
-def public(document: D, names: Names) -> D:
-    """A document of a run with the texts of others looked at; figures stay as they are.
+def public(documents: RunDocuments, names: Names) -> RunDocuments:
+    """The documents of a run with the texts of others looked at; figures stay as they are.
 
-    Args:
-        document: slices, rewards and calibrations hold such texts, other documents come back as they are.
-        names: what to withhold.
+    Slices, rewards and calibrations hold such texts.
     """
-    changes = {}
-    if isinstance(document, Slices):
-        shown = [one.model_copy(update={"value": names.shown(one.value)}) for one in document.slices]
-        changes = {"note": names.shown(document.note), "slices": shown}
-    elif isinstance(document, Reward):
-        changes = {
-            "field": document.field.model_copy(update={"name": names.shown(document.field.name)}),
-            "entries": [
-                one.model_copy(update={"source": one.source and names.shown(one.source)}) for one in document.entries
-            ],
-        }
-    elif isinstance(document, CalibrationFile):
-        changes = {"notes": [names.shown(note) for note in document.notes]}
-    return document.model_copy(update=changes)
+    slices, reward, calibration = documents.slices, documents.reward, documents.calibration
+    if slices is not None:
+        shown = [one.model_copy(update={"value": names.shown(one.value)}) for one in slices.slices]
+        slices = slices.model_copy(update={"note": names.shown(slices.note), "slices": shown})
+    if reward is not None:
+        reward = shown_reward(reward, names)
+    if calibration is not None:
+        calibration = calibration.model_copy(update={"notes": [names.shown(note) for note in calibration.notes]})
+    return replace(documents, slices=slices, reward=reward, calibration=calibration)
+
+
+def shown_reward(reward: Reward, names: Names) -> Reward:
+    """Rewards, the names of the field and of sources looked at."""
+    field = reward.field.model_copy(update={"name": names.shown(reward.field.name)})
+    entries = [one.model_copy(update={"source": one.source and names.shown(one.source)}) for one in reward.entries]
+    return reward.model_copy(update={"field": field, "entries": entries})
 
 
 def splits_summary(splits: SplitCertificate, names: Names) -> SplitSummary:

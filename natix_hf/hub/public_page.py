@@ -17,6 +17,7 @@ import yaml
 
 from natix_hf.decision.calibration import Calibration
 from natix_hf.decision.temperature import softmax
+from natix_hf.documents.run_documents import RunDocuments
 from natix_hf.files import write_text
 from natix_hf.hub.card_text import hub_id
 from natix_hf.hub.cards import LORA_SETTINGS, METHODS, SETTINGS
@@ -27,12 +28,12 @@ from natix_hf.report.page_sections import Rows
 from natix_hf.streetvision.reward_report import reward_sections
 
 
-def write_public_page(run: Path, documents: Mapping[str, Any], path: Path) -> None:
+def write_public_page(run: Path, documents: RunDocuments, path: Path) -> None:
     """Write the page of a run without anything of a single photo.
 
     Args:
         run: with `predictions/val_test.parquet` and, if it came from a recipe, `recipe.yaml`.
-        documents: as `report_html` takes them, and `reward` if there is one; free of names already.
+        documents: of the run, with a calibration; free of names already.
         path: where to.
     """
     table = pq.read_table(run / "predictions" / "val_test.parquet", columns=["group", "label", "logits"])
@@ -47,10 +48,10 @@ def write_public_page(run: Path, documents: Mapping[str, Any], path: Path) -> No
     page = report_html(
         run.resolve().name,
         documents,
-        served_rows("val_test", rows, Calibration.from_document(documents["calibration"])),
+        served_rows("val_test", rows, Calibration.from_document(documents.calibration)),
         pictures=None,
         lead=lead(documents),
-        extra=reward_sections(documents.get("reward")),
+        extra=reward_sections(documents.reward),
         facts=facts(run, documents),
         version=version("natix_hf"),
     )
@@ -80,18 +81,18 @@ def served_rows(split: str, rows: Mapping[str, Any], calibration: Calibration) -
     )
 
 
-def lead(documents: Mapping[str, Any]) -> str:
+def lead(documents: RunDocuments) -> str:
     """The sentence under the page's title."""
-    metrics, classes = documents["metrics"], documents["splits"].label_names
+    metrics, classes = documents.metrics, documents.splits.label_names
     told = " and ".join(classes) if len(classes) == 2 else f"{len(classes)} classes"
-    method = METHODS.get(documents["run"].get("method", ""), "")
+    method = METHODS.get(documents.record.get("method", ""), "")
     method = f"{method[:1].upper()}{method[1:]}. " if method else ""
     return f"Street photos: {told}. {method}Tested on {metrics.n} photos in {metrics.groups} groups."
 
 
-def facts(run: Path, documents: Mapping[str, Any]) -> list[tuple[str, Table]]:
+def facts(run: Path, documents: RunDocuments) -> list[tuple[str, Table]]:
     """The tables of the page's last section."""
-    record, tables = documents["run"], []
+    record, tables = documents.record, []
     if (run / "recipe.yaml").is_file():
         recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8")) or {}
         names = [*SETTINGS, *(LORA_SETTINGS if recipe.get("method") == "lora" else ())]

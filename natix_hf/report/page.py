@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from natix_hf.documents.run_documents import RunDocuments
 from natix_hf.report import page_charts, page_sections, page_tables
 from natix_hf.report.charts import Table
 from natix_hf.report.page_sections import ExtraSection, Picture, Rows
@@ -50,7 +51,7 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 def report_html(
     name: str,
-    documents: Mapping[str, Any],
+    documents: RunDocuments,
     test: Rows,
     *,
     select: Rows | None = None,
@@ -64,8 +65,7 @@ def report_html(
 
     Args:
         name: of the run.
-        documents: by name the contents of `metrics`, `calibration`, `run` and `splits`, and, where the run has them,
-            of `slices`, `robustness`, `selective`: a section whose document is missing is left out.
+        documents: of the run, with a calibration; a section whose document is missing is left out.
         test: the rows that the figures come from.
         select: the rows that chose the checkpoint; labels that look wrong are looked for in both.
         pictures: by split and id. None: no photo, no id and nothing else of a single row stands in the page.
@@ -74,16 +74,16 @@ def report_html(
         facts: titles and tables of the last section.
         version: of natix_hf.
     """
-    metrics, calibration, run, splits = (documents[name] for name in ("metrics", "calibration", "run", "splits"))
+    metrics, calibration, run, splits = documents.metrics, documents.calibration, documents.record, documents.splits
     names, positive = splits.label_names, run.get("positive", 1)
     is_positive, decided = test.labels == positive, test.decided == positive
     ranking = []
     if is_positive.any() and not is_positive.all():
         ranking = page_charts.ranking_charts(test.log_odds[:, positive], is_positive, decided, names[positive])
     chosen = calibration.threshold_choice
-    selective, slices = documents.get("selective"), documents.get("slices")
+    selective, slices = documents.selective, documents.slices
     guarantee = calibration.guarantee
-    robustness = documents.get("robustness")
+    robustness = documents.robustness
     return render(
         "report.html.jinja",
         name=name,

@@ -22,6 +22,7 @@ from natix_hf.decision.temperature import softmax
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.probe import OverProbe
+from natix_hf.documents.run_documents import RunDocuments
 from natix_hf.documents.run_record import RunRecord
 from natix_hf.errors import LeakageError
 from natix_hf.files import fingerprint_file, read_json, replacing, staging, write_json, write_text
@@ -155,9 +156,10 @@ def evaluate_run(
     record["ledger"] = [*record["ledger"], *noted, entry]
     record["calibration_of_figures"] = fingerprint_file(run / "calibration.json")  # a card must not tell of another
     write_json(run / "run.json", record)
-    write_decision_figures(run)
-    write_text(run / "README.md", model_card(run))
-    write_report(run)
+    documents = RunDocuments.read(run, splits)
+    write_decision_figures(run, documents)
+    write_text(run / "README.md", model_card(run, documents))
+    write_report(run, documents)
     return document
 
 

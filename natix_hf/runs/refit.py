@@ -20,6 +20,7 @@ from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.probe import ProbeSearch
+from natix_hf.documents.run_documents import RunDocuments
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_text
 from natix_hf.hub.cards import model_card
@@ -130,6 +131,6 @@ def finish_refit(trainer: Refit, decision: DecisionOptions | None = None) -> Fin
         document.write(run)
         over = {"status": "finished", "finished": run_folder.now()}
         write_record(trainer, decision or DecisionOptions(), run, refit=trainer.taken, **over)
-        write_text(run / "README.md", model_card(run))
+        write_text(run / "README.md", model_card(run, RunDocuments.read(run, trainer.splits.description)))
     trainer.accelerator.wait_for_everyone()
     return document

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from natix_hf import __version__
-from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.decision.calibration import Calibration
 from natix_hf.documents.calibration import CalibrationFile
-from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.gallery import Gallery
-from natix_hf.documents.reward import Reward
-from natix_hf.documents.robustness import Robustness
-from natix_hf.documents.selective import Selective
-from natix_hf.documents.slices import Slices
+from natix_hf.documents.run_documents import RunDocuments
 from natix_hf.errors import UserError
-from natix_hf.files import read_json, write_text
+from natix_hf.files import write_text
 from natix_hf.hub.public_page import facts, lead, served_rows
 from natix_hf.report import figures_decisions
 from natix_hf.report.page import report_html
@@ -24,14 +18,15 @@ from natix_hf.report.page_sections import Picture, Rows
 from natix_hf.runs.saved_logits import read_predictions
 from natix_hf.streetvision.reward_report import reward_sections
 
-OPTIONAL = {"slices": Slices, "robustness": Robustness, "reward": Reward, "selective": Selective}
 
-
-def write_report(run: str | Path, *, path: str | Path | None = None, include_photos: bool = True) -> Path:
+def write_report(
+    run: str | Path, documents: RunDocuments, *, path: str | Path | None = None, include_photos: bool = True
+) -> Path:
     """Write the page that shows everything a run found out about itself.
 
     Args:
-        run: a folder whose figures were computed.
+        run: its folder.
+        documents: of the run.
         path: where to; `report.html` in the run by default.
         include_photos: False for a page that may be passed on: no photo, no name of a photo or group, no local path.
 
@@ -39,16 +34,12 @@ def write_report(run: str | Path, *, path: str | Path | None = None, include_pho
         Where the page is.
 
     Raises:
-        UserError: the run was never evaluated, or a file of it is missing or not what it should be.
+        UserError: the run has no calibration or no predictions.
     """
     run = Path(run)
-    _check_there(run, "calibration")
-    documents = {"calibration": CalibrationFile.read(run), "run": _document(run, "run")}
-    _check_there(run, "metrics")
-    documents["metrics"] = FinalFigures.read(run)
-    documents["splits"] = read_certificate(run)
-    documents |= {name: kind.read(run) for name, kind in OPTIONAL.items() if kind.there(run)}
-    calibration = Calibration.from_document(documents["calibration"])
+    if documents.calibration is None:
+        raise UserError(f"{run}: no calibration.json, so there is nothing to report: bring the file back")
+    calibration = Calibration.from_document(documents.calibration)
     pictures = read_pictures(run) if include_photos else None
     page = report_html(
         run.resolve().name,
@@ -57,7 +48,7 @@ def write_report(run: str | Path, *, path: str | Path | None = None, include_pho
         select=_rows(run, "val_select", calibration) if include_photos else None,
         pictures=pictures,
         lead=lead(documents),
-        extra=reward_sections(documents.get("reward")),
+        extra=reward_sections(documents.reward),
         facts=facts(run, documents),
         version=__version__,
     )
@@ -66,22 +57,19 @@ def write_report(run: str | Path, *, path: str | Path | None = None, include_pho
     return path
 
 
-def write_decision_figures(run: str | Path) -> None:
+def write_decision_figures(run: str | Path, documents: RunDocuments) -> None:
     """The page's pictures of how decisions fall, as PNG in `figures/` for the card."""
-    run = Path(run)
-    calibration, splits = CalibrationFile.read(run), read_certificate(run)
-    test, positive = _rows(run, "val_test", Calibration.from_document(calibration)), _document(run, "run")["positive"]
+    run, calibration, positive = Path(run), documents.calibration, documents.record["positive"]
+    test = _rows(run, "val_test", Calibration.from_document(calibration))
     is_positive, folder = test.labels == positive, run / "figures"
-    if calibration.threshold_choice:
-        figures_decisions.threshold_figure(
-            calibration.threshold_choice, calibration.fitted_on, folder / "threshold.png"
-        )
-    if Selective.there(run):
-        figures_decisions.risk_coverage_figure(Selective.read(run), folder / "risk_coverage.png")
+    if choice := calibration.threshold_choice:
+        figures_decisions.threshold_figure(choice, calibration.fitted_on, folder / "threshold.png")
+    if documents.selective:
+        figures_decisions.risk_coverage_figure(documents.selective, folder / "risk_coverage.png")
     if is_positive.any() and not is_positive.all():
         score, decided = test.log_odds[:, positive], test.decided == positive
         figures_decisions.ranking_figure(
-            score, is_positive, decided, splits.label_names[positive], folder / "ranking.png"
+            score, is_positive, decided, documents.splits.label_names[positive], folder / "ranking.png"
         )
 
 
@@ -110,18 +98,3 @@ def rows_of(run: Path, split: str) -> Rows:
 
 def _rows(run: Path, split: str, calibration: Calibration) -> Rows:
     return served_rows(split, read_predictions(run, split), calibration)
-
-
-def _check_there(run: Path, name: str) -> None:
-    if not (run / f"{name}.json").is_file():
-        how = "python -m natix_hf.evaluate writes it" if name == "metrics" else "bring the file back"
-        raise UserError(f"{run}: no {name}.json, so there is nothing to report: {how}")
-
-
-def _document(run: Path, name: str) -> dict[str, Any]:
-    _check_there(run, name)
-    path = run / f"{name}.json"
-    try:
-        return read_json(path)
-    except ValueError:
-        raise UserError(f"{path}: not JSON that natix_hf wrote: bring the file back") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 
 from natix_hf.decision.selective import selective_document
 from natix_hf.documents.calibration import CalibrationFile
+from natix_hf.documents.run_documents import RunDocuments
 from natix_hf.report.page import report_html
 from natix_hf.report.page_sections import Picture, Rows
 from natix_hf.report.robustness import Sent, robustness_document
@@ -58,18 +60,18 @@ def documents(names, logits, test):
         {"step": "predictions", "role": "policy", "split": "val_calib", "part": "fit", "rows": 5, "time": 1.7e9 + 60},
         {"step": "predictions", "role": "policy", "split": "val_calib", "part": "fit", "rows": 5, "time": 1.7e9 + 120},
     ]
-    return {
-        "metrics": metrics_document(
+    return RunDocuments(
+        metrics=metrics_document(
             logits, logits, test.labels, test.groups, label_names=names, times_read_before=3, n_boot=50
         ),
-        "calibration": CalibrationFile.check(calibration_document(len(names))),
-        "run": {
+        calibration=CalibrationFile.check(calibration_document(len(names))),
+        record={
             "positive": 1,
             "ledger": ledger,
             "log_history": [{"step": 1, "loss": 0.7}, {"step": 2, "loss": 0.5, "eval_loss": 0.6, "eval_mcc": 0.8}],
         },
-        "splits": certificate(list(names), None),
-    }
+        splits=certificate(list(names), None),
+    )
 
 
 def make(names=("None", "Roadwork"), change=lambda test: test, pictures=None, **more):
@@ -77,7 +79,9 @@ def make(names=("None", "Roadwork"), change=lambda test: test, pictures=None, **
     test = change(test)
     given = {} if pictures is None else pictures
     extra = reward_sections(more.pop("reward", None))
-    return report_html("lora", documents(list(names), logits, test) | more, test, pictures=given, extra=extra)
+    return report_html(
+        "lora", replace(documents(list(names), logits, test), **more), test, pictures=given, extra=extra
+    )
 
 
 def further_documents(names, logits, test):
