@@ -60,6 +60,7 @@ def main(argv: list[str]) -> None:
 
     from natix_hf.data.own_photos import have_labels, label_and_group
     from natix_hf.documents.recalibration import Recalibration
+    from natix_hf.documents.split_logits import SavedLogits
     from natix_hf.inference.classify import load_classifier
     from natix_hf.runs import recalibrate_model as room
 
@@ -112,7 +113,7 @@ def main(argv: list[str]) -> None:
         print(room.certifiable_line(control["label"], control["group"], options, names, positive), flush=True)
     for half, rows in halves.items():
         arrays[half]["logits"] = logits(rows)
-    halved = arrays["fit"], arrays["control"]
+    halved = [SavedLogits(**arrays[half]) for half in ("fit", "control")]
     decided, figures = room.recalibrate(*halved, calibration, options, names, positive, seed=given.seed)
     report = Recalibration(**about, figures=figures, guarantee=decided.guarantee)
     lines = room.report_lines(decided, figures, names, document)

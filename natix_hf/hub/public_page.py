@@ -6,7 +6,6 @@ from the same parts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import yaml
 from natix_hf.decision.calibration import Calibration
 from natix_hf.decision.temperature import softmax
 from natix_hf.documents.run_documents import RunDocuments
+from natix_hf.documents.split_logits import SavedLogits
 from natix_hf.files import write_text
 from natix_hf.hub.card_text import hub_id
 from natix_hf.hub.cards import LORA_SETTINGS, METHODS, SETTINGS
@@ -38,13 +38,12 @@ def write_public_page(run: Path, documents: RunDocuments, path: Path) -> None:
     """
     table = pq.read_table(run / "predictions" / "val_test.parquet", columns=["group", "label", "logits"])
     labels = table["label"].to_numpy()
-    rows = {
-        "id": np.full(len(labels), "", dtype=object),
-        "group": np.array(table["group"].to_pylist(), dtype=object),
-        "label": labels,
-        "logits": np.array(table["logits"].to_pylist(), dtype=np.float64),
-        "slices": {},
-    }
+    rows = SavedLogits(
+        logits=np.array(table["logits"].to_pylist(), dtype=np.float64),
+        label=labels,
+        group=np.array(table["group"].to_pylist(), dtype=object),
+        ids=np.full(len(labels), "", dtype=object),
+    )
     page = report_html(
         run.resolve().name,
         documents,
@@ -58,26 +57,26 @@ def write_public_page(run: Path, documents: RunDocuments, path: Path) -> None:
     write_text(path, page)
 
 
-def served_rows(split: str, rows: Mapping[str, Any], calibration: Calibration) -> Rows:
+def served_rows(split: str, rows: SavedLogits, calibration: Calibration) -> Rows:
     """Predictions as the page takes them, with a run's calibration applied.
 
     Args:
         split: its name.
-        rows: `id, group, label` `(n,)`, `logits` `(n, classes)` before calibration, `slices`.
+        rows: with their logits before calibration.
         calibration: of the run.
     """
-    logits = rows["logits"]
+    logits = rows.logits
     calibrated = calibration.calibrated(logits)
     return Rows(
         split,
-        rows["id"],
-        rows["label"],
-        rows["group"],
+        rows.ids,
+        rows.label,
+        rows.group,
         softmax(logits),
         softmax(calibrated),
         log_odds(calibrated),
         calibration.served(logits).argmax(axis=1),
-        rows["slices"],
+        rows.slices,
     )
 
 

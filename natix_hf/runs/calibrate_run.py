@@ -25,13 +25,12 @@ from natix_hf.decision.temperature import softmax
 from natix_hf.decision.threshold import fold_bias, held_out_gain, threshold_curve, unreachable_line
 from natix_hf.documents.calibration import CalibrationFile, Compared, Deployment, Prior, ThresholdChoice
 from natix_hf.documents.guarantee import Guarantee
+from natix_hf.documents.split_logits import SavedLogits
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_json
 from natix_hf.resampling import group_numbers
 from natix_hf.runs.decision_options import DecisionOptions
 from natix_hf.runs.saved_logits import check_classes, read_predictions, sent_as
-
-Rows = Mapping[str, np.ndarray]  # group, label, logits
 
 
 def check_decision(options: DecisionOptions, names: Sequence[str], positive: int) -> np.ndarray | None:
@@ -114,14 +113,14 @@ def calibrate_run(
         fitted_rows = {"clean": clean, options.calibrate_on: rows}
         more["compared"] = {name: _compared(fit, fitted_rows) for name, fit in fits.items()}
         more["sent"] = sent_as(run / "predictions" / f"{met}.parquet")
-    used = [("fit calibration", "fit", len(rows["label"]))]
+    used = [("fit calibration", "fit", len(rows.label))]
     if options.risk != "none":
         control = read_predictions(run, met, "control")
         guarantee = guaranteed(Calibration.from_document(document), control, options, names, f"{met}/control")
         if insist and not guarantee.reachable:
             raise UserError(f"no guarantee: {guarantee.reason}")
         more["guarantee"] = guarantee
-        used.append(("guarantee", "control", len(control["label"])))
+        used.append(("guarantee", "control", len(control.label)))
     if deployment is not None:
         more["prior"] = document.prior.model_copy(update={"deployment": deployment})
         if deployment.drift and deployment.drift.found:
@@ -134,7 +133,7 @@ def calibrate_run(
 
 
 def decide(
-    rows: Rows,
+    rows: SavedLogits,
     options: DecisionOptions,
     target: np.ndarray | None,
     names: Sequence[str],
@@ -146,7 +145,7 @@ def decide(
     """Calibrator, prior and threshold from labelled rows; no guarantee, which other rows have to give.
 
     Args:
-        rows: `logits` `(n, classes)` uncalibrated, `label` `(n,)`, `group` `(n,)`.
+        rows: with their logits before calibration.
         options: which calibrators, which metric, whether its threshold is used.
         target: expected shares of the classes, `(classes,)`, or None.
         names: of the classes.
@@ -155,7 +154,7 @@ def decide(
             (balanced sampling, weights, adjustment); None: those of its photos, which are those of the rows.
         fitted_on: what the rows are called.
     """
-    labels = rows["label"]
+    labels = rows.label
     counts = np.bincount(labels, minlength=len(names))
     seen, every_class = counts / counts.sum(), bool(counts.all())
     offset = np.zeros(len(names))
@@ -225,18 +224,18 @@ def decide(
 
 
 def _fit_moved(
-    rows: Rows, offset: np.ndarray, options: DecisionOptions, names: Sequence[str], positive: int
+    rows: SavedLogits, offset: np.ndarray, options: DecisionOptions, names: Sequence[str], positive: int
 ) -> CalibratorFit:
     """The calibrator that is best for the logits once `offset` `(classes,)` is added, as one for the logits as they
     are."""
-    moved = rows["logits"] + offset
+    moved = rows.logits + offset
     about = {"positive": positive, "class_names": names}
-    fit = fit_calibrator(moved, rows["label"], rows["group"], options.calibrator, **about)
+    fit = fit_calibrator(moved, rows.label, rows.group, options.calibrator, **about)
     if not offset.any():
         return fit
     calibration = fit.calibration
     if calibration.isotonic is not None:  # by ranks alone: moving all logits alike changes nothing but the knots
-        calibration = fit_one("isotonic", rows["logits"], rows["label"], positive=positive)
+        calibration = fit_one("isotonic", rows.logits, rows.label, positive=positive)
     else:
         bias = calibration.calibrator_bias + offset / calibration.temperature
         calibration = dataclasses.replace(calibration, calibrator_bias=bias)
@@ -244,11 +243,11 @@ def _fit_moved(
 
 
 def _choose_threshold(
-    calibration: Calibration, rows: Rows, metric: str, weights: np.ndarray | None
+    calibration: Calibration, rows: SavedLogits, metric: str, weights: np.ndarray | None
 ) -> ThresholdChoice:
     """The threshold that is best on these rows, and what one chosen so is worth on others."""
-    scores = softmax(calibration.calibrated(rows["logits"]))[:, calibration.positive]
-    judged = scores, rows["label"] == calibration.positive, rows["group"], metric
+    scores = softmax(calibration.calibrated(rows.logits))[:, calibration.positive]
+    judged = scores, rows.label == calibration.positive, rows.group, metric
     choice = threshold_curve(*judged, weights=weights)
     return choice.model_copy(update={"held_out": held_out_gain(*judged, weights=weights)})
 
@@ -279,13 +278,13 @@ def _stays_half(choice: ThresholdChoice | None, n: int) -> str | None:
     )
 
 
-def _tells_nothing(calibration: Calibration, rows: Rows, shares: np.ndarray, names: Sequence[str]) -> str | None:
+def _tells_nothing(
+    calibration: Calibration, rows: SavedLogits, shares: np.ndarray, names: Sequence[str]
+) -> str | None:
     """One line where the probabilities predict the rows no better than their class shares, by a standard error."""
-    labels = rows["label"]
-    numbers = group_numbers(rows["group"], len(labels))
-    gain, error = mean_and_error(
-        -np.log(shares)[labels] - nll(calibration.calibrated(rows["logits"]), labels), numbers
-    )
+    labels = rows.label
+    numbers = group_numbers(rows.group, len(labels))
+    gain, error = mean_and_error(-np.log(shares)[labels] - nll(calibration.calibrated(rows.logits), labels), numbers)
     if gain > error:
         return None
     return (
@@ -300,16 +299,16 @@ def _shares(shares: np.ndarray, names: Sequence[str]) -> str:
 
 
 def guaranteed(
-    calibration: Calibration, control: Rows, options: DecisionOptions, names: Sequence[str], fitted_on: str
+    calibration: Calibration, control: SavedLogits, options: DecisionOptions, names: Sequence[str], fitted_on: str
 ) -> Guarantee:
     """What `decision.risk_control` proves on rows that nothing else has read, and its `lines` in words."""
     from natix_hf.decision.risk_control import capacity_line, control_risk, guarantee_line
 
     positive = calibration.positive
     document = control_risk(
-        softmax(calibration.calibrated(control["logits"]))[:, positive],
-        control["label"] == positive,
-        control["group"],
+        softmax(calibration.calibrated(control.logits))[:, positive],
+        control.label == positive,
+        control.group,
         risk=options.risk,
         alpha=options.risk_alpha,
         delta=options.risk_delta,
@@ -341,7 +340,7 @@ def carried(document: CalibrationFile) -> dict[str, Any]:
     }
 
 
-def _compared(fit: CalibrationFile, rows: Mapping[str, Rows]) -> Compared:
+def _compared(fit: CalibrationFile, rows: Mapping[str, SavedLogits]) -> Compared:
     """What a calibration is, and how well it predicts the rows of each name."""
     choice, calibration = fit.threshold_choice, Calibration.from_document(fit)
     return Compared(
@@ -352,11 +351,11 @@ def _compared(fit: CalibrationFile, rows: Mapping[str, Rows]) -> Compared:
     )
 
 
-def _nll(calibration: Calibration, rows: Rows) -> float:
+def _nll(calibration: Calibration, rows: SavedLogits) -> float:
     """Nats a row under the calibrator alone: the rows stand for their own class shares, not for those expected."""
     own = dataclasses.replace(calibration, prior_bias=np.zeros_like(calibration.prior_bias))
-    probabilities = softmax(own.calibrated(rows["logits"]))
-    return float(-np.log(np.maximum(probabilities[np.arange(len(rows["label"])), rows["label"]], 1e-300)).mean())
+    probabilities = softmax(own.calibrated(rows.logits))
+    return float(-np.log(np.maximum(probabilities[np.arange(len(rows.label)), rows.label], 1e-300)).mean())
 
 
 def _entries(used: list[tuple[str, str, int]], fingerprints: Mapping[str, str]) -> list[dict[str, Any]]:

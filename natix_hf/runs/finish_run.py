@@ -105,7 +105,7 @@ def evaluate_run(
     for split in (*there, "val_select", "val_test"):  # card and page read the others too, when all else is written
         rows = read_predictions(run, split)
         check_classes(rows, names, f"{run}: predictions/{split}.parquet")
-    logits, calibrated = calibration.served(rows["logits"]), calibration.calibrated(rows["logits"])
+    logits, calibrated = calibration.served(rows.logits), calibration.calibrated(rows.logits)
     evaluated = hashlib.blake2b(digest_size=16)
     evaluated.update((run / "predictions" / "val_test.parquet").read_bytes())
     evaluated.update(json.dumps(carried(fitted), sort_keys=True).encode())
@@ -113,9 +113,9 @@ def evaluate_run(
     before = count_final_read(fingerprint, evaluated.hexdigest(), run.name)
     document = metrics_document(
         logits,
-        rows["logits"],
-        rows["label"],
-        rows["group"],
+        rows.logits,
+        rows.label,
+        rows.group,
         label_names=names,
         positive=record["positive"],
         split="val_test",
@@ -126,19 +126,17 @@ def evaluate_run(
     document.write(run)
     decisions = logits.argmax(axis=1)
     selective_document(
-        calibrated, rows["label"], rows["group"], fitted.guarantee, record["positive"], decisions=decisions, seed=seed
+        calibrated, rows.label, rows.group, fitted.guarantee, record["positive"], decisions=decisions, seed=seed
     ).write(run)
-    if rows["slices"]:
-        sliced = slices_document(
-            logits, rows["label"], rows["group"], rows["slices"], names, record["positive"], seed=seed
-        )
+    if rows.slices:
+        sliced = slices_document(logits, rows.label, rows.group, rows.slices, names, record["positive"], seed=seed)
         sliced.write(run)
     folder = run / "figures"
     folder.mkdir(exist_ok=True)
     with replacing(folder / "reliability.png") as path:
-        figures.reliability(softmax(rows["logits"]), softmax(calibrated), rows["label"], path)
+        figures.reliability(softmax(rows.logits), softmax(calibrated), rows.label, path)
     with replacing(folder / "confusion.png") as path:
-        figures.confusion(rows["label"], logits.argmax(axis=1), names, path)
+        figures.confusion(rows.label, logits.argmax(axis=1), names, path)
     about = {"label_names": names, "positive": record["positive"], "seed": seed}
     challenge_documents(run, rows, calibration, field=field, **about)
     if record.get("log_history"):
@@ -149,7 +147,7 @@ def evaluate_run(
         "role": "final_evaluation",
         "split": "val_test",
         "part": None,
-        "rows": len(rows["label"]),
+        "rows": len(rows.label),
         "fingerprint": fingerprint,
         "time": time.time(),
     }

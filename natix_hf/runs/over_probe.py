@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from natix_hf.decision.calibration import Calibration
 from natix_hf.decision.calibrators import fit_calibrator
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.probe import OverProbe
+from natix_hf.documents.split_logits import SavedLogits
 from natix_hf.report.intervals import bootstrap_intervals, group_count, paired_differences
 from natix_hf.report.summary import LABELS, figure_text
 
@@ -20,7 +20,7 @@ COMPARED = ("accuracy", "mcc", "auroc", "log_loss")
 def over_probe(
     run: Path,
     probe: dict[str, tuple[np.ndarray, ...]],
-    rows: dict[str, Any],
+    rows: SavedLogits,
     positive: int,
     seed: int = 0,
 ) -> OverProbe:
@@ -29,7 +29,7 @@ def over_probe(
     Args:
         run: folder with `calibration.json`.
         probe: from `WarmStart.predictions`.
-        rows: `logits, label, group` of `val_test` as `read_predictions` gives them.
+        rows: of `val_test`.
         positive: id of the positive class.
 
     Returns:
@@ -37,8 +37,8 @@ def over_probe(
         (tuned minus probe) with that of pairs of photos, resampled by group.
     """
     before = fit_calibrator(*probe["fit"]).calibration.calibrated(probe["test"][0])
-    after = Calibration.from_document(CalibrationFile.read(run)).served(rows["logits"])
-    labels, groups = rows["label"], rows["group"]
+    after = Calibration.from_document(CalibrationFile.read(run)).served(rows.logits)
+    labels, groups = rows.label, rows.group
     if not np.array_equal(labels, probe["test"][1]):
         raise ValueError("the probe's rows are not those of predictions/val_test.parquet")
     intervals = [bootstrap_intervals(one, labels, groups, positive=positive, seed=seed) for one in (before, after)]

@@ -24,6 +24,7 @@ from natix_hf.decision.prior import ODDS_LIMIT
 from natix_hf.decision.risk_control import smallest_alpha
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.recalibration import BeforeAndAfter, Recalibration
+from natix_hf.documents.split_logits import SavedLogits
 from natix_hf.errors import UserError, one_line
 from natix_hf.files import only_a_path, read_json, staging, write_json, write_text
 from natix_hf.inference.onnx_model import GRAPH
@@ -164,8 +165,8 @@ def certifiable_line(
 
 
 def recalibrate(
-    fit: Mapping[str, np.ndarray],
-    control: Mapping[str, np.ndarray],
+    fit: SavedLogits,
+    control: SavedLogits,
     before: Calibration,
     options: DecisionOptions,
     names: Sequence[str],
@@ -176,7 +177,7 @@ def recalibrate(
     """The new calibration from one half, the guarantee and the figures from the other.
 
     Args:
-        fit, control: `logits` `(n, classes)` before any calibration, `label`, `group` `(n,)`.
+        fit, control: the halves, with their logits before any calibration.
         before: what the model does now.
         options: of the decision; `target_prior` where the classes will come in other shares than here.
         names, positive: the classes and the id of the positive one.
@@ -193,14 +194,14 @@ def recalibrate(
         if not guarantee.reachable:
             raise UserError(f"no guarantee: {guarantee.reason}")
         document = document.model_copy(update={"guarantee": guarantee})
-    counts = np.bincount(control["label"], minlength=len(names))
+    counts = np.bincount(control.label, minlength=len(names))
     shares = counts / counts.sum() if target is None else target
     sides = [
         figures_at_shares(
-            one.calibrated(control["logits"]),
-            one.decisions(control["logits"]),
-            control["label"],
-            control["group"],
+            one.calibrated(control.logits),
+            one.decisions(control.logits),
+            control.label,
+            control.group,
             shares,
             positive=positive,
             seed=seed,
@@ -209,8 +210,8 @@ def recalibrate(
     ]
     return document, BeforeAndAfter(
         on="own photos/control",
-        n=len(control["label"]),
-        groups=len(np.unique(control["group"])),
+        n=len(control.label),
+        groups=len(np.unique(control.group)),
         shares=[float(share) for share in shares],
         level=0.95,
         **before_and_after(*sides),

@@ -7,7 +7,7 @@ knows no figures.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from natix_hf.data.splits.slicing import slice_values
+from natix_hf.documents.split_logits import SavedLogits
 from natix_hf.errors import UserError, one_line
 from natix_hf.files import replacing
 
@@ -24,12 +25,8 @@ SENT_BEFORE = "upright by EXIF orientation and coded once as JPEG (natix_hf 0.1)
 SLICE = "slice:"  # stands before the name of a column that figures are broken down by
 
 
-def read_predictions(run: Path, split: str, part: str | None = None) -> dict[str, Any]:
+def read_predictions(run: Path, split: str, part: str | None = None) -> SavedLogits:
     """The logits of one split as a run wrote them.
-
-    Returns:
-        `id` and `group` `(n,)` strings, `label` `(n,)`, `logits` `(n, classes)` before calibration, `slices`: column
-        -> `(n,)` kinds of photos; `source` `(n,)`, `width` and `height` `(n,)` where the file has them.
 
     Raises:
         UserError: the run has no such file, e.g. because it is not finished, or what it holds are no logits and labels
@@ -46,15 +43,14 @@ def read_predictions(run: Path, split: str, part: str | None = None) -> dict[str
     except (pa.ArrowException, KeyError) as error:
         raise UserError(f"{path}: no predictions that natix_hf.train wrote: {one_line(error)}") from None
     texts = {name: np.array(table[name].to_pylist(), dtype=object) for name in table.column_names if _is_text(name)}
-    return {
-        "id": texts.pop("id"),
-        "group": texts.pop("group"),
-        "label": table["label"].to_numpy(),
-        "logits": np.array(table["logits"].to_pylist(), dtype=np.float64),
-        "slices": {name.removeprefix(SLICE): texts[name] for name in texts if name.startswith(SLICE)},
-        **{name: texts[name] for name in ("source",) if name in texts},
-        **{name: table[name].to_numpy() for name in ("width", "height") if name in table.column_names},
-    }
+    return SavedLogits(
+        logits=np.array(table["logits"].to_pylist(), dtype=np.float64),
+        label=table["label"].to_numpy(),
+        group=texts["group"],
+        ids=texts["id"],
+        slices={name.removeprefix(SLICE): texts[name] for name in texts if name.startswith(SLICE)},
+        source=texts.get("source"),
+    )
 
 
 def _check(table: pa.Table, what: str) -> None:
@@ -85,9 +81,9 @@ def _check(table: pa.Table, what: str) -> None:
         )
 
 
-def check_classes(rows: Mapping[str, Any], names: Sequence[str], what: str) -> None:
+def check_classes(rows: SavedLogits, names: Sequence[str], what: str) -> None:
     """Raise `UserError` where predictions have another number of logits than there are classes."""
-    if rows["logits"].shape[1] != len(names):
+    if rows.logits.shape[1] != len(names):
         raise UserError(
             f"{what}: {rows['logits'].shape[1]} logits a photo, and the run has {len(names)} classes "
             f"({', '.join(names[:5])}): bring the run's own file back"

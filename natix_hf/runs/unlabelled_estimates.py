@@ -131,8 +131,8 @@ def judged(
     split = fitted_on.partition("/")[0].replace("own photos", "val_calib")
     if (folder / "predictions" / f"{split}.parquet").is_file():
         rows = read_predictions(folder, split, "fit")
-        if len(np.unique(rows["label"])) == len(seen):
-            reference = Reference(own.calibrated(rows["logits"]), rows["label"], rows["group"])
+        if len(np.unique(rows.label)) == len(seen):
+            reference = Reference(own.calibrated(rows.logits), rows.label, rows.group)
             drift = drift_test(calibrated, groups, estimate, *reference, positive=positive, seed=seed)
             # Where nothing was worth taking, the logits are as uncertain as a temperature would have been.
             sought = _asked(document) not in ([], ["none"])

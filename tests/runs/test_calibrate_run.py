@@ -19,6 +19,7 @@ from natix_hf.data.splits.split_options import Plan
 from natix_hf.decision.calibration import Calibration
 from natix_hf.decision.temperature import fit_temperature, softmax
 from natix_hf.documents.calibration import CalibrationFile
+from natix_hf.documents.split_logits import SavedLogits
 from natix_hf.files import read_json, write_json
 from natix_hf.recipe.yaml_and_command_line import parse
 from natix_hf.report.decision_lines import calibration_lines
@@ -75,8 +76,8 @@ def test_by_default_one_temperature_and_a_threshold_that_is_only_reported(run):
     document = calibrate_run(run)
     CalibrationFile.check(json.loads((run / "calibration.json").read_text()))
     rows = read_predictions(run, "val_calib", "fit")
-    assert document.temperature == [fit_temperature(rows["logits"], rows["label"], rows["group"])] * 2
-    assert (document.n, document.groups) == (len(rows["label"]), len(set(rows["group"])))
+    assert document.temperature == [fit_temperature(rows.logits, rows.label, rows.group)] * 2
+    assert (document.n, document.groups) == (len(rows.label), len(set(rows.group)))
     assert (document.threshold, document.folded, document.guarantee) == (0.5, False, None)
     assert document.logit_bias == [0.0, 0.0]
     choice = document.threshold_choice
@@ -90,7 +91,7 @@ def test_prior_and_threshold_are_added_in_their_order_and_decide_at_one_half(run
     options = DecisionOptions(target_prior=[0.5], fold_threshold=True, threshold_metric="cost:1:10")
     document = calibrate_run(run, options)
     rows = read_predictions(run, "val_calib", "fit")
-    seen = np.mean(rows["label"] == 1)
+    seen = np.mean(rows.label == 1)
     assert (document.prior.seen, document.prior.target) == (pytest.approx([1 - seen, seen]), [0.5, 0.5])
     assert document.prior_bias == pytest.approx([np.log(0.5 / (1 - seen)), np.log(0.5 / seen)])
     threshold = document.threshold
@@ -98,8 +99,8 @@ def test_prior_and_threshold_are_added_in_their_order_and_decide_at_one_half(run
     assert document.threshold_bias == pytest.approx([0.0, np.log((1 - threshold) / threshold)])
     assert document.logit_bias == pytest.approx(np.add(document.prior_bias, document.threshold_bias))
     calibration = Calibration.from_document(document)
-    served, decisions = calibration.served(rows["logits"]), calibration.decisions(rows["logits"])
-    np.testing.assert_allclose(served, rows["logits"] / document.temperature + document.logit_bias)
+    served, decisions = calibration.served(rows.logits), calibration.decisions(rows.logits)
+    np.testing.assert_allclose(served, rows.logits / document.temperature + document.logit_bias)
     assert (served.argmax(axis=1) == decisions).all()
     # Under the expected shares a wrong "positive" costs 1 and a wrong "none" 10: the optimum lies near 1 / (1 + 10).
     assert document.threshold_choice.low - 0.1 < 1 / 11 < document.threshold_choice.high + 0.1
@@ -121,9 +122,9 @@ def test_probabilities_and_decisions_hold_under_the_expected_shares(tmp_path):
     shifted = Calibration.from_document(calibrate_run(run, DecisionOptions(target_prior=[0.5])))
     plain = Calibration.from_document(calibrate_run(run, DecisionOptions()))
     rows = read_predictions(run, "val_calib", "control")
-    positives, negatives = np.flatnonzero(rows["label"] == 1), np.flatnonzero(rows["label"] == 0)
+    positives, negatives = np.flatnonzero(rows.label == 1), np.flatnonzero(rows.label == 0)
     even = np.r_[positives[: len(negatives)], negatives]
-    logits, labels = rows["logits"][even], rows["label"][even]
+    logits, labels = rows.logits[even], rows.label[even]
     figures = {}
     for name, calibration in (("plain", plain), ("shifted", shifted)):
         p = softmax(calibration.calibrated(logits))[:, 1]
@@ -143,7 +144,7 @@ def test_the_chosen_calibrator_is_carried_whole(tmp_path, name):
     asked = DecisionOptions(calibrator=[name]), np.array([0.7, 0.3]), NAMES, 1
     whole = Calibration.from_document(deciding.decide(rows, *asked, fitted_on="val_calib/fit"))
     again = Calibration.from_document(document)
-    np.testing.assert_array_equal(again.served(rows["logits"]), whole.served(rows["logits"]))
+    np.testing.assert_array_equal(again.served(rows.logits), whole.served(rows.logits))
     assert carried(document)["logit_bias"] == document.logit_bias
     assert (carried(document)["isotonic"] is not None) == (name == "isotonic")
 
@@ -160,8 +161,8 @@ def test_the_guarantee_reads_control_rows_and_nothing_else_does(tmp_path, monkey
     guarantee = document.guarantee
     assert (guarantee.fitted_on, guarantee.reachable) == ("val_calib/control", True)
     rows = read_predictions(run, "val_calib", "control")
-    p = softmax(Calibration.from_document(document).calibrated(rows["logits"]))[:, 1]
-    assert np.mean(p[rows["label"] == 0] >= guarantee.high) < 0.05
+    p = softmax(Calibration.from_document(document).calibrated(rows.logits))[:, 1]
+    assert np.mean(p[rows.label == 0] >= guarantee.high) < 0.05
     assert carried(document)["decision"]["abstain_band"] == [guarantee.low, guarantee.high]
     ledger = [(entry["step"], entry["part"]) for entry in read_json(run / "run.json")["ledger"]]
     assert ledger == [("fit calibration", "fit"), ("fit calibration", "fit"), ("guarantee", "control")]
@@ -317,21 +318,21 @@ def test_balanced_training_is_not_corrected_twice(calibrator):
     rng = np.random.default_rng(0)
     labels = (rng.random(4000) < 0.85).astype(np.int64)
     margin = rng.normal(np.where(labels == 1, 1.5, -1.5), np.sqrt(3.0))  # log p(x|1)/p(x|0) exactly: odds at 50 %
-    rows = {"logits": np.stack([np.zeros(4000), margin], axis=1), "label": labels, "group": None}
+    rows = SavedLogits(np.stack([np.zeros(4000), margin], axis=1), labels, None)
     options = DecisionOptions(calibrator=[calibrator], target_prior=[0.5])
     trained = np.array([0.5, 0.5])
     calibration = _applied(rows, options, np.array([0.5, 0.5]), NAMES, 1, trained)
-    found = calibration.calibrated(rows["logits"])
+    found = calibration.calibrated(rows.logits)
     odds = found[:, 1] - found[:, 0]
     inner = np.abs(margin) < 2
     assert np.abs(odds - margin)[inner].mean() < (0.35 if calibrator == "isotonic" else 0.12)
     # Without knowing what training saw, a temperature alone is off by the log odds of the photos.
     if calibrator == "temperature":
-        blind = _applied(rows, options, np.array([0.5, 0.5]), NAMES, 1).calibrated(rows["logits"])
+        blind = _applied(rows, options, np.array([0.5, 0.5]), NAMES, 1).calibrated(rows.logits)
         assert np.abs(blind[:, 1] - blind[:, 0] - margin)[inner].mean() > 1
     own = _applied(rows, DecisionOptions(calibrator=[calibrator]), None, NAMES, 1, trained)
     if calibrator != "none":  # what was asked for as it is stays as it is
-        p = softmax(own.calibrated(rows["logits"]))[:, 1]
+        p = softmax(own.calibrated(rows.logits))[:, 1]
         assert p.mean() == pytest.approx(labels.mean(), abs=0.01)
 
 
@@ -340,12 +341,13 @@ def test_a_model_that_tells_nothing_about_the_photos_is_told(calibrator):
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1], 200)
     scores = rng.permutation(np.repeat([-8.0, 8.0], 200))  # sure of itself, and by chance
-    rows = {"logits": np.stack([-scores, scores], axis=1), "label": labels, "group": np.arange(400).astype(str)}
+    rows = SavedLogits(np.stack([-scores, scores], axis=1), labels, np.arange(400).astype(str))
     document = deciding.decide(rows, DecisionOptions(calibrator=[calibrator]), None, NAMES, 1, fitted_on="rows")
     (line,) = [note for note in document.notes if "tell nothing" in note]
     assert "no better than the shares of the classes" in line
     assert "what the model calls None and Roadwork" in line
-    rows["logits"] = np.stack([labels * -2.0, labels * 2.0], axis=1) + rng.normal(0, 1, (400, 2))
+    telling = np.stack([labels * -2.0, labels * 2.0], axis=1) + rng.normal(0, 1, (400, 2))
+    rows = replace(rows, logits=telling)
     document = deciding.decide(rows, DecisionOptions(calibrator=[calibrator]), None, NAMES, 1, fitted_on="rows")
     assert not [note for note in document.notes if "tell nothing" in note]
 
@@ -353,11 +355,11 @@ def test_a_model_that_tells_nothing_about_the_photos_is_told(calibrator):
 def test_notes_call_classes_by_their_names():
     rng = np.random.default_rng(0)
     labels = np.r_[np.zeros(120, int), np.ones(4, int)]
-    rows = {"logits": rng.normal(0, 1, (124, 2)), "label": labels, "group": np.arange(124).astype(str)}
+    rows = SavedLogits(rng.normal(0, 1, (124, 2)), labels, np.arange(124).astype(str))
     document = deciding.decide(
         rows, DecisionOptions(calibrator=["temperature", "vector"]), None, NAMES, 1, fitted_on="rows"
     )
     assert document.notes[0].startswith("class Roadwork has 4 photos, too few for vector")
-    rows["label"] = np.zeros(124, int)
+    rows = replace(rows, label=np.zeros(124, int))
     document = deciding.decide(rows, DecisionOptions(), None, NAMES, 1, fitted_on="rows")
     assert document.notes[0].startswith("all 124 photos are of class None, temperature needs two classes")
