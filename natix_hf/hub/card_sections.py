@@ -6,9 +6,9 @@ command prints about the rows of a fit give figures without intervals: the card 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from natix_hf.documents.calibration import CalibrationFile, ThresholdChoice
 from natix_hf.documents.figures import Difference, Interval
@@ -16,13 +16,14 @@ from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.probe import OverProbe
 from natix_hf.documents.reward import Reward
 from natix_hf.documents.robustness import Robustness
+from natix_hf.documents.run_record import Prefix
 from natix_hf.documents.selective import Selective
 from natix_hf.documents.slices import Slices
 from natix_hf.hub.card_text import cell
 from natix_hf.hub.privacy import Names, shown_reward
 from natix_hf.report.charts import Table
 from natix_hf.report.page_sections import ExtraSection
-from natix_hf.report.page_tables import band_table, robustness_table, slices_table
+from natix_hf.report.page_tables import Cell, band_table, robustness_table, slices_table
 from natix_hf.report.summary import LABELS, figure_text, interval_text
 
 # Pictures that show neither photos nor places: file in figures/ -> what it shows.
@@ -100,7 +101,16 @@ def _threshold_line(calibration: CalibrationFile, choice: ThresholdChoice, posit
     )
 
 
-def stages_section(metrics: FinalFigures, positive: int) -> dict[str, Any] | None:
+class Section(NamedTuple):
+    """A part of a card: a sentence, a table, and what stands below it."""
+
+    text: str
+    table: Table
+    title: str = ""
+    foot: str = ""
+
+
+def stages_section(metrics: FinalFigures, positive: int) -> Section | None:
     """Figures before and after calibrator, prior and threshold; None where the run has none."""
     stages = metrics.stages
     if not stages:
@@ -111,11 +121,11 @@ def stages_section(metrics: FinalFigures, positive: int) -> dict[str, Any] | Non
     rows = [
         [step.step, *(_with_interval(step.figures[name]) for name in found), str(stages.n)] for step in stages.steps
     ]
-    return {
-        "text": f"On the {stages.n} photos ({stages.groups} groups) of `{metrics.split}`, at class shares of "
+    return Section(
+        text=f"On the {stages.n} photos ({stages.groups} groups) of `{metrics.split}`, at class shares of "
         f"{', '.join(f'{shares[k]:.1%} {cell(names[k])}' for k in shown)}:",
-        "table": Table(["after", *(STAGES[name] for name in found), "photos"], rows),
-    }
+        table=Table(["after", *(STAGES[name] for name in found), "photos"], rows),
+    )
 
 
 def band_section(selective: Selective | None) -> Table | None:
@@ -123,7 +133,7 @@ def band_section(selective: Selective | None) -> Table | None:
     return band_table(selective) if selective else None
 
 
-def robustness_section(document: Robustness | None) -> dict[str, Any] | None:
+def robustness_section(document: Robustness | None) -> Section | None:
     """The photos as each challenge profile sends them; distortions one by one stand in `robustness.json` alone."""
     if not document:
         return None
@@ -132,35 +142,32 @@ def robustness_section(document: Robustness | None) -> dict[str, Any] | None:
         for profile in document.profiles
     ]
     found = robustness_table(document.model_copy(update={"profiles": whole}))
-    rows = [[row["profile"], row["what"], *map(_cell, row["cells"]), str(row["n"])] for row in found["rows"]]
-    return {
-        "text": _plain(found["text"]),
-        "table": Table(["profile", "what is done", *found["heads"], "predictions"], rows),
-        "latency": found["latency"] and _plain(found["latency"]),
-    }
+    rows = [[row.profile, row.what, *map(_cell, row.cells), str(row.n)] for row in found.rows]
+    table = Table(["profile", "what is done", *found.heads, "predictions"], rows)
+    return Section(_plain(found.text), table, foot=_plain(found.latency or ""))
 
 
-def slices_section(document: Slices | None) -> dict[str, Any] | None:
+def slices_section(document: Slices | None) -> Section | None:
     """The kinds of photos on which the model is worst beside the rest, small ones left out."""
     if not document:
         return None
     found = slices_table(document)
     rows = [
         [
-            cell(row["column"]),
-            cell(row["value"]) + (" (stands out)" if row["stands_out"] else ""),
-            *map(_cell, row["cells"][:SHOWN]),
-            str(row["n"]),
-            str(row["groups"]),
+            cell(row.column),
+            cell(row.value) + (" (stands out)" if row.stands_out else ""),
+            *map(_cell, row.cells[:SHOWN]),
+            str(row.n),
+            str(row.groups),
         ]
-        for row in found["rows"]
-        if not row["small"]
+        for row in found.rows
+        if not row.small
     ]
-    heads = ["column", "kind", *found["heads"][:SHOWN], "photos", "groups"]
-    return {"text": _plain(found["text"]), "table": Table(heads, rows[:WORST])}
+    heads = ["column", "kind", *found.heads[:SHOWN], "photos", "groups"]
+    return Section(_plain(found.text), Table(heads, rows[:WORST]))
 
 
-def probe_section(found: OverProbe | None) -> dict[str, Any] | None:
+def probe_section(found: OverProbe | None) -> Section | None:
     """What fine-tuning added over the probe that it started from."""
     if not found:
         return None
@@ -174,21 +181,20 @@ def probe_section(found: OverProbe | None) -> dict[str, Any] | None:
         ]
         for name, one in found.metrics.items()
     ]
-    return {
-        "text": f"Tuned minus probe on the same {found.n} photos ({found.groups} groups) of "
+    return Section(
+        text=f"Tuned minus probe on the same {found.n} photos ({found.groups} groups) of "
         f"`{found.split}`, 95 % intervals from resamples of whole groups:",
-        "table": Table(["metric", "probe", "tuned", "difference", "photos"], rows),
-    }
+        table=Table(["metric", "probe", "tuned", "difference", "photos"], rows),
+    )
 
 
-def extra_section(section: ExtraSection) -> dict[str, Any]:
+def extra_section(section: ExtraSection) -> Section:
     """A section that was made elsewhere; why a row is too short stands in the page and in the document alone."""
     rows, width = [], len(section.heads)
     for row in section.rows:
         told = row if len(row) == width else [*row[:-1], *["-"] * (width - len(row) + 1)]
         rows.append([cell(one) if isinstance(one, str) else _cell(one) for one in told])
-    found = {"title": section.title, "text": _plain(section.text), "foot": _plain(section.foot)}
-    return {**found, "table": Table(section.heads, rows)}
+    return Section(_plain(section.text), Table(section.heads, rows), section.title, _plain(section.foot))
 
 
 def pictures(run: Path, reward: Reward | None, names: Names) -> list[tuple[str, str]]:
@@ -206,9 +212,9 @@ def pictures(run: Path, reward: Reward | None, names: Names) -> list[tuple[str, 
     return found
 
 
-def _cell(found: Mapping[str, Any]) -> str:
-    ends = "" if found["interval"] in ("", "-") else f" ({found['interval']})"
-    return f"{found['value']}{ends}"
+def _cell(found: Cell) -> str:
+    ends = "" if found.interval in ("", "-") else f" ({found.interval})"
+    return f"{found.value}{ends}"
 
 
 def _with_interval(found: Interval) -> str:
@@ -225,7 +231,7 @@ def _plain(text: str) -> str:
     return text.replace("\u00a0", " ")
 
 
-def prefix_settings(prefix: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+def prefix_settings(prefix: Prefix | None) -> list[tuple[str, str]]:
     """The row of the settings about the activations that training began from; none where none were kept.
 
     Args:
@@ -233,7 +239,7 @@ def prefix_settings(prefix: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     """
     if prefix is None:
         return []
-    told = f"below the last {prefix['blocks']} blocks, {prefix['views']} view(s) a photo, {prefix['precision']}"
-    if prefix["drift"] is not None:
-        told += f", which moves features by {prefix['drift']:.2%} of their spread"
+    told = f"below the last {prefix.blocks} blocks, {prefix.views} view(s) a photo, {prefix.precision}"
+    if prefix.drift is not None:
+        told += f", which moves features by {prefix.drift:.2%} of their spread"
     return [("prefix_cache_gb", told)]

@@ -15,6 +15,7 @@ from huggingface_hub import ModelCard
 
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.run_documents import RunDocuments
+from natix_hf.documents.run_record import Prefix
 from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.errors import UserError
 from natix_hf.files import read_json
@@ -81,6 +82,7 @@ def model_card(
     reward = documents.reward
     documents = documents if include_photos else public(documents, names)
     run, splits, metrics = documents.record, documents.splits, documents.metrics
+    prefix = Prefix.check(run["prefix"], "run.json") if run.get("prefix") else None
     calibration = documents.calibration
     recipe_file = run_folder / "recipe.yaml"
     recipe = yaml.safe_load(recipe_file.read_text(encoding="utf-8")) if recipe_file.exists() else {}
@@ -142,7 +144,7 @@ def model_card(
             for name in (*SETTINGS, *(LORA_SETTINGS if method == "lora" else ()))
             if name in recipe
         ]
-        + card_sections.prefix_settings(run.get("prefix")),
+        + card_sections.prefix_settings(prefix),
         versions=", ".join(f"{name} {version}" for name, version in run["versions"].items()),
         demo=trained_from == "builtin:demo-backbone",
         licence_text=licence.text,

@@ -111,8 +111,8 @@ def report_html(
         guarantee=guarantee and [sentence(line) for line in guarantee.lines],
         band=selective and page_tables.band_table(selective),
         slices=slices and page_tables.slices_table(slices),
-        robustness=robustness
-        and {**page_tables.robustness_table(robustness), "chart": page_tables.robustness_chart(robustness)},
+        robustness=robustness and page_tables.robustness_table(robustness),
+        robustness_chart=robustness and page_tables.robustness_chart(robustness),
         extra=extra,
         mistakes=[] if pictures is None else page_sections.mistakes(test, names, positive, pictures),
         wrong=int(np.sum(test.decided != test.labels)),
