@@ -6,7 +6,6 @@ Knows `splits.json` and the columns, not the photos. A card is public: no paths,
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 from datasets import DatasetDict, Features, Image
 from datasets.info import DatasetInfo, DatasetInfosDict
@@ -100,7 +99,7 @@ def _licences(data: DatasetDict) -> Counter | None:
     return Counter(None if value is None or not str(value).strip() else str(value).strip() for value in values)
 
 
-def _split_row(certificate: SplitCertificate, split: str) -> dict[str, Any]:
+def _split_row(certificate: SplitCertificate, split: str) -> dict[str, str | int | list[int]]:
     wanted = certificate.ratios and certificate.ratios[SPLITS.index(split)]
     return {
         "name": split,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import sklearn.metrics
@@ -17,7 +16,7 @@ DRAWN = 400  # points of a curve; more are closer together than a pixel
 UNIT = (0.0, 1.0)
 
 
-def training_charts(log_history: Sequence[Mapping[str, Any]], metric: str = "mcc") -> list[Chart]:
+def training_charts(log_history: Sequence[Mapping[str, float | None]], metric: str = "mcc") -> list[Chart]:
     """Losses, and the metric that the checkpoint was chosen by, over the steps of training.
 
     Args:
