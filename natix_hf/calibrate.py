@@ -60,13 +60,13 @@ def main(argv: list[str]) -> None:
     else:
         if "target_prior" in given:
             raise UserError("--deployment, --target_prior: class shares from both: leave one of them out")
-        found = deployment_prior(run, table)
-        options = replace(options, target_prior=found["target"])
-        document = calibrate_run(run, options, deployment=found["deployment"], insist=insist)
-        names = read_certificate(run)["label_names"]
-        print("\n".join(deployment_lines(document["prior"], names, document["positive"])))
+        target, deployment = deployment_prior(run, table)
+        options = replace(options, target_prior=target)
+        document = calibrate_run(run, options, deployment=deployment, insist=insist)
+        names = read_certificate(run).label_names
+        print("\n".join(deployment_lines(deployment, names, document.positive)))
     recalibrate_weights(run, document)
-    print("\n".join(calibration_lines(document, read_certificate(run)["label_names"])))
+    print("\n".join(calibration_lines(document, read_certificate(run).label_names)))
     print(f"the figures in metrics.json are those before; python -m natix_hf.evaluate {run} computes them again")
 
 

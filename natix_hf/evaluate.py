@@ -29,11 +29,11 @@ def main(argv: list[str]) -> None:
     run = finished(given.run)
     field = read_field(given.field) if given.field else None
 
+    from natix_hf.documents.calibration import CalibrationFile
     from natix_hf.documents.reward import Reward
     from natix_hf.documents.robustness import Robustness
     from natix_hf.documents.run_record import RunRecord
     from natix_hf.documents.slices import Slices
-    from natix_hf.files import read_json
     from natix_hf.report.robustness import robustness_lines
     from natix_hf.report.slices import slice_lines
     from natix_hf.report.summary import summary_lines
@@ -48,7 +48,7 @@ def main(argv: list[str]) -> None:
     document = evaluate_run(run, field=field)
     if RunRecord.read(run).purpose != "refit":  # whose figures are those of the honest run
         report_run(run)
-    lines = summary_lines(document, read_json(run / "calibration.json"))
+    lines = summary_lines(document, CalibrationFile.read(run))
     for kind, told in ((Slices, slice_lines), (Robustness, robustness_lines), (Reward, reward_lines)):
         if kind.there(run):
             lines += told(kind.read(run))

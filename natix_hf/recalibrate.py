@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from natix_hf.errors import CommandParser, UserError, command
-from natix_hf.files import check_new_folder, write_json
+from natix_hf.files import check_new_folder
 from natix_hf.startup import keep_freed_memory
 
 
@@ -57,6 +57,8 @@ def main(argv: list[str]) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     from natix_hf.data.own_photos import have_labels, label_and_group
+    from natix_hf.documents.recalibration import Recalibration
+    from natix_hf.documents.split_logits import SavedLogits
     from natix_hf.inference.classify import labels_of, load_classifier
     from natix_hf.runs import recalibrate_model as room
 
@@ -87,18 +89,16 @@ def main(argv: list[str]) -> None:
         return uncalibrated_logits(model, processor, rows["image"], calibration, **speed)
 
     source = given.model.rstrip("/").rpartition("/")[2]
-    report = {"version": 1, "source": source, "labelled": labelled, "classes": names}
-    report |= {"positive": positive, "seed": given.seed, "photos": own.described()}
+    about = {"source": source, "labelled": labelled, "classes": names, "positive": positive}
+    about |= {"seed": given.seed, "photos": own.counted()}
     if not labelled:
-        from natix_hf.documents.recalibration import Recalibration
         from natix_hf.runs.unlabelled_estimates import seen_shares, unlabelled_lines, unlabelled_report
 
         seen = seen_shares(folder, document, given.model)
         found = logits(own.rows), label_and_group(own.rows)["group"], calibration, document, seen, positive
-        report |= unlabelled_report(folder, *found, seed=given.seed)
-        Recalibration.check(report)
-        write_json(output / "recalibration.json", report)
-        print("\n".join(unlabelled_lines(report, names, positive)))
+        report = Recalibration(**about, **unlabelled_report(folder, *found, seed=given.seed)._asdict())
+        report.write(output)
+        print("\n".join(unlabelled_lines(report)))
         print(f"{output / 'recalibration.json'}: the report; without labels no model is changed")
         return
 
@@ -111,10 +111,10 @@ def main(argv: list[str]) -> None:
         print(room.certifiable_line(control["label"], control["group"], options, names, positive), flush=True)
     for half, rows in halves.items():
         arrays[half]["logits"] = logits(rows)
-    halved = arrays["fit"], arrays["control"]
+    halved = [SavedLogits(**arrays[half]) for half in ("fit", "control")]
     decided, figures = room.recalibrate(*halved, calibration, options, names, positive, seed=given.seed)
-    report |= {"figures": figures, "guarantee": decided["guarantee"]}
-    lines = room.report_lines(decided, report, names, document)
+    report = Recalibration(**about, figures=figures, guarantee=decided.guarantee)
+    lines = room.report_lines(decided, figures, names, document)
     parts = [(half, rows, arrays[half]["logits"]) for half, rows in halves.items()]
     room.write_copy(folder, output, calibration, decided, report, parts, lines)
     print("\n".join(lines))
@@ -135,7 +135,7 @@ def _photos(given, folder: Path, names: list[str], labelled: bool):
     if not known:
         print(f"{given.model} does not say which photos it was trained on: make sure that these are none of them")
     for photo in own.broken[:20]:
-        print(f"not read: {photo['id']}: {photo['reason']}", file=sys.stderr)
+        print(f"not read: {photo.id}: {photo.reason}", file=sys.stderr)
     where = ", ".join(f"{count} of {split}" for split, count in own.known.items())
     for note in [*own.notes, *([f"left out, since the model's own data holds them: {where}"] if where else [])]:
         print(note)

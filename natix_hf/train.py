@@ -67,7 +67,7 @@ def train(recipe: Recipe) -> Part | None:
     check_classes(asked, splits.label_names)
     sizes = ", ".join(f"{name} {size}" for name, size in splits.sizes.items() if "/" not in name)
     say(f"photos: {recipe.data.dataset_name}: {len(splits.label_names)} classes; {sizes}")
-    if broken := splits.description["broken"]:
+    if broken := splits.description.broken:
         say(f"photos: {len(broken)} cannot be read and are left out, they are listed in splits.json")
     for note in splits.notes:
         say(f"photos: {note}")

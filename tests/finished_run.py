@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import yaml
 from PIL import Image
 
-from natix_hf.data.splits.certificate import SIZES, VERSION, seal
+from natix_hf.data.splits.certificate import SIZES, read_certificate
 from natix_hf.decision.risk_control import capacity_line, control_risk, guarantee_line
 from natix_hf.decision.selective import selective_document
 from natix_hf.decision.temperature import softmax
@@ -21,9 +21,11 @@ from natix_hf.documents.document import Document
 from natix_hf.documents.final_figures import Stage, Stages
 from natix_hf.documents.gallery import Gallery
 from natix_hf.documents.probe import OverProbe
+from natix_hf.documents.run_documents import RunDocuments
 from natix_hf.documents.run_record import RunRecord
 from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.documents.step_record import StepRecord
+from natix_hf.hub.cards import model_card
 from natix_hf.report.intervals import bootstrap_intervals, paired_differences
 from natix_hf.report.robustness import Sent, robustness_document
 from natix_hf.report.slices import slices_document
@@ -50,7 +52,6 @@ WRITTEN = {
     "over_probe": OverProbe,
     "calibration": CalibrationFile,
     "run": RunRecord,
-    "splits": SplitCertificate,
     "gallery": Gallery,
 }
 NAMES = ["None", "Roadwork"]
@@ -89,43 +90,46 @@ def calibration_document(classes: int = 2, **changes: Any) -> dict:
     }  # fmt: skip
 
 
-def certificate(classes: list[str], ratios: list[float] | None) -> dict:
-    """A whole `splits.json` in which every class has 30 photos in every split."""
+def certificate(classes: list[str], ratios: list[float] | None, **changes: Any) -> SplitCertificate:
+    """A certificate in which every class has 30 photos in every split."""
     sizes = {"train": 600, "val_select": 150, "val_calib": 150, "val_test": 120}
     places = (*sizes, "val_calib/fit", "val_calib/control")
     counts = dict.fromkeys(classes, 30)
     shares = {split: dict.fromkeys(classes, 1 / len(classes)) for split in sizes}
-    return seal(
-        {
-            "version": VERSION,
-            "label_names": classes,
-            "ratios": ratios,
-            "seed": 0,
-            "strata": [],
-            "hold_out": {},
-            "rules": {"group_columns": ["video"], "metres": None, "seconds": None, "near_duplicates": True},
-            "sizes": sizes,
-            "reached": {split: size / sum(sizes.values()) for split, size in sizes.items()},
-            "class_counts": dict.fromkeys(places, counts),
-            "prior_shift": {"chi2": 0.0, "dof": 3, "p": 1.0, "shares": shares},
-            "groups": dict.fromkeys(places, 40),
-            "group_sizes": {place: dict.fromkeys(SIZES, 8) for place in places},
-            "largest_group": {"name": "v1", "rows": 9, "share": 0.01},
-            "sources": {"all": 1020},
-            "repeated_photos": 0,
-            "fingerprint": "0123abcd" * 4,
-            "fingerprints": dict.fromkeys(places, "0" * 32),
-            "byte_fingerprints": dict.fromkeys(places, "1" * 32),
-            "ids": {split: [] for split in sizes},
-            "parts": {"val_calib": {"fit": [], "control": []}},
-            "ties": {"video": 12, "bytes": 0, "near-duplicate": 5},
-            "straddling": 0,
-            "conflicts": [],
-            "broken": [],
-            "dropped": [],
-            "set_aside": [],
-        }
-    )
+    content = {
+        "label_names": classes,
+        "ratios": ratios,
+        "seed": 0,
+        "strata": [],
+        "hold_out": {},
+        "rules": {"group_columns": ["video"], "metres": None, "seconds": None, "near_duplicates": True},
+        "sizes": sizes,
+        "reached": {split: size / sum(sizes.values()) for split, size in sizes.items()},
+        "class_counts": dict.fromkeys(places, counts),
+        "prior_shift": {"chi2": 0.0, "dof": 3, "p": 1.0, "shares": shares},
+        "groups": dict.fromkeys(places, 40),
+        "group_sizes": {place: dict.fromkeys(SIZES, 8) for place in places},
+        "largest_group": {"name": "v1", "rows": 9, "share": 0.01},
+        "sources": {"all": 1020},
+        "repeated_photos": 0,
+        "fingerprint": "0123abcd" * 4,
+        "fingerprints": dict.fromkeys(places, "0" * 32),
+        "byte_fingerprints": dict.fromkeys(places, "1" * 32),
+        "ids": {split: [] for split in sizes},
+        "parts": {"val_calib": {"fit": [], "control": []}},
+        "ties": {"video": 12, "bytes": 0, "near-duplicate": 5},
+        "straddling": 0,
+        "conflicts": [],
+        "broken": [],
+        "dropped": [],
+        "set_aside": [],
+    }
+    return SplitCertificate.sealed(**content | changes)
+
+
+def card_of(run: Path, *about: Any, **more: Any) -> str:
+    """The card of the run in a folder."""
+    return model_card(run, RunDocuments.read(run, read_certificate(run)), *about, **more)
 
 
 def write_finished_run(
@@ -171,14 +175,15 @@ def write_finished_run(
     probe = logits + rng.normal(0, 2, logits.shape)
     changes = paired_differences(logits, probe, labels, groups, n_boot=50)
     sides = [bootstrap_intervals(one, labels, groups, n_boot=50) for one in (probe, logits)]
-    splits = certificate(NAMES, [0.6, 0.15, 0.15, 0.1])
-    splits |= {
-        "ids": {**splits["ids"], "val_test": list(ids)},
-        "broken": [{"id": photo.format(9999), "reason": "cannot be opened"}],
-        "largest_group": {"name": group.format(0), "rows": 2, "share": 0.01},
-        "sources": {"/home/me/street": n, "public": 3},
-        "hold_out": {"video": [groups[0], "rain"]},
-    }
+    splits = certificate(
+        NAMES,
+        [0.6, 0.15, 0.15, 0.1],
+        ids={"train": [], "val_select": [], "val_calib": [], "val_test": list(ids)},
+        broken=[{"id": photo.format(9999), "reason": "cannot be opened"}],
+        largest_group={"name": group.format(0), "rows": 2, "share": 0.01},
+        sources={"/home/me/street": n, "public": 3},
+        hold_out={"video": [groups[0], "rain"]},
+    )
     documents = {
         "config": {"id2label": dict(enumerate(NAMES))},
         "metrics": metrics,
@@ -203,10 +208,10 @@ def write_finished_run(
             "version": 2, "status": "finished", "finished": "2026-01-02T03:04:05+00:00", "method": "lora",
             "positive": 1,
             "versions": {"natix_hf": "0.1.0", "torch": "2.14.1"}, "seeds": {"seed": 42},
-            "fingerprints": splits["fingerprints"],
+            "fingerprints": splits.fingerprints,
             "log_history": [{"step": 1, "loss": 0.7}, {"step": 2, "loss": 0.5}],
         },
-        "splits": seal({key: value for key, value in splits.items() if key != "seal"}),
+        "splits": splits,
         "gallery": {"version": 1, "max_side": 640, "photos": []},
     }  # fmt: skip
     run.mkdir(parents=True, exist_ok=True)

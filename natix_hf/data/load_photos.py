@@ -13,6 +13,7 @@ from natix_hf.data.splits.contracts import LockedSplits
 from natix_hf.data.splits.cut import Cut, cut
 from natix_hf.data.splits.growing import extended
 from natix_hf.data.splits.split_options import DEFAULT_RATIOS, Plan
+from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.errors import UserError
 
 # Keys of a recipe that decide which photos there are, and how they are divided. Whoever finds the photos of a recipe
@@ -102,19 +103,19 @@ def split_photos(
 
 def _cut(source: Any, plan: Plan, options: Mapping[str, Any]) -> Cut:
     rows = read_rows(source, looks=plan.near_duplicates, **options)
-    document = None
+    certificate = None
     if isinstance(rows.data, DatasetDict) and isinstance(source, str | Path):
-        document = certificate_beside(source)
-    if document and options.get("convert_photos"):
+        certificate = certificate_beside(source)
+    if certificate and options.get("convert_photos"):
         raise UserError(
             f"convert_photos: {source} brings its splits and their certificate, which holds for the photos as they "
             "are: give the photos that they were made from"
         )
-    return cut(rows, plan, document=document)
+    return cut(rows, plan, certificate=certificate)
 
 
-def certificate_beside(source: str | Path) -> dict | None:
-    """The `splits.json` that lies beside the rows of a folder or a Hub data set; None where there is none."""
+def certificate_beside(source: str | Path) -> SplitCertificate | None:
+    """The certificate that lies beside the rows of a folder or a Hub data set; None where there is none."""
     from natix_hf.data.splits.certificate import read_certificate
 
     folder = Path(source).expanduser()

@@ -22,6 +22,8 @@ from natix_hf.data.sources.unlabelled_photos import listed_photos, place_of, rea
 from natix_hf.data.splits.certificate import PRINT, known_photos, read_certificate
 from natix_hf.data.splits.groups import group_rows
 from natix_hf.data.splits.placement import place
+from natix_hf.documents.figures import Left
+from natix_hf.documents.recalibration import OwnPhotosCounted
 from natix_hf.errors import UserError
 from natix_hf.files import text_path
 from natix_hf.photos.client_view import client_notes
@@ -37,7 +39,7 @@ class OwnPhotos:
     Args:
         rows: `id, image, group, fingerprint`, and `label` in the order of the model's classes if `labelled`.
         labelled: whether there are labels.
-        broken: `{"id", "reason"}` of each photo that cannot be read.
+        broken: photos that cannot be read.
         known: split of the model's own data -> photos that were left out because they stand there.
         ties: kind of tie -> how many there are, as in `splits.json`.
         notes: what the person who reads them is to be told, a line each.
@@ -45,15 +47,15 @@ class OwnPhotos:
 
     rows: Dataset
     labelled: bool
-    broken: list[dict[str, str]]
+    broken: list[Left]
     known: dict[str, int]
     ties: dict[str, int]
     notes: list[str]
 
-    def described(self) -> dict:
-        """What a report says of them: `n, groups, broken, known, ties`."""
+    def counted(self) -> OwnPhotosCounted:
+        """What a report says of them."""
         groups = len(set(self.rows["group"][:]))
-        return {"n": len(self.rows), "groups": groups, "broken": self.broken, "known": self.known, "ties": self.ties}
+        return OwnPhotosCounted(n=len(self.rows), groups=groups, broken=self.broken, known=self.known, ties=self.ties)
 
     def halves(self, seed: int) -> dict[str, Dataset]:
         """The rows of `fit` and of `control`: whole groups, classes in proportion, each class in both.
@@ -175,7 +177,7 @@ def read_unlabelled(
     rows = concatenate_datasets([own, seen.remove_columns(["error", "client"]), column], axis=1)
     good = [i for i, reason in enumerate(errors) if reason is None]
     rows, client = rows.select(good), seen["client"][:]
-    broken = [{"id": name, "reason": reason} for name, reason in zip(called, errors) if reason is not None]
+    broken = [Left(id=name, reason=reason) for name, reason in zip(called, errors) if reason is not None]
     notes = client_notes([client[i] for i in good], [ids[i] for i in good])
     return _own(place, rows, {"group": rows["group"][:]}, broken, known, near_duplicates, notes)
 
@@ -184,7 +186,7 @@ def _own(
     place: str,
     rows: Dataset,
     values: Mapping[str, Sequence[str | None]],
-    broken: list[dict[str, str]],
+    broken: list[Left],
     known: Mapping[str, str],
     near_duplicates: bool,
     notes: list[str],
@@ -195,9 +197,7 @@ def _own(
     counts = dict(sorted(Counter(home for home in homes if home is not None).items()))
     if not strange:
         met = f"{sum(counts.values())} stand in the model's own data" if counts else ""
-        unread = (
-            f"{len(broken)} cannot be read, the first is {broken[0]['id']}: {broken[0]['reason']}" if broken else ""
-        )
+        unread = f"{len(broken)} cannot be read, the first is {broken[0].id}: {broken[0].reason}" if broken else ""
         raise UserError(f"{place}: no photo that can be used: {'; '.join(filter(None, [met, unread]))}")
     if counts:
         rows = rows.select(strange)

@@ -8,8 +8,6 @@ bound of Clopper and Pearson, 1934, at every level). Knows arrays only.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import scipy.special
 
@@ -102,7 +100,9 @@ def with_intervals(figures: dict[str, np.ndarray]) -> dict[str, dict[str, float]
     return found
 
 
-def before_and_after(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> dict[str, Any]:
+def before_and_after(
+    before: dict[str, np.ndarray], after: dict[str, np.ndarray]
+) -> dict[str, dict[str, dict[str, float]]]:
     """Both with their intervals, and the paired difference after - before; both from the same rows and seed."""
     difference = {name: after[name] - before[name] for name in before}
     return {

@@ -6,13 +6,12 @@ head adds them up.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from natix_hf.decision.temperature import softmax
+from natix_hf.documents.calibration import CalibrationFile
 
 TINY = np.finfo(np.float64).tiny
 
@@ -68,23 +67,17 @@ class Calibration:
         return np.where(above, self.positive, 1 - self.positive)
 
     @classmethod
-    def from_document(cls, document: Mapping[str, Any]) -> Calibration:
-        """From the content of `calibration.json`, version 1 (one temperature, no threshold) or 2."""
-        classes = len(document["logit_bias"])
-
-        def array(name: str, default: float = 0.0) -> np.ndarray:
-            values = np.asarray(document.get(name, default), dtype=np.float64)
-            return np.broadcast_to(values, (classes,)).copy()
-
-        knots = document.get("isotonic")
+    def from_document(cls, document: CalibrationFile) -> Calibration:
+        """What a `calibration.json` says is done."""
+        knots = document.isotonic
         return cls(
-            calibrator=document["calibrator"],
-            temperature=array("temperature", 1.0),
-            calibrator_bias=array("calibrator_bias"),
-            prior_bias=array("prior_bias"),
-            threshold_bias=array("threshold_bias"),
-            positive=document.get("positive", 1),
-            threshold=document.get("threshold", 0.5),
+            calibrator=document.calibrator,
+            temperature=np.array(document.temperature, dtype=np.float64),
+            calibrator_bias=np.array(document.calibrator_bias, dtype=np.float64),
+            prior_bias=np.array(document.prior_bias, dtype=np.float64),
+            threshold_bias=np.array(document.threshold_bias, dtype=np.float64),
+            positive=document.positive,
+            threshold=document.threshold,
             isotonic=tuple((np.array(x), np.array(y)) for x, y in knots) if knots else None,
         )
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import scipy.optimize
@@ -28,6 +27,7 @@ from natix_hf.decision.temperature import (
     fit_temperature,
     softmax,
 )
+from natix_hf.documents.calibration import Candidate
 from natix_hf.errors import UserError
 from natix_hf.resampling import group_numbers
 
@@ -66,7 +66,7 @@ class CalibratorFit:
     nll_after: float
     ece_before: float
     ece_after: float
-    candidates: tuple[dict[str, Any], ...]
+    candidates: tuple[Candidate, ...]
     notes: tuple[str, ...]
 
 
@@ -114,7 +114,7 @@ def fit_calibrator(
         raise UserError(f"calibration: {len(groups)} groups for {len(labels)} rows, one a row expected")
     group_of_row = group_numbers(groups, len(labels))
     names, notes = _possible(labels, class_names or range(logits.shape[1]), candidates)
-    compared: list[dict[str, Any]] = [{"calibrator": name, "cv_nll": None} for name in names]
+    compared = [Candidate(calibrator=name, cv_nll=None) for name in names]
     chosen = "none"
     if len(names) > 1 and group_of_row.max() == 0:
         notes.append(f"all {len(labels)} photos are one group, nothing can be held out to judge a calibrator by")

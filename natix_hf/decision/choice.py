@@ -17,10 +17,11 @@ photo on average. Works on arrays.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import scipy.special
+
+from natix_hf.documents.calibration import Candidate
 
 FIRST_STEP = 0.1
 STEPS = {"temperature": FIRST_STEP, "vector": 0.7, "isotonic": 1.0}  # part of the way that has to lead
@@ -57,7 +58,7 @@ def clearly_better(
 
 def choose(
     held_out: Mapping[str, np.ndarray], labels: np.ndarray, group_of_row: np.ndarray
-) -> tuple[str, list[dict[str, Any]]]:
+) -> tuple[str, list[Candidate]]:
     """The last candidate that is clearly better than the one taken before it.
 
     Args:
@@ -67,8 +68,7 @@ def choose(
         group_of_row: `(n,)` numbers from 0.
 
     Returns:
-        Its name, and for each candidate `calibrator`, `cv_nll` and `behind` (mean excess over the best, in nats a
-        row) with its standard error `behind_se`.
+        Its name, and how each candidate compares with the best.
     """
     taken, *others = held_out
     for name in others:
@@ -79,5 +79,5 @@ def choose(
     compared = []
     for name, values in nats.items():
         behind, error = mean_and_error(values - best, group_of_row)
-        compared.append({"calibrator": name, "cv_nll": float(values.mean()), "behind": behind, "behind_se": error})
+        compared.append(Candidate(calibrator=name, cv_nll=float(values.mean()), behind=behind, behind_se=error))
     return taken, compared

@@ -10,6 +10,7 @@ import numpy as np
 import scipy.special
 
 from natix_hf.decision.prior_shift import TINY, PriorEstimate, resampled_priors
+from natix_hf.documents.calibration import Bounds
 from natix_hf.resampling import CELLS, ENDS, group_numbers, times_drawn
 
 
@@ -22,7 +23,7 @@ def expected_accuracy(
     *,
     n_boot: int = 300,
     seed: int = 0,
-) -> dict[str, float]:
+) -> Bounds:
     """The expected accuracy with its interval over resampled groups, the class shares estimated anew in each.
 
     Args:
@@ -31,9 +32,6 @@ def expected_accuracy(
         seen: `(classes,)` class shares of the calibration.
         estimate: of the class shares among these rows.
         groups: `(n,)` or None.
-
-    Returns:
-        `{"value", "low", "high"}`.
     """
     seen = np.asarray(seen, dtype=np.float64) / np.sum(seen)
     probabilities = scipy.special.softmax(np.asarray(logits, dtype=np.float64), axis=1)
@@ -51,4 +49,4 @@ def expected_accuracy(
         chances = right(resampled_priors(probabilities, seen, estimate.prior, weights))
         draws.append((weights * chances).sum(axis=1) / weights.sum(axis=1))
     low, high = np.quantile(np.concatenate(draws), ENDS)
-    return {"value": float(right(estimate.prior[None]).mean()), "low": float(low), "high": float(high)}
+    return Bounds(value=float(right(estimate.prior[None]).mean()), low=float(low), high=float(high))

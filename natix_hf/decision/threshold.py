@@ -9,11 +9,11 @@ is the matter of `risk_control`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import scipy.sparse
 
+from natix_hf.documents.calibration import Constraint, HeldOutGain, ThresholdChoice, ThresholdCurve
 from natix_hf.errors import UserError
 from natix_hf.resampling import CELLS, ENDS, group_numbers, times_drawn
 
@@ -78,7 +78,7 @@ def threshold_curve(
     weights: np.ndarray | None = None,
     n_boot: int = 1000,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> ThresholdChoice:
     """The metric at every threshold that tells rows apart, the best one and its interval over resampled groups.
 
     Args:
@@ -90,12 +90,9 @@ def threshold_curve(
         weights: `(n,)` not negative, such as `importance_weights`; None: all 1.
 
     Returns:
-        `metric`; `measures`, what `value` is (mcc, accuracy, fbeta, cost, recall or precision); `threshold` in (0, 1)
-        with `low, high`, the interval of the optimum; `value` there, and `value_low, value_high`, its interval at
-        this threshold; `at_half`, the value at 0.5; `n`, `groups`; `curve`, at most 400 points
-        of `{threshold, value}`; `reachable`; `constraint`, None or `{"measures", "least", "value", "at_half",
-        "best"}`. Where the constraint cannot be met the threshold is that of the `best` value of what it constrains.
-        Of several optima the one nearest to 0.5 is taken.
+        The choice, a curve of at most 400 points in it, and nothing on what it is worth on other rows, which
+        `held_out_gain` tells. Where a constraint cannot be met the threshold is that of the `best` value of what it
+        constrains. Of several optima the one nearest to 0.5 is taken.
 
     Raises:
         UserError: scores that are no probabilities, one class only, or a metric that is not known.
@@ -130,29 +127,30 @@ def threshold_curve(
     shown = _thinned(len(cuts), best)
     constraint = None
     if chosen.constrained:
-        constraint = {
-            "measures": chosen.kind,
-            "least": chosen.numbers[0],
-            "value": float(held[0, best]),
-            "at_half": float(held_half[0, 0]),
-            "best": float(held[0].max()),
-        }
-    return {
-        "metric": metric,
-        "measures": {"precision": "recall", "recall": "precision"}.get(chosen.kind, chosen.kind),
-        "threshold": float(cuts[best]),
-        "low": float(low),
-        "high": float(high),
-        "value": float(value[0, best]),
-        "value_low": float(value_low),
-        "value_high": float(value_high),
-        "at_half": float(half[0, 0]),
-        "n": len(scores),
-        "groups": n_groups,
-        "reachable": constraint is None or constraint["best"] >= constraint["least"] - _EQUAL,
-        "constraint": constraint,
-        "curve": {"threshold": cuts[shown].tolist(), "value": value[0, shown].tolist()},
-    }
+        constraint = Constraint(
+            measures=chosen.kind,
+            least=chosen.numbers[0],
+            value=float(held[0, best]),
+            at_half=float(held_half[0, 0]),
+            best=float(held[0].max()),
+        )
+    return ThresholdChoice(
+        metric=metric,
+        measures={"precision": "recall", "recall": "precision"}.get(chosen.kind, chosen.kind),
+        threshold=float(cuts[best]),
+        low=float(low),
+        high=float(high),
+        value=float(value[0, best]),
+        value_low=float(value_low),
+        value_high=float(value_high),
+        at_half=float(half[0, 0]),
+        n=len(scores),
+        groups=n_groups,
+        reachable=constraint is None or constraint.best >= constraint.least - _EQUAL,
+        constraint=constraint,
+        curve=ThresholdCurve(threshold=cuts[shown].tolist(), value=value[0, shown].tolist()),
+        held_out=None,
+    )
 
 
 def held_out_gain(
@@ -165,7 +163,7 @@ def held_out_gain(
     folds: int = FOLDS,
     n_boot: int = 1000,
     seed: int = 0,
-) -> dict[str, float] | None:
+) -> HeldOutGain | None:
     """What choosing the threshold on some groups is worth on others, beside 0.5.
 
     Args:
@@ -210,19 +208,18 @@ def held_out_gain(
     sign = -1.0 if chosen.kind == "cost" else 1.0
     gain = sign * (value - at_half)
     error = (drawn[:, 0] - drawn[:, 1]).std(ddof=1)
-    return {"value": float(value), "at_half": float(at_half), "gain": float(gain), "gain_se": float(error)}
+    return HeldOutGain(value=float(value), at_half=float(at_half), gain=float(gain), gain_se=float(error))
 
 
-def unreachable_line(document: dict[str, Any]) -> str | None:
-    """One line where the constraint of a `threshold_curve` cannot be met, with the best that can be had; else None."""
-    constraint = document["constraint"]
-    if document["reachable"]:
+def unreachable_line(choice: ThresholdChoice) -> str | None:
+    """One line where the constraint cannot be met, with the best that can be had; else None."""
+    constraint = choice.constraint
+    if choice.reachable:
         return None
     return (
-        f"threshold_metric {document['metric']}: no threshold reaches {constraint['measures']} "
-        f"{constraint['least']:g} on {document['n']} photos of {document['groups']} groups; the best is "
-        f"{constraint['best']:.4g}, at threshold {document['threshold']:.4g} ({document['measures']} "
-        f"{document['value']:.4g})"
+        f"threshold_metric {choice.metric}: no threshold reaches {constraint.measures} {constraint.least:g} on "
+        f"{choice.n} photos of {choice.groups} groups; the best is {constraint.best:.4g}, at threshold "
+        f"{choice.threshold:.4g} ({choice.measures} {choice.value:.4g})"
     )
 
 

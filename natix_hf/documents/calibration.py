@@ -14,6 +14,21 @@ CalibratorName = Literal["none", "temperature", "vector", "isotonic"]
 Interval = Literal["photos", "photos and calibration"]
 
 
+class Bounds(Part):
+    """A figure with its interval; all three are always defined."""
+
+    value: float
+    low: float
+    high: float
+
+
+class ExpectedAccuracy(Part):
+    """Mean probability of the class that was decided for; takes calibration for granted."""
+
+    as_it_decides: Bounds
+    with_this_prior: Bounds
+
+
 class Candidate(Part):
     """A calibrator that was tried.
 
@@ -68,7 +83,7 @@ class Deployment(EstimatedShares):
     n: Some
     skipped: Count
     fingerprint: str
-    expected_accuracy: dict[str, Any]
+    expected_accuracy: ExpectedAccuracy
     drift: Drift | None
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from natix_hf.documents.calibration import Drift, EstimatedShares
+from natix_hf.documents.calibration import Bounds, Drift, EstimatedShares, ExpectedAccuracy
 from natix_hf.documents.document import Document, Part
 from natix_hf.documents.figures import Count, Left, PerClass
 from natix_hf.documents.guarantee import Guarantee
@@ -27,12 +27,6 @@ class OwnPhotosCounted(Part):
     ties: dict[str, Count]
 
 
-class Bounds(Part):
-    value: float
-    low: float
-    high: float
-
-
 OwnFigures = Annotated[dict[str, Bounds], Field(min_length=4)]
 
 
@@ -51,13 +45,6 @@ class BeforeAndAfter(Part):
 
 class OwnShares(EstimatedShares):
     seen: PerClass
-
-
-class ExpectedAccuracy(Part):
-    """Mean probability of the class that was decided for; takes calibration for granted."""
-
-    as_it_decides: Bounds
-    with_this_prior: Bounds
 
 
 class Recalibration(Document):

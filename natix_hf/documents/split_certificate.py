@@ -5,17 +5,22 @@ Places are the four splits and the two parts of `val_calib`.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, Self
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from natix_hf.documents.document import Document, Part
 from natix_hf.documents.figures import Amount, Count, Fingerprint, Left, Share
+from natix_hf.errors import UserError
 
 Split = Literal["train", "val_select", "val_calib", "val_test"]
 Place = Literal["train", "val_select", "val_calib", "val_test", "val_calib/fit", "val_calib/control"]
 Classes = Annotated[list[str], Field(min_length=2)]
 Ratio = Annotated[float, Field(gt=0, lt=1)]
+Whole = Annotated[int | float, Field(ge=0)]  # stays as it was typed: the seal tells 30 from 30.0
 Ratios = Annotated[list[Ratio], Field(min_length=4, max_length=4)]
 
 
@@ -23,8 +28,8 @@ class Rules(Part):
     """What was tied into groups, and how."""
 
     group_columns: list[str]
-    metres: Amount | None
-    seconds: Amount | None
+    metres: Whole | None
+    seconds: Whole | None
     near_duplicates: bool
     place_column: str | None = None
     time_column: str | None = None
@@ -67,30 +72,19 @@ class LabelConflict(Part):
     kind: Literal["bytes", "pixels", "near-duplicate"]
 
 
-class _Counted(Document):
-    """What both documents say.
+class RowNumbers(Part):
+    """What can be counted from the rows where they stand, without naming one.
 
     Attributes:
-        label_names: the classes in the order of their numbers.
-        ratios: shares of the four splits; None where the data set brought its own.
-        strata: columns whose values were kept in proportion.
-        hold_out: column -> values that stand in `val_test` alone.
         sizes, reached: photos of a split, and its share.
         class_counts: place -> class -> photos.
         group_sizes: place -> rows of a group -> groups of that size.
-        ties: kind of tie -> how many there are.
-        straddling: groups, ties counted anew, that stand in two splits.
+        sources: name of a source -> its rows.
         repeated_photos: rows whose photo, byte for byte, another row has too.
         fingerprint: over the fingerprints of the four splits.
         fingerprints: place -> of its sorted ids and photo fingerprints.
     """
 
-    label_names: Classes
-    ratios: Ratios | None
-    seed: int
-    strata: list[str]
-    hold_out: dict[str, list[str]]
-    rules: Rules
     sizes: dict[Split, Count]
     reached: dict[Split, Share]
     class_counts: dict[Place, dict[str, Count]]
@@ -101,9 +95,6 @@ class _Counted(Document):
     repeated_photos: Count
     fingerprint: Fingerprint
     fingerprints: dict[Place, Fingerprint]
-    ties: dict[str, Count]
-    straddling: Count
-    seal: Fingerprint
 
     @model_validator(mode="after")
     def _all_places(self) -> Self:
@@ -113,14 +104,50 @@ class _Counted(Document):
         return self
 
 
-class SplitCertificate(_Counted):
-    """Which row stands in which split, and what is needed to check it.
+class CountedRows(RowNumbers):
+    """All that can be counted from the rows where they stand.
 
     Attributes:
         byte_fingerprints: place -> of its sorted photo fingerprints.
         photo_prints: split -> the first 16 hex digits of each photo's fingerprint, sorted, in one string: tells later
             whether a photo was among these.
         ids: split -> ids of its rows.
+    """
+
+    largest_group: LargestGroup
+    byte_fingerprints: dict[Place, Fingerprint]
+    photo_prints: dict[Split, str] = Field(default_factory=dict)
+    ids: dict[Split, list[str]]
+    parts: Parts
+
+
+class HowSplit(RowNumbers):
+    """What both documents say: how the rows were divided, and their numbers.
+
+    Attributes:
+        label_names: the classes in the order of their numbers.
+        ratios: shares of the four splits; None where the data set brought its own.
+        strata: columns whose values were kept in proportion.
+        hold_out: column -> values that stand in `val_test` alone.
+        ties: kind of tie -> how many there are.
+        straddling: groups, ties counted anew, that stand in two splits.
+    """
+
+    label_names: Classes
+    ratios: Ratios | None
+    seed: int
+    strata: list[str]
+    hold_out: dict[str, list[str]]
+    rules: Rules
+    ties: dict[str, Count]
+    straddling: Count
+    seal: Fingerprint
+
+
+class SplitCertificate(Document, HowSplit, CountedRows):
+    """Which row stands in which split, and what is needed to check it.
+
+    Attributes:
         conflicts: copies of one photo that carry different labels.
         broken: photos that could not be read.
         dropped: readable rows that were left out on purpose.
@@ -132,18 +159,33 @@ class SplitCertificate(_Counted):
     mend: ClassVar[str] = "bring the file back as it was written, or split again (python -m natix_hf.data split)"
     edition: ClassVar[int] = 2
 
-    largest_group: LargestGroup
-    byte_fingerprints: dict[Place, Fingerprint]
-    photo_prints: dict[Split, str] = Field(default_factory=dict)
-    ids: dict[Split, list[str]]
-    parts: Parts
     conflicts: list[LabelConflict]
     broken: list[Left]
     dropped: list[Left]
     set_aside: list[Left]
 
+    @classmethod
+    def sealed(cls, **fields: Any) -> Self:
+        """The certificate of these fields, with the seal that belongs to them."""
+        unsealed = cls(**{**fields, "seal": "0" * 32})
+        return unsealed.model_copy(update={"seal": unsealed._seal_of_content()})
 
-class SplitSummary(_Counted):
+    def check_seal(self, where: str | Path) -> None:
+        """Raise `UserError` where this is not what was sealed; `where` names it."""
+        if self.seal != self._seal_of_content():
+            raise UserError(
+                f"{where}: edited by hand or damaged: its seal {self.seal} is not that of its content: bring the "
+                "file back as it was written, or split again (python -m natix_hf.data split)"
+            )
+
+    def _seal_of_content(self) -> str:
+        content = {self.edition_key: self.edition, **self.plain()}
+        del content["seal"]
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+class SplitSummary(Document, HowSplit):
     """What a certificate says in numbers, without the names of photos and groups.
 
     Attributes:

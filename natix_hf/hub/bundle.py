@@ -11,24 +11,15 @@ import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from natix_hf.data.splits.certificate import read_certificate
-from natix_hf.documents.calibration import CalibrationFile
-from natix_hf.documents.final_figures import FinalFigures
-from natix_hf.documents.ledger import read_ledger
-from natix_hf.documents.probe import OverProbe, ProbeSearch
+from natix_hf.documents.probe import ProbeSearch
 from natix_hf.documents.reward import Reward
-from natix_hf.documents.robustness import Robustness
-from natix_hf.documents.run_record import RunRecord
-from natix_hf.documents.run_speed import RunSpeed
-from natix_hf.documents.selective import Selective
-from natix_hf.documents.slices import Slices
-from natix_hf.documents.split_certificate import SplitSummary
+from natix_hf.documents.run_documents import RunDocuments
 from natix_hf.errors import UserError
-from natix_hf.files import read_json, read_recipe, write_json, write_text
+from natix_hf.files import read_json, read_recipe, write_text
 from natix_hf.hub.base_licence import Licence, base_licence
 from natix_hf.hub.card_metadata import eval_results
 from natix_hf.hub.card_sections import pictures
@@ -37,11 +28,6 @@ from natix_hf.hub.cards import model_card
 from natix_hf.hub.privacy import Names, check_public, names_of, public, splits_summary
 from natix_hf.hub.public_page import write_public_page
 from natix_hf.report.page_sections import ExtraSection
-
-# Documents of a run that are published where there are any; the first is there in every finished run.
-DOCUMENTS = (FinalFigures, Slices, Selective, Robustness, Reward)
-PROBES = (OverProbe, ProbeSearch)
-SHOWN_ON_PAGE = ("slices", "robustness", "reward", "selective")
 
 
 def write_bundle(
@@ -65,43 +51,33 @@ def write_bundle(
             names a photo although it must not.
     """
     run, folder = Path(run), Path(folder)
-    splits, record = read_certificate(run), RunRecord.read(run)
-    names = Names(frozenset()) if include_photos else names_of(run)
+    splits = read_certificate(run)
+    documents = RunDocuments.read(run, splits)
+    if documents.calibration is None:
+        raise UserError(f"{run}: no calibration.json: run `python -m natix_hf.calibrate {run}` first")
+    names = Names(frozenset()) if include_photos else names_of(run, splits)
+    shown = documents if include_photos else public(documents, names)
     recipe = read_recipe(run)
 
-    documents = {}
-    for kind in DOCUMENTS:
-        if kind is FinalFigures or kind.there(run):
-            name = kind.file_name.removesuffix(".json")
-            _check_there(run, name)
-            documents[name] = kind.read(run) if include_photos else public(kind.read(run), names)
-            documents[name].write(folder)
-    for kind in PROBES:
-        if kind.there(run):
-            kind.read(run).write(folder)
-    _check_there(run, "calibration")
-    calibration = CalibrationFile.read(run)
-    if not include_photos:
-        calibration = public(calibration, names)
-        calibration.write(folder)
-    summary = splits_summary(splits, names)
-    SplitSummary.check(summary)
-    write_json(folder / "splits_summary.json", summary)
-
-    _copy_pictures(run, folder, names, include_photos)
-    speed = RunSpeed.read(run) if RunSpeed.there(run) else None
-    further = {"calibration": calibration.plain(), "run": record, "splits": splits, "ledger": read_ledger(run)}
-    further["speed"] = speed
-    _write_page(run, folder, documents | further, include_photos)
+    measured = (shown.metrics, shown.slices, shown.selective, shown.robustness, shown.reward, shown.over_probe)
+    for document in filter(None, measured):
+        document.write(folder)
+    if ProbeSearch.there(run):
+        ProbeSearch.read(run).write(folder)
+    if not include_photos:  # the export holds the calibration as it is
+        shown.calibration.write(folder)
+    splits_summary(splits, names).write(folder)
+    _copy_pictures(run, folder, documents.reward, names, include_photos)
+    _write_page(run, folder, shown, include_photos)
 
     data = hub_id(recipe.get("dataset_name"))
     if data:
         results = eval_results(
-            documents["metrics"],
+            shown.metrics,
             data=data,
             repo_id=repo_id,
-            fingerprint=splits["fingerprint"],
-            date=record.finished or datetime.now(UTC).isoformat(timespec="seconds"),
+            fingerprint=splits.fingerprint,
+            date=documents.record.finished or datetime.now(UTC).isoformat(timespec="seconds"),
         )
         write_text(folder / ".eval_results" / "natix_hf.yaml", yaml.safe_dump(results, sort_keys=False))
 
@@ -109,7 +85,8 @@ def write_bundle(
     base = None
     if form == "adapter":
         base = hub_id(read_json(folder / "adapter_config.json")["base_model_name_or_path"])
-    card = model_card(run, repo_id, form=form, base=base, licence=licence, extra=extra, include_photos=include_photos)
+    about = {"form": form, "base": base, "licence": licence, "extra": extra, "include_photos": include_photos}
+    card = model_card(run, documents, repo_id, **about)
     write_text(folder / "README.md", card)
     if not include_photos:
         check_public(folder, names)
@@ -119,17 +96,9 @@ def _has(run: Path, name: str) -> bool:
     return (run / name).is_file()
 
 
-def _check_there(run: Path, name: str) -> None:
-    if not _has(run, f"{name}.json"):
-        raise UserError(
-            f"{run}: no {name}.json, so nothing of what it measured could be published: run `python -m "
-            f"natix_hf.{'calibrate' if name == 'calibration' else 'evaluate'} {run}` first"
-        )
-
-
-def _copy_pictures(run: Path, folder: Path, names: Names, include_photos: bool) -> None:
+def _copy_pictures(run: Path, folder: Path, reward: Reward | None, names: Names, include_photos: bool) -> None:
     """The pictures that the card shows; all others that lie beside them only where photos may go."""
-    found = [run / path for path, _ in pictures(run, names)]
+    found = [run / path for path, _ in pictures(run, reward, names)]
     if include_photos:
         found = sorted((run / "figures").glob("*.png"))
     for path in found:
@@ -137,15 +106,14 @@ def _copy_pictures(run: Path, folder: Path, names: Names, include_photos: bool) 
         shutil.copyfile(path, folder / "figures" / path.name)
 
 
-def _write_page(run: Path, folder: Path, documents: dict[str, Any], include_photos: bool) -> None:
+def _write_page(run: Path, folder: Path, documents: RunDocuments, include_photos: bool) -> None:
     """`report.html`: the run's own, with its gallery, or one without anything of a single photo."""
     if include_photos and _has(run, "report.html"):
         shutil.copyfile(run / "report.html", folder / "report.html")
         return
     if not _has(run, "predictions/val_test.parquet"):
         return  # a refit has no photos left that it could be tested on
-    wanted = ("metrics", "calibration", "run", "splits", "ledger", "speed", *SHOWN_ON_PAGE)
-    write_public_page(run, {key: documents[key] for key in wanted if key in documents}, folder / "report.html")
+    write_public_page(run, documents, folder / "report.html")
 
 
 def _licence(base: str | None, folder: Path) -> Licence:

@@ -6,9 +6,9 @@ command prints about the rows of a fit give figures without intervals: the card 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 from natix_hf.documents.calibration import CalibrationFile, ThresholdChoice
 from natix_hf.documents.figures import Difference, Interval
@@ -20,10 +20,10 @@ from natix_hf.documents.run_record import Prefix
 from natix_hf.documents.selective import Selective
 from natix_hf.documents.slices import Slices
 from natix_hf.hub.card_text import cell
-from natix_hf.hub.privacy import Names, public
+from natix_hf.hub.privacy import Names, shown_reward
 from natix_hf.report.charts import Table
 from natix_hf.report.page_sections import ExtraSection
-from natix_hf.report.page_tables import band_table, robustness_table, slices_table
+from natix_hf.report.page_tables import Cell, band_table, robustness_table, slices_table
 from natix_hf.report.summary import LABELS, figure_text, interval_text
 
 # Pictures that show neither photos nor places: file in figures/ -> what it shows.
@@ -101,7 +101,16 @@ def _threshold_line(calibration: CalibrationFile, choice: ThresholdChoice, posit
     )
 
 
-def stages_section(metrics: FinalFigures, positive: int) -> dict[str, Any] | None:
+class Section(NamedTuple):
+    """A part of a card: a sentence, a table, and what stands below it."""
+
+    text: str
+    table: Table
+    title: str = ""
+    foot: str = ""
+
+
+def stages_section(metrics: FinalFigures, positive: int) -> Section | None:
     """Figures before and after calibrator, prior and threshold; None where the run has none."""
     stages = metrics.stages
     if not stages:
@@ -112,11 +121,11 @@ def stages_section(metrics: FinalFigures, positive: int) -> dict[str, Any] | Non
     rows = [
         [step.step, *(_with_interval(step.figures[name]) for name in found), str(stages.n)] for step in stages.steps
     ]
-    return {
-        "text": f"On the {stages.n} photos ({stages.groups} groups) of `{metrics.split}`, at class shares of "
+    return Section(
+        text=f"On the {stages.n} photos ({stages.groups} groups) of `{metrics.split}`, at class shares of "
         f"{', '.join(f'{shares[k]:.1%} {cell(names[k])}' for k in shown)}:",
-        "table": Table(["after", *(STAGES[name] for name in found), "photos"], rows),
-    }
+        table=Table(["after", *(STAGES[name] for name in found), "photos"], rows),
+    )
 
 
 def band_section(selective: Selective | None) -> Table | None:
@@ -124,7 +133,7 @@ def band_section(selective: Selective | None) -> Table | None:
     return band_table(selective) if selective else None
 
 
-def robustness_section(document: Robustness | None) -> dict[str, Any] | None:
+def robustness_section(document: Robustness | None) -> Section | None:
     """The photos as each challenge profile sends them; distortions one by one stand in `robustness.json` alone."""
     if not document:
         return None
@@ -133,35 +142,32 @@ def robustness_section(document: Robustness | None) -> dict[str, Any] | None:
         for profile in document.profiles
     ]
     found = robustness_table(document.model_copy(update={"profiles": whole}))
-    rows = [[row["profile"], row["what"], *map(_cell, row["cells"]), str(row["n"])] for row in found["rows"]]
-    return {
-        "text": _plain(found["text"]),
-        "table": Table(["profile", "what is done", *found["heads"], "predictions"], rows),
-        "latency": found["latency"] and _plain(found["latency"]),
-    }
+    rows = [[row.profile, row.what, *map(_cell, row.cells), str(row.n)] for row in found.rows]
+    table = Table(["profile", "what is done", *found.heads, "predictions"], rows)
+    return Section(_plain(found.text), table, foot=_plain(found.latency or ""))
 
 
-def slices_section(document: Slices | None) -> dict[str, Any] | None:
+def slices_section(document: Slices | None) -> Section | None:
     """The kinds of photos on which the model is worst beside the rest, small ones left out."""
     if not document:
         return None
     found = slices_table(document)
     rows = [
         [
-            cell(row["column"]),
-            cell(row["value"]) + (" (stands out)" if row["stands_out"] else ""),
-            *map(_cell, row["cells"][:SHOWN]),
-            str(row["n"]),
-            str(row["groups"]),
+            cell(row.column),
+            cell(row.value) + (" (stands out)" if row.stands_out else ""),
+            *map(_cell, row.cells[:SHOWN]),
+            str(row.n),
+            str(row.groups),
         ]
-        for row in found["rows"]
-        if not row["small"]
+        for row in found.rows
+        if not row.small
     ]
-    heads = ["column", "kind", *found["heads"][:SHOWN], "photos", "groups"]
-    return {"text": _plain(found["text"]), "table": Table(heads, rows[:WORST])}
+    heads = ["column", "kind", *found.heads[:SHOWN], "photos", "groups"]
+    return Section(_plain(found.text), Table(heads, rows[:WORST]))
 
 
-def probe_section(found: OverProbe | None) -> dict[str, Any] | None:
+def probe_section(found: OverProbe | None) -> Section | None:
     """What fine-tuning added over the probe that it started from."""
     if not found:
         return None
@@ -175,42 +181,40 @@ def probe_section(found: OverProbe | None) -> dict[str, Any] | None:
         ]
         for name, one in found.metrics.items()
     ]
-    return {
-        "text": f"Tuned minus probe on the same {found.n} photos ({found.groups} groups) of "
+    return Section(
+        text=f"Tuned minus probe on the same {found.n} photos ({found.groups} groups) of "
         f"`{found.split}`, 95 % intervals from resamples of whole groups:",
-        "table": Table(["metric", "probe", "tuned", "difference", "photos"], rows),
-    }
+        table=Table(["metric", "probe", "tuned", "difference", "photos"], rows),
+    )
 
 
-def extra_section(section: ExtraSection) -> dict[str, Any]:
+def extra_section(section: ExtraSection) -> Section:
     """A section that was made elsewhere; why a row is too short stands in the page and in the document alone."""
     rows, width = [], len(section.heads)
     for row in section.rows:
         told = row if len(row) == width else [*row[:-1], *["-"] * (width - len(row) + 1)]
         rows.append([cell(one) if isinstance(one, str) else _cell(one) for one in told])
-    found = {"title": section.title, "text": _plain(section.text), "foot": _plain(section.foot)}
-    return {**found, "table": Table(section.heads, rows)}
+    return Section(_plain(section.text), Table(section.heads, rows), section.title, _plain(section.foot))
 
 
-def pictures(run: Path, names: Names) -> list[tuple[str, str]]:
+def pictures(run: Path, reward: Reward | None, names: Names) -> list[tuple[str, str]]:
     """Paths within the repository, and what they show, of the run's pictures that may be published.
 
     Args:
         run: its folder.
-        names: what must not be read on them; the picture of rewards bears the names of sources.
+        reward: what was measured of rewards, whose picture bears the names of sources.
+        names: what must not be read on them.
     """
     found = [(f"figures/{name}.png", told) for name, told in FIGURES.items()]
     found = [(path, told) for path, told in found if (run / path).is_file()]
-    if Reward.there(run):
-        reward = Reward.read(run)
-        if public(reward, names) != reward:
-            found = [one for one in found if one[0] != "figures/reward.png"]
+    if reward is not None and shown_reward(reward, names) != reward:
+        found = [one for one in found if one[0] != "figures/reward.png"]
     return found
 
 
-def _cell(found: Mapping[str, Any]) -> str:
-    ends = "" if found["interval"] in ("", "-") else f" ({found['interval']})"
-    return f"{found['value']}{ends}"
+def _cell(found: Cell) -> str:
+    ends = "" if found.interval in ("", "-") else f" ({found.interval})"
+    return f"{found.value}{ends}"
 
 
 def _with_interval(found: Interval) -> str:

@@ -6,23 +6,16 @@ stay out of it, and no figure stands in it without its interval and the number o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import yaml
 from huggingface_hub import ModelCard
 
-from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.documents.calibration import CalibrationFile
-from natix_hf.documents.document import Document
-from natix_hf.documents.final_figures import FinalFigures
-from natix_hf.documents.probe import OverProbe
-from natix_hf.documents.reward import Reward
-from natix_hf.documents.robustness import Robustness
-from natix_hf.documents.run_record import RunRecord
-from natix_hf.documents.selective import Selective
-from natix_hf.documents.slices import Slices
+from natix_hf.documents.run_documents import RunDocuments
+from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.errors import UserError
 from natix_hf.files import read_json
 from natix_hf.hub import card_sections
@@ -52,13 +45,12 @@ SETTINGS = (
     *("loss", "optim", "weight_decay", "label_smoothing_factor", "mixup_alpha", "cutmix_alpha", "mix_switch_prob"),
     *("ema", "ema_decay", "split_seed"),
 )
-D = TypeVar("D", bound=Document)
-OPTIONAL = (CalibrationFile, Selective, Robustness, Slices, Reward)
 LORA_SETTINGS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
 
 
 def model_card(
     run_folder: str | Path,
+    documents: RunDocuments,
     model_id: str | None = None,
     *,
     form: str = "run",
@@ -70,9 +62,9 @@ def model_card(
     """The text of `README.md`: front matter for the Hub, how to use the model, figures, photos, training and limits.
 
     Args:
-        run_folder: a finished run with `config.json`, `metrics.json`, `splits.json`, `run.json` and, if it was
-            calibrated, `calibration.json`; what else it measured is told too. Without `recipe.yaml` (a run from
-            Python) checkpoint and photos stay unnamed.
+        run_folder: a finished run with `config.json`. Without `recipe.yaml` (a run from Python) checkpoint and photos
+            stay unnamed.
+        documents: of the run.
         model_id: the repository that the card will stand in; a placeholder stands for it otherwise.
         form: what stands there: the run's own folder (`run`) or one of `export_forms.FORMATS`.
         base: Hub id of the base that an adapter names, if that is not the run's.
@@ -81,17 +73,15 @@ def model_card(
         include_photos: values of metadata that name photos or places need not be withheld.
 
     Raises:
-        UserError: a file is missing; names it. Or the Hub would refuse the front matter.
+        UserError: there is no `config.json`, or the Hub would refuse the front matter.
     """
     run_folder = Path(run_folder)
-    config, run = _document(run_folder, "config.json"), RunRecord.read(run_folder)
-    _check_there(run_folder, FinalFigures.file_name)
-    metrics = FinalFigures.read(run_folder)
-    splits = read_certificate(run_folder)
-    names = Names(frozenset()) if include_photos else names_of(run_folder)
-    calibration, selective, robustness, slices, reward = (
-        _optional(run_folder, kind, None if include_photos else names) for kind in OPTIONAL
-    )
+    config = _config(run_folder)
+    names = Names(frozenset()) if include_photos else names_of(run_folder, documents.splits)
+    reward = documents.reward
+    documents = documents if include_photos else public(documents, names)
+    run, splits, metrics = documents.record, documents.splits, documents.metrics
+    calibration = documents.calibration
     recipe_file = run_folder / "recipe.yaml"
     recipe = yaml.safe_load(recipe_file.read_text(encoding="utf-8")) if recipe_file.exists() else {}
     classes = [config["id2label"][key] for key in sorted(config["id2label"], key=int)]
@@ -128,25 +118,25 @@ def model_card(
         read_before=sentence(read_before_line(metrics)),
         decisions=card_sections.decision_lines(calibration, classes),
         stages=card_sections.stages_section(metrics, run.positive),
-        band=card_sections.band_section(selective),
-        robustness=card_sections.robustness_section(robustness),
-        slices=card_sections.slices_section(slices),
-        extra=[card_sections.extra_section(one) for one in (*reward_sections(reward), *extra)],
-        over_probe=card_sections.probe_section(OverProbe.read(run_folder) if OverProbe.there(run_folder) else None),
-        pictures=card_sections.pictures(run_folder, names),
+        band=card_sections.band_section(documents.selective),
+        robustness=card_sections.robustness_section(documents.robustness),
+        slices=card_sections.slices_section(documents.slices),
+        extra=[card_sections.extra_section(one) for one in (*reward_sections(documents.reward), *extra)],
+        over_probe=card_sections.probe_section(documents.over_probe),
+        pictures=card_sections.pictures(run_folder, reward, names),
         data_text=_data_text(data, splits),
         splits=[
             {
                 "name": name,
                 "use": use,
-                "photos": splits["sizes"][name],
-                "groups": splits["groups"][name],
-                "counts": counts_text(splits["class_counts"][name]),
+                "photos": splits.sizes[name],
+                "groups": splits.groups[name],
+                "counts": counts_text(splits.class_counts[name]),
             }
             for name, use in USES.items()
         ],
         certificate=_certificate_text(splits),
-        fingerprint=splits["fingerprint"],
+        fingerprint=splits.fingerprint,
         settings=[
             (name, cell(recipe[name]))
             for name in (*SETTINGS, *(LORA_SETTINGS if method == "lora" else ()))
@@ -160,32 +150,19 @@ def model_card(
     return str(card).rstrip("\n") + "\n"
 
 
-def _optional(run_folder: Path, kind: type[D], hidden: Names | None) -> D | None:
-    if not kind.there(run_folder):
-        return None
-    document = kind.read(run_folder)
-    return document if hidden is None else public(document, hidden)
-
-
-def _certificate_text(splits: Mapping[str, Any]) -> str:
+def _certificate_text(splits: SplitCertificate) -> str:
     """What ties rows, and that nothing tied stands in two splits."""
-    ties = [f"{count} by {cell(kind)}" for kind, count in splits["ties"].items() if count]
+    ties = [f"{count} by {cell(kind)}" for kind, count in splits.ties.items() if count]
     tied = f"Rows that belong together were kept in one split ({', '.join(ties)}). " if ties else ""
-    sought = "" if splits["rules"]["near_duplicates"] else " Altered copies of photos were not looked for."
-    return f"{tied}Groups that stand in two splits: {splits['straddling']}.{sought}"
+    sought = "" if splits.rules.near_duplicates else " Altered copies of photos were not looked for."
+    return f"{tied}Groups that stand in two splits: {splits.straddling}.{sought}"
 
 
-def _check_there(run_folder: Path, name: str) -> None:
-    if not (run_folder / name).exists():
-        raise UserError(
-            f"{run_folder / name}: there is no such file, so the run is not finished; train it to the end, or run "
-            f"`python -m natix_hf.evaluate {run_folder}`"
-        )
-
-
-def _document(run_folder: Path, name: str) -> dict[str, Any]:
-    _check_there(run_folder, name)
-    return read_json(run_folder / name)
+def _config(run_folder: Path) -> dict[str, Any]:
+    path = run_folder / "config.json"
+    if not path.exists():
+        raise UserError(f"{path}: there is no such file, so the run is not finished: train it to the end")
+    return read_json(path)
 
 
 def _base_text(base: str | None) -> str:
@@ -194,15 +171,15 @@ def _base_text(base: str | None) -> str:
     return f"[{base}](https://huggingface.co/{base})" if hub_id(base) else "a local DINOv3 checkpoint"
 
 
-def _data_text(data: str | None, splits: Mapping[str, Any]) -> str:
+def _data_text(data: str | None, splits: SplitCertificate) -> str:
     if data == "builtin:scenes":
         source = "Generated street photos (`natix_hf.scenes.photos`), no real ones"
     else:
         source = f"[{data}](https://huggingface.co/datasets/{data})" if hub_id(data) else "The trainer's own photos"
-    if splits["ratios"] is None:
+    if splits.ratios is None:
         return f"{source}, in the four splits that they came with; no group and no photo stands in two of them."
     return (
-        f"{source}, cut into four splits by class with whole groups kept together (seed {splits['seed']}); no group "
+        f"{source}, cut into four splits by class with whole groups kept together (seed {splits.seed}); no group "
         "and no photo stands in two of them."
     )
 

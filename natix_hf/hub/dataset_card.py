@@ -6,8 +6,6 @@ Knows `splits.json` and the columns, not the photos. A card is public: no paths,
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
 
 from datasets import DatasetDict, Features, Image
 from datasets.info import DatasetInfo, DatasetInfosDict
@@ -16,6 +14,7 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from natix_hf.data.splits.contracts import SPLITS
+from natix_hf.documents.split_certificate import LabelConflict, PriorShift, SplitCertificate
 from natix_hf.hub.cards import USES, cell, template, title
 from natix_hf.hub.licences import LICENCE_COLUMNS, licence_front, licence_lines, licence_rows
 
@@ -23,7 +22,7 @@ _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "
 _REASONS = 8  # reasons of their own line
 
 
-def dataset_card(document: Mapping[str, Any], data: DatasetDict, repo_id: str) -> str:
+def dataset_card(certificate: SplitCertificate, data: DatasetDict, repo_id: str) -> str:
     """The text of `README.md`.
 
     Args:
@@ -31,29 +30,29 @@ def dataset_card(document: Mapping[str, Any], data: DatasetDict, repo_id: str) -
     """
     licences = _licences(data)
     card = DatasetCard.from_template(
-        _card_data(document, data, licences),
+        _card_data(certificate, data, licences),
         template_str=template("dataset_card.md.jinja"),
         repo_id=repo_id,
-        title=title(document["label_names"]),
-        total=sum(document["sizes"].values()),
-        classes=[cell(name) for name in document["label_names"]],
-        splits=[_split_row(document, split) for split in SPLITS],
-        parts=document["parts"]["val_calib"],
-        groups=sum(document["groups"][split] for split in SPLITS),
-        how_lines=_how_lines(document),
-        ties=[(cell(kind), count) for kind, count in document["ties"].items()],
-        size_names=list(document["group_sizes"]["train"]),
-        group_sizes=[(split, document["group_sizes"][split].values()) for split in SPLITS],
-        straddling=document["straddling"],
-        conflict_lines=_conflict_lines(document["conflicts"]),
-        conflicts=len(document["conflicts"]),
-        shift=_shift_text(document["prior_shift"]),
+        title=title(certificate.label_names),
+        total=sum(certificate.sizes.values()),
+        classes=[cell(name) for name in certificate.label_names],
+        splits=[_split_row(certificate, split) for split in SPLITS],
+        parts=certificate.parts.val_calib,
+        groups=sum(certificate.groups[split] for split in SPLITS),
+        how_lines=_how_lines(certificate),
+        ties=[(cell(kind), count) for kind, count in certificate.ties.items()],
+        size_names=list(certificate.group_sizes["train"]),
+        group_sizes=[(split, certificate.group_sizes[split].values()) for split in SPLITS],
+        straddling=certificate.straddling,
+        conflict_lines=_conflict_lines(certificate.conflicts),
+        conflicts=len(certificate.conflicts),
+        shift=_shift_text(certificate.prior_shift),
         fingerprints=[
-            (split, document["fingerprints"][split], document["byte_fingerprints"][split]) for split in SPLITS
+            (split, certificate.fingerprints[split], certificate.byte_fingerprints[split]) for split in SPLITS
         ],
-        seal=document["seal"],
-        sources=[(cell(name), count) for name, count in document["sources"].items()],
-        left_out=_left_out(document),
+        seal=certificate.seal,
+        sources=[(cell(name), count) for name, count in certificate.sources.items()],
+        left_out=_left_out(certificate),
         licence_lines=licence_lines(licences),
         licences=[(cell(name), count) for name, count in licence_rows(licences)],
     )
@@ -65,11 +64,11 @@ def hub_features(features: Features) -> Features:
     return Features({name: Image() if isinstance(kind, Image) else kind for name, kind in features.items()})
 
 
-def _card_data(document: Mapping[str, Any], data: DatasetDict, licences: Counter | None) -> DatasetCardData:
+def _card_data(certificate: SplitCertificate, data: DatasetDict, licences: Counter | None) -> DatasetCardData:
     """The front matter, with `configs` and `dataset_info` as `datasets` itself writes them."""
-    total = sum(document["sizes"].values())
+    total = sum(certificate.sizes.values())
     front = DatasetCardData(
-        pretty_name=title(document["label_names"]),
+        pretty_name=title(certificate.label_names),
         license=licence_front(licences),
         task_categories=["image-classification"],
         size_categories=[next((name for limit, name in _SIZES if total < limit), "n>10M")],
@@ -98,44 +97,44 @@ def _licences(data: DatasetDict) -> Counter | None:
     return Counter(None if value is None or not str(value).strip() else str(value).strip() for value in values)
 
 
-def _split_row(document: Mapping[str, Any], split: str) -> dict[str, Any]:
-    wanted = document["ratios"] and document["ratios"][SPLITS.index(split)]
+def _split_row(certificate: SplitCertificate, split: str) -> dict[str, str | int | list[int]]:
+    wanted = certificate.ratios and certificate.ratios[SPLITS.index(split)]
     return {
         "name": split,
         "use": USES[split],
-        "photos": document["sizes"][split],
-        "groups": document["groups"][split],
+        "photos": certificate.sizes[split],
+        "groups": certificate.groups[split],
         "wanted": f"{wanted:.1%}" if wanted else "as given",
-        "reached": f"{document['reached'][split]:.1%}",
-        "counts": [document["class_counts"][split][name] for name in document["label_names"]],
+        "reached": f"{certificate.reached[split]:.1%}",
+        "counts": [certificate.class_counts[split][name] for name in certificate.label_names],
     }
 
 
-def _how_lines(document: Mapping[str, Any]) -> list[str]:
+def _how_lines(certificate: SplitCertificate) -> list[str]:
     """How the rows came into their splits, a sentence each."""
-    rules, largest = document["rules"], document["largest_group"]
-    if document["ratios"] is None:
+    rules, largest = certificate.rules, certificate.largest_group
+    if certificate.ratios is None:
         lines = ["The source brought these four splits; they were kept as they were, and checked."]
     else:
         lines = [
             f"Whole groups were placed by class, as close to the wanted shares as whole groups allow (seed "
-            f"{document['seed']}); the same rows and seed give the same splits in any order."
+            f"{certificate.seed}); the same rows and seed give the same splits in any order."
         ]
-    if document["strata"]:
-        lines.append(f"Kept in proportion besides the class: {', '.join(f'`{name}`' for name in document['strata'])}.")
-    for column, values in document["hold_out"].items():
+    if certificate.strata:
+        lines.append(f"Kept in proportion besides the class: {', '.join(f'`{name}`' for name in certificate.strata)}.")
+    for column, values in certificate.hold_out.items():
         lines.append(f"Held out: rows whose `{column}` is {_listed(values)} stand in `val_test` and nowhere else.")
-    tied = [f"have the same `{column}`" for column in rules["group_columns"]]
-    if rules["metres"] is not None:
-        in_time = "" if rules["seconds"] is None else f" and {rules['seconds']:g} s, where both times are known"
-        tied.append(f"were taken within {rules['metres']:g} m{in_time}")
+    tied = [f"have the same `{column}`" for column in rules.group_columns]
+    if rules.metres is not None:
+        in_time = "" if rules.seconds is None else f" and {rules.seconds:g} s, where both times are known"
+        tied.append(f"were taken within {rules.metres:g} m{in_time}")
     tied.append("show the same photo byte for byte")
-    if rules["near_duplicates"]:
+    if rules.near_duplicates:
         tied.append("show the same photo once decoded, or an altered copy of it (verified on pixels)")
     lines.append(f"Rows are tied that {'; '.join(tied)}. Ties are followed from row to row until no more is found.")
-    if not rules["near_duplicates"]:
+    if not rules.near_duplicates:
         lines.append("Altered copies of a photo were not looked for.")
-    lines.append(f"The largest group holds {largest['rows']} photos ({largest['share']:.1%} of all).")
+    lines.append(f"The largest group holds {largest.rows} photos ({largest.share:.1%} of all).")
     return lines
 
 
@@ -143,28 +142,28 @@ def _listed(values: list[str]) -> str:
     return " or ".join(f"`{cell(value)}`" for value in values)
 
 
-def _conflict_lines(conflicts: list[Mapping[str, Any]]) -> list[str]:
+def _conflict_lines(conflicts: list[LabelConflict]) -> list[str]:
     if not conflicts:
         return ["No two copies of one photo carry different labels."]
     return [
         f"Photos that stand here more than once with different labels: {len(conflicts)}, in "
-        f"{sum(len(conflict['ids']) for conflict in conflicts)} rows. They are listed in `splits.json` and shown in "
+        f"{sum(len(conflict.ids) for conflict in conflicts)} rows. They are listed in `splits.json` and shown in "
         "`conflicts.png`; such a label is wrong in at least one place."
     ]
 
 
-def _shift_text(shift: Mapping[str, Any]) -> str:
-    verdict = "differ more than chance would have it" if shift["p"] < 0.05 else "differ no more than by chance"
+def _shift_text(shift: PriorShift) -> str:
+    verdict = "differ more than chance would have it" if shift.p < 0.05 else "differ no more than by chance"
     return (
-        f"The shares of the classes {verdict} between the splits (chi-squared {shift['chi2']:.2f}, {shift['dof']} "
-        f"degrees of freedom, p = {shift['p']:.3g})."
+        f"The shares of the classes {verdict} between the splits (chi-squared {shift.chi2:.2f}, {shift.dof} "
+        f"degrees of freedom, p = {shift.p:.3g})."
     )
 
 
-def _left_out(document: Mapping[str, Any]) -> list[tuple[str, int]]:
+def _left_out(certificate: SplitCertificate) -> list[tuple[str, int]]:
     """`(reason, rows)` of what is not here, the most common first."""
     kinds = (("broken", "cannot be read"), ("dropped", "left out"), ("set_aside", "put aside"))
-    counts = Counter(f"{told}: {row['reason']}" for kind, told in kinds for row in document[kind])
+    counts = Counter(f"{told}: {row.reason}" for kind, told in kinds for row in getattr(certificate, kind))
     common = [(cell(reason), count) for reason, count in counts.most_common(_REASONS)]
     rest = counts.total() - sum(count for _, count in common)
     return [*common, ("for other reasons", rest)] if rest else common

@@ -29,6 +29,7 @@ from huggingface_hub.utils import tqdm
 
 from natix_hf.data.splits.certificate import bind, read_certificate
 from natix_hf.data.splits.contracts import SPLITS
+from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.errors import UserError
 from natix_hf.hub.dataset_card import dataset_card, hub_features
 from natix_hf.hub.hub_errors import check_name, check_token, hub_faults
@@ -50,8 +51,8 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False) -> str:
     """
     folder = Path(folder)
     check_name(repo_id, "a data set", "me/roadwork-4way")
-    document, data = _read(folder)
-    card = dataset_card(document, data, repo_id)
+    certificate, data = _read(folder)
+    card = dataset_card(certificate, data, repo_id)
     api = HfApi(library_name="natix_hf")
     address = f"{api.endpoint}/datasets/{repo_id}"
     check_token(repo_id)
@@ -69,36 +70,36 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False) -> str:
         api.create_commit(
             repo_id,
             [*additions, *map(CommitOperationDelete, stale)],
-            commit_message=f"Four splits of {len(shards)} shards, fingerprint {document['fingerprint']}",
+            commit_message=f"Four splits of {len(shards)} shards, fingerprint {certificate.fingerprint}",
             repo_type="dataset",
             parent_commit=head,
         )
     return address
 
 
-def _read(folder: Path) -> tuple[dict, DatasetDict]:
+def _read(folder: Path) -> tuple[SplitCertificate, DatasetDict]:
     """The certificate and the splits, once they are known to belong together."""
     if not (folder / "dataset_dict.json").is_file() or not (folder / "splits.json").is_file():
         raise UserError(
             f"{folder}: no folder of splits (dataset_dict.json and splits.json belong into it): make one with "
             "python -m natix_hf.data split SOURCE --output FOLDER"
         )
-    document = read_certificate(folder)
+    certificate = read_certificate(folder)
     try:
         data = load_from_disk(str(folder))
     except (OSError, ValueError, KeyError, pa.ArrowException, DatasetsError) as error:
         raise UserError(f"{folder}: not a whole save_to_disk folder ({error}); split again") from error
     if set(data) != set(SPLITS):
         raise UserError(f"{folder}: expected the splits {', '.join(SPLITS)}, found {', '.join(data)}; split again")
-    differ = bind(document, {split: _measured(data[split], folder, split) for split in SPLITS})
+    differ = bind(certificate, {split: _measured(data[split], folder, split) for split in SPLITS})
     if differ:
         raise UserError(f"{folder}: {'; '.join(differ[:3])}: nothing was pushed; split again")
-    if document["straddling"]:
+    if certificate.straddling:
         raise UserError(
-            f"{folder}: {document['straddling']} groups stand in two splits: nothing was pushed; split again, "
+            f"{folder}: {certificate.straddling} groups stand in two splits: nothing was pushed; split again, "
             "without the splits that the source brought"
         )
-    return document, data
+    return certificate, data
 
 
 def _measured(rows: Dataset, folder: Path, split: str) -> Dataset:

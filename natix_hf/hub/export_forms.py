@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from natix_hf.decision.calibration import Calibration
+from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.export import Export
 from natix_hf.errors import UserError
 from natix_hf.files import check_new_folder, new_folder, read_json, write_json
@@ -142,7 +143,7 @@ def load_run(run: Path) -> tuple[Any, Any]:
     if not (run / "calibration.json").is_file():
         raise UserError(f"{run}: no calibration.json: run `python -m natix_hf.calibrate {run}` first")
     model, processor = load_classifier(str(run))
-    calibration = Calibration.from_document(read_json(run / "calibration.json"))
+    calibration = Calibration.from_document(CalibrationFile.read(run))
     for name in ("temperature", "logit_bias"):
         expected, found = getattr(calibration, name), getattr(model.head, name).double().numpy()
         if expected.shape != found.shape or not np.allclose(found, expected, rtol=1e-5, atol=1e-6):

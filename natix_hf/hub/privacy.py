@@ -10,21 +10,18 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 import pyarrow.parquet as pq
 
-from natix_hf.documents.calibration import CalibrationFile
-from natix_hf.documents.document import Document
 from natix_hf.documents.reward import Reward
-from natix_hf.documents.slices import Slices
+from natix_hf.documents.run_documents import RunDocuments
+from natix_hf.documents.split_certificate import HowSplit, LargestGroupInNumbers, SplitCertificate, SplitSummary
 from natix_hf.errors import UserError
 from natix_hf.files import read_json
 
-D = TypeVar("D", bound=Document)
 WITHHELD = "withheld"
 READ = (".json", ".md", ".yaml", ".yml", ".html", ".py")  # files of text among what is published
 LONG = 8  # letters of a name that cannot stand in a text by chance
@@ -57,16 +54,11 @@ class Names:
         return WITHHELD if self.hides(text) else text
 
 
-def names_of(run: Path) -> Names:
-    """All names of photos and groups that stand in `splits.json` and in `predictions/` of a run."""
-    found: set[str] = set()
-    if (run / "splits.json").is_file():
-        splits = read_json(run / "splits.json")
-        for ids in splits["ids"].values():
-            found.update(map(str, ids))
-        for kind in ("broken", "dropped", "set_aside"):
-            found.update(str(row["id"]) for row in splits[kind] if "id" in row)
-        found.add(splits["largest_group"]["name"])
+def names_of(run: Path, splits: SplitCertificate) -> Names:
+    """All names of photos and groups that stand in the certificate and in `predictions/` of a run."""
+    found = {row for ids in splits.ids.values() for row in ids}
+    found.update(row.id for row in (*splits.broken, *splits.dropped, *splits.set_aside))
+    found.add(splits.largest_group.name)
     for path in sorted((run / "predictions").rglob("*.parquet")):
         table = pq.read_table(path, columns=["id", "group"])
         for name in ("id", "group"):
@@ -75,53 +67,44 @@ def names_of(run: Path) -> Names:
     return Names(frozenset(found - set(classes) - {"", "None"}))
 
 
-def public(document: D, names: Names) -> D:
-    """A document of a run with the texts of others looked at; figures stay as they are.
+def public(documents: RunDocuments, names: Names) -> RunDocuments:
+    """The documents of a run with the texts of others looked at; figures stay as they are.
 
-    Args:
-        document: slices, rewards and calibrations hold such texts, other documents come back as they are.
-        names: what to withhold.
+    Slices, rewards and calibrations hold such texts.
     """
-    changes = {}
-    if isinstance(document, Slices):
-        shown = [one.model_copy(update={"value": names.shown(one.value)}) for one in document.slices]
-        changes = {"note": names.shown(document.note), "slices": shown}
-    elif isinstance(document, Reward):
-        changes = {
-            "field": document.field.model_copy(update={"name": names.shown(document.field.name)}),
-            "entries": [
-                one.model_copy(update={"source": one.source and names.shown(one.source)}) for one in document.entries
-            ],
-        }
-    elif isinstance(document, CalibrationFile):
-        changes = {"notes": [names.shown(note) for note in document.notes]}
-    return document.model_copy(update=changes)
+    slices, reward, calibration = documents.slices, documents.reward, documents.calibration
+    if slices is not None:
+        shown = [one.model_copy(update={"value": names.shown(one.value)}) for one in slices.slices]
+        slices = slices.model_copy(update={"note": names.shown(slices.note), "slices": shown})
+    if reward is not None:
+        reward = shown_reward(reward, names)
+    if calibration is not None:
+        calibration = calibration.model_copy(update={"notes": [names.shown(note) for note in calibration.notes]})
+    return replace(documents, slices=slices, reward=reward, calibration=calibration)
 
 
-def splits_summary(splits: Mapping[str, Any], names: Names) -> dict[str, Any]:
-    """The content of `splits_summary.json`: the certificate without the names of photos and groups.
+def shown_reward(reward: Reward, names: Names) -> Reward:
+    """Rewards, the names of the field and of sources looked at."""
+    field = reward.field.model_copy(update={"name": names.shown(reward.field.name)})
+    entries = [one.model_copy(update={"source": one.source and names.shown(one.source)}) for one in reward.entries]
+    return reward.model_copy(update={"field": field, "entries": entries})
 
-    Args:
-        splits: the content of `splits.json`, whose seal and fingerprints tell which certificate it was.
-    """
-    kept = (
-        *("label_names", "ratios", "seed", "strata", "rules", "sizes", "reached", "class_counts", "groups"),
-        *("group_sizes", "ties", "straddling", "repeated_photos", "prior_shift", "fingerprint", "fingerprints"),
-    )
-    sources: dict[str, int] = {}
-    for source, rows in splits["sources"].items():
-        sources[names.shown(source)] = sources.get(names.shown(source), 0) + rows
-    return {
-        "version": 1,
-        **{key: splits[key] for key in kept},
-        "sources": sources,
+
+def splits_summary(splits: SplitCertificate, names: Names) -> SplitSummary:
+    """A certificate without the names of photos and groups; seal and fingerprints tell which certificate it was."""
+    sources = Counter()
+    for source, rows in splits.sources.items():
+        sources[names.shown(source)] += rows
+    told = {key: getattr(splits, key) for key in HowSplit.model_fields}
+    told |= {
+        "sources": dict(sources),
         "hold_out": {
-            column: sorted({names.shown(value) for value in values}) for column, values in splits["hold_out"].items()
+            column: sorted({names.shown(value) for value in values}) for column, values in splits.hold_out.items()
         },
-        "largest_group": {key: splits["largest_group"][key] for key in ("rows", "share")},
-        "left_out": {kind: len(splits[kind]) for kind in ("conflicts", "broken", "dropped", "set_aside")},
-        "seal": splits["seal"],
+        "largest_group": LargestGroupInNumbers(rows=splits.largest_group.rows, share=splits.largest_group.share),
+        "left_out": {kind: len(getattr(splits, kind)) for kind in ("conflicts", "broken", "dropped", "set_aside")},
     }
+    return SplitSummary(**told)
 
 
 def check_public(folder: Path, names: Names) -> None:

@@ -85,7 +85,7 @@ def _selected(run: Path, count: int) -> list[bytes]:
     if not recipe.get("dataset_name"):
         raise UserError(f"{run / 'recipe.yaml'} names no photos")
     splits = recipe_photos(recipe)
-    if splits.description["fingerprint"] != read_certificate(run)["fingerprint"]:
+    if splits.description.fingerprint != read_certificate(run).fingerprint:
         raise UserError(
             f"{recipe['dataset_name']} holds other photos, or divides them otherwise, than splits.json says"
         )

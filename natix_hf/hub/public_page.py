@@ -6,7 +6,6 @@ from the same parts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ import pyarrow.parquet as pq
 
 from natix_hf.decision.calibration import Calibration
 from natix_hf.decision.temperature import softmax
+from natix_hf.documents.run_documents import RunDocuments
+from natix_hf.documents.split_logits import SavedLogits
 from natix_hf.files import read_recipe, write_text
 from natix_hf.hub.card_text import hub_id
 from natix_hf.hub.cards import LORA_SETTINGS, METHODS, SETTINGS
@@ -26,68 +27,67 @@ from natix_hf.report.page_sections import Rows
 from natix_hf.streetvision.reward_report import reward_sections
 
 
-def write_public_page(run: Path, documents: Mapping[str, Any], path: Path) -> None:
+def write_public_page(run: Path, documents: RunDocuments, path: Path) -> None:
     """Write the page of a run without anything of a single photo.
 
     Args:
         run: with `predictions/val_test.parquet` and, if it came from a recipe, `recipe.yaml`.
-        documents: as `report_html` takes them, and `reward` if there is one; free of names already.
+        documents: of the run, with a calibration; free of names already.
     """
     table = pq.read_table(run / "predictions" / "val_test.parquet", columns=["group", "label", "logits"])
     labels = table["label"].to_numpy()
-    rows = {
-        "id": np.full(len(labels), "", dtype=object),
-        "group": np.array(table["group"].to_pylist(), dtype=object),
-        "label": labels,
-        "logits": np.array(table["logits"].to_pylist(), dtype=np.float64),
-        "slices": {},
-    }
+    rows = SavedLogits(
+        logits=np.array(table["logits"].to_pylist(), dtype=np.float64),
+        label=labels,
+        group=np.array(table["group"].to_pylist(), dtype=object),
+        ids=np.full(len(labels), "", dtype=object),
+    )
     page = report_html(
         run.resolve().name,
         documents,
-        served_rows("val_test", rows, Calibration.from_document(documents["calibration"])),
+        served_rows("val_test", rows, Calibration.from_document(documents.calibration)),
         pictures=None,
         lead=lead(documents),
-        extra=reward_sections(documents.get("reward")),
+        extra=reward_sections(documents.reward),
         facts=facts(run, documents),
         version=version("natix_hf"),
     )
     write_text(path, page)
 
 
-def served_rows(split: str, rows: Mapping[str, Any], calibration: Calibration) -> Rows:
+def served_rows(split: str, rows: SavedLogits, calibration: Calibration) -> Rows:
     """Predictions as the page takes them, with a run's calibration applied.
 
     Args:
-        rows: `id, group, label` `(n,)`, `logits` `(n, classes)` before calibration, `slices`.
+        rows: with their logits before calibration.
     """
-    logits = rows["logits"]
+    logits = rows.logits
     calibrated = calibration.calibrated(logits)
     return Rows(
         split,
-        rows["id"],
-        rows["label"],
-        rows["group"],
+        rows.ids,
+        rows.label,
+        rows.group,
         softmax(logits),
         softmax(calibrated),
         log_odds(calibrated),
         calibration.served(logits).argmax(axis=1),
-        rows["slices"],
+        rows.slices,
     )
 
 
-def lead(documents: Mapping[str, Any]) -> str:
+def lead(documents: RunDocuments) -> str:
     """The sentence under the page's title."""
-    metrics, classes = documents["metrics"], documents["splits"]["label_names"]
+    metrics, classes = documents.metrics, documents.splits.label_names
     told = " and ".join(classes) if len(classes) == 2 else f"{len(classes)} classes"
-    method = METHODS.get(documents["run"].method, "")
+    method = METHODS.get(documents.record.method, "")
     method = f"{method[:1].upper()}{method[1:]}. " if method else ""
     return f"Street photos: {told}. {method}Tested on {metrics.n} photos in {metrics.groups} groups."
 
 
-def facts(run: Path, documents: Mapping[str, Any]) -> list[tuple[str, Table]]:
+def facts(run: Path, documents: RunDocuments) -> list[tuple[str, Table]]:
     """The tables of the page's last section."""
-    record, tables = documents["run"], []
+    record, tables = documents.record, []
     if recipe := read_recipe(run):
         names = [*SETTINGS, *(LORA_SETTINGS if recipe.get("method") == "lora" else ())]
         rows = [[name, _text(recipe[name])] for name in names if recipe.get(name) is not None]
@@ -97,8 +97,8 @@ def facts(run: Path, documents: Mapping[str, Any]) -> list[tuple[str, Table]]:
             shown = value if value.startswith("builtin:") else hub_id(value)
             rows.insert(0, [name, shown or "a local folder"])
         tables.append(("Settings", Table(["setting", "value"], rows)))
-    if documents["speed"] is not None:
-        times = [[phase, f"{seconds:.1f} s"] for phase, seconds in documents["speed"].time.items()]
+    if documents.speed is not None:
+        times = [[phase, f"{seconds:.1f} s"] for phase, seconds in documents.speed.time.items()]
         tables.append(("Where the time went", Table(["phase", "time"], times)))
     versions = [[name, str(one)] for name, one in record.versions.items()]
     tables.append(("Versions", Table(["package", "version"], versions)))

@@ -257,7 +257,7 @@ def tested_run(run: Path) -> Tested:
             f"{run}: calibrated again after its figures were computed, so the card would tell those of another model: "
             f"run `python -m natix_hf.evaluate {run}` first"
         )
-    return Tested(read_certificate(run)["fingerprints"]["val_test"], metrics)
+    return Tested(read_certificate(run).fingerprints["val_test"], metrics)
 
 
 def _export(run: Path, folder: Path, asked: Publication, say: Callable[[str], None]) -> str:

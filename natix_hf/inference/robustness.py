@@ -77,7 +77,7 @@ def sent_logits(
 
 def measure_latency(
     model: torch.nn.Module, processor: Any, photos: Sequence[Any], *, warm_up: int = 2, seconds: float = 60.0
-) -> dict[str, Any]:
+) -> dict[str, int | list[float]]:
     """Seconds from a photo's bytes to its logits, one photo at a time on this machine's CPU, in fp32 as a client does.
 
     Args:

@@ -3,37 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from natix_hf.documents.calibration import CalibrationFile, Compared, ThresholdChoice
 from natix_hf.documents.final_figures import FinalFigures
 
 KEPT_NONE = "no calibrator, none predicted held-out groups clearly better"
 LABELS = {"accuracy": "accuracy", "mcc": "MCC", "nll": "NLL", "ece": "ECE"}
 
 
-def calibration_lines(calibration: Mapping[str, Any], names: Sequence[str] | None = None) -> list[str]:
+def calibration_lines(
+    calibration: CalibrationFile, names: Sequence[str] | None = None, *, guarantee: bool = True
+) -> list[str]:
     """Calibrator, prior, threshold and guarantee, a line each, with the photos that they rest on.
 
     Args:
-        calibration: the content of `calibration.json`, version 1 or 2.
+        calibration: of a model.
         names: the classes in the order of their ids; their numbers stand in for them.
+        guarantee: whether to tell it too.
 
     Returns:
         Lines without line ends; of a calibration with neither prior nor threshold only one.
     """
     lines = _calibrator(calibration)
-    if calibration.get("sent"):
-        lines.append(f"  {calibration['calibrate_on']} sent: {calibration['sent']}")
-    if calibration.get("compared"):
-        lines += _compared(calibration["compared"])
-    names = names or [f"class {k}" for k in range(len(calibration.get("logit_bias", ())))]
-    if calibration.get("prior", {}).get("target"):
+    if calibration.sent:
+        lines.append(f"  {calibration.calibrate_on} sent: {calibration.sent}")
+    if calibration.compared:
+        lines += _compared(calibration.compared)
+    names = names or [f"class {k}" for k in range(len(calibration.logit_bias))]
+    if calibration.prior.target:
         lines.append(_prior(calibration, names))
-    if calibration.get("threshold_choice"):
-        lines.append(_threshold(calibration))
-    if calibration.get("guarantee"):
-        lines += calibration["guarantee"]["lines"]
-    return lines + [f"note: {note}" for note in calibration.get("notes", ())]
+    if calibration.threshold_choice:
+        lines.append(_threshold(calibration, calibration.threshold_choice))
+    if guarantee and calibration.guarantee:
+        lines += calibration.guarantee.lines
+    return lines + [f"note: {note}" for note in calibration.notes]
 
 
 def stage_lines(metrics: FinalFigures, positive: int) -> list[str]:
@@ -60,72 +63,69 @@ def stage_lines(metrics: FinalFigures, positive: int) -> list[str]:
     return lines
 
 
-def _calibrator(calibration: Mapping[str, Any]) -> list[str]:
-    asked = calibration.get("options", {}).get("calibrator", [calibration["calibrator"]])
-    if list(asked) == ["none"]:
+def _calibrator(calibration: CalibrationFile) -> list[str]:
+    if calibration.options.get("calibrator") == ["none"]:
         return ["calibration: none asked for"]
-    where = f"calibration on {calibration['fitted_on']} ({calibration['n']} photos)"
-    compared = [entry for entry in calibration.get("candidates", ()) if entry["cv_nll"] is not None]
+    where = f"calibration on {calibration.fitted_on} ({calibration.n} photos)"
+    compared = [candidate for candidate in calibration.candidates if candidate.cv_nll is not None]
     lines = []
     if compared:
-        figures = ", ".join(f"{entry['calibrator']} {entry['cv_nll']:.4f}" for entry in compared)
-        lines = [f"NLL on held-out groups of {calibration['fitted_on']}: {figures}: {calibration['calibrator']} taken"]
-    if not calibration["kept"]:
-        return [*lines, f"{where}: {KEPT_NONE}, NLL {calibration['nll_before']:.4f}"]
-    temperature = calibration["temperature"]
+        figures = ", ".join(f"{candidate.calibrator} {candidate.cv_nll:.4f}" for candidate in compared)
+        lines = [f"NLL on held-out groups of {calibration.fitted_on}: {figures}: {calibration.calibrator} taken"]
+    if not calibration.kept:
+        return [*lines, f"{where}: {KEPT_NONE}, NLL {calibration.nll_before:.4f}"]
+    temperature = calibration.temperature
     fitted = {
-        "temperature": lambda: f"T = {temperature if isinstance(temperature, float) else temperature[0]:.3f}",
+        "temperature": lambda: f"T = {temperature[0]:.3f}",
         "vector": lambda: (
-            f"vector, T = {_list(sorted(set(temperature)))}, bias = {_list(calibration['calibrator_bias'])}"
+            f"vector, T = {_list(sorted(set(temperature)))}, bias = {_list(calibration.calibrator_bias)}"
         ),
-        "isotonic": lambda: f"isotonic, {len(calibration['isotonic'][0][0])} knots",
+        "isotonic": lambda: f"isotonic, {len(calibration.isotonic[0][0])} knots",
     }
-    figures = ", ".join(
-        f"{label} {calibration[f'{name}_before']:.4f} -> {calibration[f'{name}_after']:.4f}"
-        for label, name in (("NLL", "nll"), ("ECE", "ece"))
-    )
-    return [*lines, f"{where}: {fitted[calibration['calibrator']]()}, {figures}"]
+    return [
+        *lines,
+        f"{where}: {fitted[calibration.calibrator]()}, NLL {calibration.nll_before:.4f} -> "
+        f"{calibration.nll_after:.4f}, ECE {calibration.ece_before:.4f} -> {calibration.ece_after:.4f}",
+    ]
 
 
-def _compared(compared: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def _compared(compared: Mapping[str, Compared]) -> list[str]:
     lines = []
     for name, fit in compared.items():
-        threshold = "-" if fit["threshold"] is None else f"{fit['threshold']:.3f}"
-        figures = ", ".join(f"{nll:.4f} on {rows}" for rows, nll in fit["nll_on"].items())
+        threshold = "-" if fit.threshold is None else f"{fit.threshold:.3f}"
+        figures = ", ".join(f"{nll:.4f} on {rows}" for rows, nll in fit.nll_on.items())
         lines.append(
-            f"  fitted on {name}: {fit['calibrator']}, T = {_list(sorted(set(fit['temperature'])))}, best threshold "
+            f"  fitted on {name}: {fit.calibrator}, T = {_list(sorted(set(fit.temperature)))}, best threshold "
             f"{threshold}, NLL {figures}"
         )
     return lines
 
 
-def _prior(calibration: Mapping[str, Any], names: Sequence[str]) -> str:
-    prior, positive = calibration["prior"], calibration["positive"]
-    shown = [positive] if len(names) == 2 else range(len(names))
-    shares = ", ".join(f"{names[k]} {prior['seen'][k]:.1%} -> {prior['target'][k]:.1%}" for k in shown)
-    told, source = prior.get("deployment"), "target_prior"
+def _prior(calibration: CalibrationFile, names: Sequence[str]) -> str:
+    prior = calibration.prior
+    shown = [calibration.positive] if len(names) == 2 else range(len(names))
+    shares = ", ".join(f"{names[k]} {prior.seen[k]:.1%} -> {prior.target[k]:.1%}" for k in shown)
+    told, source = prior.deployment, "target_prior"
     if told:
-        ends = ", ".join(f"{told['low'][k]:.1%} to {told['high'][k]:.1%}" for k in shown)
-        source = f"those estimated from {told['n']} photos without labels (EM, 95 % interval {ends})"
+        ends = ", ".join(f"{told.low[k]:.1%} to {told.high[k]:.1%}" for k in shown)
+        source = f"those estimated from {told.n} photos without labels (EM, 95 % interval {ends})"
     return (
-        f"class shares of {calibration['fitted_on']} ({calibration['n']} photos) -> {source}: {shares}, "
-        f"bias {_list(calibration['prior_bias'])}"
+        f"class shares of {calibration.fitted_on} ({calibration.n} photos) -> {source}: {shares}, "
+        f"bias {_list(calibration.prior_bias)}"
     )
 
 
-def _threshold(calibration: Mapping[str, Any]) -> str:
-    choice = calibration["threshold_choice"]
-    held = choice.get("held_out")
-    elsewhere = f" ({held['value']:.3f} on held-out groups)" if held else ""
+def _threshold(calibration: CalibrationFile, choice: ThresholdChoice) -> str:
+    elsewhere = f" ({choice.held_out.value:.3f} on held-out groups)" if choice.held_out else ""
     used = (
-        f"used, moved to 0.5 by a bias of {calibration['threshold_bias'][calibration['positive']]:+.3f}"
-        if calibration["folded"]
+        f"used, moved to 0.5 by a bias of {calibration.threshold_bias[calibration.positive]:+.3f}"
+        if calibration.folded
         else "not used, decisions are at 0.5"
     )
     return (
-        f"best threshold for {choice['metric']}: {choice['threshold']:.3f} (95 % interval {choice['low']:.3f} to "
-        f"{choice['high']:.3f}; {choice['n']} photos, {choice['groups']} groups), {choice['measures']} "
-        f"{choice['at_half']:.3f} at 0.5 -> {choice['value']:.3f} there{elsewhere}; {used}"
+        f"best threshold for {choice.metric}: {choice.threshold:.3f} (95 % interval {choice.low:.3f} to "
+        f"{choice.high:.3f}; {choice.n} photos, {choice.groups} groups), {choice.measures} {choice.at_half:.3f} at "
+        f"0.5 -> {choice.value:.3f} there{elsewhere}; {used}"
     )
 
 

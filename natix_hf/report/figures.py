@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -24,7 +23,7 @@ BLUE, ORANGE, GREY = "#1f6fb4", "#d9730d", "#8a8a8a"
 _DPI = 150
 
 
-def training_curve(log_history: Sequence[Mapping[str, Any]], path: str | Path, metric: str = "mcc") -> None:
+def training_curve(log_history: Sequence[Mapping[str, float | None]], path: str | Path, metric: str = "mcc") -> None:
     """Losses and the chosen metric over the steps of training.
 
     Args:

@@ -5,34 +5,33 @@ The same curves as on the report page, as PNG for the card. Knows arrays and doc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import sklearn.metrics
 
+from natix_hf.documents.calibration import ThresholdChoice
 from natix_hf.documents.selective import Selective
 from natix_hf.report.figures import BLUE, GREY, ORANGE, new_figure, save_figure
 from natix_hf.report.summary import figure_text, interval_text
 
 
-def threshold_figure(document: Mapping[str, Any], rows: str, path: str | Path) -> None:
+def threshold_figure(choice: ThresholdChoice, rows: str, path: str | Path) -> None:
     """The metric at every threshold, the best one and its interval.
 
     Args:
-        document: as `decision.threshold.threshold_curve` gives it.
+        choice: of the threshold.
         rows: where its photos come from, such as `val_calib/fit`.
     """
     figure, (axes,) = new_figure(5.4, 3.8, 1)
-    measures = document["measures"].upper() if document["measures"] == "mcc" else document["measures"]
-    axes.axvspan(document["low"], document["high"], color=ORANGE, alpha=0.15, linewidth=0, label="its interval")
+    measures = choice.measures.upper() if choice.measures == "mcc" else choice.measures
+    axes.axvspan(choice.low, choice.high, color=ORANGE, alpha=0.15, linewidth=0, label="its interval")
     axes.axvline(0.5, color=GREY, linewidth=1, linestyle=":")
-    axes.plot(document["curve"]["threshold"], document["curve"]["value"], color=BLUE, linewidth=1.6)
-    best = f"best: {figure_text(document['value'])} at {document['threshold']:.3f}"
-    axes.plot([document["threshold"]], [document["value"]], "o", color=ORANGE, label=best)
+    axes.plot(choice.curve.threshold, choice.curve.value, color=BLUE, linewidth=1.6)
+    best = f"best: {figure_text(choice.value)} at {choice.threshold:.3f}"
+    axes.plot([choice.threshold], [choice.value], "o", color=ORANGE, label=best)
     axes.set(xlim=(0, 1), xlabel="threshold on the probability", ylabel=measures)
-    axes.set_title(f"{document['n']} photos in {document['groups']} groups of {rows}", fontsize=10)
+    axes.set_title(f"{choice.n} photos in {choice.groups} groups of {rows}", fontsize=10)
     axes.legend(frameon=False, fontsize=8, loc="lower center")
     save_figure(figure, path)
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.patches import Rectangle
 
 from natix_hf.report.figures import ORANGE, new_figure, save_figure
 
+Value = float | str | None  # of a head's setting, or one of its scores
 
-def heat_map(heads: Sequence[Mapping[str, Any]], chosen: Mapping[str, Any], path: str | Path) -> None:
+
+def heat_map(heads: Sequence[Mapping[str, Value]], chosen: Mapping[str, Value], path: str | Path) -> None:
     """MCC and NLL of every head: learning rates to the right, the other settings downwards, the chosen one framed.
 
     Args:

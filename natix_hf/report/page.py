@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from natix_hf.documents.run_documents import RunDocuments
 from natix_hf.report import page_charts, page_sections, page_tables
 from natix_hf.report.charts import Table
 from natix_hf.report.page_sections import ExtraSection, Picture, Rows
@@ -50,7 +51,7 @@ def percent(share: float | None, digits: int = 1) -> str:
 
 def report_html(
     name: str,
-    documents: Mapping[str, Any],
+    documents: RunDocuments,
     test: Rows,
     *,
     select: Rows | None = None,
@@ -64,8 +65,7 @@ def report_html(
 
     Args:
         name: of the run.
-        documents: by name the contents of `metrics`, `calibration`, `run` and `splits`, and, where the run has them,
-            of `slices`, `robustness`, `selective`: a section whose document is missing is left out.
+        documents: of the run, with a calibration; a section whose document is missing is left out.
         test: the rows that the figures come from.
         select: the rows that chose the checkpoint; labels that look wrong are looked for in both.
         pictures: by split and id. None: no photo, no id and nothing else of a single row stands in the page.
@@ -74,16 +74,16 @@ def report_html(
         facts: titles and tables of the last section.
         version: of natix_hf.
     """
-    metrics, calibration, run, splits = (documents[name] for name in ("metrics", "calibration", "run", "splits"))
-    names, positive = splits["label_names"], run.positive
+    metrics, calibration, run, splits = documents.metrics, documents.calibration, documents.record, documents.splits
+    names, positive = splits.label_names, run.positive
     is_positive, decided = test.labels == positive, test.decided == positive
     ranking = []
     if is_positive.any() and not is_positive.all():
         ranking = page_charts.ranking_charts(test.log_odds[:, positive], is_positive, decided, names[positive])
-    chosen = calibration.get("threshold_choice")
-    selective, slices = documents.get("selective"), documents.get("slices")
-    guarantee = calibration.get("guarantee")
-    robustness = documents.get("robustness")
+    chosen = calibration.threshold_choice
+    selective, slices = documents.selective, documents.slices
+    guarantee = calibration.guarantee
+    robustness = documents.robustness
     return render(
         "report.html.jinja",
         name=name,
@@ -96,23 +96,23 @@ def report_html(
         level=f"{100 * metrics.level:g}\u00a0%",
         figures=page_sections.figures(metrics),
         notices=[],
-        ledger=page_sections.ledger(documents["ledger"], splits),
+        ledger=page_sections.ledger(documents.ledger, splits),
         read_before=sentence(read_before_line(metrics)),
         confusion=page_sections.confusion(test.labels, test.decided, names),
-        threshold=chosen and page_charts.threshold_chart(chosen, calibration["fitted_on"]),
+        threshold=chosen and page_charts.threshold_chart(chosen, calibration.fitted_on),
         ranking=ranking,
-        calibration=[sentence(line) for line in calibration_lines({**calibration, "guarantee": None}, names)],
+        calibration=[sentence(line) for line in calibration_lines(calibration, names, guarantee=False)],
         reliability=page_charts.reliability_chart(test.before, test.after, test.labels),
         calibrated=page_tables.calibration_table(metrics),
         risk=selective
         and page_charts.risk_coverage_chart(
             selective.curve.coverage, selective.curve.risk, note=page_tables.selective_text(selective)
         ),
-        guarantee=guarantee and [sentence(line) for line in guarantee.get("lines", [])],
+        guarantee=guarantee and [sentence(line) for line in guarantee.lines],
         band=selective and page_tables.band_table(selective),
         slices=slices and page_tables.slices_table(slices),
-        robustness=robustness
-        and {**page_tables.robustness_table(robustness), "chart": page_tables.robustness_chart(robustness)},
+        robustness=robustness and page_tables.robustness_table(robustness),
+        robustness_chart=robustness and page_tables.robustness_chart(robustness),
         extra=extra,
         mistakes=[] if pictures is None else page_sections.mistakes(test, names, positive, pictures),
         wrong=int(np.sum(test.decided != test.labels)),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import sklearn.metrics
 
+from natix_hf.documents.calibration import ThresholdChoice
 from natix_hf.report.charts import Chart, Table, number, table_of_curves
 from natix_hf.report.metrics import expected_calibration_error
 
@@ -16,7 +16,7 @@ DRAWN = 400  # points of a curve; more are closer together than a pixel
 UNIT = (0.0, 1.0)
 
 
-def training_charts(log_history: Sequence[Mapping[str, Any]], metric: str = "mcc") -> list[Chart]:
+def training_charts(log_history: Sequence[Mapping[str, float | None]], metric: str = "mcc") -> list[Chart]:
     """Losses, and the metric that the checkpoint was chosen by, over the steps of training.
 
     Args:
@@ -182,27 +182,27 @@ def ranking_charts(score: np.ndarray, is_positive: np.ndarray, decided: np.ndarr
     return [roc, curve]
 
 
-def threshold_chart(document: Mapping[str, Any], rows: str) -> Chart:
-    """A `threshold_curve` document: the metric at every threshold, the optimum and its interval.
+def threshold_chart(choice: ThresholdChoice, rows: str) -> Chart:
+    """The metric at every threshold, the optimum and its interval.
 
     Args:
-        document: as `decision.threshold.threshold_curve` gives it.
+        choice: of the threshold.
         rows: where its photos come from.
     """
-    x, y = document["curve"]["threshold"], document["curve"]["value"]
-    measures = document["measures"].upper() if document["measures"] == "mcc" else document["measures"]
-    low, high = min([0.0, *y]), max([1.0, *y]) if document["measures"] != "cost" else max(y)
-    best, value = document["threshold"], document["value"]
+    x, y = choice.curve.threshold, choice.curve.value
+    measures = choice.measures.upper() if choice.measures == "mcc" else choice.measures
+    low, high = min([0.0, *y]), max([1.0, *y]) if choice.measures != "cost" else max(y)
+    best, value = choice.threshold, choice.value
     chart = Chart(
         f"{measures} by threshold",
-        f"{measures} at every threshold on {document['n']} photos in {document['groups']} groups. Best {value:.4f} at "
-        f"{best:.4f} (interval {document['low']:.4f} to {document['high']:.4f}); {document['at_half']:.4f} at 0.5.",
+        f"{measures} at every threshold on {choice.n} photos in {choice.groups} groups. Best {value:.4f} at "
+        f"{best:.4f} (interval {choice.low:.4f} to {choice.high:.4f}); {choice.at_half:.4f} at 0.5.",
         **{"x": UNIT, "y": (low, high), "x_label": "threshold on the probability", "y_label": measures},
-        note=f"Best {number(value)} ({number(document['value_low'])} to {number(document['value_high'])}) at "
-        f"{best:.3f}; at 0.5 it is {number(document['at_half'])}. The band is the interval of the best threshold. "
-        f"{document['n']} photos in {document['groups']} groups of {rows}, on which it was chosen.",
+        note=f"Best {number(value)} ({number(choice.value_low)} to {number(choice.value_high)}) at "
+        f"{best:.3f}; at 0.5 it is {number(choice.at_half)}. The band is the interval of the best threshold. "
+        f"{choice.n} photos in {choice.groups} groups of {rows}, on which it was chosen.",
     )
-    chart.band([document["low"], document["high"]], [low, low], [high, high], "orange")
+    chart.band([choice.low, choice.high], [low, low], [high, high], "orange")
     chart.line([0.5, 0.5], [low, high], "gray dash thin")
     chart.line(x, y, "blue", measures, key=False)
     chart.dot(best, value, "orange", f"best: {value:.4f} at threshold {best:.4f}", 5.5)

@@ -15,6 +15,7 @@ import numpy as np
 
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.ledger import LedgerEntry
+from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.report.mistakes import confident_mistakes, suspected_label_errors
 from natix_hf.report.summary import LABELS, figure_text, interval_text
 
@@ -73,7 +74,7 @@ class ExtraSection(NamedTuple):
         title: above it.
         text: above the table.
         heads: of the table's columns.
-        rows: each a list of words and then of cells as `page_tables.figure_cell` makes them; a row that is too short
+        rows: each a list of words and then of `page_tables.Cell`; a row that is too short
             has a reason for that in its last place.
         words: number of columns that hold words.
         foot: below the table.
@@ -106,7 +107,67 @@ class Picture(NamedTuple):
     box: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
 
 
-def figures(metrics: FinalFigures) -> list[dict[str, Any]]:
+class Headline(NamedTuple):
+    """A figure at the head of the page; `places`: value and interval in percent of its scale, None if undefined."""
+
+    name: str
+    value: str
+    interval: str
+    note: str
+    places: dict[str, float] | None
+    scale: str
+
+
+class ConfusionCell(NamedTuple):
+    """Photos of one label and one decision, and their share of the label's photos."""
+
+    count: int
+    share: float
+    right: bool
+
+
+class ConfusionRow(NamedTuple):
+    """A label, its photos, and a cell for each decision."""
+
+    name: str
+    n: int
+    cells: list[ConfusionCell]
+
+
+class Shown(NamedTuple):
+    """A picture as a browser takes it: addresses with everything in them, and where its heat map lies."""
+
+    photo: str
+    width: int
+    height: int
+    heat: str | None
+    place: str
+
+
+class Odds(NamedTuple):
+    """The probability of a class for a photo."""
+
+    name: str
+    p: float
+    is_label: bool
+    is_decision: bool
+
+
+class Shot(NamedTuple):
+    """A photo worth a look, `kind` says why; without pictures `picture` is None."""
+
+    id: str
+    split: str
+    group: str | None
+    kind: str
+    label: str
+    decision: str
+    odds: list[Odds]
+    slices: dict[str, str]
+    picture: Shown | None
+
+
+def figures(metrics: FinalFigures) -> list[Headline]:
     """The headline figures of `metrics.json`, each with its interval and where that lies on the figure's scale."""
     shown = []
     for name in FIRST:
@@ -119,45 +180,42 @@ def figures(metrics: FinalFigures) -> list[dict[str, Any]]:
             end: None if v is None else round(100 * (v - low) / (top - low), 2) for end, v in interval.plain().items()
         }
         shown.append(
-            {
-                "name": LABELS[name][:1].upper() + LABELS[name][1:].removesuffix(" (NLL)"),
-                "value": figure_text(interval.value),
-                "interval": interval_text(interval),
-                "note": NOTES[name],
-                "places": places if None not in places.values() else None,
-                "scale": f"scale from {low:g} to {top:.3g}",
-            }
+            Headline(
+                name=LABELS[name][:1].upper() + LABELS[name][1:].removesuffix(" (NLL)"),
+                value=figure_text(interval.value),
+                interval=interval_text(interval),
+                note=NOTES[name],
+                places=places if None not in places.values() else None,
+                scale=f"scale from {low:g} to {top:.3g}",
+            )
         )
     return shown
 
 
-def confusion(labels: np.ndarray, decided: np.ndarray, names: Sequence[str]) -> list[dict[str, Any]]:
+def confusion(labels: np.ndarray, decided: np.ndarray, names: Sequence[str]) -> list[ConfusionRow]:
     """Counts of photos by label and decision: a row a label, with its photos and cells of count and share."""
     classes = len(names)
     counts = np.bincount(labels * classes + decided, minlength=classes**2).reshape(classes, classes)
+    totals = counts.sum(axis=1)
     return [
-        {
-            "name": names[row],
-            "n": int(counts[row].sum()),
-            "cells": [
-                {
-                    "count": int(counts[row, column]),
-                    "share": float(counts[row, column] / max(counts[row].sum(), 1)),
-                    "right": row == column,
-                }
-                for column in range(classes)
+        ConfusionRow(
+            names[row],
+            int(totals[row]),
+            [
+                ConfusionCell(int(count), float(count / max(totals[row], 1)), row == column)
+                for column, count in enumerate(counts[row])
             ],
-        }
+        )
         for row in range(classes)
     ]
 
 
-def ledger(noted: Sequence[LedgerEntry], splits: Mapping[str, Any]) -> list[dict[str, Any]]:
+def ledger(noted: Sequence[LedgerEntry], splits: SplitCertificate) -> list[dict[str, Any]]:
     """Each split with its photos and the steps that read them, in the order of time.
 
     Args:
         noted: the ledger of the run.
-        splits: the content of `splits.json`.
+        splits: the certificate of its splits.
     """
     rows = []
     for place, use in USES.items():
@@ -169,16 +227,16 @@ def ledger(noted: Sequence[LedgerEntry], splits: Mapping[str, Any]) -> list[dict
             read["times"] += 1
             read["first"] = read.get("first") or _time(entry.time)
             read["last"] = _time(entry.time)
-        counts = splits["class_counts"].get(place, {})
+        counts = splits.class_counts.get(place, {})
         rows.append(
             {
                 "place": place,
                 "use": use,
                 "n": sum(counts.values()),
-                "groups": splits["groups"].get(place),
+                "groups": splits.groups.get(place),
                 "counts": ", ".join(f"{n} {name}" for name, n in counts.items()) if len(counts) <= 4 else "",
                 "reads": list(reads.values()),
-                "fingerprint": splits["fingerprints"].get(place, ""),
+                "fingerprint": splits.fingerprints.get(place, ""),
             }
         )
     return rows
@@ -193,64 +251,64 @@ def wanted_photos(rows: Rows, most: int = SHOWN) -> np.ndarray:
 
 def mistakes(
     rows: Rows, names: Sequence[str], positive: int, pictures: Mapping[tuple[str, str], Picture], most: int = SHOWN
-) -> list[dict[str, Any]]:
+) -> list[Shot]:
     """The most confident mistakes, the worst first."""
     found = confident_mistakes(rows.after, rows.labels, rows.decided, most)
-    shots = [_shot(rows, row, names, pictures) for row in found]
-    for shot, row in zip(shots, found):
+    shots = []
+    for row in found:
         label, decided = int(rows.labels[row]), int(rows.decided[row])
-        shot["kind"] = f"{names[label]} taken for {names[decided]}"
+        kind = f"{names[label]} taken for {names[decided]}"
         if len(names) == 2:
-            shot["kind"] = "false positive" if decided == positive else "false negative"
+            kind = "false positive" if decided == positive else "false negative"
+        shots.append(_shot(rows, row, kind, names, pictures))
     return shots
 
 
 def label_errors(
     tables: Sequence[Rows], names: Sequence[str], pictures: Mapping[tuple[str, str], Picture], most: int = SHOWN
-) -> list[dict[str, Any]]:
+) -> list[Shot]:
     """Labels that the model contradicts most, over several splits, each judged by its own split's confidence."""
     shots = []
     for rows in tables:
         for row, counted in zip(*suspected_label_errors(rows.after, rows.labels, most)):
-            shot = _shot(rows, row, names, pictures)
-            shot["decision"] = names[counted]
-            shot["kind"] = f"{shot['label']}, or {names[counted]}?"
-            shot["margin"] = float(rows.after[row, rows.labels[row]] - rows.after[row, counted])
-            shots.append(shot)
-    return sorted(shots, key=lambda shot: shot["margin"])[:most]
+            margin = float(rows.after[row, rows.labels[row]] - rows.after[row, counted])
+            kind = f"{names[int(rows.labels[row])]}, or {names[counted]}?"
+            shots.append((margin, _shot(rows, row, kind, names, pictures)._replace(decision=names[counted])))
+    return [shot for _, shot in sorted(shots, key=lambda pair: pair[0])[:most]]
 
 
-def _shot(rows: Rows, row: int, names: Sequence[str], pictures: Mapping[tuple[str, str], Picture]) -> dict[str, Any]:
+def _shot(rows: Rows, row: int, kind: str, names: Sequence[str], pictures: Mapping[tuple[str, str], Picture]) -> Shot:
     label, decided = int(rows.labels[row]), int(rows.decided[row])
     likely = {int(k) for k in np.argsort(-rows.after[row])[:4]} | {label, decided}
     picture = pictures.get((rows.split, str(rows.ids[row])))
-    return {
-        "id": str(rows.ids[row]),
-        "split": rows.split,
-        "group": None if rows.groups is None else str(rows.groups[row]),
-        "label": names[label],
-        "decision": names[decided],
-        "odds": [
-            {"name": names[k], "p": float(rows.after[row, k]), "is_label": k == label, "is_decision": k == decided}
+    return Shot(
+        id=str(rows.ids[row]),
+        split=rows.split,
+        group=None if rows.groups is None else str(rows.groups[row]),
+        kind=kind,
+        label=names[label],
+        decision=names[decided],
+        odds=[
+            Odds(names[k], float(rows.after[row, k]), k == label, k == decided)
             for k in sorted(likely, key=lambda k: -rows.after[row, k])
         ],
-        "slices": {column: str(values[row]) for column, values in rows.slices.items()},
-        "picture": None if picture is None else _shown(picture),
-    }
+        slices={column: str(values[row]) for column, values in rows.slices.items()},
+        picture=None if picture is None else _shown(picture),
+    )
 
 
-def _shown(picture: Picture) -> dict[str, Any]:
+def _shown(picture: Picture) -> Shown:
     def uri(kind: str, content: bytes) -> str:
         return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
     left, top, width, height = (f"{100 * share:.3f}%" for share in picture.box)
-    return {
-        "photo": uri("jpeg", picture.photo),
-        "width": picture.width,
-        "height": picture.height,
-        "heat": None if picture.heat is None else uri("png", picture.heat),
-        "place": f"left:{left};top:{top};width:{width};height:{height}",
-    }
+    return Shown(
+        photo=uri("jpeg", picture.photo),
+        width=picture.width,
+        height=picture.height,
+        heat=None if picture.heat is None else uri("png", picture.heat),
+        place=f"left:{left};top:{top};width:{width};height:{height}",
+    )
 
 
 def _time(seconds: float | None) -> str:

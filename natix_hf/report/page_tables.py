@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import NamedTuple
 
 from natix_hf.documents.figures import Difference, Interval
 from natix_hf.documents.final_figures import FinalFigures
@@ -18,30 +18,77 @@ SHOWN = ("mcc", "accuracy", "balanced_accuracy", "auroc", "ece")
 SLICED = ("balanced_accuracy", "mcc", "accuracy", "auroc")
 
 
-def robustness_table(document: Robustness) -> dict[str, Any]:
+class Cell(NamedTuple):
+    """A figure in a table: what its column is sorted by, its text and that of its interval."""
+
+    sort: float | str
+    value: str
+    interval: str
+
+
+class SentRow(NamedTuple):
+    """Photos as a challenge sends them in one way."""
+
+    profile: str
+    what: str
+    n: int
+    cells: list[Cell]
+
+
+class RobustnessTable(NamedTuple):
+    """All ways beside the photos as they are; `latency` is a line about the time for a photo, if that was measured."""
+
+    text: str
+    heads: list[str]
+    rows: list[SentRow]
+    latency: str | None
+
+
+class SliceRow(NamedTuple):
+    """One kind of photos."""
+
+    column: str
+    value: str
+    n: int
+    groups: int
+    small: bool
+    stands_out: bool
+    cells: list[Cell]
+
+
+class SlicesTable(NamedTuple):
+    """Kinds of photos, in the document's order."""
+
+    text: str
+    columns: list[str]
+    heads: list[str]
+    rows: list[SliceRow]
+
+
+def robustness_table(document: Robustness) -> RobustnessTable:
     """`robustness.json`: every profile, level and distortion beside the photos as they are."""
     rows = [
-        {"profile": "clean", "what": "photos as they are", "n": document.n, "cells": _cells(document.clean)},
+        SentRow("clean", "photos as they are", document.n, _cells(document.clean)),
         *(
-            {"profile": one.profile, "what": _what(case), "n": case.n, "cells": _cells(case.metrics)}
+            SentRow(one.profile, _what(case), case.n, _cells(case.metrics))
             for one in document.profiles
             for case in one.cases
         ),
     ]
     latency, sent = document.latency, sent_text(document.profiles)
-    return {
-        "text": f"The same photos as a challenge sends them: {document.n} photos in {document.groups} groups of "
+    return RobustnessTable(
+        text=f"The same photos as a challenge sends them: {document.n} photos in {document.groups} groups of "
         f"{document.split}; {100 * document.level:g}\u00a0% intervals from {document.resamples} resamples of "
         f"whole groups. A profile is a guess, with its date, at what is done to photos on their way"
         f"{f'; sent: {sent}' if sent else ''}.",
-        "heads": [LABELS[name] for name in SHOWN],
-        "rows": rows,
-        "latency": latency
+        heads=[LABELS[name] for name in SHOWN],
+        rows=rows,
+        latency=latency
         and f"Time for a photo on this CPU ({latency.threads} threads, {latency.n} photos one at a time): half "
         f"take up to {latency.p50:.2f} s, 99 of 100 up to {latency.p99:.2f} s, the slowest "
         f"{latency.max:.2f} s; {latency.over_limit} took longer than the {latency.limit:g} s that a client "
         "has.",
-    }
+    )
 
 
 def robustness_chart(document: Robustness) -> Chart | None:
@@ -79,35 +126,35 @@ def robustness_chart(document: Robustness) -> Chart | None:
     return chart
 
 
-def slices_table(document: Slices) -> dict[str, Any]:
+def slices_table(document: Slices) -> SlicesTable:
     """`slices.json`: every kind of photo beside all others, in the document's order."""
     few, stand_out = document.small, document.stand_out
     rows = [
-        {
-            "column": one.column,
-            "value": one.value,
-            "n": one.n,
-            "groups": one.groups,
-            "small": one.small,
-            "stands_out": one.stands_out,
-            "cells": [
+        SliceRow(
+            column=one.column,
+            value=one.value,
+            n=one.n,
+            groups=one.groups,
+            small=one.small,
+            stands_out=one.stands_out,
+            cells=[
                 _difference(one.difference[document.ranked_by]),
                 *(figure_cell(one.metrics[name]) for name in SLICED),
             ],
-        }
+        )
         for one in document.slices
     ]
-    return {
-        "text": f"Each kind of photo beside all others of {document.split}: {document.n} photos in "
+    return SlicesTable(
+        text=f"Each kind of photo beside all others of {document.split}: {document.n} photos in "
         f"{document.groups} groups, {document.looked_at} kinds looked at, {stand_out or 'none'} of which "
         f"{'stands' if stand_out == 1 else 'stand'} out after correction for that many looks. Worst first, by the "
         f"kinder end of the difference in {LABELS[document.ranked_by]}; kinds with fewer than {few.rows} photos "
         f"or {few.groups} groups are small and stand last. {100 * document.level:g}\u00a0% intervals from "
         f"{document.resamples} resamples of whole groups.",
-        "columns": list(document.columns),
-        "heads": ["against the rest", *(LABELS[name] for name in SLICED)],
-        "rows": rows,
-    }
+        columns=list(document.columns),
+        heads=["against the rest", *(LABELS[name] for name in SLICED)],
+        rows=rows,
+    )
 
 
 def selective_text(document: Selective) -> str:
@@ -160,20 +207,20 @@ def _what(case: Case) -> str:
     return "all levels" if case.level is None else f"level {case.level}"
 
 
-def _cells(metrics: Mapping[str, Interval]) -> list[dict[str, Any]]:
+def _cells(metrics: Mapping[str, Interval]) -> list[Cell]:
     return [figure_cell(metrics[name]) for name in SHOWN]
 
 
-def figure_cell(interval: Interval) -> dict[str, Any]:
-    """A figure as a cell of a table: what it is sorted by, its text and that of its interval."""
+def figure_cell(interval: Interval) -> Cell:
+    """A figure as a cell of a table."""
     value = interval.value
-    return {"sort": "" if value is None else value, "value": figure_text(value), "interval": interval_text(interval)}
+    return Cell("" if value is None else value, figure_text(value), interval_text(interval))
 
 
-def _difference(interval: Difference) -> dict[str, Any]:
+def _difference(interval: Difference) -> Cell:
     if interval.difference is None:
-        return {"sort": "", "value": "-", "interval": ""}
+        return Cell("", "-", "")
     value, low, high = (
         "-" if end is None else f"{end:+.3f}" for end in (interval.difference, interval.low, interval.high)
     )
-    return {"sort": interval.difference, "value": value, "interval": f"{low} to {high}"}
+    return Cell(interval.difference, value, f"{low} to {high}")

@@ -5,11 +5,11 @@ Knows arrays and documents only; no figure leaves this file without the number o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
+from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.figures import Difference, Interval
 from natix_hf.documents.final_figures import FinalFigures, Stages, Uncalibrated
 from natix_hf.report.decision_lines import calibration_lines, stage_lines
@@ -64,12 +64,12 @@ def metrics_document(
     )
 
 
-def summary_lines(metrics: FinalFigures, calibration: Mapping[str, Any] | None = None) -> list[str]:
+def summary_lines(metrics: FinalFigures, calibration: CalibrationFile | None = None) -> list[str]:
     """What a command prints about a finished run.
 
     Args:
         metrics: of the run.
-        calibration: the content of `calibration.json`, if the run has one.
+        calibration: of the run, if it has one.
 
     Returns:
         Lines without line ends: the table of figures with intervals, the calibration, how often the rows were read
@@ -90,9 +90,9 @@ def summary_lines(metrics: FinalFigures, calibration: Mapping[str, Any] | None =
     lines += [f"  {label:<{width}}  {value:>6}  {interval}" for label, value, interval in rows]
     if calibration:
         lines += calibration_lines(calibration, list(metrics.labels))
-        if calibration.get("prior", {}).get("target") or calibration.get("folded"):
-            lines += stage_lines(metrics, calibration["positive"])
-        elif calibration["kept"]:
+        if calibration.prior.target or calibration.folded:
+            lines += stage_lines(metrics, calibration.positive)
+        elif calibration.kept:
             before, after = metrics.uncalibrated, metrics.metrics
             lines.append(
                 f"  the same on {metrics.split} ({metrics.n} photos): "

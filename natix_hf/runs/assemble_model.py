@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.files import read_json, replacing, staging, write_json
 from natix_hf.runs.calibrate_run import carried
 from natix_hf.runs.steps import ASSEMBLE, carried_out
@@ -13,13 +14,13 @@ if TYPE_CHECKING:
     from natix_hf.training.trainer import NatixTrainer
 
 
-def save_model(trainer: NatixTrainer, run: Path, calibration: dict[str, Any]) -> None:
+def save_model(trainer: NatixTrainer, run: Path, calibration: CalibrationFile) -> None:
     """The adapter (LoRA), then the merged model with its code and image processor; the trainer keeps the merged one.
 
     Args:
         trainer: whose training is over.
         run: where to.
-        calibration: the content of `calibration.json`.
+        calibration: of the run.
     """
     from peft import PeftModel
 
@@ -47,13 +48,13 @@ def save_model(trainer: NatixTrainer, run: Path, calibration: dict[str, Any]) ->
             path.chmod(0o644)  # safetensors makes them readable for their owner alone; the rest of the run is not so
 
 
-def recalibrate_weights(run: Path, calibration: dict[str, Any]) -> None:
+def recalibrate_weights(run: Path, calibration: CalibrationFile) -> None:
     """Put another calibration into the model of a finished run, without building it."""
     with carried_out(run, ASSEMBLE):
         write_into_weights(run, calibration)
 
 
-def write_into_weights(folder: Path, calibration: dict[str, Any]) -> None:
+def write_into_weights(folder: Path, calibration: CalibrationFile) -> None:
     """Put a calibration into the head (of model and adapter) and the config of a saved model, without building it."""
     import torch
     from safetensors.torch import load_file, save_file

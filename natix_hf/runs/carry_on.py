@@ -72,7 +72,7 @@ class CarryOn:
         {
             "predict": self._predict,
             "calibrate": lambda: calibrate_run(self.run),
-            "assemble": lambda: recalibrate_weights(self.run, CalibrationFile.read(self.run).plain()),
+            "assemble": lambda: recalibrate_weights(self.run, CalibrationFile.read(self.run)),
             "time": self._time,
             "show": self._show,
             "evaluate": lambda: evaluate_run(self.run),

@@ -8,22 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.decision.calibration import Calibration
+from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.comparison import Comparison, Cost
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.robustness import Robustness
 from natix_hf.documents.run_record import RunRecord
 from natix_hf.documents.run_speed import RunSpeed
+from natix_hf.documents.split_certificate import SplitCertificate
+from natix_hf.documents.split_logits import SavedLogits
 from natix_hf.errors import UserError
-from natix_hf.files import read_json
 from natix_hf.report.comparison import Judged, comparison_document
 from natix_hf.runs import folder as run_folder
 from natix_hf.runs.saved_logits import read_predictions
+
+_Tested = tuple[SplitCertificate, SavedLogits, int]  # and the positive class
 
 
 def compare_runs(folders: Sequence[str | Path], *, n_boot: int = 1000, seed: int = 0) -> Comparison:
@@ -56,15 +59,15 @@ def compare_runs(folders: Sequence[str | Path], *, n_boot: int = 1000, seed: int
         _check_same(runs[0], run, (certificates[0], tables[0], records[0].positive), theirs)
     judged = []
     for name, run, record, table in zip(_names(runs), runs, records, tables):
-        calibration = Calibration.from_document(read_json(run / "calibration.json"))
-        judged.append(Judged(name, calibration.served(table["logits"]), _cost(run, record)))
+        calibration = Calibration.from_document(CalibrationFile.read(run))
+        judged.append(Judged(name, calibration.served(table.logits), _cost(run, record)))
     return comparison_document(
         judged,
-        tables[0]["label"],
-        tables[0]["group"],
-        tables[0]["id"],
-        tables[0]["slices"],
-        certificates[0]["label_names"],
+        tables[0].label,
+        tables[0].group,
+        tables[0].ids,
+        tables[0].slices,
+        certificates[0].label_names,
         records[0].positive,
         notes=_notes(judged, tables),
         n_boot=n_boot,
@@ -72,15 +75,15 @@ def compare_runs(folders: Sequence[str | Path], *, n_boot: int = 1000, seed: int
     )
 
 
-def _by_id(run: Path) -> dict[str, Any]:
+def _by_id(run: Path) -> SavedLogits:
     """The predictions on `val_test` in the order of the ids."""
     rows = read_predictions(run, "val_test")
-    order = np.argsort(rows["id"].astype(str), kind="stable")
-    slices = {column: values[order] for column, values in rows["slices"].items()}
-    return {name: rows[name][order] for name in ("id", "group", "label", "logits")} | {"slices": slices}
+    order = np.argsort(rows.ids.astype(str), kind="stable")
+    slices = {column: values[order] for column, values in rows.slices.items()}
+    return SavedLogits(rows.logits[order], rows.label[order], rows.group[order], rows.ids[order], slices)
 
 
-def _check_same(first: Path, other: Path, ours: tuple[dict, dict, int], theirs: tuple[dict, dict, int]) -> None:
+def _check_same(first: Path, other: Path, ours: _Tested, theirs: _Tested) -> None:
     """Raise where two runs were not tested on the same photos with the same labels."""
     (certificate, table, positive), (their_certificate, their_table, their_positive) = ours, theirs
 
@@ -90,18 +93,18 @@ def _check_same(first: Path, other: Path, ours: tuple[dict, dict, int], theirs: 
             "on the same photos with the same split (seed, ratios, groups)"
         )
 
-    if certificate["label_names"] != their_certificate["label_names"]:
-        names = " against ".join(", ".join(one["label_names"][:5]) for one in (their_certificate, certificate))
+    if certificate.label_names != their_certificate.label_names:
+        names = " against ".join(", ".join(one.label_names[:5]) for one in (their_certificate, certificate))
         refuse(f"other classes ({names})")
     if positive != their_positive:
         refuse("another positive class")
-    ids, other_ids = set(table["id"]), set(their_table["id"])
+    ids, other_ids = set(table.ids), set(their_table.ids)
     if ids != other_ids:
         shared = len(ids & other_ids)
         refuse(f"other photos in val_test ({len(other_ids)} against {len(ids)}, {shared} of them the same)")
-    if certificate["fingerprints"]["val_test"] != their_certificate["fingerprints"]["val_test"]:
+    if certificate.fingerprints["val_test"] != their_certificate.fingerprints["val_test"]:
         refuse("photos of the same names but other content in val_test (fingerprints differ)")
-    if odd := int(np.sum(table["label"] != their_table["label"])):
+    if odd := int(np.sum(table.label != their_table.label)):
         refuse(f"other labels for {odd} of {len(ids)} photos in val_test")
 
 
@@ -130,12 +133,12 @@ def _cost(run: Path, record: RunRecord) -> Cost:
     )
 
 
-def _notes(judged: Sequence[Judged], tables: Sequence[dict[str, Any]]) -> list[str]:
+def _notes(judged: Sequence[Judged], tables: Sequence[SavedLogits]) -> list[str]:
     most = 1 + max(run.cost.times_read_before for run in judged)
     notes = [
         f"these photos have given the figures of at least {max(most, len(judged))} models on this machine: whoever "
         "picks the best of them by these figures needs fresh photos to know how good it is"
     ]
-    if any(not np.array_equal(table["group"], tables[0]["group"]) for table in tables[1:]):
+    if any(not np.array_equal(table.group, tables[0].group) for table in tables[1:]):
         notes.append(f"the runs tie photos into different groups; those of {judged[0].name} are resampled")
     return notes

@@ -6,16 +6,15 @@ first. The shares are then estimated by EM, the photos compared with those of th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.decision.calibration import Calibration
+from natix_hf.documents.calibration import CalibrationFile, Deployment, EstimatedShares
 from natix_hf.errors import UserError
-from natix_hf.files import read_json
 from natix_hf.inference.probability_tables import read_probabilities
 from natix_hf.photos.decode import fingerprint_bytes
 from natix_hf.runs.unlabelled_estimates import accuracy_lines, judged, seen_shares, under_seen
@@ -24,7 +23,7 @@ LEAST = 100  # photos; of fewer the shares are known to 10 percentage points at 
 SMALLEST = 5e-7  # half of the last digit that predictions are written with
 
 
-def deployment_prior(run: Path, path: str | Path, *, seed: int = 0) -> dict[str, Any]:
+def deployment_prior(run: Path, path: str | Path, *, seed: int = 0) -> tuple[list[float], Deployment]:
     """The class shares among photos that a run has predicted.
 
     Args:
@@ -32,21 +31,21 @@ def deployment_prior(run: Path, path: str | Path, *, seed: int = 0) -> dict[str,
         path: what `natix_hf.predict` wrote.
 
     Returns:
-        `target`, the shares `(classes,)`, none of them 0, and `deployment` for the `prior` of `calibration.json`.
+        The shares, one a class and none of them 0, and how they were estimated.
 
     Raises:
         UserError: a table that cannot be used, fewer than `LEAST` photos, or one that is older than the calibration,
             so that it is not known under which class shares its probabilities hold.
     """
     run, path = Path(run), Path(path).expanduser()
-    document, names = read_json(run / "calibration.json"), read_certificate(run)["label_names"]
+    document, names = CalibrationFile.read(run), read_certificate(run).label_names
     probabilities, skipped = read_probabilities(path, names)
     n = len(probabilities)
     if n < LEAST:
         raise UserError(f"{path}: {n} photos with probabilities, at least {LEAST} are needed to estimate class shares")
-    fingerprint, before = fingerprint_bytes(path.read_bytes()), document.get("prior", {}).get("deployment")
-    if before and before["fingerprint"] == fingerprint:  # the calibration that the table is from has been replaced
-        return {"target": document["prior"]["target"], "deployment": before}
+    fingerprint, before = fingerprint_bytes(path.read_bytes()), document.prior.deployment
+    if before and before.fingerprint == fingerprint:  # the calibration that the table is from has been replaced
+        return document.prior.target, before
     if path.stat().st_mtime < (run / "calibration.json").stat().st_mtime:
         raise UserError(
             f"{path}: older than calibration.json of {run}, so its probabilities may be of another calibration: run "
@@ -58,31 +57,32 @@ def deployment_prior(run: Path, path: str | Path, *, seed: int = 0) -> dict[str,
     decided = (given + calibration.threshold_bias).argmax(axis=1)
     held = given - calibration.prior_bias + own.prior_bias
     found = judged(run, held, decided, None, own, document, seen, calibration.positive, seed=seed)
-    estimated = np.array(found["prior"]["estimated"])
-    target = np.maximum(estimated, 0.5 / n)  # none of n photos is no proof that there are none
-    told = {
-        name: found["prior"][name] for name in ("estimated", "low", "high", "interval_over", "iterations", "converged")
-    }
-    told |= {"n": n, "skipped": skipped, "fingerprint": fingerprint, "expected_accuracy": found["expected_accuracy"]}
-    return {"target": (target / target.sum()).tolist(), "deployment": told | {"drift": found["drift"]}}
+    target = np.maximum(found.prior.estimated, 0.5 / n)  # none of n photos is no proof that there are none
+    deployment = Deployment(
+        **{name: getattr(found.prior, name) for name in EstimatedShares.model_fields},
+        n=n,
+        skipped=skipped,
+        fingerprint=fingerprint,
+        expected_accuracy=found.expected_accuracy,
+        drift=found.drift,
+    )
+    return (target / target.sum()).tolist(), deployment
 
 
-def deployment_lines(prior: Mapping[str, Any], names: Sequence[str], positive: int) -> list[str]:
-    """What a command prints of `prior` in `calibration.json`, a line each; shares of all classes but of two one."""
-    told = prior["deployment"]
+def deployment_lines(told: Deployment, names: Sequence[str], positive: int) -> list[str]:
+    """What a command prints of it, a line each; shares of all classes but of two one."""
     shown = [positive] if len(names) == 2 else range(len(names))
     shares = ", ".join(
-        f"{names[k]} {told['estimated'][k]:.1%} (95% interval {told['low'][k]:.1%} to {told['high'][k]:.1%})"
-        for k in shown
+        f"{names[k]} {told.estimated[k]:.1%} (95% interval {told.low[k]:.1%} to {told.high[k]:.1%})" for k in shown
     )
-    left = f", {told['skipped']} that could not be read left out" if told["skipped"] else ""
-    how = f"EM, {told['iterations']} steps" + ("" if told["converged"] else ", NOT converged")
+    left = f", {told.skipped} that could not be read left out" if told.skipped else ""
+    how = f"EM, {told.iterations} steps" + ("" if told.converged else ", NOT converged")
     lines = [
-        f"class shares in {told['n']} photos without labels{left}: {shares}; {how}; intervals over "
-        f"{told['interval_over']}, each photo counted as independent of the others"
+        f"class shares in {told.n} photos without labels{left}: {shares}; {how}; intervals over "
+        f"{told.interval_over}, each photo counted as independent of the others"
     ]
-    found = accuracy_lines(told["expected_accuracy"], "as it decided them")
+    found = accuracy_lines(told.expected_accuracy, "as it decided them")
     lines += [f"  expected accuracy there {line}" for line in found]
-    if told["drift"] and not told["drift"]["found"]:  # what was found is among the notes of the calibration
-        lines.append(f"  {told['drift']['line']}")
+    if told.drift and not told.drift.found:  # what was found is among the notes of the calibration
+        lines.append(f"  {told.drift.line}")
     return lines

@@ -47,30 +47,30 @@ def evaluate_run(run: Path, *, seed: int = 0, field: Field | None = None) -> Fin
     if record.purpose == "sweep":
         raise LeakageError(f"step 'final figures' asked for val_test of {run}: {run_folder.SWEPT}")
     with carried_out(run, EVALUATE, {"seed": seed, "field": field and field.name}):
-        fitted, calibration, names = files.fitted, files.calibration, files.splits["label_names"]
+        fitted, calibration, names = files.fitted, files.calibration, files.splits.label_names
         for split in ("val_calib", "val_select"):  # card and page read them when all else is written
             if split != "val_calib" or files.has_rows(split):
                 files.rows(split)
         rows = files.rows("val_test")
-        logits, calibrated = calibration.served(rows["logits"]), calibration.calibrated(rows["logits"])
+        logits, calibrated = calibration.served(rows.logits), calibration.calibrated(rows.logits)
         evaluated = hashlib.blake2b(digest_size=16)
         evaluated.update((run / "predictions" / "val_test.parquet").read_bytes())
-        evaluated.update(json.dumps(carried(fitted.plain()), sort_keys=True).encode())
-        fingerprint = files.splits["fingerprints"]["val_test"]
+        evaluated.update(json.dumps(carried(fitted), sort_keys=True).encode())
+        fingerprint = files.splits.fingerprints["val_test"]
         before = count_final_read(fingerprint, evaluated.hexdigest(), run.name)
         entry = LedgerEntry(
             step="final figures",
             role="final_evaluation",
             split="val_test",
-            rows=len(rows["label"]),
+            rows=len(rows.label),
             fingerprint=fingerprint,
             time=time.time(),
         )
         note_reads(run, [entry])
-        labels, groups, positive = rows["label"], rows["group"], record.positive
+        labels, groups, positive = rows.label, rows.group, record.positive
         document = metrics_document(
             logits,
-            rows["logits"],
+            rows.logits,
             labels,
             groups,
             label_names=names,
@@ -85,8 +85,8 @@ def evaluate_run(run: Path, *, seed: int = 0, field: Field | None = None) -> Fin
         selective_document(
             calibrated, labels, groups, fitted.guarantee, positive, decisions=decisions, seed=seed
         ).write(run)
-        if rows["slices"]:
-            slices_document(logits, labels, groups, rows["slices"], names, positive, seed=seed).write(run)
+        if rows.slices:
+            slices_document(logits, labels, groups, rows.slices, names, positive, seed=seed).write(run)
         challenge_documents(run, rows, calibration, field=field, label_names=names, positive=positive, seed=seed)
         if files.has_rows("probe/val_test"):
             fit, test = (read_predictions(run, f"probe/{split}") for split in ("val_calib", "val_test"))

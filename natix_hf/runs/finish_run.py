@@ -84,7 +84,7 @@ def run_lines(trainer: NatixTrainer, metrics: FinalFigures | None) -> list[str]:
     if metrics is None:
         return []
     run = Path(trainer.args.output_dir)
-    lines = summary_lines(metrics, CalibrationFile.read(run).plain())
+    lines = summary_lines(metrics, CalibrationFile.read(run))
     if OverProbe.there(run):
         lines += over_probe_lines(OverProbe.read(run))
     return lines + speed_lines(trainer.accounting.document(), trainer.times)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.documents.run_record import RunRecord
+from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.documents.step_record import StepRecord
 from natix_hf.errors import UserError
-from natix_hf.files import check_writable, write_json, write_text
+from natix_hf.files import check_writable, write_text
 from natix_hf.runs.provenance import now, versions
 from natix_hf.runs.steps import CHAINS, SPLIT, carried_out
 
@@ -90,7 +91,7 @@ def begin(
     resume: bool,
     overwrite: bool,
     recipe_text: str | None,
-    splits: dict[str, Any],
+    splits: SplitCertificate,
     point: Path | None = None,
     processes: int = 1,
     purpose: str = "run",
@@ -100,7 +101,7 @@ def begin(
     Args:
         output_dir, resume, overwrite: as in `check`.
         recipe_text: of `recipe.yaml`; None where training was not started by a recipe.
-        splits: content of `splits.json`.
+        splits: their certificate.
         point: the checkpoint that training goes on from, of this run or of another one.
         processes: that train.
         purpose: what the run is for.
@@ -113,7 +114,7 @@ def begin(
     if overwrite and not resume and run.exists():
         shutil.rmtree(run)
     for trained in {run, point.absolute().parent.parent if point else run} if resume else ():
-        if (trained / "splits.json").exists() and read_certificate(trained)["fingerprint"] != splits["fingerprint"]:
+        if (trained / "splits.json").exists() and read_certificate(trained).fingerprint != splits.fingerprint:
             raise UserError(
                 f"output_dir {run}: the photos or their split have changed since this run was interrupted; "
                 "bring them back, or start anew with --overwrite_output_dir true"
@@ -125,6 +126,6 @@ def begin(
     shutil.rmtree(run / "steps", ignore_errors=True)
     RunRecord(status="training", started=started, versions=versions(), processes=processes).write(run)
     with carried_out(run, SPLIT, purpose=purpose):
-        write_json(run / "splits.json", splits)
+        splits.write(run)
     if recipe_text is not None:
         write_text(run / "recipe.yaml", recipe_text)

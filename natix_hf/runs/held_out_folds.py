@@ -140,17 +140,17 @@ def folds_document(output: Path, column: str, folds: Sequence[Fold], outcomes: M
 def _found(run: Path, column: str, value: str) -> dict:
     """What a finished fold found, once it is sure that its test was that value and nothing of it was trained on."""
     certificate, record, metrics = read_certificate(run), RunRecord.read(run), FinalFigures.read(run)
-    prints = certificate["fingerprints"]
+    prints = certificate.fingerprints
     read = {entry.fingerprint for entry in read_ledger(run) if entry.role != "final_evaluation"}
-    if certificate["hold_out"] != {column: [value]} or prints["val_test"] in read or record.purpose != "run":
+    if certificate.hold_out != {column: [value]} or prints["val_test"] in read or record.purpose != "run":
         raise UserError(
             f"{run}: its figures are not those of {column} = {value} alone: remove the folder, start again"
         )
     return {
         "n": metrics.n,
         "groups": metrics.groups,
-        "trained_on": certificate["sizes"]["train"],
-        "set_aside": len(certificate["set_aside"]),
+        "trained_on": certificate.sizes["train"],
+        "set_aside": len(certificate.set_aside),
         "metrics": metrics.metrics,
         "fingerprint": prints["val_test"],
         "times_read_before": metrics.times_read_before,

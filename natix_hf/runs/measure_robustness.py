@@ -8,7 +8,7 @@ same rows: `val_test` is not read once more for them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ import torch
 
 from natix_hf.data.splits.contracts import LockedSplits
 from natix_hf.decision.calibration import Calibration
+from natix_hf.documents.split_logits import SavedLogits
 from natix_hf.documents.step_record import StepRecord
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, replacing, write_json
@@ -155,7 +156,7 @@ def measure_robustness(run: Path, profiles: Sequence[str], *, batch_size: int = 
 
 def challenge_documents(
     run: Path,
-    rows: Mapping[str, Any],
+    rows: SavedLogits,
     calibration: Calibration,
     *,
     label_names: Sequence[str],
@@ -174,8 +175,8 @@ def challenge_documents(
         field: the scores of other participants; by default a record that is not confirmed.
         seed: of intervals and simulated days.
     """
-    labels, groups = rows["label"], rows["group"]
-    clean, (ways, how) = calibration.served(rows["logits"]), _read(run, rows["id"])
+    labels, groups = rows.label, rows.group
+    clean, (ways, how) = calibration.served(rows.logits), _read(run, rows.ids)
     ways = {
         profile: [Sent(way.level, way.distortion, way.severity, calibration.served(way.logits)) for way in sent]
         for profile, sent in ways.items()
@@ -191,7 +192,7 @@ def challenge_documents(
         sent |= {profile: [way.logits for way in one if way.distortion is None] for profile, one in ways.items()}
         photos = []
         for profile, logits in sent.items():
-            for source, kept in _by_source(rows.get("source"), len(labels)):
+            for source, kept in _by_source(rows.source, len(labels)):
                 one = np.concatenate([way[kept] for way in logits])
                 times = len(logits)  # a photo in several ways stays in its group
                 repeated = np.tile(labels[kept], times), np.tile(groups[kept], times)

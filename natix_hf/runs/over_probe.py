@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from natix_hf.decision.calibrators import fit_calibrator
 from natix_hf.documents.probe import OverProbe
+from natix_hf.documents.split_logits import SavedLogits
 from natix_hf.report.intervals import bootstrap_intervals, group_count, paired_differences
 from natix_hf.report.summary import LABELS, figure_text
 
 COMPARED = ("accuracy", "mcc", "auroc", "log_loss")
 
 
-def over_probe(
-    fit: Mapping[str, Any], test: Mapping[str, Any], tuned: np.ndarray, positive: int, seed: int = 0
-) -> OverProbe:
+def over_probe(fit: SavedLogits, test: SavedLogits, tuned: np.ndarray, positive: int, seed: int = 0) -> OverProbe:
     """What fine-tuning added over the probe on `val_test`.
 
     Args:
@@ -29,8 +25,8 @@ def over_probe(
         For each metric the probe's value and the tuned model's with intervals, and the difference
         (tuned minus probe) with that of pairs of photos, resampled by group.
     """
-    before = fit_calibrator(fit["logits"], fit["label"], fit["group"]).calibration.calibrated(test["logits"])
-    after, labels, groups = tuned, test["label"], test["group"]
+    before = fit_calibrator(fit.logits, fit.label, fit.group).calibration.calibrated(test.logits)
+    after, labels, groups = tuned, test.label, test.group
     intervals = [bootstrap_intervals(one, labels, groups, positive=positive, seed=seed) for one in (before, after)]
     changes = paired_differences(after, before, labels, groups, positive=positive, seed=seed)
     metrics = {

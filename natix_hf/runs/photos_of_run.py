@@ -27,7 +27,7 @@ def run_splits(run: str | Path, say: Callable[[str], None] | None = None) -> Loc
     if not recipe:
         raise UserError(f"{run}: no recipe.yaml, so its photos cannot be found: bring the file back")
     splits = recipe_photos(recipe, say=say)
-    was, now = (one["fingerprints"]["val_test"] for one in (read_certificate(run), splits.description))
+    was, now = (one.fingerprints["val_test"] for one in (read_certificate(run), splits.description))
     if was != now:
         raise UserError(
             f"{run}: val_test of {recipe['dataset_name']} is not what it was when the run was trained (fingerprint "

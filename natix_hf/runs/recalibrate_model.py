@@ -23,8 +23,9 @@ from natix_hf.decision.group_bounds import Groups
 from natix_hf.decision.prior import ODDS_LIMIT
 from natix_hf.decision.risk_control import smallest_alpha
 from natix_hf.documents.calibration import CalibrationFile
-from natix_hf.documents.recalibration import Recalibration
+from natix_hf.documents.recalibration import BeforeAndAfter, Recalibration
 from natix_hf.documents.run_record import RunRecord
+from natix_hf.documents.split_logits import SavedLogits
 from natix_hf.errors import UserError, one_line
 from natix_hf.files import only_a_path, read_json, staging, write_json, write_text
 from natix_hf.inference.onnx_model import GRAPH
@@ -106,24 +107,23 @@ def check_changeable(folder: Path, name: str) -> None:
         )
 
 
-def calibration_of(folder: Path, classes: int) -> tuple[Calibration, Mapping[str, Any]]:
+def calibration_of(folder: Path, classes: int) -> tuple[Calibration, CalibrationFile | None]:
     """What a model folder says about its calibration; none where it says nothing.
 
     Returns:
-        What is applied, and the content of `calibration.json`, empty where there is none.
+        What is applied, and its document if there is one.
     """
-    path = folder / "calibration.json"
-    if path.is_file():
-        document = read_json(path)
+    if CalibrationFile.there(folder):
+        document = CalibrationFile.read(folder)
         return Calibration.from_document(document), document
     zeros = np.zeros(classes)
-    return Calibration("none", np.ones(classes), zeros, zeros, zeros), {}
+    return Calibration("none", np.ones(classes), zeros, zeros, zeros), None
 
 
-def positive_class(folder: Path, document: Mapping[str, Any]) -> int:
+def positive_class(folder: Path, document: CalibrationFile | None) -> int:
     """The id of the positive class: as the calibration or the run says, else 1."""
-    if "positive" in document:
-        return int(document["positive"])
+    if document is not None:
+        return document.positive
     return RunRecord.read(folder).positive if RunRecord.there(folder) else 1
 
 
@@ -163,109 +163,94 @@ def certifiable_line(
 
 
 def recalibrate(
-    fit: Mapping[str, np.ndarray],
-    control: Mapping[str, np.ndarray],
+    fit: SavedLogits,
+    control: SavedLogits,
     before: Calibration,
     options: DecisionOptions,
     names: Sequence[str],
     positive: int,
     *,
     seed: int = 0,
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[CalibrationFile, BeforeAndAfter]:
     """The new calibration from one half, the guarantee and the figures from the other.
 
     Args:
-        fit, control: `logits` `(n, classes)` before any calibration, `label`, `group` `(n,)`.
+        fit, control: the halves, with their logits before any calibration.
         before: what the model does now.
         options: of the decision; `target_prior` where the classes will come in other shares than here.
-
-    Returns:
-        The content of `calibration.json`, and the `figures` of `recalibration.json`.
 
     Raises:
         UserError: options that these classes cannot have, or a guarantee that this model cannot give.
     """
     target = check_decision(options, names, positive)
-    after, decided = decide(fit, options, target, names, positive)
-    guarantee = None
+    document = decide(fit, options, target, names, positive, fitted_on="own photos/fit")
+    after = Calibration.from_document(document)
     if options.risk != "none":
         guarantee = guaranteed(after, control, options, names, "own photos/control")
         if not guarantee.reachable:
             raise UserError(f"no guarantee: {guarantee.reason}")
-    document = {
-        "version": 2,
-        "fitted_on": "own photos/fit",
-        "calibrate_on": "clean",
-        **decided,
-        "guarantee": guarantee and guarantee.plain(),
-        "compared": None,
-        "options": dataclasses.asdict(options),
-    }
-    CalibrationFile.check(document)
-    counts = np.bincount(control["label"], minlength=len(names))
+        document = document.model_copy(update={"guarantee": guarantee})
+    counts = np.bincount(control.label, minlength=len(names))
     shares = counts / counts.sum() if target is None else target
     sides = [
         figures_at_shares(
-            one.calibrated(control["logits"]),
-            one.decisions(control["logits"]),
-            control["label"],
-            control["group"],
+            one.calibrated(control.logits),
+            one.decisions(control.logits),
+            control.label,
+            control.group,
             shares,
             positive=positive,
             seed=seed,
         )
         for one in (dataclasses.replace(before, positive=positive), after)
     ]
-    return document, {
-        "on": "own photos/control",
-        "n": len(control["label"]),
-        "groups": len(np.unique(control["group"])),
-        "shares": [float(share) for share in shares],
-        "level": 0.95,
+    return document, BeforeAndAfter(
+        on="own photos/control",
+        n=len(control.label),
+        groups=len(np.unique(control.group)),
+        shares=[float(share) for share in shares],
+        level=0.95,
         **before_and_after(*sides),
-    }
+    )
 
 
 def report_lines(
-    calibration: Mapping[str, Any], report: Mapping[str, Any], names: Sequence[str], before: Mapping[str, Any]
+    calibration: CalibrationFile, figures: BeforeAndAfter, names: Sequence[str], before: CalibrationFile | None
 ) -> list[str]:
     """What a command prints and a card repeats: the new calibration, and each figure before and after; `before` is the
-    content of the model's own `calibration.json`, empty where there is none."""
-    figures = report["figures"]
-    shares = " and ".join(f"{share:.1%} {name}" for share, name in zip(figures["shares"], names, strict=True))
+    model's own calibration, if it has one."""
+    shares = " and ".join(f"{share:.1%} {name}" for share, name in zip(figures.shares, names, strict=True))
     lines = calibration_lines(calibration, names)
     lines.append(
-        f"figures on {figures['on']} ({figures['n']} photos in {figures['groups']} groups) where {shares} are met, "
-        f"{figures['level']:.0%} intervals:"
+        f"figures on {figures.on} ({figures.n} photos in {figures.groups} groups) where {shares} are met, "
+        f"{figures.level:.0%} intervals:"
     )
-    for name, one in figures["before"].items():
-        two = figures["after"][name]
-        change = figures["difference"][name]
+    for name, one in figures.before.items():
+        two, change = figures.after[name], figures.difference[name]
         lines.append(
-            f"{name} {one['value']:.4f} [{one['low']:.4f}, {one['high']:.4f}] -> {two['value']:.4f} "
-            f"[{two['low']:.4f}, {two['high']:.4f}], change {change['value']:+.4f} [{change['low']:+.4f}, "
-            f"{change['high']:+.4f}]"
+            f"{name} {one.value:.4f} [{one.low:.4f}, {one.high:.4f}] -> {two.value:.4f} [{two.low:.4f}, "
+            f"{two.high:.4f}], change {change.value:+.4f} [{change.low:+.4f}, {change.high:+.4f}]"
         )
     return lines + shares_line(calibration, before, names)
 
 
-def shares_line(calibration: Mapping[str, Any], before: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+def shares_line(calibration: CalibrationFile, before: CalibrationFile | None, names: Sequence[str]) -> list[str]:
     """A line where the photos come in other class shares than those of the model's calibration, and the new one has no
     bias that could allow for it; else nothing.
 
     Args:
-        calibration: the content of the new `calibration.json`.
-        before: that of the model's own, empty where there is none.
+        calibration: the new one.
+        before: the model's own, if it has one.
         names: of the classes.
     """
-    if "prior" not in before or any(calibration["calibrator_bias"]):
+    if before is None or any(calibration.calibrator_bias):
         return []
-    one, other = np.array(before["prior"]["seen"]), np.array(calibration["prior"]["seen"])
+    one, other = np.array(before.prior.seen), np.array(calibration.prior.seen)
     there = (one > 0) & (other > 0)
     ratio = np.log(other[there] / one[there])
     if np.ptp(ratio) <= np.log(ODDS_LIMIT):
         return []
-    k = calibration["positive"]
+    k = calibration.positive
     return [
         f"note: {other[k]:.0%} of these photos show {names[k]}, {one[k]:.0%} of those that the model was calibrated "
         "on, and the new calibration has no bias that allows for it: its probabilities may lean to the former shares; "
@@ -277,8 +262,8 @@ def write_copy(
     source: Path,
     output: Path,
     before: Calibration,
-    calibration: dict[str, Any],
-    report: dict[str, Any],
+    calibration: CalibrationFile,
+    report: Recalibration,
     halves: list[tuple[str, Any, np.ndarray]],
     lines: Sequence[str],
 ) -> None:
@@ -287,8 +272,8 @@ def write_copy(
     Args:
         source: the model's folder, which stays as it is.
         before: what is in the source's weights.
-        calibration: the content of `calibration.json`.
-        report: the content of `recalibration.json`.
+        calibration: the new one.
+        report: what it rests on.
         halves: name, rows and logits `(n, classes)` of each, for `predictions/val_calib.parquet`: what the model is
             calibrated on now.
         lines: what the card says about it.
@@ -296,9 +281,8 @@ def write_copy(
     Raises:
         UserError: an isotonic calibration for a class of transformers' own, which cannot hold it.
     """
-    Recalibration.check(report)
     stock = read_json(source / "config.json").get("model_type") != "natix_dinov3"
-    if stock and calibration["isotonic"]:
+    if stock and calibration.isotonic:
         raise UserError("calibrator isotonic: this model's class cannot hold it: leave it out of --calibrator")
     made = not output.exists()
     try:
@@ -310,8 +294,8 @@ def write_copy(
                     shutil.copytree(path, stage / path.name)
                 else:
                     shutil.copyfile(path, stage / path.name)
-            write_json(stage / "calibration.json", calibration)
-            write_json(stage / "recalibration.json", report)
+            calibration.write(stage)
+            report.write(stage)
             write_predictions(stage / "predictions" / "val_calib.parquet", halves)
             if stock:
                 _into_stock_head(stage, before, Calibration.from_document(calibration))

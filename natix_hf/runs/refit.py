@@ -20,6 +20,7 @@ from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.probe import ProbeSearch
+from natix_hf.documents.run_documents import RunDocuments
 from natix_hf.documents.run_record import RunRecord
 from natix_hf.errors import UserError
 from natix_hf.files import write_text
@@ -87,7 +88,7 @@ class Refit(NatixTrainer):
     """
 
     def __init__(self, model: torch.nn.Module, args: Any, *, honest: Path, splits: Any, **kwargs: Any) -> None:
-        if read_certificate(honest)["fingerprint"] != splits.description["fingerprint"]:
+        if read_certificate(honest).fingerprint != splits.description.fingerprint:
             raise UserError(
                 f"refit_from {honest}: the photos or their split are not those of that run: bring them back, or train "
                 "the run again"
@@ -135,9 +136,9 @@ def finish_refit(trainer: Refit, decision: DecisionOptions | None = None) -> Fin
             document = FinalFigures.read(trainer.honest).model_copy(update=name)
             document.write(run)
         with trainer.times.timed("save"):
-            save_model(trainer, run, calibration.plain())
+            save_model(trainer, run, calibration)
         write_speed(trainer)
         with carried_out(run, CARD, purpose="refit"):
-            write_text(run / "README.md", model_card(run))
+            write_text(run / "README.md", model_card(run, RunDocuments.read(run, trainer.splits.description)))
     trainer.accelerator.wait_for_everyone()
     return document

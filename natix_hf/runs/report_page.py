@@ -9,17 +9,11 @@ from typing import Any
 from natix_hf import __version__
 from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.decision.calibration import Calibration
-from natix_hf.documents.final_figures import FinalFigures
+from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.gallery import Gallery
-from natix_hf.documents.ledger import read_ledger
-from natix_hf.documents.reward import Reward
-from natix_hf.documents.robustness import Robustness
-from natix_hf.documents.run_record import RunRecord
-from natix_hf.documents.run_speed import RunSpeed
-from natix_hf.documents.selective import Selective
-from natix_hf.documents.slices import Slices
+from natix_hf.documents.run_documents import RunDocuments
 from natix_hf.errors import UserError
-from natix_hf.files import read_json, replacing, write_text
+from natix_hf.files import replacing, write_text
 from natix_hf.hub.cards import model_card
 from natix_hf.hub.public_page import facts, lead, served_rows
 from natix_hf.report import figures, figures_decisions, figures_robustness
@@ -29,14 +23,15 @@ from natix_hf.runs.saved_logits import read_predictions
 from natix_hf.runs.steps import REPORT, carried_out
 from natix_hf.streetvision.reward_report import reward_figure, reward_sections
 
-OPTIONAL = {"slices": Slices, "robustness": Robustness, "reward": Reward, "selective": Selective}
 
-
-def write_report(run: str | Path, *, path: str | Path | None = None, include_photos: bool = True) -> Path:
+def write_report(
+    run: str | Path, documents: RunDocuments, *, path: str | Path | None = None, include_photos: bool = True
+) -> Path:
     """Write the page that shows everything a run found out about itself.
 
     Args:
-        run: a folder whose figures were computed.
+        run: its folder.
+        documents: of the run.
         path: where to; `report.html` in the run by default.
         include_photos: False for a page that may be passed on: no photo, no name of a photo or group, no local path.
 
@@ -44,17 +39,12 @@ def write_report(run: str | Path, *, path: str | Path | None = None, include_pho
         Where the page is.
 
     Raises:
-        UserError: the run was never evaluated, or a file of it is missing or not what it should be.
+        UserError: the run has no calibration or no predictions.
     """
     run = Path(run)
-    documents: dict[str, Any] = {"calibration": _document(run, "calibration"), "run": RunRecord.read(run)}
-    _check_there(run, "metrics")
-    documents["metrics"] = FinalFigures.read(run)
-    documents["splits"] = read_certificate(run)
-    documents["ledger"] = read_ledger(run)
-    documents["speed"] = RunSpeed.read(run) if RunSpeed.there(run) else None
-    documents |= {name: kind.read(run) for name, kind in OPTIONAL.items() if kind.there(run)}
-    calibration = Calibration.from_document(documents["calibration"])
+    if documents.calibration is None:
+        raise UserError(f"{run}: no calibration.json, so there is nothing to report: bring the file back")
+    calibration = Calibration.from_document(documents.calibration)
     pictures = read_pictures(run) if include_photos else None
     page = report_html(
         run.resolve().name,
@@ -63,7 +53,7 @@ def write_report(run: str | Path, *, path: str | Path | None = None, include_pho
         select=_rows(run, "val_select", calibration) if include_photos else None,
         pictures=pictures,
         lead=lead(documents),
-        extra=reward_sections(documents.get("reward")),
+        extra=reward_sections(documents.reward),
         facts=facts(run, documents),
         version=__version__,
     )
@@ -72,11 +62,11 @@ def write_report(run: str | Path, *, path: str | Path | None = None, include_pho
     return path
 
 
-def draw_figures(run: Path) -> None:
+def draw_figures(run: Path, documents: RunDocuments) -> None:
     """The pictures in `figures/` that the card shows."""
-    record, splits, calibration = RunRecord.read(run), read_certificate(run), _document(run, "calibration")
+    record, calibration = documents.record, documents.calibration
     test = _rows(run, "val_test", Calibration.from_document(calibration))
-    names, positive = splits["label_names"], record.positive
+    names, positive = documents.splits.label_names, record.positive
     is_positive = test.labels == positive
 
     def drawn(name: str, draw: Callable[..., None], *about: Any) -> None:
@@ -87,26 +77,26 @@ def draw_figures(run: Path) -> None:
     drawn("confusion", figures.confusion, test.labels, test.decided, names)
     if record.log_history:
         drawn("training", figures.training_curve, record.log_history)
-    if calibration.get("threshold_choice"):
-        about = calibration["threshold_choice"], calibration["fitted_on"]
-        drawn("threshold", figures_decisions.threshold_figure, *about)
-    if Selective.there(run):
-        drawn("risk_coverage", figures_decisions.risk_coverage_figure, Selective.read(run))
+    if choice := calibration.threshold_choice:
+        drawn("threshold", figures_decisions.threshold_figure, choice, calibration.fitted_on)
+    if documents.selective:
+        drawn("risk_coverage", figures_decisions.risk_coverage_figure, documents.selective)
     if is_positive.any() and not is_positive.all():
         about = test.log_odds[:, positive], is_positive, test.decided == positive, names[positive]
         drawn("ranking", figures_decisions.ranking_figure, *about)
-    if Robustness.there(run):
-        drawn("robustness", figures_robustness.robustness, Robustness.read(run))
-    if Reward.there(run):
-        reward_figure(Reward.read(run), run / "figures" / "reward.png")  # none where nothing has a reward
+    if documents.robustness:
+        drawn("robustness", figures_robustness.robustness, documents.robustness)
+    if documents.reward:
+        reward_figure(documents.reward, run / "figures" / "reward.png")  # none where nothing has a reward
 
 
 def report_run(run: Path) -> None:
     """The last step of a run: `figures/`, the card `README.md` and the page `report.html`, from its documents."""
     with carried_out(run, REPORT):
-        draw_figures(run)
-        write_text(run / "README.md", model_card(run))
-        write_report(run)
+        documents = RunDocuments.read(run, read_certificate(run))
+        draw_figures(run, documents)
+        write_text(run / "README.md", model_card(run, documents))
+        write_report(run, documents)
 
 
 def read_pictures(run: Path) -> dict[tuple[str, str], Picture]:
@@ -129,23 +119,8 @@ def read_pictures(run: Path) -> dict[tuple[str, str], Picture]:
 
 def rows_of(run: Path, split: str) -> Rows:
     """The rows of a split with the run's calibration applied."""
-    return _rows(Path(run), split, Calibration.from_document(_document(Path(run), "calibration")))
+    return _rows(Path(run), split, Calibration.from_document(CalibrationFile.read(run)))
 
 
 def _rows(run: Path, split: str, calibration: Calibration) -> Rows:
     return served_rows(split, read_predictions(run, split), calibration)
-
-
-def _check_there(run: Path, name: str) -> None:
-    if not (run / f"{name}.json").is_file():
-        how = "python -m natix_hf.evaluate writes it" if name == "metrics" else "bring the file back"
-        raise UserError(f"{run}: no {name}.json, so there is nothing to report: {how}")
-
-
-def _document(run: Path, name: str) -> dict[str, Any]:
-    _check_there(run, name)
-    path = run / f"{name}.json"
-    try:
-        return read_json(path)
-    except ValueError:
-        raise UserError(f"{path}: not JSON that natix_hf wrote: bring the file back") from None

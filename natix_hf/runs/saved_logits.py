@@ -7,7 +7,7 @@ knows no figures.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from natix_hf.data.splits.slicing import slice_values
 from natix_hf.decision.temperature import checked_rows
+from natix_hf.documents.split_logits import SavedLogits
 from natix_hf.errors import UserError, one_line
 from natix_hf.files import replacing
 
@@ -25,12 +26,8 @@ SENT_BEFORE = "upright by EXIF orientation and coded once as JPEG (natix_hf 0.1)
 SLICE = "slice:"  # stands before the name of a column that figures are broken down by
 
 
-def read_predictions(run: Path, split: str, part: str | None = None) -> dict[str, Any]:
+def read_predictions(run: Path, split: str, part: str | None = None) -> SavedLogits:
     """The logits of one split as a run wrote them.
-
-    Returns:
-        `id` and `group` `(n,)` strings, `label` `(n,)`, `logits` `(n, classes)` before calibration, `slices`: column
-        -> `(n,)` kinds of photos; `source` `(n,)`, `width` and `height` `(n,)` where the file has them.
 
     Raises:
         UserError: the run has no such file, e.g. because it is not finished, or what it holds are no logits and labels
@@ -48,15 +45,14 @@ def read_predictions(run: Path, split: str, part: str | None = None) -> dict[str
         raise UserError(f"{path}: no predictions that natix_hf.train wrote: {one_line(error)}") from None
     named = [name for name in table.column_names if name in ("id", "group", "source") or name.startswith(SLICE)]
     texts = {name: np.array(table[name].to_pylist(), dtype=object) for name in named}
-    return {
-        "id": texts.pop("id"),
-        "group": texts.pop("group"),
-        "label": table["label"].to_numpy(),
-        "logits": np.array(table["logits"].to_pylist(), dtype=np.float64),
-        "slices": {name.removeprefix(SLICE): texts[name] for name in texts if name.startswith(SLICE)},
-        **{name: texts[name] for name in ("source",) if name in texts},
-        **{name: table[name].to_numpy() for name in ("width", "height") if name in table.column_names},
-    }
+    return SavedLogits(
+        logits=np.array(table["logits"].to_pylist(), dtype=np.float64),
+        label=table["label"].to_numpy(),
+        group=texts["group"],
+        ids=texts["id"],
+        slices={name.removeprefix(SLICE): texts[name] for name in texts if name.startswith(SLICE)},
+        source=texts.get("source"),
+    )
 
 
 def _check(table: pa.Table, what: str) -> None:
@@ -69,9 +65,9 @@ def _check(table: pa.Table, what: str) -> None:
     checked_rows(table["logits"].to_pylist(), labels, what, ids)
 
 
-def check_classes(rows: Mapping[str, Any], names: Sequence[str], what: str) -> None:
+def check_classes(rows: SavedLogits, names: Sequence[str], what: str) -> None:
     """Raise `UserError` where predictions have another number of logits than there are classes."""
-    if rows["logits"].shape[1] != len(names):
+    if rows.logits.shape[1] != len(names):
         raise UserError(
             f"{what}: {rows['logits'].shape[1]} logits a photo, and the run has {len(names)} classes "
             f"({', '.join(names[:5])}): bring the run's own file back"

@@ -141,15 +141,15 @@ def score(run: Path) -> SweepScore:
     """What a finished run of a sweep is ranked by."""
     record, rows = RunRecord.read(run), read_predictions(run, "val_select")
     found = bootstrap_intervals(
-        rows["logits"], rows["label"], rows["group"], positive=record.positive, n_boot=RESAMPLES, level=LEVEL
+        rows.logits, rows.label, rows.group, positive=record.positive, n_boot=RESAMPLES, level=LEVEL
     )
     return SweepScore(
         metric=record.metric,
         score=Interval.of(found[record.metric]),
         log_loss=Interval.of(found["log_loss"]),
-        n=len(rows["label"]),
-        groups=group_count(rows["group"], len(rows["label"])),
-        fingerprint=read_certificate(run)["fingerprints"]["val_select"],
+        n=len(rows.label),
+        groups=group_count(rows.group, len(rows.label)),
+        fingerprint=read_certificate(run).fingerprints["val_select"],
         best_step=record.best_step,
         steps=record.steps,
         seconds=RunSpeed.read(run).time["train"],

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,27 +14,38 @@ from natix_hf.decision.calibration_error import Reference, intervals
 from natix_hf.decision.drift import drift_line, drift_test
 from natix_hf.decision.expected_accuracy import expected_accuracy
 from natix_hf.decision.prior_shift import estimate_prior, prior_bias
+from natix_hf.documents.calibration import Bounds, CalibrationFile, Drift, ExpectedAccuracy
+from natix_hf.documents.recalibration import OwnShares, Recalibration
 from natix_hf.documents.run_record import RunRecord
 from natix_hf.errors import UserError
 from natix_hf.runs.saved_logits import read_predictions
 
 
-def seen_shares(folder: Path, document: Mapping[str, Any], name: str) -> np.ndarray:
+class UnlabelledEstimates(NamedTuple):
+    """What photos without labels tell; `drift` is None where there was nothing to compare with."""
+
+    prior: OwnShares
+    expected_accuracy: ExpectedAccuracy
+    drift: Drift | None
+
+
+def seen_shares(folder: Path, document: CalibrationFile | None, name: str) -> np.ndarray:
     """The class shares under which a model was calibrated, `(classes,)`.
 
     Args:
-        document: its `calibration.json`, empty where there is none.
+        folder: of the model.
+        document: its `calibration.json`, if there is one.
         name: what messages call the model.
 
     Raises:
         UserError: nothing in the folder says it.
     """
-    if "prior" in document:
-        return np.array(document["prior"]["seen"])
+    if document is not None:
+        return np.array(document.prior.seen)
     if (folder / "splits.json").is_file():
         splits = read_certificate(folder)
-        counts = splits["class_counts"]["val_calib/fit"]
-        shares = np.array([counts[label] for label in splits["label_names"]], dtype=np.float64)
+        counts = splits.class_counts["val_calib/fit"]
+        shares = np.array([counts[label] for label in splits.label_names], dtype=np.float64)
         if shares.all():
             return shares / shares.sum()
     raise UserError(
@@ -49,20 +59,20 @@ def unlabelled_report(
     logits: np.ndarray,
     groups: np.ndarray,
     calibration: Calibration,
-    document: Mapping[str, Any],
+    document: CalibrationFile | None,
     seen: np.ndarray,
     positive: int,
     *,
     seed: int = 0,
-) -> dict[str, Any]:
-    """`prior`, `expected_accuracy` and `drift` of `recalibration.json`.
+) -> UnlabelledEstimates:
+    """Class shares, expected accuracy and drift, from logits before any calibration.
 
     Args:
         folder: of the model; its predictions on `val_calib/fit` are compared with, where it has them.
         logits: `(n, classes)` of the new photos before any calibration.
         groups: `(n,)`.
         calibration: what the model does.
-        document: its `calibration.json`.
+        document: its `calibration.json`, if there is one.
         seen: `(classes,)` class shares of the calibration.
     """
     own = under_seen(folder, calibration, document, seen)
@@ -70,7 +80,9 @@ def unlabelled_report(
     return judged(folder, own.calibrated(logits), decided, groups, own, document, seen, positive, seed=seed)
 
 
-def under_seen(folder: Path, calibration: Calibration, document: Mapping[str, Any], seen: np.ndarray) -> Calibration:
+def under_seen(
+    folder: Path, calibration: Calibration, document: CalibrationFile | None, seen: np.ndarray
+) -> Calibration:
     """A model's calibration without prior and threshold: its probabilities hold under the class shares `seen`.
 
     Args:
@@ -79,7 +91,7 @@ def under_seen(folder: Path, calibration: Calibration, document: Mapping[str, An
     """
     zeros = np.zeros(len(seen))
     bias = zeros
-    if list(document.get("options", {}).get("calibrator", ())) == ["none"] and RunRecord.there(folder):
+    if _asked(document) == ["none"] and RunRecord.there(folder):
         # Logits that nothing has touched belong to the shares that training saw, where sampling or weights moved them.
         trained = RunRecord.read(folder).training_shares
         bias = prior_bias(trained, seen) if trained else zeros
@@ -92,12 +104,12 @@ def judged(
     decided: np.ndarray,
     groups: np.ndarray | None,
     own: Calibration,
-    document: Mapping[str, Any],
+    document: CalibrationFile | None,
     seen: np.ndarray,
     positive: int,
     *,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> UnlabelledEstimates:
     """The same from logits `(n, classes)` that hold under the shares of the calibration, and decisions `(n,)`.
 
     Args:
@@ -112,63 +124,65 @@ def judged(
         name: expected_accuracy(calibrated, one, seen, estimate, groups, seed=seed) for name, one in decisions.items()
     }
     low, high = estimate.low, estimate.high
-    split = str(document.get("fitted_on", "val_calib/fit")).partition("/")[0].replace("own photos", "val_calib")
+    fitted_on = "val_calib/fit" if document is None else document.fitted_on
+    split = fitted_on.partition("/")[0].replace("own photos", "val_calib")
     if (folder / "predictions" / f"{split}.parquet").is_file():
         rows = read_predictions(folder, split, "fit")
-        if len(np.unique(rows["label"])) == len(seen):
-            reference = Reference(own.calibrated(rows["logits"]), rows["label"], rows["group"])
+        if len(np.unique(rows.label)) == len(seen):
+            reference = Reference(own.calibrated(rows.logits), rows.label, rows.group)
             drift = drift_test(calibrated, groups, estimate, *reference, positive=positive, seed=seed)
-            asked = document.get("options", {}).get("calibrator", [])
             # Where nothing was worth taking, the logits are as uncertain as a temperature would have been.
-            fitted = "temperature" if own.calibrator == "none" and asked not in ([], ["none"]) else own.calibrator
+            sought = _asked(document) not in ([], ["none"])
+            fitted = "temperature" if own.calibrator == "none" and sought else own.calibrator
             low, high, ends = intervals(calibrated, decisions, groups, estimate.prior, reference, fitted, seed=seed)
             low, high = np.minimum(low, estimate.prior), np.maximum(high, estimate.prior)
             for name, (least, most) in ends.items():
-                value = chances[name]["value"]
-                chances[name] = {"value": value, "low": min(least, value), "high": max(most, value)}
+                value = chances[name].value
+                chances[name] = Bounds(value=value, low=min(least, value), high=max(most, value))
             over = "photos and calibration"
-    return {
-        "prior": {
-            "seen": seen.tolist(),
-            "estimated": estimate.prior.tolist(),
-            "low": low.tolist(),
-            "high": high.tolist(),
-            "interval_over": over,
-            "iterations": estimate.iterations,
-            "converged": estimate.converged,
-        },
-        "expected_accuracy": chances,
-        "drift": None
-        if drift is None
-        else {**dataclasses.asdict(drift), "found": drift.found, "line": drift_line(drift)},
-    }
+    prior = OwnShares(
+        seen=seen.tolist(),
+        estimated=estimate.prior.tolist(),
+        low=low.tolist(),
+        high=high.tolist(),
+        interval_over=over,
+        iterations=estimate.iterations,
+        converged=estimate.converged,
+    )
+    if drift is not None:
+        drift = Drift(**dataclasses.asdict(drift), found=drift.found, line=drift_line(drift))
+    return UnlabelledEstimates(prior, ExpectedAccuracy(**chances), drift)
 
 
-def accuracy_lines(accuracy: Mapping[str, Mapping[str, float]], deciding: str) -> list[str]:
+def _asked(document: CalibrationFile | None) -> list[str]:
+    """The calibrators that were to be tried; none where nobody knows."""
+    return [] if document is None else list(document.options.get("calibrator", ()))
+
+
+def accuracy_lines(accuracy: ExpectedAccuracy, deciding: str) -> list[str]:
     """Expected accuracies of decisions as they are, which `deciding` says, and under the estimated class shares."""
-    texts = {"as_it_decides": deciding, "with_this_prior": "with these class shares"}
+    told = ((deciding, accuracy.as_it_decides), ("with these class shares", accuracy.with_this_prior))
     return [
-        f"{text}: {accuracy[name]['value']:.3f} (95% interval {accuracy[name]['low']:.3f} to "
-        f"{accuracy[name]['high']:.3f}, from calibrated probabilities, without labels)"
-        for name, text in texts.items()
+        f"{text}: {one.value:.3f} (95% interval {one.low:.3f} to {one.high:.3f}, from calibrated probabilities, "
+        "without labels)"
+        for text, one in told
     ]
 
 
-def unlabelled_lines(report: Mapping[str, Any], names: Sequence[str], positive: int) -> list[str]:
-    """What a command prints of it."""
-    prior, accuracy = report["prior"], report["expected_accuracy"]
-    n, groups = report["photos"]["n"], report["photos"]["groups"]
-    found = f"{prior['estimated'][positive]:.1%} {names[positive]}"
-    how = f"EM, {prior['iterations']} steps" + ("" if prior["converged"] else ", NOT converged")
-    between = f"{prior['low'][positive]:.1%} to {prior['high'][positive]:.1%} over {prior['interval_over']}"
+def unlabelled_lines(report: Recalibration) -> list[str]:
+    """What a command prints of a report on photos without labels."""
+    prior, accuracy, positive = report.prior, report.expected_accuracy, report.positive
+    n, groups, names = report.photos.n, report.photos.groups, report.classes
+    found = f"{prior.estimated[positive]:.1%} {names[positive]}"
+    how = f"EM, {prior.iterations} steps" + ("" if prior.converged else ", NOT converged")
+    between = f"{prior.low[positive]:.1%} to {prior.high[positive]:.1%} over {prior.interval_over}"
     lines = [
         f"estimated class shares: {found} (95% interval {between}, {n} photos in {groups} groups; {how}); the model "
-        f"was calibrated on {prior['seen'][positive]:.1%}"
+        f"was calibrated on {prior.seen[positive]:.1%}"
     ]
     lines += [f"expected accuracy {line}" for line in accuracy_lines(accuracy, "as the model decides now")]
-    drift = report["drift"]
-    if drift is None:
+    if report.drift is None:
         lines.append("no drift check: the model's folder holds no predictions on val_calib to compare with")
     else:
-        lines.append(drift["line"])
+        lines.append(report.drift.line)
     return lines

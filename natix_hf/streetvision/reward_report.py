@@ -12,7 +12,7 @@ from natix_hf.documents.reward import Reward, RewardEntry
 from natix_hf.report.figures import BLUE, GREY, ORANGE, new_figure, save_figure
 from natix_hf.report.figures_robustness import WIDE, sent_lines
 from natix_hf.report.page_sections import ExtraSection
-from natix_hf.report.page_tables import figure_cell
+from natix_hf.report.page_tables import Cell, figure_cell
 from natix_hf.report.robustness import sent_text
 from natix_hf.streetvision.reward import HALTED, SENT_LAST
 
@@ -69,7 +69,7 @@ def reward_sections(document: Reward | None) -> list[ExtraSection]:
 
 
 def _row(entry: RewardEntry) -> list[Any]:
-    predictions = {"sort": entry.n, "value": entry.n, "interval": f"{entry.groups} groups"}
+    predictions = Cell(entry.n, str(entry.n), f"{entry.groups} groups")
     row = [entry.profile, entry.source or "all", predictions]
     if entry.left_out is not None:
         return [*row, f"none: {entry.left_out}"]
@@ -78,13 +78,9 @@ def _row(entry: RewardEntry) -> list[Any]:
     return [
         *row,
         figure_cell(entry.reward),
-        {"sort": day["0.5"], "value": f"{day['0.5']:.3f}", "interval": ends},
+        Cell(day["0.5"], f"{day['0.5']:.3f}", ends),
         figure_cell(entry.relative_pay),
-        {
-            "sort": rank.value,
-            "value": f"{rank.value:.0f}",
-            "interval": f"{rank.low:.0f} to {rank.high:.0f}",
-        },
+        Cell(rank.value, f"{rank.value:.0f}", f"{rank.low:.0f} to {rank.high:.0f}"),
     ]
 
 

@@ -82,7 +82,7 @@ def scores(head: Head, labels: np.ndarray, positive: int) -> dict[str, float]:
 
 def choose_head(
     heads: Sequence[Head], labels: np.ndarray, positive: int, metric: str | None
-) -> tuple[int, list[dict[str, Any]]]:
+) -> tuple[int, list[dict[str, float | str | None]]]:
     """The number of the head that is best on the rows by which heads are chosen, and setting and scores of each.
 
     Args:
@@ -104,7 +104,7 @@ def choose_head(
 
 def lbfgs_check(
     features: np.ndarray, labels: np.ndarray, judged: np.ndarray, judged_labels: np.ndarray, positive: int
-) -> dict[str, Any]:
+) -> dict[str, float]:
     """Logistic regression by L-BFGS on standardised features, the strength with the least loss on the judged rows.
 
     A head found by gradient descent that falls far behind it was trained badly.

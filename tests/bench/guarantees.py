@@ -12,7 +12,6 @@ together: figures of that table are about the method, never about the model. Pri
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +20,7 @@ import pyarrow.parquet as pq
 from natix_hf.decision.calibration import Calibration
 from natix_hf.decision.risk_control import answers, band_rates, control_risk
 from natix_hf.decision.temperature import softmax
+from natix_hf.documents.calibration import CalibrationFile
 
 SETTINGS = [("fpr", 0.05, 0.1), ("fpr", 0.1, 0.1), ("fpr", 0.1, 0.05), ("error", 0.1, 0.1), ("precision", 0.1, 0.1)]
 PREVALENCE = 0.5
@@ -70,7 +70,7 @@ def synthetic(kind: str, cameras: int = 8000) -> Population:
 
 def of_run(run: Path) -> Population:
     """The calibrated predictions of a run on `val_calib` and `val_test`."""
-    calibration = Calibration.from_document(json.loads((run / "calibration.json").read_text(encoding="utf-8")))
+    calibration = Calibration.from_document(CalibrationFile.read(run))
     tables = [pq.read_table(run / "predictions" / f"{name}.parquet") for name in ("val_calib", "val_test")]
     logits, labels, groups = (
         [row for t in tables for row in t[name].to_pylist()] for name in ("logits", "label", "group")

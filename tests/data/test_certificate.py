@@ -11,13 +11,13 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from scipy.stats import chi2_contingency
 
 from natix_hf.data.sources.rows import Rows
-from natix_hf.data.splits.certificate import bind, check_seal, describe, prior_shift, read_certificate, seal
+from natix_hf.data.splits.certificate import bind, describe, prior_shift, read_certificate
 from natix_hf.data.splits.certificate_text import certificate_text, shift_sentence, summary_lines
 from natix_hf.data.splits.contracts import SPLITS
 from natix_hf.data.splits.groups import Grouping, Pair
-from natix_hf.documents.split_certificate import SplitCertificate
+from natix_hf.documents.figures import Left
+from natix_hf.documents.split_certificate import Halves, LabelConflict, LargestGroup, Rules, SplitCertificate
 from natix_hf.errors import UserError
-from natix_hf.files import write_json
 
 # id, label, group, split; b and c of the video v1 are copies of each other with different labels
 ROWS = [
@@ -70,21 +70,20 @@ def grouping(rows: list[tuple] = ROWS, pairs: list[Pair] | None = None, ties: di
     return Grouping(numbers, names.tolist(), ties or {"video": 3, "bytes": 0, "near-duplicate": 1}, pairs)
 
 
-def document(rows: list[tuple] = ROWS, group=None, **facts) -> dict:
+def document(rows: list[tuple] = ROWS, group=None, **facts) -> SplitCertificate:
     ratios = (0.4, 0.2, 0.2, 0.2)
-    source = Rows(table(rows), [{"id": "x", "reason": "no such file"}], [{"id": "y", "reason": "label 0, described"}])
+    source = Rows(table(rows), [Left(id="x", reason="no such file")], [Left(id="y", reason="label 0, described")])
     return describe(places(rows), source, group or grouping(rows), **{"ratios": ratios, "seed": 3} | facts)
 
 
 def test_everything_is_counted_from_the_rows():
-    found = document(set_aside=[{"id": "z", "reason": "ties train and val_test"}])
-    SplitCertificate.check(found)
-    assert found["version"] == 2
-    assert found["sizes"] == {"train": 4, "val_select": 2, "val_calib": 4, "val_test": 2}
-    assert found["reached"] == {"train": 4 / 12, "val_select": 2 / 12, "val_calib": 4 / 12, "val_test": 2 / 12}
-    assert found["class_counts"]["train"] == {"None": 2, "Roadwork": 2}
-    assert found["class_counts"]["val_calib/fit"] == {"None": 1, "Roadwork": 1}
-    assert found["groups"] == {
+    found = document(set_aside=[Left(id="z", reason="ties train and val_test")])
+    assert json.loads(found.text())["version"] == 2
+    assert found.sizes == {"train": 4, "val_select": 2, "val_calib": 4, "val_test": 2}
+    assert found.reached == {"train": 4 / 12, "val_select": 2 / 12, "val_calib": 4 / 12, "val_test": 2 / 12}
+    assert found.class_counts["train"] == {"None": 2, "Roadwork": 2}
+    assert found.class_counts["val_calib/fit"] == {"None": 1, "Roadwork": 1}
+    assert found.groups == {
         "train": 2,
         "val_select": 2,
         "val_calib": 3,
@@ -92,31 +91,31 @@ def test_everything_is_counted_from_the_rows():
         "val_calib/fit": 1,
         "val_calib/control": 2,
     }
-    assert found["group_sizes"]["train"] == {"1": 1, "2": 0, "3-5": 1, "6-10": 0, "over 10": 0}
-    assert found["group_sizes"]["val_calib"] == {"1": 2, "2": 1, "3-5": 0, "6-10": 0, "over 10": 0}
-    assert found["largest_group"] == {"name": "v1", "rows": 3, "share": 3 / 12}
-    assert found["sources"] == {"city": 2, "real": 10}
-    assert found["ties"] == {"video": 3, "bytes": 0, "near-duplicate": 1}
-    assert found["straddling"] == 0
-    assert found["conflicts"] == [{"ids": ["b", "c"], "labels": ["None", "Roadwork"], "kind": "near-duplicate"}]
-    assert found["ids"]["val_test"] == ["k", "l"]
-    assert found["parts"] == {"val_calib": PARTS}
-    assert [found[key][0]["id"] for key in ("broken", "dropped", "set_aside")] == ["x", "y", "z"]
-    assert found["prior_shift"]["chi2"] == 0
-    assert found["prior_shift"]["p"] == 1
-    assert found["prior_shift"]["shares"]["val_calib"] == {"None": 0.5, "Roadwork": 0.5}
+    assert found.group_sizes["train"] == {"1": 1, "2": 0, "3-5": 1, "6-10": 0, "over 10": 0}
+    assert found.group_sizes["val_calib"] == {"1": 2, "2": 1, "3-5": 0, "6-10": 0, "over 10": 0}
+    assert found.largest_group == LargestGroup(name="v1", rows=3, share=3 / 12)
+    assert found.sources == {"city": 2, "real": 10}
+    assert found.ties == {"video": 3, "bytes": 0, "near-duplicate": 1}
+    assert found.straddling == 0
+    assert found.conflicts == [LabelConflict(ids=["b", "c"], labels=["None", "Roadwork"], kind="near-duplicate")]
+    assert found.ids["val_test"] == ["k", "l"]
+    assert found.parts.val_calib == Halves(**PARTS)
+    assert [rows[0].id for rows in (found.broken, found.dropped, found.set_aside)] == ["x", "y", "z"]
+    assert found.prior_shift.chi2 == 0
+    assert found.prior_shift.p == 1
+    assert found.prior_shift.shares["val_calib"] == {"None": 0.5, "Roadwork": 0.5}
 
 
 def test_fingerprints_are_those_of_the_description():
     digest = hashlib.blake2b(("k\0" + 32 * "k" + "\nl\0" + 32 * "l" + "\n").encode(), digest_size=16).hexdigest()
     photos = hashlib.blake2b((32 * "k" + "\n" + 32 * "l" + "\n").encode(), digest_size=16).hexdigest()
     found = document()
-    assert found["fingerprints"]["val_test"] == digest
-    assert found["byte_fingerprints"]["val_test"] == photos
-    assert found["photo_prints"]["val_test"] == 16 * "k" + 16 * "l"
+    assert found.fingerprints["val_test"] == digest
+    assert found.byte_fingerprints["val_test"] == photos
+    assert found.photo_prints["val_test"] == 16 * "k" + 16 * "l"
     shuffled = document([*reversed(ROWS)], group=grouping([*reversed(ROWS)], pairs=[]))
-    assert shuffled["fingerprints"] == found["fingerprints"]
-    assert shuffled["fingerprint"] == found["fingerprint"]
+    assert shuffled.fingerprints == found.fingerprints
+    assert shuffled.fingerprint == found.fingerprint
 
 
 @pytest.mark.parametrize(
@@ -125,7 +124,7 @@ def test_fingerprints_are_those_of_the_description():
 )
 def test_sizes_of_groups_are_sorted_into_their_classes(size, bucket):
     rows = [(f"t{i:02d}", i % 2, "big", "train") for i in range(size)] + ROWS[3:]
-    assert document(rows, group=grouping(rows, pairs=[]))["group_sizes"]["train"][bucket] == 1 + (size == 1)
+    assert document(rows, group=grouping(rows, pairs=[])).group_sizes["train"][bucket] == 1 + (size == 1)
 
 
 def test_straddling_counts_groups_by_their_ties_and_not_by_their_names():
@@ -133,27 +132,27 @@ def test_straddling_counts_groups_by_their_ties_and_not_by_their_names():
     numbers = grouping().numbers.copy()
     numbers[10] = numbers[3]
     tied = Grouping(numbers, grouping().names, {"bytes": 1}, [Pair(3, 10, "bytes", "same", 1.0)])
-    assert document(group=tied)["straddling"] == 1
+    assert document(group=tied).straddling == 1
 
 
 def test_rows_that_stand_nowhere_are_neither_in_conflict_nor_straddle():
     placed = places([row for row in ROWS if row[0] not in "ck"])
     found = describe(placed, Rows(table(ROWS), []), grouping(), ratios=None, seed=0)
-    assert (found["conflicts"], found["straddling"], found["ratios"]) == ([], 0, None)
+    assert (found.conflicts, found.straddling, found.ratios) == ([], 0, None)
 
 
 def test_a_conflict_takes_in_all_copies_and_the_least_sure_of_their_ties():
     pairs = [Pair(0, 1, "bytes", "same", 1.0), Pair(1, 2, "pixels", "same", 1.0), Pair(4, 5, "bytes", "same", 1.0)]
-    assert document(group=grouping(pairs=pairs))["conflicts"] == [
-        {"ids": ["a", "b", "c"], "labels": ["None", "None", "Roadwork"], "kind": "pixels"},
-        {"ids": ["e", "f"], "labels": ["None", "Roadwork"], "kind": "bytes"},
+    assert document(group=grouping(pairs=pairs)).conflicts == [
+        LabelConflict(ids=["a", "b", "c"], labels=["None", "None", "Roadwork"], kind="pixels"),
+        LabelConflict(ids=["e", "f"], labels=["None", "Roadwork"], kind="bytes"),
     ]
 
 
 def test_without_grouping_the_column_of_groups_is_what_counts():
     moved = [*ROWS[:2], ("c", 1, "v1", "val_test"), *ROWS[3:]]
     found = describe(places(moved), Rows(table(moved), []), None, ratios=None, seed=0)
-    assert (found["straddling"], found["ties"], found["conflicts"]) == (1, {}, [])
+    assert (found.straddling, found.ties, found.conflicts) == (1, {}, [])
 
 
 def test_prior_shift_is_the_chi_squared_test_of_scipy():
@@ -165,30 +164,33 @@ def test_prior_shift_is_the_chi_squared_test_of_scipy():
     }
     reference = chi2_contingency([[120, 480], [45, 105], [30, 120], [10, 90]])
     found = prior_shift(counts)
-    assert (found["chi2"], found["p"]) == pytest.approx((reference.statistic, reference.pvalue), rel=1e-12)
-    assert found["dof"] == 3
-    assert found["shares"]["val_test"] == {"None": 0.1, "Roadwork": 0.9}
+    assert (found.chi2, found.p) == pytest.approx((reference.statistic, reference.pvalue), rel=1e-12)
+    assert found.dof == 3
+    assert found.shares["val_test"] == {"None": 0.1, "Roadwork": 0.9}
 
 
 def test_a_class_without_photos_is_left_out_of_the_test():
     counts = dict(zip(SPLITS, ({"a": 6, "b": 4, "c": 0}, {"a": 3, "b": 3, "c": 0}, {"a": 1, "b": 3, "c": 0})))
-    assert prior_shift(counts | {"val_test": {"a": 2, "b": 2, "c": 0}})["dof"] == 3
+    assert prior_shift(counts | {"val_test": {"a": 2, "b": 2, "c": 0}}).dof == 3
 
 
 def test_a_document_that_was_edited_is_refused(tmp_path):
     path = tmp_path / "splits.json"
-    write_json(path, document())
-    assert read_certificate(tmp_path) == json.loads(path.read_text())
+    document().write(tmp_path)
+    assert json.loads(read_certificate(tmp_path).text()) == json.loads(path.read_text())
     path.write_text(path.read_text().replace('"straddling": 0', '"straddling": 1'))
     with pytest.raises(UserError, match=r"splits\.json: edited by hand or damaged.*split again"):
         read_certificate(tmp_path)
 
 
 def test_the_seal_is_the_digest_of_the_canonical_json():
-    sealed = seal({"b": [1.5, "ä"], "a": {"y": 1, "x": None}})
-    canonical = '{"a":{"x":null,"y":1},"b":[1.5,"ä"]}'.encode()
-    assert sealed["seal"] == hashlib.blake2b(canonical, digest_size=16).hexdigest()
-    check_seal(json.loads(json.dumps(sealed)), "splits.json")
+    found = document(strata=["größe"], rules=Rules(group_columns=[], metres=30, seconds=1.5, near_duplicates=True))
+    content = json.loads(found.text())
+    del content["seal"]
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    assert '"metres":30,' in canonical
+    assert found.seal == hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
+    SplitCertificate.parse(found.text(), "splits.json").check_seal("splits.json")
 
 
 @pytest.mark.parametrize(
@@ -229,7 +231,7 @@ def test_the_rows_beside_a_certificate_are_compared_with_it():
 
 
 def test_the_text_says_what_the_document_says():
-    rules = {"group_columns": ["video"], "metres": 30.0, "seconds": 60.0, "near_duplicates": True}
+    rules = Rules(group_columns=["video"], metres=30.0, seconds=60.0, near_duplicates=True)
     found = document(rules=rules, hold_out={"city": ["Boston"]}, strata=["weather"])
     text = certificate_text(found)
     for line in (
@@ -241,7 +243,7 @@ def test_the_text_says_what_the_document_says():
         "| val_calib | 2 | 1 | 0 | 0 | 0 |",
         "- near-duplicate: `b` None, `c` Roadwork",
         "- `x`: no such file",
-        f"| val_test | `{found['fingerprints']['val_test']}` | `{found['byte_fingerprints']['val_test']}` |",
+        f"| val_test | `{found.fingerprints['val_test']}` | `{found.byte_fingerprints['val_test']}` |",
     ):
         assert line in text.splitlines()
     assert "0 groups straddle. Rows stay together that share one of: the same `video`; within 30 m and 60 s" in text
@@ -250,7 +252,7 @@ def test_the_text_says_what_the_document_says():
 
 
 def test_a_long_list_is_cut_and_says_how_much_is_missing():
-    many = [{"id": f"m{i:03d}", "reason": "two\nlines | and a bar"} for i in range(57)]
+    many = [Left(id=f"m{i:03d}", reason="two\nlines | and a bar") for i in range(57)]
     lines = certificate_text(document(set_aside=many)).splitlines()
     assert "57 rows that fit into no split:" in lines
     assert lines.count("- `m049`: two lines | and a bar") == 1

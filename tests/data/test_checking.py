@@ -13,12 +13,12 @@ from PIL import Image as Pillow
 from PIL import ImageOps
 
 from natix_hf.data.sources.rows import Rows
-from natix_hf.data.splits.certificate import describe, read_certificate, seal
+from natix_hf.data.splits.certificate import describe, read_certificate
 from natix_hf.data.splits.checking import Report, check
 from natix_hf.data.splits.contracts import SPLITS
 from natix_hf.data.splits.groups import group_rows
+from natix_hf.documents.split_certificate import Rules, SplitCertificate
 from natix_hf.errors import UserError
-from natix_hf.files import read_json, write_json
 from natix_hf.photos.decode import fingerprint_bytes
 from natix_hf.scenes.photos import encode, scene
 
@@ -67,9 +67,7 @@ def write(folder: Path, splits: dict[str, list[dict]], **facts) -> Path:
     grouping = group_rows(ids, {"group": names}, prints, None)
     shutil.rmtree(folder, ignore_errors=True)
     data.save_to_disk(str(folder))
-    write_json(
-        folder / "splits.json", describe(tables | halves, Rows(data, []), grouping, ratios=None, seed=0, **facts)
-    )
+    describe(tables | halves, Rows(data, []), grouping, ratios=None, seed=0, **facts).write(folder)
     return folder
 
 
@@ -113,7 +111,7 @@ def test_a_photo_copied_into_another_split_is_found_though_the_certificate_says_
     splits["val_test"][1] = row(27, change(photos[3]))
     folder = write(tmp_path / "splits", splits)
     if how != "(bytes)":
-        assert read_certificate(folder)["straddling"] == 0
+        assert read_certificate(folder).straddling == 0
     report = check(folder, **MAX)
     assert "leak: 1 group straddles two splits" in report.violations
     assert f"leak: 03.jpg (train) and 27.jpg (val_test) show the same photo {how}" in report.violations
@@ -141,7 +139,7 @@ def test_a_group_in_two_splits_is_found_by_its_column(tmp_path, photos):
         line["city"] = "Erie"
     for number, line in enumerate(line for lines in splits.values() for line in lines):
         line["city"] = line["city"] if line["city"] == "Erie" else f"city {number}"
-    rules = {"group_columns": ["city"], "metres": None, "seconds": None, "near_duplicates": True}
+    rules = Rules(group_columns=["city"], metres=None, seconds=None, near_duplicates=True)
     report = check(write(tmp_path / "splits", splits, rules=rules), **MAX)
     assert report.violations[0] == "leak: 1 group straddles two splits"
     assert report.violations[1].startswith("leak: 00.jpg (train) and 12.jpg (val_select) are of one group, ")
@@ -155,7 +153,7 @@ def test_photos_of_one_place_in_two_splits_are_found_where_places_tie(tmp_path, 
         ("val_select", "42.37,-71.05"),
     ):
         splits[split][0]["gps"] = place
-    rules = {"group_columns": [], "metres": 15.0, "seconds": None, "near_duplicates": True, "place_column": "gps"}
+    rules = Rules(group_columns=[], metres=15.0, seconds=None, near_duplicates=True, place_column="gps")
     report = check(write(tmp_path / "splits", splits, rules=rules), **MAX)
     assert report.violations == [
         "leak: 1 group straddles two splits",
@@ -200,9 +198,9 @@ def test_a_broken_photo_is_named(tmp_path, photos):
 @pytest.mark.parametrize("resealed", [False, True])
 def test_a_certificate_edited_by_hand_is_found_even_with_a_new_seal(tmp_path, photos, resealed):
     folder = write(tmp_path / "splits", divided(photos))
-    document = read_json(folder / "splits.json")
-    document["groups"]["train"] = 11
-    write_json(folder / "splits.json", seal(document) if resealed else document)
+    told = read_certificate(folder)
+    edited = told.model_copy(update={"groups": told.groups | {"train": 11}})
+    (SplitCertificate.sealed(**dict(edited)) if resealed else edited).write(folder)
     (violation,) = check(folder, **MAX).violations
     expected = "groups in splits.json is not what is counted" if resealed else "edited by hand or damaged"
     assert expected in violation

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from natix_hf.data.splits.contact_sheet import GAP, HEIGHT, LINE, MOST, WIDTH, chosen, contact_sheet, shortened
+from natix_hf.documents.split_certificate import LabelConflict
 from natix_hf.errors import PhotoError
 
 
@@ -17,8 +18,8 @@ def photo(colour: str, size: tuple[int, int]) -> dict:
     return {"bytes": file.getvalue(), "path": None}
 
 
-def conflict(*ids: str, kind: str = "bytes") -> dict:
-    return {"ids": list(ids), "labels": [f"label {i}" for i in range(len(ids))], "kind": kind}
+def conflict(*ids: str, kind: str = "bytes") -> LabelConflict:
+    return LabelConflict(ids=list(ids), labels=[f"label {i}" for i in range(len(ids))], kind=kind)
 
 
 def drawn(path, conflicts, photos) -> Image.Image:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
+from pydantic import BaseModel, ValidationError
 from split_rows import split_rows
 
 from natix_hf.data.sources.rows import Rows
@@ -63,7 +64,7 @@ def test_a_step_gets_the_rows_of_its_role_and_no_others(locked, step, role, part
         rows = locked.rows(role, step=step, part=part)
         split, _, half = place.partition("/")
         description = locked.description
-        expected = description["parts"][split][half] if half else description["ids"][split]
+        expected = getattr(description.parts.val_calib, half) if half else description.ids[split]
         assert rows["id"][:] == expected
         return
     with pytest.raises(LeakageError) as caught:
@@ -96,7 +97,7 @@ def test_unknown_steps_roles_and_parts_are_leakage(locked, request_):
 
 def test_policy_means_the_fit_part_unless_said_otherwise(locked):
     rows = locked.rows("policy", step="predictions")
-    assert rows["id"][:] == locked.description["parts"]["val_calib"]["fit"]
+    assert rows["id"][:] == locked.description.parts.val_calib.fit
     with pytest.raises(LeakageError, match=r"val_calib/fit.*part control"):
         locked.rows("policy", step="guarantee")
 
@@ -117,6 +118,8 @@ def reachable(value, depth: int = 4):
         inner = [*value.keys(), *value.values()]
     elif isinstance(value, list | tuple | set):
         inner = list(value)
+    elif isinstance(value, BaseModel):
+        inner = list(vars(value).values())
     elif isinstance(value, LockedSplits):
         inner = [getattr(value, name) for name in dir(value)]
     elif hasattr(value, "__func__"):
@@ -147,11 +150,12 @@ def test_attributes_cannot_be_added_and_facts_cannot_be_changed_from_outside(loc
     locked.sizes["train"] = 0
     locked.ledger.append({})
     locked.label_names.clear()
-    locked.description["seed"] = 99
+    with pytest.raises(ValidationError, match="frozen"):
+        locked.description.seed = 99
     assert locked.sizes["train"] == 48
     assert locked.ledger == []
     assert locked.label_names == ["None", "Roadwork"]
-    assert locked.description["seed"] == 0
+    assert locked.description.seed == 0
 
 
 def test_rows_of_a_split_hold_no_rows_of_another_even_in_the_raw_table(locked):
@@ -164,7 +168,7 @@ def test_rows_of_a_split_hold_no_rows_of_another_even_in_the_raw_table(locked):
 
 def test_rows_vanish_with_the_object(locked):
     before = len(contracts._ROWS)
-    fresh = LockedSplits({}, {"label_names": [], "sizes": {}, "fingerprints": {}})
+    fresh = LockedSplits({}, locked.description)
     assert len(contracts._ROWS) == before + 1
     del fresh
     gc.collect()
@@ -183,7 +187,7 @@ def test_the_ledger_tells_who_read_which_rows(locked):
         "rows": 48,
     }
     assert (second["split"], second["part"]) == ("val_calib", "control")
-    assert second["fingerprint"] == locked.description["fingerprints"]["val_calib/control"]
+    assert second["fingerprint"] == locked.description.fingerprints["val_calib/control"]
     assert first["time"] <= second["time"]
 
 

@@ -13,13 +13,14 @@ from PIL import ImageOps
 
 from natix_hf.data.load_photos import load_photos, split_photos
 from natix_hf.data.sources.rows import Rows
-from natix_hf.data.splits.certificate import read_certificate, seal
+from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.data.splits.contracts import SPLITS
 from natix_hf.data.splits.cut import cut
 from natix_hf.data.splits.saved_folder import save
 from natix_hf.data.splits.split_options import Plan
+from natix_hf.documents.figures import Left
+from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.errors import UserError
-from natix_hf.files import write_json
 from natix_hf.scenes.photos import generate
 
 
@@ -45,16 +46,16 @@ def plan(**changes) -> Plan:
     return Plan(near_duplicates=False, **changes)
 
 
-def homes(description: dict) -> dict[str, str]:
-    return {row: split for split in SPLITS for row in description["ids"][split]}
+def homes(description: SplitCertificate) -> dict[str, str]:
+    return {row: split for split in SPLITS for row in description.ids[split]}
 
 
 def test_a_publishers_test_part_is_val_test_and_nothing_else_is():
     origin = ["test" if i >= 150 else "train" for i in range(200)]
     description = cut(rows_of(origin=origin), plan()).description
-    assert set(description["ids"]["val_test"]) == {f"r{i:04d}" for i in range(150, 200)}
-    assert [description["sizes"][split] for split in SPLITS[:3]] == [100, 25, 25]  # .60 : .15 : .15 of 150
-    assert description["set_aside"] == []
+    assert set(description.ids["val_test"]) == {f"r{i:04d}" for i in range(150, 200)}
+    assert [description.sizes[split] for split in SPLITS[:3]] == [100, 25, 25]  # .60 : .15 : .15 of 150
+    assert description.set_aside == []
 
 
 def test_rows_tied_to_the_publishers_test_part_are_set_aside_and_listed():
@@ -62,10 +63,10 @@ def test_rows_tied_to_the_publishers_test_part_are_set_aside_and_listed():
     group = [f"row:{i}" for i in range(200)]
     group[3] = group[7] = group[160] = "video"
     description = cut(rows_of(origin=origin, group=group), plan()).description
-    assert {row["id"] for row in description["set_aside"]} == {"r0003", "r0007"}
-    assert "'r0160' of the source's own test split" in description["set_aside"][0]["reason"]
+    assert {row.id for row in description.set_aside} == {"r0003", "r0007"}
+    assert "'r0160' of the source's own test split" in description.set_aside[0].reason
     assert not {"r0003", "r0007"} & set(homes(description))
-    assert description["straddling"] == 0
+    assert description.straddling == 0
 
 
 def test_a_publishers_test_part_is_pooled_only_when_asked():
@@ -73,7 +74,7 @@ def test_a_publishers_test_part_is_pooled_only_when_asked():
     description = cut(rows_of(origin=origin), plan(test_split="merge")).description
     there = Counter(homes(description)[f"r{i:04d}"] for i in range(150, 200))
     assert len(there) == 4
-    assert description["sizes"] == dict(zip(SPLITS, (120, 30, 30, 20)))
+    assert description.sizes == dict(zip(SPLITS, (120, 30, 30, 20)))
 
 
 def test_held_out_values_stand_in_val_test_alone_with_their_groups():
@@ -85,7 +86,7 @@ def test_held_out_values_stand_in_val_test_alone_with_their_groups():
     assert {there[f"r{i:04d}"] for i in range(0, 200, 10)} == {"val_test"}
     assert there["r0021"] == "val_test"
     assert set(done.places["train"]["city"][:]) == {"Austin"}
-    assert done.description["hold_out"] == {"city": ["Boston"]}
+    assert done.description.hold_out == {"city": ["Boston"]}
 
 
 def test_a_value_that_no_row_has_cannot_be_held_out():
@@ -101,14 +102,14 @@ def test_values_that_are_to_be_the_whole_test_are_it_and_rows_tied_to_them_are_s
     held = {"hold_out": {"city": ["Boston"]}, "test_alone": True}
     done = cut(rows_of(city=city, group=group, origin=origin), plan(**held))
     assert set(done.places["val_test"]["city"][:]) == {"Boston"}
-    assert done.description["sizes"]["val_test"] == 20
-    assert {row["id"] for row in done.description["set_aside"]} == {"r0001", "r0002"}
-    assert "'r0000' of the values held out" in done.description["set_aside"][0]["reason"]
-    sizes = [done.description["sizes"][split] for split in SPLITS[:3]]
+    assert done.description.sizes["val_test"] == 20
+    assert {row.id for row in done.description.set_aside} == {"r0001", "r0002"}
+    assert "'r0000' of the values held out" in done.description.set_aside[0].reason
+    sizes = [done.description.sizes[split] for split in SPLITS[:3]]
     assert sum(sizes) == 178
     assert sizes == pytest.approx([178 * share / 0.9 for share in (0.60, 0.15, 0.15)], abs=1)
-    assert done.description["hold_out"] == {"city": ["Boston"]}
-    assert done.description["straddling"] == 0
+    assert done.description.hold_out == {"city": ["Boston"]}
+    assert done.description.straddling == 0
     # The publisher's own test part is pooled: its rows outside Boston train too.
     assert "train" in {homes(done.description)[f"r{i:04d}"] for i in range(151, 160)}
     with pytest.raises(UserError, match="nothing is held out"):
@@ -118,7 +119,7 @@ def test_values_that_are_to_be_the_whole_test_are_it_and_rows_tied_to_them_are_s
 def test_a_whole_test_of_one_class_is_allowed_and_one_that_takes_a_class_away_is_not():
     city = ["Boston" if i % 20 == 0 else "Austin" for i in range(200)]  # class None alone
     held = {"hold_out": {"city": ["Boston"]}, "test_alone": True}
-    assert cut(rows_of(city=city), plan(**held)).description["class_counts"]["val_test"] == {"None": 10, "Roadwork": 0}
+    assert cut(rows_of(city=city), plan(**held)).description.class_counts["val_test"] == {"None": 10, "Roadwork": 0}
     city = ["Boston" if i % 2 == 0 else "Austin" for i in range(200)]
     with pytest.raises(UserError, match="'None' has 0 photos"):
         cut(rows_of(city=city), plan(**held))
@@ -136,17 +137,17 @@ def test_strata_are_kept_in_proportion_and_named():
     done = cut(rows_of(400, weather=weather), plan(strata=["weather"]))
     for split, count in zip(SPLITS, (24, 6, 6, 4)):
         assert Counter(done.places[split]["weather"][:])["fog"] == count
-    assert done.description["strata"] == ["weather"]
+    assert done.description.strata == ["weather"]
 
 
 def test_target_and_reached_ratios_are_reported_when_whole_groups_do_not_allow_the_target():
     group = [f"g{i // 40}" for i in range(200)]
     description = cut(rows_of(group=group), plan(ratios=(0.4, 0.2, 0.2, 0.2))).description
-    assert description["ratios"] == [0.4, 0.2, 0.2, 0.2]
-    assert description["reached"] == {"train": 0.4, "val_select": 0.2, "val_calib": 0.2, "val_test": 0.2}
+    assert description.ratios == [0.4, 0.2, 0.2, 0.2]
+    assert description.reached == {"train": 0.4, "val_select": 0.2, "val_calib": 0.2, "val_test": 0.2}
     small = cut(rows_of(group=group), plan(ratios=(0.55, 0.15, 0.15, 0.15))).description
-    assert sum(small["reached"].values()) == pytest.approx(1)
-    assert small["reached"]["train"] != 0.55
+    assert sum(small.reached.values()) == pytest.approx(1)
+    assert small.reached["train"] != 0.55
 
 
 @pytest.mark.parametrize(
@@ -197,7 +198,7 @@ def test_altered_copies_stand_in_one_split(photos):
     copies = [row for row in there if row.endswith("-copy.jpg")]
     assert len(copies) == 12
     assert all(there[row] == there[row.replace("-copy", "")] for row in copies)
-    assert description["ties"]["near-duplicate"] >= 12
+    assert description.ties["near-duplicate"] >= 12
     apart = homes(load_photos(photos, near_duplicates=False, split_seed=1).description)
     assert any(apart[row] != apart[row.replace("-copy", "")] for row in copies)  # chance would part some
 
@@ -205,7 +206,7 @@ def test_altered_copies_stand_in_one_split(photos):
 def test_given_splits_with_an_altered_copy_in_two_are_refused_by_name(photos, tmp_path):
     done = cut_photos(photos)
     parts = {split: done.places[split] for split in SPLITS}
-    copy = next(row for row in done.description["ids"]["train"] if row.endswith("-copy.jpg"))
+    copy = next(row for row in done.description.ids["train"] if row.endswith("-copy.jpg"))
     ids = parts["train"]["id"][:]
     moved = parts["train"].select([ids.index(copy)])
     parts["train"] = parts["train"].select([i for i, row in enumerate(ids) if row != copy])
@@ -213,7 +214,7 @@ def test_given_splits_with_an_altered_copy_in_two_are_refused_by_name(photos, tm
     given = DatasetDict({split: part.remove_columns("group") for split, part in parts.items()})
     with pytest.raises(UserError, match=r"own splits share 1 near-duplicate: .*-copy.jpg.*near_duplicates: false"):
         load_photos(given)
-    assert load_photos(given, near_duplicates=False).sizes["val_test"] == done.description["sizes"]["val_test"] + 1
+    assert load_photos(given, near_duplicates=False).sizes["val_test"] == done.description.sizes["val_test"] + 1
 
 
 def cut_photos(photos: Path, **plan_fields):
@@ -247,14 +248,13 @@ def test_a_splits_json_edited_by_hand_is_refused(saved, tmp_path):
     import shutil
 
     folder = shutil.copytree(saved, tmp_path / "edited")
-    document = read_certificate(folder)
-    moved = {**document, "sizes": {**document["sizes"], "train": 1}}
-    write_json(folder / "splits.json", moved)
+    told = read_certificate(folder)
+    told.model_copy(update={"sizes": told.sizes | {"train": 1}}).write(folder)
     with pytest.raises(UserError, match="edited by hand or damaged"):
         load_photos(folder)
-    parts = document["ids"]
-    parts["val_test"], parts["train"] = [*parts["val_test"], parts["train"][0]], parts["train"][1:]
-    write_json(folder / "splits.json", seal({**document, "ids": parts}))
+    moved, *stay = told.ids["train"]
+    ids = told.ids | {"train": stay, "val_test": [*told.ids["val_test"], moved]}
+    SplitCertificate.sealed(**dict(told) | {"ids": ids}).write(folder)
     with pytest.raises(UserError, match="does not describe the rows beside it"):
         load_photos(folder)
 
@@ -283,15 +283,15 @@ def test_growing_moves_no_row_and_new_copies_join_their_photo(saved, more, photo
     old, new = homes(before), homes(after)
     assert {row: new[row] for row in old} == old
     for part in ("fit", "control"):
-        assert set(before["parts"]["val_calib"][part]) <= set(after["parts"]["val_calib"][part])
+        assert set(getattr(before.parts.val_calib, part)) <= set(getattr(after.parts.val_calib, part))
     label = next(path for path in photos.rglob("003.jpg")).parent.name
     assert new[f"{label}/mirrored.jpg"] == old[f"{label}/003.jpg"]
-    assert any(row["id"] == f"{label}/same.jpg" and "already there" in row["reason"] for row in after["dropped"])
+    assert any(row.id == f"{label}/same.jpg" and "already there" in row.reason for row in after.dropped)
     assert len(new) == len(old) + 13
-    assert after["straddling"] == 0
+    assert after.straddling == 0
     renamed = [row for row in new if "~" in row]  # 000.jpg to 011.jpg were there in their class, as other photos
     assert renamed
-    groups = {row: g for s in SPLITS for row, g in zip(before["ids"][s], load_from_disk(str(saved))[s]["group"])}
+    groups = {row: g for s in SPLITS for row, g in zip(before.ids[s], load_from_disk(str(saved))[s]["group"])}
     grown = split_photos([more], extend=saved, plan={})
     kept = {row: g for s in SPLITS for row, g in zip(grown.places[s]["id"][:], grown.places[s]["group"][:])}
     assert sum(kept[row] != name for row, name in groups.items()) <= 2  # but for the photo that got a copy
@@ -313,7 +313,7 @@ def test_a_new_photo_that_ties_rows_of_two_splits_is_set_aside(tmp_path):
     bridge[places[first]], drives[places[second]] = "b", "d"
     values = {"group": [*base.data["group"][:], None], "bridge": bridge, "drive": drives}
     grown = cut(Rows(together, [], group_values=values), plan(), earlier=earlier).description
-    assert grown["set_aside"] == [{"id": "bridge", "reason": "tied to rows of train and val_test"}]
+    assert grown.set_aside == [Left(id="bridge", reason="tied to rows of train and val_test")]
     assert homes(grown) == there
 
 
@@ -329,5 +329,5 @@ def test_the_same_rows_in_any_order_give_the_same_certificate(photos):
     table["id"] = [str(path.relative_to(photos)) for path in paths]
     second = split_photos([Dataset.from_dict(table).cast_column("image", Image())], plan={}).description
     same = ("fingerprints", "ties", "reached", "group_sizes", "class_counts")
-    assert {key: first[key] for key in same} == {key: second[key] for key in same}
-    assert np.all([set(first["ids"][split]) == set(second["ids"][split]) for split in SPLITS])
+    assert [getattr(first, name) for name in same] == [getattr(second, name) for name in same]
+    assert np.all([set(first.ids[split]) == set(second.ids[split]) for split in SPLITS])

@@ -203,7 +203,7 @@ def test_values_to_hold_out_have_one_writing(streets):
     )
     plan = Plan((0.4, 0.2, 0.2, 0.2), hold_out={"city": ["Zu\u0308rich"]}, test_alone=True, near_duplicates=False)
     done = cut(load_rows(data), plan)
-    assert done.description["sizes"]["val_test"] == 16
+    assert done.description.sizes["val_test"] == 16
 
 
 def test_names_that_differ_by_case_alone_get_a_line(streets):
@@ -297,7 +297,7 @@ def test_splits_saved_with_names_in_another_writing_keep_them(streets, tmp_path)
     done = cut(Rows(old, []), Plan((0.4, 0.2, 0.2, 0.2), near_duplicates=False))
     save(done, tmp_path / "saved")
     again = load_photos(tmp_path / "saved", near_duplicates=False)
-    assert again.description["label_names"] == ["Cafe\u0301 ", "b"]
+    assert again.description.label_names == ["Cafe\u0301 ", "b"]
     assert check(tmp_path / "saved").violations == []
 
 

@@ -53,15 +53,15 @@ def known() -> dict:
 
 def test_its_test_part_is_kept_rows_tied_to_it_are_set_aside_and_contradictions_dropped(natix, known):
     done = split_photos([natix], plan={"strata": [TAG]}, **known).description
-    assert done["label_names"] == ["None", "Roadwork"]
-    assert done["sizes"]["val_test"] == 24
-    assert all(row.startswith("test/") for row in done["ids"]["val_test"])
-    assert {row["id"] for row in done["dropped"]} == {"train/0", "train/95"}
-    assert "scene_description" in done["dropped"][0]["reason"]
-    assert "train/5" in {row["id"] for row in done["set_aside"]}
-    assert done["ties"][VIDEO] > 0
-    assert done["straddling"] == 0
-    assert sum(done["sizes"].values()) == 120 - 2 - len(done["set_aside"])
+    assert done.label_names == ["None", "Roadwork"]
+    assert done.sizes["val_test"] == 24
+    assert all(row.startswith("test/") for row in done.ids["val_test"])
+    assert {row.id for row in done.dropped} == {"train/0", "train/95"}
+    assert "scene_description" in done.dropped[0].reason
+    assert "train/5" in {row.id for row in done.set_aside}
+    assert done.ties[VIDEO] > 0
+    assert done.straddling == 0
+    assert sum(done.sizes.values()) == 120 - 2 - len(done.set_aside)
 
 
 def test_its_columns_are_carried_along_and_serve_as_strata_and_hold_out(natix, known):
@@ -78,5 +78,5 @@ def test_places_tie_without_times_where_the_date_is_zero(natix, known):
     options = {**known, "group_column": None}
     done = split_photos([natix], plan={**plan, "test_split": "merge"}, **options).description
     # Rows i of train and of test stand on one spot, rows of one part are 111 m apart.
-    assert done["ties"]["place and time"] == 23  # of 24, since train/0 is dropped
-    assert done["straddling"] == 0
+    assert done.ties["place and time"] == 23  # of 24, since train/0 is dropped
+    assert done.straddling == 0

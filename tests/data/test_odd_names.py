@@ -84,7 +84,7 @@ def test_splits_hold_the_photos_themselves_and_pass_their_check(odd_folder, tmp_
 
 def test_a_broken_photo_is_named_with_escapes(odd_folder):
     (odd_folder / "None" / f"{ODD}.jpg").write_bytes(b"no photo")
-    assert load_rows(str(odd_folder), broken_photos="skip").broken[0]["id"] == "None/M\\xfcnchen.jpg"
+    assert load_rows(str(odd_folder), broken_photos="skip").broken[0].id == "None/M\\xfcnchen.jpg"
     with pytest.raises(UserError, match=r"1 of 48 photos cannot be read: None/M\\xfcnchen.jpg \(not a photo"):
         load_rows(str(odd_folder))
 

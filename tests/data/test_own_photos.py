@@ -26,7 +26,7 @@ def test_photos_that_the_model_s_own_data_holds_are_left_out_by_their_bytes(tmp_
     splits = load_photos(str(photo_folder))
     known = known_photos(splits.description)
     assert len(known) == 48
-    trained, tested = splits.description["ids"]["train"][0], splits.description["ids"]["val_test"][0]
+    trained, tested = splits.description.ids["train"][0], splits.description.ids["val_test"][0]
     for name in (trained, tested):
         shutil.copy(photo_folder / name, own / name.split("/")[0] / "copy-of.jpg")
         shutil.move(own / name.split("/")[0] / "copy-of.jpg", own / name.split("/")[0] / f"c{name.split('/')[1]}")
@@ -82,7 +82,7 @@ def test_whether_there_are_labels(tmp_path, own):
 def test_broken_photos_are_listed_and_skipped(own):
     (own / "None" / "000.jpg").write_bytes(b"no photo")
     for found in (read_labelled(str(own), NAMES, {}), read_unlabelled(str(own), {})):
-        assert [photo["id"] for photo in found.broken] == ["None/000.jpg"]
+        assert [photo.id for photo in found.broken] == ["None/000.jpg"]
         assert len(found.rows) == 23
 
 

@@ -46,13 +46,13 @@ def test_only_an_ordinary_run_reads_the_test_rows_and_only_a_refit_reads_all():
 
 
 def test_a_refit_reads_every_row_once_and_the_ledger_names_all_four_splits(locked):
-    everything = {row for split in SPLITS for row in locked.description["ids"][split]}
+    everything = {row for split in SPLITS for row in locked.description.ids[split]}
     rows = locked.dedicate("refit").rows("refit", step="refit")
     assert len(rows) == len(everything) == 80
     assert set(rows["id"][:]) == everything
     noted = [(entry["role"], entry["split"], entry["part"], entry["rows"]) for entry in locked.ledger]
     sizes = locked.sizes
-    halves = {half: len(ids) for half, ids in locked.description["parts"]["val_calib"].items()}
+    halves = {half: len(ids) for half, ids in locked.description.parts.val_calib}
     assert noted == [
         ("refit", "train", None, sizes["train"]),
         ("refit", "val_select", None, sizes["val_select"]),
@@ -63,7 +63,7 @@ def test_a_refit_reads_every_row_once_and_the_ledger_names_all_four_splits(locke
 
 
 def test_classes_are_counted_over_the_rows_that_are_trained_on(locked):
-    counts = locked.description["class_counts"]
+    counts = locked.description.class_counts
     assert locked.training_counts == counts["train"]
     assert locked.dedicate("refit").training_counts == {"None": 40, "Roadwork": 40}
 

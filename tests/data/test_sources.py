@@ -98,7 +98,7 @@ def test_four_splits_in_folders_come_back_as_they_are(tmp_path, make_photos):
     assert {split: set(part["origin"][:]) for split, part in rows.data.items()} == {s: {s} for s in SPLITS}
     locked = split_rows(rows)
     assert locked.sizes == dict.fromkeys(SPLITS, 8)
-    assert all(i.startswith("val_test/") for i in locked.description["ids"]["val_test"])
+    assert all(i.startswith("val_test/") for i in locked.description.ids["val_test"])
 
 
 def test_a_csv_beside_images_keeps_the_class_called_none(photo_folder):
@@ -166,7 +166,7 @@ def test_parquet_with_the_photos_inside(photo_folder, tmp_path, kind):
     assert rows.data["id"][:] == rows.data["fingerprint"][:]  # the names inside repeat: 000.jpg of each class
     locked = split_rows(rows)
     train = locked.rows("training", step="train")
-    assert train["id"][:] == locked.description["ids"]["train"]
+    assert train["id"][:] == locked.description.ids["train"]
     assert train[0]["image"]["bytes"] in contents
 
 

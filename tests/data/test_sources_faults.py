@@ -12,6 +12,7 @@ from datasets import Dataset, DatasetDict, Image, Value
 from split_rows import split_rows
 
 from natix_hf.data.sources.rows import load_rows
+from natix_hf.documents.figures import Left
 from natix_hf.errors import UserError
 
 NAMES = ["None", "Roadwork"]
@@ -98,7 +99,7 @@ def test_a_photo_cut_short_in_any_form(form, part, reason, contents, tmp_path):
     assert line.startswith(f"{source}: 1 of 12 photos cannot be read: {name} ({reason}")
     assert line.endswith("remove them or set broken_photos: skip")
     rows = load_rows(source, broken_photos="skip")
-    assert [photo["id"] for photo in rows.broken] == [name]
+    assert [photo.id for photo in rows.broken] == [name]
     assert len(rows.data) == 11
 
 
@@ -162,7 +163,7 @@ def test_photos_over_a_limit(option, value, reason, photo_folder):
     large.write_bytes(large.read_bytes() + bytes(200_000))
     rows = load_rows(photo_folder, max_photo_mb=0.1, broken_photos="skip")
     reason = f"the file has {large.stat().st_size / 1e6:.1f} MB, over max_photo_mb 0.1: not read"
-    assert rows.broken == [{"id": "None/000.jpg", "reason": reason}]
+    assert rows.broken == [Left(id="None/000.jpg", reason=reason)]
 
 
 def test_ids_that_repeat_are_refused_with_the_first_two_rows(photo_folder):
@@ -184,9 +185,9 @@ def test_broken_photos_are_refused_with_their_names_or_left_out(photo_folder):
     assert message.endswith("remove them or set broken_photos: skip")
     rows = load_rows(photo_folder, broken_photos="skip")
     names = ["None/000.jpg", "None/001.jpg", "Roadwork/002.jpg", "Roadwork/phone.heic"]
-    assert [photo["id"] for photo in rows.broken] == names
+    assert [photo.id for photo in rows.broken] == names
     assert len(rows.data) == 45
-    assert split_rows(rows).description["broken"] == rows.broken
+    assert split_rows(rows).description.broken == rows.broken
 
 
 def test_a_photo_that_a_table_names_and_that_is_not_there_is_broken(photo_folder):

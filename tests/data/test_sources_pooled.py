@@ -11,6 +11,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Image, Value
 
 from natix_hf.data.sources.rows import load_rows
 from natix_hf.data.splits.cut import SPLITS
+from natix_hf.documents.figures import Left
 from natix_hf.errors import UserError
 from natix_hf.photos.perceptual_hashes import LOOK_BYTES, look
 
@@ -144,7 +145,7 @@ def test_broken_photos_are_named_with_their_source(real, made):
     line = f"{real} + {made}: 1 of 20 photos cannot be read: made/None/002.jpg (the file is empty"
     assert refused([real, made]).startswith(line)
     rows = load_rows([real, made], broken_photos="skip", group_column=None)
-    assert rows.broken == [{"id": "made/None/002.jpg", "reason": "the file is empty (0 bytes)"}]
+    assert rows.broken == [Left(id="made/None/002.jpg", reason="the file is empty (0 bytes)")]
     assert len(rows.data) == 19
 
 
@@ -156,8 +157,8 @@ def test_a_cap_keeps_the_same_rows_in_any_order(real, made):
     rows = load_rows([real, made], source_caps={"real": 5})
     assert Counter(rows.data["source"][:]) == {"real": 5, "made": 8}
     assert len(rows.dropped) == 7
-    assert {photo["reason"] for photo in rows.dropped} == {"source_caps: real keeps 5 of its 12 rows"}
-    assert kept(rows) | {photo["id"] for photo in rows.dropped} == kept(load_rows([real, made]))
+    assert {photo.reason for photo in rows.dropped} == {"source_caps: real keeps 5 of its 12 rows"}
+    assert kept(rows) | {photo.id for photo in rows.dropped} == kept(load_rows([real, made]))
     again = load_rows([made, real], source_caps={"real": 5})
     assert kept(again) == kept(rows)
     assert kept(load_rows([real, made], source_caps={"real": 5}, cap_seed=1)) != kept(rows)
@@ -183,7 +184,7 @@ def test_a_cap_keeps_whole_groups(real, made):
 def test_weights_are_shares_of_the_result(real, made):
     rows = load_rows([real, made], source_weights={"real": 1, "made": 2})
     assert Counter(rows.data["source"][:]) == {"real": 4, "made": 8}
-    assert {photo["reason"] for photo in rows.dropped} == {"source_weights: real keeps 4 of its 12 rows"}
+    assert {photo.reason for photo in rows.dropped} == {"source_weights: real keeps 4 of its 12 rows"}
     rows = load_rows([real, made], source_weights={"real": 0.5, "made": 0.5}, source_caps={"made": 6})
     assert Counter(rows.data["source"][:]) == {"real": 6, "made": 6}
 
@@ -226,8 +227,8 @@ def test_rows_whose_class_contradicts_their_description_are_dropped_and_listed(r
     )
     ids = load_rows([table(real), table(made)], label_names=NAMES).data["id"][:]
     assert rows.dropped == [
-        {"id": ids[1], "reason": "label None, but text says Cones"},
-        {"id": ids[8], "reason": "label Roadwork, but text is empty"},
+        Left(id=ids[1], reason="label None, but text says Cones"),
+        Left(id=ids[8], reason="label Roadwork, but text is empty"),
     ]
     assert rows.data["id"][:] == [i for i in ids if i not in (ids[1], ids[8])]  # the other source has no such column
     other = load_rows(

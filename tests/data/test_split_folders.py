@@ -56,7 +56,7 @@ def test_folders_that_name_splits_are_origins_and_the_test_part_is_kept(names, p
     rows = load_rows(parted(*names))
     assert rows.label_names == NAMES
     assert sorted(set(rows.data["origin"][:])) == sorted(filter(None, map(split_word, names)))
-    test = split_rows(rows).description["ids"]["val_test"]
+    test = split_rows(rows).description.ids["val_test"]
     assert {name.split("/")[0] for name in test} == {names[-1]}
     assert len(test) == 12
 

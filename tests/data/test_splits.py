@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from itertools import chain
 
@@ -12,8 +11,9 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 from split_rows import split_rows
 
 from natix_hf.data.sources.rows import Rows
-from natix_hf.data.splits.contracts import PARTS, SPLITS
+from natix_hf.data.splits.contracts import SPLITS
 from natix_hf.data.splits.cut import assign
+from natix_hf.documents.figures import Left
 from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.errors import UserError
 
@@ -39,7 +39,7 @@ def table(labels, groups=None, prints=None, ids=None, classes=2) -> Dataset:
 
 
 def locked_ids(rows: Dataset | DatasetDict, seed: int = 0) -> dict:
-    return split_rows(Rows(rows, []), RATIOS, seed, near_duplicates=False).description["ids"]
+    return split_rows(Rows(rows, []), RATIOS, seed, near_duplicates=False).description.ids
 
 
 def test_splits_have_the_ratios_and_the_classes_of_the_whole():
@@ -176,8 +176,8 @@ def test_split_rows_follow_ids_and_not_the_order_of_rows():
     first, second = (
         split_rows(Rows(data, []), RATIOS, 0, near_duplicates=False).description for data in (rows, shuffled)
     )
-    assert first["fingerprints"] == second["fingerprints"]
-    assert first["class_counts"] == second["class_counts"]
+    assert first.fingerprints == second.fingerprints
+    assert first.class_counts == second.class_counts
 
 
 def test_the_parts_of_val_calib_halve_it_by_whole_groups():
@@ -187,31 +187,28 @@ def test_the_parts_of_val_calib_halve_it_by_whole_groups():
     fit = locked.rows("policy", step="fit calibration")
     control = locked.rows("policy", step="guarantee", part="control")
     assert not set(fit["group"][:]) & set(control["group"][:])
-    assert set(fit["id"][:]) | set(control["id"][:]) == set(locked.description["ids"]["val_calib"])
+    assert set(fit["id"][:]) | set(control["id"][:]) == set(locked.description.ids["val_calib"])
     assert abs(len(fit) - len(control)) <= 6
     assert abs(np.mean(fit["label"][:]) - np.mean(control["label"][:])) < 0.1
 
 
 def test_a_class_too_small_for_both_parts_stands_in_fit():
     locked = split_rows(Rows(table([0] * 40 + [1] * 4), []), RATIOS, 0, near_duplicates=False)
-    assert locked.description["class_counts"]["val_calib/fit"]["c1"] == 1
-    assert locked.description["class_counts"]["val_calib/control"]["c1"] == 0
+    assert locked.description.class_counts["val_calib/fit"]["c1"] == 1
+    assert locked.description.class_counts["val_calib/control"]["c1"] == 0
 
 
 def test_the_description_is_a_certificate_and_accounts_for_every_row():
-    broken = [{"id": "x.jpg", "reason": "the file is empty (0 bytes)"}]
+    broken = [Left(id="x.jpg", reason="the file is empty (0 bytes)")]
     locked = split_rows(Rows(table([i % 2 for i in range(100)]), broken), RATIOS, 3, near_duplicates=False)
-    document = json.loads(json.dumps(locked.description))
-    SplitCertificate.check(document)
-    assert sum(document["sizes"].values()) == 100
-    assert sorted(chain.from_iterable(document["ids"].values())) == sorted(f"r{i:05d}" for i in range(100))
-    assert document["broken"] == broken
-    assert document["seed"] == 3
-    assert sorted(chain(*(document["parts"]["val_calib"][part] for part in PARTS))) == sorted(
-        document["ids"]["val_calib"]
-    )
-    counted = [sum(document["class_counts"][split].values()) for split in SPLITS]
-    assert counted == [document["sizes"][split] for split in SPLITS]
+    document = SplitCertificate.parse(locked.description.text(), "splits.json")
+    assert sum(document.sizes.values()) == 100
+    assert sorted(chain.from_iterable(document.ids.values())) == sorted(f"r{i:05d}" for i in range(100))
+    assert document.broken == broken
+    assert document.seed == 3
+    assert sorted(chain(*(ids for _, ids in document.parts.val_calib))) == sorted(document.ids["val_calib"])
+    counted = [sum(document.class_counts[split].values()) for split in SPLITS]
+    assert counted == [document.sizes[split] for split in SPLITS]
 
 
 def given(**changes) -> DatasetDict:
@@ -225,9 +222,9 @@ def given(**changes) -> DatasetDict:
 
 def test_four_given_splits_are_taken_as_they_are():
     locked = split_rows(Rows(given(), []), RATIOS, 0, near_duplicates=False)
-    assert locked.description["ids"] == {split: [f"{split}-{i}" for i in range(8)] for split in SPLITS}
-    assert locked.description["ratios"] is None
-    SplitCertificate.check(json.loads(json.dumps(locked.description)))
+    assert locked.description.ids == {split: [f"{split}-{i}" for i in range(8)] for split in SPLITS}
+    assert locked.description.ratios is None
+    SplitCertificate.parse(locked.description.text(), "splits.json")
     fit = locked.rows("policy", step="fit calibration")
     assert len(fit) == 4
 

@@ -37,7 +37,7 @@ def test_predict_lists_what_training_does_and_names_what_cannot_be_read(photo_fo
     assert len(names) == 48 + 2
     assert sorted({*names} - {f"{photo_folder}/None/phone.HEIC"}) == trained_on(photo_folder)
     found = read_unlabelled(str(photo_folder), {})
-    assert [one["id"] for one in found.broken] == ["None/phone.HEIC"]
+    assert [one.id for one in found.broken] == ["None/phone.HEIC"]
     assert sorted(f"{photo_folder}/{name}" for name in found.rows["id"][:]) == trained_on(photo_folder)
 
 

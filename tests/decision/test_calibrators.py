@@ -134,7 +134,7 @@ def test_the_calibrator_that_the_logits_were_made_for_is_chosen():
     for scale, bias, expected in ((1.0, 0.0, "none"), (3.0, 0.0, "temperature"), (2.0, [1.0, -1.0], "vector")):
         fit = fit_calibrator(*draw(2500, 2, scale, bias), None, everything)
         assert fit.calibration.calibrator == expected
-        assert [entry["calibrator"] for entry in fit.candidates] == ["none", "temperature", "vector", "isotonic"]
+        assert [entry.calibrator for entry in fit.candidates] == ["none", "temperature", "vector", "isotonic"]
     logits, labels = draw(3000, 2, 1.0)
     bent = np.stack([np.zeros(3000), np.sinh(1.5 * (logits[:, 1] - logits[:, 0]))], axis=1)
     assert fit_calibrator(bent, labels, None, everything).calibration.calibrator == "isotonic"
@@ -146,7 +146,7 @@ def test_folds_hold_out_whole_groups():
     labels = np.random.default_rng(5).integers(0, 2, 60)  # nothing to learn
     logits, labels, groups = np.repeat(logits, 10, axis=0), np.repeat(labels, 10), np.repeat(np.arange(60), 10)
     rowwise, grouped = (fit_calibrator(logits, labels, g, ["temperature", "isotonic"]) for g in (None, groups))
-    assert rowwise.candidates[2]["cv_nll"] < grouped.candidates[2]["cv_nll"]
+    assert rowwise.candidates[2].cv_nll < grouped.candidates[2].cv_nll
     assert rowwise.calibration.calibrator == "isotonic"
     assert grouped.calibration.calibrator == "temperature"
     assert (grouped.n, grouped.groups) == (600, 60)
@@ -158,7 +158,7 @@ def test_folds_hold_out_whole_groups():
         out = few_groups == group
         calibration = fit_one("temperature", few[~out], few_labels[~out], few_groups[~out])
         literal += out.sum() * nll(calibration.calibrated(few[out]), few_labels[out]) / 200
-    assert fit.candidates[1]["cv_nll"] == pytest.approx(literal)
+    assert fit.candidates[1].cv_nll == pytest.approx(literal)
 
 
 def test_the_same_rows_and_seed_give_the_same_fit():
@@ -178,7 +178,7 @@ def test_too_few_rows_leave_the_logits_alone_and_say_so():
     assert fit.notes == ("29 photos are too few for temperature, 30 are needed",)
     logits, labels = draw(150)
     fit = fit_calibrator(logits, labels, None, ["temperature", "vector", "isotonic"])
-    assert [entry["calibrator"] for entry in fit.candidates] == ["none", "temperature", "vector"]
+    assert [entry.calibrator for entry in fit.candidates] == ["none", "temperature", "vector"]
     assert fit.notes == ("150 photos are too few for isotonic, 300 are needed",)
 
 
@@ -240,11 +240,3 @@ def test_a_probability_at_the_threshold_is_no_positive(positive):
     zeros = np.zeros(2)
     calibration = Calibration("none", np.ones(2), zeros, zeros, zeros, positive=positive)
     assert calibration.decisions(np.zeros((1, 2))).tolist() == [1 - positive]
-
-
-def test_a_document_of_the_first_version_is_read():
-    calibration = Calibration.from_document(
-        {"calibrator": "temperature", "temperature": 2.0, "logit_bias": [0.0, 0.0]}
-    )
-    np.testing.assert_array_equal(calibration.served(np.array([[1.0, 3.0]])), [[0.5, 1.5]])
-    assert (calibration.threshold, calibration.isotonic) == (0.5, None)

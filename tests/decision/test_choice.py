@@ -45,7 +45,7 @@ def test_each_candidate_has_to_beat_the_one_taken_so_far():
     held_out = {name: np.tile([gain, 0.0], (50, 1)) for name, gain in (("none", 0), ("temperature", 1), ("vector", 1))}
     taken, compared = choose(held_out, labels, groups)
     assert taken == "temperature"
-    assert [round(entry["behind"], 3) for entry in compared] == [0.38, 0.0, 0.0]
+    assert [round(entry.behind, 3) for entry in compared] == [0.38, 0.0, 0.0]
     held_out["isotonic"] = np.where(np.arange(50)[:, None] < 6, [-6.0, 0.0], [3.0, 0.0])  # better within its error
     assert choose(held_out, labels, groups)[0] == "temperature"
 
@@ -83,9 +83,9 @@ def test_a_temperature_that_only_fits_its_own_photos_is_not_kept():
         fit = fit_calibrator(logits, labels, groups)
         none, *others = fit.candidates
         kept += fit.kept
-        lower += bool(others and others[0]["cv_nll"] < none["cv_nll"])
+        lower += bool(others and others[0].cv_nll < none.cv_nll)
         if fit.kept:
-            assert others[0]["cv_nll"] < none["cv_nll"]
+            assert others[0].cv_nll < none.cv_nll
         else:
             assert fit.calibration.calibrator == "none"
             np.testing.assert_array_equal(fit.calibration.calibrated(logits), logits)

@@ -19,8 +19,8 @@ def test_it_is_the_true_accuracy_where_the_probabilities_are_calibrated(share):
     decisions = logits.argmax(axis=1)  # made for other class shares than these
     estimate = estimate_prior(logits, seen, n_boot=2)
     found = expected_accuracy(logits, decisions, seen, estimate, n_boot=100)
-    assert found["low"] < (decisions == labels).mean() < found["high"]
-    assert found["high"] - found["low"] < 0.05
+    assert found.low < (decisions == labels).mean() < found.high
+    assert found.high - found.low < 0.05
 
 
 def test_by_hand():
@@ -28,4 +28,4 @@ def test_by_hand():
     estimate = estimate_prior(logits, [0.5, 0.5], max_iterations=1, n_boot=2)  # 0.4, 0.6
     found = expected_accuracy(logits, np.array([1, 1]), np.array([0.5, 0.5]), estimate, n_boot=2)
     # 0.6 * 0.8 / (0.4 * 0.2 + 0.6 * 0.8) = 6/7 and 0.6 * 0.4 / (0.4 * 0.6 + 0.6 * 0.4) = 1/2
-    assert found["value"] == pytest.approx((6 / 7 + 1 / 2) / 2)
+    assert found.value == pytest.approx((6 / 7 + 1 / 2) / 2)

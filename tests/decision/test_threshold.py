@@ -47,15 +47,15 @@ def test_the_curve_is_scikit_learn_s_at_every_threshold(rows, name, weighted):
     scores, positive, _, weights = rows
     weights = weights if weighted else np.ones(90)
     found = threshold_curve(scores, positive, None, name, weights=weights, n_boot=2)
-    points = np.array(found["curve"]["threshold"])
+    points = np.array(found.curve.threshold)
     assert len(points) == len(np.unique(scores)) + (scores.min() > 0) + (scores.max() < 1) - 1
     expected = [judged(name, positive, scores > t, weights) for t in points]
-    np.testing.assert_allclose(found["curve"]["value"], expected, atol=1e-12)
+    np.testing.assert_allclose(found.curve.value, expected, atol=1e-12)
     best = min(expected) if name.startswith("cost") else max(expected)
-    np.testing.assert_allclose(found["value"], best)
-    np.testing.assert_allclose(judged(name, positive, scores > found["threshold"], weights), best)
-    np.testing.assert_allclose(found["at_half"], judged(name, positive, scores > 0.5, weights))
-    assert (found["n"], found["groups"], found["reachable"], found["constraint"]) == (90, 90, True, None)
+    np.testing.assert_allclose(found.value, best)
+    np.testing.assert_allclose(judged(name, positive, scores > found.threshold, weights), best)
+    np.testing.assert_allclose(found.at_half, judged(name, positive, scores > 0.5, weights))
+    assert (found.n, found.groups, found.reachable, found.constraint) == (90, 90, True, None)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -65,22 +65,22 @@ def test_a_constraint_is_met_and_the_other_figure_is_as_high_as_it_can_be(rows, 
     weights = weights if weighted else np.ones(90)
     found = threshold_curve(scores, positive, None, f"{name}>={least}", weights=weights, n_boot=2)
     both = [[judged(n, positive, scores > t, weights) for n in (name, other)] for t in _cuts(scores)]
-    np.testing.assert_allclose(found["value"], max(o for held, o in both if held >= least))
+    np.testing.assert_allclose(found.value, max(o for held, o in both if held >= least))
     np.testing.assert_allclose(
-        [found["constraint"]["value"], found["value"]],
-        [judged(n, positive, scores > found["threshold"], weights) for n in (name, other)],
+        [found.constraint.value, found.value],
+        [judged(n, positive, scores > found.threshold, weights) for n in (name, other)],
     )
-    assert found["measures"] == other
-    assert found["reachable"]
-    assert found["constraint"]["value"] >= least
+    assert found.measures == other
+    assert found.reachable
+    assert found.constraint.value >= least
 
 
 def test_a_constraint_that_no_threshold_meets_tells_the_best_that_can_be_had():
     scores = np.array([0.9, 0.8, 0.7, 0.6, 0.2])
     positive = np.array([False, True, True, True, False])
     found = threshold_curve(scores, positive, None, "precision>=0.98", n_boot=20)
-    assert not found["reachable"]
-    assert (found["constraint"]["best"], found["threshold"], found["value"]) == (0.75, pytest.approx(0.4), 1.0)
+    assert not found.reachable
+    assert (found.constraint.best, found.threshold, found.value) == (0.75, pytest.approx(0.4), 1.0)
     assert unreachable_line(found) == (
         "threshold_metric precision>=0.98: no threshold reaches precision 0.98 on 5 photos of 5 groups; the best is "
         "0.75, at threshold 0.4 (recall 1)"
@@ -90,12 +90,12 @@ def test_a_constraint_that_no_threshold_meets_tells_the_best_that_can_be_had():
 
 def test_a_threshold_lies_midway_between_scores_and_of_equals_nearest_to_one_half():
     scores, positive = np.array([0.1, 0.2, 0.8, 0.95]), np.array([False, False, True, True])
-    assert threshold_curve(scores, positive, None, "mcc", n_boot=2)["threshold"] == 0.5
+    assert threshold_curve(scores, positive, None, "mcc", n_boot=2).threshold == 0.5
     # Costs that make all thresholds equal: between 0.2 and 0.3, and above 0.3, one of each kind is wrong.
     scores, positive = np.array([0.1, 0.2, 0.3, 0.9]), np.array([False, True, False, True])
     found = threshold_curve(scores, positive, None, "accuracy", n_boot=2)
-    assert found["value"] == 0.75
-    assert found["threshold"] == pytest.approx(0.6)  # not 0.15, which is as good
+    assert found.value == 0.75
+    assert found.threshold == pytest.approx(0.6)  # not 0.15, which is as good
     np.testing.assert_allclose(_cuts(scores), [0.05, 0.15, 0.25, 0.6, 0.95])
     nothing_between = np.array([0.3, np.nextafter(0.3, 1)])
     assert _cuts(nothing_between)[1] == 0.3  # equal is not positive
@@ -108,12 +108,12 @@ def test_after_folding_the_decision_at_one_half_is_the_decision_at_the_threshold
     logits = rng.normal(0, 3, (5000, 2))
     p = scipy.special.softmax(logits, axis=1)[:, positive]
     found = threshold_curve(p, rng.random(5000) < p**3, None, "mcc", n_boot=2)
-    assert abs(found["threshold"] - 0.5) > 0.05
-    folded = scipy.special.softmax(logits + fold_bias(found["threshold"], positive, 2), axis=1)[:, positive]
-    np.testing.assert_array_equal(folded > 0.5, p > found["threshold"])
+    assert abs(found.threshold - 0.5) > 0.05
+    folded = scipy.special.softmax(logits + fold_bias(found.threshold, positive, 2), axis=1)[:, positive]
+    np.testing.assert_array_equal(folded > 0.5, p > found.threshold)
     assert (np.diff(folded[np.argsort(p)]) >= 0).all()  # the order of the rows is kept
     # The head holds float32: the threshold lies midway, so that this flips nothing either.
-    bias = fold_bias(found["threshold"], positive, 2).astype(np.float32)
+    bias = fold_bias(found.threshold, positive, 2).astype(np.float32)
     np.testing.assert_array_equal(np.argmax(logits.astype(np.float32) + bias, axis=1) == positive, folded > 0.5)
 
 
@@ -130,7 +130,7 @@ def test_the_interval_of_the_optimum_is_that_of_resampled_groups(rows):
     scores, positive, groups, weights = rows
     found = threshold_curve(scores, positive, groups, "mcc", weights=weights, n_boot=200, seed=5)
     names = np.unique(groups)
-    assert found["groups"] == len(names)
+    assert found.groups == len(names)
     # The same resamples as rows written out one by one, judged by scikit-learn.
     rng = np.random.default_rng(5)
     drawn = rng.integers(len(names), size=(8, len(names)))
@@ -142,11 +142,11 @@ def test_the_interval_of_the_optimum_is_that_of_resampled_groups(rows):
         )
         ties = np.flatnonzero(all_values >= all_values.max() - 1e-12)
         optima.append(cuts[ties[np.abs(cuts[ties] - 0.5).argmin()]])
-        values.append(all_values[np.abs(cuts - found["threshold"]).argmin()])
+        values.append(all_values[np.abs(cuts - found.threshold).argmin()])
     few = threshold_curve(scores, positive, groups, "mcc", weights=weights, n_boot=8, seed=5)
-    np.testing.assert_allclose([few["low"], few["high"]], np.quantile(optima, [0.025, 0.975]))
-    np.testing.assert_allclose([few["value_low"], few["value_high"]], np.quantile(values, [0.025, 0.975]))
-    assert found["low"] <= found["threshold"] <= found["high"]
+    np.testing.assert_allclose([few.low, few.high], np.quantile(optima, [0.025, 0.975]))
+    np.testing.assert_allclose([few.value_low, few.value_high], np.quantile(values, [0.025, 0.975]))
+    assert found.low <= found.threshold <= found.high
     assert found == threshold_curve(scores, positive, groups, "mcc", weights=weights, n_boot=200, seed=5)
 
 
@@ -160,9 +160,9 @@ def test_weights_of_another_prior_move_the_optimum_to_where_that_prior_has_it():
     p = scipy.special.softmax(logits + prior_bias([0.1, 0.9], [0.5, 0.5]), axis=1)[:, 1]
     weights = importance_weights(labels, [0.1, 0.9], [0.5, 0.5])
     balanced = threshold_curve(p, labels == 1, None, "accuracy", weights=weights, n_boot=50)
-    assert balanced["low"] - 0.03 < 0.5 < balanced["high"] + 0.03
-    assert balanced["at_half"] == pytest.approx(scipy.stats.norm.cdf(1), abs=0.01)  # Bayes accuracy of this world
-    assert threshold_curve(p, labels == 1, None, "accuracy", n_boot=2)["threshold"] < 0.25
+    assert balanced.low - 0.03 < 0.5 < balanced.high + 0.03
+    assert balanced.at_half == pytest.approx(scipy.stats.norm.cdf(1), abs=0.01)  # Bayes accuracy of this world
+    assert threshold_curve(p, labels == 1, None, "accuracy", n_boot=2).threshold < 0.25
 
 
 def test_many_rows_are_quick_and_stored_as_a_short_curve_that_holds_the_optimum():
@@ -172,10 +172,10 @@ def test_many_rows_are_quick_and_stored_as_a_short_curve_that_holds_the_optimum(
     start = time.perf_counter()
     found = threshold_curve(scores, positive, rng.integers(0, 500, 50_000), "mcc", n_boot=50)
     assert time.perf_counter() - start < 20
-    curve = found["curve"]
-    assert len(curve["threshold"]) <= 400
-    at = curve["threshold"].index(found["threshold"])
-    assert curve["value"][at] == found["value"] == max(curve["value"])
+    curve = found.curve
+    assert len(curve.threshold) <= 400
+    at = curve.threshold.index(found.threshold)
+    assert curve.value[at] == found.value == max(curve.value)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import huggingface_hub
 import pytest
 import torch
 import yaml
-from finished_run import note_steps, write_finished_run
+from finished_run import calibration_document, note_steps, write_finished_run
 from hub_state import READ, WRITE, Hub
 
 from natix_hf import publish as publish_verb
@@ -81,10 +81,8 @@ def write_run(
     processor.save_pretrained(run)
     recipe = {"model_name_or_path": str(base), "method": method, "image_size": image_size}
     write_text(run / "recipe.yaml", yaml.safe_dump(recipe))
-    calibration = {
-        "version": 1, "calibrator": "temperature", "fitted_on": "val_calib/fit", "n": 40, "kept": True,
-        "temperature": list(temperature), "logit_bias": list(logit_bias), "calibrator_bias": list(logit_bias),
-    }  # fmt: skip
+    biases = {"logit_bias": list(logit_bias), "calibrator_bias": list(logit_bias)}
+    calibration = calibration_document(len(logit_bias), temperature=list(temperature), **biases)
     write_json(run / "calibration.json", calibration)
     write_json(run / "run.json", {"version": 2, "status": "finished", "method": method, "positive": 1})
     note_steps(run)

@@ -12,15 +12,23 @@ from finished_run import NAMES, write_finished_run
 from huggingface_hub import ModelCard, parse_eval_result_entries
 from PIL import Image
 
+from natix_hf.data.splits.certificate import read_certificate
+from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.hub_metadata import EvaluationResult
 from natix_hf.documents.probe import OverProbe
+from natix_hf.documents.reward import Reward
+from natix_hf.documents.robustness import Robustness
+from natix_hf.documents.selective import Selective
+from natix_hf.documents.slices import Slices
 from natix_hf.errors import UserError
-from natix_hf.hub.bundle import DOCUMENTS, write_bundle
+from natix_hf.hub.bundle import write_bundle
 from natix_hf.hub.privacy import Names, check_public, names_of
 
 MARKED = {"photo": "SECRETPHOTO-{:04d}.jpg", "group": "SECRETGROUP-{:03d}"}
 # Nothing of these may be read anywhere; the last two stand in values of a slice.
 SECRETS = ("SECRETPHOTO", "SECRETGROUP", "/home/me", "39.7, -86.1", "IMG_0001")
+
+MEASURED = (FinalFigures, Slices, Selective, Robustness, Reward)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +60,7 @@ def files(folder):
 def test_everything_is_there_and_nothing_more(bundle):
     from natix_hf.hub.publish_run import OURS
 
-    documents = {"over_probe.json", *(kind.file_name for kind in DOCUMENTS)}
+    documents = {kind.file_name for kind in (*MEASURED, OverProbe)}
     pictures = {"figures/reliability.png", "figures/confusion.png"}
     assert files(bundle) == documents | pictures | {
         *("config.json", "calibration.json", "model.safetensors", "splits_summary.json"),
@@ -81,7 +89,7 @@ def test_figures_are_the_run_s_own_and_what_is_withheld_keeps_its_figures(finish
     assert sum(one["value"] == "withheld" for one in after) == 4
     assert {one["value"] for one in after} == {"rain", "sun", "harmless", "withheld"}
     assert [{**one, "value": ""} for one in after] == [{**one, "value": ""} for one in before]
-    for kind in DOCUMENTS:
+    for kind in MEASURED:
         kind.read(bundle)
     assert OverProbe.read(bundle) == OverProbe.read(finished)
 
@@ -190,7 +198,7 @@ def test_odd_names_are_found_and_counters_and_classes_are_not(tmp_path):
 
 def test_classes_may_be_named_whatever_photos_are_called(tmp_path):
     run = write_finished_run(tmp_path / "run", group="Roadwork", n=40)
-    assert "Roadwork" not in names_of(run).hidden
+    assert "Roadwork" not in names_of(run, read_certificate(run)).hidden
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import yaml
-from finished_run import write_finished_run
+from finished_run import card_of, write_finished_run
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.repocard_data import model_index_to_eval_results
 
@@ -16,7 +16,6 @@ from natix_hf.documents.hub_metadata import CardMetadata
 from natix_hf.errors import UserError
 from natix_hf.hub.base_licence import base_licence
 from natix_hf.hub.card_metadata import metadata
-from natix_hf.hub.cards import model_card
 from natix_hf.hub.export_forms import FORMATS
 from natix_hf.report.summary import metrics_document
 
@@ -29,12 +28,12 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def front(run):
     """The front matter as the Hub reads it: YAML between the first two lines of dashes."""
-    return yaml.safe_load(model_card(run, "me/street", form="stock").split("---\n")[1])
+    return yaml.safe_load(card_of(run, "me/street", form="stock").split("---\n")[1])
 
 
 @pytest.mark.parametrize("form", ["run", *FORMATS])
 def test_the_hub_s_library_reads_the_card_and_gives_the_same_back(run, form):
-    data = ModelCard(model_card(run, "me/street", form=form)).data
+    data = ModelCard(card_of(run, "me/street", form=form)).data
     assert isinstance(data, ModelCardData)
     assert len(data.eval_results) == 7
     assert all(isinstance(result, EvalResult) and math.isfinite(result.metric_value) for result in data.eval_results)

@@ -6,11 +6,18 @@ import re
 import numpy as np
 import pytest
 import yaml
-from finished_run import RECIPE, THRESHOLD_CHOICE, calibration_document, certificate, write_finished_run
+from finished_run import (
+    RECIPE,
+    THRESHOLD_CHOICE,
+    calibration_document,
+    card_of,
+    certificate,
+    write_finished_run,
+)
 from huggingface_hub import ModelCard
 
 from natix_hf.errors import UserError
-from natix_hf.hub.cards import hub_id, model_card
+from natix_hf.hub.cards import hub_id
 from natix_hf.report.summary import metrics_document
 from natix_hf.streetvision.client_files import latency_section
 
@@ -30,7 +37,6 @@ def run_folder(tmp_path):
         )
         files = {
             "config.json": {"id2label": {str(i): name for i, name in enumerate(classes)}},
-            "splits.json": certificate(list(classes), ratios and list(ratios)),
             "run.json": {
                 "version": 2,
                 "status": "finished",
@@ -41,6 +47,7 @@ def run_folder(tmp_path):
         if calibrated:
             files["calibration.json"] = calibration_document(k)
         metrics.write(tmp_path)
+        certificate(list(classes), ratios and list(ratios)).write(tmp_path)
         for name, document in files.items():
             (tmp_path / name).write_text(json.dumps(document))
         (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(RECIPE | changes))
@@ -50,7 +57,7 @@ def run_folder(tmp_path):
 
 
 def test_front_matter_is_what_the_hub_reads(run_folder):
-    front = ModelCard(model_card(run_folder())).data.to_dict()
+    front = ModelCard(card_of(run_folder())).data.to_dict()
     assert front["pipeline_tag"] == "image-classification"
     assert front["library_name"] == "transformers"
     assert front["base_model"] == RECIPE["model_name_or_path"]
@@ -61,7 +68,7 @@ def test_front_matter_is_what_the_hub_reads(run_folder):
 
 def test_every_figure_has_its_interval_and_n(run_folder):
     folder = run_folder()
-    text = model_card(folder)
+    text = card_of(folder)
     metrics = json.loads((folder / "metrics.json").read_text())
     rows = re.findall(r"^\| (.+?) \| ([\d.]+) \| ([\d.]+) to ([\d.]+) \| 120 \| 40 \|$", text, re.MULTILINE)
     assert len(rows) == len(metrics["metrics"]) == 7
@@ -78,7 +85,7 @@ def test_every_figure_has_its_interval_and_n(run_folder):
 
 
 def test_both_ways_of_use_and_the_calibration_are_told(run_folder):
-    text = model_card(run_folder(), model_id="someone/street")
+    text = card_of(run_folder(), model_id="someone/street")
     assert 'pipeline("image-classification", model="someone/street")' in text
     assert "trust_remote_code=True" in text
     assert "Calibrator: a temperature, T = 1.500, fitted on 75 photos in 40 groups of `val_calib/fit`." in text
@@ -92,7 +99,7 @@ def test_both_ways_of_use_and_the_calibration_are_told(run_folder):
 def test_local_paths_stay_out_of_the_card(run_folder, tmp_path):
     photos = tmp_path / "secret photos"
     photos.mkdir()
-    text = model_card(run_folder(dataset_name=str(photos), model_name_or_path="../private/backbone"))
+    text = card_of(run_folder(dataset_name=str(photos), model_name_or_path="../private/backbone"))
     assert str(tmp_path) not in text
     assert "secret" not in text
     assert "private" not in text
@@ -112,14 +119,14 @@ def test_an_existing_folder_with_one_slash_is_not_a_hub_id(tmp_path, monkeypatch
 
 
 def test_the_demo_says_that_it_is_one(run_folder):
-    text = model_card(run_folder(model_name_or_path="builtin:demo-backbone", dataset_name="builtin:scenes"))
+    text = card_of(run_folder(model_name_or_path="builtin:demo-backbone", dataset_name="builtin:scenes"))
     assert "trying things out" in text
     assert "Generated street photos" in text
     assert ModelCard(text).data.license == "apache-2.0"
 
 
 def test_many_classes_and_odd_names_keep_the_tables_whole(run_folder):
-    text = model_card(run_folder(classes=tuple(f"kind|{i}" for i in range(13)), ratios=None))
+    text = card_of(run_folder(classes=tuple(f"kind|{i}" for i in range(13)), ratios=None))
     assert "kind\\|3" in text
     assert "Street photos: 13 classes" in text
     assert "four splits that they came with" in text
@@ -128,12 +135,12 @@ def test_many_classes_and_odd_names_keep_the_tables_whole(run_folder):
 def test_an_unfinished_run_is_named(run_folder):
     folder = run_folder()
     (folder / "metrics.json").unlink()
-    with pytest.raises(UserError, match=r"metrics.json: there is no such file.*natix_hf.evaluate"):
-        model_card(folder)
+    with pytest.raises(UserError, match=r"no metrics.json, so there is nothing to report: .*natix_hf.evaluate"):
+        card_of(folder)
 
 
 def test_a_run_without_calibration_says_so(run_folder):
-    text = model_card(run_folder(calibrated=False))
+    text = card_of(run_folder(calibrated=False))
     assert "The probabilities are not calibrated." in text
     assert "\n- Not calibrated.\n" in text
 
@@ -141,7 +148,7 @@ def test_a_run_without_calibration_says_so(run_folder):
 def test_a_run_from_python_has_no_recipe_and_still_a_card(run_folder):
     folder = run_folder()
     (folder / "recipe.yaml").unlink()
-    text = model_card(folder)
+    text = card_of(folder)
     assert "from a local DINOv3 checkpoint: LoRA adapters and a head were trained" in text
     assert "Versions: natix_hf 0.1.0, torch 2.14.1." in text
     assert "| setting |" not in text
@@ -149,7 +156,7 @@ def test_a_run_from_python_has_no_recipe_and_still_a_card(run_folder):
 
 
 def test_the_card_tells_what_was_kept_together_and_that_nothing_straddles(run_folder):
-    text = " ".join(model_card(run_folder()).split())
+    text = " ".join(card_of(run_folder()).split())
     assert "kept in one split (12 by video, 5 by near-duplicate). Groups that stand in two splits: 0." in text
 
 
@@ -167,7 +174,7 @@ LATENCY = {
 
 
 def test_every_section_that_the_run_can_fill_is_there(whole):
-    text = model_card(whole, "me/street", form="stock", extra=[latency_section(LATENCY)])
+    text = card_of(whole, "me/street", form="stock", extra=[latency_section(LATENCY)])
     headings = re.findall(r"^##+ (.+)$", text, re.MULTILINE)
     assert headings == [
         *("How to use it", "Figures", "What fine-tuning added", "Calibration and decisions", "Robustness"),
@@ -182,7 +189,7 @@ def test_every_section_that_the_run_can_fill_is_there(whole):
 
 
 def test_no_figure_of_a_table_stands_without_its_interval_and_n(whole):
-    text = model_card(whole, "me/street", form="stock")
+    text = card_of(whole, "me/street", form="stock")
     tables = re.findall(r"^\|.*\|\n\|[-|]+\|\n(?:\|.*\|\n?)+", text.split("## Photos")[0], re.MULTILINE)
     assert len(tables) == 7
     for table in tables:
@@ -199,11 +206,11 @@ def test_no_figure_of_a_table_stands_without_its_interval_and_n(whole):
 
 
 def test_what_names_photos_or_places_is_withheld_on_the_run_s_own_card_too(whole):
-    text = model_card(whole)
+    text = card_of(whole)
     assert "withheld" in text
     for secret in ("photo-0", "street-0", "39.7", "IMG_0001", "/home/me"):
         assert secret not in text, secret
-    assert "photo-0000.jpg" in model_card(whole, include_photos=True)
+    assert "photo-0000.jpg" in card_of(whole, include_photos=True)
 
 
 def test_a_folded_threshold_and_a_prior_are_told(run_folder):
@@ -213,7 +220,7 @@ def test_a_folded_threshold_and_a_prior_are_told(run_folder):
     calibration |= {"prior": {"seen": [0.5, 0.5], "target": [0.98, 0.02]}, "folded": True, "threshold": 0.3}
     calibration |= {"threshold_choice": THRESHOLD_CHOICE | {"threshold": 0.3}}
     path.write_text(json.dumps(calibration))
-    text = model_card(folder)
+    text = card_of(folder)
     assert "75 photos in 40 groups of `val_calib/fit` to those expected in use: Roadwork 50.0% -> 2.0%." in text
     assert "folded into the model, which decides by it at 0.5" in text
 
@@ -228,7 +235,7 @@ def test_a_folded_threshold_and_a_prior_are_told(run_folder):
     ],
 )
 def test_each_form_says_how_it_is_used(whole, form, there, absent):
-    text = model_card(whole, "me/street", form=form)
+    text = card_of(whole, "me/street", form=form)
     how = text.split("## How to use it")[1].split("## Figures")[0]
     assert there in how
     assert absent not in how

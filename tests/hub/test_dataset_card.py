@@ -14,6 +14,8 @@ from huggingface_hub import DatasetCard
 from natix_hf.data.sources.rows import Rows
 from natix_hf.data.splits.certificate import describe
 from natix_hf.data.splits.contracts import SPLITS
+from natix_hf.documents.figures import Left
+from natix_hf.documents.split_certificate import LabelConflict, SplitCertificate
 from natix_hf.hub.dataset_card import dataset_card
 from natix_hf.hub.licences import hub_licence, licence_front, licence_lines, licence_rows
 
@@ -45,7 +47,7 @@ def splits(names=("None", "Roadwork"), licences=None) -> DatasetDict:
     return found
 
 
-def document(data: DatasetDict, **facts) -> dict:
+def document(data: DatasetDict, **facts) -> SplitCertificate:
     halves = {"fit": data["val_calib"].select([0, 2]), "control": data["val_calib"].select([1, 3])}
     places = {**data, **{f"val_calib/{part}": rows for part, rows in halves.items()}}
     left = {name: facts.pop(name, []) for name in ("broken", "dropped")}
@@ -83,10 +85,10 @@ def test_the_tables_say_what_the_certificate_says():
     assert "(seed 7)" in text
     assert "- 0 groups stand in two splits." in text
     assert "No two copies" in text
-    assert f"p = {told['prior_shift']['p']:.3g}" in text
-    assert told["seal"] in text
+    assert f"p = {told.prior_shift.p:.3g}" in text
+    assert told.seal in text
     for split in SPLITS:
-        assert f"| `{split}` | `{told['fingerprints'][split]}` | `{told['byte_fingerprints'][split]}` |" in text
+        assert f"| `{split}` | `{told.fingerprints[split]}` | `{told.byte_fingerprints[split]}` |" in text
     assert "| city | 11 |" in text
     assert "dataset_name: me/streets" in text
     assert 'load_dataset("me/streets")' in text
@@ -97,7 +99,7 @@ def test_the_tables_say_what_the_certificate_says():
 
 def test_every_table_has_rows_of_one_width():
     data = splits(names=("none|at all", "work\nzone"), licences=["CC BY 4.0", "a|b", None])
-    told = document(data, broken=[{"id": "x", "reason": "truncated | damaged"}], strata=["weather"])
+    told = document(data, broken=[Left(id="x", reason="truncated | damaged")], strata=["weather"])
     lines = dataset_card(told, data, "me/streets").splitlines()
     tables = 0
     for before, line in pairwise(lines):
@@ -116,9 +118,9 @@ def test_what_was_asked_for_and_what_was_left_out_is_told():
         strata=["weather", "city_name"],
         hold_out={"city_name": ["Boston", "New York"]},
         rules={"group_columns": ["video"], "metres": 30.0, "seconds": 60.0, "near_duplicates": True},
-        broken=[{"id": "b", "reason": "empty file"}, {"id": "c", "reason": "empty file"}],
-        dropped=[{"id": "d", "reason": "label contradicts the description"}],
-        set_aside=[{"id": "e", "reason": "ties two splits"}],
+        broken=[Left(id="b", reason="empty file"), Left(id="c", reason="empty file")],
+        dropped=[Left(id="d", reason="label contradicts the description")],
+        set_aside=[Left(id="e", reason="ties two splits")],
     )
     text = dataset_card(told, data, "me/streets")
     assert "| as given |" in text
@@ -134,15 +136,15 @@ def test_what_was_asked_for_and_what_was_left_out_is_told():
 
 def test_conflicts_are_counted_and_shown():
     data = splits()
-    conflict = {"ids": ["secret/0.jpg", "secret/6.jpg"], "labels": ["None", "Roadwork"], "kind": "near-duplicate"}
-    text = dataset_card(document(data) | {"conflicts": [conflict]}, data, "me/streets")
+    conflict = LabelConflict(ids=["secret/0.jpg", "secret/6.jpg"], labels=["None", "Roadwork"], kind="near-duplicate")
+    text = dataset_card(document(data).model_copy(update={"conflicts": [conflict]}), data, "me/streets")
     assert "more than once with different labels: 1, in 2 rows." in text
     assert "](conflicts.png)" in text
 
 
 def test_names_of_rows_and_groups_and_paths_stay_out_of_the_card():
     data = splits()
-    text = dataset_card(document(data, broken=[{"id": "/home/me/x.jpg", "reason": "empty"}]), data, "me/streets")
+    text = dataset_card(document(data, broken=[Left(id="/home/me/x.jpg", reason="empty")]), data, "me/streets")
     assert "secret" not in text
     assert "/home" not in text
 

@@ -23,10 +23,11 @@ from PIL import Image
 
 import natix_hf.hub.dataset_push as dataset_push
 from natix_hf.data.sources.rows import Rows
-from natix_hf.data.splits.certificate import describe, seal
+from natix_hf.data.splits.certificate import describe, read_certificate
 from natix_hf.data.splits.contracts import SPLITS
+from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.errors import UserError
-from natix_hf.files import read_json, write_json, write_text
+from natix_hf.files import read_json, write_text
 from natix_hf.hub.dataset_push import batches, push, write_shard
 
 COUNTS = {"train": 12, "val_select": 4, "val_calib": 4, "val_test": 4}
@@ -87,7 +88,7 @@ def folder(tmp_path) -> Path:
     places = {**data, "val_calib/fit": calib.select([0, 1]), "val_calib/control": calib.select([2, 3])}
     target = tmp_path / "splits"
     data.save_to_disk(str(target))
-    write_json(target / "splits.json", describe(places, Rows(data, []), None, ratios=(0.6, 0.15, 0.15, 0.1), seed=0))
+    describe(places, Rows(data, []), None, ratios=(0.6, 0.15, 0.15, 0.1), seed=0).write(target)
     write_text(target / "SPLITS.md", "# Splits\n")
     return target
 
@@ -242,15 +243,15 @@ def test_folders_that_are_no_splits_are_named(folder, tmp_path):
 
 
 def test_a_certificate_edited_by_hand_and_one_of_other_photos_are_refused_before_anything_is_sent(hub, folder):
-    told = read_json(folder / "splits.json")
-    moved = told["ids"] | {"train": told["ids"]["train"][1:], "val_test": [*told["ids"]["val_test"], "cam/0.jpg"]}
-    write_json(folder / "splits.json", told | {"ids": moved})
+    told = read_certificate(folder)
+    moved = told.ids | {"train": told.ids["train"][1:], "val_test": [*told.ids["val_test"], "cam/0.jpg"]}
+    told.model_copy(update={"ids": moved}).write(folder)
     with pytest.raises(UserError, match=r"splits.json: edited by hand"):
         push(folder, "me/streets")
-    write_json(folder / "splits.json", seal(told | {"ids": moved}))
+    SplitCertificate.sealed(**dict(told) | {"ids": moved}).write(folder)
     with pytest.raises(UserError, match=r"train: 1 rows are not in splits.json.*nothing was pushed"):
         push(folder, "me/streets")
-    write_json(folder / "splits.json", seal(told | {"straddling": 2}))
+    SplitCertificate.sealed(**dict(told) | {"straddling": 2}).write(folder)
     with pytest.raises(UserError, match=r"2 groups stand in two splits: nothing was pushed"):
         push(folder, "me/streets")
     assert not hub.repositories

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from finished_run import calibration_document
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageClassification
 
@@ -246,7 +247,7 @@ def test_the_order_of_classes_survives_more_than_ten_of_them(tmp_path, s_run, ma
     config |= {"id2label": {str(i): label for i, label in enumerate(labels)}, "temperature": None, "logit_bias": None}
     config |= {"label2id": {label: i for i, label in enumerate(labels)}}
     (run / "config.json").write_text(json.dumps(config, sort_keys=True))
-    write_json(run / "calibration.json", {"calibrator": "none", "logit_bias": [0.0] * 12})
+    write_json(run / "calibration.json", calibration_document(12, calibrator="none", temperature=[1.0] * 12))
     for form in ("merged", "stock"):
         assert export_run(run, form, tmp_path / form).labels == labels
         model, _ = load_classifier(str(tmp_path / form))

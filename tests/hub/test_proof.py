@@ -110,7 +110,7 @@ def test_photos_are_those_given_else_of_val_select_else_scenes(exports, make_pho
     photos = make_photos(tmp_path / "photos", {"None": (100, 120, 110), "Roadwork": (150, 100, 90)}, 24)
     run = tmp_path / "run"
     splits = load_photos(str(photos))
-    write_json(run / "splits.json", splits.description)
+    splits.description.write(run)
     (run / "recipe.yaml").write_text(f"dataset_name: {photos}\n")
     found = proof_photos(run, count=4)
     assert found.source == "val_select"
@@ -136,7 +136,7 @@ def test_the_photos_of_a_fold_are_found_again_by_every_key_of_its_recipe(exports
     (photos / "metadata.csv").write_text("\n".join(rows) + "\n")
     run, keys = tmp_path / "run", {"test_on": ["city=Oslo"], "split_seed": 3, "near_duplicates": False}
     splits = load_photos(str(photos), **keys)
-    write_json(run / "splits.json", splits.description)
+    splits.description.write(run)
     write_json(run / "recipe.yaml", {"dataset_name": str(photos), **keys})  # JSON is YAML
     assert proof_photos(run, count=4).source == "val_select"
 

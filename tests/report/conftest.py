@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from finished_run import calibration_document, certificate
 from PIL import Image
 
 from natix_hf.decision.selective import selective_document
+from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.ledger import LedgerEntry
+from natix_hf.documents.run_documents import RunDocuments
 from natix_hf.documents.run_record import RunRecord
 from natix_hf.report.page import report_html
 from natix_hf.report.page_sections import Picture, Rows
@@ -53,38 +57,23 @@ def rows(classes=2, n=160, seed=0, name="val_test"):
 
 
 def documents(names, logits, test):
-    places = ("train", "val_select", "val_calib/fit", "val_calib/control", "val_test")
     ledger = [
         {"step": "train", "role": "training", "split": "train", "part": None, "rows": 9, "time": 1.7e9},
         {"step": "predictions", "role": "policy", "split": "val_calib", "part": "fit", "rows": 5, "time": 1.7e9 + 60},
         {"step": "predictions", "role": "policy", "split": "val_calib", "part": "fit", "rows": 5, "time": 1.7e9 + 120},
     ]
-    return {
-        "metrics": metrics_document(
+    return RunDocuments(
+        metrics=metrics_document(
             logits, logits, test.labels, test.groups, label_names=names, times_read_before=3, n_boot=50
         ),
-        "calibration": {
-            "version": 1,
-            "calibrator": "temperature",
-            "fitted_on": "val_calib/fit",
-            "n": 40,
-            "temperature": 1.5,
-            "kept": True,
-            **{"nll_before": 0.3, "nll_after": 0.2, "ece_before": 0.1, "ece_after": 0.05},
-            **{key: [0.0] * len(names) for key in ("logit_bias", "prior_bias", "threshold_bias")},
-        },
-        "run": RunRecord(
+        calibration=CalibrationFile.check(calibration_document(len(names))),
+        record=RunRecord(
             status="finished",
             log_history=[{"step": 1, "loss": 0.7}, {"step": 2, "loss": 0.5, "eval_loss": 0.6, "eval_mcc": 0.8}],
         ),
-        "ledger": [LedgerEntry(fingerprint="", **entry) for entry in ledger],
-        "splits": {
-            "label_names": names,
-            "class_counts": {place: dict.fromkeys(names, 5) for place in places},
-            "groups": dict.fromkeys(places, 7),
-            "fingerprints": dict.fromkeys(places, "ab" * 16),
-        },
-    }
+        ledger=[LedgerEntry(fingerprint="", **entry) for entry in ledger],
+        splits=certificate(list(names), None),
+    )
 
 
 def make(names=("None", "Roadwork"), change=lambda test: test, pictures=None, **more):
@@ -92,7 +81,9 @@ def make(names=("None", "Roadwork"), change=lambda test: test, pictures=None, **
     test = change(test)
     given = {} if pictures is None else pictures
     extra = reward_sections(more.pop("reward", None))
-    return report_html("lora", documents(list(names), logits, test) | more, test, pictures=given, extra=extra)
+    return report_html(
+        "lora", replace(documents(list(names), logits, test), **more), test, pictures=given, extra=extra
+    )
 
 
 def further_documents(names, logits, test):

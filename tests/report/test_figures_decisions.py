@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+from finished_run import THRESHOLD_CHOICE
 from PIL import Image
 
+from natix_hf.documents.calibration import ThresholdChoice
 from natix_hf.documents.selective import AmountInterval, RiskCurve, Selective
 from natix_hf.report import figures, figures_decisions
 
@@ -19,11 +21,10 @@ def drawn(monkeypatch):
 
 
 def test_threshold(tmp_path, drawn):
-    document = {
-        **{"measures": "mcc", "threshold": 0.4, "low": 0.3, "high": 0.6, "value": 0.9, "n": 48, "groups": 30},
-        "curve": {"threshold": [0.1, 0.4, 0.9], "value": [0.2, 0.9, 0.1]},
-    }
-    figures_decisions.threshold_figure(document, "val_calib/fit", tmp_path / "threshold.png")
+    changed = {"threshold": 0.4, "low": 0.3, "high": 0.6, "n": 48, "groups": 30}
+    changed |= {"curve": {"threshold": [0.1, 0.4, 0.9], "value": [0.2, 0.9, 0.1]}}
+    choice = ThresholdChoice.check(THRESHOLD_CHOICE | changed, "")
+    figures_decisions.threshold_figure(choice, "val_calib/fit", tmp_path / "threshold.png")
     (axes,) = drawn[0].axes
     assert axes.lines[1].get_xydata().tolist() == [[0.1, 0.2], [0.4, 0.9], [0.9, 0.1]]
     assert axes.get_title() == "48 photos in 30 groups of val_calib/fit"

@@ -47,7 +47,7 @@ def test_it_shows_the_figures_with_intervals_and_n_and_who_read_what(parts):
     page = Tags(parts.make())
     text = " ".join("".join(page.text).split())
     logits, test = parts.rows()
-    mcc = parts.documents(["None", "Roadwork"], logits, test)["metrics"].metrics["mcc"]
+    mcc = parts.documents(["None", "Roadwork"], logits, test).metrics.metrics["mcc"]
     assert f"{mcc.value:.3f}" in text
     assert f"{mcc.low:.3f} to {mcc.high:.3f}" in text
     assert text.count("n = 160") == 7

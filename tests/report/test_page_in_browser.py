@@ -1,6 +1,7 @@
 """The report in a real headless Chromium: `make test-browser` installs what this needs; elsewhere it is left out."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -32,8 +33,8 @@ def chromium():
 def page_file(parts, tmp_path_factory):
     logits, test = parts.rows()
     pictures = {("val_test", str(name)): parts.picture((40 + i, 90, 120)) for i, name in enumerate(test.ids)}
-    documents = parts.documents(NAMES, logits, test) | parts.further_documents(NAMES, logits, test)
-    extra = reward_sections(documents["reward"])
+    documents = replace(parts.documents(NAMES, logits, test), **parts.further_documents(NAMES, logits, test))
+    extra = reward_sections(documents.reward)
     file = tmp_path_factory.mktemp("page") / "report.html"
     file.write_text(report_html("lora", documents, test, pictures=pictures, extra=extra), encoding="utf-8")
     return file

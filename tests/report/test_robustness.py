@@ -65,8 +65,8 @@ def test_how_the_photos_were_sent_stands_with_every_figure(document):
     assert [profile.sent for profile in document.profiles] == [SENT, SENT]
     told = f"challenge@2025 and challenge@2026-05 with {SENT}"
     assert f"  sent: {told}" in robustness_lines(document)
-    assert told in robustness_table(document)["text"]
-    assert told in robustness_section(document)["text"]
+    assert told in robustness_table(document).text
+    assert told in robustness_section(document).text
     case = document.profiles[0].cases[:1]
     said = (("a", "one"), ("b", "two"), ("a", "one"), ("clean", None))
     mixed = [ProfileFigures(profile=profile, sent=sent, cases=case) for profile, sent in said]

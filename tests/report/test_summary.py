@@ -2,23 +2,15 @@
 
 import numpy as np
 import pytest
+from finished_run import calibration_document
 
+from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.figures import Interval
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.report.metrics import classification_metrics
 from natix_hf.report.summary import metrics_document, summary_lines
 
-CALIBRATION = {
-    "calibrator": "temperature",
-    "fitted_on": "val_calib/fit",
-    "n": 75,
-    "temperature": 1.3,
-    "kept": True,
-    "nll_before": 0.3,
-    "nll_after": 0.2,
-    "ece_before": 0.05,
-    "ece_after": 0.02,
-}
+CALIBRATION = CalibrationFile.check(calibration_document(temperature=[1.3, 1.3]))
 
 
 def document(times_read_before=0, classes=2, one_class=False):
@@ -78,5 +70,7 @@ def test_the_last_line_says_how_often_the_rows_were_read(times, words):
 
 
 def test_a_temperature_that_was_not_kept_is_said_so():
-    text = "\n".join(summary_lines(document()[0], CALIBRATION | {"kept": False, "temperature": 1.0}))
+    text = "\n".join(
+        summary_lines(document()[0], CALIBRATION.model_copy(update={"kept": False, "temperature": [1.0, 1.0]}))
+    )
     assert "no calibrator, none predicted held-out groups clearly better, NLL 0.3000" in text

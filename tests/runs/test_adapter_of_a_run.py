@@ -11,7 +11,7 @@ from transformers import AutoModelForImageClassification
 
 import natix_hf
 from natix_hf import finish_run, train_run
-from natix_hf.files import read_json
+from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.runs.assemble_model import write_into_weights
 
 NAMES = ["None", "Roadwork"]
@@ -69,9 +69,8 @@ def test_the_adapter_has_the_run_s_calibration_also_where_that_is_changed_later(
     finish_run(trainer)
     run = Path(trainer.args.output_dir)
     knots = [[[0.0, 0.1], [1.0, 0.9]], [[0.0, 0.2], [1.0, 0.8]]]
-    document = read_json(run / "calibration.json")
     changed = {"temperature": [2.0, 2.0], "logit_bias": [0.5, -0.5], "isotonic": knots}
-    write_into_weights(run, document | changed)
+    write_into_weights(run, CalibrationFile.read(run).model_copy(update=changed))
     expected = logits(AutoModelForImageClassification.from_pretrained(run))
     loaded = AutoModelForImageClassification.from_pretrained(run / "adapter")
     assert loaded.config.isotonic is not None

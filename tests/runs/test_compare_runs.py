@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
-from finished_run import note_steps
+from finished_run import calibration_document, note_steps
 
 from natix_hf import compare
 from natix_hf.data.sources.rows import Rows
@@ -24,21 +24,7 @@ from natix_hf.report.summary import metrics_document
 from natix_hf.runs.compare_runs import compare_runs
 from natix_hf.runs.saved_logits import write_predictions
 
-CALIBRATION = {
-    "version": 1,
-    "calibrator": "temperature",
-    "fitted_on": "val_calib/fit",
-    "n": 30,
-    "temperature": 2.0,
-    "kept": True,
-    "nll_before": 0.3,
-    "nll_after": 0.2,
-    "ece_before": 0.1,
-    "ece_after": 0.1,
-    "logit_bias": [0.5, 0.0],
-    "prior_bias": [0.5, 0.0],
-    "threshold_bias": [0.0, 0.0],
-}
+CALIBRATION = calibration_document(temperature=[2.0, 2.0], logit_bias=[0.5, 0.0], prior_bias=[0.5, 0.0])
 
 
 def photos(n: int = 240, names: tuple[str, ...] = ("None", "Roadwork"), **columns: list) -> Rows:
@@ -67,16 +53,9 @@ def run(folder: Path, rows: Rows, seed: int, *, shuffled: bool = False, split_se
         order = np.random.default_rng(9).permutation(len(labels))
         test, logits = test.select(order), logits[order]
     write_predictions(folder / "predictions" / "val_test.parquet", [(None, test, logits)])
-    write_json(folder / "splits.json", done.description)
-    known = {
-        "version": 2,
-        "status": "finished",
-        "purpose": "run",
-        "positive": 1,
-        "method": "probe",
-        "parameters": 1_000_000,
-    }
-    write_json(folder / "run.json", known | record)
+    done.description.write(folder)
+    known = {"version": 2, "status": "finished", "purpose": "run", "positive": 1, "method": "probe"}
+    write_json(folder / "run.json", known | {"parameters": 1_000_000} | record)
     RunSpeed(time={"train": 12.5}, speed=None).write(folder)
     note_steps(folder)
     write_json(folder / "calibration.json", CALIBRATION)

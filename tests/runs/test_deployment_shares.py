@@ -43,7 +43,7 @@ def predicted(run: Path, path: Path, n: int = 2000, seed: int = 5, rough: float 
     labels = (generator.random(n) < TRUTH).astype(int)
     evidence = generator.normal(0, 1.3, (n, 2)) + 2.2 * np.eye(2)[labels]
     logits = 2 * (evidence * rough * 2.2 / 1.3**2 + np.log([0.1, 0.9]))
-    calibration = Calibration.from_document(read_json(run / "calibration.json"))
+    calibration = Calibration.from_document(CalibrationFile.read(run))
     p, decided = softmax(calibration.calibrated(logits)), calibration.decisions(logits)
     rows = [Prediction(f"{i}.jpg", p[i], None, int(decided[i])) for i in range(n)]
     rows += [Prediction(f"broken-{i}.jpg", None, "no photo") for i in range(broken)]
@@ -109,8 +109,8 @@ def test_photos_of_one_class_leave_the_other_a_share_above_none(copy, tmp_path):
     table = tmp_path / "predictions.jsonl"
     rows = [{"file": f"{i}.jpg", "label": "None", "probabilities": {"None": 1.0, "Roadwork": 0.0}} for i in range(200)]
     table.write_text("\n".join(map(json.dumps, rows)))
-    found = deployment_prior(copy, table)
-    assert found["target"][1] == pytest.approx(0.5 / 200, rel=0.01)
+    target, _ = deployment_prior(copy, table)
+    assert target[1] == pytest.approx(0.5 / 200, rel=0.01)
 
 
 def test_tables_that_say_nothing_are_refused_in_one_line_and_change_nothing(copy, tmp_path):

@@ -7,6 +7,7 @@ from sklearn.metrics import brier_score_loss, log_loss, matthews_corrcoef
 from natix_hf.decision.calibration import Calibration
 from natix_hf.decision.temperature import softmax
 from natix_hf.decision.threshold import fold_bias
+from natix_hf.documents.split_logits import SavedLogits
 from natix_hf.report.decision_lines import stage_lines
 from natix_hf.report.summary import metrics_document
 from natix_hf.runs.figures_by_stage import stages_document
@@ -21,7 +22,7 @@ def rows(n=6000, share=0.9, seed=0):
     margin = generator.normal(0, 1.5, n) + np.where(labels == 1, 1.2, -1.2)
     posterior = margin * 2.4 / 1.5**2 + np.log(0.9 / 0.1)
     logits = np.stack([-posterior, posterior], axis=1)
-    return {"logits": logits, "label": labels, "group": np.array([f"g{i // 2}" for i in range(n)], dtype=object)}
+    return SavedLogits(logits, labels, np.array([f"g{i // 2}" for i in range(n)], dtype=object))
 
 
 def calibration(threshold=None):
@@ -36,16 +37,16 @@ def test_figures_at_the_expected_shares_are_those_of_rows_that_have_them():
     steps = {step.step: step.figures for step in document.steps}
     assert list(steps) == ["uncalibrated", "calibrator", "prior", "threshold"]
     assert (document.n, document.groups) == (8000, 4000)
-    cut = {"uncalibrated": (even["logits"], 0.5), "calibrator": (even["logits"] / 2, 0.5)}
-    moved = even["logits"] / 2 + np.log(0.5 / SEEN)
+    cut = {"uncalibrated": (even.logits, 0.5), "calibrator": (even.logits / 2, 0.5)}
+    moved = even.logits / 2 + np.log(0.5 / SEEN)
     cut |= {"prior": (moved, 0.5), "threshold": (moved, 0.3)}
     for name, (logits, threshold) in cut.items():
         p = softmax(logits)[:, 1]
         expected = {
-            "accuracy": np.mean((p > threshold) == even["label"]),
-            "mcc": matthews_corrcoef(even["label"], p > threshold),
-            "nll": log_loss(even["label"], p),
-            "brier": 2 * brier_score_loss(even["label"], p),
+            "accuracy": np.mean((p > threshold) == even.label),
+            "mcc": matthews_corrcoef(even.label, p > threshold),
+            "nll": log_loss(even.label, p),
+            "brier": 2 * brier_score_loss(even.label, p),
         }
         for figure, value in expected.items():
             assert steps[name][figure].value == pytest.approx(value, abs=0.03), (name, figure)
@@ -60,14 +61,14 @@ def test_without_a_target_the_shares_are_those_of_the_rows_and_unused_steps_are_
     plain = Calibration("none", np.ones(2), np.zeros(2), np.zeros(2), np.zeros(2))
     document = stages_document(drawn, plain, None)
     assert [step.step for step in document.steps] == ["uncalibrated", "calibrator"]
-    share = drawn["label"].mean()
+    share = drawn.label.mean()
     assert document.shares == pytest.approx([1 - share, share])
     exact = document.steps[0].figures
-    p = softmax(drawn["logits"])[:, 1]
-    assert exact["accuracy"].value == pytest.approx(np.mean((p > 0.5) == drawn["label"]))
-    assert exact["mcc"].value == pytest.approx(matthews_corrcoef(drawn["label"], p > 0.5))
-    assert exact["nll"].value == pytest.approx(log_loss(drawn["label"], p))
-    drawn["label"][:] = 1
+    p = softmax(drawn.logits)[:, 1]
+    assert exact["accuracy"].value == pytest.approx(np.mean((p > 0.5) == drawn.label))
+    assert exact["mcc"].value == pytest.approx(matthews_corrcoef(drawn.label, p > 0.5))
+    assert exact["nll"].value == pytest.approx(log_loss(drawn.label, p))
+    drawn.label[:] = 1
     assert stages_document(drawn, plain, None) is None
 
 

@@ -18,7 +18,6 @@ from natix_hf.documents.run_record import RunRecord
 from natix_hf.documents.run_speed import RunSpeed
 from natix_hf.documents.several_runs import Folds
 from natix_hf.errors import UserError
-from natix_hf.files import write_json
 from natix_hf.report.metrics import METRICS
 from natix_hf.report.summary import metrics_document
 from natix_hf.runs.held_out_folds import Outcome, folds_document, folds_table, plan_folds
@@ -92,18 +91,18 @@ def test_photos_that_are_split_already_are_refused():
 def fold_run(folder: Path, rows: Rows, city: str, value: float, **more) -> None:
     """A finished fold whose every metric is `value`."""
     done = cut(rows, Plan(near_duplicates=False, **{"hold_out": {"city": [city]}, "test_alone": True, **more}))
-    prints = done.description["fingerprints"]
+    prints = done.description.fingerprints
     ledger = [
         {"step": "train", "role": role, "split": split, "rows": 1, "fingerprint": prints[split]}
         for role, split in (("training", "train"), ("selection", "val_select"), ("final_evaluation", "val_test"))
     ]
-    write_json(folder / "splits.json", done.description)
+    done.description.write(folder)
     RunRecord(status="finished", purpose="run").write(folder)
     RunSpeed(time={"train": 1.5}, speed=None).write(folder)
     note_reads(folder, ledger)
     figures = {name: Interval(value=value, low=value - 0.1, high=value + 0.1) for name in METRICS}
     figures["auroc"] = Interval(value=None, low=None, high=None)
-    n, labels = done.description["sizes"]["val_test"], np.arange(10) % 2
+    n, labels = done.description.sizes["val_test"], np.arange(10) % 2
     about = {"label_names": ["None", "Roadwork"], "times_read_before": 2, "n_boot": 9}
     made = metrics_document(np.eye(2)[labels], np.eye(2)[labels], labels, None, **about)
     made.model_copy(update={"n": n, "groups": n, "metrics": figures}).write(folder)

@@ -10,6 +10,7 @@ import torch
 
 from natix_hf import NatixTrainer, NatixTrainingArguments, UserError, finish_run, load_model, load_photos, train_run
 from natix_hf.decision.calibration import Calibration
+from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.ledger import read_ledger
 from natix_hf.documents.reward import Reward
 from natix_hf.documents.robustness import Robustness
@@ -70,27 +71,27 @@ def test_val_calib_is_predicted_as_it_is_sent_in_its_groups_and_parts(finished):
     clean = read_predictions(run, "val_calib")
     for part in ("fit", "control"):
         plain, sent = (read_predictions(run, name, part) for name in ("val_calib", "val_calib@challenge-2025"))
-        for column in ("id", "group", "label"):
-            assert list(sent[column]) == list(plain[column]) * 2
+        for column in ("ids", "group", "label"):
+            assert list(getattr(sent, column)) == list(getattr(plain, column)) * 2
     # A photo, sent by hand: the logits before calibration are those of the saved model with its calibration undone.
     rows = load_photos(photos).rows("policy", step="predictions", part="fit")
     model, processor = load_classifier(str(run))
-    calibration = Calibration.from_document(json.loads((run / "calibration.json").read_text()))
+    calibration = Calibration.from_document(CalibrationFile.read(run))
     sent = read_predictions(run, "val_calib@challenge-2025", "fit")
-    assert list(rows["id"][:]) == list(sent["id"][: len(rows)])
+    assert list(rows["id"][:]) == list(sent.ids[: len(rows)])
     for view in (0, 1):
         image = sent_photo(cached_photo(rows[2]["image"]), Case(PROFILE, view=view), rows[2]["id"])
         with torch.inference_mode():
             served = model(pixel_values=client_pixels(image, processor)[None]).logits[0].numpy()
         at = view * len(rows) + 2
-        np.testing.assert_allclose(calibration.served(sent["logits"][at : at + 1])[0], served, atol=1e-4)
-    assert len(clean["id"]) * 2 == len(pq.read_table(run / "predictions" / "val_calib@challenge-2025.parquet"))
+        np.testing.assert_allclose(calibration.served(sent.logits[at : at + 1])[0], served, atol=1e-4)
+    assert len(clean.ids) * 2 == len(pq.read_table(run / "predictions" / "val_calib@challenge-2025.parquet"))
 
 
 def test_val_test_is_predicted_in_every_way_and_the_documents_follow(finished):
     run, _ = finished
     table = pq.read_table(run / "predictions" / "robustness" / "challenge-2025.parquet")
-    rows, n = read_predictions(run, "val_test"), len(read_predictions(run, "val_test")["id"])
+    rows, n = read_predictions(run, "val_test"), len(read_predictions(run, "val_test").ids)
     assert table.column_names == ["id", "group", "label", "profile", "level", "distortion", "severity", "logits"]
     assert len(table) == n * len(cases_of(PROFILE))
     document, reward = (json.loads((run / f"{name}.json").read_text()) for name in ("robustness", "reward"))
@@ -98,9 +99,9 @@ def test_val_test_is_predicted_in_every_way_and_the_documents_follow(finished):
     Reward.check(reward)
     assert [profile["sent"] for profile in document["profiles"]] == [SENT]
     assert [entry.get("sent") for entry in reward["entries"]] == [None, SENT]
-    document_of_calibration = json.loads((run / "calibration.json").read_text())
-    assert document_of_calibration["sent"] == SENT
-    calibration = Calibration.from_document(document_of_calibration)
+    fitted = CalibrationFile.read(run)
+    assert fitted.sent == SENT
+    calibration = Calibration.from_document(fitted)
     level_3 = table.filter(table_column(table, "level") == 3).to_pydict()
     logits = calibration.served(np.array(level_3["logits"]))
     got = next(case for case in document["profiles"][0]["cases"] if case["level"] == 3)
@@ -112,7 +113,7 @@ def test_val_test_is_predicted_in_every_way_and_the_documents_follow(finished):
     )
     assert document["latency"]["n"] == min(50, n)
     assert [(entry["profile"], entry["n"]) for entry in reward["entries"]] == [("clean", n), (PROFILE, 4 * n)]
-    assert reward["entries"][0]["groups"] == reward["entries"][1]["groups"] == len(set(rows["group"]))
+    assert reward["entries"][0]["groups"] == reward["entries"][1]["groups"] == len(set(rows.group))
     for name in ("robustness", "reward"):
         assert (run / "figures" / f"{name}.png").is_file()
 

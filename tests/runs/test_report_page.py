@@ -5,8 +5,10 @@ import shutil
 import pytest
 
 from natix_hf import UserError
+from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.documents.gallery import Gallery
 from natix_hf.documents.ledger import read_ledger
+from natix_hf.documents.run_documents import RunDocuments
 from natix_hf.runs.evaluate_run import evaluate_run
 from natix_hf.runs.report_page import rows_of, write_report
 
@@ -34,6 +36,10 @@ def run(tmp_path_factory, tiny_backbone, make_photos):
 @pytest.fixture
 def copied(run, tmp_path):
     return shutil.copytree(run, tmp_path / "run")
+
+
+def documents(run) -> RunDocuments:
+    return RunDocuments.read(run, read_certificate(run))
 
 
 def test_training_ends_with_a_page_that_holds_its_photos(run):
@@ -68,7 +74,7 @@ def test_evaluating_again_takes_the_photos_that_were_kept(copied):
 
 
 def test_a_page_to_pass_on_names_no_photo_and_no_path(copied):
-    path = write_report(copied, path=copied / "public.html", include_photos=False)
+    path = write_report(copied, documents(copied), path=copied / "public.html", include_photos=False)
     page = path.read_text()
     test = rows_of(copied, "val_test")
     assert not [name for name in {*test.ids, *test.groups} if str(name) in page]
@@ -80,11 +86,11 @@ def test_a_page_to_pass_on_names_no_photo_and_no_path(copied):
 def test_a_missing_file_is_named(copied, name):
     (copied / f"{name}.json").unlink()
     with pytest.raises(UserError, match=rf"no {name}\.json, so there is nothing to report") as refused:
-        write_report(copied)
+        write_report(copied, documents(copied))
     assert "\n" not in str(refused.value)
 
 
 def test_a_file_that_is_no_json_is_named(copied):
     (copied / "metrics.json").write_text("{")
     with pytest.raises(UserError, match=r"metrics\.json: not JSON"):
-        write_report(copied)
+        write_report(copied, documents(copied))

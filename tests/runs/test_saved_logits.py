@@ -36,16 +36,16 @@ def test_parts_and_kinds_come_back_and_coordinates_were_never_written(tmp_path):
     assert pq.read_schema(path).names == [*columns, "slice:city_name", "slice:resolution"]
     assert b"39.7" not in path.read_bytes()
     read = read_predictions(tmp_path, "val_calib", "control")
-    assert read["id"].tolist() == second["id"][:]
-    np.testing.assert_array_equal(read["logits"], logits[12:])
-    assert {column: kinds.tolist() for column, kinds in read["slices"].items()} == {
+    assert read.ids.tolist() == second["id"][:]
+    np.testing.assert_array_equal(read.logits, logits[12:])
+    assert {column: kinds.tolist() for column, kinds in read.slices.items()} == {
         "city_name": second["city_name"][:],
         "resolution": ["1 to 3 MP" if height == 1080 else "0.3 to 1 MP" for height in second["height"][:]],
     }
-    assert read["source"].tolist() == ["real"] * 8
-    assert read["height"].tolist() == second["height"][:]
+    assert read.source.tolist() == ["real"] * 8
+    assert pq.read_table(path)["height"].to_pylist()[12:] == second["height"][:]
     write_predictions(path, [(None, first, logits[:12])], ["city_name"])
-    assert list(read_predictions(tmp_path, "val_calib")["slices"]) == ["city_name"]
+    assert list(read_predictions(tmp_path, "val_calib").slices) == ["city_name"]
     with pytest.raises(UserError, match="no such file"):
         read_predictions(tmp_path, "val_test")
 
@@ -54,5 +54,5 @@ def test_a_file_without_kinds_is_read_as_before(tmp_path):
     bare = rows(0, 6).select_columns(["id", "group", "label"])
     write_predictions(tmp_path / "predictions" / "val_test.parquet", [(None, bare, np.zeros((6, 2)))])
     read = read_predictions(tmp_path, "val_test")
-    assert set(read) == {"id", "group", "label", "logits", "slices"}
-    assert read["slices"] == {}
+    assert read.source is None
+    assert read.slices == {}

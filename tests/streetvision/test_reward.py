@@ -141,7 +141,7 @@ def test_a_simulated_reward_says_that_nobody_is_paid_how_often_photos_come_and_h
     assert Reward.parse(got.text(), "") == got
     assert got.challenges == 57
     lines, (section,) = reward_lines(got), reward_sections(got)
-    for text in ("\n".join(lines), section.text, extra_section(section)["text"]):
+    for text in ("\n".join(lines), section.text, extra_section(section).text):
         assert "as of 2026-05 StreetVision is halted" in text
         assert "nobody is paid" in text
         assert "57 challenges a day for each of 251 participants (288 for each of 50)" in text

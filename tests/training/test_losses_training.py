@@ -80,7 +80,7 @@ def test_the_trainer_weighs_and_adjusts_by_the_rows_of_train(job, make_photos, t
     folder = make_photos(tmp_path / "many", {"None": (100, 120, 110)}, 10)
     make_photos(folder, {"Roadwork": (150, 100, 90)}, 40, seed=1)
     splits = load_photos(folder)
-    counts = splits.description["class_counts"]["train"]
+    counts = splits.description.class_counts["train"]
     trainer = job("lora", splits=splits, class_weights="balanced", logit_adjustment=2.0)
     rows = counts["None"] + counts["Roadwork"]
     assert trainer.criterion.weights.tolist() == pytest.approx(

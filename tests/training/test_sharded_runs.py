@@ -161,11 +161,11 @@ def test_a_finished_sharded_run_is_a_model_that_predicts_what_it_wrote_down(runs
 
     run = runs["fsdp2"] / "lora"
     rows = read_predictions(run, "val_test")
-    photos = [str(runs["fsdp2"].parent / "photos" / name) for name in rows["id"]]
+    photos = [str(runs["fsdp2"].parent / "photos" / name) for name in rows.ids]
     client = pipeline("image-classification", model=str(run), device="cpu")
     found = [{one["label"]: one["score"] for one in answer} for answer in client(photos, top_k=None)]
     # Too few photos for a calibration: what is served are the logits.
     assert json.loads((run / "calibration.json").read_text())["calibrator"] == "none"
-    expected = torch.tensor(np.asarray(rows["logits"])).softmax(dim=1)
+    expected = torch.tensor(np.asarray(rows.logits)).softmax(dim=1)
     got = torch.tensor([[answer["None"], answer["Roadwork"]] for answer in found])
     assert_close(got, expected.float(), rtol=0, atol=1e-5)

@@ -80,7 +80,7 @@ def test_predict_gives_the_probabilities_that_the_copy_promises(copy, trained_de
     assert trained_desk.type("predict", folder, own / "Roadwork", "--output", output, "--num_workers", 0).status == 0
     rows = pq.read_table(folder / "predictions" / "val_calib.parquet").to_pydict()
     logits = {row: np.array(one) for row, one in zip(rows["id"], rows["logits"])}
-    calibration = Calibration.from_document(json.loads((folder / "calibration.json").read_text()))
+    calibration = Calibration.from_document(CalibrationFile.read(folder))
     lines = output.read_text().splitlines()
     header = lines[0].split(",")
     for line in lines[1:6]:

@@ -21,6 +21,7 @@ from natix_hf.data.sources.pooling import agreed_classes, left_out, pooled_value
 from natix_hf.data.sources.reading import Given, Raw, named_sources, read_source
 from natix_hf.data.sources.stacking import stacked
 from natix_hf.data.splits.contracts import SPLITS
+from natix_hf.documents.figures import Left
 from natix_hf.errors import UserError
 from natix_hf.photos.client_view import client_notes
 from natix_hf.photos.conversion import converted
@@ -38,16 +39,16 @@ class Rows:
 
     Attributes:
         data: a `Dataset`, or a `DatasetDict` of the four splits where the source brings them.
-        broken: `{"id", "reason"}` of each unreadable photo.
-        dropped: `{"id", "reason"}` of each readable row that was left out on purpose.
+        broken: photos that cannot be read.
+        dropped: readable rows that were left out on purpose.
         group_values: group column -> its value in each row of `data`, None where there is none; for a `DatasetDict`
             split -> the same for its rows.
         notes: what whoever reads the rows is to be told, a line each.
     """
 
     data: Dataset | DatasetDict
-    broken: list[dict[str, str]]
-    dropped: list[dict[str, str]] = field(default_factory=list)
+    broken: list[Left]
+    dropped: list[Left] = field(default_factory=list)
     group_values: dict = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
@@ -156,9 +157,9 @@ def load_rows(
     order = list(zip(parts, *(map(str, column) for column in values.values()), labels))
     ids, called = row_ids(raws, given, photos.flatten()["image.path"][:], seen["fingerprint"][:], order)
     errors = seen["error"][:]
-    broken = [{"id": name, "reason": reason} for name, reason in zip(called, errors) if reason is not None]
+    broken = [Left(id=name, reason=reason) for name, reason in zip(called, errors) if reason is not None]
     if broken and broken_photos == "refuse":
-        first = ", ".join(f"{photo['id']} ({photo['reason']})" for photo in broken[:3]) + ", ..." * (len(broken) > 3)
+        first = ", ".join(f"{photo.id} ({photo.reason})" for photo in broken[:3]) + ", ..." * (len(broken) > 3)
         raise UserError(
             f"{title}: {len(broken)} of {len(ids)} photos cannot be read: {first}: remove them or set "
             "broken_photos: skip"
@@ -176,7 +177,7 @@ def load_rows(
     out |= left_out(own["source"], own["group"], kept, caps=source_caps, weights=source_weights, seed=cap_seed)
     kept = [row for row in kept if row not in out]
     if broken and not kept:
-        raise UserError(f"{title}: none of {len(ids)} photos can be used; {broken[0]['id']}: {broken[0]['reason']}")
+        raise UserError(f"{title}: none of {len(ids)} photos can be used; {broken[0].id}: {broken[0].reason}")
     _check_classes([labels[row] for row in kept], names, title)
     data = datasets.concatenate_datasets(
         [Dataset.from_dict(own, features=_features(names)), seen.remove_columns(["error", "client"]), carried], axis=1
@@ -185,7 +186,7 @@ def load_rows(
     if convert_photos:
         data, client = converted(data, [row for row in kept if client[row]]), [""] * len(ids)
     notes = client_notes([client[row] for row in kept], [ids[row] for row in kept])
-    dropped = [{"id": ids[row], "reason": out[row]} for row in sorted(out)]
+    dropped = [Left(id=ids[row], reason=out[row]) for row in sorted(out)]
     if not raws[0].brings_splits:
         return Rows(_select(data, kept), broken, dropped, _some(values, kept), notes)
     members = {split: [row for row in kept if parts[row] == split] for split in SPLITS}

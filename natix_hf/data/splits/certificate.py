@@ -8,18 +8,26 @@ neither how the rows were divided nor how their photos look; whether the documen
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.stats import chi2_contingency
 
 from natix_hf.data.splits.contracts import PARTS, SPLITS
 from natix_hf.data.splits.places import components
-from natix_hf.documents.split_certificate import SplitCertificate
+from natix_hf.documents.figures import Left
+from natix_hf.documents.split_certificate import (
+    CountedRows,
+    LabelConflict,
+    LargestGroup,
+    Parts,
+    PriorShift,
+    Rules,
+    SplitCertificate,
+)
 from natix_hf.errors import UserError
 from natix_hf.files import read_json
 
@@ -29,11 +37,10 @@ if TYPE_CHECKING:
     from natix_hf.data.sources.rows import Rows
     from natix_hf.data.splits.groups import Grouping, Pair
 
-VERSION = 2
 PRINT = 16  # hex digits of a fingerprint that tell a photo from others
 SIZES = ("1", "2", "3-5", "6-10", "over 10")  # rows of a group
 KINDS = ("bytes", "pixels", "near-duplicate")  # of copies, the surest first
-NO_RULES = {"group_columns": [], "metres": None, "seconds": None, "near_duplicates": False}
+NO_RULES = Rules(group_columns=[], metres=None, seconds=None, near_duplicates=False)
 _OTHER_PHOTOS = "the photos are not those that splits.json was made for (fingerprints differ)"
 
 
@@ -63,23 +70,20 @@ def photo_prints(rows: Dataset) -> str:
     return "".join(sorted(fingerprint[:PRINT] for fingerprint in rows["fingerprint"][:]))
 
 
-def known_photos(document: Mapping[str, Any]) -> dict[str, str]:
+def known_photos(certificate: SplitCertificate) -> dict[str, str]:
     """The first 64 bits of a fingerprint -> the split that its photo stands in; empty for a certificate without."""
     return {
         prints[start : start + PRINT]: split
-        for split, prints in document.get("photo_prints", {}).items()
+        for split, prints in certificate.photo_prints.items()
         for start in range(0, len(prints), PRINT)
     }
 
 
-def prior_shift(class_counts: Mapping[str, Mapping[str, int]]) -> dict[str, Any]:
+def prior_shift(class_counts: Mapping[str, Mapping[str, int]]) -> PriorShift:
     """Whether the splits differ in their classes: Pearson's chi-squared test of split x class.
 
     Args:
         class_counts: split -> class -> photos; splits and classes without a photo are left out of the test.
-
-    Returns:
-        `chi2`, `dof`, `p` and `shares`: split -> class -> share of the split's photos.
     """
     table = np.array([list(counts.values()) for counts in class_counts.values()])  # (splits, classes) photos
     tested = table[table.sum(axis=1) > 0][:, table.sum(axis=0) > 0]
@@ -88,7 +92,7 @@ def prior_shift(class_counts: Mapping[str, Mapping[str, int]]) -> dict[str, Any]
         split: {name: count / max(sum(counts.values()), 1) for name, count in counts.items()}
         for split, counts in class_counts.items()
     }
-    return {"chi2": float(test.statistic), "dof": int(test.dof), "p": float(test.pvalue), "shares": shares}
+    return PriorShift(chi2=float(test.statistic), dof=int(test.dof), p=float(test.pvalue), shares=shares)
 
 
 def copy_sets(n: int, pairs: Sequence[Pair]) -> list[tuple[list[int], str]]:
@@ -111,7 +115,7 @@ def copy_sets(n: int, pairs: Sequence[Pair]) -> list[tuple[list[int], str]]:
     return sorted((sorted(rows), kinds[number]) for number, rows in members.items())
 
 
-def label_conflicts(ids: Sequence[str], labels: Sequence[str | None], pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+def label_conflicts(ids: Sequence[str], labels: Sequence[str | None], pairs: Sequence[Pair]) -> list[LabelConflict]:
     """Copies of one photo that carry different labels.
 
     Args:
@@ -120,14 +124,14 @@ def label_conflicts(ids: Sequence[str], labels: Sequence[str | None], pairs: Seq
         pairs: copies.
 
     Returns:
-        `{"ids", "labels", "kind"}` of each set, sorted by ids.
+        One for each set of copies, sorted by ids.
     """
     found = []
     for rows, kind in copy_sets(len(ids), pairs):
         copies = sorted((ids[row], labels[row]) for row in rows if labels[row] is not None)
         if len({label for _, label in copies}) > 1:
-            found.append({"ids": [i for i, _ in copies], "labels": [label for _, label in copies], "kind": kind})
-    return sorted(found, key=lambda conflict: conflict["ids"])
+            found.append(LabelConflict(ids=[i for i, _ in copies], labels=[name for _, name in copies], kind=kind))
+    return sorted(found, key=lambda conflict: conflict.ids)
 
 
 def straddling(numbers: np.ndarray, homes: Sequence[str | None]) -> list[int]:
@@ -149,7 +153,7 @@ def _group_sizes(sizes: Iterable[int]) -> dict[str, int]:
     return dict(zip(SIZES, np.bincount(classes, minlength=len(SIZES)).tolist()))
 
 
-def counted(places: Mapping[str, Dataset], names: Sequence[str]) -> dict[str, Any]:
+def counted(places: Mapping[str, Dataset], names: Sequence[str]) -> CountedRows:
     """What can be counted from the rows as they stand in `places`, as in `describe`; the classes are `names`."""
     counts = {place: Counter(part["label"][:]) for place, part in places.items()}
     groups = {place: Counter(part["group"][:]) for place, part in places.items()}
@@ -160,25 +164,23 @@ def counted(places: Mapping[str, Dataset], names: Sequence[str]) -> dict[str, An
     largest, rows = min(everywhere.items(), key=lambda item: (-item[1], item[0]))
     photos = Counter(value for split in SPLITS for value in places[split]["fingerprint"][:])
     class_counts = {place: {name: counts[place][i] for i, name in enumerate(names)} for place in places}
-    return {
-        "sizes": {split: len(places[split]) for split in SPLITS},
-        "reached": {split: len(places[split]) / total for split in SPLITS},
-        "class_counts": class_counts,
-        "prior_shift": prior_shift({split: class_counts[split] for split in SPLITS}),
-        "groups": {place: len(groups[place]) for place in places},
-        "group_sizes": {place: _group_sizes(groups[place].values()) for place in places},
-        "largest_group": {"name": largest, "rows": rows, "share": rows / total},
-        "sources": dict(sorted(Counter(name for split in SPLITS for name in places[split]["source"][:]).items())),
-        "repeated_photos": total - len(photos),
-        "fingerprint": hashlib.blake2b(
-            "\n".join(prints[split] for split in SPLITS).encode(), digest_size=16
-        ).hexdigest(),
-        "fingerprints": prints,
-        "byte_fingerprints": {place: bytes_fingerprint(part) for place, part in places.items()},
-        "photo_prints": {split: photo_prints(places[split]) for split in SPLITS},
-        "ids": {split: list(places[split]["id"][:]) for split in SPLITS},
-        "parts": {"val_calib": {part: list(places[f"val_calib/{part}"]["id"][:]) for part in PARTS}},
-    }
+    return CountedRows(
+        sizes={split: len(places[split]) for split in SPLITS},
+        reached={split: len(places[split]) / total for split in SPLITS},
+        class_counts=class_counts,
+        prior_shift=prior_shift({split: class_counts[split] for split in SPLITS}),
+        groups={place: len(groups[place]) for place in places},
+        group_sizes={place: _group_sizes(groups[place].values()) for place in places},
+        largest_group=LargestGroup(name=largest, rows=rows, share=rows / total),
+        sources=dict(sorted(Counter(name for split in SPLITS for name in places[split]["source"][:]).items())),
+        repeated_photos=total - len(photos),
+        fingerprint=hashlib.blake2b("\n".join(prints[split] for split in SPLITS).encode(), digest_size=16).hexdigest(),
+        fingerprints=prints,
+        byte_fingerprints={place: bytes_fingerprint(part) for place, part in places.items()},
+        photo_prints={split: photo_prints(places[split]) for split in SPLITS},
+        ids={split: list(places[split]["id"][:]) for split in SPLITS},
+        parts=Parts(val_calib={part: list(places[f"val_calib/{part}"]["id"][:]) for part in PARTS}),
+    )
 
 
 def describe(
@@ -190,10 +192,10 @@ def describe(
     seed: int,
     strata: Sequence[str] = (),
     hold_out: Mapping[str, Sequence[str]] | None = None,
-    rules: Mapping[str, Any] | None = None,
-    set_aside: Sequence[dict[str, str]] = (),
-) -> dict[str, Any]:
-    """The content of `splits.json`, sealed.
+    rules: Rules = NO_RULES,
+    set_aside: Sequence[Left] = (),
+) -> SplitCertificate:
+    """The certificate of rows that were split, sealed.
 
     Args:
         places: the four splits and the two parts of `val_calib`, `group` being the name of the row's group.
@@ -204,8 +206,8 @@ def describe(
         seed: of the assignment.
         strata: columns that were kept in proportion.
         hold_out: column -> values that stand in `val_test` alone.
-        rules: what was tied and how, as `NO_RULES`.
-        set_aside: `{"id", "reason"}` of rows that fit into no split.
+        rules: what was tied and how.
+        set_aside: rows that fit into no split.
     """
     names = rows.label_names
     labels = {
@@ -220,47 +222,24 @@ def describe(
         parts = [rows.data[split] for split in SPLITS] if isinstance(rows.data, dict) else [rows.data]
         ids = [row for part in parts for row in part["id"][:]]
         numbers, ties, pairs = grouping.numbers, grouping.ties, grouping.pairs
-    return seal(
-        {
-            "version": VERSION,
-            "label_names": names,
-            "ratios": None if ratios is None else list(ratios),
-            "seed": seed,
-            "strata": list(strata),
-            "hold_out": {column: list(values) for column, values in (hold_out or {}).items()},
-            "rules": dict(rules or NO_RULES),
-            **counted(places, names),
-            "ties": dict(ties),
-            "straddling": len(straddling(numbers, [homes.get(row) for row in ids])),
-            "conflicts": label_conflicts(ids, [labels.get(row) for row in ids], pairs),
-            "broken": rows.broken,
-            "dropped": rows.dropped,
-            "set_aside": list(set_aside),
-        }
+    return SplitCertificate.sealed(
+        label_names=names,
+        ratios=None if ratios is None else list(ratios),
+        seed=seed,
+        strata=list(strata),
+        hold_out={column: list(values) for column, values in (hold_out or {}).items()},
+        rules=rules,
+        **dict(counted(places, names)),
+        ties=dict(ties),
+        straddling=len(straddling(numbers, [homes.get(row) for row in ids])),
+        conflicts=label_conflicts(ids, [labels.get(row) for row in ids], pairs),
+        broken=rows.broken,
+        dropped=rows.dropped,
+        set_aside=list(set_aside),
     )
 
 
-def _seal_of(document: Mapping[str, Any]) -> str:
-    content = {key: value for key, value in document.items() if key != "seal"}
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def seal(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The document with `seal`, the blake2b-128 of the canonical JSON of everything else in it."""
-    return {**document, "seal": _seal_of(document)}
-
-
-def check_seal(document: Mapping[str, Any], path: str | Path) -> None:
-    """Raise `UserError` where the document is not the one that was sealed."""
-    if document["seal"] != _seal_of(document):
-        raise UserError(
-            f"{path}: edited by hand or damaged: its seal {document['seal']} is not that of its content: bring the "
-            "file back as it was written, or split again (python -m natix_hf.data split)"
-        )
-
-
-def read_certificate(folder: str | Path) -> dict[str, Any]:
+def read_certificate(folder: str | Path) -> SplitCertificate:
     """The certificate that lies in a folder of splits (or of a run), once its form and seal are checked.
 
     Args:
@@ -282,40 +261,40 @@ def read_certificate(folder: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: not JSON ({error}): bring the file back as it was written, or split again") from None
     if isinstance(document, dict) and document.get("version") == 1:
         raise UserError(f"{path}: of an earlier version, without a seal: split again (python -m natix_hf.data split)")
-    SplitCertificate.check(document)
-    check_seal(document, path)
-    return document
+    certificate = SplitCertificate.check(document)
+    certificate.check_seal(path)
+    return certificate
 
 
-def bind(document: Mapping[str, Any], splits: Mapping[str, Dataset]) -> list[str]:
+def bind(certificate: SplitCertificate, splits: Mapping[str, Dataset]) -> list[str]:
     """Where a certificate and the rows beside it differ, one line each; empty if they belong together.
 
     Args:
-        document: from `read_certificate`.
+        certificate: from `read_certificate`.
         splits: the four splits, with the fingerprints of their photos as they are now.
     """
     found: list[str] = []
-    if sorted(document["label_names"]) != sorted(splits["train"].features["label"].names):
+    if sorted(certificate.label_names) != sorted(splits["train"].features["label"].names):
         return ["the classes of the data set are not those of splits.json"]
     for split in SPLITS:
-        ids, told = set(splits[split]["id"][:]), set(document["ids"][split])
+        ids, told = set(splits[split]["id"][:]), set(certificate.ids[split])
         for rows, what in ((ids - told, "not in splits.json"), (told - ids, "in splits.json but not in the data set")):
             if rows:
                 found.append(f"{split}: {len(rows)} rows are {what}: {_few(sorted(rows))}")
         names = splits[split].features["label"].names
         counts = Counter(names[label] for label in splits[split]["label"][:])
-        if {name: counts[name] for name in names} != document["class_counts"][split]:
+        if {name: counts[name] for name in names} != certificate.class_counts[split]:
             found.append(f"{split}: photos per class are not those of splits.json")
-        if ids == told and rows_fingerprint(splits[split]) != document["fingerprints"][split]:
+        if ids == told and rows_fingerprint(splits[split]) != certificate.fingerprints[split]:
             found.append(f"{split}: {_OTHER_PHOTOS}")
     calib = splits["val_calib"]
-    parts = document["parts"]["val_calib"]
-    if sorted([*parts["fit"], *parts["control"]]) != sorted(document["ids"]["val_calib"]):
+    parts = certificate.parts.val_calib
+    if sorted([*parts.fit, *parts.control]) != sorted(certificate.ids["val_calib"]):
         found.append("val_calib: fit and control do not make up val_calib")
     for part in PARTS:
-        wanted = set(parts[part])
+        wanted = set(getattr(parts, part))
         rows = calib.select([i for i, row in enumerate(calib["id"][:]) if row in wanted], keep_in_memory=True)
-        if len(rows) == len(wanted) and rows_fingerprint(rows) != document["fingerprints"][f"val_calib/{part}"]:
+        if len(rows) == len(wanted) and rows_fingerprint(rows) != certificate.fingerprints[f"val_calib/{part}"]:
             found.append(
                 f"val_calib/{part}: the photos are not those that splits.json was made for (fingerprints differ)"
             )

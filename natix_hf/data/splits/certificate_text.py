@@ -10,6 +10,7 @@ from typing import Any
 
 from natix_hf.data.splits.certificate import SIZES
 from natix_hf.data.splits.contracts import PARTS, SPLITS
+from natix_hf.documents.split_certificate import PriorShift, SplitCertificate
 
 LISTED = 50  # conflicts and rows left out; the rest is in splits.json
 SHIFTED, POINTS = 0.01, 0.05  # p and difference of shares from which a prior shift is worth a warning
@@ -50,126 +51,126 @@ def largest_difference(shares: Mapping[str, Mapping[str, float]]) -> tuple[float
     return max(found)
 
 
-def shift_sentence(shift: Mapping[str, Any]) -> str:
+def shift_sentence(shift: PriorShift) -> str:
     """What the test says of the classes' shares."""
-    difference, name, least, most = largest_difference(shift["shares"])
-    test = f"chi-squared {shift['chi2']:.2f}, {shift['dof']} degrees of freedom, p = {shift['p']:.3g}"
-    if shift["p"] >= SHIFTED:
+    difference, name, least, most = largest_difference(shift.shares)
+    test = f"chi-squared {shift.chi2:.2f}, {shift.dof} degrees of freedom, p = {shift.p:.3g}"
+    if shift.p >= SHIFTED:
         return f"The splits do not differ in their classes by more than chance would ({test})."
-    low, high = (f"{shift['shares'][split][name]:.1%} in {split}" for split in (least, most))
+    low, high = (f"{shift.shares[split][name]:.1%} in {split}" for split in (least, most))
     weight = "enough to matter" if difference > POINTS else f"though by less than {POINTS * 100:.0f} points"
     return f"The splits differ in their classes, {weight}: the share of {name} is {low} and {high} ({test})."
 
 
-def summary_lines(document: Mapping[str, Any]) -> list[str]:
+def summary_lines(certificate: SplitCertificate) -> list[str]:
     """The certificate in a few lines, for the terminal."""
     lines = [
-        f"{split}: {counted(document['sizes'][split], 'photo')} ({document['reached'][split]:.1%}), "
-        f"{counted(document['groups'][split], 'group')}; "
-        + ", ".join(f"{name} {count:,}" for name, count in document["class_counts"][split].items())
+        f"{split}: {counted(certificate.sizes[split], 'photo')} ({certificate.reached[split]:.1%}), "
+        f"{counted(certificate.groups[split], 'group')}; "
+        + ", ".join(f"{name} {count:,}" for name, count in certificate.class_counts[split].items())
         for split in SPLITS
     ]
-    ties = ", ".join(f"{kind} {number:,}" for kind, number in document["ties"].items())
-    largest = f"{document['largest_group']['rows']:,} ({document['largest_group']['share']:.1%})"
+    ties = ", ".join(f"{kind} {number:,}" for kind, number in certificate.ties.items())
+    largest = f"{certificate.largest_group.rows:,} ({certificate.largest_group.share:.1%})"
     lines.append(f"ties: {ties or 'none looked for'}; the largest group holds {largest}")
-    lines.append(straddle(document["straddling"]))
+    lines.append(straddle(certificate.straddling))
     for key, what in (
         ("conflicts", "copies of one photo with different labels: {}, see conflicts.png"),
         ("broken", "photos that cannot be read: {}, left out"),
         ("dropped", "rows left out on purpose: {}"),
         ("set_aside", "rows that fit into no split: {}, set aside"),
     ):
-        if document[key]:
-            lines.append(what.format(f"{len(document[key]):,}"))
+        if getattr(certificate, key):
+            lines.append(what.format(f"{len(getattr(certificate, key)):,}"))
     return lines
 
 
-def certificate_text(document: Mapping[str, Any]) -> str:
+def certificate_text(certificate: SplitCertificate) -> str:
     """The content of `SPLITS.md`.
 
     Args:
-        document: the content of `splits.json`.
+        certificate: of the splits.
     """
     return "\n".join(
         [
             "# Splits",
             "",
-            *_divided(document),
-            *_grouped(document),
-            *_conflicts(document),
+            *_divided(certificate),
+            *_grouped(certificate),
+            *_conflicts(certificate),
             "## Classes",
             "",
-            shift_sentence(document["prior_shift"]),
+            shift_sentence(certificate.prior_shift),
             "",
-            *_left_out(document),
-            *_fingerprints(document),
+            *_left_out(certificate),
+            *_fingerprints(certificate),
         ]
     )
 
 
-def _divided(document: Mapping[str, Any]) -> list[str]:
-    total = sum(document["sizes"].values())
+def _divided(certificate: SplitCertificate) -> list[str]:
+    total = sum(certificate.sizes.values())
     how = (
-        f"{counted(total, 'photo')}, divided by class and whole groups with seed {document['seed']}."
-        if document["ratios"]
+        f"{counted(total, 'photo')}, divided by class and whole groups with seed {certificate.seed}."
+        if certificate.ratios
         else f"{counted(total, 'photo')}; the data set brought its own splits, which were kept."
     )
-    targets = dict(zip(SPLITS, document["ratios"] or []))
-    names = document["label_names"]
+    targets = dict(zip(SPLITS, certificate.ratios or []))
+    names = certificate.label_names
     rows = []
     for place in (*SPLITS, *(f"val_calib/{part}" for part in PARTS)):
-        counts = document["class_counts"][place]
+        counts = certificate.class_counts[place]
         whole = place in SPLITS
         rows.append(
             [
                 place,
                 f"{sum(counts.values()):,}",
                 f"{targets[place]:.1%}" if place in targets else "",
-                f"{document['reached'][place]:.1%}" if whole else "",
-                f"{document['groups'][place]:,}",
+                f"{certificate.reached[place]:.1%}" if whole else "",
+                f"{certificate.groups[place]:,}",
                 *(f"{counts[name]:,}" for name in names),
             ]
         )
     lines = [how, "", *table(["split", "photos", "target", "reached", "groups", *names], rows), ""]
-    if document["strata"]:
-        lines += [f"Kept in proportion too: {', '.join(map(_code, document['strata']))}.", ""]
-    for column, values in document["hold_out"].items():
+    if certificate.strata:
+        lines += [f"Kept in proportion too: {', '.join(map(_code, certificate.strata))}.", ""]
+    for column, values in certificate.hold_out.items():
         lines += [f"Only in val_test: {_code(column)} = {', '.join(map(_code, values))}.", ""]
-    if len(document["sources"]) > 1:
-        lines += [*table(["source", "photos"], [(k, f"{n:,}") for k, n in document["sources"].items()]), ""]
+    if len(certificate.sources) > 1:
+        lines += [*table(["source", "photos"], [(k, f"{n:,}") for k, n in certificate.sources.items()]), ""]
     return lines
 
 
-def _grouped(document: Mapping[str, Any]) -> list[str]:
-    rules, largest = document["rules"], document["largest_group"]
-    tied = [f"the same {_code(column)}" for column in rules["group_columns"]]
-    if rules["metres"] is not None:
-        seconds = "" if rules["seconds"] is None else f" and {rules['seconds']:g} s where both times are known"
-        tied.append(f"within {rules['metres']:g} m{seconds}")
-    tied += ["byte-equal photos"] + ["near-duplicate photos (altered copies)"] * rules["near_duplicates"]
+def _grouped(certificate: SplitCertificate) -> list[str]:
+    rules, largest = certificate.rules, certificate.largest_group
+    tied = [f"the same {_code(column)}" for column in rules.group_columns]
+    if rules.metres is not None:
+        seconds = "" if rules.seconds is None else f" and {rules.seconds:g} s where both times are known"
+        tied.append(f"within {rules.metres:g} m{seconds}")
+    tied += ["byte-equal photos"] + ["near-duplicate photos (altered copies)"] * rules.near_duplicates
     lines = [
         "## Groups",
         "",
-        f"{straddle(document['straddling'])}. Rows stay together that share one of: {'; '.join(tied)}.",
+        f"{straddle(certificate.straddling)}. Rows stay together that share one of: {'; '.join(tied)}.",
         "",
     ]
-    if document["ties"]:
-        lines += [*table(["tied by", "ties"], [(kind, f"{n:,}") for kind, n in document["ties"].items()]), ""]
-    sizes = [[split, *(f"{document['group_sizes'][split][size]:,}" for size in SIZES)] for split in SPLITS]
+    if certificate.ties:
+        lines += [*table(["tied by", "ties"], [(kind, f"{n:,}") for kind, n in certificate.ties.items()]), ""]
+    sizes = [[split, *(f"{certificate.group_sizes[split][size]:,}" for size in SIZES)] for split in SPLITS]
     return [
         *lines,
         "Groups by their number of photos:",
         "",
         *table(["split", *SIZES], sizes),
         "",
-        f"The largest group is {_code(largest['name'])} with {counted(largest['rows'], 'photo')} "
-        f"({largest['share']:.1%}). {document['repeated_photos']:,} photos repeat another one byte for byte.",
+        f"The largest group is {_code(largest.name)} with {counted(largest.rows, 'photo')} "
+        f"({largest.share:.1%}). {certificate.repeated_photos:,} photos repeat another one byte for byte.",
         "",
     ]
 
 
-def _conflicts(document: Mapping[str, Any]) -> list[str]:
-    conflicts = document["conflicts"]
+def _conflicts(certificate: SplitCertificate) -> list[str]:
+    conflicts = certificate.conflicts
     if not conflicts:
         return ["## Label conflicts", "", "No copies of one photo carry different labels.", ""]
     lines = [
@@ -180,22 +181,22 @@ def _conflicts(document: Mapping[str, Any]) -> list[str]:
         "",
     ]
     for conflict in conflicts[:LISTED]:
-        copies = ", ".join(f"{_code(i)} {label}" for i, label in zip(conflict["ids"], conflict["labels"]))
-        lines.append(f"- {conflict['kind']}: {copies}")
+        copies = ", ".join(f"{_code(i)} {label}" for i, label in zip(conflict.ids, conflict.labels))
+        lines.append(f"- {conflict.kind}: {copies}")
     return [*lines, *_rest(len(conflicts)), ""]
 
 
-def _left_out(document: Mapping[str, Any]) -> list[str]:
+def _left_out(certificate: SplitCertificate) -> list[str]:
     lines = ["## Left out", ""]
     for key, what in (
         ("broken", "that cannot be read"),
         ("dropped", "left out on purpose"),
         ("set_aside", "that fit into no split"),
     ):
-        rows = document[key]
+        rows = getattr(certificate, key)
         if rows:
             lines += [f"{counted(len(rows), 'row')} {what}:", ""]
-            lines += [f"- {_code(row['id'])}: {' '.join(row['reason'].split())}" for row in rows[:LISTED]]
+            lines += [f"- {_code(row.id)}: {' '.join(row.reason.split())}" for row in rows[:LISTED]]
             lines += [*_rest(len(rows)), ""]
     return lines if len(lines) > 2 else [*lines, "Nothing was left out.", ""]
 
@@ -204,17 +205,17 @@ def _rest(count: int) -> list[str]:
     return [f"- and {count - LISTED:,} more, listed in splits.json"] if count > LISTED else []
 
 
-def _fingerprints(document: Mapping[str, Any]) -> list[str]:
+def _fingerprints(certificate: SplitCertificate) -> list[str]:
     rows = [
-        [place, _code(document["fingerprints"][place]), _code(document["byte_fingerprints"][place])]
-        for place in document["fingerprints"]
+        [place, _code(certificate.fingerprints[place]), _code(certificate.byte_fingerprints[place])]
+        for place in certificate.fingerprints
     ]
     return [
         "## Fingerprints",
         "",
         *table(["split", "ids and photos", "photos alone"], rows),
         "",
-        f"Of all four: {_code(document['fingerprint'])}. Seal of splits.json: {_code(document['seal'])}.",
+        f"Of all four: {_code(certificate.fingerprint)}. Seal of splits.json: {_code(certificate.seal)}.",
         "",
         "## Check it again",
         "",

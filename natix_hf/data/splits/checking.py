@@ -21,6 +21,7 @@ from natix_hf.data.sources.columns import as_name, column_values, has_column
 from natix_hf.data.sources.known_sources import read_rows
 from natix_hf.data.sources.metadata import places, times
 from natix_hf.data.splits.certificate import (
+    NO_RULES,
     bind,
     copy_sets,
     counted,
@@ -41,6 +42,8 @@ from natix_hf.data.splits.shortcut import (
     shortcut,
     strongest,
 )
+from natix_hf.documents.figures import Left
+from natix_hf.documents.split_certificate import CountedRows, Halves, Rules, SplitCertificate
 from natix_hf.errors import UserError
 from natix_hf.photos.perceptual_hashes import thumbnails
 
@@ -123,7 +126,7 @@ def check(
         raise UserError(f"max_auroc: expected 0.5 (no shortcut at all) to 1 (any), found {max_auroc:g}")
     report = Report()
     rows = read_rows(data, **{"broken_photos": "skip", "say": report.fact, **source_options})
-    document = _certificate(data, report)
+    certificate = _certificate(data, report)
     if not isinstance(rows.data, DatasetDict):
         raise UserError(
             f"{'the data set' if isinstance(data, DatasetDict) else data}: check reads the four splits "
@@ -137,12 +140,12 @@ def check(
     _check_photos(report, rows.broken, len(pool.homes))
     for note in rows.notes:
         report.warn(f"photos: {note}")
-    if document is not None:
-        _check_document(report, document, rows.data, Path(data).expanduser())
-    grouping = _tied(pool, rows.group_values, document["rules"] if document else {})
+    if certificate is not None:
+        _check_document(report, certificate, rows.data, Path(data).expanduser())
+    grouping = _tied(pool, rows.group_values, certificate.rules if certificate else NO_RULES)
     _check_ties(report, pool, grouping)
-    if document is not None:
-        _check_parts(report, pool, grouping, document["parts"]["val_calib"])
+    if certificate is not None:
+        _check_parts(report, pool, grouping, certificate.parts.val_calib)
     _check_conflicts(report, pool, grouping, contact_sheet)
     _check_classes(report, rows.data, names)
     chosen = [name for name in COLUMNS if name in joined.column_names] if columns is None else columns
@@ -159,36 +162,36 @@ def _few(names: Sequence[str], most: int = NAMED) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
-def _certificate(data: str | Path | DatasetDict, report: Report) -> dict | None:
+def _certificate(data: str | Path | DatasetDict, report: Report) -> SplitCertificate | None:
     if isinstance(data, DatasetDict):
         report.warn("certificate: none, since these rows are only in memory")
         return None
     try:
-        document = certificate_beside(data)
+        certificate = certificate_beside(data)
     except UserError as error:
         report.violate(f"certificate: {error}")
         return None
-    if document is None:
+    if certificate is None:
         report.violate(
             "certificate: there is no splits.json: python -m natix_hf.data split writes one, and keeps the splits "
             "that are there"
         )
     else:
-        report.fact(f"certificate: as it was written, seal {document['seal']}")
-    return document
+        report.fact(f"certificate: as it was written, seal {certificate.seal}")
+    return certificate
 
 
-def _check_photos(report: Report, broken: list[dict[str, str]], readable: int) -> None:
+def _check_photos(report: Report, broken: list[Left], readable: int) -> None:
     if broken:
-        names = _few([f"{photo['id']} ({photo['reason']})" for photo in broken])
+        names = _few([f"{photo.id} ({photo.reason})" for photo in broken])
         report.violate(f"photos: {len(broken):,} of {readable + len(broken):,} cannot be read: {names}")
     else:
         report.fact(f"photos: all {readable:,} can be read")
 
 
-def _check_document(report: Report, document: dict, splits: DatasetDict, folder: Path) -> None:
+def _check_document(report: Report, certificate: SplitCertificate, splits: DatasetDict, folder: Path) -> None:
     """Does the certificate say of these rows what is counted from them now?"""
-    differing = bind(document, splits)
+    differing = bind(certificate, splits)
     for text in differing:
         report.violate(f"certificate: {text}")
     changed = _changed(splits, folder)
@@ -198,16 +201,17 @@ def _check_document(report: Report, document: dict, splits: DatasetDict, folder:
         return
     places = dict(splits)
     for part in PARTS:
-        ids = set(document["parts"]["val_calib"][part])
+        ids = set(getattr(certificate.parts.val_calib, part))
         inside = [i for i, row in enumerate(splits["val_calib"]["id"][:]) if row in ids]
         places[f"val_calib/{part}"] = splits["val_calib"].select(inside, keep_in_memory=True)
-    fresh = counted(places, document["label_names"])
-    told = [key for key in fresh if key not in ("ids", "parts") and key in document]  # an older one tells less
-    wrong = [key for key in told if fresh[key] != document[key]]
+    fresh = counted(places, certificate.label_names)
+    told = certificate.model_fields_set - {"ids", "parts"}  # an older one tells less
+    counts = [key for key in CountedRows.model_fields if key in told]
+    wrong = [key for key in counts if getattr(fresh, key) != getattr(certificate, key)]
     for key in wrong:
         report.violate(f"certificate: {key} in splits.json is not what is counted from the data set")
     if not wrong:
-        report.fact(f"certificate: ids, classes, groups and bytes are the data set's, {document['fingerprint']}")
+        report.fact(f"certificate: ids, classes, groups and bytes are the data set's, {certificate.fingerprint}")
 
 
 def _changed(splits: DatasetDict, folder: Path) -> list[str]:
@@ -223,16 +227,16 @@ def _changed(splits: DatasetDict, folder: Path) -> list[str]:
     return changed
 
 
-def _tied(pool: _Pool, values: dict[str, dict[str, list]], rules: dict[str, Any]) -> Grouping:
+def _tied(pool: _Pool, values: dict[str, dict[str, list]], rules: Rules) -> Grouping:
     """The groups of the rows, found anew: from the columns that tied them, the files and the photos."""
     columns = {name: [value for split in SPLITS for value in values[split][name]] for name in values["train"]}
     columns |= {
         name: [as_name(value) for value in column_values(pool.data, name, "group_column")]
-        for name in rules.get("group_columns", ())
+        for name in rules.group_columns
         if name not in columns and has_column(pool.data, name)
     }
-    place, time = rules.get("place_column"), rules.get("time_column")
-    near = rules.get("metres") is not None and place is not None and has_column(pool.data, place)
+    place, time = rules.place_column, rules.time_column
+    near = rules.metres is not None and place is not None and has_column(pool.data, place)
     return group_rows(
         pool.ids,
         columns,
@@ -240,8 +244,8 @@ def _tied(pool: _Pool, values: dict[str, dict[str, list]], rules: dict[str, Any]
         pool.data["look"][:],
         places=places(pool.data, place) if near else None,
         times=times(pool.data, time) if near and time and has_column(pool.data, time) else None,
-        metres=rules["metres"] if near else None,
-        seconds=rules["seconds"] if near else None,
+        metres=rules.metres if near else None,
+        seconds=rules.seconds if near else None,
         largest_share=1.0,
     )
 
@@ -283,15 +287,15 @@ def _list_leaks(report: Report, pool: _Pool, grouping: Grouping, torn: list[int]
         report.violate(f"leak: {len(leaks) - NAMED:,} more such pairs")
 
 
-def _check_parts(report: Report, pool: _Pool, grouping: Grouping, parts: dict[str, list[str]]) -> None:
-    home = {row: part for part in PARTS for row in parts[part]}
+def _check_parts(report: Report, pool: _Pool, grouping: Grouping, parts: Halves) -> None:
+    home = {row: part for part, ids in parts for row in ids}
     for part in PARTS:
         held = {label for row, label in zip(pool.ids, pool.labels) if home.get(row) == part}
         missing = sorted(set(pool.labels) - held)
         if missing:
             report.warn(f"val_calib: its part {part} holds no photo of {', '.join(missing)}")
     torn = straddling(grouping.numbers, [home.get(row) for row in pool.ids])
-    sizes = ", ".join(f"{part} {len(parts[part]):,}" for part in PARTS)
+    sizes = ", ".join(f"{part} {len(ids):,}" for part, ids in parts)
     if torn:
         report.violate(f"val_calib: {straddle(len(torn))} its parts ({sizes})")
     else:
@@ -304,16 +308,16 @@ def _check_conflicts(report: Report, pool: _Pool, grouping: Grouping, picture: s
         report.fact("labels: no copies of one photo carry different labels")
         return
     homes = dict(zip(pool.ids, pool.homes))
-    across = [len({homes[row] for row in conflict["ids"]}) > 1 for conflict in conflicts]
+    across = [len({homes[row] for row in conflict.ids}) > 1 for conflict in conflicts]
     say = report.violate if any(across) else report.warn
     say(f"labels: {_number(conflicts, 'photo')} with copies of different labels, {sum(across):,} in two splits")
     for conflict in conflicts[:NAMED]:
-        copies = ", ".join(f"{row} {label}" for row, label in zip(conflict["ids"], conflict["labels"]))
-        report.fact(f"labels: {copies} ({conflict['kind']})")
+        copies = ", ".join(f"{row} {label}" for row, label in zip(conflict.ids, conflict.labels))
+        report.fact(f"labels: {copies} ({conflict.kind})")
     if len(conflicts) > NAMED:
         report.fact(f"labels: {len(conflicts) - NAMED:,} more such photos")
     if picture is not None:
-        wanted = {row for conflict in conflicts for row in conflict["ids"]}
+        wanted = {row for conflict in conflicts for row in conflict.ids}
         rows = pool.data.select([i for i, row in enumerate(pool.ids) if row in wanted], keep_in_memory=True)
         draw_contact_sheet(picture, conflicts, {row["id"]: row["image"] for row in rows})
         report.fact(f"labels: {picture} shows them side by side")
@@ -331,7 +335,7 @@ def _check_classes(report: Report, splits: DatasetDict, names: list[str]) -> Non
         else:
             report.fact(f"classes: {split} {told}")
     shift = prior_shift(counts)
-    shifted = shift["p"] < SHIFTED and largest_difference(shift["shares"])[0] > POINTS
+    shifted = shift.p < SHIFTED and largest_difference(shift.shares)[0] > POINTS
     (report.warn if shifted else report.fact)(f"classes: {shift_sentence(shift)}")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from natix_hf.documents.split_certificate import LabelConflict
 from natix_hf.files import replacing
 from natix_hf.photos.decode import open_photo
 
@@ -47,13 +48,12 @@ def chosen(labels: Sequence[str]) -> list[int]:
     return sorted((first + others)[:MOST_COPIES])
 
 
-def contact_sheet(
-    path: str | Path, conflicts: Sequence[Mapping[str, Any]], photos: Mapping[str, dict[str, Any]]
-) -> None:
+def contact_sheet(path: str | Path, conflicts: Sequence[LabelConflict], photos: Mapping[str, dict[str, Any]]) -> None:
     """Write a PNG with one row per conflict; file name and label stand under each photo.
 
     Args:
-        conflicts: `{"ids", "labels", "kind"}` as in `splits.json`; the first `MOST` are drawn.
+        path: the PNG.
+        conflicts: the first `MOST` are drawn.
         photos: id -> `{"bytes", "path"}`.
 
     Raises:
@@ -61,23 +61,23 @@ def contact_sheet(
     """
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"  # they know more letters than Pillow's own
     plain, bold = (ImageFont.truetype(str(folder / f"{name}.ttf"), 13) for name in ("DejaVuSans", "DejaVuSans-Bold"))
-    drawn = [(conflict, chosen(conflict["labels"])) for conflict in conflicts[:MOST]]
+    drawn = [(conflict, chosen(conflict.labels)) for conflict in conflicts[:MOST]]
     columns = max(2, *(len(copies) for _, copies in drawn))
     row = LINE + HEIGHT + 2 * LINE + 2 * GAP
     left_out = len(conflicts) - len(drawn)
     size = GAP + columns * (WIDTH + GAP), GAP + len(drawn) * row + (LINE + GAP if left_out else 0)
-    labels = sorted({label for conflict in conflicts for label in conflict["labels"]})  # one colour each
+    labels = sorted({label for conflict in conflicts for label in conflict.labels})  # one colour each
     sheet = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(sheet)
     for number, (conflict, copies) in enumerate(drawn):
         top = GAP + number * row
-        more = f", {len(copies)} of {len(conflict['ids'])} copies shown" if len(copies) < len(conflict["ids"]) else ""
-        draw.text((GAP, top), f"{number + 1}. {conflict['kind']}{more}", INK, plain)
+        more = f", {len(copies)} of {len(conflict.ids)} copies shown" if len(copies) < len(conflict.ids) else ""
+        draw.text((GAP, top), f"{number + 1}. {conflict.kind}{more}", INK, plain)
         for column, i in enumerate(copies):
             left, below = GAP + column * (WIDTH + GAP), top + LINE + HEIGHT
-            photo = open_photo(photos[conflict["ids"][i]])
+            photo = open_photo(photos[conflict.ids[i]])
             sheet.paste(ImageOps.pad(photo, (WIDTH, HEIGHT), Image.Resampling.LANCZOS, FRAME), (left, top + LINE))
-            name, label = conflict["ids"][i], conflict["labels"][i]
+            name, label = conflict.ids[i], conflict.labels[i]
             colour = COLOURS[labels.index(label) % len(COLOURS)]
             for line, (text, font, ink) in enumerate(((name, plain, PALE), (label, bold, colour))):
                 short = shortened(text, lambda text, font=font: font.getlength(text) <= WIDTH)

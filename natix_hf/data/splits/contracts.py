@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from datasets import Dataset
 
+    from natix_hf.documents.split_certificate import SplitCertificate
+
 SPLITS = ("train", "val_select", "val_calib", "val_test")
 PARTS = ("fit", "control")  # the two halves of val_calib
 ROLES = {"training": "train", "selection": "val_select", "policy": "val_calib", "final_evaluation": "val_test"}
@@ -71,7 +73,7 @@ class LockedSplits:
 
     __slots__ = ("__weakref__", "_description", "_ledger", "_notes", "_purpose", "_told")
 
-    def __init__(self, splits: dict[str, Dataset], description: dict, notes: Sequence[str] = ()):
+    def __init__(self, splits: dict[str, Dataset], description: SplitCertificate, notes: Sequence[str] = ()):
         """Lock the rows.
 
         Args:
@@ -88,17 +90,17 @@ class LockedSplits:
     @property
     def label_names(self) -> list[str]:
         """The classes, in the order of their numbers."""
-        return list(self._description["label_names"])
+        return list(self._description.label_names)
 
     @property
-    def description(self) -> dict:
-        """The content of `splits.json`: ids, sizes, counts and fingerprints."""
-        return dict(self._description)
+    def description(self) -> SplitCertificate:
+        """The certificate of the splits: ids, sizes, counts and fingerprints."""
+        return self._description
 
     @property
     def sizes(self) -> dict[str, int]:
         """Rows per split."""
-        return dict(self._description["sizes"])
+        return dict(self._description.sizes)
 
     @property
     def notes(self) -> list[str]:
@@ -125,9 +127,9 @@ class LockedSplits:
     @property
     def training_counts(self) -> dict[str, int]:
         """Photos of each class among the rows that this run trains on."""
-        counts = self._description["class_counts"]
+        counts = self._description.class_counts
         splits = SPLITS if self._purpose == REFIT else ("train",)
-        return {name: sum(counts[split][name] for split in splits) for name in self._description["label_names"]}
+        return {name: sum(counts[split][name] for split in splits) for name in self._description.label_names}
 
     def narrowest(self) -> tuple[str, tuple[int, int]]:
         """Id, width and height in pixels of the photo with the longest shape, of all splits."""
@@ -216,7 +218,7 @@ class LockedSplits:
                 "split": split,
                 "part": part or None,
                 "rows": len(_ROWS[self][place]),
-                "fingerprint": self._description["fingerprints"][place],
+                "fingerprint": self._description.fingerprints[place],
                 "time": time.time(),
             }
         )

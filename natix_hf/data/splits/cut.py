@@ -25,6 +25,8 @@ from natix_hf.data.splits.contracts import PARTS, SPLITS, LockedSplits
 from natix_hf.data.splits.groups import Grouping, group_rows
 from natix_hf.data.splits.placement import place
 from natix_hf.data.splits.split_options import DEFAULT_RATIOS, Plan, check_ratios
+from natix_hf.documents.figures import Left
+from natix_hf.documents.split_certificate import Halves, SplitCertificate
 from natix_hf.errors import UserError
 from natix_hf.photos.decode import open_photo
 
@@ -37,11 +39,12 @@ class Cut:
 
     Args:
         places: `train, val_select, val_calib, val_test, val_calib/fit, val_calib/control`.
+        description: their certificate.
         notes: what whoever reads the rows is to be told, a line each.
     """
 
     places: dict[str, Dataset]
-    description: dict
+    description: SplitCertificate
     notes: list[str] = field(default_factory=list)
 
     def lock(self) -> LockedSplits:
@@ -127,17 +130,14 @@ def _own_test(data: Dataset) -> np.ndarray:
     return kept & (not kept.all())
 
 
-def _tied_to_test(data: Dataset, grouping: Grouping, kept: np.ndarray, what: str) -> list[dict[str, str]]:
+def _tied_to_test(data: Dataset, grouping: Grouping, kept: np.ndarray, what: str) -> list[Left]:
     """Rows that are tied to those of `val_test` without being of them; `what` these are."""
     ids, holders = data["id"][:], {}
     for row in np.flatnonzero(kept):
         holders.setdefault(int(grouping.numbers[row]), ids[row])
     tied = np.flatnonzero(~kept & np.isin(grouping.numbers, list(holders)))
     return [
-        {
-            "id": ids[row],
-            "reason": f"in one group with {holders[int(grouping.numbers[row])]!r} of {what}",
-        }
+        Left(id=ids[row], reason=f"in one group with {holders[int(grouping.numbers[row])]!r} of {what}")
         for row in tied
     ]
 
@@ -163,19 +163,19 @@ def _strata(data: Dataset, columns: Sequence[str]) -> np.ndarray | None:
     return _codes(["\0".join(row) for row in zip(*values)])[0]
 
 
-def _halves(calib: Dataset, seed: int, parts: Mapping[str, Sequence[str]] | None) -> dict[str, Dataset]:
+def _halves(calib: Dataset, seed: int, parts: Halves | None) -> dict[str, Dataset]:
     """val_calib cut into its parts by whole groups; a class too small for both parts stands in `fit`.
 
     Rows that `parts` names stay where they were, and whole groups with them.
     """
     codes, names = _codes(calib["group"][:])
-    home = {row: PARTS.index(part) for part, ids in (parts or {}).items() for row in ids}
+    home = {row: PARTS.index(part) for part, ids in parts or () for row in ids}
     fixed = np.asarray([home.get(row, -1) for row in calib["id"][:]])
     homes = place(np.asarray(calib["label"][:]), codes, names, (0.5, 0.5), seed, fixed=fixed)
     return {f"val_calib/{part}": _select(calib, np.flatnonzero(homes == i)) for i, part in enumerate(PARTS)}
 
 
-def _given(rows: Rows, plan: Plan, document: dict | None) -> Cut:
+def _given(rows: Rows, plan: Plan, certificate: SplitCertificate | None) -> Cut:
     """The splits that the source brings, as they are."""
     pool = concatenate_datasets([rows.data[split] for split in SPLITS])
     _check_used(np.asarray(pool["label"][:]), rows.label_names)
@@ -189,26 +189,34 @@ def _given(rows: Rows, plan: Plan, document: dict | None) -> Cut:
     pool = _grouped(pool, grouping)
     at = np.asarray(homes, dtype=object)
     splits = {split: _select(pool, np.flatnonzero(at == split)) for split in SPLITS}
-    parts = document["parts"]["val_calib"] if document else None
-    seed = document["seed"] if document else plan.seed
+    parts = certificate.parts.val_calib if certificate else None
+    seed = certificate.seed if certificate else plan.seed
     everything = splits | _halves(splits["val_calib"], seed, parts)
-    if document is None:
+    if certificate is None:
         facts = {"ratios": None, "seed": plan.seed, "rules": plan.rules(values)}
         return Cut(everything, describe(everything, rows, grouping, **facts), rows.notes)
-    differing = bind(document, everything)
+    differing = bind(certificate, everything)
     if differing:
         raise UserError(
             f"splits.json does not describe the rows beside it: {'; '.join(differing[:3])}: bring back the file or "
             "the data set that it was written with, or split again"
         )
-    return Cut(everything, document, rows.notes)
+    return Cut(everything, certificate, rows.notes)
 
 
-def cut(rows: Rows, plan: Plan | None = None, *, document: dict | None = None, earlier: Cut | None = None) -> Cut:
+def cut(
+    rows: Rows,
+    plan: Plan | None = None,
+    *,
+    certificate: SplitCertificate | None = None,
+    earlier: Cut | None = None,
+) -> Cut:
     """Tie the rows into groups and divide them; a source that brings the four splits keeps them.
 
     Args:
-        document: the `splits.json` that came with a source of four splits; it is checked against the rows.
+        rows: from `load_rows`.
+        plan: how.
+        certificate: that came with a source of four splits; it is checked against the rows.
         earlier: splits that grow: their rows stay where they are. `rows` then holds theirs and the new ones, with
             the old ones' ids unchanged.
 
@@ -223,12 +231,12 @@ def cut(rows: Rows, plan: Plan | None = None, *, document: dict | None = None, e
                 "hold_out: the data set brings its four splits, which stay as they are: give the photos that they "
                 "were made from"
             )
-        return _given(rows, plan, document)
+        return _given(rows, plan, certificate)
     data, values = rows.data, rows.group_values or {"group": rows.data["group"][:]}
     grouping = _tied(data, values, plan)
     shares = check_ratios(plan.ratios)
     if earlier is not None:
-        home = {row: i for i, split in enumerate(SPLITS) for row in earlier.description["ids"][split]}
+        home = {row: i for i, split in enumerate(SPLITS) for row in earlier.description.ids[split]}
         fixed = np.asarray([home.get(row, -1) for row in data["id"][:]])
         set_aside = _between(data, grouping, fixed)
     else:
@@ -240,7 +248,7 @@ def cut(rows: Rows, plan: Plan | None = None, *, document: dict | None = None, e
         fixed = np.where(kept, TEST, -1)
         set_aside = _tied_to_test(data, grouping, kept, what)
     if set_aside:  # without these rows what they tied is apart again
-        held = np.isin(data["id"][:], [row["id"] for row in set_aside])
+        held = np.isin(data["id"][:], [row.id for row in set_aside])
         data, values = _without(data, values, held)
         grouping, fixed = _tied(data, values, plan), fixed[~held]
     whole_test = earlier is None and bool((fixed == TEST).any())
@@ -252,11 +260,11 @@ def cut(rows: Rows, plan: Plan | None = None, *, document: dict | None = None, e
     homes = _homes(data, grouping, shares, plan, fixed, whole_test=whole_test)
     data = _grouped(data, grouping)
     splits = {split: _select(data, np.flatnonzero(homes == i)) for i, split in enumerate(SPLITS)}
-    parts = earlier.description["parts"]["val_calib"] if earlier else None
+    parts = earlier.description.parts.val_calib if earlier else None
     everything = splits | _halves(splits["val_calib"], plan.seed, parts)
     facts = {"ratios": shares, "seed": plan.seed, "strata": plan.strata, "hold_out": plan.hold_out}
     if earlier is not None:
-        set_aside = earlier.description["set_aside"] + set_aside
+        set_aside = earlier.description.set_aside + set_aside
     joined = replace(rows, data=data, group_values=values)
     facts |= {"rules": plan.rules(values), "set_aside": set_aside}
     return Cut(everything, describe(everything, joined, grouping, **facts), rows.notes)
@@ -267,7 +275,7 @@ def _without(data: Dataset, values: Mapping[str, Sequence], held: np.ndarray) ->
     return data.select(keep, keep_in_memory=True), {name: [column[i] for i in keep] for name, column in values.items()}
 
 
-def _between(data: Dataset, grouping: Grouping, fixed: np.ndarray) -> list[dict[str, str]]:
+def _between(data: Dataset, grouping: Grouping, fixed: np.ndarray) -> list[Left]:
     """New rows of groups that would tie old rows of two splits."""
     old = np.flatnonzero(fixed >= 0)
     spread = np.zeros((len(grouping.names), len(SPLITS)), dtype=bool)
@@ -277,7 +285,7 @@ def _between(data: Dataset, grouping: Grouping, fixed: np.ndarray) -> list[dict[
     found = []
     for row in np.flatnonzero((fixed < 0) & np.isin(grouping.numbers, torn)):
         names = " and ".join(split for split, there in zip(SPLITS, spread[grouping.numbers[row]]) if there)
-        found.append({"id": ids[row], "reason": f"tied to rows of {names}"})
+        found.append(Left(id=ids[row], reason=f"tied to rows of {names}"))
     return found
 
 

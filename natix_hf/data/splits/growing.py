@@ -20,6 +20,7 @@ from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.data.splits.contracts import SPLITS
 from natix_hf.data.splits.cut import Cut, cut
 from natix_hf.data.splits.split_options import DEFAULT_RATIOS, Plan
+from natix_hf.documents.figures import Left
 from natix_hf.errors import UserError
 
 
@@ -35,22 +36,26 @@ def extended(folder: str | Path, source: Any, plan: Mapping[str, Any], options: 
     Raises:
         UserError: no folder of splits, or one whose rows and certificate differ; whatever is wrong with the source.
     """
-    document = read_certificate(Path(folder).expanduser())
+    certificate = read_certificate(Path(folder).expanduser())
     old = read_rows(str(folder), num_proc=options.get("num_proc"))
     if not isinstance(old.data, DatasetDict):
         raise UserError(f"--extend {folder}: not a folder of four splits: make one with python -m natix_hf.data split")
-    rules, first = document["rules"], Plan(near_duplicates=document["rules"]["near_duplicates"])
-    earlier = cut(old, first, document=document)
+    rules = certificate.rules
+    earlier = cut(old, Plan(near_duplicates=rules.near_duplicates), certificate=certificate)
     made = {
-        "ratios": document["ratios"] or DEFAULT_RATIOS,
-        "seed": document["seed"],
-        "strata": document["strata"],
-        "hold_out": document["hold_out"],
-        **{key: rules.get(key) for key in ("near_duplicates", "place_column", "time_column", "metres", "seconds")},
+        "ratios": certificate.ratios or DEFAULT_RATIOS,
+        "seed": certificate.seed,
+        "strata": certificate.strata,
+        "hold_out": certificate.hold_out,
+        "near_duplicates": rules.near_duplicates,
+        "place_column": rules.place_column,
+        "time_column": rules.time_column,
+        "metres": rules.metres,
+        "seconds": rules.seconds,
     }
     grown = Plan(**{**made, **plan})
-    columns = [column for column in rules["group_columns"] if column != "group"]
-    options = {**options, "label_names": document["label_names"]}
+    columns = [column for column in rules.group_columns if column != "group"]
+    options = {**options, "label_names": certificate.label_names}
     options["group_column"] = options.get("group_column") or columns or None
     new = read_rows(source, looks=grown.near_duplicates, **options)
     if isinstance(new.data, DatasetDict):
@@ -66,7 +71,7 @@ def _together(old: Rows, new: Rows, earlier: Cut) -> Rows:
     keep, dropped, called = [], [], []
     for row, (name, print_) in enumerate(zip(new.data["id"][:], new.data["fingerprint"][:])):
         if print_ in holder:
-            dropped.append({"id": name, "reason": f"already there, byte for byte, as {holder[print_]!r}"})
+            dropped.append(Left(id=name, reason=f"already there, byte for byte, as {holder[print_]!r}"))
             continue
         keep.append(row)
         called.append(name if name not in names else f"{name}~{print_[:8]}")
@@ -82,8 +87,8 @@ def _together(old: Rows, new: Rows, earlier: Cut) -> Rows:
     if "group" in columns:
         values["group"][len(ids) :] = [new.group_values["group"][row] for row in keep]
     data = stacked([pool, added], ["the earlier splits", "the new photos"])
-    document = earlier.description
-    broken, left = document["broken"] + new.broken, document["dropped"] + new.dropped + dropped
+    certificate = earlier.description
+    broken, left = certificate.broken + new.broken, certificate.dropped + new.dropped + dropped
     return Rows(data, broken, left, values, old.notes + new.notes)
 
 

@@ -15,8 +15,9 @@ from natix_hf.data.splits.certificate_text import certificate_text
 from natix_hf.data.splits.contact_sheet import contact_sheet
 from natix_hf.data.splits.contracts import SPLITS
 from natix_hf.data.splits.cut import Cut
+from natix_hf.documents.split_certificate import LabelConflict
 from natix_hf.errors import UserError
-from natix_hf.files import check_name, check_writable, new_folder, text_path, write_json, write_text
+from natix_hf.files import check_name, check_writable, new_folder, text_path, write_text
 from natix_hf.photos.decode import photo_bytes
 from natix_hf.photos.inspection import MANY, bars
 
@@ -50,10 +51,10 @@ def save(cut: Cut, folder: str | Path) -> None:
                 splits[split] = _embedded(splits[split], stage / "photos" / f"{split}.arrow")
             splits.save_to_disk(str(stage))
         shutil.rmtree(stage / "photos", ignore_errors=True)
-        write_json(stage / "splits.json", cut.description)
+        cut.description.write(stage)
         write_text(stage / "SPLITS.md", certificate_text(cut.description))
-        if cut.description["conflicts"]:
-            contact_sheet(stage / "conflicts.png", cut.description["conflicts"], _photos(splits, cut.description))
+        if conflicts := cut.description.conflicts:
+            contact_sheet(stage / "conflicts.png", conflicts, _photos(splits, conflicts))
 
 
 def _embedded(rows: Dataset, scratch: Path) -> Dataset:
@@ -72,9 +73,9 @@ def _embedded(rows: Dataset, scratch: Path) -> Dataset:
     )
 
 
-def _photos(splits: DatasetDict, document: dict) -> dict[str, dict]:
+def _photos(splits: DatasetDict, conflicts: list[LabelConflict]) -> dict[str, dict]:
     """id -> `{"bytes", "path"}` of the photos of conflicts."""
-    wanted = {row for conflict in document["conflicts"] for row in conflict["ids"]}
+    wanted = {row for conflict in conflicts for row in conflict.ids}
     found: dict[str, dict] = {}
     for rows in splits.values():
         places = [i for i, row in enumerate(rows["id"][:]) if row in wanted]

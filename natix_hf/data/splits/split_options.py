@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from natix_hf.data.splits.contracts import SPLITS
+from natix_hf.documents.split_certificate import Rules
 from natix_hf.errors import UserError
 
 DEFAULT_RATIOS = (0.60, 0.15, 0.15, 0.10)
@@ -67,13 +68,14 @@ class Plan:
         if self.metres is not None and self.place_column is None:
             raise UserError("metres: needs place_column, the column that holds latitude and longitude")
 
-    def rules(self, group_columns: Sequence[str]) -> dict:
-        """What was tied and how, for `splits.json`."""
-        return {
-            "group_columns": list(group_columns),
-            "metres": self.metres,
-            "seconds": self.seconds if self.metres is not None else None,
-            "place_column": self.place_column if self.metres is not None else None,
-            "time_column": self.time_column if self.metres is not None else None,
-            "near_duplicates": self.near_duplicates,
-        }
+    def rules(self, group_columns: Sequence[str]) -> Rules:
+        """What was tied and how, for the certificate."""
+        near = self.metres is not None
+        return Rules(
+            group_columns=list(group_columns),
+            metres=self.metres,
+            seconds=self.seconds if near else None,
+            near_duplicates=self.near_duplicates,
+            place_column=self.place_column if near else None,
+            time_column=self.time_column if near else None,
+        )
