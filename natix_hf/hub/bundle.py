@@ -25,14 +25,14 @@ from natix_hf.documents.selective import Selective
 from natix_hf.documents.slices import Slices
 from natix_hf.documents.split_certificate import SplitSummary
 from natix_hf.errors import UserError
-from natix_hf.files import read_json, write_json, write_text
+from natix_hf.files import hub_id, read_json, write_json, write_text
 from natix_hf.hub.base_licence import Licence, base_licence
 from natix_hf.hub.card_metadata import eval_results
 from natix_hf.hub.card_sections import pictures
-from natix_hf.hub.card_text import hub_id
 from natix_hf.hub.cards import model_card
 from natix_hf.hub.privacy import Names, check_public, names_of, public, splits_summary
 from natix_hf.hub.public_page import write_public_page
+from natix_hf.modeling.exports import FORMS
 from natix_hf.report.page_sections import ExtraSection
 
 # Documents of a run that are published where there are any; the first is there in every finished run.
@@ -56,7 +56,7 @@ def write_bundle(
         run: a finished and evaluated run.
         folder: of its export.
         repo_id: where it will stand.
-        form: one of `exporting.FORMATS`.
+        form: one of `exports.FORMS`.
         include_photos: the page keeps its gallery, and nothing is withheld.
         extra: further sections of the card.
 
@@ -105,7 +105,7 @@ def write_bundle(
 
     licence = _licence(recipe.get("model_name_or_path"), folder)
     base = None
-    if form == "adapter":
+    if FORMS[form].on_base:
         base = hub_id(read_json(folder / "adapter_config.json")["base_model_name_or_path"])
     card = model_card(run, repo_id, form=form, base=base, licence=licence, extra=extra, include_photos=include_photos)
     write_text(folder / "README.md", card)

@@ -17,8 +17,7 @@ import yaml
 
 from natix_hf.decision.calibration import Calibration
 from natix_hf.decision.temperature import softmax
-from natix_hf.files import write_text
-from natix_hf.hub.card_text import hub_id
+from natix_hf.files import hub_id, write_text
 from natix_hf.hub.cards import LORA_SETTINGS, METHODS, SETTINGS
 from natix_hf.report.charts import Table
 from natix_hf.report.metrics import log_odds

@@ -12,6 +12,7 @@ from typing import get_type_hints
 from natix_hf.data.data_options import DataOptions
 from natix_hf.errors import UserError
 from natix_hf.hub.hub_options import HubOptions
+from natix_hf.modeling.exports import FORMS
 from natix_hf.modeling.model_options import LoraOptions, ModelOptions
 from natix_hf.runs.decision_options import DecisionOptions
 from natix_hf.runs.purpose import PurposeOptions
@@ -80,28 +81,25 @@ class Recipe:
                 "push_to_hub: with hold_out_each there are many runs: publish one with natix_hf.publish, and here "
                 "leave it out with --push_to_hub false"
             )
-        if hub.hub_format == "adapter" and model.method != "lora":
+        form = FORMS.get(hub.hub_format)  # None: auto
+        if form and model.method not in form.holds.get("method", [model.method]):
             raise UserError(
-                f"hub_format: adapter is of method lora, this is {model.method}: leave it out with --hub_format auto"
+                f"hub_format: {hub.hub_format} is of method {' or '.join(form.holds['method'])}, this is "
+                f"{model.method}: leave it out with --hub_format auto"
             )
         if hub.hotkey is not None and hub.hub_format not in ("auto", "stock"):
             raise UserError(
                 "hotkey: StreetVision's clients load a stock model and nothing else, and hub_format is "
                 f"{hub.hub_format}: leave it out with --hub_format auto, or the hotkey with --hotkey null"
             )
-        odd = {
-            key: (value, f"--{key} {plain}")
-            for key, value, plain in (
-                ("pooling", model.pooling, "cls" if model.pooling == "cls_mean" else model.pooling),
-                ("feature_layers", model.feature_layers, 1),
-                ("head", model.head, "linear"),
-            )
-            if value != plain
-        }
-        if odd and (hub.hub_format == "stock" or hub.hotkey is not None):
-            why = "hub_format: stock" if hub.hub_format == "stock" else "hotkey: StreetVision's stock model"
-            held = " and ".join(f"{key}: {value}" for key, (value, _) in odd.items())
-            words = " ".join(words for _, words in odd.values())
+        why = f"hub_format: {hub.hub_format}"
+        if form is None and hub.hotkey is not None:
+            form, why = FORMS["stock"], "hotkey: StreetVision's stock model"
+        can = form.holds if form else {}
+        odd = {key: values[0] for key, values in can.items() if getattr(model, key) not in values}
+        if odd:
+            held = " and ".join(f"{key}: {getattr(model, key)}" for key in odd)
+            words = " ".join(f"--{key} {value}" for key, value in odd.items())
             raise UserError(f"{why} cannot hold {held}: change it with {words}, or --hub_format auto --hotkey null")
 
 

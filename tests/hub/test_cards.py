@@ -10,7 +10,8 @@ from finished_run import RECIPE, THRESHOLD_CHOICE, calibration_document, certifi
 from huggingface_hub import ModelCard
 
 from natix_hf.errors import UserError
-from natix_hf.hub.cards import hub_id, model_card
+from natix_hf.files import hub_id
+from natix_hf.hub.cards import model_card
 from natix_hf.report.summary import metrics_document
 from natix_hf.streetvision.client_files import latency_section
 
