@@ -192,7 +192,8 @@ def _elsewhere(who: str, python: str, target: str, form: type[ExportForm], work:
     shutil.copyfile(CLIENT, work / "client.py")
     command = [python, str(work / "client.py"), target, str(work / "photos"), str(out)]
     if form.session is not None:
-        (work / "session.py").write_text(inspect.getsource(form.session), encoding="utf-8")
+        source = f"from __future__ import annotations\n\n{inspect.getsource(form.session)}"
+        (work / "session.py").write_text(source, encoding="utf-8")
         command += ["--session", form.reader]
     if who == WITH:
         command += ["--import_package", str(REPOSITORY)]

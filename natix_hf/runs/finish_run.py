@@ -244,7 +244,7 @@ def save_model(trainer: NatixTrainer, run: Path, calibration: dict[str, Any]) ->
     with staging(run) as stage:
         if isinstance(model, PeftModel):
             for config in model.peft_config.values():
-                # Whoever publishes the adapter gives it another name (exports/adapter_folder.py): this path is of here.
+                # A path of this machine; an export names the base otherwise (modeling/exports/adapter_folder.py).
                 config.base_model_name_or_path = base_place(config.base_model_name_or_path)
             save_adapter(model, stage / "adapter")
             (stage / "adapter" / "README.md").unlink(missing_ok=True)  # peft's empty card; the run's own is beside it
