@@ -14,6 +14,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from natix_hf.data.splits.certificate import read_certificate
+from natix_hf.decision.calibrators import CALIBRATORS
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.document import Document
 from natix_hf.documents.final_figures import FinalFigures
@@ -220,10 +221,8 @@ def _calibrated_text(calibration: CalibrationFile | None) -> str:
         return "not calibrated"
     if not calibration.kept:
         return "left as they were, since no calibration predicted held-out photos clearly better"
-    name = {"temperature": "a temperature", "vector": "a temperature and a bias a class"}.get(
-        calibration.calibrator, "isotonic regression"
-    )
-    text = f"calibrated with {name} fitted on {calibration.n} photos that training had not seen"
+    told = CALIBRATORS[calibration.calibrator].told
+    text = f"calibrated with {told} fitted on {calibration.n} photos that training had not seen"
     if calibration.prior.target:
         text += ", and moved to the class shares expected in use"
     if calibration.folded:

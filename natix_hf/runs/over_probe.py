@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from natix_hf.decision.calibration import Calibration
-from natix_hf.decision.calibrators import fit_calibrator
+from natix_hf.decision.fit_calibrator import fit_calibrator
 from natix_hf.documents.probe import OverProbe
 from natix_hf.files import read_json
 from natix_hf.report.intervals import bootstrap_intervals, group_count, paired_differences
