@@ -31,6 +31,7 @@ from natix_hf.hub.hub_errors import check_name, check_token, hub_faults
 from natix_hf.hub.proof import TOLERANCES, clients_of, prove
 from natix_hf.hub.proof_photos import proof_photos
 from natix_hf.inference.batches import logits_of, photo_batches
+from natix_hf.inference.graph_classifier import GRAPHS
 from natix_hf.modeling.exports import FORMS
 from natix_hf.modeling.exports.adapter_folder import base_folder
 from natix_hf.modeling.exports.export_form import labels_of
@@ -41,7 +42,8 @@ from natix_hf.streetvision.reward import HALTED
 VERSION = "1.0.0"
 RECORD = "publication.json"
 # The only kinds of files that are ever pushed.
-OURS = (".safetensors", ".json", ".py", ".onnx", ".onnx.data", ".png", ".html", ".md", ".yaml", ".yml")
+OURS = (".safetensors", ".json", ".py", ".png", ".html", ".md", ".yaml", ".yml")
+OURS += tuple(f"{Path(form.graph).suffix}{end}" for form in GRAPHS.values() for end in ("", ".data"))
 
 
 @dataclass(frozen=True)
