@@ -54,18 +54,24 @@ class Recipe:
             self.data.hold_out_each = None  # a fold has no folds of its own
         if self.model.method == "probe" and self.data.augment == "basic" and not self.speed.fixed_views:
             self.data.augment = "none"  # what a probe sees, so that recipe.yaml and card say so
-        from natix_hf.training.curriculum import check_curriculum
-
         place = self.training.output_dir
         if place and self.purpose.refits and Path(place).absolute() == Path(self.purpose.refit_from).absolute():
             self.training.output_dir = f"{Path(place)}-refit"
-        from natix_hf.training.losses.check_loss import check_loss
+        from natix_hf.training.check_training import check_training
         from natix_hf.training.losses.class_weights import class_weights
-        from natix_hf.training.sampling import check_sampling
 
-        check_loss(self.training, self.model.method)
-        check_sampling(self.training)
-        check_curriculum(self.training)
+        model, data, speed = self.model, self.data, self.speed
+        check_training(
+            self.training,
+            method=model.method,
+            head=model.head,
+            attn_implementation=model.attn_implementation,
+            augment=data.augment,
+            challenge_levels=data.challenge_levels,
+            decode_copy=speed.decode_copy,
+            fixed_views=speed.fixed_views,
+            prefix_cache_gb=speed.prefix_cache_gb,
+        )
         if self.training.class_weights and (names := self.data.label_names):
             class_weights(self.training.class_weights, [1] * len(names), names)
 
