@@ -126,8 +126,7 @@ class NatixTrainingArguments(
         optim, sam_base, sam_rho, sam_adaptive, layerwise_lr_decay, loraplus_lr_ratio: see `training.optimizers`.
         mixup_alpha, cutmix_alpha, mix_switch_prob: how batches are mixed, see `training.mixing`.
         loss, class_weights, logit_adjustment and the parameters of single losses: see `training.losses`.
-        sampling, balance_by: what an epoch is made of, see `training.sampling`.
-        curriculum, curriculum_pacing, curriculum_start, curriculum_end: easy photos first, see `training.curriculum`.
+        sampling, balance_by, curriculum, curriculum_pacing, ...: what an epoch is made of, see `training.epoch_kinds`.
         overwrite_output_dir: remove what an earlier run left in `output_dir`.
 
     Raises:
