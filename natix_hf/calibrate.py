@@ -8,6 +8,7 @@ Every option but --deployment is a key of the recipe; those that are not given a
 
 from __future__ import annotations
 
+from natix_hf.decision.calibrators import CALIBRATORS
 from natix_hf.errors import CommandParser, UserError, command
 
 NUMBERS = ("risk_alpha", "risk_delta", "prevalence")
@@ -24,7 +25,7 @@ HELP = {
 def main(argv: list[str]) -> None:
     parser = CommandParser(prog="python -m natix_hf.calibrate", description=__doc__.split("\n")[0])
     parser.add_argument("run", help="folder of a finished run")
-    parser.add_argument("--calibrator", nargs="+", help="one or more of none, temperature, vector, isotonic")
+    parser.add_argument("--calibrator", nargs="+", help=f"one or more of {', '.join(CALIBRATORS)}")
     parser.add_argument(
         "--target_prior", nargs="+", help="expected class shares, of two classes that of the positive one; or none"
     )

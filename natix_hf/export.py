@@ -1,15 +1,17 @@
 """A finished run as a folder that clients load, with the proof that it answers like the run.
 
-python -m natix_hf.export runs/lora --format merged|adapter|stock|onnx --output out/
+python -m natix_hf.export runs/lora --format stock --output out/
 """
 
 from __future__ import annotations
 
 import shutil
 import warnings
+from dataclasses import fields
 from pathlib import Path
 
 from natix_hf.errors import CommandParser, UserError, command
+from natix_hf.modeling.exports import FORMS
 
 
 def main(argv: list[str]) -> None:
@@ -19,14 +21,12 @@ def main(argv: list[str]) -> None:
         "--format",
         required=True,
         metavar="FORM",
-        help="merged: all weights and our code; adapter: adapter and head alone; stock: a class of transformers, no "
-        "code of ours; onnx: a graph for onnxruntime",
+        help="; ".join(f"{name}: {form.told}" for name, form in FORMS.items()),
     )
     parser.add_argument("--output", required=True, help="folder to write, absent or empty")
-    parser.add_argument("--dtype", default="fp32", help="fp32 or bf16: how merged and stock weights are stored")
-    parser.add_argument("--max_shard_size", default="5GB", help="weights are cut into files of at most this size")
-    parser.add_argument("--base_output", help="adapter: also write its base, as a checkpoint of our class, here")
-    parser.add_argument("--base_id", help="adapter: Hub id under which clients find the base")
+    options = {field.name: field for form in FORMS.values() for field in fields(form)}
+    for name, field in options.items():
+        parser.add_argument(f"--{name}", default=field.default, help=field.metadata["help"])
     parser.add_argument("--photos", help="folder or glob of photos for the proof, instead of the run's own val_select")
     parser.add_argument("--client_python", help="a client's interpreter, which has to answer like the run too")
     parser.add_argument("--no_proof", action="store_true", help="write the export without proving it")
@@ -38,10 +38,10 @@ def main(argv: list[str]) -> None:
 
     from transformers.utils import logging
 
-    from natix_hf.hub.adapter_export import base_folder
     from natix_hf.hub.export_forms import export_run
     from natix_hf.hub.proof import clients_of, prove
     from natix_hf.inference.named_photos import find_photos
+    from natix_hf.modeling.exports.adapter_folder import base_folder
 
     # peft asks transformers for a name that transformers has just renamed.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
@@ -50,15 +50,8 @@ def main(argv: list[str]) -> None:
     photos = find_photos(given.photos)[1] if given.photos else None
     if photos is not None and not isinstance(photos, list):
         raise UserError(f"--photos {given.photos}: a folder or a glob of photo files expected")
-    document = export_run(
-        run,
-        given.format,
-        given.output,
-        dtype=given.dtype,
-        max_shard_size=given.max_shard_size,
-        base_id=given.base_id,
-        base_output=given.base_output,
-    )
+    form = {name: getattr(given, name) for name in options}
+    document = export_run(run, given.format, given.output, **form)
     print(f"{given.output}: {given.format}, {document.parameters / 1e6:.1f} M parameters of the whole model")
     print(f"files: {document.bytes / 1e6:.1f} MB, weights in {document.dtype}")
     print(f"needs: {'; '.join(document.needs)}")
@@ -67,7 +60,7 @@ def main(argv: list[str]) -> None:
     if given.no_proof:
         print("not proved: whether it answers like the run is not known")
         return
-    base = given.base_output or (base_folder(given.output) if given.format == "adapter" else None)
+    base = given.base_output or (base_folder(given.output) if FORMS[given.format].on_base else None)
     who = {"client_python": given.client_python, "clients": clients_of(base)}
     try:
         proof = prove(run, given.output, photos=photos, base=base, say=print, **who)

@@ -32,6 +32,13 @@ def only_a_path(name: str) -> bool:
     return marked or name.count("/") > 1 or name.lower().endswith(_FILE_TYPES)
 
 
+def hub_id(name: str | None) -> str | None:
+    """`name` if it can only be the id of a Hub repository, None for built-in things and for what is on this disk."""
+    if name and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) and not Path(name).exists():
+        return name
+    return None
+
+
 _BYTE = re.compile("[\udc80-\udcff]")  # what Python makes of a byte of a name that is no UTF-8
 _LIKE_ESCAPE = re.compile(r"\\(?=x(?:5c|[89a-f][0-9a-f]))")
 _ESCAPE = re.compile(r"\\x(5c|[89a-f][0-9a-f])")

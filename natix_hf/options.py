@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, get_args, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from natix_hf.errors import UserError
 
@@ -28,15 +28,16 @@ class Bounds(NamedTuple):
 
 
 AT_LEAST_0 = Bounds(lambda number: 0 <= number < float("inf"), "0 or a positive number")
-AT_LEAST_1 = Bounds(lambda number: number >= 1, "at least 1")
+AT_LEAST_1 = Bounds(lambda number: 1 <= number < float("inf"), "at least 1")
 ABOVE_0 = Bounds(lambda number: 0 < number < float("inf"), "a positive number")
 EACH_ABOVE_0 = Bounds(ABOVE_0.holds, "positive numbers")
 SHARE = Bounds(lambda number: 0 <= number <= 1, "a number from 0 to 1")
+SHARE_ABOVE_0 = Bounds(lambda number: 0 < number <= 1, "a share above 0 and at most 1")
 SHARE_BELOW_1 = Bounds(lambda number: 0 <= number < 1, "a number from 0 to below 1")
 
 
 def check_bounds(values: Any, declared: type) -> None:
-    """Raise `UserError` for the first field of a dataclass whose number is out of its bounds.
+    """Raise `UserError` for the first field of a dataclass whose number is out of bounds, or that is no known word.
 
     Args:
         values: an object that has the fields, which may have others.
@@ -50,15 +51,18 @@ def check_bounds(values: Any, declared: type) -> None:
             if not all(bounds.holds(number) for number in numbers):
                 given = " ".join(map(str, numbers))
                 raise UserError(f"{field.name}: {given} given, {bounds.words} expected")
+        words = get_args(hints[field.name]) if get_origin(hints[field.name]) is Literal else (value,)
+        if value not in words:
+            raise UserError(f"{field.name}: {value} given, {', '.join(words[:-1])} or {words[-1]} expected")
 
 
 def composed(name: str, parts: Iterable[type]) -> type:
-    """A dataclass with the fields of all these, in their order."""
-    fields = []
+    """A dataclass with the fields of all these, in their order; what two of them inherit stands once."""
+    fields = {}
     for part in parts:
         hints = get_type_hints(part, include_extras=True)
-        fields += [(field.name, hints[field.name], option_like(field)) for field in dataclasses.fields(part)]
-    return dataclasses.make_dataclass(name, fields)
+        fields |= {field.name: (hints[field.name], option_like(field)) for field in dataclasses.fields(part)}
+    return dataclasses.make_dataclass(name, [(key, *field) for key, field in fields.items()])
 
 
 def option_like(field: dataclasses.Field) -> dataclasses.Field:

@@ -57,9 +57,10 @@ def main(argv: list[str]) -> None:
     check_writable(output.parent, "--output", any_name=True)
 
     with quick_imports():
-        from natix_hf.inference.classify import labels_of, load_classifier, missing_line, predict_photos, write_rows
+        from natix_hf.inference.classify import load_classifier, missing_line, predict_photos, write_rows
         from natix_hf.inference.measured_pace import choose_pace, decoding_workers, default_device, first_pixels
         from natix_hf.inference.named_photos import find_photos
+        from natix_hf.modeling.exports.export_form import labels_of
         from natix_hf.modeling.packed_linear import packing_line
 
     names, photos = find_photos(given.photos, given.image_column_name, given.dataset_config)

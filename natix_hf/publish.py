@@ -6,6 +6,8 @@ python -m natix_hf.publish runs/lora me/roadwork-dinov3
 from __future__ import annotations
 
 from natix_hf.errors import CommandParser, command
+from natix_hf.modeling.exports import FORMS
+from natix_hf.modeling.exports.stored_weights import DTYPES
 
 
 def main(argv: list[str]) -> None:
@@ -15,7 +17,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--format",
         default="auto",
-        choices=["auto", "stock", "merged", "adapter", "onnx"],
+        choices=["auto", *FORMS],
         help="auto: stock where it can hold the model, else merged",
     )
     parser.add_argument("--private", action="store_true", help="make a new repository private")
@@ -24,7 +26,7 @@ def main(argv: list[str]) -> None:
         "--hotkey",
         help="SS58 address of a StreetVision participant; adds what the network asks for (as of 2026-05 it is halted)",
     )
-    parser.add_argument("--dtype", default="fp32", choices=["fp32", "bf16"], help="how weights are stored")
+    parser.add_argument("--dtype", default="fp32", choices=[*DTYPES], help="how weights are stored")
     parser.add_argument("--base_id", help="adapter: Hub id under which clients find the base")
     parser.add_argument("--client_python", help="a client's interpreter, which has to answer like the run too")
     parser.add_argument("--force", action="store_true", help="replace a better model, or one of somebody else's")

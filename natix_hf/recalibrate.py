@@ -12,6 +12,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from natix_hf.decision.calibrators import CALIBRATORS
 from natix_hf.errors import CommandParser, UserError, command
 from natix_hf.files import check_new_folder
 from natix_hf.startup import keep_freed_memory
@@ -30,9 +31,7 @@ def parser() -> CommandParser:
     made.add_argument("--confidence", type=float, default=0.9, help="of the guarantee")
     made.add_argument("--prevalence", type=float, help="share of positives where the model will work")
     both = ["temperature", "vector"]  # these photos may come in other class shares than the model learnt: a bias
-    made.add_argument(
-        "--calibrator", nargs="+", default=both, help="one or more of none, temperature, vector, isotonic"
-    )
+    made.add_argument("--calibrator", nargs="+", default=both, help=f"one or more of {', '.join(CALIBRATORS)}")
     made.add_argument("--threshold_metric", default="mcc", help="mcc, accuracy, f1, fbeta:B, cost:FP:FN, precision>=P")
     made.add_argument("--fold_threshold", choices=["true", "false"], default="false", help="true: decide at that")
     made.add_argument("--unlabelled", action="store_true", help="do not look at labels, also where there are folders")
@@ -59,7 +58,8 @@ def main(argv: list[str]) -> None:
     from natix_hf.data.own_photos import have_labels, label_and_group
     from natix_hf.documents.recalibration import Recalibration
     from natix_hf.documents.split_logits import SavedLogits
-    from natix_hf.inference.classify import labels_of, load_classifier
+    from natix_hf.inference.classify import load_classifier
+    from natix_hf.modeling.exports.export_form import labels_of
     from natix_hf.runs import recalibrate_model as room
 
     options = room.asked_options(

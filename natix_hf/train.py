@@ -89,6 +89,7 @@ def train(recipe: Recipe) -> Part | None:
             challenge_levels=recipe.data.challenge_levels,
             positive_label=recipe.data.positive_label,
             target_prior=target_prior,
+            checked=True,
             **asdict(recipe.speed),
         )
     except ImportError as error:  # accelerators and trackers that the machine lacks

@@ -105,6 +105,8 @@ def test_null_is_the_default(write):
 def test_a_mapping_is_handed_on(write):
     recipe = parse([write("lr_scheduler_type: cosine_with_min_lr", "lr_scheduler_kwargs: {min_lr: 0.00001}")])
     assert recipe.training.lr_scheduler_kwargs == {"min_lr": 1e-5}
+    recipe = parse([write("lr_scheduler_type: cosine_with_min_lr", "lr_scheduler_kwargs: {min_lr: 1e-6}")])
+    assert recipe.training.lr_scheduler_kwargs == {"min_lr": 1e-6}
 
 
 def test_class_names_that_look_like_something_else_stay_text(write):
@@ -233,7 +235,7 @@ ONE_START = {"resume_from_checkpoint", "overwrite_output_dir"}
     [
         [],
         ["label_names: [None, 'no', '7']", "positive_label: 'null'", "group_column: video_info.vid_id"],
-        ["report_to: [tensorboard, trackio]", "lr_scheduler_type: cosine_with_min_lr"],
+        ["report_to: [tensorboard, trackio]", "lr_scheduler_type: cosine_with_restarts"],
         ["lr_scheduler_kwargs: {min_lr: 1.0e-6}", "lr_scheduler_type: cosine_with_min_lr", "adam_beta2: 0.98"],
         ["split_ratios: [0.7, 0.1, 0.1, 0.1]", "early_stopping_patience: 3", "ema: false", "max_grad_norm: 0"],
         ["eval_strategy: steps", "eval_steps: 5", "save_strategy: steps", "save_steps: 10", "learning_rate: 3e-7"],

@@ -14,13 +14,10 @@ from typing import NamedTuple
 import numpy as np
 import scipy.special
 
-from natix_hf.decision.calibrators import fit_one
+from natix_hf.decision.calibrators import CALIBRATORS
+from natix_hf.decision.fit_calibrator import fit_one
 from natix_hf.decision.prior_shift import TINY, resampled_priors
 from natix_hf.resampling import ENDS, group_numbers, times_drawn
-
-# What is fitted again, on calibrated logits: the same family, so that the two together are one of it. Steps are moved
-# as vector moves them. What was not fitted has no error of this kind.
-AGAIN = {"temperature": "temperature", "vector": "vector", "isotonic": "vector"}
 
 
 class Reference(NamedTuple):
@@ -75,8 +72,8 @@ def intervals(
         if not counts.all():  # a calibration from such rows would not have been made
             continue
         seen, logits = counts / counts.sum(), calibrated
-        if calibrator in AGAIN:
-            logits = fit_one(AGAIN[calibrator], reference.logits[picked], labels).calibrated(calibrated)
+        if again_fitted := CALIBRATORS[calibrator].again:
+            logits = fit_one(again_fitted, reference.logits[picked], labels).calibrated(calibrated)
         probabilities, weights = scipy.special.softmax(logits, axis=1), new[number]
         found = resampled_priors(probabilities, seen, prior, weights[None])[0]
         shares.append(found)

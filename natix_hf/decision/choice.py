@@ -21,10 +21,8 @@ from collections.abc import Mapping
 import numpy as np
 import scipy.special
 
+from natix_hf.decision.calibrators import CALIBRATORS
 from natix_hf.documents.calibration import Candidate
-
-FIRST_STEP = 0.1
-STEPS = {"temperature": FIRST_STEP, "vector": 0.7, "isotonic": 1.0}  # part of the way that has to lead
 
 
 def nll(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -72,7 +70,7 @@ def choose(
     """
     taken, *others = held_out
     for name in others:
-        if clearly_better(held_out[name], held_out[taken], labels, group_of_row, STEPS[name]):
+        if clearly_better(held_out[name], held_out[taken], labels, group_of_row, CALIBRATORS[name].step):
             taken = name
     nats = {name: nll(logits, labels) for name, logits in held_out.items()}
     best = min(nats.values(), key=np.mean)

@@ -9,7 +9,7 @@ from pydantic import Field
 from natix_hf.documents.document import Document, Part
 from natix_hf.documents.figures import Amount, Count, Fingerprint, Positive, Some
 
-ExportFormat = Literal["merged", "adapter", "stock", "onnx"]
+ExportFormat = Annotated[str, Field(min_length=1)]  # which there are, `modeling/exports` knows
 Precision = Literal["fp32", "bf16"]
 
 

@@ -14,7 +14,7 @@ from huggingface_hub import hf_hub_download, metadata_load, try_to_load_from_cac
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from natix_hf.documents.hub_metadata import LICENCES
-from natix_hf.hub.card_text import hub_id
+from natix_hf.files import hub_id
 
 DINOV3 = {
     "license": "other",

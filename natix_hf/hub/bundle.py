@@ -19,14 +19,14 @@ from natix_hf.documents.probe import ProbeSearch
 from natix_hf.documents.reward import Reward
 from natix_hf.documents.run_documents import RunDocuments
 from natix_hf.errors import UserError
-from natix_hf.files import read_json, read_recipe, write_text
+from natix_hf.files import hub_id, read_json, read_recipe, write_text
 from natix_hf.hub.base_licence import Licence, base_licence
 from natix_hf.hub.card_metadata import eval_results
 from natix_hf.hub.card_sections import pictures
-from natix_hf.hub.card_text import hub_id
 from natix_hf.hub.cards import model_card
 from natix_hf.hub.privacy import Names, check_public, names_of, public, splits_summary
 from natix_hf.hub.public_page import write_public_page
+from natix_hf.modeling.exports import FORMS
 from natix_hf.report.page_sections import ExtraSection
 
 
@@ -42,7 +42,7 @@ def write_bundle(
     """Complete an export's folder with everything else that is published.
 
     Args:
-        form: one of `export_forms.FORMATS`.
+        form: one of `exports.FORMS`.
         include_photos: the page keeps its gallery, and nothing is withheld.
         extra: further sections of the card.
 
@@ -83,7 +83,7 @@ def write_bundle(
 
     licence = _licence(recipe.get("model_name_or_path"), folder)
     base = None
-    if form == "adapter":
+    if FORMS[form].on_base:
         base = hub_id(read_json(folder / "adapter_config.json")["base_model_name_or_path"])
     about = {"form": form, "base": base, "licence": licence, "extra": extra, "include_photos": include_photos}
     card = model_card(run, documents, repo_id, **about)

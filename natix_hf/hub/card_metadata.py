@@ -13,12 +13,13 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_res
 
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.hub_metadata import CardMetadata, EvaluationResult
-from natix_hf.hub.card_text import hub_id, title
+from natix_hf.files import hub_id
+from natix_hf.hub.card_text import title
+from natix_hf.modeling.exports import FORMS
 from natix_hf.report.summary import LABELS, figure_text, interval_text
 
 # The Hub's ids of metrics that it knows; others stand under their own names.
 METRIC_IDS = {"mcc": "matthews_correlation", "auroc": "roc_auc", "macro_f1": "f1"}
-LIBRARIES = {"adapter": "peft", "onnx": "onnx"}
 
 
 def metadata(
@@ -28,7 +29,7 @@ def metadata(
     data: str | None,
     metrics: FinalFigures,
     licence: Mapping[str, str],
-    form: str = "run",
+    form: str = "merged",
 ) -> ModelCardData:
     """The front matter; a figure's interval and number of photos stand in its `metric_args`.
 
@@ -36,7 +37,7 @@ def metadata(
         classes: in the order of their ids.
         base, data: `model_name_or_path` and `dataset_name`; only what is on the Hub is named.
         licence: see `base_licence`.
-        form: what of the run is published.
+        form: that it is published in.
 
     Raises:
         UserError: the Hub would refuse it, or a figure stands alone.
@@ -66,10 +67,10 @@ def metadata(
     front = ModelCardData(
         model_name=title(classes) if results else None,
         pipeline_tag="image-classification",
-        library_name=LIBRARIES.get(form, "transformers"),
+        library_name=FORMS[form].library,
         tags=["dinov3", "natix_hf", "street-photos", *(["refit"] if of else [])],
         base_model=base_id,
-        base_model_relation=("adapter" if form == "adapter" else "finetune") if base_id else None,
+        base_model_relation=("adapter" if FORMS[form].on_base else "finetune") if base_id else None,
         datasets=[data_id] if data_id else None,
         metrics=["accuracy", *METRIC_IDS.values()],
         eval_results=results or None,

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from natix_hf.decision.calibrators import CALIBRATORS
 from natix_hf.documents.calibration import CalibrationFile, ThresholdChoice
 from natix_hf.documents.figures import Difference, Interval
 from natix_hf.documents.final_figures import FinalFigures
@@ -41,7 +42,6 @@ FIGURES = {
 }
 WORST, SHOWN = 8, 3  # slices of the table, and figures of each
 STAGES = {"accuracy": "accuracy", "mcc": "MCC", "nll": "NLL", "brier": "Brier score", "ece": "ECE"}
-CALIBRATORS = {"vector": "a temperature and a bias a class", "isotonic": "isotonic regression"}
 
 
 def decision_lines(calibration: CalibrationFile | None, names: Sequence[str]) -> list[str]:
@@ -59,9 +59,9 @@ def decision_lines(calibration: CalibrationFile | None, names: Sequence[str]) ->
     elif not calibration.kept:
         lines = [f"Calibrator: none; nothing fitted on {rows} predicted held-out groups clearly better."]
     else:
-        told = CALIBRATORS.get(calibration.calibrator)
-        if told is None:
-            told = f"a temperature, T = {calibration.temperature[0]:.3f}"
+        told = CALIBRATORS[calibration.calibrator].told
+        if calibration.calibrator == "temperature":
+            told += f", T = {calibration.temperature[0]:.3f}"
         lines = [f"Calibrator: {told}, fitted on {rows}."]
     lines += _prior_lines(calibration, names, rows)
     if calibration.threshold_choice:

@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
-
-
-def hub_id(name: str | None) -> str | None:
-    """`name` if it can only be the id of a Hub repository, None for built-in things and for what is on this disk."""
-    if name and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) and not Path(name).exists():
-        return name
-    return None
 
 
 def template(name: str) -> str:

@@ -13,16 +13,18 @@ from typing import Any
 import yaml
 from huggingface_hub import ModelCard
 
+from natix_hf.decision.calibrators import CALIBRATORS
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.run_documents import RunDocuments
 from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.errors import UserError
-from natix_hf.files import read_json
+from natix_hf.files import hub_id, read_json
 from natix_hf.hub import card_sections
 from natix_hf.hub.base_licence import Licence, base_licence
 from natix_hf.hub.card_metadata import metadata
-from natix_hf.hub.card_text import cell, counts_text, hub_id, sentence, template, title
+from natix_hf.hub.card_text import cell, counts_text, sentence, template, title
 from natix_hf.hub.privacy import Names, names_of, public
+from natix_hf.modeling.exports import FORMS
 from natix_hf.report.page_sections import ExtraSection
 from natix_hf.report.summary import LABELS, figure_text, honest_run_line, interval_text, read_before_line
 from natix_hf.streetvision.reward_report import reward_sections
@@ -66,7 +68,7 @@ def model_card(
             stay unnamed.
         documents: of the run.
         model_id: the repository that the card will stand in; a placeholder stands for it otherwise.
-        form: what stands there: the run's own folder (`run`) or one of `export_forms.FORMATS`.
+        form: what stands there: the run's own folder (`run`) or one of `exports.FORMS`.
         base: Hub id of the base that an adapter names, if that is not the run's.
         licence: of the base checkpoint; by default what its name and what lies beside it say.
         extra: sections between those about slices and the pictures.
@@ -88,9 +90,16 @@ def model_card(
     trained_from, data = recipe.get("model_name_or_path"), recipe.get("dataset_name")
     method = run.method
     licence = licence or base_licence(trained_from)
+    published_as = "merged" if form == "run" else form
+    model_id = model_id or "the-id-of-this-repository"
     card = ModelCard.from_template(
         metadata(
-            classes=classes, base=base or trained_from, data=data, metrics=metrics, licence=licence.front, form=form
+            classes=classes,
+            base=base or trained_from,
+            data=data,
+            metrics=metrics,
+            licence=licence.front,
+            form=published_as,
         ),
         template_str=template("model_card.md.jinja"),
         title=title(classes),
@@ -100,7 +109,8 @@ def model_card(
         method_text=METHODS[method],
         image_size=recipe.get("image_size"),
         calibrated_text=_calibrated_text(calibration),
-        model_id=model_id or "the-id-of-this-repository",
+        model_id=model_id,
+        usage=FORMS[published_as].usage.replace("MODEL_ID", model_id),
         metrics=metrics,
         refit=run.refit,
         whose=sentence(honest_run_line(metrics)) if metrics.honest_run is not None else None,
@@ -189,10 +199,8 @@ def _calibrated_text(calibration: CalibrationFile | None) -> str:
         return "not calibrated"
     if not calibration.kept:
         return "left as they were, since no calibration predicted held-out photos clearly better"
-    name = {"temperature": "a temperature", "vector": "a temperature and a bias a class"}.get(
-        calibration.calibrator, "isotonic regression"
-    )
-    text = f"calibrated with {name} fitted on {calibration.n} photos that training had not seen"
+    told = CALIBRATORS[calibration.calibrator].told
+    text = f"calibrated with {told} fitted on {calibration.n} photos that training had not seen"
     if calibration.prior.target:
         text += ", and moved to the class shares expected in use"
     if calibration.folded:

@@ -2,9 +2,9 @@
 
 python client.py MODEL PHOTOS OUT.npz [--import_package FOLDER | --without_package] [--trust_remote_code]
 
-Loads MODEL (a folder or a Hub id) as its users do, with `pipeline("image-classification", ...)`, or an ONNX folder
-with onnxruntime, and answers the photos in PHOTOS. Logits, probabilities and pixels go to OUT.npz, the rest is printed
-as one line of JSON.
+Loads MODEL (a folder or a Hub id) as its users do, with `pipeline("image-classification", ...)`, or an exported graph
+with `session.py`, which lies beside this file then, and answers the photos in PHOTOS. Logits, probabilities and pixels
+go to OUT.npz, the rest is printed as one line of JSON.
 """
 
 import argparse
@@ -44,19 +44,17 @@ def through_pipeline(model, paths, trust_remote_code):
     return labels, pixels.numpy(), torch.cat(logits).float().numpy(), probabilities, seconds, name
 
 
-def through_onnx(model, paths):
-    """As `through_pipeline`, for a folder with `model.onnx`."""
+def through_session(model, paths, reader):
+    """As `through_pipeline`, for a graph, which `reader` reads."""
     import numpy as np
-    import onnxruntime
+    from huggingface_hub import snapshot_download
+    from session import session
     from transformers import AutoImageProcessor
     from transformers.image_utils import load_image
 
     begin = time.perf_counter()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if os.environ.get("OMP_NUM_THREADS"):
-        options.intra_op_num_threads = int(os.environ["OMP_NUM_THREADS"])
-    session = onnxruntime.InferenceSession(f"{model}/model.onnx", options, providers=["CPUExecutionProvider"])
+    model = model if os.path.isdir(model) else snapshot_download(model)
+    answer = session(model)
     processor = AutoImageProcessor.from_pretrained(model)
     with open(f"{model}/labels.json", encoding="utf-8") as file:
         labels = json.load(file)
@@ -66,12 +64,12 @@ def through_onnx(model, paths):
         images = [load_image(path) for path in paths[start : start + BATCH]]
         batch = [processor(images=image, return_tensors="np")["pixel_values"] for image in images]
         pixels.append(np.concatenate(batch).astype(np.float32))
-        logits.append(session.run(["logits"], {"pixel_values": pixels[-1]})[0])
+        logits.append(answer(pixels[-1]))
     seconds = (loaded - begin, time.perf_counter() - loaded, time.process_time() - spent)
     pixels, logits = np.concatenate(pixels), np.concatenate(logits)
     powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
     probabilities = powers / powers.sum(axis=1, keepdims=True)
-    return labels, pixels, logits, probabilities, seconds, "InferenceSession"
+    return labels, pixels, logits, probabilities, seconds, reader
 
 
 def versions():
@@ -93,6 +91,7 @@ def main():
     parser.add_argument("--import_package", help="import natix_hf first, from this folder")
     parser.add_argument("--without_package", action="store_true", help="let natix_hf be missing")
     parser.add_argument("--trust_remote_code", action="store_true")
+    parser.add_argument("--session", metavar="READER", help="the model is a graph: what reads it in session.py")
     given = parser.parse_args()
     if given.without_package:
         sys.modules["natix_hf"] = None  # importing it raises ModuleNotFoundError, installed or not
@@ -109,8 +108,8 @@ def main():
     if os.environ.get("OMP_NUM_THREADS"):
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     paths = [os.path.join(given.photos, name) for name in sorted(os.listdir(given.photos))]
-    if os.path.isfile(os.path.join(given.model, "model.onnx")):
-        found = through_onnx(given.model, paths)
+    if given.session:
+        found = through_session(given.model, paths, given.session)
     else:
         found = through_pipeline(given.model, paths, given.trust_remote_code)
     labels, pixels, logits, probabilities, (load, answer, processor), name = found

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from natix_hf.errors import UserError
+from natix_hf.modeling.exports import FORMS
 from natix_hf.options import option
 
 
@@ -15,9 +16,7 @@ class HubOptions:
 
     push_to_hub: bool = option(False, "publish the finished run as natix_hf.publish does, after the proof")
     hub_model_id: str | None = option(None, "owner/name of the model on the Hub; made if it is not there")
-    hub_format: Literal["auto", "stock", "merged", "adapter", "onnx"] = option(
-        "auto", "auto: stock where it can hold the model, else merged"
-    )
+    hub_format: Literal["auto", *FORMS] = option("auto", "auto: stock where it can hold the model, else merged")
     hub_private_repo: bool = option(False, "make a new repository private")
     model_version: str = option("1.0.0", "X.Y.Z, also the tag")
     hotkey: str | None = option(

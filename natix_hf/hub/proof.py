@@ -12,6 +12,7 @@ the run's own of `val_select`, or generated scenes (`proof_photos.py`), never th
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import shutil
@@ -32,7 +33,9 @@ from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_json
 from natix_hf.hub.proof_photos import Photos, proof_photos
 from natix_hf.inference.batches import logits_of, photo_batches
-from natix_hf.inference.classify import labels_of, load_classifier
+from natix_hf.inference.classify import load_classifier
+from natix_hf.modeling.exports import FORMS, ExportForm
+from natix_hf.modeling.exports.export_form import labels_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CLIENT = Path(__file__).with_name("client.py")
@@ -43,7 +46,6 @@ TOLERANCES = {
     "bf16": {"logits": 0.05, "probabilities": 0.03, "pixels": 1e-5},
 }
 SAME_PROCESS, WITH, WITHOUT = "same process", "fresh process, natix_hf imported", "fresh process without natix_hf"
-OWN_CODE = ("merged", "adapter")  # forms of our class
 
 
 class Answers(NamedTuple):
@@ -100,6 +102,8 @@ def prove(
             target = str(_on_base(folder, Path(base).expanduser().absolute(), work / "adapter"))
         path = _about(target)
         about = Export.parse(path.read_bytes(), str(path))
+        if about.format not in FORMS:
+            raise UserError(f"{path}: format {about.format}, one of {', '.join(FORMS)} expected: export the run again")
         tolerance = dict(TOLERANCES[about.dtype])
         expected = _here(str(run), paths)
         way = "; weights in bf16 are too coarse for this model: store them with --dtype fp32"
@@ -109,7 +113,7 @@ def prove(
         for who, python in [*((who, sys.executable) for who in clients), ("client_python", client_python)]:
             if python is None:
                 continue
-            found = _elsewhere(who, str(python), target, about.format, work, online)
+            found = _elsewhere(who, str(python), target, FORMS[about.format], work, online)
             checks.append(_compare(who, expected, found, tolerance, way))
     document = Proof(
         format=about.format,
@@ -183,15 +187,19 @@ def _here(name: str, paths: Sequence[str]) -> Answers:
     return Answers(np.concatenate(pixels), logits, softmax(logits), report)
 
 
-def _elsewhere(who: str, python: str, target: str, form: str, work: Path, online: bool) -> Answers:
+def _elsewhere(who: str, python: str, target: str, form: type[ExportForm], work: Path, online: bool) -> Answers:
     """The answers of `client.py` in a process of its own that has nothing of this one but the machine."""
     out = work / "answers.npz"
     shutil.copyfile(CLIENT, work / "client.py")
     command = [python, str(work / "client.py"), target, str(work / "photos"), str(out)]
+    if form.session is not None:
+        source = f"from __future__ import annotations\n\n{inspect.getsource(form.session)}"
+        (work / "session.py").write_text(source, encoding="utf-8")
+        command += ["--session", form.reader]
     if who == WITH:
         command += ["--import_package", str(REPOSITORY)]
     else:
-        command += ["--without_package", *(["--trust_remote_code"] if form in OWN_CODE else [])]
+        command += ["--without_package", *(["--trust_remote_code"] if form.own_code else [])]
     kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
     if not online:
         kept = {name: value for name, value in kept.items() if not name.startswith("HF_")} | {"HF_HUB_OFFLINE": "1"}

@@ -26,14 +26,16 @@ from natix_hf.documents.published_version import PublishedVersion
 from natix_hf.documents.step_record import StepRecord
 from natix_hf.errors import UserError
 from natix_hf.files import fingerprint_file
-from natix_hf.hub.adapter_export import base_folder
 from natix_hf.hub.bundle import write_bundle
 from natix_hf.hub.export_forms import export_run, load_run
 from natix_hf.hub.hub_errors import check_name, check_token, hub_faults
 from natix_hf.hub.proof import TOLERANCES, clients_of, prove
 from natix_hf.hub.proof_photos import proof_photos
 from natix_hf.inference.batches import logits_of, photo_batches
-from natix_hf.inference.classify import labels_of
+from natix_hf.inference.graph_classifier import GRAPHS
+from natix_hf.modeling.exports import FORMS
+from natix_hf.modeling.exports.adapter_folder import base_folder
+from natix_hf.modeling.exports.export_form import labels_of
 from natix_hf.report.page_sections import ExtraSection
 from natix_hf.streetvision import client_files as streetvision
 from natix_hf.streetvision.reward import HALTED
@@ -41,7 +43,8 @@ from natix_hf.streetvision.reward import HALTED
 VERSION = "1.0.0"
 RECORD = "publication.json"
 # The only kinds of files that are ever pushed.
-OURS = (".safetensors", ".json", ".py", ".onnx", ".onnx.data", ".png", ".html", ".md", ".yaml", ".yml")
+OURS = (".safetensors", ".json", ".py", ".png", ".html", ".md", ".yaml", ".yml")
+OURS += tuple(f"{Path(form.graph).suffix}{end}" for form in GRAPHS.values() for end in ("", ".data"))
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Publication:
     """What was asked for.
 
     Args:
-        form: `auto` (stock where it can hold the model, else merged) or one of `export_forms.FORMATS`.
+        form: `auto` (stock where it can hold the model, else merged) or one of `exports.FORMS`.
         private: make a new repository private; an existing one has to be.
         version: X.Y.Z, also the tag.
         hotkey: a StreetVision participant's SS58 address; None for models that are not submitted there.
@@ -190,7 +193,7 @@ def publish(run: Path, asked: Publication, say: Callable[[str], None] = print) -
         folder = Path(work) / "model"
         form = _export(run, folder, asked, say)
         photos = proof_photos(run)
-        base = base_folder(folder) if form == "adapter" else None
+        base = base_folder(folder) if FORMS[form].on_base else None
         proving = {"photos": photos, "client_python": asked.client_python, "clients": clients_of(base)}
         try:
             proof = prove(run, folder, base=base, say=say, **proving)

@@ -20,7 +20,7 @@ from natix_hf.documents.run_record import RunRecord
 from natix_hf.errors import UserError, one_line
 from natix_hf.files import only_a_path, read_json, replacing
 from natix_hf.inference.batches import logits_of, photo_batches
-from natix_hf.inference.onnx_model import GRAPH, OnnxClassifier
+from natix_hf.inference.graph_classifier import GRAPHS, GraphClassifier, graph_form
 from natix_hf.modeling.checkpoints import PICKLES, check_finite
 from natix_hf.modeling.packed_linear import packed_linears
 from natix_hf.photos.client_view import ClientTally
@@ -92,8 +92,9 @@ def load_classifier(name_or_path: str) -> tuple[Any, Any]:
     _refuse_pickles(run)
     source = str(run) if run.is_dir() else name_or_path
     try:
-        if folder := _onnx_folder(source):
-            return OnnxClassifier(folder).eval(), AutoImageProcessor.from_pretrained(folder)
+        if folder := _graph_folder(source):
+            model = GraphClassifier(folder, graph_form(folder))
+            return model.eval(), AutoImageProcessor.from_pretrained(folder)
         if AutoConfig.from_pretrained(source).model_type == "dinov3_vit":
             raise UserError(f"{name_or_path}: a backbone without a head: train it first, python -m natix_hf.train ...")
         model = AutoModelForImageClassification.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
@@ -107,32 +108,26 @@ def load_classifier(name_or_path: str) -> tuple[Any, Any]:
     return model.eval(), processor
 
 
-def labels_of(model: Any) -> list[str]:
-    """The classes in the order of their ids."""
-    return [model.config.id2label[i] for i in range(model.config.num_labels)]
-
-
 def _refuse_pickles(folder: Path) -> None:
     """`UserError` where a folder's only weights are pickled."""
     pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
-    if pickles and not any(folder.glob("*.safetensors")) and not (folder / GRAPH).is_file():
+    if pickles and not any(folder.glob("*.safetensors")) and not graph_form(folder):
         raise UserError(
             f"{folder}: only pickled weights ({', '.join(pickles[:3])}), which can run code when read: "
             "safetensors are expected; convert them with `save_pretrained` in a place where you trust the file"
         )
 
 
-def _onnx_folder(source: str) -> Path | None:
-    """The folder of an ONNX export, fetched from the Hub where it lies there; None for other models."""
+def _graph_folder(source: str) -> Path | None:
+    """The folder of an exported graph, fetched from the Hub where it lies there; None for other models."""
     if Path(source).is_dir():
-        return Path(source) if (Path(source) / GRAPH).is_file() else None
+        return Path(source) if graph_form(Path(source)) else None
     from huggingface_hub import snapshot_download
     from transformers.utils import cached_file
 
     about = cached_file(source, "export.json", _raise_exceptions_for_missing_entries=False)
-    if about is None or read_json(about).get("format") != "onnx":
-        return None
-    return Path(snapshot_download(source, allow_patterns=["*.json", f"{GRAPH}*"]))
+    form = None if about is None else GRAPHS.get(read_json(about).get("format"))
+    return form and Path(snapshot_download(source, allow_patterns=["*.json", f"{form.graph}*"]))
 
 
 def predict_photos(

@@ -16,7 +16,7 @@ from PIL import Image
 
 from natix_hf.files import replacing
 from natix_hf.inference.classify import Prediction, Written
-from natix_hf.inference.onnx_model import OnnxClassifier
+from natix_hf.inference.graph_classifier import GraphClassifier
 from natix_hf.modeling.adapter_natix_dinov3 import fingerprint
 from natix_hf.photos.decode import photo_exif
 from natix_hf.photos.exif import CAMERA, GPS, readable_tags
@@ -26,8 +26,8 @@ TAKEN, ZONE = 0x9003, 0x9011  # DateTimeOriginal, OffsetTimeOriginal
 
 
 def model_fingerprint(model: Any) -> str:
-    """The blake2b-128 of a model's weights as they answer; of an ONNX graph, of its files."""
-    if isinstance(model, OnnxClassifier):
+    """The blake2b-128 of a model's weights as they answer; of an exported graph, of its files."""
+    if isinstance(model, GraphClassifier):
         return model.fingerprint()
     return fingerprint(model.state_dict())
 

@@ -1,4 +1,4 @@
-"""What is refused of a recipe: before a photo is read or a weight is loaded, and once the photos are known."""
+"""What is refused of a recipe beside what reading it refuses: for its places and its checkpoint, then its photos."""
 
 from __future__ import annotations
 
@@ -13,12 +13,8 @@ from natix_hf.recipe.options import Recipe
 from natix_hf.runs import folder as run_folder
 from natix_hf.runs.same_recipe import check_resumed
 from natix_hf.training.checkpoints import asked_to_resume, check_continuable, resume_point
-from natix_hf.training.mixing import check_views
-from natix_hf.training.optimizers.build_optimizer import check_optimizer, check_trained
-from natix_hf.training.probe import check_probe
+from natix_hf.training.optimizers.build_optimizer import check_trained
 from natix_hf.training.progress import check_trackers
-from natix_hf.training.sharding import check_sharding
-from natix_hf.training.warm_start import check_warm_start
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def check(recipe: Recipe, text: str) -> None:
-    """Raise `UserError` for what can be seen without photos and weights; changes nothing.
+    """Raise `UserError` for what folders, the machine and the checkpoint's configuration tell; changes nothing.
 
     Args:
         recipe: as parsed.
@@ -53,12 +49,6 @@ def check(recipe: Recipe, text: str) -> None:
             if longer and args.should_log:
                 print(longer)
     check_trackers(args.report_to)
-    speed = {key: getattr(recipe.speed, key) for key in ("decode_copy", "fixed_views", "prefix_cache_gb")}
-    check_views(model.method, recipe.data.augment, args, challenge_levels=recipe.data.challenge_levels, **speed)
-    check_probe(args, model.method, head=model.head)
-    check_sharding(args, model.method, prefix_cache_gb=recipe.speed.prefix_cache_gb)
-    check_warm_start(args, model.method, model.head)
-    check_optimizer(args, method=model.method, attn_implementation=model.attn_implementation)
     place = {"training": model.method != "probe", "bf16": args.bf16, "device": args.device}
     check_attention(model.attn_implementation, trust_remote_code=model.trust_remote_code, **place)
     with args.main_process_first(desc="configuration"):

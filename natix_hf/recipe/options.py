@@ -12,6 +12,7 @@ from typing import get_type_hints
 from natix_hf.data.data_options import DataOptions
 from natix_hf.errors import UserError
 from natix_hf.hub.hub_options import HubOptions
+from natix_hf.modeling.exports import FORMS
 from natix_hf.modeling.model_options import LoraOptions, ModelOptions
 from natix_hf.runs.decision_options import DecisionOptions
 from natix_hf.runs.purpose import PurposeOptions
@@ -53,18 +54,24 @@ class Recipe:
             self.data.hold_out_each = None  # a fold has no folds of its own
         if self.model.method == "probe" and self.data.augment == "basic" and not self.speed.fixed_views:
             self.data.augment = "none"  # what a probe sees, so that recipe.yaml and card say so
-        from natix_hf.training.curriculum import check_curriculum
-
         place = self.training.output_dir
         if place and self.purpose.refits and Path(place).absolute() == Path(self.purpose.refit_from).absolute():
             self.training.output_dir = f"{Path(place)}-refit"
-        from natix_hf.training.losses.check_loss import check_loss
+        from natix_hf.training.check_training import check_training
         from natix_hf.training.losses.class_weights import class_weights
-        from natix_hf.training.sampling import check_sampling
 
-        check_loss(self.training, self.model.method)
-        check_sampling(self.training)
-        check_curriculum(self.training)
+        model, data, speed = self.model, self.data, self.speed
+        check_training(
+            self.training,
+            method=model.method,
+            head=model.head,
+            attn_implementation=model.attn_implementation,
+            augment=data.augment,
+            challenge_levels=data.challenge_levels,
+            decode_copy=speed.decode_copy,
+            fixed_views=speed.fixed_views,
+            prefix_cache_gb=speed.prefix_cache_gb,
+        )
         if self.training.class_weights and (names := self.data.label_names):
             class_weights(self.training.class_weights, [1] * len(names), names)
 
@@ -80,28 +87,25 @@ class Recipe:
                 "push_to_hub: with hold_out_each there are many runs: publish one with natix_hf.publish, and here "
                 "leave it out with --push_to_hub false"
             )
-        if hub.hub_format == "adapter" and model.method != "lora":
+        form = FORMS.get(hub.hub_format)  # None: auto
+        if form and model.method not in form.holds.get("method", [model.method]):
             raise UserError(
-                f"hub_format: adapter is of method lora, this is {model.method}: leave it out with --hub_format auto"
+                f"hub_format: {hub.hub_format} is of method {' or '.join(form.holds['method'])}, this is "
+                f"{model.method}: leave it out with --hub_format auto"
             )
         if hub.hotkey is not None and hub.hub_format not in ("auto", "stock"):
             raise UserError(
                 "hotkey: StreetVision's clients load a stock model and nothing else, and hub_format is "
                 f"{hub.hub_format}: leave it out with --hub_format auto, or the hotkey with --hotkey null"
             )
-        odd = {
-            key: (value, f"--{key} {plain}")
-            for key, value, plain in (
-                ("pooling", model.pooling, "cls" if model.pooling == "cls_mean" else model.pooling),
-                ("feature_layers", model.feature_layers, 1),
-                ("head", model.head, "linear"),
-            )
-            if value != plain
-        }
-        if odd and (hub.hub_format == "stock" or hub.hotkey is not None):
-            why = "hub_format: stock" if hub.hub_format == "stock" else "hotkey: StreetVision's stock model"
-            held = " and ".join(f"{key}: {value}" for key, (value, _) in odd.items())
-            words = " ".join(words for _, words in odd.values())
+        why = f"hub_format: {hub.hub_format}"
+        if form is None and hub.hotkey is not None:
+            form, why = FORMS["stock"], "hotkey: StreetVision's stock model"
+        can = form.holds if form else {}
+        odd = {key: values[0] for key, values in can.items() if getattr(model, key) not in values}
+        if odd:
+            held = " and ".join(f"{key}: {getattr(model, key)}" for key in odd)
+            words = " ".join(f"--{key} {value}" for key, value in odd.items())
             raise UserError(f"{why} cannot hold {held}: change it with {words}, or --hub_format auto --hotkey null")
 
 

@@ -21,6 +21,7 @@ from transformers import HfArgumentParser
 from natix_hf.errors import UserError, one_line
 from natix_hf.options import defaults
 from natix_hf.recipe.options import REFUSED, TOPICS, Recipe
+from natix_hf.training.epoch_kinds import EpochOptions
 from natix_hf.training.losses.check_loss import LossOptions
 from natix_hf.training.training_arguments import NatixTrainingArguments
 
@@ -32,7 +33,7 @@ TRAINING_TOPICS = {
     "seed data_seed",
     "mixing": "mixup_alpha cutmix_alpha mix_switch_prob",
     "loss": " ".join([*defaults(LossOptions), "label_smoothing_factor"]),
-    "sampling": "sampling balance_by curriculum curriculum_pacing curriculum_start curriculum_end",
+    "sampling": " ".join(defaults(EpochOptions)),
     "optimizer": "optim optim_args sam_base sam_rho sam_adaptive layerwise_lr_decay loraplus_lr_ratio adam_beta1 "
     "adam_beta2 adam_epsilon",
     "choosing and keeping checkpoints": "eval_strategy eval_steps eval_delay eval_on_start early_stopping_patience "
@@ -152,10 +153,18 @@ def _tokens(key: str, value: Any) -> list[str]:
     if value is None:
         return []
     if isinstance(value, dict):
-        return [f"--{key}={json.dumps(value)}"]
+        return [f"--{key}={json.dumps({name: _json_value(text) for name, text in value.items()})}"]
     if isinstance(value, list):
         return [f"--{key}", *map(str, value)] if value else []
     return [f"--{key}={value}"]
+
+
+def _json_value(text: Any) -> Any:
+    """A value within a mapping, whose types nobody declares: a number where it is one, such as `1e-6`."""
+    try:
+        return json.loads(text)
+    except (TypeError, ValueError):
+        return text
 
 
 def _without_null(words: list[str]) -> list[str]:

@@ -24,9 +24,9 @@ def save_model(trainer: NatixTrainer, run: Path, calibration: CalibrationFile) -
     """
     from peft import PeftModel
 
-    from natix_hf.hub.adapter_export import describe_adapter
     from natix_hf.modeling.adapters import merge_lora, save_adapter
     from natix_hf.modeling.checkpoints import base_place
+    from natix_hf.modeling.exports.adapter_folder import describe_adapter
 
     model = trainer.accelerator.unwrap_model(trainer.model)
     plain = trainer.plain_model()
@@ -34,7 +34,7 @@ def save_model(trainer: NatixTrainer, run: Path, calibration: CalibrationFile) -
     with carried_out(run, ASSEMBLE, purpose=trainer.splits.purpose), staging(run) as stage:
         if isinstance(model, PeftModel):
             for config in model.peft_config.values():
-                # Whoever publishes the adapter gives it another name (hub/adapter_export.py): this path is of here.
+                # A path of this machine; an export names the base otherwise (modeling/exports/adapter_folder.py).
                 config.base_model_name_or_path = base_place(config.base_model_name_or_path)
             save_adapter(model, stage / "adapter")
             (stage / "adapter" / "README.md").unlink(missing_ok=True)  # peft's empty card; the run's own is beside it

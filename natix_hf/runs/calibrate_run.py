@@ -17,8 +17,9 @@ import yaml
 
 from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.decision.calibration import Calibration
-from natix_hf.decision.calibrators import LEAST_ROWS, CalibratorFit, fit_calibrator, fit_one
+from natix_hf.decision.calibrators import CALIBRATORS
 from natix_hf.decision.choice import mean_and_error, nll
+from natix_hf.decision.fit_calibrator import CalibratorFit, fit_calibrator, fit_one
 from natix_hf.decision.prior import class_prior
 from natix_hf.decision.prior_shift import importance_weights, prior_bias
 from natix_hf.decision.temperature import softmax
@@ -262,7 +263,7 @@ def _stays_half(choice: ThresholdChoice | None, n: int) -> str | None:
     A threshold that is to hold a figure is used where it can. Any other one is used where it betters 0.5 on held-out
     groups by more than a standard error.
     """
-    least = LEAST_ROWS["temperature"]
+    least = CALIBRATORS["temperature"].least_rows
     if choice is None:
         return f"all {n} photos are of one class, a threshold needs both, it stays 0.5"
     if n < least:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args, get_type_hints
 
+from natix_hf.decision.calibrators import CALIBRATORS
 from natix_hf.errors import UserError
 from natix_hf.options import option
 
@@ -15,7 +16,7 @@ class DecisionOptions:
 
     calibrator: list[str] = option(
         ["temperature"],
-        "one or more of none, temperature, vector, isotonic: the one that predicts held-out groups of val_calib best, "
+        f"one or more of {', '.join(CALIBRATORS)}: the one that predicts held-out groups of val_calib best, "
         "and none where nothing is clearly better than the logits as they are",
     )
     target_prior: list[float] | None = option(
@@ -45,7 +46,7 @@ class DecisionOptions:
     slices: list[str] = option([], "metadata columns that figures are broken down by; default all with 2 to 50 values")
 
     def __post_init__(self):
-        from natix_hf.decision.calibrators import check_candidates
+        from natix_hf.decision.fit_calibrator import check_candidates
         from natix_hf.decision.prior import check_target_prior
         from natix_hf.decision.threshold import parse_metric
         from natix_hf.streetvision.profiles import check_profiles

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from natix_hf.decision.calibrators import fit_calibrator
+from natix_hf.decision.fit_calibrator import fit_calibrator
 from natix_hf.documents.probe import OverProbe
 from natix_hf.documents.split_logits import SavedLogits
 from natix_hf.report.intervals import bootstrap_intervals, group_count, paired_differences

@@ -28,7 +28,7 @@ from natix_hf.documents.run_record import RunRecord
 from natix_hf.documents.split_logits import SavedLogits
 from natix_hf.errors import UserError, one_line
 from natix_hf.files import only_a_path, read_json, staging, write_json, write_text
-from natix_hf.inference.onnx_model import GRAPH
+from natix_hf.inference.graph_classifier import GRAPHS, graph_form
 from natix_hf.report.decision_lines import calibration_lines
 from natix_hf.runs.assemble_model import write_into_weights
 from natix_hf.runs.calibrate_run import carried, check_decision, decide, guaranteed
@@ -90,7 +90,8 @@ def model_folder(name: str) -> Path:
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
         try:
-            wanted = [*KEPT, f"{GRAPH}*", "labels.json", "decision.json", "adapter/*", "calibration.json", "README.md"]
+            graphs = [f"{form.graph}*" for form in GRAPHS.values()]
+            wanted = [*KEPT, *graphs, "labels.json", "decision.json", "adapter/*", "calibration.json", "README.md"]
             wanted.append("predictions/val_calib*.parquet")
             folder = Path(snapshot_download(name, allow_patterns=wanted))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
@@ -99,11 +100,12 @@ def model_folder(name: str) -> Path:
 
 
 def check_changeable(folder: Path, name: str) -> None:
-    """Raise `UserError` for an ONNX graph, whose last layer cannot be told apart; `name` is what was asked for."""
-    if not (folder / "config.json").is_file() and (folder / GRAPH).is_file():
+    """Raise `UserError` for an exported graph, whose last layer cannot be told apart; `name` is what was asked for."""
+    if not (folder / "config.json").is_file() and (form := graph_form(folder)):
+        graph = form.upper()
         raise UserError(
-            f"{name}: an ONNX graph cannot be given another calibration (photos without labels give a report): "
-            "recalibrate the run or its merged export, and export that to ONNX"
+            f"{name}: an {graph} graph cannot be given another calibration (photos without labels give a report): "
+            f"recalibrate the run or its merged export, and export that to {graph}"
         )
 
 

@@ -24,58 +24,23 @@ from natix_hf.files import replacing
 from natix_hf.inference.features import frozen_features
 from natix_hf.inference.pass_costs import Passes
 from natix_hf.modeling.adapters import plain_model
-from natix_hf.options import off
 from natix_hf.threads import one_blas_thread
+from natix_hf.training.epoch_kinds import CURRICULA, PACINGS, check_epochs
 
 FOLDS = 5
-
-
-def check_curriculum(args: Any) -> None:
-    """Refuse what cannot work, before anything is read.
-
-    Args:
-        args: `NatixTrainingArguments`.
-
-    Raises:
-        UserError: an unknown word, a share that is none, or too few epochs for all rows to get in.
-    """
-    words = {"curriculum": ("none", "loss", "margin"), "curriculum_pacing": ("linear", "root", "step")}
-    for key, known in words.items():
-        if getattr(args, key) not in known:
-            raise UserError(f"{key}: {getattr(args, key)} given, {', '.join(known[:-1])} or {known[-1]} expected")
-    for key in ("curriculum_start", "curriculum_end"):
-        if not 0 < getattr(args, key) <= 1:
-            raise UserError(f"{key}: {getattr(args, key)} given, a share above 0 and at most 1 expected")
-    if args.curriculum != "none" and args.max_steps <= 0:
-        _check_epochs(args, args.num_train_epochs)
-
-
-def _check_epochs(args: Any, epochs: float) -> None:
-    last = math.ceil(epochs) - 1
-    if last < 1:
-        raise UserError(
-            f"curriculum: photos enter from epoch to epoch: {epochs:g} given, more than one expected: "
-            f"add --num_train_epochs 2, or leave it out with {off(args, 'curriculum')}"
-        )
-    if last / epochs < args.curriculum_end - 1e-9:
-        raise UserError(
-            f"curriculum_end: {args.curriculum_end} given, but the last of {epochs:g} epochs begins at "
-            f"{last / epochs:.2f} of the training and would not have all photos: add --curriculum_end "
-            f"{math.floor(100 * last / epochs) / 100:g}, or more epochs"
-        )
 
 
 def check_start(args: Any, rows: int) -> float:
     """The number of epochs of a run over `rows` rows, after a last look at what the curriculum would do with them.
 
     Raises:
-        UserError: as `check_curriculum`; or the first epoch has fewer photos than one step takes.
+        UserError: as `epoch_kinds.check_epochs`; or the first epoch has fewer photos than one step takes.
     """
     batch = args.train_batch_size * args.world_size
     steps = math.ceil(math.ceil(rows / batch) / args.gradient_accumulation_steps)
     epochs = args.max_steps / steps if args.max_steps > 0 else args.num_train_epochs
     if args.curriculum != "none":
-        _check_epochs(args, epochs)
+        check_epochs(args, epochs)
         batch *= args.gradient_accumulation_steps
         if args.curriculum_start * rows < batch:
             raise UserError(
@@ -86,18 +51,17 @@ def check_start(args: Any, rows: int) -> float:
 
 
 def pacing(time: float, name: str, start: float, end: float) -> float:
-    """Share of the rows that are in, by Wu et al. (2021); `step` is Hacohen and Weinshall's single step.
+    """Share of the rows that are in.
 
     Args:
         time: share of the training that is over.
-        name: `linear`, `root` (polynomial of power 1/2: quick at first) or `step` (all at once).
+        name: one of `PACINGS`.
         start: the share at the beginning.
         end: the time from which all are in.
     """
     if time >= end - 1e-9:
         return 1.0
-    grown = {"linear": time / end, "root": math.sqrt(time / end), "step": 0.0}[name]
-    return start + (1 - start) * grown
+    return start + (1 - start) * PACINGS[name](time / end)
 
 
 def cross_fitted(features: np.ndarray, labels: np.ndarray, groups: Sequence[str], names: Sequence[str]) -> np.ndarray:
@@ -147,16 +111,10 @@ def difficulty(log_probabilities: np.ndarray, labels: np.ndarray, measure: str) 
     Args:
         log_probabilities: `(n, classes)`.
         labels: `(n,)`.
-        measure: `loss`, `-log p(label)`; or `margin`, `max p(other) - p(label)` from -1 to 1.
+        measure: one of `CURRICULA`.
     """
-    rows = np.arange(len(labels))
-    own = log_probabilities[rows, labels]
     # Rounded, so that the last bits of another machine's arithmetic do not change the order.
-    if measure == "loss":
-        return np.round(-own, 6)
-    others = log_probabilities.copy()
-    others[rows, labels] = -np.inf
-    return np.round(np.exp(others.max(axis=1)) - np.exp(own), 6)
+    return np.round(CURRICULA[measure].hard(log_probabilities, labels), 6)
 
 
 def entries(hard: np.ndarray, cells: np.ndarray, ids: Sequence[str]) -> np.ndarray:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from natix_hf.options import defaults
+from natix_hf.training.epoch_kinds import CURRICULA, SAMPLINGS
 from natix_hf.training.losses import LOSSES
 from natix_hf.training.losses.check_loss import loss_terms
 from natix_hf.training.optimizers.sam import SamOptions
@@ -27,10 +28,10 @@ def without_effect(args: Any) -> str | None:
         whys |= dict.fromkeys(defaults(SamOptions), f"optim is {getattr(args.optim, 'value', args.optim)}")
     if not (args.mixup_alpha and args.cutmix_alpha):
         whys["mix_switch_prob"] = "mixup_alpha and cutmix_alpha are not both on"
-    if args.sampling == "natural":
-        whys["balance_by"] = "sampling is natural"
-    if args.curriculum == "none":
-        whys |= dict.fromkeys(("curriculum_pacing", "curriculum_start", "curriculum_end"), "curriculum is none")
+    for key, kinds in (("sampling", SAMPLINGS), ("curriculum", CURRICULA)):
+        name = getattr(args, key)
+        other = defaults(*kinds.values()).keys() - defaults(kinds[name])
+        whys |= dict.fromkeys(sorted(other), f"{key} is {name}")
     known = defaults(args)
     idle: dict[str, list[str]] = {}
     for key, why in whys.items():

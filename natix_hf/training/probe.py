@@ -26,13 +26,12 @@ LBFGS_STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)  # C of the logistic regression 
 MOST_STEPS = 10_000  # of L-BFGS; it stops by itself long before, and warns where it is stopped
 
 
-def check_probe(args: Any, method: str, *, head: str = "linear", layers: int | None = None) -> None:
+def check_probe(args: Any, method: str, *, head: str = "linear") -> None:
     """Refuse what a grid of heads cannot do, before anything is read.
 
     Args:
         args: `NatixTrainingArguments`.
         head: `linear` or `mlp`.
-        layers: of the backbone, where known.
 
     Raises:
         UserError: one line on the first of them.
@@ -44,14 +43,12 @@ def check_probe(args: Any, method: str, *, head: str = "linear", layers: int | N
             f"probe_heads: grid given, but method is {method}: only a probe trains heads alone: "
             f"leave it out with {off(args, 'probe_heads')}, or use --method probe"
         )
-    wanted = grid(args)
+    grid(args)  # which refuses values that no head can have
     if head != "linear":
         raise UserError(
             f"probe_heads: grid trains linear heads, head is {head}: leave it out with {off(args, 'probe_heads')}, or "
             "use --head linear"
         )
-    if layers is not None and (most := max(s.layers for s in wanted)) > layers:
-        raise UserError(f"probe_layers: {most} given, the backbone has {layers} layers")
     neutral = {"loss": "ce", "logit_adjustment": 0.0, "sampling": "natural", "curriculum": "none"}
     for key, value in neutral.items():
         if getattr(args, key) != value:
@@ -61,6 +58,12 @@ def check_probe(args: Any, method: str, *, head: str = "linear", layers: int | N
             )
     if args.world_size > 1:
         raise UserError("probe_heads: grid takes seconds in one process: start it without accelerate's num_processes")
+
+
+def check_probe_layers(args: Any, layers: int) -> None:
+    """Raise `UserError` where a grid of heads wants more last layers than the backbone has."""
+    if (most := kept_layers(args)) is not None and most > layers:
+        raise UserError(f"probe_layers: {most} given, the backbone has {layers} layers")
 
 
 def grid(args: Any) -> list[Setting]:

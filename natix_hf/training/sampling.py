@@ -15,35 +15,10 @@ import numpy as np
 import torch
 
 from natix_hf.errors import UserError
-from natix_hf.options import off
 from natix_hf.training.training_photos import EpochSampler
 
 # A row that an epoch holds several times has a view of its own each time: that of an epoch that no run reaches.
 REPEAT = 1 << 20
-
-
-def check_sampling(args: Any) -> None:
-    """Refuse what cannot work, before anything is read.
-
-    Args:
-        args: `NatixTrainingArguments`.
-
-    Raises:
-        UserError: an unknown word, or a second correction of the same shares.
-    """
-    for key, known in (("sampling", ("natural", "balanced")), ("balance_by", ("class", "source", "class_and_source"))):
-        if getattr(args, key) not in known:
-            raise UserError(f"{key}: {getattr(args, key)} given, {' or '.join(known)} expected")
-    if args.sampling == "balanced":
-        twice = ["logit_adjustment"] if args.logit_adjustment else []
-        weights = args.class_weights
-        twice += ["class_weights: balanced"] if weights and [*np.atleast_1d(weights)] == ["balanced"] else []
-        if twice:
-            way = off(args, twice[0].partition(":")[0])
-            raise UserError(
-                f"sampling: balanced together with {twice[0]} would correct twice, as that goes by the shares in "
-                f"train, which training then does not see: leave one of the two out with {way} or --sampling natural"
-            )
 
 
 def _even(total: int, parts: int) -> list[int]:

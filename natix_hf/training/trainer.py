@@ -33,25 +33,23 @@ from natix_hf.modeling.packed_linear import packed_linears
 from natix_hf.report.classification_metric import NatixClassificationMetric
 from natix_hf.training.accounting import Accounting, PhaseTimes
 from natix_hf.training.batch_source import BatchSource
+from natix_hf.training.check_training import check_training
 from natix_hf.training.checkpoints import remove_incomplete, resume_point
-from natix_hf.training.curriculum import check_curriculum
 from natix_hf.training.ema import Ema
 from natix_hf.training.finite_losses import FiniteLosses
 from natix_hf.training.heads import Setting
-from natix_hf.training.losses.check_loss import check_loss
 from natix_hf.training.losses.training_loss import TrainingLoss
-from natix_hf.training.mixing import check_views, mixing
-from natix_hf.training.optimizers.build_optimizer import build_optimizer, check_optimizer, extra_passes
+from natix_hf.training.mixing import mixing
+from natix_hf.training.optimizers.build_optimizer import build_optimizer, extra_passes
 from natix_hf.training.options_without_effect import without_effect
-from natix_hf.training.probe import adopt_head, check_probe, grid, search_heads
+from natix_hf.training.probe import adopt_head, check_probe_layers, grid, search_heads
 from natix_hf.training.progress import Progress
-from natix_hf.training.sampling import check_sampling
 from natix_hf.training.saving import CheckpointKeeper
-from natix_hf.training.sharding import check_sharded, check_sharding, fill, keep_precision, sketch
+from natix_hf.training.sharding import check_sharded, fill, keep_precision, sketch
 from natix_hf.training.speed_options import SpeedOptions
 from natix_hf.training.training_arguments import NatixTrainingArguments
 from natix_hf.training.training_photos import Collator, EpochSampler
-from natix_hf.training.warm_start import WarmStart, check_warm_start
+from natix_hf.training.warm_start import WarmStart
 
 
 class _Epochs(TrainerCallback):
@@ -89,6 +87,7 @@ class NatixTrainer(Trainer):
         cache_gb: the most that cached features of a probe may take, in 10^9 bytes.
         prefix_cache_gb: keep the activations below the last trained blocks, see `training.prefix`.
         fixed_views: see `training_photos.TrainingPhotos`; a probe sees so many views beside each photo.
+        checked: whether the caller has run `check_training` on this; a verb has, on the recipe.
         kwargs: what `transformers.Trainer` takes beside these.
 
     Raises:
@@ -112,6 +111,7 @@ class NatixTrainer(Trainer):
         cache_gb: float | None = None,
         prefix_cache_gb: float | None = None,
         fixed_views: int = 0,
+        checked: bool = False,
         callbacks: list[TrainerCallback] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -122,21 +122,25 @@ class NatixTrainer(Trainer):
             raise UserError(f"the model's classes {names} are not the data's {self.label_list}: set label_names alike")
         self.positive = positive_class(self.label_list, positive_label)
         self.method = training_method(model)
-        check_optimizer(args, method=self.method, attn_implementation=model.config._attn_implementation)
+        speed = {"decode_copy": decode_copy, "fixed_views": fixed_views, "prefix_cache_gb": prefix_cache_gb}
+        if not checked:
+            check_training(
+                args,
+                method=self.method,
+                head=model.config.head,
+                attn_implementation=model.config._attn_implementation,
+                augment=augment,
+                challenge_levels=challenge_levels,
+                **speed,
+            )
+        check_probe_layers(args, model.config.backbone_config.num_hidden_layers)
         self.extra_passes = extra_passes(args)
-        check_loss(args, self.method)
-        check_sampling(args)
-        check_curriculum(args)
         counts = splits.training_counts
         self.criterion = TrainingLoss(args, [counts[n] for n in self.label_list], self.label_list, self.positive)
         self.all_parameters = sum(p.numel() for p in model.parameters())
         self.trainable_parameters = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        used = {"decode_copy": decode_copy, "fixed_views": fixed_views, "prefix_cache_gb": prefix_cache_gb}
-        check_views(self.method, augment, args, challenge_levels=challenge_levels, **used)
         if args.should_log and splits.purpose != "range test" and (idle := without_effect(args)):
             print(f"warning: {idle}")
-        check_probe(args, self.method, head=model.config.head, layers=model.config.backbone_config.num_hidden_layers)
-        check_warm_start(args, self.method, model.config.head)
         self.times = PhaseTimes()
         self.source = BatchSource(
             processing_class,
@@ -145,7 +149,7 @@ class NatixTrainer(Trainer):
             times=self.times,
             augment=augment,
             challenge_levels=None if challenge_levels is None else tuple(challenge_levels),
-            speed=SpeedOptions(cache_dir=cache_dir, cache_gb=cache_gb, decode_copy_side=decode_copy_side, **used),
+            speed=SpeedOptions(cache_dir=cache_dir, cache_gb=cache_gb, decode_copy_side=decode_copy_side, **speed),
         )
         if self.method == "probe":
             args.dataloader_num_workers = 0  # rows of a memory-mapped file: a worker process would only copy them
@@ -368,7 +372,6 @@ class NatixTrainer(Trainer):
     # -- checkpoints and sharded models -------------------------------------------------------------------------------
 
     def create_accelerator_and_postprocess(self) -> None:
-        check_sharding(self.args, self.method, prefix_cache_gb=self.source.speed.prefix_cache_gb)
         super().create_accelerator_and_postprocess()
         check_sharded(self.args, self.is_fsdp_enabled)
         if self.is_fsdp_enabled:

@@ -15,7 +15,8 @@ from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from natix_hf.errors import UserError
-from natix_hf.options import AT_LEAST_0, AT_LEAST_1, SHARE, SHARE_BELOW_1, check_bounds, option
+from natix_hf.options import AT_LEAST_0, AT_LEAST_1, SHARE, SHARE_ABOVE_0, SHARE_BELOW_1, check_bounds, option
+from natix_hf.training.epoch_kinds import EpochOptions
 from natix_hf.training.losses import LOSSES
 from natix_hf.training.losses.check_loss import LossOptions
 from natix_hf.training.optimizers import OPTIMIZERS
@@ -87,26 +88,6 @@ class _MixingOptions:
 
 
 @dataclass
-class _EpochOptions:
-    sampling: Literal["natural", "balanced"] = option(
-        "natural", "natural: an epoch is every row once; balanced: as long, with equal shares, rare rows repeat"
-    )
-    balance_by: Literal["class", "source", "class_and_source"] = option(
-        "class", "what balanced sampling evens out: classes, the data's sources, or sources within each class"
-    )
-    curriculum: Literal["none", "loss", "margin"] = option(
-        "none",
-        "easy photos first, by the loss or the margin of a cross-fitted probe on frozen features of train; epochs "
-        "keep their length, few photos repeat",
-    )
-    curriculum_pacing: Literal["linear", "root", "step"] = option(
-        "linear", "how the share of photos grows from epoch to epoch: evenly, quickly at first, or all at once"
-    )
-    curriculum_start: float = option(0.3, "share of each class, the easiest, that the first epoch has")
-    curriculum_end: float = option(0.5, "share of the training after which all photos are in")
-
-
-@dataclass
 class _ProbeOptions:
     probe_heads: Literal["one", "grid"] = option(
         "one",
@@ -128,7 +109,7 @@ class _ProbeOptions:
 
 @dataclass
 class NatixTrainingArguments(
-    SamOptions, _ProbeOptions, _EpochOptions, LossOptions, _MixingOptions, _AverageOptions, TrainingArguments
+    SamOptions, _ProbeOptions, EpochOptions, LossOptions, _MixingOptions, _AverageOptions, TrainingArguments
 ):
     """`transformers.TrainingArguments` with defaults for fine-tuning vision transformers, plus EMA and early stopping.
 
@@ -145,8 +126,7 @@ class NatixTrainingArguments(
         optim, sam_base, sam_rho, sam_adaptive, layerwise_lr_decay, loraplus_lr_ratio: see `training.optimizers`.
         mixup_alpha, cutmix_alpha, mix_switch_prob: how batches are mixed, see `training.mixing`.
         loss, class_weights, logit_adjustment and the parameters of single losses: see `training.losses`.
-        sampling, balance_by: what an epoch is made of, see `training.sampling`.
-        curriculum, curriculum_pacing, curriculum_start, curriculum_end: easy photos first, see `training.curriculum`.
+        sampling, balance_by, curriculum, curriculum_pacing, ...: what an epoch is made of, see `training.epoch_kinds`.
         overwrite_output_dir: remove what an earlier run left in `output_dir`.
 
     Raises:
@@ -157,10 +137,10 @@ class NatixTrainingArguments(
 
     overwrite_output_dir: bool = option(False, "remove what an earlier run left in output_dir")
     optim: str = option("adamw_torch_fused", f"{', '.join(OPTIMIZERS)}, or transformers' (adamw_torch, sgd, ...)")
-    layerwise_lr_decay: float = option(
+    layerwise_lr_decay: Annotated[float, SHARE_ABOVE_0] = option(
         1.0, "learning rate of each block as a share of the one above it, e.g. 0.75; the head's is learning_rate"
     )
-    loraplus_lr_ratio: float | None = option(
+    loraplus_lr_ratio: Annotated[float | None, AT_LEAST_1] = option(
         None, "LoRA+: B matrices of the adapters learn this many times as fast as A, e.g. 16; default: alike"
     )
 
@@ -208,8 +188,7 @@ class NatixTrainingArguments(
         self.label_names = ["labels"]
         if self.bf16 is None:
             self.bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported() and not self.use_cpu
-        check_bounds(self, _AverageOptions)
-        check_bounds(self, _MixingOptions)
+        check_bounds(self, NatixTrainingArguments)
         score = (self.metric_for_best_model or "mcc").removeprefix("eval_")
         if score not in SCORES:
             raise UserError(f"metric_for_best_model: {score} given, one of {', '.join(SCORES)} expected")
@@ -318,10 +297,6 @@ class NatixTrainingArguments(
                 )
         if self.optim == "sam" and not 0 < self.sam_rho < math.inf:
             raise UserError(f"sam_rho: {self.sam_rho} given, a number above 0 expected")
-        if not 0 < self.layerwise_lr_decay <= 1:
-            raise UserError(f"layerwise_lr_decay: {self.layerwise_lr_decay} given, above 0 and at most 1 expected")
-        if self.loraplus_lr_ratio is not None and not 1 <= self.loraplus_lr_ratio < math.inf:
-            raise UserError(f"loraplus_lr_ratio: {self.loraplus_lr_ratio} given, at least 1 expected")
         base = self.sam_base if self.optim == "sam" else self.optim
         if base.startswith("schedule_free"):
             scheduled = getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type) != "constant"

@@ -18,8 +18,8 @@ import argparse
 import numpy as np
 from scipy.special import expit, log_expit, ndtr, ndtri
 
-from natix_hf.decision.calibrators import FOLDS, fit_calibrator
-from natix_hf.decision.choice import FIRST_STEP
+from natix_hf.decision.calibrators.temperature import FIRST_STEP
+from natix_hf.decision.fit_calibrator import FOLDS, fit_calibrator
 from natix_hf.decision.temperature import BOUNDS, PRIOR_SD
 
 GRID = np.arange(np.ceil(np.log(BOUNDS[0]) / 0.1), np.log(BOUNDS[1]) / 0.1) * 0.1  # log T, 0 among them

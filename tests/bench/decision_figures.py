@@ -21,7 +21,7 @@ import numpy as np
 
 from natix_hf.decision.at_shares import before_and_after, figures_at_shares
 from natix_hf.decision.calibration import Calibration
-from natix_hf.decision.calibrators import fit_calibrator
+from natix_hf.decision.fit_calibrator import fit_calibrator
 from natix_hf.decision.prior_shift import estimate_prior, importance_weights, prior_bias
 from natix_hf.decision.temperature import softmax
 from natix_hf.decision.threshold import fold_bias, threshold_curve

@@ -20,8 +20,9 @@ import torch
 from transformers.utils import logging
 
 from natix_hf.errors import UserError
-from natix_hf.hub.export_forms import FORMATS, export_run
+from natix_hf.hub.export_forms import export_run
 from natix_hf.hub.proof import SAME_PROCESS, WITH, WITHOUT, prove
+from natix_hf.modeling.exports import FORMS
 from natix_hf.scenes.photos import encode, scene
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -31,7 +32,7 @@ COLUMNS = (SAME_PROCESS, WITH, WITHOUT, "client_python")
 def rows(run: Path, folder: Path, content: list[bytes], client_python: str | None, half: bool) -> list[list[str]]:
     """One row of the table for each form of a run."""
     found = []
-    forms = [(form, "fp32") for form in FORMATS] + [(form, "bf16") for form in (("merged", "stock") if half else ())]
+    forms = [(form, "fp32") for form in FORMS] + [(form, "bf16") for form in (("merged", "stock") if half else ())]
     for form, dtype in forms:
         out, base = folder / f"{form}-{dtype}", folder / "base-pushed" if form == "adapter" else None
         begin = time.perf_counter()

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from natix_hf.decision.calibration_error import Reference, intervals
-from natix_hf.decision.calibrators import fit_one
 from natix_hf.decision.expected_accuracy import expected_accuracy
+from natix_hf.decision.fit_calibrator import fit_one
 from natix_hf.decision.prior_shift import estimate_prior
 
 

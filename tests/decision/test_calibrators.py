@@ -8,7 +8,9 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.linear_model import LogisticRegression
 
 from natix_hf.decision.calibration import Calibration
-from natix_hf.decision.calibrators import LEAST_ROWS, fit_calibrator, fit_one, vector_objective
+from natix_hf.decision.calibrators import CALIBRATORS
+from natix_hf.decision.calibrators.vector import vector_objective
+from natix_hf.decision.fit_calibrator import fit_calibrator, fit_one
 from natix_hf.decision.temperature import BOUNDS, fit_temperature, softmax
 from natix_hf.errors import UserError
 from natix_hf.report.metrics import classification_metrics
@@ -172,7 +174,7 @@ def test_the_same_rows_and_seed_give_the_same_fit():
 
 
 def test_too_few_rows_leave_the_logits_alone_and_say_so():
-    logits, labels = draw(LEAST_ROWS["temperature"] - 1)
+    logits, labels = draw(CALIBRATORS["temperature"].least_rows - 1)
     fit = fit_calibrator(logits, labels, None)
     assert (fit.kept, fit.calibration.calibrator, fit.nll_after) == (False, "none", fit.nll_before)
     assert fit.notes == ("29 photos are too few for temperature, 30 are needed",)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import scipy.special
 
-from natix_hf.decision.calibrators import fit_calibrator
 from natix_hf.decision.choice import choose, clearly_better, mean_and_error, nll
+from natix_hf.decision.fit_calibrator import fit_calibrator
 
 
 def photos(generator, n, temperature=1.0, bias=0.0, each=3):

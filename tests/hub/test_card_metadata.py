@@ -16,7 +16,7 @@ from natix_hf.documents.hub_metadata import CardMetadata
 from natix_hf.errors import UserError
 from natix_hf.hub.base_licence import base_licence
 from natix_hf.hub.card_metadata import metadata
-from natix_hf.hub.export_forms import FORMATS
+from natix_hf.modeling.exports import FORMS
 from natix_hf.report.summary import metrics_document
 
 
@@ -31,7 +31,7 @@ def front(run):
     return yaml.safe_load(card_of(run, "me/street", form="stock").split("---\n")[1])
 
 
-@pytest.mark.parametrize("form", ["run", *FORMATS])
+@pytest.mark.parametrize("form", ["run", *FORMS])
 def test_the_hub_s_library_reads_the_card_and_gives_the_same_back(run, form):
     data = ModelCard(card_of(run, "me/street", form=form)).data
     assert isinstance(data, ModelCardData)

@@ -17,7 +17,7 @@ from finished_run import (
 from huggingface_hub import ModelCard
 
 from natix_hf.errors import UserError
-from natix_hf.hub.cards import hub_id
+from natix_hf.files import hub_id
 from natix_hf.report.summary import metrics_document
 from natix_hf.streetvision.client_files import latency_section
 

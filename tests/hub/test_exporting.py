@@ -18,10 +18,12 @@ from natix_hf.documents.export import Export
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_json
 from natix_hf.hub.export_forms import export_run
+from natix_hf.hub.proof import WITHOUT, prove
 from natix_hf.inference.batches import logits_of
 from natix_hf.inference.classify import load_classifier
 from natix_hf.inference.geojson import model_fingerprint
 from natix_hf.photos.geometry import Squash
+from natix_hf.scenes.photos import encode, scene
 
 PHOTOS = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(3))
 
@@ -145,6 +147,10 @@ def test_onnx_gives_the_run_s_logits_for_any_number_of_photos(s_run, tmp_path):
         np.testing.assert_allclose(logits_of(model, PHOTOS[:count]), logits_of(reference, PHOTOS[:count]), atol=2e-6)
     assert model.config.id2label == {0: "None", 1: "Roadwork"}
     assert len(model_fingerprint(model)) == 32
+    (client,) = prove(s_run, tmp_path / "onnx", photos=[encode(scene(5, 0, (160, 90)))], clients=(WITHOUT,)).clients[
+        1:
+    ]
+    assert client.class_ == "onnxruntime"
 
 
 def test_nothing_of_this_machine_and_nothing_pickled_leaves_with_an_export(s_run, tmp_path):
@@ -199,6 +205,7 @@ def test_options_that_do_not_fit_are_refused_in_a_line(s_run, tmp_path):
     refused("fp32", s_run, "merged", out, dtype="int4")
     refused("is written in fp32", s_run, "onnx", out, dtype="bf16")
     refused("they go with adapter", s_run, "stock", out, base_id="me/base")
+    refused("does not cut its weights", s_run, "adapter", out, max_shard_size="1MB")
     refused("a size such as 5GB", s_run, "merged", out, max_shard_size="much")
     refused("no Hub repository that others could find: add --base_output", s_run, "adapter", out)
     assert not any(path.name.startswith((".", "out")) for path in tmp_path.iterdir())

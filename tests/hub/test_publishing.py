@@ -14,10 +14,11 @@ from huggingface_hub import ModelCard
 
 from natix_hf.documents.published_version import PublishedVersion
 from natix_hf.files import read_json, write_json
-from natix_hf.hub import export_forms as exporting
 from natix_hf.hub import publish_run as publishing
+from natix_hf.hub.export_forms import export_run
 from natix_hf.hub.proof import WITH, WITHOUT
 from natix_hf.hub.publish_run import OURS, Publication, publish
+from natix_hf.modeling import stock as stock_form
 
 ALICE = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
 
@@ -155,14 +156,14 @@ def test_a_change_by_somebody_else_meanwhile_is_a_conflict(hub, run, light, refu
 
 
 def test_an_export_that_does_not_answer_like_the_run_is_not_pushed(hub, run, proofs, refused, monkeypatch):
-    usual = exporting.stock_model
+    usual = stock_form.stock_model
 
     def spoiled(*args, **kwargs):
         model = usual(*args, **kwargs)
         model.timm_model.head.bias.data[0] += 0.01
         return model
 
-    monkeypatch.setattr(exporting, "stock_model", spoiled)
+    monkeypatch.setattr(stock_form, "stock_model", spoiled)
     line, _ = refused(run, "me/x")
     assert line.startswith("proof: same process: logits differ by up to ")
     assert line.endswith(": nothing was pushed")
@@ -209,7 +210,7 @@ def test_stock_that_cannot_hold_the_model_becomes_merged_unless_asked_for(
 def test_the_adapter_is_proved_on_its_base_by_whoever_can_load_it(hub, run, proofs, tmp_path, raw):
     folder = Path(yaml.safe_load((run / "recipe.yaml").read_text())["model_name_or_path"])
     if not raw:
-        exporting.export_run(run, "adapter", tmp_path / "adapter", base_output=tmp_path / "base")
+        export_run(run, "adapter", tmp_path / "adapter", base_output=tmp_path / "base")
         folder = tmp_path / "base"
     hub.add("me/base", folder)
     publish(run, Publication("me/x", form="adapter", base_id="me/base"), lambda _: None)

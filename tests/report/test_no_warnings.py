@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from natix_hf.decision.at_shares import before_and_after, figures_at_shares
-from natix_hf.decision.calibrators import fit_calibrator
 from natix_hf.decision.expected_accuracy import expected_accuracy
+from natix_hf.decision.fit_calibrator import fit_calibrator
 from natix_hf.decision.prior_shift import estimate_prior
 from natix_hf.decision.selective import selective_document
 from natix_hf.decision.temperature import softmax

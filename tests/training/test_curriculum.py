@@ -13,13 +13,13 @@ from natix_hf import NatixTrainingArguments, UserError, train_run
 from natix_hf.recipe.yaml_and_command_line import parse
 from natix_hf.training.curriculum import (
     Curriculum,
-    check_curriculum,
     check_start,
     cross_fitted,
     difficulty,
     entries,
     pacing,
 )
+from natix_hf.training.epoch_kinds import check_curriculum
 
 NAMES = ["None", "Roadwork"]
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from natix_hf import NatixTrainingArguments, UserError
+from natix_hf.training.epoch_kinds import check_sampling
 from natix_hf.training.losses.training_loss import TrainingLoss
-from natix_hf.training.sampling import REPEAT, Strata, StratifiedSampler, check_sampling, seen_shares
+from natix_hf.training.sampling import REPEAT, Strata, StratifiedSampler, seen_shares
 
 LABELS = np.array([0] * 7 + [1] * 60 + [2] * 33)
 SOURCES = ["a", "b", "b", "b", "b", "b", "b"] + ["a"] * 50 + ["b"] * 10 + ["b"] * 33

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from natix_hf import UserError, calibrate, compare, evaluate
-from natix_hf.decision.calibrators import fit_calibrator
+from natix_hf.decision.fit_calibrator import fit_calibrator
 from natix_hf.decision.prior_shift import estimate_prior
 from natix_hf.decision.selective import risk_coverage
 from natix_hf.decision.threshold import threshold_curve

@@ -8,7 +8,7 @@ import math
 from typing import Annotated, Any
 
 from natix_hf.errors import UserError
-from natix_hf.options import AT_LEAST_0, check_bounds, composed, off, option
+from natix_hf.options import AT_LEAST_0, composed, off, option
 from natix_hf.training.losses import LOSSES
 from natix_hf.training.losses.class_weights import given_weights
 from natix_hf.training.losses.loss import Loss
@@ -90,7 +90,6 @@ def check_loss(args: Any, method: str) -> None:
             raise UserError(
                 f"{key}: has no meaning for loss {args.loss}; it works with {able}: leave it out with {off(args, key)}"
             )
-    check_bounds(args, LossOptions)
     if not 0 <= args.label_smoothing_factor < 1:
         raise UserError(
             f"label_smoothing_factor: {args.label_smoothing_factor} given, a number from 0 to below 1 expected"

@@ -16,8 +16,7 @@ import torch
 from transformers.dynamic_module_utils import custom_object_save
 
 from natix_hf.errors import UserError
-from natix_hf.files import check_new_folder, new_folder, read_json, read_recipe, write_json
-from natix_hf.hub.cards import hub_id
+from natix_hf.files import check_new_folder, hub_id, new_folder, read_json, read_recipe, write_json
 from natix_hf.modeling.adapter_natix_dinov3 import fingerprint
 from natix_hf.modeling.adapters import load_adapter, merge_lora
 from natix_hf.modeling.checkpoints import (
@@ -28,32 +27,26 @@ from natix_hf.modeling.checkpoints import (
     local_folder,
     read_config,
 )
+from natix_hf.modeling.exports.export_form import FinishedModel
 from natix_hf.modeling.modeling_natix_dinov3 import NatixDinov3ForImageClassification, NatixDinov3Head
-from natix_hf.photos.geometry import Geometry
 
 # Two machines round a merged weight differently in its last bits; another base differs in all of them.
 SAME = {"rtol": 1e-3, "atol": 1e-5}
 
 
 def write_adapter(
-    run: Path,
-    model: NatixDinov3ForImageClassification,
-    processor: Any,
-    folder: Path,
-    *,
-    base_id: str | None = None,
-    base_output: str | Path | None = None,
+    finished: FinishedModel, folder: Path, *, base_id: str | None = None, base_output: str | Path | None = None
 ) -> None:
-    """Fill `folder` with the adapter of `run`, and `base_output` with its base.
+    """Fill `folder` with the adapter of a run, and `base_output` with its base.
 
     Args:
-        run: a finished LoRA run.
-        model, processor: of the run, merged.
+        finished: a LoRA run.
         base_id: the base's name on the Hub.
 
     Raises:
         UserError: the run has no adapter, its base cannot be had or has changed, or nothing names the base to others.
     """
+    run, model, processor, geometry = finished
     if not (run / "adapter" / "adapter_config.json").is_file():
         raise UserError(f"{run}: no adapter/ folder, only LoRA runs have one: use --format merged or stock")
     recipe = read_recipe(run)
@@ -65,7 +58,7 @@ def write_adapter(
     revision = recipe.get("model_revision")
     named = base_id or (str(Path(base_output).expanduser().absolute()) if base_output else None)
     if named is None:
-        named = _raw_hub_base(name, revision, processor)
+        named = _raw_hub_base(name, revision, geometry)
     base = _base(model, name, revision)
     found = fingerprint(base.backbone.state_dict())
     if base_output:
@@ -101,7 +94,7 @@ def base_folder(adapter: str | Path) -> Path:
     return local_folder(name, (*SETTINGS, *WEIGHTS))
 
 
-def _raw_hub_base(name: str, revision: str | None, processor: Any) -> str:
+def _raw_hub_base(name: str, revision: str | None, geometry: Any) -> str:
     """The run's base if clients can use it as it stands on the Hub; else `UserError` with the way out."""
     way = "add --base_output FOLDER (and --base_id OWNER/NAME, under which you push that folder once)"
     if hub_id(name) is None:
@@ -109,7 +102,6 @@ def _raw_hub_base(name: str, revision: str | None, processor: Any) -> str:
     if "model_type" not in read_config(name, revision):
         raise UserError(f"--format adapter: the base {name} is in timm's layout, without our class: {way}")
     # A pipeline takes the image processor from the base's repository.
-    geometry = Geometry.of(processor)
     ours = load_processor(name, geometry, revision)
     theirs = type(ours).from_pretrained(name, revision=revision)
     if theirs.to_dict() != ours.to_dict():

@@ -1,0 +1,113 @@
+"""An ONNX graph: photos `(batch, 3, H, W)` to calibrated logits, by torch's own exporter."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from natix_hf.errors import UserError
+from natix_hf.modeling.exports.export_form import ExportForm, FinishedModel
+
+OPSET = 20  # of ONNX 1.15 (2023), with GELU as one operator; onnxruntime has it since 1.17
+ONE_FILE = 1_800_000_000  # bytes; a protobuf message ends at 2 GiB, what is larger lies in a second file
+INSTALL = "pip install 'natix_hf[onnx]'"
+USAGE = """\
+With onnxruntime, and no code of ours:
+
+```python
+import json
+
+import numpy as np
+import onnxruntime
+from huggingface_hub import snapshot_download
+from transformers import AutoImageProcessor
+from transformers.image_utils import load_image
+
+folder = snapshot_download("MODEL_ID")
+processor = AutoImageProcessor.from_pretrained(folder)
+session = onnxruntime.InferenceSession(f"{folder}/model.onnx", providers=["CPUExecutionProvider"])
+labels = json.load(open(f"{folder}/labels.json"))
+pixels = np.asarray(processor(images=load_image("street.jpg"), return_tensors="np")["pixel_values"], dtype=np.float32)
+logits = session.run(["logits"], {"pixel_values": pixels})[0][0].astype(np.float64)
+scores = np.exp(logits - logits.max())
+print(dict(zip(labels, (scores / scores.sum()).tolist())))
+```
+"""
+
+
+def session(folder: str) -> Callable:
+    """What answers pixels by logits; see `ExportForm.session`."""
+    import onnxruntime
+    import torch
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    found = onnxruntime.InferenceSession(f"{folder}/model.onnx", options, providers=["CPUExecutionProvider"])
+    return lambda pixels: found.run(["logits"], {"pixel_values": pixels})[0]
+
+
+@dataclass(frozen=True)
+class Onnx(ExportForm):
+    told: ClassVar[str] = "a graph for onnxruntime"
+    needs: ClassVar[tuple[str, ...]] = ("onnxruntime>=1.17",)
+    library: ClassVar[str] = "onnx"
+    usage: ClassVar[str] = USAGE
+    graph: ClassVar[str] = "model.onnx"
+    session: ClassVar[Callable] = staticmethod(session)
+    reader: ClassVar[str] = "onnxruntime"
+    without: ClassVar[str] = f"an ONNX model needs onnxruntime: {INSTALL}"
+
+    def write(self, finished: FinishedModel, folder: Path) -> int:
+        from natix_hf.modeling.exports.graph_files import write_beside_graph
+
+        opset = export_onnx(finished.model, folder / self.graph, finished.geometry.shape[1:])
+        write_beside_graph(finished, folder)
+        return opset
+
+
+def export_onnx(model: Any, path: Path, shape: tuple[int, int, int]) -> int:
+    """Write the graph, float32 weights inside; over 1.8 GB they lie in `<path>.data` beside it.
+
+    Args:
+        model: merged, calibrated, in eval mode and float32.
+        path: ends in `.onnx`.
+        shape: `(3, H, W)` of what a photo becomes; the size of the batch is left open.
+
+    Returns:
+        The version of ONNX's operators (opset) that the graph is written in.
+
+    Raises:
+        UserError: the exporter's packages are missing.
+    """
+    try:
+        import onnx
+        import onnxscript  # noqa: F401
+    except ImportError:
+        raise UserError(f"--format onnx needs onnx, onnxscript and onnxruntime: {INSTALL}") from None
+    import torch
+
+    from natix_hf.modeling.exports.graph_files import LogitsAlone
+
+    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            LogitsAlone(model).eval(),
+            (torch.zeros(2, *shape),),
+            str(path),
+            dynamo=True,
+            input_names=["pixel_values"],
+            output_names=["logits"],
+            dynamic_shapes={"pixel_values": {0: torch.export.Dim("batch", min=1)}},
+            opset_version=OPSET,
+            external_data=size > ONE_FILE,
+            verbose=False,
+        )
+    opsets = onnx.load(str(path), load_external_data=False).opset_import
+    return next(entry.version for entry in opsets if entry.domain in ("", "ai.onnx"))

@@ -1,0 +1,49 @@
+"""The options of forms that hold all weights as safetensors, and how these are stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from natix_hf.errors import UserError
+from natix_hf.modeling.exports.export_form import ExportForm
+from natix_hf.options import option
+
+MAX_SHARD_SIZE = "5GB"
+DTYPES = {"fp32": "float32", "bf16": "bfloat16"}  # torch's names
+
+
+@dataclass(frozen=True)
+class StoredWeights(ExportForm):
+    dtype: str = option("fp32", "fp32 or bf16: how merged and stock weights are stored")
+    max_shard_size: str = option(MAX_SHARD_SIZE, "weights are cut into files of at most this size")
+
+    elsewhere: ClassVar[dict[str, str]] = {
+        "dtype": "is written in fp32: leave it out",
+        "max_shard_size": "does not cut its weights into files: leave it out",
+    }
+
+    def __post_init__(self) -> None:
+        if self.dtype not in DTYPES:
+            raise UserError(f"--dtype {self.dtype}: one of {', '.join(DTYPES)} expected")
+
+    def store(self, model: Any, head: Any, folder: Path) -> None:
+        """`save_pretrained` with weights stored in `dtype`, the head in fp32; the configuration asks for fp32.
+
+        Raises:
+            UserError: `max_shard_size` is no size.
+        """
+        import torch
+
+        state = model.state_dict()
+        if self.dtype != "fp32":
+            stored = getattr(torch, DTYPES[self.dtype])
+            kept = {id(tensor) for tensor in (*head.parameters(), *head.buffers())}
+            kept = {name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) in kept}
+            state = {name: tensor if name in kept else tensor.to(stored) for name, tensor in state.items()}
+        size = self.max_shard_size
+        try:
+            model.save_pretrained(folder, state_dict=state, max_shard_size=size)
+        except ValueError as error:
+            raise UserError(f"--max_shard_size {size}: a size such as 5GB or 500MB expected ({error})") from None

@@ -1,0 +1,144 @@
+"""What an epoch may be made of: samplings and curricula, their keys of the recipe, and what is refused of them.
+
+How rows are drawn is in `sampling.py`; how hard each is and when it enters, in `curriculum.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+
+from natix_hf.errors import UserError
+from natix_hf.options import SHARE_ABOVE_0, composed, off, option
+
+
+@dataclass(frozen=True)
+class Natural:
+    told: ClassVar[str] = "an epoch is every row once"
+
+
+@dataclass(frozen=True)
+class Balanced:
+    balance_by: Literal["class", "source", "class_and_source"] = option(
+        "class", "what balanced sampling evens out: classes, the data's sources, or sources within each class"
+    )
+
+    told: ClassVar[str] = "as long, with equal shares, rare rows repeat"
+
+
+SAMPLINGS = {"natural": Natural, "balanced": Balanced}
+
+# Share of the way to all rows at a share of the time until then (Wu et al., 2021); `step` is Hacohen and Weinshall's.
+PACINGS = {"linear": lambda time: time, "root": math.sqrt, "step": lambda time: 0.0}
+
+
+@dataclass(frozen=True)
+class NoCurriculum:
+    pass
+
+
+@dataclass(frozen=True)
+class EasyFirst:
+    """How hard a row is, `(n,)`, of log probabilities `(n, classes)` and class ids `(n,)`; harder ones larger."""
+
+    curriculum_pacing: Literal[tuple(PACINGS)] = option(
+        "linear", "how the share of photos grows from epoch to epoch: evenly, quickly at first, or all at once"
+    )
+    curriculum_start: Annotated[float, SHARE_ABOVE_0] = option(
+        0.3, "share of each class, the easiest, that the first epoch has"
+    )
+    curriculum_end: Annotated[float, SHARE_ABOVE_0] = option(
+        0.5, "share of the training after which all photos are in"
+    )
+
+    @staticmethod
+    def hard(log_probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+
+class ByLoss(EasyFirst):
+    """`-log p(label)`."""
+
+    @staticmethod
+    def hard(log_probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        return -log_probabilities[np.arange(len(labels)), labels]
+
+
+class ByMargin(EasyFirst):
+    """`max p(other) - p(label)`, from -1 to 1."""
+
+    @staticmethod
+    def hard(log_probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        rows, others = np.arange(len(labels)), log_probabilities.copy()
+        others[rows, labels] = -np.inf
+        return np.exp(others.max(axis=1)) - np.exp(log_probabilities[rows, labels])
+
+
+CURRICULA = {"none": NoCurriculum, "loss": ByLoss, "margin": ByMargin}
+
+
+@dataclass
+class _Sampling:
+    sampling: Literal[tuple(SAMPLINGS)] = option(
+        "natural", "; ".join(f"{name}: {kind.told}" for name, kind in SAMPLINGS.items())
+    )
+
+
+@dataclass
+class _Curriculum:
+    curriculum: Literal[tuple(CURRICULA)] = option(
+        "none",
+        "easy photos first, by the loss or the margin of a cross-fitted probe on frozen features of train; epochs "
+        "keep their length, few photos repeat",
+    )
+
+
+EpochOptions = composed("EpochOptions", (_Sampling, *SAMPLINGS.values(), _Curriculum, *CURRICULA.values()))
+
+
+def check_sampling(args: Any) -> None:
+    """Raise `UserError` where balanced sampling and another key would correct the same shares twice.
+
+    Args:
+        args: `NatixTrainingArguments`.
+    """
+    if args.sampling != "balanced":
+        return
+    weights = args.class_weights
+    twice = ["logit_adjustment"] if args.logit_adjustment else []
+    twice += ["class_weights: balanced"] if weights and [*np.atleast_1d(weights)] == ["balanced"] else []
+    if twice:
+        way = off(args, twice[0].partition(":")[0])
+        raise UserError(
+            f"sampling: balanced together with {twice[0]} would correct twice, as that goes by the shares in "
+            f"train, which training then does not see: leave one of the two out with {way} or --sampling natural"
+        )
+
+
+def check_curriculum(args: Any) -> None:
+    """Raise `UserError` for a curriculum with too few epochs for all rows to get in.
+
+    Args:
+        args: `NatixTrainingArguments`; with `max_steps`, only the number of rows will tell the epochs.
+    """
+    if args.curriculum != "none" and args.max_steps <= 0:
+        check_epochs(args, args.num_train_epochs)
+
+
+def check_epochs(args: Any, epochs: float) -> None:
+    """As `check_curriculum`, for a number of epochs."""
+    last = math.ceil(epochs) - 1
+    if last < 1:
+        raise UserError(
+            f"curriculum: photos enter from epoch to epoch: {epochs:g} given, more than one expected: "
+            f"add --num_train_epochs 2, or leave it out with {off(args, 'curriculum')}"
+        )
+    if last / epochs < args.curriculum_end - 1e-9:
+        raise UserError(
+            f"curriculum_end: {args.curriculum_end} given, but the last of {epochs:g} epochs begins at "
+            f"{last / epochs:.2f} of the training and would not have all photos: add --curriculum_end "
+            f"{math.floor(100 * last / epochs) / 100:g}, or more epochs"
+        )
