@@ -69,7 +69,7 @@ def check_classes(rows: SavedLogits, names: Sequence[str], what: str) -> None:
     """Raise `UserError` where predictions have another number of logits than there are classes."""
     if rows.logits.shape[1] != len(names):
         raise UserError(
-            f"{what}: {rows['logits'].shape[1]} logits a photo, and the run has {len(names)} classes "
+            f"{what}: {rows.logits.shape[1]} logits a photo, and the run has {len(names)} classes "
             f"({', '.join(names[:5])}): bring the run's own file back"
         )
 
