@@ -16,6 +16,7 @@ import yaml
 
 from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.documents.probe import ProbeSearch
+from natix_hf.documents.provenance import Provenance
 from natix_hf.documents.reward import Reward
 from natix_hf.documents.run_documents import RunDocuments
 from natix_hf.errors import UserError
@@ -67,6 +68,7 @@ def write_bundle(
     if not include_photos:  # the export holds the calibration as it is
         shown.calibration.write(folder)
     splits_summary(splits, names).write(folder)
+    Provenance.of(run).write(folder)
     _copy_pictures(run, folder, documents.reward, names, include_photos)
     _write_page(run, folder, shown, include_photos)
 

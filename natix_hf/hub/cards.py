@@ -15,6 +15,8 @@ from huggingface_hub import ModelCard
 
 from natix_hf.decision.calibrators import CALIBRATORS
 from natix_hf.documents.calibration import CalibrationFile
+from natix_hf.documents.final_figures import FinalFigures
+from natix_hf.documents.provenance import Provenance
 from natix_hf.documents.run_documents import RunDocuments
 from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.errors import UserError
@@ -125,6 +127,7 @@ def model_card(
         ],
         positive=cell(metrics.positive_label),
         test_counts=counts_text(metrics.labels),
+        made=_made_text(Provenance.of(run_folder), form),
         read_before=sentence(read_before_line(metrics)),
         decisions=card_sections.decision_lines(calibration, classes),
         stages=card_sections.stages_section(metrics, run.positive),
@@ -166,6 +169,21 @@ def _certificate_text(splits: SplitCertificate) -> str:
     tied = f"Rows that belong together were kept in one split ({', '.join(ties)}). " if ties else ""
     sought = "" if splits.rules.near_duplicates else " Altered copies of photos were not looked for."
     return f"{tied}Groups that stand in two splits: {splits.straddling}.{sought}"
+
+
+def _made_text(provenance: Provenance, form: str) -> str | None:
+    """Which step made the figures, when, of what and by what; None where nothing says so (a refit)."""
+    step = provenance.made(FinalFigures.file_name)
+    if step is None or step.name != "evaluate":
+        return None
+    logits, calibration = (step.reads.get(name) for name in ("predictions/val_test.parquet", "calibration.json"))
+    where = "`steps/`" if form == "run" else "`provenance.json`"
+    versions = f"natix_hf {step.versions['natix_hf']}, torch {step.versions['torch']}"
+    return (
+        f"They were computed by the step `evaluate` on {step.started[:10]}, with {versions}, from the logits "
+        f"`{logits.fingerprint[:12]}` and the calibration `{calibration.fingerprint[:12]}`; {where} has every step with "
+        "its inputs, options and versions, back to the fingerprints of the photos."
+    )
 
 
 def _config(run_folder: Path) -> dict[str, Any]:

@@ -63,7 +63,7 @@ def test_everything_is_there_and_nothing_more(bundle):
     documents = {kind.file_name for kind in (*MEASURED, OverProbe)}
     pictures = {"figures/reliability.png", "figures/confusion.png"}
     assert files(bundle) == documents | pictures | {
-        *("config.json", "calibration.json", "model.safetensors", "splits_summary.json"),
+        *("config.json", "calibration.json", "model.safetensors", "splits_summary.json", "provenance.json"),
         *("README.md", "report.html", ".eval_results/natix_hf.yaml"),
     }
     assert all(name.endswith(OURS) for name in files(bundle))

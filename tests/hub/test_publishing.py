@@ -40,7 +40,15 @@ def test_one_commit_brings_all_and_nothing_else_leaves(hub, run, proofs):
     assert proofs == [("export", (WITH, WITHOUT)), ("pushed", (WITH, WITHOUT))]
     assert not held.private
     wanted = {"config.json", "model.safetensors", "preprocessor_config.json", "calibration.json", "export.json"}
-    wanted |= {"proof.json", "publication.json", "README.md", "metrics.json", "report.html", "splits_summary.json"}
+    wanted |= {
+        "proof.json",
+        "publication.json",
+        "README.md",
+        "metrics.json",
+        "report.html",
+        "splits_summary.json",
+        "provenance.json",
+    }
     assert wanted <= set(held.files)
     assert all(name.endswith(OURS) for name in held.files)
     words = (
