@@ -179,10 +179,10 @@ def _made_text(provenance: Provenance, form: str) -> str | None:
     logits, calibration = (step.reads.get(name) for name in ("predictions/val_test.parquet", "calibration.json"))
     where = "`steps/`" if form == "run" else "`provenance.json`"
     versions = f"natix_hf {step.versions['natix_hf']}, torch {step.versions['torch']}"
+    made_from = f"the logits `{logits.fingerprint[:12]}` and the calibration `{calibration.fingerprint[:12]}`"
     return (
-        f"They were computed by the step `evaluate` on {step.started[:10]}, with {versions}, from the logits "
-        f"`{logits.fingerprint[:12]}` and the calibration `{calibration.fingerprint[:12]}`; {where} has every step with "
-        "its inputs, options and versions, back to the fingerprints of the photos."
+        f"They were computed by the step `evaluate` on {step.started[:10]}, with {versions}, from {made_from}; {where} "
+        "has every step with its inputs, options and versions, back to the fingerprints of the photos."
     )
 
 
