@@ -181,8 +181,8 @@ def _made_text(provenance: Provenance, form: str) -> str | None:
     versions = f"natix_hf {step.versions['natix_hf']}, torch {step.versions['torch']}"
     made_from = f"the logits `{logits.fingerprint[:12]}` and the calibration `{calibration.fingerprint[:12]}`"
     return (
-        f"They were computed by the step `evaluate` on {step.started[:10]}, with {versions}, from {made_from}; {where} "
-        "has every step with its inputs, options and versions, back to the fingerprints of the photos."
+        f"They were computed by the step `evaluate` on {step.started[:10]}, with {versions}, from {made_from}; "
+        f"{where} has every step with its inputs, options and versions, back to the fingerprints of the photos."
     )
 
 
