@@ -1,0 +1,177 @@
+"""Who works on what: a lease is a file on a disk that several machines may share, held by one process at a time.
+
+It is created only where there is none, names its holder, and is renewed by its modification time. One that was not
+renewed for `STALE` seconds belongs to nobody any more. Times are those of the file system, compared with each other:
+the clocks of the machines play no part. Leases need no locks, which many network file systems lack; this file does not
+know what they are held for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+BEAT, STALE = 20.0, 300.0  # seconds between renewals, and after which one that was not renewed is taken over
+
+
+class Holder(NamedTuple):
+    """The process that holds a lease."""
+
+    host: str
+    pid: int
+
+    def __str__(self) -> str:
+        return f"{self.host} pid {self.pid}"
+
+
+class LeaseLost(Exception):
+    """Another process has taken over what this one worked on, since this one was not heard of for too long."""
+
+
+class Lease:
+    """A lease that this process holds.
+
+    Args:
+        path: of the file.
+        text: its content, which no other lease has.
+    """
+
+    def __init__(self, path: Path, text: str) -> None:
+        self.path, self.text = path, text
+
+    def renew(self) -> bool:
+        """Say that the holder is alive; False where another process has taken the lease over meanwhile."""
+        try:
+            held = self.path.read_text(encoding="utf-8") == self.text
+            if held:
+                os.utime(self.path)  # without a time of ours: the server of a shared disk has the clock
+        except FileNotFoundError:
+            return False
+        return held
+
+    def release(self) -> None:
+        """Give it back, where it is still ours."""
+        with suppress(FileNotFoundError):
+            if self.path.read_text(encoding="utf-8") == self.text:
+                self.path.unlink()
+
+
+def take(path: Path) -> Lease | Holder:
+    """The lease at a path, or who holds it.
+
+    A lease that is stale, or whose holder is a dead process of this machine, is moved aside first. Two processes may
+    want to do that at once. What each has moved shows whether it was the stale one; a fresh one is put back.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(
+        {"host": socket.gethostname(), "pid": os.getpid(), "machine": _machine(), "id": uuid.uuid4().hex}
+    )
+    while True:
+        try:
+            number = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        except FileExistsError:
+            seen = _seen(path)
+            if seen is None:
+                continue  # it was given back just now
+            if holder := _living(path, seen):
+                return holder
+            _move_aside(path, seen)
+            continue
+        with os.fdopen(number, "w", encoding="utf-8") as file:
+            file.write(text)
+        return Lease(path, text)
+
+
+@contextmanager
+def waited_for(path: Path) -> Iterator[Lease]:
+    """Hold the lease at a path for a moment's work, after whoever holds it now."""
+    while isinstance(lease := take(path), Holder):
+        time.sleep(0.1)
+    try:
+        yield lease
+    finally:
+        lease.release()
+
+
+def holder(path: Path) -> Holder | None:
+    """Who holds the lease at a path; None where it is free."""
+    seen = _seen(path)
+    return _living(path, seen) if seen else None
+
+
+Seen = tuple[str, int]  # content and time of a lease
+
+
+def _seen(path: Path) -> Seen | None:
+    try:
+        with path.open(encoding="utf-8") as file:  # opened, so that no cached time of a network file system is read
+            return file.read(), os.fstat(file.fileno()).st_mtime_ns
+    except FileNotFoundError:
+        return None
+
+
+def _living(path: Path, seen: Seen) -> Holder | None:
+    """The holder of a lease, or None where it is stale or its process is known to be dead."""
+    text, renewed = seen
+    document = _document(text)
+    if document.get("machine") == _machine() is not None and not _runs(document["pid"]):
+        return None
+    if (time_of(path.parent) - renewed) / 1e9 > STALE:
+        return None
+    return Holder(document.get("host", "an unknown host"), document.get("pid", 0))
+
+
+def _document(text: str) -> dict[str, Any]:
+    try:
+        return json.loads(text)
+    except ValueError:  # whoever created it has not written it yet, or died before it could
+        return {}
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _machine() -> str | None:
+    """What a process has in common with those whose ids it sees: this boot and these ids' namespace; None: unknown."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return None
+
+
+def time_of(folder: Path) -> int:
+    """The time by the clock of a folder's file system, in nanoseconds; the folder is made where there is none."""
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / f".{uuid.uuid4().hex}"
+    probe.touch()
+    try:
+        return probe.stat().st_mtime_ns
+    finally:
+        probe.unlink(missing_ok=True)
+
+
+def _move_aside(path: Path, seen: Seen) -> None:
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        path.rename(aside)
+    except FileNotFoundError:
+        return
+    if _seen(aside) != seen:  # another was quicker and works already, or its holder had only been slow
+        with suppress(FileExistsError):
+            os.link(aside, path)
+    aside.unlink()
