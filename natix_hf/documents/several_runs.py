@@ -107,16 +107,17 @@ class Flattery(Part):
     In each resample of whole groups the best is chosen anew, and scored on the groups that were not drawn.
 
     Attributes:
-        score: of the best on all photos; better than what it would score on others by `by`, on average.
-        by: mean over resamples of the chosen one's score on the groups drawn, less that on the groups not drawn, in
-            the direction of better; `low` and `high` hold `level` of the resamples.
+        score: of the best on all photos.
+        elsewhere: mean score on the groups not drawn; `low` and `high` hold `level` of the resamples.
+        by: how much better `score` is.
         chosen_again: share of resamples in which the best one was chosen.
     """
 
     score: float
-    by: float
+    elsewhere: float
     low: float
     high: float
+    by: float
     chosen_again: Share
     among: Some
     resamples: Some

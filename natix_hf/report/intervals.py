@@ -188,9 +188,10 @@ def luck_of_the_best(
         level: share of the resamples between `low` and `high`.
 
     Returns:
-        `{"by", "low", "high", "chosen_again", "resamples"}`: score where it was chosen less score elsewhere, positive
-        where it flatters, whichever way the metric points; the share of resamples in which the best of all rows was
-        chosen. None where no resample leaves something to score.
+        `{"elsewhere", "low", "high", "by", "chosen_again", "resamples"}`: the mean of the scores on groups that were
+        not drawn, and the ends of `level` of them; what the best on all rows scores beyond that mean, positive where
+        it flatters, whichever way the metric points; the share of resamples in which that one was chosen. None where
+        no resample leaves something to score.
     """
     group_of_row = group_numbers(groups, len(labels))
     n_groups = int(group_of_row.max()) + 1
@@ -208,17 +209,18 @@ def luck_of_the_best(
     scores = np.stack(scores)  # (candidates, 1 + 2 n_boot), larger is better
     whole, drawn, left = scores[:, 0], scores[:, 1 : 1 + n_boot], scores[:, 1 + n_boot :]
     best = np.where(np.isnan(drawn), -np.inf, drawn).argmax(axis=0)  # (n_boot,)
-    gaps = np.take_along_axis(drawn - left, best[None], axis=0)[0]
-    defined = ~np.isnan(gaps)
-    if not defined.any():
+    elsewhere = np.take_along_axis(left, best[None], axis=0)[0]
+    defined = ~np.isnan(elsewhere)
+    ahead = np.where(np.isnan(whole), -np.inf, whole).argmax()
+    if not defined.any() or np.isnan(whole[ahead]):
         return None
-    low, high = _percentiles(gaps, level)
-    again = best[defined] == np.where(np.isnan(whole), -np.inf, whole).argmax()
+    low, high = _percentiles(sign * elsewhere, level)
     return {
-        "by": float(gaps[defined].mean()),
+        "elsewhere": float(sign * elsewhere[defined].mean()),
         "low": low,
         "high": high,
-        "chosen_again": float(again.mean()),
+        "by": float(whole[ahead] - elsewhere[defined].mean()),
+        "chosen_again": float((best[defined] == ahead).mean()),
         "resamples": int(defined.sum()),
     }
 

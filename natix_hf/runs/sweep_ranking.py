@@ -200,10 +200,10 @@ def table(document: Sweep, look: str | None) -> str:
 def _flattery_words(flattery: Flattery) -> str:
     ends = f"{figure_text(flattery.low)} to {figure_text(flattery.high)}"
     return (
-        f", by about {figure_text(flattery.by)} ({ends}): it was chosen anew in {flattery.resamples} resamples of "
-        f"groups and scored on the groups that were not drawn, and was the same one in {flattery.chosen_again:.0%} of "
-        "them. What was chosen on these photos before, such as each run's checkpoint, is not chosen anew, so the "
-        "figure errs on the low side"
+        f", by about {figure_text(flattery.by)}: chosen anew in {flattery.resamples} resamples of groups, the best "
+        f"scored {figure_text(flattery.elsewhere)} ({ends}) on the groups that were not drawn, and was the same one "
+        f"in {flattery.chosen_again:.0%} of them. What was chosen on these photos before, such as each run's checkpoint, "
+        "is not chosen anew, so the figure errs on the low side"
     )
 
 
