@@ -87,6 +87,7 @@ class RunRecord(Document):
             others than the photos'.
         time: seconds by phase.
         metric: what a run of a sweep is ranked by.
+        pruned: whether a search ended it early since it fell behind.
         calibration_of_figures: fingerprint of the `calibration.json` that the figures were computed with.
     """
 
@@ -118,3 +119,4 @@ class RunRecord(Document):
     calibration_of_figures: str | None = None
     refit: HonestRun | None = None
     metric: str | None = None
+    pruned: bool | None = None

@@ -86,9 +86,9 @@ def work(
             print(f"{told}: in use by {lease}", flush=True)
             continue
         try:
-            worked = _train(output, run, told, whose, began, lease)
+            worked = train_one(output, run, told, whose, began, lease)
         except LeaseLost:
-            print(f"{told}: taken over by {holder(lease.path)}", file=sys.stderr, flush=True)
+            print(f"{told}: taken over by {holder(lease.path) or 'another process'}", file=sys.stderr, flush=True)
             continue
         finally:
             lease.release()
@@ -96,8 +96,22 @@ def work(
             after()
 
 
-def _train(output: Path, run: Planned, told: str, whose: str, began: int, lease: Lease) -> bool:
-    """Train one run under its lease; returns whether there was something to do."""
+def train_one(output: Path, run: Planned, told: str, whose: str, began: int, lease: Lease) -> bool:
+    """Train one run under its lease, unless it is finished.
+
+    Args:
+        output, whose: as in `work`.
+        run: the run.
+        told: how lines about it begin.
+        began: when this process began, by the clock of the disk: what failed since is not tried again.
+        lease: of the run.
+
+    Returns:
+        Whether there was something to do.
+
+    Raises:
+        LeaseLost: another process has taken the run over.
+    """
     found = state(output / run.name, run.text, whose)
     failure = _failure(output, run.name)
     if found != "finished" and failure.is_file() and failure.stat().st_mtime_ns > began:
@@ -108,6 +122,11 @@ def _train(output: Path, run: Planned, told: str, whose: str, began: int, lease:
         return False
     failure.unlink(missing_ok=True)
     if failed := train(output, run.name, run.words, resume=found == "interrupted", lease=lease):
-        write_text(failure, failed)
-        print(f"{told}: failed: {failed}", file=sys.stderr, flush=True)
+        note_failure(output, run, told, failed)
     return True
+
+
+def note_failure(output: Path, run: Planned, told: str, why: str) -> None:
+    """Write down that a run failed, for whoever looks at the folder."""
+    write_text(_failure(output, run.name), why)
+    print(f"{told}: failed: {why}", file=sys.stderr, flush=True)

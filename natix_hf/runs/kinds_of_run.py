@@ -51,5 +51,11 @@ def kind_of_run(purpose: PurposeOptions) -> KindOfRun:
     if purpose.kind == "sweep":
         from natix_hf.runs.sweep_runs import finish_member, member_lines
 
+        if purpose.trial is not None:
+            from natix_hf.runs.pruning import Pruning
+
+            pruning = Pruning(purpose.trial)
+            finish = partial(finish_member, pruning=pruning)
+            return KindOfRun(partial(NatixTrainer, callbacks=[pruning]), train_run, finish, member_lines)
         return KindOfRun(NatixTrainer, train_run, finish_member, member_lines)
     return KindOfRun(NatixTrainer, train_run, finish_run, run_lines)

@@ -1,7 +1,8 @@
 """What a sweep is asked for, and the runs that this makes.
 
 Every run of a sweep has the same split and, unless seeds are what is compared, the same seed. This file takes a
-command line apart and puts together the command lines of its runs; how a recipe is parsed is handed in.
+command line apart and puts together the command lines of its runs; how a recipe is parsed is handed in. What a
+search tries is the business of `search.py`.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from typing import Any, NamedTuple
 import yaml
 
 from natix_hf.errors import UserError
-from natix_hf.runs.fan_out import Planned
+from natix_hf.runs.fan_out import Planned, outcomes, work
+from natix_hf.runs.processes import Outcome
 
 USAGE = (
-    "python -m natix_hf.sweep RECIPE --grid KEY=VALUE,VALUE [KEY=VALUE,...] [--seeds 0 1 2] [--output_dir FOLDER] "
-    "[--KEY VALUE ...]"
+    "python -m natix_hf.sweep RECIPE (--grid KEY=VALUE,VALUE ... [--seeds 0 1 2] | --search tpe --trials N --space "
+    "KEY=LOW..HIGH[:log] KEY=VALUE,VALUE ...) [--output_dir FOLDER] [--only NAME ... | --emit commands | --emit slurm "
+    "| --emit hf-jobs --flavor NAME --bucket OWNER/NAME [--timeout 2h] [--package PACKAGE]] [--KEY VALUE ...]"
 )
-OWN = ("grid", "seeds", "only")
+OWN = ("grid", "seeds", "search", "trials", "space", "only", "emit", "flavor", "timeout", "bucket", "package")
 
 _OTHER_ROWS = "its runs would be scored on other photos, and no score could be compared"
 _OTHER_SCORE = "its runs would be ranked by different scores"
@@ -38,10 +41,10 @@ REFUSED = {
     **dict.fromkeys(("metric_for_best_model", "greater_is_better", "positive_label"), _OTHER_SCORE),
     **dict.fromkeys(("seed", "data_seed"), _LUCK),
     **dict.fromkeys(("output_dir", "overwrite_output_dir", "resume_from_checkpoint"), _ONE_START),
-    **dict.fromkeys(("sweep", "refit", "refit_from", "find_lr"), _ONE_START),
+    **dict.fromkeys(("sweep", "trial", "refit", "refit_from", "find_lr"), _ONE_START),
     **dict.fromkeys(("push_to_hub", "hub_model_id", "hub_format", "model_version", "hotkey"), _NO_MODEL),
 }
-NEVER = ("sweep", "find_lr", "refit", "refit_from", "resume_from_checkpoint", "overwrite_output_dir")
+NEVER = ("sweep", "trial", "find_lr", "refit", "refit_from", "resume_from_checkpoint", "overwrite_output_dir")
 
 
 class Cell(NamedTuple):
@@ -86,7 +89,7 @@ def read_request(argv: Sequence[str]) -> Request:
             continue
         into = rest if key is not None else into
         into.append(word)
-    if not {"grid", "seeds"} & own.keys():
+    if not {"grid", "seeds", "search"} & own.keys():
         raise UserError(f"one --grid expected: {USAGE}")
     for key in NEVER:
         if any(word.split("=")[0] == f"--{key}" for word in rest):
@@ -145,33 +148,6 @@ def place_of(rest: Sequence[str], parse: Callable[[list[str]], Any]) -> tuple[Pa
     return Path(parse(list(rest)).training.output_dir), [*rest[:at], *rest[at + (1 if "=" in rest[at] else 2) :]]
 
 
-def plan(
-    request: Request, parse: Callable[[list[str]], Any], resolved: Callable[[Any], str]
-) -> tuple[Path, list[Member]]:
-    """The folder of the sweep and its runs, every recipe of them parsed, before anything runs.
-
-    Args:
-        request: from `read_request`.
-        parse: a command line of `natix_hf.train` -> its recipe.
-        resolved: a recipe -> its recipe.yaml.
-    """
-    cells = read_grid(request.own["grid"]) if "grid" in request.own else [Cell("", [], [])]
-    seeds = read_seeds(request.own["seeds"]) if "seeds" in request.own else [None]
-    if seeds != [None] and any(word.split("=")[0] == "--seed" for word in request.rest):
-        raise UserError("--seed cannot be set: --seeds sets it for each run")
-    output, rest = place_of(request.rest, parse)
-    runs: list[Member] = []
-    for cell, seed in itertools.product(cells, seeds):
-        seeded = [] if seed is None else [f"seed={seed}"]
-        name = ",".join(filter(None, [cell.name, *seeded]))
-        words = [*rest, *cell.words, *(["--seed", str(seed)] if seeded else [])]
-        run = member(output, name, words, cell.keys, parse, resolved, cell=cell.name or "the recipe", seed=seed)
-        if twin := next((one for one in runs if (one.values, one.seed) == (run.values, run.seed)), None):
-            raise UserError(f"--grid: {twin.name} and {run.name} are the same run: remove one")
-        runs.append(run)
-    return output, runs
-
-
 def member(
     output: Path,
     name: str,
@@ -189,14 +165,70 @@ def member(
     return Member(name, words, text, {key: known.get(key) for key in keys}, **more)
 
 
-def chosen(runs: Sequence[Member], names: Sequence[str]) -> list[Member]:
-    """The runs that `--only` names, in the order of the sweep; no name means no run: the table alone is written.
+class Grid:
+    """The sweep of a grid, or of several seeds, or both.
+
+    Args:
+        request: from `read_request`.
+        parse: a command line of `natix_hf.train` -> its recipe.
+        resolved: a recipe -> its recipe.yaml.
 
     Raises:
-        UserError: a name that no run has.
+        UserError: a grid that cannot be; every recipe of it is parsed here, before anything runs.
     """
-    if unknown := [name for name in names if name not in {run.name for run in runs}]:
-        raise UserError(
-            f"--only {unknown[0]}: no run of this sweep; its runs are {', '.join(run.name for run in runs)}"
-        )
-    return [run for run in runs if run.name in names]
+
+    noun = "run"
+    search = None
+
+    def __init__(self, request: Request, parse: Callable[[list[str]], Any], resolved: Callable[[Any], str]) -> None:
+        own = request.own
+        if odd := next((key for key in ("trials", "space") if key in own), None):
+            raise UserError(f"--{odd}: belongs to a search: add --search tpe, or leave it out")
+        cells = read_grid(own["grid"]) if "grid" in own else [Cell("", [], [])]
+        seeds = read_seeds(own["seeds"]) if "seeds" in own else [None]
+        if seeds != [None] and any(word.split("=")[0] == "--seed" for word in request.rest):
+            raise UserError("--seed cannot be set: --seeds sets it for each run")
+        self.output, rest = place_of(request.rest, parse)
+        self._runs: list[Member] = []
+        for cell, seed in itertools.product(cells, seeds):
+            seeded = [] if seed is None else [f"seed={seed}"]
+            name = ",".join(filter(None, [cell.name, *seeded]))
+            words = [*rest, *cell.words, *(["--seed", str(seed)] if seeded else [])]
+            about = {"cell": cell.name or "the recipe", "seed": seed}
+            run = member(self.output, name, words, cell.keys, parse, resolved, **about)
+            if twin := next((one for one in self._runs if (one.values, one.seed) == (run.values, run.seed)), None):
+                raise UserError(f"--grid: {twin.name} and {run.name} are the same run: remove one")
+            self._runs.append(run)
+        self._mine = self._named(own["only"]) if "only" in own else self._runs
+        self.recipe = yaml.safe_load(self._runs[0].text)
+
+    def _named(self, names: Sequence[str]) -> list[Member]:
+        """The runs that `--only` names; no name means no run: the table alone is written."""
+        known = [run.name for run in self._runs]
+        if unknown := [name for name in names if name not in known]:
+            raise UserError(f"--only {unknown[0]}: no run of this sweep; its runs are {', '.join(known)}")
+        return [run for run in self._runs if run.name in names]
+
+    def begin(self) -> None:
+        """Raise `UserError` where a folder holds something else than its run."""
+        self.outcomes()
+
+    def done(self) -> bool:
+        """Whether nothing is left to be trained here."""
+        return not self._mine or not self.left()
+
+    def left(self) -> list[str]:
+        """What `--only` takes, for each run that is not finished."""
+        return [name for name, outcome in self.outcomes().items() if outcome.status != "finished"]
+
+    def runs(self) -> list[Member]:
+        """All runs."""
+        return self._runs
+
+    def outcomes(self) -> dict[str, Outcome]:
+        """What became of each."""
+        return outcomes(self.output, self._runs, "sweep")
+
+    def work(self, after: Callable[[], None]) -> None:
+        """Train what is not finished and nobody trains; `after` is called after each run."""
+        work(self.output, self._mine, noun=self.noun, whose="sweep", after=after)

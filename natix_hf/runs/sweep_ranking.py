@@ -7,6 +7,7 @@ The best of many flatters itself on the photos that it was chosen on, and the ta
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -16,13 +17,16 @@ import numpy as np
 
 from natix_hf.documents.several_runs import BesideBest, Flattery, Search, Sweep, SweepCell, SweepRun, SweepScore
 from natix_hf.errors import UserError
-from natix_hf.files import read_json
+from natix_hf.files import read_json, write_text
 from natix_hf.report.intervals import difference_of_means, luck_of_the_best
 from natix_hf.report.metrics import LOWER_IS_BETTER
 from natix_hf.report.summary import LABELS, figure_text, interval_text
+from natix_hf.runs.fan_out import lease_of
+from natix_hf.runs.lease import waited_for
 from natix_hf.runs.processes import Outcome
 from natix_hf.runs.saved_logits import read_predictions
-from natix_hf.runs.sweep_plan import Member
+from natix_hf.runs.search import TpeSearch
+from natix_hf.runs.sweep_plan import Grid, Member
 from natix_hf.runs.sweep_runs import LEVEL, RESAMPLES, score
 
 CHOICES = 200  # resamples in which the best is chosen anew
@@ -34,7 +38,6 @@ def ranking(
     outcomes: Mapping[str, Outcome],
     *,
     search: Search | None = None,
-    pruned: Sequence[str] = (),
 ) -> Sweep:
     """The content of `sweep.json`: finished runs by their score on `val_select`, then the others.
 
@@ -43,7 +46,6 @@ def ranking(
         runs: all of them.
         outcomes: name of each run -> what became of it.
         search: what chose the runs.
-        pruned: names of finished runs that were stopped since they fell behind.
 
     Raises:
         UserError: two runs were scored on different rows or by different metrics.
@@ -54,7 +56,7 @@ def ranking(
         more: dict[str, Any] = {"failed": reason} if status == "failed" else {}
         if status == "finished":
             more = dict(_score(output / run.name))
-            status = "pruned" if run.name in pruned else status
+            status = "pruned" if read_json(output / run.name / "run.json").get("pruned") else status
         if run.seed is not None:
             more |= {"cell": run.cell, "seed": run.seed}
         found.append(SweepRun(name=run.name, values=run.values, rank=None, status=status, **more))
@@ -202,8 +204,8 @@ def _flattery_words(flattery: Flattery) -> str:
     return (
         f", by about {figure_text(flattery.by)}: chosen anew in {flattery.resamples} resamples of groups, the best "
         f"scored {figure_text(flattery.elsewhere)} ({ends}) on the groups that were not drawn, and was the same one "
-        f"in {flattery.chosen_again:.0%} of them. What was chosen on these photos before, such as each run's checkpoint, "
-        "is not chosen anew, so the figure errs on the low side"
+        f"in {flattery.chosen_again:.0%} of them. What was chosen on these photos before, such as each run's "
+        "checkpoint, is not chosen anew, so the figure errs on the low side"
     )
 
 
@@ -216,7 +218,7 @@ def _search_line(document: Sweep) -> str:
     space = "; ".join(f"{key}={words}" for key, words in search.space.items())
     return (
         f"{len(document.runs)} of {search.trials} trials: {told}. Chosen by Optuna's TPE (seed {search.seed}) from "
-        f"{space}; one that was below the median of the others at the same evaluation was pruned."
+        f"{space}; one that was behind the median of the others at the same evaluation was pruned."
     )
 
 
@@ -266,3 +268,21 @@ def _markdown(head: Sequence[str], rows: Sequence[tuple[int | None, Sequence[str
     for rank, cells in rows:
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in [str(rank or "-"), *cells]) + " |")
     return lines
+
+
+def write_tables(output: Path, sweep: Grid | TpeSearch) -> Sweep:
+    """Write `sweep.json` and `SWEEP.md` of what stands on the disk now; one process at a time does."""
+    with waited_for(lease_of(output, ".tables")):
+        runs = sweep.runs()
+        if not runs:
+            raise UserError(f"{output}: no trial has begun yet, there is nothing to rank: leave --only out")
+        document = ranking(output, runs, sweep.outcomes(), search=sweep.search)
+        look, waiting = None, sweep.search is not None and len(runs) < sweep.search.trials
+        waiting |= any(one.status == "waiting" for one in document.runs)
+        if (best := winner(document)) and not waiting:
+            document = with_flattery(output, document)
+            recipe = output / best.name / "recipe.yaml"
+            look = shlex.join(["python", "-m", "natix_hf.train", str(recipe), "--output_dir", f"{output}-winner"])
+        document.write(output)
+        write_text(output / "SWEEP.md", table(document, look))
+    return document

@@ -25,6 +25,7 @@ from natix_hf.runs.saved_logits import read_predictions, write_predictions
 from natix_hf.training.bottleneck import speed_lines
 
 if TYPE_CHECKING:
+    from natix_hf.runs.pruning import Pruning
     from natix_hf.training.trainer import NatixTrainer
 
 RESAMPLES, LEVEL = 1000, 0.95
@@ -52,8 +53,16 @@ def state(folder: Path, text: str, whose: str = "sweep") -> str:
     return "finished" if read_json(record).get("status") == "finished" else "interrupted"
 
 
-def finish_member(trainer: NatixTrainer, decision: DecisionOptions | None = None) -> SweepScore | None:
-    """Write the logits of `val_select` and complete `run.json` of a run of a sweep; returns the score."""
+def finish_member(
+    trainer: NatixTrainer, decision: DecisionOptions | None = None, pruning: Pruning | None = None
+) -> SweepScore | None:
+    """Write the logits of `val_select` and complete `run.json` of a run of a sweep; returns the score.
+
+    Args:
+        trainer: whose training is over.
+        decision: how logits become decisions, for the record.
+        pruning: what may have ended the training of a trial early.
+    """
     run = Path(trainer.args.output_dir)
     with trainer.times.timed("predict"):
         rows = trainer.splits.rows("selection", step="predictions")
@@ -64,6 +73,8 @@ def finish_member(trainer: NatixTrainer, decision: DecisionOptions | None = None
         metric = (trainer.args.metric_for_best_model or "mcc").removeprefix("eval_")
         metric = "log_loss" if metric == "loss" else metric
         over = {"status": "finished", "finished": run_folder.now()}
+        if pruning is not None and pruning.pruned:
+            over["pruned"] = True
         write_record(trainer, decision or DecisionOptions(), run, metric=metric, **over)
         shutil.rmtree(run / "checkpoints", ignore_errors=True)  # what wins is trained as a run of its own
         document = score(run)

@@ -43,13 +43,13 @@ def certificate() -> dict:
     return cut(rows, Plan(near_duplicates=False)).description
 
 
-def swept(output: Path, name: str, logits: np.ndarray, certificate: dict, metric: str = "mcc") -> None:
+def swept(output: Path, name: str, logits: np.ndarray, certificate: dict, metric: str = "mcc", **more) -> None:
     """A finished run of a sweep."""
     rows = Dataset.from_dict({"id": [f"p{i}" for i in range(60)], "group": GROUPS, "label": LABELS.tolist()})
     write_predictions(output / name / "predictions" / "val_select.parquet", [(None, rows, logits)])
     write_json(output / name / "splits.json", certificate)
     record = {"positive": 1, "metric": metric, "best_step": 4, "steps": 8, "time": {"train": 2.0}}
-    write_json(output / name / "run.json", record | {"status": "finished"})
+    write_json(output / name / "run.json", record | {"status": "finished"} | more)
 
 
 def member(name: str, cell: str = "", seed: int | None = None, **values) -> Member:
@@ -101,9 +101,10 @@ def test_combinations_rank_by_their_mean_over_seeds_and_differ_seed_by_seed(tmp_
 def test_pruned_runs_are_shown_and_not_ranked(tmp_path, certificate):
     runs = [member(f"trial-{i}", lora_r=i) for i in range(3)]
     for i, right in enumerate((0.7, 0.9, 0.99)):
-        swept(tmp_path, f"trial-{i}", logits_of(right, i), certificate)
+        more = {"pruned": True} if i == 2 else {}
+        swept(tmp_path, f"trial-{i}", logits_of(right, i), certificate, **more)
     outcomes = {run.name: Outcome("finished") for run in runs}
-    document = ranking(tmp_path, runs, outcomes, pruned=["trial-2"])
+    document = ranking(tmp_path, runs, outcomes)
     assert [(run.name, run.rank, run.status) for run in document.runs] == [
         ("trial-1", 1, "finished"), ("trial-0", 2, "finished"), ("trial-2", None, "pruned")
     ]  # fmt: skip

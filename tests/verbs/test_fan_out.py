@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY, Desk, plain_environment
 
 from natix_hf.documents.several_runs import Sweep
+from tests.verbs.conftest import REPOSITORY, Desk, plain_environment
 
 pytestmark = pytest.mark.slow
 
@@ -113,9 +113,53 @@ def test_several_seeds_rank_combinations_by_their_mean(module_desk):
     assert f"{document.cells[0].name},seed=0/recipe.yaml" in out
 
 
+def test_two_trees_work_on_one_search_which_goes_on_and_takes_no_other_options(module_desk):
+    desk = module_desk
+    output = desk.folder / "search"
+    space = ("--space", "learning_rate=1e-4..1e-1:log", "pooling=cls,cls_mean")
+    words = (desk.recipe, "--method", "probe", "--output_dir", output, "--search", "tpe", *space)
+    told = "".join(tree.ended() for tree in [Tree(desk, f"search-{i}", *words, "--trials", "3") for i in range(2)])
+    for number in range(3):
+        assert told.count(f"trial {number + 1}/3 trial-{number:03d}: begins") == 1
+    document = Sweep.read(output)
+    assert document.search.trials == 3
+    assert [run.rank for run in document.runs] == [1, 2, 3]
+    assert len({run.values["learning_rate"] for run in document.runs}) == 3
+    text = (output / "SWEEP.md").read_text()
+    assert "3 of 3 trials: 3 finished, 0 pruned, 0 failed" in text
+    assert f"{document.runs[0].name}/recipe.yaml" in text
+    for run in document.runs:
+        record = json.loads((output / run.name / "run.json").read_text())
+        assert {entry["split"] for entry in record["ledger"]} == {"train", "val_select"}
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    again = desk.type("sweep", *words, "--trials", "3")
+    assert "begins" not in again.out
+    assert {path: path.read_bytes() for path in before} == before
+    line = desk.refusal("sweep", *words, "--trials", "3", "--weight_decay", "0.5")
+    assert "a study of other options: weight_decay (0.5 here," in line
+    line = desk.refusal("sweep", *words[:-1], "pooling=cls,mean", "--trials", "3")
+    assert "a study of other options: space" in line
+    more = desk.type("sweep", *words, "--trials", "5", "--only", "next")
+    assert more.out.count(": begins") == 1
+    assert "4 of 5 trials" in more.out
+    assert "python -m natix_hf.train" not in more.out  # the search is not over
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (("--search", "tpe", "--space", "lora_r=4..8"), "--trials : how many runs to try expected"),
+        (("--search", "tpe", "--trials", "0", "--space", "lora_r=4..8"), "--trials 0: how many runs to try expected"),
+        (("--search", "cmaes", "--trials", "3", "--space", "lora_r=4..8"), "--search cmaes: tpe expected"),
+        (("--search", "tpe", "--trials", "3"), "--space: nothing to search"),
+        (("--search", "tpe", "--trials", "3", "--space", "lora_dropout=0..2"), "lora_dropout: 2"),
+        (("--search", "tpe", "--trials", "3", "--space", "lora_r=4.5..8"), "4.5"),
+        (("--search", "tpe", "--trials", "3", "--space", "loss=ce,focl"), "did you mean 'focal'?"),
+        (("--search", "tpe", "--trials", "3", "--grid", "lora_r=4,8"), "--grid: not together with --search"),
+        (("--search", "tpe", "--trials", "3", "--seeds", "0", "1"), "repeat the best of a search with --grid"),
+        (("--search", "tpe", "--trials", "3", "--space", "lora_r=4..8", "--only", "x"), "one trial (--only next)"),
+        (("--search", "tpe", "--trials", "3", "--space", "lora_r=4..8", "--trial", "1"), "--trial cannot be set"),
+        (("--grid", "lora_r=4,8", "--trials", "3"), "--trials: belongs to a search"),
         (("--grid", "lora_r=4,8", "--seeds", "0"), "two or more different whole numbers expected"),
         (("--grid", "lora_r=4,8", "--seeds", "0", "0"), "two or more different whole numbers expected"),
         (("--grid", "lora_r=4,8", "--seeds", "0", "x"), "--seeds 0 x: two or more different whole numbers"),
