@@ -12,13 +12,14 @@ from typing import Any
 
 import yaml
 
-from natix_hf.documents.several_runs import Search
+from natix_hf.documents.several_runs import Search, Sweep
 from natix_hf.errors import UserError, one_line
 from natix_hf.files import read_json
+from natix_hf.report.metrics import LOWER_IS_BETTER
 from natix_hf.runs.fan_out import lease_of, note_failure, outcomes, train_one
 from natix_hf.runs.lease import Holder, Lease, LeaseLost, take, time_of, waited_for
 from natix_hf.runs.processes import Outcome
-from natix_hf.runs.study import Axis, ask, begin_study, check_installed, open_study, tell, under_way
+from natix_hf.runs.study import JOURNAL, Axis, ask, begin_study, check_installed, open_study, tell, under_way
 from natix_hf.runs.sweep_plan import REFUSED, Member, Request, member, place_of
 from natix_hf.runs.sweep_runs import score
 
@@ -61,8 +62,8 @@ class TpeSearch:
         self.space = read_space(own.get("space", []), self._values)
         words = {word.partition("=")[0]: word.partition("=")[2] for word in own["space"]}
         self.search = Search(sampler="tpe", seed=base["seed"], space=words, trials=int(own["trials"][0]))
-        training = parse(self.rest).training
-        self.larger_is_better = bool(training.greater_is_better)
+        metric = parse(self.rest).training.metric_for_best_model.removeprefix("eval_")
+        self.larger_is_better = metric not in (*LOWER_IS_BETTER, "loss")
         self.recipe = base
         self._refused: dict[str, Outcome] = {}
         self._members: dict[int, Member] = {}
@@ -72,7 +73,13 @@ class TpeSearch:
         return yaml.safe_load(self.resolved(self.parse([*self.rest, *words, "--sweep", "true"])))
 
     def begin(self) -> None:
-        """Begin the study, or find the one that is there."""
+        """Begin the study, or find the one that is there.
+
+        Raises:
+            UserError: the folder holds a study of other options, or no search.
+        """
+        if Sweep.there(self.output) and not (self.output / JOURNAL).exists():
+            raise UserError(f"{self.output}: holds a sweep that is no search: choose another --output_dir")
         self.output.mkdir(parents=True, exist_ok=True)
         common = {key: value for key, value in self.recipe.items() if key not in (*self.space, "output_dir")}
         with waited_for(lease_of(self.output, ".study")):

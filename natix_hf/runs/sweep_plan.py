@@ -19,6 +19,7 @@ import yaml
 from natix_hf.errors import UserError
 from natix_hf.runs.fan_out import Planned, outcomes, work
 from natix_hf.runs.processes import Outcome
+from natix_hf.runs.study import JOURNAL
 
 USAGE = (
     "python -m natix_hf.sweep RECIPE (--grid KEY=VALUE,VALUE ... [--seeds 0 1 2] | --search tpe --trials N --space "
@@ -210,7 +211,9 @@ class Grid:
         return [run for run in self._runs if run.name in names]
 
     def begin(self) -> None:
-        """Raise `UserError` where a folder holds something else than its run."""
+        """Raise `UserError` where a folder holds something else than its run, or the sweep's folder a search."""
+        if (self.output / JOURNAL).exists():
+            raise UserError(f"{self.output}: holds a search: choose another --output_dir")
         self.outcomes()
 
     def done(self) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from natix_hf.documents.several_runs import Sweep
+from natix_hf.runs.study import Axis, ask, begin_study, open_study, tell, trial_of
 from tests.verbs.conftest import REPOSITORY, Desk, plain_environment
 
 pytestmark = pytest.mark.slow
@@ -111,6 +112,15 @@ def test_several_seeds_rank_combinations_by_their_mean(module_desk):
         assert len({record["fingerprints"]["splits"] for record in records}) == 1
     assert [cell.rank for cell in document.cells] == [1, 2]
     assert f"{document.cells[0].name},seed=0/recipe.yaml" in out
+    searching = ("--search", "tpe", "--trials", "3", "--space", "lora_r=4..8")
+    assert "holds a sweep that is no search" in desk.refusal("sweep", *words[:5], *searching)
+    written = {name: (output / name).read_bytes() for name in ("sweep.json", "SWEEP.md")}
+    emitted = desk.type("sweep", *words, "--seeds", "0", "1", "--emit", "commands")
+    assert emitted.out.startswith("# when these have ended, the table:\n")  # nothing is left to be trained
+    (output / "sweep.json").unlink()
+    environment = {**plain_environment(), "NATIX_HF_HOME": str(desk.folder / "home")}
+    subprocess.run(["bash", "-e"], input=emitted.out, text=True, check=True, env=environment, capture_output=True)
+    assert {name: (output / name).read_bytes() for name in written} == written
 
 
 def test_two_trees_work_on_one_search_which_goes_on_and_takes_no_other_options(module_desk):
@@ -139,10 +149,35 @@ def test_two_trees_work_on_one_search_which_goes_on_and_takes_no_other_options(m
     assert "a study of other options: weight_decay (0.5 here," in line
     line = desk.refusal("sweep", *words[:-1], "pooling=cls,mean", "--trials", "3")
     assert "a study of other options: space" in line
+    line = desk.refusal("sweep", *words[:5], "--grid", "lora_r=4,8")
+    assert "holds a search: choose another --output_dir" in line
     more = desk.type("sweep", *words, "--trials", "5", "--only", "next")
     assert more.out.count(": begins") == 1
     assert "4 of 5 trials" in more.out
     assert "python -m natix_hf.train" not in more.out  # the search is not over
+
+
+def test_a_trial_that_falls_behind_ends_early_and_is_told_from_the_others(module_desk):
+    desk = module_desk
+    output = desk.folder / "pruned"
+    output.mkdir()
+    begin_study(output, {}, larger_is_better=True)
+    space = {"learning_rate": Axis(1e-4, 1e-1, log=True)}
+    for number in range(5):
+        trial_of(open_study(output), ask(output, space, seed=0).number).report(2.0, 1)  # no MCC comes near
+        tell(output, number, 2.0)
+    ask(output, space, seed=0)
+    own = ("--sweep", "true", "--trial", "5", "--output_dir", output / "trial-005", "--num_train_epochs", "3")
+    status, out, err = desk.type("train", desk.recipe, "--method", "probe", *own)
+    assert status == 0, err
+    assert "pruned: its eval_mcc is behind the median of the others" in out
+    record = json.loads((output / "trial-005" / "run.json").read_text())
+    assert (record["status"], record["pruned"]) == ("finished", True)
+    assert record["steps"] * 3 == record["max_steps"]
+    assert (output / "trial-005" / "predictions" / "val_select.parquet").is_file()
+    logged = [entry["eval_mcc"] for entry in record["log_history"] if "eval_mcc" in entry]
+    assert list(open_study(output).trials[5].intermediate_values.values()) == logged
+    assert "--trial null" in desk.refusal("train", desk.recipe, "--trial", "3")
 
 
 @pytest.mark.parametrize(
