@@ -17,22 +17,27 @@ from functools import partial
 
 from natix_hf.errors import command
 
+USAGE = (
+    "python -m natix_hf.sweep RECIPE (--grid KEY=VALUE,VALUE ... [--seeds 0 1 2] | --search tpe --trials N --space "
+    "KEY=LOW..HIGH[:log] KEY=VALUE,VALUE ...) [--output_dir FOLDER] [--only NAME ... | --emit commands | --emit slurm "
+    "| --emit hf-jobs --flavor NAME --bucket OWNER/NAME [--timeout 2h] [--package PACKAGE]] [--KEY VALUE ...]"
+)
+
 
 def main(argv: list[str]) -> None:
-    from natix_hf.runs.sweep_plan import USAGE, Grid, read_request
-
     if not argv or argv[0] in ("-h", "--help"):
         print(f"{USAGE}\n\n{__doc__}")
         return
-    request = read_request(argv)
 
     from natix_hf.data.sources.known_sources import LABEL_KEYS, tell_classes
     from natix_hf.files import check_writable
     from natix_hf.recipe.yaml_and_command_line import find_recipe, parse, resolved
     from natix_hf.runs import emit
     from natix_hf.runs.search import TpeSearch
+    from natix_hf.runs.sweep_plan import Grid, read_request
     from natix_hf.runs.sweep_ranking import write_tables
 
+    request = read_request(argv, USAGE)
     emit.check(request)
     sweep = (TpeSearch if "search" in request.own else Grid)(request, parse, resolved)
     check_writable(sweep.output, "output_dir")

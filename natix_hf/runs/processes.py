@@ -9,7 +9,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, NoReturn
 
 from natix_hf.runs.lease import BEAT, Lease, LeaseLost
 
@@ -47,19 +47,27 @@ def train(output: Path, name: str, words: list[str], *, resume: bool, lease: Lea
     more = ["--resume_from_checkpoint", "true"] if resume else []
     command = [sys.executable, "-m", "natix_hf.train", *words, "--overwrite_output_dir", "false", *more]
     tied = partial(_end_with, os.getpid()) if _LIBC else None
-    with log.open("a", encoding="utf-8") as file:
-        with subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, preexec_fn=tied) as process:
-            try:
-                while (status := _ended(process)) is None:
-                    if not lease.renew():
-                        raise LeaseLost
-            except BaseException:
-                process.kill()
-                raise
+    before = signal.signal(signal.SIGTERM, _stop)  # so that the lease is given back, as after Ctrl-C
+    try:
+        with log.open("a", encoding="utf-8") as file:
+            with subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, preexec_fn=tied) as process:
+                try:
+                    while (status := _ended(process)) is None:
+                        if not lease.renew():
+                            raise LeaseLost
+                except BaseException:
+                    process.kill()
+                    raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
     if status == 0:
         return None
     last = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()][-1:]
     return f"exit status {status}: {' '.join(last).removeprefix('error: ')} ({log})"
+
+
+def _stop(number: int, frame: object) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def _ended(process: subprocess.Popen) -> int | None:

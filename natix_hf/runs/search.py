@@ -17,7 +17,7 @@ from natix_hf.errors import UserError, one_line
 from natix_hf.files import read_json
 from natix_hf.report.metrics import LOWER_IS_BETTER
 from natix_hf.runs.fan_out import lease_of, note_failure, outcomes, train_one
-from natix_hf.runs.lease import Holder, Lease, LeaseLost, take, time_of, waited_for
+from natix_hf.runs.lease import Lease, LeaseLost, take, time_of, waited_for
 from natix_hf.runs.processes import Outcome
 from natix_hf.runs.study import JOURNAL, Axis, ask, begin_study, check_installed, open_study, tell, under_way
 from natix_hf.runs.sweep_plan import REFUSED, Member, Request, member, place_of
@@ -147,17 +147,17 @@ class TpeSearch:
     def _next(self) -> tuple[int, Lease] | None:
         """A trial to work on, and its lease: one that was left, or a new one."""
         with waited_for(lease_of(self.output, ".study")):
-            trials = open_study(self.output).get_trials(deepcopy=False)
+            trials, held = open_study(self.output).get_trials(deepcopy=False), []
             for trial in filter(under_way, trials):
                 lease = take(lease_of(self.output, f"trial-{trial.number:03d}"))
-                if isinstance(lease, Holder):
-                    print(f"trial {trial.number + 1}/{self.search.trials}: in use by {lease}", flush=True)
-                else:
+                if isinstance(lease, Lease):
                     return trial.number, lease
-            if len(trials) >= self.search.trials:
-                return None
-            number = ask(self.output, self.space, seed=self.search.seed).number
-            return number, take(lease_of(self.output, f"trial-{number:03d}"))
+                held.append(f"trial {trial.number + 1}/{self.search.trials}: in use by {lease}")
+            if len(trials) < self.search.trials:
+                number = ask(self.output, self.space, seed=self.search.seed).number
+                return number, take(lease_of(self.output, f"trial-{number:03d}"))
+        print(*held, sep="\n", end="\n" * bool(held), flush=True)
+        return None
 
     def _tell(self, number: int, run: Member) -> None:
         if self.outcomes()[run.name].status != "finished":

@@ -21,11 +21,6 @@ from natix_hf.runs.fan_out import Planned, outcomes, work
 from natix_hf.runs.processes import Outcome
 from natix_hf.runs.study import JOURNAL
 
-USAGE = (
-    "python -m natix_hf.sweep RECIPE (--grid KEY=VALUE,VALUE ... [--seeds 0 1 2] | --search tpe --trials N --space "
-    "KEY=LOW..HIGH[:log] KEY=VALUE,VALUE ...) [--output_dir FOLDER] [--only NAME ... | --emit commands | --emit slurm "
-    "| --emit hf-jobs --flavor NAME --bucket OWNER/NAME [--timeout 2h] [--package PACKAGE]] [--KEY VALUE ...]"
-)
 OWN = ("grid", "seeds", "search", "trials", "space", "only", "emit", "flavor", "timeout", "bucket", "package")
 
 _OTHER_ROWS = "its runs would be scored on other photos, and no score could be compared"
@@ -72,8 +67,8 @@ class Request(NamedTuple):
     rest: list[str]
 
 
-def read_request(argv: Sequence[str]) -> Request:
-    """Take a command line apart.
+def read_request(argv: Sequence[str], usage: str = "") -> Request:
+    """Take a command line apart; `usage` closes some errors.
 
     Raises:
         UserError: an option of the sweep that stands twice, nothing to try, or a key that the sweep sets itself.
@@ -85,13 +80,13 @@ def read_request(argv: Sequence[str]) -> Request:
         key = word[2:] if word.startswith("--") else None
         if key in OWN:
             if key in own:
-                raise UserError(f"one --{key} expected: {USAGE}")
+                raise UserError(f"one --{key} expected: {usage}")
             into = own[key] = []
             continue
         into = rest if key is not None else into
         into.append(word)
     if not {"grid", "seeds", "search"} & own.keys():
-        raise UserError(f"one --grid expected: {USAGE}")
+        raise UserError(f"one --grid expected: {usage}")
     for key in NEVER:
         if any(word.split("=")[0] == f"--{key}" for word in rest):
             raise UserError(f"--{key} cannot be set: {REFUSED[key]}")

@@ -157,6 +157,13 @@ def test_two_trees_work_on_one_search_which_goes_on_and_takes_no_other_options(m
     assert "python -m natix_hf.train" not in more.out  # the search is not over
 
 
+def test_without_optuna_one_line_says_what_to_install(desk):
+    words = ("--search", "tpe", "--trials", "3", "--space", "lora_r=4..8")
+    line = desk.refusal("sweep", desk.recipe, *words, prelude="import sys\nsys.modules['optuna'] = None")
+    assert line == "--search needs Optuna: pip install 'natix_hf[search]'"
+    assert not (desk.folder / "run-sweep").exists()
+
+
 def test_a_trial_that_falls_behind_ends_early_and_is_told_from_the_others(module_desk):
     desk = module_desk
     output = desk.folder / "pruned"
@@ -187,7 +194,7 @@ def test_a_trial_that_falls_behind_ends_early_and_is_told_from_the_others(module
         (("--search", "tpe", "--trials", "0", "--space", "lora_r=4..8"), "--trials 0: how many runs to try expected"),
         (("--search", "cmaes", "--trials", "3", "--space", "lora_r=4..8"), "--search cmaes: tpe expected"),
         (("--search", "tpe", "--trials", "3"), "--space: nothing to search"),
-        (("--search", "tpe", "--trials", "3", "--space", "lora_dropout=0..2"), "lora_dropout: 2"),
+        (("--search", "tpe", "--trials", "3", "--space", "focal_gamma=-1..2"), "focal_gamma: -1"),
         (("--search", "tpe", "--trials", "3", "--space", "lora_r=4.5..8"), "4.5"),
         (("--search", "tpe", "--trials", "3", "--space", "loss=ce,focl"), "did you mean 'focal'?"),
         (("--search", "tpe", "--trials", "3", "--grid", "lora_r=4,8"), "--grid: not together with --search"),
