@@ -184,12 +184,12 @@ def table(document: Sweep, look: str | None) -> str:
                 "deviation over them. Beside the best: the mean difference of runs with the same seed; its interval "
                 "speaks of other photos, its spread of other seeds."
             )
-        best = f"The best of {len(document.cells or scored)} flatters itself on the photos that it was chosen on"
-        best += _flattery_words(document.flattery) if document.flattery else ""
+        among = len(document.cells or scored)
+        luck = _luck_words(among, document.flattery) if among > 1 else ""
         lines += [
             "",
             f"Scores on `val_select` ({scored[0].n} photos in {scored[0].groups} groups), intervals from "
-            f"{RESAMPLES} resamples of whole groups; {order} {best}. `val_test` was not read.",
+            f"{RESAMPLES} resamples of whole groups; {order}{luck} `val_test` was not read.",
         ]
     if document.search:
         lines += ["", _search_line(document)]
@@ -199,13 +199,16 @@ def table(document: Sweep, look: str | None) -> str:
     return re.sub("\n{3,}", "\n\n", "\n".join([*lines, ""]))
 
 
-def _flattery_words(flattery: Flattery) -> str:
+def _luck_words(among: int, flattery: Flattery | None) -> str:
+    told = f" The best of {among} flatters itself on the photos that it was chosen on"
+    if flattery is None:
+        return f"{told}."
     ends = f"{figure_text(flattery.low)} to {figure_text(flattery.high)}"
     return (
-        f", by about {figure_text(flattery.by)}: chosen anew in {flattery.resamples} resamples of groups, the best "
-        f"scored {figure_text(flattery.elsewhere)} ({ends}) on the groups that were not drawn, and was the same one "
-        f"in {flattery.chosen_again:.0%} of them. What was chosen on these photos before, such as each run's "
-        "checkpoint, is not chosen anew, so the figure errs on the low side"
+        f"{told}, by about {figure_text(flattery.by)}: chosen anew in {flattery.resamples} resamples of groups, the "
+        f"best scored {figure_text(flattery.elsewhere)} ({ends}) on the groups that were not drawn, and was the same "
+        f"one in {flattery.chosen_again:.0%} of them. What was chosen on these photos before, such as each run's "
+        "checkpoint, is not chosen anew, so the figure errs on the low side."
     )
 
 

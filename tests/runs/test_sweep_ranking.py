@@ -98,6 +98,19 @@ def test_combinations_rank_by_their_mean_over_seeds_and_differ_seed_by_seed(tmp_
     assert "- lora_r=32,seed=1: failed: exit status 2" in text
 
 
+def test_a_recipe_with_several_seeds_has_a_mean_and_a_spread_and_nothing_to_be_chosen_from(tmp_path, certificate):
+    runs = [member(f"seed={seed}", "the recipe", seed) for seed in (3, 5)]
+    for run, right in zip(runs, (0.7, 0.9)):
+        swept(tmp_path, run.name, logits_of(right, run.seed), certificate)
+    document = ranking(tmp_path, runs, {run.name: Outcome("finished") for run in runs})
+    (cell,) = document.cells
+    assert cell.mean == pytest.approx(np.mean([run.score.value for run in document.runs]))
+    assert with_flattery(tmp_path, document) == document
+    text = table(document, None)
+    assert "| rank | MCC, mean | spread | seed 3 | seed 5 |" in text
+    assert "flatters" not in text
+
+
 def test_pruned_runs_are_shown_and_not_ranked(tmp_path, certificate):
     runs = [member(f"trial-{i}", lora_r=i) for i in range(3)]
     for i, right in enumerate((0.7, 0.9, 0.99)):
