@@ -4,12 +4,12 @@ python -m natix_hf.folds recipes/probe.yaml --hold_out_each city_name --output_d
 
 Other keys (`--key value`) hold for all runs; a probe is cheap, since features are computed once for all folds. The
 same command goes on where it was stopped: finished folds are kept, an interrupted one resumes, one that failed is
-tried again. Ends with exit status 1 where folds failed. Writes `folds.json` and `FOLDS.md`.
+tried again. Typed on several machines that share the folder, it shares the folds among them. Ends with exit status 1
+where folds failed. Writes `folds.json` and `FOLDS.md`.
 """
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -44,9 +44,9 @@ def main(argv: list[str]) -> None:
 
     from natix_hf.files import check_writable, write_text
     from natix_hf.recipe.yaml_and_command_line import parse, resolved
-    from natix_hf.runs.held_out_folds import Outcome, folds_document, folds_table, plan_folds, recipe_rows
-    from natix_hf.runs.processes import train
-    from natix_hf.runs.sweep_runs import state
+    from natix_hf.runs.fan_out import Planned, lease_of, outcomes, work
+    from natix_hf.runs.held_out_folds import folds_document, folds_table, plan_folds, recipe_rows
+    from natix_hf.runs.lease import waited_for
 
     recipe = parse(argv)
     column = recipe.data.hold_out_each
@@ -59,28 +59,26 @@ def main(argv: list[str]) -> None:
     check_writable(output, "output_dir")
     folds = plan_folds(recipe_rows(yaml.safe_load(resolved(recipe)), partial(print, flush=True)), column)
 
-    words, states = {}, {}
+    runs: list[Planned] = []
     for fold in (fold for fold in folds if not fold.skipped):
         own = ["--test_on", f"{column}={fold.value}", "--output_dir", str(output / fold.name)]
-        words[fold.name] = [*without(argv, OWN), *own]
-        text = resolved(parse([*words[fold.name], "--overwrite_output_dir", "false"]))
-        states[fold.name] = state(output / fold.name, text, "command")
+        words = [*without(argv, OWN), *own]
+        runs.append(Planned(fold.name, words, resolved(parse([*words, "--overwrite_output_dir", "false"]))))
+    outcomes(output, runs, "command")  # refuses folders that hold something else, before anything runs
     for fold in (fold for fold in folds if fold.skipped):
         print(f"{column} = {fold.value}: no fold: {fold.skipped}", flush=True)
-    outcomes = {name: Outcome("finished" if found == "finished" else "waiting") for name, found in states.items()}
-    for place, (name, found) in enumerate(states.items(), start=1):
-        told = {"new": "begins", "interrupted": "goes on", "finished": "is there already"}[found]
-        print(f"fold {place}/{len(states)} {name}: {told}", flush=True)
-        if found != "finished":
-            failed = train(output, name, words[name], resume=found == "interrupted")
-            outcomes[name] = Outcome("failed" if failed else "finished", failed)
-            if failed:
-                print(f"fold {place}/{len(states)} {name}: failed: {failed}", file=sys.stderr, flush=True)
-        document = folds_document(output, column, folds, outcomes)
-        document.write(output)
-        write_text(output / "FOLDS.md", folds_table(document))
+
+    def write_tables():
+        with waited_for(lease_of(output, ".tables")):
+            document = folds_document(output, column, folds, outcomes(output, runs, "command"))
+            document.write(output)
+            write_text(output / "FOLDS.md", folds_table(document))
+        return document
+
+    work(output, runs, noun="fold", whose="command", after=write_tables)
+    document = write_tables()
     print(f"\n{folds_table(document)}")
-    if any(outcome.status == "failed" for outcome in outcomes.values()):
+    if any(fold.status == "failed" for fold in document.folds):
         raise SystemExit(1)
 
 

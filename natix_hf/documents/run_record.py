@@ -44,6 +44,7 @@ class RunRecord(Document):
         training_shares: class shares to which the logits belong, where sampling, weights or adjustment made them
             others than the photos'.
         metric: what the checkpoint was chosen by, and what a run of a sweep is ranked by.
+        pruned: whether a search ended it early since it fell behind.
     """
 
     file_name: ClassVar[str] = "run.json"
@@ -71,3 +72,4 @@ class RunRecord(Document):
     log_history: list[dict[str, Any]] | None = None
     refit: HonestRun | None = None
     metric: str | None = None
+    pruned: bool | None = None

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from natix_hf.documents.document import Document, Part
-from natix_hf.documents.figures import Amount, Count, Interval, Level, Resampled, Some
+from natix_hf.documents.figures import Amount, Count, Difference, Interval, Level, Resampled, Share, Some
 
 
 def _needs(part: Part, names: tuple[str, ...]) -> None:
@@ -40,14 +40,18 @@ class SweepRun(Part):
 
     Attributes:
         name: its folder.
+        status: pruned: stopped early since it fell behind, by its score so far, which is not ranked.
         failed: the reason.
+        cell: the combination that it belongs to, where each was run with several seeds.
     """
 
     name: str
     values: dict[str, Any]
     rank: Some | None
-    status: Literal["finished", "failed", "waiting"]
+    status: Literal["finished", "pruned", "failed", "waiting"]
     failed: str | None = None
+    cell: str | None = None
+    seed: Count | None = None
     metric: str | None = None
     score: Interval | None = None
     log_loss: Interval | None = None
@@ -60,19 +64,96 @@ class SweepRun(Part):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        if self.status == "finished":
+        if self.status in ("finished", "pruned"):
             _needs(self, ("metric", "score", "log_loss", "n", "groups", "fingerprint", "steps"))
         return self
 
 
+class BesideBest(Difference):
+    """A combination less the best one, seed by seed: the mean, with an interval over resampled groups.
+
+    Attributes:
+        spread: standard deviation of the differences over seeds.
+        better: in how many seeds it scored better than the best one.
+    """
+
+    spread: Amount | None
+    better: Count
+
+
+class SweepCell(Part):
+    """One combination of values with every seed.
+
+    Attributes:
+        scores: of the seeds, in their order; None: not finished, or not defined.
+        mean: over seeds, as the log loss; only where all of them are finished.
+        spread: standard deviation over seeds.
+        beside_best: None for the best one itself.
+    """
+
+    name: str
+    values: dict[str, Any]
+    rank: Some | None
+    scores: list[float | None]
+    mean: float | None = None
+    spread: Amount | None = None
+    log_loss: float | None = None
+    beside_best: BesideBest | None = None
+
+
+class Flattery(Part):
+    """How much the best one's score flatters itself, since it was chosen on the photos that it is scored on.
+
+    In each resample of whole groups the best is chosen anew, and scored on the groups that were not drawn.
+
+    Attributes:
+        score: of the best on all photos.
+        elsewhere: mean score on the groups not drawn; `low` and `high` hold `level` of the resamples.
+        by: how much better `score` is.
+        chosen_again: share of resamples in which the best one was chosen.
+    """
+
+    score: float
+    elsewhere: float
+    low: float
+    high: float
+    by: float
+    chosen_again: Share
+    among: Some
+    resamples: Some
+
+
+class Search(Part):
+    """How the runs of a search were chosen.
+
+    Attributes:
+        space: key -> what was searched, as it was typed.
+        trials: that were asked for, pruned and failed ones included.
+    """
+
+    sampler: Literal["tpe"]
+    seed: Count
+    space: dict[str, str]
+    trials: Some
+
+
 class Sweep(Document, Resampled):
-    """The runs of a sweep, best first, ranked by their score on `val_select`; `val_test` was not read."""
+    """The runs of a sweep, best first, ranked by their score on `val_select`; `val_test` was not read.
+
+    Attributes:
+        seeds, cells: where each combination was run with several seeds, the combinations are what is ranked.
+        search: where a search chose the runs.
+    """
 
     file_name: ClassVar[str] = "sweep.json"
 
     split: Literal["val_select"]
     metric: str | None
     runs: list[SweepRun]
+    seeds: list[Count] | None = None
+    cells: list[SweepCell] | None = None
+    search: Search | None = None
+    flattery: Flattery | None = None
 
 
 class FoldRun(Part):

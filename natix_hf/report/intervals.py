@@ -18,6 +18,7 @@ import numpy as np
 import scipy.special
 
 from natix_hf.report.metrics import (
+    LOWER_IS_BETTER,
     METRICS,
     checked,
     classification_metrics,
@@ -109,6 +110,100 @@ def paired_differences(
     values = [classification_metrics(logits, labels, positive) for logits in (logits_a, logits_b)]
     draws = [_resampled(logits, labels, group_of_row, positive, n_boot, seed) for logits in (logits_a, logits_b)]
     return _gaps(values, draws, level)
+
+
+def difference_of_means(
+    logits_a: Sequence[np.ndarray],
+    logits_b: Sequence[np.ndarray],
+    labels: np.ndarray,
+    groups: np.ndarray | None,
+    metric: str,
+    *,
+    positive: int = 1,
+    n_boot: int = 1000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, float]:
+    """`paired_difference` of two settings that were trained with several seeds each: the mean over pairs of runs.
+
+    All runs see the same resample each time. The interval speaks of other photos, not of other seeds.
+
+    Args:
+        logits_a, logits_b: for each seed `(n, classes)`, row by row the same photos in all of them.
+        labels, groups, metric, positive, n_boot, seed, level: as in `paired_difference`.
+    """
+    group_of_row = group_numbers(groups, len(labels))
+    values, draws = [], []
+    for a, b in zip(logits_a, logits_b, strict=True):
+        (a, rows), (b, _) = checked(a, labels), checked(b, labels)
+        figures = [classification_metrics(one, rows, positive)[metric] for one in (a, b)]
+        drawn = [_resampled(one, rows, group_of_row, positive, n_boot, seed)[metric] for one in (a, b)]
+        values.append(figures[0] - figures[1])
+        draws.append(drawn[0] - drawn[1])
+    low, high = _percentiles(np.mean(draws, axis=0), level)
+    return {"difference": float(np.mean(values)), "low": low, "high": high}
+
+
+def luck_of_the_best(
+    candidates: Sequence[Sequence[np.ndarray]],
+    labels: np.ndarray,
+    groups: np.ndarray | None,
+    metric: str,
+    *,
+    positive: int = 1,
+    n_boot: int = 200,
+    seed: int = 0,
+    level: float = 0.95,
+) -> dict[str, float] | None:
+    """How much better the best of several scores on the rows that it was chosen on than on others.
+
+    Each time groups are drawn with replacement, the best on these is chosen anew, and scored on the groups that were
+    not drawn (out-of-bag; Efron and Tibshirani, 1997). What was chosen on these rows before, such as each run's
+    checkpoint and the next trial of a search, is not repeated, so the figure errs on the low side.
+
+    Args:
+        candidates: for each its runs' logits `(n, classes)`, over which its score is the mean.
+        labels, groups, positive, seed: as in `bootstrap_intervals`.
+        metric: a name of `METRICS` by which the best is chosen.
+        n_boot: number of resamples; those in which nothing can be scored on either side are left out.
+        level: share of the resamples between `low` and `high`.
+
+    Returns:
+        `{"elsewhere", "low", "high", "by", "chosen_again", "resamples"}`: the mean of the scores on groups that were
+        not drawn, and the ends of `level` of them; what the best on all rows scores beyond that mean, positive where
+        it flatters, whichever way the metric points; the share of resamples in which that one was chosen. None where
+        no resample leaves something to score.
+    """
+    group_of_row = group_numbers(groups, len(labels))
+    n_groups = int(group_of_row.max()) + 1
+    inside = np.concatenate(list(times_drawn(n_groups, n_boot, seed, at_once=n_boot)))
+    everything = np.ones((1, n_groups))
+    times = np.concatenate([everything, inside, inside == 0]).astype(np.float64)
+    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    scores = []
+    for runs in candidates:
+        each = []
+        for logits in runs:
+            logits, rows = checked(logits, labels)
+            each.append(_resampled(logits, rows, group_of_row, positive, n_boot, seed, times)[metric])
+        scores.append(sign * np.mean(each, axis=0))
+    scores = np.stack(scores)  # (candidates, 1 + 2 n_boot), larger is better
+    whole, drawn, left = scores[:, 0], scores[:, 1 : 1 + n_boot], scores[:, 1 + n_boot :]
+    best = np.where(np.isnan(drawn), -np.inf, drawn).argmax(axis=0)  # (n_boot,)
+    elsewhere = np.take_along_axis(left, best[None], axis=0)[0]
+    defined = ~np.isnan(elsewhere)
+    ahead = np.where(np.isnan(whole), -np.inf, whole).argmax()
+    if not defined.any() or np.isnan(whole[ahead]):
+        return None
+    low, high = _percentiles(sign * elsewhere, level)
+    return {
+        "elsewhere": float(sign * elsewhere[defined].mean()),
+        "low": low,
+        "high": high,
+        "by": float(whole[ahead] - elsewhere[defined].mean()),
+        "chosen_again": float((best[defined] == ahead).mean()),
+        "resamples": int(defined.sum()),
+    }
 
 
 def _gaps(

@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.stats
@@ -34,17 +34,11 @@ from natix_hf.documents.several_runs import FoldMean, FoldRun, Folds
 from natix_hf.errors import UserError
 from natix_hf.report.metrics import METRICS
 from natix_hf.report.summary import LABELS, figure_text, interval_text
+from natix_hf.runs.processes import Outcome
 
 FEWEST = 30  # photos of a value that is worth a fold
 LEVEL = 0.95  # of the interval of the mean; folds' own intervals have that of metrics.json
 SHOWN = ("mcc", "balanced_accuracy", "accuracy", "log_loss")
-
-
-class Outcome(NamedTuple):
-    """What became of the run of a fold, and why it failed if it did."""
-
-    status: Literal["finished", "failed", "waiting"]
-    reason: str | None = None
 
 
 class Fold(NamedTuple):
@@ -102,7 +96,7 @@ def plan_folds(rows: Rows, column: str) -> list[Fold]:
         elif short:
             skipped = f"without it too few photos of {', '.join(short)} are left"
         name = re.sub(r"[^A-Za-z0-9._+@-]", "_", value).strip(".") or "_"
-        if name.lower() in {fold.name.lower() for fold in folds} | {"logs"}:
+        if name.lower() in {fold.name.lower() for fold in folds} | {"logs", "leases"}:
             name = f"{name}-{len(folds)}"
         folds.append(Fold(value, name, {names[label]: counts[label] for label in range(len(names))}, skipped))
     if all(fold.skipped for fold in folds):

@@ -51,6 +51,10 @@ def kind_of_run(purpose: PurposeOptions) -> KindOfRun:
     if purpose.kind == "sweep":
         from natix_hf.runs.sweep_runs import finish_member, member_lines
 
+        if purpose.trial is not None:
+            from natix_hf.runs.pruning import Trial
+
+            return KindOfRun(partial(Trial, number=purpose.trial), train_run, finish_member, member_lines)
         return KindOfRun(NatixTrainer, train_run, finish_member, member_lines)
     if purpose.until == "split":
         return KindOfRun(NatixTrainer, begin_run, lambda trainer, decision: None, lambda trainer, found: [])

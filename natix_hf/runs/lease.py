@@ -199,6 +199,6 @@ def _move_aside(path: Path, seen: Seen) -> None:
     except FileNotFoundError:
         return
     if _seen(aside) != seen:  # another was quicker and works already, or its holder had only been slow
-        with suppress(FileExistsError):
+        with suppress(OSError):  # a third took it meanwhile, and its holder will find out
             os.link(aside, path)
     aside.unlink()

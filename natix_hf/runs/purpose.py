@@ -21,6 +21,7 @@ class PurposeOptions:
         False, "try rising learning rates on train, draw the curve to OUTPUT_DIR-find_lr, suggest one, and end"
     )
     sweep: bool = option(False, "end with the score on val_select; set by natix_hf.sweep, val_test stays unread")
+    trial: int | None = option(None, "the number of a sweep's run in its search; set by natix_hf.sweep")
     refit: Literal["none", "all"] = option(
         "none", "all: train once more on the rows of all four splits, as the run refit_from was trained"
     )
@@ -36,6 +37,8 @@ class PurposeOptions:
         if len(chosen) > 1:
             words = " or ".join(f"--{key} {'none' if key == 'refit' else 'false'}" for key in chosen)
             raise UserError(f"{' and '.join(chosen)}: a run is for one of them: leave the others out with {words}")
+        if self.trial is not None and not self.sweep:
+            raise UserError("trial: belongs to a run of a sweep: leave it out with --trial null")
         if self.refits and self.refit_from is None:
             raise UserError(
                 "refit: of which run? add --from runs/NAME, a finished run of this recipe, or leave it out with "

@@ -114,7 +114,7 @@ class Refit(NatixTrainer):
     def planned_steps(self) -> int:
         return self.taken["max_steps"]
 
-    def taken_over(self) -> dict[str, Any]:
+    def noted(self) -> dict[str, Any]:
         return {"refit": self.taken}
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:

@@ -102,7 +102,7 @@ def training_record(trainer: NatixTrainer, begun: RunRecord) -> RunRecord:
             for entry in state.log_history
         ],
         "metric": "log_loss" if metric == "loss" else metric,
-        **trainer.taken_over(),
+        **trainer.noted(),
     }
     return RunRecord.check({"version": RunRecord.edition, **begun.plain(), **content})
 

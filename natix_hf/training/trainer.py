@@ -450,8 +450,8 @@ class NatixTrainer(Trainer):
         """What `WarmStart.predictions` says; empty where training started from no probe."""
         return self.warm.predictions(self.accelerator.unwrap_model(self.model)) if self.warm else {}
 
-    def taken_over(self) -> dict[str, Any]:
-        """What of `run.json` comes from another run."""
+    def noted(self) -> dict[str, Any]:
+        """What else stands in `run.json` of a run of this kind."""
         return {}
 
     def plain_model(self) -> Any:

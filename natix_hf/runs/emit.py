@@ -1,0 +1,219 @@
+"""The commands of a sweep, one a run, for whatever schedules work: a shell, Slurm, Hugging Face Jobs.
+
+Nothing is scheduled here. Each command may be run any number of times: a run that is finished, or that another process
+has, is left alone. The last one ranks what there is.
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import NamedTuple
+
+import yaml
+
+from natix_hf import __version__
+from natix_hf.documents.ledger import read_ledger
+from natix_hf.documents.run_speed import RunSpeed
+from natix_hf.errors import UserError
+from natix_hf.files import write_text
+from natix_hf.runs.search import TpeSearch
+from natix_hf.runs.sweep_plan import Grid, Member, Request
+
+# US dollars an hour (huggingface.co/docs/hub/jobs-pricing, November 2026); `hf jobs hardware` has today's.
+PRICES = {
+    **{"cpu-basic": 0.01, "cpu-upgrade": 0.03, "cpu-xl": 1.0, "cpu-performance": 1.9, "t4-small": 0.4},
+    **{"t4-medium": 0.6, "l4x1": 0.8, "l4x4": 3.8, "l40sx1": 1.8, "l40sx4": 8.3, "l40sx8": 23.5, "a10g-small": 1.0},
+    **{"a10g-large": 1.5, "a10g-largex2": 3.0, "a10g-largex4": 5.0, "a100-large": 2.5, "a100x4": 10.0},
+    **{"a100x8": 20.0, "h200": 5.0, "h200x2": 10.0, "h200x4": 20.0, "h200x8": 40.0},
+}
+FORMS = ("commands", "slurm", "hf-jobs")
+OF_JOBS = ("flavor", "timeout", "bucket", "package")
+MOUNTED = ("dataset_name", "model_name_or_path")
+UNKNOWN_TIMEOUT, START = "6h", 600  # where no speed was measured; seconds until a job's packages are there
+REPEATED = ("grid", "seeds", "search", "trials", "space")
+
+
+class Pace(NamedTuple):
+    """How quickly finished runs of a sweep trained."""
+
+    photos_per_second: float
+    beside: float  # seconds of a run beside training
+    photos: int  # of train
+    runs: int
+
+    def seconds(self, recipe: Mapping[str, object]) -> float:
+        """What a run of a recipe takes at this pace, in seconds."""
+        steps = recipe.get("max_steps") or -1
+        seen = float(recipe["num_train_epochs"]) * self.photos
+        if steps > 0:
+            seen = steps * recipe["per_device_train_batch_size"] * recipe.get("gradient_accumulation_steps", 1)
+        return seen / self.photos_per_second + self.beside
+
+
+def check(request: Request) -> None:
+    """Raise `UserError` for options of `--emit` that do not belong together, or that are missing."""
+    if "emit" not in request.own:
+        if odd := next((key for key in OF_JOBS if key in request.own), None):
+            raise UserError(f"--{odd}: belongs to --emit hf-jobs: add that, or leave it out")
+        return
+    form = " ".join(request.own["emit"])
+    if form not in FORMS:
+        raise UserError(f"--emit {form}: {', '.join(FORMS)} expected")
+    if "only" in request.own:
+        raise UserError("--only: not together with --emit, which says it for each run: leave it out")
+    if form != "hf-jobs":
+        if odd := next((key for key in OF_JOBS if key in request.own), None):
+            raise UserError(f"--{odd}: belongs to --emit hf-jobs: leave it out")
+        return
+    own = {key: " ".join(words) for key, words in request.own.items()}
+    if "search" in own:
+        raise UserError(
+            "--emit hf-jobs: trials of a search work on one study, for which they need a disk that all of them share, "
+            "and a bucket is none: use --grid, or --emit slurm"
+        )
+    if own.get("flavor") not in PRICES:
+        given = own.get("flavor", "")
+        raise UserError(f"--flavor {given}: hardware of Hugging Face Jobs expected: {', '.join(PRICES)}")
+    if own.get("bucket", "").count("/") != 1:
+        raise UserError(
+            f"--bucket {own.get('bucket', '')}: OWNER/NAME expected, a bucket in which the jobs leave their runs (hf "
+            "buckets create makes one)"
+        )
+
+
+def emit(sweep: Grid | TpeSearch, request: Request, recipe: Path) -> list[str]:
+    """The lines of a sweep's commands, for the form that `--emit` names.
+
+    Args:
+        sweep: that the commands do.
+        request: what it was made from, once it was checked.
+        recipe: its file.
+    """
+    form = request.own["emit"][0]
+    if form == "hf-jobs":
+        return _jobs(sweep, request, recipe)
+    words = _words(request, recipe.resolve(), sweep.output.resolve())
+    command = [sys.executable, "-m", "natix_hf.sweep", *words]
+    place, names = shlex.quote(str(Path.cwd())), sweep.left()
+    last = f"cd {place} && {shlex.join([*command, '--only'])}"
+    if form == "commands":
+        each = [f"cd {place} && {shlex.join([*command, '--only', name])}" for name in names]
+        return [*each, "# when these have ended, the table:", last]
+    if not names:
+        return ["# every run is finished; the table:", last]
+    script = sweep.output.resolve() / "sweep.sbatch"
+    write_text(script, _array(names, command, place, sweep.output.resolve() / "logs"))
+    (sweep.output / "logs").mkdir(exist_ok=True)
+    absent = (
+        [] if shutil.which("sbatch") else ["# there is no sbatch on this machine: these lines are for one that has it"]
+    )
+    return [
+        *absent,
+        "# what the cluster wants beside goes on sbatch's line: --partition, --time, --gres=gpu:1, --mem",
+        f"job=$(sbatch --parsable {shlex.quote(str(script))})",
+        f"sbatch --dependency=afterany:$job --job-name=natix_hf-table --wrap {shlex.quote(last)}",
+    ]
+
+
+def _words(request: Request, recipe: Path, output: Path | str, drop: Sequence[str] = ()) -> list[str]:
+    """The command line of the sweep with another place for its runs, and without what is said for each run."""
+    kept: list[str] = []
+    skip = False
+    for word in request.rest[1:]:
+        if word.startswith("--"):
+            skip = word[2:].split("=")[0] in ("output_dir", *drop)
+        if not skip:
+            kept.append(word)
+    own = [word for key in REPEATED if key in request.own for word in (f"--{key}", *request.own[key])]
+    return [str(recipe), *kept, "--output_dir", str(output), *own]
+
+
+def _array(names: Sequence[str], command: Sequence[str], place: str, logs: Path) -> str:
+    """A job array of Slurm: the runs by their index."""
+    listed = " ".join(map(shlex.quote, names))
+    return f"""#!/bin/bash
+#SBATCH --job-name=natix_hf-sweep
+#SBATCH --array=0-{len(names) - 1}
+#SBATCH --output={shlex.quote(f"{logs}/slurm-%A-%a.txt")}
+set -eu
+cd {place}
+runs=({listed})
+exec {shlex.join(command)} --only "${{runs[$SLURM_ARRAY_TASK_ID]}}"
+"""
+
+
+def _jobs(sweep: Grid, request: Request, recipe: Path) -> list[str]:
+    """Lines for Hugging Face Jobs: each job has the bucket of the sweep as a folder, and leaves its run there."""
+    own = {key: " ".join(request.own[key]) for key in OF_JOBS if key in request.own}
+    flavor, bucket = own["flavor"], own["bucket"]
+    mounts: list[str] = []
+    moved: dict[str, str] = {}
+    for key in MOUNTED:
+        path = Path(str(sweep.recipe[key]))
+        if path.exists():
+            folder, inside = (path, "") if path.is_dir() else (path.parent, f"/{path.name}")
+            mounts += ["-v", f"{folder}:/inputs/{key}"]
+            moved[key] = f"/inputs/{key}{inside}"
+    words = _words(request, recipe.resolve(), f"/runs/{sweep.output.name}", drop=list(moved))
+    words += [word for key, place in moved.items() for word in (f"--{key}", place)]
+    package = own.get("package", f"natix_hf=={__version__}")
+    common = ["-s", "HF_TOKEN", "--with", package, *mounts, "-v", f"hf://buckets/{bucket}:/runs"]
+    tail = ["--", "python", "-m", "natix_hf.sweep", *words, "--only"]
+    pace, left = measured_pace(sweep.output, sweep.runs()), sweep.left()
+    waiting = [run for run in sweep.runs() if run.name in left]
+    seconds = [pace.seconds(yaml.safe_load(run.text)) for run in waiting] if pace else []
+    timeout = own.get("timeout") or (_minutes(3 * max(seconds) + START) if seconds else UNKNOWN_TIMEOUT)
+    start = ["hf", "jobs", "uv", "run", "--detach"]
+    each = [
+        shlex.join([*start, "--flavor", flavor, "--timeout", timeout, *common, *tail, run.name]) for run in waiting
+    ]
+    return [
+        _estimate(pace, seconds, flavor) if waiting else "# every run is finished",
+        *each,
+        "# when these have ended, the table, and all of it to this machine:",
+        shlex.join([*start, "--flavor", "cpu-upgrade", "--timeout", "1h", *common, *tail]),
+        shlex.join(["hf", "buckets", "sync", f"hf://buckets/{bucket}/{sweep.output.name}", str(sweep.output)]),
+    ]
+
+
+def _minutes(seconds: float) -> str:
+    return f"{math.ceil(seconds / 60)}m"
+
+
+def measured_pace(output: Path, runs: Sequence[Member]) -> Pace | None:
+    """The pace of the sweep's finished runs; None where none is finished, or none took a step."""
+    found = []
+    for run in runs:
+        folder = output / run.name
+        done = RunSpeed.read(folder) if RunSpeed.there(folder) else None
+        if done and done.speed and done.speed.photos_per_second:
+            whole = sum(seconds for phase, seconds in done.time.items() if phase != "total")
+            rows = next(entry.rows for entry in read_ledger(folder) if entry.split == "train")
+            rate = done.speed.photos_per_second
+            found.append((rate, max(0.0, whole - done.speed.photos / rate), rows))
+    if not found:
+        return None
+    rates, beside, rows = zip(*found)
+    return Pace(median(rates), median(beside), rows[0], len(found))
+
+
+def _estimate(pace: Pace | None, seconds: Sequence[float], flavor: str) -> str:
+    """A comment on what the runs that are left may cost."""
+    price = f"{flavor} is ${PRICES[flavor]:.2f} an hour"
+    if pace is None:
+        return (
+            f"# no estimate of the cost: no run of this sweep is finished, so no speed was measured; {price}; train "
+            "one run there first (the first line below), then ask again"
+        )
+    cost = (sum(seconds) + START * len(seconds)) / 3600 * PRICES[flavor]
+    return (
+        f"# about {_minutes(max(seconds))} a run at most, ${cost:.2f} for {len(seconds)} with {START // 60} minutes "
+        f"each for starting: at {pace.photos_per_second:.1f} photos/s, measured in {pace.runs} finished runs of this "
+        f"sweep where they were trained, which may not be {flavor}; {price}"
+    )

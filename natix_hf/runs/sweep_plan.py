@@ -1,0 +1,232 @@
+"""What a sweep is asked for, and the runs that this makes.
+
+Every run of a sweep has the same split and, unless seeds are what is compared, the same seed. This file takes a
+command line apart and puts together the command lines of its runs; how a recipe is parsed is handed in. What a
+search tries is the business of `search.py`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from natix_hf.errors import UserError
+from natix_hf.runs.fan_out import Planned, outcomes, work
+from natix_hf.runs.processes import Outcome
+from natix_hf.runs.study import JOURNAL
+
+OWN = ("grid", "seeds", "search", "trials", "space", "only", "emit", "flavor", "timeout", "bucket", "package")
+
+_OTHER_ROWS = "its runs would be scored on other photos, and no score could be compared"
+_OTHER_SCORE = "its runs would be ranked by different scores"
+_ONE_START = "the sweep sets it for each run"
+_NO_MODEL = "runs of a sweep leave no model to publish"
+_LUCK = "the luckiest seed would win; repeat the sweep with another --seed, or give --seeds 0 1 2"
+# Keys that cannot be varied, and why.
+REFUSED = {
+    **dict.fromkeys(("dataset_name", "dataset_config", "image_column_name", "label_column_name"), _OTHER_ROWS),
+    **dict.fromkeys(("group_column", "near_duplicates", "test_split", "label_names"), _OTHER_ROWS),
+    **dict.fromkeys(("test_on", "hold_out_each"), _OTHER_ROWS),
+    **dict.fromkeys(("split_ratios", "split_seed", "broken_photos"), _OTHER_ROWS),
+    **dict.fromkeys(("metric_for_best_model", "greater_is_better", "positive_label"), _OTHER_SCORE),
+    **dict.fromkeys(("seed", "data_seed"), _LUCK),
+    **dict.fromkeys(("output_dir", "overwrite_output_dir", "resume_from_checkpoint"), _ONE_START),
+    **dict.fromkeys(("sweep", "trial", "refit", "refit_from", "find_lr"), _ONE_START),
+    **dict.fromkeys(("push_to_hub", "hub_model_id", "hub_format", "model_version", "hotkey"), _NO_MODEL),
+}
+NEVER = ("sweep", "trial", "find_lr", "refit", "refit_from", "resume_from_checkpoint", "overwrite_output_dir")
+
+
+class Cell(NamedTuple):
+    """One combination: the name of its folder, and the words that set its values on a command line."""
+
+    name: str
+    words: list[str]
+    keys: list[str]
+
+
+@dataclass(frozen=True)
+class Member(Planned):
+    """A run of a sweep: the values that it tries, the combination that it belongs to, and its seed among several."""
+
+    values: dict[str, Any]
+    cell: str
+    seed: int | None = None
+
+
+class Request(NamedTuple):
+    """A command line taken apart: what is the sweep's own (option -> its words), and what is the recipe's."""
+
+    own: dict[str, list[str]]
+    rest: list[str]
+
+
+def read_request(argv: Sequence[str], usage: str = "") -> Request:
+    """Take a command line apart; `usage` closes some errors.
+
+    Raises:
+        UserError: an option of the sweep that stands twice, nothing to try, or a key that the sweep sets itself.
+    """
+    own: dict[str, list[str]] = {}
+    rest: list[str] = []
+    into = rest
+    for word in argv:
+        key = word[2:] if word.startswith("--") else None
+        if key in OWN:
+            if key in own:
+                raise UserError(f"one --{key} expected: {usage}")
+            into = own[key] = []
+            continue
+        into = rest if key is not None else into
+        into.append(word)
+    if not {"grid", "seeds", "search"} & own.keys():
+        raise UserError(f"one --grid expected: {usage}")
+    for key in NEVER:
+        if any(word.split("=")[0] == f"--{key}" for word in rest):
+            raise UserError(f"--{key} cannot be set: {REFUSED[key]}")
+    return Request(own, rest)
+
+
+def read_grid(words: Sequence[str]) -> list[Cell]:
+    """Every combination of `key=value,value,...`, the last key varying fastest.
+
+    Raises:
+        UserError: a word that is no such list, a key or value that stands twice, or a key that no grid may have.
+    """
+    axes: dict[str, list[str]] = {}
+    for word in words:
+        key, _, listed = word.partition("=")
+        values = listed.split(",")
+        if not key or not all(values):
+            raise UserError(f"--grid {word}: written as key=value,value expected, such as lora_r=8,16,32")
+        if key in axes:
+            raise UserError(f"--grid: {key} stands twice: write all its values behind one")
+        if key in REFUSED:
+            raise UserError(f"--grid {word}: {key} cannot be varied: {REFUSED[key]}")
+        if len(set(values)) < len(values):
+            raise UserError(f"--grid {word}: a value stands twice: remove one")
+        axes[key] = values
+    if not axes:
+        raise UserError("--grid: nothing to try: write --grid lora_r=8,16,32 learning_rate=1e-4,3e-4")
+    cells = []
+    for values in itertools.product(*axes.values()):
+        pairs = list(zip(axes, values))
+        name = ",".join(f"{key}={re.sub(r'[^A-Za-z0-9._+@-]', '_', value)}" for key, value in pairs)
+        cells.append(Cell(name, [word for key, value in pairs for word in (f"--{key}", value)], list(axes)))
+    if len({cell.name for cell in cells}) < len(cells):
+        raise UserError("--grid: two combinations would have one folder: use values that differ in letters or digits")
+    return cells
+
+
+def read_seeds(words: Sequence[str]) -> list[int]:
+    """The seeds of `--seeds 0 1 2`.
+
+    Raises:
+        UserError: a word that is no whole number, one that stands twice, or a single seed.
+    """
+    if not all(word.isdecimal() for word in words) or len(set(map(int, words))) < max(2, len(words)):
+        raise UserError(f"--seeds {' '.join(words)}: two or more different whole numbers expected, such as 0 1 2")
+    return [int(word) for word in words]
+
+
+def place_of(rest: Sequence[str], parse: Callable[[list[str]], Any]) -> tuple[Path, list[str]]:
+    """The folder of the sweep, and the command line without it."""
+    given = [word.split("=")[0] for word in rest]
+    if "--output_dir" not in given:
+        return Path(f"{parse(list(rest)).training.output_dir}-sweep"), list(rest)
+    at = given.index("--output_dir")
+    return Path(parse(list(rest)).training.output_dir), [*rest[:at], *rest[at + (1 if "=" in rest[at] else 2) :]]
+
+
+def member(
+    output: Path,
+    name: str,
+    words: list[str],
+    keys: Sequence[str],
+    parse: Callable[[list[str]], Any],
+    resolved: Callable[[Any], str],
+    **more: Any,
+) -> Member:
+    """A run of a sweep whose command line is `words` and what every run of a sweep has."""
+    words = [*words, "--output_dir", str(output / name), "--sweep", "true"]
+    # What one start alone may say; a recipe file that says so for its own run does not say it for the sweep.
+    text = resolved(parse([*words, "--overwrite_output_dir", "false"]))
+    known = yaml.safe_load(text)
+    return Member(name, words, text, {key: known.get(key) for key in keys}, **more)
+
+
+class Grid:
+    """The sweep of a grid, or of several seeds, or both.
+
+    Args:
+        request: from `read_request`.
+        parse: a command line of `natix_hf.train` -> its recipe.
+        resolved: a recipe -> its recipe.yaml.
+
+    Raises:
+        UserError: a grid that cannot be; every recipe of it is parsed here, before anything runs.
+    """
+
+    noun = "run"
+    search = None
+
+    def __init__(self, request: Request, parse: Callable[[list[str]], Any], resolved: Callable[[Any], str]) -> None:
+        own = request.own
+        if odd := next((key for key in ("trials", "space") if key in own), None):
+            raise UserError(f"--{odd}: belongs to a search: add --search tpe, or leave it out")
+        cells = read_grid(own["grid"]) if "grid" in own else [Cell("", [], [])]
+        seeds = read_seeds(own["seeds"]) if "seeds" in own else [None]
+        if seeds != [None] and any(word.split("=")[0] == "--seed" for word in request.rest):
+            raise UserError("--seed cannot be set: --seeds sets it for each run")
+        self.output, rest = place_of(request.rest, parse)
+        self._runs: list[Member] = []
+        for cell, seed in itertools.product(cells, seeds):
+            seeded = [] if seed is None else [f"seed={seed}"]
+            name = ",".join(filter(None, [cell.name, *seeded]))
+            words = [*rest, *cell.words, *(["--seed", str(seed)] if seeded else [])]
+            about = {"cell": cell.name or "the recipe", "seed": seed}
+            run = member(self.output, name, words, cell.keys, parse, resolved, **about)
+            if twin := next((one for one in self._runs if (one.values, one.seed) == (run.values, run.seed)), None):
+                raise UserError(f"--grid: {twin.name} and {run.name} are the same run: remove one")
+            self._runs.append(run)
+        self._mine = self._named(own["only"]) if "only" in own else self._runs
+        self.recipe = yaml.safe_load(self._runs[0].text)
+
+    def _named(self, names: Sequence[str]) -> list[Member]:
+        """The runs that `--only` names; no name means no run: the table alone is written."""
+        known = [run.name for run in self._runs]
+        if unknown := [name for name in names if name not in known]:
+            raise UserError(f"--only {unknown[0]}: no run of this sweep; its runs are {', '.join(known)}")
+        return [run for run in self._runs if run.name in names]
+
+    def begin(self) -> None:
+        """Raise `UserError` where a folder holds something else than its run, or the sweep's folder a search."""
+        if (self.output / JOURNAL).exists():
+            raise UserError(f"{self.output}: holds a search: choose another --output_dir")
+        self.outcomes()
+
+    def done(self) -> bool:
+        """Whether nothing is left to be trained here."""
+        return not self._mine or not self.left()
+
+    def left(self) -> list[str]:
+        """What `--only` takes, for each run that is not finished."""
+        return [name for name, outcome in self.outcomes().items() if outcome.status != "finished"]
+
+    def runs(self) -> list[Member]:
+        """All runs."""
+        return self._runs
+
+    def outcomes(self) -> dict[str, Outcome]:
+        """What became of each."""
+        return outcomes(self.output, self._runs, "sweep")
+
+    def work(self, after: Callable[[], None]) -> None:
+        """Train what is not finished and nobody trains; `after` is called after each run."""
+        work(self.output, self._mine, noun=self.noun, whose="sweep", after=after)
