@@ -1,12 +1,12 @@
 """From photos to a proved model by one command, which does only what is not up to date and says why.
 
-natix-hf pipeline recipes/streetvision.yaml
-natix-hf pipeline recipes/streetvision.yaml --until report --dry_run --graph pipeline.svg
-natix-hf pipeline runs/streetvision-pipeline/1a2b3c4d-5e6f70 --explain metrics.json
+python -m natix_hf.pipeline recipes/streetvision.yaml
+python -m natix_hf.pipeline recipes/streetvision.yaml --until report --dry_run --graph pipeline.svg
+python -m natix_hf.pipeline runs/streetvision-pipeline/1a2b3c4d-5e6f70 --explain metrics.json
 
 The steps are split, train, predict, calibrate, assemble, show, evaluate, report, export and prove. Every version lies
 in a folder below OUTPUT_DIR-pipeline that is named by what it was made from. Nothing is overwritten, and an earlier
-recipe finds what it gave. Nothing is published: natix-hf publish does that.
+recipe finds what it gave. Nothing is published: natix_hf.publish does that.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from natix_hf.errors import CommandParser, UserError, command
 
 
 def main(argv: list[str]) -> None:
-    parser = CommandParser(prog="natix-hf pipeline", description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser = CommandParser(prog="python -m natix_hf.pipeline", description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("recipe", help="recipe, and keys of it behind (--key value); or a version's folder")
     parser.add_argument("--until", default="prove", metavar="STEP", help="the last step; prove by default")
     parser.add_argument("--dry_run", action="store_true", help="say what would be done, and why; do nothing")

@@ -124,13 +124,13 @@ def difference_of_means(
     seed: int = 0,
     level: float = 0.95,
 ) -> dict[str, float]:
-    """`paired_difference` of two settings that were trained with several seeds each: the mean over pairs of runs.
+    """`paired_differences` of two settings that were trained with several seeds each: the mean over pairs of runs.
 
     All runs see the same resample each time. The interval speaks of other photos, not of other seeds.
 
     Args:
         logits_a, logits_b: for each seed `(n, classes)`, row by row the same photos in all of them.
-        labels, groups, metric, positive, n_boot, seed, level: as in `paired_difference`.
+        labels, groups, metric, positive, n_boot, seed, level: as in `paired_differences`.
     """
     group_of_row = group_numbers(groups, len(labels))
     values, draws = [], []

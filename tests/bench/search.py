@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from natix_hf.documents.several_runs import Sweep
-from natix_hf.report.intervals import paired_difference
+from natix_hf.report.intervals import paired_differences
 from natix_hf.runs.saved_logits import read_predictions
 
 GRID = ("lora_r=4,16,64", "learning_rate=1e-4,4.6e-4,2.2e-3,1e-2", "weight_decay=0.001,0.1")  # 24 runs
@@ -79,9 +79,9 @@ def found(output: Path, seconds: float) -> list[str]:
 def tested(run_folder: Path) -> dict[str, Any]:
     """The figures of a winner on `val_test`, and its logits in the order of their ids."""
     rows = read_predictions(run_folder, "val_test")
-    order = rows["id"].argsort()
+    order = rows.ids.argsort()
     metrics = json.loads((run_folder / "metrics.json").read_text(encoding="utf-8"))["metrics"]
-    return {"metrics": metrics, **{key: rows[key][order] for key in ("id", "label", "group", "logits")}}
+    return {"metrics": metrics, **{key: getattr(rows, key)[order] for key in ("ids", "label", "group", "logits")}}
 
 
 def main() -> None:
@@ -115,8 +115,8 @@ def main() -> None:
         ]
         print(f"| {name} | {' | '.join(cells)} |")
     a, b = results["search"], results["grid"]
-    assert (a["id"] == b["id"]).all()
-    gap = paired_difference(a["logits"], b["logits"], a["label"], a["group"], "mcc")
+    assert (a["ids"] == b["ids"]).all()
+    gap = paired_differences(a["logits"], b["logits"], a["label"], a["group"])["mcc"]
     ends = f"{gap['low']:+.3f} to {gap['high']:+.3f}"
     print(f"\nsearch less grid, before calibration: MCC {gap['difference']:+.3f} ({ends}), {len(a['label'])} photos")
 

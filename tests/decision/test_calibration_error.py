@@ -48,7 +48,7 @@ def test_a_calibration_on_very_many_photos_adds_nothing():
     low, high, ends = intervals(calibrated, {"it": decided}, groups, estimate.prior, reference, "none", n_boot=150)
     np.testing.assert_allclose([low, high], [estimate.low, estimate.high], atol=0.012)
     plain = expected_accuracy(calibrated, decided, seen, estimate, groups)
-    np.testing.assert_allclose(ends["it"], [plain["low"], plain["high"]], atol=0.012)
+    np.testing.assert_allclose(ends["it"], [plain.low, plain.high], atol=0.012)
 
 
 def test_groups_of_the_calibration_are_drawn_whole():

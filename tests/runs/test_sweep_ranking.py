@@ -15,7 +15,7 @@ from natix_hf.documents.several_runs import Sweep
 from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.errors import UserError
 from natix_hf.files import write_json
-from natix_hf.report.intervals import difference_of_means, luck_of_the_best, paired_difference
+from natix_hf.report.intervals import difference_of_means, luck_of_the_best, paired_differences
 from natix_hf.report.metrics import classification_metrics
 from natix_hf.runs.processes import Outcome
 from natix_hf.runs.saved_logits import write_predictions
@@ -140,7 +140,7 @@ def test_runs_that_were_scored_otherwise_are_refused(tmp_path, certificate):
 def test_with_one_seed_a_difference_of_means_is_the_paired_difference():
     a, b = logits_of(0.8, 1), logits_of(0.7, 2)
     for metric in ("mcc", "log_loss"):
-        expected = paired_difference(a, b, LABELS, GROUPS, metric)
+        expected = paired_differences(a, b, LABELS, GROUPS)[metric]
         assert difference_of_means([a], [b], LABELS, GROUPS, metric) == pytest.approx(expected)
         assert difference_of_means([a, b], [b, a], LABELS, GROUPS, metric)["difference"] == pytest.approx(0)
 
