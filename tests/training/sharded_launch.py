@@ -51,10 +51,10 @@ def interrupted(stop: int | str | None) -> Iterator[None]:
             raise KeyboardInterrupt
         return step(self, *args, **kwargs)
 
-    def no_finish(*args):
+    def no_finish(*args, **kwargs):
         if stop == "finish":
             raise KeyboardInterrupt
-        return finish(*args)
+        return finish(*args, **kwargs)
 
     NatixTrainer.training_step, ending.finish_run = one_step, no_finish
     try:
