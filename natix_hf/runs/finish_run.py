@@ -87,4 +87,4 @@ def run_lines(trainer: NatixTrainer, metrics: FinalFigures | None) -> list[str]:
     lines = summary_lines(metrics, CalibrationFile.read(run))
     if OverProbe.there(run):
         lines += over_probe_lines(OverProbe.read(run))
-    return lines + speed_lines(trainer.accounting.document(), trainer.times)
+    return lines + speed_lines(RunSpeed.read(run).speed, trainer.times)

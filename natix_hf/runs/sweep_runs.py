@@ -74,7 +74,7 @@ def member_lines(trainer: NatixTrainer, metrics: SweepScore) -> list[str]:
         f"val_select: {LABELS[metrics.metric]} {figure_text(interval.value)} "
         f"({LEVEL:.0%} interval {interval_text(interval)}; {metrics.n} photos, {metrics.groups} groups); "
         "a run of a sweep has no other figures",
-        *speed_lines(trainer.accounting.document(), trainer.times),
+        *speed_lines(RunSpeed.read(Path(trainer.args.output_dir)).speed, trainer.times),
     ]
 
 

@@ -183,8 +183,9 @@ def test_a_refit_trains_on_all_rows_and_shows_the_honest_run_s_figures_as_such(t
     assert not (run / "predictions").exists()
     label = "the figures are those of the run run; this model is its refit"
     assert label in out
-    assert read(run / "speed.json")["speed"]["photos_per_second"] > 0
-    assert f"first to mend: {record['speed']['bottleneck']}" in out
+    speed = read(run / "speed.json")["speed"]
+    assert speed["photos_per_second"] > 0
+    assert f"first to mend: {speed['bottleneck']}" in out
     assert "val_select:" not in out
     card = (run / "README.md").read_text()
     assert "**Refit.** The figures are those of the run run" in card
