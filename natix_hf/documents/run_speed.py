@@ -8,7 +8,7 @@ from natix_hf.documents.document import Document, Part
 from natix_hf.documents.figures import Amount, Count, Share, Some
 
 
-class Passes(Part):
+class PassSpeed(Part):
     """Photos through the frozen backbone (features) or the blocks below the cut (prefixes), forward alone.
 
     Attributes:
@@ -26,7 +26,16 @@ class Passes(Part):
 
 
 class Speed(Part):
-    """Photos a second, share of time spent waiting for data, operations, peak memory."""
+    """Photos a second, operations, peak memory. Where no step was taken, the figures of training are not there.
+
+    Attributes:
+        photos_per_second: of training alone, waiting included.
+        waiting: share of training time spent waiting for data.
+        beside: share of the whole run spent outside steps and waiting.
+        peak_flop_per_second: of this machine, on all processes; None where it was not worth measuring.
+        passes: through frozen networks, where caches were asked.
+        bottleneck: what to mend first, in a sentence.
+    """
 
     photos: Some | None = None
     photos_per_second: Amount | None = None
@@ -36,7 +45,7 @@ class Speed(Part):
     flop_per_second: float | None = None
     peak_flop_per_second: float | None = None
     share_of_peak: float | None = None
-    passes: dict[Literal["features", "prefixes"], Passes] | None = None
+    passes: dict[Literal["features", "prefixes"], PassSpeed] | None = None
     peak_memory_mib: Amount
     bottleneck: str
 

@@ -75,8 +75,7 @@ def finish_run(
 
 def write_speed(trainer: NatixTrainer) -> None:
     """Write `speed.json`: where the time of the job went so far."""
-    content = {"time": dict(trainer.times), "speed": trainer.accounting.document()}
-    RunSpeed.check({"version": RunSpeed.edition, **content}).write(Path(trainer.args.output_dir))
+    RunSpeed(time=dict(trainer.times), speed=trainer.accounting.document()).write(Path(trainer.args.output_dir))
 
 
 def run_lines(trainer: NatixTrainer, metrics: FinalFigures | None) -> list[str]:

@@ -13,10 +13,10 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -66,6 +66,32 @@ _VERSION = re.compile(r"\b(transformers|torch|timm) (\d+(?:\.\d+){1,2})")
 _TOO_OLD = ("does not recognize this architecture", "Unrecognized image processor", "torch.compiler")
 _TOO_OLD += ("requires the PyTorch library but it was not found", "Numpy is not available")
 _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+
+
+class Latency(NamedTuple):
+    """Seconds from a client's request to its answer, for photos of one size: quantiles of `requests`."""
+
+    width: int
+    height: int
+    at_once: int
+    requests: int
+    p50: float
+    p99: float
+
+
+class ClientCheck(NamedTuple):
+    """What a client of the network measured at an export that answers like its run.
+
+    Attributes:
+        latency: of each size of photo and number of requests at a time, on `cores` CPU cores.
+        versions: of what the client has installed.
+        difference: the largest, of a probability.
+    """
+
+    latency: list[Latency]
+    cores: int
+    versions: dict[str, str]
+    difference: float
 
 
 def check_hotkey(hotkey: str) -> str:
@@ -148,7 +174,7 @@ def check_labels(labels: Sequence[str]) -> None:
 
 def submission(
     name: str, description: str, *, hotkey: str, version: str, now: datetime | None = None
-) -> dict[str, Any]:
+) -> dict[str, str | int]:
     """The content of `model_card.json`.
 
     Args:
@@ -180,7 +206,7 @@ def check_client(
     python: str | Path | None = None,
     seconds: float = 5.0,
     tolerance: float = TOLERANCE,
-) -> dict[str, Any]:
+) -> ClientCheck:
     """Call the model in the network's form in a fresh process, and compare the probability of `Roadwork`.
 
     Args:
@@ -190,38 +216,29 @@ def check_client(
         seconds: of each measurement of latency.
         tolerance: largest difference of a probability that is allowed.
 
-    Returns:
-        `latency` (rows with `width, height, at_once, requests, p50, p99` in seconds), `cores`, `versions`,
-        `difference` (the largest), `limit`.
-
     Raises:
         UserError: the client fails, answers without `Roadwork`, or gives another probability.
     """
-    found = _call(model, photos, python=python, seconds=seconds)
-    missing = [sorted(answer) for answer in found["answers"] if "Roadwork" not in answer]
+    answers, found = _call(model, photos, python=python, seconds=seconds)
+    missing = [sorted(answer) for answer in answers if "Roadwork" not in answer]
     if missing:
         raise UserError(f"StreetVision: a client gets the labels {', '.join(missing[0])}, and reads 'Roadwork'")
-    differences = [abs(answer["Roadwork"] - p) for answer, p in zip(found["answers"], expected, strict=True)]
+    differences = [abs(answer["Roadwork"] - p) for answer, p in zip(answers, expected, strict=True)]
     worst = float(np.max(differences))
     if not worst <= tolerance:  # NaN is refused too
-        versions = ", ".join(
-            f"{name} {version}" for name, version in found["versions"].items()
-        )  # as `client.py` says it
+        versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())  # as `client.py` does
         raise UserError(
             f"StreetVision: called as the network does, photo {np.argmax(differences)} of the proof gets a "
             f"probability that differs by {worst:.2g} from the run's ({tolerance:g} allowed): nothing was pushed"
             f"{upgrade_hint(versions)}"
         )
-    return {
-        "latency": found["latency"],
-        "cores": found["cores"],
-        "versions": found["versions"],
-        "difference": worst,
-        "limit": LIMIT_SECONDS,
-    }
+    return found._replace(difference=worst)
 
 
-def _call(model: Any, photos: Sequence[bytes], *, python: Any, seconds: float) -> dict[str, Any]:
+def _call(
+    model: Any, photos: Sequence[bytes], *, python: Any, seconds: float
+) -> tuple[list[dict[str, float]], ClientCheck]:
+    """A client's `{label: score}` of each photo, and what it measured; they are compared with the run's elsewhere."""
     with tempfile.TemporaryDirectory(prefix="natix_hf-streetvision-") as work:
         folder = Path(work, "photos")
         folder.mkdir()
@@ -236,7 +253,9 @@ def _call(model: Any, photos: Sequence[bytes], *, python: Any, seconds: float) -
         raise UserError(
             f"StreetVision: the network's form of call fails: {last.strip().rstrip('.')}{upgrade_hint(last)}"
         )
-    return json.loads(done.stdout.splitlines()[-1])
+    told = json.loads(done.stdout.splitlines()[-1])
+    latency = [Latency(**row) for row in told["latency"]]
+    return told["answers"], ClientCheck(latency, told["cores"], told["versions"], difference=float("nan"))
 
 
 def upgrade_hint(message: str) -> str:
@@ -280,7 +299,7 @@ def submit(
     python: str | None,
     tolerance: float,
     say: Callable[[str], None],
-) -> dict[str, Any]:
+) -> ClientCheck:
     """Check an export as the network's clients call it, and write the two files beside it.
 
     Args:
@@ -301,39 +320,33 @@ def submit(
     return found
 
 
-def latency_lines(found: Mapping[str, Any]) -> list[str]:
+def latency_lines(found: ClientCheck) -> list[str]:
     """What `check_client` found, for people."""
     lines = [
         f"StreetVision: called as the network does, without natix_hf: 'Roadwork' has the run's probability (largest "
-        f"difference {found['difference']:.1e}); seconds on {found['cores']} cores, limit {found['limit']:g}:"
+        f"difference {found.difference:.1e}); seconds on {found.cores} cores, limit {LIMIT_SECONDS:g}:"
     ]
-    for row in found["latency"]:
-        over = "  OVER THE LIMIT" if row["p99"] > found["limit"] else ""
+    for row in found.latency:
+        over = "  OVER THE LIMIT" if row.p99 > LIMIT_SECONDS else ""
         lines.append(
-            f"  {row['width']} x {row['height']}, {row['at_once']} at a time: p50 {row['p50']:.3f}, p99 "
-            f"{row['p99']:.3f} of {row['requests']} requests{over}"
+            f"  {row.width} x {row.height}, {row.at_once} at a time: p50 {row.p50:.3f}, p99 {row.p99:.3f} of "
+            f"{row.requests} requests{over}"
         )
     return lines
 
 
-def latency_section(found: Mapping[str, Any]) -> ExtraSection:
+def latency_section(found: ClientCheck) -> ExtraSection:
     """Times of a client's call, as `check_client` measured them, for a card."""
     rows = [
-        [
-            f"{row['width']} x {row['height']}",
-            str(row["at_once"]),
-            f"{row['p50']:.3f}",
-            f"{row['p99']:.3f}",
-            str(row["requests"]),
-        ]
-        for row in found["latency"]
+        [f"{row.width} x {row.height}", str(row.at_once), f"{row.p50:.3f}", f"{row.p99:.3f}", str(row.requests)]
+        for row in found.latency
     ]
     return ExtraSection(
         "latency",
         "Latency",
         "Latency",
-        f"Seconds for a photo, as a StreetVision client calls the model, measured on {found['cores']} CPU cores; the "
-        f"limit is {found['limit']:g} s. Quantiles of the requests that were timed, on one machine:",
+        f"Seconds for a photo, as a StreetVision client calls the model, measured on {found.cores} CPU cores; the "
+        f"limit is {LIMIT_SECONDS:g} s. Quantiles of the requests that were timed, on one machine:",
         ["photo", "at a time", "p50", "p99", "requests"],
         rows,
     )

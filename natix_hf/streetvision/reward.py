@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.interpolate import RectBivariateSpline
@@ -243,7 +242,7 @@ def reward_document(
     for one in photos:
         labels = (np.asarray(one.labels) == positive).astype(np.int64)
         groups = np.arange(len(labels)) if one.groups is None else np.asarray(one.groups)
-        entry: dict[str, Any] = {
+        about = {
             "profile": one.profile,
             **({} if one.how_sent is None else {"sent": one.how_sent}),
             "source": one.source,
@@ -251,9 +250,9 @@ def reward_document(
             "groups": len(np.unique(groups)),
             "positives": int(labels.sum()),
         }
-        entries.append(entry)
         if labels.all() or not labels.any():
-            entry["left_out"] = f"all photos are {label_names[positive if labels.all() else 1 - positive]}"
+            why = f"all photos are {label_names[positive if labels.all() else 1 - positive]}"
+            entries.append(RewardEntry(**about, left_out=why))
             continue
         predictions = softmax(np.asarray(one.logits, dtype=np.float64), axis=1)[:, positive]
         right = (predictions > 0.5) == (labels == 1)
@@ -261,15 +260,18 @@ def reward_document(
         value = float(simulated.reward.mean())
         low, high = _interval(value, right, labels, groups, n_boot, seed)
         ends = {"value": value, "low": low, "high": high}
-        entry |= {
-            "recall": float(right[labels == 1].mean()),
-            "specificity": float(right[labels == 0].mean()),
-            "reward": Ranged(**ends),
-            "day_reward": _quantiles(simulated.reward),
-            "day_score": _quantiles(simulated.score),
-            "relative_pay": Ranged(**{end: number / field.mean for end, number in ends.items()}),
-            "percentile": Ranged(**{end: field.percentile(number) for end, number in ends.items()}),
-        }
+        entries.append(
+            RewardEntry(
+                **about,
+                recall=float(right[labels == 1].mean()),
+                specificity=float(right[labels == 0].mean()),
+                reward=Ranged(**ends),
+                day_reward=_quantiles(simulated.reward),
+                day_score=_quantiles(simulated.score),
+                relative_pay=Ranged(**{end: number / field.mean for end, number in ends.items()}),
+                percentile=Ranged(**{end: field.percentile(number) for end, number in ends.items()}),
+            )
+        )
     return Reward(
         split=split,
         positive_label=label_names[positive],
@@ -281,7 +283,7 @@ def reward_document(
         challenges=challenges,
         seed=seed,
         field=field.document(),
-        entries=[RewardEntry(**entry) for entry in entries],
+        entries=entries,
     )
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from natix_hf.documents.run_speed import PassSpeed, Speed
 from natix_hf.files import home, read_json, write_json
 from natix_hf.inference.pass_costs import Passes, operations
 from natix_hf.modeling.packed_linear import pack, worth_packing
@@ -91,15 +92,8 @@ class Accounting(TrainerCallback):
     def _passed(self) -> float:
         return sum(one.seconds for one in self.passes.values())
 
-    def document(self) -> dict[str, Any] | None:
-        """The `speed` of `run.json`; None where nothing was timed.
-
-        Keys where steps were taken: `photos`, `photos_per_second` (of training alone, waiting included), `waiting`
-        (share of training time spent waiting for data), `beside` (share of the whole run beside steps and waiting),
-        `flop_per_photo`, `flop_per_second`, `share_of_peak`. Where caches were asked, `passes`: of `features` and
-        `prefixes` the same but `beside`, forward alone, and `served`, the photos that came from the cache instead.
-        Always `peak_flop_per_second` of training, `peak_memory_mib`, `bottleneck`.
-        """
+    def document(self) -> Speed | None:
+        """The `speed` of `speed.json`; None where nothing was timed."""
         args, passes = self.args, {kind: one for kind, one in self.passes.items() if one.known}
         times = {phase: seconds for phase, seconds in self.times.items() if phase != "total"}
         training, whole = self.stepping + self.waited, sum(times.values())
@@ -109,26 +103,34 @@ class Accounting(TrainerCallback):
         if self.method == "probe" and later:  # a probe predicts from features
             times["predict"] = max(0.0, times.get("predict", 0.0) - later)
             times["features"] = times.get("features", 0.0) + later
-        found: dict[str, Any] = {"peak_flop_per_second": None}
+        steps: dict[str, float | None] = {"peak_flop_per_second": None}
         if self.steps and training:
             flop = None if self.flop is None else self.flop * self.photos
             kind = torch.bfloat16 if args.bf16 else torch.float32
             peak = None
             if training >= WORTH_A_PEAK and flop:
                 peak = measured_peak(args.device, kind, flop / training / args.world_size)
-            found = _rates(self.photos, training, self.waited, flop, peak and peak * args.world_size)
-            found |= {"beside": max(0.0, 1 - training / max(whole, training)), "peak_flop_per_second": peak}
-        for kind, one in passes.items():
-            peak = None
-            if one.seconds >= WORTH_A_PEAK and one.flop:
-                peak = measured_peak(args.device, torch.float32, one.flop / one.seconds)
-            rates = _rates(one.photos, one.seconds, one.waited, one.flop, peak)
-            found.setdefault("passes", {})[kind] = {"served": one.served, "seconds": round(one.seconds, 3), **rates}
-        found["peak_memory_mib"] = peak_memory()
-        return found | {"bottleneck": bottleneck(found, times)}
+            steps = _rates(self.photos, training, self.waited, flop, peak and peak * args.world_size)
+            steps |= {"beside": max(0.0, 1 - training / max(whole, training)), "peak_flop_per_second": peak}
+        speed = Speed(**steps, peak_memory_mib=peak_memory(), bottleneck="")
+        if passes:
+            told = {kind: _pass_speed(one, args.device) for kind, one in passes.items()}
+            speed = speed.model_copy(update={"passes": told})
+        return speed.model_copy(update={"bottleneck": bottleneck(speed, times)})
 
 
-def _rates(photos: int, seconds: float, waited: float, flop: int | None, peak: float | None) -> dict[str, Any]:
+def _pass_speed(one: Passes, device: torch.device) -> PassSpeed:
+    peak = None
+    if one.seconds >= WORTH_A_PEAK and one.flop:
+        peak = measured_peak(device, torch.float32, one.flop / one.seconds)
+    rates = _rates(one.photos, one.seconds, one.waited, one.flop, peak)
+    return PassSpeed(served=one.served, seconds=round(one.seconds, 3), **rates)
+
+
+def _rates(
+    photos: int, seconds: float, waited: float, flop: int | None, peak: float | None
+) -> dict[str, float | None]:
+    """The fields that `Speed` and `PassSpeed` share."""
     rate = flop / seconds if flop and seconds else None
     return {
         "photos": photos,

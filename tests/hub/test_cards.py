@@ -19,7 +19,7 @@ from huggingface_hub import ModelCard
 from natix_hf.errors import UserError
 from natix_hf.files import hub_id
 from natix_hf.report.summary import metrics_document
-from natix_hf.streetvision.client_files import latency_section
+from natix_hf.streetvision.client_files import ClientCheck, Latency, latency_section
 
 
 @pytest.fixture
@@ -166,11 +166,9 @@ def whole(tmp_path_factory):
     return write_finished_run(tmp_path_factory.mktemp("cards") / "run")
 
 
-LATENCY = {
-    "latency": [{"width": 224, "height": 224, "at_once": 4, "requests": 40, "p50": 0.25, "p99": 0.5}],
-    "cores": 2,
-    "limit": 9.0,
-}
+LATENCY = ClientCheck(
+    [Latency(width=224, height=224, at_once=4, requests=40, p50=0.25, p99=0.5)], cores=2, versions={}, difference=0.0
+)
 
 
 def test_every_section_that_the_run_can_fill_is_there(whole):

@@ -19,6 +19,7 @@ from natix_hf.hub.export_forms import export_run
 from natix_hf.hub.proof import WITH, WITHOUT
 from natix_hf.hub.publish_run import OURS, Publication, publish
 from natix_hf.modeling import stock as stock_form
+from natix_hf.streetvision.client_files import ClientCheck, Latency
 
 ALICE = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
 
@@ -249,8 +250,8 @@ def test_a_hotkey_adds_what_streetvision_asks_for(hub, run, proofs, monkeypatch)
 
     def client(folder, photos, expected, **options):
         asked.update(options, n=len(photos), p=expected.tolist())
-        row = {"width": 224, "height": 224, "at_once": 1, "requests": 4, "p50": 0.1, "p99": 0.2}
-        return {"latency": [row], "cores": 2, "versions": {}, "difference": 0.0, "limit": 9.0}
+        row = Latency(width=224, height=224, at_once=1, requests=4, p50=0.1, p99=0.2)
+        return ClientCheck([row], cores=2, versions={}, difference=0.0)
 
     monkeypatch.setattr(publishing.streetvision, "check_client", client)
     said = []

@@ -141,17 +141,20 @@ def test_the_two_files_hold_what_the_network_asks_for():
 
 
 def test_another_probability_or_other_labels_at_the_client_stop_everything(monkeypatch):
-    found = {"answers": [{"None": 0.4, "Roadwork": 0.6}], "latency": [], "cores": 2, "versions": {}}
-    monkeypatch.setattr(streetvision, "_call", lambda *_, **__: found)
-    assert streetvision.check_client("x", [b""], [0.60005])["difference"] == pytest.approx(5e-5)
+    def client(answers, versions):
+        measured = streetvision.ClientCheck([], 2, versions, np.nan)
+        monkeypatch.setattr(streetvision, "_call", lambda *_, **__: (answers, measured))
+
+    client([{"None": 0.4, "Roadwork": 0.6}], {})
+    assert streetvision.check_client("x", [b""], [0.60005]).difference == pytest.approx(5e-5)
     with pytest.raises(UserError, match="photo 0 of the proof gets a probability that differs"):
         streetvision.check_client("x", [b""], [0.5])
     for answers in ([np.nan], [0.5, np.nan], [np.nan, 0.5]):
-        found["answers"] = [{"None": 0.5, "Roadwork": p} for p in answers]
-        found["versions"] = {"transformers": "5.24.0", "torch": "2.14.1", "timm": "1.0.22"}
+        versions = {"transformers": "5.24.0", "torch": "2.14.1", "timm": "1.0.22"}
+        client([{"None": 0.5, "Roadwork": p} for p in answers], versions)
         with pytest.raises(UserError, match=r"differs by nan .*with transformers 5: timm 1\.0\.31"):
             streetvision.check_client("x", [b""] * len(answers), [0.5] * len(answers))
-    found["answers"] = [{"LABEL_0": 0.4, "LABEL_1": 0.6}]
+    client([{"LABEL_0": 0.4, "LABEL_1": 0.6}], {})
     with pytest.raises(UserError, match="a client gets the labels LABEL_0, LABEL_1"):
         streetvision.check_client("x", [b""], [0.6])
 
@@ -203,8 +206,8 @@ def test_other_clients_that_are_too_old_are_told_apart_from_other_faults(said):
 
 
 def test_latency_over_the_limit_stands_out():
-    row = {"width": 224, "height": 224, "at_once": 4, "requests": 16, "p50": 1.0, "p99": 10.0}
-    lines = latency_lines({"latency": [row], "cores": 2, "difference": 1e-7, "limit": 9.0})
+    row = streetvision.Latency(width=224, height=224, at_once=4, requests=16, p50=1.0, p99=10.0)
+    lines = latency_lines(streetvision.ClientCheck([row], cores=2, versions={}, difference=1e-7))
     assert lines[1].endswith("OVER THE LIMIT")
 
 
@@ -218,12 +221,12 @@ def test_the_network_s_form_of_call_answers_like_the_run(make_base, make_run, tm
     expected = softmax(np.concatenate(logits))[:, 1]
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     found = streetvision.check_client(tmp_path / "stock", photos, expected, seconds=0.0)
-    assert found["difference"] < 1e-6
-    sizes = [(row["width"], row["height"], row["at_once"]) for row in found["latency"]]
+    assert found.difference < 1e-6
+    sizes = [(row.width, row.height, row.at_once) for row in found.latency]
     assert sizes == [(224, 224, 1), (224, 224, 4), (1920, 1080, 1), (1920, 1080, 4)]
-    for row in found["latency"]:
-        assert 0 < row["p50"] <= row["p99"] < streetvision.LIMIT_SECONDS
-        assert row["requests"] >= 4
+    for row in found.latency:
+        assert 0 < row.p50 <= row.p99 < streetvision.LIMIT_SECONDS
+        assert row.requests >= 4
     export_run(run, "merged", tmp_path / "merged")  # remote code, which the network's clients do not ask for
     with pytest.raises(UserError, match=r"StreetVision: the network's form of call fails: transformers 5\."):
         streetvision.check_client(tmp_path / "merged", photos, expected, seconds=0.0)

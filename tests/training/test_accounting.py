@@ -5,7 +5,7 @@ import torch
 from transformers import TrainerCallback
 
 from natix_hf import finish_run, train_run
-from natix_hf.documents.run_speed import RunSpeed
+from natix_hf.documents.run_speed import PassSpeed, RunSpeed, Speed
 from natix_hf.runs.finish_run import run_lines
 from natix_hf.training import accounting
 from natix_hf.training.bottleneck import bottleneck, speed_lines
@@ -68,8 +68,8 @@ def test_waiting_for_data_is_what_fetching_took(job):
         trainer.train_dataset.__class__.__getitem__ = real
     assert trainer.accounting.waited >= 0.02 * trainer.splits.sizes["train"]
     document = trainer.accounting.document()
-    assert document["waiting"] > 0.15
-    assert document["bottleneck"].startswith("training waited for data")
+    assert document.waiting > 0.15
+    assert document.bottleneck.startswith("training waited for data")
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_waiting_for_data_is_what_fetching_took(job):
     ],
 )
 def test_the_first_thing_to_mend_is_the_largest_loss(found, times, said):
-    assert said in bottleneck(found, times)
+    assert said in bottleneck(Speed(**found, peak_memory_mib=1.0, bottleneck=""), times)
 
 
 @pytest.mark.parametrize(
@@ -105,8 +105,17 @@ def test_the_first_thing_to_mend_is_the_largest_loss(found, times, said):
     ],
 )
 def test_a_grid_is_told_its_longest_phase_in_words_that_shorten_it(times, waiting, said):
-    passed = {"photos": 90, "waiting": waiting, "share_of_peak": None}
-    assert said in bottleneck({"passes": {"features": passed}}, times)
+    passed = PassSpeed(
+        photos=90,
+        served=0,
+        seconds=30.0,
+        photos_per_second=3.0,
+        waiting=waiting,
+        flop_per_photo=None,
+        flop_per_second=None,
+        share_of_peak=None,
+    )
+    assert said in bottleneck(Speed(passes={"features": passed}, peak_memory_mib=1.0, bottleneck=""), times)
 
 
 def finished(trainer, folder):
@@ -173,8 +182,8 @@ def test_the_share_of_the_peak_is_that_of_the_forward_passes(job, tmp_path, monk
     trainer = job("probe", probe_heads="grid", probe_learning_rates=[0.1], num_train_epochs=1)
     train_run(trainer)
     passed = trainer.source.passes["features"]
-    told = trainer.accounting.document()["passes"]["features"]
-    assert told["share_of_peak"] == pytest.approx(passed.flop / passed.seconds / 1e12)
+    told = trainer.accounting.document().passes["features"]
+    assert told.share_of_peak == pytest.approx(passed.flop / passed.seconds / 1e12)
     assert asked == [torch.float32]
 
 
@@ -208,10 +217,10 @@ def test_a_run_that_was_faster_than_the_peak_has_it_measured_again_and_no_share_
     assert accounting.measured_peak(device, torch.float32, seen=8.2) == 20.0
     assert accounting.measured_peak(device, torch.float32, seen=33.0) == 20.0  # still busy: the larger one is kept
     speed = {"photos_per_second": 9.0, "flop_per_second": 33.0, "waiting": 0.0, "peak_memory_mib": 1.0}
-    line = speed_lines(speed | {"share_of_peak": 33 / 20, "bottleneck": "it"})[0]
+    line = speed_lines(Speed(**speed, share_of_peak=33 / 20, bottleneck="it"))[0]
     assert "%" not in line.replace("0% of it waiting", "")
     assert "more than the matrix product that the machine was measured by while it was busy" in line
-    assert "(80% of the machine" in speed_lines(speed | {"share_of_peak": 0.8, "bottleneck": "it"})[0]
+    assert "(80% of the machine" in speed_lines(Speed(**speed, share_of_peak=0.8, bottleneck="it"))[0]
 
 
 def test_where_nothing_was_timed_nothing_is_said(job):
