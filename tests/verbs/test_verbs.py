@@ -30,8 +30,8 @@ COLOURS = {"None": (100, 120, 110), "Roadwork": (128, 112, 102)}
 LEFT_BEHIND = """
 config.json model.safetensors configuration_natix_dinov3.py modeling_natix_dinov3.py preprocessor_config.json README.md
 recipe.yaml splits.json calibration.json metrics.json run.json speed.json ledger.jsonl steps/split.json
-steps/train.json steps/predict.json steps/calibrate.json steps/assemble.json steps/show.json steps/evaluate.json steps/report.json
-adapter/adapter_config.json adapter/adapter_model.safetensors adapter/config.json adapter/preprocessor_config.json
+steps/train.json steps/predict.json steps/calibrate.json steps/assemble.json steps/show.json steps/evaluate.json
+steps/report.json adapter/adapter_config.json adapter/adapter_model.safetensors adapter/config.json adapter/preprocessor_config.json
 adapter/adapter_natix_dinov3.py adapter/configuration_natix_dinov3.py adapter/modeling_natix_dinov3.py
 predictions/val_select.parquet predictions/val_calib.parquet predictions/val_test.parquet figures/training.png
 figures/reliability.png figures/confusion.png figures/reward.png reward.json slices.json
