@@ -31,12 +31,12 @@ LEFT_BEHIND = """
 config.json model.safetensors configuration_natix_dinov3.py modeling_natix_dinov3.py preprocessor_config.json README.md
 recipe.yaml splits.json calibration.json metrics.json run.json speed.json ledger.jsonl steps/split.json
 steps/train.json steps/predict.json steps/calibrate.json steps/assemble.json steps/show.json steps/evaluate.json
-steps/report.json adapter/adapter_config.json adapter/adapter_model.safetensors adapter/config.json adapter/preprocessor_config.json
+adapter/adapter_config.json adapter/adapter_model.safetensors adapter/config.json adapter/preprocessor_config.json
 adapter/adapter_natix_dinov3.py adapter/configuration_natix_dinov3.py adapter/modeling_natix_dinov3.py
 predictions/val_select.parquet predictions/val_calib.parquet predictions/val_test.parquet figures/training.png
 figures/reliability.png figures/confusion.png figures/reward.png reward.json slices.json
 selective.json figures/risk_coverage.png figures/ranking.png figures/threshold.png gallery.json report.html
-adapter_natix_dinov3.py
+adapter_natix_dinov3.py steps/report.json
 """
 
 # A client: prints label and score of every class for each photo, `[[{"label", "score"}, ...], ...]`.
