@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.decision.calibration import Calibration
@@ -31,6 +30,7 @@ from natix_hf.documents.run_record import RunRecord
 from natix_hf.documents.split_logits import SavedLogits
 from natix_hf.documents.step_record import StepRecord
 from natix_hf.errors import UserError
+from natix_hf.files import read_recipe
 from natix_hf.resampling import group_numbers
 from natix_hf.runs.decision_options import DecisionOptions
 from natix_hf.runs.saved_logits import check_classes, read_predictions, sent_as
@@ -54,17 +54,10 @@ def check_decision(options: DecisionOptions, names: Sequence[str], positive: int
 
 
 def options_of(run: Path) -> DecisionOptions:
-    """The decision options of a run: those of its recipe, or that its predictions were made for where it has none."""
-    if (run / "recipe.yaml").is_file():
-        return decision_of(yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8")))
-    done = StepRecord.of(run, PREDICT.name)
-    return DecisionOptions(**done.options) if done else DecisionOptions()
-
-
-def decision_of(recipe: Mapping[str, Any]) -> DecisionOptions:
-    """The decision options among the keys of a recipe."""
-    known = {field.name for field in dataclasses.fields(DecisionOptions)}
-    return DecisionOptions(**{key: value for key, value in recipe.items() if key in known and value is not None})
+    """The decision options of a run: what its recipe says, else what its predictions were made for."""
+    done, recipe, plain = StepRecord.of(run, PREDICT.name), read_recipe(run), dataclasses.asdict(DecisionOptions())
+    said = {key: plain[key] if recipe[key] is None else recipe[key] for key in plain if key in recipe}
+    return DecisionOptions(**{**(done.options if done else {}), **said})
 
 
 def split_as_sent(split: str, profile: str) -> str:

@@ -10,7 +10,7 @@ from natix_hf.documents.gallery import Gallery
 from natix_hf.documents.ledger import read_ledger
 from natix_hf.documents.run_documents import RunDocuments
 from natix_hf.runs.evaluate_run import evaluate_run
-from natix_hf.runs.report_page import rows_of, write_report
+from natix_hf.runs.report_page import report_run, rows_of, write_report
 
 pytestmark = pytest.mark.slow
 
@@ -68,6 +68,7 @@ def test_evaluating_again_takes_the_photos_that_were_kept(copied):
     (copied / "report.html").unlink()
     (copied / "model.safetensors").unlink()
     evaluate_run(copied)
+    report_run(copied)
     after = (copied / "report.html").read_text()
     assert after.count("data:image/jpeg") == before.count("data:image/jpeg") > 0
     assert "final figures (2 times)" in after
