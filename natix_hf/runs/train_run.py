@@ -102,8 +102,9 @@ def training_record(trainer: NatixTrainer, begun: RunRecord) -> RunRecord:
             for entry in state.log_history
         ],
         "metric": "log_loss" if metric == "loss" else metric,
-        **trainer.taken_over(),
     }
+    if (honest := trainer.taken_over()) is not None:
+        content["refit"] = honest
     return RunRecord.check({"version": RunRecord.edition, **begun.plain(), **content})
 
 
