@@ -12,6 +12,9 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 
 from natix_hf.errors import UserError
 
+# What a key of a recipe holds, as YAML reads it.
+RecipeValue = bool | int | float | str | list | dict | None
+
 
 def option(default, text: str, **kwargs):
     """A dataclass field with help; lists are copied so that no two recipes share one."""
@@ -70,7 +73,7 @@ def option_like(field: dataclasses.Field) -> dataclasses.Field:
     return dataclasses.field(default=field.default, default_factory=field.default_factory, metadata=field.metadata)
 
 
-def defaults(*declared: Any) -> dict[str, Any]:
+def defaults(*declared: Any) -> dict[str, RecipeValue]:
     """The keys that dataclasses (or objects of these) declare, with their defaults."""
     return {
         field.name: field.default if field.default_factory is dataclasses.MISSING else field.default_factory()

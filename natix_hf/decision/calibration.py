@@ -7,6 +7,7 @@ head adds them up.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 
@@ -14,6 +15,23 @@ from natix_hf.decision.temperature import softmax
 from natix_hf.documents.calibration import CalibrationFile
 
 TINY = np.finfo(np.float64).tiny
+
+
+class DecisionRule(TypedDict):
+    """`decision` of a model's config: how its biases came about.
+
+    Attributes:
+        positive: class id.
+        threshold: on the calibrated probability of the positive class.
+        prior_bias, threshold_bias: one value a class.
+        abstain_band: `[low, high]` on that probability, between which a person decides; None: the model always does.
+    """
+
+    positive: int
+    threshold: float
+    prior_bias: list[float]
+    threshold_bias: list[float]
+    abstain_band: list[float] | None
 
 
 @dataclass(frozen=True)

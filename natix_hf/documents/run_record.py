@@ -60,7 +60,7 @@ class RunRecord(Document):
     positive: Count = 1
     training_shares: list[Positive] | None = None
     seeds: dict[str, int] | None = None
-    fingerprints: dict[str, Any] | None = None
+    fingerprints: dict[str, str] | None = None
     prefix: Prefix | None = None
     purpose: Literal["run", "sweep", "refit"] | None = None
     hold_out: dict[str, list[str]] | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
+from natix_hf.decision.calibration import DecisionRule
 from natix_hf.decision.temperature import softmax
 from natix_hf.documents.run_record import RunRecord
 from natix_hf.errors import UserError, one_line
@@ -174,7 +175,7 @@ def missing_line(output: Path, labels: Sequence[str]) -> str | None:
 
 
 def write_rows(
-    output: Path, predictions: Iterable[Prediction], labels: Sequence[str], rule: Mapping[str, Any] | None = None
+    output: Path, predictions: Iterable[Prediction], labels: Sequence[str], rule: DecisionRule | None = None
 ) -> Written:
     """Write CSV or JSON lines, by the ending of `output`: file, label, a column a class of probabilities, error.
 

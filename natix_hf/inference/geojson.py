@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from natix_hf.decision.calibration import DecisionRule
 from natix_hf.files import replacing
 from natix_hf.inference.classify import Prediction, Written
 from natix_hf.inference.graph_classifier import GraphClassifier
@@ -71,7 +72,7 @@ def write_geojson(
     predictions: Iterable[Prediction],
     photos: Sequence[Any],
     labels: Sequence[str],
-    rule: Mapping[str, Any] | None,
+    rule: DecisionRule | None,
     model: str,
 ) -> Written:
     """Write a FeatureCollection, whole or not at all; a photo without coordinates has a null geometry.
@@ -89,19 +90,19 @@ def write_geojson(
         for number, (prediction, photo) in enumerate(zip(predictions, photos, strict=True)):
             exif = photo_exif(photo)
             place, taken = (place_of(exif), time_of(exif)) if exif is not None else (None, None)
-            properties: dict[str, Any] = {"file": prediction.name, "time": taken, "model": model}
             written.count(prediction)
             if prediction.probabilities is None:
-                properties["error"] = prediction.reason
+                answered = {"error": prediction.reason}
             else:
                 values = [round(float(p), 6) for p in prediction.probabilities]
-                properties |= {
+                answered = {
                     "answer": "abstain" if prediction.asks else labels[prediction.decision],
                     "label": labels[prediction.decision],
                     "positive": labels[positive],
                     "probability": values[positive],
                     "probabilities": dict(zip(labels, values, strict=True)),
                 }
+            properties = {"file": prediction.name, "time": taken, "model": model, **answered}
             geometry = None if place is None else {"type": "Point", "coordinates": list(place)}
             feature = {"type": "Feature", "geometry": geometry, "properties": properties}
             file.write((",\n" if number else "\n") + json.dumps(feature, ensure_ascii=False))

@@ -30,7 +30,7 @@ def save_model(trainer: NatixTrainer, run: Path, calibration: CalibrationFile) -
 
     model = trainer.accelerator.unwrap_model(trainer.model)
     plain = trainer.plain_model()
-    plain.set_calibration(**carried(calibration))
+    plain.set_calibration(**carried(calibration)._asdict())
     with carried_out(run, ASSEMBLE, purpose=trainer.splits.purpose), staging(run) as stage:
         if isinstance(model, PeftModel):
             for config in model.peft_config.values():
@@ -59,7 +59,7 @@ def write_into_weights(folder: Path, calibration: CalibrationFile) -> None:
     import torch
     from safetensors.torch import load_file, save_file
 
-    config, whole = read_json(folder / "config.json"), carried(calibration)
+    config, whole = read_json(folder / "config.json"), carried(calibration)._asdict()
     # float32, as the head holds them
     values = {name: torch.tensor(whole[name]).tolist() for name in ("temperature", "logit_bias")}
     for path in [*folder.glob("*.safetensors"), *(folder / "adapter").glob("*.safetensors")]:

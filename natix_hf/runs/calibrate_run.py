@@ -10,12 +10,12 @@ import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
 from natix_hf.data.splits.certificate import read_certificate
-from natix_hf.decision.calibration import Calibration
+from natix_hf.decision.calibration import Calibration, DecisionRule
 from natix_hf.decision.calibrators import CALIBRATORS
 from natix_hf.decision.choice import mean_and_error, nll
 from natix_hf.decision.fit_calibrator import CalibratorFit, fit_calibrator, fit_one
@@ -25,7 +25,7 @@ from natix_hf.decision.temperature import softmax
 from natix_hf.decision.threshold import fold_bias, held_out_gain, threshold_curve, unreachable_line
 from natix_hf.documents.calibration import CalibrationFile, Compared, Deployment, Prior, ThresholdChoice
 from natix_hf.documents.guarantee import Guarantee
-from natix_hf.documents.ledger import note_reads
+from natix_hf.documents.ledger import LedgerEntry, note_reads
 from natix_hf.documents.run_record import RunRecord
 from natix_hf.documents.split_logits import SavedLogits
 from natix_hf.documents.step_record import StepRecord
@@ -104,26 +104,25 @@ def calibrate_run(
     trained = np.array(record.training_shares) if record.training_shares else None
     asked = options, target, names, positive, trained
     document = decide(rows, *asked, fitted_on=f"{met}/fit")
-    more: dict[str, Any] = {}
     if met != "val_calib":
         clean = read_predictions(run, "val_calib", "fit")
         fits = {"clean": decide(clean, *asked, fitted_on="val_calib/fit"), options.calibrate_on: document}
         fitted_rows = {"clean": clean, options.calibrate_on: rows}
-        more["compared"] = {name: _compared(fit, fitted_rows) for name, fit in fits.items()}
-        more["sent"] = sent_as(run / "predictions" / f"{met}.parquet")
+        compared = {name: _compared(fit, fitted_rows) for name, fit in fits.items()}
+        sent = sent_as(run / "predictions" / f"{met}.parquet")
+        document = document.model_copy(update={"compared": compared, "sent": sent})
     used = [("fit calibration", "fit", len(rows.label))]
     if options.risk != "none":
         control = read_predictions(run, met, "control")
         guarantee = guaranteed(Calibration.from_document(document), control, options, names, f"{met}/control")
         if insist and not guarantee.reachable:
             raise UserError(f"no guarantee: {guarantee.reason}")
-        more["guarantee"] = guarantee
+        document = document.model_copy(update={"guarantee": guarantee})
         used.append(("guarantee", "control", len(control.label)))
     if deployment is not None:
-        more["prior"] = document.prior.model_copy(update={"deployment": deployment})
-        if deployment.drift and deployment.drift.found:
-            more["notes"] = [*document.notes, deployment.drift.line]
-    document = document.model_copy(update=more)
+        drifted = [deployment.drift.line] if deployment.drift and deployment.drift.found else []
+        prior = document.prior.model_copy(update={"deployment": deployment})
+        document = document.model_copy(update={"prior": prior, "notes": [*document.notes, *drifted]})
     with carried_out(run, CALIBRATE, dataclasses.asdict(options)):
         document.write(run)
         note_reads(run, _entries(used, splits.fingerprints))
@@ -319,23 +318,32 @@ def guaranteed(
     return document.model_copy(update={"lines": lines})
 
 
-def carried(document: CalibrationFile) -> dict[str, Any]:
+class Carried(NamedTuple):
     """What of its calibration a model carries: the arguments of its `set_calibration`."""
+
+    temperature: list[float]
+    logit_bias: list[float]
+    isotonic: list[list[list[float]]] | None
+    decision: DecisionRule
+
+
+def carried(document: CalibrationFile) -> Carried:
+    """What the model of this calibration carries."""
     calibration, guarantee = Calibration.from_document(document), document.guarantee
     banded = guarantee is not None and guarantee.low is not None
     knots = calibration.isotonic
-    return {
-        "temperature": calibration.temperature.tolist(),
-        "logit_bias": calibration.logit_bias.tolist(),
-        "isotonic": None if knots is None else [[x.tolist(), y.tolist()] for x, y in knots],
-        "decision": {
+    return Carried(
+        temperature=calibration.temperature.tolist(),
+        logit_bias=calibration.logit_bias.tolist(),
+        isotonic=None if knots is None else [[x.tolist(), y.tolist()] for x, y in knots],
+        decision={
             "positive": calibration.positive,
             "threshold": calibration.threshold,
             "prior_bias": calibration.prior_bias.tolist(),
             "threshold_bias": calibration.threshold_bias.tolist(),
             "abstain_band": [guarantee.low, guarantee.high] if banded else None,
         },
-    }
+    )
 
 
 def _compared(fit: CalibrationFile, rows: Mapping[str, SavedLogits]) -> Compared:
@@ -356,17 +364,17 @@ def _nll(calibration: Calibration, rows: SavedLogits) -> float:
     return float(-np.log(np.maximum(probabilities[np.arange(len(rows.label)), rows.label], 1e-300)).mean())
 
 
-def _entries(used: list[tuple[str, str, int]], fingerprints: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Entries of the ledger in `run.json`: which rows of `val_calib` gave what."""
+def _entries(used: list[tuple[str, str, int]], fingerprints: Mapping[str, str]) -> list[LedgerEntry]:
+    """Entries of the ledger: which rows of `val_calib` gave what."""
     return [
-        {
-            "step": step,
-            "role": "policy",
-            "split": "val_calib",
-            "part": part,
-            "rows": n,
-            "fingerprint": fingerprints[f"val_calib/{part}"],
-            "time": time.time(),
-        }
+        LedgerEntry(
+            step=step,
+            role="policy",
+            split="val_calib",
+            part=part,
+            rows=n,
+            fingerprint=fingerprints[f"val_calib/{part}"],
+            time=time.time(),
+        )
         for step, part, n in used
     ]

@@ -55,7 +55,7 @@ def evaluate_run(run: Path, *, seed: int = 0, field: Field | None = None) -> Fin
         logits, calibrated = calibration.served(rows.logits), calibration.calibrated(rows.logits)
         evaluated = hashlib.blake2b(digest_size=16)
         evaluated.update((run / "predictions" / "val_test.parquet").read_bytes())
-        evaluated.update(json.dumps(carried(fitted), sort_keys=True).encode())
+        evaluated.update(json.dumps(carried(fitted)._asdict(), sort_keys=True).encode())
         fingerprint = files.splits.fingerprints["val_test"]
         before = count_final_read(fingerprint, evaluated.hexdigest(), run.name)
         entry = LedgerEntry(

@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from natix_hf.errors import UserError
 
@@ -155,7 +155,7 @@ def _living(path: Path, seen: Seen) -> Holder | None:
     return Holder(document.get("host", "an unknown host"), document.get("pid", 0))
 
 
-def _document(text: str) -> dict[str, Any]:
+def _document(text: str) -> dict[str, str | int | None]:
     try:
         return json.loads(text)
     except ValueError:  # whoever created it has not written it yet, or died before it could

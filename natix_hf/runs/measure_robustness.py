@@ -94,7 +94,7 @@ def predict_challenged(
 
 def _write(run: Path, profile: str, rows: Any, cases: Sequence[Case], logits: np.ndarray) -> None:
     """`predictions/robustness/<profile>.parquet`: all rows in the first way, then all in the second, ..."""
-    columns: dict[str, Any] = {name: rows[name][:] * len(cases) for name in ("id", "group", "label")}
+    columns: dict[str, list] = {name: rows[name][:] * len(cases) for name in ("id", "group", "label")}
     for name in ("profile", "level", "distortion", "severity"):
         columns[name] = [value for case in cases for value in [getattr(case, name)] * len(rows)]
     in_order = logits.transpose(1, 0, 2).reshape(-1, logits.shape[-1])

@@ -116,7 +116,9 @@ class RangeTest(NatixTrainer):
         self.within.append(loss.detach())
         return loss
 
-    def one_pass(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any) -> torch.Tensor:
+    def one_pass(
+        self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], num_items_in_batch: Any
+    ) -> torch.Tensor:
         return Trainer.training_step(self, model, inputs, num_items_in_batch)  # a loss of NaN is where the curve ends
 
     def step_is_over(self) -> bool:

@@ -302,7 +302,7 @@ def write_copy(
             if stock:
                 _into_stock_head(stage, before, Calibration.from_document(calibration))
                 # Threshold and band stand in its config too, for predict.
-                config = read_json(stage / "config.json") | {"decision": carried(calibration)["decision"]}
+                config = read_json(stage / "config.json") | {"decision": carried(calibration).decision}
                 write_json(stage / "config.json", config)
             else:
                 write_into_weights(stage, calibration)

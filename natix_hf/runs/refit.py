@@ -21,10 +21,11 @@ from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.probe import ProbeSearch
 from natix_hf.documents.run_documents import RunDocuments
-from natix_hf.documents.run_record import RunRecord
+from natix_hf.documents.run_record import HonestRun, RunRecord
 from natix_hf.errors import UserError
 from natix_hf.files import write_text
 from natix_hf.hub.cards import model_card
+from natix_hf.options import RecipeValue
 from natix_hf.runs import folder as run_folder
 from natix_hf.runs.assemble_model import save_model
 from natix_hf.runs.decision_options import DecisionOptions
@@ -35,7 +36,7 @@ from natix_hf.training.heads import Setting
 from natix_hf.training.trainer import NatixTrainer
 
 
-def check_refit(honest: str | Path, text: str, known: Mapping[str, Any]) -> Path:
+def check_refit(honest: str | Path, text: str, known: Mapping[str, RecipeValue]) -> Path:
     """Refuse a refit of what is not a finished run of the same recipe.
 
     Args:
@@ -104,7 +105,8 @@ class Refit(NatixTrainer):
         # The weights of the honest run are those of its best checkpoint, where it chose one.
         if args.load_best_model_at_end and record.best_step:
             steps = record.best_step
-        self.honest, self.taken = honest, {"name": honest.name, "steps": steps, "max_steps": record.max_steps}
+        self.honest = honest
+        self.taken = HonestRun(name=honest.name, steps=steps, max_steps=record.max_steps)
         args.max_steps, args.load_best_model_at_end, args.early_stopping_patience = steps, False, None
         args.eval_strategy, args.eval_on_start = IntervalStrategy.NO, False
         if args.save_strategy == SaveStrategy.BEST:
@@ -112,7 +114,7 @@ class Refit(NatixTrainer):
         super().__init__(model, args, splits=splits, **kwargs)
 
     def planned_steps(self) -> int:
-        return self.taken["max_steps"]
+        return self.taken.max_steps
 
     def noted(self) -> dict[str, Any]:
         return {"refit": self.taken}

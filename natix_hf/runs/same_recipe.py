@@ -9,12 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from natix_hf.documents.run_record import RunRecord
 from natix_hf.errors import UserError
+from natix_hf.options import RecipeValue
 
 # Places, and how the machine is used.
 PLACES = (
@@ -33,8 +33,11 @@ REFITTED = (*PLACES, "refit", "refit_from")
 
 
 def differing(
-    ours: Mapping[str, Any], theirs: Mapping[str, Any], known: Mapping[str, Any], free: Collection[str]
-) -> dict[str, tuple[Any, Any]]:
+    ours: Mapping[str, RecipeValue],
+    theirs: Mapping[str, RecipeValue],
+    known: Mapping[str, RecipeValue],
+    free: Collection[str],
+) -> dict[str, tuple[RecipeValue, RecipeValue]]:
     """Keys whose values differ, each with ours and theirs; a key that is not written down has its default."""
     pairs = {
         key: (ours.get(key, known.get(key)), theirs.get(key, known.get(key)))
@@ -44,20 +47,20 @@ def differing(
     return {key: (one, other) for key, (one, other) in pairs.items() if not _same(key, one, other)}
 
 
-def _same(key: str, one: Any, other: Any) -> bool:
+def _same(key: str, one: RecipeValue, other: RecipeValue) -> bool:
     if key != "model_name_or_path" or one == other:
         return one == other
     here, there = (Path(os.path.abspath(os.path.expanduser(name))) for name in (one, other))
     return here == there or (here.is_dir() and here.name == there.name and not there.exists())  # it was moved
 
 
-def told(odd: Mapping[str, tuple[Any, Any]]) -> str:
+def told(odd: Mapping[str, tuple[RecipeValue, RecipeValue]]) -> str:
     """The first differences for a message, each with both values."""
     shown = ", ".join(f"{key} ({one} here, {other} there)" for key, (one, other) in list(odd.items())[:3])
     return shown + (f" and {len(odd) - 3} more" if len(odd) > 3 else "")
 
 
-def check_resumed(point: Path, text: str, known: Mapping[str, Any], processes: int) -> str | None:
+def check_resumed(point: Path, text: str, known: Mapping[str, RecipeValue], processes: int) -> str | None:
     """Refuse to go on from a checkpoint with other settings than it was trained with.
 
     Args:

@@ -15,6 +15,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from natix_hf.decision.prior import prior_warning
+from natix_hf.documents.run_record import Prefix
 from natix_hf.files import home
 from natix_hf.inference.batches import ClientPhotos
 from natix_hf.inference.features import FixedView, frozen_features
@@ -79,9 +80,9 @@ class BatchSource:
         self.prefix: PrefixPlan | None = None
         self.drift: float | None = None
 
-    def prefix_document(self) -> dict[str, Any] | None:
+    def prefix_document(self) -> Prefix | None:
         """The `prefix` of `run.json`: what was kept below the last blocks, and how far rounding moves features."""
-        return None if self.prefix is None else asdict(self.prefix) | {"drift": self.drift}
+        return None if self.prefix is None else Prefix(**asdict(self.prefix), drift=self.drift)
 
     def epoch_order(
         self, rows: Any, model: Any, criterion: Any, names: list[str], target_prior: np.ndarray | None

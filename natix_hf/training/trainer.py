@@ -298,17 +298,19 @@ class NatixTrainer(Trainer):
             self._load_best_model()
         return True
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any):
+    def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **kwargs: Any):
         """The recipe's loss where the model trains, plain cross-entropy where it is scored."""
         loss, outputs = self.criterion.compute(model, inputs)
         return (loss, outputs) if return_outputs else loss
 
-    def training_step(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None):
+    def training_step(self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], num_items_in_batch: Any = None):
         self.accounting.seen(len(inputs["labels"]) * self.args.world_size)
         once = partial(self.one_pass, model, inputs, num_items_in_batch)
         return once() if self.extra_passes is None else self.extra_passes(once, self, model, inputs)
 
-    def one_pass(self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any) -> torch.Tensor:
+    def one_pass(
+        self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], num_items_in_batch: Any
+    ) -> torch.Tensor:
         """Forward and backward, of which an optimizer may want several for a step."""
         loss = super().training_step(model, inputs, num_items_in_batch)
         self.finite.seen(self.state.global_step + 1, loss)
@@ -319,7 +321,7 @@ class NatixTrainer(Trainer):
             self.finite.check()
         super()._maybe_log_save_evaluate(*args, **kwargs)
 
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+    def floating_point_ops(self, inputs: dict[str, torch.Tensor]) -> int:
         """Not counted here: the parent's formula is that of a language model."""
         return 0
 
@@ -417,7 +419,7 @@ class NatixTrainer(Trainer):
         trained = self.model if model is None else model
         self.keeper.read(Path(resume_from_checkpoint), trained, load, sharded=self.is_fsdp_enabled)
 
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         if self.method == "probe" and state_dict is None:
             trainable = {name for name, p in self.model.named_parameters() if p.requires_grad}
             state_dict = {name: t for name, t in self.model.state_dict().items() if name in trainable}

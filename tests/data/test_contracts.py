@@ -181,16 +181,10 @@ def test_the_ledger_tells_who_read_which_rows(locked):
     locked.rows("training", step="train")
     locked.rows("policy", step="guarantee", part="control")
     first, second = locked.ledger
-    assert {key: first[key] for key in ("step", "role", "split", "part", "rows")} == {
-        "step": "train",
-        "role": "training",
-        "split": "train",
-        "part": None,
-        "rows": 48,
-    }
-    assert (second["split"], second["part"]) == ("val_calib", "control")
-    assert second["fingerprint"] == locked.description.fingerprints["val_calib/control"]
-    assert first["time"] <= second["time"]
+    assert (first.step, first.role, first.split, first.part, first.rows) == ("train", "training", "train", None, 48)
+    assert (second.split, second.part) == ("val_calib", "control")
+    assert second.fingerprint == locked.description.fingerprints["val_calib/control"]
+    assert first.time <= second.time
 
 
 def test_every_role_has_a_split_and_the_splits_are_four():

@@ -50,7 +50,7 @@ def test_a_refit_reads_every_row_once_and_the_ledger_names_all_four_splits(locke
     rows = locked.dedicate("refit").rows("refit", step="refit")
     assert len(rows) == len(everything) == 80
     assert set(rows["id"][:]) == everything
-    noted = [(entry["role"], entry["split"], entry["part"], entry["rows"]) for entry in locked.ledger]
+    noted = [(entry.role, entry.split, entry.part, entry.rows) for entry in locked.ledger]
     sizes = locked.sizes
     halves = {half: len(ids) for half, ids in locked.description.parts.val_calib}
     assert noted == [

@@ -154,8 +154,8 @@ def test_the_chosen_calibrator_is_carried_whole(tmp_path, name):
     whole = Calibration.from_document(deciding.decide(rows, *asked, fitted_on="val_calib/fit"))
     again = Calibration.from_document(document)
     np.testing.assert_array_equal(again.served(rows.logits), whole.served(rows.logits))
-    assert carried(document)["logit_bias"] == document.logit_bias
-    assert (carried(document)["isotonic"] is not None) == (name == "isotonic")
+    assert carried(document).logit_bias == document.logit_bias
+    assert (carried(document).isotonic is not None) == (name == "isotonic")
 
 
 def test_the_guarantee_reads_control_rows_and_nothing_else_does(tmp_path, monkeypatch):
@@ -172,12 +172,12 @@ def test_the_guarantee_reads_control_rows_and_nothing_else_does(tmp_path, monkey
     rows = read_predictions(run, "val_calib", "control")
     p = softmax(Calibration.from_document(document).calibrated(rows.logits))[:, 1]
     assert np.mean(p[rows.label == 0] >= guarantee.high) < 0.05
-    assert carried(document)["decision"]["abstain_band"] == [guarantee.low, guarantee.high]
+    assert carried(document).decision["abstain_band"] == [guarantee.low, guarantee.high]
     ledger = [(entry.step, entry.part) for entry in read_ledger(run)]
     assert ledger == [("fit calibration", "fit"), ("fit calibration", "fit"), ("guarantee", "control")]
     unreachable = calibrate_run(run, DecisionOptions(risk="fpr", risk_alpha=1e-5))
     assert not unreachable.guarantee.reachable
-    assert carried(unreachable)["decision"]["abstain_band"] is None
+    assert carried(unreachable).decision["abstain_band"] is None
     assert f"{unreachable.guarantee.smallest_alpha:.4f}" in "\n".join(calibration_lines(unreachable))
 
 

@@ -13,7 +13,7 @@ from natix_hf.data.sources.rows import Rows
 from natix_hf.data.splits.cut import cut
 from natix_hf.data.splits.split_options import Plan
 from natix_hf.documents.figures import Interval
-from natix_hf.documents.ledger import note_reads
+from natix_hf.documents.ledger import LedgerEntry, note_reads
 from natix_hf.documents.run_record import RunRecord
 from natix_hf.documents.run_speed import RunSpeed
 from natix_hf.documents.several_runs import Folds
@@ -94,7 +94,7 @@ def fold_run(folder: Path, rows: Rows, city: str, value: float, **more) -> None:
     done = cut(rows, Plan(near_duplicates=False, **{"hold_out": {"city": [city]}, "test_alone": True, **more}))
     prints = done.description.fingerprints
     ledger = [
-        {"step": "train", "role": role, "split": split, "rows": 1, "fingerprint": prints[split]}
+        LedgerEntry(step="train", role=role, split=split, rows=1, fingerprint=prints[split])
         for role, split in (("training", "train"), ("selection", "val_select"), ("final_evaluation", "val_test"))
     ]
     done.description.write(folder)

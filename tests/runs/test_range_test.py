@@ -98,7 +98,7 @@ def test_the_test_ends_at_divergence_and_reads_train_alone(test_of):
     trainer, document = test_of(optim="sgd", gradient_accumulation_steps=2, augment="none")
     assert document.diverged
     assert QUIET < len(document.rates) < 30
-    assert {entry["split"] for entry in trainer.splits.ledger} == {"train"}
+    assert {entry.split for entry in trainer.splits.ledger} == {"train"}
     with pytest.raises(LeakageError, match="range test"):
         trainer.splits.rows("selection", step="choose checkpoint")
     assert LearningRates.read(trainer.output) == document

@@ -183,9 +183,9 @@ def test_epochs_keep_their_length_and_classes_and_only_train_is_read(job, capsys
         assert np.bincount(labels[drawn]).tolist() == np.bincount(labels).tolist()
     assert trainer.curriculum.shares == pytest.approx([0.4, 0.7, 1.0, 1.0])
     assert sizes == [sum(-(-int(n * 10 * share) // 10) for n in np.bincount(labels)) for share in (0.4, 0.7, 1, 1)]
-    assert {entry["split"] for entry in trainer.splits.ledger} == {"train", "val_select"}
-    steps = [(entry["step"], entry["role"]) for entry in trainer.splits.ledger]
-    assert steps == [(entry["step"], entry["role"]) for entry in plain.splits.ledger]  # nothing is read beside
+    assert {entry.split for entry in trainer.splits.ledger} == {"train", "val_select"}
+    steps = [(entry.step, entry.role) for entry in trainer.splits.ledger]
+    assert steps == [(entry.step, entry.role) for entry in plain.splits.ledger]  # nothing is read beside
     train_run(trainer)
     said = capsys.readouterr().out
     assert "curriculum: 40% of each class in the first epoch" in said

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from natix_hf import UserError, finish_run, load_model, load_photos, train_run
-from natix_hf.documents.run_record import RunRecord
+from natix_hf.documents.run_record import Prefix, RunRecord
 from natix_hf.inference.batches import client_pixels
 from natix_hf.training.prefix import MOST_VIEWS, plan_prefix, prefix_drift, prefix_states, trained_blocks
 
@@ -81,7 +81,7 @@ def test_bf16_halves_the_place_and_its_drift_is_told(job, capsys):
 
 def test_what_was_kept_and_its_drift_stand_in_the_record_and_on_the_card(job, tmp_path):
     exact = job(name="exact", speed={"fixed_views": 2, "prefix_cache_gb": 1.0}, **SETTINGS)
-    assert exact.source.prefix_document() == {**vars(exact.source.prefix), "drift": None}
+    assert exact.source.prefix_document() == Prefix(**vars(exact.source.prefix), drift=None)
     small = exact.source.prefix.gigabytes * 0.6
     rounded = job(name="rounded", speed={"fixed_views": 2, "prefix_cache_gb": small}, **SETTINGS)
     train_run(rounded)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from datasets import Dataset
 
+    from natix_hf.documents.ledger import LedgerEntry
     from natix_hf.documents.split_certificate import SplitCertificate
 
 SPLITS = ("train", "val_select", "val_calib", "val_test")
@@ -83,7 +84,7 @@ class LockedSplits:
         _ROWS[self] = dict(splits)
         self._description = description
         self._notes = list(notes)
-        self._ledger: list[dict] = []
+        self._ledger: list[LedgerEntry] = []
         self._told = 0
         self._purpose = "run"
 
@@ -108,14 +109,13 @@ class LockedSplits:
         return list(self._notes)
 
     @property
-    def ledger(self) -> list[dict]:
-        """Who read which rows: step, role, split, part, number of rows, their fingerprint, time (seconds since
-        1970)."""
-        return [dict(entry) for entry in self._ledger]
+    def ledger(self) -> list[LedgerEntry]:
+        """Who read which rows."""
+        return list(self._ledger)
 
-    def new_reads(self) -> list[dict]:
+    def new_reads(self) -> list[LedgerEntry]:
         """The entries of the ledger since this was last asked for, for whoever writes them down."""
-        entries = self.ledger[self._told :]
+        entries = self._ledger[self._told :]
         self._told += len(entries)
         return entries
 
@@ -210,17 +210,19 @@ class LockedSplits:
         return _ROWS[self][place]
 
     def _note(self, step: str, role: str, place: str) -> None:
+        from natix_hf.documents.ledger import LedgerEntry
+
         split, _, part = place.partition("/")
         self._ledger.append(
-            {
-                "step": step,
-                "role": role,
-                "split": split,
-                "part": part or None,
-                "rows": len(_ROWS[self][place]),
-                "fingerprint": self._description.fingerprints[place],
-                "time": time.time(),
-            }
+            LedgerEntry(
+                step=step,
+                role=role,
+                split=split,
+                part=part or None,
+                rows=len(_ROWS[self][place]),
+                fingerprint=self._description.fingerprints[place],
+                time=time.time(),
+            )
         )
 
     def __reduce_ex__(self, protocol: int) -> NoReturn:
