@@ -13,12 +13,14 @@ import torch
 
 from natix_hf.data.splits.contracts import LockedSplits
 from natix_hf.documents.calibration import CalibrationFile
+from natix_hf.documents.ledger import note_reads
 from natix_hf.errors import UserError
 from natix_hf.inference.classify import load_classifier
 from natix_hf.inference.robustness import SentPhotos, sent_logits
 from natix_hf.inference.uncalibrated_logits import uncalibrated_logits
 from natix_hf.runs.assemble_model import recalibrate_weights
-from natix_hf.runs.calibrate_run import calibrate_run, options_of
+from natix_hf.runs.calibrate_run import calibrate_run
+from natix_hf.runs.decision_options import DecisionOptions
 from natix_hf.runs.evaluate_run import evaluate_run
 from natix_hf.runs.gallery import keep_photos
 from natix_hf.runs.measure_robustness import note_latency
@@ -58,10 +60,15 @@ class SavedNetwork:
 
 
 class CarryOn:
-    """One run whose training is over and whose model was assembled; a method for each step behind."""
+    """One run whose training is over and whose model was assembled; a method for each step behind.
 
-    def __init__(self, run: Path):
-        self.run = run
+    Args:
+        run: its folder.
+        decision: how logits become decisions.
+    """
+
+    def __init__(self, run: Path, decision: DecisionOptions):
+        self.run, self.decision = run, decision
 
     @cached_property
     def splits(self) -> LockedSplits:
@@ -71,7 +78,7 @@ class CarryOn:
         """Carry out a step, by its name in `runs.steps`."""
         {
             "predict": self._predict,
-            "calibrate": lambda: calibrate_run(self.run),
+            "calibrate": lambda: calibrate_run(self.run, self.decision),
             "assemble": lambda: recalibrate_weights(self.run, CalibrationFile.read(self.run).plain()),
             "time": self._time,
             "show": self._show,
@@ -80,11 +87,12 @@ class CarryOn:
         }[step]()
 
     def _predict(self) -> None:
-        predict_run(self.run, self.splits, SavedNetwork(self.run), options_of(self.run))
+        predict_run(self.run, self.splits, SavedNetwork(self.run), self.decision)
 
     def _time(self) -> None:
         rows = self.splits.rows("final_evaluation", step="predictions")
         note_latency(self.run, *load_classifier(str(self.run)), rows)
+        note_reads(self.run, self.splits.new_reads())
 
     def _show(self) -> None:
         keep_photos(self.run, self.splits, *load_classifier(str(self.run)))
