@@ -1,8 +1,8 @@
 """From photos to a proved model by one command, which does only what is not up to date and says why.
 
-natix-hf pipeline recipes/streetvision.yaml
-natix-hf pipeline recipes/streetvision.yaml --until report --dry_run --graph pipeline.svg
-natix-hf pipeline runs/streetvision-pipeline/1a2b3c4d-5e6f70 --explain metrics.json
+python -m natix_hf.pipeline recipes/streetvision.yaml
+python -m natix_hf.pipeline recipes/streetvision.yaml --until report --dry_run --graph pipeline.svg
+python -m natix_hf.pipeline runs/streetvision-pipeline/1a2b3c4d-5e6f70 --explain metrics.json
 
 The steps are split, train, predict, calibrate, assemble, show, evaluate, report, export and prove. Every version lies
 in a folder below OUTPUT_DIR-pipeline that is named by what it was made from. Nothing is overwritten, and an earlier
