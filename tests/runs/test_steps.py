@@ -162,7 +162,7 @@ def test_a_step_that_fails_midway_leaves_no_record(run):
     StepRecord.path(run, "evaluate").unlink()
     with pytest.raises(ZeroDivisionError), carried_out(run, EVALUATE):
         half_done(run)
-    assert reasons(run) == {"evaluate": "not done yet"}
+    assert reasons(run)["evaluate"] == "not done yet"
 
 
 def test_a_step_that_fails_where_it_had_been_done_is_seen_by_what_it_has_changed(run):
