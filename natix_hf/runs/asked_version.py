@@ -49,7 +49,7 @@ def asked_version(words: Sequence[str], resolve: Callable[[Sequence[str]], dict[
     photos = content_of(recipe["dataset_name"], "photos", beside=store)
     checkpoint = content_of(recipe["model_name_or_path"], "checkpoint", revision=recipe.get("model_revision"))
     name = version_name(recipe, photos, checkpoint)
-    return Version(store, name, recipe, found["text"], found["form"], _without_output(words))
+    return Version(store, name, recipe, found["text"], found["form"], _asked_here(words))
 
 
 def _kept(words: Sequence[str]) -> Path | None:
@@ -61,13 +61,12 @@ def _kept(words: Sequence[str]) -> Path | None:
     return home() / "resolved" / f"{digest(made_from)}.json"
 
 
-def _without_output(words: Sequence[str]) -> list[str]:
-    kept, skip = [], False
+def _asked_here(words: Sequence[str]) -> list[str]:
+    """The words without the keys that a pipeline sets itself."""
+    kept, skips = [], False
     for word in words:
-        if skip:
-            skip = False
-        elif word == "--output_dir":
-            skip = True
-        elif not word.startswith("--output_dir="):
+        if word.startswith("--"):
+            skips = word.partition("=")[0] in ("--output_dir", "--push_to_hub")
+        if not skips:
             kept.append(word)
     return kept

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from natix_hf.data.splits.contracts import LockedSplits
 from natix_hf.documents.calibration import CalibrationFile
@@ -69,6 +70,7 @@ class CarryOn:
 
     def __init__(self, run: Path, decision: DecisionOptions):
         self.run, self.decision = run, decision
+        disable_progress_bar()  # loading and saving take a moment
 
     @cached_property
     def splits(self) -> LockedSplits:
@@ -105,12 +107,9 @@ class CarryOn:
             form: of the export; `auto`: stock where it can hold the model, else merged.
             say: is told what was chosen, and which photos the proof is made of.
         """
-        from transformers.utils.logging import disable_progress_bar
-
         from natix_hf.hub.export_forms import export_run
         from natix_hf.hub.proof import prove
 
-        disable_progress_bar()  # loading and saving take a moment
         exports = self.run / "exports"
         if step == PROVE:
             with carried_out(self.run, PROVE):

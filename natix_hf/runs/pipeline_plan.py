@@ -6,6 +6,7 @@ step that gave what it had given before sets nothing off. Training is a process 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shlex
 import shutil
@@ -20,7 +21,6 @@ from typing import Any, NamedTuple
 
 from natix_hf.documents.step_record import StepRecord
 from natix_hf.errors import UserError
-from natix_hf.files import write_text
 from natix_hf.runs.made_from import DECISION, PREDICTED, nearest, restore, sibling, take_over
 from natix_hf.runs.same_recipe import told
 from natix_hf.runs.steps import (
@@ -31,6 +31,7 @@ from natix_hf.runs.steps import (
     EXPORT,
     PREDICT,
     PROVE,
+    REPORT,
     SPLIT,
     TIME,
     TRAIN,
@@ -151,7 +152,7 @@ class Pipeline:
         Raises:
             UserError: a step failed, cannot be done here, or would read `val_test` once more unasked.
         """
-        run, done = self.version.run, []
+        run, done = self.version.run, set()
         self._check_alone()
         if EXPORT in steps:
             self._check_extras()
@@ -165,32 +166,34 @@ class Pipeline:
                 continue
             trains = step in (SPLIT, TRAIN) or not self._assembled()
             evaluated = StepRecord.path(run, EVALUATE.name).is_file()
-            if evaluated and (trains or step == EVALUATE) and not self.evaluate_again:
+            if evaluated and (trains or step in (PREDICT, EVALUATE)) and not self.evaluate_again:
                 raise UserError(
                     f"{run}: {step.name}: {why}: val_test is not read once more unasked: bring the file back, or add "
                     "--evaluate_again, and the reading is counted"
                 )
             self.say(f"{step.name}: {why}")
-            done.append(step.name)
+            done.add(step)
             if trains:
                 self._train(steps)
-                done += [one.name for one in steps if one in CHAINS["run"] and one.name not in done]
+                done |= {one for one in steps if one in CHAINS["run"]}
             else:
                 self._do(step)
-        return done
+        return [step.name for step in steps if step in done]
 
     def _check_alone(self) -> None:
         """Raise `UserError` where the training of an earlier call has outlived it."""
         noted = self.version.store / GROUP
-        try:
-            group = int(noted.read_text(encoding="utf-8"))
-            os.killpg(group, 0)
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
+        if not noted.is_file():
             return
-        raise UserError(
-            f"{self.version.store}: training that an earlier call began still runs (process group {group}): wait "
-            f"until it has ended, or end it: kill -- -{group}; where that is something else, remove {noted}"
-        )
+        with noted.open(encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                group = file.read().strip()
+                raise UserError(
+                    f"{self.version.store}: training that an earlier call began still runs (process group {group}): "
+                    f"wait until it has ended, or end it: kill -- -{group}"
+                ) from None
 
     def _check_extras(self) -> None:
         """Raise `UserError` where what the export needs is not installed, before hours of training."""
@@ -218,6 +221,7 @@ class Pipeline:
         if not begun and (run / "splits.json").is_file():
             raise UserError(f"{run}: run.json is gone: bring it back, or remove the folder to train anew")
         more = ["--resume_from_checkpoint", "true"] if begun else []
+        StepRecord.path(run, REPORT.name).unlink(missing_ok=True)  # a run that counts as finished is not gone on with
         words = [*self.version.words, "--output_dir", str(run), "--until", last, "--push_to_hub", "false", *more]
         status = self._launched([*self._launcher(), "-m", "natix_hf.train", *words])
         if status:
@@ -241,18 +245,22 @@ class Pipeline:
         return launcher
 
     def _launched(self, command: Sequence[str]) -> int:
-        """The exit status of a command in a process group of its own, which is told to end where this one is."""
-        noted = self.version.store / GROUP
-        with subprocess.Popen(command, start_new_session=True) as process:
-            write_text(noted, str(process.pid))
-            try:
-                status = process.wait()
-            except KeyboardInterrupt:
-                os.killpg(process.pid, signal.SIGTERM)
-                process.wait()
-                raise
-            finally:
-                noted.unlink(missing_ok=True)
+        """The exit status of a command in a process group of its own, which is told to end where this one is.
+
+        It inherits a lock on a file, and so holds it for as long as it lives, whatever becomes of this process.
+        """
+        with (self.version.store / GROUP).open("w", encoding="utf-8") as noted:
+            fcntl.flock(noted, fcntl.LOCK_EX)
+            with subprocess.Popen(command, start_new_session=True, pass_fds=(noted.fileno(),)) as process:
+                try:
+                    print(process.pid, file=noted, flush=True)
+                    status = process.wait()
+                except KeyboardInterrupt:
+                    os.killpg(process.pid, signal.SIGTERM)
+                    process.wait()
+                    raise
+                finally:
+                    Path(noted.name).unlink()
         return status
 
     def _do(self, step: Step) -> None:
