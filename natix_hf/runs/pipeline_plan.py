@@ -221,9 +221,10 @@ class Pipeline:
         if not begun and (run / "splits.json").is_file():
             raise UserError(f"{run}: run.json is gone: bring it back, or remove the folder to train anew")
         more = ["--resume_from_checkpoint", "true"] if begun else []
-        StepRecord.path(run, REPORT.name).unlink(missing_ok=True)  # a run that counts as finished is not gone on with
         words = [*self.version.words, "--output_dir", str(run), "--until", last, "--push_to_hub", "false", *more]
-        status = self._launched([*self._launcher(), "-m", "natix_hf.train", *words])
+        command = [*self._launcher(), "-m", "natix_hf.train", *words]
+        StepRecord.path(run, REPORT.name).unlink(missing_ok=True)  # a run that counts as finished is not gone on with
+        status = self._launched(command)
         if status:
             raise UserError(
                 f"{run}: training ended with exit status {status}, what it printed says why; the same command goes on"
