@@ -38,6 +38,7 @@ def main(argv: list[str]) -> None:
         print("\n".join(explained(Path(given.recipe), given.explain)))
         return
 
+    from natix_hf.files import check_writable
     from natix_hf.runs.asked_version import asked_version
     from natix_hf.runs.lease import held
     from natix_hf.runs.pipeline_picture import draw
@@ -51,7 +52,7 @@ def main(argv: list[str]) -> None:
         print(f"  {state.step.name:<10} {'up to date' if state.why is None else state.why}")
     if given.graph:
         draw(states, version.name, Path(given.graph))
-    if given.dry_run or all(state.why is None for state in states):
+    if given.dry_run or (version.run.exists() and all(state.why is None for state in states)):
         return
     pipeline = Pipeline(
         version,
@@ -59,23 +60,24 @@ def main(argv: list[str]) -> None:
         evaluate_again=given.evaluate_again,
         say=lambda line: print(line, flush=True),
     )
+    check_writable(version.store, "output_dir")
     with held(version.store / ".lease", "another pipeline works there"):
         try:
             done = pipeline.carry_out(steps)
         except KeyboardInterrupt:
             print("\nstopped; the same command goes on from here")
-            raise
-    print(f"{version.run}: {', '.join(done)} done, all up to date to {given.until}")
+            raise SystemExit(130) from None
+    print(f"{version.run}: {', '.join(done) or 'nothing'} done, all up to date to {given.until}")
 
 
-def _resolve(words: list[str]) -> tuple[str, str]:
-    """The `recipe.yaml` and the output_dir of a recipe and keys."""
+def _resolve(words: list[str]) -> dict[str, str]:
+    """The `recipe.yaml`, the output_dir and the form of the export that a recipe and keys ask for."""
     from natix_hf.recipe.yaml_and_command_line import parse, resolved
 
     recipe = parse(words)
     if recipe.purpose.kind != "run":
         raise UserError(f"pipeline: a {recipe.purpose.kind} has no steps behind it: leave that key out")
-    return resolved(recipe), recipe.training.output_dir
+    return {"text": resolved(recipe), "output_dir": recipe.training.output_dir, "form": recipe.hub.hub_format}
 
 
 if __name__ == "__main__":

@@ -10,15 +10,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from natix_hf.data.splits.contracts import LockedSplits
 from natix_hf.documents.calibration import CalibrationFile
+from natix_hf.documents.ledger import note_reads
 from natix_hf.errors import UserError
 from natix_hf.inference.classify import load_classifier
 from natix_hf.inference.robustness import SentPhotos, sent_logits
 from natix_hf.inference.uncalibrated_logits import uncalibrated_logits
 from natix_hf.runs.assemble_model import recalibrate_weights
-from natix_hf.runs.calibrate_run import calibrate_run, options_of
+from natix_hf.runs.calibrate_run import calibrate_run
+from natix_hf.runs.decision_options import DecisionOptions
 from natix_hf.runs.evaluate_run import evaluate_run
 from natix_hf.runs.gallery import keep_photos
 from natix_hf.runs.measure_robustness import note_latency
@@ -58,10 +61,16 @@ class SavedNetwork:
 
 
 class CarryOn:
-    """One run whose training is over and whose model was assembled; a method for each step behind."""
+    """One run whose training is over and whose model was assembled; a method for each step behind.
 
-    def __init__(self, run: Path):
-        self.run = run
+    Args:
+        run: its folder.
+        decision: how logits become decisions.
+    """
+
+    def __init__(self, run: Path, decision: DecisionOptions):
+        self.run, self.decision = run, decision
+        disable_progress_bar()  # loading and saving take a moment
 
     @cached_property
     def splits(self) -> LockedSplits:
@@ -71,7 +80,7 @@ class CarryOn:
         """Carry out a step, by its name in `runs.steps`."""
         {
             "predict": self._predict,
-            "calibrate": lambda: calibrate_run(self.run),
+            "calibrate": lambda: calibrate_run(self.run, self.decision),
             "assemble": lambda: recalibrate_weights(self.run, CalibrationFile.read(self.run)),
             "time": self._time,
             "show": self._show,
@@ -80,11 +89,12 @@ class CarryOn:
         }[step]()
 
     def _predict(self) -> None:
-        predict_run(self.run, self.splits, SavedNetwork(self.run), options_of(self.run))
+        predict_run(self.run, self.splits, SavedNetwork(self.run), self.decision)
 
     def _time(self) -> None:
         rows = self.splits.rows("final_evaluation", step="predictions")
         note_latency(self.run, *load_classifier(str(self.run)), rows)
+        note_reads(self.run, self.splits.new_reads())
 
     def _show(self) -> None:
         keep_photos(self.run, self.splits, *load_classifier(str(self.run)))
@@ -97,12 +107,9 @@ class CarryOn:
             form: of the export; `auto`: stock where it can hold the model, else merged.
             say: is told what was chosen, and which photos the proof is made of.
         """
-        from transformers.utils.logging import disable_progress_bar
-
         from natix_hf.hub.export_forms import export_run
         from natix_hf.hub.proof import prove
 
-        disable_progress_bar()  # loading and saving take a moment
         exports = self.run / "exports"
         if step == PROVE:
             with carried_out(self.run, PROVE):

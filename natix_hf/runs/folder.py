@@ -35,7 +35,7 @@ def check(output_dir: str | Path, *, resume: bool, overwrite: bool) -> None:
     if run.exists() and not run.is_dir():
         raise UserError(f"output_dir {run}: a file of that name is in the way")
     check_writable(run, "output_dir")
-    if not run.exists() or not any(run.iterdir()):
+    if not run.exists() or set(run.iterdir()) <= set(run.glob(".*.tmp*")):  # begun by a writer that was killed
         return
     if not (run / "run.json").exists():
         raise UserError(f"output_dir {run}: not empty, and what it holds is no run of natix_hf: choose another folder")

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from tqdm.auto import tqdm
 
-from natix_hf.files import fingerprint_file, only_a_path, read_json, staging, write_json, write_text
+from natix_hf.files import fingerprint_file, home, new_folder, only_a_path, read_json, write_json, write_text
 from natix_hf.runs.decision_options import DecisionOptions
 from natix_hf.runs.same_recipe import PLACES
 from natix_hf.runs.steps import ASSEMBLE, PREDICT, SPLIT, TRAIN, Step, stands
@@ -48,28 +48,30 @@ def version_name(recipe: Mapping[str, Any], photos: str, checkpoint: str) -> str
     return f"{digest(trained)[:8]}-{digest(decided)[:6]}"
 
 
-def content_of(name: str, kept: Path, what: str, revision: str | None = None) -> str:
+def content_of(name: str, what: str, *, beside: Path | None = None, revision: str | None = None) -> str:
     """What stands behind the name of photos or of a checkpoint: the digest of a folder's files, the commit on the Hub.
 
-    Files are read once; one whose size and time are as they were is taken to hold the same bytes.
+    Files are read once; one whose size and time are as they were is taken to hold the same bytes. What was seen is
+    kept below `home()`.
 
     Args:
         name: path, Hub id, or `builtin:...`.
-        kept: JSON file of the prints that were taken before.
         what: `photos` or `checkpoint`.
+        beside: a folder that does not count where it lies among the files.
         revision: of a checkpoint on the Hub.
     """
     place = Path(name.partition("=")[2] or name).expanduser()
+    kept = home() / "prints" / f"{digest([what, os.path.abspath(place) if place.exists() else name])}.json"
     if place.exists():
-        return _files(place, kept, what)
+        return _files(place, kept, what, beside)
     if name.startswith("builtin:") or only_a_path(name):
         return name
     return f"{name}@{revision or _commit(name, kept, what)}"
 
 
-def _files(place: Path, kept: Path, what: str) -> str:
+def _files(place: Path, kept: Path, what: str, beside: Path | None) -> str:
     before = read_json(kept) if kept.is_file() else {}
-    files = [place] if place.is_file() else _listed(place, beside=kept.parent)
+    files = [place] if place.is_file() else _listed(place, beside)
     found: dict[str, list] = {}
     for file in tqdm(files, desc=f"{what}: prints", unit="file", delay=2):
         state = os.stat(file)
@@ -77,16 +79,15 @@ def _files(place: Path, kept: Path, what: str) -> str:
         same = before.get(name, [None, None])[:2] == [state.st_size, state.st_mtime_ns]
         found[name] = before[name] if same else [state.st_size, state.st_mtime_ns, fingerprint_file(file)]
     if found != before:
-        kept.parent.mkdir(parents=True, exist_ok=True)
         write_json(kept, found)
     return digest({name: one[2] for name, one in found.items()})
 
 
-def _listed(place: Path, beside: Path) -> list[Path]:
-    found = []
+def _listed(place: Path, beside: Path | None) -> list[Path]:
+    found, apart = [], beside and beside.resolve()
     for folder, folders, files in os.walk(place, followlinks=True):
         folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and Path(folder, name).resolve() != beside.resolve()
+            name for name in folders if not name.startswith(".") and Path(folder, name).resolve() != apart
         )
         found += [Path(folder, name) for name in sorted(files) if not name.startswith(".")]
     return found
@@ -103,7 +104,6 @@ def _commit(name: str, kept: Path, what: str) -> str:
     except (OSError, HfHubHTTPError, OfflineModeIsEnabled):
         return before.get(name, "unknown")
     if before.get(name) != info.sha:
-        kept.parent.mkdir(parents=True, exist_ok=True)
         write_json(kept, before | {name: info.sha})
     return info.sha
 
@@ -125,7 +125,7 @@ def take_over(other: Path, version: Path, recipe: str) -> None:
         version: the folder to make.
         recipe: its own `recipe.yaml`.
     """
-    with staging(version) as stage:
+    with new_folder(version) as stage:
         names = [name for step in SHARED for name in (*step.outputs(other), f"steps/{step.name}.json")]
         for name in (*names, "speed.json"):
             _link(other / name, stage / name)
@@ -154,7 +154,7 @@ def _link(source: Path, target: Path) -> None:
 def nearest(store: Path, recipe: Mapping[str, Any]) -> tuple[Path, dict[str, tuple[Any, Any]]] | None:
     """The version whose recipe differs from this one in the fewest keys, and these keys: this one's value, its own."""
     found = []
-    for path in store.glob("*/recipe.yaml"):
+    for path in store.glob("[!.]*/recipe.yaml"):
         theirs = yaml.safe_load(path.read_text(encoding="utf-8"))
         keys = [key for key in {*theirs, *recipe} if key not in PLACES and theirs.get(key) != recipe.get(key)]
         found.append((len(keys), path.parent, {key: (recipe.get(key), theirs.get(key)) for key in sorted(keys)}))

@@ -6,14 +6,20 @@ step that gave what it had given before sets nothing off. Training is a process 
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shlex
+import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from natix_hf.documents.step_record import StepRecord
 from natix_hf.errors import UserError
 from natix_hf.runs.made_from import DECISION, PREDICTED, nearest, restore, sibling, take_over
 from natix_hf.runs.same_recipe import told
@@ -25,6 +31,7 @@ from natix_hf.runs.steps import (
     EXPORT,
     PREDICT,
     PROVE,
+    REPORT,
     SPLIT,
     TIME,
     TRAIN,
@@ -35,6 +42,8 @@ from natix_hf.runs.steps import (
 
 STEPS = (*CHAINS["run"], EXPORT, PROVE)
 NAMES = tuple(step.name for step in STEPS if step != TIME)  # timing goes with what is shown
+EXTRAS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "stock": ("timm",)}  # what a form of export needs
+GROUP = ".training"  # in the folder of all versions: the process group of a training that is under way
 
 
 class State(NamedTuple):
@@ -52,6 +61,7 @@ class Version:
         store: the folder of all versions.
         name: of this one's folder.
         recipe: resolved, its keys and values; `text` as YAML.
+        form: of the export, `hub_format` of the recipe.
         words: recipe file and keys, as `natix_hf.train` takes them.
     """
 
@@ -59,6 +69,7 @@ class Version:
     name: str
     recipe: Mapping[str, Any]
     text: str
+    form: str
     words: Sequence[str]
 
     @property
@@ -78,13 +89,13 @@ def wanted(until: str, recipe: Mapping[str, Any]) -> list[Step]:
     return [step for step in STEPS[: last + 1] if step != TIME or recipe.get("robustness")]
 
 
-def options_for(step: Step, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What a recipe asks of a step beside what the name of the version says; None: nothing."""
+def options_for(step: Step, version: Version) -> dict[str, Any] | None:
+    """What a version asks of a step; None: nothing."""
     if step == PREDICT:
-        return {key: recipe.get(key) for key in PREDICTED}
+        return {key: version.recipe.get(key) for key in PREDICTED}
     if step == CALIBRATE:
-        return {key: recipe.get(key) for key in DECISION}
-    return {"form": recipe.get("hub_format") or "auto"} if step == EXPORT else None
+        return {key: version.recipe.get(key) for key in DECISION}
+    return {"form": version.form} if step == EXPORT else None
 
 
 def plan(version: Version, steps: Sequence[Step]) -> list[State]:
@@ -97,7 +108,7 @@ def plan(version: Version, steps: Sequence[Step]) -> list[State]:
         elif other is not None and step == ASSEMBLE:
             why = "after calibrate"
         else:
-            why = stale(run, step, options_for(step, version.recipe))
+            why = stale(run, step, options_for(step, version))
         if why is None and first is not None:
             why = f"after {first}"
         elif why == "not done yet" and step == SPLIT:
@@ -139,33 +150,59 @@ class Pipeline:
         """Do what is not up to date; returns the names of the steps that were done.
 
         Raises:
-            UserError: a step failed, or would read `val_test` once more unasked.
+            UserError: a step failed, cannot be done here, or would read `val_test` once more unasked.
         """
-        run, done = self.version.run, []
+        run, done = self.version.run, set()
+        self._check_alone()
+        if EXPORT in steps:
+            self._check_extras()
         if not run.exists() and (other := sibling(self.version.store, self.version.name, ASSEMBLE)):
             self.say(f"training and predictions are those of {other.name}")
             take_over(other, run, self.version.text)
         for step in steps:
-            asked = options_for(step, self.version.recipe)
+            asked = options_for(step, self.version)
             why = stale(run, step, asked)
             if why is None:
                 continue
-            if step == EVALUATE and why != "not done yet" and not self.evaluate_again:
+            trains = step in (SPLIT, TRAIN) or not self._assembled()
+            evaluated = StepRecord.path(run, EVALUATE.name).is_file()
+            if evaluated and (trains or step in (PREDICT, EVALUATE)) and not self.evaluate_again:
                 raise UserError(
-                    f"{run}: evaluate: {why}: val_test is not read once more unasked: bring the file back, or add "
+                    f"{run}: {step.name}: {why}: val_test is not read once more unasked: bring the file back, or add "
                     "--evaluate_again, and the reading is counted"
                 )
             self.say(f"{step.name}: {why}")
-            done.append(step.name)
-            if step in (SPLIT, TRAIN) or not self._assembled(step):
+            done.add(step)
+            if trains:
                 self._train(steps)
-                done += [one.name for one in steps if one in CHAINS["run"] and one.name not in done]
+                done |= {one for one in steps if one in CHAINS["run"]}
             else:
                 self._do(step)
-        return done
+        return [step.name for step in steps if step in done]
 
-    def _assembled(self, step: Step) -> bool:
-        """Whether there is a saved model that `step` can be done from; a sibling may have one."""
+    def _check_alone(self) -> None:
+        """Raise `UserError` where the training of an earlier call has outlived it."""
+        noted = self.version.store / GROUP
+        if not noted.is_file():
+            return
+        with noted.open(encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                group = file.read().strip()
+                raise UserError(
+                    f"{self.version.store}: training that an earlier call began still runs (process group {group}): "
+                    f"wait until it has ended, or end it: kill -- -{group}"
+                ) from None
+
+    def _check_extras(self) -> None:
+        """Raise `UserError` where what the export needs is not installed, before hours of training."""
+        form = self.version.form
+        if missing := [module for module in EXTRAS.get(form, ()) if find_spec(module) is None]:
+            raise UserError(f"hub_format: {form} needs {', '.join(missing)}: pip install 'natix_hf[{form}]'")
+
+    def _assembled(self) -> bool:
+        """Whether there is a saved model that the steps behind training can be done from; a sibling may have one."""
         run = self.version.run
         if stands(run, ASSEMBLE):
             return True
@@ -179,27 +216,60 @@ class Pipeline:
     def _train(self, steps: Sequence[Step]) -> None:
         """Train, and do what follows up to the last of the steps, in a process of its own."""
         run = self.version.run
-        last = [step.name for step in steps if step in CHAINS["run"] and step not in (TIME,)][-1]
-        more = ["--resume_from_checkpoint", "true"] if (run / "run.json").is_file() else []
+        last = [step.name for step in steps if step in CHAINS["run"] and step != TIME][-1]
+        begun = (run / "run.json").is_file()
+        if not begun and (run / "splits.json").is_file():
+            raise UserError(f"{run}: run.json is gone: bring it back, or remove the folder to train anew")
+        more = ["--resume_from_checkpoint", "true"] if begun else []
         words = [*self.version.words, "--output_dir", str(run), "--until", last, "--push_to_hub", "false", *more]
-        launcher = shlex.split(self.launcher)
-        if launcher[:2] == ["accelerate", "launch"]:  # that of this environment
-            launcher = [sys.executable, "-m", "accelerate.commands.launch", *launcher[2:]]
-        elif launcher[0] == "torchrun":
-            launcher = [sys.executable, "-m", "torch.distributed.run", *launcher[1:]]
-        elif launcher[0] == "python":
-            launcher = [sys.executable, *launcher[1:]]
-        status = subprocess.run([*launcher, "-m", "natix_hf.train", *words]).returncode
+        command = [*self._launcher(), "-m", "natix_hf.train", *words]
+        StepRecord.path(run, REPORT.name).unlink(missing_ok=True)  # a run that counts as finished is not gone on with
+        status = self._launched(command)
         if status:
             raise UserError(
                 f"{run}: training ended with exit status {status}, what it printed says why; the same command goes on"
             )
 
+    def _launcher(self) -> list[str]:
+        try:
+            launcher = shlex.split(self.launcher)
+        except ValueError as error:
+            raise UserError(f"--launcher {self.launcher}: {error}") from None
+        if launcher[:2] == ["accelerate", "launch"]:  # that of this environment
+            return [sys.executable, "-m", "accelerate.commands.launch", *launcher[2:]]
+        if launcher[:1] == ["torchrun"]:
+            return [sys.executable, "-m", "torch.distributed.run", *launcher[1:]]
+        if launcher[:1] == ["python"]:
+            return [sys.executable, *launcher[1:]]
+        if not launcher or shutil.which(launcher[0]) is None:
+            raise UserError(f"--launcher '{self.launcher}': no such command: accelerate launch is the default")
+        return launcher
+
+    def _launched(self, command: Sequence[str]) -> int:
+        """The exit status of a command in a process group of its own, which is told to end where this one is.
+
+        It inherits a lock on a file, and so holds it for as long as it lives, whatever becomes of this process.
+        """
+        with (self.version.store / GROUP).open("w", encoding="utf-8") as noted:
+            fcntl.flock(noted, fcntl.LOCK_EX)
+            with subprocess.Popen(command, start_new_session=True, pass_fds=(noted.fileno(),)) as process:
+                try:
+                    print(process.pid, file=noted, flush=True)
+                    status = process.wait()
+                except KeyboardInterrupt:
+                    os.killpg(process.pid, signal.SIGTERM)
+                    process.wait()
+                    raise
+                finally:
+                    Path(noted.name).unlink()
+        return status
+
     def _do(self, step: Step) -> None:
+        from natix_hf.runs.calibrate_run import decision_of
         from natix_hf.runs.carry_on import CarryOn
 
-        self._saved = self._saved or CarryOn(self.version.run)
+        self._saved = self._saved or CarryOn(self.version.run, decision_of(self.version.recipe))
         if step in (EXPORT, PROVE):
-            self._saved.export_or_prove(step, options_for(EXPORT, self.version.recipe)["form"], self.say)
+            self._saved.export_or_prove(step, self.version.form, self.say)
         else:
             self._saved.do(step.name)

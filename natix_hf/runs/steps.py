@@ -49,8 +49,9 @@ class Step:
     photos: bool = False
 
     def inputs(self, run: Path) -> list[str]:
-        """The files of a run that the step reads, as far as they are there."""
-        return _found(run, self.reads)
+        """The files of a run that the step reads, as far as they are there; its own do not count."""
+        own = set(self.outputs(run))
+        return [name for name in _found(run, self.reads) if name not in own]
 
     def outputs(self, run: Path) -> list[str]:
         """The files of a run that the step has written."""
@@ -130,7 +131,7 @@ EXPORT = Step(
     "export",
     "write the model in the form that clients load",
     reads=("run.json", "calibration.json", *(name for name in MODEL if name != "adapter/*?"), "adapter/*"),
-    writes=("exports/*/config.json", "exports/*/*?"),
+    writes=("exports/*/export.json", "exports/*/*?"),
 )
 PROVE = Step(
     "prove",
@@ -183,9 +184,7 @@ def carried_out(
         yield
         return
     run, started, begin = Path(run), now(), time.perf_counter()
-    others = {name: other for other in CHAINS[purpose] if other != step for name in other.outputs(run)}
-    for name in step.outputs(run):
-        others.pop(name, None)
+    others = _of_others(run, step, purpose)
     before = {name: _state(run / name) for name in others}
     read = set(step.inputs(run))
     with _opened(run) as opened:
@@ -198,6 +197,8 @@ def carried_out(
         raise ContractError(f"step {step.name!r} read {strange[0]} of step {others[strange[0]].name!r}, undeclared")
     if changed := [name for name, state in before.items() if _state(run / name) != state]:
         raise ContractError(f"step {step.name!r} changed {changed[0]}, which step {others[changed[0]].name!r} writes")
+    if strange := [(name, other) for name, other in _of_others(run, step, purpose).items() if name not in before]:
+        raise ContractError(f"step {step.name!r} wrote {strange[0][0]}, which step {strange[0][1].name!r} writes")
     if missing := step.missing(run):
         raise ContractError(f"step {step.name!r} did not write {missing[0]}")
     StepRecord(
@@ -209,6 +210,12 @@ def carried_out(
         started=started,
         seconds=round(time.perf_counter() - begin, 3),
     ).note(run)
+
+
+def _of_others(run: Path, step: Step, purpose: str) -> dict[str, Step]:
+    """The files of a run that other steps of its chain write, each with its step."""
+    own = set(step.outputs(run))
+    return {name: one for one in CHAINS[purpose] if one != step for name in one.outputs(run) if name not in own}
 
 
 def stale(run: Path, step: Step, options: Mapping[str, Any] | None = None) -> str | None:

@@ -56,10 +56,18 @@ class Warm:
         )
         assert self.process.stdout.readline() == "ready\n"
 
-    def run(self, verb: str, words: tuple[str, ...], environment: dict[str, str], folder: Path) -> Result:
-        """One command; its output goes through files in `folder`."""
+    def run(
+        self, verb: str, words: tuple[str, ...], environment: dict[str, str], folder: Path, prelude: str = ""
+    ) -> Result:
+        """One command, with Python that runs before it; its output goes through files in `folder`."""
         out, err = folder / ".stdout", folder / ".stderr"
-        request = {"verb": verb, "words": words, "environment": environment, "folder": str(REPOSITORY)}
+        request = {
+            "verb": verb,
+            "words": words,
+            "environment": environment,
+            "folder": str(REPOSITORY),
+            "prelude": prelude,
+        }
         print(json.dumps({**request, "out": str(out), "err": str(err)}), file=self.process.stdin, flush=True)
         status = int(self.process.stdout.readline())
         return Result(status, out.read_text(), err.read_text())

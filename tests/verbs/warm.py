@@ -4,7 +4,8 @@
 the same module as `__main__` with the same words, environment and exit status, without these seconds. What libraries
 read from the environment while they are imported is as it was when this process began.
 
-Reads one JSON request a line: verb, words, environment, folder, out, err (files). Answers with the exit status.
+Reads one JSON request a line: verb, words, environment, folder, out, err (files), and prelude: Python that the child
+runs first. Answers with the exit status.
 """
 
 import json
@@ -27,6 +28,7 @@ def child(request: dict) -> None:
     try:
         import runpy
 
+        exec(request["prelude"], {})
         runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
@@ -42,8 +44,10 @@ def child(request: dict) -> None:
 
 def main() -> None:
     import natix_hf.data.splits.checking
+    import natix_hf.hub.proof
     import natix_hf.inference.classify
     import natix_hf.recipe.yaml_and_command_line
+    import natix_hf.runs.carry_on
     import natix_hf.runs.finish_run
     import natix_hf.training.trainer  # noqa: F401
 
