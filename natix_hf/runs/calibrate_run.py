@@ -31,6 +31,7 @@ from natix_hf.documents.split_logits import SavedLogits
 from natix_hf.documents.step_record import StepRecord
 from natix_hf.errors import UserError
 from natix_hf.files import read_recipe
+from natix_hf.options import RecipeValue
 from natix_hf.resampling import group_numbers
 from natix_hf.runs.decision_options import DecisionOptions
 from natix_hf.runs.saved_logits import check_classes, read_predictions, sent_as
@@ -58,6 +59,12 @@ def options_of(run: Path) -> DecisionOptions:
     done, recipe, plain = StepRecord.of(run, PREDICT.name), read_recipe(run), dataclasses.asdict(DecisionOptions())
     said = {key: plain[key] if recipe[key] is None else recipe[key] for key in plain if key in recipe}
     return DecisionOptions(**{**(done.options if done else {}), **said})
+
+
+def decision_of(recipe: Mapping[str, RecipeValue]) -> DecisionOptions:
+    """The decision options among the keys of a recipe."""
+    known = {field.name for field in dataclasses.fields(DecisionOptions)}
+    return DecisionOptions(**{key: value for key, value in recipe.items() if key in known and value is not None})
 
 
 def split_as_sent(split: str, profile: str) -> str:
