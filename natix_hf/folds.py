@@ -44,9 +44,9 @@ def main(argv: list[str]) -> None:
 
     from natix_hf.files import check_writable, write_text
     from natix_hf.recipe.yaml_and_command_line import parse, resolved
-    from natix_hf.runs.fan_out import Planned, lease_of, outcomes, work
-    from natix_hf.runs.held_out_folds import folds_document, folds_table, plan_folds, recipe_rows
     from natix_hf.runs.lease import waited_for
+    from natix_hf.runs.many_runs.fan_out import Planned, lease_of, outcomes, work
+    from natix_hf.runs.many_runs.held_out_folds import folds_document, folds_table, plan_folds, recipe_rows
 
     recipe = parse(argv)
     column = recipe.data.hold_out_each

@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
     )
     given, words = parser.parse_known_args(argv)
     if given.explain:
-        from natix_hf.runs.explain import explained
+        from natix_hf.runs.pipeline.explain import explained
 
         if words:
             raise UserError(f"--explain: a version's folder and one of its files expected, and {words[0]} was given")
@@ -39,10 +39,10 @@ def main(argv: list[str]) -> None:
         return
 
     from natix_hf.files import check_writable
-    from natix_hf.runs.asked_version import asked_version
     from natix_hf.runs.lease import held
-    from natix_hf.runs.pipeline_picture import draw
-    from natix_hf.runs.pipeline_plan import Pipeline, plan, wanted
+    from natix_hf.runs.pipeline.asked_version import asked_version
+    from natix_hf.runs.pipeline.picture import draw
+    from natix_hf.runs.pipeline.plan import Pipeline, plan, wanted
 
     version = asked_version([given.recipe, *words], _resolve)
     steps = wanted(given.until, version.recipe)

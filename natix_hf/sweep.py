@@ -32,10 +32,10 @@ def main(argv: list[str]) -> None:
     from natix_hf.data.sources.known_sources import LABEL_KEYS, tell_classes
     from natix_hf.files import check_writable
     from natix_hf.recipe.yaml_and_command_line import find_recipe, parse, resolved
-    from natix_hf.runs import emit
-    from natix_hf.runs.search import TpeSearch
-    from natix_hf.runs.sweep_plan import Grid, read_request
-    from natix_hf.runs.sweep_ranking import write_tables
+    from natix_hf.runs.many_runs import emit
+    from natix_hf.runs.many_runs.search import TpeSearch
+    from natix_hf.runs.many_runs.sweep_plan import Grid, read_request
+    from natix_hf.runs.many_runs.sweep_ranking import write_tables
 
     request = read_request(argv, USAGE)
     emit.check(request)

@@ -49,10 +49,10 @@ def kind_of_run(purpose: PurposeOptions) -> KindOfRun:
 
         return KindOfRun(partial(Refit, honest=Path(purpose.refit_from)), train_run, finish_refit, run_lines)
     if purpose.kind == "sweep":
-        from natix_hf.runs.sweep_runs import finish_member, member_lines
+        from natix_hf.runs.many_runs.sweep_runs import finish_member, member_lines
 
         if purpose.trial is not None:
-            from natix_hf.runs.pruning import Trial
+            from natix_hf.runs.many_runs.pruning import Trial
 
             return KindOfRun(partial(Trial, number=purpose.trial), train_run, finish_member, member_lines)
         return KindOfRun(NatixTrainer, train_run, finish_member, member_lines)

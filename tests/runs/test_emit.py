@@ -12,11 +12,11 @@ from types import SimpleNamespace
 import pytest
 import submitit
 
-from natix_hf.documents.ledger import note_reads
+from natix_hf.documents.ledger import LedgerEntry, note_reads
 from natix_hf.documents.run_speed import RunSpeed, Speed
 from natix_hf.errors import UserError
-from natix_hf.runs import emit
-from natix_hf.runs.sweep_plan import Member, read_request
+from natix_hf.runs.many_runs import emit
+from natix_hf.runs.many_runs.sweep_plan import Member, read_request
 
 NAMES = ["lora_r=4", "lora_r=8"]
 RECIPE = {"num_train_epochs": 3, "max_steps": -1, "per_device_train_batch_size": 8}
@@ -96,7 +96,7 @@ def finished(folder: Path, name: str, rate: float) -> None:
     time = {"photos": 4.0, "train": 600 / rate, "predict": 6.0, "total": 1e9}
     speed = Speed(photos=600, photos_per_second=rate, peak_memory_mib=1.0, bottleneck="the model itself")
     RunSpeed(time=time, speed=speed).write(run)
-    note_reads(run, [{"step": "train", "role": "training", "split": "train", "rows": 200, "fingerprint": "ab"}])
+    note_reads(run, [LedgerEntry(step="train", role="training", split="train", rows=200, fingerprint="ab")])
 
 
 JOBS = ("--emit", "hf-jobs", "--flavor", "a10g-large", "--bucket", "me/sweeps")

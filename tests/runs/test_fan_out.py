@@ -10,9 +10,9 @@ from finished_run import note_steps
 
 from natix_hf.errors import UserError
 from natix_hf.files import write_json, write_text
-from natix_hf.runs import fan_out
-from natix_hf.runs.fan_out import Planned, lease_of, outcomes, work
 from natix_hf.runs.lease import LeaseLost, holder, take
+from natix_hf.runs.many_runs import fan_out
+from natix_hf.runs.many_runs.fan_out import Planned, lease_of, outcomes, work
 
 RUNS = [Planned(name, [name], f"seed: {name}\n") for name in "abc"]
 

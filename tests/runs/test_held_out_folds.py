@@ -20,8 +20,8 @@ from natix_hf.documents.several_runs import Folds
 from natix_hf.errors import UserError
 from natix_hf.report.metrics import METRICS
 from natix_hf.report.summary import metrics_document
-from natix_hf.runs.held_out_folds import folds_document, folds_table, plan_folds
-from natix_hf.runs.processes import Outcome
+from natix_hf.runs.many_runs.held_out_folds import folds_document, folds_table, plan_folds
+from natix_hf.runs.many_runs.processes import Outcome
 
 
 def photos(city: list[str | None], labels: list[int] | None = None) -> Rows:

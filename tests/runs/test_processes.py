@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from natix_hf.runs import processes
 from natix_hf.runs.lease import LeaseLost, holder, take
+from natix_hf.runs.many_runs import processes
 
 FORK = multiprocessing.get_context("fork")
 

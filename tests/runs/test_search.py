@@ -11,9 +11,9 @@ from optuna.trial import TrialState
 from transformers import TrainerControl, TrainerState
 
 from natix_hf.errors import UserError
-from natix_hf.runs.pruning import Pruning
-from natix_hf.runs.search import read_space
-from natix_hf.runs.study import Axis, ask, begin_study, open_study, tell, under_way
+from natix_hf.runs.many_runs.pruning import Pruning
+from natix_hf.runs.many_runs.search import read_space
+from natix_hf.runs.many_runs.study import Axis, ask, begin_study, open_study, tell, under_way
 
 SPACE = {
     "rate": Axis(1e-5, 1e-1, log=True),

@@ -13,10 +13,10 @@ import pytest
 import yaml
 
 from natix_hf.data.splits.contracts import LockedSplits
-from natix_hf.documents.ledger import read_ledger
+from natix_hf.documents.ledger import LedgerEntry, read_ledger
 from natix_hf.documents.step_record import StepRecord
 from natix_hf.errors import UserError
-from natix_hf.runs.made_from import (
+from natix_hf.runs.pipeline.made_from import (
     DECISION,
     NAMED_BY_CONTENT,
     PREDICTED,
@@ -27,7 +27,7 @@ from natix_hf.runs.made_from import (
     take_over,
     version_name,
 )
-from natix_hf.runs.pipeline_plan import Version, plan, wanted
+from natix_hf.runs.pipeline.plan import Version, plan, wanted
 from natix_hf.runs.same_recipe import PLACES
 from natix_hf.runs.steps import (
     ASSEMBLE,
@@ -188,9 +188,7 @@ class Reads:
     """Splits of which one row set is read in the block."""
 
     def new_reads(self):
-        return [
-            {"step": "final figures", "role": "final_evaluation", "split": "val_test", "rows": 3, "fingerprint": "a"}
-        ]
+        return [LedgerEntry(step="final figures", role="final_evaluation", split="val_test", rows=3, fingerprint="a")]
 
 
 @pytest.mark.parametrize("fault", [None, ZeroDivisionError, KeyboardInterrupt])
@@ -380,7 +378,7 @@ def test_a_version_that_was_killed_while_it_was_taken_over_is_not_there(run, mon
 
     version = decided(run, threshold_metric="f1")
     monkeypatch.setattr("natix_hf.files.shutil.rmtree", lambda *_, **__: None)  # nobody tidies up after kill -9
-    monkeypatch.setattr("natix_hf.runs.made_from.write_text", kill)
+    monkeypatch.setattr("natix_hf.runs.pipeline.made_from.write_text", kill)
     with pytest.raises(Killed):
         take_over(run, version, "")
     assert not version.exists()

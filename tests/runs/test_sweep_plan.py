@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from natix_hf.errors import UserError
-from natix_hf.runs.sweep_plan import Grid, read_request
+from natix_hf.runs.many_runs.sweep_plan import Grid, read_request
 
 
 def parse(words: list[str]) -> dict:
@@ -46,7 +46,7 @@ def test_the_recipe_itself_may_be_trained_with_several_seeds():
 
 def test_a_process_may_do_some_runs_alone_or_none(tmp_path, monkeypatch):
     done = []
-    monkeypatch.setattr("natix_hf.runs.sweep_plan.work", lambda output, runs, **more: done.append(runs))
+    monkeypatch.setattr("natix_hf.runs.many_runs.sweep_plan.work", lambda output, runs, **more: done.append(runs))
     place = ("--output_dir", str(tmp_path), "--grid", "lora_r=4,8,16")
     some = grid(*place, "--only", "lora_r=16", "lora_r=4")
     some.work(after=lambda: None)

@@ -17,10 +17,10 @@ from natix_hf.errors import UserError
 from natix_hf.files import write_json
 from natix_hf.report.intervals import difference_of_means, luck_of_the_best, paired_differences
 from natix_hf.report.metrics import classification_metrics
-from natix_hf.runs.processes import Outcome
+from natix_hf.runs.many_runs.processes import Outcome
+from natix_hf.runs.many_runs.sweep_plan import Member
+from natix_hf.runs.many_runs.sweep_ranking import ranking, table, winner, with_flattery
 from natix_hf.runs.saved_logits import write_predictions
-from natix_hf.runs.sweep_plan import Member
-from natix_hf.runs.sweep_ranking import ranking, table, winner, with_flattery
 
 LABELS = np.arange(60) % 2
 GROUPS = [f"g{i // 3}" for i in range(60)]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from natix_hf.documents.step_record import StepRecord
 from natix_hf.runs import steps
-from natix_hf.runs.pipeline_plan import GROUP, Pipeline
+from natix_hf.runs.pipeline.plan import GROUP, Pipeline
 
 PIPELINE = os.getpid()
 

@@ -15,7 +15,7 @@ import pytest
 
 from natix_hf.documents.ledger import read_ledger
 from natix_hf.documents.several_runs import Sweep
-from natix_hf.runs.study import Axis, ask, begin_study, open_study, tell, trial_of
+from natix_hf.runs.many_runs.study import Axis, ask, begin_study, open_study, tell, trial_of
 from tests.verbs.conftest import REPOSITORY, Desk, plain_environment
 
 pytestmark = pytest.mark.slow

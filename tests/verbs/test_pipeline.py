@@ -15,7 +15,7 @@ import yaml
 
 from natix_hf.documents.ledger import read_ledger
 from natix_hf.runs.lease import held
-from natix_hf.runs.pipeline_plan import GROUP
+from natix_hf.runs.pipeline.plan import GROUP
 
 ALL = ["split", "train", "predict", "calibrate", "assemble", "show", "evaluate", "report", "export", "prove"]
 BEHIND = ALL[3:]  # what other decisions lead to

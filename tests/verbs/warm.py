@@ -47,8 +47,8 @@ def main() -> None:
     import natix_hf.hub.proof
     import natix_hf.inference.classify
     import natix_hf.recipe.yaml_and_command_line
-    import natix_hf.runs.carry_on
     import natix_hf.runs.finish_run
+    import natix_hf.runs.pipeline.carry_on
     import natix_hf.training.trainer  # noqa: F401
 
     print("ready", flush=True)

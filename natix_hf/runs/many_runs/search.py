@@ -16,12 +16,12 @@ from natix_hf.documents.run_record import RunRecord
 from natix_hf.documents.several_runs import Search, Sweep
 from natix_hf.errors import UserError, one_line
 from natix_hf.report.metrics import LOWER_IS_BETTER
-from natix_hf.runs.fan_out import lease_of, note_failure, outcomes, train_one
 from natix_hf.runs.lease import Lease, LeaseLost, take, time_of, waited_for
-from natix_hf.runs.processes import Outcome
-from natix_hf.runs.study import JOURNAL, Axis, ask, begin_study, check_installed, open_study, tell, under_way
-from natix_hf.runs.sweep_plan import REFUSED, Member, Request, member, place_of
-from natix_hf.runs.sweep_runs import score
+from natix_hf.runs.many_runs.fan_out import lease_of, note_failure, outcomes, train_one
+from natix_hf.runs.many_runs.processes import Outcome
+from natix_hf.runs.many_runs.study import JOURNAL, Axis, ask, begin_study, check_installed, open_study, tell, under_way
+from natix_hf.runs.many_runs.sweep_plan import REFUSED, Member, Request, member, place_of
+from natix_hf.runs.many_runs.sweep_runs import score
 
 _RANGE = re.compile(r"(?P<low>[^.]*(?:\.\d[^.]*)?)\.\.(?P<high>.+?)(?P<log>:log)?$")
 FORM = "written as key=low..high, key=low..high:log or key=value,value expected, such as lora_r=4..64:log"

@@ -22,8 +22,8 @@ from natix_hf.documents.ledger import read_ledger
 from natix_hf.documents.run_speed import RunSpeed
 from natix_hf.errors import UserError
 from natix_hf.files import write_text
-from natix_hf.runs.search import TpeSearch
-from natix_hf.runs.sweep_plan import Grid, Member, Request
+from natix_hf.runs.many_runs.search import TpeSearch
+from natix_hf.runs.many_runs.sweep_plan import Grid, Member, Request
 
 # US dollars an hour (huggingface.co/docs/hub/jobs-pricing, November 2026); `hf jobs hardware` has today's.
 PRICES = {

@@ -34,7 +34,7 @@ from natix_hf.documents.several_runs import FoldMean, FoldRun, Folds
 from natix_hf.errors import UserError
 from natix_hf.report.metrics import METRICS
 from natix_hf.report.summary import LABELS, figure_text, interval_text
-from natix_hf.runs.processes import Outcome
+from natix_hf.runs.many_runs.processes import Outcome
 
 FEWEST = 30  # photos of a value that is worth a fold
 LEVEL = 0.95  # of the interval of the mean; folds' own intervals have that of metrics.json

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from natix_hf.files import write_text
-from natix_hf.runs.pipeline_plan import State
+from natix_hf.runs.pipeline.plan import State
 
 WIDTH, LEFT, BOX, GAP = 760, 20, 54, 26  # pixels
 FRESH, DUE, PHOTOS = "#dfeee0", "#fbe3c0", "#5b7fa6"

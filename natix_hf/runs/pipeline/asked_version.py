@@ -16,8 +16,8 @@ import yaml
 
 from natix_hf.errors import UserError
 from natix_hf.files import fingerprint_file, home, write_json
-from natix_hf.runs.made_from import content_of, digest, version_name
-from natix_hf.runs.pipeline_plan import Version
+from natix_hf.runs.pipeline.made_from import content_of, digest, version_name
+from natix_hf.runs.pipeline.plan import Version
 from natix_hf.runs.provenance import versions
 
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from natix_hf.documents.step_record import StepRecord
 from natix_hf.errors import UserError
-from natix_hf.runs.made_from import DECISION, PREDICTED, nearest, restore, sibling, take_over
+from natix_hf.runs.pipeline.made_from import DECISION, PREDICTED, nearest, restore, sibling, take_over
 from natix_hf.runs.same_recipe import told
 from natix_hf.runs.steps import (
     ASSEMBLE,
@@ -266,7 +266,7 @@ class Pipeline:
 
     def _do(self, step: Step) -> None:
         from natix_hf.runs.calibrate_run import decision_of
-        from natix_hf.runs.carry_on import CarryOn
+        from natix_hf.runs.pipeline.carry_on import CarryOn
 
         self._saved = self._saved or CarryOn(self.version.run, decision_of(self.version.recipe))
         if step in (EXPORT, PROVE):

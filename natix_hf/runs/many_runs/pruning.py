@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from natix_hf.runs.study import open_study, trial_of
+from natix_hf.runs.many_runs.study import open_study, trial_of
 from natix_hf.training.trainer import NatixTrainer
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from natix_hf.files import write_text
 from natix_hf.runs.lease import Holder, Lease, LeaseLost, holder, take, time_of
-from natix_hf.runs.processes import Outcome, train
-from natix_hf.runs.sweep_runs import state
+from natix_hf.runs.many_runs.processes import Outcome, train
+from natix_hf.runs.many_runs.sweep_runs import state
 
 TOLD = {"new": "begins", "interrupted": "goes on", "finished": "is there already"}
 

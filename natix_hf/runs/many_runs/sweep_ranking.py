@@ -23,13 +23,13 @@ from natix_hf.files import write_text
 from natix_hf.report.intervals import difference_of_means, luck_of_the_best
 from natix_hf.report.metrics import LOWER_IS_BETTER
 from natix_hf.report.summary import LABELS, figure_text, interval_text
-from natix_hf.runs.fan_out import lease_of
 from natix_hf.runs.lease import waited_for
-from natix_hf.runs.processes import Outcome
+from natix_hf.runs.many_runs.fan_out import lease_of
+from natix_hf.runs.many_runs.processes import Outcome
+from natix_hf.runs.many_runs.search import TpeSearch
+from natix_hf.runs.many_runs.sweep_plan import Grid, Member
+from natix_hf.runs.many_runs.sweep_runs import LEVEL, RESAMPLES, score
 from natix_hf.runs.saved_logits import read_predictions
-from natix_hf.runs.search import TpeSearch
-from natix_hf.runs.sweep_plan import Grid, Member
-from natix_hf.runs.sweep_runs import LEVEL, RESAMPLES, score
 
 CHOICES = 200  # resamples in which the best is chosen anew
 

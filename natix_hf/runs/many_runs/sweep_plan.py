@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import yaml
 
 from natix_hf.errors import UserError
-from natix_hf.runs.fan_out import Planned, outcomes, work
-from natix_hf.runs.processes import Outcome
-from natix_hf.runs.study import JOURNAL
+from natix_hf.runs.many_runs.fan_out import Planned, outcomes, work
+from natix_hf.runs.many_runs.processes import Outcome
+from natix_hf.runs.many_runs.study import JOURNAL
 
 OWN = ("grid", "seeds", "search", "trials", "space", "only", "emit", "flavor", "timeout", "bucket", "package")
 
