@@ -438,6 +438,11 @@ def test_a_plan_says_why_the_first_step_has_to_be_done_and_of_those_behind_it_wh
     assert planned(run)["split"] == "output splits.json is gone"
 
 
+def test_a_step_that_reads_nothing_of_what_is_due_is_not_due(run):
+    put(run, "README.md", "edited")
+    assert planned(run) == {"report": "output README.md was changed"}
+
+
 def test_a_plan_of_other_decisions_begins_with_calibrate(run):
     assert planned(run, threshold_metric="f1") == {
         "calibrate": "not done yet",

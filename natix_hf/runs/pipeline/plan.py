@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -100,7 +101,7 @@ def options_for(step: Step, version: Version) -> dict[str, Any] | None:
 
 def plan(version: Version, steps: Sequence[Step]) -> list[State]:
     """The steps with why they have to be done, as far as that is known before the first of them is."""
-    run, found, first = version.run, [], None
+    run, found, due = version.run, [], []
     other = None if run.exists() else sibling(version.store, version.name, ASSEMBLE)
     for step in steps:
         if other is not None and step in (SPLIT, TRAIN, PREDICT):
@@ -109,14 +110,20 @@ def plan(version: Version, steps: Sequence[Step]) -> list[State]:
             why = "after calibrate"
         else:
             why = stale(run, step, options_for(step, version))
-        if why is None and first is not None:
-            why = f"after {first}"
+        if why is None and (before := next((one for one in due if _feeds(one, step)), None)):
+            why = f"after {before.name}"
         elif why == "not done yet" and step == SPLIT:
             why = _new(version)
-        if why is not None and first is None:
-            first = step.name
+        if why is not None:
+            due.append(step)
         found.append(State(step, why))
     return found
+
+
+def _feeds(earlier: Step, later: Step) -> bool:
+    """Whether a step may read what another one writes, by their patterns."""
+    wrote, reads = ([pattern.rstrip("?") for pattern in of] for of in (earlier.writes, later.reads))
+    return any(fnmatch(one, other) or fnmatch(other, one) for one in wrote for other in reads)
 
 
 def _new(version: Version) -> str:
