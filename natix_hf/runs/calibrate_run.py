@@ -27,6 +27,7 @@ from natix_hf.documents.calibration import CalibrationFile, Compared, Deployment
 from natix_hf.documents.guarantee import Guarantee
 from natix_hf.documents.ledger import LedgerEntry, note_reads
 from natix_hf.documents.run_record import RunRecord
+from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.documents.split_logits import SavedLogits
 from natix_hf.documents.step_record import StepRecord
 from natix_hf.errors import UserError
@@ -96,9 +97,21 @@ def calibrate_run(
         raise UserError(
             f"{run}: a refit saw the rows of val_calib: its calibration is carried over and stays as it is"
         )
-    splits = read_certificate(run)
+    splits, options = read_certificate(run), options or options_of(run)
+    with carried_out(run, CALIBRATE, dataclasses.asdict(options)):
+        document, used = _fitted(run, record, splits, options, deployment)
+        if insist and document.guarantee is not None and not document.guarantee.reachable:
+            raise UserError(f"no guarantee: {document.guarantee.reason}")
+        document.write(run)
+        note_reads(run, _entries(used, splits.fingerprints))
+    return document
+
+
+def _fitted(
+    run: Path, record: RunRecord, splits: SplitCertificate, options: DecisionOptions, deployment: Deployment | None
+) -> tuple[CalibrationFile, list[tuple[str, str, int]]]:
+    """The calibration of a run, and what was read for it: step, part of val_calib, rows."""
     names, positive = splits.label_names, record.positive
-    options = options or options_of(run)
     target = check_decision(options, names, positive)
     met = split_as_sent("val_calib", options.calibrate_on)
     if not (run / "predictions" / f"{met}.parquet").is_file() and met != "val_calib":
@@ -122,18 +135,13 @@ def calibrate_run(
     if options.risk != "none":
         control = read_predictions(run, met, "control")
         guarantee = guaranteed(Calibration.from_document(document), control, options, names, f"{met}/control")
-        if insist and not guarantee.reachable:
-            raise UserError(f"no guarantee: {guarantee.reason}")
         document = document.model_copy(update={"guarantee": guarantee})
         used.append(("guarantee", "control", len(control.label)))
     if deployment is not None:
         drifted = [deployment.drift.line] if deployment.drift and deployment.drift.found else []
         prior = document.prior.model_copy(update={"deployment": deployment})
         document = document.model_copy(update={"prior": prior, "notes": [*document.notes, *drifted]})
-    with carried_out(run, CALIBRATE, dataclasses.asdict(options)):
-        document.write(run)
-        note_reads(run, _entries(used, splits.fingerprints))
-    return document
+    return document, used
 
 
 def decide(

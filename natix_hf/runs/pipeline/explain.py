@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from natix_hf.documents.ledger import read_ledger
@@ -26,9 +27,15 @@ def explained(run: Path, name: str) -> list[str]:
         known = sorted({file for record in records.values() for file in record.writes})
         raise UserError(f"{run}: no step wrote {name}; these are known: {', '.join(known[:20])}")
     kinds = {step.name: step for step in (*steps, EXPORT, PROVE)}
-    lines: list[str] = []
-    _tell(run, name, records, kinds, lines, set(), 0)
+    versions = [record.versions for record in records.values()]
+    alike = all(one == versions[0] for one in versions)
+    lines = [f"all steps with {_packages(versions[0])}"] if alike else []
+    _tell(run, name, records, kinds, lines, set(), 0, alike=alike)
     return lines
+
+
+def _packages(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{package} {version}" for package, version in versions.items())
 
 
 def _tell(
@@ -39,6 +46,8 @@ def _tell(
     lines: list[str],
     told: set[str],
     depth: int,
+    *,
+    alike: bool,
 ) -> None:
     indent = "  " * depth
     record = next((one for one in records.values() if name in one.writes), None)
@@ -52,15 +61,15 @@ def _tell(
         lines.append(f"{indent}  by {record.name}, see above")
         return
     told.add(record.name)
-    made_with = ", ".join(f"{package} {version}" for package, version in record.versions.items())
     lines.append(f"{indent}  by {record.name}: {kinds[record.name].does}; {record.started}, {record.seconds:.1f} s")
-    lines.append(f"{indent}  with {made_with}")
+    if not alike:
+        lines.append(f"{indent}  with {_packages(record.versions)}")
     if asked := {key: value for key, value in record.options.items() if value not in (None, [], "none")}:
         lines.append(f"{indent}  asked for {', '.join(f'{key} {value}' for key, value in asked.items())}")
     for line in _photos(run, record.name):
         lines.append(f"{indent}  {line}")
     for source in record.reads:
-        _tell(run, source, records, kinds, lines, told, depth + 2)
+        _tell(run, source, records, kinds, lines, told, depth + 2, alike=alike)
 
 
 # Whose entries in the ledger are of which step of the run.
