@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test quick browser test-browser lint bench clean
+.PHONY: help demo test test-long quick browser test-browser lint bench clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -23,8 +23,11 @@ demo: $(STAMP) ## train, calibrate and test a classifier on generated street pho
 		--num_cpu_threads_per_process $$(nproc) -m natix_hf.train recipes/demo.yaml $(ARGS)
 	$(BIN)/python -m natix_hf.demo runs/demo
 
-test: $(STAMP) ## run all tests, fast ones first
-	$(BIN)/python -m pytest -n 2 --dist worksteal $(ARGS)
+test: $(STAMP) ## run the tests, fast ones first
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not long" $(ARGS)
+
+test-long: $(STAMP) ## run the tests that train many times over: shared sweeps, searches, a pipeline killed in every step
+	$(BIN)/python -m pytest -m long $(ARGS)
 
 quick: $(STAMP) ## run the fast tests alone: those that are not marked slow
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow" $(ARGS)

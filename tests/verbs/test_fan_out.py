@@ -63,6 +63,7 @@ def trains(number: int) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="processes are looked up in /proc")
+@pytest.mark.long
 def test_two_trees_share_the_runs_and_take_over_those_of_a_dead_one(module_desk):
     desk = module_desk
     output = desk.folder / "run-sweep"
@@ -93,6 +94,7 @@ def test_two_trees_share_the_runs_and_take_over_those_of_a_dead_one(module_desk)
     assert {name: (output / name).read_bytes() for name in before} == before
 
 
+@pytest.mark.long
 def test_several_seeds_rank_combinations_by_their_mean(module_desk):
     desk = module_desk
     output = desk.folder / "seeds"
@@ -124,6 +126,7 @@ def test_several_seeds_rank_combinations_by_their_mean(module_desk):
     assert {name: (output / name).read_bytes() for name in written} == written
 
 
+@pytest.mark.long
 def test_two_trees_work_on_one_search_which_goes_on_and_takes_no_other_options(module_desk):
     desk = module_desk
     output = desk.folder / "search"

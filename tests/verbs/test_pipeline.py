@@ -278,6 +278,7 @@ def test_a_photo_that_was_replaced_is_another_version_and_one_that_was_touched_i
     assert piped.why() == {}
 
 
+@pytest.mark.long
 def test_killed_at_every_step_and_boundary_the_same_command_ends_with_the_same_figures(trained, tmp_path):
     piped, kills = Piped(trained.desk, tmp_path / "store"), 0
     for step in ALL:
@@ -400,7 +401,7 @@ def test_what_cannot_be_done_is_refused_in_one_line_and_changes_nothing(piped, t
         line = piped.refusal(*other, "--launcher", launcher, prelude="None")
         assert line == f"--launcher '{launcher}': no such command: accelerate launch is the default"
     assert piped.refusal(*other, "--launcher", "'", prelude="None") == "--launcher ': No closing quotation"
-    hidden = "from natix_hf.runs import pipeline_plan; pipeline_plan.find_spec = lambda name: None"
+    hidden = "from natix_hf.runs.pipeline import plan; plan.find_spec = lambda name: None"
     line = piped.refusal("--hub_format", "onnx", prelude=hidden)
     assert line == "hub_format: onnx needs onnx, onnxscript, onnxruntime: pip install 'natix_hf[onnx]'"
     assert listing(piped.store) == before
