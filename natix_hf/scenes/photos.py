@@ -189,7 +189,11 @@ def generate(
             table.writerows(rows)
         (partial / marker.name).write_text(json.dumps(made) + "\n")
         partial.chmod(0o755)
-        os.replace(partial, folder)
+        try:
+            os.replace(partial, folder)
+        except OSError:  # another process has drawn the same streets meanwhile
+            if not marker.is_file() or json.loads(marker.read_text()) != made:
+                raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder

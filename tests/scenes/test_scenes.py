@@ -240,6 +240,20 @@ def test_a_failure_half_way_leaves_nothing_behind(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_another_process_that_draws_the_same_streets_and_is_quicker_is_no_fault(tmp_path, monkeypatch):
+    draw = scenes._write_all
+
+    def overtaken(tasks, workers, progress):
+        monkeypatch.setattr(scenes, "_write_all", draw)
+        generate(tmp_path / "scenes", 2, seed=3, workers=1, progress=False)
+        return draw(tasks, workers, progress)
+
+    monkeypatch.setattr(scenes, "_write_all", overtaken)
+    folder = generate(tmp_path / "scenes", 2, seed=3, workers=1, progress=False)
+    assert len(list((folder / "images").iterdir())) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["scenes"]
+
+
 def test_killed_while_drawing_the_folder_does_not_appear_and_the_next_run_completes_it(tmp_path):
     command = [sys.executable, "-m", "natix_hf.scenes.photos", str(tmp_path / "photos"), "--seed", "1", "--count"]
     run = subprocess.Popen([*command, "500"], stderr=subprocess.DEVNULL, start_new_session=True)
