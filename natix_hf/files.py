@@ -13,6 +13,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -181,8 +182,9 @@ def read_recipe(run: str | Path) -> dict[str, Any]:
 
 
 def fingerprint_file(path: str | Path) -> str:
-    """The blake2b-128 of a file's bytes, as 32 hexadecimal digits."""
-    return hashlib.blake2b(Path(path).read_bytes(), digest_size=16).hexdigest()
+    """The blake2b-128 of a file's bytes, as 32 hexadecimal digits; read in pieces, since weights may be large."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).hexdigest()
 
 
 def home() -> Path:

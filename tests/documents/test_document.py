@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import tracemalloc
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -13,6 +15,7 @@ from pydantic import Field
 
 from natix_hf.documents.document import Document, Part
 from natix_hf.errors import UserError
+from natix_hf.files import fingerprint_file
 
 
 class Reading(Part):
@@ -82,3 +85,14 @@ def test_a_missing_file_says_what_to_type(tmp_path: Path) -> None:
 def test_no_number_is_refused_where_it_is_made(value: float) -> None:
     with pytest.raises(ValueError, match="finite number"):
         Reading(at=0, degrees=value)
+
+
+def test_the_print_of_a_large_file_is_that_of_its_bytes_and_takes_no_memory_for_all_of_them(tmp_path):
+    content = bytes(range(256)) * (1 << 17)  # 32 MiB
+    (tmp_path / "weights").write_bytes(content)
+    tracemalloc.start()
+    found = fingerprint_file(tmp_path / "weights")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert found == hashlib.blake2b(content, digest_size=16).hexdigest()
+    assert peak < 8 << 20

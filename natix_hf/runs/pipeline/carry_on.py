@@ -56,7 +56,7 @@ class SavedNetwork:
         return found.reshape(-1, found.shape[-1])
 
     def probe_predictions(self) -> dict[str, tuple[str | None, Any, np.ndarray]]:
-        """None: the probe that training started from is not saved."""
+        """Empty: the probe that training started from is not saved."""
         return {}
 
 
