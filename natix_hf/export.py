@@ -38,6 +38,7 @@ def main(argv: list[str]) -> None:
 
     from transformers.utils import logging
 
+    from natix_hf.documents.export import size_text
     from natix_hf.hub.export_forms import export_run
     from natix_hf.hub.proof import clients_of, prove
     from natix_hf.inference.named_photos import find_photos
@@ -56,7 +57,7 @@ def main(argv: list[str]) -> None:
     print(f"files: {document.bytes / 1e6:.1f} MB, weights in {document.dtype}")
     print(f"needs: {'; '.join(document.needs)}")
     if document.opset:
-        print(f"operators: ONNX opset {document.opset}, any number of photos of {document.image_size} px")
+        print(f"operators: ONNX opset {document.opset}, any number of photos of {size_text(document.image_size)}")
     if given.no_proof:
         print("not proved: whether it answers like the run is not known")
         return

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from natix_hf.errors import UserError
 from natix_hf.options import option
 from natix_hf.photos.geometry import GEOMETRIES
 
@@ -46,9 +47,11 @@ class DataOptions:
         [0.60, 0.15, 0.15, 0.10], "shares of train, val_select, val_calib, val_test; they sum to 1"
     )
     split_seed: int = option(0, "seed of the split; the same rows and seed give the same split")
-    image_size: int = option(224, "height and width in pixels that the model sees")
+    image_size: list[int] = option(
+        [224], "height and width in pixels that the model sees, such as 256 448; one number is a square"
+    )
     resize: Literal[tuple(GEOMETRIES)] = option(
-        "squash", "how a photo becomes a square: " + ", ".join(f"{k} {g.help}" for k, g in GEOMETRIES.items())
+        "squash", "how a photo takes that shape: " + ", ".join(f"{k} {g.help}" for k, g in GEOMETRIES.items())
     )
     augment: Literal[
         "none",
@@ -72,3 +75,10 @@ class DataOptions:
     )
     broken_photos: Literal["refuse", "skip"] = option("refuse", "what to do about photos that cannot be read")
     preprocessing_num_workers: int | None = option(None, "processes that inspect the photos; default one per core")
+
+    def __post_init__(self) -> None:
+        if len(self.image_size) > 2:
+            given = " ".join(map(str, self.image_size))
+            raise UserError(f"image_size: {given} given, one number (a square) or height and width expected")
+        if len(self.image_size) == 1:
+            (self.image_size,) = self.image_size  # so recipe.yaml says 224, as people write it

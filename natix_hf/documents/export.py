@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -13,13 +14,19 @@ ExportFormat = Annotated[str, Field(min_length=1)]  # which there are, `modeling
 Precision = Literal["fp32", "bf16"]
 
 
+def size_text(image_size: int | Sequence[int]) -> str:
+    """An `image_size` for people, as height x width."""
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    return f"{height} x {width} pixels"
+
+
 class Export(Document):
     """What an exported folder holds and what its clients need.
 
     Attributes:
         dtype: how weights are stored.
         labels: in the order of their ids.
-        image_size: pixels, height and width.
+        image_size: height and width in pixels; one number is a square.
         parameters: of the whole model, base included.
         bytes: of all files but this one and `proof.json`.
         model: fingerprint of the run's merged weights in fp32.
@@ -31,7 +38,7 @@ class Export(Document):
     format: ExportFormat
     dtype: Precision
     labels: Annotated[list[str], Field(min_length=2)]
-    image_size: Some
+    image_size: Some | Annotated[list[Some], Field(min_length=2, max_length=2)]
     resize: Literal["squash", "crop"]
     parameters: Some
     bytes: Some

@@ -15,6 +15,7 @@ from huggingface_hub import ModelCard
 
 from natix_hf.decision.calibrators import CALIBRATORS
 from natix_hf.documents.calibration import CalibrationFile
+from natix_hf.documents.export import size_text
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.provenance import Provenance
 from natix_hf.documents.run_documents import RunDocuments
@@ -109,7 +110,7 @@ def model_card(
         classes=[cell(name) for name in classes],
         base_text=_base_text(trained_from),
         method_text=METHODS[method],
-        image_size=recipe.get("image_size"),
+        image_size=size_text(recipe["image_size"]) if "image_size" in recipe else None,
         calibrated_text=_calibrated_text(calibration),
         model_id=model_id,
         usage=FORMS[published_as].usage.replace("MODEL_ID", model_id),

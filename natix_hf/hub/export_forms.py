@@ -52,7 +52,7 @@ def export_run(run: str | Path, form: str, output: str | Path, **options: Any) -
             format=form,
             dtype=options.get("dtype", "fp32"),
             labels=labels_of(model),
-            image_size=geometry.side,
+            image_size=geometry.image_size,
             resize=geometry.kind,
             parameters=sum(p.numel() for p in model.parameters()),
             bytes=sum(path.stat().st_size for path in stage.rglob("*") if path.is_file()),

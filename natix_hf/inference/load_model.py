@@ -15,7 +15,7 @@ from natix_hf.modeling.adapters import add_lora, freeze_for_probe
 from natix_hf.modeling.checkpoints import build_model, load_processor, read_config
 from natix_hf.modeling.configuration_natix_dinov3 import NatixDinov3Config
 from natix_hf.modeling.modeling_natix_dinov3 import NatixDinov3ForImageClassification
-from natix_hf.photos.geometry import GEOMETRIES, Geometry
+from natix_hf.photos.geometry import Geometry, geometry_of
 
 
 def check_size(model_name_or_path: str, geometry: Geometry, revision: str | None = None) -> None:
@@ -82,7 +82,7 @@ def load_model(
     label_names: Sequence[str],
     *,
     method: str = "lora",
-    image_size: int = 224,
+    image_size: int | Sequence[int] = 224,
     resize: str = "squash",
     lora: dict[str, Any] | None = None,
     attn_implementation: str = "sdpa",
@@ -96,8 +96,8 @@ def load_model(
             backbone`.
         label_names: the classes in the order of their ids.
         method: `lora`, `probe` (only the head is trained) or `full`.
-        image_size: height and width in pixels, a multiple of the patch size.
-        resize: how a photo becomes that square, a key of `photos.geometry.GEOMETRIES`.
+        image_size: height and width in pixels, multiples of the patch size; one number is a square.
+        resize: how a photo takes that shape, a key of `photos.geometry.GEOMETRIES`.
         lora: options of `adapters.add_lora`, for method `lora`.
         attn_implementation: handed to transformers unchanged; `attention.check_attention` tells beforehand what it
             refuses.
@@ -108,7 +108,7 @@ def load_model(
     Raises:
         UserError: the checkpoint cannot be had or does not fit, in one line.
     """
-    geometry = GEOMETRIES[resize](image_size)
+    geometry = geometry_of(resize, image_size)
     check_size(model_name_or_path, geometry, revision)
     model = build_model(
         model_name_or_path, label_names, attn_implementation=attn_implementation, revision=revision, **model_options

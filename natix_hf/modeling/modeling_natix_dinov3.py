@@ -4,7 +4,6 @@ This file travels with the weights (Hub, `trust_remote_code`), so it imports tor
 It knows nothing of photos, data sets, adapters or training, and fetches no backbone: `checkpoints.build_model` does.
 """
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -108,8 +107,10 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
 
-    # How many blocks run on `prefix_states`; set by whoever feeds them.
+    # How many blocks run on `prefix_states`, and height and width in pixels of the photos behind these; set by whoever
+    # feeds them.
     last_blocks: int = 0
+    prefix_size: tuple[int, int] = (0, 0)
 
     def __init__(self, config: NatixDinov3Config):
         super().__init__(config)
@@ -163,9 +164,7 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
 
     def _run_last_blocks(self, states: Tensor, **kwargs: Any) -> BaseModelOutput:
         """The backbone from activations `(batch, tokens, hidden)` below its last `self.last_blocks` blocks on."""
-        config = self.backbone.config
-        side = math.isqrt(states.shape[1] - 1 - config.num_register_tokens) * config.patch_size  # photos are square
-        positions = self.backbone.rope_embeddings(states.new_empty(1, 3, side, side))
+        positions = self.backbone.rope_embeddings(states.new_empty(1, 3, *self.prefix_size))
         hidden_states = [states]
         for layer in self.backbone.model.layer[-self.last_blocks :]:
             hidden_states.append(layer(hidden_states[-1], position_embeddings=positions, **kwargs))

@@ -8,6 +8,7 @@ geometry. This file knows no network, no normalisation and no chance: it says wh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,29 +20,42 @@ from natix_hf.errors import UserError
 
 @dataclass(frozen=True)
 class Geometry:
-    """One square a photo; its kinds below say which part of the photo it shows.
+    """One rectangle a photo; its kinds below say which part of the photo it shows.
 
     Attributes:
-        side: height and width of the square in pixels, `image_size` of a recipe.
+        height, width: of the view in pixels, `image_size` of a recipe; a height alone is a square.
         kind: the key in `GEOMETRIES`, `resize` of a recipe.
         help: what the kind does with a photo, for the recipe's options.
     """
 
-    side: int
+    height: int
+    width: int = 0
     kind: ClassVar[str]
     help: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        if not self.width:
+            object.__setattr__(self, "width", self.height)
+
+    @property
+    def image_size(self) -> int | list[int]:
+        """The size as a recipe holds it: one number for a square, else height and width."""
+        return self.height if self.height == self.width else [self.height, self.width]
+
+    def __str__(self) -> str:
+        return f"{self.height} x {self.width} px"
 
     @staticmethod
     def of(processor: Any) -> Geometry:
         """The geometry of an image processor that was made with `processor_settings`."""
         if processor.do_center_crop:
             return Crop(processor.crop_size["height"])
-        return Squash(processor.size["height"])
+        return Squash(processor.size["height"], processor.size["width"])
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """`(views, 3, H, W)` of what a photo of any size becomes."""
-        return 1, 3, self.side, self.side
+        return 1, 3, self.height, self.width
 
     def tokens(self, patch_size: int, beside: int = 0) -> int:
         """How many tokens a photo becomes.
@@ -55,8 +69,9 @@ class Geometry:
 
     def check_patches(self, patch_size: int) -> None:
         """Raise `UserError` unless the view is made of whole patches of so many pixels a side."""
-        if self.side < patch_size or self.side % patch_size:
-            raise UserError(f"image_size {self.side}: a multiple of the checkpoint's patch size {patch_size} expected")
+        for side in (self.height, self.width):
+            if side < patch_size or side % patch_size:
+                raise UserError(f"image_size {side}: a multiple of the checkpoint's patch size {patch_size} expected")
 
     def copy_side(self, asked: int | None = None) -> int:
         """The short side in pixels that a photo must keep so that no crop of `augment: basic` is enlarged, with room.
@@ -64,7 +79,8 @@ class Geometry:
         Such a crop keeps at least 3/4 of the area in a shape at most 1/0.85 times as wide or as high as that of what
         is scored, so it has at least sqrt(3/4 * 0.85) = 0.798 of the short side: from 1.25 times the view upwards
         nothing is enlarged. The default of 1.75 times, rounded up to a multiple of 16, leaves room in which the
-        shrinking hides the second JPEG coding of a copy.
+        shrinking hides the second JPEG coding of a copy. A rectangle goes by its short side: the promise holds for
+        photos that are at least as long as it is in the same direction.
 
         Args:
             asked: `decode_copy_side` of the recipe; None for the default.
@@ -72,12 +88,13 @@ class Geometry:
         Raises:
             UserError: the side asked for is smaller than the view.
         """
-        default = -(-7 * self.side // 64) * 16
+        side = min(self.height, self.width)
+        default = -(-7 * side // 64) * 16
         if asked is None:
             return default
-        if asked < self.side:
+        if asked < side:
             raise UserError(
-                f"decode_copy_side: {asked} given, at least the image_size of {self.side} expected: leave it out for "
+                f"decode_copy_side: {asked} given, at least the image_size of {side} expected: leave it out for "
                 f"{default}"
             )
         return asked
@@ -119,12 +136,12 @@ class Geometry:
 
 
 class Squash(Geometry):
-    """The whole photo is pressed into the square."""
+    """The whole photo is pressed into the view."""
 
     kind, help = "squash", "presses the whole of it in"
 
     def whole_view(self, pixels: Tensor) -> Tensor:
-        return functional.resize(pixels, [self.side, self.side], antialias=True)
+        return functional.resize(pixels, [self.height, self.width], antialias=True)
 
     def box(self, width: int, height: int) -> tuple[float, float, float, float]:
         return 0.0, 0.0, 1.0, 1.0
@@ -134,8 +151,8 @@ class Squash(Geometry):
         return 1.0, 1.0
 
     def processor_settings(self) -> dict[str, Any]:
-        square = {"height": self.side, "width": self.side}
-        return {"size": square, "do_center_crop": False, "crop_size": None}
+        size = {"height": self.height, "width": self.width}
+        return {"size": size, "do_center_crop": False, "crop_size": None}
 
 
 class Crop(Geometry):
@@ -143,11 +160,20 @@ class Crop(Geometry):
 
     kind, help = "crop", "keeps the square in its middle"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.height != self.width:
+            # The stock image processor brings the shorter side to a size: a narrow photo would not fill a wide view.
+            raise UserError(
+                f"resize: crop keeps a square, and image_size is {self.height} {self.width}: use --resize squash, or "
+                "one number as --image_size"
+            )
+
     def whole_view(self, pixels: Tensor) -> Tensor:
-        pixels = functional.resize(pixels, [self.side], antialias=True)
-        height, width = pixels.shape[-2:]
+        pixels = functional.resize(pixels, [self.height], antialias=True)
+        top, left = ((side - self.height) // 2 for side in pixels.shape[-2:])
         # Not torchvision's center_crop, which rounds a half where the image processor cuts it off.
-        return functional.crop(pixels, (height - self.side) // 2, (width - self.side) // 2, self.side, self.side)
+        return functional.crop(pixels, top, left, self.height, self.width)
 
     def box(self, width: int, height: int) -> tuple[float, float, float, float]:
         side = min(width, height)
@@ -158,8 +184,21 @@ class Crop(Geometry):
         return height / width, min(height, width) / max(height, width)
 
     def processor_settings(self) -> dict[str, Any]:
-        square = {"height": self.side, "width": self.side}
-        return {"size": {"shortest_edge": self.side}, "do_center_crop": True, "crop_size": square}
+        square = {"height": self.height, "width": self.width}
+        return {"size": {"shortest_edge": self.height}, "do_center_crop": True, "crop_size": square}
 
 
 GEOMETRIES: dict[str, type[Geometry]] = {kind.kind: kind for kind in (Squash, Crop)}
+
+
+def geometry_of(resize: str, image_size: int | Sequence[int]) -> Geometry:
+    """The geometry that a recipe asks for.
+
+    Args:
+        resize: a key of `GEOMETRIES`.
+        image_size: height and width in pixels; one number is a square.
+
+    Raises:
+        UserError: the kind cannot have that shape.
+    """
+    return GEOMETRIES[resize](*([image_size] if isinstance(image_size, int) else image_size))

@@ -181,7 +181,8 @@ class BatchSource:
     def _cut_set(self, rows: Any, model: Any, scored: int) -> Dataset:
         plain = plain_model(model)
         config = plain.config.backbone_config
-        tokens = Geometry.of(self.processor).tokens(config.patch_size, beside=1 + config.num_register_tokens)
+        geometry = Geometry.of(self.processor)
+        tokens = geometry.tokens(config.patch_size, beside=1 + config.num_register_tokens)
         self.prefix = plan_prefix(
             self.speed.prefix_cache_gb,
             blocks=max(trained_blocks(model), plain.config.feature_layers - 1, 1),
@@ -193,7 +194,7 @@ class BatchSource:
             views=self.speed.fixed_views,
             augmented=self.augment != "none",
         )
-        plain.last_blocks = self.prefix.blocks
+        plain.last_blocks, plain.prefix_size = self.prefix.blocks, (geometry.height, geometry.width)
         if self.args.should_log:
             print(self.prefix.told(self.speed.prefix_cache_gb))
         kept = self._prefixes(rows, model, self._views(self.prefix.views), (self.args.seed, rows["id"][:]))

@@ -8,7 +8,7 @@ import torch
 from transformers import DINOv3ViTImageProcessor
 
 from natix_hf.errors import UserError
-from natix_hf.photos.geometry import GEOMETRIES, Crop, Geometry, Squash
+from natix_hf.photos.geometry import GEOMETRIES, Crop, Geometry, Squash, geometry_of
 
 SIZES = [(97, 61), (20, 300), (1, 1), (32, 32), (33, 32), (32, 35), (34, 101), (101, 34), (640, 359)]
 
@@ -23,9 +23,11 @@ def processor_of(geometry: Geometry) -> DINOv3ViTImageProcessor:
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("side", [32, 37])
-def test_the_view_is_the_processors_photo_before_it_is_normalised(kind, size, side):
-    geometry, (width, height) = kind(side), size
+@pytest.mark.parametrize(
+    "geometry", [Squash(32), Squash(37), Crop(32), Crop(37), Squash(32, 48), Squash(48, 16)], ids=str
+)
+def test_the_view_is_the_processors_photo_before_it_is_normalised(geometry, size):
+    width, height = size
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (3, height, width), dtype=np.uint8))
     expected = processor_of(geometry)(pixels, return_tensors="pt", do_normalize=False)["pixel_values"] * 255
     found = geometry.whole_view(pixels)
@@ -34,12 +36,14 @@ def test_the_view_is_the_processors_photo_before_it_is_normalised(kind, size, si
     assert (found.float() - expected[0]).abs().max() <= 1.01  # eight bits, rounded twice, against floats
 
 
-@pytest.mark.parametrize("side", [16, 224, 518])
-def test_a_processor_gives_back_the_geometry_that_it_was_made_with_also_when_it_was_saved(kind, side, tmp_path):
-    processor = processor_of(kind(side))
-    assert Geometry.of(processor) == kind(side)
+@pytest.mark.parametrize("size", [(16,), (224,), (518,), (256, 448), (448, 256)])
+def test_a_processor_gives_back_the_geometry_that_it_was_made_with_also_when_it_was_saved(kind, size, tmp_path):
+    if kind is Crop and len(size) > 1:
+        pytest.skip("a crop is square")
+    processor = processor_of(kind(*size))
+    assert Geometry.of(processor) == kind(*size)
     processor.save_pretrained(tmp_path)
-    assert Geometry.of(DINOv3ViTImageProcessor.from_pretrained(tmp_path)) == kind(side)
+    assert Geometry.of(DINOv3ViTImageProcessor.from_pretrained(tmp_path)) == kind(*size)
     assert GEOMETRIES[Geometry.of(processor).kind] is kind
 
 
@@ -59,7 +63,10 @@ def test_what_a_client_is_given_has_not_changed():
 def test_tokens_are_patches_and_what_stands_beside_them(kind):
     assert kind(224).tokens(16) == 196
     assert kind(224).tokens(16, beside=5) == 201
+    assert Squash(256, 448).tokens(16, beside=5) == 16 * 28 + 5
     kind(224).check_patches(16)
+    with pytest.raises(UserError, match="image_size 450: a multiple of the checkpoint's patch size 16"):
+        Squash(256, 450).check_patches(16)
     for side in (8, 40):
         with pytest.raises(UserError, match=f"image_size {side}: a multiple of the checkpoint's patch size 16"):
             kind(side).check_patches(16)
@@ -115,3 +122,15 @@ def test_the_default_side_of_copies_enlarges_no_crop_of_basic(kind):
     assert kind(224).copy_side(256) == 256
     with pytest.raises(UserError, match="decode_copy_side: 200 given, at least the image_size of 224"):
         kind(224).copy_side(200)
+
+
+def test_one_number_is_a_square_and_two_are_height_and_width():
+    assert geometry_of("squash", 224) == Squash(224) == Squash(224, 224) == geometry_of("squash", [224])
+    assert geometry_of("squash", [256, 448]) == Squash(256, 448)
+    assert (Squash(224).image_size, Squash(256, 448).image_size) == (224, [256, 448])
+    assert Squash(256, 448).copy_side() == Squash(256).copy_side()
+
+
+def test_a_crop_that_is_no_square_is_refused_with_the_way_out():
+    with pytest.raises(UserError, match="resize: crop keeps a square, and image_size is 256 448: use --resize squash"):
+        geometry_of("crop", [256, 448])

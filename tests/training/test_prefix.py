@@ -107,7 +107,7 @@ def test_the_drift_is_that_of_rounding_by_hand(job):
     found = prefix_drift(trainer.model, rows, trainer.processing_class, 1, photos=4)
     pixels = torch.stack([client_pixels(row["image"], trainer.processing_class) for row in rows.select(range(4))])
     plain.eval()
-    plain.last_blocks = 1
+    plain.last_blocks, plain.prefix_size = 1, (32, 32)
     with torch.inference_mode():
         states = prefix_states(plain, pixels, 1)
         features = [
@@ -125,12 +125,14 @@ def test_states_at_the_cut_give_the_features_of_the_whole_model(tiny_backbone):
             str(tiny_backbone), ["a", "b"], method="full", image_size=32, pooling=pooling, feature_layers=layers
         )
         model.eval()
-        pixels = torch.randn(3, 3, 32, 32)
-        with torch.inference_mode():
-            whole = model(pixels, output_features=True)
-            for model.last_blocks in (1, 2):
-                states = prefix_states(model, pixels, model.last_blocks)
-                torch.testing.assert_close(model(prefix_states=states, output_features=True).features, whole.features)
+        for model.prefix_size in ((32, 32), (32, 64), (64, 16)):
+            pixels = torch.randn(3, 3, *model.prefix_size)
+            with torch.inference_mode():
+                whole = model(pixels, output_features=True)
+                for model.last_blocks in (1, 2):
+                    states = prefix_states(model, pixels, model.last_blocks)
+                    found = model(prefix_states=states, output_features=True)
+                    torch.testing.assert_close(found.features, whole.features)
 
 
 def test_the_plan_takes_views_before_precision_and_never_passes_the_budget():

@@ -107,7 +107,7 @@ def _raw_hub_base(name: str, revision: str | None, geometry: Any) -> str:
     if theirs.to_dict() != ours.to_dict():
         raise UserError(
             f"--format adapter: the image processor at {name} prepares photos in another way than this run "
-            f"({geometry.side} px), and a pipeline would take that one: {way}"
+            f"({geometry}), and a pipeline would take that one: {way}"
         )
     return name
 
