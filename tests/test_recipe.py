@@ -298,6 +298,18 @@ def test_a_shipped_recipe_parses_and_opens_with_the_command_that_runs_it(path):
     assert parse([f"recipes/{path.name}"]) == recipe
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "expected"),
+    [
+        ("lora_r", "0", "at least 1"),
+        ("lora_alpha", "-1", "at least 1"),
+        ("lora_dropout", "1", "a number from 0 to below 1"),
+    ],
+)
+def test_options_of_every_topic_are_held_to_their_bounds(write, refusal, key, value, expected):
+    assert refusal(write(), f"--{key}", value) == f"{key}: {value} given, {expected} expected"
+
+
 def test_help_lists_every_option_under_a_topic(capsys):
     with pytest.raises(SystemExit) as caught:
         parse(["--help"])

@@ -1,9 +1,9 @@
 """The recipe's keys about the network: which checkpoint is trained, what stands on top of it, and its adapters."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from natix_hf.options import option
+from natix_hf.options import AT_LEAST_1, SHARE_BELOW_1, option
 
 
 @dataclass
@@ -41,9 +41,9 @@ class LoraOptions:
 
     _argument_group_name: ClassVar[str] = "lora"
 
-    lora_r: int = option(16, "rank of the adapters")
-    lora_alpha: int = option(32, "scale of the adapters; they are multiplied by alpha / r")
-    lora_dropout: float = option(0.05, "dropout before the adapters")
+    lora_r: Annotated[int, AT_LEAST_1] = option(16, "rank of the adapters")
+    lora_alpha: Annotated[int, AT_LEAST_1] = option(32, "scale of the adapters; they are multiplied by alpha / r")
+    lora_dropout: Annotated[float, SHARE_BELOW_1] = option(0.05, "dropout before the adapters")
     lora_target_modules: list[str] = option(["all-linear"], "names of the backbone's layers to adapt, or all-linear")
     lora_modules_to_save: list[str] | None = option(None, "further modules trained whole beside the head")
     lora_last_blocks: int | None = option(None, "adapt only this many last blocks")

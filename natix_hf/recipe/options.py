@@ -14,6 +14,7 @@ from natix_hf.errors import UserError
 from natix_hf.hub.hub_options import HubOptions
 from natix_hf.modeling.exports import FORMS
 from natix_hf.modeling.model_options import LoraOptions, ModelOptions
+from natix_hf.options import check_bounds
 from natix_hf.runs.decision_options import DecisionOptions
 from natix_hf.runs.purpose import PurposeOptions
 from natix_hf.training.speed_options import SpeedOptions
@@ -49,6 +50,8 @@ class Recipe:
     training: NatixTrainingArguments
 
     def __post_init__(self):
+        for topic in (self.model, self.lora, self.data, self.decision, self.speed, self.purpose, self.hub):
+            check_bounds(topic, type(topic))
         self._check_push()
         if self.data.test_on:
             self.data.hold_out_each = None  # a fold has no folds of its own

@@ -1,8 +1,4 @@
-"""What a recipe can be started for: an ordinary run, a run of a sweep, a refit, or a range test of the learning rate.
-
-They are the same training up to the rows that they may read (`data.splits.contracts.PURPOSES`) and what is left at
-their end.
-"""
+"""How each kind of run (`runs.purpose`) builds its trainer, trains, and completes its folder."""
 
 from __future__ import annotations
 
