@@ -303,7 +303,7 @@ def test_a_shipped_recipe_parses_and_opens_with_the_command_that_runs_it(path):
     [
         ("lora_r", "0", "at least 1"),
         ("lora_alpha", "-1", "at least 1"),
-        ("lora_dropout", "1", "a number from 0 to below 1"),
+        ("lora_dropout", "1.5", "a number from 0 to below 1"),
     ],
 )
 def test_options_of_every_topic_are_held_to_their_bounds(write, refusal, key, value, expected):
