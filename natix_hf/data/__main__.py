@@ -73,12 +73,9 @@ def _split_options(parser: argparse.ArgumentParser) -> None:
 
 def split(given: argparse.Namespace) -> None:
     """Write the splits with their certificate."""
-    from dataclasses import fields
-
     from natix_hf.data.load_photos import split_photos
     from natix_hf.data.splits.certificate_text import summary_lines
     from natix_hf.data.splits.saved_folder import check_output, save
-    from natix_hf.data.splits.split_options import Plan
 
     check_output(given.output)
     words = {name: value for name, value in vars(given).items() if value is not None}
@@ -87,10 +84,8 @@ def split(given: argparse.Namespace) -> None:
             words[name] = dict(words[name])
     if "hold_out" in words:
         words["hold_out"] = {name: [v for n, v in given.hold_out if n == name] for name, _ in given.hold_out}
-    plan = {f.name: words.pop(f.name) for f in fields(Plan) if f.name in words}
-    output, sources, extend = words.pop("output"), words.pop("sources"), words.pop("extend", None)
-    del words["verb"]
-    done = split_photos(sources, extend=extend, plan=plan, say=partial(print, flush=True), **words)
+    output, sources, _ = words.pop("output"), words.pop("sources"), words.pop("verb")
+    done = split_photos(sources, say=partial(print, flush=True), **words)
     save(done, output)
     print(f"{output}: written")
     print("\n".join([*summary_lines(done.description), *done.notes]))

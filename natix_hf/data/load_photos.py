@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from datasets import DatasetDict
 
 from natix_hf.data.sources.known_sources import read_rows
+from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.data.splits.contracts import LockedSplits
 from natix_hf.data.splits.cut import Cut, cut
-from natix_hf.data.splits.growing import extended
+from natix_hf.data.splits.growing import extended, plan_of
 from natix_hf.data.splits.split_options import DEFAULT_RATIOS, Plan
 from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.errors import UserError
+from natix_hf.options import RecipeValue
 
 # Keys of a recipe that decide which photos there are, and how they are divided. Whoever finds the photos of a recipe
 # again takes them from here.
@@ -56,10 +59,10 @@ def load_photos(
     # Before minutes are spent on reading.
     held = {"hold_out": _held(test_on), "test_alone": True} if test_on else {}
     plan = Plan(split_ratios, split_seed, near_duplicates=near_duplicates, test_split=test_split, **held)
-    return _cut(dataset_name, plan, source_options).lock()
+    return _cut(dataset_name, plan, **source_options).lock()
 
 
-def recipe_photos(recipe: Mapping[str, Any], say: Callable[[str], None] | None = None) -> LockedSplits:
+def recipe_photos(recipe: Mapping[str, RecipeValue], say: Callable[[str], None] | None = None) -> LockedSplits:
     """The photos of a recipe, split as it says.
 
     Args:
@@ -80,28 +83,26 @@ def _held(words: Sequence[str]) -> dict[str, list[str]]:
     return held
 
 
-def split_photos(
-    sources: Sequence[Any], *, extend: str | Path | None = None, plan: Mapping[str, Any], **source_options: Any
-) -> Cut:
+def split_photos(sources: Sequence[Any], *, extend: str | Path | None = None, **options: Any) -> Cut:
     """Split rows of one or several sources, not locked, for whoever writes them down as a data set.
 
     Args:
         sources: as `load_rows` takes them.
-        extend: folder of splits made earlier; their rows stay where they are, and its plan holds where `plan` is
-            silent.
-        plan: fields of `Plan`.
-        source_options: as for `load_rows`.
+        extend: folder of splits made earlier; their rows stay where they are, and its plan holds where nothing else
+            is said.
+        options: fields of `Plan`, and those of `load_rows`.
 
     Raises:
         UserError: as `load_photos`; and where `extend` is no folder of splits.
     """
     source = sources[0] if len(sources) == 1 else list(sources)
-    if extend is not None:
-        return extended(extend, source, plan, source_options)
-    return _cut(source, Plan(**plan), source_options)
+    certificate = None if extend is None else read_certificate(Path(extend).expanduser())
+    asked = {field.name: options.pop(field.name) for field in fields(Plan) if field.name in options}
+    plan = replace(plan_of(certificate) if certificate else Plan(), **asked)
+    return extended(extend, certificate, source, plan, **options) if certificate else _cut(source, plan, **options)
 
 
-def _cut(source: Any, plan: Plan, options: Mapping[str, Any]) -> Cut:
+def _cut(source: Any, plan: Plan, **options: Any) -> Cut:
     rows = read_rows(source, looks=plan.near_duplicates, **options)
     certificate = None
     if isinstance(rows.data, DatasetDict) and isinstance(source, str | Path):
@@ -116,8 +117,6 @@ def _cut(source: Any, plan: Plan, options: Mapping[str, Any]) -> Cut:
 
 def certificate_beside(source: str | Path) -> SplitCertificate | None:
     """The certificate that lies beside the rows of a folder or a Hub data set; None where there is none."""
-    from natix_hf.data.splits.certificate import read_certificate
-
     folder = Path(source).expanduser()
     if folder.exists():
         return read_certificate(folder) if (folder / "splits.json").is_file() else None

@@ -59,14 +59,13 @@ class SameDecisions(Part):
     of: Some
 
 
-class ProvenClient(Part):
-    """What one client answered.
+class AskedClient(Part):
+    """A client that answered photos, and how fast.
 
     Attributes:
         class_: what answered there.
         photos_per_second: reading and preparing included, on the CPU.
         photos_per_cpu_second: by the processor's time over all threads, which other work changes little.
-        pixels, logits, probabilities: largest difference from the run.
     """
 
     client: str
@@ -76,6 +75,15 @@ class ProvenClient(Part):
     load_seconds: Amount
     photos_per_second: Positive
     photos_per_cpu_second: Positive
+
+
+class ProvenClient(AskedClient):
+    """How far a client's answers are from the run's.
+
+    Attributes:
+        pixels, logits, probabilities: largest difference.
+    """
+
     pixels: Amount
     logits: Amount
     probabilities: Amount

@@ -115,7 +115,6 @@ def main():
     labels, pixels, logits, probabilities, (load, answer, processor), name = found
     np.savez(given.out, pixels=pixels, logits=logits, probabilities=np.asarray(probabilities))
     report = {
-        "labels": labels,
         "class": name,
         "versions": {n: v for n, v in versions().items() if n != "natix_hf" or not given.without_package},
         "import_seconds": round(imported, 3),
@@ -123,7 +122,7 @@ def main():
         "photos_per_second": round(len(paths) / answer, 3),
         "photos_per_cpu_second": round(len(paths) / processor, 3),
     }
-    print(json.dumps(report))
+    print(json.dumps([labels, report]))
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from natix_hf.decision.temperature import softmax
-from natix_hf.documents.export import Export, Proof, ProofPhotos, ProvenClient, SameDecisions
+from natix_hf.documents.export import AskedClient, Export, Proof, ProofPhotos, ProvenClient, SameDecisions
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_json
 from natix_hf.hub.proof_photos import Photos, proof_photos
@@ -49,12 +49,13 @@ SAME_PROCESS, WITH, WITHOUT = "same process", "fresh process, natix_hf imported"
 
 
 class Answers(NamedTuple):
-    """What a client made of the photos: `(n, 3, H, W)`, `(n, classes)`, `(n, classes)`, and its report."""
+    """What a client made of the photos: `(n, 3, H, W)`, `(n, classes)`, `(n, classes)`; `labels`: its class names."""
 
+    client: AskedClient
+    labels: list[str]
     pixels: np.ndarray
     logits: np.ndarray
     probabilities: np.ndarray
-    report: dict[str, Any]
 
 
 def prove(
@@ -109,19 +110,19 @@ def prove(
         way = "; weights in bf16 are too coarse for this model: store them with --dtype fp32"
         way = way if about.dtype == "bf16" else ""
         tolerance["logits"] *= max(1.0, float(np.abs(expected.logits).max()))
-        checks = [_compare(SAME_PROCESS, expected, _here(target, paths), tolerance, way)]
+        checks = [_compare(expected, _here(target, paths), tolerance, way)]
         for who, python in [*((who, sys.executable) for who in clients), ("client_python", client_python)]:
             if python is None:
                 continue
             found = _elsewhere(who, str(python), target, FORMS[about.format], work, online)
-            checks.append(_compare(who, expected, found, tolerance, way))
+            checks.append(_compare(expected, found, tolerance, way))
     document = Proof(
         format=about.format,
         dtype=about.dtype,
         model=about.model,
         pushed=not folder.is_dir(),
         photos=ProofPhotos(source=photos.source, n=len(paths), fingerprint=photos.fingerprint),
-        labels=expected.report["labels"],
+        labels=expected.labels,
         tolerance=tolerance,
         clients=checks,
         time=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -175,16 +176,16 @@ def _here(name: str, paths: Sequence[str]) -> Answers:
         logits.append(logits_of(model, batch.pixels))
     done, processed = time.perf_counter(), time.process_time()
     logits = np.concatenate(logits)
-    report = {
-        "labels": labels_of(model),
-        "class": type(model).__name__,
-        "versions": {},
-        "import_seconds": 0.0,
-        "load_seconds": round(loaded - begin, 3),
-        "photos_per_second": round(len(paths) / (done - loaded), 3),
-        "photos_per_cpu_second": round(len(paths) / (processed - spent), 3),
-    }
-    return Answers(np.concatenate(pixels), logits, softmax(logits), report)
+    client = AskedClient(
+        client=SAME_PROCESS,
+        **{"class": type(model).__name__},
+        versions={},
+        import_seconds=0.0,
+        load_seconds=round(loaded - begin, 3),
+        photos_per_second=round(len(paths) / (done - loaded), 3),
+        photos_per_cpu_second=round(len(paths) / (processed - spent), 3),
+    )
+    return Answers(client, labels_of(model), np.concatenate(pixels), logits, softmax(logits))
 
 
 def _elsewhere(who: str, python: str, target: str, form: type[ExportForm], work: Path, online: bool) -> Answers:
@@ -222,18 +223,18 @@ def _elsewhere(who: str, python: str, target: str, form: type[ExportForm], work:
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         raise UserError(f"proof: {who} ({python}) could not load the export or answer: {' '.join(lines[-1:])[:500]}")
+    labels, report = json.loads(done.stdout.splitlines()[-1])
     with np.load(out) as arrays:
-        return Answers(
-            arrays["pixels"], arrays["logits"], arrays["probabilities"], json.loads(done.stdout.splitlines()[-1])
-        )
+        client = AskedClient(client=who, **report)
+        return Answers(client, labels, arrays["pixels"], arrays["logits"], arrays["probabilities"])
 
 
-def _compare(who: str, expected: Answers, found: Answers, tolerance: dict[str, float], way: str = "") -> ProvenClient:
+def _compare(expected: Answers, found: Answers, tolerance: dict[str, float], way: str = "") -> ProvenClient:
     """What a client's answers differ by; `UserError`, ending in the `way` out, where that is too much."""
-    labels = expected.report["labels"]
-    if found.report["labels"] != labels:
+    who = found.client.client
+    if found.labels != expected.labels:
         raise UserError(
-            f"proof: {who}: the classes are {', '.join(found.report['labels'])} there, and {', '.join(labels)} in the "
+            f"proof: {who}: the classes are {', '.join(found.labels)} there, and {', '.join(expected.labels)} in the "
             "run, in this order: the export does not answer like the run"
         )
     differences = {}
@@ -255,6 +256,5 @@ def _compare(who: str, expected: Answers, found: Answers, tolerance: dict[str, f
     same = one.argmax(axis=1) == other.argmax(axis=1)
     if (sure & ~same).any():
         raise UserError(f"proof: {who}: {int((sure & ~same).sum())} of {len(one)} photos are decided otherwise there")
-    reported = {name: found.report[name] for name in found.report if name != "labels"}
     decisions = SameDecisions(same=int(same.sum()), of=len(same))
-    return ProvenClient(client=who, **reported, **differences, decisions=decisions)
+    return ProvenClient(**found.client.plain(), **differences, decisions=decisions)

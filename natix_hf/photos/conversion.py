@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import PurePath
-from typing import Any
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
-from natix_hf.photos.decode import eight_bit_png, fingerprint_bytes
+from natix_hf.photos.decode import StoredPhoto, eight_bit_png, fingerprint_bytes
 from natix_hf.photos.inspection import MANY, bars
 
 
-def _converted(row: dict[str, Any]) -> dict[str, Any]:
-    content, path = eight_bit_png(row["image"]), row["image"]["path"]
+def _converted(photo: StoredPhoto) -> dict[str, StoredPhoto | str]:
+    content, path = eight_bit_png(photo), photo["path"]
     name = None if path is None else str(PurePath(path).with_suffix(".png"))
     return {"image": {"bytes": content, "path": name}, "fingerprint": fingerprint_bytes(content)}
 
@@ -33,6 +32,7 @@ def converted(data: Dataset, rows: Sequence[int]) -> Dataset:
     with bars(len(rows) >= MANY):
         new = data.select(rows, keep_in_memory=True).map(
             _converted,
+            input_columns=["image"],
             features=data.features,
             keep_in_memory=True,
             load_from_cache_file=False,

@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 
 from natix_hf.errors import PhotoError, UserError
 from natix_hf.files import check_writable, replacing
-from natix_hf.photos.decode import fingerprint_bytes, open_photo, photo_bytes, reading
+from natix_hf.photos.decode import StoredPhoto, fingerprint_bytes, open_photo, photo_bytes, reading
 
 VERSION = 2  # raised when the same photo would give other bytes
 QUALITY = 90  # with full colour resolution (4:4:4): a view keeps more colour than 4:2:0 holds at this size
@@ -39,11 +39,11 @@ SHARD_ROWS = 256
 MANY = 200  # photos for which one more process is worth starting
 
 
-def copied(photo: dict[str, Any], fingerprint: str, side: int) -> bytes:
+def copied(photo: StoredPhoto, fingerprint: str, side: int) -> bytes:
     """The copy of one photo, a pure function of the photo's bytes and the side.
 
     Args:
-        photo: a row's `{"bytes": ..., "path": ...}`.
+        photo: a row's.
         fingerprint: of the photo's bytes, as the row has it.
         side: short side in pixels; a smaller photo keeps its size.
 

@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
@@ -27,7 +27,15 @@ from natix_hf.files import text_path
 from natix_hf.photos.client_view import is_deep, load_as_client, seen_otherwise
 from natix_hf.photos.exif import SIDEWAYS, orientation, turn
 
-Source = str | Path | bytes | dict | Image.Image
+
+class StoredPhoto(TypedDict):
+    """A photo as a row of `datasets` holds it, undecoded: its file's bytes, or where they are."""
+
+    bytes: bytes | None
+    path: str | None
+
+
+Source = str | Path | bytes | StoredPhoto | Image.Image
 
 MAX_PHOTO_MB = 64.0
 LOOK_SIDE = 128  # pixels that a JPEG keeps on both sides for a look at it, so that no thumbnail of 64 is blown up
@@ -71,7 +79,7 @@ def photo_bytes(source: Source) -> bytes:
     return content
 
 
-def _size(source: str | Path | bytes | dict) -> int:
+def _size(source: str | Path | bytes | StoredPhoto) -> int:
     """How many bytes a photo's file has, found without reading it."""
     content = source["bytes"] if isinstance(source, dict) and source.get("bytes") is not None else source
     if isinstance(content, bytes):

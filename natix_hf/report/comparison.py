@@ -111,7 +111,7 @@ def comparison_document(
     decided = [checked(run.logits, labels)[0].argmax(axis=1) for run in runs]
     rows = _Rows(labels, groups, np.asarray(ids, dtype=object), slices)
     return Comparison(
-        **measured_on(split, len(labels), groups, positive_label=label_names[positive], resamples=n_boot),
+        **dict(measured_on(split, len(labels), groups, positive_label=label_names[positive], resamples=n_boot)),
         labels=dict(zip(label_names, np.bincount(labels, minlength=len(label_names)).tolist(), strict=True)),
         runs=[
             ComparedRun(

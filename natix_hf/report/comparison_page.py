@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from functools import partial
 
 from natix_hf.documents.comparison import BesideFirst, ComparedRun, Comparison, JudgedDifference
+from natix_hf.report.page_tables import Cell, figure_cell
 from natix_hf.report.summary import LABELS, figure_text, interval_text
 
 SHOWN = ("mcc", "accuracy", "balanced_accuracy", "auroc", "log_loss", "ece", "macro_f1")
@@ -29,7 +30,8 @@ def comparison_lines(document: Comparison, count: int = 5) -> list[str]:
     for one in document.beside_first:
         first = document.first
         lines += ["", f"{one.name} less {first}:"]
-        lines += _table([[LABELS[name], signed(one.difference[name]), verdict(document, one, name)] for name in SHOWN])
+        gaps = [(name, one.difference[name]) for name in SHOWN]
+        lines += _table([[LABELS[name], signed(gap), winner(document, one, gap)] for name, gap in gaps])
         lines += [f"  {line}" for line in sentences(document, one)]
         large = [row for row in one.slices if not row.small]
         if large:
@@ -80,11 +82,6 @@ def signed(gap: JudgedDifference) -> str:
     return text if gap.low is None else f"{text} ({gap.low:+.3f} to {gap.high:+.3f})"
 
 
-def verdict(document: Comparison, one: BesideFirst, name: str) -> str:
-    """Who is better by a metric."""
-    return winner(document, one, one.difference[name])
-
-
 def winner(document: Comparison, one: BesideFirst, gap: JudgedDifference) -> str:
     """The name of the better run, or that none was shown to be."""
     if gap.better is None:
@@ -113,82 +110,28 @@ def comparison_html(document: Comparison, version: str = "") -> str:
     """
     from natix_hf.report.page import render
 
-    runs = [
-        {
-            "name": run.name,
-            "cells": [
-                {
-                    "sort": "" if one.value is None else one.value,
-                    "text": figure_text(one.value),
-                    "below": interval_text(one),
-                }
-                for one in (run.metrics[name] for name in SHOWN)
-            ],
-            "cost": cost_cells(run),
-        }
-        for run in document.runs
-    ]
     return render(
         "comparison.html.jinja",
         document=document,
         level=f"{100 * document.level:g} %",
         counts=", ".join(f"{count} {name}" for name, count in list(document.labels.items())[:6]),
         lower=_sentence(LOWER),
-        heads=[LABELS[name] for name in SHOWN],
+        heads={name: LABELS[name] for name in SHOWN},
         costs=_COST,
-        runs=runs,
-        pairs=[_pair(document, one) for one in document.beside_first],
-        agreement=[
-            {"name": run.name, "cells": [f"{100 * share:.1f} %" for share in row]}
-            for run, row in zip(document.runs, document.agreement)
-        ],
-        notes=[_sentence(note) for note in document.notes],
+        figure_cell=figure_cell,
+        cost_cells=cost_cells,
+        gap_cell=_gap_cell,
+        winner=partial(winner, document),
+        sentences=lambda one: [_sentence(line) for line in sentences(document, one)],
+        sentence=_sentence,
         version=version,
     )
 
 
-def _pair(document: Comparison, one: BesideFirst) -> dict[str, Any]:
-    right, n = one.right, document.n
-    cells = [[right["both"], right["only_first"]], [right["only_this"], right["neither"]]]
-    return {
-        "name": one.name,
-        "metrics": [
-            {
-                "name": LABELS[name],
-                **_gap(one.difference[name]),
-                "better": one.difference[name].better,
-                "verdict": verdict(document, one, name),
-            }
-            for name in SHOWN
-        ],
-        "sentences": [_sentence(line) for line in sentences(document, one)],
-        "right": [[{"count": count, "share": count / n} for count in row] for row in cells],
-        "columns": sorted({row.column for row in one.slices}),
-        "slices": [
-            {
-                "column": row.column,
-                "value": row.value,
-                "n": row.n,
-                "groups": row.groups,
-                "small": row.small,
-                "better": row.balanced_accuracy.better,
-                "verdict": "small" if row.small else winner(document, one, row.balanced_accuracy),
-                "cells": [
-                    {"sort": "" if gap.difference is None else gap.difference, **_gap(gap)}
-                    for gap in (row.balanced_accuracy, row.accuracy, row.log_loss)
-                ],
-            }
-            for row in one.slices
-        ],
-        "differ": one.differ,
-        "photos": one.photos,
-    }
-
-
-def _gap(gap: JudgedDifference) -> dict[str, str]:
+def _gap_cell(gap: JudgedDifference) -> Cell:
     """A difference, and its interval below it."""
     value, _, interval = signed(gap).partition(" (")
-    return {"value": value, "interval": interval.removesuffix(")")}
+    return Cell("" if gap.difference is None else gap.difference, value, interval.removesuffix(")"))
 
 
 def _table(rows: list[list[str]]) -> list[str]:

@@ -12,11 +12,11 @@ the end away from perfection comes from the exact binomial bound on the number o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 import scipy.special
 
+from natix_hf.documents.figures import Measured
 from natix_hf.report.metrics import (
     LOWER_IS_BETTER,
     METRICS,
@@ -327,19 +327,17 @@ def group_count(groups: np.ndarray | None, n: int) -> int:
     return int(group_numbers(groups, n).max()) + 1
 
 
-def measured_on(
-    split: str, n: int, groups: np.ndarray | None, *, positive_label: str, resamples: int
-) -> dict[str, Any]:
-    """The fields of `documents.figures.Measured`: of which rows figures are, and what their intervals rest on."""
-    return {
-        "split": split,
-        "n": n,
-        "groups": group_count(groups, n),
-        "positive_label": positive_label,
-        "level": LEVEL,
-        "resampled": "groups",
-        "resamples": resamples,
-    }
+def measured_on(split: str, n: int, groups: np.ndarray | None, *, positive_label: str, resamples: int) -> Measured:
+    """Of which rows figures are, and what their intervals rest on."""
+    return Measured(
+        split=split,
+        n=n,
+        groups=group_count(groups, n),
+        positive_label=positive_label,
+        level=LEVEL,
+        resampled="groups",
+        resamples=resamples,
+    )
 
 
 def _percentiles(draws: np.ndarray, level: float) -> tuple[float, float]:

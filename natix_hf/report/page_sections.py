@@ -167,6 +167,26 @@ class Shot(NamedTuple):
     picture: Shown | None
 
 
+class StepReads(NamedTuple):
+    """How often a step read a split, and when first and last."""
+
+    step: str
+    times: int
+    first: str
+    last: str
+
+
+class SplitUse(NamedTuple):
+    """A split, what it was used for, its photos by class, and who read them."""
+
+    place: str
+    use: str
+    n: int
+    groups: int | None
+    counts: str
+    reads: list[StepReads]
+
+
 def figures(metrics: FinalFigures) -> list[Headline]:
     """The headline figures of `metrics.json`, each with its interval and where that lies on the figure's scale."""
     shown = []
@@ -210,7 +230,7 @@ def confusion(labels: np.ndarray, decided: np.ndarray, names: Sequence[str]) -> 
     ]
 
 
-def ledger(noted: Sequence[LedgerEntry], splits: SplitCertificate) -> list[dict[str, Any]]:
+def ledger(noted: Sequence[LedgerEntry], splits: SplitCertificate) -> list[SplitUse]:
     """Each split with its photos and the steps that read them, in the order of time.
 
     Args:
@@ -220,25 +240,14 @@ def ledger(noted: Sequence[LedgerEntry], splits: SplitCertificate) -> list[dict[
     rows = []
     for place, use in USES.items():
         split, _, part = place.partition("/")
-        entries = [entry for entry in noted if entry.split == split and (entry.part or "") == part]
-        reads: dict[str, dict[str, Any]] = {}
-        for entry in entries:
-            read = reads.setdefault(entry.step, {"step": entry.step, "times": 0, "rows": entry.rows})
-            read["times"] += 1
-            read["first"] = read.get("first") or _time(entry.time)
-            read["last"] = _time(entry.time)
+        times: dict[str, list[float | None]] = {}
+        for entry in noted:
+            if entry.split == split and (entry.part or "") == part:
+                times.setdefault(entry.step, []).append(entry.time)
         counts = splits.class_counts.get(place, {})
-        rows.append(
-            {
-                "place": place,
-                "use": use,
-                "n": sum(counts.values()),
-                "groups": splits.groups.get(place),
-                "counts": ", ".join(f"{n} {name}" for name, n in counts.items()) if len(counts) <= 4 else "",
-                "reads": list(reads.values()),
-                "fingerprint": splits.fingerprints.get(place, ""),
-            }
-        )
+        told = ", ".join(f"{n} {name}" for name, n in counts.items()) if len(counts) <= 4 else ""
+        reads = [StepReads(step, len(read), _time(read[0]), _time(read[-1])) for step, read in times.items()]
+        rows.append(SplitUse(place, use, sum(counts.values()), splits.groups.get(place), told, reads))
     return rows
 
 

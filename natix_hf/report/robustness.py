@@ -75,7 +75,7 @@ def robustness_document(
         how = {} if how_sent is None else {"sent": how_sent[profile]}
         found_under.append(ProfileFigures(profile=profile, **how, cases=cases))
     return Robustness(
-        **measured_on(split, len(labels), groups, positive_label=label_names[positive], resamples=n_boot),
+        **dict(measured_on(split, len(labels), groups, positive_label=label_names[positive], resamples=n_boot)),
         clean=Interval.each(bootstrap_intervals(clean, labels, groups, **options)),
         profiles=found_under,
         latency=latency,

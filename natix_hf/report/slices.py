@@ -79,7 +79,7 @@ def slices_document(
             found.append(_slice(column, kind, logits, labels, groups, values == kind, label_names, options))
     found = sorted(_adjusted(found), key=_place)
     return Slices(
-        **measured_on(split, len(labels), groups, positive_label=label_names[positive], resamples=n_boot),
+        **dict(measured_on(split, len(labels), groups, positive_label=label_names[positive], resamples=n_boot)),
         small=Small(rows=FEW_ROWS, groups=FEW_GROUPS),
         ranked_by=RANKED_BY,
         columns=columns,

@@ -55,7 +55,7 @@ def metrics_document(
     uncalibrated = classification_metrics(uncalibrated_logits, labels, positive)
     counts = np.bincount(labels, minlength=len(label_names))
     return FinalFigures(
-        **measured_on(split, len(labels), groups, positive_label=label_names[positive], resamples=n_boot),
+        **dict(measured_on(split, len(labels), groups, positive_label=label_names[positive], resamples=n_boot)),
         labels={name: int(count) for name, count in zip(label_names, counts, strict=True)},
         metrics=Interval.each(intervals),
         uncalibrated=Uncalibrated(log_loss=uncalibrated["log_loss"], ece=uncalibrated["ece"]),

@@ -218,7 +218,7 @@ def test_given_splits_with_an_altered_copy_in_two_are_refused_by_name(photos, tm
 
 
 def cut_photos(photos: Path, **plan_fields):
-    return split_photos([photos], plan=plan_fields)
+    return split_photos([photos], **plan_fields)
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +279,7 @@ def more(photos, tmp_path_factory) -> Path:
 
 
 def test_growing_moves_no_row_and_new_copies_join_their_photo(saved, more, photos):
-    before, after = read_certificate(saved), split_photos([more], extend=saved, plan={}).description
+    before, after = read_certificate(saved), split_photos([more], extend=saved).description
     old, new = homes(before), homes(after)
     assert {row: new[row] for row in old} == old
     for part in ("fit", "control"):
@@ -292,7 +292,7 @@ def test_growing_moves_no_row_and_new_copies_join_their_photo(saved, more, photo
     renamed = [row for row in new if "~" in row]  # 000.jpg to 011.jpg were there in their class, as other photos
     assert renamed
     groups = {row: g for s in SPLITS for row, g in zip(before.ids[s], load_from_disk(str(saved))[s]["group"])}
-    grown = split_photos([more], extend=saved, plan={})
+    grown = split_photos([more], extend=saved)
     kept = {row: g for s in SPLITS for row, g in zip(grown.places[s]["id"][:], grown.places[s]["group"][:])}
     assert sum(kept[row] != name for row, name in groups.items()) <= 2  # but for the photo that got a copy
 
@@ -319,7 +319,7 @@ def test_a_new_photo_that_ties_rows_of_two_splits_is_set_aside(tmp_path):
 
 def test_only_a_folder_of_splits_can_be_extended(photos, more):
     with pytest.raises(UserError, match="no certificate"):
-        split_photos([more], extend=photos, plan={})
+        split_photos([more], extend=photos)
 
 
 def test_the_same_rows_in_any_order_give_the_same_certificate(photos):
@@ -327,7 +327,7 @@ def test_the_same_rows_in_any_order_give_the_same_certificate(photos):
     paths = sorted(photos.rglob("*.jpg"), key=lambda path: path.name[::-1])
     table = {"image": [str(path) for path in paths], "label": [path.parent.name for path in paths]}
     table["id"] = [str(path.relative_to(photos)) for path in paths]
-    second = split_photos([Dataset.from_dict(table).cast_column("image", Image())], plan={}).description
+    second = split_photos([Dataset.from_dict(table).cast_column("image", Image())]).description
     same = ("fingerprints", "ties", "reached", "group_sizes", "class_counts")
     assert [getattr(first, name) for name in same] == [getattr(second, name) for name in same]
     assert np.all([set(first.ids[split]) == set(second.ids[split]) for split in SPLITS])

@@ -52,7 +52,7 @@ def known() -> dict:
 
 
 def test_its_test_part_is_kept_rows_tied_to_it_are_set_aside_and_contradictions_dropped(natix, known):
-    done = split_photos([natix], plan={"strata": [TAG]}, **known).description
+    done = split_photos([natix], strata=[TAG], **known).description
     assert done.label_names == ["None", "Roadwork"]
     assert done.sizes["val_test"] == 24
     assert all(row.startswith("test/") for row in done.ids["val_test"])
@@ -66,7 +66,7 @@ def test_its_test_part_is_kept_rows_tied_to_it_are_set_aside_and_contradictions_
 
 def test_its_columns_are_carried_along_and_serve_as_strata_and_hold_out(natix, known):
     plan = {"strata": [TAG], "hold_out": {"city_name": ["Boston"]}, "test_split": "merge"}
-    done = split_photos([natix], plan=plan, **known)
+    done = split_photos([natix], **plan, **known)
     for split in SPLITS:
         assert {TAG, VIDEO, "gps", "city_name", "scene_description"} <= set(done.places[split].column_names)
     assert "Boston" not in {city for split in SPLITS[:3] for city in done.places[split]["city_name"][:]}
@@ -75,8 +75,8 @@ def test_its_columns_are_carried_along_and_serve_as_strata_and_hold_out(natix, k
 
 def test_places_tie_without_times_where_the_date_is_zero(natix, known):
     plan = {"place_column": "gps", "time_column": "date_captured", "metres": 50.0, "seconds": 60.0}
-    options = {**known, "group_column": None}
-    done = split_photos([natix], plan={**plan, "test_split": "merge"}, **options).description
+    options = {**known, "group_column": None, "test_split": "merge"}
+    done = split_photos([natix], **plan, **options).description
     # Rows i of train and of test stand on one spot, rows of one part are 111 m apart.
     assert done.ties["place and time"] == 23  # of 24, since train/0 is dropped
     assert done.straddling == 0

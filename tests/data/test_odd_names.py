@@ -71,7 +71,7 @@ def test_photos_and_classes_are_read_and_shown_with_escapes(odd_folder):
 
 
 def test_splits_hold_the_photos_themselves_and_pass_their_check(odd_folder, tmp_path):
-    save(split_photos([str(odd_folder)], plan={}), tmp_path / "splits")
+    save(split_photos([str(odd_folder)]), tmp_path / "splits")
     assert {path.name for path in (tmp_path / "splits").iterdir()} >= {"splits.json", "train", "val_test"}
     assert not (tmp_path / "splits" / "photos").exists()
     report = check(tmp_path / "splits")

@@ -249,7 +249,7 @@ def test_splits_with_a_certificate_cannot_be_converted(tmp_path, monkeypatch):
     splits.save_to_disk(str(tmp_path / "splits"))
     monkeypatch.setattr("natix_hf.data.load_photos.certificate_beside", lambda source: {"seal": "x"})
     with pytest.raises(UserError, match="give the photos that they were made from"):
-        split_photos([str(tmp_path / "splits")], plan={}, convert_photos=True)
+        split_photos([str(tmp_path / "splits")], convert_photos=True)
 
 
 def test_a_table_of_photos_in_memory_is_converted_too():

@@ -6,7 +6,7 @@ Whoever reads rows or labels from what a user named comes here; `rows.py` does t
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypedDict
 
 from natix_hf.data.sources.rows import Rows, load_labels, load_rows
 from natix_hf.errors import UserError
@@ -16,8 +16,18 @@ SCENES = "builtin:scenes"
 SCENES_COUNT = 2000
 SCENES_SEED = 100  # another series than those on which recipe and backbone of the demo were chosen
 
-# What the publisher of a data set knows and a user need not repeat; whoever says otherwise wins.
-KNOWN: dict[str, dict[str, Any]] = {
+
+class Known(TypedDict, total=False):
+    """Options of `load_rows`."""
+
+    group_column: str
+    label_names: list[str]
+    description_column: str
+
+
+# What is known of a data set, such as by its publisher, and a user need not repeat; whoever says otherwise wins.
+KNOWN: dict[str, Known] = {
+    SCENES: {"group_column": "group"},
     "natix-network-org/roadwork": {
         "group_column": "video_info.vid_id",
         "label_names": ["None", "Roadwork"],
@@ -31,7 +41,9 @@ LABEL_KEYS = ("dataset_config", "image_column_name", "label_column_name", "label
 
 def read_rows(source: Any, **options: Any) -> Rows:
     """`load_rows` with the scenes drawn and what is known of published data sets filled in."""
-    source, options = _filled(source, options)
+    options = _known(source) | {key: value for key, value in options.items() if value is not None}
+    if source == SCENES:
+        source = drawn_scenes(options.pop("dataset_config", None))
     return load_rows(source, **options)
 
 
@@ -42,22 +54,17 @@ def tell_classes(source: Any, say: Callable[[str], None], **options: Any) -> Non
         source: as `load_rows` takes it.
         options: those of `LABEL_KEYS`, as `load_rows` takes them.
     """
-    source, options = _filled(source, options)
-    for key in ("group_column", "description_column"):
-        options.pop(key, None)
-    load_labels(source, say=say, **options)
-
-
-def _filled(source: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """The source and the options that are set, with the scenes drawn and what is known of published data sets."""
+    options = _known(source) | {key: value for key, value in options.items() if value is not None}
     if source == SCENES:
         source = drawn_scenes(options.pop("dataset_config", None))
-        options["group_column"] = options.get("group_column") or "group"
-    known: dict[str, Any] = {}
+    load_labels(source, say=say, **{key: value for key, value in options.items() if key in LABEL_KEYS})
+
+
+def _known(source: Any) -> Known:
+    known: Known = {}
     for one in source if isinstance(source, list | tuple) else [source]:
         known |= KNOWN.get(one.rpartition("=")[2], {}) if isinstance(one, str) else {}
-    given = {key: value for key, value in options.items() if value is not None}
-    return source, known | given
+    return known
 
 
 def drawn_scenes(count: str | None = None) -> str:

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from natix_hf.documents.split_certificate import LabelConflict
 from natix_hf.files import replacing
-from natix_hf.photos.decode import open_photo
+from natix_hf.photos.decode import StoredPhoto, open_photo
 
 MOST = 40  # conflicts on a sheet
 MOST_COPIES = 4  # of one photo
@@ -48,13 +47,13 @@ def chosen(labels: Sequence[str]) -> list[int]:
     return sorted((first + others)[:MOST_COPIES])
 
 
-def contact_sheet(path: str | Path, conflicts: Sequence[LabelConflict], photos: Mapping[str, dict[str, Any]]) -> None:
+def contact_sheet(path: str | Path, conflicts: Sequence[LabelConflict], photos: Mapping[str, StoredPhoto]) -> None:
     """Write a PNG with one row per conflict; file name and label stand under each photo.
 
     Args:
         path: the PNG.
         conflicts: the first `MOST` are drawn.
-        photos: id -> `{"bytes", "path"}`.
+        photos: by id.
 
     Raises:
         PhotoError: a photo cannot be read.

@@ -6,7 +6,6 @@ This file brings the old rows and the new ones together; `splits.cut` divides th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,51 +15,55 @@ from natix_hf.data.sources.columns import as_name, column_values, has_column, wi
 from natix_hf.data.sources.known_sources import read_rows
 from natix_hf.data.sources.rows import Rows
 from natix_hf.data.sources.stacking import stacked
-from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.data.splits.contracts import SPLITS
 from natix_hf.data.splits.cut import Cut, cut
 from natix_hf.data.splits.split_options import DEFAULT_RATIOS, Plan
 from natix_hf.documents.figures import Left
+from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.errors import UserError
 
 
-def extended(folder: str | Path, source: Any, plan: Mapping[str, Any], options: Mapping[str, Any]) -> Cut:
+def plan_of(certificate: SplitCertificate) -> Plan:
+    """How splits were made, as far as their certificate tells it."""
+    rules = certificate.rules
+    return Plan(
+        ratios=certificate.ratios or DEFAULT_RATIOS,
+        seed=certificate.seed,
+        strata=certificate.strata,
+        hold_out=certificate.hold_out,
+        near_duplicates=rules.near_duplicates,
+        place_column=rules.place_column,
+        time_column=rules.time_column,
+        metres=rules.metres,
+        seconds=rules.seconds,
+    )
+
+
+def extended(folder: str | Path, certificate: SplitCertificate, source: Any, plan: Plan, **options: Any) -> Cut:
     """The splits in `folder` with the rows of `source` added.
 
     Args:
         folder: that `data split` wrote.
+        certificate: of the folder.
         source: as `load_rows` takes it; its classes are those of the splits.
-        plan: fields of `Plan` that differ from how the splits were made.
+        plan: for the new rows.
         options: of `load_rows`, for the new rows.
 
     Raises:
         UserError: no folder of splits, or one whose rows and certificate differ; whatever is wrong with the source.
     """
-    certificate = read_certificate(Path(folder).expanduser())
     old = read_rows(str(folder), num_proc=options.get("num_proc"))
     if not isinstance(old.data, DatasetDict):
         raise UserError(f"--extend {folder}: not a folder of four splits: make one with python -m natix_hf.data split")
     rules = certificate.rules
     earlier = cut(old, Plan(near_duplicates=rules.near_duplicates), certificate=certificate)
-    made = {
-        "ratios": certificate.ratios or DEFAULT_RATIOS,
-        "seed": certificate.seed,
-        "strata": certificate.strata,
-        "hold_out": certificate.hold_out,
-        "near_duplicates": rules.near_duplicates,
-        "place_column": rules.place_column,
-        "time_column": rules.time_column,
-        "metres": rules.metres,
-        "seconds": rules.seconds,
-    }
-    grown = Plan(**{**made, **plan})
     columns = [column for column in rules.group_columns if column != "group"]
     options = {**options, "label_names": certificate.label_names}
     options["group_column"] = options.get("group_column") or columns or None
-    new = read_rows(source, looks=grown.near_duplicates, **options)
+    new = read_rows(source, looks=plan.near_duplicates, **options)
     if isinstance(new.data, DatasetDict):
         raise UserError("--extend: the new photos bring four splits of their own; give them without splits")
-    return cut(_together(old, new, earlier), grown, earlier=earlier)
+    return cut(_together(old, new, earlier), plan, earlier=earlier)
 
 
 def _together(old: Rows, new: Rows, earlier: Cut) -> Rows:

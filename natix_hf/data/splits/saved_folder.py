@@ -18,7 +18,7 @@ from natix_hf.data.splits.cut import Cut
 from natix_hf.documents.split_certificate import LabelConflict
 from natix_hf.errors import UserError
 from natix_hf.files import check_name, check_writable, new_folder, text_path, write_text
-from natix_hf.photos.decode import photo_bytes
+from natix_hf.photos.decode import StoredPhoto, photo_bytes
 from natix_hf.photos.inspection import MANY, bars
 
 
@@ -73,10 +73,10 @@ def _embedded(rows: Dataset, scratch: Path) -> Dataset:
     )
 
 
-def _photos(splits: DatasetDict, conflicts: list[LabelConflict]) -> dict[str, dict]:
-    """id -> `{"bytes", "path"}` of the photos of conflicts."""
+def _photos(splits: DatasetDict, conflicts: list[LabelConflict]) -> dict[str, StoredPhoto]:
+    """The photos of conflicts, by id."""
     wanted = {row for conflict in conflicts for row in conflict.ids}
-    found: dict[str, dict] = {}
+    found: dict[str, StoredPhoto] = {}
     for rows in splits.values():
         places = [i for i, row in enumerate(rows["id"][:]) if row in wanted]
         chosen: Dataset = rows.select(places, keep_in_memory=True)

@@ -24,6 +24,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from natix_hf.files import text_path
+from natix_hf.photos.decode import StoredPhoto
 from natix_hf.photos.exif import CAMERA, SIDEWAYS, turn
 
 FOLDS = 5
@@ -72,11 +73,11 @@ class ShortcutResult:
     reason: str = ""
 
 
-def file_facts(photo: Mapping[str, Any]) -> dict[str, float]:
+def file_facts(photo: StoredPhoto) -> dict[str, float]:
     """What the file of a photo tells without its pixels.
 
     Args:
-        photo: a row's `{"bytes": ..., "path": ...}`, readable.
+        photo: a row's, readable.
 
     Returns:
         Fact -> number; sizes in powers of 2, the rest counts, means and 0 or 1. A fact that is not named is 0.

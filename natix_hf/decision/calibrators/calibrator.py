@@ -7,13 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypedDict
 
 if TYPE_CHECKING:
     import numpy as np
 
-# Logits `(n, classes)`, class ids `(n,)` and groups `(n,)` or None -> the fields of a `Calibration` that it sets.
-Fit = Callable[["np.ndarray", "np.ndarray", "np.ndarray | None"], dict[str, Any]]
+
+class Fitted(TypedDict, total=False):
+    """The fields of a `Calibration` that a calibrator sets."""
+
+    temperature: np.ndarray
+    calibrator_bias: np.ndarray
+    isotonic: tuple[tuple[np.ndarray, np.ndarray], ...]
+
+
+# Of logits `(n, classes)`, class ids `(n,)` and groups `(n,)` or None.
+Fit = Callable[["np.ndarray", "np.ndarray", "np.ndarray | None"], Fitted]
 
 
 @dataclass(frozen=True)

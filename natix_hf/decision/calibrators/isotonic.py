@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from natix_hf.decision.calibrators.calibrator import Calibrator
+from natix_hf.decision.calibrators.calibrator import Calibrator, Fitted
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-def fit(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray | None) -> dict[str, Any]:
+def fit(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray | None) -> Fitted:
     """Knots of each class, one against the rest, kept off 0 and 1 by the rule of succession: 1 in n + 2."""
     import numpy as np
     from sklearn.isotonic import IsotonicRegression

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from natix_hf.decision.calibrators.calibrator import Calibrator
+from natix_hf.decision.calibrators.calibrator import Calibrator, Fitted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 FIRST_STEP = 0.1
 
 
-def fit(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray | None) -> dict[str, Any]:
+def fit(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray | None) -> Fitted:
     import numpy as np
 
     from natix_hf.decision.temperature import fit_temperature

@@ -6,9 +6,9 @@ order than the model's.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from natix_hf.decision.calibrators.calibrator import Calibrator
+from natix_hf.decision.calibrators.calibrator import Calibrator, Fitted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,7 +57,7 @@ def vector_objective(
     return float(value), by_scale, residual.sum(axis=0) + alike * BIAS_PULL * bias
 
 
-def fit(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray | None) -> dict[str, Any]:
+def fit(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray | None) -> Fitted:
     """Temperature and bias a class by penalised maximum likelihood, starting from one temperature."""
     import numpy as np
     import scipy.optimize
