@@ -18,6 +18,7 @@ import pytest
 from hub_server import serve
 from hub_state import Hub
 from PIL import Image
+from warm import Warm
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -69,6 +70,14 @@ def write_photos(folder: Path, classes: dict[str, tuple[int, int, int]], count: 
 def photo_folder(tmp_path: Path) -> Path:
     """Class folders `None` and `Roadwork` with 24 photos each; the classes differ in colour."""
     return write_photos(tmp_path / "photos", {"None": (100, 120, 110), "Roadwork": (150, 100, 90)}, 24)
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
+    """A process that has done its imports and runs commands in children of its own, see `warm`."""
+    process = Warm(tmp_path_factory.mktemp("hub"))
+    yield process
+    process.end()
 
 
 @pytest.fixture(scope="session")

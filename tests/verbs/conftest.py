@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
+from warm import REPOSITORY, Result, Warm, plain_environment
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 COLOURS = {"None": (100, 120, 110), "Roadwork": (150, 100, 90)}
 RECIPE = """\
 image_size: 32
@@ -28,51 +24,6 @@ dataset_name: {photos}
 """
 
 
-class Result(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-def plain_environment(offline: bool = True) -> dict[str, str]:
-    """The environment without what the Hub's client reads, so that no login or mirror of this machine is used."""
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    plain |= {"PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "error::RuntimeWarning"}  # as pyproject.toml has it
-    return {**plain, **({"HF_HUB_OFFLINE": "1"} if offline else {})}
-
-
-class Warm:
-    """The other end of `warm.py`."""
-
-    def __init__(self, home: Path) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, str(Path(__file__).parent / "warm.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=REPOSITORY,
-            # datasets reads its variable when it is imported, which here is before a verb could set it.
-            env={**plain_environment(), "HF_HOME": str(home), "DATASETS_VERBOSITY": "critical"},
-        )
-        assert self.process.stdout.readline() == "ready\n"
-
-    def run(
-        self, verb: str, words: tuple[str, ...], environment: dict[str, str], folder: Path, prelude: str = ""
-    ) -> Result:
-        """One command, with Python that runs before it; its output goes through files in `folder`."""
-        out, err = folder / ".stdout", folder / ".stderr"
-        request = {
-            "verb": verb,
-            "words": words,
-            "environment": environment,
-            "folder": str(REPOSITORY),
-            "prelude": prelude,
-        }
-        print(json.dumps({**request, "out": str(out), "err": str(err)}), file=self.process.stdin, flush=True)
-        status = int(self.process.stdout.readline())
-        return Result(status, out.read_text(), err.read_text())
-
-
 class Desk:
     """A user's folder with photos, a checkpoint and a recipe, and the commands that are typed in it."""
 
@@ -81,31 +32,28 @@ class Desk:
         self.recipe = folder / "recipe.yaml"
         self.recipe.write_text(RECIPE.format(output=self.output, model=model, photos=photos))
 
-    def type(self, verb: str, *words: object, prelude: str | None = None, **environment: str) -> Result:
-        """Run `python -m natix_hf.VERB words`; `prelude` is Python that runs before it in the same process.
+    def type(self, verb: str, *words: object, prelude: str = "", fresh: bool = False, **environment: str) -> Result:
+        """Run `python -m natix_hf.VERB words` as a child of a process that has done its imports.
 
-        Without a prelude or an environment of its own, the command is a child of a process that has done its imports.
+        Args:
+            verb, words: the command line.
+            prelude: Python that runs before it in the same process.
+            fresh: a process of its own, for what libraries read while they are imported, such as where the Hub is.
+            environment: more of it.
         """
-        words = tuple(map(str, words))
         homes = {"NATIX_HF_HOME": str(self.folder / "home"), "HF_HOME": str(self.folder / "hf")}
-        if prelude is None and not environment:
-            return self.warm.run(verb, words, {**plain_environment(), **homes}, self.folder)
-        start = ["-m", f"natix_hf.{verb}"]
-        if prelude is not None:
-            script = self.folder / "prelude.py"
-            run = f"runpy.run_module('natix_hf.{verb}', run_name='__main__')"
-            script.write_text(f"{prelude}\nimport runpy\n{run}\n")
-            start = [str(script)]
+        environment = {**plain_environment("HF_ENDPOINT" not in environment), **homes, **environment}
+        if not fresh:
+            return self.warm.run(f"natix_hf.{verb}", words, environment, self.folder, prelude)
+        script = self.folder / "prelude.py"
+        script.write_text(f"{prelude}\nimport runpy\nrunpy.run_module('natix_hf.{verb}', run_name='__main__')\n")
+        start = [str(script)] if prelude else ["-m", f"natix_hf.{verb}"]
         done = subprocess.run(
-            [sys.executable, *start, *words],
-            cwd=REPOSITORY,
-            env={**plain_environment("HF_ENDPOINT" not in environment), **homes, **environment},
-            capture_output=True,
-            text=True,
+            [sys.executable, *start, *map(str, words)], cwd=REPOSITORY, env=environment, capture_output=True, text=True
         )
         return Result(done.returncode, done.stdout, done.stderr)
 
-    def refusal(self, verb: str, *words: object, **kwargs: str) -> str:
+    def refusal(self, verb: str, *words: object, **kwargs: str | bool) -> str:
         """What the command is refused with: exit status 2 and one line."""
         status, out, err = self.type(verb, *words, **kwargs)
         assert status == 2, out + err
@@ -115,7 +63,7 @@ class Desk:
         assert lines[0].startswith("error: ")
         return lines[0].removeprefix("error: ")
 
-    def train(self, *words: object, **kwargs: str) -> str:
+    def train(self, *words: object, **kwargs: str | bool) -> str:
         """What training is refused with; the output folder is as it was."""
         before = listing(self.output)
         line = self.refusal("train", self.recipe, *words, **kwargs)
@@ -128,14 +76,6 @@ def listing(folder: Path) -> dict[str, bytes] | None:
     if not folder.exists():
         return None
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-@pytest.fixture(scope="session")
-def warm(tmp_path_factory) -> Iterator[Warm]:
-    process = Warm(tmp_path_factory.mktemp("hub"))
-    yield process
-    process.process.stdin.close()
-    process.process.wait()
 
 
 @pytest.fixture

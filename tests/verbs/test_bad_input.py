@@ -242,13 +242,13 @@ def gated_hub() -> Iterator[str]:
 
 
 def test_a_gated_checkpoint_says_how_to_get_access(desk, gated_hub):
-    line = desk.train("--model_name_or_path", "facebook/dinov3", HF_ENDPOINT=gated_hub)
+    line = desk.train("--model_name_or_path", "facebook/dinov3", fresh=True, HF_ENDPOINT=gated_hub)
     assert "is gated" in line
     assert f"accept its licence at {gated_hub}/facebook/dinov3, then run `hf auth login` or set HF_TOKEN" in line
 
 
 @pytest.mark.parametrize("key", ["model_name_or_path", "dataset_name"])
 def test_no_network(desk, key):
-    line = desk.train(f"--{key}", "some/thing", HF_ENDPOINT="http://127.0.0.1:9")
+    line = desk.train(f"--{key}", "some/thing", fresh=True, HF_ENDPOINT="http://127.0.0.1:9")
     assert "reached" in line
     assert "folder" in line

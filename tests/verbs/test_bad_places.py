@@ -49,12 +49,11 @@ def test_an_output_folder_that_cannot_be_written(desk, tmp_path):
 
 
 FULL = """
-import errno, os
-import safetensors.torch
 from safetensors import SafetensorError
+from natix_hf.training import saving
 def full(*_, **__):
     raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-safetensors.torch.save_file = full
+saving.save_file = full
 """
 
 

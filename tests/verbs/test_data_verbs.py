@@ -44,7 +44,7 @@ def streets(photos, tmp_path_factory, warm) -> Path:
     """The folder that `split` writes."""
     folder = tmp_path_factory.mktemp("split") / "streets"
     words = ("split", str(photos), "--output", str(folder))
-    status, out, err = warm.run("data", words, environment(folder), folder.parent)
+    status, out, err = warm.run("natix_hf.data", words, environment(folder), folder.parent)
     assert status == 0, err
     counts = ", ".join(f"{name} {len(list((photos / name).iterdir()))}" for name in ("None", "Roadwork"))
     assert out.startswith(f"2 classes: {counts}\nlabels: class folders of {photos}\n")
@@ -151,14 +151,14 @@ def test_split_refuses_a_full_folder_and_check_what_is_no_split(photos, streets,
 
 def test_pushed_splits_pass_check_on_the_hub_and_are_what_a_run_takes(streets, desk, loopback_hub):
     hub = {"HF_ENDPOINT": loopback_hub.address, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": WRITE, "NO_PROXY": "127.0.0.1"}
-    status, out, err = desk.type("data", "push", streets, "me/streets", **hub)
+    status, out, err = desk.type("data", "push", streets, "me/streets", fresh=True, **hub)
     assert status == 0, err
     assert out.strip() == f"{loopback_hub.address}/datasets/me/streets"
-    status, out, err = desk.type("data", "check", "me/streets", **hub)
+    status, out, err = desk.type("data", "check", "me/streets", fresh=True, **hub)
     assert status == 0, out + err
     assert "0 groups straddle" in out
     assert "VIOLATION" not in out
     words = ["--dataset_name", "me/streets", "--method", "probe"]
-    result = desk.type("train", desk.recipe, *words, **hub)
+    result = desk.type("train", desk.recipe, *words, fresh=True, **hub)
     assert result.status == 0, result.err
     assert read_certificate(desk.output) == read_certificate(streets)

@@ -12,11 +12,12 @@ import time
 from pathlib import Path
 
 import pytest
+from warm import REPOSITORY, plain_environment
 
 from natix_hf.documents.ledger import read_ledger
 from natix_hf.documents.several_runs import Sweep
 from natix_hf.runs.many_runs.study import Axis, ask, begin_study, open_study, tell, trial_of
-from tests.verbs.conftest import REPOSITORY, Desk, plain_environment
+from tests.verbs.conftest import Desk
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ import pytest
 from tests.verbs.conftest import COLOURS
 
 ODD = os.fsdecode(b"M\xfcnchen")
-STRICT = {"PYTHONIOENCODING": "utf-8:strict"}
+STRICT = "import sys\nsys.stdout.reconfigure(encoding='utf-8', errors='strict')"
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(os.name == "nt", reason="names are UTF-16 there")]
 
 
@@ -40,7 +40,7 @@ def names(table: Path) -> dict[str, str]:
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "geojson"])
 def test_predict_writes_their_names_with_escapes(finished, trained_desk, odd, kind):
     output = odd.parent / f"{ODD}.{kind}"
-    done = trained_desk.type("predict", finished, odd, "--output", output, "--num_workers", 0, **STRICT)
+    done = trained_desk.type("predict", finished, odd, "--output", output, "--num_workers", 0, prelude=STRICT)
     assert done.status == 0, done.err
     shown = str(odd).replace(ODD, "M\\xfcnchen")
     found = names(output)
@@ -53,7 +53,7 @@ def test_predict_writes_their_names_with_escapes(finished, trained_desk, odd, ki
 
 def test_recalibrate_reads_them(finished, trained_desk, odd, tmp_path):
     done = trained_desk.type(
-        "recalibrate", finished, odd, "--unlabelled", "--output", tmp_path / "mine", "--num_workers", 0, **STRICT
+        "recalibrate", finished, odd, "--unlabelled", "--output", tmp_path / "mine", "--num_workers", 0, prelude=STRICT
     )
     assert done.status == 0, done.err
     report = json.loads((tmp_path / "mine" / "recalibration.json").read_text(encoding="utf-8"))
@@ -65,7 +65,7 @@ def test_training_on_them_writes_a_run_that_evaluates_itself(desk, photo_folder)
     (photo_folder / "None" / "000.jpg").rename(photo_folder / "None" / f"{ODD}.jpg")
     (photo_folder / "Roadwork").rename(photo_folder / os.fsdecode(b"Stra\xdfe"))
     folder = photo_folder.rename(photo_folder.parent / ODD)
-    done = desk.type("train", desk.recipe, "--method", "probe", "--dataset_name", folder, **STRICT)
+    done = desk.type("train", desk.recipe, "--method", "probe", "--dataset_name", folder, prelude=STRICT)
     assert done.status == 0, done.err
     run = desk.output
     splits = json.loads((run / "splits.json").read_text(encoding="utf-8"))
@@ -74,7 +74,7 @@ def test_training_on_them_writes_a_run_that_evaluates_itself(desk, photo_folder)
     for path in run.rglob("*"):
         if path.suffix in (".json", ".md", ".html", ".yaml", ".csv"):
             path.read_bytes().decode("utf-8")
-    assert desk.type("evaluate", run, **STRICT).status == 0
+    assert desk.type("evaluate", run, prelude=STRICT).status == 0
 
 
 @pytest.mark.parametrize("verb", ["train", "data", "recalibrate"])

@@ -34,8 +34,8 @@ class Piped:
         environment = {"NATIX_HF_HOME": str(self.desk.folder / "home"), "HF_HUB_OFFLINE": "1"}
         environment |= {name: os.environ[name] for name in ("PATH", "HOME", "OMP_NUM_THREADS") if name in os.environ}
         given = (str(self.desk.recipe), *map(str, words), "--output_dir", str(self.store))
-        folder = self.store.parent
-        return self.desk.warm.run("pipeline", given, environment, folder, QUICK + (prelude or "train_in_a_fork()"))
+        prelude = QUICK + (prelude or "train_in_a_fork()")
+        return self.desk.warm.run("natix_hf.pipeline", given, environment, self.store.parent, prelude)
 
     def done(self, *words: object, prelude: str = "") -> list[str]:
         """The steps that a pipeline did."""
@@ -123,7 +123,7 @@ def test_a_call_that_finds_all_up_to_date_imports_neither_torch_nor_transformers
     trained.done()  # so that its recipe was resolved before
     told = "import atexit, sys; atexit.register(lambda: print({'torch', 'transformers', 'numpy'} & {*sys.modules}))"
     words = (trained.desk.recipe, "--output_dir", trained.store)
-    done = trained.desk.type("pipeline", *words, prelude=told, OMP_NUM_THREADS="1")
+    done = trained.desk.type("pipeline", *words, prelude=told, fresh=True)
     assert done.status == 0, done.err
     assert done.out.splitlines()[-1] == "set()"
 

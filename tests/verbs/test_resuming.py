@@ -22,9 +22,7 @@ RHYTHM = ("--save_strategy", "steps", "--save_steps", "2", "--eval_strategy", "s
 @pytest.fixture(scope="module")
 def interrupted(module_desk):
     """The folder of a run with checkpoints of steps 2 and 4 that was stopped at step 5 of 8."""
-    stopped = module_desk.type(
-        "train", module_desk.recipe, *RHYTHM, "--num_train_epochs", "2", prelude=STOP, OMP_NUM_THREADS="1"
-    )
+    stopped = module_desk.type("train", module_desk.recipe, *RHYTHM, "--num_train_epochs", "2", prelude=STOP)
     assert stopped.status == 130, stopped.err
     folders = sorted(folder.name for folder in (module_desk.output / "checkpoints").iterdir())
     assert folders == ["checkpoint-2", "checkpoint-4"]
