@@ -82,7 +82,8 @@ def certified_exit(
     delta: float = 0.05,
     positive: int = 1,
     candidates: np.ndarray | None = None,
-    views: Sequence[float] = (1.0, 9.0),
+    cost: Sequence[float] = (1.0, 9.0),
+    cost_in: str = "views",
     fitted_on: str = "val_calib/control",
 ) -> EarlyExit:
     """The band in which the most photos leave early while the share of harmful exits is proven to stay below alpha.
@@ -98,7 +99,7 @@ def certified_exit(
         positive: class id that the band is about, of two classes.
         candidates: `candidate_bands` of other rows; needed where another promise about the cascade will rest on these
             rows. None: any band.
-        views: cost of the first stage, and what the second adds.
+        cost: of the first stage, and what the second adds; `cost_in`, the unit.
         fitted_on: which rows these are.
 
     Returns:
@@ -130,7 +131,8 @@ def certified_exit(
         low=1 - high if high is not None and early.shape[1] == 2 else None,
         high=high,
         positive=positive,
-        views=views,
+        cost=cost,
+        cost_in=cost_in,
         asked="risk",
         alpha=float(alpha),
         delta=float(delta),
@@ -151,14 +153,15 @@ def given_exit(
     band: tuple[float, float],
     *,
     positive: int = 1,
-    views: Sequence[float] = (1.0, 9.0),
+    cost: Sequence[float] = (1.0, 9.0),
+    cost_in: str = "views",
     fitted_on: str = "val_calib/control",
 ) -> EarlyExit:
     """A band that somebody chose, measured on these rows and marked as promising nothing.
 
     Args:
         band: `low` and `high` on the calibrated probability of the positive class.
-        early, full, labels, groups, positive, views, fitted_on: as `certified_exit` takes them.
+        early, full, labels, groups, positive, cost, cost_in, fitted_on: as `certified_exit` takes them.
 
     Raises:
         UserError: more than two classes, no rows, arrays that do not fit.
@@ -175,7 +178,8 @@ def given_exit(
         low=float(band[0]),
         high=float(band[1]),
         positive=positive,
-        views=views,
+        cost=cost,
+        cost_in=cost_in,
         asked="band",
         alpha=None,
         delta=None,
@@ -187,11 +191,42 @@ def given_exit(
     )
 
 
-def _measured(early, harmful, of: Groups, *, low, high, positive, views, **about) -> EarlyExit:
+def mean_cost(leaves: np.ndarray, cost: Sequence[float]) -> float:
+    """What a photo costs on average.
+
+    Args:
+        leaves: `(n,)` bool, which photos leave early.
+        cost: of the first stage, and what the second adds.
+    """
+    return float(cost[0] + cost[1] * np.mean(~leaves))
+
+
+def exit_line(document: EarlyExit, name: str = "the positive class") -> str:
+    """The promise, or why there is none, and what an answer costs, one line; `name` of the positive class."""
+    if document.high is None:
+        return f"early exits: no promise and no exit: {document.reason}"
+    alpha, rows = document.alpha, f"{document.n} photos of {document.fitted_on} in {document.groups} groups"
+    promise = (
+        f"with {1 - document.delta:.0%} confidence at most {alpha:.2%} of all photos leave with a wrong answer where "
+        "the second stage is right"
+        if document.certified
+        else f"no promise: {document.reason}"
+    )
+    band = (
+        f"the largest probability is at least {document.high:.4f}"
+        if document.low is None
+        else f"p of {name} is up to {document.low:.4f} or from {document.high:.4f}"
+    )
+    return (
+        f"early exits: {promise}; photos leave where {band}: {document.early:.1%} of {rows}, lost "
+        f"{document.loss:.2%}, {document.mean_cost:.2f} {document.cost_in} a photo"
+    )
+
+
+def _measured(early, harmful, of: Groups, *, low, high, positive, cost, **about) -> EarlyExit:
     """The document of a band with what it gives on these rows."""
     leaves = leaves_early(early, low, high, positive)
     lost = harmful & leaves
-    first, more = map(float, views)
     return EarlyExit(
         low=low,
         high=high,
@@ -202,8 +237,8 @@ def _measured(early, harmful, of: Groups, *, low, high, positive, views, **about
         early=float(leaves.mean()),
         loss=float(lost.mean()),
         loss_of_early=float(lost.sum() / leaves.sum()) if leaves.any() else None,
-        views=[first, more],
-        mean_views=first + more * float((~leaves).mean()),
+        cost=[float(one) for one in cost],
+        mean_cost=mean_cost(leaves, cost),
         **about,
     )
 

@@ -31,8 +31,8 @@ class EarlyExit(Part):
         loss: share of all photos that leave early with a wrong answer where the second stage is right; measured on
             the rows of the choice, no proof.
         loss_of_early: the same as a share of the photos that leave early; None where none does.
-        views: cost of the first stage, and what the second adds to it.
-        mean_views: cost of a photo on average.
+        cost: of the first stage, and what the second adds to it, in the unit `cost_in`.
+        mean_cost: of a photo.
     """
 
     asked: Literal["risk", "band"]
@@ -52,8 +52,9 @@ class EarlyExit(Part):
     early: Share
     loss: Share
     loss_of_early: Share | None
-    views: Annotated[list[Amount], Field(min_length=2, max_length=2)]
-    mean_views: Amount
+    cost: Annotated[list[Amount], Field(min_length=2, max_length=2)]
+    cost_in: str
+    mean_cost: Amount
 
 
 class StageCalibration(Part):
@@ -71,7 +72,7 @@ class StageCalibration(Part):
     isotonic: list[list[list[float]]] | None
 
 
-class CascadePart(Part):
+class Cascade(Part):
     """A fitted cascade: the exit, and the calibration of the first and of the second stage.
 
     Attributes:

@@ -42,7 +42,7 @@ def test_of_independent_photos_so_many_may_be_lost_as_the_binomial_test_lets_pas
     assert (found.high, found.low) == (pytest.approx(0.9), pytest.approx(0.1))
     assert found.high > 0.9  # the second of them stays in, and with it all below
     assert (found.loss, found.early, found.loss_of_early) == (0.01, 0.97, 1 / 97)
-    assert found.mean_views == pytest.approx(1 + 9 * 0.03)
+    assert found.mean_cost == pytest.approx(1 + 9 * 0.03)
     assert found.certified
     assert found.candidates is None
     stricter = certified_exit(early, full, labels, None, alpha=0.05, delta=0.01)
@@ -55,7 +55,7 @@ def test_an_exit_harms_only_where_the_second_stage_is_right():
     full[:4] = early[:4]
     assert not harmful_exits(early, full, labels).any()
     found = certified_exit(early, full, labels, None, alpha=0.05, delta=0.1)
-    assert (found.high, found.early, found.mean_views) == (0.5, 1.0, 1.0)  # the second stage brings nothing
+    assert (found.high, found.early, found.mean_cost) == (0.5, 1.0, 1.0)  # the second stage brings nothing
 
 
 @pytest.mark.parametrize("classes", [2, 4])
@@ -84,7 +84,7 @@ def test_a_candidate_is_the_next_stricter_band():
     found = certified_exit(early, full, labels, None, alpha=0.05, delta=0.1, candidates=np.array([0.6, 0.95, NEVER]))
     assert (found.high, found.candidates) == (0.95, 3)
     none = certified_exit(early, full, labels, None, alpha=0.05, delta=0.1, candidates=np.array([0.6, NEVER]))
-    assert (none.early, none.mean_views) == (0.0, 10.0)
+    assert (none.early, none.mean_cost) == (0.0, 10.0)
     assert none.certified
 
 
@@ -102,7 +102,7 @@ def test_out_of_reach_says_what_could_be_promised(groups):
     found = certified_exit(early, early, labels, groups, alpha=0.001, delta=0.1)
     assert not found.certified
     assert found.high is found.low is None
-    assert (found.early, found.mean_views, found.candidates) == (0.0, 10.0, 1)
+    assert (found.early, found.mean_cost, found.candidates) == (0.0, 10.0, 1)
     smallest = smallest_certifiable(Groups.of(groups, 300), 0.1)
     assert found.smallest_alpha == smallest
     assert f"set views_exit_alpha to {np.ceil(smallest * 1e4) / 1e4:g} or more" in found.reason
@@ -112,12 +112,12 @@ def test_out_of_reach_says_what_could_be_promised(groups):
 
 def test_a_given_band_is_measured_and_promises_nothing():
     early, full, labels = hundred()
-    found = given_exit(early, full, labels, None, (0.12, 0.88), views=(12.0, 344.0))
+    found = given_exit(early, full, labels, None, (0.12, 0.88), cost=(12.0, 344.0), cost_in="GFLOP")
     assert not found.certified
     assert "given" in found.reason
     assert (found.low, found.high, found.alpha, found.delta) == (0.12, 0.88, None, None)
     assert (found.loss, found.early) == (0.02, 0.98)
-    assert found.mean_views == pytest.approx(12 + 344 * 0.02)
+    assert found.mean_cost == pytest.approx(12 + 344 * 0.02)
     assert EarlyExit.check(found.plain(), "") == found
     three = np.full((4, 3), 1 / 3)
     with pytest.raises(UserError, match="two classes, these are 3: use views_exit: risk"):
