@@ -34,6 +34,7 @@ def control_risk(
     delta: float = 0.1,
     prevalence: float | None = None,
     threshold: float = 0.5,
+    chosen_among: int = 1,
     fitted_on: str = "val_calib/control",
 ) -> Guarantee:
     """Find the widest band of answers for which a rate is proven.
@@ -51,6 +52,8 @@ def control_risk(
         prevalence: share of positives where the model will work, for `precision`.
         threshold: where p is cut without a guarantee. A side that nothing is promised of keeps it, and no promise
             moves a side across it: a guarantee takes answers away and adds none.
+        chosen_among: how many sets of scores these same rows chose from; each has its share of delta, so that the
+            promise holds for the one that was chosen (Bonferroni).
         fitted_on: which rows these are.
 
     Returns:
@@ -68,7 +71,8 @@ def control_risk(
     members = {"negative": ~is_positive, "positive": is_positive}
     of = {name: Groups.of(groups[rows], int(rows.sum())) for name, rows in members.items()}
     negative, positive = scores[members["negative"]], scores[members["positive"]]
-    smallest = smallest_alpha(of["negative"], of["positive"], risk=risk, delta=delta, prevalence=prevalence)
+    tested = delta / chosen_among
+    smallest = smallest_alpha(of["negative"], of["positive"], risk=risk, delta=tested, prevalence=prevalence)
 
     def high_for(rate: float, share: float) -> float | None:
         return safe_threshold(negative, of["negative"], rate, share)
@@ -83,7 +87,7 @@ def control_risk(
     if alpha < smallest:
         reason = _unreachable(risk, alpha, delta, smallest, of)
     elif risk == "precision":
-        bound = _precise(high_for, low_for, high, alpha, delta, prevalence)
+        bound = _precise(high_for, low_for, high, alpha, tested, prevalence)
         if bound is None:
             reason = (
                 f"a precision of {1 - alpha:.4g} at a prevalence of {prevalence:.4g} is within what {len(scores)} "
@@ -93,7 +97,7 @@ def control_risk(
         else:
             high = bound
     else:
-        share = delta / 2 if risk == "error" else delta
+        share = tested / 2 if risk == "error" else tested
         if risk in ("fpr", "error"):
             high = max(high, high_for(alpha, share))
         if risk in ("fnr", "error"):

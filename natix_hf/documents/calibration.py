@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from natix_hf.documents.cascade import Cascade
 from natix_hf.documents.document import Document, Part
 from natix_hf.documents.figures import Amount, Count, PerClass, Positive, Share, Some
 from natix_hf.documents.guarantee import Guarantee
@@ -166,6 +167,8 @@ class CalibrationFile(Document):
         compared: what clean rows would have given beside the rows of the challenge profile.
         options: the decision options that this was fitted with.
         notes: what could not be done, and why.
+        cascade: of two stages: which photos keep the first one's answer, and the calibration of each; all else here is
+            about the answers of both together.
         honest_run: of a refit: the run that this was fitted in, before the model was trained on all rows.
     """
 
@@ -203,3 +206,4 @@ class CalibrationFile(Document):
     compared: dict[str, Compared] | None
     options: dict[str, Any]
     honest_run: str | None = None
+    cascade: Cascade | None = None

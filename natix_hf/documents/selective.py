@@ -54,8 +54,51 @@ class Band(Part):
     wrong_among_answered: Rate
 
 
+class CostCurve(Part):
+    """What a cascade costs and how often it is wrong, from "no photo leaves early" to "all leave".
+
+    Attributes:
+        high: bound on the first stage's probability; above 1: no photo leaves.
+        early: share of photos that leave early.
+        cost: of a photo on average.
+        error: share of wrong answers of the cascade.
+        loss: share of all photos that leave with a wrong answer where the second stage is right.
+    """
+
+    high: list[Amount]
+    early: list[Share]
+    cost: list[Amount]
+    error: list[Share]
+    loss: list[Share]
+
+
+class CascadeFigures(Part):
+    """What a cascade gives on rows that its band was not chosen on.
+
+    Attributes:
+        loss_of_early: `loss` among the photos that leave early.
+        error: share of wrong answers of the cascade; `error_of_first`, `error_of_second`: of each stage alone.
+        cost: of the first stage, and what the second adds.
+    """
+
+    low: float | None
+    high: float | None
+    alpha: Level | None
+    certified: bool
+    early: Rate
+    loss: Rate
+    loss_of_early: Rate
+    error: Rate
+    error_of_first: Rate
+    error_of_second: Rate
+    cost: list[Amount]
+    cost_in: str
+    mean_cost: AmountInterval
+    curve: CostCurve
+
+
 class Selective(Document):
-    """Risk against coverage on a split, and the guarantee's band there."""
+    """Risk against coverage on a split, the guarantee's band there, and of a cascade what it costs and loses."""
 
     file_name: ClassVar[str] = "selective.json"
     mend: ClassVar[str] = "python -m natix_hf.evaluate {folder} writes it"
@@ -70,3 +113,4 @@ class Selective(Document):
     augrc: AmountInterval
     guarantee: Guarantee | None
     band: Band | None
+    cascade: CascadeFigures | None = None

@@ -124,6 +124,15 @@ def test_one_class_alone_bounds_its_own_rate_and_no_other():
     assert "0 positive control photos in 0 groups can certify no risk_alpha" in document.reason
 
 
+@pytest.mark.parametrize("risk", ["fpr", "error"])
+def test_rows_that_chose_the_scores_too_share_delta_among_what_they_chose_from(risk):
+    scores, is_positive, groups = WORLD.draw(600)
+    plain = control_risk(scores, is_positive, groups, risk=risk, alpha=0.05, delta=0.1 / 8)
+    shared = control_risk(scores, is_positive, groups, risk=risk, alpha=0.05, delta=0.1, chosen_among=8)
+    assert (shared.low, shared.high, shared.smallest_alpha) == (plain.low, plain.high, plain.smallest_alpha)
+    assert shared.delta == 0.1  # what may fail is told, not what each of them was tested with
+
+
 def test_lines_name_classes_numbers_and_confidence():
     scores, is_positive, groups = WORLD.draw(400)
     document = control_risk(scores, is_positive, groups, risk="fpr", alpha=0.05)
