@@ -28,7 +28,9 @@ class ModelOptions:
         "cls", "what the head reads: the CLS token, the mean of the patch tokens, or both"
     )
     feature_layers: int = option(1, "concatenate the pooled features of this many last layers")
-    head: Literal["linear", "mlp"] = option("linear", "the classification head")
+    head: Literal["linear", "mlp", "residual"] = option(
+        "linear", "the classification head: linear, mlp (a hidden layer first) or residual (x + mlp(x), starts linear)"
+    )
     head_dropout: float = option(0.0, "dropout before the head")
     reuse_head: bool = option(
         False, "start from a run whose classes have other names: its head goes on, its first class as the first, ..."
