@@ -44,6 +44,7 @@ def test_there_is_a_recipe_of_each_method_that_training_offers():
         *("augment: auto", "augment: rand"),
         *("augment: trivial", "augment: augmix", "challenge@2025", "challenge@2026-04", "challenge@2026-05"),
         *("mixup_alpha", "cutmix_alpha", "mix_switch_prob", "use_rslora", "use_dora", "lora_init: pissa"),
+        *("use_doran", "doran_share: block"),
         *("lora_init: olora", "lora_last_blocks", "lora_train_norms", "unfreeze_last_blocks", "sampling: balanced"),
         *("curriculum: loss", "curriculum: margin"),
     ):
@@ -54,7 +55,7 @@ def test_there_is_a_recipe_of_each_method_that_training_offers():
 TRAINED = (
     *("sophia", "muon", "ademamix", "schedule-free", "lion", "asam", "dora", "pissa", "lora-plus", "train-norms"),
     *("mixup-cutmix", "augmix", "supcon", "koleo", "lcron", "gatekeeper", "asymmetric", "balanced"),
-    *("challenge-2026-04", "unfreeze-last-block"),
+    *("challenge-2026-04", "unfreeze-last-block", "doran"),
 )
 
 

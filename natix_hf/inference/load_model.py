@@ -56,7 +56,7 @@ def sketch_model(
         model = NatixDinov3ForImageClassification(NatixDinov3Config(backbone_config=backbone, head=head))
     # What a start takes out of the weights cannot be taken out of none; the adapters have the same names and shapes.
     lora = {**(lora or {})}
-    if lora.get("lora_init") in ("pissa", "olora"):
+    if lora.get("lora_init") in ("pissa", "olora") and not lora.get("use_doran"):  # which refuses them
         lora["lora_init"] = "default"
     with torch.random.fork_rng(devices=[]):
         return _made_trainable(model, method, lora)
@@ -66,7 +66,7 @@ def _made_trainable(model: NatixDinov3ForImageClassification, method: str, lora:
     """Freeze and wrap what the method asks for."""
     if method == "lora":
         return add_lora(model, **lora)
-    for option in ("unfreeze_last_blocks", "lora_train_norms"):
+    for option in ("unfreeze_last_blocks", "lora_train_norms", "use_doran"):
         if lora.get(option):
             raise UserError(
                 f"{option} goes with adapters, and method {method} has none: use --method lora, or leave it out with "

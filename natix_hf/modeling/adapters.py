@@ -17,6 +17,7 @@ from torch import nn
 from natix_hf.errors import UserError, one_line
 from natix_hf.files import read_json, write_json
 from natix_hf.modeling.adapter_natix_dinov3 import adapter_fingerprint, fingerprint
+from natix_hf.modeling.doran import TRAINED, check_doran, is_doran, register_doran, share_first_matrices
 from natix_hf.modeling.modeling_natix_dinov3 import NatixDinov3ForImageClassification
 
 BLOCKS = "backbone.model.layer"
@@ -53,6 +54,8 @@ def add_lora(
     lora_last_blocks: int | None = None,
     use_rslora: bool = False,
     use_dora: bool = False,
+    use_doran: bool = False,
+    doran_share: str = "none",
     lora_init: str = "default",
     lora_train_norms: bool = False,
     unfreeze_last_blocks: int = 0,
@@ -67,6 +70,7 @@ def add_lora(
         lora_modules_to_save: more modules to train and save whole, beside the head.
         lora_last_blocks: only the last so many blocks; None for all.
         use_rslora, use_dora: rank-stabilised scale (Kalajdzievski, 2023), weight decomposition (Liu et al., 2024).
+        use_doran, doran_share: see `modeling.doran`; `block` lets q_proj and v_proj of a block share first matrices.
         lora_init: `default` (Hu et al.), `gaussian`, `orthogonal`, `olora` (Büyükakyüz, 2024), `pissa` (Meng et al.,
             2024). All start as the model without adapters.
         lora_train_norms: train the norms of the adapted blocks and the backbone's last norm too.
@@ -88,6 +92,7 @@ def add_lora(
     if lora_init not in INITS:
         reasons = [f", {why}" for name, why in NOT_INITS.items() if str(lora_init).startswith(name)]
         raise UserError(f"lora_init: {lora_init} given, {', '.join(INITS)} expected{''.join(reasons)}")
+    check_doran(use_doran=use_doran, doran_share=doran_share, use_dora=use_dora, lora_init=lora_init)
     base = None if model.device.type == "meta" else fingerprint(model.backbone.state_dict())
     adapted = range(layers - last_blocks, layers - unfreeze_last_blocks)
     targets = _targets(model, lora_target_modules, adapted)
@@ -106,12 +111,16 @@ def add_lora(
             target_modules=targets,
             modules_to_save=whole,
             use_rslora=use_rslora,
-            use_dora=use_dora,
+            use_dora=use_dora or use_doran,  # as which DoRAN is saved
             init_lora_weights=True if lora_init == "default" else lora_init,
         )
+        if use_doran:
+            register_doran(config)
         peft_model = get_peft_model(model, config)
     except (ValueError, TypeError) as error:
         raise UserError(f"LoRA options: {one_line(error)}") from None
+    if doran_share == "block":
+        share_first_matrices(peft_model)
     _freeze_mask_token(peft_model)
     peft_model.base_fingerprint = base
     # What pissa and olora took out of the frozen weights; `save_adapter` puts it back.
@@ -170,6 +179,7 @@ def save_adapter(peft_model: PeftModel, folder: str | Path) -> None:
     PiSSA and OLoRA train `W - s B0 A0 + s B A`. Loading such an adapter means to decompose `W` once more, which other
     machines do with other rounding, and `transformers` and peft's quick loading leave out: wrong logits, no warning.
     What is written here is `W + s (B A - B0 A0)`, an ordinary adapter of twice the rank (as peft's conversion does).
+    DoRAN is written as the DoRA that it amounts to.
 
     Args:
         peft_model: from `add_lora`.
@@ -177,10 +187,12 @@ def save_adapter(peft_model: PeftModel, folder: str | Path) -> None:
     """
     folder = Path(folder)
     peft_model.save_pretrained(folder)
-    if not peft_model.taken:
+    if not (peft_model.taken or is_doran(peft_model)):
         return
     weights = _published(load_file(folder / "adapter_model.safetensors"), peft_model.taken)
     save_file(weights, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    if not peft_model.taken:
+        return
     config = read_json(folder / "adapter_config.json")
     # The scale stays: alpha / r, or alpha / sqrt(r) where it is rank-stabilised.
     scale = 2**0.5 if config["use_rslora"] else 2
@@ -190,7 +202,7 @@ def save_adapter(peft_model: PeftModel, folder: str | Path) -> None:
 
 def _published(weights: dict[str, torch.Tensor], taken: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The tensors of an adapter for the checkpoint as it is published; see `save_adapter`."""
-    weights = dict(weights)
+    weights = {name: tensor for name, tensor in weights.items() if TRAINED not in name}
     for name, before in taken.items():
         now, before = weights[name], before.to(weights[name])
         weights[name] = torch.cat([now, before], dim=0) if ".lora_A." in name else torch.cat([now, -before], dim=1)

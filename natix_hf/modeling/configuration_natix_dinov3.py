@@ -10,7 +10,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 POOLINGS = ("cls", "mean", "cls_mean")
-HEADS = ("linear", "mlp")
+HEADS = ("linear", "mlp", "residual")
 
 
 class NatixDinov3Config(PreTrainedConfig):
@@ -25,8 +25,8 @@ class NatixDinov3Config(PreTrainedConfig):
 
     > Parameters that describe the head
 
-        head: `linear` or `mlp` (one hidden layer, GELU).
-        head_hidden_size: width of the hidden layer of `mlp`; the feature dimension where it is None.
+        head: `linear`, `mlp` (one hidden layer, GELU) or `residual` (such a layer beside the features, then linear).
+        head_hidden_size: width of the hidden layer of `mlp` or `residual`; the feature dimension where it is None.
         head_dropout: dropout on the features, in [0, 1).
         temperature: one value per class that the logits are divided by; None is 1 for every class.
         logit_bias: one value per class that is added last; None is 0 for every class.

@@ -28,7 +28,9 @@ class ModelOptions:
         "cls", "what the head reads: the CLS token, the mean of the patch tokens, or both"
     )
     feature_layers: int = option(1, "concatenate the pooled features of this many last layers")
-    head: Literal["linear", "mlp"] = option("linear", "the classification head")
+    head: Literal["linear", "mlp", "residual"] = option(
+        "linear", "the classification head: linear, mlp (a hidden layer first) or residual (x + mlp(x), starts linear)"
+    )
     head_dropout: float = option(0.0, "dropout before the head")
     reuse_head: bool = option(
         False, "start from a run whose classes have other names: its head goes on, its first class as the first, ..."
@@ -49,6 +51,10 @@ class LoraOptions:
     lora_last_blocks: int | None = option(None, "adapt only this many last blocks")
     use_rslora: bool = option(False, "rank-stabilised scale, alpha / sqrt(r)")
     use_dora: bool = option(False, "weight-decomposed adapters (DoRA)")
+    use_doran: bool = option(False, "DoRA with a learnt floor under its norm (DoRAN, our reading); saved as DoRA")
+    doran_share: Literal["none", "block"] = option(
+        "none", "which matrices of DoRAN are shared: none, or block: the first ones of q_proj and v_proj of a block"
+    )
     lora_init: str = option("default", "how adapters start: default, gaussian, orthogonal, olora or pissa")
     lora_train_norms: bool = option(False, "train the norms of the adapted blocks, and the last one, beside adapters")
     unfreeze_last_blocks: int = option(

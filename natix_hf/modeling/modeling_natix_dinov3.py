@@ -47,6 +47,23 @@ def isotonic_logits(logits: Tensor, knots: Sequence[Sequence[Sequence[float]]]) 
     return (mapped / mapped.sum(dim=-1, keepdim=True)).log().to(logits.dtype)
 
 
+class ResidualMlp(nn.Module):
+    """`x + MLP(x)` with one hidden layer, whose last matrix begins as zeros: at the start it changes nothing.
+
+    Houlsby et al. (2019) begin their adapters so, within a network. As a head on features it is our own reading of a
+    residual adapter; no paper's code stands behind it.
+    """
+
+    def __init__(self, size: int, hidden_size: int):
+        super().__init__()
+        self.up = nn.Linear(size, hidden_size)
+        self.down = nn.Linear(hidden_size, size)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """`(batch, size)` to the same."""
+        return features + self.down(nn.functional.gelu(self.up(features)))
+
+
 class NatixDinov3Head(nn.Module):
     """Dropout, a linear layer or a small MLP, then the calibration: `logits = linear(x) / temperature + logit_bias`.
 
@@ -57,24 +74,26 @@ class NatixDinov3Head(nn.Module):
     def __init__(self, config: NatixDinov3Config):
         super().__init__()
         self.dropout = nn.Dropout(config.head_dropout)
+        size, hidden_size = config.feature_size, config.head_hidden_size or config.feature_size
+        self.hidden: nn.Module = nn.Identity()
         if config.head == "mlp":
-            hidden_size = config.head_hidden_size or config.feature_size
-            self.hidden = nn.Sequential(nn.Linear(config.feature_size, hidden_size), nn.GELU())
-        else:
-            hidden_size = config.feature_size
-            self.hidden = nn.Identity()
-        self.linear = nn.Linear(hidden_size, config.num_labels)
+            self.hidden = nn.Sequential(nn.Linear(size, hidden_size), nn.GELU())
+        elif config.head == "residual":
+            self.hidden = ResidualMlp(size, hidden_size)
+        self.linear = nn.Linear(hidden_size if config.head == "mlp" else size, config.num_labels)
         self.register_buffer("temperature", torch.ones(config.num_labels))  # (classes,)
         self.register_buffer("logit_bias", torch.zeros(config.num_labels))  # (classes,)
         self.isotonic = config.isotonic
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Xavier weights, zero biases (Glorot and Bengio, 2010), no calibration."""
+        """Xavier weights (Glorot and Bengio, 2010), zero biases and last matrix of a residual, no calibration."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 init.xavier_uniform_(module.weight)
                 init.zeros_(module.bias)
+        if isinstance(self.hidden, ResidualMlp):
+            init.zeros_(self.hidden.down.weight)
         init.ones_(self.temperature)
         init.zeros_(self.logit_bias)
 

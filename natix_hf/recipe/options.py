@@ -74,6 +74,7 @@ class Recipe:
             decode_copy=speed.decode_copy,
             fixed_views=speed.fixed_views,
             prefix_cache_gb=speed.prefix_cache_gb,
+            use_doran=self.lora.use_doran,
         )
         if self.training.class_weights and (names := self.data.label_names):
             class_weights(self.training.class_weights, [1] * len(names), names)

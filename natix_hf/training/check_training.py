@@ -31,6 +31,7 @@ def check_training(
     decode_copy: bool = False,
     fixed_views: int = 0,
     prefix_cache_gb: float | None = None,
+    use_doran: bool = False,
 ) -> None:
     """Raise `UserError`, in one line, for the first thing that does not go together; changes nothing.
 
@@ -44,6 +45,6 @@ def check_training(
     check_curriculum(args)
     check_views(method, augment, args, challenge_levels=challenge_levels, **speed)
     check_probe(args, method, head=head)
-    check_sharding(args, method, prefix_cache_gb=prefix_cache_gb)
+    check_sharding(args, method, prefix_cache_gb=prefix_cache_gb, use_doran=use_doran)
     check_warm_start(args, method, head)
     check_optimizer(args, method=method, attn_implementation=attn_implementation)

@@ -31,7 +31,7 @@ def check_probe(args: Any, method: str, *, head: str = "linear") -> None:
 
     Args:
         args: `NatixTrainingArguments`.
-        head: `linear` or `mlp`.
+        head: `linear`, `mlp` or `residual`.
 
     Raises:
         UserError: one line on the first of them.
@@ -45,9 +45,11 @@ def check_probe(args: Any, method: str, *, head: str = "linear") -> None:
         )
     grid(args)  # which refuses values that no head can have
     if head != "linear":
+        # A residual head starts as a linear one, so it can go on from the best of them.
+        further = f", or {off(args, 'probe_heads')} --warm_start probe" if head == "residual" else ""
         raise UserError(
             f"probe_heads: grid trains linear heads, head is {head}: leave it out with {off(args, 'probe_heads')}, or "
-            "use --head linear"
+            f"use --head linear{further}"
         )
     neutral = {"loss": "ce", "logit_adjustment": 0.0, "sampling": "natural", "curriculum": "none"}
     for key, value in neutral.items():

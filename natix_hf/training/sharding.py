@@ -22,12 +22,12 @@ from natix_hf.errors import UserError
 INSTEAD = "use recipes/accelerate/multi_gpu.yaml"
 
 
-def check_sharding(args: Any, method: str, *, prefix_cache_gb: float | None = None) -> None:
+def check_sharding(args: Any, method: str, *, prefix_cache_gb: float | None = None, use_doran: bool = False) -> None:
     """Refuse what a sharded model cannot do, or what nobody has tried with one, before anything is read or loaded.
 
     Args:
         args: `NatixTrainingArguments`; what is in them alone, they check themselves.
-        prefix_cache_gb: as a recipe says it.
+        prefix_cache_gb, use_doran: as a recipe says them.
     """
     if not args.sharded:
         return
@@ -37,6 +37,8 @@ def check_sharding(args: Any, method: str, *, prefix_cache_gb: float | None = No
         raise UserError(
             f"prefix_cache_gb runs the last blocks alone, and a sharded model (FSDP) only runs whole: {INSTEAD}"
         )
+    if use_doran:
+        raise UserError(f"use_doran takes norms of whole weights, and a sharded model (FSDP) has pieces: {INSTEAD}")
 
 
 def check_sharded(args: Any, sharded: bool) -> None:

@@ -29,6 +29,7 @@ from natix_hf.data.splits.contracts import LockedSplits
 from natix_hf.documents.probe import ProbeSearch
 from natix_hf.errors import UserError
 from natix_hf.modeling.adapters import plain_model
+from natix_hf.modeling.doran import is_doran
 from natix_hf.modeling.packed_linear import packed_linears
 from natix_hf.report.classification_metric import NatixClassificationMetric
 from natix_hf.training.accounting import Accounting, PhaseTimes
@@ -131,6 +132,7 @@ class NatixTrainer(Trainer):
                 attn_implementation=model.config._attn_implementation,
                 augment=augment,
                 challenge_levels=challenge_levels,
+                use_doran=is_doran(model),
                 **speed,
             )
         check_probe_layers(args, model.config.backbone_config.num_hidden_layers)
@@ -326,9 +328,9 @@ class NatixTrainer(Trainer):
         return 0
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
-        """Weight matrices only: no norms, biases, class and register tokens, layer scale, magnitudes of DoRA."""
+        """Weight matrices only: no norms, biases, tokens, layer scale, nor magnitudes and floors of adapters."""
         kept = super().get_decay_parameter_names(model)
-        single = ("cls_token", "mask_token", "register_tokens", "lambda1")
+        single = ("cls_token", "mask_token", "register_tokens", "lambda1", ".magnitude", ".log_tau")
         return [n for n in kept if not n.endswith(single) and ".lora_magnitude_vector." not in n]
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:

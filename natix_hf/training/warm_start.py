@@ -28,15 +28,15 @@ def check_warm_start(args: Any, method: str, head: str) -> None:
     """Raise `UserError` where there is no head to start from."""
     if args.warm_start == "none":
         return
-    if method == "probe":
+    if method == "probe" and head != "residual":
         raise UserError(
             f"warm_start: probe given, but method is probe itself: leave it out with {off(args, 'warm_start')}, or "
             "use --method lora"
         )
-    if head != "linear":
+    if head == "mlp":
         raise UserError(
             f"warm_start: a probe has a linear head, head is {head}: leave it out with {off(args, 'warm_start')}, or "
-            "use --head linear"
+            "use --head linear (or residual, which starts as one)"
         )
 
 

@@ -87,9 +87,17 @@ def test_an_adapter_on_raw_dinov3_loads_after_importing_the_package(run, tmp_pat
         AutoModelForImageClassification.from_pretrained(base)
 
 
-@pytest.mark.parametrize("lora", [{"use_dora": True}, {"lora_init": "pissa"}, {"unfreeze_last_blocks": 1}])
-def test_every_kind_of_adapter_gives_the_run_s_logits(lora, make_run, s_run, tmp_path):
-    run = make_run(tmp_path / "run", s_run.parent / "base", lora=lora, pooling="cls_mean", head="mlp")
+@pytest.mark.parametrize(
+    ("lora", "head"),
+    [
+        ({"use_dora": True}, "mlp"),
+        ({"use_doran": True, "doran_share": "block"}, "residual"),
+        ({"lora_init": "pissa"}, "mlp"),
+        ({"unfreeze_last_blocks": 1}, "mlp"),
+    ],
+)
+def test_every_kind_of_adapter_gives_the_run_s_logits(lora, head, make_run, s_run, tmp_path):
+    run = make_run(tmp_path / "run", s_run.parent / "base", lora=lora, pooling="cls_mean", head=head)
     export_run(run, "adapter", tmp_path / "adapter", base_output=tmp_path / "base")
     np.testing.assert_allclose(logits(tmp_path / "adapter"), logits(run), atol=2e-6)
 

@@ -34,7 +34,8 @@ print(json.dumps({{"module": type(classify.model).__module__, "scores": scores, 
 def run_and_photo(tiny_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A calibrated model with its processor, and a photo."""
     folder = tmp_path_factory.mktemp("fresh")
-    model = build_model(str(tiny_backbone), ["None", "Roadwork"], pooling="cls_mean", head="mlp")
+    model = build_model(str(tiny_backbone), ["None", "Roadwork"], pooling="cls_mean", head="residual")
+    torch.nn.init.normal_(model.head.hidden.down.weight)
     model.set_calibration(1.5, [0.25, -0.25])
     model.save_pretrained(folder / "run")
     load_processor(str(tiny_backbone), Squash(32)).save_pretrained(folder / "run")

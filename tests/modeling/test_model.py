@@ -92,6 +92,22 @@ def test_linear_head_starts_from_xavier_and_zero_and_only_the_seed_decides(tiny_
     assert not torch.equal(head.linear.weight, build_model(str(tiny_backbone), NAMES, seed=4).head.linear.weight)
 
 
+def test_a_residual_head_starts_as_its_linear_layer_and_learns_the_rest(tiny_backbone, photos):
+    model = build_model(str(tiny_backbone), NAMES, head="residual", head_hidden_size=5)
+    linear, residual = model.head.linear, model.head.hidden
+    assert residual.up.weight.shape == (5, 32)
+    features = model.extract_features(photos).detach()
+    assert torch.equal(model(photos).logits, linear(features))
+    model(features=features, labels=torch.tensor([0, 1, 0])).loss.backward()
+    assert residual.down.weight.grad.any()
+    with torch.no_grad():
+        residual.down.weight.normal_()
+        residual.down.bias.normal_()
+    inner = torch.nn.functional.gelu(features @ residual.up.weight.T + residual.up.bias)
+    expected = features + inner @ residual.down.weight.T + residual.down.bias
+    torch.testing.assert_close(model(photos).logits, linear(expected))
+
+
 def test_calibration_is_applied_last_and_written_to_head_and_config(tiny_backbone, photos):
     model = build_model(str(tiny_backbone), NAMES)
     before = model(photos).logits
@@ -108,8 +124,12 @@ def test_an_impossible_calibration_is_refused(temperature, bias, tiny_backbone):
         model.set_calibration(temperature, bias)
 
 
-def test_logits_are_bit_equal_after_save_and_load(tiny_backbone, photos, tmp_path):
-    model = build_model(str(tiny_backbone), NAMES, pooling="cls_mean", feature_layers=2, head="mlp", head_dropout=0.1)
+@pytest.mark.parametrize("head", ["mlp", "residual"])
+def test_logits_are_bit_equal_after_save_and_load(head, tiny_backbone, photos, tmp_path):
+    model = build_model(str(tiny_backbone), NAMES, pooling="cls_mean", feature_layers=2, head=head, head_dropout=0.1)
+    torch.manual_seed(0)
+    for parameter in model.head.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
     model.set_calibration([1.3, 0.7], [0.25, -0.125])
     model.save_pretrained(tmp_path)
     loaded = AutoModelForImageClassification.from_pretrained(tmp_path)

@@ -92,6 +92,7 @@ def test_what_it_cannot_hold_is_refused_with_the_way_out():
         ({"pooling": "cls_mean"}, "pooling cls_mean concatenates"),
         ({"feature_layers": 2}, "feature_layers 2 concatenates"),
         ({"head": "mlp"}, "head mlp has a hidden layer"),
+        ({"head": "residual"}, "head residual has a hidden layer"),
         ({"isotonic": [[[0, 1], [0, 1]]] * 2}, "isotonic"),
     ):
         model = classifier()

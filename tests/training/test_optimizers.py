@@ -265,13 +265,26 @@ def test_factors_by_name():
     assert lr_factor("backbone.norm.weight", 12, 0.5, 8) == 1
 
 
-def test_magnitudes_of_dora_do_not_decay(job):
+@pytest.mark.parametrize(("kind", "each"), [("use_dora", 1), ("use_doran", 2)])
+def test_magnitudes_of_dora_and_floors_of_doran_do_not_decay(job, kind, each):
     from natix_hf.modeling.adapters import add_lora
 
     trainer = job("full")
-    model = add_lora(trainer.model, use_dora=True)
-    assert any("lora_magnitude_vector" in name for name, _ in model.named_parameters())
-    assert not [name for name in trainer.get_decay_parameter_names(model) if "magnitude" in name]
+    model = add_lora(trainer.model, **{kind: True})
+    adapters = {name for name, p in model.named_parameters() if p.requires_grad and ".lora_" in name}
+    free = {name for name in adapters if "magnitude" in name or "tau" in name}
+    assert len(free) == 12 * each  # linears
+    decayed = trainer.get_decay_parameter_names(model)
+    assert not free & set(decayed)
+    assert adapters - free <= set(decayed)
+
+
+def test_the_matrix_that_ends_b_of_doran_has_the_rate_of_b(job):
+    from natix_hf.modeling.adapters import add_lora
+
+    model = add_lora(job("full").model, use_doran=True)
+    trained = [name for name, p in model.named_parameters() if p.requires_grad]
+    assert {name.rpartition(".")[2] for name in trained if lr_factor(name, 2, 1.0, 8.0) == 8.0} == {"second_b"}
 
 
 # -- what is refused --------------------------------------------------------------------------------------------------

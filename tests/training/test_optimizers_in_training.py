@@ -18,6 +18,8 @@ RECIPES = {
     "pissa under an unfrozen block": {
         "lora": {"lora_init": "pissa", "unfreeze_last_blocks": 1, "lora_train_norms": True, "use_dora": True}
     },
+    "doran": {"lora": {"use_doran": True, "doran_share": "block"}},
+    "doran without an average": {"lora": {"use_doran": True, "lora_dropout": 0.1}, "ema": False},
 }
 
 

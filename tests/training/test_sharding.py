@@ -146,6 +146,8 @@ def test_a_probe_and_a_prefix_cache_are_refused(launched):
         check_sharding(arguments, "probe")
     with pytest.raises(UserError, match="prefix_cache_gb"):
         check_sharding(arguments, "lora", prefix_cache_gb=1.0)
+    with pytest.raises(UserError, match="use_doran"):
+        check_sharding(arguments, "lora", use_doran=True)
 
 
 def test_an_accelerator_that_shards_nothing_though_it_was_asked_to_is_noticed(job, launched):

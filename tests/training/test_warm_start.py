@@ -63,3 +63,17 @@ def test_a_warm_start_needs_a_linear_head_and_something_to_tune(job):
         job("probe", **WARM)
     with pytest.raises(UserError, match="warm_start: a probe has a linear head, head is mlp"):
         job(**WARM, model_options={"head": "mlp"})
+
+
+@pytest.mark.parametrize("method", ["probe", "lora"])
+def test_a_residual_head_goes_on_from_the_best_linear_one(job, method):
+    """On cached features too: a probe with a residual head is more than the probe that it starts from."""
+    trainer = job(method, lora_dropout=0.0, learning_rate=1e-2, model_options={"head": "residual"}, **WARM)
+    select = trainer.splits.rows("selection", step="predictions")
+    kept = trainer.warm.features(trainer.plain_model(), select)
+    expected = kept.table() @ trainer.warm.head.weight.numpy().T + trainer.warm.head.bias.numpy()
+    np.testing.assert_allclose(trainer.logits(select), expected, atol=1e-4)
+    train_run(trainer)
+    assert trainer.plain_model().head.hidden.down.weight.any()
+    assert not np.allclose(trainer.logits(select), expected, atol=1e-3)
+    finish_run(trainer)

@@ -32,7 +32,8 @@ def lr_factor(
         below = blocks - int(block[1])
     elif re.search(r"\bbackbone\.embeddings\.", name):
         below = blocks + 1
-    return layerwise_lr_decay**below * (loraplus_lr_ratio or 1.0 if ".lora_B." in name else 1.0)
+    is_b = ".lora_B." in name or name.endswith(".second_b")  # the latter in the networks of DoRAN
+    return layerwise_lr_decay**below * (loraplus_lr_ratio or 1.0 if is_b else 1.0)
 
 
 def parameter_groups(
