@@ -75,9 +75,8 @@ def photo_folder(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Warm]:
     """A process that has done its imports and runs commands in children of its own, see `warm`."""
-    process = Warm(tmp_path_factory.mktemp("hub"))
-    yield process
-    process.end()
+    with Warm(HF_HOME=str(tmp_path_factory.mktemp("hub"))) as process:
+        yield process
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,8 @@
 
 `python -m natix_hf.VERB` spends most of its seconds on importing torch and transformers. A child of this process runs
 the same module or script as `__main__` with the same words, environment and exit status, without these seconds. What
-libraries read from the environment while they are imported is as it was when this process began, so a command whose
-Hub or `HF_HOME` matters needs a process of its own.
+libraries read from the environment while they are imported is as it was when this process began: where the Hub is, and
+`HF_HOME`.
 
 `Warm` starts the process and talks to it. A request is one line of JSON: `start` (a module, or the path of a script),
 `words`, `environment`, `folder`, `prelude` (Python that the child runs first), `out` and `err` (a file of each for
@@ -38,9 +38,9 @@ def plain_environment(offline: bool = True) -> dict[str, str]:
 
 
 class Warm:
-    """The warm process; `HF_HOME` of whatever it runs is `home`."""
+    """The warm process; `environment` is what libraries read while they are imported: HF_HOME, maybe HF_ENDPOINT."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, **environment: str) -> None:
         self.process = subprocess.Popen(
             [sys.executable, __file__],
             stdin=subprocess.PIPE,
@@ -48,7 +48,11 @@ class Warm:
             text=True,
             cwd=REPOSITORY,
             # datasets reads its variable when it is imported, which here is before a verb could set it.
-            env={**plain_environment(), "HF_HOME": str(home), "DATASETS_VERBOSITY": "critical"},
+            env={
+                **plain_environment("HF_ENDPOINT" not in environment),
+                "DATASETS_VERBOSITY": "critical",
+                **environment,
+            },
         )
         assert self.process.stdout.readline() == "ready\n"
 
@@ -88,7 +92,10 @@ class Warm:
         status = int(self.process.stdout.readline())
         return Result(status, *("".join(Path(one).read_text() for one in kind) for kind in files))
 
-    def end(self) -> None:
+    def __enter__(self) -> Warm:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.process.stdin.close()
         self.process.wait()
 

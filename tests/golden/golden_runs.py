@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,19 +87,24 @@ def write_new_photos(folder: Path) -> Path:
     return folder
 
 
+def environment(home: Path) -> dict[str, str]:
+    """That of a command, with its stores in `home`."""
+    return {
+        **{name: value for name, value in os.environ.items() if not name.startswith("HF_")},
+        "HF_HUB_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1",
+        "NATIX_HF_HOME": str(home / "natix"),
+        "HF_HOME": str(home / "hf"),
+        "PYTHONPATH": str(REPOSITORY),
+    }
+
+
 def type_verb(home: Path, verb: str, *words: object) -> None:
     """`python -m natix_hf.VERB words`, with a store of its own."""
     done = subprocess.run(
         [sys.executable, "-m", f"natix_hf.{verb}", *map(str, words)],
         cwd=REPOSITORY,
-        env={
-            **{name: value for name, value in os.environ.items() if not name.startswith("HF_")},
-            "HF_HUB_OFFLINE": "1",
-            "OMP_NUM_THREADS": "1",
-            "NATIX_HF_HOME": str(home / "natix"),
-            "HF_HOME": str(home / "hf"),
-            "PYTHONPATH": str(REPOSITORY),
-        },
+        env=environment(home),
         capture_output=True,
         text=True,
     )
@@ -106,8 +112,11 @@ def type_verb(home: Path, verb: str, *words: object) -> None:
         raise RuntimeError(f"natix_hf.{verb} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
 
 
-def golden_run(method: str, folder: Path) -> dict[str, Any]:
+def golden_run(method: str, folder: Path, typed: Callable[..., None] = type_verb) -> dict[str, Any]:
     """Train one of `METHODS` in `folder` and predict new photos with it.
+
+    Args:
+        typed: called with the home of a command, its verb and its words.
 
     Returns:
         `losses` (the first 10, or the first 10 heads of a grid with their scores), `val_select`, `val_test`,
@@ -116,8 +125,8 @@ def golden_run(method: str, folder: Path) -> dict[str, Any]:
     photos, new = write_photos(folder / "photos"), write_new_photos(folder / "new")
     run, recipe = folder / "run", folder / "recipe.yaml"
     recipe.write_text(RECIPE.format(photos=photos, run=run) + METHODS[method])
-    type_verb(folder / "home", "train", recipe)
-    type_verb(folder / "home", "predict", run, new, "--output", folder / "predictions.csv")
+    typed(folder / "home", "train", recipe)
+    typed(folder / "home", "predict", run, new, "--output", folder / "predictions.csv")
     record = json.loads((run / "run.json").read_text())
     evaluations = [entry for entry in record["log_history"] if "eval_mcc" in entry]
     if method == "probe_grid":

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +13,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def run(tiny_backbone, make_photos, tmp_path):
+def run(tiny_backbone, make_photos, tmp_path, launched):
     """A function that trains in processes of its own and returns the logged losses."""
     photos = make_photos(tmp_path / "photos", {"None": (112, 118, 115), "Roadwork": (124, 114, 110)}, 40)
 
@@ -27,13 +24,9 @@ def run(tiny_backbone, make_photos, tmp_path):
         if processes > 1:
             plain["ddp_backend"] = "gloo"
         job = {"photos": str(photos), "backbone": str(tiny_backbone), "run": str(folder), "method": "lora"}
-        command = [sys.executable, str(JOB), json.dumps({**job, "dropout": 0.0, "arguments": plain})]
-        if processes > 1:
-            launch = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
-            command[1:1] = [*launch, "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "NATIX_HF_HOME": str(tmp_path / f"home{processes}")}
-        result = subprocess.run(command, capture_output=True, text=True, timeout=400, env=env)
-        assert result.returncode == 0, result.stderr
+        words = json.dumps({**job, "dropout": 0.0, "arguments": plain})
+        result = launched(JOB, words, home=tmp_path / f"home{processes}", processes=processes)
+        assert result.status == 0, result.err
         log = json.loads((folder / "run.json").read_text())["log_history"]
         return [entry["loss"] for entry in log if "loss" in entry]
 

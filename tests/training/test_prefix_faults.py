@@ -2,10 +2,7 @@
 
 import errno
 import json
-import os
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -130,17 +127,18 @@ def test_runs_before_make_room_for_this_one_and_its_own_views_stay(kept, tmp_pat
         kept(views=views(2), plan=PrefixPlan(1, 2, "float32", 0.1 * size), budget_gb=0.1 * size)
 
 
+# Two processes: the second begins when the first is at work. Prints the exit statuses of both.
 WORK = """
-import json, os, signal, sys, time
+import json, os, pathlib, signal, sys, time
 import numpy as np, torch
 from natix_hf import load_model, load_photos
 from natix_hf.inference import features
 from natix_hf.training import prefix
 
-kind, backbone, photos, cache, after = *sys.argv[1:5], int(sys.argv[5])
+kind, backbone, photos, folder, after = *sys.argv[1:5], int(sys.argv[5])
 torch.set_num_threads(1)
 module, name = (features, "token_parts") if kind == "features" else (prefix, "prefix_states")
-real, computed = getattr(module, name), 0
+real, computed, cache = getattr(module, name), 0, pathlib.Path(folder) / "cache"
 
 def slow(model, pixels, number):
     global computed
@@ -150,51 +148,56 @@ def slow(model, pixels, number):
     time.sleep(0.2)
     return real(model, pixels, number)
 
+def work(number):
+    if kind == "features":
+        features.SHARD_ROWS = 4
+        kept = features.frozen_features(model, rows, processor, cache_dir=cache, batch_size=4).table()
+    else:
+        prefix.SHARD_BYTES = 1  # a row in every shard, but no fewer than a batch
+        plan = prefix.PrefixPlan(1, 1, "float32", 1e-4)
+        found = prefix.prefix_rows(model, rows, processor, plan, views=[None], cache_dir=cache, batch_size=4)
+        kept = np.stack([found[i]["prefix_states"].numpy() for i in range(len(rows))])
+    np.save(f"{folder}/{number}.npy", kept)
+    pathlib.Path(folder, f"{number}.json").write_text(json.dumps([computed, len(rows)]))
+
 setattr(module, name, slow)
 method = {"features": "probe", "prefixes": "lora"}[kind]
 lora = {"lora_last_blocks": 1}
 model, processor = load_model(backbone, ["None", "Roadwork"], method=method, image_size=32, lora=lora)
 rows = load_photos(photos).rows("training", step="train")
-print("ready", flush=True)
-sys.stdin.readline()
-if kind == "features":
-    features.SHARD_ROWS = 4
-    kept = features.frozen_features(model, rows, processor, cache_dir=cache, batch_size=4).table()
-else:
-    prefix.SHARD_BYTES = 1  # a row in every shard, but no fewer than a batch
-    plan = prefix.PrefixPlan(1, 1, "float32", 1e-4)
-    found = prefix.prefix_rows(model, rows, processor, plan, views=[None], cache_dir=cache, batch_size=4)
-    kept = np.stack([found[i]["prefix_states"].numpy() for i in range(len(rows))])
-np.save(sys.argv[6], kept)
-print(json.dumps([computed, len(rows)]))
+children = []
+for number in range(2):
+    child = os.fork()
+    if child == 0:
+        work(number)
+        sys.stdout.flush()
+        os._exit(0)
+    children.append(child)
+    while number == 0 and not list((cache / kind).glob("*/*.json")):
+        assert os.waitpid(child, os.WNOHANG) == (0, 0), "the first process ended before its pass"
+        time.sleep(0.01)
+    after = -1
+print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]))
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("killed", [False, True], ids=["both live", "the first is killed"])
 @pytest.mark.parametrize("kind", ["features", "prefixes"])
-def test_two_processes_share_a_cache_and_compute_everything_once(tiny_backbone, photo_folder, tmp_path, kind, killed):
-    def start(number, after):
-        words = [sys.executable, "-c", WORK, kind, str(tiny_backbone), str(photo_folder), str(tmp_path / "cache")]
-        words += [str(after), str(tmp_path / f"{number}.npy")]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-        return subprocess.Popen(words, env={**os.environ, "OMP_NUM_THREADS": "1"}, **pipes)
-
-    processes = [start(0, 8 if killed else -1), start(1, -1)]
-    for process in processes:
-        while (line := process.stdout.readline()) != "ready\n":
-            assert line, "the process ended before its pass"
-    processes[0].stdin.write("\n"), processes[0].stdin.flush()
-    while not list((tmp_path / "cache" / kind).glob("*/*.json")):  # the first is at work
-        assert processes[0].poll() is None
-    processes[1].stdin.write("\n"), processes[1].stdin.flush()
-    said = [process.communicate()[0] for process in processes]
-    second, rows = json.loads(said[1].splitlines()[-1])
+def test_two_processes_share_a_cache_and_compute_everything_once(
+    tiny_backbone, photo_folder, tmp_path, launched, kind, killed
+):
+    script = tmp_path / "work.py"
+    script.write_text(WORK)
+    words = (kind, str(tiny_backbone), str(photo_folder), str(tmp_path), str(8 if killed else -1))
+    result = launched(script, *words, home=tmp_path / "home")
+    assert result.status == 0, result.err
+    assert json.loads(result.out.splitlines()[-1]) == [-signal.SIGKILL if killed else 0, 0]
+    second, rows = json.loads((tmp_path / "1.json").read_text())
     if killed:
-        assert processes[0].returncode == -signal.SIGKILL
         assert second == rows - 8  # two shards were whole
         return
-    first, _ = json.loads(said[0].splitlines()[-1])
+    first, _ = json.loads((tmp_path / "0.json").read_text())
     assert first + second == rows
     np.testing.assert_array_equal(*(np.load(tmp_path / f"{number}.npy") for number in range(2)))
-    assert "another run computes them; waiting for it" in said[1]
+    assert "another run computes them; waiting for it" in result.out

@@ -2,10 +2,7 @@
 
 import functools
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +32,7 @@ def photos(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def start(tiny_backbone, photos, tmp_path_factory):
+def start(tiny_backbone, photos, tmp_path_factory, launched):
     """Run the job in processes of its own; an undisturbed one-process run is made once for each method."""
     folder = tmp_path_factory.mktemp("runs")
     home = tmp_path_factory.mktemp("home")
@@ -49,17 +46,12 @@ def start(tiny_backbone, photos, tmp_path_factory):
             "method": method,
             "arguments": {"num_train_epochs": 2, "per_device_train_batch_size": 8, **steps, **(arguments or {})},
         }
-        command = [sys.executable, str(JOB), json.dumps(job)]
-        if processes > 1:
-            launch = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
-            command[1:1] = [*launch, "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "NATIX_HF_HOME": str(home)}
-        return subprocess.run(command, capture_output=True, text=True, timeout=400, env=env), folder / name
+        return launched(JOB, json.dumps(job), home=home, processes=processes), folder / name
 
     @functools.cache
     def undisturbed(method: str, dropout: float = 0.1) -> Path:
         result, run_folder = run(f"whole-{method}-{dropout}", method, dropout=dropout)
-        assert result.returncode == 0, result.stderr
+        assert result.status == 0, result.err
         return run_folder
 
     run.undisturbed = undisturbed
@@ -81,11 +73,11 @@ def test_a_killed_run_goes_on_and_ends_like_the_undisturbed_one(start, method, w
     """Killed between two checkpoints; with all files of one written but not marked whole; in the middle of a file."""
     name = f"{method}-{way}"
     killed, folder = start(name, method, **{way: 6 if way == "kill_at" else 8})
-    assert killed.returncode == -signal.SIGKILL
+    assert killed.status == -signal.SIGKILL
     assert [p.name for p in checkpoints(folder)] == ["checkpoint-4"]
     assert (folder / "checkpoints" / "checkpoint-8").is_dir() == (way != "kill_at")
     again, _ = start(name, method, arguments={"resume_from_checkpoint": "true"})
-    assert again.returncode == 0, again.stderr
+    assert again.status == 0, again.err
     same_run(start.undisturbed(method), folder)
 
 
@@ -102,7 +94,7 @@ def test_two_processes_have_the_losses_of_one_with_the_same_global_batch(start, 
         dropout=0.0,
         arguments={"per_device_train_batch_size": 4, "ddp_backend": "gloo"},
     )
-    assert two.returncode == 0, two.stderr
+    assert two.status == 0, two.err
     alone = start.undisturbed(method, 0.0)
     assert losses(both) == pytest.approx(losses(alone), abs=1e-4)
     values = [json.loads((run / "metrics.json").read_text())["metrics"]["log_loss"]["value"] for run in (alone, both)]

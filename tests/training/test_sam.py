@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -172,7 +169,7 @@ def test_under_bf16_the_weights_come_back_to_the_bit_and_it_learns(job, losses):
 
 
 @pytest.mark.slow
-def test_two_processes_make_the_steps_of_one(tiny_backbone, make_photos, tmp_path):
+def test_two_processes_make_the_steps_of_one(tiny_backbone, make_photos, tmp_path, launched):
     """Half of each batch in each of them, two micro-batches a step."""
     photos = make_photos(tmp_path / "photos", {"None": (112, 118, 115), "Roadwork": (124, 114, 110)}, 40)
     arguments = {"optim": "sam", "sam_rho": 0.2, "max_steps": 4, "eval_strategy": "no", "save_strategy": "no"}
@@ -183,13 +180,8 @@ def test_two_processes_make_the_steps_of_one(tiny_backbone, make_photos, tmp_pat
         here = {"per_device_train_batch_size": 8 // processes, **({"ddp_backend": "gloo"} if processes > 1 else {})}
         job = {"photos": str(photos), "backbone": str(tiny_backbone), "run": str(run), "method": "lora"}
         job |= {"dropout": 0.0, "arguments": {**arguments, **here}}
-        command = [sys.executable, str(JOB), json.dumps(job)]
-        if processes > 1:
-            launch = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
-            command[1:1] = [*launch, "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "NATIX_HF_HOME": str(tmp_path / "home")}
-        result = subprocess.run(command, capture_output=True, text=True, timeout=400, env=env)
-        assert result.returncode == 0, result.stderr
+        result = launched(JOB, json.dumps(job), home=tmp_path / "home", processes=processes)
+        assert result.status == 0, result.err
         history = json.loads((run / "run.json").read_text())["log_history"]
         logs.append([(entry["loss"], entry["grad_norm"]) for entry in history if "loss" in entry])
     np.testing.assert_allclose(logs[1], logs[0], rtol=2e-3, atol=1e-4)

@@ -6,9 +6,6 @@ So whatever depends on a batch (mixing, comparisons of rows) is the same on both
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -44,7 +41,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def folders(tiny_backbone, make_photos, tmp_path_factory) -> dict[int, Path]:
+def folders(tiny_backbone, make_photos, tmp_path_factory, launched) -> dict[int, Path]:
     """The folder of the jobs of one process, and of two."""
     folder = tmp_path_factory.mktemp("jobs")
     photos = make_photos(folder / "photos", {"None": (112, 118, 115), "Roadwork": (124, 114, 110)}, 40)
@@ -61,13 +58,8 @@ def folders(tiny_backbone, make_photos, tmp_path_factory) -> dict[int, Path]:
         common = {"photos": str(photos), "backbone": str(tiny_backbone), "folder": str(found[processes])}
         file = folder / f"jobs{processes}.json"
         file.write_text(json.dumps({**common, "jobs": jobs}))
-        command = [sys.executable, str(SCRIPT), str(file)]
-        if processes > 1:
-            launch = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}"]
-            command[1:1] = [*launch, "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0"]
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "NATIX_HF_HOME": str(folder / f"home{processes}")}
-        done = subprocess.run(command, capture_output=True, text=True, timeout=500, env=env)
-        assert done.returncode == 0, done.stderr
+        done = launched(SCRIPT, str(file), home=folder / f"home{processes}", processes=processes)
+        assert done.status == 0, done.err
     return found
 
 

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -189,7 +186,7 @@ def test_a_probe_has_no_use_for_copies(job, with_copy):
 
 
 @pytest.mark.slow
-def test_two_processes_make_one_copy_and_have_the_losses_of_one(tiny_backbone, make_photos, tmp_path):
+def test_two_processes_make_one_copy_and_have_the_losses_of_one(tiny_backbone, make_photos, tmp_path, launched):
     """48 training rows: whole batches of 8, on one process or two."""
     photos = make_photos(tmp_path / "photos", {"None": (100, 120, 110), "Roadwork": (150, 100, 90)}, 40)
     script = tmp_path / "job.py"
@@ -201,8 +198,6 @@ def test_two_processes_make_one_copy_and_have_the_losses_of_one(tiny_backbone, m
         f"runpy.run_path({str(JOB)!r}, run_name='__main__')\n"
     )
     losses = {}
-    launch = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--rdzv_backend=c10d"]
-    launch += ["--rdzv_endpoint=localhost:0"]
     for processes in (1, 2):
         arguments = {"num_train_epochs": 1, "per_device_train_batch_size": 8 // processes, "eval_strategy": "no"}
         job = {"photos": str(photos), "backbone": str(tiny_backbone), "run": str(tmp_path / f"{processes}")}
@@ -210,13 +205,8 @@ def test_two_processes_make_one_copy_and_have_the_losses_of_one(tiny_backbone, m
         if processes == 2:
             arguments["ddp_backend"] = "gloo"
         home = tmp_path / f"home-{processes}"
-        result = subprocess.run(
-            [sys.executable, *(launch if processes == 2 else ()), str(script), json.dumps(job)],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "NATIX_HF_HOME": str(home)},
-        )
-        assert result.returncode == 0, result.stderr
+        result = launched(script, json.dumps(job), home=home, processes=processes)
+        assert result.status == 0, result.err
         assert len([path for path in (home / "copies").rglob("*") if path.is_file()]) == 1
         log = json.loads((tmp_path / f"{processes}" / "run.json").read_text())["log_history"]
         losses[processes] = [entry["loss"] for entry in log if "loss" in entry]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from warm import Warm
 
 pytestmark = pytest.mark.slow
 
@@ -218,6 +218,9 @@ def test_a_checkpoint_whose_weights_are_cut_short(desk, tmp_path, tiny_backbone)
     assert "can't be read" in desk.train("--model_name_or_path", tmp_path / "cut")
 
 
+NO_WAITING = "import time\ntime.sleep = lambda seconds: None"  # between two tries of the Hub's client
+
+
 class GatedHub(BaseHTTPRequestHandler):
     """Refuses everything, as the Hub does to somebody who has not accepted a licence."""
 
@@ -233,22 +236,18 @@ class GatedHub(BaseHTTPRequestHandler):
         """Quiet."""
 
 
-@pytest.fixture
-def gated_hub() -> Iterator[str]:
+def test_a_hub_that_wants_a_licence_accepted_and_then_is_gone(desk):
     server = ThreadingHTTPServer(("127.0.0.1", 0), GatedHub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-
-
-def test_a_gated_checkpoint_says_how_to_get_access(desk, gated_hub):
-    line = desk.train("--model_name_or_path", "facebook/dinov3", fresh=True, HF_ENDPOINT=gated_hub)
-    assert "is gated" in line
-    assert f"accept its licence at {gated_hub}/facebook/dinov3, then run `hf auth login` or set HF_TOKEN" in line
-
-
-@pytest.mark.parametrize("key", ["model_name_or_path", "dataset_name"])
-def test_no_network(desk, key):
-    line = desk.train(f"--{key}", "some/thing", fresh=True, HF_ENDPOINT="http://127.0.0.1:9")
-    assert "reached" in line
-    assert "folder" in line
+    hub = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(desk.folder / "hf")}
+    with Warm(**hub) as desk.warm:
+        line = desk.train("--model_name_or_path", "facebook/dinov3", **hub)
+        assert "is gated" in line
+        place = f"{hub['HF_ENDPOINT']}/facebook/dinov3"
+        assert f"accept its licence at {place}, then run `hf auth login` or set HF_TOKEN" in line
+        server.shutdown()
+        server.server_close()
+        for key in ("model_name_or_path", "dataset_name"):
+            line = desk.train(f"--{key}", "some/thing", prelude=NO_WAITING, **hub)
+            assert "reached" in line
+            assert "folder" in line

@@ -10,11 +10,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hub_state import WRITE
 from PIL import Image, ImageOps
+from warm import Warm
 
 from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.scenes.photos import generate
@@ -149,16 +150,23 @@ def test_split_refuses_a_full_folder_and_check_what_is_no_split(photos, streets,
     assert "no folder of splits" in desk.refusal("data", "push", photos, "me/streets")
 
 
-def test_pushed_splits_pass_check_on_the_hub_and_are_what_a_run_takes(streets, desk, loopback_hub):
-    hub = {"HF_ENDPOINT": loopback_hub.address, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": WRITE, "NO_PROXY": "127.0.0.1"}
-    status, out, err = desk.type("data", "push", streets, "me/streets", fresh=True, **hub)
+@pytest.fixture
+def hub(desk, loopback_hub) -> Iterator[dict[str, str]]:
+    """What commands of the desk have to be given to find the Hub on this machine."""
+    own = loopback_hub.environment(desk.folder / "hf")
+    with Warm(**own) as desk.warm:
+        yield own
+
+
+def test_pushed_splits_pass_check_on_the_hub_and_are_what_a_run_takes(streets, desk, hub):
+    status, out, err = desk.type("data", "push", streets, "me/streets", **hub)
     assert status == 0, err
-    assert out.strip() == f"{loopback_hub.address}/datasets/me/streets"
-    status, out, err = desk.type("data", "check", "me/streets", fresh=True, **hub)
+    assert out.strip() == f"{hub['HF_ENDPOINT']}/datasets/me/streets"
+    status, out, err = desk.type("data", "check", "me/streets", **hub)
     assert status == 0, out + err
     assert "0 groups straddle" in out
     assert "VIOLATION" not in out
     words = ["--dataset_name", "me/streets", "--method", "probe"]
-    result = desk.type("train", desk.recipe, *words, fresh=True, **hub)
+    result = desk.type("train", desk.recipe, *words, **hub)
     assert result.status == 0, result.err
     assert read_certificate(desk.output) == read_certificate(streets)

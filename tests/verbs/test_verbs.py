@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from PIL import Image
+from warm import REPOSITORY, Result, plain_environment
 
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.final_figures import FinalFigures
@@ -25,7 +25,6 @@ from natix_hf.documents.split_certificate import SplitCertificate
 
 pytestmark = pytest.mark.slow
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 COLOURS = {"None": (100, 120, 110), "Roadwork": (128, 112, 102)}
 LEFT_BEHIND = """
 config.json model.safetensors configuration_natix_dinov3.py modeling_natix_dinov3.py preprocessor_config.json README.md
@@ -42,31 +41,33 @@ adapter_natix_dinov3.py steps/report.json
 # A client: prints label and score of every class for each photo, `[[{"label", "score"}, ...], ...]`.
 CLIENT = """
 import json, sys
-with_package, model, *photos = sys.argv[1:]
-if with_package == "yes":
+model, *photos = sys.argv[1:]
+if {with_package}:
     import natix_hf
 else:
     sys.modules["natix_hf"] = None
 from transformers import pipeline
-classify = pipeline("image-classification", model=model, trust_remote_code=with_package == "no")
+classify = pipeline("image-classification", model=model, trust_remote_code=not {with_package})
 print(json.dumps([classify(photo) for photo in photos]))
 """
 
 
-def execute(*words: object, home: Path, **environment: str) -> subprocess.CompletedProcess:
-    """Run Python with these words; its stores and caches lie in `home`."""
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    own = {"NATIX_HF_HOME": str(home / "natix"), "HF_HOME": str(home / "hf"), "PYTHONPATH": str(REPOSITORY)}
-    offline = {} if "HF_ENDPOINT" in environment else {"HF_HUB_OFFLINE": "1"}
+def homes(home: Path) -> dict[str, str]:
+    """An environment whose stores and caches lie in `home`."""
+    return {**plain_environment(), "NATIX_HF_HOME": str(home / "natix"), "HF_HOME": str(home / "hf")}
+
+
+def execute(*words: object, home: Path, **environment: str) -> str:
+    """What Python prints that runs with these words."""
     done = subprocess.run(
         [sys.executable, *map(str, words)],
         cwd=home,
-        env={**plain, **own, **offline, **environment},
+        env={**homes(home), **environment},
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return done
+    return done.stdout
 
 
 def read(path: Path):
@@ -79,8 +80,8 @@ def table(path: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory, tiny_backbone: Path, make_photos) -> SimpleNamespace:
-    """A run with LoRA on photos beside a CSV with cameras, and what training printed."""
+def job(tmp_path_factory, tiny_backbone: Path, make_photos, warm) -> SimpleNamespace:
+    """A run with LoRA on photos beside a CSV with cameras, what training printed, and how to type another command."""
     home = tmp_path_factory.mktemp("user")
     photos = home / "street photos"
     make_photos(home / "made", COLOURS, 60)
@@ -107,8 +108,15 @@ lora_r: 4
 use_cpu: true
 disable_tqdm: true
 """)
-    done = execute("-m", "natix_hf.train", recipe, home=home)
-    return SimpleNamespace(home=home, photos=photos, recipe=recipe, run=home / "runs" / "street", said=done.stdout)
+    said = execute("-m", "natix_hf.train", recipe, home=home)
+
+    def typed(verb: str, *words: object) -> Result:
+        """A command of the same user that ends well, run by a process that has done its imports."""
+        done = warm.run(f"natix_hf.{verb}", words, homes(home), home)
+        assert done.status == 0, done.out + done.err
+        return done
+
+    return SimpleNamespace(home=home, photos=photos, run=home / "runs" / "street", said=said, type=typed)
 
 
 @pytest.fixture
@@ -175,19 +183,24 @@ def test_no_path_of_this_machine_is_left_in_what_is_published(job, tiny_backbone
                 assert str(place).encode() not in content, path
 
 
-@pytest.mark.parametrize("with_package", ["yes", "no"])
-def test_a_client_s_pipeline_gives_the_probabilities_of_the_run(job, tmp_path, with_package):
+@pytest.mark.parametrize("with_package", [True, False])
+def test_a_client_s_pipeline_gives_the_probabilities_of_the_run(job, tmp_path, warm, with_package):
     expected = calibrated(job.run, "val_test")
     photos = [job.photos / name for name in expected]
-    done = execute("-c", CLIENT, with_package, job.run, *photos, home=tmp_path, HF_MODULES_CACHE=str(tmp_path / "m"))
-    for (name, probabilities), answer in zip(expected.items(), json.loads(done.stdout), strict=True):
+    script = tmp_path / "client.py"
+    script.write_text(CLIENT.format(with_package=with_package))
+    if with_package:
+        said = warm.run(script, (job.run, *photos), homes(tmp_path), tmp_path).out
+    else:
+        said = execute(script, job.run, *photos, home=tmp_path, HF_MODULES_CACHE=str(tmp_path / "m"))
+    for (name, probabilities), answer in zip(expected.items(), json.loads(said), strict=True):
         scores = {entry["label"]: entry["score"] for entry in answer}
         assert set(scores) == {"None", "Roadwork"}
         assert np.allclose([scores["None"], scores["Roadwork"]], probabilities, atol=1e-5), name
 
 
 def test_predict_says_the_same_as_the_run(job, tmp_path):
-    execute("-m", "natix_hf.predict", job.run, job.photos, "--output", tmp_path / "out.csv", home=job.home)
+    job.type("predict", job.run, job.photos, "--output", tmp_path / "out.csv")
     rows = {Path(row["file"]).name: row for row in table(tmp_path / "out.csv")}
     assert len(rows) == 120
     for split in ("val_select", "val_calib", "val_test"):
@@ -211,8 +224,8 @@ def test_predict_takes_folder_glob_parquet_and_saved_data_set_and_lists_what_can
     (photos / "empty.png").write_bytes(b"")
     (photos / "notes.txt").write_text("no photo")
 
-    def predict(source, output, *words) -> subprocess.CompletedProcess:
-        return execute("-m", "natix_hf.predict", job.run, source, "--output", tmp_path / output, *words, home=job.home)
+    def predict(source, output, *words) -> Result:
+        return job.type("predict", job.run, source, "--output", tmp_path / output, *words)
 
     done = predict(photos, "folder.csv")
     rows = {row["file"]: row for row in table(tmp_path / "folder.csv")}
@@ -220,9 +233,9 @@ def test_predict_takes_folder_glob_parquet_and_saved_data_set_and_lists_what_can
     for name, row in rows.items():
         assert bool(row["error"]) is (name not in good)
         assert bool(row["label"]) is bool(row["p_None"]) is (name in good)
-    assert "5 photos" in done.stdout
-    assert "2 photos could not be read" in done.stderr
-    assert str(photos / "empty.png") in done.stderr
+    assert "5 photos" in done.out
+    assert "2 photos could not be read" in done.err
+    assert str(photos / "empty.png") in done.err
 
     predict(str(photos / "**" / "*.jpg"), "glob.jsonl", "--batch_size", "1", "--num_workers", "0")
     lines = [json.loads(line) for line in (tmp_path / "glob.jsonl").read_text().splitlines()]
@@ -253,23 +266,23 @@ def test_calibrating_and_evaluating_again_give_the_same_documents(job, copy):
     assert read(copy / "calibration.json") == before["calibration"]
     assert read(copy / "config.json") == read(job.run / "config.json")
     assert (copy / "model.safetensors").read_bytes() == weights
-    done = execute("-m", "natix_hf.evaluate", copy, home=job.home)
+    said = execute("-m", "natix_hf.evaluate", copy, home=job.home)
     assert read(copy / "metrics.json") == before["metrics"]
-    assert "these rows had given nobody's final figures on this machine before" in done.stdout
+    assert "these rows had given nobody's final figures on this machine before" in said
 
     # Another calibration is another model, and the rows have been read for the first one.
-    done = execute("-m", "natix_hf.calibrate", copy, "--target_prior", "0.9", "--fold_threshold", home=job.home)
-    assert "-> 90.0%" in done.stdout
-    assert "too few for a threshold" in done.stdout
+    said = job.type("calibrate", copy, "--target_prior", "0.9", "--fold_threshold").out
+    assert "-> 90.0%" in said
+    assert "too few for a threshold" in said
     again = read(copy / "calibration.json")
     model, _ = load_classifier(str(copy))
     assert model.head.logit_bias.tolist() == pytest.approx(again["prior_bias"])
     assert model.head.logit_bias[1] > model.head.logit_bias[0]
-    done = execute("-m", "natix_hf.evaluate", copy, home=job.home)
-    assert "other models' final figures once before" in done.stdout
+    said = job.type("evaluate", copy).out
+    assert "other models' final figures once before" in said
     assert read(copy / "metrics.json")["times_read_before"] == 1
-    done = execute("-m", "natix_hf.calibrate", copy, "--calibrator", "none", home=job.home)
-    assert "calibration: none asked for" in done.stdout
+    said = job.type("calibrate", copy, "--calibrator", "none").out
+    assert "calibration: none asked for" in said
     assert read(copy / "calibration.json")["options"]["target_prior"] is None  # what is not given is as trained
     assert (copy / "adapter" / "adapter_model.safetensors").stat().st_mode & 0o044
 
@@ -294,11 +307,11 @@ def test_the_adapter_loads_onto_its_base_with_the_same_logits(job, tiny_backbone
 def test_help_waits_for_no_more_than_it_needs(tmp_path):
     code = "import sys; from natix_hf import train\ntry: train.main(['--help'])\nexcept SystemExit: pass"
     code += "\nassert not {'datasets', 'sklearn', 'matplotlib'} & set(sys.modules)"
-    assert "--learning_rate" in execute("-c", code, home=tmp_path).stdout
+    assert "--learning_rate" in execute("-c", code, home=tmp_path)
     for verb in ("calibrate", "evaluate", "predict"):
         code = f"import sys; from natix_hf import {verb} as verb\ntry: verb.main(['--help'])\nexcept SystemExit: pass"
         code += "\nassert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
-        assert f"natix_hf.{verb}" in execute("-c", code, home=tmp_path).stdout
+        assert f"natix_hf.{verb}" in execute("-c", code, home=tmp_path)
 
 
 def test_accelerate_launches_the_job_and_the_resolved_recipe_repeats_the_run(job, tmp_path):
