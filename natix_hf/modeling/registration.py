@@ -19,20 +19,24 @@ NEEDED = ("transformers.modeling_utils", "transformers.models.dinov3_vit.", "nat
 
 def register() -> None:
     """Register with `AutoConfig` and `AutoModelForImageClassification`; the code travels with saved weights."""
-    from transformers import AutoConfig, AutoModelForImageClassification, DINOv3ViTConfig
+    from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, DINOv3ViTConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
     from natix_hf.modeling.adapter_natix_dinov3 import AdapterOnDinov3
     from natix_hf.modeling.configuration_natix_dinov3 import NatixDinov3Config
+    from natix_hf.modeling.image_processing_natix_dinov3 import NatixDinov3ImageProcessor
     from natix_hf.modeling.modeling_natix_dinov3 import NatixDinov3ForImageClassification
 
     AutoConfig.register(NatixDinov3Config.model_type, NatixDinov3Config, exist_ok=True)
     AutoModelForImageClassification.register(NatixDinov3Config, NatixDinov3ForImageClassification, exist_ok=True)
+    processors = {"torchvision": NatixDinov3ImageProcessor}
+    AutoImageProcessor.register(NatixDinov3Config, image_processor_classes=processors, exist_ok=True)
     AdapterOnDinov3.model_class = NatixDinov3ForImageClassification
     if DINOv3ViTConfig.model_type not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
         # exist_ok, or transformers leaves a class of its own alone and says nothing.
         AutoModelForImageClassification.register(DINOv3ViTConfig, AdapterOnDinov3, exist_ok=True)
     NatixDinov3Config.register_for_auto_class()
+    NatixDinov3ImageProcessor.register_for_auto_class()
     NatixDinov3ForImageClassification.register_for_auto_class("AutoModelForImageClassification")
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
@@ -20,7 +21,7 @@ from natix_hf.errors import UserError
 
 @dataclass(frozen=True)
 class Geometry:
-    """One rectangle a photo; its kinds below say which part of the photo it shows.
+    """One rectangle a photo, or several of one size; its kinds below say which part of the photo each shows.
 
     Attributes:
         height, width: of the view in pixels, `image_size` of a recipe; a height alone is a square.
@@ -50,12 +51,25 @@ class Geometry:
         """The geometry of an image processor that was made with `processor_settings`."""
         if processor.do_center_crop:
             return Crop(processor.crop_size["height"])
-        return Squash(processor.size["height"], processor.size["width"])
+        height, width = processor.size["height"], processor.size["width"]
+        if (grid := getattr(processor, "views_grid", None)) is not None:  # transformers' own processors have none
+            return Tiles(height, width, tuple(grid), processor.views_overlap)
+        return Squash(height, width)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
         """`(views, 3, H, W)` of what a photo of any size becomes."""
         return 1, 3, self.height, self.width
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Of a photo's `pixel_values` as the network takes them: `(3, H, W)`, of several views `shape`."""
+        return self.shape if self.shape[0] > 1 else self.shape[1:]
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """Height and width of the photo at which every view has its pixels and no more."""
+        return self.height, self.width
 
     def tokens(self, patch_size: int, beside: int = 0) -> int:
         """How many tokens a photo becomes.
@@ -80,7 +94,7 @@ class Geometry:
         is scored, so it has at least sqrt(3/4 * 0.85) = 0.798 of the short side: from 1.25 times the view upwards
         nothing is enlarged. The default of 1.75 times, rounded up to a multiple of 16, leaves room in which the
         shrinking hides the second JPEG coding of a copy. A rectangle goes by its short side: the promise holds for
-        photos that are at least as long as it is in the same direction.
+        photos that are at least as long as it is in the same direction. Tiles are cut out of a larger canvas.
 
         Args:
             asked: `decode_copy_side` of the recipe; None for the default.
@@ -88,7 +102,7 @@ class Geometry:
         Raises:
             UserError: the side asked for is smaller than the view.
         """
-        side = min(self.height, self.width)
+        side = min(self.canvas)
         default = -(-7 * side // 64) * 16
         if asked is None:
             return default
@@ -107,8 +121,16 @@ class Geometry:
         """
         raise NotImplementedError
 
+    def pixel_values(self, pixels: Tensor) -> Tensor:
+        """All views without chance, of `input_shape`, uint8: what the image processor gives, not yet normalised.
+
+        Args:
+            pixels: `(3, height, width)` uint8, of the photo.
+        """
+        return self.whole_view(pixels)
+
     def box(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """Left, top, width and height of the part of a photo that the view shows, as shares of the photo.
+        """Left, top, width and height of the part of a photo that the (first) view shows, as shares of the photo.
 
         The view shows it evenly: what stands at shares (x, y) of the view stands at (left + x * width, top + y *
         height) of the photo.
@@ -188,17 +210,114 @@ class Crop(Geometry):
         return {"size": {"shortest_edge": self.height}, "do_center_crop": True, "crop_size": square}
 
 
+def tile_boxes(width: int, height: int, grid: Sequence[int], overlap: float) -> list[tuple[int, int, int, int]]:
+    """Left, top, width and height in pixels of the tiles of a photo, row by row; all are of one size and fill it.
+
+    Args:
+        width, height: of the photo.
+        grid: rows and columns.
+        overlap: the share of a tile's side that it has in common with its neighbour.
+    """
+    sides = []
+    for length, count in ((height, grid[0]), (width, grid[1])):
+        side = max(1, int(length / (count - (count - 1) * overlap) + 0.5))
+        starts = [int(number * (length - side) / max(1, count - 1) + 0.5) for number in range(count)]
+        sides.append([(start, side) for start in starts])
+    return [(left, top, wide, high) for top, high in sides[0] for left, wide in sides[1]]
+
+
+@dataclass(frozen=True)
+class Tiles(Squash):
+    """The whole photo, then tiles cut out of it at its full resolution; each is pressed into the view's rectangle.
+
+    The travelling image processor does the same (`modeling/image_processing_natix_dinov3.py`).
+
+    Attributes:
+        grid: rows and columns of tiles.
+        overlap: the share of a tile's side that it has in common with its neighbour.
+    """
+
+    grid: tuple[int, int] = (3, 3)
+    overlap: float = 0.2
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}, whole and {self.grid[0]} x {self.grid[1]} tiles"
+
+    @property
+    def tiles(self) -> int:
+        """How many there are beside the whole photo."""
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return 1 + self.tiles, 3, self.height, self.width
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        lengths = zip((self.height, self.width), self.grid)
+        return tuple(round(side * (count - (count - 1) * self.overlap)) for side, count in lengths)
+
+    def pixel_values(self, pixels: Tensor, tiles: Sequence[int] | None = None) -> Tensor:
+        """See `Geometry.pixel_values`; `tiles` are the numbers of those wanted, by default all of them."""
+        boxes = tile_boxes(*pixels.shape[:-3:-1], self.grid, self.overlap)
+        chosen = boxes if tiles is None else [boxes[number] for number in tiles]
+        size = [self.height, self.width]
+        cut = (
+            functional.resized_crop(pixels, top, left, high, wide, size, antialias=True)
+            for left, top, wide, high in chosen
+        )
+        return torch.stack([self.whole_view(pixels), *cut])
+
+    def boxes(self, width: int, height: int) -> list[tuple[float, float, float, float]]:
+        """What `box` says, for every view."""
+        cut = tile_boxes(width, height, self.grid, self.overlap)
+        shares = [(left / width, top / height, wide / width, high / height) for left, top, wide, high in cut]
+        return [self.box(width, height), *shares]
+
+    def processor_settings(self) -> dict[str, Any]:
+        return super().processor_settings() | {"views_grid": list(self.grid), "views_overlap": self.overlap}
+
+
 GEOMETRIES: dict[str, type[Geometry]] = {kind.kind: kind for kind in (Squash, Crop)}
 
 
-def geometry_of(resize: str, image_size: int | Sequence[int]) -> Geometry:
+def geometry_of(
+    resize: str,
+    image_size: int | Sequence[int],
+    *,
+    views: str = "whole",
+    views_grid: int | Sequence[int] = 3,
+    views_overlap: float = 0.2,
+) -> Geometry:
     """The geometry that a recipe asks for.
 
     Args:
         resize: a key of `GEOMETRIES`.
         image_size: height and width in pixels; one number is a square.
+        views: `whole`, or `tiles` for the photo and its tiles.
+        views_grid: rows and columns of tiles; one number stands for both.
+        views_overlap: the share of a tile's side that it has in common with its neighbour.
 
     Raises:
-        UserError: the kind cannot have that shape.
+        UserError: the kind cannot have that shape, or there can be no such tiles.
     """
-    return GEOMETRIES[resize](*([image_size] if isinstance(image_size, int) else image_size))
+    size = [image_size] if isinstance(image_size, int) else image_size
+    if views == "whole":
+        return GEOMETRIES[resize](*size)
+    given = [views_grid] if isinstance(views_grid, int) else list(views_grid)
+    grid = given * 2 if len(given) == 1 else given
+    if len(grid) != 2 or min(grid) < 1 or max(grid) == 1:
+        raise UserError(
+            f"views_grid: {' '.join(map(str, given))} given, rows and columns of which one is at least 2 expected: "
+            "use --views_grid 3, --views_grid 2 4, or --views whole"
+        )
+    if not 0 <= views_overlap < 1:
+        raise UserError(
+            f"views_overlap: {views_overlap:g} given, a share from 0 to below 1 expected: use --views_overlap 0.2"
+        )
+    if resize != "squash":
+        raise UserError(
+            f"views: tiles are cut out of the whole photo, and resize is {resize}: use --resize squash, or --views "
+            "whole"
+        )
+    return Tiles(*size, grid=tuple(grid), overlap=views_overlap)
