@@ -114,8 +114,9 @@ def job(tiny_backbone: Path, photo_folder: Path, tmp_path: Path):
         lora |= settings.pop("lora", {})
         options = settings.pop("model_options", {})
         speed = settings.pop("speed", {})
+        size = settings.pop("image_size", 32)
         model, processor = load_model(
-            str(tiny_backbone), splits.label_names, method=method, image_size=32, lora=lora, **options
+            str(tiny_backbone), splits.label_names, method=method, image_size=size, lora=lora, **options
         )
         return NatixTrainer(
             model,

@@ -95,6 +95,25 @@ def test_lists_come_as_yaml_lists_or_as_several_words(write):
     assert parse([write()]).training.report_to == []
 
 
+def test_a_photo_s_size_is_a_number_or_height_and_width_and_comes_back_from_recipe_yaml(write, tmp_path):
+    for lines, words, size in (
+        ("image_size: [256, 448]", [], [256, 448]),
+        ("image_size: 224", [], 224),
+        ("image_size: [256, 448]", ["--image_size", "384", "672"], [384, 672]),
+        ("image_size: 224", ["--image_size", "256", "448"], [256, 448]),
+        ("image_size: [256, 448]", ["--image_size", "224"], 224),
+        ("image_size: [224, 224]", [], 224),
+        ("image_size: [256, 448]", ["--image_size", "null"], 224),
+    ):
+        recipe = parse([write(lines), *words])
+        assert recipe.data.image_size == size
+        text = resolved(recipe)
+        assert f"image_size: {size}\n" in text
+        (tmp_path / "again.yaml").write_text(text)
+        again = parse([str(tmp_path / "again.yaml")])
+        assert again.data.image_size == size
+
+
 def test_null_is_the_default(write):
     recipe = parse([write("group_column: null", "lora_r: ~", "label_names:")])
     assert recipe.data.group_column is None

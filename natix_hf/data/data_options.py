@@ -77,8 +77,8 @@ class DataOptions:
     preprocessing_num_workers: int | None = option(None, "processes that inspect the photos; default one per core")
 
     def __post_init__(self) -> None:
-        if len(self.image_size) > 2:
+        if len(self.image_size) > 2 or min(self.image_size) < 1:
             given = " ".join(map(str, self.image_size))
             raise UserError(f"image_size: {given} given, one number (a square) or height and width expected")
-        if len(self.image_size) == 1:
-            (self.image_size,) = self.image_size  # so recipe.yaml says 224, as people write it
+        if len(set(self.image_size)) == 1:
+            self.image_size = self.image_size[0]  # so recipe.yaml says 224, as people write it

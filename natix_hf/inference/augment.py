@@ -31,6 +31,7 @@ from natix_hf.streetvision.profiles import PROFILES, apply_challenge, cached_pho
 
 # What comes after the crop and the mirror image of `basic`; torchvision's own settings, bilinear where they warp.
 POLICIES = {"basic": None, "auto": AutoAugment, "rand": RandAugment, "trivial": TrivialAugmentWide, "augmix": AugMix}
+LEAST_AREA = 0.75  # of a crop, as a share of the largest one; tests/bench/crop_mismatch.py measures it
 CROP_TRIES = 10  # draws of area and shape, of which the first that lies within the photo is taken
 AUGMENTATIONS = ("none", *POLICIES, *PROFILES)
 
@@ -86,7 +87,8 @@ def _crop_and_flip(pixels: Tensor, geometry: Geometry, generator: torch.Generato
     drawn = torch.rand(2 * CROP_TRIES + 3, generator=generator, dtype=torch.float64).tolist()
     across, down, mirrored = drawn[:3]
     for area, shape in zip(drawn[3::2], drawn[4::2]):
-        area, shape = most * (0.75 + 0.25 * area), aspect * 0.85 ** (2 * shape - 1)  # of the shares, not of pixels
+        area = most * (LEAST_AREA + (1 - LEAST_AREA) * area)
+        shape = aspect * 0.85 ** (2 * shape - 1)  # of the shares, not of pixels
         wide, high = math.sqrt(area * shape), math.sqrt(area / shape)
         if wide <= 1 and high <= 1:
             break

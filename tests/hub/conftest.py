@@ -48,7 +48,7 @@ def write_run(
     *,
     method: str = "lora",
     resize: str = "squash",
-    image_size: int = 32,
+    image_size: int | list[int] = 32,
     temperature: Any = (1.5, 0.8),
     logit_bias: Any = (0.3, -0.2),
     lora: dict[str, Any] | None = None,

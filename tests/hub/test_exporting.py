@@ -19,10 +19,10 @@ from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_json
 from natix_hf.hub.export_forms import export_run
 from natix_hf.hub.proof import WITHOUT, prove
-from natix_hf.inference.batches import logits_of
+from natix_hf.inference.batches import client_pixels, logits_of
 from natix_hf.inference.classify import load_classifier
 from natix_hf.inference.geojson import model_fingerprint
-from natix_hf.photos.geometry import Squash
+from natix_hf.photos.geometry import Geometry, Squash
 from natix_hf.scenes.photos import encode, scene
 
 PHOTOS = torch.randn(5, 3, 32, 32, generator=torch.Generator().manual_seed(3))
@@ -159,6 +159,33 @@ def test_onnx_gives_the_run_s_logits_for_any_number_of_photos(s_run, tmp_path):
         1:
     ]
     assert client.class_ == "onnxruntime"
+
+
+@pytest.fixture(scope="module")
+def wide_run(make_base, make_run, tmp_path_factory) -> Path:
+    """A run that was trained on photos of 32 x 64 pixels, on a backbone of 32 x 32."""
+    folder = tmp_path_factory.mktemp("wide")
+    return make_run(folder / "run", make_base(folder / "base"), image_size=[32, 64])
+
+
+@pytest.mark.parametrize("form", ["merged", "adapter", "stock", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_every_form_of_a_wide_run_sees_its_pixels_and_gives_its_logits(form, wide_run, tmp_path):
+    pytest.importorskip({"stock": "timm", "onnx": "onnxruntime"}.get(form, "torch"))
+    options = {"base_output": tmp_path / "base"} if form == "adapter" else {}
+    document = export_run(wide_run, form, tmp_path / form, **options)
+    assert Export.read(tmp_path / form).image_size == document.image_size == [32, 64]
+    photos = [encode(scene(5, index, size)) for index, size in enumerate([(160, 90), (90, 160), (64, 32)])]
+    (expected_model, expected_processor), (model, processor) = (
+        load_classifier(str(folder)) for folder in (wide_run, tmp_path / form)
+    )
+    assert Geometry.of(processor) == Squash(32, 64)
+    pixels = torch.stack([client_pixels(photo, expected_processor) for photo in photos])
+    assert pixels.shape == (3, 3, 32, 64)
+    assert torch.equal(torch.stack([client_pixels(photo, processor) for photo in photos]), pixels)
+    expected = logits_of(expected_model, pixels)
+    np.testing.assert_allclose(logits_of(model, pixels), expected, atol=2e-6)
+    # The same photos squashed into a square are others to the model: width and height are not mixed up.
+    assert np.abs(logits_of(expected_model, pixels.transpose(-1, -2)) - expected).max() > 1e-3
 
 
 def test_nothing_of_this_machine_and_nothing_pickled_leaves_with_an_export(s_run, tmp_path):

@@ -52,6 +52,21 @@ def test_a_client_in_a_fresh_process_answers_like_the_run(exports):
         assert client.decisions == SameDecisions(same=6, of=6)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["merged", "stock"])
+def test_a_pipeline_without_the_package_sees_a_wide_photo_as_the_run_does(form, make_base, make_run, tmp_path):
+    pytest.importorskip("timm")
+    run = make_run(tmp_path / "run", make_base(tmp_path / "base"), image_size=[32, 64])
+    export_run(run, form, tmp_path / form)
+    document = prove(run, tmp_path / form, photos=PHOTOS, clients=(WITHOUT,))
+    assert [client.client for client in document.clients] == [SAME_PROCESS, WITHOUT]
+    for client in document.clients:
+        assert client.pixels == 0.0
+        assert client.logits < 2e-6
+        assert client.probabilities < 1e-6
+        assert client.decisions == SameDecisions(same=6, of=6)
+
+
 def differs(exports: Path, tmp_path: Path, form: str, message: str, change) -> None:
     """Proving a changed copy of an export is refused, and leaves no proof."""
     copy = tmp_path / form

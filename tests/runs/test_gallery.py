@@ -67,6 +67,14 @@ def test_the_page_gets_what_is_there(rows, network, tmp_path):
     assert ("val_test", "photos/1.jpg") not in read_pictures(run)
 
 
+def test_a_map_of_a_wide_view_has_its_patches_and_lies_over_the_whole_photo(rows, tiny_backbone, tmp_path):
+    network = load_model(str(tiny_backbone), ["None", "Roadwork"], method="probe", image_size=[32, 64])
+    document = write_gallery(tmp_path, {"val_test": (rows, np.array([1, 2]))}, *network)
+    for entry in document.photos:  # a landscape and a portrait
+        assert Image.open(tmp_path / entry.attention).size == (4, 2)  # 64 x 32 px in patches of 16
+        assert entry.box == [0, 0, 1, 1]
+
+
 def test_a_gallery_that_points_elsewhere_is_refused(rows, network, tmp_path):
     run = tmp_path / "run"
     write_gallery(run, {"val_test": (rows, np.array([0]))}, *network)

@@ -35,6 +35,14 @@ def test_every_combination_has_every_seed_and_the_words_of_all():
     assert yaml.safe_load(first.text)["overwrite_output_dir"] == "false"
 
 
+def test_a_value_may_be_a_list_whose_words_stand_behind_each_other():
+    runs = grid("--grid", "image_size=224,256 448").runs()
+    assert [run.name for run in runs] == ["image_size=224", "image_size=256_448"]
+    assert runs[1].words[:4] == ["lora.yaml", "--image_size", "256", "448"]
+    with pytest.raises(UserError, match="written as key=value,value expected"):
+        grid("--grid", "image_size=224, ")
+
+
 def test_the_recipe_itself_may_be_trained_with_several_seeds():
     sweep = grid("--seeds", "1", "2", "--output_dir", "runs/mine")
     assert [(run.name, run.cell, run.values) for run in sweep.runs()] == [

@@ -52,6 +52,21 @@ def test_a_cached_run_equals_the_uncached_one_on_the_same_views(job, losses):
     assert passes
 
 
+def test_a_cached_wide_run_equals_the_uncached_one(job, losses):
+    wide = {**SETTINGS, "num_train_epochs": 2, "image_size": [32, 64]}
+    plain = job(name="plain", speed={"fixed_views": 1}, **wide)
+    plain.train()
+    cached = job(name="cached", speed={"fixed_views": 1, "prefix_cache_gb": 1.0}, **wide)
+    cached.train()
+    assert cached.train_dataset[1, 3]["prefix_states"].shape[0] == 5 + 2 * 4  # class token, registers, patches
+    np.testing.assert_allclose(losses(cached), losses(plain), atol=1e-4)
+    ours, theirs = trainable(cached), trainable(plain)
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=0, atol=1e-4, msg=name)
+    rows = cached.splits.rows("selection", step="predictions")
+    np.testing.assert_allclose(cached.logits(rows), plain.logits(rows), atol=1e-4)
+
+
 def test_a_second_run_computes_nothing_below_the_cut(job, monkeypatch):
     speed = {"fixed_views": 1, "prefix_cache_gb": 1.0}
     job(name="first", speed=speed, **SETTINGS)

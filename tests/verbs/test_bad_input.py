@@ -112,11 +112,19 @@ def test_an_unknown_recipe_key(desk):
         (("--dataset_name", "/not/here"), "no such file or folder: /not/here"),
         (("--model_name_or_path", "./not-here"), "no such file or folder"),
         (("--image_size", "40"), "a multiple of the checkpoint's patch size 16 expected"),
+        (("--image_size", "40", "64"), "image_size 40: a multiple of the checkpoint's patch size 16 expected"),
+        (("--image_size", "32", "72"), "image_size 72: a multiple of the checkpoint's patch size 16 expected"),
+        (("--image_size", "0"), "image_size: 0 given, one number (a square) or height and width expected"),
+        (("--image_size", "32", "0"), "image_size: 32 0 given, one number (a square) or height and width expected"),
+        (("--image_size", "-32"), "image_size: -32 given, one number (a square) or height and width expected"),
+        (("--image_size", "32", "64", "3"), "image_size: 32 64 3 given, one number (a square) or height and width"),
+        (("--image_size", "wide"), "argument --image_size/--image-size: invalid int value: 'wide'"),
+        (("--image_size", "32", "64", "--resize", "crop"), "resize: crop keeps a square, and image_size is 32 64"),
         (("--report_to", "pigeon"), "pigeon is not supported"),
         (("--attn_implementation", "flash_attention_2"), "sdpa works everywhere"),
         (("--positive_label", "Cat"), "the classes are None, Roadwork"),
     ],
-    ids=lambda value: value[0].removeprefix("--") if isinstance(value, tuple) else "",
+    ids=lambda value: "_".join(value[:3]).replace("--", "").replace("/", "_") if isinstance(value, tuple) else "",
 )
 def test_a_value_that_fits_nothing_here(desk, words, expected):
     assert expected in desk.train(*words)

@@ -68,6 +68,7 @@ def stopped(module_desk, interrupted, tmp_path):
         (("--seed", "7"), "seed (7 here, 42 there)"),
         (("--augment", "none"), "augment (none here, basic there)"),
         (("--image_size", "64"), "image_size (64 here, 32 there)"),
+        (("--image_size", "32", "64"), "image_size ([32, 64] here, 32 there)"),
         (("--ema", "false"), "ema (False here, True there)"),
         (("--lr_scheduler_type", "constant"), "lr_scheduler_type (constant here, cosine there)"),
         (("--early_stopping_patience", "3"), "early_stopping_patience (3 here, None there)"),

@@ -96,6 +96,8 @@ def read_request(argv: Sequence[str], usage: str = "") -> Request:
 def read_grid(words: Sequence[str]) -> list[Cell]:
     """Every combination of `key=value,value,...`, the last key varying fastest.
 
+    The words of a list stand behind each other, as in `"image_size=224,256 448"`.
+
     Raises:
         UserError: a word that is no such list, a key or value that stands twice, or a key that no grid may have.
     """
@@ -103,7 +105,7 @@ def read_grid(words: Sequence[str]) -> list[Cell]:
     for word in words:
         key, _, listed = word.partition("=")
         values = listed.split(",")
-        if not key or not all(values):
+        if not key or not all(map(str.strip, values)):
             raise UserError(f"--grid {word}: written as key=value,value expected, such as lora_r=8,16,32")
         if key in axes:
             raise UserError(f"--grid: {key} stands twice: write all its values behind one")
@@ -118,7 +120,8 @@ def read_grid(words: Sequence[str]) -> list[Cell]:
     for values in itertools.product(*axes.values()):
         pairs = list(zip(axes, values))
         name = ",".join(f"{key}={re.sub(r'[^A-Za-z0-9._+@-]', '_', value)}" for key, value in pairs)
-        cells.append(Cell(name, [word for key, value in pairs for word in (f"--{key}", value)], list(axes)))
+        # A blank stands between the words of a value that is a list.
+        cells.append(Cell(name, [word for key, value in pairs for word in (f"--{key}", *value.split())], list(axes)))
     if len({cell.name for cell in cells}) < len(cells):
         raise UserError("--grid: two combinations would have one folder: use values that differ in letters or digits")
     return cells
