@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from natix_hf.documents.comparison import BesideFirst, ComparedRun, Comparison, JudgedDifference
+from natix_hf.report import photo_cost
 from natix_hf.report.summary import LABELS, figure_text, interval_text
 
 SHOWN = ("mcc", "accuracy", "balanced_accuracy", "auroc", "log_loss", "ece", "macro_f1")
@@ -53,6 +54,7 @@ def comparison_lines(document: Comparison, count: int = 5) -> list[str]:
 
 
 _COST = ("method", "parameters", "of them trained", "size", "training", "latency")
+_COST += tuple(f"{head} a photo" for head in photo_cost.HEADS)
 
 
 def cost_cells(run: ComparedRun) -> list[str]:
@@ -69,6 +71,7 @@ def cost_cells(run: ComparedRun) -> list[str]:
         cell(cost.megabytes, "{:.1f} MB"),
         cell(cost.training_seconds, "{:.0f} s"),
         cell(cost.latency_p50, "{:.3f} s"),
+        *photo_cost.cost_cells(cost.photo),
     ]
 
 
