@@ -20,6 +20,7 @@ from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.document import Document
 from natix_hf.documents.final_figures import Stage, Stages
 from natix_hf.documents.gallery import Gallery
+from natix_hf.documents.photo_cost import PhotoCost
 from natix_hf.documents.probe import OverProbe
 from natix_hf.documents.run_documents import RunDocuments
 from natix_hf.documents.run_record import RunRecord
@@ -213,6 +214,10 @@ def write_finished_run(
         },
         "splits": splits,
         "gallery": {"version": 1, "max_side": 640, "photos": []},
+        "photo_cost": PhotoCost(
+            views=1, height=224, width=224, tokens=201, flop=9_240_000_000, seconds=0.0614, batch=1,
+            device="cpu, 1 threads",
+        ),
     }  # fmt: skip
     run.mkdir(parents=True, exist_ok=True)
     for name, document in documents.items():

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from natix_hf.documents.document import Document, Part
 from natix_hf.documents.figures import Count, Difference, Figures, Measured, Metric, Share, Some
+from natix_hf.documents.photo_cost import PhotoCost
 
 
 class Cost(Part):
@@ -15,7 +16,8 @@ class Cost(Part):
 
     Attributes:
         megabytes: of `model.safetensors`.
-        latency_p50: seconds a photo, from `robustness.json`; None: not measured.
+        latency_p50: seconds a photo from its bytes on, from `robustness.json`; None: not measured.
+        photo: views, tokens, operations and seconds a photo; None: a run of an older release.
     """
 
     method: str | None
@@ -25,6 +27,7 @@ class Cost(Part):
     training_seconds: float | None
     latency_p50: float | None
     times_read_before: Count
+    photo: PhotoCost | None = None
 
 
 class ComparedRun(Part):

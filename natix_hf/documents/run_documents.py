@@ -10,6 +10,7 @@ from typing import Self
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.ledger import LedgerEntry, read_ledger
+from natix_hf.documents.photo_cost import PhotoCost
 from natix_hf.documents.probe import OverProbe
 from natix_hf.documents.reward import Reward
 from natix_hf.documents.robustness import Robustness
@@ -28,6 +29,7 @@ OPTIONAL = {
     "reward": Reward,
     "over_probe": OverProbe,
     "speed": RunSpeed,
+    "photo_cost": PhotoCost,
 }
 
 
@@ -49,6 +51,7 @@ class RunDocuments:
     reward: Reward | None = None
     over_probe: OverProbe | None = None
     speed: RunSpeed | None = None
+    photo_cost: PhotoCost | None = None
     ledger: Sequence[LedgerEntry] = ()
 
     @classmethod

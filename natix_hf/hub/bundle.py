@@ -61,7 +61,7 @@ def write_bundle(
     recipe = read_recipe(run)
 
     measured = (shown.metrics, shown.slices, shown.selective, shown.robustness, shown.reward, shown.over_probe)
-    for document in filter(None, measured):
+    for document in filter(None, (*measured, shown.photo_cost)):
         document.write(folder)
     if ProbeSearch.there(run):
         ProbeSearch.read(run).write(folder)

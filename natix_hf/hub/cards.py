@@ -29,6 +29,7 @@ from natix_hf.hub.card_text import cell, counts_text, sentence, template, title
 from natix_hf.hub.privacy import Names, names_of, public
 from natix_hf.modeling.exports import FORMS
 from natix_hf.report.page_sections import ExtraSection
+from natix_hf.report.photo_cost import cost_line
 from natix_hf.report.summary import LABELS, figure_text, honest_run_line, interval_text, read_before_line
 from natix_hf.streetvision.reward_report import reward_sections
 
@@ -130,6 +131,7 @@ def model_card(
         test_counts=counts_text(metrics.labels),
         made=_made_text(Provenance.of(run_folder), form),
         read_before=sentence(read_before_line(metrics)),
+        cost=documents.photo_cost and sentence(cost_line(documents.photo_cost)),
         decisions=card_sections.decision_lines(calibration, classes),
         stages=card_sections.stages_section(metrics, run.positive),
         band=card_sections.band_section(documents.selective),

@@ -19,6 +19,7 @@ from natix_hf.documents.run_documents import RunDocuments
 from natix_hf.documents.split_logits import SavedLogits
 from natix_hf.files import hub_id, read_recipe, write_text
 from natix_hf.hub.cards import LORA_SETTINGS, METHODS, SETTINGS
+from natix_hf.report import photo_cost
 from natix_hf.report.charts import Table
 from natix_hf.report.metrics import log_odds
 from natix_hf.report.page import report_html
@@ -96,6 +97,10 @@ def facts(run: Path, documents: RunDocuments) -> list[tuple[str, Table]]:
             shown = value if value.startswith("builtin:") else hub_id(value)
             rows.insert(0, [name, shown or "a local folder"])
         tables.append(("Settings", Table(["setting", "value"], rows)))
+    if documents.photo_cost is not None:
+        cells = [list(pair) for pair in zip(photo_cost.HEADS, photo_cost.cost_cells(documents.photo_cost))]
+        cells.append(["timed on", documents.photo_cost.device])
+        tables.append(("What a photo costs", Table(["forward alone", "a photo"], cells)))
     if documents.speed is not None:
         times = [[phase, f"{seconds:.1f} s"] for phase, seconds in documents.speed.time.items()]
         tables.append(("Where the time went", Table(["phase", "time"], times)))

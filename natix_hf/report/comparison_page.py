@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from natix_hf.documents.comparison import BesideFirst, ComparedRun, Comparison, JudgedDifference
+from natix_hf.report import photo_cost
 from natix_hf.report.page_tables import Cell, figure_cell
 from natix_hf.report.summary import LABELS, figure_text, interval_text
 
@@ -55,6 +56,7 @@ def comparison_lines(document: Comparison, count: int = 5) -> list[str]:
 
 
 _COST = ("method", "parameters", "of them trained", "size", "training", "latency")
+_COST += tuple(f"{head} a photo" for head in photo_cost.HEADS)
 
 
 def cost_cells(run: ComparedRun) -> list[str]:
@@ -71,6 +73,7 @@ def cost_cells(run: ComparedRun) -> list[str]:
         cell(cost.megabytes, "{:.1f} MB"),
         cell(cost.training_seconds, "{:.0f} s"),
         cell(cost.latency_p50, "{:.3f} s"),
+        *photo_cost.cost_cells(cost.photo),
     ]
 
 

@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def save_model(trainer: NatixTrainer, run: Path, calibration: CalibrationFile) -> None:
-    """The adapter (LoRA), then the merged model with its code and image processor; the trainer keeps the merged one.
+    """The adapter (LoRA), the merged model with its code and image processor, and what a photo costs it.
+
+    The trainer keeps the merged model. A sharded one is not timed, which takes all processes.
 
     Args:
         trainer: whose training is over.
@@ -24,6 +26,7 @@ def save_model(trainer: NatixTrainer, run: Path, calibration: CalibrationFile) -
     """
     from peft import PeftModel
 
+    from natix_hf.inference.photo_cost import photo_cost
     from natix_hf.modeling.adapters import merge_lora, save_adapter
     from natix_hf.modeling.checkpoints import base_place
     from natix_hf.modeling.exports.adapter_folder import describe_adapter
@@ -43,6 +46,8 @@ def save_model(trainer: NatixTrainer, run: Path, calibration: CalibrationFile) -
                 describe_adapter(plain, trainer.processing_class, base, stage / "adapter")
             trainer.model = trainer.model_wrapped = plain
         plain.save_pretrained(stage)
+        if not trainer.is_fsdp_enabled:
+            photo_cost(plain, trainer.processing_class).write(stage)
         trainer.processing_class.save_pretrained(stage)
         for path in stage.rglob("*.safetensors"):
             path.chmod(0o644)  # safetensors makes them readable for their owner alone; the rest of the run is not so

@@ -16,6 +16,7 @@ from natix_hf.decision.calibration import Calibration
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.comparison import Comparison, Cost
 from natix_hf.documents.final_figures import FinalFigures
+from natix_hf.documents.photo_cost import PhotoCost
 from natix_hf.documents.robustness import Robustness
 from natix_hf.documents.run_record import RunRecord
 from natix_hf.documents.run_speed import RunSpeed
@@ -130,6 +131,7 @@ def _cost(run: Path, record: RunRecord) -> Cost:
         training_seconds=RunSpeed.read(run).time.get("train") if RunSpeed.there(run) else None,
         latency_p50=latency,
         times_read_before=FinalFigures.read(run).times_read_before,
+        photo=PhotoCost.read(run) if PhotoCost.there(run) else None,
     )
 
 

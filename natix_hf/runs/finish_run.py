@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.final_figures import FinalFigures
+from natix_hf.documents.photo_cost import PhotoCost
 from natix_hf.documents.probe import OverProbe
 from natix_hf.documents.run_speed import RunSpeed
+from natix_hf.report.photo_cost import cost_line
 from natix_hf.report.summary import summary_lines
 from natix_hf.runs.assemble_model import save_model
 from natix_hf.runs.calibrate_run import calibrate_run
@@ -86,4 +88,6 @@ def run_lines(trainer: NatixTrainer, metrics: FinalFigures | None) -> list[str]:
     lines = summary_lines(metrics, CalibrationFile.read(run))
     if OverProbe.there(run):
         lines += over_probe_lines(OverProbe.read(run))
+    if PhotoCost.there(run):
+        lines.append(cost_line(PhotoCost.read(run)))
     return lines + speed_lines(RunSpeed.read(run).speed, trainer.times)

@@ -97,9 +97,9 @@ CALIBRATE = Step(
 )
 ASSEMBLE = Step(
     "assemble",
-    "put weights and calibration together into a model that loads",
+    "put weights and calibration together into a model that loads, and count what a photo costs it",
     reads=("run.json", "splits.json", "calibration.json"),
-    writes=MODEL,
+    writes=(*MODEL, "photo_cost.json?"),
 )
 TIME = Step(
     "time",

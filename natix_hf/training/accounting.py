@@ -22,6 +22,7 @@ from transformers import TrainerCallback
 from natix_hf.documents.run_speed import PassSpeed, Speed
 from natix_hf.files import home, read_json, write_json
 from natix_hf.inference.pass_costs import Passes, operations
+from natix_hf.inference.photo_cost import device_name
 from natix_hf.modeling.packed_linear import pack, worth_packing
 from natix_hf.modeling.packed_linear import times as packed_product
 from natix_hf.training.bottleneck import bottleneck
@@ -149,8 +150,7 @@ def measured_peak(device: torch.device, kind: torch.dtype, seen: float = 0.0) ->
         device, kind: which.
         seen: FLOP/s that a run had there; where the kept figure is not above, it is measured again.
     """
-    name = torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-    key = f"{name}, {str(kind).removeprefix('torch.')}, torch {torch.__version__}"
+    key = f"{device_name(device)}, {str(kind).removeprefix('torch.')}, torch {torch.__version__}"
     packed = device.type == "cpu" and kind == torch.float32 and worth_packing()
     key += ", packed" * packed
     path = home() / "peak.json"

@@ -11,6 +11,7 @@ from finished_run import write_finished_run
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.document import Document
 from natix_hf.documents.final_figures import FinalFigures
+from natix_hf.documents.photo_cost import PhotoCost
 from natix_hf.documents.probe import OverProbe
 from natix_hf.documents.reward import Reward
 from natix_hf.documents.robustness import Robustness
@@ -19,7 +20,9 @@ from natix_hf.documents.slices import Slices
 from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.errors import UserError
 
-KINDS = (CalibrationFile, FinalFigures, OverProbe, Reward, Robustness, Selective, Slices, SplitCertificate)
+KINDS = (
+    CalibrationFile, FinalFigures, OverProbe, PhotoCost, Reward, Robustness, Selective, Slices, SplitCertificate
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from PIL import Image
 from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.hub_metadata import EvaluationResult
+from natix_hf.documents.photo_cost import PhotoCost
 from natix_hf.documents.probe import OverProbe
 from natix_hf.documents.reward import Reward
 from natix_hf.documents.robustness import Robustness
@@ -60,7 +61,7 @@ def files(folder):
 def test_everything_is_there_and_nothing_more(bundle):
     from natix_hf.hub.publish_run import OURS
 
-    documents = {kind.file_name for kind in (*MEASURED, OverProbe)}
+    documents = {kind.file_name for kind in (*MEASURED, OverProbe, PhotoCost)}
     pictures = {"figures/reliability.png", "figures/confusion.png"}
     assert files(bundle) == documents | pictures | {
         *("config.json", "calibration.json", "model.safetensors", "splits_summary.json", "provenance.json"),
@@ -91,7 +92,8 @@ def test_figures_are_the_run_s_own_and_what_is_withheld_keeps_its_figures(finish
     assert [{**one, "value": ""} for one in after] == [{**one, "value": ""} for one in before]
     for kind in MEASURED:
         kind.read(bundle)
-    assert OverProbe.read(bundle) == OverProbe.read(finished)
+    for kind in (OverProbe, PhotoCost):
+        assert kind.read(bundle) == kind.read(finished)
 
 
 def test_the_certificate_goes_in_numbers(finished, bundle):

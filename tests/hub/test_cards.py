@@ -184,6 +184,7 @@ def test_every_section_that_the_run_can_fill_is_there(whole):
     assert "At most 10.00%" in text or "at most 10.00%" in text
     assert "](figures/reliability.png)" in text
     assert "gallery" not in text
+    assert "\n\nA photo costs 1 view of 224 x 224 px, 201 tokens, 9.24 GFLOP and 0.0614 s of" in text
 
 
 def test_no_figure_of_a_table_stands_without_its_interval_and_n(whole):

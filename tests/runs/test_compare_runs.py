@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from natix_hf.data.splits.cut import cut
 from natix_hf.data.splits.split_options import Plan
 from natix_hf.documents.comparison import Comparison
 from natix_hf.documents.final_figures import FinalFigures
+from natix_hf.documents.photo_cost import PhotoCost
 from natix_hf.documents.run_speed import RunSpeed
 from natix_hf.errors import UserError
 from natix_hf.files import home, write_json
@@ -71,6 +73,9 @@ def test_runs_are_joined_by_id_and_judged_as_they_are_served(tmp_path, capsys):
     timed = latency_document([0.25], cores=1, threads=1, limit=9.0)
     about = {"label_names": ["None", "Roadwork"], "n_boot": 9}
     robustness_document(np.eye(2), {}, np.arange(2), None, latency=timed, **about).write(b)
+    PhotoCost(
+        views=1, height=256, width=448, tokens=453, flop=21_500_000_000, seconds=0.125, batch=1, device="a GPU"
+    ).write(b)
     output = tmp_path / "out"
     compare.main([str(a), str(b), "--output", str(output)])
     document = Comparison.read(output)
@@ -85,10 +90,17 @@ def test_runs_are_joined_by_id_and_judged_as_they_are_served(tmp_path, capsys):
     assert document.groups == len(set(test["group"][:]))
     assert document.runs[1].cost.latency_p50 == 0.25
     assert document.runs[0].cost.latency_p50 is None
+    assert document.runs[1].cost.photo == PhotoCost.read(b)
+    assert document.runs[0].cost.photo is None  # of an older release: dashes
     assert {row.value for row in document.beside_first[0].slices} == {"Boston", "Austin"}
     assert "at least 3 models" in document.notes[0]
-    assert "<table" in (output / "comparison.html").read_text()
-    assert "b less a:" in capsys.readouterr().out
+    page, told = (output / "comparison.html").read_text(), capsys.readouterr().out
+    for said in ("<table", "GFLOP a photo", "256 x 448", "21.5"):
+        assert said in page
+    assert "b less a:" in told
+    shown = {"views": "1", "pixels": "256 x 448", "GFLOP": "21.5", "seconds": "0.125"}
+    for head, cell in shown.items():
+        assert re.search(rf"{head} a photo +- +{cell}", told)
     assert not (home() / "test_reads").exists()
     assert compare_runs([a, run(tmp_path / "c", rows, 1)]).beside_first[0].difference["mcc"].difference == 0
 

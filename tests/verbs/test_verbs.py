@@ -35,7 +35,7 @@ adapter/adapter_natix_dinov3.py adapter/configuration_natix_dinov3.py adapter/mo
 predictions/val_select.parquet predictions/val_calib.parquet predictions/val_test.parquet figures/training.png
 figures/reliability.png figures/confusion.png figures/reward.png reward.json slices.json
 selective.json figures/risk_coverage.png figures/ranking.png figures/threshold.png gallery.json report.html
-adapter_natix_dinov3.py steps/report.json
+adapter_natix_dinov3.py steps/report.json photo_cost.json
 """
 
 # A client: prints label and score of every class for each photo, `[[{"label", "score"}, ...], ...]`.

@@ -1,0 +1,53 @@
+"""What a photo costs a model: views, tokens, operations and seconds, counted and timed on the model itself."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from PIL import Image
+
+from natix_hf.documents.photo_cost import PhotoCost
+from natix_hf.inference.batches import logits_of, pixels_of
+from natix_hf.inference.measured_pace import photo_rate
+from natix_hf.inference.pass_costs import operations
+from natix_hf.modeling.packed_linear import packed_linears
+from natix_hf.photos.geometry import Geometry
+
+GPU_BATCH = 16  # photos; a CPU gains nothing by several at a time
+
+
+def photo_cost(model: torch.nn.Module, processor: Any) -> PhotoCost:
+    """Count and time a plain picture: a network without exits spends the same on every photo.
+
+    Args:
+        model: as it is served, on its device; its mode is left as it was.
+        processor: its image processor, which says how many views of what size a photo becomes.
+    """
+    geometry, backbone = Geometry.of(processor), model.config.backbone_config
+    views, _, height, width = geometry.shape
+    photo = pixels_of(Image.new("RGB", (width, height)), processor)[None]
+    device, training = next(model.parameters()).device, model.training
+    batch = 1 if device.type == "cpu" else GPU_BATCH
+    model.eval()
+    with operations() as counter:
+        logits_of(model, photo)
+    with packed_linears(model):  # as `predict` runs it
+        rate = photo_rate(partial(logits_of, model), photo, batch)
+    model.train(training)
+    return PhotoCost(
+        views=views,
+        height=height,
+        width=width,
+        tokens=geometry.tokens(backbone.patch_size, beside=1 + backbone.num_register_tokens),
+        flop=counter.get_total_flops(),
+        seconds=round(1 / rate, 6),
+        batch=batch,
+        device=device_name(device),
+    )
+
+
+def device_name(device: torch.device) -> str:
+    """What a timing was made on: the GPU's name, or how many threads of the CPU."""
+    return torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"
