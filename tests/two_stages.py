@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 
+from natix_hf.decision.cascade import StageRows, TwoStages, cascade_figures, fit_cascade
+from natix_hf.decision.selective import selective_document
+from natix_hf.documents.cascade import Cascade
+from natix_hf.documents.selective import Selective
+
 CAMERAS = 6_000
-
-
-class Stages(NamedTuple):
-    """Logits of both stages `(n, 2)`, labels and cameras `(n,)`."""
-
-    early: np.ndarray
-    full: np.ndarray
-    labels: np.ndarray
-    groups: np.ndarray
 
 
 class Streets:
@@ -35,14 +29,23 @@ class Streets:
         sign = np.where(labels, 1.0, -1.0)
         first = 1.2 * sign + generator.normal(0, 0.85, CAMERAS)[camera] + generator.normal(0, 0.35, n)
         second = first + 1.5 * sign + generator.normal(0, 0.9, n)
-        self.all = Stages(_logits(2.5 * first), _logits(4 * second), labels.astype(np.int64), camera)
+        self.all = StageRows(_logits(2.5 * first), _logits(4 * second), labels.astype(np.int64), camera)
 
-    def draw(self, cameras: int) -> Stages:
+    def draw(self, cameras: int) -> StageRows:
         """The photos of so many cameras, drawn with replacement; one drawn twice counts as two."""
         drawn = self.generator.integers(0, CAMERAS, cameras)
         rows = np.concatenate([np.arange(self.start[c], self.start[c] + self.sizes[c]) for c in drawn])
         groups = np.repeat(np.arange(cameras), self.sizes[drawn])
-        return Stages(self.all.early[rows], self.all.full[rows], self.all.labels[rows], groups)
+        return StageRows(self.all.early[rows], self.all.full[rows], self.all.labels[rows], groups)
+
+
+def cascade_documents() -> tuple[Cascade, Selective]:
+    """A fitted cascade, and `selective.json` with what it gives on other photos."""
+    fit, control, test = (Streets(seed).draw(cameras) for seed, cameras in ((0, 200), (1, 300), (2, 60)))
+    cascade = fit_cascade(fit, control, "risk", alpha=0.05, class_names=["None", "Roadwork"])
+    logits = TwoStages.from_document(cascade).composite(test.early, test.full).logits
+    figures = cascade_figures(cascade, test, n_boot=50)
+    return cascade, selective_document(logits, test.labels, test.groups, None, 1, cascade=figures, n_boot=20)
 
 
 def _logits(log_odds: np.ndarray) -> np.ndarray:

@@ -14,7 +14,15 @@ import scipy.special
 from natix_hf.decision.risk_control import answers
 from natix_hf.decision.temperature import softmax
 from natix_hf.documents.guarantee import Guarantee
-from natix_hf.documents.selective import AmountInterval, Band, BandAbstention, Rate, RiskCurve, Selective
+from natix_hf.documents.selective import (
+    AmountInterval,
+    Band,
+    BandAbstention,
+    CascadeFigures,
+    Rate,
+    RiskCurve,
+    Selective,
+)
 from natix_hf.resampling import CELLS, ENDS, LEVEL, group_numbers, times_drawn
 
 CURVE_POINTS = 200
@@ -103,6 +111,7 @@ def selective_document(
     *,
     split: str = "val_test",
     decisions: np.ndarray | None = None,
+    cascade: CascadeFigures | None = None,
     n_boot: int = 1000,
     seed: int = 0,
 ) -> Selective:
@@ -114,6 +123,7 @@ def selective_document(
         groups: `(n,)` or None.
         guarantee: what `control_risk` gave, or None.
         decisions: `(n,)` class ids where they are not those of the largest logit.
+        cascade: of two stages: what `cascade.cascade_figures` gave of the same rows.
     """
     probabilities, labels = softmax(calibrated_logits), np.asarray(labels)
     decided = probabilities.argmax(axis=1) if decisions is None else np.asarray(decisions)
@@ -121,7 +131,9 @@ def selective_document(
     band = None
     if guarantee is not None and guarantee.reachable:
         band = _band(probabilities[:, positive], labels == positive, groups, guarantee, n_boot=n_boot, seed=seed)
-    return Selective(split=split, level=LEVEL, resamples=n_boot, guarantee=guarantee, band=band, **found._asdict())
+    more = {} if cascade is None else {"cascade": cascade}
+    about = {"split": split, "level": LEVEL, "resamples": n_boot, "guarantee": guarantee, "band": band}
+    return Selective(**about, **found._asdict(), **more)
 
 
 def flawless_high(n_groups: int) -> float:

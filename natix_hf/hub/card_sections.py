@@ -24,7 +24,7 @@ from natix_hf.hub.card_text import cell
 from natix_hf.hub.privacy import Names, shown_reward
 from natix_hf.report.charts import Table
 from natix_hf.report.page_sections import ExtraSection
-from natix_hf.report.page_tables import Cell, band_table, robustness_table, slices_table
+from natix_hf.report.page_tables import Cell, band_table, cascade_table, robustness_table, slices_table
 from natix_hf.report.summary import LABELS, figure_text, interval_text
 
 # Pictures that show neither photos nor places: file in figures/ -> what it shows.
@@ -34,6 +34,7 @@ FIGURES = {
     "threshold": "the chosen measure against the threshold, on the photos that it was fitted on",
     "ranking": "ROC and precision-recall curves",
     "risk_coverage": "share of mistakes among the photos that are answered",
+    "cost": "share of wrong answers against the cost of a photo",
     "robustness": "figures under challenge profiles",
     "reward": "simulated score over days",
     "probe": "the heads that were tried, on val_select",
@@ -66,6 +67,8 @@ def decision_lines(calibration: CalibrationFile | None, names: Sequence[str]) ->
     lines += _prior_lines(calibration, names, rows)
     if calibration.threshold_choice:
         lines.append(_threshold_line(calibration, calibration.threshold_choice, names[calibration.positive]))
+    if calibration.cascade:
+        lines += [f"{line[0].upper()}{line[1:]}." for line in calibration.cascade.lines]
     if calibration.guarantee:
         lines += [f"{line[0].upper()}{line[1:]}." for line in calibration.guarantee.lines]
     return lines + [f"Note: {note}." for note in calibration.notes]
@@ -131,6 +134,11 @@ def stages_section(metrics: FinalFigures, positive: int) -> Section | None:
 def band_section(selective: Selective | None) -> Table | None:
     """What the band of a guarantee gives on the test rows."""
     return band_table(selective) if selective else None
+
+
+def cascade_section(selective: Selective | None) -> Table | None:
+    """What a cascade loses and costs on the test rows."""
+    return cascade_table(selective) if selective else None
 
 
 def robustness_section(document: Robustness | None) -> Section | None:

@@ -135,6 +135,7 @@ def model_card(
         decisions=card_sections.decision_lines(calibration, classes),
         stages=card_sections.stages_section(metrics, run.positive),
         band=card_sections.band_section(documents.selective),
+        cascade=card_sections.cascade_section(documents.selective),
         robustness=card_sections.robustness_section(documents.robustness),
         slices=card_sections.slices_section(documents.slices),
         extra=[card_sections.extra_section(one) for one in (*reward_sections(documents.reward), *extra)],

@@ -19,7 +19,7 @@ def calibration_lines(
     Args:
         calibration: of a model.
         names: the classes in the order of their ids; their numbers stand in for them.
-        guarantee: whether to tell it too.
+        guarantee: whether to tell what is promised of abstention and of early exits too.
 
     Returns:
         Lines without line ends; of a calibration with neither prior nor threshold only one.
@@ -34,6 +34,8 @@ def calibration_lines(
         lines.append(_prior(calibration, names))
     if calibration.threshold_choice:
         lines.append(_threshold(calibration, calibration.threshold_choice))
+    if guarantee and calibration.cascade:
+        lines += calibration.cascade.lines
     if guarantee and calibration.guarantee:
         lines += calibration.guarantee.lines
     return lines + [f"note: {note}" for note in calibration.notes]

@@ -11,7 +11,7 @@ import numpy as np
 import sklearn.metrics
 
 from natix_hf.documents.calibration import ThresholdChoice
-from natix_hf.documents.selective import Selective
+from natix_hf.documents.selective import CascadeFigures, Selective
 from natix_hf.report.figures import BLUE, GREY, ORANGE, new_figure, save_figure
 from natix_hf.report.summary import figure_text, interval_text
 
@@ -45,6 +45,27 @@ def risk_coverage_figure(document: Selective, path: str | Path) -> None:
     area = f"AURC {figure_text(document.aurc.value)} ({interval_text(document.aurc)})"
     axes.set_title(f"{area}, {document.n} photos in {document.groups} groups", fontsize=10)
     axes.set(xlim=(0, 1), ylim=(0, None), xlabel="share of photos decided", ylabel="share of wrong decisions")
+    save_figure(figure, path)
+
+
+def cost_figure(figures: CascadeFigures, rows: str, path: str | Path) -> None:
+    """Share of wrong answers of a cascade against the cost of a photo, over all bands, and the band in use.
+
+    Args:
+        figures: of the cascade.
+        rows: where its photos come from, such as `val_test`.
+    """
+    figure, (axes,) = new_figure(5.4, 3.8, 1)
+    cost, error = figures.mean_cost, figures.error
+    axes.plot(figures.curve.cost, figures.curve.error, color=BLUE, linewidth=1.6)
+    used = f"band in use: {figure_text(error.value)} at {cost.value:.2f}"
+    axes.plot([cost.value] * 2, [error.low, error.high], color=ORANGE, linewidth=1.2)
+    axes.plot([cost.value], [error.value], "o", color=ORANGE, label=used)
+    axes.plot([figures.cost[0]], [figures.error_of_first.value], "o", color=GREY, label="first stage alone")
+    axes.plot([sum(figures.cost)], [figures.error_of_second.value], "s", color=GREY, label="second stage alone")
+    axes.set(xlim=(0, None), ylim=(0, None), xlabel=f"{figures.cost_in} a photo", ylabel="share of wrong answers")
+    axes.set_title(f"{error.n} photos in {error.groups} groups of {rows}", fontsize=10)
+    axes.legend(frameon=False, fontsize=8)
     save_figure(figure, path)
 
 

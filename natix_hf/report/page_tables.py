@@ -185,6 +185,30 @@ def band_table(document: Selective) -> Table | None:
     return Table([f"on {document.split}", "value", "interval", "photos", "groups"], rows)
 
 
+def cascade_table(document: Selective) -> Table | None:
+    """What a cascade gives on the test rows; None where there is none."""
+    found = document.cascade
+    if found is None:
+        return None
+    rates = {
+        "leave early": found.early,
+        "lost: leave wrong, second stage right": found.loss,
+        "lost among those that leave": found.loss_of_early,
+        "wrong, cascade": found.error,
+        "wrong, first stage alone": found.error_of_first,
+        "wrong, second stage alone": found.error_of_second,
+    }
+    rows = [
+        [name, figure_text(rate.value), interval_text(rate), str(rate.n), str(rate.groups)]
+        for name, rate in rates.items()
+    ]
+    cost, share = found.mean_cost, found.early
+    rows.append(
+        [f"{found.cost_in} a photo", figure_text(cost.value), interval_text(cost), str(share.n), str(share.groups)]
+    )
+    return Table([f"on {document.split}", "value", "interval", "photos", "groups"], rows)
+
+
 def calibration_table(metrics: FinalFigures) -> Table:
     """Log loss and ECE on the test rows before and after, with the interval of what the model gives."""
     rows = [

@@ -81,6 +81,8 @@ def draw_figures(run: Path, documents: RunDocuments) -> None:
         drawn("threshold", figures_decisions.threshold_figure, choice, calibration.fitted_on)
     if documents.selective:
         drawn("risk_coverage", figures_decisions.risk_coverage_figure, documents.selective)
+        if cascade := documents.selective.cascade:
+            drawn("cost", figures_decisions.cost_figure, cascade, documents.selective.split)
     if is_positive.any() and not is_positive.all():
         about = test.log_odds[:, positive], is_positive, test.decided == positive, names[positive]
         drawn("ranking", figures_decisions.ranking_figure, *about)

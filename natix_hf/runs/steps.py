@@ -70,7 +70,8 @@ MODEL = (
     "*.safetensors.index.json?",
     "adapter/*?",
 )
-PAGE = ("training", "reliability", "confusion", "threshold", "risk_coverage", "ranking", "robustness", "reward")
+DECISIONS = ("reliability", "confusion", "threshold", "risk_coverage", "cost", "ranking")
+PAGE = ("training", *DECISIONS, "robustness", "reward")
 
 SPLIT = Step(
     "split", "cut the photos into four splits of whole groups", reads=(), writes=("splits.json",), photos=True

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import scipy.stats
-from two_stages import Stages, Streets
+from two_stages import Streets
 
 from natix_hf.decision.cascade import (
     StageRows,
@@ -30,13 +30,9 @@ AS_IT_IS = fit_one("none", np.zeros((2, 2)), np.zeros(2, dtype=np.int64))
 STREETS = Streets(3)
 
 
-def rows(stages: Stages) -> StageRows:
-    return StageRows(*stages)
-
-
 @pytest.fixture(scope="module")
 def fitted() -> tuple[StageRows, StageRows, Cascade]:
-    fit, control = rows(STREETS.draw(300)), rows(STREETS.draw(400))
+    fit, control = STREETS.draw(300), STREETS.draw(400)
     names = ["None", "Roadwork"]
     found = fit_cascade(fit, control, "risk", alpha=0.03, delta=0.05, class_names=names, other_promise=True)
     return fit, control, found
@@ -54,7 +50,7 @@ def test_a_composite_by_hand():
 
 @pytest.mark.parametrize("calibrator", ["temperature", "vector", "isotonic"])
 def test_the_document_says_all_that_an_answer_needs(calibrator):
-    fit, control = rows(STREETS.draw(300)), rows(STREETS.draw(100))
+    fit, control = STREETS.draw(300), STREETS.draw(100)
     found = fit_cascade(fit, control, (0.12, 0.88), alpha=0.02, calibrators=[calibrator])
     read = Cascade.check(json.loads(json.dumps(found.plain())), "")
     assert read == found
@@ -71,7 +67,7 @@ def test_the_document_says_all_that_an_answer_needs(calibrator):
 def test_stages_on_their_own_scales_make_a_calibrated_composite(fitted):
     """The second stage's logits are four times too small: one temperature cannot mend the raw composite."""
     fit, control, _ = fitted
-    fit, other = (one._replace(full=one.full / 8) for one in (fit, rows(STREETS.draw(2000))))
+    fit, other = (one._replace(full=one.full / 8) for one in (fit, STREETS.draw(2000)))
     found = fit_cascade(fit, control._replace(full=control.full / 8), (0.1, 0.9), alpha=0.02)
     stages = TwoStages.from_document(found)
     raw = replace(stages, first=AS_IT_IS, second=AS_IT_IS)
@@ -127,7 +123,7 @@ def test_the_cost_curve_counts_what_each_band_gives():
 
 def test_figures_on_other_rows_are_those_of_the_deployed_cascade(fitted):
     _, _, found = fitted
-    other = rows(STREETS.draw(200))
+    other = STREETS.draw(200)
     figures = cascade_figures(found, other, n_boot=50)
     assert CascadeFigures.check(figures.plain(), "") == figures
     logits, stage = TwoStages.from_document(found).composite(other.early, other.full)

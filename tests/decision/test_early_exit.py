@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import scipy.stats
-from two_stages import Stages, Streets
+from two_stages import Streets
 
+from natix_hf.decision.cascade import StageRows
 from natix_hf.decision.early_exit import (
     NEVER,
     candidate_bands,
@@ -172,7 +173,7 @@ def test_the_promise_is_kept_in_300_draws_of_whole_cameras_and_that_of_a_naive_c
     assert np.mean(early) > 0.5
 
 
-def as_probabilities(stages: Stages) -> tuple[np.ndarray, np.ndarray]:
+def as_probabilities(stages: StageRows) -> tuple[np.ndarray, np.ndarray]:
     return softmax(stages.early), softmax(stages.full)
 
 

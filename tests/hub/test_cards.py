@@ -15,6 +15,7 @@ from finished_run import (
     write_finished_run,
 )
 from huggingface_hub import ModelCard
+from two_stages import cascade_documents
 
 from natix_hf.errors import UserError
 from natix_hf.files import hub_id
@@ -54,6 +55,17 @@ def run_folder(tmp_path):
         return tmp_path
 
     return write
+
+
+def test_a_cascade_has_its_promise_and_its_cost(run_folder):
+    folder, (cascade, selective) = run_folder(), cascade_documents()
+    assert "cascade" not in card_of(folder)
+    (folder / "calibration.json").write_text(json.dumps(calibration_document(cascade=cascade.plain())))
+    selective.write(folder)
+    card, found = card_of(folder), selective.cascade
+    assert "- Early exits: with 95% confidence at most 5.00% of all photos leave" in card
+    ends = f"{found.mean_cost.low:.3f} to {found.mean_cost.high:.3f}"
+    assert f"| views a photo | {found.mean_cost.value:.3f} | {ends} | {found.early.n} | 60 |" in card
 
 
 def test_front_matter_is_what_the_hub_reads(run_folder):

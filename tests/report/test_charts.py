@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from two_stages import cascade_documents
 
 from natix_hf.report import page_charts
 from natix_hf.report.charts import Chart, number, table_of_curves
@@ -65,6 +66,19 @@ def test_reliability_counts_every_photo_once_in_each_series():
         "after": 200,
     }
     assert sum(int(row[1]) for row in drawn.table.rows) == 200
+
+
+def test_cost_and_error_of_a_cascade_meet_at_both_stages():
+    _, selective = cascade_documents()
+    found = selective.cascade
+    drawn = page_charts.cost_chart(found, "val_test")
+    curve = next(shape for shape in drawn.shapes if shape["kind"] == "line" and shape["name"] == "wrong")
+    places = read_back(drawn, curve["d"])
+    ends = (sum(found.cost), found.error_of_second.value), (found.cost[0], found.error_of_first.value)
+    np.testing.assert_allclose([places[0], places[-1]], ends, atol=0.02)
+    dots = [(shape["x"], shape["y"]) for shape in drawn.shapes if shape["kind"] == "dot"]
+    used = found.mean_cost.value, found.error.value
+    assert dots == [(drawn.px(x), drawn.py(y)) for x, y in (*ends[::-1], used)]
 
 
 def test_the_dot_of_a_ranking_lies_where_the_decisions_fall():

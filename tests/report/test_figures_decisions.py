@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from finished_run import THRESHOLD_CHOICE
 from PIL import Image
+from two_stages import cascade_documents
 
 from natix_hf.documents.calibration import ThresholdChoice
 from natix_hf.documents.selective import AmountInterval, RiskCurve, Selective
@@ -40,6 +41,16 @@ def test_risk_and_coverage(tmp_path, drawn):
     (axes,) = drawn[0].axes
     assert axes.lines[0].get_xydata().tolist() == [[0.5, 0.0], [1.0, 0.25]]
     assert axes.get_title() == "AURC 0.125 (0.100 to 0.200), 4 photos in 3 groups"
+
+
+def test_cost_and_error(tmp_path, drawn):
+    _, selective = cascade_documents()
+    found = selective.cascade
+    figures_decisions.cost_figure(found, "val_test", tmp_path / "cost.png")
+    (axes,) = drawn[0].axes
+    assert axes.lines[0].get_xydata().tolist() == [list(pair) for pair in zip(found.curve.cost, found.curve.error)]
+    assert axes.lines[2].get_xydata().tolist() == [[found.mean_cost.value, found.error.value]]
+    assert axes.get_title() == f"{found.error.n} photos in {found.error.groups} groups of val_test"
 
 
 def test_ranking(tmp_path, drawn):

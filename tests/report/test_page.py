@@ -6,7 +6,10 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+from finished_run import calibration_document
+from two_stages import cascade_documents
 
+from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.report.page import render, report_html
 
 EVIL = "<script>alert(1)</script>\"'>&{{ 7*7 }}"
@@ -91,6 +94,21 @@ def test_nothing_is_loaded_from_anywhere(parts):
 def test_sections_without_their_document_are_absent(parts):
     ids = {attrs.get("id") for attrs in Tags(parts.make()).all("section")}
     assert ids == {"figures", "splits", "decisions", "probabilities", "mistakes", "labels", "training", "run"}
+
+
+def test_a_cascade_shows_its_promise_and_what_it_costs(parts):
+    cascade, selective = cascade_documents()
+    calibration = CalibrationFile.check(calibration_document(cascade=cascade.plain()))
+    page = Tags(parts.make(calibration=calibration, selective=selective))
+    assert "cascade" in {attrs.get("id") for attrs in page.all("section")}
+    assert {attrs["href"][1:] for attrs in page.all("a")} <= {attrs["id"] for _, attrs in page.tags if "id" in attrs}
+    text = " ".join("".join(page.text).split())
+    assert "Early exits: with 95% confidence at most 5.00% of all photos leave with a wrong answer" in text
+    found = selective.cascade
+    assert f"{found.mean_cost.low:.3f} to {found.mean_cost.high:.3f}" in text
+    assert f"the cascade {found.error.value:.4f} at {found.mean_cost.value:.2f} views a photo" in " ".join(
+        attrs.get("aria-label", "") for attrs in page.all("svg")
+    )
 
 
 @pytest.mark.parametrize("classes", [2, 13])

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from finished_run import calibration_document
+from two_stages import cascade_documents
 
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.figures import Interval
@@ -60,6 +61,12 @@ def test_the_printed_table_has_every_metric_n_groups_and_calibration():
     assert "calibration on val_calib/fit (75 photos): T = 1.300, NLL 0.3000 -> 0.2000, ECE 0.0500 -> 0.0200" in text
     accuracy = made.metrics["accuracy"]
     assert f"{accuracy.value:.3f}  {accuracy.low:.3f} to {accuracy.high:.3f}" in text
+
+
+def test_what_is_promised_of_early_exits_is_printed():
+    cascade, _ = cascade_documents()
+    with_cascade = CALIBRATION.model_copy(update={"cascade": cascade})
+    assert cascade.lines[0] in summary_lines(document()[0], with_cascade)
 
 
 @pytest.mark.parametrize(
