@@ -134,6 +134,11 @@ class LockedSplits:
         return entries
 
     @property
+    def pool(self) -> UnlabelledPool | None:
+        """What is known of the pool, where there is one."""
+        return self._pool
+
+    @property
     def purpose(self) -> str:
         """What the run is for, one of `PURPOSES`."""
         return self._purpose

@@ -47,14 +47,14 @@ class Objective(nn.Module):
 
     Attributes:
         views: large crops of a photo.
-        least_batch: photos that a step has to have.
         alone: whether each photo's loss stands alone, so that gradients of small batches add up to those of a large
             one.
+        by_teacher: whether targets come from the moving average; else from the original.
     """
 
     views: ClassVar[int]
-    least_batch: ClassVar[int]
     alone: ClassVar[bool]
+    by_teacher: ClassVar[bool]
 
     def mask_share(self, options: PretrainOptions) -> float:
         """Share of the large crops that are masked."""
@@ -93,7 +93,7 @@ class Distill(Objective):
     original. Needs nothing but torch.
     """
 
-    views, least_batch, alone = 1, 1, True
+    views, alone, by_teacher = 1, True, False
 
     def __init__(self, hidden: int, options: PretrainOptions) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class Dino(Objective):
     is NaN after a batch without a masked patch, and wrong where processes mask different numbers of patches.
     """
 
-    views, least_batch, alone = 2, 2, False
+    views, alone, by_teacher = 2, False, True
 
     def __init__(self, hidden: int, options: PretrainOptions) -> None:
         super().__init__()
