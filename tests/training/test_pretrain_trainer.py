@@ -8,13 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
-from transformers import AutoModel, TrainerCallback
+from transformers import AutoConfig, AutoModel, TrainerCallback
 
 from natix_hf import load_photos
 from natix_hf.data.splits.unlabelled_pool import read_pool
 from natix_hf.documents.pretraining import GuardRecord
 from natix_hf.errors import UserError
-from natix_hf.modeling.checkpoints import load_backbone, load_processor
+from natix_hf.modeling.checkpoints import load_backbone, load_processor, local_folder
 from natix_hf.photos.geometry import GEOMETRIES
 from natix_hf.training.checkpoints import checkpoints
 from natix_hf.training.pretrain.guard import effective_rank, linear_cka, mean_cosine, neighbour_distance
@@ -66,7 +66,7 @@ def pretraining(tiny_backbone, photo_folder, make_photos, tmp_path):
             splits=splits,
             processing_class=load_processor(str(base), GEOMETRIES["squash"](32)),
             base=str(base),
-            base_config=AutoModel.from_pretrained(base).config,
+            base_config=AutoConfig.from_pretrained(local_folder(str(base))),
             callbacks=list(callbacks),
         )
 
@@ -183,9 +183,16 @@ def test_a_run_that_collapses_is_ended_with_the_milestone_to_go_back_to(pretrain
 
 def test_a_rate_that_is_far_too_high_is_noticed(pretraining):
     trainer = pretraining(
-        learning_rate=10.0, pretrain_momentum=0.0, pretrain_train="full", pretrain_guard_steps=1, max_steps=20
+        base="builtin:demo-backbone",  # whose features tell photos apart, as those of random weights do not
+        learning_rate=0.1,
+        pretrain_heads_share=0.0,
+        pretrain_momentum=0.0,
+        pretrain_guard_steps=1,
+        pretrain_guard_photos=48,
+        pretrain_train="full",
+        max_steps=20,
     )
-    with pytest.raises(UserError, match=r"the features collapse|the loss is nan"):
+    with pytest.raises(UserError, match=r"the features collapse: their effective rank fell"):
         trainer.train()
 
 
