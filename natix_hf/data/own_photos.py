@@ -18,6 +18,7 @@ from natix_hf.data.sources.columns import as_name, with_text
 from natix_hf.data.sources.ids import given_ids, row_ids
 from natix_hf.data.sources.known_sources import read_rows
 from natix_hf.data.sources.pooling import pooled_values
+from natix_hf.data.sources.reading import Raw
 from natix_hf.data.sources.unlabelled_photos import listed_photos, place_of, read_photos
 from natix_hf.data.splits.certificate import PRINT, known_photos, read_certificate
 from natix_hf.data.splits.groups import group_rows
@@ -166,20 +167,44 @@ def read_unlabelled(
 ) -> OwnPhotos:
     """Photos without labels, or whose labels are not to be looked at; arguments and errors as `read_labelled`."""
     raw = read_photos(place, image_column_name, [group_column] if group_column else (), dataset_config)
+    groups = [as_name(v) for v in pooled_values([raw], group_column, "group_column")] if group_column else None
+    rows, _, broken, notes = unlabelled_rows(raw, image_column_name, groups, near_duplicates=near_duplicates)
+    return _own(place, rows, {"group": rows["group"][:]}, broken, known, near_duplicates, notes)
+
+
+def unlabelled_rows(
+    raw: Raw,
+    image_column_name: str,
+    groups: Sequence[str | None] | None,
+    *,
+    near_duplicates: bool = True,
+    num_proc: int | None = None,
+) -> tuple[Dataset, list[int], list[Left], list[str]]:
+    """The photos of a source that can be read, each opened once; its labels are not looked at.
+
+    Args:
+        raw: from `read_photos`.
+        groups: `(n,)` names of groups, None for a row that is its own; None: all are.
+        near_duplicates: make the column `look`.
+        num_proc: processes that read the photos.
+
+    Returns:
+        Rows with `id, group, image, fingerprint, width, height` and `look`; their numbers in the source; the photos
+        that cannot be read; what the person who reads them is to be told, a line each.
+    """
     column = raw.pool.select_columns([image_column_name])
     column = column if image_column_name == "image" else column.rename_column(image_column_name, "image")
-    seen = inspected(column, looks=near_duplicates)
+    seen = inspected(column, looks=near_duplicates, num_proc=num_proc)
     prints, errors = seen["fingerprint"][:], seen["error"][:]
     inside = column.flatten()["image.path"][:]
     ids, called = row_ids([raw], [given_ids(raw)], inside, prints, [(i,) for i in range(len(prints))])
-    values = [as_name(v) for v in pooled_values([raw], group_column, "group_column")] if group_column else ids
+    values = ids if groups is None else groups
     own = Dataset.from_dict({"id": ids, "group": [v or f"row:{i}" for v, i in zip(values, ids)]})
     rows = concatenate_datasets([own, seen.remove_columns(["error", "client"]), column], axis=1)
     good = [i for i, reason in enumerate(errors) if reason is None]
     rows, client = rows.select(good), seen["client"][:]
     broken = [Left(id=name, reason=reason) for name, reason in zip(called, errors) if reason is not None]
-    notes = client_notes([client[i] for i in good], [ids[i] for i in good])
-    return _own(place, rows, {"group": rows["group"][:]}, broken, known, near_duplicates, notes)
+    return rows, good, broken, client_notes([client[i] for i in good], [ids[i] for i in good])
 
 
 def _own(

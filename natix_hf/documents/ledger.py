@@ -19,8 +19,8 @@ class LedgerEntry(Part):
     """Rows that a step read, at `time` (seconds since 1970)."""
 
     step: str
-    role: Literal["training", "selection", "policy", "final_evaluation", "refit"]
-    split: Literal["train", "val_select", "val_calib", "val_test"]
+    role: Literal["training", "selection", "policy", "final_evaluation", "refit", "unlabelled"]
+    split: Literal["train", "val_select", "val_calib", "val_test", "pool"]
     part: Literal["fit", "control"] | None = None
     rows: Count
     fingerprint: str

@@ -24,6 +24,7 @@ from natix_hf.errors import UserError
 from natix_hf.training.checkpoints import check_continuable, is_complete, mark_complete, not_saved
 from natix_hf.training.ema import Ema
 from natix_hf.training.losses.training_loss import TrainingLoss
+from natix_hf.training.pretrain.objectives import Objective
 from natix_hf.training.sharding import own, piece, reshard, whole
 
 RAW_WEIGHTS = "raw_trainable.safetensors"
@@ -35,11 +36,11 @@ class CheckpointKeeper:
 
     Args:
         args: `NatixTrainingArguments`.
-        criterion: whose parameters are kept along.
+        criterion: whose own state is kept along.
         ema: the average of the trained weights, where there is one.
     """
 
-    def __init__(self, args: Any, criterion: TrainingLoss, ema: Ema | None) -> None:
+    def __init__(self, args: Any, criterion: TrainingLoss | Objective, ema: Ema | None) -> None:
         self.args, self.criterion, self.ema = args, criterion, ema
         self.folder = Path(args.output_dir) / "checkpoints"
 

@@ -38,6 +38,8 @@ ALLOWED = {
     "doubtful labels": {"val_select"},
     "confident mistakes": {"val_test"},
     "refit": set(),
+    "pretrain": {"train"},
+    "choose milestone": {"train", "val_select"},
 }
 
 

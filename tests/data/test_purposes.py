@@ -88,4 +88,4 @@ def test_no_purpose_becomes_another(locked, purpose):
 
 
 def test_every_role_belongs_to_some_purpose():
-    assert {role for roles in PURPOSES.values() for role in roles} == {*ROLES, "refit"}
+    assert {role for roles in PURPOSES.values() for role in roles} == {*ROLES, "refit", "unlabelled"}

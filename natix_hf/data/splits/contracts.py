@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, Protocol
 from uuid import uuid4
 from weakref import WeakKeyDictionary
 
@@ -25,12 +25,21 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
     from natix_hf.documents.ledger import LedgerEntry
-    from natix_hf.documents.split_certificate import SplitCertificate
+    from natix_hf.documents.split_certificate import Rules, SplitCertificate
+    from natix_hf.documents.unlabelled_pool import UnlabelledPool
+
+    class Pool(Protocol):
+        """What `unlabelled_pool.Pool` is; that file imports this one."""
+
+        def untied(self, labelled: dict[str, Dataset], rules: Rules) -> tuple[Dataset, UnlabelledPool]: ...
+
 
 SPLITS = ("train", "val_select", "val_calib", "val_test")
 PARTS = ("fit", "control")  # the two halves of val_calib
 ROLES = {"training": "train", "selection": "val_select", "policy": "val_calib", "final_evaluation": "val_test"}
-REFIT = "refit"  # the one role without a split: it reads all rows, in a run that is for nothing else
+REFIT = "refit"  # a role without a split: it reads all rows, in a run that is for nothing else
+UNLABELLED = "unlabelled"  # another: photos beside the splits, of which none is tied to a row of val_*
+POOL = "pool"  # where these stand
 
 # Step -> role -> the parts of val_calib that it may see (none elsewhere).
 STEPS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -45,6 +54,8 @@ STEPS: dict[str, dict[str, tuple[str, ...]]] = {
     "doubtful labels": {"selection": ()},  # photos that a person is shown
     "confident mistakes": {"final_evaluation": ()},  # likewise
     "refit": {REFIT: ()},
+    "pretrain": {"training": (), UNLABELLED: ()},
+    "choose milestone": {"training": (), "selection": ()},
 }
 
 # What a run is for -> the roles that it may ask for at all, whatever the step.
@@ -53,14 +64,16 @@ PURPOSES: dict[str, tuple[str, ...]] = {
     "sweep": ("training", "selection"),
     "range test": ("training",),
     "refit": (REFIT,),
+    "pretrain": ("training", "selection", UNLABELLED),
 }
+_WHERE = ROLES | {REFIT: "all rows", UNLABELLED: POOL}
 
 _ROWS: WeakKeyDictionary[LockedSplits, dict[str, Dataset]] = WeakKeyDictionary()
 
 
 def _rule(step: str) -> str:
     places = [
-        f"{role} ({ROLES.get(role, 'all rows')}{', part ' + ' or '.join(parts) if parts else ''})"
+        f"{role} ({_WHERE[role]}{', part ' + ' or '.join(parts) if parts else ''})"
         for role, parts in STEPS[step].items()
     ]
     return f"{step!r} may read only as {' or '.join(places)}"
@@ -72,7 +85,7 @@ class LockedSplits:
     It has no length, no items and no iteration; `rows` is the only way out, and everything else here is free of rows.
     """
 
-    __slots__ = ("__weakref__", "_description", "_ledger", "_notes", "_purpose", "_told")
+    __slots__ = ("__weakref__", "_description", "_ledger", "_notes", "_pool", "_purpose", "_told")
 
     def __init__(self, splits: dict[str, Dataset], description: SplitCertificate, notes: Sequence[str] = ()):
         """Lock the rows.
@@ -87,6 +100,7 @@ class LockedSplits:
         self._ledger: list[LedgerEntry] = []
         self._told = 0
         self._purpose = "run"
+        self._pool: UnlabelledPool | None = None
 
     @property
     def label_names(self) -> list[str]:
@@ -118,6 +132,11 @@ class LockedSplits:
         entries = self._ledger[self._told :]
         self._told += len(entries)
         return entries
+
+    @property
+    def pool(self) -> UnlabelledPool | None:
+        """What is known of the pool, where there is one."""
+        return self._pool
 
     @property
     def purpose(self) -> str:
@@ -167,7 +186,8 @@ class LockedSplits:
         """The rows that a step may see, noted in the ledger.
 
         Args:
-            role: `training`, `selection`, `policy` or `final_evaluation`; `refit` for the rows of all four splits.
+            role: `training`, `selection`, `policy` or `final_evaluation`; `refit` for the rows of all four splits;
+                `unlabelled` for the photos that `add_pool` brought.
             step: what they are for, one of `STEPS`.
             part: of `val_calib` alone: `fit` (the default) or `control`.
 
@@ -183,11 +203,11 @@ class LockedSplits:
             raise LeakageError(
                 f"step {step!r} asked for role {role!r}: only these steps may read rows: {', '.join(STEPS)}"
             )
-        if role not in (*ROLES, REFIT):
+        if role not in _WHERE:
             raise LeakageError(
-                f"step {step!r} asked for role {role!r}, which is none of {', '.join((*ROLES, REFIT))}; {_rule(step)}"
+                f"step {step!r} asked for role {role!r}, which is none of {', '.join(_WHERE)}; {_rule(step)}"
             )
-        split = ROLES.get(role, "all rows")
+        split = _WHERE[role]
         if split == "val_calib" and part is None:
             part = "fit"
         place = split if part is None else f"{split}/{part}"
@@ -206,8 +226,31 @@ class LockedSplits:
             for one in places:
                 self._note(step, role, one)
             return concatenate_datasets([_ROWS[self][one] for one in places])
+        if role == UNLABELLED and POOL not in _ROWS[self]:
+            raise LeakageError(f"step {step!r} asked for the pool, and there is none: bring it with add_pool first")
         self._note(step, role, place)
         return _ROWS[self][place]
+
+    def add_pool(self, pool: Pool) -> UnlabelledPool:
+        """Photos without labels, for the purpose `pretrain`, once: those that no row of val_* is tied to.
+
+        Args:
+            pool: from `unlabelled_pool.read_pool`.
+
+        Returns:
+            What is known of the pool, and which photos were left out; `rows` alone hands its photos out.
+
+        Raises:
+            UserError: no photo is left.
+            LeakageError: another purpose, or there is a pool already.
+        """
+        if self._purpose != "pretrain" or self._pool is not None:
+            raise LeakageError(
+                f"a pool belongs to the purpose 'pretrain' and comes once; the purpose is {self._purpose!r}"
+            )
+        rows, self._pool = pool.untied({split: _ROWS[self][split] for split in SPLITS}, self._description.rules)
+        _ROWS[self][POOL] = rows
+        return self._pool
 
     def _note(self, step: str, role: str, place: str) -> None:
         from natix_hf.documents.ledger import LedgerEntry
@@ -220,7 +263,7 @@ class LockedSplits:
                 split=split,
                 part=part or None,
                 rows=len(_ROWS[self][place]),
-                fingerprint=self._description.fingerprints[place],
+                fingerprint=self._pool.fingerprint if place == POOL else self._description.fingerprints[place],
                 time=time.time(),
             )
         )

@@ -1,0 +1,153 @@
+"""Photos without labels beside four splits: read in any form, and without those that are tied to a row of val_*.
+
+Pretraining learns from them, and a network that has seen a photo of val_* makes every later figure on it too good. A
+tie is what would have put two rows into one group: a value of a group column, the same file, a near-duplicate; all of
+them closed transitively.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+from datasets import Dataset, concatenate_datasets
+
+from natix_hf.data.own_photos import unlabelled_rows
+from natix_hf.data.sources.columns import as_name, column_values, has_column, with_text
+from natix_hf.data.sources.pooling import pooled_values
+from natix_hf.data.sources.reading import named_sources
+from natix_hf.data.sources.unlabelled_photos import read_photos
+from natix_hf.data.splits.certificate import rows_fingerprint
+from natix_hf.data.splits.groups import group_rows
+from natix_hf.documents.figures import Left
+from natix_hf.documents.split_certificate import Rules
+from natix_hf.documents.unlabelled_pool import UnlabelledPool
+from natix_hf.errors import UserError
+from natix_hf.photos.decode import open_photo
+from natix_hf.photos.inspection import inspected
+
+
+def read_pool(
+    sources: Sequence[str],
+    *,
+    image_column_name: str = "image",
+    group_column: Sequence[str] | None = None,
+    by_folder: bool = False,
+    num_proc: int | None = None,
+) -> Pool:
+    """Read photos whose labels are not looked at.
+
+    Args:
+        sources: folders, globs, tables, Hub ids, each perhaps as `name=place`.
+        image_column_name: the column of photos in tables and data sets.
+        group_column: columns whose values tie rows, where a source has them.
+        by_folder: photos of one sub-folder are of one group, as frames of a video are.
+        num_proc: processes that read the photos.
+
+    Raises:
+        UserError: a source that is not there, or holds no photo that can be read.
+    """
+    named, parts, broken = named_sources(list(sources)), [], []
+    values: dict[str, list[str | None]] = {column: [] for column in group_column or ()}
+    for source in named:
+        raw = read_photos(str(source.place), image_column_name, list(values))
+        rows, good, unread, _ = unlabelled_rows(raw, image_column_name, None, num_proc=num_proc)
+        front = f"{source.name}/" if len(named) > 1 else ""
+        broken += [Left(id=front + one.id, reason=one.reason) for one in unread]
+        if not good:
+            raise UserError(f"unlabelled_name {source.title}: none of its photos can be read: {unread[0].reason}")
+        ids = [front + one for one in rows["id"][:]]
+        folders = [str(PurePosixPath(one).parent) if by_folder else "." for one in ids]
+        groups = [f"row:{one}" if folder == "." else f"folder:{folder}" for one, folder in zip(ids, folders)]
+        parts.append(with_text(with_text(rows, "id", ids), "group", groups))
+        for column, found in values.items():
+            there = has_column(raw.pool, column)
+            own = list(map(as_name, pooled_values([raw], column, "group_column"))) if there else None
+            found += [own[row] if own else None for row in good]
+    return Pool(concatenate_datasets(parts), values, [source.title for source in named], broken)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Photos that can be read.
+
+    Args:
+        rows: `id, image, group, fingerprint, width, height, look`.
+        values: group column -> `(n,)` its value, None where there is none.
+        sources: as they were named.
+        broken: photos that cannot be read.
+    """
+
+    rows: Dataset
+    values: Mapping[str, Sequence[str | None]]
+    sources: list[str]
+    broken: list[Left]
+
+    def untied(self, labelled: Mapping[str, Dataset], rules: Rules) -> tuple[Dataset, UnlabelledPool]:
+        """The photos that no row of val_* is tied to, and what is known of them.
+
+        Args:
+            labelled: the rows of the four splits.
+            rules: how these were grouped.
+
+        Returns:
+            Rows with `group`, in which photos that are tied to rows of train have the group of these.
+
+        Raises:
+            UserError: no photo is left.
+        """
+        rows = concatenate_datasets(
+            [part.select_columns(["id", "group", "fingerprint", "image"]) for part in labelled.values()]
+        )
+        groups = self._groups(rows, labelled, rules)
+        count, own = len(rows), groups[len(rows) :].tolist()
+        homes = [split for split, part in labelled.items() for _ in range(len(part))]
+        held, train = {}, {}
+        for number, name, home, group in zip(groups[:count].tolist(), rows["id"][:], homes, rows["group"][:]):
+            if home == "train":
+                train.setdefault(number, group)
+            else:
+                held.setdefault(number, f"in one group with {name!r} of {home}")
+        ids = self.rows["id"][:]
+        tied = [Left(id=name, reason=held[number]) for name, number in zip(ids, own) if number in held]
+        kept = [row for row, number in enumerate(own) if number not in held]
+        if not kept:
+            raise UserError(
+                f"unlabelled_name {' '.join(self.sources)}: all {len(ids)} photos are tied to photos of val_* "
+                f"({tied[0].id} is {tied[0].reason}), none is left to learn from: give photos of other places"
+            )
+        called = [train.get(own[row], f"pool:{own[row]}") for row in kept]
+        chosen = with_text(self.rows.remove_columns("look").select(kept, keep_in_memory=True), "group", called)
+        return chosen, UnlabelledPool(
+            sources=self.sources,
+            photos=len(chosen),
+            groups=len(set(called)),
+            fingerprint=rows_fingerprint(chosen),
+            tied=tied,
+            broken=self.broken,
+        )
+
+    def _groups(self, rows: Dataset, labelled: Mapping[str, Dataset], rules: Rules) -> np.ndarray:
+        """`(labelled + pool,)` numbers of the groups that all these rows form together."""
+        count = len(rows)
+        values = {"group": [*rows["group"][:], *self.rows["group"][:]]}
+        for column in rules.group_columns:
+            if column in self.values and all(has_column(part, column) for part in labelled.values()):
+                known = [as_name(v) for part in labelled.values() for v in column_values(part, column, "group_column")]
+                values[column] = [*known, *self.values[column]]
+
+        def same_pixels(first: int, second: int) -> bool:
+            photos = (rows[i] if i < count else self.rows[i - count] for i in (first, second))
+            one, other = (open_photo(photo["image"]) for photo in photos)
+            return one.size == other.size and one.tobytes() == other.tobytes()
+
+        return group_rows(
+            [*(f"labelled/{name}" for name in rows["id"][:]), *(f"pool/{name}" for name in self.rows["id"][:])],
+            values,
+            [*rows["fingerprint"][:], *self.rows["fingerprint"][:]],
+            [*inspected(rows.select_columns(["image"]))["look"][:], *self.rows["look"][:]],
+            same_pixels=same_pixels,
+            largest_share=1.0,  # nobody divides these groups
+        ).numbers

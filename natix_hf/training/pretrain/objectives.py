@@ -1,0 +1,222 @@
+"""The two objectives of pretraining, as modules that own their heads: `dino` and `distill`.
+
+Each makes targets of whole crops and compares what the student says of masked or smaller ones. They know token
+features; how these come about, and with which weights, is the business of `student.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, distributed, nn
+from torch.distributed.nn.functional import all_gather
+from torch.nn import functional as F
+
+from natix_hf.training.losses.koleo import koleo
+from natix_hf.training.pretrain.pretrain_options import PretrainOptions
+
+BUFFERS = "objective.safetensors"
+STUDENT_TEMPERATURE = 0.1
+
+
+class Tokens(NamedTuple):
+    """What a backbone says of crops: class tokens `(n, hidden)` and patches `(n, patches, hidden)`, after the norm."""
+
+    classes: Tensor
+    patches: Tensor
+
+
+class Crops(NamedTuple):
+    """A batch: large crops `(views * b, 3, H, W)`, their masks `(views * b, patches)`, small crops or None."""
+
+    large: Tensor
+    masks: Tensor
+    small: Tensor | None
+
+
+Encoder = Callable[..., Tokens]  # of pixels, and of a mask where there is one
+
+
+class Objective(nn.Module):
+    """Heads and loss of one objective.
+
+    Attributes:
+        views: large crops of a photo.
+        alone: whether each photo's loss stands alone, so that gradients of small batches add up to those of a large
+            one.
+        by_teacher: whether targets come from the moving average; else from the original.
+    """
+
+    views: ClassVar[int]
+    alone: ClassVar[bool]
+    by_teacher: ClassVar[bool]
+
+    def mask_share(self, options: PretrainOptions) -> float:
+        """Share of the large crops that are masked."""
+        raise NotImplementedError
+
+    def local_crops(self, options: PretrainOptions) -> int:
+        """Small crops of a photo."""
+        return 0
+
+    def targets(self, encode: Encoder, crops: Crops, temperature: float) -> Any:
+        """What the student is to say; `encode` has the weights of teacher or original in place, heads included."""
+        raise NotImplementedError
+
+    def loss(self, encode: Encoder, crops: Crops, targets: Any, temperature: float) -> dict[str, Tensor]:
+        """`loss`, and its parts for whoever watches them; `encode` is the student's."""
+        raise NotImplementedError
+
+    def save(self, point: Path) -> None:
+        """Write what is no parameter, such as centres, into a checkpoint."""
+        if buffers := dict(self.named_buffers()):
+            save_file({name: t.detach().cpu().contiguous() for name, t in buffers.items()}, point / BUFFERS)
+
+    def load(self, point: Path) -> None:
+        """Read it back."""
+        for name, kept in load_file(point / BUFFERS).items() if dict(self.named_buffers()) else ():
+            owner, _, last = name.rpartition(".")
+            buffer = getattr(self.get_submodule(owner), last)
+            buffer.copy_(kept)
+
+
+class Distill(Objective):
+    """Masked feature distillation: the original's tokens of a whole crop from the same crop with masked patches.
+
+    Loss: one minus the cosine, mean over class tokens plus mean over masked patches (as MVP and MaskDistill do it; Wei
+    et al., 2022, Peng et al., 2022). Heads are linear and start as the identity, so the student starts at the
+    original. Needs nothing but torch.
+    """
+
+    views, alone, by_teacher = 1, True, False
+
+    def __init__(self, hidden: int, options: PretrainOptions) -> None:
+        super().__init__()
+        self.class_head, self.patch_head = nn.Linear(hidden, hidden), nn.Linear(hidden, hidden)
+        for head in (self.class_head, self.patch_head):
+            nn.init.eye_(head.weight)
+            nn.init.zeros_(head.bias)
+
+    def mask_share(self, options: PretrainOptions) -> float:
+        return 1.0
+
+    def targets(self, encode: Encoder, crops: Crops, temperature: float) -> Tokens:
+        return encode(crops.large)
+
+    def loss(self, encode: Encoder, crops: Crops, targets: Tokens, temperature: float) -> dict[str, Tensor]:
+        said = encode(crops.large, crops.masks)
+        whole = 1 - F.cosine_similarity(self.class_head(said.classes).float(), targets.classes.float(), dim=-1)
+        patches = 1 - F.cosine_similarity(self.patch_head(said.patches).float(), targets.patches.float(), dim=-1)
+        masked = crops.masks.float()  # each photo counts alike, however many of its patches are masked
+        patch = ((patches * masked).sum(dim=1) / masked.sum(dim=1).clamp(min=1)).mean()
+        return {"loss": whole.mean() + patch, "class_loss": whole.mean(), "patch_loss": patch}
+
+
+class DinoTargets(NamedTuple):
+    classes: Tensor  # (views * b, prototypes)
+    patches: Tensor  # (masked, prototypes)
+    entropy: Tensor  # of the class tokens' targets as a share of that of the uniform distribution
+
+
+class Dino(Objective):
+    """DINO between class tokens of crops (Caron et al., 2021) plus iBOT on masked patches (Zhou et al., 2022).
+
+    Losses and heads are lightly's, with its default temperatures overridden and the centre of iBOT mended: lightly's
+    is NaN after a batch without a masked patch, and wrong where processes mask different numbers of patches.
+    """
+
+    views, alone, by_teacher = 2, False, True
+
+    def __init__(self, hidden: int, options: PretrainOptions) -> None:
+        super().__init__()
+        from lightly.loss import DINOLoss, IBOTPatchLoss, SIGReg
+        from lightly.models.modules.heads import DINOProjectionHead
+
+        many = options.pretrain_prototypes
+        self.class_head = DINOProjectionHead(hidden, output_dim=many)
+        self.patch_head = DINOProjectionHead(hidden, output_dim=many)
+        first, last = options.pretrain_teacher_temperature
+        self.class_loss = DINOLoss(
+            many, warmup_teacher_temp=first, teacher_temp=last, student_temp=STUDENT_TEMPERATURE
+        )
+        self.patch_loss = IBOTPatchLoss(many, teacher_temp=last, student_temp=STUDENT_TEMPERATURE)
+        self.patch_loss.center = _centre_of_all_processes(many)
+        self.spread, self.spread_weight = options.pretrain_spread, options.pretrain_spread_weight
+        self.sigreg = SIGReg(gather_distributed=True) if self.spread == "sigreg" else None
+
+    def mask_share(self, options: PretrainOptions) -> float:
+        return options.pretrain_mask_share
+
+    def local_crops(self, options: PretrainOptions) -> int:
+        return options.pretrain_local_crops
+
+    def targets(self, encode: Encoder, crops: Crops, temperature: float) -> DinoTargets:
+        said = encode(crops.large)
+        classes = self.class_head(said.classes).float()
+        shares = ((classes - self.class_loss.center[0]) / temperature).softmax(dim=-1)
+        entropy = -(shares * shares.clamp(min=1e-12).log()).sum(dim=-1).mean() / math.log(shares.shape[1])
+        return DinoTargets(classes, self.patch_head(said.patches[crops.masks]).float(), entropy)
+
+    def loss(self, encode: Encoder, crops: Crops, targets: DinoTargets, temperature: float) -> dict[str, Tensor]:
+        large = encode(crops.large, crops.masks)
+        inner = [self.class_head.layers(large.classes)]
+        if crops.small is not None:
+            inner.append(self.class_head.layers(encode(crops.small).classes))
+        photos = len(crops.large) // self.views
+        said = [self._prototypes(part).float().split(photos) for part in inner]
+        class_loss = self.class_loss(
+            list(targets.classes.split(photos)), [view for part in said for view in part], teacher_temp=temperature
+        )
+        patch_loss = self.patch_loss(
+            targets.patches,
+            self.patch_head(large.patches[crops.masks]).float(),
+            crops.masks[:, None],
+            teacher_temp=temperature,
+        )
+        parts = {"class_loss": class_loss, "patch_loss": patch_loss, "teacher_entropy": targets.entropy}
+        loss = class_loss + patch_loss
+        if self.spread != "none":
+            parts["spread_loss"] = self._spread(inner[0].float().unflatten(0, (self.views, photos)))
+            loss = loss + self.spread_weight * parts["spread_loss"]
+        return {"loss": loss, **parts}
+
+    def _prototypes(self, bottleneck: Tensor) -> Tensor:
+        return self.class_head.last_layer(F.normalize(bottleneck, dim=-1))
+
+    def _spread(self, bottleneck: Tensor) -> Tensor:
+        """How far the bottleneck `(views, b, width)` is from being spread evenly, view by view."""
+        if self.sigreg is not None:
+            return self.sigreg(bottleneck)
+        return torch.stack([koleo(of_all_processes(view)) for view in bottleneck]).mean()
+
+
+def _centre_of_all_processes(many: int) -> nn.Module:
+    from lightly.models.modules.center import Center
+
+    class Centre(Center):
+        """The moving mean of targets, each weighted alike whatever process it is in; none leave it as it was."""
+
+        @torch.no_grad()
+        def update(self, x: Tensor) -> None:
+            total = torch.cat([x.sum(dim=0), x.new_tensor([len(x)])])
+            if distributed.is_initialized():
+                distributed.all_reduce(total)
+            if total[-1] > 0:
+                self.center = self.center * self.momentum + (total[:-1] / total[-1]) * (1 - self.momentum)
+
+    return Centre((1, many))
+
+
+def of_all_processes(rows: Tensor) -> Tensor:
+    """The rows of all processes, with gradients to each."""
+    if not distributed.is_initialized() or distributed.get_world_size() == 1:
+        return rows
+    return torch.cat(all_gather(rows.contiguous()))
+
+
+OBJECTIVES: dict[str, type[Objective]] = {"dino": Dino, "distill": Distill}
