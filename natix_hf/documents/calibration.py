@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -10,6 +10,7 @@ from natix_hf.documents.cascade import Cascade
 from natix_hf.documents.document import Document, Part
 from natix_hf.documents.figures import Amount, Count, PerClass, Positive, Share, Some
 from natix_hf.documents.guarantee import Guarantee
+from natix_hf.options import RecipeValue
 
 CalibratorName = Literal["none", "temperature", "vector", "isotonic"]
 Interval = Literal["photos", "photos and calibration"]
@@ -204,6 +205,6 @@ class CalibrationFile(Document):
     notes: list[str]
     guarantee: Guarantee | None
     compared: dict[str, Compared] | None
-    options: dict[str, Any]
+    options: dict[str, RecipeValue]
     honest_run: str | None = None
     cascade: Cascade | None = None

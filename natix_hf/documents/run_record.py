@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypedDict
 
 from pydantic import Field
 
@@ -30,6 +30,13 @@ class HonestRun(Part):
     name: str
     steps: Some
     max_steps: Some
+
+
+class Noted(TypedDict, total=False):
+    """What a run of its own kind notes in its `run.json`."""
+
+    refit: HonestRun
+    pruned: bool
 
 
 class RunRecord(Document):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from natix_hf.documents.document import Document, Part
 from natix_hf.documents.figures import Amount, Count, Difference, Interval, Level, Resampled, Share, Some
+from natix_hf.options import RecipeValue
 
 
 def _needs(part: Part, names: tuple[str, ...]) -> None:
@@ -46,7 +47,7 @@ class SweepRun(Part):
     """
 
     name: str
-    values: dict[str, Any]
+    values: dict[str, RecipeValue]
     rank: Some | None
     status: Literal["finished", "pruned", "failed", "waiting"]
     failed: str | None = None
@@ -92,7 +93,7 @@ class SweepCell(Part):
     """
 
     name: str
-    values: dict[str, Any]
+    values: dict[str, RecipeValue]
     rank: Some | None
     scores: list[float | None]
     mean: float | None = None

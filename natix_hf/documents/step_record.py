@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from natix_hf.documents.document import Document, Part
 from natix_hf.documents.figures import Amount, Count
 from natix_hf.files import fingerprint_file, write_text
+from natix_hf.options import RecipeValue
 
 
 class FilePrint(Part):
@@ -40,7 +41,7 @@ class StepRecord(Document):
     name: str
     reads: dict[str, FilePrint]
     writes: dict[str, FilePrint]
-    options: dict[str, Any]
+    options: dict[str, RecipeValue]
     versions: dict[str, str]
     started: str
     seconds: Amount

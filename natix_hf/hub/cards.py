@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 from huggingface_hub import ModelCard
@@ -82,7 +81,7 @@ def model_card(
         UserError: there is no `config.json`, or the Hub would refuse the front matter.
     """
     run_folder = Path(run_folder)
-    config = _config(run_folder)
+    classes = _classes(run_folder)
     names = Names(frozenset()) if include_photos else names_of(run_folder, documents.splits)
     reward = documents.reward
     documents = documents if include_photos else public(documents, names)
@@ -90,7 +89,6 @@ def model_card(
     calibration = documents.calibration
     recipe_file = run_folder / "recipe.yaml"
     recipe = yaml.safe_load(recipe_file.read_text(encoding="utf-8")) if recipe_file.exists() else {}
-    classes = [config["id2label"][key] for key in sorted(config["id2label"], key=int)]
     trained_from, data = recipe.get("model_name_or_path"), recipe.get("dataset_name")
     method = run.method
     licence = licence or base_licence(trained_from)
@@ -190,11 +188,13 @@ def _made_text(provenance: Provenance, form: str) -> str | None:
     )
 
 
-def _config(run_folder: Path) -> dict[str, Any]:
+def _classes(run_folder: Path) -> list[str]:
+    """The names of the classes, in the order of their ids."""
     path = run_folder / "config.json"
     if not path.exists():
         raise UserError(f"{path}: there is no such file, so the run is not finished: train it to the end")
-    return read_json(path)
+    names = read_json(path)["id2label"]
+    return [names[key] for key in sorted(names, key=int)]
 
 
 def _base_text(base: str | None) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -103,7 +103,7 @@ def find_place(asked: Publication, tested: Tested | None = None) -> Place:
     """
     api = HfApi(library_name="natix_hf")
     with hub_faults(asked.repo_id):
-        _check_rights(api.whoami(), asked.repo_id)
+        _check_rights(api, asked.repo_id)
         try:
             info = api.model_info(asked.repo_id)
         except RepositoryNotFoundError as error:
@@ -123,9 +123,10 @@ def find_place(asked: Publication, tested: Tested | None = None) -> Place:
         return Place(info.sha, frozenset(_replaced(api, asked, tested, there, info.sha)))
 
 
-def _check_rights(me: Mapping[str, Any], repo_id: str) -> None:
+def _check_rights(api: HfApi, repo_id: str) -> None:
     """Refuse a token that cannot write; what a fine-grained one may do only the Hub knows."""
-    role, owner = me.get("auth", {}).get("accessToken", {}).get("role"), repo_id.partition("/")[0]
+    me, owner = api.whoami(), repo_id.partition("/")[0]
+    role = me.get("auth", {}).get("accessToken", {}).get("role")
     if role == "read":
         raise UserError(
             f"push {repo_id}: the token may only read: make one with write access (hf.co/settings/tokens), and log in "

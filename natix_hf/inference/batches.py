@@ -8,7 +8,7 @@ counted (`photos.client_view`). Training has a faster path of its own (`training
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -48,6 +48,24 @@ class Normalised:
         return (pixels * self.rescale - self.mean) / self.std
 
 
+class Example(TypedDict, total=False):
+    """A labelled row before it is collated: one of the three things that a model takes, and what belongs to it.
+
+    Attributes:
+        pixel_values: `(3, H, W)`, float32 as the image processor makes them; uint8 where the collator has to do that.
+        features: `(dim,)` of a frozen network.
+        prefix_states: `(tokens, hidden)` float32, activations below the blocks that are trained.
+        labels: the class id.
+        seed: of a training view, all that a batch may draw from.
+    """
+
+    pixel_values: torch.Tensor
+    features: torch.Tensor
+    prefix_states: torch.Tensor
+    labels: int
+    seed: int
+
+
 class ClientPhotos(Dataset):
     """Labelled rows on the client's path: item `i` is `{"pixel_values": (3, H, W), "labels": int}`."""
 
@@ -57,7 +75,7 @@ class ClientPhotos(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Example:
         row = self.rows[index]
         return {"pixel_values": client_pixels(row["image"], self.processor), "labels": row["label"]}
 

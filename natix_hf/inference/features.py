@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from natix_hf.inference.augment import photo_for_view, training_view
-from natix_hf.inference.batches import ClientPhotos, Normalised, worker_threads
+from natix_hf.inference.batches import ClientPhotos, Example, Normalised, worker_threads
 from natix_hf.inference.feature_store import FeatureStore, Record
 from natix_hf.inference.pass_costs import Passes
 from natix_hf.modeling.packed_linear import packed_linears
@@ -123,7 +123,7 @@ class FeatureRows(Dataset):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+    def __getitem__(self, key: int | tuple[int, int]) -> Example:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         shard, row = self.views[epoch % len(self.views)][index]
         features = pooled(np.array(shard[row])[None], self.pooling, self.layers)[0]
@@ -148,7 +148,7 @@ class FixedViewPhotos(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Example:
         row, view = self.rows[index], self.view
         pixels = training_view(
             photo_for_view(row["image"], view.augment, self.geometry),

@@ -50,7 +50,7 @@ class Passes:
                 self._known.add(mark)
                 self.served += name not in absent
 
-    def over(self, loader: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    def over(self, loader: Iterable[dict[str, torch.Tensor]]) -> Iterator[dict[str, torch.Tensor]]:
         """The batches of one pass, timed: what happens between two of them belongs to the pass."""
         begin = asked = time.perf_counter()
         try:

@@ -18,7 +18,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from natix_hf.inference.batches import client_pixels, logits_of, worker_threads
+from natix_hf.inference.batches import Example, client_pixels, logits_of, worker_threads
 from natix_hf.modeling.packed_linear import packed_linears
 from natix_hf.streetvision.profiles import cached_photo
 from natix_hf.streetvision.sent_photos import Case, sent_photo
@@ -37,7 +37,7 @@ class SentPhotos(Dataset):
     def __len__(self) -> int:
         return len(self.rows) * len(self.cases)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Example:
         number, case = divmod(index, len(self.cases))
         if self._last is None or self._last[0] != number:
             row = self.rows[number]

@@ -276,7 +276,7 @@ def build_model(
         }
         options = {"attn_implementation": attn_implementation, "allow_all_kernels": trust_remote_code}
         folder = _weights_folder(name_or_path, revision)
-        model = _continued(name_or_path, folder, list(label_names), wanted, options, reuse_head=reuse_head)
+        model = _continued(name_or_path, folder, list(label_names), wanted, reuse_head=reuse_head, **options)
         model.config.head_dropout = model.head.dropout.p = head_dropout
         _set_rope_noise(model.config.backbone_config, rope_augmentation)
     else:
@@ -318,10 +318,10 @@ def _continued(
     name: str,
     folder: Path,
     label_names: list[str],
-    wanted: dict[str, Any],
-    options: dict[str, Any],
+    wanted: dict[str, str | int | None],
     *,
     reuse_head: bool,
+    **options: Any,
 ) -> NatixDinov3ForImageClassification:
     """A run's model with its head, ready to be trained on: classes named as in the data, calibration taken off."""
     config = NatixDinov3Config.from_pretrained(folder)

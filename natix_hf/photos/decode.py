@@ -238,7 +238,7 @@ class Inspection(NamedTuple):
 
 
 def inspect_photo(
-    source: str | Path | bytes | dict,
+    source: str | Path | bytes | StoredPhoto,
     *,
     look: Callable[[Image.Image], bytes] | None = None,
     max_mb: float = MAX_PHOTO_MB,
@@ -249,7 +249,7 @@ def inspect_photo(
     A file over `max_mb` is not read and a photo over `max_pixels` is not decoded: its header says how large it is.
 
     Args:
-        source: a path, the file's bytes, or a row's `{"bytes": ..., "path": ...}`.
+        source: a path, the file's bytes, or a row's photo.
         look: if given, it gets the photo upright and in RGB, a JPEG at the least scale at which both sides keep
             `LOOK_SIDE` pixels.
         max_mb: the most megabytes (10^6 bytes) of a file.

@@ -10,7 +10,7 @@ from functools import partial
 import datasets
 from datasets import Dataset, Features, Value
 
-from natix_hf.photos.decode import MAX_PHOTO_MB, inspect_photo
+from natix_hf.photos.decode import MAX_PHOTO_MB, StoredPhoto, inspect_photo
 from natix_hf.photos.perceptual_hashes import look
 from natix_hf.threads import one_blas_thread
 
@@ -38,7 +38,7 @@ def bars(shown: bool):
             datasets.enable_progress_bars()
 
 
-def _inspect(photos: list[dict], looks: bool, **limits) -> dict[str, list]:
+def _inspect(photos: list[StoredPhoto | None], looks: bool, **limits) -> dict[str, list]:
     with one_blas_thread():  # a look multiplies small matrices
         found = [inspect_photo(photo or {}, look=look if looks else None, **limits) for photo in photos]
     return {name: [getattr(one, name) for one in found] for name in KINDS if looks or name != "look"}

@@ -19,7 +19,7 @@ import yaml
 from transformers import HfArgumentParser
 
 from natix_hf.errors import UserError, one_line
-from natix_hf.options import defaults
+from natix_hf.options import RecipeValue, defaults
 from natix_hf.recipe.options import REFUSED, TOPICS, Recipe
 from natix_hf.training.epoch_kinds import EpochOptions
 from natix_hf.training.losses.check_loss import LossOptions
@@ -133,7 +133,7 @@ def find_recipe(name: str) -> Path:
     raise UserError(f"recipe {name}: no such file")
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, RecipeValue]:
     """The keys and values of a recipe file; raises `UserError` where it is not one flat mapping."""
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_RecipeLoader)
@@ -290,7 +290,7 @@ def _lasting(key: str, value: Any) -> Any:
     return f"{name}={_lasting(key, rest)}" if rest else value
 
 
-def training_values(training: NatixTrainingArguments) -> dict[str, Any]:
+def training_values(training: NatixTrainingArguments) -> dict[str, RecipeValue]:
     """The training options that matter to repeat a run, as plain values: those of the topics, others where set."""
     shown = {name for names in TRAINING_TOPICS.values() for name in names.split()}
     values = {}
@@ -303,7 +303,7 @@ def training_values(training: NatixTrainingArguments) -> dict[str, Any]:
     return values
 
 
-def _yaml_lines(values: dict[str, Any]) -> list[str]:
+def _yaml_lines(values: dict[str, RecipeValue]) -> list[str]:
     """One `key: value` line an option; a list stays on its line."""
     flow = {
         key: yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=10_000)

@@ -21,7 +21,7 @@ from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.probe import ProbeSearch
 from natix_hf.documents.run_documents import RunDocuments
-from natix_hf.documents.run_record import HonestRun, RunRecord
+from natix_hf.documents.run_record import HonestRun, Noted, RunRecord
 from natix_hf.errors import UserError
 from natix_hf.files import write_text
 from natix_hf.hub.cards import model_card
@@ -116,7 +116,7 @@ class Refit(NatixTrainer):
     def planned_steps(self) -> int:
         return self.taken.max_steps
 
-    def noted(self) -> dict[str, Any]:
+    def noted(self) -> Noted:
         return {"refit": self.taken}
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:

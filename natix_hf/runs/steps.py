@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from natix_hf.documents.ledger import note_reads
 from natix_hf.documents.step_record import FilePrint, StepRecord, prints
+from natix_hf.options import RecipeValue
 from natix_hf.runs.provenance import now, versions
 
 if TYPE_CHECKING:
@@ -162,7 +163,7 @@ CHAINS: dict[str, tuple[Step, ...]] = {
 def carried_out(
     run: Path,
     step: Step,
-    options: Mapping[str, Any] | None = None,
+    options: Mapping[str, RecipeValue] | None = None,
     *,
     purpose: str = "run",
     splits: LockedSplits | None = None,
@@ -219,7 +220,7 @@ def _of_others(run: Path, step: Step, purpose: str) -> dict[str, Step]:
     return {name: one for one in CHAINS[purpose] if one != step for name in one.outputs(run) if name not in own}
 
 
-def stale(run: Path, step: Step, options: Mapping[str, Any] | None = None) -> str | None:
+def stale(run: Path, step: Step, options: Mapping[str, RecipeValue] | None = None) -> str | None:
     """Why a step has to be done, in a few words; None where what it wrote still stands.
 
     Args:
@@ -261,7 +262,7 @@ def _changed(run: Path, was: Mapping[str, FilePrint]) -> str | None:
     )
 
 
-def _differing(was: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+def _differing(was: Mapping[str, RecipeValue], now: Mapping[str, RecipeValue]) -> str | None:
     odd = [name for name in now if was.get(name) != now[name]]
     return f"{odd[0]}: {was.get(odd[0])} before, {now[odd[0]]} now" if odd else None
 

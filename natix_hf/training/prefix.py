@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 
 from natix_hf.errors import UserError
 from natix_hf.inference.augment import view_seed
-from natix_hf.inference.batches import client_pixels
+from natix_hf.inference.batches import Example, client_pixels
 from natix_hf.inference.feature_store import FeatureStore, Record
 from natix_hf.inference.features import FixedView, digest_of, kept_records
 from natix_hf.inference.pass_costs import Passes
@@ -185,7 +185,7 @@ class PrefixRows(Dataset):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+    def __getitem__(self, key: int | tuple[int, int]) -> Example:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         number = epoch % len(self.views)
         shard, row = self.views[number][index]

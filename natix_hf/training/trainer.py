@@ -27,6 +27,7 @@ from transformers.trainer_utils import TrainOutput
 from natix_hf.data.sources.columns import positive_class
 from natix_hf.data.splits.contracts import LockedSplits
 from natix_hf.documents.probe import ProbeSearch
+from natix_hf.documents.run_record import Noted
 from natix_hf.errors import UserError
 from natix_hf.modeling.adapters import plain_model
 from natix_hf.modeling.doran import is_doran
@@ -454,7 +455,7 @@ class NatixTrainer(Trainer):
         """What `WarmStart.predictions` says; empty where training started from no probe."""
         return self.warm.predictions(self.accelerator.unwrap_model(self.model)) if self.warm else {}
 
-    def noted(self) -> dict[str, Any]:
+    def noted(self) -> Noted:
         """What else stands in `run.json` of a run of this kind."""
         return {}
 

@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from natix_hf.inference.augment import photo_for_view, training_view, view_seed
-from natix_hf.inference.batches import Normalised
+from natix_hf.inference.batches import Example, Normalised
 from natix_hf.photos.copies import PhotoCopies, open_copy
 from natix_hf.photos.geometry import Geometry
 from natix_hf.training.mixing import Mixing
@@ -67,7 +67,7 @@ class TrainingPhotos(Dataset):
     def __len__(self) -> int:
         return len(self.rows if self.copies is None else self.copies)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+    def __getitem__(self, key: tuple[int, int]) -> Example:
         epoch, index = key
         if self.fixed_views:
             epoch %= self.fixed_views
@@ -100,7 +100,7 @@ class Collator:
     def __init__(self, processor: Any, mixing: Mixing | None = None) -> None:
         self.mixing, self.normalised = mixing, Normalised(processor)
 
-    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+    def __call__(self, examples: list[Example]) -> dict[str, torch.Tensor]:
         batch = {"labels": torch.tensor([example["labels"] for example in examples])}
         for key in examples[0].keys() - {"labels", "seed"}:
             batch[key] = torch.stack([example[key] for example in examples])

@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.stats
@@ -32,6 +32,7 @@ from natix_hf.documents.run_record import RunRecord
 from natix_hf.documents.run_speed import RunSpeed
 from natix_hf.documents.several_runs import FoldMean, FoldRun, Folds
 from natix_hf.errors import UserError
+from natix_hf.options import RecipeValue
 from natix_hf.report.metrics import METRICS
 from natix_hf.report.summary import LABELS, figure_text, interval_text
 from natix_hf.runs.many_runs.processes import Outcome
@@ -50,7 +51,7 @@ class Fold(NamedTuple):
     skipped: str | None
 
 
-def recipe_rows(recipe: Mapping[str, Any], say: Callable[[str], None] | None = None) -> Rows:
+def recipe_rows(recipe: Mapping[str, RecipeValue], say: Callable[[str], None] | None = None) -> Rows:
     """The photos that a recipe names, not split and without a look for altered copies; `say` as in `load_rows`."""
     options = {key: recipe[key] for key in SOURCE_KEYS if recipe.get(key) is not None}
     return read_rows(

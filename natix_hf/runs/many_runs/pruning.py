@@ -8,6 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from natix_hf.documents.run_record import Noted
 from natix_hf.runs.many_runs.study import open_study, trial_of
 from natix_hf.training.trainer import NatixTrainer
 
@@ -50,5 +51,5 @@ class Trial(NatixTrainer):
         self.pruning = Pruning(number)
         super().__init__(*args, callbacks=[*(callbacks or []), self.pruning], **kwargs)
 
-    def noted(self) -> dict[str, Any]:
+    def noted(self) -> Noted:
         return {"pruned": True} if self.pruning.pruned else {}

@@ -15,6 +15,7 @@ import yaml
 from natix_hf.documents.run_record import RunRecord
 from natix_hf.documents.several_runs import Search, Sweep
 from natix_hf.errors import UserError, one_line
+from natix_hf.options import RecipeValue
 from natix_hf.report.metrics import LOWER_IS_BETTER
 from natix_hf.runs.lease import Lease, LeaseLost, take, time_of, waited_for
 from natix_hf.runs.many_runs.fan_out import lease_of, note_failure, outcomes, train_one
@@ -68,7 +69,7 @@ class TpeSearch:
         self._refused: dict[str, Outcome] = {}
         self._members: dict[int, Member] = {}
 
-    def _values(self, words: list[str]) -> dict[str, Any]:
+    def _values(self, words: list[str]) -> dict[str, RecipeValue]:
         """The values of a recipe of the search, by key."""
         return yaml.safe_load(self.resolved(self.parse([*self.rest, *words, "--sweep", "true"])))
 
@@ -108,7 +109,7 @@ class TpeSearch:
         whole = [run for run in runs if run.name not in self._refused]
         return outcomes(self.output, whole, "search") | self._refused
 
-    def _member(self, number: int, values: Mapping[str, Any]) -> Member:
+    def _member(self, number: int, values: Mapping[str, RecipeValue]) -> Member:
         """The run of a trial; values that no recipe may have together give one that has failed."""
         if number not in self._members:
             name = f"trial-{number:03d}"
@@ -171,7 +172,7 @@ def _word(value: Any) -> str:
     return value if isinstance(value, str) else repr(value)
 
 
-def read_space(words: Sequence[str], values: Callable[[list[str]], dict[str, Any]]) -> dict[str, Axis]:
+def read_space(words: Sequence[str], values: Callable[[list[str]], dict[str, RecipeValue]]) -> dict[str, Axis]:
     """What is searched, key by key; every end and every choice is held against the recipe.
 
     Args:
@@ -196,7 +197,7 @@ def read_space(words: Sequence[str], values: Callable[[list[str]], dict[str, Any
     return space
 
 
-def _range(word: str, key: str, text: str, values: Callable[[list[str]], dict[str, Any]]) -> Axis:
+def _range(word: str, key: str, text: str, values: Callable[[list[str]], dict[str, RecipeValue]]) -> Axis:
     found = _RANGE.match(text)
     if found is None:
         raise UserError(f"--space {word}: {FORM}")
@@ -211,7 +212,7 @@ def _range(word: str, key: str, text: str, values: Callable[[list[str]], dict[st
     return Axis(low, high, log, whole)
 
 
-def _choices(word: str, key: str, text: str, values: Callable[[list[str]], dict[str, Any]]) -> Axis:
+def _choices(word: str, key: str, text: str, values: Callable[[list[str]], dict[str, RecipeValue]]) -> Axis:
     choices = text.split(",")
     if not all(choices) or len(choices) < 2:
         raise UserError(f"--space {word}: {FORM}")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from natix_hf.errors import UserError
+from natix_hf.options import RecipeValue
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -58,7 +59,7 @@ def _storage(folder: Path) -> Any:
     return JournalStorage(JournalFileBackend(str(folder / JOURNAL)))
 
 
-def begin_study(folder: Path, options: Mapping[str, Any], *, larger_is_better: bool) -> None:
+def begin_study(folder: Path, options: Mapping[str, RecipeValue], *, larger_is_better: bool) -> None:
     """Begin the study of a search in its folder, or go on with the one that is there.
 
     Args:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from natix_hf.errors import UserError
+from natix_hf.options import RecipeValue
 from natix_hf.runs.many_runs.fan_out import Planned, outcomes, work
 from natix_hf.runs.many_runs.processes import Outcome
 from natix_hf.runs.many_runs.study import JOURNAL
@@ -55,7 +56,7 @@ class Cell(NamedTuple):
 class Member(Planned):
     """A run of a sweep: the values that it tries, the combination that it belongs to, and its seed among several."""
 
-    values: dict[str, Any]
+    values: dict[str, RecipeValue]
     cell: str
     seed: int | None = None
 

@@ -55,12 +55,12 @@ def ranking(
     found: list[SweepRun] = []
     for run in runs:
         status, reason = outcomes[run.name]
-        more: dict[str, Any] = {"failed": reason} if status == "failed" else {}
+        more = {} if run.seed is None else {"cell": run.cell, "seed": run.seed}
         if status == "finished":
-            more = dict(_score(output / run.name))
+            more |= dict(_score(output / run.name))
             status = "pruned" if RunRecord.read(output / run.name).pruned else status
-        if run.seed is not None:
-            more |= {"cell": run.cell, "seed": run.seed}
+        elif status == "failed":
+            more["failed"] = reason
         found.append(SweepRun(name=run.name, values=run.values, rank=None, status=status, **more))
     scored = [one for one in found if one.status in ("finished", "pruned")]
     for key, what in (
@@ -73,7 +73,7 @@ def ranking(
                 "choose another --output_dir for one of the two sweeps"
             )
     metric = scored[0].metric if scored else None
-    about: dict[str, Any] = {"metric": metric}
+    about = {"metric": metric, "search": search} if search else {"metric": metric}
     scored = [one for one in scored if one.status == "finished"]
     if runs[0].seed is not None:
         seeds = list(dict.fromkeys(run.seed for run in runs))
@@ -83,8 +83,6 @@ def ranking(
         places = sorted(scored, key=lambda one: _place(metric, one.score.value, one.log_loss.value))
         ordered = [one.model_copy(update={"rank": rank}) for rank, one in enumerate(places, start=1)]
         ordered += [one for one in found if one.status != "finished"]
-    if search:
-        about["search"] = search
     return Sweep(split="val_select", level=LEVEL, resampled="groups", resamples=RESAMPLES, runs=ordered, **about)
 
 

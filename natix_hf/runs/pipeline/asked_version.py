@@ -10,12 +10,12 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from natix_hf.errors import UserError
 from natix_hf.files import fingerprint_file, home, write_json
+from natix_hf.options import RecipeValue
 from natix_hf.runs.pipeline.made_from import content_of, digest, version_name
 from natix_hf.runs.pipeline.plan import Version
 from natix_hf.runs.provenance import versions
@@ -39,7 +39,7 @@ def asked_version(words: Sequence[str], resolve: Callable[[Sequence[str]], dict[
         found = resolve(words)
         if kept is not None:
             write_json(kept, found)
-    recipe: dict[str, Any] = yaml.safe_load(found["text"])
+    recipe: dict[str, RecipeValue] = yaml.safe_load(found["text"])
     given = any(word.split("=")[0] == "--output_dir" for word in words)
     store = Path(found["output_dir"] if given else f"{found['output_dir']}-pipeline")
     if (store / "run.json").is_file():

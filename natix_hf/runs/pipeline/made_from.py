@@ -19,6 +19,7 @@ import yaml
 from tqdm.auto import tqdm
 
 from natix_hf.files import fingerprint_file, home, new_folder, only_a_path, read_json, write_json, write_text
+from natix_hf.options import RecipeValue
 from natix_hf.runs.decision_options import DecisionOptions
 from natix_hf.runs.same_recipe import PLACES
 from natix_hf.runs.steps import ASSEMBLE, PREDICT, SPLIT, TRAIN, Step, stands
@@ -34,7 +35,7 @@ def digest(content: Any) -> str:
     return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
-def version_name(recipe: Mapping[str, Any], photos: str, checkpoint: str) -> str:
+def version_name(recipe: Mapping[str, RecipeValue], photos: str, checkpoint: str) -> str:
     """The folder of a version: eight digits of what its training was made from, six of its decisions.
 
     Args:
@@ -151,7 +152,9 @@ def _link(source: Path, target: Path) -> None:
         shutil.copy2(source, target)
 
 
-def nearest(store: Path, recipe: Mapping[str, Any]) -> tuple[Path, dict[str, tuple[Any, Any]]] | None:
+def nearest(
+    store: Path, recipe: Mapping[str, RecipeValue]
+) -> tuple[Path, dict[str, tuple[RecipeValue, RecipeValue]]] | None:
     """The version whose recipe differs from this one in the fewest keys, and these keys: this one's value, its own."""
     found = []
     for path in store.glob("[!.]*/recipe.yaml"):

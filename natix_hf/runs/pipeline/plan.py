@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from natix_hf.documents.step_record import StepRecord
 from natix_hf.errors import UserError
+from natix_hf.options import RecipeValue
 from natix_hf.runs.pipeline.made_from import DECISION, PREDICTED, nearest, restore, sibling, take_over
 from natix_hf.runs.same_recipe import told
 from natix_hf.runs.steps import (
@@ -68,7 +69,7 @@ class Version:
 
     store: Path
     name: str
-    recipe: Mapping[str, Any]
+    recipe: Mapping[str, RecipeValue]
     text: str
     form: str
     words: Sequence[str]
@@ -78,7 +79,7 @@ class Version:
         return self.store / self.name
 
 
-def wanted(until: str, recipe: Mapping[str, Any]) -> list[Step]:
+def wanted(until: str, recipe: Mapping[str, RecipeValue]) -> list[Step]:
     """The steps up to one, by its name.
 
     Raises:
@@ -90,7 +91,7 @@ def wanted(until: str, recipe: Mapping[str, Any]) -> list[Step]:
     return [step for step in STEPS[: last + 1] if step != TIME or recipe.get("robustness")]
 
 
-def options_for(step: Step, version: Version) -> dict[str, Any] | None:
+def options_for(step: Step, version: Version) -> dict[str, RecipeValue] | None:
     """What a version asks of a step; None: nothing."""
     if step == PREDICT:
         return {key: version.recipe.get(key) for key in PREDICTED}

@@ -65,7 +65,7 @@ class TrainingLoss:
             "like it, which are not told; a larger per_device_train_batch_size or sampling: balanced makes them rarer"
         )
 
-    def compute(self, model: nn.Module, batch: dict[str, Any]) -> tuple[Tensor, Any]:
+    def compute(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Any]:
         """Loss and outputs of a batch: this loss while the model trains, else plain cross-entropy."""
         if not model.training:
             outputs = model(**batch)

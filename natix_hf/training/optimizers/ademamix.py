@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from natix_hf.training.optimizers.optimizer import Optimizer
+from natix_hf.training.optimizers.parameter_groups import ParameterGroup
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class AdEMAMix(Optimizer):
     alpha: float = 5.0
     warmup: int = 0  # 0: over the whole run, as in the paper
 
-    def build(self, groups: list[dict[str, Any]], args: Any, steps: int) -> torch.optim.Optimizer:
+    def build(self, groups: list[ParameterGroup], args: Any, steps: int) -> torch.optim.Optimizer:
         import pytorch_optimizer
 
         return pytorch_optimizer.AdEMAMix(

@@ -5,7 +5,9 @@ With the step size of Liu et al. (2025), so that AdamW's learning rate holds.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -13,7 +15,7 @@ from torch import nn
 
 from natix_hf.errors import UserError
 from natix_hf.training.optimizers.optimizer import Optimizer
-from natix_hf.training.optimizers.parameter_groups import parameter_groups
+from natix_hf.training.optimizers.parameter_groups import ParameterGroup, parameter_groups
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,10 @@ class Muon(Optimizer):
                 "full)"
             )
 
-    def build(self, groups: list[dict[str, Any]], args: Any, steps: int) -> torch.optim.Optimizer:
-        muon = {"lr": args.learning_rate, **asdict(self), "adjust_lr_fn": "match_rms_adamw"}
-        betas = (args.adam_beta1, args.adam_beta2)
-        return MuonWithAdamW(groups, muon, {"lr": args.learning_rate, "betas": betas, "eps": args.adam_epsilon})
+    def build(self, groups: list[ParameterGroup], args: Any, steps: int) -> torch.optim.Optimizer:
+        lr, betas = args.learning_rate, (args.adam_beta1, args.adam_beta2)
+        muon = partial(torch.optim.Muon, lr=lr, **asdict(self), adjust_lr_fn="match_rms_adamw")
+        return MuonWithAdamW(groups, muon, partial(torch.optim.AdamW, lr=lr, betas=betas, eps=args.adam_epsilon))
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
@@ -44,14 +46,14 @@ class MuonWithAdamW(torch.optim.Optimizer):
 
     Args:
         groups: as of `parameter_groups`.
-        muon, adamw: options of the two.
+        muon, adamw: make the two, each of its groups.
     """
 
-    def __init__(self, groups: list[dict[str, Any]], muon: dict[str, Any], adamw: dict[str, Any]) -> None:
+    def __init__(self, groups: list[ParameterGroup], muon: Callable[..., Any], adamw: Callable[..., Any]) -> None:
         matrices = [group for group in groups if group["matrix"]]
-        self.muon = torch.optim.Muon(matrices, **muon)
+        self.muon = muon(matrices)
         self.rest = [group for group in groups if not group["matrix"]]
-        self.adamw = torch.optim.AdamW(self.rest, **adamw) if self.rest else None
+        self.adamw = adamw(self.rest) if self.rest else None
         super().__init__([*self.muon.param_groups, *(self.adamw.param_groups if self.rest else ())], {})
         self._share()
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from natix_hf.errors import UserError
 from natix_hf.options import defaults, off
+from natix_hf.training.optimizers.parameter_groups import ParameterGroup
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ class Optimizer:
     def check_trained(self, model: nn.Module, args: Any) -> None:
         """Raise `UserError` where it would find nothing to do in a model, which may be without weights."""
 
-    def build(self, groups: list[dict[str, Any]], args: Any, steps: int) -> torch.optim.Optimizer:
-        """The optimizer, for groups as of `parameter_groups` and so many optimizer steps in the whole run."""
+    def build(self, groups: list[ParameterGroup], args: Any, steps: int) -> torch.optim.Optimizer:
+        """The optimizer of these groups, for so many optimizer steps in the whole run."""
         raise NotImplementedError
 
     def passes(self, args: Any) -> Any:

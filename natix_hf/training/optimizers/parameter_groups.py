@@ -8,11 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from torch import nn
 
 BLOCK = r"\bbackbone\.model\.layer\.(\d+)\."
+
+
+class ParameterGroup(TypedDict):
+    """Parameters that an optimizer treats alike; `matrix`: two-dimensional and not of the last layer."""
+
+    params: list[nn.Parameter]
+    lr: float
+    weight_decay: float
+    matrix: NotRequired[bool]
 
 
 def lr_factor(
@@ -38,15 +47,15 @@ def lr_factor(
 
 def parameter_groups(
     model: nn.Module, args: Any, decayed: Collection[str], *, matrices_apart: bool = False
-) -> list[dict[str, Any]]:
+) -> list[ParameterGroup]:
     """The trainable parameters by learning rate and weight decay; groups with the full learning rate come first.
 
     Args:
         decayed: names of the parameters that decay.
-        matrices_apart: also divide by `matrix`: two-dimensional and not of the last layer.
+        matrices_apart: also divide by `matrix`, which is not set otherwise.
 
     Returns:
-        Groups with `params`, `lr`, `weight_decay`, and `matrix` where asked for; none is empty.
+        Groups, none of them empty.
     """
     names = [name for name, _ in model.named_parameters()]
     blocks = 1 + max((int(n) for n in re.findall(BLOCK, " ".join(names))), default=-1)

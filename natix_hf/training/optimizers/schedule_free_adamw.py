@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from natix_hf.training.optimizers.optimizer import Optimizer
+from natix_hf.training.optimizers.parameter_groups import ParameterGroup
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,7 @@ class ScheduleFreeAdamW(Optimizer):
     r: float = 0.0
     weight_lr_power: float = 2.0
 
-    def build(self, groups: list[dict[str, Any]], args: Any, steps: int) -> torch.optim.Optimizer:
+    def build(self, groups: list[ParameterGroup], args: Any, steps: int) -> torch.optim.Optimizer:
         import pytorch_optimizer
 
         return pytorch_optimizer.ScheduleFreeAdamW(

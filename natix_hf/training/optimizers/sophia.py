@@ -10,6 +10,7 @@ import torch
 from natix_hf.errors import UserError
 from natix_hf.options import off
 from natix_hf.training.optimizers.optimizer import Optimizer
+from natix_hf.training.optimizers.parameter_groups import ParameterGroup
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Sophia(Optimizer):
                 f"leave activation_checkpointing_kwargs out with {off(args, 'activation_checkpointing_kwargs')}"
             )
 
-    def build(self, groups: list[dict[str, Any]], args: Any, steps: int) -> torch.optim.Optimizer:
+    def build(self, groups: list[ParameterGroup], args: Any, steps: int) -> torch.optim.Optimizer:
         from natix_hf.training.optimizers.curvature import SophiaSteps
 
         return SophiaSteps(groups, lr=args.learning_rate, betas=(self.beta1, self.beta2), p=1.0, eps=self.eps)
