@@ -258,6 +258,7 @@ dataset_info:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shards", [False, True])
 def test_a_hub_data_set_whose_files_list_another_order(shards, loopback_hub, tmp_path, streets):
     names = [f"train-0000{i}-of-00002.parquet" for i in (0, 1)] if shards else ["train.parquet", "test.parquet"]
@@ -277,6 +278,7 @@ def test_a_hub_data_set_whose_files_list_another_order(shards, loopback_hub, tmp
     assert set(found["origins"]) == ({"train"} if shards else {"train", "test"})
 
 
+@pytest.mark.slow
 def test_a_hub_page_with_another_order_than_its_files_is_refused_and_other_names_are_taken(
     loopback_hub, tmp_path, streets
 ):

@@ -62,6 +62,7 @@ def answer(script: str, run: Path, photo: Path, folder: Path, *flags: str) -> di
     return json.loads(result.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["natix_hf first", "natix_hf last"])
 def test_pipeline_works_after_import_natix_hf_in_either_order(order, run_and_photo, tmp_path):
     imports = ["from transformers import pipeline", f"sys.path.insert(0, {str(REPOSITORY)!r}); import natix_hf"]
@@ -74,6 +75,7 @@ def test_pipeline_works_after_import_natix_hf_in_either_order(order, run_and_pho
     assert [found["scores"][name] for name in ("None", "Roadwork")] == pytest.approx(probabilities, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_pipeline_works_with_trust_remote_code_where_the_package_is_missing(run_and_photo, tmp_path):
     imports = "sys.modules['natix_hf'] = None\nfrom transformers import pipeline"
     found = answer(CLASSIFY.format(imports=imports, options="trust_remote_code=True"), *run_and_photo, tmp_path, "-I")

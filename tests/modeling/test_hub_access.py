@@ -13,11 +13,14 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = """
-import sys
+import sys, time
 from natix_hf.errors import UserError
 from natix_hf.modeling.checkpoints import load_backbone
+time.sleep = lambda seconds: None  # between two tries of the Hub's client
 for name in sys.argv[1:]:
     try:
         load_backbone(name)

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from accelerate.commands.launch import launch_command, launch_command_parser
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
@@ -67,9 +67,22 @@ def words(options: dict) -> list[str]:
     return [str(recipe), *(str(w) for key, value in options.items() if key != "recipe" for w in (f"--{key}", value))]
 
 
+def environment_of(words: list[str]) -> dict[str, str]:
+    """The environment in which `accelerate launch` with these words starts its processes."""
+    found = {}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("torch.distributed.run.run", lambda _: found.update(os.environ))
+        launch_command(launch_command_parser().parse_args(words))
+    return found
+
+
 @pytest.fixture(scope="module")
-def runs(tiny_backbone, make_photos, tmp_path_factory) -> dict[str, Path]:
-    """The folder of the runs of two processes, by configuration of accelerate."""
+def runs(tiny_backbone, make_photos, tmp_path_factory, warm) -> dict[str, Path]:
+    """The folder of the runs of two processes, by configuration of accelerate.
+
+    `accelerate launch` starts one pair; the other, which is told the same in its environment, is forked: that saves
+    their imports.
+    """
     folder = tmp_path_factory.mktemp("sharded")
     photos = make_photos(folder / "photos", {"None": (112, 118, 115), "Roadwork": (124, 114, 110)}, 40)
     places = {"dataset_name": photos, "model_name_or_path": tiny_backbone}
@@ -80,20 +93,18 @@ def runs(tiny_backbone, make_photos, tmp_path_factory) -> dict[str, Path]:
             if name == "fsdp2" or run != "ended"  # a whole model is not gathered before it is predicted with
         ]
         (folder / f"{name}.json").write_text(json.dumps(jobs))
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = free.getsockname()[1]
-        launch = [
-            "accelerate.commands.launch",
-            "--config_file",
-            REPOSITORY / "recipes" / "accelerate" / f"{name}.yaml",
-        ]
-        command = [sys.executable, "-m", *launch, "--num_processes", "2", "--main_process_port", port]
-        env = {**os.environ, "OMP_NUM_THREADS": "1", "NATIX_HF_HOME": str(folder / f"home-{name}")}
-        env["CUDA_VISIBLE_DEVICES"] = ""
-        command = [str(word) for word in (*command, SCRIPT, folder / f"{name}.json")]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=500, env=env)
-        assert done.returncode == 0, done.stderr
+        config = REPOSITORY / "recipes" / "accelerate" / f"{name}.yaml"
+        launch = ["--config_file", str(config), "--num_processes", "2", "--main_process_port", "0"]
+        script = [str(SCRIPT), str(folder / f"{name}.json")]
+        more = {"OMP_NUM_THREADS": "1", "NATIX_HF_HOME": str(folder / f"home-{name}"), "CUDA_VISIBLE_DEVICES": ""}
+        if name == "fsdp2":
+            command = [sys.executable, "-m", "accelerate.commands.launch", *launch, *script]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=500, env=os.environ | more)
+            assert done.returncode == 0, done.stderr
+        else:
+            told = environment_of([*launch, *script])
+            forked = warm.run(script[0], script[1:], told | more, folder, processes=2)
+            assert forked.status == 0, forked.err
     return {name: folder / name for name in ("multi_gpu", "fsdp2")}
 
 

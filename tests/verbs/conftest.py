@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from warm import REPOSITORY, Result, Warm, plain_environment
 
+HOOKS = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from pipeline_hooks import *; "
 COLOURS = {"None": (100, 120, 110), "Roadwork": (150, 100, 90)}
 RECIPE = """\
 image_size: 32

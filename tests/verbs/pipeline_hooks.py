@@ -1,4 +1,4 @@
-"""What tests of the pipeline put into its process before it starts: quick training, kills, a full disk.
+"""What tests of the pipeline and of sweeps put into its process before it starts: quick training, kills, a full disk.
 
 A hook holds for the pipeline and for the training that it starts.
 """
@@ -9,11 +9,14 @@ import errno
 import os
 import runpy
 import signal
+import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from natix_hf.documents.step_record import StepRecord
 from natix_hf.runs import steps
@@ -29,17 +32,42 @@ def train_in_a_fork() -> None:
         number = os.fork()
         if number:
             return os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])
-        sys.argv = ["natix_hf.train", *command[command.index("natix_hf.train") + 1 :]]
-        status = 0
-        try:
-            runpy.run_module("natix_hf.train", run_name="__main__", alter_sys=True)
-        except SystemExit as end:
-            status = end.code or 0
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+        _become_training(command)
 
     Pipeline._launched = launched
+
+
+def runs_in_forks() -> None:
+    """The runs of a sweep are forks of its process in the same way: in place of their program they go on here."""
+    popen = subprocess.Popen
+
+    def started(command: list[str], preexec_fn: Callable[[], None] | None, **options: Any) -> subprocess.Popen:
+        def become() -> None:
+            if preexec_fn is not None:
+                preexec_fn()
+            os.closerange(3, 256)  # as before a program; the parent waits for the end of one of these pipes
+            _become_training(command)
+
+        sys.stdout.flush()
+        return popen(command, preexec_fn=become, **options)
+
+    subprocess.Popen = started
+
+
+def _become_training(command: list[str]) -> None:
+    """Do the work of a training that was to be started with this command line: never returns."""
+    sys.argv = ["natix_hf.train", *command[command.index("natix_hf.train") + 1 :]]
+    status = 0
+    try:
+        runpy.run_module("natix_hf.train", run_name="__main__", alter_sys=True)
+    except SystemExit as end:
+        status = end.code or 0
+    except BaseException:
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _kill() -> None:

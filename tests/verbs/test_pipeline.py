@@ -16,10 +16,10 @@ import yaml
 from natix_hf.documents.ledger import read_ledger
 from natix_hf.runs.lease import held
 from natix_hf.runs.pipeline.plan import GROUP
+from tests.verbs.conftest import HOOKS
 
 ALL = ["split", "train", "predict", "calibrate", "assemble", "show", "evaluate", "report", "export", "prove"]
 BEHIND = ALL[3:]  # what other decisions lead to
-QUICK = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); from pipeline_hooks import *; "
 COLOURS = {"None": (100, 120, 110), "Roadwork": (150, 100, 90)}
 
 
@@ -34,7 +34,7 @@ class Piped:
         environment = {"NATIX_HF_HOME": str(self.desk.folder / "home"), "HF_HUB_OFFLINE": "1"}
         environment |= {name: os.environ[name] for name in ("PATH", "HOME", "OMP_NUM_THREADS") if name in os.environ}
         given = (str(self.desk.recipe), *map(str, words), "--output_dir", str(self.store))
-        prelude = QUICK + (prelude or "train_in_a_fork()")
+        prelude = HOOKS + (prelude or "train_in_a_fork()")
         return self.desk.warm.run("natix_hf.pipeline", given, environment, self.store.parent, prelude)
 
     def done(self, *words: object, prelude: str = "") -> list[str]:

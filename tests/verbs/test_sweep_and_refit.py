@@ -12,9 +12,11 @@ import yaml
 from natix_hf.documents.learning_rates import LearningRates
 from natix_hf.documents.ledger import read_ledger
 from natix_hf.documents.several_runs import Sweep
+from tests.verbs.conftest import HOOKS
 
 pytestmark = pytest.mark.slow
 
+FORKS = HOOKS + "runs_in_forks()"  # runs as processes of their own: test_folds_and_compare.py
 TABLES = ("val_calib.parquet", "val_test.parquet")
 
 
@@ -62,7 +64,7 @@ def swept(module_desk):
     """A desk, the words of a sweep of which one run fails, and what the sweep said."""
     desk = module_desk
     words = ("--method", "probe", "--seed", "3", "--grid", "learning_rate=1e-3,3e-2,1e30", "--max_grad_norm", "0")
-    return desk, words, desk.type("sweep", desk.recipe, *words)
+    return desk, words, desk.type("sweep", desk.recipe, *words, prelude=FORKS)
 
 
 def test_a_sweep_ranks_by_val_select_alone_and_says_what_failed(swept):
@@ -123,7 +125,7 @@ def test_the_same_command_keeps_what_is_finished_and_goes_on_with_the_rest(swept
     record = read(again / "run.json") | {"status": "training"}  # as a process leaves it that was killed at the end
     (again / "run.json").write_text(json.dumps(record))
     shutil.rmtree(again / "predictions")
-    result = desk.type("sweep", desk.recipe, *words)
+    result = desk.type("sweep", desk.recipe, *words, prelude=FORKS)
     assert "learning_rate=1e-3: is there already" in result.out
     assert "learning_rate=3e-2: goes on" in result.out
     assert kept.read_bytes() == before
