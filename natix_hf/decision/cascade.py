@@ -102,6 +102,7 @@ def fit_cascade(
     calibrators: Sequence[str] = ("temperature",),
     positive: int = 1,
     class_names: Sequence[str] | None = None,
+    offset: np.ndarray | None = None,
     other_promise: bool = False,
     cost: Sequence[float] = (1.0, 9.0),
     cost_in: str = "views",
@@ -118,6 +119,7 @@ def fit_cascade(
         calibrators: candidates for each stage, as `fit_calibrator` takes them.
         positive: class id.
         class_names: for the lines, `(classes,)`.
+        offset: `(classes,)`, added to the logits of both stages first, as `fit_calibrator` has it.
         other_promise: whether a promise of abstention will rest on the same control rows.
         cost: of the first stage, and what the second adds; `cost_in`, the unit.
         fitted_on: what the control rows are called.
@@ -125,8 +127,9 @@ def fit_cascade(
     Raises:
         UserError: as `fit_calibrator`, `certified_exit` and `given_exit`.
     """
+    kept = {"positive": positive, "class_names": class_names, "offset": offset}
     fits = {
-        name: fit_calibrator(logits, fit.labels, fit.groups, calibrators, positive=positive, class_names=class_names)
+        name: fit_calibrator(logits, fit.labels, fit.groups, calibrators, **kept)
         for name, logits in (("first", fit.early), ("second", fit.full))
     }
     first, second = (one.calibration for one in fits.values())

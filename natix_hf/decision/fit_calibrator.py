@@ -62,6 +62,7 @@ def fit_calibrator(
     *,
     positive: int = 1,
     class_names: Sequence[str] | None = None,
+    offset: np.ndarray | None = None,
     folds: int = FOLDS,
     seed: int = 0,
 ) -> CalibratorFit:
@@ -77,6 +78,8 @@ def fit_calibrator(
         candidates: names of `CALIBRATORS`.
         positive: id of the positive class, handed on.
         class_names: for the notes, `(classes,)`; default the ids.
+        offset: `(classes,)` that is added to the logits first, where they belong to other class shares than those of
+            the rows; the calibration that is returned is one for the logits without it.
         folds: at most as many as there are groups.
         seed: of the folds.
 
@@ -84,7 +87,8 @@ def fit_calibrator(
         UserError: as `temperature.checked_rows`, unknown candidates, or not one group a row.
     """
     check_candidates(candidates)
-    logits, labels = checked_rows(logits, labels)
+    unmoved, labels = checked_rows(logits, labels)
+    logits = unmoved if offset is None else unmoved + offset
     if groups is not None and len(groups) != len(labels):
         raise UserError(f"calibration: {len(groups)} groups for {len(labels)} rows, one a row expected")
     group_of_row = group_numbers(groups, len(labels))
@@ -102,6 +106,8 @@ def fit_calibrator(
         chosen, compared = choose(held_out, labels, group_of_row)
     calibration = fit_one(chosen, logits, labels, group_of_row, positive=positive)
     after = calibration.calibrated(logits)
+    if offset is not None and offset.any():
+        calibration = _for_unmoved(calibration, offset, unmoved, labels)
     return CalibratorFit(
         calibration=calibration,
         asked=tuple(candidates),
@@ -124,6 +130,13 @@ def fit_one(
     classes, zeros = logits.shape[1], np.zeros(logits.shape[1])
     neutral = Calibration(name, np.ones(classes), zeros, zeros.copy(), zeros.copy(), positive)
     return replace(neutral, **CALIBRATORS[name].fit(logits, labels, groups))
+
+
+def _for_unmoved(calibration: Calibration, offset: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> Calibration:
+    """The calibration of `logits + offset` as one of the logits, `(n, classes)`, as they are."""
+    if calibration.isotonic is not None:  # by ranks alone: moving all logits alike changes nothing but the knots
+        return fit_one("isotonic", logits, labels, positive=calibration.positive)
+    return replace(calibration, calibrator_bias=calibration.calibrator_bias + offset / calibration.temperature)
 
 
 def _possible(labels: np.ndarray, classes: Sequence, candidates: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -18,12 +18,13 @@ from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.decision.calibration import Calibration, DecisionRule
 from natix_hf.decision.calibrators import CALIBRATORS
 from natix_hf.decision.choice import mean_and_error, nll
-from natix_hf.decision.fit_calibrator import CalibratorFit, fit_calibrator, fit_one
+from natix_hf.decision.fit_calibrator import fit_calibrator
 from natix_hf.decision.prior import class_prior
 from natix_hf.decision.prior_shift import importance_weights, prior_bias
 from natix_hf.decision.temperature import softmax
 from natix_hf.decision.threshold import fold_bias, held_out_gain, threshold_curve, unreachable_line
 from natix_hf.documents.calibration import CalibrationFile, Compared, Deployment, Prior, ThresholdChoice
+from natix_hf.documents.cascade import Cascade
 from natix_hf.documents.guarantee import Guarantee
 from natix_hf.documents.ledger import LedgerEntry, note_reads
 from natix_hf.documents.run_record import RunRecord
@@ -169,11 +170,9 @@ def decide(
     labels = rows.label
     counts = np.bincount(labels, minlength=len(names))
     seen, every_class = counts / counts.sum(), bool(counts.all())
-    offset = np.zeros(len(names))
-    if trained is not None and every_class and options.calibrator != ["none"]:
-        # A temperature cannot undo what sampling did to the odds: without this, target_prior would correct it twice.
-        offset = prior_bias(trained, seen)
-    fit = _fit_moved(rows, offset, options, names, positive)
+    offset = offset_to(seen, trained, options)
+    about = {"positive": positive, "class_names": names, "offset": offset}
+    fit = fit_calibrator(rows.logits, labels, rows.group, options.calibrator, **about)
     calibration, notes, weights = fit.calibration, list(fit.notes), None
     if offset.any():
         notes.append(
@@ -235,23 +234,19 @@ def decide(
     )
 
 
-def _fit_moved(
-    rows: SavedLogits, offset: np.ndarray, options: DecisionOptions, names: Sequence[str], positive: int
-) -> CalibratorFit:
-    """The calibrator that is best for the logits once `offset` `(classes,)` is added, as one for the logits as they
-    are."""
-    moved = rows.logits + offset
-    about = {"positive": positive, "class_names": names}
-    fit = fit_calibrator(moved, rows.label, rows.group, options.calibrator, **about)
-    if not offset.any():
-        return fit
-    calibration = fit.calibration
-    if calibration.isotonic is not None:  # by ranks alone: moving all logits alike changes nothing but the knots
-        calibration = fit_one("isotonic", rows.logits, rows.label, positive=positive)
-    else:
-        bias = calibration.calibrator_bias + offset / calibration.temperature
-        calibration = dataclasses.replace(calibration, calibrator_bias=bias)
-    return dataclasses.replace(fit, calibration=calibration)
+def offset_to(seen: np.ndarray, trained: np.ndarray | None, options: DecisionOptions) -> np.ndarray:
+    """What moves logits that belong to the class shares of training to those of the rows, `(classes,)`.
+
+    A temperature cannot undo what sampling did to the odds: without this, target_prior would correct it twice.
+
+    Args:
+        seen: shares of the classes among the rows.
+        trained: those to which the logits belong; None: the same.
+        options: zeros where no calibrator is asked for.
+    """
+    if trained is None or not seen.all() or options.calibrator == ["none"]:
+        return np.zeros(len(seen))
+    return prior_bias(trained, seen)
 
 
 def _choose_threshold(
@@ -311,19 +306,35 @@ def _shares(shares: np.ndarray, names: Sequence[str]) -> str:
 
 
 def guaranteed(
-    calibration: Calibration, control: SavedLogits, options: DecisionOptions, names: Sequence[str], fitted_on: str
+    calibration: Calibration,
+    control: SavedLogits,
+    options: DecisionOptions,
+    names: Sequence[str],
+    fitted_on: str,
+    *,
+    cascade: Cascade | None = None,
 ) -> Guarantee:
-    """What `decision.risk_control` proves on rows that nothing else has read, and its `lines` in words."""
+    """What `decision.risk_control` proves on rows that nothing else has read, and its `lines` in words.
+
+    Args:
+        calibration, options, names: of the model.
+        control: the rows; of a cascade its composite logits.
+        fitted_on: what they are called.
+        cascade: whose exit was chosen on the same rows: it has taken its part of delta.
+    """
+    from natix_hf.decision.cascade import LeftForRisk, left_for_risk
     from natix_hf.decision.risk_control import capacity_line, control_risk, guarantee_line
 
-    positive = calibration.positive
+    positive, delta = calibration.positive, options.risk_delta
+    left = left_for_risk(cascade.exit, delta) if cascade else LeftForRisk(delta, chosen_among=1)
     document = control_risk(
         softmax(calibration.calibrated(control.logits))[:, positive],
         control.label == positive,
         control.group,
         risk=options.risk,
         alpha=options.risk_alpha,
-        delta=options.risk_delta,
+        delta=left.delta,
+        chosen_among=left.chosen_among,
         prevalence=options.prevalence,
         threshold=calibration.threshold,
         fitted_on=fitted_on,
