@@ -17,9 +17,9 @@ from natix_hf.runs.assemble_model import write_into_weights
 NAMES = ["None", "Roadwork"]
 
 
-@pytest.fixture(params=["default", "pissa"])
+@pytest.fixture(params=[{}, {"lora_init": "pissa"}, {"use_doran": True, "doran_share": "block"}], ids=str)
 def run(job, request):
-    trainer = job("lora", num_train_epochs=1, learning_rate=3e-2, lora={"lora_init": request.param})
+    trainer = job("lora", num_train_epochs=1, learning_rate=3e-2, lora=request.param)
     train_run(trainer)
     finish_run(trainer)
     return trainer.args.output_dir

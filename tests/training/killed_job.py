@@ -48,7 +48,7 @@ def main() -> None:
         splits.label_names,
         method=job["method"],
         image_size=32,
-        lora={"lora_r": 4, "lora_dropout": job.get("dropout", 0.1)},
+        lora={"lora_r": 4, "lora_dropout": job.get("dropout", 0.1), **job.get("lora", {})},
         head_dropout=job.get("dropout", 0.1),
     )
     trainer = NatixTrainer(

@@ -28,10 +28,12 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("NATIX_HF_HOME", str(tmp_path / "home"))
 
 
-def test_a_cached_run_equals_the_uncached_one_on_the_same_views(job, losses):
-    plain = job(name="plain", speed={"fixed_views": 2}, **SETTINGS)
+@pytest.mark.parametrize("more", [{}, {"use_doran": True, "doran_share": "block"}], ids=["lora", "doran"])
+def test_a_cached_run_equals_the_uncached_one_on_the_same_views(job, losses, more):
+    settings = SETTINGS | {"lora": SETTINGS["lora"] | more}
+    plain = job(name="plain", speed={"fixed_views": 2}, **settings)
     plain.train()
-    cached = job(name="cached", speed={"fixed_views": 2, "prefix_cache_gb": 1.0}, **SETTINGS)
+    cached = job(name="cached", speed={"fixed_views": 2, "prefix_cache_gb": 1.0}, **settings)
     assert cached.source.prefix.precision == "float32"
     assert cached.source.prefix.views == 2
     passes = []

@@ -99,3 +99,21 @@ def test_two_processes_have_the_losses_of_one_with_the_same_global_batch(start, 
     assert losses(both) == pytest.approx(losses(alone), abs=1e-4)
     values = [json.loads((run / "metrics.json").read_text())["metrics"]["log_loss"]["value"] for run in (alone, both)]
     assert values[1] == pytest.approx(values[0], abs=1e-4)
+
+
+def test_doran_goes_on_after_a_kill_and_has_the_same_losses_on_two_processes(start):
+    """Its networks and floors are in no file that a run ships; a checkpoint has them."""
+    doran = {"lora": {"use_doran": True, "doran_share": "block"}, "dropout": 0.0}
+    whole, undisturbed = start("doran", **doran)
+    assert whole.returncode == 0, whole.stderr
+    killed, folder = start("doran-killed", kill_at=6, **doran)
+    assert killed.returncode == -signal.SIGKILL
+    again, _ = start("doran-killed", arguments={"resume_from_checkpoint": "true"}, **doran)
+    assert again.returncode == 0, again.stderr
+    same_run(undisturbed, folder)
+    spread = {"per_device_train_batch_size": 4, "ddp_backend": "gloo"}
+    two, both = start("doran-two", processes=2, arguments=spread, **doran)
+    assert two.returncode == 0, two.stderr
+    logs = [json.loads((run / "run.json").read_text())["log_history"] for run in (undisturbed, both)]
+    alone, together = ([entry["loss"] for entry in log if "loss" in entry] for log in logs)
+    assert together == pytest.approx(alone, abs=1e-4)

@@ -22,10 +22,11 @@ def same(a, b):
         torch.testing.assert_close(a[name], b[name], rtol=0, atol=0, msg=name)
 
 
-def test_accumulated_gradients_equal_those_of_one_large_batch(job):
+@pytest.mark.parametrize("lora", [{}, {"use_doran": True, "doran_share": "block"}], ids=["lora", "doran"])
+def test_accumulated_gradients_equal_those_of_one_large_batch(job, lora):
     """Four steps of 2 photos must move the weights as one of 8, not four times as far."""
     settings = {"max_steps": 1, "lora_dropout": 0.0, "max_grad_norm": 0.0, "optim": "sgd", "eval_strategy": "no"}
-    settings |= {"warmup_steps": 0}
+    settings |= {"warmup_steps": 0, "lora": lora}
     large = job(name="large", per_device_train_batch_size=8, **settings)
     large.train()
     small = job(name="small", per_device_train_batch_size=2, gradient_accumulation_steps=4, **settings)
