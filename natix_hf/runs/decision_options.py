@@ -43,7 +43,11 @@ class DecisionOptions:
         1, "how often each photo of val_calib is sent, drawn anew each time; for calibrate_on"
     )
     robustness: list[str] = option([], "challenge profiles under which val_test is measured beside its clean photos")
-    slices: list[str] = option([], "metadata columns that figures are broken down by; default all with 2 to 50 values")
+    slices: list[str] = option(
+        [],
+        "metadata columns that figures are broken down by, also resolution and orientation (landscape, portrait); "
+        "default all with 2 to 50 values, orientation where photos become a rectangle",
+    )
 
     def __post_init__(self):
         from natix_hf.decision.fit_calibrator import check_candidates

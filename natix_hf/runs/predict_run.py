@@ -9,7 +9,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from natix_hf.data.splits.contracts import LockedSplits
+from natix_hf.data.splits.slicing import ORIENTATION
 from natix_hf.inference.robustness import SentPhotos
+from natix_hf.photos.geometry import Geometry
 from natix_hf.runs.decision_options import DecisionOptions
 from natix_hf.runs.measure_robustness import predict_challenged
 from natix_hf.runs.saved_logits import write_predictions
@@ -47,12 +49,16 @@ def predict_run(
         run: its folder.
         splits: of the run.
         network: the trained model.
-        options: of the run: `slices`, and the challenge profiles of `calibrate_on` and `robustness`.
+        options: of the run: `slices` (a run on rectangles has `orientation` beside the default), and the challenge
+            profiles of `calibrate_on` and `robustness`.
         writes: whether this process writes.
     """
     purpose = splits.purpose
     tables = {"val_select": TABLES["val_select"]} if purpose == "sweep" else TABLES
     asked = dataclasses.asdict(options)
+    geometry = Geometry.of(network.processing_class)
+    # A square squashes a photo and the same photo turned alike, a rectangle does not.
+    also = () if geometry.height == geometry.width else (ORIENTATION,)
     with carried_out(run, PREDICT, asked, purpose=purpose, splits=splits, noted=writes):
         for name, (role, parts) in tables.items():
             predicted = []
@@ -61,7 +67,7 @@ def predict_run(
                 predicted.append((part, rows, network.logits(rows)))
             if writes:
                 slices = () if purpose == "sweep" else options.slices
-                write_predictions(run / "predictions" / f"{name}.parquet", predicted, slices)
+                write_predictions(run / "predictions" / f"{name}.parquet", predicted, slices, also=also)
             if purpose != "sweep":
                 predict_challenged(
                     run,

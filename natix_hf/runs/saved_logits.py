@@ -81,13 +81,19 @@ def sent_as(path: Path) -> str:
 
 
 def write_predictions(
-    path: Path, parts: list[tuple[str | None, Any, np.ndarray]], slices: Sequence[str] = (), *, sent: str | None = None
+    path: Path,
+    parts: list[tuple[str | None, Any, np.ndarray]],
+    slices: Sequence[str] = (),
+    *,
+    also: Sequence[str] = (),
+    sent: str | None = None,
 ) -> None:
     """Write parts of a split as `predictions/<split>.parquet`.
 
     Args:
         parts: name, rows and logits `(n, classes)` of each.
         slices: the columns that figures are broken down by; by default all that are fit, see `data.splits.slicing`.
+        also: `slicing.DERIVED` ones beside these defaults.
         sent: how the profile took the photos, where they are as one sends them.
     """
     columns: dict[str, list] = {"id": [], "group": [], "label": [], "logits": [], "part": []}
@@ -101,7 +107,7 @@ def write_predictions(
     for name in ("source", "width", "height"):
         if all(name in rows.column_names for _, rows, _ in parts):
             columns[name] = [value for _, rows, _ in parts for value in rows[name][:]]
-    kinds = slice_values([rows for _, rows, _ in parts], slices)
+    kinds = slice_values([rows for _, rows, _ in parts], slices, also=also)
     columns |= {f"{SLICE}{name}": values for name, values in kinds.items()}
     table = pa.table({**columns, "logits": pa.array(columns["logits"], pa.list_(pa.float32()))})
     if sent is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from datasets import ClassLabel, Dataset, Features, Value
 
-from natix_hf.data.splits.slicing import check_slices, resolution, slice_values
+from natix_hf.data.splits.slicing import check_slices, orientation, resolution, slice_values
 from natix_hf.errors import UserError
 
 N = 60
@@ -123,6 +123,32 @@ def test_only_the_chosen_columns_where_some_are_chosen():
 )
 def test_resolutions(size, name):
     assert resolution(*size) == name
+
+
+@pytest.mark.parametrize(
+    ("size", "name"),
+    [((640, 480), "landscape"), ((480, 640), "portrait"), ((9, 9), "square"), ((None, 3), "unknown")],
+)
+def test_orientations(size, name):
+    assert orientation(*size) == name
+
+
+def test_orientation_is_looked_at_where_it_is_asked_for_and_photos_have_both():
+    turned = rows(
+        width=[1080 if i % 4 else 1920 for i in range(N)], height=[1920 if i % 4 else 1080 for i in range(N)]
+    )
+    assert "orientation" not in slice_values([turned])
+    found = slice_values([turned], also=["orientation"])
+    assert found["orientation"][:2] == ["landscape", "portrait"]
+    assert {*found} == {*slice_values([turned]), "orientation"}
+    assert slice_values([turned], ["orientation"]) == {"orientation": found["orientation"]}
+    check_slices(turned, ["orientation"])
+    wide = rows()  # all of them
+    assert "orientation" not in slice_values([wide], also=["orientation"])
+    bare = turned.remove_columns(["width", "height"])
+    assert "orientation" not in slice_values([bare], also=["orientation"])
+    own = rows(orientation=["up" if i % 5 else "down" for i in range(N)])
+    assert slice_values([own], also=["orientation"])["orientation"][:2] == ["down", "up"]
 
 
 def test_values_of_other_types_are_text():

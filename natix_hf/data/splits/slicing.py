@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from natix_hf.errors import UserError
 
 MOST_VALUES = 50
 LONGEST = 60  # characters of a value; longer ones are sentences
-RESOLUTION = "resolution"
+RESOLUTION, ORIENTATION = "resolution", "orientation"
 # Upper ends of the classes of resolution, in megapixels.
 MEGAPIXELS = ((0.3, "under 0.3 MP"), (1.0, "0.3 to 1 MP"), (3.0, "1 to 3 MP"), (9.0, "3 to 9 MP"), (np.inf, "9 MP up"))
 
@@ -39,24 +39,29 @@ _LONG_NUMBER = re.compile(r"\d{6,}")  # seconds since 1970, days as 20240501, id
 _DATE = re.compile(r"\d{4}[-:/]\d{1,2}[-:/]\d{1,2}")
 
 
-def slice_values(parts: Sequence[Dataset], chosen: Sequence[str] = ()) -> dict[str, list[str]]:
+def slice_values(
+    parts: Sequence[Dataset], chosen: Sequence[str] = (), *, also: Sequence[str] = ()
+) -> dict[str, list[str]]:
     """The kinds of some rows, by every column that tells 2 to 50 kinds apart.
 
     Args:
         parts: rows of one source, one set behind the other.
-        chosen: only these columns (flat names, dotted paths, `resolution`); by default all that are fit.
+        chosen: only these columns (flat names, dotted paths, `resolution`, `orientation`); by default all that are
+            fit, `orientation` not among them.
+        also: of `DERIVED`, beside those of the default.
 
     Returns:
         Column -> `(n,)` values as text; several tags of a row are one value (`fog+rain`), `unknown` stands where there
-        is none. `resolution` is the class of width x height. A column with one value, with more than 50, or with a
-        value of its own for most rows is left out; so is one that only renames the classes.
+        is none. `resolution` is the class of width x height, `orientation` says which is longer. A column with one
+        value, with more than 50, or with a value of its own for most rows is left out; so is one that only renames the
+        classes.
     """
     n = sum(len(part) for part in parts)
     if not n:
         return {}
     labels = [label for part in parts for label in part["label"][:]]
     found = {}
-    for column in chosen or _columns(parts[0]):
+    for column in chosen or _columns(parts[0], also):
         values = [value for part in parts for value in _values(part, column)]
         kinds = set(values)
         renamed = len(kinds) == len(set(labels)) == len(set(zip(values, labels)))
@@ -73,8 +78,8 @@ def check_slices(rows: Dataset, chosen: Sequence[str], key: str = "slices") -> N
         UserError: a column that is not there, that holds places, links, dates or sentences, or more than 50 values.
     """
     for column in chosen:
-        if column != RESOLUTION and not has_column(rows, column):
-            raise UserError(f"{key}: no column {column!r}; there are {', '.join([*_columns(rows), RESOLUTION])}")
+        if column not in DERIVED and not has_column(rows, column):
+            raise UserError(f"{key}: no column {column!r}; there are {', '.join(_columns(rows, DERIVED))}")
         kinds = set(_values(rows, column))
         if _words(column) & _PLACES or not all(map(_is_kind, kinds)):
             raise UserError(  # without the value: it may be a place
@@ -100,11 +105,22 @@ def resolution(width: int | None, height: int | None) -> str:
     return next(name for end, name in MEGAPIXELS if width * height / 1e6 < end)
 
 
-def _columns(rows: Dataset) -> list[str]:
-    """The columns, and paths into structs, that may hold kinds, by their names and types."""
+def orientation(width: int | None, height: int | None) -> str:
+    """Which side of a photo is longer."""
+    if not width or not height:
+        return UNKNOWN
+    return "square" if width == height else "landscape" if width > height else "portrait"
+
+
+# What the size of a photo tells, `width` and `height` in pixels to a kind.
+DERIVED = {RESOLUTION: resolution, ORIENTATION: orientation}
+
+
+def _columns(rows: Dataset, also: Iterable[str] = ()) -> list[str]:
+    """The columns, and paths into structs, that may hold kinds, by their names and types; and what sizes tell."""
     names = [name for name, feature in _leaves(rows.features) if _may_be(name, feature)]
     sized = {"width", "height"} <= set(rows.column_names)
-    return [*names, *([RESOLUTION] if sized else [])]
+    return [*names, *(dict.fromkeys([RESOLUTION, *also]) if sized else [])]
 
 
 def _leaves(features: dict[str, Any], front: str = "") -> Iterator[tuple[str, Any]]:
@@ -132,8 +148,8 @@ def _words(name: str) -> set[str]:
 
 
 def _values(rows: Dataset, column: str) -> list[str]:
-    if column == RESOLUTION and not has_column(rows, column):
-        return [resolution(*size) for size in zip(rows["width"][:], rows["height"][:])]
+    if column in DERIVED and not has_column(rows, column):
+        return [DERIVED[column](*size) for size in zip(rows["width"][:], rows["height"][:])]
     return category(rows, column)
 
 
