@@ -33,11 +33,14 @@ def load_network(recipe: Recipe, label_names: list[str]) -> tuple[Any, Any]:
     from natix_hf.inference.load_model import load_model
 
     options = asdict(recipe.model)
+    keys = ("views", "views_grid", "views_overlap", "views_top_k", "views_aggregate")
+    tiles = {key: getattr(recipe.data, key) for key in keys}
     return load_model(
         options.pop("model_name_or_path"),
         label_names,
         image_size=recipe.data.image_size,
         resize=recipe.data.resize,
+        **tiles,
         lora=asdict(recipe.lora),
         revision=options.pop("model_revision"),
         seed=recipe.training.seed,
@@ -58,6 +61,8 @@ def train(recipe: Recipe) -> Part | None:
     text = resolved(recipe)
     say = partial(print, flush=True) if args.should_log else (lambda *_: None)
     check(recipe, text)
+    if recipe.purpose.kind != "range test" and (idle := recipe.data.without_effect(method)):
+        say(f"warning: {idle}")
     asked = planned(recipe.hub, recipe.data.label_names, saves=args.should_save)
 
     times, begin = {}, time.perf_counter()
@@ -87,6 +92,7 @@ def train(recipe: Recipe) -> Part | None:
             processing_class=processor,
             augment=recipe.data.augment,
             challenge_levels=recipe.data.challenge_levels,
+            sampled_tiles=recipe.data.sampled_tiles,
             positive_label=recipe.data.positive_label,
             target_prior=target_prior,
             checked=True,

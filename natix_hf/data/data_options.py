@@ -1,11 +1,11 @@
 """The recipe's keys about photos: which ones, how they are read, and how they are divided."""
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from natix_hf.errors import UserError
-from natix_hf.options import option
-from natix_hf.photos.geometry import GEOMETRIES
+from natix_hf.options import AT_LEAST_0, AT_LEAST_1, check_bounds, defaults, option
+from natix_hf.photos.geometry import GEOMETRIES, Geometry, Tiles, geometry_of
 
 
 @dataclass
@@ -53,6 +53,22 @@ class DataOptions:
     resize: Literal[tuple(GEOMETRIES)] = option(
         "squash", "how a photo takes that shape: " + ", ".join(f"{k} {g.help}" for k, g in GEOMETRIES.items())
     )
+    views: Literal["whole", "tiles"] = option(
+        "whole",
+        "what the model sees of a photo in image_size: the whole, or the whole and tiles of it by a second head",
+    )
+    views_grid: list[int] = option([3, 3], "tiles: rows and columns, such as 2 4; one number stands for both")
+    views_overlap: float = option(0.2, "tiles: the share of a tile's side that it has in common with its neighbour")
+    views_aggregate: Literal["top_k", "mean", "attention"] = option(
+        "top_k",
+        "tiles: how their logits become the photo's: the mean of the views_top_k largest of each class, the mean of "
+        "all, or by attention that is trained along",
+    )
+    views_top_k: Annotated[int, AT_LEAST_1] = option(2, "tiles: of so many the logits are averaged, class by class")
+    views_train: Literal["all", "sampled"] = option(
+        "all", "tiles: a step sees all of a photo's tiles, or views_sampled that are drawn anew in every epoch"
+    )
+    views_sampled: Annotated[int, AT_LEAST_0] = option(0, "views_train sampled: tiles of a photo in a step")
     augment: Literal[
         "none",
         "basic",
@@ -82,3 +98,56 @@ class DataOptions:
             raise UserError(f"image_size: {given} given, one number (a square) or height and width expected")
         if len(set(self.image_size)) == 1:
             self.image_size = self.image_size[0]  # so recipe.yaml says 224, as people write it
+        if len(self.views_grid) == 1:
+            self.views_grid = self.views_grid * 2
+        check_bounds(self, DataOptions)
+        self._check_tiles(self.geometry)
+
+    @property
+    def geometry(self) -> Geometry:
+        """How photos become what the network sees."""
+        tiles = {name: getattr(self, name) for name in ("views", "views_grid", "views_overlap")}
+        return geometry_of(self.resize, self.image_size, **tiles)
+
+    @property
+    def sampled_tiles(self) -> int:
+        """How many tiles of a photo a step of training sees; 0: all of them."""
+        return self.views_sampled if self.views == "tiles" and self.views_train == "sampled" else 0
+
+    def _check_tiles(self, geometry: Geometry) -> None:
+        if not isinstance(geometry, Tiles):
+            return
+        least = self.views_top_k if self.views_aggregate == "top_k" else 1
+        if least > geometry.tiles:
+            raise UserError(
+                f"views_top_k: {least} given, and there are {geometry.tiles} tiles: use --views_top_k "
+                f"{min(2, geometry.tiles)}, or a larger --views_grid"
+            )
+        if self.views_train == "sampled" and not least <= self.views_sampled < geometry.tiles:
+            raise UserError(
+                f"views_sampled: {self.views_sampled} given, {least} to {geometry.tiles - 1} of the {geometry.tiles} "
+                f"tiles expected: use --views_sampled {max(least, geometry.tiles // 3)}, or --views_train all"
+            )
+
+    def without_effect(self, method: str) -> str | None:
+        """One line on keys about tiles that are not at their default and have no effect; None where there are none.
+
+        Args:
+            method: of the recipe.
+        """
+        tiles = self.views == "tiles"
+        known = defaults(DataOptions)
+        whys = {} if tiles else {name: f"views is {self.views}" for name in known if name.startswith("views_")}
+        if tiles and self.views_aggregate != "top_k":
+            whys["views_top_k"] = f"views_aggregate is {self.views_aggregate}"
+        if tiles and method == "probe":
+            whys |= dict.fromkeys(("views_train", "views_sampled"), "a probe keeps the features of all tiles")
+        elif tiles and self.views_train == "all":
+            whys["views_sampled"] = "views_train is all"
+        idle: dict[str, list[str]] = {}
+        for key, why in whys.items():
+            if getattr(self, key) != known[key]:
+                idle.setdefault(why, []).append(key)
+        if not idle:
+            return None
+        return "; ".join(f"{', '.join(keys)} without effect, {why}" for why, keys in idle.items())

@@ -24,15 +24,17 @@ def attention_maps(model: nn.Module, pixel_values: Tensor) -> np.ndarray:
 
     Args:
         model: a `NatixDinov3ForImageClassification` in eval mode, with or without LoRA.
-        pixel_values: `(batch, 3, H, W)`.
+        pixel_values: `(batch, 3, H, W)`; of `(batch, views, 3, H, W)` the whole photos are looked at.
 
     Returns:
         `(batch, H / patch_size, W / patch_size)` float32.
     """
     config = model.config.backbone_config
     rows, columns = (side // config.patch_size for side in pixel_values.shape[-2:])
+    if pixel_values.ndim == 5:
+        pixel_values = pixel_values[:, :1]
     with _last_weights(model) as weights:
-        model(pixel_values=pixel_values.to(next(model.parameters()).device))
+        model.extract_features(pixel_values.to(next(model.parameters()).device))
     (last,) = weights  # (batch, heads, tokens, tokens)
     first_patch = 1 + config.num_register_tokens
     return last[:, :, 0, first_patch:].mean(dim=1).reshape(-1, rows, columns).float().cpu().numpy()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from PIL import Image
@@ -26,7 +26,7 @@ from torchvision.transforms.v2 import (
 
 from natix_hf.errors import UserError
 from natix_hf.photos.decode import Source, open_photo
-from natix_hf.photos.geometry import Geometry
+from natix_hf.photos.geometry import Geometry, Tiles
 from natix_hf.streetvision.profiles import PROFILES, apply_challenge, cached_photo, check_levels, draw_challenge
 
 # What comes after the crop and the mirror image of `basic`; torchvision's own settings, bilinear where they warp.
@@ -54,6 +54,12 @@ def check_augment(augment: str, challenge_levels: Sequence[float] | None = None)
                 "leave it out with --challenge_levels null"
             )
         check_levels(augment, challenge_levels)
+
+
+def drawn_tiles(geometry: Tiles, count: int, *, seed: int, epoch: int, row_id: str) -> list[int]:
+    """The numbers of the tiles that a step sees of a photo, a pure function of (seed, epoch, row id)."""
+    generator = torch.Generator().manual_seed(view_seed(seed, epoch, f"{row_id}\0tiles"))
+    return sorted(torch.randperm(geometry.tiles, generator=generator)[:count].tolist())
 
 
 def needs_whole_photo(augment: str) -> bool:
@@ -96,8 +102,11 @@ def _crop_and_flip(pixels: Tensor, geometry: Geometry, generator: torch.Generato
         wide, high = min(1.0, math.sqrt(most * aspect)), min(1.0, math.sqrt(most / aspect))
     crop_width, crop_height = max(1, round(wide * width)), max(1, round(high * height))
     left, top = round(across * (width - crop_width)), round(down * (height - crop_height))
-    size = list(geometry.shape[-2:])
-    view = functional.resized_crop(pixels, top, left, crop_height, crop_width, size, antialias=True)
+    if isinstance(geometry, Tiles):  # which are cut out of the photo as it is now
+        view = functional.crop(pixels, top, left, crop_height, crop_width)
+    else:
+        size = [geometry.height, geometry.width]
+        view = functional.resized_crop(pixels, top, left, crop_height, crop_width, size, antialias=True)
     return functional.horizontal_flip(view) if mirrored < 0.5 else view
 
 
@@ -116,6 +125,7 @@ def training_view(
     epoch: int,
     row_id: str,
     challenge_levels: Sequence[float] | None = None,
+    tiles: Sequence[int] | None = None,
 ) -> Tensor:
     """One training view of a photo, a pure function of its arguments; the global random state is left as it was.
 
@@ -136,9 +146,10 @@ def training_view(
         epoch: whole number; the view changes with it.
         row_id: the row's `id`.
         challenge_levels: probabilities of the levels of a `challenge@...`; by default all are equally likely.
+        tiles: numbers of those that are wanted beside the whole photo; by default all that the geometry has.
 
     Returns:
-        uint8 tensor `(3, H, W)`.
+        uint8 tensor `(3, H, W)`, with tiles `(views, 3, H, W)`: the photo is augmented first, and then cut.
 
     Raises:
         UserError: if `augment` is not one of the names above, or the levels are not its own.
@@ -149,13 +160,14 @@ def training_view(
         challenge = draw_challenge(augment, image.size, seed=drawn, level_probabilities=challenge_levels)
         image = apply_challenge(image, challenge)
     pixels = image if isinstance(image, Tensor) else functional.pil_to_tensor(image)
+    cut = partial(geometry.pixel_values, tiles=tiles) if isinstance(geometry, Tiles) else None
     if augment not in POLICIES:
-        return geometry.whole_view(pixels)
+        return geometry.whole_view(pixels) if cut is None else cut(pixels)
     generator = torch.Generator().manual_seed(drawn)
     view, policy = _crop_and_flip(pixels, geometry, generator), _policy(augment)
-    if policy is None:
-        return view
-    with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed: that would also reseed the GPUs, whose state drives the dropout of the run.
-        torch.default_generator.set_state(generator.get_state())
-        return policy(view)
+    if policy is not None:
+        with torch.random.fork_rng(devices=[]):
+            # Not torch.manual_seed: that would also reseed the GPUs, whose state drives the dropout of the run.
+            torch.default_generator.set_state(generator.get_state())
+            view = policy(view)
+    return view if cut is None else cut(view)

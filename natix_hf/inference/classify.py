@@ -22,6 +22,7 @@ from natix_hf.errors import UserError, one_line
 from natix_hf.files import only_a_path, read_json, replacing
 from natix_hf.inference.batches import logits_of, photo_batches
 from natix_hf.inference.graph_classifier import GRAPHS, GraphClassifier, graph_form
+from natix_hf.inference.tiled_models import check_same_views
 from natix_hf.modeling.checkpoints import PICKLES, check_finite
 from natix_hf.modeling.packed_linear import packed_linears
 from natix_hf.photos.client_view import ClientTally
@@ -106,6 +107,7 @@ def load_classifier(name_or_path: str) -> tuple[Any, Any]:
         absent = "" if run.is_dir() else "no such folder, and as a Hub id "
         raise UserError(f"{name_or_path}: {absent}no model that can be loaded: {one_line(error)}") from None
     check_finite(name_or_path, model)
+    check_same_views(getattr(model.config, "views", None), processor)  # other classes' configs do not know the name
     return model.eval(), processor
 
 

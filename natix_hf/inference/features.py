@@ -78,33 +78,41 @@ def cache_key(model: Any, processor: Any, view: FixedView | None = None, *, weig
 
 
 def pooled(parts: Any, pooling: str, layers: int) -> Any:
-    """The features that a model with this pooling reads, `(rows, dim)`.
+    """The features that a model with this pooling reads, `(rows, [views,] dim)`.
 
     Args:
-        parts: array or tensor `(rows, L, 2, hidden)`: of the last L layers, first to last, the class token and the
-            mean of the patch tokens.
+        parts: array or tensor `(rows, L, [views,] 2, hidden)`: of the last L layers, first to last, the class token
+            and the mean of the patch tokens.
         pooling: `cls`, `mean` or `cls_mean`.
         layers: the last so many of them, at most L.
     """
     parts = parts[:, parts.shape[1] - layers :]
     if pooling != "cls_mean":
-        parts = parts[:, :, POOLINGS.index(pooling)]
+        parts = parts[..., POOLINGS.index(pooling), :]
+    if parts.ndim == (5 if pooling == "cls_mean" else 4):  # with views
+        return parts.swapaxes(1, 2).reshape(len(parts), parts.shape[2], -1)
     return parts.reshape(len(parts), -1)
 
 
 def token_parts(model: Any, pixel_values: torch.Tensor, layers: int) -> torch.Tensor:
-    """What `pooled` pools, `(batch, layers, 2, hidden)`, by one pass of the backbone."""
-    backbone = model.backbone
+    """What `pooled` pools, `(batch, layers, [views,] 2, hidden)`, by one pass of the backbone.
+
+    Args:
+        pixel_values: `(batch, [views,] 3, H, W)`.
+    """
+    backbone, views = model.backbone, pixel_values.shape[1:-3]
+    pixel_values = pixel_values.flatten(0, -4)
     outputs = backbone(pixel_values, output_hidden_states=layers > 1, return_dict=True)
     states = [outputs.last_hidden_state]  # after the final norm; hidden_states stand before it
     if layers > 1:
         states = [backbone.norm(state) for state in outputs.hidden_states[-layers:-1]] + states
     first_patch = 1 + model.config.backbone_config.num_register_tokens
-    return torch.stack([torch.stack([s[:, 0], s[:, first_patch:].mean(dim=1)], dim=1) for s in states], dim=1)
+    parts = torch.stack([torch.stack([s[:, 0], s[:, first_patch:].mean(dim=1)], dim=1) for s in states], dim=1)
+    return parts.unflatten(0, (-1, *views)).swapaxes(1, 2) if views else parts
 
 
 class FeatureRows(Dataset):
-    """Cached features with labels: item `i`, or item `(epoch, i)`, is `{"features": (dim,), "labels": int}`.
+    """Cached features with labels: item `i`, or item `(epoch, i)`, is `{"features": ([views,] dim), "labels": int}`.
 
     Args:
         records: for each view, those of all rows; epoch `e` reads view `e` modulo their number.
@@ -130,16 +138,16 @@ class FeatureRows(Dataset):
         return {"features": torch.from_numpy(features), "labels": self.labels[index]}
 
     def table(self) -> np.ndarray:
-        """The features of the photos as they are, `(rows, dim)` float32."""
+        """The features of the photos as they are, `(rows, [views,] dim)` float32."""
         return np.stack([pooled(s[row][None], self.pooling, self.layers)[0] for s, row in self.records])
 
     def parts(self, layers: int) -> list[np.ndarray]:
-        """For each view `(rows, layers, 2, hidden)` float32, see `pooled`."""
+        """For each augmented view `(rows, layers, [views,] 2, hidden)` float32, see `pooled`."""
         return [np.stack([shard[row][-layers:] for shard, row in records]) for records in self.views]
 
 
 class FixedViewPhotos(Dataset):
-    """Augmented views on the quick path of training: item `i` is `{"pixel_values": (3, H, W) float}`."""
+    """Augmented views on the quick path of training: item `i` is `{"pixel_values": ([views,] 3, H, W) float}`."""
 
     def __init__(self, rows: Any, processor: Any, view: FixedView) -> None:
         self.rows, self.view = rows, view
@@ -196,7 +204,8 @@ def frozen_features(
     passes = passes or Passes()
     pooling, wanted = model.config.pooling, model.config.feature_layers
     layers = max(layers or 1, wanted)
-    shape = (layers, 2, model.config.backbone_config.hidden_size)
+    views_of_photo = Geometry.of(processor).input_shape[:-3]
+    shape = (layers, *views_of_photo, 2, model.config.backbone_config.hidden_size)
     key = partial(cache_key, model, processor, weights=weights or weights_fingerprint(model.backbone))
 
     def parts(pixels: torch.Tensor) -> np.ndarray:
@@ -240,7 +249,7 @@ def kept_records(
     Args:
         model: its device is used, its mode restored.
         store: where the records are.
-        compute: `(batch, 3, H, W)` pixels to `(batch, *store.shape)`.
+        compute: `(batch, [views,] 3, H, W)` pixels to `(batch, *store.shape)`.
         view: an augmented view, or None for the client's path.
         shard_rows: records in a file.
         what: names the pass in its progress bar.

@@ -15,7 +15,7 @@ from natix_hf.modeling.adapters import add_lora, freeze_for_probe
 from natix_hf.modeling.checkpoints import build_model, load_processor, read_config
 from natix_hf.modeling.configuration_natix_dinov3 import NatixDinov3Config
 from natix_hf.modeling.modeling_natix_dinov3 import NatixDinov3ForImageClassification
-from natix_hf.photos.geometry import Geometry, geometry_of
+from natix_hf.photos.geometry import Geometry, Tiles, geometry_of
 
 
 def check_size(model_name_or_path: str, geometry: Geometry, revision: str | None = None) -> None:
@@ -77,6 +77,13 @@ def _made_trainable(model: NatixDinov3ForImageClassification, method: str, lora:
     return model
 
 
+def tile_views(geometry: Geometry, top_k: int, aggregate: str) -> dict[str, Any] | None:
+    """The `views` of a model's configuration for photos of a geometry."""
+    if not isinstance(geometry, Tiles):
+        return None
+    return {"tiles": geometry.tiles, "aggregate": aggregate, "top_k": top_k}
+
+
 def load_model(
     model_name_or_path: str,
     label_names: Sequence[str],
@@ -84,6 +91,11 @@ def load_model(
     method: str = "lora",
     image_size: int | Sequence[int] = 224,
     resize: str = "squash",
+    views: str = "whole",
+    views_grid: int | Sequence[int] = 3,
+    views_overlap: float = 0.2,
+    views_top_k: int = 2,
+    views_aggregate: str = "top_k",
     lora: dict[str, Any] | None = None,
     attn_implementation: str = "sdpa",
     revision: str | None = None,
@@ -98,6 +110,8 @@ def load_model(
         method: `lora`, `probe` (only the head is trained) or `full`.
         image_size: height and width in pixels, multiples of the patch size; one number is a square.
         resize: how a photo takes that shape, a key of `photos.geometry.GEOMETRIES`.
+        views, views_grid, views_overlap: as in `photos.geometry.geometry_of`.
+        views_top_k, views_aggregate: how the logits of tiles become those of a photo, see `NatixDinov3Config`.
         lora: options of `adapters.add_lora`, for method `lora`.
         attn_implementation: handed to transformers unchanged; `attention.check_attention` tells beforehand what it
             refuses.
@@ -108,10 +122,15 @@ def load_model(
     Raises:
         UserError: the checkpoint cannot be had or does not fit, in one line.
     """
-    geometry = geometry_of(resize, image_size)
+    geometry = geometry_of(resize, image_size, views=views, views_grid=views_grid, views_overlap=views_overlap)
     check_size(model_name_or_path, geometry, revision)
     model = build_model(
-        model_name_or_path, label_names, attn_implementation=attn_implementation, revision=revision, **model_options
+        model_name_or_path,
+        label_names,
+        views=tile_views(geometry, views_top_k, views_aggregate),
+        attn_implementation=attn_implementation,
+        revision=revision,
+        **model_options,
     )
     processor = load_processor(model_name_or_path, geometry, revision)
     # peft draws from the global generator; the same seed must give the same adapters, and nobody else's draws may

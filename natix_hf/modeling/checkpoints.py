@@ -32,6 +32,7 @@ from natix_hf.errors import UserError
 from natix_hf.files import only_a_path
 from natix_hf.modeling import timm_keys
 from natix_hf.modeling.configuration_natix_dinov3 import NatixDinov3Config
+from natix_hf.modeling.image_processing_natix_dinov3 import NatixDinov3ImageProcessor
 from natix_hf.modeling.modeling_natix_dinov3 import NatixDinov3ForImageClassification, NatixDinov3Head
 
 BUILTIN = {"builtin:demo-backbone": Path(__file__).parents[1] / "assets" / "demo-backbone"}
@@ -226,16 +227,17 @@ def load_processor(name_or_path: str, geometry: Any, revision: str | None = None
     config = read_config(name_or_path, revision)
     # RGB for whoever calls it without `pipeline` on a photo with transparency.
     settings = geometry.processor_settings() | {"do_convert_rgb": True}
+    kind = NatixDinov3ImageProcessor if "views_grid" in settings else DINOv3ViTImageProcessor
     if "pretrained_cfg" in config and timm_keys.is_timm_dinov3(config):  # else a stock export, with a file of its own
         source = config["pretrained_cfg"]
-        return DINOv3ViTImageProcessor(**settings, image_mean=list(source["mean"]), image_std=list(source["std"]))
+        return kind(**settings, image_mean=list(source["mean"]), image_std=list(source["std"]))
     folder = local_folder(name_or_path, SETTINGS, revision)
     if not (folder / "preprocessor_config.json").exists():
         raise UserError(
             f"model_name_or_path {name_or_path!r} has no preprocessor_config.json, so the mean and std of its photos "
             "are unknown: copy that file from the checkpoint it was made from"
         )
-    return DINOv3ViTImageProcessor.from_pretrained(folder, **settings)
+    return kind.from_pretrained(folder, **settings)
 
 
 def build_model(
@@ -247,6 +249,7 @@ def build_model(
     head: str = "linear",
     head_hidden_size: int | None = None,
     head_dropout: float = 0.0,
+    views: dict[str, Any] | None = None,
     reuse_head: bool = False,
     attn_implementation: str = "sdpa",
     trust_remote_code: bool = False,
@@ -259,7 +262,7 @@ def build_model(
     Args:
         name_or_path: as in `load_backbone`.
         label_names: one name per class id, in order.
-        pooling, feature_layers, head, head_hidden_size, head_dropout: as in `NatixDinov3Config`.
+        pooling, feature_layers, head, head_hidden_size, head_dropout, views: as in `NatixDinov3Config`.
         reuse_head: take a run's head also where its classes have other names, in the same order.
         attn_implementation, trust_remote_code, revision, rope_augmentation: as in `load_backbone`.
         seed: for the weights of a new head; the global random state is left alone.
@@ -273,11 +276,14 @@ def build_model(
             "feature_layers": feature_layers,
             "head": head,
             "head_hidden_size": head_hidden_size,
+            "views": views,
         }
         options = {"attn_implementation": attn_implementation, "allow_all_kernels": trust_remote_code}
         folder = _weights_folder(name_or_path, revision)
         model = _continued(name_or_path, folder, list(label_names), wanted, reuse_head=reuse_head, **options)
-        model.config.head_dropout = model.head.dropout.p = head_dropout
+        model.config.head_dropout = head_dropout
+        for dropout in (module for module in model.head.modules() if isinstance(module, torch.nn.Dropout)):
+            dropout.p = head_dropout
         _set_rope_noise(model.config.backbone_config, rope_augmentation)
     else:
         backbone = load_backbone(
@@ -296,6 +302,7 @@ def build_model(
                 head=head,
                 head_hidden_size=head_hidden_size,
                 head_dropout=head_dropout,
+                views=views,
             )
         except ValueError as error:
             raise UserError(f"model options: {error}") from None
@@ -312,6 +319,14 @@ def build_model(
     # What an adapter names as its base.
     model.name_or_path = model.config.name_or_path = name_or_path
     return model.eval()
+
+
+def views_text(views: dict[str, Any] | None) -> str:
+    """What a model sees of a photo, `views` of its configuration, for people."""
+    if views is None:
+        return "the whole photo alone"
+    how = f"top {views['top_k']}" if views["aggregate"] == "top_k" else views["aggregate"]
+    return f"the whole photo and {views['tiles']} tiles ({how})"
 
 
 def _continued(
@@ -343,6 +358,12 @@ def _continued(
             f"{where}: the model's classes are {', '.join(known)}, the data's {', '.join(label_names)}: its head "
             f"would go on under other names ({pairs}): add --reuse_head true if that is meant, name the data's "
             "classes as the model does, or start from a backbone"
+        )
+    if wanted["views"] != config.views:
+        raise UserError(
+            f"{where}: it was trained on {views_text(config.views)}, the recipe asks for "
+            f"{views_text(wanted['views'])}: give views, views_grid, views_top_k and views_aggregate as they were, or "
+            "start from a backbone"
         )
     for option, value in wanted.items():
         if value != getattr(config, option):

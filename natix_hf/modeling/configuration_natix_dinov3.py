@@ -4,13 +4,14 @@ It travels with the weights (Hub, `trust_remote_code`), so it imports transforme
 backbone, pooling, head, calibration. It knows nothing of data, training or where a backbone comes from.
 """
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
 POOLINGS = ("cls", "mean", "cls_mean")
 HEADS = ("linear", "mlp", "residual")
+AGGREGATES = ("top_k", "mean", "attention")
 
 
 class NatixDinov3Config(PreTrainedConfig):
@@ -28,6 +29,9 @@ class NatixDinov3Config(PreTrainedConfig):
         head: `linear`, `mlp` (one hidden layer, GELU) or `residual` (such a layer beside the features, then linear).
         head_hidden_size: width of the hidden layer of `mlp` or `residual`; the feature dimension where it is None.
         head_dropout: dropout on the features, in [0, 1).
+        views: of a model that sees a photo's tiles beside the whole: `tiles` (how many), `aggregate` (`top_k`, `mean`
+            or `attention`) and `top_k` (of so many tiles the logits are averaged, class by class); None for the whole
+            photo alone.
         temperature: one value per class that the logits are divided by; None is 1 for every class.
         logit_bias: one value per class that is added last; None is 0 for every class.
         isotonic: for each class its knots `[x, y]` on the probability from the linear layer, applied before
@@ -57,6 +61,7 @@ class NatixDinov3Config(PreTrainedConfig):
     head: str = "linear"
     head_hidden_size: int | None = None
     head_dropout: float = 0.0
+    views: dict | None = None
     temperature: list[float] | None = None
     logit_bias: list[float] | None = None
     isotonic: list | None = None
@@ -78,12 +83,25 @@ class NatixDinov3Config(PreTrainedConfig):
             raise ValueError(f"feature_layers is {self.feature_layers}, expected 1 to {layers}, the backbone's layers")
         if not 0.0 <= self.head_dropout < 1.0:
             raise ValueError(f"head_dropout is {self.head_dropout}, expected a value in [0, 1)")
+        if self.views is not None:
+            if self.views["aggregate"] not in AGGREGATES:
+                raise ValueError(f"views: aggregate is {self.views['aggregate']!r}, expected {', '.join(AGGREGATES)}")
+            if not 1 <= self.views["top_k"] <= self.views["tiles"]:
+                raise ValueError(
+                    f"views: top_k is {self.views['top_k']}, expected 1 to {self.views['tiles']}, the tiles"
+                )
         for name in ("temperature", "logit_bias", "isotonic"):
             values = getattr(self, name)
             if values is not None and len(values) != self.num_labels:
                 raise ValueError(
                     f"{name} has {len(values)} values, expected one for each of {self.num_labels} classes"
                 )
+
+    def to_dict(self) -> dict[str, Any]:
+        found = super().to_dict()
+        if self.views is None:  # a model of the whole photo keeps the file that it always had
+            found.pop("views", None)
+        return found
 
     @property
     def feature_size(self) -> int:

@@ -21,13 +21,19 @@ from .configuration_natix_dinov3 import NatixDinov3Config
 
 # The coarsest precision a checkpoint may be stored in is bfloat16: 8 bits of mantissa.
 CALIBRATION_TOLERANCE = 2.0**-8
+ATTENTION_SIZE = 128  # of the attention over tiles, as in the paper
 
 
 @dataclass
 class NatixDinov3Output(ImageClassifierOutput):
-    """`loss`, `logits`, and where asked for the `features` `(batch, feature_size)` that the head read."""
+    """`loss`, `logits`, and where asked for the `features` that the head read and `whole_logits`.
+
+    Of a model that sees tiles, `features` are `(batch, views, feature_size)` and `whole_logits` `(batch, classes)`
+    what the head makes of the whole photo alone, uncalibrated: the calibration belongs to the sum of whole and tiles.
+    """
 
     features: Tensor | None = None
+    whole_logits: Tensor | None = None
 
 
 def isotonic_logits(logits: Tensor, knots: Sequence[Sequence[Sequence[float]]]) -> Tensor:
@@ -64,12 +70,8 @@ class ResidualMlp(nn.Module):
         return features + self.down(nn.functional.gelu(self.up(features)))
 
 
-class NatixDinov3Head(nn.Module):
-    """Dropout, a linear layer or a small MLP, then the calibration: `logits = linear(x) / temperature + logit_bias`.
-
-    The calibration lives here as two buffers, so that whatever saves the head (adapters too) saves it along. An
-    isotonic calibrator does not fit into them: the config holds it, and it comes first, except while training.
-    """
+class NatixDinov3Classifier(nn.Module):
+    """Dropout, then `config.head`: features `(..., feature_size)` to logits `(..., classes)`."""
 
     def __init__(self, config: NatixDinov3Config):
         super().__init__()
@@ -81,6 +83,50 @@ class NatixDinov3Head(nn.Module):
         elif config.head == "residual":
             self.hidden = ResidualMlp(size, hidden_size)
         self.linear = nn.Linear(hidden_size if config.head == "mlp" else size, config.num_labels)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.linear(self.hidden(self.dropout(features)))
+
+
+class NatixDinov3TileHead(NatixDinov3Classifier):
+    """What the tiles of a photo say together: features `(batch, tiles, feature_size)` to logits `(batch, classes)`.
+
+    `top_k`: for each class the mean of its k largest tile logits. `mean`: of all of them. `attention`: the logits of a
+    mean of the tiles' features, weighted by gated attention (Ilse et al., "Attention-based Deep Multiple Instance
+    Learning", 2018).
+    """
+
+    def __init__(self, config: NatixDinov3Config):
+        super().__init__(config)
+        self.top_k = {"top_k": config.views["top_k"], "mean": config.views["tiles"], "attention": None}[
+            config.views["aggregate"]
+        ]
+        if self.top_k is None:
+            self.value = nn.Linear(config.feature_size, ATTENTION_SIZE)
+            self.gate = nn.Linear(config.feature_size, ATTENTION_SIZE)
+            self.score = nn.Linear(ATTENTION_SIZE, 1, bias=False)  # which a softmax would not see
+
+    def forward(self, features: Tensor) -> Tensor:
+        if self.top_k is None:
+            scores = self.score(self.value(features).tanh() * self.gate(features).sigmoid())  # (batch, tiles, 1)
+            return super().forward((scores.softmax(dim=1) * features).sum(dim=1))
+        logits = super().forward(features)  # (batch, tiles, classes)
+        # A training on drawn tiles has fewer of them.
+        return logits.topk(min(self.top_k, logits.shape[1]), dim=1).values.mean(dim=1)
+
+
+class NatixDinov3Head(NatixDinov3Classifier):
+    """The classifier, then the calibration: `logits = classifier(x) / temperature + logit_bias`.
+
+    The calibration lives here as two buffers, so that whatever saves the head (adapters too) saves it along. An
+    isotonic calibrator does not fit into them: the config holds it, and it comes first, except while training. So does
+    the head of the tiles, where a model sees them: its logits are added to those of the whole photo, and the sum is
+    calibrated.
+    """
+
+    def __init__(self, config: NatixDinov3Config):
+        super().__init__(config)
+        self.tiles = None if config.views is None else NatixDinov3TileHead(config)
         self.register_buffer("temperature", torch.ones(config.num_labels))  # (classes,)
         self.register_buffer("logit_bias", torch.zeros(config.num_labels))  # (classes,)
         self.isotonic = config.isotonic
@@ -91,15 +137,27 @@ class NatixDinov3Head(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 init.xavier_uniform_(module.weight)
-                init.zeros_(module.bias)
-        if isinstance(self.hidden, ResidualMlp):
-            init.zeros_(self.hidden.down.weight)
+                if module.bias is not None:
+                    init.zeros_(module.bias)
+        for module in self.modules():
+            if isinstance(module, ResidualMlp):
+                init.zeros_(module.down.weight)
         init.ones_(self.temperature)
         init.zeros_(self.logit_bias)
 
-    def forward(self, features: Tensor) -> Tensor:
-        """Features `(batch, feature_size)` to calibrated logits `(batch, classes)`."""
-        logits = self.linear(self.hidden(self.dropout(features)))
+    def forward(self, features: Tensor, whole_alone: bool = False) -> Tensor:
+        """Features to calibrated logits `(batch, classes)`.
+
+        Args:
+            features: `(batch, feature_size)`; with tiles `(batch, views, feature_size)`, those of the whole
+                photo first.
+            whole_alone: leave the tiles out, and the calibration too.
+        """
+        logits = super().forward(features if self.tiles is None else features[:, 0])
+        if whole_alone:
+            return logits
+        if self.tiles is not None:
+            logits = logits + self.tiles(features[:, 1:])
         if self.isotonic is not None and not self.training:
             logits = isotonic_logits(logits, self.isotonic)
         return logits / self.temperature + self.logit_bias
@@ -192,8 +250,37 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
         )
 
     def extract_features(self, pixel_values: Tensor) -> Tensor:
-        """Photos `(batch, 3, H, W)` to the features `(batch, feature_size)` that the head reads."""
-        return self._pool(self._run_backbone(pixel_values, None))
+        """Photos `(batch, [views,] 3, H, W)` to the features `(batch, [views,] feature_size)` that the head reads.
+
+        Of a model that sees tiles, the whole photos alone pass as `(batch, 1, 3, H, W)`.
+        """
+        features = self._pool(self._run_backbone(self._each_view(pixel_values), None))
+        return self._by_photo(features, pixel_values)
+
+    def _each_view(self, pixel_values: Tensor) -> Tensor:
+        """The views of all photos one below the other, `(batch * views, 3, H, W)`."""
+        return pixel_values if self.config.views is None else pixel_values.flatten(0, 1)
+
+    def _by_photo(self, features: Tensor, pixel_values: Tensor) -> Tensor:
+        """Undoes `_each_view`."""
+        return features if self.config.views is None else features.unflatten(0, (-1, pixel_values.shape[1]))
+
+    def _check_views(self, pixel_values: Tensor) -> None:
+        """Raise `ValueError` where photos were prepared for a model that sees other views of them."""
+        views, found = self.config.views, tuple(pixel_values.shape)
+        if views is None and pixel_values.ndim != 4:
+            raise ValueError(
+                f"this model was not trained for tiles: pixel_values of shape (batch, 3, H, W) expected, found "
+                f"{found}: prepare photos with its own image processor"
+            )
+        # While it trains it may see the whole photo and some of its tiles.
+        if views is not None and (
+            pixel_values.ndim != 5 or not (self.training or pixel_values.shape[1] == 1 + views["tiles"])
+        ):
+            raise ValueError(
+                f"this model sees a photo and its {views['tiles']} tiles: pixel_values of shape (batch, "
+                f"{1 + views['tiles']}, 3, H, W) expected, found {found}: prepare photos with its own image processor"
+            )
 
     @can_return_tuple
     def forward(
@@ -205,25 +292,32 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
         output_hidden_states: bool | None = None,
         output_attentions: bool | None = None,
         output_features: bool = False,
+        output_whole_logits: bool = False,
         **kwargs: Any,
     ) -> NatixDinov3Output:
         """Calibrated logits, and the cross-entropy where labels are given.
 
         Args:
-            pixel_values: `(batch, 3, H, W)`, normalised photos; H and W are multiples of the patch size.
+            pixel_values: `(batch, 3, H, W)`, normalised photos; H and W are multiples of the patch size. Of a model
+                that sees tiles `(batch, views, 3, H, W)`, the whole photo first; the states and maps of its backbone
+                are those of `batch * views` photos.
             labels: `(batch,)` class ids, or `(batch, classes)` probabilities.
-            features: `(batch, feature_size)` from `extract_features`, instead of `pixel_values`: what a probe reads.
+            features: `(batch, [views,] feature_size)` from `extract_features`, instead of `pixel_values`: what a probe
+                reads.
             prefix_states: `(batch, tokens, hidden)` activations below the last `self.last_blocks` blocks, instead of
                 `pixel_values`: where nothing below them is trained, only these blocks run.
             output_hidden_states: return the backbone's hidden states (before its final norm).
             output_attentions: return its attention maps; needs `attn_implementation="eager"`.
             output_features: return what the head read.
+            output_whole_logits: return what the head makes of the whole photo, before tiles and calibration.
 
         Returns:
-            `NatixDinov3Output` with `loss`, `logits` `(batch, classes)`, `hidden_states`, `attentions`, `features`.
+            `NatixDinov3Output` with `loss`, `logits` `(batch, classes)`, `hidden_states`, `attentions`, `features`,
+            `whole_logits` `(batch, classes)`.
 
         Raises:
-            ValueError: none or several of `pixel_values`, `features` and `prefix_states`.
+            ValueError: none or several of `pixel_values`, `features` and `prefix_states`, or other views than the
+                model was trained for.
         """
         if sum(given is not None for given in (pixel_values, features, prefix_states)) != 1:
             raise ValueError("give either pixel_values or features (or prefix_states), not both")
@@ -234,8 +328,9 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
         elif features is None:
             if output_attentions is not None:
                 kwargs["output_attentions"] = output_attentions
-            outputs = self._run_backbone(pixel_values, output_hidden_states, **kwargs)
-            features = self._pool(outputs)
+            self._check_views(pixel_values)
+            outputs = self._run_backbone(self._each_view(pixel_values), output_hidden_states, **kwargs)
+            features = self._by_photo(self._pool(outputs), pixel_values)
         logits = self.head(features)  # (batch, classes)
         loss = None if labels is None else nn.functional.cross_entropy(logits.float(), labels)
         keep_states = output_hidden_states or (output_hidden_states is None and self.config.output_hidden_states)
@@ -245,6 +340,7 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
             hidden_states=outputs.hidden_states if outputs is not None and keep_states else None,
             attentions=outputs.attentions if outputs is not None else None,
             features=features if output_features else None,
+            whole_logits=self.head(features, whole_alone=True) if output_whole_logits else None,
         )
 
     def set_calibration(

@@ -31,6 +31,8 @@ def refusal(config: NatixDinov3Config) -> str | None:
     """Why a stock class cannot hold a model of this configuration, in a few words; None where it can."""
     backbone = config.backbone_config
     activation = "silu" if backbone.use_gated_mlp else "gelu"
+    if config.views is not None:
+        return f"it sees a photo and its {config.views['tiles']} tiles, and timm's classes take one picture a photo"
     if config.pooling not in POOLINGS:
         return f"pooling {config.pooling} concatenates features, and timm pools either the class token or the mean"
     if config.feature_layers > 1:

@@ -304,11 +304,11 @@ def geometry_of(
     size = [image_size] if isinstance(image_size, int) else image_size
     if views == "whole":
         return GEOMETRIES[resize](*size)
-    given = [views_grid] if isinstance(views_grid, int) else list(views_grid)
-    grid = given * 2 if len(given) == 1 else given
+    grid = [views_grid] * 2 if isinstance(views_grid, int) else list(views_grid)
+    grid = grid * 2 if len(grid) == 1 else grid
     if len(grid) != 2 or min(grid) < 1 or max(grid) == 1:
         raise UserError(
-            f"views_grid: {' '.join(map(str, given))} given, rows and columns of which one is at least 2 expected: "
+            f"views_grid: {' '.join(map(str, grid))} given, rows and columns of which one is at least 2 expected: "
             "use --views_grid 3, --views_grid 2 4, or --views whole"
         )
     if not 0 <= views_overlap < 1:

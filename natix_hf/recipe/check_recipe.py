@@ -8,7 +8,6 @@ from natix_hf.data.sources.columns import positive_class
 from natix_hf.inference.load_model import check_size, sketch_model
 from natix_hf.modeling.attention import check_attention
 from natix_hf.options import defaults
-from natix_hf.photos.geometry import geometry_of
 from natix_hf.recipe.options import Recipe
 from natix_hf.runs import folder as run_folder
 from natix_hf.runs.same_recipe import check_resumed
@@ -53,7 +52,7 @@ def check(recipe: Recipe, text: str) -> None:
     check_attention(model.attn_implementation, trust_remote_code=model.trust_remote_code, **place)
     with args.main_process_first(desc="configuration"):
         name, revision = model.model_name_or_path, model.model_revision
-        check_size(name, geometry_of(recipe.data.resize, recipe.data.image_size), revision)
+        check_size(name, recipe.data.geometry, revision)
         lora = vars(recipe.lora)
         check_trained(sketch_model(name, method=model.method, lora=lora, head=model.head, revision=revision), args)
 

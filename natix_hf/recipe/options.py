@@ -75,6 +75,7 @@ class Recipe:
             fixed_views=speed.fixed_views,
             prefix_cache_gb=speed.prefix_cache_gb,
             use_doran=self.lora.use_doran,
+            tiles=data.views_aggregate if data.views == "tiles" else None,
         )
         if self.training.class_weights and (names := self.data.label_names):
             class_weights(self.training.class_weights, [1] * len(names), names)
@@ -106,9 +107,10 @@ class Recipe:
         if form is None and hub.hotkey is not None:
             form, why = FORMS["stock"], "hotkey: StreetVision's stock model"
         can = form.holds if form else {}
-        odd = {key: values[0] for key, values in can.items() if getattr(model, key) not in values}
+        has = vars(model) | {"views": self.data.views}
+        odd = {key: values[0] for key, values in can.items() if has[key] not in values}
         if odd:
-            held = " and ".join(f"{key}: {getattr(model, key)}" for key in odd)
+            held = " and ".join(f"{key}: {has[key]}" for key in odd)
             words = " ".join(f"--{key} {value}" for key, value in odd.items())
             raise UserError(f"{why} cannot hold {held}: change it with {words}, or --hub_format auto --hotkey null")
 

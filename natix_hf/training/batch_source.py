@@ -52,7 +52,7 @@ class BatchSource:
     Args:
         args: `NatixTrainingArguments`.
         times: gets the seconds of what is computed once.
-        augment, challenge_levels: as in `NatixTrainer`.
+        augment, challenge_levels, sampled_tiles: as in `NatixTrainer`.
         speed: what is kept so that nothing is computed twice.
 
     Attributes:
@@ -70,10 +70,11 @@ class BatchSource:
         times: PhaseTimes,
         augment: str,
         challenge_levels: tuple[float, ...] | None,
+        sampled_tiles: int = 0,
         speed: SpeedOptions,
     ) -> None:
         self.processor, self.args, self.method, self.times = processor, args, method, times
-        self.augment, self.challenge_levels = augment, challenge_levels
+        self.augment, self.challenge_levels, self.sampled_tiles = augment, challenge_levels, sampled_tiles
         self.speed, self.cache_dir = speed, Path(speed.cache_dir or home())
         self.decode_workers = args.dataloader_num_workers  # those of the recipe: a probe's features need none
         self.passes = {"features": Passes(), "prefixes": Passes()}
@@ -128,6 +129,7 @@ class BatchSource:
             copies=copies,
             fixed_views=self.speed.fixed_views,
             challenge_levels=self.challenge_levels,
+            sampled_tiles=self.sampled_tiles,
         )
 
     def selection_set(self, rows: Any, model: Any) -> Dataset:

@@ -14,6 +14,7 @@ from natix_hf.training.mixing import check_views
 from natix_hf.training.optimizers.build_optimizer import check_optimizer
 from natix_hf.training.probe import check_probe
 from natix_hf.training.sharding import check_sharding
+from natix_hf.training.tiles import check_tiles
 from natix_hf.training.warm_start import check_warm_start
 
 if TYPE_CHECKING:
@@ -32,12 +33,14 @@ def check_training(
     fixed_views: int = 0,
     prefix_cache_gb: float | None = None,
     use_doran: bool = False,
+    tiles: str | None = None,
 ) -> None:
     """Raise `UserError`, in one line, for the first thing that does not go together; changes nothing.
 
     Args:
         args: their own values they have checked themselves.
         method, head, attn_implementation, augment, ...: as a recipe says them.
+        tiles: `views_aggregate` where the model sees a photo's tiles.
     """
     speed = {"decode_copy": decode_copy, "fixed_views": fixed_views, "prefix_cache_gb": prefix_cache_gb}
     check_loss(args, method)
@@ -47,4 +50,6 @@ def check_training(
     check_probe(args, method, head=head)
     check_sharding(args, method, prefix_cache_gb=prefix_cache_gb, use_doran=use_doran)
     check_warm_start(args, method, head)
+    if tiles is not None:
+        check_tiles(args, tiles, prefix_cache_gb=prefix_cache_gb)
     check_optimizer(args, method=method, attn_implementation=attn_implementation)

@@ -212,6 +212,8 @@ def plan_curriculum(
         passes=passes,
     )
     features = kept.table()
+    if features.ndim == 3:  # a photo with tiles is judged by the whole of it
+        features = features[:, 0]
     labels, groups = np.array(kept.labels), rows["group"][:]
     digest = hashlib.blake2b("\0".join(groups).encode(), digest_size=16)
     digest.update(features.tobytes() + labels.tobytes())

@@ -41,17 +41,31 @@ class Setting(NamedTuple):
 class Head:
     """A trained head: `logits = features @ weight.T + bias`, on features as they are.
 
+    With tiles that is of the whole photo, and the mean of the `top_k` largest logits of its tiles is added.
+
     Args:
         setting: what it was trained with.
         weight: `(classes, dim)` float32.
         bias: `(classes,)`.
         logits: `(rows, classes)` on the rows by which heads are chosen; not finite where training diverged.
+        tiles: weight and bias of the tiles' logits, where there are tiles.
+        top_k: of so many tiles the logits are averaged, class by class.
     """
 
     setting: Setting
     weight: Tensor
     bias: Tensor
     logits: np.ndarray
+    tiles: tuple[Tensor, Tensor] | None = None
+    top_k: int | None = None
+
+    def logits_of(self, features: np.ndarray) -> np.ndarray:
+        """Of features `(rows, [views,] dim)`: `(rows, classes)`."""
+        weight, bias = self.weight.numpy(), self.bias.numpy()
+        if self.tiles is None:
+            return features @ weight.T + bias
+        of_tiles = features[:, 1:] @ self.tiles[0].numpy().T + self.tiles[1].numpy()  # (rows, tiles, classes)
+        return features[:, 0] @ weight.T + bias + np.sort(of_tiles, axis=1)[:, -self.top_k :].mean(axis=1)
 
 
 def settings(
@@ -75,10 +89,9 @@ def settings(
 
 
 @dataclass
-class _Bank:
-    """The heads that read the same features, side by side: row `h * classes + k` is class k of head h."""
+class _Layers:
+    """One linear layer of each head, side by side: row `h * classes + k` is class k of head h."""
 
-    numbers: list[int]
     weight: Tensor  # (heads * classes, dim)
     bias: Tensor  # (heads * classes,)
     weight_speed: Tensor
@@ -86,38 +99,113 @@ class _Bank:
     rates: Tensor  # (heads * classes, 1)
     decays: Tensor
 
-    def step(self, features: Tensor, targets: Tensor, row_weights: Tensor, share: float) -> None:
-        """One step of SGD; the gradient of the mean cross-entropy in closed form."""
-        rows, classes = targets.shape
-        logits = torch.addmm(self.bias, features, self.weight.T).view(rows, -1, classes)
-        gradient = (logits.softmax(dim=2) - targets[:, None]) * row_weights[:, None, None]
-        gradient = gradient.view(rows, -1)  # (rows, heads * classes)
+    def logits(self, features: Tensor) -> Tensor:
+        return torch.addmm(self.bias, features, self.weight.T)
+
+    def step(self, features: Tensor, gradient: Tensor, share: float) -> None:
+        """One step of SGD; `gradient` is that of the loss by the logits, `(rows, heads * classes)`."""
         self.weight_speed.mul_(MOMENTUM).addmm_(gradient.T, features).addcmul_(self.decays, self.weight)
         self.bias_speed.mul_(MOMENTUM).add_(gradient.sum(dim=0))
         self.weight.addcmul_(self.rates, self.weight_speed, value=-share)
         self.bias.addcmul_(self.rates[:, 0], self.bias_speed, value=-share)
 
+    def fold(self, centre: Tensor, width: Tensor) -> None:
+        """From standardised features to features as they are."""
+        self.weight = self.weight / width
+        self.bias = self.bias - self.weight @ centre
 
-def _banks(wanted: Sequence[Setting], parts: Tensor, classes: int, scale: float) -> dict[tuple[str, int], _Bank]:
+    def part(self, rows: slice) -> tuple[Tensor, Tensor]:
+        """Weight and bias of one head, on the CPU."""
+        return self.weight[rows].cpu(), self.bias[rows].cpu()
+
+
+@dataclass
+class _Bank:
+    """The heads that read the same features."""
+
+    numbers: list[int]
+    whole: _Layers
+    tiles: _Layers | None
+    top_k: int | None
+
+    def logits(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
+        """`(rows, heads * classes)`, and of each which tiles are in it, `(rows, k, heads * classes)`."""
+        if self.tiles is None:
+            return self.whole.logits(features), None
+        of_tiles = self.tiles.logits(features[:, 1:].flatten(0, 1)).unflatten(0, (len(features), -1))
+        best = of_tiles.topk(self.top_k, dim=1)
+        return self.whole.logits(features[:, 0]) + best.values.mean(dim=1), best.indices
+
+    def step(self, features: Tensor, targets: Tensor, row_weights: Tensor, share: float) -> None:
+        """One step of SGD; the gradient of the mean cross-entropy in closed form.
+
+        Args:
+            features: `(rows, [views,] dim)`.
+        """
+        rows, classes = targets.shape
+        logits, best = self.logits(features)
+        logits = logits.view(rows, -1, classes)
+        gradient = (logits.softmax(dim=2) - targets[:, None]) * row_weights[:, None, None]
+        gradient = gradient.view(rows, -1)  # (rows, heads * classes)
+        if self.tiles is None:
+            self.whole.step(features, gradient, share)
+            return
+        tiles = features[:, 1:]
+        # A tile has a part in the gradient where its logit is among those that are averaged.
+        of_tiles = gradient.new_zeros(*tiles.shape[:2], gradient.shape[1])
+        of_tiles.scatter_(1, best, (gradient / self.top_k)[:, None].expand_as(best))
+        self.whole.step(features[:, 0], gradient, share)
+        self.tiles.step(tiles.flatten(0, 1), of_tiles.flatten(0, 1), share)
+
+
+def _banks(
+    wanted: Sequence[Setting], parts: Tensor, classes: int, scale: float, top_k: int | None
+) -> dict[tuple[str, int], _Bank]:
     banks = {}
     for pooling, layers in dict.fromkeys((s.pooling, s.layers) for s in wanted):
         numbers = [i for i, s in enumerate(wanted) if (s.pooling, s.layers) == (pooling, layers)]
-        dim = pooled(parts[:1], pooling, layers).shape[1]
+        dim = pooled(parts[:1], pooling, layers).shape[-1]
 
         def column(values: list[float], heads: int = len(numbers)) -> Tensor:
             return torch.tensor(values, device=parts.device).repeat_interleave(classes)[:, None]
 
         zeros = torch.zeros(len(numbers) * classes, dim, device=parts.device)
-        banks[pooling, layers] = _Bank(
-            numbers,
-            weight=zeros.clone(),  # the loss is convex: where a head starts does not matter, and zero needs no seed
-            bias=zeros[:, 0].clone(),
-            weight_speed=zeros.clone(),
-            bias_speed=zeros[:, 0].clone(),
-            rates=column([wanted[i].learning_rate * scale for i in numbers]),
-            decays=column([wanted[i].weight_decay for i in numbers]),
+        # Without tiles the loss is convex: where a head starts does not matter, and zero needs no seed.
+        whole, tiles = (
+            _Layers(
+                weight=zeros.clone(),
+                bias=zeros[:, 0].clone(),
+                weight_speed=zeros.clone(),
+                bias_speed=zeros[:, 0].clone(),
+                rates=column([wanted[i].learning_rate * scale for i in numbers]),
+                decays=column([wanted[i].weight_decay for i in numbers]),
+            )
+            for _ in range(2)
         )
+        banks[pooling, layers] = _Bank(numbers, whole, None if top_k is None else tiles, top_k)
     return banks
+
+
+def _centre_and_spread(parts: Tensor, tiles: bool) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of the rows, of one record's shape; of tiles that of all of them together.
+
+    Args:
+        parts: `(rows, L, [views,] 2, hidden)`.
+    """
+    if not tiles:
+        mean, spread = parts.mean(dim=0), parts.std(dim=0, correction=0)
+    else:
+        whole, cut = parts[:, :, 0], parts[:, :, 1:]
+        tiles_of = (-1, cut.shape[2], -1, -1)
+        mean, spread = (
+            torch.cat([of_whole[:, None], of_tiles[:, None].expand(tiles_of)], dim=1)
+            for of_whole, of_tiles in (
+                (whole.mean(dim=0), cut.mean(dim=(0, 2))),
+                (whole.std(dim=0, correction=0), cut.std(dim=(0, 2), correction=0)),
+            )
+        )
+    spread[spread < 1e-6 * spread.max()] = torch.inf  # a constant says nothing, and must not be blown up to noise
+    return mean, spread
 
 
 @torch.no_grad()
@@ -135,33 +223,33 @@ def train_heads(
     class_weights: Sequence[float] | None = None,
     label_smoothing: float = 0.0,
     device: torch.device | str = "cpu",
+    top_k: int | None = None,
     after_step: Callable[[int, int], None] | None = None,
 ) -> list[Head]:
     """Train all heads together.
 
     Args:
-        views: `(rows, L, 2, hidden)` of the training rows, see `inference.features.pooled`: as they are, then for each
-            augmented view; the passes over the rows take them in turn. Standardised by the first.
+        views: `(rows, L, [tiles,] 2, hidden)` of the training rows, see `inference.features.pooled`: as they are, then
+            for each augmented view; the passes over the rows take them in turn. Standardised by the first.
         labels: `(rows,)` class ids.
-        judged: `(rows', L, 2, hidden)` of the rows by which heads are chosen.
+        judged: `(rows', L, [tiles,] 2, hidden)` of the rows by which heads are chosen.
         epochs: passes over the rows.
         batch_size: rows a step.
         class_weights: `(classes,)`, with a mean of 1 over the rows, as `losses.class_weights` makes them.
         label_smoothing: share of each target that is spread over all classes.
         device: where to train; the views are moved there whole.
+        top_k: with tiles, of so many the logits are averaged, class by class; None where there are none.
         after_step: called with the steps that are over and the number of all.
 
     Returns:
         a head for each setting, in order.
     """
     tensors = [torch.as_tensor(np.ascontiguousarray(view), dtype=torch.float32).to(device) for view in views]
-    mean = tensors[0].mean(dim=0)
-    spread = tensors[0].std(dim=0, correction=0)
-    spread[spread < 1e-6 * spread.max()] = torch.inf  # a constant says nothing, and must not be blown up to noise
+    mean, spread = _centre_and_spread(tensors[0], tiles=top_k is not None)
     tensors = [(tensor - mean) / spread for tensor in tensors]
     rows = len(tensors[0])
     batch_size = min(batch_size, rows)
-    banks = _banks(wanted, tensors[0], classes, batch_size / REFERENCE_BATCH)
+    banks = _banks(wanted, tensors[0], classes, batch_size / REFERENCE_BATCH, top_k)
     targets = torch.nn.functional.one_hot(torch.as_tensor(labels).to(device), classes).float()
     weights = torch.ones(rows, device=device)
     if class_weights is not None:
@@ -186,12 +274,17 @@ def train_heads(
     chosen_by = torch.as_tensor(np.ascontiguousarray(judged), dtype=torch.float32).to(device)
     for (pooling, layers), bank in banks.items():
         centre, width = (pooled(values[None], pooling, layers)[0] for values in (mean, spread))
-        weight = bank.weight / width
-        bias = bank.bias - weight @ centre
-        found = torch.addmm(bias, pooled(chosen_by, pooling, layers), weight.T)
+        if bank.tiles is None:
+            bank.whole.fold(centre, width)
+        else:
+            bank.whole.fold(centre[0], width[0])
+            bank.tiles.fold(centre[1], width[1])
+        found, _ = bank.logits(pooled(chosen_by, pooling, layers))
         for place, number in enumerate(bank.numbers):
             own = slice(place * classes, (place + 1) * classes)
-            heads[number] = Head(wanted[number], weight[own].cpu(), bias[own].cpu(), found[:, own].cpu().numpy())
+            weight, bias = bank.whole.part(own)
+            tiles = None if bank.tiles is None else bank.tiles.part(own)
+            heads[number] = Head(wanted[number], weight, bias, found[:, own].cpu().numpy(), tiles, top_k)
     return [heads[i] for i in range(len(wanted))]
 
 

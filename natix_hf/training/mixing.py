@@ -44,7 +44,7 @@ class Mixing:
         """The mixed batch; the global random state is left as it was.
 
         Args:
-            batch: `pixel_values` `(n, 3, H, W)` float and `labels` `(n,)` class ids.
+            batch: `pixel_values` `(n, [views,] 3, H, W)` float and `labels` `(n,)` class ids.
             seeds: `(n,)`, of the views.
 
         Returns:
@@ -55,8 +55,10 @@ class Mixing:
             torch.default_generator.manual_seed(int.from_bytes(digest, "big") >> 1)
             cut = self.mixup is None or (self.cutmix is not None and float(torch.rand(())) < self.switch_prob)
             mix = self.cutmix if cut else self.mixup
-            pixels, labels = mix(batch["pixel_values"], batch["labels"])
-        return {**batch, "pixel_values": pixels, "labels": labels}
+            pixels = batch["pixel_values"]
+            # Views of a photo stand where channels do, so that all of them are mixed alike.
+            mixed, labels = mix(pixels.flatten(1, -3), batch["labels"])
+        return {**batch, "pixel_values": mixed.view(pixels.shape), "labels": labels}
 
 
 def mixing(classes: int, args: Any) -> Mixing | None:

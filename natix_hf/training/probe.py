@@ -112,7 +112,7 @@ def lbfgs_check(
 ) -> dict[str, float]:
     """Logistic regression by L-BFGS on standardised features, the strength with the least loss on the judged rows.
 
-    A head found by gradient descent that falls far behind it was trained badly.
+    A head found by gradient descent that falls far behind it was trained badly. With tiles it reads the mean of them.
 
     Returns:
         `C`, `log_loss`, `mcc`, `accuracy` on the judged rows.
@@ -141,6 +141,7 @@ def search_heads(
     classes: int,
     positive: int,
     class_weights: Sequence[float] | None,
+    top_k: int | None = None,
 ) -> tuple[Head, ProbeSearch]:
     """Train the grid of heads and judge them.
 
@@ -149,6 +150,7 @@ def search_heads(
         select: those of `val_select`; without (a refit) there is nothing to choose by, and one head is wanted.
         args: `NatixTrainingArguments`.
         class_weights: `(classes,)` of the loss, where it has any.
+        top_k: see `train_heads`.
 
     Returns:
         The best head, and how all of them did.
@@ -176,13 +178,14 @@ def search_heads(
             class_weights=class_weights,
             label_smoothing=args.label_smoothing_factor,
             device=args.device,
+            top_k=top_k,
             after_step=after_step,
         )
         steps = bar.total
     chosen, compared = 0, {}
     if select is not None:
         chosen, found = choose_head(heads, np.array(select.labels), positive, args.metric_for_best_model)
-        feature_of = [pooled(p, *heads[chosen].setting[:2]) for p in (views[0], judged)]
+        feature_of = [one_vector(pooled(p, *heads[chosen].setting[:2])) for p in (views[0], judged)]
         check = lbfgs_check(feature_of[0], labels, feature_of[1], np.array(select.labels), positive)
         compared = {"judged": len(select.labels), "heads": found, "lbfgs": check}
     return heads[chosen], ProbeSearch(
@@ -195,15 +198,28 @@ def search_heads(
     )
 
 
+def one_vector(features: np.ndarray) -> np.ndarray:
+    """Features `(rows, dim)`; with views those of the whole photo and the mean of its tiles', `(rows, 2 * dim)`."""
+    if features.ndim == 2:
+        return features
+    return np.concatenate([features[:, 0], features[:, 1:].mean(axis=1)], axis=1)
+
+
+def _linear(weight: torch.Tensor, bias: torch.Tensor, device: torch.device) -> torch.nn.Linear:
+    linear = torch.nn.Linear(weight.shape[1], weight.shape[0], device=device)
+    linear.weight.copy_(weight)
+    linear.bias.copy_(bias)
+    return linear
+
+
 @torch.no_grad()
 def adopt_head(model: Any, head: Head, features: Sequence[Any]) -> None:
     """Give a model a head and the pooling that it reads, and the same pooling to cached features (None is passed
     over)."""
     model.config.pooling, model.config.feature_layers = head.setting.pooling, head.setting.layers
-    linear = torch.nn.Linear(head.weight.shape[1], head.weight.shape[0], device=model.device)
-    linear.weight.copy_(head.weight)
-    linear.bias.copy_(head.bias)
-    model.head.linear = linear
+    model.head.linear = _linear(head.weight, head.bias, model.device)
+    if head.tiles is not None:
+        model.head.tiles.linear = _linear(*head.tiles, model.device)
     for data in features:
         if data is not None:
             data.pooling, data.layers = head.setting.pooling, head.setting.layers

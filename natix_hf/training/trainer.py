@@ -29,6 +29,7 @@ from natix_hf.data.splits.contracts import LockedSplits
 from natix_hf.documents.probe import ProbeSearch
 from natix_hf.documents.run_record import Noted
 from natix_hf.errors import UserError
+from natix_hf.inference.tiled_models import check_same_views
 from natix_hf.modeling.adapters import plain_model
 from natix_hf.modeling.doran import is_doran
 from natix_hf.modeling.packed_linear import packed_linears
@@ -49,6 +50,7 @@ from natix_hf.training.progress import Progress
 from natix_hf.training.saving import CheckpointKeeper
 from natix_hf.training.sharding import check_sharded, fill, keep_precision, sketch
 from natix_hf.training.speed_options import SpeedOptions
+from natix_hf.training.tiles import tiles_top_k
 from natix_hf.training.training_arguments import NatixTrainingArguments
 from natix_hf.training.training_photos import Collator, EpochSampler
 from natix_hf.training.warm_start import WarmStart
@@ -80,6 +82,7 @@ class NatixTrainer(Trainer):
         splits: `LockedSplits` from `natix_hf.load_photos`; `train` and `val_select` are taken here.
         processing_class: the checkpoint's image processor; training makes squares of photos as it does.
         augment, challenge_levels: training views, see `inference.augment`; a probe sees none.
+        sampled_tiles: with tiles, so many of a photo are seen in a step, drawn anew in every epoch; 0: all of them.
         positive_label: the class that AUROC speaks of; default the class of id 1.
         target_prior: the class shares that are expected, `(classes,)`; a line is printed where training sees quite
             other ones.
@@ -105,6 +108,7 @@ class NatixTrainer(Trainer):
         processing_class: Any,
         augment: str = "basic",
         challenge_levels: Sequence[float] | None = None,
+        sampled_tiles: int = 0,
         positive_label: str | None = None,
         target_prior: np.ndarray | None = None,
         cache_dir: str | Path | None = None,
@@ -125,6 +129,7 @@ class NatixTrainer(Trainer):
         self.positive = positive_class(self.label_list, positive_label)
         self.method = training_method(model)
         speed = {"decode_copy": decode_copy, "fixed_views": fixed_views, "prefix_cache_gb": prefix_cache_gb}
+        check_same_views(model.config.views, processing_class)
         if not checked:
             check_training(
                 args,
@@ -134,6 +139,7 @@ class NatixTrainer(Trainer):
                 augment=augment,
                 challenge_levels=challenge_levels,
                 use_doran=is_doran(model),
+                tiles=model.config.views and model.config.views["aggregate"],
                 **speed,
             )
         check_probe_layers(args, model.config.backbone_config.num_hidden_layers)
@@ -152,6 +158,7 @@ class NatixTrainer(Trainer):
             times=self.times,
             augment=augment,
             challenge_levels=None if challenge_levels is None else tuple(challenge_levels),
+            sampled_tiles=sampled_tiles,
             speed=SpeedOptions(cache_dir=cache_dir, cache_gb=cache_gb, decode_copy_side=decode_copy_side, **speed),
         )
         if self.method == "probe":
@@ -257,6 +264,7 @@ class NatixTrainer(Trainer):
             classes=len(self.label_list),
             positive=self.positive,
             class_weights=None if weights is None else weights.tolist(),
+            top_k=tiles_top_k(self.plain_model()),
         )
         adopt_head(self.plain_model(), head, [self.train_dataset, self.eval_dataset])
         self.state.global_step = self.state.max_steps = self.search.steps

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from natix_hf.inference.augment import photo_for_view, training_view, view_seed
+from natix_hf.inference.augment import drawn_tiles, photo_for_view, training_view, view_seed
 from natix_hf.inference.batches import Example, Normalised
 from natix_hf.photos.copies import PhotoCopies, open_copy
 from natix_hf.photos.geometry import Geometry
@@ -35,7 +35,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
 
 
 class TrainingPhotos(Dataset):
-    """Labelled training rows: item `(epoch, i)` is `{"pixel_values": uint8 (3, H, W), "labels": int, "seed": int}`.
+    """Labelled training rows: item `(epoch, i)` is `{"pixel_values": uint8 ([views,] 3, H, W), "labels", "seed"}`.
 
     `seed` is that of the view: all that a batch may draw from, see `mixing.Mixing`.
 
@@ -46,6 +46,7 @@ class TrainingPhotos(Dataset):
         copies: pre-resized copies of the rows' photos, read in their place; the originals are then not opened.
         fixed_views: so many views of each photo come in turn, epoch by epoch; 0: a new one in every epoch.
         challenge_levels: probabilities of the levels, as `training_view` takes them.
+        sampled_tiles: so many tiles of a photo, drawn anew in every epoch, beside the whole of it; 0: all of them.
     """
 
     def __init__(
@@ -58,8 +59,9 @@ class TrainingPhotos(Dataset):
         copies: PhotoCopies | None = None,
         fixed_views: int = 0,
         challenge_levels: Sequence[float] | None = None,
+        sampled_tiles: int = 0,
     ) -> None:
-        self.fixed_views, self.challenge_levels = fixed_views, challenge_levels
+        self.fixed_views, self.challenge_levels, self.sampled_tiles = fixed_views, challenge_levels, sampled_tiles
         self.augment, self.geometry, self.seed, self.copies = augment, geometry, seed, copies
         self.rows = rows if copies is None else None
         self.facts = None if copies is None else (rows["id"][:], rows["label"][:])  # quicker than a row of `datasets`
@@ -78,14 +80,14 @@ class TrainingPhotos(Dataset):
         else:
             image = open_copy(self.copies[index], min_side=self.geometry.copy_side())
             row_id, label = (fact[index] for fact in self.facts)
+        which = {"seed": self.seed, "epoch": epoch, "row_id": row_id}
         view = training_view(
             image,
             augment=self.augment,
             geometry=self.geometry,
-            seed=self.seed,
-            epoch=epoch,
-            row_id=row_id,
+            **which,
             challenge_levels=self.challenge_levels,
+            tiles=drawn_tiles(self.geometry, self.sampled_tiles, **which) if self.sampled_tiles else None,
         )
         return {"pixel_values": view, "labels": label, "seed": view_seed(self.seed, epoch, row_id)}
 

@@ -22,6 +22,7 @@ from natix_hf.options import off
 from natix_hf.training.batch_source import BatchSource
 from natix_hf.training.heads import Head, settings, train_heads
 from natix_hf.training.probe import choose_head
+from natix_hf.training.tiles import tiles_top_k
 
 
 def check_warm_start(args: Any, method: str, head: str) -> None:
@@ -82,6 +83,7 @@ class WarmStart:
             class_weights=None if class_weights is None else class_weights.tolist(),
             label_smoothing=args.label_smoothing_factor,
             device=args.device,
+            top_k=tiles_top_k(plain),
         )
         chosen, found = choose_head(heads, np.array(select.labels), positive, args.metric_for_best_model)
         self.head: Head = heads[chosen]
@@ -110,7 +112,7 @@ class WarmStart:
             for name, role, part in (("val_calib", "policy", "fit"), ("val_test", "final_evaluation", None)):
                 rows = self.splits.rows(role, step="predictions", part=part)
                 features = self.features(model.get_base_model(), rows)
-                logits = features.table() @ self.head.weight.numpy().T + self.head.bias.numpy()
+                logits = self.head.logits_of(features.table())
                 found[name] = part, rows, logits.astype(np.float32)
         return found
 
@@ -131,5 +133,9 @@ def _untouched(model: Any) -> bool:
 @torch.no_grad()
 def _copy(head: Head, target: Any) -> None:
     target = target.modules_to_save["default"] if hasattr(target, "modules_to_save") else target
-    target.linear.weight.copy_(head.weight)
-    target.linear.bias.copy_(head.bias)
+    for linear, (weight, bias) in (
+        (target.linear, (head.weight, head.bias)),
+        *([(target.tiles.linear, head.tiles)] if head.tiles is not None else []),
+    ):
+        linear.weight.copy_(weight)
+        linear.bias.copy_(bias)

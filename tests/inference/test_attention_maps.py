@@ -54,3 +54,11 @@ def test_a_picture_has_a_pixel_for_each_patch_and_is_clear_where_little_is_seen(
     assert picture[0, 0, 3] == 0
     assert picture[1, 1, 3] == picture[..., 3].max() > 200
     assert np.asarray(heat_picture(np.zeros((2, 2))))[..., 3].max() == 0
+
+
+def test_of_a_photo_with_tiles_the_whole_is_looked_at(tiny_backbone):
+    tiled, _ = load_model(str(tiny_backbone), ["None", "Roadwork"], image_size=32, views="tiles")
+    plain, _ = load_model(str(tiny_backbone), ["None", "Roadwork"], image_size=32)
+    views = torch.randn(2, 10, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    expected = attention_maps(plain.eval(), views[:, 0])
+    np.testing.assert_allclose(attention_maps(tiled.eval(), views), expected, atol=1e-6)

@@ -118,8 +118,8 @@ def test_a_recipe_asks_for_tiles_by_one_number_or_two():
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"views_grid": 0}, "views_grid: 0 given, rows and columns of which one is at least 2 .*--views whole"),
-        ({"views_grid": 1}, "views_grid: 1 given"),
+        ({"views_grid": 0}, "views_grid: 0 0 given, rows and columns of which one is at least 2 .*--views whole"),
+        ({"views_grid": 1}, "views_grid: 1 1 given"),
         ({"views_grid": [3, 0]}, "views_grid: 3 0 given"),
         ({"views_grid": [2, 3, 4]}, "views_grid: 2 3 4 given"),
         (

@@ -38,7 +38,12 @@ class Stock(StoredWeights):
         "torch>=2.6",
         "timm>=1.0.22, with transformers 5 timm>=1.0.31",
     )
-    holds: ClassVar[dict[str, tuple]] = {"pooling": ("cls", "mean"), "feature_layers": (1,), "head": ("linear",)}
+    holds: ClassVar[dict[str, tuple]] = {
+        "pooling": ("cls", "mean"),
+        "feature_layers": (1,),
+        "head": ("linear",),
+        "views": ("whole",),
+    }
     usage: ClassVar[str] = USAGE
 
     def write(self, finished: FinishedModel, folder: Path) -> None:

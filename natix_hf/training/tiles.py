@@ -1,0 +1,49 @@
+"""What training knows of a photo's tiles: how many of their logits count, and what does not go with them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from natix_hf.errors import UserError
+from natix_hf.options import off
+from natix_hf.training.losses.check_loss import chosen_losses
+from natix_hf.training.speed_options import SpeedOptions
+
+
+def tiles_top_k(model: Any) -> int | None:
+    """Of so many tiles a classifier averages the logits, class by class; None where it sees no tiles."""
+    return None if model.config.views is None else model.head.tiles.top_k
+
+
+def check_tiles(args: Any, aggregate: str, *, prefix_cache_gb: float | None) -> None:
+    """Refuse what cannot be done with tiles, before anything is read.
+
+    Args:
+        args: `NatixTrainingArguments`.
+        aggregate: `views_aggregate` of the recipe.
+
+    Raises:
+        UserError: one line on the first of them.
+    """
+    if prefix_cache_gb is not None:
+        raise UserError(
+            "prefix_cache_gb: activations of every tile would take many times the room of the photos: leave it out "
+            f"with {off(SpeedOptions, 'prefix_cache_gb')}, or use --views whole"
+        )
+    if on_features := [name for name, loss in chosen_losses(args).items() if loss.features]:
+        raise UserError(
+            f"loss {args.loss}: {on_features[0]} compares one feature vector a photo, and with tiles it has many: "
+            "use --loss ce, or --views whole"
+        )
+    if args.cutmix_alpha:
+        raise UserError(
+            "cutmix_alpha: a rectangle of one photo would stand at another place in every tile: leave it out with "
+            f"{off(args, 'cutmix_alpha')}, or use --mixup_alpha"
+        )
+    if aggregate == "attention":
+        for key, asked in (("probe_heads", "grid"), ("warm_start", "probe")):
+            if getattr(args, key) == asked:
+                raise UserError(
+                    f"{key}: {asked} trains linear heads, and views_aggregate: attention has more to train: leave it "
+                    f"out with {off(args, key)}, or use --views_aggregate top_k"
+                )
