@@ -57,7 +57,7 @@ def _split_options(parser: argparse.ArgumentParser) -> None:
     add("--label_column_name", help="column of classes (default label)")
     add("--label_names", nargs="+", metavar="NAME", help="the classes in the order of their numbers")
     add("--description_column", help="rows whose label contradicts this text are left out and listed")
-    add("--dataset_config", help="configuration of a Hub data set; for builtin:scenes the number of photos")
+    add("--dataset_config", help="configuration of a Hub data set; for builtin:scenes COUNT [WIDTHxHEIGHT] [far]")
     add("--source_caps", nargs="+", type=_pair(int), metavar="NAME=N", help="at most so many rows of a source")
     weights = "shares of the sources, reached by taking fewer rows of those that there is too much of"
     add("--source_weights", nargs="+", type=_pair(float), metavar="NAME=W", help=weights)

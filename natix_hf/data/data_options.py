@@ -19,7 +19,7 @@ class DataOptions:
         "photos: folder (class folders, images + table, parquet, save_to_disk), Hub id or builtin:scenes",
     )
     dataset_config: str | None = option(
-        None, "configuration of a Hub data set; for builtin:scenes the number of photos"
+        None, "configuration of a Hub data set; for builtin:scenes COUNT [WIDTHxHEIGHT] [far]"
     )
     image_column_name: str = option("image", "column that holds the photo")
     label_column_name: str = option("label", "column that holds the class")

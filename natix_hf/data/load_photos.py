@@ -50,8 +50,8 @@ def load_photos(
         test_on: `column=value` words: `val_test` is the photos of these values and nothing else; a test part that the
             source brings is then merged with the rest.
         source_options: `group_column`, `label_names` (both have defaults for the data sets in `known_sources.KNOWN`),
-            `dataset_config` (for `builtin:scenes` the number of photos), `image_column_name`, `label_column_name`,
-            `broken_photos`, `trust_remote_code`, `num_proc`, as `load_rows` takes them.
+            `dataset_config` (for `builtin:scenes` as `drawn_scenes` takes it), `image_column_name`,
+            `label_column_name`, `broken_photos`, `trust_remote_code`, `num_proc`, as `load_rows` takes them.
 
     Raises:
         UserError: whatever is wrong with the photos, in one line.

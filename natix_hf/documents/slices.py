@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from natix_hf.documents.document import Document, Part
-from natix_hf.documents.figures import Count, Differences, Figures, Measured, Share, Some
+from natix_hf.documents.figures import Count, Differences, Figures, Interval, Measured, Share, Some
 
 
 class Small(Part):
@@ -22,6 +22,8 @@ class Slice(Part):
 
     Attributes:
         difference: slice less rest; balanced accuracy over the classes that both have.
+        fpr, fnr: shares of the other photos taken for positive ones, and of positive ones that are missed; of two
+            classes, where the slice has such photos.
         p: two-sided, of the difference in balanced accuracy.
         p_adjusted: for all slices tested (Benjamini and Yekutieli); None: small.
     """
@@ -33,6 +35,8 @@ class Slice(Part):
     labels: dict[str, Count]
     small: bool
     metrics: Figures
+    fpr: Interval | None = None
+    fnr: Interval | None = None
     difference: Differences
     p: Share | None
     p_adjusted: Share | None

@@ -140,6 +140,7 @@ def slices_table(document: Slices) -> SlicesTable:
             cells=[
                 _difference(one.difference[document.ranked_by]),
                 *(figure_cell(one.metrics[name]) for name in SLICED),
+                *(Cell("", "-", "") if rate is None else figure_cell(rate) for rate in (one.fpr, one.fnr)),
             ],
         )
         for one in document.slices
@@ -152,7 +153,7 @@ def slices_table(document: Slices) -> SlicesTable:
         f"or {few.groups} groups are small and stand last. {100 * document.level:g}\u00a0% intervals from "
         f"{document.resamples} resamples of whole groups.",
         columns=list(document.columns),
-        heads=["against the rest", *(LABELS[name] for name in SLICED)],
+        heads=["against the rest", *(LABELS[name] for name in SLICED), "false-positive rate", "false-negative rate"],
         rows=rows,
     )
 

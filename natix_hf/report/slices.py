@@ -103,9 +103,14 @@ def slice_lines(document: Slices, count: int = 3) -> list[str]:
         value, beside = one.metrics[RANKED_BY], difference_text(one.difference[RANKED_BY])
         lines.append(
             f"  {one.column} = {one.value}: {figure_text(value.value)} ({interval_text(value)}), "
-            f"{beside} beside the rest; {one.n} photos, {one.groups} groups"
+            f"{beside} beside the rest{_rates_text(one)}; {one.n} photos, {one.groups} groups"
         )
     return [*lines, f"  {document.note}"]
+
+
+def _rates_text(one: Slice) -> str:
+    rates = (("FPR", one.fpr), ("FNR", one.fnr))
+    return "".join(f", {name} {figure_text(rate.value)} ({interval_text(rate)})" for name, rate in rates if rate)
 
 
 def _slice(
@@ -134,6 +139,7 @@ def _slice(
         labels={name: int(count) for name, count in zip(label_names, counts, strict=True)},
         small=n < FEW_ROWS or n_groups < FEW_GROUPS,
         metrics=Interval.each(intervals),
+        **_rates(logits, labels, groups, inside, options),
         difference={
             name: Difference.of({k: difference[name][k] for k in ("difference", "low", "high")}) for name in METRICS
         },
@@ -141,6 +147,23 @@ def _slice(
         p_adjusted=None,
         stands_out=False,
     )
+
+
+def _rates(
+    logits: np.ndarray, labels: np.ndarray, groups: np.ndarray | None, inside: np.ndarray, options: dict
+) -> dict[str, Interval]:
+    """`fpr` and `fnr` of two classes, as far as the slice has photos of them: what accuracy lacks to 1 on these."""
+    if logits.shape[1] != 2:
+        return {}
+    found = {}
+    for name, label in (("fpr", 1 - options["positive"]), ("fnr", options["positive"])):
+        rows = inside & (labels == label)
+        if rows.any():
+            own = None if groups is None else np.asarray(groups)[rows]
+            right = bootstrap_intervals(logits[rows], labels[rows], own, **options)["accuracy"]
+            ends = {"value": right["value"], "low": right["high"], "high": right["low"]}
+            found[name] = Interval.of({end: 1 - share for end, share in ends.items()})
+    return found
 
 
 def _p_value(difference: float, error: float) -> float | None:

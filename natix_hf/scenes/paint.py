@@ -14,7 +14,7 @@ from natix_hf.scenes.light import Light, finish, sky
 from natix_hf.scenes.pen import Colour, Pen, shade, shadow
 from natix_hf.scenes.street import NEAR, View, paint_street
 from natix_hf.scenes.vehicles import VEHICLES, vehicle
-from natix_hf.scenes.world import AWNING_REACH, SMALLEST, SUPERSAMPLE, WIDTHS, WORK, Thing, World, covered
+from natix_hf.scenes.world import AWNING_REACH, SUPERSAMPLE, WIDTHS, WORK, Thing, World, covered
 
 Box = tuple[int, int, int, int]
 
@@ -37,7 +37,7 @@ def paint(
         depth = thing.z - view.z
         if thing.kind == "crane" or (depth < 2.6 and thing.kind != "awning") or depth + thing.length < NEAR + 0.5:
             continue
-        small = SMALLEST * world.unit * SUPERSAMPLE
+        small = world.smallest * world.unit * SUPERSAMPLE
         if thing.kind in WORK and view.focal * thing.height / depth < small:
             continue
         x = view.point(thing.x, 0, max(depth, NEAR))[0]

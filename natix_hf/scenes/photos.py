@@ -6,9 +6,10 @@
 Every photo is a pure function of `(seed, index)`: workers, order and count change nothing. Photos come in blocks of
 24: two camera sequences of 3 to 8 frames of one street (a `group`), the rest single photos with a group of their
 own; 12 of the 24 show roadwork. Each of these shows a work object that is at least 28 pixels high where the photo's
-shorter side has 360, and at least 60 % of its outline lies in the photo and behind nothing. The pictures look like
-streets as a picture book does. They are for trying the project out and for tests: a model that was trained on them
-knows nothing about real streets.
+shorter side has 360, and at least 60 % of its outline lies in the photo and behind nothing. With `--far` that is 9.6
+pixels (6 where a wide photo is pressed into 224 rows), and a column `boxes` says where the work objects are. The
+pictures look like streets as a picture book does. They are for trying the project out and for tests: a model that was
+trained on them knows nothing about real streets.
 """
 
 from __future__ import annotations
@@ -31,14 +32,16 @@ from PIL import Image
 
 from natix_hf.errors import UserError, command
 from natix_hf.scenes.paint import Box, paint
-from natix_hf.scenes.world import build
+from natix_hf.scenes.world import DISTANT, USUAL, WORK, build
 
 VERSION = 2  # raised when the pictures change, so that an older folder is not taken for today's
 LABELS = ("None", "Roadwork")
 BLOCK = 24
 COLUMNS = ("file_name", "label", "group", "daytime", "weather", "objects")
+BOXES = "boxes"  # of the work objects: [[left, top, width, height], ...] in pixels of the upright photo
 # share of cameras, width and height as multiples of the asked size (or of its square root for the square)
 SHAPES = {"wide": 0.62, "portrait": 0.12, "four_three": 0.12, "square": 0.07, "small": 0.05, "large": 0.02}
+SIDES = (64, 4096)  # pixels that a side of the most frequent camera may have
 STORED = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 
 
@@ -96,13 +99,14 @@ def _shape(rng: np.random.Generator, size: tuple[int, int]) -> tuple[int, int]:
     return shapes[str(rng.choice(list(SHAPES), p=list(SHAPES.values())))]
 
 
-def scene(seed: int, index: int, size: tuple[int, int] = (640, 360)) -> Scene:
+def scene(seed: int, index: int, size: tuple[int, int] = (640, 360), *, far: bool = False) -> Scene:
     """Photo `index` of the endless series `seed`.
 
     Args:
         seed: the series; series of different seeds share no street.
         index: 0, 1, 2, ...
         size: width and height in pixels of the most frequent camera; the others keep its area roughly.
+        far: work zones, and what stands in their place elsewhere, are also far away.
     """
     block, place = divmod(index, BLOCK)
     number, frame, frames, label = _block(seed, block)[place]
@@ -110,7 +114,7 @@ def scene(seed: int, index: int, size: tuple[int, int] = (640, 360)) -> Scene:
     shape = _shape(rng, size)
     orientation = int(rng.choice([1, 3, 6, 8], p=[0.76, 0.06, 0.12, 0.06]))
     quality, camera_seed = int(rng.integers(55, 96)), int(rng.integers(0, 2**31))
-    world = build(rng, bool(label), frames, shape)
+    world = build(rng, bool(label), frames, shape, DISTANT if far else USUAL)
     image, objects = paint(world, frame, np.random.default_rng([seed, 3, index]), camera_seed)
     group = f"street-{seed}-{block}-{number}"
     return Scene(image, label, objects, group, world.light.daytime, world.light.weather, orientation, quality)
@@ -126,15 +130,19 @@ def encode(photo: Scene) -> bytes:
     return buffer.getvalue()
 
 
-def _write(task: tuple[str, int, int, tuple[int, int]]) -> dict[str, str]:
+def _write(task: tuple[str, int, int, tuple[int, int], bool]) -> dict[str, str]:
     """Write one photo into the folder `task[0]`; returns its row of metadata.csv."""
-    folder, seed, index, size = task
-    photo = scene(seed, index, size)
+    folder, seed, index, size, far = task
+    photo = scene(seed, index, size, far=far)
     name = f"images/{index:06d}.jpg"
     Path(folder, name).write_bytes(encode(photo))
     seen = " ".join(sorted({kind for kind, _ in photo.objects}))
     values = (name, LABELS[photo.label], photo.group, photo.daytime, photo.weather, seen)
-    return dict(zip(COLUMNS, values, strict=True))
+    row = dict(zip(COLUMNS, values, strict=True))
+    if far:
+        boxes = [box for kind, box in photo.objects if kind in WORK]
+        row[BOXES] = str([[left, top, right - left, bottom - top] for left, top, right, bottom in boxes])
+    return row
 
 
 def generate(
@@ -145,6 +153,7 @@ def generate(
     workers: int = 2,
     size: tuple[int, int] = (640, 360),
     start: int = 0,
+    far: bool = False,
     progress: bool = True,
 ) -> Path:
     """Write photos `start` to `start + count - 1` of series `seed` with their metadata.csv.
@@ -155,7 +164,7 @@ def generate(
         folder: where to; must be absent, empty, or written by the same call.
         count: number of photos, at least 1.
         workers: processes.
-        size: as in `scene`.
+        size, far: as in `scene`; with `far` the table has a column `boxes`.
 
     Raises:
         UserError: a count below 1, a folder that holds something else or cannot be written.
@@ -166,6 +175,8 @@ def generate(
             f"scenes: count {count}, workers {workers} must be at least 1, seed {seed} and start {start} at least 0"
         )
     made = {"version": VERSION, "count": count, "seed": seed, "size": list(size), "start": start}
+    if far:
+        made["far"] = True
     marker = folder / ".scenes.json"
     if marker.is_file() and json.loads(marker.read_text()) == made:
         return folder
@@ -181,10 +192,10 @@ def generate(
     try:
         (partial / "images").mkdir()
         rows = _write_all(
-            [(str(partial), seed, index, size) for index in range(start, start + count)], workers, progress
+            [(str(partial), seed, index, size, far) for index in range(start, start + count)], workers, progress
         )
         with open(partial / "metadata.csv", "w", newline="", encoding="utf-8") as file:
-            table = csv.DictWriter(file, COLUMNS)
+            table = csv.DictWriter(file, (*COLUMNS, BOXES) if far else COLUMNS)
             table.writeheader()
             table.writerows(rows)
         (partial / marker.name).write_text(json.dumps(made) + "\n")
@@ -209,6 +220,18 @@ def _write_all(tasks: list, workers: int, progress: bool) -> list[dict[str, str]
         return list(tqdm(pool.map(_write, tasks, chunksize=8), **bar))
 
 
+def photo_size(text: str) -> tuple[int, int]:
+    """Width and height from `960x540`.
+
+    Raises:
+        ValueError: it is something else, or a side is not from `SIDES`.
+    """
+    width, height = map(int, text.split("x"))
+    if not all(SIDES[0] <= side <= SIDES[1] for side in (width, height)):
+        raise ValueError(text)
+    return width, height
+
+
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m natix_hf.scenes.photos", description="Write generated street photos."
@@ -217,8 +240,11 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--count", type=int, default=2000, help="number of photos (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="series of photos (default %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default %(default)s)")
+    parser.add_argument("--size", type=photo_size, default=(640, 360), help="WIDTHxHEIGHT in pixels (default 640x360)")
+    parser.add_argument("--far", action="store_true", help="work zones are also far away, and their boxes are noted")
     given = parser.parse_args(argv)
-    print(generate(given.folder, given.count, given.seed, workers=given.workers))
+    made = generate(given.folder, given.count, given.seed, workers=given.workers, size=given.size, far=given.far)
+    print(made)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ position alone tells the label. It draws nothing: see `scenes_paint`.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,11 +34,28 @@ OTHERS = (
 )
 CLASSES = (*WORK, *OTHERS, "billboard", "crane", "awning")
 SUPERSAMPLE = 2
-SMALLEST = 12  # pixels at 360 rows: smaller work-zone objects are left out, nobody could decide on them
-# The anchor of a zone, the object that the label stands for, in every frame. `ANCHOR` is larger than a patch of 16
-# pixels when a photo of 360 rows is shrunk to 224. Painted outlines differ a little from the boxes of these rules, so
-# what a photo promises is a little less: 28 pixels of height, 60 % of it to be seen.
-ANCHOR = 32  # pixels of height at 360 rows, at least
+
+
+class Sizes(NamedTuple):
+    """How large work-zone objects are, in pixels of height of a photo of 360 rows.
+
+    Attributes:
+        smallest: smaller ones are left out, nobody could decide on them.
+        anchor: of the object that the label stands for, in every frame, at least.
+        nearest, furthest: between which the anchor is drawn in the frame where it is nearest; its logarithm is even.
+    """
+
+    smallest: int
+    anchor: int
+    furthest: int
+    nearest: int
+
+
+# Painted outlines differ a little from the boxes of these rules, so what a photo promises is a little less: 28 pixels
+# of height for `USUAL`, 60 % of it to be seen. Shrunk to 224 rows its anchors are larger than a patch of 16 pixels.
+# `DISTANT` promises 9.6 pixels: 6 of 224.
+USUAL = Sizes(smallest=12, anchor=32, furthest=44, nearest=170)
+DISTANT = Sizes(smallest=5, anchor=11, furthest=12, nearest=170)
 IN_FRAME, CLEAR = 0.8, 0.72  # shares of its box: within the photo, and also behind nothing
 GRID = 12  # points in each direction by which that share is measured
 
@@ -86,10 +104,14 @@ class World:
     things: tuple[Thing, ...]
     views: tuple[View, ...]
     unit: float  # photo pixels per pixel of a photo of 360 rows
+    smallest: int  # pixels of height at 360 rows, of what is drawn of a work zone
 
 
-def build(rng: np.random.Generator, work: bool, frames: int, size: tuple[int, int]) -> World:
-    """A street seen by `frames` frames of `size` (width, height) pixels, with a work zone or decoys in its place."""
+def build(rng: np.random.Generator, work: bool, frames: int, size: tuple[int, int], sizes: Sizes = USUAL) -> World:
+    """A street seen by `frames` frames of `size` (width, height) pixels, with a work zone or decoys in its place.
+
+    Both stand as far away as `sizes` says.
+    """
     light = draw_light(rng)
     street = draw_street(rng, light.weather, light.daytime == "night")
     width, height = size[0] * SUPERSAMPLE, size[1] * SUPERSAMPLE
@@ -111,9 +133,10 @@ def build(rng: np.random.Generator, work: bool, frames: int, size: tuple[int, in
         kinds = _work_kinds(rng) if work else _decoy_kinds(rng)
         anchor_height = _height(rng, kinds[0])
         single = 1.35 if len(kinds) == 1 else 1.0
-        pixels = np.exp(rng.uniform(np.log(44 * single), np.log(170))) * TALL.get(kinds[0], 1.0) * unit * SUPERSAMPLE
+        drawn = rng.uniform(np.log(sizes.furthest * single), np.log(sizes.nearest))
+        pixels = np.exp(drawn) * TALL.get(kinds[0], 1.0) * unit * SUPERSAMPLE
         depth = max(focal * anchor_height / pixels, focal * eye / (0.95 * height - horizon), 3.0)
-        furthest = focal * anchor_height / (ANCHOR * unit * SUPERSAMPLE)
+        furthest = focal * anchor_height / (sizes.anchor * unit * SUPERSAMPLE)
         if depth > min(0.8 * light.visibility, furthest):
             continue
         step = min(steps, max(0.0, furthest - depth) / max(frames - 1, 1))
@@ -132,7 +155,7 @@ def build(rng: np.random.Generator, work: bool, frames: int, size: tuple[int, in
             break
     zone = _zone(rng, kinds, x, z, anchor_height, street)
     things = sorted((*zone, *_beside(zone[0], _ordinary(rng, street, light), views)), key=lambda thing: -thing.z)
-    return World(light, street, tuple(things), views, unit)
+    return World(light, street, tuple(things), views, unit, sizes.smallest)
 
 
 def _height(rng: np.random.Generator, kind: str) -> float:

@@ -151,6 +151,61 @@ def test_orientation_is_looked_at_where_it_is_asked_for_and_photos_have_both():
     assert slice_values([own], also=["orientation"])["orientation"][:2] == ["down", "up"]
 
 
+NONE, SMALL, LARGE = "none", "small (under 7 % of the height)", "large (21 % of the height up)"
+MEDIUM = "medium (7 to 21 % of the height)"
+BOXES = ([], [[5, 5, 400, 20]], [[5, 5, 9, 70], [1, 2, 3, 10]], [[0, 0, 9, 1000]])
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("boxes", str),  # as CSV has them
+        ("bbox", list),
+        ("objects", lambda boxes: {"bbox": boxes, "category": [1] * len(boxes)}),
+        ("objects", lambda boxes: [{"bbox": box, "category": 1} for box in boxes]),
+    ],
+)
+def test_the_size_of_what_is_boxed_is_a_kind(name, write):
+    table = rows(width=[1920] * N, height=[1000] * N).add_column(name, [write(BOXES[i % 4]) for i in range(N)])
+    found = slice_values([table])
+    assert {"source", "object_size"} <= set(found)
+    assert found["object_size"][:4] == [NONE, SMALL, MEDIUM, LARGE]
+    check_slices(table, ["object_size"])
+    assert set(slice_values([table], ["object_size"])) == {"object_size"}
+
+
+@pytest.mark.parametrize(
+    ("value", "size"),
+    [
+        ("[[0, 0, 5, 69]]", SMALL),
+        ("[[0, 0, 5, 70]]", MEDIUM),
+        ("[[0, 0, 5, 209.9]]", MEDIUM),
+        ("[[0, 0, 5, 210]]", LARGE),
+        ("", NONE),
+        (None, NONE),
+        ("[[0.1, 0.1, 0.2, 0.2]]", "unknown"),  # shares
+        ("[[0, 0, 5, 1200]]", "unknown"),  # of another photo
+        ("[[0, 0, 5]]", "unknown"),
+        ("[3, 4, 5, 6]", "unknown"),
+        ("a cone", "unknown"),
+    ],
+)
+def test_sizes_have_stated_limits_and_odd_boxes_none(value, size):
+    table = rows(height=[1000] * N, boxes=[value if i % 3 == 1 else "[[0, 0, 5, 500]]" for i in range(N)])
+    found = slice_values([table], ["object_size"]).get("object_size", [LARGE] * N)
+    assert found[1] == size
+
+
+def test_without_boxes_or_sizes_there_is_no_object_size():
+    assert "object_size" not in slice_values([rows()])
+    boxed = rows(boxes=["[[0, 0, 5, 5]]" if i % 3 else "[]" for i in range(N)])
+    assert "object_size" not in slice_values([boxed.remove_columns("height")])
+    with pytest.raises(
+        UserError, match=r"no column .object_size.; there are origin, source, resolution, orientation$"
+    ):
+        check_slices(rows(), ["object_size"])
+
+
 def test_values_of_other_types_are_text():
     data = rows(night=[i % 5 == 0 for i in range(N)]).cast_column("width", Value("int64"))
     assert slice_values([data])["night"][:2] == ["1", "0"]

@@ -55,6 +55,36 @@ def test_every_figure_is_that_of_the_slices_rows(document):
     assert {name: interval.plain() for name, interval in fog.metrics.items()} == figures
 
 
+def test_the_two_kinds_of_mistakes_stand_apart_where_a_slice_can_have_them():
+    logits, labels, groups, _ = street()
+    sizes = np.where(labels == 0, "none", np.where(np.arange(len(labels)) // 2 % 2, "small", "large")).astype(object)
+    document = slices_document(logits, labels, groups, {"object_size": sizes}, NAMES, 1, n_boot=400)
+    wrong = logits.argmax(axis=1) != labels
+    found = {one.value: one for one in document.slices}
+    assert found["none"].fnr is None
+    assert found["none"].fpr.value == pytest.approx(wrong[labels == 0].mean())
+    for size in ("small", "large"):
+        assert found[size].fpr is None
+        rate = found[size].fnr
+        assert rate.value == pytest.approx(wrong[sizes == size].mean())
+        assert rate.low < rate.value < rate.high
+    assert "FNR 0." in " ".join(slice_lines(document))
+    swapped = slices_document(logits[:, ::-1], 1 - labels, groups, {"object_size": sizes}, NAMES[::-1], 0, n_boot=400)
+    assert {one.value: (one.fpr, one.fnr) for one in swapped.slices} == {
+        one.value: (one.fpr, one.fnr) for one in document.slices
+    }
+    more = np.c_[logits, np.full(len(labels), -9.0)]
+    three = slices_document(more, labels, groups, {"object_size": sizes}, [*NAMES, "Sign"], 1, n_boot=50)
+    assert {(one.fpr, one.fnr) for one in three.slices} == {(None, None)}
+
+
+def test_a_slice_without_mistakes_has_a_rate_of_zero_and_a_high_end_above(document):
+    logits, labels = np.eye(2)[np.arange(80) % 2], np.arange(80) % 2
+    one = slices_document(logits, labels, None, {"city": np.array(["a", "b"])[np.arange(80) // 40]}, NAMES).slices[0]
+    assert (one.fpr.value, one.fpr.low) == (0, 0)
+    assert one.fpr.high == pytest.approx(1 - 0.025 ** (1 / 20))  # Clopper and Pearson, 20 photos
+
+
 def test_the_bad_slice_is_first_and_the_small_one_is_last(document):
     first, last = document.slices[0], document.slices[-1]
     assert (first.value, first.small, first.stands_out) == ("fog", False, True)

@@ -75,6 +75,49 @@ def test_number_of_workers_changes_no_byte(tmp_path):
     assert len(_files(one)) == 22  # photos, metadata.csv, the marker
 
 
+def test_far_scenes_are_other_photos_of_the_same_groups_and_have_boxes(tmp_path):
+    far = generate(tmp_path / "far", 30, 5, workers=2, size=SMALL, far=True, progress=False)
+    assert _files(far) == _files(generate(tmp_path / "again", 30, 5, workers=1, size=SMALL, far=True, progress=False))
+    near = generate(tmp_path / "near", 30, 5, workers=2, size=SMALL, progress=False)
+    rows, usual = (list(csv.DictReader((one / "metadata.csv").open(encoding="utf-8"))) for one in (far, near))
+    assert [(row["label"], row["group"]) for row in rows] == [(row["label"], row["group"]) for row in usual]
+    assert "boxes" not in usual[0]
+    assert (far / "images/000000.jpg").read_bytes() != (near / "images/000000.jpg").read_bytes()
+    for index, row in enumerate(rows):
+        shown, boxes = scene(5, index, SMALL, far=True), json.loads(row["boxes"])
+        corners = [(left, top, left + width, top + height) for left, top, width, height in boxes]
+        assert corners == [box for kind, box in shown.objects if kind in WORK]
+        assert bool(boxes) == (row["label"] == "Roadwork")
+    with pytest.raises(UserError, match="already holds other files"):
+        generate(far, 30, 5, size=SMALL, progress=False)
+
+
+def test_far_work_objects_are_as_small_as_six_pixels_of_a_squashed_wide_photo():
+    heights = []
+    for index in range(120):
+        shown = scene(8, index, SMALL, far=True)
+        width, height = shown.image.size
+        found = [bottom - top for kind, (_, top, _, bottom) in shown.objects if kind in WORK]
+        assert bool(found) == bool(shown.label)
+        if found:
+            assert max(found) + 0.5 >= 9.6 * min(width, height) / 360, index
+            heights += [224 * max(found) / height] * (width > height)
+    assert min(heights) < 10
+    assert np.mean(np.array(heights) < 16) > 0.1  # under a patch
+    assert np.mean(np.array(heights) > 48) > 0.05
+
+
+def test_scenes_are_asked_for_by_count_size_and_distance(tmp_path, monkeypatch):
+    monkeypatch.setenv("NATIX_HF_HOME", str(tmp_path))
+    rows = read_rows("builtin:scenes", dataset_config="4 128x72 far")
+    assert "boxes" in rows.data.column_names
+    assert set(zip(rows.data["width"][:], rows.data["height"][:])) <= {(128, 72), (72, 128), (96, 54), (160, 90)}
+    assert [path.name for path in tmp_path.glob("scenes/*")] == [f"100-4-v{scenes.VERSION}-128x72-far"]
+    for odd in ("many", "4 near", "4 128", "4 128x72x3", "4 1x1", "4 far far", "4 far 128x72", " "):
+        with pytest.raises(UserError, match="it is the number of photos, then their size and far where wanted"):
+            read_rows("builtin:scenes", dataset_config=odd)
+
+
 def test_a_later_start_continues_the_same_series(tmp_path):
     later = generate(tmp_path / "later", 4, 5, workers=1, size=SMALL, start=7, progress=False)
     for index in range(7, 11):

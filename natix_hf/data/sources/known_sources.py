@@ -67,15 +67,24 @@ def _known(source: Any) -> Known:
     return known
 
 
-def drawn_scenes(count: str | None = None) -> str:
-    """The folder of `builtin:scenes`, drawn where they are not there yet."""
-    from natix_hf.scenes.photos import VERSION, generate
+def drawn_scenes(asked: str | None = None) -> str:
+    """The folder of `builtin:scenes`, drawn where they are not there yet.
 
+    Args:
+        asked: `COUNT [WIDTHxHEIGHT] [far]`, such as `800` or `800 960x540 far`.
+    """
+    from natix_hf.scenes.photos import VERSION, generate, photo_size
+
+    count, *more = (asked or str(SCENES_COUNT)).split() or [""]
+    expected = f"dataset_config {asked}: for {SCENES} it is the number of photos"
     try:
-        photos = int(count or SCENES_COUNT)
+        photos = int(count)
+        far = more[-1:] == ["far"]
+        (size,) = [photo_size(word) for word in (more[:-1] if far else more)] or [(640, 360)]
     except ValueError:
-        raise UserError(f"dataset_config {count}: for {SCENES} it is the number of photos") from None
+        raise UserError(f"{expected}, then their size and far where wanted: 800 960x540 far") from None
     if photos < 1:
-        raise UserError(f"dataset_config {count}: for {SCENES} it is the number of photos, at least 1")
-    folder = home() / "scenes" / f"{SCENES_SEED}-{photos}-v{VERSION}"  # those of an older version are not in the way
-    return str(generate(folder, photos, SCENES_SEED))
+        raise UserError(f"{expected}, at least 1")
+    # Those of an older version are not in the way.
+    name = "-".join([str(SCENES_SEED), str(photos), f"v{VERSION}", *more])
+    return str(generate(home() / "scenes" / name, photos, SCENES_SEED, size=size, far=far))

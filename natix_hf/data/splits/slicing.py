@@ -1,8 +1,8 @@
 """Which columns of a data set tell kinds of photos apart, and the kind of each row: what figures are broken down by.
 
-Daytime, weather, city, source and resolution do; ids, links, free text, dates and measurements do not. Coordinates
-never leave through here, whatever their column is called: what is chosen is written into files that are passed on.
-This file knows no figures.
+Daytime, weather, city, source, resolution and the size of what is boxed do; ids, links, free text, dates and
+measurements do not. Coordinates never leave through here, whatever their column is called: what is chosen is written
+into files that are passed on. This file knows no figures.
 """
 
 from __future__ import annotations
@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset, Value
 
+from natix_hf.data.sources.boxes import boxes_column, object_sizes
 from natix_hf.data.sources.columns import has_column
 from natix_hf.data.sources.metadata import UNKNOWN, category
 from natix_hf.errors import UserError
 
 MOST_VALUES = 50
 LONGEST = 60  # characters of a value; longer ones are sentences
-RESOLUTION, ORIENTATION = "resolution", "orientation"
+RESOLUTION, ORIENTATION, OBJECT_SIZE = "resolution", "orientation", "object_size"
 # Upper ends of the classes of resolution, in megapixels.
 MEGAPIXELS = ((0.3, "under 0.3 MP"), (1.0, "0.3 to 1 MP"), (3.0, "1 to 3 MP"), (9.0, "3 to 9 MP"), (np.inf, "9 MP up"))
 
@@ -46,15 +47,15 @@ def slice_values(
 
     Args:
         parts: rows of one source, one set behind the other.
-        chosen: only these columns (flat names, dotted paths, `resolution`, `orientation`); by default all that are
-            fit, `orientation` not among them.
+        chosen: only these columns (flat names, dotted paths, `resolution`, `orientation`, `object_size`); by default
+            all that are fit, `orientation` not among them.
         also: of `DERIVED`, beside those of the default.
 
     Returns:
         Column -> `(n,)` values as text; several tags of a row are one value (`fog+rain`), `unknown` stands where there
-        is none. `resolution` is the class of width x height, `orientation` says which is longer. A column with one
-        value, with more than 50, or with a value of its own for most rows is left out; so is one that only renames the
-        classes.
+        is none. `resolution` is the class of width x height, `orientation` says which is longer, `object_size` is the
+        class of the highest of a photo's boxes. A column with one value, with more than 50, or with a value of its own
+        for most rows is left out; so is one that only renames the classes.
     """
     n = sum(len(part) for part in parts)
     if not n:
@@ -78,8 +79,9 @@ def check_slices(rows: Dataset, chosen: Sequence[str], key: str = "slices") -> N
         UserError: a column that is not there, that holds places, links, dates or sentences, or more than 50 values.
     """
     for column in chosen:
-        if column not in DERIVED and not has_column(rows, column):
-            raise UserError(f"{key}: no column {column!r}; there are {', '.join(_columns(rows, DERIVED))}")
+        there = _columns(rows, DERIVED)
+        if column not in (*DERIVED, *there) and not has_column(rows, column):
+            raise UserError(f"{key}: no column {column!r}; there are {', '.join(there)}")
         kinds = set(_values(rows, column))
         if _words(column) & _PLACES or not all(map(_is_kind, kinds)):
             raise UserError(  # without the value: it may be a place
@@ -120,7 +122,8 @@ def _columns(rows: Dataset, also: Iterable[str] = ()) -> list[str]:
     """The columns, and paths into structs, that may hold kinds, by their names and types; and what sizes tell."""
     names = [name for name, feature in _leaves(rows.features) if _may_be(name, feature)]
     sized = {"width", "height"} <= set(rows.column_names)
-    return [*names, *(dict.fromkeys([RESOLUTION, *also]) if sized else [])]
+    boxed = [OBJECT_SIZE] if sized and boxes_column(rows.features) is not None else []
+    return [*names, *boxed, *(dict.fromkeys([RESOLUTION, *also]) if sized else [])]
 
 
 def _leaves(features: dict[str, Any], front: str = "") -> Iterator[tuple[str, Any]]:
@@ -150,6 +153,8 @@ def _words(name: str) -> set[str]:
 def _values(rows: Dataset, column: str) -> list[str]:
     if column in DERIVED and not has_column(rows, column):
         return [DERIVED[column](*size) for size in zip(rows["width"][:], rows["height"][:])]
+    if column == OBJECT_SIZE and not has_column(rows, column):
+        return object_sizes(rows, boxes_column(rows.features))
     return category(rows, column)
 
 

@@ -1,0 +1,75 @@
+"""Boxes around the objects of a photo, in any usual writing, and the size of the largest: a kind of photo.
+
+A box is COCO's: left, top, width and height in pixels of the photo as displayed. This file knows no figures.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from datasets import Dataset, LargeList, List
+
+from natix_hf.data.sources.columns import column_values
+from natix_hf.data.sources.metadata import UNKNOWN
+
+NAMES = ("bbox", "bboxes", "boxes")
+NO_OBJECT = "none"
+# Upper ends of the classes, in shares of the photo's height. A patch of 16 pixels has 7 % of a view of 224.
+HEIGHTS = (
+    (0.07, "small (under 7 % of the height)"),
+    (0.21, "medium (7 to 21 % of the height)"),
+    (math.inf, "large (21 % of the height up)"),
+)
+
+
+def boxes_column(features: Mapping[str, Any]) -> str | None:
+    """The column, or path into a struct, that holds boxes; None where there is none.
+
+    It is called as in `NAMES`, by itself (a list of boxes, or its JSON) or within `objects` as data sets for detection
+    have it: a struct of lists, or a list of structs.
+    """
+    for name, feature in features.items():
+        if name in NAMES and (_listed(feature) or getattr(feature, "dtype", "") in ("string", "large_string")):
+            return name
+        inner = feature.feature if _listed(feature) else feature
+        field = next((one for one in NAMES if one in inner), None) if isinstance(inner, dict) else None
+        if field:
+            return name if _listed(feature) else f"{name}.{field}"
+    return None
+
+
+def _listed(feature: Any) -> bool:
+    return isinstance(feature, List | LargeList)
+
+
+def object_sizes(rows: Dataset, column: str) -> list[str]:
+    """The class of each photo's highest box: `none` without a box, `unknown` where a box is not one within the photo.
+
+    Args:
+        rows: with `height` in pixels.
+        column: from `boxes_column`.
+    """
+    values = column_values(rows, column, "slices")
+    return [_size(value, height) for value, height in zip(values, rows["height"][:])]
+
+
+def _size(value: Any, height: int | None) -> str:
+    try:
+        boxes = (json.loads(value) if isinstance(value, str) and value.strip() else value) or ()
+        heights = [float(box_height) for _, _, _, box_height in map(_box, boxes)]
+    except (ValueError, TypeError):
+        return UNKNOWN
+    if not heights:
+        return NO_OBJECT
+    # Shares in place of pixels are not taken for objects of less than a pixel.
+    if not height or not 1 <= max(heights) <= height + 1:
+        return UNKNOWN
+    return next(name for end, name in HEIGHTS if max(heights) / height < end)
+
+
+def _box(one: Any) -> Any:
+    """The box itself, where it stands in a struct with what it is around."""
+    return next(one[name] for name in NAMES if name in one) if isinstance(one, dict) else one
