@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from golden.golden_runs import METHODS, differences, environment, golden_run, type_verb, written
+from golden.golden_runs import METHODS, differences, environment, golden_run, written
 from warm import Warm
 
 TOLERANCE = 2e-3  # absolute, of losses, metrics and probabilities
@@ -18,11 +18,11 @@ TOLERANCE = 2e-3  # absolute, of losses, metrics and probabilities
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_run_gives_what_it_gave(method: str, tmp_path: Path, warm: Warm) -> None:
-    """The first method by processes of their own, the others by children of one that has done its imports."""
+    """Typed to a process that has done its imports: `write.py` starts one for each command."""
 
     def typed(home: Path, verb: str, *words: object) -> None:
         done = warm.run(f"natix_hf.{verb}", words, environment(home), tmp_path)
         assert done.status == 0, done.out + done.err
 
-    found = golden_run(method, tmp_path, type_verb if method == "lora" else typed)
+    found = golden_run(method, tmp_path, typed)
     assert differences(found, written(method), TOLERANCE) == []

@@ -108,14 +108,14 @@ lora_r: 4
 use_cpu: true
 disable_tqdm: true
 """)
-    said = execute("-m", "natix_hf.train", recipe, home=home)
 
     def typed(verb: str, *words: object) -> Result:
-        """A command of the same user that ends well, run by a process that has done its imports."""
+        """A command of this user that ends well, run by a process that has done its imports."""
         done = warm.run(f"natix_hf.{verb}", words, homes(home), home)
         assert done.status == 0, done.out + done.err
         return done
 
+    said = typed("train", recipe).out
     return SimpleNamespace(home=home, photos=photos, run=home / "runs" / "street", said=said, type=typed)
 
 
