@@ -1,0 +1,106 @@
+"""From the logits of two stages to those of one classifier, which `calibrate_run` then treats like any model's.
+
+The stages may be the whole photo and the photo with its tiles, of one run, or a small and a large model, of two runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from natix_hf.decision.cascade import StageRows, TwoStages, fit_cascade
+from natix_hf.decision.exit_options import ExitOptions, exit_of
+from natix_hf.documents.cascade import Cascade
+from natix_hf.documents.split_logits import SavedLogits
+from natix_hf.errors import UserError
+from natix_hf.runs.calibrate_run import offset_to
+from natix_hf.runs.decision_options import DecisionOptions
+
+
+class StageLogits(NamedTuple):
+    """The same rows as both stages see them."""
+
+    early: SavedLogits
+    full: SavedLogits
+
+
+class CascadeRows(NamedTuple):
+    """What `decide` and `guaranteed` of `calibrate_run` are called with for a cascade.
+
+    Attributes:
+        cascade: the fitted cascade, for `guaranteed` and for `calibration.json`.
+        fit, control: rows with the composite logits.
+        trained: for `decide`: class shares to which the composite's logits belong, None: those of the rows.
+    """
+
+    cascade: Cascade
+    fit: SavedLogits
+    control: SavedLogits
+    trained: np.ndarray | None
+
+
+def cascade_rows(
+    fit: StageLogits,
+    control: StageLogits,
+    options: DecisionOptions,
+    exits: ExitOptions,
+    names: Sequence[str],
+    positive: int,
+    trained: np.ndarray | None = None,
+    *,
+    cost: Sequence[float],
+    cost_in: str = "views",
+    fitted_on: str = "val_calib/control",
+) -> CascadeRows:
+    """Calibrate both stages, choose which photos leave early, and answer the rows with the cascade.
+
+    Args:
+        fit, control: the parts of val_calib.
+        options: calibrators of the stages, and whether abstention is promised too.
+        exits: with a `views_exit`.
+        names: of the classes.
+        positive: id of the positive class.
+        trained: class shares `(classes,)` to which the logits of both stages belong; None: those of the rows.
+        cost: of the first stage, and what the second adds; `cost_in`, the unit.
+        fitted_on: what the control rows are called.
+
+    Raises:
+        UserError: the stages saw other rows, or as `fit_cascade`.
+    """
+    counts = np.bincount(fit.early.label, minlength=len(names))
+    offset = offset_to(counts / counts.sum(), trained, options)
+    cascade = fit_cascade(
+        _rows(fit),
+        _rows(control),
+        exit_of(exits),
+        alpha=exits.views_exit_alpha,
+        delta=exits.views_exit_delta,
+        calibrators=options.calibrator,
+        positive=positive,
+        class_names=names,
+        offset=offset,
+        other_promise=options.risk != "none",
+        cost=cost,
+        cost_in=cost_in,
+        fitted_on=fitted_on,
+    )
+    stages = TwoStages.from_document(cascade, positive)
+    return CascadeRows(cascade, answered(stages, fit), answered(stages, control), None if offset.any() else trained)
+
+
+def answered(stages: TwoStages, rows: StageLogits) -> SavedLogits:
+    """The rows with the cascade's logits, calibrated stage by stage."""
+    return dataclasses.replace(rows.early, logits=stages.composite(rows.early.logits, rows.full.logits).logits)
+
+
+def _rows(rows: StageLogits) -> StageRows:
+    early, full = rows
+    if early.ids is not None and not np.array_equal(early.ids, full.ids):
+        raise UserError(
+            f"cascade: the stages answered other photos, {len(early.ids)} and {len(full.ids)} of them or in another "
+            "order: let both predict the same splits"
+        )
+    return StageRows(early.logits, full.logits, early.label, early.group)

@@ -1,0 +1,69 @@
+"""A cascade's rows through the calibration that every run goes through."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from two_stages import Streets
+
+from natix_hf.decision.calibration import Calibration
+from natix_hf.decision.cascade import StageRows
+from natix_hf.decision.exit_options import ExitOptions
+from natix_hf.decision.prior_shift import prior_bias
+from natix_hf.documents.calibration import CalibrationFile
+from natix_hf.documents.split_logits import SavedLogits
+from natix_hf.errors import UserError
+from natix_hf.runs.calibrate_cascade import CascadeRows, StageLogits, cascade_rows
+from natix_hf.runs.calibrate_run import decide, guaranteed
+from natix_hf.runs.decision_options import DecisionOptions
+
+NAMES = ["None", "Roadwork"]
+STREETS = Streets(7)
+FIT, CONTROL = STREETS.draw(300), STREETS.draw(600)
+
+
+def saved(rows: StageRows) -> StageLogits:
+    ids = np.arange(len(rows.labels)).astype(str)
+    return StageLogits(*(SavedLogits(logits, rows.labels, rows.groups, ids) for logits in rows[:2]))
+
+
+def cascaded(options: DecisionOptions, exits: ExitOptions, trained=None, fit=FIT) -> CascadeRows:
+    return cascade_rows(saved(fit), saved(CONTROL), options, exits, NAMES, 1, trained, cost=(1, 9))
+
+
+def test_both_promises_stand_in_the_document_and_share_risk_delta():
+    options = DecisionOptions(risk="fpr", risk_alpha=0.07, risk_delta=0.1)
+    exits = ExitOptions(views_exit=["risk"], views_exit_alpha=0.03, views_exit_delta=0.04)
+    found = cascaded(options, exits)
+    document = decide(found.fit, options, None, NAMES, 1, found.trained, fitted_on="val_calib/fit")
+    about = Calibration.from_document(document), found.control, options, NAMES, "val_calib/control"
+    guarantee = guaranteed(*about, cascade=found.cascade)
+    document = document.model_copy(update={"guarantee": guarantee, "cascade": found.cascade})
+    assert CalibrationFile.parse(document.text(), "") == document
+    assert (found.cascade.exit.certified, found.cascade.exit.delta) == (True, 0.04)
+    assert guarantee.delta == pytest.approx(0.06)
+    assert guarantee.reachable
+    alone = guaranteed(*about)
+    assert (alone.delta, alone.smallest_alpha < guarantee.smallest_alpha) == (0.1, True)
+    given = cascaded(options, ExitOptions(views_exit=["0.12", "0.88"])).cascade
+    assert guaranteed(*about, cascade=given) == alone  # no promise takes a part of delta
+
+
+def test_what_sampling_did_to_both_stages_is_undone_once():
+    seen, trained = np.bincount(FIT.labels) / len(FIT.labels), np.array([0.8, 0.2])
+    moved = prior_bias(seen, trained)
+    sampled = FIT._replace(early=FIT.early + moved, full=FIT.full + moved)
+    options, exits = DecisionOptions(), ExitOptions(views_exit=["0.12", "0.88"])
+    plain, found = cascaded(options, exits), cascaded(options, exits, trained, sampled)
+    np.testing.assert_allclose(found.fit.logits, plain.fit.logits)
+    assert found.trained is None
+    raw = cascaded(dataclasses.replace(options, calibrator=["none"]), exits, trained, sampled)
+    assert raw.trained is trained  # untouched logits still belong to the shares of training
+
+
+def test_stages_that_saw_other_photos_are_refused():
+    fit = saved(FIT)
+    other = fit._replace(full=dataclasses.replace(fit.full, ids=fit.full.ids[::-1]))
+    exits = ExitOptions(views_exit=["0.12", "0.88"])
+    with pytest.raises(UserError, match="the stages answered other photos"):
+        cascade_rows(other, saved(CONTROL), DecisionOptions(), exits, NAMES, 1, cost=(1, 9))
