@@ -57,7 +57,8 @@ def main(argv: list[str]) -> None:
     print(f"files: {document.bytes / 1e6:.1f} MB, weights in {document.dtype}")
     print(f"needs: {'; '.join(document.needs)}")
     if document.opset:
-        print(f"operators: ONNX opset {document.opset}, any number of photos of {size_text(document.image_size)}")
+        size = size_text(document.image_size, document.tiles)
+        print(f"operators: ONNX opset {document.opset}, any number of photos of {size}")
     if given.no_proof:
         print("not proved: whether it answers like the run is not known")
         return

@@ -14,10 +14,11 @@ ExportFormat = Annotated[str, Field(min_length=1)]  # which there are, `modeling
 Precision = Literal["fp32", "bf16"]
 
 
-def size_text(image_size: int | Sequence[int]) -> str:
-    """An `image_size` for people, as height x width."""
+def size_text(image_size: int | Sequence[int], tiles: Sequence[int] | None = None) -> str:
+    """An `image_size` for people, as height x width; `tiles` are rows and columns beside the whole photo."""
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
-    return f"{height} x {width} pixels"
+    size = f"{height} x {width} pixels"
+    return size if tiles is None else f"{size}, the whole of each and {tiles[0]} x {tiles[1]} tiles of it"
 
 
 class Export(Document):
@@ -27,6 +28,7 @@ class Export(Document):
         dtype: how weights are stored.
         labels: in the order of their ids.
         image_size: height and width in pixels; one number is a square.
+        tiles: rows and columns of those that the model sees beside the whole photo; left out where it sees none.
         parameters: of the whole model, base included.
         bytes: of all files but this one and `proof.json`.
         model: fingerprint of the run's merged weights in fp32.
@@ -40,6 +42,7 @@ class Export(Document):
     labels: Annotated[list[str], Field(min_length=2)]
     image_size: Some | Annotated[list[Some], Field(min_length=2, max_length=2)]
     resize: Literal["squash", "crop"]
+    tiles: Annotated[list[Some], Field(min_length=2, max_length=2)] | None = None
     parameters: Some
     bytes: Some
     model: Fingerprint

@@ -94,6 +94,9 @@ def model_card(
     licence = licence or base_licence(trained_from)
     published_as = "merged" if form == "run" else form
     model_id = model_id or "the-id-of-this-repository"
+    tiles = recipe["views_grid"] if recipe.get("views") == "tiles" else None
+    kind = FORMS[published_as]
+    usage = kind.tiles_usage if tiles and kind.tiles_usage else kind.usage
     card = ModelCard.from_template(
         metadata(
             classes=classes,
@@ -109,10 +112,10 @@ def model_card(
         classes=[cell(name) for name in classes],
         base_text=_base_text(trained_from),
         method_text=METHODS[method],
-        image_size=size_text(recipe["image_size"]) if "image_size" in recipe else None,
+        image_size=size_text(recipe["image_size"], tiles) if "image_size" in recipe else None,
         calibrated_text=_calibrated_text(calibration),
         model_id=model_id,
-        usage=FORMS[published_as].usage.replace("MODEL_ID", model_id),
+        usage=usage.replace("MODEL_ID", model_id),
         metrics=metrics,
         refit=run.refit,
         whose=sentence(honest_run_line(metrics)) if metrics.honest_run is not None else None,

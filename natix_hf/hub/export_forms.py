@@ -24,7 +24,7 @@ from natix_hf.modeling.adapter_natix_dinov3 import fingerprint
 from natix_hf.modeling.configuration_natix_dinov3 import NatixDinov3Config
 from natix_hf.modeling.exports import FORMS
 from natix_hf.modeling.exports.export_form import FinishedModel, chosen_form, labels_of
-from natix_hf.photos.geometry import Geometry
+from natix_hf.photos.geometry import Geometry, Tiles
 
 
 def export_run(run: str | Path, form: str, output: str | Path, **options: Any) -> Export:
@@ -54,6 +54,7 @@ def export_run(run: str | Path, form: str, output: str | Path, **options: Any) -
             labels=labels_of(model),
             image_size=geometry.image_size,
             resize=geometry.kind,
+            **({"tiles": list(geometry.grid)} if isinstance(geometry, Tiles) else {}),
             parameters=sum(p.numel() for p in model.parameters()),
             bytes=sum(path.stat().st_size for path in stage.rglob("*") if path.is_file()),
             model=fingerprint(model.state_dict()),

@@ -49,7 +49,7 @@ SAME_PROCESS, WITH, WITHOUT = "same process", "fresh process, natix_hf imported"
 
 
 class Answers(NamedTuple):
-    """What a client made of the photos: `(n, 3, H, W)`, `(n, classes)`, `(n, classes)`; `labels`: its class names."""
+    """What a client made of the photos: `(n, [views,] 3, H, W)`, `(n, classes)` twice; `labels`: its class names."""
 
     client: AskedClient
     labels: list[str]

@@ -63,7 +63,7 @@ def first_pixels(photos: Sequence[Any], processor: Any) -> torch.Tensor:
 
 def photo_rate(run: Run, sample: torch.Tensor, size: int) -> float:
     """Photos a second in batches of `size`, the best of three after one that does not count."""
-    batch = sample.repeat(-(-size // len(sample)), 1, 1, 1)[:size]
+    batch = sample.repeat(-(-size // len(sample)), *[1] * (sample.ndim - 1))[:size]
     run(batch)
     taken = []
     for _ in range(3):
@@ -99,7 +99,7 @@ def _padded(model: Any, size: int) -> Run:
     def run(pixels: torch.Tensor) -> np.ndarray:
         if len(pixels) == size:
             return logits_of(compiled, pixels)
-        filled = torch.cat([pixels, pixels[:1].expand(size - len(pixels), -1, -1, -1)])
+        filled = torch.cat([pixels, pixels[:1].expand(size - len(pixels), *pixels.shape[1:])])
         return logits_of(compiled, filled)[: len(pixels)]
 
     return run

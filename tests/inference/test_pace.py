@@ -115,6 +115,15 @@ def test_bf16_really_runs_and_a_smaller_batch_is_filled_up_for_a_compiled_model(
     assert sizes == [4, 4]
 
 
+def test_photos_of_several_views_are_repeated_and_filled_up_alike(clock, tiny_backbone, monkeypatch):
+    views = torch.randn(3, 5, 3, 32, 32)
+    assert module.photo_rate(machine(clock), views, 8) == pytest.approx(8 / 0.018)
+    tiled, _ = load_model(str(tiny_backbone), ["None", "Roadwork"], image_size=32, views="tiles", views_grid=2)
+    monkeypatch.setattr(torch, "compile", lambda compiled: compiled)
+    exact = logits_of(tiled.eval(), views)
+    np.testing.assert_allclose(module._padded(tiled, 4)(views), exact, atol=1e-5)
+
+
 class _Counting(torch.nn.Module):
     def __init__(self, model, sizes):
         super().__init__()

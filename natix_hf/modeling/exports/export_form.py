@@ -47,6 +47,7 @@ class ExportForm:
     told: ClassVar[str]  # what the help of `--format` says of it
     needs: ClassVar[tuple[str, ...]]  # what a client installs beside torchvision, for the image processor
     usage: ClassVar[str]  # the card's section on how to use it, where MODEL_ID stands for the repository
+    tiles_usage: ClassVar[str | None] = None  # the same of a model that sees tiles, where it differs
     elsewhere: ClassVar[dict[str, str]] = {}  # option -> what another form that has no such option is told
     holds: ClassVar[dict[str, tuple]] = {}  # key of the recipe -> the values that it can hold; others: all
     own_code: ClassVar[bool] = False  # a client without natix_hf loads it with trust_remote_code
@@ -54,8 +55,8 @@ class ExportForm:
     library: ClassVar[str] = "transformers"  # the Hub's name of what loads it
 
     # A form that is no class of transformers: the file that holds it, and the function that answers from its folder.
-    # The function takes a folder and returns what makes logits `(n, classes)` of pixels `(n, 3, H, W)`, both float32
-    # arrays. A client without natix_hf runs its source, so it imports what it needs itself.
+    # The function takes a folder and returns what makes logits `(n, classes)` of pixels `(n, [views,] 3, H, W)`, both
+    # float32 arrays. A client without natix_hf runs its source, so it imports what it needs itself.
     graph: ClassVar[str | None] = None
     session: ClassVar[Callable[[str], Callable] | None] = None
     reader: ClassVar[str] = ""  # what reads the graph

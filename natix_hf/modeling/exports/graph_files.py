@@ -6,12 +6,12 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from natix_hf.files import write_json
+from natix_hf.files import write_json, write_text
 from natix_hf.modeling.exports.export_form import FinishedModel, labels_of, write_processor
 
 
 class LogitsAlone(nn.Module):
-    """A model with one tensor in and one out: `(n, 3, H, W)` to `(n, classes)`."""
+    """A model with one tensor in and one out: `(n, [views,] 3, H, W)` to `(n, classes)`."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -22,8 +22,17 @@ class LogitsAlone(nn.Module):
 
 
 def write_beside_graph(finished: FinishedModel, folder: Path) -> None:
-    """`labels.json`, `decision.json` where the model has a rule, and the image processor."""
+    """`labels.json`, `decision.json` where the model has a rule, and the image processor.
+
+    Where the graph sees tiles, that processor is of no class that transformers brings: `views.py` stands in for it.
+    """
     write_json(folder / "labels.json", labels_of(finished.model))
     if finished.model.config.decision is not None:
         write_json(folder / "decision.json", finished.model.config.decision)
-    write_processor(finished.processor, folder)
+    if finished.model.config.views is None:
+        write_processor(finished.processor, folder)
+        return
+    from natix_hf.modeling.exports.views_script import views_script
+
+    finished.processor.save_pretrained(folder)
+    write_text(folder / "views.py", views_script())

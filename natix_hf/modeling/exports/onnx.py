@@ -1,4 +1,4 @@
-"""An ONNX graph: photos `(batch, 3, H, W)` to calibrated logits, by torch's own exporter."""
+"""An ONNX graph: photos `(batch, [views,] 3, H, W)` to calibrated logits, by torch's own exporter."""
 
 from __future__ import annotations
 
@@ -37,6 +37,29 @@ scores = np.exp(logits - logits.max())
 print(dict(zip(labels, (scores / scores.sum()).tolist())))
 ```
 """
+TILES_USAGE = """\
+With onnxruntime, and no code of ours but `views.py`, which cuts a photo into its tiles with numpy and Pillow:
+
+```python
+import json
+import sys
+
+import numpy as np
+import onnxruntime
+from huggingface_hub import snapshot_download
+from PIL import Image
+
+folder = snapshot_download("MODEL_ID")
+sys.path.insert(0, folder)
+from views import pixel_values
+
+session = onnxruntime.InferenceSession(f"{folder}/model.onnx", providers=["CPUExecutionProvider"])
+labels = json.load(open(f"{folder}/labels.json"))
+logits = session.run(["logits"], {"pixel_values": pixel_values(Image.open("street.jpg"))})[0][0].astype(np.float64)
+scores = np.exp(logits - logits.max())
+print(dict(zip(labels, (scores / scores.sum()).tolist())))
+```
+"""
 
 
 def session(folder: str) -> Callable:
@@ -57,6 +80,7 @@ class Onnx(ExportForm):
     needs: ClassVar[tuple[str, ...]] = ("onnxruntime>=1.17",)
     library: ClassVar[str] = "onnx"
     usage: ClassVar[str] = USAGE
+    tiles_usage: ClassVar[str] = TILES_USAGE
     graph: ClassVar[str] = "model.onnx"
     session: ClassVar[Callable] = staticmethod(session)
     reader: ClassVar[str] = "onnxruntime"
@@ -65,18 +89,18 @@ class Onnx(ExportForm):
     def write(self, finished: FinishedModel, folder: Path) -> int:
         from natix_hf.modeling.exports.graph_files import write_beside_graph
 
-        opset = export_onnx(finished.model, folder / self.graph, finished.geometry.shape[1:])
+        opset = export_onnx(finished.model, folder / self.graph, finished.geometry.input_shape)
         write_beside_graph(finished, folder)
         return opset
 
 
-def export_onnx(model: Any, path: Path, shape: tuple[int, int, int]) -> int:
+def export_onnx(model: Any, path: Path, shape: tuple[int, ...]) -> int:
     """Write the graph, float32 weights inside; over 1.8 GB they lie in `<path>.data` beside it.
 
     Args:
         model: merged, calibrated, in eval mode and float32.
         path: ends in `.onnx`.
-        shape: `(3, H, W)` of what a photo becomes; the size of the batch is left open.
+        shape: `([views,] 3, H, W)` of what a photo becomes; the size of the batch is left open.
 
     Returns:
         The version of ONNX's operators (opset) that the graph is written in.

@@ -1,0 +1,106 @@
+"""A run that sees tiles in every form that can hold them: the same pixels and logits here and in clients."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from natix_hf.documents.export import Export
+from natix_hf.errors import UserError
+from natix_hf.files import read_json
+from natix_hf.hub.export_forms import export_run
+from natix_hf.hub.proof import TOLERANCES, WITH, WITHOUT, prove
+from natix_hf.inference.batches import client_pixels, logits_of
+from natix_hf.inference.classify import load_classifier
+from natix_hf.modeling.exports.onnx import TILES_USAGE
+from natix_hf.scenes.photos import encode, scene
+
+PHOTOS = [encode(scene(5, index, (160, 90))) for index in range(4)]
+VIEWS = torch.randn(3, 7, 3, 32, 48, generator=torch.Generator().manual_seed(3))
+
+
+@pytest.fixture(scope="module")
+def tiled(make_base, make_run, tmp_path_factory):
+    """A function that gives a LoRA run on rectangles in 2 x 3 tiles, by the way in which these are put together."""
+    folder = tmp_path_factory.mktemp("tiles")
+    base, runs = make_base(folder / "base"), {}
+
+    def run(aggregate: str) -> Path:
+        if aggregate not in runs:
+            options = {"views": "tiles", "views_grid": [2, 3], "views_aggregate": aggregate, "pooling": "cls_mean"}
+            runs[aggregate] = make_run(folder / aggregate, base, image_size=[32, 48], **options)
+        return runs[aggregate]
+
+    return run
+
+
+def logits(folder: Path) -> np.ndarray:
+    return logits_of(load_classifier(str(folder))[0], VIEWS)
+
+
+@pytest.mark.parametrize("aggregate", ["top_k", "attention"])
+def test_merged_and_adapter_give_the_bits_of_the_run(aggregate, tiled, tmp_path):
+    run = tiled(aggregate)
+    about = export_run(run, "merged", tmp_path / "merged")
+    export_run(run, "adapter", tmp_path / "adapter", base_output=tmp_path / "base")
+    for form in ("merged", "adapter"):
+        assert (logits(tmp_path / form) == logits(run)).all()
+    assert (about.image_size, about.resize, about.tiles) == ([32, 48], "squash", [2, 3])
+    Export.check(read_json(tmp_path / "merged" / "export.json"))
+
+
+@pytest.mark.slow
+def test_clients_with_and_without_the_package_see_the_same_tiles_and_answer_alike(tiled, tmp_path):
+    export_run(tiled("top_k"), "merged", tmp_path / "merged")
+    proof = prove(tiled("top_k"), tmp_path / "merged", photos=PHOTOS, clients=(WITH, WITHOUT))
+    assert [client.pixels for client in proof.clients] == [0.0, 0.0, 0.0]
+    export_run(tiled("top_k"), "adapter", tmp_path / "adapter", base_output=tmp_path / "base")
+    prove(tiled("top_k"), tmp_path / "adapter", photos=PHOTOS[:2], base=tmp_path / "base", clients=(WITHOUT,))
+
+
+@pytest.mark.slow
+def test_a_graph_holds_tiles_and_its_client_cuts_them_with_numpy_and_pillow(tiled, tmp_path):
+    pytest.importorskip("onnxruntime")
+    for aggregate in ("top_k", "attention"):
+        run, out = tiled(aggregate), tmp_path / aggregate
+        export_run(run, "onnx", out)
+        np.testing.assert_allclose(logits(out), logits(run), atol=2e-5)
+        assert logits_of(load_classifier(str(out))[0], VIEWS[:1]).shape == (1, 2)  # any number of photos
+    proof = prove(tiled("top_k"), tmp_path / "top_k", photos=PHOTOS, clients=(WITHOUT,))
+    assert 0 < proof.clients[1].pixels < TOLERANCES["fp32"]["pixels"]  # another library, the same pixels
+
+
+SIZES = [(160, 90), (320, 32), (32, 320), (20, 9), (1, 1), (61, 97)]
+
+
+def test_the_script_beside_a_graph_makes_the_processors_pixels_of_photos_of_all_shapes(tiled, tmp_path):
+    from natix_hf.modeling.exports.export_form import FinishedModel
+    from natix_hf.modeling.exports.graph_files import write_beside_graph
+
+    model, processor = load_classifier(str(tiled("top_k")))
+    write_beside_graph(FinishedModel(tmp_path, model, processor, None), tmp_path)
+    rng = np.random.default_rng(0)
+    for width, height in SIZES:
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8)).save(tmp_path / "photo.png")
+        subprocess.run(
+            [sys.executable, "-I", tmp_path / "views.py", tmp_path / "photo.png", tmp_path / "x.npy"], check=True
+        )
+        expected = client_pixels(tmp_path / "photo.png", processor).numpy()
+        found = np.load(tmp_path / "x.npy")
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found[0], expected, atol=TOLERANCES["fp32"]["pixels"])
+    assert "import natix_hf" not in (tmp_path / "views.py").read_text()
+    assert "from views import pixel_values" in TILES_USAGE
+
+
+def test_stock_cannot_hold_tiles_and_says_what_can(tiled, tmp_path):
+    pytest.importorskip("timm")
+    with pytest.raises(UserError, match=r"sees a photo and its 6 tiles, and .* --format merged .* or --format onnx"):
+        export_run(tiled("top_k"), "stock", tmp_path / "stock")
+    assert not (tmp_path / "stock").exists()
