@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from natix_hf.errors import UserError
 from natix_hf.options import option
 from natix_hf.photos.geometry import GEOMETRIES
+from natix_hf.photos.image_size import image_size_of
 
 
 @dataclass
@@ -77,8 +77,4 @@ class DataOptions:
     preprocessing_num_workers: int | None = option(None, "processes that inspect the photos; default one per core")
 
     def __post_init__(self) -> None:
-        if len(self.image_size) > 2 or min(self.image_size) < 1:
-            given = " ".join(map(str, self.image_size))
-            raise UserError(f"image_size: {given} given, one number (a square) or height and width expected")
-        if len(set(self.image_size)) == 1:
-            self.image_size = self.image_size[0]  # so recipe.yaml says 224, as people write it
+        self.image_size = image_size_of(self.image_size)
