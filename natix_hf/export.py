@@ -11,6 +11,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from natix_hf.errors import CommandParser, UserError, command
+from natix_hf.inference.view_options import add_size_options
 from natix_hf.modeling.exports import FORMS
 
 
@@ -30,6 +31,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--photos", help="folder or glob of photos for the proof, instead of the run's own val_select")
     parser.add_argument("--client_python", help="a client's interpreter, which has to answer like the run too")
     parser.add_argument("--no_proof", action="store_true", help="write the export without proving it")
+    add_size_options(parser)
     given = parser.parse_args(argv)
 
     from natix_hf.runs.folder import exportable
@@ -52,10 +54,16 @@ def main(argv: list[str]) -> None:
     if photos is not None and not isinstance(photos, list):
         raise UserError(f"--photos {given.photos}: a folder or a glob of photo files expected")
     form = {name: getattr(given, name) for name in options}
-    document = export_run(run, given.format, given.output, **form)
+    size = {"image_size": given.image_size, "force": given.force}
+    document = export_run(run, given.format, given.output, **size, **form)
     print(f"{given.output}: {given.format}, {document.parameters / 1e6:.1f} M parameters of the whole model")
     print(f"files: {document.bytes / 1e6:.1f} MB, weights in {document.dtype}")
     print(f"needs: {'; '.join(document.needs)}")
+    if document.calibrated_at:
+        print(
+            f"photos are seen at {size_text(document.image_size)}, the model was trained with "
+            f"{size_text(document.calibrated_at)}: its probabilities are not calibrated"
+        )
     if document.opset:
         size = size_text(document.image_size, document.tiles)
         print(f"operators: ONNX opset {document.opset}, any number of photos of {size}")

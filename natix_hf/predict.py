@@ -10,6 +10,7 @@ from pathlib import Path
 
 from natix_hf.errors import CommandParser, UserError, command
 from natix_hf.files import check_writable
+from natix_hf.inference.view_options import add_size_options, add_views_option
 from natix_hf.startup import keep_freed_memory, quick_imports
 
 
@@ -46,6 +47,8 @@ def main(argv: list[str]) -> None:
         default="fp32",
         help="auto: bf16 or torch.compile where they are measured to be quicker and decide the first photos alike",
     )
+    add_size_options(parser)
+    add_views_option(parser)
     given = parser.parse_args(argv)
     output = Path(given.output)
     if output.suffix not in (".csv", ".jsonl", ".geojson"):
@@ -57,33 +60,42 @@ def main(argv: list[str]) -> None:
     check_writable(output.parent, "--output", any_name=True)
 
     with quick_imports():
+        from transformers.utils.logging import disable_progress_bar
+
+        from natix_hf.inference.averaged_views import asked_views, check_views
         from natix_hf.inference.classify import load_classifier, missing_line, predict_photos, write_rows
         from natix_hf.inference.measured_pace import choose_pace, decoding_workers, default_device, first_pixels
         from natix_hf.inference.named_photos import find_photos
+        from natix_hf.inference.photo_size import processor_at
         from natix_hf.modeling.exports.export_form import labels_of
         from natix_hf.modeling.packed_linear import packing_line
 
+    disable_progress_bar()  # loading takes seconds
     names, photos = find_photos(given.photos, given.image_column_name, given.dataset_config)
     model, processor = load_classifier(given.model)
+    rule = getattr(model.config, "decision", None)  # other classes' configs do not know the name
+    processor, other_size = processor_at(given.model, model, processor, given.image_size, force=given.force)
+    views, other_views = asked_views(given.model, rule, given.tta)
+    check_views(model, views)
     device = default_device()
     model.to(device)
     measured = device.type != "cpu" or given.precision == "auto"
     sample = first_pixels(photos, processor) if measured else ()
     pace = choose_pace(model, sample, photos=len(photos), batch_size=given.batch_size, precision=given.precision)
-    for told in filter(None, (packing_line(model, trained=False), pace.told)):
+    for told in filter(None, (packing_line(model, trained=False), pace.told, other_size, other_views)):
         print(told)
     workers = decoding_workers(device) if given.num_workers is None else given.num_workers
-    options = {"batch_size": pace.batch_size, "num_workers": workers, "run": pace.run}
+    options = {"batch_size": pace.batch_size, "num_workers": workers, "run": pace.run, "views": views}
     rows = predict_photos(model, processor, names, photos, **options)
     labels = labels_of(model)
-    rule = getattr(model.config, "decision", None)  # other classes' configs do not know the name
     if output.suffix == ".geojson":
         from natix_hf.inference.geojson import model_fingerprint, write_geojson
 
         written = write_geojson(output, rows, photos, labels, rule, model_fingerprint(model))
     else:
         written = write_rows(output, rows, labels, rule)
-    print(f"{output}: {written.good} photos, calibrated probabilities and the decision of each")
+    calibrated = "uncalibrated" if other_size or other_views else "calibrated"
+    print(f"{output}: {written.good} photos, {calibrated} probabilities and the decision of each")
     if line := missing_line(output, labels):
         print(line)
     if rule and any(rule["threshold_bias"]):

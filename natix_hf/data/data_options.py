@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from natix_hf.errors import UserError
 from natix_hf.options import AT_LEAST_0, AT_LEAST_1, check_bounds, defaults, option
 from natix_hf.photos.geometry import GEOMETRIES, Geometry, Tiles, geometry_of
+from natix_hf.photos.image_size import image_size_of
 
 
 @dataclass
@@ -93,11 +94,7 @@ class DataOptions:
     preprocessing_num_workers: int | None = option(None, "processes that inspect the photos; default one per core")
 
     def __post_init__(self) -> None:
-        if len(self.image_size) > 2 or min(self.image_size) < 1:
-            given = " ".join(map(str, self.image_size))
-            raise UserError(f"image_size: {given} given, one number (a square) or height and width expected")
-        if len(set(self.image_size)) == 1:
-            self.image_size = self.image_size[0]  # so recipe.yaml says 224, as people write it
+        self.image_size = image_size_of(self.image_size)
         if len(self.views_grid) == 1:
             self.views_grid = self.views_grid * 2
         check_bounds(self, DataOptions)

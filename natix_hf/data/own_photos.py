@@ -53,6 +53,11 @@ class OwnPhotos:
     ties: dict[str, int]
     notes: list[str]
 
+    @classmethod
+    def of_run(cls, parts: Mapping[str, Dataset]) -> OwnPhotos:
+        """The parts of a run's own split, one behind the other: there is nothing to leave out."""
+        return cls(concatenate_datasets(list(parts.values())), True, [], {}, {}, [])
+
     def counted(self) -> OwnPhotosCounted:
         """What a report says of them."""
         groups = len(set(self.rows["group"][:]))

@@ -7,7 +7,7 @@ head adds them up.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
@@ -25,6 +25,7 @@ class DecisionRule(TypedDict):
         threshold: on the calibrated probability of the positive class.
         prior_bias, threshold_bias: one value a class.
         abstain_band: `[low, high]` on that probability, between which a person decides; None: the model always does.
+        views: of a calibration that was fitted on averages over views at test time, which these were.
     """
 
     positive: int
@@ -32,6 +33,7 @@ class DecisionRule(TypedDict):
     prior_bias: list[float]
     threshold_bias: list[float]
     abstain_band: list[float] | None
+    views: NotRequired[list[str]]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from natix_hf.documents.figures import Amount, Count, Fingerprint, Positive, Som
 
 ExportFormat = Annotated[str, Field(min_length=1)]  # which there are, `modeling/exports` knows
 Precision = Literal["fp32", "bf16"]
+ImageSize = Some | Annotated[list[Some], Field(min_length=2, max_length=2)]  # of a square, or height and width
 
 
 def size_text(image_size: int | Sequence[int], tiles: Sequence[int] | None = None) -> str:
@@ -29,6 +30,7 @@ class Export(Document):
         labels: in the order of their ids.
         image_size: height and width in pixels; one number is a square.
         tiles: rows and columns of those that the model sees beside the whole photo; left out where it sees none.
+        calibrated_at: the size that head and calibration belong to, where `image_size` is another one.
         parameters: of the whole model, base included.
         bytes: of all files but this one and `proof.json`.
         model: fingerprint of the run's merged weights in fp32.
@@ -40,9 +42,10 @@ class Export(Document):
     format: ExportFormat
     dtype: Precision
     labels: Annotated[list[str], Field(min_length=2)]
-    image_size: Some | Annotated[list[Some], Field(min_length=2, max_length=2)]
+    image_size: ImageSize
     resize: Literal["squash", "crop"]
     tiles: Annotated[list[Some], Field(min_length=2, max_length=2)] | None = None
+    calibrated_at: ImageSize | None = None
     parameters: Some
     bytes: Some
     model: Fingerprint

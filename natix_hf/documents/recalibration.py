@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from natix_hf.documents.calibration import Bounds, Drift, EstimatedShares, ExpectedAccuracy
 from natix_hf.documents.document import Document, Part
+from natix_hf.documents.export import ImageSize
 from natix_hf.documents.figures import Count, Left, PerClass
 from natix_hf.documents.guarantee import Guarantee
 
@@ -54,6 +55,8 @@ class Recalibration(Document):
         source: name of the model that was recalibrated.
         seed: of the halves and of the intervals.
         drift: None where there was nothing to compare with.
+        image_size: at which the photos were seen; older files do not say it.
+        views: beside the photo itself, over which the logits were averaged.
     """
 
     file_name: ClassVar[str] = "recalibration.json"
@@ -69,6 +72,8 @@ class Recalibration(Document):
     prior: OwnShares | None = None
     expected_accuracy: ExpectedAccuracy | None = None
     drift: Drift | None = None
+    image_size: ImageSize | None = None
+    views: list[str] | None = None
 
     @model_validator(mode="after")
     def _labels_give_figures(self) -> Self:

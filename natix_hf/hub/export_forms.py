@@ -8,6 +8,7 @@ whole. This file knows the files of a run; that a form answers like the run is f
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from natix_hf.documents.export import Export
 from natix_hf.errors import UserError
 from natix_hf.files import check_new_folder, new_folder, read_json
 from natix_hf.inference.classify import load_classifier
+from natix_hf.inference.photo_size import calibrated_size, processor_at
 from natix_hf.modeling.adapter_natix_dinov3 import fingerprint
 from natix_hf.modeling.configuration_natix_dinov3 import NatixDinov3Config
 from natix_hf.modeling.exports import FORMS
@@ -27,20 +29,36 @@ from natix_hf.modeling.exports.export_form import FinishedModel, chosen_form, la
 from natix_hf.photos.geometry import Geometry, Tiles
 
 
-def export_run(run: str | Path, form: str, output: str | Path, **options: Any) -> Export:
+def export_run(
+    run: str | Path,
+    form: str,
+    output: str | Path,
+    *,
+    image_size: Sequence[int] | None = None,
+    force: bool = False,
+    **options: Any,
+) -> Export:
     """Write one form of a finished run.
 
     Args:
         run: the folder; that its training is finished is the caller's to check.
         form: one of `exports.FORMS`.
         output: a folder that is absent or empty.
+        image_size, force: of the view, see `photo_size.processor_at`.
         options: of the form, as its dataclass declares them: `dtype`, `base_output`, ...
 
     Raises:
-        UserError: the run lacks a head, its calibration or distinct labels, or the form cannot hold the model.
+        UserError: the run lacks a head, its calibration or distinct labels, the form cannot hold the model, or its
+            calibration is for another size or for views that a client does not make.
     """
     run, chosen = Path(run), chosen_form(FORMS, form, **options)
     model, processor = load_run(run)
+    if views := (model.config.decision or {}).get("views"):
+        raise UserError(
+            f"{run}: its calibration was fitted on averages over views (--tta {','.join(views)}), and clients show a "
+            "model one view: export the run that it was recalibrated from"
+        )
+    processor, other_size = processor_at(str(run), model, processor, image_size, force=force)
     geometry, output = Geometry.of(processor), Path(output).expanduser()
     check_new_folder(output, "--output")
     with new_folder(output) as stage:
@@ -55,6 +73,7 @@ def export_run(run: str | Path, form: str, output: str | Path, **options: Any) -
             image_size=geometry.image_size,
             resize=geometry.kind,
             **({"tiles": list(geometry.grid)} if isinstance(geometry, Tiles) else {}),
+            **({"calibrated_at": calibrated_size(run)} if other_size else {}),
             parameters=sum(p.numel() for p in model.parameters()),
             bytes=sum(path.stat().st_size for path in stage.rglob("*") if path.is_file()),
             model=fingerprint(model.state_dict()),

@@ -34,8 +34,10 @@ from natix_hf.files import read_json, write_json
 from natix_hf.hub.proof_photos import Photos, proof_photos
 from natix_hf.inference.batches import logits_of, photo_batches
 from natix_hf.inference.classify import load_classifier
+from natix_hf.inference.photo_size import at_size
 from natix_hf.modeling.exports import FORMS, ExportForm
 from natix_hf.modeling.exports.export_form import labels_of
+from natix_hf.photos.geometry import Geometry, geometry_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CLIENT = Path(__file__).with_name("client.py")
@@ -106,7 +108,8 @@ def prove(
         if about.format not in FORMS:
             raise UserError(f"{path}: format {about.format}, one of {', '.join(FORMS)} expected: export the run again")
         tolerance = dict(TOLERANCES[about.dtype])
-        expected = _here(str(run), paths)
+        forced = geometry_of(about.resize, about.image_size) if about.calibrated_at else None
+        expected = _here(str(run), paths, forced)
         way = "; weights in bf16 are too coarse for this model: store them with --dtype fp32"
         way = way if about.dtype == "bf16" else ""
         tolerance["logits"] *= max(1.0, float(np.abs(expected.logits).max()))
@@ -163,10 +166,12 @@ def _on_base(folder: Path, base: Path, copy: Path) -> Path:
     return copy
 
 
-def _here(name: str, paths: Sequence[str]) -> Answers:
-    """The answers of a model in this process, on the path that all of the project's figures take."""
+def _here(name: str, paths: Sequence[str], geometry: Geometry | None = None) -> Answers:
+    """The answers of a model in this process, on the path that all of the project's figures take; `geometry` is that
+    of an export whose photos are seen otherwise than the run's."""
     begin = time.perf_counter()
     model, processor = load_classifier(name)
+    processor = at_size(processor, geometry) if geometry else processor
     loaded, spent = time.perf_counter(), time.process_time()
     pixels, logits = [], []
     for batch in photo_batches(paths, processor, batch_size=8):

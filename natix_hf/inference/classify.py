@@ -20,7 +20,8 @@ from natix_hf.decision.temperature import softmax
 from natix_hf.documents.run_record import RunRecord
 from natix_hf.errors import UserError, one_line
 from natix_hf.files import only_a_path, read_json, replacing
-from natix_hf.inference.batches import logits_of, photo_batches
+from natix_hf.inference.averaged_views import view_batches
+from natix_hf.inference.batches import logits_of
 from natix_hf.inference.graph_classifier import GRAPHS, GraphClassifier, graph_form
 from natix_hf.inference.tiled_models import check_same_views
 from natix_hf.modeling.checkpoints import PICKLES, check_finite
@@ -142,21 +143,24 @@ def predict_photos(
     batch_size: int = 16,
     num_workers: int = 0,
     run: Callable[[torch.Tensor], np.ndarray] | None = None,
+    views: Sequence[str] = (),
 ) -> Iterator[Prediction]:
     """Predictions in the order of `photos`; a broken photo yields its reason and stops nothing.
 
     How the model decides stands in its config; a model that has no such entry decides by its largest score. `run`
-    gives the logits of a batch, see `measured_pace.Pace`; by default the model does, as it is.
+    gives the logits of a batch, see `measured_pace.Pace`; by default the model does, as it is. Those of a photo are
+    averaged over itself and its `views`, see `averaged_views`.
     """
     run = run or partial(logits_of, model)
     rule = getattr(model.config, "decision", None) or {}  # other classes' configs do not know the name
     shift, band = np.asarray(rule.get("threshold_bias", 0.0)), rule.get("abstain_band")
     progress = tqdm(total=len(names), desc="predict", unit="photo")
     with progress, packed_linears(model):
-        for batch in photo_batches(photos, processor, batch_size=batch_size, num_workers=num_workers):
+        speed = {"batch_size": batch_size, "num_workers": num_workers}
+        for batch, pixels in view_batches(model, processor, photos, views, **speed):
             found: dict[int, Prediction] = {i: Prediction(names[i], None, reason) for i, reason in batch.broken}
             if batch.indices:
-                served = run(batch.pixels).astype(np.float64)
+                served = np.mean([run(one).astype(np.float64) for one in pixels], axis=0)
                 probabilities = softmax(served - shift)
                 for i, scores, p, client in zip(batch.indices, served, probabilities, batch.client, strict=True):
                     asks = band is not None and band[0] < p[rule["positive"]] < band[1]

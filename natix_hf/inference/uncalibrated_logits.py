@@ -10,7 +10,8 @@ from tqdm.auto import tqdm
 
 from natix_hf.decision.calibration import Calibration
 from natix_hf.errors import UserError
-from natix_hf.inference.batches import logits_of, photo_batches
+from natix_hf.inference.averaged_views import view_batches
+from natix_hf.inference.batches import logits_of
 from natix_hf.modeling.packed_linear import packed_linears
 
 
@@ -22,6 +23,7 @@ def uncalibrated_logits(
     *,
     batch_size: int = 16,
     num_workers: int = 0,
+    views: Sequence[str] = (),
 ) -> np.ndarray:
     """`(n, classes)` float64, computed on the client's path.
 
@@ -29,6 +31,7 @@ def uncalibrated_logits(
         model: in eval mode. One of our class loses its calibration; of another one it is taken out of the logits.
         photos: what `client_pixels` takes, readable ones.
         calibration: what the model's own logits went through; what has none went through nothing.
+        views: beside the photo itself, over which logits are averaged, see `averaged_views`.
 
     Raises:
         UserError: a photo that could be read a moment ago no longer can, or steps that cannot be taken out.
@@ -40,11 +43,12 @@ def uncalibrated_logits(
         model.set_calibration(1.0, 0.0)
     parts = []
     with packed_linears(model), tqdm(total=len(photos), desc="logits", unit="photo") as progress:
-        for batch in photo_batches(photos, processor, batch_size=batch_size, num_workers=num_workers):
+        speed = {"batch_size": batch_size, "num_workers": num_workers}
+        for batch, pixels in view_batches(model, processor, photos, views, **speed):
             if batch.broken:
                 number, reason = batch.broken[0]
                 raise UserError(f"photo {number}: {reason}: it could be read before; start again")
-            parts.append(logits_of(model, batch.pixels).astype(np.float64))
+            parts.append(np.mean([logits_of(model, one).astype(np.float64) for one in pixels], axis=0))
             progress.update(len(batch.indices))
     logits = np.concatenate(parts)
     return logits if ours else (logits - calibration.logit_bias) * calibration.temperature

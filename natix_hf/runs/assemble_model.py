@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,12 +60,13 @@ def recalibrate_weights(run: Path, calibration: CalibrationFile) -> None:
         write_into_weights(run, calibration)
 
 
-def write_into_weights(folder: Path, calibration: CalibrationFile) -> None:
-    """Put a calibration into the head (of model and adapter) and the config of a saved model, without building it."""
+def write_into_weights(folder: Path, calibration: CalibrationFile, views: Sequence[str] = ()) -> None:
+    """Put a calibration into the head (of model and adapter) and the config of a saved model, without building it;
+    `views` are those whose averages it was fitted on."""
     import torch
     from safetensors.torch import load_file, save_file
 
-    config, whole = read_json(folder / "config.json"), carried(calibration)._asdict()
+    config, whole = read_json(folder / "config.json"), carried(calibration, views)._asdict()
     # float32, as the head holds them
     values = {name: torch.tensor(whole[name]).tolist() for name in ("temperature", "logit_bias")}
     for path in [*folder.glob("*.safetensors"), *(folder / "adapter").glob("*.safetensors")]:

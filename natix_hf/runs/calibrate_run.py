@@ -353,8 +353,8 @@ class Carried(NamedTuple):
     decision: DecisionRule
 
 
-def carried(document: CalibrationFile) -> Carried:
-    """What the model of this calibration carries."""
+def carried(document: CalibrationFile, views: Sequence[str] = ()) -> Carried:
+    """What the model of this calibration carries; `views` are those whose averages it was fitted on."""
     calibration, guarantee = Calibration.from_document(document), document.guarantee
     banded = guarantee is not None and guarantee.low is not None
     knots = calibration.isotonic
@@ -368,6 +368,7 @@ def carried(document: CalibrationFile) -> Carried:
             "prior_bias": calibration.prior_bias.tolist(),
             "threshold_bias": calibration.threshold_bias.tolist(),
             "abstain_band": [guarantee.low, guarantee.high] if banded else None,
+            **({"views": list(views)} if views else {}),
         },
     )
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from datasets import Dataset
+
 from natix_hf.data.load_photos import recipe_photos
 from natix_hf.data.splits.certificate import read_certificate
-from natix_hf.data.splits.contracts import LockedSplits
+from natix_hf.data.splits.contracts import PARTS, LockedSplits
+from natix_hf.documents.ledger import note_reads
 from natix_hf.documents.run_record import RunRecord
 from natix_hf.errors import UserError
 from natix_hf.files import read_recipe
@@ -34,3 +37,18 @@ def run_splits(run: str | Path, say: Callable[[str], None] | None = None) -> Loc
             f"{now[:8]}, in splits.json {was[:8]}): bring the photos back"
         )
     return splits
+
+
+def calibration_rows(run: str | Path) -> dict[str, Dataset]:
+    """`fit` and `control` of a run's val_calib, for another calibration; the run's ledger says that they were read.
+
+    Raises:
+        UserError: as `run_splits`, or the folder is no run.
+    """
+    run = Path(run)
+    if not RunRecord.there(run):
+        raise UserError(f"{run}: no run, which would have photos of val_calib: give labelled photos")
+    splits, steps = run_splits(run), ("fit calibration", "guarantee")
+    found = {part: splits.rows("policy", step=step, part=part) for part, step in zip(PARTS, steps, strict=True)}
+    note_reads(run, splits.new_reads())
+    return found

@@ -23,12 +23,14 @@ from natix_hf.decision.group_bounds import Groups
 from natix_hf.decision.prior import ODDS_LIMIT
 from natix_hf.decision.risk_control import smallest_alpha
 from natix_hf.documents.calibration import CalibrationFile
+from natix_hf.documents.export import size_text
 from natix_hf.documents.recalibration import BeforeAndAfter, Recalibration
 from natix_hf.documents.run_record import RunRecord
 from natix_hf.documents.split_logits import SavedLogits
 from natix_hf.errors import UserError, one_line
 from natix_hf.files import only_a_path, read_json, staging, write_json, write_text
 from natix_hf.inference.graph_classifier import GRAPHS, graph_form
+from natix_hf.photos.geometry import Geometry
 from natix_hf.report.decision_lines import calibration_lines
 from natix_hf.runs.assemble_model import write_into_weights
 from natix_hf.runs.calibrate_run import carried, check_decision, decide, guaranteed
@@ -92,7 +94,7 @@ def model_folder(name: str) -> Path:
         try:
             graphs = [f"{form.graph}*" for form in GRAPHS.values()]
             wanted = [*KEPT, *graphs, "labels.json", "decision.json", "adapter/*", "calibration.json", "README.md"]
-            wanted.append("predictions/val_calib*.parquet")
+            wanted += ["export.json", "recalibration.json", "predictions/val_calib*.parquet"]
             folder = Path(snapshot_download(name, allow_patterns=wanted))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
             raise UserError(f"{name}: no such folder, nor a model on the Hub: {one_line(error)}") from None
@@ -127,6 +129,31 @@ def positive_class(folder: Path, document: CalibrationFile | None) -> int:
     if document is not None:
         return document.positive
     return RunRecord.read(folder).positive if RunRecord.there(folder) else 1
+
+
+def check_seen(
+    photos: str | None, image_size: Sequence[int] | None, tta: Sequence[str] | None, calibrators: Sequence[str]
+) -> None:
+    """Refuse a calibration without photos that nothing sees otherwise, and one of views that it cannot be for.
+
+    Args:
+        photos: of one's own; None: val_calib of the run.
+        image_size, tta: how the photos are seen, as commands are told.
+        calibrators: that are tried.
+
+    Raises:
+        UserError: one of them.
+    """
+    if photos is None and not image_size and not tta:
+        raise UserError(
+            "no photos given: name them, or say how those of val_calib are to be seen (--tta flip, or --image_size "
+            "with --force); python -m natix_hf.calibrate RUN changes a calibration otherwise"
+        )
+    if tta and "isotonic" in calibrators:
+        raise UserError(
+            "--calibrator isotonic: calibrated logits of several views are averaged, which holds for temperature and "
+            "vector alone: leave isotonic out, or --tta"
+        )
 
 
 def certifiable_line(
@@ -172,6 +199,7 @@ def recalibrate(
     names: Sequence[str],
     positive: int,
     *,
+    photos: str = "own photos",
     seed: int = 0,
 ) -> tuple[CalibrationFile, BeforeAndAfter]:
     """The new calibration from one half, the guarantee and the figures from the other.
@@ -180,15 +208,16 @@ def recalibrate(
         fit, control: the halves, with their logits before any calibration.
         before: what the model does now.
         options: of the decision; `target_prior` where the classes will come in other shares than here.
+        photos: what the two halves are halves of.
 
     Raises:
         UserError: options that these classes cannot have, or a guarantee that this model cannot give.
     """
     target = check_decision(options, names, positive)
-    document = decide(fit, options, target, names, positive, fitted_on="own photos/fit")
+    document = decide(fit, options, target, names, positive, fitted_on=f"{photos}/fit")
     after = Calibration.from_document(document)
     if options.risk != "none":
-        guarantee = guaranteed(after, control, options, names, "own photos/control")
+        guarantee = guaranteed(after, control, options, names, f"{photos}/control")
         if not guarantee.reachable:
             raise UserError(f"no guarantee: {guarantee.reason}")
         document = document.model_copy(update={"guarantee": guarantee})
@@ -207,7 +236,7 @@ def recalibrate(
         for one in (dataclasses.replace(before, positive=positive), after)
     ]
     return document, BeforeAndAfter(
-        on="own photos/control",
+        on=f"{photos}/control",
         n=len(control.label),
         groups=len(np.unique(control.group)),
         shares=[float(share) for share in shares],
@@ -234,6 +263,17 @@ def report_lines(
             f"{two.high:.4f}], change {change.value:+.4f} [{change.low:+.4f}, {change.high:+.4f}]"
         )
     return lines + shares_line(calibration, before, names)
+
+
+def seen_lines(report: Recalibration, other_size: str | None) -> list[str]:
+    """What to know where the photos were seen otherwise than in training; `other_size` as `processor_at` says it."""
+    lines = []
+    if other_size:
+        lines.append(f"{other_size} there; this one holds for {size_text(report.image_size)} alone")
+    if report.views:
+        typed = ",".join(report.views)
+        lines.append(f"the calibration holds for averages over views alone: predict with --tta {typed}")
+    return lines
 
 
 def shares_line(calibration: CalibrationFile, before: CalibrationFile | None, names: Sequence[str]) -> list[str]:
@@ -268,6 +308,7 @@ def write_copy(
     report: Recalibration,
     halves: list[tuple[str, Any, np.ndarray]],
     lines: Sequence[str],
+    geometry: Geometry | None = None,
 ) -> None:
     """The model folder again with another calibration, whole or not at all.
 
@@ -279,10 +320,12 @@ def write_copy(
         halves: name, rows and logits `(n, classes)` of each, for `predictions/val_calib.parquet`: what the model is
             calibrated on now.
         lines: what the card says about it.
+        geometry: how the copy is to see photos; None: as the source does.
 
     Raises:
         UserError: an isotonic calibration for a class of transformers' own, which cannot hold it.
     """
+    views = report.views or ()
     stock = read_json(source / "config.json").get("model_type") != "natix_dinov3"
     if stock and calibration.isotonic:
         raise UserError("calibrator isotonic: this model's class cannot hold it: leave it out of --calibrator")
@@ -302,13 +345,16 @@ def write_copy(
             if stock:
                 _into_stock_head(stage, before, Calibration.from_document(calibration))
                 # Threshold and band stand in its config too, for predict.
-                config = read_json(stage / "config.json") | {"decision": carried(calibration).decision}
+                config = read_json(stage / "config.json") | {"decision": carried(calibration, views).decision}
                 write_json(stage / "config.json", config)
             else:
-                write_into_weights(stage, calibration)
+                write_into_weights(stage, calibration, views)
+            if geometry:
+                for path in stage.rglob("preprocessor_config.json"):  # of the model, and of its adapter
+                    write_json(path, read_json(path) | geometry.processor_settings())
             if (source / "README.md").is_file():
                 text = (source / "README.md").read_text(encoding="utf-8")
-                write_text(stage / "README.md", recalibrated_card(text, lines))
+                write_text(stage / "README.md", recalibrated_card(text, lines, report.figures.on))
     except BaseException:
         if made:
             shutil.rmtree(output, ignore_errors=True)
@@ -341,13 +387,15 @@ def _into_stock_head(folder: Path, before: Calibration, after: Calibration) -> N
         )
 
 
-def recalibrated_card(text: str, lines: Sequence[str]) -> str:
-    """A model's card with a section on the recalibration in front, and without the results that the Hub would show."""
+def recalibrated_card(text: str, lines: Sequence[str], on: str = "own photos/control") -> str:
+    """A model's card with a section on the recalibration in front, and without the results that the Hub would show;
+    `on` is what the new figures were measured on."""
     card = ModelCard(text, ignore_metadata_errors=True)
     card.data.eval_results, card.data.model_name = None, None
     said = "\n".join(f"- {line}" for line in lines)
+    where = "other photos" if on.startswith("own photos") else on.partition("/")[0]
     section = (
-        f"## Recalibrated on other photos\n\n{said}\n\nAll figures below were measured before that, on other photos "
+        f"## Recalibrated on {where}\n\n{said}\n\nAll figures below were measured before that, on other photos "
         "and with another calibration.\n"
     )
     title, mark, rest = card.text.partition("\n## ")

@@ -1,10 +1,10 @@
 """The real size on this machine: a ViT-H/16+ (840.6 M parameters) saved, loaded, given LoRA, and trained.
 
-    python tests/bench/real_size.py [--batch_size 1] [--folder /tmp]
+    python tests/bench/real_size.py [--batch_size 1] [--image_size 256 448] [--folder /tmp]
 
-Random weights of the true shape, float32, 224 px, activation checkpointing. Saving and training run in a child process
-each, so that the peak of one doesn't hide the other's. The folder (3.4 GB) is removed at the end. Not a test: it takes
-a minute or more.
+Random weights of the true shape, float32, 224 px by default, activation checkpointing. Saving and training run in a
+child process each, so that the peak of one doesn't hide the other's. The folder (3.4 GB) is removed at the end. Not a
+test: it takes a minute or more.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def save(folder: Path) -> None:
     DINOv3ViTImageProcessor().save_pretrained(folder)
 
 
-def step(folder: Path, batch_size: int) -> None:
+def step(folder: Path, batch_size: int, image_size: list[int]) -> None:
     """Load the folder, add LoRA to all linears, take one AdamW step."""
     import torch
 
@@ -67,7 +67,7 @@ def step(folder: Path, batch_size: int) -> None:
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     report("add LoRA", start)
     print(f"trainable             {sum(p.numel() for p in model.parameters() if p.requires_grad) / 1e6:.2f} M")
-    photos = torch.randn(batch_size, 3, 224, 224)
+    photos = torch.randn(batch_size, 3, image_size[0], image_size[-1])
     labels = torch.arange(batch_size) % 2
     for number in (1, 2):
         start = time.monotonic()
@@ -81,17 +81,19 @@ def step(folder: Path, batch_size: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch_size", type=int, default=1, help="photos in the step")
+    parser.add_argument("--image_size", type=int, nargs="+", default=[224], help="one number, or height and width")
     parser.add_argument("--folder", default=None, help="where the 3.4 GB go for a while")
     parser.add_argument("--only", choices=["save", "step"], default=None, help="run one part, in this process")
     arguments = parser.parse_args()
     if arguments.only == "save":
         return save(Path(arguments.folder))
     if arguments.only == "step":
-        return step(Path(arguments.folder), arguments.batch_size)
+        return step(Path(arguments.folder), arguments.batch_size, arguments.image_size)
     with tempfile.TemporaryDirectory(dir=arguments.folder, prefix="real-size-") as folder:
         for part in ("save", "step"):
             command = [sys.executable, __file__, "--only", part, "--folder", folder]
             command += ["--batch_size", str(arguments.batch_size)]
+            command += ["--image_size", *map(str, arguments.image_size)]
             start = time.monotonic()
             subprocess.run(command, cwd=REPOSITORY, check=True)
             print(f"{part}: {time.monotonic() - start:.0f} s in all", flush=True)

@@ -1,0 +1,45 @@
+"""How a finished model is to see photos, as commands are told: at which size, and in which views at test time.
+
+Imports nothing that takes time, since the help of commands reads it.
+"""
+
+from __future__ import annotations
+
+from argparse import ArgumentTypeError
+
+from natix_hf.errors import CommandParser
+
+# Views beside the photo itself.
+TEST_VIEWS = {"flip": "its mirror image", "scales": "3/4 and 5/4 of the size"}
+
+
+def add_size_options(parser: CommandParser) -> None:
+    """`--image_size H [W]` and `--force`."""
+    parser.add_argument(
+        "--image_size",
+        type=int,
+        nargs="+",
+        metavar="PIXELS",
+        help="height and width of the view, one number for a square; by default that of the training",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="take an --image_size that the model was not trained with"
+    )
+
+
+def add_views_option(parser: CommandParser) -> None:
+    """`--tta NAMES`: None where it is left out, a tuple of names (of none for `none`) where it is given."""
+    known = ", ".join(f"{name} ({told})" for name, told in TEST_VIEWS.items())
+    parser.add_argument(
+        "--tta",
+        type=_views,
+        metavar="VIEWS",
+        help=f"average the logits over more views of a photo: {known}, both as flip,scales; or none",
+    )
+
+
+def _views(text: str) -> tuple[str, ...]:
+    names = text.split(",")
+    if names != ["none"] and not set(names) <= TEST_VIEWS.keys():
+        raise ArgumentTypeError(f"{text!r} given, {', '.join(TEST_VIEWS)}, both with a comma, or none expected")
+    return tuple(name for name in TEST_VIEWS if name in names)

@@ -1,0 +1,19 @@
+"""`image_size` as people type it: one number for a square, or height and width."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from natix_hf.errors import UserError
+
+
+def image_size_of(numbers: Sequence[int]) -> int | list[int]:
+    """The size in pixels as a recipe holds it: a square as one number.
+
+    Raises:
+        UserError: neither one number nor two, or one that is not positive.
+    """
+    if len(numbers) > 2 or min(numbers) < 1:
+        given = " ".join(map(str, numbers))
+        raise UserError(f"image_size: {given} given, one number (a square) or height and width expected")
+    return numbers[0] if len(set(numbers)) == 1 else list(numbers)
