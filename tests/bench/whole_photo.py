@@ -12,14 +12,20 @@ this release does not have is left out with a line.
 from __future__ import annotations
 
 import argparse
+import csv
 import os
 import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
+from natix_hf.data.sources.known_sources import drawn_scenes
 from natix_hf.decision.calibration import Calibration
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.photo_cost import PhotoCost
@@ -37,16 +43,61 @@ TILES = ("--views", "tiles", "--views_grid", "3")
 LORA = ("--lora_last_blocks", "2", "--gradient_accumulation_steps", "1", "--activation_checkpointing", "false")
 
 
+def tiled(run: Path, photos: Sequence[Path]) -> np.ndarray:
+    """Logits of a model that was trained without tiles: the mean of the two largest log-odds among whole and tiles."""
+    from natix_hf.inference.batches import logits_of, pixels_of
+    from natix_hf.inference.classify import load_classifier
+    from natix_hf.photos.decode import open_photo
+    from natix_hf.photos.geometry import tile_boxes
+
+    model, processor = load_classifier(str(run))
+    odds = []
+    for path in photos:
+        photo = open_photo(path)
+        boxes = tile_boxes(*photo.size, (3, 3), 0.2)
+        views = [photo, *(photo.crop((left, top, left + w, top + h)) for left, top, w, h in boxes)]
+        logits = logits_of(model, torch.stack([pixels_of(view, processor) for view in views]))
+        odds.append(np.sort(logits[:, 1] - logits[:, 0])[-2:].mean())
+    return np.stack([np.zeros(len(odds)), odds], axis=1)
+
+
+def mirrored(run: Path, photos: Sequence[Path]) -> np.ndarray:
+    """Logits averaged over a photo and its mirror image, calibrated anew for that."""
+    from natix_hf import predict, recalibrate
+
+    own, table, found = (run.with_name(f"{run.name}-mirrored{end}") for end in ("", ".csv", "-predictions.csv"))
+    recalibrate.main([str(run), "--tta", "flip", "--output", str(own)])
+    table.write_text("\n".join(["image", *map(str, photos)]) + "\n")
+    predict.main([str(own), str(table), "--tta", "flip", "--output", str(found)])
+    with found.open(newline="") as file:
+        shares = np.array([float(row["p_Roadwork"]) for row in csv.DictReader(file)]).clip(1e-6, 1 - 1e-6)
+    return np.log(np.stack([1 - shares, shares], axis=1))
+
+
 @dataclass(frozen=True)
 class Arm:
-    """How one row of the table is trained: recipe, and words for the command line of `train`."""
+    """How one row of the table is made.
 
-    words: tuple[str, ...]
+    Attributes:
+        words: for the command line of `train`.
+        recipe: that it trains by.
+        seen: gives `(n, 2)` logits of photos by the run of `FIRST`, where nothing is trained.
+        views: how many times the views of `FIRST` that shows.
+        needs: `module:name` that has to be there.
+    """
+
+    words: tuple[str, ...] = ()
     recipe: str = "probe"
+    seen: Callable[[Path, Sequence[Path]], np.ndarray] | None = None
+    views: int = 1
+    needs: str = ""
 
     def missing(self, known: set[str]) -> list[str]:
-        """The keys of its words that this release does not know."""
-        return [word for word in self.words if word.startswith("--") and word[2:] not in known]
+        """What of it this release does not have; `known` are the keys of a recipe."""
+        found = [word for word in self.words if word.startswith("--") and word[2:] not in known]
+        module, _, name = self.needs.partition(":")
+        there = not module or (find_spec(module) and hasattr(import_module(module), name))
+        return found if there else [*found, self.needs]
 
 
 ARMS = {
@@ -54,6 +105,8 @@ ARMS = {
     "224 crop": Arm(("--image_size", "224", "--resize", "crop")),
     "256 x 448": Arm(("--image_size", "256", "448")),
     "384 x 672": Arm(("--image_size", "384", "672")),
+    "tiles at test time": Arm(seen=tiled, views=10, needs="natix_hf.photos.geometry:tile_boxes"),
+    "mirrored at test time": Arm(seen=mirrored, views=2, needs="natix_hf.inference.averaged_views:asked_views"),
     "tiles, probe": Arm(("--image_size", "224", *TILES)),
     "224 squash, LoRA": Arm(("--image_size", "224", *LORA), "lora"),
     "256 x 448, LoRA": Arm(("--image_size", "256", "448", *LORA), "lora"),
@@ -78,13 +131,24 @@ class Rows(NamedTuple):
     logits: np.ndarray
 
 
-def train(arm: Arm, folder: Path, seed: int, draw: int, given: argparse.Namespace) -> None:
-    """Train an arm in this process, unless that was done; exits where the job fails."""
+def finished(given: argparse.Namespace, name: str, seed: int, draw: int) -> bool:
+    folder = run_folder(given, name, seed, draw)
+    return logits_file(folder).is_file() if ARMS[name].seen else StepRecord.path(folder, "assemble").is_file()
+
+
+def make(given: argparse.Namespace, name: str, seed: int, draw: int) -> None:
+    """Make an arm in this process, unless that was done; exits where the job fails."""
     from natix_hf import train as verb
 
-    if StepRecord.path(folder, "assemble").is_file():
+    if finished(given, name, seed, draw):
         return
-    words = ["--dataset_name", "builtin:scenes", "--dataset_config", f"{given.count} {given.size} far"]
+    arm, folder = ARMS[name], run_folder(given, name, seed, draw)
+    if arm.seen:
+        photos, run = Path(drawn_scenes(scenes(given))), run_folder(given, FIRST, seed, draw)
+        print(f"== {folder.name}", file=sys.stderr, flush=True)
+        np.save(logits_file(folder), arm.seen(run, [photos / name for name in test_rows([run]).ids]))
+        return
+    words = ["--dataset_name", "builtin:scenes", "--dataset_config", scenes(given)]
     words += ["--model_name_or_path", given.backbone, "--split_ratios", *RATIOS, "--split_seed", str(draw)]
     words += ["--seed", str(seed), "--output_dir", str(folder), "--overwrite_output_dir", "true", *SHARED]
     print(f"== {folder.name}", file=sys.stderr, flush=True)
@@ -148,22 +212,24 @@ def table(heads: list[str], rows: list[list[str]]) -> list[str]:
 
 def report(arms: list[str], pairs: list[tuple[int, int]], given: argparse.Namespace) -> list[str]:
     """Both tables of the pairs of seed and draw that all arms have finished."""
-    found = {name: test_rows([run_folder(given, name, *pair) for pair in pairs]) for name in arms}
+    found = {name: arm_rows(given, name, pairs) for name in arms}
     first = found[arms[0]]
     for name, rows in found.items():
         if not np.array_equal(rows.ids, first.ids):
             sys.exit(f"{name}: tested on other photos than {arms[0]}: remove {given.output} and begin anew")
     photos, groups = len(set(first.ids)), group_count(first.groups, len(first.ids))
     heads = [head for head, *_ in columns(first)]
-    cost = {name: PhotoCost.read(run_folder(given, name, *pairs[0])) for name in arms}
     body = []
     for name, rows in found.items():
-        one = cost[name]
-        body.append([name, *figures(rows), f"{one.flop / 1e9:.3g}", f"{one.seconds:.3f}", str(one.views)])
+        timed = FIRST if ARMS[name].seen else name
+        costs, times = [PhotoCost.read(run_folder(given, timed, *pair)) for pair in pairs], ARMS[name].views
+        seconds = times * np.median([one.seconds for one in costs])
+        cells = [f"{times * costs[0].flop / 1e9:.3g}", f"{seconds:.3f}", str(times * costs[0].views)]
+        body.append([name, *figures(rows), *cells])
     lines = [
         f"Checkpoint `{Path(given.backbone).name}`, {given.count} streets of {given.size}; {len(pairs)} runs an arm "
         f"(seed, draw: {', '.join(map(str, pairs))}), {len(first.ids)} test rows of {photos} photos in {groups} "
-        f"groups. 95 % intervals from 1000 resamples of groups. Seconds: {cost[arms[0]].device}.",
+        f"groups. 95 % intervals from 1000 resamples of groups. Seconds: of the network, {costs[0].device}.",
         "",
         *table(["arm", *heads, "GFLOP", "s a photo", "views"], body),
         "",
@@ -172,6 +238,22 @@ def report(arms: list[str], pairs: list[tuple[int, int]], given: argparse.Namesp
         ),
     ]
     return lines
+
+
+def arm_rows(given: argparse.Namespace, name: str, pairs: list[tuple[int, int]]) -> Rows:
+    """The pooled test rows of an arm; what `FIRST` was shown otherwise has its rows and other logits."""
+    if not ARMS[name].seen:
+        return test_rows([run_folder(given, name, *pair) for pair in pairs])
+    logits = [np.load(logits_file(run_folder(given, name, *pair))) for pair in pairs]
+    return test_rows([run_folder(given, FIRST, *pair) for pair in pairs])._replace(logits=np.concatenate(logits))
+
+
+def scenes(given: argparse.Namespace) -> str:
+    return f"{given.count} {given.size} far"
+
+
+def logits_file(folder: Path) -> Path:
+    return folder.with_suffix(".npy")
 
 
 def run_folder(given: argparse.Namespace, name: str, seed: int, draw: int) -> Path:
@@ -192,7 +274,7 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     known = {action.dest for action in RecipeParser()._actions}
     arms = []
-    for name in given.arms:
+    for name in [FIRST, *(name for name in given.arms if name != FIRST)]:
         if missing := ARMS[name].missing(known):
             print(f"{name}: left out, this release has no {', '.join(missing)}", file=sys.stderr)
         else:
@@ -200,15 +282,11 @@ def main() -> None:
     pairs = [(seed, draw) for draw in given.draws for seed in given.seeds]
     for pair in [] if given.table else pairs:
         for name in arms:
-            train(ARMS[name], run_folder(given, name, *pair), *pair, given)
-    finished = [
-        pair
-        for pair in pairs
-        if all(StepRecord.path(run_folder(given, name, *pair), "assemble").is_file() for name in arms)
-    ]
-    if not finished:
+            make(given, name, *pair)
+    done = [pair for pair in pairs if all(finished(given, name, *pair) for name in arms)]
+    if not done:
         sys.exit("no seed and draw is finished for all arms")
-    print("\n".join(report(arms, finished, given)))
+    print("\n".join(report(arms, done, given)))
 
 
 if __name__ == "__main__":

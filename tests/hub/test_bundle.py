@@ -94,6 +94,9 @@ def test_figures_are_the_run_s_own_and_what_is_withheld_keeps_its_figures(finish
         kind.read(bundle)
     for kind in (OverProbe, PhotoCost):
         assert kind.read(bundle) == kind.read(finished)
+    page = (bundle / "report.html").read_text()
+    for said in ("What a photo costs", "224 x 224", "9.24", "cpu, 1 threads"):
+        assert said in page
 
 
 def test_the_certificate_goes_in_numbers(finished, bundle):

@@ -48,7 +48,9 @@ def test_a_run_says_where_its_time_went(job, tmp_path):
     assert speed["photos"] == trainer.splits.sizes["train"]
     assert speed["photos_per_second"] > 0
     assert speed["peak_flop_per_second"] is None  # seconds of training are not worth the measurement
-    assert any(line.startswith("speed: ") for line in run_lines(trainer, metrics))
+    lines = run_lines(trainer, metrics)
+    assert any(line.startswith("speed: ") for line in lines)
+    assert any(line.startswith("a photo costs 1 view of 32 x 32 px, 9 tokens, ") for line in lines)
 
 
 def test_waiting_for_data_is_what_fetching_took(job):
