@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -208,39 +207,37 @@ def main() -> None:
         f"groups to test; {arguments.steps} steps of 16, seeds {' '.join(map(str, arguments.seeds))}.\n"
     )
     times = step_times(names, parts["train"], blocks, arguments.rounds)
-    print(f"| labels | adapters | {' | '.join(METRICS.values())} | less LoRA: accuracy | MCC | NLL |\n{'|---' * 8}|")
-    found: dict[tuple[float, str], list[Trained]] = {}
+    print("| adapters | trained in the backbone | time of a step |\n|---|---|---|")
+    for name, way in WAYS.items():
+        model = adapted(way, names, blocks, 0)
+        count = sum(p.numel() for n, p in model.named_parameters() if p.requires_grad and ".head." not in n)
+        print(f"| {name} | {count:,} | {times[name]:.2f} |", flush=True)
     for share in arguments.shares:
+        print(f"\n| {share:.0%} of the labels | {' | '.join(METRICS.values())} | less LoRA: accuracy | MCC | NLL |")
+        print("|---" * 7 + "|", flush=True)
+        found: dict[str, list[Trained]] = {}
         for name, way in WAYS.items():
-            runs = found[share, name] = []
+            runs = found[name] = []
             for seed in arguments.seeds:
                 chosen = subset(parts["train"], share, seed)
                 model = adapted(way, names, blocks, seed)
                 runs.append(train(model, way.rate, parts, chosen, arguments.steps, seed))
-                print(f"{share:.0%} {name} seed {seed}", file=sys.stderr, flush=True)
             figures = [classification_metrics(one.logits, labels, 1) for one in runs]
             cells = [f"{statistics.fmean(one[metric] for one in figures):.3f}" for metric in METRICS]
-            pairs = [one.logits for one in runs], [one.logits for one in found[share, "LoRA"]]
+            pairs = [one.logits for one in runs], [one.logits for one in found["LoRA"]]
             for metric in METRICS:
                 gap = difference_of_means(*pairs, labels, test.groups, metric)
                 told = f"{gap['difference']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f})"
                 cells.append("" if name == "LoRA" else told)
-            print(f"| {share:.0%} | {name} | {' | '.join(cells)} |", flush=True)
-    print("\n| adapters | trained in the backbone | time of a step |\n|---|---|---|")
-    for name, way in WAYS.items():
-        model = adapted(way, names, blocks, 0)
-        count = sum(p.numel() for n, p in model.named_parameters() if p.requires_grad and ".head." not in n)
-        print(f"| {name} | {count:,} | {times[name]:.2f} |")
-    shown = [f"{number / (TOLD - 1):.0%} of the steps" for number in range(TOLD)]
-    print(f"\n| labels | tau / mean norm of the rows | {' | '.join(shown)} |\n{'|---' * (TOLD + 2)}|")
-    for (share, name), runs in found.items():
-        if runs[0].tau:
-            means = np.array([one.tau for one in runs])  # (seeds, TOLD, 3)
-            cells = [
-                f"{means[:, i, 1].mean():.3f} ({means[:, i, 0].min():.3f} to {means[:, i, 2].max():.3f})"
-                for i in range(TOLD)
-            ]
-            print(f"| {share:.0%} | {name} | {' | '.join(cells)} |")
+            print(f"| {name} | {' | '.join(cells)} |", flush=True)
+        shown = [f"{number / (TOLD - 1):.0%} of the steps" for number in range(TOLD)]
+        print(f"\n| tau / mean norm of the rows | {' | '.join(shown)} |\n{'|---' * (TOLD + 1)}|")
+        for name, runs in found.items():
+            if runs[0].tau:
+                taken = np.array([one.tau for one in runs])  # (seeds, TOLD, 3)
+                low, mean, high = taken[:, :, 0].min(axis=0), taken[:, :, 1].mean(axis=0), taken[:, :, 2].max(axis=0)
+                cells = [f"{mean[i]:.3f} ({low[i]:.3f} to {high[i]:.3f})" for i in range(TOLD)]
+                print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
