@@ -111,6 +111,20 @@ def refuse_merged_file(merged: str | None, adapter: str, adapter_kwargs: Mapping
         refuse_merged(merged, _read_weights(path))
 
 
+def refuse_dora_file(adapter: str, adapter_kwargs: Mapping[str, Any] | None = None) -> None:
+    """Keep transformers from loading a DoRA adapter: it leaves the magnitudes out, and wrong logits come of it.
+
+    Raises:
+        ValueError: the adapter in this folder or repository is one.
+    """
+    if (_read(adapter, "adapter_config.json", adapter_kwargs) or {}).get("use_dora"):
+        raise ValueError(
+            f"{adapter} is a DoRA adapter, whose magnitudes transformers does not load: use "
+            "peft.PeftModel.from_pretrained(base_model, adapter), or the adapter/ folder of a finished run, which has "
+            "a config.json of its own"
+        )
+
+
 def load_exported_adapter(
     model_class: type[PreTrainedModel], adapter: str, adapter_kwargs: Mapping[str, Any] | None = None, **kwargs: Any
 ) -> PreTrainedModel:

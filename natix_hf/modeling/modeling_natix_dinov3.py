@@ -16,7 +16,13 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutput, ImageClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
-from .adapter_natix_dinov3 import exported_adapter, load_exported_adapter, refuse_merged, refuse_merged_file
+from .adapter_natix_dinov3 import (
+    exported_adapter,
+    load_exported_adapter,
+    refuse_dora_file,
+    refuse_merged,
+    refuse_merged_file,
+)
 from .configuration_natix_dinov3 import NatixDinov3Config
 
 # The coarsest precision a checkpoint may be stored in is bfloat16: 8 bits of mantissa.
@@ -423,8 +429,9 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
         return loaded
 
     def load_adapter(self, peft_model_id: str | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, but an adapter that is merged into the weights is refused."""
+        """As in transformers, but what would go wrong there is refused: a DoRA adapter, and one that is merged."""
         if peft_model_id is not None:
+            refuse_dora_file(str(peft_model_id), kwargs.get("adapter_kwargs"))
             refuse_merged_file(self.config.merged_adapter, str(peft_model_id), kwargs.get("adapter_kwargs"))
         return super().load_adapter(peft_model_id, *args, **kwargs)
 

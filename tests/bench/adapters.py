@@ -1,29 +1,24 @@
-"""LoRA, DoRA, DoRAN and PVeRA beside each other: what they reach with few and with all labels, and what a step costs.
+"""LoRA, DoRA and DoRAN beside each other: what they reach with few and with all labels, and what a step costs.
 
-    python tests/bench/adapters.py --photos 3000 --steps 80
+    python tests/bench/adapters.py --photos 3000 --steps 60 --blocks 1 --image_size 160
 
 Generated street photos, the demo's backbone, adapters on every linear of its last blocks. What stands below them is
-frozen and computed once, so there is no augmentation. All ways but PVeRA have one learning rate; nothing is tuned.
+frozen and computed once, so there is no augmentation. All have one learning rate, the head too; nothing is tuned.
 Subsets of labels are whole groups, and all ways see the same batches. Prints Markdown: figures on `val_test`,
 differences to LoRA (the mean over seeds, paired; their intervals speak of other photos, not of other seeds), the
 processor time of a step as a ratio to LoRA's, and DoRAN's tau over time.
-
-PVeRA is no key of a recipe: `merge_and_unload` of peft 0.21 fails where a head is saved whole beside it, and
-transformers does not load it. It is built through peft here, to see what would be gained.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from peft import PveraConfig, get_peft_model
 from torch import Tensor, nn
 
 from natix_hf import load_photos
@@ -37,35 +32,20 @@ from natix_hf.report.metrics import classification_metrics
 from natix_hf.training.prefix import prefix_states
 
 BACKBONE = "builtin:demo-backbone"
-HEAD_RATE = 1e-3
+RATE = 3e-3
 METRICS = {"accuracy": "accuracy", "mcc": "MCC", "log_loss": "NLL"}
 TOLD = 5  # how often tau is looked at, start and end included
-
-
-class Way(NamedTuple):
-    """How a model gets its adapters, and their learning rate."""
-
-    adapt: Callable[[nn.Module, int], nn.Module]
-    rate: float = 2e-3
 
 
 def lora(**options: Any) -> Callable[[nn.Module, int], nn.Module]:
     return lambda model, blocks: add_lora(model, lora_r=8, lora_alpha=16, lora_last_blocks=blocks, **options)
 
 
-def pvera(model: nn.Module, blocks: int) -> nn.Module:
-    layers = model.config.backbone_config.num_hidden_layers
-    numbers = "|".join(map(str, range(layers - blocks, layers)))
-    targets = rf"backbone\.model\.layer\.(?:{numbers})\.(?:attention|mlp)\.\w+_proj"
-    return get_peft_model(model, PveraConfig(r=64, target_modules=targets, modules_to_save=["head"]))
-
-
 WAYS = {
-    "LoRA": Way(lora()),
-    "DoRA": Way(lora(use_dora=True)),
-    "DoRAN": Way(lora(use_doran=True)),
-    "DoRAN, `doran_share: block`": Way(lora(use_doran=True, doran_share="block")),
-    "PVeRA": Way(pvera, rate=1e-2),
+    "LoRA": lora(),
+    "DoRA": lora(use_dora=True),
+    "DoRAN": lora(use_doran=True),
+    "DoRAN, `doran_share: block`": lora(use_doran=True, doran_share="block"),
 }
 
 
@@ -91,10 +71,10 @@ def part(model: nn.Module, rows: Any, processor: Any, blocks: int) -> Part:
     return Part(torch.cat(states), torch.tensor(rows["label"][:]), np.array(rows["group"][:]))
 
 
-def adapted(way: Way, names: Sequence[str], blocks: int, seed: int) -> nn.Module:
+def adapted(way: Callable[[nn.Module, int], nn.Module], names: Sequence[str], blocks: int, seed: int) -> nn.Module:
     """A fresh model with adapters; the same seed gives all ways the same head."""
     torch.manual_seed(seed)
-    model = way.adapt(build_model(BACKBONE, names, seed=seed), blocks)
+    model = way(build_model(BACKBONE, names, seed=seed), blocks)
     plain = model.get_base_model()
     plain.last_blocks = blocks
     return model
@@ -109,12 +89,9 @@ def subset(train: Part, share: float, seed: int) -> np.ndarray:
     return np.flatnonzero(np.isin(train.groups, chosen))
 
 
-def optimizer_of(model: nn.Module, rate: float) -> torch.optim.Optimizer:
-    """AdamW without decay; the head has a rate of its own."""
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    head = [p for name, p in named if ".head." in name]
-    rest = [p for name, p in named if ".head." not in name]
-    return torch.optim.AdamW([{"params": head, "lr": HEAD_RATE}, {"params": rest, "lr": rate}], weight_decay=0.0)
+def optimizer_of(model: nn.Module) -> torch.optim.Optimizer:
+    """AdamW without decay."""
+    return torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=RATE, weight_decay=0.0)
 
 
 def step(model: nn.Module, optimizer: torch.optim.Optimizer, states: Tensor, labels: Tensor) -> None:
@@ -142,9 +119,9 @@ def taus(model: nn.Module) -> tuple[float, float, float] | None:
     return (min(found), statistics.fmean(found), max(found)) if found else None
 
 
-def train(model: nn.Module, rate: float, parts: dict[str, Part], chosen: np.ndarray, steps: int, seed: int) -> Trained:
+def train(model: nn.Module, parts: dict[str, Part], chosen: np.ndarray, steps: int, seed: int) -> Trained:
     """Batches of 16, a tenth of warm-up and a cosine to zero."""
-    optimizer, rng, tau = optimizer_of(model, rate), np.random.default_rng(seed), [taus(model)]
+    optimizer, rng, tau = optimizer_of(model), np.random.default_rng(seed), [taus(model)]
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda n: min(1.0, 10 * (n + 1) / steps) * (1 + np.cos(np.pi * n / steps)) / 2
     )
@@ -164,7 +141,7 @@ def train(model: nn.Module, rate: float, parts: dict[str, Part], chosen: np.ndar
 def step_times(names: Sequence[str], part: Part, blocks: int, rounds: int) -> dict[str, float]:
     """Median over rounds of each way's processor time for a step of 16 photos, over LoRA's in the same round."""
     models = {name: adapted(way, names, blocks, 0).train() for name, way in WAYS.items()}
-    optimizers = {name: optimizer_of(model, 1e-4) for name, model in models.items()}
+    optimizers = {name: optimizer_of(model) for name, model in models.items()}
     found: dict[str, list[float]] = {name: [] for name in WAYS}
     for _ in range(rounds + 1):
         for name, model in models.items():
@@ -180,8 +157,9 @@ def step_times(names: Sequence[str], part: Part, blocks: int, rounds: int) -> di
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--photos", type=int, default=3000, help="streets that are drawn")
-    parser.add_argument("--steps", type=int, default=80)
-    parser.add_argument("--blocks", type=int, default=2, help="last blocks that bear adapters")
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--blocks", type=int, default=1, help="last blocks that bear adapters")
+    parser.add_argument("--image_size", type=int, default=160)
     parser.add_argument("--shares", type=float, nargs="+", default=[0.1, 1.0], help="of the labels")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--rounds", type=int, default=20, help="in which a step is timed")
@@ -193,7 +171,7 @@ def main() -> None:
     }  # a calibration set is not needed here
     splits = load_photos("builtin:scenes", dataset_config=str(arguments.photos), **options)
     names, blocks = splits.label_names, arguments.blocks
-    base, processor = build_model(BACKBONE, names), load_processor(BACKBONE, Squash(224))
+    base, processor = build_model(BACKBONE, names), load_processor(BACKBONE, Squash(arguments.image_size))
     wanted = {
         "train": ("training", "train"),
         "val_test": ("final_evaluation", "predictions"),
@@ -208,39 +186,37 @@ def main() -> None:
         f"groups to test; {arguments.steps} steps of 16, seeds {' '.join(map(str, arguments.seeds))}.\n"
     )
     times = step_times(names, parts["train"], blocks, arguments.rounds)
-    print(f"| labels | adapters | {' | '.join(METRICS.values())} | less LoRA: accuracy | MCC | NLL |\n{'|---' * 8}|")
-    found: dict[tuple[float, str], list[Trained]] = {}
+    print("| adapters | trained in the backbone | time of a step |\n|---|---|---|")
+    for name, way in WAYS.items():
+        model = adapted(way, names, blocks, 0)
+        count = sum(p.numel() for n, p in model.named_parameters() if p.requires_grad and ".head." not in n)
+        print(f"| {name} | {count:,} | {times[name]:.2f} |", flush=True)
     for share in arguments.shares:
+        print(f"\n| {share:.0%} of the labels | {' | '.join(METRICS.values())} | less LoRA: accuracy | MCC | NLL |")
+        print("|---" * 7 + "|", flush=True)
+        found: dict[str, list[Trained]] = {}
         for name, way in WAYS.items():
-            runs = found[share, name] = []
+            runs = found[name] = []
             for seed in arguments.seeds:
                 chosen = subset(parts["train"], share, seed)
                 model = adapted(way, names, blocks, seed)
-                runs.append(train(model, way.rate, parts, chosen, arguments.steps, seed))
-                print(f"{share:.0%} {name} seed {seed}", file=sys.stderr, flush=True)
+                runs.append(train(model, parts, chosen, arguments.steps, seed))
             figures = [classification_metrics(one.logits, labels, 1) for one in runs]
             cells = [f"{statistics.fmean(one[metric] for one in figures):.3f}" for metric in METRICS]
-            pairs = [one.logits for one in runs], [one.logits for one in found[share, "LoRA"]]
+            pairs = [one.logits for one in runs], [one.logits for one in found["LoRA"]]
             for metric in METRICS:
                 gap = difference_of_means(*pairs, labels, test.groups, metric)
                 told = f"{gap['difference']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f})"
                 cells.append("" if name == "LoRA" else told)
-            print(f"| {share:.0%} | {name} | {' | '.join(cells)} |", flush=True)
-    print("\n| adapters | trained in the backbone | time of a step |\n|---|---|---|")
-    for name, way in WAYS.items():
-        model = adapted(way, names, blocks, 0)
-        count = sum(p.numel() for n, p in model.named_parameters() if p.requires_grad and ".head." not in n)
-        print(f"| {name} | {count:,} | {times[name]:.2f} |")
-    shown = [f"{number / (TOLD - 1):.0%} of the steps" for number in range(TOLD)]
-    print(f"\n| labels | tau / mean norm of the rows | {' | '.join(shown)} |\n{'|---' * (TOLD + 2)}|")
-    for (share, name), runs in found.items():
-        if runs[0].tau:
-            means = np.array([one.tau for one in runs])  # (seeds, TOLD, 3)
-            cells = [
-                f"{means[:, i, 1].mean():.3f} ({means[:, i, 0].min():.3f} to {means[:, i, 2].max():.3f})"
-                for i in range(TOLD)
-            ]
-            print(f"| {share:.0%} | {name} | {' | '.join(cells)} |")
+            print(f"| {name} | {' | '.join(cells)} |", flush=True)
+        shown = [f"{number / (TOLD - 1):.0%} of the steps" for number in range(TOLD)]
+        print(f"\n| tau / mean norm of the rows | {' | '.join(shown)} |\n{'|---' * (TOLD + 1)}|")
+        for name, runs in found.items():
+            if runs[0].tau:
+                taken = np.array([one.tau for one in runs])  # (seeds, TOLD, 3)
+                low, mean, high = taken[:, :, 0].min(axis=0), taken[:, :, 1].mean(axis=0), taken[:, :, 2].max(axis=0)
+                cells = [f"{mean[i]:.3f} ({low[i]:.3f} to {high[i]:.3f})" for i in range(TOLD)]
+                print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from peft import LoraConfig, PeftModel
 from peft.tuners.lora.layer import Linear as PeftLinear
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from transformers import AutoModelForImageClassification
 
 from natix_hf.errors import UserError
 from natix_hf.inference.load_model import load_model
@@ -181,6 +182,21 @@ def test_plain_peft_loads_it_as_dora_without_this_package(share, which, tiny_bac
     command = [sys.executable, "-c", PLAIN_PEFT, str(tiny_backbone), str(tmp_path / "adapter"), str(tmp_path / "out")]
     subprocess.run(command, check=True)
     torch.testing.assert_close(torch.load(tmp_path / "out"), expected, atol=3e-6, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["use_dora", "use_doran"])
+def test_transformers_is_kept_from_loading_it_without_its_magnitudes(kind, tiny_backbone, photos, tmp_path):
+    """What transformers 5 itself makes of a DoRA adapter has other logits, and only a table of names says so."""
+    base = build_model(str(tiny_backbone), NAMES)
+    base.save_pretrained(tmp_path / "base")
+    model = trained(add_lora(build_model(str(tmp_path / "base"), NAMES), lora_r=4, **{kind: True}), photos)
+    model.save_pretrained(tmp_path / "adapter")
+    for load in (AutoModelForImageClassification.from_pretrained, base.load_adapter):
+        with pytest.raises(ValueError, match=r"peft\.PeftModel\.from_pretrained"):
+            load(str(tmp_path / "adapter"))
+    by_peft = PeftModel.from_pretrained(build_model(str(tmp_path / "base"), NAMES), tmp_path / "adapter")
+    expected = model(pixel_values=photos).logits
+    torch.testing.assert_close(by_peft.eval()(pixel_values=photos).logits, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("share", SHARES)
