@@ -36,7 +36,10 @@ def probe_logits(features: np.ndarray, labels: np.ndarray, judged: np.ndarray, c
 
 
 def neighbour_logits(features: np.ndarray, labels: np.ndarray, judged: np.ndarray, classes: int) -> np.ndarray:
-    """Logs of the class shares `(n', classes)` among the nearest rows by cosine, each counted once more for safety."""
+    """Logs of the class shares `(n', classes)` among the 20 nearest rows by cosine.
+
+    A vote is spread evenly over the classes and added, so that no share is 0. Arguments as for `probe_logits`.
+    """
     one, other = (f / np.maximum(np.linalg.norm(f, axis=1, keepdims=True), 1e-12) for f in (features, judged))
     count = min(NEIGHBOURS, len(features))
     nearest = np.argpartition(-(other @ one.T), count - 1, axis=1)[:, :count]
