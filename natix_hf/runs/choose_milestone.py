@@ -47,16 +47,31 @@ class Judge:
         """The metric, 0 where it is not defined."""
         return float(np.nan_to_num(classification_metrics(logits, self.wanted, self.positive)[self.metric]))
 
-    def probes(self, features: np.ndarray, judged: np.ndarray) -> tuple[dict[str, float | None], np.ndarray]:
-        """Share of the labels -> score, and the logits with all of them."""
-        found: dict[str, float | None] = {}
+    def probes(
+        self, features: np.ndarray, judged: np.ndarray
+    ) -> tuple[dict[str, float | None], dict[str, list[np.ndarray]]]:
+        """Share of the labels -> score, and the logits of each draw of them; nothing where they lack a class."""
+        found: dict[str, float | None] = dict.fromkeys(self.subsets)
+        logits: dict[str, list[np.ndarray]] = {}
         for name, subsets in self.subsets.items():
-            if any(rows is None for rows in subsets):
-                found[name] = None
-                continue
-            logits = [probe_logits(features[rows], self.labels[rows], judged, self.classes) for rows in subsets]
-            found[name] = float(np.mean([self.score(one) for one in logits]))
-        return found, logits[-1]
+            if all(rows is not None for rows in subsets):
+                logits[name] = [
+                    probe_logits(features[rows], self.labels[rows], judged, self.classes) for rows in subsets
+                ]
+                found[name] = float(np.mean([self.score(one) for one in logits[name]]))
+        return found, logits
+
+    def differences(
+        self, ours: dict[str, list[np.ndarray]], theirs: dict[str, list[np.ndarray]], level: float
+    ) -> dict[str, Difference]:
+        """Share of the labels -> our score less theirs, with its interval; the draws of a share are judged as one."""
+        found = {}
+        for name, draws in ours.items():
+            labels, groups = (np.tile(values, len(draws)) for values in (self.wanted, self.groups))
+            one, other = np.concatenate(draws), np.concatenate(theirs[name])
+            gap = paired_differences(one, other, labels, groups, positive=self.positive, level=level)
+            found[name] = Difference.of(gap[self.metric])
+        return found
 
     def neighbours(self, features: np.ndarray, judged: np.ndarray) -> float:
         """The score of nearest neighbours."""
@@ -86,16 +101,12 @@ def choose(
     metric, sign = judge.metric, -1.0 if judge.metric in LOWER_IS_BETTER else 1.0
     level = 1 - (1 - level) / max(1, len(milestones))
     candidates: list[Candidate] = []
-    first: np.ndarray | None = None
+    first: dict[str, list[np.ndarray]] = {}
     for place, step in zip([None, *milestones], [0, *steps]):
         own, judged = features(place, judge.train), features(place, judge.judged)
         probes, logits = judge.probes(own, judged)
-        beside = None
-        if first is None:
-            first = logits
-        else:
-            gap = paired_differences(logits, first, judge.wanted, judge.groups, positive=judge.positive, level=level)
-            beside = Difference.of(gap[metric])
+        beside = judge.differences(logits, first, level) if first else {}
+        first = first or logits
         lost = None
         if forgetting is not None:
             lost = forgetting.probes(features(place, forgetting.train), features(place, forgetting.judged))[0]["100%"]
@@ -109,7 +120,7 @@ def choose(
             )
         )
     best = max(candidates[1:], key=lambda one: (sign * one.probes["100%"], sign * one.knn, -one.step))
-    gap, original = best.beside_original, candidates[0].probes["100%"]
+    gap, original = best.beside_original["100%"], candidates[0].probes["100%"]
     ends = {name: getattr(gap, name) for name in ("difference", "low", "high")}
     beaten = None not in ends.values() and min(sign * ends["low"], sign * ends["high"]) > 0
     shown = f"{metric} {best.probes['100%']:.3f} against {original:.3f} of the original"

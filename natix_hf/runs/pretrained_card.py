@@ -41,7 +41,7 @@ def pretrained_card(
     heads = ["step", *SHARES, "k-NN", *(["forgetting"] if choice.forgetting_name else []), "beside the original"]
     rows = []
     for one in choice.candidates:
-        gap = one.beside_original
+        gap = one.beside_original.get("100%")
         beside = "" if gap is None or gap.low is None else f"{gap.difference:+.3f} ({gap.low:+.3f} to {gap.high:+.3f})"
         values = [*one.probes.values(), one.knn, *([one.forgetting] if choice.forgetting_name else [])]
         cells = [str(one.step or "original"), *("-" if v is None else f"{v:.3f}" for v in values), beside]
