@@ -68,6 +68,19 @@ def composed(name: str, parts: Iterable[type]) -> type:
     return dataclasses.make_dataclass(name, [(key, *field) for key, field in fields.items()])
 
 
+def some_of(declared: type, *names: str, title: str | None = None) -> type:
+    """A dataclass with some of the fields of another, for a command that has no use for the rest.
+
+    Args:
+        title: of its group in `--help`; by default that of the other.
+    """
+    hints = get_type_hints(declared, include_extras=True)
+    fields = {field.name: field for field in dataclasses.fields(declared)}
+    kept = [(name, hints[name], option_like(fields[name])) for name in names]
+    group = {"_argument_group_name": title or declared._argument_group_name}
+    return dataclasses.make_dataclass(f"Some{declared.__name__}", kept, namespace=group)
+
+
 def option_like(field: dataclasses.Field) -> dataclasses.Field:
     """A field that another dataclass may declare as its own."""
     return dataclasses.field(default=field.default, default_factory=field.default_factory, metadata=field.metadata)

@@ -45,7 +45,9 @@ def test_a_command_lets_waiting_threads_sleep_before_torch_is_imported_unless_th
     assert told(OMP_WAIT_POLICY="ACTIVE") == "None False"
 
 
-@pytest.mark.parametrize("verb", ["train", "predict", "evaluate", "recalibrate", "calibrate", "export", "data"])
+@pytest.mark.parametrize(
+    "verb", ["train", "predict", "evaluate", "recalibrate", "calibrate", "export", "pretrain", "data"]
+)
 def test_no_verb_has_imported_torch_when_it_begins(verb):
     module = "natix_hf.data.__main__" if verb == "data" else f"natix_hf.{verb}"
     code = f"import sys, {module}; print('torch' in sys.modules)"

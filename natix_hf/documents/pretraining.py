@@ -45,14 +45,15 @@ class Candidate(Part):
             do not hold every class.
         knn: score of 20 nearest neighbours by cosine.
         forgetting: score on the data set of another kind, where there is one.
-        beside_original: score with all labels less that of the original, with its interval.
+        beside_original: share of the labels -> score less that of the original, with its interval over groups; empty
+            for the original. Draws of few labels are judged together.
     """
 
     step: Count
     probes: dict[str, float | None]
     knn: float
     forgetting: float | None
-    beside_original: Difference | None
+    beside_original: dict[str, Difference]
 
 
 class MilestoneChoice(Document):

@@ -5,9 +5,10 @@ This module knows which keys exclude each other across rooms, not how a file or 
 have one.
 """
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_type_hints
+from typing import ClassVar, get_type_hints
 
 from natix_hf.data.data_options import DataOptions
 from natix_hf.errors import UserError
@@ -36,9 +37,16 @@ REFUSED = {
 class Recipe:
     """All options of a run, by topic.
 
+    Attributes:
+        command, does, example: the module that takes such a recipe, what it does, and one that the package ships.
+
     Raises:
         UserError: where settings of two topics exclude each other.
     """
+
+    command: ClassVar[str] = "natix_hf.train"
+    does: ClassVar[str] = "Fine-tune a DINOv3 checkpoint on street photos, calibrate it and test it once."
+    example: ClassVar[str] = "recipes/lora.yaml"
 
     model: ModelOptions
     lora: LoraOptions
@@ -115,4 +123,10 @@ class Recipe:
             raise UserError(f"{why} cannot hold {held}: change it with {words}, or --hub_format auto --hotkey null")
 
 
-TOPICS: tuple[type, ...] = tuple(get_type_hints(Recipe).values())
+def topics_of(kind: type) -> tuple[type, ...]:
+    """The dataclasses that a class of recipes is made of."""
+    hints = get_type_hints(kind)
+    return tuple(hints[field.name] for field in dataclasses.fields(kind))
+
+
+TOPICS = topics_of(Recipe)

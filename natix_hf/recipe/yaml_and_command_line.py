@@ -20,7 +20,7 @@ from transformers import HfArgumentParser
 
 from natix_hf.errors import UserError, one_line
 from natix_hf.options import RecipeValue, defaults
-from natix_hf.recipe.options import REFUSED, TOPICS, Recipe
+from natix_hf.recipe.options import REFUSED, Recipe, topics_of
 from natix_hf.training.epoch_kinds import EpochOptions
 from natix_hf.training.losses.check_loss import LossOptions
 from natix_hf.training.training_arguments import NatixTrainingArguments
@@ -53,13 +53,14 @@ NOT_REPEATED = ("resume_from_checkpoint", "overwrite_output_dir", "do_eval", "lo
 class RecipeParser(HfArgumentParser):
     """HfArgumentParser over all options; faults are `UserError`s, training options stand under topics of their own."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: type) -> None:
+        """`kind` is the class of the recipe, whose fields are topics, and which names the command and its work."""
         super().__init__(
-            TOPICS,
-            prog="python -m natix_hf.train",
+            topics_of(kind),
+            prog=f"python -m {kind.command}",
             allow_abbrev=False,
             usage="%(prog)s RECIPE [--key value ...] [--debug]",
-            description="Fine-tune a DINOv3 checkpoint on street photos, calibrate it and test it once.",
+            description=kind.does,
         )
         self.add_argument(
             "recipe",
@@ -68,7 +69,7 @@ class RecipeParser(HfArgumentParser):
         )
 
     def _add_dataclass_arguments(self, dtype: type) -> None:
-        if dtype is not NatixTrainingArguments:
+        if not issubclass(dtype, NatixTrainingArguments):
             super()._add_dataclass_arguments(dtype)
             return
         groups = {title: self.add_argument_group(title) for title in TRAINING_TOPICS}
@@ -84,16 +85,16 @@ class RecipeParser(HfArgumentParser):
         raise UserError(message)
 
 
-def _refuse_unknown(key: str, where: str, known: set[str]) -> None:
+def _refuse_unknown(key: str, where: str, known: set[str], kind: type) -> None:
     """Raise for a key that no option has, with the reason or the nearest right name."""
     if key in known:
         return
     if key in REFUSED:
         raise UserError(f"{where}: {key} cannot be set: {REFUSED[key]}")
-    listed = {f.name for options in TOPICS[:-1] for f in dataclasses.fields(options)}
-    listed |= {name for names in TRAINING_TOPICS.values() for name in names.split()}
+    listed = {f.name for options in topics_of(kind)[:-1] for f in dataclasses.fields(options)}
+    listed |= {name for names in TRAINING_TOPICS.values() for name in names.split()} & known
     near = [name for names in (listed, known) for name in difflib.get_close_matches(key, names, n=1, cutoff=0.6)]
-    hint = f"; did you mean '{near[0]}'?" if near else "; python -m natix_hf.train --help lists all keys"
+    hint = f"; did you mean '{near[0]}'?" if near else f"; python -m {kind.command} --help lists all keys"
     raise UserError(f"{where}: unknown key '{key}'{hint}")
 
 
@@ -179,28 +180,29 @@ def _without_null(words: list[str]) -> list[str]:
     return kept
 
 
-def parse(argv: list[str]) -> Recipe:
+def parse(argv: list[str], kind: type = Recipe) -> Any:
     """The recipe that a command line asks for.
 
     Args:
         argv: `RECIPE [--key value ...]`, without the program's name; the value `null` is a key's default, whatever
             the file says.
+        kind: the class of the recipe.
 
     Raises:
         UserError: unknown, repeated or uncastable keys, no such recipe; one line that names the source.
         SystemExit: after `--help`.
     """
-    parser = RecipeParser()
+    parser = RecipeParser(kind)
     if any(token in ("-h", "--help") for token in argv):
         parser.print_help()
         raise SystemExit(0)
     if not argv or argv[0].startswith("--"):
-        raise UserError("no recipe given: python -m natix_hf.train recipes/lora.yaml [--key value ...]")
+        raise UserError(f"no recipe given: python -m {kind.command} {kind.example} [--key value ...]")
     known = {action.dest for action in parser._actions} - {"help", "recipe"}
     path = find_recipe(argv[0])
     values = read_yaml(path)
     for key in values:
-        _refuse_unknown(key, f"recipe {path}", known)
+        _refuse_unknown(key, f"recipe {path}", known, kind)
 
     argv = ["--refit_from" + word.removeprefix("--from") if word.split("=")[0] == "--from" else word for word in argv]
     given: set[str] = set()
@@ -208,7 +210,7 @@ def parse(argv: list[str]) -> Recipe:
         if token.startswith("--"):
             key = token[2:].split("=")[0].replace("-", "_")
             key = key.removeprefix("no_") if key.startswith("no_") and key.removeprefix("no_") in known else key
-            _refuse_unknown(key, "command line", known)
+            _refuse_unknown(key, "command line", known, kind)
             if key in given:
                 raise UserError(f"command line: --{key} is given twice: remove one")
             given.add(key)
@@ -236,12 +238,12 @@ def parse(argv: list[str]) -> Recipe:
         return options(**{f.name: namespace[f.name] for f in dataclasses.fields(options) if f.init})
 
     try:
-        topics = [fill(options) for options in TOPICS]
+        topics = [fill(options) for options in topics_of(kind)]
     except UserError:
         raise
     except (ValueError, ImportError) as error:  # TrainingArguments checks its own values when it is built
         raise UserError(f"recipe {path}: {one_line(error)}") from None
-    recipe = Recipe(*topics)
+    recipe = kind(*topics)
     for name, value in (
         ("model_name_or_path", recipe.model.model_name_or_path),
         ("dataset_name", recipe.data.dataset_name),
@@ -279,9 +281,22 @@ def resolved(recipe: Recipe) -> str:
     return "\n".join([*lines, "", "# training", *_yaml_lines(plain), ""])
 
 
+def resolved_pretraining(recipe: Any) -> str:
+    """A `PretrainRecipe` as YAML, as `resolved` writes a `Recipe`."""
+    lines = ["# The recipe of this run as resolved from file and command line. Run it again with:"]
+    lines.append(f"#   python -m {recipe.command} recipe.yaml --output_dir ANOTHER")
+    for options in list(vars(recipe).values())[:-1]:
+        lines += ["", f"# {options._argument_group_name}"]
+        lines += _yaml_lines({f.name: _lasting(f.name, getattr(options, f.name)) for f in dataclasses.fields(options)})
+    plain = training_values(recipe.training)
+    return "\n".join([*lines, "", "# training", *_yaml_lines(plain), ""])
+
+
 def _lasting(key: str, value: Any) -> Any:
     """The value of a key; the path of a local data set or model as it holds in every working directory."""
-    if key not in ("model_name_or_path", "dataset_name"):
+    if isinstance(value, list) and key == "unlabelled_name":
+        return [_lasting("dataset_name", one) for one in value]
+    if value is None or key not in ("model_name_or_path", "dataset_name", "forgetting_name"):
         return value
     place = Path(value).expanduser()
     if place.exists():

@@ -63,6 +63,11 @@ def finished(folder: str | Path) -> Path:
         raise UserError(f"{folder}: the run is not finished: train it with --resume_from_checkpoint true first")
     if RunRecord.read(run).purpose == "sweep":
         raise UserError(f"{folder}: {SWEPT}")
+    if RunRecord.read(run).purpose == "pretrain":
+        raise UserError(
+            f"{folder}: a pretrained backbone, which sorts no photos yet: natix-hf train recipes/lora.yaml "
+            f"--model_name_or_path {folder}"
+        )
     return run
 
 

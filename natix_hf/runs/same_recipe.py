@@ -27,7 +27,16 @@ PLACES = (
 )
 # What else a resumed run may say: when checkpoints are scored and written, and where its photos lie now (that they are
 # the same ones is found out by their fingerprints).
-RESUMED = (*PLACES, "dataset_name", "eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "save_strategy")
+RESUMED = (
+    *PLACES,
+    "dataset_name",
+    "unlabelled_name",
+    "eval_strategy",
+    "eval_steps",
+    "eval_delay",
+    "eval_on_start",
+    "save_strategy",
+)
 LONGER = ("num_train_epochs", "max_steps")  # a resumed run may have more of them
 REFITTED = (*PLACES, "refit", "refit_from")
 
@@ -60,7 +69,9 @@ def told(odd: Mapping[str, tuple[RecipeValue, RecipeValue]]) -> str:
     return shown + (f" and {len(odd) - 3} more" if len(odd) > 3 else "")
 
 
-def check_resumed(point: Path, text: str, known: Mapping[str, RecipeValue], processes: int) -> str | None:
+def check_resumed(
+    point: Path, text: str, known: Mapping[str, RecipeValue], processes: int, command: str = "natix_hf.train"
+) -> str | None:
     """Refuse to go on from a checkpoint with other settings than it was trained with.
 
     Args:
@@ -68,6 +79,7 @@ def check_resumed(point: Path, text: str, known: Mapping[str, RecipeValue], proc
         text: the recipe that is to go on.
         known: every key of a recipe with its default.
         processes: that train now.
+        command: the module that is told to go on.
 
     Returns:
         A line on what is longer now; None where nothing is.
@@ -90,7 +102,7 @@ def check_resumed(point: Path, text: str, known: Mapping[str, RecipeValue], proc
     if odd:
         raise UserError(
             f"resume_from_checkpoint: {point} was trained with other settings: {told(odd)}: leave them as they were "
-            f"(python -m natix_hf.train {run / 'recipe.yaml'} --output_dir {run} --resume_from_checkpoint true), or "
+            f"(python -m {command} {run / 'recipe.yaml'} --output_dir {run} --resume_from_checkpoint true), or "
             "start anew: --overwrite_output_dir true in place of --resume_from_checkpoint"
         )
     changes = [f"{key} {other:g} -> {one:g}" for key, (one, other) in longer.items()]

@@ -149,6 +149,20 @@ CARRY_OVER = Step(
     writes=("calibration.json", "metrics.json"),
 )
 CARD = Step("card", "write the card", reads=("*.json", "recipe.yaml", "*.safetensors"), writes=("README.md",))
+PRETRAIN = Step(
+    "pretrain",
+    "learn from train and the pool without labels",
+    reads=("splits.json",),
+    writes=("run.json", "pool.json?", "guard.json", "figures/guard.png", "milestones/*/*"),
+    photos=True,
+)
+CHOOSE = Step(
+    "choose",
+    "choose among the milestones and the original by probes on val_select",
+    reads=("run.json", "splits.json", "pool.json", "milestones/*/*"),
+    writes=("choice.json", "README.md", *MODEL),
+    photos=True,
+)
 
 # The recipe and what is appended to (the ledger, speed.json at the end of a job) belong to no step.
 # What a run is for -> its steps, in the order in which data flows.
@@ -156,6 +170,7 @@ CHAINS: dict[str, tuple[Step, ...]] = {
     "run": (SPLIT, TRAIN, PREDICT, CALIBRATE, ASSEMBLE, TIME, SHOW, EVALUATE, REPORT),
     "sweep": (SPLIT, TRAIN, PREDICT),
     "refit": (SPLIT, TRAIN, CARRY_OVER, ASSEMBLE, CARD),
+    "pretrain": (SPLIT, PRETRAIN, CHOOSE),
 }
 
 

@@ -26,6 +26,7 @@ from transformers.trainer_utils import TrainOutput
 
 from natix_hf.data.sources.columns import positive_class
 from natix_hf.data.splits.contracts import LockedSplits
+from natix_hf.data.splits.lineage import check_lineage
 from natix_hf.documents.probe import ProbeSearch
 from natix_hf.documents.run_record import Noted
 from natix_hf.errors import UserError
@@ -97,6 +98,7 @@ class NatixTrainer(Trainer):
 
     Raises:
         UserError: the model's classes are not the data's, or a class that is not there is called positive.
+        LeakageError: the backbone was pretrained on photos of val_*.
     """
 
     def __init__(
@@ -126,6 +128,8 @@ class NatixTrainer(Trainer):
         names = [model.config.id2label[i] for i in range(model.config.num_labels)]
         if names != self.label_list:
             raise UserError(f"the model's classes {names} are not the data's {self.label_list}: set label_names alike")
+        base = model.config.name_or_path or "the backbone"
+        check_lineage(plain_model(model).config.backbone_config, splits.description, base)
         self.positive = positive_class(self.label_list, positive_label)
         self.method = training_method(model)
         speed = {"decode_copy": decode_copy, "fixed_views": fixed_views, "prefix_cache_gb": prefix_cache_gb}

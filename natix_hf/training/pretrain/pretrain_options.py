@@ -23,6 +23,9 @@ class PretrainOptions:
     unlabelled_name: list[str] | None = option(
         None, "photos whose labels are not read, beside those of train: folders, tables, Hub ids, or NAME=PLACE"
     )
+    unlabelled_by_folder: bool = option(
+        False, "photos of one sub-folder of unlabelled_name are frames of one video: no batch holds two of them"
+    )
     pretrain_objective: Literal["dino", "distill"] = option(
         "dino",
         "dino: DINO on the class token and iBOT on masked patches, multi-crop; distill: features of the original "

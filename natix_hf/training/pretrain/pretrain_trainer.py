@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import DINOv3ViTConfig, Trainer, TrainerCallback
+from transformers import DINOv3ViTConfig, Trainer, TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import TrainOutput
 
@@ -176,12 +177,26 @@ class PretrainTrainer(Trainer):
                 remove_incomplete(self.args.output_dir)
         self.guard.go_on(step_of(point) if point else 0)
         if point and step_of(point) >= self.total:
-            self.state.global_step = self.total
+            self.state = TrainerState.load_from_json(str(point / TRAINER_STATE_NAME))
             return TrainOutput(self.total, 0.0, {})
         try:
             return super().train(resume_from_checkpoint=str(point) if point else None, **kwargs)
         finally:
             self.progress.close()
+
+    def told(self) -> str:
+        """One line: what is trained of how much, and for how long."""
+        everything = sum(p.numel() for p in self.model.parameters()) / 1e6
+        return (
+            f"model: {self.base}, {everything:.1f} M parameters with heads; {self.options.pretrain_train} trains "
+            f"{self.trainable_parameters / 1e6:.3f} M of them for {self.total} steps of {self.facts()['batch']} of "
+            f"{self.photos} photos, the first {self.phases.heads} heads alone"
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """What a card says of the training."""
+        batch = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        return {"steps": self.total, "batch": batch, "rate": self.args.learning_rate}
 
     def _get_train_sampler(self, train_dataset: Any = None) -> OnePhotoOfAGroup:
         return self.sampler

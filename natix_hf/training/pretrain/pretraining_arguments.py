@@ -76,6 +76,12 @@ class PretrainingArguments(_Fewer):
     save_total_limit: int | None = option(1, "older checkpoints are removed; milestones stay")
     metric_for_best_model: str | None = option("mcc", "by which the probe chooses among milestones")
 
+    @property
+    def metric(self) -> str:
+        """The figure by which milestones are chosen."""
+        name = (self.metric_for_best_model or "mcc").removeprefix("eval_")
+        return "log_loss" if name == "loss" else name
+
     def __post_init__(self) -> None:
         check_bounds(self, PretrainingArguments)
         if self.save_strategy == "best":

@@ -100,7 +100,9 @@ def free(backbone: DINOv3ViTModel, options: PretrainOptions) -> None:
             f"pretrain_train: {options.pretrain_train}"
         )
     token = backbone.embeddings.mask_token
-    if not token.isfinite().all():  # a checkpoint may hold anything there, nothing but this reads it
+    if (
+        token.device.type != "meta" and not token.isfinite().all()
+    ):  # a checkpoint may hold anything there, nothing but this reads it
         with torch.no_grad():
             token.zero_()
     backbone.requires_grad_(whole)

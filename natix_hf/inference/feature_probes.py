@@ -1,0 +1,72 @@
+"""How good frozen features are: a logistic regression on few and on all labels, and nearest neighbours.
+
+Works on arrays. The same subsets and settings serve every network that is compared, so that differences are theirs.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from natix_hf.threads import one_blas_thread
+
+STRENGTH = 0.1  # C of the regression on standardised features, the same for all
+NEIGHBOURS = 20
+MOST_STEPS = 2000
+BARELY = 1e-6  # of the largest spread, below which a feature says nothing
+
+
+def probe_logits(features: np.ndarray, labels: np.ndarray, judged: np.ndarray, classes: int) -> np.ndarray:
+    """Logits `(n', classes)` of a logistic regression on standardised features.
+
+    Args:
+        features: `(n, dim)` of the rows that it is fitted on.
+        labels: `(n,)` class ids, of at least two classes.
+        judged: `(n', dim)`.
+        classes: of the data; one that is not among the labels is never the answer.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    mean, spread = features.mean(axis=0), features.std(axis=0)
+    spread[spread <= BARELY * spread.max()] = np.inf
+    with one_blas_thread():
+        model = LogisticRegression(C=STRENGTH, max_iter=MOST_STEPS).fit((features - mean) / spread, labels)
+    logits = np.full((len(judged), classes), -30.0)
+    logits[:, model.classes_] = np.log(model.predict_proba((judged - mean) / spread).clip(np.exp(-30.0)))
+    return logits
+
+
+def neighbour_logits(features: np.ndarray, labels: np.ndarray, judged: np.ndarray, classes: int) -> np.ndarray:
+    """Logs of the class shares `(n', classes)` among the 20 nearest rows by cosine.
+
+    A vote is spread evenly over the classes and added, so that no share is 0. Arguments as for `probe_logits`.
+    """
+    one, other = (f / np.maximum(np.linalg.norm(f, axis=1, keepdims=True), 1e-12) for f in (features, judged))
+    count = min(NEIGHBOURS, len(features))
+    nearest = np.argpartition(-(other @ one.T), count - 1, axis=1)[:, :count]
+    votes = np.eye(classes)[labels[nearest]].sum(axis=1)
+    return np.log((votes + 1 / classes) / (count + 1))
+
+
+def few_labels(labels: np.ndarray, groups: np.ndarray, share: float, seed: int) -> np.ndarray | None:
+    """Rows of whole groups that make up at least a share of all, with every class; None where that takes far more.
+
+    Args:
+        labels: `(n,)` class ids.
+        groups: `(n,)`.
+        share: of the rows.
+        seed: of the draw.
+    """
+    if share >= 1:
+        return np.arange(len(labels))
+    wanted, classes = max(2.0, share * len(labels)), len(np.unique(labels))
+    names, number = np.unique(groups, return_inverse=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    rank = np.empty(len(names), dtype=int)
+    rank[order] = np.arange(len(names))
+    by_draw = np.argsort(rank[number], kind="stable")
+    ends = np.flatnonzero(np.diff(rank[number][by_draw], append=-1))  # the last row of each group
+    seen = [len(np.unique(labels[by_draw[: end + 1]])) for end in ends[: 1 + int(np.searchsorted(ends, 3 * wanted))]]
+    for end, there in zip(ends, seen):
+        if end + 1 >= wanted and there == classes:
+            return np.sort(by_draw[: end + 1])
+    return None

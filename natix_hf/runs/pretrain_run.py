@@ -1,0 +1,175 @@
+"""Pretraining from its folder to a checkpoint that loads everywhere: pretrain, choose, write the card."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from natix_hf.documents.pretraining import GuardRecord, MilestoneChoice
+from natix_hf.documents.run_record import RunRecord
+from natix_hf.documents.unlabelled_pool import UnlabelledPool
+from natix_hf.errors import UserError
+from natix_hf.files import home, replacing, staging, write_text
+from natix_hf.inference.features import frozen_features
+from natix_hf.modeling.checkpoints import build_model, load_backbone
+from natix_hf.report.figures_pretraining import guard_curves
+from natix_hf.runs import folder as run_folder
+from natix_hf.runs.choose_milestone import Judge, choice_lines, choose
+from natix_hf.runs.pretrained_card import pretrained_card
+from natix_hf.runs.provenance import now
+from natix_hf.runs.steps import CHOOSE, PRETRAIN, carried_out
+from natix_hf.training.checkpoints import asked_to_resume, resume_point, resumed_line
+from natix_hf.training.pretrain.guard import LEAST_SHARE
+from natix_hf.training.pretrain.plain_checkpoint import published_config, write_plain
+from natix_hf.training.pretrain.pretrain_trainer import milestones
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from natix_hf.data.splits.contracts import LockedSplits
+    from natix_hf.training.pretrain.pretrain_trainer import PretrainTrainer
+
+
+def pretrain_run(trainer: PretrainTrainer, splits: LockedSplits, *, recipe_text: str | None = None) -> None:
+    """Begin the folder `args.output_dir`, or go on with it, and pretrain; milestones are what is left.
+
+    Args:
+        trainer: as it was built.
+        splits: which it reads.
+        recipe_text: of `recipe.yaml`.
+
+    Raises:
+        UserError: the folder holds another run or was begun with another pool, or the features collapse.
+    """
+    args, run = trainer.args, Path(trainer.args.output_dir)
+    with args.main_process_first(desc="run folder"):
+        point, resume = resume_point(run, args.resume_from_checkpoint), asked_to_resume(args.resume_from_checkpoint)
+        if resume and args.should_log:
+            print(resumed_line(run, point))
+        if args.should_save:
+            check_pool(run, splits.pool, resume=resume)
+            run_folder.begin(
+                run,
+                resume=resume,
+                point=point,
+                overwrite=args.overwrite_output_dir,
+                recipe_text=recipe_text,
+                splits=splits.description,
+                processes=args.world_size,
+                purpose="pretrain",
+            )
+    with carried_out(run, PRETRAIN, purpose="pretrain", splits=splits, noted=args.should_save):
+        if args.should_save and splits.pool is not None:
+            splits.pool.write(run)
+        try:
+            trainer.train(resume_from_checkpoint=False if point is None else str(point))
+        finally:
+            if args.should_save and GuardRecord.there(run):
+                draw_guard(run)
+        if args.should_save:
+            record = RunRecord.read(run).plain() | {
+                "status": "finished",
+                "finished": now(),
+                "purpose": "pretrain",
+                "method": trainer.options.pretrain_train,
+                "steps": trainer.state.global_step,
+                "max_steps": trainer.total,
+                "trainable_parameters": trainer.trainable_parameters,
+                "fingerprints": {"splits": splits.description.fingerprint, **splits.description.fingerprints},
+                "log_history": trainer.state.log_history,
+            }
+            RunRecord.check({"version": RunRecord.edition, **record}).write(run)
+
+
+def check_pool(run: Path, pool: UnlabelledPool | None, *, resume: bool) -> None:
+    """Raise `UserError` where an interrupted run was begun with another pool."""
+    if not resume or not (run / "run.json").is_file():
+        return
+    before = UnlabelledPool.read(run).fingerprint if UnlabelledPool.there(run) else None
+    if before != (pool.fingerprint if pool else None):
+        raise UserError(
+            f"output_dir {run}: the photos of unlabelled_name are not those that this run was begun with "
+            f"({run / UnlabelledPool.file_name}): bring them back, or start anew with --overwrite_output_dir true"
+        )
+
+
+def draw_guard(run: Path) -> None:
+    """Draw `guard.json`."""
+    (run / "figures").mkdir(exist_ok=True)
+    with replacing(run / "figures" / "guard.png") as path:
+        guard_curves(GuardRecord.read(run).looks, path, LEAST_SHARE)
+
+
+def finish_pretraining(
+    run: Path,
+    splits: LockedSplits,
+    *,
+    base: str,
+    revision: str | None = None,
+    processor: Any,
+    metric: str,
+    positive: int,
+    forgetting: tuple[str, Dataset, Dataset] | None = None,
+    cache_dir: Path | None = None,
+    batch_size: int = 32,
+    num_workers: int = 0,
+    device: Any = "cpu",
+    card: dict[str, Any],
+) -> MilestoneChoice:
+    """Choose among the milestones and the original, and write the result into the folder.
+
+    Args:
+        run: whose pretraining is over.
+        splits: whose `train` and `val_select` probes read.
+        base, revision: the checkpoint that pretraining started from.
+        processor: of that checkpoint.
+        metric: of the choice.
+        positive: the class that a score of one class speaks of.
+        forgetting: name, rows to fit on and rows to judge on of a data set of another kind.
+        cache_dir: folder of frozen features.
+        batch_size, num_workers, device: for the features.
+        card: what the card says of the recipe.
+    """
+    marks = milestones(run)
+    steps = [int(path.name.rpartition("-")[2]) for path in marks]
+    with carried_out(run, CHOOSE, purpose="pretrain", splits=splits):
+        train = splits.rows("training", step="choose milestone")
+        judge = Judge(train, splits.rows("selection", step="choose milestone"), metric, positive)
+
+        def features(place: Path | None, rows: Any) -> np.ndarray:
+            model = build_model(str(place or base), splits.label_names, revision=None if place else revision).to(
+                device
+            )
+            found = frozen_features(
+                model,
+                rows,
+                processor,
+                cache_dir=cache_dir or home(),
+                batch_size=batch_size,
+                num_workers=num_workers,
+            )
+            return found.table()
+
+        name = None if forgetting is None else forgetting[0]
+        other = None if forgetting is None else Judge(forgetting[1], forgetting[2], metric, 1)
+        choice = choose(marks, steps, features, judge, forgetting=other, forgetting_name=name)
+        choice.write(run)
+        with staging(run) as stage:
+            if choice.chosen:
+                chosen = marks[steps.index(choice.chosen)]
+                for path in chosen.iterdir():
+                    shutil.copyfile(path, stage / path.name)
+            else:
+                backbone = load_backbone(base, revision=revision)
+                write_plain(stage, published_config(base, backbone, revision), backbone.state_dict(), processor)
+        pool = UnlabelledPool.read(run) if UnlabelledPool.there(run) else None
+        write_text(run / "README.md", pretrained_card(base, choice, pool, len(train), card))
+    return choice
+
+
+def pretrain_lines(run: Path, choice: MilestoneChoice) -> list[str]:
+    """What is said at the end."""
+    return [*choice_lines(choice), f"train on it: natix-hf train recipes/lora.yaml --model_name_or_path {run}"]
