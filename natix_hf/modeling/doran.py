@@ -125,7 +125,7 @@ def row_norms(weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
     Its gradient would be kept for every layer at once, 6 GB for a ViT-H/16+; of this, matrices of rank r are kept.
     """
-    change = b * (2 * weight @ a.T + b @ (a @ a.T))  # (outputs, r)
+    change = b * (2 * (weight @ a.T) + b @ (a @ a.T))  # (outputs, r)
     squares = weight.square().sum(dim=1) + change.sum(dim=1)
     return squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt()  # a row of zeros has no gradient, not NaN
 

@@ -429,10 +429,10 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
         return loaded
 
     def load_adapter(self, peft_model_id: str | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, but what would go wrong there is refused: a DoRA adapter, and one that is merged."""
+        """As in transformers, but what would go wrong there is refused: an adapter that is merged, and DoRA."""
         if peft_model_id is not None:
-            refuse_dora_file(str(peft_model_id), kwargs.get("adapter_kwargs"))
             refuse_merged_file(self.config.merged_adapter, str(peft_model_id), kwargs.get("adapter_kwargs"))
+            refuse_dora_file(str(peft_model_id), kwargs.get("adapter_kwargs"))
         return super().load_adapter(peft_model_id, *args, **kwargs)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:

@@ -87,6 +87,15 @@ def test_the_norms_of_rows_are_taken_without_the_matrix_and_a_row_of_zeros_has_n
     assert (b.grad[3] == 0).all()
 
 
+def test_nothing_as_large_as_the_weight_is_kept_for_the_gradient_of_the_norms():
+    weight, a, b = torch.randn(6, 9), torch.randn(2, 9, requires_grad=True), torch.randn(6, 2, requires_grad=True)
+    kept: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        row_norms(weight, a, b)
+    assert kept
+    assert all(tensor.data_ptr() == weight.data_ptr() or tensor.numel() < weight.numel() for tensor in kept)
+
+
 def test_dropout_is_on_what_the_adapter_reads_alone():
     found, x = layer(lora_dropout=0.5), torch.randn(4, 12)
     networks = found.lora_doran["default"]
