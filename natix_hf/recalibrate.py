@@ -62,7 +62,8 @@ def main(argv: list[str]) -> None:
     views = given.tta or ()
     if not labelled:
         views, note = asked_views(given.model, getattr(model.config, "decision", None), given.tta)
-        print(*filter(None, (other_size, note)), sep="\n", end="\n" if other_size or note else "")
+        for told in filter(None, (other_size, note)):
+            print(told)
     check_views(model, views)
     names = labels_of(model)
     calibration, document = room.calibration_of(folder, len(names))

@@ -9,6 +9,7 @@ import torch
 from natix_hf import UserError, load_model, load_photos
 from natix_hf.inference import feature_store
 from natix_hf.inference import features as module
+from natix_hf.inference.batches import client_pixels
 from natix_hf.inference.features import FixedView, cache_key, frozen_features, pooled, weights_fingerprint
 from natix_hf.photos.geometry import Squash
 from natix_hf.training.training_photos import Collator, TrainingPhotos
@@ -100,6 +101,20 @@ def test_other_weights_preprocessing_or_views_have_their_own_records(probe, tiny
         next(model.backbone.parameters()).view(-1)[0] += 1e-3
     assert cache_key(model, processor) != key
     assert weights_fingerprint(model.head) != weights_fingerprint(model.backbone)
+
+
+def test_features_of_a_wide_view_are_those_of_the_model_and_no_square_s(probe, rows, tiny_backbone, tmp_path):
+    square = table(frozen_features(probe[0], rows, probe[1], cache_dir=tmp_path))
+    found = {}
+    for size in ([32, 64], [64, 32]):
+        model, processor = load_model(str(tiny_backbone), ["None", "Roadwork"], method="probe", image_size=size)
+        pixels = torch.stack([client_pixels(row["image"], processor) for row in rows.select(range(4))])
+        with torch.inference_mode():
+            expected = model.eval().extract_features(pixels).numpy()
+        found[size[0]] = table(frozen_features(model, rows, processor, cache_dir=tmp_path))
+        np.testing.assert_allclose(found[size[0]][:4], expected, atol=1e-5)
+    for one, other in ((found[32], square), (found[64], square), (found[32], found[64])):
+        assert np.abs(one - other).max() > 1e-3
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean", "cls_mean"])

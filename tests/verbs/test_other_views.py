@@ -120,6 +120,8 @@ def test_a_copy_for_views_is_asked_with_them_or_says_so(mirrored_copy, trained_d
     photos, out = desk.folder / "photos", desk.folder / "no.csv"
     assert "add --tta flip, or --tta none" in desk.refusal("predict", folder, photos, "--output", out)
     assert not out.exists()
+    loose = ("recalibrate", folder, photos / "Roadwork", "--output", desk.folder / "no")  # without labels
+    assert "add --tta flip, or --tta none" in desk.refusal(*loose)
     _, said = predicted(desk, folder, "--tta", "flip")
     assert ": 48 photos, calibrated probabilities" in said
     for views in ("none", "flip,scales"):
