@@ -203,3 +203,11 @@ def test_a_processor_of_other_views_than_the_model_was_trained_for_is_refused(jo
         load_classifier(str(tmp_path / "mixed"))
     with pytest.raises(UserError, match="trained on the whole photo alone, and its image processor makes 9 tiles"):
         check_same_views(None, load_processor(str(tiny_backbone), Tiles(32)))
+
+
+def test_lora_may_start_from_the_probe_of_whole_and_tiles(job):
+    trainer = job("lora", model_options=TILES, warm_start="probe")
+    rows = trainer.splits.rows("selection", step="choose checkpoint")
+    kept = trainer.warm.features(trainer.plain_model(), rows).table()
+    np.testing.assert_allclose(trainer.warm.head.logits_of(kept), end_to_end(trainer, rows), atol=2e-4)
+    trainer.train()
