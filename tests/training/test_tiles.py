@@ -211,3 +211,12 @@ def test_lora_may_start_from_the_probe_of_whole_and_tiles(job):
     kept = trainer.warm.features(trainer.plain_model(), rows).table()
     np.testing.assert_allclose(trainer.warm.head.logits_of(kept), end_to_end(trainer, rows), atol=2e-4)
     trainer.train()
+
+
+@pytest.mark.parametrize("method", ["probe", "lora"])
+def test_a_curriculum_judges_a_photo_by_the_whole_of_it(method, job):
+    settings = {"curriculum": "loss", "num_train_epochs": 3}
+    tiled = job(method, "tiled", model_options=TILES, **settings)
+    plain = job(method, "plain", **settings)
+    assert np.array_equal(tiled.curriculum.difficulty, plain.curriculum.difficulty)
+    tiled.train()
