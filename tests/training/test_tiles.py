@@ -118,7 +118,7 @@ def test_drawn_tiles_depend_on_seed_epoch_and_row_alone_and_all_come_in_time():
     assert drawn != [drawn_tiles(tiles, 3, seed=2, epoch=epoch, row_id="a") for epoch in range(40)]
 
 
-def test_a_step_on_drawn_tiles_sees_the_whole_photo_and_these(job):
+def test_a_step_on_drawn_tiles_sees_the_whole_photo_and_these_and_tells_what_it_keeps(job, capsys):
     trainer = job("lora", model_options=TILES, speed={"sampled_tiles": 2})
     photos, row = trainer.train_dataset, trainer.splits.rows("training", step="train")[0]
     assert isinstance(photos, TrainingPhotos)
@@ -131,6 +131,11 @@ def test_a_step_on_drawn_tiles_sees_the_whole_photo_and_these(job):
     chosen = drawn_tiles(GEOMETRY, 2, seed=trainer.args.seed, epoch=3, row_id=row["id"])
     assert torch.equal(found, all_of_them[[0, *(1 + number for number in chosen)]])
     trainer.train()
+    kept = trainer.accounting.kept
+    assert (
+        f"memory: 24 views in a step (8 photos, 3 views of each) keep {8 * kept / 1e9:.2g} GB"
+        in capsys.readouterr().out
+    )
     assert trainer.evaluate()["eval_loss"] > 0  # scored on all of them
 
 
