@@ -11,7 +11,7 @@ from natix_hf.training.speed_options import SpeedOptions
 
 
 def tiles_top_k(model: Any) -> int | None:
-    """Of so many tiles a classifier averages the logits, class by class; None where it sees no tiles."""
+    """Of so many tiles a classifier averages the largest logits, class by class; None where it sees no tiles."""
     return None if model.config.views is None else model.head.tiles.top_k
 
 
