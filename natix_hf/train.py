@@ -103,8 +103,6 @@ def train(recipe: Recipe) -> Part | None:
     trainer.times |= times
     trained, total = trainer.trainable_parameters / 1e6, trainer.all_parameters / 1e6
     say(f"model: {name}, {total:.1f} M parameters; {method} trains {trained:.3f} M of them ({trained / total:.1%})")
-    if told := recipe.data.views_line(method, args.per_device_train_batch_size):
-        say(told)
     if told := packing_line(trainer.model, whole=not (args.torch_compile or trainer.is_fsdp_enabled)):
         say(told)
     try:

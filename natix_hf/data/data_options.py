@@ -111,22 +111,6 @@ class DataOptions:
         """How many tiles of a photo a step of training sees; 0: all of them."""
         return self.views_sampled if self.views == "tiles" and self.views_train == "sampled" else 0
 
-    def views_line(self, method: str, photos: int) -> str | None:
-        """One line on how many views a pass of the backbone holds, which decides its memory; None without tiles.
-
-        Args:
-            method: of the recipe.
-            photos: in a step of training.
-        """
-        if self.views == "whole":
-            return None
-        if method == "probe":
-            return f"views: {self.geometry}: each passes the frozen backbone once"
-        seen = self.sampled_tiles or self.geometry.shape[0] - 1
-        return (
-            f"views: {self.geometry}: a step holds {photos * (1 + seen)} views ({photos} photos, {seen} tiles of each)"
-        )
-
     def _check_tiles(self, geometry: Geometry) -> None:
         if not isinstance(geometry, Tiles):
             return

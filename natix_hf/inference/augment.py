@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import torch
 from PIL import Image
@@ -160,9 +160,8 @@ def training_view(
         challenge = draw_challenge(augment, image.size, seed=drawn, level_probabilities=challenge_levels)
         image = apply_challenge(image, challenge)
     pixels = image if isinstance(image, Tensor) else functional.pil_to_tensor(image)
-    cut = partial(geometry.pixel_values, tiles=tiles) if isinstance(geometry, Tiles) else None
     if augment not in POLICIES:
-        return geometry.whole_view(pixels) if cut is None else cut(pixels)
+        return geometry.pixel_values(pixels, tiles)
     generator = torch.Generator().manual_seed(drawn)
     view, policy = _crop_and_flip(pixels, geometry, generator), _policy(augment)
     if policy is not None:
@@ -170,4 +169,4 @@ def training_view(
             # Not torch.manual_seed: that would also reseed the GPUs, whose state drives the dropout of the run.
             torch.default_generator.set_state(generator.get_state())
             view = policy(view)
-    return view if cut is None else cut(view)
+    return geometry.pixel_values(view, tiles) if isinstance(geometry, Tiles) else view

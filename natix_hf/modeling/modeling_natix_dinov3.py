@@ -104,16 +104,16 @@ class NatixDinov3TileHead(NatixDinov3Classifier):
 
     def __init__(self, config: NatixDinov3Config):
         super().__init__(config)
-        self.top_k = {"top_k": config.views["top_k"], "mean": config.views["tiles"], "attention": None}[
-            config.views["aggregate"]
-        ]
-        if self.top_k is None:
+        tiles, aggregate = config.views["tiles"], config.views["aggregate"]
+        self.top_k = config.views["top_k"] if aggregate == "top_k" else tiles  # all of them for `mean`
+        self.attends = aggregate == "attention"
+        if self.attends:
             self.value = nn.Linear(config.feature_size, ATTENTION_SIZE)
             self.gate = nn.Linear(config.feature_size, ATTENTION_SIZE)
             self.score = nn.Linear(ATTENTION_SIZE, 1, bias=False)  # which a softmax would not see
 
     def forward(self, features: Tensor) -> Tensor:
-        if self.top_k is None:
+        if self.attends:
             scores = self.score(self.value(features).tanh() * self.gate(features).sigmoid())  # (batch, tiles, 1)
             return super().forward((scores.softmax(dim=1) * features).sum(dim=1))
         logits = super().forward(features)  # (batch, tiles, classes)
@@ -125,8 +125,8 @@ class NatixDinov3Head(NatixDinov3Classifier):
     """The classifier, then the calibration: `logits = classifier(x) / temperature + logit_bias`.
 
     The calibration lives here as two buffers, so that whatever saves the head (adapters too) saves it along. An
-    isotonic calibrator does not fit into them: the config holds it, and it comes first, except while training. So does
-    the head of the tiles, where a model sees them: its logits are added to those of the whole photo, and the sum is
+    isotonic calibrator does not fit into them: the config holds it, and it comes first, except while training. Where a
+    model sees tiles, their head stands here too: its logits are added to those of the whole photo, and the sum is
     calibrated.
     """
 

@@ -121,11 +121,12 @@ class Geometry:
         """
         raise NotImplementedError
 
-    def pixel_values(self, pixels: Tensor) -> Tensor:
+    def pixel_values(self, pixels: Tensor, tiles: Sequence[int] | None = None) -> Tensor:
         """All views without chance, of `input_shape`, uint8: what the image processor gives, not yet normalised.
 
         Args:
             pixels: `(3, height, width)` uint8, of the photo.
+            tiles: numbers of those that are wanted, of a geometry that has tiles; by default all.
         """
         return self.whole_view(pixels)
 
@@ -258,7 +259,6 @@ class Tiles(Squash):
         return tuple(round(side * (count - (count - 1) * self.overlap)) for side, count in lengths)
 
     def pixel_values(self, pixels: Tensor, tiles: Sequence[int] | None = None) -> Tensor:
-        """See `Geometry.pixel_values`; `tiles` are the numbers of those wanted, by default all of them."""
         boxes = tile_boxes(*pixels.shape[:-3:-1], self.grid, self.overlap)
         chosen = boxes if tiles is None else [boxes[number] for number in tiles]
         size = [self.height, self.width]

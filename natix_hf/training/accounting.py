@@ -44,6 +44,22 @@ class PhaseTimes(dict[str, float]):
             self[phase] = round(self.get(phase, 0.0) + time.perf_counter() - begin, 3)
 
 
+@contextmanager
+def kept_for_backward(model: torch.nn.Module) -> Iterator[dict[int, int]]:
+    """Within the block, what autograd keeps for a backward pass: address and bytes of each storage, no parameters."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield kept
+
+
 class Accounting(TrainerCallback):
     """Counts while a trainer trains; `document` tells.
 
@@ -58,17 +74,21 @@ class Accounting(TrainerCallback):
         self.photos = self.steps = 0
         self.waited = self.stepping = 0.0
         self.flop: int | None = None
+        self.kept: int | None = None  # bytes that a training step on one example keeps for its backward pass
         self._step_began: float | None = None
         self._passed_before = self._passed()  # seconds of passes before training; later ones lie within `predict`
 
     def count_operations(self, model: torch.nn.Module, example: Mapping[str, torch.Tensor]) -> None:
-        """Floating-point operations of a training step on one example, forward and backward."""
+        """Floating-point operations of a training step on one example, forward and backward, and what it keeps."""
         inputs = {k: v.to(self.args.device) for k, v in example.items() if k not in ("labels", "seed")}
         was_training = model.training
         model.train()
         try:
             with torch.random.fork_rng(), operations() as counter:
-                model(**inputs).logits.float().sum().backward()
+                with kept_for_backward(model) as kept:
+                    logits = model(**inputs).logits
+                self.kept = sum(kept.values())
+                logits.float().sum().backward()
         finally:
             model.zero_grad(set_to_none=True)
             model.train(was_training)

@@ -11,8 +11,26 @@ from natix_hf.training.speed_options import SpeedOptions
 
 
 def tiles_top_k(model: Any) -> int | None:
-    """Of so many tiles a classifier averages the logits, class by class; None where it sees no tiles."""
+    """Of so many tiles a classifier averages the largest logits, class by class; None where it sees no tiles."""
     return None if model.config.views is None else model.head.tiles.top_k
+
+
+def memory_line(kept: int, photos: int, views: int, checkpointing: bool) -> str:
+    """What a step needs beside weights and optimizer, told before it starts, and how to need less.
+
+    Args:
+        kept: bytes that a step on one photo keeps for its backward pass, in fp32 and without checkpointing.
+        photos: in a step.
+        views: of a photo.
+        checkpointing: whether activations are computed anew in place of being kept.
+    """
+    told = f"memory: {photos * views} views in a step ({photos} photos, {views} views of each)"
+    if checkpointing:
+        return f"{told}; activation_checkpointing keeps the inputs of blocks alone"
+    return (
+        f"{told} keep {photos * kept / 1e9:.2g} GB of activations in fp32; fewer photos, --views_train sampled or "
+        "--activation_checkpointing true need less"
+    )
 
 
 def check_tiles(args: Any, aggregate: str, *, prefix_cache_gb: float | None) -> None:

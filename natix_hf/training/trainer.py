@@ -51,7 +51,7 @@ from natix_hf.training.progress import Progress
 from natix_hf.training.saving import CheckpointKeeper
 from natix_hf.training.sharding import check_sharded, fill, keep_precision, sketch
 from natix_hf.training.speed_options import SpeedOptions
-from natix_hf.training.tiles import tiles_top_k
+from natix_hf.training.tiles import memory_line, tiles_top_k
 from natix_hf.training.training_arguments import NatixTrainingArguments
 from natix_hf.training.training_photos import Collator, EpochSampler
 from natix_hf.training.warm_start import WarmStart
@@ -285,6 +285,9 @@ class NatixTrainer(Trainer):
         item = dict(self.train_dataset[0, 0])
         item.pop("seed", None)  # nothing to mix a lone photo with
         self.accounting.count_operations(self.accelerator.unwrap_model(self.model), self.data_collator([item]))
+        if self.method != "probe" and self.plain_model().config.views is not None and self.args.should_log:
+            photos, views = self.args.per_device_train_batch_size, len(item["pixel_values"])
+            print(memory_line(self.accounting.kept, photos, views, self.args.activation_checkpointing))
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> EpochSampler:
         return self.sampler

@@ -230,3 +230,15 @@ def test_where_nothing_was_timed_nothing_is_said(job):
     trainer.times.clear()
     assert trainer.accounting.document() is None
     assert speed_lines(None) == []
+
+
+def test_what_a_step_keeps_is_counted_once_a_storage_and_without_weights():
+    """Of float32: the input (3, 4) for the first weight, and one (3, 8) that ReLU and the second layer share."""
+    layers = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    with accounting.kept_for_backward(layers) as kept:
+        found = layers(torch.randn(3, 4))
+    assert sum(kept.values()) == 4 * (3 * 4 + 3 * 8)
+    found.sum().backward()
+    with accounting.kept_for_backward(layers) as kept, torch.no_grad():
+        layers(torch.randn(3, 4))
+    assert not kept

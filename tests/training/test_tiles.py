@@ -118,7 +118,7 @@ def test_drawn_tiles_depend_on_seed_epoch_and_row_alone_and_all_come_in_time():
     assert drawn != [drawn_tiles(tiles, 3, seed=2, epoch=epoch, row_id="a") for epoch in range(40)]
 
 
-def test_a_step_on_drawn_tiles_sees_the_whole_photo_and_these(job):
+def test_a_step_on_drawn_tiles_sees_the_whole_photo_and_these_and_tells_what_it_keeps(job, capsys):
     trainer = job("lora", model_options=TILES, speed={"sampled_tiles": 2})
     photos, row = trainer.train_dataset, trainer.splits.rows("training", step="train")[0]
     assert isinstance(photos, TrainingPhotos)
@@ -131,6 +131,11 @@ def test_a_step_on_drawn_tiles_sees_the_whole_photo_and_these(job):
     chosen = drawn_tiles(GEOMETRY, 2, seed=trainer.args.seed, epoch=3, row_id=row["id"])
     assert torch.equal(found, all_of_them[[0, *(1 + number for number in chosen)]])
     trainer.train()
+    kept = trainer.accounting.kept
+    assert (
+        f"memory: 24 views in a step (8 photos, 3 views of each) keep {8 * kept / 1e9:.2g} GB"
+        in capsys.readouterr().out
+    )
     assert trainer.evaluate()["eval_loss"] > 0  # scored on all of them
 
 
@@ -203,3 +208,20 @@ def test_a_processor_of_other_views_than_the_model_was_trained_for_is_refused(jo
         load_classifier(str(tmp_path / "mixed"))
     with pytest.raises(UserError, match="trained on the whole photo alone, and its image processor makes 9 tiles"):
         check_same_views(None, load_processor(str(tiny_backbone), Tiles(32)))
+
+
+def test_lora_may_start_from_the_probe_of_whole_and_tiles(job):
+    trainer = job("lora", model_options=TILES, warm_start="probe")
+    rows = trainer.splits.rows("selection", step="choose checkpoint")
+    kept = trainer.warm.features(trainer.plain_model(), rows).table()
+    np.testing.assert_allclose(trainer.warm.head.logits_of(kept), end_to_end(trainer, rows), atol=2e-4)
+    trainer.train()
+
+
+@pytest.mark.parametrize("method", ["probe", "lora"])
+def test_a_curriculum_judges_a_photo_by_the_whole_of_it(method, job):
+    settings = {"curriculum": "loss", "num_train_epochs": 3}
+    tiled = job(method, "tiled", model_options=TILES, **settings)
+    plain = job(method, "plain", **settings)
+    assert np.array_equal(tiled.curriculum.difficulty, plain.curriculum.difficulty)
+    tiled.train()

@@ -63,17 +63,6 @@ def test_keys_of_tiles_that_nothing_reads_are_told():
         told(views="tiles", views_aggregate="most")
 
 
-def test_how_many_views_a_step_holds_is_told_before_it_starts():
-    tiles = {"image_size": [96], "views": "tiles", "views_grid": [3]}
-    assert DataOptions().views_line("lora", 8) is None
-    told = "views: 96 x 96 px, whole and 3 x 3 tiles: "
-    assert DataOptions(**tiles).views_line("probe", 8) == f"{told}each passes the frozen backbone once"
-    all_of_them = DataOptions(**tiles).views_line("lora", 8)
-    assert all_of_them == f"{told}a step holds 80 views (8 photos, 9 tiles of each)"
-    drawn = DataOptions(**tiles, views_train="sampled", views_sampled=3).views_line("lora", 8)
-    assert drawn == f"{told}a step holds 32 views (8 photos, 3 tiles of each)"
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["probe", "lora"])
 def test_a_run_on_tiles_from_photos_to_predictions(method, desk):
