@@ -22,7 +22,7 @@ class PhotoCost(Document):
     """
 
     file_name: ClassVar[str] = "photo_cost.json"
-    mend: ClassVar[str] = "remove it; a run without it shows dashes"
+    mend: ClassVar[str] = "bring the file back, or train the run again: natix-hf train {folder}/recipe.yaml"
 
     views: Some
     height: Some

@@ -40,7 +40,8 @@ RATIOS = ("0.5", "0.1", "0.1", "0.3")
 SHARED = ("--near_duplicates", "false", "--slices", "object_size", "--until", "assemble", "--disable_tqdm", "true")
 FIRST = "224 squash"
 TILES = ("--views", "tiles", "--views_grid", "3")
-LORA = ("--lora_last_blocks", "2", "--gradient_accumulation_steps", "1", "--activation_checkpointing", "false")
+LORA = ("--lora_last_blocks", "2", "--learning_rate", "1e-3")
+LORA += ("--gradient_accumulation_steps", "1", "--activation_checkpointing", "false")
 
 
 def tiled(run: Path, photos: Sequence[Path]) -> np.ndarray:
