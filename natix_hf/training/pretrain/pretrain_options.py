@@ -69,7 +69,7 @@ class PretrainOptions:
     )
     pretrain_drop_path: Annotated[float, SHARE_BELOW_1] = option(0.1, "stochastic depth of the blocks in training")
     pretrain_milestones: Annotated[int, AT_LEAST_1] = option(
-        6, "models kept on the way, evenly spaced; a probe chooses among them and the original"
+        6, "models kept behind the heads' steps, evenly spaced; a probe chooses among them and the original"
     )
     pretrain_guard_steps: Annotated[int, AT_LEAST_1] = option(50, "steps between two looks of the guard")
     pretrain_guard_photos: Annotated[int, Bounds(lambda n: n >= 8, "at least 8")] = option(256, "photos it looks at")
