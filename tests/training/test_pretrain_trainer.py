@@ -53,9 +53,8 @@ def pretraining(tiny_backbone, photo_folder, make_photos, tmp_path):
             "use_cpu": True,
             **{key: value for key, value in given.items() if key not in options},
         }
-        ratio = options.pop("pretrain_heads_lr_ratio", 10.0)
         options = PretrainOptions(**options)
-        args = PretrainingArguments(output_dir=str(tmp_path / name), pretrain_heads_lr_ratio=ratio, **arguments)
+        args = PretrainingArguments(output_dir=str(tmp_path / name), **arguments)
         splits = load_photos(photo_folder).dedicate("pretrain")
         splits.add_pool(read_pool([str(pool)]))
         backbone = load_backbone(str(base))

@@ -278,7 +278,7 @@ class PretrainTrainer(Trainer):
         for group in parameter_groups(model, self.args, decayed):
             for of_heads in (False, True):  # the log shows the first group's rate
                 own = [p for p in group["params"] if (id(p) in heads) == of_heads]
-                rate = group["lr"] * (self.args.pretrain_heads_lr_ratio if of_heads else 1.0)
+                rate = group["lr"] * (self.options.pretrain_heads_lr_ratio if of_heads else 1.0)
                 groups.append({**group, "params": own, "lr": rate, "heads": of_heads})
         kind, kwargs = Trainer.get_optimizer_cls_and_kwargs(self.args)
         return kind([group for group in groups if group["params"]], **kwargs)
