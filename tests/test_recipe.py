@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from natix_hf.errors import UserError
-from natix_hf.recipe.options import REFUSED, TOPICS, Recipe
+from natix_hf.recipe.options import REFUSED, TOPICS, Recipe, topics_of
 from natix_hf.recipe.pretrain_recipe import PretrainRecipe
-from natix_hf.recipe.yaml_and_command_line import TRAINING_TOPICS, parse, resolved
+from natix_hf.recipe.yaml_and_command_line import TRAINING_TOPICS, parse, resolved, resolved_pretraining
 from natix_hf.training.training_arguments import SCORES, NatixTrainingArguments
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -346,6 +346,38 @@ def test_help_lists_every_option_under_a_topic(capsys):
         for field in dataclasses.fields(options):
             assert not field.init or f"--{field.name}" in text, field.name
     assert "--hub_token" not in text
+
+
+def test_help_of_pretraining_lists_every_option_and_none_that_speaks_of_labels(capsys):
+    with pytest.raises(SystemExit):
+        parse(["--help"], PretrainRecipe)
+    text = capsys.readouterr().out
+    for options in topics_of(PretrainRecipe):
+        for field in dataclasses.fields(options):
+            assert not field.init or f"--{field.name}" in text, field.name
+    assert "python -m natix_hf.pretrain RECIPE" in text
+    for name in ("loss", "mixup_alpha", "sampling", "optim", "warm_start", "eval_steps", "lora_r", "augment"):
+        assert f"--{name} " not in text, name
+
+
+def test_a_recipe_of_pretraining_as_resolved_says_the_same_again(tmp_path):
+    words = [
+        "recipes/explora.yaml",
+        "--pretrain_objective",
+        "distill",
+        "--dataset_name",
+        str(tmp_path),
+        "--use_cpu",
+        "true",
+    ]
+    words += ["--unlabelled_name", str(tmp_path), f"more={tmp_path}", "--pretrain_lora_r", "8", "--max_steps", "7"]
+    recipe = parse(words, PretrainRecipe)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(resolved_pretraining(recipe))
+    again = parse([str(path)], PretrainRecipe)
+    assert again == recipe
+    assert again.pretraining.pretrain_lora_r == 8
+    assert again.training.max_steps == 7
 
 
 def test_every_topic_names_options_that_there_are():

@@ -64,7 +64,7 @@ class RecipeParser(HfArgumentParser):
         )
         self.add_argument(
             "recipe",
-            help="YAML file, e.g. recipes/lora.yaml; each key is one of the options below, which win over the file; "
+            help=f"YAML file, e.g. {kind.example}; each key is one of the options below, which win over the file; "
             "--key null is the default, whatever the file says",
         )
 

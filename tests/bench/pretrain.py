@@ -35,7 +35,7 @@ image_size: {size}
 pretrain_local_size: {local}
 pretrain_local_crops: {crops}
 pretrain_prototypes: 1024
-pretrain_momentum: 0.98
+pretrain_momentum: {momentum}
 pretrain_drop_path: 0.0
 pretrain_heads_share: 0.3
 pretrain_guard_steps: {every}
@@ -116,6 +116,7 @@ def main() -> None:
     parser.add_argument("--local", type=int, default=48, help="side of the small crops")
     parser.add_argument("--crops", type=int, default=4, help="small crops of a photo")
     parser.add_argument("--rate", type=float, default=2e-4)
+    parser.add_argument("--momentum", type=float, default=0.98, help="of the average, at the start")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--objectives", nargs="+", default=["distill", "dino"])
@@ -126,7 +127,9 @@ def main() -> None:
     drawn(args.folder / "labelled", args.labelled, 501, restyled=True)
     drawn(args.folder / "unlabelled", args.unlabelled, 502, restyled=True)
     drawn(args.folder / "usual", args.labelled, 503, restyled=False)
-    settings = {key: getattr(args, key) for key in ("model", "folder", "size", "local", "crops", "batch", "steps")}
+    settings = {
+        key: getattr(args, key) for key in ("model", "folder", "size", "local", "crops", "batch", "steps", "momentum")
+    }
     settings |= {"rate": args.rate, "workers": args.workers, "every": max(1, args.steps // 12)}
     settings |= {"near": str(args.near_duplicates).lower(), "cpu": str(not args.gpu).lower()}
     (args.folder / "recipe.yaml").write_text(RECIPE.format(**settings), encoding="utf-8")

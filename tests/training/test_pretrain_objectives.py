@@ -144,6 +144,17 @@ def test_distill_is_one_minus_the_cosine_to_the_original_of_class_and_masked_pat
     assert_close(same["loss"].item(), 0.0, rtol=0, atol=1e-6)  # it starts at the original
 
 
+@pytest.mark.parametrize("spread", ["sigreg", "koleo"])
+def test_losses_are_computed_in_full_precision_under_autocast(crops, spread):
+    objective = dino(pretrain_spread=spread)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        targets = objective.targets(Encoder(0), crops, 0.05)
+        torch.manual_seed(0)
+        found = objective.loss(Encoder(10), crops, targets, 0.05)
+    assert {name: part.dtype for name, part in found.items()} == dict.fromkeys(found, torch.float32)
+    assert objective.class_loss.center.dtype == objective.patch_loss.center.value.dtype == torch.float32
+
+
 def test_buffers_go_into_a_checkpoint_and_come_back(crops, tmp_path):
     objective = dino()
     with torch.no_grad():

@@ -163,6 +163,8 @@ def test_the_phases_are_heads_then_a_ramp_then_constant():
     assert phases == (40, 10, 100)
     assert [phases.backbone_rate(step) for step in (0, 39, 40, 44, 49, 99)] == pytest.approx([0, 0, 0.1, 0.5, 1, 1])
     assert [phases.heads_only(step) for step in (39, 40)] == [True, False]
+    assert phases.milestones(6) == [50, 60, 70, 80, 90, 100]
+    assert Phases(2, 1, 5).milestones(6) == [3, 4, 5]
     assert phases.temperature(0, [0.04, 0.07]) == pytest.approx(0.04)
     assert phases.temperature(25, [0.04, 0.07]) == pytest.approx(0.055)
     assert phases.temperature(80, [0.04, 0.07]) == pytest.approx(0.07)

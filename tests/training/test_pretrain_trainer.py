@@ -53,9 +53,8 @@ def pretraining(tiny_backbone, photo_folder, make_photos, tmp_path):
             "use_cpu": True,
             **{key: value for key, value in given.items() if key not in options},
         }
-        ratio = options.pop("pretrain_heads_lr_ratio", 10.0)
         options = PretrainOptions(**options)
-        args = PretrainingArguments(output_dir=str(tmp_path / name), pretrain_heads_lr_ratio=ratio, **arguments)
+        args = PretrainingArguments(output_dir=str(tmp_path / name), **arguments)
         splits = load_photos(photo_folder).dedicate("pretrain")
         splits.add_pool(read_pool([str(pool)]))
         backbone = load_backbone(str(base))
@@ -126,7 +125,7 @@ def test_milestones_are_plain_checkpoints_that_answer_as_the_average(pretraining
     trainer = pretraining(pretrain_momentum=0.5)
     trainer.train()
     run = trainer.args.output_dir
-    assert [path.name for path in milestones(run)] == ["step-000004", "step-000008"]
+    assert [path.name for path in milestones(run)] == ["step-000005", "step-000008"]
     last = milestones(run)[-1]
     model = AutoModel.from_pretrained(last).eval()
     with torch.no_grad():
@@ -151,7 +150,7 @@ def test_an_interrupted_run_goes_on_and_ends_like_the_undisturbed_one(pretrainin
     stopped = pretraining("stopped", callbacks=[stop_at(6)], **given)
     with pytest.raises(KeyboardInterrupt):
         stopped.train()
-    assert [path.name for path in checkpoints(stopped.args.output_dir)] == ["checkpoint-4"]
+    assert [path.name for path in checkpoints(stopped.args.output_dir)] == ["checkpoint-5"]
     again = pretraining("stopped", **given)
     torch.manual_seed(99)
     again.train(resume_from_checkpoint=True)
@@ -166,7 +165,7 @@ def test_an_interrupted_run_goes_on_and_ends_like_the_undisturbed_one(pretrainin
 
 
 def test_a_run_that_collapses_is_ended_with_the_milestone_to_go_back_to(pretraining, monkeypatch):
-    trainer = pretraining(max_steps=12, pretrain_milestones=6)
+    trainer = pretraining(max_steps=12, pretrain_milestones=6, pretrain_heads_share=0.0)
     honest, calls = trainer.features, []
 
     def collapsing():

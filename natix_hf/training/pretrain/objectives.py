@@ -169,20 +169,18 @@ class Dino(Objective):
             inner.append(self.class_head.layers(encode(crops.small).classes))
         photos = len(crops.large) // self.views
         said = [self._prototypes(part).float().split(photos) for part in inner]
-        class_loss = self.class_loss(
-            list(targets.classes.split(photos)), [view for part in said for view in part], teacher_temp=temperature
-        )
-        patch_loss = self.patch_loss(
-            targets.patches,
-            self.patch_head(large.patches[crops.masks]).float(),
-            crops.masks[:, None],
-            teacher_temp=temperature,
-        )
-        parts = {"class_loss": class_loss, "patch_loss": patch_loss, "teacher_entropy": targets.entropy}
-        loss = class_loss + patch_loss
-        if self.spread != "none":
-            parts["spread_loss"] = self._spread(inner[0].float().unflatten(0, (self.views, photos)))
-            loss = loss + self.spread_weight * parts["spread_loss"]
+        patches = self.patch_head(large.patches[crops.masks]).float()
+        bottleneck = inner[0].float().unflatten(0, (self.views, photos))
+        with torch.autocast(patches.device.type, enabled=False):  # lightly multiplies probabilities, bf16 rounds them
+            class_loss = self.class_loss(
+                list(targets.classes.split(photos)), [view for part in said for view in part], teacher_temp=temperature
+            )
+            patch_loss = self.patch_loss(targets.patches, patches, crops.masks[:, None], teacher_temp=temperature)
+            parts = {"class_loss": class_loss, "patch_loss": patch_loss, "teacher_entropy": targets.entropy}
+            loss = class_loss + patch_loss
+            if self.spread != "none":
+                parts["spread_loss"] = self._spread(bottleneck)
+                loss = loss + self.spread_weight * parts["spread_loss"]
         return {"loss": loss, **parts}
 
     def _prototypes(self, bottleneck: Tensor) -> Tensor:

@@ -41,6 +41,9 @@ class PretrainOptions:
     pretrain_heads_share: Annotated[float, SHARE_BELOW_1] = option(
         0.4, "share of the steps, at the start, in which only the objective's heads are trained"
     )
+    pretrain_heads_lr_ratio: Annotated[float, ABOVE_0] = option(
+        10.0, "heads, which start from scratch, learn so many times as fast"
+    )
     pretrain_ramp_share: Annotated[float, SHARE_BELOW_1] = option(
         0.04, "share of the steps behind these in which the backbone's learning rate rises; then it is constant"
     )
@@ -59,7 +62,7 @@ class PretrainOptions:
         [0.4, 1.0], "areas of the large crops as shares of the photo"
     )
     pretrain_local_scale: Annotated[list[float], TWO_SHARES] = option(
-        [0.1, 0.4], "dino: areas of the small crops; crops of 5 % lose a traffic cone"
+        [0.1, 0.4], "dino: areas of the small crops; crops of a twentieth lose a traffic cone"
     )
     pretrain_local_crops: Annotated[int, AT_LEAST_0] = option(8, "dino: small crops of each photo")
     pretrain_local_size: Annotated[int, AT_LEAST_1] = option(96, "dino: their side in pixels")
@@ -69,7 +72,7 @@ class PretrainOptions:
     )
     pretrain_drop_path: Annotated[float, SHARE_BELOW_1] = option(0.1, "stochastic depth of the blocks in training")
     pretrain_milestones: Annotated[int, AT_LEAST_1] = option(
-        6, "models kept on the way, evenly spaced; a probe chooses among them and the original"
+        6, "models kept behind the heads' steps, evenly spaced; a probe chooses among them and the original"
     )
     pretrain_guard_steps: Annotated[int, AT_LEAST_1] = option(50, "steps between two looks of the guard")
     pretrain_guard_photos: Annotated[int, Bounds(lambda n: n >= 8, "at least 8")] = option(256, "photos it looks at")

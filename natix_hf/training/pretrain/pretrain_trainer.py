@@ -121,8 +121,7 @@ class PretrainTrainer(Trainer):
         self.total = total_steps(args, len(self.sampler))
         args.max_steps = self.total
         self.phases = Phases.of(options, self.total)
-        marks = min(options.pretrain_milestones, self.total)
-        self.milestone_steps = sorted({math.ceil(self.total * i / marks) for i in range(1, marks + 1)})
+        self.milestone_steps = self.phases.milestones(options.pretrain_milestones)
         train = PretrainPhotos(
             parts,
             options,
@@ -277,9 +276,9 @@ class PretrainTrainer(Trainer):
         decayed = set(self.get_decay_parameter_names(model))
         groups = []
         for group in parameter_groups(model, self.args, decayed):
-            for of_heads in (True, False):
+            for of_heads in (False, True):  # the log shows the first group's rate
                 own = [p for p in group["params"] if (id(p) in heads) == of_heads]
-                rate = group["lr"] * (self.args.pretrain_heads_lr_ratio if of_heads else 1.0)
+                rate = group["lr"] * (self.options.pretrain_heads_lr_ratio if of_heads else 1.0)
                 groups.append({**group, "params": own, "lr": rate, "heads": of_heads})
         kind, kwargs = Trainer.get_optimizer_cls_and_kwargs(self.args)
         return kind([group for group in groups if group["params"]], **kwargs)

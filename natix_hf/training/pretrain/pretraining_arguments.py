@@ -61,9 +61,6 @@ class PretrainingArguments(_Fewer):
     """
 
     learning_rate: Annotated[float, ABOVE_0] = option(5e-5, "learning rate of the backbone behind the ramp")
-    pretrain_heads_lr_ratio: Annotated[float, ABOVE_0] = option(
-        10.0, "the objective's heads, which start from scratch, learn so many times as fast"
-    )
     layerwise_lr_decay: Annotated[float, SHARE_ABOVE_0] = option(
         0.9, "learning rate of each block as a share of the one above it"
     )

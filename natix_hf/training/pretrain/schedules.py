@@ -32,6 +32,11 @@ class Phases(NamedTuple):
         """Whether the step after `step` others trains heads alone."""
         return step < self.heads
 
+    def milestones(self, count: int) -> list[int]:
+        """So many steps, evenly spaced behind those in which the backbone stays as it is, the last one among them."""
+        later = self.total - self.heads
+        return sorted({self.heads + round(later * i / count) for i in range(1, count + 1)} - {self.heads})
+
     def head_rate(self, step: int) -> float:
         """Share of the learning rate that heads have."""
         return min(1.0, (step + 1) / max(1, round(HEAD_WARMUP * self.total)))
