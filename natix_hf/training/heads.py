@@ -170,7 +170,8 @@ def _banks(
             return torch.tensor(values, device=parts.device).repeat_interleave(classes)[:, None]
 
         zeros = torch.zeros(len(numbers) * classes, dim, device=parts.device)
-        # Without tiles the loss is convex: where a head starts does not matter, and zero needs no seed.
+        # Without tiles the loss is convex: where a head starts does not matter, and zero needs no seed. With tiles a
+        # head starts there too, and takes any of them for the largest until its first step.
         whole, tiles = (
             _Layers(
                 weight=zeros.clone(),
@@ -195,15 +196,13 @@ def _centre_and_spread(parts: Tensor, tiles: bool) -> tuple[Tensor, Tensor]:
     if not tiles:
         mean, spread = parts.mean(dim=0), parts.std(dim=0, correction=0)
     else:
-        whole, cut = parts[:, :, 0], parts[:, :, 1:]
-        tiles_of = (-1, cut.shape[2], -1, -1)
-        mean, spread = (
-            torch.cat([of_whole[:, None], of_tiles[:, None].expand(tiles_of)], dim=1)
-            for of_whole, of_tiles in (
-                (whole.mean(dim=0), cut.mean(dim=(0, 2))),
-                (whole.std(dim=0, correction=0), cut.std(dim=(0, 2), correction=0)),
-            )
-        )
+        whole, cut = parts[:, :, :1], parts[:, :, 1:]
+
+        def joined(of_whole: Tensor, of_tiles: Tensor) -> Tensor:
+            return torch.cat([of_whole, of_tiles[0].expand(-1, cut.shape[2], -1, -1)], dim=1)
+
+        mean = joined(whole.mean(dim=0), cut.mean(dim=(0, 2), keepdim=True))
+        spread = joined(whole.std(dim=0, correction=0), cut.std(dim=(0, 2), correction=0, keepdim=True))
     spread[spread < 1e-6 * spread.max()] = torch.inf  # a constant says nothing, and must not be blown up to noise
     return mean, spread
 

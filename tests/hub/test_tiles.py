@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from finished_run import card_of, write_finished_run
 from PIL import Image
 
 from natix_hf.documents.export import Export
@@ -18,7 +19,6 @@ from natix_hf.hub.export_forms import export_run
 from natix_hf.hub.proof import WITH, WITHOUT, prove
 from natix_hf.inference.batches import client_pixels, logits_of
 from natix_hf.inference.classify import load_classifier
-from natix_hf.modeling.exports.onnx import TILES_USAGE
 from natix_hf.scenes.photos import encode, scene
 
 PHOTOS = [encode(scene(5, index, (160, 90))) for index in range(4)]
@@ -96,7 +96,6 @@ def test_the_script_beside_a_graph_makes_the_processors_pixels_of_photos_of_all_
         assert found.dtype == np.float32
         np.testing.assert_allclose(found[0], expected, atol=5e-6)  # a proof allows 1e-5
     assert "import natix_hf" not in (tmp_path / "views.py").read_text()
-    assert "from views import pixel_values" in TILES_USAGE
 
 
 def test_stock_cannot_hold_tiles_and_says_what_can(tiled, tmp_path):
@@ -104,3 +103,14 @@ def test_stock_cannot_hold_tiles_and_says_what_can(tiled, tmp_path):
     with pytest.raises(UserError, match=r"sees a photo and its 6 tiles, and .* --format merged .* or --format onnx"):
         export_run(tiled("top_k"), "stock", tmp_path / "stock")
     assert not (tmp_path / "stock").exists()
+
+
+def test_a_card_says_what_the_model_sees_and_how_a_client_cuts_a_photo(tmp_path):
+    run = write_finished_run(tmp_path / "run", views="tiles", views_grid=[2, 3])
+    text = card_of(run, model_id="me/streets", form="onnx")
+    assert "224 x 224 pixels, the whole of each and 2 x 3 tiles of it" in text
+    assert 'snapshot_download("me/streets")' in text
+    assert "from views import pixel_values" in text
+    whole = card_of(write_finished_run(tmp_path / "whole"), form="onnx")
+    assert "tiles" not in whole
+    assert "from views" not in whole
