@@ -30,6 +30,7 @@ from natix_hf.decision.calibration import Calibration
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.photo_cost import PhotoCost
 from natix_hf.documents.step_record import StepRecord
+from natix_hf.recipe.options import Recipe
 from natix_hf.recipe.yaml_and_command_line import RecipeParser
 from natix_hf.report.intervals import bootstrap_intervals, group_count, paired_differences
 from natix_hf.report.metrics import LOWER_IS_BETTER
@@ -273,7 +274,7 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="train nothing, tell of what is finished")
     given = parser.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    known = {action.dest for action in RecipeParser()._actions}
+    known = {action.dest for action in RecipeParser(Recipe)._actions}
     arms = []
     for name in [FIRST, *(name for name in given.arms if name != FIRST)]:
         if missing := ARMS[name].missing(known):
