@@ -49,7 +49,11 @@ def pretrain(recipe: PretrainRecipe) -> MilestoneChoice | None:
     student = Student(backbone, options, seed=args.seed)
     trainer = PretrainTrainer(student, args, options, splits=splits, processing_class=processor, **base)
     say(trainer.told())
-    pretrain_run(trainer, splits, recipe_text=text)
+    try:
+        pretrain_run(trainer, splits, recipe_text=text)
+    except KeyboardInterrupt:
+        say(f"\nstopped; --resume_from_checkpoint true goes on from the last checkpoint in {run}")
+        raise
     if not args.should_save:
         return None
     choice = finish_pretraining(
