@@ -5,6 +5,7 @@ python -m natix_hf.pretrain recipes/explora.yaml --dataset_name photos/ --unlabe
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,7 +46,7 @@ def pretrain(recipe: PretrainRecipe) -> MilestoneChoice | None:
         attention = {"attn_implementation": model.attn_implementation, "trust_remote_code": model.trust_remote_code}
         backbone = load_backbone(name, revision=revision, **attention)
         processor = load_processor(name, GEOMETRIES[data.resize](data.image_size), revision)
-    base = {"base": name, "base_config": published_config(name, backbone, revision)}
+    base = {"base": name, "base_config": published_config(name, backbone, revision), "checked": True}
     student = Student(backbone, options, seed=args.seed)
     trainer = PretrainTrainer(student, args, options, splits=splits, processing_class=processor, **base)
     say(trainer.told())
@@ -84,6 +85,8 @@ def main(argv: list[str]) -> None:
         from natix_hf.recipe.yaml_and_command_line import parse
 
     recipe = parse(argv, PretrainRecipe)
+    # lightly's heads use torch's older form of it; nobody who pretrains can do anything about that.
+    warnings.filterwarnings("ignore", message=".*weight_norm.*", category=FutureWarning)
     logging.disable_progress_bar()  # of files that load and save in a moment; training has its own
     pretrain(recipe)
 
