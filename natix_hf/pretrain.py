@@ -5,9 +5,10 @@ python -m natix_hf.pretrain recipes/explora.yaml --dataset_name photos/ --unlabe
 
 from __future__ import annotations
 
+import warnings
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from natix_hf.errors import command
 from natix_hf.startup import keep_freed_memory, quick_imports
@@ -17,34 +18,10 @@ if TYPE_CHECKING:
     from natix_hf.recipe.pretrain_recipe import PretrainRecipe
 
 
-def load_data(recipe: PretrainRecipe, say: Any) -> tuple[Any, Any]:
-    """The locked splits with their pool, and the two halves of the forgetting data set, where one is asked for."""
-    from natix_hf.data.load_photos import load_photos, recipe_photos
-    from natix_hf.data.splits.unlabelled_pool import read_pool
-
-    data, options = recipe.data, recipe.pretraining
-    splits = recipe_photos(vars(data) | {"trust_remote_code": recipe.model.trust_remote_code}, say=say)
-    splits.dedicate("pretrain")
-    if options.unlabelled_name:
-        pool = read_pool(
-            options.unlabelled_name,
-            image_column_name=data.image_column_name,
-            group_column=splits.description.rules.group_columns,
-            by_folder=options.unlabelled_by_folder,
-            num_proc=data.preprocessing_num_workers,
-        )
-        say(splits.add_pool(pool).told())
-    forgetting = None
-    if options.forgetting_name:
-        other = load_photos(options.forgetting_name, num_proc=data.preprocessing_num_workers).dedicate("sweep")
-        rows = (other.rows("training", step="train"), other.rows("selection", step="choose checkpoint"))
-        forgetting = (options.forgetting_name, *rows)
-    return splits, forgetting
-
-
 def pretrain(recipe: PretrainRecipe) -> MilestoneChoice | None:
     """Run the whole job; returns how the milestone was chosen (None on all processes but the first)."""
     with quick_imports():
+        from natix_hf.data.load_photos import forgetting_photos, pretraining_photos
         from natix_hf.data.sources.columns import positive_class
         from natix_hf.modeling.checkpoints import load_backbone, load_processor
         from natix_hf.photos.geometry import GEOMETRIES
@@ -61,16 +38,23 @@ def pretrain(recipe: PretrainRecipe) -> MilestoneChoice | None:
     say = partial(print, flush=True) if args.should_log else (lambda *_: None)
     check(recipe, text)
     with args.main_process_first(desc="photos"):
-        splits, forgetting = load_data(recipe, say)
+        keys = vars(data) | vars(options) | {"trust_remote_code": model.trust_remote_code}
+        splits, other, forgetting = pretraining_photos(keys, say), options.forgetting_name, None
+        if other:
+            forgetting = (other, *forgetting_photos(other, data.preprocessing_num_workers))
     with args.main_process_first(desc="checkpoint"):
         attention = {"attn_implementation": model.attn_implementation, "trust_remote_code": model.trust_remote_code}
         backbone = load_backbone(name, revision=revision, **attention)
         processor = load_processor(name, GEOMETRIES[data.resize](data.image_size), revision)
-    base = {"base": name, "base_config": published_config(name, backbone, revision)}
+    base = {"base": name, "base_config": published_config(name, backbone, revision), "checked": True}
     student = Student(backbone, options, seed=args.seed)
     trainer = PretrainTrainer(student, args, options, splits=splits, processing_class=processor, **base)
     say(trainer.told())
-    pretrain_run(trainer, splits, recipe_text=text)
+    try:
+        pretrain_run(trainer, splits, recipe_text=text)
+    except KeyboardInterrupt:
+        say(f"\nstopped; --resume_from_checkpoint true goes on from the last checkpoint in {run}")
+        raise
     if not args.should_save:
         return None
     choice = finish_pretraining(
@@ -82,7 +66,7 @@ def pretrain(recipe: PretrainRecipe) -> MilestoneChoice | None:
         metric=args.metric,
         positive=positive_class(splits.label_names, data.positive_label),
         forgetting=forgetting,
-        cache_dir=recipe.speed.cache_dir,
+        **vars(recipe.speed),
         batch_size=args.per_device_eval_batch_size,
         num_workers=args.dataloader_num_workers,
         device=args.device,
@@ -101,6 +85,8 @@ def main(argv: list[str]) -> None:
         from natix_hf.recipe.yaml_and_command_line import parse
 
     recipe = parse(argv, PretrainRecipe)
+    # lightly's heads use torch's older form of it; nobody who pretrains can do anything about that.
+    warnings.filterwarnings("ignore", message=".*weight_norm.*", category=FutureWarning)
     logging.disable_progress_bar()  # of files that load and save in a moment; training has its own
     pretrain(recipe)
 

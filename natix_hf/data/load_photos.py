@@ -7,7 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 
 from natix_hf.data.sources.known_sources import read_rows
 from natix_hf.data.splits.certificate import read_certificate
@@ -15,6 +15,7 @@ from natix_hf.data.splits.contracts import LockedSplits
 from natix_hf.data.splits.cut import Cut, cut
 from natix_hf.data.splits.growing import extended, plan_of
 from natix_hf.data.splits.split_options import DEFAULT_RATIOS, Plan
+from natix_hf.data.splits.unlabelled_pool import read_pool
 from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.errors import UserError
 from natix_hf.options import RecipeValue
@@ -70,6 +71,32 @@ def recipe_photos(recipe: Mapping[str, RecipeValue], say: Callable[[str], None] 
     """
     options = {key: recipe[key] for key in (*SOURCE_KEYS, *PLAN_KEYS) if recipe.get(key) is not None}
     return load_photos(recipe["dataset_name"], num_proc=recipe.get("preprocessing_num_workers"), say=say, **options)
+
+
+def pretraining_photos(recipe: Mapping[str, Any], say: Callable[[str], None]) -> LockedSplits:
+    """The photos of a recipe of pretraining, dedicated to it, with its pool where it names one.
+
+    Args:
+        recipe: its keys and values.
+        say: gets a line on the labels and one on the pool.
+    """
+    splits = recipe_photos(recipe, say).dedicate("pretrain")
+    if recipe["unlabelled_name"]:
+        pool = read_pool(
+            recipe["unlabelled_name"],
+            image_column_name=recipe["image_column_name"],
+            group_column=splits.description.rules.group_columns,
+            by_folder=recipe["unlabelled_by_folder"],
+            num_proc=recipe["preprocessing_num_workers"],
+        )
+        say(splits.add_pool(pool).told())
+    return splits
+
+
+def forgetting_photos(name: str, num_proc: int | None = None) -> tuple[Dataset, Dataset]:
+    """Rows to fit a probe on and rows to judge it on, whole groups, of a labelled data set of another kind."""
+    splits = load_photos(name, num_proc=num_proc).dedicate("sweep")
+    return splits.rows("training", step="train"), splits.rows("selection", step="choose checkpoint")
 
 
 def _held(words: Sequence[str]) -> dict[str, list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -113,7 +114,8 @@ def finish_pretraining(
     metric: str,
     positive: int,
     forgetting: tuple[str, Dataset, Dataset] | None = None,
-    cache_dir: Path | None = None,
+    cache_dir: str | None = None,
+    cache_gb: float | None = None,
     batch_size: int = 32,
     num_workers: int = 0,
     device: Any = "cpu",
@@ -129,7 +131,7 @@ def finish_pretraining(
         metric: of the choice.
         positive: the class that a score of one class speaks of.
         forgetting: name, rows to fit on and rows to judge on of a data set of another kind.
-        cache_dir: folder of frozen features.
+        cache_dir, cache_gb: folder of frozen features, and the most that they may take.
         batch_size, num_workers, device: for the features.
         card: what the card says of the recipe.
     """
@@ -139,17 +141,19 @@ def finish_pretraining(
         train = splits.rows("training", step="choose milestone")
         judge = Judge(train, splits.rows("selection", step="choose milestone"), metric, positive)
 
+        @lru_cache(maxsize=1)
+        def network(place: Path | None) -> Any:
+            return build_model(str(place or base), splits.label_names, revision=None if place else revision).to(device)
+
         def features(place: Path | None, rows: Any) -> np.ndarray:
-            model = build_model(str(place or base), splits.label_names, revision=None if place else revision).to(
-                device
-            )
             found = frozen_features(
-                model,
+                network(place),
                 rows,
                 processor,
-                cache_dir=cache_dir or home(),
+                cache_dir=Path(cache_dir or home()),
                 batch_size=batch_size,
                 num_workers=num_workers,
+                budget_gb=cache_gb,
             )
             return found.table()
 

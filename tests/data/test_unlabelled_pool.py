@@ -134,4 +134,7 @@ def test_lineage_of_a_pretrained_base_goes_on(split):
     first = lineage([seen.select(range(3))], base="a", certificate=split.description)
     both = lineage([seen.select(range(2, 5))], base="b", certificate=split.description, earlier=first)
     assert both["photos"] == 5
+    assert both["base"] is None
+    told = lineage([seen], base="facebook/dinov3-vits16-pretrain-lvd1689m", certificate=split.description)
+    assert told["base"] == "facebook/dinov3-vits16-pretrain-lvd1689m"
     assert both["photo_prints"] == "".join(sorted(one[:16] for one in seen.select(range(5))["fingerprint"][:]))

@@ -34,6 +34,7 @@ output_dir: {output}
 model_name_or_path: {model}
 dataset_name: {photos}
 unlabelled_name: [{pool}]
+forgetting_name: {other}
 """
 PLACES = {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])}
 GO_ON = ("--resume_from_checkpoint", "true")
@@ -57,9 +58,9 @@ def pretrain_desk(module_desk, tiny_backbone, make_photos):
     desk.pool = make_photos(folder / "pool", {"x": (20, 200, 90)}, 12, seed=5)
     desk.pretrain_recipe = folder / "explora.yaml"
     desk.result, desk.base = folder / "explora", tiny_backbone
-    desk.pretrain_recipe.write_text(
-        RECIPE.format(output=desk.result, model=tiny_backbone, photos=folder / "photos", pool=desk.pool)
-    )
+    other = make_photos(folder / "other-kind", {"bird": (90, 90, 200), "tree": (60, 160, 60)}, 16, seed=8)
+    places = {"output": desk.result, "model": tiny_backbone, "photos": folder / "photos", "pool": desk.pool}
+    desk.pretrain_recipe.write_text(RECIPE.format(**places, other=other))
     return desk
 
 
@@ -92,6 +93,8 @@ def test_what_is_left_is_an_ordinary_backbone_with_everything_that_explains_it(p
     assert pool["photos"] == 13
     choice = json.loads((pretrained / "choice.json").read_text())
     assert [one["step"] for one in choice["candidates"]] == [0, 3, 5, 6]
+    assert all(one["forgetting"] is not None for one in choice["candidates"])
+    assert "forgetting" in pretrain_desk.said
     chosen = choice["chosen"]
     place = pretrained / "milestones" / f"step-{chosen:06d}" if chosen else pretrain_desk.base
     assert_same(load_file(place / "model.safetensors"), load_file(pretrained / "model.safetensors"))

@@ -15,6 +15,7 @@ from datasets import Dataset
 from natix_hf.data.splits.certificate import PRINT, known_photos, photo_prints
 from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.errors import LeakageError
+from natix_hf.files import hub_id
 
 KEY = "lineage"  # in config.json
 
@@ -26,7 +27,7 @@ def lineage(
 
     Args:
         parts: the rows that were read.
-        base: the checkpoint that it started from.
+        base: the checkpoint that it started from; told where it is one of the Hub.
         certificate: of the split whose val_* rows were left out.
         earlier: what stands in the `config.json` of the base.
     """
@@ -35,7 +36,7 @@ def lineage(
     )
     return {
         "purpose": "pretrain",
-        "base": base,
+        "base": hub_id(base),  # a path of this machine concerns nobody else
         "splits": certificate.fingerprint,
         "photos": len(prints),
         "photo_prints": "".join(sorted(prints)),

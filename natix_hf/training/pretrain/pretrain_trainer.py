@@ -82,6 +82,7 @@ class PretrainTrainer(Trainer):
         processing_class: the checkpoint's image processor; says the size of the large crops.
         base: what the checkpoint is called.
         base_config: its configuration, which milestones get back.
+        checked: whether the caller has run `check_pretraining` on this; the verb has, on the recipe.
         kwargs: what `transformers.Trainer` takes beside these.
 
     Raises:
@@ -99,12 +100,14 @@ class PretrainTrainer(Trainer):
         processing_class: Any,
         base: str,
         base_config: DINOv3ViTConfig,
+        checked: bool = False,
         **kwargs: Any,
     ) -> None:
         self.options, self.base, self.base_config = options, base, base_config
         geometry, objective = Geometry.of(processing_class), student.objective
         size, patch = geometry.shape[-1], student.backbone.config.patch_size
-        check_pretraining(options, args, patch=patch)
+        if not checked:
+            check_pretraining(options, args, patch=patch)
         parts = [splits.rows("training", step="pretrain")]
         if splits.pool is not None:
             parts.append(splits.rows("unlabelled", step="pretrain"))
@@ -276,11 +279,12 @@ class PretrainTrainer(Trainer):
         decayed = set(self.get_decay_parameter_names(model))
         groups = []
         for group in parameter_groups(model, self.args, decayed):
-            for of_heads in (False, True):  # the log shows the first group's rate
+            for of_heads in (False, True):
                 own = [p for p in group["params"] if (id(p) in heads) == of_heads]
                 rate = group["lr"] * (self.options.pretrain_heads_lr_ratio if of_heads else 1.0)
                 groups.append({**group, "params": own, "lr": rate, "heads": of_heads})
         kind, kwargs = Trainer.get_optimizer_cls_and_kwargs(self.args)
+        groups.sort(key=lambda group: group["heads"])  # the log shows the first group's rate
         return kind([group for group in groups if group["params"]], **kwargs)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> LambdaLR:
