@@ -25,7 +25,7 @@ from natix_hf.documents.split_logits import SavedLogits
 from natix_hf.errors import UserError
 from natix_hf.report.comparison import Judged, comparison_document
 from natix_hf.runs import folder as run_folder
-from natix_hf.runs.saved_logits import read_predictions
+from natix_hf.runs.saved_logits import deployed, read_predictions
 
 _Tested = tuple[SplitCertificate, SavedLogits, int]  # and the positive class
 
@@ -60,8 +60,9 @@ def compare_runs(folders: Sequence[str | Path], *, n_boot: int = 1000, seed: int
         _check_same(runs[0], run, (certificates[0], tables[0], records[0].positive), theirs)
     judged = []
     for name, run, record, table in zip(_names(runs), runs, records, tables):
-        calibration = Calibration.from_document(CalibrationFile.read(run))
-        judged.append(Judged(name, calibration.served(table.logits), _cost(run, record)))
+        fitted = CalibrationFile.read(run)
+        calibration = Calibration.from_document(fitted)
+        judged.append(Judged(name, calibration.served(deployed(table, fitted).logits), _cost(run, record)))
     return comparison_document(
         judged,
         tables[0].label,
@@ -81,7 +82,8 @@ def _by_id(run: Path) -> SavedLogits:
     rows = read_predictions(run, "val_test")
     order = np.argsort(rows.ids.astype(str), kind="stable")
     slices = {column: values[order] for column, values in rows.slices.items()}
-    return SavedLogits(rows.logits[order], rows.label[order], rows.group[order], rows.ids[order], slices)
+    whole = None if rows.whole is None else rows.whole[order]
+    return SavedLogits(rows.logits[order], rows.label[order], rows.group[order], rows.ids[order], slices, whole=whole)
 
 
 def _check_same(first: Path, other: Path, ours: _Tested, theirs: _Tested) -> None:
