@@ -20,6 +20,7 @@ from natix_hf.documents.photo_cost import PhotoCost
 from natix_hf.documents.robustness import Robustness
 from natix_hf.documents.run_record import RunRecord
 from natix_hf.documents.run_speed import RunSpeed
+from natix_hf.documents.selective import Selective
 from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.documents.split_logits import SavedLogits
 from natix_hf.errors import UserError
@@ -71,7 +72,7 @@ def compare_runs(folders: Sequence[str | Path], *, n_boot: int = 1000, seed: int
         tables[0].slices,
         certificates[0].label_names,
         records[0].positive,
-        notes=_notes(judged, tables),
+        notes=[*_notes(judged, tables), *_early(judged, runs)],
         n_boot=n_boot,
         seed=seed,
     )
@@ -145,4 +146,18 @@ def _notes(judged: Sequence[Judged], tables: Sequence[SavedLogits]) -> list[str]
     ]
     if any(not np.array_equal(table.group, tables[0].group) for table in tables[1:]):
         notes.append(f"the runs tie photos into different groups; those of {judged[0].name} are resampled")
+    return notes
+
+
+def _early(judged: Sequence[Judged], runs: Sequence[Path]) -> list[str]:
+    """What a photo costs where some leave early, which no column says."""
+    notes = []
+    for one, run in zip(judged, runs):
+        if Selective.there(run) and (found := Selective.read(run).cascade):
+            cost = found.mean_cost
+            notes.append(
+                f"{one.name}: {found.early.value:.1%} of the photos leave early, {cost.value:.2f} [{cost.low:.2f}, "
+                f"{cost.high:.2f}] of {sum(found.cost):.0f} {found.cost_in} a photo; views, GFLOP and seconds are "
+                "those of a photo that does not"
+            )
     return notes

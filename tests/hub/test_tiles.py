@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from natix_hf.decision.calibration import Calibration
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.cascade import Cascade, EarlyExit, StageCalibration
 from natix_hf.documents.export import Export
@@ -20,6 +21,7 @@ from natix_hf.hub.export_forms import export_run
 from natix_hf.hub.proof import TOLERANCES, WITH, WITHOUT, prove
 from natix_hf.inference.batches import client_pixels, logits_by_stage, logits_of, staged_logits_of
 from natix_hf.inference.classify import load_classifier
+from natix_hf.inference.uncalibrated_logits import uncalibrated_logits
 from natix_hf.modeling.exports.onnx import TILES_USAGE
 from natix_hf.runs.assemble_model import write_into_weights
 from natix_hf.scenes.photos import encode, scene
@@ -103,9 +105,14 @@ def test_every_form_lets_the_same_photos_leave_early_and_a_graph_answers_alike(m
     base = make_base(tmp_path / "base")
     options = {"views": "tiles", "views_grid": [2, 3], "image_size": [32, 48]}
     run = leaving(make_run(tmp_path / "run", base, **options))
-    model, _ = load_classifier(str(run))
+    model, processor = load_classifier(str(run))
     expected, stage = staged_logits_of(model, VIEWS)
     assert set(stage) == {1, 2}
+    calibration = Calibration.from_document(CalibrationFile.read(run))
+    pixels = torch.stack([client_pixels(photo, processor) for photo in PHOTOS])
+    before = (staged_logits_of(model, pixels).logits - calibration.logit_bias) * calibration.temperature
+    bare, _ = load_classifier(str(run))  # which loses its own calibration, and keeps that of the stages
+    np.testing.assert_allclose(uncalibrated_logits(bare, processor, PHOTOS, calibration), before, atol=1e-5)
     export_run(run, "merged", tmp_path / "merged")
     export_run(run, "adapter", tmp_path / "adapter", base_output=tmp_path / "exported-base")
     for form in ("merged", "adapter"):
