@@ -86,7 +86,7 @@ def _cast(given: dict) -> dict:
         if given["fold_threshold"].lower() not in ("true", "false"):
             raise UserError(f"fold_threshold: '{given['fold_threshold']}' given, true or false expected")
         given["fold_threshold"] = given["fold_threshold"].lower() == "true"
-    if given.get("views_exit") == ["none"]:
+    if given.get("views_exit") in (["none"], ["null"]):  # the second as in a recipe
         given["views_exit"] = None
     if "target_prior" in given:
         words = given["target_prior"]
