@@ -11,7 +11,7 @@ from __future__ import annotations
 from natix_hf.decision.calibrators import CALIBRATORS
 from natix_hf.errors import CommandParser, UserError, command
 
-NUMBERS = ("risk_alpha", "risk_delta", "prevalence")
+NUMBERS = ("risk_alpha", "risk_delta", "prevalence", "views_exit_alpha", "views_exit_delta")
 HELP = {
     "threshold_metric": "mcc, accuracy, f1, fbeta:B, cost:FP:FN, precision>=P or recall>=R",
     "calibrate_on": "clean, or the challenge profile that the run was trained with",
@@ -19,6 +19,8 @@ HELP = {
     "risk_alpha": "highest rate that is let pass",
     "risk_delta": "chance that the guarantee does not hold",
     "prevalence": "share of positives that a promise of precision is made for",
+    "views_exit_alpha": "largest share of all photos that leave with a wrong answer that tiles would mend",
+    "views_exit_delta": "chance that this promise does not hold",
 }
 
 
@@ -31,6 +33,11 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument(
         "--fold_threshold", nargs="?", const="true", help="true: decide at the best threshold, moved to 0.5"
+    )
+    parser.add_argument(
+        "--views_exit",
+        nargs="+",
+        help="of a run on tiles, which photos need none: risk, two numbers low and high, or none",
     )
     parser.add_argument(
         "--deployment",
@@ -54,7 +61,9 @@ def main(argv: list[str]) -> None:
     from natix_hf.runs.deployment_shares import deployment_lines, deployment_prior
 
     table = given.pop("deployment", None)
-    insist = any(name.startswith("risk") for name in given)  # a guarantee of the recipe may be out of reach
+    insist = any(
+        name.startswith(("risk", "views_exit")) for name in given
+    )  # a guarantee of the recipe may be out of reach
     options = replace(options_of(run), **_cast(given))
     if table is None:
         document = calibrate_run(run, options, insist=insist)
@@ -77,6 +86,8 @@ def _cast(given: dict) -> dict:
         if given["fold_threshold"].lower() not in ("true", "false"):
             raise UserError(f"fold_threshold: '{given['fold_threshold']}' given, true or false expected")
         given["fold_threshold"] = given["fold_threshold"].lower() == "true"
+    if given.get("views_exit") in (["none"], ["null"]):  # the second as in a recipe
+        given["views_exit"] = None
     if "target_prior" in given:
         words = given["target_prior"]
         try:

@@ -63,7 +63,7 @@ def main(argv: list[str]) -> None:
         from transformers.utils.logging import disable_progress_bar
 
         from natix_hf.inference.averaged_views import asked_views, check_views
-        from natix_hf.inference.classify import load_classifier, missing_line, predict_photos, write_rows
+        from natix_hf.inference.classify import leave_early, load_classifier, missing_line, predict_photos, write_rows
         from natix_hf.inference.measured_pace import choose_pace, decoding_workers, default_device, first_pixels
         from natix_hf.inference.named_photos import find_photos
         from natix_hf.inference.photo_size import processor_at
@@ -93,11 +93,17 @@ def main(argv: list[str]) -> None:
 
         written = write_geojson(output, rows, photos, labels, rule, model_fingerprint(model))
     else:
-        written = write_rows(output, rows, labels, rule)
+        written = write_rows(output, rows, labels, rule, staged=leave_early(model))
     calibrated = "uncalibrated" if other_size or other_views else "calibrated"
     print(f"{output}: {written.good} photos, {calibrated} probabilities and the decision of each")
     if line := missing_line(output, labels):
         print(line)
+    if leave_early(model) and written.good:
+        share, tiles = written.early / written.good, model.config.views["tiles"]
+        print(
+            f"{written.early} photos left early ({share:.1%}): {1 + tiles * (1 - share):.2f} of {1 + tiles} views a "
+            "photo"
+        )
     if rule and any(rule["threshold_bias"]):
         print(
             f"{written.differing} photos decided differently from the larger probability: threshold "

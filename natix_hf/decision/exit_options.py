@@ -5,6 +5,7 @@ Knows neither what the stages are nor what else a recipe says: `check_exit` is t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -64,13 +65,21 @@ def exit_of(options: ExitOptions) -> Literal["risk"] | tuple[float, float] | Non
     return low, high
 
 
-def check_exit(options: ExitOptions, *, two_stages: bool, risk: str = "none", risk_delta: float = 0.1) -> None:
+def check_exit(
+    options: ExitOptions,
+    *,
+    two_stages: bool,
+    risk: str = "none",
+    risk_delta: float = 0.1,
+    profiles: Sequence[str] = (),
+) -> None:
     """Refuse early exits that the rest of a recipe leaves no room for.
 
     Args:
         options: asked for.
         two_stages: whether there is a dearer answer than the first: `views: tiles`, or a second model.
         risk, risk_delta: of the promise of abstention; `none`: no such promise.
+        profiles: challenge profiles under which photos are answered too; `clean` is none.
 
     Raises:
         UserError: names the key and what to type.
@@ -82,6 +91,11 @@ def check_exit(options: ExitOptions, *, two_stages: bool, risk: str = "none", ri
         raise UserError(
             "views_exit: photos leave early only where tiles would be looked at otherwise: add --views tiles, or "
             f"leave it out with {off(options, 'views_exit')}"
+        )
+    if asked and (sent := [profile for profile in profiles if profile != "clean"]):
+        raise UserError(
+            f"views_exit: what the whole view alone says of photos as {sent[0]} sends them is not written down: leave "
+            f"robustness and calibrate_on out, or early exits with {off(options, 'views_exit')}"
         )
     if asked == "risk" and risk != "none":
         check_deltas(options.views_exit_delta, risk_delta)

@@ -39,6 +39,21 @@ def prior_bias(seen: Sequence[float], target: Sequence[float]) -> np.ndarray:
     return np.log(target) - np.log(seen)
 
 
+def offset_to(seen: np.ndarray, trained: np.ndarray | None, calibrators: Sequence[str]) -> np.ndarray:
+    """What moves logits that belong to the class shares of training to those of the rows, `(classes,)`.
+
+    A temperature cannot undo what sampling did to the odds: without this, target_prior would correct it twice.
+
+    Args:
+        seen: shares of the classes among the rows.
+        trained: those to which the logits belong; None: the same.
+        calibrators: that are asked for; zeros where that is `none` alone.
+    """
+    if trained is None or not seen.all() or list(calibrators) == ["none"]:
+        return np.zeros(len(seen))
+    return prior_bias(trained, seen)
+
+
 def importance_weights(labels: np.ndarray, seen: Sequence[float], target: Sequence[float]) -> np.ndarray:
     """One weight a row, `target / seen` of its class: weighted means over these rows are means under `target`.
 

@@ -13,12 +13,13 @@ class SavedLogits:
     """Rows of a split.
 
     Attributes:
-        logits: `(n, classes)`.
+        logits: `(n, classes)`; of a model that sees tiles those of all views.
         label: `(n,)` class ids.
         group: `(n,)` names, None: each row is its own group.
         ids: `(n,)` names of the photos.
         slices: column -> `(n,)` kinds of photos that figures are broken down by.
         source: `(n,)` names of data sets, where the file has them.
+        whole: `(n, classes)`, of a model that sees tiles: the logits of the whole photo alone.
     """
 
     logits: np.ndarray
@@ -27,3 +28,4 @@ class SavedLogits:
     ids: np.ndarray | None = None
     slices: Mapping[str, np.ndarray] = field(default_factory=dict)
     source: np.ndarray | None = None
+    whole: np.ndarray | None = None

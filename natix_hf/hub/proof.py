@@ -37,7 +37,7 @@ from natix_hf.inference.classify import load_classifier
 from natix_hf.inference.photo_size import at_size
 from natix_hf.modeling.exports import FORMS, ExportForm
 from natix_hf.modeling.exports.export_form import labels_of
-from natix_hf.photos.geometry import Geometry, geometry_of
+from natix_hf.photos.geometry import Geometry
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CLIENT = Path(__file__).with_name("client.py")
@@ -108,8 +108,7 @@ def prove(
         if about.format not in FORMS:
             raise UserError(f"{path}: format {about.format}, one of {', '.join(FORMS)} expected: export the run again")
         tolerance = dict(TOLERANCES[about.dtype])
-        forced = geometry_of(about.resize, about.image_size) if about.calibrated_at else None
-        expected = _here(str(run), paths, forced)
+        expected = _here(str(run), paths, about.image_size if about.calibrated_at else None)
         way = "; weights in bf16 are too coarse for this model: store them with --dtype fp32"
         way = way if about.dtype == "bf16" else ""
         tolerance["logits"] *= max(1.0, float(np.abs(expected.logits).max()))
@@ -166,12 +165,12 @@ def _on_base(folder: Path, base: Path, copy: Path) -> Path:
     return copy
 
 
-def _here(name: str, paths: Sequence[str], geometry: Geometry | None = None) -> Answers:
-    """The answers of a model in this process, on the path that all of the project's figures take; `geometry` is that
-    of an export whose photos are seen otherwise than the run's."""
+def _here(name: str, paths: Sequence[str], image_size: int | list[int] | None = None) -> Answers:
+    """The answers of a model in this process, on the path that all of the project's figures take; `image_size` is that
+    of an export whose photos are seen at another size than the run's."""
     begin = time.perf_counter()
     model, processor = load_classifier(name)
-    processor = at_size(processor, geometry) if geometry else processor
+    processor = at_size(processor, Geometry.of(processor).at(image_size)) if image_size else processor
     loaded, spent = time.perf_counter(), time.process_time()
     pixels, logits = [], []
     for batch in photo_batches(paths, processor, batch_size=8):

@@ -17,7 +17,7 @@ from natix_hf.errors import UserError
 from natix_hf.inference.batches import PhotoBatch, photo_batches
 from natix_hf.inference.graph_classifier import GraphClassifier
 from natix_hf.inference.photo_size import at_size, patch_size
-from natix_hf.photos.geometry import Geometry, geometry_of
+from natix_hf.photos.geometry import Geometry
 
 SCALES = (0.75, 1.25)  # of height and width, rounded to whole patches
 
@@ -56,6 +56,12 @@ def asked_views(name: str, rule: DecisionRule | None, tta: Sequence[str] | None)
 
 def check_views(model: Any, views: Sequence[str]) -> None:
     """Raise `UserError` where a model cannot be shown photos in these views."""
+    if views and getattr(model.config, "views_exit", None):
+        raise UserError(
+            f"--tta {','.join(views)}: photos leave this model early by what their own whole view says, and an "
+            "average over views has no band: leave --tta out, or take the exits off with natix_hf.calibrate RUN "
+            "--views_exit none"
+        )
     if "scales" in views and isinstance(model, GraphClassifier):
         raise UserError(
             "--tta scales: an exported graph sees photos at one size: leave scales out, or give the run or its merged "
@@ -80,7 +86,7 @@ def view_batches(
         geometry, patch = Geometry.of(processor), patch_size(model)
         for scale in SCALES:
             size = [max(1, round(scale * side / patch)) * patch for side in geometry.shape[-2:]]
-            processors.append(at_size(processor, geometry_of(geometry.kind, size)))
+            processors.append(at_size(processor, geometry.at(size)))
     for batches in zip(*(photo_batches(photos, one, **speed) for one in processors), strict=True):
         pixels = [batch.pixels for batch in batches]
         yield batches[0], pixels + [one.flip(-1) for one in pixels if "flip" in views]

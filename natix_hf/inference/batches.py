@@ -160,3 +160,24 @@ def logits_of(model: torch.nn.Module, pixel_values: torch.Tensor) -> np.ndarray:
     """Calibrated logits `(b, classes)` float32 of a batch; the model must be in eval mode."""
     device = next(model.parameters(), pixel_values).device  # an ONNX graph holds its parameters itself
     return model(pixel_values=pixel_values.to(device, non_blocking=True)).logits.float().cpu().numpy()
+
+
+class StagedLogits(NamedTuple):
+    """Calibrated logits `(b, classes)` float32, and which stage gave each, `(b,)`: 1, the whole view alone; 2, all."""
+
+    logits: np.ndarray
+    stage: np.ndarray
+
+
+@torch.inference_mode()
+def staged_logits_of(model: torch.nn.Module, pixel_values: torch.Tensor) -> StagedLogits:
+    """As `logits_of`, for a model whose photos may leave early."""
+    found = model(pixel_values=pixel_values.to(model.device, non_blocking=True))
+    return StagedLogits(found.logits.float().cpu().numpy(), found.stage.cpu().numpy())
+
+
+@torch.inference_mode()
+def logits_by_stage(model: torch.nn.Module, pixel_values: torch.Tensor) -> np.ndarray:
+    """`(b, 2, classes)` float32 of a model that sees tiles: those of the whole photo alone, and of all views."""
+    found = model(pixel_values=pixel_values.to(model.device, non_blocking=True), output_whole_logits=True)
+    return torch.stack([found.whole_logits, found.logits], dim=1).float().cpu().numpy()

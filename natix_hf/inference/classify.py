@@ -21,7 +21,7 @@ from natix_hf.documents.run_record import RunRecord
 from natix_hf.errors import UserError, one_line
 from natix_hf.files import only_a_path, read_json, replacing
 from natix_hf.inference.averaged_views import view_batches
-from natix_hf.inference.batches import logits_of
+from natix_hf.inference.batches import logits_of, staged_logits_of
 from natix_hf.inference.graph_classifier import GRAPHS, GraphClassifier, graph_form
 from natix_hf.inference.tiled_models import check_same_views
 from natix_hf.modeling.checkpoints import PICKLES, check_finite
@@ -38,6 +38,7 @@ class Prediction(NamedTuple):
     `decision` is the class id that the model's own scores give; where a threshold was moved to 0.5 it need not be the
     one of the larger probability. `asks`: the probability lies in the band that a person is to decide in. `client`:
     how a client's pipeline sees another picture, as `client_view.seen_otherwise` has it; "" where it does not.
+    `stage`, where photos may leave early: 1, its whole view alone decided; 2, its tiles too.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Prediction(NamedTuple):
     decision: int | None = None
     asks: bool = False
     client: str = ""
+    stage: int | None = None
 
     @property
     def differs(self) -> bool:
@@ -61,6 +63,7 @@ class Written:
         differing: photos decided otherwise than by the largest probability.
         asking: photos that a person is to decide.
         client: the readable ones that a client sees otherwise.
+        early: photos that left before their tiles were looked at.
     """
 
     good: int = 0
@@ -68,6 +71,7 @@ class Written:
     differing: int = 0
     asking: int = 0
     client: ClientTally = field(default_factory=ClientTally)
+    early: int = 0
 
     def count(self, prediction: Prediction) -> None:
         if prediction.probabilities is None:
@@ -76,6 +80,7 @@ class Written:
         self.good += 1
         self.differing += prediction.differs
         self.asking += prediction.asks
+        self.early += prediction.stage == 1
         self.client.count(prediction.client, prediction.name)
 
 
@@ -110,6 +115,11 @@ def load_classifier(name_or_path: str) -> tuple[Any, Any]:
     check_finite(name_or_path, model)
     check_same_views(getattr(model.config, "views", None), processor)  # other classes' configs do not know the name
     return model.eval(), processor
+
+
+def leave_early(model: Any) -> bool:
+    """Whether photos may leave a model before their tiles are looked at."""
+    return bool(getattr(model.config, "views_exit", None))  # other classes' configs do not know the name
 
 
 def _refuse_pickles(folder: Path) -> None:
@@ -148,23 +158,30 @@ def predict_photos(
     """Predictions in the order of `photos`; a broken photo yields its reason and stops nothing.
 
     How the model decides stands in its config; a model that has no such entry decides by its largest score. `run`
-    gives the logits of a batch, see `measured_pace.Pace`; by default the model does, as it is. Those of a photo are
-    averaged over itself and its `views`, see `averaged_views`.
+    gives the logits of a batch, see `measured_pace.Pace`; by default the model does, as it is, and always where photos
+    may leave it early. Logits of a photo are averaged over itself and its `views`, see `averaged_views`.
     """
     run = run or partial(logits_of, model)
     rule = getattr(model.config, "decision", None) or {}  # other classes' configs do not know the name
     shift, band = np.asarray(rule.get("threshold_bias", 0.0)), rule.get("abstain_band")
+    staged = leave_early(model)
     progress = tqdm(total=len(names), desc="predict", unit="photo")
     with progress, packed_linears(model):
         speed = {"batch_size": batch_size, "num_workers": num_workers}
         for batch, pixels in view_batches(model, processor, photos, views, **speed):
             found: dict[int, Prediction] = {i: Prediction(names[i], None, reason) for i, reason in batch.broken}
             if batch.indices:
-                served = np.mean([run(one).astype(np.float64) for one in pixels], axis=0)
+                if staged:
+                    logits, stages = staged_logits_of(model, pixels[0])
+                    served, stages = logits.astype(np.float64), stages.tolist()
+                else:
+                    served = np.mean([run(one).astype(np.float64) for one in pixels], axis=0)
+                    stages = [None] * len(served)
                 probabilities = softmax(served - shift)
-                for i, scores, p, client in zip(batch.indices, served, probabilities, batch.client, strict=True):
+                told = batch.indices, served, probabilities, batch.client, stages
+                for i, scores, p, client, stage in zip(*told, strict=True):
                     asks = band is not None and band[0] < p[rule["positive"]] < band[1]
-                    found[i] = Prediction(names[i], p, None, int(scores.argmax()), asks, client)
+                    found[i] = Prediction(names[i], p, None, int(scores.argmax()), asks, client, stage)
             progress.update(len(found))
             yield from (found[i] for i in sorted(found))
 
@@ -181,21 +198,28 @@ def missing_line(output: Path, labels: Sequence[str]) -> str | None:
 
 
 def write_rows(
-    output: Path, predictions: Iterable[Prediction], labels: Sequence[str], rule: DecisionRule | None = None
+    output: Path,
+    predictions: Iterable[Prediction],
+    labels: Sequence[str],
+    rule: DecisionRule | None = None,
+    *,
+    staged: bool = False,
 ) -> Written:
     """Write CSV or JSON lines, by the ending of `output`: file, label, a column a class of probabilities, error.
 
     The label is the decision, the probabilities are calibrated. A model with a guarantee has a column `answer` too:
     the label where the guarantee lets it be given, `abstain` where a person is to decide. A model with a threshold of
-    its own has a column `note`, which says where label and largest probability differ.
+    its own has a column `note`, which says where label and largest probability differ. One whose photos may leave
+    early has a column `stage`: 1 where the whole view alone decided, 2 where tiles did too.
 
     Args:
         predictions: one a row.
         rule: `decision` of the model's config.
+        staged: whether photos may leave early.
     """
     rule = rule or {}
     banded, noted = rule.get("abstain_band") is not None, any(rule.get("threshold_bias", ()))
-    extra = [name for name, there in (("answer", banded), ("note", noted)) if there]
+    extra = [name for name, there in (("answer", banded), ("note", noted), ("stage", staged)) if there]
     written = Written()
     with replacing(output) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file) if output.suffix == ".csv" else None
@@ -209,6 +233,7 @@ def write_rows(
             told = {
                 "answer": "abstain" if prediction.asks else label,
                 "note": f"decided by threshold {rule['threshold']:.3f}" if prediction.differs else None,
+                "stage": prediction.stage,
             }
             told = {column: told[column] for column in extra}
             if table:

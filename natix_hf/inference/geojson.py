@@ -101,6 +101,7 @@ def write_geojson(
                     "positive": labels[positive],
                     "probability": values[positive],
                     "probabilities": dict(zip(labels, values, strict=True)),
+                    **({} if prediction.stage is None else {"stage": prediction.stage}),
                 }
             properties = {"file": prediction.name, "time": taken, "model": model, **answered}
             geometry = None if place is None else {"type": "Point", "coordinates": list(place)}

@@ -2,7 +2,8 @@
 
 In fp32 the scores are those of a client's pipeline; that is the default everywhere. Where the user leaves the choice
 open, bf16 and `torch.compile` are tried on the first photos of the job and taken only where they are quicker and
-decide all of these photos alike. A model whose decisions carry a guarantee stays in fp32, in which it was calibrated.
+decide all of these photos alike. A model whose decisions carry a guarantee, or whose photos may leave early, stays in
+fp32, in which it was calibrated.
 """
 
 from __future__ import annotations
@@ -147,7 +148,8 @@ def choose_pace(
         size, rate = (batch_size, photo_rate(run, sample, batch_size)) if batch_size else best_batch(run, sample)
         name, rates = "fp32", {"fp32": rate}
         rule = getattr(model.config, "decision", None) or {}
-        if precision == "auto" and rule.get("abstain_band") is None:
+        banded = rule.get("abstain_band") or getattr(model.config, "views_exit", None)
+        if precision == "auto" and not banded:
             exact, shift, plain = run(sample), np.asarray(rule.get("threshold_bias", 0.0)), run
             ways: dict[str, Callable[[], Run]] = {"bf16": lambda: _in_bf16(plain, device)}
             if photos / rate > WORTH_COMPILING:

@@ -19,7 +19,7 @@ GPU_BATCH = 16  # photos; a CPU gains nothing by several at a time
 
 
 def photo_cost(model: torch.nn.Module, processor: Any) -> PhotoCost:
-    """Count and time a plain picture: a network without exits spends the same on every photo.
+    """Count and time a plain picture in all its views: without early exits every photo costs the same.
 
     Args:
         model: as it is served, on its device; its mode is left as it was.
@@ -29,6 +29,7 @@ def photo_cost(model: torch.nn.Module, processor: Any) -> PhotoCost:
     views, _, height, width = geometry.shape
     photo = pixels_of(Image.new("RGB", (width, height)), processor)[None]
     device, training = next(model.parameters()).device, model.training
+    exits, model.early_exits = model.early_exits, False
     batch = 1 if device.type == "cpu" else GPU_BATCH
     model.eval()
     with operations() as counter:
@@ -36,6 +37,7 @@ def photo_cost(model: torch.nn.Module, processor: Any) -> PhotoCost:
     with packed_linears(model):  # as `predict` runs it
         rate = photo_rate(partial(logits_of, model), photo, batch)
     model.train(training)
+    model.early_exits = exits
     return PhotoCost(
         views=views,
         height=height,

@@ -15,7 +15,7 @@ from natix_hf.documents.recalibration import Recalibration
 from natix_hf.errors import UserError
 from natix_hf.files import read_recipe
 from natix_hf.inference.graph_classifier import GraphClassifier
-from natix_hf.photos.geometry import Geometry, geometry_of
+from natix_hf.photos.geometry import Geometry
 from natix_hf.photos.image_size import image_size_of
 
 
@@ -71,8 +71,8 @@ def processor_at(
         UserError: a size that the model was not trained with, without force, or that it cannot have.
     """
     saved = Geometry.of(processor)
-    trained = geometry_of(saved.kind, calibrated_size(name) or saved.image_size)
-    asked = saved if image_size is None else geometry_of(saved.kind, image_size_of(image_size))
+    trained = saved.at(calibrated_size(name) or saved.image_size)
+    asked = saved if image_size is None else saved.at(image_size_of(image_size))
     if asked != trained and not force:
         if image_size is None:
             raise UserError(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from natix_hf.decision.calibration import Calibration
@@ -24,14 +25,16 @@ def uncalibrated_logits(
     batch_size: int = 16,
     num_workers: int = 0,
     views: Sequence[str] = (),
+    answer: Callable[[Any, Tensor], np.ndarray] = logits_of,
 ) -> np.ndarray:
-    """`(n, classes)` float64, computed on the client's path.
+    """`(n, classes)` float64, computed on the client's path; of a cascade the logits that its two stages agree on.
 
     Args:
         model: in eval mode. One of our class loses its calibration; of another one it is taken out of the logits.
         photos: what `client_pixels` takes, readable ones.
         calibration: what the model's own logits went through; what has none went through nothing.
         views: beside the photo itself, over which logits are averaged, see `averaged_views`.
+        answer: what a model says of pixels; `logits_by_stage` gives `(n, 2, classes)`.
 
     Raises:
         UserError: a photo that could be read a moment ago no longer can, or steps that cannot be taken out.
@@ -40,7 +43,7 @@ def uncalibrated_logits(
     if not ours and calibration.isotonic is not None:
         raise UserError("isotonic calibration cannot be taken out of this form: give the run or its merged export")
     if ours:
-        model.set_calibration(1.0, 0.0)
+        model.set_calibration(1.0, 0.0, views_exit=model.config.views_exit)
     parts = []
     with packed_linears(model), tqdm(total=len(photos), desc="logits", unit="photo") as progress:
         speed = {"batch_size": batch_size, "num_workers": num_workers}
@@ -48,7 +51,7 @@ def uncalibrated_logits(
             if batch.broken:
                 number, reason = batch.broken[0]
                 raise UserError(f"photo {number}: {reason}: it could be read before; start again")
-            parts.append(np.mean([logits_of(model, one).astype(np.float64) for one in pixels], axis=0))
+            parts.append(np.mean([answer(model, one).astype(np.float64) for one in pixels], axis=0))
             progress.update(len(batch.indices))
     logits = np.concatenate(parts)
     return logits if ours else (logits - calibration.logit_bias) * calibration.temperature

@@ -32,6 +32,11 @@ class NatixDinov3Config(PreTrainedConfig):
         views: of a model that sees a photo's tiles beside the whole: `tiles` (how many), `aggregate` (`top_k`, `mean`
             or `attention`) and `top_k` (of so many tiles the logits are averaged, class by class); None for the whole
             photo alone.
+        views_exit: which photos need no tiles, and the calibration of both stages, applied before `isotonic`,
+            `temperature` and `logit_bias`: `low` and `high` (a photo leaves where the probability of `positive` from
+            its whole view is at most the one or at least the other; without a `low`, where the largest probability is
+            at least `high`; without a `high`, never), `positive` (class id) and `stages` (of the whole photo, then of
+            all views: `temperature`, `bias` and `isotonic`); None where every photo is seen in all its views.
         temperature: one value per class that the logits are divided by; None is 1 for every class.
         logit_bias: one value per class that is added last; None is 0 for every class.
         isotonic: for each class its knots `[x, y]` on the probability from the linear layer, applied before
@@ -51,6 +56,7 @@ class NatixDinov3Config(PreTrainedConfig):
     """
 
     model_type = "natix_dinov3"
+    keys_to_ignore_at_inference: ClassVar = ["whole_logits"]  # which `Trainer` would take for further predictions
     sub_configs_defaults: ClassVar = {
         "backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="dinov3_vit")
     }
@@ -62,6 +68,7 @@ class NatixDinov3Config(PreTrainedConfig):
     head_hidden_size: int | None = None
     head_dropout: float = 0.0
     views: dict | None = None
+    views_exit: dict | None = None
     temperature: list[float] | None = None
     logit_bias: list[float] | None = None
     isotonic: list | None = None
@@ -90,6 +97,8 @@ class NatixDinov3Config(PreTrainedConfig):
                 raise ValueError(
                     f"views: top_k is {self.views['top_k']}, expected 1 to {self.views['tiles']}, the tiles"
                 )
+        if self.views_exit is not None and self.views is None:
+            raise ValueError("views_exit: photos leave before their tiles are looked at, and views is None")
         for name in ("temperature", "logit_bias", "isotonic"):
             values = getattr(self, name)
             if values is not None and len(values) != self.num_labels:
@@ -99,8 +108,9 @@ class NatixDinov3Config(PreTrainedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         found = super().to_dict()
-        if self.views is None:  # a model of the whole photo keeps the file that it always had
-            found.pop("views", None)
+        for name in ("views", "views_exit"):  # a model of the whole photo keeps the file that it always had
+            if getattr(self, name) is None:
+                found.pop(name, None)
         return found
 
     @property

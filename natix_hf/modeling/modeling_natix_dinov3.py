@@ -34,12 +34,16 @@ ATTENTION_SIZE = 128  # of the attention over tiles, as in the paper
 class NatixDinov3Output(ImageClassifierOutput):
     """`loss`, `logits`, and where asked for the `features` that the head read and `whole_logits`.
 
+    Of a model whose photos may leave early, `stage` `(batch,)` says who answered: 1, the whole photo alone; 2, all its
+    views.
+
     Of a model that sees tiles, `features` are `(batch, views, feature_size)` and `whole_logits` `(batch, classes)`
     what the head makes of the whole photo alone, uncalibrated: the calibration belongs to the sum of whole and tiles.
     """
 
     features: Tensor | None = None
     whole_logits: Tensor | None = None
+    stage: Tensor | None = None
 
 
 def isotonic_logits(logits: Tensor, knots: Sequence[Sequence[Sequence[float]]]) -> Tensor:
@@ -136,6 +140,7 @@ class NatixDinov3Head(NatixDinov3Classifier):
         self.register_buffer("temperature", torch.ones(config.num_labels))  # (classes,)
         self.register_buffer("logit_bias", torch.zeros(config.num_labels))  # (classes,)
         self.isotonic = config.isotonic
+        self.views_exit = config.views_exit
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
@@ -163,7 +168,31 @@ class NatixDinov3Head(NatixDinov3Classifier):
         if whole_alone:
             return logits
         if self.tiles is not None:
-            logits = logits + self.tiles(features[:, 1:])
+            whole, logits = logits, logits + self.tiles(features[:, 1:])
+            if self.views_exit is not None and not self.training:
+                logits = torch.where(self.leaves(whole)[:, None], self.of_stage(0, whole), self.of_stage(1, logits))
+        return self.calibrated(logits)
+
+    def leaves(self, whole: Tensor) -> Tensor:
+        """Which photos need no tiles, `(batch,)` bool, from the logits of their whole views `(batch, classes)`."""
+        low, high = self.views_exit["low"], self.views_exit["high"]
+        probabilities = self.of_stage(0, whole).double().softmax(dim=-1)
+        if high is None:
+            return torch.zeros_like(probabilities[:, 0], dtype=torch.bool)
+        if low is None:
+            return probabilities.amax(dim=-1) >= high
+        score = probabilities[:, self.views_exit["positive"]]
+        return (score >= high) | (score <= low)
+
+    def of_stage(self, stage: int, logits: Tensor) -> Tensor:
+        """Logits `(batch, classes)` on the scale of both stages; 0 is the whole photo alone, 1 all its views."""
+        fitted = self.views_exit["stages"][stage]
+        if fitted["isotonic"] is not None:
+            logits = isotonic_logits(logits, fitted["isotonic"])
+        return logits / logits.new_tensor(fitted["temperature"]) + logits.new_tensor(fitted["bias"])
+
+    def calibrated(self, logits: Tensor) -> Tensor:
+        """What is done to the logits `(batch, classes)` of all photos alike."""
         if self.isotonic is not None and not self.training:
             logits = isotonic_logits(logits, self.isotonic)
         return logits / self.temperature + self.logit_bias
@@ -194,6 +223,8 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
     # feeds them.
     last_blocks: int = 0
     prefix_size: tuple[int, int] = (0, 0)
+    # Whether photos that may leave early do; False: every photo is seen in all its views, and answered as before.
+    early_exits: bool = True
 
     def __init__(self, config: NatixDinov3Config):
         super().__init__(config)
@@ -271,6 +302,21 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
         """Undoes `_each_view`."""
         return features if self.config.views is None else features.unflatten(0, (-1, pixel_values.shape[1]))
 
+    def _in_two_stages(self, pixel_values: Tensor, **kwargs: Any) -> NatixDinov3Output:
+        """Answers as the head gives them from the features of all views, with tiles for the photos that need them."""
+
+        def features(views: Tensor) -> Tensor:
+            return self._by_photo(self._pool(self._run_backbone(self._each_view(views), None, **kwargs)), views)
+
+        seen = features(pixel_values[:, :1])
+        whole = self.head(seen, whole_alone=True)
+        stays = ~self.head.leaves(whole)
+        logits = self.head.calibrated(self.head.of_stage(0, whole))
+        if stays.any():
+            rest = torch.cat([seen[stays], features(pixel_values[stays, 1:])], dim=1)
+            logits = logits.masked_scatter(stays[:, None], self.head(rest).to(logits.dtype))
+        return NatixDinov3Output(logits=logits, stage=1 + stays.long())
+
     def _check_views(self, pixel_values: Tensor) -> None:
         """Raise `ValueError` where photos were prepared for a model that sees other views of them."""
         views, found = self.config.views, tuple(pixel_values.shape)
@@ -319,7 +365,7 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
 
         Returns:
             `NatixDinov3Output` with `loss`, `logits` `(batch, classes)`, `hidden_states`, `attentions`, `features`,
-            `whole_logits` `(batch, classes)`.
+            `whole_logits` `(batch, classes)`, and of a model whose photos leave early `stage` `(batch,)`.
 
         Raises:
             ValueError: none or several of `pixel_values`, `features` and `prefix_states`, or other views than the
@@ -335,6 +381,11 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
             if output_attentions is not None:
                 kwargs["output_attentions"] = output_attentions
             self._check_views(pixel_values)
+            if self._leave_early(output_hidden_states, output_attentions, output_features, output_whole_logits):
+                found = self._in_two_stages(pixel_values, **kwargs)
+                if labels is not None:
+                    found.loss = nn.functional.cross_entropy(found.logits.float(), labels)
+                return found
             outputs = self._run_backbone(self._each_view(pixel_values), output_hidden_states, **kwargs)
             features = self._by_photo(self._pool(outputs), pixel_values)
         logits = self.head(features)  # (batch, classes)
@@ -349,12 +400,18 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
             whole_logits=self.head(features, whole_alone=True) if output_whole_logits else None,
         )
 
+    def _leave_early(self, *asked: bool | None) -> bool:
+        """Whether photos leave early where outputs of all views are `asked` for or not."""
+        exits = self.early_exits and not self.training and self.config.views_exit is not None
+        return exits and not any(asked) and not self.config.output_hidden_states
+
     def set_calibration(
         self,
         temperature: float | Sequence[float],
         logit_bias: float | Sequence[float] = 0.0,
         isotonic: Sequence[Sequence[Sequence[float]]] | None = None,
         decision: dict[str, Any] | None = None,
+        views_exit: dict[str, Any] | None = None,
     ) -> None:
         """Set the calibration in the head and in the config, which a loaded model must find in agreement.
 
@@ -363,6 +420,7 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
             logit_bias: one value, or one per class; added last.
             isotonic: knots `[x, y]` for each class, applied first; None for none.
             decision: how the biases came about, as the config describes it; not used by the model.
+            views_exit: which photos need no tiles, as the config describes it; None: all are seen in all views.
 
         Raises:
             ValueError: a temperature that isn't positive and finite, or a length that is not the number of classes.
@@ -378,8 +436,8 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
             raise ValueError(f"isotonic has {len(isotonic)} entries, expected {self.config.num_labels}, one a class")
         for module in self.modules():  # peft keeps two heads
             if isinstance(module, NatixDinov3Head):
-                module.isotonic = isotonic
-        self.config.isotonic, self.config.decision = isotonic, decision
+                module.isotonic, module.views_exit = isotonic, views_exit
+        self.config.isotonic, self.config.decision, self.config.views_exit = isotonic, decision, views_exit
         self.adopt_calibration()
 
     def adopt_calibration(self) -> None:
@@ -391,8 +449,8 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
         """After loading an adapter that brings its own head: that head's calibration, and nothing of the base's."""
         for module in self.modules():
             if isinstance(module, NatixDinov3Head):
-                module.isotonic = None
-        self.config.isotonic = self.config.decision = None
+                module.isotonic = module.views_exit = None
+        self.config.isotonic = self.config.decision = self.config.views_exit = None
         self.adopt_calibration()
 
     def check_calibration(self) -> None:

@@ -9,8 +9,8 @@ geometry. This file knows no network, no normalisation and no chance: it says wh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -45,6 +45,11 @@ class Geometry:
 
     def __str__(self) -> str:
         return f"{self.height} x {self.width} px"
+
+    def at(self, image_size: int | Sequence[int]) -> Self:
+        """The same views of a photo at another size: height and width in pixels, one number for a square."""
+        sides = [image_size] if isinstance(image_size, int) else image_size
+        return replace(self, height=sides[0], width=sides[-1])
 
     @staticmethod
     def of(processor: Any) -> Geometry:

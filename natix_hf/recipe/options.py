@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import ClassVar, get_type_hints
 
 from natix_hf.data.data_options import DataOptions
+from natix_hf.decision.exit_options import check_exit
 from natix_hf.errors import UserError
 from natix_hf.hub.hub_options import HubOptions
 from natix_hf.modeling.exports import FORMS
@@ -84,6 +85,13 @@ class Recipe:
             prefix_cache_gb=speed.prefix_cache_gb,
             use_doran=self.lora.use_doran,
             tiles=data.views_aggregate if data.views == "tiles" else None,
+        )
+        check_exit(
+            self.decision,
+            two_stages=data.views == "tiles",
+            risk=self.decision.risk,
+            risk_delta=self.decision.risk_delta,
+            profiles=[self.decision.calibrate_on, *self.decision.robustness],
         )
         if self.training.class_weights and (names := self.data.label_names):
             class_weights(self.training.class_weights, [1] * len(names), names)

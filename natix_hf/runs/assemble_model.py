@@ -66,7 +66,7 @@ def write_into_weights(folder: Path, calibration: CalibrationFile, views: Sequen
     import torch
     from safetensors.torch import load_file, save_file
 
-    config, whole = read_json(folder / "config.json"), carried(calibration, views)._asdict()
+    config, whole = read_json(folder / "config.json"), carried(calibration, views).entries()
     # float32, as the head holds them
     values = {name: torch.tensor(whole[name]).tolist() for name in ("temperature", "logit_bias")}
     for path in [*folder.glob("*.safetensors"), *(folder / "adapter").glob("*.safetensors")]:
@@ -78,7 +78,10 @@ def write_into_weights(folder: Path, calibration: CalibrationFile, views: Sequen
             with replacing(path) as temporary:
                 save_file(tensors, temporary, metadata={"format": "pt"})
                 temporary.chmod(0o644)
+    config.pop("views_exit", None)  # of the calibration before
     write_json(folder / "config.json", {**config, **whole, **values})
     adapter = folder / "adapter" / "config.json"
     if adapter.is_file():
-        write_json(adapter, {**read_json(adapter), **whole, **values})
+        config = read_json(adapter)
+        config.pop("views_exit", None)
+        write_json(adapter, {**config, **whole, **values})

@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from natix_hf.decision.cascade import StageRows, TwoStages, fit_cascade
-from natix_hf.decision.exit_options import ExitOptions, exit_of
+from natix_hf.decision.exit_options import exit_of
+from natix_hf.decision.prior_shift import offset_to
 from natix_hf.documents.cascade import Cascade
 from natix_hf.documents.split_logits import SavedLogits
 from natix_hf.errors import UserError
-from natix_hf.runs.calibrate_run import offset_to
 from natix_hf.runs.decision_options import DecisionOptions
 
 
@@ -25,6 +25,11 @@ class StageLogits(NamedTuple):
 
     early: SavedLogits
     full: SavedLogits
+
+    @classmethod
+    def of_tiles(cls, rows: SavedLogits) -> StageLogits:
+        """The whole photo alone, and all its views."""
+        return cls(dataclasses.replace(rows, logits=rows.whole), rows)
 
 
 class CascadeRows(NamedTuple):
@@ -46,7 +51,6 @@ def cascade_rows(
     fit: StageLogits,
     control: StageLogits,
     options: DecisionOptions,
-    exits: ExitOptions,
     names: Sequence[str],
     positive: int,
     trained: np.ndarray | None = None,
@@ -59,8 +63,7 @@ def cascade_rows(
 
     Args:
         fit, control: the parts of val_calib.
-        options: calibrators of the stages, and whether abstention is promised too.
-        exits: with a `views_exit`.
+        options: with a `views_exit`; also calibrators of the stages, and whether abstention is promised too.
         names: of the classes.
         positive: id of the positive class.
         trained: class shares `(classes,)` to which the logits of both stages belong; None: those of the rows.
@@ -71,13 +74,13 @@ def cascade_rows(
         UserError: the stages saw other rows, or as `fit_cascade`.
     """
     counts = np.bincount(fit.early.label, minlength=len(names))
-    offset = offset_to(counts / counts.sum(), trained, options)
+    offset = offset_to(counts / counts.sum(), trained, options.calibrator)
     cascade = fit_cascade(
         _rows(fit),
         _rows(control),
-        exit_of(exits),
-        alpha=exits.views_exit_alpha,
-        delta=exits.views_exit_delta,
+        exit_of(options),
+        alpha=options.views_exit_alpha,
+        delta=options.views_exit_delta,
         calibrators=options.calibrator,
         positive=positive,
         class_names=names,

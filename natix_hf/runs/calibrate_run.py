@@ -10,7 +10,7 @@ import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,9 +18,10 @@ from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.decision.calibration import Calibration, DecisionRule
 from natix_hf.decision.calibrators import CALIBRATORS
 from natix_hf.decision.choice import mean_and_error, nll
+from natix_hf.decision.exit_options import check_exit, exit_of
 from natix_hf.decision.fit_calibrator import fit_calibrator
 from natix_hf.decision.prior import class_prior
-from natix_hf.decision.prior_shift import importance_weights, prior_bias
+from natix_hf.decision.prior_shift import importance_weights, offset_to, prior_bias
 from natix_hf.decision.temperature import softmax
 from natix_hf.decision.threshold import fold_bias, held_out_gain, threshold_curve, unreachable_line
 from natix_hf.documents.calibration import CalibrationFile, Compared, Deployment, Prior, ThresholdChoice
@@ -34,7 +35,9 @@ from natix_hf.documents.step_record import StepRecord
 from natix_hf.errors import UserError
 from natix_hf.files import read_recipe
 from natix_hf.options import RecipeValue
+from natix_hf.photos.geometry import geometry_of
 from natix_hf.resampling import group_numbers
+from natix_hf.runs.calibrate_cascade import StageLogits, cascade_rows
 from natix_hf.runs.decision_options import DecisionOptions
 from natix_hf.runs.saved_logits import check_classes, read_predictions, sent_as
 from natix_hf.runs.steps import CALIBRATE, PREDICT, carried_out
@@ -87,7 +90,7 @@ def calibrate_run(
         run: a folder with `run.json`, `splits.json` and the predictions on `val_calib`.
         options: those of the run by default.
         deployment: where `target_prior` comes from, if it was estimated; see `runs.deployment_shares`.
-        insist: raise where the guarantee is out of reach, rather than note it.
+        insist: raise where the guarantee, or the promise of early exits, is out of reach, rather than note it.
 
     Raises:
         UserError: the run is a refit, has no such predictions, or cannot have these options; nothing is written then.
@@ -103,6 +106,8 @@ def calibrate_run(
         document, used = _fitted(run, record, splits, options, deployment)
         if insist and document.guarantee is not None and not document.guarantee.reachable:
             raise UserError(f"no guarantee: {document.guarantee.reason}")
+        if insist and document.cascade is not None and document.cascade.exit.high is None:
+            raise UserError(f"no early exits: {document.cascade.exit.reason}")
         document.write(run)
         note_reads(run, _entries(used, splits.fingerprints))
     return document
@@ -123,6 +128,17 @@ def _fitted(
     rows = read_predictions(run, met, "fit")
     check_classes(rows, names, f"{run}: predictions/{met}.parquet")
     trained = np.array(record.training_shares) if record.training_shares else None
+    cascade, used = None, [("fit calibration", "fit", len(rows.label))]
+    if exit_of(options):
+        sent = (run / "predictions" / "robustness").glob("*.parquet")
+        profiles = [options.calibrate_on, *(path.stem for path in sorted(sent))]
+        about = {"risk": options.risk, "risk_delta": options.risk_delta, "profiles": profiles}
+        check_exit(options, two_stages=rows.whole is not None, **about)
+        control = read_predictions(run, met, "control")
+        stages = StageLogits.of_tiles(rows), StageLogits.of_tiles(control)
+        found = cascade_rows(*stages, options, names, positive, trained, cost=(1, _tiles(run)))
+        cascade, rows, trained = found.cascade, found.fit, found.trained
+        used.append(("early exits", "control", len(control.label)))
     asked = options, target, names, positive, trained
     document = decide(rows, *asked, fitted_on=f"{met}/fit")
     if met != "val_calib":
@@ -132,10 +148,11 @@ def _fitted(
         compared = {name: _compared(fit, fitted_rows) for name, fit in fits.items()}
         sent = sent_as(run / "predictions" / f"{met}.parquet")
         document = document.model_copy(update={"compared": compared, "sent": sent})
-    used = [("fit calibration", "fit", len(rows.label))]
+    document = document.model_copy(update={"cascade": cascade})
     if options.risk != "none":
-        control = read_predictions(run, met, "control")
-        guarantee = guaranteed(Calibration.from_document(document), control, options, names, f"{met}/control")
+        control = found.control if cascade else read_predictions(run, met, "control")
+        about = Calibration.from_document(document), control, options, names, f"{met}/control"
+        guarantee = guaranteed(*about, cascade=cascade)
         document = document.model_copy(update={"guarantee": guarantee})
         used.append(("guarantee", "control", len(control.label)))
     if deployment is not None:
@@ -143,6 +160,13 @@ def _fitted(
         prior = document.prior.model_copy(update={"deployment": deployment})
         document = document.model_copy(update={"prior": prior, "notes": [*document.notes, *drifted]})
     return document, used
+
+
+def _tiles(run: Path) -> int:
+    """How many tiles the model of a run sees beside the whole photo."""
+    recipe = read_recipe(run)
+    views = {key: recipe[key] for key in ("views", "views_grid", "views_overlap")}
+    return geometry_of(recipe["resize"], recipe["image_size"], **views).tiles
 
 
 def decide(
@@ -170,7 +194,7 @@ def decide(
     labels = rows.label
     counts = np.bincount(labels, minlength=len(names))
     seen, every_class = counts / counts.sum(), bool(counts.all())
-    offset = offset_to(seen, trained, options)
+    offset = offset_to(seen, trained, options.calibrator)
     about = {"positive": positive, "class_names": names, "offset": offset}
     fit = fit_calibrator(rows.logits, labels, rows.group, options.calibrator, **about)
     calibration, notes, weights = fit.calibration, list(fit.notes), None
@@ -232,21 +256,6 @@ def decide(
         compared=None,
         options=dataclasses.asdict(options),
     )
-
-
-def offset_to(seen: np.ndarray, trained: np.ndarray | None, options: DecisionOptions) -> np.ndarray:
-    """What moves logits that belong to the class shares of training to those of the rows, `(classes,)`.
-
-    A temperature cannot undo what sampling did to the odds: without this, target_prior would correct it twice.
-
-    Args:
-        seen: shares of the classes among the rows.
-        trained: those to which the logits belong; None: the same.
-        options: zeros where no calibrator is asked for.
-    """
-    if trained is None or not seen.all() or options.calibrator == ["none"]:
-        return np.zeros(len(seen))
-    return prior_bias(trained, seen)
 
 
 def _choose_threshold(
@@ -351,6 +360,14 @@ class Carried(NamedTuple):
     logit_bias: list[float]
     isotonic: list[list[list[float]]] | None
     decision: DecisionRule
+    views_exit: dict[str, Any] | None = None
+
+    def entries(self) -> dict[str, Any]:
+        """Those that stand in a configuration; of a model without early exits none of theirs."""
+        found = self._asdict()
+        if self.views_exit is None:
+            del found["views_exit"]
+        return found
 
 
 def carried(document: CalibrationFile, views: Sequence[str] = ()) -> Carried:
@@ -370,7 +387,19 @@ def carried(document: CalibrationFile, views: Sequence[str] = ()) -> Carried:
             "abstain_band": [guarantee.low, guarantee.high] if banded else None,
             **({"views": list(views)} if views else {}),
         },
+        views_exit=document.cascade and _views_exit(document.cascade, document.positive),
     )
+
+
+def _views_exit(cascade: Cascade, positive: int) -> dict[str, Any]:
+    """What of a cascade its model has to know."""
+    stages = [stage.plain() for stage in cascade.stages]
+    return {
+        "low": cascade.exit.low,
+        "high": cascade.exit.high,
+        "positive": positive,
+        "stages": [{name: stage[name] for name in ("temperature", "bias", "isotonic")} for stage in stages],
+    }
 
 
 def _compared(fit: CalibrationFile, rows: Mapping[str, SavedLogits]) -> Compared:

@@ -20,12 +20,13 @@ from natix_hf.documents.photo_cost import PhotoCost
 from natix_hf.documents.robustness import Robustness
 from natix_hf.documents.run_record import RunRecord
 from natix_hf.documents.run_speed import RunSpeed
+from natix_hf.documents.selective import Selective
 from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.documents.split_logits import SavedLogits
 from natix_hf.errors import UserError
 from natix_hf.report.comparison import Judged, comparison_document
 from natix_hf.runs import folder as run_folder
-from natix_hf.runs.saved_logits import read_predictions
+from natix_hf.runs.saved_logits import deployed, read_predictions
 
 _Tested = tuple[SplitCertificate, SavedLogits, int]  # and the positive class
 
@@ -60,8 +61,9 @@ def compare_runs(folders: Sequence[str | Path], *, n_boot: int = 1000, seed: int
         _check_same(runs[0], run, (certificates[0], tables[0], records[0].positive), theirs)
     judged = []
     for name, run, record, table in zip(_names(runs), runs, records, tables):
-        calibration = Calibration.from_document(CalibrationFile.read(run))
-        judged.append(Judged(name, calibration.served(table.logits), _cost(run, record)))
+        fitted = CalibrationFile.read(run)
+        calibration = Calibration.from_document(fitted)
+        judged.append(Judged(name, calibration.served(deployed(table, fitted).logits), _cost(run, record)))
     return comparison_document(
         judged,
         tables[0].label,
@@ -70,7 +72,7 @@ def compare_runs(folders: Sequence[str | Path], *, n_boot: int = 1000, seed: int
         tables[0].slices,
         certificates[0].label_names,
         records[0].positive,
-        notes=_notes(judged, tables),
+        notes=[*_notes(judged, tables), *_early(judged, runs)],
         n_boot=n_boot,
         seed=seed,
     )
@@ -81,7 +83,8 @@ def _by_id(run: Path) -> SavedLogits:
     rows = read_predictions(run, "val_test")
     order = np.argsort(rows.ids.astype(str), kind="stable")
     slices = {column: values[order] for column, values in rows.slices.items()}
-    return SavedLogits(rows.logits[order], rows.label[order], rows.group[order], rows.ids[order], slices)
+    whole = None if rows.whole is None else rows.whole[order]
+    return SavedLogits(rows.logits[order], rows.label[order], rows.group[order], rows.ids[order], slices, whole=whole)
 
 
 def _check_same(first: Path, other: Path, ours: _Tested, theirs: _Tested) -> None:
@@ -143,4 +146,18 @@ def _notes(judged: Sequence[Judged], tables: Sequence[SavedLogits]) -> list[str]
     ]
     if any(not np.array_equal(table.group, tables[0].group) for table in tables[1:]):
         notes.append(f"the runs tie photos into different groups; those of {judged[0].name} are resampled")
+    return notes
+
+
+def _early(judged: Sequence[Judged], runs: Sequence[Path]) -> list[str]:
+    """What a photo costs where some leave early, which no column says."""
+    notes = []
+    for one, run in zip(judged, runs):
+        if Selective.there(run) and (found := Selective.read(run).cascade):
+            cost = found.mean_cost
+            notes.append(
+                f"{one.name}: {found.early.value:.1%} of the photos leave early, {cost.value:.2f} [{cost.low:.2f}, "
+                f"{cost.high:.2f}] of {sum(found.cost):.0f} {found.cost_in} a photo; views, GFLOP and seconds are "
+                "those of a photo that does not"
+            )
     return notes

@@ -4,12 +4,13 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args, get_type_hints
 
 from natix_hf.decision.calibrators import CALIBRATORS
+from natix_hf.decision.exit_options import ExitOptions
 from natix_hf.errors import UserError
 from natix_hf.options import option
 
 
 @dataclass
-class DecisionOptions:
+class DecisionOptions(ExitOptions):
     """How logits become probabilities, and probabilities decisions; all of it on val_calib, after training."""
 
     _argument_group_name: ClassVar[str] = "decision"
@@ -55,6 +56,7 @@ class DecisionOptions:
         from natix_hf.decision.threshold import parse_metric
         from natix_hf.streetvision.profiles import check_profiles
 
+        super().__post_init__()
         check_candidates(self.calibrator)
         if self.target_prior:
             check_target_prior(self.target_prior)

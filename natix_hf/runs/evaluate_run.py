@@ -9,8 +9,10 @@ from pathlib import Path
 
 from natix_hf.data.splits.contracts import count_final_read
 from natix_hf.decision.selective import selective_document
+from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.ledger import LedgerEntry, note_reads
+from natix_hf.documents.selective import CascadeFigures
 from natix_hf.errors import LeakageError
 from natix_hf.report.slices import slices_document
 from natix_hf.report.summary import metrics_document
@@ -55,7 +57,7 @@ def evaluate_run(run: Path, *, seed: int = 0, field: Field | None = None) -> Fin
         logits, calibrated = calibration.served(rows.logits), calibration.calibrated(rows.logits)
         evaluated = hashlib.blake2b(digest_size=16)
         evaluated.update((run / "predictions" / "val_test.parquet").read_bytes())
-        evaluated.update(json.dumps(carried(fitted)._asdict(), sort_keys=True).encode())
+        evaluated.update(json.dumps(carried(fitted).entries(), sort_keys=True).encode())
         fingerprint = files.splits.fingerprints["val_test"]
         before = count_final_read(fingerprint, evaluated.hexdigest(), run.name)
         entry = LedgerEntry(
@@ -81,10 +83,8 @@ def evaluate_run(run: Path, *, seed: int = 0, field: Field | None = None) -> Fin
             seed=seed,
         )
         document.write(run)
-        decisions = logits.argmax(axis=1)
-        selective_document(
-            calibrated, labels, groups, fitted.guarantee, positive, decisions=decisions, seed=seed
-        ).write(run)
+        about = {"decisions": logits.argmax(axis=1), "cascade": _cascade(run, fitted, seed), "seed": seed}
+        selective_document(calibrated, labels, groups, fitted.guarantee, positive, **about).write(run)
         if rows.slices:
             slices_document(logits, labels, groups, rows.slices, names, positive, seed=seed).write(run)
         challenge_documents(run, rows, calibration, field=field, label_names=names, positive=positive, seed=seed)
@@ -92,3 +92,14 @@ def evaluate_run(run: Path, *, seed: int = 0, field: Field | None = None) -> Fin
             fit, test = (read_predictions(run, f"probe/{split}") for split in ("val_calib", "val_test"))
             over_probe(fit, test, logits, positive).write(run)
     return document
+
+
+def _cascade(run: Path, fitted: CalibrationFile, seed: int) -> CascadeFigures | None:
+    """What early exits cost and lose on `val_test`; None for a run without them."""
+    if fitted.cascade is None:
+        return None
+    from natix_hf.decision.cascade import StageRows, cascade_figures
+
+    rows = read_predictions(run, "val_test")
+    stages = StageRows(rows.whole, rows.logits, rows.label, rows.group)
+    return cascade_figures(fitted.cascade, stages, fitted.positive, seed=seed)

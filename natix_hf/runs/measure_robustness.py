@@ -19,6 +19,7 @@ import torch
 
 from natix_hf.data.splits.contracts import LockedSplits
 from natix_hf.decision.calibration import Calibration
+from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.split_logits import SavedLogits
 from natix_hf.documents.step_record import StepRecord
 from natix_hf.errors import UserError
@@ -139,6 +140,12 @@ def measure_robustness(run: Path, profiles: Sequence[str], *, batch_size: int = 
         UserError: an unknown profile, a refit, or photos that are not those of the run any more.
     """
     check_profiles(profiles, "--robustness")
+    if CalibrationFile.there(run) and CalibrationFile.read(run).cascade:
+        raise UserError(
+            f"--robustness: photos leave {run} early, and what the whole view alone says of photos as a challenge "
+            f"sends them is not written down: take the exits off first, python -m natix_hf.calibrate {run} "
+            "--views_exit none"
+        )
     splits = run_splits(run, say=print)
     check_photos(splits, profiles)
     rows = splits.rows("final_evaluation", step="predictions")

@@ -11,7 +11,7 @@ import numpy as np
 from natix_hf.data.splits.contracts import LockedSplits
 from natix_hf.data.splits.slicing import ORIENTATION
 from natix_hf.inference.robustness import SentPhotos
-from natix_hf.photos.geometry import Geometry
+from natix_hf.photos.geometry import Geometry, Tiles
 from natix_hf.runs.decision_options import DecisionOptions
 from natix_hf.runs.measure_robustness import predict_challenged
 from natix_hf.runs.saved_logits import write_predictions
@@ -32,6 +32,9 @@ class Network(Protocol):
 
     def logits(self, rows: Any) -> np.ndarray:
         """`(n, classes)` float32 of rows, in order, on the client's path."""
+
+    def logits_by_stage(self, rows: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Of a model that sees tiles, for rows: the logits of the whole photo alone, and those of all views."""
 
     def logits_of_photos(self, photos: SentPhotos) -> np.ndarray:
         """`(n, classes)` float32 of photos as a challenge sends them."""
@@ -59,15 +62,22 @@ def predict_run(
     geometry = Geometry.of(network.processing_class)
     # A square squashes a photo and the same photo turned alike, a rectangle does not.
     also = () if geometry.height == geometry.width else (ORIENTATION,)
+    tiled = isinstance(geometry, Tiles)
     with carried_out(run, PREDICT, asked, purpose=purpose, splits=splits, noted=writes):
         for name, (role, parts) in tables.items():
-            predicted = []
+            predicted, whole = [], []
             for part in parts:
                 rows = splits.rows(role, step="predictions", part=part)
-                predicted.append((part, rows, network.logits(rows)))
+                if tiled:
+                    first, logits = network.logits_by_stage(rows)
+                    whole.append(first)
+                else:
+                    logits = network.logits(rows)
+                predicted.append((part, rows, logits))
             if writes:
                 slices = () if purpose == "sweep" else options.slices
-                write_predictions(run / "predictions" / f"{name}.parquet", predicted, slices, also=also)
+                path = run / "predictions" / f"{name}.parquet"
+                write_predictions(path, predicted, slices, also=also, whole=whole)
             if purpose != "sweep":
                 predict_challenged(
                     run,

@@ -109,6 +109,11 @@ def check_changeable(folder: Path, name: str) -> None:
             f"{name}: an {graph} graph cannot be given another calibration (photos without labels give a report): "
             f"recalibrate the run or its merged export, and export that to {graph}"
         )
+    if read_json(folder / "config.json").get("views_exit"):
+        raise UserError(
+            f"{name}: its photos leave early by a band that was chosen on its own val_calib (photos without labels "
+            f"give a report): take the exits off first, python -m natix_hf.calibrate {name} --views_exit none"
+        )
 
 
 def calibration_of(folder: Path, classes: int) -> tuple[Calibration, CalibrationFile | None]:

@@ -44,13 +44,12 @@ def write_report(
     run = Path(run)
     if documents.calibration is None:
         raise UserError(f"{run}: no calibration.json, so there is nothing to report: bring the file back")
-    calibration = Calibration.from_document(documents.calibration)
     pictures = read_pictures(run) if include_photos else None
     page = report_html(
         run.resolve().name,
         documents,
-        _rows(run, "val_test", calibration),
-        select=_rows(run, "val_select", calibration) if include_photos else None,
+        _rows(run, "val_test", documents.calibration),
+        select=_rows(run, "val_select", documents.calibration) if include_photos else None,
         pictures=pictures,
         lead=lead(documents),
         extra=reward_sections(documents.reward),
@@ -65,7 +64,7 @@ def write_report(
 def draw_figures(run: Path, documents: RunDocuments) -> None:
     """The pictures in `figures/` that the card shows."""
     record, calibration = documents.record, documents.calibration
-    test = _rows(run, "val_test", Calibration.from_document(calibration))
+    test = _rows(run, "val_test", calibration)
     names, positive = documents.splits.label_names, record.positive
     is_positive = test.labels == positive
 
@@ -121,8 +120,9 @@ def read_pictures(run: Path) -> dict[tuple[str, str], Picture]:
 
 def rows_of(run: Path, split: str) -> Rows:
     """The rows of a split with the run's calibration applied."""
-    return _rows(Path(run), split, Calibration.from_document(CalibrationFile.read(run)))
+    return _rows(Path(run), split, CalibrationFile.read(run))
 
 
-def _rows(run: Path, split: str, calibration: Calibration) -> Rows:
-    return served_rows(split, read_predictions(run, split), calibration)
+def _rows(run: Path, split: str, fitted: CalibrationFile) -> Rows:
+    rows = read_predictions(run, split, fitted=fitted)
+    return served_rows(split, rows, Calibration.from_document(fitted))

@@ -42,9 +42,9 @@ class RunFiles:
         return (self.run / "predictions" / f"{split}.parquet").is_file()
 
     def rows(self, split: str) -> SavedLogits:
-        """What `read_predictions` gives of a split, checked against the classes of the run."""
+        """What `read_predictions` gives of a split for its calibration, checked against the classes of the run."""
         if split not in self._rows:
-            rows = read_predictions(self.run, split)
+            rows = read_predictions(self.run, split, fitted=self.fitted)
             check_classes(rows, self.splits.label_names, f"{self.run}: predictions/{split}.parquet")
             self._rows[split] = rows
         return self._rows[split]

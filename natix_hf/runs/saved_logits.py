@@ -1,12 +1,13 @@
 """The logits of a split on disk, written once: what calibration, figures, the page and comparisons read afterwards.
 
 `predictions/<split>.parquet` holds id, group, label and logits of each row, the kinds of photos that figures are
-broken down by (`slice:<column>`), and no coordinates; where a profile sent the photos, also how. This module
-knows no figures.
+broken down by (`slice:<column>`), and no coordinates; where a profile sent the photos, also how; of a model that sees
+tiles the logits of the whole photo alone too. This module knows no figures.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,26 @@ import pyarrow.parquet as pq
 
 from natix_hf.data.splits.slicing import slice_values
 from natix_hf.decision.temperature import checked_rows
+from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.split_logits import SavedLogits
 from natix_hf.errors import UserError, one_line
 from natix_hf.files import replacing
 
 SENT = b"sent"  # in the file's metadata: how a profile took the photos
 SENT_BEFORE = "upright by EXIF orientation and coded once as JPEG (natix_hf 0.1)"  # of files that do not say it
+WHOLE = "whole_logits"
 SLICE = "slice:"  # stands before the name of a column that figures are broken down by
 
 
-def read_predictions(run: Path, split: str, part: str | None = None) -> SavedLogits:
+def read_predictions(
+    run: Path, split: str, part: str | None = None, *, fitted: CalibrationFile | None = None
+) -> SavedLogits:
     """The logits of one split as a run wrote them.
+
+    Args:
+        run, split, part: whose, of which rows.
+        fitted: the run's calibration. Where it is that of a cascade, the logits are the cascade's, calibrated stage by
+            stage: what the rest of the calibration was fitted on.
 
     Raises:
         UserError: the run has no such file, e.g. because it is not finished, or what it holds are no logits and labels
@@ -45,14 +55,26 @@ def read_predictions(run: Path, split: str, part: str | None = None) -> SavedLog
         raise UserError(f"{path}: no predictions that natix_hf.train wrote: {one_line(error)}") from None
     named = [name for name in table.column_names if name in ("id", "group", "source") or name.startswith(SLICE)]
     texts = {name: np.array(table[name].to_pylist(), dtype=object) for name in named}
-    return SavedLogits(
+    rows = SavedLogits(
         logits=np.array(table["logits"].to_pylist(), dtype=np.float64),
         label=table["label"].to_numpy(),
         group=texts["group"],
         ids=texts["id"],
         slices={name.removeprefix(SLICE): texts[name] for name in texts if name.startswith(SLICE)},
         source=texts.get("source"),
+        whole=np.array(table[WHOLE].to_pylist(), dtype=np.float64) if WHOLE in table.column_names else None,
     )
+    return rows if fitted is None else deployed(rows, fitted)
+
+
+def deployed(rows: SavedLogits, fitted: CalibrationFile) -> SavedLogits:
+    """The rows with the logits that a calibration was fitted on: of a cascade those of both stages together."""
+    if fitted.cascade is None:
+        return rows
+    from natix_hf.decision.cascade import TwoStages
+
+    stages = TwoStages.from_document(fitted.cascade, fitted.positive)
+    return dataclasses.replace(rows, logits=stages.composite(rows.whole, rows.logits).logits)
 
 
 def _check(table: pa.Table, what: str) -> None:
@@ -87,6 +109,7 @@ def write_predictions(
     *,
     also: Sequence[str] = (),
     sent: str | None = None,
+    whole: Sequence[np.ndarray] = (),
 ) -> None:
     """Write parts of a split as `predictions/<split>.parquet`.
 
@@ -95,6 +118,7 @@ def write_predictions(
         slices: the columns that figures are broken down by; by default all that are fit, see `data.splits.slicing`.
         also: `slicing.DERIVED` ones beside these defaults.
         sent: how the profile took the photos, where they are as one sends them.
+        whole: of each part the logits of the whole photo alone, where the model sees tiles beside it.
     """
     columns: dict[str, list] = {"id": [], "group": [], "label": [], "logits": [], "part": []}
     for part, rows, logits in parts:
@@ -110,6 +134,9 @@ def write_predictions(
     kinds = slice_values([rows for _, rows, _ in parts], slices, also=also)
     columns |= {f"{SLICE}{name}": values for name, values in kinds.items()}
     table = pa.table({**columns, "logits": pa.array(columns["logits"], pa.list_(pa.float32()))})
+    if whole:
+        values = [row for logits in whole for row in logits.tolist()]
+        table = table.append_column(WHOLE, pa.array(values, pa.list_(pa.float32())))
     if sent is not None:
         table = table.replace_schema_metadata({SENT: sent})
     with replacing(path) as temporary:

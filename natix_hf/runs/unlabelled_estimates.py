@@ -127,7 +127,7 @@ def judged(
     fitted_on = "val_calib/fit" if document is None else document.fitted_on
     split = fitted_on.partition("/")[0].replace("own photos", "val_calib")
     if (folder / "predictions" / f"{split}.parquet").is_file():
-        rows = read_predictions(folder, split, "fit")
+        rows = read_predictions(folder, split, "fit", fitted=document)
         if len(np.unique(rows.label)) == len(seen):
             reference = Reference(own.calibrated(rows.logits), rows.label, rows.group)
             drift = drift_test(calibrated, groups, estimate, *reference, positive=positive, seed=seed)

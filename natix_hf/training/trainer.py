@@ -215,9 +215,9 @@ class NatixTrainer(Trainer):
         self.add_callback(self.accounting)
 
     def _metrics(self, prediction: Any) -> dict[str, float]:
-        values = self.metric.compute(
-            predictions=prediction.predictions, references=prediction.label_ids, positive=self.positive
-        )
+        logits = prediction.predictions
+        logits = logits[0] if isinstance(logits, tuple) else logits  # beside those of the whole photo alone
+        values = self.metric.compute(predictions=logits, references=prediction.label_ids, positive=self.positive)
         return {name: float(value) for name, value in values.items()}
 
     # -- training -----------------------------------------------------------------------------------------------------
@@ -458,6 +458,20 @@ class NatixTrainer(Trainer):
         with self.args.main_process_first(desc="frozen features"):
             rows = self.source.client_set(rows, self.plain_model())
         return np.asarray(self.predict(rows, metric_key_prefix="predict").predictions, dtype=np.float32)
+
+    def logits_by_stage(self, rows: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Of a model that sees tiles, as `logits`: those of the whole photo alone, and those of all views."""
+        with self.args.main_process_first(desc="frozen features"):
+            rows = self.source.client_set(rows, self.plain_model())
+        # Otherwise `Trainer` leaves out what the configuration names.
+        full, whole = self.predict(rows, ignore_keys=[], metric_key_prefix="predict").predictions
+        return np.asarray(whole, dtype=np.float32), np.asarray(full, dtype=np.float32)
+
+    def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As in transformers; a model that sees tiles also says what it makes of the whole photo alone."""
+        if self.plain_model().config.views is not None:
+            inputs = {**inputs, "output_whole_logits": True}
+        return super().prediction_step(model, inputs, *args, **kwargs)
 
     def logits_of_photos(self, photos: Dataset) -> np.ndarray:
         """Logits `(n, classes)` float32 of photos that are decoded and prepared here, also for a probe."""

@@ -12,13 +12,18 @@ import torch
 from finished_run import card_of, write_finished_run
 from PIL import Image
 
+from natix_hf.decision.calibration import Calibration
+from natix_hf.documents.calibration import CalibrationFile
+from natix_hf.documents.cascade import Cascade, EarlyExit, StageCalibration
 from natix_hf.documents.export import Export
 from natix_hf.errors import UserError
 from natix_hf.files import read_json
 from natix_hf.hub.export_forms import export_run
 from natix_hf.hub.proof import WITH, WITHOUT, prove
-from natix_hf.inference.batches import client_pixels, logits_of
+from natix_hf.inference.batches import client_pixels, logits_by_stage, logits_of, staged_logits_of
 from natix_hf.inference.classify import load_classifier
+from natix_hf.inference.uncalibrated_logits import uncalibrated_logits
+from natix_hf.runs.assemble_model import write_into_weights
 from natix_hf.scenes.photos import encode, scene
 
 PHOTOS = [encode(scene(5, index, (160, 90))) for index in range(4)]
@@ -74,6 +79,50 @@ def test_a_graph_holds_tiles_and_its_client_cuts_them_with_numpy_and_pillow(tile
         assert logits_of(load_classifier(str(out))[0], VIEWS[:1]).shape == (1, 2)  # any number of photos
     proof = prove(tiled("top_k"), tmp_path / "top_k", photos=PHOTOS, clients=(WITHOUT,))
     assert proof.clients[1].pixels < 5e-6  # without torch, the same pixels
+
+
+def leaving(run: Path) -> Path:
+    """The same run with a band that some of `VIEWS` leave by."""
+    model, _ = load_classifier(str(run))
+    whole = logits_by_stage(model, VIEWS)[:, 0]
+    score = np.sort(1 / (1 + np.exp(whole[:, 0] - whole[:, 1])))
+    stage = StageCalibration(calibrator="temperature", temperature=[1.0, 1.0], bias=[0.0, 0.0], isotonic=None)
+    exits = EarlyExit(
+        asked="band", low=score[0] / 2, high=score[1:].mean(), alpha=None, delta=None, certified=False, reason="given",
+        smallest_alpha=None, candidates=1, fitted_on="val_calib/control", n=3, groups=3, largest=1, effective=3.0,
+        early=0.5, loss=0.0, loss_of_early=0.0, cost=[1.0, 6.0], cost_in="views", mean_cost=4.0,
+    )  # fmt: skip
+    second = stage.model_copy(update={"temperature": [2.0, 2.0]})
+    cascade = Cascade(exit=exits, stages=[stage, second])
+    document = CalibrationFile.read(run).model_copy(update={"cascade": cascade})
+    document.write(run)
+    write_into_weights(run, document)
+    return run
+
+
+@pytest.mark.slow
+def test_every_form_lets_the_same_photos_leave_early_and_a_graph_answers_alike(make_base, make_run, tmp_path):
+    base = make_base(tmp_path / "base")
+    options = {"views": "tiles", "views_grid": [2, 3], "image_size": [32, 48]}
+    run = leaving(make_run(tmp_path / "run", base, **options))
+    model, processor = load_classifier(str(run))
+    expected, stage = staged_logits_of(model, VIEWS)
+    assert set(stage) == {1, 2}
+    calibration = Calibration.from_document(CalibrationFile.read(run))
+    pixels = torch.stack([client_pixels(photo, processor) for photo in PHOTOS])
+    before = (staged_logits_of(model, pixels).logits - calibration.logit_bias) * calibration.temperature
+    bare, _ = load_classifier(str(run))  # which loses its own calibration, and keeps that of the stages
+    np.testing.assert_allclose(uncalibrated_logits(bare, processor, PHOTOS, calibration), before, atol=1e-5)
+    export_run(run, "merged", tmp_path / "merged")
+    export_run(run, "adapter", tmp_path / "adapter", base_output=tmp_path / "exported-base")
+    for form in ("merged", "adapter"):
+        found = staged_logits_of(load_classifier(str(tmp_path / form))[0], VIEWS)
+        assert (found.logits == expected).all()
+        assert (found.stage == stage).all()
+    prove(run, tmp_path / "merged", photos=PHOTOS, clients=(WITHOUT,))
+    pytest.importorskip("onnxruntime")
+    export_run(run, "onnx", tmp_path / "onnx")
+    np.testing.assert_allclose(logits(tmp_path / "onnx"), expected, atol=2e-5)
 
 
 SIZES = [(960, 540), (160, 90), (320, 32), (32, 320), (20, 9), (1, 1), (61, 97)]

@@ -8,7 +8,7 @@ import torch
 from transformers import DINOv3ViTImageProcessor
 
 from natix_hf.errors import UserError
-from natix_hf.photos.geometry import GEOMETRIES, Crop, Geometry, Squash, geometry_of
+from natix_hf.photos.geometry import GEOMETRIES, Crop, Geometry, Squash, Tiles, geometry_of
 
 SIZES = [(97, 61), (20, 300), (1, 1), (32, 32), (33, 32), (32, 35), (34, 101), (101, 34), (640, 359)]
 
@@ -122,6 +122,13 @@ def test_the_default_side_of_copies_enlarges_no_crop_of_basic(kind):
     assert kind(224).copy_side(256) == 256
     with pytest.raises(UserError, match="decode_copy_side: 200 given, at least the image_size of 224"):
         kind(224).copy_side(200)
+
+
+def test_another_size_keeps_the_kind_and_the_tiles():
+    assert Squash(32, 48).at(64) == Squash(64, 64)
+    assert Squash(32).at([64, 96]) == Squash(64, 96)
+    assert Crop(32).at([64]) == Crop(64)
+    assert Tiles(32, 48, (2, 3), 0.1).at([64, 96]) == Tiles(64, 96, (2, 3), 0.1)
 
 
 def test_one_number_is_a_square_and_two_are_height_and_width():

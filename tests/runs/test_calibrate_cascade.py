@@ -8,7 +8,6 @@ from two_stages import Streets
 
 from natix_hf.decision.calibration import Calibration
 from natix_hf.decision.cascade import StageRows
-from natix_hf.decision.exit_options import ExitOptions
 from natix_hf.decision.prior_shift import prior_bias
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.split_logits import SavedLogits
@@ -18,6 +17,7 @@ from natix_hf.runs.calibrate_run import decide, guaranteed
 from natix_hf.runs.decision_options import DecisionOptions
 
 NAMES = ["None", "Roadwork"]
+BAND = ["0.12", "0.88"]
 STREETS = Streets(7)
 FIT, CONTROL = STREETS.draw(300), STREETS.draw(600)
 
@@ -27,14 +27,14 @@ def saved(rows: StageRows) -> StageLogits:
     return StageLogits(*(SavedLogits(logits, rows.labels, rows.groups, ids) for logits in rows[:2]))
 
 
-def cascaded(options: DecisionOptions, exits: ExitOptions, trained=None, fit=FIT) -> CascadeRows:
-    return cascade_rows(saved(fit), saved(CONTROL), options, exits, NAMES, 1, trained, cost=(1, 9))
+def cascaded(options: DecisionOptions, trained=None, fit=FIT) -> CascadeRows:
+    return cascade_rows(saved(fit), saved(CONTROL), options, NAMES, 1, trained, cost=(1, 9))
 
 
 def test_both_promises_stand_in_the_document_and_share_risk_delta():
-    options = DecisionOptions(risk="fpr", risk_alpha=0.07, risk_delta=0.1)
-    exits = ExitOptions(views_exit=["risk"], views_exit_alpha=0.03, views_exit_delta=0.04)
-    found = cascaded(options, exits)
+    exits = {"views_exit": ["risk"], "views_exit_alpha": 0.03, "views_exit_delta": 0.04}
+    options = DecisionOptions(risk="fpr", risk_alpha=0.07, risk_delta=0.1, **exits)
+    found = cascaded(options)
     document = decide(found.fit, options, None, NAMES, 1, found.trained, fitted_on="val_calib/fit")
     about = Calibration.from_document(document), found.control, options, NAMES, "val_calib/control"
     guarantee = guaranteed(*about, cascade=found.cascade)
@@ -45,7 +45,7 @@ def test_both_promises_stand_in_the_document_and_share_risk_delta():
     assert guarantee.reachable
     alone = guaranteed(*about)
     assert (alone.delta, alone.smallest_alpha < guarantee.smallest_alpha) == (0.1, True)
-    given = cascaded(options, ExitOptions(views_exit=["0.12", "0.88"])).cascade
+    given = cascaded(dataclasses.replace(options, views_exit=BAND)).cascade
     assert guaranteed(*about, cascade=given) == alone  # no promise takes a part of delta
 
 
@@ -53,17 +53,16 @@ def test_what_sampling_did_to_both_stages_is_undone_once():
     seen, trained = np.bincount(FIT.labels) / len(FIT.labels), np.array([0.8, 0.2])
     moved = prior_bias(seen, trained)
     sampled = FIT._replace(early=FIT.early + moved, full=FIT.full + moved)
-    options, exits = DecisionOptions(), ExitOptions(views_exit=["0.12", "0.88"])
-    plain, found = cascaded(options, exits), cascaded(options, exits, trained, sampled)
+    options = DecisionOptions(views_exit=BAND)
+    plain, found = cascaded(options), cascaded(options, trained, sampled)
     np.testing.assert_allclose(found.fit.logits, plain.fit.logits)
     assert found.trained is None
-    raw = cascaded(dataclasses.replace(options, calibrator=["none"]), exits, trained, sampled)
+    raw = cascaded(dataclasses.replace(options, calibrator=["none"]), trained, sampled)
     assert raw.trained is trained  # untouched logits still belong to the shares of training
 
 
 def test_stages_that_saw_other_photos_are_refused():
     fit = saved(FIT)
     other = fit._replace(full=dataclasses.replace(fit.full, ids=fit.full.ids[::-1]))
-    exits = ExitOptions(views_exit=["0.12", "0.88"])
     with pytest.raises(UserError, match="the stages answered other photos"):
-        cascade_rows(other, saved(CONTROL), DecisionOptions(), exits, NAMES, 1, cost=(1, 9))
+        cascade_rows(other, saved(CONTROL), DecisionOptions(views_exit=BAND), NAMES, 1, cost=(1, 9))

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from finished_run import calibration_document, note_steps
+from two_stages import cascade_documents
 
 from natix_hf import compare
 from natix_hf.data.sources.rows import Rows
 from natix_hf.data.splits.cut import cut
 from natix_hf.data.splits.split_options import Plan
+from natix_hf.decision.cascade import TwoStages
 from natix_hf.documents.comparison import Comparison
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.photo_cost import PhotoCost
@@ -103,6 +105,26 @@ def test_runs_are_joined_by_id_and_judged_as_they_are_served(tmp_path, capsys):
         assert re.search(rf"{head} a photo +- +{cell}", told)
     assert not (home() / "test_reads").exists()
     assert compare_runs([a, run(tmp_path / "c", rows, 1)]).beside_first[0].difference["mcc"].difference == 0
+
+
+def test_a_run_whose_photos_leave_early_is_judged_as_it_answers_and_its_cost_is_told(tmp_path):
+    rows, cascade, selective = photos(), *cascade_documents()
+    a, b = (run(tmp_path / name, rows, seed) for seed, name in ((1, "a"), (2, "b")))
+    test = cut(rows, Plan(near_duplicates=False)).places["val_test"]
+    labels = np.array(test["label"][:])
+    whole, full = (np.random.default_rng(i).normal(size=(len(labels), 2)) + 2 * np.eye(2)[labels] for i in (3, 4))
+    write_predictions(b / "predictions" / "val_test.parquet", [(None, test, full)], whole=[whole])
+    write_json(b / "calibration.json", calibration_document(cascade=cascade.plain()))
+    selective.write(b)
+    document = compare_runs([a, b], n_boot=20)
+    answered = TwoStages.from_document(cascade).composite(*(one.astype(np.float32) for one in (whole, full)))
+    assert set(answered.stage) == {1, 2}
+    plain = classification_metrics(answered.logits / np.array(calibration_document()["temperature"]), labels)
+    assert document.runs[1].metrics["mcc"].value == pytest.approx(plain["mcc"])
+    assert document.runs[1].metrics["log_loss"].value == pytest.approx(plain["log_loss"])
+    found = selective.cascade
+    said = f"b: {found.early.value:.1%} of the photos leave early, {found.mean_cost.value:.2f} ["
+    assert [note for note in document.notes if note.startswith(said)]
 
 
 def test_names_are_as_long_as_it_takes(tmp_path):

@@ -118,7 +118,8 @@ def _base(
     """The run's base as a checkpoint of our class: backbone, a head of zeros in the run's shape, no calibration."""
     backbone = load_backbone(name, revision=revision)
     config = copy.deepcopy(model.config)
-    config.temperature = config.logit_bias = config.isotonic = config.decision = config.merged_adapter = None
+    config.temperature = config.logit_bias = config.isotonic = config.decision = None
+    config.views_exit = config.merged_adapter = None
     with torch.device("meta"):
         base = NatixDinov3ForImageClassification(config)
     backbone.config.name_or_path = ""

@@ -11,11 +11,16 @@ from natix_hf.modeling.exports.export_form import FinishedModel, labels_of, writ
 
 
 class LogitsAlone(nn.Module):
-    """A model with one tensor in and one out: `(n, [views,] 3, H, W)` to `(n, classes)`."""
+    """A model with one tensor in and one out: `(n, [views,] 3, H, W)` to `(n, classes)`.
+
+    A graph looks at all views of every photo. Where photos may leave early it answers like the model, and saves
+    nothing.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
+        model.early_exits = False
 
     def forward(self, pixel_values: Tensor) -> Tensor:
         return self.model(pixel_values=pixel_values).logits

@@ -16,6 +16,7 @@ from natix_hf.data.splits.contracts import LockedSplits
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.ledger import note_reads
 from natix_hf.errors import UserError
+from natix_hf.inference.batches import logits_by_stage
 from natix_hf.inference.classify import load_classifier
 from natix_hf.inference.robustness import SentPhotos, sent_logits
 from natix_hf.inference.uncalibrated_logits import uncalibrated_logits
@@ -49,6 +50,12 @@ class SavedNetwork:
         """`(n, classes)` float32 of rows, on the client's path."""
         found = uncalibrated_logits(self.model, self.processing_class, rows["image"], None, **self.speed)
         return found.astype(np.float32)
+
+    def logits_by_stage(self, rows: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Of a model that sees tiles, for rows: the logits of the whole photo alone, and those of all views."""
+        asked = self.model, self.processing_class, rows["image"], None
+        found = uncalibrated_logits(*asked, answer=logits_by_stage, **self.speed).astype(np.float32)
+        return found[:, 0], found[:, 1]
 
     def logits_of_photos(self, photos: SentPhotos) -> np.ndarray:
         """`(n, classes)` float32 of photos as a challenge sends them."""
