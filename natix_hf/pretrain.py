@@ -24,7 +24,7 @@ def pretrain(recipe: PretrainRecipe) -> MilestoneChoice | None:
         from natix_hf.data.load_photos import forgetting_photos, pretraining_photos
         from natix_hf.data.sources.columns import positive_class
         from natix_hf.modeling.checkpoints import load_backbone, load_processor
-        from natix_hf.photos.geometry import GEOMETRIES
+        from natix_hf.photos.geometry import geometry_of
         from natix_hf.recipe.pretrain_recipe import check
         from natix_hf.recipe.yaml_and_command_line import resolved_pretraining
         from natix_hf.runs.pretrain_run import finish_pretraining, pretrain_lines, pretrain_run
@@ -45,7 +45,7 @@ def pretrain(recipe: PretrainRecipe) -> MilestoneChoice | None:
     with args.main_process_first(desc="checkpoint"):
         attention = {"attn_implementation": model.attn_implementation, "trust_remote_code": model.trust_remote_code}
         backbone = load_backbone(name, revision=revision, **attention)
-        processor = load_processor(name, GEOMETRIES[data.resize](data.image_size), revision)
+        processor = load_processor(name, geometry_of(data.resize, data.image_size), revision)
     base = {"base": name, "base_config": published_config(name, backbone, revision), "checked": True}
     student = Student(backbone, options, seed=args.seed)
     trainer = PretrainTrainer(student, args, options, splits=splits, processing_class=processor, **base)

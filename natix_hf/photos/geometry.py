@@ -17,6 +17,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from natix_hf.errors import UserError
+from natix_hf.photos.image_size import image_size_of
 
 
 @dataclass(frozen=True)
@@ -306,7 +307,8 @@ def geometry_of(
     Raises:
         UserError: the kind cannot have that shape, or there can be no such tiles.
     """
-    size = [image_size] if isinstance(image_size, int) else image_size
+    size = [image_size] if isinstance(image_size, int) else list(image_size)
+    image_size_of(size)  # refuses what is no size
     if views == "whole":
         return GEOMETRIES[resize](*size)
     grid = [views_grid] * 2 if isinstance(views_grid, int) else list(views_grid)

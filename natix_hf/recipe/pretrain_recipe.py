@@ -17,7 +17,7 @@ from natix_hf.modeling.attention import check_attention
 from natix_hf.modeling.checkpoints import read_config
 from natix_hf.modeling.model_options import ModelOptions
 from natix_hf.options import defaults, some_of
-from natix_hf.photos.geometry import GEOMETRIES
+from natix_hf.photos.geometry import geometry_of
 from natix_hf.runs import folder as run_folder
 from natix_hf.runs.same_recipe import check_resumed
 from natix_hf.training.checkpoints import asked_to_resume, check_continuable, resume_point
@@ -83,7 +83,7 @@ def check(recipe: PretrainRecipe, text: str) -> None:
     check_attention(model.attn_implementation, trust_remote_code=model.trust_remote_code, **place)
     with args.main_process_first(desc="configuration"):
         name, revision = model.model_name_or_path, model.model_revision
-        check_size(name, GEOMETRIES[recipe.data.resize](recipe.data.image_size), revision)
+        check_size(name, geometry_of(recipe.data.resize, recipe.data.image_size), revision)
         config = read_config(name, revision)
     config = config.get("backbone_config", config)
     check_pretraining(options, args, patch=config.get("patch_size", 16))

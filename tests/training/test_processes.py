@@ -105,15 +105,15 @@ def test_doran_goes_on_after_a_kill_and_has_the_same_losses_on_two_processes(sta
     """Its networks and floors are in no file that a run ships; a checkpoint has them."""
     doran = {"lora": {"use_doran": True, "doran_share": "block"}, "dropout": 0.0}
     whole, undisturbed = start("doran", **doran)
-    assert whole.returncode == 0, whole.stderr
+    assert whole.status == 0, whole.err
     killed, folder = start("doran-killed", kill_at=6, **doran)
-    assert killed.returncode == -signal.SIGKILL
+    assert killed.status == -signal.SIGKILL
     again, _ = start("doran-killed", arguments={"resume_from_checkpoint": "true"}, **doran)
-    assert again.returncode == 0, again.stderr
+    assert again.status == 0, again.err
     same_run(undisturbed, folder)
     spread = {"per_device_train_batch_size": 4, "ddp_backend": "gloo"}
     two, both = start("doran-two", processes=2, arguments=spread, **doran)
-    assert two.returncode == 0, two.stderr
+    assert two.status == 0, two.err
     logs = [json.loads((run / "run.json").read_text())["log_history"] for run in (undisturbed, both)]
     alone, together = ([entry["loss"] for entry in log if "loss" in entry] for log in logs)
     assert together == pytest.approx(alone, abs=1e-4)
