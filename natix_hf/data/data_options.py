@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from natix_hf.errors import UserError
-from natix_hf.options import AT_LEAST_0, AT_LEAST_1, check_bounds, defaults, option
+from natix_hf.options import AT_LEAST_0, AT_LEAST_1, defaults, option
 from natix_hf.photos.geometry import GEOMETRIES, Geometry, Tiles, geometry_of
 from natix_hf.photos.image_size import image_size_of
 
@@ -97,7 +97,6 @@ class DataOptions:
         self.image_size = image_size_of(self.image_size)
         if len(self.views_grid) == 1:
             self.views_grid = self.views_grid * 2
-        check_bounds(self, DataOptions)
         self._check_tiles(self.geometry)
 
     @property

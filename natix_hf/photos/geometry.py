@@ -274,12 +274,6 @@ class Tiles(Squash):
         )
         return torch.stack([self.whole_view(pixels), *cut])
 
-    def boxes(self, width: int, height: int) -> list[tuple[float, float, float, float]]:
-        """What `box` says, for every view."""
-        cut = tile_boxes(width, height, self.grid, self.overlap)
-        shares = [(left / width, top / height, wide / width, high / height) for left, top, wide, high in cut]
-        return [self.box(width, height), *shares]
-
     def processor_settings(self) -> dict[str, Any]:
         return super().processor_settings() | {"views_grid": list(self.grid), "views_overlap": self.overlap}
 

@@ -34,5 +34,7 @@ class SpeedOptions:
         "(another JPEG coding, and random crops of the same kind but elsewhere); no effect on method probe",
     )
     decode_copy_side: int | None = option(
-        None, "short side of the copies in pixels; default 1.75 times image_size, rounded up to a multiple of 16"
+        None,
+        "short side of the copies in pixels; default 1.75 times image_size (with tiles: times the short side of the "
+        "photo that fills them all), rounded up to a multiple of 16",
     )
