@@ -113,7 +113,7 @@ ARMS = {
     "224 squash, LoRA": Arm(("--image_size", "224", *LORA), "lora"),
     "256 x 448, LoRA": Arm(("--image_size", "256", "448", *LORA), "lora"),
     "tiles, LoRA": Arm(("--image_size", "224", *TILES, *LORA), "lora"),
-    "tiles, early exits": Arm(("--image_size", "224", *TILES, "--views_exit", "risk")),
+    "tiles, early exits": Arm(("--image_size", "224", *TILES, "--views_exit", "risk", "--views_exit_alpha", "0.2")),
 }
 
 
