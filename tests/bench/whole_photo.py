@@ -27,6 +27,7 @@ import torch
 
 from natix_hf.data.sources.known_sources import drawn_scenes
 from natix_hf.decision.calibration import Calibration
+from natix_hf.decision.cascade import TwoStages
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.photo_cost import PhotoCost
 from natix_hf.documents.step_record import StepRecord
@@ -113,7 +114,7 @@ ARMS = {
     "224 squash, LoRA": Arm(("--image_size", "224", *LORA), "lora"),
     "256 x 448, LoRA": Arm(("--image_size", "256", "448", *LORA), "lora"),
     "tiles, LoRA": Arm(("--image_size", "224", *TILES, *LORA), "lora"),
-    "tiles, early exits": Arm(("--image_size", "224", *TILES, "--views_exit", "risk", "--views_exit_alpha", "0.2")),
+    "tiles, early exits": Arm(("--image_size", "224", *TILES, "--views_exit", "0.1", "0.9")),
 }
 
 
@@ -161,9 +162,10 @@ def test_rows(folders: list[Path]) -> Rows:
     """The test rows of some runs, in the order of the ids within each."""
     parts = []
     for folder in folders:
-        saved = read_predictions(folder, "val_test")
+        fitted = CalibrationFile.read(folder)
+        saved = read_predictions(folder, "val_test", fitted=fitted)
         order = np.argsort(saved.ids.astype(str))
-        served = Calibration.from_document(CalibrationFile.read(folder)).served(saved.logits)
+        served = Calibration.from_document(fitted).served(saved.logits)
         columns = (saved.ids, saved.group, saved.slices["object_size"], saved.label, served)
         parts.append([column[order] for column in columns])
     return Rows(*map(np.concatenate, zip(*parts)))
@@ -223,10 +225,12 @@ def report(arms: list[str], pairs: list[tuple[int, int]], given: argparse.Namesp
     heads = [head for head, *_ in columns(first)]
     body = []
     for name, rows in found.items():
-        timed = FIRST if ARMS[name].seen else name
-        costs, times = [PhotoCost.read(run_folder(given, timed, *pair)) for pair in pairs], ARMS[name].views
+        folders = [run_folder(given, FIRST if ARMS[name].seen else name, *pair) for pair in pairs]
+        costs = [PhotoCost.read(folder) for folder in folders]
+        views = np.mean([views_seen(folder, ARMS[name].views * one.views) for folder, one in zip(folders, costs)])
+        times = views / costs[0].views  # what a photo costs goes with its views
         seconds = times * np.median([one.seconds for one in costs])
-        cells = [f"{times * costs[0].flop / 1e9:.3g}", f"{seconds:.3f}", str(times * costs[0].views)]
+        cells = [f"{times * costs[0].flop / 1e9:.3g}", f"{seconds:.3f}", f"{views:.3g}"]
         body.append([name, *figures(rows), *cells])
     lines = [
         f"Checkpoint `{Path(given.backbone).name}`, {given.count} streets of {given.size}; {len(pairs)} runs an arm "
@@ -240,6 +244,17 @@ def report(arms: list[str], pairs: list[tuple[int, int]], given: argparse.Namesp
         ),
     ]
     return lines
+
+
+def views_seen(folder: Path, views: int) -> float:
+    """Views of a test photo on average: fewer than `views` where some leave after the first."""
+    fitted = CalibrationFile.read(folder)
+    if fitted.cascade is None:
+        return views
+    early = TwoStages.from_document(fitted.cascade, fitted.positive).leaves_early(
+        read_predictions(folder, "val_test").whole
+    )
+    return views - (views - 1) * float(early.mean())
 
 
 def arm_rows(given: argparse.Namespace, name: str, pairs: list[tuple[int, int]]) -> Rows:
