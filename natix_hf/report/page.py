@@ -15,10 +15,12 @@ import jinja2
 import numpy as np
 
 from natix_hf.documents.run_documents import RunDocuments
-from natix_hf.report import page_charts, page_sections, page_tables
+from natix_hf.report import page_charts, page_sections, sections
 from natix_hf.report.charts import Chart, Table, svg_path
-from natix_hf.report.page_sections import ExtraSection, Picture, Rows
-from natix_hf.report.summary import calibration_lines, figure_text, interval_text, read_before_line
+from natix_hf.report.decision_lines import calibration_lines
+from natix_hf.report.page_sections import Picture, Rows
+from natix_hf.report.sections import Section
+from natix_hf.report.summary import figure_text, interval_text, read_before_line, sentence
 
 
 @functools.cache
@@ -57,7 +59,7 @@ def report_html(
     select: Rows | None = None,
     pictures: Mapping[tuple[str, str], Picture] | None = None,
     lead: str = "",
-    extra: Sequence[ExtraSection] = (),
+    extra: Sequence[Section] = (),
     facts: Sequence[tuple[str, Table]] = (),
     version: str = "",
 ) -> str:
@@ -96,14 +98,16 @@ def report_html(
         confusion=page_sections.confusion(test.labels, test.decided, names),
         charts=charts_of(documents, test),
         calibration=[sentence(line) for line in calibration_lines(calibration, names, guarantee=False)],
-        calibrated=page_tables.calibration_table(metrics),
+        calibrated=sections.calibration_section(metrics),
+        stages=sections.stages_section(metrics, positive),
+        over_probe=documents.over_probe and sections.probe_section(documents.over_probe),
         guarantee=guarantee and [sentence(line) for line in guarantee.lines],
-        band=selective and page_tables.band_table(selective),
+        band=selective and sections.band_section(selective),
         cascade=calibration.cascade and [sentence(line) for line in calibration.cascade.lines],
-        cascade_table=selective and page_tables.cascade_table(selective),
-        slices=slices and page_tables.slices_table(slices),
-        robustness=robustness and page_tables.robustness_table(robustness),
-        robustness_chart=robustness and page_tables.robustness_chart(robustness),
+        cascade_figures=selective and sections.cascade_section(selective),
+        slices=slices and sections.slices_section(slices),
+        robustness=robustness and sections.robustness_section(robustness),
+        robustness_chart=robustness and page_charts.robustness_chart(robustness),
         extra=extra,
         mistakes=[] if pictures is None else page_sections.mistakes(test, names, positive, pictures),
         wrong=int(np.sum(test.decided != test.labels)),
@@ -131,15 +135,10 @@ def charts_of(documents: RunDocuments, test: Rows) -> dict[str, list[Chart]]:
     if choice := calibration.threshold_choice:
         charts["threshold"] = [page_charts.threshold_chart(choice, calibration.fitted_on)]
     if selective:
-        curve, note = selective.curve, page_tables.selective_text(selective)
+        curve, note = selective.curve, sections.selective_text(selective)
         charts["risk_coverage"] = [page_charts.risk_coverage_chart(curve.coverage, curve.risk, note=note)]
         if selective.cascade:
             charts["cost"] = [page_charts.cost_chart(selective.cascade, selective.split)]
     if training := page_charts.training_charts(documents.record.log_history or []):
         charts["training"] = training
     return charts
-
-
-def sentence(line: str) -> str:
-    """A line of a command as a sentence."""
-    return line[:1].upper() + line[1:] + "."
