@@ -28,7 +28,7 @@ from natix_hf.hub.cards import model_card
 from natix_hf.hub.privacy import Names, check_public, names_of, public, splits_summary
 from natix_hf.hub.public_page import write_public_page
 from natix_hf.modeling.exports import FORMS
-from natix_hf.report.page_sections import ExtraSection
+from natix_hf.report.sections import Section
 
 
 def write_bundle(
@@ -38,7 +38,7 @@ def write_bundle(
     form: str,
     *,
     include_photos: bool = False,
-    extra: Sequence[ExtraSection] = (),
+    extra: Sequence[Section] = (),
 ) -> None:
     """Complete an export's folder with everything else that is published.
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from natix_hf.report.sections import Cell, Section
+
 
 def template(name: str) -> str:
     """A template's text, from inside the installed package or from beside it in a checkout."""
@@ -31,6 +33,17 @@ def counts_text(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {cell(name)}" for name, count in counts.items())
 
 
-def sentence(text: str) -> str:
-    """A line of a command as a sentence."""
-    return text[0].upper() + text[1:] + "."
+def section_table(section: Section) -> str:
+    """The table of a section as Markdown: a figure with its interval in brackets, a dash where a row is too short."""
+    width, rows = len(section.heads), []
+    for row in section.rows:
+        texts = [cell(one) if isinstance(one, str) else _figure(one) for one in row]
+        rows.append(texts if len(row) == width else [*texts[:-1], *["-"] * (width - len(row) + 1)])
+    head, *body = [f"| {' | '.join(line)} |" for line in (list(map(cell, section.heads)), *rows)]
+    return "\n".join([head, f"|{'---|' * width}", *body])
+
+
+def _figure(found: Cell) -> str:
+    ends = "" if found.interval in ("", "-") else f" ({found.interval})"
+    tag = f" ({found.tag})" if found.tag else ""
+    return f"{cell(found.value)}{ends}{tag}"

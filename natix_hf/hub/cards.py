@@ -24,12 +24,13 @@ from natix_hf.files import hub_id, read_json
 from natix_hf.hub import card_sections
 from natix_hf.hub.base_licence import Licence, base_licence
 from natix_hf.hub.card_metadata import metadata
-from natix_hf.hub.card_text import cell, counts_text, sentence, template, title
+from natix_hf.hub.card_text import cell, counts_text, section_table, template, title
 from natix_hf.hub.privacy import Names, names_of, public
 from natix_hf.modeling.exports import FORMS
-from natix_hf.report.page_sections import ExtraSection
+from natix_hf.report import sections
 from natix_hf.report.photo_cost import cost_line
-from natix_hf.report.summary import LABELS, figure_text, honest_run_line, interval_text, read_before_line
+from natix_hf.report.sections import Section
+from natix_hf.report.summary import LABELS, figure_text, honest_run_line, interval_text, read_before_line, sentence
 from natix_hf.streetvision.reward_report import reward_sections
 
 USES = {
@@ -50,6 +51,7 @@ SETTINGS = (
     *("loss", "optim", "weight_decay", "label_smoothing_factor", "mixup_alpha", "cutmix_alpha", "mix_switch_prob"),
     *("ema", "ema_decay", "split_seed"),
 )
+WORST, SHOWN = 8, 3  # slices of the table, and figures of each
 LORA_SETTINGS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
 
 
@@ -61,7 +63,7 @@ def model_card(
     form: str = "run",
     base: str | None = None,
     licence: Licence | None = None,
-    extra: Sequence[ExtraSection] = (),
+    extra: Sequence[Section] = (),
     include_photos: bool = False,
 ) -> str:
     """The text of `README.md`: front matter for the Hub, how to use the model, figures, photos, training and limits.
@@ -134,13 +136,14 @@ def model_card(
         read_before=sentence(read_before_line(metrics)),
         cost=documents.photo_cost and sentence(cost_line(documents.photo_cost)),
         decisions=card_sections.decision_lines(calibration, classes),
-        stages=card_sections.stages_section(metrics, run.positive),
-        band=card_sections.band_section(documents.selective),
-        cascade=card_sections.cascade_section(documents.selective),
-        robustness=card_sections.robustness_section(documents.robustness),
-        slices=card_sections.slices_section(documents.slices),
-        extra=[card_sections.extra_section(one) for one in (*reward_sections(documents.reward), *extra)],
-        over_probe=card_sections.probe_section(documents.over_probe),
+        section_table=section_table,
+        stages=sections.stages_section(metrics, run.positive),
+        band=documents.selective and sections.band_section(documents.selective),
+        cascade=documents.selective and sections.cascade_section(documents.selective),
+        robustness=documents.robustness and sections.robustness_section(documents.robustness, distortions=False),
+        slices=documents.slices and sections.slices_section(documents.slices, most=WORST, figures=SHOWN),
+        extra=[*reward_sections(documents.reward), *extra],
+        over_probe=documents.over_probe and sections.probe_section(documents.over_probe),
         pictures=card_sections.pictures(run_folder, reward, names),
         data_text=_data_text(data, splits),
         splits=[

@@ -36,7 +36,7 @@ from natix_hf.inference.graph_classifier import GRAPHS
 from natix_hf.modeling.exports import FORMS
 from natix_hf.modeling.exports.adapter_folder import base_folder
 from natix_hf.modeling.exports.export_form import labels_of
-from natix_hf.report.page_sections import ExtraSection
+from natix_hf.report.sections import Section
 from natix_hf.streetvision import client_files as streetvision
 from natix_hf.streetvision.reward import HALTED
 
@@ -281,7 +281,7 @@ def _export(run: Path, folder: Path, asked: Publication, say: Callable[[str], No
     raise AssertionError("the last form either returns or raises")
 
 
-def _submitted(run: Path, folder: Path, asked: Publication, photos: Any, say: Callable[[str], None]) -> ExtraSection:
+def _submitted(run: Path, folder: Path, asked: Publication, photos: Any, say: Callable[[str], None]) -> Section:
     """StreetVision's files, and what its form of call takes."""
     model, processor = load_run(run)
     streetvision.check_labels(labels_of(model))

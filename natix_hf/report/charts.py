@@ -1,14 +1,14 @@
-"""Charts as plain numbers that a template draws: SVG in the page's own colours, with the values beside as a table.
+"""Charts as positions in a box. The page draws them as SVG, `chart_pictures.py` as PNG.
 
-Knows no HTML: a `Chart` holds places in a 440 x 300 box, the words around them, and the rows of its table. Colours are
-names (`blue`, `orange`, `gray`, `good`), since light and dark pages paint them differently.
+A `Chart` holds shapes in a 440 x 300 box, the words around them, and its values as a table. Colours are names (`blue`,
+`orange`, `gray`, `good`), because light and dark pages paint them differently.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
@@ -22,6 +22,56 @@ class Table(NamedTuple):
 
     heads: Sequence[str]
     rows: Sequence[Sequence[str]]
+
+
+class Curve(NamedTuple):
+    """A line through points of the box; a named one is part of legend and readout."""
+
+    points: list[tuple[float, float]]
+    style: str
+    name: str
+    kind = "line"
+
+
+class Area(NamedTuple):
+    """A filled polygon."""
+
+    points: list[tuple[float, float]]
+    style: str
+    kind = "area"
+
+
+class Bar(NamedTuple):
+    """A rectangle with its upper left corner; its text shows under the pointer."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    style: str
+    text: str
+    kind = "bar"
+
+
+class Dot(NamedTuple):
+    """A circle; its text shows under the pointer."""
+
+    x: float
+    y: float
+    radius: float
+    style: str
+    text: str
+    kind = "dot"
+
+
+class Mark(NamedTuple):
+    """Words that begin (`start`) or finish (`end`) at a point."""
+
+    x: float
+    y: float
+    text: str
+    anchor: str
+    kind = "text"
 
 
 class Chart:
@@ -60,7 +110,7 @@ class Chart:
         self._x, self._y = _widened(x), _widened(y)
         self.x_ticks = [(self.px(value), text) for value, text in _ticks(*self._x, 6, whole=count_x)]
         self.y_ticks = [(self.py(value), text) for value, text in _ticks(*self._y, 5, whole=count_y)]
-        self.shapes: list[dict[str, Any]] = []
+        self.shapes: list[Curve | Area | Bar | Dot | Mark] = []
         self.legend: list[tuple[str, str]] = []
         self.table: Table | None = None
         self.below: Chart | None = None  # drawn in the same frame
@@ -100,8 +150,7 @@ class Chart:
         points = _points(x, y)
         if not points:
             return
-        d = "".join(f"{'L' if i else 'M'}{self.px(a)},{self.py(b)}" for i, (a, b) in enumerate(points))
-        self.shapes.append({"kind": "line", "d": d, "style": style, "name": name})
+        self.shapes.append(Curve([(self.px(a), self.py(b)) for a, b in points], style, name))
         if name and key:
             self.legend.append((style, name))
 
@@ -109,25 +158,28 @@ class Chart:
         """The area between two curves."""
         upper, lower = _points(x, high), _points(x, low)[::-1]
         if upper and lower:
-            d = "".join(f"{'L' if i else 'M'}{self.px(a)},{self.py(b)}" for i, (a, b) in enumerate([*upper, *lower]))
-            self.shapes.append({"kind": "area", "d": f"{d}Z", "style": f"band {style}"})
+            self.shapes.append(Area([(self.px(a), self.py(b)) for a, b in [*upper, *lower]], f"band {style}"))
 
     def bar(self, start: float, end: float, value: float, style: str, text: str = "") -> None:
         """A bar from the bottom up to `value` between two values of x."""
         left, right, top = self.px(start), self.px(end), self.py(value)
-        place = {"x": left, "y": top, "w": round(right - left, 2), "h": round(self.bottom - top, 2)}
-        self.shapes.append({"kind": "bar", "style": style, "text": text, **place})
+        self.shapes.append(Bar(left, top, round(right - left, 2), round(self.bottom - top, 2), style, text))
 
     def dot(self, x: float, y: float, style: str, text: str = "", radius: float = 4.5) -> None:
         """A point; its text shows under the pointer."""
-        place = {"x": self.px(x), "y": self.py(y), "r": round(radius, 1)}
-        self.shapes.append({"kind": "dot", "style": style, "text": text, **place})
+        self.shapes.append(Dot(self.px(x), self.py(y), round(radius, 1), style, text))
 
     def mark(self, x: float, y: float, text: str) -> None:
         """Words beside a point, on the side where there is room."""
         left = self.px(x) > (self.left + self.right) / 2
-        place = {"x": self.px(x) + (-9 if left else 9), "y": max(self.py(y) - 8, self.top + 4)}
-        self.shapes.append({"kind": "text", "text": text, "anchor": "end" if left else "start", **place})
+        side, anchor = (-9, "end") if left else (9, "start")
+        self.shapes.append(Mark(self.px(x) + side, max(self.py(y) - 8, self.top + 4), text, anchor))
+
+
+def svg_path(shape: Curve | Area) -> str:
+    """The `d` of an SVG path."""
+    drawn = "".join(f"{'L' if i else 'M'}{x},{y}" for i, (x, y) in enumerate(shape.points))
+    return drawn if shape.kind == "line" else f"{drawn}Z"
 
 
 def table_of_curves(x_label: str, x: Sequence[float], **curves: Sequence[float]) -> Table:

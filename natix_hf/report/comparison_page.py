@@ -6,8 +6,8 @@ from functools import partial
 
 from natix_hf.documents.comparison import BesideFirst, ComparedRun, Comparison, JudgedDifference
 from natix_hf.report import photo_cost
-from natix_hf.report.page_tables import Cell, figure_cell
-from natix_hf.report.summary import LABELS, figure_text, interval_text
+from natix_hf.report.sections import Cell, figure_cell
+from natix_hf.report.summary import LABELS, figure_text, interval_text, sentence
 
 SHOWN = ("mcc", "accuracy", "balanced_accuracy", "auroc", "log_loss", "ece", "macro_f1")
 LOWER = "lower is better for log loss and ECE"
@@ -118,15 +118,15 @@ def comparison_html(document: Comparison, version: str = "") -> str:
         document=document,
         level=f"{100 * document.level:g} %",
         counts=", ".join(f"{count} {name}" for name, count in list(document.labels.items())[:6]),
-        lower=_sentence(LOWER),
+        lower=sentence(LOWER),
         heads={name: LABELS[name] for name in SHOWN},
         costs=_COST,
         figure_cell=figure_cell,
         cost_cells=cost_cells,
         gap_cell=_gap_cell,
         winner=partial(winner, document),
-        sentences=lambda one: [_sentence(line) for line in sentences(document, one)],
-        sentence=_sentence,
+        sentences=lambda one: [sentence(line) for line in sentences(document, one)],
+        sentence=sentence,
         version=version,
     )
 
@@ -144,8 +144,3 @@ def _table(rows: list[list[str]]) -> list[str]:
 
 def _p(value: float) -> str:
     return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
-
-
-def _sentence(line: str) -> str:
-    """A line of a command as a sentence of the page."""
-    return line[:1].upper() + line[1:] + "."

@@ -1,12 +1,12 @@
-"""The pictures of a run: how training went, what calibration did, which classes are mistaken for which.
+"""Pictures that the page has no chart for: confusion, curriculum, range test of the learning rate.
 
-Knows arrays and the Trainer's log only. Figures are drawn without a display and without pyplot's global state, and
-written whole or not at all.
+What the page shows as a chart is drawn by `chart_pictures.py`. Figures need no display and no pyplot, and are written
+whole or not at all.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,83 +17,9 @@ from matplotlib.ticker import MaxNLocator
 
 from natix_hf.documents.learning_rates import LearningRates
 from natix_hf.files import replacing
-from natix_hf.report.metrics import expected_calibration_error
 
 BLUE, ORANGE, GREY = "#1f6fb4", "#d9730d", "#8a8a8a"
 _DPI = 150
-
-
-def training_curve(log_history: Sequence[Mapping[str, float | None]], path: str | Path, metric: str = "mcc") -> None:
-    """Losses and the chosen metric over the steps of training.
-
-    Args:
-        log_history: `TrainerState.log_history`: entries with `step` and any of `loss`, `eval_loss`, `eval_<metric>`;
-            an `eval_raw_<metric>` is drawn beside it as the score of the weights without averaging.
-        metric: which of the logged metrics to draw, without `eval_`.
-    """
-
-    def series(key: str) -> tuple[list[float], list[float]]:
-        points = [(entry["step"], entry[key]) for entry in log_history if entry.get(key) is not None]
-        return [step for step, _ in points], [value for _, value in points]
-
-    figure, (left, right) = new_figure(9.0, 3.4, 2)
-    left.plot(*series("loss"), color=GREY, linewidth=1.2, label="train")
-    left.plot(*series("eval_loss"), color=BLUE, marker="o", markersize=4, label="val_select")
-    left.set(xlabel="step", ylabel="loss (nats)", ylim=(0, None))
-    left.legend(frameon=False)
-    right.plot(*series(f"eval_{metric}"), color=BLUE, marker="o", markersize=4, label="val_select")
-    raw = series(f"eval_raw_{metric}")
-    if raw[0]:
-        right.plot(*raw, color=ORANGE, marker="s", markersize=3, linestyle="--", label="val_select, raw weights")
-        right.legend(frameon=False)
-    right.set(xlabel="step", ylabel=metric.replace("_", " ") if "_" in metric else metric.upper())
-    save_figure(figure, path)
-
-
-def reliability(
-    probabilities_before: np.ndarray,
-    probabilities_after: np.ndarray,
-    labels: np.ndarray,
-    path: str | Path,
-    bins: int = 15,
-) -> None:
-    """How often the decision is right at each confidence, before and after calibration, and how many photos have it.
-
-    Args:
-        probabilities_before, probabilities_after: `(n, classes)`, rows sum to 1.
-        labels: `(n,)` class ids.
-        bins: equal-width bins on [0, 1], the same as the ECE's.
-    """
-    figure, (curve, counts) = new_figure(5.0, 5.4, 1, rows=2, height_ratios=(3.2, 1))
-    classes = probabilities_before.shape[1]
-    curve.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle=":")
-    edges = np.linspace(0, 1, bins + 1)
-    for name, probabilities, colour, marker in (
-        ("before", probabilities_before, ORANGE, "s"),
-        ("after", probabilities_after, BLUE, "o"),
-    ):
-        confidence = probabilities.max(axis=1)
-        right = probabilities.argmax(axis=1) == labels
-        bin_of_row = np.minimum((confidence * bins).astype(int), bins - 1)
-        size = np.bincount(bin_of_row, minlength=bins)
-        used = size > 0
-        mean_confidence = np.bincount(bin_of_row, confidence, minlength=bins)[used] / size[used]
-        accuracy = np.bincount(bin_of_row, right, minlength=bins)[used] / size[used]
-        ece = expected_calibration_error(probabilities, labels, bins)
-        curve.plot(mean_confidence, accuracy, color=colour, linewidth=1, alpha=0.6)
-        # The area of a point grows with its photos: a lone photo at the bottom is no alarm.
-        area = 12 + 160 * size[used] / len(labels)
-        curve.scatter(mean_confidence, accuracy, s=area, color=colour, marker=marker, label=f"{name}: ECE {ece:.3f}")
-        counts.stairs(size, edges, color=colour, linewidth=1.4)
-    # The largest of K probabilities is never below 1/K: the empty part is left out, but for a margin.
-    start = 1 / classes - 0.03
-    curve.set(xlim=(start, 1.02), ylim=(-0.02, 1.02), ylabel="share of right decisions")
-    curve.tick_params(labelbottom=False)
-    legend = curve.legend(frameon=False, loc="lower right", title=f"{len(labels)} photos")
-    for handle in legend.legend_handles:
-        handle.set_sizes([30])
-    counts.set(xlim=(start, 1.02), xlabel="confidence", ylabel="photos")
-    save_figure(figure, path)
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str], path: str | Path) -> None:

@@ -1,33 +1,58 @@
-"""The looks of pretraining's guard as curves. Knows documents only."""
+"""The looks of pretraining's guard as charts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from natix_hf.documents.pretraining import Look
-from natix_hf.report.figures import BLUE, GREY, ORANGE, new_figure, save_figure
+from natix_hf.report.charts import Chart
 
 
-def guard_curves(looks: Sequence[Look], path: str | Path, least_share: float) -> None:
-    """Rank, distance to the nearest neighbour, and likeness to the original over the steps.
+def guard_charts(looks: Sequence[Look], least_share: float) -> list[Chart]:
+    """Effective rank, distance to the nearest neighbour, and likeness to the original over the steps.
 
     Args:
         looks: the original's first.
-        least_share: of the first rank, below which a run is ended.
+        least_share: of the first rank, below which a run is stopped.
     """
     steps = [look.step for look in looks]
-    figure, (rank, near, drift) = new_figure(12.0, 3.4, 3)
-    rank.plot(steps, [look.rank for look in looks], color=BLUE, marker="o", markersize=3)
-    rank.axhline(least_share * looks[0].rank, color=GREY, linestyle="--", linewidth=1)
-    rank.set(xlabel="step", ylabel="effective rank", ylim=(0, None))
-    near.plot(steps, [look.neighbour_distance for look in looks], color=BLUE, marker="o", markersize=3)
-    near.set(xlabel="step", ylabel="distance to the nearest", ylim=(0, None))
-    drift.plot(steps, [look.cosine for look in looks], color=BLUE, marker="o", markersize=3, label="cosine")
-    drift.plot(steps, [look.cka for look in looks], color=ORANGE, marker="s", markersize=3, label="CKA")
-    drift.set(xlabel="step", ylabel="likeness to the original")
-    entropy = [(look.step, look.teacher_entropy) for look in looks if look.teacher_entropy is not None]
-    if entropy:
-        drift.plot(*zip(*entropy), color=GREY, linestyle=":", label="entropy of the teacher")
-    drift.legend(frameon=False)
-    save_figure(figure, path)
+
+    def curves(title: str, low: float, note: str, **values: tuple[str, Sequence[float | None]]) -> Chart:
+        known = [value for _, of in values.values() for value in of if value is not None]
+        chart = Chart(
+            title,
+            f"{title} over {steps[-1]} steps.",
+            x=(0, steps[-1]),
+            y=(min([low, *known]), 1.05 * max(known)),
+            x_label="step",
+            y_label=title.lower(),
+            note=note,
+        )
+        for name, (style, of) in values.items():
+            chart.line(steps, of, style, name.replace("_", " "))
+        return chart
+
+    ranks, least = [look.rank for look in looks], least_share * looks[0].rank
+    likeness = {
+        "cosine": ("blue", [look.cosine for look in looks]),
+        "CKA": ("orange", [look.cka for look in looks]),
+    }
+    entropy = [look.teacher_entropy for look in looks]
+    if any(value is not None for value in entropy):
+        likeness["entropy_of_the_teacher"] = ("gray dash", entropy)
+    return [
+        curves(
+            "Effective rank",
+            0.0,
+            f"Below {least:.1f}, {least_share:g} of the first rank, the run is stopped.",
+            rank=("blue", ranks),
+            limit=("gray dash thin", [least] * len(looks)),
+        ),
+        curves(
+            "Distance to the nearest photo",
+            0.0,
+            "Photos that move together lose what tells them apart.",
+            distance=("blue", [look.neighbour_distance for look in looks]),
+        ),
+        curves("Likeness to the original", 1.0, "1 is the original itself.", **likeness),
+    ]

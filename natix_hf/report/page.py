@@ -15,10 +15,12 @@ import jinja2
 import numpy as np
 
 from natix_hf.documents.run_documents import RunDocuments
-from natix_hf.report import page_charts, page_sections, page_tables
-from natix_hf.report.charts import Table
-from natix_hf.report.page_sections import ExtraSection, Picture, Rows
-from natix_hf.report.summary import calibration_lines, figure_text, interval_text, read_before_line
+from natix_hf.report import page_charts, page_sections, sections
+from natix_hf.report.charts import Chart, Table, svg_path
+from natix_hf.report.decision_lines import calibration_lines
+from natix_hf.report.page_sections import Picture, Rows
+from natix_hf.report.sections import Section
+from natix_hf.report.summary import figure_text, interval_text, read_before_line, sentence
 
 
 @functools.cache
@@ -30,7 +32,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": figure_text, "interval": interval_text, "percent": percent}
+    environment.filters |= {"figure": figure_text, "interval": interval_text, "percent": percent, "svg_path": svg_path}
     return environment
 
 
@@ -57,7 +59,7 @@ def report_html(
     select: Rows | None = None,
     pictures: Mapping[tuple[str, str], Picture] | None = None,
     lead: str = "",
-    extra: Sequence[ExtraSection] = (),
+    extra: Sequence[Section] = (),
     facts: Sequence[tuple[str, Table]] = (),
     version: str = "",
 ) -> str:
@@ -76,11 +78,6 @@ def report_html(
     """
     metrics, calibration, run, splits = documents.metrics, documents.calibration, documents.record, documents.splits
     names, positive = splits.label_names, run.positive
-    is_positive, decided = test.labels == positive, test.decided == positive
-    ranking = []
-    if is_positive.any() and not is_positive.all():
-        ranking = page_charts.ranking_charts(test.log_odds[:, positive], is_positive, decided, names[positive])
-    chosen = calibration.threshold_choice
     selective, slices = documents.selective, documents.slices
     guarantee = calibration.guarantee
     robustness = documents.robustness
@@ -99,35 +96,49 @@ def report_html(
         ledger=page_sections.ledger(documents.ledger, splits),
         read_before=sentence(read_before_line(metrics)),
         confusion=page_sections.confusion(test.labels, test.decided, names),
-        threshold=chosen and page_charts.threshold_chart(chosen, calibration.fitted_on),
-        ranking=ranking,
+        charts=charts_of(documents, test),
         calibration=[sentence(line) for line in calibration_lines(calibration, names, guarantee=False)],
-        reliability=page_charts.reliability_chart(test.before, test.after, test.labels),
-        calibrated=page_tables.calibration_table(metrics),
-        risk=selective
-        and page_charts.risk_coverage_chart(
-            selective.curve.coverage, selective.curve.risk, note=page_tables.selective_text(selective)
-        ),
+        calibrated=sections.calibration_section(metrics),
+        stages=sections.stages_section(metrics, positive),
+        over_probe=documents.over_probe and sections.probe_section(documents.over_probe),
         guarantee=guarantee and [sentence(line) for line in guarantee.lines],
-        band=selective and page_tables.band_table(selective),
+        band=selective and sections.band_section(selective),
         cascade=calibration.cascade and [sentence(line) for line in calibration.cascade.lines],
-        cascade_table=selective and page_tables.cascade_table(selective),
-        cost=selective and selective.cascade and page_charts.cost_chart(selective.cascade, selective.split),
-        slices=slices and page_tables.slices_table(slices),
-        robustness=robustness and page_tables.robustness_table(robustness),
-        robustness_chart=robustness and page_tables.robustness_chart(robustness),
+        cascade_figures=selective and sections.cascade_section(selective),
+        slices=slices and sections.slices_section(slices),
+        robustness=robustness and sections.robustness_section(robustness),
+        robustness_chart=robustness and page_charts.robustness_chart(robustness),
         extra=extra,
         mistakes=[] if pictures is None else page_sections.mistakes(test, names, positive, pictures),
         wrong=int(np.sum(test.decided != test.labels)),
         label_errors=[]
         if pictures is None
         else page_sections.label_errors([test] if select is None else [select, test], names, pictures),
-        training=page_charts.training_charts(run.log_history or []),
         facts=facts,
         version=version,
     )
 
 
-def sentence(line: str) -> str:
-    """A line of a command as a sentence."""
-    return line[:1].upper() + line[1:] + "."
+def charts_of(documents: RunDocuments, test: Rows) -> dict[str, list[Chart]]:
+    """The charts of a run by name; one that the run has nothing for is left out.
+
+    Args:
+        documents: of the run, with a calibration.
+        test: the rows that the figures come from.
+    """
+    calibration, selective, positive = documents.calibration, documents.selective, documents.record.positive
+    charts = {"reliability": [page_charts.reliability_chart(test.before, test.after, test.labels)]}
+    is_positive, decided = test.labels == positive, test.decided == positive
+    if is_positive.any() and not is_positive.all():
+        name = documents.splits.label_names[positive]
+        charts["ranking"] = page_charts.ranking_charts(test.log_odds[:, positive], is_positive, decided, name)
+    if choice := calibration.threshold_choice:
+        charts["threshold"] = [page_charts.threshold_chart(choice, calibration.fitted_on)]
+    if selective:
+        curve, note = selective.curve, sections.selective_text(selective)
+        charts["risk_coverage"] = [page_charts.risk_coverage_chart(curve.coverage, curve.risk, note=note)]
+        if selective.cascade:
+            charts["cost"] = [page_charts.cost_chart(selective.cascade, selective.split)]
+    if training := page_charts.training_charts(documents.record.log_history or []):
+        charts["training"] = training
+    return charts

@@ -8,9 +8,12 @@ import numpy as np
 import sklearn.metrics
 
 from natix_hf.documents.calibration import ThresholdChoice
+from natix_hf.documents.robustness import Robustness
 from natix_hf.documents.selective import CascadeFigures
 from natix_hf.report.charts import Chart, Table, number, table_of_curves
 from natix_hf.report.metrics import expected_calibration_error
+from natix_hf.report.robustness import sent_text
+from natix_hf.report.summary import figure_text
 
 BINS = 15  # the same as the ECE's
 DRAWN = 400  # points of a curve; more are closer together than a pixel
@@ -267,6 +270,41 @@ def cost_chart(figures: CascadeFigures, rows: str) -> Chart:
     chart.table = table_of_curves(
         f"{figures.cost_in} a photo", curve.cost, leave_early=curve.early, wrong=curve.error, lost=curve.loss
     )
+    return chart
+
+
+def robustness_chart(document: Robustness) -> Chart | None:
+    """MCC by level of each profile; None where no profile has levels."""
+    styles = ("blue", "orange", "good", "gray")
+    found = [
+        (one.profile, [case for case in one.cases if case.level is not None and case.distortion is None])
+        for one in document.profiles
+    ]
+    found = [(profile, cases) for profile, cases in found if len(cases) > 1]
+    if not found:
+        return None
+    values = [case.metrics["mcc"] for _, cases in found for case in cases]
+    highest = max(case.level for _, cases in found for case in cases)
+    chart = Chart(
+        "MCC by challenge level",
+        "MCC at each level of the challenge profiles: "
+        + "; ".join(
+            f"{name} " + ", ".join(f"{case.level}: {figure_text(case.metrics['mcc'].value)}" for case in cases)
+            for name, cases in found
+        ),
+        x=(0, highest),
+        y=(min(0.0, *(v.low or 0.0 for v in values)), 1.0),
+        x_label="level",
+        y_label="MCC",
+        count_x=True,
+        note=f"{document.n} photos in {document.groups} groups; bands are {100 * document.level:g}\u00a0% "
+        f"intervals. {sent_text(document.profiles)}",
+    )
+    for (name, cases), style in zip(found, styles):
+        level = [case.level for case in cases]
+        figures = [case.metrics["mcc"] for case in cases]
+        chart.band(level, [figure.low for figure in figures], [figure.high for figure in figures], style)
+        chart.line(level, [figure.value for figure in figures], style, name)
     return chart
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -63,31 +63,6 @@ class Rows(NamedTuple):
     log_odds: np.ndarray
     decided: np.ndarray
     slices: Mapping[str, np.ndarray]
-
-
-class ExtraSection(NamedTuple):
-    """A section about something that this room does not know, handed to a page or a card: a text, a table, a line.
-
-    Attributes:
-        id: its anchor in a page.
-        name: in a page's menu.
-        title: above it.
-        text: above the table.
-        heads: of the table's columns.
-        rows: each a list of words and then of `page_tables.Cell`; a row that is too short
-            has a reason for that in its last place.
-        words: number of columns that hold words.
-        foot: below the table.
-    """
-
-    id: str
-    name: str
-    title: str
-    text: str
-    heads: Sequence[str]
-    rows: Sequence[Sequence[Any]]
-    words: int = 1
-    foot: str = ""
 
 
 class Picture(NamedTuple):

@@ -123,6 +123,11 @@ def read_before_line(metrics: FinalFigures) -> str:
     )
 
 
+def sentence(line: str) -> str:
+    """A line of a command as a sentence."""
+    return line[:1].upper() + line[1:] + "."
+
+
 def figure_text(value: float | None) -> str:
     """Three decimals, four where the figure is below 0.1, a dash where it is not defined."""
     if value is None:

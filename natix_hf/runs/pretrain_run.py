@@ -13,10 +13,11 @@ from natix_hf.documents.pretraining import GuardRecord, MilestoneChoice
 from natix_hf.documents.run_record import RunRecord
 from natix_hf.documents.unlabelled_pool import UnlabelledPool
 from natix_hf.errors import UserError
-from natix_hf.files import home, replacing, staging, write_text
+from natix_hf.files import home, staging, write_text
 from natix_hf.inference.features import frozen_features
 from natix_hf.modeling.checkpoints import build_model, load_backbone
-from natix_hf.report.figures_pretraining import guard_curves
+from natix_hf.report.chart_pictures import draw_charts
+from natix_hf.report.figures_pretraining import guard_charts
 from natix_hf.runs import folder as run_folder
 from natix_hf.runs.choose_milestone import Judge, choice_lines, choose
 from natix_hf.runs.pretrained_card import pretrained_card
@@ -100,8 +101,7 @@ def check_pool(run: Path, pool: UnlabelledPool | None, *, resume: bool) -> None:
 def draw_guard(run: Path) -> None:
     """Draw `guard.json`."""
     (run / "figures").mkdir(exist_ok=True)
-    with replacing(run / "figures" / "guard.png") as path:
-        guard_curves(GuardRecord.read(run).looks, path, LEAST_SHARE)
+    draw_charts(guard_charts(GuardRecord.read(run).looks, LEAST_SHARE), run / "figures" / "guard.png")
 
 
 def finish_pretraining(

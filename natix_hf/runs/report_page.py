@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from natix_hf import __version__
 from natix_hf.data.splits.certificate import read_certificate
@@ -13,11 +11,12 @@ from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.gallery import Gallery
 from natix_hf.documents.run_documents import RunDocuments
 from natix_hf.errors import UserError
-from natix_hf.files import replacing, write_text
+from natix_hf.files import write_text
 from natix_hf.hub.cards import model_card
 from natix_hf.hub.public_page import facts, lead, served_rows
-from natix_hf.report import figures, figures_decisions, figures_robustness
-from natix_hf.report.page import report_html
+from natix_hf.report import figures, figures_robustness
+from natix_hf.report.chart_pictures import draw_charts
+from natix_hf.report.page import charts_of, report_html
 from natix_hf.report.page_sections import Picture, Rows
 from natix_hf.runs.saved_logits import read_predictions
 from natix_hf.runs.steps import REPORT, carried_out
@@ -62,33 +61,15 @@ def write_report(
 
 
 def draw_figures(run: Path, documents: RunDocuments) -> None:
-    """The pictures in `figures/` that the card shows."""
-    record, calibration = documents.record, documents.calibration
-    test = _rows(run, "val_test", calibration)
-    names, positive = documents.splits.label_names, record.positive
-    is_positive = test.labels == positive
-
-    def drawn(name: str, draw: Callable[..., None], *about: Any) -> None:
-        with replacing(run / "figures" / f"{name}.png") as path:
-            draw(*about, path)
-
-    drawn("reliability", figures.reliability, test.before, test.after, test.labels)
-    drawn("confusion", figures.confusion, test.labels, test.decided, names)
-    if record.log_history:
-        drawn("training", figures.training_curve, record.log_history)
-    if choice := calibration.threshold_choice:
-        drawn("threshold", figures_decisions.threshold_figure, choice, calibration.fitted_on)
-    if documents.selective:
-        drawn("risk_coverage", figures_decisions.risk_coverage_figure, documents.selective)
-        if cascade := documents.selective.cascade:
-            drawn("cost", figures_decisions.cost_figure, cascade, documents.selective.split)
-    if is_positive.any() and not is_positive.all():
-        about = test.log_odds[:, positive], is_positive, test.decided == positive, names[positive]
-        drawn("ranking", figures_decisions.ranking_figure, *about)
+    """Write the pictures in `figures/` that the card shows."""
+    test, folder = _rows(run, "val_test", documents.calibration), run / "figures"
+    for name, charts in charts_of(documents, test).items():
+        draw_charts(charts, folder / f"{name}.png")
+    figures.confusion(test.labels, test.decided, documents.splits.label_names, folder / "confusion.png")
     if documents.robustness:
-        drawn("robustness", figures_robustness.robustness, documents.robustness)
+        figures_robustness.robustness(documents.robustness, folder / "robustness.png")
     if documents.reward:
-        reward_figure(documents.reward, run / "figures" / "reward.png")  # none where nothing has a reward
+        reward_figure(documents.reward, folder / "reward.png")  # none where nothing has a reward
 
 
 def report_run(run: Path) -> None:

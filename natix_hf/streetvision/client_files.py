@@ -23,7 +23,7 @@ import yaml
 
 from natix_hf.errors import UserError
 from natix_hf.files import write_json, write_text
-from natix_hf.report.page_sections import ExtraSection
+from natix_hf.report.sections import Section
 
 LABELS = ("None", "Roadwork")  # by class id; clients read output["Roadwork"]
 LIMIT_SECONDS = 9.0  # for one photo, on a CPU
@@ -335,13 +335,13 @@ def latency_lines(found: ClientCheck) -> list[str]:
     return lines
 
 
-def latency_section(found: ClientCheck) -> ExtraSection:
+def latency_section(found: ClientCheck) -> Section:
     """Times of a client's call, as `check_client` measured them, for a card."""
     rows = [
         [f"{row.width} x {row.height}", str(row.at_once), f"{row.p50:.3f}", f"{row.p99:.3f}", str(row.requests)]
         for row in found.latency
     ]
-    return ExtraSection(
+    return Section(
         "latency",
         "Latency",
         "Latency",

@@ -11,9 +11,8 @@ import numpy as np
 from natix_hf.documents.reward import Reward, RewardEntry
 from natix_hf.report.figures import BLUE, GREY, ORANGE, new_figure, save_figure
 from natix_hf.report.figures_robustness import WIDE, sent_lines
-from natix_hf.report.page_sections import ExtraSection
-from natix_hf.report.page_tables import Cell, figure_cell
 from natix_hf.report.robustness import sent_text
+from natix_hf.report.sections import Cell, Section, figure_cell
 from natix_hf.streetvision.reward import HALTED, SENT_LAST
 
 
@@ -43,14 +42,14 @@ def reward_lines(document: Reward) -> list[str]:
     return lines
 
 
-def reward_sections(document: Reward | None) -> list[ExtraSection]:
+def reward_sections(document: Reward | None) -> list[Section]:
     """What the decisions would have been paid, by profile and source; empty where there is no `reward.json`."""
     if not document:
         return []
     field, sent = document.field, sent_text(document.entries)
     heads = ["profile", "source", "predictions", "mean reward", "score after a day", "times average pay"]
     return [
-        ExtraSection(
+        Section(
             "reward",
             "Reward",
             "Simulated reward",

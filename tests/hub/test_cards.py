@@ -65,7 +65,7 @@ def test_a_cascade_has_its_promise_and_its_cost(run_folder):
     card, found = card_of(folder), selective.cascade
     assert "- Early exits: with 95% confidence at most 5.00% of all photos leave" in card
     ends = f"{found.mean_cost.low:.3f} to {found.mean_cost.high:.3f}"
-    assert f"| views a photo | {found.mean_cost.value:.3f} | {ends} | {found.early.n} | 60 |" in card
+    assert f"| views a photo | {found.mean_cost.value:.3f} ({ends}) | {found.early.n} | 60 |" in card
 
 
 def test_front_matter_is_what_the_hub_reads(run_folder):

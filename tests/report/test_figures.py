@@ -2,9 +2,7 @@
 
 import numpy as np
 import pytest
-import scipy.special
 from matplotlib.figure import Figure
-from PIL import Image
 
 from natix_hf.report import figures
 
@@ -24,39 +22,6 @@ def drawn(monkeypatch):
     save = figures.save_figure
     monkeypatch.setattr(figures, "save_figure", lambda figure, path: (kept.append(figure), save(figure, path)))
     return kept
-
-
-def test_training_curve_draws_the_logged_points(tmp_path, drawn):
-    log = [{"step": 10, "loss": 0.7}, {"step": 20, "loss": 0.4}, {"step": 20, "eval_loss": 0.5, "eval_mcc": 0.8}]
-    figures.training_curve(log, tmp_path / "curve.png")
-    losses, scores = drawn[0].axes
-    assert losses.lines[0].get_xydata().tolist() == [[10, 0.7], [20, 0.4]]
-    assert losses.lines[1].get_xydata().tolist() == [[20, 0.5]]
-    assert scores.lines[0].get_xydata().tolist() == [[20, 0.8]]
-    assert (scores.get_ylabel(), len(scores.lines)) == ("MCC", 1)
-
-
-def test_training_curve_shows_raw_weights_beside_the_average(tmp_path, drawn):
-    log = [{"step": 5, "eval_accuracy": 0.9, "eval_raw_accuracy": 0.8}]
-    figures.training_curve(log, tmp_path / "curve.png", metric="accuracy")
-    assert [line.get_ydata().tolist() for line in drawn[0].axes[1].lines] == [[0.9], [0.8]]
-
-
-def test_a_log_without_evaluations_still_makes_a_picture(tmp_path):
-    figures.training_curve([{"step": 1, "loss": 0.5}], tmp_path / "curve.png")
-    assert Image.open(tmp_path / "curve.png").size[0] > 600
-
-
-@pytest.mark.parametrize("classes", [2, 13])
-def test_reliability_names_both_ece_and_n(tmp_path, drawn, classes):
-    logits, labels = draw(classes)
-    before, after = scipy.special.softmax(logits * 3, axis=1), scipy.special.softmax(logits, axis=1)
-    figures.reliability(before, after, labels, tmp_path / "reliability.png")
-    legend = drawn[0].axes[0].get_legend()
-    texts = [legend.get_title().get_text(), *(text.get_text() for text in legend.get_texts())]
-    assert texts[0] == "150 photos"
-    assert texts[1].startswith("before: ECE 0.")
-    assert texts[2].startswith("after: ECE 0.")
 
 
 @pytest.mark.parametrize("classes", [2, 13])

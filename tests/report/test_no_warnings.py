@@ -10,7 +10,7 @@ from natix_hf.decision.prior_shift import estimate_prior
 from natix_hf.decision.selective import selective_document
 from natix_hf.decision.temperature import softmax
 from natix_hf.decision.threshold import threshold_curve
-from natix_hf.report.figures_decisions import ranking_figure
+from natix_hf.report.chart_pictures import draw_charts
 from natix_hf.report.intervals import bootstrap_intervals, paired_differences
 from natix_hf.report.metrics import classification_metrics
 from natix_hf.report.page_charts import ranking_charts
@@ -71,8 +71,7 @@ def test_figures_and_calibration(kind, tmp_path):
         scores, positive = softmax(logits)[:, 1], labels == 1
         for metric in ("mcc", "f1", "accuracy", "cost:1:5", "precision>=0.9"):
             threshold_curve(scores, positive, groups, metric, n_boot=50)
-        ranking_figure(scores, positive, scores > 0.5, "b", tmp_path / "ranking.png")
-        ranking_charts(scores, positive, scores > 0.5, "b")
+        draw_charts(ranking_charts(scores, positive, scores > 0.5, "b"), tmp_path / "ranking.png")
 
 
 @pytest.mark.parametrize("kind", ["perfect", "perfect three", "wrong", "rare class", "guessing three"])

@@ -5,12 +5,11 @@ import pytest
 from PIL import Image
 
 from natix_hf.documents.robustness import ProfileFigures, Robustness
-from natix_hf.hub.card_sections import robustness_section
 from natix_hf.report import figures_robustness
 from natix_hf.report.intervals import bootstrap_intervals, paired_differences
 from natix_hf.report.metrics import METRICS
-from natix_hf.report.page_tables import robustness_table
 from natix_hf.report.robustness import Sent, latency_document, robustness_document, robustness_lines, sent_text
+from natix_hf.report.sections import robustness_section
 from natix_hf.streetvision.field import LATE_2025
 from natix_hf.streetvision.reward import Photos, reward_document
 from natix_hf.streetvision.reward_report import reward_figure
@@ -65,7 +64,6 @@ def test_how_the_photos_were_sent_stands_with_every_figure(document):
     assert [profile.sent for profile in document.profiles] == [SENT, SENT]
     told = f"challenge@2025 and challenge@2026-05 with {SENT}"
     assert f"  sent: {told}" in robustness_lines(document)
-    assert told in robustness_table(document).text
     assert told in robustness_section(document).text
     case = document.profiles[0].cases[:1]
     said = (("a", "one"), ("b", "two"), ("a", "one"), ("clean", None))

@@ -6,7 +6,6 @@ from sklearn.metrics import accuracy_score, matthews_corrcoef
 
 from natix_hf.documents.reward import Reward
 from natix_hf.errors import UserError
-from natix_hf.hub.card_sections import extra_section
 from natix_hf.streetvision.field import LATE_2025, read_field
 from natix_hf.streetvision.reward import (
     Photos,
@@ -141,7 +140,7 @@ def test_a_simulated_reward_says_that_nobody_is_paid_how_often_photos_come_and_h
     assert Reward.parse(got.text(), "") == got
     assert got.challenges == 57
     lines, (section,) = reward_lines(got), reward_sections(got)
-    for text in ("\n".join(lines), section.text, extra_section(section).text):
+    for text in ("\n".join(lines), section.text):
         assert "as of 2026-05 StreetVision is halted" in text
         assert "nobody is paid" in text
         assert "57 challenges a day for each of 251 participants (288 for each of 50)" in text
