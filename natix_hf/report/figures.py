@@ -17,7 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from natix_hf.documents.learning_rates import LearningRates
 from natix_hf.files import replacing
-from natix_hf.report.metrics import expected_calibration_error
+from natix_hf.logits import expected_calibration_error
 
 BLUE, ORANGE, GREY = "#1f6fb4", "#d9730d", "#8a8a8a"
 _DPI = 150

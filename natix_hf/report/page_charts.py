@@ -9,8 +9,8 @@ import sklearn.metrics
 
 from natix_hf.documents.calibration import ThresholdChoice
 from natix_hf.documents.selective import CascadeFigures
+from natix_hf.logits import expected_calibration_error
 from natix_hf.report.charts import Chart, Table, number, table_of_curves
-from natix_hf.report.metrics import expected_calibration_error
 
 BINS = 15  # the same as the ECE's
 DRAWN = 400  # points of a curve; more are closer together than a pixel
