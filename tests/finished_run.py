@@ -15,7 +15,6 @@ from PIL import Image
 from natix_hf.data.splits.certificate import SIZES, read_certificate
 from natix_hf.decision.risk_control import capacity_line, control_risk, guarantee_line
 from natix_hf.decision.selective import selective_document
-from natix_hf.decision.temperature import softmax
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.document import Document
 from natix_hf.documents.final_figures import Stage, Stages
@@ -27,6 +26,7 @@ from natix_hf.documents.run_record import RunRecord
 from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.documents.step_record import StepRecord
 from natix_hf.hub.cards import model_card
+from natix_hf.logits import softmax
 from natix_hf.report.intervals import bootstrap_intervals, paired_differences
 from natix_hf.report.robustness import Sent, robustness_document
 from natix_hf.report.slices import slices_document

@@ -17,7 +17,8 @@ VERBS = [
     and (path.parent == PACKAGE or path.stem == "__main__")
 ]
 
-FREE = {"cpu_tricks", "documents", "errors", "files", "options", "resampling", "threads"}  # know nothing, free to all
+# Know nothing, free to all.
+FREE = {"cpu_tricks", "documents", "errors", "files", "logits", "options", "resampling", "threads"}
 GROUND = {"photos", "modeling", "decision", "report", "scenes"}
 FIRST = {"data", "streetvision", "inference"}
 SECOND = {"training", "hub"}

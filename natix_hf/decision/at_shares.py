@@ -9,11 +9,9 @@ bound of Clopper and Pearson, 1934, at every level). Knows arrays only.
 from __future__ import annotations
 
 import numpy as np
-import scipy.special
 
-from natix_hf.resampling import CELLS, ENDS, group_numbers, times_drawn
-
-ECE_BINS = 15
+from natix_hf.logits import ECE_BINS, confidence_gaps, nll, softmax
+from natix_hf.resampling import group_numbers, interval_ends, on_resamples, without_added_noise
 
 
 def figures_at_shares(
@@ -46,24 +44,22 @@ def figures_at_shares(
     shares = np.asarray(shares, dtype=np.float64) / np.sum(shares)
     number = group_numbers(groups, len(labels))
     n_groups = int(number.max()) + 1
-    log_p = scipy.special.log_softmax(np.asarray(calibrated, dtype=np.float64), axis=1)
-    probabilities = np.exp(log_p)
-    rows = np.arange(len(labels))
-    confidence = probabilities.max(axis=1)
-    gaps = confidence - (probabilities.argmax(axis=1) == labels)
-    bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
+    probabilities = softmax(calibrated)
+    gaps, bins = confidence_gaps(probabilities, labels)
     per_row = np.zeros((len(labels), 4 + ECE_BINS))
     per_row[:, 0] = 1
     per_row[:, 1] = decisions != labels
-    per_row[:, 2] = -log_p[rows, labels]
+    per_row[:, 2] = nll(calibrated, labels)
     per_row[:, 3] = ((probabilities - np.eye(len(shares))[labels]) ** 2).sum(axis=1)
-    per_row[rows, 4 + bins] = gaps
+    per_row[np.arange(len(labels)), 4 + bins] = gaps
     sums = np.zeros((len(shares), n_groups, per_row.shape[1]))
     np.add.at(sums, (labels, number), per_row)
 
-    drawn = [np.ones((1, n_groups))]
-    drawn += times_drawn(n_groups, n_boot, seed, at_once=max(1, CELLS // n_groups))
-    totals = np.concatenate([np.einsum("bg,kgc->bkc", times, sums) for times in drawn])  # (1 + b, classes, columns)
+    def summed(times: np.ndarray) -> np.ndarray:  # (b, groups) -> (b, classes, columns)
+        return np.einsum("bg,kgc->bkc", times, sums)
+
+    drawn = on_resamples(summed, n_groups, n_boot, seed, width=n_groups)
+    totals = np.concatenate([summed(np.ones((1, n_groups))), drawn])
     there = totals[:, :, :1]
     means = np.divide(totals[:, :, 1:], there, out=np.full(totals[:, :, 1:].shape, np.nan), where=there > 0)
     wrong = means[:, :, 0]
@@ -88,10 +84,10 @@ def with_intervals(figures: dict[str, np.ndarray]) -> dict[str, dict[str, float]
     """`value`, `low` and `high` of each figure of `figures_at_shares`, or of the differences of two such."""
     found = {}
     for name, values in figures.items():
-        drawn = values[1:][~np.isnan(values[1:])]  # a resample without a class has no figures
-        if name == "ece" and (values >= 0).all():  # noise adds to a mean of absolute gaps, and so does resampling
-            drawn = np.maximum(drawn - (drawn.mean() - values[0]), 0.0)
-        low, high = np.quantile(drawn, ENDS) if len(drawn) else (np.nan, np.nan)
+        drawn = values[1:]  # NaN for a resample without a class
+        if name == "ece" and (values >= 0).all():  # not a difference of two
+            drawn = without_added_noise(drawn, values[0])
+        low, high = interval_ends(drawn)
         found[name] = {
             "value": float(values[0]),
             "low": float(min(low, values[0])),

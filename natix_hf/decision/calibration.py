@@ -11,8 +11,8 @@ from typing import NotRequired, TypedDict
 
 import numpy as np
 
-from natix_hf.decision.temperature import softmax
 from natix_hf.documents.calibration import CalibrationFile
+from natix_hf.logits import softmax
 
 TINY = np.finfo(np.float64).tiny
 

@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-import scipy.special
 
 from natix_hf.decision.calibrators import CALIBRATORS
 from natix_hf.decision.fit_calibrator import fit_one
 from natix_hf.decision.prior_shift import TINY, resampled_priors
-from natix_hf.resampling import ENDS, group_numbers, times_drawn
+from natix_hf.logits import softmax
+from natix_hf.resampling import group_numbers, interval_ends, times_drawn
 
 
 class Reference(NamedTuple):
@@ -74,7 +74,7 @@ def intervals(
         seen, logits = counts / counts.sum(), calibrated
         if again_fitted := CALIBRATORS[calibrator].again:
             logits = fit_one(again_fitted, reference.logits[picked], labels).calibrated(calibrated)
-        probabilities, weights = scipy.special.softmax(logits, axis=1), new[number]
+        probabilities, weights = softmax(logits), new[number]
         found = resampled_priors(probabilities, seen, prior, weights[None])[0]
         shares.append(found)
         ratio = found / seen
@@ -82,5 +82,5 @@ def intervals(
         for name, decided in decisions.items():
             chance = ratio[decided] * probabilities[rows, decided] / whole
             right[name].append(float((weights * chance).sum() / weights.sum()))
-    low, high = np.quantile(np.array(shares), ENDS, axis=0)
-    return low, high, {name: tuple(np.quantile(values, ENDS)) for name, values in right.items()}
+    low, high = np.transpose([interval_ends(share) for share in np.transpose(shares)])
+    return low, high, {name: interval_ends(np.array(values)) for name, values in right.items()}

@@ -33,10 +33,10 @@ from natix_hf.decision.early_exit import (
 )
 from natix_hf.decision.fit_calibrator import fit_calibrator
 from natix_hf.decision.selective import CURVE_POINTS, share_with_interval
-from natix_hf.decision.temperature import softmax
 from natix_hf.documents.cascade import Cascade, EarlyExit, StageCalibration
 from natix_hf.documents.selective import AmountInterval, CascadeFigures, CostCurve
 from natix_hf.errors import UserError
+from natix_hf.logits import softmax
 
 
 class StageRows(NamedTuple):

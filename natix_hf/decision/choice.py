@@ -19,15 +19,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import scipy.special
 
 from natix_hf.decision.calibrators import CALIBRATORS
 from natix_hf.documents.calibration import Candidate
-
-
-def nll(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Nats of each row, `(n,)`, from logits `(n, classes)` and class ids `(n,)`."""
-    return -scipy.special.log_softmax(logits, axis=1)[np.arange(len(labels)), labels]
+from natix_hf.logits import nll
 
 
 def mean_and_error(values: np.ndarray, group_of_row: np.ndarray) -> tuple[float, float]:

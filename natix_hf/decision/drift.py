@@ -11,10 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.special
 
 from natix_hf.decision.prior_shift import PriorEstimate, resampled_priors
 from natix_hf.errors import UserError
+from natix_hf.logits import softmax
 from natix_hf.resampling import CELLS, group_numbers, times_drawn
 
 P_LIMIT = 0.05
@@ -81,8 +81,7 @@ def drift_test(
     if not counts.all():
         raise UserError(f"drift: the reference holds no photo of class {int(np.flatnonzero(counts == 0)[0])}")
     seen, prior = counts / counts.sum(), estimate.prior
-    new = scipy.special.softmax(np.asarray(logits, dtype=np.float64), axis=1)
-    old = scipy.special.softmax(np.asarray(reference_logits, dtype=np.float64), axis=1)
+    new, old = softmax(logits), softmax(reference_logits)
     number, old_number = group_numbers(groups, len(new)), group_numbers(reference_groups, len(old))
     n_groups, n_old = int(number.max()) + 1, int(old_number.max()) + 1
 

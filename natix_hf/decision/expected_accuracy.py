@@ -7,11 +7,11 @@ Knows arrays only, and takes calibration for granted: under drift the figure is 
 from __future__ import annotations
 
 import numpy as np
-import scipy.special
 
 from natix_hf.decision.prior_shift import TINY, PriorEstimate, resampled_priors
 from natix_hf.documents.calibration import Bounds
-from natix_hf.resampling import CELLS, ENDS, group_numbers, times_drawn
+from natix_hf.logits import softmax
+from natix_hf.resampling import group_numbers, interval_ends, on_resamples
 
 
 def expected_accuracy(
@@ -34,7 +34,7 @@ def expected_accuracy(
         groups: `(n,)` or None.
     """
     seen = np.asarray(seen, dtype=np.float64) / np.sum(seen)
-    probabilities = scipy.special.softmax(np.asarray(logits, dtype=np.float64), axis=1)
+    probabilities = softmax(logits)
     decisions, number = np.asarray(decisions), group_numbers(groups, len(probabilities))
     decided = probabilities[np.arange(len(decisions)), decisions]
 
@@ -42,11 +42,10 @@ def expected_accuracy(
         ratio = priors / seen
         return ratio[:, decisions] * decided / np.maximum(ratio @ probabilities.T, TINY)
 
-    draws = []
-    at_once = max(1, CELLS // len(decisions))
-    for times in times_drawn(int(number.max()) + 1, n_boot, seed, at_once=at_once):
+    def accuracy(times: np.ndarray) -> np.ndarray:  # (b, groups) -> (b,)
         weights = times[:, number]
         chances = right(resampled_priors(probabilities, seen, estimate.prior, weights))
-        draws.append((weights * chances).sum(axis=1) / weights.sum(axis=1))
-    low, high = np.quantile(np.concatenate(draws), ENDS)
-    return Bounds(value=float(right(estimate.prior[None]).mean()), low=float(low), high=float(high))
+        return (weights * chances).sum(axis=1) / weights.sum(axis=1)
+
+    low, high = interval_ends(on_resamples(accuracy, int(number.max()) + 1, n_boot, seed, width=len(decisions)))
+    return Bounds(value=float(right(estimate.prior[None]).mean()), low=low, high=high)

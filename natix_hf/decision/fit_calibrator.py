@@ -9,10 +9,11 @@ import numpy as np
 
 from natix_hf.decision.calibration import Calibration
 from natix_hf.decision.calibrators import CALIBRATORS
-from natix_hf.decision.choice import choose, nll
-from natix_hf.decision.temperature import checked_rows, ece
+from natix_hf.decision.choice import choose
+from natix_hf.decision.temperature import checked_rows
 from natix_hf.documents.calibration import Candidate
 from natix_hf.errors import UserError
+from natix_hf.logits import expected_calibration_error, nll, softmax
 from natix_hf.resampling import group_numbers
 
 FOLDS = 10
@@ -116,8 +117,8 @@ def fit_calibrator(
         groups=int(group_of_row.max()) + 1,
         nll_before=float(nll(logits, labels).mean()),
         nll_after=float(nll(after, labels).mean()),
-        ece_before=ece(logits, labels),
-        ece_after=ece(after, labels),
+        ece_before=expected_calibration_error(softmax(logits), labels),
+        ece_after=expected_calibration_error(softmax(after), labels),
         candidates=tuple(compared),
         notes=tuple(notes),
     )

@@ -23,7 +23,7 @@ import numpy as np
 import scipy.optimize
 import scipy.stats
 
-from natix_hf.resampling import group_numbers
+from natix_hf.resampling import flawless_high, group_numbers
 
 STAKES = 20
 _SHARES = np.r_[0.0, (np.arange(STAKES) + 0.5) / STAKES]  # q / alpha
@@ -94,7 +94,7 @@ def smallest_certifiable(groups: Groups, delta: float) -> float:
         return 1.0
     hair = 1 + 1e-9  # so that rounding does not fail the very rate that is named
     if groups.largest == 1:
-        return min(1.0, float(-np.expm1(np.log(delta) / n)) * hair)
+        return min(1.0, flawless_high(n, delta) * hair)
     wanted = -np.log(delta)
 
     def missing(alpha: float) -> float:

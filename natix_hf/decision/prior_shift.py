@@ -11,13 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.special
 
 from natix_hf.errors import UserError
-from natix_hf.resampling import ENDS, group_numbers, times_drawn
+from natix_hf.logits import softmax
+from natix_hf.resampling import group_numbers, interval_ends, on_resamples
 
 TINY = np.finfo(np.float64).tiny
-_CELLS = 4_000_000  # numbers held at once per array: 32 MB
 
 
 def prior_bias(seen: Sequence[float], target: Sequence[float]) -> np.ndarray:
@@ -134,17 +133,19 @@ def estimate_prior(
         raise UserError(f"prior: expected logits (n >= 1, {len(seen)}), found shape {logits.shape}")
     if not np.isfinite(logits).all():
         raise UserError("prior: NaN or infinite logits among those that the class shares are estimated from")
-    probabilities = scipy.special.softmax(logits, axis=1)
+    probabilities = softmax(logits)
     prior, converged, iterations = seen, False, 0
     while iterations < max_iterations and not converged:
         found = em_step(probabilities, seen, prior)
         converged, prior, iterations = bool(np.abs(found - prior).max() <= tolerance), found, iterations + 1
     group_of_row = group_numbers(groups, len(logits))
     n_groups = int(group_of_row.max()) + 1
-    draws = []
-    for times in times_drawn(n_groups, n_boot, seed, at_once=max(1, _CELLS // logits.size)):
-        draws.append(resampled_priors(probabilities, seen, prior, times[:, group_of_row], max_iterations))
-    low, high = np.quantile(np.concatenate(draws), ENDS, axis=0)
+
+    def again(times: np.ndarray) -> np.ndarray:  # (b, groups) -> (b, classes)
+        return resampled_priors(probabilities, seen, prior, times[:, group_of_row], max_iterations)
+
+    draws = on_resamples(again, n_groups, n_boot, seed, width=logits.size)
+    low, high = np.transpose([interval_ends(share) for share in draws.T])
     return PriorEstimate(prior, low, high, iterations, converged, len(logits), n_groups)
 
 

@@ -12,7 +12,6 @@ import numpy as np
 import scipy.special
 
 from natix_hf.decision.risk_control import answers
-from natix_hf.decision.temperature import softmax
 from natix_hf.documents.guarantee import Guarantee
 from natix_hf.documents.selective import (
     AmountInterval,
@@ -23,7 +22,8 @@ from natix_hf.documents.selective import (
     RiskCurve,
     Selective,
 )
-from natix_hf.resampling import CELLS, ENDS, LEVEL, group_numbers, times_drawn
+from natix_hf.logits import softmax
+from natix_hf.resampling import LEVEL, flawless_high, group_numbers, interval_ends, on_resamples
 
 CURVE_POINTS = 200
 
@@ -77,12 +77,11 @@ def risk_coverage(
     starts = np.flatnonzero(np.r_[True, np.diff(confidence[order]) != 0])
     wrong, of_row = wrong[order], of_row[order]
 
-    aurc, augrc = (float(area[0]) for area in _areas(np.ones((1, len(wrong))), wrong, starts))
-    drawn = [
-        _areas(times[:, of_row], wrong, starts)
-        for times in times_drawn(n_groups, n_boot, seed, at_once=max(1, CELLS // len(wrong)))
-    ]
-    ends = [np.quantile(np.concatenate(values), ENDS) for values in zip(*drawn, strict=True)]
+    aurc, augrc = _areas(np.ones((1, len(wrong))), wrong, starts)[0]
+    drawn = on_resamples(
+        lambda times: _areas(times[:, of_row], wrong, starts), n_groups, n_boot, seed, width=len(wrong)
+    )
+    ends = [interval_ends(areas) for areas in drawn.T]
     if not wrong.any():
         # The worst order of a hidden mistake rate e, all of them first: AURC e (1 - log e), AUGRC e - e^2 / 2.
         hidden = flawless_high(n_groups)
@@ -136,11 +135,6 @@ def selective_document(
     return Selective(**about, **found._asdict(), **more)
 
 
-def flawless_high(n_groups: int) -> float:
-    """The mistake rate that so many groups without a mistake leave possible (Clopper and Pearson, 1934)."""
-    return float(-np.expm1(np.log(ENDS[0]) / n_groups))
-
-
 def _band(scores, is_positive, groups, guarantee: Guarantee, *, n_boot: int, seed: int) -> Band:
     """Rates of the band on these rows with intervals: a class's wrong answers and abstentions, coverage, precision."""
     said_positive, said_negative = answers(scores, guarantee.low, guarantee.high)
@@ -180,16 +174,15 @@ def share_with_interval(
         hidden = flawless_high(there)
         low, high = (0.0, hidden) if value == 0 else (1 - hidden, 1.0)
     else:
-        drawn = []
-        for times in times_drawn(n_groups, n_boot, seed, at_once=max(1, CELLS // n_groups)):
-            size = times @ sizes
-            drawn.append((times @ hits)[size > 0] / size[size > 0])
-        low, high = np.quantile(np.concatenate(drawn), ENDS)
+        sums = np.stack([hits, sizes], axis=1)
+        drawn = on_resamples(lambda times: times @ sums, n_groups, n_boot, seed, width=n_groups)
+        drawn = drawn[drawn[:, 1] > 0]
+        low, high = interval_ends(drawn[:, 0] / drawn[:, 1])
     return Rate(**_ends(value, low, high), n=int(sizes.sum()), groups=there)
 
 
-def _areas(weights: np.ndarray, wrong: np.ndarray, starts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """AURC and AUGRC `(b,)` for row weights `(b, n)`, rows sorted by confidence, `starts` of the blocks of ties.
+def _areas(weights: np.ndarray, wrong: np.ndarray, starts: np.ndarray) -> np.ndarray:
+    """AURC and AUGRC `(b, 2)` for row weights `(b, n)`, rows sorted by confidence, `starts` of the blocks of ties.
 
     In a block of b rows, e of them wrong, behind c rows with E mistakes, the mean over orders of the mistakes among
     the first c + j is E + j e / b; the sum of that over c + j for j = 1..b is e + (E - c e / b) (H(c + b) - H(c))
@@ -203,7 +196,7 @@ def _areas(weights: np.ndarray, wrong: np.ndarray, starts: np.ndarray) -> tuple[
     harmonic = scipy.special.digamma(before + rows + 1) - scipy.special.digamma(before + 1)
     risk = (mistakes + (mistakes_before - before * share) * harmonic).sum(axis=1)
     generalized = (rows * (mistakes_before + mistakes / 2)).sum(axis=1)
-    return risk / total, generalized / total**2
+    return np.stack([risk / total, generalized / total**2], axis=1)
 
 
 def _ends(value: float, low: float, high: float) -> dict[str, float]:

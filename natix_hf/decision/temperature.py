@@ -22,16 +22,11 @@ import scipy.optimize
 import scipy.special
 
 from natix_hf.errors import UserError
+from natix_hf.logits import checked, softmax
 from natix_hf.resampling import group_numbers
 
 BOUNDS = (0.05, 20.0)  # of T; a fit that leaves them says that the logits are broken, not that the model is that wrong
 PRIOR_SD = 0.35  # of log T: two temperatures in three within 0.70 and 1.42, T = 2 is two standard deviations off
-ECE_BINS = 15
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    """Probabilities `(n, classes)` in float64 from logits `(n, classes)`; rows sum to 1."""
-    return scipy.special.softmax(np.asarray(logits, dtype=np.float64), axis=1)
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None) -> float:
@@ -84,52 +79,13 @@ def design_effect(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray | N
 def checked_rows(
     logits: np.ndarray, labels: np.ndarray, what: str = "calibration", names: Sequence[str] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The two arrays as float64 and int64, or a `UserError` saying why nothing can be done with them.
-
-    Args:
-        logits: `(n, classes)`.
-        labels: `(n,)`.
-        what: stands before each message.
-        names: `(n,)` how messages call the rows; by default by number.
-
-    Raises:
-        UserError: no rows, fewer than two classes, a label out of range, a logit that is NaN or infinite,
-            probabilities in place of logits.
-    """
-    logits, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels)
-
-    def called(row: int) -> str:
-        return f"row {row}" if names is None else names[row]
-
+    """`logits.checked` for rows that something is fitted on; probabilities in place of logits are refused too."""
     if len(logits) == 0:
         raise UserError(f"{what}: no rows to fit it on; give val_calib a larger share in split_ratios")
-    if logits.ndim != 2 or logits.shape[1] < 2 or labels.shape != logits.shape[:1]:
-        raise UserError(
-            f"{what}: expected logits (n, classes >= 2) and labels (n,), found {logits.shape} and {labels.shape}"
-        )
-    bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
-    if len(bad):
-        raise UserError(
-            f"{what}: {len(bad)} of {len(logits)} rows have NaN or infinite logits (the first is {called(bad[0])}); "
-            "the training has diverged or ran in fp16: train again with a lower learning_rate, in bf16 or fp32"
-        )
+    logits, labels = checked(logits, labels, what, names)
     if ((logits >= 0) & (logits <= 1)).all() and np.allclose(logits.sum(axis=1), 1.0, atol=1e-4):
         raise UserError(
             f"{what}: probabilities given where logits are expected (all {len(logits)} rows lie in [0, 1] and "
             "sum to 1); give what the model gives before its softmax, or the logarithm of the probabilities"
         )
-    outside = np.flatnonzero((labels < 0) | (labels >= logits.shape[1]))
-    if len(outside):
-        raise UserError(
-            f"{what}: label {labels[outside[0]]} of {called(outside[0])} is not in 0..{logits.shape[1] - 1}, "
-            "the classes of the model; check label_names"
-        )
-    return logits, labels.astype(np.int64)
-
-
-def ece(logits: np.ndarray, labels: np.ndarray) -> float:
-    """The figure of `report.metrics.expected_calibration_error` (rooms of this floor are apart; a test compares)."""
-    probabilities = softmax(logits)
-    confidence, correct = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-    bins = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
-    return float(np.abs(np.bincount(bins, weights=confidence - correct)).sum() / len(labels))
+    return logits, labels

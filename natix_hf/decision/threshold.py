@@ -15,7 +15,7 @@ import scipy.sparse
 
 from natix_hf.documents.calibration import Constraint, HeldOutGain, ThresholdChoice, ThresholdCurve
 from natix_hf.errors import UserError
-from natix_hf.resampling import CELLS, ENDS, group_numbers, times_drawn
+from natix_hf.resampling import group_numbers, interval_ends, on_resamples
 
 METRICS = "mcc, accuracy, f1, fbeta:BETA, cost:FALSE_POSITIVE:FALSE_NEGATIVE, precision>=P, recall>=R"
 CURVE_POINTS = 400
@@ -117,13 +117,13 @@ def threshold_curve(
     value, held = _values(chosen, *(once @ side for side in steps))
     half, held_half = _values(chosen, *(once @ side for side in by_step((scores > 0.5).astype(np.int64), 2)))
     best = int(_best(chosen, value, held, cuts)[0])
-    optima, at_best = [], []
-    for times in times_drawn(n_groups, n_boot, seed, at_once=max(1, CELLS // max(levels, n_groups))):
+
+    def optima(times: np.ndarray) -> np.ndarray:  # (b, groups) -> (b, 2): the best threshold, the value at `best`
         drawn, drawn_held = _values(chosen, *(times @ side for side in steps))
-        optima.append(cuts[_best(chosen, drawn, drawn_held, cuts)])
-        at_best.append(drawn[:, best])
-    low, high = np.quantile(np.concatenate(optima), ENDS)
-    value_low, value_high = np.quantile(np.concatenate(at_best), ENDS)
+        return np.stack([cuts[_best(chosen, drawn, drawn_held, cuts)], drawn[:, best]], axis=1)
+
+    drawn = on_resamples(optima, n_groups, n_boot, seed, width=max(levels, n_groups))
+    (low, high), (value_low, value_high) = map(interval_ends, drawn.T)
     shown = _thinned(len(cuts), best)
     constraint = None
     if chosen.constrained:
@@ -138,11 +138,11 @@ def threshold_curve(
         metric=metric,
         measures={"precision": "recall", "recall": "precision"}.get(chosen.kind, chosen.kind),
         threshold=float(cuts[best]),
-        low=float(low),
-        high=float(high),
+        low=low,
+        high=high,
         value=float(value[0, best]),
-        value_low=float(value_low),
-        value_high=float(value_high),
+        value_low=value_low,
+        value_high=value_high,
         at_half=float(half[0, 0]),
         n=len(scores),
         groups=n_groups,
@@ -204,7 +204,7 @@ def held_out_gain(
         return np.stack(columns, axis=1)
 
     value, at_half = figures(np.ones((1, n_groups)))[0]
-    drawn = np.concatenate([figures(t) for t in times_drawn(n_groups, n_boot, seed, max(1, CELLS // n_groups))])
+    drawn = on_resamples(figures, n_groups, n_boot, seed, width=n_groups)
     sign = -1.0 if chosen.kind == "cost" else 1.0
     gain = sign * (value - at_half)
     error = (drawn[:, 0] - drawn[:, 1]).std(ddof=1)

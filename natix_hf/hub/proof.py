@@ -27,7 +27,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from natix_hf.decision.temperature import softmax
 from natix_hf.documents.export import AskedClient, Export, Proof, ProofPhotos, ProvenClient, SameDecisions
 from natix_hf.errors import UserError
 from natix_hf.files import read_json, write_json
@@ -35,6 +34,7 @@ from natix_hf.hub.proof_photos import Photos, proof_photos
 from natix_hf.inference.batches import logits_of, photo_batches
 from natix_hf.inference.classify import load_classifier
 from natix_hf.inference.photo_size import at_size
+from natix_hf.logits import softmax
 from natix_hf.modeling.exports import FORMS, ExportForm
 from natix_hf.modeling.exports.export_form import labels_of
 from natix_hf.photos.geometry import Geometry

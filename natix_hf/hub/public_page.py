@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from natix_hf.decision.calibration import Calibration
-from natix_hf.decision.temperature import softmax
 from natix_hf.documents.run_documents import RunDocuments
 from natix_hf.documents.split_logits import SavedLogits
 from natix_hf.files import hub_id, read_recipe, write_text
 from natix_hf.hub.cards import LORA_SETTINGS, METHODS, SETTINGS
+from natix_hf.logits import softmax
 from natix_hf.report import photo_cost
 from natix_hf.report.charts import Table
 from natix_hf.report.metrics import log_odds

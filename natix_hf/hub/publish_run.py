@@ -19,7 +19,6 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from natix_hf.data.splits.certificate import read_certificate
-from natix_hf.decision.temperature import softmax
 from natix_hf.documents.export import Proof
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.published_version import PublishedVersion
@@ -33,6 +32,7 @@ from natix_hf.hub.proof import TOLERANCES, clients_of, prove
 from natix_hf.hub.proof_photos import proof_photos
 from natix_hf.inference.batches import logits_of, photo_batches
 from natix_hf.inference.graph_classifier import GRAPHS
+from natix_hf.logits import softmax
 from natix_hf.modeling.exports import FORMS
 from natix_hf.modeling.exports.adapter_folder import base_folder
 from natix_hf.modeling.exports.export_form import labels_of

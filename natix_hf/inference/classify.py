@@ -16,7 +16,6 @@ from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
 from natix_hf.decision.calibration import DecisionRule
-from natix_hf.decision.temperature import softmax
 from natix_hf.documents.run_record import RunRecord
 from natix_hf.errors import UserError, one_line
 from natix_hf.files import only_a_path, read_json, replacing
@@ -24,6 +23,7 @@ from natix_hf.inference.averaged_views import view_batches
 from natix_hf.inference.batches import logits_of, staged_logits_of
 from natix_hf.inference.graph_classifier import GRAPHS, GraphClassifier, graph_form
 from natix_hf.inference.tiled_models import check_same_views
+from natix_hf.logits import softmax
 from natix_hf.modeling.checkpoints import PICKLES, check_finite
 from natix_hf.modeling.packed_linear import packed_linears
 from natix_hf.photos.client_view import ClientTally

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from natix_hf.decision.temperature import softmax
 from natix_hf.errors import PhotoError
 from natix_hf.inference.batches import client_pixels, logits_of
+from natix_hf.logits import softmax
 from natix_hf.modeling.packed_linear import packed_linears
 
 CPU_BATCH = 16

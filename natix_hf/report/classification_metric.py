@@ -8,7 +8,6 @@ from __future__ import annotations
 import datasets
 import evaluate
 import numpy as np
-import scipy.special
 
 from natix_hf.report.metrics import METRICS, classification_metrics
 
@@ -49,5 +48,4 @@ class NatixClassificationMetric(evaluate.Metric):
         if probabilities:
             # The smallest positive float in place of 0: where such a class is the label, 708 nats and not infinity.
             scores = np.log(np.maximum(scores, np.finfo(np.float64).tiny))
-            scores = scipy.special.log_softmax(scores, axis=1)
         return classification_metrics(scores, references, positive)

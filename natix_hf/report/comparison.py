@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.special
 import scipy.stats
 import sklearn.metrics
 
@@ -26,8 +25,9 @@ from natix_hf.documents.comparison import (
     SliceDifference,
 )
 from natix_hf.documents.figures import Interval
+from natix_hf.logits import checked, softmax
 from natix_hf.report.intervals import bootstrap_intervals, group_count, measured_on, paired_differences
-from natix_hf.report.metrics import LOWER_IS_BETTER, METRICS, checked
+from natix_hf.report.metrics import LOWER_IS_BETTER, METRICS
 from natix_hf.report.slices import FEW_GROUPS, FEW_ROWS
 
 LISTED = 100  # photos on which two runs differ
@@ -181,7 +181,7 @@ def _slices(first: Judged, other: Judged, rows: _Rows, options: dict) -> list[Sl
 def _differing(first: Judged, other: Judged, rows: _Rows, label_names: Sequence[str]) -> list[DifferingPhoto]:
     """The photos on which decisions differ, those first on which the probabilities of the label lie furthest apart."""
     every = np.arange(len(rows.labels))
-    shares = [scipy.special.softmax(run.logits, axis=1)[every, rows.labels] for run in (first, other)]
+    shares = [softmax(run.logits)[every, rows.labels] for run in (first, other)]
     one, two = first.logits.argmax(axis=1), other.logits.argmax(axis=1)
     parted = np.flatnonzero(one != two)
     order = parted[np.lexsort((rows.ids[parted].astype(str), -np.abs(shares[0] - shares[1])[parted]))][:LISTED]

@@ -1,9 +1,7 @@
 """Intervals by resampling whole groups, for one classifier and for the difference of two.
 
-Photos of one camera or video resemble each other, so the group is what was drawn independently and what is resampled
-(the cluster bootstrap; Efron and Tibshirani, 1993). Each resample is a vector of how often each group was drawn, and
-every figure is computed from sums over groups, so that 1,000 resamples cost little more than one pass. Knows arrays
-only.
+Every figure is computed from sums over groups, so that 1,000 resamples cost little more than one pass
+(`resampling`). Works on arrays.
 
 The percentile interval fails where nothing can vary: without a single mistake every resample is perfect too. There
 the end away from perfection comes from the exact binomial bound on the number of groups, see `_flawless_lows`.
@@ -14,24 +12,31 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-import scipy.special
 
 from natix_hf.documents.figures import Measured
+from natix_hf.logits import ECE_BINS, checked, confidence_gaps, nll, softmax
 from natix_hf.report.metrics import (
     LOWER_IS_BETTER,
     METRICS,
-    checked,
     classification_metrics,
-    confidence_gaps,
     confusion_figures,
     judged_classes,
     log_odds,
 )
-from natix_hf.resampling import LEVEL, group_numbers, times_drawn
+from natix_hf.resampling import (
+    CELLS,
+    ENDS,
+    LEVEL,
+    flawless_high,
+    group_numbers,
+    interval_ends,
+    on_resamples,
+    times_drawn,
+    weighted_auroc,
+    without_added_noise,
+)
 
-ECE_BINS = 15
 NEED_TWO_CLASSES = ("macro_f1", "mcc", "auroc")  # say nothing about rows of one class
-_CELLS = 4_000_000  # numbers held at once per array: 32 MB
 
 
 def bootstrap_intervals(
@@ -42,7 +47,6 @@ def bootstrap_intervals(
     positive: int = 1,
     n_boot: int = 1000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> dict[str, dict[str, float]]:
     """Every metric with its percentile interval over resampled groups.
 
@@ -53,7 +57,6 @@ def bootstrap_intervals(
         positive: the class whose ranking AUROC judges where there are two.
         n_boot: number of resamples.
         seed: of the resampling; same seed and rows, same interval.
-        level: share of repetitions in which the interval is to hold the truth.
 
     Returns:
         `{metric: {"value", "low", "high"}}`, the values equal to `classification_metrics`. Resamples in which a
@@ -66,18 +69,16 @@ def bootstrap_intervals(
     group_of_row = group_numbers(groups, len(labels))
     values = classification_metrics(logits, labels, positive)
     draws = _resampled(logits, labels, group_of_row, positive, n_boot, seed)
-    return _ends(values, draws, _flawless_lows(logits, labels, group_of_row, values, level), level)
+    return _ends(values, draws, _flawless_lows(logits, labels, group_of_row, values))
 
 
 def _ends(
-    values: dict[str, float], draws: dict[str, np.ndarray], lows: dict[str, float], level: float
+    values: dict[str, float], draws: dict[str, np.ndarray], lows: dict[str, float]
 ) -> dict[str, dict[str, float]]:
     intervals = {}
     for name in METRICS:
-        drawn = draws[name]
-        if name == "ece":  # noise adds to a mean of absolute gaps, and resampling adds it again: take that part out
-            drawn = np.maximum(drawn - (drawn.mean() - values[name]), 0.0)
-        low, high = _percentiles(drawn, level)
+        drawn = without_added_noise(draws[name], values[name]) if name == "ece" else draws[name]
+        low, high = interval_ends(drawn)
         intervals[name] = {"value": values[name], "low": lows.get(name, low), "high": high}
     return intervals
 
@@ -91,7 +92,7 @@ def paired_differences(
     positive: int = 1,
     n_boot: int = 1000,
     seed: int = 0,
-    level: float = 0.95,
+    level: float = LEVEL,
 ) -> dict[str, dict[str, float]]:
     """How much `a` differs from `b` on the same rows: `metric(a) - metric(b)` with its interval over resampled groups.
 
@@ -99,7 +100,8 @@ def paired_differences(
 
     Args:
         logits_a, logits_b: `(n, classes)` of the two classifiers, row by row the same photos.
-        labels, groups, positive, n_boot, seed, level: as in `bootstrap_intervals`.
+        labels, groups, positive, n_boot, seed: as in `bootstrap_intervals`.
+        level: share of repetitions in which the intervals are to hold the truth.
 
     Returns:
         `{metric: {"difference", "low", "high"}}`.
@@ -122,7 +124,6 @@ def difference_of_means(
     positive: int = 1,
     n_boot: int = 1000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> dict[str, float]:
     """`paired_differences` of two settings that were trained with several seeds each: the mean over pairs of runs.
 
@@ -130,7 +131,7 @@ def difference_of_means(
 
     Args:
         logits_a, logits_b: for each seed `(n, classes)`, row by row the same photos in all of them.
-        labels, groups, metric, positive, n_boot, seed, level: as in `paired_differences`.
+        labels, groups, metric, positive, n_boot, seed: as in `paired_differences`.
     """
     group_of_row = group_numbers(groups, len(labels))
     values, draws = [], []
@@ -140,7 +141,7 @@ def difference_of_means(
         drawn = [_resampled(one, rows, group_of_row, positive, n_boot, seed)[metric] for one in (a, b)]
         values.append(figures[0] - figures[1])
         draws.append(drawn[0] - drawn[1])
-    low, high = _percentiles(np.mean(draws, axis=0), level)
+    low, high = interval_ends(np.mean(draws, axis=0))
     return {"difference": float(np.mean(values)), "low": low, "high": high}
 
 
@@ -153,7 +154,6 @@ def luck_of_the_best(
     positive: int = 1,
     n_boot: int = 200,
     seed: int = 0,
-    level: float = 0.95,
 ) -> dict[str, float] | None:
     """How much better the best of several scores on the rows that it was chosen on than on others.
 
@@ -166,11 +166,10 @@ def luck_of_the_best(
         labels, groups, positive, seed: as in `bootstrap_intervals`.
         metric: a name of `METRICS` by which the best is chosen.
         n_boot: number of resamples; those in which nothing can be scored on either side are left out.
-        level: share of the resamples between `low` and `high`.
 
     Returns:
         `{"elsewhere", "low", "high", "by", "chosen_again", "resamples"}`: the mean of the scores on groups that were
-        not drawn, and the ends of `level` of them; what the best on all rows scores beyond that mean, positive where
+        not drawn, and the ends of `LEVEL` of them; what the best on all rows scores beyond that mean, positive where
         it flatters, whichever way the metric points; the share of resamples in which that one was chosen. None where
         no resample leaves something to score.
     """
@@ -195,7 +194,7 @@ def luck_of_the_best(
     ahead = np.where(np.isnan(whole), -np.inf, whole).argmax()
     if not defined.any() or np.isnan(whole[ahead]):
         return None
-    low, high = _percentiles(sign * elsewhere, level)
+    low, high = interval_ends(sign * elsewhere)
     return {
         "elsewhere": float(sign * elsewhere[defined].mean()),
         "low": low,
@@ -207,11 +206,11 @@ def luck_of_the_best(
 
 
 def _gaps(
-    values: Sequence[dict[str, float]], draws: Sequence[dict[str, np.ndarray]], level: float
+    values: Sequence[dict[str, float]], draws: Sequence[dict[str, np.ndarray]], level: float = LEVEL
 ) -> dict[str, dict[str, float]]:
     found = {}
     for name in METRICS:
-        low, high = _percentiles(draws[0][name] - draws[1][name], level)
+        low, high = interval_ends(draws[0][name] - draws[1][name], level)
         found[name] = {"difference": values[0][name] - values[1][name], "low": low, "high": high}
     return found
 
@@ -225,14 +224,13 @@ def intervals_beside(
     positive: int = 1,
     n_boot: int = 1000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> Iterator[tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]]:
     """Each of `others` by itself and beside the reference, which is resampled once for all of them.
 
     Args:
         reference: `(n, classes)` logits.
         others: each `(k n, classes)`: the rows k times over, in order, e.g. seen in k ways; groups stay together.
-        labels, groups, positive, n_boot, seed, level: as in `bootstrap_intervals`.
+        labels, groups, positive, n_boot, seed: as in `bootstrap_intervals`.
 
     Yields:
         `bootstrap_intervals` of the one, and `paired_differences` of it to the reference.
@@ -246,8 +244,8 @@ def intervals_beside(
         logits, rows = checked(other, np.tile(labels, times))
         own, values = np.tile(group_of_row, times), classification_metrics(logits, rows, positive)
         draws = _resampled(logits, rows, own, positive, n_boot, seed)
-        ends = _ends(values, draws, _flawless_lows(logits, rows, own, values, level), level)
-        yield ends, _gaps((values, value), (draws, draw), level)
+        ends = _ends(values, draws, _flawless_lows(logits, rows, own, values))
+        yield ends, _gaps((values, value), (draws, draw))
 
 
 def difference_to_rest(
@@ -259,7 +257,6 @@ def difference_to_rest(
     positive: int = 1,
     n_boot: int = 1000,
     seed: int = 0,
-    level: float = 0.95,
 ) -> dict[str, dict[str, float]]:
     """How much some rows differ from all others: `metric(inside) - metric(rest)` with its interval.
 
@@ -273,7 +270,7 @@ def difference_to_rest(
         labels: `(n,)` class ids.
         groups: `(n,)`, None: each row is its own.
         inside: `(n,)` True for the rows of the part; both parts have rows.
-        positive, n_boot, seed, level: as in `bootstrap_intervals`.
+        positive, n_boot, seed: as in `bootstrap_intervals`.
 
     Returns:
         `{metric: {"difference", "low", "high", "error"}}`, the last being the standard deviation of the resamples.
@@ -304,7 +301,7 @@ def difference_to_rest(
         if name == "ece" or (single and name in NEED_TWO_CLASSES):
             gaps = np.full(1 + n_boot, np.nan)
         difference, drawn = float(gaps[0]), gaps[1:]
-        low, high = _percentiles(drawn, level)
+        low, high = interval_ends(drawn)
         defined = drawn[~np.isnan(drawn)]
         error = float(np.std(defined, ddof=1)) if len(defined) > 1 else float("nan")
         found[name] = {"difference": difference, "low": low, "high": high, "error": error}
@@ -340,14 +337,6 @@ def measured_on(split: str, n: int, groups: np.ndarray | None, *, positive_label
     )
 
 
-def _percentiles(draws: np.ndarray, level: float) -> tuple[float, float]:
-    defined = draws[~np.isnan(draws)]
-    if len(defined) == 0:
-        return float("nan"), float("nan")
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
-
-
 def _resampled(
     logits: np.ndarray,
     labels: np.ndarray,
@@ -364,8 +353,7 @@ def _resampled(
     """
     n, classes = logits.shape
     n_groups = int(group_of_row.max()) + 1 if drawn is None else drawn.shape[1]
-    log_probabilities = scipy.special.log_softmax(logits, axis=1)
-    gaps, bin_of_row = confidence_gaps(np.exp(log_probabilities), labels, ECE_BINS)
+    gaps, bin_of_row = confidence_gaps(softmax(logits), labels)
     cell_of_row = labels * classes + logits.argmax(axis=1)
 
     def per_group(
@@ -375,68 +363,58 @@ def _resampled(
         return counted.reshape(n_groups, columns).astype(np.float64)
 
     cells = per_group(cell_of_row, classes * classes)
-    losses = per_group(np.zeros(n, dtype=np.int64), 1, -log_probabilities[np.arange(n), labels])
+    losses = per_group(np.zeros(n, dtype=np.int64), 1, nll(logits, labels))
     gap_sums = per_group(bin_of_row, ECE_BINS, gaps)
     odds = log_odds(logits)
     judged = judged_classes(labels, classes, positive)
 
-    parts: list[dict[str, np.ndarray]] = []
-    at_once = max(1, _CELLS // n)
-    given = None if drawn is None else (drawn[start : start + at_once] for start in range(0, len(drawn), at_once))
-    for times in given or times_drawn(n_groups, n_boot, seed, at_once):  # times: (resamples, groups)
+    def figures(times: np.ndarray) -> np.ndarray:  # (b, groups) -> (b, metrics)
         confusion = (times @ cells).reshape(-1, classes, classes)  # [resample, label, decision]
         size = confusion.sum(axis=(1, 2))
-        weights = times[:, group_of_row]  # (resamples, n)
+        weights = times[:, group_of_row]  # (b, n)
         # A class that a resample lacks is left out of its mean, as in `classification_metrics`.
-        aurocs = np.stack([_weighted_auroc(odds[:, k], labels == k, weights) for k in judged])
+        aurocs = np.stack([weighted_auroc(odds[:, k], labels == k, weights) for k in judged])
         defined = ~np.isnan(aurocs)
         with np.errstate(invalid="ignore"):
             auroc = np.where(defined, aurocs, 0.0).sum(axis=0) / defined.sum(axis=0)
-            figures = confusion_figures(confusion) | {
+            found = confusion_figures(confusion) | {
                 "auroc": auroc,
                 "log_loss": (times @ losses)[:, 0] / size,
                 "ece": np.abs(times @ gap_sums).sum(axis=1) / size,
             }
-        parts.append({name: np.where(size > 0, values, np.nan) for name, values in figures.items()})
-    return {name: np.concatenate([part[name] for part in parts]) for name in METRICS}
+        return np.stack([np.where(size > 0, found[name], np.nan) for name in METRICS], axis=1)
 
-
-def _weighted_auroc(scores: np.ndarray, is_positive: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Share of (positive, negative) pairs in order, ties half, for row weights `(b, n)`: `(b,)`, NaN without pairs."""
-    order = np.argsort(scores, kind="stable")
-    starts = np.flatnonzero(np.r_[True, np.diff(scores[order]) != 0])  # equal scores share one level
-    weights = weights[:, order]
-    positives = np.add.reduceat(weights * is_positive[order], starts, axis=1)  # (b, levels)
-    negatives = np.add.reduceat(weights * ~is_positive[order], starts, axis=1)
-    below = np.cumsum(negatives, axis=1) - negatives / 2
-    pairs = positives.sum(axis=1) * negatives.sum(axis=1)
-    return np.divide((positives * below).sum(axis=1), pairs, out=np.full(len(pairs), np.nan), where=pairs > 0)
+    if drawn is None:
+        table = on_resamples(figures, n_groups, n_boot, seed, width=n)
+    else:
+        at_once = max(1, CELLS // n)
+        table = np.concatenate([figures(drawn[start : start + at_once]) for start in range(0, len(drawn), at_once)])
+    return dict(zip(METRICS, table.T, strict=True))
 
 
 def _flawless_lows(
-    logits: np.ndarray, labels: np.ndarray, group_of_row: np.ndarray, values: dict[str, float], level: float
+    logits: np.ndarray, labels: np.ndarray, group_of_row: np.ndarray, values: dict[str, float]
 ) -> dict[str, float]:
     """Low ends for figures at their best, from how many mistakes so few groups could hide; else nothing.
 
-    g groups without a mistake leave a mistake rate of up to 1 - (alpha/2)^(1/g) possible (Clopper and Pearson, 1934).
-    The figures that weigh classes take that bound for each class at once (alpha split over the classes) and are
+    The figures that weigh classes take the bound of each class at once (alpha split over the classes) and are
     computed from the confusion matrix that follows; AUROC is at least the rectangle under the ROC point of that
     matrix.
     """
     lows: dict[str, float] = {}
-    alpha = (1 - level) / 2
     present = np.unique(labels)
     if len(present) < 2:
         if values["accuracy"] == 1.0:
-            lows["accuracy"] = float(alpha ** (1 / len(np.unique(group_of_row))))
+            lows["accuracy"] = 1 - flawless_high(len(np.unique(group_of_row)))
         return lows
-    recall = np.array([(alpha / len(present)) ** (1 / len(np.unique(group_of_row[labels == k]))) for k in present])
+    alpha = ENDS[0] / len(present)
+    recall = np.array([1 - flawless_high(len(np.unique(group_of_row[labels == k])), alpha) for k in present])
     if values["accuracy"] == 1.0:
         shares = np.array([np.mean(labels == k) for k in present])
         confusion = np.diag(recall) + (1 - np.eye(len(present))) * ((1 - recall) / (len(present) - 1))[:, None]
         bounds = confusion_figures((confusion * shares[:, None])[None])
         lows = {name: float(bound[0]) for name, bound in bounds.items()}
-        lows["accuracy"] = float(alpha ** (1 / len(np.unique(group_of_row))))
+        lows["accuracy"] = 1 - flawless_high(len(np.unique(group_of_row)))
     if values["auroc"] == 1.0:
         lows["auroc"] = float(np.mean([low * np.delete(recall, k).mean() for k, low in enumerate(recall)]))
     return lows

@@ -10,6 +10,8 @@ import numpy as np
 import scipy.special
 import sklearn.metrics
 
+from natix_hf.logits import checked, expected_calibration_error, nll, softmax
+
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "auroc", "log_loss", "ece")
 LOWER_IS_BETTER = ("log_loss", "ece")
 
@@ -25,7 +27,7 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray, positive: int
     - AUROC: two classes: how often a positive photo outranks a negative one; more: mean of one class against the rest
       over the classes that occur. NaN where the labels are all of one class.
     - log loss: mean of -log p(label) in nats, without clipping.
-    - ECE: see `expected_calibration_error`.
+    - ECE: see `logits.expected_calibration_error`.
 
     Args:
         logits: `(n, classes)`; log-probabilities are logits too.
@@ -37,19 +39,18 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray, positive: int
         `{name: float}` in the order of `METRICS`.
 
     Raises:
-        ValueError: no rows, shapes that do not fit, a label outside the classes, a logit that is not finite.
+        UserError: no rows, shapes that do not fit, a label outside the classes, a logit that is not finite.
     """
     logits, labels = checked(logits, labels)
     predicted = logits.argmax(axis=1)
     classes = logits.shape[1]
     confusion = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(1, classes, classes)
     decided = confusion_figures(confusion.astype(np.float64))
-    log_probabilities = scipy.special.log_softmax(logits, axis=1)
     return {
         **{name: float(values[0]) for name, values in decided.items()},
         "auroc": _auroc(logits, labels, positive),
-        "log_loss": float(-np.mean(log_probabilities[np.arange(len(labels)), labels])),
-        "ece": expected_calibration_error(np.exp(log_probabilities), labels),
+        "log_loss": float(nll(logits, labels).mean()),
+        "ece": expected_calibration_error(softmax(logits), labels),
     }
 
 
@@ -72,31 +73,6 @@ def confusion_figures(confusion: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
-def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
-    """Mean gap between confidence and accuracy over equal-width confidence bins (Guo et al., 2017).
-
-    Args:
-        probabilities: `(n, classes)`, rows sum to 1; the confidence is the largest of a row.
-        labels: `(n,)` class ids.
-        bins: number of bins on [0, 1].
-
-    Raises:
-        ValueError: if `n == 0` or a row does not sum to 1.
-    """
-    probabilities, labels = checked(probabilities, labels)
-    if not np.allclose(probabilities.sum(axis=1), 1.0, atol=1e-4):
-        raise ValueError("expected_calibration_error: a row of probabilities does not sum to 1; were these logits?")
-    gaps, bin_of_row = confidence_gaps(probabilities, labels, bins)
-    return float(np.abs(np.bincount(bin_of_row, weights=gaps, minlength=bins)).sum() / len(labels))
-
-
-def confidence_gaps(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> tuple[np.ndarray, np.ndarray]:
-    """Confidence minus correctness `(n,)` and the confidence bin `(n,)` of each row, the parts that ECE sums."""
-    confidence = probabilities.max(axis=1)
-    gaps = confidence - (probabilities.argmax(axis=1) == labels)
-    return gaps, np.minimum((confidence * bins).astype(np.int64), bins - 1)
-
-
 def log_odds(logits: np.ndarray) -> np.ndarray:
     """log p / (1 - p) of each class, `(n, classes)`: ranks as the probability does, but never rounds to a tie at 1."""
     columns = [
@@ -108,22 +84,6 @@ def log_odds(logits: np.ndarray) -> np.ndarray:
 def judged_classes(labels: np.ndarray, classes: int, positive: int) -> np.ndarray:
     """The classes whose ranking AUROC averages: the positive one of two, else all that occur among the labels."""
     return np.array([positive]) if classes == 2 else np.unique(labels)
-
-
-def checked(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scores `(n, classes)` as float64 and labels `(n,)` as int64, or a ValueError that says what is wrong."""
-    scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels)
-    if scores.ndim != 2 or scores.shape[1] < 2 or labels.shape != scores.shape[:1] or len(labels) == 0:
-        raise ValueError(
-            f"expected scores (n >= 1, classes >= 2) and labels (n,), found {scores.shape} and {labels.shape}"
-        )
-    if not np.isfinite(scores).all():
-        raise ValueError(f"{int((~np.isfinite(scores)).any(axis=1).sum())} of {len(scores)} rows hold NaN or infinity")
-    if labels.min() < 0 or labels.max() >= scores.shape[1]:
-        raise ValueError(
-            f"labels reach from {labels.min()} to {labels.max()}, the scores have {scores.shape[1]} classes"
-        )
-    return scores, labels.astype(np.int64)
 
 
 def _auroc(logits: np.ndarray, labels: np.ndarray, positive: int) -> float:

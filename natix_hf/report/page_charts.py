@@ -10,8 +10,8 @@ import sklearn.metrics
 from natix_hf.documents.calibration import ThresholdChoice
 from natix_hf.documents.robustness import Robustness
 from natix_hf.documents.selective import CascadeFigures
+from natix_hf.logits import expected_calibration_error
 from natix_hf.report.charts import Chart, Table, number, table_of_curves
-from natix_hf.report.metrics import expected_calibration_error
 from natix_hf.report.robustness import sent_text
 from natix_hf.report.summary import figure_text
 

@@ -22,6 +22,7 @@ import scipy.stats
 
 from natix_hf.documents.figures import Difference, Interval
 from natix_hf.documents.slices import Slice, Slices, Small
+from natix_hf.logits import checked
 from natix_hf.report.intervals import (
     NEED_TWO_CLASSES,
     bootstrap_intervals,
@@ -29,7 +30,7 @@ from natix_hf.report.intervals import (
     group_count,
     measured_on,
 )
-from natix_hf.report.metrics import METRICS, checked
+from natix_hf.report.metrics import METRICS
 from natix_hf.report.summary import LABELS, difference_text, figure_text, interval_text
 from natix_hf.resampling import LEVEL
 

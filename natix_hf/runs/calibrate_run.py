@@ -22,7 +22,6 @@ from natix_hf.decision.exit_options import check_exit, exit_of
 from natix_hf.decision.fit_calibrator import fit_calibrator
 from natix_hf.decision.prior import class_prior
 from natix_hf.decision.prior_shift import importance_weights, offset_to, prior_bias
-from natix_hf.decision.temperature import softmax
 from natix_hf.decision.threshold import fold_bias, held_out_gain, threshold_curve, unreachable_line
 from natix_hf.documents.calibration import CalibrationFile, Compared, Deployment, Prior, ThresholdChoice
 from natix_hf.documents.cascade import Cascade
@@ -34,6 +33,7 @@ from natix_hf.documents.split_logits import SavedLogits
 from natix_hf.documents.step_record import StepRecord
 from natix_hf.errors import UserError
 from natix_hf.files import read_recipe
+from natix_hf.logits import softmax
 from natix_hf.options import RecipeValue
 from natix_hf.photos.geometry import geometry_of
 from natix_hf.resampling import group_numbers

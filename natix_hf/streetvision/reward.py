@@ -14,10 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.interpolate import RectBivariateSpline
 from scipy.signal import lfilter
-from scipy.special import softmax
 
 from natix_hf.documents.reward import Ranged, Reward, RewardEntry
-from natix_hf.resampling import CELLS, ENDS, LEVEL, group_numbers, times_drawn
+from natix_hf.logits import softmax
+from natix_hf.resampling import ENDS, LEVEL, flawless_high, group_numbers, interval_ends, on_resamples
 from natix_hf.streetvision.field import Field
 
 MCC_WINDOW, ACCURACY_WINDOW = 100, 10  # predictions
@@ -182,16 +182,14 @@ def _interval(
     group = group_numbers(groups, len(labels))
     cells = np.zeros((group.max() + 1, 2, 2))  # groups, label, right
     np.add.at(cells, (group, labels, right.astype(int)), 1)
-    at_once = max(1, CELLS // len(cells))
-    times = times_drawn(len(cells), n_boot, seed, at_once)
-    drawn = np.concatenate([np.tensordot(one, cells, axes=1) for one in times])  # (n_boot, 2, 2)
+    drawn = on_resamples(lambda times: np.tensordot(times, cells, axes=1), len(cells), n_boot, seed, width=len(cells))
     drawn = drawn[(drawn.sum(axis=2) > 0).all(axis=1)]  # a resample without a class has no reward
     recalls = np.array([right[labels == k].mean() for k in (0, 1)])
     shift = value - _means(recalls, seed)[0]
     draws = _means(drawn[:, :, 1] / drawn.sum(axis=2), seed) + shift if len(drawn) else np.array([value])
-    low, high = np.quantile(draws, ENDS)
+    low, high = interval_ends(draws)
     if (recalls == 1).any():
-        hidden = [(ENDS[0] / 2) ** (1 / len(np.unique(group[labels == k]))) for k in (0, 1)]
+        hidden = [1 - flawless_high(len(np.unique(group[labels == k])), ENDS[0] / 2) for k in (0, 1)]
         low = min(low, _means(np.where(recalls == 1, hidden, recalls), seed)[0] + shift)
     return float(np.clip(low, 0, value)), float(np.clip(high, value, 1))
 
@@ -254,7 +252,7 @@ def reward_document(
             why = f"all photos are {label_names[positive if labels.all() else 1 - positive]}"
             entries.append(RewardEntry(**about, left_out=why))
             continue
-        predictions = softmax(np.asarray(one.logits, dtype=np.float64), axis=1)[:, positive]
+        predictions = softmax(one.logits)[:, positive]
         right = (predictions > 0.5) == (labels == 1)
         simulated = simulate(predictions, labels, days=days, challenges=challenges, seed=seed)
         value = float(simulated.reward.mean())

@@ -23,11 +23,11 @@ from natix_hf.decision.at_shares import before_and_after, figures_at_shares
 from natix_hf.decision.calibration import Calibration
 from natix_hf.decision.fit_calibrator import fit_calibrator
 from natix_hf.decision.prior_shift import estimate_prior, importance_weights, prior_bias
-from natix_hf.decision.temperature import softmax
 from natix_hf.decision.threshold import fold_bias, threshold_curve
 from natix_hf.documents.split_logits import SavedLogits
 from natix_hf.errors import UserError
 from natix_hf.files import read_json
+from natix_hf.logits import softmax
 from natix_hf.report.intervals import bootstrap_intervals, group_count, paired_differences
 from natix_hf.runs.saved_logits import read_predictions
 

@@ -22,7 +22,7 @@ from natix_hf.decision.cascade import TwoStages, left_for_risk
 from natix_hf.decision.early_exit import candidate_bands, certified_exit, exit_confidence, harmful_exits, mean_cost
 from natix_hf.decision.fit_calibrator import fit_one
 from natix_hf.decision.risk_control import band_rates, control_risk
-from natix_hf.decision.temperature import softmax
+from natix_hf.logits import softmax
 
 DELTA, RISK_DELTA = 0.05, 0.1
 COST = (1.0, 9.0)

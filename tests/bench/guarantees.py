@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 
 from natix_hf.decision.calibration import Calibration
 from natix_hf.decision.risk_control import answers, band_rates, control_risk
-from natix_hf.decision.temperature import softmax
 from natix_hf.documents.calibration import CalibrationFile
+from natix_hf.logits import softmax
 
 SETTINGS = [("fpr", 0.05, 0.1), ("fpr", 0.1, 0.1), ("fpr", 0.1, 0.05), ("error", 0.1, 0.1), ("precision", 0.1, 0.1)]
 PREVALENCE = 0.5

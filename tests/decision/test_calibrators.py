@@ -11,8 +11,9 @@ from natix_hf.decision.calibration import Calibration
 from natix_hf.decision.calibrators import CALIBRATORS
 from natix_hf.decision.calibrators.vector import vector_objective
 from natix_hf.decision.fit_calibrator import fit_calibrator, fit_one
-from natix_hf.decision.temperature import BOUNDS, fit_temperature, softmax
+from natix_hf.decision.temperature import BOUNDS, fit_temperature
 from natix_hf.errors import UserError
+from natix_hf.logits import softmax
 from natix_hf.report.metrics import classification_metrics
 
 

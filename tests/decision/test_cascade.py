@@ -21,10 +21,10 @@ from natix_hf.decision.choice import nll
 from natix_hf.decision.early_exit import candidate_bands, certified_exit, harmful_exits
 from natix_hf.decision.fit_calibrator import fit_calibrator, fit_one
 from natix_hf.decision.risk_control import band_rates, control_risk
-from natix_hf.decision.temperature import softmax
 from natix_hf.documents.cascade import Cascade
 from natix_hf.documents.selective import CascadeFigures
 from natix_hf.errors import UserError
+from natix_hf.logits import softmax
 
 AS_IT_IS = fit_one("none", np.zeros((2, 2)), np.zeros(2, dtype=np.int64))
 STREETS = Streets(3)

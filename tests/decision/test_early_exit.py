@@ -16,9 +16,9 @@ from natix_hf.decision.early_exit import (
     leaves_early,
 )
 from natix_hf.decision.group_bounds import Groups, p_value, smallest_certifiable
-from natix_hf.decision.temperature import softmax
 from natix_hf.documents.cascade import EarlyExit
 from natix_hf.errors import UserError
+from natix_hf.logits import softmax
 
 
 def of(positive: np.ndarray) -> np.ndarray:

@@ -8,8 +8,9 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 
-from natix_hf.decision.temperature import BOUNDS, design_effect, fit_temperature, softmax
+from natix_hf.decision.temperature import BOUNDS, design_effect, fit_temperature
 from natix_hf.errors import UserError
+from natix_hf.logits import softmax
 
 
 class Logits(ClassifierMixin, BaseEstimator):

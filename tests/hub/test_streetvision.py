@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import yaml
 
-from natix_hf.decision.temperature import softmax
 from natix_hf.errors import UserError
 from natix_hf.hub.export_forms import export_run
 from natix_hf.inference.batches import logits_of, photo_batches
 from natix_hf.inference.classify import load_classifier
+from natix_hf.logits import softmax
 from natix_hf.scenes.photos import encode, scene
 from natix_hf.streetvision import client_files as streetvision
 from natix_hf.streetvision.client_files import (

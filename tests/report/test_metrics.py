@@ -7,7 +7,8 @@ import sklearn.metrics
 import torch
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from natix_hf.report.metrics import METRICS, classification_metrics, expected_calibration_error
+from natix_hf.logits import expected_calibration_error
+from natix_hf.report.metrics import METRICS, classification_metrics
 
 
 def draw(n: int, classes: int, seed: int = 0, skill: float = 1.5) -> tuple[np.ndarray, np.ndarray]:
@@ -107,8 +108,8 @@ def test_log_loss_of_a_confident_mistake_is_not_clipped():
 @pytest.mark.parametrize(
     ("logits", "labels", "message"),
     [
-        (np.zeros((2, 2)), np.array([0, 2]), "labels reach from 0 to 2"),
-        (np.array([[np.nan, 0.0]]), np.array([0]), "NaN or infinity"),
+        (np.zeros((2, 2)), np.array([0, 2]), "label 2 of row 1 is not in 0..1"),
+        (np.array([[np.nan, 0.0]]), np.array([0]), "NaN or infinite"),
         (np.zeros((2, 2)), np.array([0]), "found"),
     ],
 )

@@ -8,8 +8,8 @@ from natix_hf.decision.expected_accuracy import expected_accuracy
 from natix_hf.decision.fit_calibrator import fit_calibrator
 from natix_hf.decision.prior_shift import estimate_prior
 from natix_hf.decision.selective import selective_document
-from natix_hf.decision.temperature import softmax
 from natix_hf.decision.threshold import threshold_curve
+from natix_hf.logits import softmax
 from natix_hf.report.chart_pictures import draw_charts
 from natix_hf.report.intervals import bootstrap_intervals, paired_differences
 from natix_hf.report.metrics import classification_metrics

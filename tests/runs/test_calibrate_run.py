@@ -19,11 +19,12 @@ from natix_hf.data.sources.rows import Rows
 from natix_hf.data.splits.cut import cut
 from natix_hf.data.splits.split_options import Plan
 from natix_hf.decision.calibration import Calibration
-from natix_hf.decision.temperature import fit_temperature, softmax
+from natix_hf.decision.temperature import fit_temperature
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.ledger import read_ledger
 from natix_hf.documents.split_logits import SavedLogits
 from natix_hf.files import read_json, write_json
+from natix_hf.logits import softmax
 from natix_hf.recipe.yaml_and_command_line import parse
 from natix_hf.report.decision_lines import calibration_lines
 from natix_hf.runs import calibrate_run as deciding

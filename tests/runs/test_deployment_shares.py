@@ -12,11 +12,11 @@ import pytest
 
 from natix_hf import UserError, calibrate
 from natix_hf.decision.calibration import Calibration
-from natix_hf.decision.temperature import softmax
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.files import read_json
 from natix_hf.inference.classify import Prediction, write_rows
 from natix_hf.inference.probability_tables import read_probabilities
+from natix_hf.logits import softmax
 from natix_hf.runs.deployment_shares import deployment_prior
 from tests.runs.test_calibrate_run import NAMES, write
 

@@ -5,9 +5,9 @@ import pytest
 from sklearn.metrics import brier_score_loss, log_loss, matthews_corrcoef
 
 from natix_hf.decision.calibration import Calibration
-from natix_hf.decision.temperature import softmax
 from natix_hf.decision.threshold import fold_bias
 from natix_hf.documents.split_logits import SavedLogits
+from natix_hf.logits import softmax
 from natix_hf.report.decision_lines import stage_lines
 from natix_hf.report.summary import metrics_document
 from natix_hf.runs.figures_by_stage import stages_document

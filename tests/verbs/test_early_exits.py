@@ -12,13 +12,13 @@ import yaml
 
 from natix_hf.decision.calibration import Calibration
 from natix_hf.decision.cascade import TwoStages
-from natix_hf.decision.temperature import softmax
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.ledger import read_ledger
 from natix_hf.documents.selective import Selective
 from natix_hf.documents.step_record import StepRecord
 from natix_hf.errors import UserError
 from natix_hf.files import read_json
+from natix_hf.logits import softmax
 from natix_hf.recipe.yaml_and_command_line import parse
 from natix_hf.runs.pipeline.made_from import version_name
 from natix_hf.runs.saved_logits import read_predictions

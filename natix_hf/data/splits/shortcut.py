@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, JpegImagePlugin
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -26,6 +27,7 @@ from sklearn.preprocessing import StandardScaler
 from natix_hf.files import text_path
 from natix_hf.photos.decode import StoredPhoto
 from natix_hf.photos.exif import CAMERA, SIDEWAYS, turn
+from natix_hf.resampling import interval_ends, on_resamples, weighted_auroc
 
 FOLDS = 5
 LEAST = 30  # rows; with fewer nothing can be said
@@ -155,28 +157,6 @@ def fact_table(
     return varying, np.column_stack([values[name] for name in varying]) if varying else np.empty((len(rows), 0))
 
 
-def _ranks(scores: np.ndarray) -> np.ndarray:
-    """`(n, K)` scores as whole numbers of the same order, so that no resample sorts again."""
-    return np.column_stack([np.unique(column, return_inverse=True)[1] for column in scores.T])
-
-
-def _auroc(labels: np.ndarray, ranks: np.ndarray, weights: np.ndarray | None = None) -> float:
-    """One class against the rest, the mean over the classes (for two classes that of the second); ties count half.
-
-    Args:
-        labels: `(n,)` class numbers.
-        ranks: `(n, K)` from `_ranks`.
-        weights: `(n,)` of the rows, some in every class; 1 without.
-    """
-    found = []
-    for k in [1] if ranks.shape[1] == 2 else range(ranks.shape[1]):
-        positive = labels == k
-        weights = np.ones(len(labels)) if weights is None else weights
-        of, rest = (np.bincount(ranks[:, k], weights * side) for side in (positive, ~positive))
-        found.append(of @ (np.cumsum(rest) - rest / 2) / (of.sum() * rest.sum()))
-    return float(np.mean(found))
-
-
 def shortcut(facts: np.ndarray, names: Sequence[str], labels: np.ndarray, groups: np.ndarray) -> ShortcutResult:
     """AUROC of a standardised logistic regression on file facts, cross-validated over groups, pooled over the folds.
 
@@ -202,20 +182,16 @@ def shortcut(facts: np.ndarray, names: Sequence[str], labels: np.ndarray, groups
             if len(np.unique(labels[train])) < len(present):
                 return ShortcutResult(None, reason="one group holds nearly all rows of a class")
             scores[test] = model.fit(facts[train], labels[train]).predict_proba(facts[test])
-    ranks = _ranks(scores)
-    return ShortcutResult(_auroc(labels, ranks), _interval(labels, ranks, groups), strongest(facts, names, labels))
+    judged = [1] if len(present) == 2 else range(len(present))  # each class against the rest
 
+    def auroc(times: np.ndarray) -> np.ndarray:  # (b, groups) -> (b,), NaN without one of the classes
+        weights = times[:, groups]
+        return np.mean([weighted_auroc(scores[:, k], labels == k, weights) for k in judged], axis=0)
 
-def _interval(labels: np.ndarray, ranks: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
-    """Percentiles of the AUROC over resampled groups; resamples without a class are passed over."""
-    rng = np.random.default_rng(0)
-    n, found = groups.max() + 1, []
-    for _ in range(RESAMPLES):
-        weights = np.bincount(rng.integers(0, n, n), minlength=n)[groups]
-        if (np.bincount(labels, weights) > 0).all():
-            found.append(_auroc(labels, ranks, weights))
-    low, high = np.percentile(found, (2.5, 97.5))
-    return float(low), float(high)
+    n_groups = int(groups.max()) + 1
+    drawn = on_resamples(auroc, n_groups, RESAMPLES, seed=0, width=len(labels))
+    value = float(auroc(np.ones((1, n_groups)))[0])
+    return ShortcutResult(value, interval_ends(drawn), strongest(facts, names, labels))
 
 
 def strongest(facts: np.ndarray, names: Sequence[str], labels: np.ndarray) -> list[tuple[str, float]]:
@@ -224,8 +200,7 @@ def strongest(facts: np.ndarray, names: Sequence[str], labels: np.ndarray) -> li
     classes = [1] if len(present) == 2 else range(len(present))
     alone = []
     for name, column in zip(names, facts.T):
-        ranks = _ranks(np.column_stack([-column, column]))
-        each = [_auroc(labels == k, ranks) for k in classes]
+        each = [roc_auc_score(labels == k, column) for k in classes]
         alone.append((name, float(np.mean([max(a, 1 - a) for a in each]))))
     return sorted(alone, key=lambda fact: (-fact[1], fact[0]))
 

@@ -15,7 +15,7 @@ def fit(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray | None) -> Fi
     import numpy as np
     from sklearn.isotonic import IsotonicRegression
 
-    from natix_hf.decision.temperature import softmax
+    from natix_hf.logits import softmax
 
     probabilities, n = softmax(logits), len(labels)
 
