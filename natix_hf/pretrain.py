@@ -36,14 +36,14 @@ def pretrain(recipe: PretrainRecipe) -> MilestoneChoice | None:
     name, revision, run = model.model_name_or_path, model.model_revision, Path(args.output_dir)
     text = resolved_pretraining(recipe)
     say = partial(print, flush=True) if args.should_log else (lambda *_: None)
-    check(recipe, text)
+    chosen = check(recipe, text)
     with args.main_process_first(desc="photos"):
         keys = vars(data) | vars(options) | {"trust_remote_code": model.trust_remote_code}
         splits, other, forgetting = pretraining_photos(keys, say), options.forgetting_name, None
         if other:
             forgetting = (other, *forgetting_photos(other, data.preprocessing_num_workers))
     with args.main_process_first(desc="checkpoint"):
-        attention = {"attn_implementation": model.attn_implementation, "trust_remote_code": model.trust_remote_code}
+        attention = {"attn_implementation": chosen.loaded, "trust_remote_code": model.trust_remote_code}
         backbone = load_backbone(name, revision=revision, **attention)
         processor = load_processor(name, geometry_of(data.resize, data.image_size), revision)
     base = {"base": name, "base_config": published_config(name, backbone, revision), "checked": True}

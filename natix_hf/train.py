@@ -28,11 +28,11 @@ def load_data(recipe: Recipe, say: Callable[[str], None]) -> Any:
     return recipe_photos(vars(recipe.data) | {"trust_remote_code": recipe.model.trust_remote_code}, say=say)
 
 
-def load_network(recipe: Recipe, label_names: list[str]) -> tuple[Any, Any]:
+def load_network(recipe: Recipe, label_names: list[str], attn_implementation: str) -> tuple[Any, Any]:
     """The model that the recipe asks for, ready to train, and its image processor."""
     from natix_hf.inference.load_model import load_model
 
-    options = asdict(recipe.model)
+    options = asdict(recipe.model) | {"attn_implementation": attn_implementation}
     keys = ("views", "views_grid", "views_overlap", "views_top_k", "views_aggregate")
     tiles = {key: getattr(recipe.data, key) for key in keys}
     return load_model(
@@ -60,7 +60,7 @@ def train(recipe: Recipe) -> Part | None:
     args, name, method = recipe.training, recipe.model.model_name_or_path, recipe.model.method
     text = resolved(recipe)
     say = partial(print, flush=True) if args.should_log else (lambda *_: None)
-    check(recipe, text)
+    attention = check(recipe, text)
     if recipe.purpose.kind != "range test" and (idle := recipe.data.without_effect(method)):
         say(f"warning: {idle}")
     asked = planned(recipe.hub, recipe.data.label_names, saves=args.should_save)
@@ -80,7 +80,7 @@ def train(recipe: Recipe) -> Part | None:
 
     begin = time.perf_counter()
     with args.main_process_first(desc="checkpoint"):
-        model, processor = load_network(recipe, splits.label_names)
+        model, processor = load_network(recipe, splits.label_names, attention.loaded)
     times["model"] = round(time.perf_counter() - begin, 3)
 
     kind = kind_of_run(recipe.purpose)

@@ -47,6 +47,7 @@ class RunRecord(Document):
         purpose: sweep: chosen among by val_select, never tested; refit: trained on all rows, without own figures;
             pretrain: a backbone that learned without labels.
         hold_out: column -> values whose photos are in val_test alone, never in training.
+        attention: that ran, `modeling.attention.Attention.name`.
         processes: that trained together; the photos of one step are those of all of them.
         max_steps: steps that the learning rate's schedule was laid out for.
         training_shares: class shares to which the logits belong, where sampling, weights or adjustment made them
@@ -64,6 +65,7 @@ class RunRecord(Document):
     finished: str | None = None
     versions: dict[str, str | None] = Field(default_factory=dict)
     processes: Some | None = None
+    attention: str | None = None
     method: str | None = None
     positive: Count = 1
     training_shares: list[Positive] | None = None

@@ -113,8 +113,7 @@ def load_model(
         views, views_grid, views_overlap: as in `photos.geometry.geometry_of`.
         views_top_k, views_aggregate: how the logits of tiles become those of a photo, see `NatixDinov3Config`.
         lora: options of `adapters.add_lora`, for method `lora`.
-        attn_implementation: handed to transformers unchanged; `attention.check_attention` tells beforehand what it
-            refuses.
+        attn_implementation: handed to transformers unchanged; `attention.choose_attention` finds out what runs.
         revision: branch, tag or commit on the Hub.
         model_options: `pooling`, `feature_layers`, `head`, `head_dropout`, `trust_remote_code`, `seed`, ... of
             `build_model`.

@@ -19,7 +19,8 @@ class ModelOptions:
     model_revision: str | None = option(None, "branch, tag or commit of the checkpoint on the Hub")
     trust_remote_code: bool = option(False, "run code that comes with the checkpoint or data set")
     attn_implementation: str = option(
-        "sdpa", "handed to transformers unchanged: sdpa, eager, flex_attention, flash_attention_2, a Hub kernel, ..."
+        "auto",
+        "auto: the best that runs here; sdpa, sdpa_fa3, eager, flex_attention, flash_attention_2, a Hub kernel, ...",
     )
     method: Literal["lora", "probe", "full"] = option(
         "lora", "lora: adapters and head; probe: head on frozen features; full: every weight"

@@ -7,6 +7,7 @@ fused or separate query/key/value. Works on names and shapes and doesn't need ti
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -33,6 +34,14 @@ RENAMES = (
 def is_timm_dinov3(config: dict[str, Any]) -> bool:
     """Whether a `config.json` is timm's (or transformers' timm wrapper's) for a DINOv3 ViT."""
     return ARCHITECTURE.fullmatch(config.get("architecture", "")) is not None
+
+
+def head_size(config: Mapping[str, Any]) -> int:
+    """Channels of one attention head, by a configuration of either layout; an empty one is a published model's."""
+    if "num_attention_heads" in config:
+        return config["hidden_size"] // config["num_attention_heads"]
+    # Every published DINOv3 has heads of 64, but for the 7B one.
+    return 128 if "_7b_" in config.get("architecture", "") else 64
 
 
 def backbone_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -74,8 +83,6 @@ def backbone_config(config: dict[str, Any], weights: dict[str, Tensor]) -> dict[
     hidden_size = patches.shape[0]
     gated = "layer.0.mlp.gate_proj.weight" in weights
     biased = "layer.0.attention.q_proj.bias" in weights
-    # Every published DINOv3 has heads of 64, but for the 7B one.
-    head_size = 128 if "_7b_" in config["architecture"] else 64
     model_args = config.get("model_args") or {}
     input_size = config.get("pretrained_cfg", {}).get("input_size", (3, 256, 256))
     return {
@@ -84,7 +91,7 @@ def backbone_config(config: dict[str, Any], weights: dict[str, Tensor]) -> dict[
         "patch_size": patches.shape[2],
         "image_size": input_size[-1],
         "num_hidden_layers": 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("layer.")),
-        "num_attention_heads": model_args.get("num_heads", hidden_size // head_size),
+        "num_attention_heads": model_args.get("num_heads", hidden_size // head_size(config)),
         "intermediate_size": weights["layer.0.mlp.up_proj.weight"].shape[0],
         "num_register_tokens": weights["embeddings.register_tokens"].shape[1],
         "use_gated_mlp": gated,

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from natix_hf.data.sources.columns import positive_class
 from natix_hf.inference.load_model import check_size, sketch_model
-from natix_hf.modeling.attention import check_attention
+from natix_hf.modeling.attention import Attention, choose_attention
+from natix_hf.modeling.checkpoints import read_config
 from natix_hf.options import defaults
 from natix_hf.recipe.options import Recipe
 from natix_hf.runs import folder as run_folder
-from natix_hf.runs.same_recipe import check_resumed
+from natix_hf.runs.same_recipe import attention_line, check_resumed
 from natix_hf.training.checkpoints import asked_to_resume, check_continuable, resume_point
 from natix_hf.training.optimizers.build_optimizer import check_trained
 from natix_hf.training.progress import check_trackers
@@ -21,14 +22,19 @@ if TYPE_CHECKING:
     from natix_hf.data.splits.contracts import LockedSplits
 
 
-def check(recipe: Recipe, text: str) -> None:
-    """Raise `UserError` for what folders, the machine and the checkpoint's configuration tell; changes nothing.
+def check(recipe: Recipe, text: str) -> Attention:
+    """Raise `UserError` for what folders, the machine and the checkpoint's configuration tell; writes nothing.
 
     Args:
         recipe: as parsed.
         text: its `recipe.yaml`.
+
+    Returns:
+        The attention that runs here.
     """
     args, model = recipe.training, recipe.model
+    say = print if args.should_log else (lambda *_: None)
+    point = None
     known = defaults(*vars(recipe).values())
     if recipe.purpose.kind == "range test":
         from natix_hf.runs.range_test import check_range_test
@@ -45,16 +51,27 @@ def check(recipe: Recipe, text: str) -> None:
         if point := resume_point(args.output_dir, args.resume_from_checkpoint):
             longer = check_resumed(point, text, known, args.world_size)
             check_continuable(point)
-            if longer and args.should_log:
-                print(longer)
+            if longer:
+                say(longer)
     check_trackers(args.report_to)
-    place = {"training": model.method != "probe", "bf16": args.bf16, "device": args.device}
-    check_attention(model.attn_implementation, trust_remote_code=model.trust_remote_code, **place)
     with args.main_process_first(desc="configuration"):
         name, revision = model.model_name_or_path, model.model_revision
         check_size(name, recipe.data.geometry, revision)
+        config = read_config(name, revision)
         lora = vars(recipe.lora)
         check_trained(sketch_model(name, method=model.method, lora=lora, head=model.head, revision=revision), args)
+    trains = model.method != "probe"  # whose features are computed in float32
+    attention = choose_attention(
+        model.attn_implementation,
+        config.get("backbone_config", config),
+        training=trains,
+        bf16=args.bf16 and trains,
+        device=args.device,
+        trust_remote_code=model.trust_remote_code,
+    )
+    for line in filter(None, (attention.told, point and attention_line(point, attention.name))):
+        say(line)
+    return attention
 
 
 def check_on_photos(recipe: Recipe, splits: LockedSplits) -> np.ndarray | None:

@@ -13,13 +13,13 @@ from natix_hf.data.data_options import DataOptions
 from natix_hf.data.load_photos import PLAN_KEYS, SOURCE_KEYS
 from natix_hf.errors import UserError
 from natix_hf.inference.load_model import check_size
-from natix_hf.modeling.attention import check_attention
+from natix_hf.modeling.attention import Attention, choose_attention
 from natix_hf.modeling.checkpoints import read_config
 from natix_hf.modeling.model_options import ModelOptions
 from natix_hf.options import defaults, some_of
 from natix_hf.photos.geometry import geometry_of
 from natix_hf.runs import folder as run_folder
-from natix_hf.runs.same_recipe import check_resumed
+from natix_hf.runs.same_recipe import attention_line, check_resumed
 from natix_hf.training.checkpoints import asked_to_resume, check_continuable, resume_point
 from natix_hf.training.pretrain.memory import check_memory
 from natix_hf.training.pretrain.pretrain_options import PretrainOptions
@@ -58,12 +58,15 @@ class PretrainRecipe:
     training: PretrainingArguments
 
 
-def check(recipe: PretrainRecipe, text: str) -> None:
-    """Raise `UserError` for what folders, the machine and the checkpoint's configuration tell; changes nothing.
+def check(recipe: PretrainRecipe, text: str) -> Attention:
+    """Raise `UserError` for what folders, the machine and the checkpoint's configuration tell; writes nothing.
 
     Args:
         recipe: as parsed.
         text: its `recipe.yaml`.
+
+    Returns:
+        The attention that runs here.
     """
     args, model, options = recipe.training, recipe.model, recipe.pretraining
     known = defaults(*vars(recipe).values())
@@ -79,13 +82,21 @@ def check(recipe: PretrainRecipe, text: str) -> None:
             )
         check_continuable(point)
     check_trackers(args.report_to)
-    place = {"training": True, "bf16": args.bf16, "device": args.device}
-    check_attention(model.attn_implementation, trust_remote_code=model.trust_remote_code, **place)
     with args.main_process_first(desc="configuration"):
         name, revision = model.model_name_or_path, model.model_revision
         check_size(name, geometry_of(recipe.data.resize, recipe.data.image_size), revision)
         config = read_config(name, revision)
     config = config.get("backbone_config", config)
+    attention = choose_attention(
+        model.attn_implementation,
+        config,
+        bf16=args.bf16,
+        device=args.device,
+        trust_remote_code=model.trust_remote_code,
+    )
+    for line in filter(None, (attention.told, point and attention_line(point, attention.name))):
+        if args.should_log:
+            print(line)
     check_pretraining(options, args, patch=config.get("patch_size", 16))
     if "model_type" in config:  # timm's layout says its shape in its weights only
         with torch.device("meta"):
@@ -94,3 +105,4 @@ def check(recipe: PretrainRecipe, text: str) -> None:
         check_memory(sketch, options, args.device)
     if options.pretrain_train == "full" and options.pretrain_last_blocks != 1:
         raise UserError("pretrain_last_blocks: all blocks are trained with pretrain_train: full: leave it out")
+    return attention

@@ -99,6 +99,7 @@ def begin(
     splits: SplitCertificate,
     point: Path | None = None,
     processes: int = 1,
+    attention: str | None = None,
     purpose: str = "run",
 ) -> None:
     """Make the folder and write what is known before training: recipe, splits, a `run.json` that says `training`.
@@ -109,6 +110,7 @@ def begin(
         splits: their certificate.
         point: the checkpoint that training goes on from, of this run or of another one.
         processes: that train.
+        attention: that runs.
         purpose: what the run is for.
 
     Raises:
@@ -129,7 +131,10 @@ def begin(
     if resume and RunRecord.there(run):
         started = RunRecord.read(run).started or started
     shutil.rmtree(run / "steps", ignore_errors=True)
-    RunRecord(status="training", started=started, versions=versions(), processes=processes).write(run)
+    record = RunRecord(
+        status="training", started=started, versions=versions(), processes=processes, attention=attention
+    )
+    record.write(run)
     with carried_out(run, SPLIT, purpose=purpose):
         splits.write(run)
     if recipe_text is not None:

@@ -15,6 +15,7 @@ from natix_hf.documents.unlabelled_pool import UnlabelledPool
 from natix_hf.errors import UserError
 from natix_hf.files import home, staging, write_text
 from natix_hf.inference.features import frozen_features
+from natix_hf.modeling.attention import attention_of
 from natix_hf.modeling.checkpoints import build_model, load_backbone
 from natix_hf.report.chart_pictures import draw_charts
 from natix_hf.report.figures_pretraining import guard_charts
@@ -61,6 +62,7 @@ def pretrain_run(trainer: PretrainTrainer, splits: LockedSplits, *, recipe_text:
                 recipe_text=recipe_text,
                 splits=splits.description,
                 processes=args.world_size,
+                attention=attention_of(trainer.model.backbone),
                 purpose="pretrain",
             )
     with carried_out(run, PRETRAIN, purpose="pretrain", splits=splits, noted=args.should_save):

@@ -24,6 +24,7 @@ PLACES = (
     *("logging_strategy", "logging_steps", "logging_first_step", "save_steps", "save_total_limit", "save_only_model"),
     *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers"),
     *("dataloader_prefetch_factor", "per_device_eval_batch_size", "ddp_backend", "ddp_timeout"),
+    "attn_implementation",
 )
 # What else a resumed run may say: when checkpoints are scored and written, and where its photos lie now (that they are
 # the same ones is found out by their fingerprints).
@@ -109,3 +110,11 @@ def check_resumed(
     if not changes:
         return None
     return f"resumed: {', '.join(changes)}; the learning rate follows the longer schedule from here"
+
+
+def attention_line(point: Path, attention: str) -> str | None:
+    """A line where a resumed run goes on with another attention than it had; None where it is the same or unknown."""
+    before = RunRecord.read(point.absolute().parent.parent).attention
+    if before in (None, attention):
+        return None
+    return f"resumed: attention is {attention} here and was {before}: losses differ by rounding from here"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from natix_hf.documents.probe import ProbeSearch
 from natix_hf.documents.run_record import RunRecord
 from natix_hf.files import replacing
+from natix_hf.modeling.attention import attention_of
 from natix_hf.runs import folder as run_folder
 from natix_hf.runs.provenance import now
 from natix_hf.runs.steps import TRAIN, carried_out
@@ -38,6 +39,7 @@ def begin_run(
                 recipe_text=recipe_text,
                 splits=trainer.splits.description,
                 processes=args.world_size,
+                attention=attention_of(trainer.model),
                 purpose=trainer.splits.purpose,
             )
     return point

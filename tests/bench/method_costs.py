@@ -65,7 +65,7 @@ def one(name: str, steps: int, extra: list[str]) -> dict[str, float]:
             words += ["--dataloader_num_workers", "0"]
         recipe = parse([str(FOLDER / f"{name}.yaml"), *words, "--output_dir", f"{folder}/run", *extra])
         splits = load_data(recipe, print)
-        model, processor = load_network(recipe, splits.label_names)
+        model, processor = load_network(recipe, splits.label_names, "sdpa")
         begin = clock()
         trainer = NatixTrainer(
             model,

@@ -140,7 +140,7 @@ def test_a_value_that_fits_nothing_here(desk, words, expected):
         (("--loss", "focl"), "unknown term 'focl'; did you mean 'focal'?"),
         (("--loss", "supcon"), "trains the features and not the head: add a term, as in ce+supcon"),
         (("--class_weights", "1", "2", "3"), "3 numbers given, 2 expected, one for each of None, Roadwork"),
-        (("--optim", "sophia"), "attn_implementation 'sdpa' has none: set attn_implementation: eager"),
+        (("--optim", "sophia"), "attn_implementation 'auto' has none: set attn_implementation: eager"),
         (("--optim", "muon", "--method", "probe"), "trains only vectors and the last layer: use adamw_torch"),
         (
             ("--curriculum", "loss", "--curriculum_start", "0.1", "--num_train_epochs", "4"),

@@ -91,6 +91,7 @@ def test_a_moved_run_goes_on_from_its_last_checkpoint_and_keeps_its_best_one(sto
     done = stopped.train()
     assert f"resumed: training goes on from {stopped.output}/checkpoints/checkpoint-4, after step 4" in done.out
     assert "exist" not in done.out + done.err
+    assert "attention" not in done.out
     record = json.loads((stopped.output / "run.json").read_text())
     assert record["steps"] == 8
     assert record["best_step"] in (2, 4, 6, 8)
@@ -111,6 +112,13 @@ def test_output_logging_rhythm_and_more_epochs_may_change_and_do(stopped):
     assert {"checkpoint-6", "checkpoint-9"} <= {path.name for path in (stopped.output / "checkpoints").iterdir()}
     recipe = yaml.safe_load((stopped.output / "recipe.yaml").read_text())
     assert (recipe["num_train_epochs"], recipe["save_steps"]) == (3.0, 3)
+
+
+def test_another_attention_goes_on_with_a_line_and_stands_in_the_record(stopped):
+    assert json.loads((stopped.output / "run.json").read_text())["attention"] == "sdpa"
+    done = stopped.train("--attn_implementation", "eager")
+    assert done.out.count("resumed: attention is eager here and was sdpa: losses differ by rounding from here") == 1
+    assert json.loads((stopped.output / "run.json").read_text())["attention"] == "eager"
 
 
 def cut(file):
