@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test test-long quick browser test-browser lint bench clean
+.PHONY: help demo test test-long quick browser test-browser lint docs docs-tools bench clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -44,6 +44,12 @@ test-browser: browser ## open the report in headless Chromium
 lint: $(STAMP) ## ruff: rules and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+docs-tools: $(STAMP) ## install what docs needs: mkdocs-material and mkdocstrings
+	@$(BIN)/python -c 'import material, mkdocstrings' 2>/dev/null || $(BIN)/python -m pip install --quiet --editable '.[docs]'
+
+docs: docs-tools ## build the pages of docs/ as a web site in build/site; a broken link fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 bench: $(STAMP) ## the benchmarks of tests/bench, one after the other (SPEED="--example FILE": options of speed.py)
 	@failed=0; for script in tests/bench/*.py; do \
