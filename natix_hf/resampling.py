@@ -1,8 +1,8 @@
 """Intervals by resampling whole groups (the cluster bootstrap; Efron and Tibshirani, 1993).
 
-Photos of one camera or video resemble each other, so the group is what was drawn independently and what is drawn
-again. A resample is a vector of how often each group was drawn. Figures are computed from sums over groups, many
-resamples at once, and two figures of the same seed see the same resamples.
+Photos of one camera or video resemble each other. So groups are the independent units, and groups are resampled. A
+resample is a vector of how often each group was drawn. Metrics are computed from sums over groups, many resamples at
+once, and two metrics with the same seed see the same resamples.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from natix_hf.errors import UserError
 
-LEVEL = 0.95  # share of repetitions in which an interval is to hold the truth
+LEVEL = 0.95  # share of repetitions in which an interval should contain the true value
 ENDS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)  # shares of the draws that lie below its ends
 CELLS = 2_000_000  # numbers held at once per array: 16 MB
 

@@ -1,6 +1,6 @@
-"""The figures of `metrics.py` as an `evaluate.Metric` that comes with the package, so that nothing is downloaded.
+"""The metrics of `metrics.py` as an `evaluate.Metric`. It is part of the package, so nothing is downloaded.
 
-Apart from `metrics.py` because importing `evaluate` takes seconds that a command without training need not spend.
+This is a module of its own because importing `evaluate` takes seconds, which commands without training can save.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Args:
 class NatixClassificationMetric(evaluate.Metric):
     """`NatixClassificationMetric().compute(predictions=logits, references=labels)` gives `classification_metrics`.
 
-    Rows are kept in memory unless told otherwise, so that nothing is written to the cache folder of `evaluate`.
+    By default rows stay in memory, so nothing is written to the cache folder of `evaluate`.
     """
 
     def __init__(self, keep_in_memory: bool = True, **kwargs):
@@ -46,6 +46,6 @@ class NatixClassificationMetric(evaluate.Metric):
     def _compute(self, predictions, references, positive: int = 1, probabilities: bool = False) -> dict[str, float]:
         scores = np.asarray(predictions, dtype=np.float64)
         if probabilities:
-            # The smallest positive float in place of 0: where such a class is the label, 708 nats and not infinity.
+            # Replace 0 by the smallest positive float: a label with probability 0 then costs 708 nats, not infinity.
             scores = np.log(np.maximum(scores, np.finfo(np.float64).tiny))
         return classification_metrics(scores, references, positive)

@@ -1,8 +1,8 @@
-"""Two or more classifiers on the same rows: differences with intervals, who wins where, and on which photos they part.
+"""Compares classifiers on the same rows: differences with intervals, by slice, and the photos they disagree on.
 
-Knows arrays and documents only. All classifiers see the same resamples, so what makes a photo hard for both cancels.
-Every other run is set beside the first; with many of them some difference looks large by chance, and the document
-says how many were made.
+Works on arrays and documents. All classifiers see the same resamples, so the difficulty of a photo cancels. Every run
+is compared with the first one. With many runs some difference looks large by chance, so the document says how many
+comparisons were made.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from natix_hf.report.intervals import bootstrap_intervals, group_count, measured
 from natix_hf.report.metrics import LOWER_IS_BETTER, METRICS
 from natix_hf.report.slices import FEW_GROUPS, FEW_ROWS
 
-LISTED = 100  # photos on which two runs differ
+LISTED = 100  # photos on which two runs disagree, at most
 BY_SLICE = ("accuracy", "balanced_accuracy", "log_loss")
 
 
 class Judged(NamedTuple):
-    """A run: its name, logits `(n, classes)` as served, and what is known of its cost (for the table alone)."""
+    """A run to compare: its name, logits `(n, classes)` as served, and its cost, which is only shown."""
 
     name: str
     logits: np.ndarray
@@ -45,15 +45,16 @@ class Judged(NamedTuple):
 def mcnemar(only_first: np.ndarray, only_second: np.ndarray, groups: np.ndarray | None = None) -> McNemar:
     """McNemar's exact test, of photos and of whole groups.
 
-    By photos, each that only one of the two gets right is a fair coin under the null (McNemar, 1947; two-sided
-    binomial): too sure of itself where photos of a group resemble each other. By groups, the coin decides for all
-    photos of a group together which of the two is which: the exact distribution of sum(+-d), where d is the surplus
-    of one over the other in each group (a sign-flip test). Where each group holds one photo the two are the same.
+    By photos: under the null hypothesis, each photo that only one of the two gets right is a fair coin (McNemar, 1947;
+    two-sided binomial). This test is overconfident if the photos of a group resemble each other. By groups: one coin
+    per group swaps the two classifiers on all of its photos, which gives the exact distribution of sum(+-d), where d
+    is the surplus of one classifier over the other in each group (a sign-flip test). With one photo in each group the
+    two tests are the same.
 
     Args:
         only_first: `(n,)` True where only the first is right.
         only_second: `(n,)` True where only the second is right.
-        groups: `(n,)`, None: each row is its own.
+        groups: `(n,)`, None: each row is a group.
     """
     first, second = int(np.sum(only_first)), int(np.sum(only_second))
     p = float(scipy.stats.binomtest(first, first + second).pvalue) if first + second else 1.0
@@ -93,19 +94,19 @@ def comparison_document(
     """The content of `comparison.json`; a figure that is not defined is None.
 
     Args:
-        runs: two or more with names that differ; row i of each is the same photo. The others are set beside the first.
+        runs: two or more with different names; row i of each is the same photo. All are compared with the first.
         labels: `(n,)` class ids.
-        groups: `(n,)`, None: each row is its own.
+        groups: `(n,)`, None: each row is a group.
         ids: `(n,)` names of the photos.
         slices: column -> `(n,)` kinds of photos.
         notes: sentences that belong to the comparison.
 
     Raises:
-        ValueError: fewer than two runs, a name that stands twice, or shapes that do not fit.
+        ValueError: fewer than two runs, a repeated name, or shapes that do not match.
     """
     names = [run.name for run in runs]
     if len(runs) < 2 or len(set(names)) < len(names):
-        raise ValueError(f"expected two or more runs of different names, found {', '.join(names) or 'none'}")
+        raise ValueError(f"expected two or more runs with different names, got {', '.join(names) or 'none'}")
     labels = checked(runs[0].logits, labels)[1]
     options = {"positive": positive, "n_boot": n_boot, "seed": seed}
     decided = [checked(run.logits, labels)[0].argmax(axis=1) for run in runs]
@@ -136,7 +137,7 @@ class _Rows(NamedTuple):
 
 
 def _beside(first: Judged, other: Judged, rows: _Rows, label_names: Sequence[str], options: dict) -> BesideFirst:
-    """One run beside the first; differences are those of the run less those of the first."""
+    """Compare one run with the first; differences are the run minus the first."""
     labels = rows.labels
     one, two = first.logits.argmax(axis=1), other.logits.argmax(axis=1)
     right = one == labels, two == labels
@@ -173,13 +174,13 @@ def _slices(first: Judged, other: Judged, rows: _Rows, options: dict) -> list[Sl
             small = n < FEW_ROWS or count < FEW_GROUPS
             figures = {name: _verdict(name, gaps[name], judge=not small) for name in BY_SLICE}
             found.append(SliceDifference(column=column, value=kind, n=n, groups=count, small=small, **figures))
-    # Where the other loses most comes first, then where it wins; small ones behind, as in `slices.json`.
+    # From the largest loss to the largest win; small slices come last, as in `slices.json`.
     found.sort(key=lambda one: (one.small, one.balanced_accuracy.difference or 0.0, one.column))
     return found
 
 
 def _differing(first: Judged, other: Judged, rows: _Rows, label_names: Sequence[str]) -> list[DifferingPhoto]:
-    """The photos on which decisions differ, those first on which the probabilities of the label lie furthest apart."""
+    """The photos on which decisions differ, sorted by the difference in the probability of the label."""
     every = np.arange(len(rows.labels))
     shares = [softmax(run.logits)[every, rows.labels] for run in (first, other)]
     one, two = first.logits.argmax(axis=1), other.logits.argmax(axis=1)
@@ -199,7 +200,7 @@ def _differing(first: Judged, other: Judged, rows: _Rows, label_names: Sequence[
 
 
 def _verdict(metric: str, gap: Mapping[str, float], *, judge: bool = True) -> JudgedDifference:
-    """The difference, and who is `better`: `first`, `this`, or None where the interval holds 0."""
+    """The difference, and which run is better: `first`, `this`, or None if the interval contains 0."""
     sign = -1 if metric in LOWER_IS_BETTER else 1
     better = None
     if judge and sign * gap["low"] > 0 and sign * gap["high"] > 0:
@@ -210,7 +211,7 @@ def _verdict(metric: str, gap: Mapping[str, float], *, judge: bool = True) -> Ju
 
 
 def _kappa(one: np.ndarray, two: np.ndarray) -> float | None:
-    """Cohen's kappa, None where both decide for one class throughout."""
+    """Cohen's kappa; None if both always decide for the same class."""
     if len(set(one) | set(two)) < 2:
         return None
     return float(sklearn.metrics.cohen_kappa_score(one, two))
@@ -218,9 +219,10 @@ def _kappa(one: np.ndarray, two: np.ndarray) -> float | None:
 
 def _notes(others: int) -> list[str]:
     notes = [
-        "McNemar's p by photos takes them for independent of each other; where groups hold several, p by groups is "
-        "the one to read"
+        "McNemar's p by photos assumes that photos are independent; if groups have several photos, use p by groups"
     ]
     if others > 1:
-        notes.append(f"{others} runs beside one: with each, a difference by chance becomes likelier to be found")
+        notes.append(
+            f"{others} runs were compared with one: each further run makes a difference by chance more likely"
+        )
     return notes

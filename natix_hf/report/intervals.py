@@ -1,10 +1,9 @@
-"""Intervals by resampling whole groups, for one classifier and for the difference of two.
+"""Bootstrap intervals over whole groups, for one classifier and for the difference of two.
 
-Every figure is computed from sums over groups, so that 1,000 resamples cost little more than one pass
-(`resampling`). Works on arrays.
+Every metric is computed from sums over groups, so 1,000 resamples cost little more than one pass (`resampling`).
 
-The percentile interval fails where nothing can vary: without a single mistake every resample is perfect too. There
-the end away from perfection comes from the exact binomial bound on the number of groups, see `_flawless_lows`.
+The percentile interval fails if nothing can vary: without a single mistake every resample is perfect too. In that case
+the lower end comes from the exact binomial bound on the number of groups, see `_flawless_lows`.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from natix_hf.resampling import (
     without_added_noise,
 )
 
-NEED_TWO_CLASSES = ("macro_f1", "mcc", "auroc")  # say nothing about rows of one class
+NEED_TWO_CLASSES = ("macro_f1", "mcc", "auroc")  # meaningless on rows of one class
 
 
 def bootstrap_intervals(
@@ -60,7 +59,7 @@ def bootstrap_intervals(
 
     Returns:
         `{metric: {"value", "low", "high"}}`, the values equal to `classification_metrics`. Resamples in which a
-        metric is not defined (AUROC without a class) are left out of its interval; NaN where there are none.
+        metric is not defined (AUROC without a class) are left out of its interval; NaN if none is left.
 
     Raises:
         ValueError: as `classification_metrics`, or groups of another length.
@@ -94,14 +93,14 @@ def paired_differences(
     seed: int = 0,
     level: float = LEVEL,
 ) -> dict[str, dict[str, float]]:
-    """How much `a` differs from `b` on the same rows: `metric(a) - metric(b)` with its interval over resampled groups.
+    """`metric(a) - metric(b)` on the same rows, with its interval over resampled groups.
 
     Both classifiers see the same resample each time, so what makes a photo hard for both cancels.
 
     Args:
         logits_a, logits_b: `(n, classes)` of the two classifiers, row by row the same photos.
         labels, groups, positive, n_boot, seed: as in `bootstrap_intervals`.
-        level: share of repetitions in which the intervals are to hold the truth.
+        level: share of repetitions in which the intervals should contain the true value.
 
     Returns:
         `{metric: {"difference", "low", "high"}}`.
@@ -125,12 +124,12 @@ def difference_of_means(
     n_boot: int = 1000,
     seed: int = 0,
 ) -> dict[str, float]:
-    """`paired_differences` of two settings that were trained with several seeds each: the mean over pairs of runs.
+    """`paired_differences` of two settings with several seeds each: the mean over pairs of runs.
 
-    All runs see the same resample each time. The interval speaks of other photos, not of other seeds.
+    All runs see the same resamples. The interval covers the choice of photos, not the choice of seeds.
 
     Args:
-        logits_a, logits_b: for each seed `(n, classes)`, row by row the same photos in all of them.
+        logits_a, logits_b: for each seed `(n, classes)`, all with the same photos in the same order.
         labels, groups, metric, positive, n_boot, seed: as in `paired_differences`.
     """
     group_of_row = group_numbers(groups, len(labels))
@@ -155,17 +154,17 @@ def luck_of_the_best(
     n_boot: int = 200,
     seed: int = 0,
 ) -> dict[str, float] | None:
-    """How much better the best of several scores on the rows that it was chosen on than on others.
+    """Estimate the selection bias: how much better the best candidate scores on the rows that it was chosen on.
 
-    Each time groups are drawn with replacement, the best on these is chosen anew, and scored on the groups that were
-    not drawn (out-of-bag; Efron and Tibshirani, 1997). What was chosen on these rows before, such as each run's
-    checkpoint and the next trial of a search, is not repeated, so the figure errs on the low side.
+    Each time groups are drawn with replacement, the best candidate on these is chosen again and scored on the groups
+    that were not drawn (out-of-bag; Efron and Tibshirani, 1997). Earlier choices on these rows, such as each run's
+    checkpoint and the next trial of a search, are not repeated, so the estimate is too low rather than too high.
 
     Args:
-        candidates: for each its runs' logits `(n, classes)`, over which its score is the mean.
+        candidates: for each candidate the logits `(n, classes)` of its runs; its score is their mean.
         labels, groups, positive, seed: as in `bootstrap_intervals`.
-        metric: a name of `METRICS` by which the best is chosen.
-        n_boot: number of resamples; those in which nothing can be scored on either side are left out.
+        metric: a name of `METRICS`, by which the best is chosen.
+        n_boot: number of resamples; those that leave nothing to score are left out.
 
     Returns:
         `{"elsewhere", "low", "high", "by", "chosen_again", "resamples"}`: the mean of the scores on groups that were
@@ -225,11 +224,11 @@ def intervals_beside(
     n_boot: int = 1000,
     seed: int = 0,
 ) -> Iterator[tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]]:
-    """Each of `others` by itself and beside the reference, which is resampled once for all of them.
+    """Each of `others` by itself and compared with the reference, which is resampled only once.
 
     Args:
         reference: `(n, classes)` logits.
-        others: each `(k n, classes)`: the rows k times over, in order, e.g. seen in k ways; groups stay together.
+        others: each `(k n, classes)`: the rows k times in order, e.g. under k distortions; groups stay together.
         labels, groups, positive, n_boot, seed: as in `bootstrap_intervals`.
 
     Yields:
@@ -258,18 +257,18 @@ def difference_to_rest(
     n_boot: int = 1000,
     seed: int = 0,
 ) -> dict[str, dict[str, float]]:
-    """How much some rows differ from all others: `metric(inside) - metric(rest)` with its interval.
+    """`metric(inside) - metric(rest)`: how much some rows differ from all others, with its interval.
 
-    Both parts see the same resample of whole groups each time, so a group with rows in both does not count as two.
-    Balanced accuracy is the mean recall of the classes that occur in both parts, so that neither a class that one of
-    them lacks nor other class shares make a difference. MCC, macro F1 and AUROC are NaN where a part holds one class
-    only; ECE is NaN throughout: it grows as rows get fewer, and parts of different sizes cannot be compared by it.
+    Both parts see the same resamples of whole groups, so a group with rows in both does not count twice. Balanced
+    accuracy is the mean recall of the classes that occur in both parts, so neither a missing class nor class shares
+    change it. MCC, macro F1 and AUROC are NaN if a part has only one class. ECE is always NaN: it grows as rows get
+    fewer, so parts of different sizes cannot be compared by it.
 
     Args:
         logits: `(n, classes)`.
         labels: `(n,)` class ids.
         groups: `(n,)`, None: each row is its own.
-        inside: `(n,)` True for the rows of the part; both parts have rows.
+        inside: `(n,)` True for the rows of the part; both parts must have rows.
         positive, n_boot, seed: as in `bootstrap_intervals`.
 
     Returns:
@@ -284,7 +283,7 @@ def difference_to_rest(
     group_of_row = group_numbers(groups, len(labels))
     n_groups, classes = int(group_of_row.max()) + 1, logits.shape[1]
     parts = [(logits[rows], labels[rows], group_of_row[rows]) for rows in (inside, ~inside)]
-    # The rows as they are, drawn once each, stand before every resample.
+    # The first row is the data itself: every group drawn once.
     times = np.concatenate([np.ones((1, n_groups)), *times_drawn(n_groups, n_boot, seed, at_once=n_boot)])
     draws = [_resampled(*part, positive, n_boot, seed, times) for part in parts]
     both = np.intersect1d(parts[0][1], parts[1][1])
@@ -311,7 +310,7 @@ def difference_to_rest(
 def _recalls(
     logits: np.ndarray, labels: np.ndarray, group_of_row: np.ndarray, times: np.ndarray, classes: int
 ) -> np.ndarray:
-    """The recall of every class `(b, classes)` where groups are drawn `times` `(b, n_groups)`; NaN without rows."""
+    """The recall of every class `(b, classes)` if groups are drawn `times` `(b, n_groups)`; NaN without rows."""
     shape, cells = (times.shape[1], classes), group_of_row * classes + labels
     size = np.bincount(cells, minlength=np.prod(shape)).reshape(shape).astype(np.float64)
     right = np.bincount(cells, logits.argmax(axis=1) == labels, minlength=np.prod(shape)).reshape(shape)
@@ -320,12 +319,12 @@ def _recalls(
 
 
 def group_count(groups: np.ndarray | None, n: int) -> int:
-    """How many groups are resampled: the number that belongs beside n."""
+    """Number of groups that are resampled, reported next to n."""
     return int(group_numbers(groups, n).max()) + 1
 
 
 def measured_on(split: str, n: int, groups: np.ndarray | None, *, positive_label: str, resamples: int) -> Measured:
-    """Of which rows figures are, and what their intervals rest on."""
+    """Which rows the metrics come from, and what their intervals are based on."""
     return Measured(
         split=split,
         n=n,
@@ -395,7 +394,7 @@ def _resampled(
 def _flawless_lows(
     logits: np.ndarray, labels: np.ndarray, group_of_row: np.ndarray, values: dict[str, float]
 ) -> dict[str, float]:
-    """Low ends for figures at their best, from how many mistakes so few groups could hide; else nothing.
+    """Lower ends for perfect metrics, from the number of mistakes that so few groups could hide.
 
     The figures that weigh classes take the bound of each class at once (alpha split over the classes) and are
     computed from the confusion matrix that follows; AUROC is at least the rectangle under the ROC point of that

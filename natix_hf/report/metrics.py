@@ -1,7 +1,7 @@
-"""The figures of a classifier, from logits and labels, the same for two classes and for many.
+"""Metrics of a classifier with two or more classes, from logits and labels.
 
-Knows arrays only. Classes that do not occur among the labels are treated as scikit-learn treats them, see
-`classification_metrics`; a figure that is not defined on the rows given is NaN, never a made-up number.
+Classes that do not occur among the labels are treated as in scikit-learn, see `classification_metrics`. A metric that
+is not defined on the given rows is NaN.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LOWER_IS_BETTER = ("log_loss", "ece")
 def classification_metrics(logits: np.ndarray, labels: np.ndarray, positive: int = 1) -> dict[str, float]:
     """Accuracy, balanced accuracy, macro F1, MCC, AUROC, log loss and ECE.
 
-    The decision is the class with the largest logit; on a tie the lower id.
+    The decision is the class with the largest logit; ties go to the lower id.
 
     - balanced accuracy: mean recall over the classes that occur among the labels.
     - macro F1: mean over the classes that occur among labels or decisions.

@@ -1,4 +1,4 @@
-"""What a photo costs a model, in words and as cells of a table. Knows `photo_cost.json`, no model."""
+"""Describes `photo_cost.json`, the cost of classifying one photo, as a sentence and as cells of a table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ HEADS = ("views", "pixels", "tokens", "GFLOP", "seconds")
 
 
 def cost_cells(cost: PhotoCost | None) -> list[str]:
-    """The cells under `HEADS`; dashes where the run is older than its figures."""
+    """The cells under `HEADS`; dashes for a run of an older release, which has no such file."""
     if cost is None:
         return ["-"] * len(HEADS)
     pixels = f"{cost.height} x {cost.width}"
@@ -16,7 +16,7 @@ def cost_cells(cost: PhotoCost | None) -> list[str]:
 
 
 def cost_line(cost: PhotoCost) -> str:
-    """What a command, a card and a page say of it."""
+    """One line for commands, cards and pages."""
     views, pixels, tokens, gigaflop, seconds = cost_cells(cost)
     seen = f"{views} view{'s' if cost.views > 1 else ''} of {pixels} px"
     at_once = f"{cost.batch} photos at a time" if cost.batch > 1 else "one photo at a time"

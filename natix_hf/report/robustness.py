@@ -1,6 +1,6 @@
-"""Figures on photos as profiles send them, beside the photos as they are: the document `robustness.json`.
+"""Metrics on photos that challenge profiles distort, compared with the clean photos: `robustness.json`.
 
-Every comparison is paired: the same rows, the same resample of groups. Knows arrays and documents only.
+Every comparison is paired: the same rows and the same resamples of groups.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from natix_hf.report.summary import difference_text, figure_text, interval_text
 
 @dataclass(frozen=True)
 class Sent:
-    """Logits of all rows, sent in one way.
+    """Logits of all rows under one distortion.
 
     Args:
         level: of the profile.
-        distortion, severity: what was put on level 0 by itself; None for what the level brings.
-        logits: `(n, classes)`, row by row those of the clean logits.
+        distortion, severity: a single distortion applied to level 0; None: the level's own mix.
+        logits: `(n, classes)`, in the order of the clean logits.
     """
 
     level: int
@@ -47,16 +47,16 @@ def robustness_document(
     n_boot: int = 1000,
     seed: int = 0,
 ) -> Robustness:
-    """The content of `robustness.json`.
+    """Compute `robustness.json`.
 
     Args:
-        clean: `(n, classes)` logits of the photos as they are, calibrated as the model gives them.
-        profiles: profile with its date -> the ways in which it was sent, level 0 first, the distortions last. To these
-            come all its levels taken together, as they are sent equally often, and severity 0 of each
-            distortion, which is level 0.
+        clean: `(n, classes)` logits of the clean photos, calibrated as the model gives them.
+        profiles: profile with its date -> its ways, level 0 first, single distortions last. Two kinds of rows are
+            added: all levels together, since they are sent equally often, and severity 0 of each distortion, which is
+            level 0.
         labels: `(n,)` class ids.
-        groups: `(n,)`; None: each row is its own.
-        how_sent: profile -> how it took the photos, which is told with its figures.
+        groups: `(n,)`; None: each row is a group.
+        how_sent: profile -> how it processed the photos, which is reported with its metrics.
         latency: from `latency_document`.
     """
     options = {"positive": positive, "n_boot": n_boot, "seed": seed}
@@ -97,7 +97,7 @@ def _case(
 
 
 def sent_text(profiles: Sequence[ProfileFigures | RewardEntry]) -> str:
-    """How the photos of `profile`s were sent, by what each says under `sent`; "" where none says anything."""
+    """How each profile processed the photos, from its `sent`; an empty string if none says it."""
     said: dict[str, dict[str, None]] = {}
     for one in profiles:
         if one.sent:
@@ -106,13 +106,13 @@ def sent_text(profiles: Sequence[ProfileFigures | RewardEntry]) -> str:
 
 
 def latency_document(seconds: Sequence[float], cores: int, threads: int, limit: float) -> Latency:
-    """What is told of the time a photo takes.
+    """Summarise the time that a photo takes.
 
     Args:
-        seconds: of each photo, from its bytes to the logits, one at a time.
+        seconds: for each photo, from its bytes to the logits, one at a time.
         cores: of the machine.
-        threads: that the model used.
-        limit: seconds that a client has.
+        threads: used by the model.
+        limit: seconds that a client may take.
     """
     taken = np.asarray(seconds, dtype=np.float64)
     return Latency(

@@ -1,15 +1,15 @@
-"""Figures of kinds of photos (by weather, city, source, ...) beside those of all other photos, the worst kind first.
+"""Metrics by kind of photo (weather, city, source, ...), each compared with all other photos, the worst kind first.
 
-Knows arrays only. Three things would deceive in such a table, and how it meets them:
+Such a table can mislead in three ways:
 
-- Few rows scatter widely, so an order by the figure itself, or by the lower end of its interval, shows the smallest
-  slices first. Slices are ordered by the *upper* end of the interval of their difference to the rest: first comes
-  the slice that is worse even when judged kindly, and a wide interval moves a slice back, not forward. Below 30
-  rows or 10 groups a bootstrap interval means little; such slices are marked and stand behind the others.
-- A slice of the harder class looks bad though nothing about it is: the order goes by balanced accuracy over the
-  classes that both sides have, which other class shares do not move.
-- Among many slices some look bad by chance. The p-values are adjusted for all slices that are not small
-  (Benjamini and Yekutieli, 2001, which holds for slices that overlap), and the document says how many were looked at.
+- Metrics of few rows vary widely. Sorted by the metric, or by the lower end of its interval, the smallest slices would
+  come first. So slices are sorted by the *upper* end of the interval of their difference to the rest: a slice comes
+  first if it is worse even by a favourable reading, and a wide interval moves it back. With fewer than 30 rows or 10
+  groups a bootstrap interval means little; such slices are marked as small and come last.
+- A slice with more photos of the harder class looks worse than it is. So the order uses balanced accuracy over the
+  classes that both sides have, which does not depend on class shares.
+- Among many slices some look bad by chance. So p-values are adjusted for all slices that are not small (Benjamini and
+  Yekutieli, 2001, valid for overlapping slices), and the document says how many slices were compared.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from natix_hf.resampling import LEVEL
 
 FEW_ROWS, FEW_GROUPS = 30, 10
 RANKED_BY = "balanced_accuracy"
-_CELLS = 5_000_000  # rows times resamples of one slice: seconds
+_CELLS = 5_000_000  # rows times resamples of one slice; keeps it to seconds
 
 
 def slices_document(
@@ -51,12 +51,12 @@ def slices_document(
     n_boot: int = 1000,
     seed: int = 0,
 ) -> Slices:
-    """The content of `slices.json`; a figure that is not defined is None.
+    """Compute `slices.json`; a metric that is not defined is None.
 
     Args:
         logits: `(n, classes)` as served; the decision is the largest.
         labels: `(n,)` class ids.
-        groups: `(n,)` the group of each row; None: each row is its own.
+        groups: `(n,)` the group of each row; None: each row is a group.
         slices: column -> `(n,)` value of each row, text.
         n_boot: resamples, fewer where there are over 5,000 rows (the document says how many).
 
@@ -92,19 +92,19 @@ def slices_document(
 
 
 def slice_lines(document: Slices, count: int = 3) -> list[str]:
-    """What a command prints: the worst slices that are not small, one line each, and what to think of them."""
+    """What a command prints: the worst slices that are not small, one line each, and a note on chance."""
     shown = [one for one in document.slices if not one.small][:count]
     if not document.slices:
         return []
     if not shown:
         small = document.small
-        return [f"slices: none of {document.looked_at} has {small.rows} photos in {small.groups} groups"]
+        return [f"slices: none of {document.looked_at} has at least {small.rows} photos in {small.groups} groups"]
     lines = [f"slices: the worst of {document.looked_at} by {LABELS[RANKED_BY]}, small ones left out"]
     for one in shown:
         value, beside = one.metrics[RANKED_BY], difference_text(one.difference[RANKED_BY])
         lines.append(
             f"  {one.column} = {one.value}: {figure_text(value.value)} ({interval_text(value)}), "
-            f"{beside} beside the rest{_rates_text(one)}; {one.n} photos, {one.groups} groups"
+            f"{beside} against the rest{_rates_text(one)}; {one.n} photos, {one.groups} groups"
         )
     return [*lines, f"  {document.note}"]
 
@@ -153,7 +153,7 @@ def _slice(
 def _rates(
     logits: np.ndarray, labels: np.ndarray, groups: np.ndarray | None, inside: np.ndarray, options: dict
 ) -> dict[str, Interval]:
-    """`fpr` and `fnr` of two classes, as far as the slice has photos of them: what accuracy lacks to 1 on these."""
+    """`fpr` and `fnr` of two classes, if the slice has photos of them: 1 - accuracy on these photos."""
     if logits.shape[1] != 2:
         return {}
     found = {}
@@ -168,14 +168,14 @@ def _rates(
 
 
 def _p_value(difference: float, error: float) -> float | None:
-    """Two-sided, normal, with the bootstrap's standard error; None where nothing varies."""
+    """Two-sided p-value, normal with the bootstrap's standard error; None if nothing varies."""
     if not (math.isfinite(difference) and math.isfinite(error) and error > 0):
         return None
     return float(2 * scipy.stats.norm.sf(abs(difference) / error))
 
 
 def _adjusted(found: list[Slice]) -> list[Slice]:
-    """The slices with `p_adjusted` and `stands_out`; small ones are not tested."""
+    """Add `p_adjusted` and `stands_out`; small slices are not tested."""
     tested = [i for i, one in enumerate(found) if not one.small and one.p is not None]
     if not tested:
         return found

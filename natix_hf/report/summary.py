@@ -1,6 +1,6 @@
-"""The final figures as the document `metrics.json` and as the lines that a command prints.
+"""The final figures: the document `metrics.json`, and the lines that a command prints.
 
-Knows arrays and documents only; no figure leaves this file without the number of photos and groups behind it.
+Every figure comes with the number of photos and groups that it is based on.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ def metrics_document(
         logits: `(n, classes)` calibrated, as the model gives them.
         uncalibrated_logits: `(n, classes)` before temperature and bias.
         labels: `(n,)` class ids.
-        groups: `(n,)` the group of each row; None: each row is its own.
-        times_read_before: how many other models' final figures these rows have given.
+        groups: `(n,)` the group of each row; None: each row is a group.
+        times_read_before: how many other models were evaluated on these rows.
         stages: figures after each step from logits to decisions.
     """
     intervals = bootstrap_intervals(logits, labels, groups, positive=positive, n_boot=n_boot, seed=seed)
@@ -72,8 +72,7 @@ def summary_lines(metrics: FinalFigures, calibration: CalibrationFile | None = N
         calibration: of the run, if it has one.
 
     Returns:
-        Lines without line ends: the table of figures with intervals, the calibration, how often the rows were read
-            before.
+        Lines: the table of figures with intervals, the calibration, how often the rows were used before.
     """
     percent = f"{metrics.level * 100:g} %"
     rows = [("metric", "value", f"{percent} interval")]
@@ -104,22 +103,22 @@ def summary_lines(metrics: FinalFigures, calibration: CalibrationFile | None = N
 
 
 def honest_run_line(metrics: FinalFigures) -> str:
-    """Whose the figures of a refit are."""
+    """Which run the figures of a refit come from."""
     return (
         f"the figures are those of the run {metrics.honest_run}; this model is its refit, trained once more on all "
-        "photos, those of the test among them, and has no figures of its own"
+        "photos including the test photos, so it has no figures of its own"
     )
 
 
 def read_before_line(metrics: FinalFigures) -> str:
-    """How often the rows had given final figures before, and what follows from it."""
+    """How often the test photos were used for final figures before, and what follows from that."""
     times = metrics.times_read_before
     if times == 0:
-        return "these rows had given nobody's final figures on this machine before"
+        return "first evaluation on these test photos on this machine"
     often = "once" if times == 1 else f"{times} times"
     return (
-        f"these rows had given other models' final figures {often} before on this machine: "
-        "the more models are compared on them, the more the best of them flatters itself"
+        f"these test photos were used for the final figures of other models {often} before on this machine: the more "
+        "models are compared on them, the more optimistic the figures of the best one become"
     )
 
 

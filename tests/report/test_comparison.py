@@ -138,7 +138,7 @@ def test_who_wins_where_and_few_photos_decide_nothing(document):
 
 def test_two_runs_of_different_names_are_demanded(rows):
     for runs in (rows["runs"][:1], [rows["runs"][0]] * 2):
-        with pytest.raises(ValueError, match="two or more runs of different names"):
+        with pytest.raises(ValueError, match="two or more runs with different names"):
             comparison_document(**(rows | {"runs": runs}))
 
 

@@ -138,7 +138,7 @@ def test_what_is_printed_are_the_worst_large_ones_with_counts(document):
     assert not any("snow" in line for line in lines)
     logits, labels, groups, slices = street(40)
     few = slices_document(logits, labels, groups, {"city": slices["city"]}, NAMES, n_boot=50)
-    assert slice_lines(few) == ["slices: none of 5 has 30 photos in 10 groups"]
+    assert slice_lines(few) == ["slices: none of 5 has at least 30 photos in 10 groups"]
     assert slice_lines(slices_document(logits, labels, groups, {}, NAMES, n_boot=50)) == []
 
 

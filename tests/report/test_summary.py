@@ -70,7 +70,7 @@ def test_what_is_promised_of_early_exits_is_printed():
 
 
 @pytest.mark.parametrize(
-    ("times", "words"), [(0, "nobody's final figures"), (1, "figures once before"), (3, "figures 3 times before")]
+    ("times", "words"), [(0, "first evaluation"), (1, "models once before"), (3, "models 3 times before")]
 )
 def test_the_last_line_says_how_often_the_rows_were_read(times, words):
     assert words in summary_lines(document(times)[0])[-1]

@@ -268,7 +268,7 @@ def test_calibrating_and_evaluating_again_give_the_same_documents(job, copy):
     assert (copy / "model.safetensors").read_bytes() == weights
     said = execute("-m", "natix_hf.evaluate", copy, home=job.home)
     assert read(copy / "metrics.json") == before["metrics"]
-    assert "these rows had given nobody's final figures on this machine before" in said
+    assert "first evaluation on these test photos on this machine" in said
 
     # Another calibration is another model, and the rows have been read for the first one.
     said = job.type("calibrate", copy, "--target_prior", "0.9", "--fold_threshold").out
