@@ -39,7 +39,8 @@ def pretrain(recipe: PretrainRecipe) -> MilestoneChoice | None:
     chosen = check(recipe, text)
     with args.main_process_first(desc="photos"):
         keys = vars(data) | vars(options) | {"trust_remote_code": model.trust_remote_code}
-        splits, other, forgetting = pretraining_photos(keys, say), options.forgetting_name, None
+        splits = pretraining_photos(keys, say, list(options.guides()))
+        other, forgetting = options.forgetting_name, None
         if other:
             forgetting = (other, *forgetting_photos(other, data.preprocessing_num_workers))
     with args.main_process_first(desc="checkpoint"):
