@@ -10,14 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
-
-import torch
-from torch import Tensor
-from torchvision.transforms.v2 import functional
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from natix_hf.errors import UserError
 from natix_hf.photos.image_size import image_size_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -170,6 +169,8 @@ class Squash(Geometry):
     kind, help = "squash", "presses the whole of it in"
 
     def whole_view(self, pixels: Tensor) -> Tensor:
+        from torchvision.transforms.v2 import functional
+
         return functional.resize(pixels, [self.height, self.width], antialias=True)
 
     def box(self, width: int, height: int) -> tuple[float, float, float, float]:
@@ -199,6 +200,8 @@ class Crop(Geometry):
             )
 
     def whole_view(self, pixels: Tensor) -> Tensor:
+        from torchvision.transforms.v2 import functional
+
         pixels = functional.resize(pixels, [self.height], antialias=True)
         top, left = ((side - self.height) // 2 for side in pixels.shape[-2:])
         # Not torchvision's center_crop, which rounds a half where the image processor cuts it off.
@@ -265,6 +268,9 @@ class Tiles(Squash):
         return tuple(round(side * (count - (count - 1) * self.overlap)) for side, count in lengths)
 
     def pixel_values(self, pixels: Tensor, tiles: Sequence[int] | None = None) -> Tensor:
+        import torch
+        from torchvision.transforms.v2 import functional
+
         boxes = tile_boxes(*pixels.shape[:-3:-1], self.grid, self.overlap)
         chosen = boxes if tiles is None else [boxes[number] for number in tiles]
         size = [self.height, self.width]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from natix_hf.training.optimizers.sam import Climb
+from natix_hf.training.optimizers.sharpness import Climb
 
 JOB = Path(__file__).parent / "killed_job.py"
 A = torch.tensor([3.0, 1.0, 0.5], dtype=torch.float64)  # f(w) = sum(A w^2) / 2

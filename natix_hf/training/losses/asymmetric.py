@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
-
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from natix_hf.options import AT_LEAST_0, SHARE_BELOW_1, option
 from natix_hf.training.losses.loss import Loss, Rows, smoothed
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,9 @@ def asymmetric(
         smoothing: as in `cross_entropy`.
         weights: `(classes,)`.
     """
+    import torch
+    from torch.nn import functional as F
+
     log_p = F.log_softmax(logits, dim=1)
     p = log_p.exp()
     own = F.one_hot(labels, logits.shape[1]).bool()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
-
-from torch import Tensor
-from torch.nn import functional as F
+from typing import TYPE_CHECKING, ClassVar
 
 from natix_hf.training.losses.loss import Loss, Rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None,
         weights: `(classes,)`; the sum is divided by n and not by the weights of the batch.
         smoothing: share of q that is spread evenly over the classes (Szegedy et al., 2016).
     """
+    from torch.nn import functional as F
+
     if weights is None:
         return F.cross_entropy(logits, labels, label_smoothing=smoothing)
     total = F.cross_entropy(logits, labels, weight=weights, label_smoothing=smoothing, reduction="sum")

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from natix_hf.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def given_weights(given: Any) -> list[float] | None:
@@ -56,6 +56,8 @@ def class_weights(given: str | Sequence[str | float], counts: Sequence[int], nam
         raise UserError(
             f"class_weights: {len(values)} numbers given, {len(counts)} expected, one for each of {', '.join(names)}"
         )
+    import torch
+
     weights = torch.tensor(values, dtype=torch.float64)
     rows = torch.tensor(counts, dtype=torch.float64)
     return (weights * rows.sum() / (weights * rows).sum()).float()

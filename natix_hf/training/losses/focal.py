@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
-
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from natix_hf.errors import UserError
 from natix_hf.options import AT_LEAST_0, EACH_ABOVE_0, option
 from natix_hf.training.losses.loss import Classes, Loss, Rows, smoothed
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,8 @@ class Focal(Loss):
         Raises:
             UserError: another number of weights than of classes.
         """
+        import torch
+
         if not self.focal_alpha:
             return None
         alpha, count = self.focal_alpha, len(classes.counts)
@@ -65,6 +66,9 @@ def focal(
         weights: `(classes,)`, the paper's alpha.
         smoothing: as in `cross_entropy`.
     """
+    import torch
+    from torch.nn import functional as F
+
     log_p = F.log_softmax(logits, dim=1)
     # Away from 0, where the power of a fractional gamma has an infinite slope.
     rest = (-torch.expm1(log_p)).clamp(min=torch.finfo(logits.dtype).eps)

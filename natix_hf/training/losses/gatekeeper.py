@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
-
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from natix_hf.options import SHARE, option
 from natix_hf.training.losses.loss import Loss, Rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,9 @@ def gatekeeper(logits: Tensor, labels: Tensor, alpha: float = 0.5, weights: Tens
         alpha: in [0, 1]; less makes the model defer more.
         weights: `(classes,)`, by the row's class.
     """
+    import torch
+    from torch.nn import functional as F
+
     log_p = F.log_softmax(logits, dim=1)
     right = logits.argmax(dim=1) == labels
     divergence = (log_p.exp() * log_p).sum(dim=1) + math.log(logits.shape[1])

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
-
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from typing import TYPE_CHECKING, ClassVar
 
 from natix_hf.training.losses.loss import Loss, Rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -30,6 +29,9 @@ def koleo(features: Tensor) -> Tensor:
     Args:
         features: `(n, feature_size)`.
     """
+    import torch
+    from torch.nn import functional as F
+
     if len(features) < 2:
         return features.sum() * 0
     x = F.normalize(features, dim=1)

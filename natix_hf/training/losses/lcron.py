@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from natix_hf.errors import UserError
 from natix_hf.options import ABOVE_0, option
 from natix_hf.training.losses.loss import Classes, Loss, Rows
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class Lcron(Loss):
         return f"{'no photo' if count == 0 else 'only photos'} of class {classes.names[classes.positive]}"
 
     def __call__(self, rows: Rows) -> Tensor:
+        import torch
+
         logits, relevant = rows.logits, rows.labels == rows.positive
         others = torch.arange(logits.shape[1], device=logits.device) != rows.positive
         scores = logits[:, rows.positive] - logits[:, others].logsumexp(dim=1)  # log odds of the positive class
@@ -62,6 +64,8 @@ def soft_permutation(scores: Tensor, temperature: float = 1.0) -> Tensor:
         scores: `(n,)`.
         temperature: towards 0 the matrix becomes the permutation that sorts.
     """
+    import torch
+
     n = len(scores)
     distances = (scores[:, None] - scores[None, :]).abs().sum(dim=1)  # (n,) of each candidate to all
     places = n + 1 - 2 * torch.arange(1, n + 1, dtype=scores.dtype, device=scores.device)
@@ -97,6 +101,8 @@ def lcron(scores: Tensor, relevant: Tensor, top_k: int, temperature: float = 1.0
     Raises:
         ValueError: `top_k` outside 1..n.
     """
+    import torch
+
     n, count = len(relevant), int(relevant.sum())
     if count and not 1 <= top_k <= n:
         raise ValueError(f"top_k is {top_k}, expected 1 to {n}")

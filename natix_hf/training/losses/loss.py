@@ -2,16 +2,17 @@
 
 A kind is a dataclass whose fields are its keys of the recipe, in a file of its own, and stands in `losses.LOSSES`.
 Everything else (help, refusals, the lines on options without effect, the topics of `--help`) is derived from these.
+The files of losses import torch where they compute, since `--help` reads their keys.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from torch import Tensor
-from torch.nn import functional as F
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Rows(NamedTuple):
@@ -68,6 +69,8 @@ class Loss:
 
 def smoothed(labels: Tensor, logits: Tensor, smoothing: float = 0.0) -> Tensor:
     """Class ids `(n,)` or probabilities `(n, classes)` as smoothed probabilities `(n, classes)`."""
+    from torch.nn import functional as F
+
     classes = logits.shape[1]
     soft = labels if labels.is_floating_point() else F.one_hot(labels, classes)
     return soft.to(logits.dtype) * (1 - smoothing) + smoothing / classes

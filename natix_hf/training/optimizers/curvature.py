@@ -16,7 +16,7 @@ import torch
 from pytorch_optimizer import SophiaH
 from torch import Tensor, nn
 
-from natix_hf.training.optimizers.sam import random_state, set_random_state
+from natix_hf.training.optimizers.sharpness import random_state, set_random_state
 
 
 class SophiaSteps(SophiaH):

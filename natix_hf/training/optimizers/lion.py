@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from natix_hf.training.optimizers.optimizer import Optimizer
-from natix_hf.training.optimizers.parameter_groups import ParameterGroup
+
+if TYPE_CHECKING:
+    import torch
+
+    from natix_hf.training.optimizers.parameter_groups import ParameterGroup
 
 
 @dataclass(frozen=True)

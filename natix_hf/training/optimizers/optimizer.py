@@ -8,14 +8,16 @@ AdamW wherever it stands: the vectors of muon, ademamix, schedule_free_adamw.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from natix_hf.errors import UserError
 from natix_hf.options import defaults, off
-from natix_hf.training.optimizers.parameter_groups import ParameterGroup
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from natix_hf.training.optimizers.parameter_groups import ParameterGroup
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from typing import Any, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
 BLOCK = r"\bbackbone\.model\.layer\.(\d+)\."
 

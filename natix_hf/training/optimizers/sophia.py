@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
-
-import torch
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from natix_hf.errors import UserError
 from natix_hf.options import off
 from natix_hf.training.optimizers.optimizer import Optimizer
-from natix_hf.training.optimizers.parameter_groups import ParameterGroup
+
+if TYPE_CHECKING:
+    import torch
+
+    from natix_hf.training.optimizers.parameter_groups import ParameterGroup
 
 
 @dataclass(frozen=True)
