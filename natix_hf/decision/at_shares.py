@@ -1,9 +1,9 @@
-"""Figures of a classifier where its classes have declared shares, from labelled photos in which they have others.
+"""Metrics of a classifier at declared class shares, from labelled photos with other class shares.
 
-Within a class photos are taken to look alike in both places (label shift), so every figure is put together from means
-of each class, weighed by the declared shares. Intervals resample whole groups. A class without a mistake would give
-resamples without one too; there the rate of mistakes is drawn from all rates that so few groups could hide (the upper
-bound of Clopper and Pearson, 1934, at every level). Knows arrays only.
+Photos of a class are assumed to look alike in both places (label shift). So every metric is composed of the means of
+each class, weighted by the declared shares. Intervals resample whole groups. A class without a mistake would have no
+mistake in any resample either; its mistake rate is drawn from the rates that so few groups could hide (the upper bound
+of Clopper and Pearson, 1934, at every level).
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ def figures_at_shares(
     n_boot: int = 1000,
     seed: int = 0,
 ) -> dict[str, np.ndarray]:
-    """Every figure and its resamples.
+    """Every metric and its resamples.
 
     Args:
-        calibrated: `(n, classes)` logits whose probabilities are judged.
+        calibrated: `(n, classes)` logits of the probabilities to evaluate.
         decisions, labels: `(n,)` class ids.
-        groups: `(n,)`, resampled as wholes; None: each row is its own group.
+        groups: `(n,)`, resampled as a whole; None: each row is a group.
         shares: `(classes,)` declared shares of the classes.
-        positive: of which precision, recall and false-positive rate are told.
+        positive: class of precision, recall and false-positive rate.
         n_boot, seed: of the resampling; resamples of two classifiers on the same rows and seed are pairs.
 
     Returns:
-        Name -> `(1 + n_boot,)`, the figure itself first: `accuracy` and, of two classes, `mcc`, `precision`, `recall`
-        and `fpr` of the decisions, `nll` (nats a photo), `brier` (sum over classes) and `ece` (15 bins) of the
+        Name -> `(1 + n_boot,)`, the metric itself first: `accuracy` and, for two classes, `mcc`, `precision`, `recall`
+        and `fpr` of the decisions, `nll` (nats per photo), `brier` (sum over classes) and `ece` (15 bins) of the
         probabilities.
     """
     labels, decisions = np.asarray(labels), np.asarray(decisions)
@@ -81,7 +81,7 @@ def figures_at_shares(
 
 
 def with_intervals(figures: dict[str, np.ndarray]) -> dict[str, dict[str, float]]:
-    """`value`, `low` and `high` of each figure of `figures_at_shares`, or of the differences of two such."""
+    """`value`, `low` and `high` of each metric of `figures_at_shares`, or of differences of two of them."""
     found = {}
     for name, values in figures.items():
         drawn = values[1:]  # NaN for a resample without a class
@@ -99,7 +99,7 @@ def with_intervals(figures: dict[str, np.ndarray]) -> dict[str, dict[str, float]
 def before_and_after(
     before: dict[str, np.ndarray], after: dict[str, np.ndarray]
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Both with their intervals, and the paired difference after - before; both from the same rows and seed."""
+    """Both with intervals, and the paired difference after - before; both must have the same rows and seed."""
     difference = {name: after[name] - before[name] for name in before}
     return {
         "before": with_intervals(before),

@@ -1,7 +1,6 @@
-"""What is done to a model's logits before anybody reads them: calibrator, class prior, threshold, in this order.
+"""A fitted calibration: calibrator, class prior and threshold, applied to logits in this order.
 
-Knows arrays only. The parts are kept apart, so that each can be reported, changed or left out by itself; a published
-head adds them up.
+The parts are separate, so each can be reported, changed or left out. The head of a published model holds their sum.
 """
 
 from __future__ import annotations
@@ -18,14 +17,14 @@ TINY = np.finfo(np.float64).tiny
 
 
 class DecisionRule(TypedDict):
-    """`decision` of a model's config: how its biases came about.
+    """`decision` in a model's config: what its biases are made of.
 
     Attributes:
         positive: class id.
         threshold: on the calibrated probability of the positive class.
-        prior_bias, threshold_bias: one value a class.
-        abstain_band: `[low, high]` on that probability, between which a person decides; None: the model always does.
-        views: of a calibration that was fitted on averages over views at test time, which these were.
+        prior_bias, threshold_bias: one value per class.
+        abstain_band: `[low, high]` on that probability; between them a person decides. None: the model always decides.
+        views: the test-time views, if the calibration was fitted on averages over several.
     """
 
     positive: int
@@ -42,11 +41,11 @@ class Calibration:
 
     Args:
         calibrator: `none`, `temperature`, `vector` or `isotonic`.
-        temperature: `(classes,)` that the logits are divided by; one value repeated for `temperature`.
-        calibrator_bias: `(classes,)`; zeros but for `vector`.
-        prior_bias: `(classes,)` log of expected over seen class share; zeros without a target prior.
-        threshold_bias: `(classes,)` that moves the threshold to 0.5; zeros unless it is folded.
-        threshold: on the calibrated probability of `positive`; 0.5 unless one was chosen and is used.
+        temperature: `(classes,)` divides the logits; for `temperature` one value, repeated.
+        calibrator_bias: `(classes,)`; zeros except for `vector`.
+        prior_bias: `(classes,)` log(expected / observed class share); zeros without a target prior.
+        threshold_bias: `(classes,)` moves the threshold to 0.5; zeros unless it is folded in.
+        threshold: on the calibrated probability of `positive`; 0.5 unless another one is used.
         isotonic: knots `(x, y)` of each class on its softmax probability; None for the other calibrators.
     """
 
@@ -61,24 +60,24 @@ class Calibration:
 
     @property
     def logit_bias(self) -> np.ndarray:
-        """What the head adds last, `(classes,)`: the sum of the three biases."""
+        """Sum of the three biases, `(classes,)`."""
         return self.calibrator_bias + self.prior_bias + self.threshold_bias
 
     def calibrated(self, logits: np.ndarray) -> np.ndarray:
-        """Logits `(n, classes)` whose softmax is a probability under the expected class shares; no threshold in it."""
+        """Logits `(n, classes)` whose softmax is a probability under the expected class shares, without threshold."""
         logits = np.asarray(logits, dtype=np.float64)
         if self.isotonic is not None:
             logits = isotonic_logits(softmax(logits), self.isotonic)
         return logits / self.temperature + self.calibrator_bias + self.prior_bias
 
     def served(self, logits: np.ndarray) -> np.ndarray:
-        """The logits `(n, classes)` that the published head gives: `calibrated` with the threshold moved to 0.5."""
+        """Logits `(n, classes)` of the published head: `calibrated` with the threshold moved to 0.5."""
         return self.calibrated(logits) + self.threshold_bias
 
     def decisions(self, logits: np.ndarray) -> np.ndarray:
-        """Class ids `(n,)`: of two classes the positive one where its probability is above the threshold, else argmax.
+        """Class ids `(n,)`: the argmax, or with two classes the positive one if its probability exceeds the threshold.
 
-        A probability that equals the threshold is no positive.
+        A probability equal to the threshold is negative.
         """
         calibrated = self.calibrated(logits)
         if calibrated.shape[1] != 2:
@@ -88,7 +87,7 @@ class Calibration:
 
     @classmethod
     def from_document(cls, document: CalibrationFile) -> Calibration:
-        """What a `calibration.json` says is done."""
+        """Read from `calibration.json`."""
         knots = document.isotonic
         return cls(
             calibrator=document.calibrator,
@@ -103,7 +102,7 @@ class Calibration:
 
 
 def isotonic_logits(probabilities: np.ndarray, knots: tuple[tuple[np.ndarray, np.ndarray], ...]) -> np.ndarray:
-    """Log of the probabilities `(n, classes)` that each class's knots make of its own, normalised to sum to 1."""
+    """Map each class's probability `(n, classes)` by its knots, normalise the rows to 1, and return the logarithm."""
     columns = [np.interp(probabilities[:, k], x, y) for k, (x, y) in enumerate(knots)]
     mapped = np.maximum(np.stack(columns, axis=1), TINY)
     return np.log(mapped / mapped.sum(axis=1, keepdims=True))

@@ -1,9 +1,8 @@
-"""Intervals of what photos without labels tell, with the error of the calibration itself in them. Knows arrays only.
+"""Intervals of estimates from photos without labels, including the error of the calibration itself.
 
-Estimated class shares and expected accuracy rest on probabilities that were calibrated on a few hundred photos. On
-other photos of the same kind the calibration would have come out differently, and that often moves the result more
-than drawing the new photos again does. So each draw resamples both, whole groups, and fits the calibrator once more on
-top of itself.
+Estimated class shares and expected accuracy use probabilities that were calibrated on a few hundred photos. On other
+photos of the same kind the calibration would differ, and this often changes the result more than the choice of the new
+photos. So each draw resamples the groups of both, and fits the calibrator again on top of itself.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from natix_hf.resampling import group_numbers, interval_ends, times_drawn
 
 
 class Reference(NamedTuple):
-    """Labelled rows that a calibration was fitted on, `logits` `(m, classes)` calibrated by it, under their own class
-    shares; `labels` `(m,)`, `groups` `(m,)` or None."""
+    """The labelled rows of a calibration: `logits` `(m, classes)`, calibrated, at the class shares of these rows;
+    `labels` `(m,)`, `groups` `(m,)` or None."""
 
     logits: np.ndarray
     labels: np.ndarray
@@ -40,15 +39,15 @@ def intervals(
     n_boot: int = 200,
     seed: int = 0,
 ) -> tuple[np.ndarray, np.ndarray, dict[str, tuple[float, float]]]:
-    """Ends of the class shares and of the expected accuracies.
+    """Interval ends of the class shares and of the expected accuracies.
 
     Args:
-        calibrated: `(n, classes)` logits of the new photos, calibrated under the class shares of the reference.
-        decisions: name -> `(n,)` class ids that are judged.
+        calibrated: `(n, classes)` logits of the new photos, calibrated at the class shares of the reference.
+        decisions: name -> `(n,)` class ids to evaluate.
         groups: `(n,)` or None.
-        prior: `(classes,)` estimated shares, where EM starts.
-        reference: what the calibration was fitted on.
-        calibrator: what was fitted there; `none` where nothing was.
+        prior: `(classes,)` estimated shares, the start of EM.
+        reference: rows that the calibration was fitted on.
+        calibrator: fitted on these rows, or `none`.
 
     Returns:
         `low` and `high` of the shares, `(classes,)`, and `(low, high)` of each name's expected accuracy.
@@ -69,7 +68,7 @@ def intervals(
         picked = np.repeat(np.arange(len(old)), again[old].astype(np.int64))
         labels = reference.labels[picked]
         counts = np.bincount(labels, minlength=classes)
-        if not counts.all():  # a calibration from such rows would not have been made
+        if not counts.all():  # no calibration would be fitted on rows without one of the classes
             continue
         seen, logits = counts / counts.sum(), calibrated
         if again_fitted := CALIBRATORS[calibrator].again:

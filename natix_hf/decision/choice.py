@@ -1,17 +1,16 @@
-"""Whether a calibrator is taken in place of a simpler one, by how both predict photos that neither was fitted on.
+"""Decides whether a calibrator replaces a simpler one, by their predictions of held-out photos.
 
-A calibrator always predicts the photos that it was fitted on better than nothing would, so those say nothing. Here
-each photo is predicted by a fit without its group, and two things are asked of a candidate:
+On the photos that it was fitted on, every calibrator looks better than none. So each photo is predicted by a fit
+without its group, and a candidate must meet two conditions:
 
 - it predicts held-out photos better on average, and
 - a part of the way to it does so by more than one standard error over groups.
 
-The second is asked of a part since a short step measures the direction: where a step is right by a wide margin, the
-whole way often leads by less than a standard error on 120 photos, because what is overshot in some groups is lost
-again. Asked of the whole way, one standard error gave away a quarter of what is gained where T = 2, accuracy is .9 and
-120 photos are there (`tests/bench/calibration_small.py`). The more numbers a calibrator has, the easier a direction is
-found by chance, and the longer the part that is asked: so long that a calibrated model loses no more than 0.002 nats a
-photo on average. Works on arrays.
+The second condition uses a part of the way because a short step tests the direction. Even if the direction is clearly
+right, the full step often leads by less than a standard error on 120 photos, because some groups overshoot. With the
+full step in this condition, a quarter of the possible gain was lost at T = 2, accuracy .9 and 120 photos
+(`tests/bench/calibration_small.py`). The more parameters a calibrator has, the easier it finds a direction by chance,
+so the longer the part: long enough that a calibrated model loses no more than 0.002 nats per photo on average.
 """
 
 from __future__ import annotations
@@ -36,13 +35,13 @@ def mean_and_error(values: np.ndarray, group_of_row: np.ndarray) -> tuple[float,
 def clearly_better(
     new: np.ndarray, old: np.ndarray, labels: np.ndarray, group_of_row: np.ndarray, step: float
 ) -> bool:
-    """Whether one prediction of held-out rows is to be taken in place of another.
+    """Whether one prediction of held-out rows should replace another.
 
     Args:
         new, old: `(n, classes)` logits of each row from fits without its group.
         labels: `(n,)` class ids.
         group_of_row: `(n,)` numbers from 0.
-        step: the part of the way that has to lead by more than a standard error.
+        step: share of the way that must lead by more than a standard error.
     """
     before = nll(old, labels)
     gain, error = mean_and_error(before - nll(old + step * (new - old), labels), group_of_row)
@@ -52,16 +51,16 @@ def clearly_better(
 def choose(
     held_out: Mapping[str, np.ndarray], labels: np.ndarray, group_of_row: np.ndarray
 ) -> tuple[str, list[Candidate]]:
-    """The last candidate that is clearly better than the one taken before it.
+    """Choose the last candidate that is clearly better than the previous choice.
 
     Args:
-        held_out: name -> `(n, classes)` logits of each row from a fit without its group, from simple to flexible;
-            first of all `none`.
+        held_out: name -> `(n, classes)` logits of each row from a fit without its group, from simple to flexible,
+            `none` first.
         labels: `(n,)` class ids.
         group_of_row: `(n,)` numbers from 0.
 
     Returns:
-        Its name, and how each candidate compares with the best.
+        Its name, and the comparison of each candidate with the best.
     """
     taken, *others = held_out
     for name in others:

@@ -1,9 +1,9 @@
-"""Do new photos without labels look to the model like those that it was calibrated on, other class shares apart?
+"""Tests whether new photos without labels look to the model like those that it was calibrated on.
 
-Knows arrays only: two sets of calibrated probabilities. That the classes come in other shares is no drift but label
-shift; it is estimated (`prior_shift`) and allowed for. What is left is a difference within the classes, seen through
-the model's probability: its calibration, the estimated shares and the expected accuracy then hold no longer. Photos
-that look different but get the same probabilities are not noticed.
+It compares two sets of calibrated probabilities. Different class shares are label shift, not drift: they are estimated
+(`prior_shift`) and accounted for. What remains is a difference within the classes, as seen through the model's
+probability. Under drift the calibration, the estimated shares and the expected accuracy no longer hold. Photos that
+look different but get the same probabilities are not detected.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ P_LIMIT = 0.05
 
 @dataclass(frozen=True)
 class Drift:
-    """What the comparison found.
+    """Result of the comparison.
 
     Args:
         distance: largest difference of the two distributions of the positive probability (Kolmogorov and Smirnov),
@@ -119,18 +119,18 @@ def drift_test(
 
 
 def drift_line(drift: Drift) -> str:
-    """What the comparison found, in words."""
+    """Describe the comparison in one line."""
     figures = (
         f"{drift.n} photos in {drift.groups} groups against {drift.reference_n} in {drift.reference_groups}: distance "
         f"{drift.distance:.3f}, {drift.expected:.3f} without drift, p = {drift.p:.3f}"
     )
     if drift.found:
         return (
-            f"drift: allowing for other class shares, the model's probabilities are distributed otherwise than on the "
-            f"photos that it was calibrated on ({figures}): the photos themselves differ, so neither the estimated "
-            "shares nor the expected accuracy can be relied on; label some 300 and recalibrate on them"
+            "drift: even after accounting for class shares, the model's probabilities are distributed differently "
+            f"from those on the photos that it was calibrated on ({figures}): the photos themselves differ, so do not "
+            "rely on the estimated shares or the expected accuracy; label about 300 photos and recalibrate on them"
         )
     return (
-        "no drift seen: allowing for other class shares, the model's probabilities are distributed as on the photos "
-        f"that it was calibrated on ({figures})"
+        "no drift found: after accounting for class shares, the model's probabilities are distributed as on the "
+        f"photos that it was calibrated on ({figures})"
     )

@@ -1,7 +1,7 @@
-"""How often decisions are right on photos without labels, as far as calibrated probabilities can say.
+"""Expected accuracy on photos without labels, from calibrated probabilities.
 
-The mean probability of the class that was decided for, under the class shares that were estimated among these photos.
-Knows arrays only, and takes calibration for granted: under drift the figure is worth nothing.
+It is the mean probability of the decided class at the class shares that were estimated from these photos. It assumes
+that the probabilities are calibrated: under drift it is meaningless.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ def expected_accuracy(
     n_boot: int = 300,
     seed: int = 0,
 ) -> Bounds:
-    """The expected accuracy with its interval over resampled groups, the class shares estimated anew in each.
+    """Expected accuracy with its interval over resampled groups; class shares are estimated again in each resample.
 
     Args:
-        logits: `(n, classes)` calibrated under `seen`.
-        decisions: `(n,)` class ids that are judged.
+        logits: `(n, classes)` calibrated at the class shares `seen`.
+        decisions: `(n,)` class ids to evaluate.
         seen: `(classes,)` class shares of the calibration.
         estimate: of the class shares among these rows.
         groups: `(n,)` or None.

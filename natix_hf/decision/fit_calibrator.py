@@ -1,4 +1,4 @@
-"""Calibrators fitted and chosen: by what they predict of held-out groups. Knows arrays only."""
+"""Fits calibrators and chooses the one that predicts held-out groups best."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ FOLDS = 10
 
 @dataclass(frozen=True)
 class CalibratorFit:
-    """What was chosen, and what it does to the rows that it was fitted on.
+    """The chosen calibrator, and its effect on the rows that it was fitted on.
 
-    `kept` is False where nothing predicted held-out groups clearly better than the logits as they are, or nothing
-    could be fitted; `calibration` then is that of `none`. NLL in nats a row, ECE over 15 equal-width bins.
+    `kept` is False if no candidate predicted held-out groups clearly better than the unchanged logits, or if none
+    could be fitted; `calibration` is then `none`. NLL is in nats per row, ECE over 15 equal-width bins.
 
     Args:
-        calibration: with neither prior nor threshold.
-        asked: the candidates as given.
-        candidates: as `choice.choose` gives them; `cv_nll` is None where nothing was compared.
-        notes: lines about what could not be done, and why.
+        calibration: without prior and threshold.
+        asked: the given candidates.
+        candidates: from `choice.choose`; `cv_nll` is None if nothing was compared.
+        notes: what could not be done, and why.
     """
 
     calibration: Calibration
@@ -47,7 +47,7 @@ class CalibratorFit:
 
 
 def check_candidates(candidates: Sequence[str]) -> None:
-    """Raise `UserError` for names that no calibrator has, or one that is given twice."""
+    """Raise `UserError` for an unknown or repeated name."""
     text = f"calibrator: {' '.join(candidates) or 'nothing'} given"
     if not candidates or any(name not in CALIBRATORS for name in candidates):
         raise UserError(f"{text}, one or more of {', '.join(CALIBRATORS)} expected")
@@ -69,23 +69,23 @@ def fit_calibrator(
 ) -> CalibratorFit:
     """Fit the calibrator that predicts held-out groups best, by negative log likelihood over folds of whole groups.
 
-    `none`, the logits as they are, always competes. From simple to flexible, a candidate is taken where it is clearly
-    better (`choice.clearly_better`) than the one taken so far. What was taken is fitted on all rows.
+    `none`, the unchanged logits, always competes. From simple to flexible, a candidate replaces the current choice if
+    it is clearly better (`choice.clearly_better`). The final choice is fitted on all rows.
 
     Args:
         logits: `(n, classes)` uncalibrated.
         labels: `(n,)` class ids.
-        groups: `(n,)`; rows of one group stay in one fold. None: each row is its own group.
+        groups: `(n,)`; rows of one group stay in one fold. None: each row is a group.
         candidates: names of `CALIBRATORS`.
-        positive: id of the positive class, handed on.
-        class_names: for the notes, `(classes,)`; default the ids.
-        offset: `(classes,)` that is added to the logits first, where they belong to other class shares than those of
-            the rows; the calibration that is returned is one for the logits without it.
-        folds: at most as many as there are groups.
+        positive: id of the positive class, passed on to the calibration.
+        class_names: `(classes,)` for the notes; ids by default.
+        offset: `(classes,)` to add to the logits first, if they are for other class shares than those of the rows.
+            The returned calibration is for the logits without it.
+        folds: number of folds, at most the number of groups.
         seed: of the folds.
 
     Raises:
-        UserError: as `temperature.checked_rows`, unknown candidates, or not one group a row.
+        UserError: as `temperature.checked_rows`; unknown candidates; not one group per row.
     """
     check_candidates(candidates)
     unmoved, labels = checked_rows(logits, labels)
@@ -127,21 +127,21 @@ def fit_calibrator(
 def fit_one(
     name: str, logits: np.ndarray, labels: np.ndarray, groups: np.ndarray | None = None, *, positive: int = 1
 ) -> Calibration:
-    """One calibrator on all rows, without a comparison; the arrays are those of `checked_rows`."""
+    """Fit one calibrator on all rows without a comparison; takes the arrays of `checked_rows`."""
     classes, zeros = logits.shape[1], np.zeros(logits.shape[1])
     neutral = Calibration(name, np.ones(classes), zeros, zeros.copy(), zeros.copy(), positive)
     return replace(neutral, **CALIBRATORS[name].fit(logits, labels, groups))
 
 
 def _for_unmoved(calibration: Calibration, offset: np.ndarray, logits: np.ndarray, labels: np.ndarray) -> Calibration:
-    """The calibration of `logits + offset` as one of the logits, `(n, classes)`, as they are."""
-    if calibration.isotonic is not None:  # by ranks alone: moving all logits alike changes nothing but the knots
+    """Turn the calibration of `logits + offset` into one of the logits `(n, classes)` themselves."""
+    if calibration.isotonic is not None:  # it uses ranks only, so the offset changes nothing but the knots
         return fit_one("isotonic", logits, labels, positive=calibration.positive)
     return replace(calibration, calibrator_bias=calibration.calibrator_bias + offset / calibration.temperature)
 
 
 def _possible(labels: np.ndarray, classes: Sequence, candidates: Sequence[str]) -> tuple[list[str], list[str]]:
-    """`none` and the candidates that these rows are enough for, simple to flexible; why the others are left out."""
+    """`none` and the candidates that have enough rows, from simple to flexible; notes on those left out."""
     n, counts = len(labels), np.bincount(labels, minlength=len(classes))
     names, notes = ["none"], []
     for name in sorted(set(candidates) - {"none"}, key=[*CALIBRATORS].index):
@@ -161,7 +161,7 @@ def _possible(labels: np.ndarray, classes: Sequence, candidates: Sequence[str]) 
 
 
 def _folds(group_of_row: np.ndarray, folds: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Rows to fit on and rows held out, `folds` times or once a group where there are fewer."""
+    """Rows to fit on and held-out rows, for each of `folds` folds (or one per group, if there are fewer)."""
     from sklearn.model_selection import GroupKFold
 
     splitter = GroupKFold(min(folds, int(group_of_row.max()) + 1), shuffle=True, random_state=seed)

@@ -1,7 +1,6 @@
-"""Class shares: those that a recipe expects where the model will work, beside those that training saw.
+"""Class shares: those that the recipe expects in use, and those that training sees.
 
-Knows arrays only. That the two differ is no fault, but the probabilities of the model then belong to a world that is
-not the one it works in.
+They may differ, but then the probabilities of the model are not right for the photos that it will be used on.
 """
 
 from __future__ import annotations
@@ -12,12 +11,12 @@ import numpy as np
 
 from natix_hf.errors import UserError
 
-# How far the odds of two classes may be off before it is worth a line: at twice, a probability of 0.5 is one of 0.33.
+# Ratio of the odds of two classes above which a warning is printed: at 2, a probability of 0.5 is really 0.33.
 ODDS_LIMIT = 2.0
 
 
 def check_target_prior(given: Sequence[float]) -> None:
-    """Raise `UserError` for numbers that are no class shares, whatever the classes are."""
+    """Raise `UserError` for numbers that cannot be class shares."""
     text = f"target_prior: {' '.join(f'{share:g}' for share in given)} given"
     if not all(0 < share < 1 for share in given):
         raise UserError(f"{text}, shares above 0 and below 1 expected")
@@ -29,11 +28,11 @@ def class_prior(given: Sequence[float], names: Sequence[str], positive: int) -> 
     """The expected share of each class, `(classes,)`, sum 1.
 
     Args:
-        given: one number a class in the order of their ids; of two classes that of the positive one is enough.
+        given: one number per class in the order of the ids; for two classes the positive one's is enough.
         names: `(classes,)`.
 
     Raises:
-        UserError: no shares, or another number of them than of classes.
+        UserError: these are no shares, or not one per class.
     """
     check_target_prior(given)
     shares = [given[0] if i == positive else 1 - given[0] for i in range(2)] if len(given) == 1 else list(given)
@@ -46,13 +45,13 @@ def class_prior(given: Sequence[float], names: Sequence[str], positive: int) -> 
 
 
 def prior_warning(seen: np.ndarray, target: np.ndarray, names: Sequence[str]) -> str | None:
-    """One line with figures where the odds of two classes differ by more than `ODDS_LIMIT` times, else None.
+    """One line if the odds of two classes differ by a factor above `ODDS_LIMIT`, else None.
 
-    The factor is also how far the decision is off: its logarithm is the bias that would have to be added.
+    The logarithm of the factor is the bias that would correct the decision.
 
     Args:
-        seen: `(classes,)` shares that training sees, after sampling, weights and adjustment.
-        target: `(classes,)` shares expected, above 0.
+        seen: `(classes,)` shares that training sees after sampling, weights and adjustment.
+        target: `(classes,)` expected shares, above 0.
         names: `(classes,)`.
     """
     seen, target = np.asarray(seen), np.asarray(target)
@@ -65,6 +64,6 @@ def prior_warning(seen: np.ndarray, target: np.ndarray, names: Sequence[str]) ->
     return (
         f"training sees {seen[much]:.1%} {names[much]} and {seen[little]:.1%} {names[little]}, target_prior says "
         f"{target[much]:.1%} and {target[little]:.1%}: the odds of {names[much]} against {names[little]} are "
-        f"{factor:.1f} times those expected (up to {ODDS_LIMIT:g} times is let pass); sampling: balanced, "
+        f"{factor:.1f} times the expected ones (no warning up to {ODDS_LIMIT:g} times); sampling: balanced, "
         "class_weights or logit_adjustment change what training sees"
     )

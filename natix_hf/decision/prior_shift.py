@@ -1,8 +1,9 @@
-"""From the class shares under which a model was calibrated to those under which it works (Saerens et al., 2002).
+"""Moves calibrated logits to other class shares, and estimates these shares (Saerens et al., 2002).
 
-Label shift: photos of a class look the same in both places, only the classes' shares differ. Then one bias a class
-added to calibrated logits is exact, and the new shares can be estimated from photos without labels. Where the photos
-themselves look different (another camera, another country) neither holds, and nothing here can tell.
+The assumption is label shift: photos of a class look the same in both places, and only the class shares differ. Then
+one bias per class, added to calibrated logits, is exact, and the new shares can be estimated from photos without
+labels. If the photos themselves look different (another camera, another country), neither holds, and this module
+cannot detect it.
 """
 
 from __future__ import annotations
@@ -20,33 +21,34 @@ TINY = np.finfo(np.float64).tiny
 
 
 def prior_bias(seen: Sequence[float], target: Sequence[float]) -> np.ndarray:
-    """What is added to calibrated logits so that they hold under other class shares: `log(target / seen)`.
+    """Bias that moves calibrated logits to other class shares: `log(target / seen)`.
 
     Args:
         seen: `(classes,)` shares of the rows on which the logits were calibrated.
-        target: `(classes,)` shares where the model works.
+        target: `(classes,)` shares where the model is used.
 
     Returns:
         `(classes,)` float64.
 
     Raises:
-        UserError: a share that is not above 0, or different numbers of shares.
+        UserError: a share that is not above 0, or a different number of shares.
     """
     seen, target = _shares(seen, "the rows of the calibration"), _shares(target, "target_prior")
     if seen.shape != target.shape:
-        raise UserError(f"target_prior: {len(target)} shares given, {len(seen)} expected, one a class")
+        raise UserError(f"target_prior: {len(target)} shares given, {len(seen)} expected, one per class")
     return np.log(target) - np.log(seen)
 
 
 def offset_to(seen: np.ndarray, trained: np.ndarray | None, calibrators: Sequence[str]) -> np.ndarray:
-    """What moves logits that belong to the class shares of training to those of the rows, `(classes,)`.
+    """Bias `(classes,)` that moves logits from the class shares of training to those of the rows.
 
-    A temperature cannot undo what sampling did to the odds: without this, target_prior would correct it twice.
+    A temperature cannot undo the effect of sampling on the odds; without this bias, target_prior would correct it
+    twice.
 
     Args:
         seen: shares of the classes among the rows.
-        trained: those to which the logits belong; None: the same.
-        calibrators: that are asked for; zeros where that is `none` alone.
+        trained: shares that the logits are for; None: the same.
+        calibrators: requested ones; for `none` alone the result is zeros.
     """
     if trained is None or not seen.all() or list(calibrators) == ["none"]:
         return np.zeros(len(seen))
@@ -54,14 +56,14 @@ def offset_to(seen: np.ndarray, trained: np.ndarray | None, calibrators: Sequenc
 
 
 def importance_weights(labels: np.ndarray, seen: Sequence[float], target: Sequence[float]) -> np.ndarray:
-    """One weight a row, `target / seen` of its class: weighted means over these rows are means under `target`.
+    """Weight of each row, `target / seen` of its class, which turns means over these rows into means under `target`.
 
     Args:
         labels: `(n,)` class ids.
         seen, target: as for `prior_bias`.
 
     Returns:
-        `(n,)`; their mean is 1 where `seen` are the shares of `labels`.
+        `(n,)`; the mean is 1 if `seen` are the shares of `labels`.
     """
     return np.exp(prior_bias(seen, target))[np.asarray(labels)]
 
@@ -72,11 +74,11 @@ class PriorEstimate:
 
     Args:
         prior: `(classes,)`, sums to 1.
-        low, high: `(classes,)` percentile interval over resampled groups. It knows how few photos there are, not
-            whether the probabilities are calibrated or whether label shift is what happened.
+        low, high: `(classes,)` percentile interval over resampled groups. It reflects the number of photos, but not
+            errors of the calibration or a shift other than label shift.
         iterations: EM steps taken.
-        converged: whether the last step moved no share by more than the tolerance.
-        n, groups: rows and groups that it rests on.
+        converged: whether the last step changed no share by more than the tolerance.
+        n, groups: number of rows and groups.
     """
 
     prior: np.ndarray
@@ -89,10 +91,10 @@ class PriorEstimate:
 
 
 def em_step(probabilities: np.ndarray, seen: np.ndarray, prior: np.ndarray) -> np.ndarray:
-    """One step of expectation and maximisation: mean posterior of each class under the shares assumed so far.
+    """One EM step: the mean posterior of each class under the current shares.
 
     Args:
-        probabilities: `(n, classes)` calibrated under `seen`; rows sum to 1.
+        probabilities: `(n, classes)` calibrated at the class shares `seen`; rows sum to 1.
         seen, prior: `(classes,)`.
 
     Returns:
@@ -112,20 +114,19 @@ def estimate_prior(
     n_boot: int = 300,
     seed: int = 0,
 ) -> PriorEstimate:
-    """The class shares among photos without labels, by EM (Saerens et al., 2002).
+    """Estimate class shares of photos without labels by EM (Saerens et al., 2002).
 
-    The likelihood has one peak, so that EM ends in the same place wherever it starts; the resamples start at the
-    estimate.
+    The likelihood has one maximum, so EM finds it from any start; the resamples start at the estimate.
 
     Args:
-        calibrated_logits: `(n, classes)`, calibrated under `seen` (without a bias for another prior).
+        calibrated_logits: `(n, classes)`, calibrated at the class shares `seen` (without a bias for another prior).
         seen: `(classes,)` shares of the rows of the calibration.
-        groups: `(n,)`, resampled as wholes for the interval; None: each row is its own group.
-        max_iterations: after so many steps it ends with `converged` False.
-        tolerance: largest change of a share in a step that counts as standing still.
+        groups: `(n,)`, resampled for the interval; None: each row is a group.
+        max_iterations: after this many steps it returns with `converged` False.
+        tolerance: largest change of a share in a step that counts as converged.
 
     Raises:
-        UserError: no rows, logits that are not finite or have another number of classes than `seen`.
+        UserError: no rows; logits that are not finite; another number of classes than in `seen`.
     """
     seen = _shares(seen, "the rows of the calibration")
     logits = np.asarray(calibrated_logits, dtype=np.float64)
@@ -152,13 +153,13 @@ def estimate_prior(
 def resampled_priors(
     probabilities: np.ndarray, seen: np.ndarray, start: np.ndarray, weights: np.ndarray, max_iterations: int = 2000
 ) -> np.ndarray:
-    """EM on many weightings of the same rows at once, stepped together until each stands still to 1e-5.
+    """EM on many weightings of the same rows at once, until each has converged to 1e-5.
 
     Args:
         probabilities: `(n, classes)` calibrated under `seen`.
-        seen, start: `(classes,)`; EM begins at `start`.
-        weights: `(b, n)` how much each row counts.
-        max_iterations: at most so many steps.
+        seen, start: `(classes,)`; EM starts at `start`.
+        weights: `(b, n)` weight of each row.
+        max_iterations: maximum number of steps.
 
     Returns:
         `(b, classes)` shares.
@@ -168,8 +169,8 @@ def resampled_priors(
     moving = np.arange(len(weights))
     for _ in range(max_iterations):
         ratio = priors[moving] / seen  # (moving, classes)
-        # Weights over each row's normaliser: (moving, n); the posterior itself is never held.
-        # The floor is met by rows of weight 0 alone: a resample that lost a class gives it the share 0.
+        # Weights divided by each row's normaliser: (moving, n). The posterior itself is never stored.
+        # Only rows of weight 0 reach the floor: a resample without a class gives it the share 0.
         scaled = weights[moving] / np.maximum(ratio @ probabilities.T, TINY)
         found = ratio * (scaled @ probabilities)
         change = np.abs(found - priors[moving]).max(axis=1)
@@ -184,5 +185,5 @@ def _shares(given: Sequence[float], what: str) -> np.ndarray:
     shares = np.asarray(given, dtype=np.float64)
     if shares.ndim != 1 or len(shares) < 2 or not np.isfinite(shares).all() or (shares <= 0).any():
         text = " ".join(f"{share:g}" for share in np.ravel(shares))
-        raise UserError(f"{what}: class shares {text} found, one number above 0 for each class expected")
+        raise UserError(f"{what}: class shares {text} given, one number above 0 for each class expected")
     return shares / shares.sum()

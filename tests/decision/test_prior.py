@@ -39,7 +39,7 @@ def test_what_are_no_shares_of_these_classes_is_refused(given, said):
 def test_odds_that_are_nine_times_too_high_are_told_with_figures_and_remedies():
     line = prior_warning(np.array([0.1, 0.9]), np.array([0.5, 0.5]), NAMES)
     assert line.startswith("training sees 90.0% Roadwork and 10.0% None, target_prior says 50.0% and 50.0%: the odds")
-    assert "odds of Roadwork against None are 9.0 times those expected" in line
+    assert "odds of Roadwork against None are 9.0 times the expected ones" in line
     for remedy in ("sampling: balanced", "class_weights", "logit_adjustment"):
         assert remedy in line
     assert "\n" not in line

@@ -97,7 +97,7 @@ def test_three_classes():
 
 
 def test_what_cannot_be_is_refused_in_one_line():
-    with pytest.raises(UserError, match=r"the rows of the calibration: class shares 0 1 found, one number above 0"):
+    with pytest.raises(UserError, match=r"the rows of the calibration: class shares 0 1 given, one number above 0"):
         prior_bias([0, 1], [0.5, 0.5])
     with pytest.raises(UserError, match=r"target_prior: 3 shares given, 2 expected"):
         prior_bias([0.5, 0.5], [0.2, 0.3, 0.5])

@@ -76,7 +76,7 @@ def test_the_shares_of_a_known_shift_are_found_and_become_the_prior(copy, tmp_pa
     assert accuracy["low"] - 0.01 < right < accuracy["high"] + 0.01
     assert "class shares in 2000 photos without labels, 3 that could not be read left out: Roadwork " in said
     assert f"-> those estimated from 2000 photos without labels (EM, 95 % interval {told['low'][1]:.1%}" in said
-    assert "no drift seen" in said
+    assert "no drift found" in said
 
 
 def test_the_same_table_again_gives_the_same_shares_though_the_calibration_is_another_now(copy, tmp_path):

@@ -145,7 +145,7 @@ def test_photos_without_labels_tell_shares_accuracy_and_drift(tmp_path):
     lines = unlabelled_lines(Recalibration(**about, **report._asdict()))
     assert lines[0].startswith(f"estimated class shares: {report.prior.estimated[1]:.1%} Roadwork (95% interval")
     assert "the model was calibrated on 80.0%" in lines[0]
-    assert lines[-1].startswith("no drift seen")
+    assert lines[-1].startswith("no drift found")
     vague = new.logits * 0.2  # photos that the model makes little of
     report = unlabelled_report(tmp_path, vague + odds, *given[1:])
     assert report.drift.found

@@ -224,4 +224,4 @@ def test_a_target_far_from_what_training_sees_gets_one_line(tiny_backbone, make_
         said[name] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning:")]
     assert [len(lines) for lines in said.values()] == [1, 0, 0, 0]
     counts = splits.training_counts
-    assert f"{counts['Roadwork'] / counts['None']:.1f} times those expected" in said["plain"][0]
+    assert f"{counts['Roadwork'] / counts['None']:.1f} times the expected ones" in said["plain"][0]

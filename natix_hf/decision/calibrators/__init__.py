@@ -1,8 +1,7 @@
-"""The calibrators, one file each.
+"""The calibrators, one file each, ordered from simple to flexible: of equally good ones the first is chosen.
 
-A new one is a file with a `Calibrator` (`calibrator.py` says what it declares) and its line here, between those that
-are simpler and those that are more flexible: of equals the first is taken. All rise with the probability that they are
-given.
+To add one, write a file with a `Calibrator` (`calibrator.py` describes it) and add its line here. Each must be
+increasing in the probability that it is given.
 """
 
 from natix_hf.decision.calibrators.calibrator import NONE, Calibrator

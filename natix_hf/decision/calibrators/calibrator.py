@@ -1,6 +1,6 @@
-"""What every calibrator says of itself.
+"""The declaration of a calibrator.
 
-Help and choice read these files: they import numpy and what is built on it only where they compute.
+The help text reads these files too, so they import numpy only inside functions.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ Fit = Callable[["np.ndarray", "np.ndarray", "np.ndarray | None"], Fitted]
 
 @dataclass(frozen=True)
 class Calibrator:
-    """One way to make probabilities of logits.
+    """One way to turn logits into probabilities.
 
     Args:
         fit: see `Fit`.
-        told: what it is, in a sentence of the card.
-        least_rows, least_of_a_class: rows, all together and of the rarest class, without which it is not fitted.
-        step: the part of the way to it that has to lead on held-out rows, see `choice`.
-        again: what is fitted on top of it to measure the error of the calibration itself: the same family, so that the
-            two together are one of it (steps are moved as vector moves them); None: it has no such error.
+        told: what it is, for the card.
+        least_rows, least_of_a_class: minimum number of rows in total and of the rarest class.
+        step: share of the way to it that must lead on held-out rows, see `choice`.
+        again: calibrator that is fitted on top of it to estimate the calibration error. It is of the same family, so
+            that both together are one of that family (for isotonic: vector). None: there is no such error.
     """
 
     fit: Fit

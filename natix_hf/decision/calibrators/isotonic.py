@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def fit(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray | None) -> Fitted:
-    """Knots of each class, one against the rest, kept off 0 and 1 by the rule of succession: 1 in n + 2."""
+    """Fit the knots of each class against the rest, kept away from 0 and 1 by the rule of succession: 1 / (n + 2)."""
     import numpy as np
     from sklearn.isotonic import IsotonicRegression
 
@@ -26,7 +26,7 @@ def fit(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray | None) -> Fi
 
     if logits.shape[1] > 2:
         return {"isotonic": tuple(knots(column, labels == k) for k, column in enumerate(probabilities.T))}
-    x, y = knots(probabilities[:, 1], labels == 1)  # the other class is its mirror image, so that the two sum to 1
+    x, y = knots(probabilities[:, 1], labels == 1)  # the other class is its mirror image, so both sum to 1
     return {"isotonic": ((1 - x[::-1], 1 - y[::-1]), (x, y))}
 
 

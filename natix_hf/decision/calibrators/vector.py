@@ -1,7 +1,6 @@
-"""A temperature and a bias a class (Guo et al., 2017).
+"""A temperature and a bias per class (Guo et al., 2017).
 
-Of two classes both have one temperature, which makes it Platt scaling: two temperatures would put photos into another
-order than the model's.
+With two classes both share one temperature (Platt scaling): two temperatures would change the order of the photos.
 """
 
 from __future__ import annotations
@@ -13,23 +12,23 @@ from natix_hf.decision.calibrators.calibrator import Calibrator, Fitted
 if TYPE_CHECKING:
     import numpy as np
 
-# Pull towards no bias, in independent rows; a weak one, since photos often come in other class shares than the model
-# learnt. The pull towards one temperature is that of its prior.
+# Penalty on the bias, in independent rows. It is weak, since class shares often differ from those in training. The
+# penalty on the temperatures comes from their prior.
 BIAS_PULL = 1.0
 
 
 def vector_objective(
     scale: np.ndarray, bias: np.ndarray, logits: np.ndarray, labels: np.ndarray, alike: float = 1.0
 ) -> tuple[float, np.ndarray, np.ndarray]:
-    """What `vector` minimises, convex: the summed NLL of `scale * logits + bias`, one imaginary mistake, and pulls.
+    """The convex objective of `vector`: summed NLL of `scale * logits + bias`, one imaginary mistake, and penalties.
 
-    The imaginary mistake is that of `decision.temperature`; the pulls are `alike / 2` times
-    `(scale - 1)^2 / PRIOR_SD^2 + BIAS_PULL bias^2`, summed over classes, where 1 stands for the temperature that the
-    logits have already been divided by.
+    The imaginary mistake is the one of `decision.temperature`. The penalties are `alike / 2` times
+    `(scale - 1)^2 / PRIOR_SD^2 + BIAS_PULL bias^2`, summed over classes; scale 1 is the temperature that the logits
+    have already been divided by.
 
     Args:
         scale, bias: `(classes,)`.
-        logits: `(n, classes)`, divided by one temperature.
+        logits: `(n, classes)`, already divided by one temperature.
         labels: `(n,)`.
         alike: the `design_effect` of the rows.
 
@@ -47,7 +46,7 @@ def vector_objective(
     z = scale * logits + bias
     true = np.zeros((n, classes))
     true[rows, labels] = 1.0
-    # Real rows weigh 1, the imaginary one 1/n a row, spread over its wrong classes.
+    # Real rows have weight 1; the imaginary mistake adds 1/n to each row, spread over its wrong classes.
     wanted = true + (1 - true) / (classes - 1) / n
     normaliser = scipy.special.logsumexp(z, axis=1)
     value = (1 + 1 / n) * normaliser.sum() - (wanted * z).sum()
@@ -58,7 +57,7 @@ def vector_objective(
 
 
 def fit(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray | None) -> Fitted:
-    """Temperature and bias a class by penalised maximum likelihood, starting from one temperature."""
+    """Fit temperature and bias per class by penalised maximum likelihood, starting from one temperature."""
     import numpy as np
     import scipy.optimize
 
