@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test test-long quick browser test-browser lint docs docs-tools bench clean
+.PHONY: help demo test test-long quick browser test-browser lint docs docs-tools bench bench-gpu clean
 .DEFAULT_GOAL := help
 
 help: ## show this list
@@ -51,12 +51,15 @@ docs-tools: $(STAMP) ## install what docs needs: mkdocs-material and mkdocstring
 docs: docs-tools ## build the pages of docs/ as a web site in build/site; a broken link fails
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
-bench: $(STAMP) ## the benchmarks of tests/bench, one after the other (SPEED="--example FILE": options of speed.py)
-	@failed=0; for script in tests/bench/*.py; do \
+bench: $(STAMP) ## the benchmarks of tests/bench but that of a GPU, one after the other (SPEED="--example FILE": options of speed.py)
+	@failed=0; for script in $(filter-out %/gpu.py,$(wildcard tests/bench/*.py)); do \
 		echo "== $$script"; \
 		case $$script in */speed.py) options='$(SPEED)';; *) options=;; esac; \
 		$(BIN)/python $$script $$options || failed=1; \
 	done; exit $$failed
+
+bench-gpu: $(STAMP) ## the figures of one GPU, in at most eight minutes (GPU="--compare OLD.json": options of gpu.py)
+	$(BIN)/python tests/bench/gpu.py $(GPU)
 
 clean: ## remove .venv and the runs of the demo
 	rm -rf $(VENV) runs/demo

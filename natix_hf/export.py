@@ -27,7 +27,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--output", required=True, help="folder to write, absent or empty")
     options = {field.name: field for form in FORMS.values() for field in fields(form)}
     for name, field in options.items():
-        parser.add_argument(f"--{name}", default=field.default, help=field.metadata["help"])
+        kind = float if isinstance(field.default, float) else str
+        parser.add_argument(f"--{name}", type=kind, default=field.default, help=field.metadata["help"])
     parser.add_argument("--photos", help="folder or glob of photos for the proof, instead of the run's own val_select")
     parser.add_argument("--client_python", help="a client's interpreter, which has to answer like the run too")
     parser.add_argument("--no_proof", action="store_true", help="write the export without proving it")
@@ -55,7 +56,12 @@ def main(argv: list[str]) -> None:
         raise UserError(f"--photos {given.photos}: a folder or a glob of photo files expected")
     form = {name: getattr(given, name) for name in options}
     size = {"image_size": given.image_size, "force": given.force}
-    document = export_run(run, given.format, given.output, **size, **form)
+    if given.dtype == "int8":
+        from natix_hf.runs.export_int8 import export_int8
+
+        document = export_int8(run, given.format, given.output, say=print, **size, **form)
+    else:
+        document = export_run(run, given.format, given.output, **size, **form)
     print(f"{given.output}: {given.format}, {document.parameters / 1e6:.1f} M parameters of the whole model")
     print(f"files: {document.bytes / 1e6:.1f} MB, weights in {document.dtype}")
     print(f"needs: {'; '.join(document.needs)}")
@@ -79,7 +85,8 @@ def main(argv: list[str]) -> None:
         for folder in filter(None, (given.output, given.base_output)):
             shutil.rmtree(Path(folder).expanduser(), ignore_errors=True)
         raise
-    print(f"proof: {proof.photos.n} photos ({proof.photos.source}), largest differences from the run")
+    told = "from the run" if given.dtype != "int8" else "of the graph from the run, and of clients from the graph"
+    print(f"proof: {proof.photos.n} photos ({proof.photos.source}), largest differences {told}")
     for client in proof.clients:
         print(
             f"  {client.client}: logits {client.logits:.1e}, probabilities {client.probabilities:.1e}, "

@@ -9,9 +9,10 @@ from pydantic import Field
 
 from natix_hf.documents.document import Document, Part
 from natix_hf.documents.figures import Amount, Count, Fingerprint, Positive, Some
+from natix_hf.documents.quantised import Quantised
 
 ExportFormat = Annotated[str, Field(min_length=1)]  # which there are, `modeling/exports` knows
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "int8"]
 ImageSize = Some | Annotated[list[Some], Field(min_length=2, max_length=2)]  # of a square, or height and width
 
 
@@ -26,7 +27,7 @@ class Export(Document):
     """What an exported folder holds and what its clients need.
 
     Attributes:
-        dtype: how weights are stored.
+        dtype: how weights are stored; int8: the backbone's, and it computes in int8.
         labels: in the order of their ids.
         image_size: height and width in pixels; one number is a square.
         tiles: rows and columns of those that the model sees beside the whole photo; left out where it sees none.
@@ -35,6 +36,7 @@ class Export(Document):
         bytes: of all files but this one and `proof.json`.
         model: fingerprint of the run's merged weights in fp32.
         opset: of the ONNX graph.
+        quantised: of a graph in int8.
     """
 
     file_name: ClassVar[str] = "export.json"
@@ -52,6 +54,7 @@ class Export(Document):
     opset: int | None
     needs: Annotated[list[str], Field(min_length=1)]
     made_with: dict[str, str]
+    quantised: Quantised | None = None
 
 
 class ProofPhotos(Part):
@@ -84,7 +87,7 @@ class AskedClient(Part):
 
 
 class ProvenClient(AskedClient):
-    """How far a client's answers are from the run's.
+    """How far a client's answers are from the run's; of an int8 graph, from those of the graph in the same process.
 
     Attributes:
         pixels, logits, probabilities: largest difference.
@@ -103,6 +106,7 @@ class Proof(Document):
         model: fingerprint of the run's merged weights.
         pushed: whether clients fetched it from the Hub; else from a folder.
         labels: the same in every client.
+        tolerance: of an int8 graph that between clients; it answers otherwise than its run, and `quantised` says how.
     """
 
     file_name: ClassVar[str] = "proof.json"
@@ -116,3 +120,4 @@ class Proof(Document):
     tolerance: dict[str, Positive]
     clients: Annotated[list[ProvenClient], Field(min_length=1)]
     time: str
+    quantised: Quantised | None = None

@@ -6,7 +6,8 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from natix_hf.documents.calibration import Bounds, Drift, EstimatedShares, ExpectedAccuracy
+from natix_hf.documents.before_and_after import BeforeAndAfter
+from natix_hf.documents.calibration import Drift, EstimatedShares, ExpectedAccuracy
 from natix_hf.documents.document import Document, Part
 from natix_hf.documents.export import ImageSize
 from natix_hf.documents.figures import Count, Left, PerClass
@@ -26,22 +27,6 @@ class OwnPhotosCounted(Part):
     broken: list[Left]
     known: dict[str, Count]
     ties: dict[str, Count]
-
-
-OwnFigures = Annotated[dict[str, Bounds], Field(min_length=4)]
-
-
-class BeforeAndAfter(Part):
-    """Figures of the half that nothing was fitted on, put together from each class at these class shares."""
-
-    on: str
-    n: Count
-    groups: Count
-    shares: PerClass
-    level: float
-    before: OwnFigures
-    after: OwnFigures
-    difference: OwnFigures
 
 
 class OwnShares(EstimatedShares):

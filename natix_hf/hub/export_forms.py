@@ -51,7 +51,27 @@ def export_run(
         UserError: the run lacks a head, its calibration or distinct labels, the form cannot hold the model, or its
             calibration is for another size or for views that a client does not make.
     """
-    run, chosen = Path(run), chosen_form(FORMS, form, **options)
+    run, chosen, output = Path(run), chosen_form(FORMS, form, **options), Path(output).expanduser()
+    finished, other_size = open_run(run, image_size, force=force)
+    check_new_folder(output, "--output")
+    with new_folder(output) as stage:
+        opset = chosen.write(finished, stage)
+        for path in stage.rglob("*.safetensors"):
+            path.chmod(0o644)  # safetensors makes them readable for their owner alone
+        shutil.copyfile(run / "calibration.json", stage / "calibration.json")
+        about = {"calibrated_at": calibrated_size(run)} if other_size else {}
+        about |= {"model": fingerprint(finished.model.state_dict())}
+        return describe_export(finished, stage, form, options.get("dtype", "fp32"), opset=opset, **about)
+
+
+def open_run(
+    run: Path, image_size: Sequence[int] | None = None, *, force: bool = False
+) -> tuple[FinishedModel, str | None]:
+    """A run to be exported, and why its calibration does not hold at `image_size`, where it does not.
+
+    Raises:
+        UserError: as `export_run`, but for what a form cannot hold.
+    """
     model, processor = load_run(run)
     if views := (model.config.decision or {}).get("views"):
         raise UserError(
@@ -59,29 +79,37 @@ def export_run(
             "model one view: export the run that it was recalibrated from"
         )
     processor, other_size = processor_at(str(run), model, processor, image_size, force=force)
-    geometry, output = Geometry.of(processor), Path(output).expanduser()
-    check_new_folder(output, "--output")
-    with new_folder(output) as stage:
-        opset = chosen.write(FinishedModel(run, model, processor, geometry), stage)
-        for path in stage.rglob("*.safetensors"):
-            path.chmod(0o644)  # safetensors makes them readable for their owner alone
-        shutil.copyfile(run / "calibration.json", stage / "calibration.json")
-        document = Export(
-            format=form,
-            dtype=options.get("dtype", "fp32"),
-            labels=labels_of(model),
-            image_size=geometry.image_size,
-            resize=geometry.kind,
-            **({"tiles": list(geometry.grid)} if isinstance(geometry, Tiles) else {}),
-            **({"calibrated_at": calibrated_size(run)} if other_size else {}),
-            parameters=sum(p.numel() for p in model.parameters()),
-            bytes=sum(path.stat().st_size for path in stage.rglob("*") if path.is_file()),
-            model=fingerprint(model.state_dict()),
-            opset=opset,
-            needs=list(chosen.needs),
-            made_with={name: version(name) for name in ("natix_hf", "torch", "transformers", "peft")},
-        )
-        document.write(stage)
+    return FinishedModel(run, model, processor, Geometry.of(processor)), other_size
+
+
+def describe_export(
+    finished: FinishedModel, folder: Path, form: str, dtype: str, *, model: str, opset: int | None, **more: Any
+) -> Export:
+    """Write `export.json` into a folder that holds all else.
+
+    Args:
+        form, dtype: of what was written.
+        model: fingerprint of the run's merged weights.
+        opset: of a graph.
+        more: other fields of `Export`.
+    """
+    geometry = finished.geometry
+    document = Export(
+        format=form,
+        dtype=dtype,
+        labels=labels_of(finished.model),
+        image_size=geometry.image_size,
+        resize=geometry.kind,
+        **({"tiles": list(geometry.grid)} if isinstance(geometry, Tiles) else {}),
+        parameters=sum(p.numel() for p in finished.model.parameters()),
+        bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
+        model=model,
+        opset=opset,
+        needs=list(FORMS[form].needs),
+        made_with={name: version(name) for name in ("natix_hf", "torch", "transformers", "peft")},
+        **more,
+    )
+    document.write(folder)
     return document
 
 

@@ -16,8 +16,13 @@ from natix_hf.errors import UserError
 from natix_hf.files import read_recipe
 
 
-def run_splits(run: str | Path, say: Callable[[str], None] | None = None) -> LockedSplits:
+def run_splits(
+    run: str | Path, say: Callable[[str], None] | None = None, *, dataset_name: str | None = None
+) -> LockedSplits:
     """The splits of a finished run; what is read of them is noted in its ledger by the step that reads.
+
+    Args:
+        dataset_name: where the photos are now, where that is not what the recipe says.
 
     Raises:
         UserError: the run is a refit, which trained on all rows; it does not say where its photos are; or what is
@@ -29,6 +34,7 @@ def run_splits(run: str | Path, say: Callable[[str], None] | None = None) -> Loc
     recipe = read_recipe(run)
     if not recipe:
         raise UserError(f"{run}: no recipe.yaml, so its photos cannot be found: bring the file back")
+    recipe |= {"dataset_name": dataset_name} if dataset_name else {}
     splits = recipe_photos(recipe, say=say)
     was, now = (one.fingerprints["val_test"] for one in (read_certificate(run), splits.description))
     if was != now:

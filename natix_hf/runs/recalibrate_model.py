@@ -22,9 +22,10 @@ from natix_hf.decision.calibration import Calibration
 from natix_hf.decision.group_bounds import Groups
 from natix_hf.decision.prior import ODDS_LIMIT
 from natix_hf.decision.risk_control import smallest_alpha
+from natix_hf.documents.before_and_after import BeforeAndAfter
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.export import size_text
-from natix_hf.documents.recalibration import BeforeAndAfter, Recalibration
+from natix_hf.documents.recalibration import Recalibration
 from natix_hf.documents.run_record import RunRecord
 from natix_hf.documents.split_logits import SavedLogits
 from natix_hf.errors import UserError, one_line
@@ -226,22 +227,46 @@ def recalibrate(
         if not guarantee.reachable:
             raise UserError(f"no guarantee: {guarantee.reason}")
         document = document.model_copy(update={"guarantee": guarantee})
-    counts = np.bincount(control.label, minlength=len(names))
+    before = dataclasses.replace(before, positive=positive)
+    figures = control_figures(before, after, control, control, target, on=f"{photos}/control", seed=seed)
+    return document, figures
+
+
+def control_figures(
+    before: Calibration,
+    after: Calibration,
+    control: SavedLogits,
+    control_after: SavedLogits,
+    target: np.ndarray | None,
+    *,
+    on: str,
+    seed: int = 0,
+) -> BeforeAndAfter:
+    """The figures of two calibrated models on the same photos.
+
+    Args:
+        before, after: their calibrations, with the same positive class.
+        control, control_after: the photos with the logits of either model.
+        target: class shares `(classes,)` at which the figures are put together; None: those of the photos.
+        on: what the photos are called.
+        seed: of the intervals.
+    """
+    counts = np.bincount(control.label, minlength=control.logits.shape[1])
     shares = counts / counts.sum() if target is None else target
     sides = [
         figures_at_shares(
-            one.calibrated(control.logits),
-            one.decisions(control.logits),
-            control.label,
-            control.group,
+            one.calibrated(rows.logits),
+            one.decisions(rows.logits),
+            rows.label,
+            rows.group,
             shares,
-            positive=positive,
+            positive=one.positive,
             seed=seed,
         )
-        for one in (dataclasses.replace(before, positive=positive), after)
+        for one, rows in ((before, control), (after, control_after))
     ]
-    return document, BeforeAndAfter(
-        on=f"{photos}/control",
+    return BeforeAndAfter(
+        on=on,
         n=len(control.label),
         groups=len(np.unique(control.group)),
         shares=[float(share) for share in shares],

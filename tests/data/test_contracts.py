@@ -29,6 +29,7 @@ PLACES = [
 ALLOWED = {
     "train": {"train"},
     "frozen features": {"train"},
+    "quantise": {"train"},
     "choose checkpoint": {"val_select"},
     "fit calibration": {"val_calib/fit"},
     "guarantee": {"val_calib/control"},

@@ -45,6 +45,7 @@ POOL = "pool"  # where these stand
 STEPS: dict[str, dict[str, tuple[str, ...]]] = {
     "train": {"training": ()},
     "frozen features": {"training": ()},
+    "quantise": {"training": ()},  # the ranges of a network's activations
     "choose checkpoint": {"selection": ()},
     "fit calibration": {"policy": ("fit",)},
     "guarantee": {"policy": ("control",)},

@@ -22,6 +22,7 @@ classify = pipeline("image-classification", model="MODEL_ID"{options})
 print(classify("street.jpg"))
 ```
 """
+DTYPE_HELP = "fp32; merged and stock: bf16, how weights are stored; onnx: int8, for quick answers on CPUs"
 WITH_PACKAGE = PIPELINE.format(imports="import natix_hf  # registers the model class\n", options="")
 REMOTE_CODE = PIPELINE.format(imports="", options=", trust_remote_code=True")
 

@@ -26,6 +26,17 @@ class LogitsAlone(nn.Module):
         return self.model(pixel_values=pixel_values).logits
 
 
+class FeaturesAlone(nn.Module):
+    """What the head of a model reads, from one tensor: `(n, [views,] 3, H, W)` to `(n, [views,] feature_size)`."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Tensor) -> Tensor:
+        return self.model.extract_features(pixel_values)
+
+
 def write_beside_graph(finished: FinishedModel, folder: Path) -> None:
     """`labels.json`, `decision.json` where the model has a rule, and the image processor.
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from natix_hf.errors import UserError
-from natix_hf.modeling.exports.export_form import ExportForm, FinishedModel
+from natix_hf.modeling.exports.export_form import DTYPE_HELP, ExportForm, FinishedModel
+from natix_hf.options import option
 
 OPSET = 20  # of ONNX 1.15 (2023), with GELU as one operator; onnxruntime has it since 1.17
 ONE_FILE = 1_800_000_000  # bytes; a protobuf message ends at 2 GiB, what is larger lies in a second file
@@ -71,11 +72,19 @@ def session(folder: str) -> Callable:
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
     found = onnxruntime.InferenceSession(f"{folder}/model.onnx", options, providers=["CPUExecutionProvider"])
-    return lambda pixels: found.run(["logits"], {"pixel_values": pixels})[0]
+    return lambda pixels: found.run(None, {"pixel_values": pixels})[0]
 
 
 @dataclass(frozen=True)
 class Onnx(ExportForm):
+    dtype: str = option("fp32", DTYPE_HELP)
+    dataset_name: str | None = option(None, "int8: where the run's photos are now; default: as its recipe says")
+    max_changed: float = option(0.02, "int8: highest share of val_select that may be decided otherwise than in fp32")
+
+    elsewhere: ClassVar[dict[str, str]] = {
+        "dataset_name": "reads no photos of train: leave it out",
+        "max_changed": "decides as its run does: leave it out",
+    }
     told: ClassVar[str] = "a graph for onnxruntime"
     needs: ClassVar[tuple[str, ...]] = ("onnxruntime>=1.17",)
     library: ClassVar[str] = "onnx"
@@ -86,9 +95,20 @@ class Onnx(ExportForm):
     reader: ClassVar[str] = "onnxruntime"
     without: ClassVar[str] = f"an ONNX model needs onnxruntime: {INSTALL}"
 
+    def __post_init__(self) -> None:
+        if self.dtype not in ("fp32", "int8"):
+            raise UserError(f"--dtype {self.dtype}: --format onnx is written in fp32 or int8: give one of them")
+        if not 0 <= self.max_changed < 1:
+            raise UserError(f"--max_changed {self.max_changed:g}: a share of at least 0 and below 1 expected")
+        odd = {"dataset_name": self.dataset_name, "max_changed": self.max_changed != Onnx.max_changed}
+        if self.dtype == "fp32" and (given := next((name for name, value in odd.items() if value), None)):
+            raise UserError(f"--{given}: belongs to --dtype int8: leave it out, or add that")
+
     def write(self, finished: FinishedModel, folder: Path) -> int:
         from natix_hf.modeling.exports.graph_files import write_beside_graph
 
+        if self.dtype == "int8":
+            raise UserError("--dtype int8: needs photos of the run, which natix_hf.export reads: type that command")
         opset = export_onnx(finished.model, folder / self.graph, finished.geometry.input_shape)
         write_beside_graph(finished, folder)
         return opset
@@ -113,25 +133,37 @@ def export_onnx(model: Any, path: Path, shape: tuple[int, ...]) -> int:
         import onnxscript  # noqa: F401
     except ImportError:
         raise UserError(f"--format onnx needs onnx, onnxscript and onnxruntime: {INSTALL}") from None
-    import torch
-
     from natix_hf.modeling.exports.graph_files import LogitsAlone
 
-    size = sum(p.numel() * p.element_size() for p in model.parameters())
+    write_graph(LogitsAlone(model), path, "pixel_values", shape, "logits")
+    opsets = onnx.load(str(path), load_external_data=False).opset_import
+    return next(entry.version for entry in opsets if entry.domain in ("", "ai.onnx"))
+
+
+def write_graph(module: Any, path: Path, takes: str, shape: tuple[int, ...], gives: str) -> None:
+    """Write a module of one tensor as a graph; weights of over 1.8 GB lie in `<path>.data` beside it.
+
+    Args:
+        module: in float32.
+        path: ends in `.onnx`.
+        takes, gives: names of what goes in and comes out; the former is also that of the argument of `forward`.
+        shape: of what goes in, without the batch, whose size is left open.
+    """
+    import torch
+
+    size = sum(p.numel() * p.element_size() for p in module.parameters())
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.onnx.export(
-            LogitsAlone(model).eval(),
+            module.eval(),
             (torch.zeros(2, *shape),),
             str(path),
             dynamo=True,
-            input_names=["pixel_values"],
-            output_names=["logits"],
-            dynamic_shapes={"pixel_values": {0: torch.export.Dim("batch", min=1)}},
+            input_names=[takes],
+            output_names=[gives],
+            dynamic_shapes={takes: {0: torch.export.Dim("batch", min=1)}},
             opset_version=OPSET,
             external_data=size > ONE_FILE,
             verbose=False,
         )
-    opsets = onnx.load(str(path), load_external_data=False).opset_import
-    return next(entry.version for entry in opsets if entry.domain in ("", "ai.onnx"))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from natix_hf.errors import UserError
-from natix_hf.modeling.exports.export_form import ExportForm
+from natix_hf.modeling.exports.export_form import DTYPE_HELP, ExportForm
 from natix_hf.options import option
 
 MAX_SHARD_SIZE = "5GB"
@@ -16,15 +16,20 @@ DTYPES = {"fp32": "float32", "bf16": "bfloat16"}  # torch's names
 
 @dataclass(frozen=True)
 class StoredWeights(ExportForm):
-    dtype: str = option("fp32", "fp32 or bf16: how merged and stock weights are stored")
+    dtype: str = option("fp32", DTYPE_HELP)
     max_shard_size: str = option(MAX_SHARD_SIZE, "weights are cut into files of at most this size")
 
     elsewhere: ClassVar[dict[str, str]] = {
-        "dtype": "is written in fp32: leave it out",
+        "dtype": "is written in fp32: leave it out (int8 goes with onnx)",
         "max_shard_size": "does not cut its weights into files: leave it out",
     }
 
     def __post_init__(self) -> None:
+        if self.dtype == "int8":
+            raise UserError(
+                "--dtype int8: torch loads int8 weights with code of its own alone, and a plain pipeline has none: "
+                "--format onnx holds them"
+            )
         if self.dtype not in DTYPES:
             raise UserError(f"--dtype {self.dtype}: one of {', '.join(DTYPES)} expected")
 
