@@ -28,7 +28,7 @@ def group_numbers(groups: np.ndarray | None, n: int) -> np.ndarray:
         return np.arange(n)
     groups = np.asarray(groups)
     if groups.shape != (n,):
-        raise UserError(f"{groups.size} groups for {n} rows: one a row expected")
+        raise UserError(f"{groups.size} groups for {n} rows: one per row expected")
     return np.unique(groups, return_inverse=True)[1]
 
 

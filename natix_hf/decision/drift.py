@@ -27,9 +27,9 @@ class Drift:
     Args:
         distance: largest difference of the two distributions of the positive probability (Kolmogorov and Smirnov),
             the reference reweighted to the estimated class shares.
-        p: how often photos like the reference, in these shares, in as many groups, are at least as far away.
+        p: how often photos like the reference, with these class shares and as many groups, are at least as far away.
         expected: median of that distance without drift.
-        n, groups: new photos; `reference_n, reference_groups`: those compared with.
+        n, groups: of the new photos; `reference_n, reference_groups`: of the reference.
     """
 
     distance: float
@@ -42,7 +42,7 @@ class Drift:
 
     @property
     def found(self) -> bool:
-        """Whether there is drift; wrong at most about once in 20 where there is none."""
+        """Whether there is drift; a false alarm in about one of 20 cases without drift."""
         return self.p < P_LIMIT
 
 
@@ -58,28 +58,28 @@ def drift_test(
     n_boot: int = 500,
     seed: int = 0,
 ) -> Drift:
-    """Compare new photos with labelled ones, after allowing for other class shares.
+    """Compare new photos with labelled ones, accounting for different class shares.
 
-    What the distance is without drift is found by drawing whole groups of the reference twice: once as the
-    reference, once, in the estimated shares, as if they were the new photos, whose shares are then estimated anew.
+    The distance without drift is found by drawing groups of the reference twice: once as the reference, and once,
+    with the estimated class shares, in the role of the new photos, whose shares are then estimated again.
 
     Args:
-        logits: `(n, classes)` of the new photos, calibrated under the reference's class shares.
+        logits: `(n, classes)` of the new photos, calibrated at the reference's class shares.
         groups: `(n,)` or None.
         estimate: of their class shares, from the same logits.
-        reference_logits: `(m, classes)`, in the same way.
+        reference_logits: `(m, classes)`, calibrated in the same way.
         reference_labels: `(m,)`.
         reference_groups: `(m,)` or None.
-        positive: whose probability is compared.
+        positive: class whose probability is compared.
 
     Raises:
-        UserError: a class that the reference lacks.
+        UserError: the reference lacks a class.
     """
     classes = np.shape(logits)[1]
     labels = np.asarray(reference_labels)
     counts = np.bincount(labels, minlength=classes)
     if not counts.all():
-        raise UserError(f"drift: the reference holds no photo of class {int(np.flatnonzero(counts == 0)[0])}")
+        raise UserError(f"drift: the reference has no photo of class {int(np.flatnonzero(counts == 0)[0])}")
     seen, prior = counts / counts.sum(), estimate.prior
     new, old = softmax(logits), softmax(reference_logits)
     number, old_number = group_numbers(groups, len(new)), group_numbers(reference_groups, len(old))
@@ -97,7 +97,7 @@ def drift_test(
     weights = np.concatenate([np.zeros(len(new)), (prior / seen)[labels]])
     found = float(distance(scores, is_new[None].astype(np.float64), weights[None])[0])
 
-    # A group is drawn as often as it would be met where the classes have the estimated shares.
+    # Draw each group as often as it would occur at the estimated class shares.
     chances = np.bincount(old_number, (prior / seen)[labels])
     generator = np.random.default_rng([seed, 1])
     without = []

@@ -1,18 +1,19 @@
-"""What rows in groups prove about a rate: p-values, and the smallest rate that can be proven at all.
+"""p-values for a rate of mistakes, from rows in groups, and the smallest rate that can be proven.
 
-Knows arrays only. Photos of one camera or video are alike, so the group is what was drawn independently, and a bound
-that counts photos as if they were independent promises too much. What is bounded is still the rate per *photo*,
-R = E[mistakes of a group] / E[photos of a group]; groups count by their photos.
+Photos of one camera or video are alike. So groups are the independent units, and a bound that treats photos as
+independent promises too much. The bound is still on the rate per *photo*, R = E[mistakes of a group] / E[photos of a
+group].
 
 The test of "R >= alpha" is a bet on whole groups (Waudby-Smith and Ramdas, 2024): with m photos and k mistakes in a
-group and M photos in the largest one, x = alpha + (k - alpha m) / M lies in [0, 1] and has mean >= alpha exactly where
-R >= alpha, whatever the photos of a group have to do with each other. So for each stake q in [0, alpha) the product
-over groups of 1 + (alpha - x) (alpha - q) / (alpha (1 - alpha)) has mean <= 1, and so has a mixture over stakes, and
-one over that mixture is a p-value (Markov). Half of the mixture lies on q = 0, the best bet where nothing goes wrong,
-the rest evenly on (0, alpha). Neither the order of rows nor a seed has a part in it. Where each row is its own group
-the exact binomial test (Clopper and Pearson, 1934) is sharper and is taken. (MAPIE's controllers know no groups.)
+group and M photos in the largest one, x = alpha + (k - alpha m) / M lies in [0, 1] and has mean >= alpha if and only
+if R >= alpha, however the photos of a group depend on each other. So for each stake q in [0, alpha) the product over
+groups of 1 + (alpha - x) (alpha - q) / (alpha (1 - alpha)) has mean <= 1. The same holds for a mixture over stakes,
+and one over that mixture is a p-value (Markov). Half of the mixture is on q = 0, the best stake without mistakes; the
+rest is spread evenly over (0, alpha). The result depends neither on the order of rows nor on a seed. If each row is a
+group, the exact binomial test (Clopper and Pearson, 1934) is sharper and is used. (MAPIE's controllers do not support
+groups.)
 
-One thing no such bound can see: groups larger than the largest one here. They are taken not to exist.
+The bound assumes that no group is larger than the largest one here.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class Groups:
 
     @classmethod
     def of(cls, groups: np.ndarray | None, n: int) -> Groups:
-        """From their names `(n,)`; None: each row is a group of its own."""
+        """From group names `(n,)`; None: each row is a group."""
         of_row = group_numbers(groups, n)
         return cls(of_row, np.bincount(of_row) if n else np.zeros(0, dtype=np.int64))
 
@@ -50,24 +51,24 @@ class Groups:
 
     @property
     def effective(self) -> float:
-        """How many groups of the largest size they weigh: rows / largest; the number that a bound goes by."""
+        """Rows divided by the rows of the largest group: the effective number of groups for a bound."""
         return float(self.sizes.sum() / self.largest) if len(self.sizes) else 0.0
 
     def mistakes(self, wrong: np.ndarray) -> np.ndarray:
-        """Mistakes of each group `(groups,)` from `(n,)` of each row."""
+        """Mistakes of each group `(groups,)` from those of each row `(n,)`."""
         return np.bincount(self.of_row, weights=wrong, minlength=len(self.sizes))
 
 
 def p_value(wrong: np.ndarray, groups: Groups, alpha: float) -> float:
-    """Of the hypothesis that the rate of mistakes per row is alpha or more, where whole groups are drawn.
+    """p-value of the hypothesis that the rate of mistakes per row is alpha or more, if whole groups are drawn.
 
     Args:
         wrong: `(n,)` 0 or 1.
         alpha: in (0, 1).
 
     Returns:
-        At most delta with a probability of at most delta where the hypothesis is true. 1 without rows. It grows with
-        every mistake.
+        A p-value: if the hypothesis is true, it is at most delta with probability at most delta. It increases with
+        every mistake, and is 1 without rows.
     """
     if len(wrong) == 0:
         return 1.0
@@ -79,20 +80,20 @@ def p_value(wrong: np.ndarray, groups: Groups, alpha: float) -> float:
 
 def _log_wealth(gain: np.ndarray, alpha: float) -> float:
     stakes = (1 - _SHARES)[:, None] / (1 - alpha)  # (alpha - q) / (alpha (1 - alpha))
-    with np.errstate(divide="ignore"):  # everything is lost on q = 0 where a largest group is all wrong
+    with np.errstate(divide="ignore"):  # q = 0 loses everything if all rows of a largest group are wrong
         logs = np.log1p(np.maximum(stakes * gain, -1.0)).sum(axis=1)
     return float(np.logaddexp.reduce(logs + np.log(_PRIOR)))
 
 
 def smallest_certifiable(groups: Groups, delta: float) -> float:
-    """The smallest rate that these rows can prove with confidence 1 - delta: the one proven without a mistake.
+    """The smallest rate that these rows can prove with confidence 1 - delta, which they do without a mistake.
 
-    Of n independent rows it is 1 - delta^(1/n): 187 prove 1.6 % at 95 %, 299 prove 1 %. 1 without rows.
+    For n independent rows it is 1 - delta^(1/n): 187 rows prove 1.6 % at 95 %, 299 prove 1 %. It is 1 without rows.
     """
     n = int(groups.sizes.sum())
     if n == 0:
         return 1.0
-    hair = 1 + 1e-9  # so that rounding does not fail the very rate that is named
+    hair = 1 + 1e-9  # so that rounding does not reject exactly the rate that is reported
     if groups.largest == 1:
         return min(1.0, flawless_high(n, delta) * hair)
     wanted = -np.log(delta)
@@ -105,24 +106,24 @@ def smallest_certifiable(groups: Groups, delta: float) -> float:
 
 
 def safe_threshold(scores: np.ndarray, groups: Groups, alpha: float, delta: float) -> float | None:
-    """The lowest threshold at which "the rate of rows with `score >= threshold` is below alpha" is proven.
+    """The lowest threshold for which "the rate of rows with `score >= threshold` is below alpha" is proven.
 
-    Thresholds are tested from above, where nothing is at risk, downwards, and the first that fails ends it: fixed-
-    sequence testing, which needs no correction for their number (Angelopoulos et al., Learn Then Test, 2021).
-    Since the p-value only grows on the way down, the end is found by bisection.
+    Thresholds are tested from the highest one downwards, until the first test fails: fixed-sequence testing needs no
+    correction for the number of tests (Angelopoulos et al., Learn Then Test, 2021). The p-value increases on the way
+    down, so the last passing threshold is found by bisection.
 
     Args:
-        scores: `(n,)` of the rows that should stay below.
+        scores: `(n,)` scores of the rows that should be below the threshold.
         alpha: rate per row.
-        delta: how likely the statement may be wrong, over draws of whole groups.
+        delta: probability that the statement is wrong, over draws of whole groups.
 
     Returns:
-        The threshold, just above the first distinct score that fails; None where so few rows prove nothing.
+        The threshold, just above the first distinct score that fails; None if the rows are too few to prove anything.
     """
     if p_value(np.zeros(len(scores)), groups, alpha) > delta:
         return None
     values = np.unique(scores)[::-1]
-    passing, failing = -1, len(values)  # with alpha < 1 all rows wrong never pass
+    passing, failing = -1, len(values)  # with alpha < 1 the case "all rows wrong" never passes
     while failing - passing > 1:
         middle = (passing + failing) // 2
         if p_value(scores >= values[middle], groups, alpha) <= delta:

@@ -1,11 +1,11 @@
-"""When to answer and when to ask a person: an abstain band with a guarantee, fitted on rows kept for nothing else.
+"""An abstain band with a guarantee, fitted on rows that are used for nothing else.
 
-Knows arrays only. A photo is answered with the positive class where its calibrated probability p >= `high`, with
-another one where p <= `low`, and not at all in between. Promised is what happens *within a class*: of all photos
-without roadwork at most alpha are answered "roadwork". Such a promise does not depend on how common roadwork is;
-precision does, so it is promised for a declared `prevalence` only. An abstention is no mistake and is counted apart.
+A photo gets the positive class if its calibrated probability p >= `high`, another class if p <= `low`, and no answer
+in between. The guarantee is about rates *within a class*: of all photos without roadwork, at most a share alpha is
+answered "roadwork". Such a guarantee does not depend on how common roadwork is. Precision does, so it is guaranteed
+only for a declared `prevalence`. An abstention is not a mistake and is counted separately.
 
-The promise holds with probability 1 - delta over draws of whole groups (`group_bounds`).
+The guarantee holds with probability 1 - delta over draws of whole groups (`group_bounds`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from natix_hf.documents.guarantee import Abstention, ClassCounts, Guarantee, Per
 from natix_hf.errors import UserError
 
 RISKS = ("fpr", "fnr", "error", "precision")
-# Precision asks for a bound of each class. Each of these recalls is tried with its own share of delta.
+# Precision needs a bound for each class. Each of these recalls is tried with its own share of delta.
 RECALLS = (0.5, 0.8, 0.95)
 CLASSES = ("negative", "positive")
 
@@ -37,33 +37,31 @@ def control_risk(
     chosen_among: int = 1,
     fitted_on: str = "val_calib/control",
 ) -> Guarantee:
-    """Find the widest band of answers for which a rate is proven.
+    """Find the narrowest abstain band for which the rate is proven.
 
     Args:
-        scores: `(n,)` calibrated probabilities of the positive class; nothing about the calibration may have been
-            learnt on these rows.
+        scores: `(n,)` calibrated probabilities of the positive class. The calibration must not have used these rows.
         is_positive: `(n,)` bool.
-        groups: `(n,)`; None takes each row for a group of its own, which promises too much where they are alike.
-        risk: `fpr`: share of the negatives that are answered "positive"; `fnr`: of the positives answered
-            "negative"; `error`: both, each with delta / 2, so that the share of wrong answers stays below alpha at
-            any prevalence; `precision`: at least 1 - alpha of the answers "positive" are right at `prevalence`.
-        alpha: the largest rate that may be met.
-        delta: how likely the promise may fail.
-        prevalence: share of positives where the model will work, for `precision`.
-        threshold: where p is cut without a guarantee. A side that nothing is promised of keeps it, and no promise
-            moves a side across it: a guarantee takes answers away and adds none.
-        chosen_among: how many sets of scores these same rows chose from; each has its share of delta, so that the
-            promise holds for the one that was chosen (Bonferroni).
+        groups: `(n,)`; None: each row is a group, which promises too much if rows are alike.
+        risk: `fpr`: share of negatives that are answered "positive"; `fnr`: share of positives that are answered
+            "negative"; `error`: both, each with delta / 2, so the share of wrong answers stays below alpha at any
+            prevalence; `precision`: at least 1 - alpha of the answers "positive" are right at `prevalence`.
+        alpha: the largest allowed rate.
+        delta: probability that the guarantee fails.
+        prevalence: share of positives where the model is used, for `precision`.
+        threshold: on p without a guarantee. A side without a guarantee keeps it, and a guarantee never moves a side
+            across it: it only removes answers.
+        chosen_among: number of sets of scores that these rows chose from. Each gets its share of delta, so the
+            guarantee holds for the chosen one (Bonferroni).
         fitted_on: which rows these are.
 
     Returns:
-        The promise without its `lines`. Where it is out of reach `reachable` is False, `reason` one line, and the
-        band with all that follows from it None. `fpr`, `fnr`, `abstention` and `coverage` are measured on the rows of
-        the fit, hence no proof of anything. A `high` above 1 or a `low` below 0 means that this class is never
-        answered.
+        The guarantee without its `lines`. If it is out of reach, `reachable` is False, `reason` says why, and the band
+        and its rates are None. `fpr`, `fnr`, `abstention` and `coverage` are measured on the rows of the fit, so they
+        prove nothing. A `high` above 1 or a `low` below 0 means that this class is never answered.
 
     Raises:
-        UserError: an unknown risk, numbers out of range, scores that are no probabilities, `precision` without
+        UserError: an unknown risk; numbers out of range; scores that are not probabilities; `precision` without
             prevalence.
     """
     scores, is_positive = _checked(scores, is_positive, groups, risk, alpha, delta, prevalence)
@@ -90,8 +88,8 @@ def control_risk(
         bound = _precise(high_for, low_for, high, alpha, tested, prevalence)
         if bound is None:
             reason = (
-                f"a precision of {1 - alpha:.4g} at a prevalence of {prevalence:.4g} is within what {len(scores)} "
-                "control rows can certify, but not with this model: too many of its positives score below its worst "
+                f"{len(scores)} control rows could certify a precision of {1 - alpha:.4g} at a prevalence of "
+                f"{prevalence:.4g}, but not with this model: too many of its positives score below its worst "
                 "negatives; a larger risk_alpha or a better model is needed"
             )
         else:
@@ -125,7 +123,7 @@ def control_risk(
 
 
 class BandRates(NamedTuple):
-    """Shares of wrong answers and abstentions within a class, and of answers among all rows; None without rows."""
+    """Rates of wrong answers and abstentions by class, and the share of answered rows; None without rows."""
 
     fpr: float | None
     fnr: float | None
@@ -136,7 +134,7 @@ class BandRates(NamedTuple):
 def smallest_alpha(
     negative: Groups, positive: Groups, *, risk: str, delta: float, prevalence: float | None = None
 ) -> float:
-    """The smallest alpha that `control_risk` could reach with these rows, were there no mistake among them."""
+    """The smallest alpha that `control_risk` could certify with these rows if they had no mistake."""
     if risk == "fpr":
         return smallest_certifiable(negative, delta)
     if risk == "fnr":
@@ -150,7 +148,7 @@ def smallest_alpha(
 
 
 def band_rates(scores: np.ndarray, is_positive: np.ndarray, low: float, high: float) -> BandRates:
-    """What a band gives on rows, `scores` and `is_positive` `(n,)`."""
+    """Rates of a band on rows with `scores` and `is_positive`, both `(n,)`."""
     said_positive, said_negative = answers(scores, low, high)
 
     def share(of: np.ndarray, rows: np.ndarray) -> float | None:
@@ -166,13 +164,13 @@ def band_rates(scores: np.ndarray, is_positive: np.ndarray, low: float, high: fl
 
 
 def answers(scores: np.ndarray, low: float, high: float) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows a band answers with the positive class and which with another one, both `(n,)` bool; else abstain."""
+    """Rows that a band answers with the positive class, and rows answered with another one, both `(n,)` bool."""
     scores = np.asarray(scores, dtype=np.float64)
     return scores >= high, scores <= low
 
 
 def capacity_line(document: Guarantee, names: tuple[str, str] = CLASSES) -> str:
-    """What the rows can certify at best, one line; `names` of the negative and the positive class."""
+    """One line on the best rate that the rows can certify; `names` of the negative and the positive class."""
     negative, positive = (names[0], document.per_class.negative), (names[1], document.per_class.positive)
     one = {"fpr": (negative,), "fnr": (positive,)}.get(document.risk, (negative, positive))
     rows = " and ".join(
@@ -186,7 +184,7 @@ def capacity_line(document: Guarantee, names: tuple[str, str] = CLASSES) -> str:
 
 
 def guarantee_line(document: Guarantee, names: tuple[str, str] = CLASSES) -> str:
-    """The promise, or why there is none, one line; `names` of the negative and the positive class."""
+    """One line with the guarantee, or why there is none; `names` of the negative and the positive class."""
     if not document.reachable:
         return f"no guarantee: {document.reason}"
     negative, positive = names
@@ -209,9 +207,9 @@ def guarantee_line(document: Guarantee, names: tuple[str, str] = CLASSES) -> str
 def _precise(high_for, low_for, at_least, alpha, delta, prevalence) -> float | None:
     """The lowest threshold with a proven precision, or None.
 
-    Where the false-positive rate is at most f above `t` and the recall at least r up to `s`, any threshold in [t, s]
-    has a precision of at least prevalence r / (prevalence r + (1 - prevalence) f). Both bounds are of one class and
-    monotone; six of them, two for each of `RECALLS`, share delta.
+    If the false-positive rate is at most f from `t` on and the recall is at least r up to `s`, every threshold in
+    [t, s] has a precision of at least prevalence r / (prevalence r + (1 - prevalence) f). Each bound concerns one
+    class and is monotone. The six bounds, two for each of `RECALLS`, share delta.
     """
     share = delta / (2 * len(RECALLS))
     found = []
@@ -219,7 +217,8 @@ def _precise(high_for, low_for, at_least, alpha, delta, prevalence) -> float | N
         rate = recall * prevalence * alpha / ((1 - prevalence) * (1 - alpha))
         bottom, top = high_for(min(rate, 1 - 1e-9), share), low_for(1 - recall, share)
         if bottom is not None and top is not None:
-            # Recall counts p >= threshold, low_for bounds the positives at or below `top`: the next number is safe.
+            # Recall counts p >= threshold, while low_for bounds the positives at or below `top`: the next number is
+            # safe.
             bottom = max(bottom, at_least)
             if bottom <= np.nextafter(top, 2.0):
                 found.append(bottom)
@@ -256,8 +255,8 @@ def _checked(scores, is_positive, groups, risk, alpha, delta, prevalence) -> tup
             raise UserError(f"{name}: {value:g} given, a number above 0 and below 1 expected")
     if risk == "precision" and prevalence is None:
         raise UserError(
-            "risk precision needs prevalence: which share of the photos is positive where the model will work? "
-            "Precision depends on it"
+            "risk precision needs prevalence, the share of positive photos where the model is used: precision "
+            "depends on it"
         )
     if prevalence is not None and not 0 < prevalence < 1:
         raise UserError(f"prevalence: {prevalence:g} given, a share above 0 and below 1 expected")
@@ -265,10 +264,10 @@ def _checked(scores, is_positive, groups, risk, alpha, delta, prevalence) -> tup
         shapes = f"{scores.shape} and {is_positive.shape}"
         raise UserError(f"guarantee: expected scores (n,) and labels (n,), at least one row, found {shapes}")
     if groups is not None and np.shape(groups) != scores.shape:
-        raise UserError(f"guarantee: {len(scores)} rows and {np.shape(groups)[0]} groups, one a row expected")
+        raise UserError(f"guarantee: {len(scores)} rows and {np.shape(groups)[0]} groups, one per row expected")
     outside = np.flatnonzero(~((scores >= 0) & (scores <= 1)))
     if len(outside):
         raise UserError(
-            f"guarantee: score {scores[outside[0]]:g} of row {outside[0]} is no probability; were these logits?"
+            f"guarantee: score {scores[outside[0]]:g} of row {outside[0]} is not a probability; were these logits?"
         )
     return scores, is_positive.astype(bool)

@@ -1,7 +1,7 @@
-"""How wrong a classifier is among the photos that it is most confident of: risk-coverage curve, AURC and AUGRC.
+"""Risk-coverage curve, AURC and AUGRC: the errors of a classifier among the photos that it is most confident of.
 
-Knows arrays only. Rows of equal confidence have no order: every figure is the mean over all orders of the tied rows,
-so that it does not depend on how rows happen to be sorted. Intervals come from resampled groups.
+Rows of equal confidence have no order. So every value is the mean over all orders of tied rows and does not depend on
+how rows are sorted. Intervals come from resampled groups.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CURVE_POINTS = 200
 
 
 class RiskCoverage(NamedTuple):
-    """The curve of `n` rows in `groups`, and the areas under it."""
+    """The curve of `n` rows in `groups` groups, and the areas under it."""
 
     n: int
     groups: int
@@ -46,25 +46,25 @@ def risk_coverage(
     n_boot: int = 1000,
     seed: int = 0,
 ) -> RiskCoverage:
-    """The risk-coverage curve with the areas under it, lower being better.
+    """Compute the risk-coverage curve and the areas under it; lower is better.
 
     - risk at coverage k/n: share of mistakes among the k most confident rows (Geifman and El-Yaniv, 2017).
     - AURC: mean of that risk over k = 1..n. Random confidence gives the error rate.
     - AUGRC: area under the *generalized* risk, mistakes among the k most confident divided by n (Traub et al., 2024):
-      the chance that a row is a mistake and is answered, over all thresholds. With a the accuracy and A the chance
-      that a right row is more confident than a wrong one it equals (1 - A) a (1 - a) + (1 - a)^2 / 2.
+      the probability that a row is wrong and is answered, over all thresholds. With accuracy a, and A the probability
+      that a correct row is more confident than a wrong one, it equals (1 - A) a (1 - a) + (1 - a)^2 / 2.
 
     Args:
-        confidence: `(n,)`, higher is surer; any scale.
+        confidence: `(n,)`, higher is more certain; any scale.
         wrong: `(n,)` bool.
         groups: `(n,)` or None.
 
     Returns:
-        The curve thinned to `CURVE_POINTS`, and both areas. Without a mistake the high ends come from the mistake rate
-        that so few groups could hide (`flawless_high`).
+        The curve, thinned to `CURVE_POINTS`, and both areas. Without a mistake the upper ends come from the mistake
+        rate that so few groups could hide (`flawless_high`).
 
     Raises:
-        ValueError: no rows, lengths that do not fit, a confidence that is NaN.
+        ValueError: no rows, different lengths, or a NaN confidence.
     """
     confidence, wrong = np.asarray(confidence, dtype=np.float64), np.asarray(wrong).astype(np.float64)
     if confidence.ndim != 1 or wrong.shape != confidence.shape or len(wrong) == 0:
@@ -83,7 +83,7 @@ def risk_coverage(
     )
     ends = [interval_ends(areas) for areas in drawn.T]
     if not wrong.any():
-        # The worst order of a hidden mistake rate e, all of them first: AURC e (1 - log e), AUGRC e - e^2 / 2.
+        # The worst order for a hidden mistake rate e has all mistakes first: AURC e (1 - log e), AUGRC e - e^2 / 2.
         hidden = flawless_high(n_groups)
         ends = [(0.0, hidden * (1 - np.log(hidden))), (0.0, hidden - hidden**2 / 2)]
     accepted = np.r_[starts[1:], len(wrong)]
@@ -114,15 +114,15 @@ def selective_document(
     n_boot: int = 1000,
     seed: int = 0,
 ) -> Selective:
-    """The content of `selective.json`: risk against coverage, and what the band of a guarantee gives on other rows.
+    """Compute `selective.json`: risk against coverage, and the results of a guarantee's band on these rows.
 
     Args:
-        calibrated_logits: `(n, classes)`, a threshold not in it. The confidence is the largest probability.
+        calibrated_logits: `(n, classes)`, without a threshold. The confidence is the largest probability.
         labels: `(n,)`.
         groups: `(n,)` or None.
-        guarantee: what `control_risk` gave, or None.
-        decisions: `(n,)` class ids where they are not those of the largest logit.
-        cascade: of two stages: what `cascade.cascade_figures` gave of the same rows.
+        guarantee: result of `control_risk`, or None.
+        decisions: `(n,)` class ids; by default the largest logit.
+        cascade: result of `cascade.cascade_figures` on the same rows, for a model with two stages.
     """
     probabilities, labels = softmax(calibrated_logits), np.asarray(labels)
     decided = probabilities.argmax(axis=1) if decisions is None else np.asarray(decisions)
@@ -136,7 +136,7 @@ def selective_document(
 
 
 def _band(scores, is_positive, groups, guarantee: Guarantee, *, n_boot: int, seed: int) -> Band:
-    """Rates of the band on these rows with intervals: a class's wrong answers and abstentions, coverage, precision."""
+    """Rates of the band on these rows, with intervals: errors and abstentions by class, coverage, precision."""
     said_positive, said_negative = answers(scores, guarantee.low, guarantee.high)
     silent = ~said_positive & ~said_negative
     everything = np.ones(len(scores), dtype=bool)
@@ -161,7 +161,8 @@ def share_with_interval(
 ) -> Rate:
     """Share of `of` among `rows`, both `(n,)` bool, with its interval over resampled groups.
 
-    A share of 0 or 1 has its far end from the exact binomial bound on the number of groups. All None without rows.
+    If the share is 0 or 1, the other end is the exact binomial bound on the number of groups. Without rows all are
+    None.
     """
     of_row = group_numbers(groups, len(of))
     n_groups, counts = int(of_row.max()) + 1, (of & rows, rows)

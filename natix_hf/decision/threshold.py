@@ -1,9 +1,9 @@
-"""A threshold on the probability of the positive class: its whole curve, its optimum, and how sure the optimum is.
+"""Chooses a threshold on the probability of the positive class: the whole curve, the optimum and its interval.
 
-Knows arrays only. A row is positive where its score is above the threshold; equal is not positive. Thresholds lie
-midway between neighbouring distinct scores, so that rounding flips no decision. The figure at the optimum is that of
-the rows on which it was chosen, hence flattering: what it is worth is measured on other rows, and what it guarantees
-is the matter of `risk_control`.
+A row is positive if its score is above the threshold; a score equal to the threshold is negative. Thresholds lie
+midway between neighbouring distinct scores, so rounding changes no decision. The metric at the optimum comes from the
+rows that the threshold was chosen on, so it is optimistic: `held_out_gain` measures the benefit on other rows, and
+`risk_control` gives guarantees.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from natix_hf.resampling import group_numbers, interval_ends, on_resamples
 METRICS = "mcc, accuracy, f1, fbeta:BETA, cost:FALSE_POSITIVE:FALSE_NEGATIVE, precision>=P, recall>=R"
 CURVE_POINTS = 400
 FOLDS = 10
-_EQUAL = 1e-12  # values nearer than this are ties
+_EQUAL = 1e-12  # values closer than this are ties
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Metric:
     Args:
         name: as given.
         kind: mcc, accuracy, fbeta, cost, precision or recall.
-        numbers: beta; the two costs; the least precision or recall.
+        numbers: beta; the two costs; the minimum precision or recall.
     """
 
     name: str
@@ -39,15 +39,15 @@ class Metric:
 
     @property
     def constrained(self) -> bool:
-        """Whether one figure is held (precision or recall) and the other one made as high as possible."""
+        """Whether one metric is constrained (precision or recall) and the other one maximised."""
         return self.kind in ("precision", "recall")
 
 
 def parse_metric(metric: str) -> Metric:
-    """Read a metric's name, such as `mcc`, `fbeta:0.5`, `cost:1:5` or `precision>=0.98`.
+    """Parse a metric such as `mcc`, `fbeta:0.5`, `cost:1:5` or `precision>=0.98`.
 
     Raises:
-        UserError: it is none of `METRICS`, or its numbers are out of range.
+        UserError: it is not one of `METRICS`, or its numbers are out of range.
     """
     fault = UserError(f"threshold_metric: '{metric}' given, expected one of {METRICS}")
     if metric in ("mcc", "accuracy"):
@@ -79,30 +79,30 @@ def threshold_curve(
     n_boot: int = 1000,
     seed: int = 0,
 ) -> ThresholdChoice:
-    """The metric at every threshold that tells rows apart, the best one and its interval over resampled groups.
+    """Compute the metric at every distinct threshold, the best threshold, and its interval over resampled groups.
 
     Args:
         scores: `(n,)` calibrated probability of the positive class.
         is_positive: `(n,)` booleans.
-        groups: `(n,)`, resampled as wholes; None: each row is its own group.
-        metric: one of `METRICS`. With `precision>=P` recall is made as high as possible, with `recall>=R` precision;
-            a cost is the mean over the rows, and less is better.
-        weights: `(n,)` not negative, such as `importance_weights`; None: all 1.
+        groups: `(n,)`, resampled as a whole; None: each row is a group.
+        metric: one of `METRICS`. `precision>=P` maximises recall, `recall>=R` maximises precision; a cost is the
+            mean over the rows, and is minimised.
+        weights: `(n,)`, not negative, such as `importance_weights`; None: all 1.
 
     Returns:
-        The choice, a curve of at most 400 points in it, and nothing on what it is worth on other rows, which
-        `held_out_gain` tells. Where a constraint cannot be met the threshold is that of the `best` value of what it
-        constrains. Of several optima the one nearest to 0.5 is taken.
+        The choice with a curve of at most 400 points, without the benefit on other rows (see `held_out_gain`). If the
+        constraint cannot be met, the threshold is the one that gets closest to it. Of several optima, the one nearest
+        to 0.5 is chosen.
 
     Raises:
-        UserError: scores that are no probabilities, one class only, or a metric that is not known.
+        UserError: scores that are not probabilities; only one class; an unknown metric.
         ValueError: arrays of different lengths, negative weights.
     """
     chosen = parse_metric(metric)
     scores, is_positive, weights = _checked(scores, is_positive, weights)
     group_of_row = group_numbers(groups, len(scores))
     cuts = _cuts(scores)
-    step_of_row = np.searchsorted(cuts, scores, side="left")  # cuts that the row is above: positive at those
+    step_of_row = np.searchsorted(cuts, scores, side="left")  # number of cuts below the row: it is positive at these
     levels = len(cuts) + 1
     n_groups = int(group_of_row.max()) + 1
 
@@ -164,16 +164,16 @@ def held_out_gain(
     n_boot: int = 1000,
     seed: int = 0,
 ) -> HeldOutGain | None:
-    """What choosing the threshold on some groups is worth on others, beside 0.5.
+    """Estimate the benefit of a chosen threshold over 0.5 on groups that it was not chosen on.
 
     Args:
-        scores, is_positive, groups, metric, weights, n_boot, seed: as `threshold_curve` takes them.
-        folds: of whole groups, at most as many as there are groups.
+        scores, is_positive, groups, metric, weights, n_boot, seed: as in `threshold_curve`.
+        folds: number of folds of whole groups, at most the number of groups.
 
     Returns:
-        `value` and `at_half`, the figure of all rows, each decided by the threshold of a fit without its group and at
-        0.5; `gain`, by how much the first is better, with its standard error `gain_se` over resampled groups. None
-        where all rows are one group, or the metric holds one figure: it is to be met, whatever that costs.
+        `value`, the metric of all rows, each decided by a threshold that was chosen without its group; `at_half`, the
+        same at 0.5; `gain`, the improvement, with its standard error `gain_se` over resampled groups. None if all rows
+        are one group, or if the metric has a constraint, which has to be met at any price.
     """
     from sklearn.model_selection import GroupKFold
 
@@ -187,7 +187,7 @@ def held_out_gain(
     for fit, check in GroupKFold(min(folds, n_groups), shuffle=True, random_state=seed).split(scores, groups=of_row):
         sides = [weights[fit] * side[fit] for side in (is_positive, ~is_positive)]
         if not all(side.any() for side in sides):
-            continue  # nothing to choose by: 0.5
+            continue  # one class only, nothing to choose by: 0.5
         cuts = _cuts(scores[fit])
         steps = np.searchsorted(cuts, scores[fit], side="left")
         value, _ = _values(chosen, *(np.bincount(steps, side, minlength=len(cuts) + 1)[None] for side in sides))
@@ -212,7 +212,7 @@ def held_out_gain(
 
 
 def unreachable_line(choice: ThresholdChoice) -> str | None:
-    """One line where the constraint cannot be met, with the best that can be had; else None."""
+    """One line if the constraint cannot be met, with the best possible value; else None."""
     constraint = choice.constraint
     if choice.reachable:
         return None
@@ -224,16 +224,16 @@ def unreachable_line(choice: ThresholdChoice) -> str | None:
 
 
 def fold_bias(threshold: float, positive: int, classes: int) -> np.ndarray:
-    """The bias after which to decide at 0.5 is what it was to decide at `threshold`: `log((1 - t) / t)`.
+    """The bias that moves a threshold t to 0.5: `log((1 - t) / t)`.
 
-    A bias keeps the order of the rows; the probabilities after it no longer mean what they say.
+    A bias keeps the order of the rows, but the scores are then no longer probabilities.
 
     Args:
         threshold: on the calibrated probability of the positive class, in (0, 1).
-        classes: two; with more the decision is that for the largest probability, which no threshold describes.
+        classes: must be two; with more classes the decision is the largest probability, without a threshold.
 
     Returns:
-        `(classes,)`, zeros but for `positive`.
+        `(classes,)`, zeros except for `positive`.
 
     Raises:
         UserError: more than two classes, or a threshold of 0 or 1.
@@ -248,26 +248,26 @@ def fold_bias(threshold: float, positive: int, classes: int) -> np.ndarray:
 
 
 def _cuts(scores: np.ndarray) -> np.ndarray:
-    """Thresholds in (0, 1), ascending: one below all scores, one between each two neighbours, one above all."""
+    """Thresholds in (0, 1), ascending: one below all scores, one between each pair of neighbours, one above all."""
     distinct = np.unique(scores)
     low, high = distinct[:-1], distinct[1:]
     middle = low + (high - low) / 2
-    middle = np.where(middle >= high, low, middle)  # neighbouring floats have nothing between them
+    middle = np.where(middle >= high, low, middle)  # there is no number between neighbouring floats
     ends = np.array([distinct[0] / 2]), np.array([(1 + distinct[-1]) / 2])
     cuts = np.concatenate([ends[0], middle, ends[1]])
     return cuts[(cuts > 0) & (cuts < 1)]
 
 
 def _values(metric: Metric, positives: np.ndarray, negatives: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """The figure and, where there is a constraint, what it holds, at each cut.
+    """The metric at each cut, and the constrained metric if there is a constraint.
 
     Args:
-        positives, negatives: `(b, cuts + 1)` weight of the rows between neighbouring cuts, ascending.
+        positives, negatives: `(b, cuts + 1)` total weight of the rows between neighbouring cuts, ascending.
 
     Returns:
         Both `(b, cuts)`; the second is None without a constraint.
     """
-    # Sums from either end: a difference of sums would leave rests of 1e-17 where nothing is left.
+    # Sum from both ends: a difference of sums would leave residues of 1e-17 instead of 0.
     tp, fp = (np.cumsum(side[:, ::-1], axis=1)[:, -2::-1] for side in (positives, negatives))
     fn, tn = (np.cumsum(side, axis=1)[:, :-1] for side in (positives, negatives))
     if metric.kind == "accuracy":
@@ -285,23 +285,23 @@ def _values(metric: Metric, positives: np.ndarray, negatives: np.ndarray) -> tup
 
 
 def _ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """0 where nothing is divided by nothing, as scikit-learn has it."""
+    """Quotient; 0 / 0 is 0, as in scikit-learn."""
     return np.divide(above, below, out=np.zeros_like(above, dtype=np.float64), where=below > 0)
 
 
 def _best(metric: Metric, value: np.ndarray, held: np.ndarray | None, cuts: np.ndarray) -> np.ndarray:
-    """The number of the best cut of each row, `(b,)`; of equals the one nearest to 0.5."""
+    """Index of the best cut in each row, `(b,)`; of ties the one nearest to 0.5."""
     gain = -value if metric.kind == "cost" else value
     if held is not None:
         met = held >= metric.numbers[0] - _EQUAL
-        # Where nothing meets the constraint, what it constrains is what is made as high as possible.
+        # If no cut meets the constraint, maximise the constrained metric instead.
         gain = np.where(met.any(axis=1, keepdims=True), np.where(met, gain, -np.inf), held)
     equal = gain >= gain.max(axis=1, keepdims=True) - _EQUAL
     return np.where(equal, np.abs(cuts - 0.5), np.inf).argmin(axis=1)
 
 
 def _thinned(count: int, best: int) -> np.ndarray:
-    """At most `CURVE_POINTS` of the cuts' numbers: both ends, the best one, the rest evenly."""
+    """At most `CURVE_POINTS` indices of cuts: both ends, the best one, the rest evenly spaced."""
     if count <= CURVE_POINTS:
         return np.arange(count)
     return np.unique(np.append(np.linspace(0, count - 1, CURVE_POINTS - 1).round().astype(np.int64), best))

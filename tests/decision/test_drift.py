@@ -76,5 +76,5 @@ def test_the_same_seed_gives_the_same_figures_and_a_class_is_needed():
     assert compared(new, reference) == compared(new, reference)
     assert drift_line(compared(new, new)).startswith("no drift found")
     estimate = estimate_prior(new[0], [0.5, 0.5], n_boot=2)
-    with pytest.raises(UserError, match="holds no photo of class 0"):
+    with pytest.raises(UserError, match="has no photo of class 0"):
         drift_test(new[0], None, estimate, new[0], np.ones(60, int), None)

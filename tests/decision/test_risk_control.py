@@ -154,7 +154,7 @@ def test_lines_name_classes_numbers_and_confidence():
         ({"delta": 1.0}, "risk_delta: 1 given"),
         ({"risk": "precision"}, "needs prevalence"),
         ({"risk": "precision", "prevalence": 1.2}, "prevalence: 1.2 given"),
-        ({"scores": np.array([0.1, -3.0])}, "score -3 of row 1 is no probability; were these logits"),
+        ({"scores": np.array([0.1, -3.0])}, "score -3 of row 1 is not a probability; were these logits"),
         ({"scores": np.array([0.1, np.nan])}, "score nan of row 1"),
         ({"groups": np.array(["a"])}, "2 rows and 1 groups"),
         ({"scores": np.zeros(0), "is_positive": np.zeros(0)}, "at least one row"),

@@ -206,7 +206,7 @@ def test_rows_that_no_threshold_can_be_chosen_on_are_refused():
         threshold_curve(np.array([0.2, 2.5]), np.array([True, False]), None, "mcc")
     with pytest.raises(UserError, match="score nan of row 0"):
         threshold_curve(np.array([np.nan, 0.5]), np.array([True, False]), None, "mcc")
-    with pytest.raises(UserError, match="1 groups for 2 rows: one a row expected"):
+    with pytest.raises(UserError, match="1 groups for 2 rows: one per row expected"):
         threshold_curve(good, np.array([True, False]), np.array(["a"]), "mcc")
     with pytest.raises(ValueError, match="weights: finite"):
         threshold_curve(good, np.array([True, False]), None, "mcc", weights=np.array([1.0, -1.0]))

@@ -244,5 +244,5 @@ def test_groups_shorter_than_labels_are_refused_wherever_arrays_are_given():
         lambda: paired_differences(logits, logits, labels, groups),
         lambda: slices_document(logits, labels, groups, {"weather": np.array(["rain"] * 40)}, ["a", "b"]),
     ):
-        with pytest.raises(UserError, match=r"39 groups for 40 rows.* one a row expected"):
+        with pytest.raises(UserError, match=r"39 groups for 40 rows.* one per row expected"):
             called()
