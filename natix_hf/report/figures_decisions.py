@@ -11,6 +11,7 @@ import numpy as np
 import sklearn.metrics
 
 from natix_hf.documents.calibration import ThresholdChoice
+from natix_hf.documents.cascade import cost_text
 from natix_hf.documents.selective import CascadeFigures, Selective
 from natix_hf.report.figures import BLUE, GREY, ORANGE, new_figure, save_figure
 from natix_hf.report.summary import figure_text, interval_text
@@ -58,7 +59,7 @@ def cost_figure(figures: CascadeFigures, rows: str, path: str | Path) -> None:
     figure, (axes,) = new_figure(5.4, 3.8, 1)
     cost, error = figures.mean_cost, figures.error
     axes.plot(figures.curve.cost, figures.curve.error, color=BLUE, linewidth=1.6)
-    used = f"band in use: {figure_text(error.value)} at {cost.value:.2f}"
+    used = f"band in use: {figure_text(error.value)} at {cost_text(cost.value)}"
     axes.plot([cost.value] * 2, [error.low, error.high], color=ORANGE, linewidth=1.2)
     axes.plot([cost.value], [error.value], "o", color=ORANGE, label=used)
     axes.plot([figures.cost[0]], [figures.error_of_first.value], "o", color=GREY, label="first stage alone")
