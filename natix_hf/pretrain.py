@@ -67,6 +67,7 @@ def pretrain(recipe: PretrainRecipe) -> MilestoneChoice | None:
         metric=args.metric,
         positive=positive_class(splits.label_names, data.positive_label),
         forgetting=forgetting,
+        guides=options.guides(),
         **vars(recipe.speed),
         batch_size=args.per_device_eval_batch_size,
         num_workers=args.dataloader_num_workers,
