@@ -17,9 +17,8 @@ from natix_hf.errors import CommandParser, UserError, command
 
 
 def main(argv: list[str]) -> None:
-    parser = CommandParser(
-        prog="python -m natix_hf.pipeline", add_help=False, description=__doc__.split("\n")[0], allow_abbrev=False
-    )
+    about = {"prog": "python -m natix_hf.pipeline", "description": __doc__.split("\n")[0]}
+    parser = CommandParser(**about, add_help=False, allow_abbrev=False)
     parser.add_argument("recipe", help="recipe, and keys of it behind (--key value); or a version's folder")
     parser.add_argument("--until", default="prove", metavar="STEP", help="the last step; prove by default")
     parser.add_argument("--dry_run", action="store_true", help="say what would be done, and why; do nothing")

@@ -55,10 +55,8 @@ class Recipe:
         "photos": "dataset_name group_column label_names positive_label image_size resize augment",
         "model": "model_name_or_path method lora_r",
         "training": "output_dir overwrite_output_dir resume_from_checkpoint num_train_epochs learning_rate "
-        "per_device_train_batch_size loss seed",
-        "decision": "target_prior threshold_metric risk risk_alpha",
-        "machine": "dataloader_num_workers use_cpu",
-        "hub": "push_to_hub",
+        "per_device_train_batch_size loss seed use_cpu dataloader_num_workers",
+        "afterwards": "target_prior threshold_metric risk risk_alpha push_to_hub",
     }
 
     model: ModelOptions

@@ -43,8 +43,7 @@ class PretrainRecipe:
         "pretraining": "model_name_or_path pretrain_objective pretrain_train pretrain_lora_r pretrain_last_blocks "
         "pretrain_milestones pretrain_guard_steps forgetting_name",
         "training": "output_dir overwrite_output_dir resume_from_checkpoint num_train_epochs max_steps learning_rate "
-        "per_device_train_batch_size",
-        "machine": "dataloader_num_workers use_cpu",
+        "per_device_train_batch_size use_cpu dataloader_num_workers",
     }
 
     model: Backbone

@@ -129,7 +129,7 @@ def help_text(argv: list[str], kind: type = Recipe, about: str | None = None) ->
         usage = f"usage: python -m {kind.command} RECIPE [--key value ...] [--debug]\n\n{kind.does}"
         intro = (
             f"RECIPE is a YAML file such as {kind.example}. Its keys may be typed as options, which win over the "
-            "file; --key null is the default. The keys that people use most:"
+            "file; --key null is the default. The keys that people use most, with their defaults:"
         )
         lines = [about or usage, *textwrap.wrap(intro, width)]
     for title, names in shown.items():
@@ -143,14 +143,14 @@ def help_text(argv: list[str], kind: type = Recipe, about: str | None = None) ->
 
 
 def _key_lines(action: argparse.Action, width: int, *, short: bool) -> list[str]:
-    """A key with its help, choices and default; `short`: no more of these than fits into two lines."""
+    """A key with its default, its help and its choices; `short`: no more of these than fits into two lines."""
     words = (action.help or "").replace("%%", "%").rstrip(".")
     if action.choices and not all(str(choice).partition("@")[0] in words for choice in action.choices):
         words += f": {', '.join(map(str, action.choices))}"
     default = action.default if isinstance(action.default, list) else [action.default]
-    if default and default[0] is not None:
-        words += f" (default {' '.join(typed(getattr(one, 'value', one)) for one in default)})"
-    column, name = 30, f"  --{action.dest}"
+    column, name = 32, f"  --{action.dest}"
+    if default and default[0] not in (None, ""):
+        name += f" {' '.join(typed(getattr(one, 'value', one)) for one in default)}"
     room = max(width - column, 24)
     text = textwrap.wrap(words, room, max_lines=2 if short else None, placeholder=" ...") or [""]
     first = [f"{name:<{column}}{text[0]}"] if len(name) < column else [name, " " * column + text[0]]
