@@ -2,33 +2,62 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
-from pathlib import Path
+import shutil
+import textwrap
 
+from natix_hf import __version__
 from natix_hf.errors import UserError, command
 
+# Verb -> what it does in a sentence, in the order in which they are used.
+VERBS = {
+    "train": "Train a classifier on your photos, calibrate it and test it once.",
+    "predict": "Classify photos; writes calibrated probabilities and decisions to a table.",
+    "evaluate": "Compute the final figures of a run and write its report.",
+    "calibrate": "Choose calibration, class shares and threshold of a run anew, without running the model.",
+    "recalibrate": "Fit a finished model to photos of your own, without training.",
+    "compare": "Compare finished runs that were tested on the same photos.",
+    "sweep": "Try combinations of a recipe's values and rank them.",
+    "folds": "Train one run for each value of a column, tested on that value alone.",
+    "pretrain": "Pretrain a backbone on photos without labels.",
+    "pipeline": "Do all steps from photos to a verified export, as far as they are out of date.",
+    "export": "Write a finished run in the form that clients load, and verify it.",
+    "publish": "Publish a finished run on the Hugging Face Hub.",
+    "data": "Split photos without leaks, check a split, push it: split, check, push.",
+    "demo": "Show what a finished run says about generated streets.",
+}
+BEGIN = """\
+To begin:
+  natix-hf train recipes/lora.yaml --dataset_name photos/   photos/ has one folder for each class
+  natix-hf predict runs/lora photos/ --output predictions.csv
+  natix-hf train --help"""
 
-def verbs() -> dict[str, str]:
-    """Verb -> what it does in a line: every module of the package that ends by calling `command(main)`."""
-    found = {}
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        text = path.read_text(encoding="utf-8")
-        if path.stem != "__main__" and "\n    command(main)\n" in text:
-            found[path.stem] = text.removeprefix('"""').split("\n")[0].removesuffix('"""')
-    return found | {"data": "Split photos, check a split, push it: see `natix-hf data --help`."}
+
+def overview() -> str:
+    """The verbs and the first commands, as wide as the terminal."""
+    width = min(shutil.get_terminal_size().columns, 100)
+    lines = ["usage: natix-hf VERB ...   or   natix-hf --version", ""]
+    for verb, does in VERBS.items():
+        lines += textwrap.wrap(does, width, initial_indent=f"  {verb:<13}", subsequent_indent=" " * 15)
+    return "\n".join([*lines, "", BEGIN])
 
 
 def run(argv: list[str]) -> None:
     """Call the verb that the first word names with the others."""
-    known = verbs()
     if not argv or argv[0] in ("-h", "--help"):
-        print("natix-hf VERB ...; VERB --help says more\n")
-        print("\n".join(f"  {verb:<12} {does}" for verb, does in known.items()))
+        print(overview())
         return
-    if argv[0] not in known:
-        raise UserError(f"{argv[0]}: one of {', '.join(known)} expected, see natix-hf --help")
-    name = "natix_hf.data.__main__" if argv[0] == "data" else f"natix_hf.{argv[0]}"
-    importlib.import_module(name).main(argv[1:])
+    verb, *words = argv
+    if verb == "--version":
+        print(f"natix_hf {__version__}")
+        return
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"one of {', '.join(VERBS)} expected"
+        raise UserError(f"{verb}: unknown verb; {hint}")
+    name = "natix_hf.data.__main__" if verb == "data" else f"natix_hf.{verb}"
+    importlib.import_module(name).main(words)
 
 
 def main() -> None:

@@ -2,8 +2,10 @@
 
 python -m natix_hf.calibrate runs/lora --calibrator temperature vector --target_prior 0.5 --fold_threshold true
 python -m natix_hf.calibrate runs/lora --deployment predictions.csv
+python -m natix_hf.calibrate --cascade runs/small runs/large --views_exit_alpha 0.01 --output runs/cascade
 
-Every option but --deployment is a key of the recipe; those that are not given are as the run was trained.
+Every option but --deployment, --cascade and --output is a key of the recipe; those that are not given are as the run
+was trained, for a cascade as the second one was.
 """
 
 from __future__ import annotations
@@ -26,7 +28,14 @@ HELP = {
 
 def main(argv: list[str]) -> None:
     parser = CommandParser(prog="python -m natix_hf.calibrate", description=__doc__.split("\n")[0])
-    parser.add_argument("run", help="folder of a finished run")
+    parser.add_argument("run", nargs="?", help="folder of a finished run")
+    parser.add_argument(
+        "--cascade",
+        nargs="+",
+        metavar="RUN",
+        help="two finished runs in its place: the second answers photos that the first, cheaper one is not certain of",
+    )
+    parser.add_argument("--output", metavar="FOLDER", help="for --cascade: folder to write, absent or empty")
     parser.add_argument("--calibrator", nargs="+", help=f"one or more of {', '.join(CALIBRATORS)}")
     parser.add_argument(
         "--target_prior", nargs="+", help="expected class shares, of two classes that of the positive one; or none"
@@ -37,7 +46,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--views_exit",
         nargs="+",
-        help="of a run on tiles, which photos need none: risk, two numbers low and high, or none",
+        help="of a run on tiles, which photos need none: risk, two numbers low and high, or none; of a cascade, which "
+        "the first model answers (default risk)",
     )
     parser.add_argument(
         "--deployment",
@@ -48,13 +58,28 @@ def main(argv: list[str]) -> None:
         parser.add_argument(f"--{name}", type=float if name in NUMBERS else str, help=text)
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
 
+    folders, output, run = (given.pop(name, None) for name in ("cascade", "output", "run"))
+    if (
+        (folders is None) != (output is None)
+        or (folders is None) == (run is None)
+        or (folders and "deployment" in given)
+    ):
+        raise UserError(
+            "one run expected, or --cascade SMALL LARGE --output FOLDER without it and without --deployment; "
+            f"{parser.prog} --help shows how it is used"
+        )
+    if folders:
+        _cascade(folders, output, _cast(given))
+        return
+
     from natix_hf.runs.folder import finished
 
-    run = finished(given.pop("run"))
+    run = finished(run)
 
     from dataclasses import replace
 
     from natix_hf.data.splits.certificate import read_certificate
+    from natix_hf.documents.run_record import RunRecord
     from natix_hf.report.decision_lines import calibration_lines
     from natix_hf.runs.assemble_model import recalibrate_weights
     from natix_hf.runs.calibrate_run import calibrate_run, options_of
@@ -75,9 +100,26 @@ def main(argv: list[str]) -> None:
         document = calibrate_run(run, options, deployment=deployment, insist=insist)
         names = read_certificate(run).label_names
         print("\n".join(deployment_lines(deployment, names, document.positive)))
-    recalibrate_weights(run, document)
+    if RunRecord.read(run).purpose != "cascade":  # whose two models stay as they are
+        recalibrate_weights(run, document)
     print("\n".join(calibration_lines(document, read_certificate(run).label_names)))
     print(f"the figures in metrics.json are those before; python -m natix_hf.evaluate {run} computes them again")
+
+
+def _cascade(folders: list[str], output: str, given: dict) -> None:
+    """Two finished runs become the folder of a cascade."""
+    from pathlib import Path
+
+    from natix_hf.data.splits.certificate import read_certificate
+    from natix_hf.documents.cascade import TwoModels
+    from natix_hf.report.decision_lines import calibration_lines
+    from natix_hf.runs.combine_runs import combine_runs, price_line
+
+    folder = Path(output).expanduser()
+    document, line = combine_runs(folders, folder, given)
+    lines = [line, *calibration_lines(document, read_certificate(folder).label_names)]
+    print("\n".join(filter(None, [*lines, price_line(TwoModels.read(folder))])))
+    print(f"python -m natix_hf.evaluate {output} computes the figures; natix_hf.predict answers photos")
 
 
 def _cast(given: dict) -> dict:

@@ -23,10 +23,12 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--field", metavar="CSV", help="scores of other participants, for the simulated reward")
     given = parser.parse_args(argv)
 
-    from natix_hf.runs.folder import finished
+    from natix_hf.runs.folder import check_one_model, finished
     from natix_hf.streetvision.field import read_field
 
     run = finished(given.run)
+    if given.robustness:
+        check_one_model(run, "--robustness")
     field = read_field(given.field) if given.field else None
 
     from natix_hf.documents.calibration import CalibrationFile

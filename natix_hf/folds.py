@@ -33,8 +33,10 @@ def without(argv: list[str], keys: tuple[str, ...]) -> list[str]:
 
 
 def main(argv: list[str]) -> None:
-    if not argv or argv[0] in ("-h", "--help"):
-        print(f"{USAGE}\n\n{__doc__}")
+    if not argv or "-h" in argv or "--help" in argv:
+        from natix_hf.recipe.yaml_and_command_line import help_text
+
+        print(help_text(argv or ["--help"], about=f"{USAGE}\n\n{__doc__}"))
         return
     for key in REFUSED:
         if any(word.split("=")[0].replace("-", "_") == f"__{key}" for word in argv):

@@ -104,10 +104,10 @@ def off(declared: Any, *keys: str) -> str:
         declared: the dataclass that declares the keys, or an object of it.
     """
     known = defaults(declared)
-    return " ".join(f"--{key} {_typed(known[key])}" for key in keys)
+    return " ".join(f"--{key} {typed(known[key])}" for key in keys)
 
 
-def _typed(value: Any) -> str:
+def typed(value: Any) -> str:
     """A default as it is typed; `null` stands for that of any key."""
     if value is None or isinstance(value, list):
         return "null"

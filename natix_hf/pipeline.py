@@ -17,7 +17,8 @@ from natix_hf.errors import CommandParser, UserError, command
 
 
 def main(argv: list[str]) -> None:
-    parser = CommandParser(prog="python -m natix_hf.pipeline", description=__doc__.split("\n")[0], allow_abbrev=False)
+    about = {"prog": "python -m natix_hf.pipeline", "description": __doc__.split("\n")[0]}
+    parser = CommandParser(**about, add_help=False, allow_abbrev=False)
     parser.add_argument("recipe", help="recipe, and keys of it behind (--key value); or a version's folder")
     parser.add_argument("--until", default="prove", metavar="STEP", help="the last step; prove by default")
     parser.add_argument("--dry_run", action="store_true", help="say what would be done, and why; do nothing")
@@ -29,6 +30,11 @@ def main(argv: list[str]) -> None:
     parser.add_argument(
         "--launcher", default="accelerate launch", metavar="COMMAND", help="what starts training; accelerate launch"
     )
+    if "-h" in argv or "--help" in argv:
+        from natix_hf.recipe.yaml_and_command_line import help_text
+
+        print(help_text(argv, about=parser.format_help()))
+        return
     given, words = parser.parse_known_args(argv)
     if given.explain:
         from natix_hf.runs.pipeline.explain import explained

@@ -21,7 +21,9 @@ def _number(text: str) -> int | None:
 def main(argv: list[str]) -> None:
     keep_freed_memory()
     parser = CommandParser(prog="python -m natix_hf.predict", description=__doc__.split("\n")[0])
-    parser.add_argument("model", help="folder of a finished run or of an export (natix_hf.export), or a Hub id")
+    parser.add_argument(
+        "model", help="folder of a finished run, a cascade of two or an export (natix_hf.export), or a Hub id"
+    )
     parser.add_argument(
         "photos",
         help="folder (with subfolders), quoted glob, photo, .csv, .jsonl, .parquet, save_to_disk folder, or Hub id",
@@ -63,7 +65,15 @@ def main(argv: list[str]) -> None:
         from transformers.utils.logging import disable_progress_bar
 
         from natix_hf.inference.averaged_views import asked_views, check_views
-        from natix_hf.inference.classify import leave_early, load_classifier, missing_line, predict_photos, write_rows
+        from natix_hf.inference.cascade_classifier import dearest
+        from natix_hf.inference.classify import (
+            leave_early,
+            left_early_line,
+            load_classifier,
+            missing_line,
+            predict_photos,
+            write_rows,
+        )
         from natix_hf.inference.measured_pace import choose_pace, decoding_workers, default_device, first_pixels
         from natix_hf.inference.named_photos import find_photos
         from natix_hf.inference.photo_size import processor_at
@@ -80,8 +90,10 @@ def main(argv: list[str]) -> None:
     device = default_device()
     model.to(device)
     measured = device.type != "cpu" or given.precision == "auto"
-    sample = first_pixels(photos, processor) if measured else ()
-    pace = choose_pace(model, sample, photos=len(photos), batch_size=given.batch_size, precision=given.precision)
+    paced, sees = dearest(model, processor)
+    precision = given.precision if paced is model else "fp32"  # in which the band of a cascade was chosen
+    sample = first_pixels(photos, sees) if measured else ()
+    pace = choose_pace(paced, sample, photos=len(photos), batch_size=given.batch_size, precision=precision)
     for told in filter(None, (packing_line(model, trained=False), pace.told, other_size, other_views)):
         print(told)
     workers = decoding_workers(device) if given.num_workers is None else given.num_workers
@@ -99,11 +111,7 @@ def main(argv: list[str]) -> None:
     if line := missing_line(output, labels):
         print(line)
     if leave_early(model) and written.good:
-        share, tiles = written.early / written.good, model.config.views["tiles"]
-        print(
-            f"{written.early} photos left early ({share:.1%}): {1 + tiles * (1 - share):.2f} of {1 + tiles} views a "
-            "photo"
-        )
+        print(left_early_line(model, written))
     if rule and any(rule["threshold_bias"]):
         print(
             f"{written.differing} photos decided differently from the larger probability: threshold "

@@ -25,7 +25,7 @@ def pretrain(recipe: PretrainRecipe) -> MilestoneChoice | None:
         from natix_hf.data.sources.columns import positive_class
         from natix_hf.modeling.checkpoints import load_backbone, load_processor
         from natix_hf.photos.geometry import geometry_of
-        from natix_hf.recipe.pretrain_recipe import check
+        from natix_hf.recipe.check_pretrain_recipe import check
         from natix_hf.recipe.yaml_and_command_line import resolved_pretraining
         from natix_hf.runs.pretrain_run import finish_pretraining, pretrain_lines, pretrain_run
         from natix_hf.training.pretrain.plain_checkpoint import published_config
@@ -67,6 +67,7 @@ def pretrain(recipe: PretrainRecipe) -> MilestoneChoice | None:
         metric=args.metric,
         positive=positive_class(splits.label_names, data.positive_label),
         forgetting=forgetting,
+        guides=options.guides(),
         **vars(recipe.speed),
         batch_size=args.per_device_eval_batch_size,
         num_workers=args.dataloader_num_workers,
@@ -78,14 +79,15 @@ def pretrain(recipe: PretrainRecipe) -> MilestoneChoice | None:
 
 
 def main(argv: list[str]) -> None:
+    from natix_hf.recipe.pretrain_recipe import PretrainRecipe
+    from natix_hf.recipe.yaml_and_command_line import parse
+
     keep_freed_memory()
     with quick_imports():
+        recipe = parse(argv, PretrainRecipe)
+
         from transformers.utils import logging
 
-        from natix_hf.recipe.pretrain_recipe import PretrainRecipe
-        from natix_hf.recipe.yaml_and_command_line import parse
-
-    recipe = parse(argv, PretrainRecipe)
     # lightly's heads use torch's older form of it; nobody who pretrains can do anything about that.
     warnings.filterwarnings("ignore", message=".*weight_norm.*", category=FutureWarning)
     logging.disable_progress_bar()  # of files that load and save in a moment; training has its own

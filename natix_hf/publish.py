@@ -35,8 +35,9 @@ def main(argv: list[str]) -> None:
     )
     given = parser.parse_args(argv)
 
-    from natix_hf.runs.folder import finished
+    from natix_hf.runs.folder import check_one_model, finished
 
+    check_one_model(given.run, "natix_hf.publish")
     run = finished(given.run)
 
     from transformers.utils import logging

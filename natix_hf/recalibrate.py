@@ -40,6 +40,7 @@ def main(argv: list[str]) -> None:
     from natix_hf.modeling.exports.export_form import labels_of
     from natix_hf.photos.geometry import Geometry
     from natix_hf.runs import recalibrate_model as room
+    from natix_hf.runs.folder import check_one_model
     from natix_hf.runs.photos_of_run import calibration_rows
 
     options = room.asked_options(
@@ -51,6 +52,7 @@ def main(argv: list[str]) -> None:
         fold_threshold=given.fold_threshold == "true",
     )
     room.check_seen(given.photos, given.image_size, given.tta, given.calibrator)
+    check_one_model(given.model, "natix_hf.recalibrate")
     folder = room.model_folder(given.model)
     where = given.photos, given.image_column_name, given.label_column_name, given.dataset_config
     labelled = given.photos is None or (not given.unlabelled and have_labels(*where))

@@ -25,8 +25,10 @@ USAGE = (
 
 
 def main(argv: list[str]) -> None:
-    if not argv or argv[0] in ("-h", "--help"):
-        print(f"{USAGE}\n\n{__doc__}")
+    if not argv or "-h" in argv or "--help" in argv:
+        from natix_hf.recipe.yaml_and_command_line import help_text
+
+        print(help_text(argv or ["--help"], about=f"{USAGE}\n\n{__doc__}"))
         return
 
     from natix_hf.data.sources.known_sources import LABEL_KEYS, tell_classes

@@ -121,14 +121,15 @@ def train(recipe: Recipe) -> Part | None:
 
 
 def main(argv: list[str]) -> None:
+    from natix_hf.recipe.yaml_and_command_line import parse
+
     keep_freed_memory()
     with quick_imports():
+        recipe = parse(argv)
+
         from huggingface_hub.utils.logging import set_verbosity_error
         from transformers.utils import logging
 
-        from natix_hf.recipe.yaml_and_command_line import parse
-
-    recipe = parse(argv)
     # peft asks transformers for a name that transformers has just renamed; nobody who trains can do anything about it.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
     # At every checkpoint peft looks for the vocabulary that a language model might have.

@@ -7,12 +7,22 @@ from pathlib import Path
 
 import pytest
 import yaml
+from transformers import TrainingArguments
 
 from natix_hf.errors import UserError
-from natix_hf.recipe.options import REFUSED, TOPICS, Recipe, topics_of
+from natix_hf.recipe.options import REFUSED, Recipe, topics_of
 from natix_hf.recipe.pretrain_recipe import PretrainRecipe
-from natix_hf.recipe.yaml_and_command_line import TRAINING_TOPICS, parse, resolved, resolved_pretraining
-from natix_hf.training.training_arguments import SCORES, NatixTrainingArguments
+from natix_hf.recipe.transformers_files import training_fields
+from natix_hf.recipe.yaml_and_command_line import (
+    TRAINING_TOPICS,
+    RecipeParser,
+    help_text,
+    parse,
+    resolved,
+    resolved_pretraining,
+)
+from natix_hf.training.training_arguments import NatixTrainingArguments
+from natix_hf.training.training_options import SCORES
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHIPPED = sorted((REPOSITORY / "recipes").glob("*.yaml"))
@@ -335,14 +345,14 @@ def test_options_of_every_topic_are_held_to_their_bounds(write, refusal, key, va
 
 def test_help_lists_every_option_under_a_topic(capsys):
     with pytest.raises(SystemExit) as caught:
-        parse(["--help"])
+        parse(["--help", "all"])
     assert caught.value.code == 0
     text = capsys.readouterr().out
-    for options in TOPICS[:-1]:
+    for options in topics_of(Recipe)[:-1]:
         assert f"\n{options._argument_group_name}:\n" in text
     for title in TRAINING_TOPICS:
         assert f"\n{title}:\n" in text
-    for options in TOPICS:
+    for options in topics_of(Recipe):
         for field in dataclasses.fields(options):
             assert not field.init or f"--{field.name}" in text, field.name
     assert "--hub_token" not in text
@@ -350,12 +360,12 @@ def test_help_lists_every_option_under_a_topic(capsys):
 
 def test_help_of_pretraining_lists_every_option_and_none_that_speaks_of_labels(capsys):
     with pytest.raises(SystemExit):
-        parse(["--help"], PretrainRecipe)
+        parse(["--help", "all"], PretrainRecipe)
     text = capsys.readouterr().out
     for options in topics_of(PretrainRecipe):
         for field in dataclasses.fields(options):
             assert not field.init or f"--{field.name}" in text, field.name
-    assert "python -m natix_hf.pretrain RECIPE" in text
+    assert "python -m natix_hf.pretrain RECIPE" in help_text(["--help"], PretrainRecipe)
     for name in ("loss", "mixup_alpha", "sampling", "optim", "warm_start", "eval_steps", "lora_r", "augment"):
         assert f"--{name} " not in text, name
 
@@ -380,6 +390,54 @@ def test_a_recipe_of_pretraining_as_resolved_says_the_same_again(tmp_path):
     assert again.training.max_steps == 7
 
 
+@pytest.mark.parametrize("kind", [Recipe, PretrainRecipe])
+def test_plain_help_shows_the_25_keys_that_people_use_on_a_screen_and_names_every_topic(kind, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = help_text(["--help"], kind).splitlines()
+    shown = [line.split()[0][2:] for line in lines if line.startswith("  --")]
+    assert shown == " ".join(kind.common.values()).split()
+    assert len(shown) == 25
+    assert len(lines) <= 62
+    assert max(map(len, lines)) <= 80
+    rest = " ".join(lines[-5:])
+    for options in topics_of(kind, early=True)[:-1]:
+        assert options._argument_group_name in rest
+
+
+def test_help_of_a_topic_shows_its_keys_alone_and_an_unknown_one_is_told_the_topics():
+    text = help_text(["recipes/lora.yaml", "--help", "Loss"])
+    assert "--focal_gamma" in text
+    assert "--learning_rate" not in text
+    with pytest.raises(UserError, match=r"^--help los: no such topic: all, model, .*, loss, .* expected$"):
+        help_text(["--help", "los"])
+
+
+def test_what_is_read_of_transformers_without_importing_it_is_what_it_declares():
+    """Types that cannot be read count as text, and computed choices are left to the real parser."""
+    real = {field.name: field for field in dataclasses.fields(TrainingArguments) if field.init}
+    read = {name: field for name, _, field in training_fields()}
+    assert list(read) == list(real)
+    for name, field in read.items():
+        if name != "optim":  # whose default depends on torch's version, and ours wins
+            assert field.default == real[name].default, name
+        assert field.metadata.get("help") == real[name].metadata["help"], name
+
+
+@pytest.mark.parametrize("kind", [Recipe, PretrainRecipe])
+def test_the_parser_without_torch_takes_the_same_keys_and_numbers_as_the_real_one(kind):
+    def told(early: bool) -> dict:
+        def cast(action):
+            return getattr(action.type, "__qualname__", action.type)
+
+        actions = RecipeParser(kind, early=early)._actions
+        return {tuple(one.option_strings): (one.dest, one.nargs, one.default, cast(one)) for one in actions}
+
+    early, real = told(True), told(False)
+    assert list(early) == list(real)
+    different = {keys for keys in real if early[keys] != real[keys]}
+    assert {real[keys][0] for keys in different} <= {"parallelism_config"}  # an object that no recipe holds
+
+
 def test_every_topic_names_options_that_there_are():
     there = {field.name for field in dataclasses.fields(NatixTrainingArguments) if field.init}
     listed = [name for names in TRAINING_TOPICS.values() for name in names.split()]
@@ -388,7 +446,7 @@ def test_every_topic_names_options_that_there_are():
 
 
 def test_no_two_topics_declare_one_name():
-    names = [field.name for options in TOPICS for field in dataclasses.fields(options) if field.init]
+    names = [field.name for options in topics_of(Recipe) for field in dataclasses.fields(options) if field.init]
     assert len(names) == len(set(names))
 
 

@@ -108,3 +108,35 @@ def test_a_command_ends_without_looking_through_every_object():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "True"]
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "told"),
+    [
+        ("natix_hf.train", ["--help"], ""),
+        ("natix_hf.train", ["recipes/lora.yaml", "--learning_rte", "1"], "did you mean 'learning_rate'?"),
+        ("natix_hf.train", ["recipes/lora.yaml", "--learning_rate", "fast"], "learning_rate"),
+        ("natix_hf.train", ["recipes/lora.yaml", "--focal_gamma", "-1"], "focal_gamma: -1.0 given"),
+        ("natix_hf.train", ["nothing.yaml"], "no such file"),
+        ("natix_hf.train", ["recipes/lora.yaml", "--push_to_hub", "true"], "push_to_hub: where to?"),
+        ("natix_hf.pretrain", ["--help", "all"], ""),
+        ("natix_hf.pretrain", ["recipes/explora.yaml", "--pretrain_momentum", "2"], "pretrain_momentum: 2.0 given"),
+        ("natix_hf.folds", ["--help"], ""),
+        ("natix_hf.sweep", ["--help", "loss"], ""),
+        ("natix_hf.pipeline", ["--help"], ""),
+        ("natix_hf.pipeline", ["nothing"], "no such file"),
+    ],
+)
+def test_help_and_what_is_wrong_with_a_recipe_are_told_without_torch_and_transformers(module, words, told):
+    code = (
+        "import atexit, importlib, sys\n"
+        "atexit.register(lambda: print(*{'torch', 'transformers', 'datasets'} & set(sys.modules), file=sys.stderr))\n"
+        "from natix_hf.errors import command\n"
+        f"command(importlib.import_module({module!r}).main, {words!r})"
+    )
+    folder = Path(__file__).resolve().parents[1]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=folder)
+    assert done.returncode == (2 if told else 0), done.stderr
+    *message, imported = done.stderr.split("\n")[:-1]
+    assert told in "".join(message)
+    assert imported == ""

@@ -8,6 +8,14 @@ from natix_hf.options import AT_LEAST_0, AT_LEAST_1, defaults, option
 from natix_hf.photos.geometry import GEOMETRIES, Geometry, Tiles, geometry_of
 from natix_hf.photos.image_size import image_size_of
 
+# Keys of a recipe that decide which photos there are, and how they are divided. Whoever finds the photos of a recipe
+# again takes them from here.
+SOURCE_KEYS = (
+    *("dataset_config", "group_column", "image_column_name", "label_column_name", "label_names"),
+    *("broken_photos", "trust_remote_code"),
+)
+PLAN_KEYS = ("split_ratios", "split_seed", "near_duplicates", "test_split", "test_on")
+
 
 @dataclass
 class DataOptions:

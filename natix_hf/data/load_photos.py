@@ -9,6 +9,7 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict
 
+from natix_hf.data.data_options import PLAN_KEYS, SOURCE_KEYS
 from natix_hf.data.sources.known_sources import read_rows
 from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.data.splits.contracts import LockedSplits
@@ -19,14 +20,6 @@ from natix_hf.data.splits.unlabelled_pool import read_pool
 from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.errors import UserError
 from natix_hf.options import RecipeValue
-
-# Keys of a recipe that decide which photos there are, and how they are divided. Whoever finds the photos of a recipe
-# again takes them from here.
-SOURCE_KEYS = (
-    *("dataset_config", "group_column", "image_column_name", "label_column_name", "label_names"),
-    *("broken_photos", "trust_remote_code"),
-)
-PLAN_KEYS = ("split_ratios", "split_seed", "near_duplicates", "test_split", "test_on")
 
 
 def load_photos(

@@ -101,6 +101,19 @@ class Calibration:
         )
 
 
+def decision_rule(document: CalibrationFile) -> DecisionRule:
+    """How a model with this `calibration.json` decides."""
+    calibration, guarantee = Calibration.from_document(document), document.guarantee
+    banded = guarantee is not None and guarantee.low is not None
+    return {
+        "positive": calibration.positive,
+        "threshold": calibration.threshold,
+        "prior_bias": calibration.prior_bias.tolist(),
+        "threshold_bias": calibration.threshold_bias.tolist(),
+        "abstain_band": [guarantee.low, guarantee.high] if banded else None,
+    }
+
+
 def isotonic_logits(probabilities: np.ndarray, knots: tuple[tuple[np.ndarray, np.ndarray], ...]) -> np.ndarray:
     """Map each class's probability `(n, classes)` by its knots, normalise the rows to 1, and return the logarithm."""
     columns = [np.interp(probabilities[:, k], x, y) for k, (x, y) in enumerate(knots)]

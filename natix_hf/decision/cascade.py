@@ -33,7 +33,7 @@ from natix_hf.decision.early_exit import (
 )
 from natix_hf.decision.fit_calibrator import fit_calibrator
 from natix_hf.decision.selective import CURVE_POINTS, share_with_interval
-from natix_hf.documents.cascade import Cascade, EarlyExit, StageCalibration
+from natix_hf.documents.cascade import STAGES, Cascade, EarlyExit, StageCalibration
 from natix_hf.documents.selective import AmountInterval, CascadeFigures, CostCurve
 from natix_hf.errors import UserError
 from natix_hf.logits import softmax
@@ -102,7 +102,7 @@ def fit_cascade(
     calibrators: Sequence[str] = ("temperature",),
     positive: int = 1,
     class_names: Sequence[str] | None = None,
-    offset: np.ndarray | None = None,
+    offsets: Sequence[np.ndarray | None] = (None, None),
     other_promise: bool = False,
     cost: Sequence[float] = (1.0, 9.0),
     cost_in: str = "views",
@@ -119,7 +119,7 @@ def fit_cascade(
         calibrators: candidates for each stage, as `fit_calibrator` takes them.
         positive: class id.
         class_names: for the lines, `(classes,)`.
-        offset: `(classes,)`, added to the logits of both stages first, as `fit_calibrator` has it.
+        offsets: `(classes,)` of each stage, added to its logits first, as `fit_calibrator` has it.
         other_promise: whether a promise of abstention will rest on the same control rows.
         cost: of the first stage, and what the second adds; `cost_in`, the unit.
         fitted_on: what the control rows are called.
@@ -127,10 +127,10 @@ def fit_cascade(
     Raises:
         UserError: as `fit_calibrator`, `certified_exit` and `given_exit`.
     """
-    kept = {"positive": positive, "class_names": class_names, "offset": offset}
+    kept = {"positive": positive, "class_names": class_names}
     fits = {
-        name: fit_calibrator(logits, fit.labels, fit.groups, calibrators, **kept)
-        for name, logits in (("first", fit.early), ("second", fit.full))
+        name: fit_calibrator(logits, fit.labels, fit.groups, calibrators, offset=offset, **kept)
+        for name, logits, offset in zip(STAGES, fit[:2], offsets, strict=True)
     }
     first, second = (one.calibration for one in fits.values())
     judged = softmax(first.calibrated(control.early)), softmax(second.calibrated(control.full)), *control[2:]

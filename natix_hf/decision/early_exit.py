@@ -24,7 +24,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from natix_hf.decision.group_bounds import Groups, safe_threshold, smallest_certifiable
-from natix_hf.documents.cascade import EarlyExit
+from natix_hf.documents.cascade import EarlyExit, cost_text
 from natix_hf.errors import UserError
 
 # Shares of the photos that leave early in the bands to choose from where a second promise rests on the same rows. A
@@ -220,7 +220,7 @@ def exit_line(document: EarlyExit, name: str = "the positive class") -> str:
     )
     return (
         f"early exits: {promise}; photos leave where {band}: {document.early:.1%} of {rows}, lost "
-        f"{document.loss:.2%}, {document.mean_cost:.2f} {document.cost_in} a photo"
+        f"{document.loss:.2%}, {cost_text(document.mean_cost)} {document.cost_in} a photo"
     )
 
 

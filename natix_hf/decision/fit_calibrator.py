@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from natix_hf.decision.calibration import Calibration
-from natix_hf.decision.calibrators import CALIBRATORS
+from natix_hf.decision.calibrators import CALIBRATORS, check_candidates
 from natix_hf.decision.choice import choose
 from natix_hf.decision.temperature import checked_rows
 from natix_hf.documents.calibration import Candidate
@@ -44,15 +44,6 @@ class CalibratorFit:
     ece_after: float
     candidates: tuple[Candidate, ...]
     notes: tuple[str, ...]
-
-
-def check_candidates(candidates: Sequence[str]) -> None:
-    """Raise `UserError` for an unknown or repeated name."""
-    text = f"calibrator: {' '.join(candidates) or 'nothing'} given"
-    if not candidates or any(name not in CALIBRATORS for name in candidates):
-        raise UserError(f"{text}, one or more of {', '.join(CALIBRATORS)} expected")
-    if len(set(candidates)) < len(candidates):
-        raise UserError(f"{text}: one of them twice, remove it")
 
 
 def fit_calibrator(

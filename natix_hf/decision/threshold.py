@@ -9,13 +9,16 @@ rows that the threshold was chosen on, so it is optimistic: `held_out_gain` meas
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.sparse
 
 from natix_hf.documents.calibration import Constraint, HeldOutGain, ThresholdChoice, ThresholdCurve
 from natix_hf.errors import UserError
 from natix_hf.resampling import group_numbers, interval_ends, on_resamples
+
+if TYPE_CHECKING:
+    import scipy.sparse
 
 METRICS = "mcc, accuracy, f1, fbeta:BETA, cost:FALSE_POSITIVE:FALSE_NEGATIVE, precision>=P, recall>=R"
 CURVE_POINTS = 400
@@ -105,6 +108,8 @@ def threshold_curve(
     step_of_row = np.searchsorted(cuts, scores, side="left")  # number of cuts below the row: it is positive at these
     levels = len(cuts) + 1
     n_groups = int(group_of_row.max()) + 1
+
+    import scipy.sparse
 
     def by_step(step: np.ndarray, count: int) -> list[scipy.sparse.csr_matrix]:  # positives, negatives
         return [

@@ -1,13 +1,19 @@
-"""What a cascade leaves behind: which photos keep the first stage's answer, what is promised of it, what it costs."""
+"""What a cascade leaves behind: which photos keep the first stage's answer, what is promised of it, what it costs.
+
+Of two models it is also told which they are, in `cascade.json`.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from natix_hf.documents.document import Part
+from natix_hf.documents.document import Document, Part
 from natix_hf.documents.figures import Amount, Count, Level, PerClass, Positive, Share, Some
+from natix_hf.documents.photo_cost import PhotoCost
+
+STAGES = ("first", "second")  # folders of the two models within that of their cascade
 
 
 class EarlyExit(Part):
@@ -82,3 +88,59 @@ class Cascade(Part):
     exit: EarlyExit
     stages: Annotated[list[StageCalibration], Field(min_length=2, max_length=2)]
     lines: list[str] = Field(default_factory=list)
+
+
+class StageModel(Part):
+    """One of the two models of a cascade, copied from a run.
+
+    Attributes:
+        run: name of that run's folder.
+        bytes: of its weights.
+        training_shares: class shares to which its logits belong, as `run.json` has them.
+        cost: of a photo.
+    """
+
+    run: str
+    parameters: Some
+    bytes: Some
+    training_shares: list[Positive] | None
+    cost: PhotoCost
+
+
+class TwoModels(Document):
+    """Which two models a folder holds, in its subfolders `first` and `second`.
+
+    Their band and the calibration of each stand in `calibration.json`, as those of a cascade of views do.
+    """
+
+    file_name: ClassVar[str] = "cascade.json"
+    mend: ClassVar[str] = "make the cascade again: python -m natix_hf.calibrate --cascade SMALL LARGE --output FOLDER"
+
+    first: StageModel
+    second: StageModel
+
+    @property
+    def models(self) -> tuple[StageModel, StageModel]:
+        return self.first, self.second
+
+    @property
+    def costs(self) -> tuple[PhotoCost, PhotoCost]:
+        return self.first.cost, self.second.cost
+
+    @property
+    def gigaflop(self) -> tuple[float, float]:
+        """What a photo costs in each of the models, in GFLOP."""
+        return self.first.cost.flop / 1e9, self.second.cost.flop / 1e9
+
+    def both(self) -> PhotoCost | None:
+        """What a photo costs that is seen by both; None where they were timed on different devices."""
+        first, second = self.costs
+        if (first.device, first.batch) != (second.device, second.batch):
+            return None
+        added = {name: getattr(first, name) + getattr(second, name) for name in ("views", "tokens", "flop", "seconds")}
+        return second.model_copy(update=added)
+
+
+def cost_text(cost: float) -> str:
+    """Views or GFLOP a photo: two decimals, below 1 three digits."""
+    return f"{cost:.2f}" if cost >= 1 else f"{cost:.3g}"

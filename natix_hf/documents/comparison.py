@@ -15,9 +15,10 @@ class Cost(Part):
     """What a run took.
 
     Attributes:
-        megabytes: of `model.safetensors`.
+        megabytes: of `model.safetensors`; of a cascade, of both models.
         latency_p50: seconds a photo from its bytes on, from `robustness.json`; None: not measured.
-        photo: views, tokens, operations and seconds a photo; None: a run of an older release.
+        photo: views, tokens, operations and seconds a photo; of a cascade, of one that both models see. None: a run of
+            an older release, or models that were timed on different devices.
     """
 
     method: str | None

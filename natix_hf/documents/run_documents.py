@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from natix_hf.documents.calibration import CalibrationFile
+from natix_hf.documents.cascade import TwoModels
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.ledger import LedgerEntry, read_ledger
 from natix_hf.documents.photo_cost import PhotoCost
@@ -30,6 +31,7 @@ OPTIONAL = {
     "over_probe": OverProbe,
     "speed": RunSpeed,
     "photo_cost": PhotoCost,
+    "two_models": TwoModels,
 }
 
 
@@ -52,6 +54,7 @@ class RunDocuments:
     over_probe: OverProbe | None = None
     speed: RunSpeed | None = None
     photo_cost: PhotoCost | None = None
+    two_models: TwoModels | None = None
     ledger: Sequence[LedgerEntry] = ()
 
     @classmethod

@@ -45,7 +45,7 @@ class RunRecord(Document):
     Attributes:
         status: `finished` once training is over; `runs.folder.status` tells of the steps behind it.
         purpose: sweep: chosen among by val_select, never tested; refit: trained on all rows, without own figures;
-            pretrain: a backbone that learned without labels.
+            pretrain: a backbone that learned without labels; cascade: two runs that answer one after the other.
         hold_out: column -> values whose photos are in val_test alone, never in training.
         attention: that ran, `modeling.attention.Attention.name`.
         processes: that trained together; the photos of one step are those of all of them.
@@ -72,7 +72,7 @@ class RunRecord(Document):
     seeds: dict[str, int] | None = None
     fingerprints: dict[str, str] | None = None
     prefix: Prefix | None = None
-    purpose: Literal["run", "sweep", "refit", "pretrain"] | None = None
+    purpose: Literal["run", "sweep", "refit", "pretrain", "cascade"] | None = None
     hold_out: dict[str, list[str]] | None = None
     steps: int | None = None
     max_steps: Some | None = None

@@ -19,7 +19,8 @@ class SavedLogits:
         ids: `(n,)` names of the photos.
         slices: column -> `(n,)` kinds of photos that figures are broken down by.
         source: `(n,)` names of data sets, where the file has them.
-        whole: `(n, classes)`, of a model that sees tiles: the logits of the whole photo alone.
+        whole: `(n, classes)`, of a model that sees tiles: the logits of the whole photo alone; of two models that
+            answer as a cascade: those of the first, and `logits` those of the second.
     """
 
     logits: np.ndarray

@@ -14,13 +14,14 @@ from huggingface_hub import ModelCard
 
 from natix_hf.decision.calibrators import CALIBRATORS
 from natix_hf.documents.calibration import CalibrationFile
+from natix_hf.documents.cascade import STAGES, TwoModels
 from natix_hf.documents.export import size_text
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.provenance import Provenance
 from natix_hf.documents.run_documents import RunDocuments
 from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.errors import UserError
-from natix_hf.files import hub_id, read_json
+from natix_hf.files import hub_id, read_json, read_recipe
 from natix_hf.hub import card_sections
 from natix_hf.hub.base_licence import Licence, base_licence
 from natix_hf.hub.card_metadata import metadata
@@ -43,6 +44,7 @@ METHODS = {
     "lora": "LoRA adapters and a head were trained, then merged into the weights",
     "probe": "the backbone stayed frozen and a head was trained",
     "full": "all weights were trained",
+    "cascade": "a cheap model answers each photo, and a dearer one those that it is not certain of",
 }
 # What of the recipe a reader needs to judge or repeat the run; LoRA's keys only where LoRA was used.
 SETTINGS = (
@@ -52,6 +54,7 @@ SETTINGS = (
     *("ema", "ema_decay", "split_seed"),
 )
 WORST, SHOWN = 8, 3  # slices of the table, and figures of each
+ONLY_THE_PACKAGE = "No class of transformers holds two models: the folder answers through `natix_hf` alone.\n"
 LORA_SETTINGS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
 
 
@@ -83,7 +86,8 @@ def model_card(
         UserError: there is no `config.json`, or the Hub would refuse the front matter.
     """
     run_folder = Path(run_folder)
-    classes = _classes(run_folder)
+    both = documents.two_models
+    classes = _classes(run_folder) if both is None else documents.splits.label_names
     names = Names(frozenset()) if include_photos else names_of(run_folder, documents.splits)
     reward = documents.reward
     documents = documents if include_photos else public(documents, names)
@@ -92,13 +96,18 @@ def model_card(
     recipe_file = run_folder / "recipe.yaml"
     recipe = yaml.safe_load(recipe_file.read_text(encoding="utf-8")) if recipe_file.exists() else {}
     trained_from, data = recipe.get("model_name_or_path"), recipe.get("dataset_name")
-    method = run.method
-    licence = licence or base_licence(trained_from)
+    method, bases = run.method, {trained_from}
+    if both is not None:
+        of_stages = [read_recipe(run_folder / stage) for stage in STAGES]
+        bases = {one.get("model_name_or_path") for one in of_stages}
+        data, model_id = of_stages[1].get("dataset_name"), run_folder.resolve().name
+    licence = licence or _licence(bases)
     published_as = "merged" if form == "run" else form
     model_id = model_id or "the-id-of-this-repository"
     tiles = recipe["views_grid"] if recipe.get("views") == "tiles" else None
     kind = FORMS[published_as]
     usage = kind.tiles_usage if tiles and kind.tiles_usage else kind.usage
+    usage = usage if both is None else ONLY_THE_PACKAGE
     card = ModelCard.from_template(
         metadata(
             classes=classes,
@@ -112,6 +121,7 @@ def model_card(
         title=title(classes),
         form=form,
         classes=[cell(name) for name in classes],
+        two_models=both and _two_models_text(both),
         base_text=_base_text(trained_from),
         method_text=METHODS[method],
         image_size=size_text(recipe["image_size"], tiles) if "image_size" in recipe else None,
@@ -165,10 +175,27 @@ def model_card(
         ]
         + card_sections.prefix_settings(run.prefix),
         versions=", ".join(f"{name} {version}" for name, version in run.versions.items()),
-        demo=trained_from == "builtin:demo-backbone",
+        demo="builtin:demo-backbone" in bases,
         licence_text=licence.text,
     )
     return str(card).rstrip("\n") + "\n"
+
+
+def _two_models_text(both: TwoModels) -> str:
+    """What answers, and at which cost, in sentences."""
+    first, second = (f"{cost:.4g} GFLOP" for cost in both.gigaflop)
+    return (
+        f"The run `{cell(both.first.run)}` answers each photo, for {first}; where it is not certain, the run "
+        f"`{cell(both.second.run)}` answers in its place, for {second} more."
+    )
+
+
+def _licence(bases: set[str | None]) -> Licence:
+    """The licence of what a model was trained from; of a cascade, of what both were."""
+    licences = [base_licence(base) for base in sorted(bases, key=str)]
+    if len(licences) == 1:
+        return licences[0]
+    return Licence({"license": "unknown"}, "\n\n".join(one.text for one in licences))
 
 
 def _certificate_text(splits: SplitCertificate) -> str:

@@ -63,7 +63,8 @@ def names_of(run: Path, splits: SplitCertificate) -> Names:
         table = pq.read_table(path, columns=["id", "group"])
         for name in ("id", "group"):
             found.update(map(str, table[name].unique().to_pylist()))
-    classes = read_json(run / "config.json")["id2label"].values() if (run / "config.json").is_file() else ()
+    config = run / "config.json"
+    classes = read_json(config)["id2label"].values() if config.is_file() else splits.label_names
     return Names(frozenset(found - set(classes) - {"", "None"}))
 
 

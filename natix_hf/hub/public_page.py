@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from natix_hf.decision.calibration import Calibration
+from natix_hf.documents.cascade import STAGES
 from natix_hf.documents.run_documents import RunDocuments
 from natix_hf.documents.split_logits import SavedLogits
 from natix_hf.files import hub_id, read_recipe, write_text
@@ -101,6 +102,15 @@ def facts(run: Path, documents: RunDocuments) -> list[tuple[str, Table]]:
         cells = [list(pair) for pair in zip(photo_cost.HEADS, photo_cost.cost_cells(documents.photo_cost))]
         cells.append(["timed on", documents.photo_cost.device])
         tables.append(("What a photo costs", Table(["forward alone", "a photo"], cells)))
+    if (both := documents.two_models) is not None:
+        rows = [list(row) for row in zip(photo_cost.HEADS, *map(photo_cost.cost_cells, both.costs))]
+        rows += [
+            ["parameters", *(f"{one.parameters / 1e6:.4g} M" for one in both.models)],
+            ["weights", *(f"{one.bytes / 1e6:.1f} MB" for one in both.models)],
+            ["timed on", *(cost.device for cost in both.costs)],
+        ]
+        heads = ["forward alone, a photo", *(f"{stage}: {one.run}" for stage, one in zip(STAGES, both.models))]
+        tables.append(("The two models", Table(heads, rows)))
     if documents.speed is not None:
         times = [[phase, f"{seconds:.1f} s"] for phase, seconds in documents.speed.time.items()]
         tables.append(("Where the time went", Table(["phase", "time"], times)))

@@ -15,6 +15,7 @@ from torch import Tensor
 from natix_hf.decision.calibration import DecisionRule
 from natix_hf.errors import UserError
 from natix_hf.inference.batches import PhotoBatch, photo_batches
+from natix_hf.inference.cascade_classifier import CascadeClassifier, StageProcessors
 from natix_hf.inference.graph_classifier import GraphClassifier
 from natix_hf.inference.photo_size import at_size, patch_size
 from natix_hf.photos.geometry import Geometry
@@ -56,6 +57,11 @@ def asked_views(name: str, rule: DecisionRule | None, tta: Sequence[str] | None)
 
 def check_views(model: Any, views: Sequence[str]) -> None:
     """Raise `UserError` where a model cannot be shown photos in these views."""
+    if views and isinstance(model, CascadeClassifier):
+        raise UserError(
+            f"--tta {','.join(views)}: photos leave this cascade early by what its first model says of one view, and "
+            "an average over views has no band: leave --tta out, or give one of its two runs"
+        )
     if views and getattr(model.config, "views_exit", None):
         raise UserError(
             f"--tta {','.join(views)}: photos leave this model early by what their own whole view says, and an "
@@ -76,17 +82,17 @@ def view_batches(
 
     Args:
         model: which will see them.
-        processor: of the photo itself.
+        processor: of the photo itself; of a cascade those of both models, whose pixels come in their order.
         photos: what `client_pixels` takes, by index.
         views: names of `view_options.TEST_VIEWS`.
         speed: `batch_size` and `num_workers` of `photo_batches`.
     """
-    processors = [processor]
+    processors = list(processor) if isinstance(processor, StageProcessors) else [processor]
     if "scales" in views:
         geometry, patch = Geometry.of(processor), patch_size(model)
         for scale in SCALES:
             size = [max(1, round(scale * side / patch)) * patch for side in geometry.shape[-2:]]
             processors.append(at_size(processor, geometry.at(size)))
-    for batches in zip(*(photo_batches(photos, one, **speed) for one in processors), strict=True):
-        pixels = [batch.pixels for batch in batches]
-        yield batches[0], pixels + [one.flip(-1) for one in pixels if "flip" in views]
+    for batch in photo_batches(photos, *processors, **speed):
+        pixels = [batch.pixels, *batch.beside]
+        yield batch, pixels + [one.flip(-1) for one in pixels if "flip" in views]

@@ -81,10 +81,11 @@ class ClientPhotos(Dataset):
 
 
 class Attempt(NamedTuple):
-    """One unlabelled photo: its pixels `(3, H, W)`, or why it has none; `client` is that of `decode.client_photo`."""
+    """One unlabelled photo: its pixels `(3, H, W)` by each image processor, or why it has none; `client` is that of
+    `decode.client_photo`."""
 
     index: int
-    pixels: torch.Tensor | None
+    pixels: list[torch.Tensor] | None
     reason: str | None
     client: str = ""
 
@@ -97,17 +98,19 @@ class PhotoBatch(NamedTuple):
         pixels: theirs, `(b, 3, H, W)`; empty where there are none.
         broken: index and reason of each of the others.
         client: of each readable one, how a client sees another picture (`client_view.seen_otherwise`), else "".
+        beside: pixels of the same photos by further image processors, one tensor each.
     """
 
     indices: list[int]
     pixels: torch.Tensor
     broken: list[tuple[int, str]]
     client: list[str]
+    beside: list[torch.Tensor]
 
 
 class _Attempts(Dataset):
-    def __init__(self, photos: Sequence[Any], processor: Any) -> None:
-        self.photos, self.processor = photos, processor
+    def __init__(self, photos: Sequence[Any], processors: Sequence[Any]) -> None:
+        self.photos, self.processors = photos, processors
 
     def __len__(self) -> int:
         return len(self.photos)
@@ -115,7 +118,7 @@ class _Attempts(Dataset):
     def __getitem__(self, index: int) -> Attempt:
         try:
             photo, client = client_photo(self.photos[index])
-            return Attempt(index, pixels_of(photo, self.processor), None, client)
+            return Attempt(index, [pixels_of(photo, one) for one in self.processors], None, client)
         except PhotoError as error:
             return Attempt(index, None, str(error))
 
@@ -123,11 +126,13 @@ class _Attempts(Dataset):
 def _batch(attempts: list[Attempt]) -> PhotoBatch:
     # In the worker: a batch is one piece of shared memory, not one (and a file descriptor) for each of its photos.
     good = [one for one in attempts if one.pixels is not None]
+    pixels, *beside = map(torch.stack, zip(*(one.pixels for one in good))) if good else [torch.empty(0)]
     return PhotoBatch(
         [one.index for one in good],
-        torch.stack([one.pixels for one in good]) if good else torch.empty(0),
+        pixels,
         [(one.index, one.reason) for one in attempts if one.pixels is None],
         [one.client for one in good],
+        beside,
     )
 
 
@@ -137,16 +142,17 @@ def worker_threads(_: int) -> None:
 
 
 def photo_batches(
-    photos: Sequence[Any], processor: Any, *, batch_size: int = 16, num_workers: int = 0
+    photos: Sequence[Any], *processors: Any, batch_size: int = 16, num_workers: int = 0
 ) -> Iterator[PhotoBatch]:
     """Batches of readable photos in order, and beside each the unreadable ones met on the way.
 
     Args:
         photos: what `client_pixels` takes, by index.
+        processors: that prepare each photo once it is decoded; at least one.
         batch_size: photos per batch; a batch with broken photos is smaller, and may be empty.
     """
     yield from DataLoader(
-        _Attempts(photos, processor),
+        _Attempts(photos, processors),
         batch_size=batch_size,
         num_workers=num_workers,  # each reads at most two batches ahead, however many photos there are
         collate_fn=_batch,
@@ -163,16 +169,16 @@ def logits_of(model: torch.nn.Module, pixel_values: torch.Tensor) -> np.ndarray:
 
 
 class StagedLogits(NamedTuple):
-    """Calibrated logits `(b, classes)` float32, and which stage gave each, `(b,)`: 1, the whole view alone; 2, all."""
+    """Calibrated logits `(b, classes)` float32, and which stage gave each, `(b,)`: 1, the first alone; 2, both."""
 
     logits: np.ndarray
     stage: np.ndarray
 
 
 @torch.inference_mode()
-def staged_logits_of(model: torch.nn.Module, pixel_values: torch.Tensor) -> StagedLogits:
-    """As `logits_of`, for a model whose photos may leave early."""
-    found = model(pixel_values=pixel_values.to(model.device, non_blocking=True))
+def staged_logits_of(model: torch.nn.Module, *pixel_values: torch.Tensor) -> StagedLogits:
+    """As `logits_of`, for a model whose photos may leave early; one that is a cascade of two takes pixels for each."""
+    found = model(*(pixels.to(model.device, non_blocking=True) for pixels in pixel_values))
     return StagedLogits(found.logits.float().cpu().numpy(), found.stage.cpu().numpy())
 
 

@@ -16,11 +16,14 @@ from safetensors import SafetensorError
 from tqdm.auto import tqdm
 
 from natix_hf.decision.calibration import DecisionRule
+from natix_hf.documents.calibration import CalibrationFile
+from natix_hf.documents.cascade import STAGES, TwoModels, cost_text
 from natix_hf.documents.run_record import RunRecord
 from natix_hf.errors import UserError, one_line
 from natix_hf.files import only_a_path, read_json, replacing
 from natix_hf.inference.averaged_views import view_batches
 from natix_hf.inference.batches import logits_of, staged_logits_of
+from natix_hf.inference.cascade_classifier import CascadeClassifier, StageProcessors
 from natix_hf.inference.graph_classifier import GRAPHS, GraphClassifier, graph_form
 from natix_hf.inference.tiled_models import check_same_views
 from natix_hf.logits import softmax
@@ -38,7 +41,8 @@ class Prediction(NamedTuple):
     `decision` is the class id that the model's own scores give; where a threshold was moved to 0.5 it need not be the
     one of the larger probability. `asks`: the probability lies in the band that a person is to decide in. `client`:
     how a client's pipeline sees another picture, as `client_view.seen_otherwise` has it; "" where it does not.
-    `stage`, where photos may leave early: 1, its whole view alone decided; 2, its tiles too.
+    `stage`, where photos may leave early: 1, the whole view (of two models, the first) decided; 2, the tiles (the
+    second) too.
     """
 
     name: str
@@ -63,7 +67,7 @@ class Written:
         differing: photos decided otherwise than by the largest probability.
         asking: photos that a person is to decide.
         client: the readable ones that a client sees otherwise.
-        early: photos that left before their tiles were looked at.
+        early: photos that left after the first stage.
     """
 
     good: int = 0
@@ -87,6 +91,8 @@ class Written:
 def load_classifier(name_or_path: str) -> tuple[Any, Any]:
     """A finished model in eval mode, fp32, and its image processor: a run folder, any export of one, or a Hub id.
 
+    Of a cascade of two runs they are a `CascadeClassifier` and its `StageProcessors`.
+
     Raises:
         UserError: there is no such model, its weights are pickled, or it is a backbone without a head.
     """
@@ -98,6 +104,9 @@ def load_classifier(name_or_path: str) -> tuple[Any, Any]:
     if RunRecord.there(run) and RunRecord.read(run).status != "finished":
         raise UserError(f"{name_or_path}: the run is not finished: train it with --resume_from_checkpoint true first")
     _refuse_pickles(run)
+    if TwoModels.there(run):
+        (first, one), (second, two) = (load_classifier(str(run / stage)) for stage in STAGES)
+        return CascadeClassifier(first, second, CalibrationFile.read(run)).eval(), StageProcessors(one, two)
     source = str(run) if run.is_dir() else name_or_path
     try:
         if folder := _graph_folder(source):
@@ -118,7 +127,7 @@ def load_classifier(name_or_path: str) -> tuple[Any, Any]:
 
 
 def leave_early(model: Any) -> bool:
-    """Whether photos may leave a model before their tiles are looked at."""
+    """Whether photos may leave a model after its first stage."""
     return bool(getattr(model.config, "views_exit", None))  # other classes' configs do not know the name
 
 
@@ -172,7 +181,7 @@ def predict_photos(
             found: dict[int, Prediction] = {i: Prediction(names[i], None, reason) for i, reason in batch.broken}
             if batch.indices:
                 if staged:
-                    logits, stages = staged_logits_of(model, pixels[0])
+                    logits, stages = staged_logits_of(model, *pixels)
                     served, stages = logits.astype(np.float64), stages.tolist()
                 else:
                     served = np.mean([run(one).astype(np.float64) for one in pixels], axis=0)
@@ -184,6 +193,17 @@ def predict_photos(
                     found[i] = Prediction(names[i], p, None, int(scores.argmax()), asks, client, stage)
             progress.update(len(found))
             yield from (found[i] for i in sorted(found))
+
+
+def left_early_line(model: Any, written: Written) -> str:
+    """How many photos left a model early, and what a photo cost on average, one line."""
+    share = written.early / written.good
+    if isinstance(model, CascadeClassifier):
+        cost, unit = model.cost, "GFLOP"
+    else:
+        cost, unit = (1, model.config.views["tiles"]), "views"
+    mean = cost_text(cost[0] + cost[1] * (1 - share))
+    return f"{written.early} photos left early ({share:.1%}): {mean} of {sum(cost):.4g} {unit} a photo"
 
 
 def missing_line(output: Path, labels: Sequence[str]) -> str | None:
@@ -210,7 +230,7 @@ def write_rows(
     The label is the decision, the probabilities are calibrated. A model with a guarantee has a column `answer` too:
     the label where the guarantee lets it be given, `abstain` where a person is to decide. A model with a threshold of
     its own has a column `note`, which says where label and largest probability differ. One whose photos may leave
-    early has a column `stage`: 1 where the whole view alone decided, 2 where tiles did too.
+    early has a column `stage`: 1 where the first stage decided, else 2.
 
     Args:
         predictions: one a row.

@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from natix_hf.documents.cascade import STAGES
 from natix_hf.documents.export import Export
 from natix_hf.documents.recalibration import Recalibration
 from natix_hf.errors import UserError
 from natix_hf.files import read_recipe
+from natix_hf.inference.cascade_classifier import CascadeClassifier
 from natix_hf.inference.graph_classifier import GraphClassifier
 from natix_hf.photos.geometry import Geometry
 from natix_hf.photos.image_size import image_size_of
@@ -70,6 +72,15 @@ def processor_at(
     Raises:
         UserError: a size that the model was not trained with, without force, or that it cannot have.
     """
+    if isinstance(model, CascadeClassifier):
+        if image_size is not None:
+            typed = " ".join(map(str, image_size))
+            raise UserError(
+                f"--image_size {typed}: {name} holds two models, and each has a size of its own: leave it out"
+            )
+        for stage, one, seen in zip(STAGES, (model.first, model.second), processor, strict=True):
+            processor_at(f"{name}/{stage}", one, seen)
+        return processor, None
     saved = Geometry.of(processor)
     trained = saved.at(calibrated_size(name) or saved.image_size)
     asked = saved if image_size is None else saved.at(image_size_of(image_size))

@@ -17,10 +17,11 @@ from natix_hf.hub.hub_options import HubOptions
 from natix_hf.modeling.exports import FORMS
 from natix_hf.modeling.model_options import LoraOptions, ModelOptions
 from natix_hf.options import check_bounds
+from natix_hf.recipe.transformers_files import early_arguments
 from natix_hf.runs.decision_options import DecisionOptions
 from natix_hf.runs.purpose import PurposeOptions
 from natix_hf.training.speed_options import SpeedOptions
-from natix_hf.training.training_arguments import NatixTrainingArguments
+from natix_hf.training.training_options import TrainingOptions
 
 # Options of TrainingArguments that a recipe does not take, and what to say to whoever writes one.
 REFUSED = {
@@ -40,6 +41,7 @@ class Recipe:
 
     Attributes:
         command, does, example: the module that takes such a recipe, what it does, and one that the package ships.
+        common: the keys that `--help` shows, by what they are about.
 
     Raises:
         UserError: where settings of two topics exclude each other.
@@ -49,6 +51,14 @@ class Recipe:
     does: ClassVar[str] = "Fine-tune a DINOv3 checkpoint on street photos, calibrate it and test it once."
     example: ClassVar[str] = "recipes/lora.yaml"
 
+    common: ClassVar[dict[str, str]] = {
+        "photos": "dataset_name group_column label_names positive_label image_size resize augment",
+        "model": "model_name_or_path method lora_r",
+        "training": "output_dir overwrite_output_dir resume_from_checkpoint num_train_epochs learning_rate "
+        "per_device_train_batch_size loss seed use_cpu dataloader_num_workers",
+        "afterwards": "target_prior threshold_metric risk risk_alpha push_to_hub",
+    }
+
     model: ModelOptions
     lora: LoraOptions
     data: DataOptions
@@ -56,7 +66,16 @@ class Recipe:
     speed: SpeedOptions
     purpose: PurposeOptions
     hub: HubOptions
-    training: NatixTrainingArguments
+    training: TrainingOptions  # `NatixTrainingArguments`
+
+    @staticmethod
+    def arguments_class(*, early: bool) -> type:
+        """The class of `training`; early: one with the same options that checks nothing and imports no torch."""
+        if early:
+            return early_arguments(TrainingOptions)
+        from natix_hf.training.training_arguments import NatixTrainingArguments
+
+        return NatixTrainingArguments
 
     def __post_init__(self):
         for topic in (self.model, self.lora, self.data, self.decision, self.speed, self.purpose, self.hub):
@@ -131,10 +150,12 @@ class Recipe:
             raise UserError(f"{why} cannot hold {held}: change it with {words}, or --hub_format auto --hotkey null")
 
 
-def topics_of(kind: type) -> tuple[type, ...]:
-    """The dataclasses that a class of recipes is made of."""
+def topics_of(kind: type, *, early: bool = False) -> tuple[type, ...]:
+    """The dataclasses that a class of recipes is made of, that of the training arguments last.
+
+    Args:
+        early: with the class that stands in for the training arguments, see `arguments_class`.
+    """
     hints = get_type_hints(kind)
-    return tuple(hints[field.name] for field in dataclasses.fields(kind))
-
-
-TOPICS = topics_of(Recipe)
+    *topics, _ = (hints[field.name] for field in dataclasses.fields(kind))
+    return (*topics, kind.arguments_class(early=early))

@@ -12,18 +12,24 @@ import dataclasses
 import difflib
 import json
 import os
+import shutil
+import textwrap
 from pathlib import Path
-from typing import Any, ClassVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 
 import yaml
-from transformers import HfArgumentParser
 
 from natix_hf.errors import UserError, one_line
-from natix_hf.options import RecipeValue, defaults
+from natix_hf.options import RecipeValue, check_bounds, defaults, typed
 from natix_hf.recipe.options import REFUSED, Recipe, topics_of
+from natix_hf.recipe.transformers_files import hf_argparser
 from natix_hf.training.epoch_kinds import EpochOptions
 from natix_hf.training.losses.check_loss import LossOptions
-from natix_hf.training.training_arguments import NatixTrainingArguments
+
+if TYPE_CHECKING:
+    from natix_hf.training.training_arguments import NatixTrainingArguments
+
+HfArgumentParser = hf_argparser().HfArgumentParser
 
 # How --help divides what comes from TrainingArguments; options named nowhere here close the list.
 TRAINING_TOPICS = {
@@ -36,7 +42,7 @@ TRAINING_TOPICS = {
     "sampling": " ".join(defaults(EpochOptions)),
     "optimizer": "optim optim_args sam_base sam_rho sam_adaptive layerwise_lr_decay loraplus_lr_ratio adam_beta1 "
     "adam_beta2 adam_epsilon",
-    "choosing and keeping checkpoints": "eval_strategy eval_steps eval_delay eval_on_start early_stopping_patience "
+    "checkpoints": "eval_strategy eval_steps eval_delay eval_on_start early_stopping_patience "
     "metric_for_best_model greater_is_better load_best_model_at_end save_strategy save_steps save_total_limit "
     "save_only_model resume_from_checkpoint",
     "logging": "logging_strategy logging_steps logging_first_step report_to run_name project disable_tqdm log_level",
@@ -53,10 +59,13 @@ NOT_REPEATED = ("resume_from_checkpoint", "overwrite_output_dir", "do_eval", "lo
 class RecipeParser(HfArgumentParser):
     """HfArgumentParser over all options; faults are `UserError`s, training options stand under topics of their own."""
 
-    def __init__(self, kind: type) -> None:
-        """`kind` is the class of the recipe, whose fields are topics, and which names the command and its work."""
+    def __init__(self, kind: type, *, early: bool = False) -> None:
+        """`kind` is the class of the recipe, whose fields are topics, and which names the command and its work.
+
+        With `early` the options of transformers are those that are read from its files.
+        """
         super().__init__(
-            topics_of(kind),
+            topics_of(kind, early=early),
             prog=f"python -m {kind.command}",
             allow_abbrev=False,
             usage="%(prog)s RECIPE [--key value ...] [--debug]",
@@ -69,12 +78,12 @@ class RecipeParser(HfArgumentParser):
         )
 
     def _add_dataclass_arguments(self, dtype: type) -> None:
-        if not issubclass(dtype, NatixTrainingArguments):
+        if dtype is not self.dataclass_types[-1]:
             super()._add_dataclass_arguments(dtype)
             return
         groups = {title: self.add_argument_group(title) for title in TRAINING_TOPICS}
         topics = {name: groups[title] for title, names in TRAINING_TOPICS.items() for name in names.split()}
-        rest = self.add_argument_group("further options of transformers.TrainingArguments")
+        rest = self.add_argument_group("transformers")
         hints = get_type_hints(dtype)
         for field in dataclasses.fields(dtype):
             if field.init:
@@ -85,16 +94,79 @@ class RecipeParser(HfArgumentParser):
         raise UserError(message)
 
 
+def help_asked(argv: list[str]) -> bool:
+    """Whether a command line asks for help."""
+    return "-h" in argv or "--help" in argv
+
+
+def help_text(argv: list[str], kind: type = Recipe, about: str | None = None) -> str:
+    """What `--help`, `--help all` and `--help TOPIC` show of a recipe's keys, as wide as the terminal.
+
+    Args:
+        argv: the command line, whose words behind `--help` name a topic.
+        kind: the class of the recipe.
+        about: what stands above the common keys instead of the usage of `kind`'s own command.
+
+    Raises:
+        UserError: no such topic.
+    """
+    parser = RecipeParser(kind, early=True)
+    groups = {group.title.lower(): group for group in parser._action_groups[2:] if group._group_actions}
+    actions = {action.dest: action for action in reversed(parser._actions)}  # not the --no_ form of a key
+    place = min(argv.index(word) for word in ("-h", "--help") if word in argv)
+    topic = " ".join(argv[place + 1 :]).lower()
+    if topic == "all":
+        shown = {title: [action.dest for action in group._group_actions] for title, group in groups.items()}
+    elif topic in groups:
+        shown = {topic: [action.dest for action in groups[topic]._group_actions]}
+    elif topic:
+        raise UserError(f"--help {topic}: no such topic: all, {', '.join(groups)} expected")
+    else:
+        shown = {title: names.split() for title, names in kind.common.items()}
+    width = min(shutil.get_terminal_size().columns, 120)
+    lines = []
+    if not topic:
+        usage = f"usage: python -m {kind.command} RECIPE [--key value ...] [--debug]\n\n{kind.does}"
+        intro = (
+            f"RECIPE is a YAML file such as {kind.example}. Its keys may be typed as options, which win over the "
+            "file; --key null is the default. The keys that people use most, with their defaults:"
+        )
+        lines = [about or usage, *textwrap.wrap(intro, width)]
+    for title, names in shown.items():
+        lines += ["", f"{title}:"] if lines else [f"{title}:"]
+        for name in dict.fromkeys(names):
+            lines += _key_lines(actions[name], width, short=not topic)
+    if not topic:
+        rest = f"--help all shows every key, --help TOPIC those of a topic: {', '.join(groups)}"
+        lines += ["", *textwrap.wrap(rest, width)]
+    return "\n".join(lines)
+
+
+def _key_lines(action: argparse.Action, width: int, *, short: bool) -> list[str]:
+    """A key with its default, its help and its choices; `short`: no more of these than fits into two lines."""
+    words = (action.help or "").replace("%%", "%").rstrip(".")
+    if action.choices and not all(str(choice).partition("@")[0] in words for choice in action.choices):
+        words += f": {', '.join(map(str, action.choices))}"
+    default = action.default if isinstance(action.default, list) else [action.default]
+    column, name = 32, f"  --{action.dest}"
+    if default and default[0] not in (None, ""):
+        name += f" {' '.join(typed(getattr(one, 'value', one)) for one in default)}"
+    room = max(width - column, 24)
+    text = textwrap.wrap(words, room, max_lines=2 if short else None, placeholder=" ...") or [""]
+    first = [f"{name:<{column}}{text[0]}"] if len(name) < column else [name, " " * column + text[0]]
+    return [*first, *(" " * column + line for line in text[1:])]
+
+
 def _refuse_unknown(key: str, where: str, known: set[str], kind: type) -> None:
     """Raise for a key that no option has, with the reason or the nearest right name."""
     if key in known:
         return
     if key in REFUSED:
         raise UserError(f"{where}: {key} cannot be set: {REFUSED[key]}")
-    listed = {f.name for options in topics_of(kind)[:-1] for f in dataclasses.fields(options)}
+    listed = {f.name for options in topics_of(kind, early=True)[:-1] for f in dataclasses.fields(options)}
     listed |= {name for names in TRAINING_TOPICS.values() for name in names.split()} & known
     near = [name for names in (listed, known) for name in difflib.get_close_matches(key, names, n=1, cutoff=0.6)]
-    hint = f"; did you mean '{near[0]}'?" if near else f"; python -m {kind.command} --help lists all keys"
+    hint = f"; did you mean '{near[0]}'?" if near else f"; python -m {kind.command} --help all lists all keys"
     raise UserError(f"{where}: unknown key '{key}'{hint}")
 
 
@@ -189,13 +261,14 @@ def parse(argv: list[str], kind: type = Recipe) -> Any:
         kind: the class of the recipe.
 
     Raises:
-        UserError: unknown, repeated or uncastable keys, no such recipe; one line that names the source.
+        UserError: unknown, repeated or uncastable keys, no such recipe; one line that names the source. What can be
+            seen without torch is refused before it is imported.
         SystemExit: after `--help`.
     """
-    parser = RecipeParser(kind)
-    if any(token in ("-h", "--help") for token in argv):
-        parser.print_help()
+    if help_asked(argv):
+        print(help_text(argv, kind))
         raise SystemExit(0)
+    parser = RecipeParser(kind, early=True)
     if not argv or argv[0].startswith("--"):
         raise UserError(f"no recipe given: python -m {kind.command} {kind.example} [--key value ...]")
     known = {action.dest for action in parser._actions} - {"help", "recipe"}
@@ -216,44 +289,46 @@ def parse(argv: list[str], kind: type = Recipe) -> Any:
             given.add(key)
     argv = [argv[0], *_without_null(argv[1:])]
 
-    def cast(tokens: list[str], where: str) -> argparse.Namespace:
+    def cast(parser: RecipeParser, tokens: list[str], where: str) -> dict[str, Any]:
         try:
             namespace, extra = parser.parse_known_args([str(path), *tokens])
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
         if extra:
             raise UserError(f"{where}: '{extra[0]}' belongs to no key: write --key value")
-        return namespace
+        return vars(namespace)
 
     # Once key by key, so that a value that cannot be cast is reported with the file it stands in; then all together.
     for key, value in values.items():
-        cast(_tokens(key, value), f"recipe {path}")
-    cast(argv[1:], "command line")
+        cast(parser, _tokens(key, value), f"recipe {path}")
+    cast(parser, argv[1:], "command line")
     tokens = [token for key, value in values.items() if key not in given for token in _tokens(key, value)]
-    namespace = vars(cast(tokens + argv[1:], f"recipe {path}"))
-    if "label_names" in namespace and namespace["label_names"] is not None:
-        namespace["label_names"] = [str(name) for name in namespace["label_names"]]
 
-    def fill(options: type) -> Any:
-        return options(**{f.name: namespace[f.name] for f in dataclasses.fields(options) if f.init})
+    def filled(parser: RecipeParser) -> list[Any]:
+        read = cast(parser, tokens + argv[1:], f"recipe {path}")
+        if read.get("label_names") is not None:
+            read["label_names"] = [str(name) for name in read["label_names"]]
+        return [
+            options(**{f.name: read[f.name] for f in dataclasses.fields(options) if f.init})
+            for options in parser.dataclass_types
+        ]
 
+    early = filled(parser)
+    for topic in early:
+        check_bounds(topic, type(topic))
+    found = {field.name: getattr(topic, field.name) for topic in early for field in dataclasses.fields(topic)}
+    for name in ("model_name_or_path", "dataset_name", "output_dir"):
+        if not found[name]:
+            raise UserError(
+                f"recipe {path}: {name} is missing: add it to the file or write --{name} on the command line"
+            )
     try:
-        topics = [fill(options) for options in topics_of(kind)]
+        topics = filled(RecipeParser(kind))
     except UserError:
         raise
     except (ValueError, ImportError) as error:  # TrainingArguments checks its own values when it is built
         raise UserError(f"recipe {path}: {one_line(error)}") from None
-    recipe = kind(*topics)
-    for name, value in (
-        ("model_name_or_path", recipe.model.model_name_or_path),
-        ("dataset_name", recipe.data.dataset_name),
-        ("output_dir", namespace["output_dir"]),
-    ):
-        if not value:
-            raise UserError(
-                f"recipe {path}: {name} is missing: add it to the file or write --{name} on the command line"
-            )
-    return recipe
+    return kind(*topics)
 
 
 def resolved(recipe: Recipe) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 import sklearn.metrics
 
 from natix_hf.documents.calibration import ThresholdChoice
+from natix_hf.documents.cascade import cost_text
 from natix_hf.documents.robustness import Robustness
 from natix_hf.documents.selective import CascadeFigures
 from natix_hf.logits import expected_calibration_error
@@ -249,12 +250,12 @@ def cost_chart(figures: CascadeFigures, rows: str) -> Chart:
     curve, cost, error = figures.curve, figures.mean_cost, figures.error
     ends = {"first stage alone": (figures.cost[0], figures.error_of_first.value)}
     ends["second stage alone"] = sum(figures.cost), figures.error_of_second.value
-    told = f"{error.value:.4f} at {cost.value:.2f} {figures.cost_in} a photo"
+    told = f"{error.value:.4f} at {cost_text(cost.value)} {figures.cost_in} a photo"
     top = max(0.01, 1.15 * max(*curve.error, error.high))
     chart = Chart(
         "Cost and error",
         f"Share of wrong answers against {figures.cost_in} a photo: the cascade {told}, "
-        + ", ".join(f"{name} {wrong:.4f} at {price:g}" for name, (price, wrong) in ends.items())
+        + ", ".join(f"{name} {wrong:.4f} at {price:.4g}" for name, (price, wrong) in ends.items())
         + ".",
         **{"x": (0, sum(figures.cost)), "y": (0, top), "x_label": f"{figures.cost_in} a photo, on average"},
         y_label="share of wrong answers",
@@ -264,9 +265,9 @@ def cost_chart(figures: CascadeFigures, rows: str) -> Chart:
     chart.line([cost.value, cost.value], [error.low, error.high], "orange")
     chart.line(curve.cost, curve.error, "blue", "wrong", key=False)
     for name, (price, wrong) in ends.items():
-        chart.dot(price, wrong, "gray", f"{name}: {wrong:.4f} at {price:g} {figures.cost_in}")
+        chart.dot(price, wrong, "gray", f"{name}: {wrong:.4f} at {price:.4g} {figures.cost_in}")
     chart.dot(cost.value, error.value, "orange", f"cascade: {told}", 5.5)
-    chart.mark(cost.value, error.value, f"{cost.value:.2f}")
+    chart.mark(cost.value, error.value, cost_text(cost.value))
     chart.table = table_of_curves(
         f"{figures.cost_in} a photo", curve.cost, leave_early=curve.early, wrong=curve.error, lost=curve.loss
     )

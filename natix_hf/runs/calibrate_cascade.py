@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,9 +15,11 @@ import numpy as np
 from natix_hf.decision.cascade import StageRows, TwoStages, fit_cascade
 from natix_hf.decision.exit_options import exit_of
 from natix_hf.decision.prior_shift import offset_to
-from natix_hf.documents.cascade import Cascade
+from natix_hf.documents.cascade import Cascade, TwoModels
 from natix_hf.documents.split_logits import SavedLogits
 from natix_hf.errors import UserError
+from natix_hf.files import read_recipe
+from natix_hf.photos.geometry import geometry_of
 from natix_hf.runs.decision_options import DecisionOptions
 
 
@@ -27,9 +30,39 @@ class StageLogits(NamedTuple):
     full: SavedLogits
 
     @classmethod
-    def of_tiles(cls, rows: SavedLogits) -> StageLogits:
-        """The whole photo alone, and all its views."""
+    def of(cls, rows: SavedLogits) -> StageLogits:
+        """The whole photo alone and all its views, or what two models said, of rows that hold both."""
         return cls(dataclasses.replace(rows, logits=rows.whole), rows)
+
+
+class Stages(NamedTuple):
+    """What `cascade_rows` has to know of the stages of a run beside their logits.
+
+    Attributes:
+        cost: of the first, and what the second adds, in the unit `cost_in`.
+        trained: class shares to which the logits of each belong; None: those of the rows.
+    """
+
+    cost: tuple[float, float]
+    cost_in: str
+    trained: tuple[np.ndarray | None, np.ndarray | None]
+
+
+def stages_of(run: Path, trained: np.ndarray | None) -> Stages:
+    """The stages of a run: its two models, or the whole photo and its tiles in one model.
+
+    Args:
+        run: its folder.
+        trained: class shares to which the logits of a single model belong.
+    """
+    if TwoModels.there(run):
+        both = TwoModels.read(run)
+        shares = (both.first.training_shares, both.second.training_shares)
+        return Stages(both.gigaflop, "GFLOP", tuple(None if one is None else np.array(one) for one in shares))
+    recipe = read_recipe(run)
+    views = {key: recipe[key] for key in ("views", "views_grid", "views_overlap")}
+    tiles = geometry_of(recipe["resize"], recipe["image_size"], **views).tiles
+    return Stages((1, tiles), "views", (trained, trained))
 
 
 class CascadeRows(NamedTuple):
@@ -53,7 +86,7 @@ def cascade_rows(
     options: DecisionOptions,
     names: Sequence[str],
     positive: int,
-    trained: np.ndarray | None = None,
+    trained: Sequence[np.ndarray | None] = (None, None),
     *,
     cost: Sequence[float],
     cost_in: str = "views",
@@ -66,7 +99,7 @@ def cascade_rows(
         options: with a `views_exit`; also calibrators of the stages, and whether abstention is promised too.
         names: of the classes.
         positive: id of the positive class.
-        trained: class shares `(classes,)` to which the logits of both stages belong; None: those of the rows.
+        trained: class shares `(classes,)` to which the logits of each stage belong; None: those of the rows.
         cost: of the first stage, and what the second adds; `cost_in`, the unit.
         fitted_on: what the control rows are called.
 
@@ -74,7 +107,7 @@ def cascade_rows(
         UserError: the stages saw other rows, or as `fit_cascade`.
     """
     counts = np.bincount(fit.early.label, minlength=len(names))
-    offset = offset_to(counts / counts.sum(), trained, options.calibrator)
+    offsets = [offset_to(counts / counts.sum(), shares, options.calibrator) for shares in trained]
     cascade = fit_cascade(
         _rows(fit),
         _rows(control),
@@ -84,14 +117,15 @@ def cascade_rows(
         calibrators=options.calibrator,
         positive=positive,
         class_names=names,
-        offset=offset,
+        offsets=offsets,
         other_promise=options.risk != "none",
         cost=cost,
         cost_in=cost_in,
         fitted_on=fitted_on,
     )
     stages = TwoStages.from_document(cascade, positive)
-    return CascadeRows(cascade, answered(stages, fit), answered(stages, control), None if offset.any() else trained)
+    held = None if np.any(offsets) else trained[1]
+    return CascadeRows(cascade, answered(stages, fit), answered(stages, control), held)
 
 
 def answered(stages: TwoStages, rows: StageLogits) -> SavedLogits:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from natix_hf.data.splits.certificate import read_certificate
-from natix_hf.decision.calibration import Calibration, DecisionRule
+from natix_hf.decision.calibration import Calibration, DecisionRule, decision_rule
 from natix_hf.decision.calibrators import CALIBRATORS
 from natix_hf.decision.choice import mean_and_error, nll
 from natix_hf.decision.exit_options import check_exit, exit_of
@@ -35,12 +35,11 @@ from natix_hf.errors import UserError
 from natix_hf.files import read_recipe
 from natix_hf.logits import softmax
 from natix_hf.options import RecipeValue
-from natix_hf.photos.geometry import geometry_of
 from natix_hf.resampling import group_numbers
-from natix_hf.runs.calibrate_cascade import StageLogits, cascade_rows
+from natix_hf.runs.calibrate_cascade import StageLogits, cascade_rows, stages_of
 from natix_hf.runs.decision_options import DecisionOptions
 from natix_hf.runs.saved_logits import check_classes, read_predictions, sent_as
-from natix_hf.runs.steps import CALIBRATE, PREDICT, carried_out
+from natix_hf.runs.steps import CALIBRATE, COMBINE, PREDICT, carried_out
 
 
 def check_decision(options: DecisionOptions, names: Sequence[str], positive: int) -> np.ndarray | None:
@@ -61,7 +60,8 @@ def check_decision(options: DecisionOptions, names: Sequence[str], positive: int
 
 def options_of(run: Path) -> DecisionOptions:
     """The decision options of a run: what its recipe says, else what its predictions were made for."""
-    done, recipe, plain = StepRecord.of(run, PREDICT.name), read_recipe(run), dataclasses.asdict(DecisionOptions())
+    done = StepRecord.of(run, PREDICT.name) or StepRecord.of(run, COMBINE.name)
+    recipe, plain = read_recipe(run), dataclasses.asdict(DecisionOptions())
     said = {key: plain[key] if recipe[key] is None else recipe[key] for key in plain if key in recipe}
     return DecisionOptions(**{**(done.options if done else {}), **said})
 
@@ -129,14 +129,20 @@ def _fitted(
     check_classes(rows, names, f"{run}: predictions/{met}.parquet")
     trained = np.array(record.training_shares) if record.training_shares else None
     cascade, used = None, [("fit calibration", "fit", len(rows.label))]
+    if record.purpose == "cascade" and not exit_of(options):
+        raise UserError(
+            f"views_exit: none given, and without exits {run} is its second model alone, which has a run of its own: "
+            "risk, or two numbers low and high, expected"
+        )
     if exit_of(options):
         sent = (run / "predictions" / "robustness").glob("*.parquet")
         profiles = [options.calibrate_on, *(path.stem for path in sorted(sent))]
         about = {"risk": options.risk, "risk_delta": options.risk_delta, "profiles": profiles}
         check_exit(options, two_stages=rows.whole is not None, **about)
         control = read_predictions(run, met, "control")
-        stages = StageLogits.of_tiles(rows), StageLogits.of_tiles(control)
-        found = cascade_rows(*stages, options, names, positive, trained, cost=(1, _tiles(run)))
+        stages = stages_of(run, trained)
+        both = StageLogits.of(rows), StageLogits.of(control)
+        found = cascade_rows(*both, options, names, positive, **stages._asdict())
         cascade, rows, trained = found.cascade, found.fit, found.trained
         used.append(("early exits", "control", len(control.label)))
     asked = options, target, names, positive, trained
@@ -160,13 +166,6 @@ def _fitted(
         prior = document.prior.model_copy(update={"deployment": deployment})
         document = document.model_copy(update={"prior": prior, "notes": [*document.notes, *drifted]})
     return document, used
-
-
-def _tiles(run: Path) -> int:
-    """How many tiles the model of a run sees beside the whole photo."""
-    recipe = read_recipe(run)
-    views = {key: recipe[key] for key in ("views", "views_grid", "views_overlap")}
-    return geometry_of(recipe["resize"], recipe["image_size"], **views).tiles
 
 
 def decide(
@@ -372,21 +371,13 @@ class Carried(NamedTuple):
 
 def carried(document: CalibrationFile, views: Sequence[str] = ()) -> Carried:
     """What the model of this calibration carries; `views` are those whose averages it was fitted on."""
-    calibration, guarantee = Calibration.from_document(document), document.guarantee
-    banded = guarantee is not None and guarantee.low is not None
+    calibration = Calibration.from_document(document)
     knots = calibration.isotonic
     return Carried(
         temperature=calibration.temperature.tolist(),
         logit_bias=calibration.logit_bias.tolist(),
         isotonic=None if knots is None else [[x.tolist(), y.tolist()] for x, y in knots],
-        decision={
-            "positive": calibration.positive,
-            "threshold": calibration.threshold,
-            "prior_bias": calibration.prior_bias.tolist(),
-            "threshold_bias": calibration.threshold_bias.tolist(),
-            "abstain_band": [guarantee.low, guarantee.high] if banded else None,
-            **({"views": list(views)} if views else {}),
-        },
+        decision={**decision_rule(document), **({"views": list(views)} if views else {})},
         views_exit=document.cascade and _views_exit(document.cascade, document.positive),
     )
 

@@ -14,6 +14,7 @@ import numpy as np
 from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.decision.calibration import Calibration
 from natix_hf.documents.calibration import CalibrationFile
+from natix_hf.documents.cascade import TwoModels, cost_text
 from natix_hf.documents.comparison import Comparison, Cost
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.photo_cost import PhotoCost
@@ -124,17 +125,22 @@ def _names(runs: Sequence[Path]) -> list[str]:
 
 def _cost(run: Path, record: RunRecord) -> Cost:
     weights, latency = run / "model.safetensors", None
+    size = weights.stat().st_size if weights.is_file() else None
+    photo = PhotoCost.read(run) if PhotoCost.there(run) else None
+    if TwoModels.there(run):
+        both = TwoModels.read(run)
+        size, photo = both.first.bytes + both.second.bytes, both.both()
     if Robustness.there(run) and (measured := Robustness.read(run).latency):
         latency = measured.p50
     return Cost(
         method=record.method,
         parameters=record.parameters,
         trainable_parameters=record.trainable_parameters,
-        megabytes=round(weights.stat().st_size / 1e6, 3) if weights.is_file() else None,
+        megabytes=None if size is None else round(size / 1e6, 3),
         training_seconds=RunSpeed.read(run).time.get("train") if RunSpeed.there(run) else None,
         latency_p50=latency,
         times_read_before=FinalFigures.read(run).times_read_before,
-        photo=PhotoCost.read(run) if PhotoCost.there(run) else None,
+        photo=photo,
     )
 
 
@@ -156,8 +162,8 @@ def _early(judged: Sequence[Judged], runs: Sequence[Path]) -> list[str]:
         if Selective.there(run) and (found := Selective.read(run).cascade):
             cost = found.mean_cost
             notes.append(
-                f"{one.name}: {found.early.value:.1%} of the photos leave early, {cost.value:.2f} [{cost.low:.2f}, "
-                f"{cost.high:.2f}] of {sum(found.cost):.0f} {found.cost_in} a photo; views, GFLOP and seconds are "
-                "those of a photo that does not"
+                f"{one.name}: {found.early.value:.1%} of the photos leave early, {cost_text(cost.value)} "
+                f"[{cost_text(cost.low)}, {cost_text(cost.high)}] of {sum(found.cost):.4g} {found.cost_in} a photo; "
+                "views, GFLOP and seconds are those of a photo that does not"
             )
     return notes

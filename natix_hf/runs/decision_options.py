@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args, get_type_hints
 
-from natix_hf.decision.calibrators import CALIBRATORS
+from natix_hf.decision.calibrators import CALIBRATORS, check_candidates
 from natix_hf.decision.exit_options import ExitOptions
 from natix_hf.errors import UserError
 from natix_hf.options import option
@@ -51,10 +51,8 @@ class DecisionOptions(ExitOptions):
     )
 
     def __post_init__(self):
-        from natix_hf.decision.fit_calibrator import check_candidates
         from natix_hf.decision.prior import check_target_prior
         from natix_hf.decision.threshold import parse_metric
-        from natix_hf.streetvision.profiles import check_profiles
 
         super().__post_init__()
         check_candidates(self.calibrator)
@@ -70,7 +68,10 @@ class DecisionOptions(ExitOptions):
                 raise UserError(f"{name}: {share:g} given, a number above 0 and below 1 expected")
         if self.calibrate_views < 1:
             raise UserError(f"calibrate_views: {self.calibrate_views} given, at least 1 expected")
-        check_profiles(self.robustness, "robustness")
+        if self.robustness:  # the network's profiles bring torch
+            from natix_hf.streetvision.profiles import check_profiles
+
+            check_profiles(self.robustness, "robustness")
         if self.prevalence is not None and not 0 < self.prevalence < 1:
             raise UserError(f"prevalence: {self.prevalence:g} given, a share above 0 and below 1 expected")
         if self.risk == "precision" and self.prevalence is None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from natix_hf.data.splits.certificate import read_certificate
+from natix_hf.documents.cascade import TwoModels
 from natix_hf.documents.run_record import RunRecord
 from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.documents.step_record import StepRecord
@@ -71,8 +72,20 @@ def finished(folder: str | Path) -> Path:
     return run
 
 
+def check_one_model(folder: str | Path, verb: str) -> None:
+    """Raise `UserError` for a cascade of two runs, where `verb` takes one model."""
+    run = Path(folder).expanduser()
+    if TwoModels.there(run):
+        both = TwoModels.read(run)
+        raise UserError(
+            f"{folder}: a cascade of two models, and {verb} takes one: name the runs that it was made of, "
+            f"{both.first.run} and {both.second.run}, one after the other"
+        )
+
+
 def exportable(folder: str | Path) -> Path:
     """The folder of a finished run, or of the copy of a model that `natix_hf.recalibrate` made; else `UserError`."""
+    check_one_model(folder, "natix_hf.export")
     run = Path(folder).expanduser()
     return run if (run / "recalibration.json").is_file() and (run / "config.json").is_file() else finished(folder)
 

@@ -94,7 +94,7 @@ PREDICT = Step(
 CALIBRATE = Step(
     "calibrate",
     "fit calibrator, class shares and threshold on val_calib/fit, the guarantee on val_calib/control",
-    reads=("run.json", "splits.json", "predictions/val_calib*.parquet"),
+    reads=("run.json", "splits.json", "cascade.json", "predictions/val_calib*.parquet"),
     writes=("calibration.json",),
 )
 ASSEMBLE = Step(
@@ -163,6 +163,12 @@ CHOOSE = Step(
     writes=("choice.json", "README.md", *MODEL),
     photos=True,
 )
+COMBINE = Step(
+    "combine",
+    "copy two models, and put their logits side by side",
+    reads=(),
+    writes=("run.json", "splits.json", "cascade.json", "predictions/val_*.parquet", "first/*", "second/*"),
+)
 
 # The recipe and what is appended to (the ledger, speed.json at the end of a job) belong to no step.
 # What a run is for -> its steps, in the order in which data flows.
@@ -171,6 +177,7 @@ CHAINS: dict[str, tuple[Step, ...]] = {
     "sweep": (SPLIT, TRAIN, PREDICT),
     "refit": (SPLIT, TRAIN, CARRY_OVER, ASSEMBLE, CARD),
     "pretrain": (SPLIT, PRETRAIN, CHOOSE),
+    "cascade": (COMBINE, CALIBRATE),  # finished without figures: whoever tries promises has not read val_test yet
 }
 
 

@@ -6,33 +6,23 @@ topics of a recipe stand in the rooms that read them, and `recipe/` puts all of 
 
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Annotated, ClassVar, Literal
 
 import torch
 from transformers import TrainingArguments
 from transformers.training_args import OptimizerNames
 
 from natix_hf.errors import UserError
-from natix_hf.options import AT_LEAST_0, AT_LEAST_1, SHARE, SHARE_ABOVE_0, SHARE_BELOW_1, check_bounds, option
-from natix_hf.training.epoch_kinds import EpochOptions
+from natix_hf.options import check_bounds
 from natix_hf.training.losses import LOSSES
-from natix_hf.training.losses.check_loss import LossOptions
 from natix_hf.training.optimizers import OPTIMIZERS
-from natix_hf.training.optimizers.sam import SamOptions
-
-# What `metric_for_best_model` may name: the figures of NatixClassificationMetric, and the loss.
-SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "auroc", "log_loss", "ece", "loss")
+from natix_hf.training.training_options import SCORES, TrainingOptions
 
 # What may make the step of sam.
 SAM_BASES = tuple(
     name for name in (*OPTIMIZERS, *OptimizerNames) if name not in OPTIMIZERS or OPTIMIZERS[name].under_sam
 )
-
-
-# DINOv2's and DINOv3's linear evaluation, for 256 rows a step; here since everything that parses a recipe needs it.
-PROBE_LEARNING_RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
 
 
 # -- a sharded model (FSDP), which the launcher asks for through the environment --------------------------------------
@@ -61,128 +51,18 @@ FSDP_REFUSED = {
 }
 
 
-def _fixed(value):
-    """A field of TrainingArguments whose value a recipe cannot change."""
-    return field(default=value, init=False, repr=False)
-
-
 @dataclass
-class _AverageOptions:
-    ema: bool = option(True, "score and save the moving average of the trainable weights")
-    ema_decay: Annotated[float, SHARE_BELOW_1] = option(0.999, "decay that the average reaches in a long run")
-    ema_warmup_steps: Annotated[int, AT_LEAST_1] = option(
-        10, "w in the decay min(ema_decay, (1 + t) / (w + t)) after t updates"
-    )
-    early_stopping_patience: int | None = option(None, "stop after this many evaluations without a better score")
-
-
-@dataclass
-class _MixingOptions:
-    mixup_alpha: Annotated[float, AT_LEAST_0] = option(
-        0.0, "mix whole photos with weights from Beta(alpha, alpha), e.g. 0.2; 0: off"
-    )
-    cutmix_alpha: Annotated[float, AT_LEAST_0] = option(
-        0.0, "paste a rectangle of one photo into another, share by alpha, e.g. 1; 0: off"
-    )
-    mix_switch_prob: Annotated[float, SHARE] = option(0.5, "where both are on, the share of batches that cutmix gets")
-
-
-@dataclass
-class _ProbeOptions:
-    probe_heads: Literal["one", "grid"] = option(
-        "one",
-        "method probe: one head, or all combinations of the four keys below at once, the best on val_select wins",
-    )
-    probe_learning_rates: list[float] = option(
-        list(PROBE_LEARNING_RATES), "grid: rates for 256 photos a step (in proportion for other batches)"
-    )
-    probe_weight_decays: list[float] = option([0.0], "grid: weight decays")
-    probe_poolings: list[str] = option(["cls"], "grid: cls, mean, cls_mean")
-    probe_layers: list[int] = option([1], "grid: numbers of last layers that are pooled, e.g. 1 4")
-    probe_epochs: int = option(20, "warm_start: passes of its heads over the features of train")
-    warm_start: Literal["none", "probe"] = option(
-        "none",
-        "probe: the head starts as the best of a grid of heads on frozen features (probe_learning_rates, ...); at the "
-        "end of LoRA the run says what it added over that probe",
-    )
-
-
-@dataclass
-class NatixTrainingArguments(
-    SamOptions, _ProbeOptions, EpochOptions, LossOptions, _MixingOptions, _AverageOptions, TrainingArguments
-):
+class NatixTrainingArguments(TrainingOptions, TrainingArguments):
     """`transformers.TrainingArguments` with defaults for fine-tuning vision transformers, plus EMA and early stopping.
 
     Differences from the parent: evaluates and saves every epoch, keeps the checkpoint that is best on `val_select` by
     MCC, cosine schedule with 10 % warm-up, reports to nobody unless asked; `bf16=None` (the default) means bf16 where
-    the accelerator has it and fp32 elsewhere; fp16 and the Trainer's own uploads cannot be switched on.
-
-    Args:
-        ema: train with an exponential moving average of the trainable weights; what is scored and saved is the
-            average.
-        ema_decay: the decay that long runs reach.
-        ema_warmup_steps: `w` in the decay `min(ema_decay, (1 + t) / (w + t))` after `t` updates.
-        early_stopping_patience: stop after this many evaluations without a better `metric_for_best_model`.
-        optim, sam_base, sam_rho, sam_adaptive, layerwise_lr_decay, loraplus_lr_ratio: see `training.optimizers`.
-        mixup_alpha, cutmix_alpha, mix_switch_prob: how batches are mixed, see `training.mixing`.
-        loss, class_weights, logit_adjustment and the parameters of single losses: see `training.losses`.
-        sampling, balance_by, curriculum, curriculum_pacing, ...: what an epoch is made of, see `training.epoch_kinds`.
-        overwrite_output_dir: remove what an earlier run left in `output_dir`.
+    the accelerator has it and fp32 elsewhere; fp16 and the Trainer's own uploads cannot be switched on. The options
+    themselves, with what each means, are in `TrainingOptions`.
 
     Raises:
         UserError: where two settings exclude each other.
     """
-
-    _argument_group_name: ClassVar[str] = "training"
-
-    overwrite_output_dir: bool = option(False, "remove what an earlier run left in output_dir")
-    optim: str = option("adamw_torch_fused", f"{', '.join(OPTIMIZERS)}, or transformers' (adamw_torch, sgd, ...)")
-    layerwise_lr_decay: Annotated[float, SHARE_ABOVE_0] = option(
-        1.0, "learning rate of each block as a share of the one above it, e.g. 0.75; the head's is learning_rate"
-    )
-    loraplus_lr_ratio: Annotated[float | None, AT_LEAST_1] = option(
-        None, "LoRA+: B matrices of the adapters learn this many times as fast as A, e.g. 16; default: alike"
-    )
-
-    output_dir: str | None = option(None, "the run's folder")
-    learning_rate: float = option(2e-4, "peak learning rate")
-    lr_scheduler_type: str = option("cosine", "schedule of the learning rate")
-    warmup_steps: float = option(0.1, "warm-up: steps, or a share of all steps where below 1")
-    per_device_train_batch_size: int = option(16, "photos per device and step")
-    per_device_eval_batch_size: int = option(32, "photos per device and batch where nothing is trained")
-    num_train_epochs: float = option(3.0, "passes over train")
-    weight_decay: float = option(0.05, "decay of weight matrices; never of norms, biases, tokens or layer scale")
-    bf16: bool | None = option(None, "default: where the accelerator has it")
-    eval_strategy: str = option("epoch", "when val_select is scored: no, steps, epoch")
-    save_strategy: str = option("epoch", "when a checkpoint is written: no, steps, epoch, best")
-    save_total_limit: int | None = option(2, "older checkpoints are removed; the best one stays")
-    load_best_model_at_end: bool = option(True, "end with the checkpoint that was best on val_select")
-    metric_for_best_model: str | None = option("mcc", ", ".join(SCORES[:-1]) + f" or {SCORES[-1]}")
-    logging_steps: float = option(10, "steps between two lines of the training log")
-    report_to: list[str] = option(["none"], "none, tensorboard, trackio, ...")
-    dataloader_num_workers: int = option(2, "processes that decode photos")
-    resume_from_checkpoint: str | None = option(
-        None, "true: go on where an interrupted run stopped; or a checkpoint folder"
-    )
-    # Without it a resumed run counts its patience anew.
-    restore_callback_states_from_checkpoint: bool = _fixed(True)
-    # A finite loss is checked at every step by NatixTrainer; the filter would hide a NaN and cost a second wait for
-    # the device.
-    logging_nan_inf_filter: bool = _fixed(False)
-    fp16: bool = _fixed(False)
-    fp16_full_eval: bool = _fixed(False)
-    gradient_checkpointing: bool | None = _fixed(None)
-    gradient_checkpointing_kwargs: dict | str | None = _fixed(None)
-    # Keys of a recipe too (HubOptions), which never reach the Trainer: it would upload every checkpoint, unproved.
-    push_to_hub: bool = _fixed(False)
-    hub_model_id: str | None = _fixed(None)
-    hub_token: str | None = _fixed(None)
-    hub_private_repo: bool | None = _fixed(None)
-    remove_unused_columns: bool = _fixed(False)
-    # In a recipe `label_names` are the names of the classes; for the Trainer they are the keys of a batch that hold
-    # labels.
-    label_names: list[str] | None = _fixed(None)
-    debug: str | list = _fixed("")
 
     def __post_init__(self):
         self.label_names = ["labels"]

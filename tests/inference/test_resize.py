@@ -51,7 +51,7 @@ def test_training_scoring_predict_and_pipeline_see_the_same_pixels_of_a_wide_pho
     theirs = client.preprocess(str(wide))["pixel_values"][0]
     model, processor = load_classifier(str(saved))
     assert torch.equal(client_pixels(wide, processor), theirs)
-    ((_, (predicted,), broken, _),) = photo_batches([wide], processor)
+    ((_, (predicted,), broken, *_),) = photo_batches([wide], processor)
     assert torch.equal(predicted, theirs)
     assert not broken
     view = training_view(

@@ -28,7 +28,7 @@ def saved(rows: StageRows) -> StageLogits:
 
 
 def cascaded(options: DecisionOptions, trained=None, fit=FIT) -> CascadeRows:
-    return cascade_rows(saved(fit), saved(CONTROL), options, NAMES, 1, trained, cost=(1, 9))
+    return cascade_rows(saved(fit), saved(CONTROL), options, NAMES, 1, (trained, trained), cost=(1, 9))
 
 
 def test_both_promises_stand_in_the_document_and_share_risk_delta():

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, Features, Image, Value
 from finished_run import calibration_document, note_steps
+from split_rows import photos
 from two_stages import cascade_documents
 
 from natix_hf import compare
@@ -29,22 +29,6 @@ from natix_hf.runs.compare_runs import compare_runs
 from natix_hf.runs.saved_logits import write_predictions
 
 CALIBRATION = calibration_document(temperature=[2.0, 2.0], logit_bias=[0.5, 0.0], prior_bias=[0.5, 0.0])
-
-
-def photos(n: int = 240, names: tuple[str, ...] = ("None", "Roadwork"), **columns: list) -> Rows:
-    table = {
-        "id": [f"r{i:03}" for i in range(n)],
-        "group": [f"g{i // 2}" for i in range(n)],
-        "fingerprint": [f"{i:032x}" for i in range(n)],
-        "origin": ["all"] * n,
-        "source": ["all"] * n,
-        "label": [i // 2 % 2 for i in range(n)],
-        "city": ["Boston" if i // 2 % 3 else "Austin" for i in range(n)],
-        "image": [{"bytes": None, "path": f"{i}.jpg"} for i in range(n)],
-    } | columns
-    kinds = {name: Value("string") for name in table}
-    kinds |= {"label": ClassLabel(names=list(names)), "image": Image(decode=False)}
-    return Rows(Dataset.from_dict(table, features=Features(kinds)), [])
 
 
 def run(folder: Path, rows: Rows, seed: int, *, shuffled: bool = False, split_seed: int = 0, **record) -> Path:

@@ -38,11 +38,26 @@ def quantised_backbone(model: Any, shape: tuple[int, ...], batches: Iterable[np.
         UserError: the packages that quantise are missing.
     """
     try:
-        import onnx
+        import onnxruntime.quantization  # noqa: F401
         import onnxscript  # noqa: F401
-        from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
     except ImportError:
         raise UserError(f"--dtype int8 needs onnx, onnxscript and onnxruntime: {INSTALL}") from None
+    with tempfile.TemporaryDirectory(prefix="natix_hf-int8-") as work:
+        whole = Path(work) / "fp32.onnx"
+        write_graph(FeaturesAlone(model), whole, "pixel_values", shape, "features")
+        round_graph(whole, batches, folder / Onnx.graph)
+
+
+def round_graph(whole: Path, batches: Iterable[np.ndarray], path: Path) -> None:
+    """Write a graph in fp32 as one in int8.
+
+    Args:
+        whole: that `write_graph` wrote; it is marked as prepared.
+        batches: as in `quantised_backbone`.
+        path: ends in `.onnx`.
+    """
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
 
     class Photos(CalibrationDataReader):
         def __init__(self) -> None:
@@ -52,27 +67,24 @@ def quantised_backbone(model: Any, shape: tuple[int, ...], batches: Iterable[np.
             batch = next(self.batches, None)
             return None if batch is None else {"pixel_values": batch}
 
-    with tempfile.TemporaryDirectory(prefix="natix_hf-int8-") as work:
-        whole = Path(work) / "fp32.onnx"
-        write_graph(FeaturesAlone(model), whole, "pixel_values", shape, "features")
-        made = onnx.load(str(whole), load_external_data=False)
-        # Folded and with shapes, as torch's exporter leaves it: onnxruntime need not advise to do that first.
-        made.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
-        onnx.save(made, str(whole))
-        weights = {tensor.name for tensor in made.graph.initializer}
-        quantize_static(
-            whole,
-            folder / Onnx.graph,
-            Photos(),
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-            op_types_to_quantize=list(LAYERS),
-            nodes_to_quantize=[n.name for n in made.graph.node if n.op_type in LAYERS and n.input[1] in weights],
-            use_external_data_format=sum(file.stat().st_size for file in Path(work).iterdir()) > ONE_FILE,
-            # What a layer gives is not rounded: it goes into a sum, a norm or a softmax, which are fp32.
-            extra_options={"OpTypesToExcludeOutputQuantization": list(LAYERS)},
-        )
+    made = onnx.load(str(whole), load_external_data=False)
+    # Folded and with shapes, as torch's exporter leaves it: onnxruntime need not advise to do that first.
+    made.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
+    onnx.save(made, str(whole))
+    weights = {tensor.name for tensor in made.graph.initializer}
+    quantize_static(
+        whole,
+        path,
+        Photos(),
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        op_types_to_quantize=list(LAYERS),
+        nodes_to_quantize=[n.name for n in made.graph.node if n.op_type in LAYERS and n.input[1] in weights],
+        use_external_data_format=sum(file.stat().st_size for file in whole.parent.glob(f"{whole.name}*")) > ONE_FILE,
+        # What a layer gives is not rounded: it goes into a sum, a norm or a softmax, which are fp32.
+        extra_options={"OpTypesToExcludeOutputQuantization": list(LAYERS)},
+    )
 
 
 def logits_by(backbone: Path) -> Callable[[Any, Any], np.ndarray]:

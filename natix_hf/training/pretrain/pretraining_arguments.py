@@ -5,73 +5,21 @@ Schedules are those of `schedules.py`, the optimizer is AdamW, and nothing is sc
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Annotated, Any
 
 from natix_hf.errors import UserError
-from natix_hf.options import ABOVE_0, SHARE_ABOVE_0, check_bounds, defaults, option
+from natix_hf.options import check_bounds
+from natix_hf.training.pretrain.pretraining_options import PretrainLoopOptions, fewer
 from natix_hf.training.training_arguments import NatixTrainingArguments
-
-FIXED = {
-    "eval_strategy": "no",
-    "load_best_model_at_end": False,
-    "ema": False,  # pretraining has an average of its own
-    "optim": "adamw_torch_fused",
-    "lr_scheduler_type": "constant",
-    "warmup_steps": 0,
-    "dataloader_drop_last": True,  # losses over a batch want whole ones
-}
-_KEPT = (
-    *("overwrite_output_dir", "output_dir", "num_train_epochs", "max_steps", "per_device_train_batch_size"),
-    *("per_device_eval_batch_size", "gradient_accumulation_steps", "learning_rate", "layerwise_lr_decay"),
-    *("weight_decay", "max_grad_norm", "adam_beta1", "adam_beta2", "adam_epsilon", "seed", "data_seed"),
-    *("metric_for_best_model", "resume_from_checkpoint", "save_strategy", "save_steps", "save_total_limit"),
-    *("logging_strategy", "logging_steps", "logging_first_step", "report_to", "run_name", "project"),
-    *("disable_tqdm", "log_level", "bf16", "tf32", "use_cpu", "activation_checkpointing"),
-    *("activation_checkpointing_kwargs", "dataloader_num_workers", "dataloader_pin_memory"),
-    *("dataloader_persistent_workers", "dataloader_prefetch_factor", "ddp_backend", "ddp_timeout"),
-)
-
-
-def _fixed(name: str, value: Any) -> tuple[str, Any, dataclasses.Field]:
-    default = {"default_factory": lambda: list(value)} if isinstance(value, list) else {"default": value}
-    if isinstance(value, dict):
-        default = {"default_factory": lambda: dict(value)}
-    return name, Any, dataclasses.field(init=False, repr=False, **default)
-
-
-_Fewer = dataclasses.make_dataclass(
-    "_Fewer",
-    [
-        _fixed(name, FIXED.get(name, value))
-        for name, value in defaults(NatixTrainingArguments).items()
-        if name not in _KEPT
-    ],
-    bases=(NatixTrainingArguments,),
-)
 
 
 @dataclass
-class PretrainingArguments(_Fewer):
+class PretrainingArguments(PretrainLoopOptions, fewer(NatixTrainingArguments)):
     """The arguments of `PretrainTrainer`; names and meanings are those of `NatixTrainingArguments`.
 
     Raises:
         UserError: where two settings exclude each other.
     """
-
-    learning_rate: Annotated[float, ABOVE_0] = option(5e-5, "learning rate of the backbone behind the ramp")
-    layerwise_lr_decay: Annotated[float, SHARE_ABOVE_0] = option(
-        0.9, "learning rate of each block as a share of the one above it"
-    )
-    weight_decay: float = option(0.04, "decay of weight matrices; never of norms, biases, tokens or layer scale")
-    max_grad_norm: float = option(3.0, "gradients are clipped to this norm")
-    per_device_train_batch_size: int = option(64, "photos per device and step")
-    num_train_epochs: float = option(10.0, "passes over train and the pool, one photo of a group a pass")
-    max_steps: int = option(-1, "steps in place of num_train_epochs")
-    save_strategy: str = option("no", "when a checkpoint is written beside those at milestones: no, steps, epoch")
-    save_total_limit: int | None = option(1, "older checkpoints are removed; milestones stay")
-    metric_for_best_model: str | None = option("mcc", "by which the probe chooses among milestones")
 
     @property
     def metric(self) -> str:

@@ -1,0 +1,209 @@
+"""Two finished runs as one cascade: a folder with both models, their logits side by side, and a band between them.
+
+The folder is a run: it is calibrated, evaluated, compared and answers photos like any other. It holds copies of the
+models, so that it can be moved and both runs deleted. Nothing is read here but their files; no model runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from natix_hf.data.splits.certificate import read_certificate
+from natix_hf.documents.calibration import CalibrationFile
+from natix_hf.documents.cascade import STAGES, StageModel, TwoModels, cost_text
+from natix_hf.documents.photo_cost import PhotoCost
+from natix_hf.documents.run_record import RunRecord
+from natix_hf.documents.split_certificate import SplitCertificate
+from natix_hf.errors import UserError
+from natix_hf.files import check_new_folder, replacing
+from natix_hf.runs import folder as run_folder
+from natix_hf.runs.calibrate_run import calibrate_run, options_of
+from natix_hf.runs.provenance import now, versions
+from natix_hf.runs.saved_logits import WHOLE, read_predictions
+from natix_hf.runs.steps import COMBINE, carried_out
+
+# Of a run's folder: the model with what it takes to load it, and what says what it is.
+MODEL = (
+    *("config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json", "*.py"),
+    *("recipe.yaml", "calibration.json", PhotoCost.file_name, "LICENSE*", "NOTICE*"),
+)
+PLACES = ("val_test", "val_calib/fit", "val_calib/control", "val_select", "train")
+TYPED = "python -m natix_hf.calibrate --cascade runs/small runs/large --output runs/cascade"
+
+
+class Member(NamedTuple):
+    """One of the two runs."""
+
+    run: Path
+    record: RunRecord
+    splits: SplitCertificate
+    cost: PhotoCost
+
+
+def combine_runs(folders: Sequence[str | Path], output: Path, asked: dict[str, Any]) -> tuple[CalibrationFile, str]:
+    """Make the folder of a cascade and calibrate it.
+
+    Args:
+        folders: of the two runs, that of the cheaper one first.
+        output: folder to make, absent or empty.
+        asked: decision options; those that are not among them are as the second run was trained, and `views_exit` is
+            `risk`.
+
+    Returns:
+        Its calibration, and a line on what the folder holds.
+
+    Raises:
+        UserError: runs that cannot be one cascade, or a promise that so few control rows cannot keep; no folder is
+            left then.
+    """
+    check_new_folder(output, "--output")
+    first, second = _members(folders)
+    plain = dataclasses.replace(options_of(second.run), views_exit=["risk"], calibrate_on="clean", robustness=[])
+    options = dataclasses.replace(plain, **asked)
+    there = output.exists()
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with carried_out(output, COMBINE, dataclasses.asdict(options), purpose="cascade"):
+            line = _combine(first, second, output)
+        return calibrate_run(output, options, insist=True), line
+    except BaseException:
+        shutil.rmtree(output)
+        if there:
+            output.mkdir()
+        raise
+
+
+def _members(folders: Sequence[str | Path]) -> tuple[Member, Member]:
+    """The two runs, once it is sure that they can be one cascade."""
+    if len(folders) != 2:
+        raise UserError(f"--cascade: {len(folders)} given, two runs expected, the cheaper one first: {TYPED}")
+    first, second = (_member(folder) for folder in folders)
+    if first.run.resolve() == second.run.resolve():
+        raise UserError(f"--cascade: {first.run} is named twice: two runs expected, the cheaper one first: {TYPED}")
+
+    def refuse(what: str) -> None:
+        raise UserError(
+            f"--cascade: {second.run} has {what} than {first.run}: train both on the same photos with the same split "
+            "(seed, ratios, groups)"
+        )
+
+    if first.splits.label_names != second.splits.label_names:
+        names = " against ".join(", ".join(one.splits.label_names[:5]) for one in (second, first))
+        refuse(f"other classes ({names})")
+    if first.record.positive != second.record.positive:
+        refuse("another positive class")
+    prints = first.splits.fingerprints, second.splits.fingerprints
+    if place := next((place for place in PLACES if prints[0][place] != prints[1][place]), None):
+        refuse(f"other photos in {place} (fingerprints differ)")
+    return first, second
+
+
+def _member(folder: str | Path) -> Member:
+    run = run_folder.finished(folder)
+    record = RunRecord.read(run)
+    if record.purpose == "refit":
+        raise UserError(
+            f"--cascade: {run} is a refit, which saw the rows that would calibrate it: name the run that it came from"
+        )
+    if record.purpose == "cascade":
+        raise UserError(f"--cascade: {run} is a cascade itself, and there are two stages: name runs of one model")
+    if CalibrationFile.read(run).cascade:
+        raise UserError(
+            f"--cascade: photos leave {run} early already, and there are two stages: take these exits off first, "
+            f"python -m natix_hf.calibrate {run} --views_exit none"
+        )
+    return Member(run, record, read_certificate(run), PhotoCost.read(run))
+
+
+def _combine(first: Member, second: Member, output: Path) -> str:
+    """Fill the folder but for its calibration; returns the line on what it holds."""
+    for path in sorted((second.run / "predictions").glob("val_*.parquet")):
+        if "@" not in path.stem:  # what a challenge profile sent is another thing
+            put_beside(first.run, second.run, path.stem, output / "predictions" / path.name)
+    for stage, member in zip(STAGES, (first, second)):
+        (output / stage).mkdir()
+        for path in sorted({path for pattern in MODEL for path in member.run.glob(pattern)}):
+            shutil.copyfile(path, output / stage / path.name)
+    shutil.copyfile(second.run / "splits.json", output / "splits.json")
+    models = {stage: _stage_model(member) for stage, member in zip(STAGES, (first, second))}
+    both = TwoModels(**models)
+    both.write(output)
+    record, begun = second.record, now()
+    RunRecord(
+        status="finished",
+        started=begun,
+        finished=begun,
+        versions=versions(),
+        method="cascade",
+        positive=record.positive,
+        fingerprints={"splits": second.splits.fingerprint, **second.splits.fingerprints},
+        purpose="cascade",
+        hold_out=record.hold_out,
+        parameters=both.first.parameters + both.second.parameters,
+    ).write(output)
+    size = (both.first.bytes + both.second.bytes) / 1e6
+    return (
+        f"{output}: {both.first.run} answers first, {both.second.run} where it is not certain; holds copies of both "
+        f"models ({size:.1f} MB), so that it can be moved"
+    )
+
+
+def _stage_model(member: Member) -> StageModel:
+    return StageModel(
+        run=member.run.resolve().name,
+        parameters=member.record.parameters,
+        bytes=sum(path.stat().st_size for path in member.run.glob("*.safetensors")),
+        training_shares=member.record.training_shares,
+        cost=member.cost,
+    )
+
+
+def price_line(both: TwoModels) -> str | None:
+    """A warning where the first model is not the cheaper one."""
+    first, second = both.gigaflop
+    if first < second:
+        return None
+    return (
+        f"warning: a photo costs {both.first.run} {cost_text(first)} GFLOP and {both.second.run} {cost_text(second)}: "
+        "photos that leave early save less than those that stay add; name the cheaper run first"
+    )
+
+
+def put_beside(first: Path, second: Path, split: str, path: Path) -> None:
+    """Write the predictions of the second run with the first one's logits beside them.
+
+    Args:
+        first, second: runs that predicted the same rows, in any order.
+        split: of these.
+        path: of the new file.
+
+    Raises:
+        UserError: the runs answered other photos, or photos with other labels or in other groups.
+    """
+    early, full = read_predictions(first, split), read_predictions(second, split)
+    row = {name: i for i, name in enumerate(early.ids)}
+    if row.keys() != set(full.ids):
+        raise UserError(
+            f"--cascade: {first} and {second} answered other photos of {split}: bring the runs' files back"
+        )
+    order = np.array([row[name] for name in full.ids])
+    for what, one, other in (("labels", early.label, full.label), ("groups", early.group, full.group)):
+        if odd := int(np.sum(one[order] != other)):
+            raise UserError(
+                f"--cascade: {second} has other {what} than {first} for {odd} of {len(order)} photos in {split}: "
+                "train both on the same photos with the same split"
+            )
+    table = pq.read_table(Path(second) / "predictions" / f"{split}.parquet")
+    if WHOLE in table.column_names:  # of a second stage on tiles, whose whole view is no stage of this cascade
+        table = table.drop_columns(WHOLE)
+    table = table.append_column(WHOLE, pa.array(early.logits[order].tolist(), pa.list_(pa.float32())))
+    with replacing(path) as temporary:
+        pq.write_table(table, temporary)

@@ -1,0 +1,170 @@
+"""`natix_hf.export --dtype int8`, as it is typed: what it writes, what it is proved by, and what it refuses."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from natix_hf.decision.calibration import Calibration
+from natix_hf.decision.fit_calibrator import fit_calibrator
+from natix_hf.documents.calibration import CalibrationFile
+from natix_hf.documents.export import Export, Proof
+from natix_hf.documents.ledger import read_ledger
+from natix_hf.errors import UserError
+from natix_hf.files import read_json, read_recipe, write_json
+from natix_hf.runs.saved_logits import read_predictions
+from tests.verbs.conftest import COLOURS, Desk, listing
+
+pytest.importorskip("onnxruntime")
+pytestmark = pytest.mark.slow
+INT8 = ("--format", "onnx", "--dtype", "int8")
+THREE = COLOURS | {"Closed": (90, 90, 150)}
+
+
+@pytest.fixture(scope="module")
+def desk_of(tmp_path_factory, tiny_backbone, make_photos, warm):
+    """A function of classes and words of a recipe: a desk with a finished run that has enough photos of val_calib."""
+
+    def made(classes: dict, *words: object) -> Desk:
+        folder = tmp_path_factory.mktemp("int8")
+        desk = Desk(folder, tiny_backbone, make_photos(folder / "photos", classes, 300 // len(classes)), warm)
+        shares = ("--split_ratios", 0.3, 0.2, 0.4, 0.1)
+        done = desk.type("train", desk.recipe, "--method", "probe", *shares, *words)
+        assert done.status == 0, done.err
+        return desk
+
+    return made
+
+
+@pytest.fixture(scope="module")
+def two(desk_of) -> Desk:
+    """Of two classes, with a promise."""
+    return desk_of(COLOURS, "--risk", "fpr", "--risk_alpha", 0.3)
+
+
+@pytest.fixture(scope="module")
+def exported(two) -> Path:
+    out = two.folder / "int8"
+    done = two.type("export", two.output, *INT8, "--max_changed", 0.2, "--output", out)
+    assert done.status == 0, done.err
+    assert "photos of val_select in" in done.out
+    assert "guarantee in int8" in done.out
+    return out
+
+
+def logits_of_photos(folder: Path, photos) -> np.ndarray:
+    from natix_hf.inference.batches import logits_of, photo_batches
+    from natix_hf.inference.classify import load_classifier
+
+    model, processor = load_classifier(str(folder))
+    return np.concatenate([logits_of(model, batch.pixels) for batch in photo_batches(photos, processor)])
+
+
+def test_the_calibration_is_what_a_fit_by_hand_makes_of_the_int8_logits(two, exported):
+    from natix_hf.runs.photos_of_run import run_splits
+
+    rows = run_splits(two.output).rows("policy", step="fit calibration", part="fit")
+    document = CalibrationFile.read(exported)
+    calibration = Calibration.from_document(document)
+    raw = (logits_of_photos(exported, rows["image"]) - calibration.logit_bias) * calibration.temperature
+    saved = read_predictions(two.output, "val_calib", "fit")
+    by_hand = fit_calibrator(raw, saved.label, saved.group, [CalibrationFile.read(two.output).calibrator])
+    assert document.fitted_on == "val_calib/fit"
+    assert document.calibrator == by_hand.calibration.calibrator
+    np.testing.assert_allclose(document.temperature, by_hand.calibration.temperature, rtol=1e-3)
+    assert document.nll_after == pytest.approx(by_hand.nll_after, abs=1e-4)
+    assert np.abs(raw - saved.logits).max() > 1e-4  # the run's own logits would be another fit
+    assert document.guarantee.fitted_on == "val_calib/control"
+
+
+def test_the_proof_says_what_changed_and_clients_answer_like_the_graph(two, exported):
+    export, proof = Export.read(exported), Proof.read(exported)
+    assert export.dtype == proof.dtype == "int8"
+    assert export.quantised == proof.quantised
+    decisions = proof.quantised.decisions
+    saved = read_predictions(two.output, "val_select")
+    assert (decisions.on, decisions.n, decisions.bound) == ("val_select", len(saved.label), 0.2)
+    assert decisions.low <= decisions.share == decisions.changed / decisions.n <= decisions.high
+    figures = proof.quantised.figures
+    control = read_predictions(two.output, "val_calib", "control")
+    before = Calibration.from_document(CalibrationFile.read(two.output)).calibrated(control.logits)
+    nll = np.log(np.exp(before).sum(axis=1)) - before[np.arange(len(before)), control.label]
+    assert figures.before["nll"].value == pytest.approx(nll.mean(), abs=1e-9)
+    assert figures.on == "val_calib/control"
+    assert proof.quantised.guarantee_before == CalibrationFile.read(two.output).guarantee
+    assert len(proof.clients) == 3
+    assert all(client.logits < 1e-4 for client in proof.clients[1:])
+    assert proof.clients[0].logits > 1e-4  # the graph from its run
+    read = {(entry.step, entry.split) for entry in read_ledger(two.output)}
+    assert {("quantise", "train"), ("round-trip proof", "val_select")} <= read
+
+
+def test_predict_takes_the_folder_with_its_own_calibration(two, exported):
+    table = two.folder / "p.csv"
+    photos = sorted((two.folder / "photos" / "Roadwork").iterdir())[:7]
+    done = two.type("predict", exported, two.folder / "photos" / "Roadwork", "--output", table, "--num_workers", 0)
+    assert done.status == 0, done.err
+    with table.open(newline="") as file:
+        found = [float(row["p_Roadwork"]) for row in csv.DictReader(file)][:7]
+    logits = logits_of_photos(exported, [str(path) for path in photos]).astype(np.float64)
+    np.testing.assert_allclose(found, 1 / (1 + np.exp(logits[:, 0] - logits[:, 1])), atol=2e-6)
+    assert read_json(exported / "decision.json")["abstain_band"] is not None
+
+
+def test_three_classes_keep_their_order(desk_of):
+    desk = desk_of(THREE)
+    done = desk.type("export", desk.output, *INT8, "--max_changed", 0.2, "--no_proof", "--output", desk.folder / "out")
+    assert done.status == 0, done.err
+    assert read_json(desk.folder / "out" / "labels.json") == ["Closed", "None", "Roadwork"]
+    for name in THREE:
+        photos = [str(path) for path in sorted((desk.folder / "photos" / name).iterdir())[:10]]
+        one, other = logits_of_photos(desk.folder / "out", photos), logits_of_photos(desk.output, photos)
+        assert (one.argmax(axis=1) == other.argmax(axis=1)).mean() >= 0.7
+
+
+def test_a_spoiled_graph_is_refused_and_leaves_nothing(two, monkeypatch):
+    from natix_hf.runs import export_int8 as room
+
+    before = {name: text for name, text in listing(two.folder).items() if not name.endswith("ledger.jsonl")}
+    sound = room.logits_by
+    monkeypatch.setattr(room, "logits_by", lambda folder: lambda *asked: -sound(folder)(*asked))
+    with pytest.raises(UserError, match=r"in int8 \d+ of \d+ photos of val_select are decided otherwise .* NLL on "):
+        room.export_int8(two.output, "onnx", two.folder / "spoiled", dtype="int8")
+    after = {name: text for name, text in listing(two.folder).items() if not name.endswith("ledger.jsonl")}
+    assert after == before
+
+
+def test_what_cannot_be_had_in_int8_is_refused_in_a_line(two, trained_desk, finished):
+    out = two.folder / "none"
+
+    def line(run: Path, *words: object) -> str:
+        told = two.refusal("export", run, *words, "--output", out)
+        assert not out.exists()
+        return told
+
+    for form in ("merged", "stock"):
+        assert "--format onnx holds them" in line(two.output, "--format", form, "--dtype", "int8")
+    assert "int8 goes with onnx" in line(two.output, "--format", "adapter", "--dtype", "int8")
+    assert "belongs to --dtype int8" in line(two.output, "--format", "onnx", "--max_changed", 0.1)
+    assert "a share of at least 0" in line(two.output, *INT8, "--max_changed", 2)
+    few = line(finished, *INT8)
+    assert "at least 30" in few
+    assert "val_calib" in few
+
+    gone = shutil.copytree(two.output, two.folder / "gone")
+    recipe = read_recipe(gone) | {"dataset_name": str(two.folder / "nowhere")}
+    (gone / "recipe.yaml").write_text(
+        "\n".join(f"{key}: {value}" for key, value in recipe.items() if value is not None)
+    )
+    told = line(gone, *INT8)
+    assert "int8 needs photos of train" in told
+    assert "give --dataset_name" in told
+    write_json(gone / "run.json", read_json(gone / "run.json") | {"purpose": "refit"})
+    assert "is a refit" in line(gone, *INT8)
+    (gone / "run.json").unlink()
+    write_json(gone / "recalibration.json", {})
+    assert "is a recalibrated copy" in line(gone, *INT8)
