@@ -4,14 +4,15 @@
     python tests/bench/speed.py --photos 200 --lines train_help probe_again --output runs/small   # some of them, small
 
 Photos are generated 1280x720 JPEG; `--photos` of them (default 2,000). Short lines are five pairs, taken in turn, and
-their median; long ones are one pair. The bare loop runs on tensors in memory and is the limit of what a trainer can do
-with the layers as torch runs them; where packed layers are quicker, ours may be ahead of it. The other trainers
-(`speed_parts/peers.py`) are fetched or installed by hand and no part of this repository: the image-classification
-example of transformers, a checkout of timm's repository with its `train.py`, an interpreter that has lightly-train and
-timm. Each trains a linear head on the same frozen backbone; its 20 epochs are computed from runs of 2 and 4 and marked
-so. Prints Markdown, and writes OUTPUT/speed.md and OUTPUT/speed.json, line by line; a line that is not measured this
-time stays as it was, and says so where that was in another setting. Not a test: it takes most of an hour, and each of
-the other trainers six passes over the photos more.
+their median; long ones are one pair. Lines of "processor time" run on one thread and count what it worked, so that
+other work on the machine moves them little; the others go by the clock. The bare loop runs on tensors in memory and is
+the limit of what a trainer can do with the layers as torch runs them; where packed layers are quicker, ours may be
+ahead of it. The other trainers (`speed_parts/peers.py`) are fetched or installed by hand and no part of this
+repository: the image-classification example of transformers, a checkout of timm's repository with its `train.py`, an
+interpreter that has lightly-train and timm. Each trains a linear head on the same frozen backbone; its 20 epochs are
+computed from runs of 2 and 4 and marked so. Prints Markdown, and writes OUTPUT/speed.md and OUTPUT/speed.json, line by
+line; a line that is not measured this time stays as it was, and says so where that was in another setting. Not a test:
+it takes most of an hour, and each of the other trainers six passes over the photos more.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,17 @@ def median_ratio(first: Callable[[], float], second: Callable[[], float], pairs:
     """The median of `first / second`, taken in turn, and how it was taken."""
     found = [first() / second() for _ in range(pairs)]
     return statistics.median(found), f"{pairs} pair{'s' * (pairs > 1)}, {min(found):.2f} to {max(found):.2f}"
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch works on one thread inside."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 class NotGiven(Exception):
@@ -107,6 +119,16 @@ class Bench:
         bare = self.bare_forward()
         return ours / bare, f"one pair: {ours:.0f} s and {bare:.0f} s"
 
+    def probe_tiles(self) -> tuple[float, str]:
+        """Seconds of our whole job on a whole photo and nine tiles over those of its own pass through the backbone."""
+        from natix_hf.documents.run_speed import RunSpeed
+
+        run, home = self.output / "probe-tiles", self.output / "home-tiles"
+        shutil.rmtree(home, ignore_errors=True)
+        ours = timed([*self.job[:-1], str(run), "--views", "tiles"], home)
+        seen = RunSpeed.read(run).speed.passes["features"].seconds
+        return ours / seen, f"one run: {ours:.0f} s, {seen:.0f} s of them the pass"
+
     def _peer(self, option: str, seconds: Callable[[Path, int], float]) -> tuple[float, str]:
         if (trainer := getattr(self.given, option)) is None:
             raise NotGiven(f"needs --{option}")
@@ -143,14 +165,21 @@ class Bench:
     # -- LoRA --
 
     def _trainer(
-        self, folder: str, *, lora: dict[str, Any], epochs: int = 1, size: Sequence[int] = (224,), **options: Any
+        self,
+        folder: str,
+        *,
+        lora: dict[str, Any],
+        epochs: int = 1,
+        size: Sequence[int] = (224,),
+        views: str = "whole",
+        **options: Any,
     ) -> Any:
         from natix_hf import NatixTrainer, NatixTrainingArguments, load_model, load_photos
 
         os.environ["NATIX_HF_HOME"] = str(self.home)
         splits = load_photos(self.photos, group_column=["group"])
         model, processor = load_model(
-            self.backbone, splits.label_names, method="lora", lora=lora, image_size=list(size)
+            self.backbone, splits.label_names, method="lora", lora=lora, image_size=list(size), views=views
         )
         args = NatixTrainingArguments(
             output_dir=folder,
@@ -162,55 +191,97 @@ class Bench:
         )
         return NatixTrainer(model, args, splits=splits, processing_class=processor, **options)
 
-    def lora_step(self, alike: bool = False, size: Sequence[int] = (224,), batch: int = 16) -> tuple[float, str]:
-        """Our step beside a bare loop's, both from views in memory; `alike`: the bare one on packed layers too."""
+    def lora_step(
+        self,
+        alike: bool = False,
+        size: Sequence[int] = (224,),
+        batch: int = 16,
+        steps: int = 12,
+        views: str = "whole",
+        clock: Callable[[], float] = time.perf_counter,
+        pairs: int = PAIRS,
+    ) -> tuple[float, str]:
+        """Our step beside a bare loop's, both from views in memory.
+
+        Args:
+            alike: the bare loop on packed layers too.
+            size: height and width of a view, or one side.
+            batch: photos in a step.
+            views: `tiles` shows the model ten views of each photo, all in one pass.
+            clock: seconds, of which differences count.
+            pairs: of our step and the bare one, in turn.
+        """
+        from transformers import TrainerCallback
+
         from natix_hf import load_model
 
-        steps = 12
-        views = torch.randint(0, 255, (batch * steps, 3, size[0], size[-1]), dtype=torch.uint8)
+        shape = ((10,) if views == "tiles" else ()) + (3, size[0], size[-1])
+        pixels = torch.randint(0, 255, (batch * steps, *shape), dtype=torch.uint8)
 
         class InMemory(torch.utils.data.Dataset):
             def __len__(self) -> int:
-                return len(views)
+                return len(pixels)
 
             def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-                return {"pixel_values": views[key[1]], "labels": key[1] % 2, "seed": 0}
+                return {"pixel_values": pixels[key[1]], "labels": key[1] % 2, "seed": 0}
+
+        class Clock(TrainerCallback):
+            def on_train_begin(self, *_: Any, **__: Any) -> None:
+                self.begin = clock()
+
+            def on_step_end(self, *_: Any, **__: Any) -> None:
+                self.end = clock()
 
         def ours() -> float:
             with tempfile.TemporaryDirectory() as folder:
                 arguments = {"max_steps": steps, "logging_steps": 1000, "per_device_train_batch_size": batch}
                 arguments["dataloader_num_workers"] = 0
-                trainer = self._trainer(folder, lora={}, size=size, arguments=arguments)
+                taken = Clock()
+                trainer = self._trainer(
+                    folder, lora={}, size=size, views=views, arguments=arguments, callbacks=[taken]
+                )
                 trainer.train_dataset = InMemory()
-                trainer.sampler.count = len(views)
+                trainer.sampler.count = len(pixels)
                 trainer.train()
-                return (trainer.accounting.stepping + trainer.accounting.waited) / trainer.accounting.steps
+                return (taken.end - taken.begin) / steps
 
         def bare() -> float:
-            model, processor = load_model(self.backbone, ["None", "Roadwork"], method="lora", lora={})
+            model, processor = load_model(
+                self.backbone, ["None", "Roadwork"], method="lora", lora={}, image_size=list(size), views=views
+            )
             mean, std = (torch.tensor(v)[:, None, None] for v in (processor.image_mean, processor.image_std))
             weights = [p for p in model.parameters() if p.requires_grad]
             optimizer = torch.optim.AdamW(weights, lr=2e-4, fused=True)
             model.train()
             with packed_linears(model, frozen=True) if alike else nullcontext():
-                begin = time.perf_counter()
-                for start in range(0, len(views), batch):
-                    pixels = (views[start : start + batch] / 255 - mean) / std
-                    logits = model(pixel_values=pixels).logits
+                begin = clock()
+                for start in range(0, len(pixels), batch):
+                    normalised = (pixels[start : start + batch] / 255 - mean) / std
+                    logits = model(pixel_values=normalised).logits
                     torch.nn.functional.cross_entropy(logits, torch.arange(batch) % 2).backward()
                     torch.nn.utils.clip_grad_norm_(weights, 1.0)
                     optimizer.step()
                     optimizer.zero_grad()
-                return (time.perf_counter() - begin) / steps
+                return (clock() - begin) / steps
 
-        return median_ratio(ours, bare)
+        return median_ratio(ours, bare, pairs)
 
     def lora_step_packed(self) -> tuple[float, str]:
         return self.lora_step(alike=True)
 
+    def _of_one_thread(self, **step: Any) -> tuple[float, str]:
+        """A step and a bare loop with the same layers, by the processor time of one thread."""
+        with one_thread():
+            ratio, how = self.lora_step(alike=True, clock=time.process_time, pairs=3, **step)
+        return ratio, f"{how}; processor time of one thread"
+
     def lora_step_wide(self) -> tuple[float, str]:
         """The same at 256 x 448 px, eight photos a step: about as many tokens as of sixteen squares."""
-        return self.lora_step(alike=True, size=(256, 448), batch=8)
+        return self._of_one_thread(size=(256, 448), batch=8, steps=4)
+
+    def lora_step_tiles(self) -> tuple[float, str]:
+        """The same with ten views of one photo: about as many tokens as of ten squares."""
+        return self._of_one_thread(views="tiles", batch=1, steps=3)
 
     def prefix(self) -> tuple[float, str]:
         """Training seconds per epoch after the first, uncached over cached."""
@@ -311,15 +382,10 @@ class Bench:
     @cached_property
     def decoding(self) -> dict[str, list[float]]:
         """Seconds a photo of every way to a view of 224 pixels, in every round; one core."""
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
+        with one_thread(), tempfile.TemporaryDirectory() as cache:
             rows = photo_rows(self.output / "photos-1080p", min(self.given.photos, 100))
-            with tempfile.TemporaryDirectory() as cache:
-                copies = photo_copies(rows, side=Squash(224).copy_side(), cache_dir=cache, num_proc=1, progress=False)
-                return alternating(ways(rows, 224, copies), len(rows))
-        finally:
-            torch.set_num_threads(threads)
+            copies = photo_copies(rows, side=Squash(224).copy_side(), cache_dir=cache, num_proc=1, progress=False)
+            return alternating(ways(rows, 224, copies), len(rows))
 
     def _decoding(self, way: str) -> tuple[float, str]:
         found = [plain / ours for plain, ours in zip(self.decoding["plain PIL"], self.decoding[way])]
@@ -351,11 +417,13 @@ LINES = {
     "lora_step": ("LoRA, all linear layers: our step / a bare loop", "<= 1.05"),
     "lora_step_packed": ("the same, the bare loop on packed layers too", "no target"),
     "lora_step_wide": ("the same at 256x448, packed layers in both", "<= 1.05"),
+    "lora_step_tiles": ("the same with `views: tiles`, a whole photo and nine tiles", "<= 1.05"),
     "predict": ("`predict` photos/s / bare forward photos/s, batch 32", ">= 0.9"),
     "predict_packed": ("the same, the bare forward on packed layers too", "no target"),
     "memory": ("`predict`, 5,000 photos / 500: peak memory", "<= 1.05"),
     "prefix": ("LoRA, last 3 blocks: uncached / prefix-cached, an epoch after the first", ">= 2"),
     "probe_job": ("probe, 20 epochs: whole job / one bare forward pass", "<= 1.25"),
+    "probe_tiles": ("the same with `views: tiles`: whole job / its own pass", "<= 1.25"),
     "probe_again": ("probe again with another head, cache warm (seconds)", "<= 15"),
     "heads": ("208 heads / 1 head, features cached, whole jobs", "<= 2"),
     "probe_example": ("probe, 20 epochs: transformers' example, frozen / ours", ">= 12"),
