@@ -1,4 +1,4 @@
-"""Decide anew for a finished run, from its saved predictions and without running the model.
+"""Choose calibration and threshold of a finished run anew from its saved predictions, without running the model.
 
 python -m natix_hf.calibrate runs/lora --calibrator temperature vector --target_prior 0.5 --fold_threshold true
 python -m natix_hf.calibrate runs/lora --deployment predictions.csv
@@ -17,12 +17,12 @@ NUMBERS = ("risk_alpha", "risk_delta", "prevalence", "views_exit_alpha", "views_
 HELP = {
     "threshold_metric": "mcc, accuracy, f1, fbeta:B, cost:FP:FN, precision>=P or recall>=R",
     "calibrate_on": "clean, or the challenge profile that the run was trained with",
-    "risk": "what the control part guarantees: none, fpr, fnr, error, precision",
-    "risk_alpha": "highest rate that is let pass",
-    "risk_delta": "chance that the guarantee does not hold",
-    "prevalence": "share of positives that a promise of precision is made for",
-    "views_exit_alpha": "largest share of all photos that leave with a wrong answer that tiles would mend",
-    "views_exit_delta": "chance that this promise does not hold",
+    "risk": "rate to guarantee on the control part: none, fpr, fnr, error, precision",
+    "risk_alpha": "highest rate allowed",
+    "risk_delta": "probability that the guarantee fails",
+    "prevalence": "share of positives that a guarantee of precision assumes",
+    "views_exit_alpha": "largest share of all photos that are wrong without tiles and would be right with them",
+    "views_exit_delta": "probability that this guarantee fails",
 }
 
 
@@ -38,21 +38,23 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--output", metavar="FOLDER", help="for --cascade: folder to write, absent or empty")
     parser.add_argument("--calibrator", nargs="+", help=f"one or more of {', '.join(CALIBRATORS)}")
     parser.add_argument(
-        "--target_prior", nargs="+", help="expected class shares, of two classes that of the positive one; or none"
+        "--target_prior",
+        nargs="+",
+        help="expected class shares, for two classes the share of the positive one; or none",
     )
     parser.add_argument(
-        "--fold_threshold", nargs="?", const="true", help="true: decide at the best threshold, moved to 0.5"
+        "--fold_threshold", nargs="?", const="true", help="true: decide at the best threshold, by shifting it to 0.5"
     )
     parser.add_argument(
         "--views_exit",
         nargs="+",
-        help="of a run on tiles, which photos need none: risk, two numbers low and high, or none; of a cascade, which "
-        "the first model answers (default risk)",
+        help="run on tiles: which photos are decided without them; cascade: which photos the first model decides "
+        "(default risk): risk, two numbers low and high, or none",
     )
     parser.add_argument(
         "--deployment",
         metavar="TABLE",
-        help="what natix_hf.predict RUN wrote of photos without labels: their class shares become target_prior",
+        help="table that natix-hf predict RUN wrote for photos without labels: their class shares become target_prior",
     )
     for name, text in HELP.items():
         parser.add_argument(f"--{name}", type=float if name in NUMBERS else str, help=text)

@@ -12,7 +12,7 @@ from natix_hf.errors import CommandParser, command
 
 def main(argv: list[str]) -> None:
     parser = CommandParser(prog="python -m natix_hf.compare", description=__doc__.split("\n")[0])
-    parser.add_argument("runs", nargs="+", help="folders of finished runs; the others are set beside the first")
+    parser.add_argument("runs", nargs="+", help="folders of finished runs; all are compared with the first")
     parser.add_argument("--output", type=Path, default=Path("comparison"), help="folder (default %(default)s)")
     given = parser.parse_args(argv)
 

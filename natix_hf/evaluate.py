@@ -17,8 +17,9 @@ def main(argv: list[str]) -> None:
         nargs="+",
         default=[],
         metavar="PROFILE",
-        help="first run the model on val_test as these challenge profiles send it, e.g. challenge@2025; the photos of "
-        "the run's recipe have to be there",
+        help="first run the model on val_test as these challenge profiles distort it, e.g. "
+        "challenge@2025; needs the photos "
+        "of the run's recipe",
     )
     parser.add_argument("--field", metavar="CSV", help="scores of other participants, for the simulated reward")
     given = parser.parse_args(argv)

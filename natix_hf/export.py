@@ -5,6 +5,7 @@ python -m natix_hf.export runs/lora --format stock --output out/
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import warnings
 from dataclasses import fields
@@ -29,9 +30,13 @@ def main(argv: list[str]) -> None:
     for name, field in options.items():
         kind = float if isinstance(field.default, float) else str
         parser.add_argument(f"--{name}", type=kind, default=field.default, help=field.metadata["help"])
-    parser.add_argument("--photos", help="folder or glob of photos for the proof, instead of the run's own val_select")
-    parser.add_argument("--client_python", help="a client's interpreter, which has to answer like the run too")
-    parser.add_argument("--no_proof", action="store_true", help="write the export without proving it")
+    parser.add_argument(
+        "--photos", help="folder or glob of photos to verify the export with, instead of val_select of the run"
+    )
+    parser.add_argument(
+        "--client_python", help="Python interpreter of a client that must give the same answers as the run"
+    )
+    parser.add_argument("--no_proof", action="store_true", help="do not verify the export")
     add_size_options(parser)
     given = parser.parse_args(argv)
 
@@ -93,6 +98,7 @@ def main(argv: list[str]) -> None:
             f"pixels {client.pixels:.1e}; same decision on {client.decisions.same} of "
             f"{client.decisions.of}; {client.photos_per_second:.1f} photos/s"
         )
+    print(f"next: natix-hf predict {shlex.quote(given.output)} PHOTOS --output predictions.csv")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ recipe finds what it gave. Nothing is published: natix_hf.publish does that.
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from natix_hf.errors import CommandParser, UserError, command
@@ -19,16 +20,21 @@ from natix_hf.errors import CommandParser, UserError, command
 def main(argv: list[str]) -> None:
     about = {"prog": "python -m natix_hf.pipeline", "description": __doc__.split("\n")[0]}
     parser = CommandParser(**about, add_help=False, allow_abbrev=False)
-    parser.add_argument("recipe", help="recipe, and keys of it behind (--key value); or a version's folder")
-    parser.add_argument("--until", default="prove", metavar="STEP", help="the last step; prove by default")
-    parser.add_argument("--dry_run", action="store_true", help="say what would be done, and why; do nothing")
-    parser.add_argument("--graph", metavar="SVG", help="draw the steps and their states")
-    parser.add_argument("--explain", metavar="FILE", help="of a version: how one of its files came from the photos")
+    parser.add_argument("recipe", help="recipe, followed by keys of it (--key value); or the folder of a version")
+    parser.add_argument("--until", default="prove", metavar="STEP", help="last step to do (default prove)")
+    parser.add_argument("--dry_run", action="store_true", help="only say what would be done, and why")
+    parser.add_argument("--graph", metavar="SVG", help="draw the steps and their states to a file")
+    parser.add_argument("--explain", metavar="FILE", help="show how a file of a version was made from the photos")
     parser.add_argument(
-        "--evaluate_again", action="store_true", help="read val_test once more where its figures do not stand; counted"
+        "--evaluate_again",
+        action="store_true",
+        help="read val_test again, which is counted, if its figures are out of date",
     )
     parser.add_argument(
-        "--launcher", default="accelerate launch", metavar="COMMAND", help="what starts training; accelerate launch"
+        "--launcher",
+        default="accelerate launch",
+        metavar="COMMAND",
+        help="command that starts training (default accelerate launch)",
     )
     if "-h" in argv or "--help" in argv:
         from natix_hf.recipe.yaml_and_command_line import help_text
@@ -74,6 +80,9 @@ def main(argv: list[str]) -> None:
             print("\nstopped; the same command goes on from here")
             raise SystemExit(130) from None
     print(f"{version.run}: {', '.join(done) or 'nothing'} done, all up to date to {given.until}")
+    if (version.run / "report.html").is_file():
+        print(f"report: {version.run / 'report.html'}")
+        print(f"next: natix-hf publish {shlex.quote(str(version.run))} OWNER/NAME")
 
 
 def _resolve(words: list[str]) -> dict[str, str]:

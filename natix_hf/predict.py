@@ -35,19 +35,19 @@ def main(argv: list[str]) -> None:
         "--batch_size",
         type=_number,
         default="auto",
-        help="photos per batch; auto: 16, on a GPU the quickest",
+        help="photos per batch; auto: 16, or on a GPU the fastest size",
     )
     parser.add_argument(
         "--num_workers",
         type=_number,
         default="auto",
-        help="decoding processes; auto: 2, on a GPU as many as cores",
+        help="processes that decode photos; auto: 2, or on a GPU one per core",
     )
     parser.add_argument(
         "--precision",
         choices=["fp32", "auto"],
         default="fp32",
-        help="auto: bf16 or torch.compile where they are measured to be quicker and decide the first photos alike",
+        help="auto: use bf16 or torch.compile if they are faster and decide the first photos the same way",
     )
     add_size_options(parser)
     add_views_option(parser)
@@ -129,7 +129,8 @@ def main(argv: list[str]) -> None:
         print(f"not read: {reason if name in reason else f'{name}: {reason}'}", file=sys.stderr)
     if written.broken:
         print(
-            f"{len(written.broken)} photos could not be read; they stand in {output} with the reason", file=sys.stderr
+            f"{len(written.broken)} photos could not be read; they are listed in {output} with the reason",
+            file=sys.stderr,
         )
 
 

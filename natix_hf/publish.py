@@ -13,25 +13,29 @@ from natix_hf.modeling.exports.stored_weights import DTYPES
 def main(argv: list[str]) -> None:
     parser = CommandParser(prog="python -m natix_hf.publish", description=__doc__.split("\n")[0])
     parser.add_argument("run", help="folder of a finished run")
-    parser.add_argument("repo_id", help="owner/name on the Hub; made if it is not there")
+    parser.add_argument("repo_id", help="owner/name on the Hub, created if it does not exist")
     parser.add_argument(
         "--format",
         default="auto",
         choices=["auto", *FORMS],
-        help="auto: stock where it can hold the model, else merged",
+        help="auto: stock if it can hold the model, else merged",
     )
-    parser.add_argument("--private", action="store_true", help="make a new repository private")
+    parser.add_argument("--private", action="store_true", help="create the repository as private")
     parser.add_argument("--model_version", default="1.0.0", help="X.Y.Z, also the tag (default %(default)s)")
     parser.add_argument(
         "--hotkey",
-        help="SS58 address of a StreetVision participant; adds what the network asks for (as of 2026-05 it is halted)",
+        help="SS58 address of a StreetVision participant; adds what the network asks for (halted as of 2026-05)",
     )
     parser.add_argument("--dtype", default="fp32", choices=[*DTYPES], help="how weights are stored")
-    parser.add_argument("--base_id", help="adapter: Hub id under which clients find the base")
-    parser.add_argument("--client_python", help="a client's interpreter, which has to answer like the run too")
-    parser.add_argument("--force", action="store_true", help="replace a better model, or one of somebody else's")
+    parser.add_argument("--base_id", help="adapter: Hub id of the base for clients")
     parser.add_argument(
-        "--include_photos", action="store_true", help="also push the report's gallery: photos leave this machine"
+        "--client_python", help="Python interpreter of a client that must give the same answers as the run"
+    )
+    parser.add_argument("--force", action="store_true", help="replace a better model, or somebody else's")
+    parser.add_argument(
+        "--include_photos",
+        action="store_true",
+        help="also upload the gallery of the report: photos leave this machine",
     )
     given = parser.parse_args(argv)
 

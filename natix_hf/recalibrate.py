@@ -1,4 +1,4 @@
-"""Another calibration for a finished model, from photos of one's own and without training.
+"""Calibrate a finished model on photos of your own, without training.
 
 python -m natix_hf.recalibrate runs/lora photos/ --max_fpr 0.01 --confidence 0.95 --prevalence 0.02 --output runs/mine
 
@@ -12,6 +12,7 @@ python -m natix_hf.recalibrate runs/lora --tta flip --output runs/mirrored
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 
@@ -94,6 +95,7 @@ def main(argv: list[str]) -> None:
         report.write(output)
         print("\n".join(unlabelled_lines(report)))
         print(f"{output / 'recalibration.json'}: the report; without labels no model is changed")
+        print("next: label some 300 of these photos and run this again, to calibrate the model on them")
         return
 
     if not halves and len(own.rows) < room.LEAST:
@@ -115,7 +117,8 @@ def main(argv: list[str]) -> None:
     seen = geometry if other_size else None
     room.write_copy(folder, output, calibration, decided, report, parts, lines, seen)
     print("\n".join(lines))
-    print(f"{output}: the model with this calibration; {given.model} is as it was")
+    print(f"{output}: the model with this calibration; {given.model} is unchanged")
+    print(f"next: natix-hf predict {shlex.quote(str(output))} PHOTOS --output predictions.csv")
 
 
 def _photos(given, folder: Path, names: list[str], labelled: bool):

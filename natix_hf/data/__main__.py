@@ -34,40 +34,45 @@ def _pair(cast: Callable[[str], Any]) -> Callable[[str], tuple[str, Any]]:
 def _split_options(parser: argparse.ArgumentParser) -> None:
     """The options; those of `Plan` and `load_rows` under their names there, None where not given."""
     add = parser.add_argument
-    add("sources", nargs="+", help="folders, tables, Hub ids; several may be named: real=photos/ t2i=made/")
+    add("sources", nargs="+", help="folders, tables or Hub ids; several can be given names: real=photos/ t2i=made/")
     add("--output", required=True, help="folder to write, absent or empty")
-    add("--extend", metavar="FOLDER", help="splits made earlier: their rows stay where they are, new ones join them")
+    add("--extend", metavar="FOLDER", help="earlier splits: their rows stay where they are and new ones are added")
     ratios = "shares of the splits (default 0.6 0.15 0.15 0.1)"
     add("--split_ratios", dest="ratios", nargs=4, type=float, metavar="R", help=ratios)
     add("--split_seed", dest="seed", type=int, help="the same rows and seed give the same split (default 0)")
-    add("--strata", nargs="+", metavar="COLUMN", help="keep the values of these columns in proportion too")
-    held = "rows with this value go to val_test and nowhere else"
+    add("--strata", nargs="+", metavar="COLUMN", help="also keep the values of these columns in proportion")
+    held = "rows with this value go to val_test only"
     add("--hold_out", nargs="+", type=_pair(str), metavar="COLUMN=VALUE", help=held)
-    test = "a test part of the source: keep it as val_test (default), or merge it with the rest"
+    test = "if the source has a test split: keep it as val_test (default), or merge it with the rest"
     add("--test_split", choices=("keep", "merge"), help=test)
-    add("--group_column", nargs="+", metavar="COLUMN", help="rows of one value stay together (a video, a sequence)")
+    add(
+        "--group_column",
+        nargs="+",
+        metavar="COLUMN",
+        help="rows with the same value stay together (a video, a sequence)",
+    )
     add("--place_column", help="column of latitude and longitude, for --metres")
     add("--time_column", help="column of dates, for --seconds")
-    add("--metres", type=float, help="photos nearer than this stay together")
-    add("--seconds", type=float, help="... if they are also nearer than this in time, where both times are known")
-    copies = "do not look for altered copies"
+    add("--metres", type=float, help="photos closer than this stay together")
+    add("--seconds", type=float, help="... if they are also closer than this in time, where both times are known")
+    copies = "do not look for altered copies of photos"
     add("--no_near_duplicates", dest="near_duplicates", action="store_const", const=False, help=copies)
-    add("--largest_share", type=float, help="stop where a group holds more than this share of the rows (default 0.5)")
+    add("--largest_share", type=float, help="stop if a group has more than this share of the rows (default 0.5)")
     add("--image_column_name", help="column of photos (default image)")
     add("--label_column_name", help="column of classes (default label)")
     add("--label_names", nargs="+", metavar="NAME", help="the classes in the order of their numbers")
-    add("--description_column", help="rows whose label contradicts this text are left out and listed")
+    add("--description_column", help="column of text; rows whose label contradicts it are left out and listed")
     add("--dataset_config", help="configuration of a Hub data set; for builtin:scenes COUNT [WIDTHxHEIGHT] [far]")
-    add("--source_caps", nargs="+", type=_pair(int), metavar="NAME=N", help="at most so many rows of a source")
-    weights = "shares of the sources, reached by taking fewer rows of those that there is too much of"
+    add("--source_caps", nargs="+", type=_pair(int), metavar="NAME=N", help="highest number of rows of a source")
+    weights = "shares of the sources, reached by leaving out rows of those with too many"
     add("--source_weights", nargs="+", type=_pair(float), metavar="NAME=W", help=weights)
-    broken = "what to do about photos that cannot be read (default skip: they are listed)"
+    broken = "photos that cannot be read: refuse, or skip and list them (default skip)"
     add("--broken_photos", choices=("skip", "refuse"), default="skip", help=broken)
-    add("--max_photo_mb", type=float, help="larger files are not decoded (default 64)")
-    convert = "store photos that a client's pipeline sees otherwise (16-bit, transparent) as 8-bit PNG"
+    add("--max_photo_mb", type=float, help="do not decode larger files (default 64)")
+    convert = "store photos that a client's pipeline would see differently (16-bit, transparent) as 8-bit PNG"
     add("--convert_photos", action="store_const", const=True, help=convert)
     add("--num_proc", type=int, help="processes that read photos (default one per core)")
-    trust = "run code that comes with a data set"
+    trust = "run code that comes with the data set"
     add("--trust_remote_code", action="store_const", const=True, help=trust)
 
 
@@ -114,7 +119,9 @@ def main(argv: list[str]) -> None:
     checked = verbs.add_parser("check", help="leaks, copies, broken photos, label conflicts, balance, shortcuts")
     checked.add_argument("data", help="folder of splits, or Hub id of one that was pushed")
     checked.add_argument("--max_auroc", type=float, default=0.75, help="limit of the shortcut test (default 0.75)")
-    checked.add_argument("--contact_sheet", metavar="PNG", help="draw copies with different labels side by side")
+    checked.add_argument(
+        "--contact_sheet", metavar="PNG", help="draw copies with different labels side by side, to this file"
+    )
     pushed = verbs.add_parser("push", help="push splits to the Hub as a data set")
     pushed.add_argument("folder", help="folder of splits")
     pushed.add_argument("repo_id", help="owner/name")

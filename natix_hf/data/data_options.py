@@ -25,7 +25,7 @@ class DataOptions:
 
     dataset_name: str | None = option(
         None,
-        "photos: folder (class folders, images + table, parquet, save_to_disk), Hub id or builtin:scenes",
+        "your photos: a folder (class folders, images and a table, parquet, save_to_disk), a Hub id or builtin:scenes",
     )
     dataset_config: str | None = option(
         None, "configuration of a Hub data set; for builtin:scenes COUNT [WIDTHxHEIGHT] [far]"
@@ -34,50 +34,54 @@ class DataOptions:
     label_column_name: str = option("label", "column that holds the class")
     group_column: list[str] | None = option(
         None,
-        "columns; rows of one value stay in one split (a video, a sequence); literal name first, then a dotted path",
+        "columns such as a video or a sequence: rows with the same value stay in one split; a name, or a dotted path",
     )
-    near_duplicates: bool = option(True, "look for altered copies of a photo, and keep them in one split")
+    near_duplicates: bool = option(True, "find altered copies of a photo and keep them in one split")
     test_split: Literal["keep", "merge"] = option(
-        "keep", "a test part that the data set brings: keep it as val_test, or merge it with the rest and cut anew"
+        "keep", "if the data set has a test split: keep it as val_test, or merge it with the rest and split anew"
     )
     test_on: list[str] | None = option(
         None,
-        "COLUMN=VALUE: val_test is the photos of this value and nothing else; a test part that the data set brings is "
+        "COLUMN=VALUE: val_test holds the photos with this value and no others; a test split of the data set is "
         "merged with the rest",
     )
     hold_out_each: str | None = option(
-        None, "metadata column: python -m natix_hf.folds trains one run for each of its values, tested on that alone"
+        None, "metadata column; natix-hf folds trains one run for each of its values and tests it on that value alone"
     )
     label_names: list[str] | None = option(
-        None, "class names in the order of their ids; integer labels index this list"
+        None, "class names in the order of their ids, which integer labels refer to"
     )
-    positive_label: str | None = option(None, "the class that AUROC and precision speak of; default the class of id 1")
+    positive_label: str | None = option(
+        None, "the class that AUROC and precision refer to; default: the class with id 1"
+    )
     split_ratios: list[float] = option(
-        [0.60, 0.15, 0.15, 0.10], "shares of train, val_select, val_calib, val_test; they sum to 1"
+        [0.60, 0.15, 0.15, 0.10], "shares of train, val_select, val_calib and val_test, which sum to 1"
     )
     split_seed: int = option(0, "seed of the split; the same rows and seed give the same split")
     image_size: list[int] = option(
-        [224], "height and width in pixels that the model sees, such as 256 448; one number is a square"
+        [224], "height and width in pixels that the model sees, e.g. 256 448; one number for a square"
     )
     resize: Literal[tuple(GEOMETRIES)] = option(
-        "squash", "how a photo takes that shape: " + ", ".join(f"{k} {g.help}" for k, g in GEOMETRIES.items())
+        "squash", "how a photo is brought to image_size: " + ", ".join(f"{k} {g.help}" for k, g in GEOMETRIES.items())
     )
     views: Literal["whole", "tiles"] = option(
         "whole",
-        "what the model sees of a photo in image_size: the whole, or the whole and tiles of it by a second head",
+        "what the model sees of a photo: the whole, or the whole and its tiles, each at image_size",
     )
-    views_grid: list[int] = option([3, 3], "tiles: rows and columns, such as 2 4; one number stands for both")
-    views_overlap: float = option(0.2, "tiles: the share of a tile's side that it has in common with its neighbour")
+    views_grid: list[int] = option([3, 3], "tiles: rows and columns, e.g. 2 4; one number for both")
+    views_overlap: float = option(0.2, "tiles: overlap of neighbours as a share of a tile's side")
     views_aggregate: Literal["top_k", "mean", "attention"] = option(
         "top_k",
-        "tiles: how their logits become the photo's: the mean of the views_top_k largest of each class, the mean of "
-        "all, or by attention that is trained along",
+        "tiles: how their logits become those of the photo; top_k: the mean of the views_top_k largest of each class; "
+        "mean: the mean of all; attention: weighted by attention that is trained too",
     )
-    views_top_k: Annotated[int, AT_LEAST_1] = option(2, "tiles: of so many the logits are averaged, class by class")
+    views_top_k: Annotated[int, AT_LEAST_1] = option(
+        2, "tiles: number of largest logits of each class that are averaged"
+    )
     views_train: Literal["all", "sampled"] = option(
-        "all", "tiles: a step sees all of a photo's tiles, or views_sampled that are drawn anew in every epoch"
+        "all", "tiles: a step sees all tiles of a photo, or views_sampled of them, drawn anew in each epoch"
     )
-    views_sampled: Annotated[int, AT_LEAST_0] = option(0, "views_train sampled: tiles of a photo in a step")
+    views_sampled: Annotated[int, AT_LEAST_0] = option(0, "views_train sampled: number of tiles of a photo in a step")
     augment: Literal[
         "none",
         "basic",
@@ -90,16 +94,18 @@ class DataOptions:
         "challenge@2026-05",
     ] = option(
         "basic",
-        "none; basic: large random crops and mirror images; auto, rand, trivial, augmix: the policy of that name "
-        "after these; challenge@...: what StreetVision's validators sent at that time (a probe sees none of them)",
+        "none; basic: large random crops and mirror images; auto, rand, trivial, augmix: these, then the policy of "
+        "that name; challenge@...: what StreetVision's validators sent at that time; a probe uses none of them",
     )
     challenge_levels: list[float] | None = option(
         None,
-        "augment challenge@2025 and challenge@2026-04: probabilities of levels 0 to 3, such as 0.1 0.2 0.3 0.4; "
-        "default: all alike, as validators draw them",
+        "augment challenge@2025 and challenge@2026-04: probabilities of levels 0 to 3, e.g. 0.1 0.2 0.3 0.4; "
+        "default: equal, as validators draw them",
     )
-    broken_photos: Literal["refuse", "skip"] = option("refuse", "what to do about photos that cannot be read")
-    preprocessing_num_workers: int | None = option(None, "processes that inspect the photos; default one per core")
+    broken_photos: Literal["refuse", "skip"] = option(
+        "refuse", "photos that cannot be read: refuse to start, or skip and list them"
+    )
+    preprocessing_num_workers: int | None = option(None, "processes that inspect the photos; default: one per core")
 
     def __post_init__(self) -> None:
         self.image_size = image_size_of(self.image_size)

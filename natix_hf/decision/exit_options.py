@@ -23,15 +23,13 @@ class ExitOptions:
 
     views_exit: list[str] | None = option(
         None,
-        "photos whose whole view is certain enough leave before their tiles are looked at: `risk` finds the band of "
-        "probabilities that must stay, with a promise; two numbers, e.g. 0.12 0.88, are a band that promises nothing",
+        "decide photos without their tiles if the whole view is certain enough; risk: find the band of probabilities "
+        "that need tiles, with a guarantee; two numbers, e.g. 0.12 0.88: that band, without a guarantee",
     )
     views_exit_alpha: float = option(
-        0.01, "for views_exit risk: largest share of all photos that leave with a wrong answer that tiles would mend"
+        0.01, "views_exit risk: largest share of all photos that are wrong without tiles and would be right with them"
     )
-    views_exit_delta: float = option(
-        0.05, "chance that this promise does not hold; with a risk it is taken out of risk_delta"
-    )
+    views_exit_delta: float = option(0.05, "probability that this guarantee fails; with risk it is part of risk_delta")
 
     def __post_init__(self):
         for name in ("views_exit_alpha", "views_exit_delta"):

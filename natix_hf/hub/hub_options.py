@@ -14,11 +14,15 @@ class HubOptions:
 
     _argument_group_name: ClassVar[str] = "hub"
 
-    push_to_hub: bool = option(False, "publish the finished run as natix_hf.publish does, after the proof")
-    hub_model_id: str | None = option(None, "owner/name of the model on the Hub; made if it is not there")
-    hub_format: Literal["auto", *FORMS] = option("auto", "auto: stock where it can hold the model, else merged")
-    hub_private_repo: bool = option(False, "make a new repository private")
-    model_version: str = option("1.0.0", "X.Y.Z, also the tag")
+    push_to_hub: bool = option(
+        False, "publish the finished run on the Hub once its export is verified, as natix-hf publish does"
+    )
+    hub_model_id: str | None = option(None, "owner/name of the model on the Hub, created if it does not exist")
+    hub_format: Literal["auto", *FORMS] = option(
+        "auto", "form of the export; auto: stock if it can hold the model, else merged"
+    )
+    hub_private_repo: bool = option(False, "create the repository as private")
+    model_version: str = option("1.0.0", "version X.Y.Z, which is also the tag")
     hotkey: str | None = option(
         None, "SS58 address of a StreetVision participant; adds what the network (halted as of 2026-05) asks for"
     )

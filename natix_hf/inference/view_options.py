@@ -20,10 +20,10 @@ def add_size_options(parser: CommandParser) -> None:
         type=int,
         nargs="+",
         metavar="PIXELS",
-        help="height and width of the view, one number for a square; by default that of the training",
+        help="height and width of the view, one number for a square (default: as in training)",
     )
     parser.add_argument(
-        "--force", action="store_true", help="take an --image_size that the model was not trained with"
+        "--force", action="store_true", help="allow an --image_size that the model was not trained with"
     )
 
 

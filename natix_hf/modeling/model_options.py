@@ -20,21 +20,22 @@ class ModelOptions:
     trust_remote_code: bool = option(False, "run code that comes with the checkpoint or data set")
     attn_implementation: str = option(
         "auto",
-        "auto: the best that runs here; sdpa, sdpa_fa3, eager, flex_attention, flash_attention_2, a Hub kernel, ...",
+        "attention kernel: auto takes the fastest that runs here; sdpa, sdpa_fa3, eager, flex_attention, "
+        "flash_attention_2, a Hub kernel, ...",
     )
     method: Literal["lora", "probe", "full"] = option(
-        "lora", "lora: adapters and head; probe: head on frozen features; full: every weight"
+        "lora", "what is trained; lora: adapters and head; probe: the head on frozen features; full: every weight"
     )
     pooling: Literal["cls", "mean", "cls_mean"] = option(
         "cls", "what the head reads: the CLS token, the mean of the patch tokens, or both"
     )
     feature_layers: int = option(1, "concatenate the pooled features of this many last layers")
     head: Literal["linear", "mlp", "residual"] = option(
-        "linear", "the classification head: linear, mlp (a hidden layer first) or residual (x + mlp(x), starts linear)"
+        "linear", "classification head: linear, mlp (with one hidden layer) or residual (x + mlp(x), starts as linear)"
     )
     head_dropout: float = option(0.0, "dropout before the head")
     reuse_head: bool = option(
-        False, "start from a run whose classes have other names: its head goes on, its first class as the first, ..."
+        False, "start from a run whose classes have other names and keep its head, class by class in their order"
     )
 
 
@@ -45,19 +46,23 @@ class LoraOptions:
     _argument_group_name: ClassVar[str] = "lora"
 
     lora_r: Annotated[int, AT_LEAST_1] = option(16, "rank of the adapters")
-    lora_alpha: Annotated[int, AT_LEAST_1] = option(32, "scale of the adapters; they are multiplied by alpha / r")
+    lora_alpha: Annotated[int, AT_LEAST_1] = option(32, "scale of the adapters, which are multiplied by alpha / r")
     lora_dropout: Annotated[float, SHARE_BELOW_1] = option(0.05, "dropout before the adapters")
     lora_target_modules: list[str] = option(["all-linear"], "names of the backbone's layers to adapt, or all-linear")
-    lora_modules_to_save: list[str] | None = option(None, "further modules trained whole beside the head")
-    lora_last_blocks: int | None = option(None, "adapt only this many last blocks")
+    lora_modules_to_save: list[str] | None = option(None, "other modules to train in full, besides the head")
+    lora_last_blocks: int | None = option(None, "put adapters into this many last blocks only")
     use_rslora: bool = option(False, "rank-stabilised scale, alpha / sqrt(r)")
     use_dora: bool = option(False, "weight-decomposed adapters (DoRA)")
-    use_doran: bool = option(False, "DoRA with a learnt floor under its norm (DoRAN, our reading); saved as DoRA")
-    doran_share: Literal["none", "block"] = option(
-        "none", "which matrices of DoRAN are shared: none, or block: the first ones of q_proj and v_proj of a block"
+    use_doran: bool = option(
+        False, "DoRA with a learned lower bound of its norm (DoRAN, as we read the paper); saved as DoRA"
     )
-    lora_init: str = option("default", "how adapters start: default, gaussian, orthogonal, olora or pissa")
-    lora_train_norms: bool = option(False, "train the norms of the adapted blocks, and the last one, beside adapters")
+    doran_share: Literal["none", "block"] = option(
+        "none", "matrices that DoRAN shares: none; block: q_proj and v_proj of a block share the first one"
+    )
+    lora_init: str = option(
+        "default", "initial weights of the adapters: default, gaussian, orthogonal, olora or pissa"
+    )
+    lora_train_norms: bool = option(False, "also train the norms of the adapted blocks and the last norm")
     unfreeze_last_blocks: int = option(
-        0, "train this many last blocks whole; adapters stand in those below (lora_last_blocks counts both)"
+        0, "train this many last blocks in full and adapt those below; lora_last_blocks counts both"
     )

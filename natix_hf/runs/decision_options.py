@@ -17,37 +17,37 @@ class DecisionOptions(ExitOptions):
 
     calibrator: list[str] = option(
         ["temperature"],
-        f"one or more of {', '.join(CALIBRATORS)}: the one that predicts held-out groups of val_calib best, "
-        "and none where nothing is clearly better than the logits as they are",
+        f"one or more of {', '.join(CALIBRATORS)}; the one that predicts held-out groups of val_calib best is used, "
+        "and none if nothing is clearly better than the raw logits",
     )
     target_prior: list[float] | None = option(
         None,
-        "class shares expected where the model will work, in the order of the ids; of two classes that of the "
-        "positive one is enough, e.g. 0.5; probabilities are moved to them",
+        "class shares expected in use, in the order of the ids; for two classes the share of the positive one is "
+        "enough, e.g. 0.5; probabilities are adjusted to them",
     )
     threshold_metric: str = option(
-        "mcc", "what the threshold is best for: mcc, accuracy, f1, fbeta:B, cost:FP:FN, precision>=P or recall>=R"
+        "mcc", "what the threshold maximises: mcc, accuracy, f1, fbeta:B, cost:FP:FN, precision>=P or recall>=R"
     )
     fold_threshold: bool = option(
-        False, "decide at that threshold: the model's bias is moved so that it sits at 0.5; otherwise it is reported"
+        False, "decide at that threshold: shift the model's bias so that it becomes 0.5; otherwise only report it"
     )
     calibrate_on: Literal["clean", "challenge@2025", "challenge@2026-04", "challenge@2026-05"] = option(
-        "clean", "val_calib as it is, or as that challenge sends it; what the other would give is reported beside it"
+        "clean", "calibrate on val_calib as it is, or as that challenge sends it; the other is reported for comparison"
     )
     risk: Literal["none", "fpr", "fnr", "error", "precision"] = option(
-        "none", "what the control part of val_calib guarantees, by leaving doubtful photos to a person"
+        "none", "rate to guarantee on the control part of val_calib, by leaving doubtful photos to a person"
     )
-    risk_alpha: float = option(0.02, "highest rate that is let pass (of precision: 1 minus the least precision)")
-    risk_delta: float = option(0.1, "chance that the guarantee does not hold")
-    prevalence: float | None = option(None, "share of positives that a promise of precision is made for")
+    risk_alpha: float = option(0.02, "highest rate allowed (for precision: 1 minus the lowest precision)")
+    risk_delta: float = option(0.1, "probability that the guarantee fails")
+    prevalence: float | None = option(None, "share of positives that a guarantee of precision assumes")
     calibrate_views: int = option(
-        1, "how often each photo of val_calib is sent, drawn anew each time; for calibrate_on"
+        1, "calibrate_on: how many times each photo of val_calib is distorted, drawn anew each time"
     )
-    robustness: list[str] = option([], "challenge profiles under which val_test is measured beside its clean photos")
+    robustness: list[str] = option([], "challenge profiles under which val_test is also measured")
     slices: list[str] = option(
         [],
-        "metadata columns that figures are broken down by, also resolution and orientation (landscape, portrait); "
-        "default all with 2 to 50 values, orientation where photos become a rectangle",
+        "metadata columns to break the figures down by, also resolution and orientation (landscape, portrait); "
+        "default: all with 2 to 50 values, and orientation if image_size is a rectangle",
     )
 
     def __post_init__(self):

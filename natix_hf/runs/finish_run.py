@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -90,4 +91,11 @@ def run_lines(trainer: NatixTrainer, metrics: FinalFigures | None) -> list[str]:
         lines += over_probe_lines(OverProbe.read(run))
     if PhotoCost.there(run):
         lines.append(cost_line(PhotoCost.read(run)))
-    return lines + speed_lines(RunSpeed.read(run).speed, trainer.times)
+    return [*lines, *speed_lines(RunSpeed.read(run).speed, trainer.times), *next_lines(run)]
+
+
+def next_lines(run: Path) -> list[str]:
+    """Where the report of a finished run is (a refit has none of its own), and what to type next."""
+    report = run / "report.html"
+    lines = [f"report: {report}"] if report.is_file() else []
+    return [*lines, f"next: natix-hf predict {shlex.quote(str(run))} PHOTOS --output predictions.csv"]

@@ -18,18 +18,18 @@ class PurposeOptions:
     _argument_group_name: ClassVar[str] = "purpose"
 
     find_lr: bool = option(
-        False, "try rising learning rates on train, draw the curve to OUTPUT_DIR-find_lr, suggest one, and end"
+        False, "try rising learning rates on train, draw the curve in OUTPUT_DIR-find_lr, suggest one and stop"
     )
-    sweep: bool = option(False, "end with the score on val_select; set by natix_hf.sweep, val_test stays unread")
-    trial: int | None = option(None, "the number of a sweep's run in its search; set by natix_hf.sweep")
+    sweep: bool = option(False, "stop after the score on val_select, without reading val_test; set by natix-hf sweep")
+    trial: int | None = option(None, "number of this run in a search; set by natix-hf sweep")
     refit: Literal["none", "all"] = option(
-        "none", "all: train once more on the rows of all four splits, as the run refit_from was trained"
+        "none", "all: train the run refit_from again on the rows of all four splits"
     )
     until: Literal["split", "train", "predict", "calibrate", "assemble", "show", "evaluate", "report"] = option(
-        "report", "the last step that is done; --resume_from_checkpoint true goes on behind it"
+        "report", "stop after this step; --resume_from_checkpoint true goes on from there"
     )
     refit_from: str | None = option(
-        None, "(or --from) the finished run of this recipe whose steps, calibration and figures a refit takes over"
+        None, "(or --from) finished run of this recipe whose steps, calibration and figures the refit keeps"
     )
 
     def __post_init__(self):

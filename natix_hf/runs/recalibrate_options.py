@@ -19,24 +19,30 @@ def parser(description: str) -> CommandParser:
     )
     made.add_argument("--output", required=True, help="folder to write, absent or empty")
     risk = made.add_mutually_exclusive_group()
-    risk.add_argument("--max_fpr", type=float, help="guarantee: of the negatives at most so many are called positive")
-    risk.add_argument("--max_fnr", type=float, help="guarantee: of the positives at most so many are called negative")
-    risk.add_argument("--max_error", type=float, help="guarantee: both at once")
-    risk.add_argument("--min_precision", type=float, help="guarantee: so many positives are right, at --prevalence")
-    made.add_argument("--confidence", type=float, default=0.9, help="of the guarantee")
-    made.add_argument("--prevalence", type=float, help="share of positives where the model will work")
+    risk.add_argument("--max_fpr", type=float, help="guarantee: highest share of negatives that are called positive")
+    risk.add_argument("--max_fnr", type=float, help="guarantee: highest share of positives that are called negative")
+    risk.add_argument("--max_error", type=float, help="guarantee: highest share of photos that are decided wrongly")
+    risk.add_argument(
+        "--min_precision",
+        type=float,
+        help="guarantee: lowest share of positive decisions that are right, at --prevalence",
+    )
+    made.add_argument("--confidence", type=float, default=0.9, help="probability that the guarantee holds")
+    made.add_argument("--prevalence", type=float, help="share of positives expected in use")
     both = ["temperature", "vector"]  # these photos may come in other class shares than the model learnt: a bias
     made.add_argument("--calibrator", nargs="+", default=both, help=f"one or more of {', '.join(CALIBRATORS)}")
     made.add_argument("--threshold_metric", default="mcc", help="mcc, accuracy, f1, fbeta:B, cost:FP:FN, precision>=P")
-    made.add_argument("--fold_threshold", choices=["true", "false"], default="false", help="true: decide at that")
-    made.add_argument("--unlabelled", action="store_true", help="do not look at labels, also where there are folders")
+    made.add_argument(
+        "--fold_threshold", choices=["true", "false"], default="false", help="true: decide at the best threshold"
+    )
+    made.add_argument("--unlabelled", action="store_true", help="do not read labels, even if there are class folders")
     made.add_argument("--image_column_name", default="image", help="column of photos, for a data set")
     made.add_argument("--label_column_name", default="label", help="column of labels, for a data set")
     made.add_argument("--dataset_config", help="configuration of a Hub data set")
-    made.add_argument("--group_column", help="column of groups (video, camera, place) that are kept whole")
+    made.add_argument("--group_column", help="column of groups (video, camera, place) that are not divided")
     add_size_options(made)
     add_views_option(made)
-    made.add_argument("--seed", type=int, default=0, help="of the halves and of the intervals")
+    made.add_argument("--seed", type=int, default=0, help="seed of the split into halves and of the intervals")
     made.add_argument("--batch_size", type=int, default=16, help="photos per batch")
     made.add_argument("--num_workers", type=int, default=2, help="processes that decode photos")
     return made

@@ -23,7 +23,7 @@ class Natural:
 @dataclass(frozen=True)
 class Balanced:
     balance_by: Literal["class", "source", "class_and_source"] = option(
-        "class", "what balanced sampling evens out: classes, the data's sources, or sources within each class"
+        "class", "what balanced sampling equalises: classes, sources of the data, or sources within each class"
     )
 
     told: ClassVar[str] = "as long, with equal shares, rare rows repeat"
@@ -45,13 +45,13 @@ class EasyFirst:
     """How hard a row is, `(n,)`, of log probabilities `(n, classes)` and class ids `(n,)`; harder ones larger."""
 
     curriculum_pacing: Literal[tuple(PACINGS)] = option(
-        "linear", "how the share of photos grows from epoch to epoch: evenly, quickly at first, or all at once"
+        "linear", "how the share of photos grows: evenly, quickly at first, or all at once"
     )
     curriculum_start: Annotated[float, SHARE_ABOVE_0] = option(
-        0.3, "share of each class, the easiest, that the first epoch has"
+        0.3, "share of each class, its easiest photos, in the first epoch"
     )
     curriculum_end: Annotated[float, SHARE_ABOVE_0] = option(
-        0.5, "share of the training after which all photos are in"
+        0.5, "share of the training after which all photos are used"
     )
 
     @staticmethod
@@ -91,8 +91,8 @@ class _Sampling:
 class _Curriculum:
     curriculum: Literal[tuple(CURRICULA)] = option(
         "none",
-        "easy photos first, by the loss or the margin of a cross-fitted probe on frozen features of train; epochs "
-        "keep their length, few photos repeat",
+        "train on easy photos first, by the loss or the margin of a cross-fitted probe on frozen features of train; "
+        "epochs keep their length, so a few photos repeat",
     )
 
 

@@ -13,28 +13,28 @@ class SpeedOptions:
     _argument_group_name: ClassVar[str] = "speed"
 
     cache_dir: str | None = option(
-        None, "folder of frozen features and pre-resized copies; default ~/.cache/natix_hf (NATIX_HF_HOME)"
+        None, "folder for frozen features and pre-resized copies; default: ~/.cache/natix_hf (NATIX_HF_HOME)"
     )
     cache_gb: float | None = option(
-        None, "the most that cached features may take; those not asked for longest make room; default: no limit"
+        None, "size limit of cached features in gigabytes; the least recently used are removed; default: no limit"
     )
     fixed_views: int = option(
         0,
-        "so many augmented views of each photo, in turn from epoch to epoch; 0: new ones in every epoch. A probe sees "
-        "them beside the photo itself, each computed once",
+        "number of augmented views of each photo, used in turn; 0: new views in each epoch. A probe computes each "
+        "once and trains on them and on the photo itself",
     )
     prefix_cache_gb: float | None = option(
         None,
-        "where only the last blocks are trained (lora_last_blocks): keep what stands below them on disk, at most so "
-        "many gigabytes, and run only these blocks; decides fixed views and precision, and says so",
+        "if only the last blocks are trained (lora_last_blocks): keep the output of the blocks below on disk, up to "
+        "this many gigabytes, and run the last blocks only; sets fixed views and precision, and reports them",
     )
     decode_copy: bool = option(
         False,
-        "write the training photos once at reduced size and train on that; quicker, and views differ a little "
-        "(another JPEG coding, and random crops of the same kind but elsewhere); no effect on method probe",
+        "write the training photos once at reduced size and train on these copies; faster, and views differ a little "
+        "(JPEG is encoded again, random crops fall elsewhere); no effect with method probe",
     )
     decode_copy_side: int | None = option(
         None,
-        "short side of the copies in pixels; default 1.75 times image_size (with tiles: times the short side of the "
+        "short side of the copies in pixels; default: 1.75 times image_size (with tiles: times the short side of the "
         "photo that fills them all), rounded up to a multiple of 16",
     )

@@ -30,8 +30,8 @@ def _fixed(value):
 
 @dataclass
 class _AverageOptions:
-    ema: bool = option(True, "score and save the moving average of the trainable weights")
-    ema_decay: Annotated[float, SHARE_BELOW_1] = option(0.999, "decay that the average reaches in a long run")
+    ema: bool = option(True, "evaluate and save the moving average of the trainable weights")
+    ema_decay: Annotated[float, SHARE_BELOW_1] = option(0.999, "decay of the average in a long run")
     ema_warmup_steps: Annotated[int, AT_LEAST_1] = option(
         10, "w in the decay min(ema_decay, (1 + t) / (w + t)) after t updates"
     )
@@ -46,26 +46,26 @@ class _MixingOptions:
     cutmix_alpha: Annotated[float, AT_LEAST_0] = option(
         0.0, "paste a rectangle of one photo into another, share by alpha, e.g. 1; 0: off"
     )
-    mix_switch_prob: Annotated[float, SHARE] = option(0.5, "where both are on, the share of batches that cutmix gets")
+    mix_switch_prob: Annotated[float, SHARE] = option(0.5, "if both are on, the share of batches that cutmix gets")
 
 
 @dataclass
 class _ProbeOptions:
     probe_heads: Literal["one", "grid"] = option(
         "one",
-        "method probe: one head, or all combinations of the four keys below at once, the best on val_select wins",
+        "method probe: one head; grid: all combinations of the four keys below, the best on val_select is kept",
     )
     probe_learning_rates: list[float] = option(
-        list(PROBE_LEARNING_RATES), "grid: rates for 256 photos a step (in proportion for other batches)"
+        list(PROBE_LEARNING_RATES), "grid: learning rates for 256 photos a step, scaled for other batch sizes"
     )
     probe_weight_decays: list[float] = option([0.0], "grid: weight decays")
     probe_poolings: list[str] = option(["cls"], "grid: cls, mean, cls_mean")
-    probe_layers: list[int] = option([1], "grid: numbers of last layers that are pooled, e.g. 1 4")
-    probe_epochs: int = option(20, "warm_start: passes of its heads over the features of train")
+    probe_layers: list[int] = option([1], "grid: numbers of last layers to pool, e.g. 1 4")
+    probe_epochs: int = option(20, "warm_start: epochs of its heads on the features of train")
     warm_start: Literal["none", "probe"] = option(
         "none",
-        "probe: the head starts as the best of a grid of heads on frozen features (probe_learning_rates, ...); at the "
-        "end of LoRA the run says what it added over that probe",
+        "probe: the head starts as the best of a grid of heads on frozen features (probe_learning_rates, ...), and a "
+        "LoRA run reports what it adds over that probe",
     )
 
 
@@ -88,35 +88,37 @@ class TrainingOptions(SamOptions, _ProbeOptions, EpochOptions, LossOptions, _Mix
 
     _argument_group_name: ClassVar[str] = "training"
 
-    overwrite_output_dir: bool = option(False, "remove what an earlier run left in output_dir")
-    optim: str = option("adamw_torch_fused", f"{', '.join(OPTIMIZERS)}, or transformers' (adamw_torch, sgd, ...)")
+    overwrite_output_dir: bool = option(False, "remove an earlier run in output_dir")
+    optim: str = option(
+        "adamw_torch_fused", f"optimizer: {', '.join(OPTIMIZERS)}, or one of transformers' (adamw_torch, sgd, ...)"
+    )
     layerwise_lr_decay: Annotated[float, SHARE_ABOVE_0] = option(
-        1.0, "learning rate of each block as a share of the one above it, e.g. 0.75; the head's is learning_rate"
+        1.0, "learning rate of each block as a share of the one above it, e.g. 0.75; the head has learning_rate"
     )
     loraplus_lr_ratio: Annotated[float | None, AT_LEAST_1] = option(
-        None, "LoRA+: B matrices of the adapters learn this many times as fast as A, e.g. 16; default: alike"
+        None, "LoRA+: learning rate of the B matrices of adapters as a multiple of A's, e.g. 16; default: the same"
     )
 
-    output_dir: str | None = option(None, "the run's folder")
+    output_dir: str | None = option(None, "folder of the run")
     learning_rate: float = option(2e-4, "peak learning rate")
     lr_scheduler_type: str = option("cosine", "schedule of the learning rate")
-    warmup_steps: float = option(0.1, "warm-up: steps, or a share of all steps where below 1")
+    warmup_steps: float = option(0.1, "warm-up in steps, or as a share of all steps if below 1")
     per_device_train_batch_size: int = option(16, "photos per device and step")
-    per_device_eval_batch_size: int = option(32, "photos per device and batch where nothing is trained")
-    num_train_epochs: float = option(3.0, "passes over train")
-    weight_decay: float = option(0.05, "decay of weight matrices; never of norms, biases, tokens or layer scale")
-    bf16: bool | None = option(None, "default: where the accelerator has it")
-    eval_strategy: str = option("epoch", "when val_select is scored: no, steps, epoch")
+    per_device_eval_batch_size: int = option(32, "photos per device and batch in evaluation")
+    num_train_epochs: float = option(3.0, "epochs: passes over train")
+    weight_decay: float = option(0.05, "weight decay of matrices; norms, biases, tokens and layer scale have none")
+    bf16: bool | None = option(None, "train in bfloat16; default: if the accelerator supports it")
+    eval_strategy: str = option("epoch", "when val_select is evaluated: no, steps, epoch")
     save_strategy: str = option("epoch", "when a checkpoint is written: no, steps, epoch, best")
-    save_total_limit: int | None = option(2, "older checkpoints are removed; the best one stays")
+    save_total_limit: int | None = option(2, "number of checkpoints to keep; the best one always stays")
     load_best_model_at_end: bool = option(True, "end with the checkpoint that was best on val_select")
-    metric_for_best_model: str | None = option("mcc", ", ".join(SCORES[:-1]) + f" or {SCORES[-1]}")
-    logging_steps: float = option(10, "steps between two lines of the training log")
-    report_to: list[str] = option(["none"], "none, tensorboard, trackio, ...")
-    dataloader_num_workers: int = option(2, "processes that decode photos")
-    resume_from_checkpoint: str | None = option(
-        None, "true: go on where an interrupted run stopped; or a checkpoint folder"
+    metric_for_best_model: str | None = option(
+        "mcc", "what decides the best checkpoint: " + ", ".join(SCORES[:-1]) + f" or {SCORES[-1]}"
     )
+    logging_steps: float = option(10, "steps between lines of the training log")
+    report_to: list[str] = option(["none"], "where to log: none, tensorboard, trackio, ...")
+    dataloader_num_workers: int = option(2, "processes that decode photos")
+    resume_from_checkpoint: str | None = option(None, "true: continue an interrupted run; or a checkpoint folder")
     # Without it a resumed run counts its patience anew.
     restore_callback_states_from_checkpoint: bool = _fixed(True)
     # A finite loss is checked at every step by NatixTrainer; the filter would hide a NaN and cost a second wait for

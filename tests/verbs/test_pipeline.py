@@ -41,7 +41,7 @@ class Piped:
         """The steps that a pipeline did."""
         status, out, err = self.type(*words, prelude=prelude)
         assert status == 0, out + err
-        said = re.search(r": (.*) done, all up to date to \w+\n$", out)
+        said = re.search(r": (.*) done, all up to date to \w+\n", out)
         return said[1].split(", ") if said else []
 
     def why(self, *words: object) -> dict[str, str]:

@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Asymmetric(Loss):
-    asymmetric_gamma_pos: Annotated[float, AT_LEAST_0] = option(0.0, "asymmetric: focusing on a photo's own class")
+    asymmetric_gamma_pos: Annotated[float, AT_LEAST_0] = option(
+        0.0, "asymmetric: focusing exponent of the photo's class"
+    )
     asymmetric_gamma_neg: Annotated[float, AT_LEAST_0] = option(
-        4.0, "asymmetric: focusing on the other classes, which smoothing brings in"
+        4.0, "asymmetric: focusing exponent of the other classes, which count because of smoothing"
     )
     asymmetric_smoothing: Annotated[float, SHARE_BELOW_1] = option(
         0.1, "asymmetric: label smoothing, in place of label_smoothing_factor"

@@ -25,14 +25,14 @@ class _Sum:
 
     loss: str = option(
         "ce",
-        f"what training minimises: a sum such as focal+0.1*supcon of {_named(features=False)}, and on features "
+        f"loss: a sum such as focal+0.1*supcon of {_named(features=False)}, and of losses on features: "
         f"{_named(features=True)}",
     )
     class_weights: list[str] | None = option(
-        None, "balanced (by the inverse share in train), or one number per class in the order of their ids"
+        None, "balanced (by the inverse share in train), or one number per class in the order of the ids"
     )
     logit_adjustment: Annotated[float, AT_LEAST_0] = option(
-        0.0, "tau: add tau * log of train's class shares to the logits in training, e.g. 1; 0: off"
+        0.0, "tau: add tau times the log of the class shares of train to the logits in training, e.g. 1; 0: off"
     )
 
 

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Focal(Loss):
     focal_gamma: Annotated[float, AT_LEAST_0] = option(
-        2.0, "focal: how much rows that the model is sure of are passed over"
+        2.0, "focal: how strongly photos that the model is sure of are down-weighted"
     )
     focal_alpha: Annotated[list[float] | None, EACH_ABOVE_0] = option(
-        None, "focal: weights of the classes; of two classes that of the positive one is enough, e.g. 0.25"
+        None, "focal: class weights; for two classes the one of the positive class is enough, e.g. 0.25"
     )
 
     soft_labels: ClassVar[bool] = True

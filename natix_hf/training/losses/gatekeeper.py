@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Gatekeeper(Loss):
     gatekeeper_alpha: Annotated[float, SHARE] = option(
-        0.5, "gatekeeper: weight of rows that the model has right; less makes it defer more"
+        0.5, "gatekeeper: weight of photos that the model gets right; with less it defers more"
     )
 
     weights: ClassVar[bool] = True

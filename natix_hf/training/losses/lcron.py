@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Lcron(Loss):
-    lcron_top_k: int | None = option(None, "lcron: photos of a batch that pass; default as many as are positive")
+    lcron_top_k: int | None = option(
+        None, "lcron: number of photos of a batch to select; default: as many as are positive"
+    )
     lcron_temperature: Annotated[float, ABOVE_0] = option(1.0, "lcron: temperature of the soft sorting")
 
     note: ClassVar[str] = "puts the positive class first; beside ce"

@@ -13,9 +13,11 @@ from natix_hf.training.optimizers.optimizer import Optimizer
 class SamOptions:
     """The recipe's keys about it."""
 
-    sam_base: str = option("adamw_torch", "the optimizer that makes the step of sam")
-    sam_rho: float = option(0.05, "how far sam climbs before it takes the gradient")
-    sam_adaptive: bool = option(False, "sam climbs in proportion to each weight (ASAM; rho about ten times as large)")
+    sam_base: str = option("adamw_torch", "optimizer that makes the step of sam")
+    sam_rho: float = option(0.05, "sam: length of the climb before the gradient is taken")
+    sam_adaptive: bool = option(
+        False, "sam: scale the climb by each weight (ASAM); use a sam_rho about ten times as large"
+    )
 
 
 @dataclass(frozen=True)

@@ -22,71 +22,78 @@ class PretrainOptions:
     _argument_group_name: ClassVar[str] = "pretraining"
 
     unlabelled_name: list[str] | None = option(
-        None, "photos whose labels are not read, beside those of train: folders, tables, Hub ids, or NAME=PLACE"
+        None, "photos without labels, in addition to train: folders, tables, Hub ids, or NAME=PLACE"
     )
     unlabelled_by_folder: bool = option(
-        False, "photos of one sub-folder of unlabelled_name are frames of one video: no batch holds two of them"
+        False, "each sub-folder of unlabelled_name is one video: no batch holds two of its frames"
     )
     pretrain_objective: Literal["dino", "distill"] = option(
         "dino",
-        "dino: DINO on the class token and iBOT on masked patches, multi-crop; distill: features of the original "
-        "from a masked photo, a third of the cost and the safe one",
+        "dino: DINO on the class token and iBOT on masked patches, with multi-crop; distill: predict the original's "
+        "features from a masked photo, safer and a third of the cost",
     )
     pretrain_train: Literal["explora", "last_blocks", "full"] = option(
-        "explora", "explora: LoRA on q and v, last blocks and norms whole; last_blocks: these and norms; full: all"
+        "explora",
+        "explora: LoRA on q and v, the last blocks and norms in full; last_blocks: last blocks and norms; full: all",
     )
     pretrain_lora_r: Annotated[int | None, AT_LEAST_1] = option(
-        None, "explora: rank of the adapters; default 64, and 16 for a ViT-S"
+        None, "explora: rank of the adapters; default: 64, or 16 for a ViT-S"
     )
-    pretrain_last_blocks: Annotated[int, AT_LEAST_1] = option(1, "blocks at the end that are trained whole")
+    pretrain_last_blocks: Annotated[int, AT_LEAST_1] = option(1, "number of last blocks to train in full")
     pretrain_heads_share: Annotated[float, SHARE_BELOW_1] = option(
-        0.4, "share of the steps, at the start, in which only the objective's heads are trained"
+        0.4, "share of the steps, at the start, that train only the heads of the objective"
     )
     pretrain_heads_lr_ratio: Annotated[float, ABOVE_0] = option(
-        10.0, "heads, which start from scratch, learn so many times as fast"
+        10.0, "learning rate of the heads, which start from scratch, as a multiple of learning_rate"
     )
     pretrain_ramp_share: Annotated[float, SHARE_BELOW_1] = option(
-        0.04, "share of the steps behind these in which the backbone's learning rate rises; then it is constant"
+        0.04, "share of the steps, after these, in which the backbone's learning rate rises to its constant value"
     )
     pretrain_momentum: Annotated[float, SHARE_BELOW_1] = option(
-        0.994, "decay of the moving average that becomes the result (dino: the teacher); it rises to 1"
+        0.994, "decay of the moving average that becomes the result (dino: the teacher), rising to 1"
     )
     pretrain_teacher_temperature: Annotated[list[float], ABOVE_0] = option(
-        [0.04, 0.07], "dino: the teacher's temperature at the start and from the end of the ramp on"
+        [0.04, 0.07], "dino: temperature of the teacher at the start and after the ramp"
     )
-    pretrain_prototypes: Annotated[int, AT_LEAST_1] = option(8192, "dino: outputs of each of its heads")
+    pretrain_prototypes: Annotated[int, AT_LEAST_1] = option(8192, "dino: number of outputs of each head")
     pretrain_spread: Literal["sigreg", "koleo", "none"] = option(
-        "sigreg", "dino: what keeps the features of a batch apart, on the bottleneck of the head"
+        "sigreg", "dino: loss that spreads the features of a batch, on the bottleneck of the head"
     )
-    pretrain_spread_weight: Annotated[float, AT_LEAST_0] = option(0.05, "dino: its weight; 0.1 is usual for koleo")
+    pretrain_spread_weight: Annotated[float, AT_LEAST_0] = option(
+        0.05, "dino: weight of pretrain_spread; 0.1 is usual for koleo"
+    )
     pretrain_global_scale: Annotated[list[float], TWO_SHARES] = option(
         [0.4, 1.0], "areas of the large crops as shares of the photo"
     )
     pretrain_local_scale: Annotated[list[float], TWO_SHARES] = option(
-        [0.1, 0.4], "dino: areas of the small crops; crops of a twentieth lose a traffic cone"
+        [0.1, 0.4], "dino: areas of the small crops as shares; a crop of a twentieth can miss a traffic cone"
     )
-    pretrain_local_crops: Annotated[int, AT_LEAST_0] = option(8, "dino: small crops of each photo")
-    pretrain_local_size: Annotated[int, AT_LEAST_1] = option(96, "dino: their side in pixels")
+    pretrain_local_crops: Annotated[int, AT_LEAST_0] = option(8, "dino: number of small crops of each photo")
+    pretrain_local_size: Annotated[int, AT_LEAST_1] = option(96, "dino: side of the small crops in pixels")
     pretrain_mask_share: Annotated[float, SHARE] = option(0.5, "dino: share of the large crops that are masked")
     pretrain_mask_ratio: Annotated[list[float], TWO_SHARES] = option(
-        [0.1, 0.5], "share of the patches that are masked, least and most"
+        [0.1, 0.5], "lowest and highest share of masked patches"
     )
-    pretrain_drop_path: Annotated[float, SHARE_BELOW_1] = option(0.1, "stochastic depth of the blocks in training")
+    pretrain_drop_path: Annotated[float, SHARE_BELOW_1] = option(
+        0.1, "stochastic depth: rate at which blocks are dropped in training"
+    )
     pretrain_milestones: Annotated[int, AT_LEAST_1] = option(
-        6, "models kept behind the heads' steps, evenly spaced; a probe chooses among them and the original"
+        6, "number of models kept, evenly spaced after the heads' steps; a probe chooses among them and the original"
     )
-    pretrain_guard_steps: Annotated[int, AT_LEAST_1] = option(50, "steps between two looks of the guard")
-    pretrain_guard_photos: Annotated[int, Bounds(lambda n: n >= 8, "at least 8")] = option(256, "photos it looks at")
+    pretrain_guard_steps: Annotated[int, AT_LEAST_1] = option(50, "steps between checks of the guard")
+    pretrain_guard_photos: Annotated[int, Bounds(lambda n: n >= 8, "at least 8")] = option(
+        256, "photos that the guard looks at"
+    )
     pretrain_guides: list[str] | None = option(
         None,
-        "columns of the metadata as COLUMN=spurious, which features are to forget (reversed gradient), or "
-        "COLUMN=informative, which they are to keep; train and the pool need them",
+        "metadata columns as COLUMN=spurious (features should forget it, by a reversed gradient) or "
+        "COLUMN=informative (features should keep it); train and the unlabelled photos need these columns",
     )
     pretrain_guides_weight: Annotated[float, ABOVE_0] = option(
-        1.0, "strength with which guides act on the features at the end; it rises from 0 behind the heads' steps"
+        1.0, "final strength of the guides; it rises from 0 after the steps in which only heads are trained"
     )
     forgetting_name: str | None = option(
-        None, "a labelled data set of another kind: a probe on it says what the network has forgotten"
+        None, "labelled data set of another kind; a probe on it measures what the network has forgotten"
     )
 
     def __post_init__(self) -> None:

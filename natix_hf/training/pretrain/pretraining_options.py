@@ -50,15 +50,15 @@ def fewer(arguments: type) -> type:
 class PretrainLoopOptions:
     """The options of the loop that have another default or meaning than in training."""
 
-    learning_rate: Annotated[float, ABOVE_0] = option(5e-5, "learning rate of the backbone behind the ramp")
+    learning_rate: Annotated[float, ABOVE_0] = option(5e-5, "learning rate of the backbone after the ramp")
     layerwise_lr_decay: Annotated[float, SHARE_ABOVE_0] = option(
         0.9, "learning rate of each block as a share of the one above it"
     )
-    weight_decay: float = option(0.04, "decay of weight matrices; never of norms, biases, tokens or layer scale")
+    weight_decay: float = option(0.04, "weight decay of matrices; norms, biases, tokens and layer scale have none")
     max_grad_norm: float = option(3.0, "gradients are clipped to this norm")
     per_device_train_batch_size: int = option(64, "photos per device and step")
-    num_train_epochs: float = option(10.0, "passes over train and the pool, one photo of a group a pass")
-    max_steps: int = option(-1, "steps in place of num_train_epochs")
-    save_strategy: str = option("no", "when a checkpoint is written beside those at milestones: no, steps, epoch")
-    save_total_limit: int | None = option(1, "older checkpoints are removed; milestones stay")
-    metric_for_best_model: str | None = option("mcc", "by which the probe chooses among milestones")
+    num_train_epochs: float = option(10.0, "epochs: passes over train and the pool, with one photo of each group")
+    max_steps: int = option(-1, "number of steps, instead of num_train_epochs")
+    save_strategy: str = option("no", "when to write a checkpoint besides milestones: no, steps, epoch")
+    save_total_limit: int | None = option(1, "number of checkpoints to keep; milestones always stay")
+    metric_for_best_model: str | None = option("mcc", "figure by which the probe chooses a milestone")
