@@ -130,6 +130,7 @@ def launchers(place: Place) -> Iterator[Line]:
     common |= {"--use_cpu": str(place.device == "cpu").lower(), "--dataloader_num_workers": "0"}
     common |= {"--lora_dropout": "0", "--per_device_train_batch_size": "8", "--disable_tqdm": "true"}
     common |= {"--gradient_accumulation_steps": "1", "--eval_strategy": "no", "--save_strategy": "no"}
+    common |= {"--early_stopping_patience": "null"}
 
     def losses(name: str, start: list[str], more: dict[str, str]) -> list[float]:
         run, jobs = folder / name, folder / f"{name}.json"
