@@ -108,6 +108,7 @@ def measure(command: list[str], found: Path, log: Path, seconds: float) -> dict[
         "PYTHONPATH": paths,
         "NATIX_HF_HOME": str(found.parent / "home"),
         "HF_HUB_OFFLINE": "1",
+        "CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0"),
     }
     with log.open("w", encoding="utf-8") as out:
         process = subprocess.Popen(
