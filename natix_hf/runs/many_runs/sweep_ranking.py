@@ -130,7 +130,7 @@ def _beside(
     logits = [[_selected(output, one).logits for one in runs[which.name]] for which in (cell, best)]
     rows = _selected(output, runs[best.name][0])
     positive = RunRecord.read(output / runs[best.name][0].name).positive
-    options = {"positive": positive, "n_boot": RESAMPLES, "level": LEVEL}
+    options = {"positive": positive, "n_boot": RESAMPLES}
     found = difference_of_means(*logits, rows.label, rows.group, metric, **options)
     gaps = np.subtract(cell.scores, best.scores)
     better = gaps < 0 if metric in LOWER_IS_BETTER else gaps > 0
@@ -156,7 +156,7 @@ def with_flattery(output: Path, document: Sweep) -> Sweep:
     first = candidates[0][0]
     rows, record = _selected(output, first), RunRecord.read(output / first.name)
     logits = [[_selected(output, run).logits for run in own] for own in candidates]
-    about = {"positive": record.positive, "n_boot": CHOICES, "level": LEVEL}
+    about = {"positive": record.positive, "n_boot": CHOICES}
     found = luck_of_the_best(logits, rows.label, rows.group, document.metric, **about)
     if found is None:
         return document

@@ -81,9 +81,7 @@ def member_lines(trainer: NatixTrainer, metrics: SweepScore) -> list[str]:
 def score(run: Path) -> SweepScore:
     """What a finished run of a sweep is ranked by."""
     record, rows = RunRecord.read(run), read_predictions(run, "val_select")
-    found = bootstrap_intervals(
-        rows.logits, rows.label, rows.group, positive=record.positive, n_boot=RESAMPLES, level=LEVEL
-    )
+    found = bootstrap_intervals(rows.logits, rows.label, rows.group, positive=record.positive, n_boot=RESAMPLES)
     return SweepScore(
         metric=record.metric,
         score=Interval.of(found[record.metric]),
