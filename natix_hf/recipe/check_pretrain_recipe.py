@@ -15,7 +15,7 @@ from natix_hf.recipe.pretrain_recipe import PretrainRecipe
 from natix_hf.runs import folder as run_folder
 from natix_hf.runs.same_recipe import attention_line, check_resumed
 from natix_hf.training.checkpoints import asked_to_resume, check_continuable, resume_point
-from natix_hf.training.pretrain.memory import check_memory
+from natix_hf.training.pretrain.memory import check_memory, memory_line
 from natix_hf.training.pretrain.pretrain_trainer import check_pretraining
 from natix_hf.training.pretrain.student import free
 from natix_hf.training.progress import check_trackers
@@ -66,6 +66,17 @@ def check(recipe: PretrainRecipe, text: str) -> Attention:
             sketch = DINOv3ViTModel(DINOv3ViTConfig.from_dict(config))
         free(sketch, options)
         check_memory(sketch, options, args.device)
+        if args.should_log:
+            print(
+                memory_line(
+                    sketch,
+                    options,
+                    args.device,
+                    photos=args.per_device_train_batch_size,
+                    side=recipe.data.image_size[-1],
+                    checkpointing=args.activation_checkpointing,
+                )
+            )
     if options.pretrain_train == "full" and options.pretrain_last_blocks != 1:
         raise UserError("pretrain_last_blocks: all blocks are trained with pretrain_train: full: leave it out")
     return attention

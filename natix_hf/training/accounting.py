@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
+from torch.multiprocessing.reductions import StorageWeakRef
 from transformers import TrainerCallback
 
 from natix_hf.documents.run_speed import PassSpeed, Speed
@@ -45,18 +46,29 @@ class PhaseTimes(dict[str, float]):
 
 
 @contextmanager
-def kept_for_backward(model: torch.nn.Module) -> Iterator[dict[int, int]]:
-    """Within the block, what autograd keeps for a backward pass: address and bytes of each storage, no parameters."""
-    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, int] = {}
+def kept_for_backward(model: torch.nn.Module) -> Iterator[dict[StorageWeakRef, int]]:
+    """Within the block, what autograd would keep for a backward pass: bytes of each storage, no parameters.
 
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in weights:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+    It is counted and let go, so that counting takes the memory of one layer, also where a step that keeps everything
+    would not fit. A backward pass finds zeros in its place: its gradients mean nothing.
+    """
+    weights = {StorageWeakRef(parameter.untyped_storage()) for parameter in model.parameters()}
+    kept: dict[StorageWeakRef, int] = {}  # an address would be used again by a later storage
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    def count(tensor: torch.Tensor) -> torch.Tensor | tuple[torch.Size, torch.dtype, torch.device]:
+        storage = StorageWeakRef(tensor.untyped_storage())
+        if storage in weights:
+            return tensor
+        kept[storage] = tensor.untyped_storage().nbytes()
+        return tensor.shape, tensor.dtype, tensor.device
+
+    def stand_in(counted: torch.Tensor | tuple[torch.Size, torch.dtype, torch.device]) -> torch.Tensor:
+        if isinstance(counted, torch.Tensor):
+            return counted
+        shape, dtype, device = counted
+        return torch.zeros(shape, dtype=dtype, device=device)
+
+    with torch.autograd.graph.saved_tensors_hooks(count, stand_in):
         yield kept
 
 
@@ -74,7 +86,7 @@ class Accounting(TrainerCallback):
         self.photos = self.steps = 0
         self.waited = self.stepping = 0.0
         self.flop: int | None = None
-        self.kept: int | None = None  # bytes that a training step on one example keeps for its backward pass
+        self.kept: int | None = None  # bytes that a step on one example keeps for its backward pass, all of them kept
         self._step_began: float | None = None
         self._passed_before = self._passed()  # seconds of passes before training; later ones lie within `predict`
 

@@ -45,7 +45,7 @@ def test_photos_that_differ_within_the_classes_are_noticed(apart):
     found = [compared(world(0.5, 240, i, apart=apart), world(0.8, 240, 1000 + i)) for i in range(5)]
     assert all(drift.found for drift in found)
     line = drift_line(found[0])
-    assert line.startswith("drift: allowing for other class shares")
+    assert line.startswith("drift: even after accounting for class shares")
     assert "720 photos in 240 groups against 720 in 240" in line
     assert "label about 300" in line
 

@@ -1,4 +1,5 @@
 import json
+import weakref
 
 import pytest
 import torch
@@ -242,3 +243,18 @@ def test_what_a_step_keeps_is_counted_once_a_storage_and_without_weights():
     with accounting.kept_for_backward(layers) as kept, torch.no_grad():
         layers(torch.randn(3, 4))
     assert not kept
+
+
+def test_what_is_counted_is_let_go_and_a_later_storage_at_its_address_counts_too():
+    doubling = torch.nn.Linear(64, 64, bias=False)
+    with accounting.kept_for_backward(doubling) as kept:
+        first = torch.randn(512, 64)
+        said = doubling(first)
+        gone = weakref.ref(first)
+        del first
+        assert gone() is None
+        for _ in range(20):  # addresses come again
+            said = doubling(said)
+    assert sum(kept.values()) == 21 * 4 * 512 * 64
+    said.sum().backward()  # finds zeros
+    assert torch.equal(doubling.weight.grad, torch.zeros(64, 64))

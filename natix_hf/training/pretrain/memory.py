@@ -1,4 +1,4 @@
-"""Whether pretraining fits the memory of a device, from shapes alone: what it takes at least, without activations."""
+"""What pretraining takes of a device's memory, from shapes alone: at least, without activations, and in a step."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from natix_hf.errors import UserError
+from natix_hf.training.accounting import kept_for_backward
+from natix_hf.training.pretrain.objectives import OBJECTIVES
 from natix_hf.training.pretrain.pretrain_options import PretrainOptions
 
 WORD = 4  # bytes of a float32
@@ -19,6 +21,36 @@ def least_memory(backbone: nn.Module, options: PretrainOptions) -> int:
     trained = sum(p.numel() for p in backbone.parameters() if p.requires_grad)
     kept = 1 if options.pretrain_objective == "distill" else 0  # the original's
     return WORD * (everything + (4 + kept) * trained)
+
+
+def step_memory(
+    backbone: nn.Module, options: PretrainOptions, *, photos: int, side: int, checkpointing: bool
+) -> tuple[int, int]:
+    """Bytes of a step in fp32, and those of them that are activations.
+
+    Heads count with their gradients, moments and average. Of activations it counts what blocks keep for their backward
+    pass; with checkpointing the inputs of all blocks, and one block that is computed anew.
+
+    Args:
+        backbone: on the meta device, with what is trained marked.
+        photos: in the step.
+        side: of a large crop in pixels.
+    """
+    config, inputs, blocks = backbone.config, 0, []
+    with torch.device("meta"):
+        objective = OBJECTIVES[options.pretrain_objective](config.hidden_size, options)
+        large, small = (side, objective.views), (options.pretrain_local_size, objective.local_crops(options))
+        for length, crops in (large, small):
+            pixels = torch.empty(1, 3, length, length)
+            states = backbone.embeddings(pixels).detach().requires_grad_()
+            with kept_for_backward(backbone) as kept:
+                backbone.model.layer[0](states, position_embeddings=backbone.rope_embeddings(pixels))
+            inputs += photos * crops * states.nbytes
+            blocks.append(photos * crops * sum(kept.values()))
+    layers = config.num_hidden_layers
+    activations = layers * inputs + max(blocks) if checkpointing else layers * sum(blocks)
+    heads = 5 * WORD * sum(p.numel() for p in objective.parameters())
+    return least_memory(backbone, options) + heads + activations, activations
 
 
 def device_memory(device: torch.device) -> int:
@@ -44,3 +76,24 @@ def check_memory(backbone: nn.Module, options: PretrainOptions, device: torch.de
         f"{needed / 2**30:.1f} GiB (weights, gradients, Adam, averages; activations come on top), {device.type} has "
         f"{there / 2**30:.1f}: use {other}"
     )
+
+
+def memory_line(
+    backbone: nn.Module,
+    options: PretrainOptions,
+    device: torch.device,
+    *,
+    photos: int,
+    side: int,
+    checkpointing: bool,
+) -> str:
+    """What a step needs, told before anything is read, and how to need less where the device has less."""
+    needed, activations = step_memory(backbone, options, photos=photos, side=side, checkpointing=checkpointing)
+    there = device_memory(device)
+    kept = f"{activations / 2**30:.1f} of it activations{' with checkpointing' * checkpointing}"
+    line = (
+        f"memory: a step of {photos} photos a device needs about {needed / 2**30:.1f} GiB in fp32, {kept}; "
+        f"{device.type} has {there / 2**30:.1f}"
+    )
+    less = "fewer photos" + " or --activation_checkpointing true" * (not checkpointing)
+    return line if needed <= there else f"{line}: {less} would need less"
