@@ -87,7 +87,8 @@ class AskedClient(Part):
 
 
 class ProvenClient(AskedClient):
-    """How far a client's answers are from the run's; of an int8 graph, from those of the graph in the same process.
+    """How far a client's answers are from the run's. Of an int8 graph the same process is compared with the run, and
+    the others with the same process.
 
     Attributes:
         pixels, logits, probabilities: largest difference.

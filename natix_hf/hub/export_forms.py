@@ -94,6 +94,7 @@ def describe_export(
         more: other fields of `Export`.
     """
     geometry = finished.geometry
+    makers = ("natix_hf", "torch", "transformers", "peft", *(["onnxruntime"] if dtype == "int8" else []))
     document = Export(
         format=form,
         dtype=dtype,
@@ -106,7 +107,7 @@ def describe_export(
         model=model,
         opset=opset,
         needs=list(FORMS[form].needs),
-        made_with={name: version(name) for name in ("natix_hf", "torch", "transformers", "peft")},
+        made_with={name: version(name) for name in makers},
         **more,
     )
     document.write(folder)

@@ -26,7 +26,7 @@ def rounded(request, tiny_backbone, tmp_path_factory):
     from natix_hf.modeling.exports.int8 import quantised_backbone
 
     options, photos = CASES[request.param]
-    model = build_model(str(tiny_backbone), NAMES, method="probe", **options).eval()
+    model = build_model(str(tiny_backbone), NAMES, **options).eval()
     model.set_calibration([1.5, 0.8, 1.2], [0.3, -0.2, 0.1])
     folder = tmp_path_factory.mktemp("rounded")
     batches = (photos[i : i + 4].numpy() for i in range(0, len(photos), 4))
@@ -59,7 +59,7 @@ def test_an_isotonic_calibration_is_held_too(tiny_backbone, tmp_path):
     from natix_hf.modeling.exports.int8 import add_head, logits_by, quantised_backbone
     from natix_hf.modeling.exports.onnx import session
 
-    model = build_model(str(tiny_backbone), NAMES[:2], method="probe").eval()
+    model = build_model(str(tiny_backbone), NAMES[:2]).eval()
     backbone = Path(tmp_path / "backbone")
     backbone.mkdir()
     quantised_backbone(model, (3, 32, 32), [PHOTOS.numpy()], backbone)

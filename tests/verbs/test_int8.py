@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from finished_run import note_steps
 
 from natix_hf.decision.calibration import Calibration
 from natix_hf.decision.fit_calibrator import fit_calibrator
@@ -164,6 +165,7 @@ def test_what_cannot_be_had_in_int8_is_refused_in_a_line(two, trained_desk, fini
     assert "int8 needs photos of train" in told
     assert "give --dataset_name" in told
     write_json(gone / "run.json", read_json(gone / "run.json") | {"purpose": "refit"})
+    note_steps(gone)
     assert "is a refit" in line(gone, *INT8)
     (gone / "run.json").unlink()
     write_json(gone / "recalibration.json", {})
