@@ -15,21 +15,32 @@ def tiles_top_k(model: Any) -> int | None:
     return None if model.config.views is None else model.head.tiles.top_k
 
 
+def checkpointed(kept: int, blocks: int, tokens: int, hidden: int) -> int:
+    """Bytes that a step with activation checkpointing keeps: the inputs of all blocks, and one block computed anew.
+
+    Args:
+        kept: bytes without checkpointing, in fp32.
+        blocks: of the backbone, all alike.
+        tokens: that pass it.
+        hidden: numbers of a token.
+    """
+    return 4 * blocks * tokens * hidden + kept // blocks
+
+
 def memory_line(kept: int, photos: int, views: int, checkpointing: bool) -> str:
     """What a step needs beside weights and optimizer, told before it starts, and how to need less.
 
     Args:
-        kept: bytes that a step on one photo keeps for its backward pass, in fp32 and without checkpointing.
+        kept: bytes that a step on one photo keeps for its backward pass, in fp32.
         photos: in a step.
         views: of a photo.
         checkpointing: whether activations are computed anew in place of being kept.
     """
-    told = f"memory: {photos * views} views in a step ({photos} photos, {views} views of each)"
-    if checkpointing:
-        return f"{told}; activation_checkpointing keeps the inputs of blocks alone"
+    less = ["fewer photos", "--views_train sampled"] + ["--activation_checkpointing true"] * (not checkpointing)
     return (
-        f"{told} keep {photos * kept / 1e9:.2g} GB of activations in fp32; fewer photos, --views_train sampled or "
-        "--activation_checkpointing true need less"
+        f"memory: {photos * views} views in a step ({photos} photos, {views} views of each) keep "
+        f"{photos * kept / 1e9:.2g} GB of activations in fp32{' with checkpointing' * checkpointing}; "
+        f"{', '.join(less[:-1])} or {less[-1]} need less"
     )
 
 

@@ -34,6 +34,7 @@ from natix_hf.inference.tiled_models import check_same_views
 from natix_hf.modeling.adapters import plain_model
 from natix_hf.modeling.doran import is_doran
 from natix_hf.modeling.packed_linear import packed_linears
+from natix_hf.photos.geometry import Geometry
 from natix_hf.report.classification_metric import NatixClassificationMetric
 from natix_hf.training.accounting import Accounting, PhaseTimes
 from natix_hf.training.batch_source import BatchSource
@@ -51,7 +52,7 @@ from natix_hf.training.progress import Progress
 from natix_hf.training.saving import CheckpointKeeper
 from natix_hf.training.sharding import check_sharded, fill, keep_precision, sketch
 from natix_hf.training.speed_options import SpeedOptions
-from natix_hf.training.tiles import memory_line, tiles_top_k
+from natix_hf.training.tiles import checkpointed, memory_line, tiles_top_k
 from natix_hf.training.training_arguments import NatixTrainingArguments
 from natix_hf.training.training_photos import Collator, EpochSampler
 from natix_hf.training.warm_start import WarmStart
@@ -287,7 +288,12 @@ class NatixTrainer(Trainer):
         self.accounting.count_operations(self.accelerator.unwrap_model(self.model), self.data_collator([item]))
         if self.method != "probe" and self.plain_model().config.views is not None and self.args.should_log:
             photos, views = self.args.per_device_train_batch_size, len(item["pixel_values"])
-            print(memory_line(self.accounting.kept, photos, views, self.args.activation_checkpointing))
+            kept, config = self.accounting.kept, self.plain_model().config.backbone_config
+            if self.args.activation_checkpointing:
+                geometry, beside = Geometry.of(self.processing_class), 1 + config.num_register_tokens
+                tokens = views * geometry.tokens(config.patch_size, beside=beside) // geometry.shape[0]
+                kept = checkpointed(kept, config.num_hidden_layers, tokens, config.hidden_size)
+            print(memory_line(kept, photos, views, self.args.activation_checkpointing))
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> EpochSampler:
         return self.sampler
