@@ -21,7 +21,7 @@ HELP = {
     "risk_alpha": "highest rate that is let pass",
     "risk_delta": "chance that the guarantee does not hold",
     "prevalence": "share of positives that a promise of precision is made for",
-    "views_exit_alpha": "largest share of all photos that leave with a wrong answer that tiles would mend",
+    "views_exit_alpha": "largest share of all photos that leave with a wrong answer that the second stage would mend",
     "views_exit_delta": "chance that this promise does not hold",
 }
 
