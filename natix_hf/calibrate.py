@@ -21,7 +21,7 @@ HELP = {
     "risk_alpha": "highest rate allowed",
     "risk_delta": "probability that the guarantee fails",
     "prevalence": "share of positives that a guarantee of precision assumes",
-    "views_exit_alpha": "largest share of all photos that are wrong without tiles and would be right with them",
+    "views_exit_alpha": "largest share of all photos that the first stage gets wrong and the second would get right",
     "views_exit_delta": "probability that this guarantee fails",
 }
 

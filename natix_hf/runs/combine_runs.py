@@ -75,7 +75,7 @@ def combine_runs(folders: Sequence[str | Path], output: Path, asked: dict[str, A
             line = _combine(first, second, output)
         return calibrate_run(output, options, insist=True), line
     except BaseException:
-        shutil.rmtree(output)
+        shutil.rmtree(output, ignore_errors=True)
         if there:
             output.mkdir()
         raise

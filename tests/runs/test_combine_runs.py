@@ -42,7 +42,9 @@ def divided(names: tuple[str, ...] = NAMES, seed: int = 0):
     return done.places, done.description
 
 
-def finished(folder: Path, skill: float, flop: int, *, names=NAMES, shuffled=False, seed=0, **record) -> Path:
+def finished(
+    folder: Path, skill: float, flop: int, *, names=NAMES, shuffled=False, tiled=False, seed=0, **record
+) -> Path:
     """A folder as a finished run leaves it; its logits are `skill` standard deviations apart for the two classes."""
     places, description = divided(names, seed)
     chance = np.random.default_rng(flop % 1000)
@@ -54,7 +56,8 @@ def finished(folder: Path, skill: float, flop: int, *, names=NAMES, shuffled=Fal
                 place = place.select(chance.permutation(len(place)))
             labels = np.array(place["label"][:])
             predicted.append((part, place, chance.normal(size=(len(labels), 2)) + skill * np.eye(2)[labels]))
-        write_predictions(folder / "predictions" / f"{split}.parquet", predicted)
+        whole = [chance.normal(size=logits.shape) for *_, logits in predicted] if tiled else []
+        write_predictions(folder / "predictions" / f"{split}.parquet", predicted, whole=whole)
     description.write(folder)
     known = {"version": 2, "status": "finished", "purpose": "run", "positive": 1, "method": "probe"}
     write_json(folder / "run.json", known | {"parameters": flop // 1000} | record)
@@ -148,6 +151,14 @@ def test_its_figures_come_from_the_rows_and_stand_beside_those_of_both_runs(pair
     assert compared.runs[2].metrics["log_loss"].value == pytest.approx(plain["log_loss"])
     assert compared.runs[2].cost.photo.flop == 320_000_003
     assert [note for note in compared.notes if note.startswith(f"cascade: {leaves.mean():.1%} of the photos leave")]
+
+
+def test_of_a_run_on_tiles_all_views_are_a_stage(pair, tmp_path):
+    tiled = finished(tmp_path / "tiled", 6.0, 300_000_002, tiled=True)
+    rows, both = (read_predictions(run, "val_test") for run in (tiled, cascade(pair[0], tiled)))
+    early = read_predictions(pair[0], "val_test")
+    np.testing.assert_array_equal(both.logits, rows.logits)
+    assert both.whole.tolist() == [dict(zip(early.ids, early.logits.tolist()))[name] for name in both.ids]
 
 
 def test_a_promise_of_abstention_shares_delta_with_that_of_the_exit(pair):
