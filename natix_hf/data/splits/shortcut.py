@@ -18,10 +18,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, JpegImagePlugin
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from natix_hf.files import text_path
 from natix_hf.photos.decode import StoredPhoto
@@ -197,6 +193,11 @@ def shortcut(facts: np.ndarray, names: Sequence[str], labels: np.ndarray, groups
         return ShortcutResult(None, reason=f"a class stands in {least} groups, at least {FOLDS} are needed")
     scores = np.full((len(labels), len(present)), 1 / len(present))
     if facts.shape[1]:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import StratifiedGroupKFold
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=10_000))
         for train, test in StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0).split(facts, labels, groups):
             if len(np.unique(labels[train])) < len(present):
