@@ -20,6 +20,11 @@ def main(argv: list[str]) -> None:
 
     check_writable(given.output, "--output")
 
+    from natix_hf.runs.folder import finished
+
+    for run in given.runs:
+        finished(run)
+
     from natix_hf import __version__
     from natix_hf.files import write_text
     from natix_hf.report.comparison_page import comparison_html, comparison_lines

@@ -15,6 +15,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from typing import TextIO
 
 from natix_hf.cpu_tricks import SWITCH, TRICKS, unknown_words
 from natix_hf.startup import prepare
@@ -66,6 +67,11 @@ def _disk_fault(error: Exception) -> str | None:
     return f"{name or one_line(error)}: {os.strerror(number).lower()} (--debug shows where this happened)"
 
 
+def _bold_red(text: str, stream: TextIO) -> str:
+    """`text` in colour where `stream` is a terminal and the user has not switched colours off (no-color.org)."""
+    return f"\033[1;31m{text}\033[0m" if stream.isatty() and not os.environ.get("NO_COLOR") else text
+
+
 def command(main: Callable[[list[str]], None], argv: list[str] | None = None) -> None:
     """Run a verb: `main(argv)` without `--debug`; a `UserError` becomes one line on stderr and exit status 2.
 
@@ -90,13 +96,13 @@ def command(main: Callable[[list[str]], None], argv: list[str] | None = None) ->
     except UserError as error:
         if debug:
             raise
-        print(f"error: {one_line(error)}", file=sys.stderr)
+        print(f"{_bold_red('error:', sys.stderr)} {one_line(error)}", file=sys.stderr)
         raise SystemExit(2) from None
     except Exception as error:
         fault = _disk_fault(error)
         if debug or fault is None:
             raise
-        print(f"error: {fault}", file=sys.stderr)
+        print(f"{_bold_red('error:', sys.stderr)} {fault}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         if debug:

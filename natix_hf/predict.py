@@ -62,6 +62,11 @@ def main(argv: list[str]) -> None:
     check_writable(output.parent, "--output", any_name=True)
 
     with quick_imports():
+        from natix_hf.inference.named_photos import find_photos
+
+    names, photos = find_photos(given.photos, given.image_column_name, given.dataset_config)
+
+    with quick_imports():
         from transformers.utils.logging import disable_progress_bar
 
         from natix_hf.inference.averaged_views import asked_views, check_views
@@ -75,13 +80,11 @@ def main(argv: list[str]) -> None:
             write_rows,
         )
         from natix_hf.inference.measured_pace import choose_pace, decoding_workers, default_device, first_pixels
-        from natix_hf.inference.named_photos import find_photos
         from natix_hf.inference.photo_size import processor_at
         from natix_hf.modeling.exports.export_form import labels_of
         from natix_hf.modeling.packed_linear import packing_line
 
     disable_progress_bar()  # loading takes seconds
-    names, photos = find_photos(given.photos, given.image_column_name, given.dataset_config)
     model, processor = load_classifier(given.model)
     rule = getattr(model.config, "decision", None)  # other classes' configs do not know the name
     processor, other_size = processor_at(given.model, model, processor, given.image_size, force=given.force)

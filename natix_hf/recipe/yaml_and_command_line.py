@@ -126,12 +126,13 @@ def help_text(argv: list[str], kind: type = Recipe, about: str | None = None) ->
     width = min(shutil.get_terminal_size().columns, 120)
     lines = []
     if not topic:
-        usage = f"usage: python -m {kind.command} RECIPE [--key value ...] [--debug]\n\n{kind.does}"
+        usage = f"usage: python -m {kind.command} RECIPE [--key value ...] [--debug]"
         intro = (
             f"RECIPE is a YAML file such as {kind.example}. Its keys may be typed as options, which win over the "
             "file; --key null is the default. The keys that people use most, with their defaults:"
         )
-        lines = [about or usage, *textwrap.wrap(intro, width)]
+        head = [about] if about else [usage, "", *textwrap.wrap(kind.does, width)]
+        lines = [*head, *textwrap.wrap(intro, width)]
     for title, names in shown.items():
         lines += ["", f"{title}:"] if lines else [f"{title}:"]
         for name in dict.fromkeys(names):

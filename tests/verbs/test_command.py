@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,3 +53,13 @@ def test_an_unknown_verb_is_told_the_nearest_one_or_all(word, hint):
 def test_it_says_its_version(capsys):
     run(["--version"])
     assert capsys.readouterr().out == f"natix_hf {natix_hf.__version__}\n"
+
+
+@pytest.mark.parametrize(("no_color", "shown"), [("", "\033[1;31merror:\033[0m trian"), ("1", "error: trian")])
+def test_an_error_is_red_on_a_terminal_unless_colours_are_switched_off(no_color, shown):
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "NO_COLOR": no_color}
+    subprocess.run([sys.executable, "-m", "natix_hf", "trian"], stderr=theirs, env=environment, cwd=PACKAGE.parent)
+    assert os.read(ours, 1000).decode().startswith(shown)
+    os.close(ours)
+    os.close(theirs)

@@ -18,11 +18,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, JpegImagePlugin
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import StratifiedGroupKFold
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from natix_hf.files import text_path
 from natix_hf.photos.decode import StoredPhoto
@@ -177,6 +172,11 @@ def shortcut(facts: np.ndarray, names: Sequence[str], labels: np.ndarray, groups
         return ShortcutResult(None, reason=f"a class stands in {least} groups, at least {FOLDS} are needed")
     scores = np.full((len(labels), len(present)), 1 / len(present))
     if facts.shape[1]:
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import StratifiedGroupKFold
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=10_000))
         for train, test in StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0).split(facts, labels, groups):
             if len(np.unique(labels[train])) < len(present):
@@ -196,6 +196,8 @@ def shortcut(facts: np.ndarray, names: Sequence[str], labels: np.ndarray, groups
 
 def strongest(facts: np.ndarray, names: Sequence[str], labels: np.ndarray) -> list[tuple[str, float]]:
     """The AUROC of each fact alone, whichever way it points, the strongest first; arguments as for `shortcut`."""
+    from sklearn.metrics import roc_auc_score
+
     present, labels = np.unique(labels, return_inverse=True)
     classes = [1] if len(present) == 2 else range(len(present))
     alone = []

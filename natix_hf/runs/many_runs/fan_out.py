@@ -15,7 +15,6 @@ from pathlib import Path
 from natix_hf.files import write_text
 from natix_hf.runs.lease import Holder, Lease, LeaseLost, holder, take, time_of
 from natix_hf.runs.many_runs.processes import Outcome, train
-from natix_hf.runs.many_runs.sweep_runs import state
 
 TOLD = {"new": "begins", "interrupted": "goes on", "finished": "is there already"}
 
@@ -49,6 +48,8 @@ def outcomes(output: Path, runs: Sequence[Planned], whose: str) -> dict[str, Out
     Raises:
         UserError: a folder holds something else.
     """
+    from natix_hf.runs.many_runs.sweep_runs import state
+
     found: dict[str, Outcome] = {}
     for run in runs:
         failure = _failure(output, run.name)
@@ -112,6 +113,8 @@ def train_one(output: Path, run: Planned, told: str, whose: str, began: int, lea
     Raises:
         LeaseLost: another process has taken the run over.
     """
+    from natix_hf.runs.many_runs.sweep_runs import state
+
     found = state(output / run.name, run.text, whose)
     failure = _failure(output, run.name)
     if found != "finished" and failure.is_file() and failure.stat().st_mtime_ns > began:
