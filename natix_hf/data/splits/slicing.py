@@ -107,6 +107,7 @@ def check_guides(rows: Dataset, columns: Sequence[str]) -> None:
         if column != "label" and (column in _OURS or not has_column(rows, column)):
             there = [name for name, feature in _leaves(rows.features) if _may_be(name, feature)]
             raise UserError(f"pretrain_guides: no column {column!r}; there are {', '.join(there) or 'none'}")
+        check_slices(rows, [column], "pretrain_guides")
         values = category(rows, column)
         kinds = set(values) - {UNKNOWN}
         if len(kinds) < 2:
@@ -116,7 +117,6 @@ def check_guides(rows: Dataset, columns: Sequence[str]) -> None:
             raise UserError(
                 f"pretrain_guides: {column} is the class itself, which pretraining does not learn from: leave it out"
             )
-        check_slices(rows, [column], "pretrain_guides")
 
 
 def kinds_of_rows(rows: Dataset, column: str) -> list[str | None]:
