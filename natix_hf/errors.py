@@ -14,7 +14,7 @@ import gc
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TextIO
 
 from natix_hf.cpu_tricks import SWITCH, TRICKS, unknown_words
@@ -49,6 +49,12 @@ def one_line(error: BaseException) -> str:
     if text.startswith("Caught ") and "Original Traceback" in text:
         text = text.splitlines()[-1].partition(": ")[2]
     return " ".join(text.split()) or type(error).__name__
+
+
+def few(names: Iterable[object], most: int = 3) -> str:
+    """The first names and how many more there are, for a message: `a, b, c and 4 more`."""
+    names = list(map(str, names))
+    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
 def _disk_fault(error: Exception) -> str | None:

@@ -181,6 +181,11 @@ def read_recipe(run: str | Path) -> dict[str, Any]:
     return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}) if path.is_file() else {}
 
 
+def fingerprint_bytes(content: bytes) -> str:
+    """The blake2b-128 of some bytes, as 32 hexadecimal digits."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
 def fingerprint_file(path: str | Path) -> str:
     """The blake2b-128 of a file's bytes, as 32 hexadecimal digits; read in pieces, since weights may be large."""
     with open(path, "rb") as file:

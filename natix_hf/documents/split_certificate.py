@@ -5,7 +5,6 @@ Places are the four splits and the two parts of `val_calib`.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -15,6 +14,7 @@ from pydantic import Field, model_validator
 from natix_hf.documents.document import Document, Part
 from natix_hf.documents.figures import Amount, Count, Fingerprint, Left, Share
 from natix_hf.errors import UserError
+from natix_hf.files import fingerprint_bytes
 
 Split = Literal["train", "val_select", "val_calib", "val_test"]
 Place = Literal["train", "val_select", "val_calib", "val_test", "val_calib/fit", "val_calib/control"]
@@ -182,7 +182,7 @@ class SplitCertificate(Document, HowSplit, CountedRows):
         content = {self.edition_key: self.edition, **self.plain()}
         del content["seal"]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+        return fingerprint_bytes(text.encode())
 
 
 class SplitSummary(Document, HowSplit):

@@ -8,7 +8,6 @@ it has. This file does not decide who stands where, and knows no token: the Hub'
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import tempfile
@@ -31,6 +30,7 @@ from natix_hf.data.splits.certificate import bind, read_certificate
 from natix_hf.data.splits.contracts import SPLITS
 from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.errors import UserError
+from natix_hf.files import fingerprint_bytes
 from natix_hf.hub.dataset_card import dataset_card, hub_features
 from natix_hf.hub.hub_errors import check_name, check_token, hub_faults
 
@@ -111,7 +111,7 @@ def _measured(rows: Dataset, folder: Path, split: str) -> Dataset:
     with tqdm(total=len(rows), desc=f"checking {split}", unit="photo", leave=False) as bar:
         for start, stop in batches(_photo_bytes(rows), BATCH_BYTES, BATCH_ROWS):
             part = pc.struct_field(photos.slice(start, stop - start), "bytes")
-            prints += [hashlib.blake2b(photo.as_buffer(), digest_size=16).hexdigest() for photo in part]
+            prints += [fingerprint_bytes(photo.as_buffer()) for photo in part]
             bar.update(stop - start)
     return rows.select_columns(["id", "label"]).add_column("fingerprint", prints, feature=Value("string"))
 

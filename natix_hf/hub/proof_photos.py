@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from natix_hf.data.load_photos import recipe_photos
 from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.errors import PhotoError, UserError, one_line
-from natix_hf.files import read_recipe
-from natix_hf.photos.decode import eight_bit_png, fingerprint_bytes, inspect_photo, photo_bytes
+from natix_hf.files import fingerprint_bytes, read_recipe
+from natix_hf.photos.decode import eight_bit_png, inspect_photo, photo_bytes
 from natix_hf.scenes.photos import encode, scene
 
 COUNT = 32

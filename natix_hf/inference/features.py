@@ -21,6 +21,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
+from natix_hf.files import fingerprint_bytes
 from natix_hf.inference.augment import photo_for_view, training_view
 from natix_hf.inference.batches import ClientPhotos, Example, Normalised, worker_threads
 from natix_hf.inference.feature_store import FeatureStore, Record
@@ -74,7 +75,7 @@ def cache_key(model: Any, processor: Any, view: FixedView | None = None, *, weig
         "view": view,
     }
     text = json.dumps(facts, sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return fingerprint_bytes(text.encode())
 
 
 def pooled(parts: Any, pooling: str, layers: int) -> Any:

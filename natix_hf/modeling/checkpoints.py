@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 from transformers import DINOv3ViTConfig, DINOv3ViTImageProcessor, DINOv3ViTModel, PreTrainedModel
 from transformers.integrations.hub_kernels import allow_all_hub_kernels
 
-from natix_hf.errors import UserError
+from natix_hf.errors import UserError, few
 from natix_hf.files import only_a_path
 from natix_hf.modeling import timm_keys
 from natix_hf.modeling.configuration_natix_dinov3 import NatixDinov3Config
@@ -142,8 +142,7 @@ def _strictly(model_class: type[PreTrainedModel], name: str, path: Path | None, 
     for fault in ("missing", "unexpected", "mismatched"):
         keys = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report[f"{fault}_keys"])
         if keys:
-            rest = f" and {len(keys) - 8} more" if len(keys) > 8 else ""
-            faults.append(f"{len(keys)} {fault} ({', '.join(keys[:8])}{rest})")
+            faults.append(f"{len(keys)} {fault} ({few(keys, 8)})")
     if faults:
         raise UserError(
             f"model_name_or_path {name!r}: its weights don't fit its config.json: {'; '.join(faults)}; "

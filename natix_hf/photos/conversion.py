@@ -8,7 +8,8 @@ from pathlib import PurePath
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
-from natix_hf.photos.decode import StoredPhoto, eight_bit_png, fingerprint_bytes
+from natix_hf.files import fingerprint_bytes
+from natix_hf.photos.decode import StoredPhoto, eight_bit_png
 from natix_hf.photos.inspection import MANY, bars
 
 

@@ -30,8 +30,8 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 from tqdm.auto import tqdm
 
 from natix_hf.errors import PhotoError, UserError
-from natix_hf.files import check_writable, replacing
-from natix_hf.photos.decode import StoredPhoto, fingerprint_bytes, open_photo, photo_bytes, reading
+from natix_hf.files import check_writable, fingerprint_bytes, replacing
+from natix_hf.photos.decode import StoredPhoto, open_photo, photo_bytes, reading
 
 VERSION = 2  # raised when the same photo would give other bytes
 QUALITY = 90  # with full colour resolution (4:4:4): a view keeps more colour than 4:2:0 holds at this size

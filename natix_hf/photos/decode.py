@@ -10,7 +10,6 @@ model.
 
 from __future__ import annotations
 
-import hashlib
 import io
 import os
 import warnings
@@ -23,7 +22,7 @@ import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from natix_hf.errors import PhotoError
-from natix_hf.files import text_path
+from natix_hf.files import fingerprint_bytes, text_path
 from natix_hf.photos.client_view import is_deep, load_as_client, seen_otherwise
 from natix_hf.photos.exif import SIDEWAYS, orientation, turn
 
@@ -211,11 +210,6 @@ def eight_bit_png(source: Source) -> bytes:
     file = io.BytesIO()
     open_photo(source).save(file, "PNG")
     return file.getvalue()
-
-
-def fingerprint_bytes(content: bytes) -> str:
-    """The blake2b-128 of some bytes, as 32 hexadecimal digits."""
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 class Inspection(NamedTuple):

@@ -15,8 +15,8 @@ from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.decision.calibration import Calibration
 from natix_hf.documents.calibration import CalibrationFile, Deployment, EstimatedShares
 from natix_hf.errors import UserError
+from natix_hf.files import fingerprint_bytes
 from natix_hf.inference.probability_tables import read_probabilities
-from natix_hf.photos.decode import fingerprint_bytes
 from natix_hf.runs.unlabelled_estimates import accuracy_lines, judged, seen_shares, under_seen
 
 LEAST = 100  # photos; of fewer the shares are known to 10 percentage points at best

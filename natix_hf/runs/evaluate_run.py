@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.ledger import LedgerEntry, note_reads
 from natix_hf.documents.selective import CascadeFigures
 from natix_hf.errors import LeakageError
+from natix_hf.files import fingerprint_bytes
 from natix_hf.report.slices import slices_document
 from natix_hf.report.summary import metrics_document
 from natix_hf.runs import folder as run_folder
@@ -55,11 +55,10 @@ def evaluate_run(run: Path, *, seed: int = 0, field: Field | None = None) -> Fin
                 files.rows(split)
         rows = files.rows("val_test")
         logits, calibrated = calibration.served(rows.logits), calibration.calibrated(rows.logits)
-        evaluated = hashlib.blake2b(digest_size=16)
-        evaluated.update((run / "predictions" / "val_test.parquet").read_bytes())
-        evaluated.update(json.dumps(carried(fitted).entries(), sort_keys=True).encode())
+        decision = json.dumps(carried(fitted).entries(), sort_keys=True).encode()
+        evaluated = fingerprint_bytes((run / "predictions" / "val_test.parquet").read_bytes() + decision)
         fingerprint = files.splits.fingerprints["val_test"]
-        before = count_final_read(fingerprint, evaluated.hexdigest(), run.name)
+        before = count_final_read(fingerprint, evaluated, run.name)
         entry = LedgerEntry(
             step="final figures",
             role="final_evaluation",

@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 from natix_hf.documents.run_record import RunRecord
-from natix_hf.errors import UserError
+from natix_hf.errors import UserError, few
 from natix_hf.options import RecipeValue
 
 # Places, and how the machine is used.
@@ -66,8 +66,7 @@ def _same(key: str, one: RecipeValue, other: RecipeValue) -> bool:
 
 def told(odd: Mapping[str, tuple[RecipeValue, RecipeValue]]) -> str:
     """The first differences for a message, each with both values."""
-    shown = ", ".join(f"{key} ({one} here, {other} there)" for key, (one, other) in list(odd.items())[:3])
-    return shown + (f" and {len(odd) - 3} more" if len(odd) > 3 else "")
+    return few(f"{key} ({one} here, {other} there)" for key, (one, other) in odd.items())
 
 
 def check_resumed(

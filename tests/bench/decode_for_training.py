@@ -26,9 +26,10 @@ from datasets import Image as Photo
 from PIL import Image
 from torchvision.transforms.v2.functional import pil_to_tensor
 
+from natix_hf.files import fingerprint_bytes
 from natix_hf.inference.augment import training_view
 from natix_hf.photos.copies import PhotoCopies, copied, open_copy, photo_copies
-from natix_hf.photos.decode import fingerprint_bytes, open_photo
+from natix_hf.photos.decode import open_photo
 from natix_hf.photos.geometry import Squash
 from natix_hf.scenes.photos import scene
 from natix_hf.training.training_photos import TrainingPhotos

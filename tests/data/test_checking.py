@@ -19,7 +19,7 @@ from natix_hf.data.splits.contracts import SPLITS
 from natix_hf.data.splits.groups import group_rows
 from natix_hf.documents.split_certificate import Rules, SplitCertificate
 from natix_hf.errors import UserError
-from natix_hf.photos.decode import fingerprint_bytes
+from natix_hf.files import fingerprint_bytes
 from natix_hf.scenes.photos import encode, scene
 
 COUNTS = {"train": 12, "val_select": 6, "val_calib": 8, "val_test": 6}

@@ -19,9 +19,10 @@ from datasets import Image as Photo
 from PIL import Image
 
 from natix_hf.errors import PhotoError, UserError
+from natix_hf.files import fingerprint_bytes
 from natix_hf.photos import copies as module
 from natix_hf.photos.copies import copied, open_copy, photo_copies
-from natix_hf.photos.decode import fingerprint_bytes, open_photo
+from natix_hf.photos.decode import open_photo
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:

@@ -14,8 +14,9 @@ from PIL import Image, ImageFile
 from transformers.image_utils import load_image
 
 from natix_hf.errors import PhotoError
+from natix_hf.files import fingerprint_bytes
 from natix_hf.photos.client_view import load_as_client
-from natix_hf.photos.decode import client_photo, fingerprint_bytes, inspect_photo, open_photo
+from natix_hf.photos.decode import client_photo, inspect_photo, open_photo
 
 
 def ramp(height: int = 48, width: int = 64) -> np.ndarray:

@@ -26,7 +26,7 @@ from natix_hf.data.sources.label_tables import METADATA, PHOTO_COLUMNS, find_tab
 from natix_hf.data.sources.parquet_files import read_parquet
 from natix_hf.data.sources.split_names import names_split, split_word
 from natix_hf.data.sources.stacking import stacked
-from natix_hf.errors import UserError
+from natix_hf.errors import UserError, few
 from natix_hf.files import check_name, path_text, shown, text_path
 
 # heic, heif and jxl stand here although Pillow cannot read them: such photos are to be named as unreadable, not
@@ -152,9 +152,7 @@ def _photos_in(folder: str) -> list[str]:
 
 
 def _few(names: Sequence) -> str:
-    return ", ".join(shown(str(name)) for name in names[:3]) + (
-        f" and {len(names) - 3} more" if len(names) > 3 else ""
-    )
+    return few(shown(str(name)) for name in names)
 
 
 def _sizes(parts: dict[str, Dataset]) -> str:

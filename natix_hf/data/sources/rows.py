@@ -22,7 +22,7 @@ from natix_hf.data.sources.reading import Given, Raw, named_sources, read_source
 from natix_hf.data.sources.stacking import stacked
 from natix_hf.data.splits.contracts import SPLITS
 from natix_hf.documents.figures import Left
-from natix_hf.errors import UserError
+from natix_hf.errors import UserError, few
 from natix_hf.photos.client_view import client_notes
 from natix_hf.photos.conversion import converted
 from natix_hf.photos.decode import MAX_PHOTO_MB
@@ -242,9 +242,8 @@ def load_labels(
 def class_line(labels: Sequence[int], names: Sequence[str]) -> str:
     """The classes with their numbers of photos."""
     counts = Counter(labels)
-    shown = ", ".join(f"{name} {counts[i]:,}" for i, name in enumerate(names[:SHOWN]))
-    rest = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return f"{len(names)} classes: {shown}{rest}"
+    shown = few((f"{name} {counts[i]:,}" for i, name in enumerate(names)), SHOWN)
+    return f"{len(names)} classes: {shown}"
 
 
 def _check_splits(raws: list[Raw]) -> None:

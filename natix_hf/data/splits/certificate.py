@@ -7,7 +7,6 @@ neither how the rows were divided nor how their photos look; whether the documen
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -28,8 +27,8 @@ from natix_hf.documents.split_certificate import (
     Rules,
     SplitCertificate,
 )
-from natix_hf.errors import UserError
-from natix_hf.files import read_json
+from natix_hf.errors import UserError, few
+from natix_hf.files import fingerprint_bytes, read_json
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -45,10 +44,7 @@ _OTHER_PHOTOS = "the photos are not those that splits.json was made for (fingerp
 
 
 def _digest(lines: Iterable[str]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for line in lines:
-        digest.update(line.encode() + b"\n")
-    return digest.hexdigest()
+    return fingerprint_bytes("".join(f"{line}\n" for line in lines).encode())
 
 
 def rows_fingerprint(rows: Dataset) -> str:
@@ -174,7 +170,7 @@ def counted(places: Mapping[str, Dataset], names: Sequence[str]) -> CountedRows:
         largest_group=LargestGroup(name=largest, rows=rows, share=rows / total),
         sources=dict(sorted(Counter(name for split in SPLITS for name in places[split]["source"][:]).items())),
         repeated_photos=total - len(photos),
-        fingerprint=hashlib.blake2b("\n".join(prints[split] for split in SPLITS).encode(), digest_size=16).hexdigest(),
+        fingerprint=fingerprint_bytes("\n".join(prints[split] for split in SPLITS).encode()),
         fingerprints=prints,
         byte_fingerprints={place: bytes_fingerprint(part) for place, part in places.items()},
         photo_prints={split: photo_prints(places[split]) for split in SPLITS},
@@ -280,7 +276,7 @@ def bind(certificate: SplitCertificate, splits: Mapping[str, Dataset]) -> list[s
         ids, told = set(splits[split]["id"][:]), set(certificate.ids[split])
         for rows, what in ((ids - told, "not in splits.json"), (told - ids, "in splits.json but not in the data set")):
             if rows:
-                found.append(f"{split}: {len(rows)} rows are {what}: {_few(sorted(rows))}")
+                found.append(f"{split}: {len(rows)} rows are {what}: {few(sorted(rows))}")
         names = splits[split].features["label"].names
         counts = Counter(names[label] for label in splits[split]["label"][:])
         if {name: counts[name] for name in names} != certificate.class_counts[split]:
@@ -299,7 +295,3 @@ def bind(certificate: SplitCertificate, splits: Mapping[str, Dataset]) -> list[s
                 f"val_calib/{part}: the photos are not those that splits.json was made for (fingerprints differ)"
             )
     return found
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + ", ..." * (len(names) > 3)

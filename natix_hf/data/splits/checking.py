@@ -44,7 +44,7 @@ from natix_hf.data.splits.shortcut import (
 )
 from natix_hf.documents.figures import Left
 from natix_hf.documents.split_certificate import CountedRows, Halves, Rules, SplitCertificate
-from natix_hf.errors import UserError
+from natix_hf.errors import UserError, few
 from natix_hf.photos.perceptual_hashes import thumbnails
 
 NAMED = 20  # leaks and conflicts that are listed one by one
@@ -158,10 +158,6 @@ def _number(found: Sequence, what: str) -> str:
     return f"{len(found):,} {what}{'' if len(found) == 1 else 's'}"
 
 
-def _few(names: Sequence[str], most: int = NAMED) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most:,} more" if len(names) > most else "")
-
-
 def _certificate(data: str | Path | DatasetDict, report: Report) -> SplitCertificate | None:
     if isinstance(data, DatasetDict):
         report.warn("certificate: none, since these rows are only in memory")
@@ -183,7 +179,7 @@ def _certificate(data: str | Path | DatasetDict, report: Report) -> SplitCertifi
 
 def _check_photos(report: Report, broken: list[Left], readable: int) -> None:
     if broken:
-        names = _few([f"{photo.id} ({photo.reason})" for photo in broken])
+        names = few((f"{photo.id} ({photo.reason})" for photo in broken), NAMED)
         report.violate(f"photos: {len(broken):,} of {readable + len(broken):,} cannot be read: {names}")
     else:
         report.fact(f"photos: all {readable:,} can be read")
@@ -196,7 +192,7 @@ def _check_document(report: Report, certificate: SplitCertificate, splits: Datas
         report.violate(f"certificate: {text}")
     changed = _changed(splits, folder)
     if changed:
-        report.violate(f"photos: {len(changed):,} have other bytes than when they were split: {_few(changed)}")
+        report.violate(f"photos: {len(changed):,} have other bytes than when they were split: {few(changed, NAMED)}")
     if differing:
         return
     places = dict(splits)

@@ -7,7 +7,6 @@ earlier recipe finds what that one gave. Versions that differ in decisions alone
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import os
 import shutil
@@ -18,7 +17,16 @@ from typing import Any
 import yaml
 from tqdm.auto import tqdm
 
-from natix_hf.files import fingerprint_file, home, new_folder, only_a_path, read_json, write_json, write_text
+from natix_hf.files import (
+    fingerprint_bytes,
+    fingerprint_file,
+    home,
+    new_folder,
+    only_a_path,
+    read_json,
+    write_json,
+    write_text,
+)
 from natix_hf.options import RecipeValue
 from natix_hf.runs.decision_options import DecisionOptions
 from natix_hf.runs.same_recipe import PLACES
@@ -32,7 +40,7 @@ SHARED = (SPLIT, TRAIN, PREDICT, ASSEMBLE)  # steps that a version takes over fr
 
 def digest(content: Any) -> str:
     """The blake2b-128 of JSON types, as 32 hexadecimal digits."""
-    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
+    return fingerprint_bytes(json.dumps(content, sort_keys=True).encode())
 
 
 def version_name(recipe: Mapping[str, RecipeValue], photos: str, checkpoint: str) -> str:
