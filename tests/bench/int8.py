@@ -131,7 +131,7 @@ def choice_rows(backbone: Path, folder: Path, seconds: float) -> None:
     module = Features(DINOv3ViTModel.from_pretrained(backbone, dtype=torch.float32)).eval()
     processor = AutoImageProcessor.from_pretrained(backbone)
     paths = sorted(path for path in folder.rglob("*") if path.suffix in (".jpg", ".png"))
-    shown = [paths[i] for i in np.linspace(0, len(paths) - 1, 96).astype(int)]
+    shown = [paths[i] for i in np.linspace(0, len(paths) - 1, 64).astype(int)]
     pixels = np.stack([client_pixels(str(path), processor).numpy() for path in shown])
     ranges, judged = pixels[::2], pixels[1::2]
     with tempfile.TemporaryDirectory() as name:
@@ -172,7 +172,7 @@ def choice_rows(backbone: Path, folder: Path, seconds: float) -> None:
                 given = {"per_channel": True, "activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8}
                 given |= {"op_types_to_quantize": [*LAYERS, "Conv"], "nodes_to_quantize": linear} | changes
                 # Histograms keep all activations of all photos: a few photos have to do.
-                few = ranges[::6] if "calibrate_method" in changes else ranges
+                few = ranges[::4] if "calibrate_method" in changes else ranges
                 extra = {"OpTypesToExcludeOutputQuantization": [*LAYERS, "Conv"], "CalibPercentile": 99.999}
                 quantize_static(whole, path, Photos(few), **given, extra_options=extra)
             answer = session(str(path.parent))

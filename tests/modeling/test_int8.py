@@ -43,8 +43,13 @@ def test_the_logits_are_near_those_in_fp32_and_the_head_adds_its_calibration(rou
     expected, found = logits_of(model, photos), logits_by(backbone)(model, photos)
     distance, spread = np.sqrt(((found - expected) ** 2).mean()), (expected - expected.mean(axis=0)).std()
     assert 0 < distance < 0.15 * spread  # not the same numbers, and no other model
-    matrices = [t for t in onnx.load(str(backbone / "model.onnx")).graph.initializer if len(t.dims) == 2]
-    assert {t.data_type for t in matrices} == {onnx.TensorProto.INT8}
+    graph = onnx.load(str(backbone / "model.onnx")).graph
+    stored = {tensor.name: tensor for tensor in graph.initializer}
+    rounded = [node for node in graph.node if node.input[0] in stored and node.op_type == "DequantizeLinear"]
+    matrices = [stored[node.input[0]] for node in rounded]
+    assert len(matrices) == 2 * 6  # of each layer q, k, v, o, up, down
+    assert {tensor.data_type for tensor in matrices} == {onnx.TensorProto.INT8}
+    assert [list(stored[node.input[1]].dims) for node in rounded] == [[tensor.dims[1]] for tensor in matrices]
 
     model.set_calibration([2.0, 1.0, 0.5], [0.0, 1.0, -1.0])  # of the rounded model, fitted after it was rounded
     assert add_head(model, backbone, tmp_path / "model.onnx") == 20
