@@ -227,11 +227,14 @@ def test_a_run_with_guides_says_what_they_did_and_goes_on_after_a_kill(pretrain_
     place = "milestones/step-000006/model.safetensors"
     assert_same(load_file(whole / place), load_file(killed / place))
     assert json.loads((killed / "choice.json").read_text()) == choice
-    bare = folder / "tagged-bare"
-    shutil.copytree(pretrain_desk.pool, bare)
-    line = pretrain_desk.refusal("pretrain", *words, folder / "never", "--unlabelled_name", bare)
+
+
+def test_a_pool_without_the_column_of_a_guide_is_refused(pretrain_desk, tmp_path):
+    photos = tagged(pretrain_desk.folder / "photos", tmp_path / "tagged", ["sun", "rain", ""])
+    words = ("--dataset_name", photos, "--output_dir", tmp_path / "never", "--pretrain_guides", "weather=spurious")
+    line = pretrain_desk.refusal("pretrain", pretrain_desk.pretrain_recipe, *words)
     assert "pretrain_guides: unlabelled_name has no column 'weather'" in line
-    assert not (folder / "never").exists()
+    assert not (tmp_path / "never").exists()
 
 
 @pytest.mark.parametrize("objective", ["distill", "dino"])
