@@ -39,8 +39,7 @@ def pretrain(recipe: PretrainRecipe) -> MilestoneChoice | None:
     chosen = check(recipe, text)
     with args.main_process_first(desc="photos"):
         keys = vars(data) | vars(options) | {"trust_remote_code": model.trust_remote_code}
-        splits = pretraining_photos(keys, say, list(options.guides()))
-        other, forgetting = options.forgetting_name, None
+        splits, other, forgetting = pretraining_photos(keys, say), options.forgetting_name, None
         if other:
             forgetting = (other, *forgetting_photos(other, data.preprocessing_num_workers))
     with args.main_process_first(desc="checkpoint"):
@@ -67,7 +66,6 @@ def pretrain(recipe: PretrainRecipe) -> MilestoneChoice | None:
         metric=args.metric,
         positive=positive_class(splits.label_names, data.positive_label),
         forgetting=forgetting,
-        guides=options.guides(),
         **vars(recipe.speed),
         batch_size=args.per_device_eval_batch_size,
         num_workers=args.dataloader_num_workers,

@@ -66,25 +66,20 @@ def recipe_photos(recipe: Mapping[str, RecipeValue], say: Callable[[str], None] 
     return load_photos(recipe["dataset_name"], num_proc=recipe.get("preprocessing_num_workers"), say=say, **options)
 
 
-def pretraining_photos(
-    recipe: Mapping[str, Any], say: Callable[[str], None], guides: Sequence[str] = ()
-) -> LockedSplits:
+def pretraining_photos(recipe: Mapping[str, Any], say: Callable[[str], None]) -> LockedSplits:
     """The photos of a recipe of pretraining, dedicated to it, with its pool where it names one.
 
     Args:
         recipe: its keys and values.
         say: gets a line on the labels and one on the pool.
-        guides: columns that guide pretraining.
     """
     splits = recipe_photos(recipe, say).dedicate("pretrain")
-    splits.check_guides(guides)
     if recipe["unlabelled_name"]:
         pool = read_pool(
             recipe["unlabelled_name"],
             image_column_name=recipe["image_column_name"],
             group_column=splits.description.rules.group_columns,
             by_folder=recipe["unlabelled_by_folder"],
-            guides=guides,
             num_proc=recipe["preprocessing_num_workers"],
         )
         say(splits.add_pool(pool).told())

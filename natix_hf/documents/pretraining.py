@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from natix_hf.documents.document import Document, Part
-from natix_hf.documents.figures import Amount, Count, Difference, Interval, Metric, Share, Some
+from natix_hf.documents.figures import Amount, Count, Difference, Metric, Share
 
 
 class Look(Part):
@@ -37,46 +37,6 @@ class GuardRecord(Document):
     looks: Annotated[list[Look], Field(min_length=1)]
 
 
-class GuideProbe(Part):
-    """How well a probe on frozen features tells the values of a column.
-
-    Attributes:
-        beside_original: balanced accuracy less that of the original, with its interval over groups; the original has
-            none.
-    """
-
-    accuracy: Interval
-    balanced_accuracy: Interval
-    auroc: Interval
-    beside_original: Difference | None = None
-
-
-class WorstSlice(Part):
-    """The value of a guide's column for which the class probe with all labels does worst."""
-
-    column: str
-    value: str
-    n: Some
-    groups: Some
-    balanced_accuracy: Interval
-
-
-class GuidedColumn(Part):
-    """A column that guided pretraining.
-
-    Attributes:
-        rows, groups: of val_select, with a value that train has too.
-        kinds: values that these have.
-        chance: balanced accuracy of a probe that always says the same; None where there is nothing to tell apart.
-    """
-
-    word: Literal["spurious", "informative"]
-    rows: Count
-    groups: Count
-    kinds: Count
-    chance: Share | None
-
-
 class Candidate(Part):
     """The original (step 0) or a milestone, as probes on its frozen features see it.
 
@@ -87,8 +47,6 @@ class Candidate(Part):
         forgetting: score on the data set of another kind, where there is one.
         beside_original: share of the labels -> score less that of the original, with its interval over groups; empty
             for the original. Draws of few labels are judged together.
-        guides: column -> how well a probe tells its values; where there were guides.
-        worst_slice: by the columns of guides; None where all slices are small.
     """
 
     step: Count
@@ -96,8 +54,6 @@ class Candidate(Part):
     knn: float
     forgetting: float | None
     beside_original: dict[str, Difference]
-    guides: dict[str, GuideProbe] = Field(default_factory=dict)
-    worst_slice: WorstSlice | None = None
 
 
 class MilestoneChoice(Document):
@@ -109,7 +65,6 @@ class MilestoneChoice(Document):
         level: of the intervals; the more milestones there are, the wider.
         chosen: step of the result, 0 for the original.
         reason: one line.
-        guides: column -> what is known of it; where there were guides.
     """
 
     file_name: ClassVar[str] = "choice.json"
@@ -123,4 +78,3 @@ class MilestoneChoice(Document):
     candidates: Annotated[list[Candidate], Field(min_length=1)]
     chosen: Count
     reason: str
-    guides: dict[str, GuidedColumn] = Field(default_factory=dict)

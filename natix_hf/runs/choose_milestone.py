@@ -17,7 +17,6 @@ from natix_hf.documents.pretraining import Candidate, MilestoneChoice
 from natix_hf.inference.feature_probes import few_labels, neighbour_logits, probe_logits
 from natix_hf.report.intervals import group_count, paired_differences
 from natix_hf.report.metrics import LOWER_IS_BETTER, classification_metrics
-from natix_hf.runs.judge_guides import GuideJudge, guide_lines
 
 SHARES = {"1%": 0.01, "10%": 0.1, "100%": 1.0}
 DRAWS = 5  # of few labels, whose mean is the score
@@ -87,7 +86,6 @@ def choose(
     *,
     forgetting: Judge | None = None,
     forgetting_name: str | None = None,
-    guides: GuideJudge | None = None,
     level: float = 0.95,
 ) -> MilestoneChoice:
     """Probe the original and every milestone, and choose.
@@ -98,10 +96,9 @@ def choose(
         features: frozen features of one of them.
         judge: on the data of the run.
         forgetting: on the data set of another kind.
-        guides: says what became of the columns of guides.
         level: of the interval of one milestone; several share what is left of it (Bonferroni).
     """
-    metric, sign = judge.metric, sign_of(judge.metric)
+    metric, sign = judge.metric, -1.0 if judge.metric in LOWER_IS_BETTER else 1.0
     level = 1 - (1 - level) / max(1, len(milestones))
     candidates: list[Candidate] = []
     first: dict[str, list[np.ndarray]] = {}
@@ -120,10 +117,9 @@ def choose(
                 knn=judge.neighbours(own, judged),
                 forgetting=lost,
                 beside_original=beside,
-                **(guides.judge(own, judged, logits["100%"][0], level) if guides else {}),
             )
         )
-    best = best_milestone(metric, candidates)
+    best = max(candidates[1:], key=lambda one: (sign * one.probes["100%"], sign * one.knn, -one.step))
     gap, original = best.beside_original["100%"], candidates[0].probes["100%"]
     ends = {name: getattr(gap, name) for name in ("difference", "low", "high")}
     beaten = None not in ends.values() and min(sign * ends["low"], sign * ends["high"]) > 0
@@ -144,19 +140,7 @@ def choose(
         candidates=candidates,
         chosen=best.step if beaten else 0,
         reason=reason,
-        **({"guides": guides.columns} if guides else {}),
     )
-
-
-def sign_of(metric: str) -> float:
-    """1 for a metric that is better when higher, else -1."""
-    return -1.0 if metric in LOWER_IS_BETTER else 1.0
-
-
-def best_milestone(metric: str, candidates: Sequence[Candidate]) -> Candidate:
-    """The milestone that the class probe with all labels likes best, whether it beats the original or not."""
-    sign = sign_of(metric)
-    return max(candidates[1:], key=lambda one: (sign * one.probes["100%"], sign * one.knn, -one.step))
 
 
 def choice_lines(choice: MilestoneChoice) -> list[str]:
@@ -170,4 +154,4 @@ def choice_lines(choice: MilestoneChoice) -> list[str]:
         values = [*one.probes.values(), one.knn, *([one.forgetting] if choice.forgetting_name else [])]
         cells = ["original" if one.step == 0 else str(one.step), *("-" if v is None else f"{v:.3f}" for v in values)]
         lines.append("  ".join(f"{cell:>10}" for cell in cells))
-    return [*lines, *guide_lines(choice, best_milestone(choice.metric, choice.candidates)), choice.reason]
+    return [*lines, choice.reason]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,6 @@ from natix_hf.report.chart_pictures import draw_charts
 from natix_hf.report.figures_pretraining import guard_charts
 from natix_hf.runs import folder as run_folder
 from natix_hf.runs.choose_milestone import Judge, choice_lines, choose
-from natix_hf.runs.judge_guides import GuideJudge
 from natix_hf.runs.pretrained_card import pretrained_card
 from natix_hf.runs.provenance import now
 from natix_hf.runs.steps import CHOOSE, PRETRAIN, carried_out
@@ -118,7 +116,6 @@ def finish_pretraining(
     metric: str,
     positive: int,
     forgetting: tuple[str, Dataset, Dataset] | None = None,
-    guides: Mapping[str, str] | None = None,
     cache_dir: str | None = None,
     cache_gb: float | None = None,
     batch_size: int = 32,
@@ -136,7 +133,6 @@ def finish_pretraining(
         metric: of the choice.
         positive: the class that a score of one class speaks of.
         forgetting: name, rows to fit on and rows to judge on of a data set of another kind.
-        guides: column -> `spurious` or `informative`.
         cache_dir, cache_gb: folder of frozen features, and the most that they may take.
         batch_size, num_workers, device: for the features.
         card: what the card says of the recipe.
@@ -145,9 +141,7 @@ def finish_pretraining(
     steps = [int(path.name.rpartition("-")[2]) for path in marks]
     with carried_out(run, CHOOSE, purpose="pretrain", splits=splits):
         train = splits.rows("training", step="choose milestone")
-        select = splits.rows("selection", step="choose milestone")
-        judge = Judge(train, select, metric, positive)
-        guided = GuideJudge(train, select, guides, positive) if guides else None
+        judge = Judge(train, splits.rows("selection", step="choose milestone"), metric, positive)
 
         @lru_cache(maxsize=1)
         def network(place: Path | None) -> Any:
@@ -167,7 +161,7 @@ def finish_pretraining(
 
         name = None if forgetting is None else forgetting[0]
         other = None if forgetting is None else Judge(forgetting[1], forgetting[2], metric, 1)
-        choice = choose(marks, steps, features, judge, forgetting=other, forgetting_name=name, guides=guided)
+        choice = choose(marks, steps, features, judge, forgetting=other, forgetting_name=name)
         choice.write(run)
         with staging(run) as stage:
             if choice.chosen:

@@ -6,13 +6,11 @@ from typing import Any
 
 import yaml
 
-from natix_hf.documents.figures import Interval
 from natix_hf.documents.pretraining import MilestoneChoice
 from natix_hf.documents.unlabelled_pool import UnlabelledPool
 from natix_hf.files import hub_id
 from natix_hf.hub.base_licence import base_licence
-from natix_hf.runs.choose_milestone import SHARES, best_milestone
-from natix_hf.runs.judge_guides import guide_lines, slice_text
+from natix_hf.runs.choose_milestone import SHARES
 
 LINEAGE = (
     "The `lineage` in `config.json` holds the first 64 bits of the fingerprint of every photo that was seen; "
@@ -80,42 +78,9 @@ def pretrained_card(
             "|" + "---|" * len(heads),
             *rows,
             "",
-            *_guides(choice),
             "## Licence",
             "",
             licence.text,
             "",
         ]
     )
-
-
-def _guides(choice: MilestoneChoice) -> list[str]:
-    """What became of the columns that guided pretraining; nothing where there were none."""
-    if not choice.guides:
-        return []
-    measured = [column for column, told in choice.guides.items() if told.chance is not None]
-    lines = guide_lines(choice, best_milestone(choice.metric, choice.candidates))
-    rows = []
-    for one in choice.candidates:
-        figures = [(one.guides[column].balanced_accuracy, one.guides[column].auroc) for column in measured]
-        cells = [f"{_interval(score)}, AUROC {_interval(area)}" for score, area in figures]
-        rows.append("| " + " | ".join([str(one.step or "original"), *cells, slice_text(one)]) + " |")
-    heads = ["step", *measured, "worst slice of the class probe"]
-    return [
-        "## Guides",
-        "",
-        "Columns of the metadata that features were to forget (spurious) or to keep (informative). Balanced accuracy "
-        "and AUROC of a probe for each on held-out photos, and the slice of these columns on which the class probe "
-        "does worst.",
-        "",
-        *(f"- {line}" for line in lines),
-        "",
-        "| " + " | ".join(heads) + " |",
-        "|" + "---|" * len(heads),
-        *rows,
-        "",
-    ]
-
-
-def _interval(one: Interval) -> str:
-    return "-" if one.low is None else f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})"

@@ -8,13 +8,68 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
-from transformers import AutoModel, TrainerCallback
+from transformers import AutoConfig, AutoModel, TrainerCallback
 
+from natix_hf import load_photos
+from natix_hf.data.splits.unlabelled_pool import read_pool
 from natix_hf.documents.pretraining import GuardRecord
 from natix_hf.errors import UserError
+from natix_hf.modeling.checkpoints import load_backbone, load_processor, local_folder
+from natix_hf.photos.geometry import GEOMETRIES
 from natix_hf.training.checkpoints import checkpoints
 from natix_hf.training.pretrain.guard import effective_rank, linear_cka, mean_cosine, neighbour_distance
-from natix_hf.training.pretrain.pretrain_trainer import milestones
+from natix_hf.training.pretrain.pretrain_options import PretrainOptions
+from natix_hf.training.pretrain.pretrain_trainer import PretrainTrainer, milestones
+from natix_hf.training.pretrain.pretraining_arguments import PretrainingArguments
+from natix_hf.training.pretrain.student import Student
+
+
+@pytest.fixture
+def pretraining(tiny_backbone, photo_folder, make_photos, tmp_path):
+    """A function that builds a `PretrainTrainer`; keys that begin with `pretrain_` are options."""
+    pool = make_photos(tmp_path / "pool", {"x": (20, 200, 90)}, 20, seed=3)
+
+    def build(name="run", callbacks=(), base=tiny_backbone, **given):
+        options = {
+            "pretrain_objective": "distill",
+            "pretrain_lora_r": 4,
+            "pretrain_prototypes": 32,
+            "pretrain_local_size": 16,
+            "pretrain_local_crops": 2,
+            "pretrain_drop_path": 0.0,
+            "pretrain_heads_share": 0.25,
+            "pretrain_milestones": 2,
+            "pretrain_guard_photos": 16,
+            "pretrain_guard_steps": 2,
+            **{key: value for key, value in given.items() if key.startswith("pretrain_")},
+        }
+        arguments = {
+            "learning_rate": 1e-3,
+            "max_steps": 8,
+            "per_device_train_batch_size": 8,
+            "logging_steps": 1,
+            "dataloader_num_workers": 0,
+            "disable_tqdm": True,
+            "use_cpu": True,
+            **{key: value for key, value in given.items() if key not in options},
+        }
+        options = PretrainOptions(**options)
+        args = PretrainingArguments(output_dir=str(tmp_path / name), **arguments)
+        splits = load_photos(photo_folder).dedicate("pretrain")
+        splits.add_pool(read_pool([str(pool)]))
+        backbone = load_backbone(str(base))
+        return PretrainTrainer(
+            Student(backbone, options, seed=args.seed),
+            args,
+            options,
+            splits=splits,
+            processing_class=load_processor(str(base), GEOMETRIES["squash"](32)),
+            base=str(base),
+            base_config=AutoConfig.from_pretrained(local_folder(str(base))),
+            callbacks=list(callbacks),
+        )
+
+    return build
 
 
 def objectives():

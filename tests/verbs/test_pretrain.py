@@ -195,45 +195,6 @@ def test_another_pool_another_recipe_and_a_finished_folder_are_refused(
     assert "holds an interrupted run" in pretrain_desk.refusal("pretrain", *words)
 
 
-def tagged(source, folder, tags):
-    """A copy of photos with a table that gives them `weather` in turn."""
-    shutil.copytree(source, folder)
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.jpg"))
-    rows = [f"{name},{Path(name).parent.name},{tags[i % len(tags)]}" for i, name in enumerate(names)]
-    (folder / "metadata.csv").write_text("\n".join(["file_name,label,weather", *rows, ""]))
-    return folder
-
-
-def test_a_run_with_guides_says_what_they_did_and_goes_on_after_a_kill(pretrain_desk):
-    folder = pretrain_desk.folder
-    photos = tagged(folder / "photos", folder / "tagged", ["sun", "rain", ""])
-    pool = tagged(pretrain_desk.pool, folder / "tagged-pool", ["fog", "sun"])
-    words = (pretrain_desk.pretrain_recipe, "--dataset_name", photos, "--unlabelled_name", pool)
-    words += ("--pretrain_guides", "weather=spurious", "--output_dir")
-    whole, killed = folder / "guided", folder / "guided-killed"
-    done = pretrain_desk.type("pretrain", *words, whole, OMP_NUM_THREADS="1")
-    assert done.status == 0, done.err
-    choice = json.loads((whole / "choice.json").read_text())
-    assert choice["guides"]["weather"]["kinds"] == 2
-    assert "weather (spurious): predicted at " in done.out
-    assert "weather (spurious): predicted at " in (whole / "README.md").read_text()
-    assert pretrain_desk.type("pretrain", *words, killed, prelude=KILL, OMP_NUM_THREADS="1").status == -signal.SIGKILL
-    (point,) = (killed / "checkpoints").iterdir()
-    assert any(name.startswith("guides.") for name in load_file(point / "raw_trainable.safetensors"))
-    other = (*words[:-2], "weather=informative", "--output_dir", killed, *GO_ON)
-    assert "pretrain_guides" in pretrain_desk.refusal("pretrain", *other)
-    again = pretrain_desk.type("pretrain", *words, killed, *GO_ON, OMP_NUM_THREADS="1")
-    assert again.status == 0, again.err
-    place = "milestones/step-000006/model.safetensors"
-    assert_same(load_file(whole / place), load_file(killed / place))
-    assert json.loads((killed / "choice.json").read_text()) == choice
-    bare = folder / "tagged-bare"
-    shutil.copytree(pretrain_desk.pool, bare)
-    line = pretrain_desk.refusal("pretrain", *words, folder / "never", "--unlabelled_name", bare)
-    assert "pretrain_guides: unlabelled_name has no column 'weather'" in line
-    assert not (folder / "never").exists()
-
-
 @pytest.mark.parametrize("objective", ["distill", "dino"])
 def test_two_processes_learn_like_one(pretrain_desk, pretrained, objective):
     options = ("--pretrain_drop_path", "0", "--pretrain_objective", objective)
@@ -278,10 +239,6 @@ def test_two_processes_learn_like_one(pretrain_desk, pretrained, objective):
         (("--pretrain_last_blocks", "2"), "the backbone has 2 blocks: at most 1"),
         (("--pretrain_heads_share", "1.5"), "a number from 0 to below 1 expected"),
         (("--image_size", "40"), "image_size"),
-        (("--pretrain_guides", "weather"), "COLUMN=spurious or COLUMN=informative expected"),
-        (("--pretrain_guides", "weather=spurious"), "pretrain_guides: no column 'weather'"),
-        (("--pretrain_guides", "label=spurious"), "pretrain_guides: label is the class itself"),
-        (("--pretrain_guides_weight", "0"), "a positive number expected"),
     ],
 )
 def test_what_cannot_work_is_refused_in_one_line_and_leaves_nothing(pretrain_desk, words, line):

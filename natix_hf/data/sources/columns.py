@@ -183,7 +183,7 @@ def group_names(values: Mapping[str, Sequence[str | None]], ids: Sequence[str]) 
 
 
 def with_text(data: Dataset, column: str, values: Sequence[str]) -> Dataset:
-    """The same rows with this text in a column, `(n,)` values; nothing else is copied, photos neither."""
+    """The same rows with other text in a column, `(n,)` values; nothing else is copied, photos neither."""
     whole = np.full(len(data.data.table), None, dtype=object)
     rows = np.arange(len(data)) if data._indices is None else data._indices.column(0).to_numpy()
     whole[rows] = np.asarray(values, dtype=object)
@@ -191,11 +191,8 @@ def with_text(data: Dataset, column: str, values: Sequence[str]) -> Dataset:
 
 
 def with_column(data: Dataset, column: str, values: pa.Array | pa.ChunkedArray, feature: Any) -> Dataset:
-    """The same rows with these values in a column, old or new, of the table below them, `(rows of that table,)`."""
+    """The same rows with other values in a column of the table below them, `(rows of that table,)`."""
     table = data.data.table
-    if column in table.column_names:
-        table = table.set_column(table.column_names.index(column), column, values)
-    else:
-        table = table.append_column(column, values)
+    table = table.set_column(table.column_names.index(column), column, values)
     features = Features({**data.features, column: feature})
     return Dataset(table, info=DatasetInfo(features=features), indices_table=data._indices)

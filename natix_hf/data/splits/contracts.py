@@ -166,12 +166,6 @@ class LockedSplits:
 
         check_slices(_ROWS[self]["train"], columns)
 
-    def check_guides(self, columns: Sequence[str]) -> None:
-        """Raise `UserError` for a column that cannot guide pretraining, by the rows of `train`."""
-        from natix_hf.data.splits.slicing import check_guides
-
-        check_guides(_ROWS[self]["train"], columns)
-
     def dedicate(self, purpose: str) -> LockedSplits:
         """Say what the run is for, once and before any row is read; there is no way back. Returns itself.
 

@@ -92,38 +92,6 @@ def check_slices(rows: Dataset, chosen: Sequence[str], key: str = "slices") -> N
             raise UserError(f"{key}: {column} has {len(kinds)} values, over {MOST_VALUES}: leave it out")
 
 
-def check_guides(rows: Dataset, columns: Sequence[str]) -> None:
-    """Refuse columns that cannot guide pretraining.
-
-    Args:
-        rows: of train.
-
-    Raises:
-        UserError: a column that is not there, that is the class under this or another name, that has one value, or
-            that `check_slices` refuses.
-    """
-    labels = rows["label"][:]
-    for column in columns:
-        if column != "label" and (column in _OURS or not has_column(rows, column)):
-            there = [name for name, feature in _leaves(rows.features) if _may_be(name, feature)]
-            raise UserError(f"pretrain_guides: no column {column!r}; there are {', '.join(there) or 'none'}")
-        check_slices(rows, [column], "pretrain_guides")
-        values = category(rows, column)
-        kinds = set(values) - {UNKNOWN}
-        if len(kinds) < 2:
-            found = f"one value, {kinds.pop()}," if kinds else "no value"
-            raise UserError(f"pretrain_guides: {column} has {found} in train, at least two expected: leave it out")
-        if len(set(values)) == len(set(labels)) == len(set(zip(values, labels))):
-            raise UserError(
-                f"pretrain_guides: {column} is the class itself, which pretraining does not learn from: leave it out"
-            )
-
-
-def kinds_of_rows(rows: Dataset, column: str) -> list[str | None]:
-    """The kind of each row by a column, as slices have it; None where there is no value."""
-    return [None if value == UNKNOWN else value for value in category(rows, column)]
-
-
 def counted_values(rows: Dataset, column: str) -> dict[str, Counter]:
     """The values of a column as `hold_out` takes them, and how many rows of each class number have each."""
     found: dict[str, Counter] = {}

@@ -16,7 +16,6 @@ from datasets import Dataset, concatenate_datasets
 
 from natix_hf.data.own_photos import unlabelled_rows
 from natix_hf.data.sources.columns import as_name, column_values, has_column, with_text
-from natix_hf.data.sources.metadata import UNKNOWN, category
 from natix_hf.data.sources.pooling import pooled_values
 from natix_hf.data.sources.reading import named_sources
 from natix_hf.data.sources.unlabelled_photos import read_photos
@@ -36,7 +35,6 @@ def read_pool(
     image_column_name: str = "image",
     group_column: Sequence[str] | None = None,
     by_folder: bool = False,
-    guides: Sequence[str] = (),
     num_proc: int | None = None,
 ) -> Pool:
     """Read photos whose labels are not looked at.
@@ -46,23 +44,15 @@ def read_pool(
         image_column_name: the column of photos in tables and data sets.
         group_column: columns whose values tie rows, where a source has them.
         by_folder: photos of one sub-folder are of one group, as frames of a video are.
-        guides: columns that are kept as `category` writes them; a source without one has no value of it.
         num_proc: processes that read the photos.
 
     Raises:
-        UserError: a source that is not there, or holds no photo that can be read; a guide that none of them has.
+        UserError: a source that is not there, or holds no photo that can be read.
     """
     named, parts, broken = named_sources(list(sources)), [], []
     values: dict[str, list[str | None]] = {column: [] for column in group_column or ()}
-    raws = [read_photos(str(source.place), image_column_name, [*values, *guides]) for source in named]
-    for column in guides:
-        if not any(has_column(raw.pool, column) for raw in raws):
-            there = sorted({name for raw in raws for name in raw.pool.column_names} - {image_column_name})
-            raise UserError(
-                f"pretrain_guides: unlabelled_name has no column {column!r} (there are {', '.join(there) or 'none'}): "
-                "give it a table with this column, or leave the guide out"
-            )
-    for source, raw in zip(named, raws):
+    for source in named:
+        raw = read_photos(str(source.place), image_column_name, list(values))
         rows, good, unread, _ = unlabelled_rows(raw, image_column_name, None, num_proc=num_proc)
         front = f"{source.name}/" if len(named) > 1 else ""
         broken += [Left(id=front + one.id, reason=one.reason) for one in unread]
@@ -71,12 +61,7 @@ def read_pool(
         ids = [front + one for one in rows["id"][:]]
         folders = [str(PurePosixPath(one).parent) if by_folder else "." for one in ids]
         groups = [f"row:{one}" if folder == "." else f"folder:{folder}" for one, folder in zip(ids, folders)]
-        rows = with_text(with_text(rows, "id", ids), "group", groups)
-        for column in guides:
-            there = has_column(raw.pool, column)
-            own = category(raw.pool.select(good), column) if there else [UNKNOWN] * len(good)
-            rows = with_text(rows, column, own)
-        parts.append(rows)
+        parts.append(with_text(with_text(rows, "id", ids), "group", groups))
         for column, found in values.items():
             there = has_column(raw.pool, column)
             own = list(map(as_name, pooled_values([raw], column, "group_column"))) if there else None
@@ -89,7 +74,7 @@ class Pool:
     """Photos that can be read.
 
     Args:
-        rows: `id, image, group, fingerprint, width, height, look`, and the columns of guides.
+        rows: `id, image, group, fingerprint, width, height, look`.
         values: group column -> `(n,)` its value, None where there is none.
         sources: as they were named.
         broken: photos that cannot be read.

@@ -71,8 +71,7 @@ class PretrainPhotos(Dataset):
 
     - `global_views` uint8 `(views, 3, size, size)`,
     - `local_views` uint8 `(local_crops, 3, local_size, local_size)`, where there are any,
-    - `masks` bool `(views, patches)`, of which a share is empty,
-    - `kinds` int64 `(guides,)`, where there are guides.
+    - `masks` bool `(views, patches)`, of which a share is empty.
 
     Args:
         photos: `datasets.Dataset`s with `id` and `image`; what else they hold is not looked at.
@@ -83,7 +82,6 @@ class PretrainPhotos(Dataset):
         mask_share: share of the large crops that are masked.
         local_crops: small crops of a photo.
         seed: of the run.
-        kinds: `(n, guides)` what guides say of each photo, see `guides_of`.
     """
 
     def __init__(
@@ -97,9 +95,8 @@ class PretrainPhotos(Dataset):
         mask_share: float,
         local_crops: int,
         seed: int,
-        kinds: np.ndarray | None = None,
     ) -> None:
-        self.photos, self.kinds = list(photos), kinds
+        self.photos = list(photos)
         self.starts = np.cumsum([0, *map(len, self.photos)])
         self.options, self.views, self.mask_share, self.local_crops = options, views, mask_share, local_crops
         self.side, self.seed = size // patch, seed
@@ -124,8 +121,6 @@ class PretrainPhotos(Dataset):
             item = {"global_views": torch.stack([self._view(pixels, self.large) for _ in range(self.views)])}
             if self.local_crops:
                 item["local_views"] = torch.stack([self._view(pixels, self.small) for _ in range(self.local_crops)])
-        if self.kinds is not None:
-            item["kinds"] = torch.from_numpy(self.kinds[index])
         return item | {"masks": masks}
 
     def _mask(self, generator: torch.Generator) -> Tensor:
@@ -144,19 +139,14 @@ class PretrainPhotos(Dataset):
 
 
 class PretrainCollator:
-    """Examples become a batch, view by view: `(views * batch, 3, H, W)` float, the first view of all photos first.
-
-    `kinds`, which are the same for all views, are `(batch, guides)`.
-    """
+    """Examples become a batch, view by view: `(views * batch, 3, H, W)` float, the first view of all photos first."""
 
     def __init__(self, processor: Any) -> None:
         self.normalised = Normalised(processor)
 
     def __call__(self, examples: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        kinds = {"kinds": torch.stack([e["kinds"] for e in examples])} if "kinds" in examples[0] else {}
-        views = examples[0].keys() - kinds.keys()
-        batch = {key: torch.cat(list(torch.stack([e[key] for e in examples], dim=1))) for key in views}
-        return kinds | {key: values if key == "masks" else self.normalised(values) for key, values in batch.items()}
+        batch = {key: torch.cat(list(torch.stack([e[key] for e in examples], dim=1))) for key in examples[0]}
+        return {key: values if key == "masks" else self.normalised(values) for key, values in batch.items()}
 
 
 class OnePhotoOfAGroup(EpochSampler):

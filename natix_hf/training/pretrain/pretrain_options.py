@@ -11,7 +11,6 @@ from natix_hf.options import ABOVE_0, AT_LEAST_0, AT_LEAST_1, SHARE, SHARE_BELOW
 
 SMALL_HIDDEN_SIZE = 384  # of a ViT-S, whose blocks are too narrow for rank 64
 EXTRA = 'pip install "natix_hf[pretrain]"'
-GUIDES = {"spurious": -1.0, "informative": 1.0}  # how a guide's gradient reaches the features
 TWO_SHARES = Bounds(lambda number: 0 < number <= 1, "two shares above 0 and at most 1, the smaller first")
 
 
@@ -84,14 +83,6 @@ class PretrainOptions:
     pretrain_guard_photos: Annotated[int, Bounds(lambda n: n >= 8, "at least 8")] = option(
         256, "photos that the guard looks at"
     )
-    pretrain_guides: list[str] | None = option(
-        None,
-        "metadata columns as COLUMN=spurious (features should forget it, by a reversed gradient) or "
-        "COLUMN=informative (features should keep it); train and the unlabelled photos need these columns",
-    )
-    pretrain_guides_weight: Annotated[float, ABOVE_0] = option(
-        1.0, "final strength of the guides; it rises from 0 after the steps in which only heads are trained"
-    )
     forgetting_name: str | None = option(
         None, "labelled data set of another kind; a probe on it measures what the network has forgotten"
     )
@@ -109,31 +100,11 @@ class PretrainOptions:
                 f"pretrain_heads_share {self.pretrain_heads_share:g} and pretrain_ramp_share "
                 f"{self.pretrain_ramp_share:g} leave no steps at the full rate: give smaller ones"
             )
-        self.guides()
         if self.pretrain_objective == "dino" and importlib.util.find_spec("lightly") is None:
             raise UserError(
                 f"pretrain_objective: dino takes its losses from lightly, which is not installed: {EXTRA}, or use "
                 "--pretrain_objective distill"
             )
-
-    def guides(self) -> dict[str, str]:
-        """Column -> one of `GUIDES`.
-
-        Raises:
-            UserError: a guide that is not written as `COLUMN=WORD`, or a column that is named twice.
-        """
-        found: dict[str, str] = {}
-        for guide in self.pretrain_guides or ():
-            column, _, word = guide.rpartition("=")
-            if not column or word not in GUIDES:
-                raise UserError(
-                    f"pretrain_guides: {guide} given, COLUMN=spurious or COLUMN=informative expected, such as "
-                    "weather=spurious"
-                )
-            if column in found:
-                raise UserError(f"pretrain_guides: {column} is given twice: name it once")
-            found[column] = word
-        return found
 
     def lora_rank(self, hidden_size: int) -> int:
         """The rank of the adapters on a backbone of this width."""

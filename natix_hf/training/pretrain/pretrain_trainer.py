@@ -32,7 +32,6 @@ from natix_hf.training.finite_losses import FiniteLosses
 from natix_hf.training.optimizers.parameter_groups import parameter_groups
 from natix_hf.training.pretrain.crops_and_masks import OnePhotoOfAGroup, PretrainCollator, PretrainPhotos
 from natix_hf.training.pretrain.guard import Guard
-from natix_hf.training.pretrain.guides import guides_of
 from natix_hf.training.pretrain.objectives import OBJECTIVES
 from natix_hf.training.pretrain.plain_checkpoint import write_plain
 from natix_hf.training.pretrain.pretrain_options import PretrainOptions
@@ -88,7 +87,7 @@ class PretrainTrainer(Trainer):
 
     Raises:
         UserError: crops smaller than a patch, a batch that the objective cannot use, more photos in a batch than there
-            are groups, a guide whose column has too many values.
+            are groups.
     """
 
     def __init__(
@@ -126,10 +125,6 @@ class PretrainTrainer(Trainer):
         args.max_steps = self.total
         self.phases = Phases.of(options, self.total)
         self.milestone_steps = self.phases.milestones(options.pretrain_milestones)
-        kinds = None
-        if words := options.guides():
-            guides, kinds = guides_of(parts, words)
-            student.add_guides(guides, args.seed)
         train = PretrainPhotos(
             parts,
             options,
@@ -139,7 +134,6 @@ class PretrainTrainer(Trainer):
             mask_share=objective.mask_share(options),
             local_crops=objective.local_crops(options),
             seed=seed,
-            kinds=kinds,
         )
         super().__init__(
             model=student,
@@ -217,7 +211,6 @@ class PretrainTrainer(Trainer):
             targets_by=self.original or self.average,
             temperature=self.phases.temperature(step, self.options.pretrain_teacher_temperature),
             heads_only=self.phases.heads_only(step),
-            guide_strength=self.options.pretrain_guides_weight * self.phases.guide_share(step),
         )
         self.entropy = outputs.get("teacher_entropy")
         self.finite.seen(step + 1, outputs["loss"])
@@ -281,13 +274,13 @@ class PretrainTrainer(Trainer):
         return self.optimizer
 
     def _adamw(self, model: nn.Module) -> torch.optim.Optimizer:
-        """AdamW over groups of equal rate; `heads` says which belong to the objective or to guides."""
-        backbone = {id(p) for p in model.backbone.parameters()}
+        """AdamW over groups of equal rate; `heads` says which belong to the objective."""
+        heads = {id(p) for p in model.objective.parameters()}
         decayed = set(self.get_decay_parameter_names(model))
         groups = []
         for group in parameter_groups(model, self.args, decayed):
             for of_heads in (False, True):
-                own = [p for p in group["params"] if (id(p) not in backbone) == of_heads]
+                own = [p for p in group["params"] if (id(p) in heads) == of_heads]
                 rate = group["lr"] * (self.options.pretrain_heads_lr_ratio if of_heads else 1.0)
                 groups.append({**group, "params": own, "lr": rate, "heads": of_heads})
         kind, kwargs = Trainer.get_optimizer_cls_and_kwargs(self.args)

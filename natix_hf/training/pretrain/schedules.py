@@ -45,12 +45,6 @@ class Phases(NamedTuple):
         """Share of the learning rate that the backbone has."""
         return min(1.0, max(0, step + 1 - self.heads) / self.ramp)
 
-    def guide_share(self, step: int) -> float:
-        """Share of the guides' weight: 0 while heads are trained alone, then rising to 1 as in DANN (Ganin and
-        Lempitsky, 2015)."""
-        over = max(0, step - self.heads) / (self.total - self.heads)
-        return 2 / (1 + math.exp(-10 * over)) - 1
-
     def temperature(self, step: int, ends: list[float]) -> float:
         """Between two temperatures, in a straight line until the ramp is over."""
         share = min(1.0, step / (self.heads + self.ramp))

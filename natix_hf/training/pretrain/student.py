@@ -6,7 +6,6 @@ weights are put in place for a moment (`Ema.weights`); a ViT-H/16+ is in memory 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,7 +17,6 @@ from transformers import DINOv3ViTModel
 
 from natix_hf.errors import UserError
 from natix_hf.training.ema import Ema
-from natix_hf.training.pretrain.guides import Guide, GuideHeads
 from natix_hf.training.pretrain.objectives import OBJECTIVES, Crops, Tokens
 from natix_hf.training.pretrain.pretrain_options import PretrainOptions
 
@@ -43,34 +41,24 @@ class Student(nn.Module):
             for block in backbone.model.layer:
                 block.drop_path = StochasticDepth(options.pretrain_drop_path, "row")
         self.backbone = backbone
-        self.guides: GuideHeads | None = None
-
-    def add_guides(self, guides: Sequence[Guide], seed: int = 0) -> None:
-        """Get a head for each guide; the global random state is left alone."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.guides = GuideHeads(self.backbone.config.hidden_size, guides)
 
     def forward(
         self,
         global_views: Tensor,
         masks: Tensor,
         local_views: Tensor | None = None,
-        kinds: Tensor | None = None,
         *,
         targets_by: Ema,
         temperature: float,
         heads_only: bool,
-        guide_strength: float = 0.0,
     ) -> dict[str, Tensor]:
         """The loss of a batch, under `loss`, and its parts.
 
         Args:
-            global_views, masks, local_views, kinds: as `PretrainCollator` makes them.
+            global_views, masks, local_views: as `PretrainCollator` makes them.
             targets_by: the weights that targets are made with: the teacher's or the original's.
             temperature: of the teacher.
             heads_only: leave the backbone without gradients.
-            guide_strength: with which guides act on the backbone.
         """
         crops = Crops(global_views, masks, local_views)
         training = self.training
@@ -79,21 +67,7 @@ class Student(nn.Module):
             targets = self.objective.targets(self._tokens, crops, temperature)
             self.train(training)
         torch.clear_autocast_cache()  # it holds the teacher's weights in bf16, and the student's have the same place
-        encode = self._tokens_alone if heads_only else self._tokens
-        if self.guides is None:
-            return self.objective.loss(encode, crops, targets, temperature)
-        classes: list[Tensor] = []
-
-        def watched(pixels: Tensor, masks: Tensor | None = None) -> Tokens:
-            tokens = encode(pixels, masks)
-            if pixels is crops.large:
-                classes.append(tokens.classes)
-            return tokens
-
-        parts = self.objective.loss(watched, crops, targets, temperature)
-        (large,) = classes
-        guided = self.guides(large, kinds.repeat(self.objective.views, 1), guide_strength).sum()
-        return parts | {"loss": parts["loss"] + guided, "guide_loss": guided}
+        return self.objective.loss(self._tokens_alone if heads_only else self._tokens, crops, targets, temperature)
 
     def _tokens(self, pixels: Tensor, masks: Tensor | None = None) -> Tokens:
         states = self.backbone(pixels, bool_masked_pos=masks).last_hidden_state
