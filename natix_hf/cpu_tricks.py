@@ -1,7 +1,7 @@
-"""What the package does to be quick on a CPU, and the switch that leaves a part of it out.
+"""The list of CPU optimisations, and the switch that turns them off.
 
-`NATIX_HF_WITHOUT="packing memory"` leaves out what it names, `NATIX_HF_WITHOUT=all` everything; docs/speed.md says
-what each is worth. The work itself is in `startup.py`, `threads.py` and `modeling/packed_linear.py`.
+`NATIX_HF_WITHOUT="packing memory"` turns two of them off, `NATIX_HF_WITHOUT=all` all of them. docs/speed.md says what
+each one saves. They are implemented in `startup.py`, `threads.py` and `modeling/packed_linear.py`.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ import os
 
 SWITCH = "NATIX_HF_WITHOUT"
 TRICKS = {
-    "packing": "frozen layers laid out once for the processor (modeling/packed_linear.py)",
-    "memory": "memory that was freed is kept for the next step (startup.keep_freed_memory)",
-    "sleeping": "threads that wait for each other sleep soon (startup.wait_asleep)",
-    "imports": "no garbage is looked for while modules are imported (startup.quick_imports)",
-    "threads": "small products on one thread (threads.one_blas_thread)",
+    "packing": "frozen weights are laid out once for the processor (modeling/packed_linear.py)",
+    "memory": "freed memory is kept for the next step (startup.keep_freed_memory)",
+    "sleeping": "waiting threads sleep soon (startup.wait_asleep)",
+    "imports": "no garbage collection during imports (startup.quick_imports)",
+    "threads": "small matrix products use one thread (threads.one_blas_thread)",
 }
 
 
 def wanted(trick: str) -> bool:
-    """Whether one of `TRICKS` is to be used."""
+    """Whether one of `TRICKS` is on."""
     left_out = os.environ.get(SWITCH, "").split()
     return trick not in left_out and "all" not in left_out
 
 
 def unknown_words() -> list[str]:
-    """What `NATIX_HF_WITHOUT` names that is no trick."""
+    """Unknown words in `NATIX_HF_WITHOUT`."""
     return [word for word in os.environ.get(SWITCH, "").split() if word not in (*TRICKS, "all")]

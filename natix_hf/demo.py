@@ -1,4 +1,4 @@
-"""The last step of `make demo`: a finished run, used as its users will use it.
+"""The last step of `make demo`: use a finished run as a user would.
 
 python -m natix_hf.demo runs/demo
 """
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def streets(count: int) -> list[Scene]:
-    """One photo each of the first streets of a series that no demo trains on."""
+    """One photo each of the first streets of a series that the demo does not train on."""
     from natix_hf.scenes.photos import scene
 
     shown: dict[str, Scene] = {}

@@ -1,8 +1,8 @@
-"""Errors that a user can mend, and how a command tells them.
+"""Errors that a user can fix, and how a command reports them.
 
-A `UserError` holds one line: what was found, where, what was expected, how to mend it. The verbs (`python -m
-natix_hf.train`, ...) run under `command`, which prints that line and ends with exit status 2; a traceback appears only
-with `--debug`. This file imports nothing heavy, so that `--help` stays quick.
+A `UserError` has one line: what was found, where, what was expected, and how to fix it. The verbs (`python -m
+natix_hf.train`, ...) run under `command`, which prints that line and exits with status 2. A traceback appears only
+with `--debug`. This file imports nothing heavy, so `--help` is quick.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from natix_hf.startup import prepare
 
 
 class UserError(ValueError):
-    """Something that the user can mend; the message is one line that says how."""
+    """An error that the user can fix; the message is one line that says how."""
 
 
 class PhotoError(UserError):
@@ -34,16 +34,16 @@ class LeakageError(UserError):
 
 
 class CommandParser(argparse.ArgumentParser):
-    """argparse with faults that are one line, without the usage above it."""
+    """argparse with errors of one line, without the usage above it."""
 
     def error(self, message: str) -> None:
-        raise UserError(f"{message}; {self.prog} --help shows how it is used")
+        raise UserError(f"{message}; for usage: {self.prog} --help")
 
 
 def one_line(error: BaseException) -> str:
-    """The message of `error` folded to one line, with the type's name where the message is empty.
+    """The message of `error` as one line, or the name of its type if the message is empty.
 
-    An error that comes out of a DataLoader's worker carries the worker's traceback; of that only the last line counts.
+    An error from a DataLoader worker contains the worker's traceback; only its last line is used.
     """
     text = str(error).strip()
     if text.startswith("Caught ") and "Original Traceback" in text:
@@ -58,9 +58,9 @@ def few(names: Iterable[object], most: int = 3) -> str:
 
 
 def _disk_fault(error: Exception) -> str | None:
-    """A sentence for the faults of files and disks, else None."""
+    """A sentence for errors of files and disks, else None."""
     name = error.filename if isinstance(error, OSError) else None
-    # Libraries written in Rust (safetensors) raise errors of their own, with the number in the text.
+    # Libraries written in Rust (safetensors) raise their own errors, with the number in the text.
     number = error.errno if isinstance(error, OSError) else re.search(r"\(os error (\d+)\)", str(error))
     if not number:
         return None
@@ -74,26 +74,26 @@ def _disk_fault(error: Exception) -> str | None:
 
 
 def _bold_red(text: str, stream: TextIO) -> str:
-    """`text` in colour where `stream` is a terminal and the user has not switched colours off (no-color.org)."""
+    """`text` in colour if `stream` is a terminal and the user has not switched colours off (no-color.org)."""
     return f"\033[1;31m{text}\033[0m" if stream.isatty() and not os.environ.get("NO_COLOR") else text
 
 
 def command(main: Callable[[list[str]], None], argv: list[str] | None = None) -> None:
-    """Run a verb: `main(argv)` without `--debug`; a `UserError` becomes one line on stderr and exit status 2.
+    """Run a verb; a `UserError` becomes one line on stderr and exit status 2, unless `--debug` is given.
 
     Args:
-        main: the verb; gets the arguments after the command's name.
-        argv: those arguments, `sys.argv[1:]` by default.
+        main: the verb; gets the arguments without `--debug`.
+        argv: the arguments, `sys.argv[1:]` by default.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     prepare()
     debug = "--debug" in arguments
     if debug:
         arguments.remove("--debug")
-    for stream in (sys.stdout, sys.stderr):  # a name that the screen cannot show must not end the work
+    for stream in (sys.stdout, sys.stderr):  # a name that the terminal cannot show must not stop the command
         stream.reconfigure(errors="backslashreplace")
-    atexit.register(gc.freeze)  # or the interpreter looks through every object for garbage before it ends
-    # What datasets logs before it raises would stand above the one line that says the same.
+    atexit.register(gc.freeze)  # else the interpreter searches all objects for garbage before it exits
+    # datasets logs its errors before it raises them; the one line below is enough.
     os.environ.setdefault("DATASETS_VERBOSITY", "critical")
     try:
         if words := unknown_words():

@@ -1,4 +1,4 @@
-"""The final figures of a run, computed from the saved predictions on `val_test` and its calibration, and report.html.
+"""Compute the final figures of a run from its saved predictions on `val_test`, and write report.html.
 
 python -m natix_hf.evaluate runs/lora
 python -m natix_hf.evaluate runs/lora --robustness challenge@2025 --field scores.csv
@@ -49,14 +49,14 @@ def main(argv: list[str]) -> None:
 
         measure_robustness(run, given.robustness)
     document = evaluate_run(run, field=field)
-    if RunRecord.read(run).purpose != "refit":  # whose figures are those of the honest run
+    if RunRecord.read(run).purpose != "refit":  # its figures come from the run that it refits
         report_run(run)
     lines = summary_lines(document, CalibrationFile.read(run))
     for kind, told in ((Slices, slice_lines), (Robustness, robustness_lines), (Reward, reward_lines)):
         if kind.there(run):
             lines += told(kind.read(run))
     print("\n".join(lines))
-    if (run / "report.html").is_file():  # a refit has none of its own
+    if (run / "report.html").is_file():  # a refit has no report
         print(f"report: {run / 'report.html'}")
 
 

@@ -1,4 +1,4 @@
-"""A finished run as a folder that clients load, with the proof that it answers like the run.
+"""Write a finished run as a folder that clients can load, and verify that it gives the same answers.
 
 python -m natix_hf.export runs/lora --format stock --output out/
 """
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
     from natix_hf.inference.named_photos import find_photos
     from natix_hf.modeling.exports.adapter_folder import base_folder
 
-    # peft asks transformers for a name that transformers has just renamed.
+    # peft uses a name that transformers has renamed.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
     logging.disable_progress_bar()
     logging.set_verbosity_error()
@@ -72,21 +72,21 @@ def main(argv: list[str]) -> None:
     print(f"needs: {'; '.join(document.needs)}")
     if document.calibrated_at:
         print(
-            f"photos are seen at {size_text(document.image_size)}, the model was trained with "
-            f"{size_text(document.calibrated_at)}: its probabilities are not calibrated"
+            f"photos are resized to {size_text(document.image_size)}, but the model was trained at "
+            f"{size_text(document.calibrated_at)}: the probabilities are not calibrated"
         )
     if document.opset:
         size = size_text(document.image_size, document.tiles)
         print(f"operators: ONNX opset {document.opset}, any number of photos of {size}")
     if given.no_proof:
-        print("not proved: whether it answers like the run is not known")
+        print("not verified: it is unknown whether this export gives the answers of the run")
         return
     base = given.base_output or (base_folder(given.output) if FORMS[given.format].on_base else None)
     who = {"client_python": given.client_python, "clients": clients_of(base)}
     try:
         proof = prove(run, given.output, photos=photos, base=base, say=print, **who)
     except UserError:
-        # What is not proved is not left lying there as if it were; --no_proof keeps it.
+        # Remove an export that failed verification; --no_proof keeps it.
         for folder in filter(None, (given.output, given.base_output)):
             shutil.rmtree(Path(folder).expanduser(), ignore_errors=True)
         raise

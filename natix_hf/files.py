@@ -1,7 +1,8 @@
-"""Files that are either whole or not there: written under a temporary name in the same folder, then renamed.
+"""Writes files completely or not at all, and converts file names to text.
 
-And their names: on Linux a name is bytes, and those that are no UTF-8 cannot stand in a table, in JSON or on a screen.
-`path_text` writes such a name with escapes, as it is shown, stored and made an id; `text_path` is the way back.
+A file is written under a temporary name in the same folder and then renamed. On Linux a file name is bytes. A name
+that is not UTF-8 cannot be part of a table, of JSON or of printed text: `path_text` writes it with escapes, and
+`text_path` converts it back.
 """
 
 from __future__ import annotations
@@ -28,36 +29,36 @@ _FILE_TYPES = (
 
 
 def only_a_path(name: str) -> bool:
-    """Whether a name can be of a file or folder alone, and not the id of a Hub repository (`owner/name`)."""
+    """Whether a name can only be a file or folder, not the id of a Hub repository (`owner/name`)."""
     marked = name.startswith((".", "/", "~")) or name.endswith("/") or "\\" in name
     return marked or name.count("/") > 1 or name.lower().endswith(_FILE_TYPES)
 
 
 def hub_id(name: str | None) -> str | None:
-    """`name` if it can only be the id of a Hub repository, None for built-in things and for what is on this disk."""
+    """`name` if it can only be the id of a Hub repository; None for built-in names and for what is on this disk."""
     if name and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) and not Path(name).exists():
         return name
     return None
 
 
-_BYTE = re.compile("[\udc80-\udcff]")  # what Python makes of a byte of a name that is no UTF-8
+_BYTE = re.compile("[\udc80-\udcff]")  # how Python represents a byte of a name that is not UTF-8
 _LIKE_ESCAPE = re.compile(r"\\(?=x(?:5c|[89a-f][0-9a-f]))")
 _ESCAPE = re.compile(r"\\x(5c|[89a-f][0-9a-f])")
 
 
 def shown(text: str) -> str:
-    """Text that can be written and printed: a byte that is no UTF-8 as `\\xfc`, other halves of letters likewise."""
+    """Text that can be printed: bytes that are not UTF-8, and lone surrogates, become escapes (`\\xfc`)."""
     text = _BYTE.sub(lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", text)
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def path_text(path: str | Path) -> str:
-    """A path as text, `shown`; a backslash before what looks like an escape is one itself (`\\x5c`)."""
+    """A path as text, see `shown`; a backslash in front of what looks like an escape is escaped too (`\\x5c`)."""
     return shown(_LIKE_ESCAPE.sub(r"\\x5c", str(path)))
 
 
 def text_path(text: str | Path) -> str:
-    """The path that `path_text` made a text of; what names no file that way is a path as it stands."""
+    """The path of a text from `path_text`; if there is no such file, the text itself."""
     path = _ESCAPE.sub(_byte, str(text))
     return path if path != str(text) and os.path.lexists(path) else str(text)
 
@@ -69,10 +70,10 @@ def _byte(escape: re.Match) -> str:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path beside `path` that takes its name when the block ends well, and is removed when it does not."""
+    """A temporary path beside `path`: renamed to `path` if the block succeeds, removed if it fails."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # The suffix stays last, since writers such as Pillow choose the format by it.
+    # The suffix stays last: writers such as Pillow choose the format by it.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         yield temporary
@@ -83,7 +84,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 @contextmanager
 def staging(folder: str | Path) -> Iterator[Path]:
-    """A folder within `folder` whose entries move up when the block ends well; for writers of many files."""
+    """A folder within `folder`; its entries move up into `folder` if the block succeeds. For many files."""
     stage = Path(folder) / ".staging"
     shutil.rmtree(stage, ignore_errors=True)
     stage.mkdir(parents=True)
@@ -99,16 +100,18 @@ def staging(folder: str | Path) -> Iterator[Path]:
 
 
 def check_new_folder(output: Path, option: str) -> None:
-    """Raise `UserError` where a folder is there already and not empty, or cannot be written; `option` named it."""
+    """Raise `UserError` if a folder exists and is not empty, or cannot be written; `option` named it."""
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise UserError(f"{option} {output}: already there and not empty: name another folder")
+        raise UserError(f"{option} {output}: exists and is not empty: choose another folder")
     check_writable(output, option)
 
 
 @contextmanager
 def new_folder(output: Path) -> Iterator[Path]:
-    """A folder to fill that becomes `output`, which is absent or empty, when the block ends well."""
-    stage = output.absolute().parent / f".{output.name}.partial"  # so named that a killed command leaves no second one
+    """A folder to fill, renamed to `output` (absent or empty) if the block succeeds."""
+    stage = (
+        output.absolute().parent / f".{output.name}.partial"
+    )  # a fixed name, so that killed commands do not pile up
     shutil.rmtree(stage, ignore_errors=True)
     stage.mkdir(parents=True)
     try:
@@ -121,7 +124,7 @@ def new_folder(output: Path) -> Iterator[Path]:
 
 
 def check_name(path: str | Path) -> None:
-    """Raise `UserError` where a name is not UTF-8, for places that the libraries we use read or write themselves."""
+    """Raise `UserError` if a name is not UTF-8, for places that other libraries read or write."""
     if odd := _BYTE.search(str(path)):
         raise UserError(
             f"{shown(str(path))}: the byte {shown(odd[0])} is not UTF-8, which the name of this folder or file has to "
@@ -130,10 +133,10 @@ def check_name(path: str | Path) -> None:
 
 
 def check_writable(path: str | Path, what: str, *, any_name: bool = False) -> None:
-    """Raise `UserError` where nothing can be written at `path`, there or not; `what` is the option that named it.
+    """Raise `UserError` if `path`, existing or not, cannot be written; `what` is the option that named it.
 
-    With `any_name` the name need not be UTF-8. Whether one can write is found out by writing, since permission bits
-    say little about full, read-only or mapped file systems.
+    With `any_name` the name need not be UTF-8. The check writes a file, since permission bits say little about full,
+    read-only or mapped file systems.
     """
     if not any_name:
         check_name(path)
@@ -150,23 +153,23 @@ def check_writable(path: str | Path, what: str, *, any_name: bool = False) -> No
     except OSError as error:
         raise UserError(f"{what} {path}: cannot be written: {error.strerror}: choose another place") from None
     finally:
-        with suppress(OSError):  # a file system that can only be read refuses this too
+        with suppress(OSError):  # a read-only file system refuses this too
             probe.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text, whole or not at all."""
+    """Write UTF-8 text completely or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | Path, document: Any) -> None:
-    """Write an indented JSON document, whole or not at all; NaN is refused since JSON has none."""
+    """Write an indented JSON document completely or not at all; NaN is refused, since JSON has none."""
     write_text(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: str | Path) -> Any:
-    """The document in a JSON file; `UserError` where it holds none."""
+    """The document in a JSON file; `UserError` if it is not JSON."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError:
@@ -174,7 +177,7 @@ def read_json(path: str | Path) -> Any:
 
 
 def read_recipe(run: str | Path) -> dict[str, Any]:
-    """The keys of a run's `recipe.yaml`; empty where there is none, as in a run from Python."""
+    """The keys of a run's `recipe.yaml`; empty without one, as in a run from Python."""
     import yaml
 
     path = Path(run) / "recipe.yaml"
@@ -182,16 +185,16 @@ def read_recipe(run: str | Path) -> dict[str, Any]:
 
 
 def fingerprint_bytes(content: bytes) -> str:
-    """The blake2b-128 of some bytes, as 32 hexadecimal digits."""
+    """blake2b-128 of bytes, as 32 hexadecimal digits."""
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def fingerprint_file(path: str | Path) -> str:
-    """The blake2b-128 of a file's bytes, as 32 hexadecimal digits; read in pieces, since weights may be large."""
+    """blake2b-128 of a file, as 32 hexadecimal digits; read in pieces, since weights may be large."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, partial(hashlib.blake2b, digest_size=16)).hexdigest()
 
 
 def home() -> Path:
-    """The folder that all runs on this machine share (feature cache, generated scenes, count of test reads)."""
+    """The folder shared by all runs on this machine (feature cache, generated scenes, count of test reads)."""
     return Path(os.environ.get("NATIX_HF_HOME") or Path.home() / ".cache" / "natix_hf")

@@ -1,7 +1,7 @@
-"""How a key of the recipe is declared: a field of a dataclass with a default, one sentence of help and its bounds.
+"""Declares keys of the recipe: a dataclass field with a default, one sentence of help, and bounds.
 
-The dataclasses stand in the rooms that read them; `recipe/` puts them together. Bounds stand in a field's type, as in
-`focal_gamma: Annotated[float, AT_LEAST_0] = option(2.0, "...")`, where nothing but `check_bounds` looks at them.
+The dataclasses are in the rooms that read them; `recipe/` composes them. Bounds are part of a field's type, as in
+`focal_gamma: Annotated[float, AT_LEAST_0] = option(2.0, "...")`, and only `check_bounds` reads them.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 
 from natix_hf.errors import UserError
 
-# What a key of a recipe holds, as YAML reads it.
+# The value of a recipe key, as YAML reads it.
 RecipeValue = bool | int | float | str | list | dict | None
 
 
 def option(default, text: str, **kwargs):
-    """A dataclass field with help; lists are copied so that no two recipes share one."""
+    """A dataclass field with help; lists are copied, so recipes do not share them."""
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata={"help": text}, **kwargs)
     return dataclasses.field(default=default, metadata={"help": text}, **kwargs)
 
 
 class Bounds(NamedTuple):
-    """Which numbers a key takes; of a list each one, and None is let pass."""
+    """The numbers that a key accepts; applies to each number of a list, and None is always accepted."""
 
     holds: Callable[[float], bool]
     words: str
@@ -40,10 +40,10 @@ SHARE_BELOW_1 = Bounds(lambda number: 0 <= number < 1, "a number from 0 to below
 
 
 def check_bounds(values: Any, declared: type) -> None:
-    """Raise `UserError` for the first field of a dataclass whose number is out of bounds, or that is no known word.
+    """Raise `UserError` for the first field whose number is out of bounds or whose word is unknown.
 
     Args:
-        values: an object that has the fields, which may have others.
+        values: an object that has at least these fields.
         declared: the dataclass that declares them.
     """
     hints = get_type_hints(declared, include_extras=True)
@@ -60,7 +60,7 @@ def check_bounds(values: Any, declared: type) -> None:
 
 
 def composed(name: str, parts: Iterable[type]) -> type:
-    """A dataclass with the fields of all these, in their order; what two of them inherit stands once."""
+    """A dataclass with the fields of all parts in order; a field that two of them inherit appears once."""
     fields = {}
     for part in parts:
         hints = get_type_hints(part, include_extras=True)
@@ -69,10 +69,10 @@ def composed(name: str, parts: Iterable[type]) -> type:
 
 
 def some_of(declared: type, *names: str, title: str | None = None) -> type:
-    """A dataclass with some of the fields of another, for a command that has no use for the rest.
+    """A dataclass with some fields of another, for a command that does not need the rest.
 
     Args:
-        title: of its group in `--help`; by default that of the other.
+        title: of its group in `--help`; by default the title of `declared`.
     """
     hints = get_type_hints(declared, include_extras=True)
     fields = {field.name: field for field in dataclasses.fields(declared)}
@@ -82,12 +82,12 @@ def some_of(declared: type, *names: str, title: str | None = None) -> type:
 
 
 def option_like(field: dataclasses.Field) -> dataclasses.Field:
-    """A field that another dataclass may declare as its own."""
+    """A copy of a field for another dataclass."""
     return dataclasses.field(default=field.default, default_factory=field.default_factory, metadata=field.metadata)
 
 
 def defaults(*declared: Any) -> dict[str, RecipeValue]:
-    """The keys that dataclasses (or objects of these) declare, with their defaults."""
+    """The keys that dataclasses (or their instances) declare, with defaults."""
     return {
         field.name: field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
         for one in declared
@@ -96,19 +96,19 @@ def defaults(*declared: Any) -> dict[str, RecipeValue]:
 
 
 def off(declared: Any, *keys: str) -> str:
-    """The words that take keys of a recipe's file back to their defaults, since the command line wins.
+    """Options that reset keys of a recipe file to their defaults, since the command line takes precedence.
 
     `off(args, "mixup_alpha", "class_weights")` is `--mixup_alpha 0 --class_weights null`.
 
     Args:
-        declared: the dataclass that declares the keys, or an object of it.
+        declared: the dataclass that declares the keys, or an instance of it.
     """
     known = defaults(declared)
     return " ".join(f"--{key} {typed(known[key])}" for key in keys)
 
 
 def typed(value: Any) -> str:
-    """A default as it is typed; `null` stands for that of any key."""
+    """A default as typed on the command line; `null` is the default of any key."""
     if value is None or isinstance(value, list):
         return "null"
     return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)

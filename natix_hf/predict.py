@@ -1,4 +1,4 @@
-"""Photos to calibrated probabilities: a folder, a glob, a table or a data set to CSV, JSON lines or GeoJSON.
+"""Classify photos (a folder, glob, table or data set) and write probabilities as CSV, JSON lines or GeoJSON.
 
 python -m natix_hf.predict runs/lora photos/ --output predictions.csv
 """
@@ -86,7 +86,7 @@ def main(argv: list[str]) -> None:
 
     disable_progress_bar()  # loading takes seconds
     model, processor = load_classifier(given.model)
-    rule = getattr(model.config, "decision", None)  # other classes' configs do not know the name
+    rule = getattr(model.config, "decision", None)  # configs of other classes lack it
     processor, other_size = processor_at(given.model, model, processor, given.image_size, force=given.force)
     views, other_views = asked_views(given.model, rule, given.tta)
     check_views(model, views)
@@ -94,7 +94,7 @@ def main(argv: list[str]) -> None:
     model.to(device)
     measured = device.type != "cpu" or given.precision == "auto"
     paced, sees = dearest(model, processor)
-    precision = given.precision if paced is model else "fp32"  # in which the band of a cascade was chosen
+    precision = given.precision if paced is model else "fp32"  # the band of a cascade was chosen in fp32
     sample = first_pixels(photos, sees) if measured else ()
     pace = choose_pace(paced, sample, photos=len(photos), batch_size=given.batch_size, precision=precision)
     for told in filter(None, (packing_line(model, trained=False), pace.told, other_size, other_views)):

@@ -1,4 +1,4 @@
-"""Pretrain a backbone on one's own photos without labels; a probe on held-out photos says whether it helped.
+"""Pretrain a backbone on your own photos without labels; probes on held-out photos decide whether it helped.
 
 python -m natix_hf.pretrain recipes/explora.yaml --dataset_name photos/ --unlabelled_name dashcam/
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def pretrain(recipe: PretrainRecipe) -> MilestoneChoice | None:
-    """Run the whole job; returns how the milestone was chosen (None on all processes but the first)."""
+    """Run the whole job; returns the choice of the milestone (None on all processes but the first)."""
     with quick_imports():
         from natix_hf.data.load_photos import forgetting_photos, pretraining_photos
         from natix_hf.data.sources.columns import positive_class
@@ -53,7 +53,7 @@ def pretrain(recipe: PretrainRecipe) -> MilestoneChoice | None:
     try:
         pretrain_run(trainer, splits, recipe_text=text)
     except KeyboardInterrupt:
-        say(f"\nstopped; --resume_from_checkpoint true goes on from the last checkpoint in {run}")
+        say(f"\nstopped; to continue from the last checkpoint in {run}: --resume_from_checkpoint true")
         raise
     if not args.should_save:
         return None
@@ -86,9 +86,9 @@ def main(argv: list[str]) -> None:
 
         from transformers.utils import logging
 
-    # lightly's heads use torch's older form of it; nobody who pretrains can do anything about that.
+    # lightly's heads use an older form of it; users cannot do anything about that.
     warnings.filterwarnings("ignore", message=".*weight_norm.*", category=FutureWarning)
-    logging.disable_progress_bar()  # of files that load and save in a moment; training has its own
+    logging.disable_progress_bar()  # files load in a moment, and training has its own bar
     pretrain(recipe)
 
 

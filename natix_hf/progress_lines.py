@@ -1,18 +1,18 @@
-"""Progress bars where nobody watches them: in a file or a pipe (CI, nohup, tee) a bar is a line from time to time.
+"""Progress bars for files and pipes (CI, nohup, tee): a bar prints a line from time to time.
 
-All bars of a command are tqdm's: its own, and those of datasets, transformers and huggingface_hub, which derive from
-tqdm's class. That class is changed here, for the process of a command; a script that imports the package keeps it.
+All bars of a command are tqdm's: our own, and those of datasets, transformers and huggingface_hub, which derive from
+tqdm's class. This module changes that class in the process of a command; a script that imports the package keeps it.
 """
 
 from __future__ import annotations
 
-SECONDS = 30.0  # between two lines of one bar
+SECONDS = 30.0  # between two lines of a bar
 
 
 def bars_as_lines(seconds: float = SECONDS) -> None:
-    """From now on every tqdm bar of this process writes a line each `seconds` and one when it ends.
+    """Let every tqdm bar of this process print a line every `seconds`, and one when it ends.
 
-    A bar that is taken away when it ends (`leave=False`) leaves the lines that it has written, if it took so long.
+    The lines of a bar that disappears at the end (`leave=False`) remain.
     """
     from tqdm.std import tqdm
 
@@ -21,9 +21,9 @@ def bars_as_lines(seconds: float = SECONDS) -> None:
 
     def display(bar: tqdm, msg: str | None = None, pos: int | None = None) -> bool:
         now = bar._time()
-        if msg is not None:  # "" takes a bar away
+        if msg is not None:  # "" removes a bar
             return False
-        if bar.disable:  # it ends, and tqdm ends the line
+        if bar.disable:  # the bar ends, and tqdm ends the line
             bar.fp.write(text(bar))
         elif bar.told is None:
             bar.told = now

@@ -1,4 +1,4 @@
-"""Publish a finished run on the Hub: exported, proved before and after the push, with its card, in one commit.
+"""Publish a finished run on the Hub: export it, verify it before and after the upload, and push it in one commit.
 
 python -m natix_hf.publish runs/lora me/roadwork-dinov3
 """

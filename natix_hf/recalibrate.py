@@ -2,10 +2,11 @@
 
 python -m natix_hf.recalibrate runs/lora photos/ --max_fpr 0.01 --confidence 0.95 --prevalence 0.02 --output runs/mine
 
-Labelled photos (class folders, a table, a data set; some 300) give a copy of the model with new temperature, prior,
-threshold and, with --max_fpr and the like, an abstain band with a guarantee. Photos without labels give a report:
-their class shares, the accuracy to be expected, and whether they drifted from what the model was calibrated on.
-Without photos a run is calibrated anew on its own val_calib, for views or a size that it was not calibrated for:
+With labelled photos (class folders, a table or a data set; about 300) it writes a copy of the model with a new
+temperature, prior and threshold and, with --max_fpr or a similar option, an abstain band with a guarantee. With
+unlabelled photos it reports their class shares, the expected accuracy, and whether they drifted from the photos that
+the model was calibrated on. Without photos it calibrates a run again on its own val_calib, for other views or another
+size:
 
 python -m natix_hf.recalibrate runs/lora --tta flip --output runs/mirrored
 """

@@ -1,15 +1,15 @@
-"""What a command does before its work so that it starts, computes and ends quickly.
+"""Settings that make a command start, compute and exit quickly.
 
-glibc returns every large block of memory to the system as soon as it is freed, so each step of a network on a CPU gets
-its activations as fresh pages, which the kernel clears first: a fifth to a quarter of a forward pass of a ViT-S on two
-cores. Keeping it hardly raises the peak; it only avoids returning it to the system between steps.
+Memory: glibc returns every large block to the system as soon as it is freed. So each step of a network on a CPU gets
+its activations as new pages, which the kernel must clear first: a fifth to a quarter of a forward pass of a ViT-S on
+two cores. Keeping freed memory hardly raises the peak; it only avoids returning it to the system between steps.
 
-torch shares each operation out over threads. One that waits for the others looks at the same word of memory again and
-again: by the defaults of GNU's OpenMP, which torch's wheels for Linux bring, for milliseconds before it sleeps. Beside
-other busy processes the threads spend their share of the processor on that, and do not run when there is work.
+Threads: torch distributes each operation over threads. A thread that waits for the others polls a word of memory; with
+the defaults of GNU's OpenMP, which torch's Linux wheels contain, it does so for milliseconds before it sleeps. Next to
+other busy processes, the threads use up their processor time by polling and do not run when there is work.
 
-While torch and transformers are imported, Python looks for garbage again and again among the hundreds of thousands of
-objects that they make: a second or two in which it finds nothing.
+Imports: while torch and transformers are imported, Python repeatedly searches their hundreds of thousands of objects
+for garbage. This takes a second or two and finds nothing.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from natix_hf.cpu_tricks import wanted
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of <malloc.h>
 GIB = 1 << 30
-SPINS = 10_000  # looks before a waiting thread sleeps, some 200 microseconds; by default 300,000
-SMALLER = 32 << 20  # the most that older releases of glibc take for M_MMAP_THRESHOLD
+SPINS = 10_000  # polls before a waiting thread sleeps, about 200 microseconds; the default is 300,000
+SMALLER = 32 << 20  # the maximum of M_MMAP_THRESHOLD in older releases of glibc
 
 
 def prepare() -> None:
-    """What every command does before it reads its arguments, and so before torch is imported."""
+    """Run by every command before it reads its arguments, so before torch is imported."""
     wait_asleep()
     if not sys.stderr.isatty():
         from natix_hf.progress_lines import bars_as_lines
@@ -38,16 +38,16 @@ def prepare() -> None:
 
 
 def wait_asleep() -> None:
-    """Let OpenMP's threads sleep soon where they wait, unless the user has said how; before torch is imported."""
+    """Let waiting OpenMP threads sleep soon, unless the user has set this; must run before torch is imported."""
     if "OMP_WAIT_POLICY" not in os.environ and wanted("sleeping"):
         os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to keep what is freed, unless the user has set its allocator (`MALLOC_...`) or put another in place.
+    """Let glibc keep freed memory, unless the user has configured its allocator (`MALLOC_...`).
 
     Returns:
-        whether it was told.
+        Whether glibc accepted the setting.
     """
     own = any(name.startswith("MALLOC_") for name in os.environ)
     if sys.platform != "linux" or own or not wanted("memory"):
@@ -65,7 +65,7 @@ def keep_freed_memory() -> bool:
 
 @contextmanager
 def quick_imports() -> Iterator[None]:
-    """Inside the block no garbage is looked for; what was imported there is not looked through later either."""
+    """Switch garbage collection off inside the block, and exclude what was imported there from later collections."""
     if not gc.isenabled() or not wanted("imports"):
         yield
         return

@@ -1,7 +1,7 @@
-"""Small products on one thread.
+"""Runs small matrix products on one thread.
 
-numpy and scikit-learn share even a product of microseconds out over all cores, where its threads mostly wait for each
-other; beside other work on the machine the waiting takes ten to a hundred times the product.
+numpy and scikit-learn distribute even a product of microseconds over all cores, where its threads mostly wait for each
+other. Next to other work on the machine, the waiting takes ten to a hundred times as long as the product.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 def _libraries() -> ThreadpoolController:
     from threadpoolctl import ThreadpoolController
 
-    return ThreadpoolController()  # looks through the libraries of the process, which takes milliseconds
+    return ThreadpoolController()  # searches the libraries of the process, which takes milliseconds
 
 
 def one_blas_thread() -> AbstractContextManager:
-    """Inside the block numpy, SciPy and what is built on them multiply matrices with one thread; torch has its own."""
+    """Inside the block numpy and SciPy multiply matrices on one thread; torch is not affected."""
     if not wanted("threads"):
         return nullcontext()
     return _libraries().limit(limits=1, user_api="blas")

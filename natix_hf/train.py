@@ -1,4 +1,4 @@
-"""The main job: photos and a DINOv3 checkpoint go in, a calibrated classifier that was tested once comes out.
+"""Train a calibrated classifier from photos and a DINOv3 checkpoint, and test it once.
 
 accelerate launch -m natix_hf.train recipes/lora.yaml --dataset_name photos/ --learning_rate 1e-4
 """
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 
 
 def load_data(recipe: Recipe, say: Callable[[str], None]) -> Any:
-    """The locked splits that the recipe asks for; `say` gets the classes and what gave the labels."""
+    """Load the locked splits of the recipe; `say` gets the classes and the source of the labels."""
     from natix_hf.data.load_photos import recipe_photos
 
     return recipe_photos(vars(recipe.data) | {"trust_remote_code": recipe.model.trust_remote_code}, say=say)
 
 
 def load_network(recipe: Recipe, label_names: list[str], attn_implementation: str) -> tuple[Any, Any]:
-    """The model that the recipe asks for, ready to train, and its image processor."""
+    """Load the model of the recipe, ready to train, and its image processor."""
     from natix_hf.inference.load_model import load_model
 
     options = asdict(recipe.model) | {"attn_implementation": attn_implementation}
@@ -49,7 +49,7 @@ def load_network(recipe: Recipe, label_names: list[str], attn_implementation: st
 
 
 def train(recipe: Recipe) -> Part | None:
-    """Run the whole job; returns what its purpose found (None on all processes but the first)."""
+    """Run the whole job; returns the document of its purpose (None on all processes but the first)."""
     with quick_imports():
         from natix_hf.modeling.packed_linear import packing_line
         from natix_hf.recipe.check_recipe import check, check_on_photos
@@ -73,7 +73,7 @@ def train(recipe: Recipe) -> Part | None:
     sizes = ", ".join(f"{name} {size}" for name, size in splits.sizes.items() if "/" not in name)
     say(f"photos: {recipe.data.dataset_name}: {len(splits.label_names)} classes; {sizes}")
     if broken := splits.description.broken:
-        say(f"photos: {len(broken)} cannot be read and are left out, they are listed in splits.json")
+        say(f"photos: {len(broken)} cannot be read and are left out; splits.json lists them")
     for note in splits.notes:
         say(f"photos: {note}")
     target_prior = check_on_photos(recipe, splits)
@@ -98,7 +98,7 @@ def train(recipe: Recipe) -> Part | None:
             checked=True,
             **asdict(recipe.speed),
         )
-    except ImportError as error:  # accelerators and trackers that the machine lacks
+    except ImportError as error:  # a missing accelerator or tracker
         raise UserError(one_line(error)) from None
     trainer.times |= times
     trained, total = trainer.trainable_parameters / 1e6, trainer.all_parameters / 1e6
@@ -109,7 +109,7 @@ def train(recipe: Recipe) -> Part | None:
         kind.train(trainer, recipe_text=text)
     except KeyboardInterrupt:
         if not recipe.purpose.find_lr:
-            say(f"\nstopped; --resume_from_checkpoint true goes on from the last checkpoint in {args.output_dir}")
+            say(f"\nstopped; to continue from the last checkpoint in {args.output_dir}: --resume_from_checkpoint true")
         raise
     metrics = kind.finish(trainer, recipe.decision)
     if args.should_log:
@@ -130,12 +130,12 @@ def main(argv: list[str]) -> None:
         from huggingface_hub.utils.logging import set_verbosity_error
         from transformers.utils import logging
 
-    # peft asks transformers for a name that transformers has just renamed; nobody who trains can do anything about it.
+    # peft uses a name that transformers has renamed; users cannot do anything about it.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
-    # At every checkpoint peft looks for the vocabulary that a language model might have.
+    # At every checkpoint peft looks for the vocabulary of a language model.
     warnings.filterwarnings("ignore", message="Could not find a config file in", category=UserWarning)
-    set_verbosity_error()  # of retries; a Hub that cannot be reached is told in one line
-    logging.disable_progress_bar()  # of files that load and save in a moment; training has its own
+    set_verbosity_error()  # hides retries; an unreachable Hub is reported in one line
+    logging.disable_progress_bar()  # files load in a moment, and training has its own bar
     train(recipe)
 
 

@@ -246,7 +246,7 @@ def test_options_that_do_not_fit_are_refused_in_a_line(s_run, tmp_path):
     assert not any(path.name.startswith((".", "out")) for path in tmp_path.iterdir())
     out.mkdir()
     (out / "x").write_text("")
-    refused("already there and not empty", s_run, "merged", out)
+    refused("exists and is not empty", s_run, "merged", out)
 
 
 def test_an_adapter_whose_base_has_changed_is_refused(make_base, make_run, tmp_path):

@@ -294,7 +294,7 @@ def test_the_words_of_the_command_are_checked(pair, tmp_path):
             calibrate.main(words)
     (tmp_path / "cascade").mkdir()
     write_text(tmp_path / "cascade" / "kept", "mine")
-    with pytest.raises(UserError, match="already there and not empty"):
+    with pytest.raises(UserError, match="exists and is not empty"):
         cascade(*pair)
     assert [path.name for path in (tmp_path / "cascade").iterdir()] == ["kept"]
 

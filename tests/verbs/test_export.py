@@ -43,7 +43,7 @@ def test_a_trained_run_is_exported_proved_on_its_own_photos_and_predicts_the_sam
     assert "cannot be started" in line
     assert not (desk.folder / "m").exists()
     again = desk.refusal("export", finished, "--format", "stock", "--output", out)
-    assert "already there and not empty" in again
+    assert "exists and is not empty" in again
     assert "only LoRA runs have one" in desk.refusal(
         "export", finished, "--format", "adapter", "--output", desk.folder / "adapter"
     )

@@ -156,7 +156,7 @@ def test_an_export_at_another_size_holds_its_image_processor_and_says_that_it_is
     assert not out.exists()
     done = desk.type("export", *words, "--image_size", 32, 64, "--force")
     assert done.status == 0, done.err  # proved: the run answers like its export at that size
-    assert "its probabilities are not calibrated" in done.out
+    assert "the probabilities are not calibrated" in done.out
     document = Export.read(out)
     assert (document.image_size, document.calibrated_at) == ([32, 64], 32)
     from natix_hf.inference.classify import load_classifier

@@ -157,6 +157,6 @@ def test_refusals(trained_desk, finished, own, tmp_path, make_photos):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("")
     line = trained_desk.refusal("recalibrate", finished, own, "--output", tmp_path / "full")
-    assert "already there and not empty" in line
+    assert "exists and is not empty" in line
     trained = trained_desk.folder / "photos"
     assert "48 stand in the model's own data" in refused(finished, trained)

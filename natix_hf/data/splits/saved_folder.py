@@ -29,7 +29,7 @@ def check_output(folder: str | Path) -> None:
         raise UserError(f"--output {folder}: a file of that name is in the way: name another folder")
     if folder.exists() and any(folder.iterdir()):
         raise UserError(
-            f"--output {folder}: already there and not empty: name another folder (--extend {folder} adds photos to "
+            f"--output {folder}: exists and is not empty: choose another folder (--extend {folder} adds photos to "
             "splits, and writes them to a new folder)"
         )
     check_name(folder.absolute())  # pyarrow maps the files by their whole path
