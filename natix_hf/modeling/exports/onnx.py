@@ -149,6 +149,7 @@ def write_graph(module: Any, path: Path, takes: str, shape: tuple[int, ...], giv
         takes, gives: names of what goes in and comes out; the former is also that of the argument of `forward`.
         shape: of what goes in, without the batch, whose size is left open.
     """
+    import onnx
     import torch
 
     size = sum(p.numel() * p.element_size() for p in module.parameters())
@@ -167,3 +168,7 @@ def write_graph(module: Any, path: Path, takes: str, shape: tuple[int, ...], giv
             external_data=size > ONE_FILE,
             verbose=False,
         )
+    made = onnx.load(str(path), load_external_data=False)
+    for node in made.graph.node:
+        del node.metadata_props[:]  # the lines of code that it stems from, with their places on this machine
+    onnx.save(made, str(path))
