@@ -1,6 +1,7 @@
-"""The licence of the checkpoint that a run started from, which its weights inherit.
+"""Finds the licence of a run's base checkpoint, which also applies to the trained weights.
 
-Known by the checkpoint's name, or from the card that lies beside it; nothing is guessed, and no terms are read.
+The licence follows from the checkpoint's name or from the model card in its folder. No licence text is read, and
+nothing is guessed.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ class Licence:
     """What a card says about a licence.
 
     Attributes:
-        front: `license` and, where it is `other`, `license_name` and `license_link` of the front matter.
-        text: sentences.
-        file: the licence's text, where it lies beside the checkpoint.
+        front: `license` of the front matter; for `other` also `license_name` and `license_link`.
+        text: sentences for the card.
+        file: the licence text in the checkpoint's folder, or None.
     """
 
     front: dict[str, str]
@@ -47,12 +48,13 @@ def base_licence(base: str | None, *, ask_hub: bool = False) -> Licence:
     """The licence of a base checkpoint.
 
     Args:
-        base: `model_name_or_path` of the recipe; None where nothing names it.
-        ask_hub: fetch the card of a base whose name says nothing; else only what was fetched before is read.
+        base: `model_name_or_path` of the recipe, or None if it is not known.
+        ask_hub: download the card of a base if its name does not tell the licence. By default only the local cache is
+            read.
     """
     if base == "builtin:demo-backbone":
         return Licence(
-            {"license": "apache-2.0"}, "Apache-2.0, as the demonstration backbone that the weights started from."
+            {"license": "apache-2.0"}, "Apache-2.0, the licence of the demonstration backbone that was fine-tuned."
         )
     base_id = hub_id(base)
     text = next((path for name in TEXTS if (path := _beside(base, name, ask_hub=False))), None)
@@ -65,25 +67,25 @@ def base_licence(base: str | None, *, ask_hub: bool = False) -> Licence:
         return _inherited(front, shown, text)
     return Licence(
         {"license": "unknown"},
-        f"The weights are derived from {shown}, whose licence is not known: ask whoever made it before you use them "
-        f"or pass them on. If it goes back to Meta's DINOv3, the [DINOv3 License]({DINOV3['license_link']}) applies.",
+        f"The weights are derived from {shown}. Its licence is not known: ask its author before you use or share the "
+        f"weights. If it is based on Meta's DINOv3, the [DINOv3 License]({DINOV3['license_link']}) applies.",
     )
 
 
 def _inherited(front: dict[str, str], base: str, file: Path | None) -> Licence:
     name = front.get("license_name", front["license"])
-    told = f"[{name}]({front['license_link']})" if front.get("license_link") else name
+    named = f"[{name}]({front['license_link']})" if front.get("license_link") else name
     if front == DINOV3:
-        told = f"[DINOv3 License]({DINOV3['license_link']})"
+        named = f"[DINOv3 License]({DINOV3['license_link']})"
     text = (
-        f"The weights are derived from {base}: its licence, the {told}, applies to them. Whoever passes them on, or "
-        "anything made from them, passes that licence on with them."
+        f"The weights are derived from {base}, so its licence, the {named}, applies to them. If you share the weights "
+        "or anything made from them, include that licence."
     )
     return Licence(dict(front), text, file)
 
 
 def _beside(base: str | None, name: str, *, ask_hub: bool) -> Path | None:
-    """A file of the base checkpoint, where it can be had."""
+    """The path of a file of the base checkpoint; None if it is not available."""
     if base is None or base.startswith("builtin:"):
         return None
     base_id = hub_id(base)
@@ -91,8 +93,8 @@ def _beside(base: str | None, name: str, *, ask_hub: bool) -> Path | None:
         path = Path(base).expanduser() / name
         return path if path.is_file() else None
     if not ask_hub:
-        found = try_to_load_from_cache(base_id, name)
-        return Path(found) if isinstance(found, str) else None
+        cached = try_to_load_from_cache(base_id, name)
+        return Path(cached) if isinstance(cached, str) else None
     try:
         return Path(hf_hub_download(base_id, name))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError):
@@ -100,7 +102,7 @@ def _beside(base: str | None, name: str, *, ask_hub: bool) -> Path | None:
 
 
 def _front(card: Path, base_id: str | None) -> dict[str, str] | None:
-    """The licence in a card's front matter, if it is one that the Hub takes."""
+    """The licence in a card's front matter; None if the Hub would not accept it."""
     try:
         front = metadata_load(card)
     except (yaml.YAMLError, ValueError):
@@ -111,7 +113,7 @@ def _front(card: Path, base_id: str | None) -> dict[str, str] | None:
     if licence == "other":
         if base_id and link in TEXTS:
             link = f"https://huggingface.co/{base_id}/blob/main/{link}"
-        # Without a name and an address nobody could tell which other licence it is.
+        # `other` says which licence it is only together with a name and an address.
         address = isinstance(link, str) and link.startswith("https://")
         return {"license": "other", "license_name": str(name), "license_link": link} if name and address else None
     return {"license": licence} if licence in LICENCES and licence != "unknown" else None

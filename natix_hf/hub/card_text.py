@@ -1,4 +1,4 @@
-"""Small pieces of text that cards are made of: names that may stand in public, cells of tables, titles, templates."""
+"""Text helpers that the model card and the dataset card share: templates, titles, tables and table cells."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from natix_hf.report.sections import Cell, Section
 
 
 def template(name: str) -> str:
-    """A template's text, from inside the installed package or from beside it in a checkout."""
+    """The text of a template, from the installed package or from the root of a checkout."""
     package = Path(__file__).resolve().parents[1]
-    inside, beside = package / "hub_cards" / name, package.parent / "hub_cards" / name
-    return (inside if inside.exists() else beside).read_text(encoding="utf-8")
+    installed, in_checkout = package / "hub_cards" / name, package.parent / "hub_cards" / name
+    return (installed if installed.exists() else in_checkout).read_text(encoding="utf-8")
 
 
 def title(classes: Sequence[str]) -> str:
-    """The heading of a card on photos of these classes."""
+    """The heading of a card for these classes."""
     shown = " / ".join(classes) if len(classes) <= 4 else f"{len(classes)} classes"
     return f"Street photos: {shown}"
 
@@ -34,16 +34,16 @@ def counts_text(counts: Mapping[str, int]) -> str:
 
 
 def section_table(section: Section) -> str:
-    """The table of a section as Markdown: a figure with its interval in brackets, a dash where a row is too short."""
+    """The table of a section as Markdown: intervals in brackets after their figures, short rows filled with dashes."""
     width, rows = len(section.heads), []
     for row in section.rows:
-        texts = [cell(one) if isinstance(one, str) else _figure(one) for one in row]
+        texts = [cell(value) if isinstance(value, str) else _figure(value) for value in row]
         rows.append(texts if len(row) == width else [*texts[:-1], *["-"] * (width - len(row) + 1)])
     head, *body = [f"| {' | '.join(line)} |" for line in (list(map(cell, section.heads)), *rows)]
     return "\n".join([head, f"|{'---|' * width}", *body])
 
 
-def _figure(found: Cell) -> str:
-    ends = "" if found.interval in ("", "-") else f" ({found.interval})"
-    tag = f" ({found.tag})" if found.tag else ""
-    return f"{cell(found.value)}{ends}{tag}"
+def _figure(figure: Cell) -> str:
+    interval = "" if figure.interval in ("", "-") else f" ({figure.interval})"
+    tag = f" ({figure.tag})" if figure.tag else ""
+    return f"{cell(figure.value)}{interval}{tag}"

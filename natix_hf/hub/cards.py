@@ -1,7 +1,7 @@
-"""The model card of a run, filled from what the run wrote and from nothing else.
+"""Builds the model card of a run from the files in the run folder.
 
-Knows the files of a run folder, not the model or the photos. A card is public: local paths, names of photos and places
-stay out of it, and no figure stands in it without its interval and the number of photos.
+It never loads the model or the photos. A card is public: it contains no local paths, photo names or places, and each
+figure comes with its interval and its number of photos.
 """
 
 from __future__ import annotations
@@ -36,25 +36,25 @@ from natix_hf.streetvision.reward_report import reward_sections
 
 USES = {
     "train": "training",
-    "val_select": "choice of the checkpoint",
+    "val_select": "checkpoint selection",
     "val_calib": "calibration",
     "val_test": "final figures",
 }
 METHODS = {
     "lora": "LoRA adapters and a head were trained, then merged into the weights",
-    "probe": "the backbone stayed frozen and a head was trained",
+    "probe": "the backbone was frozen and a head was trained",
     "full": "all weights were trained",
-    "cascade": "a cheap model answers each photo, and a dearer one those that it is not certain of",
+    "cascade": "a cheap model classifies each photo, and a larger one those that the cheap model is uncertain about",
 }
-# What of the recipe a reader needs to judge or repeat the run; LoRA's keys only where LoRA was used.
+# Recipe keys that a reader needs to judge or repeat the run. LORA_SETTINGS are shown only for LoRA runs.
 SETTINGS = (
     *("method", "pooling", "feature_layers", "head", "resize", "augment", "seed"),
     *("learning_rate", "num_train_epochs", "per_device_train_batch_size", "gradient_accumulation_steps"),
     *("loss", "optim", "weight_decay", "label_smoothing_factor", "mixup_alpha", "cutmix_alpha", "mix_switch_prob"),
     *("ema", "ema_decay", "split_seed"),
 )
-WORST, SHOWN = 8, 3  # slices of the table, and figures of each
-ONLY_THE_PACKAGE = "No class of transformers holds two models: the folder answers through `natix_hf` alone.\n"
+WORST, SHOWN = 8, 3  # rows of the slice table, figures per row
+ONLY_THE_PACKAGE = "No class of transformers holds two models, so only `natix_hf` can load this folder.\n"
 LORA_SETTINGS = ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules")
 
 
@@ -69,25 +69,25 @@ def model_card(
     extra: Sequence[Section] = (),
     include_photos: bool = False,
 ) -> str:
-    """The text of `README.md`: front matter for the Hub, how to use the model, figures, photos, training and limits.
+    """The text of `README.md`: front matter for the Hub, usage, figures, photos, training and limits.
 
     Args:
-        run_folder: a finished run with `config.json`. Without `recipe.yaml` (a run from Python) checkpoint and photos
-            stay unnamed.
-        documents: of the run.
-        model_id: the repository that the card will stand in; a placeholder stands for it otherwise.
-        form: what stands there: the run's own folder (`run`) or one of `exports.FORMS`.
-        base: Hub id of the base that an adapter names, if that is not the run's.
-        licence: of the base checkpoint; by default what its name and what lies beside it say.
-        extra: sections between those about slices and the pictures.
-        include_photos: values of metadata that name photos or places need not be withheld.
+        run_folder: a finished run with `config.json`. Without `recipe.yaml` (a run from Python) the card does not name
+            the checkpoint or the data set.
+        documents: the run's documents.
+        model_id: Hub id of the repository that the card is for; a placeholder by default.
+        form: what the repository holds: the run folder itself (`run`) or one of `exports.FORMS`.
+        base: Hub id of the base that an adapter names, if it differs from the run's.
+        licence: licence of the base checkpoint; by default derived from its name and the files beside it.
+        extra: sections to insert after the slices and before the pictures.
+        include_photos: also publish metadata values that name photos or places.
 
     Raises:
-        UserError: there is no `config.json`, or the Hub would refuse the front matter.
+        UserError: `config.json` is missing, or the Hub would refuse the front matter.
     """
     run_folder = Path(run_folder)
-    both = documents.two_models
-    classes = _classes(run_folder) if both is None else documents.splits.label_names
+    two_models = documents.two_models
+    classes = _classes(run_folder) if two_models is None else documents.splits.label_names
     names = Names(frozenset()) if include_photos else names_of(run_folder, documents.splits)
     reward = documents.reward
     documents = documents if include_photos else public(documents, names)
@@ -97,17 +97,17 @@ def model_card(
     recipe = yaml.safe_load(recipe_file.read_text(encoding="utf-8")) if recipe_file.exists() else {}
     trained_from, data = recipe.get("model_name_or_path"), recipe.get("dataset_name")
     method, bases = run.method, {trained_from}
-    if both is not None:
-        of_stages = [read_recipe(run_folder / stage) for stage in STAGES]
-        bases = {one.get("model_name_or_path") for one in of_stages}
-        data, model_id = of_stages[1].get("dataset_name"), run_folder.resolve().name
+    if two_models is not None:
+        stage_recipes = [read_recipe(run_folder / stage) for stage in STAGES]
+        bases = {stage.get("model_name_or_path") for stage in stage_recipes}
+        data, model_id = stage_recipes[1].get("dataset_name"), run_folder.resolve().name
     licence = licence or _licence(bases)
     published_as = "merged" if form == "run" else form
     model_id = model_id or "the-id-of-this-repository"
     tiles = recipe["views_grid"] if recipe.get("views") == "tiles" else None
     kind = FORMS[published_as]
     usage = kind.tiles_usage if tiles and kind.tiles_usage else kind.usage
-    usage = usage if both is None else ONLY_THE_PACKAGE
+    usage = usage if two_models is None else ONLY_THE_PACKAGE
     card = ModelCard.from_template(
         metadata(
             classes=classes,
@@ -121,7 +121,7 @@ def model_card(
         title=title(classes),
         form=form,
         classes=[cell(name) for name in classes],
-        two_models=both and _two_models_text(both),
+        two_models=two_models and _two_models_text(two_models),
         base_text=_base_text(trained_from),
         method_text=METHODS[method],
         image_size=size_text(recipe["image_size"], tiles) if "image_size" in recipe else None,
@@ -181,33 +181,33 @@ def model_card(
     return str(card).rstrip("\n") + "\n"
 
 
-def _two_models_text(both: TwoModels) -> str:
-    """What answers, and at which cost, in sentences."""
-    first, second = (f"{cost:.4g} GFLOP" for cost in both.gigaflop)
+def _two_models_text(two_models: TwoModels) -> str:
+    """Which model classifies which photos, and what that costs."""
+    first, second = (f"{cost:.4g} GFLOP" for cost in two_models.gigaflop)
     return (
-        f"The run `{cell(both.first.run)}` answers each photo, for {first}; where it is not certain, the run "
-        f"`{cell(both.second.run)}` answers in its place, for {second} more."
+        f"The run `{cell(two_models.first.run)}` classifies each photo ({first}). If it is uncertain, the run "
+        f"`{cell(two_models.second.run)}` classifies the photo instead ({second} more)."
     )
 
 
 def _licence(bases: set[str | None]) -> Licence:
-    """The licence of what a model was trained from; of a cascade, of what both were."""
+    """The licence of the base checkpoint, or of both base checkpoints of a cascade."""
     licences = [base_licence(base) for base in sorted(bases, key=str)]
     if len(licences) == 1:
         return licences[0]
-    return Licence({"license": "unknown"}, "\n\n".join(one.text for one in licences))
+    return Licence({"license": "unknown"}, "\n\n".join(licence.text for licence in licences))
 
 
 def _certificate_text(splits: SplitCertificate) -> str:
-    """What ties rows, and that nothing tied stands in two splits."""
+    """How rows were grouped, and how many groups are in more than one split."""
     ties = [f"{count} by {cell(kind)}" for kind, count in splits.ties.items() if count]
     tied = f"Rows that belong together were kept in one split ({', '.join(ties)}). " if ties else ""
-    sought = "" if splits.rules.near_duplicates else " Altered copies of photos were not looked for."
-    return f"{tied}Groups that stand in two splits: {splits.straddling}.{sought}"
+    unsearched = "" if splits.rules.near_duplicates else " Altered copies of photos were not searched for."
+    return f"{tied}Groups in more than one split: {splits.straddling}.{unsearched}"
 
 
 def _made_text(provenance: Provenance, form: str) -> str | None:
-    """Which step made the figures, when, of what and by what; None where nothing says so (a refit)."""
+    """Which step computed the figures, when and from which inputs; None if the run has no record of it (a refit)."""
     step = provenance.made(FinalFigures.file_name)
     if step is None or step.name != "evaluate":
         return None
@@ -216,8 +216,8 @@ def _made_text(provenance: Provenance, form: str) -> str | None:
     versions = f"natix_hf {step.versions['natix_hf']}, torch {step.versions['torch']}"
     made_from = f"the logits `{logits.fingerprint[:12]}` and the calibration `{calibration.fingerprint[:12]}`"
     return (
-        f"They were computed by the step `evaluate` on {step.started[:10]}, with {versions}, from {made_from}; "
-        f"{where} has every step with its inputs, options and versions, back to the fingerprints of the photos."
+        f"The step `evaluate` computed the figures on {step.started[:10]} with {versions}, from {made_from}. "
+        f"{where} records every step with its inputs, options and versions, back to the fingerprints of the photos."
     )
 
 
@@ -238,14 +238,14 @@ def _base_text(base: str | None) -> str:
 
 def _data_text(data: str | None, splits: SplitCertificate) -> str:
     if data == "builtin:scenes":
-        source = "Generated street photos (`natix_hf.scenes.photos`), no real ones"
+        source = "Generated street photos (`natix_hf.scenes.photos`), not real ones"
     else:
         source = f"[{data}](https://huggingface.co/datasets/{data})" if hub_id(data) else "The trainer's own photos"
     if splits.ratios is None:
-        return f"{source}, in the four splits that they came with; no group and no photo stands in two of them."
+        return f"{source}, in their original four splits. No group and no photo is in more than one split."
     return (
-        f"{source}, cut into four splits by class with whole groups kept together (seed {splits.seed}); no group "
-        "and no photo stands in two of them."
+        f"{source}, divided into four splits stratified by class, with whole groups kept together (seed "
+        f"{splits.seed}). No group and no photo is in more than one split."
     )
 
 
@@ -253,14 +253,14 @@ def _calibrated_text(calibration: CalibrationFile | None) -> str:
     if calibration is None or calibration.options["calibrator"] == ["none"]:
         return "not calibrated"
     if not calibration.kept:
-        return "left as they were, since no calibration predicted held-out photos clearly better"
-    told = CALIBRATORS[calibration.calibrator].told
-    text = f"calibrated with {told} fitted on {calibration.n} photos that training had not seen"
+        return "not changed by calibration, because no calibrator predicted held-out photos clearly better"
+    name = CALIBRATORS[calibration.calibrator].told
+    text = f"calibrated with {name} fitted on {calibration.n} photos that training had not seen"
     if calibration.prior.target:
-        text += ", and moved to the class shares expected in use"
+        text += ", then adjusted to the class shares expected in use"
     if calibration.folded:
         text += (
-            f"; a threshold of {calibration.threshold:.3f} was then moved to 0.5, so that the model decides by it "
-            "and its scores are no longer the probabilities themselves"
+            f"; the decision threshold of {calibration.threshold:.3f} was then moved to 0.5, so the scores are no "
+            "longer calibrated probabilities"
         )
     return text

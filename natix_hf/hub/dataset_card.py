@@ -1,6 +1,6 @@
-"""The card of a data set of four splits, filled from its certificate and its rows and from nothing else.
+"""Builds the card of a data set with four splits from its certificate (`splits.json`) and its columns.
 
-Knows `splits.json` and the columns, not the photos. A card is public: no paths, and of groups and rows only numbers.
+It never decodes the photos. A card is public: it contains no paths, and only counts of groups and rows.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from natix_hf.hub.cards import USES, cell, template, title
 from natix_hf.hub.licences import LICENCE_COLUMNS, licence_front, licence_lines, licence_rows
 
 _SIZES = ((10**3, "n<1K"), (10**4, "1K<n<10K"), (10**5, "10K<n<100K"), (10**6, "100K<n<1M"), (10**7, "1M<n<10M"))
-_REASONS = 8  # reasons of their own line
+_REASONS = 8  # most reasons listed separately; the others are added up
 
 
 def dataset_card(certificate: SplitCertificate, data: DatasetDict, repo_id: str) -> str:
     """The text of `README.md`.
 
     Args:
-        data: the four splits that it was made for.
+        data: the four splits that the certificate describes.
     """
     licences = _licences(data)
     card = DatasetCard.from_template(
@@ -60,12 +60,12 @@ def dataset_card(certificate: SplitCertificate, data: DatasetDict, repo_id: str)
 
 
 def hub_features(features: Features) -> Features:
-    """The features as readers get them: photos are decoded when they are asked for."""
+    """The features with decoding turned on for image columns, as users of the data set get them."""
     return Features({name: Image() if isinstance(kind, Image) else kind for name, kind in features.items()})
 
 
 def _card_data(certificate: SplitCertificate, data: DatasetDict, licences: Counter | None) -> DatasetCardData:
-    """The front matter, with `configs` and `dataset_info` as `datasets` itself writes them."""
+    """The front matter, with `configs` and `dataset_info` in the form that `datasets` writes."""
     total = sum(certificate.sizes.values())
     front = DatasetCardData(
         pretty_name=title(certificate.label_names),
@@ -89,7 +89,7 @@ def _card_data(certificate: SplitCertificate, data: DatasetDict, licences: Count
 
 
 def _licences(data: DatasetDict) -> Counter | None:
-    """Licence -> rows (None where a row names none), or None if no column has that name."""
+    """Licence -> number of rows, with None for rows without a licence. None if there is no licence column."""
     column = next((name for name in data["train"].column_names if name.lower() in LICENCE_COLUMNS), None)
     if column is None:
         return None
@@ -104,37 +104,39 @@ def _split_row(certificate: SplitCertificate, split: str) -> dict[str, str | int
         "use": USES[split],
         "photos": certificate.sizes[split],
         "groups": certificate.groups[split],
-        "wanted": f"{wanted:.1%}" if wanted else "as given",
+        "wanted": f"{wanted:.1%}" if wanted else "not set",
         "reached": f"{certificate.reached[split]:.1%}",
         "counts": [certificate.class_counts[split][name] for name in certificate.label_names],
     }
 
 
 def _how_lines(certificate: SplitCertificate) -> list[str]:
-    """How the rows came into their splits, a sentence each."""
+    """How the rows were divided into splits, one sentence per fact."""
     rules, largest = certificate.rules, certificate.largest_group
     if certificate.ratios is None:
-        lines = ["The source brought these four splits; they were kept as they were, and checked."]
+        lines = ["The source already had these four splits. They were kept unchanged and checked."]
     else:
         lines = [
-            f"Whole groups were placed by class, as close to the wanted shares as whole groups allow (seed "
-            f"{certificate.seed}); the same rows and seed give the same splits in any order."
+            "Whole groups were assigned to splits, stratified by class and as close to the requested shares as whole "
+            f"groups allow (seed {certificate.seed}). The order of the rows does not change the splits."
         ]
     if certificate.strata:
-        lines.append(f"Kept in proportion besides the class: {', '.join(f'`{name}`' for name in certificate.strata)}.")
+        lines.append(f"Also stratified by: {', '.join(f'`{name}`' for name in certificate.strata)}.")
     for column, values in certificate.hold_out.items():
-        lines.append(f"Held out: rows whose `{column}` is {_listed(values)} stand in `val_test` and nowhere else.")
+        lines.append(f"Held out: rows whose `{column}` is {_listed(values)} are only in `val_test`.")
     tied = [f"have the same `{column}`" for column in rules.group_columns]
     if rules.metres is not None:
-        in_time = "" if rules.seconds is None else f" and {rules.seconds:g} s, where both times are known"
+        in_time = "" if rules.seconds is None else f" and {rules.seconds:g} s of each other (if both times are known)"
         tied.append(f"were taken within {rules.metres:g} m{in_time}")
-    tied.append("show the same photo byte for byte")
+    tied.append("have byte-identical photos")
     if rules.near_duplicates:
-        tied.append("show the same photo once decoded, or an altered copy of it (verified on pixels)")
-    lines.append(f"Rows are tied that {'; '.join(tied)}. Ties are followed from row to row until no more is found.")
+        tied.append("show the same decoded photo or an altered copy of it (verified on pixels)")
+    lines.append(
+        f"Two rows are tied if they {'; or '.join(tied)}. Rows that are tied directly or indirectly form a group."
+    )
     if not rules.near_duplicates:
-        lines.append("Altered copies of a photo were not looked for.")
-    lines.append(f"The largest group holds {largest.rows} photos ({largest.share:.1%} of all).")
+        lines.append("Altered copies of photos were not searched for.")
+    lines.append(f"The largest group has {largest.rows} photos ({largest.share:.1%} of all).")
     return lines
 
 
@@ -144,26 +146,26 @@ def _listed(values: list[str]) -> str:
 
 def _conflict_lines(conflicts: list[LabelConflict]) -> list[str]:
     if not conflicts:
-        return ["No two copies of one photo carry different labels."]
+        return ["No photo has copies with different labels."]
     return [
-        f"Photos that stand here more than once with different labels: {len(conflicts)}, in "
-        f"{sum(len(conflict.ids) for conflict in conflicts)} rows. They are listed in `splits.json` and shown in "
-        "`conflicts.png`; such a label is wrong in at least one place."
+        f"Photos that occur more than once with different labels: {len(conflicts)}, in "
+        f"{sum(len(conflict.ids) for conflict in conflicts)} rows. For each of them at least one label is wrong. They "
+        "are listed in `splits.json` and shown in `conflicts.png`."
     ]
 
 
 def _shift_text(shift: PriorShift) -> str:
-    verdict = "differ more than chance would have it" if shift.p < 0.05 else "differ no more than by chance"
+    verdict = "differ by more than chance" if shift.p < 0.05 else "do not differ by more than chance"
     return (
-        f"The shares of the classes {verdict} between the splits (chi-squared {shift.chi2:.2f}, {shift.dof} "
+        f"The class shares of the splits {verdict} (chi-squared {shift.chi2:.2f}, {shift.dof} "
         f"degrees of freedom, p = {shift.p:.3g})."
     )
 
 
 def _left_out(certificate: SplitCertificate) -> list[tuple[str, int]]:
-    """`(reason, rows)` of what is not here, the most common first."""
-    kinds = (("broken", "cannot be read"), ("dropped", "left out"), ("set_aside", "put aside"))
-    counts = Counter(f"{told}: {row.reason}" for kind, told in kinds for row in getattr(certificate, kind))
+    """`(reason, rows)` of the rows that are in no split, the most common reason first."""
+    kinds = (("broken", "unreadable"), ("dropped", "left out"), ("set_aside", "set aside"))
+    counts = Counter(f"{kind_text}: {row.reason}" for kind, kind_text in kinds for row in getattr(certificate, kind))
     common = [(cell(reason), count) for reason, count in counts.most_common(_REASONS)]
-    rest = counts.total() - sum(count for _, count in common)
-    return [*common, ("for other reasons", rest)] if rest else common
+    remaining = counts.total() - sum(count for _, count in common)
+    return [*common, ("other reasons", remaining)] if remaining else common

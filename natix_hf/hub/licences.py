@@ -1,7 +1,7 @@
-"""What a column of licences says, as the Hub's licence id and as words for a card.
+"""Turns a licence column into the Hub's licence id and into sentences for a dataset card.
 
-Knows licences by their names only: it reads no terms and gives no advice. A licence is put into the front matter only
-where all photos agree on one that the Hub knows; anything less is said in words.
+Licences are recognised by name only; no licence text is read. The front matter names a licence only if all photos have
+the same one and the Hub knows it. All other cases are described in sentences.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ _BINDING = (
     (r"(?<![a-z])nc(?![a-z])|non-?\s?commercial", "commercial use"),
     (r"(?<![a-z])nd(?![a-z])|no-?\s?deriv", "passing on altered copies"),
 )
-_SHOWN = 12  # values of their own line; a column of links would fill the card
+_SHOWN = 12  # most licences listed separately; a column of links would fill the card
 
 
 def hub_licence(value: str) -> str | None:
-    """The Hub's id of a licence as people write it (`CC BY-NC 4.0`, a creativecommons.org address), else None."""
+    """The Hub's id for a licence name (`CC BY-NC 4.0`) or a creativecommons.org address; None if unknown."""
     text = value.strip().lower()
     address = re.search(r"creativecommons\.org/(licenses|publicdomain)/([a-z-]+)/(\d\.\d)", text)
     if address:
@@ -31,10 +31,10 @@ def hub_licence(value: str) -> str | None:
 
 
 def licence_front(counts: Mapping[str | None, int] | None) -> str:
-    """The `license` of the front matter: an id that all rows agree on, `other`, or `unknown` where nothing is said.
+    """`license` of the front matter: the id that all rows share, `other`, or `unknown` if no row has a licence.
 
     Args:
-        counts: value -> rows, None for rows without one; None if there is no such column.
+        counts: licence -> number of rows, with None for rows without one; None if there is no licence column.
     """
     if counts is None or set(counts) <= {None}:
         return "unknown"
@@ -43,24 +43,24 @@ def licence_front(counts: Mapping[str | None, int] | None) -> str:
 
 
 def licence_lines(counts: Mapping[str | None, int] | None) -> list[str]:
-    """Sentences about the licences: how many photos of each, and which of them bind whoever uses the photos."""
+    """Sentences about the licences of the photos and the uses that they forbid."""
     if counts is None:
-        return ["The rows carry no column of licences, so nothing is known about what the photos may be used for."]
+        return ["The data has no licence column, so the permitted uses of the photos are not known."]
     named = {value: count for value, count in counts.items() if value is not None}
     front = licence_front(counts)
     lines = []
     if not named:
-        lines.append("The column of licences is empty.")
+        lines.append("The licence column is empty.")
     elif front != "other":
         lines.append(f"All photos are under {front}.")
     else:
         lines.append(
-            "The photos have no single licence that the Hub knows; what each is under stands in its row, and the "
-            "terms of each hold."
+            "The photos have no single licence that the Hub knows. Each row names the licence of its photo, and the "
+            "terms of that licence apply."
         )
     missing = counts.get(None, 0)
     if missing and named:
-        lines.append(f"{missing} photos name no licence: ask before they are used or passed on.")
+        lines.append(f"{missing} photos have no licence: ask for permission before you use or share them.")
     for pattern, rule in _BINDING:
         bound = sum(count for value, count in named.items() if re.search(pattern, value.lower()))
         if bound:
@@ -69,8 +69,8 @@ def licence_lines(counts: Mapping[str | None, int] | None) -> list[str]:
 
 
 def licence_rows(counts: Mapping[str | None, int] | None) -> list[tuple[str, int]]:
-    """`(licence, photos)`, the most common first, the many rare ones as one."""
+    """`(licence, number of photos)`, the most common first; the rarest are added up in one row."""
     rows = sorted((counts or {}).items(), key=lambda row: (-row[1], row[0] or ""))
-    shown = [(value or "none named", count) for value, count in rows[:_SHOWN]]
-    rest = rows[_SHOWN:]
-    return [*shown, (f"{len(rest)} others", sum(count for _, count in rest))] if rest else shown
+    shown = [(value or "none", count) for value, count in rows[:_SHOWN]]
+    rare = rows[_SHOWN:]
+    return [*shown, (f"{len(rare)} others", sum(count for _, count in rare))] if rare else shown

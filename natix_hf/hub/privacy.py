@@ -1,9 +1,8 @@
-"""What must not leave this machine, and how it is kept out of what is published: names of photos, groups and files,
-local paths, places.
+"""Keeps private names out of published files: names of photos, groups and files, local paths and places.
 
-A run's figures are safe; the few texts in its documents that somebody else wrote are not: values of metadata, names
-of sources. Those are looked at one by one and withheld where they name a photo or a place. What is to be published is
-read once more as a whole before it goes. Knows the files of a run, not the photos.
+Figures are safe. Texts that come from the user's data are not: metadata values and names of sources. Each such text is
+checked and replaced by `withheld` if it names a photo or a place. Before an upload, all text files are checked once
+more for names of photos and groups.
 """
 
 from __future__ import annotations
@@ -23,23 +22,23 @@ from natix_hf.errors import UserError
 from natix_hf.files import read_json
 
 WITHHELD = "withheld"
-READ = (".json", ".md", ".yaml", ".yml", ".html", ".py")  # files of text among what is published
-LONG = 8  # letters of a name that cannot stand in a text by chance
+READ = (".json", ".md", ".yaml", ".yml", ".html", ".py")  # text files that are checked before an upload
+LONG = 8  # characters; shorter names can occur in a text by chance
 
 _SEPARATORS = re.compile(r"[\s\"'<>()\[\]{},;|`=]+")
 _FILE = re.compile(r"\.(?:jpe?g|png|webp|bmp|tiff?|gif|heic|avif)\b", re.IGNORECASE)
 _PATH = re.compile(r"(?:^|[\s'\"(])(?:~?/|[A-Za-z]:\\|\\\\)\w")
 _NUMBER = r"[+-]?\d{1,3}(?:\.\d+)?\s*°?\s*[NSEW]?"
-# A value that is a pair of numbers, or a pair within a text that is as precise as a street.
+# A value that is a pair of numbers, or a pair with at least four decimals (about 10 m) anywhere in a text.
 _PLACE = re.compile(
     rf"^[^\d+-]*{_NUMBER}\s*[,;/ ]\s*{_NUMBER}[^\w]*$|[+-]?\d{{1,3}}\.\d{{4,}}\s*[,;/ ]\s*[+-]?\d{{1,3}}\.\d{{4,}}"
 )
-_COUNTER = re.compile(r"\d{1,4}")  # says nothing, and equals too much
+_COUNTER = re.compile(r"\d{1,4}")  # too short to identify a photo, and equal to many harmless numbers
 
 
 @dataclass(frozen=True)
 class Names:
-    """The names of a run's photos and groups; classes are nobody's secret, whatever else bears their names."""
+    """The names of a run's photos and groups, except those that are also names of classes, which are public."""
 
     hidden: frozenset[str]
 
@@ -50,33 +49,30 @@ class Names:
         return named or any(pattern.search(text) for pattern in (_FILE, _PATH, _PLACE))
 
     def shown(self, text: str) -> str:
-        """The text, or a word in its place."""
+        """The text, or `withheld` if it must be hidden."""
         return WITHHELD if self.hides(text) else text
 
 
 def names_of(run: Path, splits: SplitCertificate) -> Names:
-    """All names of photos and groups that stand in the certificate and in `predictions/` of a run."""
-    found = {row for ids in splits.ids.values() for row in ids}
-    found.update(row.id for row in (*splits.broken, *splits.dropped, *splits.set_aside))
-    found.add(splits.largest_group.name)
+    """All names of photos and groups in the certificate and in `predictions/` of a run."""
+    private_names = {row for ids in splits.ids.values() for row in ids}
+    private_names.update(row.id for row in (*splits.broken, *splits.dropped, *splits.set_aside))
+    private_names.add(splits.largest_group.name)
     for path in sorted((run / "predictions").rglob("*.parquet")):
         table = pq.read_table(path, columns=["id", "group"])
         for name in ("id", "group"):
-            found.update(map(str, table[name].unique().to_pylist()))
+            private_names.update(map(str, table[name].unique().to_pylist()))
     config = run / "config.json"
     classes = read_json(config)["id2label"].values() if config.is_file() else splits.label_names
-    return Names(frozenset(found - set(classes) - {"", "None"}))
+    return Names(frozenset(private_names - set(classes) - {"", "None"}))
 
 
 def public(documents: RunDocuments, names: Names) -> RunDocuments:
-    """The documents of a run with the texts of others looked at; figures stay as they are.
-
-    Slices, rewards and calibrations hold such texts.
-    """
+    """The documents of a run with private texts withheld in slices, rewards and calibration. Figures do not change."""
     slices, reward, calibration = documents.slices, documents.reward, documents.calibration
     if slices is not None:
-        shown = [one.model_copy(update={"value": names.shown(one.value)}) for one in slices.slices]
-        slices = slices.model_copy(update={"note": names.shown(slices.note), "slices": shown})
+        rows = [row.model_copy(update={"value": names.shown(row.value)}) for row in slices.slices]
+        slices = slices.model_copy(update={"note": names.shown(slices.note), "slices": rows})
     if reward is not None:
         reward = shown_reward(reward, names)
     if calibration is not None:
@@ -85,19 +81,21 @@ def public(documents: RunDocuments, names: Names) -> RunDocuments:
 
 
 def shown_reward(reward: Reward, names: Names) -> Reward:
-    """Rewards, the names of the field and of sources looked at."""
+    """Rewards with private names of the field and of sources withheld."""
     field = reward.field.model_copy(update={"name": names.shown(reward.field.name)})
-    entries = [one.model_copy(update={"source": one.source and names.shown(one.source)}) for one in reward.entries]
+    entries = [
+        entry.model_copy(update={"source": entry.source and names.shown(entry.source)}) for entry in reward.entries
+    ]
     return reward.model_copy(update={"field": field, "entries": entries})
 
 
 def splits_summary(splits: SplitCertificate, names: Names) -> SplitSummary:
-    """A certificate without the names of photos and groups; seal and fingerprints tell which certificate it was."""
+    """A certificate without names of photos and groups; seal and fingerprints identify the original."""
     sources = Counter()
     for source, rows in splits.sources.items():
         sources[names.shown(source)] += rows
-    told = {key: getattr(splits, key) for key in HowSplit.model_fields}
-    told |= {
+    fields = {key: getattr(splits, key) for key in HowSplit.model_fields}
+    fields |= {
         "sources": dict(sources),
         "hold_out": {
             column: sorted({names.shown(value) for value in values}) for column, values in splits.hold_out.items()
@@ -105,11 +103,11 @@ def splits_summary(splits: SplitCertificate, names: Names) -> SplitSummary:
         "largest_group": LargestGroupInNumbers(rows=splits.largest_group.rows, share=splits.largest_group.share),
         "left_out": {kind: len(getattr(splits, kind)) for kind in ("conflicts", "broken", "dropped", "set_aside")},
     }
-    return SplitSummary(**told)
+    return SplitSummary(**fields)
 
 
 def check_public(folder: Path, names: Names) -> None:
-    """Read all texts in a folder, and raise `UserError` where one of them names a photo or a group."""
+    """Read all text files in a folder and raise `UserError` if one of them names a photo or a group."""
     by_word: dict[str, list[str]] = {}
     for name in names.hidden:
         if len(name) >= LONG and not name.isdigit():
@@ -119,6 +117,6 @@ def check_public(folder: Path, names: Names) -> None:
         for word in by_word.keys() & set(_SEPARATORS.split(text)):
             if any(name in text for name in by_word[word]):
                 raise UserError(
-                    f"{path.relative_to(folder)}: names a photo or a group ({word}), and without --include_photos no "
-                    "name of one leaves this machine: nothing was pushed"
+                    f"{path.relative_to(folder)}: names a photo or a group ({word}); such names are published "
+                    "only with --include_photos: nothing was pushed"
                 )

@@ -118,8 +118,8 @@ def test_figures_that_are_not_defined_are_left_out():
         ("builtin:demo-backbone", "apache-2.0", "demonstration backbone"),
         ("facebook/dinov3-vith16plus-pretrain-lvd1689m", "other", "DINOv3 License"),
         ("timm/vit_small_patch16_dinov3.lvd1689m", "other", "DINOv3 License"),
-        ("somebody/else", "unknown", "whose licence is not known"),
-        (None, "unknown", "whose licence is not known"),
+        ("somebody/else", "unknown", "licence is not known"),
+        (None, "unknown", "licence is not known"),
     ],
 )
 def test_the_licence_of_the_base_is_inherited_and_named(base, licence, told):

@@ -1,4 +1,4 @@
-"""The card says what the run's files say, with interval and n, and nothing about the machine."""
+"""The model card reports the run's files, with intervals and numbers of photos, and nothing about the machine."""
 
 import json
 import re
@@ -25,7 +25,7 @@ from natix_hf.streetvision.client_files import ClientCheck, Latency, latency_sec
 
 @pytest.fixture
 def run_folder(tmp_path):
-    """A run folder as far as a card reads it; `write(**recipe changes)` makes it."""
+    """`write(**recipe changes)` makes a run folder with the files that a card reads."""
 
     def write(classes=("None", "Roadwork"), calibrated=True, ratios=(0.6, 0.15, 0.15, 0.1), **changes):
         generator = np.random.default_rng(0)
@@ -57,7 +57,7 @@ def run_folder(tmp_path):
     return write
 
 
-def test_a_cascade_has_its_promise_and_its_cost(run_folder):
+def test_a_cascade_has_its_guarantee_and_its_cost(run_folder):
     folder, (cascade, selective) = run_folder(), cascade_documents()
     assert "cascade" not in card_of(folder)
     (folder / "calibration.json").write_text(json.dumps(calibration_document(cascade=cascade.plain())))
@@ -96,7 +96,7 @@ def test_every_figure_has_its_interval_and_n(run_folder):
     )
 
 
-def test_both_ways_of_use_and_the_calibration_are_told(run_folder):
+def test_usage_calibration_and_settings_are_described(run_folder):
     text = card_of(run_folder(), model_id="someone/street")
     assert 'pipeline("image-classification", model="someone/street")' in text
     assert "trust_remote_code=True" in text
@@ -141,7 +141,7 @@ def test_many_classes_and_odd_names_keep_the_tables_whole(run_folder):
     text = card_of(run_folder(classes=tuple(f"kind|{i}" for i in range(13)), ratios=None))
     assert "kind\\|3" in text
     assert "Street photos: 13 classes" in text
-    assert "four splits that they came with" in text
+    assert "in their original four splits" in text
 
 
 def test_an_unfinished_run_is_named(run_folder):
@@ -167,14 +167,14 @@ def test_a_run_from_python_has_no_recipe_and_still_a_card(run_folder):
     assert not {"datasets", "base_model"} & ModelCard(text).data.to_dict().keys()
 
 
-def test_the_card_tells_what_was_kept_together_and_that_nothing_straddles(run_folder):
+def test_the_card_reports_ties_and_that_no_group_is_in_two_splits(run_folder):
     text = " ".join(card_of(run_folder()).split())
-    assert "kept in one split (12 by video, 5 by near-duplicate). Groups that stand in two splits: 0." in text
+    assert "kept in one split (12 by video, 5 by near-duplicate). Groups in more than one split: 0." in text
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run that measured everything."""
+    """A finished run with all measurements."""
     return write_finished_run(tmp_path_factory.mktemp("cards") / "run")
 
 
@@ -191,15 +191,15 @@ def test_every_section_that_the_run_can_fill_is_there(whole):
         *("Where it is worst", "Simulated reward", "Latency", "Pictures", "Photos", "Training", "Limits", "Licence"),
     ]
     assert "| 224 x 224 | 4 | 0.250 | 0.500 | 40 |" in text
-    assert "0.480 (95 % interval 0.400 to 0.600; 75 photos, 40 groups), where that is 0.900 (0.850 to 0.950)" in text
-    assert "It is not used: decisions are at 0.5." in text
+    assert "0.480 (95 % interval 0.400 to 0.600; 75 photos, 40 groups)." in text
+    assert "is 0.900 (0.850 to 0.950). It is not used: the model decides at 0.5." in text
     assert "At most 10.00%" in text or "at most 10.00%" in text
     assert "](figures/reliability.png)" in text
     assert "gallery" not in text
     assert "\n\nA photo costs 1 view of 224 x 224 px, 201 tokens, 9.24 GFLOP and 0.0614 s of" in text
 
 
-def test_no_figure_of_a_table_stands_without_its_interval_and_n(whole):
+def test_every_figure_in_a_table_has_its_interval_and_n(whole):
     text = card_of(whole, "me/street", form="stock")
     tables = re.findall(r"^\|.*\|\n\|[-|]+\|\n(?:\|.*\|\n?)+", text.split("## Photos")[0], re.MULTILINE)
     assert len(tables) == 7
@@ -216,7 +216,7 @@ def test_no_figure_of_a_table_stands_without_its_interval_and_n(whole):
                     assert " to " in " ".join(row), (i, row)
 
 
-def test_what_names_photos_or_places_is_withheld_on_the_run_s_own_card_too(whole):
+def test_names_of_photos_and_places_are_withheld_on_the_card_of_the_run_folder(whole):
     text = card_of(whole)
     assert "withheld" in text
     for secret in ("photo-0", "street-0", "39.7", "IMG_0001", "/home/me"):
@@ -224,7 +224,7 @@ def test_what_names_photos_or_places_is_withheld_on_the_run_s_own_card_too(whole
     assert "photo-0000.jpg" in card_of(whole, include_photos=True)
 
 
-def test_a_folded_threshold_and_a_prior_are_told(run_folder):
+def test_a_folded_threshold_and_a_prior_are_described(run_folder):
     folder = run_folder()
     path = folder / "calibration.json"
     calibration = json.loads(path.read_text())
@@ -233,7 +233,7 @@ def test_a_folded_threshold_and_a_prior_are_told(run_folder):
     path.write_text(json.dumps(calibration))
     text = card_of(folder)
     assert "75 photos in 40 groups of `val_calib/fit` to those expected in use: Roadwork 50.0% -> 2.0%." in text
-    assert "folded into the model, which decides by it at 0.5" in text
+    assert "folded into the model, which therefore decides at 0.5" in text
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_a_folded_threshold_and_a_prior_are_told(run_folder):
         ("onnx", "onnxruntime.InferenceSession", "pipeline("),
     ],
 )
-def test_each_form_says_how_it_is_used(whole, form, there, absent):
+def test_the_card_describes_how_to_use_each_form(whole, form, there, absent):
     text = card_of(whole, "me/street", form=form)
     how = text.split("## How to use it")[1].split("## Figures")[0]
     assert there in how

@@ -1,4 +1,4 @@
-"""The card of a data set says what certificate and rows say, and is one that the Hub and `datasets` can read."""
+"""The dataset card reports the certificate and the rows, and the Hub and `datasets` can read it."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ COUNTS = {"train": (6, 3), "val_select": (2, 1), "val_calib": (2, 2), "val_test"
 
 
 def splits(names=("None", "Roadwork"), licences=None) -> DatasetDict:
-    """Rows without photos; two of a class in a row share a group, `licences` are given out in turn."""
+    """Rows without photos; two of a class in a row share a group, `licences` are assigned in turn."""
     features = {name: Value("string") for name in ("id", "group", "origin", "source", "fingerprint")}
     features |= {"label": ClassLabel(names=list(names)), "image": Image(decode=False)}
     features |= {"license": Value("string")} if licences else {}
-    found, number = DatasetDict(), 0
+    made, number = DatasetDict(), 0
     for split, counts in COUNTS.items():
         rows = []
         for label, count in enumerate(counts):
@@ -43,8 +43,8 @@ def splits(names=("None", "Roadwork"), licences=None) -> DatasetDict:
                 }
                 rows.append(row | ({"license": licences[number % len(licences)]} if licences else {}))
                 number += 1
-        found[split] = Dataset.from_list(rows, features=Features(features))
-    return found
+        made[split] = Dataset.from_list(rows, features=Features(features))
+    return made
 
 
 def document(data: DatasetDict, **facts) -> SplitCertificate:
@@ -74,21 +74,22 @@ def test_front_matter_is_what_the_hub_and_datasets_read():
 
 def test_the_tables_say_what_the_certificate_says():
     data = splits()
-    told = document(data)
-    text = dataset_card(told, data, "me/streets")
+    certificate = document(data)
+    text = dataset_card(certificate, data, "me/streets")
     assert "18 photos in 2 classes (None, Roadwork)" in text
-    assert "| split | used for | photos | groups | share wanted | share reached | None | Roadwork |" in text
+    assert "| split | used for | photos | groups | requested share | actual share | None | Roadwork |" in text
     assert "| `train` | training | 9 | 5 | 60.0% | 50.0% | 6 | 3 |" in text
     assert "| `val_test` | final figures | 2 | 2 | 10.0% | 11.1% | 1 | 1 |" in text
-    assert "2 photos to fit on and 2 to check" in text
+    assert "2 photos to fit the calibration and 2 to check it" in text
     assert "| `train` | 1 | 4 | 0 | 0 | 0 |" in text
     assert "(seed 7)" in text
-    assert "- 0 groups stand in two splits." in text
-    assert "No two copies" in text
-    assert f"p = {told.prior_shift.p:.3g}" in text
-    assert told.seal in text
+    assert "- Groups in more than one split: 0." in text
+    assert "No photo has copies with different labels." in text
+    assert f"p = {certificate.prior_shift.p:.3g}" in text
+    assert certificate.seal in text
     for split in SPLITS:
-        assert f"| `{split}` | `{told.fingerprints[split]}` | `{told.byte_fingerprints[split]}` |" in text
+        rows, photos = certificate.fingerprints[split], certificate.byte_fingerprints[split]
+        assert f"| `{split}` | `{rows}` | `{photos}` |" in text
     assert "| city | 11 |" in text
     assert "dataset_name: me/streets" in text
     assert 'load_dataset("me/streets")' in text
@@ -99,8 +100,8 @@ def test_the_tables_say_what_the_certificate_says():
 
 def test_every_table_has_rows_of_one_width():
     data = splits(names=("none|at all", "work\nzone"), licences=["CC BY 4.0", "a|b", None])
-    told = document(data, broken=[Left(id="x", reason="truncated | damaged")], strata=["weather"])
-    lines = dataset_card(told, data, "me/streets").splitlines()
+    certificate = document(data, broken=[Left(id="x", reason="truncated | damaged")], strata=["weather"])
+    lines = dataset_card(certificate, data, "me/streets").splitlines()
     tables = 0
     for before, line in pairwise(lines):
         if before.startswith("|") and line.startswith("|"):
@@ -110,9 +111,9 @@ def test_every_table_has_rows_of_one_width():
     assert tables == 6
 
 
-def test_what_was_asked_for_and_what_was_left_out_is_told():
+def test_requested_rules_and_left_out_rows_are_reported():
     data = splits()
-    told = document(
+    certificate = document(
         data,
         ratios=None,
         strata=["weather", "city_name"],
@@ -122,16 +123,16 @@ def test_what_was_asked_for_and_what_was_left_out_is_told():
         dropped=[Left(id="d", reason="label contradicts the description")],
         set_aside=[Left(id="e", reason="ties two splits")],
     )
-    text = dataset_card(told, data, "me/streets")
-    assert "| as given |" in text
-    assert "were kept as they were" in text
+    text = dataset_card(certificate, data, "me/streets")
+    assert "| not set |" in text
+    assert "were kept unchanged" in text
     assert "`weather`, `city_name`" in text
-    assert "rows whose `city_name` is `Boston` or `New York` stand in `val_test`" in text
-    assert "have the same `video`; were taken within 30 m and 60 s" in text
+    assert "rows whose `city_name` is `Boston` or `New York` are only in `val_test`" in text
+    assert "have the same `video`; or were taken within 30 m and 60 s" in text
     assert "verified on pixels" in text
-    assert "| cannot be read: empty file | 2 |" in text
+    assert "| unreadable: empty file | 2 |" in text
     assert "| left out: label contradicts the description | 1 |" in text
-    assert "| put aside: ties two splits | 1 |" in text
+    assert "| set aside: ties two splits | 1 |" in text
 
 
 def test_conflicts_are_counted_and_shown():
@@ -152,17 +153,17 @@ def test_names_of_rows_and_groups_and_paths_stay_out_of_the_card():
 @pytest.mark.parametrize(
     ("licences", "front", "said"),
     [
-        (None, "unknown", "carry no column of licences"),
+        (None, "unknown", "has no licence column"),
         (["CC BY 4.0"], "cc-by-4.0", "All photos are under cc-by-4.0."),
         (["cc-by-4.0", "https://creativecommons.org/licenses/by/4.0/"], "cc-by-4.0", "All photos are under"),
-        (["cc-by-4.0", None], "other", "9 photos name no licence"),
+        (["cc-by-4.0", None], "other", "9 photos have no licence"),
         (["cc-by-4.0", "CC BY-NC-ND 4.0"], "other", "9 photos are under a licence that forbids passing on altered"),
         (["Attribution-NonCommercial License"], "other", "18 photos are under a licence that forbids commercial use"),
         (["4"], "other", "no single licence that the Hub knows"),
-        ([None, " "], "unknown", "column of licences is empty"),
+        ([None, " "], "unknown", "licence column is empty"),
     ],
 )
-def test_a_licence_is_claimed_only_where_all_rows_agree_on_a_known_one(licences, front, said):
+def test_the_front_matter_names_a_licence_only_if_all_rows_have_the_same_known_one(licences, front, said):
     data = splits(licences=licences)
     text = dataset_card(document(data), data, "me/streets")
     assert DatasetCard(text).data.license == front
@@ -182,6 +183,6 @@ def test_licences_are_read_as_people_write_them():
 def test_many_licences_are_folded():
     rows = licence_rows({f"https://photos.example/{i:03d}": 1 for i in range(50)} | {"mit": 9, None: 2})
     assert rows[0] == ("mit", 9)
-    assert rows[1] == ("none named", 2)
+    assert rows[1] == ("none", 2)
     assert rows[-1] == ("40 others", 40)
     assert len(rows) == 13
