@@ -281,7 +281,7 @@ class Bench:
 
     def lora_step_tiles(self) -> tuple[float, str]:
         """The same with ten views of one photo: about as many tokens as of ten squares."""
-        return self._of_one_thread(views="tiles", batch=1, steps=3)
+        return self._of_one_thread(views="tiles", batch=1, steps=8)
 
     def prefix(self) -> tuple[float, str]:
         """Training seconds per epoch after the first, uncached over cached."""
