@@ -162,5 +162,5 @@ def test_a_checkpoint_of_a_sharded_model_is_not_resumed_by_another_kind(job):
     trainer.train()
     folder = Path(trainer.args.output_dir) / "checkpoints" / f"checkpoint-{trainer.state.global_step}"
     (folder / "pytorch_model_fsdp.bin").write_bytes(b"")
-    with pytest.raises(UserError, match="while the model was sharded, and here it is whole"):
+    with pytest.raises(UserError, match="from a sharded model, and this one is whole"):
         job("full", name="other").train(resume_from_checkpoint=str(folder))
