@@ -1,10 +1,10 @@
-"""Where the time of a run went: photos a second, share of the machine's peak, waiting for data, what to mend first.
+"""Measure where the time of a run goes: photos per second, share of the machine's peak, waiting for data.
 
-A step is timed from outside, without waiting for the device at every one of them. Operations are counted once, on a
-single example before training starts, with the random state left as it was, so that counting changes no weight. The
-passes that fill caches are counted where they happen (`pass_costs`): for a grid of heads they are the work. The
-peak is that of a large matrix product on this machine, measured once and kept; runs that take seconds do without.
-Where a run was faster, the machine was busy when its peak was measured: it is measured again, the larger one is kept.
+Steps are timed from outside, without synchronising the device at every step. Operations are counted once, on a single
+example before training; the random state is restored, so counting does not change the result. Passes that fill caches
+are counted where they happen (`pass_costs`); for a grid of heads they are most of the work. The peak is the speed of a
+large matrix product on this machine, measured once and cached; runs of a few seconds skip it. If a run was faster than
+the cached peak, the machine was busy when the peak was measured: it is measured again, and the larger value is kept.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from natix_hf.modeling.packed_linear import times as packed_product
 from natix_hf.training.bottleneck import bottleneck
 
 PEAK_SECONDS = 2.0
-WORTH_A_PEAK = 30.0  # seconds of training, or of passes, under which no peak is measured for their sake
+WORTH_A_PEAK = 30.0  # seconds of training or of passes below which the peak is not measured
 
 
 class PhaseTimes(dict[str, float]):
-    """Seconds of a run by phase, as `run.json` has them."""
+    """Seconds of a run by phase, as stored in `run.json`."""
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -47,13 +47,13 @@ class PhaseTimes(dict[str, float]):
 
 @contextmanager
 def kept_for_backward(model: torch.nn.Module) -> Iterator[dict[StorageWeakRef, int]]:
-    """Within the block, what autograd would keep for a backward pass: bytes of each storage, no parameters.
+    """Count what autograd would keep for a backward pass inside the block: bytes by storage, without parameters.
 
-    It is counted and let go, so that counting takes the memory of one layer, also where a step that keeps everything
-    would not fit. A backward pass finds zeros in its place: its gradients mean nothing.
+    Each tensor is counted and released, so counting needs the memory of one layer, even if a full step would not fit.
+    A backward pass reads zeros in place of these tensors, so its gradients are meaningless.
     """
     weights = {StorageWeakRef(parameter.untyped_storage()) for parameter in model.parameters()}
-    kept: dict[StorageWeakRef, int] = {}  # an address would be used again by a later storage
+    kept: dict[StorageWeakRef, int] = {}  # not keyed by address, which a later storage may reuse
 
     def count(tensor: torch.Tensor) -> torch.Tensor | tuple[torch.Size, torch.dtype, torch.device]:
         storage = StorageWeakRef(tensor.untyped_storage())
@@ -73,12 +73,12 @@ def kept_for_backward(model: torch.nn.Module) -> Iterator[dict[StorageWeakRef, i
 
 
 class Accounting(TrainerCallback):
-    """Counts while a trainer trains; `document` tells.
+    """Count photos, steps and seconds during training; `document` returns the result.
 
     Args:
         args: `NatixTrainingArguments`.
-        times: of the run.
-        passes: through frozen networks, by the cache that they fill; some were made before training.
+        times: seconds of the run by phase.
+        passes: passes through frozen networks, by the cache that they fill; some happen before training.
     """
 
     def __init__(self, args: Any, method: str, times: PhaseTimes, passes: Mapping[str, Passes]) -> None:
@@ -86,12 +86,12 @@ class Accounting(TrainerCallback):
         self.photos = self.steps = 0
         self.waited = self.stepping = 0.0
         self.flop: int | None = None
-        self.kept: int | None = None  # bytes that a step on one example keeps for its backward pass, all of them kept
+        self.kept: int | None = None  # bytes kept for the backward pass of one example, without checkpointing
         self._step_began: float | None = None
-        self._passed_before = self._passed()  # seconds of passes before training; later ones lie within `predict`
+        self._passed_before = self._passed()  # seconds of passes before training; later ones are part of `predict`
 
     def count_operations(self, model: torch.nn.Module, example: Mapping[str, torch.Tensor]) -> None:
-        """Floating-point operations of a training step on one example, forward and backward, and what it keeps."""
+        """Count operations (forward and backward) and kept bytes of a training step on one example."""
         inputs = {k: v.to(self.args.device) for k, v in example.items() if k not in ("labels", "seed")}
         was_training = model.training
         model.train()
@@ -107,11 +107,11 @@ class Accounting(TrainerCallback):
         self.flop = counter.get_total_flops()
 
     def waiting(self, seconds: float) -> None:
-        """Note the time until a batch was there."""
+        """Add seconds spent waiting for a batch."""
         self.waited += seconds
 
     def seen(self, photos: int) -> None:
-        """Note the photos of one pass, on all processes."""
+        """Add the photos of one training pass, over all processes."""
         self.photos += photos
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -126,7 +126,7 @@ class Accounting(TrainerCallback):
         return sum(one.seconds for one in self.passes.values())
 
     def document(self) -> Speed | None:
-        """The `speed` of `speed.json`; None where nothing was timed."""
+        """The `speed` of `speed.json`; None if nothing was timed."""
         args, passes = self.args, {kind: one for kind, one in self.passes.items() if one.known}
         times = {phase: seconds for phase, seconds in self.times.items() if phase != "total"}
         training, whole = self.stepping + self.waited, sum(times.values())
@@ -147,8 +147,8 @@ class Accounting(TrainerCallback):
             steps |= {"beside": max(0.0, 1 - training / max(whole, training)), "peak_flop_per_second": peak}
         speed = Speed(**steps, peak_memory_mib=peak_memory(), bottleneck="")
         if passes:
-            told = {kind: _pass_speed(one, args.device) for kind, one in passes.items()}
-            speed = speed.model_copy(update={"passes": told})
+            costs = {kind: _pass_speed(one, args.device) for kind, one in passes.items()}
+            speed = speed.model_copy(update={"passes": costs})
         return speed.model_copy(update={"bottleneck": bottleneck(speed, times)})
 
 
@@ -176,11 +176,12 @@ def _rates(
 
 
 def measured_peak(device: torch.device, kind: torch.dtype, seen: float = 0.0) -> float:
-    """FLOP/s of one device at a large matrix product in a precision; measured once and kept in `peak.json`.
+    """FLOP/s of a large matrix product on one device, measured once and cached in `peak.json`.
 
     Args:
-        device, kind: which.
-        seen: FLOP/s that a run had there; where the kept figure is not above, it is measured again.
+        device: where to measure.
+        kind: precision.
+        seen: FLOP/s that a run reached there. If the cached value is not larger, it is measured again.
     """
     key = f"{device_name(device)}, {str(kind).removeprefix('torch.')}, torch {torch.__version__}"
     packed = device.type == "cpu" and kind == torch.float32 and worth_packing()
@@ -194,7 +195,7 @@ def measured_peak(device: torch.device, kind: torch.dtype, seen: float = 0.0) ->
     kept = known.get(key) if isinstance(known.get(key), float) else 0.0
     if kept <= seen:
         known[key] = max(kept, _peak(device, kind, packed))
-        with suppress(OSError):  # where it cannot be kept it is measured again; a run does not end by that
+        with suppress(OSError):  # if it cannot be cached, the next run measures it again
             write_json(path, known)
     return known[key]
 
@@ -203,7 +204,7 @@ def _peak(device: torch.device, kind: torch.dtype, packed: bool) -> float:
     side = 8192 if device.type == "cuda" else 1536
     chance = torch.Generator(device).manual_seed(0)
     left, right = (torch.randn(side, side, device=device, dtype=kind, generator=chance) for _ in range(2))
-    laid_out = pack(right) if packed else None  # as frozen layers run here
+    laid_out = pack(right) if packed else None  # as frozen layers run on this CPU
     best, end = 0.0, time.perf_counter() + PEAK_SECONDS
     while time.perf_counter() < end:
         begin = time.perf_counter()
@@ -215,7 +216,7 @@ def _peak(device: torch.device, kind: torch.dtype, packed: bool) -> float:
 
 
 def peak_memory() -> float:
-    """MiB: the most that torch held on the GPU, or without one the most that the process did."""
+    """Peak memory in MiB: what torch held on the GPU, or what the process held if there is no GPU."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**20
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -1,7 +1,6 @@
-"""What a step of training reads, and in which order: views of photos, cached features, or activations at the cut.
+"""The input of training steps, and its order: views of photos, cached features, or cached activations.
 
-Rows come from the locked splits; which of them a step may see is decided there. How caches are kept stands in
-`inference/`.
+The caller passes rows of the locked splits, which decide what each step may read. `inference/` implements the caches.
 """
 
 from __future__ import annotations
@@ -33,12 +32,12 @@ from natix_hf.training.training_photos import EpochSampler, TrainingPhotos
 
 
 class EpochOrder(NamedTuple):
-    """What every epoch is made of.
+    """The rows of each epoch.
 
     Attributes:
-        sampler: the rows of an epoch.
-        curriculum: which rows take part when, where there is one.
-        shares: of the classes, to which the logits will belong, where they are not those of the photos.
+        sampler: draws the rows of an epoch.
+        curriculum: decides when each row is admitted; None without a curriculum.
+        shares: class shares for which the logits are calibrated; None if they are those of the photos.
     """
 
     sampler: EpochSampler
@@ -47,18 +46,20 @@ class EpochOrder(NamedTuple):
 
 
 class BatchSource:
-    """Turns rows into data sets.
+    """Turn rows into data sets for training and evaluation.
 
     Args:
+        processor: the image processor.
         args: `NatixTrainingArguments`.
-        times: gets the seconds of what is computed once.
+        method: `lora`, `probe` or `full`.
+        times: adds up the seconds spent on filling caches.
         augment, challenge_levels, sampled_tiles: as in `NatixTrainer`.
-        speed: what is kept so that nothing is computed twice.
+        speed: the options of the caches.
 
     Attributes:
-        passes: what the passes of this run cost, by the cache that they fill.
-        prefix: what is kept below the last blocks, where anything is.
-        drift: how far features move by it, where it is rounded.
+        passes: cost of the passes of this run, by the cache that they fill.
+        prefix: plan of the prefix cache; None without it.
+        drift: relative change of the features by rounding in that cache; None if it is not rounded.
     """
 
     def __init__(
@@ -76,19 +77,19 @@ class BatchSource:
         self.processor, self.args, self.method, self.times = processor, args, method, times
         self.augment, self.challenge_levels, self.sampled_tiles = augment, challenge_levels, sampled_tiles
         self.speed, self.cache_dir = speed, Path(speed.cache_dir or home())
-        self.decode_workers = args.dataloader_num_workers  # those of the recipe: a probe's features need none
+        self.decode_workers = args.dataloader_num_workers  # from the recipe; a probe trains without workers
         self.passes = {"features": Passes(), "prefixes": Passes()}
         self.prefix: PrefixPlan | None = None
         self.drift: float | None = None
 
     def prefix_document(self) -> Prefix | None:
-        """The `prefix` of `run.json`: what was kept below the last blocks, and how far rounding moves features."""
+        """The `prefix` of `run.json`: the plan of the prefix cache, and the change of features by rounding."""
         return None if self.prefix is None else Prefix(**asdict(self.prefix), drift=self.drift)
 
     def epoch_order(
         self, rows: Any, model: Any, criterion: Any, names: list[str], target_prior: np.ndarray | None
     ) -> EpochOrder:
-        """In what order rows are trained on; says how far the class shares are from those expected."""
+        """The order of training; warns if the class shares are far from the expected ones."""
         args = self.args
         seed = args.data_seed if args.data_seed is not None else args.seed
         labels = np.array(rows["label"][:])
@@ -108,7 +109,7 @@ class BatchSource:
         return EpochOrder(sampler, curriculum, None if np.allclose(seen, own, rtol=1e-3) else seen.tolist())
 
     def training_set(self, rows: Any, model: Any, *, scored: int) -> Dataset:
-        """Rows as they are trained on; so many others are `scored` while training."""
+        """The data set to train on; `scored` is the number of rows in evaluations during training."""
         if self.method == "probe":
             with self.times.timed("features"):
                 return self.features(
@@ -133,21 +134,21 @@ class BatchSource:
         )
 
     def selection_set(self, rows: Any, model: Any) -> Dataset:
-        """Rows that are scored while training."""
+        """The data set of evaluations during training."""
         if self.prefix is not None:
             return self._prefixes(rows, model, [None])
         with self.times.timed("features") if self.method == "probe" else nullcontext():
             return self.client_set(rows, model)
 
     def client_set(self, rows: Any, model: Any) -> Dataset:
-        """Rows on the client's path, by the whole model; for a probe their cached features."""
+        """The data set for inference: photos for the whole model, or the cached features for a probe."""
         if self.method != "probe":
             return ClientPhotos(rows, self.processor)
         return self.features(rows, model, layers=kept_layers(self.args))
 
     def features(self, rows: Any, model: Any, **options: Any) -> Any:
-        """The cached features of rows; `options` are those of `frozen_features` about what is computed."""
-        model.to(self.args.device)  # before the trainer does it, since features are wanted before it is there
+        """The cached features of rows; `options` are passed to `frozen_features`."""
+        model.to(self.args.device)  # the trainer, which would do this, is not built yet
         return frozen_features(
             model,
             rows,
@@ -203,5 +204,5 @@ class BatchSource:
         if self.prefix.precision == "bfloat16":
             self.drift = prefix_drift(model, rows, self.processor, self.prefix.blocks)
             if self.args.should_log:
-                print(f"prefix cache: bf16 moves the features by {self.drift:.2%} of their spread (first photos)")
+                print(f"prefix cache: bf16 changes the features by {self.drift:.2%} of their spread (first photos)")
         return kept

@@ -1,6 +1,6 @@
-"""What is refused of a training before a photo is read or a weight is loaded: one pass over what the kinds declare.
+"""Check the options of a training before any photo or weight is read, by calling the check of each topic.
 
-A recipe is checked when it is read. `NatixTrainer` checks what Python hands it, unless its caller has done so.
+A recipe is checked when it is read. `NatixTrainer` checks its arguments, unless its caller has done so.
 """
 
 from __future__ import annotations
@@ -35,12 +35,15 @@ def check_training(
     use_doran: bool = False,
     tiles: str | None = None,
 ) -> None:
-    """Raise `UserError`, in one line, for the first thing that does not go together; changes nothing.
+    """Check that the options fit together.
 
     Args:
-        args: their own values they have checked themselves.
-        method, head, attn_implementation, augment, ...: as a recipe says them.
-        tiles: `views_aggregate` where the model sees a photo's tiles.
+        args: each value in them is checked already.
+        method, head, attn_implementation, augment, ...: as in the recipe.
+        tiles: `views_aggregate` if the model uses tiles, else None.
+
+    Raises:
+        UserError: names the first options that do not fit together.
     """
     speed = {"decode_copy": decode_copy, "fixed_views": fixed_views, "prefix_cache_gb": prefix_cache_gb}
     check_loss(args, method)

@@ -1,11 +1,11 @@
-"""Easy photos first: how hard each row of train is, and how many of them each epoch may draw from.
+"""Train on easy photos first: the difficulty of each row of train, and the rows that each epoch may use.
 
 Difficulty comes from a probe on frozen features (transfer scoring: Hacohen and Weinshall, "On the Power of Curriculum
-Learning in Training Deep Networks", 2019), cross-fitted over whole groups, so that no row is judged by a model that
-saw its group. The share of rows that are in grows by one of the pacing functions of Wu, Dyer and Neyshabur ("When Do
-Curricula Work?", 2021), from epoch to epoch and in every class alike, so that class shares stay what they are. An
-epoch keeps its length: while few rows are in, they repeat, and the schedule of the learning rate is that of the run
-without curriculum. Rows of train are all that this module is ever given.
+Learning in Training Deep Networks", 2019). The probe is cross-fitted over whole groups, so no row is scored by a model
+that saw its group. The share of admitted rows grows from epoch to epoch by a pacing function of Wu, Dyer and Neyshabur
+("When Do Curricula Work?", 2021), equally in every class, so class shares do not change. Epochs keep their length: few
+admitted rows repeat, and the learning-rate schedule is the same as without a curriculum. This module reads rows of
+train only.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ FOLDS = 5
 
 
 def check_start(args: Any, rows: int) -> float:
-    """The number of epochs of a run over `rows` rows, after a last look at what the curriculum would do with them.
+    """Check the curriculum now that the number of rows is known; returns the number of epochs.
 
     Raises:
-        UserError: as `epoch_kinds.check_epochs`; or the first epoch has fewer photos than one step takes.
+        UserError: as `epoch_kinds.check_epochs`, or the first epoch has fewer photos than one step.
     """
     batch = args.train_batch_size * args.world_size
     steps = math.ceil(math.ceil(rows / batch) / args.gradient_accumulation_steps)
@@ -51,13 +51,13 @@ def check_start(args: Any, rows: int) -> float:
 
 
 def pacing(time: float, name: str, start: float, end: float) -> float:
-    """Share of the rows that are in.
+    """Share of the rows that are admitted.
 
     Args:
         time: share of the training that is over.
         name: one of `PACINGS`.
         start: the share at the beginning.
-        end: the time from which all are in.
+        end: the time from which all rows are admitted.
     """
     if time >= end - 1e-9:
         return 1.0
@@ -68,13 +68,13 @@ def cross_fitted(features: np.ndarray, labels: np.ndarray, groups: Sequence[str]
     """Log probabilities `(n, classes)` of each row by a logistic regression that saw no row of its group.
 
     Args:
-        features: `(n, dim)` of the frozen backbone.
+        features: `(n, dim)` features of the frozen backbone.
         labels: `(n,)` class ids.
-        groups: `(n,)`.
+        groups: `(n,)` group names.
         names: `(classes,)`, for messages.
 
     Raises:
-        UserError: a class stands in a single group: without that one, nobody knows it.
+        UserError: a class is in a single group, so a probe without that group cannot learn it.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedGroupKFold
@@ -87,43 +87,43 @@ def cross_fitted(features: np.ndarray, labels: np.ndarray, groups: Sequence[str]
     rarest = min(groups_with, key=groups_with.get)
     folds = min(FOLDS, int(np.bincount(labels)[there].min()), groups_with[rarest])
     few = UserError(
-        f"curriculum: class {names[rarest]} stands in {groups_with[rarest]} group(s) of train, too few to judge its "
+        f"curriculum: class {names[rarest]} is in {groups_with[rarest]} group(s) of train, too few to score its "
         "photos by a probe that has not seen their group: leave it out with --curriculum none"
     )
     if folds < 2 or len(there) < 2:
         raise few
-    found = np.full((len(labels), len(names)), -np.inf)
-    # Whole groups, as GroupKFold has them, with the classes spread over the folds.
-    for fit, judge in StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(features, labels, group_of):
+    log_probabilities = np.full((len(labels), len(names)), -np.inf)
+    # Folds of whole groups, with the classes spread over the folds.
+    for fit, scored in StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(features, labels, group_of):
         if len(np.unique(labels[fit])) < len(there):
             raise few
         probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=10_000))
         with one_blas_thread():
             probe.fit(features[fit], labels[fit])
-        # No loss is infinite: the figure could not show it.
-        found[np.ix_(judge, there)] = np.log(probe.predict_proba(features[judge]).clip(1e-12))
-    return found
+        # Clipped, because the figure cannot show an infinite loss.
+        log_probabilities[np.ix_(scored, there)] = np.log(probe.predict_proba(features[scored]).clip(1e-12))
+    return log_probabilities
 
 
 def difficulty(log_probabilities: np.ndarray, labels: np.ndarray, measure: str) -> np.ndarray:
-    """How hard each row is, `(n,)`, harder ones larger.
+    """Difficulty of each row, `(n,)`, larger is harder.
 
     Args:
         log_probabilities: `(n, classes)`.
-        labels: `(n,)`.
+        labels: `(n,)` class ids.
         measure: one of `CURRICULA`.
     """
-    # Rounded, so that the last bits of another machine's arithmetic do not change the order.
+    # Rounded, so that floating-point differences between machines do not change the order.
     return np.round(CURRICULA[measure].hard(log_probabilities, labels), 6)
 
 
 def entries(hard: np.ndarray, cells: np.ndarray, ids: Sequence[str]) -> np.ndarray:
-    """From which share on each row is in, `(n,)`: its rank among the `m` rows of its cell, over `m`.
+    """The share above which each row is admitted, `(n,)`: its rank among the `m` rows of its cell, divided by `m`.
 
     Args:
         hard: `(n,)` difficulty.
-        cells: `(n,)` the class, or the class and source, within which rows are ranked.
-        ids: `(n,)` row ids; they order rows that are equally hard.
+        cells: `(n,)` class, or class and source; rows are ranked within a cell.
+        ids: `(n,)` row ids, which break ties.
     """
     entry = np.empty(len(hard))
     order = np.lexsort((np.asarray(ids), hard))
@@ -135,10 +135,10 @@ def entries(hard: np.ndarray, cells: np.ndarray, ids: Sequence[str]) -> np.ndarr
 
 @dataclass(frozen=True)
 class Curriculum:
-    """Which rows each epoch may hold.
+    """The rows that each epoch may use.
 
     Args:
-        entry: `(n,)` see `entries`.
+        entry: `(n,)`, see `entries`.
         difficulty: `(n,)`.
         labels: `(n,)`.
         shares: share admitted in each epoch.
@@ -152,18 +152,19 @@ class Curriculum:
     measure: str
 
     def admitted(self, epoch: int) -> np.ndarray:
-        """Which rows are in, `(n,)` bool."""
+        """The admitted rows, `(n,)` bool."""
         return self.entry < self.shares[min(epoch, len(self.shares) - 1)]
 
     def told(self) -> str:
-        """One line of what it does."""
+        """One line on the schedule."""
         return (
-            f"curriculum: {self.shares[0]:.0%} of each class in the first epoch, those with the least {self.measure} "
-            f"of a cross-fitted probe; all {len(self.labels)} from epoch {self.shares.index(1.0) + 1}"
+            f"curriculum: the first epoch uses {self.shares[0]:.0%} of each class, those with the lowest "
+            f"{self.measure} under a cross-fitted probe; all {len(self.labels)} photos from epoch "
+            f"{self.shares.index(1.0) + 1}"
         )
 
     def draw(self, path: Path, names: Sequence[str]) -> None:
-        """Write the picture of the schedule."""
+        """Write the figure of the schedule."""
         from natix_hf.report.figures import curriculum
 
         path.parent.mkdir(exist_ok=True)
@@ -183,16 +184,16 @@ def plan_curriculum(
 ) -> Curriculum | None:
     """The curriculum that a recipe asks for; None for `none`.
 
-    The probe's judgement is kept in `cache_dir`, so that all processes of a run, and one that resumes it, have the
-    same.
+    The scores of the probe are cached in `cache_dir`, so that all processes of a run, and a resumed run, use the same.
 
     Args:
         args: `NatixTrainingArguments`.
-        model: as it is before training, wrapped for LoRA or not.
-        rows: those of `train`, with `id`, `image`, `label`, `group`, `fingerprint`.
+        model: before training, wrapped for LoRA or not.
+        rows: rows of `train`, with `id`, `image`, `label`, `group`, `fingerprint`.
         processor: the image processor.
         names: `(classes,)`.
-        cells: `(n,)` within which rows are ranked.
+        cells: `(n,)`, see `entries`.
+        cache_dir: folder of cached features and scores.
         passes: of the run, see `frozen_features`.
 
     Raises:
@@ -212,7 +213,7 @@ def plan_curriculum(
         passes=passes,
     )
     features = kept.table()
-    if features.ndim == 3:  # a photo with tiles is judged by the whole of it
+    if features.ndim == 3:  # a photo with tiles is scored by its whole view
         features = features[:, 0]
     labels, groups = np.array(kept.labels), rows["group"][:]
     digest = hashlib.blake2b("\0".join(groups).encode(), digest_size=16)
@@ -220,9 +221,9 @@ def plan_curriculum(
     file = cache_dir / "curriculum" / f"{digest.hexdigest()}.npy"
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
-        judged = cross_fitted(features, labels, groups, names)
+        scores = cross_fitted(features, labels, groups, names)
         with replacing(file) as temporary:
-            np.save(temporary, judged)
+            np.save(temporary, scores)
     hard = difficulty(np.load(file, allow_pickle=False), labels, args.curriculum)
     times = [epoch / epochs for epoch in range(math.ceil(epochs))]
     shares = [pacing(time, args.curriculum_pacing, args.curriculum_start, args.curriculum_end) for time in times]

@@ -1,9 +1,9 @@
 """Exponential moving average of the trainable weights.
 
-The shadow holds trainable parameters only: frozen ones never differ. The decay warms up as `min(decay, (1 + t) / (w +
-t))` after `t` updates (Tarvainen & Valpola, 2017, as in TensorFlow's ExponentialMovingAverage), so that a run of 20
-steps does not end with its first weights. Of a sharded model each process averages its own pieces. This module knows
-parameters; when it is updated and saved is the trainer's business.
+The shadow holds trainable parameters only, because frozen ones never change. After `t` updates the decay is
+`min(decay, (1 + t) / (w + t))` (Tarvainen & Valpola, 2017, as in TensorFlow's ExponentialMovingAverage), so that a run
+of 20 steps does not end close to its initial weights. With a sharded model each process averages its own pieces. The
+caller decides when to update and save the average.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Ema:
 
     Args:
         model: parameters with `requires_grad` are averaged; its names key the shadow.
-        decay: the decay that a long run reaches, in [0, 1).
+        decay: the final decay, in [0, 1).
         warmup_steps: `w` above, at least 1.
     """
 
@@ -35,10 +35,10 @@ class Ema:
         self.follow(model)
 
     def follow(self, model: nn.Module) -> None:
-        """Start from the weights of a model as they stand, unless its parameters are those that are averaged already.
+        """Average the parameters of `model` from its current weights on; does nothing if they are averaged already.
 
-        To shard a model is to give it other parameters. What it got after it was first followed (the projection that
-        a loss trains along) is not averaged.
+        Sharding replaces the parameters of a model, so it has to be followed again. Parameters that were added after
+        the first call (the projection of a loss) are not averaged.
         """
         reshard(model)
         parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -50,7 +50,7 @@ class Ema:
         self.shadow = {name: own(p).clone() for name, p in parameters.items()}
 
     def decay_at(self, updates: int) -> float:
-        """The decay of the update that follows `updates` earlier ones."""
+        """The decay of the next update after `updates` updates."""
         return min(self.decay, (1 + updates) / (self.warmup_steps + updates))
 
     @torch.no_grad()
@@ -61,13 +61,13 @@ class Ema:
 
     @torch.no_grad()
     def restart(self) -> None:
-        """Make the shadow equal to the current weights (after a checkpoint's averaged weights were loaded)."""
+        """Set the shadow to the current weights (after loading the averaged weights of a checkpoint)."""
         for name, parameter in self.parameters.items():
             self.shadow[name].copy_(own(parameter))
 
     @torch.no_grad()
     def adopt(self) -> None:
-        """Make the current weights equal to the shadow."""
+        """Set the current weights to the shadow."""
         reshard(self.model)
         for name, parameter in self.parameters.items():
             own(parameter).copy_(self.shadow[name])
@@ -82,7 +82,7 @@ class Ema:
 
     @contextmanager
     def weights(self) -> Iterator[None]:
-        """Inside the block the model carries the average, after it its own weights again; blocks may nest."""
+        """Inside the block the model has the averaged weights, afterwards its own again; blocks may nest."""
         if self.swapped:
             yield
             return

@@ -1,6 +1,6 @@
-"""What an epoch may be made of: samplings and curricula, their keys of the recipe, and what is refused of them.
+"""Samplings and curricula: the options of each, and the checks on them.
 
-How rows are drawn is in `sampling.py`; how hard each is and when it enters, in `curriculum.py`.
+`sampling.py` draws the rows; `curriculum.py` ranks them by difficulty and decides when each is admitted.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class Balanced:
 
 SAMPLINGS = {"natural": Natural, "balanced": Balanced}
 
-# Share of the way to all rows at a share of the time until then (Wu et al., 2021); `step` is Hacohen and Weinshall's.
+# Progress from the first share of rows to all of them, by the share of the ramp that is over (Wu et al., 2021); `step`
+# is that of Hacohen and Weinshall.
 PACINGS = {"linear": lambda time: time, "root": math.sqrt, "step": lambda time: 0.0}
 
 
@@ -42,7 +43,7 @@ class NoCurriculum:
 
 @dataclass(frozen=True)
 class EasyFirst:
-    """How hard a row is, `(n,)`, of log probabilities `(n, classes)` and class ids `(n,)`; harder ones larger."""
+    """A measure of difficulty: `(n,)` from log probabilities `(n, classes)` and class ids `(n,)`, larger is harder."""
 
     curriculum_pacing: Literal[tuple(PACINGS)] = option(
         "linear", "how the share of photos grows: evenly, quickly at first, or all at once"
@@ -100,7 +101,7 @@ EpochOptions = composed("EpochOptions", (_Sampling, *SAMPLINGS.values(), _Curric
 
 
 def check_sampling(args: Any) -> None:
-    """Raise `UserError` where balanced sampling and another key would correct the same shares twice.
+    """Raise `UserError` if balanced sampling and another option would correct the class shares twice.
 
     Args:
         args: `NatixTrainingArguments`.
@@ -113,32 +114,33 @@ def check_sampling(args: Any) -> None:
     if twice:
         way = off(args, twice[0].partition(":")[0])
         raise UserError(
-            f"sampling: balanced together with {twice[0]} would correct twice, as that goes by the shares in "
-            f"train, which training then does not see: leave one of the two out with {way} or --sampling natural"
+            f"sampling: balanced together with {twice[0]} would correct the class shares twice, because the latter "
+            f"uses the shares in train, not those that are sampled: leave one of the two out with {way} or --sampling "
+            "natural"
         )
 
 
 def check_curriculum(args: Any) -> None:
-    """Raise `UserError` for a curriculum with too few epochs for all rows to get in.
+    """Raise `UserError` for a curriculum with too few epochs to admit all rows.
 
     Args:
-        args: `NatixTrainingArguments`; with `max_steps`, only the number of rows will tell the epochs.
+        args: `NatixTrainingArguments`; with `max_steps` the number of epochs is not known yet.
     """
     if args.curriculum != "none" and args.max_steps <= 0:
         check_epochs(args, args.num_train_epochs)
 
 
 def check_epochs(args: Any, epochs: float) -> None:
-    """As `check_curriculum`, for a number of epochs."""
+    """Like `check_curriculum`, for a known number of epochs."""
     last = math.ceil(epochs) - 1
     if last < 1:
         raise UserError(
-            f"curriculum: photos enter from epoch to epoch: {epochs:g} given, more than one expected: "
+            f"curriculum: photos are added from epoch to epoch: {epochs:g} given, more than one expected: "
             f"add --num_train_epochs 2, or leave it out with {off(args, 'curriculum')}"
         )
     if last / epochs < args.curriculum_end - 1e-9:
         raise UserError(
             f"curriculum_end: {args.curriculum_end} given, but the last of {epochs:g} epochs begins at "
-            f"{last / epochs:.2f} of the training and would not have all photos: add --curriculum_end "
-            f"{math.floor(100 * last / epochs) / 100:g}, or more epochs"
+            f"{last / epochs:.2f} of the training and would not use all photos: add --curriculum_end "
+            f"{math.floor(100 * last / epochs) / 100:g}, or train for more epochs"
         )

@@ -1,4 +1,4 @@
-"""A run stops at the first loss that is not finite, and does not wait for a GPU at every step to find that out."""
+"""Stop a run at the first loss that is not finite, without synchronising the GPU at every step."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from natix_hf.training.checkpoints import not_finite
 
 
 class FiniteLosses:
-    """Looks at the losses of a run.
+    """Check the losses of a run.
 
-    To look at a loss on a GPU is to wait until it is computed, with nothing launched behind it. So each is looked at
-    when the next one was launched, and all of them before anything is written, scored or logged.
+    Reading a loss from a GPU waits until it is computed, and the GPU idles afterwards. So each loss is read after the
+    next step was launched, and all of them before anything is saved, evaluated or logged.
 
     Args:
-        lag: so many losses may be out; 0 on a CPU, where nothing is launched ahead.
+        run: folder of the run; its last good checkpoint is named in the error.
+        lag: number of losses that may stay unread; 0 on a CPU, where nothing is launched ahead.
     """
 
     def __init__(self, run: str | Path, lag: int) -> None:
@@ -25,19 +26,19 @@ class FiniteLosses:
         self.waiting: list[tuple[int, torch.Tensor]] = []
 
     def seen(self, step: int, loss: torch.Tensor) -> None:
-        """Take the loss of a pass that belongs to `step`.
+        """Add the loss of a pass that belongs to `step`.
 
         Raises:
-            UserError: one that was looked at is NaN or infinite.
+            UserError: a loss that was read is NaN or infinite.
         """
         self.waiting.append((step, loss.detach()))
         self.check(self.lag)
 
     def check(self, left: int = 0) -> None:
-        """Look at all but the last `left` losses.
+        """Read all but the last `left` losses.
 
         Raises:
-            UserError: one of them is NaN or infinite; the first is named, with the last good checkpoint.
+            UserError: names the step of the first NaN or infinite loss, and the last good checkpoint.
         """
         while len(self.waiting) > left:
             step, loss = self.waiting.pop(0)

@@ -1,12 +1,12 @@
-"""Many linear heads at once on features that were computed before: the linear evaluation of DINOv2 and DINOv3.
+"""Train many linear heads together on precomputed features: the linear evaluation of DINOv2 and DINOv3.
 
-A head is a learning rate, a weight decay, a pooling and a number of last layers. All heads see the same batches in the
-same order, and those that read the same features are one matrix product, so hundreds cost little more than one. Knows
-arrays only: where the features come from and what becomes of the best head is decided elsewhere.
+Heads differ in learning rate, weight decay, pooling and number of last layers. All heads see the same batches in the
+same order, and heads on the same features share one matrix product, so hundreds cost little more than one. Works on
+arrays; `probe.py` reads the features and uses the best head.
 
-SGD with momentum and a cosine to zero, rates in proportion to the batch: the protocol of Oquab et al., "DINOv2", 2024,
-whose 13 rates are the recipe's default. Features are standardised on the training rows first; that is an affine map,
-so it is folded into the head afterwards and nothing remains of it.
+The protocol is that of Oquab et al., "DINOv2", 2024: SGD with momentum, cosine decay to zero, and learning rates in
+proportion to the batch size; its 13 rates are the default of the recipe. Features are first standardised by the
+training rows. This is an affine map, so it is folded into the head after training.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from torch import Tensor
 from natix_hf.errors import UserError
 from natix_hf.inference.features import POOLINGS, pooled
 
-REFERENCE_BATCH = 256  # rows; the protocol gives its learning rates for so many
+REFERENCE_BATCH = 256  # rows; the batch size for which the protocol gives its learning rates
 MOMENTUM = 0.9
 
 
 class Setting(NamedTuple):
-    """What tells one head from another; `learning_rate` is that of a batch of 256 rows."""
+    """The settings of a head; `learning_rate` is for a batch of 256 rows."""
 
     pooling: str
     layers: int
@@ -39,17 +39,17 @@ class Setting(NamedTuple):
 
 @dataclass(frozen=True)
 class Head:
-    """A trained head: `logits = features @ weight.T + bias`, on features as they are.
+    """A trained head: `logits = features @ weight.T + bias`, on features that are not standardised.
 
-    With tiles that is of the whole photo, and the mean of the `top_k` largest logits of its tiles is added.
+    With tiles this is the part of the whole photo; the mean of the `top_k` largest logits of its tiles is added.
 
     Args:
-        setting: what it was trained with.
+        setting: of its training.
         weight: `(classes, dim)` float32.
         bias: `(classes,)`.
-        logits: `(rows, classes)` on the rows by which heads are chosen; not finite where training diverged.
-        tiles: weight and bias of the tiles' logits, where there are tiles.
-        top_k: of so many tiles the logits are averaged, class by class.
+        logits: `(rows, classes)` on the rows used to choose a head; not finite if training diverged.
+        tiles: weight and bias for the tiles; None without tiles.
+        top_k: number of tile logits that are averaged, per class.
     """
 
     setting: Setting
@@ -60,7 +60,7 @@ class Head:
     top_k: int | None = None
 
     def logits_of(self, features: np.ndarray) -> np.ndarray:
-        """Of features `(rows, [views,] dim)`: `(rows, classes)`."""
+        """Logits `(rows, classes)` of features `(rows, [views,] dim)`."""
         weight, bias = self.weight.numpy(), self.bias.numpy()
         if self.tiles is None:
             return features @ weight.T + bias
@@ -71,10 +71,10 @@ class Head:
 def settings(
     poolings: Sequence[str], layers: Sequence[int], learning_rates: Sequence[float], weight_decays: Sequence[float]
 ) -> list[Setting]:
-    """Every combination, each once, in the order given.
+    """Every combination once, in the given order.
 
     Raises:
-        UserError: an unknown pooling, or a number that cannot be one of its kind.
+        UserError: an unknown pooling, or a number out of range.
     """
     for pooling in poolings:
         if pooling not in POOLINGS:
@@ -103,14 +103,14 @@ class _Layers:
         return torch.addmm(self.bias, features, self.weight.T)
 
     def step(self, features: Tensor, gradient: Tensor, share: float) -> None:
-        """One step of SGD; `gradient` is that of the loss by the logits, `(rows, heads * classes)`."""
+        """One step of SGD; `gradient` of the loss with respect to the logits is `(rows, heads * classes)`."""
         self.weight_speed.mul_(MOMENTUM).addmm_(gradient.T, features).addcmul_(self.decays, self.weight)
         self.bias_speed.mul_(MOMENTUM).add_(gradient.sum(dim=0))
         self.weight.addcmul_(self.rates, self.weight_speed, value=-share)
         self.bias.addcmul_(self.rates[:, 0], self.bias_speed, value=-share)
 
     def fold(self, centre: Tensor, width: Tensor) -> None:
-        """From standardised features to features as they are."""
+        """Convert the layer from standardised to original features."""
         self.weight = self.weight / width
         self.bias = self.bias - self.weight @ centre
 
@@ -129,7 +129,7 @@ class _Bank:
     top_k: int | None
 
     def logits(self, features: Tensor) -> tuple[Tensor, Tensor | None]:
-        """`(rows, heads * classes)`, and of each which tiles are in it, `(rows, k, heads * classes)`."""
+        """Logits `(rows, heads * classes)`, and the tiles they average, `(rows, k, heads * classes)`."""
         if self.tiles is None:
             return self.whole.logits(features), None
         of_tiles = self.tiles.logits(features[:, 1:].flatten(0, 1)).unflatten(0, (len(features), -1))
@@ -137,7 +137,7 @@ class _Bank:
         return self.whole.logits(features[:, 0]) + best.values.mean(dim=1), best.indices
 
     def step(self, features: Tensor, targets: Tensor, row_weights: Tensor, share: float) -> None:
-        """One step of SGD; the gradient of the mean cross-entropy in closed form.
+        """One step of SGD, with the gradient of the mean cross-entropy in closed form.
 
         Args:
             features: `(rows, [views,] dim)`.
@@ -151,7 +151,7 @@ class _Bank:
             self.whole.step(features, gradient, share)
             return
         tiles = features[:, 1:]
-        # A tile has a part in the gradient where its logit is among those that are averaged.
+        # Only tiles whose logit is averaged get a gradient.
         of_tiles = gradient.new_zeros(*tiles.shape[:2], gradient.shape[1])
         of_tiles.scatter_(1, best, (gradient / self.top_k)[:, None].expand_as(best))
         self.whole.step(features[:, 0], gradient, share)
@@ -170,8 +170,8 @@ def _banks(
             return torch.tensor(values, device=parts.device).repeat_interleave(classes)[:, None]
 
         zeros = torch.zeros(len(numbers) * classes, dim, device=parts.device)
-        # Without tiles the loss is convex: where a head starts does not matter, and zero needs no seed. With tiles a
-        # head starts there too, and takes any of them for the largest until its first step.
+        # Without tiles the loss is convex, so the start does not matter, and zero needs no seed. With tiles a head
+        # starts at zero too; all tiles are then tied for the largest logit until the first step.
         whole, tiles = (
             _Layers(
                 weight=zeros.clone(),
@@ -188,7 +188,7 @@ def _banks(
 
 
 def _centre_and_spread(parts: Tensor, tiles: bool) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of the rows, of one record's shape; of tiles that of all of them together.
+    """Mean and standard deviation over the rows, in the shape of one record; tiles share one mean and deviation.
 
     Args:
         parts: `(rows, L, [views,] 2, hidden)`.
@@ -203,7 +203,7 @@ def _centre_and_spread(parts: Tensor, tiles: bool) -> tuple[Tensor, Tensor]:
 
         mean = joined(whole.mean(dim=0), cut.mean(dim=(0, 2), keepdim=True))
         spread = joined(whole.std(dim=0, correction=0), cut.std(dim=(0, 2), correction=0, keepdim=True))
-    spread[spread < 1e-6 * spread.max()] = torch.inf  # a constant says nothing, and must not be blown up to noise
+    spread[spread < 1e-6 * spread.max()] = torch.inf  # else dividing a constant by its deviation would amplify noise
     return mean, spread
 
 
@@ -228,17 +228,20 @@ def train_heads(
     """Train all heads together.
 
     Args:
-        views: `(rows, L, [tiles,] 2, hidden)` of the training rows, see `inference.features.pooled`: as they are, then
-            for each augmented view; the passes over the rows take them in turn. Standardised by the first.
+        views: `(rows, L, [tiles,] 2, hidden)` features of the training rows, see `inference.features.pooled`: first of
+            the photos, then of each augmented view. Epochs use them in turn; the first one sets the standardisation.
         labels: `(rows,)` class ids.
-        judged: `(rows', L, [tiles,] 2, hidden)` of the rows by which heads are chosen.
+        judged: `(rows', L, [tiles,] 2, hidden)` features of the rows used to choose a head.
+        wanted: the settings, one head each.
+        classes: number of classes.
         epochs: passes over the rows.
-        batch_size: rows a step.
-        class_weights: `(classes,)`, with a mean of 1 over the rows, as `losses.class_weights` makes them.
+        batch_size: rows per step.
+        steps: number of steps, instead of `epochs`.
+        class_weights: `(classes,)` with a mean of 1 over the rows, see `losses.class_weights`.
         label_smoothing: share of each target that is spread over all classes.
-        device: where to train; the views are moved there whole.
-        top_k: with tiles, of so many the logits are averaged, class by class; None where there are none.
-        after_step: called with the steps that are over and the number of all.
+        device: where to train; must hold all views.
+        top_k: with tiles, the number of tile logits that are averaged, per class; None without tiles.
+        after_step: called after each step with the number of steps done and of all steps.
 
     Returns:
         a head for each setting, in order.
@@ -278,26 +281,26 @@ def train_heads(
         else:
             bank.whole.fold(centre[0], width[0])
             bank.tiles.fold(centre[1], width[1])
-        found, _ = bank.logits(pooled(chosen_by, pooling, layers))
+        logits, _ = bank.logits(pooled(chosen_by, pooling, layers))
         for place, number in enumerate(bank.numbers):
-            own = slice(place * classes, (place + 1) * classes)
-            weight, bias = bank.whole.part(own)
-            tiles = None if bank.tiles is None else bank.tiles.part(own)
-            heads[number] = Head(wanted[number], weight, bias, found[:, own].cpu().numpy(), tiles, top_k)
+            columns = slice(place * classes, (place + 1) * classes)
+            weight, bias = bank.whole.part(columns)
+            tiles = None if bank.tiles is None else bank.tiles.part(columns)
+            heads[number] = Head(wanted[number], weight, bias, logits[:, columns].cpu().numpy(), tiles, top_k)
     return [heads[i] for i in range(len(wanted))]
 
 
 def best_head(heads: Sequence[Head], scores: Sequence[float], losses: Sequence[float]) -> int:
-    """The number of the head with the highest score; among equals that with the least loss, then the first.
+    """The number of the head with the highest score; ties go to the lowest loss, then to the first.
 
     Args:
-        scores: one a head, higher is better; NaN never wins.
-        losses: one a head.
+        scores: one per head, higher is better; NaN never wins.
+        losses: one per head.
 
     Raises:
         UserError: every head diverged.
     """
     finite = [i for i, head in enumerate(heads) if np.isfinite(head.logits).all() and not math.isnan(scores[i])]
     if not finite:
-        raise UserError("probe: every head diverged: give smaller probe_learning_rates")
+        raise UserError("probe: every head diverged: use smaller probe_learning_rates")
     return min(finite, key=lambda i: (-scores[i], losses[i], i))

@@ -1,7 +1,7 @@
-"""Options that a recipe sets and that nothing reads, since what they belong to is not chosen: `focal_gamma` with `ce`.
+"""Report options that a recipe sets but that have no effect, such as `focal_gamma` with the loss `ce`.
 
-They are told and not refused: the next run of the same recipe, or of a sweep over `loss`, may choose it. Options that
-would be taken for something that happens (`class_weights`, `label_smoothing_factor`) are refused where they are read.
+This is a warning, not an error: another run of the recipe, or a sweep over `loss`, may use them. Options that a user
+would expect to work (`class_weights`, `label_smoothing_factor`) raise an error in their own checks.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from natix_hf.training.optimizers.sam import SamOptions
 
 
 def without_effect(args: Any) -> str | None:
-    """One line on the options that are not at their default and have no effect; None where there are none.
+    """One line on options that differ from their default and have no effect; None if there are none.
 
     Args:
         args: `NatixTrainingArguments`.

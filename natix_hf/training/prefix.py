@@ -1,9 +1,9 @@
-"""The frozen part of a backbone, computed once: token activations at the cut, from which only the last blocks run.
+"""Compute the frozen part of a backbone once and cache its output, the token activations at the cut.
 
-With adapters in the last k blocks alone, everything below them gives the same activations for the same pixels in every
-epoch. So each photo gets a fixed number of augmented views, the activations at the cut are kept on disk, and a step of
-training begins there. Scores while training begin there too, from the photo on the client's path; what is predicted
-after training runs the whole model. How records are kept is `inference.feature_store`'s business.
+With adapters in the last k blocks only, the blocks below them give the same activations for the same pixels in every
+epoch. So each photo gets a fixed number of augmented views, their activations at the cut are cached on disk, and a
+training step runs the last blocks only. Evaluation during training does the same with the photo as prepared for
+inference; predictions after training run the whole model. `inference.feature_store` stores the records.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from natix_hf.modeling.adapters import plain_model
 from natix_hf.photos.geometry import Geometry
 
 SHARD_BYTES = 32_000_000
-LISTS = 1.1  # what names, checksums and heads of files may add to a plan of small records
-MOST_VIEWS = 8  # of a photo, where the recipe leaves their number open
-PRECISIONS = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.int16)}  # numpy has no bfloat16: its bits
+LISTS = 1.1  # factor for names, checksums and file headers, which matter for small records
+MOST_VIEWS = 8  # per photo, unless the recipe sets the number
+PRECISIONS = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(np.int16)}  # numpy has no bfloat16: store its bits
 
 
 @dataclass(frozen=True)
 class PrefixPlan:
-    """What is kept of each photo.
+    """What the prefix cache holds.
 
     Args:
-        blocks: k, the last blocks that are trained and run in every step.
+        blocks: k, the number of last blocks, which run in every step.
         views: augmented views of each training photo.
         precision: `float32` or `bfloat16`.
-        gigabytes: what all of it takes, in 10^9 bytes.
+        gigabytes: total size in 10^9 bytes.
     """
 
     blocks: int
@@ -51,18 +51,18 @@ class PrefixPlan:
     gigabytes: float
 
     def told(self, budget_gb: float) -> str:
-        """One line of what was chosen."""
+        """One line on the plan."""
         return (
             f"prefix cache: activations below the last {self.blocks} blocks, {self.views} fixed "
-            f"view{'s' * (self.views > 1)} a photo, {self.precision}, {self.gigabytes:.2g} of {budget_gb:g} GB"
+            f"view{'s' * (self.views > 1)} per photo, {self.precision}, {self.gigabytes:.2g} of {budget_gb:g} GB"
         )
 
 
 def trained_blocks(model: Any) -> int:
-    """How many last blocks of the backbone hold everything that is trained in it, 0 where it is frozen.
+    """Number of last blocks that contain all trained weights of the backbone; 0 if it is frozen.
 
     Raises:
-        UserError: something below the blocks is trained (embeddings).
+        UserError: the embeddings, below all blocks, are trained.
     """
     plain = plain_model(model)
     layers = plain.config.backbone_config.num_hidden_layers
@@ -74,7 +74,7 @@ def trained_blocks(model: Any) -> int:
             first = min(first, block)
         elif "embeddings" in name.split("."):
             raise UserError(
-                "prefix_cache_gb: the embeddings are trained, nothing below them can be kept: leave it out with "
+                "prefix_cache_gb: the embeddings are trained, so no activations can be cached: leave it out with "
                 "--prefix_cache_gb null"
             )
     return layers - first
@@ -92,26 +92,29 @@ def plan_prefix(
     views: int = 0,
     augmented: bool = True,
 ) -> PrefixPlan:
-    """Choose views and precision.
+    """Choose the number of views and the precision.
 
-    As many views as there are epochs (at most `MOST_VIEWS`), or as the recipe says; in fp32 where that fits the
-    budget, else in bf16; else fewer views in bf16.
+    One view per epoch (at most `MOST_VIEWS`), or the number in the recipe; in fp32 if this fits the budget, else in
+    bf16, else fewer views in bf16.
 
     Args:
-        budget_gb: what may be kept, in 10^9 bytes.
-        blocks: the last blocks that are trained.
+        budget_gb: size limit in 10^9 bytes.
+        blocks: number of last blocks that are trained.
+        layers: number of blocks of the backbone.
         values: numbers in the activations of one view, tokens x width.
-        scored: photos that are scored while training, one view each.
-        views: asked for; 0 leaves it open.
-        augmented: False where every view of a photo is the same.
+        photos: training photos.
+        scored: photos of the evaluation during training, one view each.
+        epochs: of the training.
+        views: number of views in the recipe; 0 lets this function choose.
+        augmented: False if all views of a photo are the same.
 
     Raises:
-        UserError: nothing is frozen, or one view of each photo does not fit in bf16.
+        UserError: no block is frozen, or the views do not fit the budget in bf16.
     """
     if blocks >= layers:
         raise UserError(
-            f"prefix_cache_gb: all {layers} blocks are trained, so no activation stays the same: add "
-            f"--lora_last_blocks {max(1, layers // 2)}, say, or leave it out with --prefix_cache_gb null"
+            f"prefix_cache_gb: all {layers} blocks are trained, so no activations can be cached: add, for example, "
+            f"--lora_last_blocks {max(1, layers // 2)}, or leave it out with --prefix_cache_gb null"
         )
     wanted = views or (min(MOST_VIEWS, math.ceil(epochs)) if augmented else 1)
 
@@ -125,13 +128,13 @@ def plan_prefix(
     if views or fewer < 1:
         raise UserError(
             f"prefix_cache_gb: {budget_gb:g} given, {size(wanted if views else 1, 'bfloat16'):.2g} expected for "
-            f"{wanted if views else 1} view(s) of {photos} photos in bf16 and {scored} that are scored"
+            f"{wanted if views else 1} view(s) of {photos} photos in bf16 and {scored} evaluation photos"
         )
     return PrefixPlan(blocks, fewer, "bfloat16", size(fewer, "bfloat16"))
 
 
 def prefix_states(model: Any, pixel_values: torch.Tensor, blocks: int) -> torch.Tensor:
-    """Token activations `(batch, tokens, hidden)` below the last `blocks` blocks; adapters in them are not run."""
+    """Token activations `(batch, tokens, hidden)` below the last `blocks` blocks, which do not run."""
     backbone = model.backbone
     states = backbone.embeddings(pixel_values)
     positions = backbone.rope_embeddings(pixel_values)
@@ -142,13 +145,13 @@ def prefix_states(model: Any, pixel_values: torch.Tensor, blocks: int) -> torch.
 
 
 def _block(name: str) -> int:
-    """The number of the block that a tensor of the backbone is in; -1 for those beside the blocks."""
+    """Number of the block that a backbone tensor belongs to; -1 if it is in no block."""
     parts = name.split(".")
     return int(parts[parts.index("layer") + 1]) if "layer" in parts else -1
 
 
 def _key(model: Any, processor: Any, plan: PrefixPlan, view: FixedView | None) -> str:
-    """Of everything below the cut, the preprocessing, the view and the precision (hex)."""
+    """Hash (hex) of the weights below the cut, the preprocessing, the view and the precision."""
     backbone = model.backbone
     cut = len(backbone.model.layer) - plan.blocks
     below = {
@@ -163,13 +166,13 @@ def _key(model: Any, processor: Any, plan: PrefixPlan, view: FixedView | None) -
 
 
 class PrefixRows(Dataset):
-    """Kept activations: item `i`, or `(epoch, i)`, is `{"prefix_states": (tokens, hidden) float32, "labels": int}`.
+    """Cached activations: item `i` or `(epoch, i)` is `{"prefix_states": (tokens, hidden) float32, "labels": int}`.
 
     Args:
-        records: for each view, those of all rows; epoch `e` reads view `e` modulo their number.
-        labels: `(rows,)`.
+        records: for each view, the records of all rows; epoch `e` reads view `e % len(records)`.
+        labels: `(rows,)` class ids.
         precision: a key of `PRECISIONS`.
-        seeds: for training rows `(run seed, row ids)`, from which each item gets its `seed` as a view has it.
+        seeds: `(run seed, row ids)` for training rows; their items then have a `seed`, as training views do.
     """
 
     def __init__(
@@ -212,15 +215,15 @@ def prefix_rows(
     budget_gb: float | None = None,
     passes: Passes | None = None,
 ) -> PrefixRows:
-    """The activations of every row's photo in every view, from the cache where they are there.
+    """The activations of every photo in every view; computes those that are not cached yet.
 
     Args:
         model: the classifier, wrapped for LoRA or not.
         rows: with `id`, `image`, `label`, `fingerprint`.
-        views: None stands for the photo on the client's path.
+        views: None is the photo as prepared for inference.
         seeds: see `PrefixRows`.
-        budget_gb: the most that activations of all runs may take; those not asked for longest make room.
-        passes: of the run, where somebody wants to know what its passes cost.
+        budget_gb: size limit of the cache over all runs; the least recently used activations are removed.
+        passes: adds up the cost of the passes.
     """
     plain = plain_model(model)
     config = plain.config.backbone_config
@@ -263,10 +266,10 @@ def prefix_rows(
 
 @torch.inference_mode()
 def prefix_drift(model: Any, rows: Any, processor: Any, blocks: int, photos: int = 16) -> float:
-    """How far features move when the activations at the cut are rounded to bf16.
+    """Relative change of the features if the activations at the cut are rounded to bf16.
 
     Returns:
-        root mean square of the differences over that of the features around their mean, on the first photos.
+        root mean square of the change, divided by that of the features around their mean, on the first photos.
     """
     plain = plain_model(model)
     device = next(plain.parameters()).device
@@ -277,7 +280,8 @@ def prefix_drift(model: Any, rows: Any, processor: Any, blocks: int, photos: int
         pixels = torch.stack([client_pixels(row["image"], processor) for row in few]).to(device)
         states = prefix_states(plain, pixels, blocks)
         exact, rounded = (
-            plain(prefix_states=given, output_features=True).features for given in (states, states.bfloat16().float())
+            plain(prefix_states=variant, output_features=True).features
+            for variant in (states, states.bfloat16().float())
         )
     finally:
         plain.train(was_training)

@@ -1,7 +1,7 @@
-"""A probe by many heads: all are trained together on cached features, the best on `val_select` becomes the model.
+"""Train a grid of probe heads on cached features, and give the model the one that is best on `val_select`.
 
-Which heads there are is the recipe's grid; how they are trained is `heads.py`'s business. What is left is an ordinary
-model with the pooling and the last layers of the winner. Only rows of `train` and `val_select` come here.
+The recipe defines the grid; `heads.py` trains the heads. The result is an ordinary model with the pooling and the
+layers of the best head. Reads rows of `train` and `val_select` only.
 """
 
 from __future__ import annotations
@@ -22,34 +22,34 @@ from natix_hf.report.metrics import LOWER_IS_BETTER, classification_metrics
 from natix_hf.threads import one_blas_thread
 from natix_hf.training.heads import REFERENCE_BATCH, Head, Setting, best_head, settings, train_heads
 
-LBFGS_STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)  # C of the logistic regression that is set beside the heads
-MOST_STEPS = 10_000  # of L-BFGS; it stops by itself long before, and warns where it is stopped
+LBFGS_STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)  # C of the logistic regression that the heads are compared with
+MOST_STEPS = 10_000  # limit for L-BFGS, which converges long before and warns otherwise
 
 
 def check_probe(args: Any, method: str, *, head: str = "linear") -> None:
-    """Refuse what a grid of heads cannot do, before anything is read.
+    """Reject options that do not work with a grid of heads, before any data is read.
 
     Args:
         args: `NatixTrainingArguments`.
         head: `linear`, `mlp` or `residual`.
 
     Raises:
-        UserError: one line on the first of them.
+        UserError: names the first such option.
     """
     if args.probe_heads == "one":
         return
     if method != "probe":
         raise UserError(
-            f"probe_heads: grid given, but method is {method}: only a probe trains heads alone: "
+            f"probe_heads: grid given, but method is {method}: only a probe trains nothing but heads: "
             f"leave it out with {off(args, 'probe_heads')}, or use --method probe"
         )
-    grid(args)  # which refuses values that no head can have
+    grid(args)  # checks the values
     if head != "linear":
-        # A residual head starts as a linear one, so it can go on from the best of them.
+        # A residual head starts as a linear one, so it can start from the best one.
         further = f", or {off(args, 'probe_heads')} --warm_start probe" if head == "residual" else ""
         raise UserError(
-            f"probe_heads: grid trains linear heads, head is {head}: leave it out with {off(args, 'probe_heads')}, or "
-            f"use --head linear{further}"
+            f"probe_heads: grid trains linear heads, but head is {head}: leave it out with "
+            f"{off(args, 'probe_heads')}, or use --head linear{further}"
         )
     neutral = {"loss": "ce", "logit_adjustment": 0.0, "sampling": "natural", "curriculum": "none"}
     for key, value in neutral.items():
@@ -63,23 +63,23 @@ def check_probe(args: Any, method: str, *, head: str = "linear") -> None:
 
 
 def check_probe_layers(args: Any, layers: int) -> None:
-    """Raise `UserError` where a grid of heads wants more last layers than the backbone has."""
+    """Raise `UserError` if the grid uses more last layers than the backbone has."""
     if (most := kept_layers(args)) is not None and most > layers:
         raise UserError(f"probe_layers: {most} given, the backbone has {layers} layers")
 
 
 def grid(args: Any) -> list[Setting]:
-    """The heads that a recipe asks for."""
+    """The settings of the heads in the recipe."""
     return settings(args.probe_poolings, args.probe_layers, args.probe_learning_rates, args.probe_weight_decays)
 
 
 def kept_layers(args: Any) -> int | None:
-    """How many last layers the cached features have to hold for the grid; None for those that the model pools."""
+    """Number of last layers to cache for the grid; None for those that the model pools."""
     return max(setting.layers for setting in grid(args)) if args.probe_heads == "grid" else None
 
 
 def scores(head: Head, labels: np.ndarray, positive: int) -> dict[str, float]:
-    """The metrics of a head on the rows by which heads are chosen; NaN where it diverged."""
+    """The metrics of a head on the rows used to choose a head; NaN if it diverged."""
     if not np.isfinite(head.logits).all():
         return dict.fromkeys(("accuracy", "mcc", "auroc", "log_loss", "ece"), math.nan)
     return classification_metrics(head.logits, labels, positive)
@@ -88,31 +88,34 @@ def scores(head: Head, labels: np.ndarray, positive: int) -> dict[str, float]:
 def choose_head(
     heads: Sequence[Head], labels: np.ndarray, positive: int, metric: str | None
 ) -> tuple[int, list[dict[str, float | str | None]]]:
-    """The number of the head that is best on the rows by which heads are chosen, and setting and scores of each.
+    """The number of the best head, and the settings and scores of all heads.
 
     Args:
-        labels: `(rows,)` of these rows.
+        labels: `(rows,)` class ids of the rows used to choose a head.
+        positive: id of the positive class.
         metric: `metric_for_best_model`.
     """
     name = (metric or "mcc").removeprefix("eval_")
     name = "log_loss" if name == "loss" else name
     judged = [scores(head, labels, positive) for head in heads]
     sign = -1.0 if name in LOWER_IS_BETTER else 1.0
-    chosen = best_head(heads, [sign * one[name] for one in judged], [one["log_loss"] for one in judged])
+    chosen = best_head(
+        heads, [sign * metrics[name] for metrics in judged], [metrics["log_loss"] for metrics in judged]
+    )
     shown = dict.fromkeys((name, "mcc", "accuracy", "log_loss"))
-    found = [
-        {**head.setting._asdict(), **{n: None if math.isnan(one[n]) else one[n] for n in shown}}
-        for head, one in zip(heads, judged)
+    results = [
+        {**head.setting._asdict(), **{n: None if math.isnan(metrics[n]) else metrics[n] for n in shown}}
+        for head, metrics in zip(heads, judged)
     ]
-    return chosen, found
+    return chosen, results
 
 
 def lbfgs_check(
     features: np.ndarray, labels: np.ndarray, judged: np.ndarray, judged_labels: np.ndarray, positive: int
 ) -> dict[str, float]:
-    """Logistic regression by L-BFGS on standardised features, the strength with the least loss on the judged rows.
+    """Logistic regression by L-BFGS on standardised features, with the strength of lowest loss on the judged rows.
 
-    A head found by gradient descent that falls far behind it was trained badly. With tiles it reads the mean of them.
+    A reference for the heads: if the best one is far worse, its training failed. With tiles it uses their mean.
 
     Returns:
         `C`, `log_loss`, `mcc`, `accuracy` on the judged rows.
@@ -121,15 +124,15 @@ def lbfgs_check(
 
     mean, spread = features.mean(axis=0), features.std(axis=0)
     spread[spread < 1e-6 * spread.max()] = np.inf
-    found = []
+    results = []
     for strength in LBFGS_STRENGTHS:
         with one_blas_thread():
             model = LogisticRegression(C=strength, max_iter=MOST_STEPS).fit((features - mean) / spread, labels)
         logits = np.full((len(judged), int(max(labels.max(), judged_labels.max())) + 1), -30.0)
         logits[:, model.classes_] = np.log(model.predict_proba((judged - mean) / spread).clip(np.exp(-30.0)))
         metrics = classification_metrics(logits, judged_labels, positive)
-        found.append({"C": strength, **{name: metrics[name] for name in ("log_loss", "mcc", "accuracy")}})
-    return min(found, key=lambda one: one["log_loss"])
+        results.append({"C": strength, **{name: metrics[name] for name in ("log_loss", "mcc", "accuracy")}})
+    return min(results, key=lambda result: result["log_loss"])
 
 
 def search_heads(
@@ -143,17 +146,20 @@ def search_heads(
     class_weights: Sequence[float] | None,
     top_k: int | None = None,
 ) -> tuple[Head, ProbeSearch]:
-    """Train the grid of heads and judge them.
+    """Train the grid of heads and evaluate them.
 
     Args:
         train: cached features of `train`, of enough layers.
-        select: those of `val_select`; without (a refit) there is nothing to choose by, and one head is wanted.
+        select: cached features of `val_select`; None in a refit, which trains one head and chooses none.
+        wanted: the settings, one head each.
         args: `NatixTrainingArguments`.
-        class_weights: `(classes,)` of the loss, where it has any.
+        classes: number of classes.
+        positive: id of the positive class.
+        class_weights: `(classes,)` weights of the loss, or None.
         top_k: see `train_heads`.
 
     Returns:
-        The best head, and how all of them did.
+        The best head, and the results of all heads.
     """
     layers = max(setting.layers for setting in wanted)
     labels = np.array(train.labels)
@@ -184,10 +190,10 @@ def search_heads(
         steps = bar.total
     chosen, compared = 0, {}
     if select is not None:
-        chosen, found = choose_head(heads, np.array(select.labels), positive, args.metric_for_best_model)
+        chosen, results = choose_head(heads, np.array(select.labels), positive, args.metric_for_best_model)
         feature_of = [one_vector(pooled(p, *heads[chosen].setting[:2])) for p in (views[0], judged)]
         check = lbfgs_check(feature_of[0], labels, feature_of[1], np.array(select.labels), positive)
-        compared = {"judged": len(select.labels), "heads": found, "lbfgs": check}
+        compared = {"judged": len(select.labels), "heads": results, "lbfgs": check}
     return heads[chosen], ProbeSearch(
         rows=len(labels),
         steps=steps,
@@ -199,7 +205,7 @@ def search_heads(
 
 
 def one_vector(features: np.ndarray) -> np.ndarray:
-    """Features `(rows, dim)`; with views those of the whole photo and the mean of its tiles', `(rows, 2 * dim)`."""
+    """Features `(rows, dim)`; with tiles, those of the whole photo and the mean over its tiles, `(rows, 2 * dim)`."""
     if features.ndim == 2:
         return features
     return np.concatenate([features[:, 0], features[:, 1:].mean(axis=1)], axis=1)
@@ -214,8 +220,7 @@ def _linear(weight: torch.Tensor, bias: torch.Tensor, device: torch.device) -> t
 
 @torch.no_grad()
 def adopt_head(model: Any, head: Head, features: Sequence[Any]) -> None:
-    """Give a model a head and the pooling that it reads, and the same pooling to cached features (None is passed
-    over)."""
+    """Set the head of a model and its pooling, and the same pooling on cached features (skipping None)."""
     model.config.pooling, model.config.feature_layers = head.setting.pooling, head.setting.layers
     model.head.linear = _linear(head.weight, head.bias, model.device)
     if head.tiles is not None:

@@ -1,4 +1,4 @@
-"""What a run prints while it trains: a bar with rate and time left, a line for each logging step and evaluation."""
+"""What a run prints during training: a progress bar, and a line for each logging step and each evaluation."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _number(value: float) -> str:
 
 
 def check_trackers(names: list[str]) -> None:
-    """Raise `UserError` where a tracker of `report_to` is unknown or not installed."""
+    """Raise `UserError` if a tracker in `report_to` is unknown or not installed."""
     try:
         for callback in get_reporting_integration_callbacks(names):
             callback()
@@ -28,7 +28,7 @@ def check_trackers(names: list[str]) -> None:
 
 
 class Progress(TrainerCallback):
-    """A tqdm bar over optimizer steps; lines appear above it, and alone where `disable_tqdm` is set."""
+    """A tqdm bar over optimizer steps, with lines printed above it; with `disable_tqdm`, the lines only."""
 
     def __init__(self) -> None:
         self.bar: tqdm | None = None
@@ -47,7 +47,7 @@ class Progress(TrainerCallback):
         self.close()
 
     def close(self) -> None:
-        """End the bar, so that what is printed next, a fault included, stands on a line of its own."""
+        """Close the bar, so that the next output, including an error, starts on a new line."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None

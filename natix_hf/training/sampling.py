@@ -1,9 +1,9 @@
-"""Which rows an epoch is made of where that is not simply all of them: balanced sampling, and a curriculum's choice.
+"""Choose the rows of each epoch: balanced sampling, and the rows that a curriculum admits.
 
-The length of an epoch is always that of train. Rows stand in strata (classes, sources, or both); an epoch takes so
-many of each, going round and round the stratum in a fixed random order. So common rows are not repeated within an
-epoch, over many epochs all rows of a stratum are drawn equally often, and what an epoch holds is a pure function of
-(seed, epoch): resuming, workers and processes change nothing. How hard a row is, is the business of `curriculum.py`.
+An epoch is always as long as train. Rows are grouped into strata (classes, sources, or both). Each epoch takes a fixed
+number of rows from each stratum and walks through the stratum in a fixed random order, again and again. So rows of
+large strata do not repeat within an epoch, all rows of a stratum are drawn equally often over many epochs, and an
+epoch depends only on (seed, epoch), not on resuming, workers or processes. `curriculum.py` ranks rows by difficulty.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ import torch
 from natix_hf.errors import UserError
 from natix_hf.training.training_photos import EpochSampler
 
-# A row that an epoch holds several times has a view of its own each time: that of an epoch that no run reaches.
+# A row that repeats within an epoch gets a different view each time: the view of an epoch that no run reaches.
 REPEAT = 1 << 20
 
 
 def _even(total: int, parts: int) -> list[int]:
-    """`total` in near-equal whole parts; every part grows with the total (Hermite's identity makes the sum right)."""
+    """Split `total` into near-equal integers (Hermite's identity), none of which shrinks as `total` grows."""
     return [(total + part) // parts for part in range(parts)]
 
 
 class Strata:
-    """The rows of train in strata, and how many of each are drawn.
+    """The strata of train, and the number of rows drawn from each.
 
     Args:
         labels: `(n,)` class ids of train.
-        sources: `(n,)` names, for `balance_by` with `source`.
+        sources: `(n,)` names; used if `balance_by` includes sources.
         names: `(classes,)`, for messages.
         sampling, balance_by: as in the recipe.
 
     Raises:
-        UserError: a class or a second source is not there where it is to be balanced.
+        UserError: sampling is balanced by class and a class has no row, or by source and there is only one source.
     """
 
     def __init__(
@@ -57,8 +57,8 @@ class Strata:
             raise UserError(
                 f"balance_by: {balance_by}: all photos of train come from one source: add --balance_by class"
             )
-        # Strata of one outer part (a class) share its draws; a curriculum ranks the rows within cells, which never
-        # hold two classes, and never two sources where these are balanced.
+        # The strata of an outer part (a class) share its draws. A curriculum ranks rows within cells: one class each,
+        # and one source each if sampling is balanced by source.
         outer = self.labels if by_class else source_of
         inner = source_of if by_class else np.zeros_like(self.labels)
         self.cells = self.labels * (source_of.max() + 1) + source_of  # (n,)
@@ -69,14 +69,14 @@ class Strata:
         self.rows = [rows for part in self.parts for rows in part]
 
     def taken(self, epoch: int) -> list[int]:
-        """Draws from each stratum before an epoch begins."""
+        """Number of draws from each stratum before an epoch begins."""
         if self.natural:
             return [len(rows) * epoch for rows in self.rows]
         totals = _even(len(self.labels) * epoch, len(self.parts))
         return [drawn for total, part in zip(totals, self.parts) for drawn in _even(total, len(part))]
 
     def shares(self) -> np.ndarray:
-        """Share of each class `(classes,)` in what is drawn over many epochs."""
+        """Share of each class `(classes,)` among the rows drawn over many epochs."""
         if self.natural:
             return np.bincount(self.labels, minlength=self.classes) / len(self.labels)
         shares = np.zeros(self.classes)
@@ -88,18 +88,18 @@ class Strata:
 
 
 class StratifiedSampler(EpochSampler):
-    """An epoch of draws from strata, as `(epoch, index)`, in an order of its own.
+    """Draw an epoch from strata, as `(epoch, index)` in random order.
 
     Args:
         strata: see `Strata`.
         seed: of the order.
-        admitted: which rows `(n,)` bool an epoch may hold; at least one of each stratum. Default all.
+        admitted: returns the rows `(n,)` bool that an epoch may use, at least one of each stratum; default all.
     """
 
     def __init__(self, strata: Strata, seed: int, admitted: Callable[[int], np.ndarray] | None = None) -> None:
         super().__init__(len(strata.labels), seed)
         self.strata, self.admitted = strata, admitted
-        generator = torch.Generator().manual_seed((seed << 20) + REPEAT - 1)  # epochs end before it
+        generator = torch.Generator().manual_seed((seed << 20) + REPEAT - 1)  # above the seeds of all epochs
         self.rounds = [rows[torch.randperm(len(rows), generator=generator).numpy()] for rows in strata.rows]
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
@@ -116,11 +116,11 @@ class StratifiedSampler(EpochSampler):
 
 
 def seen_shares(shares: np.ndarray, criterion: Any) -> np.ndarray:
-    """The class shares `(classes,)` to which a trained model's probabilities belong.
+    """The class shares `(classes,)` for which the probabilities of the trained model are calibrated.
 
     Args:
-        shares: `(classes,)` of the rows that training draws.
-        criterion: `TrainingLoss`; its weights multiply the shares, its adjustment `tau * log(prior)` divides them by
+        shares: `(classes,)` class shares of the rows that training draws.
+        criterion: `TrainingLoss`. Its weights multiply the shares; its adjustment `tau * log(prior)` divides them by
             `prior ** tau` (Menon et al., 2021).
     """
     weights = criterion.seen_weights

@@ -1,8 +1,8 @@
-"""Checkpoints as they are written and gone on from.
+"""Write checkpoints and load them to resume.
 
-A checkpoint counts when it is whole (`checkpoints.py`). With EMA it holds the averaged weights, which were scored, and
-the raw ones beside them, from which training goes on. A sharded model is written in whole tensors, by one process.
-What is trained and when a checkpoint is due is the trainer's business.
+Only complete checkpoints count (`checkpoints.py`). With EMA a checkpoint holds the averaged weights, which were
+evaluated, and the raw weights, from which training resumes. A sharded model is saved as whole tensors by one process.
+The trainer decides when to save.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from natix_hf.training.pretrain.objectives import Objective
 from natix_hf.training.sharding import own, piece, reshard, whole
 
 RAW_WEIGHTS = "raw_trainable.safetensors"
-SHARDED_WEIGHTS = "pytorch_model_fsdp.bin"  # accelerate's name for what it loads into a sharded model
+SHARDED_WEIGHTS = "pytorch_model_fsdp.bin"  # the file that accelerate loads into a sharded model
 
 
 class CheckpointKeeper:
-    """Writes the checkpoints of one training and reads them again.
+    """Write and read the checkpoints of one training.
 
     Args:
         args: `NatixTrainingArguments`.
-        criterion: whose own state is kept along.
-        ema: the average of the trained weights, where there is one.
+        criterion: its state is saved too.
+        ema: the average of the trained weights; None without EMA.
     """
 
     def __init__(self, args: Any, criterion: TrainingLoss | Objective, ema: Ema | None) -> None:
@@ -45,18 +45,18 @@ class CheckpointKeeper:
         self.folder = Path(args.output_dir) / "checkpoints"
 
     def write(self, state: TrainerState, save: Callable[[], None], wait: Callable[[], None]) -> None:
-        """Write the checkpoint of the step that `state` is at, on all processes together, and remove old ones.
+        """Write the checkpoint of the current step and remove old ones; all processes call this together.
 
         Args:
             state: of the trainer.
-            save: writes what `transformers.Trainer` does.
-            wait: returns when all processes are there.
+            save: writes the files of `transformers.Trainer`.
+            wait: returns once all processes have called it.
 
         Raises:
-            UserError: it could not be written; nothing of it is left.
+            UserError: the checkpoint could not be written; no part of it is left.
         """
         point, limit = self.folder / f"checkpoint-{state.global_step}", self.args.save_total_limit
-        self.args.save_total_limit = None  # `save` would remove older checkpoints before this one counts: do it after
+        self.args.save_total_limit = None  # else `save` removes older checkpoints before this one is complete
         try:
             with self.ema.weights() if self.ema is not None else nullcontext():
                 save()
@@ -69,10 +69,10 @@ class CheckpointKeeper:
                 self.criterion.save(point)
                 mark_complete(point)
         except BaseException as error:
-            # A full disk, or Ctrl-C: nothing half-written stays.
+            # A full disk or Ctrl-C: leave nothing half-written.
             free = shutil.disk_usage(self.args.output_dir).free
             shutil.rmtree(point, ignore_errors=True)
-            if isinstance(error, OSError | RuntimeError | SafetensorError):  # torch.save says RuntimeError
+            if isinstance(error, OSError | RuntimeError | SafetensorError):  # torch.save raises RuntimeError
                 raise UserError(not_saved(self.args.output_dir, state.global_step, error, free)) from error
             raise
         finally:
@@ -82,7 +82,7 @@ class CheckpointKeeper:
             rotate_checkpoints(output_dir=str(self.folder), save_total_limit=limit, best_model_checkpoint=best)
 
     def find_best(self, state: TrainerState, point: Path) -> None:
-        """Tell a state that was restored from a checkpoint where the best one so far lies now."""
+        """Set the path of the best checkpoint so far in a state that was restored from `point`."""
         if not state.best_global_step:
             return
         folder = self.folder
@@ -94,27 +94,27 @@ class CheckpointKeeper:
         elif self.args.load_best_model_at_end:
             state.best_metric = state.best_global_step = None
             if self.args.should_log:
-                print(f"resumed: the best checkpoint so far, {best}, is gone: the best of what follows is taken")
+                print(f"resumed: the best checkpoint so far, {best}, is gone; the best one from now on counts")
 
     def read(self, point: Path, model: torch.nn.Module, load: Callable[[], None], *, sharded: bool) -> None:
-        """Load a checkpoint: the raw weights into the model, the averaged ones into the average.
+        """Load a checkpoint: raw weights into the model, averaged weights into the average.
 
         Args:
-            point: its folder.
-            model: that is trained.
-            load: loads what `transformers.Trainer` does.
-            sharded: whether the model is.
+            point: folder of the checkpoint.
+            model: the model in training.
+            load: loads the files of `transformers.Trainer`.
+            sharded: whether the model is sharded.
 
         Raises:
-            UserError: it was written by another kind of training.
+            UserError: the checkpoint does not fit this training.
         """
         check_continuable(point)
         self.criterion.load(point)
         if (point / SHARDED_WEIGHTS).exists() != sharded:
             was, now = ("whole", "sharded") if sharded else ("sharded", "whole")
             raise UserError(
-                f"{point} was written while the model was {was}, and here it is {now} (FSDP): "
-                "resume with the configuration of accelerate that the run was started with"
+                f"{point} was written from a {was} model, and this one is {now} (FSDP): "
+                "resume with the accelerate configuration that the run was started with"
             )
         if self.ema is not None:
             self.ema.follow(model)
@@ -130,7 +130,7 @@ class CheckpointKeeper:
         if weights.keys() != wanted.keys():
             odd = sorted(weights.keys() ^ wanted.keys())
             raise UserError(
-                f"{point}: trained with other layers than this recipe: {', '.join(odd[:3])}, ... "
+                f"{point}: its trained weights are not those of this recipe: {', '.join(odd[:3])}, ... "
                 f"({len(odd)} names differ)"
             )
         reshard(self.ema.model)
@@ -140,6 +140,6 @@ class CheckpointKeeper:
 
 
 def _write_state(state: TrainerState, point: Path) -> None:
-    """Write the trainer's state without what belongs to this start alone: where the run lies, and its rhythm."""
+    """Write the trainer's state without the path of the run and its intervals, which a resumed run sets anew."""
     here = {"best_model_checkpoint": None, "logging_steps": None, "eval_steps": None, "save_steps": None}
     dataclasses.replace(state, **here).save_to_json(str(point / TRAINER_STATE_NAME))

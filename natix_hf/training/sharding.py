@@ -1,9 +1,9 @@
-"""Training with a sharded model (FSDP2): what goes with it, and whole tensors out of pieces.
+"""Training with a sharded model (FSDP2): options that it rules out, and conversion between pieces and whole tensors.
 
-`accelerate launch --config_file recipes/accelerate/fsdp2.yaml` cuts every weight, its gradient and its optimizer state
-into as many pieces as there are processes. That saves memory while training and is of no use afterwards: then each
-process gets the whole model back, so that prediction, calibration and saving know nothing of pieces. How checkpoints
-are written stands in `saving.py`, what the launcher may ask for in `training_arguments.py`.
+`accelerate launch --config_file recipes/accelerate/fsdp2.yaml` splits every weight, its gradient and its optimizer
+state over the processes. This saves memory in training. Afterwards every process gets the whole model back, so that
+prediction, calibration and saving work on an ordinary model. `saving.py` writes checkpoints; `training_arguments.py`
+checks the settings of the launcher.
 """
 
 from __future__ import annotations
@@ -23,26 +23,31 @@ INSTEAD = "use recipes/accelerate/multi_gpu.yaml"
 
 
 def check_sharding(args: Any, method: str, *, prefix_cache_gb: float | None = None, use_doran: bool = False) -> None:
-    """Refuse what a sharded model cannot do, or what nobody has tried with one, before anything is read or loaded.
+    """Reject options that are impossible or untested with a sharded model, before any data or weight is read.
 
     Args:
-        args: `NatixTrainingArguments`; what is in them alone, they check themselves.
-        prefix_cache_gb, use_doran: as a recipe says them.
+        args: `NatixTrainingArguments`, which check their own options.
+        method, prefix_cache_gb, use_doran: as in the recipe.
+
+    Raises:
+        UserError: names the first such option.
     """
     if not args.sharded:
         return
     if method == "probe":
-        raise UserError(f"method probe trains a head alone, where there is nothing to shard (FSDP): {INSTEAD}")
+        raise UserError(f"method probe trains only a head, so there is nothing to shard (FSDP): {INSTEAD}")
     if prefix_cache_gb is not None:
         raise UserError(
-            f"prefix_cache_gb runs the last blocks alone, and a sharded model (FSDP) only runs whole: {INSTEAD}"
+            f"prefix_cache_gb runs only the last blocks, but a sharded model (FSDP) always runs as a whole: {INSTEAD}"
         )
     if use_doran:
-        raise UserError(f"use_doran takes norms of whole weights, and a sharded model (FSDP) has pieces: {INSTEAD}")
+        raise UserError(
+            f"use_doran needs norms of whole weights, but a sharded model (FSDP) has only pieces: {INSTEAD}"
+        )
 
 
 def check_sharded(args: Any, sharded: bool) -> None:
-    """Raise `UserError` where the launcher asked for a sharded model and accelerate silently makes none of it.
+    """Raise `UserError` if the launcher asked for a sharded model and accelerate silently did not shard it.
 
     Args:
         args: `NatixTrainingArguments`.
@@ -50,16 +55,16 @@ def check_sharded(args: Any, sharded: bool) -> None:
     """
     if args.sharded and not sharded:
         raise UserError(
-            f"accelerate shards a model (FSDP) over two or more processes with a GPU each, and here are "
+            f"accelerate shards a model (FSDP) over two or more processes with a GPU each, but this run has "
             f"{args.world_size} on {args.device.type}: use recipes/accelerate/gpu.yaml, multi_gpu.yaml or cpu.yaml"
         )
 
 
 def keep_precision(plugin: Any) -> None:
-    """With bf16, sum gradients in fp32 and leave outputs as they come, as DDP does; accelerate would round both.
+    """With bf16, sum gradients in fp32 and keep the type of outputs, as DDP does; accelerate would round both.
 
     Args:
-        plugin: accelerate's of FSDP, before it shards.
+        plugin: accelerate's FSDP plugin, before the model is sharded.
     """
     if plugin.mixed_precision_policy is not None:
         plugin.mixed_precision_policy = dataclasses.replace(
@@ -68,10 +73,10 @@ def keep_precision(plugin: Any) -> None:
 
 
 def reshard(model: nn.Module) -> None:
-    """Let go of whole weights that a forward pass has left in place.
+    """Release the whole weights that a forward pass has gathered.
 
-    The outermost unit keeps them for the backward pass. After an evaluation no such pass comes, and the next forward
-    pass would use them, whatever was written into the pieces meanwhile.
+    The outermost unit keeps them for the backward pass. After an evaluation there is no backward pass, and the next
+    forward pass would use them even if the pieces have changed since.
     """
     for module in model.modules():
         if isinstance(module, FSDPModule):
@@ -79,17 +84,17 @@ def reshard(model: nn.Module) -> None:
 
 
 def own(tensor: Tensor) -> Tensor:
-    """The piece of this process, sharing memory with `tensor`; of a tensor that is not sharded, all of it."""
+    """The piece of `tensor` on this process, as a view; the whole tensor if it is not sharded."""
     return tensor.detach().to_local() if isinstance(tensor, DTensor) else tensor.detach()
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The whole of a tensor, the same on all processes, which have to call this together."""
+    """The whole tensor, on every process; all processes must call this together."""
     return tensor.detach().full_tensor() if isinstance(tensor, DTensor) else tensor.detach()
 
 
 def piece(tensor: Tensor, like: Tensor) -> Tensor:
-    """What `own(like)` would be if `like` held the whole `tensor`, which all processes have; nothing is sent."""
+    """The piece of `tensor` that corresponds to `own(like)`; every process has the whole tensor, nothing is sent."""
     if not isinstance(like, DTensor):
         return tensor
     tensor = tensor.to(like.device)
@@ -97,7 +102,7 @@ def piece(tensor: Tensor, like: Tensor) -> Tensor:
 
 
 def sketch(model: nn.Module) -> nn.Module:
-    """A copy of a model whose parameters are on the meta device, made before the model is sharded."""
+    """A copy of a model with its parameters on the meta device, made before the model is sharded."""
     empty = {
         id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad)
         for p in model.parameters()
@@ -107,11 +112,11 @@ def sketch(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def fill(empty: nn.Module, model: nn.Module) -> nn.Module:
-    """Put the whole weights of a sharded model into its sketch; all processes have to call this together.
+    """Copy the whole weights of a sharded model into its sketch; all processes must call this together.
 
     Args:
         empty: from `sketch`; changed in place.
-        model: with the same names of parameters and buffers.
+        model: the sharded model, with the same names of parameters and buffers.
 
     Returns:
         `empty`, an ordinary model.

@@ -1,4 +1,4 @@
-"""The recipe's keys about what is kept so that nothing is computed twice."""
+"""The options of caches and copies that make training faster."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,7 +8,7 @@ from natix_hf.options import option
 
 @dataclass
 class SpeedOptions:
-    """What is kept so that nothing is computed twice."""
+    """Caches and copies that make training faster."""
 
     _argument_group_name: ClassVar[str] = "speed"
 

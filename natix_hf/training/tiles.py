@@ -1,4 +1,4 @@
-"""What training knows of a photo's tiles: how many of their logits count, and what does not go with them."""
+"""Training on tiles: how many tile logits are averaged, the memory of a step, and options that tiles rule out."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from natix_hf.training.speed_options import SpeedOptions
 
 
 def tiles_top_k(model: Any) -> int | None:
-    """Of so many tiles a classifier averages the largest logits, class by class; None where it sees no tiles."""
+    """Number of tiles whose largest logits the classifier averages, per class; None without tiles."""
     return None if model.config.views is None else model.head.tiles.top_k
 
 
@@ -28,51 +28,51 @@ def checkpointed(kept: int, blocks: int, tokens: int, hidden: int) -> int:
 
 
 def memory_line(kept: int, photos: int, views: int, checkpointing: bool) -> str:
-    """What a step needs beside weights and optimizer, told before it starts, and how to need less.
+    """One line on the activation memory of a step, printed before training, and how to reduce it.
 
     Args:
-        kept: bytes that a step on one photo keeps for its backward pass, in fp32.
-        photos: in a step.
-        views: of a photo.
-        checkpointing: whether activations are computed anew in place of being kept.
+        kept: bytes kept for the backward pass of one photo, in fp32.
+        photos: per step.
+        views: per photo.
+        checkpointing: whether activations are recomputed instead of kept.
     """
-    less = ["fewer photos", "--views_train sampled"] + ["--activation_checkpointing true"] * (not checkpointing)
+    less = ["take fewer photos", "--views_train sampled"] + ["--activation_checkpointing true"] * (not checkpointing)
     return (
-        f"memory: {photos * views} views in a step ({photos} photos, {views} views of each) keep "
-        f"{photos * kept / 1e9:.2g} GB of activations in fp32{' with checkpointing' * checkpointing}; "
-        f"{', '.join(less[:-1])} or {less[-1]} need less"
+        f"memory: {photos * views} views per step ({photos} photos, {views} views each) keep "
+        f"{photos * kept / 1e9:.2g} GB of activations in fp32{' with checkpointing' * checkpointing}; to use less "
+        f"memory, {', '.join(less[:-1])} or {less[-1]}"
     )
 
 
 def check_tiles(args: Any, aggregate: str, *, prefix_cache_gb: float | None) -> None:
-    """Refuse what cannot be done with tiles, before anything is read.
+    """Reject options that do not work with tiles, before any data is read.
 
     Args:
         args: `NatixTrainingArguments`.
         aggregate: `views_aggregate` of the recipe.
 
     Raises:
-        UserError: one line on the first of them.
+        UserError: names the first such option.
     """
     if prefix_cache_gb is not None:
         raise UserError(
-            "prefix_cache_gb: activations of every tile would take many times the room of the photos: leave it out "
+            "prefix_cache_gb: activations of every tile would take many times the space of the photos: leave it out "
             f"with {off(SpeedOptions, 'prefix_cache_gb')}, or use --views whole"
         )
     if on_features := [name for name, loss in chosen_losses(args).items() if loss.features]:
         raise UserError(
-            f"loss {args.loss}: {on_features[0]} compares one feature vector a photo, and with tiles it has many: "
+            f"loss {args.loss}: {on_features[0]} compares one feature vector per photo, and tiles have many: "
             "use --loss ce, or --views whole"
         )
     if args.cutmix_alpha:
         raise UserError(
-            "cutmix_alpha: a rectangle of one photo would stand at another place in every tile: leave it out with "
+            "cutmix_alpha: a rectangle of one photo would be in a different place in every tile: leave it out with "
             f"{off(args, 'cutmix_alpha')}, or use --mixup_alpha"
         )
     if aggregate == "attention":
         for key, asked in (("probe_heads", "grid"), ("warm_start", "probe")):
             if getattr(args, key) == asked:
                 raise UserError(
-                    f"{key}: {asked} trains linear heads, and views_aggregate: attention has more to train: leave it "
-                    f"out with {off(args, key)}, or use --views_aggregate top_k"
+                    f"{key}: {asked} trains only linear heads, and views_aggregate: attention has other weights "
+                    f"too: leave it out with {off(args, key)}, or use --views_aggregate top_k"
                 )

@@ -1,9 +1,9 @@
 """`transformers.Trainer` for DINOv3 classifiers: LoRA, probe and full fine-tuning in one class.
 
-What it adds to its parent, each as a part of its own: what is read and in which order (`BatchSource`), the loss, EMA
-(scored and saved, raw weights kept for exact resume), checkpoints that count only when whole (`CheckpointKeeper`), a
-stop at the first NaN, accounting; and no weight decay on norms, biases and tokens. It knows no run folder but the
-checkpoints in it: `runs.train_run` begins the folder, `runs.finish_run` completes it.
+It adds these parts to its parent: the input and its order (`BatchSource`), the loss, EMA (averaged weights are
+evaluated and saved, raw weights are kept for an exact resume), checkpoints that count only if complete
+(`CheckpointKeeper`), a stop at the first NaN, and accounting. Norms, biases and tokens have no weight decay. Of the
+run folder it only writes checkpoints: `runs.train_run` and `runs.finish_run` write the rest.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ from natix_hf.training.warm_start import WarmStart
 
 
 class _Epochs(TrainerCallback):
-    """Tells the sampler the epoch and moves the EMA after every optimizer step."""
+    """Set the epoch of the sampler, and update the EMA after every optimizer step."""
 
     def __init__(self, trainer: NatixTrainer) -> None:
         self.trainer = trainer
@@ -75,30 +75,29 @@ class _Epochs(TrainerCallback):
 class NatixTrainer(Trainer):
     """Train a `NatixDinov3ForImageClassification` (or its LoRA-wrapped form) on locked splits.
 
-    The method follows from the model: a `PeftModel` is trained with LoRA, a model with a frozen backbone as a probe on
-    features that are computed once, any other in full.
+    The method follows from the model: LoRA for a `PeftModel`, a probe on cached features for a model with a frozen
+    backbone, full fine-tuning otherwise.
 
     Args:
         model: from `natix_hf.load_model`.
         args: `NatixTrainingArguments`.
-        splits: `LockedSplits` from `natix_hf.load_photos`; `train` and `val_select` are taken here.
-        processing_class: the checkpoint's image processor; training makes squares of photos as it does.
-        augment, challenge_levels: training views, see `inference.augment`; a probe sees none.
-        sampled_tiles: with tiles, so many of a photo are seen in a step, drawn anew in every epoch; 0: all of them.
-        positive_label: the class that AUROC speaks of; default the class of id 1.
-        target_prior: the class shares that are expected, `(classes,)`; a line is printed where training sees quite
-            other ones.
+        splits: `LockedSplits` from `natix_hf.load_photos`; training reads `train` and `val_select`.
+        processing_class: the checkpoint's image processor; training views have its size.
+        augment, challenge_levels: training views, see `inference.augment`; not used by a probe without `fixed_views`.
+        sampled_tiles: with tiles, number of random tiles per photo and step; 0: all tiles.
+        positive_label: the class for AUROC; default the class of id 1.
+        target_prior: the expected class shares, `(classes,)`; a warning is printed if those of training differ much.
         cache_dir: folder of frozen features and pre-resized copies; default `~/.cache/natix_hf`.
-        decode_copy: train on pre-resized copies of the photos, made once; a probe has no use for them.
-        decode_copy_side: their short side in pixels; default `Geometry.copy_side()`.
-        cache_gb: the most that cached features of a probe may take, in 10^9 bytes.
-        prefix_cache_gb: keep the activations below the last trained blocks, see `training.prefix`.
-        fixed_views: see `training_photos.TrainingPhotos`; a probe sees so many views beside each photo.
-        checked: whether the caller has run `check_training` on this; a verb has, on the recipe.
-        kwargs: what `transformers.Trainer` takes beside these.
+        decode_copy: train on pre-resized copies of the photos, made once; no effect on a probe.
+        decode_copy_side: short side of the copies in pixels; default `Geometry.copy_side()`.
+        cache_gb: size limit of the cached features of a probe, in 10^9 bytes.
+        prefix_cache_gb: cache the activations below the last trained blocks, see `training.prefix`.
+        fixed_views: see `training_photos.TrainingPhotos`; a probe trains on this many views in addition to each photo.
+        checked: whether the caller has called `check_training` already, as the verbs do.
+        kwargs: further arguments of `transformers.Trainer`.
 
     Raises:
-        UserError: the model's classes are not the data's, or a class that is not there is called positive.
+        UserError: the classes of model and data differ, or `positive_label` is not a class.
         LeakageError: the backbone was pretrained on photos of val_*.
     """
 
@@ -128,7 +127,10 @@ class NatixTrainer(Trainer):
         self.label_list: list[str] = list(splits.label_names)
         names = [model.config.id2label[i] for i in range(model.config.num_labels)]
         if names != self.label_list:
-            raise UserError(f"the model's classes {names} are not the data's {self.label_list}: set label_names alike")
+            raise UserError(
+                f"the classes of the model {names} differ from those of the data {self.label_list}: set the same "
+                "label_names"
+            )
         base = model.config.name_or_path or "the backbone"
         check_lineage(plain_model(model).config.backbone_config, splits.description, base)
         self.positive = positive_class(self.label_list, positive_label)
@@ -167,7 +169,7 @@ class NatixTrainer(Trainer):
             speed=SpeedOptions(cache_dir=cache_dir, cache_gb=cache_gb, decode_copy_side=decode_copy_side, **speed),
         )
         if self.method == "probe":
-            args.dataloader_num_workers = 0  # rows of a memory-mapped file: a worker process would only copy them
+            args.dataloader_num_workers = 0  # rows of a memory-mapped file, which workers would only copy
             args.dataloader_prefetch_factor, args.dataloader_persistent_workers = None, False
         self.metric = NatixClassificationMetric()
         with args.main_process_first(desc="frozen features"):
@@ -177,7 +179,7 @@ class NatixTrainer(Trainer):
             self.sampler, self.curriculum, self.training_shares = order
             train = self.source.training_set(rows, model, scored=splits.sizes["val_select"])
             select = None
-            if splits.purpose in ("run", "sweep"):  # the others choose no checkpoint
+            if splits.purpose in ("run", "sweep"):  # other runs do not choose a checkpoint
                 select = splits.rows("selection", step="choose checkpoint")
                 select = self.source.selection_set(select, model)
             self.warm: WarmStart | None = None
@@ -199,15 +201,15 @@ class NatixTrainer(Trainer):
             callbacks=callbacks,
             **kwargs,
         )
-        self.search: ProbeSearch | None = None  # the grid of heads, where one was trained
-        self.sketch: torch.nn.Module | None = None  # what a sharded model becomes after training
+        self.search: ProbeSearch | None = None  # results of a grid of heads
+        self.sketch: torch.nn.Module | None = None  # receives the weights of a sharded model after training
         average = args.ema and args.probe_heads == "one"
         self.ema = Ema(self.model, args.ema_decay, args.ema_warmup_steps) if average else None
         self.keeper = CheckpointKeeper(args, self.criterion, self.ema)
-        self.criterion.attach(self.plain_model(), args.seed)  # not averaged: nothing reads it after training
+        self.criterion.attach(self.plain_model(), args.seed)  # after Ema, which must not average it
         self.finite = FiniteLosses(args.output_dir, lag=int(args.device.type != "cpu"))
         self.add_callback(_Epochs(self))
-        # One short line per evaluation in place of the parent's dictionaries; trackers still get every value.
+        # Print one short line per evaluation instead of dictionaries; trackers still get every value.
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.progress = Progress()
@@ -217,21 +219,21 @@ class NatixTrainer(Trainer):
 
     def _metrics(self, prediction: Any) -> dict[str, float]:
         logits = prediction.predictions
-        logits = logits[0] if isinstance(logits, tuple) else logits  # beside those of the whole photo alone
+        logits = logits[0] if isinstance(logits, tuple) else logits  # the second item: logits of the whole photo alone
         values = self.metric.compute(predictions=logits, references=prediction.label_ids, positive=self.positive)
         return {name: float(value) for name, value in values.items()}
 
     # -- training -----------------------------------------------------------------------------------------------------
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any):
-        """Train, from a whole checkpoint where asked; the model ends with the weights that were scored (EMA, best).
+        """Train or resume; afterwards the model has the best weights that were evaluated (the average with EMA).
 
         Args:
-            resume_from_checkpoint: True for the last whole checkpoint of `args.output_dir`, or a folder; by default
-                what `args.resume_from_checkpoint` says.
+            resume_from_checkpoint: True for the last complete checkpoint of `args.output_dir`, or a folder; default
+                `args.resume_from_checkpoint`.
 
         Raises:
-            UserError: the checkpoint is not whole or of another kind of training, or the loss is not finite.
+            UserError: the checkpoint is incomplete or does not fit this training, or a loss is not finite.
         """
         asked = self.args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
         with self.args.main_process_first(desc="checkpoints"):
@@ -253,13 +255,13 @@ class NatixTrainer(Trainer):
         self.times["train"] = round(time.perf_counter() - begin, 3)
         if self.ema is not None and not (self.args.load_best_model_at_end and self.state.best_model_checkpoint):
             self.ema.adopt()
-        self.ema = self.keeper = None  # nothing is averaged or kept any more
+        self.ema = self.keeper = None  # only needed in training
         self._become_whole()
         self.criterion.detach(self.plain_model())
         return output
 
     def _search_heads(self) -> TrainOutput:
-        """Train the grid of heads in place of one; the model ends with the best of them."""
+        """Train a grid of heads instead of one; the model gets the best one."""
         weights = self.criterion.weights
         head, self.search = search_heads(
             self.train_dataset,
@@ -276,15 +278,15 @@ class NatixTrainer(Trainer):
         return TrainOutput(self.search.steps, 0.0, {})
 
     def wanted_heads(self) -> list[Setting]:
-        """The grid of heads that is trained."""
+        """The settings of the heads to train."""
         return grid(self.args)
 
     def count_operations(self) -> None:
-        """Have the operations of a step counted, where the model is on its device already."""
+        """Count the operations of a step, unless the model is compiled or sharded."""
         if self.args.torch_compile or self.is_fsdp_enabled:
             return
         item = dict(self.train_dataset[0, 0])
-        item.pop("seed", None)  # nothing to mix a lone photo with
+        item.pop("seed", None)  # no mixing: there is only one photo
         self.accounting.count_operations(self.accelerator.unwrap_model(self.model), self.data_collator([item]))
         if self.method != "probe" and self.plain_model().config.views is not None and self.args.should_log:
             photos, views = self.args.per_device_train_batch_size, len(item["pixel_values"])
@@ -305,14 +307,16 @@ class NatixTrainer(Trainer):
         return batches
 
     def _ended_early(self, point: Path) -> bool:
-        """Whether early stopping had ended the run at this checkpoint; its state and weights are then in place.
+        """Whether the run had ended at this checkpoint; if so, restore its state and weights.
 
-        The parent forgets that it was told to stop, and would train on.
+        The parent does not store that early stopping ended the run, and would train on.
         """
         state = TrainerState.load_from_json(str(point / TRAINER_STATE_NAME))
-        told = state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]
-        stopped = self.args.early_stopping_patience is not None and told and state.global_step < state.max_steps
-        # max_steps may end within an epoch, of which the parent would then take one more step.
+        asked_to_stop = state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]
+        stopped = (
+            self.args.early_stopping_patience is not None and asked_to_stop and state.global_step < state.max_steps
+        )
+        # If max_steps ends within an epoch, the parent would take one more step of it.
         if not stopped and not 0 < self.args.max_steps <= state.global_step:
             return False
         self.state = state
@@ -323,7 +327,7 @@ class NatixTrainer(Trainer):
         return True
 
     def compute_loss(self, model: Any, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **kwargs: Any):
-        """The recipe's loss where the model trains, plain cross-entropy where it is scored."""
+        """The loss of the recipe in training, plain cross-entropy in evaluation."""
         loss, outputs = self.criterion.compute(model, inputs)
         return (loss, outputs) if return_outputs else loss
 
@@ -335,7 +339,7 @@ class NatixTrainer(Trainer):
     def one_pass(
         self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], num_items_in_batch: Any
     ) -> torch.Tensor:
-        """Forward and backward, of which an optimizer may want several for a step."""
+        """One forward and backward pass; some optimizers need several per step."""
         loss = super().training_step(model, inputs, num_items_in_batch)
         self.finite.seen(self.state.global_step + 1, loss)
         return loss
@@ -346,11 +350,11 @@ class NatixTrainer(Trainer):
         super()._maybe_log_save_evaluate(*args, **kwargs)
 
     def floating_point_ops(self, inputs: dict[str, torch.Tensor]) -> int:
-        """Not counted here: the parent's formula is that of a language model."""
+        """Not counted: the formula of the parent is for language models."""
         return 0
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
-        """Weight matrices only: no norms, biases, tokens, layer scale, nor magnitudes and floors of adapters."""
+        """Only weight matrices: no norms, biases, tokens, layer scale, nor magnitudes and floors of adapters."""
         kept = super().get_decay_parameter_names(model)
         single = ("cls_token", "mask_token", "register_tokens", "lambda1", ".magnitude", ".log_tau")
         return [n for n in kept if not n.endswith(single) and ".lora_magnitude_vector." not in n]
@@ -363,18 +367,20 @@ class NatixTrainer(Trainer):
         return super().create_optimizer(model)
 
     def planned_steps(self) -> int:
-        """The steps that schedules are laid out for."""
+        """The number of steps that schedules are built for."""
         return self.state.max_steps
 
     def _finalize_training(self, *args: Any) -> TrainOutput:
         self.finite.check()
-        # Schedule-free optimizers leave the model with their average, and do so before the best weights are loaded.
+        # Schedule-free optimizers put their average into the model; this must happen before the best weights load.
         self.optimizer.eval()
         return super()._finalize_training(*args)
 
     def _packed(self, *, frozen: bool = False) -> AbstractContextManager:
         """See `packed_linears`."""
-        whole = not (self.args.torch_compile or self.is_fsdp_enabled)  # pieces come together anew for every pass
+        whole = not (
+            self.args.torch_compile or self.is_fsdp_enabled
+        )  # sharded weights are gathered anew for every pass
         return packed_linears(self.model, frozen=frozen) if whole else nullcontext()
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
@@ -382,7 +388,7 @@ class NatixTrainer(Trainer):
             return super().evaluation_loop(*args, **kwargs)
 
     def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"):
-        """Score `val_select` (or the data given); while training with EMA, raw weights are scored and logged too."""
+        """Evaluate `val_select` or the given data; in training with EMA, evaluate and log the raw weights too."""
         if self.ema is None:
             return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
         raw = self.evaluation_loop(
@@ -408,25 +414,25 @@ class NatixTrainer(Trainer):
             self.sketch = sketch(self.model)
         prepared = super()._prepare_for_training(*args)
         if self.ema is not None:
-            self.ema.follow(self.model)  # to shard a model is to give it other parameters
+            self.ema.follow(self.model)  # sharding replaces the parameters
         return prepared
 
     def _become_whole(self) -> None:
-        """After training: where the model is sharded, every process gets all of it, and it is sharded no more."""
+        """After training: give every process the whole model if it was sharded."""
         if not self.is_fsdp_enabled:
             return
         if self.sketch is not None:
             self.model = fill(self.sketch, self.model)
             self.model_wrapped = self.callback_handler.model = self.model
             self.sketch = self.optimizer = self.callback_handler.optimizer = None
-        self.accelerator.free_memory()  # which also has it prepare the model anew, for evaluation alone
+        self.accelerator.free_memory()  # so that evaluation prepares the new model
         self.is_fsdp_enabled = False
 
     def _get_output_dir(self, trial: Any) -> str:
         return str(self.keeper.folder)
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
-        self.optimizer.eval()  # a schedule-free optimizer then has the weights in place that are scored
+        self.optimizer.eval()  # schedule-free: puts the evaluated weights into the model
         save = partial(super()._save_checkpoint, model, trial)
         self.keeper.write(self.state, save, self.accelerator.wait_for_everyone)
 
@@ -450,7 +456,7 @@ class NatixTrainer(Trainer):
         super()._save(output_dir, state_dict)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """The parent's warning, but for weights that a checkpoint never has since they are not trained."""
+        """The warning of the parent, without the frozen weights that a checkpoint never contains."""
         trained = {name for name, p in self.model.named_parameters() if p.requires_grad}
         missing = load_result.missing_keys
         if self.method == "probe":  # `_save` leaves the backbone out
@@ -460,47 +466,47 @@ class NatixTrainer(Trainer):
     # -- afterwards ---------------------------------------------------------------------------------------------------
 
     def logits(self, rows: Any) -> np.ndarray:
-        """Logits `(n, classes)` float32 of rows on the client's path, in order, computed by all processes together."""
+        """Logits `(n, classes)` float32 of rows as in inference, in order, computed by all processes together."""
         with self.args.main_process_first(desc="frozen features"):
             rows = self.source.client_set(rows, self.plain_model())
         return np.asarray(self.predict(rows, metric_key_prefix="predict").predictions, dtype=np.float32)
 
     def logits_by_stage(self, rows: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Of a model that sees tiles, as `logits`: those of the whole photo alone, and those of all views."""
+        """Like `logits`, for a model with tiles: logits of the whole photo alone, and logits of all views."""
         with self.args.main_process_first(desc="frozen features"):
             rows = self.source.client_set(rows, self.plain_model())
-        # Otherwise `Trainer` leaves out what the configuration names.
+        # Empty, because by default `Trainer` drops the outputs that the configuration names.
         full, whole = self.predict(rows, ignore_keys=[], metric_key_prefix="predict").predictions
         return np.asarray(whole, dtype=np.float32), np.asarray(full, dtype=np.float32)
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """As in transformers; a model that sees tiles also says what it makes of the whole photo alone."""
+        """As in the parent; a model with tiles also returns the logits of the whole photo alone."""
         if self.plain_model().config.views is not None:
             inputs = {**inputs, "output_whole_logits": True}
         return super().prediction_step(model, inputs, *args, **kwargs)
 
     def logits_of_photos(self, photos: Dataset) -> np.ndarray:
-        """Logits `(n, classes)` float32 of photos that are decoded and prepared here, also for a probe."""
+        """Logits `(n, classes)` float32 of a data set of photos; a probe too reads photos here, not features."""
         workers, self.args.dataloader_num_workers = self.args.dataloader_num_workers, self.source.decode_workers
         predicted = self.predict(photos, metric_key_prefix="predict").predictions
         self.args.dataloader_num_workers = workers
         return np.asarray(predicted, dtype=np.float32)
 
     def probe_predictions(self) -> dict[str, tuple[str | None, Any, np.ndarray]]:
-        """What `WarmStart.predictions` says; empty where training started from no probe."""
+        """`WarmStart.predictions`; empty if training did not start from a probe."""
         return self.warm.predictions(self.accelerator.unwrap_model(self.model)) if self.warm else {}
 
     def noted(self) -> Noted:
-        """What else stands in `run.json` of a run of this kind."""
+        """Further entries of `run.json`, for subclasses."""
         return {}
 
     def plain_model(self) -> Any:
-        """The model itself: without adapters and what wraps it for training."""
+        """The model without adapters and without the wrappers of training."""
         return plain_model(self.accelerator.unwrap_model(self.model))
 
 
 def training_method(model: torch.nn.Module) -> str:
-    """`lora`, `probe` or `full`, read off which weights can change."""
+    """`lora`, `probe` or `full`, depending on which weights are trainable."""
     if isinstance(model, PeftModel):
         return "lora"
     return "full" if any(p.requires_grad for p in model.backbone.parameters()) else "probe"

@@ -1,7 +1,7 @@
-"""What a recipe may say of training: `transformers.TrainingArguments` with our defaults, options and refusals.
+"""The training arguments: `transformers.TrainingArguments` with our defaults, options and checks.
 
-The names are those of the parent where it has one. What the options cause is the business of `training/`; the other
-topics of a recipe stand in the rooms that read them, and `recipe/` puts all of them together.
+Options keep the name that the parent has for them. The other modules of `training/` act on them. Options of other
+topics are declared next to the code that reads them, and `recipe/` combines all of them.
 """
 
 import math
@@ -19,29 +19,29 @@ from natix_hf.training.losses import LOSSES
 from natix_hf.training.optimizers import OPTIMIZERS
 from natix_hf.training.training_options import SCORES, TrainingOptions
 
-# What may make the step of sam.
+# Optimizers that may be sam_base.
 SAM_BASES = tuple(
     name for name in (*OPTIMIZERS, *OptimizerNames) if name not in OPTIMIZERS or OPTIMIZERS[name].under_sam
 )
 
 
-# -- a sharded model (FSDP), which the launcher asks for through the environment --------------------------------------
+# -- a sharded model (FSDP), which the launcher requests through the environment --------------------------------------
 
 LAUNCH = (
     "accelerate launch --config_file recipes/accelerate/multi_gpu.yaml gives every GPU the whole model (DDP), "
-    "fsdp2.yaml a piece of it"
+    "fsdp2.yaml gives each a piece of it (FSDP)"
 )
-# Variable of the launcher -> what accelerate takes where it is not set, the only value that was tried, and why.
+# Variable of the launcher -> accelerate's default, the only value that is supported, and why.
 FSDP_SETTINGS = {
-    "FSDP_VERSION": ("1", "2", "FSDP1 was never tried"),
+    "FSDP_VERSION": ("1", "2", "FSDP1 is untested"),
     "FSDP_STATE_DICT_TYPE": ("SHARDED_STATE_DICT", "FULL_STATE_DICT", "a checkpoint holds whole tensors"),
-    "FSDP_CPU_RAM_EFFICIENT_LOADING": ("false", "false", "accelerate cannot hand on the buffers of the head"),
-    "FSDP_OFFLOAD_PARAMS": ("false", "false", "weights on the CPU were never tried"),
-    "FSDP_ACTIVATION_CHECKPOINTING": ("false", "false", "the recipe says it: activation_checkpointing: true"),
-    "FSDP_IGNORED_MODULES": ("", "", "each process would train them by itself"),
+    "FSDP_CPU_RAM_EFFICIENT_LOADING": ("false", "false", "accelerate cannot pass on the buffers of the head"),
+    "FSDP_OFFLOAD_PARAMS": ("false", "false", "offloading to the CPU is untested"),
+    "FSDP_ACTIVATION_CHECKPOINTING": ("false", "false", "set activation_checkpointing: true in the recipe instead"),
+    "FSDP_IGNORED_MODULES": ("", "", "each process would train these on its own"),
 }
 FSDP_OPTIMIZERS = ("adamw_torch_fused", "adamw_torch", "sgd")
-# Option -> its value where it is off.
+# Option -> the value that turns it off.
 FSDP_REFUSED = {
     "torch_compile": False,
     "warm_start": "none",
@@ -56,12 +56,12 @@ class NatixTrainingArguments(TrainingOptions, TrainingArguments):
     """`transformers.TrainingArguments` with defaults for fine-tuning vision transformers, plus EMA and early stopping.
 
     Differences from the parent: evaluates and saves every epoch, keeps the checkpoint that is best on `val_select` by
-    MCC, cosine schedule with 10 % warm-up, reports to nobody unless asked; `bf16=None` (the default) means bf16 where
-    the accelerator has it and fp32 elsewhere; fp16 and the Trainer's own uploads cannot be switched on. The options
-    themselves, with what each means, are in `TrainingOptions`.
+    MCC, uses a cosine schedule with 10 % warm-up, and logs to no tracker by default. `bf16=None` (the default) means
+    bf16 if the accelerator supports it, else fp32. fp16 and uploads by the Trainer cannot be switched on.
+    `TrainingOptions` declares and explains the options.
 
     Raises:
-        UserError: where two settings exclude each other.
+        UserError: a value is out of range, or two options exclude each other.
     """
 
     def __post_init__(self):
@@ -75,11 +75,11 @@ class NatixTrainingArguments(TrainingOptions, TrainingArguments):
         self._check_optimizer()
         self._check_launch()
         if self.eval_strategy == "no":
-            # Without scores there is no best checkpoint; the last one is the result.
+            # Without evaluations there is no best checkpoint; the last one is the result.
             self.load_best_model_at_end = False
             if self.early_stopping_patience is not None:
                 raise UserError(
-                    "early_stopping_patience needs scores: add --eval_strategy epoch, or leave it out with "
+                    "early_stopping_patience needs evaluations: add --eval_strategy epoch, or leave it out with "
                     "--early_stopping_patience null"
                 )
         elif self.save_strategy == "no":
@@ -88,36 +88,36 @@ class NatixTrainingArguments(TrainingOptions, TrainingArguments):
         if self.greater_is_better is None and self.metric_for_best_model is not None:
             self.greater_is_better = score not in ("loss", "log_loss", "ece")
         if self.use_cpu or not torch.accelerator.is_available():
-            self.dataloader_pin_memory = False  # nothing to copy to; torch would say so at every evaluation
-        # The parent takes none of our names, or another for it: it gets to see its own default.
+            self.dataloader_pin_memory = False  # torch would warn at every evaluation
+        # The parent does not know our optimizers, or means others by their names, so it gets its own default.
         optim, self.optim = self.optim, OptimizerNames.ADAMW_TORCH if self.optim in OPTIMIZERS else self.optim
         chosen = self.accelerator_config is not None
         super().__post_init__()
         if self.dataloader_pin_memory and not chosen:
-            self.accelerator_config.non_blocking = True  # a batch travels while the device computes
+            self.accelerator_config.non_blocking = True  # copy a batch while the device computes
         self.optim = optim if optim in OPTIMIZERS else self.optim
 
     @property
     def sharded(self) -> bool:
-        """Whether `accelerate launch` asks for a sharded model (FSDP)."""
+        """Whether `accelerate launch` requests a sharded model (FSDP)."""
         return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
     def _check_launch(self) -> None:
-        """Raise `UserError` for ways to share a model that were not tried, and what does not go with those that were.
+        """Raise `UserError` for unsupported settings of the launcher, and for arguments that they rule out.
 
-        What else is in a recipe, `training.sharding` looks at.
+        `training.sharding` checks the other options of a recipe.
         """
         for name in ("fsdp", "deepspeed"):
             if getattr(self, name):
-                raise UserError(f"{name}: how a model is shared is not said in a recipe: {LAUNCH}")
+                raise UserError(f"{name}: not supported in a recipe; the launcher distributes the model: {LAUNCH}")
         for name in ("DEEPSPEED", "MEGATRON_LM"):
             if os.environ.get(f"ACCELERATE_USE_{name}", "false").lower() == "true":
-                raise UserError(f"accelerate's {name.lower()} was never tried: {LAUNCH}")
+                raise UserError(f"accelerate's {name.lower()} is not supported: {LAUNCH}")
         if self.ddp_backend is not None and "LOCAL_RANK" not in os.environ:
             sizes = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
             if all(os.environ.get(name, "1") == "1" for name in sizes):
                 raise UserError(
-                    f"ddp_backend: {self.ddp_backend} given, but this is one process: start several with "
+                    f"ddp_backend: {self.ddp_backend} given, but there is only one process: start several with "
                     "torchrun --nproc_per_node 2 -m natix_hf.train ..., or leave it out"
                 )
         if not self.sharded:
@@ -127,24 +127,33 @@ class NatixTrainingArguments(TrainingOptions, TrainingArguments):
             if given.lower() != wanted.lower():
                 raise UserError(
                     f"accelerate's {name.lower()}: {given} given, {wanted or 'none'} expected: {why}; "
-                    "recipes/accelerate/fsdp2.yaml has the settings that were tried"
+                    "recipes/accelerate/fsdp2.yaml has the supported settings"
                 )
-        found = [f"{name}: {getattr(self, name)}" for name, off in FSDP_REFUSED.items() if getattr(self, name) != off]
+        unsupported = [
+            f"{name}: {getattr(self, name)}" for name, off in FSDP_REFUSED.items() if getattr(self, name) != off
+        ]
         if getattr(self.optim, "value", self.optim) not in FSDP_OPTIMIZERS:
-            found.insert(0, f"optim: {getattr(self.optim, 'value', self.optim)} (tried: {', '.join(FSDP_OPTIMIZERS)})")
+            unsupported.insert(
+                0, f"optim: {getattr(self.optim, 'value', self.optim)} (supported: {', '.join(FSDP_OPTIMIZERS)})"
+            )
         if any(kind.projected and name in self.loss for name, kind in LOSSES.items()):
-            found.append(f"loss: {self.loss} (its projection)")
-        if found:
+            unsupported.append(f"loss: {self.loss} (its projection)")
+        if unsupported:
             raise UserError(
-                f"a sharded model (FSDP) does not go with {', '.join(found)}, which needs whole weights or was never "
-                "tried: leave it out, or use recipes/accelerate/multi_gpu.yaml"
+                f"a sharded model (FSDP) does not support {', '.join(unsupported)}: leave it out, or use "
+                "recipes/accelerate/multi_gpu.yaml"
             )
 
     def _check_rhythm(self) -> None:
-        """Raise `UserError` for what the parent refuses of two options together, with what to type."""
-        scored, saved = (str(getattr(one, "value", one)) for one in (self.eval_strategy, self.save_strategy))
+        """Raise `UserError` for pairs of options that the parent rejects, with what to type instead."""
+        scored, saved = (
+            str(getattr(strategy, "value", strategy)) for strategy in (self.eval_strategy, self.save_strategy)
+        )
         if self.load_best_model_at_end and saved != "best":
-            every, kept = self.eval_steps or self.logging_steps, "the best checkpoint is kept where each one is scored"
+            every, kept = (
+                self.eval_steps or self.logging_steps,
+                "keeping the best checkpoint needs an evaluation at each one",
+            )
             way = None
             if scored != saved:
                 steps, other = (self.save_steps, "eval") if saved == "steps" else (every, "save")
@@ -152,21 +161,23 @@ class NatixTrainingArguments(TrainingOptions, TrainingArguments):
             elif saved == "steps" and every and abs(self.save_steps / every - round(self.save_steps / every)) > 1e-6:
                 given, way = f"save_steps: {self.save_steps:g}", f"--save_steps {every:g}"
             if way:
-                told = f"eval_strategy is {scored}" if scored != saved else f"eval_steps is {every:g}"
-                raise UserError(f"{given} given, and {told}, but {kept}: add {way}, or --load_best_model_at_end false")
+                scoring = f"eval_strategy is {scored}" if scored != saved else f"eval_steps is {every:g}"
+                raise UserError(
+                    f"{given} given and {scoring}, but {kept}: add {way}, or --load_best_model_at_end false"
+                )
         scheduler = getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type)
         if scored == "no" and scheduler in ("reduce_lr_on_plateau", "greedy"):
-            raise UserError(f"lr_scheduler_type: {scheduler} needs scores: add --eval_strategy epoch")
+            raise UserError(f"lr_scheduler_type: {scheduler} needs evaluations: add --eval_strategy epoch")
         if self.dataloader_num_workers == 0:
             for name, off in (("dataloader_prefetch_factor", None), ("dataloader_persistent_workers", False)):
                 if getattr(self, name) not in (None, False):
                     raise UserError(
-                        f"{name}: {getattr(self, name)} given, and dataloader_num_workers is 0: leave it out with "
+                        f"{name}: {getattr(self, name)} given, but dataloader_num_workers is 0: leave it out with "
                         f"--{name} {'null' if off is None else 'false'}"
                     )
 
     def _check_optimizer(self) -> None:
-        """Raise `UserError` for what can be seen without a model."""
+        """Raise `UserError` for optimizers that are unknown or do not fit the other arguments."""
         for key, known in (("optim", (*OPTIMIZERS, *OptimizerNames)), ("sam_base", SAM_BASES)):
             name, known = getattr(self, key), [str(getattr(name, "value", name)) for name in known]
             if name not in known:
@@ -182,7 +193,7 @@ class NatixTrainingArguments(TrainingOptions, TrainingArguments):
             scheduled = getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type) != "constant"
             if self.ema or scheduled:
                 raise UserError(
-                    f"{base}: it averages its weights itself, and that stands in for a schedule: "
+                    f"{base} averages its weights itself, which replaces a schedule: "
                     "set ema: false and lr_scheduler_type: constant (--ema false --lr_scheduler_type constant; "
-                    "warmup_steps holds as ever)"
+                    "warmup_steps still applies)"
                 )

@@ -1,6 +1,6 @@
-"""What a recipe may say of training beside what transformers' `TrainingArguments` declares, and our defaults for that.
+"""Options of training that transformers' `TrainingArguments` does not have, and our defaults for those that it has.
 
-`training_arguments.py` puts the two together. This file imports no torch: `--help` and the first look at a recipe read
+`training_arguments.py` combines the two. This file imports no torch, because `--help` and the check of a recipe read
 its fields.
 """
 
@@ -15,11 +15,11 @@ from natix_hf.training.losses.check_loss import LossOptions
 from natix_hf.training.optimizers import OPTIMIZERS
 from natix_hf.training.optimizers.sam import SamOptions
 
-# What `metric_for_best_model` may name: the figures of NatixClassificationMetric, and the loss.
+# The values of `metric_for_best_model`: the metrics of NatixClassificationMetric, and the loss.
 SCORES = ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "auroc", "log_loss", "ece", "loss")
 
 
-# DINOv2's and DINOv3's linear evaluation, for 256 rows a step.
+# From the linear evaluation of DINOv2 and DINOv3, for 256 rows per step.
 PROBE_LEARNING_RATES = (1e-5, 2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 1e-1)
 
 
@@ -71,19 +71,18 @@ class _ProbeOptions:
 
 @dataclass
 class TrainingOptions(SamOptions, _ProbeOptions, EpochOptions, LossOptions, _MixingOptions, _AverageOptions):
-    """The options of training that are ours, and those of `transformers.TrainingArguments` with another default.
+    """Our options of training, and those of `transformers.TrainingArguments` with another default.
 
     Args:
-        ema: train with an exponential moving average of the trainable weights; what is scored and saved is the
-            average.
-        ema_decay: the decay that long runs reach.
+        ema: keep an exponential moving average of the trainable weights; the average is evaluated and saved.
+        ema_decay: decay of the average in a long run.
         ema_warmup_steps: `w` in the decay `min(ema_decay, (1 + t) / (w + t))` after `t` updates.
         early_stopping_patience: stop after this many evaluations without a better `metric_for_best_model`.
         optim, sam_base, sam_rho, sam_adaptive, layerwise_lr_decay, loraplus_lr_ratio: see `training.optimizers`.
         mixup_alpha, cutmix_alpha, mix_switch_prob: how batches are mixed, see `training.mixing`.
         loss, class_weights, logit_adjustment and the parameters of single losses: see `training.losses`.
-        sampling, balance_by, curriculum, curriculum_pacing, ...: what an epoch is made of, see `training.epoch_kinds`.
-        overwrite_output_dir: remove what an earlier run left in `output_dir`.
+        sampling, balance_by, curriculum, curriculum_pacing, ...: the rows of an epoch, see `training.epoch_kinds`.
+        overwrite_output_dir: remove an earlier run in `output_dir`.
     """
 
     _argument_group_name: ClassVar[str] = "training"
@@ -119,22 +118,20 @@ class TrainingOptions(SamOptions, _ProbeOptions, EpochOptions, LossOptions, _Mix
     report_to: list[str] = option(["none"], "where to log: none, tensorboard, trackio, ...")
     dataloader_num_workers: int = option(2, "processes that decode photos")
     resume_from_checkpoint: str | None = option(None, "true: continue an interrupted run; or a checkpoint folder")
-    # Without it a resumed run counts its patience anew.
+    # Else a resumed run counts its patience from 0.
     restore_callback_states_from_checkpoint: bool = _fixed(True)
-    # A finite loss is checked at every step by NatixTrainer; the filter would hide a NaN and cost a second wait for
-    # the device.
+    # NatixTrainer checks every loss. The filter would hide a NaN and synchronise the device once more.
     logging_nan_inf_filter: bool = _fixed(False)
     fp16: bool = _fixed(False)
     fp16_full_eval: bool = _fixed(False)
     gradient_checkpointing: bool | None = _fixed(None)
     gradient_checkpointing_kwargs: dict | str | None = _fixed(None)
-    # Keys of a recipe too (HubOptions), which never reach the Trainer: it would upload every checkpoint, unproved.
+    # Also options of a recipe (HubOptions), but not passed to the Trainer, which would upload every checkpoint.
     push_to_hub: bool = _fixed(False)
     hub_model_id: str | None = _fixed(None)
     hub_token: str | None = _fixed(None)
     hub_private_repo: bool | None = _fixed(None)
     remove_unused_columns: bool = _fixed(False)
-    # In a recipe `label_names` are the names of the classes; for the Trainer they are the keys of a batch that hold
-    # labels.
+    # In a recipe `label_names` are the class names; for the Trainer they are the keys of a batch that hold labels.
     label_names: list[str] | None = _fixed(None)
     debug: str | list = _fixed("")

@@ -1,7 +1,7 @@
-"""What training sees of the photos, in which order: both pure functions of (seed, epoch, row).
+"""The training views of photos and their order, both pure functions of (seed, epoch, row).
 
-The sampler hands out `(epoch, index)` pairs, so a worker needs no state to know the epoch, and resuming, more workers
-or more processes change nothing. Views leave the workers as uint8; the collator makes them floats a batch at a time.
+The sampler yields `(epoch, index)` pairs, so workers need no state, and the result does not depend on resuming or on
+the number of workers or processes. Workers return uint8 views; the collator converts whole batches to float.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from natix_hf.training.mixing import Mixing
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
-    """A fresh permutation every epoch, as `(epoch, index)`; `epoch` is set by the trainer before the epoch begins."""
+    """A new permutation for every epoch, as `(epoch, index)`; the trainer sets `epoch` before each epoch."""
 
     def __init__(self, count: int, seed: int) -> None:
         self.count, self.seed, self.epoch = count, seed, 0
@@ -37,16 +37,17 @@ class EpochSampler(Sampler[tuple[int, int]]):
 class TrainingPhotos(Dataset):
     """Labelled training rows: item `(epoch, i)` is `{"pixel_values": uint8 ([views,] 3, H, W), "labels", "seed"}`.
 
-    `seed` is that of the view: all that a batch may draw from, see `mixing.Mixing`.
+    `seed` is that of the view, the only source of randomness for a batch, see `mixing.Mixing`.
 
     Args:
         rows: `datasets.Dataset` with `id`, `image` and `label`.
-        augment: name of the augmentation, as `inference.augment.training_view` takes it.
-        geometry: how photos are brought to the view, as where they are scored.
-        copies: pre-resized copies of the rows' photos, read in their place; the originals are then not opened.
-        fixed_views: so many views of each photo come in turn, epoch by epoch; 0: a new one in every epoch.
-        challenge_levels: probabilities of the levels, as `training_view` takes them.
-        sampled_tiles: so many tiles of a photo, drawn anew in every epoch, beside the whole of it; 0: all of them.
+        augment: name of the augmentation, see `inference.augment.training_view`.
+        geometry: size and shape of the views, the same as in evaluation.
+        seed: of the run.
+        copies: pre-resized copies of the photos, read instead of the originals.
+        fixed_views: number of views of each photo, used in turn epoch by epoch; 0: a new view in every epoch.
+        challenge_levels: probabilities of the levels, see `training_view`.
+        sampled_tiles: number of random tiles per photo and epoch, beside the whole photo; 0: all tiles.
     """
 
     def __init__(
@@ -64,7 +65,9 @@ class TrainingPhotos(Dataset):
         self.fixed_views, self.challenge_levels, self.sampled_tiles = fixed_views, challenge_levels, sampled_tiles
         self.augment, self.geometry, self.seed, self.copies = augment, geometry, seed, copies
         self.rows = rows if copies is None else None
-        self.facts = None if copies is None else (rows["id"][:], rows["label"][:])  # quicker than a row of `datasets`
+        self.facts = (
+            None if copies is None else (rows["id"][:], rows["label"][:])
+        )  # faster than reading rows of `datasets`
 
     def __len__(self) -> int:
         return len(self.rows if self.copies is None else self.copies)
@@ -93,10 +96,11 @@ class TrainingPhotos(Dataset):
 
 
 class Collator:
-    """Examples become a batch; uint8 views are rescaled and normalised as the image processor does it.
+    """Collate examples into a batch; uint8 views are rescaled and normalised as by the image processor.
 
     Args:
-        mixing: mixes batches of training views; scored photos have no seed and are never mixed.
+        processor: the image processor.
+        mixing: mixes batches of training views; photos in evaluation have no seed and are never mixed.
     """
 
     def __init__(self, processor: Any, mixing: Mixing | None = None) -> None:

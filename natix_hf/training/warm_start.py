@@ -1,9 +1,9 @@
-"""The probe as the start of fine-tuning, and its predictions beside those of the tuned model.
+"""Start fine-tuning from a probe, and predict with that probe for comparison.
 
-A head that is trained on frozen features first keeps the backbone from being bent towards a random head (linear
-probing, then fine-tuning: Kumar et al., "Fine-Tuning can Distort Pretrained Features", 2022). The features come from
-the cache of `inference.features`, so that a probe run before makes this free, and the same head, left as it is, is
-what LoRA is measured against at the end (`runs.over_probe`).
+If the head is trained on frozen features first, the backbone is not distorted by a random head (linear probing, then
+fine-tuning: Kumar et al., "Fine-Tuning can Distort Pretrained Features", 2022). The features come from the cache of
+`inference.features`, so after a probe run this costs nothing. At the end the unchanged probe is the baseline for LoRA
+(`runs.over_probe`).
 """
 
 from __future__ import annotations
@@ -26,30 +26,31 @@ from natix_hf.training.tiles import tiles_top_k
 
 
 def check_warm_start(args: Any, method: str, head: str) -> None:
-    """Raise `UserError` where there is no head to start from."""
+    """Raise `UserError` if the model cannot start from a linear probe."""
     if args.warm_start == "none":
         return
     if method == "probe" and head != "residual":
         raise UserError(
-            f"warm_start: probe given, but method is probe itself: leave it out with {off(args, 'warm_start')}, or "
-            "use --method lora"
+            f"warm_start: probe given, but the method is already probe: leave it out with {off(args, 'warm_start')}, "
+            "or use --method lora"
         )
     if head == "mlp":
         raise UserError(
-            f"warm_start: a probe has a linear head, head is {head}: leave it out with {off(args, 'warm_start')}, or "
-            "use --head linear (or residual, which starts as one)"
+            f"warm_start: a probe has a linear head, but head is {head}: leave it out with {off(args, 'warm_start')}, "
+            "or use --head linear (or residual, which starts as one)"
         )
 
 
 class WarmStart:
-    """The probe of one run, trained when this is built; the model then has its head.
+    """The probe of a run; the constructor trains it and copies its head into the model.
 
     Args:
-        model: as it is before training, wrapped for LoRA or not.
+        model: before training, wrapped for LoRA or not.
         source: of cached features.
         splits: of the run.
         args: `NatixTrainingArguments`.
-        class_weights: `(classes,)` of the loss, where it has any.
+        positive: id of the positive class.
+        class_weights: `(classes,)` weights of the loss, or None.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class WarmStart:
         self.source, self.splits = source, splits
         plain = plain_model(model)
         plain.to(args.device)
-        # What is trained later must not be asked for the name of the features that it had.
+        # The cache key of the features; taken now, before training changes the weights.
         self.weights = weights_fingerprint(plain.backbone)
         self.comparable = _untouched(model)
         train = self.features(plain, splits.rows("training", step="frozen features"))
@@ -85,40 +86,42 @@ class WarmStart:
             device=args.device,
             top_k=tiles_top_k(plain),
         )
-        chosen, found = choose_head(heads, np.array(select.labels), positive, args.metric_for_best_model)
+        chosen, scores = choose_head(heads, np.array(select.labels), positive, args.metric_for_best_model)
         self.head: Head = heads[chosen]
         _copy(self.head, plain.head)
         if args.should_log:
             print(
                 f"warm start: the best of {len(heads)} heads on frozen features (learning rate "
-                f"{self.head.setting.learning_rate:g}; val_select: MCC {found[chosen]['mcc']:.3f}, "
-                f"NLL {found[chosen]['log_loss']:.4f})"
+                f"{self.head.setting.learning_rate:g}; val_select: MCC {scores[chosen]['mcc']:.3f}, "
+                f"NLL {scores[chosen]['log_loss']:.4f})"
             )
 
     def features(self, plain: Any, rows: Any) -> Any:
-        """Cached features of rows by the backbone as it was before training."""
+        """Cached features of rows, by the backbone before training."""
         return self.source.features(rows, plain, weights=self.weights)
 
     def predictions(self, model: Any) -> dict[str, tuple[str | None, Any, np.ndarray]]:
         """Part, rows and logits `(n, classes)` of the probe on `val_calib/fit` and `val_test`.
 
-        Empty where the backbone itself was trained, so that what the probe read is gone. `model` is the trained one,
-        before its adapters are merged.
+        Empty if training changed the backbone itself, because the probe needs the original one.
+
+        Args:
+            model: after training, before its adapters are merged.
         """
         if not self.comparable:
             return {}
-        found = {}
+        predictions = {}
         with self.source.times.timed("warm_start"), model.disable_adapter():
             for name, role, part in (("val_calib", "policy", "fit"), ("val_test", "final_evaluation", None)):
                 rows = self.splits.rows(role, step="predictions", part=part)
                 features = self.features(model.get_base_model(), rows)
                 logits = self.head.logits_of(features.table())
-                found[name] = part, rows, logits.astype(np.float32)
-        return found
+                predictions[name] = part, rows, logits.astype(np.float32)
+        return predictions
 
 
 def _untouched(model: Any) -> bool:
-    """Whether switching the adapters off gives back the backbone as it was loaded."""
+    """Whether the model without its adapters is the backbone as it was loaded."""
     if not isinstance(model, PeftModel):
         return False
     config = model.peft_config["default"]

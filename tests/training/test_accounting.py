@@ -76,38 +76,46 @@ def test_waiting_for_data_is_what_fetching_took(job):
 
 
 @pytest.mark.parametrize(
-    ("found", "times", "said"),
+    ("rates", "times", "said"),
     [
         ({"waiting": 0.4, "beside": 0.1, "share_of_peak": 0.3}, {"train": 10}, "waited for data 40%"),
         ({"waiting": 0.0, "beside": 0.6, "share_of_peak": 0.3}, {"train": 10, "predict": 15}, "the phase predict"),
-        ({"waiting": 0.0, "beside": 0.6, "share_of_peak": 0.3}, {"train": 20, "predict": 1}, "scoring and saving"),
+        (
+            {"waiting": 0.0, "beside": 0.6, "share_of_peak": 0.3},
+            {"train": 20, "predict": 1},
+            "evaluations and checkpoints",
+        ),
         ({"waiting": 0.0, "beside": 0.1, "share_of_peak": 0.3}, {"train": 10}, "ran at 30% of this machine"),
         ({"waiting": 0.0, "beside": 0.1, "share_of_peak": 0.8}, {"train": 10}, "the model itself"),
     ],
 )
-def test_the_first_thing_to_mend_is_the_largest_loss(found, times, said):
-    assert said in bottleneck(Speed(**found, peak_memory_mib=1.0, bottleneck=""), times)
+def test_the_bottleneck_is_the_largest_loss_of_time(rates, times, said):
+    assert said in bottleneck(Speed(**rates, peak_memory_mib=1.0, bottleneck=""), times)
 
 
 @pytest.mark.parametrize(
     ("times", "waiting", "said"),
     [
-        ({"photos": 60, "features": 30, "train": 5}, 0.0, "63% of the run went to the phase photos, which opens and"),
+        (
+            {"photos": 60, "features": 30, "train": 5},
+            0.0,
+            "63% of the time was spent on the phase photos, which opens and",
+        ),
         (
             {"photos": 6, "features": 30, "train": 5},
             0.4,
-            "waited for photos 40% of the time (decoding): more datal",
+            "waited for photos to be decoded 40% of the time: raise datal",
         ),
         (
             {"photos": 6, "features": 30, "train": 5},
             0.0,
-            "the pass of 90 photos through the frozen backbone; it is k",
+            "the pass of 90 photos through the frozen backbone; the result is c",
         ),
-        ({"photos": 6, "features": 3, "train": 50}, 0.0, "the heads of the grid: fewer probe_learning_rates"),
-        ({"photos": 6, "features": 3, "train": 5, "report": 9}, 0.0, "39% of the run went to the phase report"),
+        ({"photos": 6, "features": 3, "train": 50}, 0.0, "training the grid of heads: use fewer probe_learning_rates"),
+        ({"photos": 6, "features": 3, "train": 5, "report": 9}, 0.0, "39% of the time was spent on the phase report"),
     ],
 )
-def test_a_grid_is_told_its_longest_phase_in_words_that_shorten_it(times, waiting, said):
+def test_the_bottleneck_of_a_grid_is_its_longest_phase_and_how_to_shorten_it(times, waiting, said):
     passed = PassSpeed(
         photos=90,
         served=0,
@@ -144,17 +152,17 @@ def test_a_grid_of_heads_tells_the_passes_of_its_backbone_and_the_next_what_it_w
     assert told["share_of_peak"] is None  # seconds are not worth the measurement
     assert 0 < record["time"]["features"] < sum(record["time"].values())
     assert f"speed: {photos} photos through the frozen backbone, " in lines
-    assert "waiting for data; 0 came from the cache" in lines
-    assert "  first to mend: " in lines
+    assert "waiting for data; 0 read from the cache" in lines
+    assert "  bottleneck: " in lines
     assert "  seconds: " in lines
 
     record, lines = finished(job("probe", name="second", **grid), tmp_path / "second")
     told = record["speed"]["passes"]["features"]
     assert (told["photos"], told["served"], told["photos_per_second"]) == (0, photos, None)
-    assert f"speed: 0 photos through the frozen backbone; {photos} came from the cache" in lines
+    assert f"speed: 0 photos through the frozen backbone; {photos} read from the cache" in lines
 
 
-def test_the_pass_that_fills_the_prefix_cache_is_told_beside_training(job, products, tmp_path, monkeypatch):
+def test_the_pass_that_fills_the_prefix_cache_is_reported_beside_training(job, products, tmp_path, monkeypatch):
     monkeypatch.setenv("NATIX_HF_HOME", str(tmp_path / "home"))
     trainer = job(lora={"lora_last_blocks": 1}, speed={"fixed_views": 2, "prefix_cache_gb": 1.0})
     sizes = trainer.splits.sizes
@@ -209,7 +217,7 @@ def test_a_peak_is_measured_where_none_is_kept_or_can_be_kept(tmp_path, monkeypa
     assert accounting.measured_peak(torch.device("cpu"), torch.float32) == 5.0
 
 
-def test_a_run_that_was_faster_than_the_peak_has_it_measured_again_and_no_share_above_one_is_told(
+def test_a_run_that_was_faster_than_the_peak_has_it_measured_again_and_no_share_above_one_is_reported(
     tmp_path, monkeypatch
 ):
     device, measured = torch.device("cpu"), iter([5.0, 20.0, 4.0])
@@ -221,8 +229,8 @@ def test_a_run_that_was_faster_than_the_peak_has_it_measured_again_and_no_share_
     assert accounting.measured_peak(device, torch.float32, seen=33.0) == 20.0  # still busy: the larger one is kept
     speed = {"photos_per_second": 9.0, "flop_per_second": 33.0, "waiting": 0.0, "peak_memory_mib": 1.0}
     line = speed_lines(Speed(**speed, share_of_peak=33 / 20, bottleneck="it"))[0]
-    assert "%" not in line.replace("0% of it waiting", "")
-    assert "more than the matrix product that the machine was measured by while it was busy" in line
+    assert "%" not in line.replace("0% of the time waiting", "")
+    assert "above this machine's measured matrix-product speed" in line
     assert "(80% of the machine" in speed_lines(Speed(**speed, share_of_peak=0.8, bottleneck="it"))[0]
 
 

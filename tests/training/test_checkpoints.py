@@ -34,7 +34,7 @@ def test_a_file_that_was_cut_short_or_half_deleted_does_not_count(run):
 
 
 def test_a_named_folder_that_is_not_whole_is_refused_with_the_last_that_is(run):
-    with pytest.raises(UserError, match=r"the last whole one is .*checkpoint-20"):
+    with pytest.raises(UserError, match=r"the last complete one is .*checkpoint-20"):
         resume_point(run, str(run / "checkpoints" / "checkpoint-99"))
 
 

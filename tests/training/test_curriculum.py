@@ -128,7 +128,7 @@ def test_a_recipe_says_so_when_it_is_read(tmp_path):
     with pytest.raises(UserError, match="more than one expected"):
         parse([str(path)])
     path.write_text(head + "sampling: balanced\nlogit_adjustment: 1\n")
-    with pytest.raises(UserError, match="would correct twice"):
+    with pytest.raises(UserError, match="would correct the class shares twice"):
         parse([str(path)])
     path.write_text(head + "target_prior: [0.5, 0.6]\n")
     with pytest.raises(UserError, match=re.escape("0.5 0.6 given, their sum is 1.1")):

@@ -90,7 +90,7 @@ def test_bf16_halves_the_place_and_its_drift_is_told(job, capsys):
     assert two.source.prefix.gigabytes == pytest.approx(one.source.prefix.gigabytes / 2)
     said = capsys.readouterr().out
     assert "2 fixed views a photo, bfloat16" in said
-    assert "bf16 moves the features by" in said
+    assert "bf16 changes the features by" in said
     assert 0 < two.source.drift < 0.05
     exact, rounded = (t.train_dataset[1, 3]["prefix_states"] for t in (one, two))
     assert torch.equal(rounded, exact.bfloat16().float())
@@ -187,12 +187,12 @@ def test_the_cut_lies_below_everything_that_is_trained(tiny_backbone):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"method": "probe"}, "prefix_cache_gb: method is probe"),
+        ({"method": "probe"}, "prefix_cache_gb: method probe caches its features"),
         ({"mixup_alpha": 0.2}, "prefix_cache_gb: mixup_alpha mixes pixels"),
-        ({"speed": {"prefix_cache_gb": 1.0, "decode_copy": True}}, "prefix_cache_gb: decode_copy keeps photos"),
+        ({"speed": {"prefix_cache_gb": 1.0, "decode_copy": True}}, "prefix_cache_gb: decode_copy is for photos"),
         ({"speed": {"prefix_cache_gb": -1.0}}, "prefix_cache_gb: -1.0 given"),
         ({"speed": {"fixed_views": -1}}, "fixed_views: -1 given"),
-        ({"lora": {}}, "blocks are trained, so no activation stays the same"),
+        ({"lora": {}}, "blocks are trained, so no activations can be cached"),
     ],
 )
 def test_settings_that_leave_nothing_to_keep_are_refused(job, changes, said):

@@ -114,9 +114,9 @@ def launched(monkeypatch, tmp_path):
         ({"FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}, {}, "fsdp_state_dict_type: SHARDED_STATE_DICT given"),
         ({"FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}, {}, "fsdp_cpu_ram_efficient_loading: true given"),
         ({"FSDP_OFFLOAD_PARAMS": "true"}, {}, "fsdp_offload_params: true given"),
-        ({"FSDP_ACTIVATION_CHECKPOINTING": "true"}, {}, "the recipe says it: activation_checkpointing: true"),
+        ({"FSDP_ACTIVATION_CHECKPOINTING": "true"}, {}, "set activation_checkpointing: true in the recipe instead"),
         ({"FSDP_IGNORED_MODULES": "head"}, {}, "fsdp_ignored_modules: head given, none expected"),
-        ({"ACCELERATE_USE_DEEPSPEED": "true"}, {}, "deepspeed was never tried: .*multi_gpu.yaml"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, {}, "deepspeed is not supported: .*multi_gpu.yaml"),
         ({}, {"optim": "sophia"}, "optim: sophia .*multi_gpu.yaml"),
         ({}, {"optim": "sam"}, "optim: sam "),
         ({}, {"optim": "muon"}, "optim: muon "),
@@ -124,7 +124,7 @@ def launched(monkeypatch, tmp_path):
         ({}, {"torch_compile": True}, "torch_compile: True"),
         ({}, {"save_only_model": True}, "save_only_model: True"),
         ({}, {"loss": "ce+0.5*supcon"}, r"loss: ce\+0.5\*supcon"),
-        ({}, {"fsdp": "full_shard"}, "not said in a recipe: .*fsdp2.yaml"),
+        ({}, {"fsdp": "full_shard"}, "not supported in a recipe; .*fsdp2.yaml"),
     ],
 )
 def test_what_does_not_go_with_a_sharded_model_is_refused_in_one_line(launched, settings, arguments, told):
@@ -162,5 +162,5 @@ def test_a_checkpoint_of_a_sharded_model_is_not_resumed_by_another_kind(job):
     trainer.train()
     folder = Path(trainer.args.output_dir) / "checkpoints" / f"checkpoint-{trainer.state.global_step}"
     (folder / "pytorch_model_fsdp.bin").write_bytes(b"")
-    with pytest.raises(UserError, match="while the model was sharded, and here it is whole"):
+    with pytest.raises(UserError, match="from a sharded model, and this one is whole"):
         job("full", name="other").train(resume_from_checkpoint=str(folder))

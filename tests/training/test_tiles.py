@@ -133,8 +133,9 @@ def test_a_step_on_drawn_tiles_sees_the_whole_photo_and_these_and_tells_what_it_
     trainer.train()
     kept = trainer.accounting.kept
     assert (
-        f"memory: 24 views in a step (8 photos, 3 views of each) keep {8 * kept / 1e9:.2g} GB of activations in fp32; "
-        "fewer photos, --views_train sampled or --activation_checkpointing true need less" in capsys.readouterr().out
+        f"memory: 24 views per step (8 photos, 3 views each) keep {8 * kept / 1e9:.2g} GB of activations in fp32; "
+        "to use less memory, take fewer photos, --views_train sampled or --activation_checkpointing true"
+        in capsys.readouterr().out
     )
     assert trainer.evaluate()["eval_loss"] > 0  # scored on all of them
 

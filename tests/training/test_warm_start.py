@@ -59,9 +59,9 @@ def test_no_comparison_where_the_backbone_itself_moved(job, tmp_path):
 
 
 def test_a_warm_start_needs_a_linear_head_and_something_to_tune(job):
-    with pytest.raises(UserError, match="warm_start: probe given, but method is probe itself"):
+    with pytest.raises(UserError, match="warm_start: probe given, but the method is already probe"):
         job("probe", **WARM)
-    with pytest.raises(UserError, match="warm_start: a probe has a linear head, head is mlp"):
+    with pytest.raises(UserError, match="warm_start: a probe has a linear head, but head is mlp"):
         job(**WARM, model_options={"head": "mlp"})
 
 

@@ -60,7 +60,7 @@ saving.save_file = full
 def test_a_disk_that_is_full_when_a_checkpoint_is_written(desk):
     line = desk.refusal("train", desk.recipe, prelude=FULL)
     assert "No space left on device" in line
-    assert "make room, then go on with --resume_from_checkpoint true" in line
+    assert "free some space, then continue with --resume_from_checkpoint true" in line
     assert not list((desk.output / "checkpoints").iterdir())
 
 

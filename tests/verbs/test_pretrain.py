@@ -170,7 +170,7 @@ def test_killed_and_gone_on_it_ends_like_the_undisturbed_one(pretrain_desk, pret
     assert killed.status == -signal.SIGKILL
     again = pretrain_desk.type("pretrain", *words, *GO_ON)
     assert again.status == 0, again.err
-    assert "training goes on from" in again.out
+    assert "training continues from" in again.out
     for step in (3, 5, 6):
         place = f"milestones/step-{step:06d}/model.safetensors"
         assert_same(load_file(pretrained / place), load_file(folder / place))

@@ -89,7 +89,7 @@ def test_another_setting_is_refused_with_both_values(stopped, words, told):
 
 def test_a_moved_run_goes_on_from_its_last_checkpoint_and_keeps_its_best_one(stopped):
     done = stopped.train()
-    assert f"resumed: training goes on from {stopped.output}/checkpoints/checkpoint-4, after step 4" in done.out
+    assert f"resumed: training continues from {stopped.output}/checkpoints/checkpoint-4, after step 4" in done.out
     assert "exist" not in done.out + done.err
     assert "attention" not in done.out
     record = json.loads((stopped.output / "run.json").read_text())
@@ -128,8 +128,8 @@ def cut(file):
 def test_a_truncated_checkpoint_is_passed_over_with_a_line(stopped):
     cut(stopped.output / "checkpoints" / "checkpoint-4" / "optimizer.pt")
     done = stopped.train()
-    assert "training goes on from" in done.out
-    assert "after step 2; checkpoint-4 is not whole: optimizer.pt has" in done.out
+    assert "training continues from" in done.out
+    assert "after step 2; checkpoint-4 is incomplete: optimizer.pt has" in done.out
 
 
 def test_where_every_checkpoint_is_truncated_nothing_starts_at_step_1(stopped):
@@ -144,7 +144,7 @@ def test_a_checkpoint_that_was_never_written_to_its_end_starts_at_step_1_with_a_
     shutil.rmtree(stopped.output / "checkpoints" / "checkpoint-2")
     (stopped.output / "checkpoints" / "checkpoint-4" / "complete.json").unlink()
     done = stopped.train()
-    assert "training starts at step 1; checkpoint-4 is not whole: it was not written to its end" in done.out
+    assert "so training starts at step 1; checkpoint-4 is incomplete: it was not written completely" in done.out
 
 
 def test_a_checkpoint_folder_by_its_name(stopped, tmp_path):
@@ -152,10 +152,10 @@ def test_a_checkpoint_folder_by_its_name(stopped, tmp_path):
     line = stopped.refusal("--resume_from_checkpoint", there, "--lora_alpha", "8")
     assert "lora_alpha (8 here, 32 there)" in line
     line = stopped.refusal("--resume_from_checkpoint", there.parent / "checkpoint-3")
-    assert "no such folder; the last whole one is" in line
+    assert "no such folder; the last complete one is" in line
     other = tmp_path / "other"
     done = stopped.train("--resume_from_checkpoint", there, "--output_dir", other)
-    assert f"training goes on from {there}, after step 2" in done.out
+    assert f"training continues from {there}, after step 2" in done.out
     shutil.copytree(there, tmp_path / "alone")
     assert "has no recipe.yaml" in stopped.refusal("--resume_from_checkpoint", tmp_path / "alone")
 
@@ -167,7 +167,7 @@ def test_a_checkpoint_without_its_optimizer_is_refused(stopped):
     for name in ("optimizer.pt", "scheduler.pt"):
         (last / name).unlink()
     mark_complete(last)
-    assert "holds the model alone" in stopped.refusal()
+    assert "has only the model" in stopped.refusal()
 
 
 def test_words_that_ask_for_no_resume_do_not_resume(stopped):

@@ -187,7 +187,7 @@ def test_a_refit_trains_on_all_rows_and_shows_the_honest_run_s_figures_as_such(t
     assert label in out
     speed = read(run / "speed.json")["speed"]
     assert speed["photos_per_second"] > 0
-    assert f"first to mend: {speed['bottleneck']}" in out
+    assert f"bottleneck: {speed['bottleneck']}" in out
     assert "val_select:" not in out
     card = (run / "README.md").read_text()
     assert "**Refit.** The figures are those of the run run" in card
