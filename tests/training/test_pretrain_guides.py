@@ -286,9 +286,9 @@ def rows(**columns):
     [
         ("wether", "pretrain_guides: no column 'wether'; there are weather"),
         ("id", "pretrain_guides: no column 'id'; there are weather"),
-        ("label", "pretrain_guides: label is the class itself"),
-        ("work", "pretrain_guides: work is the class itself"),
-        ("camera", "pretrain_guides: camera has one value, dash, in train, at least two expected"),
+        ("label", "pretrain_guides: label is the class, which"),
+        ("work", "pretrain_guides: work is the class, which"),
+        ("camera", "pretrain_guides: camera has one value, dash, in train, expected at least two"),
         ("empty", "pretrain_guides: empty has no value in train"),
         ("number", "pretrain_guides: number has 60 values, over 50"),
     ],
