@@ -1,4 +1,4 @@
-"""Data sets that cannot leak: split photos into four, check the splits, push them to the Hub.
+"""Data sets without leaks: divide photos into four splits, check the splits, push them to the Hub.
 
 python -m natix_hf.data split photos/ --output data/streets
 python -m natix_hf.data check data/streets
@@ -16,7 +16,7 @@ from natix_hf.errors import CommandParser, command
 
 
 def _pair(cast: Callable[[str], Any]) -> Callable[[str], tuple[str, Any]]:
-    """A type of `name=value` words."""
+    """An argparse type for `name=value`."""
 
     def read(word: str) -> tuple[str, Any]:
         name, equals, value = word.partition("=")
@@ -32,43 +32,43 @@ def _pair(cast: Callable[[str], Any]) -> Callable[[str], tuple[str, Any]]:
 
 
 def _split_options(parser: argparse.ArgumentParser) -> None:
-    """The options; those of `Plan` and `load_rows` under their names there, None where not given."""
+    """Add the options of `split`. Options of `Plan` and `load_rows` have the same names; None if not given."""
     add = parser.add_argument
     add("sources", nargs="+", help="folders, tables or Hub ids; several can be given names: real=photos/ t2i=made/")
     add("--output", required=True, help="folder to write, absent or empty")
-    add("--extend", metavar="FOLDER", help="earlier splits: their rows stay where they are and new ones are added")
+    add("--extend", metavar="FOLDER", help="add the photos to these earlier splits, whose rows stay where they are")
     ratios = "shares of the splits (default 0.6 0.15 0.15 0.1)"
     add("--split_ratios", dest="ratios", nargs=4, type=float, metavar="R", help=ratios)
     add("--split_seed", dest="seed", type=int, help="the same rows and seed give the same split (default 0)")
-    add("--strata", nargs="+", metavar="COLUMN", help="also keep the values of these columns in proportion")
+    add("--strata", nargs="+", metavar="COLUMN", help="also stratify by these columns")
     held = "rows with this value go to val_test only"
     add("--hold_out", nargs="+", type=_pair(str), metavar="COLUMN=VALUE", help=held)
-    test = "if the source has a test split: keep it as val_test (default), or merge it with the rest"
+    test = "keep a test split of the source as val_test (default), or merge it with the rest"
     add("--test_split", choices=("keep", "merge"), help=test)
     add(
         "--group_column",
         nargs="+",
         metavar="COLUMN",
-        help="rows with the same value stay together (a video, a sequence)",
+        help="rows with the same value stay together (e.g. a video or sequence)",
     )
-    add("--place_column", help="column of latitude and longitude, for --metres")
-    add("--time_column", help="column of dates, for --seconds")
+    add("--place_column", help="column with latitude and longitude, for --metres")
+    add("--time_column", help="column with dates, for --seconds")
     add("--metres", type=float, help="photos closer than this stay together")
-    add("--seconds", type=float, help="... if they are also closer than this in time, where both times are known")
-    copies = "do not look for altered copies of photos"
+    add("--seconds", type=float, help="... if they are also within this time, for photos with known times")
+    copies = "do not search for altered copies of photos"
     add("--no_near_duplicates", dest="near_duplicates", action="store_const", const=False, help=copies)
     add("--largest_share", type=float, help="stop if a group has more than this share of the rows (default 0.5)")
-    add("--image_column_name", help="column of photos (default image)")
-    add("--label_column_name", help="column of classes (default label)")
-    add("--label_names", nargs="+", metavar="NAME", help="the classes in the order of their numbers")
-    add("--description_column", help="column of text; rows whose label contradicts it are left out and listed")
+    add("--image_column_name", help="column with the photos (default image)")
+    add("--label_column_name", help="column with the classes (default label)")
+    add("--label_names", nargs="+", metavar="NAME", help="class names in the order of their ids")
+    add("--description_column", help="column with a text; rows whose label contradicts it are left out and listed")
     add("--dataset_config", help="configuration of a Hub data set; for builtin:scenes COUNT [WIDTHxHEIGHT] [far]")
-    add("--source_caps", nargs="+", type=_pair(int), metavar="NAME=N", help="highest number of rows of a source")
-    weights = "shares of the sources, reached by leaving out rows of those with too many"
+    add("--source_caps", nargs="+", type=_pair(int), metavar="NAME=N", help="largest number of rows of a source")
+    weights = "shares of the sources; surplus rows are left out"
     add("--source_weights", nargs="+", type=_pair(float), metavar="NAME=W", help=weights)
-    broken = "photos that cannot be read: refuse, or skip and list them (default skip)"
+    broken = "unreadable photos: refuse to start, or skip and list them (default skip)"
     add("--broken_photos", choices=("skip", "refuse"), default="skip", help=broken)
-    add("--max_photo_mb", type=float, help="do not decode larger files (default 64)")
+    add("--max_photo_mb", type=float, help="do not read larger files (default 64)")
     convert = "store photos that a client's pipeline would see differently (16-bit, transparent) as 8-bit PNG"
     add("--convert_photos", action="store_const", const=True, help=convert)
     add("--num_proc", type=int, help="processes that read photos (default one per core)")
@@ -77,7 +77,7 @@ def _split_options(parser: argparse.ArgumentParser) -> None:
 
 
 def split(given: argparse.Namespace) -> None:
-    """Write the splits with their certificate."""
+    """Divide photos into four splits, and write them with their certificate."""
     from natix_hf.data.load_photos import split_photos
     from natix_hf.data.splits.certificate_text import summary_lines
     from natix_hf.data.splits.saved_folder import check_output, save
@@ -97,7 +97,7 @@ def split(given: argparse.Namespace) -> None:
 
 
 def check(given: argparse.Namespace) -> int:
-    """Print the certificate's lines; 1 where something is violated."""
+    """Check splits and print the results; returns 1 if there is a violation."""
     from natix_hf.data.splits.checking import check as check_splits
 
     report = check_splits(given.data, max_auroc=given.max_auroc, contact_sheet=given.contact_sheet)
@@ -106,7 +106,7 @@ def check(given: argparse.Namespace) -> int:
 
 
 def push(given: argparse.Namespace) -> None:
-    """Push a folder of splits."""
+    """Push a folder of splits to the Hub."""
     from natix_hf.hub.dataset_push import push as push_folder
 
     print(push_folder(given.folder, given.repo_id, private=given.private))
@@ -116,16 +116,18 @@ def main(argv: list[str]) -> None:
     parser = CommandParser(prog="python -m natix_hf.data", description=__doc__.split("\n")[0])
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="split|check|push")
     _split_options(verbs.add_parser("split", help="divide photos into four splits", description=split.__doc__))
-    checked = verbs.add_parser("check", help="leaks, copies, broken photos, label conflicts, balance, shortcuts")
-    checked.add_argument("data", help="folder of splits, or Hub id of one that was pushed")
+    checked = verbs.add_parser(
+        "check", help="check for leaks, copies, broken photos, label conflicts, class shares and shortcuts"
+    )
+    checked.add_argument("data", help="folder of splits, or Hub id of pushed splits")
     checked.add_argument("--max_auroc", type=float, default=0.75, help="limit of the shortcut test (default 0.75)")
     checked.add_argument(
-        "--contact_sheet", metavar="PNG", help="draw copies with different labels side by side, to this file"
+        "--contact_sheet", metavar="PNG", help="PNG file for a picture of copies with different labels"
     )
     pushed = verbs.add_parser("push", help="push splits to the Hub as a data set")
     pushed.add_argument("folder", help="folder of splits")
     pushed.add_argument("repo_id", help="owner/name")
-    pushed.add_argument("--private", action="store_true", help="only you may see it")
+    pushed.add_argument("--private", action="store_true", help="make the data set private")
     given = parser.parse_args(argv)
     status = {"split": split, "check": check, "push": push}[given.verb](given)
     if status:

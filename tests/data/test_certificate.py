@@ -215,19 +215,21 @@ def test_the_rows_beside_a_certificate_are_compared_with_it():
     found = document()
     assert bind(found, places()) == []
     assert bind(found, places(k=32 * "0")) == [
-        "val_test: the photos are not those that splits.json was made for (fingerprints differ)"
+        "val_test: the photos are not the ones that splits.json was made for (fingerprints differ)"
     ]
     moved = [*ROWS[:-1], ("l", 1, "row:l", "train")]
     assert bind(found, places(moved)) == [
         "train: 1 rows are not in splits.json: l",
-        "train: photos per class are not those of splits.json",
+        "train: the number of photos per class differs from splits.json",
         "val_test: 1 rows are in splits.json but not in the data set: l",
-        "val_test: photos per class are not those of splits.json",
+        "val_test: the number of photos per class differs from splits.json",
     ]
     relabelled = [("a", 1, "v1", "train"), *ROWS[1:]]
-    assert bind(found, places(relabelled)) == ["train: photos per class are not those of splits.json"]
+    assert bind(found, places(relabelled)) == ["train: the number of photos per class differs from splits.json"]
     in_fit = bind(found, places(g=32 * "0"))
-    assert in_fit[1] == "val_calib/fit: the photos are not those that splits.json was made for (fingerprints differ)"
+    assert (
+        in_fit[1] == "val_calib/fit: the photos are not the ones that splits.json was made for (fingerprints differ)"
+    )
 
 
 def test_the_text_says_what_the_document_says():
@@ -246,7 +248,10 @@ def test_the_text_says_what_the_document_says():
         f"| val_test | `{found.fingerprints['val_test']}` | `{found.byte_fingerprints['val_test']}` |",
     ):
         assert line in text.splitlines()
-    assert "0 groups straddle. Rows stay together that share one of: the same `video`; within 30 m and 60 s" in text
+    assert (
+        "0 groups straddle two splits. Rows are kept in one split if they share one of: the same `video`; within 30 m "
+        "and 60 s" in text
+    )
     assert "(chi-squared 0.00, 3 degrees of freedom, p = 1)" in text
     assert summary_lines(found)[0] == "train: 4 photos (33.3%), 2 groups; None 2, Roadwork 2"
 
@@ -254,10 +259,10 @@ def test_the_text_says_what_the_document_says():
 def test_a_long_list_is_cut_and_says_how_much_is_missing():
     many = [Left(id=f"m{i:03d}", reason="two\nlines | and a bar") for i in range(57)]
     lines = certificate_text(document(set_aside=many)).splitlines()
-    assert "57 rows that fit into no split:" in lines
+    assert "57 rows that no split can take without a leak:" in lines
     assert lines.count("- `m049`: two lines | and a bar") == 1
     assert not any("m050" in line for line in lines)
-    assert "- and 7 more, listed in splits.json" in lines
+    assert "- and 7 more, see splits.json" in lines
 
 
 def test_a_shift_of_the_prior_is_told_in_a_sentence():
@@ -268,6 +273,6 @@ def test_a_shift_of_the_prior_is_told_in_a_sentence():
         "val_test": {"None": 10, "Roadwork": 90},
     }
     assert shift_sentence(prior_shift(counts)).startswith(
-        "The splits differ in their classes, enough to matter: the share of Roadwork is 70.0% in val_select and 90.0% "
+        "Class shares differ between the splits, enough to matter: Roadwork is 70.0% in val_select and 90.0% "
         "in val_test (chi-squared 15.19"
     )

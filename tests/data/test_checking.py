@@ -88,10 +88,10 @@ def test_clean_splits_pass(tmp_path, photos):
     assert report.violations == []
     assert report.warnings == []
     assert "photos: all 32 can be read" in report.lines
-    assert "0 groups straddle, ties counted anew from columns, files and photos" in report.lines
-    assert "copies: 0 of 12 photos of train are copies of another in it" in report.lines
+    assert "0 groups straddle two splits; ties searched again in columns, files and photos" in report.lines
+    assert "copies: 0 of 12 photos of train are copies of another photo in train" in report.lines
     assert "val_calib: 0 groups straddle its parts (fit 4, control 4)" in report.lines
-    assert "labels: no copies of one photo carry different labels" in report.lines
+    assert "labels: no photo has copies with different labels" in report.lines
     assert "classes: val_test None 3, Roadwork 3" in report.lines
     assert report.lines[0] == "2 classes: None 16, Roadwork 16"
     assert report.lines[1].startswith(f"labels: the saved data set {tmp_path / 'splits'} (train 12, ")
@@ -127,8 +127,8 @@ def test_a_leak_put_into_a_finished_folder_breaks_the_certificate_too(tmp_path, 
     shutil.copy(folder / "splits.json", tmp_path / "leaky")
     report = check(tmp_path / "leaky", **MAX)
     assert report.violations[:2] == [
-        "certificate: val_test: the photos are not those that splits.json was made for (fingerprints differ)",
-        "photos: 1 have other bytes than when they were split: 27.jpg",
+        "certificate: val_test: the photos are not the ones that splits.json was made for (fingerprints differ)",
+        "photos: 1 changed since the split: 27.jpg",
     ]
     assert "leak: 03.jpg (train) and 27.jpg (val_test) show the same photo (bytes)" in report.violations
 
@@ -142,7 +142,7 @@ def test_a_group_in_two_splits_is_found_by_its_column(tmp_path, photos):
     rules = Rules(group_columns=["city"], metres=None, seconds=None, near_duplicates=True)
     report = check(write(tmp_path / "splits", splits, rules=rules), **MAX)
     assert report.violations[0] == "leak: 1 group straddles two splits"
-    assert report.violations[1].startswith("leak: 00.jpg (train) and 12.jpg (val_select) are of one group, ")
+    assert report.violations[1].startswith("leak: 00.jpg (train) and 12.jpg (val_select) belong to one group, ")
 
 
 def test_photos_of_one_place_in_two_splits_are_found_where_places_tie(tmp_path, photos):
@@ -157,7 +157,7 @@ def test_photos_of_one_place_in_two_splits_are_found_where_places_tie(tmp_path, 
     report = check(write(tmp_path / "splits", splits, rules=rules), **MAX)
     assert report.violations == [
         "leak: 1 group straddles two splits",
-        "leak: 00.jpg (train) and 26.jpg (val_test) are of one group, row:00.jpg",
+        "leak: 00.jpg (train) and 26.jpg (val_test) belong to one group, row:00.jpg",
     ]
 
 
@@ -166,7 +166,7 @@ def test_a_class_missing_from_a_part_of_val_calib_is_a_warning(tmp_path, photos)
     for line in splits["val_calib"][:4]:
         line["label"] = 1
     report = check(write(tmp_path / "splits", splits), **MAX)
-    assert (report.violations, report.warnings) == ([], ["val_calib: its part fit holds no photo of None"])
+    assert (report.violations, report.warnings) == ([], ["val_calib: its part fit has no photo of None"])
 
 
 def test_copies_within_a_split_are_told_and_conflicts_of_their_labels_are_a_warning(tmp_path, photos):
@@ -174,8 +174,8 @@ def test_copies_within_a_split_are_told_and_conflicts_of_their_labels_are_a_warn
     splits["train"][4] = row(4, altered(photos[3]))
     report = check(write(tmp_path / "splits", splits), contact_sheet=tmp_path / "conflicts.png", **MAX)
     assert report.violations == []
-    assert "copies: 1 of 12 photos of train are copies of another in it" in report.lines
-    assert report.warnings == ["labels: 1 photo with copies of different labels, 0 in two splits"]
+    assert "copies: 1 of 12 photos of train are copies of another photo in train" in report.lines
+    assert report.warnings == ["labels: 1 photo with differently labelled copies, 0 across two splits"]
     assert "labels: 03.jpg Roadwork, 04.jpg None (near-duplicate)" in report.lines
     assert Pillow.open(tmp_path / "conflicts.png").width > 600
 
@@ -184,7 +184,7 @@ def test_a_conflict_across_splits_is_a_violation(tmp_path, photos):
     splits = divided(photos)
     splits["val_select"][0] = row(12, photos[3])
     report = check(write(tmp_path / "splits", splits), **MAX)
-    assert "labels: 1 photo with copies of different labels, 1 in two splits" in report.violations
+    assert "labels: 1 photo with differently labelled copies, 1 across two splits" in report.violations
 
 
 def test_a_broken_photo_is_named(tmp_path, photos):
@@ -202,7 +202,7 @@ def test_a_certificate_edited_by_hand_is_found_even_with_a_new_seal(tmp_path, ph
     edited = told.model_copy(update={"groups": told.groups | {"train": 11}})
     (SplitCertificate.sealed(**dict(edited)) if resealed else edited).write(folder)
     (violation,) = check(folder, **MAX).violations
-    expected = "groups in splits.json is not what is counted" if resealed else "edited by hand or damaged"
+    expected = "groups in splits.json differs from" if resealed else "edited by hand or damaged"
     assert expected in violation
 
 
@@ -213,7 +213,7 @@ def test_splits_without_a_certificate_are_checked_all_the_same(tmp_path, photos)
     assert violation.startswith("certificate: there is no splits.json")
     in_memory = check(load_from_disk(str(folder)), **MAX)
     assert in_memory.violations == []
-    assert in_memory.warnings == ["certificate: none, since these rows are only in memory"]
+    assert in_memory.warnings == ["certificate: none, because these rows are in memory only"]
 
 
 def test_a_class_missing_from_a_split_and_a_shifted_prior(tmp_path, photos):
@@ -223,9 +223,9 @@ def test_a_class_missing_from_a_split_and_a_shifted_prior(tmp_path, photos):
     for line in splits["train"][2:]:
         line["label"] = 0
     report = check(write(tmp_path / "splits", splits), **MAX)
-    assert report.violations == ["classes: val_test holds no photo of None (None 0, Roadwork 6)"]
+    assert report.violations == ["classes: val_test has no photo of None (None 0, Roadwork 6)"]
     (warning,) = report.warnings
-    assert warning.startswith("classes: The splits differ in their classes, enough to matter: the share of ")
+    assert warning.startswith("classes: Class shares differ between the splits, enough to matter: ")
 
 
 def test_a_group_in_both_parts_of_val_calib_is_a_violation(tmp_path, photos):
@@ -252,8 +252,8 @@ def test_a_class_saved_in_another_quality_is_a_shortcut(tmp_path, photos):
     }
     folder = write(tmp_path / "planted", planted)
     (violation,) = check(folder).violations
-    assert violation.startswith("shortcut: facts of the files alone tell the classes with AUROC 1.000")
-    assert "over the limit of 0.75; the strongest facts alone: " in violation
+    assert violation.startswith("shortcut: file facts alone predict the class with AUROC 1.000")
+    assert "over the limit of 0.75; AUROC of the strongest single facts: " in violation
     assert "quantisation 1.00" in violation
 
 
@@ -270,13 +270,13 @@ def test_too_few_photos_are_not_judged_by_their_files(tmp_path, photos):
     splits = {split: lines[:4] for split, lines in divided(photos).items()}
     report = check(write(tmp_path / "splits", splits))
     assert report.violations == []
-    assert shortcut_line(report) == "shortcut: too few to judge (16 rows, at least 30 are needed)"
+    assert shortcut_line(report) == "shortcut: not measured (16 rows, expected at least 30)"
 
 
 def test_data_without_four_splits_is_a_mistake_of_the_user(tmp_path, photos):
     folder = write(tmp_path / "splits", divided(photos))
     data = load_from_disk(str(folder))
-    with pytest.raises(UserError, match=r"check reads the four splits.*data split"):
+    with pytest.raises(UserError, match=r"check needs the four splits.*data split"):
         check(DatasetDict({"train": data["train"], "test": data["val_test"]}))
     with pytest.raises(UserError, match=r"max_auroc: expected 0\.5"):
         check(folder, max_auroc=75)

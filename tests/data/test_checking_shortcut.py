@@ -46,7 +46,7 @@ def test_classes_that_differ_in_content_alone_violate_nothing(tmp_path, capsys, 
     )
     assert status == 0
     assert "AUROC 0.500" in lines[0]
-    assert "the strongest facts alone: none differs" in lines[0]
+    assert "AUROC of the strongest single facts: none differs" in lines[0]
     assert lines[1].startswith("shortcut: note: bytes per pixel ")
     assert "so they are no violation" in lines[1]
 
@@ -67,7 +67,7 @@ def test_an_aspect_ratio_of_each_class_is_a_violation_that_squash_lets_through(t
     assert status == 1
     assert lines[0].startswith("VIOLATION: shortcut: ")
     assert "aspect ratio 1.00" in lines[0]
-    assert lines[1].startswith("shortcut: the aspect ratio (1.00 alone) reaches the model with resize: squash")
+    assert lines[1].startswith("shortcut: the model sees the aspect ratio (AUROC 1.00) with resize: squash")
     assert "resize: crop" in lines[1]
 
 

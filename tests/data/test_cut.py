@@ -128,7 +128,7 @@ def test_a_whole_test_of_one_class_is_allowed_and_one_that_takes_a_class_away_is
 def test_given_splits_hold_nothing_out():
     one = rows_of(20).data
     given = Rows(DatasetDict(dict.fromkeys(SPLITS, one)), [])
-    with pytest.raises(UserError, match="brings its four splits, which stay as they are"):
+    with pytest.raises(UserError, match="already has the four splits, which are kept"):
         cut(given, plan(hold_out={"city": ["Boston"]}))
 
 
@@ -255,7 +255,7 @@ def test_a_splits_json_edited_by_hand_is_refused(saved, tmp_path):
     moved, *stay = told.ids["train"]
     ids = told.ids | {"train": stay, "val_test": [*told.ids["val_test"], moved]}
     SplitCertificate.sealed(**dict(told) | {"ids": ids}).write(folder)
-    with pytest.raises(UserError, match="does not describe the rows beside it"):
+    with pytest.raises(UserError, match="does not match the rows beside it"):
         load_photos(folder)
 
 

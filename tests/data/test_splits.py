@@ -148,7 +148,7 @@ def test_a_declared_class_without_photos_is_named():
 
 def test_a_class_in_fewer_groups_than_splits_is_named():
     groups = [f"g{i % 3}" for i in range(20)]
-    with pytest.raises(UserError, match="class '1' stands in 3 groups"):
+    with pytest.raises(UserError, match="class '1' is in 3 groups"):
         assign([0] * 20 + [1] * 20, [None] * 20 + groups, [str(i) for i in range(40)], RATIOS, 0)
 
 
@@ -163,7 +163,7 @@ def test_groups_that_share_a_photo_become_one_and_the_message_says_so():
     groups = [f"g{i // 10}" for i in range(100)]
     prints = [f"{0 if i % 10 == 0 else i:032x}" for i in range(100)]  # the same photo in every group
     rows = Rows(table([i % 2 for i in range(100)], groups=groups, prints=prints), [])
-    with pytest.raises(UserError, match=r"stands in 1 groups.*9 by bytes"):
+    with pytest.raises(UserError, match=r"is in 1 groups.*9 by bytes"):
         split_rows(rows, RATIOS, 0, near_duplicates=False, largest_share=1.0)
 
 
@@ -259,5 +259,5 @@ def test_an_empty_given_split_is_named():
 def test_a_given_train_split_without_a_class_is_named():
     data = given()
     data["train"] = data["train"].filter(lambda label: label == 0, input_columns="label")
-    with pytest.raises(UserError, match="'train' holds no photo of class 'c1'"):
+    with pytest.raises(UserError, match="'train' has no photo of class 'c1'"):
         split_rows(Rows(data, []), RATIOS, 0, near_duplicates=False)

@@ -98,7 +98,7 @@ def test_a_pool_without_a_photo_is_refused(tmp_path):
 
 def test_a_pool_comes_once_for_pretraining_alone_and_nothing_else_reads_it(scenes, split, make_photos):
     pool = read_pool([str(make_photos(scenes.parent / "pool", {"x": (20, 200, 90)}, 2))])
-    with pytest.raises(LeakageError, match="there is none: bring it with add_pool"):
+    with pytest.raises(LeakageError, match="there is none: call add_pool"):
         split.rows("unlabelled", step="pretrain")
     split.add_pool(pool)
     with pytest.raises(LeakageError, match="comes once"):

@@ -263,7 +263,7 @@ def test_photos_changed_below_their_fingerprints_are_found(folder):
     content = file.read_bytes()
     assert content.count(photo(21)) == 1
     file.write_bytes(content.replace(photo(21), photo(21)[:-3] + b"abc"))
-    with pytest.raises(UserError, match=r"val_test: the photos are not those that splits.json was made for"):
+    with pytest.raises(UserError, match=r"val_test: the photos are not the ones that splits.json was made for"):
         push(folder, "me/streets")
 
 

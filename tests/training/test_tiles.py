@@ -147,8 +147,8 @@ def test_with_checkpointing_a_step_keeps_the_inputs_of_blocks_and_one_block_comp
     blocks, tokens = config.num_hidden_layers, 3 * (1 + config.num_register_tokens + (32 // config.patch_size) ** 2)
     kept = 4 * blocks * tokens * config.hidden_size + trainer.accounting.kept // blocks
     assert (
-        f"memory: 24 views in a step (8 photos, 3 views of each) keep {8 * kept / 1e9:.2g} GB of activations in fp32 "
-        "with checkpointing; fewer photos or --views_train sampled need less" in capsys.readouterr().out
+        f"memory: 24 views per step (8 photos, 3 views each) keep {8 * kept / 1e9:.2g} GB of activations in fp32 with "
+        "checkpointing; to use less memory, take fewer photos or --views_train sampled" in capsys.readouterr().out
     )
 
 

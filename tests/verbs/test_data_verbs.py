@@ -63,7 +63,7 @@ def test_what_split_wrote_passes_check_and_a_tampered_one_fails(streets, desk, t
     status, out, err = desk.type("data", "check", streets, "--contact_sheet", tmp_path / "conflicts.png")
     assert status == 0, out + err
     assert "0 groups straddle" in out
-    assert "1 photo with copies of different labels" in out
+    assert "1 photo with differently labelled copies" in out
     assert Image.open(tmp_path / "conflicts.png").format == "PNG"
     assert Image.open(streets / "conflicts.png").format == "PNG"
 

@@ -18,15 +18,18 @@ TILES = ("--views", "tiles", "--views_grid", "2")
     [
         (("--views_grid", "0"), "views_grid: 0 0 given, rows and columns of which one is at least 2 expected"),
         (("--views_overlap", "1"), "views_overlap: 1 given, a share from 0 to below 1 expected"),
-        (("--views_top_k", "5"), "views_top_k: 5 given, and there are 4 tiles: use --views_top_k 2"),
+        (("--views_top_k", "5"), "views_top_k: 5 given, but there are 4 tiles: use --views_top_k 2"),
         (("--views_top_k", "0"), "views_top_k: 0 given, at least 1 expected"),
         (("--views_aggregate", "most"), "invalid choice: 'most' (choose from 'top_k', 'mean', 'attention')"),
         (("--resize", "crop"), "tiles are cut out of the whole photo, and resize is crop: use --resize squash"),
         (
             ("--views_train", "sampled"),
-            "views_sampled: 0 given, 2 to 3 of the 4 tiles expected: use --views_s",
+            "views_sampled: 0 given, expected 2 to 3 of the 4 tiles: use --views_s",
         ),
-        (("--views_train", "sampled", "--views_sampled", "4"), "views_sampled: 4 given, 2 to 3 of the 4 tiles"),
+        (
+            ("--views_train", "sampled", "--views_sampled", "4"),
+            "views_sampled: 4 given, expected 2 to 3 of the 4 tiles",
+        ),
         (
             ("--push_to_hub", "true", "--hub_format", "stock"),
             "hub_format: stock cannot hold views: tiles: change it",

@@ -1,4 +1,4 @@
-"""Splits that a source brings: taken as they are if nothing stands in two of them. Cuts nothing itself."""
+"""Checks the four splits that a source already has: nothing may be in two of them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from natix_hf.errors import UserError
 
 
 def check_given(data: DatasetDict) -> None:
-    """No group, photo or id in two of the given splits; no split empty, no class missing from train."""
+    """Raise `UserError` if a group, photo or id is in two splits, a split is empty, or train lacks a class."""
     for split in SPLITS:
         if not len(data[split]):
-            raise UserError(f"split {split!r} of the data set is empty: give it rows, or let natix_hf cut the splits")
+            raise UserError(
+                f"split {split!r} of the data set is empty: add rows to it, or let natix_hf make the splits"
+            )
     for what, column in (("group", "group"), ("photo", "fingerprint"), ("id", "id")):
         home: dict[str, tuple[str, str]] = {}
         clashes: dict[str, str] = {}
@@ -32,7 +34,7 @@ def check_given(data: DatasetDict) -> None:
     missing = [name for i, name in enumerate(names) if i not in trained]
     if missing:
         raise UserError(
-            f"split 'train' holds no photo of class {', '.join(map(repr, missing))}: add some or drop the class"
+            f"split 'train' has no photo of class {', '.join(map(repr, missing))}: add some or drop the class"
         )
 
 
@@ -44,11 +46,11 @@ def _shared(what: str, clashes: list[str], mend: str = "") -> UserError:
 
 
 def check_copies(ids: Sequence[str], homes: Sequence[str], grouping: Grouping) -> None:
-    """No altered copy of a photo in another of the given splits."""
+    """Raise `UserError` if a photo and an altered copy of it are in different splits."""
     clashes = [
         f"{ids[pair.first]!r} in {homes[pair.first]} and {ids[pair.second]!r} in {homes[pair.second]}"
         for pair in grouping.pairs
         if homes[pair.first] != homes[pair.second]
     ]
     if clashes:
-        raise _shared("near-duplicate", clashes, ", or take them as they are with near_duplicates: false")
+        raise _shared("near-duplicate", clashes, ", or accept them with near_duplicates: false")

@@ -1,8 +1,7 @@
-"""The certificate of a split, `splits.json`: what stands where, counted from the rows that stand there.
+"""Makes, reads and compares `splits.json`, the certificate of four splits.
 
-A seal over the whole document tells a file that was edited by hand, fingerprints tie it to the rows. This file knows
-neither how the rows were divided nor how their photos look; whether the document tells the truth is found out in
-`checking`.
+All counts come from the rows of the splits. A seal over the whole document reveals edits by hand, and fingerprints tie
+the document to its rows. `checking` verifies a certificate against the photos.
 """
 
 from __future__ import annotations
@@ -36,11 +35,11 @@ if TYPE_CHECKING:
     from natix_hf.data.sources.rows import Rows
     from natix_hf.data.splits.groups import Grouping, Pair
 
-PRINT = 16  # hex digits of a fingerprint that tell a photo from others
-SIZES = ("1", "2", "3-5", "6-10", "over 10")  # rows of a group
-KINDS = ("bytes", "pixels", "near-duplicate")  # of copies, the surest first
+PRINT = 16  # hex digits of a fingerprint that identify a photo
+SIZES = ("1", "2", "3-5", "6-10", "over 10")  # classes of group sizes, in rows
+KINDS = ("bytes", "pixels", "near-duplicate")  # of copies, the most certain first
 NO_RULES = Rules(group_columns=[], metres=None, seconds=None, near_duplicates=False)
-_OTHER_PHOTOS = "the photos are not those that splits.json was made for (fingerprints differ)"
+_OTHER_PHOTOS = "the photos are not the ones that splits.json was made for (fingerprints differ)"
 
 
 def _digest(lines: Iterable[str]) -> str:
@@ -48,26 +47,26 @@ def _digest(lines: Iterable[str]) -> str:
 
 
 def rows_fingerprint(rows: Dataset) -> str:
-    """The blake2b-128 of the sorted ids and photo fingerprints of some rows; their order does not matter."""
+    """The blake2b-128 of the rows' sorted ids and photo fingerprints. It does not depend on the order of the rows."""
     return _digest(map("\0".join, sorted(zip(rows["id"][:], rows["fingerprint"][:]))))
 
 
 def bytes_fingerprint(rows: Dataset) -> str:
-    """The blake2b-128 of the sorted photo fingerprints alone: the same whatever the rows are called."""
+    """The blake2b-128 of the sorted photo fingerprints. It does not depend on the ids of the rows."""
     return _digest(sorted(rows["fingerprint"][:]))
 
 
 def photo_prints(rows: Dataset) -> str:
-    """The first 64 bits of every photo's fingerprint, sorted and written one after the other (16 hex digits each).
+    """The first 64 bits of every photo's fingerprint, sorted and concatenated (16 hex digits each).
 
-    Enough to tell later whether a photo is one of these: among a million of them a strange photo is taken for one
-    once in 2e13 times.
+    They show later whether a photo is one of these. With a million photos, the chance that another photo matches one
+    of them is 1 in 2e13.
     """
     return "".join(sorted(fingerprint[:PRINT] for fingerprint in rows["fingerprint"][:]))
 
 
 def known_photos(certificate: SplitCertificate) -> dict[str, str]:
-    """The first 64 bits of a fingerprint -> the split that its photo stands in; empty for a certificate without."""
+    """First 64 bits of a fingerprint -> split of the photo. Empty if the certificate has no photo prints."""
     return {
         prints[start : start + PRINT]: split
         for split, prints in certificate.photo_prints.items()
@@ -76,10 +75,10 @@ def known_photos(certificate: SplitCertificate) -> dict[str, str]:
 
 
 def prior_shift(class_counts: Mapping[str, Mapping[str, int]]) -> PriorShift:
-    """Whether the splits differ in their classes: Pearson's chi-squared test of split x class.
+    """Pearson's chi-squared test of split x class: do class shares differ between the splits?
 
     Args:
-        class_counts: split -> class -> photos; splits and classes without a photo are left out of the test.
+        class_counts: split -> class -> photos; splits and classes without a photo are not tested.
     """
     table = np.array([list(counts.values()) for counts in class_counts.values()])  # (splits, classes) photos
     tested = table[table.sum(axis=1) > 0][:, table.sum(axis=0) > 0]
@@ -92,14 +91,14 @@ def prior_shift(class_counts: Mapping[str, Mapping[str, int]]) -> PriorShift:
 
 
 def copy_sets(n: int, pairs: Sequence[Pair]) -> list[tuple[list[int], str]]:
-    """Sets of rows that show the same photo, and the least sure kind of the pairs that connect each.
+    """Sets of rows that show the same photo, each with the least certain kind of its pairs.
 
     Args:
-        n: rows.
-        pairs: of row numbers; chains of pairs are one set.
+        n: number of rows.
+        pairs: pairs of row numbers. Pairs that share a row belong to one set.
 
     Returns:
-        `(row numbers, kind)` of each set of two or more, in the order of their first rows.
+        `(row numbers, kind)` of each set of two or more, ordered by first row.
     """
     component = components(n, np.array([p.first for p in pairs], int), np.array([p.second for p in pairs], int))
     members: dict[int, set[int]] = {}
@@ -112,22 +111,22 @@ def copy_sets(n: int, pairs: Sequence[Pair]) -> list[tuple[list[int], str]]:
 
 
 def label_conflicts(ids: Sequence[str], labels: Sequence[str | None], pairs: Sequence[Pair]) -> list[LabelConflict]:
-    """Copies of one photo that carry different labels.
+    """Photos that have copies with different labels.
 
     Args:
         ids: `(n,)` ids of the rows that `pairs` number.
-        labels: `(n,)` classes; rows without one are passed over.
+        labels: `(n,)` classes. Rows without a label are ignored.
         pairs: copies.
 
     Returns:
-        One for each set of copies, sorted by ids.
+        One conflict for each set of copies, sorted by ids.
     """
-    found = []
+    conflicts = []
     for rows, kind in copy_sets(len(ids), pairs):
         copies = sorted((ids[row], labels[row]) for row in rows if labels[row] is not None)
         if len({label for _, label in copies}) > 1:
-            found.append(LabelConflict(ids=[i for i, _ in copies], labels=[name for _, name in copies], kind=kind))
-    return sorted(found, key=lambda conflict: conflict.ids)
+            conflicts.append(LabelConflict(ids=[i for i, _ in copies], labels=[name for _, name in copies], kind=kind))
+    return sorted(conflicts, key=lambda conflict: conflict.ids)
 
 
 def straddling(numbers: np.ndarray, homes: Sequence[str | None]) -> list[int]:
@@ -150,13 +149,13 @@ def _group_sizes(sizes: Iterable[int]) -> dict[str, int]:
 
 
 def counted(places: Mapping[str, Dataset], names: Sequence[str]) -> CountedRows:
-    """What can be counted from the rows as they stand in `places`, as in `describe`; the classes are `names`."""
+    """All counts of a certificate, from the rows in `places` (see `describe`) and the class `names`."""
     counts = {place: Counter(part["label"][:]) for place, part in places.items()}
     groups = {place: Counter(part["group"][:]) for place, part in places.items()}
     prints = {place: rows_fingerprint(part) for place, part in places.items()}
     total = sum(len(places[split]) for split in SPLITS)
     everywhere = sum((groups[split] for split in SPLITS), Counter())
-    # The most rows, the first by name of several.
+    # The group with the most rows. Of equally large groups, the first by name.
     largest, rows = min(everywhere.items(), key=lambda item: (-item[1], item[0]))
     photos = Counter(value for split in SPLITS for value in places[split]["fingerprint"][:])
     class_counts = {place: {name: counts[place][i] for i, name in enumerate(names)} for place in places}
@@ -191,19 +190,19 @@ def describe(
     rules: Rules = NO_RULES,
     set_aside: Sequence[Left] = (),
 ) -> SplitCertificate:
-    """The certificate of rows that were split, sealed.
+    """The sealed certificate of rows that were split.
 
     Args:
-        places: the four splits and the two parts of `val_calib`, `group` being the name of the row's group.
-        rows: the rows that they were cut from.
-        grouping: of these rows (the four splits one after the other where the source brings them); None where the
-            column `group` is all that was asked about.
-        ratios: as asked for; None where the source brought its own splits.
-        seed: of the assignment.
-        strata: columns that were kept in proportion.
-        hold_out: column -> values that stand in `val_test` alone.
-        rules: what was tied and how.
-        set_aside: rows that fit into no split.
+        places: the four splits and the two parts of `val_calib`. Their column `group` names each row's group.
+        rows: the rows that were split.
+        grouping: the grouping of these rows, or of the four splits one after the other if the source has its own.
+            None if the column `group` is the only tie.
+        ratios: the requested shares; None if the source has its own splits.
+        seed: seed of the assignment.
+        strata: columns that the splits are stratified by.
+        hold_out: column -> values that only `val_test` has.
+        rules: which rows were tied together.
+        set_aside: rows that no split can take without a leak.
     """
     names = rows.label_names
     labels = {
@@ -236,62 +235,65 @@ def describe(
 
 
 def read_certificate(folder: str | Path) -> SplitCertificate:
-    """The certificate that lies in a folder of splits (or of a run), once its form and seal are checked.
+    """Read the certificate of a folder of splits or of a run, and check its form and its seal.
 
     Args:
-        folder: that holds `splits.json`, or that file.
+        folder: the folder that contains `splits.json`, or the file itself.
 
     Raises:
-        UserError: there is none, or it is not what was written.
+        UserError: if there is none, or if it was changed after it was written.
     """
     path = Path(folder)
     path = path / "splits.json" if path.is_dir() else path
     if not path.is_file():
         raise UserError(
             f"{folder}: no certificate (splits.json): make one with python -m natix_hf.data split {folder} --output "
-            "FOLDER, which keeps the splits as they are"
+            "FOLDER, which keeps the splits unchanged"
         )
     try:
         document = read_json(path)
     except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}): bring the file back as it was written, or split again") from None
+        raise UserError(f"{path}: not JSON ({error}): restore the original file, or split again") from None
     if isinstance(document, dict) and document.get("version") == 1:
-        raise UserError(f"{path}: of an earlier version, without a seal: split again (python -m natix_hf.data split)")
+        raise UserError(
+            f"{path}: written by an earlier version, without a seal: split again (python -m natix_hf.data split)"
+        )
     certificate = SplitCertificate.check(document)
     certificate.check_seal(path)
     return certificate
 
 
 def bind(certificate: SplitCertificate, splits: Mapping[str, Dataset]) -> list[str]:
-    """Where a certificate and the rows beside it differ, one line each; empty if they belong together.
+    """How a certificate differs from the rows beside it, one line per difference; empty if they match.
 
     Args:
         certificate: from `read_certificate`.
-        splits: the four splits, with the fingerprints of their photos as they are now.
+        splits: the four splits, with fingerprints of the photos as they are now.
     """
-    found: list[str] = []
+    differences: list[str] = []
     if sorted(certificate.label_names) != sorted(splits["train"].features["label"].names):
-        return ["the classes of the data set are not those of splits.json"]
+        return ["the classes of the data set differ from those in splits.json"]
     for split in SPLITS:
-        ids, told = set(splits[split]["id"][:]), set(certificate.ids[split])
-        for rows, what in ((ids - told, "not in splits.json"), (told - ids, "in splits.json but not in the data set")):
+        ids, listed = set(splits[split]["id"][:]), set(certificate.ids[split])
+        for rows, what in (
+            (ids - listed, "not in splits.json"),
+            (listed - ids, "in splits.json but not in the data set"),
+        ):
             if rows:
-                found.append(f"{split}: {len(rows)} rows are {what}: {few(sorted(rows))}")
+                differences.append(f"{split}: {len(rows)} rows are {what}: {few(sorted(rows))}")
         names = splits[split].features["label"].names
         counts = Counter(names[label] for label in splits[split]["label"][:])
         if {name: counts[name] for name in names} != certificate.class_counts[split]:
-            found.append(f"{split}: photos per class are not those of splits.json")
-        if ids == told and rows_fingerprint(splits[split]) != certificate.fingerprints[split]:
-            found.append(f"{split}: {_OTHER_PHOTOS}")
+            differences.append(f"{split}: the number of photos per class differs from splits.json")
+        if ids == listed and rows_fingerprint(splits[split]) != certificate.fingerprints[split]:
+            differences.append(f"{split}: {_OTHER_PHOTOS}")
     calib = splits["val_calib"]
     parts = certificate.parts.val_calib
     if sorted([*parts.fit, *parts.control]) != sorted(certificate.ids["val_calib"]):
-        found.append("val_calib: fit and control do not make up val_calib")
+        differences.append("val_calib: its parts fit and control do not add up to val_calib")
     for part in PARTS:
         wanted = set(getattr(parts, part))
         rows = calib.select([i for i, row in enumerate(calib["id"][:]) if row in wanted], keep_in_memory=True)
         if len(rows) == len(wanted) and rows_fingerprint(rows) != certificate.fingerprints[f"val_calib/{part}"]:
-            found.append(
-                f"val_calib/{part}: the photos are not those that splits.json was made for (fingerprints differ)"
-            )
-    return found
+            differences.append(f"val_calib/{part}: {_OTHER_PHOTOS}")
+    return differences

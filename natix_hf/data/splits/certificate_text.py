@@ -1,6 +1,6 @@
-"""The certificate as a person reads it: `SPLITS.md` beside the rows, and a few lines for the terminal.
+"""Renders a split certificate for people: `SPLITS.md` beside the rows, and a short summary for the terminal.
 
-Says only what `splits.json` says, and names no place on the machine that wrote it.
+The text contains only what `splits.json` contains, and no path of the machine that wrote it.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from natix_hf.data.splits.certificate import SIZES
 from natix_hf.data.splits.contracts import PARTS, SPLITS
 from natix_hf.documents.split_certificate import PriorShift, SplitCertificate
 
-LISTED = 50  # conflicts and rows left out; the rest is in splits.json
-SHIFTED, POINTS = 0.01, 0.05  # p and difference of shares from which a prior shift is worth a warning
+LISTED = 50  # conflicts and left-out rows at most; splits.json has all of them
+SHIFTED, POINTS = 0.01, 0.05  # warn about a prior shift if p is below SHIFTED and shares differ by more than POINTS
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
-    """A Markdown table; every column but the first is of numbers."""
+    """A Markdown table. All columns but the first hold numbers."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return [f"| {' | '.join(_cell(value) for value in line)} |" for line in lines]
 
@@ -27,7 +27,7 @@ def _cell(value: Any) -> str:
 
 
 def _code(name: str) -> str:
-    """A name as code; a name may hold anything, backticks too."""
+    """A name as Markdown code. The name may contain any character, even backticks."""
     return f"`{' '.join(name.split())}`" if "`" not in name else f"`` {' '.join(name.split())} ``"
 
 
@@ -42,28 +42,31 @@ def straddle(groups: int) -> str:
 
 
 def largest_difference(shares: Mapping[str, Mapping[str, float]]) -> tuple[float, str, str, str]:
-    """The class whose share differs most between two splits: by how much, its name, the splits with the least and the
-    most of it."""
-    found = []
+    """The class whose share differs most between two splits.
+
+    Returns:
+        The difference, the class, and the splits with its smallest and its largest share.
+    """
+    differences = []
     for name in next(iter(shares.values())):
         least, most = (pick(SPLITS, key=lambda split: shares[split][name]) for pick in (min, max))
-        found.append((round(shares[most][name] - shares[least][name], 9), name, least, most))
-    return max(found)
+        differences.append((round(shares[most][name] - shares[least][name], 9), name, least, most))
+    return max(differences)
 
 
 def shift_sentence(shift: PriorShift) -> str:
-    """What the test says of the classes' shares."""
+    """The result of the chi-squared test in a sentence."""
     difference, name, least, most = largest_difference(shift.shares)
     test = f"chi-squared {shift.chi2:.2f}, {shift.dof} degrees of freedom, p = {shift.p:.3g}"
     if shift.p >= SHIFTED:
-        return f"The splits do not differ in their classes by more than chance would ({test})."
+        return f"Class shares do not differ between the splits by more than chance ({test})."
     low, high = (f"{shift.shares[split][name]:.1%} in {split}" for split in (least, most))
-    weight = "enough to matter" if difference > POINTS else f"though by less than {POINTS * 100:.0f} points"
-    return f"The splits differ in their classes, {weight}: the share of {name} is {low} and {high} ({test})."
+    weight = "enough to matter" if difference > POINTS else f"but by at most {POINTS * 100:.0f} points"
+    return f"Class shares differ between the splits, {weight}: {name} is {low} and {high} ({test})."
 
 
 def summary_lines(certificate: SplitCertificate) -> list[str]:
-    """The certificate in a few lines, for the terminal."""
+    """A summary of the certificate in a few lines, for the terminal."""
     lines = [
         f"{split}: {counted(certificate.sizes[split], 'photo')} ({certificate.reached[split]:.1%}), "
         f"{counted(certificate.groups[split], 'group')}; "
@@ -72,13 +75,13 @@ def summary_lines(certificate: SplitCertificate) -> list[str]:
     ]
     ties = ", ".join(f"{kind} {number:,}" for kind, number in certificate.ties.items())
     largest = f"{certificate.largest_group.rows:,} ({certificate.largest_group.share:.1%})"
-    lines.append(f"ties: {ties or 'none looked for'}; the largest group holds {largest}")
+    lines.append(f"ties: {ties or 'not searched'}; the largest group has {largest}")
     lines.append(straddle(certificate.straddling))
     for key, what in (
-        ("conflicts", "copies of one photo with different labels: {}, see conflicts.png"),
-        ("broken", "photos that cannot be read: {}, left out"),
-        ("dropped", "rows left out on purpose: {}"),
-        ("set_aside", "rows that fit into no split: {}, set aside"),
+        ("conflicts", "photos with copies that are labelled differently: {}, see conflicts.png"),
+        ("broken", "unreadable photos: {}, left out"),
+        ("dropped", "rows excluded: {}, reasons in splits.json"),
+        ("set_aside", "rows set aside: {}, no split can take them without a leak"),
     ):
         if getattr(certificate, key):
             lines.append(what.format(f"{len(getattr(certificate, key)):,}"))
@@ -89,7 +92,7 @@ def certificate_text(certificate: SplitCertificate) -> str:
     """The content of `SPLITS.md`.
 
     Args:
-        certificate: of the splits.
+        certificate: the certificate of the splits.
     """
     return "\n".join(
         [
@@ -111,9 +114,9 @@ def certificate_text(certificate: SplitCertificate) -> str:
 def _divided(certificate: SplitCertificate) -> list[str]:
     total = sum(certificate.sizes.values())
     how = (
-        f"{counted(total, 'photo')}, divided by class and whole groups with seed {certificate.seed}."
+        f"{counted(total, 'photo')}, split by whole groups and stratified by class, with seed {certificate.seed}."
         if certificate.ratios
-        else f"{counted(total, 'photo')}; the data set brought its own splits, which were kept."
+        else f"{counted(total, 'photo')} in the splits that the data set came with."
     )
     targets = dict(zip(SPLITS, certificate.ratios or []))
     names = certificate.label_names
@@ -133,7 +136,7 @@ def _divided(certificate: SplitCertificate) -> list[str]:
         )
     lines = [how, "", *table(["split", "photos", "target", "reached", "groups", *names], rows), ""]
     if certificate.strata:
-        lines += [f"Kept in proportion too: {', '.join(map(_code, certificate.strata))}.", ""]
+        lines += [f"Also stratified by: {', '.join(map(_code, certificate.strata))}.", ""]
     for column, values in certificate.hold_out.items():
         lines += [f"Only in val_test: {_code(column)} = {', '.join(map(_code, values))}.", ""]
     if len(certificate.sources) > 1:
@@ -151,7 +154,8 @@ def _grouped(certificate: SplitCertificate) -> list[str]:
     lines = [
         "## Groups",
         "",
-        f"{straddle(certificate.straddling)}. Rows stay together that share one of: {'; '.join(tied)}.",
+        f"{straddle(certificate.straddling)} two splits. Rows are kept in one split if they share one of: "
+        f"{'; '.join(tied)}.",
         "",
     ]
     if certificate.ties:
@@ -159,12 +163,12 @@ def _grouped(certificate: SplitCertificate) -> list[str]:
     sizes = [[split, *(f"{certificate.group_sizes[split][size]:,}" for size in SIZES)] for split in SPLITS]
     return [
         *lines,
-        "Groups by their number of photos:",
+        "Number of groups by size (photos):",
         "",
         *table(["split", *SIZES], sizes),
         "",
         f"The largest group is {_code(largest.name)} with {counted(largest.rows, 'photo')} "
-        f"({largest.share:.1%}). {certificate.repeated_photos:,} photos repeat another one byte for byte.",
+        f"({largest.share:.1%}). {certificate.repeated_photos:,} photos are byte-for-byte copies of another one.",
         "",
     ]
 
@@ -172,12 +176,12 @@ def _grouped(certificate: SplitCertificate) -> list[str]:
 def _conflicts(certificate: SplitCertificate) -> list[str]:
     conflicts = certificate.conflicts
     if not conflicts:
-        return ["## Label conflicts", "", "No copies of one photo carry different labels.", ""]
+        return ["## Label conflicts", "", "No photo has copies with different labels.", ""]
     lines = [
         "## Label conflicts",
         "",
-        f"{counted(len(conflicts), 'photo')} {'stands' if len(conflicts) == 1 else 'stand'} here more than once with "
-        "different labels. [conflicts.png](conflicts.png) shows them side by side.",
+        f"{counted(len(conflicts), 'photo')} {'has' if len(conflicts) == 1 else 'have'} copies with different labels. "
+        "[conflicts.png](conflicts.png) shows the copies side by side.",
         "",
     ]
     for conflict in conflicts[:LISTED]:
@@ -189,9 +193,9 @@ def _conflicts(certificate: SplitCertificate) -> list[str]:
 def _left_out(certificate: SplitCertificate) -> list[str]:
     lines = ["## Left out", ""]
     for key, what in (
-        ("broken", "that cannot be read"),
-        ("dropped", "left out on purpose"),
-        ("set_aside", "that fit into no split"),
+        ("broken", "whose photo cannot be read"),
+        ("dropped", "excluded"),
+        ("set_aside", "that no split can take without a leak"),
     ):
         rows = getattr(certificate, key)
         if rows:
@@ -202,7 +206,7 @@ def _left_out(certificate: SplitCertificate) -> list[str]:
 
 
 def _rest(count: int) -> list[str]:
-    return [f"- and {count - LISTED:,} more, listed in splits.json"] if count > LISTED else []
+    return [f"- and {count - LISTED:,} more, see splits.json"] if count > LISTED else []
 
 
 def _fingerprints(certificate: SplitCertificate) -> list[str]:
@@ -213,13 +217,13 @@ def _fingerprints(certificate: SplitCertificate) -> list[str]:
     return [
         "## Fingerprints",
         "",
-        *table(["split", "ids and photos", "photos alone"], rows),
+        *table(["split", "ids and photos", "photos only"], rows),
         "",
-        f"Of all four: {_code(certificate.fingerprint)}. Seal of splits.json: {_code(certificate.seal)}.",
+        f"All four splits: {_code(certificate.fingerprint)}. Seal of splits.json: {_code(certificate.seal)}.",
         "",
-        "## Check it again",
+        "## Check",
         "",
-        "`python -m natix_hf.data check FOLDER` reads the photos anew, looks for copies again and compares everything "
-        "with this certificate; it ends with status 1 where something is violated.",
+        "`python -m natix_hf.data check FOLDER` reads all photos again, searches for copies again and compares the "
+        "results with this certificate. It exits with status 1 if it finds a violation.",
         "",
     ]

@@ -1,8 +1,7 @@
-"""Is it true what a certificate says? Four splits checked anew: `python -m natix_hf.data check data/streets`.
+"""Verifies four splits and their certificate: `python -m natix_hf.data check data/streets`.
 
-Every photo is read again, copies are looked for again, and everything is counted again from the rows; the certificate
-is believed in nothing. A violation is a leak or a broken promise, a warning is something to know about. This file
-mends nothing.
+It reads every photo again, searches for copies again and counts everything again, without trusting the certificate. A
+violation is a leak, or a statement of the certificate that is wrong. A warning is worth a look. Nothing is changed.
 """
 
 from __future__ import annotations
@@ -47,19 +46,19 @@ from natix_hf.documents.split_certificate import CountedRows, Halves, Rules, Spl
 from natix_hf.errors import UserError, few
 from natix_hf.photos.perceptual_hashes import thumbnails
 
-NAMED = 20  # leaks and conflicts that are listed one by one
-COLUMNS = ("source", "city_name")  # that may give the class away like a fact of the file
+NAMED = 20  # leaks and conflicts that are listed
+COLUMNS = ("source", "city_name")  # columns that, like file facts, may reveal the class
 MAX_AUROC = 0.75
 
 
 @dataclass
 class Report:
-    """What a check found.
+    """The results of a check.
 
     Args:
-        violations: leaks and broken promises.
-        warnings: what is worth knowing.
-        lines: everything, one fact a line, in the order in which it was checked.
+        violations: leaks, and statements of the certificate that are wrong.
+        warnings: results worth a look.
+        lines: all results, one per line, in the order of the checks.
     """
 
     violations: list[str] = field(default_factory=list)
@@ -67,16 +66,16 @@ class Report:
     lines: list[str] = field(default_factory=list)
 
     def fact(self, text: str) -> None:
-        """Something that holds."""
+        """Add a neutral result."""
         self.lines.append(text)
 
     def warn(self, text: str) -> None:
-        """Something worth knowing."""
+        """Add a warning."""
         self.warnings.append(text)
         self.lines.append(f"warning: {text}")
 
     def violate(self, text: str) -> None:
-        """Something that must not be."""
+        """Add a violation."""
         self.violations.append(text)
         self.lines.append(f"VIOLATION: {text}")
 
@@ -86,10 +85,10 @@ class _Pool:
     """The rows of the four splits one after the other.
 
     Args:
-        data: with fresh fingerprints and looks.
-        ids: `(n,)` as in `data`.
-        homes: `(n,)` splits.
-        labels: `(n,)` names of classes.
+        data: the rows, with new fingerprints and looks.
+        ids: `(n,)` ids, as in `data`.
+        homes: `(n,)` the split of each row.
+        labels: `(n,)` class names.
     """
 
     data: Dataset
@@ -98,7 +97,7 @@ class _Pool:
     labels: list[str]
 
     def row(self, number: int) -> str:
-        """How messages call a row."""
+        """The name of a row in messages."""
         return f"{self.ids[number]} ({self.homes[number]})"
 
 
@@ -114,23 +113,23 @@ def check(
 
     Args:
         data: folder of splits, Hub id, or the four splits themselves.
-        max_auroc: how well facts of the files alone may tell the classes.
-        contact_sheet: PNG to write of copies with different labels, where there are any.
-        columns: of the data set, that count as facts of the files; by default those of `COLUMNS` that are there.
-        source_options: as `load_rows` takes them.
+        max_auroc: limit for the AUROC with which file facts alone may predict the class.
+        contact_sheet: PNG file to write if there are copies with different labels.
+        columns: columns of the data set to use as file facts; by default those of `COLUMNS` that exist.
+        source_options: options of `load_rows`.
 
     Raises:
-        UserError: the data set cannot be read, or has not the four splits.
+        UserError: if the data set cannot be read or does not have the four splits.
     """
     if not 0.5 <= max_auroc <= 1:
-        raise UserError(f"max_auroc: expected 0.5 (no shortcut at all) to 1 (any), found {max_auroc:g}")
+        raise UserError(f"max_auroc: expected 0.5 (allow no shortcut) to 1 (allow any), found {max_auroc:g}")
     report = Report()
     rows = read_rows(data, **{"broken_photos": "skip", "say": report.fact, **source_options})
     certificate = _certificate(data, report)
     if not isinstance(rows.data, DatasetDict):
         raise UserError(
-            f"{'the data set' if isinstance(data, DatasetDict) else data}: check reads the four splits "
-            f"{', '.join(SPLITS)}, none of them empty: make them with python -m natix_hf.data split"
+            f"{'the data set' if isinstance(data, DatasetDict) else data}: check needs the four splits "
+            f"{', '.join(SPLITS)}, and none may be empty: make them with python -m natix_hf.data split"
         )
     names = rows.label_names
     parts = [rows.data[split] for split in SPLITS]
@@ -160,7 +159,7 @@ def _number(found: Sequence, what: str) -> str:
 
 def _certificate(data: str | Path | DatasetDict, report: Report) -> SplitCertificate | None:
     if isinstance(data, DatasetDict):
-        report.warn("certificate: none, since these rows are only in memory")
+        report.warn("certificate: none, because these rows are in memory only")
         return None
     try:
         certificate = certificate_beside(data)
@@ -169,11 +168,11 @@ def _certificate(data: str | Path | DatasetDict, report: Report) -> SplitCertifi
         return None
     if certificate is None:
         report.violate(
-            "certificate: there is no splits.json: python -m natix_hf.data split writes one, and keeps the splits "
-            "that are there"
+            "certificate: there is no splits.json: python -m natix_hf.data split writes one and keeps the existing "
+            "splits"
         )
     else:
-        report.fact(f"certificate: as it was written, seal {certificate.seal}")
+        report.fact(f"certificate: unchanged since it was written, seal {certificate.seal}")
     return certificate
 
 
@@ -186,13 +185,13 @@ def _check_photos(report: Report, broken: list[Left], readable: int) -> None:
 
 
 def _check_document(report: Report, certificate: SplitCertificate, splits: DatasetDict, folder: Path) -> None:
-    """Does the certificate say of these rows what is counted from them now?"""
+    """Compare the certificate with what is now counted from the rows."""
     differing = bind(certificate, splits)
     for text in differing:
         report.violate(f"certificate: {text}")
     changed = _changed(splits, folder)
     if changed:
-        report.violate(f"photos: {len(changed):,} have other bytes than when they were split: {few(changed, NAMED)}")
+        report.violate(f"photos: {len(changed):,} changed since the split: {few(changed, NAMED)}")
     if differing:
         return
     places = dict(splits)
@@ -201,17 +200,17 @@ def _check_document(report: Report, certificate: SplitCertificate, splits: Datas
         inside = [i for i, row in enumerate(splits["val_calib"]["id"][:]) if row in ids]
         places[f"val_calib/{part}"] = splits["val_calib"].select(inside, keep_in_memory=True)
     fresh = counted(places, certificate.label_names)
-    told = certificate.model_fields_set - {"ids", "parts"}  # an older one tells less
-    counts = [key for key in CountedRows.model_fields if key in told]
+    recorded = certificate.model_fields_set - {"ids", "parts"}  # older certificates have fewer fields
+    counts = [key for key in CountedRows.model_fields if key in recorded]
     wrong = [key for key in counts if getattr(fresh, key) != getattr(certificate, key)]
     for key in wrong:
-        report.violate(f"certificate: {key} in splits.json is not what is counted from the data set")
+        report.violate(f"certificate: {key} in splits.json differs from what the data set contains")
     if not wrong:
-        report.fact(f"certificate: ids, classes, groups and bytes are the data set's, {certificate.fingerprint}")
+        report.fact(f"certificate: ids, classes, groups and bytes match the data set, {certificate.fingerprint}")
 
 
 def _changed(splits: DatasetDict, folder: Path) -> list[str]:
-    """Rows whose photo has not the fingerprint that was saved beside it."""
+    """Ids of rows whose photo does not have its saved fingerprint."""
     if not (folder / "dataset_dict.json").is_file():
         return []
     saved = load_from_disk(str(folder))
@@ -224,7 +223,7 @@ def _changed(splits: DatasetDict, folder: Path) -> list[str]:
 
 
 def _tied(pool: _Pool, values: dict[str, dict[str, list]], rules: Rules) -> Grouping:
-    """The groups of the rows, found anew: from the columns that tied them, the files and the photos."""
+    """Group the rows again, by the columns of the certificate, the files and the photos."""
     columns = {name: [value for split in SPLITS for value in values[split][name]] for name in values["train"]}
     columns |= {
         name: [as_name(value) for value in column_values(pool.data, name, "group_column")]
@@ -247,23 +246,26 @@ def _tied(pool: _Pool, values: dict[str, dict[str, list]], rules: Rules) -> Grou
 
 
 def _check_ties(report: Report, pool: _Pool, grouping: Grouping) -> None:
-    looked = ", ".join(f"{kind} {count:,}" for kind, count in grouping.ties.items())
-    report.fact(f"ties: {looked}; the largest group holds {grouping.largest[1]:,} of {len(pool.homes):,} rows")
+    ties = ", ".join(f"{kind} {count:,}" for kind, count in grouping.ties.items())
+    report.fact(f"ties: {ties}; the largest group has {grouping.largest[1]:,} of {len(pool.homes):,} rows")
     torn = straddling(grouping.numbers, pool.homes)
     if torn:
         report.violate(f"leak: {straddle(len(torn))} two splits")
         _list_leaks(report, pool, grouping, torn)
     else:
-        report.fact("0 groups straddle, ties counted anew from columns, files and photos")
+        report.fact("0 groups straddle two splits; ties searched again in columns, files and photos")
     sets = copy_sets(len(pool.homes), grouping.pairs)
     for split in SPLITS:
         inside = [sum(pool.homes[row] == split for row in rows) for rows, _ in sets]
-        again = sum(count - 1 for count in inside if count > 1)
-        report.fact(f"copies: {again:,} of {pool.homes.count(split):,} photos of {split} are copies of another in it")
+        repeated = sum(count - 1 for count in inside if count > 1)
+        report.fact(
+            f"copies: {repeated:,} of {pool.homes.count(split):,} photos of {split} are copies of another photo in "
+            f"{split}"
+        )
 
 
 def _list_leaks(report: Report, pool: _Pool, grouping: Grouping, torn: list[int]) -> None:
-    """The copies that stand in two splits, and one pair of rows of each group that is torn for another reason."""
+    """List copies in two splits, and a pair of rows of each other group that straddles splits."""
     explained = set()
     leaks = []
     for pair in grouping.pairs:
@@ -276,7 +278,7 @@ def _list_leaks(report: Report, pool: _Pool, grouping: Grouping, torn: list[int]
             rows = np.flatnonzero(grouping.numbers == number)
             other = next(row for row in rows if pool.homes[row] != pool.homes[rows[0]])
             pair = f"{pool.row(int(rows[0]))} and {pool.row(int(other))}"
-            leaks.append(f"{pair} are of one group, {grouping.names[number]}")
+            leaks.append(f"{pair} belong to one group, {grouping.names[number]}")
     for leak in leaks[:NAMED]:
         report.violate(f"leak: {leak}")
     if len(leaks) > NAMED:
@@ -289,7 +291,7 @@ def _check_parts(report: Report, pool: _Pool, grouping: Grouping, parts: Halves)
         held = {label for row, label in zip(pool.ids, pool.labels) if home.get(row) == part}
         missing = sorted(set(pool.labels) - held)
         if missing:
-            report.warn(f"val_calib: its part {part} holds no photo of {', '.join(missing)}")
+            report.warn(f"val_calib: its part {part} has no photo of {', '.join(missing)}")
     torn = straddling(grouping.numbers, [home.get(row) for row in pool.ids])
     sizes = ", ".join(f"{part} {len(ids):,}" for part, ids in parts)
     if torn:
@@ -301,12 +303,12 @@ def _check_parts(report: Report, pool: _Pool, grouping: Grouping, parts: Halves)
 def _check_conflicts(report: Report, pool: _Pool, grouping: Grouping, picture: str | Path | None) -> None:
     conflicts = label_conflicts(pool.ids, pool.labels, grouping.pairs)
     if not conflicts:
-        report.fact("labels: no copies of one photo carry different labels")
+        report.fact("labels: no photo has copies with different labels")
         return
     homes = dict(zip(pool.ids, pool.homes))
     across = [len({homes[row] for row in conflict.ids}) > 1 for conflict in conflicts]
     say = report.violate if any(across) else report.warn
-    say(f"labels: {_number(conflicts, 'photo')} with copies of different labels, {sum(across):,} in two splits")
+    say(f"labels: {_number(conflicts, 'photo')} with differently labelled copies, {sum(across):,} across two splits")
     for conflict in conflicts[:NAMED]:
         copies = ", ".join(f"{row} {label}" for row, label in zip(conflict.ids, conflict.labels))
         report.fact(f"labels: {copies} ({conflict.kind})")
@@ -316,20 +318,20 @@ def _check_conflicts(report: Report, pool: _Pool, grouping: Grouping, picture: s
         wanted = {row for conflict in conflicts for row in conflict.ids}
         rows = pool.data.select([i for i, row in enumerate(pool.ids) if row in wanted], keep_in_memory=True)
         draw_contact_sheet(picture, conflicts, {row["id"]: row["image"] for row in rows})
-        report.fact(f"labels: {picture} shows them side by side")
+        report.fact(f"labels: {picture} shows the copies side by side")
 
 
 def _check_classes(report: Report, splits: DatasetDict, names: list[str]) -> None:
     counts = {}
     for split in SPLITS:
-        found = Counter(splits[split]["label"][:])
-        counts[split] = {name: found[i] for i, name in enumerate(names)}
-        told = ", ".join(f"{name} {count:,}" for name, count in counts[split].items())
+        by_label = Counter(splits[split]["label"][:])
+        counts[split] = {name: by_label[i] for i, name in enumerate(names)}
+        per_class = ", ".join(f"{name} {count:,}" for name, count in counts[split].items())
         missing = [name for name, count in counts[split].items() if not count]
         if missing:
-            report.violate(f"classes: {split} holds no photo of {', '.join(missing)} ({told})")
+            report.violate(f"classes: {split} has no photo of {', '.join(missing)} ({per_class})")
         else:
-            report.fact(f"classes: {split} {told}")
+            report.fact(f"classes: {split} {per_class}")
     shift = prior_shift(counts)
     shifted = shift.p < SHIFTED and largest_difference(shift.shares)[0] > POINTS
     (report.warn if shifted else report.fact)(f"classes: {shift_sentence(shift)}")
@@ -344,31 +346,33 @@ def _check_shortcut(report: Report, pool: _Pool, grouping: Grouping, columns: Se
     made = np.isin(names, CONTENT_MADE)
     result = shortcut(table[:, ~made], np.asarray(names)[~made].tolist(), labels, grouping.numbers)
     if result.auroc is None:
-        report.fact(f"shortcut: too few to judge ({result.reason})")
+        report.fact(f"shortcut: not measured ({result.reason})")
         return
     over = result.auroc > max_auroc
     low, high = result.interval
     (report.violate if over else report.fact)(
-        f"shortcut: facts of the files alone tell the classes with AUROC {result.auroc:.3f} (95 % interval "
-        f"{low:.3f} to {high:.3f}), {'over' if over else 'within'} the limit of {max_auroc:g}; the strongest facts "
-        f"alone: {_told(result.strongest)}"
+        f"shortcut: file facts alone predict the class with AUROC {result.auroc:.3f} (95 % interval {low:.3f} to "
+        f"{high:.3f}), {'over' if over else 'within'} the limit of {max_auroc:g}; AUROC of the strongest single "
+        f"facts: {_strongest_text(result.strongest)}"
     )
     alone, worth_a_line = dict(result.strongest), (0.5 + max_auroc) / 2
     if over and alone.get(ASPECT, 0.5) > worth_a_line:
         report.fact(
-            f"shortcut: the aspect ratio ({alone[ASPECT]:.2f} alone) reaches the model with resize: squash, which "
-            "presses wide photos more than narrow ones; resize: crop keeps the proportions and hides it"
+            f"shortcut: the model sees the aspect ratio (AUROC {alone[ASPECT]:.2f}) with resize: squash, which "
+            "distorts "
+            "wide photos more than narrow ones; resize: crop keeps the proportions and hides it"
         )
     sizes, which = table[:, made], np.asarray(names)[made].tolist()
     content = strongest(sizes, which, labels)
     if content and content[0][1] > worth_a_line:
         rest = strongest(beside_edges(sizes, thumbnails(pool.data["look"][:])), which, labels)
         report.fact(
-            f"shortcut: note: {_told(content)} tell the classes too; what a photo shows makes them (a street full of "
-            f"cones needs more bytes), so they are no violation; with the edges that a thumbnail shows accounted for: "
-            f"{_told(rest)}; the rest can be finer texture, or another camera or compression"
+            f"shortcut: note: {_strongest_text(content)} predict the class too; they depend on what the photo shows "
+            "(a "
+            f"street full of cones needs more bytes), so they are no violation; after correction for the edges in a "
+            f"thumbnail: {_strongest_text(rest)}; what remains can be fine texture, another camera or compression"
         )
 
 
-def _told(facts: Sequence[tuple[str, float]]) -> str:
+def _strongest_text(facts: Sequence[tuple[str, float]]) -> str:
     return ", ".join(f"{name} {alone:.2f}" for name, alone in facts[:3]) or "none differs"

@@ -1,5 +1,4 @@
-"""A picture for people: copies of one photo that carry different labels, side by side, so that somebody can say which
-label is right. Knows neither how copies were found nor where rows stand."""
+"""Draws copies of one photo that have different labels side by side, so that a person can see which label is right."""
 
 from __future__ import annotations
 
@@ -18,15 +17,15 @@ MOST_COPIES = 4  # of one photo
 WIDTH, HEIGHT = 300, 225  # pixels of a photo's cell
 GAP, LINE = 12, 20  # pixels between cells, and of a line of text
 INK, PALE, PAPER, FRAME = "#1c1c1c", "#666666", "#ffffff", "#e6e6e6"
-COLOURS = ("#1f6fb4", "#d9730d", "#2b8a3e", "#8b3fa8")  # of the labels of one conflict; blue and orange come first
+COLOURS = ("#1f6fb4", "#d9730d", "#2b8a3e", "#8b3fa8")  # of labels
 
 
 def shortened(text: str, fits: Callable[[str], bool]) -> str:
-    """The text, or as much of its beginning and end as fits, with dots between them: long names differ at both ends.
+    """Shorten a text in the middle if it does not fit, since long names differ at both ends.
 
     Args:
         text: a file name, a label.
-        fits: whether a text is short enough; what is shorter than a text that fits must fit too.
+        fits: whether a text is short enough. If a text fits, every shorter one must fit too.
     """
     if fits(text):
         return text
@@ -41,24 +40,24 @@ def _cut(text: str, kept: int) -> str:
 
 
 def chosen(labels: Sequence[str]) -> list[int]:
-    """Which copies to show: the first of each label, then others, in their own order."""
+    """Indices of the copies to show: the first of each label, then others, in their original order."""
     first = [labels.index(label) for label in dict.fromkeys(labels)]
     others = [i for i in range(len(labels)) if i not in first]
     return sorted((first + others)[:MOST_COPIES])
 
 
 def contact_sheet(path: str | Path, conflicts: Sequence[LabelConflict], photos: Mapping[str, StoredPhoto]) -> None:
-    """Write a PNG with one row per conflict; file name and label stand under each photo.
+    """Write a PNG with one row per conflict, with file name and label below each photo.
 
     Args:
-        path: the PNG.
-        conflicts: the first `MOST` are drawn.
-        photos: by id.
+        path: the PNG file.
+        conflicts: of these, the first `MOST` are drawn.
+        photos: id -> photo.
 
     Raises:
-        PhotoError: a photo cannot be read.
+        PhotoError: if a photo cannot be read.
     """
-    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"  # they know more letters than Pillow's own
+    folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"  # these fonts have more letters than Pillow's own
     plain, bold = (ImageFont.truetype(str(folder / f"{name}.ttf"), 13) for name in ("DejaVuSans", "DejaVuSans-Bold"))
     drawn = [(conflict, chosen(conflict.labels)) for conflict in conflicts[:MOST]]
     columns = max(2, *(len(copies) for _, copies in drawn))

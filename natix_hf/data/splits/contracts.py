@@ -1,10 +1,8 @@
-"""The locked splits: after the split nobody indexes the data, a step asks for the rows of its role and the ledger
-keeps who asked.
+"""Locked splits: code asks for the rows of its role, and a ledger records every read.
 
-A step (what the code is about to do) has its role, a role has its split, and a run that is no ordinary one has fewer
-roles: a run of a sweep cannot read val_test. `STEPS` and `PURPOSES` are the whole law. This file knows nothing of how
-the rows were split or what a step does with them. The rows stand in a store of this module, keyed by
-the object, so that neither an attribute nor a copy nor a pickle of `LockedSplits` hands them out.
+Each step (what the code is about to do) may read under certain roles, and each role has its split. Some runs have
+fewer roles: a run of a sweep cannot read val_test. `STEPS` and `PURPOSES` are the complete rules. The rows are stored
+in this module, keyed by the `LockedSplits` object, so that no attribute, copy or pickle of it gives access to them.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ if TYPE_CHECKING:
     from natix_hf.documents.unlabelled_pool import UnlabelledPool
 
     class Pool(Protocol):
-        """What `unlabelled_pool.Pool` is; that file imports this one."""
+        """The interface of `unlabelled_pool.Pool`, whose file imports this one."""
 
         def untied(self, labelled: dict[str, Dataset], rules: Rules) -> tuple[Dataset, UnlabelledPool]: ...
 
@@ -37,29 +35,29 @@ if TYPE_CHECKING:
 SPLITS = ("train", "val_select", "val_calib", "val_test")
 PARTS = ("fit", "control")  # the two halves of val_calib
 ROLES = {"training": "train", "selection": "val_select", "policy": "val_calib", "final_evaluation": "val_test"}
-REFIT = "refit"  # a role without a split: it reads all rows, in a run that is for nothing else
-UNLABELLED = "unlabelled"  # another: photos beside the splits, of which none is tied to a row of val_*
-POOL = "pool"  # where these stand
+REFIT = "refit"  # a role without a split: it reads all rows, and only a run with this purpose has it
+UNLABELLED = "unlabelled"  # also without a split: photos beside the splits, none of them tied to a row of val_*
+POOL = "pool"  # where the unlabelled photos are stored
 
-# Step -> role -> the parts of val_calib that it may see (none elsewhere).
+# Step -> role -> the parts of val_calib that it may read (empty for other splits).
 STEPS: dict[str, dict[str, tuple[str, ...]]] = {
     "train": {"training": ()},
     "frozen features": {"training": ()},
-    "quantise": {"training": ()},  # the ranges of a network's activations
+    "quantise": {"training": ()},  # measures the ranges of activations
     "choose checkpoint": {"selection": ()},
     "fit calibration": {"policy": ("fit",)},
     "guarantee": {"policy": ("control",)},
-    "predictions": {"selection": (), "policy": PARTS, "final_evaluation": ()},  # only writes logits down
+    "predictions": {"selection": (), "policy": PARTS, "final_evaluation": ()},  # only stores logits
     "final figures": {"final_evaluation": ()},
     "round-trip proof": {"selection": ()},  # compares two forms of one model, reads no labels
-    "doubtful labels": {"selection": ()},  # photos that a person is shown
-    "confident mistakes": {"final_evaluation": ()},  # likewise
+    "doubtful labels": {"selection": ()},  # shows photos to a person
+    "confident mistakes": {"final_evaluation": ()},  # shows photos to a person
     "refit": {REFIT: ()},
     "pretrain": {"training": (), UNLABELLED: ()},
     "choose milestone": {"training": (), "selection": ()},
 }
 
-# What a run is for -> the roles that it may ask for at all, whatever the step.
+# Purpose of a run -> the roles that its steps may use.
 PURPOSES: dict[str, tuple[str, ...]] = {
     "run": tuple(ROLES),
     "sweep": ("training", "selection"),
@@ -81,25 +79,26 @@ def _rule(step: str) -> str:
 
 
 class LockedSplits:
-    """Four splits of which a step sees only the rows of its role.
+    """Four splits that give each step only the rows of its role.
 
-    It has no length, no items and no iteration; `rows` is the only way out, and everything else here is free of rows.
+    It has no length, no items and no iteration. `rows` is the only method that returns rows.
     """
 
-    __slots__ = ("__weakref__", "_description", "_ledger", "_notes", "_pool", "_purpose", "_told")
+    __slots__ = ("__weakref__", "_description", "_ledger", "_notes", "_pool", "_purpose", "_reported")
 
     def __init__(self, splits: dict[str, Dataset], description: SplitCertificate, notes: Sequence[str] = ()):
         """Lock the rows.
 
         Args:
             splits: `train`, `val_select`, `val_calib/fit`, `val_calib/control`, `val_test`.
-            notes: what the person who reads the rows is to be told.
+            description: the certificate of the splits.
+            notes: lines to show to the user.
         """
         _ROWS[self] = dict(splits)
         self._description = description
         self._notes = list(notes)
         self._ledger: list[LedgerEntry] = []
-        self._told = 0
+        self._reported = 0
         self._purpose = "run"
         self._pool: UnlabelledPool | None = None
 
@@ -120,7 +119,7 @@ class LockedSplits:
 
     @property
     def notes(self) -> list[str]:
-        """What the person who reads the rows is to be told, a line each."""
+        """Lines to show to the user."""
         return list(self._notes)
 
     @property
@@ -129,30 +128,30 @@ class LockedSplits:
         return list(self._ledger)
 
     def new_reads(self) -> list[LedgerEntry]:
-        """The entries of the ledger since this was last asked for, for whoever writes them down."""
-        entries = self._ledger[self._told :]
-        self._told += len(entries)
+        """The entries of the ledger since the last call."""
+        entries = self._ledger[self._reported :]
+        self._reported += len(entries)
         return entries
 
     @property
     def pool(self) -> UnlabelledPool | None:
-        """What is known of the pool, where there is one."""
+        """The description of the pool of unlabelled photos, or None."""
         return self._pool
 
     @property
     def purpose(self) -> str:
-        """What the run is for, one of `PURPOSES`."""
+        """The purpose of the run, one of `PURPOSES`."""
         return self._purpose
 
     @property
     def training_counts(self) -> dict[str, int]:
-        """Photos of each class among the rows that this run trains on."""
+        """Photos per class among the rows that this run trains on."""
         counts = self._description.class_counts
         splits = SPLITS if self._purpose == REFIT else ("train",)
         return {name: sum(counts[split][name] for split in splits) for name in self._description.label_names}
 
     def narrowest(self) -> tuple[str, tuple[int, int]]:
-        """Id, width and height in pixels of the photo with the longest shape, of all splits."""
+        """Id and (width, height) in pixels of the most elongated photo of all splits."""
         shapes = [
             (name, (width, height))
             for rows in _ROWS[self].values()
@@ -161,44 +160,45 @@ class LockedSplits:
         return min(shapes, key=lambda shape: min(shape[1]) / max(shape[1]))
 
     def check_slices(self, columns: Sequence[str]) -> None:
-        """Raise `UserError` for a column by which figures cannot be broken down, by the rows of `train`."""
+        """Raise `UserError` if figures cannot be broken down by one of these columns of `train`."""
         from natix_hf.data.splits.slicing import check_slices
 
         check_slices(_ROWS[self]["train"], columns)
 
     def dedicate(self, purpose: str) -> LockedSplits:
-        """Say what the run is for, once and before any row is read; there is no way back. Returns itself.
+        """Set the purpose of the run, once and before any row is read. Returns itself.
 
         Raises:
-            LeakageError: it has another purpose already, or rows were read.
+            LeakageError: if it already has another purpose, or if rows were read.
         """
         if purpose not in PURPOSES:
-            raise LeakageError(f"purpose {purpose!r} is none of {', '.join(PURPOSES)}")
+            raise LeakageError(f"unknown purpose {purpose!r}: expected one of {', '.join(PURPOSES)}")
         if purpose != self._purpose:
             if self._purpose != "run" or self._ledger:
                 raise LeakageError(
-                    f"these splits serve the purpose {self._purpose!r} and {len(self._ledger)} reads are noted: they "
-                    f"cannot serve {purpose!r} now: load the photos again"
+                    f"these splits have the purpose {self._purpose!r} and were read {len(self._ledger)} times: they "
+                    "cannot be "
+                    f"used for {purpose!r} any more: load the photos again"
                 )
             self._purpose = purpose
         return self
 
     def rows(self, role: str, *, step: str, part: str | None = None) -> Dataset:
-        """The rows that a step may see, noted in the ledger.
+        """The rows that a step may read. The ledger records the read.
 
         Args:
             role: `training`, `selection`, `policy` or `final_evaluation`; `refit` for the rows of all four splits;
-                `unlabelled` for the photos that `add_pool` brought.
-            step: what they are for, one of `STEPS`.
-            part: of `val_calib` alone: `fit` (the default) or `control`.
+                `unlabelled` for the photos of `add_pool`.
+            step: what the rows are used for, one of `STEPS`.
+            part: only for `val_calib`: `fit` (the default) or `control`.
 
         Returns:
             Rows with `id, image, label, group, origin, fingerprint, width, height` and the source's other columns.
-            (The photos may lie in one file with those of the other splits; only `Dataset.data`, pyarrow's raw table,
-            would show that.)
+            (One file may hold the photos of all splits, but only `Dataset.data`, pyarrow's raw table, would show
+            that.)
 
         Raises:
-            LeakageError: naming the step, the split and the rule, if the step may not read these rows.
+            LeakageError: if the step may not read these rows. The message names the step, the split and the rule.
         """
         if step not in STEPS:
             raise LeakageError(
@@ -206,7 +206,7 @@ class LockedSplits:
             )
         if role not in _WHERE:
             raise LeakageError(
-                f"step {step!r} asked for role {role!r}, which is none of {', '.join(_WHERE)}; {_rule(step)}"
+                f"step {step!r} asked for role {role!r}, expected one of {', '.join(_WHERE)}; {_rule(step)}"
             )
         split = _WHERE[role]
         if split == "val_calib" and part is None:
@@ -217,37 +217,39 @@ class LockedSplits:
         if role not in PURPOSES[self._purpose]:
             may = ", ".join(PURPOSES[self._purpose])
             raise LeakageError(
-                f"step {step!r} asked for {place} as {role}: a run for the purpose {self._purpose!r} may read only as "
+                f"step {step!r} asked for {place} as {role}: a run with the purpose {self._purpose!r} may read only "
+                "as "
                 f"{may}"
             )
         if role == REFIT:
             from datasets import concatenate_datasets
 
             places = ("train", "val_select", *(f"val_calib/{half}" for half in PARTS), "val_test")
-            for one in places:
-                self._note(step, role, one)
-            return concatenate_datasets([_ROWS[self][one] for one in places])
+            for name in places:
+                self._note(step, role, name)
+            return concatenate_datasets([_ROWS[self][name] for name in places])
         if role == UNLABELLED and POOL not in _ROWS[self]:
-            raise LeakageError(f"step {step!r} asked for the pool, and there is none: bring it with add_pool first")
+            raise LeakageError(f"step {step!r} asked for the pool, but there is none: call add_pool first")
         self._note(step, role, place)
         return _ROWS[self][place]
 
     def add_pool(self, pool: Pool) -> UnlabelledPool:
-        """Photos without labels, for the purpose `pretrain`, once: those that no row of val_* is tied to.
+        """Add unlabelled photos, once and for the purpose `pretrain`. Photos tied to a row of val_* are left out.
 
         Args:
-            pool: from `unlabelled_pool.read_pool`.
+            pool: the result of `unlabelled_pool.read_pool`.
 
         Returns:
-            What is known of the pool, and which photos were left out; `rows` alone hands its photos out.
+            The description of the pool, with the photos that were left out. Only `rows` returns its photos.
 
         Raises:
-            UserError: no photo is left.
-            LeakageError: another purpose, or there is a pool already.
+            UserError: if no photo is left.
+            LeakageError: if the run has another purpose, or has a pool already.
         """
         if self._purpose != "pretrain" or self._pool is not None:
             raise LeakageError(
-                f"a pool belongs to the purpose 'pretrain' and comes once; the purpose is {self._purpose!r}"
+                "a pool can be added once, for the purpose 'pretrain'; the purpose of these splits is "
+                f"{self._purpose!r}"
             )
         rows, self._pool = pool.untied({split: _ROWS[self][split] for split in SPLITS}, self._description.rules)
         _ROWS[self][POOL] = rows
@@ -270,28 +272,27 @@ class LockedSplits:
         )
 
     def __reduce_ex__(self, protocol: int) -> NoReturn:
-        """Neither `copy` nor `pickle`: a copy would be a second, unwatched way to the rows."""
+        """Refuse `copy` and `pickle`: a copy would be a second, unrecorded way to the rows."""
         raise LeakageError(
-            "locked splits cannot be copied or pickled: ask rows(role, step=...) for what the step may see"
+            "locked splits cannot be copied or pickled: call rows(role, step=...) for the rows that the step may read"
         )
 
 
 def count_final_read(fingerprint: str, evaluated: str, run: str) -> int:
-    """Note that something was evaluated on these test rows, and tell how many others were before.
+    """Record an evaluation on these test rows, and count how many other models were evaluated on them before.
 
-    The note is one appended line and everything above it is earlier, so that runs side by side need no lock.
+    The record is one appended line, and all lines above it are earlier. So parallel runs need no lock.
 
     Args:
-        fingerprint: of the rows, as the ledger has it.
-        evaluated: fingerprint of what was evaluated (weights with their calibration).
-        run: name of the run, for whoever reads the file.
+        fingerprint: fingerprint of the rows, as in the ledger.
+        evaluated: fingerprint of the model that was evaluated (weights and calibration).
+        run: name of the run, for people who read the file.
 
     Returns:
-        The number of distinct other `evaluated` that read these rows on this machine before, whatever run they
-        belong to.
+        The number of distinct other models that read these rows on this machine before, over all runs.
 
     Raises:
-        UserError: if the notes hold a line that is not one.
+        UserError: if the file has a line that is not such a record.
     """
     path = home() / "test_reads" / f"{fingerprint}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -309,5 +310,5 @@ def count_final_read(fingerprint: str, evaluated: str, run: str) -> int:
                 break
             earlier.add(entry["evaluated"])
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: line {number} is not a note of a test read; delete that line") from error
+            raise UserError(f"{path}: line {number} is not the record of a test read: delete that line") from error
     return len(earlier - {evaluated})

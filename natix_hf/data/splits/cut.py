@@ -1,9 +1,8 @@
-"""From rows to four splits: train, val_select, val_calib (cut again into fit and control) and val_test.
+"""Divides rows into four splits: train, val_select, val_calib (divided again into fit and control) and val_test.
 
-Rows that show the same photo, video or place are one group; whole groups, stratified by class, the same for the same
-rows and seed in whatever order they come. A source that brings the four splits keeps them, after a check that no
-group, no photo and no id stands in two. `cut` gives the splits with the content of their `splits.json`; the
-caller locks them. This file knows nothing of where the rows came from.
+Rows that show the same photo, video or place form a group, and groups are never divided. Splits are stratified by
+class. They depend on the rows and the seed, not on the order of the rows. A source with the four splits keeps them if
+no group, photo or id is in two of them. `cut` returns the splits and their certificate, and the caller locks them.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ class Cut:
     Args:
         places: `train, val_select, val_calib, val_test, val_calib/fit, val_calib/control`.
         description: their certificate.
-        notes: what whoever reads the rows is to be told, a line each.
+        notes: lines to show to the user.
     """
 
     places: dict[str, Dataset]
@@ -48,12 +47,12 @@ class Cut:
     notes: list[str] = field(default_factory=list)
 
     def lock(self) -> LockedSplits:
-        """Hand the rows over to the contracts; from here on only roles see them."""
+        """Lock the rows: from here on they can be read only by role."""
         return LockedSplits(self.places, self.description, self.notes)
 
 
 def _codes(values: Sequence) -> tuple[np.ndarray, list]:
-    """Number the distinct values in sorted order: `(n,)` numbers, and the values they stand for."""
+    """Number the distinct values in sorted order: `(n,)` numbers, and the sorted values."""
     names, codes = np.unique(np.asarray(values, dtype=object), return_inverse=True)
     return codes, names.tolist()
 
@@ -65,19 +64,19 @@ def assign(
     ratios: Sequence[float] = DEFAULT_RATIOS,
     seed: int = 0,
 ) -> list[str]:
-    """The split of each row; whole groups, classes in proportion, independent of the order of the rows.
+    """The split of each row: groups stay whole, splits are stratified by class, and row order does not matter.
 
     Args:
         labels: `(n,)` classes.
-        groups: `(n,)` names of groups; None means a group of its own.
+        groups: `(n,)` group names; a row with None is alone in its group.
         ids: `(n,)` unique ids.
         ratios: four positive numbers that sum to 1, for `SPLITS`.
 
     Returns:
-        `(n,)` names of `SPLITS`; every class stands in each of them.
+        `(n,)` names of `SPLITS`. Each split contains every class.
 
     Raises:
-        UserError: for other ratios, and for a class with fewer photos or groups than there are splits.
+        UserError: for invalid ratios, or if a class has fewer photos or groups than there are splits.
     """
     shares = check_ratios(ratios)
     classes, names = _codes(labels)
@@ -87,7 +86,7 @@ def assign(
 
 
 def _tied(data: Dataset, group_values: Mapping[str, Sequence[str | None]], plan: Plan) -> Grouping:
-    """Groups of rows that must not be parted."""
+    """Groups of rows that must stay in one split."""
 
     def same_pixels(first: int, second: int) -> bool:
         one, other = (open_photo(data[row]["image"]) for row in (first, second))
@@ -109,14 +108,14 @@ def _tied(data: Dataset, group_values: Mapping[str, Sequence[str | None]], plan:
 
 
 def _grouped(data: Dataset, grouping: Grouping) -> Dataset:
-    """The rows with the names of their groups, without `look`; photos are not copied."""
+    """The rows with their group names and without `look`. No photo is copied."""
     if "look" in data.column_names:
         data = data.remove_columns("look")
     return with_text(data, "group", np.asarray(grouping.names, dtype=object)[grouping.numbers])
 
 
 def _select(data: Dataset, indices: np.ndarray) -> Dataset:
-    """Some rows; where the photos are paths, as a small table of their own, else as a view that copies no photo."""
+    """Some rows: a small new table if photos are paths, else a view, so that no photo is copied."""
     rows = data.select(indices, keep_in_memory=True)
     if pc.struct_field(data.data.table.column("image"), "bytes").null_count == len(data.data):
         return Dataset(rows.with_format("arrow")[:], info=DatasetInfo(features=data.features))
@@ -124,14 +123,14 @@ def _select(data: Dataset, indices: np.ndarray) -> Dataset:
 
 
 def _own_test(data: Dataset) -> np.ndarray:
-    """`(n,)` True for rows of the source's own test part; of no row where the source is nothing else."""
+    """`(n,)` True for rows of the source's own test split. All False if the source has no other rows."""
     origins = data["origin"][:]
     kept = np.isin(origins, [origin for origin in set(origins) if names_split(origin) in TEST_WORDS])
     return kept & (not kept.all())
 
 
 def _tied_to_test(data: Dataset, grouping: Grouping, kept: np.ndarray, what: str) -> list[Left]:
-    """Rows that are tied to those of `val_test` without being of them; `what` these are."""
+    """Rows outside `val_test` that are tied to rows in it. `what` describes the rows of `val_test` in the reason."""
     ids, holders = data["id"][:], {}
     for row in np.flatnonzero(kept):
         holders.setdefault(int(grouping.numbers[row]), ids[row])
@@ -143,15 +142,15 @@ def _tied_to_test(data: Dataset, grouping: Grouping, kept: np.ndarray, what: str
 
 
 def _held_out(data: Dataset, hold_out: Mapping[str, Sequence[str]]) -> np.ndarray:
-    """`(n,)` True for rows with one of the values."""
+    """`(n,)` True for rows that have one of the held-out values."""
     held = np.zeros(len(data), dtype=bool)
     for column, wanted in hold_out.items():
         values = np.asarray(category(data, column), dtype=object)
         wanted = [as_name(value) for value in wanted]
         unknown = sorted(set(wanted) - set(values))
         if unknown:
-            found = ", ".join(sorted(set(values))[:20])
-            raise UserError(f"hold_out: no row has {column} = {', '.join(map(repr, unknown))}; there are {found}")
+            known = ", ".join(sorted(set(values))[:20])
+            raise UserError(f"hold_out: no row has {column} = {', '.join(map(repr, unknown))}; there are {known}")
         held |= np.isin(values, wanted)
     return held
 
@@ -164,9 +163,9 @@ def _strata(data: Dataset, columns: Sequence[str]) -> np.ndarray | None:
 
 
 def _halves(calib: Dataset, seed: int, parts: Halves | None) -> dict[str, Dataset]:
-    """val_calib cut into its parts by whole groups; a class too small for both parts stands in `fit`.
+    """Divide val_calib into its two parts, by whole groups. A class too small for both parts is in `fit`.
 
-    Rows that `parts` names stay where they were, and whole groups with them.
+    Rows listed in `parts` keep their part, together with their groups.
     """
     codes, names = _codes(calib["group"][:])
     home = {row: PARTS.index(part) for part, ids in parts or () for row in ids}
@@ -176,7 +175,7 @@ def _halves(calib: Dataset, seed: int, parts: Halves | None) -> dict[str, Datase
 
 
 def _given(rows: Rows, plan: Plan, certificate: SplitCertificate | None) -> Cut:
-    """The splits that the source brings, as they are."""
+    """The splits that the source already has, unchanged."""
     pool = concatenate_datasets([rows.data[split] for split in SPLITS])
     _check_used(np.asarray(pool["label"][:]), rows.label_names)
     check_given(rows.data)
@@ -198,8 +197,8 @@ def _given(rows: Rows, plan: Plan, certificate: SplitCertificate | None) -> Cut:
     differing = bind(certificate, everything)
     if differing:
         raise UserError(
-            f"splits.json does not describe the rows beside it: {'; '.join(differing[:3])}: bring back the file or "
-            "the data set that it was written with, or split again"
+            f"splits.json does not match the rows beside it: {'; '.join(differing[:3])}: restore the original "
+            "splits.json and data set, or split again"
         )
     return Cut(everything, certificate, rows.notes)
 
@@ -211,25 +210,25 @@ def cut(
     certificate: SplitCertificate | None = None,
     earlier: Cut | None = None,
 ) -> Cut:
-    """Tie the rows into groups and divide them; a source that brings the four splits keeps them.
+    """Group the rows and divide them into four splits. A source with the four splits keeps them.
 
     Args:
         rows: from `load_rows`.
-        plan: how.
-        certificate: that came with a source of four splits; it is checked against the rows.
-        earlier: splits that grow: their rows stay where they are. `rows` then holds theirs and the new ones, with
-            the old ones' ids unchanged.
+        plan: how to group and divide the rows.
+        certificate: the certificate of a source with four splits, which is compared with the rows.
+        earlier: splits to extend. Their rows stay where they are. `rows` then contains the old rows, with the same
+            ids, and the new ones.
 
     Raises:
-        UserError: for bad ratios, classes or groups too few to split, given splits that share a group, a photo (an
-            altered copy too) or an id, and a group that swallows the data set.
+        UserError: if ratios are invalid, if a class has too few photos or groups, if existing splits share a group, a
+            photo (altered copies included) or an id, or if one group is larger than `plan.largest_share`.
     """
     plan = plan or Plan()
     if isinstance(rows.data, DatasetDict):
         if plan.hold_out:
             raise UserError(
-                "hold_out: the data set brings its four splits, which stay as they are: give the photos that they "
-                "were made from"
+                "hold_out: the data set already has the four splits, which are kept: give the photos that they were "
+                "made from instead"
             )
         return _given(rows, plan, certificate)
     data, values = rows.data, rows.group_values or {"group": rows.data["group"][:]}
@@ -247,13 +246,13 @@ def cut(
             kept = _own_test(data)
         fixed = np.where(kept, TEST, -1)
         set_aside = _tied_to_test(data, grouping, kept, what)
-    if set_aside:  # without these rows what they tied is apart again
+    if set_aside:  # these rows no longer tie others together
         held = np.isin(data["id"][:], [row.id for row in set_aside])
         data, values = _without(data, values, held)
         grouping, fixed = _tied(data, values, plan), fixed[~held]
     whole_test = earlier is None and bool((fixed == TEST).any())
     if earlier is not None:
-        # Groups keep the names that they had; the column's name stands before them only to tell columns apart.
+        # Groups keep their earlier names. The prefix only distinguishes values of several columns.
         grouping = replace(grouping, names=[name.removeprefix("group:") for name in grouping.names])
     if plan.hold_out:
         fixed[_held_out(data, plan.hold_out) & (fixed < 0)] = TEST
@@ -276,41 +275,41 @@ def _without(data: Dataset, values: Mapping[str, Sequence], held: np.ndarray) ->
 
 
 def _between(data: Dataset, grouping: Grouping, fixed: np.ndarray) -> list[Left]:
-    """New rows of groups that would tie old rows of two splits."""
+    """New rows that would tie old rows of two splits together."""
     old = np.flatnonzero(fixed >= 0)
     spread = np.zeros((len(grouping.names), len(SPLITS)), dtype=bool)
     spread[grouping.numbers[old], fixed[old]] = True
     torn = np.flatnonzero(spread.sum(axis=1) > 1)
     ids = data["id"][:]
-    found = []
+    set_aside = []
     for row in np.flatnonzero((fixed < 0) & np.isin(grouping.numbers, torn)):
         names = " and ".join(split for split, there in zip(SPLITS, spread[grouping.numbers[row]]) if there)
-        found.append(Left(id=ids[row], reason=f"tied to rows of {names}"))
-    return found
+        set_aside.append(Left(id=ids[row], reason=f"tied to rows of {names}"))
+    return set_aside
 
 
 def _homes(
     data: Dataset, grouping: Grouping, shares: Sequence[float], plan: Plan, fixed: np.ndarray, *, whole_test: bool
 ) -> np.ndarray:
-    """`(n,)` numbers of `SPLITS`; with `whole_test` nothing but the rows fixed there goes to `val_test`."""
+    """`(n,)` indices into `SPLITS`. With `whole_test`, only rows fixed there are in `val_test`."""
     labels, strata, numbers = np.asarray(data["label"][:]), _strata(data, plan.strata), grouping.numbers
     names = data.features["label"].names
     _check_used(labels, names)
-    rest = np.ones(len(data), dtype=bool)
+    free = np.ones(len(data), dtype=bool)  # rows outside the test split
     if whole_test:
-        rest = ~np.isin(numbers, numbers[fixed == TEST])
+        free = ~np.isin(numbers, numbers[fixed == TEST])
         shares = [share / sum(shares[:TEST]) for share in shares[:TEST]]
     homes = np.full(len(data), TEST)
-    groups, group_names = _codes(np.asarray(grouping.names, dtype=object)[numbers[rest]])
+    groups, group_names = _codes(np.asarray(grouping.names, dtype=object)[numbers[free]])
     try:
-        homes[rest] = place(
-            labels[rest],
+        homes[free] = place(
+            labels[free],
             groups,
             group_names,
             shares,
             plan.seed,
-            strata=None if strata is None else strata[rest],
-            fixed=fixed[rest],
+            strata=None if strata is None else strata[free],
+            fixed=fixed[free],
             label_names=names,
         )
     except UserError as error:
@@ -318,16 +317,16 @@ def _homes(
         if not tied:
             raise
         counts = ", ".join(f"{count} by {kind}" for kind, count in tied.items())
-        raise UserError(f"{error} (ties between rows: {counts}; rows that are tied stand in one split)") from error
+        raise UserError(f"{error} (ties between rows: {counts}; tied rows stay in one split)") from error
     return homes
 
 
 def _check_used(labels: np.ndarray, names: Sequence[str]) -> None:
-    """Raise where a class is named and no row is of it."""
+    """Raise `UserError` if a class has no rows."""
     used = np.bincount(labels, minlength=len(names)) > 0
     if not used.all():
-        rest = " ".join(f"'{name}'" if " " in name else name for name, here in zip(names, used) if here)
+        used_names = " ".join(f"'{name}'" if " " in name else name for name, here in zip(names, used) if here)
         raise UserError(
-            f"class {names[int(np.argmin(used))]!r} has 0 photos and stands in label_names, or in the list of classes "
-            f"that the data set brings: add photos of it, or leave it out with --label_names {rest}"
+            f"class {names[int(np.argmin(used))]!r} has 0 photos but is in label_names, or in the data set's list of "
+            f"classes: add photos of it, or leave it out with --label_names {used_names}"
         )

@@ -1,8 +1,8 @@
-"""Which rows belong together: the same video, place and time, file, or photo; closed transitively.
+"""Groups rows that show the same video, place and time, file or photo.
 
-Every kind of tie gives pairs of rows, the connected components of all of them are the groups that a split keeps
-whole. A chain that swallows the data set stops the run and says which kind of tie did it. This file knows rows as
-ids, names, fingerprints and looks; it knows no labels, no files and no splits.
+Each kind of tie gives pairs of rows. The connected components of all pairs are the groups that a split keeps whole. If
+a chain of ties makes a group too large, an error names the kind of tie. Works on ids, names, fingerprints and looks;
+labels and splits play no role.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from natix_hf.data.splits.places import components, haversine, place_ties
 from natix_hf.errors import UserError
 
 PLACES, BYTES, PIXELS, NEAR = "place and time", "bytes", "pixels", "near-duplicate"
-FEW = 20  # rows; below, one group may well hold most of them
-Edges = tuple[np.ndarray, np.ndarray]  # rows and the rows that they are tied to
+FEW = 20  # rows; in smaller data sets one group may hold most rows
+Edges = tuple[np.ndarray, np.ndarray]  # row numbers, and the rows that they are tied to
 
 
 @dataclass(frozen=True, order=True)
@@ -43,15 +43,15 @@ class Pair:
 
 @dataclass(frozen=True)
 class Grouping:
-    """The groups of rows and why they are groups.
+    """Groups of rows, and the ties that made them.
 
     Args:
-        numbers: `(n,)` group of each row, 0 to m - 1 in the order of the names.
-        names: `(m,)` the least of the members' own names.
-        ties: for each kind, how many ties connect what it connects (rows less groups that it alone would make).
-        pairs: enough pairs to connect every set of copies, sorted.
-        crowded: rows and look-ups that the search for near-duplicates left out, since too many different photos have
-            (nearly) one hash, as those of a camera that never moves; 0 means that it was complete.
+        numbers: `(n,)` group of each row, 0 to m - 1, in the order of the names.
+        names: `(m,)` names; a group takes the first of its members' names in sorted order.
+        ties: ties of each kind: the number of rows minus the number of groups if it were the only kind.
+        pairs: sorted pairs, enough to connect every set of copies.
+        crowded: rows and look-ups that the search for near-duplicates skipped because too many different photos have
+            nearly the same hash, as from a fixed camera. 0 if the search was complete.
     """
 
     numbers: np.ndarray
@@ -62,12 +62,12 @@ class Grouping:
 
     @property
     def sizes(self) -> np.ndarray:
-        """`(m,)` rows of each group."""
+        """`(m,)` number of rows of each group."""
         return np.bincount(self.numbers, minlength=len(self.names))
 
     @property
     def largest(self) -> tuple[str, int]:
-        """Name and rows of the largest group; the first by name of several."""
+        """Name and number of rows of the largest group; of equally large ones, the first by name."""
         sizes = self.sizes
         number = int(np.argmax(sizes))
         return self.names[number], int(sizes[number])
@@ -86,24 +86,24 @@ def group_rows(
     same_pixels: Callable[[int, int], bool] | None = None,
     largest_share: float = 0.5,
 ) -> Grouping:
-    """Tie rows and close the ties transitively; the result does not depend on the order of the rows.
+    """Group tied rows, transitively. The result does not depend on the order of the rows.
 
     Args:
         ids: `(n,)` unique ids.
-        groups: for each group column its name and `(n,)` values; rows that share one are tied, None ties nothing.
-        fingerprints: `(n,)` digests of the files; equal ones are tied.
-        looks: `(n,)` from `perceptual_hashes.look`; None looks for no near-duplicates.
+        groups: group column -> `(n,)` values. Rows with the same value are tied; None ties nothing.
+        fingerprints: `(n,)` digests of the files. Rows with equal ones are tied.
+        looks: `(n,)` from `perceptual_hashes.look`; None skips the search for near-duplicates.
         places: `(n, 2)` latitude and longitude in degrees, NaN where unknown.
-        times: `(n,)` seconds since 1970, NaN where unknown (then distance ties without time).
-        metres: rows within this distance are tied; None ties none by place.
-        seconds: and within this time; None ties by place alone.
-        same_pixels: whether two rows are equal when decoded in full; asked only where thumbnails are all but equal.
-        largest_share: a group over this share of the rows stops the run (20 rows or more).
+        times: `(n,)` seconds since 1970, NaN where unknown (such rows are tied by distance alone).
+        metres: rows within this distance are tied; None ties no rows by place.
+        seconds: greatest difference in time of rows tied by place; None ties by place alone.
+        same_pixels: whether two rows are equal when decoded in full. Called only if their thumbnails are almost equal.
+        largest_share: largest allowed share of the rows in one group, checked from 20 rows on.
 
     Raises:
-        UserError: if a group is too large; it names the kind of tie that chained it together.
+        UserError: if a group is too large. The message names the kind of tie that chained it together.
     """
-    # In the order of the ids everything below is the same for the same rows in any order.
+    # All steps below work in the order of the ids, so that the order of the rows does not matter.
     order = pc.sort_indices(pa.array(ids, pa.string())).to_numpy().astype(np.int64)
     names = _own_names(ids, groups)
     ties: dict[str, Edges] = {}
@@ -131,9 +131,9 @@ def group_rows(
 
 
 def _own_names(ids: Sequence[str], groups: Mapping[str, Sequence[str | None]]) -> pa.Array:
-    """What each row would be called alone: its value in the first column that has one, else `row:<id>`.
+    """Each row's own name: its value in the first column that has one, else `row:<id>`.
 
-    With several columns the column's name stands before the value, since two columns may use the same values.
+    With several columns the name starts with the column, since two columns may use the same values.
     """
     names = pa.array([None] * len(ids), pa.string())
     for column, values in groups.items():
@@ -145,7 +145,7 @@ def _own_names(ids: Sequence[str], groups: Mapping[str, Sequence[str | None]]) -
 
 
 def _equal_values(values: pa.Array, order: np.ndarray) -> Edges:
-    """Each row and the first (in `order`) row of the same value; the first rows themselves are left out."""
+    """Each row, and the first row (in `order`) with the same value. First rows themselves are left out."""
     values = values.take(pa.array(order))
     known = np.flatnonzero(pc.is_valid(values).to_numpy(zero_copy_only=False))
     codes = values.dictionary_encode().indices.take(pa.array(known)).to_numpy()
@@ -156,8 +156,10 @@ def _equal_values(values: pa.Array, order: np.ndarray) -> Edges:
 
 
 def _photo_pairs(order, repeats, looks, same_pixels) -> tuple[list[Pair], int]:
-    """Pairs of different files that show the same photo (of equal files the first by id stands for all), and how many
-    look-ups were left out."""
+    """Pairs of different files that show the same photo, and how many look-ups were skipped.
+
+    Of identical files only the first by id is compared.
+    """
     alone = np.ones(len(order), dtype=bool)
     alone[repeats] = False
     rows = order[alone[order]]
@@ -177,12 +179,12 @@ def _photo_pairs(order, repeats, looks, same_pixels) -> tuple[list[Pair], int]:
 
 
 def _close(ties: Mapping[str, Edges], names: pa.Array) -> tuple[np.ndarray, list[str]]:
-    """Numbers of the components of all ties, in the order of their names, and these names."""
+    """Component of each row under all ties, numbered in the order of the component names, and these names."""
     n = len(names)
     component = _components(n, ties)
     order = pc.sort_indices(names).to_numpy()
     _, first, number = np.unique(component[order], return_index=True, return_inverse=True)
-    ranks = np.argsort(np.argsort(first))  # by the place of the least name in the sorted names
+    ranks = np.argsort(np.argsort(first))  # by each component's first name in sorted order
     numbers = np.empty(n, dtype=np.int64)
     numbers[order] = ranks[number]
     return numbers, names.take(pa.array(order[np.sort(first)])).to_pylist()
@@ -195,7 +197,7 @@ def _components(n: int, ties: Mapping[str, Edges]) -> np.ndarray:
 
 
 def _too_large(grouping: Grouping, ties: Mapping[str, Edges], ids, groups, places, share: float) -> str:
-    """The line that says which kind of tie made the largest group, with one example and how to mend it."""
+    """The error text for a group that is too large: the kind of tie, an example and how to mend it."""
     n = len(ids)
     without = {
         kind: int(np.bincount(_components(n, {k: edges for k, edges in ties.items() if k != kind})).max())
@@ -207,7 +209,7 @@ def _too_large(grouping: Grouping, ties: Mapping[str, Edges], ids, groups, place
     first, second = ties[culprit]
     inside = member[first]
     first, second = first[inside], second[inside]
-    # The example is of the row that most others are tied to.
+    # As the example, use the row that most others are tied to.
     leaders, times = np.unique(first, return_counts=True)
     at = int(np.flatnonzero(first == leaders[np.argmax(times)])[0])
     a, b = int(first[at]), int(second[at])
@@ -222,7 +224,7 @@ def _too_large(grouping: Grouping, ties: Mapping[str, Edges], ids, groups, place
     else:
         tie, mend = f"{example} show the same photo", "remove the copies"
     return (
-        f"group {name!r} holds {rows} of {n} rows ({rows / n:.0%}), more than the allowed {share:.0%}: ties by "
+        f"group {name!r} has {rows} of {n} rows ({rows / n:.0%}), more than the allowed {share:.0%}: ties by "
         f"{culprit!r} chain it together (without them the largest group has {without[culprit]} rows; for example "
         f"{tie}): {mend}, or allow a larger share (largest_share)"
     )

@@ -1,7 +1,7 @@
-"""Splits that grow: new photos join four splits made earlier, and no row of these moves.
+"""Adds new photos to existing splits without moving an existing row.
 
-A new photo that is already there, byte for byte, and one that would tie rows of two splits are set aside and listed.
-This file brings the old rows and the new ones together; `splits.cut` divides them.
+New photos that are byte-for-byte copies of existing ones, or would tie rows of two splits, are left out and listed.
+This file joins the old and the new rows; `splits.cut` divides them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from natix_hf.errors import UserError
 
 
 def plan_of(certificate: SplitCertificate) -> Plan:
-    """How splits were made, as far as their certificate tells it."""
+    """The plan by which splits were made, as far as their certificate records it."""
     rules = certificate.rules
     return Plan(
         ratios=certificate.ratios or DEFAULT_RATIOS,
@@ -43,14 +43,14 @@ def extended(folder: str | Path, certificate: SplitCertificate, source: Any, pla
     """The splits in `folder` with the rows of `source` added.
 
     Args:
-        folder: that `data split` wrote.
-        certificate: of the folder.
-        source: as `load_rows` takes it; its classes are those of the splits.
-        plan: for the new rows.
-        options: of `load_rows`, for the new rows.
+        folder: a folder written by `data split`.
+        certificate: the certificate of the folder.
+        source: a source for `load_rows`, with the classes of the splits.
+        plan: how to divide the new rows.
+        options: options of `load_rows` for the new rows.
 
     Raises:
-        UserError: no folder of splits, or one whose rows and certificate differ; whatever is wrong with the source.
+        UserError: if the folder has no splits, if its rows and certificate differ, or if the source is invalid.
     """
     old = read_rows(str(folder), num_proc=options.get("num_proc"))
     if not isinstance(old.data, DatasetDict):
@@ -62,19 +62,19 @@ def extended(folder: str | Path, certificate: SplitCertificate, source: Any, pla
     options["group_column"] = options.get("group_column") or columns or None
     new = read_rows(source, looks=plan.near_duplicates, **options)
     if isinstance(new.data, DatasetDict):
-        raise UserError("--extend: the new photos bring four splits of their own; give them without splits")
+        raise UserError("--extend: the new photos already have four splits: give them without splits")
     return cut(_together(old, new, earlier), plan, earlier=earlier)
 
 
 def _together(old: Rows, new: Rows, earlier: Cut) -> Rows:
-    """The old rows and the new ones as one table; new photos that are already there are left out."""
+    """The old and the new rows as one table, without new photos that are byte-for-byte copies of old ones."""
     pool = concatenate_datasets([old.data[split] for split in SPLITS])
     ids, prints = pool["id"][:], pool["fingerprint"][:]
     holder, names = dict(zip(prints, ids)), set(ids)
     keep, dropped, called = [], [], []
     for row, (name, print_) in enumerate(zip(new.data["id"][:], new.data["fingerprint"][:])):
         if print_ in holder:
-            dropped.append(Left(id=name, reason=f"already there, byte for byte, as {holder[print_]!r}"))
+            dropped.append(Left(id=name, reason=f"byte-for-byte copy of {holder[print_]!r}, which is already there"))
             continue
         keep.append(row)
         called.append(name if name not in names else f"{name}~{print_[:8]}")

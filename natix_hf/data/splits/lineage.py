@@ -1,7 +1,7 @@
-"""What a pretrained backbone has seen, as its `config.json` carries it on, and the refusal that follows from it.
+"""Records in `config.json` which photos a backbone was pretrained on, and refuses it if val_* contains one of them.
 
-The photos are known by the first 64 bits of their fingerprints. So a later split whose val_* photos were learned from
-is refused wherever the backbone went meanwhile; a copy that was saved again is not recognised.
+Photos are identified by the first 64 bits of their fingerprints. The record stays with the backbone wherever it is
+copied. A photo that was saved again in another file is not recognised.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ KEY = "lineage"  # in config.json
 def lineage(
     parts: Iterable[Dataset], *, base: str, certificate: SplitCertificate, earlier: Any = None
 ) -> dict[str, Any]:
-    """What goes into the `config.json` of a backbone that was pretrained.
+    """The record for the `config.json` of a pretrained backbone.
 
     Args:
-        parts: the rows that were read.
-        base: the checkpoint that it started from; told where it is one of the Hub.
-        certificate: of the split whose val_* rows were left out.
-        earlier: what stands in the `config.json` of the base.
+        parts: the rows that pretraining read.
+        base: the checkpoint that it started from; recorded only if it is on the Hub.
+        certificate: certificate of the split whose val_* rows were left out.
+        earlier: the record in the `config.json` of the base.
     """
-    prints = {one for part in parts for one in _cut(photo_prints(part))} | set(
+    prints = {print_ for part in parts for print_ in _cut(photo_prints(part))} | set(
         _cut((earlier or {}).get("photo_prints", ""))
     )
     return {
         "purpose": "pretrain",
-        "base": hub_id(base),  # a path of this machine concerns nobody else
+        "base": hub_id(base),  # never a path of this machine
         "splits": certificate.fingerprint,
         "photos": len(prints),
         "photo_prints": "".join(sorted(prints)),
@@ -47,24 +47,24 @@ def check_lineage(config: Any, certificate: SplitCertificate, name: str) -> None
     """Refuse a backbone that has seen photos of val_*.
 
     Args:
-        config: of the backbone.
-        certificate: of the split.
-        name: what the user calls the checkpoint.
+        config: config of the backbone.
+        certificate: certificate of the split.
+        name: the user's name for the checkpoint.
 
     Raises:
-        LeakageError: it has.
+        LeakageError: if it has seen such photos.
     """
-    told = getattr(config, KEY, None)
-    if not told:
+    recorded = getattr(config, KEY, None)
+    if not recorded:
         return
     homes = known_photos(certificate)
-    seen = Counter(homes[one] for one in _cut(told["photo_prints"]) if homes.get(one, "train") != "train")
+    seen = Counter(homes[print_] for print_ in _cut(recorded["photo_prints"]) if homes.get(print_, "train") != "train")
     if seen:
         counts = ", ".join(f"{count} of {split}" for split, count in sorted(seen.items()))
         raise LeakageError(
-            f"{name} was pretrained on photos that this split tests with ({counts}): no figure on them would hold: "
-            "train on the split that it was pretrained with (same photos, split_seed and split_ratios), or pretrain "
-            "again with this one"
+            f"{name} was pretrained on photos that this split tests with ({counts}), so figures on them would be too "
+            "good: train on the split that it was pretrained with (same photos, split_seed and split_ratios), or "
+            "pretrain again with this split"
         )
 
 

@@ -1,7 +1,6 @@
-"""Places whole groups of rows into shares, stratified by class, the same for any order of the rows.
+"""Assigns whole groups of rows to shares, stratified by class and independent of the order of the rows.
 
-It works on arrays of class and group numbers. It knows neither photos nor what the shares are for: the four splits
-and the two halves of `val_calib` are cut by the same code.
+Works on arrays of class and group numbers. The same code makes the four splits and the two parts of `val_calib`.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from natix_hf.errors import UserError
 
 
 def _shuffled(names: Sequence[str], seed: int) -> np.ndarray:
-    """The rank of each name in an order that depends on the names and the seed alone."""
+    """The rank of each name in a random order that depends only on the names and the seed."""
     keys = [(hashlib.blake2b(f"{seed}\0{name}".encode(), digest_size=8).digest(), name) for name in names]
     ranks = np.empty(len(names), dtype=np.int64)
     ranks[sorted(range(len(names)), key=keys.__getitem__)] = np.arange(len(names))
@@ -23,7 +22,7 @@ def _shuffled(names: Sequence[str], seed: int) -> np.ndarray:
 
 
 class _Table:
-    """How many rows of each cell (class, or class and stratum) each group holds, and what each share still lacks.
+    """Rows of each cell (class, or class and stratum) in each group, and the rows that each share still lacks.
 
     `surplus[share, cell]` = rows placed minus rows wanted; it starts at `-share * rows of the cell`.
     """
@@ -41,19 +40,21 @@ class _Table:
         self.fixed = np.zeros(len(ranks), dtype=bool)
 
     def cells(self, group: int) -> tuple[np.ndarray, np.ndarray]:
-        """The cells in a group and the rows of each."""
+        """The cells of a group and the number of rows in each."""
         part = slice(self.starts[group], self.starts[group + 1])
         return self.pair_cell[part], self.counts[part]
 
     def fix(self, groups: np.ndarray, homes: np.ndarray) -> None:
-        """Groups whose share is given; the others then fill what these leave."""
+        """Assign groups whose share is fixed. The other groups fill what they leave."""
         self.home[groups], self.fixed[groups] = homes, True
         given = self.fixed[self.pair_group]
         np.add.at(self.surplus, (self.home[self.pair_group[given]], self.pair_cell[given]), self.counts[given])
 
     def place_large(self) -> None:
-        """Groups of several rows, large ones first (shuffled among those of about the same size), each where the
-        chi-squared distance between the rows placed and the rows wanted grows least."""
+        """Assign groups of several rows, large ones first, in random order among those of about the same size.
+
+        Each goes to the share where the chi-squared distance between placed and wanted rows grows least.
+        """
         several = np.flatnonzero((self.sizes > 1) & ~self.fixed)
         magnitude = np.floor(np.log2(np.maximum(self.sizes, 1)))
         for group in several[np.lexsort((self.ranks[several], -magnitude[several]))]:
@@ -64,8 +65,10 @@ class _Table:
             self.surplus[best, cells] += counts
 
     def place_single(self) -> None:
-        """Groups of one row: each cell fills what the shares still lack, by largest remainder; what rounding took
-        from a share in one cell is carried to the next, so that many small cells do not all round the same way."""
+        """Assign groups of one row, cell by cell, to fill what the shares still lack, by largest remainder.
+
+        Rounding errors of a cell are carried to the next, so that many small cells do not all round the same way.
+        """
         carry = np.zeros(len(self.shares))
         single = np.flatnonzero((self.sizes == 1) & ~self.fixed)
         single_cell = self.pair_cell[self.starts[single]]
@@ -83,7 +86,7 @@ class _Table:
             self.home[members] = np.repeat(np.arange(len(quota)), quota)
 
     def repair(self, names: Sequence[str]) -> None:
-        """Moves the smallest groups that can be spared, so that every share holds every class."""
+        """Move the smallest groups that can be spared, until every share has every class."""
         present = np.zeros((len(self.shares), len(names)), dtype=np.int64)  # (shares, classes) cells of groups
         np.add.at(present, (self.home[self.pair_group], self.pair_class), 1)
         for label in np.argsort(present.sum(axis=0), kind="stable"):
@@ -101,8 +104,8 @@ class _Table:
                         break
                 else:
                     raise UserError(
-                        f"class {names[label]!r} cannot stand in every split with whole groups: add photos of it "
-                        "from other groups, or choose a finer group_column"
+                        f"class {names[label]!r} has too few groups for every split to get one: add photos of it from "
+                        "other groups, or choose a finer group_column"
                     )
 
 
@@ -117,16 +120,16 @@ def place(
     fixed: np.ndarray | None = None,
     label_names: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """The share of each row: whole groups, classes in proportion, about O(n log n).
+    """The share of each row, with whole groups and stratified by class, in about O(n log n).
 
     Args:
         labels: `(n,)` class numbers from 0.
         groups: `(n,)` group numbers from 0.
-        group_names: the name of each group; together with the seed they decide who goes where, row order does not.
+        group_names: name of each group. Names and seed determine the result; row order does not matter.
         shares: positive, sum to 1.
-        strata: `(n,)` numbers of a second property that is kept in proportion within each class.
-        fixed: `(n,)` shares that are given, -1 where not; a row takes its whole group along.
-        label_names: if given, every class must stand in every share, and these names are used to say where that fails.
+        strata: `(n,)` numbers of a second property to stratify by, within each class.
+        fixed: `(n,)` fixed shares, -1 where free. A fixed row fixes its whole group.
+        label_names: if given, every share must have every class. Errors use these names.
 
     Returns:
         `(n,)` share numbers.
@@ -156,7 +159,7 @@ def place(
 
 
 def _check_enough(labels: np.ndarray, groups: np.ndarray, shares: Sequence[float], names: Sequence[str]) -> None:
-    """Every class has as many photos and groups as there are shares."""
+    """Raise `UserError` if a class has fewer photos or groups than there are shares."""
     rows = np.bincount(labels, minlength=len(names))
     pairs = np.unique(groups * len(names) + labels)
     in_groups = np.bincount(pairs % len(names), minlength=len(names))
@@ -168,6 +171,6 @@ def _check_enough(labels: np.ndarray, groups: np.ndarray, shares: Sequence[float
             )
         if in_groups[label] < len(shares):
             raise UserError(
-                f"class {name!r} stands in {in_groups[label]} groups, fewer than the {len(shares)} splits, and "
+                f"class {name!r} is in {in_groups[label]} groups, fewer than the {len(shares)} splits, and "
                 "groups are kept whole: add photos of it from other groups, or choose a finer group_column"
             )

@@ -1,8 +1,8 @@
-"""Ties by place and time: photos taken within so many metres and seconds of each other.
+"""Ties by place and time: pairs of photos taken within given distances in metres and seconds.
 
-Points fall into cells small enough that all points of one cell are tied; what is then left to compare are
-neighbouring cells that are not connected yet. All pairs are never listed: thousands of photos of one crossing cost
-little more than one. This file knows coordinates and times, neither photos nor groups.
+Cells are so small that all points of one cell are tied. Then only neighbouring cells that are not yet connected are
+compared. So not all pairs are listed, and thousands of photos of one crossing cost little more than one. Works on
+arrays of coordinates and times.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from scipy.spatial import cKDTree
 
 EARTH = 6_371_008.8  # metres, mean radius
 CHUNK = 1 << 20  # pairs compared at once
-LEAST = 1e-6  # metres and seconds; 0 asks for the same spot and the same moment
+LEAST = 1e-6  # metres and seconds; 0 means the same place and the same time
 
 
 def components(n: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -26,7 +26,7 @@ def components(n: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def haversine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Metres along the great circle between `(n, 2)` latitudes and longitudes in degrees."""
+    """`(n,)` metres along the great circle between `(n, 2)` latitudes and longitudes in degrees."""
     (lat_a, lon_a), (lat_b, lon_b) = np.radians(a).T, np.radians(b).T
     inner = np.sin((lat_b - lat_a) / 2) ** 2 + np.cos(lat_a) * np.cos(lat_b) * np.sin((lon_b - lon_a) / 2) ** 2
     return 2 * EARTH * np.arcsin(np.sqrt(np.clip(inner, 0, 1)))
@@ -39,7 +39,7 @@ def expand(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def chunks(costs: np.ndarray) -> list[slice]:
-    """Consecutive slices whose costs sum to at most `CHUNK`, or that hold one item."""
+    """Consecutive slices with a total cost of at most `CHUNK` each, or with a single item."""
     bounds, total = [0], np.cumsum(costs)
     while bounds[-1] < len(costs):
         done = total[bounds[-1] - 1] if bounds[-1] else 0
@@ -50,20 +50,21 @@ def chunks(costs: np.ndarray) -> list[slice]:
 def place_ties(
     places: np.ndarray, times: np.ndarray | None, metres: float, seconds: float | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of rows that connect everything within `metres` and, where both times are known, `seconds`.
+    """Pairs of rows that connect all rows within `metres` and, if both times are known, within `seconds`.
 
     Args:
         places: `(n, 2)` latitude and longitude in degrees, NaN where unknown.
-        times: `(n,)` seconds, NaN where unknown; a row without time is tied by place alone.
+        times: `(n,)` seconds, NaN where unknown. A row without a time is tied by place alone.
         metres: greatest distance along the great circle.
         seconds: greatest difference of times; None ties by place alone.
 
     Returns:
-        `(k,)` rows and `(k,)` rows, every pair within the limits; their components are those of all such pairs.
+        `(k,)` and `(k,)` row numbers, each pair within the limits. They have the same connected components as all such
+        pairs.
     """
     known = np.flatnonzero(~np.isnan(places).any(axis=1))
     times = np.full(len(places), np.nan) if times is None or seconds is None else times
-    # Rows that agree in place and time are one point: the first row stands for all.
+    # Rows with the same place and time are one point, represented by the first row.
     first, number = _distinct(*places[known].T, np.nan_to_num(times[known], nan=-np.inf))
     rows = known[first]
     again = rows[number] != known
@@ -73,7 +74,7 @@ def place_ties(
 
 
 def _distinct(*columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The first of the rows that agree in all columns, for each such set, and the number of each row's set."""
+    """The first row of each set of rows that agree in all columns, and the number of each row's set."""
     order = np.lexsort(columns)
     new = np.ones(len(order), dtype=bool)
     new[1:] = np.any([column[order][1:] != column[order][:-1] for column in columns], axis=0)
@@ -90,7 +91,8 @@ def _point_ties(places: np.ndarray, times: np.ndarray, metres: float, seconds: f
     ball = EARTH * np.column_stack([np.cos(lat) * np.cos(lon), np.cos(lat) * np.sin(lon), np.sin(lat)])
     chord = 2 * EARTH * np.sin(min(metres / (2 * EARTH), np.pi / 2))
     side = chord / 1.7321  # the diagonal of a cube of this side is just below the chord
-    # Whole numbers of sides and of seconds; time cell 0 is for unknown times, 1 is nobody's neighbour by mistake.
+    # Integer cells in units of sides and of seconds. Time cell 0 is for unknown times; 1 is empty, so that no known
+    # time is next to 0.
     corners = np.floor(ball / side)
     first, cube = _distinct(*corners.T)
     cubes = corners[first]
@@ -110,17 +112,17 @@ def _point_ties(places: np.ndarray, times: np.ndarray, metres: float, seconds: f
     for part in chunks(sizes[left] * sizes[right]):
         one, two = left[part], right[part]
         apart = component[order[starts[one]]] != component[order[starts[two]]]
-        found = [_compare(order, starts, one[apart], two[apart], ball, times, chord, seconds)]
-        ties += found
-        if len(found[0][0]):
+        new_ties = _compare(order, starts, one[apart], two[apart], ball, times, chord, seconds)
+        ties.append(new_ties)
+        if len(new_ties[0]):
             edges = [np.concatenate(side) for side in zip(*ties)]
             component = components(len(places), *edges)
     return tuple(np.concatenate(side) for side in zip(*ties))
 
 
 def _neighbours(cubes: np.ndarray, cells: np.ndarray, width: int, reach: float) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of cells whose points may be tied: cubes within `reach` sides, times the same, next or unknown."""
-    # Corners of cubes whose points are within reach are at most reach + diagonal apart.
+    """Pairs of cells whose points may be tied: cubes within `reach` sides, with the same, the next or no time cell."""
+    # If points of two cubes are within reach, the corners are at most reach + diagonal apart.
     near = cKDTree(cubes).query_pairs(reach + 1.7321, output_type="ndarray")
     own = np.arange(len(cubes))
     pairs = np.concatenate([near, near[:, ::-1], np.column_stack([own, own])])
@@ -131,26 +133,26 @@ def _neighbours(cubes: np.ndarray, cells: np.ndarray, width: int, reach: float) 
         here, there = pairs[part].T
         owner, position = expand(np.diff(starts)[here])
         cell = starts[here[owner]] + position
-        for step in (0, 1):  # both directions of each pair of cubes are listed: -1 is the other's +1
+        for step in (0, 1):  # -1 is not needed: each pair of cubes is listed in both directions
             key = there[owner] * width + moment_of[cell] + step
-            found = np.minimum(np.searchsorted(cells, key), len(cells) - 1)
-            hit = (cells[found] == key) & (cell != found) & ((step == 1) | (cell < found))
+            match = np.minimum(np.searchsorted(cells, key), len(cells) - 1)
+            hit = (cells[match] == key) & (cell != match) & ((step == 1) | (cell < match))
             left.append(cell[hit])
-            right.append(found[hit])
+            right.append(match[hit])
         untimed = moment_of[cell] == 0
-        lonely, target = cell[untimed], there[owner][untimed]
+        untimed_cell, target = cell[untimed], there[owner][untimed]
         owner, position = expand(np.diff(starts)[target])
         other = starts[target[owner]] + position
         hit = moment_of[other] > 0
-        left.append(lonely[owner][hit])
+        left.append(untimed_cell[owner][hit])
         right.append(other[hit])
     return np.concatenate(left), np.concatenate(right)
 
 
 def _compare(order, starts, one, two, ball, times, chord, seconds) -> tuple[np.ndarray, np.ndarray]:
-    """One tied pair of points for each pair of cells that has any; memory is bounded by `CHUNK` pairs."""
+    """One tied pair of points for each pair of cells that has one. At most `CHUNK` pairs are in memory."""
     sizes = np.diff(starts)
-    # A pair of crowded cells alone may exceed the chunk: it is cut into strips of the left cell's points.
+    # A pair of crowded cells may exceed a chunk: it is divided into strips of the left cell's points.
     strip = np.maximum(CHUNK // np.maximum(sizes[two], 1), 1)
     owner, position = expand(-(-sizes[one] // strip))
     begin = position * strip[owner]
@@ -165,7 +167,7 @@ def _compare(order, starts, one, two, ball, times, chord, seconds) -> tuple[np.n
         a = order[starts[one[cell_pair]] + begin[strips][pair] + down]
         b = order[starts[two[cell_pair]] + across]
         near = ((ball[a] - ball[b]) ** 2).sum(axis=1) <= chord**2
-        near &= ~(np.abs(times[a] - times[b]) > seconds)  # an unknown time ties
+        near &= ~(np.abs(times[a] - times[b]) > seconds)  # NaN compares as False: an unknown time ties
         tied, where = np.unique(cell_pair[near], return_index=True)
         found_a.append(a[near][where])
         found_b.append(b[near][where])

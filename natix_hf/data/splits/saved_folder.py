@@ -1,7 +1,7 @@
-"""The folder that `data split` leaves behind: a `save_to_disk` data set of four splits with its certificate.
+"""Writes the folder of `data split`: a `save_to_disk` data set of four splits with its certificate.
 
-`splits.json` (for programs) and `SPLITS.md` (for people) lie beside the rows, and `conflicts.png` where copies of one
-photo carry different labels. The folder appears when it is whole. This file does not decide who stands where.
+`splits.json` (for programs) and `SPLITS.md` (for people) are beside the rows, and `conflicts.png` if there are copies
+with different labels. The folder appears only when it is complete.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from natix_hf.photos.inspection import MANY, bars
 
 
 def check_output(folder: str | Path) -> None:
-    """Raise `UserError` where splits cannot be written; changes nothing."""
+    """Raise `UserError` if splits cannot be written to the folder. Changes nothing."""
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output {folder}: a file of that name is in the way: name another folder")
+        raise UserError(f"--output {folder}: a file of that name is in the way: choose another folder")
     if folder.exists() and any(folder.iterdir()):
         raise UserError(
             f"--output {folder}: exists and is not empty: choose another folder (--extend {folder} adds photos to "
             "splits, and writes them to a new folder)"
         )
-    check_name(folder.absolute())  # pyarrow maps the files by their whole path
+    check_name(folder.absolute())  # pyarrow opens the files by their full path
     check_writable(folder, "--output")
 
 
 def save(cut: Cut, folder: str | Path) -> None:
-    """Write the splits, photos embedded, and their certificate; whole or not at all.
+    """Write the splits with embedded photos and their certificate, completely or not at all.
 
     Args:
         cut: from `splits.cut`.
@@ -58,8 +58,10 @@ def save(cut: Cut, folder: str | Path) -> None:
 
 
 def _embedded(rows: Dataset, scratch: Path) -> Dataset:
-    """The rows with photos inside, copied to a file, where `datasets` cannot open a path to embed it: its name is not
-    UTF-8. Otherwise as they are."""
+    """The rows, with the photos read into them if a path is not UTF-8.
+
+    `datasets` cannot open such a path to embed the photo.
+    """
     paths = rows.select_columns("image").flatten()["image.path"][:]
     if all(path is None or text_path(path) == path for path in paths):
         return rows
@@ -74,7 +76,7 @@ def _embedded(rows: Dataset, scratch: Path) -> Dataset:
 
 
 def _photos(splits: DatasetDict, conflicts: list[LabelConflict]) -> dict[str, StoredPhoto]:
-    """The photos of conflicts, by id."""
+    """Id -> photo, for all photos in conflicts."""
     wanted = {row for conflict in conflicts for row in conflict.ids}
     found: dict[str, StoredPhoto] = {}
     for rows in splits.values():

@@ -1,9 +1,8 @@
-"""Could the class be told without looking at the photo? A logistic regression on facts of the files alone.
+"""The shortcut test: how well a logistic regression predicts the class from facts about the files alone.
 
-Where the photos of one class come from another camera, program or city, a model learns that instead of the street; a
-shortcut is a leak. Facts are read from headers, no photo is decoded. What a photo shows has a part in how large its
-file is (`CONTENT_MADE`): such facts are judged apart, since they prove nothing. This file does not decide how much is
-too much.
+If the photos of one class come from another camera, program or city, a model learns that instead of the street. Facts
+come from file headers; no photo is decoded. Facts that depend on what a photo shows, such as the file size, prove
+nothing and are judged separately (`CONTENT_MADE`). The caller decides which AUROC is too high.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ from natix_hf.photos.exif import CAMERA, SIDEWAYS, turn
 from natix_hf.resampling import interval_ends, on_resamples, weighted_auroc
 
 FOLDS = 5
-LEAST = 30  # rows; with fewer nothing can be said
-MOST_VALUES = 50  # of a column; rarer ones are told apart no longer
+LEAST = 30  # rows that the test needs
+MOST_VALUES = 50  # of a column; rarer values are not used
 RESAMPLES = 200
 CONTENT_MADE = ("file size", "bytes per pixel")
 ASPECT = "aspect ratio"
 _SUBSAMPLINGS = {0: "4:4:4", 1: "4:2:2", 2: "4:2:0"}
-_BITS = {"1": 1, "I": 16, "F": 32}  # of a channel in modes that say so; 8 in all others
+_BITS = {"1": 1, "I": 16, "F": 32}  # per channel, by image mode; 8 in all others
 _TAGS = {
     "Make": 0x010F,
     "Model": 0x0110,
@@ -55,13 +54,13 @@ _CAMERA_TAGS = {
 
 @dataclass(frozen=True)
 class ShortcutResult:
-    """How well file facts alone tell the classes.
+    """How well file facts alone predict the class.
 
     Args:
-        auroc: of held-out rows; None where there are too few to judge.
-        interval: 95 % bounds of it over groups; None with it.
+        auroc: AUROC on held-out rows; None if there are too few rows.
+        interval: its 95 % bounds, resampled over groups; None if there is no AUROC.
         strongest: `(fact, its AUROC alone, at least 0.5)`, the strongest first.
-        reason: why there is no figure; "" where there is one.
+        reason: why there is no AUROC, else "".
     """
 
     auroc: float | None
@@ -71,19 +70,19 @@ class ShortcutResult:
 
 
 def file_facts(photo: StoredPhoto) -> dict[str, float]:
-    """What the file of a photo tells without its pixels.
+    """Facts about the file of a photo, read without decoding its pixels.
 
     Args:
-        photo: a row's, readable.
+        photo: a readable photo.
 
     Returns:
-        Fact -> number; sizes in powers of 2, the rest counts, means and 0 or 1. A fact that is not named is 0.
+        Fact -> number: base-2 logarithms of sizes, counts, means, and 0 or 1. A missing fact is 0.
     """
     content = photo["bytes"]
     path = None if content is not None else text_path(photo["path"])
     size = os.stat(path).st_size if content is None else len(content)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of odd metadata and large photos: nobody can act on it here
+        warnings.simplefilter("ignore")  # about odd metadata and large photos, which do not matter here
         with Image.open(path if content is None else io.BytesIO(content)) as image:
             width, height = image.size[::-1] if turn(image) in SIDEWAYS else image.size
             tags, camera = _tags(image)
@@ -109,18 +108,18 @@ def file_facts(photo: StoredPhoto) -> dict[str, float]:
 
 
 def _tags(image: Image.Image) -> tuple[set[int], set[int]]:
-    """The EXIF tags that are there, whatever they hold: of the main block and of what the camera noted."""
+    """The EXIF tags of the main block and of the camera block, whatever their values."""
     try:
         exif = image.getexif()
         return set(exif), set(exif.get_ifd(CAMERA))
-    except Exception:  # damaged metadata make Pillow raise nearly any type
+    except Exception:  # damaged metadata can raise nearly any type in Pillow
         return set(), set()
 
 
 def _jpeg_facts(image: JpegImagePlugin.JpegImageFile) -> dict[str, float]:
     tables = image.quantization
     subsampling = _SUBSAMPLINGS.get(JpegImagePlugin.get_sampling(image), "other or none")
-    # Means of the tables as logarithms: from quality 75 to 95 they fall by a factor of 5.
+    # Logarithms of the tables' means, which fall by a factor of 5 from quality 75 to 95.
     facts = {
         name: np.log2(np.mean(tables[number]))
         for number, name in enumerate(("luma quantisation", "chroma quantisation"))
@@ -132,14 +131,14 @@ def _jpeg_facts(image: JpegImagePlugin.JpegImageFile) -> dict[str, float]:
 def fact_table(
     facts: Iterable[Mapping[str, float]], columns: Mapping[str, Sequence[Any]]
 ) -> tuple[list[str], np.ndarray]:
-    """The facts of all photos as one table, with columns of the data set beside them.
+    """The facts of all photos and columns of the data set as one table.
 
     Args:
-        facts: of `n` photos, from `file_facts`.
-        columns: name -> `(n,)` values; each of the most frequent values becomes a fact of its own.
+        facts: facts of `n` photos, from `file_facts`.
+        columns: name -> `(n,)` values. Each of the most frequent values becomes a fact with value 0 or 1.
 
     Returns:
-        The names of the facts that are not the same for all photos, and their `(n, d)` values.
+        The names of the facts that vary between photos, and their `(n, d)` values.
     """
     rows = list(facts)
     names = sorted({name for row in rows for name in row})
@@ -157,19 +156,19 @@ def shortcut(facts: np.ndarray, names: Sequence[str], labels: np.ndarray, groups
 
     Args:
         facts: `(n, d)`.
-        names: `(d,)` of the facts.
-        labels: `(n,)` class numbers; classes without rows play no part.
-        groups: `(n,)` numbers; rows of one group stand in one fold.
+        names: `(d,)` names of the facts.
+        labels: `(n,)` class numbers. Classes without rows are ignored.
+        groups: `(n,)` group numbers. Rows of one group are in one fold.
     """
     present, labels = np.unique(labels, return_inverse=True)
     groups = np.unique(groups, return_inverse=True)[1]
     if len(labels) < LEAST:
-        return ShortcutResult(None, reason=f"{len(labels)} rows, at least {LEAST} are needed")
+        return ShortcutResult(None, reason=f"{len(labels)} rows, expected at least {LEAST}")
     if len(present) < 2:
         return ShortcutResult(None, reason="all rows are of one class")
     least = min(len(np.unique(groups[labels == k])) for k in range(len(present)))
     if least < FOLDS:
-        return ShortcutResult(None, reason=f"a class stands in {least} groups, at least {FOLDS} are needed")
+        return ShortcutResult(None, reason=f"a class has only {least} groups, expected at least {FOLDS}")
     scores = np.full((len(labels), len(present)), 1 / len(present))
     if facts.shape[1]:
         from sklearn.linear_model import LogisticRegression
@@ -180,11 +179,11 @@ def shortcut(facts: np.ndarray, names: Sequence[str], labels: np.ndarray, groups
         model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=10_000))
         for train, test in StratifiedGroupKFold(FOLDS, shuffle=True, random_state=0).split(facts, labels, groups):
             if len(np.unique(labels[train])) < len(present):
-                return ShortcutResult(None, reason="one group holds nearly all rows of a class")
+                return ShortcutResult(None, reason="one group has nearly all rows of a class")
             scores[test] = model.fit(facts[train], labels[train]).predict_proba(facts[test])
     judged = [1] if len(present) == 2 else range(len(present))  # each class against the rest
 
-    def auroc(times: np.ndarray) -> np.ndarray:  # (b, groups) -> (b,), NaN without one of the classes
+    def auroc(times: np.ndarray) -> np.ndarray:  # (b, groups) -> (b,), NaN if a class is missing
         weights = times[:, groups]
         return np.mean([weighted_auroc(scores[:, k], labels == k, weights) for k in judged], axis=0)
 
@@ -195,7 +194,7 @@ def shortcut(facts: np.ndarray, names: Sequence[str], labels: np.ndarray, groups
 
 
 def strongest(facts: np.ndarray, names: Sequence[str], labels: np.ndarray) -> list[tuple[str, float]]:
-    """The AUROC of each fact alone, whichever way it points, the strongest first; arguments as for `shortcut`."""
+    """The AUROC of each fact alone, in either direction, the strongest first. Arguments as in `shortcut`."""
     from sklearn.metrics import roc_auc_score
 
     present, labels = np.unique(labels, return_inverse=True)
@@ -208,12 +207,14 @@ def strongest(facts: np.ndarray, names: Sequence[str], labels: np.ndarray) -> li
 
 
 def beside_edges(facts: np.ndarray, thumbnails: np.ndarray) -> np.ndarray:
-    """`(n, d)` what is left of facts once a straight line in the photos' edges is taken from each.
+    """The residuals of a linear regression of each fact on the amount of edges in the photos.
 
     Args:
         facts: `(n, d)`.
-        thumbnails: `(n, side, side)` of the photos in grey; the logarithm of their mean squared gradient is the
-            measure of edges.
+        thumbnails: `(n, side, side)` in grey. The logarithm of the mean squared gradient measures the edges.
+
+    Returns:
+        `(n, d)` residuals.
     """
     grey = thumbnails.astype(np.float64)
     energy = sum(np.square(np.diff(grey, axis=axis)).mean(axis=(1, 2)) for axis in (1, 2))

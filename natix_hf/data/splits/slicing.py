@@ -1,8 +1,8 @@
-"""Which columns of a data set tell kinds of photos apart, and the kind of each row: what figures are broken down by.
+"""Chooses the columns that figures are broken down by, and gives the kind of each row.
 
-Daytime, weather, city, source, resolution and the size of what is boxed do; ids, links, free text, dates and
-measurements do not. Coordinates never leave through here, whatever their column is called: what is chosen is written
-into files that are passed on. This file knows no figures.
+Columns such as daytime, weather, city, source, resolution and object size describe kinds of photos. Ids, links, free
+text, dates and measurements do not. Coordinates are never used, whatever their column is called, because the values
+are written to files that are shared.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from natix_hf.data.sources.metadata import UNKNOWN, category
 from natix_hf.errors import UserError
 
 MOST_VALUES = 50
-LONGEST = 60  # characters of a value; longer ones are sentences
+LONGEST = 60  # characters of a value; longer values are sentences
 RESOLUTION, ORIENTATION, OBJECT_SIZE = "resolution", "orientation", "object_size"
-# Upper ends of the classes of resolution, in megapixels.
+# Upper limits of the resolution classes, in megapixels.
 MEGAPIXELS = ((0.3, "under 0.3 MP"), (1.0, "0.3 to 1 MP"), (3.0, "1 to 3 MP"), (9.0, "3 to 9 MP"), (np.inf, "9 MP up"))
 
 _OURS = {"id", "image", "label", "group", "fingerprint", "look", "width", "height"}
@@ -43,40 +43,40 @@ _DATE = re.compile(r"\d{4}[-:/]\d{1,2}[-:/]\d{1,2}")
 def slice_values(
     parts: Sequence[Dataset], chosen: Sequence[str] = (), *, also: Sequence[str] = ()
 ) -> dict[str, list[str]]:
-    """The kinds of some rows, by every column that tells 2 to 50 kinds apart.
+    """The kinds of the rows by each suitable column, one with 2 to 50 different values.
 
     Args:
-        parts: rows of one source, one set behind the other.
-        chosen: only these columns (flat names, dotted paths, `resolution`, `orientation`, `object_size`); by default
-            all that are fit, `orientation` not among them.
-        also: of `DERIVED`, beside those of the default.
+        parts: the rows, one set after the other.
+        chosen: use only these columns (names, dotted paths, `resolution`, `orientation`, `object_size`); by default
+            all suitable ones except `orientation`.
+        also: columns of `DERIVED` to add to the default.
 
     Returns:
-        Column -> `(n,)` values as text; several tags of a row are one value (`fog+rain`), `unknown` stands where there
-        is none. `resolution` is the class of width x height, `orientation` says which is longer, `object_size` is the
-        class of the highest of a photo's boxes. A column with one value, with more than 50, or with a value of its own
-        for most rows is left out; so is one that only renames the classes.
+        Column -> `(n,)` values as text. Several tags of a row form one value (`fog+rain`); a missing value is
+        `unknown`. `resolution` is the class of width x height, `orientation` says which side is longer, `object_size`
+        is the class of the highest box of a photo. Columns with one value, with more than 50 or with a different value
+        for most rows are left out, as are columns that only rename the classes.
     """
     n = sum(len(part) for part in parts)
     if not n:
         return {}
     labels = [label for part in parts for label in part["label"][:]]
-    found = {}
+    slices = {}
     for column in chosen or _columns(parts[0], also):
         values = [value for part in parts for value in _values(part, column)]
         kinds = set(values)
         renamed = len(kinds) == len(set(labels)) == len(set(zip(values, labels)))
         fit = 2 <= len(kinds) <= MOST_VALUES and (chosen or 2 * len(kinds) <= n) and not renamed
         if fit and all(map(_is_kind, kinds)):
-            found[column] = values
-    return found
+            slices[column] = values
+    return slices
 
 
 def check_slices(rows: Dataset, chosen: Sequence[str], key: str = "slices") -> None:
-    """Refuse columns that figures cannot be broken down by; `key` is the recipe's key that named them.
+    """Refuse columns that figures cannot be broken down by. `key` is the recipe key that names them.
 
     Raises:
-        UserError: a column that is not there, that holds places, links, dates or sentences, or more than 50 values.
+        UserError: if a column does not exist, contains places, links, dates or sentences, or has over 50 values.
     """
     for column in chosen:
         there = _columns(rows, DERIVED)
@@ -84,8 +84,8 @@ def check_slices(rows: Dataset, chosen: Sequence[str], key: str = "slices") -> N
             raise UserError(f"{key}: no column {column!r}; there are {', '.join(there)}")
         kinds = set(_values(rows, column))
         if _words(column) & _PLACES or not all(map(_is_kind, kinds)):
-            raise UserError(  # without the value: it may be a place
-                f"{key}: {column} holds places, dates, links, measurements or sentences, and no kinds of photos: "
+            raise UserError(  # does not name the value, which may be a place
+                f"{key}: {column} contains places, dates, links, measurements or sentences, not kinds of photos: "
                 "leave it out"
             )
         if len(kinds) > MOST_VALUES:
@@ -93,33 +93,33 @@ def check_slices(rows: Dataset, chosen: Sequence[str], key: str = "slices") -> N
 
 
 def counted_values(rows: Dataset, column: str) -> dict[str, Counter]:
-    """The values of a column as `hold_out` takes them, and how many rows of each class number have each."""
-    found: dict[str, Counter] = {}
+    """Value of a column, as used by `hold_out` -> number of its rows of each class number."""
+    counts: dict[str, Counter] = {}
     for value, label in zip(category(rows, column), rows["label"][:]):
-        found.setdefault(value, Counter())[label] += 1
-    return dict(sorted(found.items()))
+        counts.setdefault(value, Counter())[label] += 1
+    return dict(sorted(counts.items()))
 
 
 def resolution(width: int | None, height: int | None) -> str:
-    """The class of a photo's size."""
+    """The resolution class of a photo."""
     if not width or not height:
         return UNKNOWN
     return next(name for end, name in MEGAPIXELS if width * height / 1e6 < end)
 
 
 def orientation(width: int | None, height: int | None) -> str:
-    """Which side of a photo is longer."""
+    """`landscape`, `portrait` or `square`."""
     if not width or not height:
         return UNKNOWN
     return "square" if width == height else "landscape" if width > height else "portrait"
 
 
-# What the size of a photo tells, `width` and `height` in pixels to a kind.
+# Kinds derived from a photo's `width` and `height` in pixels.
 DERIVED = {RESOLUTION: resolution, ORIENTATION: orientation}
 
 
 def _columns(rows: Dataset, also: Iterable[str] = ()) -> list[str]:
-    """The columns, and paths into structs, that may hold kinds, by their names and types; and what sizes tell."""
+    """Columns and paths into structs that may hold kinds, by name and type, and kinds derived from sizes."""
     names = [name for name, feature in _leaves(rows.features) if _may_be(name, feature)]
     sized = {"width", "height"} <= set(rows.column_names)
     boxed = [OBJECT_SIZE] if sized and boxes_column(rows.features) is not None else []
@@ -137,7 +137,7 @@ def _leaves(features: dict[str, Any], front: str = "") -> Iterator[tuple[str, An
 def _may_be(name: str, feature: Any) -> bool:
     if name in _OURS or _words(name) & (_PLACES | _NAMES | _DATES | _TEXTS):
         return False
-    inner = getattr(feature, "feature", feature)  # of a list
+    inner = getattr(feature, "feature", feature)  # the items of a list
     if isinstance(inner, ClassLabel):
         return True
     return isinstance(inner, Value) and inner.dtype.startswith(
@@ -146,7 +146,7 @@ def _may_be(name: str, feature: Any) -> bool:
 
 
 def _words(name: str) -> set[str]:
-    """`videoInfo.GPSLat` is made of video, info, gps, lat."""
+    """Lower-case words of a name: `videoInfo.GPSLat` has video, info, gps, lat."""
     return {word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", name)}
 
 
@@ -159,7 +159,7 @@ def _values(rows: Dataset, column: str) -> list[str]:
 
 
 def _is_kind(value: str) -> bool:
-    """Whether a value can be the name of a kind, and not a place, a date, a link, a measurement or a sentence."""
+    """Whether a value can name a kind: it is no place, date, link, measurement or sentence."""
     odd = _PLACE.match(value) or _DATE.match(value) or "://" in value or "°" in value or "\n" in value
     parts = value.split("+")  # of a list
     odd = odd or any(_MEASURED.fullmatch(part) or _LONG_NUMBER.fullmatch(part) for part in parts)

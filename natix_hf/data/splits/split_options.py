@@ -1,4 +1,4 @@
-"""How rows are to be tied and divided: what a user asks for, checked before anything is read. Knows no rows."""
+"""The options for grouping and dividing rows, checked before any photo is read."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ DEFAULT_RATIOS = (0.60, 0.15, 0.15, 0.10)
 
 
 def check_ratios(ratios: Sequence[float]) -> tuple[float, ...]:
-    """The four ratios, if they are four positive numbers that sum to 1.
+    """The four ratios as floats.
 
     Raises:
-        UserError: if they are not.
+        UserError: if they are not four positive numbers that sum to 1.
     """
     shares = tuple(float(ratio) for ratio in ratios)
     if len(shares) != len(SPLITS) or not all(share > 0 for share in shares) or abs(sum(shares) - 1) > 1e-6:
@@ -29,21 +29,21 @@ def check_ratios(ratios: Sequence[float]) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class Plan:
-    """How rows are tied and divided.
+    """How rows are grouped and divided.
 
     Args:
         ratios: four positive numbers that sum to 1, for `SPLITS`.
-        strata: columns whose values are kept in proportion within each class.
-        hold_out: column -> values whose rows go to `val_test` and nowhere else.
-        test_alone: `val_test` is the rows of `hold_out` and nothing else: rows tied to them are set aside, and a test
-            part that the source brings is pooled with the others.
-        test_split: `keep`: a test part that the source brings is `val_test`, and rows tied to it are set aside;
-            `merge`: it is pooled with the others.
-        near_duplicates: look for altered copies, and keep them together.
+        strata: columns to stratify by, within each class.
+        hold_out: column -> values whose rows go only to `val_test`.
+        test_alone: `val_test` contains only rows of `hold_out`. Rows tied to them are set aside, and a test split of
+            the source is merged with the rest.
+        test_split: what to do with a test split of the source. `keep` uses it as `val_test` and sets rows tied to it
+            aside; `merge` adds it to the rest.
+        near_duplicates: find altered copies and keep them together.
         place_column, time_column: columns of coordinates and dates.
-        metres, seconds: rows nearer than this in place (and time, where both are known) are one group; None: not
-            tied by place.
-        largest_share: a group of more than this share of the rows stops the run.
+        metres, seconds: rows within this distance (and time, if both times are known) form a group. None ties no rows
+            by place.
+        largest_share: largest allowed share of the rows in one group.
     """
 
     ratios: Sequence[float] = DEFAULT_RATIOS
@@ -64,12 +64,12 @@ class Plan:
         if self.test_split not in ("keep", "merge"):
             raise UserError(f"test_split: expected keep or merge, found {self.test_split!r}")
         if self.test_alone and not self.hold_out:
-            raise UserError("test_alone: nothing is held out: name a column and its values in hold_out")
+            raise UserError("test_alone: needs hold_out, a column and its values")
         if self.metres is not None and self.place_column is None:
             raise UserError("metres: needs place_column, the column that holds latitude and longitude")
 
     def rules(self, group_columns: Sequence[str]) -> Rules:
-        """What was tied and how, for the certificate."""
+        """The rules of grouping, for the certificate."""
         near = self.metres is not None
         return Rules(
             group_columns=list(group_columns),

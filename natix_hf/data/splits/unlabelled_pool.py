@@ -1,8 +1,7 @@
-"""Photos without labels beside four splits: read in any form, and without those that are tied to a row of val_*.
+"""Reads unlabelled photos for pretraining, and leaves out those that are tied to a row of val_*.
 
-Pretraining learns from them, and a network that has seen a photo of val_* makes every later figure on it too good. A
-tie is what would have put two rows into one group: a value of a group column, the same file, a near-duplicate; all of
-them closed transitively.
+If the network has seen a photo of val_*, every later figure on that photo is too good. Ties are those that put rows of
+a split into one group, transitively: the same value of a group column, the same file, a near-duplicate.
 """
 
 from __future__ import annotations
@@ -37,17 +36,17 @@ def read_pool(
     by_folder: bool = False,
     num_proc: int | None = None,
 ) -> Pool:
-    """Read photos whose labels are not looked at.
+    """Read photos and ignore their labels.
 
     Args:
-        sources: folders, globs, tables, Hub ids, each perhaps as `name=place`.
+        sources: folders, globs, tables or Hub ids, each optionally as `name=place`.
         image_column_name: the column of photos in tables and data sets.
-        group_column: columns whose values tie rows, where a source has them.
-        by_folder: photos of one sub-folder are of one group, as frames of a video are.
-        num_proc: processes that read the photos.
+        group_column: columns whose values tie rows, in sources that have them.
+        by_folder: photos in one sub-folder form a group, like the frames of a video.
+        num_proc: number of processes that read the photos.
 
     Raises:
-        UserError: a source that is not there, or holds no photo that can be read.
+        UserError: if a source does not exist or has no readable photo.
     """
     named, parts, broken = named_sources(list(sources)), [], []
     values: dict[str, list[str | None]] = {column: [] for column in group_column or ()}
@@ -55,28 +54,28 @@ def read_pool(
         raw = read_photos(str(source.place), image_column_name, list(values))
         rows, good, unread, _ = unlabelled_rows(raw, image_column_name, None, num_proc=num_proc)
         front = f"{source.name}/" if len(named) > 1 else ""
-        broken += [Left(id=front + one.id, reason=one.reason) for one in unread]
+        broken += [Left(id=front + photo.id, reason=photo.reason) for photo in unread]
         if not good:
             raise UserError(f"unlabelled_name {source.title}: none of its photos can be read: {unread[0].reason}")
-        ids = [front + one for one in rows["id"][:]]
-        folders = [str(PurePosixPath(one).parent) if by_folder else "." for one in ids]
-        groups = [f"row:{one}" if folder == "." else f"folder:{folder}" for one, folder in zip(ids, folders)]
+        ids = [front + name for name in rows["id"][:]]
+        folders = [str(PurePosixPath(name).parent) if by_folder else "." for name in ids]
+        groups = [f"row:{name}" if folder == "." else f"folder:{folder}" for name, folder in zip(ids, folders)]
         parts.append(with_text(with_text(rows, "id", ids), "group", groups))
-        for column, found in values.items():
+        for column, entries in values.items():
             there = has_column(raw.pool, column)
             own = list(map(as_name, pooled_values([raw], column, "group_column"))) if there else None
-            found += [own[row] if own else None for row in good]
+            entries += [own[row] if own else None for row in good]
     return Pool(concatenate_datasets(parts), values, [source.title for source in named], broken)
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Photos that can be read.
+    """Readable unlabelled photos.
 
     Args:
         rows: `id, image, group, fingerprint, width, height, look`.
-        values: group column -> `(n,)` its value, None where there is none.
-        sources: as they were named.
+        values: group column -> `(n,)` values, None where missing.
+        sources: the sources, as the user named them.
         broken: photos that cannot be read.
     """
 
@@ -86,17 +85,17 @@ class Pool:
     broken: list[Left]
 
     def untied(self, labelled: Mapping[str, Dataset], rules: Rules) -> tuple[Dataset, UnlabelledPool]:
-        """The photos that no row of val_* is tied to, and what is known of them.
+        """The photos that are not tied to a row of val_*, and a description of the pool.
 
         Args:
             labelled: the rows of the four splits.
-            rules: how these were grouped.
+            rules: how the splits were grouped.
 
         Returns:
-            Rows with `group`, in which photos that are tied to rows of train have the group of these.
+            Rows with `group`. Photos tied to rows of train have the group of those rows.
 
         Raises:
-            UserError: no photo is left.
+            UserError: if no photo is left.
         """
         rows = concatenate_datasets(
             [part.select_columns(["id", "group", "fingerprint", "image"]) for part in labelled.values()]
@@ -116,7 +115,7 @@ class Pool:
         if not kept:
             raise UserError(
                 f"unlabelled_name {' '.join(self.sources)}: all {len(ids)} photos are tied to photos of val_* "
-                f"({tied[0].id} is {tied[0].reason}), none is left to learn from: give photos of other places"
+                f"({tied[0].id} is {tied[0].reason}), so none is left for pretraining: give photos of other places"
             )
         called = [train.get(own[row], f"pool:{own[row]}") for row in kept]
         chosen = with_text(self.rows.remove_columns("look").select(kept, keep_in_memory=True), "group", called)
@@ -130,7 +129,7 @@ class Pool:
         )
 
     def _groups(self, rows: Dataset, labelled: Mapping[str, Dataset], rules: Rules) -> np.ndarray:
-        """`(labelled + pool,)` numbers of the groups that all these rows form together."""
+        """`(labelled + pool,)` group numbers when all these rows are grouped together."""
         count = len(rows)
         values = {"group": [*rows["group"][:], *self.rows["group"][:]]}
         for column in rules.group_columns:
@@ -149,5 +148,5 @@ class Pool:
             [*rows["fingerprint"][:], *self.rows["fingerprint"][:]],
             [*inspected(rows.select_columns(["image"]))["look"][:], *self.rows["look"][:]],
             same_pixels=same_pixels,
-            largest_share=1.0,  # nobody divides these groups
+            largest_share=1.0,  # no limit: these groups are not divided
         ).numbers
