@@ -1,6 +1,6 @@
-"""Where the model looks: attention of the last block from the class token to the patches, as a picture.
+"""Attention maps: how much the class token of the last block attends to each patch.
 
-A map says which patches fed the class token, not why the decision fell as it did.
+A map shows which patches contribute to the class token. It does not explain the decision.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from torch import Tensor, nn
 def attention_maps(model: nn.Module, pixel_values: Tensor) -> np.ndarray:
     """Attention of the class token to each patch in the last block, mean over the heads.
 
-    Only the last block computes its weights in full (eager attention); the others run as the model was loaded. The
+    Only the last block uses eager attention, which returns the attention weights. The other blocks run as loaded. The
     class token's attention to itself and to the registers is left out, so a map sums to less than 1.
 
     Args:
         model: a `NatixDinov3ForImageClassification` in eval mode, with or without LoRA.
-        pixel_values: `(batch, 3, H, W)`; of `(batch, views, 3, H, W)` the whole photos are looked at.
+        pixel_values: `(batch, 3, H, W)`; of `(batch, views, 3, H, W)` only the whole photos are used.
 
     Returns:
         `(batch, H / patch_size, W / patch_size)` float32.
@@ -42,11 +42,11 @@ def attention_maps(model: nn.Module, pixel_values: Tensor) -> np.ndarray:
 
 @contextmanager
 def _last_weights(model: nn.Module) -> Iterator[list[Tensor]]:
-    """The attention weights of the last block in every forward pass within the block, as a list that fills up."""
+    """Collect the attention weights of the last block, one tensor per forward pass inside the `with` block."""
     blocks = [module for name, module in model.named_modules() if name.rpartition(".")[2] == "attention"]
     attention, weights = blocks[-1], []
     before = attention.config
-    # The configuration is shared by all blocks: the last one gets its own for as long as this takes.
+    # All blocks share one configuration, so the last block gets a copy for the moment.
     attention.config = copy.copy(before)
     attention.config._attn_implementation = "eager"
     hook = attention.register_forward_hook(lambda module, inputs, outputs: weights.append(outputs[1]))
@@ -58,9 +58,9 @@ def _last_weights(model: nn.Module) -> Iterator[list[Tensor]]:
 
 
 def heat_picture(attention: np.ndarray) -> Image.Image:
-    """One map `(rows, columns)` as a small transparent picture, a pixel a patch, to be laid over the photo.
+    """One map `(rows, columns)` as a small RGBA picture to overlay on the photo, one pixel per patch.
 
-    The colour rises with the share of the strongest patch; what gets little attention stays clear.
+    Colours are relative to the strongest patch. Patches with little attention are transparent.
     """
     from matplotlib import colormaps
 

@@ -1,8 +1,8 @@
-"""Photos become batches, batches become logits: the one path that selection, calibration, test and `predict` share.
+"""From photos to batches to logits: the path shared by selection, calibration, test and `predict`.
 
-A photo is read and prepared exactly as `pipeline("image-classification")` does it (`photos.decode.open_photo`, then
-the image processor), so that a score here is a score at a client; the photos that a client sees otherwise are
-counted (`photos.client_view`). Training has a faster path of its own (`training/training_photos.py`).
+A photo is decoded and prepared exactly as in `pipeline("image-classification")` (`photos.decode.open_photo`, then the
+image processor), so that a client gets the same scores. `photos.client_view` finds the photos that a client's pipeline
+reads differently. Training has a faster path (`training/training_photos.py`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def pixels_of(photo: Image.Image, processor: Any) -> torch.Tensor:
 
 
 class Normalised:
-    """uint8 pixels `(..., 3, H, W)` as float32, rescaled and normalised as an image processor does it."""
+    """Turns uint8 pixels `(..., 3, H, W)` into float32, rescaled and normalised like an image processor does."""
 
     def __init__(self, processor: Any) -> None:
         self.mean = torch.tensor(processor.image_mean)[:, None, None]
@@ -49,14 +49,14 @@ class Normalised:
 
 
 class Example(TypedDict, total=False):
-    """A labelled row before it is collated: one of the three things that a model takes, and what belongs to it.
+    """A labelled row before collation: one of the three inputs that a model takes, and its label.
 
     Attributes:
-        pixel_values: `(3, H, W)`, float32 as the image processor makes them; uint8 where the collator has to do that.
-        features: `(dim,)` of a frozen network.
-        prefix_states: `(tokens, hidden)` float32, activations below the blocks that are trained.
+        pixel_values: `(3, H, W)`, float32 from the image processor, or uint8 if the collator normalises them.
+        features: `(dim,)` features of a frozen network.
+        prefix_states: `(tokens, hidden)` float32, activations below the trained blocks.
         labels: the class id.
-        seed: of a training view, all that a batch may draw from.
+        seed: seed of a training view, for random draws in the collator.
     """
 
     pixel_values: torch.Tensor
@@ -67,7 +67,7 @@ class Example(TypedDict, total=False):
 
 
 class ClientPhotos(Dataset):
-    """Labelled rows on the client's path: item `i` is `{"pixel_values": (3, H, W), "labels": int}`."""
+    """Labelled rows, prepared like a client does: item `i` is `{"pixel_values": (3, H, W), "labels": int}`."""
 
     def __init__(self, rows: Any, processor: Any) -> None:
         self.rows, self.processor = rows, processor
@@ -81,8 +81,10 @@ class ClientPhotos(Dataset):
 
 
 class Attempt(NamedTuple):
-    """One unlabelled photo: its pixels `(3, H, W)` by each image processor, or why it has none; `client` is that of
-    `decode.client_photo`."""
+    """One unlabelled photo: its pixels `(3, H, W)` from each image processor, or the reason why it is unreadable.
+
+    `client` is the note of `decode.client_photo`.
+    """
 
     index: int
     pixels: list[torch.Tensor] | None
@@ -91,14 +93,14 @@ class Attempt(NamedTuple):
 
 
 class PhotoBatch(NamedTuple):
-    """Readable photos and, beside them, the unreadable ones met on the way.
+    """A batch of readable photos, and the unreadable ones found while it was read.
 
     Attributes:
-        indices: of the readable ones.
-        pixels: theirs, `(b, 3, H, W)`; empty where there are none.
-        broken: index and reason of each of the others.
-        client: of each readable one, how a client sees another picture (`client_view.seen_otherwise`), else "".
-        beside: pixels of the same photos by further image processors, one tensor each.
+        indices: indices of the readable photos.
+        pixels: their pixels, `(b, 3, H, W)`; empty if no photo is readable.
+        broken: index and reason of each unreadable photo.
+        client: for each readable photo how a client sees a different picture (`client_view.seen_otherwise`), or "".
+        beside: pixels of the same photos from further image processors, one tensor each.
     """
 
     indices: list[int]
@@ -118,43 +120,45 @@ class _Attempts(Dataset):
     def __getitem__(self, index: int) -> Attempt:
         try:
             photo, client = client_photo(self.photos[index])
-            return Attempt(index, [pixels_of(photo, one) for one in self.processors], None, client)
+            return Attempt(index, [pixels_of(photo, processor) for processor in self.processors], None, client)
         except PhotoError as error:
             return Attempt(index, None, str(error))
 
 
 def _batch(attempts: list[Attempt]) -> PhotoBatch:
-    # In the worker: a batch is one piece of shared memory, not one (and a file descriptor) for each of its photos.
-    good = [one for one in attempts if one.pixels is not None]
-    pixels, *beside = map(torch.stack, zip(*(one.pixels for one in good))) if good else [torch.empty(0)]
+    # Stacked in the worker: a batch then takes one piece of shared memory and one file descriptor, not one per photo.
+    readable = [attempt for attempt in attempts if attempt.pixels is not None]
+    pixels, *beside = (
+        map(torch.stack, zip(*(attempt.pixels for attempt in readable))) if readable else [torch.empty(0)]
+    )
     return PhotoBatch(
-        [one.index for one in good],
+        [attempt.index for attempt in readable],
         pixels,
-        [(one.index, one.reason) for one in attempts if one.pixels is None],
-        [one.client for one in good],
+        [(attempt.index, attempt.reason) for attempt in attempts if attempt.pixels is None],
+        [attempt.client for attempt in readable],
         beside,
     )
 
 
 def worker_threads(_: int) -> None:
-    # Each worker decodes with one thread: the cores belong to the model and to the other workers.
+    # One thread per worker: the other cores are for the model and the other workers.
     torch.set_num_threads(1)
 
 
 def photo_batches(
     photos: Sequence[Any], *processors: Any, batch_size: int = 16, num_workers: int = 0
 ) -> Iterator[PhotoBatch]:
-    """Batches of readable photos in order, and beside each the unreadable ones met on the way.
+    """Batches of photos in order; each lists the unreadable photos separately.
 
     Args:
-        photos: what `client_pixels` takes, by index.
-        processors: that prepare each photo once it is decoded; at least one.
-        batch_size: photos per batch; a batch with broken photos is smaller, and may be empty.
+        photos: photos as `client_pixels` takes them.
+        processors: at least one image processor; each prepares every photo, which is decoded once.
+        batch_size: photos per batch; unreadable photos make a batch smaller, down to empty.
     """
     yield from DataLoader(
         _Attempts(photos, processors),
         batch_size=batch_size,
-        num_workers=num_workers,  # each reads at most two batches ahead, however many photos there are
+        num_workers=num_workers,  # each worker reads at most two batches ahead
         collate_fn=_batch,
         pin_memory=torch.cuda.is_available(),
         worker_init_fn=worker_threads,
@@ -164,12 +168,12 @@ def photo_batches(
 @torch.inference_mode()
 def logits_of(model: torch.nn.Module, pixel_values: torch.Tensor) -> np.ndarray:
     """Calibrated logits `(b, classes)` float32 of a batch; the model must be in eval mode."""
-    device = next(model.parameters(), pixel_values).device  # an ONNX graph holds its parameters itself
+    device = next(model.parameters(), pixel_values).device  # an ONNX graph has no torch parameters
     return model(pixel_values=pixel_values.to(device, non_blocking=True)).logits.float().cpu().numpy()
 
 
 class StagedLogits(NamedTuple):
-    """Calibrated logits `(b, classes)` float32, and which stage gave each, `(b,)`: 1, the first alone; 2, both."""
+    """Calibrated logits `(b, classes)` float32 and the stage of each, `(b,)`: 1 for the first alone, 2 for both."""
 
     logits: np.ndarray
     stage: np.ndarray
@@ -177,13 +181,13 @@ class StagedLogits(NamedTuple):
 
 @torch.inference_mode()
 def staged_logits_of(model: torch.nn.Module, *pixel_values: torch.Tensor) -> StagedLogits:
-    """As `logits_of`, for a model whose photos may leave early; one that is a cascade of two takes pixels for each."""
-    found = model(*(pixels.to(model.device, non_blocking=True) for pixels in pixel_values))
-    return StagedLogits(found.logits.float().cpu().numpy(), found.stage.cpu().numpy())
+    """As `logits_of`, for a model with early exits; a cascade of two models takes pixels for each of them."""
+    output = model(*(pixels.to(model.device, non_blocking=True) for pixels in pixel_values))
+    return StagedLogits(output.logits.float().cpu().numpy(), output.stage.cpu().numpy())
 
 
 @torch.inference_mode()
 def logits_by_stage(model: torch.nn.Module, pixel_values: torch.Tensor) -> np.ndarray:
-    """`(b, 2, classes)` float32 of a model that sees tiles: those of the whole photo alone, and of all views."""
-    found = model(pixel_values=pixel_values.to(model.device, non_blocking=True), output_whole_logits=True)
-    return torch.stack([found.whole_logits, found.logits], dim=1).float().cpu().numpy()
+    """Logits `(b, 2, classes)` float32 of a model with tiles: from the whole photo alone, and from all views."""
+    output = model(pixel_values=pixel_values.to(model.device, non_blocking=True), output_whole_logits=True)
+    return torch.stack([output.whole_logits, output.logits], dim=1).float().cpu().numpy()

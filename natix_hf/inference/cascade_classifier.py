@@ -1,4 +1,4 @@
-"""Two finished models as one: the first answers every photo, the second those that the first is not certain of."""
+"""Two finished models as one classifier: the second model sees only photos that the first is not certain about."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from natix_hf.inference.batches import logits_of
 
 
 class StageProcessors(NamedTuple):
-    """The image processors of both models: each sees a photo at its own size, or cut up in its own way."""
+    """The image processors of both models, which may differ in size and in tiles."""
 
     first: Any
     second: Any
 
 
 class Answers(NamedTuple):
-    """Calibrated logits `(b, classes)`, and which stage gave each, `(b,)`: 1 or 2."""
+    """Calibrated logits `(b, classes)` and the stage that gave each, `(b,)`: 1 or 2."""
 
     logits: Tensor
     stage: Tensor
 
 
 class CascadeClassifier(nn.Module):
-    """A cascade as a model; `config` holds the labels and, as in our class, `decision` and the band in `views_exit`.
+    """A cascade of two models; `config` holds labels and, as in our class, `decision` and the band in `views_exit`.
 
     Args:
-        first, second: models of our class; they lose their own calibration.
-        calibration: of the cascade: its band, the calibration of both stages and that of their answers.
+        first, second: models of our class; their own calibration is removed.
+        calibration: calibration of the cascade: the band, both stages, and the combined answers.
     """
 
     def __init__(self, first: nn.Module, second: nn.Module, calibration: CalibrationFile) -> None:
@@ -56,20 +56,21 @@ class CascadeClassifier(nn.Module):
         return self.first.device
 
     def forward(self, first_pixels: Tensor, second_pixels: Tensor) -> Answers:
-        """What the cascade says of photos; the second model sees only those that stay.
+        """The answers of the cascade; the second model sees only photos that do not leave early.
 
         Args:
-            first_pixels, second_pixels: the same photos as each model's image processor makes them, `(b, ..., H, W)`.
+            first_pixels, second_pixels: the same photos, prepared by the image processor of each model, `(b, ..., H,
+                W)`.
         """
         early = logits_of(self.first, first_pixels)
         stays = ~self.stages.leaves_early(early)
         full = np.zeros_like(early)
         if stays.any():
             full[stays] = logits_of(self.second, second_pixels[torch.from_numpy(stays).to(second_pixels.device)])
-        found = self.stages.composite(early, full)
-        return Answers(*map(torch.from_numpy, (self.calibration.served(found.logits), found.stage)))
+        composite = self.stages.composite(early, full)
+        return Answers(*map(torch.from_numpy, (self.calibration.served(composite.logits), composite.stage)))
 
 
 def dearest(model: Any, processor: Any) -> tuple[Any, Any]:
-    """The model that takes the most time and memory, and its image processor: of a cascade those of the second."""
+    """The model that takes the most time and memory, and its image processor: in a cascade the second one."""
     return (model.second, processor.second) if isinstance(model, CascadeClassifier) else (model, processor)

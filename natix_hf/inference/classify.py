@@ -1,4 +1,4 @@
-"""A finished model over many photos, in constant memory: probabilities row by row into a file."""
+"""Runs a finished model over many photos in constant memory and writes probabilities to a file."""
 
 from __future__ import annotations
 
@@ -31,18 +31,20 @@ from natix_hf.modeling.checkpoints import PICKLES, check_finite
 from natix_hf.modeling.packed_linear import packed_linears
 from natix_hf.photos.client_view import ClientTally
 
-# Words that pandas takes for a missing value, quoted or not.
+# Words that pandas reads as a missing value, quoted or not.
 MISSING = ("None", "NA", "N/A", "n/a", "NaN", "nan", "-NaN", "-nan", "NULL", "null", "<NA>", "#NA", "#N/A", "#N/A N/A")
 
 
 class Prediction(NamedTuple):
-    """One photo: its name and either calibrated probabilities `(classes,)` and what follows, or why there are none.
+    """The prediction for one photo: its name and calibrated probabilities `(classes,)`, or why there are none.
 
-    `decision` is the class id that the model's own scores give; where a threshold was moved to 0.5 it need not be the
-    one of the larger probability. `asks`: the probability lies in the band that a person is to decide in. `client`:
-    how a client's pipeline sees another picture, as `client_view.seen_otherwise` has it; "" where it does not.
-    `stage`, where photos may leave early: 1, the whole view (of two models, the first) decided; 2, the tiles (the
-    second) too.
+    Attributes:
+        decision: class id with the largest served score. With a threshold other than 0.5 this need not be the class
+            with the largest probability.
+        asks: the probability is in the abstain band, so a person must decide.
+        client: how a client's pipeline sees a different picture (`client_view.seen_otherwise`), or "".
+        stage: with early exits 1 if the whole view (or the first model) decided alone, 2 if the tiles (or the second
+            model) took part.
     """
 
     name: str
@@ -55,18 +57,18 @@ class Prediction(NamedTuple):
 
     @property
     def differs(self) -> bool:
-        """Whether the decision is another class than that of the largest probability."""
+        """Whether the decision is not the class with the largest probability."""
         return self.decision is not None and self.decision != self.probabilities.argmax()
 
 
 @dataclass
 class Written:
-    """What was written: photos with probabilities, name and reason of those without, and what is to be told of them.
+    """Counts of what was written, and name and reason of each photo without probabilities.
 
     Attributes:
-        differing: photos decided otherwise than by the largest probability.
-        asking: photos that a person is to decide.
-        client: the readable ones that a client sees otherwise.
+        differing: photos whose decision is not the class with the largest probability.
+        asking: photos that a person must decide.
+        client: readable photos that a client's pipeline sees differently.
         early: photos that left after the first stage.
     """
 
@@ -91,10 +93,10 @@ class Written:
 def load_classifier(name_or_path: str) -> tuple[Any, Any]:
     """A finished model in eval mode, fp32, and its image processor: a run folder, any export of one, or a Hub id.
 
-    Of a cascade of two runs they are a `CascadeClassifier` and its `StageProcessors`.
+    For a cascade of two runs these are a `CascadeClassifier` and its `StageProcessors`.
 
     Raises:
-        UserError: there is no such model, its weights are pickled, or it is a backbone without a head.
+        UserError: the model does not exist, its weights are pickled, or it is a backbone without a head.
     """
     from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
@@ -105,8 +107,10 @@ def load_classifier(name_or_path: str) -> tuple[Any, Any]:
         raise UserError(f"{name_or_path}: the run is not finished: train it with --resume_from_checkpoint true first")
     _refuse_pickles(run)
     if TwoModels.there(run):
-        (first, one), (second, two) = (load_classifier(str(run / stage)) for stage in STAGES)
-        return CascadeClassifier(first, second, CalibrationFile.read(run)).eval(), StageProcessors(one, two)
+        loaded = (load_classifier(str(run / stage)) for stage in STAGES)
+        (first, first_processor), (second, second_processor) = loaded
+        cascade = CascadeClassifier(first, second, CalibrationFile.read(run)).eval()
+        return cascade, StageProcessors(first_processor, second_processor)
     source = str(run) if run.is_dir() else name_or_path
     try:
         if folder := _graph_folder(source):
@@ -127,12 +131,12 @@ def load_classifier(name_or_path: str) -> tuple[Any, Any]:
 
 
 def leave_early(model: Any) -> bool:
-    """Whether photos may leave a model after its first stage."""
+    """Whether a model has early exits."""
     return bool(getattr(model.config, "views_exit", None))  # other classes' configs do not know the name
 
 
 def _refuse_pickles(folder: Path) -> None:
-    """`UserError` where a folder's only weights are pickled."""
+    """Raise `UserError` if the only weights in a folder are pickled."""
     pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
     if pickles and not any(folder.glob("*.safetensors")) and not graph_form(folder):
         raise UserError(
@@ -142,7 +146,7 @@ def _refuse_pickles(folder: Path) -> None:
 
 
 def _graph_folder(source: str) -> Path | None:
-    """The folder of an exported graph, fetched from the Hub where it lies there; None for other models."""
+    """The folder of an exported graph, downloaded from the Hub if needed; None for other models."""
     if Path(source).is_dir():
         return Path(source) if graph_form(Path(source)) else None
     from huggingface_hub import snapshot_download
@@ -164,11 +168,11 @@ def predict_photos(
     run: Callable[[torch.Tensor], np.ndarray] | None = None,
     views: Sequence[str] = (),
 ) -> Iterator[Prediction]:
-    """Predictions in the order of `photos`; a broken photo yields its reason and stops nothing.
+    """Predictions in the order of `photos`; an unreadable photo yields its reason and does not stop the others.
 
-    How the model decides stands in its config; a model that has no such entry decides by its largest score. `run`
-    gives the logits of a batch, see `measured_pace.Pace`; by default the model does, as it is, and always where photos
-    may leave it early. Logits of a photo are averaged over itself and its `views`, see `averaged_views`.
+    `decision` of the model's config says how it decides; without that entry the largest score wins. `run` gives the
+    logits of a batch, see `measured_pace.Pace`; by default, and always with early exits, the model itself does. Logits
+    are averaged over a photo and its `views`, see `averaged_views`.
     """
     run = run or partial(logits_of, model)
     rule = getattr(model.config, "decision", None) or {}  # other classes' configs do not know the name
@@ -178,7 +182,7 @@ def predict_photos(
     with progress, packed_linears(model):
         speed = {"batch_size": batch_size, "num_workers": num_workers}
         for batch, pixels in view_batches(model, processor, photos, views, **speed):
-            found: dict[int, Prediction] = {i: Prediction(names[i], None, reason) for i, reason in batch.broken}
+            predictions: dict[int, Prediction] = {i: Prediction(names[i], None, reason) for i, reason in batch.broken}
             if batch.indices:
                 if staged:
                     logits, stages = staged_logits_of(model, *pixels)
@@ -187,16 +191,16 @@ def predict_photos(
                     served = np.mean([run(one).astype(np.float64) for one in pixels], axis=0)
                     stages = [None] * len(served)
                 probabilities = softmax(served - shift)
-                told = batch.indices, served, probabilities, batch.client, stages
-                for i, scores, p, client, stage in zip(*told, strict=True):
+                columns = batch.indices, served, probabilities, batch.client, stages
+                for i, scores, p, client, stage in zip(*columns, strict=True):
                     asks = band is not None and band[0] < p[rule["positive"]] < band[1]
-                    found[i] = Prediction(names[i], p, None, int(scores.argmax()), asks, client, stage)
-            progress.update(len(found))
-            yield from (found[i] for i in sorted(found))
+                    predictions[i] = Prediction(names[i], p, None, int(scores.argmax()), asks, client, stage)
+            progress.update(len(predictions))
+            yield from (predictions[i] for i in sorted(predictions))
 
 
 def left_early_line(model: Any, written: Written) -> str:
-    """How many photos left a model early, and what a photo cost on average, one line."""
+    """One line with the number of photos that left early and the mean cost of a photo."""
     share = written.early / written.good
     if isinstance(model, CascadeClassifier):
         cost, unit = model.cost, "GFLOP"
@@ -207,13 +211,13 @@ def left_early_line(model: Any, written: Written) -> str:
 
 
 def missing_line(output: Path, labels: Sequence[str]) -> str | None:
-    """How to read a CSV with a class whose name pandas takes for a missing value; None where there is none."""
+    """How to read a CSV if pandas reads a class name as a missing value; None if no class is affected."""
     odd = [label for label in labels if label in MISSING]
     if output.suffix != ".csv" or not odd:
         return None
     return (
         f"note: pandas reads the class {odd[0]} as a missing value, quoted or not: "
-        f"pandas.read_csv('{output.name}', keep_default_na=False) keeps it, and so does a .jsonl"
+        f"pandas.read_csv('{output.name}', keep_default_na=False) keeps it; a .jsonl has no such problem"
     )
 
 
@@ -225,17 +229,17 @@ def write_rows(
     *,
     staged: bool = False,
 ) -> Written:
-    """Write CSV or JSON lines, by the ending of `output`: file, label, a column a class of probabilities, error.
+    """Write CSV or JSON lines, chosen by the suffix of `output`: file, label, one probability per class, error.
 
-    The label is the decision, the probabilities are calibrated. A model with a guarantee has a column `answer` too:
-    the label where the guarantee lets it be given, `abstain` where a person is to decide. A model with a threshold of
-    its own has a column `note`, which says where label and largest probability differ. One whose photos may leave
-    early has a column `stage`: 1 where the first stage decided, else 2.
+    The label is the decision; the probabilities are calibrated. A model with a guarantee also has a column `answer`:
+    the label, or `abstain` if a person must decide. A model with a threshold has a column `note`, which says where the
+    label is not the class with the largest probability. A model with early exits has a column `stage`: 1 if the first
+    stage decided, else 2.
 
     Args:
-        predictions: one a row.
+        predictions: one per row.
         rule: `decision` of the model's config.
-        staged: whether photos may leave early.
+        staged: whether the model has early exits.
     """
     rule = rule or {}
     banded, noted = rule.get("abstain_band") is not None, any(rule.get("threshold_bias", ()))
@@ -250,17 +254,17 @@ def write_rows(
             written.count(prediction)
             label = None if probabilities is None else labels[prediction.decision]
             values = [None] * len(labels) if probabilities is None else [round(float(p), 6) for p in probabilities]
-            told = {
+            extras = {
                 "answer": "abstain" if prediction.asks else label,
                 "note": f"decided by threshold {rule['threshold']:.3f}" if prediction.differs else None,
                 "stage": prediction.stage,
             }
-            told = {column: told[column] for column in extra}
+            extras = {column: extras[column] for column in extra}
             if table:
-                table.writerow([name, label, *values, *told.values(), reason])
+                table.writerow([name, label, *values, *extras.values(), reason])
             else:
                 row = {"file": name, "label": label, "probabilities": dict(zip(labels, values, strict=True))}
-                row |= {column: text for column, text in told.items() if text is not None}
+                row |= {column: text for column, text in extras.items() if text is not None}
                 file.write(
                     json.dumps(row if reason is None else {"file": name, "error": reason}, ensure_ascii=False) + "\n"
                 )

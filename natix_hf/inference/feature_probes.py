@@ -1,6 +1,6 @@
-"""How good frozen features are: a logistic regression on few and on all labels, and nearest neighbours.
+"""Probes of frozen features: logistic regression on few and on all labels, and nearest neighbours.
 
-Works on arrays. The same subsets and settings serve every network that is compared, so that differences are theirs.
+Works on arrays. All compared networks get the same subsets and settings.
 """
 
 from __future__ import annotations
@@ -9,20 +9,20 @@ import numpy as np
 
 from natix_hf.threads import one_blas_thread
 
-STRENGTH = 0.1  # C of the regression on standardised features, the same for all
+STRENGTH = 0.1  # C of the regression on standardised features
 NEIGHBOURS = 20
 MOST_STEPS = 2000
-BARELY = 1e-6  # of the largest spread, below which a feature says nothing
+BARELY = 1e-6  # share of the largest standard deviation; features with less are treated as constant
 
 
 def probe_logits(features: np.ndarray, labels: np.ndarray, judged: np.ndarray, classes: int) -> np.ndarray:
     """Logits `(n', classes)` of a logistic regression on standardised features.
 
     Args:
-        features: `(n, dim)` of the rows that it is fitted on.
+        features: `(n, dim)` of the rows to fit on.
         labels: `(n,)` class ids, of at least two classes.
-        judged: `(n', dim)`.
-        classes: of the data; one that is not among the labels is never the answer.
+        judged: `(n', dim)` of the rows to predict.
+        classes: number of classes; a class without labels is never predicted.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -36,25 +36,25 @@ def probe_logits(features: np.ndarray, labels: np.ndarray, judged: np.ndarray, c
 
 
 def neighbour_logits(features: np.ndarray, labels: np.ndarray, judged: np.ndarray, classes: int) -> np.ndarray:
-    """Logs of the class shares `(n', classes)` among the 20 nearest rows by cosine.
+    """Log class shares `(n', classes)` among the 20 nearest rows by cosine similarity.
 
-    A vote is spread evenly over the classes and added, so that no share is 0. Arguments as for `probe_logits`.
+    One extra vote is spread evenly over the classes, so that no share is 0. Arguments as for `probe_logits`.
     """
-    one, other = (f / np.maximum(np.linalg.norm(f, axis=1, keepdims=True), 1e-12) for f in (features, judged))
+    fitted, queries = (f / np.maximum(np.linalg.norm(f, axis=1, keepdims=True), 1e-12) for f in (features, judged))
     count = min(NEIGHBOURS, len(features))
-    nearest = np.argpartition(-(other @ one.T), count - 1, axis=1)[:, :count]
+    nearest = np.argpartition(-(queries @ fitted.T), count - 1, axis=1)[:, :count]
     votes = np.eye(classes)[labels[nearest]].sum(axis=1)
     return np.log((votes + 1 / classes) / (count + 1))
 
 
 def few_labels(labels: np.ndarray, groups: np.ndarray, share: float, seed: int) -> np.ndarray | None:
-    """Rows of whole groups that make up at least a share of all, with every class; None where that takes far more.
+    """Rows of whole groups that make up at least a share of all and hold every class; None if that takes far more.
 
     Args:
         labels: `(n,)` class ids.
         groups: `(n,)`.
-        share: of the rows.
-        seed: of the draw.
+        share: share of the rows to reach.
+        seed: seed of the draw.
     """
     if share >= 1:
         return np.arange(len(labels))

@@ -1,11 +1,11 @@
-"""Where activations of a frozen backbone are kept: shards on disk, memory-mapped, found by what they belong to.
+"""A disk cache for activations of a frozen backbone, in memory-mapped shards.
 
-A shard is `<name>.npy`, `(records, ...)`, and `<name>.json` with the records' names and checksums. Both are renamed
-into place when they are whole, the names last, so a pass that was cut short goes on behind its last shard. A record is
-held against its checksum before it is handed out; one that does not pass counts as missing and is computed again. Runs
-that share a folder wait for each other, so that nothing is computed twice. The budget holds for all folders together:
-what was not asked for longest makes room, what this run reads never does. This file knows arrays and names, no photos
-and models.
+A shard is `<name>.npy`, `(records, ...)`, and `<name>.json` with the records' names and checksums. Both files are
+renamed into place when complete, the names last, so an interrupted pass continues after its last shard. Each record is
+checked against its checksum before use; a damaged one counts as missing and is computed again. Runs that share a
+folder wait for each other, so nothing is computed twice. The budget applies to all folders together: the least
+recently used records are removed first, and never those that this run reads. This module works on arrays and names; it
+needs neither photos nor models.
 """
 
 from __future__ import annotations
@@ -29,25 +29,24 @@ from filelock import FileLock, Timeout
 from natix_hf.errors import UserError
 from natix_hf.files import check_writable, replacing
 
-VERSION = 4  # raised when the same photo would give another record, or records are stored otherwise
+VERSION = 4  # raise it when the content of a record or the storage format changes
 
-MOST_FILES = 65536  # open at once, where the system sets no limit
+MOST_FILES = 65536  # files open at once if the system sets no limit
 
 Record = tuple[np.ndarray, int]  # a memory-mapped shard, and the row in it
 
 
 class FeatureStore:
-    """Records of one shape under one key.
+    """Records of one shape that belong to one key.
 
     Args:
-        key: of everything that a record depends on beside the photo and its first length (hex).
-        shape: of a record. Its first length is the least that is wanted: records with more, of which the last so many
-            are meant, serve too.
-        dtype: of a record.
+        key: hash (hex) of everything that a record depends on, except the photo and the first length of `shape`.
+        shape: shape of a record. Its first length is a minimum: of a longer record the last entries are used.
+        dtype: dtype of a record.
         kind: name of the folder under `cache_dir`.
-        budget_gb: the most that all records of this kind under `cache_dir` may take, in 10^9 bytes; None: no limit.
-        budget_name: what the user calls it.
-        ours: lists of the shards that serve this run; `find` adds to them.
+        budget_gb: limit for all records of this kind under `cache_dir`, in 10^9 bytes; None: no limit.
+        budget_name: name of this option in messages.
+        ours: shard lists that this run uses; `find` adds to them.
     """
 
     def __init__(
@@ -69,8 +68,8 @@ class FeatureStore:
         self._damaged: set[Path] = set()
 
     def find(self, wanted: Collection[str]) -> dict[str, Record]:
-        """Those of the wanted records that are there and sound; all of them are read once."""
-        found: dict[str, Record] = {}
+        """The wanted records that exist and pass their checksum; each is read once to check."""
+        records: dict[str, Record] = {}
         left = set(wanted)
         places = [(int(path.name.rpartition("-")[2]), path) for path in self.root.glob(f"v{VERSION}-{self.key}-*")]
         for length, place in sorted(places):
@@ -81,13 +80,13 @@ class FeatureStore:
                     break
                 before = len(left)
                 for name, record in self._sound(listing, length, left):
-                    found[name] = record
+                    records[name] = record
                     left.discard(name)
                 if len(left) < before:
                     self.ours.add(listing)
-                    with suppress(OSError):  # a cache that can only be read serves too
+                    with suppress(OSError):  # a read-only cache is fine
                         os.utime(listing)
-        return found
+        return records
 
     def _sound(self, listing: Path, length: int, left: Collection[str]) -> Iterator[tuple[str, Record]]:
         try:
@@ -97,7 +96,7 @@ class FeatureStore:
         except UserError:
             raise
         except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
-            if not isinstance(error, OSError):  # cut short by a crash, say: its records are computed again
+            if not isinstance(error, OSError):  # for example truncated by a crash: its records are computed again
                 self._damaged.add(listing)
             return
         if shard.shape != (len(names), length, *self.shape[1:]) or shard.dtype != self.dtype:
@@ -108,7 +107,7 @@ class FeatureStore:
                 yield name, (shard, row)
 
     def add(self, names: Sequence[str], values: np.ndarray) -> None:
-        """Keep the records `(n, *shape)`.
+        """Store records `(n, *shape)`.
 
         Raises:
             UserError: the disk is full, or the folder cannot be written.
@@ -124,17 +123,17 @@ class FeatureStore:
                 temporary.write_text(json.dumps(document), encoding="utf-8")
         except OSError as error:
             free = shutil.disk_usage(self.cache_dir).free
-            # numpy gives no errno where it could write a part only.
+            # numpy sets no errno after a partial write.
             full = error.errno == errno.ENOSPC or (error.errno is None and free < 2 * values.nbytes)
             why = f"the disk is full ({free / 1e9:.2f} GB are free)" if full else error.strerror or error
             raise UserError(
-                f"cache_dir {self.cache_dir}: {self.root.name} cannot be kept: {why}: make room or choose another "
-                "folder; what was computed so far stays"
+                f"cache_dir {self.cache_dir}: cannot store {self.root.name}: {why}: make room or choose another "
+                "folder; what was computed so far is kept"
             ) from None
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Hold the folder; another run that holds it is waited for, and what it leaves is then found.
+        """Lock the folder; waits for another run that holds the lock.
 
         Raises:
             UserError: the folder cannot be written.
@@ -159,21 +158,21 @@ class FeatureStore:
             lock.release()
 
     def _sweep(self) -> None:
-        """Remove what passes left that were killed, and what is damaged; nobody else writes here now."""
+        """Remove leftovers of killed passes and damaged shards; the caller holds the lock."""
         for pattern in (".*.tmp.npy", ".*.tmp.json"):
             for left in self.folder.glob(pattern):
                 left.unlink(missing_ok=True)
         shards, lists = ({path.stem for path in self.folder.glob(f"*.{kind}")} for kind in ("npy", "json"))
-        alone = {self.folder / f"{name}.json" for name in shards ^ lists}  # without list, or without shard
+        alone = {self.folder / f"{name}.json" for name in shards ^ lists}  # half of a pair is missing
         for path in (path for listing in alone | self._damaged for path in _shard(listing)):
             if path.parent == self.folder:
                 path.unlink(missing_ok=True)
 
     def make_room(self, records: int) -> None:
-        """Remove the records that were not asked for longest until `records` more fit the budget.
+        """Remove the least recently used records until `records` more fit into the budget.
 
         Raises:
-            UserError: they do not fit, all others gone, beside those that this run reads.
+            UserError: they do not fit even without the records of other runs.
         """
         if self.budget_gb is None:
             return
@@ -181,8 +180,8 @@ class FeatureStore:
         own = sum(_gigabytes(_shard(listing)) for listing in self.ours if listing.parent.parent == self.root)
         if own + needed > self.budget_gb:
             raise UserError(
-                f"{self.budget_name}: the {self.root.name} of this run take {own + needed:.2g} GB, "
-                f"{self.budget_gb:g} allowed: allow more, or ask for fewer layers or views"
+                f"{self.budget_name}: the {self.root.name} of this run need {own + needed:.2g} GB, "
+                f"{self.budget_gb:g} GB are allowed: allow more, or use fewer layers or views"
             )
         others = sorted(self._others(), key=lambda other: other.asked)
         taken = own + needed + sum(other.gigabytes for other in others)
@@ -190,12 +189,12 @@ class FeatureStore:
             if taken <= self.budget_gb:
                 return
             with self._held(other.folder) as held:
-                if held:  # else somebody writes there now
-                    other.remove()  # whoever has mapped a shard keeps it
+                if held:  # otherwise another run writes there
+                    other.remove()  # a run that has mapped a shard can still read it
                     taken -= other.gigabytes
 
     def _others(self) -> Iterator[_Other]:
-        """What this run does not read: folders as a whole, and single shards of those from which it reads."""
+        """What this run does not read: whole folders, and single shards of folders that it reads from."""
         read = {listing.parent for listing in self.ours} | {self.folder}
         for folder in filter(Path.is_dir, self.root.iterdir()):
             if folder not in read:
@@ -205,14 +204,14 @@ class FeatureStore:
                 yield _Other(folder, listing, _modified(listing), _gigabytes(_shard(listing)))
 
     def _lock(self, folder: Path) -> FileLock:
-        # Outside of the folder, which goes with all that is in it when room is made.
+        # Outside the folder, because `make_room` may remove the whole folder.
         locks = self.cache_dir / "locks"
         locks.mkdir(parents=True, exist_ok=True)
         return FileLock(locks / f"{self.root.name}-{folder.name}.lock")
 
     @contextmanager
     def _held(self, folder: Path) -> Iterator[bool]:
-        """Whether one may remove from a folder: this run's own is locked already, others have to be free."""
+        """Whether files of a folder may be removed: this run's own folder is locked already, others must be free."""
         if folder == self.folder:
             yield True
             return
@@ -223,19 +222,19 @@ class FeatureStore:
             yield False
 
     def touch(self) -> None:
-        """Note that these records were asked for now, where that can be noted."""
+        """Record that these records were used now, if the folder is writable."""
         if self.folder.is_dir():
             with suppress(OSError):
                 (self.folder / ".asked").write_text(str(time.time()), encoding="utf-8")
 
 
 def _checksum(name: str, values: np.ndarray) -> int:
-    # Over both, so that a damaged list of names cannot hand one photo's record to another.
+    # Over name and values, so that a damaged list cannot assign a record to another photo.
     return zlib.crc32(np.ascontiguousarray(values).view(np.uint8).reshape(-1), zlib.crc32(name.encode()))
 
 
 def _mapped(shard: Path) -> np.ndarray:
-    """A shard, memory-mapped. Every map holds a file open, and processes are often allowed no more than 1024."""
+    """A memory-mapped shard. Each map keeps a file open, and the limit for a process is often 1024."""
     try:
         return np.load(shard, mmap_mode="r", allow_pickle=False)
     except OSError as error:
@@ -245,19 +244,19 @@ def _mapped(shard: Path) -> np.ndarray:
     more = MOST_FILES if hard == resource.RLIM_INFINITY else hard
     if soft >= more:
         raise UserError(
-            f"{shard.parent}: this process may hold {soft} files open, and every shard of a cache is one: raise the "
-            "limit (ulimit -n)"
+            f"{shard.parent}: this process may open {soft} files only, and each shard of the cache is one: "
+            "raise the limit (ulimit -n)"
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
     return _mapped(shard)
 
 
 class _Other(NamedTuple):
-    """What may make room: a shard, or a whole folder."""
+    """A shard or a whole folder that may be removed to make room."""
 
     folder: Path
     listing: Path | None
-    asked: float  # when, in seconds since 1970
+    asked: float  # time of the last use, in seconds since 1970
     gigabytes: float
 
     def remove(self) -> None:
@@ -276,7 +275,7 @@ def _shard(listing: Path) -> list[Path]:
 def _gigabytes(files: Iterable[Path]) -> float:
     total = 0
     for path in files:
-        with suppress(FileNotFoundError):  # another run makes room too
+        with suppress(FileNotFoundError):  # another run may remove files too
             total += path.stat().st_size
     return total / 1e9
 

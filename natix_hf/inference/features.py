@@ -1,10 +1,9 @@
-"""Features of a frozen backbone, computed once a photo and kept on disk.
+"""Features of a frozen backbone, computed once per photo and cached on disk.
 
-A record holds, of the last layers, the class token and the mean of the patch tokens, so that every pooling of them is
-served without another pass. It is keyed by the backbone's weights, the preprocessing and the photo's bytes, and for an
-augmented view by the view; whatever of these changes gets a record of its own, so a stale feature cannot be served.
-The model is in eval mode throughout (DINOv3 rescales RoPE at random in training mode). How records are kept is
-`feature_store`'s business.
+A record holds the class token and the mean of the patch tokens of the last layers, so every pooling can be computed
+without another pass. Its key is made from the backbone's weights, the preprocessing, the photo's bytes and, for an
+augmented view, the view. If one of these changes, the key changes too, so no stale feature is used. The model is in
+eval mode throughout, because DINOv3 rescales RoPE at random in training mode. `feature_store` stores the records.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ POOLINGS = ("cls", "mean", "cls_mean")
 
 
 class FixedView(NamedTuple):
-    """An augmented view that stays the same from epoch to epoch: number `number` of `augment` under the run's seed."""
+    """An augmented view that is the same in every epoch: number `number` of `augment` with the run's seed."""
 
     augment: str
     seed: int
@@ -45,7 +44,7 @@ class FixedView(NamedTuple):
 def weights_fingerprint(module: torch.nn.Module) -> str:
     """blake2b-128 (hex) over names, types, shapes and bytes of all parameters and buffers.
 
-    A module with LoRA adapters that do nothing yet (all their B are zero) has the fingerprint of the module without.
+    LoRA adapters that have no effect yet (all B are zero) do not change the fingerprint.
     """
     state = module.state_dict()
     if not any(bool(tensor.any()) for name, tensor in state.items() if ".lora_B." in name):
@@ -54,7 +53,7 @@ def weights_fingerprint(module: torch.nn.Module) -> str:
 
 
 def digest_of(state: Mapping[str, torch.Tensor]) -> hashlib.blake2b:
-    """The blake2b-128 so far over names, types, shapes and bytes of some tensors."""
+    """A blake2b-128 object, updated with names, types, shapes and bytes of the tensors."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(state.items()):
         tensor = tensor.detach().cpu().contiguous()
@@ -64,9 +63,9 @@ def digest_of(state: Mapping[str, torch.Tensor]) -> hashlib.blake2b:
 
 
 def cache_key(model: Any, processor: Any, view: FixedView | None = None, *, weights: str | None = None) -> str:
-    """The name of features of this backbone, preprocessing and view (hex); head and pooling do not enter.
+    """Cache key (hex) of this backbone, preprocessing and view; head and pooling do not matter.
 
-    `weights` is the fingerprint of the backbone's weights where it is known.
+    `weights` is the fingerprint of the backbone's weights, if already known.
     """
     facts = {
         "weights": weights or weights_fingerprint(model.backbone),
@@ -82,10 +81,10 @@ def pooled(parts: Any, pooling: str, layers: int) -> Any:
     """The features that a model with this pooling reads, `(rows, [views,] dim)`.
 
     Args:
-        parts: array or tensor `(rows, L, [views,] 2, hidden)`: of the last L layers, first to last, the class token
-            and the mean of the patch tokens.
+        parts: array or tensor `(rows, L, [views,] 2, hidden)`: class token and mean of the patch tokens of the last L
+            layers, in order.
         pooling: `cls`, `mean` or `cls_mean`.
-        layers: the last so many of them, at most L.
+        layers: how many of the last layers to use, at most L.
     """
     parts = parts[:, parts.shape[1] - layers :]
     if pooling != "cls_mean":
@@ -96,7 +95,7 @@ def pooled(parts: Any, pooling: str, layers: int) -> Any:
 
 
 def token_parts(model: Any, pixel_values: torch.Tensor, layers: int) -> torch.Tensor:
-    """What `pooled` pools, `(batch, layers, [views,] 2, hidden)`, by one pass of the backbone.
+    """The input of `pooled`, `(batch, layers, [views,] 2, hidden)`, from one pass of the backbone.
 
     Args:
         pixel_values: `(batch, [views,] 3, H, W)`.
@@ -104,7 +103,7 @@ def token_parts(model: Any, pixel_values: torch.Tensor, layers: int) -> torch.Te
     backbone, views = model.backbone, pixel_values.shape[1:-3]
     pixel_values = pixel_values.flatten(0, -4)
     outputs = backbone(pixel_values, output_hidden_states=layers > 1, return_dict=True)
-    states = [outputs.last_hidden_state]  # after the final norm; hidden_states stand before it
+    states = [outputs.last_hidden_state]  # after the final norm; hidden_states are before it
     if layers > 1:
         states = [backbone.norm(state) for state in outputs.hidden_states[-layers:-1]] + states
     first_patch = 1 + model.config.backbone_config.num_register_tokens
@@ -116,9 +115,9 @@ class FeatureRows(Dataset):
     """Cached features with labels: item `i`, or item `(epoch, i)`, is `{"features": ([views,] dim), "labels": int}`.
 
     Args:
-        records: for each view, those of all rows; epoch `e` reads view `e` modulo their number.
+        records: for each view the records of all rows; epoch `e` reads view `e` modulo the number of views.
         labels: `(rows,)`.
-        pooling, layers: what of a record is a feature, see `pooled`.
+        pooling, layers: which part of a record to use, see `pooled`.
     """
 
     def __init__(self, records: Sequence[list[Record]], labels: list[int], *, pooling: str, layers: int) -> None:
@@ -126,7 +125,7 @@ class FeatureRows(Dataset):
 
     @property
     def records(self) -> list[Record]:
-        """Those of the photos as they are."""
+        """The records of the photos without augmentation."""
         return self.views[0]
 
     def __len__(self) -> int:
@@ -139,7 +138,7 @@ class FeatureRows(Dataset):
         return {"features": torch.from_numpy(features), "labels": self.labels[index]}
 
     def table(self) -> np.ndarray:
-        """The features of the photos as they are, `(rows, [views,] dim)` float32."""
+        """The features of the photos without augmentation, `(rows, [views,] dim)` float32."""
         return np.stack([pooled(s[row][None], self.pooling, self.layers)[0] for s, row in self.records])
 
     def parts(self, layers: int) -> list[np.ndarray]:
@@ -148,7 +147,7 @@ class FeatureRows(Dataset):
 
 
 class FixedViewPhotos(Dataset):
-    """Augmented views on the quick path of training: item `i` is `{"pixel_values": ([views,] 3, H, W) float}`."""
+    """Augmented views, prepared as in training: item `i` is `{"pixel_values": ([views,] 3, H, W) float}`."""
 
     def __init__(self, rows: Any, processor: Any, view: FixedView) -> None:
         self.rows, self.view = rows, view
@@ -185,18 +184,18 @@ def frozen_features(
     budget_gb: float | None = None,
     passes: Passes | None = None,
 ) -> FeatureRows:
-    """Features of every row's photo, from the cache where they are there.
+    """Features of every row's photo, from the cache if present.
 
     Args:
         model: a `NatixDinov3ForImageClassification`; its backbone is used in eval mode and its mode restored.
         rows: `datasets.Dataset` with `image`, `label` and `fingerprint` (of the photo's bytes).
-        layers: of the last so many layers a record is kept; default as many as the model pools.
-        views: augmented views beside the photos as they are.
-        weights: fingerprint of the backbone's weights, where it is known.
-        passes: of the run, where somebody wants to know what its passes cost.
+        layers: number of last layers in a record; by default as many as the model pools.
+        views: augmented views, in addition to the unchanged photos.
+        weights: fingerprint of the backbone's weights, if already known.
+        passes: counts what the passes of this run cost.
 
     Returns:
-        a data set over the memory-mapped records, pooled as the model pools, in the order of `rows`.
+        A data set over the memory-mapped records in the order of `rows`, with the pooling of the model.
 
     Raises:
         UserError: the folder cannot be written, the disk is full, or the budget is too small.
@@ -245,25 +244,25 @@ def kept_records(
     what: str,
     passes: Passes,
 ) -> list[Record]:
-    """The records of some rows' photos, in order; those that are missing are computed, in eval mode, and kept.
+    """The records of some rows' photos, in order; missing ones are computed in eval mode and stored.
 
     Args:
-        model: its device is used, its mode restored.
-        store: where the records are.
+        model: runs on its device; its mode is restored afterwards.
+        store: where records are read and stored.
         compute: `(batch, [views,] 3, H, W)` pixels to `(batch, *store.shape)`.
-        view: an augmented view, or None for the client's path.
-        shard_rows: records in a file.
-        what: names the pass in its progress bar.
+        view: an augmented view, or None to prepare photos like a client.
+        shard_rows: records per file.
+        what: name of the pass for its progress bar.
         passes: counts what passes cost.
     """
     fingerprints: list[str] = rows["fingerprint"][:]
-    # What chance does to a view hangs on the row's id.
+    # The random draws of a view depend on the row id.
     names = fingerprints if view is None else [f"{f}-{i}" for f, i in zip(fingerprints, rows["id"][:])]
     found = store.find(set(names))
     missing: list[int] = []
     if len(found) < len(set(names)):
         with store.writing():
-            found |= store.find(set(names) - found.keys())  # another run may have been at work
+            found |= store.find(set(names) - found.keys())  # another run may have computed them meanwhile
             first_of = {name: i for i, name in reversed(list(enumerate(names)))}
             missing = sorted(i for name, i in first_of.items() if name not in found)
             store.make_room(len(missing))
@@ -286,7 +285,7 @@ def kept_records(
 def _keep(
     model: Any, batches: Iterable, compute: Callable, names: list[str], store: FeatureStore, shard_rows: int, what: str
 ) -> None:
-    """One pass over batches of photos, shard by shard into the store."""
+    """One pass over batches of photos that writes the store shard by shard."""
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()

@@ -1,6 +1,6 @@
-"""Predictions on a map: GeoJSON (RFC 7946) with one feature per photo, placed by what its EXIF says.
+"""Predictions as GeoJSON (RFC 7946), one feature per photo, with coordinates from its EXIF data.
 
-Whoever asks for this file wants coordinates in it; nothing else here writes any.
+This is the only output that holds coordinates, and it is written only on request.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ TAKEN, ZONE = 0x9003, 0x9011  # DateTimeOriginal, OffsetTimeOriginal
 
 
 def model_fingerprint(model: Any) -> str:
-    """The blake2b-128 of a model's weights as they answer; of an exported graph, of its files."""
+    """The blake2b-128 of a model's weights, or of the files of an exported graph."""
     if isinstance(model, GraphClassifier):
         return model.fingerprint()
     return fingerprint(model.state_dict())
 
 
 def place_of(exif: Image.Exif) -> tuple[float, float] | None:
-    """Longitude and latitude in degrees, in GeoJSON's order; None where there is no place on earth.
+    """Longitude and latitude in degrees (GeoJSON's order), or None without a valid position.
 
-    `0, 0`, what a receiver without a fix writes, is none.
+    `0, 0` counts as invalid: receivers without a fix write it.
     """
     tags = readable_tags(exif, GPS)
     try:
@@ -45,7 +45,7 @@ def place_of(exif: Image.Exif) -> tuple[float, float] | None:
         return None
     latitude = -latitude if str(tags.get(LATITUDE_REF, "N")).upper().startswith("S") else latitude
     longitude = -longitude if str(tags.get(LONGITUDE_REF, "E")).upper().startswith("W") else longitude
-    # NaN, which Pillow makes of 0/0, fails the comparison.
+    # Pillow reads 0/0 as NaN, which fails the comparison.
     if not (abs(latitude) <= 90 and abs(longitude) <= 180) or latitude == longitude == 0:
         return None
     return round(longitude, 7), round(latitude, 7)
@@ -57,11 +57,11 @@ def _degrees(parts: Sequence[float]) -> float:
 
 
 def time_of(exif: Image.Exif) -> str | None:
-    """When the photo was taken, as `YYYY-MM-DDThh:mm:ss` with the zone where the camera wrote one; else None."""
+    """When the photo was taken, as `YYYY-MM-DDThh:mm:ss` with the time zone if the camera wrote one; or None."""
     tags = readable_tags(exif, CAMERA)
     try:
         taken = datetime.strptime(str(tags.get(TAKEN, "")).strip("\0 ")[:19], "%Y:%m:%d %H:%M:%S")
-    except ValueError:  # none, `0000:00:00 00:00:00` of a clock that was never set, or no time at all
+    except ValueError:  # missing, not a time, or `0000:00:00 00:00:00` from a clock that was never set
         return None
     zone = re.fullmatch(r"Z|[+-]\d\d:\d\d", str(tags.get(ZONE, "")).strip("\0 "))
     return taken.isoformat() + (zone[0] if zone else "")
@@ -75,12 +75,12 @@ def write_geojson(
     rule: DecisionRule | None,
     model: str,
 ) -> Written:
-    """Write a FeatureCollection, whole or not at all; a photo without coordinates has a null geometry.
+    """Write a FeatureCollection atomically; a photo without coordinates has a null geometry.
 
     Args:
         predictions: in the order of `photos`.
-        photos: what the predictions were made from.
-        rule: `decision` of the model's config; it names the positive class, else that is the one of id 1.
+        photos: the photos of these predictions.
+        rule: `decision` of the model's config; it names the positive class, which is class id 1 by default.
         model: fingerprint of the model.
     """
     positive = (rule or {}).get("positive", 1)

@@ -1,6 +1,6 @@
-"""An exported graph as a model: the same call, configuration and outputs as a transformers classifier has.
+"""An exported graph with the call, configuration and outputs of a transformers classifier.
 
-What reads the graph, its form of export says.
+The export form provides the session that runs the graph.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ GRAPHS = {name: form for name, form in FORMS.items() if form.graph is not None}
 
 
 def graph_form(folder: Path) -> str | None:
-    """Which form's graph lies in a folder, by name; None where there is none."""
+    """Name of the export form of the graph in a folder; None if there is no graph."""
     return next((name for name, form in GRAPHS.items() if (folder / form.graph).is_file()), None)
 
 
 class GraphClassifier(nn.Module):
-    """A graph with `labels.json` beside it; `config` holds the labels and, as in our class, `decision`.
+    """A graph and its `labels.json`; `config` holds the labels and, as in our class, `decision`.
 
     Args:
-        folder: of an export.
-        form: its name.
+        folder: folder of an export.
+        form: name of its form.
 
     Raises:
-        UserError: what reads the graph is missing, or the folder is not whole.
+        UserError: the runtime for the graph is not installed, or a file is missing.
     """
 
     def __init__(self, folder: str | Path, form: str) -> None:
@@ -51,8 +51,8 @@ class GraphClassifier(nn.Module):
             self.session = kind.session(str(folder))
         except ImportError:
             raise UserError(f"{folder}: {kind.without}") from None
-        except Exception as error:  # readers raise classes of their own that derive from Exception
-            raise UserError(f"{path}: not a graph that {kind.reader} reads: {one_line(error)}") from None
+        except Exception as error:  # runtimes raise their own classes, derived from Exception
+            raise UserError(f"{path}: {kind.reader} cannot read this graph: {one_line(error)}") from None
 
     def fingerprint(self) -> str:
         """The blake2b-128 of the graph's files."""

@@ -1,4 +1,4 @@
-"""From the name of a checkpoint to a model that is ready to train, with its image processor."""
+"""Loads a checkpoint as a model that is ready to train, with its image processor."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from natix_hf.photos.geometry import Geometry, Tiles, geometry_of
 
 
 def check_size(model_name_or_path: str, geometry: Geometry, revision: str | None = None) -> None:
-    """Find out, without its weights, whether a checkpoint is there, is a DINOv3 and takes photos of that size.
+    """Check, without reading weights, that a checkpoint exists, is a DINOv3 and takes photos of this size.
 
     Raises:
-        UserError: if it does not.
+        UserError: one of these is not the case.
     """
     config = read_config(model_name_or_path, revision)
     # timm says it in the architecture's name only
@@ -37,16 +37,16 @@ def sketch_model(
     head: str = "linear",
     revision: str | None = None,
 ) -> nn.Module | None:
-    """The model of a recipe without weights, in a moment, for checks of what will be trained.
+    """The model of a recipe without weights, built quickly to check what will be trained.
 
     Args:
         model_name_or_path, method, lora, head, revision: as in `load_model`.
 
     Returns:
-        A model on the meta device; None for timm's layout, which says its shape in its weights only.
+        A model on the meta device; None for timm's layout, where only the weights give the shape.
 
     Raises:
-        UserError: adapter options that the checkpoint cannot have, in one line.
+        UserError: adapter options that do not fit the checkpoint.
     """
     config = read_config(model_name_or_path, revision)
     if "model_type" not in config:
@@ -54,22 +54,22 @@ def sketch_model(
     backbone = DINOv3ViTConfig.from_dict(config.get("backbone_config", config))
     with torch.device("meta"):
         model = NatixDinov3ForImageClassification(NatixDinov3Config(backbone_config=backbone, head=head))
-    # What a start takes out of the weights cannot be taken out of none; the adapters have the same names and shapes.
+    # pissa and olora need weights to start from; the default start gives adapters of the same names and shapes.
     lora = {**(lora or {})}
-    if lora.get("lora_init") in ("pissa", "olora") and not lora.get("use_doran"):  # which refuses them
+    if lora.get("lora_init") in ("pissa", "olora") and not lora.get("use_doran"):  # use_doran refuses both
         lora["lora_init"] = "default"
     with torch.random.fork_rng(devices=[]):
         return _made_trainable(model, method, lora)
 
 
 def _made_trainable(model: NatixDinov3ForImageClassification, method: str, lora: dict[str, Any]) -> nn.Module:
-    """Freeze and wrap what the method asks for."""
+    """Freeze weights and add adapters as the method requires."""
     if method == "lora":
         return add_lora(model, **lora)
     for option in ("unfreeze_last_blocks", "lora_train_norms", "use_doran"):
         if lora.get(option):
             raise UserError(
-                f"{option} goes with adapters, and method {method} has none: use --method lora, or leave it out with "
+                f"{option} is for adapters, and method {method} has none: use --method lora, or remove the key with "
                 f"--{option} {'0' if option == 'unfreeze_last_blocks' else 'false'}"
             )
     if method == "probe":
@@ -78,7 +78,7 @@ def _made_trainable(model: NatixDinov3ForImageClassification, method: str, lora:
 
 
 def tile_views(geometry: Geometry, top_k: int, aggregate: str) -> dict[str, Any] | None:
-    """The `views` of a model's configuration for photos of a geometry."""
+    """`views` of the model configuration for a geometry."""
     if not isinstance(geometry, Tiles):
         return None
     return {"tiles": geometry.tiles, "aggregate": aggregate, "top_k": top_k}
@@ -107,19 +107,19 @@ def load_model(
         model_name_or_path: Hub id or folder (transformers or timm layout, or a finished run), or `builtin:demo-
             backbone`.
         label_names: the classes in the order of their ids.
-        method: `lora`, `probe` (only the head is trained) or `full`.
-        image_size: height and width in pixels, multiples of the patch size; one number is a square.
-        resize: how a photo takes that shape, a key of `photos.geometry.GEOMETRIES`.
+        method: `lora`, `probe` (trains only the head) or `full`.
+        image_size: height and width in pixels, multiples of the patch size; one number for a square.
+        resize: how a photo is brought to that shape, a key of `photos.geometry.GEOMETRIES`.
         views, views_grid, views_overlap: as in `photos.geometry.geometry_of`.
-        views_top_k, views_aggregate: how the logits of tiles become those of a photo, see `NatixDinov3Config`.
-        lora: options of `adapters.add_lora`, for method `lora`.
-        attn_implementation: handed to transformers unchanged; `attention.choose_attention` finds out what runs.
+        views_top_k, views_aggregate: how tile logits are combined, see `NatixDinov3Config`.
+        lora: options of `adapters.add_lora` for method `lora`.
+        attn_implementation: passed to transformers unchanged; `attention.choose_attention` finds one that runs.
         revision: branch, tag or commit on the Hub.
         model_options: `pooling`, `feature_layers`, `head`, `head_dropout`, `trust_remote_code`, `seed`, ... of
             `build_model`.
 
     Raises:
-        UserError: the checkpoint cannot be had or does not fit, in one line.
+        UserError: the checkpoint cannot be loaded or does not fit the options.
     """
     geometry = geometry_of(resize, image_size, views=views, views_grid=views_grid, views_overlap=views_overlap)
     check_size(model_name_or_path, geometry, revision)
@@ -132,7 +132,7 @@ def load_model(
         **model_options,
     )
     processor = load_processor(model_name_or_path, geometry, revision)
-    # peft draws from the global generator; the same seed must give the same adapters, and nobody else's draws may
+    # peft draws from the global generator: the same seed must give the same adapters, and other random draws must not
     # change.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(model_options.get("seed", 0))

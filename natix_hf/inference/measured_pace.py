@@ -1,9 +1,8 @@
-"""How a finished model goes over many photos: batch size, precision and compilation, measured on this device.
+"""Chooses batch size, precision and compilation for many photos by measuring on this device.
 
-In fp32 the scores are those of a client's pipeline; that is the default everywhere. Where the user leaves the choice
-open, bf16 and `torch.compile` are tried on the first photos of the job and taken only where they are quicker and
-decide all of these photos alike. A model whose decisions carry a guarantee, or whose photos may leave early, stays in
-fp32, in which it was calibrated.
+The default is fp32, which gives the same scores as a client's pipeline. With precision `auto`, bf16 and
+`torch.compile` are tried on the first photos of the job, and used only if they are faster and decide all of these
+photos in the same way. A model with a guarantee or with early exits stays in fp32, in which it was calibrated.
 """
 
 from __future__ import annotations
@@ -24,17 +23,17 @@ from natix_hf.modeling.packed_linear import packed_linears
 
 CPU_BATCH = 16
 SMALLEST, LARGEST = 16, 1024
-WORTH_DOUBLING = 1.05  # a batch twice as large has to raise the rate by this factor
-WORTH_CHANGING = 1.1  # another precision, or compilation
-MOST_MOVED = 0.01  # of a probability
-WORTH_COMPILING = 300.0  # seconds that the job would take without
+WORTH_DOUBLING = 1.05  # gain in rate that justifies a batch twice as large
+WORTH_CHANGING = 1.1  # gain in rate that justifies another precision or compilation
+MOST_MOVED = 0.01  # largest accepted change of a probability
+WORTH_COMPILING = 300.0  # expected seconds of the job without compilation
 SAMPLE = 64
 
 Run = Callable[[torch.Tensor], np.ndarray]
 
 
 class Pace(NamedTuple):
-    """What was chosen: `run` gives the logits of a batch; `told` is a line on what was measured, or None."""
+    """The choice: `run` gives the logits of a batch; `told` is a line about the measurement, or None."""
 
     run: Run
     batch_size: int
@@ -42,40 +41,40 @@ class Pace(NamedTuple):
 
 
 def default_device() -> torch.device:
-    """The GPU where there is one, else the CPU."""
+    """The GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def decoding_workers(device: torch.device) -> int:
-    """Processes that decode photos: on a CPU the model needs the cores itself."""
+    """Number of processes that decode photos; only two on a CPU, where the model needs the cores."""
     return 2 if device.type == "cpu" else min(16, os.cpu_count() or 1)
 
 
 def first_pixels(photos: Sequence[Any], processor: Any) -> torch.Tensor:
-    """`(n, 3, H, W)` of the first readable photos, `SAMPLE` at most; empty where none of them can be read."""
-    found = []
+    """Pixels `(n, 3, H, W)` of the first readable photos, at most `SAMPLE`; empty if none can be read."""
+    pixels = []
     for index in range(min(len(photos), SAMPLE)):
         try:
-            found.append(client_pixels(photos[index], processor))
+            pixels.append(client_pixels(photos[index], processor))
         except PhotoError:
             continue
-    return torch.stack(found) if found else torch.empty(0)
+    return torch.stack(pixels) if pixels else torch.empty(0)
 
 
 def photo_rate(run: Run, sample: torch.Tensor, size: int) -> float:
-    """Photos a second in batches of `size`, the best of three after one that does not count."""
+    """Photos per second in batches of `size`: the best of three after one warm-up."""
     batch = sample.repeat(-(-size // len(sample)), *[1] * (sample.ndim - 1))[:size]
     run(batch)
     taken = []
     for _ in range(3):
         begin = time.perf_counter()
-        run(batch)  # the logits come back to the CPU, so the device has finished
+        run(batch)  # the logits are copied to the CPU, so the device has finished
         taken.append(time.perf_counter() - begin)
     return size / min(taken)
 
 
 def best_batch(run: Run, sample: torch.Tensor) -> tuple[int, float]:
-    """Batch size and its photos a second: doubled while memory lasts and the rate rises by a twentieth.
+    """Batch size and its photos per second; the size is doubled while memory suffices and the rate rises by 5 %.
 
     Raises:
         torch.OutOfMemoryError: the smallest batch does not fit.
@@ -83,18 +82,18 @@ def best_batch(run: Run, sample: torch.Tensor) -> tuple[int, float]:
     size, rate = SMALLEST, photo_rate(run, sample, SMALLEST)
     while size < LARGEST:
         try:
-            found = photo_rate(run, sample, 2 * size)
+            doubled_rate = photo_rate(run, sample, 2 * size)
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
-            return max(SMALLEST, size // 2), rate  # room for whoever else is on the device
-        if found < WORTH_DOUBLING * rate:
+            return max(SMALLEST, size // 2), rate  # leaves room for other processes on the device
+        if doubled_rate < WORTH_DOUBLING * rate:
             break
-        size, rate = 2 * size, found
+        size, rate = 2 * size, doubled_rate
     return size, rate
 
 
 def _padded(model: Any, size: int) -> Run:
-    """A compiled model; smaller batches are filled up, since every new size would be compiled anew."""
+    """A compiled model; smaller batches are padded, because each new size would be compiled again."""
     compiled = torch.compile(model)
 
     def run(pixels: torch.Tensor) -> np.ndarray:
@@ -115,7 +114,7 @@ def _in_bf16(run: Run, device: torch.device) -> Run:
 
 
 def agrees(exact: np.ndarray, other: np.ndarray, shift: Any = 0.0) -> bool:
-    """Whether logits `(n, classes)` decide every photo as the exact ones do and move no probability by more than
+    """Whether logits `(n, classes)` give the same decisions as the exact ones and change no probability by more than
     `MOST_MOVED`; `shift` is what the model adds to its scores for the decision."""
     moved = np.abs(softmax(exact - shift) - softmax(other - shift)).max()
     return bool((exact.argmax(axis=1) == other.argmax(axis=1)).all() and moved <= MOST_MOVED)
@@ -130,18 +129,18 @@ def choose_pace(
     precision: str = "fp32",
     measure: bool | None = None,
 ) -> Pace:
-    """How the model goes over `photos` photos.
+    """Choose how the model runs over `photos` photos.
 
     Args:
         model: in eval mode, on its device.
         sample: `(n, 3, H, W)`, the first photos.
-        batch_size: None leaves it open: `CPU_BATCH` on a CPU, elsewhere what `best_batch` finds.
+        batch_size: None: `CPU_BATCH` on a CPU, otherwise the result of `best_batch`.
         precision: `fp32`, or `auto` to try bf16 and, for a long job, `torch.compile`.
-        measure: by default where the model is on a GPU, or the precision is left open.
+        measure: by default if the model is on a GPU or the precision is `auto`.
     """
     with packed_linears(model):  # as `predict_photos` runs it
         run = partial(logits_of, model)
-        device = next(model.parameters(), torch.empty(0)).device  # an ONNX graph has no parameters here
+        device = next(model.parameters(), torch.empty(0)).device  # an ONNX graph has no torch parameters
         measure = device.type != "cpu" or precision == "auto" if measure is None else measure
         if not measure or not len(sample):
             return Pace(run, batch_size or CPU_BATCH, None)
@@ -160,5 +159,5 @@ def choose_pace(
                 rates[way] = photo_rate(tried, sample, size)
                 if rates[way] > WORTH_CHANGING * rates[name] and agrees(exact, tried(sample), shift):
                     name, run = way, tried
-        measured = ", ".join(f"{way} {found:.0f}" for way, found in rates.items())
+        measured = ", ".join(f"{way} {rate:.0f}" for way, rate in rates.items())
         return Pace(run, size, f"batches of {size}, {name} (photos/s of the model alone: {measured})")

@@ -1,4 +1,4 @@
-"""What a user points at with "photos" becomes names and readable photos."""
+"""Turns the `photos` argument of a command into names and readable photos."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from natix_hf.files import path_text
 
 
 class _Column(Sequence):
-    """The photos of a data set, one record at a time."""
+    """The photos of a data set, read one record at a time."""
 
     def __init__(self, rows: Any, column: str) -> None:
         self.rows, self.column = rows, column
@@ -30,20 +30,20 @@ class _Column(Sequence):
 def find_photos(
     photos: str, image_column_name: str = "image", dataset_config: str | None = None
 ) -> tuple[list[str], Sequence[Any]]:
-    """Names of photos and, in the same order, what `client_pixels` reads.
+    """Names of photos and, in the same order, the photos as `client_pixels` takes them.
 
     Args:
-        photos: a folder (searched with its subfolders, for the photos that training would find), a glob, one photo, a
+        photos: a folder (searched with its subfolders, like a training folder), a glob, one photo, a
             table, a `save_to_disk` folder, a Hub id, or one of these as `name=path`.
         image_column_name: the column of photos in a table or a data set.
 
     Returns:
-        Names and photos. A photo's name is its path, in a table or data set its id; where there are no ids that tell
-        rows apart, its path or the name that travels with its bytes, else the number of its row. The part's name
-        (`train/7`) stands in front where names would not tell rows apart without it.
+        Names and photos. A photo's name is its path; in a table or data set it is the id. If ids are missing or
+        repeated, it is the path or the name stored with the bytes, else the row number. The split's name is prepended
+        (`train/7`) if names are not unique without it.
 
     Raises:
-        UserError: there is nothing of that name, or no photo in it.
+        UserError: nothing of that name exists, or it holds no photo.
     """
     files = listed_photos(photos, image_column_name)
     if files is not None:
@@ -54,7 +54,7 @@ def find_photos(
 
 
 def _names(raw: Raw, column: str) -> list[str]:
-    """The first of these that tells all rows apart: ids, paths, the numbers of rows within their parts."""
+    """The first of these that is unique for all rows: ids, paths, row numbers within splits."""
     paths = raw.pool.select_columns([column]).flatten()[f"{column}.path"][:]
     ids = [as_text(value) for value in raw.pool["id"][:]] if "id" in raw.pool.column_names else [None]
     root = path_text(raw.root or "")
@@ -62,9 +62,9 @@ def _names(raw: Raw, column: str) -> list[str]:
         os.path.join(root, inside) if inside and os.path.isabs(path) else inside or path
         for inside, path in zip(photo_paths(raw, paths), paths)
     ]
-    for found in (ids, places):
-        for names in (found, [f"{part}/{name}" for part, name in zip(raw.parts, found)]):
-            if None not in found and len(set(names)) == len(raw.parts):
+    for plain in (ids, places):
+        for names in (plain, [f"{part}/{name}" for part, name in zip(raw.parts, plain)]):
+            if None not in plain and len(set(names)) == len(raw.parts):
                 return names
     counts = {part: count() for part in raw.parts}
     several = len(counts) > 1

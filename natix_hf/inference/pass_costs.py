@@ -1,7 +1,7 @@
-"""What the passes of a frozen network over photos cost, and what caches spared: photos, seconds, waiting, operations.
+"""Counts what passes of a frozen network cost and what caches saved: photos, seconds, waiting, operations.
 
-One `Passes` goes with one run. It also remembers which files of a cache the run was served from, so that the run makes
-no room for itself at its own cost. It knows neither models nor rows.
+A run has one `Passes`. It also lists the cache files that the run uses, so that the run does not delete its own files
+to make room.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import torch
 
 
 class Passes:
-    """Counts while photos pass a frozen network.
+    """Counters for the passes of a frozen network.
 
     Attributes:
-        photos: that passed it, each view for itself.
-        served: that came from the cache instead, counted once however often they were asked for.
-        seconds: of all passes, waiting included.
-        waited: seconds of them until a batch was there.
+        photos: photos that went through the network; each view counts.
+        served: photos that came from the cache instead; each counts once.
+        seconds: duration of all passes, including waiting.
+        waited: seconds of waiting for batches.
         flop: floating-point operations of all passes.
-        flop_per_photo: of one of them, forward alone; None before the first.
-        shards: files of the cache that serve this run.
+        flop_per_photo: operations of one forward pass of a photo; None before the first.
+        shards: cache files that this run uses.
     """
 
     def __init__(self) -> None:
@@ -38,11 +38,11 @@ class Passes:
 
     @property
     def known(self) -> int:
-        """How many different records were asked for."""
+        """Number of different records that were requested."""
         return len(self._known)
 
     def asked(self, key: str, names: Iterable[str], missing: Iterable[str]) -> None:
-        """Note which records were asked for under a key, and those of them that are computed now."""
+        """Note which records of a key were requested, and which of them must be computed."""
         absent = set(missing)
         for name in names:
             mark = hash((key, name))
@@ -51,7 +51,7 @@ class Passes:
                 self.served += name not in absent
 
     def over(self, loader: Iterable[dict[str, torch.Tensor]]) -> Iterator[dict[str, torch.Tensor]]:
-        """The batches of one pass, timed: what happens between two of them belongs to the pass."""
+        """The batches of one pass, timed; the time between two batches belongs to the pass."""
         begin = asked = time.perf_counter()
         try:
             for batch in loader:
@@ -63,7 +63,7 @@ class Passes:
             self.seconds += time.perf_counter() - begin
 
     def counting(self, compute: Callable[[torch.Tensor], np.ndarray]) -> Callable[[torch.Tensor], np.ndarray]:
-        """`compute`, its operations counted: those of the first batch, which passes no second time for it."""
+        """`compute`, with the operations of its first batch counted; no extra pass is needed."""
 
         def counted(pixels: torch.Tensor) -> np.ndarray:
             if self.flop_per_photo is not None:
@@ -79,7 +79,8 @@ class Passes:
 
 
 def operations() -> Any:
-    """A context that counts floating-point operations, `get_total_flops()`; on CPUs of attention and packed layers."""
+    """A context that counts floating-point operations (`get_total_flops()`), including attention and packed layers on
+    CPUs."""
     from torch.utils import flop_counter
 
     def forward(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:
@@ -92,11 +93,11 @@ def operations() -> Any:
         return 2 * math.prod(x) * out_shape[-1]
 
     aten = torch.ops.aten
-    # The counter knows attention on GPUs only.
+    # torch's counter covers attention on GPUs only.
     extra = {
         aten._scaled_dot_product_flash_attention_for_cpu: forward,
         aten._scaled_dot_product_flash_attention_for_cpu_backward: backward,
     }
-    if hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # of packed layers; not in every build of torch
+    if hasattr(torch.ops.mkldnn, "_linear_pointwise"):  # packed layers; some builds of torch lack the operator
         extra[torch.ops.mkldnn._linear_pointwise] = packed
     return flop_counter.FlopCounterMode(display=False, custom_mapping=extra)

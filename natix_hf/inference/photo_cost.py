@@ -1,4 +1,4 @@
-"""What a photo costs a model: views, tokens, operations and seconds, counted and timed on the model itself."""
+"""Measures the cost of one photo: views, tokens, operations and seconds."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from natix_hf.inference.pass_costs import operations
 from natix_hf.modeling.packed_linear import packed_linears
 from natix_hf.photos.geometry import Geometry
 
-GPU_BATCH = 16  # photos; a CPU gains nothing by several at a time
+GPU_BATCH = 16  # photos; on a CPU a batch gives no gain
 
 
 def photo_cost(model: torch.nn.Module, processor: Any) -> PhotoCost:
-    """Count and time a plain picture in all its views: without early exits every photo costs the same.
+    """Count and time one plain picture with all its views; without early exits every photo costs the same.
 
     Args:
-        model: as it is served, on its device; its mode is left as it was.
-        processor: its image processor, which says how many views of what size a photo becomes.
+        model: the served model on its device; its mode does not change.
+        processor: its image processor, which sets the number and size of the views.
     """
     geometry, backbone = Geometry.of(processor), model.config.backbone_config
     views, _, height, width = geometry.shape
@@ -51,5 +51,5 @@ def photo_cost(model: torch.nn.Module, processor: Any) -> PhotoCost:
 
 
 def device_name(device: torch.device) -> str:
-    """What a timing was made on: the GPU's name, or how many threads of the CPU."""
+    """The device of a timing: the GPU's name, or the number of CPU threads."""
     return torch.cuda.get_device_name() if device.type == "cuda" else f"cpu, {torch.get_num_threads()} threads"

@@ -1,7 +1,7 @@
-"""The size at which a finished model sees photos: that of its training or, if a user insists, another one.
+"""The input size of a finished model: the size of its training, or another one with `--force`.
 
-DINOv3 takes any size, but a head that was trained at one and is used at a larger one gets worse, since objects come
-larger than those that it learnt from (Touvron et al., 2019, 1906.06423), and its calibration was fitted at the first.
+DINOv3 takes any size. But a head gets worse at a larger size than it was trained at, because objects appear larger
+than in training (Touvron et al., 2019, arXiv 1906.06423), and its calibration was fitted at the training size.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from natix_hf.photos.image_size import image_size_of
 
 
 def calibrated_size(name_or_path: str | Path) -> int | list[int] | None:
-    """The `image_size` that a model's head and calibration belong to; None where its files do not say it.
+    """The `image_size` that a model's head and calibration were fitted at; None if its files do not say.
 
     Args:
-        name_or_path: of a run, a recalibrated copy of one or an export; of the latter also a Hub id.
+        name_or_path: folder of a run, of a recalibrated copy or of an export, or the Hub id of an export.
     """
     folder = Path(name_or_path).expanduser()
     if not folder.is_dir():
@@ -44,12 +44,12 @@ def calibrated_size(name_or_path: str | Path) -> int | list[int] | None:
 
 
 def at_size(processor: Any, geometry: Geometry) -> Any:
-    """The same image processor for photos of another geometry."""
+    """The same image processor with another geometry."""
     return type(processor).from_dict(processor.to_dict() | geometry.processor_settings())
 
 
 def patch_size(model: Any) -> int:
-    """Pixels of a side of a patch, of our class and of the stock one."""
+    """Side of a patch in pixels, for our class and for the stock class."""
     if model.config.model_type == "natix_dinov3":
         return model.config.backbone_config.patch_size
     return model.timm_model.patch_embed.patch_size[0]
@@ -58,28 +58,28 @@ def patch_size(model: Any) -> int:
 def processor_at(
     name: str, model: Any, processor: Any, image_size: Sequence[int] | None = None, *, force: bool = False
 ) -> tuple[Any, str | None]:
-    """The image processor for the size that is asked for.
+    """The image processor for a requested size.
 
     Args:
-        name: of the model, as in `calibrated_size`.
-        model, processor: as they were loaded.
-        image_size: height and width in pixels; one number is a square, None the size that is saved with the model.
-        force: take a size that the model was not trained with.
+        name: name of the model, as in `calibrated_size`.
+        model, processor: as loaded.
+        image_size: height and width in pixels; one number for a square, None for the size saved with the model.
+        force: allow a size that the model was not trained with.
 
     Returns:
-        The processor, and a line on why the probabilities do not hold at its size; None where they do.
+        The processor, and one line if the calibration is not valid at this size, else None.
 
     Raises:
-        UserError: a size that the model was not trained with, without force, or that it cannot have.
+        UserError: the model was not trained with this size and `force` is not set, or it does not support the size.
     """
     if isinstance(model, CascadeClassifier):
         if image_size is not None:
             typed = " ".join(map(str, image_size))
             raise UserError(
-                f"--image_size {typed}: {name} holds two models, and each has a size of its own: leave it out"
+                f"--image_size {typed}: {name} holds two models, and each has its own size: remove this option"
             )
-        for stage, one, seen in zip(STAGES, (model.first, model.second), processor, strict=True):
-            processor_at(f"{name}/{stage}", one, seen)
+        for stage, part, part_processor in zip(STAGES, (model.first, model.second), processor, strict=True):
+            processor_at(f"{name}/{stage}", part, part_processor)
         return processor, None
     saved = Geometry.of(processor)
     trained = saved.at(calibrated_size(name) or saved.image_size)
@@ -87,27 +87,28 @@ def processor_at(
     if asked != trained and not force:
         if image_size is None:
             raise UserError(
-                f"{name}: preprocessor_config.json says {saved}, and the model was trained with {trained}: bring the "
-                f"file back, or say which: --image_size {_typed(trained)}, or --image_size {_typed(saved)} --force"
+                f"{name}: preprocessor_config.json says {saved}, but the model was trained with {trained}: restore "
+                f"the file, or choose: --image_size {_typed(trained)}, or --image_size {_typed(saved)} --force"
             )
         raise UserError(
-            f"--image_size {_typed(asked)}: {name} was trained with {trained}: a head that is used at a larger size "
-            "than it was trained at gets worse, and its calibration was fitted at that size: train with this "
-            "--image_size, or add --force"
+            f"--image_size {_typed(asked)}: {name} was trained with {trained}: a head gets worse at a larger size "
+            "than it was trained at, and its calibration was fitted at that size: train with this --image_size, or "
+            "add --force"
         )
     if asked == saved:
-        found = processor
+        chosen = processor
     elif isinstance(model, GraphClassifier):
         raise UserError(
-            f"--image_size {_typed(asked)}: {name} holds a graph for {saved}: export the run again with this "
-            "--image_size"
+            f"--image_size {_typed(asked)}: {name} is a graph for {saved}: export the run again with this --image_size"
         )
     else:
         asked.check_patches(patch_size(model))
-        found = at_size(processor, asked)
+        chosen = at_size(processor, asked)
     if asked == trained:
-        return found, None
-    return found, f"photos are seen at {asked}, the model was trained with {trained}: its calibration does not hold"
+        return chosen, None
+    return chosen, (
+        f"photos are prepared at {asked}, but the model was trained with {trained}: its calibration is not valid here"
+    )
 
 
 def _typed(geometry: Geometry) -> str:

@@ -151,7 +151,7 @@ def test_a_challenge_view_is_of_the_levels_that_are_asked_for():
         (
             "basic",
             [0.25] * 4,
-            "challenge_levels: augment basic has no levels, challenge@2025 and challenge@2026-04 have",
+            "challenge_levels: augment basic has no levels, only challenge@2025 and challenge@2026-04 have",
         ),
         ("challenge@2026-05", [1.0], "challenge_levels: augment challenge@2026-05 has no levels"),
         ("challenge@2025", [0.5, 0.5], "4 that sum to 1 expected"),

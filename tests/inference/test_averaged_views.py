@@ -1,4 +1,4 @@
-"""Test-time views: averages as by hand, and no word of a calibration that was not fitted on them."""
+"""Test-time augmentation: averages equal those by hand, and a calibration counts only for the views of its fit."""
 
 from __future__ import annotations
 
@@ -116,12 +116,12 @@ def test_what_the_calibration_was_fitted_with_is_asked_for():
         asked_views("run", fitted, None)
     views, note = asked_views("run", fitted, ())
     assert views == ()
-    assert note == "--tta none: the calibration was fitted with --tta flip and does not hold"
+    assert note == "--tta none: the calibration was fitted with --tta flip and is not valid here"
     for rule in ({}, fitted):
         views, note = asked_views("run", rule, BOTH)
         assert views == BOTH
-        assert "was not fitted on such averages and does not hold" in note
-        assert "natix_hf.recalibrate run --tta flip,scales --output FOLDER fits one" in note
+        assert "was not fitted with these views and is not valid here" in note
+        assert "fit one with natix_hf.recalibrate run --tta flip,scales --output FOLDER" in note
 
 
 def test_names_on_the_command_line():

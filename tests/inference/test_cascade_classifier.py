@@ -110,9 +110,11 @@ def test_a_batch_is_measured_on_the_second_model(models, photos):
 
 def test_views_and_sizes_are_refused(models, photos, tmp_path):
     model, processors, *_ = cascade_of(models, photos, 0.5)
-    with pytest.raises(UserError, match=r"--tta flip: photos leave this cascade early .* or give one of its two runs"):
+    with pytest.raises(
+        UserError, match=r"--tta flip: the band of this cascade was fitted .* or give one of its two runs"
+    ):
         check_views(model, ("flip",))
-    with pytest.raises(UserError, match="--image_size 64 96: runs/c holds two models, and each has a size of its own"):
+    with pytest.raises(UserError, match="--image_size 64 96: runs/c holds two models, and each has its own size"):
         processor_at("runs/c", model, processors, [64, 96])
     for stage, size in (("first", "32"), ("second", "[64, 96]")):
         (tmp_path / stage).mkdir()

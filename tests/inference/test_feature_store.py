@@ -72,7 +72,7 @@ def test_what_a_run_reads_makes_no_room_for_its_next_records(tmp_path):
     age(tmp_path, 1, 100), age(tmp_path, 2, 100)
     ask(tmp_path, 3, ours=run, key="c0", budget=3.5 * SHARD)
     assert kept(tmp_path) == {"1", "2", "3"}
-    with pytest.raises(UserError, match=r"cache_gb: the features of this run take 0\.001 GB, 0\.000896 allowed"):
+    with pytest.raises(UserError, match=r"cache_gb: the features of this run need 0\.001 GB, 0\.000896 GB are"):
         ask(tmp_path, 4, ours=run, key="d0", budget=3.5 * SHARD)
     assert kept(tmp_path) == {"1", "2", "3"}  # refused before anything is removed
 
@@ -141,7 +141,7 @@ def test_why_nothing_could_be_kept_is_told(tmp_path, monkeypatch, error, free, s
 
     monkeypatch.setattr(feature_store.np, "save", save)
     monkeypatch.setattr(feature_store.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
-    with pytest.raises(UserError, match=f"cache_dir .*: features cannot be kept: {said}.*what was computed so far"):
+    with pytest.raises(UserError, match=f"cache_dir .*: cannot store features: {said}.*what was computed so far"):
         ask(tmp_path, 1)
     assert not list(tmp_path.rglob("*.npy"))
 
@@ -184,7 +184,7 @@ def test_more_shards_than_a_process_may_hold_open(tmp_path, monkeypatch, more):
                 str(number): number for number in range(shards)
             }
         else:
-            with pytest.raises(UserError, match=r"may hold \d+ files open, and every shard of a cache is one"):
+            with pytest.raises(UserError, match=r"may open \d+ files only, and each shard of the cache is one"):
                 store.find({str(number) for number in range(shards)})
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -260,7 +260,7 @@ def test_a_full_disk_is_told_in_one_line_and_what_was_computed_stays(probe, rows
         return real(*arguments, **kwargs)
 
     monkeypatch.setattr(feature_store.np, "save", save)
-    with pytest.raises(UserError, match="features cannot be kept: the disk is full"):
+    with pytest.raises(UserError, match="cannot store features: the disk is full"):
         frozen_features(model, rows, processor, cache_dir=tmp_path, batch_size=8)
     assert not list(tmp_path.rglob("*.tmp*"))
     counted = passes(model)
@@ -311,7 +311,7 @@ def test_the_budget_drops_what_was_not_asked_for_longest_and_refuses_what_never_
         not in left
     )
     budget = 0.5 * size
-    with pytest.raises(UserError, match="cache_gb: the features of this run take"):
+    with pytest.raises(UserError, match="cache_gb: the features of this run need"):
         place(4)
 
 
@@ -320,7 +320,7 @@ def test_views_of_one_run_that_do_not_fit_together_are_refused_and_never_drive_e
     frozen_features(model, rows, processor, cache_dir=tmp_path)
     size = sum(path.stat().st_size for path in tmp_path.glob("features/*/*")) / 1e9
     views = [FixedView("basic", 0, number) for number in range(3)]
-    with pytest.raises(UserError, match="cache_gb: the features of this run take"):
+    with pytest.raises(UserError, match="cache_gb: the features of this run need"):
         frozen_features(model, rows, processor, cache_dir=tmp_path, views=views, budget_gb=2.5 * size)
     assert len(list(tmp_path.rglob("*.npy"))) == 2
     frozen_features(model, rows, processor, cache_dir=tmp_path, views=views, budget_gb=4.5 * size)

@@ -46,9 +46,7 @@ def test_the_size_of_the_training_needs_no_word_and_may_be_said(run, size):
 
 def test_another_size_is_refused_with_the_reason(run):
     for size in ((64,), (32, 64), (16,)):
-        with pytest.raises(
-            UserError, match="was trained with 32 x 32 px: a head that is used at a larger size"
-        ) as told:
+        with pytest.raises(UserError, match="was trained with 32 x 32 px: a head gets worse at a larger size") as told:
             at(run, *size)
         line = str(told.value)
         assert line.startswith(f"--image_size {' '.join(map(str, size))}: {run} ")
@@ -58,7 +56,7 @@ def test_another_size_is_refused_with_the_reason(run):
 
 def test_by_force_the_pixels_are_those_of_a_processor_of_that_size(run, tiny_backbone):
     processor, note = at(run, 32, 64, force=True)
-    assert note == f"photos are seen at 32 x 64 px, {SIZE}: its calibration does not hold"
+    assert note == f"photos are prepared at 32 x 64 px, but {SIZE}: its calibration is not valid here"
     _, expected = load_model(str(tiny_backbone), ["None", "Roadwork"], method="full", image_size=[32, 64])
     photo = encode(scene(5, 0, (160, 90)))
     assert torch.equal(client_pixels(photo, processor), client_pixels(photo, expected))
@@ -78,8 +76,8 @@ def test_an_image_processor_that_somebody_changed_is_noticed(run):
     with pytest.raises(UserError) as told:
         at(run)
     assert str(told.value) == (
-        f"{run}: preprocessor_config.json says 32 x 64 px, and the model was trained with 32 x 32 px: bring the file "
-        "back, or say which: --image_size 32, or --image_size 32 64 --force"
+        f"{run}: preprocessor_config.json says 32 x 64 px, but the model was trained with 32 x 32 px: restore the "
+        "file, or choose: --image_size 32, or --image_size 32 64 --force"
     )
     processor, note = at(run, 32)
     assert (Geometry.of(processor), note) == (Squash(32), None)

@@ -196,8 +196,8 @@ def test_unfrozen_blocks_work_with_features_of_several_layers_and_activation_che
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "full", "lora": {"unfreeze_last_blocks": 1}}, "unfreeze_last_blocks goes with adapters"),
-        ({"method": "probe", "lora": {"lora_train_norms": True}}, "lora_train_norms goes with adapters"),
+        ({"method": "full", "lora": {"unfreeze_last_blocks": 1}}, "unfreeze_last_blocks is for adapters"),
+        ({"method": "probe", "lora": {"lora_train_norms": True}}, "lora_train_norms is for adapters"),
         ({"lora": {"lora_last_blocks": 3}}, "expected 1 to 2"),
         ({"lora": {"unfreeze_last_blocks": 5}}, "expected 0 to 1"),
         ({"lora": {"lora_target_modules": ["query"]}}, "matches no linear layer"),

@@ -285,5 +285,5 @@ def test_impossible_options_are_one_line(options, message, tiny_backbone):
 
 
 def test_a_method_without_adapters_refuses_it(tiny_backbone):
-    with pytest.raises(UserError, match="use_doran goes with adapters"):
+    with pytest.raises(UserError, match="use_doran is for adapters"):
         load_model(str(tiny_backbone), NAMES, image_size=32, method="full", lora={"use_doran": True})

@@ -62,7 +62,7 @@ def test_a_full_disk_is_one_line_and_the_next_run_goes_on(kept, tmp_path, monkey
         real(*arguments, **options)
 
     monkeypatch.setattr(feature_store.np, "save", full)
-    with pytest.raises(UserError, match=r"prefixes cannot be kept: the disk is full .*what was computed so far stays"):
+    with pytest.raises(UserError, match=r"cannot store prefixes: the disk is full .*what was computed so far is kept"):
         kept()
     first = len(np.load(*shards(tmp_path / "prefixes")))
     states, again = kept()
@@ -123,7 +123,7 @@ def test_runs_before_make_room_for_this_one_and_its_own_views_stay(kept, tmp_pat
     kept(views=views(1), plan=plan, budget_gb=size)
     assert len(list((tmp_path / "prefixes").iterdir())) == 2
     assert kept(views=views(1), plan=plan, budget_gb=size)[1] == 0
-    with pytest.raises(UserError, match=r"prefix_cache_gb: the prefixes of this run take"):
+    with pytest.raises(UserError, match=r"prefix_cache_gb: the prefixes of this run need"):
         kept(views=views(2), plan=PrefixPlan(1, 2, "float32", 0.1 * size), budget_gb=0.1 * size)
 
 

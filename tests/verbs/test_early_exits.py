@@ -107,7 +107,7 @@ def test_exits_come_off_by_a_word_and_what_cannot_be_done_with_them_says_so(run,
     assert module_desk.refusal("recalibrate", run, photos, "--output", output).endswith(off)
     assert module_desk.refusal("evaluate", run, "--robustness", "challenge@2025").endswith(off)
     line = module_desk.refusal("predict", run, photos, "--output", "p.csv", "--tta", "flip")
-    assert "photos leave this model early" in line
+    assert "the band of this model's early exits was fitted on one view" in line
     line = module_desk.refusal("calibrate", run, "--views_exit", "0.8", "0.2")
     assert "0 < low < high < 1 expected" in line
     result = module_desk.type("calibrate", run, "--views_exit", "none")

@@ -66,9 +66,7 @@ def test_predict_at_another_size_is_refused_and_by_force_marked(trained_desk, fi
     assert ": 48 photos, calibrated probabilities" in said
     wide, said = predicted(desk, finished, "--image_size", 32, 64, "--force")
     assert np.abs(wide - plain).max() > 1e-4
-    assert (
-        "photos are seen at 32 x 64 px, the model was trained with 32 x 32 px: its calibration does not hold" in said
-    )
+    assert "photos are prepared at 32 x 64 px, but the model was trained with 32 x 32 px: its calibration is" in said
     assert ": 48 photos, uncalibrated probabilities" in said
 
 
@@ -80,7 +78,7 @@ def test_views_at_test_time_are_never_silently_on_and_say_that_nothing_was_calib
     for views in ("flip", "flip,scales"):
         found, said = predicted(trained_desk, finished, "--tta", views)
         assert np.abs(found - plain).max() > 1e-5
-        assert f"--tta {views}: the calibration was not fitted on such averages and does not hold" in said
+        assert f"--tta {views}: the calibration was not fitted with these views and is not valid here" in said
         assert ": 48 photos, uncalibrated probabilities" in said
     output = trained_desk.folder / "no.csv"
     line = trained_desk.refusal(
@@ -182,8 +180,8 @@ def test_a_graph_sees_photos_at_its_own_size_alone(trained_desk, finished):
     assert done.status == 0, done.err
     words = (desk.folder / "photos", "--output", desk.folder / "no.csv", *SPEED)
     line = desk.refusal("predict", out, *words, "--image_size", 64, "--force")
-    assert "holds a graph for 32 x 32 px: export the run again with this --image_size" in line
-    assert "an exported graph sees photos at one size" in desk.refusal("predict", out, *words, "--tta", "scales")
+    assert "is a graph for 32 x 32 px: export the run again with this --image_size" in line
+    assert "an exported graph takes photos of one size only" in desk.refusal("predict", out, *words, "--tta", "scales")
     mirrored, _ = predicted(desk, out, "--tta", "flip")
     expected, _ = predicted(desk, finished, "--tta", "flip")
     np.testing.assert_allclose(mirrored, expected, atol=3e-6)
