@@ -75,7 +75,7 @@ def test_a_job_array_trains_each_run_by_its_index(tmp_path, monkeypatch, recorde
     monkeypatch.undo()  # submitit starts the real Python
     script = tmp_path / "a sweep" / "sweep.sbatch"
     assert "#SBATCH --array=0-1\n" in script.read_text()
-    assert lines[0].startswith("# there is no sbatch on this machine")
+    assert lines[0].startswith("# sbatch was not found here")
     assert f"job=$(sbatch --parsable '{script}')" in lines
     jobs = executor(tmp_path / "submitit")
     commands = [
@@ -109,7 +109,7 @@ def test_jobs_name_hardware_time_and_bucket_and_show_no_secret(tmp_path, monkeyp
     made = sweep(tmp_path, NAMES, dataset_name=str(tmp_path / "photos"))
     lines = emit.emit(made, request(*JOBS, "--dataset_name", "photos"), tmp_path / "recipe.yaml")
     assert "hf_secret" not in "\n".join(lines)
-    assert lines[0].startswith("# no estimate of the cost: no run of this sweep is finished, so no speed was measured")
+    assert lines[0].startswith("# no cost estimate: no run of this sweep is finished, so no speed was measured")
     words = shlex.split(lines[1])
     head, tail = words[: words.index("--")], words[words.index("--") + 1 :]
     assert head[:9] == ["hf", "jobs", "uv", "run", "--detach", "--flavor", "a10g-large", "--timeout", "6h"]
@@ -148,7 +148,10 @@ def test_the_cost_is_estimated_from_measured_photos_a_second(tmp_path):
     assert pace.seconds(RECIPE | {"max_steps": 50}) == pytest.approx(50 * 8 / 5 + 10)
     lines = emit.emit(made, request(*JOBS), Path("recipe.yaml"))
     cost = (130 + 600) / 3600 * 1.5
-    assert f"about 3m a run at most, ${cost:.2f} for 1 with 10 minutes each for starting: at 5.0 photos/s" in lines[0]
+    assert (
+        f"longest run about 3m; ${cost:.2f} for 1 runs, including 10 minutes each to start; based on 5.0 photos/s"
+        in lines[0]
+    )
     assert "--timeout 17m" in lines[1]  # three times as long, and the start
     assert [line.split()[-1] for line in lines if " --only l" in line] == NAMES[1:]
     assert "--timeout 2h" in emit.emit(made, request(*JOBS, "--timeout", "2h"), Path("recipe.yaml"))[1]
@@ -157,16 +160,16 @@ def test_the_cost_is_estimated_from_measured_photos_a_second(tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--emit", "pbs"), "--emit pbs: commands, slurm, hf-jobs expected"),
-        (("--emit",), "--emit : commands, slurm, hf-jobs expected"),
-        (("--emit", "slurm", "--only", "lora_r=4"), "--only: not together with --emit"),
-        (("--emit", "slurm", "--flavor", "a10g-large"), "--flavor: belongs to --emit hf-jobs"),
-        (("--flavor", "a10g-large"), "--flavor: belongs to --emit hf-jobs"),
-        (("--emit", "hf-jobs", "--bucket", "me/x"), "--flavor : hardware of Hugging Face Jobs expected: cpu-basic"),
-        (("--emit", "hf-jobs", "--flavor", "h100", "--bucket", "me/x"), "--flavor h100: hardware of"),
-        (("--emit", "hf-jobs", "--flavor", "h200"), "--bucket : OWNER/NAME expected"),
-        (("--emit", "hf-jobs", "--flavor", "h200", "--bucket", "x"), "--bucket x: OWNER/NAME expected"),
-        ((*JOBS, "--search", "tpe"), "a search work on one study"),
+        (("--emit", "pbs"), "--emit pbs: expected one of commands, slurm, hf-jobs"),
+        (("--emit",), "--emit : expected one of commands, slurm, hf-jobs"),
+        (("--emit", "slurm", "--only", "lora_r=4"), "--only: cannot be combined with --emit"),
+        (("--emit", "slurm", "--flavor", "a10g-large"), "--flavor: only for --emit hf-jobs"),
+        (("--flavor", "a10g-large"), "--flavor: only for --emit hf-jobs"),
+        (("--emit", "hf-jobs", "--bucket", "me/x"), "--flavor : expected hardware of Hugging Face Jobs: cpu-basic"),
+        (("--emit", "hf-jobs", "--flavor", "h100", "--bucket", "me/x"), "--flavor h100: expected hardware of"),
+        (("--emit", "hf-jobs", "--flavor", "h200"), "--bucket : expected OWNER/NAME"),
+        (("--emit", "hf-jobs", "--flavor", "h200", "--bucket", "x"), "--bucket x: expected OWNER/NAME"),
+        ((*JOBS, "--search", "tpe"), "the trials of a search need a disk"),
     ],
 )
 def test_options_that_do_not_belong_together_are_refused(words, said):

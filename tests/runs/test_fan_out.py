@@ -58,10 +58,10 @@ def statuses(folder: Path) -> list[str]:
 def test_each_run_is_trained_once_and_a_second_start_finds_all_there(tmp_path, at_work):
     trained, out, told = at_work()
     assert trained == [("a", False), ("b", False), ("c", False)]
-    assert out.splitlines() == [f"run {i}/3 {name}: begins" for i, name in enumerate("abc", start=1)]
+    assert out.splitlines() == [f"run {i}/3 {name}: starts" for i, name in enumerate("abc", start=1)]
     assert told == 3
     assert statuses(tmp_path) == ["finished"] * 3
-    assert at_work() == ([], "".join(f"run {i}/3 {name}: is there already\n" for i, name in enumerate("abc", 1)), 0)
+    assert at_work() == ([], "".join(f"run {i}/3 {name}: already finished\n" for i, name in enumerate("abc", 1)), 0)
     assert not list((tmp_path / "leases").iterdir())
 
 
@@ -80,7 +80,7 @@ def test_an_interrupted_run_is_gone_on_with(tmp_path, at_work):
     write_json(tmp_path / "b" / "run.json", {"version": 2, "status": "training"})
     trained, out, _ = at_work()
     assert ("b", True) in trained
-    assert "run 2/3 b: goes on" in out
+    assert "run 2/3 b: resumes" in out
 
 
 def test_a_failed_run_is_told_by_every_process_and_tried_again_by_the_next_start(tmp_path, at_work):
@@ -97,7 +97,7 @@ def test_what_failed_since_this_process_began_is_not_tried_again(tmp_path, monke
     write_text(tmp_path / "leases" / ".b.failed", "exit status 2: no")
     trained, out, told = at_work()
     assert [name for name, _ in trained] == ["a", "c"]
-    assert "run 2/3 b: failed a moment ago in another process" in out
+    assert "run 2/3 b: just failed in another process" in out
     assert told == 2
 
 
@@ -119,5 +119,5 @@ def test_an_interruption_gives_the_lease_back(tmp_path, at_work):
 def test_a_folder_that_holds_something_else_is_refused(tmp_path):
     write_text(tmp_path / "b" / "recipe.yaml", "seed: 9\n")
     (tmp_path / "b" / "run.json").write_text(json.dumps({"version": 2, "status": "finished"}))
-    with pytest.raises(UserError, match="holds a run of another recipe than this sweep's"):
+    with pytest.raises(UserError, match="holds a run whose recipe is not the one of this sweep"):
         outcomes(tmp_path, RUNS, "sweep")

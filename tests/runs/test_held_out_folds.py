@@ -61,7 +61,7 @@ def test_a_value_that_holds_all_of_a_class_is_no_fold():
     city = ["A"] * 60 + ["B"] * 60 + ["C"] * 60
     labels = [0, 1] * 30 + [1] * 58 + [0] * 2 + [1] * 60
     folds = {fold.value: fold.skipped for fold in plan_folds(photos(city, labels), "city")}
-    assert folds["A"] == "without it too few photos of None are left"
+    assert folds["A"] == "the other values have too few photos of None"
     assert folds["B"] is None
     assert "one class" in folds["C"]
 
@@ -70,7 +70,7 @@ def test_a_value_that_holds_all_of_a_class_is_no_fold():
     ("rows", "column", "said"),
     [
         (photos(CITIES), "town", "no column 'town'; there are id, group"),
-        (photos(["Boston"] * 90), "city", "all photos have city = Boston: nothing can be left out"),
+        (photos(["Boston"] * 90), "city", "all photos have city = Boston: two or more values expected"),
         (photos(CITIES), "gps", "gps holds places"),
         (photos([f"c{i}" for i in range(90)]), "city", "90 values, over 50"),
         (photos(["a", "a", "b", "b"] * 5), "city", "no value of city can be a fold: a: 10 photos, fewer than 30; b"),

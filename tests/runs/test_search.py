@@ -50,33 +50,33 @@ def test_ranges_are_as_whole_as_the_recipe_s_key():
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("lora_r", "written as key=low..high"),
-        ("lora_r=", "written as key=low..high"),
-        ("lora_r=4..", "written as key=low..high"),
-        ("lora_r=8", "written as key=low..high"),
-        ("lora_r=8,", "written as key=low..high"),
-        ("lora_r=8,8", "a value stands twice"),
-        ("lora_r=64..4", "64 is not below 4"),
-        ("learning_rate=0..1:log", "begins above 0"),
+        ("lora_r", "expected key=low..high"),
+        ("lora_r=", "expected key=low..high"),
+        ("lora_r=4..", "expected key=low..high"),
+        ("lora_r=8", "expected key=low..high"),
+        ("lora_r=8,", "expected key=low..high"),
+        ("lora_r=8,8", "a value is given twice"),
+        ("lora_r=64..4", "64 is not less than 4"),
+        ("learning_rate=0..1:log", "must start above 0"),
         ("lora_r=4.5..64", "lora_r: 4.5 given"),
         ("lora_r=4..many", "lora_r: many given"),
-        ("augment=a..b", "augment is no number: list its values"),
+        ("augment=a..b", "augment is not a number: list its values"),
         ("lora_rr=4..8", "unknown key 'lora_rr'"),
         ("seed=0..8", "seed cannot be varied: the luckiest seed would win"),
-        ("dataset_name=a,b", "scored on other photos"),
+        ("dataset_name=a,b", "scored on different photos"),
     ],
 )
-def test_a_space_that_cannot_be_is_refused_in_one_line(word, said):
+def test_an_invalid_space_is_refused_in_one_line(word, said):
     with pytest.raises(UserError) as caught:
         read_space([word], values)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_key_stands_once_and_something_is_searched():
-    with pytest.raises(UserError, match="lora_r stands twice"):
+def test_duplicate_keys_and_an_empty_space_are_refused():
+    with pytest.raises(UserError, match="lora_r is given twice"):
         read_space(["lora_r=4..8", "lora_r=4,8"], values)
-    with pytest.raises(UserError, match="nothing to search"):
+    with pytest.raises(UserError, match="no key given"):
         read_space([], values)
 
 
@@ -125,7 +125,7 @@ def test_machines_that_ask_at_the_same_time_get_other_points(tmp_path):
 def test_a_study_of_other_options_is_refused_with_both_values(tmp_path):
     begin_study(tmp_path, {"seed": 0, "weight_decay": 0.1}, larger_is_better=True)
     begin_study(tmp_path, {"seed": 0, "weight_decay": 0.1}, larger_is_better=True)
-    with pytest.raises(UserError, match=r"a study of other options: weight_decay \(0.5 here, 0.1 there\)"):
+    with pytest.raises(UserError, match=r"a study with other options: weight_decay \(0.5 here, 0.1 there\)"):
         begin_study(tmp_path, {"seed": 0, "weight_decay": 0.5}, larger_is_better=True)
     with pytest.raises(UserError, match=r"warmup_steps \(None here, 5 there\)|warmup_steps \(5 here, None there\)"):
         begin_study(tmp_path, {"seed": 0, "weight_decay": 0.1, "warmup_steps": 5}, larger_is_better=True)

@@ -85,12 +85,12 @@ def test_two_trees_share_the_runs_and_take_over_those_of_a_dead_one(module_desk)
         log = (output / "logs" / f"{run.name}.txt").read_text()
         assert log.count(": finished") == 1
         lines = [line for text in told for line in text.splitlines() if line.startswith("run ") and run.name in line]
-        assert sum(line.endswith((": begins", ": goes on")) for line in lines) == 1, lines
-        kinds = r": (begins|goes on|is there already|in use by \S+ pid \d+)$"
+        assert sum(line.endswith((": starts", ": resumes")) for line in lines) == 1, lines
+        kinds = r": (starts|resumes|already finished|in use by \S+ pid \d+)$"
         assert all(re.search(kinds, line) for line in lines), lines
     assert not list((output / "leases").iterdir())
     before = {name: (output / name).read_bytes() for name in ("sweep.json", "SWEEP.md")}
-    assert "is there already" in Tree(desk, "fourth", *words, "--only", document.runs[0].name).ended()
+    assert "already finished" in Tree(desk, "fourth", *words, "--only", document.runs[0].name).ended()
     Tree(desk, "fifth", *words, "--only").ended()
     assert {name: (output / name).read_bytes() for name in before} == before
 
@@ -120,7 +120,7 @@ def test_several_seeds_rank_combinations_by_their_mean(module_desk):
     assert "holds a sweep that is no search" in desk.refusal("sweep", *words[:5], *searching)
     written = {name: (output / name).read_bytes() for name in ("sweep.json", "SWEEP.md")}
     emitted = desk.type("sweep", *words, "--seeds", "0", "1", "--emit", "commands")
-    assert emitted.out.startswith("# when these have ended, the table:\n")  # nothing is left to be trained
+    assert emitted.out.startswith("# after these have ended, write the table:\n")  # nothing is left to be trained
     (output / "sweep.json").unlink()
     environment = {**plain_environment(), "NATIX_HF_HOME": str(desk.folder / "home")}
     subprocess.run(["bash", "-e"], input=emitted.out, text=True, check=True, env=environment, capture_output=True)
@@ -135,7 +135,7 @@ def test_two_trees_work_on_one_search_which_goes_on_and_takes_no_other_options(m
     words = (desk.recipe, "--method", "probe", "--output_dir", output, "--search", "tpe", *space)
     told = "".join(tree.ended() for tree in [Tree(desk, f"search-{i}", *words, "--trials", "3") for i in range(2)])
     for number in range(3):
-        assert told.count(f"trial {number + 1}/3 trial-{number:03d}: begins") == 1
+        assert told.count(f"trial {number + 1}/3 trial-{number:03d}: starts") == 1
     document = Sweep.read(output)
     assert document.search.trials == 3
     assert [run.rank for run in document.runs] == [1, 2, 3]
@@ -147,16 +147,16 @@ def test_two_trees_work_on_one_search_which_goes_on_and_takes_no_other_options(m
         assert {entry.split for entry in read_ledger(output / run.name)} == {"train", "val_select"}
     before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
     again = desk.type("sweep", *words, "--trials", "3")
-    assert "begins" not in again.out
+    assert ": starts" not in again.out
     assert {path: path.read_bytes() for path in before} == before
     line = desk.refusal("sweep", *words, "--trials", "3", "--weight_decay", "0.5")
-    assert "a study of other options: weight_decay (0.5 here," in line
+    assert "a study with other options: weight_decay (0.5 here," in line
     line = desk.refusal("sweep", *words[:-1], "pooling=cls,mean", "--trials", "3")
-    assert "a study of other options: space" in line
+    assert "a study with other options: space" in line
     line = desk.refusal("sweep", *words[:5], "--grid", "lora_r=4,8")
     assert "holds a search: choose another --output_dir" in line
     more = desk.type("sweep", *words, "--trials", "5", "--only", "next")
-    assert more.out.count(": begins") == 1
+    assert more.out.count(": starts") == 1
     assert "4 of 5 trials" in more.out
     assert "python -m natix_hf.train" not in more.out  # the search is not over
 
@@ -181,7 +181,7 @@ def test_a_trial_that_falls_behind_ends_early_and_is_told_from_the_others(module
     own = ("--sweep", "true", "--trial", "5", "--output_dir", output / "trial-005", "--num_train_epochs", "3")
     status, out, err = desk.type("train", desk.recipe, "--method", "probe", *own)
     assert status == 0, err
-    assert "pruned: its eval_mcc is behind the median of the others" in out
+    assert "pruned: its eval_mcc is worse than the median of the others" in out
     record = json.loads((output / "trial-005" / "run.json").read_text())
     assert (record["status"], record["pruned"]) == ("finished", True)
     assert record["steps"] * 3 == record["max_steps"]
@@ -194,21 +194,24 @@ def test_a_trial_that_falls_behind_ends_early_and_is_told_from_the_others(module
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--search", "tpe", "--space", "lora_r=4..8"), "--trials : how many runs to try expected"),
-        (("--search", "tpe", "--trials", "0", "--space", "lora_r=4..8"), "--trials 0: how many runs to try expected"),
-        (("--search", "cmaes", "--trials", "3", "--space", "lora_r=4..8"), "--search cmaes: tpe expected"),
+        (("--search", "tpe", "--space", "lora_r=4..8"), "--trials : expected the number of trials"),
+        (("--search", "tpe", "--trials", "0", "--space", "lora_r=4..8"), "--trials 0: expected the number of trials"),
+        (("--search", "cmaes", "--trials", "3", "--space", "lora_r=4..8"), "--search cmaes: expected tpe"),
         (("--search", "tpe", "--trials", "3"), "--space: nothing to search"),
         (("--search", "tpe", "--trials", "3", "--space", "focal_gamma=-1..2"), "focal_gamma: -1"),
         (("--search", "tpe", "--trials", "3", "--space", "lora_r=4.5..8"), "4.5"),
         (("--search", "tpe", "--trials", "3", "--space", "loss=ce,focl"), "did you mean 'focal'?"),
-        (("--search", "tpe", "--trials", "3", "--grid", "lora_r=4,8"), "--grid: not together with --search"),
-        (("--search", "tpe", "--trials", "3", "--seeds", "0", "1"), "repeat the best of a search with --grid"),
-        (("--search", "tpe", "--trials", "3", "--space", "lora_r=4..8", "--only", "x"), "one trial (--only next)"),
+        (("--search", "tpe", "--trials", "3", "--grid", "lora_r=4,8"), "--grid: cannot be combined with --search"),
+        (("--search", "tpe", "--trials", "3", "--seeds", "0", "1"), "--seeds: cannot be combined with --search"),
+        (
+            ("--search", "tpe", "--trials", "3", "--space", "lora_r=4..8", "--only", "x"),
+            "--only next (one trial)",
+        ),
         (("--search", "tpe", "--trials", "3", "--space", "lora_r=4..8", "--trial", "1"), "--trial cannot be set"),
-        (("--grid", "lora_r=4,8", "--trials", "3"), "--trials: belongs to a search"),
-        (("--grid", "lora_r=4,8", "--seeds", "0"), "two or more different whole numbers expected"),
-        (("--grid", "lora_r=4,8", "--seeds", "0", "0"), "two or more different whole numbers expected"),
-        (("--grid", "lora_r=4,8", "--seeds", "0", "x"), "--seeds 0 x: two or more different whole numbers"),
+        (("--grid", "lora_r=4,8", "--trials", "3"), "--trials: only for a search"),
+        (("--grid", "lora_r=4,8", "--seeds", "0"), "expected two or more different integers"),
+        (("--grid", "lora_r=4,8", "--seeds", "0", "0"), "expected two or more different integers"),
+        (("--grid", "lora_r=4,8", "--seeds", "0", "x"), "--seeds 0 x: expected two or more different integers"),
         (("--grid", "lora_r=4,8", "--seeds", "0", "1", "--seed", "3"), "--seed cannot be set"),
         (("--grid", "lora_r=4,8", "--only", "lora_r=5"), "no run of this sweep; its runs are lora_r=4, lora_r=8"),
         (("--grid", "lora_r=4,8", "--grid", "lora_dropout=0,0.1"), "one --grid expected"),

@@ -80,10 +80,10 @@ def test_a_city_is_the_test_of_its_own_run_and_a_second_start_keeps_what_is_ther
     assert (output / "FOLDS.md").read_text() in out
     before = {path: path.read_bytes() for path in output.rglob("run.json")}
     again = cities.type("folds", cities.recipe, *words)
-    assert again.out.count("is there already") == 1
+    assert again.out.count("already finished") == 1
     assert {path: path.read_bytes() for path in output.rglob("run.json")} == before
     line = cities.refusal("folds", cities.recipe, *words, "--weight_decay", "0.5")
-    assert "another recipe than this command's" in line
+    assert "whose recipe is not the one of this command" in line
 
 
 def test_two_runs_on_the_same_photos_are_compared_and_no_read_is_counted_for_it(cities, folds, finished):

@@ -149,7 +149,7 @@ def test_a_dry_run_says_why_draws_and_changes_nothing(trained, tmp_path):
     assert words.count("not done yet") == len(ALL) - 1
     before = listing(trained.store)
     found = trained.why("--learning_rate", "1", "--until", "train")
-    assert found["split"].startswith(f"another version than {trained.run.name}: learning_rate (1.0 here, ")
+    assert found["split"].startswith(f"differs from version {trained.run.name}: learning_rate (1.0 here, ")
     assert list(found) == ["split", "train"]
     assert listing(trained.store) == before
 
@@ -224,7 +224,7 @@ def test_nothing_that_is_gone_or_edited_leads_to_a_second_reading_of_val_test_un
     for damage, fault in ((path.unlink, "is gone"), (lambda: path.write_bytes(b"{}"), "was changed")):
         damage()
         line = kept.refusal()
-        assert line.startswith(f"{kept.run}: {step}: output {name} {fault}: val_test is not read once more unasked: ")
+        assert line.startswith(f"{kept.run}: {step}: output {name} {fault}: this would read val_test again: ")
         assert "add --evaluate_again" in line
     path.write_bytes(whole)  # the file is brought back, and all is well
     assert kept.done() == []
@@ -272,7 +272,7 @@ def test_a_photo_that_was_replaced_is_another_version_and_one_that_was_touched_i
     whole = (place / "Roadwork" / "000.jpg").read_bytes()
     try:
         (place / "Roadwork" / "000.jpg").write_bytes(whole + b"a comment")
-        assert piped.why()["split"] == f"another version than {first.name}: the photos or the checkpoint changed"
+        assert piped.why()["split"] == f"differs from version {first.name}: the photos or the checkpoint changed"
     finally:
         (place / "Roadwork" / "000.jpg").write_bytes(whole)
     assert piped.why() == {}
@@ -336,7 +336,7 @@ def test_a_full_disk_in_training_is_told_and_training_goes_on(trained, tmp_path)
     first, second = err.splitlines()
     assert "no space left on " in first.lower()
     assert second.startswith(
-        f"error: {piped.run}: training ended with exit status 2, what it printed says why; the sam"
+        f"error: {piped.run}: training failed with exit status 2, see its output above; the same c"
     )
     assert piped.done("--until", "train") == ["split", "train"]  # a training that goes on looks at its photos again
 
@@ -367,7 +367,7 @@ def test_training_that_has_outlived_its_pipeline_is_told_of(waiting):
     assert killed.status == -signal.SIGKILL
     group = int((piped.store / GROUP).read_text())
     line = piped.refusal()
-    assert f"training that an earlier call began still runs (process group {group}): wait until it has ended" in line
+    assert f"training from an earlier call is still running (process group {group}): wait until it ends" in line
     os.killpg(group, signal.SIGKILL)
     assert piped.done("--until", "split") == ["split"]
 
@@ -392,21 +392,21 @@ def test_nothing_is_published_unasked(piped):
 def test_what_cannot_be_done_is_refused_in_one_line_and_changes_nothing(piped, tmp_path):
     before = listing(piped.store)
     steps = ", ".join(ALL)
-    assert piped.refusal("--until", "publish") == f"--until publish: one of {steps} expected"
+    assert piped.refusal("--until", "publish") == f"--until publish: expected one of {steps}"
     assert piped.refusal("--sweep", "true") == "pipeline: a sweep has no steps behind it: leave that key out"
     refit = ("--refit", "all", "--refit_from", piped.run)
     assert piped.refusal(*refit) == "pipeline: a refit has no steps behind it: leave that key out"
     other = ("--learning_rate", "1")
     for launcher in ("no-such-command", ""):
         line = piped.refusal(*other, "--launcher", launcher, prelude="None")
-        assert line == f"--launcher '{launcher}': no such command: accelerate launch is the default"
+        assert line == f"--launcher '{launcher}': command not found; the default is accelerate launch"
     assert piped.refusal(*other, "--launcher", "'", prelude="None") == "--launcher ': No closing quotation"
     hidden = "from natix_hf.runs.pipeline import plan; plan.find_spec = lambda name: None"
     line = piped.refusal("--hub_format", "onnx", prelude=hidden)
     assert line == "hub_format: onnx needs onnx, onnxscript, onnxruntime: pip install 'natix_hf[onnx]'"
     assert listing(piped.store) == before
     line = Piped(piped.desk, piped.run).refusal()
-    assert line.startswith(f"output_dir {piped.run}: a run, and a folder of versions is expected")
+    assert line.startswith(f"output_dir {piped.run}: this is a run, and a folder of versions is expected")
     (tmp_path / "file").write_text("")
     found = piped.desk.type("pipeline", piped.desk.recipe, "--output_dir", tmp_path / "file" / "store")
     assert found.status == 2
@@ -418,7 +418,7 @@ def test_a_version_without_its_run_json_is_not_trained_over(trained, tmp_path):
     piped.done("--until", "split")
     (piped.run / "run.json").unlink()
     line = piped.refusal()
-    assert line == f"{piped.run}: run.json is gone: bring it back, or remove the folder to train anew"
+    assert line == f"{piped.run}: run.json is missing: restore it, or remove the folder to train again"
 
 
 def test_explain_tells_the_way_from_a_figure_back_to_the_photos_and_refuses_what_it_does_not_know(trained):
@@ -434,8 +434,8 @@ def test_explain_tells_the_way_from_a_figure_back_to_the_photos_and_refuses_what
     for split in ("train", "val_test"):
         assert f"of {split} (fingerprint {certificate['fingerprints'][split][:12]})" in out
     for folder, name, line in (
-        (trained.run, "nothing.json", f"{trained.run}: no step wrote nothing.json; these are known: README.md, "),
-        (trained.store, "metrics.json", f"{trained.store}: no steps/, so nothing is known of how its files were made"),
+        (trained.run, "nothing.json", f"{trained.run}: no step wrote nothing.json; the steps wrote README.md, "),
+        (trained.store, "metrics.json", f"{trained.store}: no steps/ folder, so the origin of its files is unknown"),
     ):
         status, out, err = explain(folder, name)
         assert (status, out) == (2, "")

@@ -126,13 +126,13 @@ def test_the_same_command_keeps_what_is_finished_and_goes_on_with_the_rest(swept
     (again / "run.json").write_text(json.dumps(record))
     shutil.rmtree(again / "predictions")
     result = desk.type("sweep", desk.recipe, *words, prelude=FORKS)
-    assert "learning_rate=1e-3: is there already" in result.out
-    assert "learning_rate=3e-2: goes on" in result.out
+    assert "learning_rate=1e-3: already finished" in result.out
+    assert "learning_rate=3e-2: resumes" in result.out
     assert kept.read_bytes() == before
     strip = lambda runs: [{k: v for k, v in one.items() if k != "seconds"} for one in runs]  # noqa: E731
     assert strip(read(output / "sweep.json")["runs"]) == strip(score)
     line = desk.refusal("sweep", desk.recipe, *words, "--weight_decay", "0.5")
-    assert "another recipe than this sweep's" in line
+    assert "whose recipe is not the one of this sweep" in line
 
 
 @pytest.mark.parametrize(
@@ -142,13 +142,13 @@ def test_the_same_command_keeps_what_is_finished_and_goes_on_with_the_rest(swept
         (("--grid", "lora_r=8,many"), "'many'"),
         (("--grid", "loss=ce,focl"), "did you mean 'focal'?"),
         (("--grid", "loss=ce,gatekeeper", "--mixup_alpha", "0.2"), "gatekeeper takes one class per photo"),
-        (("--grid", "split_seed=1,2"), "scored on other photos"),
-        (("--grid", "dataset_name=a,b"), "scored on other photos"),
+        (("--grid", "split_seed=1,2"), "scored on different photos"),
+        (("--grid", "dataset_name=a,b"), "scored on different photos"),
         (("--grid", "metric_for_best_model=mcc,accuracy"), "ranked by different scores"),
         (("--grid", "seed=1,2"), "the luckiest seed would win"),
-        (("--grid", "lora_r=8,8"), "a value stands twice"),
+        (("--grid", "lora_r=8,8"), "a value is given twice"),
         (("--grid", "learning_rate=1e-4,0.0001"), "are the same run"),
-        (("--grid", "lora_r"), "written as key=value,value"),
+        (("--grid", "lora_r"), "expected key=value,value"),
         (("--grid", "lora_r=8,16", "--lora_r", "4"), "--lora_r is given twice"),
         (("--grid", "lora_r=8", "--sweep", "true"), "--sweep cannot be set"),
         (("--grid",), "nothing to try"),

@@ -1,7 +1,7 @@
-"""The commands of a sweep, one a run, for whatever schedules work: a shell, Slurm, Hugging Face Jobs.
+"""Prints one command per run of a sweep, for a shell, Slurm or Hugging Face Jobs.
 
-Nothing is scheduled here. Each command may be run any number of times: a run that is finished, or that another process
-has, is left alone. The last one ranks what there is.
+This module schedules nothing. Each command may be run several times: it skips a run that is finished or that another
+process is training. The last command ranks the finished runs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from natix_hf.files import write_text
 from natix_hf.runs.many_runs.search import TpeSearch
 from natix_hf.runs.many_runs.sweep_plan import Grid, Member, Request
 
-# US dollars an hour (huggingface.co/docs/hub/jobs-pricing, November 2026); `hf jobs hardware` has today's.
+# US dollars per hour (huggingface.co/docs/hub/jobs-pricing, November 2026). `hf jobs hardware` shows current prices.
 PRICES = {
     **{"cpu-basic": 0.01, "cpu-upgrade": 0.03, "cpu-xl": 1.0, "cpu-performance": 1.9, "t4-small": 0.4},
     **{"t4-medium": 0.6, "l4x1": 0.8, "l4x4": 3.8, "l40sx1": 1.8, "l40sx4": 8.3, "l40sx8": 23.5, "a10g-small": 1.0},
@@ -35,20 +35,20 @@ PRICES = {
 FORMS = ("commands", "slurm", "hf-jobs")
 OF_JOBS = ("flavor", "timeout", "bucket", "package")
 MOUNTED = ("dataset_name", "model_name_or_path")
-UNKNOWN_TIMEOUT, START = "6h", 600  # where no speed was measured; seconds until a job's packages are there
+UNKNOWN_TIMEOUT, START = "6h", 600  # timeout without a measured speed; seconds a job takes to install its packages
 REPEATED = ("grid", "seeds", "search", "trials", "space")
 
 
 class Pace(NamedTuple):
-    """How quickly finished runs of a sweep trained."""
+    """Training speed of the finished runs of a sweep."""
 
     photos_per_second: float
-    beside: float  # seconds of a run beside training
-    photos: int  # of train
+    beside: float  # seconds per run outside training
+    photos: int  # in train
     runs: int
 
     def seconds(self, recipe: Mapping[str, object]) -> float:
-        """What a run of a recipe takes at this pace, in seconds."""
+        """Estimated seconds of a run of this recipe."""
         steps = recipe.get("max_steps") or -1
         seen = float(recipe["num_train_epochs"]) * self.photos
         if steps > 0:
@@ -57,43 +57,43 @@ class Pace(NamedTuple):
 
 
 def check(request: Request) -> None:
-    """Raise `UserError` for options of `--emit` that do not belong together, or that are missing."""
+    """Raise `UserError` for options of `--emit` that conflict or are missing."""
     if "emit" not in request.own:
         if odd := next((key for key in OF_JOBS if key in request.own), None):
-            raise UserError(f"--{odd}: belongs to --emit hf-jobs: add that, or leave it out")
+            raise UserError(f"--{odd}: only for --emit hf-jobs: add --emit hf-jobs, or remove --{odd}")
         return
     form = " ".join(request.own["emit"])
     if form not in FORMS:
-        raise UserError(f"--emit {form}: {', '.join(FORMS)} expected")
+        raise UserError(f"--emit {form}: expected one of {', '.join(FORMS)}")
     if "only" in request.own:
-        raise UserError("--only: not together with --emit, which says it for each run: leave it out")
+        raise UserError("--only: cannot be combined with --emit, which sets it for each run: remove --only")
     if form != "hf-jobs":
         if odd := next((key for key in OF_JOBS if key in request.own), None):
-            raise UserError(f"--{odd}: belongs to --emit hf-jobs: leave it out")
+            raise UserError(f"--{odd}: only for --emit hf-jobs: remove it")
         return
     own = {key: " ".join(words) for key, words in request.own.items()}
     if "search" in own:
         raise UserError(
-            "--emit hf-jobs: trials of a search work on one study, for which they need a disk that all of them share, "
-            "and a bucket is none: use --grid, or --emit slurm"
+            "--emit hf-jobs: the trials of a search need a disk that they all share, and a bucket is not one: use "
+            "--grid, or --emit slurm"
         )
     if own.get("flavor") not in PRICES:
         given = own.get("flavor", "")
-        raise UserError(f"--flavor {given}: hardware of Hugging Face Jobs expected: {', '.join(PRICES)}")
+        raise UserError(f"--flavor {given}: expected hardware of Hugging Face Jobs: {', '.join(PRICES)}")
     if own.get("bucket", "").count("/") != 1:
         raise UserError(
-            f"--bucket {own.get('bucket', '')}: OWNER/NAME expected, a bucket in which the jobs leave their runs (hf "
-            "buckets create makes one)"
+            f"--bucket {own.get('bucket', '')}: expected OWNER/NAME, the bucket where the jobs save their runs "
+            "(create one with hf buckets create)"
         )
 
 
 def emit(sweep: Grid | TpeSearch, request: Request, recipe: Path) -> list[str]:
-    """The lines of a sweep's commands, for the form that `--emit` names.
+    """The commands of a sweep, as lines in the form that `--emit` names.
 
     Args:
-        sweep: that the commands do.
-        request: what it was made from, once it was checked.
-        recipe: its file.
+        sweep: the sweep to run.
+        request: the command line of the sweep, already checked.
+        recipe: recipe file.
     """
     form = request.own["emit"][0]
     if form == "hf-jobs":
@@ -104,25 +104,23 @@ def emit(sweep: Grid | TpeSearch, request: Request, recipe: Path) -> list[str]:
     last = f"cd {place} && {shlex.join([*command, '--only'])}"
     if form == "commands":
         each = [f"cd {place} && {shlex.join([*command, '--only', name])}" for name in names]
-        return [*each, "# when these have ended, the table:", last]
+        return [*each, "# after these have ended, write the table:", last]
     if not names:
-        return ["# every run is finished; the table:", last]
+        return ["# all runs are finished; write the table:", last]
     script = sweep.output.resolve() / "sweep.sbatch"
     write_text(script, _array(names, command, place, sweep.output.resolve() / "logs"))
     (sweep.output / "logs").mkdir(exist_ok=True)
-    absent = (
-        [] if shutil.which("sbatch") else ["# there is no sbatch on this machine: these lines are for one that has it"]
-    )
+    absent = [] if shutil.which("sbatch") else ["# sbatch was not found here: run these lines on a machine with Slurm"]
     return [
         *absent,
-        "# what the cluster wants beside goes on sbatch's line: --partition, --time, --gres=gpu:1, --mem",
+        "# add what the cluster requires to the sbatch command: --partition, --time, --gres=gpu:1, --mem",
         f"job=$(sbatch --parsable {shlex.quote(str(script))})",
         f"sbatch --dependency=afterany:$job --job-name=natix_hf-table --wrap {shlex.quote(last)}",
     ]
 
 
 def _words(request: Request, recipe: Path, output: Path | str, drop: Sequence[str] = ()) -> list[str]:
-    """The command line of the sweep with another place for its runs, and without what is said for each run."""
+    """The command line of the sweep with another output folder, without the options in `drop`."""
     kept: list[str] = []
     skip = False
     for word in request.rest[1:]:
@@ -135,7 +133,7 @@ def _words(request: Request, recipe: Path, output: Path | str, drop: Sequence[st
 
 
 def _array(names: Sequence[str], command: Sequence[str], place: str, logs: Path) -> str:
-    """A job array of Slurm: the runs by their index."""
+    """A Slurm job array with one task per run."""
     listed = " ".join(map(shlex.quote, names))
     return f"""#!/bin/bash
 #SBATCH --job-name=natix_hf-sweep
@@ -149,7 +147,7 @@ exec {shlex.join(command)} --only "${{runs[$SLURM_ARRAY_TASK_ID]}}"
 
 
 def _jobs(sweep: Grid, request: Request, recipe: Path) -> list[str]:
-    """Lines for Hugging Face Jobs: each job has the bucket of the sweep as a folder, and leaves its run there."""
+    """Commands for Hugging Face Jobs. Each job mounts the bucket of the sweep and writes its run there."""
     own = {key: " ".join(request.own[key]) for key in OF_JOBS if key in request.own}
     flavor, bucket = own["flavor"], own["bucket"]
     mounts: list[str] = []
@@ -174,9 +172,9 @@ def _jobs(sweep: Grid, request: Request, recipe: Path) -> list[str]:
         shlex.join([*start, "--flavor", flavor, "--timeout", timeout, *common, *tail, run.name]) for run in waiting
     ]
     return [
-        _estimate(pace, seconds, flavor) if waiting else "# every run is finished",
+        _estimate(pace, seconds, flavor) if waiting else "# all runs are finished",
         *each,
-        "# when these have ended, the table, and all of it to this machine:",
+        "# after these have ended, write the table and copy everything to this machine:",
         shlex.join([*start, "--flavor", "cpu-upgrade", "--timeout", "1h", *common, *tail]),
         shlex.join(["hf", "buckets", "sync", f"hf://buckets/{bucket}/{sweep.output.name}", str(sweep.output)]),
     ]
@@ -187,8 +185,8 @@ def _minutes(seconds: float) -> str:
 
 
 def measured_pace(output: Path, runs: Sequence[Member]) -> Pace | None:
-    """The pace of the sweep's finished runs; None where none is finished, or none took a step."""
-    found = []
+    """The median pace of the finished runs; None if no finished run took a step."""
+    measured = []
     for run in runs:
         folder = output / run.name
         done = RunSpeed.read(folder) if RunSpeed.there(folder) else None
@@ -196,24 +194,24 @@ def measured_pace(output: Path, runs: Sequence[Member]) -> Pace | None:
             whole = sum(seconds for phase, seconds in done.time.items() if phase != "total")
             rows = next(entry.rows for entry in read_ledger(folder) if entry.split == "train")
             rate = done.speed.photos_per_second
-            found.append((rate, max(0.0, whole - done.speed.photos / rate), rows))
-    if not found:
+            measured.append((rate, max(0.0, whole - done.speed.photos / rate), rows))
+    if not measured:
         return None
-    rates, beside, rows = zip(*found)
-    return Pace(median(rates), median(beside), rows[0], len(found))
+    rates, beside, rows = zip(*measured)
+    return Pace(median(rates), median(beside), rows[0], len(measured))
 
 
 def _estimate(pace: Pace | None, seconds: Sequence[float], flavor: str) -> str:
-    """A comment on what the runs that are left may cost."""
-    price = f"{flavor} is ${PRICES[flavor]:.2f} an hour"
+    """A comment line with the estimated cost of the remaining runs."""
+    price = f"{flavor} costs ${PRICES[flavor]:.2f} per hour"
     if pace is None:
         return (
-            f"# no estimate of the cost: no run of this sweep is finished, so no speed was measured; {price}; train "
-            "one run there first (the first line below), then ask again"
+            f"# no cost estimate: no run of this sweep is finished, so no speed was measured; {price}; train one run "
+            "there first (the first line below), then run this command again"
         )
     cost = (sum(seconds) + START * len(seconds)) / 3600 * PRICES[flavor]
     return (
-        f"# about {_minutes(max(seconds))} a run at most, ${cost:.2f} for {len(seconds)} with {START // 60} minutes "
-        f"each for starting: at {pace.photos_per_second:.1f} photos/s, measured in {pace.runs} finished runs of this "
-        f"sweep where they were trained, which may not be {flavor}; {price}"
+        f"# longest run about {_minutes(max(seconds))}; ${cost:.2f} for {len(seconds)} runs, including {START // 60} "
+        f"minutes each to start; based on {pace.photos_per_second:.1f} photos/s, measured in {pace.runs} finished "
+        f"runs of this sweep, possibly on other hardware than {flavor}; {price}"
     )

@@ -1,8 +1,8 @@
-"""Many runs of one command, shared out among all processes that were given the same command on one disk.
+"""Divides the runs of one command among all processes that were started with this command on a shared disk.
 
-Each process takes runs that are not finished and that nobody has: a run belongs to whoever holds its lease
-(`leases/<name>` of the common folder), is skipped once it is finished, and goes on from its last checkpoint where a
-process died. What became of the runs stands on the disk alone, so that every process writes the same tables.
+A process trains a run only while it holds the lease of this run (`leases/<name>` in the common folder). It skips
+finished runs, and resumes a run from its last checkpoint if the previous process died. The state of the runs is kept
+only on the disk, so every process writes the same tables.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from natix_hf.files import write_text
 from natix_hf.runs.lease import Holder, Lease, LeaseLost, holder, take, time_of
 from natix_hf.runs.many_runs.processes import Outcome, train
 
-TOLD = {"new": "begins", "interrupted": "goes on", "finished": "is there already"}
+PROGRESS_TEXT = {"new": "starts", "interrupted": "resumes", "finished": "already finished"}
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A run: the name of its folder, what `natix_hf.train` is called with, and the recipe.yaml that it will have."""
+    """A run: its folder name, the arguments of `natix_hf.train`, and the text of its recipe.yaml."""
 
     name: str
     words: list[str]
@@ -29,37 +29,37 @@ class Planned:
 
 
 def lease_of(output: Path, name: str) -> Path:
-    """Where the lease of a run lies: beside the runs, since a folder holds one run and nothing else."""
+    """Path of the lease of a run. It is outside the run folder, which holds only the run."""
     return output / "leases" / name
 
 
 def _failure(output: Path, name: str) -> Path:
-    return output / "leases" / f".{name}.failed"  # no run's name begins with a dot
+    return output / "leases" / f".{name}.failed"  # names of runs do not start with a dot
 
 
 def outcomes(output: Path, runs: Sequence[Planned], whose: str) -> dict[str, Outcome]:
-    """What became of each run, as it stands on the disk.
+    """The state of each run, read from the disk.
 
     Args:
-        output: the folder of all runs.
-        runs: all of them.
-        whose: they are, in messages: `sweep` or `command`.
+        output: folder of all runs.
+        runs: all runs.
+        whose: what error messages call their origin: `sweep` or `command`.
 
     Raises:
-        UserError: a folder holds something else.
+        UserError: a folder holds something other than its run.
     """
     from natix_hf.runs.many_runs.sweep_runs import state
 
-    found: dict[str, Outcome] = {}
+    states: dict[str, Outcome] = {}
     for run in runs:
         failure = _failure(output, run.name)
         if state(output / run.name, run.text, whose) == "finished":
-            found[run.name] = Outcome("finished")
+            states[run.name] = Outcome("finished")
         elif failure.is_file():
-            found[run.name] = Outcome("failed", failure.read_text(encoding="utf-8"))
+            states[run.name] = Outcome("failed", failure.read_text(encoding="utf-8"))
         else:
-            found[run.name] = Outcome("waiting")
-    return found
+            states[run.name] = Outcome("waiting")
+    return states
 
 
 def work(
@@ -70,26 +70,26 @@ def work(
     whose: str,
     after: Callable[[], None],
 ) -> None:
-    """Train the runs that are not finished and that no other process works on; failed ones are tried once more.
+    """Train each unfinished run that no other process is training. Failed runs are tried once more.
 
     Args:
-        output: the folder of all runs.
-        runs: those that this process may train.
-        noun: what one is called in the lines that are printed.
+        output: folder of all runs.
+        runs: the runs that this process may train.
+        noun: what the printed lines call a run.
         whose: as in `outcomes`.
-        after: called after each run that was trained here.
+        after: called after each run that this process trained.
     """
     began = time_of(output / "leases")
     for place, run in enumerate(runs, start=1):
-        told = f"{noun} {place}/{len(runs)} {run.name}"
+        label = f"{noun} {place}/{len(runs)} {run.name}"
         lease = take(lease_of(output, run.name))
         if isinstance(lease, Holder):
-            print(f"{told}: in use by {lease}", flush=True)
+            print(f"{label}: in use by {lease}", flush=True)
             continue
         try:
-            worked = train_one(output, run, told, whose, began, lease)
+            worked = train_one(output, run, label, whose, began, lease)
         except LeaseLost:
-            print(f"{told}: taken over by {holder(lease.path) or 'another process'}", file=sys.stderr, flush=True)
+            print(f"{label}: taken over by {holder(lease.path) or 'another process'}", file=sys.stderr, flush=True)
             continue
         finally:
             lease.release()
@@ -97,39 +97,39 @@ def work(
             after()
 
 
-def train_one(output: Path, run: Planned, told: str, whose: str, began: int, lease: Lease) -> bool:
+def train_one(output: Path, run: Planned, label: str, whose: str, began: int, lease: Lease) -> bool:
     """Train one run under its lease, unless it is finished.
 
     Args:
         output, whose: as in `work`.
         run: the run.
-        told: how lines about it begin.
-        began: when this process began, by the clock of the disk: what failed since is not tried again.
+        label: start of each printed line about the run.
+        began: start time of this process by the clock of the disk. A run that failed later is not tried again.
         lease: of the run.
 
     Returns:
-        Whether there was something to do.
+        Whether the run was trained.
 
     Raises:
-        LeaseLost: another process has taken the run over.
+        LeaseLost: another process has taken over the run.
     """
     from natix_hf.runs.many_runs.sweep_runs import state
 
-    found = state(output / run.name, run.text, whose)
+    progress = state(output / run.name, run.text, whose)
     failure = _failure(output, run.name)
-    if found != "finished" and failure.is_file() and failure.stat().st_mtime_ns > began:
-        print(f"{told}: failed a moment ago in another process", flush=True)
+    if progress != "finished" and failure.is_file() and failure.stat().st_mtime_ns > began:
+        print(f"{label}: just failed in another process", flush=True)
         return False
-    print(f"{told}: {TOLD[found]}", flush=True)
-    if found == "finished":
+    print(f"{label}: {PROGRESS_TEXT[progress]}", flush=True)
+    if progress == "finished":
         return False
     failure.unlink(missing_ok=True)
-    if failed := train(output, run.name, run.words, resume=found == "interrupted", lease=lease):
-        note_failure(output, run, told, failed)
+    if failed := train(output, run.name, run.words, resume=progress == "interrupted", lease=lease):
+        note_failure(output, run, label, failed)
     return True
 
 
-def note_failure(output: Path, run: Planned, told: str, why: str) -> None:
-    """Write down that a run failed, for whoever looks at the folder."""
+def note_failure(output: Path, run: Planned, label: str, why: str) -> None:
+    """Record on the disk why a run failed, and print it to stderr."""
     write_text(_failure(output, run.name), why)
-    print(f"{told}: failed: {why}", file=sys.stderr, flush=True)
+    print(f"{label}: failed: {why}", file=sys.stderr, flush=True)

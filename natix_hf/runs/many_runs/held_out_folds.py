@@ -1,10 +1,9 @@
-"""Leave-one-value-out: each value of a metadata column (a city, a camera) is the whole test of a run of its own.
+"""Leave-one-value-out: for each value of a metadata column (a city, a camera), one run tests on that value alone.
 
-What a model does where it has never been is not what it does on other photos of the places it knows. Each fold is an
-ordinary run whose `val_test` is one value and whose other splits are cut from all the rest; rows tied to the value
-are set aside. So each fold's figures are earned on photos that its model never saw, and each fold's one read of them
-is counted like that of any run. This file plans folds and collects what they found; how recipes are parsed is the
-verb's business.
+Accuracy in a new city differs from accuracy on other photos of a known city. Each fold is an ordinary run: its
+`val_test` holds the photos of one value, its other splits are cut from the remaining photos, and rows tied to the
+value are set aside. The model of a fold never saw its test photos, and each read of them is counted as in any run.
+This module plans the folds and collects their figures. The caller parses recipes.
 """
 
 from __future__ import annotations
@@ -37,13 +36,13 @@ from natix_hf.report.metrics import METRICS
 from natix_hf.report.summary import LABELS, figure_text, interval_text
 from natix_hf.runs.many_runs.processes import Outcome
 
-FEWEST = 30  # photos of a value that is worth a fold
-LEVEL = 0.95  # of the interval of the mean; folds' own intervals have that of metrics.json
+FEWEST = 30  # photos that a value needs for a fold
+LEVEL = 0.95  # of the interval of the mean; the intervals of single folds have the level of metrics.json
 SHOWN = ("mcc", "balanced_accuracy", "accuracy", "log_loss")
 
 
 class Fold(NamedTuple):
-    """A value, its folder's name, its photos of each class, and why it has no run, if it has none."""
+    """A value, the name of its folder, its number of photos per class, and the reason if it is skipped."""
 
     value: str
     name: str
@@ -52,7 +51,7 @@ class Fold(NamedTuple):
 
 
 def recipe_rows(recipe: Mapping[str, RecipeValue], say: Callable[[str], None] | None = None) -> Rows:
-    """The photos that a recipe names, not split and without a look for altered copies; `say` as in `load_rows`."""
+    """The photos of a recipe, without splits and without a search for altered copies. `say` as in `load_rows`."""
     options = {key: recipe[key] for key in SOURCE_KEYS if recipe.get(key) is not None}
     return read_rows(
         recipe["dataset_name"], looks=False, num_proc=recipe.get("preprocessing_num_workers"), say=say, **options
@@ -60,28 +59,28 @@ def recipe_rows(recipe: Mapping[str, RecipeValue], say: Callable[[str], None] | 
 
 
 def plan_folds(rows: Rows, column: str) -> list[Fold]:
-    """A fold for each value of a column; those that cannot be one say why.
+    """One fold per value of a column; a value that cannot be a fold has a reason.
 
     Args:
         rows: all photos.
         column: flat name or dotted path.
 
     Raises:
-        UserError: photos that are split already; a column that is not there, holds one value or too many, or none
-            that could be a fold.
+        UserError: the photos are already split; the column does not exist, or has one value or too many; or no value
+            can be a fold.
     """
     if isinstance(rows.data, DatasetDict):
         raise UserError(
-            "hold_out_each: the data set brings its four splits, which stay as they are: give the photos that they "
-            "were made from"
+            "hold_out_each: the data set already has its four splits, which cannot be changed: pass the photos that "
+            "they were made from"
         )
     if not has_column(rows.data, column):
-        has = ", ".join(name for name in rows.data.column_names if name not in ("image", "look", "fingerprint"))
-        raise UserError(f"hold_out_each: no column {column!r}; there are {has}")
+        columns = ", ".join(name for name in rows.data.column_names if name not in ("image", "look", "fingerprint"))
+        raise UserError(f"hold_out_each: no column {column!r}; the columns are {columns}")
     check_slices(rows.data, [column], "hold_out_each")
     names, values = rows.label_names, counted_values(rows.data, column)
     if len(values) < 2:
-        raise UserError(f"hold_out_each: all photos have {column} = {next(iter(values))}: nothing can be left out")
+        raise UserError(f"hold_out_each: all photos have {column} = {next(iter(values))}: two or more values expected")
     total = sum(values.values(), Counter())
     folds: list[Fold] = []
     for value, counts in values.items():
@@ -89,20 +88,20 @@ def plan_folds(rows: Rows, column: str) -> list[Fold]:
         short = [names[label] for label in total if total[label] - counts[label] < 3]
         skipped = None
         if value == UNKNOWN:
-            skipped = f"{n} photos without a value, which every fold may train on"
+            skipped = f"{n} photos without a value; every fold may train on them"
         elif n < FEWEST:
             skipped = f"{n} photos, fewer than {FEWEST}"
         elif len(there) < 2:
-            skipped = f"all {n} photos are of one class ({there[0]})"
+            skipped = f"all {n} photos have the same class ({there[0]})"
         elif short:
-            skipped = f"without it too few photos of {', '.join(short)} are left"
+            skipped = f"the other values have too few photos of {', '.join(short)}"
         name = re.sub(r"[^A-Za-z0-9._+@-]", "_", value).strip(".") or "_"
         if name.lower() in {fold.name.lower() for fold in folds} | {"logs", "leases"}:
             name = f"{name}-{len(folds)}"
         folds.append(Fold(value, name, {names[label]: counts[label] for label in range(len(names))}, skipped))
     if all(fold.skipped for fold in folds):
-        told = "; ".join(f"{fold.value}: {fold.skipped}" for fold in folds[:3])
-        raise UserError(f"hold_out_each: no value of {column} can be a fold: {told}")
+        reasons = "; ".join(f"{fold.value}: {fold.skipped}" for fold in folds[:3])
+        raise UserError(f"hold_out_each: no value of {column} can be a fold: {reasons}")
     return folds
 
 
@@ -111,19 +110,19 @@ def folds_document(output: Path, column: str, folds: Sequence[Fold], outcomes: M
 
     Args:
         output: folder of the folds.
-        column: whose values they are.
+        column: the column held out.
         folds: from `plan_folds`.
-        outcomes: name of a fold -> what became of its run.
+        outcomes: name of a fold -> state of its run.
 
     Raises:
-        UserError: a finished fold was not tested on its value alone.
+        UserError: the test of a finished fold is not exactly its value.
     """
     runs: list[FoldRun] = []
     for fold in folds:
         if fold.skipped:
             more = {"status": "skipped", "reason": fold.skipped}
         elif (outcome := outcomes[fold.name]).status == "finished":
-            more = {"status": "finished", **_found(output / fold.name, column, fold.value)}
+            more = {"status": "finished", **_figures(output / fold.name, column, fold.value)}
         else:
             more = {"status": outcome.status} | ({"reason": outcome.reason} if outcome.reason else {})
         runs.append(FoldRun(value=fold.value, name=fold.name, labels=fold.labels, **more))
@@ -132,15 +131,13 @@ def folds_document(output: Path, column: str, folds: Sequence[Fold], outcomes: M
     return Folds(column=column, split="val_test", level=LEVEL, folds=runs, mean=means)
 
 
-def _found(run: Path, column: str, value: str) -> dict:
-    """What a finished fold found, once it is sure that its test was that value and nothing of it was trained on."""
+def _figures(run: Path, column: str, value: str) -> dict:
+    """The figures of a finished fold, after a check that it tested on that value alone and did not train on it."""
     certificate, record, metrics = read_certificate(run), RunRecord.read(run), FinalFigures.read(run)
     prints = certificate.fingerprints
     read = {entry.fingerprint for entry in read_ledger(run) if entry.role != "final_evaluation"}
     if certificate.hold_out != {column: [value]} or prints["val_test"] in read or record.purpose != "run":
-        raise UserError(
-            f"{run}: its figures are not those of {column} = {value} alone: remove the folder, start again"
-        )
+        raise UserError(f"{run}: its figures are not only of {column} = {value}: remove the folder and start again")
     return {
         "n": metrics.n,
         "groups": metrics.groups,
@@ -154,8 +151,7 @@ def _found(run: Path, column: str, value: str) -> dict:
 
 
 def _mean(values: Sequence[float | None]) -> FoldMean:
-    """Mean over folds with Student's interval: folds are the draws, so it says what one more value may be like on
-    average, and is wide for few."""
+    """Mean over folds with Student's t interval. Folds are the samples, so the interval is wide for few folds."""
     known = [value for value in values if value is not None]
     low = high = None
     if len(known) > 1:
@@ -167,7 +163,7 @@ def _mean(values: Sequence[float | None]) -> FoldMean:
 
 
 def folds_table(document: Folds) -> str:
-    """`FOLDS.md`: a row for each value, then the mean over folds, then what was left out and why."""
+    """`FOLDS.md`: one row per value, the mean over folds, then the values that were left out and why."""
     head = [document.column, "photos", "groups", *(f"{LABELS[name]} ({LEVEL:.0%})" for name in SHOWN), "trained on"]
     lines = [f"# Each {document.column} held out", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for one in document.folds:
@@ -188,13 +184,13 @@ def folds_table(document: Folds) -> str:
         before = max(one.times_read_before for one in done)
         lines += [
             "",
-            "The photos of a value are `val_test` of its fold and nothing else; the fold's model was trained, chosen "
-            "and calibrated on photos of the others. Intervals of a fold resample its groups; that of the mean takes "
-            f"the {len(done)} folds for draws (Student's t) and is rough, since their training photos overlap. Each "
-            "read of a fold's test is counted; before theirs, these photos had given the figures of "
-            f"{before or 'no'} other models.",
+            "The photos of each value are the `val_test` of its fold; the model of the fold was trained, chosen and "
+            "calibrated on photos of the other values. The interval of a fold resamples its groups. The interval of "
+            f"the mean treats the {len(done)} folds as samples (Student's t); it is rough, because their training "
+            "photos overlap. Each read of test photos is counted. Before these folds, "
+            f"{before or 'no'} other models had been evaluated on these photos on this machine.",
         ]
     for status, front in (("skipped", "no fold"), ("failed", "failed")):
-        told = [f"- {one.value}: {front}: {one.reason}" for one in document.folds if one.status == status]
-        lines += ["", *told] if told else []
+        reasons = [f"- {one.value}: {front}: {one.reason}" for one in document.folds if one.status == status]
+        lines += ["", *reasons] if reasons else []
     return "\n".join([*lines, ""])

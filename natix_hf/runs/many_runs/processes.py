@@ -1,4 +1,4 @@
-"""Runs as processes of their own, one after the other, so that each gives its memory back when it ends."""
+"""Trains each run in its own process, so that its memory is freed when it ends."""
 
 from __future__ import annotations
 
@@ -18,36 +18,36 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 class Outcome(NamedTuple):
-    """What became of one of several runs, and why it failed if it did."""
+    """The state of a run, and the reason if it failed."""
 
     status: Literal["finished", "failed", "waiting"]
     reason: str | None = None
 
 
 def train(output: Path, name: str, words: list[str], *, resume: bool, lease: Lease) -> str | None:
-    """Run `python -m natix_hf.train WORDS`; what it prints goes to `logs/<name>.txt` below `output`.
+    """Run `python -m natix_hf.train WORDS`; its output goes to `logs/<name>.txt` in `output`.
 
-    The process ends with this one, so that nobody trains in a folder whose lease is nobody's.
+    The process ends when this process ends, so that no process trains without a lease.
 
     Args:
-        output: the folder of all the runs.
-        name: of this one.
-        words: recipe and keys, `output_dir` among them.
-        resume: go on from its last checkpoint.
-        lease: of the run; renewed while it trains.
+        output: folder of all runs.
+        name: of this run.
+        words: recipe and keys, including `output_dir`.
+        resume: resume from the last checkpoint.
+        lease: of the run; renewed during training.
 
     Returns:
-        Why it failed, or None.
+        Why the run failed, or None.
 
     Raises:
-        LeaseLost: the lease was taken over; the process was ended.
+        LeaseLost: another process took over the lease; training was stopped.
     """
     log = output / "logs" / f"{name}.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
     more = ["--resume_from_checkpoint", "true"] if resume else []
     command = [sys.executable, "-m", "natix_hf.train", *words, "--overwrite_output_dir", "false", *more]
     tied = partial(_end_with, os.getpid()) if _LIBC else None
-    before = signal.signal(signal.SIGTERM, _stop)  # so that the lease is given back, as after Ctrl-C
+    before = signal.signal(signal.SIGTERM, _stop)  # releases the lease, as Ctrl-C does
     try:
         with log.open("a", encoding="utf-8") as file:
             with subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, preexec_fn=tied) as process:
@@ -78,7 +78,7 @@ def _ended(process: subprocess.Popen) -> int | None:
 
 
 def _end_with(parent: int) -> None:
-    """In a new process, before its program: have Linux kill it when its parent dies, however that happens."""
+    """In the child process before exec: ask Linux to kill it when its parent dies for any reason."""
     _LIBC.prctl(_DEATH_OF_PARENT, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before this could be asked for
+    if os.getppid() != parent:  # the parent died before prctl was called
         os._exit(1)

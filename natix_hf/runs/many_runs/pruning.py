@@ -1,4 +1,4 @@
-"""A trial of a search while it trains: its scores on `val_select` go to the study, which may end it early."""
+"""Reports the `val_select` scores of a running trial to the study, which may stop it early."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from natix_hf.training.trainer import NatixTrainer
 
 
 class Pruning(TrainerCallback):
-    """Report each score to the study, and end training where the trial fell behind the median of the others.
+    """Report each score to the study, and stop training if the trial is below the median of the others.
 
-    Trials are compared at the same evaluation, counted from the first; what is scored is `val_select` alone.
+    Trials are compared at the same evaluation, counted from the first. Scores are on `val_select` only.
 
     Args:
-        number: of the trial. Its study lies in the folder of the search, which the run's folder is in.
+        number: of the trial. The study is in the parent of the run folder.
     """
 
     def __init__(self, number: int) -> None:
@@ -36,12 +36,14 @@ class Pruning(TrainerCallback):
             return
         self.trial.report(metrics[key], sum(key in entry for entry in state.log_history))
         if self.trial.should_prune():
-            print(f"step {state.global_step}/{state.max_steps}: pruned: its {key} is behind the median of the others")
+            print(
+                f"step {state.global_step}/{state.max_steps}: pruned: its {key} is worse than the median of the others"
+            )
             self.pruned = control.should_training_stop = True
 
 
 class Trial(NatixTrainer):
-    """A trainer of a trial; takes what `NatixTrainer` takes.
+    """Trainer for a trial; takes the arguments of `NatixTrainer`.
 
     Args:
         number: of the trial.

@@ -1,7 +1,7 @@
 """A search: each run's values are chosen by how earlier runs scored on `val_select` (TPE; Bergstra et al., 2011).
 
-Processes that were given the same command work on one study: each asks for a trial, trains it as a run of the sweep,
-and tells its score. A trial whose process died is gone on with. `val_test` stays locked, as in every sweep.
+Processes started with the same command share one study. Each asks for a trial, trains it as a run of the sweep, and
+reports its score. If a process dies, another one resumes its trial. `val_test` stays locked, as in every sweep.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from natix_hf.runs.many_runs.sweep_plan import REFUSED, Member, Request, member,
 from natix_hf.runs.many_runs.sweep_runs import score
 
 _RANGE = re.compile(r"(?P<low>[^.]*(?:\.\d[^.]*)?)\.\.(?P<high>.+?)(?P<log>:log)?$")
-FORM = "written as key=low..high, key=low..high:log or key=value,value expected, such as lora_r=4..64:log"
+FORM = "expected key=low..high, key=low..high:log or key=value,value, for example lora_r=4..64:log"
 
 
 class TpeSearch:
-    """The sweep of a search.
+    """A sweep whose runs are the trials of a search.
 
     Args:
         request: from `sweep_plan.read_request`.
         parse: a command line of `natix_hf.train` -> its recipe.
-        resolved: a recipe -> its recipe.yaml.
+        resolved: a recipe -> the text of its recipe.yaml.
 
     Raises:
-        UserError: what is asked for cannot be searched, or Optuna is not installed.
+        UserError: the search is not possible, or Optuna is not installed.
     """
 
     noun = "trial"
@@ -45,16 +45,20 @@ class TpeSearch:
     def __init__(self, request: Request, parse: Callable[[list[str]], Any], resolved: Callable[[Any], str]) -> None:
         own = request.own
         if own["search"] != ["tpe"]:
-            raise UserError(f"--search {' '.join(own['search'])}: tpe expected")
+            raise UserError(f"--search {' '.join(own['search'])}: expected tpe")
         if odd := next((key for key in ("grid", "seeds") if key in own), None):
             raise UserError(
-                f"--{odd}: not together with --search: repeat the best of a search with --grid and --seeds, or leave "
-                "one of them out"
+                f"--{odd}: cannot be combined with --search: remove one of them; to repeat the best trial afterwards, "
+                "use --grid and --seeds"
             )
         if len(own.get("trials", [])) != 1 or not own["trials"][0].isdecimal() or int(own["trials"][0]) < 1:
-            raise UserError(f"--trials {' '.join(own.get('trials', []))}: how many runs to try expected, such as 40")
+            raise UserError(
+                f"--trials {' '.join(own.get('trials', []))}: expected the number of trials, for example 40"
+            )
         if own.get("only") not in (None, [], ["next"]):
-            raise UserError(f"--only {' '.join(own['only'])}: of a search one trial (--only next), or the table alone")
+            raise UserError(
+                f"--only {' '.join(own['only'])}: in a search, expected --only next (one trial) or --only (the table)"
+            )
         check_installed()
         self.parse, self.resolved = parse, resolved
         self.output, self.rest = place_of(request.rest, parse)
@@ -74,13 +78,13 @@ class TpeSearch:
         return yaml.safe_load(self.resolved(self.parse([*self.rest, *words, "--sweep", "true"])))
 
     def begin(self) -> None:
-        """Begin the study, or find the one that is there.
+        """Create the study, or open the existing one.
 
         Raises:
-            UserError: the folder holds a study of other options, or no search.
+            UserError: the folder holds a study with other options, or a sweep that is not a search.
         """
         if Sweep.there(self.output) and not (self.output / JOURNAL).exists():
-            raise UserError(f"{self.output}: holds a sweep that is no search: choose another --output_dir")
+            raise UserError(f"{self.output}: holds a sweep that is not a search: choose another --output_dir")
         self.output.mkdir(parents=True, exist_ok=True)
         common = {key: value for key, value in self.recipe.items() if key not in (*self.space, "output_dir")}
         with waited_for(lease_of(self.output, ".study")):
@@ -91,11 +95,11 @@ class TpeSearch:
             )
 
     def done(self) -> bool:
-        """Whether nothing is left to be trained here."""
+        """Whether this process has nothing left to train."""
         return self.only == [] or not self.left()
 
     def left(self) -> list[str]:
-        """What `--only` takes, for each run that is not finished."""
+        """The values of `--only`, one per unfinished trial."""
         trials = open_study(self.output).get_trials(deepcopy=False)
         return ["next"] * (self.search.trials - sum(not under_way(trial) for trial in trials))
 
@@ -104,13 +108,13 @@ class TpeSearch:
         return [self._member(trial.number, trial.params) for trial in open_study(self.output).trials]
 
     def outcomes(self) -> dict[str, Outcome]:
-        """What became of each."""
+        """The state of each trial."""
         runs = self.runs()
         whole = [run for run in runs if run.name not in self._refused]
         return outcomes(self.output, whole, "search") | self._refused
 
     def _member(self, number: int, values: Mapping[str, RecipeValue]) -> Member:
-        """The run of a trial; values that no recipe may have together give one that has failed."""
+        """The run of a trial. If a recipe refuses the values, the run counts as failed."""
         if number not in self._members:
             name = f"trial-{number:03d}"
             words = [word for key in self.space for word in (f"--{key}", _word(values[key]))]
@@ -124,20 +128,20 @@ class TpeSearch:
         return self._members[number]
 
     def work(self, after: Callable[[], None]) -> None:
-        """Do trials until there are as many as were asked for; with `--only next` do one."""
+        """Run trials until the requested number is reached; with `--only next` run one."""
         began = time_of(self.output / "leases")
         while self.only != [] and (taken := self._next()):
             number, lease = taken
             run = self._member(number, open_study(self.output).trials[number].params)
-            told = f"trial {number + 1}/{self.search.trials} {run.name}"
+            label = f"trial {number + 1}/{self.search.trials} {run.name}"
             try:
                 if run.name in self._refused:
-                    note_failure(self.output, run, told, self._refused[run.name].reason)
+                    note_failure(self.output, run, label, self._refused[run.name].reason)
                 else:
-                    train_one(self.output, run, told, "search", began, lease)
+                    train_one(self.output, run, label, "search", began, lease)
                 self._tell(number, run)
             except LeaseLost:
-                print(f"{told}: taken over by another process", flush=True)
+                print(f"{label}: taken over by another process", flush=True)
                 continue
             finally:
                 lease.release()
@@ -146,7 +150,7 @@ class TpeSearch:
                 return
 
     def _next(self) -> tuple[int, Lease] | None:
-        """A trial to work on, and its lease: one that was left, or a new one."""
+        """The next trial to train and its lease: an abandoned one, else a new one."""
         with waited_for(lease_of(self.output, ".study")):
             trials, held = open_study(self.output).get_trials(deepcopy=False), []
             for trial in filter(under_way, trials):
@@ -173,14 +177,14 @@ def _word(value: Any) -> str:
 
 
 def read_space(words: Sequence[str], values: Callable[[list[str]], dict[str, RecipeValue]]) -> dict[str, Axis]:
-    """What is searched, key by key; every end and every choice is held against the recipe.
+    """The search space, by key. The recipe checks both ends of a range and every choice.
 
     Args:
         words: of `--space`.
-        values: words of a command line -> the recipe's values with them.
+        values: words of a command line -> the values of the recipe with them.
 
     Raises:
-        UserError: a word that says neither a range nor choices, or values that the recipe does not take.
+        UserError: a word is neither a range nor a list of choices, or the recipe refuses a value.
     """
     space: dict[str, Axis] = {}
     for word in words:
@@ -188,12 +192,12 @@ def read_space(words: Sequence[str], values: Callable[[list[str]], dict[str, Rec
         if not key or not text:
             raise UserError(f"--space {word}: {FORM}")
         if key in space:
-            raise UserError(f"--space: {key} stands twice: write all its values behind one")
+            raise UserError(f"--space: {key} is given twice: give it once with all its values")
         if key in REFUSED:
             raise UserError(f"--space {word}: {key} cannot be varied: {REFUSED[key]}")
         space[key] = _range(word, key, text, values) if ".." in text else _choices(word, key, text, values)
     if not space:
-        raise UserError("--space: nothing to search: write --space lora_r=4..64:log learning_rate=1e-5..1e-3:log")
+        raise UserError("--space: no key given; for example --space lora_r=4..64:log learning_rate=1e-5..1e-3:log")
     return space
 
 
@@ -203,12 +207,12 @@ def _range(word: str, key: str, text: str, values: Callable[[list[str]], dict[st
         raise UserError(f"--space {word}: {FORM}")
     low, high = (values([f"--{key}", found[end]])[key] for end in ("low", "high"))
     if not all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high)):
-        raise UserError(f"--space {word}: {key} is no number: list its values as {key}=value,value")
+        raise UserError(f"--space {word}: {key} is not a number: list its values as {key}=value,value")
     whole, log = isinstance(low, int) and isinstance(high, int), found["log"] is not None
     if not low < high:
-        raise UserError(f"--space {word}: {low:g} is not below {high:g}")
+        raise UserError(f"--space {word}: {low:g} is not less than {high:g}")
     if log and low <= 0:
-        raise UserError(f"--space {word}: a range by its logarithm begins above 0")
+        raise UserError(f"--space {word}: a logarithmic range must start above 0")
     return Axis(low, high, log, whole)
 
 
@@ -217,5 +221,5 @@ def _choices(word: str, key: str, text: str, values: Callable[[list[str]], dict[
     if not all(choices) or len(choices) < 2:
         raise UserError(f"--space {word}: {FORM}")
     if len({str(values([f"--{key}", choice])[key]) for choice in choices}) < len(choices):
-        raise UserError(f"--space {word}: a value stands twice: remove one")
+        raise UserError(f"--space {word}: a value is given twice: remove one")
     return Axis(choices=choices)

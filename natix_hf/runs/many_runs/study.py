@@ -1,7 +1,7 @@
-"""The study of a search, on the disk that its machines share: which trials there are, and how they scored.
+"""The Optuna study of a search: its trials and their scores, on a disk that the machines share.
 
-Optuna keeps it in a journal, a file to which every process appends, and needs no server. This module knows Optuna and
-no training.
+Optuna keeps the study in a journal file that every process appends to, so no server is needed. `search.py` trains the
+trials.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NEEDS = "--search needs Optuna: pip install 'natix_hf[search]'"
 
 
 class Axis(NamedTuple):
-    """What is searched for one key: numbers from `low` to `high`, or one of `choices`."""
+    """The values to search for one key: numbers from `low` to `high`, or one of `choices`."""
 
     low: float | None = None
     high: float | None = None
@@ -44,7 +44,7 @@ class Axis(NamedTuple):
 
 
 def check_installed() -> None:
-    """Raise `UserError` where Optuna is not installed."""
+    """Raise `UserError` if Optuna is not installed."""
     try:
         import optuna
     except ImportError:
@@ -60,15 +60,15 @@ def _storage(folder: Path) -> Any:
 
 
 def begin_study(folder: Path, options: Mapping[str, RecipeValue], *, larger_is_better: bool) -> None:
-    """Begin the study of a search in its folder, or go on with the one that is there.
+    """Create the study of a search in its folder, or continue the existing one.
 
     Args:
         folder: of the search.
-        options: what its trials have in common, as JSON types; written down with it.
-        larger_is_better: which way the score points.
+        options: the options that all trials share, as JSON types; stored in the study.
+        larger_is_better: whether a higher score is better.
 
     Raises:
-        UserError: a study of other options is there.
+        UserError: the folder holds a study with other options.
     """
     import optuna
 
@@ -83,16 +83,16 @@ def begin_study(folder: Path, options: Mapping[str, RecipeValue], *, larger_is_b
     for key in dict.fromkeys([*options, *recorded]):
         if recorded.get(key) != options.get(key):
             raise UserError(
-                f"{folder}: holds a study of other options: {key} ({options.get(key)} here, {recorded.get(key)} "
-                "there): choose another --output_dir, or the same options"
+                f"{folder}: holds a study with other options: {key} ({options.get(key)} here, {recorded.get(key)} "
+                "there): choose another --output_dir, or use the same options"
             )
 
 
 def open_study(folder: Path, *, seed: int = 0) -> Study:
-    """The study of a search; its sampler draws the same for the same seed and the same trials before.
+    """The study of a search. Its sampler is deterministic for a given seed and given earlier trials.
 
-    Every trial has a stream of random numbers of its own, so that machines that share a study do not draw the same
-    points, and one that goes on does not draw the first ones again.
+    Each trial has its own random stream. So machines that share a study draw different points, and a resumed study
+    does not repeat its first points.
     """
     import optuna
 
@@ -105,10 +105,10 @@ def open_study(folder: Path, *, seed: int = 0) -> Study:
 
 
 def trial_of(study: Study, number: int) -> Trial:
-    """A trial that was asked for in another process."""
+    """A trial that another process started."""
     from optuna.trial import Trial
 
-    storage = study._storage  # the only way to a trial that is under way
+    storage = study._storage  # Optuna has no public way to reach a running trial
     identity = storage.get_study_id_from_name(study.study_name)
     return Trial(study, storage.get_trial_id_from_study_id_trial_number(identity, number))
 
@@ -118,14 +118,14 @@ def under_way(trial: FrozenTrial) -> bool:
 
 
 def ask(folder: Path, space: Mapping[str, Axis], *, seed: int) -> FrozenTrial:
-    """The next trial, with values for all keys."""
+    """A new trial with a value for each key."""
     study = open_study(folder, seed=seed)
     number = study.ask({key: axis.distribution() for key, axis in space.items()}).number
     return study.get_trials(deepcopy=False)[number]
 
 
 def tell(folder: Path, number: int, value: float | None, *, pruned: bool = False) -> None:
-    """End a trial: with its score, without one (it failed), or pruned, by the last score that it reported."""
+    """End a trial with its score, as failed (`value` is None), or as pruned with its last reported score."""
     from optuna.trial import TrialState
 
     study = open_study(folder)

@@ -1,8 +1,7 @@
-"""What a sweep is asked for, and the runs that this makes.
+"""Parses the command line of a sweep and builds the command lines of its runs.
 
-Every run of a sweep has the same split and, unless seeds are what is compared, the same seed. This file takes a
-command line apart and puts together the command lines of its runs; how a recipe is parsed is handed in. What a
-search tries is the business of `search.py`.
+All runs of a sweep have the same split and, unless seeds are compared, the same seed. The caller passes in how a
+recipe is parsed. `search.py` chooses the values of a search.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from natix_hf.runs.many_runs.study import JOURNAL
 
 OWN = ("grid", "seeds", "search", "trials", "space", "only", "emit", "flavor", "timeout", "bucket", "package")
 
-_OTHER_ROWS = "its runs would be scored on other photos, and no score could be compared"
-_OTHER_SCORE = "its runs would be ranked by different scores"
+_OTHER_ROWS = "the runs would be scored on different photos, so their scores could not be compared"
+_OTHER_SCORE = "the runs would be ranked by different scores"
 _ONE_START = "the sweep sets it for each run"
 _NO_MODEL = "runs of a sweep leave no model to publish"
 _LUCK = "the luckiest seed would win; repeat the sweep with another --seed, or give --seeds 0 1 2"
@@ -45,7 +44,7 @@ NEVER = ("sweep", "trial", "find_lr", "refit", "refit_from", "resume_from_checkp
 
 
 class Cell(NamedTuple):
-    """One combination: the name of its folder, and the words that set its values on a command line."""
+    """One combination of values: its folder name, and the command-line words that set them."""
 
     name: str
     words: list[str]
@@ -54,7 +53,7 @@ class Cell(NamedTuple):
 
 @dataclass(frozen=True)
 class Member(Planned):
-    """A run of a sweep: the values that it tries, the combination that it belongs to, and its seed among several."""
+    """A run of a sweep: its values, its combination, and its seed if there are several."""
 
     values: dict[str, RecipeValue]
     cell: str
@@ -62,17 +61,17 @@ class Member(Planned):
 
 
 class Request(NamedTuple):
-    """A command line taken apart: what is the sweep's own (option -> its words), and what is the recipe's."""
+    """A parsed command line: options of the sweep (option -> its words), and the words of the recipe."""
 
     own: dict[str, list[str]]
     rest: list[str]
 
 
 def read_request(argv: Sequence[str], usage: str = "") -> Request:
-    """Take a command line apart; `usage` closes some errors.
+    """Split a command line into options of the sweep and words of the recipe. Some errors end with `usage`.
 
     Raises:
-        UserError: an option of the sweep that stands twice, nothing to try, or a key that the sweep sets itself.
+        UserError: an option of the sweep is given twice, there is nothing to try, or a key is one that the sweep sets.
     """
     own: dict[str, list[str]] = {}
     rest: list[str] = []
@@ -95,36 +94,38 @@ def read_request(argv: Sequence[str], usage: str = "") -> Request:
 
 
 def read_grid(words: Sequence[str]) -> list[Cell]:
-    """Every combination of `key=value,value,...`, the last key varying fastest.
+    """All combinations of `key=value,value,...`; the last key varies fastest.
 
-    The words of a list stand behind each other, as in `"image_size=224,256 448"`.
+    Spaces separate the items of a value that is a list, as in `"image_size=224,256 448"`.
 
     Raises:
-        UserError: a word that is no such list, a key or value that stands twice, or a key that no grid may have.
+        UserError: a word has another form, a key or value is given twice, or a key cannot be varied.
     """
     axes: dict[str, list[str]] = {}
     for word in words:
         key, _, listed = word.partition("=")
         values = listed.split(",")
         if not key or not all(map(str.strip, values)):
-            raise UserError(f"--grid {word}: written as key=value,value expected, such as lora_r=8,16,32")
+            raise UserError(f"--grid {word}: expected key=value,value, for example lora_r=8,16,32")
         if key in axes:
-            raise UserError(f"--grid: {key} stands twice: write all its values behind one")
+            raise UserError(f"--grid: {key} is given twice: give it once with all its values")
         if key in REFUSED:
             raise UserError(f"--grid {word}: {key} cannot be varied: {REFUSED[key]}")
         if len(set(values)) < len(values):
-            raise UserError(f"--grid {word}: a value stands twice: remove one")
+            raise UserError(f"--grid {word}: a value is given twice: remove one")
         axes[key] = values
     if not axes:
-        raise UserError("--grid: nothing to try: write --grid lora_r=8,16,32 learning_rate=1e-4,3e-4")
+        raise UserError("--grid: no key given; for example --grid lora_r=8,16,32 learning_rate=1e-4,3e-4")
     cells = []
     for values in itertools.product(*axes.values()):
         pairs = list(zip(axes, values))
         name = ",".join(f"{key}={re.sub(r'[^A-Za-z0-9._+@-]', '_', value)}" for key, value in pairs)
-        # A blank stands between the words of a value that is a list.
+        # Spaces separate the items of a value that is a list.
         cells.append(Cell(name, [word for key, value in pairs for word in (f"--{key}", *value.split())], list(axes)))
     if len({cell.name for cell in cells}) < len(cells):
-        raise UserError("--grid: two combinations would have one folder: use values that differ in letters or digits")
+        raise UserError(
+            "--grid: two combinations would have the same folder: use values that differ in letters or digits"
+        )
     return cells
 
 
@@ -132,15 +133,15 @@ def read_seeds(words: Sequence[str]) -> list[int]:
     """The seeds of `--seeds 0 1 2`.
 
     Raises:
-        UserError: a word that is no whole number, one that stands twice, or a single seed.
+        UserError: a word is not an integer, a seed is given twice, or there is only one seed.
     """
     if not all(word.isdecimal() for word in words) or len(set(map(int, words))) < max(2, len(words)):
-        raise UserError(f"--seeds {' '.join(words)}: two or more different whole numbers expected, such as 0 1 2")
+        raise UserError(f"--seeds {' '.join(words)}: expected two or more different integers, for example 0 1 2")
     return [int(word) for word in words]
 
 
 def place_of(rest: Sequence[str], parse: Callable[[list[str]], Any]) -> tuple[Path, list[str]]:
-    """The folder of the sweep, and the command line without it."""
+    """The folder of the sweep, and the command line without `--output_dir`."""
     given = [word.split("=")[0] for word in rest]
     if "--output_dir" not in given:
         return Path(f"{parse(list(rest)).training.output_dir}-sweep"), list(rest)
@@ -157,24 +158,24 @@ def member(
     resolved: Callable[[Any], str],
     **more: Any,
 ) -> Member:
-    """A run of a sweep whose command line is `words` and what every run of a sweep has."""
+    """A run of a sweep: `words`, plus the options that every run of a sweep has."""
     words = [*words, "--output_dir", str(output / name), "--sweep", "true"]
-    # What one start alone may say; a recipe file that says so for its own run does not say it for the sweep.
+    # A recipe file may set overwrite_output_dir for its own run; this must not apply to the runs of a sweep.
     text = resolved(parse([*words, "--overwrite_output_dir", "false"]))
     known = yaml.safe_load(text)
     return Member(name, words, text, {key: known.get(key) for key in keys}, **more)
 
 
 class Grid:
-    """The sweep of a grid, or of several seeds, or both.
+    """A sweep over a grid, over several seeds, or both.
 
     Args:
         request: from `read_request`.
         parse: a command line of `natix_hf.train` -> its recipe.
-        resolved: a recipe -> its recipe.yaml.
+        resolved: a recipe -> the text of its recipe.yaml.
 
     Raises:
-        UserError: a grid that cannot be; every recipe of it is parsed here, before anything runs.
+        UserError: the grid is invalid. Every recipe is parsed here, before any run starts.
     """
 
     noun = "run"
@@ -183,7 +184,7 @@ class Grid:
     def __init__(self, request: Request, parse: Callable[[list[str]], Any], resolved: Callable[[Any], str]) -> None:
         own = request.own
         if odd := next((key for key in ("trials", "space") if key in own), None):
-            raise UserError(f"--{odd}: belongs to a search: add --search tpe, or leave it out")
+            raise UserError(f"--{odd}: only for a search: add --search tpe, or remove --{odd}")
         cells = read_grid(own["grid"]) if "grid" in own else [Cell("", [], [])]
         seeds = read_seeds(own["seeds"]) if "seeds" in own else [None]
         if seeds != [None] and any(word.split("=")[0] == "--seed" for word in request.rest):
@@ -203,24 +204,24 @@ class Grid:
         self.recipe = yaml.safe_load(self._runs[0].text)
 
     def _named(self, names: Sequence[str]) -> list[Member]:
-        """The runs that `--only` names; no name means no run: the table alone is written."""
+        """The runs that `--only` names. Without a name no run is trained and only the table is written."""
         known = [run.name for run in self._runs]
         if unknown := [name for name in names if name not in known]:
-            raise UserError(f"--only {unknown[0]}: no run of this sweep; its runs are {', '.join(known)}")
+            raise UserError(f"--only {unknown[0]}: not a run of this sweep; its runs are {', '.join(known)}")
         return [run for run in self._runs if run.name in names]
 
     def begin(self) -> None:
-        """Raise `UserError` where a folder holds something else than its run, or the sweep's folder a search."""
+        """Raise `UserError` if a folder holds something other than its run, or the folder of the sweep a search."""
         if (self.output / JOURNAL).exists():
             raise UserError(f"{self.output}: holds a search: choose another --output_dir")
         self.outcomes()
 
     def done(self) -> bool:
-        """Whether nothing is left to be trained here."""
+        """Whether this process has nothing left to train."""
         return not self._mine or not self.left()
 
     def left(self) -> list[str]:
-        """What `--only` takes, for each run that is not finished."""
+        """The names of the unfinished runs, as `--only` takes them."""
         return [name for name, outcome in self.outcomes().items() if outcome.status != "finished"]
 
     def runs(self) -> list[Member]:
@@ -228,9 +229,9 @@ class Grid:
         return self._runs
 
     def outcomes(self) -> dict[str, Outcome]:
-        """What became of each."""
+        """The state of each run."""
         return outcomes(self.output, self._runs, "sweep")
 
     def work(self, after: Callable[[], None]) -> None:
-        """Train what is not finished and nobody trains; `after` is called after each run."""
+        """Train unfinished runs that no other process is training; call `after` after each run."""
         work(self.output, self._mine, noun=self.noun, whose="sweep", after=after)

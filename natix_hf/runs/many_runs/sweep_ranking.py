@@ -1,7 +1,7 @@
-"""How the runs of a sweep rank on `val_select`, as `sweep.json` and as a table.
+"""Ranks the runs of a sweep on `val_select`, as `sweep.json` and as the table `SWEEP.md`.
 
-Runs are ranked by their own score, or, where each combination was trained with several seeds, by the mean over these.
-The best of many flatters itself on the photos that it was chosen on, and the table says by how much.
+Runs are ranked by their score, or by the mean over seeds if each combination was trained with several. The score of
+the best run is biased upwards on the photos it was chosen on; the table gives an estimate of this bias.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from natix_hf.runs.many_runs.sweep_plan import Grid, Member
 from natix_hf.runs.many_runs.sweep_runs import LEVEL, RESAMPLES, score
 from natix_hf.runs.saved_logits import read_predictions
 
-CHOICES = 200  # resamples in which the best is chosen anew
+CHOICES = 200  # resamples in which the best is chosen again
 
 
 def ranking(
@@ -41,18 +41,18 @@ def ranking(
     *,
     search: Search | None = None,
 ) -> Sweep:
-    """The content of `sweep.json`: finished runs by their score on `val_select`, then the others.
+    """The content of `sweep.json`: finished runs in the order of their score on `val_select`, then the others.
 
     Args:
         output: folder of the sweep.
-        runs: all of them.
-        outcomes: name of each run -> what became of it.
-        search: what chose the runs.
+        runs: all runs.
+        outcomes: name of each run -> its state.
+        search: the search that chose the runs, if any.
 
     Raises:
         UserError: two runs were scored on different rows or by different metrics.
     """
-    found: list[SweepRun] = []
+    documented: list[SweepRun] = []
     for run in runs:
         status, reason = outcomes[run.name]
         more = {} if run.seed is None else {"cell": run.cell, "seed": run.seed}
@@ -61,28 +61,28 @@ def ranking(
             status = "pruned" if RunRecord.read(output / run.name).pruned else status
         elif status == "failed":
             more["failed"] = reason
-        found.append(SweepRun(name=run.name, values=run.values, rank=None, status=status, **more))
-    scored = [one for one in found if one.status in ("finished", "pruned")]
+        documented.append(SweepRun(name=run.name, values=run.values, rank=None, status=status, **more))
+    scored = [one for one in documented if one.status in ("finished", "pruned")]
     for key, what in (
         (lambda one: one.fingerprint, "on other photos"),
         (lambda one: one.metric, "by another metric"),
     ):
         if odd := next((one for one in scored if key(one) != key(scored[0])), None):
             raise UserError(
-                f"{output / odd.name}: scored {what} than {scored[0].name}, so that they cannot be ranked: "
-                "choose another --output_dir for one of the two sweeps"
+                f"{output / odd.name}: scored {what} than {scored[0].name}, so the two cannot be ranked: choose "
+                "another --output_dir for one of the two sweeps"
             )
     metric = scored[0].metric if scored else None
     about = {"metric": metric, "search": search} if search else {"metric": metric}
     scored = [one for one in scored if one.status == "finished"]
     if runs[0].seed is not None:
         seeds = list(dict.fromkeys(run.seed for run in runs))
-        about |= {"seeds": seeds, "cells": _ranked_cells(output, found, seeds, metric)}
-        ordered = found
+        about |= {"seeds": seeds, "cells": _ranked_cells(output, documented, seeds, metric)}
+        ordered = documented
     else:
         places = sorted(scored, key=lambda one: _place(metric, one.score.value, one.log_loss.value))
         ordered = [one.model_copy(update={"rank": rank}) for rank, one in enumerate(places, start=1)]
-        ordered += [one for one in found if one.status != "finished"]
+        ordered += [one for one in documented if one.status != "finished"]
     return Sweep(split="val_select", level=LEVEL, resampled="groups", resamples=RESAMPLES, runs=ordered, **about)
 
 
@@ -97,7 +97,7 @@ def _place(metric: str | None, value: float | None, log_loss: float | None) -> t
 
 
 def _ranked_cells(output: Path, runs: Sequence[SweepRun], seeds: Sequence[int], metric: str | None) -> list[SweepCell]:
-    """Every combination, the best mean over seeds first; those that lack a seed come last, without a rank."""
+    """All combinations, best mean over seeds first. Combinations without all seeds come last and have no rank."""
     by_cell: dict[str, list[SweepRun]] = {}
     for run in runs:
         by_cell.setdefault(run.cell, []).append(run)
@@ -126,15 +126,15 @@ def _mean(values: Sequence[float]) -> float:
 def _beside(
     output: Path, cell: SweepCell, best: SweepCell, runs: Mapping[str, Sequence[SweepRun]], metric: str
 ) -> BesideBest:
-    """A combination less the best one, over the same seeds and resamples."""
+    """The difference between a combination and the best one, over the same seeds and resamples."""
     logits = [[_selected(output, one).logits for one in runs[which.name]] for which in (cell, best)]
     rows = _selected(output, runs[best.name][0])
     positive = RunRecord.read(output / runs[best.name][0].name).positive
     options = {"positive": positive, "n_boot": RESAMPLES}
-    found = difference_of_means(*logits, rows.label, rows.group, metric, **options)
+    difference = difference_of_means(*logits, rows.label, rows.group, metric, **options)
     gaps = np.subtract(cell.scores, best.scores)
     better = gaps < 0 if metric in LOWER_IS_BETTER else gaps > 0
-    return BesideBest.of(found, spread=float(np.std(gaps, ddof=1)), better=int(better.sum()))
+    return BesideBest.of(difference, spread=float(np.std(gaps, ddof=1)), better=int(better.sum()))
 
 
 def _selected(output: Path, run: SweepRun) -> SavedLogits:
@@ -142,7 +142,7 @@ def _selected(output: Path, run: SweepRun) -> SavedLogits:
 
 
 def with_flattery(output: Path, document: Sweep) -> Sweep:
-    """The document with how much the best one's score flatters itself, where there was something to choose from."""
+    """The document with the estimated selection bias of the best score, if there were two or more candidates."""
     runs = {run.name: run for run in document.runs if run.status == "finished"}
     if document.cells is None:
         candidates = [[run] for run in runs.values()]
@@ -157,14 +157,14 @@ def with_flattery(output: Path, document: Sweep) -> Sweep:
     rows, record = _selected(output, first), RunRecord.read(output / first.name)
     logits = [[_selected(output, run).logits for run in own] for own in candidates]
     about = {"positive": record.positive, "n_boot": CHOICES}
-    found = luck_of_the_best(logits, rows.label, rows.group, document.metric, **about)
-    if found is None:
+    bias = luck_of_the_best(logits, rows.label, rows.group, document.metric, **about)
+    if bias is None:
         return document
-    return document.model_copy(update={"flattery": Flattery(score=value, among=len(candidates), **found)})
+    return document.model_copy(update={"flattery": Flattery(score=value, among=len(candidates), **bias)})
 
 
 def winner(document: Sweep) -> SweepRun | None:
-    """The run whose recipe is trained on: the best one, or of the best combination the one of the first seed."""
+    """The run whose recipe is trained again: the best run, or the first seed of the best combination."""
     if document.cells is None:
         best = document.runs[0]
         return best if best.rank else None
@@ -173,42 +173,42 @@ def winner(document: Sweep) -> SweepRun | None:
 
 
 def table(document: Sweep, look: str | None) -> str:
-    """`SWEEP.md`: the ranking as Markdown, and the command that gives the winner its one look at `val_test`."""
+    """`SWEEP.md`: the ranking as Markdown, and the command that trains the winner and tests it once on `val_test`."""
     lines = ["# Sweep", "", *(_run_lines(document) if document.cells is None else _cell_lines(document))]
     runs = document.runs
     if scored := [one for one in runs if one.status == "finished"]:
-        order = "equal scores are ordered by log loss."
+        order = "equal scores are ranked by log loss."
         if document.cells is not None:
             order = (
-                f"ranked by the mean over seeds {' '.join(map(str, document.seeds))}; the spread is the standard "
-                "deviation over them. Beside the best: the mean difference of runs with the same seed; its interval "
-                "speaks of other photos, its spread of other seeds."
+                f"ranked by the mean over seeds {' '.join(map(str, document.seeds))}. `SD` is the standard deviation "
+                "over seeds. `difference from best` is the mean difference between runs with the same seed: its "
+                "interval covers the choice of photos, its SD the choice of seeds."
             )
         among = len(document.cells or scored)
         luck = _luck_words(among, document.flattery) if among > 1 else ""
         lines += [
             "",
-            f"Scores on `val_select` ({scored[0].n} photos in {scored[0].groups} groups), intervals from "
+            f"Scores on `val_select` ({scored[0].n} photos in {scored[0].groups} groups) with intervals from "
             f"{RESAMPLES} resamples of whole groups; {order}{luck} `val_test` was not read.",
         ]
     if document.search:
         lines += ["", _search_line(document)]
     lines += ["", *(f"- {one.name}: failed: {one.failed}" for one in runs if one.status == "failed")]
     if look:
-        lines += ["", f"The one that won gets its one look at `val_test` as a run of its own:\n\n    {look}"]
+        lines += ["", f"To train the winner as an ordinary run and test it once on `val_test`:\n\n    {look}"]
     return re.sub("\n{3,}", "\n\n", "\n".join([*lines, ""]))
 
 
 def _luck_words(among: int, flattery: Flattery | None) -> str:
-    told = f" The best of {among} flatters itself on the photos that it was chosen on"
     if flattery is None:
-        return f"{told}."
+        return f" The score of the best of {among} is too optimistic: it was chosen on these photos."
     ends = f"{figure_text(flattery.low)} to {figure_text(flattery.high)}"
     return (
-        f"{told}, by about {figure_text(flattery.by)}: chosen anew in {flattery.resamples} resamples of groups, the "
-        f"best scored {figure_text(flattery.elsewhere)} ({ends}) on the groups that were not drawn, and was the same "
-        f"one in {flattery.chosen_again:.0%} of them. What was chosen on these photos before, such as each run's "
-        "checkpoint, is not chosen anew, so the figure errs on the low side."
+        f" The score of the best of {among} is too optimistic by about {figure_text(flattery.by)}, because it was "
+        f"chosen on these photos: when the best was chosen again in {flattery.resamples} resamples of groups, it "
+        f"scored {figure_text(flattery.elsewhere)} ({ends}) on the groups outside the resample, and "
+        f"{flattery.chosen_again:.0%} of the resamples chose the same one. Earlier choices on these photos, such as "
+        "the checkpoint of each run, are not repeated, so this is an underestimate."
     )
 
 
@@ -217,11 +217,11 @@ def _search_line(document: Sweep) -> str:
     counts = {
         status: sum(run.status == status for run in document.runs) for status in ("finished", "pruned", "failed")
     }
-    told = ", ".join(f"{count} {status}" for status, count in counts.items())
+    by_status = ", ".join(f"{count} {status}" for status, count in counts.items())
     space = "; ".join(f"{key}={words}" for key, words in search.space.items())
     return (
-        f"{len(document.runs)} of {search.trials} trials: {told}. Chosen by Optuna's TPE (seed {search.seed}) from "
-        f"{space}; one that was behind the median of the others at the same evaluation was pruned."
+        f"{len(document.runs)} of {search.trials} trials: {by_status}. Values chosen by Optuna's TPE (seed "
+        f"{search.seed}) from {space}; a trial worse than the median of the others at the same evaluation was pruned."
     )
 
 
@@ -245,8 +245,8 @@ def _run_lines(document: Sweep) -> list[str]:
 def _cell_lines(document: Sweep) -> list[str]:
     keys = list(document.cells[0].values)
     label = LABELS.get(document.metric, "score")
-    head = [*keys, f"{label}, mean", "spread", *(f"seed {seed}" for seed in document.seeds), "log loss"]
-    head += ["beside the best", "spread of that"]
+    head = [*keys, f"{label}, mean", "SD", *(f"seed {seed}" for seed in document.seeds), "log loss"]
+    head += ["difference from best", "SD of difference"]
     rows = []
     for one in document.cells:
         cells = [_value(one.values[key]) for key in keys]
@@ -274,11 +274,11 @@ def _markdown(head: Sequence[str], rows: Sequence[tuple[int | None, Sequence[str
 
 
 def write_tables(output: Path, sweep: Grid | TpeSearch) -> Sweep:
-    """Write `sweep.json` and `SWEEP.md` of what stands on the disk now; one process at a time does."""
+    """Write `sweep.json` and `SWEEP.md` from the state of the disk. Processes take turns."""
     with waited_for(lease_of(output, ".tables")):
         runs = sweep.runs()
         if not runs:
-            raise UserError(f"{output}: no trial has begun yet, there is nothing to rank: leave --only out")
+            raise UserError(f"{output}: no trial has started, so there is nothing to rank: remove --only")
         document = ranking(output, runs, sweep.outcomes(), search=sweep.search)
         look, waiting = None, sweep.search is not None and len(runs) < sweep.search.trials
         waiting |= any(one.status == "waiting" for one in document.runs)

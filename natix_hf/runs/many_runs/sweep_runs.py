@@ -1,8 +1,8 @@
-"""A run of a sweep: how far it is, how it ends, and its score on `val_select`.
+"""A run of a sweep: its state, how it is finished, and its score on `val_select`.
 
-Every run of a sweep has the same split and reads `train` and `val_select` alone: the locked splits give it nothing
-else (`data.splits.contracts.PURPOSES`). It leaves its score and its predictions on `val_select` and no model; the one
-that wins is trained again as an ordinary run, which has its one look at `val_test`.
+All runs of a sweep have the same split and read only `train` and `val_select`; the locked splits refuse everything
+else (`data.splits.contracts.PURPOSES`). A run keeps its score and its predictions on `val_select`, but no model. The
+winner is trained again as an ordinary run, which is tested once on `val_test`.
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ RESAMPLES, LEVEL = 1000, 0.95
 
 
 def state(folder: Path, text: str, whose: str = "sweep") -> str:
-    """How far a run of a sweep (or of what else `whose` says) is: `new`, `interrupted` or `finished`.
+    """The state of a run of a sweep (or of what `whose` names): `new`, `interrupted` or `finished`.
 
     Args:
         folder: of the run.
-        text: the `recipe.yaml` that it has or will have.
+        text: its `recipe.yaml`.
+        whose: what error messages call the command that the run belongs to.
 
     Raises:
         UserError: the folder holds something else, or a run of another recipe.
@@ -46,46 +47,47 @@ def state(folder: Path, text: str, whose: str = "sweep") -> str:
         return "new"
     record, recipe = folder / "run.json", folder / "recipe.yaml"
     if not record.is_file():
-        raise UserError(f"{folder}: not empty, and what it holds is no run of natix_hf: choose another --output_dir")
+        raise UserError(f"{folder}: not empty, and not a run of natix_hf: choose another --output_dir")
     if not recipe.is_file() or recipe.read_text(encoding="utf-8") != text:
         raise UserError(
-            f"{folder}: holds a run of another recipe than this {whose}'s: choose another --output_dir, or remove it"
+            f"{folder}: holds a run whose recipe is not the one of this {whose}: choose another --output_dir, or "
+            "remove the folder"
         )
     return "finished" if run_folder.status(folder) == "finished" else "interrupted"
 
 
 def finish_member(trainer: NatixTrainer, decision: DecisionOptions | None = None) -> SweepScore | None:
-    """Write the logits of `val_select` of a run of a sweep; returns the score."""
+    """Write the `val_select` logits of a run of a sweep; returns its score, or None on helper processes."""
     run, document = Path(trainer.args.output_dir), None
     with trainer.times.timed("predict"):
         predict_run(run, trainer.splits, trainer, decision or DecisionOptions(), writes=trainer.args.should_save)
     if trainer.args.should_save:
         write_speed(trainer)
-        shutil.rmtree(run / "checkpoints", ignore_errors=True)  # what wins is trained as a run of its own
+        shutil.rmtree(run / "checkpoints", ignore_errors=True)  # the winner is trained again
         document = score(run)
     trainer.accelerator.wait_for_everyone()
     return document
 
 
 def member_lines(trainer: NatixTrainer, metrics: SweepScore) -> list[str]:
-    """What is printed of a finished run of a sweep: `metrics` is what finishing returned."""
+    """The printed summary of a finished run of a sweep. `metrics` comes from `finish_member`."""
     interval = metrics.score
     return [
         f"val_select: {LABELS[metrics.metric]} {figure_text(interval.value)} "
         f"({LEVEL:.0%} interval {interval_text(interval)}; {metrics.n} photos, {metrics.groups} groups); "
-        "a run of a sweep has no other figures",
+        "runs of a sweep are not tested on val_test",
         *speed_lines(RunSpeed.read(Path(trainer.args.output_dir)).speed, trainer.times),
     ]
 
 
 def score(run: Path) -> SweepScore:
-    """What a finished run of a sweep is ranked by."""
+    """The score by which a finished run of a sweep is ranked."""
     record, rows = RunRecord.read(run), read_predictions(run, "val_select")
-    found = bootstrap_intervals(rows.logits, rows.label, rows.group, positive=record.positive, n_boot=RESAMPLES)
+    intervals = bootstrap_intervals(rows.logits, rows.label, rows.group, positive=record.positive, n_boot=RESAMPLES)
     return SweepScore(
         metric=record.metric,
-        score=Interval.of(found[record.metric]),
-        log_loss=Interval.of(found["log_loss"]),
+        score=Interval.of(intervals[record.metric]),
+        log_loss=Interval.of(intervals["log_loss"]),
         n=len(rows.label),
         groups=group_count(rows.group, len(rows.label)),
         fingerprint=read_certificate(run).fingerprints["val_select"],

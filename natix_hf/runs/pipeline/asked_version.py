@@ -1,7 +1,7 @@
-"""The version of a pipeline that a command line asks for.
+"""Finds the version of a pipeline that a command line asks for.
 
-Reading a recipe takes seconds, since its training options are those of transformers. What a recipe file and a command
-line resolve to is therefore kept, by the bytes of the one and the words of the other.
+Resolving a recipe takes seconds, because its training options are those of transformers. The result is therefore
+cached, keyed by the content of the recipe file and the words of the command line.
 """
 
 from __future__ import annotations
@@ -22,38 +22,39 @@ from natix_hf.runs.provenance import versions
 
 
 def asked_version(words: Sequence[str], resolve: Callable[[Sequence[str]], dict[str, str]]) -> Version:
-    """What a recipe and the keys behind it ask for. Writes nothing but below `home()`.
+    """The version for a recipe and the keys after it. Writes only to the cache in `home()`.
 
     Args:
         words: recipe file and keys, as `natix_hf.train` takes them.
-        resolve: gives `text` (the `recipe.yaml`), `output_dir` and `form` (of the export) of such words; called
-            where they are new.
+        resolve: returns `text` (the `recipe.yaml`), `output_dir` and `form` (of the export) for the words; called
+            only if they are not in the cache.
 
     Raises:
-        UserError: as `resolve`; or versions would lie within a run.
+        UserError: from `resolve`; or the folder of the versions is a run.
     """
-    kept = _kept(words)
-    if kept is not None and kept.is_file():
-        found = json.loads(kept.read_text(encoding="utf-8"))
+    cached = _cache_file(words)
+    if cached is not None and cached.is_file():
+        resolved = json.loads(cached.read_text(encoding="utf-8"))
     else:
-        found = resolve(words)
-        if kept is not None:
-            write_json(kept, found)
-    recipe: dict[str, RecipeValue] = yaml.safe_load(found["text"])
+        resolved = resolve(words)
+        if cached is not None:
+            write_json(cached, resolved)
+    recipe: dict[str, RecipeValue] = yaml.safe_load(resolved["text"])
     given = any(word.split("=")[0] == "--output_dir" for word in words)
-    store = Path(found["output_dir"] if given else f"{found['output_dir']}-pipeline")
+    store = Path(resolved["output_dir"] if given else f"{resolved['output_dir']}-pipeline")
     if (store / "run.json").is_file():
         raise UserError(
-            f"output_dir {store}: a run, and a folder of versions is expected: choose another one, or leave it out"
+            f"output_dir {store}: this is a run, and a folder of versions is expected: choose another folder, or "
+            "remove --output_dir"
         )
     photos = content_of(recipe["dataset_name"], "photos", beside=store)
     checkpoint = content_of(recipe["model_name_or_path"], "checkpoint", revision=recipe.get("model_revision"))
     name = version_name(recipe, photos, checkpoint)
-    return Version(store, name, recipe, found["text"], found["form"], _asked_here(words))
+    return Version(store, name, recipe, resolved["text"], resolved["form"], _asked_here(words))
 
 
-def _kept(words: Sequence[str]) -> Path | None:
-    """Where the resolved recipe of these words is kept; None where they name one that the package ships."""
+def _cache_file(words: Sequence[str]) -> Path | None:
+    """The cache file for the resolved recipe of these words; None for a recipe that the package ships."""
     file = Path(words[0]).expanduser()
     if not file.is_file():
         return None
@@ -62,7 +63,7 @@ def _kept(words: Sequence[str]) -> Path | None:
 
 
 def _asked_here(words: Sequence[str]) -> list[str]:
-    """The words without the keys that a pipeline sets itself."""
+    """The words without the keys that the pipeline sets."""
     kept, skips = [], False
     for word in words:
         if word.startswith("--"):

@@ -1,4 +1,4 @@
-"""The steps behind training once more, from the files of a run: its saved model takes the place of the trainer's."""
+"""Repeats the steps after training from the files of a run, with its saved model instead of the trainer's model."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from natix_hf.runs.steps import EXPORT, PROVE, Step, carried_out
 
 
 class SavedNetwork:
-    """The model that a run saved, as `predict_run` takes it: its logits before calibration.
+    """The saved model of a run, in the form that `predict_run` takes: logits before calibration.
 
     Args:
-        run: whose model was assembled.
-        batch_size, num_workers: photos at once, and processes that decode them.
+        run: folder of a run with an assembled model.
+        batch_size, num_workers: photos per batch, and processes that decode them.
     """
 
     def __init__(self, run: Path, *, batch_size: int = 16, num_workers: int = 0):
@@ -47,31 +47,31 @@ class SavedNetwork:
         self.speed = {"batch_size": batch_size, "num_workers": num_workers}
 
     def logits(self, rows: Any) -> np.ndarray:
-        """`(n, classes)` float32 of rows, on the client's path."""
-        found = uncalibrated_logits(self.model, self.processing_class, rows["image"], None, **self.speed)
-        return found.astype(np.float32)
+        """Logits `(n, classes)`, float32, of rows, preprocessed as a client does."""
+        logits = uncalibrated_logits(self.model, self.processing_class, rows["image"], None, **self.speed)
+        return logits.astype(np.float32)
 
     def logits_by_stage(self, rows: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Of a model that sees tiles, for rows: the logits of the whole photo alone, and those of all views."""
+        """Logits of the whole photo alone, and of all views, for a model that sees tiles."""
         asked = self.model, self.processing_class, rows["image"], None
-        found = uncalibrated_logits(*asked, answer=logits_by_stage, **self.speed).astype(np.float32)
-        return found[:, 0], found[:, 1]
+        both = uncalibrated_logits(*asked, answer=logits_by_stage, **self.speed).astype(np.float32)
+        return both[:, 0], both[:, 1]
 
     def logits_of_photos(self, photos: SentPhotos) -> np.ndarray:
-        """`(n, classes)` float32 of photos as a challenge sends them."""
-        found = sent_logits(self.model, photos.rows, self.processing_class, photos.cases, **self.speed)
-        return found.reshape(-1, found.shape[-1])
+        """Logits `(n, classes)`, float32, of photos as a challenge sends them."""
+        logits = sent_logits(self.model, photos.rows, self.processing_class, photos.cases, **self.speed)
+        return logits.reshape(-1, logits.shape[-1])
 
     def probe_predictions(self) -> dict[str, tuple[str | None, Any, np.ndarray]]:
-        """Empty: the probe that training started from is not saved."""
+        """Empty, because the probe that training started from is not saved."""
         return {}
 
 
 class CarryOn:
-    """One run whose training is over and whose model was assembled; a method for each step behind.
+    """Carries out the steps after training for a run whose model is assembled.
 
     Args:
-        run: its folder.
+        run: folder of the run.
         decision: how logits become decisions.
     """
 
@@ -84,7 +84,7 @@ class CarryOn:
         return run_splits(self.run)
 
     def do(self, step: str) -> None:
-        """Carry out a step, by its name in `runs.steps`."""
+        """Carry out the step with this name in `runs.steps`."""
         {
             "predict": self._predict,
             "calibrate": lambda: calibrate_run(self.run, self.decision),
@@ -107,12 +107,12 @@ class CarryOn:
         keep_photos(self.run, self.splits, *load_classifier(str(self.run)))
 
     def export_or_prove(self, step: Step, form: str, say: Callable[[str], None]) -> None:
-        """Write `exports/<form>` of the run, or check it.
+        """Write or verify `exports/<form>` of the run.
 
         Args:
             step: `EXPORT` or `PROVE`.
-            form: of the export; `auto`: stock where it can hold the model, else merged.
-            say: is told what was chosen, and which photos the proof is made of.
+            form: of the export; `auto` is stock if that form can hold the model, else merged.
+            say: prints the chosen form, and the photos used for the proof.
         """
         from natix_hf.hub.export_forms import export_run
         from natix_hf.hub.proof import prove
@@ -130,6 +130,6 @@ class CarryOn:
             except UserError as error:
                 if form != "auto":
                     raise
-                say(f"stock cannot hold this model, it is exported as merged: {error}")
+                say(f"the stock form cannot hold this model, so it is exported as merged: {error}")
                 shutil.rmtree(exports, ignore_errors=True)
                 export_run(self.run, "merged", exports / "merged")

@@ -1,4 +1,4 @@
-"""Where a file of a run came from: the chain of steps from it back to the photos, in words."""
+"""Explains how a file of a run was made: the chain of steps from the file back to the photos."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from natix_hf.runs.steps import CHAINS, EXPORT, PROVE, Step
 
 
 def explained(run: Path, name: str) -> list[str]:
-    """The lines that tell what made a file: step, time, versions, options, and of what, back to the photos.
+    """Lines that say how a file was made: step, time, versions, options and inputs, back to the photos.
 
     Raises:
-        UserError: the run has no record of who wrote such a file.
+        UserError: no step of the run has a record of this file.
     """
     run = Path(run).expanduser()
     if not (run / "steps").is_dir():
-        raise UserError(f"{run}: no steps/, so nothing is known of how its files were made: a run's folder expected")
+        raise UserError(f"{run}: no steps/ folder, so the origin of its files is unknown: expected a run folder")
     steps = list({one.name: one for chain in CHAINS.values() for one in chain}.values())
     records = {step.name: StepRecord.of(run, step.name) for step in (*steps, EXPORT, PROVE)}
     records = {key: record for key, record in records.items() if record is not None}
     if not any(name in record.writes for record in records.values()):
         known = sorted({file for record in records.values() for file in record.writes})
-        raise UserError(f"{run}: no step wrote {name}; these are known: {', '.join(known[:20])}")
+        raise UserError(f"{run}: no step wrote {name}; the steps wrote {', '.join(known[:20])}")
     kinds = {step.name: step for step in (*steps, EXPORT, PROVE)}
     versions = [record.versions for record in records.values()]
     alike = all(one == versions[0] for one in versions)
     lines = [f"all steps with {_packages(versions[0])}"] if alike else []
-    _tell(run, name, records, kinds, lines, set(), 0, alike=alike)
+    _describe(run, name, records, kinds, lines, set(), 0, alike=alike)
     return lines
 
 
@@ -38,13 +38,13 @@ def _packages(versions: Mapping[str, str]) -> str:
     return ", ".join(f"{package} {version}" for package, version in versions.items())
 
 
-def _tell(
+def _describe(
     run: Path,
     name: str,
     records: dict[str, StepRecord],
     kinds: dict[str, Step],
     lines: list[str],
-    told: set[str],
+    described: set[str],
     depth: int,
     *,
     alike: bool,
@@ -53,26 +53,26 @@ def _tell(
     record = next((one for one in records.values() if name in one.writes), None)
     if record is None:
         return
-    one = record.writes[name]
+    written = record.writes[name]
     path = run / name
-    state = "" if path.is_file() and FilePrint.of(path, one).fingerprint == one.fingerprint else ", not as it was made"
-    lines.append(f"{indent}{name} ({one.fingerprint[:12]}{state})")
-    if record.name in told:
+    same = path.is_file() and FilePrint.of(path, written).fingerprint == written.fingerprint
+    lines.append(f"{indent}{name} ({written.fingerprint[:12]}{'' if same else ', changed since it was made'})")
+    if record.name in described:
         lines.append(f"{indent}  by {record.name}, see above")
         return
-    told.add(record.name)
+    described.add(record.name)
     lines.append(f"{indent}  by {record.name}: {kinds[record.name].does}; {record.started}, {record.seconds:.1f} s")
     if not alike:
         lines.append(f"{indent}  with {_packages(record.versions)}")
     if asked := {key: value for key, value in record.options.items() if value not in (None, [], "none")}:
-        lines.append(f"{indent}  asked for {', '.join(f'{key} {value}' for key, value in asked.items())}")
+        lines.append(f"{indent}  options: {', '.join(f'{key} {value}' for key, value in asked.items())}")
     for line in _photos(run, record.name):
         lines.append(f"{indent}  {line}")
     for source in record.reads:
-        _tell(run, source, records, kinds, lines, told, depth + 2, alike=alike)
+        _describe(run, source, records, kinds, lines, described, depth + 2, alike=alike)
 
 
-# Whose entries in the ledger are of which step of the run.
+# Step of the run -> the names under which it appears in the ledger.
 READERS = {
     "train": ("train", "frozen features", "choose checkpoint", "refit"),
     "predict": ("predictions",),
@@ -83,10 +83,10 @@ READERS = {
 
 
 def _photos(run: Path, step: str) -> list[str]:
-    """The rows that a step read, by the run's ledger."""
-    found: dict[tuple[str, str], int] = {}
+    """The rows that a step read, according to the ledger of the run."""
+    rows_read: dict[tuple[str, str], int] = {}
     for entry in read_ledger(run):
         if entry.step in READERS.get(step, ()):
             part = f"{entry.split}/{entry.part}" if entry.part else entry.split
-            found[part, entry.fingerprint] = entry.rows
-    return [f"photos: {rows} of {split} (fingerprint {one[:12]})" for (split, one), rows in found.items()]
+            rows_read[part, entry.fingerprint] = entry.rows
+    return [f"photos: {rows} of {split} (fingerprint {one[:12]})" for (split, one), rows in rows_read.items()]

@@ -1,7 +1,7 @@
-"""What the versions of a pipeline are made from: the keys of their recipe, the bytes of their photos and checkpoint.
+"""Names the versions of a pipeline by their inputs: recipe keys, and the content of photos and checkpoint.
 
-A version is a run folder whose name says what it was made from, so that none is overwritten and going back to an
-earlier recipe finds what that one gave. Versions that differ in decisions alone share training and predictions.
+A version is a run folder named by a hash of its inputs. So no version is overwritten, and going back to an earlier
+recipe finds its results again. Versions that differ only in decision options share training and predictions.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from natix_hf.runs.same_recipe import PLACES
 from natix_hf.runs.steps import ASSEMBLE, PREDICT, SPLIT, TRAIN, Step, stands
 
 DECISION = tuple(field.name for field in dataclasses.fields(DecisionOptions))
-PREDICTED = ("robustness", "calibrate_on", "calibrate_views", "slices")  # of these: what predictions are made for
+PREDICTED = ("robustness", "calibrate_on", "calibrate_views", "slices")  # decision options that predictions depend on
 NAMED_BY_CONTENT = ("dataset_name", "model_name_or_path")
-SHARED = (SPLIT, TRAIN, PREDICT, ASSEMBLE)  # steps that a version takes over from one that differs in decisions alone
+SHARED = (SPLIT, TRAIN, PREDICT, ASSEMBLE)  # reused if versions differ only in decision options
 
 
 def digest(content: Any) -> str:
-    """The blake2b-128 of JSON types, as 32 hexadecimal digits."""
+    """The blake2b-128 hash of a JSON value, as 32 hexadecimal digits."""
     return fingerprint_bytes(json.dumps(content, sort_keys=True).encode())
 
 
 def version_name(recipe: Mapping[str, RecipeValue], photos: str, checkpoint: str) -> str:
-    """The folder of a version: eight digits of what its training was made from, six of its decisions.
+    """The folder name of a version: eight hash digits of the inputs of training, six of the decision options.
 
     Args:
-        recipe: resolved, its keys and values.
+        recipe: keys and values of the resolved recipe.
         photos, checkpoint: from `content_of`.
     """
     free = {*PLACES, *DECISION, *NAMED_BY_CONTENT}
@@ -58,15 +58,14 @@ def version_name(recipe: Mapping[str, RecipeValue], photos: str, checkpoint: str
 
 
 def content_of(name: str, what: str, *, beside: Path | None = None, revision: str | None = None) -> str:
-    """What stands behind the name of photos or of a checkpoint: the digest of a folder's files, the commit on the Hub.
+    """Identifies the content of photos or of a checkpoint: a hash of the files of a folder, or the commit on the Hub.
 
-    Files are read once; one whose size and time are as they were is taken to hold the same bytes. What was seen is
-    kept below `home()`.
+    File hashes are cached in `home()`. A file with the same size and modification time is not read again.
 
     Args:
         name: path, Hub id, or `builtin:...`.
         what: `photos` or `checkpoint`.
-        beside: a folder that does not count where it lies among the files.
+        beside: a folder to ignore if it is among the files.
         revision: of a checkpoint on the Hub.
     """
     place = Path(name.partition("=")[2] or name).expanduser()
@@ -82,7 +81,7 @@ def _files(place: Path, kept: Path, what: str, beside: Path | None) -> str:
     before = read_json(kept) if kept.is_file() else {}
     files = [place] if place.is_file() else _listed(place, beside)
     found: dict[str, list] = {}
-    for file in tqdm(files, desc=f"{what}: prints", unit="file", delay=2):
+    for file in tqdm(files, desc=f"{what}: hashing", unit="file", delay=2):
         state = os.stat(file)
         name = os.fsencode(file.relative_to(place) if file != place else file.name).hex()
         same = before.get(name, [None, None])[:2] == [state.st_size, state.st_mtime_ns]
@@ -103,7 +102,7 @@ def _listed(place: Path, beside: Path | None) -> list[Path]:
 
 
 def _commit(name: str, kept: Path, what: str) -> str:
-    """The commit that a repository of the Hub stands at; offline the one that was seen last."""
+    """The current commit of a repository on the Hub; offline, the last one seen."""
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -118,7 +117,7 @@ def _commit(name: str, kept: Path, what: str) -> str:
 
 
 def sibling(store: Path, name: str, step: Step) -> Path | None:
-    """Another version with the same training whose `step`, and all that `SHARED` steps before it wrote, stands."""
+    """Another version with the same training whose files of `step` and of the `SHARED` steps before it are intact."""
     needed = SHARED[: SHARED.index(step) + 1]
     for folder in sorted(store.glob(f"{name.partition('-')[0]}-*")):
         if folder.name != name and all(stands(folder, one) for one in needed):
@@ -127,30 +126,30 @@ def sibling(store: Path, name: str, step: Step) -> Path | None:
 
 
 def take_over(other: Path, version: Path, recipe: str) -> None:
-    """Begin a version with what a sibling's shared steps wrote; files are linked where the disk can do that.
+    """Start a version with the files of the shared steps of a sibling, as hard links if the disk allows it.
 
     Args:
         other: from `sibling`.
-        version: the folder to make.
-        recipe: its own `recipe.yaml`.
+        version: folder to create.
+        recipe: text of its `recipe.yaml`.
     """
     with new_folder(version) as stage:
         names = [name for step in SHARED for name in (*step.outputs(other), f"steps/{step.name}.json")]
         for name in (*names, "speed.json"):
             _link(other / name, stage / name)
-        shutil.copy2(other / "ledger.jsonl", stage / "ledger.jsonl")  # which is appended to
+        shutil.copy2(other / "ledger.jsonl", stage / "ledger.jsonl")  # copied, because it is appended to
         write_text(stage / "recipe.yaml", recipe)
 
 
 def restore(other: Path, version: Path, step: Step) -> None:
-    """Bring back what a step wrote, from a sibling where it stands."""
+    """Restore the files of a step from a sibling."""
     for name in (*step.outputs(other), f"steps/{step.name}.json"):
         (version / name).unlink(missing_ok=True)
         _link(other / name, version / name)
 
 
 def _link(source: Path, target: Path) -> None:
-    """A file once more: linked, since every writer here replaces files and changes none; else copied."""
+    """Hard-link a file, or copy it. Linking is safe, because every writer here replaces files and never edits them."""
     if not source.is_file():
         return
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -163,10 +162,10 @@ def _link(source: Path, target: Path) -> None:
 def nearest(
     store: Path, recipe: Mapping[str, RecipeValue]
 ) -> tuple[Path, dict[str, tuple[RecipeValue, RecipeValue]]] | None:
-    """The version whose recipe differs from this one in the fewest keys, and these keys: this one's value, its own."""
-    found = []
+    """The version whose recipe differs in the fewest keys, and these keys with the value here and there."""
+    versions = []
     for path in store.glob("[!.]*/recipe.yaml"):
         theirs = yaml.safe_load(path.read_text(encoding="utf-8"))
         keys = [key for key in {*theirs, *recipe} if key not in PLACES and theirs.get(key) != recipe.get(key)]
-        found.append((len(keys), path.parent, {key: (recipe.get(key), theirs.get(key)) for key in sorted(keys)}))
-    return min(found, key=lambda one: (one[0], one[1].name))[1:] if found else None
+        versions.append((len(keys), path.parent, {key: (recipe.get(key), theirs.get(key)) for key in sorted(keys)}))
+    return min(versions, key=lambda version: (version[0], version[1].name))[1:] if versions else None

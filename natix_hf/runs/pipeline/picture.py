@@ -1,4 +1,4 @@
-"""The steps of a pipeline as a picture: SVG, a box a step, from top to bottom as data flows."""
+"""Draws the steps of a pipeline as an SVG: one box per step, top to bottom in the order of the data flow."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def draw(states: Sequence[State], title: str, path: Path) -> None:
     """Write the picture.
 
     Args:
-        states: the steps, in their order.
-        title: the name of the version.
-        path: of the SVG.
+        states: the steps in order.
+        title: name of the version.
+        path: of the SVG file.
     """
     height = 60 + len(states) * (BOX + GAP)
     parts = [

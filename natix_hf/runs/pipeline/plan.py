@@ -1,7 +1,8 @@
-"""What a pipeline has to do: the steps of a version that are not up to date, why, and how each is done.
+"""Plans and carries out a pipeline: which steps of a version are out of date, why, and how each is done.
 
-`plan` changes nothing. `carry_out` does the steps in the order in which data flows, and looks again before each: a
-step that gave what it had given before sets nothing off. Training is a process of its own, started by a launcher.
+`plan` changes nothing. `carry_out` does the steps in the order of the data flow and checks again before each one: if
+a step writes the same files as before, the later steps stay up to date. Training runs in its own process, started by a
+launcher.
 """
 
 from __future__ import annotations
@@ -43,13 +44,13 @@ from natix_hf.runs.steps import (
 )
 
 STEPS = (*CHAINS["run"], EXPORT, PROVE)
-NAMES = tuple(step.name for step in STEPS if step != TIME)  # timing goes with what is shown
-EXTRAS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "stock": ("timm",)}  # what a form of export needs
-GROUP = ".training"  # in the folder of all versions: the process group of a training that is under way
+NAMES = tuple(step.name for step in STEPS if step != TIME)  # timing is part of the step show
+EXTRAS = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "stock": ("timm",)}  # packages that a form of export needs
+GROUP = ".training"  # file in the folder of all versions: process group of a running training
 
 
 class State(NamedTuple):
-    """A step, and why it has to be done; None: it is up to date."""
+    """A step, and why it has to be done; None if it is up to date."""
 
     step: Step
     why: str | None
@@ -57,12 +58,12 @@ class State(NamedTuple):
 
 @dataclass(frozen=True)
 class Version:
-    """What is asked for, and where it lies.
+    """A version: its folder and its recipe.
 
     Attributes:
-        store: the folder of all versions.
-        name: of this one's folder.
-        recipe: resolved, its keys and values; `text` as YAML.
+        store: folder of all versions.
+        name: folder name of this version.
+        recipe: keys and values of the resolved recipe; `text` is the same as YAML.
         form: of the export, `hub_format` of the recipe.
         words: recipe file and keys, as `natix_hf.train` takes them.
     """
@@ -80,19 +81,19 @@ class Version:
 
 
 def wanted(until: str, recipe: Mapping[str, RecipeValue]) -> list[Step]:
-    """The steps up to one, by its name.
+    """The steps up to and including the one with this name.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: no step has this name.
     """
     if until not in NAMES:
-        raise UserError(f"--until {until}: one of {', '.join(NAMES)} expected")
+        raise UserError(f"--until {until}: expected one of {', '.join(NAMES)}")
     last = [step.name for step in STEPS].index(until)
     return [step for step in STEPS[: last + 1] if step != TIME or recipe.get("robustness")]
 
 
 def options_for(step: Step, version: Version) -> dict[str, RecipeValue] | None:
-    """What a version asks of a step; None: nothing."""
+    """The options of a step in this version; None if it has none."""
     if step == PREDICT:
         return {key: version.recipe.get(key) for key in PREDICTED}
     if step == CALIBRATE:
@@ -101,8 +102,8 @@ def options_for(step: Step, version: Version) -> dict[str, RecipeValue] | None:
 
 
 def plan(version: Version, steps: Sequence[Step]) -> list[State]:
-    """The steps with why they have to be done, as far as that is known before the first of them is."""
-    run, found, due = version.run, [], []
+    """Each step with the reason why it has to be done, as far as this is known before any step runs."""
+    run, states, due = version.run, [], []
     other = None if run.exists() else sibling(version.store, version.name, ASSEMBLE)
     for step in steps:
         if other is not None and step in (SPLIT, TRAIN, PREDICT):
@@ -117,35 +118,35 @@ def plan(version: Version, steps: Sequence[Step]) -> list[State]:
             why = _new(version)
         if why is not None:
             due.append(step)
-        found.append(State(step, why))
-    return found
+        states.append(State(step, why))
+    return states
 
 
 def _feeds(earlier: Step, later: Step) -> bool:
-    """Whether a step may read what another one writes, by their patterns."""
+    """Whether the patterns of the files that `earlier` writes and `later` reads overlap."""
     wrote, reads = ([pattern.rstrip("?") for pattern in of] for of in (earlier.writes, later.reads))
     return any(fnmatch(one, other) or fnmatch(other, one) for one in wrote for other in reads)
 
 
 def _new(version: Version) -> str:
-    """Why nothing there is can be used."""
+    """Why no existing files can be used."""
     if version.run.exists():
-        return "begun and not ended"
+        return "started and not finished"
     closest = nearest(version.store, version.recipe)
     if closest is None:
         return "first version"
     other, odd = closest
-    return f"another version than {other.name}: {told(odd) if odd else 'the photos or the checkpoint changed'}"
+    return f"differs from version {other.name}: {told(odd) if odd else 'the photos or the checkpoint changed'}"
 
 
 class Pipeline:
-    """One version and the means to bring it up to date.
+    """Brings one version up to date.
 
     Args:
-        version: which.
-        launcher: the command that starts `-m natix_hf.train`, such as `accelerate launch` with its options.
-        evaluate_again: read `val_test` once more where the figures do not stand any more.
-        say: is told what is done.
+        version: the version.
+        launcher: command that starts `-m natix_hf.train`, such as `accelerate launch` with its options.
+        evaluate_again: allow another read of `val_test` if the figures are out of date.
+        say: prints what is done.
     """
 
     def __init__(
@@ -155,17 +156,17 @@ class Pipeline:
         self._saved: Any = None
 
     def carry_out(self, steps: Sequence[Step]) -> list[str]:
-        """Do what is not up to date; returns the names of the steps that were done.
+        """Do the steps that are out of date; returns the names of the steps that were done.
 
         Raises:
-            UserError: a step failed, cannot be done here, or would read `val_test` once more unasked.
+            UserError: a step failed, cannot be done here, or would read `val_test` again without `evaluate_again`.
         """
         run, done = self.version.run, set()
         self._check_alone()
         if EXPORT in steps:
             self._check_extras()
         if not run.exists() and (other := sibling(self.version.store, self.version.name, ASSEMBLE)):
-            self.say(f"training and predictions are those of {other.name}")
+            self.say(f"training and predictions are taken from {other.name}")
             take_over(other, run, self.version.text)
         for step in steps:
             asked = options_for(step, self.version)
@@ -176,8 +177,8 @@ class Pipeline:
             evaluated = StepRecord.path(run, EVALUATE.name).is_file()
             if evaluated and (trains or step in (PREDICT, EVALUATE)) and not self.evaluate_again:
                 raise UserError(
-                    f"{run}: {step.name}: {why}: val_test is not read once more unasked: bring the file back, or add "
-                    "--evaluate_again, and the reading is counted"
+                    f"{run}: {step.name}: {why}: this would read val_test again: restore the file, or add "
+                    "--evaluate_again (the read is counted)"
                 )
             self.say(f"{step.name}: {why}")
             done.add(step)
@@ -189,7 +190,7 @@ class Pipeline:
         return [step.name for step in steps if step in done]
 
     def _check_alone(self) -> None:
-        """Raise `UserError` where the training of an earlier call has outlived it."""
+        """Raise `UserError` if the training of an earlier call is still running."""
         noted = self.version.store / GROUP
         if not noted.is_file():
             return
@@ -199,43 +200,43 @@ class Pipeline:
             except BlockingIOError:
                 group = file.read().strip()
                 raise UserError(
-                    f"{self.version.store}: training that an earlier call began still runs (process group {group}): "
-                    f"wait until it has ended, or end it: kill -- -{group}"
+                    f"{self.version.store}: training from an earlier call is still running (process group {group}): "
+                    f"wait until it ends, or stop it with kill -- -{group}"
                 ) from None
 
     def _check_extras(self) -> None:
-        """Raise `UserError` where what the export needs is not installed, before hours of training."""
+        """Raise `UserError` before training if packages for the export are missing."""
         form = self.version.form
         if missing := [module for module in EXTRAS.get(form, ()) if find_spec(module) is None]:
             raise UserError(f"hub_format: {form} needs {', '.join(missing)}: pip install 'natix_hf[{form}]'")
 
     def _assembled(self) -> bool:
-        """Whether there is a saved model that the steps behind training can be done from; a sibling may have one."""
+        """Whether there is a saved model for the steps after training; it may be restored from a sibling."""
         run = self.version.run
         if stands(run, ASSEMBLE):
             return True
         other = sibling(self.version.store, self.version.name, ASSEMBLE)
         if other is None:
             return False
-        self.say(f"the model's files are brought back from {other.name}")
+        self.say(f"the files of the model are restored from {other.name}")
         restore(other, run, ASSEMBLE)
         return True
 
     def _train(self, steps: Sequence[Step]) -> None:
-        """Train, and do what follows up to the last of the steps, in a process of its own."""
+        """Train, and do the following steps up to the last one asked for, in a separate process."""
         run = self.version.run
         last = [step.name for step in steps if step in CHAINS["run"] and step != TIME][-1]
         begun = (run / "run.json").is_file()
         if not begun and (run / "splits.json").is_file():
-            raise UserError(f"{run}: run.json is gone: bring it back, or remove the folder to train anew")
+            raise UserError(f"{run}: run.json is missing: restore it, or remove the folder to train again")
         more = ["--resume_from_checkpoint", "true"] if begun else []
         words = [*self.version.words, "--output_dir", str(run), "--until", last, "--push_to_hub", "false", *more]
         command = [*self._launcher(), "-m", "natix_hf.train", *words]
-        StepRecord.path(run, REPORT.name).unlink(missing_ok=True)  # a run that counts as finished is not gone on with
+        StepRecord.path(run, REPORT.name).unlink(missing_ok=True)  # a finished run cannot be resumed
         status = self._launched(command)
         if status:
             raise UserError(
-                f"{run}: training ended with exit status {status}, what it printed says why; the same command goes on"
+                f"{run}: training failed with exit status {status}, see its output above; the same command resumes it"
             )
 
     def _launcher(self) -> list[str]:
@@ -250,13 +251,13 @@ class Pipeline:
         if launcher[:1] == ["python"]:
             return [sys.executable, *launcher[1:]]
         if not launcher or shutil.which(launcher[0]) is None:
-            raise UserError(f"--launcher '{self.launcher}': no such command: accelerate launch is the default")
+            raise UserError(f"--launcher '{self.launcher}': command not found; the default is accelerate launch")
         return launcher
 
     def _launched(self, command: Sequence[str]) -> int:
-        """The exit status of a command in a process group of its own, which is told to end where this one is.
+        """Run a command in its own process group and return its exit status. Ctrl-C terminates the group.
 
-        It inherits a lock on a file, and so holds it for as long as it lives, whatever becomes of this process.
+        The command inherits a file lock, so it holds the lock while it runs, even if this process dies.
         """
         with (self.version.store / GROUP).open("w", encoding="utf-8") as noted:
             fcntl.flock(noted, fcntl.LOCK_EX)
