@@ -138,15 +138,15 @@ def test_a_sum_of_terms_is_read_with_its_weights():
 @pytest.mark.parametrize(
     ("loss", "message"),
     [
-        ("focl", "loss focl: unknown term 'focl'; did you mean 'focal'? there are ce, focal, asymmetric, "),
-        ("ce+", "unknown term ''; there are ce, "),
+        ("focl", "loss focl: unknown term 'focl'; did you mean 'focal'? expected one of ce, focal, asymmetric, "),
+        ("ce+", "unknown term ''; expected one of ce, "),
         ("ce+0.1*", "unknown term ''"),
-        ("ce+x*focal", "weight 'x' of focal: a positive number expected, as in 0.1*focal"),
+        ("ce+x*focal", "weight 'x' of focal: a positive number expected, such as 0.1*focal"),
         ("ce+0*focal", "weight '0' of focal"),
         ("ce+-1*focal", "weight '-1' of focal"),
         ("ce+nan*focal", "weight 'nan' of focal"),
-        ("ce+0.5*ce", "ce stands twice"),
-        ("supcon", "loss supcon: trains the features and not the head: add a term, as in ce+supcon"),
+        ("ce+0.5*ce", "ce is given twice"),
+        ("supcon", "loss supcon: trains the features but not the head: add a term, such as ce+supcon"),
         ("0.1*koleo+supcon", "add a term, as in ce+0.1*koleo+supcon"),
     ],
 )
@@ -170,10 +170,10 @@ def test_soft_labels_are_for_losses_that_can_take_them():
         ({"loss": "lcron", "per_device_train_batch_size": 1}, "per_device_train_batch_size of at least 2"),
         (
             {"loss": "gatekeeper", "label_smoothing_factor": 0.1},
-            "label_smoothing_factor: has no meaning for loss",
+            "label_smoothing_factor: has no effect on loss",
         ),
-        ({"loss": "asymmetric", "label_smoothing_factor": 0.1}, "it works with ce, focal"),
-        ({"loss": "lcron", "class_weights": "balanced"}, "class_weights: has no meaning for loss lcron"),
+        ({"loss": "asymmetric", "label_smoothing_factor": 0.1}, "only on ce, focal"),
+        ({"loss": "lcron", "class_weights": "balanced"}, "class_weights: has no effect on loss lcron"),
         ({"class_weights": ["1", "-2"]}, "class_weights: 1 -2 given, balanced or positive numbers, one per class,"),
         ({"class_weights": ["balance"]}, "class_weights: balance given, balanced or"),
         ({"loss": "focal", "class_weights": [1, 2], "focal_alpha": [1, 2]}, "leave one of them out"),
@@ -194,7 +194,7 @@ def test_options_that_cannot_work_are_refused_before_anything_is_read(arguments,
 
 @pytest.mark.parametrize("loss", ["ce+0.1*supcon", "focal+koleo"])
 def test_a_probe_has_no_features_to_train(arguments, loss):
-    with pytest.raises(UserError, match="which method probe leaves as they are"):
+    with pytest.raises(UserError, match="which method probe does not change"):
         check_loss(arguments(loss=loss), "probe")
 
 
@@ -295,7 +295,7 @@ def test_lcron_ranks_by_the_odds_of_the_positive_class(arguments):
 def test_train_without_what_a_term_compares_is_refused(arguments):
     given = {"args": arguments(loss="ce+lcron"), "names": NAMES, "positive": 1}
     for counts, said in (([9, 0], "in train no photo is of it"), ([0, 9], "in train all photos are of it")):
-        with pytest.raises(UserError, match=f"lcron puts class Roadwork before the others, and {said}"):
+        with pytest.raises(UserError, match=f"lcron ranks class Roadwork above the others, but {said}"):
             TrainingLoss(counts=counts, **given)
     TrainingLoss(counts=[8, 1], **given)
     with pytest.raises(UserError, match="supcon compares photos of one class with those of others"):
@@ -373,7 +373,7 @@ def test_a_recipe_names_loss_and_weights(recipe):
     [
         (["loss: focla"], "did you mean 'focal'?"),
         (["loss: supcon"], "add a term, as in ce+supcon"),
-        (["loss: ce+supcon", "method: probe"], "which method probe leaves as they are"),
+        (["loss: ce+supcon", "method: probe"], "which method probe does not change"),
         (["loss: ce+supcon", "mixup_alpha: 0.2"], "supcon takes one class per photo"),
         (["class_weights: heavy"], "class_weights: heavy given"),
         (["class_weights: [1, 2]", "label_names: [a, b, c]"], "2 numbers given, 3 expected, one for each of a, b, c"),

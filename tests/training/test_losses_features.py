@@ -144,7 +144,7 @@ def test_the_published_model_and_adapter_have_no_projection_head(job):
 def test_a_checkpoint_of_another_loss_is_refused(job):
     settings = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "no", "max_steps": 2}
     job("lora", loss="ce+0.1*supcon", **settings).train()
-    with pytest.raises(UserError, match="was written with supcon and this loss is without it"):
+    with pytest.raises(UserError, match="was written with supcon, but this run is without it"):
         job("lora", **{**settings, "max_steps": 4}).train(resume_from_checkpoint=True)
 
 

@@ -138,7 +138,7 @@ def test_a_value_that_fits_nothing_here(desk, words, expected):
             "gatekeeper takes one class per photo and mixed photos have",
         ),
         (("--loss", "focl"), "unknown term 'focl'; did you mean 'focal'?"),
-        (("--loss", "supcon"), "trains the features and not the head: add a term, as in ce+supcon"),
+        (("--loss", "supcon"), "trains the features but not the head: add a term, such as ce+supcon"),
         (("--class_weights", "1", "2", "3"), "3 numbers given, 2 expected, one for each of None, Roadwork"),
         (("--optim", "sophia"), "attn_implementation 'auto' has none: set attn_implementation: eager"),
         (("--optim", "muon", "--method", "probe"), "trains only vectors and the last layer: use adamw_torch"),

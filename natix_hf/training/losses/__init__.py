@@ -1,8 +1,8 @@
-"""What training minimises: a weighted sum of terms such as `focal+0.1*supcon`, one file a term.
+"""The losses: a run minimises a weighted sum of terms such as `focal+0.1*supcon`, with one file per term.
 
-Every term is a mean over the rows of a batch, so that accumulation and several processes give the gradient of one
-large batch; `supcon`, `koleo` and `lcron` compare the rows of a batch with each other and see the rows of one step on
-one process only. A new loss is a file with a `Loss` (`loss.py` says what it declares) and its line here.
+Every term is a mean over the rows of a batch, so accumulation and several processes give the gradient of one large
+batch. `supcon`, `koleo` and `lcron` compare rows with each other, and see only the rows of one micro-batch on one
+process. To add a loss, add a file with a `Loss` (see `loss.py`) and its entry here.
 """
 
 from natix_hf.training.losses.asymmetric import Asymmetric

@@ -1,4 +1,4 @@
-"""Asymmetric loss: a photo's own class and the others are focused on by powers of their own (Ridnik et al., 2021)."""
+"""Asymmetric loss: separate focusing exponents for the class of a photo and for the others (Ridnik et al., 2021)."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def asymmetric(
 ) -> Tensor:
     """Asymmetric loss for one label per row (Ridnik et al., 2021; timm's `AsymmetricLossSingleLabel`).
 
-    The mean over rows of `-sum_c q_c f_c log p_c` with smoothed targets q, and f = (1 - p)^gamma_pos for the row's
-    class, p^gamma_neg for the others; without smoothing the others have no part in it.
+    Mean over rows of `-sum_c q_c f_c log p_c` with smoothed targets q, and f = (1 - p)^gamma_pos for the class of the
+    row, p^gamma_neg for the others. Without smoothing the other classes have no effect.
 
     Args:
         logits: `(n, classes)`.
         labels: `(n,)` class ids.
-        gamma_pos, gamma_neg: focusing on the row's class and on the others.
+        gamma_pos, gamma_neg: focusing exponents of the class of the row and of the others.
         smoothing: as in `cross_entropy`.
-        weights: `(classes,)`.
+        weights: `(classes,)` class weights.
     """
     import torch
     from torch.nn import functional as F

@@ -1,4 +1,4 @@
-"""Cross-entropy: what a run minimises unless its recipe says otherwise."""
+"""Cross-entropy, the default loss."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None,
     Args:
         logits: `(n, classes)`.
         labels: `(n,)` class ids or `(n, classes)` probabilities q.
-        weights: `(classes,)`; the sum is divided by n and not by the weights of the batch.
+        weights: `(classes,)` class weights; the sum is divided by n, not by the weights of the batch.
         smoothing: share of q that is spread evenly over the classes (Szegedy et al., 2016).
     """
     from torch.nn import functional as F

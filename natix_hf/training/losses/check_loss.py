@@ -1,4 +1,4 @@
-"""The recipe's keys about what training minimises, and what is refused of them before anything is read."""
+"""The options of the loss, and their checks before any data is read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def _named(*, features: bool) -> str:
 
 @dataclasses.dataclass
 class _Sum:
-    """The keys that belong to no single loss."""
+    """The options that do not belong to a single loss."""
 
     loss: str = option(
         "ce",
@@ -43,7 +43,7 @@ def loss_terms(loss: str) -> dict[str, float]:
     """The terms of a sum with their weights: `focal+0.1*supcon` is `{"focal": 1.0, "supcon": 0.1}`.
 
     Raises:
-        UserError: an unknown or repeated term, a weight that is no positive number, or features alone.
+        UserError: an unknown or repeated term, a weight that is not a positive number, or only terms on features.
     """
     terms: dict[str, float] = {}
     for part in loss.split("+"):
@@ -56,30 +56,32 @@ def loss_terms(loss: str) -> dict[str, float]:
         if name not in LOSSES:
             near = difflib.get_close_matches(name, LOSSES, 1)
             guess = f"did you mean '{near[0]}'? " if near else ""
-            raise UserError(f"loss {loss}: unknown term '{name}'; {guess}there are {', '.join(LOSSES)}")
+            raise UserError(f"loss {loss}: unknown term '{name}'; {guess}expected one of {', '.join(LOSSES)}")
         if not 0 < weight < math.inf:
-            raise UserError(f"loss {loss}: weight '{number}' of {name}: a positive number expected, as in 0.1*{name}")
+            raise UserError(
+                f"loss {loss}: weight '{number}' of {name}: a positive number expected, such as 0.1*{name}"
+            )
         if name in terms:
-            raise UserError(f"loss {loss}: {name} stands twice: write it once, with one weight")
+            raise UserError(f"loss {loss}: {name} is given twice: write it once, with one weight")
         terms[name] = weight
     if all(LOSSES[name].features for name in terms):
-        raise UserError(f"loss {loss}: trains the features and not the head: add a term, as in ce+{loss}")
+        raise UserError(f"loss {loss}: trains the features but not the head: add a term, such as ce+{loss}")
     return terms
 
 
 def chosen_losses(args: Any) -> dict[str, Loss]:
-    """The terms of `args.loss` by name, each with its keys' values."""
+    """The terms of `args.loss` by name, each with the values of its options."""
     return {name: LOSSES[name].of(args) for name in loss_terms(args.loss)}
 
 
 def check_loss(args: Any, method: str) -> None:
-    """Refuse losses and options of losses that cannot work, before anything is read.
+    """Reject losses and options of losses that cannot work, before any data is read.
 
     Args:
         args: `NatixTrainingArguments`.
 
     Raises:
-        UserError: one line on the first of them.
+        UserError: names the first of them.
     """
     losses = chosen_losses(args)
     for name, kind in losses.items():
@@ -88,7 +90,7 @@ def check_loss(args: Any, method: str) -> None:
         if getattr(args, key) and not any(getattr(kind, used) for kind in losses.values()):
             able = ", ".join(name for name, kind in LOSSES.items() if getattr(kind, used))
             raise UserError(
-                f"{key}: has no meaning for loss {args.loss}; it works with {able}: leave it out with {off(args, key)}"
+                f"{key}: has no effect on loss {args.loss}, only on {able}: leave it out with {off(args, key)}"
             )
     if not 0 <= args.label_smoothing_factor < 1:
         raise UserError(
@@ -101,12 +103,12 @@ def check_loss(args: Any, method: str) -> None:
 
 
 def _check_place(args: Any, method: str, name: str, kind: Loss) -> None:
-    """Raise `UserError` where one term does not go with the batches or the method."""
+    """Raise `UserError` if a term does not fit the batches or the method."""
     mixed = [key for key in ("mixup_alpha", "cutmix_alpha") if getattr(args, key)]
     if mixed and not kind.soft_labels:
-        able = [other for other, kind in LOSSES.items() if kind.soft_labels and not kind.features]
+        able = [name for name, kind in LOSSES.items() if kind.soft_labels and not kind.features]
         raise UserError(
-            f"loss {args.loss}: {name} takes one class per photo and mixed photos have several: "
+            f"loss {args.loss}: {name} needs one class per photo, but mixed photos have several: "
             f"leave {' and '.join(mixed)} out with {off(args, *mixed)}, or use --loss "
             f"{' or '.join(able)}"
         )
@@ -118,6 +120,6 @@ def _check_place(args: Any, method: str, name: str, kind: Loss) -> None:
         )
     if method == "probe" and kind.features:
         raise UserError(
-            f"loss {args.loss}: {name} trains the backbone's features, which method probe leaves as they are: "
+            f"loss {args.loss}: {name} trains the features of the backbone, which method probe does not change: "
             "use --loss ce, or --method lora or full"
         )

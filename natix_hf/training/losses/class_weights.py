@@ -1,7 +1,7 @@
-"""Weights of classes, scaled so that a learning rate keeps its meaning.
+"""Class weights, scaled so that the scale of the loss, and so the learning rate, keeps its meaning.
 
-The sum of weighted rows is divided by the number of rows: over the whole of train that is torch's weighted mean, while
-torch's mean of a batch, divided by the weights that happen to be in it, would depend on how rows are grouped.
+The weighted sum over a batch is divided by the number of rows. Over all of train this equals torch's weighted mean.
+torch divides by the weights in each batch instead, so its result depends on how rows are grouped into batches.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def given_weights(given: Any) -> list[float] | None:
-    """The numbers of a recipe's `class_weights`; None for `balanced`.
+    """The numbers in `class_weights`; None for `balanced`.
 
     Raises:
-        UserError: neither that nor positive numbers.
+        UserError: neither `balanced` nor positive numbers.
     """
     words = [given] if isinstance(given, str) else list(given)
     if words == ["balanced"]:
@@ -41,11 +41,11 @@ def class_weights(given: str | Sequence[str | float], counts: Sequence[int], nam
 
     Args:
         given: `balanced` for the inverse of each class's share, or one number per class; only ratios matter.
-        counts: `(classes,)` rows of train.
+        counts: `(classes,)` number of rows in train.
         names: `(classes,)`, for messages.
 
     Raises:
-        UserError: another number of weights than of classes, or a class without a row that is to be balanced.
+        UserError: the number of weights is not that of the classes, or `balanced` with a class that has no row.
     """
     values = given_weights(given)
     if values is None:
@@ -64,5 +64,5 @@ def class_weights(given: str | Sequence[str | float], counts: Sequence[int], nam
 
 
 def no_photo(key: str, counts: Sequence[int], names: Sequence[str], way: str) -> str:
-    """The message where a key needs a row of every class and one has none."""
+    """The error message for an option that needs a row of every class."""
     return f"{key}: train has no photo of class {names[list(counts).index(0)]}: leave it out with {way}"

@@ -1,4 +1,4 @@
-"""Focal loss: rows that the model is sure of are passed over (Lin et al., 2017)."""
+"""Focal loss: rows that the model is sure of count less (Lin et al., 2017)."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Focal(Loss):
             )
 
     def own_weights(self, classes: Classes) -> Tensor | None:
-        """The paper's alpha.
+        """Alpha of the paper.
 
         Raises:
-            UserError: another number of weights than of classes.
+            UserError: the number of weights is not that of the classes.
         """
         import torch
 
@@ -57,20 +57,20 @@ class Focal(Loss):
 def focal(
     logits: Tensor, labels: Tensor, gamma: float = 2.0, weights: Tensor | None = None, smoothing: float = 0.0
 ) -> Tensor:
-    """Mean over rows of `-sum_c q_c w_c (1 - p_c)^gamma log p_c` (Lin et al., 2017, for several classes).
+    """Mean over rows of `-sum_c q_c w_c (1 - p_c)^gamma log p_c` (Lin et al., 2017; here for any number of classes).
 
     Args:
         logits: `(n, classes)`.
         labels: `(n,)` class ids or `(n, classes)` probabilities q.
-        gamma: how strongly rows that the model is sure of are passed over; 0 is cross-entropy.
-        weights: `(classes,)`, the paper's alpha.
+        gamma: how strongly rows that the model is sure of are down-weighted; 0 is cross-entropy.
+        weights: `(classes,)`, alpha of the paper.
         smoothing: as in `cross_entropy`.
     """
     import torch
     from torch.nn import functional as F
 
     log_p = F.log_softmax(logits, dim=1)
-    # Away from 0, where the power of a fractional gamma has an infinite slope.
-    rest = (-torch.expm1(log_p)).clamp(min=torch.finfo(logits.dtype).eps)
-    terms = smoothed(labels, logits, smoothing) * rest**gamma * log_p
+    # Clamped, because at 0 the power of a fractional gamma has an infinite slope.
+    doubt = (-torch.expm1(log_p)).clamp(min=torch.finfo(logits.dtype).eps)
+    terms = smoothed(labels, logits, smoothing) * doubt**gamma * log_p
     return -(terms if weights is None else terms * weights.to(logits.dtype)).sum(dim=1).mean()

@@ -1,4 +1,4 @@
-"""Gatekeeper: sure where right, undecided where wrong (Rabanser et al., 2025)."""
+"""Gatekeeper: confident where right, undecided where wrong (Rabanser et al., 2025)."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ class Gatekeeper(Loss):
 
 
 def gatekeeper(logits: Tensor, labels: Tensor, alpha: float = 0.5, weights: Tensor | None = None) -> Tensor:
-    """Confidence tuning for cascades (Rabanser et al., 2025): sure where right, undecided where wrong.
+    """Confidence tuning for cascades (Rabanser et al., 2025): confident where right, undecided where wrong.
 
-    `alpha / n` times the cross-entropy of the rows whose likeliest class is theirs, plus `(1 - alpha) / n` times
-    `KL(p || uniform)` of the others. Meant for a model that is already trained.
+    `alpha / n` times the cross-entropy over the correctly classified rows, plus `(1 - alpha) / n` times
+    `KL(p || uniform)` over the others. Meant for a model that is already trained.
 
     Args:
         logits: `(n, classes)`.
         labels: `(n,)` class ids.
-        alpha: in [0, 1]; less makes the model defer more.
-        weights: `(classes,)`, by the row's class.
+        alpha: in [0, 1]; a lower value makes the model defer more.
+        weights: `(classes,)` class weights.
     """
     import torch
     from torch.nn import functional as F

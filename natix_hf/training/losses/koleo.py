@@ -1,4 +1,4 @@
-"""KoLeo: spreads features evenly, beside a loss on logits (Sablayrolles et al., 2019)."""
+"""KoLeo: spreads features evenly; used in addition to a loss on logits (Sablayrolles et al., 2019)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class KoLeo(Loss):
 def koleo(features: Tensor) -> Tensor:
     """`-mean_i log min_j ||x_i - x_j||` of normalised rows: spreads features evenly (Sablayrolles et al., 2019).
 
-    As in DINOv2 (Oquab et al., 2023), whose weight for it is 0.1. A single row has no neighbour: 0.
+    As in DINOv2 (Oquab et al., 2023), which uses a weight of 0.1. The loss of a single row is 0.
 
     Args:
         features: `(n, feature_size)`.
@@ -36,7 +36,7 @@ def koleo(features: Tensor) -> Tensor:
         return features.sum() * 0
     x = F.normalize(features, dim=1)
     with torch.no_grad():
-        likeness = x @ x.T  # (n, n)
-        nearest = likeness.fill_diagonal_(-2.0).argmax(dim=1)
+        similarity = x @ x.T  # (n, n)
+        nearest = similarity.fill_diagonal_(-2.0).argmax(dim=1)
     distances = (x - x[nearest]).norm(dim=1)
     return -(distances + 1e-8).log().mean()

@@ -1,4 +1,4 @@
-"""LCRON: soft top-k selection, which puts the photos of the positive class before all others (Wang et al., 2025)."""
+"""LCRON: soft top-k selection that ranks photos of the positive class above all others (Wang et al., 2025)."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Lcron(Loss):
         name, positive = classes.names[classes.positive], classes.counts[classes.positive]
         if 0 < positive < sum(classes.counts):
             return None
-        found = "no photo is" if positive == 0 else "all photos are"
+        share = "no photo is" if positive == 0 else "all photos are"
         return (
-            f"lcron puts class {name} before the others, and in train {found} of it: set positive_label, or leave "
+            f"lcron ranks class {name} above the others, but in train {share} of it: set positive_label, or leave "
             "lcron out"
         )
 
@@ -58,13 +58,14 @@ class Lcron(Loss):
 
 
 def soft_permutation(scores: Tensor, temperature: float = 1.0) -> Tensor:
-    """Logarithm of a row-stochastic matrix `(n, n)`: row i says which candidate stands at place i, best first.
+    """Logarithm of a row-stochastic matrix `(n, n)`: row i is a distribution over the candidates for place i, best
+    first.
 
     NeuralSort (Grover et al., 2019), as in the paper.
 
     Args:
         scores: `(n,)`.
-        temperature: towards 0 the matrix becomes the permutation that sorts.
+        temperature: as it goes to 0, the matrix becomes the sorting permutation.
     """
     import torch
 
@@ -77,8 +78,8 @@ def soft_permutation(scores: Tensor, temperature: float = 1.0) -> Tensor:
 def log_survival(scores: Tensor, top_k: int, temperature: float = 1.0) -> Tensor:
     """Logarithm of each candidate's probability `(n,)` to be among the best `top_k` (eq. 10 of the LCRON paper).
 
-    The sum of the matrix's first rows, divided by the sum of all, through which no gradient flows: the relaxation is
-    stochastic by row only.
+    The sum of the first rows of the matrix, divided by the sum of all rows, because only rows sum to 1. No gradient
+    flows through the divisor.
     """
     matrix = soft_permutation(scores, temperature)
     return matrix[:top_k].logsumexp(dim=0) - matrix.logsumexp(dim=0).detach()
@@ -87,18 +88,18 @@ def log_survival(scores: Tensor, top_k: int, temperature: float = 1.0) -> Tensor
 def lcron(scores: Tensor, relevant: Tensor, top_k: int, temperature: float = 1.0) -> Tensor:
     """Learning Cascade Ranking as One Network (Wang et al., 2025, arXiv:2503.09492), for a cascade of one stage.
 
-    `L_e2e` (eq. 11): the cross-entropy of surviving the stage with being relevant. The paper's `L_single` (eq. 12)
-    tightens a bound that several stages have and one has not. A mean over candidates stands where the paper has a sum,
-    so that the size of the list does not scale the gradient.
+    `L_e2e` (eq. 11): the cross-entropy between surviving the stage and being relevant. `L_single` (eq. 12) of the
+    paper tightens a bound for several stages, so it is not needed here. Unlike the paper this is a mean over
+    candidates, not a sum, so that the gradient does not grow with the number of candidates.
 
     Args:
         scores: `(n,)` of the candidates.
         relevant: `(n,)` bool, the ground truth.
-        top_k: how many candidates pass.
+        top_k: number of candidates that pass.
         temperature: of the soft sorting, on the scale of scores.
 
     Returns:
-        the loss; 0 where all candidates are relevant or none is, since there is nothing to put in order.
+        the loss; 0 if all candidates are relevant or none is, because there is nothing to rank.
 
     Raises:
         ValueError: `top_k` outside 1..n.

@@ -1,8 +1,8 @@
-"""What every kind of loss says of itself, and what it is given of a batch.
+"""The interface of losses: what each kind declares, and its input.
 
-A kind is a dataclass whose fields are its keys of the recipe, in a file of its own, and stands in `losses.LOSSES`.
-Everything else (help, refusals, the lines on options without effect, the topics of `--help`) is derived from these.
-The files of losses import torch where they compute, since `--help` reads their keys.
+A kind is a dataclass in its own file, listed in `losses.LOSSES`; its fields are its options in a recipe. The help,
+most checks and the warning on options without effect are derived from these declarations. Files of losses import torch
+inside functions, because `--help` reads their options.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class Rows(NamedTuple):
-    """A batch as losses see it."""
+    """A batch, the input of a loss."""
 
-    logits: Tensor  # (n, classes) float32, with the prior's adjustment
-    labels: Tensor  # (n,) class ids, or (n, classes) probabilities where a loss takes soft labels
-    weights: Tensor | None  # (classes,) the loss's own, else those of class_weights
+    logits: Tensor  # (n, classes) float32, with the logit adjustment
+    labels: Tensor  # (n,) class ids, or (n, classes) probabilities if the loss supports soft labels
+    weights: Tensor | None  # (classes,) weights of this loss, else those of class_weights
     smoothing: float  # label_smoothing_factor
     positive: int  # id of the positive class
-    outputs: Any  # of the model; features (n, feature_size) and projected (n, dimension) where a loss asks for them
+    outputs: Any  # of the model; with features (n, feature_size) and projected (n, dimension) if a loss needs them
 
 
 class Classes(NamedTuple):
@@ -38,37 +38,37 @@ class Classes(NamedTuple):
 class Loss:
     """One kind of loss: a mean over the rows of a batch."""
 
-    note: ClassVar[str] = ""  # what the help of `loss` adds to its name
-    soft_labels: ClassVar[bool] = False  # it takes rows of probabilities, from mixing
-    smoothing: ClassVar[bool] = False  # ... label_smoothing_factor
-    weights: ClassVar[bool] = False  # ... class_weights
-    features: ClassVar[bool] = False  # it reads features, and leaves the head as it is
-    projected: ClassVar[bool] = False  # ... through a projection that is trained along and dropped afterwards
-    least_rows: ClassVar[int] = 1  # the least rows of a batch that mean anything to it
+    note: ClassVar[str] = ""  # added to its name in the help of `loss`
+    soft_labels: ClassVar[bool] = False  # supports rows of probabilities, from mixing
+    smoothing: ClassVar[bool] = False  # supports label_smoothing_factor
+    weights: ClassVar[bool] = False  # supports class_weights
+    features: ClassVar[bool] = False  # uses features, and does not train the head
+    projected: ClassVar[bool] = False  # uses features through a projection that is dropped after training
+    least_rows: ClassVar[int] = 1  # smallest batch for which the loss is defined
 
     @classmethod
     def of(cls, args: Any) -> Loss:
-        """As `NatixTrainingArguments` ask for it."""
+        """Build the loss from `NatixTrainingArguments`."""
         return cls(**{field.name: getattr(args, field.name) for field in dataclasses.fields(cls)})
 
     def check(self, args: Any) -> None:
-        """Raise `UserError` for what bounds alone do not say, before anything is read; only where it is chosen."""
+        """Raise `UserError` for invalid options beyond their bounds, before any data is read; called if chosen."""
 
     def own_weights(self, classes: Classes) -> Tensor | None:
-        """Class weights `(classes,)` in place of `class_weights`."""
+        """Class weights `(classes,)` to use instead of `class_weights`."""
 
     def lacks_in_train(self, classes: Classes) -> str | None:
-        """Why no batch of train could ever have what the loss compares, and what to do; None where it has."""
+        """Why train has nothing for the loss to compare, and what to do; None if it has."""
 
     def lacks(self, rows: Rows, classes: Classes) -> str | None:
-        """What this batch has instead of what the loss compares, which makes it 0; None where it is fine."""
+        """Why the loss of this batch is 0, as what the batch has instead; None if there is something to compare."""
 
     def __call__(self, rows: Rows) -> Tensor:
         raise NotImplementedError
 
 
 def smoothed(labels: Tensor, logits: Tensor, smoothing: float = 0.0) -> Tensor:
-    """Class ids `(n,)` or probabilities `(n, classes)` as smoothed probabilities `(n, classes)`."""
+    """Smoothed probabilities `(n, classes)` from class ids `(n,)` or probabilities `(n, classes)`."""
     from torch.nn import functional as F
 
     classes = logits.shape[1]

@@ -1,7 +1,7 @@
-"""The projection head that a loss on features trains along, and that is dropped after training.
+"""The projection head of a loss on features, which is trained with the model and dropped afterwards.
 
-It is a module of the model while it trains, so that optimizer, clipping and DDP treat it like all others, but it is in
-no state dict: nothing that saves a model can save it, and a checkpoint keeps it in a file of its own.
+In training it is a module of the model, so optimizer, clipping and DDP treat it like any other. It is not part of the
+state dict, so saved models never contain it; checkpoints store it in a separate file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PROJECTION = "projection.safetensors"
 
 @dataclass
 class ProjectedOutput(NatixDinov3Output):
-    """A model's output with its features projected, `(batch, dimension)`."""
+    """The output of a model, with projected features `(batch, dimension)`."""
 
     projected: Tensor | None = None
 
@@ -32,9 +32,9 @@ class Projection(nn.Module):
     """The two-layer perceptron between features and `supcon` (Khosla et al., 2020), dropped after training.
 
     Args:
-        feature_size: of the features, and of the hidden layer.
-        seed: of the weights; the global random state is left as it was.
-        dimension: of what the loss compares.
+        feature_size: size of the features, and of the hidden layer.
+        seed: of the weights; the global random state does not change.
+        dimension: size of the projected features.
     """
 
     def __init__(self, feature_size: int, seed: int, dimension: int = 128) -> None:
@@ -42,25 +42,25 @@ class Projection(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             hidden, out = nn.Linear(feature_size, feature_size), nn.Linear(feature_size, dimension)
-        # Parameters and no submodules: these would write themselves into the state dict.
+        # Parameters, not submodules, which would add themselves to the state dict.
         self.hidden_weight, self.hidden_bias = hidden.weight, hidden.bias
         self.out_weight, self.out_bias = out.weight, out.bias
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features `(batch, feature_size)` to `(batch, dimension)`."""
+        """Project features `(batch, feature_size)` to `(batch, dimension)`."""
         hidden = F.relu(F.linear(features, self.hidden_weight, self.hidden_bias))
         return F.linear(hidden, self.out_weight, self.out_bias)
 
     def _save_to_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: no saved model holds it."""
+        """Save nothing."""
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing, and nothing is missed."""
+        """Load nothing, and report nothing as missing."""
 
     def attach(self, model: nn.Module) -> None:
-        """Become a part of the model, whose outputs have `projected` from now on where they have `features`."""
+        """Become a module of the model; outputs with `features` then have `projected` too."""
         model.projection = self
-        # Within the model's forward: DDP looks for the parameters that a step uses in what forward returns.
+        # A forward hook, because DDP finds the parameters that a step uses through the output of forward.
         self.hook = model.register_forward_hook(_project)
 
     def detach(self, model: nn.Module) -> None:
@@ -81,10 +81,10 @@ class Projection(nn.Module):
 
     @staticmethod
     def check(folder: str | Path, *, wanted: bool) -> None:
-        """Refuse a checkpoint that was written with `supcon` where there is none now, or the other way round."""
+        """Raise `UserError` if the checkpoint was written with `supcon` and this run has none, or vice versa."""
         if (Path(folder) / PROJECTION).exists() != wanted:
             was, now = ("without", "with") if wanted else ("with", "without")
-            raise UserError(f"{folder} was written {was} supcon and this loss is {now} it: resume with the same loss")
+            raise UserError(f"{folder} was written {was} supcon, but this run is {now} it: resume with the same loss")
 
 
 def _project(model: nn.Module, args: tuple, output: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Supervised contrastive loss on projected features, beside a loss on logits (Khosla et al., 2020)."""
+"""Supervised contrastive loss on projected features, in addition to a loss on logits (Khosla et al., 2020)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class SupCon(Loss):
         if 2 <= most < sum(classes.counts):
             return None
         return (
-            "supcon compares photos of one class with those of others, and train has none to compare: leave supcon out"
+            "supcon compares photos of one class with those of others, but train has none to compare: leave supcon out"
         )
 
     def lacks(self, rows: Rows, classes: Classes) -> str | None:
@@ -42,12 +42,12 @@ def supcon(projected: Tensor, labels: Tensor, temperature: float = 0.1) -> Tenso
     """Supervised contrastive loss (Khosla et al., 2020), mean over the rows that have another row of their class.
 
     Args:
-        projected: `(n, dimension)`; their directions count.
+        projected: `(n, dimension)`; only their directions matter.
         labels: `(n,)` class ids.
         temperature: of the similarities.
 
     Returns:
-        the loss; 0 where no two rows are of one class, or all are.
+        the loss; 0 if no two rows have the same class, or all have.
     """
     from pytorch_metric_learning.losses import SupConLoss
 

@@ -1,7 +1,6 @@
-"""The loss of a run: its terms summed, with class weights, prior and the projection that a term trains along.
+"""The loss of a run: the sum of its terms, with class weights, logit adjustment and the projection of a term.
 
-Knows logits, features and labels; how models are evaluated is not its business: there it is always plain
-cross-entropy, so that scores of runs with different losses can be compared.
+Evaluation always uses plain cross-entropy, so that runs with different losses can be compared.
 """
 
 from __future__ import annotations
@@ -22,17 +21,17 @@ from natix_hf.training.losses.projection import Projection
 
 
 class TrainingLoss:
-    """The loss that a recipe asks for, on the outputs of a model in training.
+    """The loss of a recipe, computed on the outputs of a model in training.
 
     Args:
         args: `NatixTrainingArguments`.
-        counts: `(classes,)` rows of train.
+        counts: `(classes,)` number of rows in train.
         names: `(classes,)` class names.
-        positive: the class that `lcron` ranks before all others.
+        positive: id of the class that `lcron` ranks above all others.
 
     Raises:
-        UserError: weights that do not fit the classes, a prior with an empty class, or rows of train that give a term
-            that compares them nothing to compare.
+        UserError: the weights do not fit the classes, a class without rows rules out the logit adjustment, or train
+            has nothing for a term to compare.
     """
 
     def __init__(self, args: Any, counts: Sequence[int], names: Sequence[str], positive: int) -> None:
@@ -45,9 +44,9 @@ class TrainingLoss:
         self.projection: Projection | None = None
         self.weights = class_weights(args.class_weights, counts, names) if args.class_weights else None
         own = {name: loss.own_weights(self.classes) for name, loss in self.losses.items()}
-        self.weights_of = {name: self.weights if given is None else given for name, given in own.items()}
-        # What class shares are multiplied by where training counts some classes more than others.
-        self.seen_weights = next((given for given in own.values() if given is not None), self.weights)
+        self.weights_of = {name: self.weights if weights is None else weights for name, weights in own.items()}
+        # The effective class shares of training are multiplied by these.
+        self.seen_weights = next((weights for weights in own.values() if weights is not None), self.weights)
         self.adjustment = None  # (classes,)
         if args.logit_adjustment:
             if 0 in counts:
@@ -56,17 +55,17 @@ class TrainingLoss:
             self.adjustment = (args.logit_adjustment * prior.log()).float()
 
     def _nothing_in_it(self, name: str, rows: int, what: str) -> None:
-        """Say once that a batch had nothing to compare; the rest of an epoch, a smaller batch, is no news."""
+        """Warn once that a batch had nothing to compare; the smaller last batch of an epoch does not count."""
         if name in self.warned or rows < self.args.per_device_train_batch_size or not self.args.should_log:
             return
         self.warned.add(name)
         tqdm.write(
-            f"warning: loss {self.args.loss}: a batch of {rows} photos has {what}: {name} is 0 there, and in others "
-            "like it, which are not told; a larger per_device_train_batch_size or sampling: balanced makes them rarer"
+            f"warning: loss {self.args.loss}: a batch of {rows} photos has {what}, so {name} is 0 there (reported "
+            "once); a larger per_device_train_batch_size or sampling: balanced makes this rarer"
         )
 
     def compute(self, model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Any]:
-        """Loss and outputs of a batch: this loss while the model trains, else plain cross-entropy."""
+        """Loss and outputs of a batch: this loss if the model is in training mode, else plain cross-entropy."""
         if not model.training:
             outputs = model(**batch)
             return outputs.loss, outputs
@@ -81,11 +80,11 @@ class TrainingLoss:
 
         Args:
             outputs: of the model, with `logits` `(n, classes)` and, for terms on features, `features`.
-            labels: `(n,)` class ids, or `(n, classes)` probabilities where every term takes them.
+            labels: `(n,)` class ids, or `(n, classes)` probabilities if every term supports them.
         """
         logits = outputs.logits.float()
         if self.adjustment is not None:
-            # Menon et al. (2021): the model that fits the adjusted logits has the unadjusted ones of an even prior.
+            # Menon et al. (2021): if the adjusted logits fit train, the unadjusted ones fit equal class shares.
             logits = logits + self.adjustment.to(logits.device)
         total = []
         for name, loss in self.losses.items():
@@ -101,27 +100,27 @@ class TrainingLoss:
     # -- the projection of a term on features -------------------------------------------------------------------------
 
     def attach(self, model: nn.Module, seed: int) -> None:
-        """Give a `NatixDinov3ForImageClassification` the projection head that this loss trains along, if any."""
+        """Add the projection head of this loss, if any, to a `NatixDinov3ForImageClassification`."""
         if any(loss.projected for loss in self.losses.values()):
             self.projection = Projection(model.feature_size, seed).to(model.device)
             self.projection.attach(model)
 
     def detach(self, model: nn.Module) -> None:
-        """Take it off again: what follows training knows nothing of it."""
+        """Remove the projection head after training."""
         if self.projection is not None:
             self.projection.detach(model)
             self.projection = None
 
     def save(self, folder: Path) -> None:
-        """Write what a checkpoint has to hold for this loss."""
+        """Write the state of this loss into a checkpoint."""
         if self.projection is not None:
             self.projection.save(folder)
 
     def load(self, folder: str | Path) -> None:
-        """Go on from a checkpoint.
+        """Read the state of this loss from a checkpoint.
 
         Raises:
-            UserError: it was written with another loss.
+            UserError: the checkpoint was written with another loss.
         """
         Projection.check(folder, wanted=self.projection is not None)
         if self.projection is not None:
