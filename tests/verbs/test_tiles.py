@@ -26,7 +26,10 @@ TILES = ("--views", "tiles", "--views_grid", "2")
             ("--views_train", "sampled"),
             "views_sampled: 0 given, expected 2 to 3 of the 4 tiles: use --views_s",
         ),
-        (("--views_train", "sampled", "--views_sampled", "4"), "views_sampled: 4 given, expected 2 to 3 of the 4 tiles"),
+        (
+            ("--views_train", "sampled", "--views_sampled", "4"),
+            "views_sampled: 4 given, expected 2 to 3 of the 4 tiles",
+        ),
         (
             ("--push_to_hub", "true", "--hub_format", "stock"),
             "hub_format: stock cannot hold views: tiles: change it",
