@@ -291,7 +291,7 @@ def test_a_hub_page_with_another_order_than_its_files_is_refused_and_other_names
     assert done.returncode == 2
     assert done.stderr.strip().splitlines()[-1] == (
         "error: Hub data set tester/apart: column 'label' has the names None, Roadwork in README.md and "
-        "Roadwork, None in train.parquet: give both one order"
+        "Roadwork, None in train.parquet: use the same order in both"
     )
     table(
         [(f"{name}.jpg", photo, str(NAMES.index(label))) for name, photo, label in streets * 4], ["0", "1"]

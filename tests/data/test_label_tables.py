@@ -104,10 +104,10 @@ def test_tables_that_cannot_be_read_but_name_the_photos_are_refused(cameras):
     folder, found = cameras
     names = "".join(f"<si><t>{path}</t></si>" for path, _ in found)
     for name, content, words in (
-        ("labels.json", json.dumps(dict(found)), "no list of records"),
-        ("labels.json", json.dumps({"labels": found}, indent=1), "no list of records"),
-        ("labels.txt", lines(found, " ", None), "no header: write image_path,label above it"),
-        ("labels.csv", lines(found, ",", None), "no header: write image_path,label above it"),
+        ("labels.json", json.dumps(dict(found)), "neither a list of records"),
+        ("labels.json", json.dumps({"labels": found}, indent=1), "neither a list of records"),
+        ("labels.txt", lines(found, " ", None), "not a header: write image_path,label above it"),
+        ("labels.csv", lines(found, ",", None), "not a header: write image_path,label above it"),
         (
             "labels.csv",
             lines(found, ",", ("photo", "class")),
@@ -123,7 +123,7 @@ def test_tables_that_cannot_be_read_but_name_the_photos_are_refused(cameras):
         (
             "labels.csv",
             lines([("/gone/" + p, c) for p, c in found]),
-            "none of its 48 photos is there, the first would be",
+            "none of its 48 photos exists, the first would be",
         ),
         ("labels.xls", lines(found), "a spreadsheet that names these photos: save it as CSV"),
     ):
@@ -158,8 +158,8 @@ def test_other_tables_beside_class_folders_are_passed_over_and_named(photo_folde
     assert len(labels) == 48
     assert said == [
         "2 classes: None 24, Roadwork 24",
-        f"labels: class folders of {photo_folder}; passed over: None/gps.csv, notes.xlsx, "
-        "runs/probe/predictions/broken.parquet and 2 more (no column of photos); passed over: predicted.csv, "
+        f"labels: class folders of {photo_folder}; ignored: None/gps.csv, notes.xlsx, "
+        "runs/probe/predictions/broken.parquet and 2 more (no column of photos); ignored: predicted.csv, "
         "predicted.jsonl (written by natix_hf.predict)",
     ]
 
@@ -182,7 +182,7 @@ def test_a_table_of_some_photos_says_how_many_it_leaves_unused(cameras):
         assert labels == dict(found[12:36])
         assert said == [
             "2 classes: None 12, Roadwork 12",
-            f"labels: {name}; 24 of 48 photos there are not in it and stay unused ({Path(first).name}, ...)",
+            f"labels: {name}; 24 of 48 photos there are not listed in it and are not used ({Path(first).name}, ...)",
         ]
 
 
@@ -208,7 +208,7 @@ def test_two_tables_are_refused_with_both_names(second, cameras):
     else:
         (folder / second).write_text(lines(found, "\t" if second.endswith("TSV") else ","))
     both = ", ".join(sorted(("metadata.csv", second)))
-    assert f"several tables ({both}) could give the labels; name one as dataset_name" in refused(folder)
+    assert f"several tables ({both}) could give the labels: name one as dataset_name" in refused(folder)
 
 
 def test_one_table_in_each_folder_and_one_table_a_split(tmp_path, make_photos):
@@ -255,12 +255,12 @@ def test_paths_of_windows_are_read_where_they_can_be_and_else_refused(cameras):
     (folder / "labels.csv").write_text(lines([(path.replace("/", "\\"), label) for path, label in found]))
     assert heard(folder)[0] == dict(found)
     for front, words in (
-        ("C:\\Users\\me\\", "a path of a Windows machine: write paths that begin at the table's folder"),
-        ("D:/photos/", "a path of a Windows machine"),
-        ("\\\\server\\photos\\", "a path of a Windows machine"),
-        ("https://example.org/", "an address on a network: download the photos and write their paths"),
-        ("s3://bucket/", "an address on a network"),
-        ("file:///photos/", "an address on a network"),
+        ("C:\\Users\\me\\", "a Windows path: write paths relative to the table's folder"),
+        ("D:/photos/", "a Windows path"),
+        ("\\\\server\\photos\\", "a Windows path"),
+        ("https://example.org/", "a URL: download the photos and write their paths"),
+        ("s3://bucket/", "a URL"),
+        ("file:///photos/", "a URL"),
     ):
         (folder / "labels.csv").write_text(lines([(front + path, label) for path, label in found]))
         line = refused(folder)
@@ -281,7 +281,7 @@ def test_a_table_in_latin_1_is_refused_with_the_cause(cameras):
         (folder / name).write_bytes(text.encode("latin-1"))
         line = refused(folder)
         assert "cannot be read as" in line
-        assert "(line 50 holds the byte 0xdf, as Latin-1 and Windows-1252 write letters): save it in UTF-8" in line
+        assert "(line 50 has the byte 0xdf, perhaps a letter in Latin-1 or Windows-1252): save it in UTF-8" in line
         (folder / name).unlink()
     (folder / "labels.csv").write_bytes(lines(found).encode("utf-16-le"))  # without a mark
     assert heard(folder)[0] == dict(found)
@@ -295,7 +295,7 @@ def test_a_column_that_the_first_json_record_lacks_is_kept(cameras):
     (folder / "labels.jsonl").write_text("\n".join(map(json.dumps, records)))
     assert load_rows(folder).data["street"][:3] == [None, "a", "a"]
     (folder / "labels.jsonl").write_text("\n".join(json.dumps(row | {"image_path": 3}) for row in records))
-    assert "column 'image_path' holds 3 (row 0): paths of photos expected" in refused(folder)
+    assert "column 'image_path' has 3 (row 0), expected the path of a photo" in refused(folder)
 
 
 def test_photos_without_labels_are_told_by_the_same_tables(cameras):

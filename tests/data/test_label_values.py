@@ -212,8 +212,8 @@ def test_names_that_differ_by_case_alone_get_a_line(streets):
     lines: list[str] = []
     rows = load_rows(data, group_column="video", say=lines.append)
     assert rows.label_names == ["None", "Roadwork", "roadwork"]
-    assert "classes that differ by case alone: Roadwork, roadwork; give them one name if they are one" in lines
-    assert "groups of video that differ by case alone: Cam 1, cam 1; give them one name if they are one" in lines
+    assert "classes that differ only in case: Roadwork, roadwork; give them one name if they are the same" in lines
+    assert "groups of video that differ only in case: Cam 1, cam 1; give them one name if they are the same" in lines
 
 
 @pytest.mark.parametrize("form", FORMS)

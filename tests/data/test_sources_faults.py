@@ -147,7 +147,7 @@ def test_one_of_four_splits_without_rows(photo_folder):
     data = as_dataset(photo_folder)
     four = {split: data.select(range(k, 48, 4)) for k, split in enumerate(("train", "val_select", "val_calib"))}
     line = refused(DatasetDict(four | {"val_test": data.select([])}))
-    assert line.startswith("the data set: its split 'val_test' is empty: give it rows")
+    assert line.startswith("the data set: its split 'val_test' is empty: add rows to it")
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_one_class_only(photo_folder):
 
 def test_photos_outside_class_folders(photo_folder):
     shutil.copy(photo_folder / "None" / "000.jpg", photo_folder / "loose.jpg")
-    assert "1 photos lie in no class folder (loose.jpg" in refused(photo_folder)
+    assert "1 photos are in no class folder (loose.jpg" in refused(photo_folder)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,9 @@ def test_a_path_that_is_not_there(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["photos/trian", "photoss"])
 def test_a_name_that_may_be_a_path_or_of_the_hub_is_first_of_all_not_there(name, photo_folder, monkeypatch):
     monkeypatch.chdir(photo_folder.parent)
-    assert refused(name).startswith(f"dataset_name: no such file or folder: {name}; and as a Hub data set it cannot")
+    assert refused(name).startswith(
+        f"dataset_name: no such file or folder: {name}; if it is a Hub data set, it is not"
+    )
 
 
 def test_missing_columns_are_named_with_those_there_are(photo_folder):
@@ -235,7 +237,7 @@ def test_missing_columns_are_named_with_those_there_are(photo_folder):
     assert refused(data, image_column_name="photo") == "image_column_name: no column 'photo'; there are image, label"
     assert refused(data, label_column_name="class") == "label_column_name: no column 'class'; there are image, label"
     assert refused(data, group_column="video.id") == "group_column: no column 'video.id'; there are image, label"
-    assert "holds Value('int64'), neither photos nor paths" in refused(data, image_column_name="label")
+    assert "has Value('int64'), expected photos or paths" in refused(data, image_column_name="label")
     write_csv(photo_folder / "labels.csv", "photo,label", photos(photo_folder))
     assert "no column 'image', 'image_path' or 'file_name'" in refused(photo_folder)
     assert len(load_rows(photo_folder, image_column_name="photo").data) == 48
@@ -260,7 +262,7 @@ def test_tables_that_cannot_be_read(photo_folder):
     (photo_folder / "rows.parquet").write_bytes(b"no parquet")
     assert "as parquet" in refused(photo_folder)
     (photo_folder / "state.json").write_text("{}")
-    assert "not a whole save_to_disk folder" in refused(photo_folder)
+    assert "not a complete save_to_disk folder" in refused(photo_folder)
     (photo_folder / "photos.zip").write_bytes(b"")
     assert "expected a folder, or a .csv, .tsv, .txt, .jsonl, .ndjson, .json or .parquet file" in refused(
         photo_folder / "photos.zip"

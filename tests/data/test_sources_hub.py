@@ -98,7 +98,7 @@ def test_a_hub_data_set_with_flat_dotted_columns_becomes_rows(loopback_hub, tmp_
     assert found["labelled"]
     assert sum(found["sizes"].values()) == 90
     assert missing.returncode == 2
-    assert "tester/nothing is neither a path here nor a Hub data set that you may see" in missing.stderr
+    assert "tester/nothing is neither a local path nor a Hub data set that you can access" in missing.stderr
 
 
 TEXTS = """
@@ -161,9 +161,9 @@ def test_without_a_network_the_line_says_so(tmp_path, offline):
     assert done.returncode == 2
     line = done.stderr.strip().splitlines()[-1]
     assert line.startswith(
-        "error: dataset_name: no such file or folder: owner/photos; and as a Hub data set it cannot"
+        "error: dataset_name: no such file or folder: owner/photos; if it is a Hub data set, it is not"
     )
-    assert "be reached and is not in the cache: no network" in line
+    assert "in the cache and cannot be reached (no network" in line
     assert "Traceback" not in done.stderr
 
 

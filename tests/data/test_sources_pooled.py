@@ -76,7 +76,10 @@ def test_data_sets_in_memory_are_named_by_their_place(real, made):
 
 def test_a_source_named_twice(real, made, tmp_path, make_photos):
     other = make_photos(tmp_path / "elsewhere" / "real", COLOURS, 2)
-    line = f"dataset_name: two sources are called 'real' ({real}, {other}); name them apart, such as real-2={other}"
+    line = (
+        f"dataset_name: two sources are called 'real' ({real}, {other}): give them different names, such as "
+        f"real-2={other}"
+    )
     assert refused([real, other]) == line
     assert "two sources are called 'a'" in refused([f"a={real}", f"a={made}"])
     assert refused([f"a={real}", f"b={real}"]) == f"dataset_name: {real} is given twice, as a and b"
@@ -287,7 +290,7 @@ def test_a_group_column_that_the_user_names_wins_over_the_saved_groups(real, tmp
 def test_four_splits_are_not_pooled_with_other_rows(real, made, tmp_path):
     save_split(real, tmp_path / "saved")
     line = refused([tmp_path / "saved", made])
-    assert f"{tmp_path / 'saved'} brings its own four splits and {made} does not" in line
+    assert f"{tmp_path / 'saved'} has its own four splits and {made} has not" in line
     save_split(made, tmp_path / "second")
     rows = load_rows([tmp_path / "saved", f"new={tmp_path / 'second'}"])
     assert {split: len(part) for split, part in rows.data.items()} == dict.fromkeys(SPLITS, 5)

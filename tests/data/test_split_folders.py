@@ -83,12 +83,12 @@ def test_folders_that_name_splits_beside_others_are_refused_with_what_to_do(spli
     folder = parted(*splits)
     make_photos(folder, {other: (90, 90, 90)}, 6)
     line = refused(folder)
-    assert f"folders that name splits ({', '.join(sorted(splits))}) lie beside others ({other}): move" in line
+    assert f"folders named after splits ({', '.join(sorted(splits))}) are beside others ({other}): move" in line
 
 
 def test_a_flat_folder_called_test_beside_class_folders_is_refused(tmp_path, make_photos):
     folder = make_photos(tmp_path / "photos", COLOURS | {"test": (90, 90, 90)}, 6)
-    assert "folders that name splits (test) lie beside others (None, Roadwork)" in refused(folder)
+    assert "folders named after splits (test) are beside others (None, Roadwork)" in refused(folder)
 
 
 def test_a_class_of_trains_beside_other_vehicles_is_a_class(tmp_path, make_photos):
@@ -101,15 +101,13 @@ def test_a_class_of_trains_beside_other_vehicles_is_a_class(tmp_path, make_photo
 
 def test_a_folder_around_everything_is_no_class(parted):
     folder = parted("archive/train", "archive/test")
-    assert "all photos lie below one folder (archive), so there would be one class" in refused(folder)
+    assert "all photos are below one folder (archive), which would be the only class" in refused(folder)
     assert load_rows(folder / "archive").label_names == NAMES
 
 
 def test_a_split_folder_within_itself_is_refused(parted):
     folder = parted("seg_train/seg_train", "seg_test/seg_test")
-    assert "seg_test holds a folder of the same name and no other: move the folders of the classes up" in refused(
-        folder
-    )
+    assert "seg_test contains only a folder of the same name: move the class folders up" in refused(folder)
 
 
 @pytest.mark.parametrize(

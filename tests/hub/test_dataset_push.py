@@ -238,7 +238,7 @@ def test_folders_that_are_no_splits_are_named(folder, tmp_path):
         with pytest.raises(UserError, match=r"no folder of splits .*natix_hf.data split"):
             push(wrong, "me/streets")
     next((folder / "val_test").glob("*.arrow")).write_bytes(b"")
-    with pytest.raises(UserError, match="not a whole save_to_disk folder"):
+    with pytest.raises(UserError, match="not a complete save_to_disk folder"):
         push(folder, "me/streets")
 
 

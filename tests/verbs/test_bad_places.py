@@ -126,7 +126,7 @@ def test_predict_on_tables_that_hold_no_photos(desk, finished, tmp_path):
     pq.write_table(pa.table({"number": [1, 2]}), path)
     words = (finished, path, "--output", tmp_path / "out.csv")
     assert "no column 'image'; there are number" in desk.refusal("predict", *words)
-    assert "neither photos nor paths" in desk.refusal("predict", *words, "--image_column_name", "number")
+    assert "expected photos or paths" in desk.refusal("predict", *words, "--image_column_name", "number")
     path.write_bytes(b"PAR1 and then nothing")
     assert "cannot read table.parquet as parquet" in desk.refusal("predict", *words)
     assert "cannot read table.parquet as parquet" in desk.train("--dataset_name", path)

@@ -1,11 +1,9 @@
-"""Finds out how a local folder or file holds its photos, and reads it as raw tables, one for each part ("origin")
-that it is divided in.
+"""Recognises the form of a local folder or file, and reads it as raw tables, one for each part ("origin").
 
-Forms: class folders, also below or above folders that name splits; a table of paths beside the photos (CSV, TSV,
-JSON lines, ...), also one in each folder as imagefolder has it; parquet files; `save_to_disk`. Labels come from one
-of these: where two could give them, the folder is refused. Written here rather than left to `datasets`' imagefolder
-because that reads the class name `None` as a missing value and forgets where in the folder a photo lay. This file
-does not interpret labels or groups and opens no photo.
+Forms: class folders, also below or above folders named after splits; tables of paths beside the photos (CSV, TSV, JSON
+lines, ...), also one per folder as in imagefolder; parquet files; `save_to_disk`. If two of them could give the
+labels, the folder is refused. `datasets`' imagefolder is not used because it reads the class name `None` as a missing
+value and loses the paths of photos within the folder. Labels are not interpreted and no photo is opened.
 """
 
 from __future__ import annotations
@@ -29,41 +27,41 @@ from natix_hf.data.sources.stacking import stacked
 from natix_hf.errors import UserError, few
 from natix_hf.files import check_name, path_text, shown, text_path
 
-# heic, heif and jxl stand here although Pillow cannot read them: such photos are to be named as unreadable, not
-# passed over in silence.
+# Pillow cannot read heic, heif and jxl. They are listed so that such photos are reported as unreadable, not ignored.
 _SUFFIXES = "jpg jpeg jpe jfif mpo png apng webp bmp dib gif tif tiff tga ppm pgm pbm pnm jp2 j2k jpx avif"
 _SUFFIXES += " heic heif jxl"
 PHOTO_SUFFIXES = frozenset(f".{name}" for name in _SUFFIXES.split())
-# Folders that systems make by themselves, in small letters: copies, previews and what was deleted.
+# Folders that operating systems create for copies, previews and deleted files, in lower case.
 SYSTEM_FOLDERS = frozenset(
     (
         *("__macosx", "@eadir", "@recycle", "@recently-snapshot", "@tmp", "#recycle", "#snapshot", "$recycle.bin"),
         *("recycler", "system volume information", "found.000", "lost+found", "thumbnails", "thumbs"),
     )
 )
-# What lies in the folders that this package writes: runs, splits, range tests.
+# Files that identify the folders this package writes: runs, splits, range tests.
 WRITTEN = ({"run.json", "splits.json"}, {"splits.json", "SPLITS.md"}, {"find_lr.json"})
 WHOLE = "all"  # the origin of rows of a source that is not divided
 
 
 def _files(folder: Path) -> list[Path]:
-    """All files below a folder, links to folders followed once, sorted, as paths relative to it; none that are hidden
-    or that this package wrote.
+    """All files below a folder, as sorted relative paths, without hidden files and those that this package wrote.
+
+    Links to folders are followed once.
 
     Raises:
-        OSError: a folder cannot be looked into.
+        OSError: if a folder cannot be read.
     """
-    found, seen = [], set()
+    files, seen = [], set()
     for parent, folders, names in os.walk(folder, followlinks=True, onerror=_raise):
         real = os.path.realpath(parent)
-        ours = any(written.issubset(names) for written in WRITTEN)  # figures are no photos
+        ours = any(written.issubset(names) for written in WRITTEN)  # its charts are no photos
         if ours or real in seen:  # a link back up
             folders.clear()
             continue
         seen.add(real)
         folders[:] = sorted(name for name in folders if not (name.startswith(".") or name.lower() in SYSTEM_FOLDERS))
-        found += [Path(parent, name).relative_to(folder) for name in names if not name.startswith(".")]
-    return sorted(found)
+        files += [Path(parent, name).relative_to(folder) for name in names if not name.startswith(".")]
+    return sorted(files)
 
 
 def _raise(error: OSError) -> None:
@@ -72,11 +70,11 @@ def _raise(error: OSError) -> None:
 
 @dataclass(frozen=True)
 class Local:
-    """A folder or file as it was read.
+    """The content of a folder or file.
 
     Attributes:
-        parts: origin -> rows; photos are in the column that the user names, paths are absolute.
-        told: one line: what gave the labels, which photos stay unused, which tables were passed over.
+        parts: origin -> rows. Photos are in the column that the user named, with absolute paths.
+        told: one line: where the labels come from, which photos are unused, which tables were ignored.
     """
 
     parts: dict[str, Dataset]
@@ -88,11 +86,11 @@ def read_local(path: Path, photo_column: str, text_columns: set[str]) -> Local:
 
     Args:
         path: an existing file or folder.
-        text_columns: columns of a CSV that are text whatever they look like (ids, groups, labels).
+        text_columns: CSV columns to read as text (ids, groups, labels).
 
     Raises:
-        UserError: if the folder is empty, of no known form, divided in splits and something else, or has two sources
-            of labels; if a table cannot be read.
+        UserError: if the folder is empty or of no known form, mixes folders of splits with others, or has two sources
+            of labels, or if a table cannot be read.
     """
     if path.is_file():
         parts = {WHOLE: _table(path, photo_column, text_columns)}
@@ -126,8 +124,8 @@ def read_local(path: Path, photo_column: str, text_columns: set[str]) -> Local:
 
 
 def photo_files(path: Path, photo_column: str) -> list[Path] | None:
-    """The photos below a folder that holds nothing but photos, relative to it; None where there is a table, a saved
-    data set or no folder, so that something else says what the photos are."""
+    """The photos below a folder, as relative paths. None if it is no folder, or if a table or a saved data set in it
+    lists the photos."""
     if not path.is_dir() or _is_saved(path):
         return None
     files = _files(path)
@@ -144,7 +142,7 @@ def _photos(files: Iterable[Path]) -> list[Path]:
 
 
 def _photos_in(folder: str) -> list[str]:
-    """The photos that lie directly in a folder, as absolute paths; `folder` and they as `path_text`."""
+    """The photos directly in a folder, as absolute paths. All paths are in the form of `path_text`."""
     folder = text_path(folder)
     names = os.listdir(folder) if os.path.isdir(folder) else []
     names = [name for name in _photos(map(Path, names)) if not str(name).startswith(".")]
@@ -156,32 +154,32 @@ def _few(names: Sequence) -> str:
 
 
 def _sizes(parts: dict[str, Dataset]) -> str:
-    """` (test 12, train 28)`; nothing where there are no parts."""
+    """` (test 12, train 28)`, or "" for a single part."""
     sizes = ", ".join(f"{origin} {len(rows)}" for origin, rows in parts.items())
     return f" ({sizes})" if len(parts) > 1 else ""
 
 
 def _passed(tables: Sequence[tuple[Path, str]]) -> list[str]:
-    """The tables that were looked into and not used, in words."""
+    """Lines about tables that were found but not used."""
     by_reason: dict[str, list[Path]] = {}
     for file, reason in tables:
         by_reason.setdefault(reason, []).append(file)
-    return [f"passed over: {_few(files)} ({reason})" for reason, files in by_reason.items()]
+    return [f"ignored: {_few(files)} ({reason})" for reason, files in by_reason.items()]
 
 
 def _named(parts: dict[str, Dataset], photo_column: str) -> set[str]:
-    """The paths of photos in some rows; none where the photos are inside."""
+    """The photo paths in the rows; empty if the rows contain the photos themselves."""
     columns = [rows.data.table.column(photo_column) for rows in parts.values() if photo_column in rows.column_names]
     return {name for column in columns if pa.types.is_string(column.type) for name in column.to_pylist() if name}
 
 
 def _unused(photos: Sequence[str], named: set[str]) -> list[str]:
-    """How many photos a table does not name, in words."""
+    """A line about photos that no table lists, if there are any."""
     unused = sorted(set(photos) - named)
     if not unused:
         return []
     first = os.path.basename(unused[0])
-    return [f"{len(unused)} of {len(set(photos))} photos there are not in it and stay unused ({first}, ...)"]
+    return [f"{len(unused)} of {len(set(photos))} photos there are not listed in it and are not used ({first}, ...)"]
 
 
 def _is_shard(file: Path) -> bool:
@@ -189,7 +187,7 @@ def _is_shard(file: Path) -> bool:
 
 
 def _check_one_source(path: Path, tables: list[Path], shards: list[Path], photos: list[Path]) -> None:
-    """Raise where two tables are about the same photos, or tables about one part of the folders alone."""
+    """Raise `UserError` if two tables could list the same photos, or if tables cover only some of the folders."""
     lists = [file for file in tables if file not in shards]
     clash = [(file, other) for file in lists for other in shards[:1]]
     for i, file in enumerate(lists):
@@ -200,7 +198,7 @@ def _check_one_source(path: Path, tables: list[Path], shards: list[Path], photos
                 clash.append((other, file))
     if clash:
         raise UserError(
-            f"{path}: several tables ({_few(sorted(set(clash[0])))}) could give the labels; name one as dataset_name, "
+            f"{path}: several tables ({_few(sorted(set(clash[0])))}) could give the labels: name one as dataset_name, "
             f"such as {path / min(clash[0])}"
         )
     outside = [
@@ -211,8 +209,8 @@ def _check_one_source(path: Path, tables: list[Path], shards: list[Path], photos
     if outside:
         raise UserError(
             f"{path}: two sources of labels: {_few(lists)} for the photos beside it, and folders for {len(outside)} "
-            f"others ({outside[0]}, ...): move the table out where the folders are the classes, and to {path} where "
-            f"its paths begin there, else name it as dataset_name, such as {path / lists[0]}"
+            f"others ({outside[0]}, ...): if the folders are the classes, move the table out; if its paths start at "
+            f"{path}, move it there; else name it as dataset_name, such as {path / lists[0]}"
         )
 
 
@@ -221,32 +219,33 @@ def _saved(path: Path) -> dict[str, Dataset]:
     try:
         saved = load_from_disk(str(path))
     except (OSError, ValueError, KeyError, pa.ArrowException, DatasetsError) as error:
-        raise UserError(f"{path}: not a whole save_to_disk folder ({error}); save it again") from error
-    except IndexError as error:  # datasets writes no file for no rows, and then finds none
+        raise UserError(f"{path}: not a complete save_to_disk folder ({error}): save it again") from error
+    except IndexError as error:  # datasets writes no file if there are no rows, and then fails to find one
         raise UserError(f"{path}: the data set has no rows") from error
     return dict(saved) if isinstance(saved, DatasetDict) else {WHOLE: saved}
 
 
 def _split_level(path: Path, photos: list[Path]) -> int | None:
-    """Which folders on the way to a photo name splits: 0 the first, 1 the second; None: no folder does.
+    """Which level of folders is named after splits: 0 (the first), 1 (the second) or None.
 
     Raises:
-        UserError: some first folders name splits and others do not.
+        UserError: if some first-level folders are named after splits and others are not.
     """
     below: dict[str, list[Path]] = {}
     for photo in photos:
         if len(photo.parts) > 1:
             below.setdefault(photo.parts[0], []).append(photo)
     deep = {name for name, inside in below.items() if all(len(photo.parts) > 2 for photo in inside)}
-    # `seg_train` names a split where it holds folders of classes; `train_station` with photos in it is a class.
+    # `seg_train` is a split if it contains class folders; `train_station` with photos in it is a class.
     splits = {name for name in below if names_split(name) or (name in deep and split_word(name))}
     if [name.lower() for name in splits] == ["train"] and len(below) > 1 and not splits & deep:
-        splits = set()  # a class of trains beside other vehicles
+        splits = set()  # `train` is a class beside other vehicles
     others = sorted(set(below) - splits)
     if splits and others:
         raise UserError(
-            f"{path}: folders that name splits ({_few(sorted(splits))}) lie beside others ({_few(others)}): move the "
-            "others out of it, or name one folder as dataset_name; if all are classes, rename the first"
+            f"{path}: folders named after splits ({_few(sorted(splits))}) are beside others ({_few(others)}): move "
+            "the "
+            "others out, or name one folder as dataset_name; if all are classes, rename the first"
         )
     if splits:
         return 0
@@ -255,8 +254,7 @@ def _split_level(path: Path, photos: list[Path]) -> int | None:
 
 
 def _class_folders(path: Path, photos: list[Path], photo_column: str) -> dict[str, Dataset]:
-    """The class is the first folder; where first folders name splits, they are the origin and the second is the
-    class, and the other way round."""
+    """Rows of class folders: one level of folders is the class, the other, if named after splits, the origin."""
     if not photos:
         raise UserError(
             f"{path}: no photos, tables or saved data set in this folder; expected one folder per class, or photos "
@@ -267,14 +265,15 @@ def _class_folders(path: Path, photos: list[Path], photo_column: str) -> dict[st
     first = {photo.parts[0] for photo in photos}
     if level != 0 and len(first) == 1 and all(len(photo.parts) > 2 for photo in photos):
         raise UserError(
-            f"{path}: all photos lie below one folder ({first.pop()}), so there would be one class: name the folder "
-            "that holds the folders of the classes as dataset_name"
+            f"{path}: all photos are below one folder ({first.pop()}), which would be the only class: name the folder "
+            "that contains the class folders as dataset_name"
         )
     loose = [photo for photo in photos if len(photo.parts) <= depth]
     if loose:
         raise UserError(
-            f"{path}: {len(loose)} photos lie in no class folder ({loose[0]}, ...); put each into a folder named "
-            "after its class, or add a CSV of image_path,label"
+            f"{path}: {len(loose)} photos are in no class folder ({loose[0]}, ...): put each into a folder named "
+            "after "
+            "its class, or add a CSV of image_path,label"
         )
     parts: dict[str, list[Path]] = {}
     for photo in photos:
@@ -282,8 +281,8 @@ def _class_folders(path: Path, photos: list[Path], photo_column: str) -> dict[st
     place = 1 if level == 0 else 0
     if level == 0 and all(photo.parts[0] == photo.parts[1] for photo in photos):
         raise UserError(
-            f"{path}: {photos[0].parts[0]} holds a folder of the same name and no other: move the folders of the "
-            "classes up by one"
+            f"{path}: {photos[0].parts[0]} contains only a folder of the same name: move the class folders up one "
+            "level"
         )
     return {
         origin: Dataset.from_dict(
@@ -297,7 +296,8 @@ def _class_folders(path: Path, photos: list[Path], photo_column: str) -> dict[st
 
 
 def _tables(path: Path, tables: list[Path], photo_column: str, text_columns: set[str]) -> dict[str, Dataset]:
-    """One or more tables; a first folder that names a split is the origin, of several in one folder their names."""
+    """Origin -> rows of the tables. The origin is the name of the first folder, or of the file if a folder has
+    several, if it names a split."""
     parts: dict[str, dict[str, Dataset]] = {}
     for file in tables:
         several = sum(other.parent == file.parent for other in tables) > 1
@@ -307,19 +307,19 @@ def _tables(path: Path, tables: list[Path], photo_column: str, text_columns: set
 
 
 def _table(path: Path, photo_column: str, text_columns: set[str]) -> Dataset:
-    """One table of any kind, paths resolved from its own folder."""
+    """The rows of one table. Its paths are relative to its own folder."""
     if path.suffix.lower() == ".parquet":
         return _shards(path.parent, [Path(path.name)], photo_column)[path_origin(path)]
     return read_table(path, photo_column, text_columns)
 
 
 def path_origin(file: Path) -> str:
-    """What a parquet file holds, by its name without shard numbers: `data/train-00000-of-00002.parquet` -> `train`."""
+    """The origin of a parquet file, from its name: `data/train-00000-of-00002.parquet` -> `train`."""
     return re.sub(r"\W+", "_", re.sub(r"-\d+-of-\d+(-[0-9a-f]+)?$", "", file.stem)) or WHOLE
 
 
 def _shards(path: Path, files: list[Path], photo_column: str) -> dict[str, Dataset]:
-    """Parquet files, memory-mapped; photos inside, or as paths from the folder."""
+    """Origin -> rows of parquet files, memory-mapped, with photos inside or as paths relative to the folder."""
     parts: dict[str, list[Path]] = {}
     for file in files:
         check_name((path / file).absolute())
@@ -337,7 +337,7 @@ def _shards(path: Path, files: list[Path], photo_column: str) -> dict[str, Datas
 
 
 def _resolved(rows: Dataset, photo_column: str, folders: list[Path]) -> Dataset:
-    """The same rows with absolute paths, where the column holds paths alone (`Dataset.to_parquet` writes such)."""
+    """The rows with absolute paths, if the photo column has only paths (as `Dataset.to_parquet` writes it)."""
     if photo_column not in rows.column_names:
         named = [name for name in PHOTO_COLUMNS if name in rows.column_names]
         if not named:

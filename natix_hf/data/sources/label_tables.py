@@ -1,8 +1,8 @@
-"""Tables of paths and labels: which files of a folder are such tables, and the rows of one.
+"""Finds the tables of paths and labels in a folder, and reads one.
 
-CSV, TSV and text with a header, JSON lines and JSON; what else may hold labels (spreadsheets, other JSON) is
-recognised by the names of photos in it and refused, never passed over as if it said nothing. Parquet files with
-photos inside are read in `folders.py`. This file does not interpret labels and opens no photo.
+Reads CSV, TSV and text with a header, JSON lines and JSON. Other files that may contain labels (spreadsheets, other
+JSON) are recognised by the photo names in them and refused, never silently ignored. `folders.py` reads parquet files
+with photos inside. Labels are not interpreted and no photo is opened.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from natix_hf.data.sources.columns import check_paths
 from natix_hf.errors import UserError
 from natix_hf.files import path_text, shown, text_path
 
-# What a table of paths calls them, besides the image column that the user names.
+# Names of the path column, besides the image column that the user names.
 PHOTO_COLUMNS = ("image_path", "file_name")
 DIVIDED = (".csv", ".tsv", ".txt")
 JSON = (".jsonl", ".ndjson", ".json")
 SHEETS = (".xlsx", ".xlsm", ".xls", ".ods")
 READ = (*DIVIDED, *JSON, ".parquet")
-MENTIONED = 0.1  # a table that names less of the photos is not about them
-METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # as imagefolder has it
+MENTIONED = 0.1  # a table that names a smaller share of the photos does not describe them
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")  # names that imagefolder uses
 _ELSEWHERE = re.compile(r"(?P<url>[A-Za-z][A-Za-z0-9+.-]+://)|(?P<windows>[A-Za-z]:[\\/]|\\\\)")
 
 
@@ -45,9 +45,9 @@ class Tables:
     """The tables below a folder.
 
     Attributes:
-        used: those with a column of photos, in the folder's order.
-        passed: the others, each with the reason.
-        unclear: what has to be said of those that seem to hold labels and cannot be read as they are.
+        used: tables with a column of photos, in the order of the folder.
+        passed: ignored tables, each with the reason.
+        unclear: error messages for tables that seem to contain labels but cannot be used.
     """
 
     used: list[Path]
@@ -58,12 +58,12 @@ class Tables:
 def find_tables(
     folder: Path, files: Sequence[Path], photos: Sequence[Path], photo_column: str, text_columns: set[str]
 ) -> Tables:
-    """Look into every file that may be a table of photos.
+    """Examine every file that may be a table of photos.
 
     Args:
-        files: all files, relative to it.
-        photos: those of them that are photos.
-        text_columns: what the user calls ids, labels and groups.
+        files: all files, relative to the folder.
+        photos: the photos among them.
+        text_columns: the columns of ids, labels and groups.
     """
     found = Tables([], [], [])
     columns = (photo_column, *PHOTO_COLUMNS)
@@ -73,7 +73,7 @@ def find_tables(
     for file in files:
         suffix, top = file.suffix.lower(), len(file.parts) == 1
         if suffix not in (*READ, *SHEETS) or (suffix in (".txt", ".json") and not top):
-            continue  # a text or JSON file further down describes one photo, or nothing
+            continue  # text and JSON files in sub-folders describe one photo, or nothing
         header = _header(folder / file, top)
         if set(columns) & set(header):
             found.used.append(file)
@@ -82,16 +82,16 @@ def find_tables(
         elif {"file", "label"} < set(header) and {"error", "probabilities"} & set(header):
             found.passed.append((file, "written by natix_hf.predict"))
         elif suffix == ".csv" and not header:
-            found.used.append(file)  # an empty file; reading it says so
+            found.used.append(file)  # an empty file: reading it raises the error
         elif fault := _fault(folder / file, header, columns, names, text_columns - {"id"}):
-            found.unclear.append(f"{folder / file}: {fault}; move it out of {folder} where it is not to be used")
+            found.unclear.append(f"{folder / file}: {fault}; if it is not to be used, move it out of {folder}")
         elif suffix not in (".txt", ".json"):
             found.passed.append((file, "no column of photos"))
     return found
 
 
 def _header(file: Path, top: bool) -> list[str]:
-    """The names of a table's columns; none where it has none that can be read."""
+    """The column names of a table; empty if they cannot be read."""
     suffix = file.suffix.lower()
     if suffix in SHEETS:
         return []
@@ -112,7 +112,7 @@ def _header(file: Path, top: bool) -> list[str]:
 
 
 def _fault(file: Path, header: list[str], columns: Sequence[str], names: set[str], wanted: set[str]) -> str | None:
-    """What is wrong with a table without a column of photos, if it is about labels or about these photos."""
+    """What is wrong with a table without a photo column, or None if it describes neither labels nor these photos."""
     suffix, known = file.suffix.lower(), names & _words(file)
     known = known if len(known) >= MENTIONED * len(names) else set()
     if suffix in SHEETS:
@@ -120,10 +120,10 @@ def _fault(file: Path, header: list[str], columns: Sequence[str], names: set[str
     if suffix in JSON and (not header or known & set(map(os.path.basename, header))):
         return f"names these photos, but {_NO_RECORDS}" if known else None
     words = [*header, *header[0].split()] if header else []
-    if known & set(map(os.path.basename, words)):  # a list of photos alone says nothing of labels
+    if known & set(map(os.path.basename, words)):  # a plain list of photos has no labels
         first = ",".join(header)
         alone = os.path.basename(first) in names
-        return None if alone else f"its first line is a photo's ({first}), no header: write image_path,label above it"
+        return None if alone else f"its first line is a photo ({first}), not a header: write image_path,label above it"
     labelled = wanted & set(header) if len(header) > 1 else set()
     if not known and not labelled:
         return None
@@ -133,11 +133,13 @@ def _fault(file: Path, header: list[str], columns: Sequence[str], names: set[str
     )
 
 
-_NO_RECORDS = 'it is no list of records such as [{"image_path": "a.jpg", "label": "None"}] and has none a line'
+_NO_RECORDS = (
+    'it is neither a list of records such as [{"image_path": "a.jpg", "label": "None"}] nor one record per line'
+)
 
 
 def _words(file: Path) -> set[str]:
-    """All that may be a name of a photo in a file."""
+    """All words in a file that may be names of photos."""
     suffix = file.suffix.lower()
     if suffix == ".parquet":
         table = pq.ParquetFile(file)
@@ -149,32 +151,32 @@ def _words(file: Path) -> set[str]:
             contents = [parts.read(name) for name in parts.namelist() if name.endswith(".xml")]
         return set().union(*(_split(content.decode(errors="replace")) for content in contents))
     raw = file.read_bytes()
-    if suffix in SHEETS:  # the binary form of old writes names as Latin-1 or UTF-16
+    if suffix in SHEETS:  # the old binary format stores text as Latin-1 or UTF-16
         found = re.findall(rb"[\w .()-]{3,}", raw) + re.findall(rb"[\w .()-]{3,}", raw.replace(b"\0", b""))
         return {word.decode(errors="replace").strip() for word in found}
     return _split(_decoded(raw, errors="replace"))
 
 
 def _split(text: str) -> set[str]:
-    """The words of a text that may be names of files, with and without the spaces in them."""
+    """The words of a text that may be file names, with and without spaces in them."""
     parts = {part.strip() for part in re.split(r"[,;|\t\r\n\"'<>/\\\[\]{}]+", text)}
     return parts | {word for part in parts for word in part.split()}
 
 
 def read_table(path: Path, photo_column: str, text_columns: set[str]) -> Dataset:
-    """One table of text, paths resolved from its own folder.
+    """Read one text table. Its paths are relative to its own folder.
 
     Args:
         path: of a type in `DIVIDED` or `JSON`.
-        text_columns: columns of a CSV that are text whatever they look like (ids, groups, labels).
+        text_columns: CSV columns to read as text (ids, groups, labels).
 
     Raises:
-        UserError: it is of another type, cannot be read, has no rows or no column of photos, or its paths are of
-            another machine.
+        UserError: if it has another type, cannot be read, has no rows or no photo column, or has paths of another
+            machine.
     """
     suffix = path.suffix.lower()
     if suffix in SHEETS:
-        raise UserError(f"{path}: a spreadsheet: save it as CSV (UTF-8) and give that")
+        raise UserError(f"{path}: a spreadsheet: save it as CSV (UTF-8) and use that")
     if suffix not in (*DIVIDED, *JSON):
         raise UserError(f"{path}: expected a folder, or a {', '.join(READ[:-1])} or {READ[-1]} file")
     try:
@@ -188,8 +190,8 @@ def read_table(path: Path, photo_column: str, text_columns: set[str]) -> Dataset
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise UserError(
-            f"{path}: cannot be read as {suffix[1:]} in UTF-8 (line {line} holds the byte "
-            f"{error.object[error.start]:#04x}, as Latin-1 and Windows-1252 write letters): save it in UTF-8 (in "
+            f"{path}: cannot be read as {suffix[1:]} in UTF-8 (line {line} has the byte "
+            f"{error.object[error.start]:#04x}, perhaps a letter in Latin-1 or Windows-1252): save it in UTF-8 (in "
             "Excel: CSV UTF-8)"
         ) from error
     except (pa.ArrowException, csv.Error, json.JSONDecodeError) as error:
@@ -218,7 +220,7 @@ def _text(value: object) -> object:
 
 
 def _decoded(raw: bytes, errors: str = "strict") -> str:
-    """Text in UTF-8, or in UTF-16 (Excel's "Unicode text"), which a mark or the zeros in its first letter tell."""
+    """Decode UTF-8, or UTF-16 (Excel's "Unicode text") if a byte-order mark or a zero byte at the start shows it."""
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return raw.decode("utf-16", errors)
     if b"\0" in raw[:2]:
@@ -227,10 +229,12 @@ def _decoded(raw: bytes, errors: str = "strict") -> str:
 
 
 def _cells(text: str):
-    """The rows of a divided text as lists of cells without spaces around them. Commas divide it, or, where they leave
-    one column only, semicolons, tabs or bars."""
+    """The rows of a text table as lists of stripped cells.
+
+    The delimiter is a comma. If that gives a single column, it is a semicolon, tab or bar.
+    """
     csv.field_size_limit(2**31 - 1)
-    text = re.sub(r"\Asep=.[\r\n]+", "", text)  # which tells Excel alone what divides it
+    text = re.sub(r"\Asep=.[\r\n]+", "", text)  # names the delimiter, for Excel only
     header = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
     divided = (mark for mark in ",;\t|" if len(next(csv.reader([header], delimiter=mark), "")) > 1)
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=next(divided, ","), skipinitialspace=True)
@@ -238,7 +242,7 @@ def _cells(text: str):
 
 
 def _from_cells(text: str, text_columns: set[str]) -> pa.Table:
-    """A table in which an empty field alone is missing: `None`, `NA` and `null` are words like others."""
+    """A table in which only empty fields are missing values: `None`, `NA` and `null` are ordinary words."""
     plain = io.StringIO(newline="")
     csv.writer(plain, lineterminator="\n").writerows(_cells(text))
     convert = pyarrow.csv.ConvertOptions(
@@ -254,8 +258,8 @@ def _records(text: str) -> list[dict]:
     """The records of JSON lines or of one JSON list.
 
     Raises:
-        json.JSONDecodeError: it is no JSON.
-        TypeError: it is, and holds something else.
+        json.JSONDecodeError: if it is not JSON.
+        TypeError: if it is JSON but contains something else.
     """
     if text.lstrip().startswith("["):
         rows = json.loads(text)
@@ -274,30 +278,28 @@ def resolved(names: Sequence, where: str, *folders: Path) -> list[str | None]:
     """The absolute paths of photos that a table names.
 
     Args:
-        names: as they stand there.
+        names: the paths in the table.
         where: the table and its column, for messages.
-        folders: that the paths may be relative to.
+        folders: folders that the paths may be relative to.
 
     Raises:
-        UserError: addresses, paths of a Windows machine, and where no photo at all is there.
+        UserError: for URLs and Windows paths, and if none of the photos exists.
     """
     check_paths(names, where)
     for row, name in enumerate(names):
         if name is not None and not isinstance(name, str):
-            raise UserError(f"{where} holds {reprlib.repr(name)} (row {row}): paths of photos expected")
+            raise UserError(f"{where} has {reprlib.repr(name)} (row {row}), expected the path of a photo")
         if name and (match := _ELSEWHERE.match(name)):
             url = match["url"] is not None
-            what = "an address on a network" if url else "a path of a Windows machine"
-            mend = (
-                "download the photos and write their paths" if url else "write paths that begin at the table's folder"
-            )
-            raise UserError(f"{where} holds {name!r} (row {row}), {what}: {mend}, such as images/a.jpg")
+            what = "a URL" if url else "a Windows path"
+            mend = "download the photos and write their paths" if url else "write paths relative to the table's folder"
+            raise UserError(f"{where} has {name!r} (row {row}), {what}: {mend}, such as images/a.jpg")
     paths = [resolve(name, *folders) for name in names]
     if any(paths) and not any(path and os.path.isfile(text_path(path)) for path in paths):
         first = next(filter(None, paths))
         raise UserError(
-            f"{where}: none of its {len(paths)} photos is there, the first would be {first}: write paths "
-            "that begin at the table's folder, such as images/a.jpg"
+            f"{where}: none of its {len(paths)} photos exists, the first would be {first}: write paths relative to "
+            "the table's folder, such as images/a.jpg"
         )
     return paths
 
@@ -305,8 +307,8 @@ def resolved(names: Sequence, where: str, *folders: Path) -> list[str | None]:
 def resolve(name: str | None, *folders: Path) -> str | None:
     """The absolute path of a photo that a table names, as `path_text`.
 
-    It begins at a folder, or at the `images/` in it, also where the table divides folders as Windows does; where it is
-    in neither this is the first guess.
+    The path is relative to one of the folders or to `images/` in it, with slashes or backslashes. If no such file
+    exists, the result is the first candidate.
     """
     if name is None:
         return None

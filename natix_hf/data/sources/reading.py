@@ -1,6 +1,6 @@
-"""What the user named as data set, one source or several, each read as raw tables: from disk, the Hub or memory.
+"""Reads each source that the user named, from disk, the Hub or memory, as raw tables.
 
-This file does not interpret labels or groups and opens no photo.
+Labels and groups are not interpreted and no photo is opened.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _NAMED = re.compile(r"(?P<name>[^/=]+)=(?P<place>.+)")
 
 @dataclass(frozen=True)
 class Source:
-    """One of the places that rows come from.
+    """A place that rows come from.
 
     Attributes:
-        name: what the column `source` says.
+        name: its name in the column `source`.
         place: a path, a Hub id or a `datasets` object.
         named: whether the user gave the name.
     """
@@ -44,7 +44,7 @@ class Source:
 
     @property
     def title(self) -> str:
-        """How messages call it."""
+        """Its name in messages."""
         if isinstance(self.place, Dataset | DatasetDict):
             return f"source {self.name}" if self.named else "the data set"
         return shown(os.fspath(self.place))
@@ -52,14 +52,14 @@ class Source:
 
 @dataclass(frozen=True)
 class Raw:
-    """A source as it was read.
+    """The raw rows of a source.
 
     Attributes:
-        source: which one.
-        pool: the rows of all its parts, photos undecoded.
-        parts: `(n,)` the source's own part that each row stands in.
-        root: the folder that paths are relative to, None where there is none.
-        told: one line: what gave the labels, and what was left aside.
+        source: the source.
+        pool: the rows of all its parts, with undecoded photos.
+        parts: `(n,)` the source's part of each row, such as its own split.
+        root: the folder that paths are relative to, or None.
+        told: one line: where the labels come from, and what was ignored.
     """
 
     source: Source
@@ -75,17 +75,18 @@ class Raw:
 
     @property
     def ours(self) -> bool:
-        """Whether it was split, checked and saved by this package: its ids, groups and origins hold."""
+        """Whether it was split and saved by this package, so that its ids, groups and origins can be kept."""
         return self.brings_splits and {"id", "group", "fingerprint"} <= set(self.pool.column_names)
 
 
 def named_sources(dataset_name: Given | Sequence[Given]) -> list[Source]:
-    """The sources that a user names: one or a list, each as it is or as `name=path`.
+    """The sources that a user names: one or a list, each a place or `name=place`.
 
-    One source without a name is called `all`, of several each gets the last part of its path or its Hub id.
+    A single source without a name is called `all`. Of several, each is named after the last part of its path or after
+    its Hub id.
 
     Raises:
-        UserError: for an empty list, and for two sources of one name or place.
+        UserError: if the list is empty, or if two sources have the same name or place.
     """
     places = list(dataset_name) if isinstance(dataset_name, list | tuple) else [dataset_name]
     if not places:
@@ -96,8 +97,8 @@ def named_sources(dataset_name: Given | Sequence[Given]) -> list[Source]:
         for other in sources:
             if other.name == source.name:
                 raise UserError(
-                    f"dataset_name: two sources are called {source.name!r} ({other.title}, {source.title}); name "
-                    f"them apart, such as {source.name}-2={source.title}"
+                    f"dataset_name: two sources are called {source.name!r} ({other.title}, {source.title}): give "
+                    f"them different names, such as {source.name}-2={source.title}"
                 )
             if isinstance(place, str | os.PathLike) and other.title == source.title:
                 raise UserError(f"dataset_name: {source.title} is given twice, as {other.name} and {source.name}")
@@ -121,20 +122,20 @@ def _named(place: Given, number: int, alone: bool) -> Source:
 def read_source(
     source: Source, config: str | None, image: str, label: str | None, text_columns: set[str], trust: bool
 ) -> Raw:
-    """The rows of a source, once the columns of photos and labels are known to be there.
+    """Read the rows of a source, and check that it has the columns of photos and labels.
 
     Args:
         config: configuration of a Hub data set.
         image: the column of photos.
-        label: the column of labels; None: none is needed.
-        text_columns: columns of a CSV that are text whatever they look like.
+        label: the column of labels, or None if labels are not needed.
+        text_columns: CSV columns to read as text.
         trust: whether `load_dataset` may run the data set's own code.
     """
     parts, root, told = _read(source, config, image, text_columns, trust)
     empty = [part for part, rows in parts.items() if not len(rows)]
     if empty and set(parts) == set(SPLITS) != set(empty):
         raise UserError(
-            f"{source.title}: its split {empty[0]!r} is empty: give it rows, or give the rows without splits"
+            f"{source.title}: its split {empty[0]!r} is empty: add rows to it, or give the rows without splits"
         )
     parts = {part: _checked(rows, source, image, label) for part, rows in parts.items() if len(rows)}
     if not parts:
@@ -149,15 +150,15 @@ def read_source(
 def _read(
     source: Source, config: str | None, image: str, text: set[str], trust: bool
 ) -> tuple[dict[str, Dataset], Path | None, str]:
-    """Part -> raw rows, the folder that paths are relative to (None where there is none), and what gave the labels."""
+    """Part -> raw rows, the folder that paths are relative to (or None), and the line for `Raw.told`."""
     if isinstance(source.place, Dataset | DatasetDict):
         parts = {WHOLE: source.place} if isinstance(source.place, Dataset) else dict(source.place)
         return parts, None, source.title
     name = os.fspath(source.place)
     path = Path(text_path(name)).expanduser()
     if path.exists():
-        found = read_local(path, image, text)
-        return found.parts, path if path.is_dir() else path.parent, found.told
+        local = read_local(path, image, text)
+        return local.parts, path if path.is_dir() else path.parent, local.told
     if only_a_path(name):
         raise UserError(f"dataset_name: no such file or folder: {name}")
     return _read_hub(name, config, trust), None, f"Hub data set {name}"
@@ -183,13 +184,13 @@ def _read_hub(name: str, config: str | None, trust: bool) -> dict[str, Dataset]:
                 "HF_TOKEN"
             ) from error
         raise UserError(
-            f"dataset_name: no such file or folder: {name} is neither a path here nor a Hub data set that you may "
-            "see; check the name, or if it is private log in with `hf auth login` or set HF_TOKEN"
+            f"dataset_name: no such file or folder: {name} is neither a local path nor a Hub data set that you can "
+            "access; check the name, or if it is private log in with `hf auth login` or set HF_TOKEN"
         ) from error
     except ConnectionError as error:
         raise UserError(
-            f"dataset_name: no such file or folder: {name}; and as a Hub data set it cannot be reached and is not in "
-            "the cache: no network, or HF_HUB_OFFLINE is set; check the path, or connect"
+            f"dataset_name: no such file or folder: {name}; if it is a Hub data set, it is not in the cache and "
+            "cannot be reached (no network, or HF_HUB_OFFLINE is set): check the path, or connect"
         ) from error
     except UserError as error:
         raise UserError(f"Hub data set {name}: {error}") from error
@@ -200,34 +201,35 @@ def _read_hub(name: str, config: str | None, trust: bool) -> dict[str, Dataset]:
 
 
 def _files_that_differ(name: str, builder: datasets.DatasetBuilder) -> dict[str, list[Path]]:
-    """Split -> the parquet files of a Hub data set, fetched, where they differ in what their numbers stand for: there
-    `datasets` takes the names of its page, or of the first file, for all. Else empty.
+    """Split -> downloaded parquet files of a Hub data set, if they differ in their class names. Else empty.
+
+    `datasets` would use the names of the dataset card, or of the first file, for all files.
 
     Raises:
-        UserError: the page has the names of all files in another order.
+        UserError: if the dataset card has the names of a file in another order.
     """
     places = builder.config.data_files or {}
     if not places or not all(str(place).endswith(".parquet") for files in places.values() for place in files):
         return {}
     fetched = datasets.DownloadManager().download({split: list(files) for split, files in places.items()})
     files = {split: [Path(file) for file in members] for split, members in fetched.items()}
-    told = names_in(builder.info.features or {})
-    found = [(file, file_names(file)) for members in files.values() for file in members]
-    if len({tuple(sorted(names.items())) for _, names in found if names or not told}) > 1:
+    card = names_in(builder.info.features or {})
+    by_file = [(file, file_names(file)) for members in files.values() for file in members]
+    if len({tuple(sorted(names.items())) for _, names in by_file if names or not card}) > 1:
         return files
-    for file, names in found:
-        for column in told.keys() & names.keys():
-            places = {word: i for i, word in enumerate(told[column])}
+    for file, names in by_file:
+        for column in card.keys() & names.keys():
+            places = {word: i for i, word in enumerate(card[column])}
             if any(places.get(word, i) != i for i, word in enumerate(names[column])):
                 raise UserError(
-                    f"column {column!r} has the names {', '.join(told[column])} in README.md and "
-                    f"{', '.join(names[column])} in {file.name}: give both one order"
+                    f"column {column!r} has the names {', '.join(card[column])} in README.md and "
+                    f"{', '.join(names[column])} in {file.name}: use the same order in both"
                 )
     return {}
 
 
 def _checked(rows: Dataset, source: Source, image: str, label: str | None) -> Dataset:
-    """The rows with photos left undecoded, once the two columns are known to be there."""
+    """The rows with undecoded photos, after a check of the two columns."""
     where = "" if source.name == WHOLE else f"{source.title}: "
     for key, column in (("image_column_name", image), ("label_column_name", label)):
         if column is not None and column not in rows.column_names:
@@ -235,7 +237,7 @@ def _checked(rows: Dataset, source: Source, image: str, label: str | None) -> Da
     feature = rows.features[image]
     inside = set(feature) if isinstance(feature, dict) else set()
     if not (isinstance(feature, Image) or inside & {"bytes", "path"} or getattr(feature, "dtype", "") in _PHOTO_TYPES):
-        raise UserError(f"{where}image_column_name: column {image!r} holds {feature}, neither photos nor paths")
+        raise UserError(f"{where}image_column_name: column {image!r} has {feature}, expected photos or paths")
     rows = rows.with_format(None)
     if getattr(feature, "dtype", "") in ("string", "large_string"):
         check_paths(rows[image][:], f"column {image!r} of {source.title}")

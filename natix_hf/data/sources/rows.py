@@ -1,8 +1,8 @@
-"""From wherever photos and labels lie (folder, table, parquet, save_to_disk, Hub, a `datasets` object, or several of
-these) to rows of one form.
+"""Reads photos and labels from a folder, table, parquet, save_to_disk, the Hub, a `datasets` object or several of
+these as rows of one form.
 
-Every row gets `id, image, label, group, origin, source, fingerprint, width, height, look`; every photo is opened once
-to find the broken ones. This file does not decide which rows train and which test, and it does not change photos.
+Every row gets `id, image, label, group, origin, source, fingerprint, width, height, look`. Every photo is opened once,
+to find the unreadable ones. `splits` decides which rows are used for training and testing.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ from natix_hf.photos.decode import MAX_PHOTO_MB
 from natix_hf.photos.inspection import inspected
 
 MEASURED = ("fingerprint", "width", "height", "look")
-SHOWN = 20  # classes that the line about labels names
+SHOWN = 20  # classes that `class_line` names
 OWN = ("id", "image", "label", "group", "origin", "source", *MEASURED)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of one form, and the photos that were left out.
+    """Rows of one form, and what was left out.
 
     Attributes:
-        data: a `Dataset`, or a `DatasetDict` of the four splits where the source brings them.
+        data: a `Dataset`, or a `DatasetDict` if the source has the four splits.
         broken: photos that cannot be read.
-        dropped: readable rows that were left out on purpose.
-        group_values: group column -> its value in each row of `data`, None where there is none; for a `DatasetDict`
-            split -> the same for its rows.
-        notes: what whoever reads the rows is to be told, a line each.
+        dropped: readable rows that were excluded.
+        group_values: group column -> its value in each row of `data`, None if missing. For a `DatasetDict`: split ->
+            such a dict.
+        notes: lines to show to the user.
     """
 
     data: Dataset | DatasetDict
@@ -81,38 +81,38 @@ def load_rows(
     num_proc: int | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> Rows:
-    """Read a data set in any usual form, or several as one.
+    """Read a data set in any common form, or several as one.
 
     Args:
         dataset_name: folder, `.csv` / `.jsonl` / `.parquet` file, Hub id, a `datasets` object, or a list of these.
-            Each may be written `name=path`; the name goes into the column `source` and, where there are several,
-            before the ids (`name/id`).
-        image_column_name: column of photos (in a table of paths `image_path` and `file_name` are found by themselves).
-        label_column_name: column of labels.
-        group_column: column or columns of groups, a flat name (dots and all) or a path into structs; without it each
-            row is its own group. Rows of two sources that share a value are of one group.
+            Each may be written `name=path`. The name is stored in the column `source`. With several sources it is
+            also a prefix of the ids (`name/id`).
+        image_column_name: column with the photos. In a table of paths, `image_path` and `file_name` are recognised.
+        label_column_name: column with the labels.
+        group_column: group columns, each a column name (which may contain dots) or a path into structs. By default
+            each row is its own group. Rows of two sources with the same value are in one group.
         label_names: the K classes in order; label 0 is the first.
-        description_column: a text that only rows of the positive class have; where class and text contradict each
-            other, the row is dropped. Sources without the column are left alone.
-        positive_label: the class that is described, by default the one of id 1.
-        source_caps: at most so many rows of a source; whole groups, the choice depends on `cap_seed` and the groups
-            alone.
-        source_weights: shares of the sources in the result, reached by capping those of which there is too much.
-        cap_seed: of the choice.
+        description_column: a text that only rows of the positive class have. Rows whose class and text contradict
+            each other are excluded. Sources without the column are not checked.
+        positive_label: the class that is described, by default the one with id 1.
+        source_caps: largest number of rows per source. Groups stay whole; the choice depends only on `cap_seed` and
+            the groups.
+        source_weights: shares of the sources in the result, reached by capping sources with too many rows.
+        cap_seed: seed of the choice.
         broken_photos: `refuse` or `skip`.
         max_photo_mb: a file over this many megabytes counts as broken and is not read.
         max_photo_pixels: a photo over this many pixels counts as broken and is not decoded; None is Pillow's limit.
-        convert_photos: keep the photos that a client's pipeline sees otherwise (`client_view`) as 8-bit PNG.
-        looks: without it there is no column `look`, and reading is a little cheaper.
-        trust_remote_code: handed to `load_dataset` only where set.
+        convert_photos: store photos that a client's pipeline would see differently (`client_view`) as 8-bit PNG.
+        looks: add the column `look`. Reading is a little cheaper without it.
+        trust_remote_code: passed to `load_dataset` if True.
         num_proc: processes that read the photos; by default one per core, fewer for a small data set.
-        say: called with lines that a user should see before minutes are spent on photos: the classes with their
-            counts, then for each source what gave the labels and what was left aside.
+        say: called with lines for the user before photos are read: the classes with their counts, then for each
+            source where the labels come from and what was ignored.
 
     Returns:
-        The rows. A source that brings exactly the four splits keeps them, any other is pooled, its parts noted in
-        `origin`. Columns of the source stay, except that one that has the name of one of ours is called
-        `source_<name>`. Four splits that this package saved keep their `id, group, origin, source` too.
+        The rows. A source with exactly the four splits keeps them. Other sources are pooled, and `origin` names the
+        part of each row. Other columns stay; a column with the name of one of ours becomes `source_<name>`. Four
+        splits saved by this package also keep their `id, group, origin, source`.
     """
     if broken_photos not in ("refuse", "skip"):
         raise UserError(f"broken_photos: expected refuse or skip, found {broken_photos!r}")
@@ -131,7 +131,7 @@ def load_rows(
     saved = not group_columns and all(raw.ours for raw in raws)
     group_columns = ["group"] if saved else group_columns
     values = {column: pooled_values(raws, column, "group_column") for column in group_columns}
-    if not saved:  # else they stand in splits.json as they are
+    if not saved:  # saved values match splits.json
         values = {column: list(map(as_name, found)) for column, found in values.items()}
         for line in _differing_by_case(names, values):
             say(line)
@@ -177,7 +177,9 @@ def load_rows(
     out |= left_out(own["source"], own["group"], kept, caps=source_caps, weights=source_weights, seed=cap_seed)
     kept = [row for row in kept if row not in out]
     if broken and not kept:
-        raise UserError(f"{title}: none of {len(ids)} photos can be used; {broken[0].id}: {broken[0].reason}")
+        raise UserError(
+            f"{title}: none of {len(ids)} photos can be used; the first is {broken[0].id}: {broken[0].reason}"
+        )
     _check_classes([labels[row] for row in kept], names, title)
     data = datasets.concatenate_datasets(
         [Dataset.from_dict(own, features=_features(names)), seen.remove_columns(["error", "client"]), carried], axis=1
@@ -200,11 +202,11 @@ def load_rows(
 
 
 def _differing_by_case(names: Sequence[str], groups: Mapping[str, Sequence[str | None]]) -> list[str]:
-    """A line for each set of classes, or of values of a group column, that differ by case alone; the first of each."""
-    told = {"classes": names, **{f"groups of {column}": found for column, found in groups.items()}}
+    """Lines about classes, or values of a group column, that differ only in case; at most three for each."""
+    named = {"classes": names, **{f"groups of {column}": found for column, found in groups.items()}}
     return [
-        f"{what} that differ by case alone: {', '.join(alike)}; give them one name if they are one"
-        for what, found in told.items()
+        f"{what} that differ only in case: {', '.join(alike)}; give them one name if they are the same"
+        for what, found in named.items()
         for alike in differing_by_case(found)[:3]
     ]
 
@@ -220,11 +222,11 @@ def load_labels(
     trust_remote_code: bool = False,
     say: Callable[[str], None] = lambda line: None,
 ) -> tuple[list[Raw], list[int], list[str]]:
-    """The sources with the class number of every row and the names, before any photo is opened.
+    """The sources, the class number of every row and the class names. Opens no photo.
 
     Args:
-        text_columns: columns of a CSV that are text whatever they look like, besides ids and labels.
-        dataset_name, ...: as `load_rows` takes them.
+        text_columns: CSV columns to read as text, besides ids and labels.
+        dataset_name, ...: as in `load_rows`.
     """
     text = {"id", label_column_name, *text_columns}
     raws = [
@@ -240,25 +242,25 @@ def load_labels(
 
 
 def class_line(labels: Sequence[int], names: Sequence[str]) -> str:
-    """The classes with their numbers of photos."""
+    """A line with the classes and their numbers of photos."""
     counts = Counter(labels)
     shown = few((f"{name} {counts[i]:,}" for i, name in enumerate(names)), SHOWN)
     return f"{len(names)} classes: {shown}"
 
 
 def _check_splits(raws: list[Raw]) -> None:
-    """Sources that bring the four splits are not mixed with others, which would undo them."""
+    """Refuse to pool a source that has the four splits with others, since that would undo its splits."""
     bring = [raw.source.title for raw in raws if raw.brings_splits]
     others = [raw.source.title for raw in raws if not raw.brings_splits]
     if bring and others:
         raise UserError(
-            f"{bring[0]} brings its own four splits and {others[0]} does not: pooled, its test rows would be trained "
-            "on; extend the split by the new photos, or give both in one form"
+            f"{bring[0]} has its own four splits and {others[0]} has not: if they were pooled, its test rows would be "
+            "used for training: add the new photos with --extend, or give both without splits"
         )
 
 
 def _fact(raws: list[Raw], column: str, otherwise: list[list[str]]) -> list[str]:
-    """A column of facts of all rows: of each source its own where it holds, see `_kept_facts`."""
+    """A column of all rows: the source's own values if `_kept_facts` keeps them, else those of `otherwise`."""
     facts: list[str] = []
     for raw, one in zip(raws, otherwise):
         facts += raw.pool[column][:] if column in _kept_facts(raw, alone=len(raws) == 1) else one
@@ -266,18 +268,19 @@ def _fact(raws: list[Raw], column: str, otherwise: list[list[str]]) -> list[str]
 
 
 def _kept_facts(raw: Raw, alone: bool) -> set[str]:
-    """Which of `origin` and `source` hold as they are: those of rows that this package saved, the source only where
-    they come alone and under no other name."""
+    """Which of the columns `origin` and `source` to keep.
+
+    Only splits saved by this package keep them, and `source` only if they are the only source and have no new name.
+    """
     facts = {"origin", "source"} if alone and not raw.source.named else {"origin"}
     return facts & set(raw.pool.column_names) if raw.ours else set()
 
 
 def _renamed(pool: Dataset, image: str, used: set[str]) -> Dataset:
-    """The source's columns: photos as `image`, those we measure ourselves or took over dropped, others that have a
-    name of ours renamed."""
+    """The source's columns: photos as `image`, without those in `used`, and renamed if they have one of our names."""
     drop = {name for name in pool.column_names if name in used and name != image}
     names = {name: f"source_{name}" for name in pool.column_names if name in OWN and name not in drop | {image}}
-    drop |= set(names.values()) & set(pool.column_names)  # of an earlier pass through here
+    drop |= set(names.values()) & set(pool.column_names)  # from an earlier call
     pool = pool.remove_columns(sorted(drop)).rename_columns(names)
     return pool if image == "image" else pool.rename_column(image, "image")
 
@@ -285,8 +288,7 @@ def _renamed(pool: Dataset, image: str, used: set[str]) -> Dataset:
 def _contradicting(
     raws: list[Raw], labels: list[int], names: list[str], column: str, positive_label: str | None
 ) -> dict[int, str]:
-    """Row -> reason, of the rows whose class and description contradict each other; a source without the column has
-    nothing to contradict."""
+    """Row -> reason, for rows whose class and description contradict each other, in sources with descriptions."""
     texts = pooled_values(raws, column, "description_column")
     found = contradictions(labels, names, texts, column, positive_label)
     described = [has_column(raw.pool, column) for raw in raws for _ in raw.parts]
