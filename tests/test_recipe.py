@@ -173,7 +173,7 @@ def test_an_unknown_key_is_refused_with_the_nearest_name(write, refusal):
 
 def test_a_key_written_twice_is_refused(write, refusal):
     path = write("lora_r: 4", "lora_alpha: 8", "lora_r: 6")
-    assert refusal(path) == f"recipe {path}: key 'lora_r' stands twice, in lines 4 and 6: remove one"
+    assert refusal(path) == f"recipe {path}: key 'lora_r' appears twice, in lines 4 and 6: remove one"
     assert refusal(write(), "--lora_r", "4", "--lora-r=8") == "command line: --lora_r is given twice: remove one"
     assert "--ema is given twice" in refusal(write(), "--ema", "true", "--no_ema")
 

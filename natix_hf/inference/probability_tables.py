@@ -1,4 +1,4 @@
-"""Probabilities read back from a table that `natix_hf.predict` wrote (see `classify.write_rows`)."""
+"""Reads probabilities from a table that `natix_hf.predict` wrote (see `classify.write_rows`)."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ import numpy as np
 
 from natix_hf.errors import UserError
 
-SUMS = 1e-3  # how far the probabilities of a photo may be from 1 together; they are written with 6 digits
+SUMS = 1e-3  # tolerance on the sum of a photo's probabilities, which are written with 6 digits
 
 
 def read_probabilities(path: str | Path, labels: Sequence[str]) -> tuple[np.ndarray, int]:
-    """The calibrated probabilities of each photo, and how many photos have none since they could not be read.
+    """The calibrated probabilities of each photo, and the number of photos without them because they were unreadable.
 
     Args:
         path: CSV or JSON lines.
 
     Returns:
-        `(n, classes)` float64, and the number of the others.
+        `(n, classes)` float64, and the number of unreadable photos.
 
     Raises:
-        UserError: no such table, other classes, or a row that holds no probabilities; names the line.
+        UserError: the table does not exist, has other classes, or a row without probabilities; names the line.
     """
     path = Path(path).expanduser()
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     if path.suffix not in (".csv", ".jsonl"):
         raise UserError(f"{path}: a .csv or .jsonl that natix_hf.predict wrote expected")
-    found, without = [], 0
+    rows, without = [], 0
     try:
         with path.open(encoding="utf-8", newline="") as file:
             for line, values in _csv(file, path, labels) if path.suffix == ".csv" else _jsonl(file, path, labels):
                 if values is None:
                     without += 1
                 else:
-                    found.append(_checked(values, path, line))
+                    rows.append(_checked(values, path, line))
     except (UnicodeDecodeError, csv.Error):
         raise UserError(f"{path}: not a text table that natix_hf.predict wrote") from None
-    if not found:
+    if not rows:
         raise UserError(f"{path}: no photo with probabilities in it")
-    return np.array(found), without
+    return np.array(rows), without
 
 
 def _csv(file: Any, path: Path, labels: Sequence[str]) -> Iterator[tuple[int, list[Any] | None]]:

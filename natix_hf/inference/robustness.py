@@ -1,7 +1,7 @@
-"""Photos as they are sent to a client, on the client's path: their logits, and how long a client waits for them.
+"""Logits for photos as StreetVision sends them, and the latency of a client.
 
-`streetvision` says what becomes of a photo on its way; behind that it goes to the model as a client's photo does.
-Labels are carried along and not looked at.
+`streetvision` transforms each photo; the model then gets it like any photo of a client. Labels are passed through and
+not used.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from natix_hf.streetvision.sent_photos import Case, sent_photo
 
 
 class SentPhotos(Dataset):
-    """Labelled rows in several ways: item `i * cases + c` is row i in way c, `{"pixel_values", "labels"}`.
+    """Labelled rows in several cases: item `i * cases + c` is row i in case c, `{"pixel_values", "labels"}`.
 
-    The photo read last is kept, so that read in order each is decoded about once.
+    The last photo is cached, so each photo is decoded about once when items are read in order.
     """
 
     def __init__(self, rows: Any, processor: Any, cases: Sequence[Case]) -> None:
@@ -56,37 +56,38 @@ def sent_logits(
     batch_size: int = 16,
     num_workers: int = 0,
 ) -> np.ndarray:
-    """What the model says of every row in every way, with a bar that shows the rate; memory does not grow with n.
+    """Logits for every row in every case, with a progress bar; only the logits grow with n in memory.
 
     Args:
         model: in eval mode.
-        rows: with `id`, `image` and `label`.
+        rows: rows with `id`, `image` and `label`.
 
     Returns:
         `(n, cases, classes)` float32.
     """
     photos = SentPhotos(rows, processor, cases)
     loader = DataLoader(photos, batch_size=batch_size, num_workers=num_workers, worker_init_fn=worker_threads)
-    found = []
+    parts = []
     with packed_linears(model), tqdm(total=len(photos), desc=cases[0].profile, unit="photo") as bar:
         for batch in loader:
-            found.append(logits_of(model, batch["pixel_values"]))
-            bar.update(len(found[-1]))
-    return np.concatenate(found).reshape(len(rows), len(cases), -1)
+            parts.append(logits_of(model, batch["pixel_values"]))
+            bar.update(len(parts[-1]))
+    return np.concatenate(parts).reshape(len(rows), len(cases), -1)
 
 
 def measure_latency(
     model: torch.nn.Module, processor: Any, photos: Sequence[Any], *, warm_up: int = 2, seconds: float = 60.0
 ) -> dict[str, int | list[float]]:
-    """Seconds from a photo's bytes to its logits, one photo at a time on this machine's CPU, in fp32 as a client does.
+    """Seconds from a photo's bytes to its logits, one photo at a time, on this machine's CPU in fp32 like a client.
 
     Args:
-        model: left as it is; a copy is measured where it is on another device or of another type.
-        photos: what `client_pixels` takes, of the size that clients get; the first `warm_up` are not counted.
-        seconds: no further photo is begun after this time, once one was counted.
+        model: not changed; if it is on another device or in another dtype, a copy is measured.
+        photos: photos as `client_pixels` takes them, of the size that clients get.
+        warm_up: uncounted runs on the first photo.
+        seconds: no photo is started after this time, but at least one is counted.
 
     Returns:
-        `seconds`: a list, one a photo; `cores` of the machine, `threads` that the model used.
+        `seconds`: a list with one value per photo; `cores` of the machine; `threads` that torch uses.
     """
     parameter = next(model.parameters())
     if parameter.device.type != "cpu" or parameter.dtype != torch.float32:

@@ -1,4 +1,4 @@
-"""That a classifier gets the views of a photo that it was trained for."""
+"""Checks that a classifier gets the views of a photo that it was trained for."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from natix_hf.photos.geometry import Geometry
 
 
 def check_same_views(views: dict[str, Any] | None, processor: Any) -> None:
-    """Raise `UserError` where an image processor makes other views of a photo than a model was trained for.
+    """Raise `UserError` if an image processor makes other views than the model was trained for.
 
     Args:
-        views: of the model's configuration.
+        views: `views` of the model's configuration.
     """
     trained, made = 0 if views is None else views["tiles"], Geometry.of(processor).shape[0] - 1
     if trained != made:
         raise UserError(
-            f"the model was trained on {views_text(views)}, and its image processor makes {made or 'no'} tiles: take "
-            "preprocessor_config.json from the run that the weights are of, or train for tiles (--views tiles)"
+            f"the model was trained on {views_text(views)}, but its image processor makes {made or 'no'} tiles: take "
+            "preprocessor_config.json from the run of these weights, or train for tiles (--views tiles)"
         )

@@ -1,4 +1,4 @@
-"""Logits of a finished model as they were before its calibration, so that another one can be fitted."""
+"""Logits of a finished model before calibration, so that a new calibration can be fitted."""
 
 from __future__ import annotations
 
@@ -27,21 +27,22 @@ def uncalibrated_logits(
     views: Sequence[str] = (),
     answer: Callable[[Any, Tensor], np.ndarray] = logits_of,
 ) -> np.ndarray:
-    """`(n, classes)` float64, computed on the client's path; of a cascade the logits that its two stages agree on.
+    """Logits `(n, classes)` float64, computed like a client does; for a cascade the combined logits of its stages.
 
     Args:
-        model: in eval mode. One of our class loses its calibration; of another one it is taken out of the logits.
-        photos: what `client_pixels` takes, readable ones.
-        calibration: what the model's own logits went through; what has none went through nothing.
-        views: beside the photo itself, over which logits are averaged, see `averaged_views`.
-        answer: what a model says of pixels; `logits_by_stage` gives `(n, 2, classes)`.
+        model: in eval mode. The calibration of our class is removed from the model; that of other classes is undone
+            on the logits.
+        photos: readable photos as `client_pixels` takes them.
+        calibration: the calibration of the model.
+        views: test-time views to average over, see `averaged_views`.
+        answer: from model and pixels to logits; `logits_by_stage` gives `(n, 2, classes)`.
 
     Raises:
-        UserError: a photo that could be read a moment ago no longer can, or steps that cannot be taken out.
+        UserError: a photo is no longer readable, or the calibration cannot be undone.
     """
     ours = model.config.model_type == "natix_dinov3"
     if not ours and calibration.isotonic is not None:
-        raise UserError("isotonic calibration cannot be taken out of this form: give the run or its merged export")
+        raise UserError("an isotonic calibration cannot be undone in this form: give the run or its merged export")
     if ours:
         model.set_calibration(1.0, 0.0, views_exit=model.config.views_exit)
     parts = []
@@ -51,7 +52,7 @@ def uncalibrated_logits(
             if batch.broken:
                 number, reason = batch.broken[0]
                 raise UserError(f"photo {number}: {reason}: it could be read before; start again")
-            parts.append(np.mean([answer(model, one).astype(np.float64) for one in pixels], axis=0))
+            parts.append(np.mean([answer(model, view).astype(np.float64) for view in pixels], axis=0))
             progress.update(len(batch.indices))
     logits = np.concatenate(parts)
     return logits if ours else (logits - calibration.logit_bias) * calibration.temperature

@@ -1,6 +1,6 @@
-"""How a finished model is to see photos, as commands are told: at which size, and in which views at test time.
+"""Command-line options for how a finished model sees photos: size and test-time views.
 
-Imports nothing that takes time, since the help of commands reads it.
+Imports nothing slow, because `--help` loads this module.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def add_size_options(parser: CommandParser) -> None:
 
 
 def add_views_option(parser: CommandParser) -> None:
-    """`--tta NAMES`: None where it is left out, a tuple of names (of none for `none`) where it is given."""
-    known = ", ".join(f"{name} ({told})" for name, told in TEST_VIEWS.items())
+    """`--tta NAMES`: None if not given, otherwise a tuple of names (empty for `none`)."""
+    known = ", ".join(f"{name} ({meaning})" for name, meaning in TEST_VIEWS.items())
     parser.add_argument(
         "--tta",
         type=_views,

@@ -1,4 +1,4 @@
-"""What is refused of a recipe of pretraining beside what reading it refuses, before a photo is read."""
+"""Checks a pretraining recipe beyond parsing, before any photo is read."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from natix_hf.training.progress import check_trackers
 
 
 def check(recipe: PretrainRecipe, text: str) -> Attention:
-    """Raise `UserError` for what folders, the machine and the checkpoint's configuration tell; writes nothing.
+    """Check a recipe against its folders, the machine and the checkpoint's configuration; writes nothing.
 
     Args:
         recipe: as parsed.
         text: its `recipe.yaml`.
 
     Returns:
-        The attention that runs here.
+        The attention implementation to use.
     """
     args, model, options = recipe.training, recipe.model, recipe.pretraining
     known = defaults(*vars(recipe).values())
@@ -39,8 +39,8 @@ def check(recipe: PretrainRecipe, text: str) -> Attention:
     if point := resume_point(args.output_dir, args.resume_from_checkpoint):
         if check_resumed(point, text, known, args.world_size, recipe.command):
             raise UserError(
-                "max_steps, num_train_epochs: the schedules of pretraining are laid out for all of its steps, so it "
-                "cannot be made longer: leave them as they were, or start anew with a milestone as "
+                "max_steps, num_train_epochs: the schedules of pretraining depend on its number of steps, so it "
+                "cannot be made longer: keep the old values, or start a new run from a milestone as "
                 "--model_name_or_path"
             )
         check_continuable(point)
@@ -61,7 +61,7 @@ def check(recipe: PretrainRecipe, text: str) -> Attention:
         if args.should_log:
             print(line)
     check_pretraining(options, args, patch=config.get("patch_size", 16))
-    if "model_type" in config:  # timm's layout says its shape in its weights only
+    if "model_type" in config:  # in timm's layout only the weights give the shape
         with torch.device("meta"):
             sketch = DINOv3ViTModel(DINOv3ViTConfig.from_dict(config))
         free(sketch, options)
@@ -78,5 +78,5 @@ def check(recipe: PretrainRecipe, text: str) -> Attention:
                 )
             )
     if options.pretrain_train == "full" and options.pretrain_last_blocks != 1:
-        raise UserError("pretrain_last_blocks: all blocks are trained with pretrain_train: full: leave it out")
+        raise UserError("pretrain_last_blocks: pretrain_train: full trains all blocks: remove this key")
     return attention

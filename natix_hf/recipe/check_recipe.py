@@ -1,4 +1,4 @@
-"""What is refused of a recipe beside what reading it refuses: for its places and its checkpoint, then its photos."""
+"""Checks a recipe beyond parsing: first its folders and checkpoint, then its photos."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 def check(recipe: Recipe, text: str) -> Attention:
-    """Raise `UserError` for what folders, the machine and the checkpoint's configuration tell; writes nothing.
+    """Check a recipe against its folders, the machine and the checkpoint's configuration; writes nothing.
 
     Args:
         recipe: as parsed.
         text: its `recipe.yaml`.
 
     Returns:
-        The attention that runs here.
+        The attention implementation to use.
     """
     args, model = recipe.training, recipe.model
     say = print if args.should_log else (lambda *_: None)
@@ -60,7 +60,7 @@ def check(recipe: Recipe, text: str) -> Attention:
         config = read_config(name, revision)
         lora = vars(recipe.lora)
         check_trained(sketch_model(name, method=model.method, lora=lora, head=model.head, revision=revision), args)
-    trains = model.method != "probe"  # whose features are computed in float32
+    trains = model.method != "probe"  # features of a probe are computed in float32
     attention = choose_attention(
         model.attn_implementation,
         config.get("backbone_config", config),
@@ -75,10 +75,10 @@ def check(recipe: Recipe, text: str) -> Attention:
 
 
 def check_on_photos(recipe: Recipe, splits: LockedSplits) -> np.ndarray | None:
-    """Raise `UserError` for what a recipe asks of photos that have not got it.
+    """Check a recipe against its photos: raise `UserError` if they lack what it needs.
 
     Returns:
-        The class shares `(classes,)` that its `target_prior` expects; None where it expects none.
+        The class shares `(classes,)` of its `target_prior`, or None.
     """
     from natix_hf.runs.calibrate_run import check_decision
     from natix_hf.runs.measure_robustness import check_photos

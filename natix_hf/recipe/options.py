@@ -1,8 +1,7 @@
-"""The recipe: all options of a run, put together from the rooms that read them.
+"""The recipe: all options of a run, collected from the rooms that use them.
 
-This module knows which keys exclude each other across rooms, not how a file or a command line fills them
-(`yaml_and_command_line.py`). Names are those of transformers' `TrainingArguments` and TRL's `ModelConfig` where these
-have one.
+This module checks options of different rooms against each other. `yaml_and_command_line.py` reads them. Names follow
+transformers' `TrainingArguments` and TRL's `ModelConfig` if these have the option.
 """
 
 import dataclasses
@@ -23,14 +22,14 @@ from natix_hf.runs.purpose import PurposeOptions
 from natix_hf.training.speed_options import SpeedOptions
 from natix_hf.training.training_options import TrainingOptions
 
-# Options of TrainingArguments that a recipe does not take, and what to say to whoever writes one.
+# Options of TrainingArguments that a recipe does not accept, each with the reason or the option to use instead.
 REFUSED = {
     "fp16": "DINOv3 overflows to NaN in fp16; use bf16 or leave both out",
     "fp16_full_eval": "DINOv3 overflows to NaN in fp16; use bf16 or leave both out",
     "gradient_checkpointing": "it is called activation_checkpointing now",
     "gradient_checkpointing_kwargs": "it is called activation_checkpointing_kwargs now",
     "hub_token": "tokens come from the environment (HF_TOKEN) or the login of the hf command, never from a recipe",
-    "remove_unused_columns": "it has no meaning here, the data set decides what the model sees",
+    "remove_unused_columns": "it has no effect here, because the data set chooses the columns",
     "debug": "write --debug on the command line for a traceback",
 }
 
@@ -40,11 +39,11 @@ class Recipe:
     """All options of a run, by topic.
 
     Attributes:
-        command, does, example: the module that takes such a recipe, what it does, and one that the package ships.
-        common: the keys that `--help` shows, by what they are about.
+        command, does, example: module that runs the recipe, what it does, and an example from the package.
+        common: the keys that `--help` shows, by topic.
 
     Raises:
-        UserError: where settings of two topics exclude each other.
+        UserError: options of two topics contradict each other.
     """
 
     command: ClassVar[str] = "natix_hf.train"
@@ -70,7 +69,7 @@ class Recipe:
 
     @staticmethod
     def arguments_class(*, early: bool) -> type:
-        """The class of `training`; early: one with the same options that checks nothing and imports no torch."""
+        """The class of `training`; `early`: a class with the same options, without checks and torch."""
         if early:
             return early_arguments(TrainingOptions)
         from natix_hf.training.training_arguments import NatixTrainingArguments
@@ -82,9 +81,9 @@ class Recipe:
             check_bounds(topic, type(topic))
         self._check_push()
         if self.data.test_on:
-            self.data.hold_out_each = None  # a fold has no folds of its own
+            self.data.hold_out_each = None  # a fold is not split into folds again
         if self.model.method == "probe" and self.data.augment == "basic" and not self.speed.fixed_views:
-            self.data.augment = "none"  # what a probe sees, so that recipe.yaml and card say so
+            self.data.augment = "none"  # what a probe really uses; recipe.yaml and card must say so
         place = self.training.output_dir
         if place and self.purpose.refits and Path(place).absolute() == Path(self.purpose.refit_from).absolute():
             self.training.output_dir = f"{Path(place)}-refit"
@@ -116,16 +115,16 @@ class Recipe:
             class_weights(self.training.class_weights, [1] * len(names), names)
 
     def _check_push(self) -> None:
-        """Raise `UserError` where what is to be published could not be."""
+        """Raise `UserError` if the model could not be published as asked."""
         hub, model = self.hub, self.model
         if not hub.push_to_hub:
             return
         if self.purpose.kind in ("sweep", "range test"):
-            raise UserError(f"push_to_hub: a {self.purpose.kind} leaves no model to publish: add --push_to_hub false")
+            raise UserError(f"push_to_hub: a {self.purpose.kind} gives no model to publish: add --push_to_hub false")
         if self.data.hold_out_each and not self.data.test_on:
             raise UserError(
-                "push_to_hub: with hold_out_each there are many runs: publish one with natix_hf.publish, and here "
-                "leave it out with --push_to_hub false"
+                "push_to_hub: hold_out_each makes several runs: publish one of them with natix_hf.publish and set "
+                "--push_to_hub false here"
             )
         form = FORMS.get(hub.hub_format)  # None: auto
         if form and model.method not in form.holds.get("method", [model.method]):
@@ -135,8 +134,8 @@ class Recipe:
             )
         if hub.hotkey is not None and hub.hub_format not in ("auto", "stock"):
             raise UserError(
-                "hotkey: StreetVision's clients load a stock model and nothing else, and hub_format is "
-                f"{hub.hub_format}: leave it out with --hub_format auto, or the hotkey with --hotkey null"
+                "hotkey: StreetVision's clients load only stock models, but hub_format is {hub.hub_format}: set "
+                "--hub_format auto, or remove the hotkey with --hotkey null"
             )
         why = f"hub_format: {hub.hub_format}"
         if form is None and hub.hotkey is not None:
@@ -151,10 +150,10 @@ class Recipe:
 
 
 def topics_of(kind: type, *, early: bool = False) -> tuple[type, ...]:
-    """The dataclasses that a class of recipes is made of, that of the training arguments last.
+    """The dataclasses of a recipe class, the training arguments last.
 
     Args:
-        early: with the class that stands in for the training arguments, see `arguments_class`.
+        early: use the early class for the training arguments, see `arguments_class`.
     """
     hints = get_type_hints(kind)
     *topics, _ = (hints[field.name] for field in dataclasses.fields(kind))

@@ -1,4 +1,4 @@
-"""The recipe of pretraining, put together from the rooms that read it."""
+"""The pretraining recipe: all its options, collected from the rooms that use them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class PretrainRecipe:
 
     command: ClassVar[str] = "natix_hf.pretrain"
     does: ClassVar[str] = (
-        "Pretrain a DINOv3 backbone on one's own photos, and keep what a probe on held-out ones prefers."
+        "Pretrain a DINOv3 backbone on your own photos; a probe on held-out photos chooses the weights to keep."
     )
     example: ClassVar[str] = "recipes/explora.yaml"
 

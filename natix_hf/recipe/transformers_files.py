@@ -1,11 +1,11 @@
-"""What transformers says of its training options, read from its files without importing the package.
+"""Reads transformers' training options from its source files without importing the package.
 
-`import transformers` takes a second of processor time, and `TrainingArguments` brings torch and takes five. A typo and
-`--help` need neither: the options are fields of a class whose source says their names, types, defaults and help, and
-`HfArgumentParser` is a file that imports nothing but the standard library and yaml.
+`import transformers` takes one second of CPU time; `TrainingArguments` imports torch and takes five. `--help` and the
+report of a typo need neither: the source of the class gives names, types, defaults and help of the options, and the
+file of `HfArgumentParser` imports only the standard library and yaml.
 
-What is read here is checked by a test against the installed transformers. A recipe that passes is parsed once more
-with the real classes, so a type that cannot be read here (it counts as text) is refused by those.
+A test compares the result with the installed transformers. A recipe that passes here is parsed again with the real
+classes. They also check values of a type that cannot be read here, which counts as text.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def hf_argparser() -> ModuleType:
 
 
 class _Types(dict):
-    """The names in annotations: what is in the dictionary, else builtins and `typing`, else text."""
+    """Resolves names in annotations: first this dictionary, then builtins and `typing`; anything else is text."""
 
     def __missing__(self, name: str) -> Any:
         return getattr(builtins, name, None) or getattr(typing, name, str)
@@ -66,7 +66,7 @@ def training_fields() -> tuple[tuple[str, Any, dataclasses.Field], ...]:
         words = {word.arg: word.value for word in line.value.keywords}
         metadata = {}
         for key, value in zip(words["metadata"].keys, words["metadata"].values):
-            with suppress(ValueError):  # computed, such as the levels of logging
+            with suppress(ValueError):  # computed values, such as the logging levels
                 metadata[key.value] = ast.literal_eval(value)
         default: dict[str, Any] = {"default": None}
         if "default_factory" in words:

@@ -1,8 +1,8 @@
-"""A YAML recipe and a command line become a `Recipe`, and a `Recipe` becomes `recipe.yaml` again.
+"""Reads a `Recipe` from a YAML file and a command line, and writes it back as `recipe.yaml`.
 
-One flat YAML: every key is an option of `options.Recipe`. Its values go through the same argparse casts as the command
-line (PyYAML reads `1e-4` as a string), and the command line wins. Unknown and repeated keys are refused with the
-nearest right name.
+The YAML file is flat: each key is an option of `options.Recipe`. Values are cast by argparse like those of the command
+line (PyYAML reads `1e-4` as a string), and the command line wins. Unknown and repeated keys are errors; the message
+suggests the nearest valid key.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 HfArgumentParser = hf_argparser().HfArgumentParser
 
-# How --help divides what comes from TrainingArguments; options named nowhere here close the list.
+# Topics of --help for options of TrainingArguments; options not named here come last.
 TRAINING_TOPICS = {
     "training": "output_dir overwrite_output_dir num_train_epochs max_steps per_device_train_batch_size "
     "per_device_eval_batch_size gradient_accumulation_steps learning_rate lr_scheduler_type lr_scheduler_kwargs "
@@ -52,17 +52,17 @@ TRAINING_TOPICS = {
 }
 
 
-# Options that belong to one start of a run, or that TrainingArguments works out for itself.
+# Options of a single start of a run, and options that TrainingArguments computes.
 NOT_REPEATED = ("resume_from_checkpoint", "overwrite_output_dir", "do_eval", "local_rank")
 
 
 class RecipeParser(HfArgumentParser):
-    """HfArgumentParser over all options; faults are `UserError`s, training options stand under topics of their own."""
+    """HfArgumentParser over all options; errors are `UserError`s, and training options are grouped by topic."""
 
     def __init__(self, kind: type, *, early: bool = False) -> None:
-        """`kind` is the class of the recipe, whose fields are topics, and which names the command and its work.
+        """`kind` is the recipe class: its fields are topics, and it names the command and its purpose.
 
-        With `early` the options of transformers are those that are read from its files.
+        With `early`, the options of transformers are read from its source files.
         """
         super().__init__(
             topics_of(kind, early=early),
@@ -73,8 +73,8 @@ class RecipeParser(HfArgumentParser):
         )
         self.add_argument(
             "recipe",
-            help=f"YAML file, e.g. {kind.example}; each key is one of the options below, which win over the file; "
-            "--key null is the default, whatever the file says",
+            help=f"YAML file, e.g. {kind.example}; each key is one of the options below, which override the file; "
+            "--key null restores the default",
         )
 
     def _add_dataclass_arguments(self, dtype: type) -> None:
@@ -83,12 +83,12 @@ class RecipeParser(HfArgumentParser):
             return
         groups = {title: self.add_argument_group(title) for title in TRAINING_TOPICS}
         topics = {name: groups[title] for title, names in TRAINING_TOPICS.items() for name in names.split()}
-        rest = self.add_argument_group("transformers")
+        other_options = self.add_argument_group("transformers")
         hints = get_type_hints(dtype)
         for field in dataclasses.fields(dtype):
             if field.init:
                 field.type = hints[field.name]
-                self._parse_dataclass_field(topics.get(field.name, rest), field)
+                self._parse_dataclass_field(topics.get(field.name, other_options), field)
 
     def error(self, message: str) -> None:
         raise UserError(message)
@@ -100,19 +100,19 @@ def help_asked(argv: list[str]) -> bool:
 
 
 def help_text(argv: list[str], kind: type = Recipe, about: str | None = None) -> str:
-    """What `--help`, `--help all` and `--help TOPIC` show of a recipe's keys, as wide as the terminal.
+    """The text of `--help`, `--help all` and `--help TOPIC` for a recipe, as wide as the terminal.
 
     Args:
-        argv: the command line, whose words behind `--help` name a topic.
+        argv: the command line; words after `--help` name a topic.
         kind: the class of the recipe.
-        about: what stands above the common keys instead of the usage of `kind`'s own command.
+        about: text above the common keys, in place of the usage of `kind`'s command.
 
     Raises:
         UserError: no such topic.
     """
     parser = RecipeParser(kind, early=True)
     groups = {group.title.lower(): group for group in parser._action_groups[2:] if group._group_actions}
-    actions = {action.dest: action for action in reversed(parser._actions)}  # not the --no_ form of a key
+    actions = {action.dest: action for action in reversed(parser._actions)}  # without the --no_ form of a key
     place = min(argv.index(word) for word in ("-h", "--help") if word in argv)
     topic = " ".join(argv[place + 1 :]).lower()
     if topic == "all":
@@ -128,8 +128,8 @@ def help_text(argv: list[str], kind: type = Recipe, about: str | None = None) ->
     if not topic:
         usage = f"usage: python -m {kind.command} RECIPE [--key value ...] [--debug]"
         intro = (
-            f"RECIPE is a YAML file such as {kind.example}. Its keys may be typed as options, which win over the "
-            "file; --key null is the default. The keys that people use most, with their defaults:"
+            f"RECIPE is a YAML file such as {kind.example}. Its keys can also be given as options, which override "
+            "the file; --key null restores the default. The most used keys, with their defaults:"
         )
         head = [about] if about else [usage, "", *textwrap.wrap(kind.does, width)]
         lines = [*head, *textwrap.wrap(intro, width)]
@@ -138,20 +138,20 @@ def help_text(argv: list[str], kind: type = Recipe, about: str | None = None) ->
         for name in dict.fromkeys(names):
             lines += _key_lines(actions[name], width, short=not topic)
     if not topic:
-        rest = f"--help all shows every key, --help TOPIC those of a topic: {', '.join(groups)}"
-        lines += ["", *textwrap.wrap(rest, width)]
+        more = f"--help all shows every key, --help TOPIC those of a topic: {', '.join(groups)}"
+        lines += ["", *textwrap.wrap(more, width)]
     return "\n".join(lines)
 
 
 def _key_lines(action: argparse.Action, width: int, *, short: bool) -> list[str]:
-    """A key with its default, its help and its choices; `short`: no more of these than fits into two lines."""
+    """A key with its default, help and choices; `short`: cut to two lines."""
     words = (action.help or "").replace("%%", "%").rstrip(".")
     if action.choices and not all(str(choice).partition("@")[0] in words for choice in action.choices):
         words += f": {', '.join(map(str, action.choices))}"
     default = action.default if isinstance(action.default, list) else [action.default]
     column, name = 32, f"  --{action.dest}"
     if default and default[0] not in (None, ""):
-        name += f" {' '.join(typed(getattr(one, 'value', one)) for one in default)}"
+        name += f" {' '.join(typed(getattr(item, 'value', item)) for item in default)}"
     room = max(width - column, 24)
     text = textwrap.wrap(words, room, max_lines=2 if short else None, placeholder=" ...") or [""]
     first = [f"{name:<{column}}{text[0]}"] if len(name) < column else [name, " " * column + text[0]]
@@ -159,7 +159,7 @@ def _key_lines(action: argparse.Action, width: int, *, short: bool) -> list[str]
 
 
 def _refuse_unknown(key: str, where: str, known: set[str], kind: type) -> None:
-    """Raise for a key that no option has, with the reason or the nearest right name."""
+    """Raise `UserError` for an unknown key, with the reason or the nearest valid key."""
     if key in known:
         return
     if key in REFUSED:
@@ -172,10 +172,10 @@ def _refuse_unknown(key: str, where: str, known: set[str], kind: type) -> None:
 
 
 class _RecipeLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key written twice, where YAML would silently keep the last, and leaves words alone.
+    """SafeLoader that refuses repeated keys, of which YAML would silently keep the last, and keeps values as text.
 
-    YAML 1.1 reads `no`, `0012` and `2026-01-01` as something else than text, and classes and tags may be called so.
-    Here null alone is special; every other value is text for argparse to cast.
+    YAML 1.1 does not read `no`, `0012` and `2026-01-01` as text, but classes and tags may have such names. Here only
+    null is special; every other value is text, which argparse casts.
     """
 
     yaml_implicit_resolvers: ClassVar[dict] = {
@@ -188,13 +188,13 @@ class _RecipeLoader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key, line = self.construct_object(key_node, deep=True), key_node.start_mark.line + 1
             if key in seen:
-                raise UserError(f"key '{key}' stands twice, in lines {seen[key]} and {line}: remove one")
+                raise UserError(f"key '{key}' appears twice, in lines {seen[key]} and {line}: remove one")
             seen[key] = line
         return super().construct_mapping(node, deep)
 
 
 def find_recipe(name: str) -> Path:
-    """The file of a recipe: a path, or the name of one that the package ships (`lora` or `recipes/lora.yaml`)."""
+    """The file of a recipe: a path, or the name of a recipe in the package (`lora` or `recipes/lora.yaml`)."""
     path = Path(name).expanduser()
     if path.is_file():
         return path
@@ -208,7 +208,7 @@ def find_recipe(name: str) -> Path:
 
 
 def read_yaml(path: Path) -> dict[str, RecipeValue]:
-    """The keys and values of a recipe file; raises `UserError` where it is not one flat mapping."""
+    """The keys and values of a recipe file; raises `UserError` if it is not one flat mapping."""
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_RecipeLoader)
     except UserError as error:
@@ -223,7 +223,7 @@ def read_yaml(path: Path) -> dict[str, RecipeValue]:
 
 
 def _tokens(key: str, value: Any) -> list[str]:
-    """One recipe entry as command-line tokens; null leaves the default."""
+    """One recipe entry as command-line tokens; none for null, which means the default."""
     if value is None:
         return []
     if isinstance(value, dict):
@@ -234,7 +234,7 @@ def _tokens(key: str, value: Any) -> list[str]:
 
 
 def _json_value(text: Any) -> Any:
-    """A value within a mapping, whose types nobody declares: a number where it is one, such as `1e-6`."""
+    """A value inside a mapping, which has no declared type: a number if it reads as one, such as `1e-6`."""
     try:
         return json.loads(text)
     except (TypeError, ValueError):
@@ -242,7 +242,7 @@ def _json_value(text: Any) -> Any:
 
 
 def _without_null(words: list[str]) -> list[str]:
-    """A command line without its keys that are `null`: as in a file, these leave the default."""
+    """A command line without keys that are `null`, which means the default as in a file."""
     kept: list[str] = []
     for place, word in enumerate(words):
         alone = place + 1 == len(words) or words[place + 1].startswith("--")
@@ -254,16 +254,15 @@ def _without_null(words: list[str]) -> list[str]:
 
 
 def parse(argv: list[str], kind: type = Recipe) -> Any:
-    """The recipe that a command line asks for.
+    """Parse the recipe of a command line.
 
     Args:
-        argv: `RECIPE [--key value ...]`, without the program's name; the value `null` is a key's default, whatever
-            the file says.
+        argv: `RECIPE [--key value ...]`, without the program's name; the value `null` restores a key's default.
         kind: the class of the recipe.
 
     Raises:
-        UserError: unknown, repeated or uncastable keys, no such recipe; one line that names the source. What can be
-            seen without torch is refused before it is imported.
+        UserError: an unknown or repeated key, a value that cannot be cast, or no such recipe; the line names the
+            source. Errors that need no torch are found before it is imported.
         SystemExit: after `--help`.
     """
     if help_asked(argv):
@@ -279,15 +278,15 @@ def parse(argv: list[str], kind: type = Recipe) -> Any:
         _refuse_unknown(key, f"recipe {path}", known, kind)
 
     argv = ["--refit_from" + word.removeprefix("--from") if word.split("=")[0] == "--from" else word for word in argv]
-    given: set[str] = set()
+    typed_keys: set[str] = set()
     for token in argv[1:]:
         if token.startswith("--"):
             key = token[2:].split("=")[0].replace("-", "_")
             key = key.removeprefix("no_") if key.startswith("no_") and key.removeprefix("no_") in known else key
             _refuse_unknown(key, "command line", known, kind)
-            if key in given:
+            if key in typed_keys:
                 raise UserError(f"command line: --{key} is given twice: remove one")
-            given.add(key)
+            typed_keys.add(key)
     argv = [argv[0], *_without_null(argv[1:])]
 
     def cast(parser: RecipeParser, tokens: list[str], where: str) -> dict[str, Any]:
@@ -299,11 +298,11 @@ def parse(argv: list[str], kind: type = Recipe) -> Any:
             raise UserError(f"{where}: '{extra[0]}' belongs to no key: write --key value")
         return vars(namespace)
 
-    # Once key by key, so that a value that cannot be cast is reported with the file it stands in; then all together.
+    # First key by key, so that an error names the source of the value; then all together.
     for key, value in values.items():
         cast(parser, _tokens(key, value), f"recipe {path}")
     cast(parser, argv[1:], "command line")
-    tokens = [token for key, value in values.items() if key not in given for token in _tokens(key, value)]
+    tokens = [token for key, value in values.items() if key not in typed_keys for token in _tokens(key, value)]
 
     def filled(parser: RecipeParser) -> list[Any]:
         read = cast(parser, tokens + argv[1:], f"recipe {path}")
@@ -317,9 +316,9 @@ def parse(argv: list[str], kind: type = Recipe) -> Any:
     early = filled(parser)
     for topic in early:
         check_bounds(topic, type(topic))
-    found = {field.name: getattr(topic, field.name) for topic in early for field in dataclasses.fields(topic)}
+    values_by_key = {field.name: getattr(topic, field.name) for topic in early for field in dataclasses.fields(topic)}
     for name in ("model_name_or_path", "dataset_name", "output_dir"):
-        if not found[name]:
+        if not values_by_key[name]:
             raise UserError(
                 f"recipe {path}: {name} is missing: add it to the file or write --{name} on the command line"
             )
@@ -327,15 +326,15 @@ def parse(argv: list[str], kind: type = Recipe) -> Any:
         topics = filled(RecipeParser(kind))
     except UserError:
         raise
-    except (ValueError, ImportError) as error:  # TrainingArguments checks its own values when it is built
+    except (ValueError, ImportError) as error:  # TrainingArguments checks its values when it is created
         raise UserError(f"recipe {path}: {one_line(error)}") from None
     return kind(*topics)
 
 
 def resolved(recipe: Recipe) -> str:
-    """The recipe as YAML: every option of ours, and the training options that matter to repeat the run.
+    """The recipe as YAML: all our options, and the training options that are needed to repeat the run.
 
-    Local data sets and models are named by absolute paths, so that the file holds in every working directory.
+    Paths of local data sets and models are absolute, so that the file works in every directory.
     """
     topics = {"model": recipe.model, "lora": recipe.lora, "data": recipe.data, "decision": recipe.decision}
     lines = ["# The recipe of this run as resolved from file and command line. Run it again with:"]
@@ -369,20 +368,20 @@ def resolved_pretraining(recipe: Any) -> str:
 
 
 def _lasting(key: str, value: Any) -> Any:
-    """The value of a key; the path of a local data set or model as it holds in every working directory."""
+    """The value of a key, with absolute paths for local data sets and models."""
     if isinstance(value, list) and key == "unlabelled_name":
-        return [_lasting("dataset_name", one) for one in value]
+        return [_lasting("dataset_name", source) for source in value]
     if value is None or key not in ("model_name_or_path", "dataset_name", "forgetting_name"):
         return value
     place = Path(value).expanduser()
     if place.exists():
         return os.path.abspath(place)
-    name, _, rest = value.partition("=")
-    return f"{name}={_lasting(key, rest)}" if rest else value
+    name, _, path = value.partition("=")
+    return f"{name}={_lasting(key, path)}" if path else value
 
 
 def training_values(training: NatixTrainingArguments) -> dict[str, RecipeValue]:
-    """The training options that matter to repeat a run, as plain values: those of the topics, others where set."""
+    """The training options needed to repeat a run, as plain values: those in a topic, and others if set."""
     shown = {name for names in TRAINING_TOPICS.values() for name in names.split()}
     values = {}
     for field in dataclasses.fields(training):
@@ -395,7 +394,7 @@ def training_values(training: NatixTrainingArguments) -> dict[str, RecipeValue]:
 
 
 def _yaml_lines(values: dict[str, RecipeValue]) -> list[str]:
-    """One `key: value` line an option; a list stays on its line."""
+    """One `key: value` line per option; a list stays on one line."""
     flow = {
         key: yaml.safe_dump([value], default_flow_style=True, allow_unicode=True, width=10_000)
         for key, value in values.items()
