@@ -1,7 +1,7 @@
-"""Finished runs side by side from the files in their folders, once it is sure that all were tested on the same photos.
+"""Compares finished runs from the files in their folders, after a check that all were tested on the same photos.
 
-No model runs and nothing is counted as a new read of `val_test`: the predictions are there, and their reading was
-counted when each run was evaluated.
+No model runs, and the comparison is not a new read of `val_test`: the predictions exist, and the read was counted when
+each run was evaluated.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def compare_runs(folders: Sequence[str | Path], *, n_boot: int = 1000, seed: int
     """The content of `comparison.json`.
 
     Args:
-        folders: two or more finished runs; the others are set beside the first.
+        folders: two or more finished runs; the first is the reference.
 
     Raises:
         UserError: fewer than two runs, one that has no figures of its own, or runs that were tested on different
@@ -89,7 +89,7 @@ def _by_id(run: Path) -> SavedLogits:
 
 
 def _check_same(first: Path, other: Path, ours: _Tested, theirs: _Tested) -> None:
-    """Raise where two runs were not tested on the same photos with the same labels."""
+    """Raise `UserError` if two runs were not tested on the same photos with the same labels."""
     (certificate, table, positive), (their_certificate, their_table, their_positive) = ours, theirs
 
     def refuse(what: str) -> None:
@@ -114,7 +114,7 @@ def _check_same(first: Path, other: Path, ours: _Tested, theirs: _Tested) -> Non
 
 
 def _names(runs: Sequence[Path]) -> list[str]:
-    """The folders' names, with as many parents as it takes to tell them apart."""
+    """Folder names with as many parent folders as needed to make them unique."""
     paths = [run.resolve() for run in runs]
     for parts in range(1, 1 + max(len(path.parts) for path in paths)):
         names = ["/".join(path.parts[-parts:]) for path in paths]
@@ -156,7 +156,7 @@ def _notes(judged: Sequence[Judged], tables: Sequence[SavedLogits]) -> list[str]
 
 
 def _early(judged: Sequence[Judged], runs: Sequence[Path]) -> list[str]:
-    """What a photo costs where some leave early, which no column says."""
+    """Notes on the mean cost per photo of runs with early exits, which no column shows."""
     notes = []
     for one, run in zip(judged, runs):
         if Selective.there(run) and (found := Selective.read(run).cascade):

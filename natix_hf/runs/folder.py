@@ -1,7 +1,7 @@
-"""The folder of a run: who may write into it, and the parts of it that are there before training.
+"""Creates and checks the folder of a run.
 
-A folder holds one run. It is finished when the last of its steps is; a second run in the same place is refused unless
-it resumes the first or is told to replace it.
+A folder holds one run, which is finished when its last step is done. A second run in the same folder is refused unless
+it resumes the first one or replaces it with `--overwrite_output_dir true`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ SWEPT = "a run of a sweep is judged by val_select alone: the one that won is tra
 
 
 def check(output_dir: str | Path, *, resume: bool, overwrite: bool) -> None:
-    """Raise `UserError` where a run may not begin in `output_dir`; changes nothing.
+    """Raise `UserError` if a run cannot start in `output_dir`; changes nothing.
 
     Args:
         output_dir: the run folder, there or not.
@@ -36,7 +36,7 @@ def check(output_dir: str | Path, *, resume: bool, overwrite: bool) -> None:
     if run.exists() and not run.is_dir():
         raise UserError(f"output_dir {run}: a file of that name is in the way")
     check_writable(run, "output_dir")
-    if not run.exists() or set(run.iterdir()) <= set(run.glob(".*.tmp*")):  # begun by a writer that was killed
+    if not run.exists() or set(run.iterdir()) <= set(run.glob(".*.tmp*")):  # left by a process that was killed
         return
     if not (run / "run.json").exists():
         raise UserError(f"output_dir {run}: not empty, and what it holds is no run of natix_hf: choose another folder")
@@ -54,7 +54,7 @@ def check(output_dir: str | Path, *, resume: bool, overwrite: bool) -> None:
 
 
 def finished(folder: str | Path) -> Path:
-    """The folder of a finished run; raises `UserError` where it is not one."""
+    """The folder of a finished run; raises `UserError` if it is not one."""
     run = Path(folder).expanduser()
     if not run.is_dir():
         raise UserError(f"{folder}: no such folder")
@@ -73,7 +73,7 @@ def finished(folder: str | Path) -> Path:
 
 
 def check_one_model(folder: str | Path, verb: str) -> None:
-    """Raise `UserError` for a cascade of two runs, where `verb` takes one model."""
+    """Raise `UserError` for a cascade of two runs; `verb` is the command that takes only one model."""
     run = Path(folder).expanduser()
     if TwoModels.there(run):
         both = TwoModels.read(run)
@@ -91,7 +91,7 @@ def exportable(folder: str | Path) -> Path:
 
 
 def status(run: Path) -> Literal["training", "evaluating", "finished"]:
-    """How far a run is: its training is under way, the steps behind it are, or the last one has been done.
+    """The state of a run: in training, in the steps after training, or finished.
 
     Raises:
         UserError: `run.json` is not one, or of another release.
@@ -115,7 +115,7 @@ def begin(
     attention: str | None = None,
     purpose: str = "run",
 ) -> None:
-    """Make the folder and write what is known before training: recipe, splits, a `run.json` that says `training`.
+    """Create the folder and write the files known before training: recipe, splits, `run.json` with status `training`.
 
     Args:
         output_dir, resume, overwrite: as in `check`.

@@ -1,6 +1,7 @@
-"""What guides of pretraining did: how well a probe tells their columns from frozen features, and the worst slice.
+"""Measures the effect of guides in pretraining: how well a probe predicts their columns, and the worst slice.
 
-Probes are fitted on `train` and judged on `val_select`, like those for the classes. What is found chooses nothing.
+Probes on frozen features are fitted on `train` and scored on `val_select`, like those for the classes. The results do
+not affect the choice of the milestone.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def pretrained_card(
             "## Choice",
             "",
             f"{choice.metric} on {choice.rows} held-out photos in {choice.groups} groups, by probes on frozen "
-            f"features with so many of the labels; intervals at {choice.level:.1%} over groups.",
+            f"features with the given share of the labels; intervals at {choice.level:.1%} over groups.",
             "",
             "| " + " | ".join(heads) + " |",
             "|" + "---|" * len(heads),
@@ -90,7 +90,7 @@ def pretrained_card(
 
 
 def _guides(choice: MilestoneChoice) -> list[str]:
-    """What became of the columns that guided pretraining; nothing where there were none."""
+    """The section on the columns that guided pretraining; empty if there were none."""
     if not choice.guides:
         return []
     measured = [column for column, told in choice.guides.items() if told.chance is not None]

@@ -1,7 +1,7 @@
-"""What a run can be for, as a recipe says it.
+"""The recipe keys for the purpose of a run.
 
-An ordinary run, a run of a sweep, a refit and a range test of the learning rate are the same training up to the rows
-that they may read (`data.splits.contracts.PURPOSES`) and what is left at their end.
+An ordinary run, a run of a sweep, a refit and a learning-rate range test train in the same way. They differ in the
+rows that they may read (`data.splits.contracts.PURPOSES`) and in the files that they write.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from natix_hf.options import option
 
 @dataclass
 class PurposeOptions:
-    """What the run is for, where it is no ordinary one."""
+    """The purpose of a run that is not an ordinary one."""
 
     _argument_group_name: ClassVar[str] = "purpose"
 

@@ -1,9 +1,9 @@
-"""Refit: the recipe of a finished run once more, on the rows of all four splits.
+"""Refit: trains the recipe of a finished run (the honest run) again, on the rows of all four splits.
 
-A refit chooses nothing: it makes as many optimizer steps as the honest run's best checkpoint had, on the schedule of
-that run. (The same steps and not the same passes: weights move as far, and each photo is seen less often than before,
-never more.) Temperature and biases are carried over. No row is left to measure it on, so `metrics.json` and the card
-hold the figures of the honest run and say so.
+A refit makes no choices. It takes as many optimizer steps as the best checkpoint of the honest run had, on the same
+schedule. (The number of steps is the same, not the number of epochs: each photo is seen less often than before, never
+more often.) Temperature and biases are copied. No rows remain for a test, so `metrics.json` and the card hold the
+figures of the honest run and say so.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from natix_hf.training.trainer import NatixTrainer
 
 
 def check_refit(honest: str | Path, text: str, known: Mapping[str, RecipeValue]) -> Path:
-    """Refuse a refit of what is not a finished run of the same recipe.
+    """Check that `honest` is a finished run of the same recipe.
 
     Args:
         honest: folder of the run.
@@ -77,9 +77,9 @@ def check_refit(honest: str | Path, text: str, known: Mapping[str, RecipeValue])
 
 
 class Refit(NatixTrainer):
-    """A trainer of all rows that takes steps, calibration and figures from an honest run.
+    """A trainer on all rows that takes steps, calibration and figures from an honest run.
 
-    Takes what `NatixTrainer` takes, with splits whose purpose is a refit.
+    Takes the arguments of `NatixTrainer`; the purpose of the splits is a refit.
 
     Args:
         honest: folder of the finished run.
@@ -102,7 +102,7 @@ class Refit(NatixTrainer):
                 f"steps would be of another number of photos: start {processes}"
             )
         steps = record.steps
-        # The weights of the honest run are those of its best checkpoint, where it chose one.
+        # If the honest run chose a best checkpoint, its weights are from that step.
         if args.load_best_model_at_end and record.best_step:
             steps = record.best_step
         self.honest = honest
@@ -123,7 +123,7 @@ class Refit(NatixTrainer):
         return super().create_scheduler(self.planned_steps(), optimizer)
 
     def wanted_heads(self) -> list[Setting]:
-        """The head that the honest run chose, alone."""
+        """Only the head that the honest run chose."""
         return [Setting(**ProbeSearch.read(self.honest).chosen.plain())]
 
 

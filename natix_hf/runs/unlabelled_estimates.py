@@ -1,4 +1,4 @@
-"""What photos without labels say about a finished model: class shares, expected accuracy, drift. Changes no model."""
+"""Estimates from photos without labels: class shares, expected accuracy and drift. Does not change the model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from natix_hf.runs.saved_logits import read_predictions
 
 
 class UnlabelledEstimates(NamedTuple):
-    """What photos without labels tell; `drift` is None where there was nothing to compare with."""
+    """Estimates from photos without labels. `drift` is None if there are no predictions to compare with."""
 
     prior: OwnShares
     expected_accuracy: ExpectedAccuracy
@@ -155,7 +155,7 @@ def judged(
 
 
 def _asked(document: CalibrationFile | None) -> list[str]:
-    """The calibrators that were to be tried; none where nobody knows."""
+    """The calibrators that were tried; empty if unknown."""
     return [] if document is None else list(document.options.get("calibrator", ()))
 
 
