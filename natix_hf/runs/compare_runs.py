@@ -46,15 +46,13 @@ def compare_runs(folders: Sequence[str | Path], *, n_boot: int = 1000, seed: int
     if len(runs) < 2:
         raise UserError("compare: two runs or more expected: python -m natix_hf.compare runs/a runs/b")
     if twice := next((run for i, run in enumerate(runs) if run.resolve() in {r.resolve() for r in runs[:i]}), None):
-        raise UserError(f"compare: {twice} is named twice: a run differs from itself in nothing")
+        raise UserError(f"compare: {twice} is named twice: name different runs")
     records = [RunRecord.read(run) for run in runs]
     for run, record in zip(runs, records):
         if record.refit is not None:
-            raise UserError(
-                f"{run}: a refit has no figures of its own: compare the run {record.refit.name} that it came from"
-            )
+            raise UserError(f"{run}: a refit has no figures of its own: compare its honest run {record.refit.name}")
         if not (run / "metrics.json").is_file():
-            raise UserError(f"{run}: was never evaluated: python -m natix_hf.evaluate {run} does it")
+            raise UserError(f"{run}: was never evaluated: run python -m natix_hf.evaluate {run}")
     certificates = [read_certificate(run) for run in runs]
     tables = [_by_id(run) for run in runs]
     for run, record, certificate, table in zip(runs[1:], records[1:], certificates[1:], tables[1:]):
@@ -94,8 +92,8 @@ def _check_same(first: Path, other: Path, ours: _Tested, theirs: _Tested) -> Non
 
     def refuse(what: str) -> None:
         raise UserError(
-            f"{other}: {what} than {first}, so that no figure of one can be set beside that of the other: train both "
-            "on the same photos with the same split (seed, ratios, groups)"
+            f"{other}: {what} than {first}, so their figures cannot be compared: train both on the same photos "
+            "with the same split (seed, ratios, groups)"
         )
 
     if certificate.label_names != their_certificate.label_names:
@@ -147,11 +145,11 @@ def _cost(run: Path, record: RunRecord) -> Cost:
 def _notes(judged: Sequence[Judged], tables: Sequence[SavedLogits]) -> list[str]:
     most = 1 + max(run.cost.times_read_before for run in judged)
     notes = [
-        f"these photos have given the figures of at least {max(most, len(judged))} models on this machine: whoever "
-        "picks the best of them by these figures needs fresh photos to know how good it is"
+        f"at least {max(most, len(judged))} models were evaluated on these photos on this machine: if you choose the "
+        "best of them by these figures, you need new photos to know how good it is"
     ]
     if any(not np.array_equal(table.group, tables[0].group) for table in tables[1:]):
-        notes.append(f"the runs tie photos into different groups; those of {judged[0].name} are resampled")
+        notes.append(f"the runs have different groups of photos; the groups of {judged[0].name} are resampled")
     return notes
 
 

@@ -49,8 +49,8 @@ def deployment_prior(run: Path, path: str | Path, *, seed: int = 0) -> tuple[lis
         return document.prior.target, before
     if path.stat().st_mtime < (run / "calibration.json").stat().st_mtime:
         raise UserError(
-            f"{path}: older than calibration.json of {run}, so its probabilities may be of another calibration: run "
-            "natix_hf.predict again"
+            f"{path}: older than calibration.json of {run}, so its probabilities may come from another calibration: "
+            "run natix_hf.predict again"
         )
     calibration, seen = Calibration.from_document(document), seen_shares(run, document, str(run))
     own = under_seen(run, calibration, document, seen)
@@ -76,11 +76,11 @@ def deployment_lines(told: Deployment, names: Sequence[str], positive: int) -> l
     shares = ", ".join(
         f"{names[k]} {told.estimated[k]:.1%} (95% interval {told.low[k]:.1%} to {told.high[k]:.1%})" for k in shown
     )
-    left = f", {told.skipped} that could not be read left out" if told.skipped else ""
+    left = f", {told.skipped} unreadable ones left out" if told.skipped else ""
     how = f"EM, {told.iterations} steps" + ("" if told.converged else ", NOT converged")
     lines = [
         f"class shares in {told.n} photos without labels{left}: {shares}; {how}; intervals over "
-        f"{told.interval_over}, each photo counted as independent of the others"
+        f"{told.interval_over}; photos are treated as independent"
     ]
     found = accuracy_lines(told.expected_accuracy, "as it decided them")
     lines += [f"  expected accuracy there {line}" for line in found]

@@ -21,7 +21,7 @@ from natix_hf.runs.provenance import now, versions
 from natix_hf.runs.steps import CHAINS, SPLIT, carried_out
 
 # Why some commands refuse a run of a sweep.
-SWEPT = "a run of a sweep is judged by val_select alone: the one that won is trained as a run of its own, see SWEEP.md"
+SWEPT = "a run of a sweep is scored on val_select only: train the winner as an ordinary run, see SWEEP.md"
 
 
 def check(output_dir: str | Path, *, resume: bool, overwrite: bool) -> None:
@@ -39,7 +39,7 @@ def check(output_dir: str | Path, *, resume: bool, overwrite: bool) -> None:
     if not run.exists() or set(run.iterdir()) <= set(run.glob(".*.tmp*")):  # left by a process that was killed
         return
     if not (run / "run.json").exists():
-        raise UserError(f"output_dir {run}: not empty, and what it holds is no run of natix_hf: choose another folder")
+        raise UserError(f"output_dir {run}: not empty, and not a run of natix_hf: choose another folder")
     if overwrite and not resume:
         return
     if status(run) == "finished":
@@ -48,7 +48,7 @@ def check(output_dir: str | Path, *, resume: bool, overwrite: bool) -> None:
         )
     if not resume:
         raise UserError(
-            f"output_dir {run}: holds an interrupted run: add --resume_from_checkpoint true to go on with it, or "
+            f"output_dir {run}: holds an interrupted run: add --resume_from_checkpoint true to resume it, or "
             "--overwrite_output_dir true to replace it"
         )
 
@@ -66,8 +66,8 @@ def finished(folder: str | Path) -> Path:
         raise UserError(f"{folder}: {SWEPT}")
     if RunRecord.read(run).purpose == "pretrain":
         raise UserError(
-            f"{folder}: a pretrained backbone, which sorts no photos yet: natix-hf train recipes/lora.yaml "
-            f"--model_name_or_path {folder}"
+            f"{folder}: a pretrained backbone, which cannot classify photos yet: fine-tune it with natix-hf train "
+            f"recipes/lora.yaml --model_name_or_path {folder}"
         )
     return run
 
@@ -137,7 +137,7 @@ def begin(
         if (trained / "splits.json").exists() and read_certificate(trained).fingerprint != splits.fingerprint:
             raise UserError(
                 f"output_dir {run}: the photos or their split have changed since this run was interrupted; "
-                "bring them back, or start anew with --overwrite_output_dir true"
+                "restore them, or start again with --overwrite_output_dir true"
             )
     run.mkdir(parents=True, exist_ok=True)
     started = now()

@@ -30,17 +30,17 @@ def run_splits(
     """
     run = Path(run)
     if RunRecord.read(run).purpose == "refit":
-        raise UserError(f"{run}: a refit was trained on all photos, so none is left to measure it on: name its run")
+        raise UserError(f"{run}: a refit was trained on all photos, so none are left to test it: name its honest run")
     recipe = read_recipe(run)
     if not recipe:
-        raise UserError(f"{run}: no recipe.yaml, so its photos cannot be found: bring the file back")
+        raise UserError(f"{run}: no recipe.yaml, so its photos cannot be found: restore the file")
     recipe |= {"dataset_name": dataset_name} if dataset_name else {}
     splits = recipe_photos(recipe, say=say)
     was, now = (one.fingerprints["val_test"] for one in (read_certificate(run), splits.description))
     if was != now:
         raise UserError(
             f"{run}: val_test of {recipe['dataset_name']} is not what it was when the run was trained (fingerprint "
-            f"{now[:8]}, in splits.json {was[:8]}): bring the photos back"
+            f"{now[:8]}, in splits.json {was[:8]}): restore the photos"
         )
     return splits
 

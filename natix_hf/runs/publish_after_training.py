@@ -55,6 +55,6 @@ def publish_finished(run: str | Path, asked: Publication | None, say: Callable[[
         say(f"published: {publish(Path(run), asked, say)}, version {asked.version}")
     except UserError as error:
         raise UserError(
-            f"the run in {run} is finished and was not published: {error}; to publish it later: "
+            f"the run in {run} is finished but was not published: {error}; to publish it later: "
             f"python -m natix_hf.publish {run} {asked.repo_id} --model_version {asked.version}"
         ) from None

@@ -36,9 +36,9 @@ class PurposeOptions:
         chosen = [key for key, on in (("find_lr", self.find_lr), ("sweep", self.sweep), ("refit", self.refits)) if on]
         if len(chosen) > 1:
             words = " or ".join(f"--{key} {'none' if key == 'refit' else 'false'}" for key in chosen)
-            raise UserError(f"{' and '.join(chosen)}: a run is for one of them: leave the others out with {words}")
+            raise UserError(f"{' and '.join(chosen)}: a run has only one purpose: turn the others off with {words}")
         if self.trial is not None and not self.sweep:
-            raise UserError("trial: belongs to a run of a sweep: leave it out with --trial null")
+            raise UserError("trial: only for a run of a sweep: remove it with --trial null")
         if self.refits and self.refit_from is None:
             raise UserError(
                 "refit: of which run? add --from runs/NAME, a finished run of this recipe, or leave it out with "

@@ -61,7 +61,7 @@ def check_range_test(args: Any) -> None:
     check_writable(place, "output_dir")
     if place.is_dir() and any(place.iterdir()) and not (place / "find_lr.json").is_file():
         raise UserError(
-            f"find_lr: {place}: not empty, and no earlier curve is in it: move it or choose another output_dir"
+            f"find_lr: {place}: not empty, and has no earlier curve: move it, or choose another output_dir"
         )
 
 
@@ -163,7 +163,7 @@ def range_test_lines(trainer: RangeTest, found: LearningRates) -> list[str]:
     end = "the loss diverged" if found.diverged else "the end of the range, and no divergence"
     lines = [f"{steps} steps of {found.photos_a_step} photos, rate {LOW:g} to {last:.2g}: {end}"]
     if found.suggestion is None:
-        lines.append("no rate is suggested: the loss never fell by more than its noise; take larger batches")
+        lines.append("no rate is suggested, because the loss never fell by more than its noise: use larger batches")
     else:
         lines.append(f"suggestion: learning_rate {found.suggestion:.2g} ({found.rule})")
     lines.append(f"the curve is in {trainer.output / 'figures' / 'find_lr.png'}")

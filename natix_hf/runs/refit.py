@@ -53,24 +53,23 @@ def check_refit(honest: str | Path, text: str, known: Mapping[str, RecipeValue])
     run = run_folder.finished(honest)
     record = RunRecord.read(run)
     if record.purpose not in (None, "run"):
-        raise UserError(f"refit_from {honest}: is itself a {record.purpose}: name the run that it came from")
+        raise UserError(f"refit_from {honest}: is itself a {record.purpose}: name an ordinary run")
     if record.max_steps is None or not (run / "recipe.yaml").is_file():
         raise UserError(
-            f"refit_from {honest}: does not say how it was trained (recipe.yaml, run.json): train it again"
+            f"refit_from {honest}: its settings are unknown, recipe.yaml or max_steps in run.json is missing: train "
+            "it again"
         )
     ours, theirs = (yaml.safe_load(one) for one in (text, (run / "recipe.yaml").read_text(encoding="utf-8")))
     if odd := differing(ours, theirs, known, REFITTED):
-        raise UserError(
-            f"refit_from {honest}: another recipe than this one: {told(odd)}: a refit changes nothing else"
-        )
+        raise UserError(f"refit_from {honest}: has another recipe: {told(odd)}: a refit needs the same recipe")
     if ours.get("curriculum", "none") != "none":
         raise UserError(
-            "refit: a curriculum is paced by passes over train, which a refit has not: leave it out of both with "
+            "refit: a curriculum depends on the epochs over train, which a refit changes: train both with "
             "--curriculum none"
         )
     if ours.get("warm_start", "none") != "none":
         raise UserError(
-            "refit: warm_start chooses its head on val_select, which a refit trains on: leave it out of both with "
+            "refit: warm_start chooses its head on val_select, which a refit trains on: train both with "
             "--warm_start none"
         )
     return run
@@ -91,7 +90,7 @@ class Refit(NatixTrainer):
     def __init__(self, model: torch.nn.Module, args: Any, *, honest: Path, splits: Any, **kwargs: Any) -> None:
         if read_certificate(honest).fingerprint != splits.description.fingerprint:
             raise UserError(
-                f"refit_from {honest}: the photos or their split are not those of that run: bring them back, or train "
+                f"refit_from {honest}: the photos or their split have changed since that run: restore them, or train "
                 "the run again"
             )
         record = RunRecord.read(honest)
@@ -99,7 +98,7 @@ class Refit(NatixTrainer):
         if processes != args.world_size:
             raise UserError(
                 f"refit_from {honest}: trained by {processes} process(es), and this refit has {args.world_size}: its "
-                f"steps would be of another number of photos: start {processes}"
+                f"steps would have another number of photos: start {processes}"
             )
         steps = record.steps
         # If the honest run chose a best checkpoint, its weights are from that step.

@@ -49,8 +49,8 @@ def seen_shares(folder: Path, document: CalibrationFile | None, name: str) -> np
         if shares.all():
             return shares / shares.sum()
     raise UserError(
-        f"{name}: neither calibration.json nor splits.json says under which class shares this model was calibrated, "
-        "so that those of new photos cannot be estimated: give labelled photos"
+        f"{name}: neither calibration.json nor splits.json gives the class shares of the calibration, so those of new "
+        "photos cannot be estimated: pass labelled photos"
     )
 
 
@@ -182,7 +182,7 @@ def unlabelled_lines(report: Recalibration) -> list[str]:
     ]
     lines += [f"expected accuracy {line}" for line in accuracy_lines(accuracy, "as the model decides now")]
     if report.drift is None:
-        lines.append("no drift check: the model's folder holds no predictions on val_calib to compare with")
+        lines.append("no drift test: the folder of the model has no predictions on val_calib to compare with")
     else:
         lines.append(report.drift.line)
     return lines
