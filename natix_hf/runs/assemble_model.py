@@ -1,4 +1,4 @@
-"""The model of a run as it is published: trained weights with the calibration in their head."""
+"""Saves the model of a run as it is published: the trained weights with the calibration in the head."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 
 def save_model(trainer: NatixTrainer, run: Path, calibration: CalibrationFile) -> None:
-    """The adapter (LoRA), the merged model with its code and image processor, and what a photo costs it.
+    """Save the adapter (LoRA), the merged model with its code and image processor, and its cost per photo.
 
-    The trainer keeps the merged model. A sharded one is not timed, which takes all processes.
+    The trainer keeps the merged model. The cost of a sharded model is not measured, because this needs all processes.
 
     Args:
         trainer: whose training is over.
@@ -51,18 +51,18 @@ def save_model(trainer: NatixTrainer, run: Path, calibration: CalibrationFile) -
             photo_cost(plain, trainer.processing_class).write(stage)
         trainer.processing_class.save_pretrained(stage)
         for path in stage.rglob("*.safetensors"):
-            path.chmod(0o644)  # safetensors makes them readable for their owner alone; the rest of the run is not so
+            path.chmod(0o644)  # safetensors makes files that only their owner can read
 
 
 def recalibrate_weights(run: Path, calibration: CalibrationFile) -> None:
-    """Put another calibration into the model of a finished run, without building it."""
+    """Write another calibration into the saved model of a finished run, without loading the model."""
     with carried_out(run, ASSEMBLE):
         write_into_weights(run, calibration)
 
 
 def write_into_weights(folder: Path, calibration: CalibrationFile, views: Sequence[str] = ()) -> None:
-    """Put a calibration into the head (of model and adapter) and the config of a saved model, without building it;
-    `views` are those whose averages it was fitted on."""
+    """Write a calibration into the head (of model and adapter) and the config of a saved model, without loading it;
+    `views` are those whose averaged logits it was fitted on."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -78,7 +78,7 @@ def write_into_weights(folder: Path, calibration: CalibrationFile, views: Sequen
             with replacing(path) as temporary:
                 save_file(tensors, temporary, metadata={"format": "pt"})
                 temporary.chmod(0o644)
-    config.pop("views_exit", None)  # of the calibration before
+    config.pop("views_exit", None)  # of the previous calibration
     write_json(folder / "config.json", {**config, **whole, **values})
     adapter = folder / "adapter" / "config.json"
     if adapter.is_file():

@@ -1,4 +1,4 @@
-"""From the logits of two stages to those of one classifier, which `calibrate_run` then treats like any model's.
+"""Combines the logits of two stages into those of one classifier, which `calibrate_run` treats like any model.
 
 The stages may be the whole photo and the photo with its tiles, of one run, or a small and a large model, of two runs.
 """

@@ -1,7 +1,7 @@
-"""From the logits of `val_calib` to `calibration.json`: calibrator, class prior, threshold, guarantee, in this order.
+"""Fits `calibration.json` from the logits of `val_calib`: calibrator, class prior, threshold and guarantee, in order.
 
-Works from the files of a run folder, without the model. The rows of the part `fit` give calibrator, prior and
-threshold, those of the part `control` the guarantee and nothing else.
+Reads the files of a run folder and does not load the model. Calibrator, prior and threshold are fitted on the part
+`fit`. The part `control` is used only for the guarantee and for the choice of early exits.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from natix_hf.runs.steps import CALIBRATE, COMBINE, PREDICT, carried_out
 
 
 def check_decision(options: DecisionOptions, names: Sequence[str], positive: int) -> np.ndarray | None:
-    """Refuse options that these classes cannot have.
+    """Check the options against the classes.
 
     Returns:
         The expected share of each class, `(classes,)`; None where the options expect none.
@@ -59,7 +59,7 @@ def check_decision(options: DecisionOptions, names: Sequence[str], positive: int
 
 
 def options_of(run: Path) -> DecisionOptions:
-    """The decision options of a run: what its recipe says, else what its predictions were made for."""
+    """The decision options of a run: from its recipe, else from the record of its predictions."""
     done = StepRecord.of(run, PREDICT.name) or StepRecord.of(run, COMBINE.name)
     recipe, plain = read_recipe(run), dataclasses.asdict(DecisionOptions())
     said = {key: plain[key] if recipe[key] is None else recipe[key] for key in plain if key in recipe}
@@ -73,7 +73,7 @@ def decision_of(recipe: Mapping[str, RecipeValue]) -> DecisionOptions:
 
 
 def split_as_sent(split: str, profile: str) -> str:
-    """The name under `predictions/` of a split as a challenge profile sends it."""
+    """The file name in `predictions/` of a split as a challenge profile sends it."""
     return split if profile == "clean" else f"{split}@{profile.replace('/', '-').replace('@', '-')}"
 
 
@@ -116,7 +116,7 @@ def calibrate_run(
 def _fitted(
     run: Path, record: RunRecord, splits: SplitCertificate, options: DecisionOptions, deployment: Deployment | None
 ) -> tuple[CalibrationFile, list[tuple[str, str, int]]]:
-    """The calibration of a run, and what was read for it: step, part of val_calib, rows."""
+    """The calibration of a run, and the rows it was fitted on: step, part of val_calib, number of rows."""
     names, positive = splits.label_names, record.positive
     target = check_decision(options, names, positive)
     met = split_as_sent("val_calib", options.calibrate_on)
@@ -178,7 +178,7 @@ def decide(
     *,
     fitted_on: str,
 ) -> CalibrationFile:
-    """Calibrator, prior and threshold from labelled rows; no guarantee, which other rows have to give.
+    """Fit calibrator, prior and threshold on labelled rows. The guarantee needs other rows.
 
     Args:
         rows: with their logits before calibration.
@@ -260,7 +260,7 @@ def decide(
 def _choose_threshold(
     calibration: Calibration, rows: SavedLogits, metric: str, weights: np.ndarray | None
 ) -> ThresholdChoice:
-    """The threshold that is best on these rows, and what one chosen so is worth on others."""
+    """The best threshold on these rows, and its gain on held-out groups."""
     scores = softmax(calibration.calibrated(rows.logits))[:, calibration.positive]
     judged = scores, rows.label == calibration.positive, rows.group, metric
     choice = threshold_curve(*judged, weights=weights)
@@ -268,10 +268,10 @@ def _choose_threshold(
 
 
 def _stays_half(choice: ThresholdChoice | None, n: int) -> str | None:
-    """Why a threshold is not used, in one line; None where it is.
+    """Why the threshold stays at 0.5, in one line; None if the chosen threshold is used.
 
-    A threshold that is to hold a figure is used where it can. Any other one is used where it betters 0.5 on held-out
-    groups by more than a standard error.
+    A threshold with a constraint is used if it meets the constraint. Any other threshold is used if it beats 0.5 on
+    held-out groups by more than one standard error.
     """
     least = CALIBRATORS["temperature"].least_rows
     if choice is None:
@@ -296,7 +296,7 @@ def _stays_half(choice: ThresholdChoice | None, n: int) -> str | None:
 def _tells_nothing(
     calibration: Calibration, rows: SavedLogits, shares: np.ndarray, names: Sequence[str]
 ) -> str | None:
-    """One line where the probabilities predict the rows no better than their class shares, by a standard error."""
+    """A line if the probabilities do not beat the class shares as predictions by more than one standard error."""
     labels = rows.label
     numbers = group_numbers(rows.group, len(labels))
     gain, error = mean_and_error(-np.log(shares)[labels] - nll(calibration.calibrated(rows.logits), labels), numbers)
@@ -353,7 +353,7 @@ def guaranteed(
 
 
 class Carried(NamedTuple):
-    """What of its calibration a model carries: the arguments of its `set_calibration`."""
+    """The part of the calibration that is stored in the model: the arguments of its `set_calibration`."""
 
     temperature: list[float]
     logit_bias: list[float]
@@ -362,15 +362,15 @@ class Carried(NamedTuple):
     views_exit: dict[str, Any] | None = None
 
     def entries(self) -> dict[str, Any]:
-        """Those that stand in a configuration; of a model without early exits none of theirs."""
-        found = self._asdict()
+        """The entries for `config.json`, without `views_exit` if the model has no early exits."""
+        entries = self._asdict()
         if self.views_exit is None:
-            del found["views_exit"]
-        return found
+            del entries["views_exit"]
+        return entries
 
 
 def carried(document: CalibrationFile, views: Sequence[str] = ()) -> Carried:
-    """What the model of this calibration carries; `views` are those whose averages it was fitted on."""
+    """What a model with this calibration stores; `views` are those whose averaged logits it was fitted on."""
     calibration = Calibration.from_document(document)
     knots = calibration.isotonic
     return Carried(
@@ -383,7 +383,7 @@ def carried(document: CalibrationFile, views: Sequence[str] = ()) -> Carried:
 
 
 def _views_exit(cascade: Cascade, positive: int) -> dict[str, Any]:
-    """What of a cascade its model has to know."""
+    """The part of a cascade that is stored in the model."""
     stages = [stage.plain() for stage in cascade.stages]
     return {
         "low": cascade.exit.low,
@@ -394,7 +394,7 @@ def _views_exit(cascade: Cascade, positive: int) -> dict[str, Any]:
 
 
 def _compared(fit: CalibrationFile, rows: Mapping[str, SavedLogits]) -> Compared:
-    """What a calibration is, and how well it predicts the rows of each name."""
+    """A calibration in short, and its NLL on each set of rows."""
     choice, calibration = fit.threshold_choice, Calibration.from_document(fit)
     return Compared(
         calibrator=fit.calibrator,
@@ -405,14 +405,14 @@ def _compared(fit: CalibrationFile, rows: Mapping[str, SavedLogits]) -> Compared
 
 
 def _nll(calibration: Calibration, rows: SavedLogits) -> float:
-    """Nats a row under the calibrator alone: the rows stand for their own class shares, not for those expected."""
+    """NLL in nats per row, with the calibrator only: the rows have their own class shares, not the expected ones."""
     own = dataclasses.replace(calibration, prior_bias=np.zeros_like(calibration.prior_bias))
     probabilities = softmax(own.calibrated(rows.logits))
     return float(-np.log(np.maximum(probabilities[np.arange(len(rows.label)), rows.label], 1e-300)).mean())
 
 
 def _entries(used: list[tuple[str, str, int]], fingerprints: Mapping[str, str]) -> list[LedgerEntry]:
-    """Entries of the ledger: which rows of `val_calib` gave what."""
+    """Ledger entries: which rows of `val_calib` were used for what."""
     return [
         LedgerEntry(
             step=step,

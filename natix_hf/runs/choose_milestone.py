@@ -1,7 +1,7 @@
-"""Which milestone of pretraining is the result: chosen by probes on frozen features, never by the loss.
+"""Chooses the result of pretraining among its milestones by probes on frozen features, never by the loss.
 
-The original takes part, and stays where no milestone beats it beyond the interval. Probes are fitted on `train` and
-judged on `val_select`; a forgetting probe says what became of photos of another kind.
+The original checkpoint is a candidate and is kept unless the interval of the difference shows that a milestone is
+better. Probes are fitted on `train` and scored on `val_select`. A forgetting probe scores photos of another kind.
 """
 
 from __future__ import annotations

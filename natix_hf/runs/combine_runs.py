@@ -1,7 +1,7 @@
-"""Two finished runs as one cascade: a folder with both models, their logits side by side, and a band between them.
+"""Combines two finished runs into a cascade: a folder with both models, their logits, and the exit band.
 
-The folder is a run: it is calibrated, evaluated, compared and answers photos like any other. It holds copies of the
-models, so that it can be moved and both runs deleted. Nothing is read here but their files; no model runs.
+The folder is a run: it can be calibrated, evaluated, compared and used to predict like any other. It holds copies of
+the models, so it can be moved and both runs can be deleted. Reads only files of the runs; no model runs.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def combine_runs(folders: Sequence[str | Path], output: Path, asked: dict[str, A
 
 
 def _members(folders: Sequence[str | Path]) -> tuple[Member, Member]:
-    """The two runs, once it is sure that they can be one cascade."""
+    """The two runs, after a check that they can form a cascade."""
     if len(folders) != 2:
         raise UserError(f"--cascade: {len(folders)} given, two runs expected, the cheaper one first: {TYPED}")
     first, second = (_member(folder) for folder in folders)
@@ -167,7 +167,7 @@ def _stage_model(member: Member) -> StageModel:
 
 
 def price_line(both: TwoModels) -> str | None:
-    """A warning where the first model is not the cheaper one."""
+    """A warning if the first model is not the cheaper one."""
     first, second = both.gigaflop
     if first < second:
         return None

@@ -1,7 +1,7 @@
-"""Finished runs side by side from the files in their folders, once it is sure that all were tested on the same photos.
+"""Compares finished runs from the files in their folders, after a check that all were tested on the same photos.
 
-No model runs and nothing is counted as a new read of `val_test`: the predictions are there, and their reading was
-counted when each run was evaluated.
+No model runs, and the comparison is not a new read of `val_test`: the predictions exist, and the read was counted when
+each run was evaluated.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def compare_runs(folders: Sequence[str | Path], *, n_boot: int = 1000, seed: int
     """The content of `comparison.json`.
 
     Args:
-        folders: two or more finished runs; the others are set beside the first.
+        folders: two or more finished runs; the first is the reference.
 
     Raises:
         UserError: fewer than two runs, one that has no figures of its own, or runs that were tested on different
@@ -46,15 +46,13 @@ def compare_runs(folders: Sequence[str | Path], *, n_boot: int = 1000, seed: int
     if len(runs) < 2:
         raise UserError("compare: two runs or more expected: python -m natix_hf.compare runs/a runs/b")
     if twice := next((run for i, run in enumerate(runs) if run.resolve() in {r.resolve() for r in runs[:i]}), None):
-        raise UserError(f"compare: {twice} is named twice: a run differs from itself in nothing")
+        raise UserError(f"compare: {twice} is named twice: name different runs")
     records = [RunRecord.read(run) for run in runs]
     for run, record in zip(runs, records):
         if record.refit is not None:
-            raise UserError(
-                f"{run}: a refit has no figures of its own: compare the run {record.refit.name} that it came from"
-            )
+            raise UserError(f"{run}: a refit has no figures of its own: compare its honest run {record.refit.name}")
         if not (run / "metrics.json").is_file():
-            raise UserError(f"{run}: was never evaluated: python -m natix_hf.evaluate {run} does it")
+            raise UserError(f"{run}: was never evaluated: run python -m natix_hf.evaluate {run}")
     certificates = [read_certificate(run) for run in runs]
     tables = [_by_id(run) for run in runs]
     for run, record, certificate, table in zip(runs[1:], records[1:], certificates[1:], tables[1:]):
@@ -89,13 +87,13 @@ def _by_id(run: Path) -> SavedLogits:
 
 
 def _check_same(first: Path, other: Path, ours: _Tested, theirs: _Tested) -> None:
-    """Raise where two runs were not tested on the same photos with the same labels."""
+    """Raise `UserError` if two runs were not tested on the same photos with the same labels."""
     (certificate, table, positive), (their_certificate, their_table, their_positive) = ours, theirs
 
     def refuse(what: str) -> None:
         raise UserError(
-            f"{other}: {what} than {first}, so that no figure of one can be set beside that of the other: train both "
-            "on the same photos with the same split (seed, ratios, groups)"
+            f"{other}: {what} than {first}, so their figures cannot be compared: train both on the same photos "
+            "with the same split (seed, ratios, groups)"
         )
 
     if certificate.label_names != their_certificate.label_names:
@@ -114,7 +112,7 @@ def _check_same(first: Path, other: Path, ours: _Tested, theirs: _Tested) -> Non
 
 
 def _names(runs: Sequence[Path]) -> list[str]:
-    """The folders' names, with as many parents as it takes to tell them apart."""
+    """Folder names with as many parent folders as needed to make them unique."""
     paths = [run.resolve() for run in runs]
     for parts in range(1, 1 + max(len(path.parts) for path in paths)):
         names = ["/".join(path.parts[-parts:]) for path in paths]
@@ -147,16 +145,16 @@ def _cost(run: Path, record: RunRecord) -> Cost:
 def _notes(judged: Sequence[Judged], tables: Sequence[SavedLogits]) -> list[str]:
     most = 1 + max(run.cost.times_read_before for run in judged)
     notes = [
-        f"these photos have given the figures of at least {max(most, len(judged))} models on this machine: whoever "
-        "picks the best of them by these figures needs fresh photos to know how good it is"
+        f"at least {max(most, len(judged))} models were evaluated on these photos on this machine: if you choose the "
+        "best of them by these figures, you need new photos to know how good it is"
     ]
     if any(not np.array_equal(table.group, tables[0].group) for table in tables[1:]):
-        notes.append(f"the runs tie photos into different groups; those of {judged[0].name} are resampled")
+        notes.append(f"the runs have different groups of photos; the groups of {judged[0].name} are resampled")
     return notes
 
 
 def _early(judged: Sequence[Judged], runs: Sequence[Path]) -> list[str]:
-    """What a photo costs where some leave early, which no column says."""
+    """Notes on the mean cost per photo of runs with early exits, which no column shows."""
     notes = []
     for one, run in zip(judged, runs):
         if Selective.there(run) and (found := Selective.read(run).cascade):

@@ -1,4 +1,4 @@
-"""The recipe's keys about how logits become probabilities, and probabilities decisions."""
+"""The recipe keys for turning logits into probabilities and decisions."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args, get_type_hints
@@ -11,7 +11,7 @@ from natix_hf.options import option
 
 @dataclass
 class DecisionOptions(ExitOptions):
-    """How logits become probabilities, and probabilities decisions; all of it on val_calib, after training."""
+    """Options for turning logits into probabilities and decisions; all are fitted on val_calib, after training."""
 
     _argument_group_name: ClassVar[str] = "decision"
 

@@ -1,7 +1,8 @@
-"""Class shares where a run works, from its own predictions on photos without labels, for `natix_hf.calibrate`.
+"""Estimates class shares in deployment from predictions of a run on photos without labels, for `natix_hf.calibrate`.
 
-What `natix_hf.predict` wrote are probabilities under the class shares that the run was set to; those are taken out
-first. The shares are then estimated by EM, the photos compared with those of the calibration, and both told.
+The probabilities that `natix_hf.predict` wrote hold for the class shares that the run was calibrated for, so this
+prior is removed first. The shares are then estimated by EM, and the photos are tested for drift from the calibration
+photos.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from natix_hf.files import fingerprint_bytes
 from natix_hf.inference.probability_tables import read_probabilities
 from natix_hf.runs.unlabelled_estimates import accuracy_lines, judged, seen_shares, under_seen
 
-LEAST = 100  # photos; of fewer the shares are known to 10 percentage points at best
+LEAST = 100  # photos; with fewer, the shares are known to 10 percentage points at best
 SMALLEST = 5e-7  # half of the last digit that predictions are written with
 
 
@@ -48,8 +49,8 @@ def deployment_prior(run: Path, path: str | Path, *, seed: int = 0) -> tuple[lis
         return document.prior.target, before
     if path.stat().st_mtime < (run / "calibration.json").stat().st_mtime:
         raise UserError(
-            f"{path}: older than calibration.json of {run}, so its probabilities may be of another calibration: run "
-            "natix_hf.predict again"
+            f"{path}: older than calibration.json of {run}, so its probabilities may come from another calibration: "
+            "run natix_hf.predict again"
         )
     calibration, seen = Calibration.from_document(document), seen_shares(run, document, str(run))
     own = under_seen(run, calibration, document, seen)
@@ -57,7 +58,7 @@ def deployment_prior(run: Path, path: str | Path, *, seed: int = 0) -> tuple[lis
     decided = (given + calibration.threshold_bias).argmax(axis=1)
     held = given - calibration.prior_bias + own.prior_bias
     found = judged(run, held, decided, None, own, document, seen, calibration.positive, seed=seed)
-    target = np.maximum(found.prior.estimated, 0.5 / n)  # none of n photos is no proof that there are none
+    target = np.maximum(found.prior.estimated, 0.5 / n)  # a class absent from n photos may still have a share above 0
     deployment = Deployment(
         **{name: getattr(found.prior, name) for name in EstimatedShares.model_fields},
         n=n,
@@ -70,16 +71,16 @@ def deployment_prior(run: Path, path: str | Path, *, seed: int = 0) -> tuple[lis
 
 
 def deployment_lines(told: Deployment, names: Sequence[str], positive: int) -> list[str]:
-    """What a command prints of it, a line each; shares of all classes but of two one."""
+    """The printed lines. With two classes only the share of the positive one is shown."""
     shown = [positive] if len(names) == 2 else range(len(names))
     shares = ", ".join(
         f"{names[k]} {told.estimated[k]:.1%} (95% interval {told.low[k]:.1%} to {told.high[k]:.1%})" for k in shown
     )
-    left = f", {told.skipped} that could not be read left out" if told.skipped else ""
+    left = f", {told.skipped} unreadable ones left out" if told.skipped else ""
     how = f"EM, {told.iterations} steps" + ("" if told.converged else ", NOT converged")
     lines = [
         f"class shares in {told.n} photos without labels{left}: {shares}; {how}; intervals over "
-        f"{told.interval_over}, each photo counted as independent of the others"
+        f"{told.interval_over}; photos are treated as independent"
     ]
     found = accuracy_lines(told.expected_accuracy, "as it decided them")
     lines += [f"  expected accuracy there {line}" for line in found]

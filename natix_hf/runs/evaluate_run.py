@@ -1,4 +1,4 @@
-"""The final figures of a run, from the logits of `val_test` that it wrote down and its calibration."""
+"""Computes the final figures of a run from its saved `val_test` logits and its calibration."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from natix_hf.streetvision.field import Field
 
 
 def evaluate_run(run: Path, *, seed: int = 0, field: Field | None = None) -> FinalFigures:
-    """Compute `metrics.json` and what else is told of `val_test`: selective, slices, robustness, reward, over_probe.
+    """Compute the figures on `val_test`: `metrics.json`, and selective, slices, robustness, reward and over_probe.
 
-    The reading is noted in the run's ledger and in the machine's count of test reads. A refit reads nothing: what it
-    holds are the figures of the honest run, and stays so.
+    The read is noted in the ledger of the run and counted on this machine. A refit reads nothing and keeps the figures
+    of the honest run.
 
     Args:
         run: a folder whose training is finished.
@@ -94,7 +94,7 @@ def evaluate_run(run: Path, *, seed: int = 0, field: Field | None = None) -> Fin
 
 
 def _cascade(run: Path, fitted: CalibrationFile, seed: int) -> CascadeFigures | None:
-    """What early exits cost and lose on `val_test`; None for a run without them."""
+    """Cost and accuracy loss of early exits on `val_test`; None for a run without them."""
     if fitted.cascade is None:
         return None
     from natix_hf.decision.cascade import StageRows, cascade_figures

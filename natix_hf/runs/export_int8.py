@@ -117,7 +117,7 @@ def export_int8(
 
 
 def check_run(run: Path) -> None:
-    """Raise `UserError` for a run whose calibration cannot be fitted again in int8."""
+    """Raise `UserError` if the calibration of a run cannot be fitted again in int8."""
     if not RunRecord.there(run):
         raise UserError(
             f"--dtype int8: {run} is a recalibrated copy, and an int8 graph is calibrated on the photos of a run: "
@@ -163,7 +163,7 @@ def _rows(run: Path, splits: LockedSplits, role: str, step: str, part: str | Non
 
 
 def _check_enough(rows: SavedLogits, place: str, names: Sequence[str]) -> None:
-    """Raise `UserError` where nothing can be calibrated or shown with these rows."""
+    """Raise `UserError` if these rows are too few to calibrate or compare."""
     counts = np.bincount(rows.label, minlength=len(names))
     if len(rows.label) < LEAST or not counts.all():
         held = ", ".join(f"{count} {name}" for count, name in zip(counts, names, strict=True))
@@ -243,7 +243,7 @@ def _calibrated(
 
 
 def quantised_lines(quantised: Quantised) -> list[str]:
-    """What a command prints of a graph in int8."""
+    """The printed lines about a graph in int8."""
     decisions, figures = quantised.decisions, quantised.figures
     lines = [
         f"int8: {decisions.changed} of {decisions.n} photos of {decisions.on} in {decisions.groups} groups are "

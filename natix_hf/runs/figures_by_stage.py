@@ -1,4 +1,4 @@
-"""What each step from logits to decisions does to the final figures, at the class shares that the model is for."""
+"""Final figures after each step from logits to decisions, at the class shares that the model is meant for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens once after training, step by step: `runs.steps` says which file each of them reads and writes."""
+"""Carries out the steps after training. `runs.steps` declares which files each step reads and writes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def finish_run(
     Args:
         trainer: whose training is over, by `runs.train_run`. Its model is the merged one afterwards.
         decision: how logits become decisions.
-        until: the last step that is done.
+        until: the last step to do.
 
     Returns:
         `metrics.json`; None on all processes but the first, and where the run was not evaluated.
@@ -77,12 +77,12 @@ def finish_run(
 
 
 def write_speed(trainer: NatixTrainer) -> None:
-    """Write `speed.json`: where the time of the job went so far."""
+    """Write `speed.json`: the time spent in each phase so far."""
     RunSpeed(time=dict(trainer.times), speed=trainer.accounting.document()).write(Path(trainer.args.output_dir))
 
 
 def run_lines(trainer: NatixTrainer, metrics: FinalFigures | None) -> list[str]:
-    """What is printed of a finished run, or of a refit: `metrics` is what finishing returned."""
+    """The printed summary of a finished run or refit. `metrics` is what `finish_run` or `finish_refit` returned."""
     if metrics is None:
         return []
     run = Path(trainer.args.output_dir)
@@ -95,7 +95,7 @@ def run_lines(trainer: NatixTrainer, metrics: FinalFigures | None) -> list[str]:
 
 
 def next_lines(run: Path) -> list[str]:
-    """Where the report of a finished run is (a refit has none of its own), and what to type next."""
+    """The path of the report (a refit has none), and the next command to type."""
     report = run / "report.html"
     lines = [f"report: {report}"] if report.is_file() else []
     return [*lines, f"next: natix-hf predict {shlex.quote(str(run))} PHOTOS --output predictions.csv"]

@@ -1,7 +1,7 @@
-"""The folder of a run: who may write into it, and the parts of it that are there before training.
+"""Creates and checks the folder of a run.
 
-A folder holds one run. It is finished when the last of its steps is; a second run in the same place is refused unless
-it resumes the first or is told to replace it.
+A folder holds one run, which is finished when its last step is done. A second run in the same folder is refused unless
+it resumes the first one or replaces it with `--overwrite_output_dir true`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from natix_hf.runs.provenance import now, versions
 from natix_hf.runs.steps import CHAINS, SPLIT, carried_out
 
 # Why some commands refuse a run of a sweep.
-SWEPT = "a run of a sweep is judged by val_select alone: the one that won is trained as a run of its own, see SWEEP.md"
+SWEPT = "a run of a sweep is scored on val_select only: train the winner as an ordinary run, see SWEEP.md"
 
 
 def check(output_dir: str | Path, *, resume: bool, overwrite: bool) -> None:
-    """Raise `UserError` where a run may not begin in `output_dir`; changes nothing.
+    """Raise `UserError` if a run cannot start in `output_dir`; changes nothing.
 
     Args:
         output_dir: the run folder, there or not.
@@ -36,10 +36,10 @@ def check(output_dir: str | Path, *, resume: bool, overwrite: bool) -> None:
     if run.exists() and not run.is_dir():
         raise UserError(f"output_dir {run}: a file of that name is in the way")
     check_writable(run, "output_dir")
-    if not run.exists() or set(run.iterdir()) <= set(run.glob(".*.tmp*")):  # begun by a writer that was killed
+    if not run.exists() or set(run.iterdir()) <= set(run.glob(".*.tmp*")):  # left by a process that was killed
         return
     if not (run / "run.json").exists():
-        raise UserError(f"output_dir {run}: not empty, and what it holds is no run of natix_hf: choose another folder")
+        raise UserError(f"output_dir {run}: not empty, and not a run of natix_hf: choose another folder")
     if overwrite and not resume:
         return
     if status(run) == "finished":
@@ -48,13 +48,13 @@ def check(output_dir: str | Path, *, resume: bool, overwrite: bool) -> None:
         )
     if not resume:
         raise UserError(
-            f"output_dir {run}: holds an interrupted run: add --resume_from_checkpoint true to go on with it, or "
+            f"output_dir {run}: holds an interrupted run: add --resume_from_checkpoint true to resume it, or "
             "--overwrite_output_dir true to replace it"
         )
 
 
 def finished(folder: str | Path) -> Path:
-    """The folder of a finished run; raises `UserError` where it is not one."""
+    """The folder of a finished run; raises `UserError` if it is not one."""
     run = Path(folder).expanduser()
     if not run.is_dir():
         raise UserError(f"{folder}: no such folder")
@@ -66,14 +66,14 @@ def finished(folder: str | Path) -> Path:
         raise UserError(f"{folder}: {SWEPT}")
     if RunRecord.read(run).purpose == "pretrain":
         raise UserError(
-            f"{folder}: a pretrained backbone, which sorts no photos yet: natix-hf train recipes/lora.yaml "
-            f"--model_name_or_path {folder}"
+            f"{folder}: a pretrained backbone, which cannot classify photos yet: fine-tune it with natix-hf train "
+            f"recipes/lora.yaml --model_name_or_path {folder}"
         )
     return run
 
 
 def check_one_model(folder: str | Path, verb: str) -> None:
-    """Raise `UserError` for a cascade of two runs, where `verb` takes one model."""
+    """Raise `UserError` for a cascade of two runs; `verb` is the command that takes only one model."""
     run = Path(folder).expanduser()
     if TwoModels.there(run):
         both = TwoModels.read(run)
@@ -91,7 +91,7 @@ def exportable(folder: str | Path) -> Path:
 
 
 def status(run: Path) -> Literal["training", "evaluating", "finished"]:
-    """How far a run is: its training is under way, the steps behind it are, or the last one has been done.
+    """The state of a run: in training, in the steps after training, or finished.
 
     Raises:
         UserError: `run.json` is not one, or of another release.
@@ -115,7 +115,7 @@ def begin(
     attention: str | None = None,
     purpose: str = "run",
 ) -> None:
-    """Make the folder and write what is known before training: recipe, splits, a `run.json` that says `training`.
+    """Create the folder and write the files known before training: recipe, splits, `run.json` with status `training`.
 
     Args:
         output_dir, resume, overwrite: as in `check`.
@@ -137,7 +137,7 @@ def begin(
         if (trained / "splits.json").exists() and read_certificate(trained).fingerprint != splits.fingerprint:
             raise UserError(
                 f"output_dir {run}: the photos or their split have changed since this run was interrupted; "
-                "bring them back, or start anew with --overwrite_output_dir true"
+                "restore them, or start again with --overwrite_output_dir true"
             )
     run.mkdir(parents=True, exist_ok=True)
     started = now()

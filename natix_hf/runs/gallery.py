@@ -1,6 +1,6 @@
-"""The photos that a report shows, kept small beside the run: the most confident mistakes and doubtful labels.
+"""Saves small copies of the photos that a report shows: the most confident mistakes, and doubtful labels.
 
-They stay on this machine: a run is published without them.
+They stay on this machine; a run is published without them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _BATCH = 8
 
 
 def keep_photos(run: Path, splits: LockedSplits, model: torch.nn.Module | None, processor: Any) -> None:
-    """Keep what the page of a run will show, while the photos are at hand.
+    """Save the photos that the report of a run will show.
 
     Args:
         run: with predictions and calibration.

@@ -1,4 +1,4 @@
-"""How each kind of run (`runs.purpose`) builds its trainer, trains, and completes its folder."""
+"""Says how each kind of run (`runs.purpose`) builds its trainer, trains, and completes its folder."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class KindOfRun(NamedTuple):
     Attributes:
         trainer: builds the trainer; takes what `NatixTrainer` takes.
         train: trains with it; `recipe_text` is what `recipe.yaml` will hold.
-        finish: completes the folder; returns what it found.
-        told: the lines that are printed of this.
+        finish: completes the folder; returns its results.
+        told: the printed lines for these results.
     """
 
     trainer: Callable[..., NatixTrainer]
@@ -30,7 +30,7 @@ class KindOfRun(NamedTuple):
 
 
 def kind_of_run(purpose: PurposeOptions) -> KindOfRun:
-    """The kind that a recipe asks for; imports no more than this kind needs."""
+    """The kind of run that a recipe asks for. Imports only what this kind needs."""
     from natix_hf.training.trainer import NatixTrainer
 
     if purpose.kind == "range test":

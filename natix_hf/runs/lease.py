@@ -1,9 +1,8 @@
-"""Who works on what: a lease is a file on a disk that several machines may share, held by one process at a time.
+"""Leases: files on a disk that machines may share, each held by one process at a time.
 
-It is created only where there is none, names its holder, and is renewed by its modification time. One that was not
-renewed for `STALE` seconds belongs to nobody any more. Times are those of the file system, compared with each other:
-the clocks of the machines play no part. Leases need no locks, which many network file systems lack; this file does not
-know what they are held for.
+A lease is created only if it does not exist, names its holder, and is renewed by its modification time. A lease that
+was not renewed for `STALE` seconds is free. Only times of the file system are compared with each other, never the
+clocks of the machines. Leases need no file locks, which many network file systems lack.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ class Holder(NamedTuple):
 
 
 class LeaseLost(Exception):
-    """Another process has taken over what this one worked on, since this one was not heard of for too long."""
+    """Another process has taken over the work, because this one did not renew its lease in time."""
 
 
 class Lease:
@@ -50,24 +49,24 @@ class Lease:
         self.path, self.text = path, text
 
     def renew(self) -> bool:
-        """Say that the holder is alive; False where another process has taken the lease over meanwhile."""
+        """Renew the lease; returns False if another process has taken it over."""
         try:
             held = self.path.read_text(encoding="utf-8") == self.text
             if held:
-                os.utime(self.path)  # without a time of ours: the server of a shared disk has the clock
+                os.utime(self.path)  # no explicit time, so the clock of the file server is used
         except FileNotFoundError:
             return False
         return held
 
     def release(self) -> None:
-        """Give it back, where it is still ours."""
+        """Release the lease if this process still holds it."""
         with suppress(FileNotFoundError):
             if self.path.read_text(encoding="utf-8") == self.text:
                 self.path.unlink()
 
 
 def take(path: Path) -> Lease | Holder:
-    """The lease at a path, or who holds it.
+    """Take the lease at a path; returns it, or its current holder.
 
     A lease that is stale, or whose holder is a dead process of this machine, is moved aside first. Two processes may
     want to do that at once. What each has moved shows whether it was the stale one; a fresh one is put back.
@@ -82,7 +81,7 @@ def take(path: Path) -> Lease | Holder:
         except FileExistsError:
             seen = _seen(path)
             if seen is None:
-                continue  # it was given back just now
+                continue  # it was just released
             if holder := _living(path, seen):
                 return holder
             _move_aside(path, seen)
@@ -94,7 +93,7 @@ def take(path: Path) -> Lease | Holder:
 
 @contextmanager
 def waited_for(path: Path) -> Iterator[Lease]:
-    """Hold the lease at a path for a moment's work, after whoever holds it now."""
+    """Wait for the lease at a path and hold it for a short task."""
     while isinstance(lease := take(path), Holder):
         time.sleep(0.1)
     try:
@@ -105,7 +104,7 @@ def waited_for(path: Path) -> Iterator[Lease]:
 
 @contextmanager
 def held(path: Path, told: str) -> Iterator[Lease]:
-    """Hold the lease at a path for as long as the block takes, and keep saying that its holder is alive.
+    """Hold the lease at a path during the block, and renew it in a background thread.
 
     Raises:
         UserError: another process holds it; `told` says what that means.
@@ -128,7 +127,7 @@ def held(path: Path, told: str) -> Iterator[Lease]:
 
 
 def holder(path: Path) -> Holder | None:
-    """Who holds the lease at a path; None where it is free."""
+    """The holder of the lease at a path; None if it is free."""
     seen = _seen(path)
     return _living(path, seen) if seen else None
 
@@ -158,7 +157,7 @@ def _living(path: Path, seen: Seen) -> Holder | None:
 def _document(text: str) -> dict[str, str | int | None]:
     try:
         return json.loads(text)
-    except ValueError:  # whoever created it has not written it yet, or died before it could
+    except ValueError:  # its creator has not written it yet, or died before it could
         return {}
 
 
@@ -182,7 +181,7 @@ def _machine() -> str | None:
 
 
 def time_of(folder: Path) -> int:
-    """The time by the clock of a folder's file system, in nanoseconds; the folder is made where there is none."""
+    """The time by the clock of a folder's file system, in nanoseconds; creates the folder if needed."""
     folder.mkdir(parents=True, exist_ok=True)
     probe = folder / f".{uuid.uuid4().hex}"
     probe.touch()

@@ -1,9 +1,9 @@
-"""A run under challenge profiles: its logits on photos as they are sent, and the documents that follow from these.
+"""Measures a run under challenge profiles: its logits on photos as a challenge sends them, and the figures from these.
 
 `predictions/robustness/<profile>.parquet` holds every row of `val_test` in every way of the profile;
 `predictions/val_calib@<profile>.parquet` the rows of `val_calib` as the profile sends them, for a calibration on what
-is met. Both hold logits before calibration, and are written beside the clean predictions, by the same model on the
-same rows: `val_test` is not read once more for them.
+is met. Both hold logits before calibration, from the same model and rows as the clean predictions, so this is not
+another read of `val_test`.
 """
 
 from __future__ import annotations
@@ -142,9 +142,8 @@ def measure_robustness(run: Path, profiles: Sequence[str], *, batch_size: int = 
     check_profiles(profiles, "--robustness")
     if CalibrationFile.there(run) and CalibrationFile.read(run).cascade:
         raise UserError(
-            f"--robustness: photos leave {run} early, and what the whole view alone says of photos as a challenge "
-            f"sends them is not written down: take the exits off first, python -m natix_hf.calibrate {run} "
-            "--views_exit none"
+            f"--robustness: {run} has early exits, and their logits on distorted photos are not saved: "
+            f"remove the exits first with python -m natix_hf.calibrate {run} --views_exit none"
         )
     splits = run_splits(run, say=print)
     check_photos(splits, profiles)

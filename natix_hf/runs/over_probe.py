@@ -1,4 +1,4 @@
-"""What fine-tuning added over the probe that it started from: same photos, each with its own temperature."""
+"""Compares the fine-tuned model with the probe it started from, on the same photos, each with its own temperature."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def over_probe(fit: SavedLogits, test: SavedLogits, tuned: np.ndarray, positive:
 
 
 def over_probe_lines(found: OverProbe) -> list[str]:
-    """What a run prints of it."""
+    """The printed lines of the comparison with the probe."""
     lines = [f"over the probe on the same {found.n} photos of {found.split}, tuned minus probe:"]
     for name, one in found.metrics.items():
         change, ends = one.difference, "-"

@@ -1,4 +1,4 @@
-"""The photos of a finished run, found again by its recipe: locked as they were, and the same or refused."""
+"""Loads the photos of a finished run by its recipe, with the same locked splits, and checks that they are the same."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from natix_hf.files import read_recipe
 def run_splits(
     run: str | Path, say: Callable[[str], None] | None = None, *, dataset_name: str | None = None
 ) -> LockedSplits:
-    """The splits of a finished run; what is read of them is noted in its ledger by the step that reads.
+    """The splits of a finished run. The step that reads rows notes this in the ledger.
 
     Args:
-        dataset_name: where the photos are now, where that is not what the recipe says.
+        dataset_name: where the photos are now, if this differs from the recipe.
 
     Raises:
         UserError: the run is a refit, which trained on all rows; it does not say where its photos are; or what is
@@ -30,23 +30,23 @@ def run_splits(
     """
     run = Path(run)
     if RunRecord.read(run).purpose == "refit":
-        raise UserError(f"{run}: a refit was trained on all photos, so none is left to measure it on: name its run")
+        raise UserError(f"{run}: a refit was trained on all photos, so none are left to test it: name its honest run")
     recipe = read_recipe(run)
     if not recipe:
-        raise UserError(f"{run}: no recipe.yaml, so its photos cannot be found: bring the file back")
+        raise UserError(f"{run}: no recipe.yaml, so its photos cannot be found: restore the file")
     recipe |= {"dataset_name": dataset_name} if dataset_name else {}
     splits = recipe_photos(recipe, say=say)
     was, now = (one.fingerprints["val_test"] for one in (read_certificate(run), splits.description))
     if was != now:
         raise UserError(
             f"{run}: val_test of {recipe['dataset_name']} is not what it was when the run was trained (fingerprint "
-            f"{now[:8]}, in splits.json {was[:8]}): bring the photos back"
+            f"{now[:8]}, in splits.json {was[:8]}): restore the photos"
         )
     return splits
 
 
 def calibration_rows(run: str | Path) -> dict[str, Dataset]:
-    """`fit` and `control` of a run's val_calib, for another calibration; the run's ledger says that they were read.
+    """The parts `fit` and `control` of the val_calib of a run, for another calibration. The ledger notes the read.
 
     Raises:
         UserError: as `run_splits`, or the folder is no run.

@@ -1,4 +1,4 @@
-"""A run's logits, written down once for each split: all that calibration, figures and comparisons read afterwards."""
+"""Predicts the logits of each split once. Calibration, figures and comparisons read them from disk."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from natix_hf.runs.measure_robustness import predict_challenged
 from natix_hf.runs.saved_logits import write_predictions
 from natix_hf.runs.steps import PREDICT, carried_out
 
-# What is predicted after training: file, role, parts of val_calib.
+# File name -> role and parts that are predicted after training.
 TABLES = {
     "val_select": ("selection", (None,)),
     "val_calib": ("policy", ("fit", "control")),
@@ -60,7 +60,7 @@ def predict_run(
     tables = {"val_select": TABLES["val_select"]} if purpose == "sweep" else TABLES
     asked = dataclasses.asdict(options)
     geometry = Geometry.of(network.processing_class)
-    # A square squashes a photo and the same photo turned alike, a rectangle does not.
+    # A square input distorts portrait and landscape photos equally; a rectangle does not.
     also = () if geometry.height == geometry.width else (ORIENTATION,)
     tiled = isinstance(geometry, Tiles)
     with carried_out(run, PREDICT, asked, purpose=purpose, splits=splits, noted=writes):

@@ -1,4 +1,4 @@
-"""Pretraining from its folder to a checkpoint that loads everywhere: pretrain, choose, write the card."""
+"""Pretrains a backbone, chooses a milestone, and writes an ordinary checkpoint with its card."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def pretrain_run(trainer: PretrainTrainer, splits: LockedSplits, *, recipe_text:
 
 
 def check_pool(run: Path, pool: UnlabelledPool | None, *, resume: bool) -> None:
-    """Raise `UserError` where an interrupted run was begun with another pool."""
+    """Raise `UserError` if an interrupted run was started with another pool."""
     if not resume or not (run / "run.json").is_file():
         return
     before = UnlabelledPool.read(run).fingerprint if UnlabelledPool.there(run) else None
@@ -177,5 +177,5 @@ def finish_pretraining(
 
 
 def pretrain_lines(run: Path, choice: MilestoneChoice) -> list[str]:
-    """What is said at the end."""
+    """The printed lines at the end of pretraining."""
     return [*choice_lines(choice), f"train on it: natix-hf train recipes/lora.yaml --model_name_or_path {run}"]

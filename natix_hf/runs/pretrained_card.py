@@ -72,7 +72,7 @@ def pretrained_card(
             "## Choice",
             "",
             f"{choice.metric} on {choice.rows} held-out photos in {choice.groups} groups, by probes on frozen "
-            f"features with so many of the labels; intervals at {choice.level:.1%} over groups.",
+            f"features with the given share of the labels; intervals at {choice.level:.1%} over groups.",
             "",
             "| " + " | ".join(heads) + " |",
             "|" + "---|" * len(heads),

@@ -15,7 +15,7 @@ from natix_hf.streetvision.client_files import check_labels
 
 
 def planned(hub: HubOptions, label_names: Sequence[str] | None, *, saves: bool) -> Publication | None:
-    """What a recipe wants published, None for nothing.
+    """The publication that a recipe asks for; None if it asks for none.
 
     Args:
         hub: its keys about that.
@@ -42,19 +42,19 @@ def planned(hub: HubOptions, label_names: Sequence[str] | None, *, saves: bool) 
 
 
 def check_classes(asked: Publication | None, label_names: Sequence[str]) -> None:
-    """Raise `UserError` where the photos' classes are not those that StreetVision reads."""
+    """Raise `UserError` if the classes of the photos are not those that StreetVision expects."""
     if asked is not None and asked.hotkey is not None:
         check_labels(label_names)
 
 
 def publish_finished(run: str | Path, asked: Publication | None, say: Callable[[str], None] = print) -> None:
-    """Publish at the end of training; whatever is refused, the run is there, and the message says so."""
+    """Publish at the end of training. If it fails, the message says that the run itself is finished."""
     if asked is None:
         return
     try:
         say(f"published: {publish(Path(run), asked, say)}, version {asked.version}")
     except UserError as error:
         raise UserError(
-            f"the run in {run} is finished and was not published: {error}; to publish it later: "
+            f"the run in {run} is finished but was not published: {error}; to publish it later: "
             f"python -m natix_hf.publish {run} {asked.repo_id} --model_version {asked.version}"
         ) from None

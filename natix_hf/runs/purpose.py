@@ -1,7 +1,7 @@
-"""What a run can be for, as a recipe says it.
+"""The recipe keys for the purpose of a run.
 
-An ordinary run, a run of a sweep, a refit and a range test of the learning rate are the same training up to the rows
-that they may read (`data.splits.contracts.PURPOSES`) and what is left at their end.
+An ordinary run, a run of a sweep, a refit and a learning-rate range test train in the same way. They differ in the
+rows that they may read (`data.splits.contracts.PURPOSES`) and in the files that they write.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from natix_hf.options import option
 
 @dataclass
 class PurposeOptions:
-    """What the run is for, where it is no ordinary one."""
+    """The purpose of a run that is not an ordinary one."""
 
     _argument_group_name: ClassVar[str] = "purpose"
 
@@ -36,9 +36,9 @@ class PurposeOptions:
         chosen = [key for key, on in (("find_lr", self.find_lr), ("sweep", self.sweep), ("refit", self.refits)) if on]
         if len(chosen) > 1:
             words = " or ".join(f"--{key} {'none' if key == 'refit' else 'false'}" for key in chosen)
-            raise UserError(f"{' and '.join(chosen)}: a run is for one of them: leave the others out with {words}")
+            raise UserError(f"{' and '.join(chosen)}: a run has only one purpose: turn the others off with {words}")
         if self.trial is not None and not self.sweep:
-            raise UserError("trial: belongs to a run of a sweep: leave it out with --trial null")
+            raise UserError("trial: only for a run of a sweep: remove it with --trial null")
         if self.refits and self.refit_from is None:
             raise UserError(
                 "refit: of which run? add --from runs/NAME, a finished run of this recipe, or leave it out with "

@@ -1,8 +1,8 @@
 """The learning-rate finder: an exponential range test (Smith, "Cyclical Learning Rates", 2017) on `train` alone.
 
-The recipe trains as ever, but its rate rises from `LOW` to `HIGH` by the same factor each step, without warm-up,
-schedule or EMA, until the loss diverges. The curve and a suggestion go to a folder of their own beside the run's
-(`OUTPUT_DIR-find_lr`), so that nothing stands in the way of the run. No weight is kept and no other split is read.
+The recipe trains as usual, but the learning rate rises from `LOW` to `HIGH` by a constant factor per step, without
+warm-up, schedule or EMA, until the loss diverges. The curve and a suggested rate go to `OUTPUT_DIR-find_lr`, so that
+the run folder stays free. No weights are kept, and no other split is read.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from natix_hf.runs.decision_options import DecisionOptions
 
 LOW, HIGH, STEPS = 1e-7, 10.0, 120
-QUIET = 15  # steps at the lowest rates, which change nothing: they tell the loss at the start and its noise
-REACH = 5  # the smoothed loss of a step is the mean over this many steps to either side, almost an octave and a half
+QUIET = 15  # steps at the lowest rates, which leave the weights almost unchanged: they give initial loss and noise
+REACH = 5  # the smoothed loss is a mean over this many steps on either side, almost an octave and a half
 RULE = (
     "the smaller of: the rate at which the smoothed loss falls most steeply, and a tenth of the rate at which it is "
     "back at its start"
 )
-# optim -> why its rate cannot be found so.
+# optim -> why a range test does not apply.
 REFUSED = {
     "schedule_free": "it weighs the steps of its average by their rate, so that a rising rate is another method",
     "lomo": "it moves weights within the backward pass",
@@ -43,12 +43,12 @@ REFUSED = {
 
 
 def folder(output_dir: str | Path) -> Path:
-    """Where the curve of a run goes."""
+    """The folder for the curve of a run."""
     return Path(f"{Path(output_dir)}-find_lr")
 
 
 def check_range_test(args: Any) -> None:
-    """Raise `UserError` for an optimizer whose rate means something else, or a folder that holds something else."""
+    """Raise `UserError` if the test does not apply to the optimizer, or the folder holds something else."""
     name = inner_name(args)
     for start, why in REFUSED.items():
         if name.startswith(start):
@@ -61,12 +61,12 @@ def check_range_test(args: Any) -> None:
     check_writable(place, "output_dir")
     if place.is_dir() and any(place.iterdir()) and not (place / "find_lr.json").is_file():
         raise UserError(
-            f"find_lr: {place}: not empty, and no earlier curve is in it: move it or choose another output_dir"
+            f"find_lr: {place}: not empty, and has no earlier curve: move it, or choose another output_dir"
         )
 
 
 class _Rising(TrainerCallback):
-    """Ends the test where the loss has diverged, on all processes alike."""
+    """Stops the test on all processes when the loss has diverged."""
 
     def __init__(self, trainer: RangeTest) -> None:
         self.trainer = trainer
@@ -77,9 +77,9 @@ class _Rising(TrainerCallback):
 
 
 class RangeTest(NatixTrainer):
-    """A trainer whose rate rises from step to step and that leaves a curve behind.
+    """A trainer that raises the learning rate at each step and records the loss.
 
-    Takes what `NatixTrainer` takes, with splits whose purpose is a range test.
+    Takes the arguments of `NatixTrainer`; the purpose of the splits is a range test.
     """
 
     def __init__(self, model: torch.nn.Module, args: Any, **kwargs: Any) -> None:
@@ -95,7 +95,7 @@ class RangeTest(NatixTrainer):
         self.add_callback(_Rising(self))
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
-        # Every group starts from its own share of HIGH, so that rates by layer keep their proportions.
+        # Each parameter group has its own share of HIGH, so layer-wise rates keep their ratios.
         if self.lr_scheduler is None:
             self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
                 optimizer or self.optimizer, lambda step: float(rates(step + 1)[-1]) / HIGH
@@ -119,10 +119,10 @@ class RangeTest(NatixTrainer):
     def one_pass(
         self, model: torch.nn.Module, inputs: dict[str, torch.Tensor], num_items_in_batch: Any
     ) -> torch.Tensor:
-        return Trainer.training_step(self, model, inputs, num_items_in_batch)  # a loss of NaN is where the curve ends
+        return Trainer.training_step(self, model, inputs, num_items_in_batch)  # a NaN loss ends the curve
 
     def step_is_over(self) -> bool:
-        """Note the loss of a step, as the mean over processes; tells whether the loss has diverged."""
+        """Record the loss of a step as the mean over processes; returns whether the loss has diverged."""
         loss = self.accelerator.reduce(torch.stack(self.within).sum(), reduction="mean")
         self.within.clear()
         self.losses.append(float(loss))
@@ -130,12 +130,12 @@ class RangeTest(NatixTrainer):
 
 
 def train_range_test(trainer: RangeTest, recipe_text: str | None = None) -> None:
-    """Train; a range test leaves neither a run folder nor a `recipe.yaml`."""
+    """Train. A range test writes neither a run folder nor a `recipe.yaml`."""
     trainer.train()
 
 
 def finish_range_test(trainer: RangeTest, decision: DecisionOptions | None = None) -> LearningRates:
-    """Write `find_lr.json` and `figures/find_lr.png`; returns the document. There are no decisions to be made."""
+    """Write `find_lr.json` and `figures/find_lr.png`; returns the document. `decision` is not used."""
     finite, args = np.array(trainer.losses), trainer.args
     finite = finite[: int(np.isfinite(finite).cumprod().sum())]
     document = LearningRates(
@@ -158,12 +158,12 @@ def finish_range_test(trainer: RangeTest, decision: DecisionOptions | None = Non
 
 
 def range_test_lines(trainer: RangeTest, found: LearningRates) -> list[str]:
-    """What is printed of a range test."""
+    """The printed summary of a range test."""
     steps, last = len(found.rates), found.rates[-1]
     end = "the loss diverged" if found.diverged else "the end of the range, and no divergence"
     lines = [f"{steps} steps of {found.photos_a_step} photos, rate {LOW:g} to {last:.2g}: {end}"]
     if found.suggestion is None:
-        lines.append("no rate is suggested: the loss never fell by more than its noise; take larger batches")
+        lines.append("no rate is suggested, because the loss never fell by more than its noise: use larger batches")
     else:
         lines.append(f"suggestion: learning_rate {found.suggestion:.2g} ({found.rule})")
     lines.append(f"the curve is in {trainer.output / 'figures' / 'find_lr.png'}")
@@ -171,7 +171,7 @@ def range_test_lines(trainer: RangeTest, found: LearningRates) -> list[str]:
 
 
 def rates(steps: int) -> np.ndarray:
-    """The rates of the first `steps` steps `(steps,)`; the quiet ones count as steps of the range."""
+    """Learning rates `(steps,)` of the first `steps` steps, including the quiet ones."""
     return LOW * (HIGH / LOW) ** (np.arange(steps) / (STEPS - 1))
 
 
@@ -184,8 +184,11 @@ def smooth(losses: np.ndarray) -> np.ndarray:
 
 
 def diverged(losses: np.ndarray) -> bool:
-    """Whether the mean of the last three losses is as far above the start as the best stretch was below it, and at
-    least half the start; or one is not finite."""
+    """Whether the loss has diverged.
+
+    True if a loss is not finite. Also true if the mean of the last three losses exceeds the initial loss by more than
+    the largest improvement so far, and by more than half of the initial loss.
+    """
     if len(losses) and not np.isfinite(losses).all():
         return True
     if len(losses) < QUIET + 3:
@@ -196,7 +199,7 @@ def diverged(losses: np.ndarray) -> bool:
 
 
 def suggestion(losses: np.ndarray) -> dict[str, float | None]:
-    """What a curve says, by `RULE`.
+    """The suggested rate of a curve, by `RULE`.
 
     Args:
         losses: `(n,)` finite, one a step.
@@ -218,5 +221,5 @@ def suggestion(losses: np.ndarray) -> dict[str, float | None]:
     steepest = int(np.gradient(curve)[: lowest + 1].argmin())
     above = np.flatnonzero(curve[lowest:] >= start)
     risen = float(rate[lowest + above[0]]) if len(above) else None
-    found = min(float(rate[steepest]), risen / 10 if risen else math.inf)
-    return {"suggestion": found, "steepest": float(rate[steepest]), "lowest": float(rate[lowest]), "risen": risen}
+    suggested = min(float(rate[steepest]), risen / 10 if risen else math.inf)
+    return {"suggestion": suggested, "steepest": float(rate[steepest]), "lowest": float(rate[lowest]), "risen": risen}

@@ -1,9 +1,9 @@
-"""A finished model decides anew, from photos of one's own and without training: temperature, prior, threshold, band.
+"""Recalibrates a finished model on other photos without training: temperature, prior, threshold and band.
 
-One half of the photos, whole groups, is for fitting; the other one is looked at once, for the guarantee and for the
-figures before and after. The model's folder is not touched: a copy holds the new calibration in its weights, its
-`config.json` and `calibration.json`, and `recalibration.json` says what it rests on. Works on logits; photos are read
-and the model is run before.
+One half of the photos (whole groups) is used to fit. The other half gives the guarantee and the figures before and
+after. The folder of the model is not changed. A copy holds the new calibration in its weights, `config.json` and
+`calibration.json`, and `recalibration.json` describes how it was fitted. Works on logits; the caller reads the photos
+and runs the model.
 """
 
 from __future__ import annotations
@@ -118,10 +118,10 @@ def check_changeable(folder: Path, name: str) -> None:
 
 
 def calibration_of(folder: Path, classes: int) -> tuple[Calibration, CalibrationFile | None]:
-    """What a model folder says about its calibration; none where it says nothing.
+    """The calibration of a model folder, or one that changes nothing if the folder has none.
 
     Returns:
-        What is applied, and its document if there is one.
+        The calibration, and its document if there is one.
     """
     if CalibrationFile.there(folder):
         document = CalibrationFile.read(folder)
@@ -165,7 +165,7 @@ def check_seen(
 def certifiable_line(
     labels: np.ndarray, groups: np.ndarray, options: DecisionOptions, names: Sequence[str], positive: int
 ) -> str:
-    """The smallest rate that the checking half can certify, told before anything is fitted.
+    """A line with the smallest rate that the checking half can certify, known before the fit.
 
     Args:
         labels, groups: `(n,)` of the checking half.
@@ -340,7 +340,7 @@ def write_copy(
     lines: Sequence[str],
     geometry: Geometry | None = None,
 ) -> None:
-    """The model folder again with another calibration, whole or not at all.
+    """Copy a model folder with another calibration. If it fails, nothing is left behind.
 
     Args:
         source: the model's folder, which stays as it is.

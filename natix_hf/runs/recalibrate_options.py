@@ -1,4 +1,4 @@
-"""What `natix_hf.recalibrate` is told on the command line. Imports nothing that takes time."""
+"""The command-line options of `natix_hf.recalibrate`. Imports no slow modules."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from natix_hf.inference.view_options import add_size_options, add_views_option
 
 
 def parser(description: str) -> CommandParser:
-    """The parser of its command line."""
+    """The command-line parser."""
     made = CommandParser(prog="python -m natix_hf.recalibrate", description=description)
     made.add_argument("model", help="folder of a finished run or of an export, or a Hub id")
     made.add_argument(

@@ -1,9 +1,9 @@
-"""Refit: the recipe of a finished run once more, on the rows of all four splits.
+"""Refit: trains the recipe of a finished run (the honest run) again, on the rows of all four splits.
 
-A refit chooses nothing: it makes as many optimizer steps as the honest run's best checkpoint had, on the schedule of
-that run. (The same steps and not the same passes: weights move as far, and each photo is seen less often than before,
-never more.) Temperature and biases are carried over. No row is left to measure it on, so `metrics.json` and the card
-hold the figures of the honest run and say so.
+A refit makes no choices. It takes as many optimizer steps as the best checkpoint of the honest run had, on the same
+schedule. (The number of steps is the same, not the number of epochs: each photo is seen less often than before, never
+more often.) Temperature and biases are copied. No rows remain for a test, so `metrics.json` and the card hold the
+figures of the honest run and say so.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from natix_hf.training.trainer import NatixTrainer
 
 
 def check_refit(honest: str | Path, text: str, known: Mapping[str, RecipeValue]) -> Path:
-    """Refuse a refit of what is not a finished run of the same recipe.
+    """Check that `honest` is a finished run of the same recipe.
 
     Args:
         honest: folder of the run.
@@ -53,33 +53,32 @@ def check_refit(honest: str | Path, text: str, known: Mapping[str, RecipeValue])
     run = run_folder.finished(honest)
     record = RunRecord.read(run)
     if record.purpose not in (None, "run"):
-        raise UserError(f"refit_from {honest}: is itself a {record.purpose}: name the run that it came from")
+        raise UserError(f"refit_from {honest}: is itself a {record.purpose}: name an ordinary run")
     if record.max_steps is None or not (run / "recipe.yaml").is_file():
         raise UserError(
-            f"refit_from {honest}: does not say how it was trained (recipe.yaml, run.json): train it again"
+            f"refit_from {honest}: its settings are unknown, recipe.yaml or max_steps in run.json is missing: train "
+            "it again"
         )
     ours, theirs = (yaml.safe_load(one) for one in (text, (run / "recipe.yaml").read_text(encoding="utf-8")))
     if odd := differing(ours, theirs, known, REFITTED):
-        raise UserError(
-            f"refit_from {honest}: another recipe than this one: {told(odd)}: a refit changes nothing else"
-        )
+        raise UserError(f"refit_from {honest}: has another recipe: {told(odd)}: a refit needs the same recipe")
     if ours.get("curriculum", "none") != "none":
         raise UserError(
-            "refit: a curriculum is paced by passes over train, which a refit has not: leave it out of both with "
+            "refit: a curriculum depends on the epochs over train, which a refit changes: train both with "
             "--curriculum none"
         )
     if ours.get("warm_start", "none") != "none":
         raise UserError(
-            "refit: warm_start chooses its head on val_select, which a refit trains on: leave it out of both with "
+            "refit: warm_start chooses its head on val_select, which a refit trains on: train both with "
             "--warm_start none"
         )
     return run
 
 
 class Refit(NatixTrainer):
-    """A trainer of all rows that takes steps, calibration and figures from an honest run.
+    """A trainer on all rows that takes steps, calibration and figures from an honest run.
 
-    Takes what `NatixTrainer` takes, with splits whose purpose is a refit.
+    Takes the arguments of `NatixTrainer`; the purpose of the splits is a refit.
 
     Args:
         honest: folder of the finished run.
@@ -91,7 +90,7 @@ class Refit(NatixTrainer):
     def __init__(self, model: torch.nn.Module, args: Any, *, honest: Path, splits: Any, **kwargs: Any) -> None:
         if read_certificate(honest).fingerprint != splits.description.fingerprint:
             raise UserError(
-                f"refit_from {honest}: the photos or their split are not those of that run: bring them back, or train "
+                f"refit_from {honest}: the photos or their split have changed since that run: restore them, or train "
                 "the run again"
             )
         record = RunRecord.read(honest)
@@ -99,10 +98,10 @@ class Refit(NatixTrainer):
         if processes != args.world_size:
             raise UserError(
                 f"refit_from {honest}: trained by {processes} process(es), and this refit has {args.world_size}: its "
-                f"steps would be of another number of photos: start {processes}"
+                f"steps would have another number of photos: start {processes}"
             )
         steps = record.steps
-        # The weights of the honest run are those of its best checkpoint, where it chose one.
+        # If the honest run chose a best checkpoint, its weights are from that step.
         if args.load_best_model_at_end and record.best_step:
             steps = record.best_step
         self.honest = honest
@@ -123,7 +122,7 @@ class Refit(NatixTrainer):
         return super().create_scheduler(self.planned_steps(), optimizer)
 
     def wanted_heads(self) -> list[Setting]:
-        """The head that the honest run chose, alone."""
+        """Only the head that the honest run chose."""
         return [Setting(**ProbeSearch.read(self.honest).chosen.plain())]
 
 

@@ -1,4 +1,4 @@
-"""Figures, card and page of a finished run, put together from the files in its folder; the model isn't run."""
+"""Builds figures, card and report page of a finished run from the files in its folder. Does not run the model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from natix_hf.streetvision.reward_report import reward_figure, reward_sections
 def write_report(
     run: str | Path, documents: RunDocuments, *, path: str | Path | None = None, include_photos: bool = True
 ) -> Path:
-    """Write the page that shows everything a run found out about itself.
+    """Write the report page of a run.
 
     Args:
         run: its folder.
@@ -61,7 +61,7 @@ def write_report(
 
 
 def draw_figures(run: Path, documents: RunDocuments) -> None:
-    """Write the pictures in `figures/` that the card shows."""
+    """Write the figures that the card shows to `figures/`."""
     test, folder = _rows(run, "val_test", documents.calibration), run / "figures"
     for name, charts in charts_of(documents, test).items():
         draw_charts(charts, folder / f"{name}.png")
@@ -69,7 +69,7 @@ def draw_figures(run: Path, documents: RunDocuments) -> None:
     if documents.robustness:
         figures_robustness.robustness(documents.robustness, folder / "robustness.png")
     if documents.reward:
-        reward_figure(documents.reward, folder / "reward.png")  # none where nothing has a reward
+        reward_figure(documents.reward, folder / "reward.png")  # draws nothing if there is no reward
 
 
 def report_run(run: Path) -> None:
@@ -82,13 +82,13 @@ def report_run(run: Path) -> None:
 
 
 def read_pictures(run: Path) -> dict[tuple[str, str], Picture]:
-    """The photos that the end of training kept for the page, by split and id; none without a `gallery.json`."""
+    """The photos saved for the page, by split and id; empty without `gallery.json`."""
     if not Gallery.there(run):
         return {}
     pictures = {}
     for entry in Gallery.read(run).photos:
         photo, heat = run / entry.photo, entry.attention and run / entry.attention
-        if photo.is_file():  # a person may have deleted some
+        if photo.is_file():  # the user may have deleted some
             pictures[entry.split, entry.id] = Picture(
                 photo.read_bytes(),
                 entry.width,

@@ -15,7 +15,7 @@ from natix_hf.runs.saved_logits import check_classes, read_predictions
 
 
 class RunFiles:
-    """What a step reads of a run folder; every file is opened when it is first asked for, and not again."""
+    """The files of a run folder. Each one is read at first access and cached."""
 
     def __init__(self, run: str | Path):
         self.run = Path(run)
@@ -42,7 +42,7 @@ class RunFiles:
         return (self.run / "predictions" / f"{split}.parquet").is_file()
 
     def rows(self, split: str) -> SavedLogits:
-        """What `read_predictions` gives of a split for its calibration, checked against the classes of the run."""
+        """The predictions of a split, as `read_predictions` returns them; checks the number of classes."""
         if split not in self._rows:
             rows = read_predictions(self.run, split, fitted=self.fitted)
             check_classes(rows, self.splits.label_names, f"{self.run}: predictions/{split}.parquet")

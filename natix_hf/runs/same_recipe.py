@@ -1,7 +1,7 @@
-"""Whether two trainings go by one recipe: a resumed run by its own, a refit by that of the run that it repeats.
+"""Checks that two trainings have the same recipe: a resumed run and its start, or a refit and its honest run.
 
-What may differ stands here and nowhere else; every other key decides the weights or how they are chosen. Works on the
-texts of `recipe.yaml`; what a recipe may hold, and its defaults, are handed in.
+This module lists the keys that may differ; every other key affects the weights or how they are chosen. Works on the
+texts of `recipe.yaml`. The caller passes in the known keys and their defaults.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ PLACES = (
     *("dataloader_prefetch_factor", "per_device_eval_batch_size", "ddp_backend", "ddp_timeout"),
     "attn_implementation",
 )
-# What else a resumed run may say: when checkpoints are scored and written, and where its photos lie now (that they are
-# the same ones is found out by their fingerprints).
+# A resumed run may also change when checkpoints are scored and written, and where its photos are. (Fingerprints check
+# that they are the same photos.)
 RESUMED = (
     *PLACES,
     "dataset_name",
@@ -48,7 +48,7 @@ def differing(
     known: Mapping[str, RecipeValue],
     free: Collection[str],
 ) -> dict[str, tuple[RecipeValue, RecipeValue]]:
-    """Keys whose values differ, each with ours and theirs; a key that is not written down has its default."""
+    """Keys with different values, each with ours and theirs. A key that is absent has its default."""
     pairs = {
         key: (ours.get(key, known.get(key)), theirs.get(key, known.get(key)))
         for key in (*theirs, *(key for key in ours if key not in theirs))
@@ -65,27 +65,27 @@ def _same(key: str, one: RecipeValue, other: RecipeValue) -> bool:
 
 
 def told(odd: Mapping[str, tuple[RecipeValue, RecipeValue]]) -> str:
-    """The first differences for a message, each with both values."""
+    """The first differences as text for a message, each with both values."""
     return few(f"{key} ({one} here, {other} there)" for key, (one, other) in odd.items())
 
 
 def check_resumed(
     point: Path, text: str, known: Mapping[str, RecipeValue], processes: int, command: str = "natix_hf.train"
 ) -> str | None:
-    """Refuse to go on from a checkpoint with other settings than it was trained with.
+    """Check that a run resumes from a checkpoint with the settings that the checkpoint was trained with.
 
     Args:
         point: the checkpoint, in `checkpoints/` of its run.
         text: the recipe that is to go on.
         known: every key of a recipe with its default.
-        processes: that train now.
-        command: the module that is told to go on.
+        processes: number of training processes now.
+        command: the module to run, for the error message.
 
     Returns:
-        A line on what is longer now; None where nothing is.
+        A line on what is longer now, or None.
 
     Raises:
-        UserError: names what differs, with both values.
+        UserError: a setting differs; the message gives both values.
     """
     run = point.absolute().parent.parent
     if not (run / "recipe.yaml").is_file():
@@ -112,7 +112,7 @@ def check_resumed(
 
 
 def attention_line(point: Path, attention: str) -> str | None:
-    """A line where a resumed run goes on with another attention than it had; None where it is the same or unknown."""
+    """A line if a resumed run uses another attention implementation than before; None if it is the same or unknown."""
     before = RunRecord.read(point.absolute().parent.parent).attention
     if before in (None, attention):
         return None

@@ -1,8 +1,8 @@
-"""The logits of a split on disk, written once: what calibration, figures, the page and comparisons read afterwards.
+"""Writes and reads the logits of a split, which calibration, figures, report and comparisons use.
 
-`predictions/<split>.parquet` holds id, group, label and logits of each row, the kinds of photos that figures are
-broken down by (`slice:<column>`), and no coordinates; where a profile sent the photos, also how; of a model that sees
-tiles the logits of the whole photo alone too. This module knows no figures.
+`predictions/<split>.parquet` holds id, group, label and logits of each row, and the metadata columns for slices
+(`slice:<column>`), but no coordinates. If a challenge profile sent the photos, the file says how. For a model that
+sees tiles it also holds the logits of the whole photo alone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from natix_hf.files import replacing
 SENT = b"sent"  # in the file's metadata: how a profile took the photos
 SENT_BEFORE = "upright by EXIF orientation and coded once as JPEG (natix_hf 0.1)"  # of files that do not say it
 WHOLE = "whole_logits"
-SLICE = "slice:"  # stands before the name of a column that figures are broken down by
+SLICE = "slice:"  # prefix of the columns for slices
 
 
 def read_predictions(
@@ -68,7 +68,7 @@ def read_predictions(
 
 
 def deployed(rows: SavedLogits, fitted: CalibrationFile) -> SavedLogits:
-    """The rows with the logits that a calibration was fitted on: of a cascade those of both stages together."""
+    """The rows with the logits that a calibration was fitted on; for a cascade, the combined logits of both stages."""
     if fitted.cascade is None:
         return rows
     from natix_hf.decision.cascade import TwoStages
@@ -78,7 +78,7 @@ def deployed(rows: SavedLogits, fitted: CalibrationFile) -> SavedLogits:
 
 
 def _check(table: pa.Table, what: str) -> None:
-    """Raise `UserError` for rows that no model of one set of classes gave."""
+    """Raise `UserError` if the rows cannot come from one model."""
     ids, labels = table["id"].to_pylist(), table["label"].to_numpy()
     sizes = set(map(len, table["logits"].to_pylist()))
     if not ids or len(sizes) != 1:
@@ -88,7 +88,7 @@ def _check(table: pa.Table, what: str) -> None:
 
 
 def check_classes(rows: SavedLogits, names: Sequence[str], what: str) -> None:
-    """Raise `UserError` where predictions have another number of logits than there are classes."""
+    """Raise `UserError` if the number of logits differs from the number of classes."""
     if rows.logits.shape[1] != len(names):
         raise UserError(
             f"{what}: {rows.logits.shape[1]} logits a photo, and the run has {len(names)} classes "

@@ -1,10 +1,10 @@
-"""The steps of a run: which files of its folder each reads and writes, and whether what it wrote still stands.
+"""Declares the steps of a run: the files that each one reads and writes. Checks whether these are up to date.
 
-A file has one writer. A step that changes what another one wrote, reads what it does not declare, or leaves out what
-it should write, fails, and its record is not written; so the step counts as not done. The ledger is appended to by
-every step that reads rows, and belongs to none.
+Each file is written by one step. A step fails if it changes a file of another step, reads a file that it does not
+declare, or does not write a file that it declares. Its record is then not written, so the step counts as not done. Any
+step that reads rows appends to the ledger, which belongs to no step.
 
-This module does not know how a step does its work.
+Other modules carry out the steps.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
 
 class ContractError(RuntimeError):
-    """A step read or wrote what it does not declare. A fault of the code, not of the user."""
+    """A step read or wrote an undeclared file. This is a bug in the code, not an error of the user."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """One arrow of the way from photos to a report.
+    """One step on the way from photos to a report.
 
     Attributes:
-        name: of its record, `steps/<name>.json`.
-        does: in a few words, for whoever is told that it runs.
+        name: name of its record, `steps/<name>.json`.
+        does: short description for the user.
         reads: files of the run, as patterns of `Path.glob`.
         writes: files that this step alone writes. Each pattern has to match one, unless it ends in `?`.
         photos: whether it reads the photos themselves.
@@ -50,7 +50,7 @@ class Step:
     photos: bool = False
 
     def inputs(self, run: Path) -> list[str]:
-        """The files of a run that the step reads, as far as they are there; its own do not count."""
+        """The existing files of a run that the step reads, without those that it writes."""
         own = set(self.outputs(run))
         return [name for name in _found(run, self.reads) if name not in own]
 
@@ -59,7 +59,7 @@ class Step:
         return _found(run, self.writes)
 
     def missing(self, run: Path) -> list[str]:
-        """What the step has to write and is not there."""
+        """The patterns of required files that are missing."""
         return [pattern for pattern in self.writes if not pattern.endswith("?") and not _found(run, (pattern,))]
 
 
@@ -191,7 +191,7 @@ def carried_out(
     splits: LockedSplits | None = None,
     noted: bool = True,
 ) -> Iterator[None]:
-    """The block is the work of a step; its record is written when the block ends well.
+    """Context manager around the work of a step. Writes the record of the step if the block succeeds.
 
     Args:
         run: the run folder.
@@ -243,14 +243,14 @@ def _of_others(run: Path, step: Step, purpose: str) -> dict[str, Step]:
 
 
 def stale(run: Path, step: Step, options: Mapping[str, RecipeValue] | None = None) -> str | None:
-    """Why a step has to be done, in a few words; None where what it wrote still stands.
+    """Why a step has to be done, in a few words; None if it is up to date.
 
     Args:
         run: the run folder.
         step: which.
         options: what it is asked for now; None: as it was.
 
-    Versions of packages are not compared: what they made still stands.
+    Package versions are not compared: an upgrade does not make files out of date.
     """
     run = Path(run)
     record = StepRecord.of(run, step.name)
@@ -272,13 +272,13 @@ def stale(run: Path, step: Step, options: Mapping[str, RecipeValue] | None = Non
 
 
 def stands(run: Path, step: Step) -> bool:
-    """Whether a step was done and what it wrote is there, as it wrote it; whatever became of what it read."""
+    """Whether a step was done and its files are unchanged. Its inputs are not checked."""
     record = StepRecord.of(run, step.name)
     return record is not None and set(record.writes) <= set(step.outputs(run)) and not _changed(run, record.writes)
 
 
 def _changed(run: Path, was: Mapping[str, FilePrint]) -> str | None:
-    """The first file that holds other bytes than it did."""
+    """The first file whose content has changed."""
     return next(
         (name for name, one in was.items() if FilePrint.of(run / name, one).fingerprint != one.fingerprint), None
     )
@@ -320,10 +320,10 @@ def _note_opened(event: str, arguments: tuple[Any, ...]) -> None:
 
 @contextmanager
 def _opened(run: Path) -> Iterator[set[str]]:
-    """The files of a run that Python opens for reading within the block. (What C++ code opens is not seen.)"""
+    """The files of a run that Python opens for reading in the block. Files opened by C++ code are not seen."""
     if not _note_opened.__dict__.get("added"):
         sys.addaudithook(_note_opened)
-        _note_opened.added = True  # type: ignore[attr-defined]  # a hook cannot be taken away again
+        _note_opened.added = True  # type: ignore[attr-defined]  # an audit hook cannot be removed
     opened: set[str] = set()
     _watching.append((os.path.join(os.path.abspath(run), ""), opened))
     try:

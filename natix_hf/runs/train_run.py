@@ -1,4 +1,4 @@
-"""A run until its training is over: the folder is begun or gone on with, then the trainer trains."""
+"""Trains a run: creates or resumes its folder, then trains."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def begin_run(
     trainer: NatixTrainer, *, recipe_text: str | None = None, resume_from_checkpoint: str | bool | None = None
 ) -> Path | None:
-    """Begin or go on with the folder of a run; returns the checkpoint to go on from. Takes what `train_run` takes."""
+    """Create or resume the folder of a run; returns the checkpoint to resume from. Arguments as in `train_run`."""
     args, run = trainer.args, Path(trainer.args.output_dir)
     asked = args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
     with args.main_process_first(desc="run folder"):
@@ -48,7 +48,7 @@ def begin_run(
 def train_run(
     trainer: NatixTrainer, *, recipe_text: str | None = None, resume_from_checkpoint: str | bool | None = None
 ) -> TrainOutput:
-    """Begin the folder `args.output_dir` of a run and train; `runs.finish_run` does the rest.
+    """Create the run folder `args.output_dir` and train. `runs.finish_run` does the later steps.
 
     Args:
         trainer: as it was built.

@@ -1,4 +1,4 @@
-"""What photos without labels say about a finished model: class shares, expected accuracy, drift. Changes no model."""
+"""Estimates from photos without labels: class shares, expected accuracy and drift. Does not change the model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from natix_hf.runs.saved_logits import read_predictions
 
 
 class UnlabelledEstimates(NamedTuple):
-    """What photos without labels tell; `drift` is None where there was nothing to compare with."""
+    """Estimates from photos without labels. `drift` is None if there are no predictions to compare with."""
 
     prior: OwnShares
     expected_accuracy: ExpectedAccuracy
@@ -49,8 +49,8 @@ def seen_shares(folder: Path, document: CalibrationFile | None, name: str) -> np
         if shares.all():
             return shares / shares.sum()
     raise UserError(
-        f"{name}: neither calibration.json nor splits.json says under which class shares this model was calibrated, "
-        "so that those of new photos cannot be estimated: give labelled photos"
+        f"{name}: neither calibration.json nor splits.json gives the class shares of the calibration, so those of new "
+        "photos cannot be estimated: pass labelled photos"
     )
 
 
@@ -155,7 +155,7 @@ def judged(
 
 
 def _asked(document: CalibrationFile | None) -> list[str]:
-    """The calibrators that were to be tried; none where nobody knows."""
+    """The calibrators that were tried; empty if unknown."""
     return [] if document is None else list(document.options.get("calibrator", ()))
 
 
@@ -182,7 +182,7 @@ def unlabelled_lines(report: Recalibration) -> list[str]:
     ]
     lines += [f"expected accuracy {line}" for line in accuracy_lines(accuracy, "as the model decides now")]
     if report.drift is None:
-        lines.append("no drift check: the model's folder holds no predictions on val_calib to compare with")
+        lines.append("no drift test: the folder of the model has no predictions on val_calib to compare with")
     else:
         lines.append(report.drift.line)
     return lines

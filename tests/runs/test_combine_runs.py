@@ -261,7 +261,7 @@ REFUSED = {
     "another split": (lambda p: _other(p, seed=5), "has other photos in val_test (fingerprints differ) than"),
     "a run not finished": (_unfinished, "the run is not finished"),
     "a refit": (lambda p: _other(p, purpose="refit"), "is a refit, which saw the rows that would calibrate it"),
-    "a run of a sweep": (lambda p: _other(p, purpose="sweep"), "a run of a sweep is judged by val_select alone"),
+    "a run of a sweep": (lambda p: _other(p, purpose="sweep"), "a run of a sweep is scored on val_select only"),
     "photos that leave early": (_leaving, "early already, and there are two stages: take these exits off first"),
     "no cost": (_without_cost, "no photo_cost.json"),
     "no folder": (lambda p: p / "nowhere", "nowhere: no such folder"),

@@ -125,8 +125,8 @@ def test_names_are_as_long_as_it_takes(tmp_path):
         ({"rows": photos(fingerprint=[f"{i + 1:032x}" for i in range(240)])}, "same names but other content"),
         ({"rows": photos(names=("none", "work"))}, r"other classes \(none, work against None, Roadwork\)"),
         ({"positive": 0}, "another positive class"),
-        ({"purpose": "refit", "refit": {"name": "mine", "steps": 1, "max_steps": 1}}, "compare the run mine"),
-        ({"purpose": "sweep"}, "judged by val_select alone"),
+        ({"purpose": "refit", "refit": {"name": "mine", "steps": 1, "max_steps": 1}}, "compare its honest run mine"),
+        ({"purpose": "sweep"}, "scored on val_select only"),
         ({"status": "training"}, "not finished"),
     ],
 )

@@ -74,7 +74,7 @@ def test_the_shares_of_a_known_shift_are_found_and_become_the_prior(copy, tmp_pa
     odds = (d[:, 1] - d[:, 0]) * 2.2 / 1.3**2 + np.log(TRUTH / (1 - TRUTH))
     right = TRUTH * np.mean(odds[1::2] > 0) + (1 - TRUTH) * np.mean(odds[::2] <= 0)
     assert accuracy["low"] - 0.01 < right < accuracy["high"] + 0.01
-    assert "class shares in 2000 photos without labels, 3 that could not be read left out: Roadwork " in said
+    assert "class shares in 2000 photos without labels, 3 unreadable ones left out: Roadwork " in said
     assert f"-> those estimated from 2000 photos without labels (EM, 95 % interval {told['low'][1]:.1%}" in said
     assert "no drift found" in said
 

@@ -137,7 +137,7 @@ def test_a_publication_that_is_refused_at_the_end_says_that_the_run_is_there(rec
     with pytest.raises(UserError) as error:
         publish_finished("runs/x", asked)
     assert str(error.value) == (
-        "the run in runs/x is finished and was not published: proof: differs; to publish it later: "
+        "the run in runs/x is finished but was not published: proof: differs; to publish it later: "
         "python -m natix_hf.publish runs/x me/x --model_version 1.2.0"
     )
     publish_finished("runs/x", None)

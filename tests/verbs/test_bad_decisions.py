@@ -177,14 +177,14 @@ def test_runs_of_other_kinds(run, capsys, tmp_path):
     other = shutil.copytree(run, tmp_path / "other")
     for changed, verbs, said in (
         ({"status": "training"}, (calibrate, evaluate, compare), "the run is not finished"),
-        ({"purpose": "sweep"}, (calibrate, evaluate, compare), "a run of a sweep is judged by val_select alone"),
+        ({"purpose": "sweep"}, (calibrate, evaluate, compare), "a run of a sweep is scored on val_select only"),
         ({"purpose": "refit"}, (calibrate,), "a refit saw the rows of val_calib"),
         (
             {"purpose": "refit", "refit": {"name": "street", "steps": 1, "max_steps": 1}},
             (compare,),
-            "compare the run street that it came from",
+            "compare its honest run street",
         ),
-        ({}, (compare,), "was never evaluated: python -m natix_hf.evaluate"),
+        ({}, (compare,), "was never evaluated: run python -m natix_hf.evaluate"),
     ):
         write_json(run / "run.json", record | changed)
         for verb in verbs:

@@ -86,7 +86,7 @@ def test_a_cascade_answers_as_its_two_runs_put_together_and_is_compared_with_the
     assert said in result.out
 
     line = module_desk.refusal("compare", small, output)
-    assert line.endswith(f"python -m natix_hf.evaluate {output} does it")
+    assert line.endswith(f"run python -m natix_hf.evaluate {output}")
     result = module_desk.type("evaluate", output)
     assert result.status == 0, result.err
     figures = Selective.read(output).cascade

@@ -160,7 +160,7 @@ def test_a_pretrained_folder_is_no_classifier(pretrain_desk, pretrained):
     line = pretrain_desk.refusal(
         "export", pretrained, "--format", "stock", "--output", pretrain_desk.folder / "export"
     )
-    assert "a pretrained backbone, which sorts no photos yet" in line
+    assert "a pretrained backbone, which cannot classify photos yet" in line
 
 
 def test_killed_and_gone_on_it_ends_like_the_undisturbed_one(pretrain_desk, pretrained):
