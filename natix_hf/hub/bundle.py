@@ -1,8 +1,8 @@
-"""What goes to the Hub beside an export: card, pictures, figures as documents, the page, the Hub's evaluation results.
+"""Adds the other published files to an export: card, pictures, documents, report page, the Hub's evaluation results.
 
-Filled from the files of the run. Without `include_photos` no photo, no name of a photo or group and no place is among
-it, and the whole folder is read once more to make sure. Predictions, gallery, checkpoints and the certificate with its
-ids never go along.
+Everything comes from the files of the run. Without `include_photos` the files contain no photos, no names of photos or
+groups and no places; the finished folder is checked for such names. Predictions, gallery, checkpoints and the full
+certificate with its ids are never published.
 """
 
 from __future__ import annotations
@@ -40,16 +40,16 @@ def write_bundle(
     include_photos: bool = False,
     extra: Sequence[Section] = (),
 ) -> None:
-    """Complete an export's folder with everything else that is published.
+    """Complete an export folder with the other files that are published.
 
     Args:
         form: one of `exports.FORMS`.
-        include_photos: the page keeps its gallery, and nothing is withheld.
+        include_photos: publish the gallery of the report page too, and withhold no texts.
         extra: further sections of the card.
 
     Raises:
-        UserError: a file of the run is missing or not what it should be, the Hub would refuse the card, or a text
-            names a photo although it must not.
+        UserError: a file of the run is missing or invalid, the Hub would refuse the card, or a published text names a
+            photo.
     """
     run, folder = Path(run), Path(folder)
     splits = read_certificate(run)
@@ -60,12 +60,12 @@ def write_bundle(
     shown = documents if include_photos else public(documents, names)
     recipe = read_recipe(run)
 
-    measured = (shown.metrics, shown.slices, shown.selective, shown.robustness, shown.reward, shown.over_probe)
-    for document in filter(None, (*measured, shown.photo_cost)):
+    figures = (shown.metrics, shown.slices, shown.selective, shown.robustness, shown.reward, shown.over_probe)
+    for document in filter(None, (*figures, shown.photo_cost)):
         document.write(folder)
     if ProbeSearch.there(run):
         ProbeSearch.read(run).write(folder)
-    if not include_photos:  # the export holds the calibration as it is
+    if not include_photos:  # replaces the export's copy, which withholds nothing
         shown.calibration.write(folder)
     splits_summary(splits, names).write(folder)
     Provenance.of(run).write(folder)
@@ -99,32 +99,32 @@ def _has(run: Path, name: str) -> bool:
 
 
 def _copy_pictures(run: Path, folder: Path, reward: Reward | None, names: Names, include_photos: bool) -> None:
-    """The pictures that the card shows; all others that lie beside them only where photos may go."""
-    found = [run / path for path, _ in pictures(run, reward, names)]
+    """Copy the pictures that the card shows; with `include_photos`, copy all pictures of the run."""
+    paths = [run / path for path, _ in pictures(run, reward, names)]
     if include_photos:
-        found = sorted((run / "figures").glob("*.png"))
-    for path in found:
+        paths = sorted((run / "figures").glob("*.png"))
+    for path in paths:
         (folder / "figures").mkdir(exist_ok=True)
         shutil.copyfile(path, folder / "figures" / path.name)
 
 
 def _write_page(run: Path, folder: Path, documents: RunDocuments, include_photos: bool) -> None:
-    """`report.html`: the run's own, with its gallery, or one without anything of a single photo."""
+    """Write `report.html`: the run's own page with its gallery, or a page without anything about single photos."""
     if include_photos and _has(run, "report.html"):
         shutil.copyfile(run / "report.html", folder / "report.html")
         return
     if not _has(run, "predictions/val_test.parquet"):
-        return  # a refit has no photos left that it could be tested on
+        return  # a refit has no test photos
     write_public_page(run, documents, folder / "report.html")
 
 
 def _licence(base: str | None, folder: Path) -> Licence:
-    """The base checkpoint's licence, its text beside the weights where it is at hand; unknown, a line says so."""
+    """The base checkpoint's licence; copies its text into `folder` if available, prints a line if it is unknown."""
     licence = base_licence(base, ask_hub=True)
     if not licence.known:
         print(
-            f"the licence of the base checkpoint ({hub_id(base) or 'a local folder'}) is not known: the card says so; "
-            "put a README.md with `license:` in its front matter beside it if you know it"
+            f"the licence of the base checkpoint ({hub_id(base) or 'a local folder'}) is not known, and the card says "
+            "so; if you know it, put a README.md with `license:` in its front matter into the checkpoint's folder"
         )
     if licence.file is not None and licence.front["license"] == "other":
         shutil.copyfile(licence.file, folder / "LICENSE.md")

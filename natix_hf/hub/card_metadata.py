@@ -1,7 +1,7 @@
-"""What the Hub reads of a published model: the front matter of its card, and its evaluation results.
+"""Builds the metadata that the Hub reads of a published model: the card's front matter and the evaluation results.
 
-The rules are those that the Hub documents (hub-docs: `modelcard.md`, `eval_results.yaml`); the classes
-of `documents.hub_metadata` hold them, and our own that a figure names its photos, groups and interval.
+The classes of `documents.hub_metadata` check the Hub's rules (hub-docs: `modelcard.md`, `eval_results.yaml`) and our
+own rule that each figure names its photos, groups and interval.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from natix_hf.hub.card_text import title
 from natix_hf.modeling.exports import FORMS
 from natix_hf.report.summary import LABELS, figure_text, interval_text
 
-# The Hub's ids of metrics that it knows; others stand under their own names.
+# Our metric name -> the Hub's metric id. Other metrics keep their names.
 METRIC_IDS = {"mcc": "matthews_correlation", "auroc": "roc_auc", "macro_f1": "f1"}
 
 
@@ -31,18 +31,19 @@ def metadata(
     licence: Mapping[str, str],
     form: str = "merged",
 ) -> ModelCardData:
-    """The front matter; a figure's interval and number of photos stand in its `metric_args`.
+    """The front matter of the model card. `metric_args` holds a figure's interval and number of photos.
 
     Args:
-        classes: in the order of their ids.
-        base, data: `model_name_or_path` and `dataset_name`; only what is on the Hub is named.
-        licence: see `base_licence`.
-        form: that it is published in.
+        classes: class names in the order of their ids.
+        base, data: `model_name_or_path` and `dataset_name`; the front matter names them only if they are Hub ids.
+        metrics: the run's final figures.
+        licence: `front` of `base_licence.Licence`.
+        form: the published form, one of `exports.FORMS`.
 
     Raises:
-        UserError: the Hub would refuse it, or a figure stands alone.
+        UserError: the Hub would refuse the front matter, or a figure lacks its interval or its photos.
     """
-    of, base_id, data_id = metrics.honest_run, hub_id(base), hub_id(data)
+    honest_run, base_id, data_id = metrics.honest_run, hub_id(base), hub_id(data)
     results = [
         EvalResult(
             task_type="image-classification",
@@ -51,7 +52,7 @@ def metadata(
             dataset_name=data_id or ("generated street photos" if data == "builtin:scenes" else "own photos"),
             dataset_split=metrics.split,
             metric_type=METRIC_IDS.get(name, name),
-            metric_name=LABELS[name] + (f" of the run {of} before this refit" if of else ""),
+            metric_name=LABELS[name] + (f" of the run {honest_run} before this refit" if honest_run else ""),
             metric_value=round(interval.value, 5),
             metric_args={
                 "photos": metrics.n,
@@ -68,7 +69,7 @@ def metadata(
         model_name=title(classes) if results else None,
         pipeline_tag="image-classification",
         library_name=FORMS[form].library,
-        tags=["dinov3", "natix_hf", "street-photos", *(["refit"] if of else [])],
+        tags=["dinov3", "natix_hf", "street-photos", *(["refit"] if honest_run else [])],
         base_model=base_id,
         base_model_relation=("adapter" if FORMS[form].on_base else "finetune") if base_id else None,
         datasets=[data_id] if data_id else None,
@@ -83,19 +84,21 @@ def metadata(
 def eval_results(metrics: FinalFigures, *, data: str, repo_id: str, fingerprint: str, date: str) -> list[Any]:
     """The content of `.eval_results/natix_hf.yaml`.
 
-    The format has one number for a task and no room for its interval, so each figure is a task of its own and `notes`
-    says what it rests on. The Hub shows them once the data set's `eval.yaml` declares tasks of these names.
+    The format has one number per task and no field for an interval. Each figure is therefore a separate task, and its
+    `notes` give photos, groups and interval. The Hub shows the results if the data set's `eval.yaml` declares these
+    tasks.
 
     Args:
+        metrics: the run's final figures.
         data: Hub id of the data set.
-        repo_id: where the results will stand.
-        fingerprint: of the split, since the test rows are those that natix_hf cut.
-        date: ISO-8601, of the evaluation.
+        repo_id: Hub id of the model repository.
+        fingerprint: fingerprint of the splits, which identifies the test rows.
+        date: date of the evaluation, ISO 8601.
 
     Raises:
-        UserError: the Hub would refuse it.
+        UserError: the Hub would refuse the results.
     """
-    of = f", of the run {metrics.honest_run} before this refit" if metrics.honest_run is not None else ""
+    refit_note = f", of the run {metrics.honest_run} before this refit" if metrics.honest_run is not None else ""
     entries = [
         EvalResultEntry(
             dataset_id=data,
@@ -106,7 +109,7 @@ def eval_results(metrics: FinalFigures, *, data: str, repo_id: str, fingerprint:
             source_name="final figures",
             notes=f"{LABELS[name]} {figure_text(interval.value)} on {metrics.n} photos in {metrics.groups} "
             f"groups of {metrics.split} (split {fingerprint}), {metrics.level * 100:g} % interval "
-            f"{interval_text(interval)}{of}",
+            f"{interval_text(interval)}{refit_note}",
         )
         for name, interval in metrics.metrics.items()
         if None not in (interval.value, interval.low, interval.high)

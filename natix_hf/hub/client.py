@@ -1,10 +1,10 @@
-"""A client of a published model, run by its path in any interpreter: it knows nothing of this package.
+"""A client of a published model. It runs as a script in any interpreter and does not need this package.
 
 python client.py MODEL PHOTOS OUT.npz [--import_package FOLDER | --without_package] [--trust_remote_code]
 
-Loads MODEL (a folder or a Hub id) as its users do, with `pipeline("image-classification", ...)`, or an exported graph
-with `session.py`, which lies beside this file then, and answers the photos in PHOTOS. Logits, probabilities and pixels
-go to OUT.npz, the rest is printed as one line of JSON.
+It loads MODEL (a folder or a Hub id) as users do, with `pipeline("image-classification", ...)`, or an exported graph
+with a `session.py` in the same folder as this file, and classifies the photos in PHOTOS. It writes logits,
+probabilities and pixels to OUT.npz and prints everything else as one line of JSON.
 """
 
 import argparse
@@ -23,7 +23,7 @@ PACKAGES = ("transformers", "torch", "torchvision", "timm", "peft", "onnxruntime
 def through_pipeline(model, paths, trust_remote_code):
     """Labels, pixels `(n, [views,] 3, H, W)`, logits and probabilities `(n, classes)`, seconds, and the model's class.
 
-    The seconds: to load, to answer, and the processor's, of all threads, to answer.
+    Seconds: wall time of loading, wall time of classifying, CPU time (all threads) of classifying.
     """
     import torch
     from transformers import pipeline
@@ -46,7 +46,7 @@ def through_pipeline(model, paths, trust_remote_code):
 
 
 def through_session(model, paths, reader):
-    """As `through_pipeline`, for a graph, which `reader` reads."""
+    """Like `through_pipeline`, for an exported graph that `reader` runs."""
     import numpy as np
     from huggingface_hub import snapshot_download
     from session import session
@@ -56,7 +56,7 @@ def through_session(model, paths, reader):
     begin = time.perf_counter()
     model = model if os.path.isdir(model) else snapshot_download(model)
     answer = session(model)
-    if os.path.isfile(f"{model}/views.py"):  # the graph sees tiles, which no class of transformers makes
+    if os.path.isfile(f"{model}/views.py"):  # the graph takes tiles, which no transformers class makes
         sys.path.insert(0, model)
         prepare = importlib.import_module("views").pixel_values
     else:
@@ -82,30 +82,30 @@ def through_session(model, paths, reader):
 
 
 def versions():
-    """Versions of Python and of what is installed here."""
-    found = {"python": platform.python_version()}
+    """Versions of Python and of those packages that are installed."""
+    installed = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            installed[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def main():
     parser = argparse.ArgumentParser(description="A client of a published model.")
     parser.add_argument("model", help="folder or Hub id")
-    parser.add_argument("photos", help="folder of photos, answered in the order of their names")
+    parser.add_argument("photos", help="folder of photos, classified in the order of their names")
     parser.add_argument("out", help="file for the arrays, .npz")
     parser.add_argument("--import_package", help="import natix_hf first, from this folder")
-    parser.add_argument("--without_package", action="store_true", help="let natix_hf be missing")
+    parser.add_argument("--without_package", action="store_true", help="make natix_hf impossible to import")
     parser.add_argument("--trust_remote_code", action="store_true")
-    parser.add_argument("--session", metavar="READER", help="the model is a graph: what reads it in session.py")
-    given = parser.parse_args()
-    if given.without_package:
+    parser.add_argument("--session", metavar="READER", help="name of the library in session.py that runs the graph")
+    args = parser.parse_args()
+    if args.without_package:
         sys.modules["natix_hf"] = None  # importing it raises ModuleNotFoundError, installed or not
-    if given.import_package:
-        sys.path.insert(0, given.import_package)
+    if args.import_package:
+        sys.path.insert(0, args.import_package)
         importlib.import_module("natix_hf")
     begin = time.perf_counter()
     import numpy as np
@@ -116,20 +116,20 @@ def main():
     imported = time.perf_counter() - begin
     if os.environ.get("OMP_NUM_THREADS"):
         torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    paths = [os.path.join(given.photos, name) for name in sorted(os.listdir(given.photos))]
-    if given.session:
-        found = through_session(given.model, paths, given.session)
+    paths = [os.path.join(args.photos, name) for name in sorted(os.listdir(args.photos))]
+    if args.session:
+        answers = through_session(args.model, paths, args.session)
     else:
-        found = through_pipeline(given.model, paths, given.trust_remote_code)
-    labels, pixels, logits, probabilities, (load, answer, processor), name = found
-    np.savez(given.out, pixels=pixels, logits=logits, probabilities=np.asarray(probabilities))
+        answers = through_pipeline(args.model, paths, args.trust_remote_code)
+    labels, pixels, logits, probabilities, (load, classify, cpu), name = answers
+    np.savez(args.out, pixels=pixels, logits=logits, probabilities=np.asarray(probabilities))
     report = {
         "class": name,
-        "versions": {n: v for n, v in versions().items() if n != "natix_hf" or not given.without_package},
+        "versions": {n: v for n, v in versions().items() if n != "natix_hf" or not args.without_package},
         "import_seconds": round(imported, 3),
         "load_seconds": round(load, 3),
-        "photos_per_second": round(len(paths) / answer, 3),
-        "photos_per_cpu_second": round(len(paths) / processor, 3),
+        "photos_per_second": round(len(paths) / classify, 3),
+        "photos_per_cpu_second": round(len(paths) / cpu, 3),
     }
     print(json.dumps([labels, report]))
 

@@ -1,9 +1,9 @@
 """Pushes a folder of four splits to the Hub as a data set: parquet shards, card and certificate in one commit.
 
-Before anything leaves this machine the certificate is read and held against the bytes of the photos. Shards are
-written one at a time, uploaded, and removed, and appear in the repository all together with the commit: whoever reads
-it meanwhile sees the old state, and a push that broke off is taken up by the same command, since the Hub skips what
-it has. This file does not decide who stands where, and knows no token: the Hub's library finds it.
+Before any upload, the certificate is checked against the bytes of the photos. Shards are written, uploaded and removed
+one at a time, and the commit makes all of them visible at once, so a reader never sees a half-finished push. After an
+interruption the same command continues, because the Hub skips files that it already has. `huggingface_hub` finds the
+token; this module never handles it.
 """
 
 from __future__ import annotations
@@ -35,19 +35,25 @@ from natix_hf.hub.dataset_card import dataset_card, hub_features
 from natix_hf.hub.hub_errors import check_name, check_token, hub_faults
 
 SHARD_BYTES = 500 * 10**6
-BATCH_BYTES, BATCH_ROWS = 32 * 10**6, 100  # of a row group: what is held in memory at once, what a reader fetches
+BATCH_BYTES, BATCH_ROWS = (
+    32 * 10**6,
+    100,
+)  # limits of a row group, which is written and read as a whole
 BESIDE = ("splits.json", "SPLITS.md", "conflicts.png")
 
 
 def push(folder: str | Path, repo_id: str, *, private: bool = False) -> str:
-    """Push the splits to `repo_id`, which is made if it is not there.
+    """Push the splits to `repo_id`, which is created if it does not exist.
 
     Args:
-        folder: as `natix_hf.data.splits.saved_folder.save` writes it.
-        private: make a new repository private; an existing one has to be.
+        folder: a folder written by `natix_hf.data.splits.saved_folder.save`.
+        private: create the repository as private; an existing one must be private.
 
     Returns:
-        The address of the data set.
+        The URL of the data set.
+
+    Raises:
+        UserError: the folder does not match its certificate, or the Hub refuses the push.
     """
     folder = Path(folder)
     check_name(repo_id, "a data set", "me/roadwork-4way")
@@ -57,7 +63,7 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False) -> str:
     address = f"{api.endpoint}/datasets/{repo_id}"
     check_token(repo_id)
     with hub_faults(repo_id), tempfile.TemporaryDirectory(prefix="natix_hf_push_") as stage:
-        head, there = _repository(api, repo_id, private)
+        head, files = _repository(api, repo_id, private)
         shards = list(_uploaded(api, repo_id, data, Path(stage)))
         beside = [name for name in BESIDE if (folder / name).is_file()]
         additions = [
@@ -66,7 +72,7 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False) -> str:
             *shards,
         ]
         kept = {addition.path_in_repo for addition in additions}
-        stale = sorted(name for name in there - kept if name in BESIDE or re.fullmatch(r"data/[^/]+\.parquet", name))
+        stale = sorted(name for name in files - kept if name in BESIDE or re.fullmatch(r"data/[^/]+\.parquet", name))
         api.create_commit(
             repo_id,
             [*additions, *map(CommitOperationDelete, stale)],
@@ -78,17 +84,17 @@ def push(folder: str | Path, repo_id: str, *, private: bool = False) -> str:
 
 
 def _read(folder: Path) -> tuple[SplitCertificate, DatasetDict]:
-    """The certificate and the splits, once they are known to belong together."""
+    """The certificate and the splits, after checking that they belong together."""
     if not (folder / "dataset_dict.json").is_file() or not (folder / "splits.json").is_file():
         raise UserError(
-            f"{folder}: no folder of splits (dataset_dict.json and splits.json belong into it): make one with "
+            f"{folder}: no folder of splits (dataset_dict.json or splits.json is missing): make one with "
             "python -m natix_hf.data split SOURCE --output FOLDER"
         )
     certificate = read_certificate(folder)
     try:
         data = load_from_disk(str(folder))
     except (OSError, ValueError, KeyError, pa.ArrowException, DatasetsError) as error:
-        raise UserError(f"{folder}: not a whole save_to_disk folder ({error}); split again") from error
+        raise UserError(f"{folder}: not a complete save_to_disk folder ({error}); split again") from error
     if set(data) != set(SPLITS):
         raise UserError(f"{folder}: expected the splits {', '.join(SPLITS)}, found {', '.join(data)}; split again")
     differ = bind(certificate, {split: _measured(data[split], folder, split) for split in SPLITS})
@@ -96,14 +102,14 @@ def _read(folder: Path) -> tuple[SplitCertificate, DatasetDict]:
         raise UserError(f"{folder}: {'; '.join(differ[:3])}: nothing was pushed; split again")
     if certificate.straddling:
         raise UserError(
-            f"{folder}: {certificate.straddling} groups stand in two splits: nothing was pushed; split again, "
-            "without the splits that the source brought"
+            f"{folder}: {certificate.straddling} groups are in more than one split: nothing was pushed; split again "
+            "without the source's own splits"
         )
     return certificate, data
 
 
 def _measured(rows: Dataset, folder: Path, split: str) -> Dataset:
-    """`id`, `label` and the fingerprints of the photos as they lie there, not as the column has them."""
+    """`id`, `label` and fingerprints computed from the stored photos instead of those in the column."""
     photos = rows.data.table.column("image")
     if pc.struct_field(photos, "bytes").null_count:
         raise UserError(f"{folder}: photos of {split} are missing (paths without bytes); split again")
@@ -117,17 +123,17 @@ def _measured(rows: Dataset, folder: Path, split: str) -> Dataset:
 
 
 def _photo_bytes(rows: Dataset) -> np.ndarray:
-    """`(n,)` bytes of each photo, read from the table's offsets."""
+    """`(n,)` size of each photo in bytes, read from the table's offsets."""
     return pc.binary_length(pc.struct_field(rows.data.table.column("image"), "bytes")).to_numpy()
 
 
 def batches(sizes: np.ndarray, most_bytes: int, most_rows: int | None = None) -> Iterator[tuple[int, int]]:
-    """Consecutive `(start, stop)` of rows that stay within both limits; a row over the limit is alone.
+    """Consecutive `(start, stop)` ranges of rows within both limits. A row over the limit is a batch by itself.
 
     Args:
-        sizes: `(n,)` bytes of each row.
-        most_bytes: of a batch.
-        most_rows: of a batch; None for any number.
+        sizes: `(n,)` size of each row in bytes.
+        most_bytes: limit of a batch in bytes.
+        most_rows: limit of a batch in rows; None for no limit.
     """
     ends = np.cumsum(sizes, dtype=np.int64)
     start = 0
@@ -140,15 +146,15 @@ def batches(sizes: np.ndarray, most_bytes: int, most_rows: int | None = None) ->
 
 
 def write_shard(rows: Dataset, path: Path) -> None:
-    """Write rows as parquet, a row group at a time; the same rows give the same file.
+    """Write rows as parquet, one row group at a time. The same rows give the same file.
 
     Args:
-        rows: with embedded photos; of their paths only the file's name is kept.
+        rows: rows with embedded photos. Only the file name of each path is kept.
     """
     features = hub_features(rows.features)
     schema = features.arrow_schema
     photos = [name for name, kind in features.items() if isinstance(kind, Image)]
-    # Columns of photos are neither compressed nor made into a dictionary; the Hub stores again only what changed.
+    # Photo columns use no compression and no dictionary. With content-defined chunks the Hub stores only what changed.
     options = {**get_parquet_column_options(features, schema), "use_content_defined_chunking": DEFAULT_CDC_OPTIONS}
     with pq.ParquetWriter(path, schema, write_page_index=True, **options) as writer:
         for start, stop in batches(_photo_bytes(rows), BATCH_BYTES, BATCH_ROWS):
@@ -160,7 +166,7 @@ def write_shard(rows: Dataset, path: Path) -> None:
 
 
 def _without_folders(photos: pa.ChunkedArray) -> pa.StructArray:
-    """The photos with the last part of each path alone."""
+    """The photos, with each path reduced to its file name."""
     paths = pc.struct_field(photos, "path").to_pylist()
     names = [path and re.split(r"[/\\]", path)[-1] for path in paths]
     column = photos.combine_chunks()
@@ -170,7 +176,7 @@ def _without_folders(photos: pa.ChunkedArray) -> pa.StructArray:
 
 
 def _uploaded(api: HfApi, repo_id: str, data: DatasetDict, stage: Path) -> Iterator[CommitOperationAdd]:
-    """The shards of all splits, each already on the Hub though in no commit yet; written in `stage` and removed."""
+    """Write each shard in `stage`, upload it, remove it, and yield it for the commit that will add it."""
     with tqdm(total=sum(map(len, data.values())), desc="pushing", unit="photo") as bar:
         for split in SPLITS:
             cuts = list(batches(_photo_bytes(data[split]), SHARD_BYTES))
@@ -179,34 +185,34 @@ def _uploaded(api: HfApi, repo_id: str, data: DatasetDict, stage: Path) -> Itera
                 write_shard(data[split].select(range(start, stop)), path)
                 shard = CommitOperationAdd(f"data/{path.name}", path)
                 api.preupload_lfs_files(repo_id, [shard], repo_type="dataset")
-                if shard.path_or_fileobj == b"":  # a small file may travel in the commit itself, and stays until then
+                if shard.path_or_fileobj == b"":  # a small file is uploaded with the commit and stays until then
                     path.unlink()
                 bar.update(stop - start)
                 yield shard
 
 
 def _repository(api: HfApi, repo_id: str, private: bool) -> tuple[str, set[str]]:
-    """The repository's commit and files; made if it is not there, refused if it holds something else."""
+    """The repository's commit and files. Creates it if it does not exist; refuses one with other content."""
     try:
         info = api.dataset_info(repo_id)
     except RepositoryNotFoundError as error:
         if error.response.status_code != 404:
             raise
-        # Without --private the owner's own default decides.
+        # Without --private the owner's default on the Hub applies.
         api.create_repo(repo_id, repo_type="dataset", private=private or None)
         info = api.dataset_info(repo_id)
     if private and not info.private:
         raise UserError(
-            f"push {repo_id}: the data set is there already and public: make it private in its settings on the Hub, "
+            f"push {repo_id}: the data set already exists and is public: make it private in its settings on the Hub, "
             "or leave out --private"
         )
-    there = {file.rfilename for file in info.siblings or []}
-    if there - {".gitattributes", "README.md"} and not ("splits.json" in there and _is_ours(api, repo_id, info.sha)):
+    files = {file.rfilename for file in info.siblings or []}
+    if files - {".gitattributes", "README.md"} and not ("splits.json" in files and _is_ours(api, repo_id, info.sha)):
         raise UserError(
             f"push {repo_id}: the repository holds another data set (no splits.json of natix_hf): choose another "
             "name, or delete it on the Hub first"
         )
-    return info.sha, there
+    return info.sha, files
 
 
 def _is_ours(api: HfApi, repo_id: str, revision: str) -> bool:

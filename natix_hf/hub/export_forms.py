@@ -1,8 +1,8 @@
-"""A finished run as a folder that clients load, in one of the forms of `modeling/exports`.
+"""Exports a finished run to a folder that clients load, in one of the forms of `modeling/exports`.
 
-Every form holds the calibrated model, its image processor, `calibration.json` and `export.json` (what it is and what
-it needs), safetensors or ONNX, never a pickled file, a checkpoint or a prediction. The folder appears when it is
-whole. This file knows the files of a run; that a form answers like the run is for `proof.py` to show.
+Every form holds the calibrated model (safetensors or ONNX), its image processor, `calibration.json`, and `export.json`
+with its description and requirements. It never holds pickled files, checkpoints or predictions. The folder appears
+only when it is complete. `proof.py` verifies that an export gives the same outputs as its run.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ def export_run(
     force: bool = False,
     **options: Any,
 ) -> Export:
-    """Write one form of a finished run.
+    """Export a finished run in one form.
 
     Args:
-        run: the folder; that its training is finished is the caller's to check.
+        run: the run folder; the caller checks that training has finished.
         form: one of `exports.FORMS`.
-        output: a folder that is absent or empty.
-        image_size, force: of the view, see `photo_size.processor_at`.
-        options: of the form, as its dataclass declares them: `dtype`, `base_output`, ...
+        output: a folder that does not exist or is empty.
+        image_size, force: see `photo_size.processor_at`.
+        options: fields of the form's dataclass: `dtype`, `base_output`, ...
 
     Raises:
-        UserError: the run lacks a head, its calibration or distinct labels, the form cannot hold the model, or its
-            calibration is for another size or for views that a client does not make.
+        UserError: the run has no head, no calibration or duplicate labels; the form cannot hold the model; or the
+            calibration is for another image size or for views that clients do not make.
     """
     run, chosen, output = Path(run), chosen_form(FORMS, form, **options), Path(output).expanduser()
     finished, other_size = open_run(run, image_size, force=force)
@@ -57,26 +57,26 @@ def export_run(
     with new_folder(output) as stage:
         opset = chosen.write(finished, stage)
         for path in stage.rglob("*.safetensors"):
-            path.chmod(0o644)  # safetensors makes them readable for their owner alone
+            path.chmod(0o644)  # safetensors makes them readable only for their owner
         shutil.copyfile(run / "calibration.json", stage / "calibration.json")
-        about = {"calibrated_at": calibrated_size(run)} if other_size else {}
-        about |= {"model": fingerprint(finished.model.state_dict())}
-        return describe_export(finished, stage, form, options.get("dtype", "fp32"), opset=opset, **about)
+        fields = {"calibrated_at": calibrated_size(run)} if other_size else {}
+        fields |= {"model": fingerprint(finished.model.state_dict())}
+        return describe_export(finished, stage, form, options.get("dtype", "fp32"), opset=opset, **fields)
 
 
 def open_run(
     run: Path, image_size: Sequence[int] | None = None, *, force: bool = False
 ) -> tuple[FinishedModel, str | None]:
-    """A run to be exported, and why its calibration does not hold at `image_size`, where it does not.
+    """The model of a run, and the reason why its calibration does not hold at `image_size` (None if it does).
 
     Raises:
-        UserError: as `export_run`, but for what a form cannot hold.
+        UserError: like `export_run`, except that the form is not checked.
     """
     model, processor = load_run(run)
     if views := (model.config.decision or {}).get("views"):
         raise UserError(
-            f"{run}: its calibration was fitted on averages over views (--tta {','.join(views)}), and clients show a "
-            "model one view: export the run that it was recalibrated from"
+            f"{run}: its calibration was fitted on averages over views (--tta {','.join(views)}), but clients give "
+            "the model one view: export the run that it was recalibrated from"
         )
     processor, other_size = processor_at(str(run), model, processor, image_size, force=force)
     return FinishedModel(run, model, processor, Geometry.of(processor)), other_size
@@ -85,12 +85,14 @@ def open_run(
 def describe_export(
     finished: FinishedModel, folder: Path, form: str, dtype: str, *, model: str, opset: int | None, **more: Any
 ) -> Export:
-    """Write `export.json` into a folder that holds all else.
+    """Write `export.json` into a folder that is otherwise complete.
 
     Args:
-        form, dtype: of what was written.
+        finished: the exported model.
+        folder: the folder of the export.
+        form, dtype: form and weight type of the export.
         model: fingerprint of the run's merged weights.
-        opset: of a graph.
+        opset: ONNX opset of a graph, else None.
         more: other fields of `Export`.
     """
     geometry = finished.geometry
@@ -115,35 +117,36 @@ def describe_export(
 
 
 def load_run(run: Path) -> tuple[Any, Any]:
-    """The merged model of a run, calibrated, fp32, in eval mode, and its image processor.
+    """The merged, calibrated model of a run (fp32, eval mode) and its image processor.
 
     Raises:
-        UserError: no head, no calibration or another one than in the weights, labels that are not distinct.
+        UserError: the run has no head, no calibration, a calibration that differs from the weights, or duplicate
+            labels.
     """
     if not (run / "config.json").is_file():
         raise UserError(f"{run}: no config.json, so there is no model in this run: train it to the end")
     config = read_json(run / "config.json")
     if config.get("model_type") != NatixDinov3Config.model_type:
         raise UserError(
-            f"{run}: config.json is of a {config.get('model_type')}, a backbone without a head of ours: export the "
+            f"{run}: config.json is of a {config.get('model_type')}, not of a classifier of natix_hf: export the "
             "folder of a finished run"
         )
     labels = list(config["id2label"].values())
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
         raise UserError(
-            f"{run}: two classes are called {twice[0]!r}, and a pipeline tells classes apart by name: give each its "
-            "own in id2label of config.json"
+            f"{run}: two classes are called {twice[0]!r}, and a pipeline identifies classes by name: give each class "
+            "a different name in id2label of config.json"
         )
     if not (run / "calibration.json").is_file():
         raise UserError(f"{run}: no calibration.json: run `python -m natix_hf.calibrate {run}` first")
     model, processor = load_classifier(str(run))
     calibration = Calibration.from_document(CalibrationFile.read(run))
     for name in ("temperature", "logit_bias"):
-        expected, found = getattr(calibration, name), getattr(model.head, name).double().numpy()
-        if expected.shape != found.shape or not np.allclose(found, expected, rtol=1e-5, atol=1e-6):
+        expected, actual = getattr(calibration, name), getattr(model.head, name).double().numpy()
+        if expected.shape != actual.shape or not np.allclose(actual, expected, rtol=1e-5, atol=1e-6):
             raise UserError(
-                f"{run}: calibration.json says {name} {expected.tolist()}, the weights hold {found.tolist()}: run "
+                f"{run}: calibration.json says {name} {expected.tolist()}, the weights hold {actual.tolist()}: run "
                 f"`python -m natix_hf.calibrate {run}`, which writes both"
             )
     return model, processor

@@ -1,4 +1,4 @@
-"""What goes wrong between this machine and the Hub, as one line that says what to do. Knows no token."""
+"""Turns errors of the Hub into one line that says what to do. It never prints a token."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from natix_hf.errors import UserError
 
 
 def check_name(repo_id: str, what: str, example: str) -> None:
-    """Raise `UserError` unless a repository may be called so.
+    """Raise `UserError` if a repository cannot have this name.
 
     Args:
-        repo_id: as typed.
+        repo_id: the name that the user typed.
         what: `a data set` or `a model`.
-        example: a name that would do.
+        example: a valid name.
     """
     reason = "" if repo_id.count("/") == 1 else f"found {repo_id!r}"
     try:
@@ -32,18 +32,18 @@ def check_name(repo_id: str, what: str, example: str) -> None:
     except HFValidationError as error:
         reason = str(error)
     if reason:
-        raise UserError(f"push: {what} of the Hub is called owner/name, such as {example}: {reason}")
+        raise UserError(f"push: the name of {what} on the Hub is owner/name, such as {example}: {reason}")
 
 
 def check_token(repo_id: str) -> None:
-    """Raise `UserError` where the Hub's library finds no token."""
+    """Raise `UserError` if `huggingface_hub` finds no token."""
     if get_token() is None:
-        raise UserError(f"push {repo_id}: the Hub wants a token: log in with `hf auth login` or set HF_TOKEN")
+        raise UserError(f"push {repo_id}: the Hub requires a token: log in with `hf auth login` or set HF_TOKEN")
 
 
 @contextmanager
 def hub_faults(repo_id: str) -> Iterator[None]:
-    """What goes wrong between here and the Hub, as one line."""
+    """Raise errors of the Hub and of the connection as `UserError`."""
     again = "run the same command again, what was uploaded is kept"
     try:
         with _uncovered():
@@ -56,17 +56,17 @@ def hub_faults(repo_id: str) -> Iterator[None]:
     except HfHubHTTPError as error:
         status = error.response.status_code
         said = error.server_message or f"status {status}"
-        ways = {
-            401: "the Hub does not know the token: log in with `hf auth login` or set HF_TOKEN",
+        remedies = {
+            401: "the Hub does not accept the token: log in with `hf auth login` or set HF_TOKEN",
             403: "the token may not write there: make one with write access (hf.co/settings/tokens), and check that "
             "the owner's name is yours or your organisation's",
-            404: "the repository went away meanwhile: run the same command again",
+            404: "the repository was deleted in the meantime: run the same command again",
             400: "check the name",
-            409: f"somebody else made the same there meanwhile: {again}",
-            412: f"somebody else changed the repository meanwhile: {again}",
+            409: f"somebody else created the repository in the meantime: {again}",
+            412: f"somebody else changed the repository in the meantime: {again}",
         }
-        way = ways.get(status, f"the Hub could not take it: {again}")
-        raise UserError(f"push {repo_id}: {way} (the Hub said: {said})") from error
+        remedy = remedies.get(status, f"the Hub could not process the request: {again}")
+        raise UserError(f"push {repo_id}: {remedy} (the Hub said: {said})") from error
     except (HTTPError, LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
         raise UserError(
             f"push {repo_id}: the Hub cannot be reached: no network, or HF_HUB_OFFLINE is set: connect and {again}"
@@ -75,7 +75,7 @@ def hub_faults(repo_id: str) -> Iterator[None]:
 
 @contextmanager
 def _uncovered() -> Iterator[None]:
-    """What broke an upload, which the Hub's library wraps into an error of its own."""
+    """Raise the cause of a failed upload, which `huggingface_hub` wraps in a `RuntimeError`."""
     try:
         yield
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""The recipe's keys about where the finished run is published."""
+"""The recipe keys about publishing the finished run on the Hub."""
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -10,7 +10,7 @@ from natix_hf.options import option
 
 @dataclass
 class HubOptions:
-    """Where the finished run is published, once it is proved; nothing is uploaded while it trains."""
+    """How to publish the finished run, after its export is verified. Nothing is uploaded during training."""
 
     _argument_group_name: ClassVar[str] = "hub"
 

@@ -1,13 +1,13 @@
-"""The round-trip proof: the run, its export and clients in fresh processes answer the same photos alike.
+"""The round-trip proof: the run, its export and clients in fresh processes give the same outputs for the same photos.
 
-    about = export_run(run, "stock", folder)             # hub/export_forms.py; export.json is written there
-    document = prove(run, folder)                        # proof.json is written there
-    document = prove(run, "owner/name", online=True)     # what was pushed, fetched anew; write the document yourself
+    export = export_run(run, "stock", folder)            # hub/export_forms.py; writes export.json
+    proof = prove(run, folder)                           # writes proof.json
+    proof = prove(run, "owner/name", online=True)        # proves a pushed model; the caller writes the document
 
-`prove` either returns the content of `proof.json` or raises a `UserError` that names the client and
-what differs; nothing is written then. Clients are `client.py` run by its path with an empty Hugging Face cache, no
-network unless `online`: with natix_hf imported, without it, and in `client_python` where one is given. The photos are
-the run's own of `val_select`, or generated scenes (`proof_photos.py`), never those of `val_test`.
+If an output differs, `prove` writes nothing and raises a `UserError` that names the client and the difference. The
+clients run `client.py` with an empty Hugging Face cache, and without network unless `online`: one with natix_hf
+imported, one without it, and one in `client_python` if given. The photos come from the run's `val_select` or are
+generated (`proof_photos.py`). They never come from `val_test`.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from natix_hf.photos.geometry import Geometry
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CLIENT = Path(__file__).with_name("client.py")
-# Largest difference allowed, by how weights are stored. Logits: times the largest logit of the run where that is over
-# 1. bf16 keeps 8 bits of each weight. Pixels: of normalised photos, where one grey level is 0.017.
+# Largest allowed difference for each weight type. The limit for logits is multiplied by the run's largest absolute
+# logit if that is above 1. bf16 keeps 8 bits of each weight. Pixels are normalised; one grey level is 0.017.
 TOLERANCES = {
     "fp32": {"logits": 1e-4, "probabilities": 5e-5, "pixels": 1e-5},
     "bf16": {"logits": 0.05, "probabilities": 0.03, "pixels": 1e-5},
@@ -51,7 +51,7 @@ SAME_PROCESS, WITH, WITHOUT = "same process", "fresh process, natix_hf imported"
 
 
 class Answers(NamedTuple):
-    """What a client made of the photos: `(n, [views,] 3, H, W)`, `(n, classes)` twice; `labels`: its class names."""
+    """A client's outputs: pixels `(n, [views,] 3, H, W)`, logits and probabilities `(n, classes)`, class names."""
 
     client: AskedClient
     labels: list[str]
@@ -75,25 +75,25 @@ def prove(
 
     Args:
         run: folder of the finished run.
-        export: a folder, or the Hub id of what was pushed (then `online`).
-        photos: paths or bytes instead of the run's own; or what `proof_photos` returned before.
-        client_python: an interpreter of a client, used besides this one.
-        base: adapter in a folder: the folder of its base, where the name that it bears leads nowhere yet.
+        export: a folder, or the Hub id of a pushed model (which needs `online`).
+        photos: paths or bytes to use instead of the run's photos, or an earlier result of `proof_photos`.
+        client_python: a further interpreter to run a client in.
+        base: for an adapter whose base is not on the Hub yet: the folder of the base.
         online: let clients reach the Hub.
         clients: which of `WITH` and `WITHOUT` to start.
-        say: is told why the run's own photos are not used, where they are not.
+        say: called with the reason if the run's own photos cannot be used.
 
     Returns:
-        What is also written as `proof.json` where `export` is a folder.
+        The proof, which is also written as `proof.json` if `export` is a folder.
 
     Raises:
-        UserError: a client fails, or differs by more than the tolerance; names the client and the difference.
+        UserError: a client fails or differs by more than the tolerance.
     """
     run, folder = Path(run), Path(export).expanduser()
     if not isinstance(photos, Photos):
         photos = proof_photos(run, photos)
     if say is not None and photos.reason is not None:
-        say(f"proof: the run's own photos of val_select cannot be had, scenes are generated: {photos.reason}")
+        say(f"proof: the run's own photos of val_select are not available, scenes are generated: {photos.reason}")
     with tempfile.TemporaryDirectory(prefix="natix_hf-proof-") as name:
         work = Path(name)
         for index, content in enumerate(photos.content):
@@ -110,18 +110,18 @@ def prove(
         int8 = about.dtype == "int8"
         tolerance = dict(TOLERANCES["fp32" if int8 else about.dtype])
         expected = _here(str(run), paths, about.image_size if about.calibrated_at else None)
-        way = "; weights in bf16 are too coarse for this model: store them with --dtype fp32"
-        way = way if about.dtype == "bf16" else ""
+        remedy = "; weights in bf16 are too coarse for this model: store them with --dtype fp32"
+        remedy = remedy if about.dtype == "bf16" else ""
         tolerance["logits"] *= max(1.0, float(np.abs(expected.logits).max()))
         here = _here(target, paths)
-        # An int8 graph answers otherwise than its run; its export has judged by how much. Clients answer as it does.
-        checks = [_compare(expected, here, {"pixels": tolerance["pixels"]} if int8 else tolerance, way)]
+        # An int8 graph differs from its run, by an amount that its export checked. Clients must match the graph.
+        checks = [_compare(expected, here, {"pixels": tolerance["pixels"]} if int8 else tolerance, remedy)]
         expected = here if int8 else expected
         for who, python in [*((who, sys.executable) for who in clients), ("client_python", client_python)]:
             if python is None:
                 continue
-            found = _elsewhere(who, str(python), target, FORMS[about.format], work, online)
-            checks.append(_compare(expected, found, tolerance, way))
+            answers = _elsewhere(who, str(python), target, FORMS[about.format], work, online)
+            checks.append(_compare(expected, answers, tolerance, remedy))
     document = Proof(
         format=about.format,
         dtype=about.dtype,
@@ -140,14 +140,19 @@ def prove(
 
 
 def clients_of(base: str | Path | None) -> tuple[str, ...]:
-    """Who can load an export; `base` is an adapter's: transformers alone makes no classifier of a raw DINOv3."""
+    """The clients that can load an export.
+
+    Args:
+        base: folder of an adapter's base, else None. Without natix_hf, transformers cannot load an adapter whose base
+            is a plain DINOv3 checkpoint.
+    """
     if base is not None and read_json(Path(base).expanduser() / "config.json").get("model_type") != "natix_dinov3":
         return (WITH,)
     return WITH, WITHOUT
 
 
 def _about(target: str) -> Path:
-    """Where `export.json` of a folder or a repository is."""
+    """The path of `export.json` of a folder or a Hub repository."""
     if Path(target).is_dir():
         path = Path(target) / "export.json"
         if not path.is_file():
@@ -159,11 +164,11 @@ def _about(target: str) -> Path:
     try:
         return Path(hf_hub_download(target, "export.json"))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        raise UserError(f"{target}: no export.json can be had from there ({type(error).__name__})") from None
+        raise UserError(f"{target}: export.json cannot be downloaded from there ({type(error).__name__})") from None
 
 
 def _on_base(folder: Path, base: Path, copy: Path) -> Path:
-    """A copy of an adapter that names a folder as its base."""
+    """A copy of an adapter folder with the base replaced by a local folder."""
     shutil.copytree(folder, copy)
     config = read_json(copy / "adapter_config.json")
     write_json(copy / "adapter_config.json", config | {"base_model_name_or_path": str(base)})
@@ -171,8 +176,13 @@ def _on_base(folder: Path, base: Path, copy: Path) -> Path:
 
 
 def _here(name: str, paths: Sequence[str], image_size: int | list[int] | None = None) -> Answers:
-    """The answers of a model in this process, on the path that all of the project's figures take; `image_size` is that
-    of an export whose photos are seen at another size than the run's."""
+    """The outputs of a model in this process, computed in the same way as all figures of the project.
+
+    Args:
+        name: a folder or a Hub id.
+        paths: of the photos.
+        image_size: the image size of an export that differs from that of the run.
+    """
     begin = time.perf_counter()
     model, processor = load_classifier(name)
     processor = at_size(processor, Geometry.of(processor).at(image_size)) if image_size else processor
@@ -198,7 +208,7 @@ def _here(name: str, paths: Sequence[str], image_size: int | list[int] | None = 
 
 
 def _elsewhere(who: str, python: str, target: str, form: type[ExportForm], work: Path, online: bool) -> Answers:
-    """The answers of `client.py` in a process of its own that has nothing of this one but the machine."""
+    """The outputs of `client.py` in a separate process that shares no state with this one."""
     out = work / "answers.npz"
     shutil.copyfile(CLIENT, work / "client.py")
     command = [python, str(work / "client.py"), target, str(work / "photos"), str(out)]
@@ -214,7 +224,7 @@ def _elsewhere(who: str, python: str, target: str, form: type[ExportForm], work:
     if not online:
         kept = {name: value for name, value in kept.items() if not name.startswith("HF_")} | {"HF_HUB_OFFLINE": "1"}
     with tempfile.TemporaryDirectory(dir=work) as cache:
-        # TRANSFORMERS_CACHE and its like are older names of what HF_HOME moves.
+        # TRANSFORMERS_CACHE and similar variables would override HF_HOME.
         environment = {
             **{name: value for name, value in kept.items() if not name.endswith("_CACHE")},
             "HF_HOME": cache,
@@ -231,42 +241,51 @@ def _elsewhere(who: str, python: str, target: str, form: type[ExportForm], work:
             raise UserError(f"--client_python {python}: cannot be started: {error.strerror}") from None
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
-        raise UserError(f"proof: {who} ({python}) could not load the export or answer: {' '.join(lines[-1:])[:500]}")
+        raise UserError(
+            f"proof: {who} ({python}) could not load the export or classify photos: {' '.join(lines[-1:])[:500]}"
+        )
     labels, report = json.loads(done.stdout.splitlines()[-1])
     with np.load(out) as arrays:
         client = AskedClient(client=who, **report)
         return Answers(client, labels, arrays["pixels"], arrays["logits"], arrays["probabilities"])
 
 
-def _compare(expected: Answers, found: Answers, tolerance: dict[str, float], way: str = "") -> ProvenClient:
-    """What a client's answers differ by; `UserError`, ending in the `way` out, where that is too much.
+def _compare(expected: Answers, answers: Answers, tolerance: dict[str, float], remedy: str = "") -> ProvenClient:
+    """How much a client's outputs differ from the expected ones.
 
-    Where `tolerance` does not name a kind of answer, any difference that is a number will do.
+    Args:
+        expected, answers: the outputs to compare.
+        tolerance: largest differences; an output that it does not name may differ by any finite number.
+        remedy: the end of the error message.
+
+    Raises:
+        UserError: a difference is above its tolerance.
     """
-    who = found.client.client
-    if found.labels != expected.labels:
+    who = answers.client.client
+    if answers.labels != expected.labels:
         raise UserError(
-            f"proof: {who}: the classes are {', '.join(found.labels)} there, and {', '.join(expected.labels)} in the "
-            "run, in this order: the export does not answer like the run"
+            f"proof: {who}: the classes are {', '.join(answers.labels)}, expected {', '.join(expected.labels)} in "
+            "this order: the export does not give the same outputs as the run"
         )
     differences = {}
     for name in ("pixels", "logits", "probabilities"):
-        one, other = getattr(expected, name), getattr(found, name)
-        if one.shape != other.shape:
-            raise UserError(f"proof: {who}: {name} are of shape {other.shape} there, and {one.shape} in the run")
-        difference = float(np.abs(one.astype(np.float64) - other).max())
+        wanted, actual = getattr(expected, name), getattr(answers, name)
+        if wanted.shape != actual.shape:
+            raise UserError(f"proof: {who}: {name} have shape {actual.shape}, expected {wanted.shape} as in the run")
+        difference = float(np.abs(wanted.astype(np.float64) - actual).max())
         if not difference <= tolerance.get(name, np.inf):  # NaN is refused too
             raise UserError(
                 f"proof: {who}: {name} differ by up to {difference:.3g}, {tolerance.get(name, np.inf):.3g} are "
-                f"allowed: the export does not answer like the run{way}"
+                f"allowed: the export does not give the same outputs as the run{remedy}"
             )
         differences[name] = difference
-    one, other = expected.probabilities, found.probabilities
-    # A decision may turn only where the run itself is undecided within the tolerance.
-    ordered = np.sort(one, axis=1)
-    sure = ordered[:, -1] - ordered[:, -2] > 2 * tolerance.get("probabilities", 1.0)
-    same = one.argmax(axis=1) == other.argmax(axis=1)
-    if (sure & ~same).any():
-        raise UserError(f"proof: {who}: {int((sure & ~same).sum())} of {len(one)} photos are decided otherwise there")
+    wanted, actual = expected.probabilities, answers.probabilities
+    # A decision may change only if the run's two best classes are within twice the tolerance.
+    ordered = np.sort(wanted, axis=1)
+    clear = ordered[:, -1] - ordered[:, -2] > 2 * tolerance.get("probabilities", 1.0)
+    same = wanted.argmax(axis=1) == actual.argmax(axis=1)
+    if (clear & ~same).any():
+        changed = int((clear & ~same).sum())
+        raise UserError(f"proof: {who}: the decision differs from the run's on {changed} of {len(wanted)} photos")
     decisions = SameDecisions(same=int(same.sum()), of=len(same))
-    return ProvenClient(**found.client.plain(), **differences, decisions=decisions)
+    return ProvenClient(**answers.client.plain(), **differences, decisions=decisions)

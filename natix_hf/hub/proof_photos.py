@@ -1,6 +1,6 @@
-"""The photos that a proof is made with: of the run's `val_select` where they can be had, else generated scenes.
+"""Selects the photos for a proof: from the run's `val_select` if they are available, else generated scenes.
 
-Never of `val_test`: a proof is repeated at will. Knows the recipe's file and the locked splits.
+They never come from `val_test`, because a proof can be repeated any number of times.
 """
 
 from __future__ import annotations
@@ -18,12 +18,17 @@ from natix_hf.photos.decode import eight_bit_png, inspect_photo, photo_bytes
 from natix_hf.scenes.photos import encode, scene
 
 COUNT = 32
-SCENES_SEED = 777  # a series that nothing is trained on
+SCENES_SEED = 777  # not used for training
 
 
 class Photos(NamedTuple):
-    """Where photos come from (`val_select`, `given`, `generated scenes`), their files' bytes, and why scenes are drawn
-    where the run's own photos were asked for."""
+    """The photos of a proof.
+
+    Attributes:
+        source: `val_select`, `given` or `generated scenes`.
+        content: the bytes of each file.
+        reason: why the run's own photos were not available, or None.
+    """
 
     source: str
     content: list[bytes]
@@ -31,7 +36,7 @@ class Photos(NamedTuple):
 
     @property
     def fingerprint(self) -> str:
-        """Of all bytes in order."""
+        """Fingerprint of all photos in order."""
         return fingerprint_bytes("".join(map(fingerprint_bytes, self.content)).encode())
 
 
@@ -39,8 +44,9 @@ def proof_photos(run: str | Path, given: Sequence[Any] | None = None, count: int
     """`count` photos for a proof.
 
     Args:
-        run: with `recipe.yaml` and `splits.json`, else scenes are generated.
-        given: paths or bytes to use instead.
+        run: the run folder; without `recipe.yaml` and `splits.json` scenes are generated.
+        given: paths or bytes to use instead of the run's photos.
+        count: number of photos.
 
     Raises:
         UserError: no given photo can be read.
@@ -58,9 +64,12 @@ def proof_photos(run: str | Path, given: Sequence[Any] | None = None, count: int
 
 
 def _readable(photos: Sequence[Any]) -> list[bytes]:
-    """The photos that can be read; those that a client sees otherwise as what they are taken for here, since a proof
-    compares models and not ways to read a file."""
-    good = []
+    """The bytes of the photos that can be read.
+
+    A photo that clients would decode differently is converted to a PNG first, because a proof compares models, not
+    decoders.
+    """
+    readable = []
     for photo in photos:
         try:
             content = photo_bytes(photo)
@@ -68,15 +77,15 @@ def _readable(photos: Sequence[Any]) -> list[bytes]:
             continue
         seen = inspect_photo(content, max_mb=math.inf)
         if not seen.error:
-            good.append(eight_bit_png(content) if seen.client else content)
-    return good
+            readable.append(eight_bit_png(content) if seen.client else content)
+    return readable
 
 
 def _selected(run: Path, count: int) -> list[bytes]:
     """Photos spread evenly over `val_select`.
 
     Raises:
-        UserError, OSError: the run does not say which they are, or they are gone or not what they were.
+        UserError, OSError: the run does not name its photos, or they are missing or have changed.
     """
     for name in ("recipe.yaml", "splits.json"):
         if not (run / name).is_file():
@@ -86,9 +95,7 @@ def _selected(run: Path, count: int) -> list[bytes]:
         raise UserError(f"{run / 'recipe.yaml'} names no photos")
     splits = recipe_photos(recipe)
     if splits.description.fingerprint != read_certificate(run).fingerprint:
-        raise UserError(
-            f"{recipe['dataset_name']} holds other photos, or divides them otherwise, than splits.json says"
-        )
+        raise UserError(f"{recipe['dataset_name']} does not have the photos or the splits that splits.json describes")
     rows = splits.rows("selection", step="round-trip proof")
     step = max(1, len(rows) // count)
     photos = [rows[i]["image"] for i in range(0, len(rows), step)][:count]

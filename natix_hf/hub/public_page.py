@@ -1,7 +1,7 @@
-"""`report.html` as it may be published: no photo, no name of a photo or group, no path of this machine.
+"""Writes the public `report.html`: without photos, names of photos or groups, and local paths.
 
-Put together from documents and predictions; the model isn't run. `runs/report_page.py` makes the page with photos
-from the same parts.
+It uses documents and predictions and does not run the model. `runs/report_page.py` makes the page with photos from the
+same parts.
 """
 
 from __future__ import annotations
@@ -29,11 +29,12 @@ from natix_hf.streetvision.reward_report import reward_sections
 
 
 def write_public_page(run: Path, documents: RunDocuments, path: Path) -> None:
-    """Write the page of a run without anything of a single photo.
+    """Write the page of a run without anything about single photos.
 
     Args:
-        run: with `predictions/val_test.parquet` and, if it came from a recipe, `recipe.yaml`.
-        documents: of the run, with a calibration; free of names already.
+        run: run folder with `predictions/val_test.parquet` and, if the run has a recipe, `recipe.yaml`.
+        documents: the run's documents, with a calibration and with private names already withheld.
+        path: the file to write.
     """
     table = pq.read_table(run / "predictions" / "val_test.parquet", columns=["group", "label", "logits"])
     labels = table["label"].to_numpy()
@@ -57,10 +58,12 @@ def write_public_page(run: Path, documents: RunDocuments, path: Path) -> None:
 
 
 def served_rows(split: str, rows: SavedLogits, calibration: Calibration) -> Rows:
-    """Predictions as the page takes them, with a run's calibration applied.
+    """Predictions in the form that the page needs, with the run's calibration applied.
 
     Args:
-        rows: with their logits before calibration.
+        split: name of the split.
+        rows: labels and logits before calibration.
+        calibration: the run's calibration.
     """
     logits = rows.logits
     calibrated = calibration.calibrated(logits)
@@ -80,10 +83,10 @@ def served_rows(split: str, rows: SavedLogits, calibration: Calibration) -> Rows
 def lead(documents: RunDocuments) -> str:
     """The sentence under the page's title."""
     metrics, classes = documents.metrics, documents.splits.label_names
-    told = " and ".join(classes) if len(classes) == 2 else f"{len(classes)} classes"
+    class_text = " and ".join(classes) if len(classes) == 2 else f"{len(classes)} classes"
     method = METHODS.get(documents.record.method, "")
     method = f"{method[:1].upper()}{method[1:]}. " if method else ""
-    return f"Street photos: {told}. {method}Tested on {metrics.n} photos in {metrics.groups} groups."
+    return f"Street photos: {class_text}. {method}Tested on {metrics.n} photos in {metrics.groups} groups."
 
 
 def facts(run: Path, documents: RunDocuments) -> list[tuple[str, Table]]:
@@ -94,27 +97,28 @@ def facts(run: Path, documents: RunDocuments) -> list[tuple[str, Table]]:
         rows = [[name, _text(recipe[name])] for name in names if recipe.get(name) is not None]
         for name in ("dataset_name", "model_name_or_path"):
             value = str(recipe.get(name) or "")
-            # A path on this machine means nothing elsewhere, and is nobody's business.
+            # Local paths are private and useless on other machines.
             shown = value if value.startswith("builtin:") else hub_id(value)
             rows.insert(0, [name, shown or "a local folder"])
         tables.append(("Settings", Table(["setting", "value"], rows)))
     if documents.photo_cost is not None:
         cells = [list(pair) for pair in zip(photo_cost.HEADS, photo_cost.cost_cells(documents.photo_cost))]
-        cells.append(["timed on", documents.photo_cost.device])
-        tables.append(("What a photo costs", Table(["forward alone", "a photo"], cells)))
-    if (both := documents.two_models) is not None:
-        rows = [list(row) for row in zip(photo_cost.HEADS, *map(photo_cost.cost_cells, both.costs))]
+        cells.append(["device", documents.photo_cost.device])
+        tables.append(("Cost per photo", Table(["forward pass only", "per photo"], cells)))
+    if (two_models := documents.two_models) is not None:
+        models, costs = two_models.models, two_models.costs
+        rows = [list(row) for row in zip(photo_cost.HEADS, *map(photo_cost.cost_cells, costs))]
         rows += [
-            ["parameters", *(f"{one.parameters / 1e6:.4g} M" for one in both.models)],
-            ["weights", *(f"{one.bytes / 1e6:.1f} MB" for one in both.models)],
-            ["timed on", *(cost.device for cost in both.costs)],
+            ["parameters", *(f"{model.parameters / 1e6:.4g} M" for model in models)],
+            ["weights", *(f"{model.bytes / 1e6:.1f} MB" for model in models)],
+            ["device", *(cost.device for cost in costs)],
         ]
-        heads = ["forward alone, a photo", *(f"{stage}: {one.run}" for stage, one in zip(STAGES, both.models))]
+        heads = ["forward pass only, per photo", *(f"{stage}: {model.run}" for stage, model in zip(STAGES, models))]
         tables.append(("The two models", Table(heads, rows)))
     if documents.speed is not None:
         times = [[phase, f"{seconds:.1f} s"] for phase, seconds in documents.speed.time.items()]
         tables.append(("Where the time went", Table(["phase", "time"], times)))
-    versions = [[name, str(one)] for name, one in record.versions.items()]
+    versions = [[name, str(number)] for name, number in record.versions.items()]
     tables.append(("Versions", Table(["package", "version"], versions)))
     prints = [[name, str(value)] for name, value in record.fingerprints.items()]
     tables.append(("Fingerprints of the photos", Table(["split", "fingerprint"], prints)))

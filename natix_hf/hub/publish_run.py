@@ -1,8 +1,9 @@
-"""A finished run goes to the Hub: exported, proved, with its card, in one commit, tagged with its version.
+"""Publishes a finished run on the Hub: exports and verifies it, adds the card, pushes one commit, tags the version.
 
-Nothing is pushed that does not answer like the run, nothing overwrites a better model unasked, and no photo,
-coordinate, pickled file, checkpoint or prediction leaves this machine. A push that broke off is taken up by the same
-command, since the Hub skips what it has. This file knows no token: the Hub's library finds it.
+A model is pushed only if it gives the same outputs as the run. A better model is overwritten only with `force`. No
+photos (unless requested), coordinates, pickled files, checkpoints or predictions are uploaded. After an interruption
+the same command continues, because the Hub skips files that it already has. `huggingface_hub` finds the token; this
+module never handles it.
 """
 
 from __future__ import annotations
@@ -42,25 +43,26 @@ from natix_hf.streetvision.reward import HALTED
 
 VERSION = "1.0.0"
 RECORD = "publication.json"
-# The only kinds of files that are ever pushed.
+# Only files with these suffixes are pushed.
 OURS = (".safetensors", ".json", ".py", ".png", ".html", ".md", ".yaml", ".yml")
 OURS += tuple(f"{Path(form.graph).suffix}{end}" for form in GRAPHS.values() for end in ("", ".data"))
 
 
 @dataclass(frozen=True)
 class Publication:
-    """What was asked for.
+    """What to publish, and how.
 
     Args:
-        form: `auto` (stock where it can hold the model, else merged) or one of `exports.FORMS`.
-        private: make a new repository private; an existing one has to be.
+        repo_id: owner/name of the model on the Hub.
+        form: `auto` (stock if it can hold the model, else merged) or one of `exports.FORMS`.
+        private: create the repository as private; an existing one must be private.
         version: X.Y.Z, also the tag.
         hotkey: a StreetVision participant's SS58 address; None for models that are not submitted there.
-        dtype: how weights are stored.
-        base_id: adapter: where the base is found.
+        dtype: type of the stored weights.
+        base_id: for an adapter: Hub id of its base.
         force: overwrite a better model, or one that this command did not push.
         include_photos: also push the report page with the photos of its gallery.
-        client_python: a client's interpreter for the proof.
+        client_python: a further interpreter for the proof.
     """
 
     repo_id: str
@@ -76,14 +78,14 @@ class Publication:
 
 
 class Place(NamedTuple):
-    """What there is under the name: the newest commit (None: no repository) and the files that a push replaces."""
+    """State of the repository: its newest commit (None if it does not exist) and the files that a push replaces."""
 
     head: str | None
     replaced: frozenset[str]
 
 
 def check_publication(asked: Publication) -> None:
-    """Raise `UserError` for what can be seen without network, model and photos: name, version, hotkey, form, token."""
+    """Check name, version, hotkey, form and token, without network, model or photos; raise `UserError` if invalid."""
     check_name(asked.repo_id, "a model", "me/roadwork-dinov3")
     streetvision.check_version(asked.version)
     if asked.hotkey is not None:
@@ -92,14 +94,15 @@ def check_publication(asked: Publication) -> None:
 
 
 def find_place(asked: Publication, tested: Tested | None = None) -> Place:
-    """What the Hub has under the name; changes nothing.
+    """The state of the repository on the Hub. Changes nothing.
 
     Args:
-        tested: what the run has to show, if there is one yet.
+        asked: what to publish.
+        tested: the figures of the run, if it is already evaluated.
 
     Raises:
-        UserError: the token is not known or may not write, the version is there, or what is there must not be
-            overwritten.
+        UserError: the token is invalid or cannot write, the version exists already, or the content of the repository
+            must not be overwritten.
     """
     api = HfApi(library_name="natix_hf")
     with hub_faults(asked.repo_id):
@@ -112,65 +115,65 @@ def find_place(asked: Publication, tested: Tested | None = None) -> Place:
             return Place(None, frozenset())
         if asked.private and not info.private:
             raise UserError(
-                f"push {asked.repo_id}: the model is there already and public: make it private in its settings on the "
-                "Hub, or leave out --private"
+                f"push {asked.repo_id}: the model already exists and is public: make it private in its settings on "
+                "the Hub, or leave out --private"
             )
         if asked.version in {tag.name for tag in api.list_repo_refs(asked.repo_id).tags}:
             raise UserError(
-                f"--model_version {asked.version}: {asked.repo_id} has a version of that number: give a higher one"
+                f"--model_version {asked.version}: {asked.repo_id} already has this version: give a higher one"
             )
-        there = {file.rfilename for file in info.siblings or []}
-        return Place(info.sha, frozenset(_replaced(api, asked, tested, there, info.sha)))
+        files = {file.rfilename for file in info.siblings or []}
+        return Place(info.sha, frozenset(_replaced(api, asked, tested, files, info.sha)))
 
 
 def _check_rights(api: HfApi, repo_id: str) -> None:
-    """Refuse a token that cannot write; what a fine-grained one may do only the Hub knows."""
+    """Refuse a token that cannot write. The rights of a fine-grained token are known only to the Hub."""
     me, owner = api.whoami(), repo_id.partition("/")[0]
     role = me.get("auth", {}).get("accessToken", {}).get("role")
     if role == "read":
         raise UserError(
-            f"push {repo_id}: the token may only read: make one with write access (hf.co/settings/tokens), and log in "
+            f"push {repo_id}: the token can only read: make one with write access (hf.co/settings/tokens), and log in "
             "with `hf auth login` or set HF_TOKEN"
         )
-    owners = [me["name"], *(one["name"] for one in me.get("orgs", []))]
+    owners = [me["name"], *(organisation["name"] for organisation in me.get("orgs", []))]
     if role == "write" and owner not in owners:
         raise UserError(
             f"push {repo_id}: the token is that of {me['name']}, who does not belong to {owner}: push to "
-            f"{' or '.join(f'{name}/...' for name in owners)}, or log in as another"
+            f"{' or '.join(f'{name}/...' for name in owners)}, or log in as another user"
         )
 
 
-def _replaced(api: HfApi, asked: Publication, tested: Tested | None, there: set[str], revision: str) -> set[str]:
-    """Which files the new version takes the place of; refuses where they are not ours, or are a better model."""
-    rest = there - {".gitattributes", "README.md"}
-    if not rest:
+def _replaced(api: HfApi, asked: Publication, tested: Tested | None, files: set[str], revision: str) -> set[str]:
+    """The files that the new version replaces. Refuses if natix_hf did not push them or if they are a better model."""
+    content = files - {".gitattributes", "README.md"}
+    if not content:
         return set()
     try:
         with tempfile.TemporaryDirectory() as folder:
-            if RECORD not in there:
+            if RECORD not in files:
                 raise ValueError
             path = api.hf_hub_download(asked.repo_id, RECORD, revision=revision, local_dir=folder)
-            held = PublishedVersion.parse(Path(path).read_bytes(), RECORD)
+            published = PublishedVersion.parse(Path(path).read_bytes(), RECORD)
     except ValueError:
         if asked.force:
-            return rest
+            return content
         raise UserError(
             f"push {asked.repo_id}: the repository holds a model that was not published by natix_hf: choose another "
             "name, or add --force to replace it"
         ) from None
-    if tested is not None and not asked.force and held.test == tested.test:
+    if tested is not None and not asked.force and published.test == tested.test:
         mcc, loss = tested.value("mcc"), tested.value("log_loss")
-        if _rank(held.mcc, held.log_loss) > _rank(mcc, loss):
+        if _rank(published.mcc, published.log_loss) > _rank(mcc, loss):
             raise UserError(
-                f"push {asked.repo_id}: the model there (version {held.version}) is better on the same "
-                f"{tested.figures.n} test photos: MCC {_shown(held.mcc)} against {_shown(mcc)}, NLL "
-                f"{_shown(held.log_loss)} against {_shown(loss)}: add --force to replace it"
+                f"push {asked.repo_id}: the published model (version {published.version}) is better on the same "
+                f"{tested.figures.n} test photos: MCC {_shown(published.mcc)} against {_shown(mcc)}, NLL "
+                f"{_shown(published.log_loss)} against {_shown(loss)}: add --force to replace it"
             )
-    return there & set(held.files)
+    return files & set(published.files)
 
 
 def _rank(mcc: float | None, loss: float | None) -> tuple[float, float]:
-    """By MCC, then by log loss; a figure that is not defined is worse than any other."""
+    """Sort key: by MCC, then by log loss. An undefined figure is worse than any other."""
     return -math.inf if mcc is None else mcc, -math.inf if loss is None else -loss
 
 
@@ -179,10 +182,13 @@ def _shown(value: float | None) -> str:
 
 
 def publish(run: Path, asked: Publication, say: Callable[[str], None] = print) -> str:
-    """Export, prove, push, prove again.
+    """Export the run, verify the export, push it, and verify the pushed model.
 
     Returns:
-        The address of the model.
+        The URL of the model.
+
+    Raises:
+        UserError: a check fails, an output differs from the run's, or the Hub refuses the push.
     """
     check_publication(asked)
     if asked.hotkey is not None:
@@ -224,20 +230,20 @@ def publish(run: Path, asked: Publication, say: Callable[[str], None] = print) -
             commit = _push(api, asked, folder, place, say)
         address = f"{api.endpoint}/{asked.repo_id}"
         try:
-            again = prove(run, asked.repo_id, online=True, **proving)
+            pushed_proof = prove(run, asked.repo_id, online=True, **proving)
         except UserError as error:
             raise UserError(
-                f"push {asked.repo_id}: it is at {address}, without the tag {asked.version}, since what clients get "
-                f"from there could not be proved: {error}"
+                f"push {asked.repo_id}: it is at {address}, without the tag {asked.version}, because the proof of the "
+                f"pushed model failed: {error}"
             ) from None
-        say(_proof_line("on what was pushed", again))
+        say(_proof_line("after the push", pushed_proof))
         with hub_faults(asked.repo_id):
             api.create_tag(asked.repo_id, tag=asked.version, revision=commit, tag_message=f"version {asked.version}")
     return address
 
 
 class Tested(NamedTuple):
-    """The fingerprint of a run's test photos, and its figures on them: what two versions are compared by."""
+    """The fingerprint of a run's test photos and the figures on them, by which two versions are compared."""
 
     test: str
     figures: FinalFigures
@@ -247,10 +253,10 @@ class Tested(NamedTuple):
 
 
 def tested_run(run: Path) -> Tested:
-    """What a run has to show.
+    """The figures of an evaluated run.
 
     Raises:
-        UserError: the run was not evaluated.
+        UserError: the run was not evaluated, or it was calibrated again afterwards.
     """
     if not (run / "metrics.json").is_file():
         raise UserError(f"{run}: no metrics.json: run `python -m natix_hf.evaluate {run}` first")
@@ -258,7 +264,7 @@ def tested_run(run: Path) -> Tested:
     used = evaluated and evaluated.reads["calibration.json"].fingerprint  # a refit evaluates nothing
     if used and used != fingerprint_file(run / "calibration.json"):
         raise UserError(
-            f"{run}: calibrated again after its figures were computed, so the card would tell those of another model: "
+            f"{run}: calibrated again after its figures were computed, so they do not belong to this model: "
             f"run `python -m natix_hf.evaluate {run}` first"
         )
     return Tested(read_certificate(run).fingerprints["val_test"], metrics)
@@ -275,18 +281,18 @@ def _export(run: Path, folder: Path, asked: Publication, say: Callable[[str], No
                 raise UserError(f"--hotkey: StreetVision's clients load a stock model: {error}") from None
             if form == forms[-1]:
                 raise
-            say(f"stock cannot hold this model, it is published as merged: {error}")
+            say(f"stock cannot hold this model, so it is published as merged: {error}")
             continue
         return form
     raise AssertionError("the last form either returns or raises")
 
 
 def _submitted(run: Path, folder: Path, asked: Publication, photos: Any, say: Callable[[str], None]) -> Section:
-    """StreetVision's files, and what its form of call takes."""
+    """Write StreetVision's files; returns the card section about the latency of the network's client."""
     model, processor = load_run(run)
     streetvision.check_labels(labels_of(model))
     logits = [logits_of(model, batch.pixels) for batch in photo_batches(list(photos.content), processor)]
-    found = streetvision.submit(
+    client_check = streetvision.submit(
         folder,
         photos.content,
         softmax(np.concatenate(logits))[:, 1],
@@ -297,38 +303,36 @@ def _submitted(run: Path, folder: Path, asked: Publication, photos: Any, say: Ca
         tolerance=TOLERANCES[asked.dtype]["probabilities"],
         say=say,
     )
-    return streetvision.latency_section(found)
+    return streetvision.latency_section(client_check)
 
 
 def _push(api: HfApi, asked: Publication, folder: Path, place: Place, say: Callable[[str], None]) -> str:
-    """All files in one commit; returns its id."""
+    """Push all files in one commit; returns its id."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     odd = [path.name for path in files if not path.name.endswith(OURS)]
     if odd:
-        raise UserError(
-            f"push {asked.repo_id}: {', '.join(odd)} is nothing that a model consists of: nothing was pushed"
-        )
+        raise UserError(f"push {asked.repo_id}: {', '.join(odd)}: not a file of a model: nothing was pushed")
     head = place.head
     if head is None:
-        # Without --private the owner's own default decides.
+        # Without --private the owner's default on the Hub applies.
         api.create_repo(asked.repo_id, private=asked.private or None)
         head = api.model_info(asked.repo_id).sha
     additions = [CommitOperationAdd(path.relative_to(folder).as_posix(), path) for path in files]
     stale = sorted(place.replaced - {addition.path_in_repo for addition in additions})
     size = sum(path.stat().st_size for path in files) / 1e6
     say(f"pushing {len(files)} files, {size:.1f} MB, to {asked.repo_id}")
-    done = api.create_commit(
+    commit = api.create_commit(
         asked.repo_id,
         [*additions, *map(CommitOperationDelete, stale)],
         commit_message=f"Version {asked.version}",
         parent_commit=head,
     )
-    return done.oid
+    return commit.oid
 
 
 def _proof_line(when: str, proof: Proof) -> str:
-    worst = max(client.probabilities for client in proof.clients)
+    largest = max(client.probabilities for client in proof.clients)
     return (
-        f"proof {when}: {proof.photos.n} photos through {len(proof.clients)} clients, probabilities differ "
-        f"by at most {worst:.1e}, every decision at 0.5 is the run's"
+        f"proof {when}: {proof.photos.n} photos through {len(proof.clients)} clients, probabilities differ by at most "
+        f"{largest:.1e}, every decision at 0.5 is the same as the run's"
     )

@@ -1,7 +1,6 @@
-"""What the sections of a report say, as plain values for the template: figures, confusion, who read which rows, photos
-worth a look.
+"""Prepares the contents of the report page for its template: figures, confusion matrix, use of the splits, galleries.
 
-Knows arrays, documents and ready images; no HTML and no run folder.
+Works on arrays, documents and encoded images. It writes no HTML and reads no run folder.
 """
 
 from __future__ import annotations
@@ -19,22 +18,22 @@ from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.report.mistakes import confident_mistakes, suspected_label_errors
 from natix_hf.report.summary import LABELS, figure_text, interval_text
 
-SHOWN = 24  # photos of a gallery
+SHOWN = 24  # photos in a gallery
 USES = {
-    "train": "taught the model",
-    "val_select": "chose the checkpoint",
-    "val_calib/fit": "set the calibration",
-    "val_calib/control": "kept for guarantees",
-    "val_test": "gave the figures on this page",
+    "train": "train the model",
+    "val_select": "select the checkpoint",
+    "val_calib/fit": "fit the calibration",
+    "val_calib/control": "compute the guarantees",
+    "val_test": "measure the figures on this page",
 }
 NOTES = {
-    "mcc": "1 is perfect, 0 is guessing",
+    "mcc": "1 is perfect, 0 is random guessing",
     "log_loss": "lower is better",
     "ece": "lower is better",
-    "balanced_accuracy": "mean recall of the classes",
-    "auroc": "how well photos are ranked",
-    "macro_f1": "mean of the classes",
-    "accuracy": "share of right decisions",
+    "balanced_accuracy": "mean recall over the classes",
+    "auroc": "quality of the ranking",
+    "macro_f1": "mean F1 over the classes",
+    "accuracy": "share of correct decisions",
 }
 FIRST = ("mcc", "accuracy", "balanced_accuracy", "macro_f1", "auroc", "log_loss", "ece")
 
@@ -46,12 +45,12 @@ class Rows(NamedTuple):
         split: its name.
         ids: `(n,)` names of the photos.
         labels: `(n,)` class ids.
-        groups: `(n,)`, or None.
-        before, after: `(n, classes)` probabilities before and after calibration, the latter without a threshold in
-            them.
-        log_odds: `(n, classes)`, which rank as the latter do, but without ties at 1.
-        decided: `(n,)` class ids.
-        slices: column -> `(n,)` kinds of photos.
+        groups: `(n,)` names of the groups, or None.
+        before, after: `(n, classes)` probabilities before and after calibration; `after` does not include a folded
+            threshold.
+        log_odds: `(n, classes)`; ranks photos like `after`, but without ties at 1.
+        decided: `(n,)` class ids of the decisions.
+        slices: column -> `(n,)` values.
     """
 
     split: str
@@ -66,13 +65,13 @@ class Rows(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """A photo that is ready to be shown.
+    """An encoded photo, with its heat map.
 
     Attributes:
         photo: JPEG bytes.
         width, height: in pixels.
-        heat: PNG bytes of a heat map to be laid over it, or None.
-        box: left, top, width and height of the part that the heat map covers, as shares of the photo.
+        heat: PNG bytes of the heat map that is drawn over the photo, or None.
+        box: left, top, width and height of the area that the heat map covers, as shares of the photo.
     """
 
     photo: bytes
@@ -83,7 +82,7 @@ class Picture(NamedTuple):
 
 
 class Headline(NamedTuple):
-    """A figure at the head of the page; `places`: value and interval in percent of its scale, None if undefined."""
+    """A figure at the top of the page; `places`: value and interval in percent of its scale, None if undefined."""
 
     name: str
     value: str
@@ -94,7 +93,7 @@ class Headline(NamedTuple):
 
 
 class ConfusionCell(NamedTuple):
-    """Photos of one label and one decision, and their share of the label's photos."""
+    """Number of photos with one label and one decision, and their share of the label's photos."""
 
     count: int
     share: float
@@ -102,7 +101,7 @@ class ConfusionCell(NamedTuple):
 
 
 class ConfusionRow(NamedTuple):
-    """A label, its photos, and a cell for each decision."""
+    """A label, its number of photos, and a cell for each decision."""
 
     name: str
     n: int
@@ -110,7 +109,7 @@ class ConfusionRow(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """A picture as a browser takes it: addresses with everything in them, and where its heat map lies."""
+    """A picture for the browser: data URIs of photo and heat map, and the CSS position of the heat map."""
 
     photo: str
     width: int
@@ -129,7 +128,7 @@ class Odds(NamedTuple):
 
 
 class Shot(NamedTuple):
-    """A photo worth a look, `kind` says why; without pictures `picture` is None."""
+    """A photo in a gallery; `kind` is the reason why it is there, `picture` is None on pages without photos."""
 
     id: str
     split: str
@@ -143,7 +142,7 @@ class Shot(NamedTuple):
 
 
 class StepReads(NamedTuple):
-    """How often a step read a split, and when first and last."""
+    """How often a step read a split, with the times of the first and the last read."""
 
     step: str
     times: int
@@ -152,7 +151,7 @@ class StepReads(NamedTuple):
 
 
 class SplitUse(NamedTuple):
-    """A split, what it was used for, its photos by class, and who read them."""
+    """A split, its purpose, its photos per class, and the steps that read it."""
 
     place: str
     use: str
@@ -163,7 +162,7 @@ class SplitUse(NamedTuple):
 
 
 def figures(metrics: FinalFigures) -> list[Headline]:
-    """The headline figures of `metrics.json`, each with its interval and where that lies on the figure's scale."""
+    """The headline figures of `metrics.json`, with their intervals and their positions on the figures' scales."""
     shown = []
     for name in FIRST:
         interval = metrics.metrics[name]
@@ -188,7 +187,7 @@ def figures(metrics: FinalFigures) -> list[Headline]:
 
 
 def confusion(labels: np.ndarray, decided: np.ndarray, names: Sequence[str]) -> list[ConfusionRow]:
-    """Counts of photos by label and decision: a row a label, with its photos and cells of count and share."""
+    """The confusion matrix: one row per label, with counts and shares of each decision."""
     classes = len(names)
     counts = np.bincount(labels * classes + decided, minlength=classes**2).reshape(classes, classes)
     totals = counts.sum(axis=1)
@@ -206,11 +205,11 @@ def confusion(labels: np.ndarray, decided: np.ndarray, names: Sequence[str]) -> 
 
 
 def ledger(noted: Sequence[LedgerEntry], splits: SplitCertificate) -> list[SplitUse]:
-    """Each split with its photos and the steps that read them, in the order of time.
+    """Each split with its photos and the steps that read it, in the order of time.
 
     Args:
-        noted: the ledger of the run.
-        splits: the certificate of its splits.
+        noted: the run's ledger.
+        splits: the certificate of the run's splits.
     """
     rows = []
     for place, use in USES.items():
@@ -220,14 +219,14 @@ def ledger(noted: Sequence[LedgerEntry], splits: SplitCertificate) -> list[Split
             if entry.split == split and (entry.part or "") == part:
                 times.setdefault(entry.step, []).append(entry.time)
         counts = splits.class_counts.get(place, {})
-        told = ", ".join(f"{n} {name}" for name, n in counts.items()) if len(counts) <= 4 else ""
+        per_class = ", ".join(f"{n} {name}" for name, n in counts.items()) if len(counts) <= 4 else ""
         reads = [StepReads(step, len(read), _time(read[0]), _time(read[-1])) for step, read in times.items()]
-        rows.append(SplitUse(place, use, sum(counts.values()), splits.groups.get(place), told, reads))
+        rows.append(SplitUse(place, use, sum(counts.values()), splits.groups.get(place), per_class, reads))
     return rows
 
 
 def wanted_photos(rows: Rows, most: int = SHOWN) -> np.ndarray:
-    """The rows whose photos a report shows: mistakes and suspected label errors, ascending, each once."""
+    """Sorted row numbers of the photos that a report shows: mistakes and suspected label errors, each row once."""
     mistakes = confident_mistakes(rows.after, rows.labels, rows.decided, most)
     suspects, _ = suspected_label_errors(rows.after, rows.labels, most)
     return np.unique(np.concatenate([mistakes, suspects]))
@@ -236,10 +235,9 @@ def wanted_photos(rows: Rows, most: int = SHOWN) -> np.ndarray:
 def mistakes(
     rows: Rows, names: Sequence[str], positive: int, pictures: Mapping[tuple[str, str], Picture], most: int = SHOWN
 ) -> list[Shot]:
-    """The most confident mistakes, the worst first."""
-    found = confident_mistakes(rows.after, rows.labels, rows.decided, most)
+    """The most confident mistakes, the most confident first."""
     shots = []
-    for row in found:
+    for row in confident_mistakes(rows.after, rows.labels, rows.decided, most):
         label, decided = int(rows.labels[row]), int(rows.decided[row])
         kind = f"{names[label]} taken for {names[decided]}"
         if len(names) == 2:
@@ -251,7 +249,7 @@ def mistakes(
 def label_errors(
     tables: Sequence[Rows], names: Sequence[str], pictures: Mapping[tuple[str, str], Picture], most: int = SHOWN
 ) -> list[Shot]:
-    """Labels that the model contradicts most, over several splits, each judged by its own split's confidence."""
+    """The labels that the model contradicts most, over several splits; each split has its own confidence limits."""
     shots = []
     for rows in tables:
         for row, counted in zip(*suspected_label_errors(rows.after, rows.labels, most)):

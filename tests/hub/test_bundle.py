@@ -95,7 +95,7 @@ def test_figures_are_the_run_s_own_and_what_is_withheld_keeps_its_figures(finish
     for kind in (OverProbe, PhotoCost):
         assert kind.read(bundle) == kind.read(finished)
     page = (bundle / "report.html").read_text()
-    for said in ("What a photo costs", "224 x 224", "9.24", "cpu, 1 threads"):
+    for said in ("Cost per photo", "224 x 224", "9.24", "cpu, 1 threads"):
         assert said in page
 
 
@@ -167,7 +167,7 @@ def test_an_unknown_licence_is_said_once_and_on_the_card(tmp_path, export, capsy
     assert "licence of the base checkpoint (a local folder) is not known" in line
     text = (export / "README.md").read_text()
     assert ModelCard(text).data.license == "unknown"
-    assert "whose licence is not known" in text
+    assert "Its licence is not known" in text
 
 
 def test_the_licence_s_text_goes_along_where_it_is_at_hand(tmp_path, export, capsys):

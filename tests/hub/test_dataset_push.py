@@ -135,7 +135,7 @@ def test_a_new_repository_is_private_where_asked_and_an_existing_public_one_is_r
     assert hub.dataset("me/streets").private
     push(folder, "me/streets")
     push(folder, "me/open")
-    with pytest.raises(UserError, match="me/open: the data set is there already and public"):
+    with pytest.raises(UserError, match="me/open: the data set already exists and is public"):
         push(folder, "me/open", private=True)
 
 
@@ -192,10 +192,10 @@ def test_a_repository_with_another_data_set_is_refused_and_stays_as_it_is(hub, f
 @pytest.mark.parametrize(
     ("word", "status", "said"),
     [
-        ("/api/datasets/", 401, "the Hub does not know the token: log in with `hf auth login`"),
+        ("/api/datasets/", 401, "the Hub does not accept the token: log in with `hf auth login`"),
         ("/api/repos/create", 403, "the token may not write there: make one with write access"),
         ("/preupload/", 403, "the token may not write there"),
-        ("/commit/", 412, "somebody else changed the repository meanwhile: run the same command again"),
+        ("/commit/", 412, "somebody else changed the repository in the meantime: run the same command again"),
         ("/api/repos/create", 400, "check the name"),
     ],
 )
@@ -213,7 +213,7 @@ def test_refusals_of_the_hub_are_one_line_that_says_what_to_do(hub, folder, word
 def test_without_a_token_nothing_is_asked_of_the_hub(hub, folder, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     asked = len(hub.requests)
-    with pytest.raises(UserError, match=r"wants a token: log in with `hf auth login` or set HF_TOKEN"):
+    with pytest.raises(UserError, match=r"requires a token: log in with `hf auth login` or set HF_TOKEN"):
         push(folder, "me/streets")
     assert len(hub.requests) == asked
 
@@ -252,7 +252,7 @@ def test_a_certificate_edited_by_hand_and_one_of_other_photos_are_refused_before
     with pytest.raises(UserError, match=r"train: 1 rows are not in splits.json.*nothing was pushed"):
         push(folder, "me/streets")
     SplitCertificate.sealed(**dict(told) | {"straddling": 2}).write(folder)
-    with pytest.raises(UserError, match=r"2 groups stand in two splits: nothing was pushed"):
+    with pytest.raises(UserError, match=r"2 groups are in more than one split: nothing was pushed"):
         push(folder, "me/streets")
     assert not hub.repositories
     assert not hub.requests

@@ -1,4 +1,4 @@
-"""The proof sees what differs, and clients in fresh processes answer like the run."""
+"""The proof detects differences, and clients in fresh processes give the same outputs as the run."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_what_differs_is_named_and_nothing_is_written(exports, tmp_path):
         write_json(path, read_json(path) | {"do_center_crop": False, "size": square})
 
     differs(exports, tmp_path, "stock", "same process: logits differ by up to 0.01", heavier)
-    differs(exports, tmp_path, "stock", "the classes are Roadwork, None there, and None, Roadwork in the run", turned)
+    differs(exports, tmp_path, "stock", "the classes are Roadwork, None, expected None, Roadwork in this", turned)
     differs(exports, tmp_path, "stock", "pixels differ by up to", squashed)
     differs(exports, tmp_path, "merged", "no export.json", lambda folder: (folder / "export.json").unlink())
 
@@ -136,7 +136,7 @@ def test_photos_are_those_given_else_of_val_select_else_scenes(exports, make_pho
     Image.new("RGB", (64, 48), (3, 4, 5)).save(photos / "None" / "new.jpg")
     drawn = proof_photos(run, count=2)
     assert drawn.source == "generated scenes"
-    assert "holds other photos" in drawn.reason
+    assert "does not have the photos" in drawn.reason
 
 
 def test_the_photos_of_a_fold_are_found_again_by_every_key_of_its_recipe(exports, make_photos, tmp_path):
@@ -162,7 +162,7 @@ def test_a_proof_with_generated_scenes_says_why(exports, tmp_path):
     document = prove(exports / "run", tmp_path / "export", clients=(), say=lines.append)
     assert document.photos.source == "generated scenes"
     assert len(lines) == 1
-    assert "the run's own photos of val_select cannot be had, scenes are generated: " in lines[0]
+    assert "the run's own photos of val_select are not available, scenes are generated: " in lines[0]
     assert lines[0].endswith("has no splits.json")
     assert str(exports) not in (tmp_path / "export" / "proof.json").read_text()  # which is published
 

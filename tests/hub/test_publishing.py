@@ -1,4 +1,4 @@
-"""What `publish` refuses, and in which state it leaves the Hub; clients' processes are left out (see tests/verbs)."""
+"""What `publish` refuses, and the state in which it leaves the Hub. tests/verbs covers the client processes."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def test_private_makes_a_private_one_and_refuses_a_public_one(hub, run, light, r
     assert hub.model("me/x").private
     hub.add("me/open", {})
     line, _ = refused(run, "me/open", "--private")
-    assert "is there already and public" in line
+    assert "already exists and is public" in line
     assert not hub.model("me/open").files
 
 
@@ -159,7 +159,9 @@ def test_a_change_by_somebody_else_meanwhile_is_a_conflict(hub, run, light, refu
 
     monkeypatch.setattr(publishing, "write_bundle", slowly)
     line, _ = refused(run, "me/x", "--model_version", "1.1.0")
-    assert line.startswith("push me/x: somebody else changed the repository meanwhile: run the same command again")
+    assert line.startswith(
+        "push me/x: somebody else changed the repository in the meantime: run the same command again"
+    )
     assert hub.model("me/x").messages[-1] == "by hand"
     assert set(hub.model("me/x").tags) == {"1.0.0"}
 
@@ -193,7 +195,7 @@ def test_what_was_pushed_is_fetched_and_proved_and_has_no_tag_where_it_differs(h
 
     monkeypatch.setattr(publishing, "_push", spoiled)
     line, _ = refused(run, "me/x")
-    assert line.startswith(f"push me/x: it is at {hub.address}/me/x, without the tag 1.0.0, since what clients get ")
+    assert line.startswith(f"push me/x: it is at {hub.address}/me/x, without the tag 1.0.0, because the proof ")
     assert proofs == [("export", (WITH, WITHOUT)), ("pushed", (WITH, WITHOUT))]
     assert not hub.model("me/x").tags
 
@@ -206,7 +208,7 @@ def test_stock_that_cannot_hold_the_model_becomes_merged_unless_asked_for(
     write_finished_run(run, model_name_or_path=str(base), pooling="cls_mean", image_size=32)
     said = []
     publish(run, Publication("me/x"), said.append)
-    assert any(line.startswith("stock cannot hold this model, it is published as merged: ") for line in said)
+    assert any(line.startswith("stock cannot hold this model, so it is published as merged: ") for line in said)
     assert json.loads(hub.model("me/x").files["export.json"])["format"] == "merged"
     line, _ = refused(run, "me/y", "--format", "stock")
     assert "pooling cls_mean" in line

@@ -34,7 +34,7 @@ def test_a_version_is_given_once(hub, run, light, refused):
     publish(run, Publication("me/x"), lambda _: None)
     before = hub.model("me/x").head
     line, _ = refused(run, "me/x")
-    assert line == "--model_version 1.0.0: me/x has a version of that number: give a higher one"
+    assert line == "--model_version 1.0.0: me/x already has this version: give a higher one"
     assert hub.model("me/x").head == before
 
 
@@ -76,22 +76,22 @@ def test_what_can_be_seen_at_once_is_refused_before_the_hub_is_asked(hub, run, r
         (["me/my streets"], "owner/name, such as me/roadwork-dinov3"),
         (["me/x", "--model_version", "1.0"], "X.Y.Z expected, such as 1.0.0"),
         (["me/x", "--hotkey", ALICE[:-1] + "Z"], "wrong checksum"),
-        (["me/x", "--hotkey", ALICE, "--format", "merged"], "load a stock model and nothing else"),
+        (["me/x", "--hotkey", ALICE, "--format", "merged"], "load only a stock model"),
     ]
     for words, said in cases:
         line, _ = refused(run, *words)
         assert said in line
     monkeypatch.delenv("HF_TOKEN")
     line, _ = refused(run, "me/x")
-    assert line == "push me/x: the Hub wants a token: log in with `hf auth login` or set HF_TOKEN"
+    assert line == "push me/x: the Hub requires a token: log in with `hf auth login` or set HF_TOKEN"
     assert not hub.requests
 
 
 @pytest.mark.parametrize(
     ("token", "name", "said"),
     [
-        ("hf_unknown", "me/x", "the Hub does not know the token: log in with `hf auth login` or set HF_TOKEN"),
-        (READ, "me/x", "the token may only read: make one with write access"),
+        ("hf_unknown", "me/x", "the Hub does not accept the token: log in with `hf auth login` or set HF_TOKEN"),
+        (READ, "me/x", "the token can only read: make one with write access"),
         (WRITE, "natix/x", "the token is that of tester, who does not belong to natix: push to tester/... or me/..."),
     ],
 )

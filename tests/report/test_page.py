@@ -56,7 +56,7 @@ def test_it_shows_the_figures_with_intervals_and_n_and_who_read_what(parts):
     assert text.count("n = 160") == 7
     assert "160 photos in 80 groups of val_test" in text
     assert "predictions (2 times) 2023-11-14 22:14:20 to 2023-11-14 22:15:20" in text
-    assert "final figures 3 times before" in text
+    assert "final figures of other models 3 times before" in text
     wrong = int((test.decided != test.labels).sum())
     assert f"The {min(24, wrong)} most confident of {wrong} wrong decisions on 160 photos" in text
 

@@ -135,7 +135,7 @@ def test_its_figures_come_from_the_rows_and_stand_beside_those_of_both_runs(pair
     page, card = ((output / name).read_text() for name in ("report.html", "README.md"))
     assert f"the cascade {wrong.mean():.4f} at {found.mean_cost.value:.3g} GFLOP a photo" in " ".join(page.split())
     assert "The two models" in page
-    assert "Two DINOv3 vision transformers that sort street photos into 2 classes: None, Roadwork." in card
+    assert "Two DINOv3 vision transformers that classify street photos into 2 classes: None, Roadwork." in card
     assert "`small` classifies each photo (0.02 GFLOP). If it is uncertain, the run `large`" in card
     assert "python -m natix_hf.predict cascade photos/" in card
     assert str(output.parent) not in card

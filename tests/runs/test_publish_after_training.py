@@ -104,7 +104,7 @@ def test_what_cannot_be_published_is_refused_when_the_recipe_is_read(recipe, wor
         (["--hub_model_id", "streets"], "owner/name, such as me/roadwork-dinov3"),
         (["--model_version", "1"], "X.Y.Z expected"),
         (["--hotkey", ALICE[:-1] + "Z"], "wrong checksum"),
-        (["--hotkey", ALICE, "--hub_format", "merged"], "a stock model and nothing else"),
+        (["--hotkey", ALICE, "--hub_format", "merged"], "only a stock model"),
         (["--hotkey", ALICE, "--label_names", "no", "yes"], "reads the class 'Roadwork'"),
     ],
 )
@@ -123,7 +123,7 @@ def test_a_missing_token_and_classes_of_another_name_stop_before_training(recipe
     check_classes(asked_for(recipe()), ["cat", "dog"])
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
-    with pytest.raises(UserError, match="the Hub wants a token"):
+    with pytest.raises(UserError, match="the Hub requires a token"):
         asked_for(recipe())
 
 

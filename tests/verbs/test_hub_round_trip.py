@@ -73,7 +73,7 @@ def test_a_run_on_hub_ids_is_published_and_used_by_a_stranger(loopback_hub, tiny
 
     held = loopback_hub.model("tester/full")
     assert f"published: {loopback_hub.address}/tester/full, version 0.1.0" in said
-    assert said.count("every decision at 0.5 is the run's") == 2
+    assert said.count("every decision at 0.5 is the same as the run's") == 2
     assert held.messages == ["initial commit", "Version 0.1.0"]  # the Trainer uploaded nothing
     assert held.tags == {"0.1.0": held.head}
     assert held.private

@@ -127,7 +127,7 @@ def test_a_copy_for_views_is_asked_with_them_or_says_so(mirrored_copy, trained_d
         assert f"--tta {views}: the calibration was" in said
         assert ": 48 photos, uncalibrated probabilities" in said
     line = desk.refusal("export", folder, "--format", "merged", "--output", desk.folder / "no")
-    assert "clients show a model one view: export the run that it was recalibrated from" in line
+    assert "clients give the model one view: export the run that it was recalibrated from" in line
     assert not (desk.folder / "no").exists()
 
 
