@@ -1,7 +1,8 @@
-"""The optimizers that `optim` may name beside transformers' own, one file each.
+"""Our optimizers, which `optim` may name in addition to those of transformers; one file each.
 
-transformers knows two of the names too, and means bitsandbytes' (ademamix) and another package's (schedule_free_adamw)
-by them. A new optimizer is a file with an `Optimizer` (`optimizer.py` says what it declares) and its line here.
+transformers has two of these names too, for the bitsandbytes (ademamix) and schedulefree (schedule_free_adamw)
+versions; here they mean ours. To add an optimizer, add a file with an `Optimizer` (see `optimizer.py`) and its entry
+here.
 """
 
 from natix_hf.training.optimizers.ademamix import AdEMAMix

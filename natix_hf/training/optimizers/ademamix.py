@@ -29,5 +29,5 @@ class AdEMAMix(Optimizer):
             alpha=self.alpha,
             t_alpha_beta3=self.warmup or steps,
             eps=args.adam_epsilon,
-            weight_decouple=True,  # as in the paper; the library's default is decay through the gradient
+            weight_decouple=True,  # as in the paper; by default the library adds the decay to the gradient
         )

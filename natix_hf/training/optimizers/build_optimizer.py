@@ -1,7 +1,4 @@
-"""The optimizer of a run, ours or transformers', and what is refused of it before anything is read.
-
-Knows models by the names of their parameters, and nothing of photos or losses.
-"""
+"""Build the optimizer of a run, ours or one of transformers', and check its options before any data is read."""
 
 from __future__ import annotations
 
@@ -22,21 +19,23 @@ from natix_hf.training.training_arguments import NatixTrainingArguments
 
 
 def inner_name(args: NatixTrainingArguments) -> str:
-    """The optimizer that makes the steps: `sam_base` under sam."""
+    """The name of the optimizer that makes the steps: `sam_base` with sam."""
     name = args.sam_base if args.optim == "sam" else args.optim
     return str(getattr(name, "value", name))
 
 
 def check_optimizer(args: NatixTrainingArguments, *, method: str, attn_implementation: str) -> None:
-    """Refuse what cannot work, before anything is read or loaded.
+    """Raise `UserError` for options of the optimizer that cannot work, before any data or weight is read.
 
     Args:
-        attn_implementation: as the recipe says it; Sophia needs its second derivative.
+        args: `NatixTrainingArguments`.
+        method: `lora`, `probe` or `full`.
+        attn_implementation: as in the recipe; Sophia needs second derivatives of it.
     """
     name = inner_name(args)
     if args.loraplus_lr_ratio is not None and method != "lora":
         raise UserError(
-            f"loraplus_lr_ratio is about adapters, and method {method} has none: leave it out with "
+            f"loraplus_lr_ratio is for adapters, but method {method} has none: leave it out with "
             f"{off(args, 'loraplus_lr_ratio')}"
         )
     _check_schedule(args)
@@ -48,12 +47,12 @@ def check_optimizer(args: NatixTrainingArguments, *, method: str, attn_implement
     except ImportError as error:
         raise UserError(f"optim {name}: {one_line(error)}") from None
     except ValueError as error:
-        if "install" in str(error):  # others are about the model, which is not there yet
+        if "install" in str(error):  # other errors are about the model, which is not loaded yet
             raise UserError(f"optim {name}: {one_line(error)}") from None
 
 
 def _check_schedule(args: NatixTrainingArguments) -> None:
-    """Build the schedule of the learning rate once, for a single weight."""
+    """Raise `UserError` if the learning-rate schedule cannot be built."""
     scheduler = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     kwargs = args.lr_scheduler_kwargs or {}
@@ -65,17 +64,17 @@ def _check_schedule(args: NatixTrainingArguments) -> None:
 
 
 def _for_transformers(args: NatixTrainingArguments, name: str) -> NatixTrainingArguments:
-    """The arguments with transformers' own name of an optimizer in place of ours."""
+    """A copy of the arguments with the name of an optimizer of transformers."""
     theirs = copy.copy(args)
     theirs.optim = OptimizerNames(name)
     return theirs
 
 
 def check_trained(model: nn.Module | None, args: NatixTrainingArguments) -> None:
-    """Refuse an optimizer that would find nothing to do in a model, which may be without weights (or None: unknown).
+    """Check that the optimizer has something to train in a model, which may be without weights (or None: unknown).
 
     Raises:
-        UserError: Muon, and no matrix but the last layer's is trained.
+        UserError: Muon, if no matrix except that of the last layer is trained.
     """
     name = inner_name(args)
     if model is not None and name in OPTIMIZERS:
@@ -89,12 +88,12 @@ def build_optimizer(
 
     Args:
         model: its trainable parameters are optimized.
-        args: `optim` and what belongs to it.
-        decayed: names of the parameters that `weight_decay` is for.
-        steps: of the optimizer in the whole run, for warm-ups of its own.
+        args: `optim` and its options.
+        decayed: names of the parameters with weight decay.
+        steps: number of optimizer steps in the whole run.
 
     Returns:
-        The optimizer; None where transformers alone can build it, because it wants the model.
+        The optimizer; None if transformers has to build it, because it needs the model.
 
     Raises:
         UserError: Muon without matrices, or learning rates by layer with an optimizer that transformers builds.
@@ -109,12 +108,15 @@ def build_optimizer(
     if isinstance(kind, type) and not {"params", "model", "optimizer_dict"} & kwargs.keys():
         return kind(groups, **kwargs)
     if args.layerwise_lr_decay != 1 or args.loraplus_lr_ratio is not None or args.optim == "sam":
-        raise UserError(f"optim {name} groups the parameters itself: no sam, layerwise_lr_decay, loraplus_lr_ratio")
+        raise UserError(
+            f"optim {name} groups the parameters itself: it does not support sam, layerwise_lr_decay, "
+            "loraplus_lr_ratio"
+        )
     return None
 
 
 def extra_passes(args: NatixTrainingArguments) -> Any:
-    """What goes through a batch more than once: None, or a callable that the trainer's step hands its pass to."""
-    if args.optim == "sam":  # whose optim_args are those of sam_base
+    """The wrapper for optimizers that need several passes per batch, called with the pass of a step; else None."""
+    if args.optim == "sam":  # optim_args belong to sam_base
         return OPTIMIZERS["sam"]().passes(args)
     return OPTIMIZERS[args.optim].of(args, args.optim).passes(args) if args.optim in OPTIMIZERS else None

@@ -1,10 +1,10 @@
-"""Sophia's steps, and its light estimate of the curvature in passes of their own (Liu et al., 2024).
+"""Sophia, with its estimate of the curvature in separate passes (Liu et al., 2024).
 
 `m = b1 m + (1 - b1) g`; every `k` steps `h = b2 h + (1 - b2) z * (H z)` with `z ~ N(0, 1)` (Hutchinson);
-`w = w - lr * wd * w - lr * clip(m / max(gamma h, eps), 1)`. The update is pytorch_optimizer's; the estimate is made
-here, in a pass of its own: the gradients of the step stay free of the graph that second derivatives need, so they may
-be accumulated, averaged over processes and clipped as ever. `z` depends on seed and step alone, and stands for all
-micro-batches and processes of a step: the estimate is that of one large batch.
+`w = w - lr * wd * w - lr * clip(m / max(gamma h, eps), 1)`. pytorch_optimizer makes the update. The estimate is
+computed here in a separate pass: the gradients of the step need no graph for second derivatives, so they can be
+accumulated, averaged over processes and clipped as usual. `z` depends only on seed and step and is the same in all
+micro-batches and processes, so the estimate is that of one large batch.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from natix_hf.training.optimizers.sharpness import random_state, set_random_stat
 
 
 class SophiaSteps(SophiaH):
-    """SophiaH that makes no estimates itself: it uses those it was handed since the last step, if any."""
+    """SophiaH that uses the estimates that were set since the last step, if any, instead of its own."""
 
-    estimates: list[Tensor] | None = None  # one a parameter, in the order of the groups
+    estimates: list[Tensor] | None = None  # one per parameter, in the order of the groups
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -34,12 +34,12 @@ class SophiaSteps(SophiaH):
 
 
 def hutchinson(loss: Tensor, parameters: list[nn.Parameter], z: list[Tensor]) -> list[Tensor]:
-    """`z * (H z)`, an estimate of the diagonal of the loss's second derivative without bias.
+    """`z * (H z)`, an unbiased estimate of the diagonal of the Hessian of the loss.
 
     Args:
         loss: a scalar with its graph.
-        parameters: of any shapes; those that the loss does not depend on get zeros.
-        z: noise of the same shapes, mean 0, variance 1, uncorrelated.
+        parameters: of any shape; parameters that do not affect the loss get zeros.
+        z: uncorrelated noise of the same shapes, with mean 0 and variance 1.
     """
     gradients = torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True)
     slope = sum((gradient * noise).sum() for gradient, noise in zip(gradients, z))
@@ -48,11 +48,12 @@ def hutchinson(loss: Tensor, parameters: list[nn.Parameter], z: list[Tensor]) ->
 
 
 class Curvature:
-    """Makes Sophia's estimates around a trainer's step, in every `period`-th one.
+    """Compute the estimates for Sophia in every `period`-th step of a trainer.
 
     Args:
         period: optimizer steps from one estimate to the next.
-        gamma: the estimates are multiplied by it, so that steps beyond `lr` are clipped.
+        gamma: factor of the estimates, so that steps larger than `lr` are clipped.
+        seed: of the noise.
     """
 
     def __init__(self, period: int, *, gamma: float, seed: int) -> None:
@@ -61,7 +62,7 @@ class Curvature:
         self.noise: list[Tensor] = []
 
     def __call__(self, once: Callable[[], Tensor], trainer: Any, model: nn.Module, inputs: Any) -> Tensor:
-        """One micro-batch: the ordinary pass, and where an estimate is due another one with the same dropout masks."""
+        """One micro-batch: the usual pass, and another one with the same dropout masks if an estimate is due."""
         step, device = trainer.state.global_step, trainer.args.device
         before = random_state(device)
         loss = once()
@@ -75,11 +76,11 @@ class Curvature:
             self.estimates = [torch.zeros_like(p) for p in parameters]
         after = random_state(device)
         set_random_state(before, device)
-        # Not through DDP's wrapper: it averages gradients as they come by, and these are not for it.
+        # Not through the DDP wrapper, which would average these gradients too.
         plain = trainer.accelerator.unwrap_model(model)
         value = trainer.compute_loss(plain, trainer._prepare_inputs(inputs))
-        found = hutchinson(value / trainer.current_gradient_accumulation_steps, parameters, self.noise)
-        torch._foreach_add_(self.estimates, found)
+        estimates = hutchinson(value / trainer.current_gradient_accumulation_steps, parameters, self.noise)
+        torch._foreach_add_(self.estimates, estimates)
         set_random_state(after, device)
         if trainer.accelerator.sync_gradients:
             scaled = torch._foreach_mul(self.estimates, self.gamma)

@@ -1,4 +1,4 @@
-"""Lion: the sign of an average; wants a tenth of AdamW's learning rate (Chen et al., 2023)."""
+"""Lion: steps by the sign of an average; needs about a tenth of the learning rate of AdamW (Chen et al., 2023)."""
 
 from __future__ import annotations
 

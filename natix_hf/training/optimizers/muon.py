@@ -1,6 +1,6 @@
 """Muon for matrices and AdamW for the rest (Jordan et al., 2024).
 
-With the step size of Liu et al. (2025), so that AdamW's learning rate holds.
+Uses the step size of Liu et al. (2025), so learning rates for AdamW apply.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Muon(Optimizer):
     def check_trained(self, model: nn.Module, args: Any) -> None:
         if not any(group["matrix"] for group in parameter_groups(model, args, (), matrices_apart=True)):
             raise UserError(
-                "optim muon moves weight matrices of hidden layers, and this recipe trains only vectors and the last "
+                "optim muon trains weight matrices of hidden layers, but this recipe trains only vectors and the last "
                 "layer: use adamw_torch (--optim adamw_torch), or train adapters or the backbone (--method lora or "
                 "full)"
             )

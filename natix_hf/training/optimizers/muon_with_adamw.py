@@ -1,4 +1,4 @@
-"""Muon for weight matrices and AdamW for everything else, as one optimizer of torch."""
+"""Muon for weight matrices and AdamW for all other parameters, as one torch optimizer."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from natix_hf.training.optimizers.parameter_groups import ParameterGroup
 class MuonWithAdamW(torch.optim.Optimizer):
     """`torch.optim.Muon` for the groups with `matrix`, `torch.optim.AdamW` for the others, as one optimizer.
 
-    Groups and state are the same objects in all three, so schedules and checkpoints see one optimizer.
+    All three share groups and state, so schedules and checkpoints work as with one optimizer.
 
     Args:
-        groups: as of `parameter_groups`.
-        muon, adamw: make the two, each of its groups.
+        groups: from `parameter_groups`.
+        muon, adamw: build the two optimizers from their groups.
     """
 
     def __init__(self, groups: list[ParameterGroup], muon: Callable[..., Any], adamw: Callable[..., Any]) -> None:

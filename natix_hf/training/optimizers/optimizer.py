@@ -1,8 +1,8 @@
-"""What every optimizer of ours says of itself.
+"""The interface of our optimizers: what each kind declares.
 
-A kind is a dataclass whose fields are what `optim_args` may set ("beta1=0.9,beta2=0.95"), with the values of its
-paper, in a file of its own, and stands in `optimizers.OPTIMIZERS`. adam_beta1, adam_beta2 and adam_epsilon hold for
-AdamW wherever it stands: the vectors of muon, ademamix, schedule_free_adamw.
+A kind is a dataclass in its own file, listed in `optimizers.OPTIMIZERS`. Its fields are the options in `optim_args`
+("beta1=0.9,beta2=0.95"), with the values of its paper as defaults. adam_beta1, adam_beta2 and adam_epsilon apply to
+every AdamW: the vectors of muon, ademamix, schedule_free_adamw.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ class Optimizer:
     """One kind of optimizer."""
 
     under_sam: ClassVar[bool] = True  # may be sam_base
-    matrices_apart: ClassVar[bool] = False  # its groups are divided by `matrix` too, see `parameter_groups`
+    matrices_apart: ClassVar[bool] = False  # its groups are split by `matrix` too, see `parameter_groups`
 
     @classmethod
     def of(cls, args: Any, name: str) -> Optimizer:
-        """With `optim_args` over the defaults.
+        """Build the optimizer options from `optim_args` and the defaults.
 
         Args:
             args: `NatixTrainingArguments`.
-            name: the kind's, for messages.
+            name: of the kind, for messages.
 
         Raises:
-            UserError: an option that the optimizer has not, or no number, or one that is out of range.
+            UserError: an unknown option, or a value that is not a number or out of range.
         """
         usual = defaults(cls)
         values = dict(usual)
@@ -53,18 +53,18 @@ class Optimizer:
             except ValueError:
                 raise UserError(f"optim_args: {key}={value}: a number expected, such as {key}={values[key]}") from None
             if not 0 <= values.get(key, 0) < (1 if key.startswith(("beta", "momentum")) else float("inf")):
-                raise UserError(f"optim_args: {key}={value}: out of range, the usual value is {usual[key]}")
+                raise UserError(f"optim_args: {key}={value}: out of range, the default is {usual[key]}")
         return cls(**values)
 
     def check(self, args: Any, *, method: str, attn_implementation: str) -> None:
-        """Raise `UserError` for what does not go with it, before anything is read or loaded."""
+        """Raise `UserError` for options that the optimizer rules out, before any data or weight is read."""
 
     def check_trained(self, model: nn.Module, args: Any) -> None:
-        """Raise `UserError` where it would find nothing to do in a model, which may be without weights."""
+        """Raise `UserError` if there is nothing to train in a model, which may be without weights."""
 
     def build(self, groups: list[ParameterGroup], args: Any, steps: int) -> torch.optim.Optimizer:
-        """The optimizer of these groups, for so many optimizer steps in the whole run."""
+        """Build the torch optimizer for these groups; `steps` is the number of steps in the whole run."""
         raise NotImplementedError
 
     def passes(self, args: Any) -> Any:
-        """What goes through a batch more than once: None, or a callable that the trainer's step hands its pass to."""
+        """See `build_optimizer.extra_passes`; None by default."""

@@ -1,4 +1,4 @@
-"""Which parameters learn at which rate and decay, by their names.
+"""Group parameters by learning rate and weight decay, which follow from their names.
 
 Learning rates may differ by layer (`layerwise_lr_decay`, Bao et al., 2022) and between the two matrices of an adapter
 (`loraplus_lr_ratio`, Hayou et al., 2024).
@@ -17,7 +17,7 @@ BLOCK = r"\bbackbone\.model\.layer\.(\d+)\."
 
 
 class ParameterGroup(TypedDict):
-    """Parameters that an optimizer treats alike; `matrix`: two-dimensional and not of the last layer."""
+    """Parameters with the same settings; `matrix`: two-dimensional and not in the last layer."""
 
     params: list[nn.Parameter]
     lr: float
@@ -28,32 +28,32 @@ class ParameterGroup(TypedDict):
 def lr_factor(
     name: str, blocks: int, layerwise_lr_decay: float = 1.0, loraplus_lr_ratio: float | None = None
 ) -> float:
-    """The share of `learning_rate` that a parameter gets.
+    """The learning rate of a parameter as a share of `learning_rate`.
 
     Args:
         name: of the parameter, in a plain or a LoRA-wrapped model.
-        blocks: of the backbone. The head and the norm before it have 1, the last block `d`, the first one
-            `d ** blocks` and the embeddings `d ** (blocks + 1)`.
+        blocks: number of blocks of the backbone. The head and the norm before it have 1, the last block `d`, the first
+            one `d ** blocks` and the embeddings `d ** (blocks + 1)`.
         layerwise_lr_decay: `d`.
-        loraplus_lr_ratio: the matrices B of adapters learn this many times as fast.
+        loraplus_lr_ratio: factor for the B matrices of adapters.
     """
     below = 0
     if block := re.search(BLOCK, name):
         below = blocks - int(block[1])
     elif re.search(r"\bbackbone\.embeddings\.", name):
         below = blocks + 1
-    is_b = ".lora_B." in name or name.endswith(".second_b")  # the latter in the networks of DoRAN
+    is_b = ".lora_B." in name or name.endswith(".second_b")  # the latter in DoRAN
     return layerwise_lr_decay**below * (loraplus_lr_ratio or 1.0 if is_b else 1.0)
 
 
 def parameter_groups(
     model: nn.Module, args: Any, decayed: Collection[str], *, matrices_apart: bool = False
 ) -> list[ParameterGroup]:
-    """The trainable parameters by learning rate and weight decay; groups with the full learning rate come first.
+    """The trainable parameters, grouped by learning rate and weight decay; the full learning rate comes first.
 
     Args:
-        decayed: names of the parameters that decay.
-        matrices_apart: also divide by `matrix`, which is not set otherwise.
+        decayed: names of the parameters with weight decay.
+        matrices_apart: also split by `matrix`, which is not set otherwise.
 
     Returns:
         Groups, none of them empty.

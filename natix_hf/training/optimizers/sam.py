@@ -1,4 +1,4 @@
-"""Sharpness-aware minimization (Foret et al., 2021): its keys of the recipe; `sharpness.py` makes its passes."""
+"""Options of sharpness-aware minimization (Foret et al., 2021); `sharpness.py` runs its passes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from natix_hf.training.optimizers.optimizer import Optimizer
 
 @dataclass
 class SamOptions:
-    """The recipe's keys about it."""
+    """The options of sam."""
 
     sam_base: str = option("adamw_torch", "optimizer that makes the step of sam")
     sam_rho: float = option(0.05, "sam: length of the climb before the gradient is taken")
@@ -22,7 +22,7 @@ class SamOptions:
 
 @dataclass(frozen=True)
 class Sam(Optimizer):
-    """Takes the gradient elsewhere and leaves the step to `sam_base`."""
+    """Computes the gradient at a nearby point and leaves the step to `sam_base`."""
 
     under_sam: ClassVar[bool] = False
 

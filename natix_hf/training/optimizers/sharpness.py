@@ -1,10 +1,9 @@
-"""Sharpness-aware minimization: the gradient of a step is taken at the worst point nearby (Foret et al., 2021).
+"""Sharpness-aware minimization: take the gradient of a step at the worst point nearby (Foret et al., 2021).
 
-`g = grad L(w)`; `e = rho * g / |g|`; the step is made with `grad L(w + e)`. Both gradients are those of the whole
-optimizer step: accumulated over its micro-batches, averaged over all processes, so that accumulation and more
-processes give the step of one large batch. The micro-batches pass twice, as the same tensors (views, mixing) and with
-the same dropout masks. The second gradient is what is clipped, logged as `grad_norm` and given to the optimizer; the
-loss that is logged is that of the first pass. Knows the trainer's step as a function, and no optimizer.
+`g = grad L(w)`; `e = rho * g / |g|`; the step uses `grad L(w + e)`. Both gradients belong to the whole optimizer step:
+they are accumulated over its micro-batches and averaged over all processes, which gives the step of one large batch.
+Each micro-batch passes twice, with the same tensors (views, mixing) and dropout masks. The second gradient is clipped,
+logged as `grad_norm` and passed to the optimizer; the logged loss is that of the first pass. Works with any optimizer.
 """
 
 from __future__ import annotations
@@ -18,20 +17,20 @@ from torch import Tensor, nn
 
 
 def random_state(device: torch.device) -> list[Tensor]:
-    """The states of the generators that dropout draws from: the CPU's, and the device's."""
+    """The states of the random generators used by dropout: of the CPU and of the device."""
     states = [torch.get_rng_state()]
     return states if device.type == "cpu" else [*states, torch.get_device_module(device).get_rng_state(device)]
 
 
 def set_random_state(states: list[Tensor], device: torch.device) -> None:
-    """Bring back what `random_state` returned."""
+    """Restore the states returned by `random_state`."""
     torch.set_rng_state(states[0])
     if device.type != "cpu":
         torch.get_device_module(device).set_rng_state(states[1], device)
 
 
 class SharpnessAware:
-    """Runs the passes of SAM around a trainer's step.
+    """Run the passes of SAM for the steps of a trainer.
 
     Args:
         rho: length of the climb.
@@ -43,15 +42,15 @@ class SharpnessAware:
         self.passes: list[tuple[Callable[[], Tensor], list[Tensor]]] = []  # of this optimizer step so far
 
     def __call__(self, once: Callable[[], Tensor], trainer: Any, model: nn.Module, inputs: Any) -> Tensor:
-        """One micro-batch; with the last one of an optimizer step the climb and all second passes.
+        """Process a micro-batch; after the last one of an optimizer step, climb and run all second passes.
 
         Args:
-            once: forward and backward of this micro-batch; returns its loss, accumulates into `.grad`.
-            trainer: whose `accelerator` says which micro-batch is the last.
-            model: as the trainer trains it, wrapped.
+            once: forward and backward of this micro-batch; returns its loss and accumulates gradients in `.grad`.
+            trainer: its `accelerator` knows which micro-batch is the last.
+            model: the wrapped model of the trainer.
 
         Returns:
-            The loss at the weights themselves.
+            The loss at `w`.
         """
         device = trainer.args.device
         self.passes.append((once, random_state(device)))
@@ -71,11 +70,11 @@ class SharpnessAware:
 
 
 class Climb:
-    """Inside the block the parameters stand at `w + e` and have no gradients; after it they are `w`, to the bit.
+    """Inside the block the parameters are `w + e` and have no gradients; afterwards they are exactly `w`.
 
     Args:
-        parameters: with the gradients that say the direction.
-        rho, adaptive: as of `SharpnessAware`.
+        parameters: with the gradients that give the direction.
+        rho, adaptive: as in `SharpnessAware`.
     """
 
     def __init__(self, parameters: list[nn.Parameter], rho: float, *, adaptive: bool = False) -> None:

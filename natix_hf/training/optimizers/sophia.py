@@ -1,4 +1,4 @@
-"""Sophia-H: clipped Newton steps with Hutchinson's diagonal (Liu et al., 2024); `curvature.py` estimates it."""
+"""Sophia-H: clipped Newton steps with a diagonal Hessian, which `curvature.py` estimates (Liu et al., 2024)."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ class Sophia(Optimizer):
     update_period: int = 10
     eps: float = 1e-12
 
-    under_sam: ClassVar[bool] = False  # its curvature would be that of another place than its gradient
+    under_sam: ClassVar[bool] = False  # curvature and gradient would belong to different points
 
     def check(self, args: Any, *, method: str, attn_implementation: str) -> None:
-        """Refuse what has no second derivative."""
+        """Raise `UserError` for options without second derivatives."""
         if attn_implementation != "eager" and method != "probe":
             raise UserError(
-                f"optim sophia needs second derivatives, and attn_implementation {attn_implementation!r} has none: "
+                f"optim sophia needs second derivatives, but attn_implementation {attn_implementation!r} has none: "
                 "set attn_implementation: eager (--attn_implementation eager)"
             )
         if args.torch_compile:
             raise UserError(
-                "optim sophia needs second derivatives, and compiled models have none: torch_compile: false "
+                "optim sophia needs second derivatives, but compiled models have none: set torch_compile: false "
                 "(--torch_compile false)"
             )
         if (args.activation_checkpointing_kwargs or {}).get("use_reentrant"):
             raise UserError(
-                "optim sophia needs second derivatives, and activation checkpointing with use_reentrant has none: "
+                "optim sophia needs second derivatives, but activation checkpointing with use_reentrant has none: "
                 f"leave activation_checkpointing_kwargs out with {off(args, 'activation_checkpointing_kwargs')}"
             )
 
