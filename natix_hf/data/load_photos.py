@@ -1,4 +1,4 @@
-"""From a name to split photos: the calls that verbs and scripts make of this room."""
+"""Loads photos by name and splits them: the functions of this room that verbs and scripts call."""
 
 from __future__ import annotations
 
@@ -32,46 +32,46 @@ def load_photos(
     test_on: Sequence[str] | None = None,
     **source_options: Any,
 ) -> LockedSplits:
-    """Photos as `train / val_select / val_calib / val_test`, each to be read only by the steps of its role.
+    """Load photos as `train`, `val_select`, `val_calib` and `val_test`. Steps read only the rows of their role.
 
     Args:
         dataset_name: a folder, a file, a Hub id, a `datasets` object, or `builtin:scenes` (generated street photos,
-            kept below `~/.cache/natix_hf`).
-        split_ratios: shares of the four splits; they sum to 1.
+            stored below `~/.cache/natix_hf`).
+        split_ratios: shares of the four splits, which sum to 1.
         split_seed: the same rows and seed give the same split, whatever the order of the rows.
-        near_duplicates: look for altered copies of a photo and keep them in one split.
-        test_split: `keep` a test part that the source brings as `val_test`, or `merge` it with the rest.
-        test_on: `column=value` words: `val_test` is the photos of these values and nothing else; a test part that the
-            source brings is then merged with the rest.
+        near_duplicates: find altered copies of a photo and keep them in one split.
+        test_split: `keep` a test split of the source as `val_test`, or `merge` it with the rest.
+        test_on: `column=value` words. `val_test` contains only photos with these values; a test split of the source
+            is merged with the rest.
         source_options: `group_column`, `label_names` (both have defaults for the data sets in `known_sources.KNOWN`),
-            `dataset_config` (for `builtin:scenes` as `drawn_scenes` takes it), `image_column_name`,
-            `label_column_name`, `broken_photos`, `trust_remote_code`, `num_proc`, as `load_rows` takes them.
+            `dataset_config` (for `builtin:scenes` see `drawn_scenes`), `image_column_name`, `label_column_name`,
+            `broken_photos`, `trust_remote_code`, `num_proc`, as in `load_rows`.
 
     Raises:
-        UserError: whatever is wrong with the photos, in one line.
+        UserError: if the photos cannot be read or split, with one line of text.
     """
-    # Before minutes are spent on reading.
+    # Checked before the photos are read, which can take minutes.
     held = {"hold_out": _held(test_on), "test_alone": True} if test_on else {}
     plan = Plan(split_ratios, split_seed, near_duplicates=near_duplicates, test_split=test_split, **held)
     return _cut(dataset_name, plan, **source_options).lock()
 
 
 def recipe_photos(recipe: Mapping[str, RecipeValue], say: Callable[[str], None] | None = None) -> LockedSplits:
-    """The photos of a recipe, split as it says.
+    """Load and split the photos of a recipe.
 
     Args:
-        recipe: its keys and values; those that are not there have the defaults of `load_photos`.
+        recipe: its keys and values. Missing keys have the defaults of `load_photos`.
     """
     options = {key: recipe[key] for key in (*SOURCE_KEYS, *PLAN_KEYS) if recipe.get(key) is not None}
     return load_photos(recipe["dataset_name"], num_proc=recipe.get("preprocessing_num_workers"), say=say, **options)
 
 
 def pretraining_photos(recipe: Mapping[str, Any], say: Callable[[str], None]) -> LockedSplits:
-    """The photos of a recipe of pretraining, dedicated to it, with its pool where it names one.
+    """Load the photos of a pretraining recipe for that purpose, with the pool of unlabelled photos if it names one.
 
     Args:
         recipe: its keys and values.
-        say: gets a line on the labels and one on the pool.
+        say: called with a line about the labels and one about the pool.
     """
     splits = recipe_photos(recipe, say).dedicate("pretrain")
     if recipe["unlabelled_name"]:
@@ -87,7 +87,7 @@ def pretraining_photos(recipe: Mapping[str, Any], say: Callable[[str], None]) ->
 
 
 def forgetting_photos(name: str, num_proc: int | None = None) -> tuple[Dataset, Dataset]:
-    """Rows to fit a probe on and rows to judge it on, whole groups, of a labelled data set of another kind."""
+    """Rows to fit a probe on and rows to evaluate it on, in whole groups, from another labelled data set."""
     splits = load_photos(name, num_proc=num_proc).dedicate("sweep")
     return splits.rows("training", step="train"), splits.rows("selection", step="choose checkpoint")
 
@@ -98,22 +98,21 @@ def _held(words: Sequence[str]) -> dict[str, list[str]]:
     for word in words:
         column, _, value = word.partition("=")
         if not column or not value:
-            raise UserError(f"test_on {word}: written as COLUMN=VALUE expected, such as city_name=Boston")
+            raise UserError(f"test_on {word}: expected COLUMN=VALUE, such as city_name=Boston")
         held.setdefault(column, []).append(value)
     return held
 
 
 def split_photos(sources: Sequence[Any], *, extend: str | Path | None = None, **options: Any) -> Cut:
-    """Split rows of one or several sources, not locked, for whoever writes them down as a data set.
+    """Split the rows of one or several sources without locking them, to write them as a data set.
 
     Args:
-        sources: as `load_rows` takes them.
-        extend: folder of splits made earlier; their rows stay where they are, and its plan holds where nothing else
-            is said.
-        options: fields of `Plan`, and those of `load_rows`.
+        sources: one or several sources for `load_rows`.
+        extend: folder of earlier splits. Their rows stay where they are, and their plan is the default.
+        options: fields of `Plan` and options of `load_rows`.
 
     Raises:
-        UserError: as `load_photos`; and where `extend` is no folder of splits.
+        UserError: as in `load_photos`, or if `extend` is not a folder of splits.
     """
     source = sources[0] if len(sources) == 1 else list(sources)
     certificate = None if extend is None else read_certificate(Path(extend).expanduser())
@@ -129,14 +128,14 @@ def _cut(source: Any, plan: Plan, **options: Any) -> Cut:
         certificate = certificate_beside(source)
     if certificate and options.get("convert_photos"):
         raise UserError(
-            f"convert_photos: {source} brings its splits and their certificate, which holds for the photos as they "
-            "are: give the photos that they were made from"
+            f"convert_photos: {source} already has splits, and their certificate is valid only for unchanged photos: "
+            "give the photos that they were made from"
         )
     return cut(rows, plan, certificate=certificate)
 
 
 def certificate_beside(source: str | Path) -> SplitCertificate | None:
-    """The certificate that lies beside the rows of a folder or a Hub data set; None where there is none."""
+    """The certificate of a folder or a Hub data set, or None if it has none."""
     folder = Path(source).expanduser()
     if folder.exists():
         return read_certificate(folder) if (folder / "splits.json").is_file() else None

@@ -1,7 +1,7 @@
-"""Somebody's own photos for a model that is finished: labelled or not, tied into groups, cut into two halves.
+"""Reads a user's own photos, labelled or not, for a finished model, groups them and divides them into two halves.
 
-Photos that the model's training, calibration or figures already used are left out: its probabilities on them say
-nothing about new ones. They are known by their bytes alone; a copy that was saved again is not recognised.
+Photos that the model's training, calibration or evaluation already used are left out, because its probabilities on
+them do not carry over to new photos. They are identified by their bytes; a photo saved again is not recognised.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ from natix_hf.files import text_path
 from natix_hf.photos.client_view import client_notes
 from natix_hf.photos.inspection import inspected
 
-HALVES = ("fit", "control")  # what is chosen, and what it is checked on
+HALVES = ("fit", "control")  # one to fit the decision, one to check it
 
 
 @dataclass(frozen=True)
 class OwnPhotos:
-    """Photos that can be used.
+    """Usable photos of the user.
 
     Args:
         rows: `id, image, group, fingerprint`, and `label` in the order of the model's classes if `labelled`.
-        labelled: whether there are labels.
+        labelled: whether they have labels.
         broken: photos that cannot be read.
-        known: split of the model's own data -> photos that were left out because they stand there.
-        ties: kind of tie -> how many there are, as in `splits.json`.
-        notes: what the person who reads them is to be told, a line each.
+        known: split of the model's own data -> number of photos left out because they are in it.
+        ties: kind of tie -> number of ties, as in `splits.json`.
+        notes: lines to show to the user.
     """
 
     rows: Dataset
@@ -55,19 +55,19 @@ class OwnPhotos:
 
     @classmethod
     def of_run(cls, parts: Mapping[str, Dataset]) -> OwnPhotos:
-        """The parts of a run's own split, one behind the other: there is nothing to leave out."""
+        """Photos of a run's own split, one part after the other. Nothing is left out."""
         return cls(concatenate_datasets(list(parts.values())), True, [], {}, {}, [])
 
     def counted(self) -> OwnPhotosCounted:
-        """What a report says of them."""
+        """The counts for a report."""
         groups = len(set(self.rows["group"][:]))
         return OwnPhotosCounted(n=len(self.rows), groups=groups, broken=self.broken, known=self.known, ties=self.ties)
 
     def halves(self, seed: int) -> dict[str, Dataset]:
-        """The rows of `fit` and of `control`: whole groups, classes in proportion, each class in both.
+        """The rows of `fit` and of `control`: whole groups, stratified by class, each class in both.
 
         Raises:
-            UserError: a class has fewer than two photos or groups.
+            UserError: if a class has fewer than two photos or groups.
         """
         names = self.rows.features["label"].names
         group_names, codes = np.unique(np.asarray(self.rows["group"][:], dtype=object), return_inverse=True)
@@ -80,13 +80,13 @@ class OwnPhotos:
 
 
 def label_and_group(rows: Dataset) -> dict[str, np.ndarray]:
-    """`group` and, of labelled rows, `label`, each `(n,)`."""
-    found = {"group": np.asarray(rows["group"][:], dtype=object)}
-    return found | ({"label": np.asarray(rows["label"][:])} if "label" in rows.column_names else {})
+    """`group` and, for labelled rows, `label`, each `(n,)`."""
+    groups = {"group": np.asarray(rows["group"][:], dtype=object)}
+    return groups | ({"label": np.asarray(rows["label"][:])} if "label" in rows.column_names else {})
 
 
 def known_in(folder: Path) -> dict[str, str]:
-    """`certificate.known_photos` of a model's folder; empty where it holds no `splits.json`, or an older one."""
+    """`certificate.known_photos` of a model's folder. Empty if it has no `splits.json`, or an old one."""
     return known_photos(read_certificate(folder)) if (folder / "splits.json").is_file() else {}
 
 
@@ -96,17 +96,17 @@ def have_labels(
     label_column_name: str = "label",
     dataset_config: str | None = None,
 ) -> bool:
-    """Whether photos come with labels: class folders, or a table or data set with a column of labels.
+    """Whether photos have labels: they are in class folders, or in a table or data set with a label column.
 
-    A folder whose photos all lie directly in it has none; folders within it are classes.
+    A folder without sub-folders of photos has no labels.
 
     Raises:
-        UserError: there is nothing of that name that can be read.
+        UserError: if the place does not exist or cannot be read.
     """
     photos = listed_photos(place, image_column_name)
     if photos is None:
-        found = read_photos(place, image_column_name, {label_column_name}, dataset_config)
-        return label_column_name in found.pool.column_names
+        raw = read_photos(place, image_column_name, {label_column_name}, dataset_config)
+        return label_column_name in raw.pool.column_names
     root = Path(text_path(place_of(place))).expanduser()
     return root.is_dir() and any(photo.parent != root for photo in photos)
 
@@ -123,18 +123,20 @@ def read_labelled(
     dataset_config: str | None = None,
     say: Callable[[str], None] | None = None,
 ) -> OwnPhotos:
-    """Labelled photos in any form that training takes.
+    """Read labelled photos in any form that training accepts.
 
     Args:
         place: folder, table, data set or Hub id.
+        label_names: the classes of the model.
         known: from `certificate.known_photos`.
-        near_duplicates: tie altered copies of a photo into one group.
-        image_column_name, label_column_name, group_column, dataset_config, say: as `load_rows` takes them.
+        near_duplicates: put altered copies of a photo into one group.
+        image_column_name, label_column_name, group_column, dataset_config, say: as in `load_rows`.
 
     Raises:
-        UserError: labels that are no classes of the model, one class only, no photo left, or whatever is wrong.
+        UserError: if the photos cannot be read, have labels that the model does not know or only one class, or if no
+            photo is left.
     """
-    found = read_rows(
+    loaded = read_rows(
         place,
         looks=near_duplicates,
         label_names=list(label_names),
@@ -145,18 +147,18 @@ def read_labelled(
         broken_photos="skip",
         say=say,
     )
-    if not isinstance(found.data, Dataset):
+    if not isinstance(loaded.data, Dataset):
         raise UserError(
-            f"{place}: brings its own train and test splits; photos of one's own are cut into halves here: give them "
+            f"{place}: already has train and test splits, but your own photos are divided into halves here: give them "
             "without splits"
         )
-    values = found.group_values or {"group": found.data["group"][:]}
-    own = _own(place, found.data, values, found.broken, known, near_duplicates, found.notes)
+    values = loaded.group_values or {"group": loaded.data["group"][:]}
+    own = _own(place, loaded.data, values, loaded.broken, known, near_duplicates, loaded.notes)
     present = set(own.rows["label"][:])
     if len(present) < 2:
         raise UserError(
             f"{place}: all {len(own.rows)} photos that the model does not know are of one class "
-            f"({label_names[present.pop()]!r}): photos of at least two are needed"
+            f"({label_names[present.pop()]!r}): add photos of at least one other class"
         )
     return own
 
@@ -170,7 +172,7 @@ def read_unlabelled(
     group_column: str | None = None,
     dataset_config: str | None = None,
 ) -> OwnPhotos:
-    """Photos without labels, or whose labels are not to be looked at; arguments and errors as `read_labelled`."""
+    """Read photos and ignore their labels, if they have any. Arguments and errors are those of `read_labelled`."""
     raw = read_photos(place, image_column_name, [group_column] if group_column else (), dataset_config)
     groups = [as_name(v) for v in pooled_values([raw], group_column, "group_column")] if group_column else None
     rows, _, broken, notes = unlabelled_rows(raw, image_column_name, groups, near_duplicates=near_duplicates)
@@ -185,17 +187,17 @@ def unlabelled_rows(
     near_duplicates: bool = True,
     num_proc: int | None = None,
 ) -> tuple[Dataset, list[int], list[Left], list[str]]:
-    """The photos of a source that can be read, each opened once; its labels are not looked at.
+    """The readable photos of a source, each opened once. Labels are ignored.
 
     Args:
         raw: from `read_photos`.
-        groups: `(n,)` names of groups, None for a row that is its own; None: all are.
-        near_duplicates: make the column `look`.
+        groups: `(n,)` group names, None for a row that is its own group. None: every row is its own group.
+        near_duplicates: add the column `look`.
         num_proc: processes that read the photos.
 
     Returns:
         Rows with `id, group, image, fingerprint, width, height` and `look`; their numbers in the source; the photos
-        that cannot be read; what the person who reads them is to be told, a line each.
+        that cannot be read; lines to show to the user.
     """
     column = raw.pool.select_columns([image_column_name])
     column = column if image_column_name == "image" else column.rename_column(image_column_name, "image")
@@ -221,17 +223,17 @@ def _own(
     near_duplicates: bool,
     notes: list[str],
 ) -> OwnPhotos:
-    """Without the photos that the model knows, and with the groups that photos form."""
+    """Leave out photos that the model has used, and group the others."""
     homes = [known.get(fingerprint[:PRINT]) for fingerprint in rows["fingerprint"][:]]
-    strange = [row for row, home in enumerate(homes) if home is None]
+    new = [row for row, home in enumerate(homes) if home is None]
     counts = dict(sorted(Counter(home for home in homes if home is not None).items()))
-    if not strange:
-        met = f"{sum(counts.values())} stand in the model's own data" if counts else ""
+    if not new:
+        used = f"{sum(counts.values())} are in the model's own data" if counts else ""
         unread = f"{len(broken)} cannot be read, the first is {broken[0].id}: {broken[0].reason}" if broken else ""
-        raise UserError(f"{place}: no photo that can be used: {'; '.join(filter(None, [met, unread]))}")
+        raise UserError(f"{place}: no usable photo: {'; '.join(filter(None, [used, unread]))}")
     if counts:
-        rows = rows.select(strange)
-        values = {column: [found[row] for row in strange] for column, found in values.items()}
+        rows = rows.select(new)
+        values = {column: [entries[row] for row in new] for column, entries in values.items()}
     grouping = group_rows(rows["id"][:], values, rows["fingerprint"][:], rows["look"][:] if near_duplicates else None)
     rows = with_text(rows, "group", np.asarray(grouping.names, dtype=object)[grouping.numbers])
     return OwnPhotos(rows, "label" in rows.column_names, broken, counts, dict(grouping.ties), notes)

@@ -162,7 +162,7 @@ def test_class_folders_and_class_lists_have_one_writing_too(streets, tmp_path, m
 def test_label_names_that_are_one_or_empty(streets):
     data = Dataset.from_dict({"image": streets, "label": [0] * 12 + [1] * 12})
     assert "names a class twice" in refused(data, label_names=["Road", "Road "])
-    assert refused(data, label_names=["Road", " "]) == "label_names: 'Road', ' ' holds an empty name"
+    assert refused(data, label_names=["Road", " "]) == "label_names: 'Road', ' ' has an empty name"
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -239,7 +239,7 @@ def test_labels_that_are_no_single_value_are_refused(form, labels, what, streets
     for names in (None, NAMES):
         line = refused(source, label_names=names)
         assert f"column 'label' of {'the data set' if form == 'memory' else source} holds {what}; " in line
-        assert "one label a photo is expected, a class name or a whole number" in line
+        assert "expected one label per photo, a class name or an integer" in line
 
 
 def test_names_in_brackets_and_fractions_that_are_classes_stay(streets):
@@ -254,8 +254,9 @@ def test_a_class_id_of_minus_one_is_told_as_such(streets):
     features = Features({"image": Value("string"), "label": ClassLabel(names=NAMES)})
     data = Dataset.from_dict({"image": streets, "label": [0] * 12 + [-1] * 3 + [1] * 9}, features=features)
     assert refused(data) == (
-        "3 rows have no label: their class id is -1 (the first is row 12), as in the test part of many Hub data sets: "
-        "label them or take them out"
+        "3 rows have no label: their class id is -1 (the first is row 12), as in the test split of many Hub data "
+        "sets: label "
+        "them or remove them"
     )
     assert "-1 often marks photos without a label" in refused(
         data.cast_column("label", Value("int64")), label_names=NAMES

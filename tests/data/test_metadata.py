@@ -40,7 +40,7 @@ def test_a_place_that_is_none_on_earth_is_named_with_its_row(wrong):
         places(Dataset.from_dict({"gps": ["[39.7, -86.1]", wrong]}), "gps")
     assert str(caught.value) == (
         f"gps: row 1 holds {wrong!r}; expected latitude (-90 to 90) and longitude (-180 to 180) in degrees, such as "
-        "[39.7, -86.1]: mend or empty it"
+        "[39.7, -86.1]: correct or empty it"
     )
 
 
@@ -120,7 +120,7 @@ def test_a_class_that_contradicts_its_description_is_found():
 
 
 def test_descriptions_are_for_two_classes():
-    with pytest.raises(UserError, match=r"tells two classes apart; there are 3 \(a, b, c\)"):
+    with pytest.raises(UserError, match=r"works with two classes only; there are 3 \(a, b, c\)"):
         contradictions([0], ["a", "b", "c"], [None], "text", None)
     with pytest.raises(UserError, match="positive_label: no class 'Works'; there are None, Roadwork"):
         contradictions([0], NAMES, [None], "text", "Works")

@@ -37,7 +37,7 @@ def test_photos_that_the_model_s_own_data_holds_are_left_out_by_their_bytes(tmp_
     unlabelled = read_unlabelled(str(own), known)
     assert unlabelled.known == found.known
     assert sorted(unlabelled.rows["id"][:]) == sorted(found.rows["id"][:])
-    with pytest.raises(UserError, match="no photo that can be used: 48 stand in the model's own data"):
+    with pytest.raises(UserError, match="no usable photo: 48 are in the model's own data"):
         read_labelled(str(photo_folder), NAMES, known)
 
 

@@ -72,5 +72,5 @@ def test_fixed_groups_are_not_moved_to_bring_a_class_everywhere():
     labels = np.array([0] * 20 + [1] * 4)
     fixed = np.array([-1] * 20 + [0] * 4)
     groups, names = singles(24)
-    with pytest.raises(UserError, match="class 'b' has too few groups for every split"):
+    with pytest.raises(UserError, match="class 'b' cannot be in every split"):
         place(labels, groups, names, (0.5, 0.5), 0, fixed=fixed, label_names=["a", "b"])

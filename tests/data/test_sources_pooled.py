@@ -94,8 +94,8 @@ def test_a_source_that_is_not_there_or_empty_is_named(real, tmp_path):
 def test_sources_whose_labels_disagree(real, made, tmp_path):
     (made / "Roadwork").rename(made / "Works")
     line = (
-        "sources real and made differ in their classes: None, Roadwork and None, Works: set label_names to the "
-        "classes of all, in order (numbers are places in it)"
+        "sources real and made differ in their classes: None, Roadwork and None, Works: set label_names to "
+        "all classes, in order (integer labels are positions in it)"
     )
     assert refused([real, made]) == line
     assert "label 'Works' (row 4) is outside label_names" in refused([real, made], label_names=NAMES)

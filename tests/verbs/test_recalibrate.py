@@ -159,4 +159,4 @@ def test_refusals(trained_desk, finished, own, tmp_path, make_photos):
     line = trained_desk.refusal("recalibrate", finished, own, "--output", tmp_path / "full")
     assert "exists and is not empty" in line
     trained = trained_desk.folder / "photos"
-    assert "48 stand in the model's own data" in refused(finished, trained)
+    assert "48 are in the model's own data" in refused(finished, trained)

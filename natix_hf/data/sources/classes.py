@@ -1,4 +1,4 @@
-"""Labels of every writing as class numbers. Knows neither photos nor splits."""
+"""Converts labels in any common notation to class ids."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from natix_hf.errors import UserError
 _BOOLEANS = {"false": 0, "true": 1}
 _WHOLE = re.compile(r"-?\d+")
 _NUMBER = re.compile(r"-?(\d+(\.\d*)?|\.\d+)(e[-+]?\d+)?", re.IGNORECASE)
-# A list or dictionary written as text: brackets around nothing, or around what begins with a quote or a number.
+# A list or dictionary as text: brackets that are empty, or whose content begins with a quote or a number.
 _WRITTEN = re.compile(r"""(\[\s*(['"\d.+-].*)?\])|(\{\s*(['"\d.+-].*)?\})""", re.DOTALL)
 
 
@@ -25,16 +25,16 @@ def class_numbers(
 
     Args:
         values: one label per row: numbers, text or booleans (also as text).
-        feature: what `datasets` knows of the column; a `ClassLabel` gives the names of its numbers.
-        label_names: the K names. Numbers (also as text) are places in this list, False and True are the first and the
-            second, other labels must be in it. Without it the names are the ClassLabel's, else the distinct labels in
-            sorted order (numbers by value).
+        feature: the feature of the column in `datasets`. A `ClassLabel` has the names of its ids.
+        label_names: the K names. Integers (also as text) are positions in this list, False and True are the first and
+            the second name, other labels must be in it. By default the names of the `ClassLabel`, else the distinct
+            labels in sorted order (numbers by value).
 
     Returns:
-        `(n,)` class numbers and the names, each as `as_name` writes it.
+        `(n,)` class ids and the names, in the form of `as_name`.
 
     Raises:
-        UserError: for missing labels, labels outside the mapping, and labels that are no single value.
+        UserError: if labels are missing, unknown or not single values.
     """
     given = None if label_names is None else _checked_names(label_names)
     if isinstance(feature, ClassLabel):
@@ -48,7 +48,7 @@ def class_numbers(
     missing = [row for row, name in enumerate(named) if name is None]
     if missing:
         raise UserError(
-            f"{len(missing)} rows have no label (the first is row {missing[0]}): label them or take them out"
+            f"{len(missing)} rows have no label (the first is row {missing[0]}): label them or remove them"
         )
     found = set(named)
     number = _BOOLEANS if found <= set(_BOOLEANS) else {name: int(name) for name in found if _WHOLE.fullmatch(name)}
@@ -68,14 +68,13 @@ def class_numbers(
         raise UserError(
             f"label {outside[0]!r} (row {row}{f' and {len(outside) - 1} other labels' if len(outside) > 1 else ''}) "
             f"is outside label_names: expected one of {', '.join(f'{i}={name}' for i, name in enumerate(names))}"
-            + ("; -1 often marks photos without a label: take them out" if "-1" in outside else "")
+            + ("; -1 often marks photos without a label: remove them" if "-1" in outside else "")
         )
     return [place[name] for name in named], names
 
 
 def _words(named: list[str | None], label_names: Sequence[str]) -> list[str | None]:
-    """The same labels; where all are booleans, in one writing: that of `label_names` if they stand there, else small
-    letters."""
+    """The labels. If all are booleans, they are spelled as in `label_names`, or else in lower case."""
     if not {name.lower() for name in set(named) - {None}} <= set(_BOOLEANS):
         return named
     written = {name.lower(): name for name in label_names}
@@ -85,27 +84,27 @@ def _words(named: list[str | None], label_names: Sequence[str]) -> list[str | No
 def _checked_names(label_names: Sequence[str]) -> list[str]:
     names = [as_name(name) for name in label_names]
     if None in names:
-        raise UserError(f"label_names: {', '.join(map(repr, label_names))} holds an empty name")
+        raise UserError(f"label_names: {', '.join(map(repr, label_names))} has an empty name")
     if len(set(names)) != len(names):
         raise UserError(f"label_names: {', '.join(names)} names a class twice")
     return names
 
 
 def _refuse_unlabelled(values: Sequence[int | None]) -> None:
-    """Raise where a `ClassLabel` holds -1."""
+    """Raise `UserError` if a `ClassLabel` has negative ids."""
     rows = [row for row, value in enumerate(values) if value is not None and value < 0]
     if rows:
         raise UserError(
             f"{len(rows)} rows have no label: their class id is {values[rows[0]]} (the first is row {rows[0]}), as in "
-            "the test part of many Hub data sets: label them or take them out"
+            "the test split of many Hub data sets: label them or remove them"
         )
 
 
-_ONE = "one label a photo is expected, a class name or a whole number"
+_ONE = "expected one label per photo, a class name or an integer"
 
 
 def _refuse_several(values: Sequence, label_names: Sequence[str], where: str) -> None:
-    """Raise where a label is a list or a dictionary, or one of these as text."""
+    """Raise `UserError` if a label is a list or a dictionary, or one of these as text."""
     for row, value in enumerate(values):
         text = value.strip() if isinstance(value, str) else ""
         written = text[:1] in ("[", "{") and _WRITTEN.fullmatch(text) and as_name(text) not in label_names
@@ -113,18 +112,18 @@ def _refuse_several(values: Sequence, label_names: Sequence[str], where: str) ->
             what = "dictionary" if isinstance(value, dict) or text.startswith("{") else "list"
             shown = text or str(value)
             raise UserError(
-                f"{where} holds a {what} ({shown if len(shown) <= 60 else f'{shown[:57]}...'}, row {row}); {_ONE}: "
-                "write the one class of each photo (several labels a photo and one-hot codes are not supported)"
+                f"{where} has a {what} ({shown if len(shown) <= 60 else f'{shown[:57]}...'}, row {row}); {_ONE}: "
+                "write one class per photo (several labels per photo and one-hot codes are not supported)"
             )
 
 
 def _refuse_fractions(names: Sequence[str | None], label_names: Sequence[str], where: str) -> None:
-    """Raise where all labels are numbers and some no whole ones, as probabilities are."""
+    """Raise `UserError` if all labels are numbers and some are fractions, such as probabilities."""
     found = set(names) - {None}
     fractions = {name for name in found if not _WHOLE.fullmatch(name)} - set(label_names)
     if fractions and all(map(_NUMBER.fullmatch, found)):
         row = next(row for row, name in enumerate(names) if name in fractions)
         raise UserError(
-            f"{where} holds a fraction ({names[row]}, row {row}); {_ONE}: write the class in place of a probability "
-            "or score; where fractions are the names of the classes, list them in label_names"
+            f"{where} has a fraction ({names[row]}, row {row}); {_ONE}: write the class instead of a probability or "
+            "score; if the fractions are class names, list them in label_names"
         )

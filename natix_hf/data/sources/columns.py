@@ -1,5 +1,4 @@
-"""What a source's columns mean: values by name, numbers as the names that they stand for, groups as text. Knows
-neither photos nor splits."""
+"""Reads columns of a source: values by name, class ids as names, groups as text."""
 
 from __future__ import annotations
 
@@ -17,18 +16,18 @@ from datasets import ClassLabel, Dataset, DatasetInfo, Features, LargeList, List
 from natix_hf.errors import UserError
 
 _WHOLE_FLOAT = re.compile(r"(-?(?:0|[1-9]\d*))\.0+")
-# The first letters of JPEG, PNG, GIF and WebP files in base64, or of a link that holds one.
+# How JPEG, PNG, GIF and WebP files begin in base64 or as a data URL.
 _BASE64 = re.compile(r"data:image/|/9j/|iVBORw0KGgo|R0lGOD|UklGR")
 _LONGEST_PATH = 4096
-# Soft hyphen, zero-width space and joiner of words, marks of direction and of byte order.
+# Soft hyphen, zero-width space, word joiner, direction marks and byte-order mark.
 _INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u200e\u200f\u2060\ufeff"))
 
 
 def positive_class(label_names: Sequence[str], label: str | None) -> int:
-    """The id of the class that is called positive; without a label 1.
+    """The id of the positive class, by default 1.
 
     Raises:
-        UserError: no class has this name.
+        UserError: if no class has this name.
     """
     if (name := as_name(label)) is None:
         return 1
@@ -38,14 +37,13 @@ def positive_class(label_names: Sequence[str], label: str | None) -> int:
 
 
 def column_value(row: dict, key: str) -> Any:
-    """A value of a row: the column of exactly that name (NATIX has dots in flat names), else the path of that name
-    into structs.
+    """A value of a row, by column name (NATIX has dots in column names) or else by path into structs.
 
     Returns:
-        The value; None where a struct on the way is null.
+        The value; None if a struct on the path is null.
 
     Raises:
-        KeyError: if there is neither.
+        KeyError: if there is no such column or path.
     """
     if key in row:
         return row[key]
@@ -58,7 +56,7 @@ def column_value(row: dict, key: str) -> Any:
 
 
 def has_column(data: Dataset, key: str) -> bool:
-    """Whether the rows have a column of exactly that name, or a path of that name into structs."""
+    """Whether the rows have a column of this name, or such a path into structs."""
     if key in data.column_names:
         return True
     feature: Any = data.features
@@ -70,15 +68,16 @@ def has_column(data: Dataset, key: str) -> bool:
 
 
 def column_values(data: Dataset, key: str, what: str) -> list:
-    """That value of every row, without touching other columns; numbers that stand for names (`ClassLabel`, also within
-    structs and lists) as these names, None for a number without one (-1).
+    """The value of every row, without reading other columns.
+
+    `ClassLabel` ids, also within structs and lists, become names; an id without a name (-1) becomes None.
 
     Args:
         key: name of a column, or dotted path into one.
-        what: the recipe's key that named it, for the message.
+        what: the recipe key that names the column, for the message.
 
     Raises:
-        UserError: if there is no such column, with those there are.
+        UserError: if there is no such column. The message lists the columns.
     """
     top = key if key in data.column_names else key.split(".")[0]
     if top in data.column_names:
@@ -91,7 +90,7 @@ def column_values(data: Dataset, key: str, what: str) -> list:
 
 
 def _naming(feature: Any) -> Callable[[Any], Any] | None:
-    """How values become the names that they stand for; None where they stand for none."""
+    """A function that replaces class ids by names, or None if the feature has no class ids."""
     if isinstance(feature, ClassLabel):
         return lambda value: feature.names[value] if value is not None and 0 <= value < len(feature.names) else None
     if isinstance(feature, List | LargeList):
@@ -105,7 +104,7 @@ def _naming(feature: Any) -> Callable[[Any], Any] | None:
 
 
 def names_in(feature: Any, path: str = "") -> dict[str, tuple[str, ...]]:
-    """What numbers stand for: column, or dotted path into one -> the names of 0, 1, 2, ..."""
+    """The names of class ids: column, or dotted path into one -> names of 0, 1, 2, ..."""
     if isinstance(feature, ClassLabel):
         return {path: tuple(feature.names)}
     if isinstance(feature, List | LargeList):
@@ -117,8 +116,10 @@ def names_in(feature: Any, path: str = "") -> dict[str, tuple[str, ...]]:
 
 
 def as_text(value: Any) -> str | None:
-    """A label, group or tag as text; 3.0 is 3, since a missing value turns whole numbers into floats. None for a
-    missing one."""
+    """A label, group or tag as text, None if missing.
+
+    3.0 becomes `3`, because a missing value in a column turns its integers into floats.
+    """
     if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
         return None
     if isinstance(value, bool):
@@ -129,8 +130,10 @@ def as_text(value: Any) -> str | None:
 
 
 def as_name(value: Any) -> str | None:
-    """A label, group or tag in one writing, so that two of them differ only where a reader sees it: without outer and
-    double spaces, composed (NFC), `3.0` as `3`. None for a missing one."""
+    """A label, group or tag in normal form, so that different names look different. None if missing.
+
+    Surrounding and double spaces are removed, characters are composed (NFC) and `3.0` becomes `3`.
+    """
     text = as_text(value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else value)
     return None if text is None else _one_writing(text)
 
@@ -145,7 +148,7 @@ def _one_writing(text: str) -> str | None:
 
 
 def differing_by_case(names: Sequence[str | None]) -> list[list[str]]:
-    """The names that differ by case alone, those of one word together, in sorted order."""
+    """Sets of names that differ only in case, in sorted order."""
     found: dict[str, list[str]] = {}
     for name in sorted(set(names) - {None}):
         found.setdefault(name.casefold(), []).append(name)
@@ -153,26 +156,29 @@ def differing_by_case(names: Sequence[str | None]) -> list[list[str]]:
 
 
 def check_paths(values: Sequence, where: str) -> None:
-    """Raise where the paths of photos are the photos themselves, in base64.
+    """Raise `UserError` if the paths of photos are photos in base64.
 
     Args:
-        values: what a table holds in place of paths; other than text is let through.
+        values: the path column of a table. Values other than text are not checked.
     """
     for row, value in enumerate(values):
         if isinstance(value, str) and len(value) > 200 and (_BASE64.match(value) or len(value) > _LONGEST_PATH):
             raise UserError(
-                f"{where} holds a text of {len(value):,} letters (row {row}: {value[:30]}...), where a path or the "
-                "bytes of a photo are expected; if it is base64, decode it first (base64.b64decode in Python) and "
-                "write files or bytes"
+                f"{where} has a text of {len(value):,} characters (row {row}: {value[:30]}...), expected a path or "
+                "the "
+                "bytes of a photo; if it is base64, decode it first (base64.b64decode in Python) and write files or "
+                "bytes"
             )
 
 
 def group_names(values: Mapping[str, Sequence[str | None]], ids: Sequence[str]) -> list[str]:
-    """The group of each row as one name: its value, of several columns `<column>=<value>` of the first that has one; a
-    row without any is its own group, `row:<id>`.
+    """The group name of each row.
+
+    It is the row's value, or with several group columns `<column>=<value>` of the first with a value. A row without a
+    value is its own group, `row:<id>`.
 
     Args:
-        values: group column -> `(n,)` values as text, None where there is none.
+        values: group column -> `(n,)` values as text, None if missing.
         ids: `(n,)` ids.
     """
     names = [f"row:{i}" for i in ids]
@@ -183,7 +189,7 @@ def group_names(values: Mapping[str, Sequence[str | None]], ids: Sequence[str]) 
 
 
 def with_text(data: Dataset, column: str, values: Sequence[str]) -> Dataset:
-    """The same rows with other text in a column, `(n,)` values; nothing else is copied, photos neither."""
+    """The rows with other texts `(n,)` in a column. Photos and other columns are not copied."""
     whole = np.full(len(data.data.table), None, dtype=object)
     rows = np.arange(len(data)) if data._indices is None else data._indices.column(0).to_numpy()
     whole[rows] = np.asarray(values, dtype=object)
@@ -191,7 +197,7 @@ def with_text(data: Dataset, column: str, values: Sequence[str]) -> Dataset:
 
 
 def with_column(data: Dataset, column: str, values: pa.Array | pa.ChunkedArray, feature: Any) -> Dataset:
-    """The same rows with other values in a column of the table below them, `(rows of that table,)`."""
+    """The rows with other values in a column: one value per row of the underlying table."""
     table = data.data.table
     table = table.set_column(table.column_names.index(column), column, values)
     features = Features({**data.features, column: feature})

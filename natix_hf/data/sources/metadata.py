@@ -1,6 +1,6 @@
-"""What a data set says about a photo beside its class: where and when it was taken, tags, a description.
+"""Reads metadata of photos: where and when they were taken, tags and descriptions.
 
-Columns of any usual writing become plain arrays and texts. This file knows neither photos nor splits.
+Columns in any common notation become arrays and texts.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from natix_hf.errors import UserError
 UNKNOWN = "unknown"  # the category of a row without a tag
 _LATITUDE = ("lat", "latitude")
 _LONGITUDE = ("lon", "lng", "long", "longitude")
-_LAST_SECOND = 253_402_300_799  # the end of the year 9999; anything later is not counted in seconds
+_LAST_SECOND = 253_402_300_799  # the end of the year 9999; larger numbers are not in seconds
 
 
 def places(data: Dataset, column: str) -> np.ndarray:
@@ -32,25 +32,25 @@ def places(data: Dataset, column: str) -> np.ndarray:
             (`latitude`, `longitude`, `lng`).
 
     Returns:
-        `(n, 2)` float64 latitude and longitude in degrees; NaN where there is none. `0, 0` (a spot in the ocean, what
-        a receiver without a fix writes) is none.
+        `(n, 2)` float64 latitude and longitude in degrees, NaN where missing. `0, 0` counts as missing: it is in the
+        ocean, and receivers without a fix write it.
 
     Raises:
-        UserError: for a value that is no place on earth, with its row.
+        UserError: if a value is no place on earth. The message names the row.
     """
     expected = "latitude (-90 to 90) and longitude (-180 to 180) in degrees, such as [39.7, -86.1]"
     return _numbers(data, column, "gps", _place, expected).reshape(-1, 2)
 
 
 def _numbers(data: Dataset, column: str, what: str, read: Callable[[Any], Any], expected: str) -> np.ndarray:
-    """What `read` makes of each row's value, float64; `UserError` with the row where it cannot."""
-    found = []
+    """Each row's value converted by `read`, as float64. `UserError` with the row if it fails."""
+    numbers = []
     for row, value in enumerate(column_values(data, column, what)):
         try:
-            found.append(read(value))
+            numbers.append(read(value))
         except (ValueError, TypeError):
-            raise UserError(f"{column}: row {row} holds {value!r}; expected {expected}: mend or empty it") from None
-    return np.array(found, dtype=np.float64)
+            raise UserError(f"{column}: row {row} has {value!r}, expected {expected}: correct or empty it") from None
+    return np.array(numbers, dtype=np.float64)
 
 
 def _place(value: Any) -> tuple[float, float]:
@@ -78,10 +78,10 @@ def times(data: Dataset, column: str) -> np.ndarray:
             zone it is UTC.
 
     Returns:
-        `(n,)` float64 seconds since 1970; NaN where there is none. 0 is none, which is what NATIX writes.
+        `(n,)` float64 seconds since 1970, NaN where missing. 0 counts as missing, as in NATIX's data.
 
     Raises:
-        UserError: for a value that is no time, with its row.
+        UserError: if a value is no time. The message names the row.
     """
     expected = "seconds since 1970, an ISO date or EXIF's 2024:05:01 10:00:00"
     return _numbers(data, column, "date", _time, expected)
@@ -103,7 +103,7 @@ def _time(value: Any) -> float:
 
 def _read_time(text: str) -> datetime | float | None:
     """A date or a number of seconds from text; eight digits are a date (20240501)."""
-    if not text or text.startswith("0000"):  # EXIF of a camera whose clock was never set
+    if not text or text.startswith("0000"):  # EXIF of a camera whose clock is not set
         return None
     if text[4:5] == ":" == text[7:8]:
         text = text[:10].replace(":", "-") + text[10:]
@@ -116,14 +116,13 @@ def _read_time(text: str) -> datetime | float | None:
 
 
 def category(data: Dataset, column: str) -> list[str]:
-    """A tag of each row as one word for strata and slices, as `as_name` writes it.
+    """A tag of each row as one name for strata and slices, in the form of `as_name`.
 
     Args:
-        column: holds text, numbers, names of numbers, lists of these, or lists written as text (`"['day']"`).
+        column: contains text, numbers, class ids, lists of these, or lists as text (`"['day']"`).
 
     Returns:
-        `(n,)` names: the one element of a list, several in sorted order with `+` between; `unknown` where there is
-        none.
+        `(n,)` names. Several elements of a list are sorted and joined with `+`; a missing value is `unknown`.
     """
     return [_category(value) for value in column_values(data, column, "stratify_by")]
 
@@ -142,35 +141,35 @@ def _category(value: Any) -> str:
 def contradictions(
     labels: Sequence[int], names: Sequence[str], descriptions: Sequence, column: str, positive_label: str | None
 ) -> dict[int, str]:
-    """Rows whose class and description cannot both be right: only the positive class is described.
+    """Rows whose class and description contradict each other: only the positive class has descriptions.
 
     Args:
         labels: `(n,)` class numbers.
-        descriptions: `(n,)` texts; None, empty or blank is no description.
-        column: where they stand, for the reasons.
-        positive_label: the class that is described; by default the one of id 1.
+        descriptions: `(n,)` texts. None and blank texts are no description.
+        column: their column, for the reasons.
+        positive_label: the class that is described; by default the one with id 1.
 
     Returns:
-        Row -> why it is to be left out.
+        Row -> reason to exclude it.
 
     Raises:
-        UserError: for other than two classes, and for a positive class that is none of them.
+        UserError: if there are not two classes, or if none of them is the positive class.
     """
     if len(names) != 2:
         raise UserError(
-            f"description_column: a description tells two classes apart; there are {len(names)} "
+            f"description_column: works with two classes only; there are {len(names)} "
             f"({', '.join(names)}): leave it out"
         )
     positive_label = as_name(positive_label)
     if positive_label is not None and positive_label not in names:
         raise UserError(f"positive_label: no class {positive_label!r}; there are {', '.join(names)}")
     positive = 1 if positive_label is None else list(names).index(positive_label)
-    found = {}
+    reasons = {}
     for row, (label, description) in enumerate(zip(labels, descriptions)):
         text = " ".join((as_text(description) or "").split())
         if label == positive and not text:
-            found[row] = f"label {names[label]}, but {column} is empty"
+            reasons[row] = f"label {names[label]}, but {column} is empty"
         elif label != positive and text:
             short = text if len(text) <= 80 else text[:77] + "..."
-            found[row] = f"label {names[label]}, but {column} says {short}"
-    return found
+            reasons[row] = f"label {names[label]}, but {column} says {short}"
+    return reasons

@@ -1,5 +1,4 @@
-"""Several sources as one: classes that agree, values of a column, and how many rows of each source go in. Knows
-nothing of splits and opens no photo."""
+"""Pools several sources: common classes, values of a column, and the number of rows of each source."""
 
 from __future__ import annotations
 
@@ -18,10 +17,10 @@ from natix_hf.errors import UserError
 def agreed_classes(raws: Sequence[Raw], label: str, label_names: list[str] | None) -> tuple[list[int], list[str]]:
     """The class number of every row of every source, and the names.
 
-    Sources that name the same classes in another order have the order of the first.
+    If sources have the same classes in different orders, the order of the first is used.
 
     Raises:
-        UserError: for labels missing or outside the mapping, and where two sources have different classes.
+        UserError: if labels are missing or unknown, or if two sources have different classes.
     """
     numbers: list[int] = []
     names: list[str] = []
@@ -34,7 +33,7 @@ def agreed_classes(raws: Sequence[Raw], label: str, label_names: list[str] | Non
         if set(called) != set(names):
             raise UserError(
                 f"sources {raws[0].source.name} and {raw.source.name} differ in their classes: {', '.join(names)} and "
-                f"{', '.join(called)}: set label_names to the classes of all, in order (numbers are places in it)"
+                f"{', '.join(called)}: set label_names to all classes, in order (integer labels are positions in it)"
             )
         place = {name: number for number, name in enumerate(names)}
         numbers += [place[called[number]] for number in own]
@@ -44,15 +43,15 @@ def agreed_classes(raws: Sequence[Raw], label: str, label_names: list[str] | Non
 def _class_numbers(raw: Raw, label: str, label_names: list[str] | None) -> tuple[list[int], list[str]]:
     values, feature = raw.pool[label][:], raw.pool.features[label]
     if raw.ours and label_names is None and isinstance(feature, ClassLabel):
-        return values, feature.names  # as they stand in splits.json
+        return values, feature.names  # unchanged, as in splits.json
     return class_numbers(values, feature, label_names, f"column {label!r} of {raw.told.split('; ')[0]}")
 
 
 def pooled_values(raws: Sequence[Raw], key: str, what: str) -> list:
-    """A column's value in every row, None in the rows of sources that do not have it.
+    """A column's value in every row, None for sources without the column.
 
     Raises:
-        UserError: if none has it.
+        UserError: if no source has the column.
     """
     holders = [raw for raw in raws if has_column(raw.pool, key)] or list(raws)
     return [
@@ -71,24 +70,24 @@ def left_out(
     weights: Mapping[str, float] | None,
     seed: int,
 ) -> dict[int, str]:
-    """Which rows the caps and weights of sources leave out.
+    """The rows that caps and weights of sources exclude.
 
-    Groups come in an order that depends on (seed, name of the group) alone, and each stays whole: one that no longer
-    fits is passed over. So the order of the rows plays no part.
+    Whole groups are taken in an order that depends only on the seed and their names, and groups that no longer fit are
+    skipped. So the order of the rows does not matter.
 
     Args:
         sources: `(n,)` the source of each row.
         groups: `(n,)` the group of each row.
         rows: the rows to choose from.
-        caps: at most so many rows of a source.
-        weights: shares of the sources in what is left, in any unit; the source that is scarcest for its share stays
-            whole, the others are capped.
+        caps: source -> largest number of rows.
+        weights: source -> share of the remaining rows, in any unit. The source with the fewest rows for its share
+            stays whole; the others are capped.
 
     Returns:
         Row -> reason.
 
     Raises:
-        UserError: for names that are no sources, caps below 1, weights that are not positive or do not name all.
+        UserError: if a name is no source, a number is not positive, or a source has no weight.
     """
     names = list(dict.fromkeys(sources))
     for key, given in (("source_caps", caps or {}), ("source_weights", weights or {})):
@@ -102,7 +101,7 @@ def left_out(
         missing = [name for name in names if name not in weights]
         if missing:
             raise UserError(
-                f"source_weights: no weight for source {missing[0]!r}; give each of {', '.join(names)} one"
+                f"source_weights: no weight for source {missing[0]!r}: give each of {', '.join(names)} a weight"
             )
         rows = [row for row in rows if row not in out]
         found = Counter(sources[row] for row in rows)
@@ -115,7 +114,7 @@ def left_out(
 def _over(
     key: str, caps: Mapping[str, int], sources: Sequence[str], groups: Sequence[str], rows: Sequence[int], seed: int
 ) -> dict[int, str]:
-    """Row -> reason, of the rows over the caps."""
+    """Row -> reason, for rows over the caps."""
     out: dict[int, str] = {}
     for name, cap in caps.items():
         members: dict[str, list[int]] = {}

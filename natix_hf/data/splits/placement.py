@@ -104,8 +104,8 @@ class _Table:
                         break
                 else:
                     raise UserError(
-                        f"class {names[label]!r} has too few groups for every split to get one: add photos of it from "
-                        "other groups, or choose a finer group_column"
+                        f"class {names[label]!r} cannot be in every split while groups stay whole: add photos of it "
+                        "from other groups, or choose a finer group_column"
                     )
 
 
