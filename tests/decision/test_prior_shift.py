@@ -96,12 +96,15 @@ def test_three_classes():
     np.testing.assert_allclose(found.prior, np.bincount(labels) / 4000, atol=0.03)
 
 
-def test_what_cannot_be_is_refused_in_one_line():
-    with pytest.raises(UserError, match=r"the rows of the calibration: class shares 0 1 given, one number above 0"):
-        prior_bias([0, 1], [0.5, 0.5])
-    with pytest.raises(UserError, match=r"target_prior: 3 shares given, 2 expected"):
-        prior_bias([0.5, 0.5], [0.2, 0.3, 0.5])
-    with pytest.raises(UserError, match=r"expected logits \(n >= 1, 2\), found shape \(0, 2\)"):
-        estimate_prior(np.empty((0, 2)), [0.5, 0.5])
-    with pytest.raises(UserError, match="NaN or infinite logits"):
-        estimate_prior(np.array([[0.0, np.nan]]), [0.5, 0.5])
+@pytest.mark.parametrize(
+    ("call", "given", "message"),
+    [
+        (prior_bias, ([0, 1], [0.5, 0.5]), "the rows of the calibration: class shares 0 1 given, one number above 0"),
+        (prior_bias, ([0.5, 0.5], [0.2, 0.3, 0.5]), "target_prior: 3 shares given, 2 expected"),
+        (estimate_prior, (np.empty((0, 2)), [0.5, 0.5]), r"expected logits \(n >= 1, 2\), found shape \(0, 2\)"),
+        (estimate_prior, (np.array([[0.0, np.nan]]), [0.5, 0.5]), "NaN or infinite logits"),
+    ],
+)
+def test_what_cannot_be_is_refused(call, given, message):
+    with pytest.raises(UserError, match=message):
+        call(*given)

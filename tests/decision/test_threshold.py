@@ -117,13 +117,18 @@ def test_after_folding_the_decision_at_one_half_is_the_decision_at_the_threshold
     np.testing.assert_array_equal(np.argmax(logits.astype(np.float32) + bias, axis=1) == positive, folded > 0.5)
 
 
-def test_folding_is_refused_where_it_means_nothing():
+def test_the_bias_is_the_log_odds_of_the_threshold():
     np.testing.assert_array_equal(fold_bias(0.5, 1, 2), [0, 0])
     np.testing.assert_allclose(fold_bias(0.2, 1, 2), [0, np.log(4)])
-    with pytest.raises(UserError, match="for two classes only, the model has 3"):
-        fold_bias(0.4, 1, 3)
-    with pytest.raises(UserError, match="threshold 1 is not between 0 and 1"):
-        fold_bias(1.0, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "classes", "message"),
+    [(0.4, 3, "for two classes only, the model has 3"), (1.0, 2, "threshold 1 is not between 0 and 1")],
+)
+def test_folding_is_refused_where_it_means_nothing(threshold, classes, message):
+    with pytest.raises(UserError, match=message):
+        fold_bias(threshold, 1, classes)
 
 
 def test_the_interval_of_the_optimum_is_that_of_resampled_groups(rows):
@@ -196,17 +201,21 @@ def test_a_metric_that_is_none_is_one_line(metric, said):
     assert said in str(caught.value)
 
 
-def test_rows_that_no_threshold_can_be_chosen_on_are_refused():
-    good = np.array([0.2, 0.8])
-    with pytest.raises(UserError, match="2 rows of one class to choose it on"):
-        threshold_curve(good, np.array([True, True]), None, "mcc")
-    with pytest.raises(UserError, match="no rows to choose it on"):
-        threshold_curve(np.empty(0), np.empty(0, bool), None, "mcc")
-    with pytest.raises(UserError, match=r"score 2\.5 of row 1 is no probability; .* not logits"):
-        threshold_curve(np.array([0.2, 2.5]), np.array([True, False]), None, "mcc")
-    with pytest.raises(UserError, match="score nan of row 0"):
-        threshold_curve(np.array([np.nan, 0.5]), np.array([True, False]), None, "mcc")
-    with pytest.raises(UserError, match="1 groups for 2 rows: one per row expected"):
-        threshold_curve(good, np.array([True, False]), np.array(["a"]), "mcc")
+@pytest.mark.parametrize(
+    ("scores", "positive", "groups", "message"),
+    [
+        ([0.2, 0.8], [True, True], None, "2 rows of one class to choose it on"),
+        ([], [], None, "no rows to choose it on"),
+        ([0.2, 2.5], [True, False], None, r"score 2\.5 of row 1 is no probability; .* not logits"),
+        ([np.nan, 0.5], [True, False], None, "score nan of row 0"),
+        ([0.2, 0.8], [True, False], np.array(["a"]), "1 groups for 2 rows: one per row expected"),
+    ],
+)
+def test_rows_that_no_threshold_can_be_chosen_on_are_refused(scores, positive, groups, message):
+    with pytest.raises(UserError, match=message):
+        threshold_curve(np.array(scores), np.array(positive, bool), groups, "mcc")
+
+
+def test_weights_are_finite_and_above_0():
     with pytest.raises(ValueError, match="weights: finite"):
-        threshold_curve(good, np.array([True, False]), None, "mcc", weights=np.array([1.0, -1.0]))
+        threshold_curve(np.array([0.2, 0.8]), np.array([True, False]), None, "mcc", weights=np.array([1.0, -1.0]))
