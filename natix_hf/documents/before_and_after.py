@@ -1,4 +1,4 @@
-"""Figures of a model before and after a change, with intervals: on photos that the change was not fitted on."""
+"""Figures of a model before and after a change, with intervals, on photos that were not used to fit the change."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OwnFigures = Annotated[dict[str, Bounds], Field(min_length=4)]
 
 
 class BeforeAndAfter(Part):
-    """Figures of the half that nothing was fitted on, put together from each class at these class shares."""
+    """Figures on the half that nothing was fitted on, with the classes weighted to `shares`."""
 
     on: str
     n: Count

@@ -1,4 +1,4 @@
-"""`calibration.json`: how logits become probabilities and decisions, and what that did to the rows of its fit."""
+"""`calibration.json`: how logits become probabilities and decisions, with the figures of the fit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Interval = Literal["photos", "photos and calibration"]
 
 
 class Bounds(Part):
-    """A figure with its interval; all three are always defined."""
+    """A figure with its interval; all three values are always defined."""
 
     value: float
     low: float
@@ -25,7 +25,7 @@ class Bounds(Part):
 
 
 class ExpectedAccuracy(Part):
-    """Mean probability of the class that was decided for; takes calibration for granted."""
+    """Expected accuracy: the mean probability of the decided class. It is correct only if the model is calibrated."""
 
     as_it_decides: Bounds
     with_this_prior: Bounds
@@ -35,8 +35,9 @@ class Candidate(Part):
     """A calibrator that was tried.
 
     Attributes:
-        cv_nll: nats a photo, on held-out groups; None where there was nothing to choose.
-        behind: how much worse than the best, and `behind_se`, the standard error of that over groups.
+        cv_nll: NLL in nats per photo on held-out groups; None if there was no choice.
+        behind: NLL minus that of the best candidate.
+        behind_se: standard error of `behind` over groups.
     """
 
     calibrator: str
@@ -46,7 +47,7 @@ class Candidate(Part):
 
 
 class Drift(Part):
-    """Whether photos differ from those of the calibration in more than their class shares."""
+    """Test for drift: whether photos differ from those of the calibration in more than their class shares."""
 
     distance: float
     p: float
@@ -60,10 +61,10 @@ class Drift(Part):
 
 
 class EstimatedShares(Part):
-    """Class shares among photos without labels, by EM (Saerens et al., 2002), with 95 % intervals.
+    """Class shares of photos without labels, estimated by EM (Saerens et al., 2002), with 95 % intervals.
 
     Attributes:
-        interval_over: what the interval resamples; `photos and calibration`: the rows of the calibrator's fit too.
+        interval_over: what the interval resamples; `photos and calibration` includes the rows of the calibrator's fit.
     """
 
     estimated: PerClass
@@ -75,11 +76,11 @@ class EstimatedShares(Part):
 
 
 class Deployment(EstimatedShares):
-    """The same from a table of predictions that `natix_hf.predict` wrote.
+    """Class shares estimated from a table of predictions that `natix_hf.predict` wrote.
 
     Attributes:
         skipped: photos that could not be read.
-        fingerprint: of the table.
+        fingerprint: fingerprint of the table.
     """
 
     n: Some
@@ -90,7 +91,7 @@ class Deployment(EstimatedShares):
 
 
 class Prior(Part):
-    """Class shares of the rows of the fit, and those that probabilities are moved to."""
+    """Class shares of the rows of the fit, and the class shares to which probabilities are adjusted."""
 
     seen: PerClass
     target: list[float] | None
@@ -98,7 +99,7 @@ class Prior(Part):
 
 
 class Constraint(Part):
-    """What `precision>=P` or `recall>=R` asks for, and what there is of it."""
+    """The constraint `precision>=P` or `recall>=R` of a threshold, and the values that were reached."""
 
     measures: str
     least: float
@@ -113,7 +114,8 @@ class ThresholdCurve(Part):
 
 
 class HeldOutGain(Part):
-    """What thresholds chosen so are worth on held-out groups, beside 0.5; `gain_se` is a standard error."""
+    """The gain on held-out groups over threshold 0.5, if thresholds are chosen in this way; `gain_se`: its standard
+    error."""
 
     value: float
     at_half: float
@@ -122,7 +124,7 @@ class HeldOutGain(Part):
 
 
 class ThresholdChoice(Part):
-    """The best threshold for a metric, used or not, with its interval and the curve."""
+    """The best threshold for a metric with its interval and curve, whether or not the model uses it."""
 
     metric: str
     measures: str
@@ -142,7 +144,7 @@ class ThresholdChoice(Part):
 
 
 class Compared(Part):
-    """What rows as they are, or as a challenge sends them, would have given."""
+    """The result of a fit on the same rows, clean or as a challenge profile sends them."""
 
     calibrator: CalibratorName
     temperature: list[float]
@@ -154,23 +156,23 @@ class CalibrationFile(Document):
     """How logits become probabilities and decisions.
 
     Attributes:
-        fitted_on: split and part, such as `val_calib/fit`; `n` photos in `groups`.
-        calibrate_on: `clean`, or the challenge profile as which the rows were sent.
-        sent: how the challenge profile took the photos.
-        kept: False: the logits stay as they are.
-        temperature: one a class.
-        logit_bias: what the head adds last: `calibrator_bias + prior_bias + threshold_bias`.
-        prior_bias: `log(target / seen)` of each class; zeros without `target_prior`.
-        threshold_bias: `log((1 - t) / t)` for the positive class where the threshold t was moved to 0.5.
+        fitted_on: split and part, such as `val_calib/fit`; it has `n` photos in `groups`.
+        calibrate_on: `clean`, or the challenge profile that was applied to the rows.
+        sent: how the challenge profile read the photos.
+        kept: False if the logits are not changed.
+        temperature: one value per class.
+        logit_bias: added last by the head: `calibrator_bias + prior_bias + threshold_bias`.
+        prior_bias: `log(target / seen)` per class; zeros without `target_prior`.
+        threshold_bias: `log((1 - t) / t)` for the positive class if the threshold t was moved to 0.5.
         isotonic: for each class the knots `[x, y]` on its softmax probability.
-        nll_before, nll_after: nats a photo.
-        threshold: on the calibrated probability of the positive class; 0.5 unless another one is used.
-        compared: what clean rows would have given beside the rows of the challenge profile.
-        options: the decision options that this was fitted with.
-        notes: what could not be done, and why.
-        cascade: of two stages: which photos keep the first one's answer, and the calibration of each; all else here is
-            about the answers of both together.
-        honest_run: of a refit: the run that this was fitted in, before the model was trained on all rows.
+        nll_before, nll_after: nats per photo.
+        threshold: on the calibrated probability of the positive class; 0.5 by default.
+        compared: results of a fit on clean rows and on rows of the challenge profile.
+        options: the decision options of the fit.
+        notes: what was not possible, and why.
+        cascade: for a cascade: its exit and the calibration of each stage. All other fields are about the combined
+            outputs.
+        honest_run: for a refit: the run in which this was fitted, before the model was trained on all rows.
     """
 
     file_name: ClassVar[str] = "calibration.json"

@@ -1,6 +1,6 @@
-"""What a cascade leaves behind: which photos keep the first stage's answer, what is promised of it, what it costs.
+"""Documents of a cascade: which photos leave after the first stage, the guarantee for them, and the cost.
 
-Of two models it is also told which they are, in `cascade.json`.
+For a cascade of two models, `cascade.json` also describes the models.
 """
 
 from __future__ import annotations
@@ -13,32 +13,32 @@ from natix_hf.documents.document import Document, Part
 from natix_hf.documents.figures import Amount, Count, Level, PerClass, Positive, Share, Some
 from natix_hf.documents.photo_cost import PhotoCost
 
-STAGES = ("first", "second")  # folders of the two models within that of their cascade
+STAGES = ("first", "second")  # subfolders of the two models in the folder of a cascade
 
 
 class EarlyExit(Part):
-    """The band of the first stage's calibrated probability within which the second stage is asked.
+    """The band of the first stage's calibrated probability inside which the second stage is run.
 
     Attributes:
-        asked: `risk`: the band was chosen for the promise; `band`: it was given, and nothing is promised.
-        low: of two classes: a photo leaves early where the probability of the positive class is at most this; None
-            with more classes.
-        high: a photo leaves early where that probability (with more than two classes the largest one) is at least
-            this; above 1: never. None: out of reach, no photo leaves early.
-        alpha: the largest loss that is promised; None for a given band.
-        delta: how likely the promise may fail, over draws of whole groups.
-        certified: whether the promise stands; `reason` says why not.
-        smallest_alpha: what these rows could certify without a harmful exit.
-        candidates: bands among which these rows chose; a promise of abstention on the same rows shares its delta
-            among as many. None: among all of them, no other promise can rest on these rows.
-        largest: photos of the largest group.
-        effective: `n / largest`, how many groups of that size the photos weigh in a bound.
+        asked: `risk`: the band was chosen for a guarantee; `band`: the user gave the band, without a guarantee.
+        low: for two classes: a photo leaves early if the probability of the positive class is at most this; None for
+            more classes.
+        high: a photo leaves early if that probability (for more classes: the largest one) is at least this; above 1:
+            never. None: the guarantee is not reachable, so no photo leaves early.
+        alpha: the largest guaranteed loss; None for a given band.
+        delta: probability that the guarantee fails, over draws of whole groups.
+        certified: whether the guarantee holds; `reason` says why not.
+        smallest_alpha: the smallest alpha that these rows could certify if no exit were harmful.
+        candidates: number of bands that were compared on these rows. A guarantee of abstention on the same rows
+            divides its delta by this number. None: all bands were compared, so these rows can give no other guarantee.
+        largest: photos in the largest group.
+        effective: `n / largest`, the effective number of groups in a bound.
         early: share of photos that leave early.
-        loss: share of all photos that leave early with a wrong answer where the second stage is right; measured on
-            the rows of the choice, no proof.
-        loss_of_early: the same as a share of the photos that leave early; None where none does.
-        cost: of the first stage, and what the second adds to it, in the unit `cost_in`.
-        mean_cost: of a photo.
+        loss: share of all photos that leave early with a wrong answer although the second stage is right. Measured on
+            the rows that chose the band, so it proves nothing.
+        loss_of_early: the same as a share of the photos that leave early; None if none does.
+        cost: cost of the first stage, and additional cost of the second, in the unit `cost_in`.
+        mean_cost: mean cost per photo.
     """
 
     asked: Literal["risk", "band"]
@@ -64,11 +64,11 @@ class EarlyExit(Part):
 
 
 class StageCalibration(Part):
-    """What brings the logits of one stage to the scale of probabilities, before any class prior or threshold.
+    """The calibration of one stage, before any class prior or threshold.
 
     Attributes:
-        temperature: one a class.
-        bias: one a class, added last.
+        temperature: one value per class.
+        bias: one value per class, added last.
         isotonic: for each class the knots `[x, y]` on its softmax probability.
     """
 
@@ -82,7 +82,7 @@ class Cascade(Part):
     """A fitted cascade: the exit, and the calibration of the first and of the second stage.
 
     Attributes:
-        lines: the promise and the cost, in words.
+        lines: sentences about the guarantee and the cost.
     """
 
     exit: EarlyExit
@@ -94,10 +94,10 @@ class StageModel(Part):
     """One of the two models of a cascade, copied from a run.
 
     Attributes:
-        run: name of that run's folder.
-        bytes: of its weights.
-        training_shares: class shares to which its logits belong, as `run.json` has them.
-        cost: of a photo.
+        run: name of the run's folder.
+        bytes: size of the weights.
+        training_shares: class shares to which its logits belong, from `run.json`.
+        cost: cost per photo.
     """
 
     run: str
@@ -108,9 +108,9 @@ class StageModel(Part):
 
 
 class TwoModels(Document):
-    """Which two models a folder holds, in its subfolders `first` and `second`.
+    """The two models in the subfolders `first` and `second` of a cascade.
 
-    Their band and the calibration of each stand in `calibration.json`, as those of a cascade of views do.
+    `calibration.json` holds their band and calibrations, as for a cascade of views.
     """
 
     file_name: ClassVar[str] = "cascade.json"
@@ -129,11 +129,11 @@ class TwoModels(Document):
 
     @property
     def gigaflop(self) -> tuple[float, float]:
-        """What a photo costs in each of the models, in GFLOP."""
+        """Cost per photo of each model in GFLOP."""
         return self.first.cost.flop / 1e9, self.second.cost.flop / 1e9
 
     def both(self) -> PhotoCost | None:
-        """What a photo costs that is seen by both; None where they were timed on different devices."""
+        """Cost of a photo that both models see; None if they were timed on different devices."""
         first, second = self.costs
         if (first.device, first.batch) != (second.device, second.batch):
             return None
@@ -142,5 +142,5 @@ class TwoModels(Document):
 
 
 def cost_text(cost: float) -> str:
-    """Views or GFLOP a photo: two decimals, below 1 three digits."""
+    """Views or GFLOP per photo as text: two decimals, below 1 three significant digits."""
     return f"{cost:.2f}" if cost >= 1 else f"{cost:.3g}"

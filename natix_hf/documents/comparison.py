@@ -1,4 +1,4 @@
-"""`comparison.json`: runs on the same rows of `val_test`, each beside the first of them."""
+"""`comparison.json`: runs on the same rows of `val_test`, each compared with the first run."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from natix_hf.documents.photo_cost import PhotoCost
 
 
 class Cost(Part):
-    """What a run took.
+    """Cost of a run.
 
     Attributes:
-        megabytes: of `model.safetensors`; of a cascade, of both models.
-        latency_p50: seconds a photo from its bytes on, from `robustness.json`; None: not measured.
-        photo: views, tokens, operations and seconds a photo; of a cascade, of one that both models see. None: a run of
-            an older release, or models that were timed on different devices.
+        megabytes: size of `model.safetensors`; for a cascade, of both models.
+        latency_p50: median seconds per photo, reading included, from `robustness.json`; None: not measured.
+        photo: views, tokens, operations and seconds per photo; for a cascade, of a photo that both models see. None: a
+            run of an older release, or models that were timed on different devices.
     """
 
     method: str | None
@@ -38,12 +38,12 @@ class ComparedRun(Part):
 
 
 class McNemar(Part):
-    """Photos that one of two runs answers rightly.
+    """McNemar's test: photos on which only one of two runs is right.
 
     Attributes:
-        p: exact, photos taken for independent.
-        p_groups: exact, whole groups (sign flips).
-        groups: with a surplus of one of the two.
+        p: exact p-value if photos are independent.
+        p_groups: exact p-value over whole groups (sign flips).
+        groups: number of groups with a surplus of one of the two.
     """
 
     only_first: Count
@@ -54,7 +54,7 @@ class McNemar(Part):
 
 
 class JudgedDifference(Difference):
-    better: Literal["first", "this"] | None  # None: the interval holds 0, or few rows
+    better: Literal["first", "this"] | None  # None: the interval contains 0, or there are few rows
 
 
 class SliceDifference(Part):
@@ -78,13 +78,13 @@ class DifferingPhoto(Part):
 
 
 class BesideFirst(Part):
-    """A run beside the first.
+    """A run compared with the first.
 
     Attributes:
-        decisions: photos by decision of the first (rows) and of this run (columns).
-        kappa: Cohen's.
-        differ: photos on which the decisions differ.
-        photos: at most 100 of them, those first on which the probabilities of the label lie furthest apart.
+        decisions: number of photos by decision of the first run (rows) and of this run (columns).
+        kappa: Cohen's kappa.
+        differ: number of photos on which the decisions differ.
+        photos: at most 100 of them, in descending order of the difference in the probability of the label.
     """
 
     name: str
@@ -100,7 +100,7 @@ class BesideFirst(Part):
 
 
 class Comparison(Document, Measured):
-    """Differences are those of a run less those of the first."""
+    """A comparison of runs. Each difference is a run minus the first run."""
 
     file_name: ClassVar[str] = "comparison.json"
 

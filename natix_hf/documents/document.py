@@ -1,7 +1,6 @@
-"""What every file that a command leaves behind has in common: read, check, write, and the one-line error.
+"""Base classes of all JSON files that commands write: reading, checking, writing, and errors in one line.
 
-A kind of document is a class: its fields are the keys of the file, their types are the check. This module does not
-know which documents there are, who makes them or what they mean.
+Each kind of document is a subclass. Its fields are the keys of the file, and their types are checked on reading.
 """
 
 from __future__ import annotations
@@ -17,20 +16,20 @@ from natix_hf.files import write_text
 
 
 class Part(BaseModel):
-    """A piece of a document. Unknown keys, NaN and infinity are refused; nothing changes once it is made."""
+    """An immutable part of a document. Unknown keys, NaN and infinity are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @classmethod
     def check(cls, content: Any, where: str) -> Self:
-        """The piece that these JSON types are.
+        """Make the part from JSON types.
 
         Args:
-            content: what `json.loads` gives.
-            where: names it in errors.
+            content: result of `json.loads`.
+            where: name of the content in errors.
 
         Raises:
-            UserError: a key that is missing or not known, or a value that is not what it should be.
+            UserError: a key is missing or unknown, or a value is invalid.
         """
         try:
             return cls.model_validate(content, strict=True)
@@ -38,18 +37,18 @@ class Part(BaseModel):
             raise UserError(f"{where}: {_first(error)}") from None
 
     def plain(self) -> dict[str, Any]:
-        """The content as JSON types, without the optional keys that were not given."""
+        """The content as JSON types, without optional keys that were not set."""
         return self.model_dump(mode="json", by_alias=True, exclude_unset=True)
 
 
 class Document(Part):
-    """A file of its own. Subclasses name it, and the command that writes it.
+    """The content of a JSON file. Subclasses define its name and how to restore it.
 
     Attributes:
-        file_name: within its folder.
-        mend: what a user does where the file is missing or damaged; `{folder}` is the folder that it belongs to.
-        edition: the version of its form that is written and read.
-        edition_key: the key that holds it, the file's first.
+        file_name: name of the file within its folder.
+        mend: what a user should do if the file is missing or damaged; `{folder}` is replaced by the file's folder.
+        edition: version of the format that is written and read.
+        edition_key: key of the version, which is the first key of the file.
     """
 
     file_name: ClassVar[str]
@@ -59,15 +58,15 @@ class Document(Part):
 
     @classmethod
     def there(cls, folder: str | Path) -> bool:
-        """Whether the folder has such a file."""
+        """Whether the folder contains the file."""
         return (Path(folder) / cls.file_name).is_file()
 
     @classmethod
     def read(cls, folder: str | Path) -> Self:
-        """The document in a folder.
+        """Read the document in a folder.
 
         Raises:
-            UserError: there is none, or it is of another version, or not what was written.
+            UserError: the file is missing, has another version, or is damaged.
         """
         path = Path(folder) / cls.file_name
         if not path.is_file():
@@ -79,7 +78,7 @@ class Document(Part):
 
     @classmethod
     def parse(cls, text: str | bytes, where: str) -> Self:
-        """The document in a text; `where` names it in errors."""
+        """Read the document from a JSON text; `where` names the text in errors."""
         try:
             content = json.loads(text)
         except ValueError:
@@ -88,31 +87,31 @@ class Document(Part):
 
     @classmethod
     def check(cls, content: Any, where: str | None = None) -> Self:
-        """The document of these JSON types; `where` names it in errors, by default its file's name."""
+        """Make the document from JSON types; `where` names it in errors, by default by its file name."""
         where = where or cls.file_name
         if not isinstance(content, dict):
             raise UserError(f"{where}: not a JSON object")
         if content.get(cls.edition_key) != cls.edition:
-            found = content.get(cls.edition_key)
-            raise UserError(f"{where}: {cls.edition_key} {found} found, this release reads {cls.edition}")
+            edition = content.get(cls.edition_key)
+            raise UserError(f"{where}: {cls.edition_key} {edition} found, this release reads {cls.edition}")
         return super().check({key: value for key, value in content.items() if key != cls.edition_key}, where)
 
     def text(self) -> str:
-        """What is written: indented JSON."""
+        """The text of the file: indented JSON."""
         return json.dumps({self.edition_key: self.edition, **self.plain()}, indent=2, ensure_ascii=False) + "\n"
 
     def write(self, folder: str | Path) -> None:
-        """Write the file into a folder, whole or not at all."""
+        """Write the file into a folder. An interrupted write leaves the old file."""
         write_text(Path(folder) / self.file_name, self.text())
 
 
 def _first(error: ValidationError) -> str:
-    """The first fault, in one line: the place in the document, what was expected, what was found."""
+    """The first error in one line: its place in the document, what was expected, and what was found."""
     fault = error.errors(include_url=False)[0]
     place = "$" + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in fault["loc"])
     if fault["type"] == "missing":
         return f"at {place}: missing"
     if fault["type"] == "extra_forbidden":
-        return f"at {place}: a key that is not known"
-    found = repr(fault["input"])
-    return f"at {place}: {fault['msg']}, found {found if len(found) < 80 else found[:80] + ' ...'}"
+        return f"at {place}: unknown key"
+    value = repr(fault["input"])
+    return f"at {place}: {fault['msg']}, found {value if len(value) < 80 else value[:80] + ' ...'}"

@@ -1,4 +1,4 @@
-"""`export.json`, what an exported folder holds, and `proof.json`, that it answers as its run does."""
+"""`export.json`, the description of an export, and `proof.json`, the proof that its outputs are those of the run."""
 
 from __future__ import annotations
 
@@ -11,32 +11,33 @@ from natix_hf.documents.document import Document, Part
 from natix_hf.documents.figures import Amount, Count, Fingerprint, Positive, Some
 from natix_hf.documents.quantised import Quantised
 
-ExportFormat = Annotated[str, Field(min_length=1)]  # which there are, `modeling/exports` knows
+ExportFormat = Annotated[str, Field(min_length=1)]  # one of `modeling.exports.FORMS`
 Precision = Literal["fp32", "bf16", "int8"]
-ImageSize = Some | Annotated[list[Some], Field(min_length=2, max_length=2)]  # of a square, or height and width
+ImageSize = Some | Annotated[list[Some], Field(min_length=2, max_length=2)]  # side of a square, or height and width
 
 
 def size_text(image_size: int | Sequence[int], tiles: Sequence[int] | None = None) -> str:
-    """An `image_size` for people, as height x width; `tiles` are rows and columns beside the whole photo."""
+    """An `image_size` as text, height x width; `tiles` are rows and columns of tiles besides the whole photo."""
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     size = f"{height} x {width} pixels"
     return size if tiles is None else f"{size}, the whole of each and {tiles[0]} x {tiles[1]} tiles of it"
 
 
 class Export(Document):
-    """What an exported folder holds and what its clients need.
+    """What an export contains and what its clients need.
 
     Attributes:
-        dtype: how weights are stored; int8: the backbone's, and it computes in int8.
-        labels: in the order of their ids.
-        image_size: height and width in pixels; one number is a square.
-        tiles: rows and columns of those that the model sees beside the whole photo; left out where it sees none.
-        calibrated_at: the size that head and calibration belong to, where `image_size` is another one.
-        parameters: of the whole model, base included.
-        bytes: of all files but this one and `proof.json`.
+        dtype: type of the stored weights; int8 means that the backbone also computes in int8.
+        labels: class names in the order of their ids.
+        image_size: height and width in pixels; one number is the side of a square.
+        tiles: rows and columns of the tiles that the model sees besides the whole photo; absent without tiles.
+        calibrated_at: image size of head and calibration if it differs from `image_size`.
+        parameters: parameters of the whole model, base included.
+        bytes: total size of all files except this one and `proof.json`.
         model: fingerprint of the run's merged weights in fp32.
-        opset: of the ONNX graph.
-        quantised: of a graph in int8.
+        opset: ONNX opset of a graph.
+        needs: packages that a client needs.
+        quantised: for a graph in int8.
     """
 
     file_name: ClassVar[str] = "export.json"
@@ -69,12 +70,12 @@ class SameDecisions(Part):
 
 
 class AskedClient(Part):
-    """A client that answered photos, and how fast.
+    """A client that classified the photos, and its speed.
 
     Attributes:
-        class_: what answered there.
-        photos_per_second: reading and preparing included, on the CPU.
-        photos_per_cpu_second: by the processor's time over all threads, which other work changes little.
+        class_: class of the model, or the library that ran the graph.
+        photos_per_second: on the CPU, with reading and preprocessing.
+        photos_per_cpu_second: per second of CPU time over all threads, which depends little on other load.
     """
 
     client: str
@@ -87,11 +88,12 @@ class AskedClient(Part):
 
 
 class ProvenClient(AskedClient):
-    """How far a client's answers are from the run's. Of an int8 graph the same process is compared with the run, and
-    the others with the same process.
+    """How much a client's outputs differ from the run's.
+
+    For an int8 graph, only its outputs in the same process are compared with the run; clients are compared with those.
 
     Attributes:
-        pixels, logits, probabilities: largest difference.
+        pixels, logits, probabilities: largest absolute difference.
     """
 
     pixels: Amount
@@ -101,13 +103,14 @@ class ProvenClient(AskedClient):
 
 
 class Proof(Document):
-    """That an export answers the same photos as its run does, and by how much it differs, client by client.
+    """Proof that an export gives the same outputs as its run for the same photos, with each client's differences.
 
     Attributes:
         model: fingerprint of the run's merged weights.
-        pushed: whether clients fetched it from the Hub; else from a folder.
-        labels: the same in every client.
-        tolerance: of an int8 graph that between clients; it answers otherwise than its run, and `quantised` says how.
+        pushed: whether clients loaded the model from the Hub or from a folder.
+        labels: class names, the same in every client.
+        tolerance: largest allowed differences; for an int8 graph between clients only, because it differs from its run
+            (see `quantised`).
     """
 
     file_name: ClassVar[str] = "proof.json"

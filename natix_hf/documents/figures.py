@@ -1,4 +1,4 @@
-"""The numbers that documents are made of: counts, shares, and figures with their intervals."""
+"""Types of the numbers in documents: counts, shares, and figures with intervals."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from natix_hf.documents.document import Part
 Count = Annotated[int, Field(ge=0)]
 Some = Annotated[int, Field(ge=1)]  # a count of at least one
 Share = Annotated[float, Field(ge=0, le=1)]
-Level = Annotated[float, Field(gt=0, lt=1)]  # of confidence
+Level = Annotated[float, Field(gt=0, lt=1)]  # confidence level
 Positive = Annotated[float, Field(gt=0)]
 Amount = Annotated[float, Field(ge=0)]
-PerClass = Annotated[list[float], Field(min_length=2)]  # one number a class, in the order of the ids
+PerClass = Annotated[list[float], Field(min_length=2)]  # one number per class, in the order of the ids
 Fingerprint = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]  # blake2b-128
 
 Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "mcc", "auroc", "log_loss", "ece"]
@@ -26,17 +26,18 @@ METRICS: tuple[Metric, ...] = Metric.__args__
 class _Ends(Part):
     @classmethod
     def of(cls, numbers: Mapping[str, float], **more: Any) -> Self:
-        """From numbers as they were computed: one that is not finite becomes None. `more`: the other fields."""
-        return cls(**{name: float(one) if math.isfinite(one) else None for name, one in numbers.items()}, **more)
+        """Make it from computed numbers; a number that is not finite becomes None. `more`: further fields."""
+        finite = {name: float(number) if math.isfinite(number) else None for name, number in numbers.items()}
+        return cls(**finite, **more)
 
     @classmethod
     def each(cls, figures: Mapping[str, Mapping[str, float]]) -> dict[str, Self]:
-        """`of` of every figure, by its name."""
+        """Apply `of` to every figure."""
         return {name: cls.of(numbers) for name, numbers in figures.items()}
 
 
 class Interval(_Ends):
-    """A figure with its interval; None where it is not defined on these rows."""
+    """A figure with its interval; None if it is not defined on these rows."""
 
     value: float | None
     low: float | None
@@ -44,7 +45,7 @@ class Interval(_Ends):
 
 
 class Difference(_Ends):
-    """A difference with its interval; None where it is not defined."""
+    """A difference with its interval; None if it is not defined."""
 
     difference: float | None
     low: float | None
@@ -52,7 +53,7 @@ class Difference(_Ends):
 
 
 class Left(Part):
-    """A photo that was left out, and why."""
+    """A photo that was left out, and the reason."""
 
     id: str
     reason: str
@@ -69,7 +70,7 @@ Differences = Annotated[dict[Metric, Difference], AfterValidator(_complete)]
 
 
 class Resampled(Part):
-    """What intervals rest on: whole groups, drawn with replacement."""
+    """How intervals were computed: by resampling whole groups with replacement."""
 
     level: Level
     resampled: Literal["groups"]
@@ -77,7 +78,7 @@ class Resampled(Part):
 
 
 class Measured(Resampled):
-    """Figures of the rows of a split."""
+    """Figures measured on the rows of a split."""
 
     split: str
     n: Some

@@ -9,7 +9,7 @@ from natix_hf.documents.figures import Amount, Count, Figures, Interval, Measure
 
 
 class Uncalibrated(Part):
-    """The same rows without temperature and bias."""
+    """Figures of the same rows without calibration."""
 
     log_loss: Amount
     ece: Amount
@@ -21,7 +21,7 @@ class Stage(Part):
 
 
 class Stages(Part):
-    """What calibrator, prior and threshold did to the figures, at the class shares that the model is meant for."""
+    """The effect of calibrator, prior and threshold on the figures, at the class shares of the intended use."""
 
     shares: list[float]
     n: int
@@ -30,12 +30,12 @@ class Stages(Part):
 
 
 class FinalFigures(Document, Measured):
-    """What the model does on photos that nothing was chosen by.
+    """Figures of the model on photos that no choice was based on.
 
     Attributes:
-        labels: photos of each class, in the order of the ids.
-        times_read_before: how many other models' final figures these rows had given on this machine.
-        honest_run: of a refit: the run that these figures are of.
+        labels: number of photos of each class, in the order of the ids.
+        times_read_before: how often these rows were used before for final figures of other models on this machine.
+        honest_run: for a refit: the run that was measured.
     """
 
     file_name: ClassVar[str] = "metrics.json"

@@ -1,4 +1,4 @@
-"""`gallery.json`: the photos that the report shows, kept beside the run on this machine; not to be published."""
+"""`gallery.json`: the photos in the report. They stay in the run folder and are not published."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from natix_hf.documents.figures import Share, Some
 
 
 class GalleryPhoto(Part):
-    """One photo.
+    """One photo of the gallery.
 
     Attributes:
-        attention: a transparent picture, a pixel a patch; None where there is none.
-        box: left, top, width, height of what the model saw, as shares of the photo.
+        attention: path of a transparent heat map with one pixel per patch, or None.
+        box: left, top, width and height of the area that the model saw, as shares of the photo.
     """
 
     split: Literal["val_select", "val_test"]
@@ -28,7 +28,7 @@ class GalleryPhoto(Part):
 
 
 class Gallery(Document):
-    """Small copies of photos, at most `max_side` pixels a side."""
+    """Small copies of photos; their longer side is at most `max_side` pixels."""
 
     file_name: ClassVar[str] = "gallery.json"
 

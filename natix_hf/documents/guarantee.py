@@ -1,4 +1,4 @@
-"""The promise of an abstain band, as it was fitted on rows that nothing else reads."""
+"""The guarantee of an abstain band, fitted on rows that nothing else reads."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ Risk = Literal["fpr", "fnr", "error", "precision"]
 
 
 class ClassCounts(Part):
-    """The rows of one class that a bound rests on.
+    """The rows of one class from which a bound is computed.
 
     Attributes:
-        largest: photos of the largest group.
-        effective: `n / largest`, how many groups of that size the photos weigh in a bound.
+        largest: photos in the largest group.
+        effective: `n / largest`, the effective number of groups in a bound.
     """
 
     n: Count
@@ -37,18 +37,19 @@ class Abstention(Part):
 
 
 class Guarantee(Part):
-    """What is promised, and the band that keeps the promise.
+    """The guarantee, and the band that satisfies it.
 
     Attributes:
-        risk: fpr: share of the negatives answered positive; fnr: of the positives answered negative; error: both;
-            precision: at least `1 - alpha` at `prevalence`.
-        delta: how likely the promise may fail, over draws of whole groups.
-        smallest_alpha: what these rows could certify without a mistake.
-        reason: why it is out of reach.
-        low: `p <= low`: another class; p is the calibrated probability of the positive class.
-        high: `p >= high`: the positive class; between `low` and `high` no answer; above 1: never.
-        fpr, fnr, abstention, coverage: on the rows of the fit, no proof.
-        lines: what the rows can certify, and the promise, in words.
+        risk: the bounded risk. fpr: share of negatives decided as positive; fnr: share of positives decided as
+            negative; error: both; precision: at least `1 - alpha` at `prevalence`.
+        delta: probability that the guarantee fails, over draws of whole groups.
+        smallest_alpha: the smallest alpha that these rows could certify without a mistake.
+        reachable: whether the rows can certify the guarantee; `reason` says why not.
+        low: the decision is a negative class if `p <= low`; p is the calibrated probability of the positive class.
+        high: the decision is the positive class if `p >= high`; above 1: never. Between `low` and `high` the model
+            abstains.
+        fpr, fnr, abstention, coverage: measured on the rows of the fit, so they prove nothing.
+        lines: sentences about what the rows can certify and about the guarantee.
     """
 
     risk: Risk

@@ -1,7 +1,7 @@
-"""What the Hub documents for a model card's front matter and for evaluation results, as far as we use it.
+"""The Hub's rules for the front matter of a model card and for evaluation results, as far as we use them.
 
-hub-docs: modelcard.md, docs/hub/model-cards.md, docs/hub/repositories-licenses.md, eval_results.yaml. Our own rule is
-added: no figure without the number of photos and groups behind it, and its interval.
+Sources in hub-docs: modelcard.md, docs/hub/model-cards.md, docs/hub/repositories-licenses.md, eval_results.yaml. We
+add one rule: every figure has its interval and its number of photos and groups.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`find_lr.json`: the curve of a learning-rate range test on `train`, and what it suggests."""
+"""`find_lr.json`: the curve of a learning-rate range test on `train`, and the learning rate that it suggests."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from natix_hf.documents.figures import Positive, Some
 
 
 class LearningRates(Document):
-    """Losses over rising learning rates.
+    """Losses over increasing learning rates.
 
     Attributes:
         rule: how the suggestion follows from the curve.
-        suggestion: None: the loss never fell by more than its noise.
-        steepest, lowest: where the smoothed loss falls most steeply, and where it is lowest.
-        risen: where it is back at its start; None: nowhere.
-        diverged: whether the test ended because the loss did.
-        rates, losses, smoothed: one a step.
+        suggestion: suggested learning rate; None if the loss never fell by more than its noise.
+        steepest: learning rate at which the smoothed loss falls fastest.
+        lowest: learning rate at which the smoothed loss is lowest.
+        risen: learning rate at which the smoothed loss is back at its first value; None if it is never.
+        diverged: whether the test ended because the loss diverged.
+        rates, losses, smoothed: one value per step.
     """
 
     file_name: ClassVar[str] = "find_lr.json"

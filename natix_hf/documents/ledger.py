@@ -1,4 +1,4 @@
-"""`ledger.jsonl`: which rows each step of a run read. Lines are appended and never changed."""
+"""`ledger.jsonl`: which rows each step of a run read. Entries are appended and never changed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class LedgerEntry(Part):
 
 def note_reads(run: Path, entries: Iterable[LedgerEntry]) -> None:
     """Append entries to the ledger of a run, in one write."""
-    lines = "".join(json.dumps(one.plain(), ensure_ascii=False) + "\n" for one in entries)
+    lines = "".join(json.dumps(entry.plain(), ensure_ascii=False) + "\n" for entry in entries)
     if not lines:
         return
     handle = os.open(Path(run) / NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
@@ -40,10 +40,10 @@ def note_reads(run: Path, entries: Iterable[LedgerEntry]) -> None:
 
 
 def read_ledger(run: Path) -> list[LedgerEntry]:
-    """The ledger of a run, the earliest entry first; empty where nothing was read yet.
+    """The ledger of a run, the earliest entry first; empty if nothing was read yet.
 
     Raises:
-        UserError: a line is no entry.
+        UserError: a line is not a ledger entry.
     """
     path = Path(run) / NAME
     if not path.is_file():
@@ -54,5 +54,5 @@ def read_ledger(run: Path) -> list[LedgerEntry]:
         try:
             entries.append(LedgerEntry.check(json.loads(line), where))
         except ValueError:
-            raise UserError(f"{where}: not an entry of a ledger: bring the file back") from None
+            raise UserError(f"{where}: not a ledger entry: bring the file back") from None
     return entries

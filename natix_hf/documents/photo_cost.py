@@ -9,16 +9,16 @@ from natix_hf.documents.figures import Amount, Some
 
 
 class PhotoCost(Document):
-    """What the network sees of a photo, and what it spends on it, forward alone.
+    """What the network sees of a photo, and the cost of its forward pass.
 
     Attributes:
-        views: pictures that the network sees of a photo.
-        height, width: of a view in pixels.
-        tokens: of all views, class token and registers included.
+        views: number of views of a photo.
+        height, width: size of a view in pixels.
+        tokens: tokens of all views, class token and registers included.
         flop: floating-point operations, counted on the model.
-        seconds: of the network alone, without reading and preparing the photo; fp32.
-        batch: photos at a time while it was timed.
-        device: that it was timed on.
+        seconds: time of the forward pass in fp32, without reading and preprocessing.
+        batch: batch size during the timing.
+        device: device of the timing.
     """
 
     file_name: ClassVar[str] = "photo_cost.json"

@@ -1,4 +1,4 @@
-"""What pretraining leaves behind beside the model: the looks of its guard, and how the milestone was chosen."""
+"""Documents of pretraining: the checks of its guard (`guard.json`) and the choice of a milestone (`choice.json`)."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from natix_hf.documents.figures import Amount, Count, Difference, Metric, Share
 
 
 class Look(Part):
-    """Class tokens of a fixed set of photos, by the average as it stood after a step.
+    """Measures of the class tokens of a fixed set of photos, computed by the weight average after a step.
 
     Attributes:
         rank: effective rank (RankMe).
-        neighbour_distance: mean distance of unit vectors to the nearest other one, 0 to 2.
-        cosine, cka: likeness to the original, 1 where nothing has changed.
-        teacher_entropy: of the teacher's outputs, as a share of that of the uniform distribution; None without one.
+        neighbour_distance: mean distance of unit vectors to their nearest neighbour, 0 to 2.
+        cosine, cka: similarity to the original model; 1 means unchanged.
+        teacher_entropy: entropy of the teacher's outputs relative to the uniform distribution; None without a teacher.
     """
 
     step: Count
@@ -29,7 +29,7 @@ class Look(Part):
 
 
 class GuardRecord(Document):
-    """`guard.json`: the looks, the original's first."""
+    """`guard.json`: the measures after each check; the first are those of the original model."""
 
     file_name: ClassVar[str] = "guard.json"
     mend: ClassVar[str] = "pretrain again into another folder"
@@ -38,15 +38,15 @@ class GuardRecord(Document):
 
 
 class Candidate(Part):
-    """The original (step 0) or a milestone, as probes on its frozen features see it.
+    """The original model (step 0) or a milestone, evaluated with probes on its frozen features.
 
     Attributes:
-        probes: share of the labels -> score on val_select, mean over draws of whole groups; None where so few rows
-            do not hold every class.
-        knn: score of 20 nearest neighbours by cosine.
-        forgetting: score on the data set of another kind, where there is one.
-        beside_original: share of the labels -> score less that of the original, with its interval over groups; empty
-            for the original. Draws of few labels are judged together.
+        probes: share of the labels -> score on val_select, mean over draws of whole groups; None if a draw lacks a
+            class.
+        knn: score of 20 nearest neighbours by cosine similarity.
+        forgetting: score on an unrelated data set, or None.
+        beside_original: share of the labels -> score minus that of the original, with its interval over groups; empty
+            for the original. All draws of one share are evaluated together.
     """
 
     step: Count
@@ -57,13 +57,13 @@ class Candidate(Part):
 
 
 class MilestoneChoice(Document):
-    """`choice.json`: which milestone became the result, and why.
+    """`choice.json`: which milestone was chosen, and why.
 
     Attributes:
-        metric: of all scores.
+        metric: metric of all scores.
         rows, groups: of val_select.
-        level: of the intervals; the more milestones there are, the wider.
-        chosen: step of the result, 0 for the original.
+        level: confidence level of the intervals, which increases with the number of milestones.
+        chosen: step of the chosen model, 0 for the original.
         reason: one line.
     """
 

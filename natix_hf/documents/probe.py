@@ -1,4 +1,4 @@
-"""`probe.json`, the heads that a probe tried, and `over_probe.json`, what fine-tuning added over a probe."""
+"""`probe.json`, the heads that a probe compared, and `over_probe.json`, the gain of fine-tuning over the probe."""
 
 from __future__ import annotations
 
@@ -25,12 +25,13 @@ class LogisticRegression(Part):
 
 
 class ProbeSearch(Document):
-    """The heads of a grid, and the one that became the model.
+    """The heads of a grid, and the chosen one.
 
     Attributes:
-        rows, judged: photos that heads were trained on, and that they were compared by.
-        reference_batch: learning rates are those of so many rows a step.
-        heads: setting and scores of each; None where it diverged. A refit compares nothing and has none.
+        rows, judged: number of photos for training the heads, and for comparing them.
+        reference_batch: batch size to which the learning rates refer.
+        heads: settings and scores of each head; a score is None if the head diverged. None for a refit, which compares
+            no heads.
     """
 
     file_name: ClassVar[str] = "probe.json"
@@ -52,7 +53,7 @@ class OverProbeFigure(Part):
 
 
 class OverProbe(Document):
-    """What fine-tuning added over the probe that it started from, on the same rows."""
+    """The gain of fine-tuning over the probe that it started from, on the same rows."""
 
     file_name: ClassVar[str] = "over_probe.json"
 

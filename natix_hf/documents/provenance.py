@@ -1,4 +1,4 @@
-"""`provenance.json`: what stands behind the figures of a published model, step by step, back to the photos."""
+"""`provenance.json`: the steps that led from the photos to the figures of a published model."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from natix_hf.documents.step_record import StepRecord
 
 
 class Provenance(Document):
-    """The steps of a run and who read which rows, without a name of a photo.
+    """The steps of a run and the rows that they read, without names of photos.
 
     Attributes:
-        steps: the earliest first; the files that they name are those of the run, by their fingerprints.
+        steps: the earliest first; they identify the run's files by fingerprints.
         ledger: the reads, the earliest first.
     """
 
@@ -25,9 +25,9 @@ class Provenance(Document):
 
     @classmethod
     def of(cls, run: Path) -> Self:
-        """What the records of a run say."""
+        """Collect the records of a run."""
         records = [StepRecord.of(run, path.stem) for path in (run / "steps").glob("*.json")]
-        return cls(steps=sorted(filter(None, records), key=lambda one: one.started), ledger=read_ledger(run))
+        return cls(steps=sorted(filter(None, records), key=lambda record: record.started), ledger=read_ledger(run))
 
     def made(self, name: str) -> StepRecord | None:
         """The step that wrote a file."""

@@ -1,4 +1,4 @@
-"""`publication.json`: what was published under a version; the next push compares itself with it."""
+"""`publication.json`: the published version of a model, with which the next push compares its own."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class PublishedVersion(Document):
     """A version in the model's repository.
 
     Attributes:
-        version: also the tag.
-        test: fingerprint of the photos of val_test, of which there are `n`.
-        honest_run: of a refit: the run that the figures are of.
+        version: X.Y.Z, also the tag.
+        test: fingerprint of the `n` photos of val_test.
+        honest_run: for a refit: the run that the figures belong to.
         model: fingerprint of the run's merged weights in fp32.
-        files: all of this version, which the next one replaces.
+        files: all files of this version, which the next version replaces.
     """
 
     file_name: ClassVar[str] = "publication.json"

@@ -1,4 +1,4 @@
-"""What rounding a model to int8 did to its decisions; stands in `export.json` and `proof.json` of such a graph."""
+"""The effect of int8 quantisation on a model's decisions; part of `export.json` and `proof.json` of an int8 graph."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from natix_hf.documents.guarantee import Guarantee
 
 
 class ChangedDecisions(Part):
-    """Photos that two forms of a model put into different classes.
+    """Photos for which two forms of a model make different decisions.
 
     Attributes:
-        on: the photos: a split, `n` photos in `groups`.
+        on: the split of the photos, with `n` photos in `groups`.
         share: `changed / n`; `low` and `high` are its 95 % interval over groups.
-        bound: the largest share that was let pass.
+        bound: largest allowed share.
     """
 
     on: str
@@ -28,14 +28,15 @@ class ChangedDecisions(Part):
 
 
 class Quantised(Part):
-    """How a graph was rounded to int8, and what that did to the decisions of its run.
+    """How a graph was quantised to int8, and the effect on the decisions of its run.
 
     Attributes:
-        ranges_from: the photos that gave the ranges of activations.
-        decisions: of the run and of the calibrated graph.
-        figures: of the run before, of the calibrated graph after, on photos that neither calibration was fitted on.
-        guarantee_before, guarantee_after: the promise of the run, and that of the graph, from the same photos; None
-            where the run makes none.
+        ranges_from: the photos from which the ranges of activations were computed.
+        decisions: decisions that differ between the run and the calibrated graph.
+        figures: figures of the run (before) and of the calibrated graph (after), on photos that neither calibration
+            was fitted on.
+        guarantee_before, guarantee_after: guarantees of the run and of the graph from the same photos; None if the run
+            has none.
     """
 
     ranges_from: str

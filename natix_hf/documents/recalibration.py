@@ -1,4 +1,4 @@
-"""`recalibration.json`: what photos of one's own say about a finished model."""
+"""`recalibration.json`: the result of recalibrating a finished model on the user's own photos."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class OwnPhotosCounted(Part):
     """The photos that were used.
 
     Attributes:
-        known: split of the model's own data -> photos that were left out since they stand there.
-        ties: kind of tie -> how many there are.
+        known: split of the model's own data -> number of photos that were left out because they are in it.
+        ties: kind of tie -> number of ties.
     """
 
     n: Count
@@ -34,14 +34,14 @@ class OwnShares(EstimatedShares):
 
 
 class Recalibration(Document):
-    """With labels a new calibration and its figures, without labels class shares, expected accuracy and drift.
+    """With labels: a new calibration and its figures. Without labels: class shares, expected accuracy and drift.
 
     Attributes:
-        source: name of the model that was recalibrated.
-        seed: of the halves and of the intervals.
-        drift: None where there was nothing to compare with.
-        image_size: at which the photos were seen; older files do not say it.
-        views: beside the photo itself, over which the logits were averaged.
+        source: name of the recalibrated model.
+        seed: seed of the halves and of the intervals.
+        drift: None if there was nothing to compare with.
+        image_size: image size of the photos; absent in older files.
+        views: further views, besides the photo itself, over which the logits were averaged.
     """
 
     file_name: ClassVar[str] = "recalibration.json"

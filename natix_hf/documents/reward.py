@@ -1,4 +1,4 @@
-"""`reward.json`: StreetVision's reward, simulated for the decisions of a model of two classes, at equal classes."""
+"""`reward.json`: StreetVision's reward, simulated for the decisions of a two-class model at equal class shares."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Ranged(Interval):
 
 
 class ParticipantScores(Part):
-    """The other participants that a reward is set beside."""
+    """The scores of the other participants, with which a reward is compared."""
 
     name: str
     confirmed: bool
@@ -32,15 +32,16 @@ class RewardEntry(Part):
     """Photos of one profile and source.
 
     Attributes:
-        profile: challenge profile with its date; `clean`: the photos as they are.
-        sent: how the profile took the photos; not there for clean ones.
-        source: None for all.
-        n: predictions that days are drawn from.
-        left_out: why there is no reward; then none of the following is there.
+        profile: dated name of the challenge profile, or `clean` for unchanged photos.
+        sent: how the profile read the photos; absent for `clean`.
+        source: source of the photos; None for all sources.
+        n: number of predictions to draw from.
+        left_out: why there is no reward; the fields below are absent then.
         reward: mean reward of a challenge.
-        day_reward, day_score: quantiles over the simulated days; the running score at the end of a day.
+        day_reward: quantiles of the mean reward over the simulated days.
+        day_score: quantiles of the running score at the end of a day.
         relative_pay: reward / mean score of the field.
-        percentile: per cent of the field with a lower score.
+        percentile: percentage of the field with a lower score.
     """
 
     profile: str
@@ -60,7 +61,7 @@ class RewardEntry(Part):
 
 
 class Reward(Document, Resampled):
-    """Simulated days; the even `prior` is assumed, `challenges` are those of a day for each participant."""
+    """Simulated days at an equal `prior`; `challenges` is the number of challenges per day for each participant."""
 
     file_name: ClassVar[str] = "reward.json"
     mend: ClassVar[str] = "python -m natix_hf.evaluate {folder} writes it"

@@ -1,4 +1,4 @@
-"""`robustness.json`: figures on the test photos as profiles send them, beside the photos as they are."""
+"""`robustness.json`: figures on the test photos as challenge profiles send them, compared with the clean photos."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Case(Part):
     """One way of sending the photos.
 
     Attributes:
-        level: of the profile; None: all levels, equally often.
-        distortion: alone, on the profile's level 0; None: what the level brings.
-        difference: to the same photos as they are, paired.
+        level: level of the profile; None: all levels, equally often.
+        distortion: a single distortion at level 0; None: the distortions of the level.
+        difference: paired difference to the clean photos.
     """
 
     level: Count | None
@@ -28,7 +28,7 @@ class Case(Part):
 
 
 class ProfileFigures(Part):
-    """Figures under one profile; `sent` says how it took the photos."""
+    """Figures under one profile; `sent` says how it read the photos."""
 
     profile: str
     sent: str | None = None
@@ -36,7 +36,7 @@ class ProfileFigures(Part):
 
 
 class Latency(Part):
-    """Seconds from a file's bytes to the logits, one photo at a time, against the `limit` that a client has."""
+    """Seconds from a file's bytes to the logits, one photo at a time, and how many exceed a client's `limit`."""
 
     n: Some
     device: Literal["cpu"]
@@ -51,7 +51,7 @@ class Latency(Part):
 
 
 class Robustness(Document, Measured):
-    """Figures under every profile that was asked for."""
+    """Figures under every requested profile."""
 
     file_name: ClassVar[str] = "robustness.json"
     mend: ClassVar[str] = "python -m natix_hf.evaluate {folder} --robustness PROFILE writes it"

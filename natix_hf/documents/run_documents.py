@@ -1,4 +1,4 @@
-"""What an evaluated run says about itself: read once, and handed to its card, its page and what is published."""
+"""All documents of an evaluated run, read once for its card, its page and its publication."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ OPTIONAL = {
 
 @dataclass(frozen=True)
 class RunDocuments:
-    """The documents of one run; None for what it did not measure.
+    """The documents of one run; None for documents that it does not have.
 
     Attributes:
-        ledger: who read which rows, the earliest first.
+        ledger: which steps read which rows, the earliest first.
     """
 
     record: RunRecord
@@ -59,13 +59,17 @@ class RunDocuments:
 
     @classmethod
     def read(cls, run: Path, splits: SplitCertificate) -> Self:
-        """The documents in the folder of a run, whose certificate has been read.
+        """Read the documents in a run folder.
+
+        Args:
+            run: the run folder.
+            splits: the certificate of its splits, already read.
 
         Raises:
-            UserError: the run was never evaluated, or a file of it is missing or not what it should be.
+            UserError: the run was never evaluated, or one of its files is missing or damaged.
         """
-        for name, how in (("run.json", "bring the file back"), (FinalFigures.file_name, FinalFigures.mend)):
+        for name, mend in (("run.json", "bring the file back"), (FinalFigures.file_name, FinalFigures.mend)):
             if not (run / name).is_file():
-                raise UserError(f"{run}: no {name}, so there is nothing to report: {how.format(folder=run)}")
+                raise UserError(f"{run}: no {name}, so there is nothing to report: {mend.format(folder=run)}")
         optional = {name: kind.read(run) for name, kind in OPTIONAL.items() if kind.there(run)}
         return cls(RunRecord.read(run), splits, FinalFigures.read(run), ledger=read_ledger(run), **optional)

@@ -1,4 +1,4 @@
-"""`run.json`: what a run was made from and by, and how its training went."""
+"""`run.json`: inputs, versions and training history of a run."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from natix_hf.documents.figures import Amount, Count, Positive, Some
 
 
 class Prefix(Part):
-    """Activations that were kept below the last blocks.
+    """Cached activations below the last blocks.
 
     Attributes:
-        drift: how far rounding them moves the features, as a share of their spread.
+        drift: change of the features from rounding the activations, as a share of their spread.
     """
 
     blocks: Some
@@ -25,7 +25,7 @@ class Prefix(Part):
 
 
 class HonestRun(Part):
-    """The run whose recipe, steps, calibration and figures a refit took over."""
+    """The run from which a refit has its recipe, number of steps, calibration and figures."""
 
     name: str
     steps: Some
@@ -33,27 +33,27 @@ class HonestRun(Part):
 
 
 class Noted(TypedDict, total=False):
-    """What a run of its own kind notes in its `run.json`."""
+    """Fields of `run.json` that only special kinds of runs have."""
 
     refit: HonestRun
     pruned: bool
 
 
 class RunRecord(Document):
-    """A run as its training left it; what later steps find stands in files of their own.
+    """A run after training. Later steps write their results to other files.
 
     Attributes:
-        status: `finished` once training is over; `runs.folder.status` tells of the steps behind it.
-        purpose: sweep: chosen among by val_select, never tested; refit: trained on all rows, without own figures;
-            pretrain: a backbone that learned without labels; cascade: two runs that answer one after the other.
-        hold_out: column -> values whose photos are in val_test alone, never in training.
-        attention: that ran, `modeling.attention.Attention.name`.
-        processes: that trained together; the photos of one step are those of all of them.
-        max_steps: steps that the learning rate's schedule was laid out for.
-        training_shares: class shares to which the logits belong, where sampling, weights or adjustment made them
-            others than the photos'.
-        metric: what the checkpoint was chosen by, and what a run of a sweep is ranked by.
-        pruned: whether a search ended it early since it fell behind.
+        status: `finished` when training is over; `runs.folder.status` reports the later steps.
+        purpose: sweep: compared with other runs on val_select, never tested; refit: trained on all rows, without own
+            figures; pretrain: a backbone that was trained without labels; cascade: two models in sequence.
+        hold_out: column -> values whose photos are only in val_test.
+        attention: name of the attention implementation, `modeling.attention.Attention.name`.
+        processes: number of training processes; a step includes the photos of all of them.
+        max_steps: number of steps of the learning-rate schedule.
+        training_shares: class shares to which the logits belong, if sampling, class weights or logit adjustment
+            changed them from those of the photos.
+        metric: metric by which the checkpoint was chosen and by which runs of a sweep are ranked.
+        pruned: whether a search stopped the run early because it was worse than others.
     """
 
     file_name: ClassVar[str] = "run.json"

@@ -1,4 +1,4 @@
-"""`speed.json`: where the time of a training job went, and what to mend first."""
+"""`speed.json`: where the time of a training job was spent, and its bottleneck."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from natix_hf.documents.figures import Amount, Count, Share, Some
 
 
 class PassSpeed(Part):
-    """Photos through the frozen backbone (features) or the blocks below the cut (prefixes), forward alone.
+    """Forward passes through the frozen backbone (features) or the blocks below the cut (prefixes).
 
     Attributes:
         served: photos that came from the cache instead.
+        waiting: share of the time spent waiting for data.
     """
 
     photos: Count
@@ -26,15 +27,15 @@ class PassSpeed(Part):
 
 
 class Speed(Part):
-    """Photos a second, operations, peak memory. Where no step was taken, the figures of training are not there.
+    """Photos per second, operations and peak memory. Figures of training are absent if no step was made.
 
     Attributes:
-        photos_per_second: of training alone, waiting included.
+        photos_per_second: photos per second of training, waiting for data included.
         waiting: share of training time spent waiting for data.
         beside: share of the whole run spent outside steps and waiting.
-        peak_flop_per_second: of this machine, on all processes; None where it was not worth measuring.
-        passes: through frozen networks, where caches were asked.
-        bottleneck: what to mend first, in a sentence.
+        peak_flop_per_second: peak of this machine over all processes; None if it was not measured.
+        passes: forward passes that filled caches.
+        bottleneck: the main bottleneck, in a sentence.
     """
 
     photos: Some | None = None
@@ -54,8 +55,8 @@ class RunSpeed(Document):
     """The time of a training job, up to its report.
 
     Attributes:
-        time: seconds by phase.
-        speed: None where nothing was timed.
+        time: phase -> seconds.
+        speed: None if nothing was timed.
     """
 
     file_name: ClassVar[str] = "speed.json"

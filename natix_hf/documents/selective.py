@@ -1,4 +1,4 @@
-"""`selective.json`: how wrong the classifier is among the photos that it is most confident of."""
+"""`selective.json`: error rates of the classifier if it abstains on its least confident photos."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class AmountInterval(Interval):
 
 
 class Rate(Interval):
-    """A share of `n` rows in `groups`, with its interval; None where there are none."""
+    """A share of `n` rows in `groups`, with its interval; None if there are no rows."""
 
     value: Share | None
     low: Share | None
@@ -26,7 +26,7 @@ class Rate(Interval):
 
 
 class RiskCurve(Part):
-    """Share of photos answered, and share of mistakes among them."""
+    """The risk-coverage curve: share of decided photos, and error rate among them."""
 
     coverage: list[Share]
     risk: list[Share]
@@ -38,10 +38,10 @@ class BandAbstention(Part):
 
 
 class Band(Part):
-    """What the band of a guarantee gives on rows that it was not fitted on.
+    """Figures of a guarantee's band on rows that it was not fitted on.
 
     Attributes:
-        precision: of the answers with the positive class, at the prior of these rows.
+        precision: precision of the positive decisions, at the class shares of these rows.
     """
 
     low: float
@@ -55,14 +55,14 @@ class Band(Part):
 
 
 class CostCurve(Part):
-    """What a cascade costs and how often it is wrong, from "no photo leaves early" to "all leave".
+    """Cost and error rate of a cascade, from "no photo leaves early" to "all photos leave early".
 
     Attributes:
-        high: bound on the first stage's probability; above 1: no photo leaves.
+        high: bound on the first stage's probability; above 1: no photo leaves early.
         early: share of photos that leave early.
-        cost: of a photo on average.
-        error: share of wrong answers of the cascade.
-        loss: share of all photos that leave with a wrong answer where the second stage is right.
+        cost: mean cost per photo.
+        error: error rate of the cascade.
+        loss: share of all photos that leave early with a wrong answer although the second stage is right.
     """
 
     high: list[Amount]
@@ -73,12 +73,12 @@ class CostCurve(Part):
 
 
 class CascadeFigures(Part):
-    """What a cascade gives on rows that its band was not chosen on.
+    """Figures of a cascade on rows that were not used to choose its band.
 
     Attributes:
         loss_of_early: `loss` among the photos that leave early.
-        error: share of wrong answers of the cascade; `error_of_first`, `error_of_second`: of each stage alone.
-        cost: of the first stage, and what the second adds.
+        error: error rate of the cascade; `error_of_first`, `error_of_second`: of each stage alone.
+        cost: cost of the first stage, and additional cost of the second.
     """
 
     low: float | None
@@ -98,7 +98,7 @@ class CascadeFigures(Part):
 
 
 class Selective(Document):
-    """Risk against coverage on a split, the guarantee's band there, and of a cascade what it costs and loses."""
+    """Risk and coverage on a split, the guarantee's band on it, and cost and loss of a cascade."""
 
     file_name: ClassVar[str] = "selective.json"
     mend: ClassVar[str] = "python -m natix_hf.evaluate {folder} writes it"

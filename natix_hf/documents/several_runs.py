@@ -1,4 +1,4 @@
-"""`sweep.json` and `folds.json`: many runs of one recipe."""
+"""`sweep.json` and `folds.json`: several runs of one recipe."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def _needs(part: Part, names: tuple[str, ...]) -> None:
 
 
 class SweepScore(Part):
-    """What a finished run of a sweep is ranked by.
+    """The score by which a finished run of a sweep is ranked.
 
     Attributes:
-        score: by `metric`, on `val_select`.
-        fingerprint: of the rows of val_select.
-        seconds: of training.
+        score: value of `metric` on `val_select`.
+        fingerprint: fingerprint of the rows of val_select.
+        seconds: duration of training.
     """
 
     metric: str
@@ -37,13 +37,13 @@ class SweepScore(Part):
 
 
 class SweepRun(Part):
-    """One run of a sweep; of a finished one all that `SweepScore` says.
+    """One run of a sweep. A finished run has all fields of `SweepScore`.
 
     Attributes:
-        name: its folder.
-        status: pruned: stopped early since it fell behind, by its score so far, which is not ranked.
-        failed: the reason.
-        cell: the combination that it belongs to, where each was run with several seeds.
+        name: name of its folder.
+        status: `pruned` means stopped early because of a bad score, which is not ranked.
+        failed: the reason of a failure.
+        cell: the combination of values that it belongs to, if each combination has several seeds.
     """
 
     name: str
@@ -71,11 +71,11 @@ class SweepRun(Part):
 
 
 class BesideBest(Difference):
-    """A combination less the best one, seed by seed: the mean, with an interval over resampled groups.
+    """Mean over seeds of a combination's score minus that of the best one, with an interval over resampled groups.
 
     Attributes:
         spread: standard deviation of the differences over seeds.
-        better: in how many seeds it scored better than the best one.
+        better: number of seeds in which the combination scored better than the best one.
     """
 
     spread: Amount | None
@@ -86,10 +86,10 @@ class SweepCell(Part):
     """One combination of values with every seed.
 
     Attributes:
-        scores: of the seeds, in their order; None: not finished, or not defined.
-        mean: over seeds, as the log loss; only where all of them are finished.
-        spread: standard deviation over seeds.
-        beside_best: None for the best one itself.
+        scores: one score per seed; None: not finished, or not defined.
+        mean, log_loss: means over seeds; None unless all seeds are finished.
+        spread: standard deviation of the scores over seeds.
+        beside_best: None for the best combination itself.
     """
 
     name: str
@@ -103,15 +103,15 @@ class SweepCell(Part):
 
 
 class Flattery(Part):
-    """How much the best one's score flatters itself, since it was chosen on the photos that it is scored on.
+    """The optimism of the best score, which comes from choosing and scoring on the same photos.
 
-    In each resample of whole groups the best is chosen anew, and scored on the groups that were not drawn.
+    In each resample of whole groups the best one is chosen again and scored on the groups that were not drawn.
 
     Attributes:
-        score: of the best on all photos.
-        elsewhere: mean score on the groups not drawn; `low` and `high` hold `level` of the resamples.
-        by: how much better `score` is.
-        chosen_again: share of resamples in which the best one was chosen.
+        score: score of the best one on all photos.
+        elsewhere: mean score on the groups not drawn; `low` and `high` enclose the share `level` of the resamples.
+        by: the optimism, by which `score` is better than `elsewhere`.
+        chosen_again: share of resamples in which the same one was chosen.
     """
 
     score: float
@@ -128,8 +128,8 @@ class Search(Part):
     """How the runs of a search were chosen.
 
     Attributes:
-        space: key -> what was searched, as it was typed.
-        trials: that were asked for, pruned and failed ones included.
+        space: key -> the searched range, as the user typed it.
+        trials: number of requested trials, pruned and failed ones included.
     """
 
     sampler: Literal["tpe"]
@@ -139,11 +139,13 @@ class Search(Part):
 
 
 class Sweep(Document, Resampled):
-    """The runs of a sweep, best first, ranked by their score on `val_select`; `val_test` was not read.
+    """The runs of a sweep, best first, ranked by their score on `val_select`. `val_test` was not read.
 
     Attributes:
-        seeds, cells: where each combination was run with several seeds, the combinations are what is ranked.
-        search: where a search chose the runs.
+        seeds, cells: the seeds and the combinations, if each combination has several seeds; combinations are ranked
+            then.
+        search: how a search chose the runs, or None.
+        flattery: the optimism of the best score, or None.
     """
 
     file_name: ClassVar[str] = "sweep.json"
@@ -158,14 +160,14 @@ class Sweep(Document, Resampled):
 
 
 class FoldRun(Part):
-    """A run that was tested on one value of a column alone.
+    """A run that was tested only on photos with one value of a column.
 
     Attributes:
-        labels: photos of each class that have the value.
+        labels: class -> number of photos with the value.
         reason: why it failed or was skipped.
-        trained_on: photos of train.
-        set_aside: photos of other values that are tied to the test.
-        fingerprint: of the rows of val_test.
+        trained_on: number of photos in train.
+        set_aside: number of photos with other values that are tied to test photos.
+        fingerprint: fingerprint of the rows of val_test.
     """
 
     value: str
@@ -192,7 +194,7 @@ class FoldRun(Part):
 
 
 class FoldMean(Interval):
-    """Student's interval over folds, and their range."""
+    """Mean over folds with Student's interval, and the range of the folds."""
 
     folds: Count
     smallest: float | None
@@ -200,7 +202,7 @@ class FoldMean(Interval):
 
 
 class Folds(Document):
-    """Runs that were each tested on one value of a column and trained on the others."""
+    """Runs that were each tested on one value of a column and trained on the other values."""
 
     file_name: ClassVar[str] = "folds.json"
 

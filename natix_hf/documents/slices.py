@@ -1,4 +1,4 @@
-"""`slices.json`: figures of kinds of photos beside all other photos, the worst kind first and small ones last."""
+"""`slices.json`: figures of each slice compared with all other photos, the worst first and small slices last."""
 
 from __future__ import annotations
 
@@ -11,21 +11,20 @@ from natix_hf.documents.figures import Count, Differences, Figures, Interval, Me
 
 
 class Small(Part):
-    """A slice with fewer rows or groups than these is small."""
+    """The limits below which a slice is small."""
 
     rows: int
     groups: int
 
 
 class Slice(Part):
-    """One kind of photos.
+    """Photos with one value of a metadata column.
 
     Attributes:
-        difference: slice less rest; balanced accuracy over the classes that both have.
-        fpr, fnr: shares of the other photos taken for positive ones, and of positive ones that are missed; of two
-            classes, where the slice has such photos.
-        p: two-sided, of the difference in balanced accuracy.
-        p_adjusted: for all slices tested (Benjamini and Yekutieli); None: small.
+        difference: slice minus all other photos; balanced accuracy over the classes that both have.
+        fpr, fnr: false-positive and false-negative rate; only for two classes and if the slice has such photos.
+        p: two-sided p-value of the difference in balanced accuracy.
+        p_adjusted: adjusted for all tested slices (Benjamini and Yekutieli); None: the slice is small.
     """
 
     column: str
@@ -44,10 +43,10 @@ class Slice(Part):
 
 
 class Slices(Document, Measured):
-    """Every kind of photos that the metadata tells apart.
+    """All slices by the metadata columns.
 
     Attributes:
-        ranked_by: by the upper end of its difference to the rest.
+        ranked_by: metric of the ranking, which uses the upper end of the difference to the other photos.
         columns: column -> number of its values.
     """
 

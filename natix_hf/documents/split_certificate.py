@@ -1,6 +1,6 @@
-"""`splits.json`, which row stands in which split, and `splits_summary.json`, the same in numbers for publishing.
+"""`splits.json`, which says which row is in which split, and `splits_summary.json`, its numbers for publishing.
 
-Places are the four splits and the two parts of `val_calib`.
+A place is one of the four splits or one of the two parts of `val_calib`.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Split = Literal["train", "val_select", "val_calib", "val_test"]
 Place = Literal["train", "val_select", "val_calib", "val_test", "val_calib/fit", "val_calib/control"]
 Classes = Annotated[list[str], Field(min_length=2)]
 Ratio = Annotated[float, Field(gt=0, lt=1)]
-Whole = Annotated[int | float, Field(ge=0)]  # stays as it was typed: the seal tells 30 from 30.0
+Whole = Annotated[int | float, Field(ge=0)]  # keeps its type, because the seal distinguishes 30 and 30.0
 Ratios = Annotated[list[Ratio], Field(min_length=4, max_length=4)]
 
 
 class Rules(Part):
-    """What was tied into groups, and how."""
+    """The rules by which rows were tied into groups."""
 
     group_columns: list[str]
     metres: Whole | None
@@ -36,7 +36,7 @@ class Rules(Part):
 
 
 class PriorShift(Part):
-    """Pearson's chi-squared test of split x class, and split -> class -> share."""
+    """Pearson's chi-squared test of split x class; `shares`: split -> class -> share."""
 
     chi2: Amount
     dof: Count
@@ -65,7 +65,7 @@ class Parts(Part):
 
 
 class LabelConflict(Part):
-    """Copies of one photo that carry different labels."""
+    """Copies of one photo with different labels."""
 
     ids: list[str]
     labels: Annotated[list[str], Field(min_length=2)]
@@ -73,16 +73,16 @@ class LabelConflict(Part):
 
 
 class RowNumbers(Part):
-    """What can be counted from the rows where they stand, without naming one.
+    """Numbers about the divided rows, without names of rows.
 
     Attributes:
-        sizes, reached: photos of a split, and its share.
-        class_counts: place -> class -> photos.
-        group_sizes: place -> rows of a group -> groups of that size.
-        sources: name of a source -> its rows.
-        repeated_photos: rows whose photo, byte for byte, another row has too.
-        fingerprint: over the fingerprints of the four splits.
-        fingerprints: place -> of its sorted ids and photo fingerprints.
+        sizes, reached: number of photos of a split, and its share.
+        class_counts: place -> class -> number of photos.
+        group_sizes: place -> group size -> number of groups of that size.
+        sources: source -> number of rows.
+        repeated_photos: number of rows with a photo that another row has too, byte for byte.
+        fingerprint: fingerprint of the fingerprints of the four splits.
+        fingerprints: place -> fingerprint of its sorted ids and photo fingerprints.
     """
 
     sizes: dict[Split, Count]
@@ -105,12 +105,12 @@ class RowNumbers(Part):
 
 
 class CountedRows(RowNumbers):
-    """All that can be counted from the rows where they stand.
+    """Numbers and names of the divided rows.
 
     Attributes:
-        byte_fingerprints: place -> of its sorted photo fingerprints.
-        photo_prints: split -> the first 16 hex digits of each photo's fingerprint, sorted, in one string: tells later
-            whether a photo was among these.
+        byte_fingerprints: place -> fingerprint of its sorted photo fingerprints.
+        photo_prints: split -> the first 16 hex digits of each photo's fingerprint, sorted, in one string. They show
+            later whether a photo was in the split.
         ids: split -> ids of its rows.
     """
 
@@ -122,15 +122,15 @@ class CountedRows(RowNumbers):
 
 
 class HowSplit(RowNumbers):
-    """What both documents say: how the rows were divided, and their numbers.
+    """The content of both documents: how the rows were divided, and numbers about them.
 
     Attributes:
-        label_names: the classes in the order of their numbers.
-        ratios: shares of the four splits; None where the data set brought its own.
-        strata: columns whose values were kept in proportion.
-        hold_out: column -> values that stand in `val_test` alone.
-        ties: kind of tie -> how many there are.
-        straddling: groups, ties counted anew, that stand in two splits.
+        label_names: class names in the order of their ids.
+        ratios: requested shares of the four splits; None if the data set already had splits.
+        strata: columns by which the splits were stratified.
+        hold_out: column -> values that are only in `val_test`.
+        ties: kind of tie -> number of ties.
+        straddling: number of groups in more than one split, after computing all ties again.
     """
 
     label_names: Classes
@@ -145,14 +145,14 @@ class HowSplit(RowNumbers):
 
 
 class SplitCertificate(Document, HowSplit, CountedRows):
-    """Which row stands in which split, and what is needed to check it.
+    """Which row is in which split, and what is needed to check it.
 
     Attributes:
-        conflicts: copies of one photo that carry different labels.
+        conflicts: copies of one photo with different labels.
         broken: photos that could not be read.
         dropped: readable rows that were left out on purpose.
-        set_aside: rows that fit into no split, such as new photos that tie two of them.
-        seal: blake2b-128 of the canonical JSON (sorted keys, no spaces) of everything else.
+        set_aside: rows that fit into no split, such as new photos that are tied to two splits.
+        seal: blake2b-128 of the canonical JSON (sorted keys, no spaces) of all other fields.
     """
 
     file_name: ClassVar[str] = "splits.json"
@@ -166,15 +166,15 @@ class SplitCertificate(Document, HowSplit, CountedRows):
 
     @classmethod
     def sealed(cls, **fields: Any) -> Self:
-        """The certificate of these fields, with the seal that belongs to them."""
+        """Make a certificate and compute its seal."""
         unsealed = cls(**{**fields, "seal": "0" * 32})
         return unsealed.model_copy(update={"seal": unsealed._seal_of_content()})
 
     def check_seal(self, where: str | Path) -> None:
-        """Raise `UserError` where this is not what was sealed; `where` names it."""
+        """Raise `UserError` if the content does not match the seal; `where` names the file."""
         if self.seal != self._seal_of_content():
             raise UserError(
-                f"{where}: edited by hand or damaged: its seal {self.seal} is not that of its content: bring the "
+                f"{where}: edited by hand or damaged: its seal {self.seal} does not match its content: bring the "
                 "file back as it was written, or split again (python -m natix_hf.data split)"
             )
 
@@ -186,10 +186,10 @@ class SplitCertificate(Document, HowSplit, CountedRows):
 
 
 class SplitSummary(Document, HowSplit):
-    """What a certificate says in numbers, without the names of photos and groups.
+    """The numbers of a certificate, without names of photos and groups.
 
     Attributes:
-        left_out: how many photos; which ones stands in the certificate.
+        left_out: kind (`conflicts`, `broken`, `dropped`, `set_aside`) -> number of entries in the certificate.
     """
 
     file_name: ClassVar[str] = "splits_summary.json"

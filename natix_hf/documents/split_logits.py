@@ -1,4 +1,4 @@
-"""`predictions/<split>.parquet` as arrays: what a model said of the rows of a split, before calibration."""
+"""`predictions/<split>.parquet` as arrays: a model's logits for the rows of a split, before calibration."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ class SavedLogits:
     """Rows of a split.
 
     Attributes:
-        logits: `(n, classes)`; of a model that sees tiles those of all views.
+        logits: `(n, classes)`; for a model with tiles, the logits from all views; for a cascade of two models, the
+            logits of the second.
         label: `(n,)` class ids.
-        group: `(n,)` names, None: each row is its own group.
+        group: `(n,)` names of the groups; None: each row is a group.
         ids: `(n,)` names of the photos.
-        slices: column -> `(n,)` kinds of photos that figures are broken down by.
-        source: `(n,)` names of data sets, where the file has them.
-        whole: `(n, classes)`, of a model that sees tiles: the logits of the whole photo alone; of two models that
-            answer as a cascade: those of the first, and `logits` those of the second.
+        slices: column -> `(n,)` values for the slices.
+        source: `(n,)` names of data sets, or None.
+        whole: `(n, classes)`; for a model with tiles, the logits from the whole photo only; for a cascade of two
+            models, the logits of the first; else None.
     """
 
     logits: np.ndarray

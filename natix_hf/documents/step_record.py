@@ -1,4 +1,4 @@
-"""`steps/<name>.json`: what a step of a run read and wrote, so that it can be told whether that still stands."""
+"""`steps/<name>.json`: the files that a step of a run read and wrote, to find out whether its result is up to date."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from natix_hf.options import RecipeValue
 
 
 class FilePrint(Part):
-    """A file as it was: its size, when it was last changed, and the blake2b-128 of its bytes."""
+    """The state of a file: its size, its modification time in nanoseconds, and the blake2b-128 of its bytes."""
 
     size: Count
     changed: Count
@@ -22,19 +22,19 @@ class FilePrint(Part):
 
     @classmethod
     def of(cls, path: Path, before: FilePrint | None = None) -> Self:
-        """The print of a file; a file of the size and time of `before` is taken to hold the same bytes."""
-        found = os.stat(path)
-        if before is not None and (found.st_size, found.st_mtime_ns) == (before.size, before.changed):
+        """The state of a file. If size and time are those of `before`, the bytes are assumed to be the same."""
+        stat = os.stat(path)
+        if before is not None and (stat.st_size, stat.st_mtime_ns) == (before.size, before.changed):
             return before
-        return cls(size=found.st_size, changed=found.st_mtime_ns, fingerprint=fingerprint_file(path))
+        return cls(size=stat.st_size, changed=stat.st_mtime_ns, fingerprint=fingerprint_file(path))
 
 
 class StepRecord(Document):
-    """What a step did.
+    """The inputs, outputs and options of a step.
 
     Attributes:
-        reads, writes: the files of the run, by their path in its folder.
-        options: what it was asked for.
+        reads, writes: path in the run folder -> state of the file.
+        options: options of the step.
         started: ISO 8601, in UTC.
     """
 
@@ -48,12 +48,12 @@ class StepRecord(Document):
 
     @staticmethod
     def path(run: Path, name: str) -> Path:
-        """Where the record of a step lies."""
+        """The path of a step's record."""
         return Path(run) / "steps" / f"{name}.json"
 
     @classmethod
     def of(cls, run: Path, name: str) -> Self | None:
-        """The record of a step of a run; None where it has not been done."""
+        """The record of a step of a run; None if the step has not been run."""
         path = cls.path(run, name)
         return cls.parse(path.read_bytes(), str(path)) if path.is_file() else None
 
@@ -65,6 +65,6 @@ class StepRecord(Document):
 
 
 def prints(run: Path, names: Iterable[str], before: dict[str, FilePrint] | None = None) -> dict[str, FilePrint]:
-    """The prints of those of these files that are there."""
+    """The states of the named files that exist."""
     before = before or {}
     return {name: FilePrint.of(run / name, before.get(name)) for name in names if (run / name).is_file()}

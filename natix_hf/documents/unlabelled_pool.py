@@ -1,4 +1,4 @@
-"""`pool.json`: the photos without labels that pretraining read, and those that it left out."""
+"""`pool.json`: the unlabelled photos that pretraining used, and those that it left out."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from natix_hf.documents.figures import Count, Fingerprint, Left
 
 
 class UnlabelledPool(Document):
-    """What is known of a pool.
+    """A pool of unlabelled photos.
 
     Attributes:
-        sources: as the recipe named them.
-        photos: that were read, after all others were left out.
-        groups: that they form with each other and with train.
-        fingerprint: over ids and photo fingerprints of what was read.
+        sources: the sources from the recipe.
+        photos: number of photos in use, without those that were left out.
+        groups: number of groups that they form together with train.
+        fingerprint: fingerprint of ids and photos in use.
         tied: photos that are near-duplicates of rows of val_*, or in a group with one.
         broken: photos that cannot be read.
     """
@@ -31,9 +31,9 @@ class UnlabelledPool(Document):
     broken: list[Left]
 
     def told(self) -> str:
-        """One line for whoever pretrains."""
+        """One line for the user."""
         line = f"pool: {self.photos} photos without labels in {self.groups} groups"
         if self.tied:
-            named = ", ".join(one.id for one in self.tied[:3]) + ", ..." * (len(self.tied) > 3)
+            named = ", ".join(photo.id for photo in self.tied[:3]) + ", ..." * (len(self.tied) > 3)
             line += f"; {len(self.tied)} are tied to val_* and left out ({named}; pool.json has all)"
         return line + (f"; {len(self.broken)} cannot be read" if self.broken else "")

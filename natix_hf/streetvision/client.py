@@ -1,10 +1,10 @@
-"""A StreetVision client, run by its path in any interpreter: it knows nothing of this package.
+"""A StreetVision client. It runs as a script in any interpreter and does not need this package.
 
-python streetvision_client.py MODEL PHOTOS [--seconds 20]
+python client.py MODEL PHOTOS [--seconds 20]
 
-Loads MODEL (a folder or a Hub id) in the form of call that the network's clients use, answers the photos in PHOTOS one
-by one, then drawn ones of 224 x 224 and 1920 x 1080 pixels with one and with four requests at a time, and prints one
-line of JSON.
+It loads MODEL (a folder or a Hub id) in the same way as the network's clients and classifies the photos in PHOTOS one
+by one. It then measures the latency on generated photos of 224 x 224 and 1920 x 1080 pixels, with one request at a
+time and with four, and prints one line of JSON.
 """
 
 import argparse
@@ -20,7 +20,7 @@ AT_ONCE = (1, 4)
 
 
 def load(model):
-    """The form of call of the network's clients."""
+    """The pipeline as the network's clients make it."""
     from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
     return pipeline(
@@ -32,23 +32,23 @@ def load(model):
 
 
 def versions():
-    """Versions of what a client needs, as far as it is installed; torch's without the name of its build."""
-    found = {}
+    """Versions of the installed packages that a client needs, without build tags such as `+cpu`."""
+    installed = {}
     for name in ("transformers", "torch", "timm"):
         try:
-            found[name] = importlib.metadata.version(name).partition("+")[0]
+            installed[name] = importlib.metadata.version(name).partition("+")[0]
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def answer(classify, image):
-    """`{label: score}` as the client makes it of the pipeline's answer."""
+    """The pipeline's output as `{label: score}`, as the network's clients build it."""
     return {entry["label"]: entry["score"] for entry in classify(image)}
 
 
 def latencies(classify, size, at_once, seconds):
-    """Seconds from request to answer, sorted, of requests that carry a JPEG."""
+    """Sorted latencies of requests with a JPEG, in seconds."""
     import io
     import random
 
@@ -64,44 +64,44 @@ def latencies(classify, size, at_once, seconds):
         answer(classify, Image.open(io.BytesIO(file.getvalue())).convert("RGB"))
         return time.perf_counter() - begin
 
-    request(0)  # the first one warms up
-    found, end = [], time.perf_counter() + seconds
+    request(0)  # warm-up
+    timed, end = [], time.perf_counter() + seconds
     with ThreadPoolExecutor(at_once) as pool:
-        while len(found) < 4 * at_once or (time.perf_counter() < end and len(found) < 400):
-            found += pool.map(request, range(at_once))
-    return sorted(found)
+        while len(timed) < 4 * at_once or (time.perf_counter() < end and len(timed) < 400):
+            timed += pool.map(request, range(at_once))
+    return sorted(timed)
 
 
 def main():
     parser = argparse.ArgumentParser(description="A StreetVision client.")
     parser.add_argument("model", help="folder or Hub id")
-    parser.add_argument("photos", help="folder of photos, answered in the order of their names")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
-    given = parser.parse_args()
+    parser.add_argument("photos", help="folder of photos, classified in the order of their names")
+    parser.add_argument("--seconds", type=float, default=5.0, help="duration of each latency measurement")
+    args = parser.parse_args()
     sys.modules["natix_hf"] = None  # a client does not have it
     import transformers
     from PIL import Image
 
     transformers.logging.set_verbosity_error()
     try:
-        classify = load(given.model)
-    except Exception as error:  # the version is what explains it
+        classify = load(args.model)
+    except Exception as error:  # usually explained by the versions
         lines = str(error).strip().splitlines() or [""]
-        told = ", ".join(f"{name} {version}" for name, version in versions().items())
-        raise SystemExit(f"{told}: {type(error).__name__}: {lines[0]}") from None
-    names = sorted(os.listdir(given.photos))
-    answers = [answer(classify, Image.open(os.path.join(given.photos, name)).convert("RGB")) for name in names]
+        installed = ", ".join(f"{name} {version}" for name, version in versions().items())
+        raise SystemExit(f"{installed}: {type(error).__name__}: {lines[0]}") from None
+    names = sorted(os.listdir(args.photos))
+    answers = [answer(classify, Image.open(os.path.join(args.photos, name)).convert("RGB")) for name in names]
     measured = []
     for size in SIZES:
         for at_once in AT_ONCE:
-            found = latencies(classify, size, at_once, given.seconds)
-            p50, p99 = (found[min(len(found) - 1, int(share * len(found)))] for share in (0.5, 0.99))
+            timed = latencies(classify, size, at_once, args.seconds)
+            p50, p99 = (timed[min(len(timed) - 1, int(share * len(timed)))] for share in (0.5, 0.99))
             measured.append(
                 {
                     "width": size[0],
                     "height": size[1],
                     "at_once": at_once,
-                    "requests": len(found),
+                    "requests": len(timed),
                     "p50": p50,
                     "p99": p99,
                 }

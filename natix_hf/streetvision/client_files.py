@@ -1,7 +1,8 @@
-"""What NATIX StreetVision asks of a published model: two files, two label strings, one form of call, nine seconds.
+"""Checks and writes what NATIX StreetVision requires of a published model.
 
-Written from the public description of the network as it stood until May 2026, when it was halted (`reward.HALTED`);
-publishing with a hotkey is all that depends on it.
+The network requires two files, two fixed label names, a model that its clients can load, and at most nine seconds per
+photo. This module follows the public description of the network until May 2026, when the network was halted
+(`reward.HALTED`). It is used only for publishing with a hotkey.
 """
 
 from __future__ import annotations
@@ -25,21 +26,21 @@ from natix_hf.errors import UserError
 from natix_hf.files import write_json, write_text
 from natix_hf.report.sections import Section
 
-LABELS = ("None", "Roadwork")  # by class id; clients read output["Roadwork"]
-LIMIT_SECONDS = 9.0  # for one photo, on a CPU
-PINNED = "4.45.2"  # transformers in the network's own environment; its newest requirements for miners pin torch 2.2
-# The smallest that were tested together to load a stock export; transformers 4.55.4 and 4.48.3 and torch 2.2 cannot.
+LABELS = ("None", "Roadwork")  # in the order of class ids; clients read output["Roadwork"]
+LIMIT_SECONDS = 9.0  # per photo, on a CPU
+PINNED = "4.45.2"  # transformers in the network's environment; its newest requirements for miners pin torch 2.2
+# Smallest versions that load a stock export (tested together). transformers 4.55.4 and 4.48.3 and torch 2.2 cannot.
 SMALLEST = {"transformers": "4.56.0", "torch": "2.6.0", "timm": "1.0.22"}
-# With transformers 5, which leaves the buffers of older ones (1.0.22 was tested) unset: logits are NaN.
+# Smallest timm for transformers 5, which leaves the buffers of older timm (tested: 1.0.22) unset: logits are NaN.
 TIMM_FOR_5 = "1.0.31"
 FOLDERS = "base_miner/detectors/configs/ (since 2026-05 natix/miner/detectors/configs/)"
 SETTINGS = "IMAGE_DETECTOR=ViT and IMAGE_DETECTOR_CONFIG=detector.yaml"
 CLIENT = Path(__file__).with_name("client.py")
-TOLERANCE = 1e-4  # of a probability
+TOLERANCE = 1e-4  # largest allowed difference of a probability
 
-PREFIX = 42  # of SS58 addresses: Substrate's own, which Bittensor's wallets use
+PREFIX = 42  # SS58 prefix of Substrate, which Bittensor's wallets use
 EXAMPLE = "5GrwvaEF5zXb26Fz9rcQpDWS57CtERHpNehXCPcNoHGKutQY"
-# Other networks whose addresses people have, by prefix (github.com/paritytech/ss58-registry).
+# SS58 prefix -> another common network (github.com/paritytech/ss58-registry).
 NETWORKS = {
     0: "a Polkadot",
     2: "a Kusama",
@@ -59,17 +60,17 @@ NETWORKS = {
     2032: "an Interlay",
     6094: "an Autonomys",
     7391: "a Unique",
-    13116: "a Bittensor",  # registered, and not in use
+    13116: "a Bittensor",  # registered but not in use
 }
 _VERSION = re.compile(r"\b(transformers|torch|timm) (\d+(?:\.\d+){1,2})")
-# What transformers says where it, torch, or torch beside numpy 2 is too old.
+# Messages of transformers if transformers or torch is too old, or torch is too old for numpy 2.
 _TOO_OLD = ("does not recognize this architecture", "Unrecognized image processor", "torch.compiler")
 _TOO_OLD += ("requires the PyTorch library but it was not found", "Numpy is not available")
 _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
 
 class Latency(NamedTuple):
-    """Seconds from a client's request to its answer, for photos of one size: quantiles of `requests`."""
+    """Latency quantiles in seconds over `requests` requests with photos of one size, `at_once` at a time."""
 
     width: int
     height: int
@@ -80,12 +81,13 @@ class Latency(NamedTuple):
 
 
 class ClientCheck(NamedTuple):
-    """What a client of the network measured at an export that answers like its run.
+    """What a client of the network measured with an export.
 
     Attributes:
-        latency: of each size of photo and number of requests at a time, on `cores` CPU cores.
-        versions: of what the client has installed.
-        difference: the largest, of a probability.
+        latency: one entry for each photo size and number of requests at a time.
+        cores: number of CPU cores.
+        versions: versions of the client's packages.
+        difference: largest difference of a probability from the run's.
     """
 
     latency: list[Latency]
@@ -95,13 +97,13 @@ class ClientCheck(NamedTuple):
 
 
 def check_hotkey(hotkey: str) -> str:
-    """The hotkey, if it is an SS58 address of a 32-byte key with prefix 42 and the right checksum.
+    """The hotkey, if it is a valid SS58 address of a 32-byte key with prefix 42.
 
-    SS58 is base58 of a prefix of one byte or two, the key, and the first two bytes of blake2b-512 over `SS58PRE` and
-    both (docs.polkadot.com, "SS58 address format").
+    SS58 is the base58 encoding of a prefix (one or two bytes), the key, and the first two bytes of blake2b-512 over
+    `SS58PRE`, prefix and key (docs.polkadot.com, "SS58 address format").
 
     Raises:
-        UserError: says what is wrong with it, and whose address it is where it is another network's.
+        UserError: the address is invalid or belongs to another network; the message says which.
     """
     number = 0
     for letter in hotkey:
@@ -112,9 +114,9 @@ def check_hotkey(hotkey: str) -> str:
     content = b"\0" * (len(hotkey) - len(hotkey.lstrip("1"))) + content
     first = content[0] if content else 0
     key = len(content) - (2 if first >= 64 else 1) - 2
-    if first < 128 and key != 32:  # of the reserved first bytes nobody has said how long their addresses are
+    if first < 128 and key != 32:  # the length of addresses with a reserved first byte is not specified
         raise UserError(
-            f"--hotkey {hotkey}: {max(0, key)} bytes of key, 32 expected: an SS58 address such as {EXAMPLE} expected"
+            f"--hotkey {hotkey}: {max(0, key)} bytes of key, 32 expected: give an SS58 address such as {EXAMPLE}"
         )
     if hashlib.blake2b(b"SS58PRE" + content[:-2]).digest()[:2] != content[-2:]:
         raise UserError(f"--hotkey {hotkey}: wrong checksum, a letter differs from the address: copy it again")
@@ -127,12 +129,12 @@ def check_hotkey(hotkey: str) -> str:
 
 
 def _owner(content: bytes) -> str:
-    """Whose address this is, by its prefix: `a Polkadot address (SS58 prefix 0)`."""
+    """The owner of an address, from its prefix: `a Polkadot address (SS58 prefix 0)`."""
     prefix = content[0]
     if prefix >= 128:
         return f"nobody's address (first byte {prefix} is reserved)"
     if prefix >= 64:
-        # 14 bits: the lower 8 are 6 of the first byte and 2 of the second, the upper 6 the rest of the second.
+        # 14 bits: the lower 8 are 6 bits of the first byte and 2 of the second, the upper 6 the rest of the second.
         prefix = (content[0] & 0x3F) << 2 | content[1] >> 6 | (content[1] & 0x3F) << 8
         if prefix < 64:
             return f"nobody's address (SS58 prefix {prefix} in two bytes, where one is right)"
@@ -143,20 +145,19 @@ def _owner(content: bytes) -> str:
 
 
 def check_asked(hotkey: str, form: str) -> None:
-    """Raise `UserError` for a hotkey that is none, or a form of the model that clients cannot load."""
+    """Raise `UserError` if the hotkey is invalid or clients cannot load the form."""
     check_hotkey(hotkey)
     if form not in ("auto", "stock"):
         raise UserError(
-            f"--hotkey: StreetVision's clients load a stock model and nothing else, {form} was asked for: "
-            "leave the format out"
+            f"--hotkey: StreetVision's clients load only a stock model, found the format {form}: leave the format out"
         )
 
 
 def check_version(version: str) -> str:
-    """The version, if it is written X.Y.Z.
+    """The version, if it has the form X.Y.Z.
 
     Raises:
-        UserError: it is not.
+        UserError: it has another form.
     """
     if not re.fullmatch(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)", version):
         raise UserError(f"--model_version {version}: X.Y.Z expected, such as 1.0.0")
@@ -164,11 +165,11 @@ def check_version(version: str) -> str:
 
 
 def check_labels(labels: Sequence[str]) -> None:
-    """Raise `UserError` unless the classes are those that clients ask for, in their order."""
+    """Raise `UserError` unless the classes are those that clients read, in that order."""
     if tuple(labels) != LABELS:
         raise UserError(
             f"--hotkey: StreetVision reads the class 'Roadwork' of a model with the classes {' and '.join(LABELS)}, "
-            f"this one has {', '.join(labels)}: train with label_names: [{', '.join(LABELS)}]"
+            f"but this model has {', '.join(labels)}: train with label_names: [{', '.join(LABELS)}]"
         )
 
 
@@ -178,9 +179,11 @@ def submission(
     """The content of `model_card.json`.
 
     Args:
+        name: name of the model.
+        description: one sentence.
         hotkey: the participant's SS58 address.
         version: X.Y.Z.
-        now: time of submission, by default this moment; written as seconds since 1970.
+        now: time of submission, by default the current time; written as seconds since 1970.
     """
     return {
         "model_name": name,
@@ -192,10 +195,10 @@ def submission(
 
 
 def detector(repository: str) -> str:
-    """The text of `detector.yaml`, with which a client is pointed at the model; it says where it goes."""
-    told = f"# Goes to {FOLDERS} of the network's code;\n# miner.env then says {SETTINGS}.\n"
+    """The text of `detector.yaml`, which points a client to the model. Its comment says where to put the file."""
+    comment = f"# Put this file into {FOLDERS} of the network's code\n# and set {SETTINGS} in miner.env.\n"
     values = {"hf_repo": repository, "config_name": "config.json", "weights": "model.safetensors"}
-    return told + yaml.safe_dump(values, sort_keys=False)
+    return comment + yaml.safe_dump(values, sort_keys=False)
 
 
 def check_client(
@@ -207,38 +210,39 @@ def check_client(
     seconds: float = 5.0,
     tolerance: float = TOLERANCE,
 ) -> ClientCheck:
-    """Call the model in the network's form in a fresh process, and compare the probability of `Roadwork`.
+    """Load the model like the network's clients, in a fresh process, and compare the probabilities of `Roadwork`.
 
     Args:
-        model: an export's folder.
-        expected: `(n,)` probability of Roadwork by the run.
+        model: folder of an export.
+        photos: `n` files as bytes.
+        expected: `(n,)` probability of Roadwork from the run.
         python: the client's interpreter; by default this one.
-        seconds: of each measurement of latency.
-        tolerance: largest difference of a probability that is allowed.
+        seconds: duration of each latency measurement.
+        tolerance: largest allowed difference of a probability.
 
     Raises:
-        UserError: the client fails, answers without `Roadwork`, or gives another probability.
+        UserError: the client fails, its output has no `Roadwork`, or a probability differs.
     """
-    answers, found = _call(model, photos, python=python, seconds=seconds)
+    answers, client_check = _call(model, photos, python=python, seconds=seconds)
     missing = [sorted(answer) for answer in answers if "Roadwork" not in answer]
     if missing:
-        raise UserError(f"StreetVision: a client gets the labels {', '.join(missing[0])}, and reads 'Roadwork'")
+        raise UserError(f"StreetVision: a client gets the labels {', '.join(missing[0])}, but reads 'Roadwork'")
     differences = [abs(answer["Roadwork"] - p) for answer, p in zip(answers, expected, strict=True)]
-    worst = float(np.max(differences))
-    if not worst <= tolerance:  # NaN is refused too
-        versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())  # as `client.py` does
+    largest = float(np.max(differences))
+    if not largest <= tolerance:  # NaN is refused too
+        versions = ", ".join(f"{name} {version}" for name, version in client_check.versions.items())
         raise UserError(
-            f"StreetVision: called as the network does, photo {np.argmax(differences)} of the proof gets a "
-            f"probability that differs by {worst:.2g} from the run's ({tolerance:g} allowed): nothing was pushed"
+            f"StreetVision: in the network's client, photo {np.argmax(differences)} of the proof gets a probability "
+            f"that differs by {largest:.2g} from the run's ({tolerance:g} allowed): nothing was pushed"
             f"{upgrade_hint(versions)}"
         )
-    return found._replace(difference=worst)
+    return client_check._replace(difference=largest)
 
 
 def _call(
     model: Any, photos: Sequence[bytes], *, python: Any, seconds: float
 ) -> tuple[list[dict[str, float]], ClientCheck]:
-    """A client's `{label: score}` of each photo, and what it measured; they are compared with the run's elsewhere."""
+    """A client's `{label: score}` for each photo, and its measurements. The caller compares them with the run's."""
     with tempfile.TemporaryDirectory(prefix="natix_hf-streetvision-") as work:
         folder = Path(work, "photos")
         folder.mkdir()
@@ -250,41 +254,39 @@ def _call(
         done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=work)
     if done.returncode:
         last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "no message")
-        raise UserError(
-            f"StreetVision: the network's form of call fails: {last.strip().rstrip('.')}{upgrade_hint(last)}"
-        )
-    told = json.loads(done.stdout.splitlines()[-1])
-    latency = [Latency(**row) for row in told["latency"]]
-    return told["answers"], ClientCheck(latency, told["cores"], told["versions"], difference=float("nan"))
+        raise UserError(f"StreetVision: the network's client fails: {last.strip().rstrip('.')}{upgrade_hint(last)}")
+    report = json.loads(done.stdout.splitlines()[-1])
+    latency = [Latency(**row) for row in report["latency"]]
+    return report["answers"], ClientCheck(latency, report["cores"], report["versions"], difference=float("nan"))
 
 
 def upgrade_hint(message: str) -> str:
-    """`; ` and what to upgrade to where a client's message shows that what it has installed cannot run the model."""
-    found = {
+    """`; ` and an upgrade that works, if a client's message shows too old packages; else an empty text."""
+    installed = {
         name: tuple(map(int, version.split("."))) for name, version in _VERSION.findall(message.partition(":")[0])
     }
     least = {name: tuple(map(int, version.split("."))) for name, version in SMALLEST.items()}
-    if found.get("transformers", (4,))[0] >= 5:
+    if installed.get("transformers", (4,))[0] >= 5:
         least["timm"] = tuple(map(int, TIMM_FOR_5.split(".")))
-    old = any(found[name] < least[name] for name in found)
+    old = any(installed[name] < least[name] for name in installed)
     return f"; {pinned_line()}" if old or any(sign in message for sign in _TOO_OLD) else ""
 
 
 def pinned_line() -> str:
-    """That the network's pinned environments cannot run the export, and what can."""
+    """Says that the network's pinned environments cannot run the export, and which versions can."""
     tested = f"{SMALLEST['transformers']} with torch {SMALLEST['torch']} and timm {SMALLEST['timm']}"
     return (
         f"transformers {PINNED}, which the network pins, knows neither DINOv3 nor timm's wrapper, and torch 2.2, "
-        "which its newest requirements for miners pin, can run no DINOv3; the smallest upgrade that was tested to "
+        "which its newest requirements for miners pin, cannot run DINOv3; the smallest upgrade that was tested to "
         f"work is transformers {tested} (with transformers 5: timm {TIMM_FOR_5})"
     )
 
 
 def submission_lines() -> list[str]:
-    """Where the two files go, for people."""
+    """Lines that say where the two files go."""
     return [
         f"detector.yaml goes to {FOLDERS} of the network's code; set {SETTINGS} in miner.env",
-        "model_card.json is there for whoever looks for it: since 2026-02 no code of the network reads it",
+        "model_card.json is written for completeness: since 2026-02 no code of the network reads it",
     ]
 
 
@@ -300,33 +302,40 @@ def submit(
     tolerance: float,
     say: Callable[[str], None],
 ) -> ClientCheck:
-    """Check an export as the network's clients call it, and write the two files beside it.
+    """Check an export in the network's client and add the network's two files to it.
 
     Args:
-        folder: of the export; `model_card.json` and `detector.yaml` come into it.
-        repo_id: `owner/name` under which it will stand.
-        tolerance: of a probability, where weights are stored in less than fp32.
+        folder: folder of the export, to which `model_card.json` and `detector.yaml` are added.
+        photos, expected, python: see `check_client`.
+        repo_id: `owner/name` of the model on the Hub.
+        hotkey, version: see `submission`.
+        tolerance: largest allowed difference of a probability; at least `TOLERANCE` applies.
+        say: called with each line for the user.
 
     Returns:
-        what `check_client` found.
+        The result of `check_client`.
+
+    Raises:
+        UserError: see `check_client`.
     """
-    found = check_client(folder, photos, expected, python=python, tolerance=max(TOLERANCE, tolerance))
-    for line in (*latency_lines(found), pinned_line(), *submission_lines()):
+    client_check = check_client(folder, photos, expected, python=python, tolerance=max(TOLERANCE, tolerance))
+    for line in (*latency_lines(client_check), pinned_line(), *submission_lines()):
         say(line)
-    description = "Tells street photos that show roadwork from those that do not (DINOv3, fine-tuned with natix_hf)"
+    description = "Classifies street photos with and without roadwork (DINOv3, fine-tuned with natix_hf)"
     card = submission(repo_id.partition("/")[2], description, hotkey=hotkey, version=version)
     write_json(folder / "model_card.json", card)
     write_text(folder / "detector.yaml", detector(repo_id))
-    return found
+    return client_check
 
 
-def latency_lines(found: ClientCheck) -> list[str]:
-    """What `check_client` found, for people."""
+def latency_lines(client_check: ClientCheck) -> list[str]:
+    """The result of `check_client` as lines for the user."""
     lines = [
-        f"StreetVision: called as the network does, without natix_hf: 'Roadwork' has the run's probability (largest "
-        f"difference {found.difference:.1e}); seconds on {found.cores} cores, limit {LIMIT_SECONDS:g}:"
+        "StreetVision: in the network's client, without natix_hf, the probability of 'Roadwork' is the run's (largest "
+        f"difference {client_check.difference:.1e}); latency in seconds on {client_check.cores} cores, limit "
+        f"{LIMIT_SECONDS:g}:"
     ]
-    for row in found.latency:
+    for row in client_check.latency:
         over = "  OVER THE LIMIT" if row.p99 > LIMIT_SECONDS else ""
         lines.append(
             f"  {row.width} x {row.height}, {row.at_once} at a time: p50 {row.p50:.3f}, p99 {row.p99:.3f} of "
@@ -335,18 +344,18 @@ def latency_lines(found: ClientCheck) -> list[str]:
     return lines
 
 
-def latency_section(found: ClientCheck) -> Section:
-    """Times of a client's call, as `check_client` measured them, for a card."""
+def latency_section(client_check: ClientCheck) -> Section:
+    """The card section with the latencies that `check_client` measured."""
     rows = [
         [f"{row.width} x {row.height}", str(row.at_once), f"{row.p50:.3f}", f"{row.p99:.3f}", str(row.requests)]
-        for row in found.latency
+        for row in client_check.latency
     ]
     return Section(
         "latency",
         "Latency",
         "Latency",
-        f"Seconds for a photo, as a StreetVision client calls the model, measured on {found.cores} CPU cores; the "
-        f"limit is {LIMIT_SECONDS:g} s. Quantiles of the requests that were timed, on one machine:",
+        f"Seconds per photo in a StreetVision client, measured on one machine with {client_check.cores} CPU cores. "
+        f"The limit is {LIMIT_SECONDS:g} s. The table shows quantiles over the timed requests.",
         ["photo", "at a time", "p50", "p99", "requests"],
         rows,
     )

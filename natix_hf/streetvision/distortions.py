@@ -1,8 +1,8 @@
-"""The five distortions that StreetVision's validators put on photos, each at the two severities that they use.
+"""The five distortions that StreetVision's validators apply to photos, each at their two severities.
 
-Written from the public description of the task. Where it leaves something open, the choice stands in the docstring of
-the distortion. All work on 8-bit RGB and cut off decimals where the description names no rounding, as a cast to
-integers does. Which of them a photo gets is the business of `profiles.py`.
+They follow the public description of the task. Where it is ambiguous, the docstring of the distortion says what we
+chose. All distortions work on 8-bit RGB and truncate decimals if the description names no rounding, like a cast to
+integers. `profiles.py` decides which distortions a photo gets.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from torchvision.transforms.v2 import functional
 
 from natix_hf.errors import UserError
 
-# Name -> the parameter at severity 1 and 2; in the order in which validators apply them.
+# Name -> the parameter at severity 1 and 2, in the order in which validators apply the distortions.
 SEVERITIES = {
     "saturation": (0.4, 0.3),  # factor of the chroma
     "contrast": (0.85, 0.725),  # factor of every pixel
-    "downsampling": (2, 3),  # sides are divided by it, then restored; validators call it "JPEG"
+    "downsampling": (2, 3),  # divisor of the sides, which are then restored; validators call it "JPEG"
     "noise": (0.001, 0.002),  # variance, in units where 255 is 1
-    "blur": (7, 9),  # kernel in pixels
+    "blur": (7, 9),  # kernel size in pixels
 }
 
 _LUMA = torch.tensor([0.299, 0.587, 0.114])
-# What a change of 1 in Y, Cb and Cr (in the broadcast range, 8 bits) does to R, G and B: BT.601, columns Y, Cb, Cr.
+# Change of R, G, B (rows) per change of 1 in Y, Cb, Cr (columns): BT.601, 8 bits, broadcast range.
 _TO_RGB = np.array([[1, 0, 1.402], [1, -0.344136, -0.714136], [1, 1.772, 0]]) * (
     np.array([255 / 219, 255 / 224, 255 / 224])
 )
@@ -34,7 +34,7 @@ _TO_RGB = np.array([[1, 0, 1.402], [1, -0.344136, -0.714136], [1, 1.772, 0]]) * 
 
 def _saturation(pixels: Tensor, factor: float, rng: np.random.Generator) -> Tensor:
     luma = torch.tensordot(_LUMA, pixels.float(), dims=1)
-    # A thousandth more, so that a grey stays what it is in spite of the last binary digit.
+    # Adding 0.001 keeps grey pixels unchanged despite rounding errors in the last binary digit.
     return (luma + factor * (pixels - luma) + 1e-3).to(torch.uint8)
 
 
@@ -46,7 +46,7 @@ def _downsampling(pixels: Tensor, divisor: int, rng: np.random.Generator) -> Ten
     height, width = pixels.shape[-2:]
     small = [max(1, height // divisor), max(1, width // divisor)]
     for size in (small, [height, width]):
-        # As floats, since torch's way for whole numbers is off by two here and there.
+        # As floats, because torch's integer kernel differs by up to two grey levels.
         pixels = functional.resize(pixels.float(), size, antialias=False).round()
     return pixels.to(torch.uint8)
 
@@ -72,27 +72,27 @@ DISTORTIONS = {
 
 
 def distort_pixels(pixels: Tensor, name: str, severity: int, rng: np.random.Generator) -> Tensor:
-    """One distortion of a photo, a pure function of its arguments.
+    """Apply one distortion to a photo. The result depends only on the arguments.
 
     Args:
-        pixels: `(3, height, width)` uint8; validators distort what they have brought to 224 x 224 before.
-        name: one of
+        pixels: `(3, height, width)` uint8; validators resize photos to 224 x 224 first.
+        name: one of the following; pairs are the values at severity 1 and 2.
 
-            - `saturation`: colours are drawn towards their own luma, `Y + factor (RGB - Y)` with BT.601's Y, which
-              scales the chroma and keeps the luma; factor 0.4, 0.3.
-            - `contrast`: every pixel is multiplied by 0.85, 0.725, which darkens it as well.
-            - `downsampling` ("JPEG" to validators): bilinear without antialiasing to whole parts of a half, a third
-              of the sides, and back. The description says "by 2/3"; since every other pair in it is that of the two
-              severities, so is this.
-            - `noise`: Gaussian in YCbCr, independent by pixel and channel, of variance 0.001, 0.002. Taken as that
-              of 8-bit YCbCr in the broadcast range (Y 16 to 235) in units where 255 is 1: a grey of 128 gets a
-              standard deviation of 9.4, 13.3 grey levels.
-            - `blur`: Gaussian, kernel k of 7, 9 pixels with sigma k / 6; edges are mirrored.
-        severity: 1 or 2; 0 returns the photo as it is.
-        rng: of the noise; the others draw nothing.
+            - `saturation`: moves colours towards their luma, `Y + factor (RGB - Y)` with Y of BT.601, which scales the
+              chroma and keeps the luma. Factor 0.4, 0.3.
+            - `contrast`: multiplies every pixel by 0.85, 0.725, which also darkens the photo.
+            - `downsampling` ("JPEG" to validators): resizes to a half, a third of the sides (rounded down) and back,
+              bilinear without antialiasing. The description says "by 2/3". We read this as 2 and 3 at the two
+              severities, because all its other pairs are values at the two severities.
+            - `noise`: adds Gaussian noise in YCbCr, independent by pixel and channel, of variance 0.001, 0.002. We
+              read this as 8-bit YCbCr in the broadcast range (Y 16 to 235) in units where 255 is 1. A grey of 128 then
+              gets a standard deviation of 9.4, 13.3 grey levels.
+            - `blur`: Gaussian with kernel k of 7, 9 pixels and sigma k / 6; edges are mirrored.
+        severity: 1 or 2; 0 returns the photo unchanged.
+        rng: generator of the noise; the other distortions are deterministic.
 
     Raises:
-        UserError: no such distortion, or no such severity.
+        UserError: the distortion or the severity does not exist.
     """
     if name not in SEVERITIES:
         raise UserError(f"distortion {name!r} is unknown; choose one of {', '.join(SEVERITIES)}")

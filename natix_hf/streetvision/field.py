@@ -1,6 +1,7 @@
-"""The scores of other participants, which turn a score into a share of pay and a rank.
+"""The scores of the other participants, which turn a score into a relative pay and a rank.
 
-Pay is a score divided by the sum of all scores; beside an average participant that is score / mean score.
+A participant's share of the pay is its score divided by the sum of all scores. Relative to an average participant this
+is score / mean score.
 """
 
 from __future__ import annotations
@@ -15,18 +16,18 @@ import numpy as np
 from natix_hf.documents.reward import ParticipantScores
 from natix_hf.errors import UserError
 
-STEPS = np.linspace(0, 1, 1001)  # of the quantile function
+STEPS = np.linspace(0, 1, 1001)  # levels at which the quantile function is evaluated
 
 
 @dataclass(frozen=True)
 class Field:
-    """Scores of participants, as their quantile function.
+    """The distribution of the participants' scores as a quantile function.
 
     Args:
-        name: where they come from.
-        confirmed: whether somebody can check that.
-        n: participants.
-        levels: rising from 0 to 1.
+        name: source of the scores.
+        confirmed: whether the source can be checked.
+        n: number of participants.
+        levels: levels of the quantiles, increasing from 0 to 1.
         scores: the quantiles at `levels`, in [0, 1].
     """
 
@@ -42,13 +43,13 @@ class Field:
         return float(np.trapezoid(self.scores, self.levels))
 
     def percentile(self, score: float) -> float:
-        """Per cent of the participants with a lower score; those with the same count half."""
+        """Percentage of participants with a lower score. Participants with the same score count half."""
         quantiles = np.interp(STEPS, self.levels, self.scores)
         below, same = np.mean(quantiles < score - 1e-12), np.mean(np.abs(quantiles - score) <= 1e-12)
         return float(100 * (below + same / 2))
 
     def document(self) -> ParticipantScores:
-        """For a JSON file: name, whether it is confirmed, participants, mean, quartiles and ends."""
+        """The field as a document: name, whether it is confirmed, participants, mean and quantiles."""
         shown = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
         quantiles = {f"{q:g}": float(np.interp(q, self.levels, self.scores)) for q in shown}
         return ParticipantScores(
@@ -56,8 +57,8 @@ class Field:
         )
 
 
-# One record of quantiles. Both ends are not in it: the lower goes on as straight as between the first two quantiles,
-# the upper ends at the best possible score.
+# From a single record of quantiles, which has no end points. The lower end is extrapolated linearly from the first two
+# quantiles, and the upper end is the best possible score.
 LATE_2025 = Field(
     name="one record of late 2025",
     confirmed=False,
@@ -68,12 +69,12 @@ LATE_2025 = Field(
 
 
 def read_field(path: str | Path) -> Field:
-    """The scores in a CSV: one a line, or a column called `score` below a header.
+    """Read scores from a CSV file: one score per line, or a column called `score` with a header.
 
     Raises:
-        UserError: no such file, or a line without a score from 0 to 1; names the line.
+        UserError: the file does not exist, or a line has no score from 0 to 1; the message names the line.
     """
-    path, wanted = Path(path), "expected one score from 0 to 1 a line, or a column called score"
+    path, wanted = Path(path), "expected one score from 0 to 1 per line, or a column called score"
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = [(number, row) for number, row in enumerate(csv.reader(file), start=1) if any(map(str.strip, row))]
@@ -96,12 +97,12 @@ def read_field(path: str | Path) -> Field:
         except ValueError:
             score = math.nan
         if not 0 <= score <= 1:
-            raise UserError(f"--field {path}: line {number}: {text!r} is no score: {wanted}")
+            raise UserError(f"--field {path}: line {number}: {text!r} is not a score: {wanted}")
         scores.append(score)
     if not scores:
-        raise UserError(f"--field {path}: holds no score: {wanted}")
+        raise UserError(f"--field {path}: no scores in the file: {wanted}")
     if not any(scores):
-        raise UserError(f"--field {path}: all scores are 0: nothing can be compared with them")
-    # Each score is a step of equal width, so that mean and rank are those of the list itself.
+        raise UserError(f"--field {path}: all scores are 0: a comparison needs at least one positive score")
+    # Each score is a step of equal width, so mean and ranks are exactly those of the list.
     edges = np.repeat(np.arange(len(scores) + 1) / len(scores), 2)[1:-1]
     return Field(path.name, True, len(scores), edges, np.repeat(np.sort(scores), 2))

@@ -1,26 +1,29 @@
-"""What StreetVision's validators make of a photo before they send it, at three points in time.
+"""Transforms photos as StreetVision's validators do before they send them, at three points in time.
 
-| profile | size | frame | after it |
+| profile | size | frame | distortions |
 | --- | --- | --- | --- |
-| `challenge@2025` | 224 x 224 | level 0: centre square; levels 1 to 3: rotation, then a square crop of 20 to 100 % | |
-| `challenge@2026-04` | 224 x 224 | letterbox with black bars; levels 1 to 3: then a rotation | distortions |
-| `challenge@2026-05` | the photo's own | as it is | nothing |
+| `challenge@2025` | 224 x 224 | level 0: centre square; levels 1 to 3: rotation, square crop of 20 to 100 % | yes |
+| `challenge@2026-04` | 224 x 224 | letterbox with black bars; levels 1 to 3: then a rotation | yes |
+| `challenge@2026-05` | unchanged | unchanged | no |
 
-In the first two, level 2 adds saturation, contrast and downsampling at severity 0 or 1, level 3 these at severity 0
-to 2, and noise and blur at severity 0 to 2. All end with a JPEG coding at Pillow's default quality (75).
+In the first two profiles, level 2 adds saturation, contrast and downsampling at severity 0 or 1. Level 3 adds these,
+noise and blur at severity 0 to 2. Every photo is finally encoded as JPEG at Pillow's default quality (75).
 
-Before that, all profiles take a photo as the validators' cache holds it (`cached_photo`): its pixels as stored, so a
-photo with an EXIF orientation arrives sideways, and a JPEG coded once more at the default quality.
+All profiles start from the photo in the validators' cache (`cached_photo`). The cache ignores the EXIF orientation, so
+such a photo can be sideways, and it encodes JPEG files again at the default quality.
 
-The name with its date, and `SENT`, have to be told with every figure that was made with a profile. Written from the
-public description of the task; what that leaves open is decided thus: the severities of one photo are drawn
-independently, each value equally likely; distortions come in the order of `distortions.SEVERITIES`; a rotation keeps
-the frame's size; the square crop is drawn as by torchvision's RandomResizedCrop at ratio 1, so a wide photo gives
-squares of at most its short side; an odd pixel of the letterbox's bars goes below or to the right; resizing is
-bilinear with antialiasing. The description also lists mirror images that never happen: there are none here.
+Every figure that is measured with a profile must be reported with the profile's dated name and with `SENT`. The
+profiles follow the public description of the task. Where it is ambiguous, we chose:
 
-This file knows neither labels nor the network. The other half of what validators send, pictures that a diffusion model
-drew, is not made here.
+- Severities of one photo are drawn independently and uniformly. The order is that of `distortions.SEVERITIES`.
+- A rotation keeps the size of the frame.
+- The square crop is drawn like torchvision's RandomResizedCrop at ratio 1, so its side is at most the photo's short
+  side.
+- If the letterbox bars have an odd number of pixels, the extra one is below or on the right.
+- Resizing is bilinear with antialiasing.
+- The description lists mirror images that never happen; we make none.
+
+Validators also send pictures from a diffusion model, which this module does not make.
 """
 
 from __future__ import annotations
@@ -38,38 +41,38 @@ from natix_hf.errors import UserError
 from natix_hf.photos.decode import Source, stored_photo
 from natix_hf.streetvision.distortions import SEVERITIES, distort_pixels
 
-SIDE = 224  # pixels of what is sent, but for challenge@2026-05
+SIDE = 224  # side of the sent photo in pixels, except in challenge@2026-05
 DEGREES = 20.0  # rotations are uniform in -DEGREES to DEGREES
-AREA = (0.2, 1.0)  # share of the photo's area in the square crop
-ATTEMPTS = 10  # at a square that fits, then the largest centred one is taken
+AREA = (0.2, 1.0)  # area of the square crop as a share of the photo's area
+ATTEMPTS = 10  # draws of a square that fits; after them the largest centred square is taken
 QUALITY = 75  # Pillow's default
 
-# Level -> the greatest severity of each distortion.
+# Level -> the highest severity of each distortion.
 LEVELS: tuple[dict[str, int], ...] = (
     {},
     {},
     {"saturation": 1, "contrast": 1, "downsampling": 1},
     dict.fromkeys(SEVERITIES, 2),
 )
-# Profile -> how many levels it has.
+# Profile -> its number of levels.
 PROFILES = {"challenge@2025": 4, "challenge@2026-04": 4, "challenge@2026-05": 1}
 LETTERBOXED = "challenge@2026-04"
 
-# How profiles take photos, as it is told with every figure.
+# How profiles read photos; reported with every figure.
 SENT = "pixels as stored, without EXIF orientation; JPEG files coded twice at quality 75"
 
 
 @dataclass(frozen=True)
 class Challenge:
-    """What was drawn for one photo.
+    """The random choices for one photo.
 
     Args:
-        profile: its name with its date.
+        profile: dated name of the profile.
         level: 0 to 3.
-        angle: degrees counter-clockwise, or None where nothing is rotated.
-        crop: left, top and side in pixels of the photo, or None where the whole frame is kept.
+        angle: degrees counter-clockwise, or None for no rotation.
+        crop: left, top and side in pixels of the photo, or None for the whole frame.
         severities: distortion -> 0, 1 or 2, in the order of application.
-        noise_seed: of the noise.
+        noise_seed: seed of the noise.
     """
 
     profile: str
@@ -81,7 +84,7 @@ class Challenge:
 
 
 def check_profile(profile: str, level: int | None = None) -> None:
-    """Raise `UserError` unless there is such a profile, and such a level in it."""
+    """Raise `UserError` if the profile, or this level of it, does not exist."""
     if profile not in PROFILES:
         raise UserError(f"challenge profile {profile!r} is unknown; choose one of {', '.join(PROFILES)}")
     if level is not None and not 0 <= level < PROFILES[profile]:
@@ -89,36 +92,36 @@ def check_profile(profile: str, level: int | None = None) -> None:
 
 
 def check_profiles(profiles: Sequence[str], key: str) -> None:
-    """Raise `UserError` where a profile is unknown or there twice; `key` is the option that named them."""
+    """Raise `UserError` if a profile is unknown or listed twice; `key` is the option that lists them."""
     for profile in profiles:
         try:
             check_profile(profile)
         except UserError as error:
             raise UserError(f"{key}: {error}") from None
         if list(profiles).count(profile) > 1:
-            raise UserError(f"{key}: {profile} is there twice: name it once")
+            raise UserError(f"{key}: {profile} is listed twice: list it once")
 
 
 def file_name(profile: str) -> str:
-    """The profile as it stands in names of files: `challenge-2025`."""
+    """The profile's name in the form that file names use: `challenge-2025`."""
     return profile.replace("@", "-")
 
 
 def check_levels(profile: str, probabilities: Sequence[float]) -> None:
     """Raise `UserError` unless there is one probability for each level of the profile and they sum to 1."""
-    levels, given = PROFILES[profile], list(probabilities)
-    # Not `min(given) < 0`, which a NaN would pass.
-    if len(given) != levels or not all(p >= 0 for p in given) or not math.isclose(sum(given), 1, abs_tol=1e-6):
-        raise UserError(f"{profile}: probabilities {given} given, {levels} that sum to 1 expected")
+    levels, chances = PROFILES[profile], list(probabilities)
+    # Not `min(chances) < 0`, which NaN would pass.
+    if len(chances) != levels or not all(p >= 0 for p in chances) or not math.isclose(sum(chances), 1, abs_tol=1e-6):
+        raise UserError(f"{profile}: probabilities {chances} given, {levels} that sum to 1 expected")
 
 
 def check_sendable(profile: str, size: tuple[int, int], name: str = "a photo") -> None:
-    """Raise `UserError` where validators never send a photo of this width and height in pixels."""
+    """Raise `UserError` if validators cannot send a photo of this width and height in pixels."""
     if profile == LETTERBOXED and 0 in letterboxed(size):
         strip = " x ".join(map(str, letterboxed(size)))
         raise UserError(
-            f"{profile}: {name} of {size[0]} x {size[1]} pixels would be shrunk to {strip}, which is an error there "
-            "and never sent: leave that photo or the profile out"
+            f"{profile}: {name} of {size[0]} x {size[1]} pixels would be shrunk to {strip} pixels, which fails at the "
+            "validators, so they never send it: leave out the photo or the profile"
         )
 
 
@@ -130,17 +133,18 @@ def draw_challenge(
     seed: int = 0,
     level_probabilities: Sequence[float] | None = None,
 ) -> Challenge:
-    """What one photo will get, a pure function of the arguments.
+    """Draw the random choices for one photo. The result depends only on the arguments.
 
     Args:
         profile: a key of `PROFILES`.
         size: width and height of the photo in pixels.
-        level: drawn where it is None.
-        seed: a whole number of at least 0; another one for each photo.
-        level_probabilities: of the levels, in order; by default all are equally likely, as the validators' are.
+        level: None draws a level.
+        seed: an integer of at least 0; use a different one for each photo.
+        level_probabilities: probabilities of the levels; by default all are equally likely, as at the validators.
 
     Raises:
-        UserError: no such profile or level, probabilities that do not fit it, or a photo that is never sent.
+        UserError: the profile or the level does not exist, the probabilities do not fit the profile, or validators
+            cannot send the photo.
     """
     check_profile(profile, level)
     check_sendable(profile, size)
@@ -174,16 +178,17 @@ def _crop(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, 
 
 
 def letterboxed(size: tuple[int, int]) -> tuple[int, int]:
-    """Width and height of a photo within a square of `SIDE` pixels, cut to whole pixels in floating point.
+    """Width and height of a photo resized into a square of `SIDE` pixels, truncated to whole pixels.
 
-    As validators compute it: 640 x 360 becomes 224 x 125, not 126; of very long strips the short side is 0.
+    Floating point errors are those of the validators: 640 x 360 becomes 224 x 125, not 126. The short side of a very
+    long strip becomes 0.
     """
     scale = min(SIDE / size[0], SIDE / size[1])
     return int(size[0] * scale), int(size[1] * scale)
 
 
 def letterbox(image: Image.Image) -> Image.Image:
-    """The whole photo in a square of `SIDE` pixels between black bars; `check_sendable` tells which have no place."""
+    """The whole photo in a square of `SIDE` pixels with black bars. `check_sendable` refuses photos that don't fit."""
     width, height = letterboxed(image.size)
     square = Image.new("RGB", (SIDE, SIDE))
     square.paste(image.resize((width, height), Image.Resampling.BILINEAR), ((SIDE - width) // 2, (SIDE - height) // 2))
@@ -191,14 +196,14 @@ def letterbox(image: Image.Image) -> Image.Image:
 
 
 def cached_photo(source: Source) -> Image.Image:
-    """A photo in RGB as the validators' cache holds it, where they take it from.
+    """A photo in RGB as it is in the validators' cache.
 
-    Its pixels are those that are stored: no EXIF orientation is followed. Their cache saves a photo in its own format,
-    so a JPEG is coded once more, at the default quality.
+    The cache ignores the EXIF orientation. It saves a photo in its original format, so a JPEG file is encoded again at
+    the default quality.
 
     Args:
-        source: a path, the file's bytes, a row's `{"bytes": ..., "path": ...}`, or an image that is open. One that was
-            not read from a file has no format, and is taken as it is.
+        source: a path, the file's bytes, a row's `{"bytes": ..., "path": ...}`, or an open image. An image that was
+            not read from a file has no format and is not encoded again.
 
     Raises:
         PhotoError: the photo cannot be read.
@@ -210,11 +215,11 @@ def cached_photo(source: Source) -> Image.Image:
 
 
 def apply_challenge(image: Image.Image, challenge: Challenge) -> Image.Image:
-    """The photo as it is sent.
+    """The photo in the form in which it is sent.
 
     Args:
-        image: as `cached_photo` gives it.
-        challenge: drawn for a photo of this size.
+        image: result of `cached_photo`.
+        challenge: result of `draw_challenge` for a photo of this size.
     """
     if challenge.profile == LETTERBOXED:
         image = letterbox(image)
@@ -233,7 +238,7 @@ def apply_challenge(image: Image.Image, challenge: Challenge) -> Image.Image:
 
 
 def jpeg(image: Image.Image) -> Image.Image:
-    """The photo in RGB after it was written as JPEG at the quality that validators use, and read again."""
+    """The photo in RGB after encoding and decoding it as JPEG at the validators' quality."""
     return _coded(image).convert("RGB")
 
 

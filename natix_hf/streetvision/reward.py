@@ -1,8 +1,8 @@
-"""StreetVision's reward, simulated for a classifier's own decisions: what a participant would have been paid.
+"""Simulates StreetVision's reward for the decisions of a classifier: what a participant would have been paid.
 
-Written from the public description of the task as it stood between 2025 and May 2026. The network is halted since then
-(`HALTED`), so a figure from here says how good the decisions are in the network's own unit and promises no pay. Knows
-arrays only; the scores of other participants come from `field.py`, and `reward_report.py` shows what came out.
+It follows the public description of the task between 2025 and May 2026. The network has been halted since then
+(`HALTED`), so the figures measure the decisions in the network's unit and promise no pay. This module works on arrays.
+`field.py` has the scores of other participants, and `reward_report.py` renders the results.
 """
 
 from __future__ import annotations
@@ -29,27 +29,28 @@ HALTED = (
     "subnet's owner, and nobody is paid"
 )
 SENT_LAST = (
-    "in the last versions a third of the photos each was synthetic, real, and from an API, and a validator made about "
-    "57 challenges a day for each of 251 participants (288 for each of 50)"
+    "in the last versions one third of the photos were synthetic, one third real and one third from an API, and a "
+    "validator made about 57 challenges a day for each of 251 participants (288 for each of 50)"
 )
 
-# 288 rounds a day, one every five minutes, ask 50 of 251 participants each; it moves the spread of days and no mean.
+# 288 rounds per day (one every five minutes) each ask 50 of 251 participants: 57 challenges per participant. The
+# number of challenges changes the spread between days, but no mean.
 DAYS, CHALLENGES = 500, 57
-WARM_UP = 200  # challenges before a day: the windows are full, and 0.95^100 = 0.6 % of the first score is left
-WINDOWS = 4000  # that the interval stands on
+WARM_UP = 200  # challenges before a day: they fill the windows, and only 0.95^100 = 0.6 % of the first score is left
+WINDOWS = 4000  # simulated windows from which the interval is computed
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 def rewards(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The reward of every step: `(0.5 max(0, MCC) + 0.5 accuracy)^3`, MCC of the last 100 and accuracy of the last 10.
 
-    Both figures stand on the predictions so far, this step's among them, rounded half to even, so that 0.5 is 0. A
-    prediction of -1 (no answer) has its slot in both windows, counts in neither figure, and its step is paid 0. So is
-    a step with any other prediction outside [0, 1]; and one that rounds to neither 0 nor 1 makes both figures 0 for
-    as long as it stands in their window. MCC is 0 where labels or predictions of the window are all of one class.
+    Both figures include the prediction of the current step. Predictions are rounded half to even, so 0.5 becomes 0.
+    A prediction of -1 (no answer) takes a place in both windows but does not count in either figure; the reward of its
+    step is 0. Any other prediction outside [0, 1] also has reward 0. If it rounds to neither 0 nor 1, both figures are
+    0 while it is in their window. MCC is 0 if all labels or all predictions of the window are of one class.
 
     Args:
-        predictions: `(..., steps)` probabilities of the positive class in the order of time, from the first on.
+        predictions: `(..., steps)` probabilities of the positive class in the order of time, from the first step on.
         labels: `(..., steps)` 0 or 1.
 
     Returns:
@@ -101,11 +102,11 @@ def running_score(reward: np.ndarray, start: float | np.ndarray = 0.0) -> np.nda
 
 @dataclass(frozen=True)
 class Days:
-    """Simulated days, each after a time that fills the windows.
+    """Simulated days, each after a warm-up that fills the windows.
 
     Attributes:
         reward: `(days,)` mean reward of the day's challenges.
-        score: `(days,)` running score at the end of the day, which is what pay goes by.
+        score: `(days,)` running score at the end of the day, which determines the pay.
     """
 
     reward: np.ndarray
@@ -115,17 +116,17 @@ class Days:
 def simulate(
     predictions: np.ndarray, labels: np.ndarray, *, days: int = DAYS, challenges: int = CHALLENGES, seed: int = 0
 ) -> Days:
-    """Days of challenges: a label drawn evenly from {0, 1}, then a photo of that label with its prediction.
+    """Simulate days of challenges. Each challenge draws a label uniformly from {0, 1}, then a photo with that label.
 
     Args:
-        predictions: `(n,)` probabilities of the positive class of the photos that are drawn from.
-        labels: `(n,)` 0 or 1; both have to occur.
-        days: how many, independent of each other.
-        challenges: of a day.
-        seed: same photos and seed, same days.
+        predictions: `(n,)` probabilities of the positive class for the photos to draw from.
+        labels: `(n,)` 0 or 1; both must occur.
+        days: number of independent days.
+        challenges: number of challenges per day.
+        seed: the same photos and seed give the same days.
     """
     rng, steps = np.random.default_rng(seed), WARM_UP + challenges
-    # Photos in the order of their label, so that one number draws from either.
+    # Photos sorted by label, so that one random number selects a photo of either label.
     order, negatives = np.argsort(labels, kind="stable"), int(np.sum(labels == 0))
     counts, starts = np.array([negatives, len(labels) - negatives]), np.array([0, negatives])
     reward, score = np.empty(days), np.empty(days)
@@ -144,18 +145,19 @@ def simulate(
 def _mean_reward(seed: int) -> RectBivariateSpline:
     """The mean reward as a function of `sqrt(1 - specificity), sqrt(1 - recall)`.
 
-    Photos are drawn independently given their label, so the two recalls decide it. It is computed on a grid from the
-    same windows of 100 challenges each, so that between two classifiers the windows' own spread cancels, and is smooth
-    in the roots of the error rates in between.
+    Photos are drawn independently given their label, so the mean reward depends only on the two recalls. It is
+    computed on a grid, with the same windows of 100 challenges at every grid point, so that the randomness of the
+    windows cancels between two classifiers. The spline interpolates in the square roots of the error rates, in which
+    the function is smooth.
     """
     rng = np.random.default_rng(seed)
     positive = rng.integers(0, 2, size=(WINDOWS, MCC_WINDOW)).astype(bool)
     luck, roots = rng.random((WINDOWS, MCC_WINDOW)), np.linspace(0, 1, 13)
     positives = positive.sum(axis=1)
-    # Who is right among the positives hangs on the recall alone, among the negatives on the specificity alone.
-    of_root = [[(luck < 1 - root**2) & side for root in roots] for side in (~positive, positive)]
-    right = [[one.sum(axis=1) for one in side] for side in of_root]
-    lately = [[one[:, -ACCURACY_WINDOW:].sum(axis=1) for one in side] for side in of_root]
+    # Correct decisions on positives depend only on the recall, those on negatives only on the specificity.
+    correct = [[(luck < 1 - root**2) & side for root in roots] for side in (~positive, positive)]
+    right = [[of_root.sum(axis=1) for of_root in side] for side in correct]
+    lately = [[of_root[:, -ACCURACY_WINDOW:].sum(axis=1) for of_root in side] for side in correct]
     means = np.empty((len(roots), len(roots)))
     for i, j in np.ndindex(means.shape):
         tn, tp = right[0][i], right[1][j]
@@ -174,10 +176,11 @@ def _means(recalls: np.ndarray, seed: int) -> np.ndarray:
 def _interval(
     value: float, right: np.ndarray, labels: np.ndarray, groups: np.ndarray, n_boot: int, seed: int
 ) -> tuple[float, float]:
-    """Ends of the mean reward over resampled groups.
+    """Ends of the interval of the mean reward, over resampled groups.
 
-    A class without a mistake is perfect in every resample; at the low end it gets the recall that so few groups cannot
-    rule out (Clopper and Pearson, 1934; alpha split over the two classes), as in `intervals`.
+    A class without a mistake has recall 1 in every resample. For the lower end, its recall is therefore the lowest
+    that its number of groups cannot rule out (Clopper and Pearson, 1934; alpha is split over the two classes), as in
+    `intervals`.
     """
     group = group_numbers(groups, len(labels))
     cells = np.zeros((group.max() + 1, 2, 2))  # groups, label, right
@@ -196,15 +199,15 @@ def _interval(
 
 @dataclass(frozen=True)
 class Photos:
-    """Predictions that days are drawn from.
+    """Predictions for the photos to draw from.
 
     Args:
-        profile: the challenge profile with its date that the photos went through, or `clean` for photos as they are.
-        source: where the photos come from; None for all.
-        logits: `(n, 2)` as the model serves them; a photo may be there several times, as a profile may send it.
+        profile: dated name of the challenge profile, or `clean` for unchanged photos.
+        source: the source of the photos; None for all sources.
+        logits: `(n, 2)` logits of the served model; a photo may occur several times, once for each way of sending it.
         labels: `(n,)` class ids.
-        groups: `(n,)`; None: each row is its own.
-        how_sent: how the profile took the photos, which is told with its figures.
+        groups: `(n,)` names of the groups; None if each row is a group.
+        how_sent: how the profile read the photos, which is reported with the figures.
     """
 
     profile: str
@@ -230,29 +233,31 @@ def reward_document(
     """The content of `reward.json`.
 
     Args:
-        photos: one entry each; one whose photos are all of one class has no reward, and says so.
+        photos: each gives one entry; if its photos are all of one class, the entry has no reward and says why.
         field: the scores of the other participants.
-        positive: the class whose probability is the prediction.
+        label_names: class names in the order of their ids.
+        positive: id of the class whose probability is the prediction.
+        split: name of the split of the photos.
         days, challenges, seed: see `simulate`.
-        n_boot: of the intervals, over resampled groups.
+        n_boot: number of resamples of groups for the intervals.
     """
     entries = []
-    for one in photos:
-        labels = (np.asarray(one.labels) == positive).astype(np.int64)
-        groups = np.arange(len(labels)) if one.groups is None else np.asarray(one.groups)
-        about = {
-            "profile": one.profile,
-            **({} if one.how_sent is None else {"sent": one.how_sent}),
-            "source": one.source,
+    for part in photos:
+        labels = (np.asarray(part.labels) == positive).astype(np.int64)
+        groups = np.arange(len(labels)) if part.groups is None else np.asarray(part.groups)
+        facts = {
+            "profile": part.profile,
+            **({} if part.how_sent is None else {"sent": part.how_sent}),
+            "source": part.source,
             "n": len(labels),
             "groups": len(np.unique(groups)),
             "positives": int(labels.sum()),
         }
         if labels.all() or not labels.any():
             why = f"all photos are {label_names[positive if labels.all() else 1 - positive]}"
-            entries.append(RewardEntry(**about, left_out=why))
+            entries.append(RewardEntry(**facts, left_out=why))
             continue
-        predictions = softmax(one.logits)[:, positive]
+        predictions = softmax(part.logits)[:, positive]
         right = (predictions > 0.5) == (labels == 1)
         simulated = simulate(predictions, labels, days=days, challenges=challenges, seed=seed)
         value = float(simulated.reward.mean())
@@ -260,7 +265,7 @@ def reward_document(
         ends = {"value": value, "low": low, "high": high}
         entries.append(
             RewardEntry(
-                **about,
+                **facts,
                 recall=float(right[labels == 1].mean()),
                 specificity=float(right[labels == 0].mean()),
                 reward=Ranged(**ends),

@@ -1,4 +1,4 @@
-"""What people read of `reward.json`: lines of a command, the section of page and card, the picture."""
+"""Renders `reward.json` as lines of a command, as a section of page and card, and as a picture."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from natix_hf.streetvision.reward import HALTED, SENT_LAST
 
 
 def reward_lines(document: Reward) -> list[str]:
-    """What a command prints of `reward.json`: a line for each entry that is not of a single source, and the field."""
+    """The lines that a command prints: one for each entry over all sources, then the field."""
     field, lines = document.field, []
     for entry in document.entries:
         if entry.source is not None:
@@ -30,7 +30,7 @@ def reward_lines(document: Reward) -> list[str]:
             f"simulated reward, {entry.profile}: {reward.value:.3f} "
             f"({reward.low:.3f} to {reward.high:.3f}; "
             f"{entry.n} predictions, {entry.groups} groups), score after a day {day['0.05']:.3f} to "
-            f"{day['0.95']:.3f} (nine in ten), {entry.relative_pay.value:.2f} times the average pay, above "
+            f"{day['0.95']:.3f} (on 90 % of days), {entry.relative_pay.value:.2f} times the average pay, above "
             f"{entry.percentile.value:.0f} % of the field"
         )
     if lines:
@@ -43,7 +43,7 @@ def reward_lines(document: Reward) -> list[str]:
 
 
 def reward_sections(document: Reward | None) -> list[Section]:
-    """What the decisions would have been paid, by profile and source; empty where there is no `reward.json`."""
+    """The section about the simulated reward by profile and source; empty if there is no `reward.json`."""
     if not document:
         return []
     field, sent = document.field, sent_text(document.entries)
@@ -53,16 +53,16 @@ def reward_sections(document: Reward | None) -> list[Section]:
             "reward",
             "Reward",
             "Simulated reward",
-            f"What the decisions at 0.5 would have been paid on {document.split}: {document.days} simulated "
-            f"days of {document.challenges} challenges, half of them {document.positive_label}. Intervals "
-            f"of {100 * document.level:g}\u00a0% from {document.resamples} resamples of whole groups; the "
-            f"score's range holds nine days in ten. Nobody is paid it: {HALTED}. Of what was sent: {SENT_LAST}."
-            f"{f' Sent: {sent}.' if sent else ''}",
+            f"The reward that the decisions at 0.5 would have earned on {document.split}, over {document.days} "
+            f"simulated days of {document.challenges} challenges, half of them {document.positive_label}. "
+            f"{100 * document.level:g}\u00a0% intervals come from {document.resamples} resamples of whole groups. The "
+            f"range of the score covers 90\u00a0% of the days. Nobody is paid: {HALTED}. What validators sent: "
+            f"{SENT_LAST}.{f' Sent here: {sent}.' if sent else ''}",
             [*heads, "% of field below"],
             [_row(entry) for entry in document.entries],
             words=2,
             foot=f"Field: {field.name}, {field.n} participants, mean score {field.mean:.3f}"
-            f"{'' if field.confirmed else '; where these scores come from is not confirmed'}.",
+            f"{'' if field.confirmed else '; the source of these scores is not confirmed'}.",
         )
     ]
 
@@ -84,10 +84,11 @@ def _row(entry: RewardEntry) -> list[Any]:
 
 
 def reward_figure(document: Reward, path: str | Path) -> None:
-    """The running score over simulated days for each profile and source, beside the field's quartiles.
+    """Draw the running score over simulated days for each profile and source, with the field's quartiles.
 
     Args:
-        path: the PNG to write; nothing is written where no entry has a reward.
+        document: the simulated rewards.
+        path: the PNG to write; nothing is written if no entry has a reward.
     """
     entries = [entry for entry in document.entries if entry.left_out is None]
     if not entries:
@@ -96,7 +97,7 @@ def reward_figure(document: Reward, path: str | Path) -> None:
     figure, (axes,) = new_figure(7.0, 1.8 + 0.42 * len(entries), 1)
     quartiles = [field.quantiles[q] for q in ("0.25", "0.5", "0.75")]
     doubt = "" if field.confirmed else ", unconfirmed"
-    label = f"field's middle half and median ({field.name}{doubt})"
+    label = f"quartiles of the field ({field.name}{doubt})"
     axes.axvspan(quartiles[0], quartiles[2], color=GREY, alpha=0.18, linewidth=0, label=label)
     axes.axvline(quartiles[1], color=GREY, linestyle=":", linewidth=1.2)
     for place, entry in enumerate(entries):
@@ -107,7 +108,7 @@ def reward_figure(document: Reward, path: str | Path) -> None:
             [place, place],
             color=BLUE,
             linewidth=1.2,
-            label="score at the end of a day, nine days in ten" if first else None,
+            label="score at the end of a day, 90 % of days" if first else None,
         )
         axes.plot(
             [score["0.25"], score["0.75"]],
@@ -116,7 +117,7 @@ def reward_figure(document: Reward, path: str | Path) -> None:
             linewidth=5,
             alpha=0.5,
             solid_capstyle="butt",
-            label="the same, one day in two" if first else None,
+            label="score at the end of a day, 50 % of days" if first else None,
         )
         axes.errorbar(
             mean.value,
@@ -132,8 +133,8 @@ def reward_figure(document: Reward, path: str | Path) -> None:
     axes.set_yticks(range(len(entries)), names, fontsize=8)
     axes.set(ylim=(len(entries) - 0.4, -0.6), xlim=(None, 1.005))
     days = f"{document.days} days of {document.challenges} challenges"
-    told = [f"simulated reward, equal classes, {days}", *textwrap.wrap(HALTED, WIDE), *sent_lines(entries)]
-    axes.set_xlabel("\n".join(told), fontsize=8)
+    lines = [f"simulated reward, equal classes, {days}", *textwrap.wrap(HALTED, WIDE), *sent_lines(entries)]
+    axes.set_xlabel("\n".join(lines), fontsize=8)
     axes.legend(frameon=False, fontsize=7.5, loc="lower right", bbox_to_anchor=(1.0, 1.0))
     save_figure(figure, path)
 

@@ -1,7 +1,7 @@
-"""The ways in which a profile sends a photo, one by one: its levels, and its distortions by themselves.
+"""The cases in which a profile sends a photo: each of its levels, and each distortion separately.
 
-What is drawn is a function of profile, row and view: all levels and distortions of a photo share its rotation, crop
-and noise, so that they differ in nothing else.
+Random choices depend only on profile, row and view. All levels and distortions of a photo therefore share its
+rotation, crop and noise, and differ in nothing else.
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from PIL import Image
 from natix_hf.streetvision.distortions import SEVERITIES
 from natix_hf.streetvision.profiles import PROFILES, apply_challenge, check_profile, draw_challenge
 
-CLEAN_SIDES = "challenge@2026-05"  # sends photos of their own size, and distorts none
+CLEAN_SIDES = "challenge@2026-05"  # sends photos in their original size without distortions
 
 
 @dataclass(frozen=True)
 class Case:
-    """One way in which every photo is sent.
+    """One way of sending every photo.
 
     Args:
         profile: a key of `profiles.PROFILES`.
-        level: of the profile; None: drawn for each photo as validators draw it.
-        distortion: with `level` 0 alone: this one is put on the frame, at `severity` 1 or 2.
-        severity: of the distortion.
+        level: level of the profile; None draws one for each photo as validators do.
+        distortion: a single distortion to apply at level 0, or None.
+        severity: 1 or 2, severity of the distortion.
+        view: number of the random draw, for several draws of the same photo.
     """
 
     profile: str
@@ -36,10 +37,10 @@ class Case:
 
 
 def cases_of(profile: str) -> list[Case]:
-    """Every level of a profile, then every distortion by itself at severity 1 and 2 (at 0 it is level 0).
+    """Every level of a profile, then every distortion separately at severity 1 and 2.
 
     Raises:
-        UserError: no such profile.
+        UserError: the profile does not exist.
     """
     check_profile(profile)
     levels = [Case(profile, level) for level in range(PROFILES[profile])]
@@ -49,17 +50,18 @@ def cases_of(profile: str) -> list[Case]:
 
 
 def photo_seed(profile: str, row_id: str, view: int = 0) -> int:
-    """The seed of what is drawn for one photo, 63 bits."""
+    """The 63-bit seed of the random choices for one photo."""
     digest = hashlib.blake2b(f"{profile}\0{row_id}\0{view}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
 
 
 def sent_photo(image: Image.Image, case: Case, row_id: str) -> Image.Image:
-    """A photo as it is sent.
+    """The photo in the form in which it is sent.
 
     Args:
-        image: as `profiles.cached_photo` gives it.
-        row_id: of the photo.
+        image: result of `profiles.cached_photo`.
+        case: the way of sending it.
+        row_id: id of the photo's row.
     """
     seed = photo_seed(case.profile, row_id, case.view)
     challenge = draw_challenge(case.profile, image.size, level=case.level, seed=seed)

@@ -56,7 +56,7 @@ def test_values_of_numpy_become_plain() -> None:
         ({"readings": [{"at": 0.5, "degrees": 1}]}, "at $.readings[0].at"),
         ({"readings": [{"at": "1", "degrees": 1}]}, "at $.readings[0].at"),
         ({"readings": [{"at": 1}]}, "at $.readings[0].degrees: missing"),
-        ({"other": 1}, "at $.other: a key that is not known"),
+        ({"other": 1}, "at $.other: unknown key"),
         ({"version": 1}, "version 1 found, this release reads 2: measure again: thermometer"),
     ],
 )

@@ -228,5 +228,5 @@ def test_the_network_s_form_of_call_answers_like_the_run(make_base, make_run, tm
         assert 0 < row.p50 <= row.p99 < streetvision.LIMIT_SECONDS
         assert row.requests >= 4
     export_run(run, "merged", tmp_path / "merged")  # remote code, which the network's clients do not ask for
-    with pytest.raises(UserError, match=r"StreetVision: the network's form of call fails: transformers 5\."):
+    with pytest.raises(UserError, match=r"StreetVision: the network's client fails: transformers 5\."):
         streetvision.check_client(tmp_path / "merged", photos, expected, seconds=0.0)

@@ -144,7 +144,7 @@ def test_a_simulated_reward_says_that_nobody_is_paid_how_often_photos_come_and_h
         assert "as of 2026-05 StreetVision is halted" in text
         assert "nobody is paid" in text
         assert "57 challenges a day for each of 251 participants (288 for each of 50)" in text
-        assert "a third of the photos each was synthetic, real, and from an API" in text
+        assert "one third of the photos were synthetic, one third real and one third from an API" in text
         assert "challenge@2025 with pixels as stored" in text
     assert len([line for line in lines if "as of 2026-05" in line]) == 1
 
@@ -210,9 +210,9 @@ def test_a_field_is_read_from_a_csv(tmp_path, text):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "holds no score"),
-        (b"score\n", "holds no score"),
-        (b"0.5\nhigh\n", "line 2: 'high' is no score"),
+        (b"", "no scores in the file"),
+        (b"score\n", "no scores in the file"),
+        (b"0.5\nhigh\n", "line 2: 'high' is not a score"),
         (b"0.5\nnan\n", "line 2: 'nan'"),
         (b"0.5\n1.5\n", "line 2: '1.5'"),
         (b"a,b\n1,2\n", "2 columns and none is called score"),

@@ -44,7 +44,9 @@ def test_a_recipe_with_challenges_and_the_same_later(desk):
     )
     scores.write_text("0.5\nbest\n")
     line = desk.refusal("evaluate", desk.output, "--field", scores)
-    assert line.endswith("line 2: 'best' is no score: expected one score from 0 to 1 a line, or a column called score")
+    assert line.endswith(
+        "line 2: 'best' is not a score: expected one score from 0 to 1 per line, or a column called score"
+    )
     assert before == {path: path.read_bytes() for path in desk.output.rglob("*") if path.is_file()}
 
 
