@@ -309,7 +309,7 @@ def test_columns_that_cannot_guide_are_refused(column, line):
 def test_train_and_the_pool_together_may_not_have_too_many_kinds():
     parts = [rows(city=[f"a{i % 30}" for i in range(60)]), rows(city=[f"b{i % 30}" for i in range(60)])]
     check_guides(parts[0], ["city"])
-    with pytest.raises(UserError, match="city has 60 values in train and unlabelled_name together, over 50"):
+    with pytest.raises(UserError, match="city has 60 values in train and unlabelled_name together, at most 50"):
         guides_of(parts, {"city": "spurious"})
     (guide,), numbers = guides_of(parts[:1], {"city": "informative"})
     assert len(guide.kinds) == 30

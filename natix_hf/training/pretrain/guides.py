@@ -1,8 +1,8 @@
-"""Guides of pretraining: columns of metadata that class tokens are to forget, or to keep.
+"""Guides of pretraining: metadata columns that class tokens should forget or keep.
 
-A head for each column learns to tell its kinds from class tokens. Where the column is `spurious`, the gradient that
-the head sends back is reversed, so that features come to hide the column (Ganin and Lempitsky, 2015); where it is
-`informative`, the gradient stays as it is. Whether a probe still finds the column is measured elsewhere.
+For each column a head learns to predict its values (kinds) from class tokens. For a `spurious` column the gradient
+from the head is reversed, so that features hide the column (Ganin and Lempitsky, 2015); for an `informative` column it
+is unchanged. Whether a probe can still predict the column is measured elsewhere.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NONE = -1  # the kind of a row without a value
 
 
 class Guide(NamedTuple):
-    """A column, `spurious` or `informative`, and the kinds that rows have, in sorted order."""
+    """A column, the word `spurious` or `informative`, and the kinds in the data, sorted."""
 
     column: str
     word: str
@@ -31,17 +31,17 @@ class Guide(NamedTuple):
 
 
 def guides_of(parts: Sequence[Any], words: Mapping[str, str]) -> tuple[list[Guide], np.ndarray]:
-    """The guides, and what each row says of them.
+    """The guides, and the kind of each row.
 
     Args:
         parts: rows of train and of the pool, each with every column.
         words: column -> one of `GUIDES`.
 
     Returns:
-        The guides, and `(n, guides)` numbers of kinds of all rows, `NONE` where a row has no value.
+        The guides, and the numbers of the kinds of all rows, `(n, guides)`; `NONE` if a row has no value.
 
     Raises:
-        UserError: train and the pool have more kinds of a column than slices may have.
+        UserError: a column has too many kinds in train and the pool.
     """
     guides, numbers = [], []
     for column, word in words.items():
@@ -49,8 +49,8 @@ def guides_of(parts: Sequence[Any], words: Mapping[str, str]) -> tuple[list[Guid
         kinds = sorted(set(values) - {None})
         if len(kinds) > MOST_VALUES:
             raise UserError(
-                f"pretrain_guides: {column} has {len(kinds)} values in train and unlabelled_name together, over "
-                f"{MOST_VALUES}: leave it out"
+                f"pretrain_guides: {column} has {len(kinds)} values in train and unlabelled_name together, at most "
+                f"{MOST_VALUES} expected: leave it out"
             )
         place = {kind: number for number, kind in enumerate(kinds)} | {None: NONE}
         guides.append(Guide(column, word, kinds))
@@ -70,16 +70,16 @@ class _ScaledGradient(torch.autograd.Function):
 
 
 def scaled_gradient(features: Tensor, scale: float) -> Tensor:
-    """The same features; what flows back through them is multiplied by `scale`, below 0 reversed."""
+    """Return `features` unchanged; their gradient is multiplied by `scale`, and so reversed if it is negative."""
     return _ScaledGradient.apply(features, scale)
 
 
 class GuideHeads(nn.Module):
-    """A head of two layers for each guide, as wide as the class tokens.
+    """A two-layer head for each guide, as wide as the class tokens.
 
     Args:
         hidden: width of the class tokens.
-        guides: what the heads tell.
+        guides: the columns to predict.
     """
 
     def __init__(self, hidden: int, guides: Sequence[Guide]) -> None:
@@ -91,14 +91,15 @@ class GuideHeads(nn.Module):
         )
 
     def forward(self, classes: Tensor, kinds: Tensor, strength: float) -> Tensor:
-        """The cross-entropy of each guide, `(guides,)`: the sum over rows with a value, divided by all rows.
+        """The cross-entropy of each guide, `(guides,)`: the sum over rows with a value, divided by the number of rows.
 
-        So each photo's loss stands alone, and gradients of small batches add up to those of a large one.
+        The loss of a photo does not depend on the others, so gradients of small batches add up to those of a large
+        one.
 
         Args:
             classes: `(n, hidden)` class tokens.
-            kinds: `(n, guides)`, `NONE` where a row has no value.
-            strength: of the gradient that reaches the class tokens; heads learn at full strength.
+            kinds: `(n, guides)`, `NONE` if a row has no value.
+            strength: factor of the gradient to the class tokens; heads always learn at full strength.
         """
         losses = [
             F.cross_entropy(
