@@ -91,7 +91,7 @@ def test_a_step_that_does_not_fit_is_told_with_what_would_need_less(small, monke
     monkeypatch.setattr(memory, "device_memory", lambda device: 2**20)
     place = {"photos": 2, "side": 64, "checkpointing": False}
     line = memory.memory_line(sketch, options, torch.device("cpu"), **place)
-    assert line.endswith("cpu has 0.0: fewer photos or --activation_checkpointing true would need less")
+    assert line.endswith("cpu has 0.0: use fewer photos or --activation_checkpointing true")
     monkeypatch.undo()
     assert memory.memory_line(sketch, options, torch.device("cpu"), **place).count(":") == 1
 

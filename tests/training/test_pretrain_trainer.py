@@ -221,14 +221,14 @@ def test_activation_checkpointing_changes_nothing(pretraining):
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        ({"per_device_train_batch_size": 1}, "per_device_train_batch_size: 1 photo a step given"),
+        ({"per_device_train_batch_size": 1}, "per_device_train_batch_size: 1 photo per step given"),
         ({"per_device_train_batch_size": 500}, "form 4. groups, and no batch holds two of one"),
         ({"pretrain_objective": "dino", "pretrain_local_size": 8}, "pretrain_local_size: 8 given, a multiple of"),
         (
             {"pretrain_objective": "dino", "gradient_accumulation_steps": 2},
             "stay batches of 8: leave it out with --gradient_accumulation_steps 1",
         ),
-        ({"save_strategy": "best"}, "save_strategy: best given, but nothing is scored on the way"),
+        ({"save_strategy": "best"}, "save_strategy: best given, but pretraining has no evaluation"),
     ],
 )
 def test_what_cannot_work_is_refused(pretraining, monkeypatch, given, line):
@@ -241,7 +241,7 @@ def test_what_cannot_work_is_refused(pretraining, monkeypatch, given, line):
 def test_small_batches_of_dino_are_warned_about(pretraining, capsys):
     pytest.importorskip("lightly")
     pretraining(pretrain_objective="dino")
-    assert "8 photos a step; dino is known to collapse with few" in capsys.readouterr().out
+    assert "8 photos per step; dino is known to collapse with few" in capsys.readouterr().out
 
 
 def test_effective_rank_counts_directions():

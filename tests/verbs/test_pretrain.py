@@ -231,7 +231,7 @@ def test_two_processes_learn_like_one(pretrain_desk, pretrained, objective):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (("--per_device_train_batch_size", "1"), "1 photo a step given"),
+        (("--per_device_train_batch_size", "1"), "1 photo per step given"),
         (("--pretrain_lora_rank", "8"), "unknown key 'pretrain_lora_rank'; did you mean 'pretrain_lora_r'?"),
         (("--loss", "focal"), "unknown key 'loss'"),
         (("--unlabelled_name", "nowhere/"), "nowhere/: no such file or folder"),

@@ -1,7 +1,6 @@
-"""What pretraining sees of a photo: random crops and masks of patches, pure functions of (seed, epoch, row id).
+"""The input of pretraining: random crops and patch masks of photos, pure functions of (seed, epoch, row id).
 
-Labels do not come here. Which photos there are and which of them belong together is decided by whoever hands in the
-rows.
+Labels are not read. The caller chooses the photos and their groups.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from natix_hf.training.training_photos import EpochSampler
 
 BLOCK_TRIES = 10  # draws of a block of patches, after which single patches are masked
 ASPECT = (0.3, 1 / 0.3)  # height to width of a block (iBOT, Zhou et al., 2022)
-# Milder than DINO's: a cone is told from a bollard by its colour.
+# Milder than in DINO, because colour distinguishes a cone from a bollard.
 COLOUR = v2.Compose(
     [
         v2.RandomApply([v2.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.05)], p=0.8),
@@ -40,8 +39,8 @@ def block_mask(height: int, width: int, count: int, generator: torch.Generator) 
 
     Args:
         height, width: of the grid of patches.
-        count: of masked patches, at most all.
-        generator: all that chance depends on.
+        count: number of masked patches, at most all.
+        generator: the only source of randomness.
     """
     mask = torch.zeros(height, width, dtype=torch.bool)
     low, high = map(math.log, ASPECT)
@@ -70,17 +69,17 @@ class PretrainPhotos(Dataset):
     """Photos without labels: item `(epoch, i)` is a dictionary of
 
     - `global_views` uint8 `(views, 3, size, size)`,
-    - `local_views` uint8 `(local_crops, 3, local_size, local_size)`, where there are any,
-    - `masks` bool `(views, patches)`, of which a share is empty.
+    - `local_views` uint8 `(local_crops, 3, local_size, local_size)`, if there are small crops,
+    - `masks` bool `(views, patches)`, some of them empty.
 
     Args:
-        photos: `datasets.Dataset`s with `id` and `image`; what else they hold is not looked at.
+        photos: `datasets.Dataset`s with `id` and `image`; other columns are not read.
         options: crops and masks.
-        views: large crops of a photo.
-        size: their side in pixels.
+        views: number of large crops per photo.
+        size: side of the large crops in pixels.
         patch: of the network, in pixels.
         mask_share: share of the large crops that are masked.
-        local_crops: small crops of a photo.
+        local_crops: number of small crops per photo.
         seed: of the run.
     """
 
@@ -112,11 +111,11 @@ class PretrainPhotos(Dataset):
         part = int(np.searchsorted(self.starts, index, side="right")) - 1
         row = self.photos[part][int(index - self.starts[part])]
         pixels = functional.pil_to_tensor(open_photo(row["image"], min_side=round(self.large.size[0] * 1.5)))
-        # The part tells a photo of the pool from one of train that has the same id.
+        # Includes the part, because photos of train and of the pool may have the same id.
         generator = torch.Generator().manual_seed(view_seed(self.seed, epoch, f"{part}\0{row['id']}"))
         masks = torch.stack([self._mask(generator) for _ in range(self.views)])
         with torch.random.fork_rng(devices=[]):
-            # Not torch.manual_seed: that would also reseed the GPUs, whose state drives stochastic depth.
+            # Not torch.manual_seed, which also reseeds the GPUs and so changes stochastic depth.
             torch.default_generator.set_state(generator.get_state())
             item = {"global_views": torch.stack([self._view(pixels, self.large) for _ in range(self.views)])}
             if self.local_crops:
@@ -139,7 +138,7 @@ class PretrainPhotos(Dataset):
 
 
 class PretrainCollator:
-    """Examples become a batch, view by view: `(views * batch, 3, H, W)` float, the first view of all photos first."""
+    """Collate examples into a batch `(views * batch, 3, H, W)` float: the first view of all photos, then the next."""
 
     def __init__(self, processor: Any) -> None:
         self.normalised = Normalised(processor)
@@ -150,11 +149,11 @@ class PretrainCollator:
 
 
 class OnePhotoOfAGroup(EpochSampler):
-    """A fresh permutation of the groups every epoch, with one photo of each: no batch holds two of one video.
+    """A new permutation of the groups every epoch, with one photo each, so no batch has two photos of a video.
 
     Args:
-        groups: `(n,)` numbers.
-        seed: of the order, and of which photo stands for its group in an epoch.
+        groups: `(n,)` group numbers.
+        seed: of the order and of the choice of photos.
     """
 
     def __init__(self, groups: np.ndarray, seed: int) -> None:

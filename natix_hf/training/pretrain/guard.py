@@ -1,6 +1,6 @@
-"""The guard of pretraining: whether features still tell photos apart, and how far they went from the original.
+"""The guard of pretraining: do features still distinguish photos, and how far are they from the original ones?
 
-Works on features of a fixed set of photos. A loss may fall while features collapse, so the guard looks at them.
+Works on features of a fixed set of photos. The loss may fall although features collapse, so features are checked.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from natix_hf.documents.pretraining import GuardRecord, Look
 from natix_hf.errors import UserError
 
-LEAST_SHARE = 0.5  # of the first rank
+LEAST_SHARE = 0.5  # of the effective rank at the start
 
 
 def effective_rank(features: np.ndarray) -> float:
@@ -25,11 +25,11 @@ def effective_rank(features: np.ndarray) -> float:
 
 
 def neighbour_distance(features: np.ndarray) -> float:
-    """Mean distance of each row, as a unit vector, to the nearest other one; 0 where all are alike."""
+    """Mean distance of each row, as a unit vector, to its nearest neighbour; 0 if all rows are the same."""
     unit = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
-    likeness = unit @ unit.T
-    np.fill_diagonal(likeness, -1.0)
-    return float(np.sqrt(np.maximum(2 - 2 * likeness.max(axis=1), 0)).mean())
+    similarity = unit @ unit.T
+    np.fill_diagonal(similarity, -1.0)
+    return float(np.sqrt(np.maximum(2 - 2 * similarity.max(axis=1), 0)).mean())
 
 
 def linear_cka(one: np.ndarray, other: np.ndarray) -> float:
@@ -40,19 +40,19 @@ def linear_cka(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def mean_cosine(one: np.ndarray, other: np.ndarray) -> float:
-    """Mean cosine of each row with the same row of the other."""
+    """Mean cosine between corresponding rows."""
     norms = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
     return float(((one * other).sum(axis=1) / np.maximum(norms, 1e-12)).mean())
 
 
 class Guard:
-    """Looks at the features every few steps and ends a run whose rank has halved.
+    """Check the features every few steps, and end a run if their effective rank has halved.
 
     Args:
-        run: gets `guard.json`.
-        every: steps between two looks.
-        features: gives `(n, dim)` class tokens of the fixed photos, by the average as it stands.
-        writes: whether this process writes.
+        run: folder for `guard.json`.
+        every: steps between two checks.
+        features: returns `(n, dim)` class tokens of the fixed photos, by the current average.
+        writes: whether this process writes files.
     """
 
     def __init__(self, run: Path, every: int, features: Callable[[], np.ndarray], *, writes: bool) -> None:
@@ -71,31 +71,32 @@ class Guard:
         )
 
     def go_on(self, step: int) -> None:
-        """Take up the looks of an interrupted run up to the step that it goes on from."""
+        """Restore the checks of an interrupted run, up to the step from which it resumes."""
         if step and GuardRecord.there(self.run):
             self.looks = [look for look in GuardRecord.read(self.run).looks if look.step <= step]
 
     def look(self, step: int, entropy: float | None, milestone: Callable[[], Path | None]) -> Look:
-        """Look after a step.
+        """Check the features after a step.
 
         Args:
-            entropy: of the teacher, where there is one.
-            milestone: the last one that was written, asked where the run ends.
+            step: the number of steps done.
+            entropy: of the teacher, if there is one.
+            milestone: returns the milestone to go back to; called if the run ends.
 
         Raises:
-            UserError: the effective rank is less than half of what it was.
+            UserError: the effective rank is less than half of that at the start.
         """
-        found = self._look(step, self.features(), entropy)
-        self.looks.append(found)
+        look = self._look(step, self.features(), entropy)
+        self.looks.append(look)
         if self.writes:
             GuardRecord(looks=self.looks).write(self.run)
         first = self.looks[0].rank
-        if found.rank < LEAST_SHARE * first:
+        if look.rank < LEAST_SHARE * first:
             back = milestone()
-            way = f"go back to {back}" if back else "no milestone was written yet: the original is what there is"
+            way = f"go back to {back}" if back else "there is no milestone yet, only the original checkpoint"
             raise UserError(
-                f"step {step}: the features collapse: their effective rank fell from {first:.1f} to {found.rank:.1f}, "
-                f"below half: {way}; start anew with a lower learning_rate, a larger batch or "
+                f"step {step}: the features collapse: their effective rank fell from {first:.1f} to {look.rank:.1f}, "
+                f"below half: {way}; start again with a lower learning_rate, a larger batch or "
                 "--pretrain_objective distill"
             )
-        return found
+        return look

@@ -1,4 +1,4 @@
-"""What pretraining takes of a device's memory, from shapes alone: at least, without activations, and in a step."""
+"""The memory that pretraining needs on a device, computed from shapes: the minimum, and the memory of a step."""
 
 from __future__ import annotations
 
@@ -16,25 +16,27 @@ WORD = 4  # bytes of a float32
 
 
 def least_memory(backbone: nn.Module, options: PretrainOptions) -> int:
-    """Bytes for the weights, and for what is trained the gradient, Adam's two moments and the average."""
+    """Minimum in bytes: all weights, and for trained ones the gradient, two moments of Adam and the average."""
     everything = sum(p.numel() for p in backbone.parameters())
     trained = sum(p.numel() for p in backbone.parameters() if p.requires_grad)
-    kept = 1 if options.pretrain_objective == "distill" else 0  # the original's
+    kept = 1 if options.pretrain_objective == "distill" else 0  # the original weights
     return WORD * (everything + (4 + kept) * trained)
 
 
 def step_memory(
     backbone: nn.Module, options: PretrainOptions, *, photos: int, side: int, checkpointing: bool
 ) -> tuple[int, int]:
-    """Bytes of a step in fp32, and those of them that are activations.
+    """Bytes of a step in fp32, and the part of them for activations.
 
-    Heads count with their gradients, moments and average. Of activations it counts what blocks keep for their backward
-    pass; with checkpointing the inputs of all blocks, and one block that is computed anew.
+    Includes the heads with their gradients, moments and average. Activations are those that blocks keep for their
+    backward pass; with checkpointing, the inputs of all blocks and one block that is recomputed.
 
     Args:
-        backbone: on the meta device, with what is trained marked.
-        photos: in the step.
+        backbone: on the meta device; `requires_grad` marks the trained weights.
+        options: of pretraining.
+        photos: per step and device.
         side: of a large crop in pixels.
+        checkpointing: whether activations are recomputed instead of kept.
     """
     config, inputs, blocks = backbone.config, 0, []
     with torch.device("meta"):
@@ -54,17 +56,17 @@ def step_memory(
 
 
 def device_memory(device: torch.device) -> int:
-    """Bytes of a device in all."""
+    """Total memory of a device in bytes."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def check_memory(backbone: nn.Module, options: PretrainOptions, device: torch.device) -> None:
-    """Raise `UserError` where the backbone alone does not fit.
+    """Raise `UserError` if the minimum does not fit the device.
 
     Args:
-        backbone: with what is trained marked; may be without weights.
+        backbone: `requires_grad` marks the trained weights; may be without weights.
     """
     needed, there = least_memory(backbone, options), device_memory(device)
     if needed <= there:
@@ -73,7 +75,7 @@ def check_memory(backbone: nn.Module, options: PretrainOptions, device: torch.de
     other = "a smaller checkpoint" if options.pretrain_train == "explora" else "--pretrain_train explora"
     raise UserError(
         f"pretrain_train: {options.pretrain_train} of {count:.0f} M parameters needs at least "
-        f"{needed / 2**30:.1f} GiB (weights, gradients, Adam, averages; activations come on top), {device.type} has "
+        f"{needed / 2**30:.1f} GiB (weights, gradients, Adam, averages; plus activations), but {device.type} has "
         f"{there / 2**30:.1f}: use {other}"
     )
 
@@ -87,13 +89,13 @@ def memory_line(
     side: int,
     checkpointing: bool,
 ) -> str:
-    """What a step needs, told before anything is read, and how to need less where the device has less."""
+    """One line on the memory of a step, printed before data is read, and how to reduce it if it does not fit."""
     needed, activations = step_memory(backbone, options, photos=photos, side=side, checkpointing=checkpointing)
     there = device_memory(device)
     kept = f"{activations / 2**30:.1f} of it activations{' with checkpointing' * checkpointing}"
     line = (
-        f"memory: a step of {photos} photos a device needs about {needed / 2**30:.1f} GiB in fp32, {kept}; "
+        f"memory: a step of {photos} photos per device needs about {needed / 2**30:.1f} GiB in fp32, {kept}; "
         f"{device.type} has {there / 2**30:.1f}"
     )
     less = "fewer photos" + " or --activation_checkpointing true" * (not checkpointing)
-    return line if needed <= there else f"{line}: {less} would need less"
+    return line if needed <= there else f"{line}: use {less}"

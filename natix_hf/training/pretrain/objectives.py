@@ -1,7 +1,7 @@
-"""The two objectives of pretraining, as modules that own their heads: `dino` and `distill`.
+"""The two objectives of pretraining, `dino` and `distill`, as modules with their heads.
 
-Each makes targets of whole crops and compares what the student says of masked or smaller ones. They know token
-features; how these come about, and with which weights, is the business of `student.py`.
+Each computes targets from whole crops and compares them with the output of the student on masked or smaller crops.
+They work on token features; `student.py` computes these and chooses the weights.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ STUDENT_TEMPERATURE = 0.1
 
 
 class Tokens(NamedTuple):
-    """What a backbone says of crops: class tokens `(n, hidden)` and patches `(n, patches, hidden)`, after the norm."""
+    """Output of a backbone on crops: class tokens `(n, hidden)` and patches `(n, patches, hidden)`, after the norm."""
 
     classes: Tensor
     patches: Tensor
@@ -39,17 +39,17 @@ class Crops(NamedTuple):
     small: Tensor | None
 
 
-Encoder = Callable[..., Tokens]  # of pixels, and of a mask where there is one
+Encoder = Callable[..., Tokens]  # arguments: pixels, and optionally a mask
 
 
 class Objective(nn.Module):
     """Heads and loss of one objective.
 
     Attributes:
-        views: large crops of a photo.
-        alone: whether each photo's loss stands alone, so that gradients of small batches add up to those of a large
-            one.
-        by_teacher: whether targets come from the moving average; else from the original.
+        views: number of large crops per photo.
+        alone: whether the loss of a photo does not depend on the others, so that gradients of small batches add up to
+            those of a large one.
+        by_teacher: whether targets come from the moving average, or from the original weights.
     """
 
     views: ClassVar[int]
@@ -61,24 +61,24 @@ class Objective(nn.Module):
         raise NotImplementedError
 
     def local_crops(self, options: PretrainOptions) -> int:
-        """Small crops of a photo."""
+        """Number of small crops per photo."""
         return 0
 
     def targets(self, encode: Encoder, crops: Crops, temperature: float) -> Any:
-        """What the student is to say; `encode` has the weights of teacher or original in place, heads included."""
+        """The targets; `encode` and the heads have the weights of the teacher or the original."""
         raise NotImplementedError
 
     def loss(self, encode: Encoder, crops: Crops, targets: Any, temperature: float) -> dict[str, Tensor]:
-        """`loss`, and its parts for whoever watches them; `encode` is the student's."""
+        """`loss`, and its parts for the log; `encode` is that of the student."""
         raise NotImplementedError
 
     def save(self, point: Path) -> None:
-        """Write what is no parameter, such as centres, into a checkpoint."""
+        """Write buffers, such as centres, into a checkpoint."""
         if buffers := dict(self.named_buffers()):
             save_file({name: t.detach().cpu().contiguous() for name, t in buffers.items()}, point / BUFFERS)
 
     def load(self, point: Path) -> None:
-        """Read it back."""
+        """Read the buffers from a checkpoint."""
         for name, kept in load_file(point / BUFFERS).items() if dict(self.named_buffers()) else ():
             owner, _, last = name.rpartition(".")
             buffer = getattr(self.get_submodule(owner), last)
@@ -86,11 +86,11 @@ class Objective(nn.Module):
 
 
 class Distill(Objective):
-    """Masked feature distillation: the original's tokens of a whole crop from the same crop with masked patches.
+    """Masked feature distillation: predict the original tokens of a crop from the same crop with masked patches.
 
     Loss: one minus the cosine, mean over class tokens plus mean over masked patches (as MVP and MaskDistill do it; Wei
     et al., 2022, Peng et al., 2022). Heads are linear and start as the identity, so the student starts at the
-    original. Needs nothing but torch.
+    original. Needs no package besides torch.
     """
 
     views, alone, by_teacher = 1, True, False
@@ -112,7 +112,7 @@ class Distill(Objective):
         said = encode(crops.large, crops.masks)
         whole = 1 - F.cosine_similarity(self.class_head(said.classes).float(), targets.classes.float(), dim=-1)
         patches = 1 - F.cosine_similarity(self.patch_head(said.patches).float(), targets.patches.float(), dim=-1)
-        masked = crops.masks.float()  # each photo counts alike, however many of its patches are masked
+        masked = crops.masks.float()  # each photo has the same weight, whatever its number of masked patches
         patch = ((patches * masked).sum(dim=1) / masked.sum(dim=1).clamp(min=1)).mean()
         return {"loss": whole.mean() + patch, "class_loss": whole.mean(), "patch_loss": patch}
 
@@ -126,8 +126,8 @@ class DinoTargets(NamedTuple):
 class Dino(Objective):
     """DINO between class tokens of crops (Caron et al., 2021) plus iBOT on masked patches (Zhou et al., 2022).
 
-    Losses and heads are lightly's, with its default temperatures overridden and the centre of iBOT mended: lightly's
-    is NaN after a batch without a masked patch, and wrong where processes mask different numbers of patches.
+    Losses and heads come from lightly, with other temperatures and a corrected centre for iBOT: that of lightly is NaN
+    after a batch without masked patches, and wrong if processes mask different numbers of patches.
     """
 
     views, alone, by_teacher = 2, False, True
@@ -197,7 +197,7 @@ def _centre_of_all_processes(many: int) -> nn.Module:
     from lightly.models.modules.center import Center
 
     class Centre(Center):
-        """The moving mean of targets, each weighted alike whatever process it is in; none leave it as it was."""
+        """The moving mean of targets, all with the same weight on every process; unchanged if there are none."""
 
         @torch.no_grad()
         def update(self, x: Tensor) -> None:
@@ -211,7 +211,7 @@ def _centre_of_all_processes(many: int) -> nn.Module:
 
 
 def of_all_processes(rows: Tensor) -> Tensor:
-    """The rows of all processes, with gradients to each."""
+    """The rows of all processes; gradients flow back to each."""
     if not distributed.is_initialized() or distributed.get_world_size() == 1:
         return rows
     return torch.cat(all_gather(rows.contiguous()))

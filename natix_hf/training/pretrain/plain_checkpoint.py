@@ -15,11 +15,11 @@ from natix_hf.modeling.checkpoints import read_config
 
 
 def published_config(name: str, backbone: DINOv3ViTModel, revision: str | None = None) -> DINOv3ViTConfig:
-    """The configuration that a checkpoint was published with; `load_backbone` switches its random positions off.
+    """The published configuration of a checkpoint; `load_backbone` switches off its random positions.
 
     Args:
         name: of the checkpoint.
-        backbone: from `load_backbone`; its configuration serves where the checkpoint is of another layout.
+        backbone: from `load_backbone`; its configuration is used if the checkpoint has another layout.
     """
     config = read_config(name, revision)
     plain = config.get("model_type") == DINOv3ViTConfig.model_type
@@ -33,20 +33,20 @@ def write_plain(
     processor: Any,
     lineage: dict[str, Any] | None = None,
 ) -> None:
-    """Write a checkpoint that loads wherever DINOv3 does; all of it or nothing.
+    """Write a checkpoint that loads like any DINOv3 checkpoint; writes all of it or nothing.
 
     Args:
-        folder: is made; files of these names are replaced.
+        folder: created if needed; existing files of the same names are replaced.
         config: of the backbone.
-        weights: from `merged_weights`, by the names of a plain backbone in memory.
+        weights: from `merged_weights`, with the names of a plain backbone.
         processor: of the checkpoint that pretraining started from.
-        lineage: what `config.json` tells of the photos that were seen; None leaves it as it is.
+        lineage: the entry of `config.json` on the photos that were seen; None keeps that of `config`.
     """
     config = DINOv3ViTConfig.from_dict(config.to_dict() | ({KEY: lineage} if lineage else {}))
     with torch.device("meta"):
         model = DINOv3ViTModel(config)
     model.load_state_dict(weights, assign=True)
-    config.name_or_path = ""  # else the path on this machine is saved along
+    config.name_or_path = ""  # else the local path is saved too
     with staging(folder) as stage:
         model.save_pretrained(stage)
         processor.save_pretrained(stage)

@@ -1,4 +1,4 @@
-"""The recipe's keys about pretraining on photos without labels."""
+"""The options of pretraining on photos without labels."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TWO_SHARES = Bounds(lambda number: 0 < number <= 1, "two shares above 0 and at m
 
 @dataclass
 class PretrainOptions:
-    """Which photos, by which objective, and what of the network is trained."""
+    """The photos, the objective, and the trained part of the network."""
 
     _argument_group_name: ClassVar[str] = "pretraining"
 
@@ -98,7 +98,7 @@ class PretrainOptions:
         if self.pretrain_heads_share + self.pretrain_ramp_share >= 1:
             raise UserError(
                 f"pretrain_heads_share {self.pretrain_heads_share:g} and pretrain_ramp_share "
-                f"{self.pretrain_ramp_share:g} leave no steps at the full rate: give smaller ones"
+                f"{self.pretrain_ramp_share:g} leave no steps at the full rate: use smaller values"
             )
         if self.pretrain_objective == "dino" and importlib.util.find_spec("lightly") is None:
             raise UserError(

@@ -1,7 +1,7 @@
-"""`transformers.Trainer` for pretraining on photos whose labels are not read; made of the parts of `NatixTrainer`.
+"""`transformers.Trainer` for pretraining on photos without labels, built from the parts of `NatixTrainer`.
 
-It trains a `Student`, keeps its moving average, writes that as a plain checkpoint at milestones, and has a guard look
-at the features. Which milestone is the result is decided elsewhere, by labels.
+It trains a `Student`, keeps its moving average, writes the average as a plain checkpoint at milestones, and lets a
+guard check the features. The caller chooses the best milestone by labels.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ from natix_hf.training.pretrain.student import Student, merged_weights
 from natix_hf.training.progress import Progress
 from natix_hf.training.saving import CheckpointKeeper
 
-SMALL_BATCH = 64  # photos, below which features of a batch losses are known to collapse
+SMALL_BATCH = 64  # photos; with fewer, losses that compare photos are known to collapse
 MILESTONES = "milestones"
 
 
 def milestone_folder(run: Path, step: int) -> Path:
-    """Where the model of a milestone lies."""
+    """The folder of the model of a milestone."""
     return Path(run) / MILESTONES / f"step-{step:06d}"
 
 
 def milestones(run: Path) -> list[Path]:
-    """The milestones of a run, the earliest first."""
+    """The milestones of a run, earliest first."""
     return sorted(path for path in (Path(run) / MILESTONES).glob("step-*") if (path / "config.json").is_file())
 
 
 class _Steps(TrainerCallback):
-    """What happens between two optimizer steps."""
+    """Update the average, write milestones and run the guard after each optimizer step."""
 
     def __init__(self, trainer: PretrainTrainer) -> None:
         self.trainer = trainer
@@ -75,19 +75,19 @@ class PretrainTrainer(Trainer):
     """Pretrain a backbone on `train` and the pool of locked splits.
 
     Args:
-        student: what is trained.
+        student: the network to train.
         args: of the loop.
         options: crops, masks, schedules, milestones, guard.
-        splits: dedicated to `pretrain`; `train` and the pool, where there is one, are read here.
-        processing_class: the checkpoint's image processor; says the size of the large crops.
-        base: what the checkpoint is called.
-        base_config: its configuration, which milestones get back.
-        checked: whether the caller has run `check_pretraining` on this; the verb has, on the recipe.
-        kwargs: what `transformers.Trainer` takes beside these.
+        splits: dedicated to `pretrain`; reads `train` and the pool, if there is one.
+        processing_class: the checkpoint's image processor; sets the size of the large crops.
+        base: name of the checkpoint.
+        base_config: its published configuration, which milestones get.
+        checked: whether the caller has called `check_pretraining` already, as the verb does.
+        kwargs: further arguments of `transformers.Trainer`.
 
     Raises:
-        UserError: crops smaller than a patch, a batch that the objective cannot use, more photos in a batch than there
-            are groups.
+        UserError: crops smaller than a patch, a batch that does not fit the objective, or more photos in a batch than
+            groups.
     """
 
     def __init__(
@@ -118,8 +118,8 @@ class PretrainTrainer(Trainer):
         batch = args.per_device_train_batch_size * args.world_size
         if batch > len(self.sampler):
             raise UserError(
-                f"per_device_train_batch_size: {batch} photos a step, but the {self.photos} photos form "
-                f"{len(self.sampler)} groups, and no batch holds two of one: give a smaller batch or more photos"
+                f"per_device_train_batch_size: {batch} photos per step, but the {self.photos} photos form "
+                f"{len(self.sampler)} groups, and a batch takes one photo of each: use a smaller batch or more photos"
             )
         self.total = total_steps(args, len(self.sampler))
         args.max_steps = self.total
@@ -150,7 +150,7 @@ class PretrainTrainer(Trainer):
             earlier=getattr(student.backbone.config, KEY, None),
         )
         self.average = RisingAverage(self.model, options.pretrain_momentum, self.total)
-        # At the start adapters do nothing: these are the weights of the original.
+        # Adapters start as zero, so these are the original weights.
         self.original = Ema(self.model, 0.0) if not objective.by_teacher else None
         self.entropy: torch.Tensor | None = None
         self.keeper = CheckpointKeeper(args, student.objective, self.average)
@@ -167,10 +167,10 @@ class PretrainTrainer(Trainer):
     # -- training -----------------------------------------------------------------------------------------------------
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> TrainOutput:
-        """Pretrain, from a whole checkpoint where asked; what is left are the milestones.
+        """Pretrain or resume; the results are the milestones.
 
         Raises:
-            UserError: the features collapse, the loss is not finite, or the checkpoint is of another kind.
+            UserError: the features collapse, the loss is not finite, or the checkpoint does not fit this training.
         """
         asked = self.args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
         with self.args.main_process_first(desc="checkpoints"):
@@ -187,16 +187,16 @@ class PretrainTrainer(Trainer):
             self.progress.close()
 
     def told(self) -> str:
-        """One line: what is trained of how much, and for how long."""
+        """One line on the model, its trained part and the steps."""
         everything = sum(p.numel() for p in self.model.parameters()) / 1e6
         return (
             f"model: {self.base}, {everything:.1f} M parameters with heads; {self.options.pretrain_train} trains "
             f"{self.trainable_parameters / 1e6:.3f} M of them for {self.total} steps of {self.facts()['batch']} of "
-            f"{self.photos} photos, the first {self.phases.heads} heads alone"
+            f"{self.photos} photos, the first {self.phases.heads} steps for the heads only"
         )
 
     def facts(self) -> dict[str, Any]:
-        """What a card says of the training."""
+        """The facts about the training for the model card."""
         batch = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
         return {"steps": self.total, "batch": batch, "rate": self.args.learning_rate}
 
@@ -204,7 +204,7 @@ class PretrainTrainer(Trainer):
         return self.sampler
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **kwargs: Any):
-        """The loss of the objective; the schedules are those of the step that is under way."""
+        """The loss of the objective, with the schedules of the current step."""
         step = self.state.global_step
         outputs = model(
             **inputs,
@@ -217,7 +217,7 @@ class PretrainTrainer(Trainer):
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
     def after_step(self, step: int) -> None:
-        """Write a milestone and have the guard look, where either is due."""
+        """Write a milestone and check the features, if due."""
         if step in self.milestone_steps and self.args.should_save:
             self.finite.check()
             self.write_milestone(step)
@@ -226,7 +226,7 @@ class PretrainTrainer(Trainer):
             self.guard.look(step, entropy, lambda: next(iter(self._earlier(step)), None))
 
     def _earlier(self, step: int) -> list[Path]:
-        """The milestones that the guard had nothing against, the last first."""
+        """The milestones up to the last successful check of the guard, latest first."""
         last = max((look.step for look in self.guard.looks[:-1]), default=0)
         found = milestones(Path(self.args.output_dir))
         return [path for path in reversed(found) if int(path.name.rpartition("-")[2]) <= last]
@@ -240,7 +240,7 @@ class PretrainTrainer(Trainer):
 
     @torch.no_grad()
     def features(self) -> np.ndarray:
-        """Class tokens `(n, hidden)` of the photos that the guard watches, by the average."""
+        """Class tokens `(n, hidden)` of the photos of the guard, by the average."""
         model = self.plain_model()
         training = model.training
         model.eval()
@@ -258,13 +258,13 @@ class PretrainTrainer(Trainer):
         super()._maybe_log_save_evaluate(*args, **kwargs)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not counted: the parent's formula is that of a language model."""
+        """Not counted: the formula of the parent is for language models."""
         return 0
 
     # -- optimizer ----------------------------------------------------------------------------------------------------
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Weight matrices only: no norms, biases, mask token, layer scale."""
+        """Only weight matrices: no norms, biases, mask token, layer scale."""
         kept = super().get_decay_parameter_names(model)
         return [name for name in kept if not name.endswith(("mask_token", "lambda1"))]
 
@@ -274,7 +274,7 @@ class PretrainTrainer(Trainer):
         return self.optimizer
 
     def _adamw(self, model: nn.Module) -> torch.optim.Optimizer:
-        """AdamW over groups of equal rate; `heads` says which belong to the objective."""
+        """AdamW over groups of equal rate; `heads` marks those of the objective."""
         heads = {id(p) for p in model.objective.parameters()}
         decayed = set(self.get_decay_parameter_names(model))
         groups = []
@@ -298,7 +298,7 @@ class PretrainTrainer(Trainer):
     # -- checkpoints --------------------------------------------------------------------------------------------------
 
     def plain_model(self) -> Student:
-        """The student itself, without what wraps it for training."""
+        """The student without the wrappers of training."""
         return self.accelerator.unwrap_model(self.model)
 
     def _get_output_dir(self, trial: Any) -> str:
@@ -324,14 +324,14 @@ class PretrainTrainer(Trainer):
             Path(output_dir, "training_args.bin").unlink()  # a pickle
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """The parent's warning, but for weights that a checkpoint never has since they are not trained."""
+        """The warning of the parent, without the frozen weights that a checkpoint never contains."""
         trained = {name for name, p in self.model.named_parameters() if p.requires_grad}
         missing = [name for name in load_result.missing_keys if name in trained]
         super()._issue_warnings_after_load(type(load_result)(missing, load_result.unexpected_keys))
 
 
 def total_steps(args: PretrainingArguments, photos: int) -> int:
-    """The optimizer steps of a run over so many photos an epoch."""
+    """The number of optimizer steps of a run with `photos` photos per epoch."""
     if args.max_steps > 0:
         return args.max_steps
     batches = photos // (args.per_device_train_batch_size * args.world_size)
@@ -339,44 +339,44 @@ def total_steps(args: PretrainingArguments, photos: int) -> int:
 
 
 def check_pretraining(options: PretrainOptions, args: PretrainingArguments, *, patch: int) -> None:
-    """Refuse what cannot work, before anything is read; says what works badly.
+    """Reject options that cannot work, before any data is read; warns about a small batch.
 
     Args:
         patch: of the network, in pixels.
 
     Raises:
-        UserError: crops smaller than a patch or no multiple of it, a batch too small, accumulation that cannot help.
+        UserError: crops that are not a multiple of the patch, a batch too small, accumulation that has no effect.
     """
     objective = OBJECTIVES[options.pretrain_objective]
     local = options.pretrain_local_size
     if options.pretrain_objective == "dino" and options.pretrain_local_crops and (local < patch or local % patch):
         raise UserError(
-            f"pretrain_local_size: {local} given, a multiple of the network's patch of {patch} pixels expected: "
-            f"{max(patch, local // patch * patch)} would do"
+            f"pretrain_local_size: {local} given, a multiple of the network's patch of {patch} pixels expected, "
+            f"such as {max(patch, local // patch * patch)}"
         )
     batch = args.per_device_train_batch_size * args.world_size
     if batch < 2:
         raise UserError(
-            f"per_device_train_batch_size: {batch} photo a step given; with one there is nothing to tell it from: at "
+            f"per_device_train_batch_size: {batch} photo per step given, but photos are compared with each other: at "
             f"least 2 expected, {SMALL_BATCH} and more are known to work"
         )
     steps = args.gradient_accumulation_steps
     if steps > 1 and not objective.alone:
         raise UserError(
             f"gradient_accumulation_steps: {steps} given, but {options.pretrain_objective} compares the photos of a "
-            f"batch with each other, and batches of {batch} that are added up stay batches of {batch}: leave it out "
+            f"batch with each other, and accumulated batches of {batch} stay batches of {batch}: leave it out "
             "with --gradient_accumulation_steps 1 and use activation_checkpointing for larger ones, or use "
             "--pretrain_objective distill"
         )
     if batch < SMALL_BATCH and args.should_log and not objective.alone:
         print(
-            f"warning: per_device_train_batch_size: {batch} photos a step; {options.pretrain_objective} is known to "
-            f"collapse with few, {SMALL_BATCH} and more are known to work: the guard watches"
+            f"warning: per_device_train_batch_size: {batch} photos per step; {options.pretrain_objective} is known to "
+            f"collapse with few, {SMALL_BATCH} and more are known to work; the guard ends a run that collapses"
         )
 
 
 def watched_photos(parts: list[Any], count: int, processor: Any, seed: int) -> torch.Tensor:
-    """Pixels `(n, 3, H, W)` of photos that are chosen once, as they are scored."""
+    """Pixels `(n, 3, H, W)` of a fixed random choice of photos, prepared as in inference."""
     places = [(part, row) for part in parts for row in range(len(part))]
     chosen = np.random.default_rng(seed).permutation(len(places))[:count]
     return torch.stack([client_pixels(places[i][0][places[i][1]]["image"], processor) for i in sorted(chosen)])

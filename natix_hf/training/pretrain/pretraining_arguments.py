@@ -1,6 +1,6 @@
-"""What a recipe may say of the loop of pretraining: `NatixTrainingArguments` without what speaks of labels.
+"""The arguments of the pretraining loop: `NatixTrainingArguments` without the options that need labels.
 
-Schedules are those of `schedules.py`, the optimizer is AdamW, and nothing is scored on the way.
+`schedules.py` has the schedules, the optimizer is AdamW, and there is no evaluation during training.
 """
 
 from __future__ import annotations
@@ -18,21 +18,23 @@ class PretrainingArguments(PretrainLoopOptions, fewer(NatixTrainingArguments)):
     """The arguments of `PretrainTrainer`; names and meanings are those of `NatixTrainingArguments`.
 
     Raises:
-        UserError: where two settings exclude each other.
+        UserError: a value is out of range, or two options exclude each other.
     """
 
     @property
     def metric(self) -> str:
-        """The figure by which milestones are chosen."""
+        """The metric that chooses a milestone."""
         name = (self.metric_for_best_model or "mcc").removeprefix("eval_")
         return "log_loss" if name == "loss" else name
 
     def __post_init__(self) -> None:
         check_bounds(self, PretrainingArguments)
         if self.save_strategy == "best":
-            raise UserError("save_strategy: best given, but nothing is scored on the way: no, steps or epoch expected")
+            raise UserError(
+                "save_strategy: best given, but pretraining has no evaluation: no, steps or epoch expected"
+            )
         super().__post_init__()
         if self.sharded:
             raise UserError(
-                "pretraining with a sharded model (FSDP) was never tried: use recipes/accelerate/multi_gpu.yaml"
+                "pretraining does not support a sharded model (FSDP): use recipes/accelerate/multi_gpu.yaml"
             )

@@ -1,6 +1,6 @@
-"""What a recipe may say of the loop of pretraining: the options of training without those that speak of labels.
+"""The options of the pretraining loop: the options of training without those that need labels.
 
-Imports no torch, as `training/training_options.py`.
+Imports no torch, like `training/training_options.py`.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from natix_hf.options import ABOVE_0, SHARE_ABOVE_0, defaults, option
 FIXED = {
     "eval_strategy": "no",
     "load_best_model_at_end": False,
-    "ema": False,  # pretraining has an average of its own
+    "ema": False,  # pretraining has its own average
     "optim": "adamw_torch_fused",
     "lr_scheduler_type": "constant",
     "warmup_steps": 0,
-    "dataloader_drop_last": True,  # losses over a batch want whole ones
+    "dataloader_drop_last": True,  # losses that compare photos need full batches
 }
 _KEPT = (
     *("overwrite_output_dir", "output_dir", "num_train_epochs", "max_steps", "per_device_train_batch_size"),
@@ -40,7 +40,7 @@ def _fixed(name: str, value: Any) -> tuple[str, Any, dataclasses.Field]:
 
 
 def fewer(arguments: type) -> type:
-    """A dataclass of training arguments with everything fixed that pretraining does not take."""
+    """A dataclass of training arguments in which all options that pretraining does not use are fixed."""
     known = defaults(arguments).items()
     fixed = [_fixed(name, FIXED.get(name, value)) for name, value in known if name not in _KEPT]
     return dataclasses.make_dataclass("Fewer", fixed, bases=(arguments,))
@@ -48,7 +48,7 @@ def fewer(arguments: type) -> type:
 
 @dataclass
 class PretrainLoopOptions:
-    """The options of the loop that have another default or meaning than in training."""
+    """The options of the loop with another default or meaning than in training."""
 
     learning_rate: Annotated[float, ABOVE_0] = option(5e-5, "learning rate of the backbone after the ramp")
     layerwise_lr_decay: Annotated[float, SHARE_ABOVE_0] = option(

@@ -1,7 +1,7 @@
-"""What changes with the steps of pretraining: learning rates, temperatures and the decay of the average.
+"""The schedules of pretraining: learning rates, temperatures and the decay of the average.
 
-Heads are trained alone first, then the backbone's rate rises and stays constant (as FINO describes it, 2026): heads
-from scratch would wreck the backbone. All are functions of the number of steps that are over.
+At first only the heads are trained, because untrained heads would damage the backbone. Then the learning rate of the
+backbone rises and stays constant (as in FINO, 2026). All schedules are functions of the number of steps done.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ HEAD_WARMUP = 0.01  # share of the steps
 
 
 class Phases(NamedTuple):
-    """Steps: `heads` in which heads are trained alone, `ramp` in which the backbone's rate rises, `total`."""
+    """Numbers of steps: `heads` train only heads, in `ramp` the rate of the backbone rises, `total` is all."""
 
     heads: int
     ramp: int
@@ -29,24 +29,24 @@ class Phases(NamedTuple):
         )
 
     def heads_only(self, step: int) -> bool:
-        """Whether the step after `step` others trains heads alone."""
+        """Whether the next step after `step` steps trains only heads."""
         return step < self.heads
 
     def milestones(self, count: int) -> list[int]:
-        """So many steps, evenly spaced behind those in which the backbone stays as it is, the last one among them."""
+        """`count` steps, evenly spaced after the phase that trains only heads, ending with the last step."""
         later = self.total - self.heads
         return sorted({self.heads + round(later * i / count) for i in range(1, count + 1)} - {self.heads})
 
     def head_rate(self, step: int) -> float:
-        """Share of the learning rate that heads have."""
+        """Learning rate of the heads as a share of its maximum."""
         return min(1.0, (step + 1) / max(1, round(HEAD_WARMUP * self.total)))
 
     def backbone_rate(self, step: int) -> float:
-        """Share of the learning rate that the backbone has."""
+        """Learning rate of the backbone as a share of its maximum."""
         return min(1.0, max(0, step + 1 - self.heads) / self.ramp)
 
     def temperature(self, step: int, ends: list[float]) -> float:
-        """Between two temperatures, in a straight line until the ramp is over."""
+        """Linear from the first to the second temperature until the ramp is over, then constant."""
         share = min(1.0, step / (self.heads + self.ramp))
         return ends[0] + share * (ends[1] - ends[0])
 

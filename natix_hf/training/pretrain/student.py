@@ -1,7 +1,7 @@
-"""The network of pretraining: a DINOv3 backbone of which a part is trained, and the heads of an objective.
+"""The network of pretraining: a partly trained DINOv3 backbone, and the heads of an objective.
 
-Teacher and original are no second backbones. They differ from the student in the trained weights alone, so their
-weights are put in place for a moment (`Ema.weights`); a ViT-H/16+ is in memory once.
+Teacher and original are not separate backbones. They differ from the student only in the trained weights, which are
+swapped in when needed (`Ema.weights`), so a ViT-H/16+ is in memory only once.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from natix_hf.training.pretrain.pretrain_options import PretrainOptions
 
 
 class Student(nn.Module):
-    """A backbone that is pretrained.
+    """A backbone in pretraining, with its heads.
 
     Args:
-        backbone: from `load_backbone`; is changed in place.
-        options: what of it is trained, and by which objective.
-        seed: for adapters and heads; the global random state is left alone.
+        backbone: from `load_backbone`; changed in place.
+        options: the trained part of the backbone, and the objective.
+        seed: for adapters and heads; the global random state does not change.
     """
 
     def __init__(self, backbone: DINOv3ViTModel, options: PretrainOptions, seed: int = 0) -> None:
@@ -52,13 +52,13 @@ class Student(nn.Module):
         temperature: float,
         heads_only: bool,
     ) -> dict[str, Tensor]:
-        """The loss of a batch, under `loss`, and its parts.
+        """The loss of a batch, as `loss`, and its parts.
 
         Args:
-            global_views, masks, local_views: as `PretrainCollator` makes them.
-            targets_by: the weights that targets are made with: the teacher's or the original's.
+            global_views, masks, local_views: from `PretrainCollator`.
+            targets_by: the weights for the targets, of the teacher or of the original.
             temperature: of the teacher.
-            heads_only: leave the backbone without gradients.
+            heads_only: compute no gradients for the backbone.
         """
         crops = Crops(global_views, masks, local_views)
         training = self.training
@@ -66,7 +66,7 @@ class Student(nn.Module):
             self.eval()
             targets = self.objective.targets(self._tokens, crops, temperature)
             self.train(training)
-        torch.clear_autocast_cache()  # it holds the teacher's weights in bf16, and the student's have the same place
+        torch.clear_autocast_cache()  # it holds bf16 copies of the teacher, at the addresses of the student
         return self.objective.loss(self._tokens_alone if heads_only else self._tokens, crops, targets, temperature)
 
     def _tokens(self, pixels: Tensor, masks: Tensor | None = None) -> Tokens:
@@ -83,26 +83,26 @@ class Student(nn.Module):
 
 
 def free(backbone: DINOv3ViTModel, options: PretrainOptions) -> None:
-    """Make trainable what `pretrain_train` says, and add adapters for `explora` (Khanna et al., 2024).
+    """Make the weights of `pretrain_train` trainable, and add adapters for `explora` (Khanna et al., 2024).
 
-    LoRA stands on q and v alone: on other linears it degrades unsupervised training. Class token, registers and patch
-    embedding stay as they are; the mask token is trained.
+    LoRA is only on q and v: on other linear layers it degrades unsupervised training. Class token, registers and patch
+    embedding are frozen; the mask token is trained.
 
     Raises:
-        UserError: there are not so many blocks.
+        UserError: the backbone has too few blocks.
     """
     layers, last = backbone.config.num_hidden_layers, options.pretrain_last_blocks
     whole = options.pretrain_train == "full"
     most = layers - 1 if options.pretrain_train == "explora" else layers
     if last > most:
         raise UserError(
-            f"pretrain_last_blocks: {last} given, the backbone has {layers} blocks: at most {most} expected with "
+            f"pretrain_last_blocks: {last} given, but the backbone has {layers} blocks: at most {most} expected with "
             f"pretrain_train: {options.pretrain_train}"
         )
     token = backbone.embeddings.mask_token
     if (
         token.device.type != "meta" and not token.isfinite().all()
-    ):  # a checkpoint may hold anything there, nothing but this reads it
+    ):  # may be arbitrary in a checkpoint, because only pretraining uses it
         with torch.no_grad():
             token.zero_()
     backbone.requires_grad_(whole)
@@ -125,7 +125,7 @@ def free(backbone: DINOv3ViTModel, options: PretrainOptions) -> None:
 
 @torch.no_grad()
 def merged_weights(backbone: DINOv3ViTModel) -> dict[str, Tensor]:
-    """The backbone's weights by the names of a plain one, adapters added to the layers that they stand on."""
+    """The weights of the backbone with the names of a plain one, with adapters merged into their layers."""
     weights = {
         name.replace(".base_layer.", "."): tensor.detach().cpu().clone()
         for name, tensor in backbone.state_dict().items()
