@@ -76,7 +76,7 @@ def test_a_time_that_is_none_is_named_with_its_row(wrong):
     with pytest.raises(UserError) as caught:
         times(Dataset.from_dict({"day": ["2024-05-01", wrong]}), "day")
     assert str(caught.value) == (
-        f"day: row 1 has {wrong!r}, expected seconds since 1970, an ISO date or EXIF's 2024:05:01 10:00:00: mend or "
+        f"day: row 1 has {wrong!r}, expected seconds since 1970, an ISO date or EXIF's 2024:05:01 10:00:00: "
         "correct or empty it"
     )
 
