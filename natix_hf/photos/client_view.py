@@ -1,8 +1,8 @@
-"""What a client's `pipeline` makes of a photo, and where that is another picture than the one trained and scored on.
+"""Compares a photo as a client's `pipeline` loads it with the photo as it is trained and scored on.
 
-`transformers.image_utils.load_image` turns a photo as its EXIF says and converts it with Pillow, which clips grey of
-more than 8 bits and drops transparency. No saved processor can change that: it gets the converted picture. This file
-knows one decoded photo at a time.
+`transformers.image_utils.load_image` rotates a photo by its EXIF orientation and converts it with Pillow, which clips
+grey values of more than 8 bits and ignores transparency. A saved processor cannot change that, because it gets the
+converted image.
 """
 
 from __future__ import annotations
@@ -32,26 +32,26 @@ def is_deep(mode: str) -> bool:
 
 
 def load_as_client(image: Image.Image) -> Image.Image | None:
-    """The photo exactly as `transformers.image_utils.load_image` has it; None where that raises.
+    """The photo exactly as `transformers.image_utils.load_image` loads it, or None if that fails.
 
-    The two steps stand here so that a worker that reads photos need not import transformers; a test holds them to it.
+    The two steps are repeated here so that workers need not import transformers. A test compares the two.
 
     Args:
-        image: just opened: Pillow complains of damaged EXIF only the first time that it is asked for.
+        image: newly opened, because Pillow reports damaged EXIF only at the first access.
     """
     try:
         return ImageOps.exif_transpose(image).convert("RGB")
-    except Exception:  # damaged EXIF makes Pillow raise nearly any type
+    except Exception:  # damaged EXIF can raise nearly any type in Pillow
         return None
 
 
 def seen_otherwise(image: Image.Image, photo: Image.Image, theirs: Image.Image | None) -> str:
-    """How a client's picture differs from ours: `deep`, `transparent`, `refused`; "" where it is the same.
+    """How the client's image differs from ours: `deep`, `transparent`, `refused`, or "" if they are equal.
 
     Args:
-        image: decoded, as Pillow has it.
-        photo: of it, as `decode.open_photo` has it.
-        theirs: of it, from `load_as_client`.
+        image: the image decoded by Pillow.
+        photo: the photo from `decode.open_photo`.
+        theirs: the image from `load_as_client`.
     """
     if theirs is None:
         return REFUSED
@@ -62,11 +62,11 @@ def seen_otherwise(image: Image.Image, photo: Image.Image, theirs: Image.Image |
 
 
 def client_notes(kinds: Sequence[str], names: Sequence[str]) -> list[str]:
-    """One line for each way in which a client sees some of the photos otherwise.
+    """A line for each way in which a client sees some photos differently.
 
     Args:
-        kinds: `(n,)` of `seen_otherwise`.
-        names: `(n,)` of the photos.
+        kinds: `(n,)` results of `seen_otherwise`.
+        names: `(n,)` names of the photos.
     """
     tally = ClientTally()
     for kind, name in zip(kinds, names, strict=True):
@@ -75,7 +75,7 @@ def client_notes(kinds: Sequence[str], names: Sequence[str]) -> list[str]:
 
 
 class ClientTally:
-    """Counts photos that a client sees otherwise, one after the other."""
+    """Counts the photos that a client sees differently."""
 
     def __init__(self) -> None:
         self.photos = 0
@@ -83,13 +83,13 @@ class ClientTally:
         self.counts: Counter[str] = Counter()
 
     def count(self, kind: str, name: str) -> None:
-        """Note a photo; `kind` is that of `seen_otherwise`."""
+        """Count a photo with its `kind` from `seen_otherwise`."""
         self.photos += 1
         self.counts[kind] += 1
         self.first.setdefault(kind, name)
 
     def notes(self) -> list[str]:
-        """One line for each way in which a client sees some of the photos otherwise."""
+        """A line for each way in which a client sees some photos differently."""
         return [
             f"{self.counts[kind]:,} of {self.photos:,} {what} (the first is {self.first[kind]}); a client's pipeline "
             f"{seen}; python -m natix_hf.data split PHOTOS --output FOLDER --convert_photos stores them as 8-bit PNG, "

@@ -1,4 +1,4 @@
-"""Photos that a client sees otherwise, stored as they are trained and scored on: `data split --convert_photos`."""
+"""Converts photos that a client would see differently to 8-bit PNG, for `data split --convert_photos`."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def _converted(photo: StoredPhoto) -> dict[str, StoredPhoto | str]:
 
 
 def converted(data: Dataset, rows: Sequence[int]) -> Dataset:
-    """The same rows in the same order, some of their photos as 8-bit PNG in RGB, upright and opaque.
+    """The rows in the same order, with some photos converted to upright, opaque 8-bit RGB PNG.
 
-    The new files are kept in memory; all other photos stay where they are.
+    The new files are kept in memory. All other photos are unchanged.
 
     Args:
-        data: with `image` undecoded and `fingerprint`.
+        data: rows with undecoded `image` and `fingerprint`.
         rows: numbers of the photos to convert.
     """
     if not rows:

@@ -1,11 +1,11 @@
-"""The pre-resized copy: training photos written once with a short side that suits the view, then read in its place.
+"""Pre-resized copies of training photos: written once with a short side that suits the view, and read instead.
 
 A copy is the photo as `open_photo` shows it (upright, RGB, transparency over white), never enlarged, as JPEG. It is
-found by the fingerprint of the original's bytes in a folder per (side, quality, version), so that a changed photo has
-no copy yet and a second recipe over the same photos makes none. Copies stand in safetensors shards that are renamed
-into place when they are whole: a pass that was cut short goes on with the rows that are missing, and two at once write
-the same files. Every read is held against a checksum of fingerprint and bytes; what does not pass is made again from
-the originals. This file does not know who trains; whatever is scored must not read here.
+stored by the fingerprint of the original's bytes, in a folder per (side, quality, version). So a changed photo has no
+copy yet, and a second recipe with the same photos reuses the copies. Safetensors shards are renamed into place when
+they are complete: an interrupted pass continues with the missing rows, and two parallel passes write the same files.
+Every read is compared with a checksum of fingerprint and bytes; damaged copies are made again from the originals. Only
+training may read copies, never scoring.
 """
 
 from __future__ import annotations

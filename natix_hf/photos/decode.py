@@ -1,11 +1,9 @@
-"""Photos from files and bytes: one picture of each, for training, scoring and `predict` alike.
+"""Decodes photos from files and bytes, in the same way for training, scoring and `predict`.
 
-`open_photo` gives exactly the pixels that a client's `pipeline` sees, but for the photos that Pillow's own conversion
-spoils: it lays transparency over white and scales grey of more than 8 bits. For training it may decode a JPEG at
-reduced size. `stored_photo` gives the pixels as the file has them, without a turn or a conversion, for whoever sends
-photos on so. `inspect_photo` only finds out whether a photo can be read, how large it is, which bytes it holds,
-whether a client sees another picture and, where asked, how it looks. This file knows no labels, no splits and no
-model.
+`open_photo` gives exactly the pixels that a client's `pipeline` sees, except for photos that Pillow's own conversion
+spoils: it lays transparency over white and scales grey of more than 8 bits. For training it can decode a JPEG at
+reduced size. `stored_photo` gives the pixels as stored, without rotation or conversion. `inspect_photo` finds out
+whether a photo can be read, its size, its fingerprint, whether a client sees another picture, and optionally its look.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a camera wrote into a photo. A tag that cannot be read costs itself, never the photo or the other tags."""
+"""Reads EXIF tags. A damaged tag is skipped; the photo and the other tags stay usable."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ SIDEWAYS = (
 
 
 def readable_tags(exif: Image.Exif, block: int) -> dict[int, Any]:
-    """The tags of a block (`CAMERA` or `GPS`) that can be read, tag -> value as Pillow has it."""
-    found = {}
+    """The readable tags of a block (`CAMERA` or `GPS`): tag -> Pillow's value."""
+    readable = {}
     try:
         tags = exif.get_ifd(block)
         for tag in tags:
             with suppress(Exception):  # Pillow decodes a tag when it is asked for, and raises nearly any type
-                found[tag] = tags[tag]
+                readable[tag] = tags[tag]
     except Exception:  # the block itself
         return {}
-    return found
+    return readable
 
 
 def orientation(image: Image.Image) -> Any:
-    """The orientation of a decoded photo, 1 where nothing is said; None where its EXIF cannot be read."""
+    """The EXIF orientation of a decoded photo, 1 if not set, None if its EXIF cannot be read."""
     try:
         return image.getexif().get(ORIENTATION, 1)
     except Exception:  # as in `readable_tags`
@@ -48,5 +48,5 @@ def orientation(image: Image.Image) -> Any:
 
 
 def turn(image: Image.Image) -> Image.Transpose | None:
-    """How a decoded photo must be turned to stand upright; None: it does, or the tag makes no sense."""
+    """The transposition that makes a decoded photo upright, or None if it is upright or the tag is invalid."""
     return TURNS.get(orientation(image))

@@ -1,9 +1,8 @@
-"""How a photo becomes what the network sees: one value that everybody asks who needs a size or a place.
+"""How a photo becomes the input of the network: sizes, crops, tiles and where a pixel came from.
 
-A `Geometry` is plain: it holds numbers, and meets image processors by their attributes only. What it is stands in what
-a processor saves (`processor_settings`, `Geometry.of`), so a cache key that holds `processor.to_dict()` holds the
-geometry. This file knows no network, no normalisation and no chance: it says where a random crop may lie, and
-`inference.augment` draws it.
+A `Geometry` holds only numbers, and reads only attributes of image processors. A saved processor contains its geometry
+(`processor_settings`, `Geometry.of`), so a cache key with `processor.to_dict()` contains it too. Normalisation is done
+elsewhere. This file says where a random crop may be; `inference.augment` draws it.
 """
 
 from __future__ import annotations

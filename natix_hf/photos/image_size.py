@@ -1,4 +1,4 @@
-"""`image_size` as people type it: one number for a square, or height and width."""
+"""Parses `image_size`: one number for a square, or height and width."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from natix_hf.errors import UserError
 
 
 def image_size_of(numbers: Sequence[int]) -> int | list[int]:
-    """The size in pixels as a recipe holds it: a square as one number.
+    """The size in pixels as a recipe stores it: one number for a square, else height and width.
 
     Raises:
-        UserError: neither one number nor two, or one that is not positive.
+        UserError: if there are more than two numbers, or if one is not positive.
     """
     if len(numbers) > 2 or min(numbers) < 1:
         given = " ".join(map(str, numbers))

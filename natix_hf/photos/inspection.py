@@ -1,5 +1,4 @@
-"""Every photo of a table opened once, in worker processes: can it be read, how large is it, which bytes does it hold,
-how does it look, does a client see it otherwise. Knows nothing of labels and splits."""
+"""Opens every photo of a table once, in worker processes: size, fingerprint, look, errors and client's view."""
 
 from __future__ import annotations
 
@@ -14,7 +13,7 @@ from natix_hf.photos.decode import MAX_PHOTO_MB, StoredPhoto, inspect_photo
 from natix_hf.photos.perceptual_hashes import look
 from natix_hf.threads import one_blas_thread
 
-MANY = 1000  # rows from which reading photos is worth several processes and a progress bar
+MANY = 1000  # from this number of rows on, photos are read by several processes, with a progress bar
 KINDS = {
     "fingerprint": Value("string"),
     "width": Value("int32"),
@@ -27,7 +26,7 @@ KINDS = {
 
 @contextmanager
 def bars(shown: bool):
-    """Progress bars of `datasets`, hidden for a moment where there is little to wait for."""
+    """Hide the progress bars of `datasets` in this context, unless `shown`."""
     hide = not shown and not datasets.are_progress_bars_disabled()
     if hide:
         datasets.disable_progress_bars()
@@ -40,8 +39,8 @@ def bars(shown: bool):
 
 def _inspect(photos: list[StoredPhoto | None], looks: bool, **limits) -> dict[str, list]:
     with one_blas_thread():  # a look multiplies small matrices
-        found = [inspect_photo(photo or {}, look=look if looks else None, **limits) for photo in photos]
-    return {name: [getattr(one, name) for one in found] for name in KINDS if looks or name != "look"}
+        results = [inspect_photo(photo or {}, look=look if looks else None, **limits) for photo in photos]
+    return {name: [getattr(result, name) for result in results] for name in KINDS if looks or name != "look"}
 
 
 def inspected(
@@ -52,12 +51,11 @@ def inspected(
     max_photo_mb: float = MAX_PHOTO_MB,
     max_photo_pixels: int | None = None,
 ) -> Dataset:
-    """`fingerprint, width, height, error, client` and `look` of each photo; photos pass through a few at a time and
-    are not copied.
+    """`fingerprint, width, height, error, client` and `look` of each photo, read in small batches without copies.
 
     Args:
-        photos: a data set of one column, of undecoded photos.
-        looks: without them there is no column `look`, and JPEGs are decoded at their smallest.
+        photos: a data set with a single column of undecoded photos.
+        looks: add the column `look`. Without it, JPEGs are decoded at their smallest size.
         num_proc: processes; by default one per core, fewer for a small data set.
         max_photo_mb: a file over this many megabytes has an error and is not read.
         max_photo_pixels: a photo over this many pixels has an error and is not decoded.

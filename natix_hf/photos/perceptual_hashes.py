@@ -1,10 +1,9 @@
-"""What a photo looks like, in a few bytes: perceptual hashes that find its copies and a thumbnail that proves them.
+"""Perceptual hashes that find copies of a photo, and a thumbnail that confirms them.
 
 A hash holds the signs of the 64 lowest frequencies of the photo's cosine transform, stretched to a square (after
-Zauner, 2010; the mean brightness is left out, since it says nothing about a sign). They survive another JPEG quality,
-size and brightness. A mirrored or cropped copy has other signs, therefore the hashes of the mirror image and of some
-windows are kept beside it: they are compared with the plain hashes of other photos. This file knows one photo at a
-time and no files.
+Zauner, 2010; without the mean brightness, which does not affect a sign). The signs survive another JPEG quality, size
+and brightness. A mirrored or cropped copy has other signs. Therefore hashes of the mirror image and of some windows
+are stored too, and compared with the plain hashes of other photos.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ def test_values_that_are_to_be_the_whole_test_are_it_and_rows_tied_to_them_are_s
     assert done.description.straddling == 0
     # The publisher's own test part is pooled: its rows outside Boston train too.
     assert "train" in {homes(done.description)[f"r{i:04d}"] for i in range(151, 160)}
-    with pytest.raises(UserError, match="nothing is held out"):
+    with pytest.raises(UserError, match="test_alone: needs hold_out"):
         plan(test_alone=True)
 
 
@@ -167,7 +167,7 @@ def test_a_plan_that_cannot_be_is_refused(changes, line):
 
 def test_a_group_larger_than_the_allowed_share_stops_the_run():
     group = ["one long video" if i < 120 else f"row:{i}" for i in range(200)]
-    with pytest.raises(UserError, match="'one long video' holds 120 of 200 rows"):
+    with pytest.raises(UserError, match="'one long video' has 120 of 200 rows"):
         cut(rows_of(group=group), plan())
 
 

@@ -265,7 +265,7 @@ def test_paths_of_windows_are_read_where_they_can_be_and_else_refused(cameras):
         (folder / "labels.csv").write_text(lines([(front + path, label) for path, label in found]))
         line = refused(folder)
         assert words in line
-        assert line.startswith(f"{folder / 'labels.csv'}: column 'image_path' holds ")
+        assert line.startswith(f"{folder / 'labels.csv'}: column 'image_path' has ")
         (folder / "labels.csv").unlink()
         pq.write_table(
             pa.table({"image": [front + p for p, _ in found], "label": [n for _, n in found]}), folder / "r.parquet"

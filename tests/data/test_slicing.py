@@ -111,7 +111,7 @@ def test_only_the_chosen_columns_where_some_are_chosen():
         with pytest.raises(UserError, match=said):
             check_slices(data, [column])
     places = rows(spot=["[39.7, -86.1]"] * N)
-    with pytest.raises(UserError, match="spot holds places") as caught:
+    with pytest.raises(UserError, match="spot contains places") as caught:
         check_slices(places, ["spot"])
     assert "39.7" not in str(caught.value)
     assert slice_values([places], ["spot"]) == {}

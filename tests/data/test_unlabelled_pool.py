@@ -101,7 +101,7 @@ def test_a_pool_comes_once_for_pretraining_alone_and_nothing_else_reads_it(scene
     with pytest.raises(LeakageError, match="there is none: call add_pool"):
         split.rows("unlabelled", step="pretrain")
     split.add_pool(pool)
-    with pytest.raises(LeakageError, match="comes once"):
+    with pytest.raises(LeakageError, match="can be added once"):
         split.add_pool(pool)
     with pytest.raises(LeakageError, match="the purpose is 'run'"):
         load_photos(str(scenes), group_column="group").add_pool(pool)

@@ -114,7 +114,9 @@ def test_scenes_are_asked_for_by_count_size_and_distance(tmp_path, monkeypatch):
     assert set(zip(rows.data["width"][:], rows.data["height"][:])) <= {(128, 72), (72, 128), (96, 54), (160, 90)}
     assert [path.name for path in tmp_path.glob("scenes/*")] == [f"100-4-v{scenes.VERSION}-128x72-far"]
     for odd in ("many", "4 near", "4 128", "4 128x72x3", "4 1x1", "4 far far", "4 far 128x72", " "):
-        with pytest.raises(UserError, match="it is the number of photos, then their size and far where wanted"):
+        with pytest.raises(
+            UserError, match="expected the number of photos, optionally followed by their size and far"
+        ):
             read_rows("builtin:scenes", dataset_config=odd)
 
 

@@ -105,7 +105,7 @@ def test_predict_without_photos_model_or_a_place_to_write(desk, finished, tiny_b
     table = tmp_path / "out" / "table.csv"
     for words, expected in (
         ((finished, tmp_path / "no", "--output", table), "no such file or folder"),
-        ((finished, tmp_path / "*.nothing", "--output", table), "no file fits this pattern"),
+        ((finished, tmp_path / "*.nothing", "--output", table), "no file matches this pattern"),
         ((finished, REPOSITORY / "recipes", "--output", table), "no photos in this folder"),
         ((tmp_path / "no", photo_folder, "--output", table), "no such folder"),
         ((tiny_backbone, photo_folder, "--output", table), "a backbone without a head"),

@@ -116,7 +116,7 @@ def test_two_runs_on_the_same_photos_are_compared_and_no_read_is_counted_for_it(
     [
         ((), "no column to hold out: add --hold_out_each city_name"),
         (("--hold_out_each", "town"), "no column 'town'"),
-        (("--hold_out_each", "gps"), "gps holds places"),
+        (("--hold_out_each", "gps"), "gps contains places"),
         (("--hold_out_each", "city_name", "--sweep", "true"), "--sweep cannot be set"),
         (("--hold_out_each", "city_name", "--test_on", "city_name=Boston"), "--test_on cannot be set"),
         (("--hold_out_each", "origin"), "all photos have origin ="),

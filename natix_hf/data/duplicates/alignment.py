@@ -1,9 +1,9 @@
-"""Whether two thumbnails show the same photo: laid over each other, then compared everywhere.
+"""Decides whether two thumbnails show the same photo, by aligning them and comparing all regions.
 
-The second is taken for a window of the first, perhaps mirrored, brighter or darker. A few Gauss-Newton steps
-(Lucas and Kanade, 1981; scale and shift along each axis, gain and bias) find that window to a fraction of a pixel.
-What then counts are the correlation and the largest difference of a small region: frames of one camera agree almost
-everywhere, but a car has moved. This file knows batches of thumbnails and nothing of hashes or rows.
+The second thumbnail is treated as a window of the first, perhaps mirrored, brighter or darker. A few Gauss-Newton
+steps (Lucas and Kanade, 1981; scale and shift along each axis, gain and bias) find that window to a fraction of a
+pixel. Then the correlation and the largest difference of a small region decide: frames of one camera agree almost
+everywhere, but a car has moved. Works on batches of thumbnails.
 """
 
 from __future__ import annotations

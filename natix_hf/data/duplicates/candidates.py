@@ -1,8 +1,8 @@
-"""Pairs of 64-bit hashes that differ in few bits, found without comparing all pairs.
+"""Finds pairs of 64-bit hashes that differ in few bits, without comparing all pairs.
 
 Two hashes that differ in at most 5 bits agree in at least 3 of their 8 bytes. For each of the 56 triples of bytes the
-hashes are put into a table by these bytes; what meets there is counted bit by bit. The search is exact but for
-buckets that are over-full, which are counted. This file knows hashes only.
+hashes are put into a table by these bytes, and hashes in the same bucket are compared bit by bit. The search is exact
+except for overfull buckets, which are counted.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Rows that show the same photo, perhaps re-encoded, resized, brightened, mirrored or cropped.
+"""Finds rows that show the same photo, perhaps re-encoded, resized, brightened, mirrored or cropped.
 
-Hashes say which rows may be copies, thumbnails laid over each other say which are. Rows that are connected already
-are not compared again, so that n copies of one photo cost about n comparisons. The file knows looks and row numbers;
-it opens no photo.
+Hashes give candidates, and aligned thumbnails confirm them. Rows that are already connected are not compared again, so
+n copies of one photo cost about n comparisons. Works on looks and row numbers; no photo is opened.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Boxes around the objects of a photo, in any usual writing, and the size of the largest: a kind of photo.
+"""Reads boxes around objects in any common notation, and sorts photos into classes by their highest box.
 
-A box is COCO's: left, top, width and height in pixels of the photo as displayed. This file knows no figures.
+Boxes are in COCO's form: left, top, width and height in pixels of the upright photo.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ HEIGHTS = (
 
 
 def boxes_column(features: Mapping[str, Any]) -> str | None:
-    """The column, or path into a struct, that holds boxes; None where there is none.
+    """The column, or path into a struct, with boxes, or None.
 
-    It is called as in `NAMES`, by itself (a list of boxes, or its JSON) or within `objects` as data sets for detection
-    have it: a struct of lists, or a list of structs.
+    Its name is in `NAMES`. It is a list of boxes (also as JSON), or part of a struct of lists or a list of structs
+    such as `objects` in detection data sets.
     """
     for name, feature in features.items():
         if name in NAMES and (_listed(feature) or getattr(feature, "dtype", "") in ("string", "large_string")):
@@ -46,11 +46,11 @@ def _listed(feature: Any) -> bool:
 
 
 def object_sizes(rows: Dataset, column: str) -> list[str]:
-    """The class of each photo's highest box: `none` without a box, `unknown` where a box is not one within the photo.
+    """The size class of each photo's highest box: `none` without a box, `unknown` if a box does not fit the photo.
 
     Args:
-        rows: with `height` in pixels.
-        column: from `boxes_column`.
+        rows: rows with `height` in pixels.
+        column: the result of `boxes_column`.
     """
     values = column_values(rows, column, "slices")
     return [_size(value, height) for value, height in zip(values, rows["height"][:])]
@@ -64,12 +64,12 @@ def _size(value: Any, height: int | None) -> str:
         return UNKNOWN
     if not heights:
         return NO_OBJECT
-    # Shares in place of pixels are not taken for objects of less than a pixel.
+    # Heights below 1 are probably shares of the photo, not pixels.
     if not height or not 1 <= max(heights) <= height + 1:
         return UNKNOWN
     return next(name for end, name in HEIGHTS if max(heights) / height < end)
 
 
 def _box(one: Any) -> Any:
-    """The box itself, where it stands in a struct with what it is around."""
+    """The box itself, if it is part of a struct that describes the object."""
     return next(one[name] for name in NAMES if name in one) if isinstance(one, dict) else one

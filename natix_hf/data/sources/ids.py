@@ -1,6 +1,6 @@
-"""Names of rows that last: the source's own ids, else the photos' paths, else their fingerprints.
+"""Makes stable ids of rows: the source's own ids, else the photos' paths, else their fingerprints.
 
-None depends on the order of the rows. This file knows neither labels nor splits.
+Ids do not depend on the order of the rows.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from natix_hf.files import path_text
 
 
 def given_ids(raw: Raw) -> list[str] | None:
-    """The source's own ids; with the part in front (`train/7`) where each part counts anew, None where it has none or
-    a row has none.
+    """The source's own ids, or None if it has none for some row.
+
+    If ids are unique only within parts, they get the part as a prefix (`train/7`).
 
     Raises:
-        UserError: if two rows of a part share one.
+        UserError: if two rows of a part have the same id.
     """
     if "id" not in raw.pool.column_names:
         return None
@@ -46,15 +47,14 @@ def given_ids(raw: Raw) -> list[str] | None:
 
 
 def photo_paths(raw: Raw, photos: Sequence[str | None]) -> list[str | None]:
-    """Where each photo lies below the source's folder, or the name that travels with its bytes; None for a path
-    elsewhere."""
+    """Each photo's path relative to the source's folder, or the name stored with its bytes. None for other paths."""
     base = path_text(os.path.abspath(raw.root)) + os.sep if raw.root else ""
     inside = [path.removeprefix(base) if path else None for path in photos]
     return [None if path is None or os.path.isabs(path) else Path(path).as_posix() for path in inside]
 
 
 def made_ids(paths: Sequence[str | None], fingerprints: Sequence[str], order: Sequence[tuple]) -> list[str]:
-    """Ids for rows that have none: paths, else fingerprints, numbered in `order` where rows share a photo."""
+    """Ids for rows without ids: paths, else fingerprints, numbered in `order` if rows share a photo."""
     if None not in paths and len(set(paths)) == len(paths):
         return list(paths)
     twice = {value for value, count in Counter(fingerprints).items() if count > 1}
@@ -73,14 +73,15 @@ def row_ids(
     fingerprints: Sequence[str],
     order: Sequence[tuple],
 ) -> tuple[list[str], list[str]]:
-    """The id of each row of all sources, and what a message calls its photo; the source's name stands in front where
-    there are several.
+    """The id of each row of all sources, and the name of its photo in messages.
+
+    With several sources, both have the name of the source as a prefix.
 
     Args:
-        given: of each `given_ids`.
-        photos: `(n,)` the path in each row's photo.
+        given: the result of `given_ids` for each source.
+        photos: `(n,)` the path of each row's photo.
         fingerprints: `(n,)`, "" where a photo's bytes could not be read.
-        order: `(n,)` tells rows of one photo apart whatever order they come in.
+        order: `(n,)` sort keys for rows that share a photo, independent of the order of the rows.
     """
     ids: list[str] = []
     called: list[str] = []

@@ -1,6 +1,6 @@
-"""Sources that need not be told everything: the demo's generated scenes, and data sets whose publisher is known.
+"""Reads rows or labels from a source that a user named, with options filled in for sources that are known.
 
-Whoever reads rows or labels from what a user named comes here; `rows.py` does the reading.
+Known sources are the demo's generated scenes and data sets whose form is published. `rows.py` does the reading.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from natix_hf.files import home
 
 SCENES = "builtin:scenes"
 SCENES_COUNT = 2000
-SCENES_SEED = 100  # another series than those on which recipe and backbone of the demo were chosen
+SCENES_SEED = 100  # not used to choose the recipe and the backbone of the demo
 
 
 class Known(TypedDict, total=False):
@@ -25,7 +25,7 @@ class Known(TypedDict, total=False):
     description_column: str
 
 
-# What is known of a data set, such as by its publisher, and a user need not repeat; whoever says otherwise wins.
+# Options of known data sets, which the user can override.
 KNOWN: dict[str, Known] = {
     SCENES: {"group_column": "group"},
     "natix-network-org/roadwork": {
@@ -35,12 +35,12 @@ KNOWN: dict[str, Known] = {
     },
 }
 
-# What a recipe says of labels alone.
+# The recipe keys that determine labels.
 LABEL_KEYS = ("dataset_config", "image_column_name", "label_column_name", "label_names", "trust_remote_code")
 
 
 def read_rows(source: Any, **options: Any) -> Rows:
-    """`load_rows` with the scenes drawn and what is known of published data sets filled in."""
+    """`load_rows`, with generated scenes and the options of known data sets."""
     options = _known(source) | {key: value for key, value in options.items() if value is not None}
     if source == SCENES:
         source = drawn_scenes(options.pop("dataset_config", None))
@@ -48,11 +48,12 @@ def read_rows(source: Any, **options: Any) -> Rows:
 
 
 def tell_classes(source: Any, say: Callable[[str], None], **options: Any) -> None:
-    """Say the classes with their counts and what gave the labels, without opening a photo.
+    """Report the classes with their counts and where the labels come from, without opening a photo.
 
     Args:
-        source: as `load_rows` takes it.
-        options: those of `LABEL_KEYS`, as `load_rows` takes them.
+        source: a source for `load_rows`.
+        say: called with the lines.
+        options: those of `LABEL_KEYS`, as in `load_rows`.
     """
     options = _known(source) | {key: value for key, value in options.items() if value is not None}
     if source == SCENES:
@@ -68,7 +69,7 @@ def _known(source: Any) -> Known:
 
 
 def drawn_scenes(asked: str | None = None) -> str:
-    """The folder of `builtin:scenes`, drawn where they are not there yet.
+    """The folder of `builtin:scenes`. Draws the scenes if they do not exist yet.
 
     Args:
         asked: `COUNT [WIDTHxHEIGHT] [far]`, such as `800` or `800 960x540 far`.
@@ -76,15 +77,15 @@ def drawn_scenes(asked: str | None = None) -> str:
     from natix_hf.scenes.photos import VERSION, generate, photo_size
 
     count, *more = (asked or str(SCENES_COUNT)).split() or [""]
-    expected = f"dataset_config {asked}: for {SCENES} it is the number of photos"
+    expected = f"dataset_config {asked}: for {SCENES} expected the number of photos"
     try:
         photos = int(count)
         far = more[-1:] == ["far"]
         (size,) = [photo_size(word) for word in (more[:-1] if far else more)] or [(640, 360)]
     except ValueError:
-        raise UserError(f"{expected}, then their size and far where wanted: 800 960x540 far") from None
+        raise UserError(f"{expected}, optionally followed by their size and far, such as 800 960x540 far") from None
     if photos < 1:
         raise UserError(f"{expected}, at least 1")
-    # Those of an older version are not in the way.
+    # Scenes of another version have another folder.
     name = "-".join([str(SCENES_SEED), str(photos), f"v{VERSION}", *more])
     return str(generate(home() / "scenes" / name, photos, SCENES_SEED, size=size, far=far))

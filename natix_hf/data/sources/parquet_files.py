@@ -1,7 +1,7 @@
-"""Parquet files as tables, each file's numbers under the names that the file itself gives them.
+"""Reads parquet files as tables, with the class names that each file itself defines.
 
-`datasets` takes the types of columns from the first file for all: another order of the names in the second would
-change what its numbers mean without a word. This file interprets no column and opens no photo.
+`datasets` uses the column types of the first file for all files. If a later file has the class names in another order,
+its ids would silently change their meaning.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def read_parquet(parts: Mapping[str, Sequence[Path]]) -> dict[str, Dataset]:
         parts: part -> its files.
 
     Raises:
-        UserError: files whose columns do not fit together.
-        ArrowException, DatasetsError, ValueError: a file that is no parquet, as `load_dataset` raises.
+        UserError: if the columns of files do not match.
+        ArrowException, DatasetsError, ValueError: from `load_dataset`, if a file is not parquet.
     """
     alike: dict[tuple, dict[str, list[Path]]] = {}
     for part, files in parts.items():
@@ -40,5 +40,5 @@ def read_parquet(parts: Mapping[str, Sequence[Path]]) -> dict[str, Dataset]:
 
 
 def file_names(file: Path) -> dict[str, tuple[str, ...]]:
-    """What a file says that its numbers stand for, as `names_in`."""
+    """The class names that a file defines, as in `names_in`."""
     return names_in(Features.from_arrow_schema(pq.read_schema(file)))

@@ -1,6 +1,6 @@
-"""Names that say which split of a data set a folder or file holds: `train`, `Testing`, `test_images`, `val2017`.
+"""Recognises names of splits, such as `train`, `Testing`, `test_images` or `val2017`.
 
-Letters' case, separators, digits and words such as `images` or `set` play no part. Knows no files.
+Case, separators, digits and words such as `images` or `set` are ignored.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from natix_hf.data.splits.contracts import SPLITS
 
 WORDS = ("train", "training", "val", "valid", "validation", "dev", "eval", "evaluation", "trainval", "test", "testing")
-TEST_WORDS = ("test", "testing")  # what a publisher calls the part that figures are published on
+TEST_WORDS = ("test", "testing")  # names of the split that published figures refer to
 _BESIDE = r"(?:images?|imgs?|photos?|pictures?|pics?|data|dataset|sets?|split|folder|jpe?g|png)"
 _GLUED = re.compile(f"{_BESIDE}?({'|'.join(sorted(WORDS, key=len, reverse=True))}){_BESIDE}?")
 
@@ -22,7 +22,7 @@ def _pieces(name: str) -> list[str]:
 
 
 def split_word(name: str) -> str | None:
-    """The word for a split that stands in a name, in small letters; None where there is none or more than one."""
+    """The word for a split in a name, in lower case. None if there is none or more than one."""
     pieces = _pieces(name)
     if "_".join(pieces) in SPLITS:
         return "_".join(pieces)
@@ -31,7 +31,7 @@ def split_word(name: str) -> str | None:
 
 
 def names_split(name: str) -> str | None:
-    """`split_word` of a name that says nothing else: of `train_images`, not of `train_station`."""
+    """`split_word` if the name says nothing else: for `train_images`, but not for `train_station`."""
     pieces = _pieces(name)
     alone = all(_GLUED.fullmatch(piece) or re.fullmatch(_BESIDE, piece) for piece in pieces)
     return split_word(name) if alone or "_".join(pieces) in SPLITS else None

@@ -1,5 +1,4 @@
-"""Tables one below the other: numbers that stand for names get one list of names, columns that only some have are
-null elsewhere. Knows neither labels nor splits."""
+"""Concatenates tables: class ids get a common list of names, and missing columns are filled with null."""
 
 from __future__ import annotations
 
@@ -18,14 +17,17 @@ _TEXT = (Value("string"), Value("large_string"))
 
 
 def stacked(tables: Sequence[Dataset], titles: Sequence[str]) -> Dataset:
-    """The rows of several tables as one; a column that only some have is null elsewhere, whole numbers beside
-    fractions become fractions, text stays text, and names of numbers (`ClassLabel`) are joined as `named_alike` does.
+    """The rows of several tables as one.
+
+    Missing columns are filled with null, integers beside floats become floats, text stays text, and `ClassLabel` names
+    are joined by `named_alike`.
 
     Args:
         tables: at least one.
+        titles: names of the tables, for messages.
 
     Raises:
-        UserError: if tables hold different kinds of values in a column of one name.
+        UserError: if tables have different kinds of values in a column of the same name.
     """
     aligned = named_alike(tables, titles)
     for column, members in _columns(aligned):
@@ -38,11 +40,13 @@ def stacked(tables: Sequence[Dataset], titles: Sequence[str]) -> Dataset:
                 raise UserError(f"column {column!r} holds {one} and {other}: rename or remove it in one of them")
             if kind is not None and own != kind:
                 aligned[i] = aligned[i].cast_column(column, kind)
-    return datasets.concatenate_datasets(aligned).with_format(None)  # else its columns of today stay its format
+    return datasets.concatenate_datasets(aligned).with_format(
+        None
+    )  # else its format would be fixed to its present columns
 
 
 def _common(kinds: Sequence[Any]) -> Any:
-    """What holds values of all these kinds, as wide as Arrow makes it; None where no conversion is needed, or safe."""
+    """A common type for values of these types. None if no conversion is needed, or none is safe."""
     if all(kind == kinds[0] for kind in kinds) or any(names_in(kind) for kind in kinds):
         return None
     schemas = [Features({"": kind}).arrow_schema.remove_metadata() for kind in kinds]
@@ -54,14 +58,16 @@ def _common(kinds: Sequence[Any]) -> Any:
 
 
 def named_alike(tables: Sequence[Dataset], titles: Sequence[str]) -> list[Dataset]:
-    """The tables with one list of names for each column of numbers that stand for names, whatever lists each brings:
-    a name keeps its rows, its number may change. Beside text such numbers become text.
+    """The tables with a common list of names for each `ClassLabel` column.
+
+    A row keeps its name, but its id may change. If another table has text in the column, ids become text.
 
     Args:
-        tables: any.
+        tables: any tables.
+        titles: their names, for messages.
 
     Raises:
-        UserError: if one table names the numbers of a column and another does not.
+        UserError: if one table names the ids of a column and another has ids without names.
     """
     alike = list(tables)
     for column, members in _columns(alike):
@@ -90,7 +96,7 @@ def _columns(tables: Sequence[Dataset]) -> Iterator[tuple[str, list[int]]]:
 
 
 def _joined(lists: Sequence[list[str]]) -> list[str]:
-    """All names: the longest list where the others follow its order, else in sorted order."""
+    """All names: the longest list if the others follow its order, else sorted."""
     longest = max(lists, key=len)
     place = {name: i for i, name in enumerate(longest)}
     follow = all(place.keys() >= set(names) and names == sorted(names, key=place.get) for names in lists)
@@ -98,8 +104,7 @@ def _joined(lists: Sequence[list[str]]) -> list[str]:
 
 
 def _renamed(data: Dataset, column: str, names: list[str], kind: Value | ClassLabel) -> Dataset:
-    """The rows with a column of numbers as text, or as numbers of other names; numbers without a name (-1) are null in
-    text and else stay."""
+    """The rows with a column of ids as text, or as ids in another list of names. In text, -1 becomes null."""
     numbers = data.data.table.column(column)
     known = pc.if_else(pc.greater_equal(numbers, 0), numbers, pa.scalar(None, numbers.type))
     if isinstance(kind, ClassLabel):

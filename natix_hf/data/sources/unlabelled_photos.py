@@ -1,7 +1,7 @@
-"""The photos of a source whose labels are not looked at: the same ones that training finds there.
+"""Lists the photos of a source without using labels: the same photos that training finds there.
 
-A source is what `reading.named_sources` takes, and besides a glob or one photo. What a folder holds is decided in
-`folders.py`, what a table or a data set holds is read by `reading.py`. This file opens no photo.
+A source is what `reading.named_sources` accepts, or a glob or a single photo. `folders.py` decides what a folder
+contains, and `reading.py` reads tables and data sets. No photo is opened.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from natix_hf.photos.inspection import bars
 
 
 def place_of(source: str) -> str:
-    """Where the photos of a source lie, without the name before it."""
+    """The place of a source, without its name."""
     place = str(named_sources(source)[0].place)
     return drawn_scenes() if place == SCENES else place
 
 
 def listed_photos(source: str, image_column_name: str = "image") -> list[Path] | None:
-    """The photos of a folder of photos, of a glob, or a photo alone; None where a table or a data set names them.
+    """The photos of a folder or a glob, or a single photo. None if a table or a data set lists them.
 
     Raises:
-        UserError: there is none.
+        UserError: if there is no photo.
     """
     place = place_of(source)
     path = Path(text_path(place)).expanduser()
@@ -45,7 +45,7 @@ def listed_photos(source: str, image_column_name: str = "image") -> list[Path] |
     if glob.has_magic(place):
         found = [file for file in _fitting(path) if not _of_a_system(file) and file.is_file()]
         if not found:
-            raise UserError(f"{place}: no file fits this pattern")
+            raise UserError(f"{place}: no file matches this pattern")
         return [file for file in found if file.suffix.lower() in PHOTO_SUFFIXES] or found
     if only_a_path(place) or "/" not in place or path.suffix.lower() in PHOTO_SUFFIXES:
         raise UserError(f"{place}: no such file or folder")
@@ -57,8 +57,10 @@ def _of_a_system(file: Path) -> bool:
 
 
 def _fitting(pattern: Path) -> list[Path]:
-    """What fits a glob; brackets are letters in the names of folders that are there, and everywhere if nothing fits
-    otherwise."""
+    """The files that match a glob.
+
+    Brackets in the names of existing folders are literal, and all brackets are literal if nothing matches otherwise.
+    """
     there = next(folder for folder in pattern.parents if folder.is_dir())
     rest = str(pattern.relative_to(there))
     for words in (rest, rest.replace("[", "[[]")):
@@ -73,19 +75,19 @@ def read_photos(
     text_columns: Collection[str] = (),
     dataset_config: str | None = None,
 ) -> Raw:
-    """The rows of a source; a listed photo's row has its path from the folder as `id`.
+    """The rows of a source. Photos found in a folder have their relative path as `id`.
 
     Args:
         image_column_name: the column of photos in a table or a data set.
-        text_columns: columns of a CSV that are text whatever they look like.
+        text_columns: CSV columns to read as text.
 
     Raises:
-        UserError: there is no such source, or no photo in it.
+        UserError: if the source does not exist or has no photo.
     """
     photos = listed_photos(source, image_column_name)
     place = place_of(source)
     if photos is None:
-        with bars(not Path(place).expanduser().exists()):  # of what is loaded from the Hub
+        with bars(not Path(place).expanduser().exists()):  # shown for downloads from the Hub
             return read_source(
                 Source(WHOLE, place, False), dataset_config, image_column_name, None, {"id", *text_columns}, False
             )
