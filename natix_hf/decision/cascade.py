@@ -1,15 +1,15 @@
-"""A cheap first stage and a dear second one, answering as one classifier.
+"""A cascade: a cheap first stage and an expensive second stage that act as one classifier.
 
-Works on arrays. The two stages may be the whole photo and the photo with its tiles, or a small and a large model. A
-photo has the logits of the first stage where it leaves early (`early_exit`), else those of the second. The two are not
-on one scale, so each stage is calibrated on its own, on all rows of `val_calib/fit`: the rows that reach the second
-stage alone would be few. What comes of it, the composite, is then treated like the logits of any model: calibrator,
-class prior, threshold and the promise of abstention are fitted on it. Its calibrator finds what is left to mend where
-the second stage is too sure of the doubtful photos that it sees, and stays `none` where nothing is.
+Works on arrays. The stages may be the whole photo and the photo with its tiles, or a small and a large model. A photo
+gets the logits of the first stage if it leaves early (`early_exit`), otherwise those of the second. The stages are not
+on the same scale, so each is calibrated separately, on all rows of `val_calib/fit`, because only few rows reach the
+second stage. The result, the composite, is then treated like the logits of any model: calibrator, class prior,
+threshold and abstention guarantee are fitted on it. Its calibrator corrects a second stage that is overconfident on
+the doubtful photos it sees, and stays `none` otherwise.
 
-Two promises can rest on the same control rows, that of the exit and that of abstention (`risk_control`). Both hold
-together with probability 1 - `risk_delta`: the exit takes its delta out of it. The rows that prove the second promise
-have chosen its scores too, along with the band. So the band is one of a few that were fixed beforehand
+Two guarantees can use the same control rows: early exits and abstention (`risk_control`). Both hold together with
+probability 1 - `risk_delta`; the exit takes its delta out of it. The rows that prove the second guarantee also chose
+the band, and so its scores. Therefore the band is one of a few that are fixed beforehand
 (`early_exit.candidate_bands`), and abstention is proven for all of them at once; `left_for_risk` gives the terms.
 """
 
@@ -49,7 +49,7 @@ class StageRows(NamedTuple):
 
 
 class Composite(NamedTuple):
-    """Logits `(n, classes)` of a cascade, calibrated stage by stage, and the stage `(n,)` that gave each: 1 or 2."""
+    """Logits `(n, classes)` of a cascade, each stage calibrated, and the stage of each row, `(n,)`: 1 or 2."""
 
     logits: np.ndarray
     stage: np.ndarray
@@ -60,8 +60,8 @@ class TwoStages:
     """A fitted cascade.
 
     Args:
-        first, second: calibration of each stage, with neither prior nor threshold.
-        low, high: the band, as `EarlyExit` has it.
+        first, second: calibration of each stage, without prior and threshold.
+        low, high: the band, as in `EarlyExit`.
     """
 
     first: Calibration
@@ -71,12 +71,12 @@ class TwoStages:
 
     @classmethod
     def from_document(cls, document: Cascade, positive: int = 1) -> TwoStages:
-        """What a `calibration.json` says of a cascade."""
+        """The cascade in a `calibration.json`."""
         first, second = (_calibration(stage, positive) for stage in document.stages)
         return cls(first, second, document.exit.low, document.exit.high)
 
     def leaves_early(self, early: np.ndarray) -> np.ndarray:
-        """Which photos need no second stage, `(n,)` bool, from the first one's logits `(n, classes)`."""
+        """Which photos need no second stage, `(n,)` bool, from first-stage logits `(n, classes)`."""
         return leaves_early(softmax(self.first.calibrated(early)), self.low, self.high, self.first.positive)
 
     def composite(self, early: np.ndarray, full: np.ndarray) -> Composite:
@@ -84,7 +84,7 @@ class TwoStages:
 
         Args:
             early: `(n, classes)` logits of the first stage.
-            full: `(n, classes)` of the second; rows of photos that leave early are not read.
+            full: `(n, classes)` logits of the second stage; rows of photos that leave early are not used.
         """
         leaves = self.leaves_early(early)
         logits = self.first.calibrated(early)
@@ -108,21 +108,21 @@ def fit_cascade(
     cost_in: str = "views",
     fitted_on: str = "val_calib/control",
 ) -> Cascade:
-    """Calibrate both stages on some rows and choose on others which photos leave early.
+    """Calibrate both stages on some rows and choose the band of early exits on others.
 
     Args:
-        fit: rows of the calibrators, and of the bands to choose from.
-        control: rows of the promise; nothing else may have read them.
-        views_exit: `risk`, or a band `(low, high)`, which promises nothing.
-        alpha: the largest share of all photos that may leave with a wrong answer where the second stage is right.
-        delta: how likely that promise may fail.
-        calibrators: candidates for each stage, as `fit_calibrator` takes them.
+        fit: rows for the calibrators and the candidate bands.
+        control: rows for the guarantee; they must not be used for anything else.
+        views_exit: `risk`, or a band `(low, high)` without a guarantee.
+        alpha: largest share of all photos that may leave with a wrong answer while the second stage is right.
+        delta: probability that the guarantee fails.
+        calibrators: candidates for each stage, as in `fit_calibrator`.
         positive: class id.
-        class_names: for the lines, `(classes,)`.
-        offsets: `(classes,)` of each stage, added to its logits first, as `fit_calibrator` has it.
-        other_promise: whether a promise of abstention will rest on the same control rows.
-        cost: of the first stage, and what the second adds; `cost_in`, the unit.
-        fitted_on: what the control rows are called.
+        class_names: `(classes,)`, for the printed lines.
+        offsets: `(classes,)` for each stage, added to its logits first, as in `fit_calibrator`.
+        other_promise: whether an abstention guarantee will use the same control rows.
+        cost: cost of the first stage, and what the second adds; `cost_in` is the unit.
+        fitted_on: name of the control rows.
 
     Raises:
         UserError: as `fit_calibrator`, `certified_exit` and `given_exit`.
@@ -137,31 +137,31 @@ def fit_cascade(
     about = {"positive": positive, "cost": cost, "cost_in": cost_in, "fitted_on": fitted_on}
     if views_exit == "risk":
         bands = candidate_bands(softmax(first.calibrated(fit.early)), positive) if other_promise else None
-        found = certified_exit(*judged, alpha=alpha, delta=delta, candidates=bands, **about)
+        chosen = certified_exit(*judged, alpha=alpha, delta=delta, candidates=bands, **about)
     else:
-        found = given_exit(*judged, views_exit, **about)
+        chosen = given_exit(*judged, views_exit, **about)
     named = {"name": class_names[positive]} if class_names else {}
-    notes = [f"{name} stage: {note}" for name, one in fits.items() for note in one.notes]
-    return Cascade(exit=found, stages=[_stage(first), _stage(second)], lines=[exit_line(found, **named), *notes])
+    notes = [f"{name} stage: {note}" for name, stage_fit in fits.items() for note in stage_fit.notes]
+    return Cascade(exit=chosen, stages=[_stage(first), _stage(second)], lines=[exit_line(chosen, **named), *notes])
 
 
 class LeftForRisk(NamedTuple):
-    """What `control_risk` is to be called with for the composite of a cascade."""
+    """Arguments of `control_risk` for the composite of a cascade."""
 
     delta: float
     chosen_among: int
 
 
 def left_for_risk(found: EarlyExit, risk_delta: float) -> LeftForRisk:
-    """The terms of a promise of abstention beside that of the exit, on the same control rows.
+    """The terms of an abstention guarantee that uses the same control rows as the exit.
 
     Args:
         found: the exit.
-        risk_delta: how likely it may be that one of the two promises fails.
+        risk_delta: probability that at least one of the two guarantees fails.
 
     Raises:
-        UserError: the exit leaves nothing of it.
-        ValueError: the band was chosen among all bands, so that no second promise can rest on these rows.
+        UserError: the exit uses up all of it.
+        ValueError: the band was chosen among all bands, so a second guarantee cannot use these rows.
     """
     if found.candidates is None:
         raise ValueError("the band was chosen among all bands: fit the cascade with other_promise=True")
@@ -172,11 +172,11 @@ def left_for_risk(found: EarlyExit, risk_delta: float) -> LeftForRisk:
 
 
 def check_deltas(exit_delta: float, risk_delta: float) -> None:
-    """Raise `UserError` where the promise of the exit leaves nothing for that of abstention."""
+    """Raise `UserError` if the exit's delta leaves nothing for the abstention guarantee."""
     if exit_delta >= risk_delta:
         raise UserError(
-            f"views_exit_delta: {exit_delta:g} given, less than risk_delta ({risk_delta:g}) expected: it is the part "
-            f"of it that early exits take; try --views_exit_delta {risk_delta / 2:g}"
+            f"views_exit_delta: {exit_delta:g} given, less than risk_delta ({risk_delta:g}) expected, because it is "
+            f"a part of it; try --views_exit_delta {risk_delta / 2:g}"
         )
 
 
@@ -186,13 +186,13 @@ def cost_curve(
     """Cost and error of a cascade at every band, thinned to `CURVE_POINTS`.
 
     Args:
-        confidence: `(n,)`, what photos leave by (`early_exit.exit_confidence`).
-        first_wrong, second_wrong: `(n,)` bool, where the answer of each stage is wrong.
-        cost: of the first stage, and what the second adds.
+        confidence: `(n,)`, from `early_exit.exit_confidence`.
+        first_wrong, second_wrong: `(n,)` bool, whether the answer of each stage is wrong.
+        cost: cost of the first stage, and what the second adds.
     """
     n, order = len(confidence), np.argsort(-confidence, kind="stable")
     confidence, first_wrong, second_wrong = confidence[order], first_wrong[order], second_wrong[order]
-    leaving = np.r_[0, np.flatnonzero(np.diff(confidence)) + 1, n]  # photos of equal confidence leave together
+    leaving = np.r_[0, np.flatnonzero(np.diff(confidence)) + 1, n]  # photos with equal confidence leave together
     at = np.unique(np.linspace(0, len(leaving) - 1, CURVE_POINTS).round().astype(int))
     leaving = leaving[at]
 
@@ -212,41 +212,41 @@ def cost_curve(
 def cascade_figures(
     document: Cascade, rows: StageRows, positive: int = 1, *, n_boot: int = 1000, seed: int = 0
 ) -> CascadeFigures:
-    """What a cascade gives on rows that it was not fitted on, with intervals over resampled groups.
+    """Figures of a cascade on rows that it was not fitted on, with intervals over resampled groups.
 
-    Answers are those of the largest calibrated probability of a stage, as the exit's promise has them.
+    An answer is the class with the largest calibrated probability of a stage, as in the exit's guarantee.
 
     Args:
         document: the fitted cascade.
-        rows: such as `val_test`.
+        rows: for example `val_test`.
         positive: class id.
     """
-    stages, found, labels = TwoStages.from_document(document, positive), document.exit, np.asarray(rows.labels)
+    stages, chosen, labels = TwoStages.from_document(document, positive), document.exit, np.asarray(rows.labels)
     early, full = softmax(stages.first.calibrated(rows.early)), stages.second.calibrated(rows.full)
     first_wrong, second_wrong = early.argmax(axis=1) != labels, full.argmax(axis=1) != labels
-    leaves = leaves_early(early, found.low, found.high, positive)
+    leaves = leaves_early(early, chosen.low, chosen.high, positive)
     everything, lost = np.ones(len(labels), dtype=bool), leaves & first_wrong & ~second_wrong
 
     def rate(of: np.ndarray, among: np.ndarray = everything):
         return share_with_interval(of, among, rows.groups, n_boot=n_boot, seed=seed)
 
     share = rate(leaves)
-    cheap, dear = (found.cost[0] + found.cost[1] * (1 - end) for end in (share.high, share.low))
+    cheap, dear = (chosen.cost[0] + chosen.cost[1] * (1 - end) for end in (share.high, share.low))
     return CascadeFigures(
-        low=found.low,
-        high=found.high,
-        alpha=found.alpha,
-        certified=found.certified,
+        low=chosen.low,
+        high=chosen.high,
+        alpha=chosen.alpha,
+        certified=chosen.certified,
         early=share,
         loss=rate(lost),
         loss_of_early=rate(lost, leaves),
         error=rate(np.where(leaves, first_wrong, second_wrong)),
         error_of_first=rate(first_wrong),
         error_of_second=rate(second_wrong),
-        cost=found.cost,
-        cost_in=found.cost_in,
-        mean_cost=AmountInterval(value=found.cost[0] + found.cost[1] * (1 - share.value), low=cheap, high=dear),
-        curve=cost_curve(exit_confidence(early, positive), first_wrong, second_wrong, found.cost),
+        cost=chosen.cost,
+        cost_in=chosen.cost_in,
+        mean_cost=AmountInterval(value=chosen.cost[0] + chosen.cost[1] * (1 - share.value), low=cheap, high=dear),
+        curve=cost_curve(exit_confidence(early, positive), first_wrong, second_wrong, chosen.cost),
     )
 
 

@@ -1,20 +1,21 @@
-"""Which photos may keep the first answer of a cascade: a band of its probability, chosen with a promise.
+"""Early exits of a cascade: which photos keep the answer of the first stage, with a guarantee.
 
-Works on arrays. A first stage answers every photo. Where its calibrated probability of the positive class lies between
-`low` and `high`, a dearer second stage answers in its place; elsewhere the photo leaves early. With more than two
-classes a photo leaves where the largest probability is at least `high`. An answer is the class of the largest
-calibrated probability of a stage; class prior and threshold come later, and a promise of abstention covers them.
+Works on arrays. The first stage answers every photo. If its calibrated probability of the positive class lies between
+`low` and `high`, the more expensive second stage answers instead; otherwise the photo leaves early. With more than two
+classes a photo leaves if the largest probability is at least `high`. The answer of a stage is the class with its
+largest calibrated probability. Class prior and threshold are applied later and are covered by the abstention
+guarantee.
 
-An exit is harmful where the first answer is wrong and the second would have been right. What is promised is the share
-of harmful exits among *all* photos, R = E[harmful exits of a group] / E[photos of a group] <= alpha, with probability
-1 - delta over draws of whole groups. It bounds what the cascade loses in accuracy against the second stage alone; the
-share among the photos that leave early is reported beside it and not promised.
+An exit is harmful if the first answer is wrong and the second would have been right. The guarantee bounds the share of
+harmful exits among *all* photos, R = E[harmful exits of a group] / E[photos of a group] <= alpha, with probability
+1 - delta over draws of whole groups. So it bounds the accuracy that the cascade loses against the second stage alone.
+The share among photos that leave early is reported too, without a guarantee.
 
-Bands are tested from "no photo leaves" towards "all leave", and the first that fails ends it (Learn Then Test,
-Angelopoulos et al., 2021; for early exits Jazbec et al., arXiv 2405.20915, whose loss is the same gap between the
-answers of exit and full model; Khazem, arXiv 2602.03043, bounds the share among exits in expectation). A wider exit
-only adds harmful exits, so the walk is that of `group_bounds.safe_threshold`, on the rows where an exit could harm.
-The band is symmetric, `low` = 1 - `high`: on a calibrated scale that is where both wrong answers are equally likely.
+Bands are tested from "no photo leaves" to "all photos leave", and the first failure ends the test (Learn Then Test,
+Angelopoulos et al., 2021; for early exits Jazbec et al., arXiv 2405.20915, with the same loss between the answers of
+exit and full model; Khazem, arXiv 2602.03043, bounds the share among exits in expectation). A wider exit only adds
+harmful exits, so `group_bounds.safe_threshold` applies, on the rows where an exit could harm. The band is symmetric,
+`low` = 1 - `high`: on a calibrated scale both wrong answers are equally likely at its ends.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ from natix_hf.decision.group_bounds import Groups, safe_threshold, smallest_cert
 from natix_hf.documents.cascade import EarlyExit, cost_text
 from natix_hf.errors import UserError
 
-# Shares of the photos that leave early in the bands to choose from where a second promise rests on the same rows. A
-# finer choice costs that promise more: each band takes its part of delta.
+# Shares of photos that leave early, one for each candidate band. Used if a second guarantee uses the same rows: each
+# band takes a part of its delta, so a finer choice costs that guarantee more.
 CANDIDATE_SHARES = (0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
 NEVER = float(np.nextafter(1.0, 2.0))
 
 
 def exit_confidence(probabilities: np.ndarray, positive: int = 1) -> np.ndarray:
-    """What photos leave by, `(n,)`: the largest probability, of two classes from that of the positive one alone.
+    """The confidence that decides about exits, `(n,)`: the largest probability; with two classes max(p, 1 - p).
 
     Args:
-        probabilities: `(n, classes)` calibrated, of the first stage.
+        probabilities: `(n, classes)`, calibrated probabilities of the first stage.
         positive: class id.
     """
     if probabilities.shape[1] != 2:
@@ -47,7 +48,7 @@ def exit_confidence(probabilities: np.ndarray, positive: int = 1) -> np.ndarray:
 
 
 def leaves_early(probabilities: np.ndarray, low: float | None, high: float | None, positive: int = 1) -> np.ndarray:
-    """Which photos keep the first stage's answer, `(n,)` bool, from its calibrated probabilities `(n, classes)`."""
+    """Whether each photo leaves early, `(n,)` bool, from calibrated first-stage probabilities `(n, classes)`."""
     if high is None:
         return np.zeros(len(probabilities), dtype=bool)
     if low is None:
@@ -57,20 +58,20 @@ def leaves_early(probabilities: np.ndarray, low: float | None, high: float | Non
 
 
 def harmful_exits(early: np.ndarray, full: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Where the first answer is wrong and the second right, `(n,)` bool, from probabilities `(n, classes)` of both."""
+    """Whether only the second answer is right, `(n,)` bool, from probabilities `(n, classes)` of both stages."""
     return (early.argmax(axis=1) != labels) & (full.argmax(axis=1) == labels)
 
 
 def candidate_bands(early: np.ndarray, positive: int = 1, shares: Sequence[float] = CANDIDATE_SHARES) -> np.ndarray:
-    """Values of `high` to choose from, ascending; in the last one no photo leaves.
+    """Candidate values of `high`, ascending; with the last one no photo leaves.
 
     Args:
-        early: `(n, classes)` calibrated probabilities of the first stage, of other rows than those that choose.
-        shares: of these rows that would leave early.
+        early: `(n, classes)` calibrated first-stage probabilities on rows that are not used for the choice.
+        shares: shares of these rows that would leave early.
     """
     confidence, classes = exit_confidence(early, positive), early.shape[1]
-    found = [1 / classes if share == 1 else np.quantile(confidence, 1 - share) for share in shares]
-    return np.unique([*found, NEVER])
+    highs = [1 / classes if share == 1 else np.quantile(confidence, 1 - share) for share in shares]
+    return np.unique([*highs, NEVER])
 
 
 def certified_exit(
@@ -87,27 +88,25 @@ def certified_exit(
     cost_in: str = "views",
     fitted_on: str = "val_calib/control",
 ) -> EarlyExit:
-    """The band in which the most photos leave early while the share of harmful exits is proven to stay below alpha.
+    """The band with the most early exits for which the share of harmful exits is proven to be at most alpha.
 
     Args:
-        early, full: `(n, classes)` calibrated probabilities of both stages; nothing about either calibration may have
-            been learnt on these rows.
+        early, full: `(n, classes)` calibrated probabilities of both stages, on rows that were not used to calibrate
+            them.
         labels: `(n,)` class ids.
-        groups: `(n,)`; None takes each row for a group of its own, which promises too much where they are alike.
-        alpha: the largest share of all photos that may leave early with a wrong answer where the second stage is
-            right.
-        delta: how likely the promise may fail.
-        positive: class id that the band is about, of two classes.
-        candidates: `candidate_bands` of other rows; needed where another promise about the cascade will rest on these
-            rows. None: any band.
-        cost: of the first stage, and what the second adds; `cost_in`, the unit.
-        fitted_on: which rows these are.
+        groups: `(n,)`; None: each row is a group, which promises too much if rows are alike.
+        alpha: largest share of all photos that may leave with a wrong answer while the second stage is right.
+        delta: probability that the guarantee fails.
+        positive: class id of the band's probability, with two classes.
+        candidates: `candidate_bands` from other rows; required if a second guarantee uses these rows. None: any band.
+        cost: cost of the first stage, and what the second adds; `cost_in` is the unit.
+        fitted_on: name of these rows.
 
     Returns:
-        The band. Where so few groups prove nothing, `high` is None and `reason` says what could be promised.
+        The band. If the groups are too few for a proof, `high` is None and `reason` says what they could guarantee.
 
     Raises:
-        UserError: alpha or delta out of range, no rows, arrays that do not fit.
+        UserError: alpha or delta is out of range, there are no rows, or shapes differ.
     """
     for name, value in (("views_exit_alpha", alpha), ("views_exit_delta", delta)):
         if not 0 < value < 1:
@@ -116,15 +115,15 @@ def certified_exit(
     of = Groups.of(groups, len(labels))
     smallest = smallest_certifiable(of, delta)
     harmful = harmful_exits(early, full, labels)
-    # Rows whose exit cannot harm have the lowest score there is: they are counted among all photos and never at risk.
-    found = safe_threshold(np.where(harmful, exit_confidence(early, positive), -np.inf), of, alpha, delta)
+    # Rows whose exit cannot harm get the lowest score: they count as photos but never as harmful.
+    safe_high = safe_threshold(np.where(harmful, exit_confidence(early, positive), -np.inf), of, alpha, delta)
     high = reason = None
-    if found is None:
+    if safe_high is None:
         reason = _unreachable(alpha, delta, smallest, of)
     else:
-        high = max(found, 1 / early.shape[1])
+        high = max(safe_high, 1 / early.shape[1])
         if candidates is not None:
-            high = float(min((one for one in candidates if one >= high), default=NEVER))
+            high = float(min((band for band in candidates if band >= high), default=NEVER))
     return _measured(
         early,
         harmful,
@@ -140,7 +139,7 @@ def certified_exit(
         certified=reason is None,
         reason=reason,
         smallest_alpha=smallest,
-        # Whether a promise is in reach depends on the sizes of the groups alone: where it is not, nothing was chosen.
+        # Only the group sizes decide whether a guarantee is reachable: without one, no choice was made on the rows.
         candidates=1 if reason else None if candidates is None else len(candidates),
         fitted_on=fitted_on,
     )
@@ -158,19 +157,19 @@ def given_exit(
     cost_in: str = "views",
     fitted_on: str = "val_calib/control",
 ) -> EarlyExit:
-    """A band that somebody chose, measured on these rows and marked as promising nothing.
+    """A band given by the user, measured on these rows and marked as having no guarantee.
 
     Args:
         band: `low` and `high` on the calibrated probability of the positive class.
-        early, full, labels, groups, positive, cost, cost_in, fitted_on: as `certified_exit` takes them.
+        early, full, labels, groups, positive, cost, cost_in, fitted_on: as in `certified_exit`.
 
     Raises:
-        UserError: more than two classes, no rows, arrays that do not fit.
+        UserError: there are more than two classes or no rows, or shapes differ.
     """
     labels = _checked(early, full, labels)
     if early.shape[1] != 2:
         raise UserError(
-            f"views_exit: a band [low, high] is for two classes, these are {early.shape[1]}: use views_exit: risk"
+            f"views_exit: a band [low, high] needs two classes, these are {early.shape[1]}: use views_exit: risk"
         )
     return _measured(
         early,
@@ -185,7 +184,7 @@ def given_exit(
         alpha=None,
         delta=None,
         certified=False,
-        reason="the band was given, not chosen by a test; views_exit: risk chooses one with a promise",
+        reason="the band was given, not chosen by a test; views_exit: risk chooses one with a guarantee",
         smallest_alpha=None,
         candidates=1,
         fitted_on=fitted_on,
@@ -193,25 +192,25 @@ def given_exit(
 
 
 def mean_cost(leaves: np.ndarray, cost: Sequence[float]) -> float:
-    """What a photo costs on average.
+    """The mean cost of a photo.
 
     Args:
         leaves: `(n,)` bool, which photos leave early.
-        cost: of the first stage, and what the second adds.
+        cost: cost of the first stage, and what the second adds.
     """
     return float(cost[0] + cost[1] * np.mean(~leaves))
 
 
 def exit_line(document: EarlyExit, name: str = "the positive class") -> str:
-    """The promise, or why there is none, and what an answer costs, one line; `name` of the positive class."""
+    """One line: the guarantee, or why there is none, and the cost of an answer; `name` is the positive class."""
     if document.high is None:
-        return f"early exits: no promise and no exit: {document.reason}"
+        return f"early exits: no guarantee and no exit: {document.reason}"
     alpha, rows = document.alpha, f"{document.n} photos of {document.fitted_on} in {document.groups} groups"
-    promise = (
+    guarantee = (
         f"with {1 - document.delta:.0%} confidence at most {alpha:.2%} of all photos leave with a wrong answer where "
         "the second stage is right"
         if document.certified
-        else f"no promise: {document.reason}"
+        else f"no guarantee: {document.reason}"
     )
     band = (
         f"the largest probability is at least {document.high:.4f}"
@@ -219,13 +218,13 @@ def exit_line(document: EarlyExit, name: str = "the positive class") -> str:
         else f"p of {name} is up to {document.low:.4f} or from {document.high:.4f}"
     )
     return (
-        f"early exits: {promise}; photos leave where {band}: {document.early:.1%} of {rows}, lost "
+        f"early exits: {guarantee}; photos leave if {band}: {document.early:.1%} of {rows}, lost "
         f"{document.loss:.2%}, {cost_text(document.mean_cost)} {document.cost_in} a photo"
     )
 
 
 def _measured(early, harmful, of: Groups, *, low, high, positive, cost, **about) -> EarlyExit:
-    """The document of a band with what it gives on these rows."""
+    """The document of a band, measured on these rows."""
     leaves = leaves_early(early, low, high, positive)
     lost = harmful & leaves
     return EarlyExit(
@@ -238,7 +237,7 @@ def _measured(early, harmful, of: Groups, *, low, high, positive, cost, **about)
         early=float(leaves.mean()),
         loss=float(lost.mean()),
         loss_of_early=float(lost.sum() / leaves.sum()) if leaves.any() else None,
-        cost=[float(one) for one in cost],
+        cost=[float(part) for part in cost],
         mean_cost=mean_cost(leaves, cost),
         **about,
     )

@@ -1,6 +1,6 @@
-"""The recipe's keys about photos that leave a cascade early.
+"""The recipe's keys for early exits of a cascade.
 
-Knows neither what the stages are nor what else a recipe says: `check_exit` is told.
+The caller of `check_exit` passes what the rest of the recipe says.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class ExitOptions:
     """Which photos keep the answer of the first stage.
 
     Raises:
-        UserError: names the key, what was given and what was expected.
+        UserError: names the key, the value and what was expected.
     """
 
     views_exit: list[str] | None = option(
@@ -39,15 +39,15 @@ class ExitOptions:
 
 
 def exit_of(options: ExitOptions) -> Literal["risk"] | tuple[float, float] | None:
-    """What `views_exit` asks for: a band with a promise, a given one, or none.
+    """What `views_exit` asks for: `risk` (a band with a guarantee), a given band, or None.
 
     Raises:
-        UserError: it is neither `risk` nor two rising numbers between 0 and 1.
+        UserError: it is neither `risk` nor two increasing numbers between 0 and 1.
     """
-    given = options.views_exit
-    if not given:
+    value = options.views_exit
+    if not value:
         return None
-    words = [given] if isinstance(given, str) else [str(word) for word in given]
+    words = [value] if isinstance(value, str) else [str(word) for word in value]
     if words == ["risk"]:
         return "risk"
     fault = UserError(
@@ -71,13 +71,13 @@ def check_exit(
     risk_delta: float = 0.1,
     profiles: Sequence[str] = (),
 ) -> None:
-    """Refuse early exits that the rest of a recipe leaves no room for.
+    """Refuse early exits that contradict the rest of the recipe.
 
     Args:
-        options: asked for.
-        two_stages: whether there is a dearer answer than the first: `views: tiles`, or a second model.
-        risk, risk_delta: of the promise of abstention; `none`: no such promise.
-        profiles: challenge profiles under which photos are answered too; `clean` is none.
+        options: the keys about early exits.
+        two_stages: whether there is a more expensive second stage: `views: tiles`, or a second model.
+        risk, risk_delta: of the abstention guarantee; `none`: no such guarantee.
+        profiles: challenge profiles that the recipe also uses; `clean` is none.
 
     Raises:
         UserError: names the key and what to type.
@@ -87,13 +87,13 @@ def check_exit(
     asked = exit_of(options)
     if asked and not two_stages:
         raise UserError(
-            "views_exit: photos leave early only where tiles would be looked at otherwise: add --views tiles, or "
-            f"leave it out with {off(options, 'views_exit')}"
+            "views_exit: early exits save tiles, and this recipe has none: add --views tiles, or "
+            f"remove the key with {off(options, 'views_exit')}"
         )
     if asked and (sent := [profile for profile in profiles if profile != "clean"]):
         raise UserError(
-            f"views_exit: what the whole view alone says of photos as {sent[0]} sends them is not written down: leave "
-            f"robustness and calibrate_on out, or early exits with {off(options, 'views_exit')}"
+            f"views_exit: whole-view logits are not stored for the photos of {sent[0]}: remove robustness and "
+            f"calibrate_on, or early exits with {off(options, 'views_exit')}"
         )
     if asked == "risk" and risk != "none":
         check_deltas(options.views_exit_delta, risk_delta)

@@ -56,7 +56,7 @@ def test_a_cascade_answers_as_its_two_runs_put_together_and_is_compared_with_the
     band = [f"{score[int(share * len(score))]:.4f}" for share in (0.3, 0.7)]
     result = module_desk.type("calibrate", "--cascade", small, large, "--views_exit", *band, "--output", output)
     assert result.status == 0, result.err
-    assert "promise" in result.out
+    assert "guarantee" in result.out
     assert f"{output}: small answers first, large where it is not certain; holds copies of both models" in result.out
     assert [(one.step, one.part) for one in read_ledger(output)] == [
         ("fit calibration", "fit"), ("early exits", "control")

@@ -131,8 +131,8 @@ def test_training_does_not_depend_on_exits_and_calibration_does(run):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("--views", "whole"), "photos leave early only where tiles would be looked at otherwise: add --views tiles"),
-        (("--robustness", "challenge@2025"), "photos as challenge@2025 sends them is not written down"),
+        (("--views", "whole"), "early exits save tiles, and this recipe has none: add --views tiles"),
+        (("--robustness", "challenge@2025"), "whole-view logits are not stored for the photos of challenge@2025"),
         (("--risk", "fpr", "--risk_delta", "0.05"), "views_exit_delta: 0.05 given, less than risk_delta (0.05)"),
     ],
 )
