@@ -1,4 +1,4 @@
-"""Rows cut into four splits and locked, as tests of data sets want them."""
+"""Rows without photos, and rows cut into four splits and locked."""
 
 from __future__ import annotations
 
@@ -17,18 +17,26 @@ def split_rows(rows: Rows, ratios: Sequence[float] = DEFAULT_RATIOS, seed: int =
     return cut(rows, Plan(ratios=tuple(ratios), seed=seed, **plan)).lock()
 
 
-def photos(n: int = 240, names: tuple[str, ...] = ("None", "Roadwork"), **columns: list) -> Rows:
-    """Rows of two classes in pairs that are one group, without photos; `columns` replace or add some."""
+def unopened(n: int = 200, names: Sequence[str] = ("None", "Roadwork"), **columns: list) -> Rows:
+    """Rows as `load_rows` gives them, whose photos nobody opens; `columns` replaces theirs or adds columns of text."""
+    ids = columns.get("id", [f"r{i:04}" for i in range(n)])
     table = {
-        "id": [f"r{i:03}" for i in range(n)],
-        "group": [f"g{i // 2}" for i in range(n)],
-        "fingerprint": [f"{i:032x}" for i in range(n)],
+        "id": ids,
+        "group": [f"row:{i}" for i in ids],
         "origin": ["all"] * n,
         "source": ["all"] * n,
-        "label": [i // 2 % 2 for i in range(n)],
-        "city": ["Boston" if i // 2 % 3 else "Austin" for i in range(n)],
-        "image": [{"bytes": None, "path": f"{i}.jpg"} for i in range(n)],
+        "fingerprint": [f"{i:032x}" for i in range(n)],
+        "label": [i % 2 for i in range(n)],
+        "image": [{"bytes": None, "path": f"{i}.jpg"} for i in ids],
     } | columns
     kinds = {name: Value("string") for name in table}
     kinds |= {"label": ClassLabel(names=list(names)), "image": Image(decode=False)}
     return Rows(Dataset.from_dict(table, features=Features(kinds)), [])
+
+
+def photos(n: int = 240, names: Sequence[str] = ("None", "Roadwork"), **columns: list) -> Rows:
+    """Rows of two classes and two cities, in pairs that are one group; `columns` replaces or adds some."""
+    pairs = [i // 2 for i in range(n)]
+    city = ["Boston" if pair % 3 else "Austin" for pair in pairs]
+    given = {"group": [f"g{pair}" for pair in pairs], "label": [pair % 2 for pair in pairs], "city": city}
+    return unopened(n, names, **given | columns)

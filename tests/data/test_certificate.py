@@ -7,8 +7,9 @@ import json
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, Features, Image, Value
+from datasets import Dataset
 from scipy.stats import chi2_contingency
+from split_rows import unopened
 
 from natix_hf.data.sources.rows import Rows
 from natix_hf.data.splits.certificate import bind, describe, prior_shift, read_certificate
@@ -35,26 +36,14 @@ ROWS = [
     ("l", 1, "row:l", "val_test"),
 ]
 PARTS = {"fit": ["g", "h"], "control": ["i", "j"]}
-FEATURES = Features(
-    {name: Value("string") for name in ("id", "group", "origin", "source", "fingerprint")}
-    | {"label": ClassLabel(names=["None", "Roadwork"]), "image": Image(decode=False)}
-)
 
 
 def table(rows: list[tuple], **changes) -> Dataset:
     """Rows as a saved folder has them; `changes` maps an id to the fingerprint of another photo."""
-    return Dataset.from_dict(
-        {
-            "id": [row[0] for row in rows],
-            "label": [row[1] for row in rows],
-            "group": [row[2] for row in rows],
-            "origin": ["all"] * len(rows),
-            "source": ["city" if row[0] < "c" else "real" for row in rows],
-            "fingerprint": [changes.get(row[0], 32 * row[0]) for row in rows],
-            "image": [{"bytes": None, "path": f"{row[0]}.jpg"} for row in rows],
-        },
-        features=FEATURES,
-    )
+    ids, labels, groups, _ = map(list, zip(*rows))
+    source = ["city" if name < "c" else "real" for name in ids]
+    prints = [changes.get(name, 32 * name) for name in ids]
+    return unopened(len(rows), id=ids, label=labels, group=groups, source=source, fingerprint=prints).data
 
 
 def places(rows: list[tuple] = ROWS, **changes) -> dict[str, Dataset]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, load_from_disk
+from photo_files import encoded
 from PIL import Image as Pillow
 from PIL import ImageOps
 
@@ -78,9 +79,7 @@ def divided(photos: list[bytes]) -> dict[str, list[dict]]:
 
 def altered(content: bytes, *, mirrored: bool = False, quality: int = 60) -> bytes:
     image = ImageOps.exif_transpose(Pillow.open(io.BytesIO(content)))
-    file = io.BytesIO()
-    (ImageOps.mirror(image) if mirrored else image).save(file, "JPEG", quality=quality)
-    return file.getvalue()
+    return encoded(ImageOps.mirror(image) if mirrored else image, "JPEG", quality=quality)
 
 
 def test_clean_splits_pass(tmp_path, photos):

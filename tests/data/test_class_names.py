@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
+from photo_sources import COLOURS, NAMES, refused
 
 from natix_hf.data.sources.columns import column_values
 from natix_hf.data.sources.metadata import category
@@ -20,20 +21,13 @@ from natix_hf.data.splits.cut import cut
 from natix_hf.data.splits.split_options import Plan
 from natix_hf.errors import UserError
 
-NAMES = ["None", "Roadwork"]
 BACK = NAMES[::-1]
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    """Parquet files are cached by path and date; a test's cache is its own."""
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 @pytest.fixture
 def streets(tmp_path, make_photos) -> list[tuple[str, bytes, str]]:
     """(file name, bytes, class) of 24 photos; the name tells the class."""
-    folder = make_photos(tmp_path / "made", {"None": (100, 120, 110), "Roadwork": (150, 100, 90)}, 12)
+    folder = make_photos(tmp_path / "made", COLOURS, 12)
     return [(f"{p.parent.name}-{p.name}", p.read_bytes(), p.parent.name) for p in sorted(folder.rglob("*.jpg"))]
 
 
@@ -53,12 +47,6 @@ def check_right(rows) -> None:
     for part in parts:
         for photo, label in zip(part["image"], part["label"]):
             assert Path(photo["path"]).name.startswith(rows.label_names[label])
-
-
-def refused(source, **options) -> str:
-    with pytest.raises(UserError) as caught:
-        load_rows(source, **options)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import io
-
 import pytest
+from photo_files import encoded
 from PIL import Image
 
 from natix_hf.data.splits.contact_sheet import GAP, HEIGHT, LINE, MOST, WIDTH, chosen, contact_sheet, shortened
@@ -13,9 +12,7 @@ from natix_hf.errors import PhotoError
 
 
 def photo(colour: str, size: tuple[int, int]) -> dict:
-    file = io.BytesIO()
-    Image.new("RGB", size, colour).save(file, "PNG")
-    return {"bytes": file.getvalue(), "path": None}
+    return {"bytes": encoded(Image.new("RGB", size, colour)), "path": None}
 
 
 def conflict(*ids: str, kind: str = "bytes") -> LabelConflict:

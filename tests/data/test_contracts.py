@@ -10,11 +10,10 @@ import sys
 from collections.abc import Iterable
 
 import pytest
-from datasets import ClassLabel, Dataset, Features, Image, Value
+from datasets import Dataset
 from pydantic import BaseModel, ValidationError
-from split_rows import split_rows
+from split_rows import split_rows, unopened
 
-from natix_hf.data.sources.rows import Rows
 from natix_hf.data.splits import contracts
 from natix_hf.data.splits.contracts import ROLES, STEPS, LockedSplits, count_final_read
 from natix_hf.errors import LeakageError, UserError
@@ -46,19 +45,7 @@ ALLOWED = {
 
 @pytest.fixture
 def locked() -> LockedSplits:
-    n = 80
-    kinds = {name: Value("string") for name in ("id", "group", "origin", "source", "fingerprint")}
-    kinds |= {"label": ClassLabel(names=["None", "Roadwork"]), "image": Image(decode=False)}
-    columns = {
-        "id": [f"r{i}" for i in range(n)],
-        "group": [f"g{i}" for i in range(n)],
-        "origin": ["all"] * n,
-        "source": ["all"] * n,
-        "fingerprint": [f"{i:032x}" for i in range(n)],
-        "label": [i % 2 for i in range(n)],
-        "image": [{"bytes": None, "path": f"{i}.jpg"} for i in range(n)],
-    }
-    return split_rows(Rows(Dataset.from_dict(columns, features=Features(kinds)), []), near_duplicates=False)
+    return split_rows(unopened(80), near_duplicates=False)
 
 
 @pytest.mark.parametrize("step", STEPS)

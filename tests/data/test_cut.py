@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value, load_from_disk
+from datasets import Dataset, DatasetDict, Image, load_from_disk
 from PIL import Image as Pillow
 from PIL import ImageOps
+from split_rows import unopened
 
 from natix_hf.data.load_photos import load_photos, split_photos
 from natix_hf.data.sources.rows import Rows
@@ -24,24 +25,6 @@ from natix_hf.errors import UserError
 from natix_hf.scenes.photos import generate
 
 
-def rows_of(n: int = 200, **columns) -> Rows:
-    """Rows as `load_rows` gives them, with photos that nobody opens."""
-    ids = [f"r{i:04d}" for i in range(n)]
-    table = {
-        "id": ids,
-        "group": [f"row:{i}" for i in ids],
-        "origin": ["all"] * n,
-        "source": ["all"] * n,
-        "fingerprint": [f"{i:032x}" for i in range(n)],
-        "label": [i % 2 for i in range(n)],
-        "image": [{"bytes": None, "path": f"{i}.jpg"} for i in ids],
-    }
-    table |= columns
-    kinds = {name: Value("string") for name in table}
-    kinds |= {"label": ClassLabel(names=["None", "Roadwork"]), "image": Image(decode=False)}
-    return Rows(Dataset.from_dict(table, features=Features(kinds)), [])
-
-
 def plan(**changes) -> Plan:
     return Plan(near_duplicates=False, **changes)
 
@@ -52,7 +35,7 @@ def homes(description: SplitCertificate) -> dict[str, str]:
 
 def test_a_publishers_test_part_is_val_test_and_nothing_else_is():
     origin = ["test" if i >= 150 else "train" for i in range(200)]
-    description = cut(rows_of(origin=origin), plan()).description
+    description = cut(unopened(origin=origin), plan()).description
     assert set(description.ids["val_test"]) == {f"r{i:04d}" for i in range(150, 200)}
     assert [description.sizes[split] for split in SPLITS[:3]] == [100, 25, 25]  # .60 : .15 : .15 of 150
     assert description.set_aside == []
@@ -62,7 +45,7 @@ def test_rows_tied_to_the_publishers_test_part_are_set_aside_and_listed():
     origin = ["test" if i >= 150 else "train" for i in range(200)]
     group = [f"row:{i}" for i in range(200)]
     group[3] = group[7] = group[160] = "video"
-    description = cut(rows_of(origin=origin, group=group), plan()).description
+    description = cut(unopened(origin=origin, group=group), plan()).description
     assert {row.id for row in description.set_aside} == {"r0003", "r0007"}
     assert "'r0160' of the source's own test split" in description.set_aside[0].reason
     assert not {"r0003", "r0007"} & set(homes(description))
@@ -71,7 +54,7 @@ def test_rows_tied_to_the_publishers_test_part_are_set_aside_and_listed():
 
 def test_a_publishers_test_part_is_pooled_only_when_asked():
     origin = ["test" if i >= 150 else "train" for i in range(200)]
-    description = cut(rows_of(origin=origin), plan(test_split="merge")).description
+    description = cut(unopened(origin=origin), plan(test_split="merge")).description
     there = Counter(homes(description)[f"r{i:04d}"] for i in range(150, 200))
     assert len(there) == 4
     assert description.sizes == dict(zip(SPLITS, (120, 30, 30, 20)))
@@ -81,7 +64,7 @@ def test_held_out_values_stand_in_val_test_alone_with_their_groups():
     city = ["Boston" if i % 10 == 0 else "Austin" for i in range(200)]
     group = [f"row:{i}" for i in range(200)]
     group[20] = group[21] = "one drive through both"
-    done = cut(rows_of(city=city, group=group), plan(hold_out={"city": ["Boston"]}))
+    done = cut(unopened(city=city, group=group), plan(hold_out={"city": ["Boston"]}))
     there = homes(done.description)
     assert {there[f"r{i:04d}"] for i in range(0, 200, 10)} == {"val_test"}
     assert there["r0021"] == "val_test"
@@ -91,7 +74,7 @@ def test_held_out_values_stand_in_val_test_alone_with_their_groups():
 
 def test_a_value_that_no_row_has_cannot_be_held_out():
     with pytest.raises(UserError, match="no row has city = 'Bostn'; there are Austin, Boston"):
-        cut(rows_of(city=["Austin", "Boston"] * 100), plan(hold_out={"city": ["Bostn"]}))
+        cut(unopened(city=["Austin", "Boston"] * 100), plan(hold_out={"city": ["Bostn"]}))
 
 
 def test_values_that_are_to_be_the_whole_test_are_it_and_rows_tied_to_them_are_set_aside():
@@ -100,7 +83,7 @@ def test_values_that_are_to_be_the_whole_test_are_it_and_rows_tied_to_them_are_s
     group = [f"row:{i}" for i in range(200)]
     group[0] = group[1] = group[2] = "video"  # row 0 is in Boston
     held = {"hold_out": {"city": ["Boston"]}, "test_alone": True}
-    done = cut(rows_of(city=city, group=group, origin=origin), plan(**held))
+    done = cut(unopened(city=city, group=group, origin=origin), plan(**held))
     assert set(done.places["val_test"]["city"][:]) == {"Boston"}
     assert done.description.sizes["val_test"] == 20
     assert {row.id for row in done.description.set_aside} == {"r0001", "r0002"}
@@ -119,14 +102,14 @@ def test_values_that_are_to_be_the_whole_test_are_it_and_rows_tied_to_them_are_s
 def test_a_whole_test_of_one_class_is_allowed_and_one_that_takes_a_class_away_is_not():
     city = ["Boston" if i % 20 == 0 else "Austin" for i in range(200)]  # class None alone
     held = {"hold_out": {"city": ["Boston"]}, "test_alone": True}
-    assert cut(rows_of(city=city), plan(**held)).description.class_counts["val_test"] == {"None": 10, "Roadwork": 0}
+    assert cut(unopened(city=city), plan(**held)).description.class_counts["val_test"] == {"None": 10, "Roadwork": 0}
     city = ["Boston" if i % 2 == 0 else "Austin" for i in range(200)]
     with pytest.raises(UserError, match="'None' has 0 photos"):
-        cut(rows_of(city=city), plan(**held))
+        cut(unopened(city=city), plan(**held))
 
 
 def test_given_splits_hold_nothing_out():
-    one = rows_of(20).data
+    one = unopened(20).data
     given = Rows(DatasetDict(dict.fromkeys(SPLITS, one)), [])
     with pytest.raises(UserError, match="already has the four splits, which are kept"):
         cut(given, plan(hold_out={"city": ["Boston"]}))
@@ -134,7 +117,7 @@ def test_given_splits_hold_nothing_out():
 
 def test_strata_are_kept_in_proportion_and_named():
     weather = ["fog" if i % 20 < 2 else "clear" for i in range(400)]
-    done = cut(rows_of(400, weather=weather), plan(strata=["weather"]))
+    done = cut(unopened(400, weather=weather), plan(strata=["weather"]))
     for split, count in zip(SPLITS, (24, 6, 6, 4)):
         assert Counter(done.places[split]["weather"][:])["fog"] == count
     assert done.description.strata == ["weather"]
@@ -142,10 +125,10 @@ def test_strata_are_kept_in_proportion_and_named():
 
 def test_target_and_reached_ratios_are_reported_when_whole_groups_do_not_allow_the_target():
     group = [f"g{i // 40}" for i in range(200)]
-    description = cut(rows_of(group=group), plan(ratios=(0.4, 0.2, 0.2, 0.2))).description
+    description = cut(unopened(group=group), plan(ratios=(0.4, 0.2, 0.2, 0.2))).description
     assert description.ratios == [0.4, 0.2, 0.2, 0.2]
     assert description.reached == {"train": 0.4, "val_select": 0.2, "val_calib": 0.2, "val_test": 0.2}
-    small = cut(rows_of(group=group), plan(ratios=(0.55, 0.15, 0.15, 0.15))).description
+    small = cut(unopened(group=group), plan(ratios=(0.55, 0.15, 0.15, 0.15))).description
     assert sum(small.reached.values()) == pytest.approx(1)
     assert small.reached["train"] != 0.55
 
@@ -162,13 +145,13 @@ def test_target_and_reached_ratios_are_reported_when_whole_groups_do_not_allow_t
 )
 def test_a_plan_that_cannot_be_is_refused(changes, line):
     with pytest.raises(UserError, match=line):
-        cut(rows_of(), plan(**changes))
+        cut(unopened(), plan(**changes))
 
 
 def test_a_group_larger_than_the_allowed_share_stops_the_run():
     group = ["one long video" if i < 120 else f"row:{i}" for i in range(200)]
     with pytest.raises(UserError, match="'one long video' has 120 of 200 rows"):
-        cut(rows_of(group=group), plan())
+        cut(unopened(group=group), plan())
 
 
 # -- real photos ------------------------------------------------------------------------------------------------------
@@ -298,7 +281,7 @@ def test_growing_moves_no_row_and_new_copies_join_their_photo(saved, more, photo
 
 
 def test_a_new_photo_that_ties_rows_of_two_splits_is_set_aside(tmp_path):
-    base = rows_of(200, group=[f"v{i // 2}" for i in range(200)])
+    base = unopened(200, group=[f"v{i // 2}" for i in range(200)])
     earlier = cut(base, plan())
     there = homes(earlier.description)
     first = next(row for row in there if there[row] == "train")

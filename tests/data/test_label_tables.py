@@ -10,19 +10,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from photo_sources import COLOURS, NAMES, refused
 
 from natix_hf.data.own_photos import have_labels
 from natix_hf.data.sources.rows import load_rows
-from natix_hf.errors import UserError
-
-COLOURS = {"None": (100, 120, 110), "Roadwork": (150, 100, 90)}
-NAMES = list(COLOURS)
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    """Parquet files are cached by path and date; a test's cache is its own."""
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 @pytest.fixture
@@ -48,13 +39,6 @@ def heard(source, **options) -> tuple[dict[str, str], list[str]]:
     said: list[str] = []
     rows = load_rows(source, say=said.append, **options)
     return {i: rows.label_names[label] for i, label in zip(rows.data["id"][:], rows.data["label"][:])}, said
-
-
-def refused(source, **options) -> str:
-    with pytest.raises(UserError) as caught:
-        load_rows(source, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_the_first_line_names_the_classes_with_their_counts(photo_folder, make_photos, tmp_path):

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
+from photo_sources import COLOURS, NAMES, refused
 
 from natix_hf.data.load_photos import load_photos
 from natix_hf.data.own_photos import read_labelled, read_unlabelled
@@ -23,20 +24,13 @@ from natix_hf.data.splits.saved_folder import save
 from natix_hf.data.splits.split_options import Plan
 from natix_hf.errors import UserError
 
-NAMES = ["None", "Roadwork"]
 FORMS = ["csv", "jsonl", "parquet", "memory"]
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    """Parquet files are cached by path and date; a test's cache is its own."""
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
 
 
 @pytest.fixture
 def streets(tmp_path, make_photos) -> list[str]:
     """24 photos of two colours below `tmp_path`; the first half is None, the second Roadwork."""
-    made = make_photos(tmp_path / "streets", {"None": (100, 120, 110), "Roadwork": (150, 100, 90)}, 12)
+    made = make_photos(tmp_path / "streets", COLOURS, 12)
     return [str(path) for path in sorted(made.rglob("*.jpg"))]
 
 
@@ -57,13 +51,6 @@ def written(folder: Path, form: str, columns: dict):
     else:
         pq.write_table(pa.Table.from_pylist(rows), path)
     return path
-
-
-def refused(source, **options) -> str:
-    with pytest.raises(UserError) as caught:
-        load_rows(source, **options)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -6,15 +6,13 @@ import shutil
 
 import numpy as np
 import pytest
+from photo_sources import COLOURS, NAMES
 from PIL import Image
 
 from natix_hf import UserError
 from natix_hf.data.load_photos import load_photos
 from natix_hf.data.own_photos import have_labels, read_labelled, read_unlabelled
 from natix_hf.data.splits.certificate import known_photos
-
-NAMES = ["None", "Roadwork"]
-COLOURS = {"None": (100, 120, 110), "Roadwork": (150, 100, 90)}
 
 
 @pytest.fixture

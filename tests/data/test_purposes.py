@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from datasets import ClassLabel, Dataset, Features, Image, Value
-from split_rows import split_rows
+from split_rows import split_rows, unopened
 
-from natix_hf.data.sources.rows import Rows
 from natix_hf.data.splits.contracts import PURPOSES, ROLES, SPLITS, STEPS, LockedSplits
 from natix_hf.errors import LeakageError
 
@@ -17,13 +15,7 @@ READS += [("final figures", "final_evaluation"), ("frozen features", "training")
 
 @pytest.fixture
 def locked() -> LockedSplits:
-    n = 80
-    kinds = {name: Value("string") for name in ("id", "group", "origin", "source", "fingerprint")}
-    kinds |= {"label": ClassLabel(names=["None", "Roadwork"]), "image": Image(decode=False)}
-    columns = {name: [f"{name}{i}" for i in range(n)] for name in ("id", "group", "fingerprint")}
-    columns |= {"origin": ["all"] * n, "source": ["all"] * n, "label": [i % 2 for i in range(n)]}
-    columns["image"] = [{"bytes": None, "path": f"{i}.jpg"} for i in range(n)]
-    return split_rows(Rows(Dataset.from_dict(columns, features=Features(kinds)), []), near_duplicates=False)
+    return split_rows(unopened(80), near_duplicates=False)
 
 
 @pytest.mark.parametrize(("step", "role"), READS)

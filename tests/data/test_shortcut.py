@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pytest
+from photo_files import encoded
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -18,9 +17,7 @@ from natix_hf.data.splits.shortcut import beside_edges, fact_table, file_facts, 
 
 def photo(seed: int, kind: str = "JPEG", size: tuple[int, int] = (64, 48), **options) -> dict:
     pixels = np.random.default_rng(seed).normal(120, 30, (size[1], size[0], 3)).clip(0, 255).astype(np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, kind, **options)
-    return {"bytes": file.getvalue(), "path": None}
+    return {"bytes": encoded(Image.fromarray(pixels), kind, **options), "path": None}
 
 
 def judged(photos: list[dict], labels, groups=None, **columns):

@@ -9,40 +9,24 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
+from datasets import ClassLabel, DatasetDict, Features, Image, List, Value
+from photo_sources import NAMES, as_dataset, listed, write_csv
 from split_rows import split_rows
 
 from natix_hf.data.sources.rows import OWN, load_rows
 from natix_hf.data.splits.cut import SPLITS
-
-NAMES = ["None", "Roadwork"]
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    """Parquet files are cached by path and date; a test's cache is its own."""
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-
-
-def photos(folder: Path) -> list[tuple[str, str]]:
-    """(path below the folder, class) of each photo in class folders."""
-    return [(p.relative_to(folder).as_posix(), p.parent.name) for p in sorted(folder.rglob("*.jpg"))]
 
 
 def flat(folder: Path, sub: str = "images") -> list[tuple[str, str]]:
     """The photos of class folders moved into one; (file name, class) of each."""
     found = []
     (folder / sub).mkdir(exist_ok=True)
-    for path, name in photos(folder):
+    for path, name in listed(folder):
         (folder / path).rename(folder / sub / f"{name}-{Path(path).name}")
         found.append((f"{name}-{Path(path).name}", name))
     for name in NAMES:
         (folder / name).rmdir()
     return found
-
-
-def write_csv(path: Path, header: str, rows) -> None:
-    path.write_text("\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n")
 
 
 def labels_by_name(rows) -> dict[str, str]:
@@ -66,7 +50,7 @@ def check_form(rows, count: int = 48) -> None:
 def test_class_folders(photo_folder):
     rows = load_rows(photo_folder)
     check_form(rows)
-    assert labels_by_name(rows) == dict(photos(photo_folder))
+    assert labels_by_name(rows) == dict(listed(photo_folder))
     assert rows.data["group"][0] == "row:None/000.jpg"
     assert set(rows.data["origin"][:]) == {"all"}
 
@@ -111,11 +95,11 @@ def test_a_csv_beside_images_keeps_the_class_called_none(photo_folder):
 
 
 def test_a_csv_may_hold_numbers_and_paths_from_its_own_folder(photo_folder):
-    found = [(path, NAMES.index(name)) for path, name in photos(photo_folder)]
+    found = [(path, NAMES.index(name)) for path, name in listed(photo_folder)]
     write_csv(photo_folder / "labels.csv", "image_path,label", found)
     rows = load_rows(photo_folder, label_names=NAMES)
     check_form(rows)
-    assert labels_by_name(rows) == dict(photos(photo_folder))
+    assert labels_by_name(rows) == dict(listed(photo_folder))
     assert load_rows(photo_folder).label_names == ["0", "1"]
 
 
@@ -141,7 +125,7 @@ def test_metadata_beside_the_photos_keeps_the_class_called_none(photo_folder, fo
 
 
 def test_parquet_with_paths(photo_folder):
-    found = photos(photo_folder)
+    found = listed(photo_folder)
     table = pa.table({"image_path": [path for path, _ in found], "label": [name for _, name in found]})
     pq.write_table(table, photo_folder / "rows.parquet")
     rows = load_rows(photo_folder)
@@ -151,7 +135,7 @@ def test_parquet_with_paths(photo_folder):
 
 @pytest.mark.parametrize("kind", ["struct", "bytes"])
 def test_parquet_with_the_photos_inside(photo_folder, tmp_path, kind):
-    found = photos(photo_folder)
+    found = listed(photo_folder)
     contents = [(photo_folder / path).read_bytes() for path, _ in found]
     inside = (
         contents if kind == "bytes" else [{"bytes": c, "path": Path(p).name} for c, (p, _) in zip(contents, found)]
@@ -168,12 +152,6 @@ def test_parquet_with_the_photos_inside(photo_folder, tmp_path, kind):
     train = locked.rows("training", step="train")
     assert train["id"][:] == locked.description.ids["train"]
     assert train[0]["image"]["bytes"] in contents
-
-
-def as_dataset(folder: Path, **columns) -> Dataset:
-    found = photos(folder)
-    given = {"image": [str(folder / path) for path, _ in found], "label": [NAMES.index(n) for _, n in found]} | columns
-    return Dataset.from_dict(given).cast_column("image", Image())
 
 
 def test_saved_to_disk_one_or_several_splits(photo_folder, tmp_path):
@@ -282,7 +260,7 @@ def test_parquet_written_by_datasets_names_photos_by_path_and_four_files_are_fou
         data.select(range(k, 48, 4)).to_parquet(folder / f"{split}-00000-of-00001.parquet")
     rows = load_rows(folder, label_names=NAMES)
     assert {split: len(part) for split, part in rows.data.items()} == dict.fromkeys(SPLITS, 12)
-    names = [path for path, _ in photos(photo_folder)]
+    names = [path for path, _ in listed(photo_folder)]
     inside = [{"bytes": None, "path": path} for path in names]
     pq.write_table(pa.table({"image": inside, "label": [0, 1] * 24}), photo_folder / "rows.parquet")
     assert load_rows(photo_folder, label_names=NAMES).data["id"][:] == names

@@ -9,44 +9,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict, Image, Value
+from photo_sources import COLOURS, NAMES, as_dataset, listed, refused, write_csv
 from split_rows import split_rows
 
 from natix_hf.data.sources.rows import load_rows
 from natix_hf.documents.figures import Left
-from natix_hf.errors import UserError
-
-NAMES = ["None", "Roadwork"]
-
-
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    """Parquet files are cached by path and date; a test's cache is its own."""
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-
-
-def refused(source, **options) -> str:
-    """The one line with which a source is refused."""
-    with pytest.raises(UserError) as caught:
-        load_rows(source, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
-def photos(folder: Path) -> list[tuple[str, str]]:
-    """(path below the folder, class) of each photo in class folders."""
-    return [(p.relative_to(folder).as_posix(), p.parent.name) for p in sorted(folder.rglob("*.jpg"))]
-
-
-def as_dataset(folder: Path, **columns) -> Dataset:
-    found = photos(folder)
-    given = {"image": [str(folder / path) for path, _ in found], "label": [NAMES.index(n) for _, n in found]} | columns
-    return Dataset.from_dict(given).cast_column("image", Image())
-
-
-def write_csv(path: Path, header: str, rows, mark: str = ",") -> None:
-    path.write_text("\n".join([header, *(mark.join(map(str, row)) for row in rows)]) + "\n")
-
 
 FORMS = ("class folders", "csv", "metadata.csv", "parquet", "save_to_disk")
 
@@ -54,8 +21,8 @@ FORMS = ("class folders", "csv", "metadata.csv", "parquet", "save_to_disk")
 @pytest.fixture
 def contents(tmp_path, make_photos) -> list[bytes]:
     """The bytes of 12 photos, six of each class."""
-    folder = make_photos(tmp_path / "originals", {"None": (100, 120, 110), "Roadwork": (150, 100, 90)}, 6)
-    return [(folder / path).read_bytes() for path, _ in photos(folder)]
+    folder = make_photos(tmp_path / "originals", COLOURS, 6)
+    return [(folder / path).read_bytes() for path, _ in listed(folder)]
 
 
 def write(form: str, folder: Path, contents: list[bytes], labels: list[str]) -> Path:
@@ -127,11 +94,11 @@ def test_a_label_outside_the_mapping_in_any_form(form, contents, tmp_path):
 @pytest.mark.parametrize(("mark", "bom"), [(";", ""), ("\t", ""), (",", "\ufeff"), (";", "\ufeff")])
 def test_a_csv_with_semicolons_tabs_or_a_byte_order_mark(mark, bom, photo_folder):
     found = [
-        (f'"{path}"', name, "a, b") if mark != "," else (path, name, "a b") for path, name in photos(photo_folder)
+        (f'"{path}"', name, "a, b") if mark != "," else (path, name, "a b") for path, name in listed(photo_folder)
     ]
     write_csv(photo_folder / "labels.csv", mark.join((f"{bom}image_path", "label", "note")), found, mark)
     rows = load_rows(photo_folder)
-    assert rows.data["id"][:] == [path for path, _ in photos(photo_folder)]
+    assert rows.data["id"][:] == [path for path, _ in listed(photo_folder)]
     assert rows.label_names == NAMES
     assert rows.data["note"][0] == ("a, b" if mark != "," else "a b")
 
@@ -191,7 +158,7 @@ def test_broken_photos_are_refused_with_their_names_or_left_out(photo_folder):
 
 
 def test_a_photo_that_a_table_names_and_that_is_not_there_is_broken(photo_folder):
-    found = [*photos(photo_folder), ("None/gone.jpg", "None")]
+    found = [*listed(photo_folder), ("None/gone.jpg", "None")]
     write_csv(photo_folder / "labels.csv", "image_path,label", found)
     assert "1 of 49 photos cannot be read: None/gone.jpg (no such file)" in refused(photo_folder)
 
@@ -238,7 +205,7 @@ def test_missing_columns_are_named_with_those_there_are(photo_folder):
     assert refused(data, label_column_name="class") == "label_column_name: no column 'class'; there are image, label"
     assert refused(data, group_column="video.id") == "group_column: no column 'video.id'; there are image, label"
     assert "has Value('int64'), expected photos or paths" in refused(data, image_column_name="label")
-    write_csv(photo_folder / "labels.csv", "photo,label", photos(photo_folder))
+    write_csv(photo_folder / "labels.csv", "photo,label", listed(photo_folder))
     assert "no column 'image', 'image_path' or 'file_name'" in refused(photo_folder)
     assert len(load_rows(photo_folder, image_column_name="photo").data) == 48
 
@@ -280,7 +247,7 @@ def test_an_unknown_answer_to_broken_photos(photo_folder):
 
 
 def test_broken_photos_inside_a_table_are_named_as_well_as_can_be(photo_folder, tmp_path):
-    contents = [(photo_folder / path).read_bytes() for path, _ in photos(photo_folder)]
+    contents = [(photo_folder / path).read_bytes() for path, _ in listed(photo_folder)]
     inside = [{"bytes": content, "path": "same.jpg"} for content in contents]
     inside[3] = {"bytes": b"", "path": "same.jpg"}
     inside[4] = None

@@ -7,16 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Image, Value
+from datasets import ClassLabel, DatasetDict, Value
+from photo_sources import COLOURS, NAMES, as_dataset, refused
 
 from natix_hf.data.sources.rows import load_rows
 from natix_hf.data.splits.cut import SPLITS
 from natix_hf.documents.figures import Left
-from natix_hf.errors import UserError
 from natix_hf.photos.perceptual_hashes import LOOK_BYTES, look
-
-NAMES = ["None", "Roadwork"]
-COLOURS = {"None": (100, 120, 110), "Roadwork": (150, 100, 90)}
 
 
 @pytest.fixture
@@ -27,22 +24,6 @@ def real(tmp_path, make_photos) -> Path:
 @pytest.fixture
 def made(tmp_path, make_photos) -> Path:
     return make_photos(tmp_path / "made", COLOURS, 4, seed=2)
-
-
-def table(folder: Path, **columns) -> Dataset:
-    """The photos of class folders as a data set with numbers for labels."""
-    paths = sorted(folder.rglob("*.jpg"))
-    given = {"image": list(map(str, paths)), "label": [NAMES.index(path.parent.name) for path in paths]} | columns
-    return Dataset.from_dict(given).cast_column("image", Image())
-
-
-def refused(source, **options) -> str:
-    """The one line with which sources are refused."""
-    with pytest.raises(UserError) as caught:
-        load_rows(source, **options)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
 
 
 def test_sources_are_named_by_their_paths_or_as_the_user_says(real, made):
@@ -70,7 +51,7 @@ def test_a_folder_whose_name_holds_an_equals_sign_is_that_folder(real):
 
 
 def test_data_sets_in_memory_are_named_by_their_place(real, made):
-    rows = load_rows([table(real), table(made)], label_names=NAMES)
+    rows = load_rows([as_dataset(real), as_dataset(made)], label_names=NAMES)
     assert Counter(rows.data["source"][:]) == {"source-1": 12, "source-2": 8}
 
 
@@ -88,7 +69,7 @@ def test_a_source_named_twice(real, made, tmp_path, make_photos):
 
 def test_a_source_that_is_not_there_or_empty_is_named(real, tmp_path):
     assert refused([real, f"x={tmp_path}/gone"]) == f"dataset_name: no such file or folder: {tmp_path}/gone"
-    assert refused([real, table(real).select([])]) == "source source-2: the data set has no rows"
+    assert refused([real, as_dataset(real).select([])]) == "source source-2: the data set has no rows"
 
 
 def test_sources_whose_labels_disagree(real, made, tmp_path):
@@ -104,12 +85,12 @@ def test_sources_whose_labels_disagree(real, made, tmp_path):
 
 
 def test_numbers_and_class_labels_agree_once_label_names_says_what_they_mean(real, made):
-    backwards = table(made).cast_column("label", Value("string"))
+    backwards = as_dataset(made).cast_column("label", Value("string"))
     backwards = backwards.map(lambda row: {"label": NAMES[int(row["label"])]}).cast_column(
         "label", ClassLabel(names=NAMES[::-1])
     )
-    assert "0, 1 and Roadwork, None" in refused([table(real), backwards])
-    rows = load_rows([table(real), backwards, f"folder={made}"], label_names=NAMES)
+    assert "0, 1 and Roadwork, None" in refused([as_dataset(real), backwards])
+    rows = load_rows([as_dataset(real), backwards, f"folder={made}"], label_names=NAMES)
     assert rows.data["label"][:] == [0] * 6 + [1] * 6 + ([0] * 4 + [1] * 4) * 2
 
 
@@ -122,8 +103,8 @@ def test_one_source_may_hold_one_class(real, made):
 
 
 def test_columns_that_only_some_sources_have_are_null_elsewhere(real, made):
-    first = table(real, camera=list("aabbccddeeff"), n=list(range(12)), empty=[None] * 12)
-    second = table(made, prompt=["cones"] * 8, n=[0.5] * 8, empty=["x"] * 8)
+    first = as_dataset(real, camera=list("aabbccddeeff"), n=list(range(12)), empty=[None] * 12)
+    second = as_dataset(made, prompt=["cones"] * 8, n=[0.5] * 8, empty=["x"] * 8)
     rows = load_rows([first, second], label_names=NAMES, group_column="camera")
     assert rows.data["camera"][:] == [*"aabbccddeeff"] + [None] * 8
     assert rows.data["prompt"][:] == [None] * 12 + ["cones"] * 8
@@ -139,7 +120,7 @@ def test_columns_that_only_some_sources_have_are_null_elsewhere(real, made):
 
 
 def test_ids_of_two_sources_may_be_the_same(real, made):
-    rows = load_rows([table(real, id=list(range(12))), table(made, id=list(range(8)))], label_names=NAMES)
+    rows = load_rows([as_dataset(real, id=list(range(12))), as_dataset(made, id=list(range(8)))], label_names=NAMES)
     assert rows.data["id"][:] == [*(f"source-1/{i}" for i in range(12)), *(f"source-2/{i}" for i in range(8))]
 
 
@@ -172,7 +153,7 @@ def test_a_cap_keeps_whole_groups(real, made):
     groups = ["big"] * 6 + list("aabbcc")
     for seed in range(5):
         rows = load_rows(
-            [table(real, video=groups), table(made)],
+            [as_dataset(real, video=groups), as_dataset(made)],
             label_names=NAMES,
             group_column="video",
             source_caps={"source-1": 7},
@@ -202,12 +183,12 @@ def test_caps_and_weights_that_make_no_sense(real, made):
 def test_several_group_columns_keep_their_values_apart(real):
     video = [None, None, "1", "1", None, *["2"] * 7]
     sequence = [7, None, 7, 8, None, *[9] * 7]
-    rows = load_rows(table(real, video=video, seq=sequence), label_names=NAMES, group_column=["video", "seq"])
+    rows = load_rows(as_dataset(real, video=video, seq=sequence), label_names=NAMES, group_column=["video", "seq"])
     assert rows.group_values == {"video": video, "seq": [None if s is None else str(s) for s in sequence]}
     ids = rows.data["id"][:]
     first = ["seq=7", f"row:{ids[1]}", "video=1", "video=1", f"row:{ids[4]}", "video=2"]
     assert rows.data["group"][:6] == first
-    assert load_rows(table(real), label_names=NAMES).group_values == {}
+    assert load_rows(as_dataset(real), label_names=NAMES).group_values == {}
 
 
 def test_each_photo_has_its_look_unless_none_is_asked_for(real):
@@ -226,19 +207,22 @@ def test_each_photo_has_its_look_unless_none_is_asked_for(real):
 def test_rows_whose_class_contradicts_their_description_are_dropped_and_listed(real, made):
     texts = [None, "Cones", None, None, None, None, "a", "b", "", "d", "e", "f"]
     rows = load_rows(
-        [table(real, text=texts), table(made)], label_names=NAMES, description_column="text", group_column=None
+        [as_dataset(real, text=texts), as_dataset(made)],
+        label_names=NAMES,
+        description_column="text",
+        group_column=None,
     )
-    ids = load_rows([table(real), table(made)], label_names=NAMES).data["id"][:]
+    ids = load_rows([as_dataset(real), as_dataset(made)], label_names=NAMES).data["id"][:]
     assert rows.dropped == [
         Left(id=ids[1], reason="label None, but text says Cones"),
         Left(id=ids[8], reason="label Roadwork, but text is empty"),
     ]
     assert rows.data["id"][:] == [i for i in ids if i not in (ids[1], ids[8])]  # the other source has no such column
     other = load_rows(
-        table(real, text=texts[::-1]), label_names=NAMES, description_column="text", positive_label="None"
+        as_dataset(real, text=texts[::-1]), label_names=NAMES, description_column="text", positive_label="None"
     )
     assert len(other.dropped) == 2
-    assert "no column 'story'" in refused(table(real), label_names=NAMES, description_column="story")
+    assert "no column 'story'" in refused(as_dataset(real), label_names=NAMES, description_column="story")
     assert "there are 3" in refused(real, label_names=["None", "Roadwork", "Snow"], description_column="label")
 
 

@@ -5,21 +5,12 @@ from __future__ import annotations
 import shutil
 
 import pytest
+from photo_sources import COLOURS, NAMES, refused
 from split_rows import split_rows
 
 from natix_hf.data.sources.rows import load_rows
 from natix_hf.data.sources.split_names import names_split, split_word
 from natix_hf.data.splits.cut import SPLITS
-from natix_hf.errors import UserError
-
-COLOURS = {"None": (100, 120, 110), "Roadwork": (150, 100, 90)}
-NAMES = list(COLOURS)
-
-
-def refused(source, **options) -> str:
-    with pytest.raises(UserError) as caught:
-        load_rows(source, **options)
-    return str(caught.value)
 
 
 @pytest.fixture

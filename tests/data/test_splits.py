@@ -7,8 +7,8 @@ from itertools import chain
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
-from split_rows import split_rows
+from datasets import Dataset, DatasetDict
+from split_rows import split_rows, unopened
 
 from natix_hf.data.sources.rows import Rows
 from natix_hf.data.splits.contracts import SPLITS
@@ -20,22 +20,8 @@ from natix_hf.errors import UserError
 RATIOS = (0.60, 0.15, 0.15, 0.10)
 
 
-def table(labels, groups=None, prints=None, ids=None, classes=2) -> Dataset:
-    """Rows as `load_rows` gives them, with photos that nobody opens."""
-    n = len(labels)
-    ids = ids or [f"r{i:05d}" for i in range(n)]
-    kinds = {name: Value("string") for name in ("id", "group", "origin", "source", "fingerprint")}
-    kinds |= {"label": ClassLabel(names=[f"c{i}" for i in range(classes)]), "image": Image(decode=False)}
-    columns = {
-        "id": ids,
-        "group": groups or [f"row:{i}" for i in ids],
-        "origin": ["all"] * n,
-        "source": ["all"] * n,
-        "fingerprint": prints or [f"{i:032x}" for i in range(n)],
-        "label": labels,
-        "image": [{"bytes": None, "path": f"{i}.jpg"} for i in ids],
-    }
-    return Dataset.from_dict(columns, features=Features(kinds))
+def table(labels, classes=2, **columns) -> Dataset:
+    return unopened(len(labels), [f"c{i}" for i in range(classes)], label=labels, **columns).data
 
 
 def locked_ids(rows: Dataset | DatasetDict, seed: int = 0) -> dict:
@@ -154,15 +140,15 @@ def test_a_class_in_fewer_groups_than_splits_is_named():
 
 def test_rows_of_the_same_photo_stay_together():
     prints = [f"{i // 2:032x}" for i in range(200)]
-    ids = locked_ids(table([(i // 2) % 2 for i in range(200)], prints=prints))
+    ids = locked_ids(table([(i // 2) % 2 for i in range(200)], fingerprint=prints))
     home = {row: split for split in SPLITS for row in ids[split]}
-    assert all(home[f"r{i:05d}"] == home[f"r{i + 1:05d}"] for i in range(0, 200, 2))
+    assert all(home[f"r{i:04}"] == home[f"r{i + 1:04}"] for i in range(0, 200, 2))
 
 
 def test_groups_that_share_a_photo_become_one_and_the_message_says_so():
     groups = [f"g{i // 10}" for i in range(100)]
     prints = [f"{0 if i % 10 == 0 else i:032x}" for i in range(100)]  # the same photo in every group
-    rows = Rows(table([i % 2 for i in range(100)], groups=groups, prints=prints), [])
+    rows = Rows(table([i % 2 for i in range(100)], group=groups, fingerprint=prints), [])
     with pytest.raises(UserError, match=r"is in 1 groups.*9 by bytes"):
         split_rows(rows, RATIOS, 0, near_duplicates=False, largest_share=1.0)
 
@@ -170,7 +156,7 @@ def test_groups_that_share_a_photo_become_one_and_the_message_says_so():
 def test_split_rows_follow_ids_and_not_the_order_of_rows():
     labels = [i % 3 for i in range(120)]
     groups = [f"g{i // 3}" for i in range(120)]
-    rows = table(labels, groups, classes=3)
+    rows = table(labels, group=groups, classes=3)
     shuffled = rows.shuffle(seed=1, keep_in_memory=True)
     assert {s: set(i) for s, i in locked_ids(rows).items()} == {s: set(i) for s, i in locked_ids(shuffled).items()}
     first, second = (
@@ -183,7 +169,8 @@ def test_split_rows_follow_ids_and_not_the_order_of_rows():
 def test_the_parts_of_val_calib_halve_it_by_whole_groups():
     rng = np.random.default_rng(0)
     groups = [f"g{g}" for g in rng.integers(0, 100, 600)]
-    locked = split_rows(Rows(table(list(rng.integers(0, 2, 600)), groups), []), RATIOS, 0, near_duplicates=False)
+    rows = table(list(rng.integers(0, 2, 600)), group=groups)
+    locked = split_rows(Rows(rows, []), RATIOS, 0, near_duplicates=False)
     fit = locked.rows("policy", step="fit calibration")
     control = locked.rows("policy", step="guarantee", part="control")
     assert not set(fit["group"][:]) & set(control["group"][:])
@@ -203,7 +190,7 @@ def test_the_description_is_a_certificate_and_accounts_for_every_row():
     locked = split_rows(Rows(table([i % 2 for i in range(100)]), broken), RATIOS, 3, near_duplicates=False)
     document = SplitCertificate.parse(locked.description.text(), "splits.json")
     assert sum(document.sizes.values()) == 100
-    assert sorted(chain.from_iterable(document.ids.values())) == sorted(f"r{i:05d}" for i in range(100))
+    assert sorted(chain.from_iterable(document.ids.values())) == sorted(f"r{i:04}" for i in range(100))
     assert document.broken == broken
     assert document.seed == 3
     assert sorted(chain(*(ids for _, ids in document.parts.val_calib))) == sorted(document.ids["val_calib"])
@@ -215,7 +202,7 @@ def given(**changes) -> DatasetDict:
     splits = {}
     for k, split in enumerate(SPLITS):
         ids = [f"{split}-{i}" for i in range(8)]
-        columns = {"prints": [f"{k * 100 + i:032x}" for i in range(8)], "ids": ids} | changes.get(split, {})
+        columns = {"fingerprint": [f"{k * 100 + i:032x}" for i in range(8)], "id": ids} | changes.get(split, {})
         splits[split] = table([i % 2 for i in range(8)], **columns)
     return DatasetDict(splits)
 
@@ -231,20 +218,21 @@ def test_four_given_splits_are_taken_as_they_are():
 
 def test_a_group_in_two_given_splits_is_named():
     groups = ["street"] + [f"own {i}" for i in range(7)]
-    data = given(train={"groups": groups}, val_test={"groups": ["street"] + [f"other {i}" for i in range(7)]})
+    data = given(train={"group": groups}, val_test={"group": ["street"] + [f"other {i}" for i in range(7)]})
     with pytest.raises(UserError, match="share 1 group: 'street' in train and val_test"):
         split_rows(Rows(data, []), RATIOS, 0, near_duplicates=False)
 
 
 def test_a_photo_in_two_given_splits_is_named():
     prints = [f"{i:032x}" for i in range(8)]
-    data = given(train={"prints": prints}, val_calib={"prints": [prints[2]] + [f"{900 + i:032x}" for i in range(7)]})
+    others = [prints[2]] + [f"{900 + i:032x}" for i in range(7)]
+    data = given(train={"fingerprint": prints}, val_calib={"fingerprint": others})
     with pytest.raises(UserError, match="share 1 photo: 'train-2' = 'val_calib-0' in train and val_calib"):
         split_rows(Rows(data, []), RATIOS, 0, near_duplicates=False)
 
 
 def test_an_id_in_two_given_splits_is_named():
-    data = given(val_select={"ids": ["train-0"] + [f"s{i}" for i in range(7)], "groups": [f"s{i}" for i in range(8)]})
+    data = given(val_select={"id": ["train-0"] + [f"s{i}" for i in range(7)], "group": [f"s{i}" for i in range(8)]})
     with pytest.raises(UserError, match="share 1 id: 'train-0' in train and val_select"):
         split_rows(Rows(data, []), RATIOS, 0, near_duplicates=False)
 

@@ -19,6 +19,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Value, load_fro
 from datasets import Image as Photo
 from hub_state import WRITE
 from huggingface_hub import DatasetCard
+from photo_files import encoded
 from PIL import Image
 
 import natix_hf.hub.dataset_push as dataset_push
@@ -53,9 +54,7 @@ print(json.dumps(found))
 
 def photo(number: int) -> bytes:
     pixels = np.random.default_rng(number).integers(0, 255, (48, 64, 3), dtype=np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG")
-    return file.getvalue()
+    return encoded(Image.fromarray(pixels), "JPEG")
 
 
 @pytest.fixture

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pytest
 import torch
+from photo_files import encoded
 from PIL import Image, ImageOps
 
 from natix_hf import UserError, load_model
@@ -40,13 +39,8 @@ def network(tiny_backbone, tmp_path_factory):
 @pytest.fixture(scope="module")
 def photos():
     """Street photos as PNG, which keeps every pixel, and their mirror images."""
-    found = []
-    for turn in (lambda image: image, ImageOps.mirror):
-        for index in range(3):
-            file = io.BytesIO()
-            turn(scene(5, index, (160, 90)).image).save(file, "PNG")
-            found.append(file.getvalue())
-    return found
+    streets = [scene(5, index, (160, 90)).image for index in range(3)]
+    return [encoded(photo) for photo in [*streets, *map(ImageOps.mirror, streets)]]
 
 
 def probabilities(network, photos, views=()):
@@ -140,7 +134,5 @@ def test_names_on_the_command_line():
 
 
 def test_a_photo_that_is_smaller_than_a_view_is_averaged_too(network):
-    file = io.BytesIO()
-    Image.new("RGB", (3, 2), (90, 80, 70)).save(file, "PNG")
-    found = probabilities(network, [file.getvalue()], BOTH)
+    found = probabilities(network, [encoded(Image.new("RGB", (3, 2), (90, 80, 70)))], BOTH)
     assert found.sum() == pytest.approx(1)

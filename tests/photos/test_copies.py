@@ -16,6 +16,7 @@ import pytest
 import torch
 from datasets import Dataset, Features, Value
 from datasets import Image as Photo
+from photo_files import encoded
 from PIL import Image
 
 from natix_hf.errors import PhotoError, UserError
@@ -23,12 +24,6 @@ from natix_hf.files import fingerprint_bytes
 from natix_hf.photos import copies as module
 from natix_hf.photos.copies import copied, open_copy, photo_copies
 from natix_hf.photos.decode import open_photo
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options) -> bytes:
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
 
 
 def smooth(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Image:

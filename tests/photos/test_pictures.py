@@ -9,6 +9,7 @@ import warnings
 import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
+from photo_files import encoded
 from PIL import Image
 from transformers import AutoImageProcessor, DINOv3ViTImageProcessor
 from transformers.image_utils import load_image
@@ -37,9 +38,7 @@ GREY = np.linspace(0, 255, 48 * 64).reshape(48, 64).round().astype(np.uint8)
 
 
 def file(array: np.ndarray, kind: str, **options) -> bytes:
-    content = io.BytesIO()
-    Image.fromarray(array).save(content, kind, **options)
-    return content.getvalue()
+    return encoded(Image.fromarray(array), kind, **options)
 
 
 def tiff(array: np.ndarray, sample_format: int, *, bits: int | None = None, photometric: int = 1) -> bytes:
@@ -112,12 +111,11 @@ TRANSPARENT[:24, :, 3] = 0
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
 def test_transparent_parts_are_white_in_training_and_scoring(mode):
     image = Image.fromarray(TRANSPARENT)
-    content = io.BytesIO()
-    (image.quantize() if mode == "PA" else image.convert(mode)).save(content, "PNG")
-    found = np.asarray(open_photo(content.getvalue())).astype(int)
+    content = encoded(image.quantize() if mode == "PA" else image.convert(mode))
+    found = np.asarray(open_photo(content)).astype(int)
     assert (found[:24] == 255).all()
     assert np.abs(found[24:] - 40).max() <= 1
-    assert inspect_photo(content.getvalue()).client == "transparent"
+    assert inspect_photo(content).client == "transparent"
 
 
 def test_an_alpha_channel_that_hides_nothing_is_no_matter():

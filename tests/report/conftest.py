@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from finished_run import calibration_document, certificate
+from photo_files import encoded
 from PIL import Image
 
 from natix_hf.decision.selective import selective_document
@@ -27,13 +27,8 @@ from natix_hf.streetvision.reward_report import reward_sections
 
 
 def picture(colour=(90, 120, 150), heat=True):
-    def content(image, kind):
-        file = io.BytesIO()
-        image.save(file, kind)
-        return file.getvalue()
-
-    overlay = content(Image.new("RGBA", (4, 3), (255, 80, 0, 120)), "PNG") if heat else None
-    return Picture(content(Image.new("RGB", (64, 48), colour), "JPEG"), 64, 48, overlay, (0.125, 0.0, 0.75, 1.0))
+    overlay = encoded(Image.new("RGBA", (4, 3), (255, 80, 0, 120))) if heat else None
+    return Picture(encoded(Image.new("RGB", (64, 48), colour), "JPEG"), 64, 48, overlay, (0.125, 0.0, 0.75, 1.0))
 
 
 def rows(classes=2, n=160, seed=0, name="val_test"):

@@ -9,13 +9,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features, Image, Value
 from finished_run import note_steps
 from safetensors.torch import save_file
 from sklearn.metrics import matthews_corrcoef
+from split_rows import unopened
 
 from natix_hf import UserError, calibrate
-from natix_hf.data.sources.rows import Rows
 from natix_hf.data.splits.cut import cut
 from natix_hf.data.splits.split_options import Plan
 from natix_hf.decision.calibration import Calibration
@@ -48,18 +47,8 @@ def write(
     labels = np.repeat(generator.choice(classes, n // 2, p=shares), 2)
     evidence = generator.normal(0, 1.3, (n, classes)) + 2.2 * np.eye(classes)[labels]
     z = evidence * 2.2 / 1.3**2 + np.log(shares)
-    table = {
-        "id": [f"r{i}" for i in range(n)],
-        "group": [f"g{i // 2}" for i in range(n)],
-        "fingerprint": [f"{i:032x}" for i in range(n)],
-        "origin": ["all"] * n,
-        "source": ["all"] * n,
-        "label": labels.tolist(),
-        "image": [{"bytes": None, "path": f"{i}.jpg"} for i in range(n)],
-    }
-    kinds = {name: Value("string") for name in table}
-    kinds |= {"label": ClassLabel(names=list(names)), "image": Image(decode=False)}
-    rows = Rows(Dataset.from_dict(table, features=Features(kinds)), [])
+    ids, groups = [f"r{i}" for i in range(n)], [f"g{i // 2}" for i in range(n)]
+    rows = unopened(n, names, id=ids, group=groups, label=labels.tolist())
     done = cut(rows, Plan(near_duplicates=False, ratios=(0.1, 0.1, 0.7, 0.1)))
     half = {"fit": [], "control": []}
     places = {split: [(None, done.places[split])] for split in ("val_select", "val_test")}

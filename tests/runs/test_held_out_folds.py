@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.stats
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from datasets import DatasetDict
+from split_rows import unopened
 
 from natix_hf.data.sources.rows import Rows
 from natix_hf.data.splits.cut import cut
@@ -25,21 +26,11 @@ from natix_hf.runs.many_runs.processes import Outcome
 
 
 def photos(city: list[str | None], labels: list[int] | None = None) -> Rows:
-    n = len(city)
-    table = {
-        "id": [f"r{i:03}" for i in range(n)],
-        "group": [f"g{i}" for i in range(n)],
-        "fingerprint": [f"{i:032x}" for i in range(n)],
-        "origin": ["all"] * n,
-        "source": ["all"] * n,
-        "label": labels or [i % 2 for i in range(n)],
-        "city": city,
-        "gps": [f"[{39 + i / 100}, -86.1]" for i in range(n)],
-        "image": [{"bytes": None, "path": f"{i}.jpg"} for i in range(n)],
-    }
-    kinds = {name: Value("string") for name in table}
-    kinds |= {"label": ClassLabel(names=["None", "Roadwork"]), "image": Image(decode=False)}
-    return Rows(Dataset.from_dict(table, features=Features(kinds)), [])
+    numbers = range(len(city))
+    ids, groups = [f"r{i:03}" for i in numbers], [f"g{i}" for i in numbers]
+    gps = [f"[{39 + i / 100}, -86.1]" for i in numbers]
+    label = labels or [i % 2 for i in numbers]
+    return unopened(len(city), id=ids, group=groups, label=label, city=city, gps=gps)
 
 
 CITIES = ["Boston"] * 40 + ["New York"] * 50 + ["new/york"] * 32 + ["Austin"] * 10 + [None] * 8 + ["Reno"] * 30

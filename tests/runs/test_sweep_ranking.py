@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, Features, Image, Value
+from datasets import Dataset
+from split_rows import unopened
 
-from natix_hf.data.sources.rows import Rows
 from natix_hf.data.splits.cut import Plan, cut
 from natix_hf.documents.run_speed import RunSpeed
 from natix_hf.documents.several_runs import Sweep
@@ -36,12 +36,7 @@ def logits_of(right: float, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def certificate() -> SplitCertificate:
-    columns = {"id": [f"p{i}" for i in range(60)], "group": GROUPS, "origin": ["all"] * 60, "source": ["all"] * 60}
-    columns |= {"fingerprint": [f"{i:032x}" for i in range(60)], "label": LABELS.tolist()}
-    columns["image"] = [{"bytes": None, "path": f"{i}.jpg"} for i in range(60)]
-    kinds = {name: Value("string") for name in columns}
-    kinds |= {"label": ClassLabel(names=["None", "Roadwork"]), "image": Image(decode=False)}
-    rows = Rows(Dataset.from_dict(columns, features=Features(kinds)), [])
+    rows = unopened(60, id=[f"p{i}" for i in range(60)], group=GROUPS, label=LABELS.tolist())
     return cut(rows, Plan(near_duplicates=False)).description
 
 

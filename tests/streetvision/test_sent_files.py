@@ -6,6 +6,7 @@ import io
 
 import numpy as np
 import pytest
+from photo_files import encoded
 from PIL import Image
 from sent_photos import array, challenge_photo, coded, noise_photo
 
@@ -16,10 +17,9 @@ from natix_hf.streetvision.profiles import PROFILES, cached_photo
 
 def file(image: Image.Image, form: str, orientation: int = 1) -> bytes:
     """The photo's file as a camera writes it, with an EXIF orientation."""
-    exif, content = Image.Exif(), io.BytesIO()
+    exif = Image.Exif()
     exif[0x0112] = orientation
-    image.save(content, form, exif=exif, **({"quality": 92} if form == "JPEG" else {}))
-    return content.getvalue()
+    return encoded(image, form, exif=exif, **({"quality": 92} if form == "JPEG" else {}))
 
 
 def as_they_send(content: bytes) -> Image.Image:
