@@ -17,7 +17,7 @@ from natix_hf.errors import CommandParser, command
 
 # `before` is what was typed between natix-hf and the word to complete. bash cuts `--key=value` at the `=`.
 SCRIPT = r"""_natix_hf() {{
-    local IFS=$' \t\n' words= cur="${{COMP_WORDS[COMP_CWORD]}}" before="${{COMP_WORDS[*]:1:COMP_CWORD-1}} "
+    local IFS=$' \t\n' words= cur="${{COMP_WORDS[COMP_CWORD]}}" before="${{COMP_WORDS[*]:1:$((COMP_CWORD-1))}} "
     [[ $cur != = ]] || {{ cur=; before+="= "; }}
     case "${{before%= }}" in
 {cases}
