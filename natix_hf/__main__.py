@@ -26,6 +26,7 @@ VERBS = {
     "publish": "Publish a finished run on the Hugging Face Hub.",
     "data": "Split photos without leaks, check a split, push it: split, check, push.",
     "demo": "Show what a finished run says about generated streets.",
+    "completion": "Print a script for bash or zsh that completes verbs, options and their values.",
 }
 BEGIN = """\
 To begin:
@@ -43,6 +44,11 @@ def overview() -> str:
     return "\n".join([*lines, "", BEGIN])
 
 
+def module_of(verb: str) -> str:
+    """The module whose `main` is a verb."""
+    return "natix_hf.data.__main__" if verb == "data" else f"natix_hf.{verb}"
+
+
 def run(argv: list[str]) -> None:
     """Call the verb that the first word names with the others."""
     if not argv or argv[0] in ("-h", "--help"):
@@ -56,8 +62,7 @@ def run(argv: list[str]) -> None:
         near = difflib.get_close_matches(verb, VERBS, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"one of {', '.join(VERBS)} expected"
         raise UserError(f"{verb}: unknown verb; {hint}")
-    name = "natix_hf.data.__main__" if verb == "data" else f"natix_hf.{verb}"
-    importlib.import_module(name).main(words)
+    importlib.import_module(module_of(verb)).main(words)
 
 
 def main() -> None:

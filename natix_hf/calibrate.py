@@ -26,7 +26,7 @@ HELP = {
 }
 
 
-def main(argv: list[str]) -> None:
+def command_line() -> CommandParser:
     parser = CommandParser(prog="python -m natix_hf.calibrate", description=__doc__.split("\n")[0])
     parser.add_argument("run", nargs="?", help="folder of a finished run")
     parser.add_argument(
@@ -58,6 +58,11 @@ def main(argv: list[str]) -> None:
     )
     for name, text in HELP.items():
         parser.add_argument(f"--{name}", type=float if name in NUMBERS else str, help=text)
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    parser = command_line()
     given = {name: value for name, value in vars(parser.parse_args(argv)).items() if value is not None}
 
     folders, output, run = (given.pop(name, None) for name in ("cascade", "output", "run"))

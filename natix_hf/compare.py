@@ -10,11 +10,16 @@ from pathlib import Path
 from natix_hf.errors import CommandParser, command
 
 
-def main(argv: list[str]) -> None:
+def command_line() -> CommandParser:
+    """The options of this verb."""
     parser = CommandParser(prog="python -m natix_hf.compare", description=__doc__.split("\n")[0])
     parser.add_argument("runs", nargs="+", help="folders of finished runs; all are compared with the first")
     parser.add_argument("--output", type=Path, default=Path("comparison"), help="folder (default %(default)s)")
-    given = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    given = command_line().parse_args(argv)
 
     from natix_hf.files import check_writable
 

@@ -28,10 +28,15 @@ def streets(count: int) -> list[Scene]:
             return list(shown.values())
 
 
-def main(argv: list[str]) -> None:
+def command_line() -> argparse.ArgumentParser:
+    """The options of this verb."""
     parser = argparse.ArgumentParser(prog="python -m natix_hf.demo", description=__doc__.split("\n")[0])
     parser.add_argument("run", help="folder of a finished run")
-    given = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    given = command_line().parse_args(argv)
     if not (Path(given.run) / "metrics.json").is_file():
         raise UserError(f"{given.run}: not a finished run: train it first, make demo")
 

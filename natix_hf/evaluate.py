@@ -9,7 +9,8 @@ from __future__ import annotations
 from natix_hf.errors import CommandParser, command
 
 
-def main(argv: list[str]) -> None:
+def command_line() -> CommandParser:
+    """The options of this verb."""
     parser = CommandParser(prog="python -m natix_hf.evaluate", description=__doc__.split("\n")[0])
     parser.add_argument("run", help="folder of a finished run")
     parser.add_argument(
@@ -22,7 +23,11 @@ def main(argv: list[str]) -> None:
         "of the run's recipe",
     )
     parser.add_argument("--field", metavar="CSV", help="scores of other participants, for the simulated reward")
-    given = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    given = command_line().parse_args(argv)
 
     from natix_hf.runs.folder import check_one_model, finished
     from natix_hf.streetvision.field import read_field

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import warnings
-from dataclasses import fields
+from dataclasses import Field, fields
 from pathlib import Path
 
 from natix_hf.errors import CommandParser, UserError, command
@@ -16,7 +16,12 @@ from natix_hf.inference.view_options import add_size_options
 from natix_hf.modeling.exports import FORMS
 
 
-def main(argv: list[str]) -> None:
+def _form_options() -> dict[str, Field]:
+    return {field.name: field for form in FORMS.values() for field in fields(form)}
+
+
+def command_line() -> CommandParser:
+    """The options of this verb."""
     parser = CommandParser(prog="python -m natix_hf.export", description=__doc__.split("\n")[0])
     parser.add_argument("run", help="folder of a finished run, or of a recalibrated copy of one")
     parser.add_argument(
@@ -26,8 +31,7 @@ def main(argv: list[str]) -> None:
         help="; ".join(f"{name}: {form.told}" for name, form in FORMS.items()),
     )
     parser.add_argument("--output", required=True, help="folder to write, absent or empty")
-    options = {field.name: field for form in FORMS.values() for field in fields(form)}
-    for name, field in options.items():
+    for name, field in _form_options().items():
         kind = float if isinstance(field.default, float) else str
         parser.add_argument(f"--{name}", type=kind, default=field.default, help=field.metadata["help"])
     parser.add_argument(
@@ -38,7 +42,11 @@ def main(argv: list[str]) -> None:
     )
     parser.add_argument("--no_proof", action="store_true", help="do not verify the export")
     add_size_options(parser)
-    given = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    given = command_line().parse_args(argv)
 
     from natix_hf.runs.folder import exportable
 
@@ -59,7 +67,7 @@ def main(argv: list[str]) -> None:
     photos = find_photos(given.photos)[1] if given.photos else None
     if photos is not None and not isinstance(photos, list):
         raise UserError(f"--photos {given.photos}: a folder or a glob of photo files expected")
-    form = {name: getattr(given, name) for name in options}
+    form = {name: getattr(given, name) for name in _form_options()}
     size = {"image_size": given.image_size, "force": given.force}
     if given.dtype == "int8":
         from natix_hf.runs.export_int8 import export_int8

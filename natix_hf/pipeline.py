@@ -17,7 +17,8 @@ from pathlib import Path
 from natix_hf.errors import CommandParser, UserError, command
 
 
-def main(argv: list[str]) -> None:
+def command_line() -> CommandParser:
+    """The options of this verb besides the keys of a recipe."""
     about = {"prog": "python -m natix_hf.pipeline", "description": __doc__.split("\n")[0]}
     parser = CommandParser(**about, add_help=False, allow_abbrev=False)
     parser.add_argument("recipe", help="recipe, followed by keys of it (--key value); or the folder of a version")
@@ -36,6 +37,11 @@ def main(argv: list[str]) -> None:
         metavar="COMMAND",
         help="command that starts training (default accelerate launch)",
     )
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    parser = command_line()
     if "-h" in argv or "--help" in argv:
         from natix_hf.recipe.yaml_and_command_line import help_text
 

@@ -18,8 +18,8 @@ def _number(text: str) -> int | None:
     return None if text == "auto" else int(text)
 
 
-def main(argv: list[str]) -> None:
-    keep_freed_memory()
+def command_line() -> CommandParser:
+    """The options of this verb."""
     parser = CommandParser(prog="python -m natix_hf.predict", description=__doc__.split("\n")[0])
     parser.add_argument(
         "model", help="folder of a finished run, a cascade of two or an export (natix_hf.export), or a Hub id"
@@ -51,7 +51,12 @@ def main(argv: list[str]) -> None:
     )
     add_size_options(parser)
     add_views_option(parser)
-    given = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    keep_freed_memory()
+    given = command_line().parse_args(argv)
     output = Path(given.output)
     if output.suffix not in (".csv", ".jsonl", ".geojson"):
         raise UserError(f"--output {output}: a name that ends in .csv, .jsonl or .geojson expected")

@@ -10,7 +10,8 @@ from natix_hf.modeling.exports import FORMS
 from natix_hf.modeling.exports.stored_weights import DTYPES
 
 
-def main(argv: list[str]) -> None:
+def command_line() -> CommandParser:
+    """The options of this verb."""
     parser = CommandParser(prog="python -m natix_hf.publish", description=__doc__.split("\n")[0])
     parser.add_argument("run", help="folder of a finished run")
     parser.add_argument("repo_id", help="owner/name on the Hub, created if it does not exist")
@@ -37,7 +38,11 @@ def main(argv: list[str]) -> None:
         action="store_true",
         help="also upload the gallery of the report: photos leave this machine",
     )
-    given = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    given = command_line().parse_args(argv)
 
     from natix_hf.runs.folder import check_one_model, finished
 

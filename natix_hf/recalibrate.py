@@ -17,15 +17,19 @@ import shlex
 import sys
 from pathlib import Path
 
-from natix_hf.errors import UserError, command
+from natix_hf.errors import CommandParser, UserError, command
 from natix_hf.files import check_new_folder
 from natix_hf.runs.recalibrate_options import parser
 from natix_hf.startup import keep_freed_memory
 
 
+def command_line() -> CommandParser:
+    return parser(__doc__.split("\n")[0])
+
+
 def main(argv: list[str]) -> None:
     keep_freed_memory()
-    given = parser(__doc__.split("\n")[0]).parse_args(argv)
+    given = command_line().parse_args(argv)
     output = Path(given.output).expanduser()
     check_new_folder(output, "--output")
     if given.batch_size < 1 or given.num_workers < 0:
@@ -83,9 +87,8 @@ def main(argv: list[str]) -> None:
 
     source = given.model.rstrip("/").rpartition("/")[2]
     about = {"source": source, "labelled": labelled, "classes": names, "positive": positive}
-    about |= {"seed": given.seed, "photos": own.counted()}
     geometry = Geometry.of(processor)
-    about |= {"image_size": geometry.image_size}
+    about |= {"seed": given.seed, "photos": own.counted(), "image_size": geometry.image_size}
     about |= {"views": list(views)} if views else {}
     if not labelled:
         from natix_hf.runs.unlabelled_estimates import seen_shares, unlabelled_lines, unlabelled_report

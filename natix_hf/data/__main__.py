@@ -112,7 +112,8 @@ def push(given: argparse.Namespace) -> None:
     print(push_folder(given.folder, given.repo_id, private=given.private))
 
 
-def main(argv: list[str]) -> None:
+def command_line() -> CommandParser:
+    """The options of this verb."""
     parser = CommandParser(prog="python -m natix_hf.data", description=__doc__.split("\n")[0])
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="split|check|push")
     _split_options(verbs.add_parser("split", help="divide photos into four splits", description=split.__doc__))
@@ -128,7 +129,11 @@ def main(argv: list[str]) -> None:
     pushed.add_argument("folder", help="folder of splits")
     pushed.add_argument("repo_id", help="owner/name")
     pushed.add_argument("--private", action="store_true", help="make the data set private")
-    given = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: list[str]) -> None:
+    given = command_line().parse_args(argv)
     status = {"split": split, "check": check, "push": push}[given.verb](given)
     if status:
         raise SystemExit(status)
