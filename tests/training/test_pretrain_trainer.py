@@ -222,7 +222,7 @@ def test_activation_checkpointing_changes_nothing(pretraining):
     ("given", "line"),
     [
         ({"per_device_train_batch_size": 1}, "per_device_train_batch_size: 1 photo per step given"),
-        ({"per_device_train_batch_size": 500}, "form 4. groups, and no batch holds two of one"),
+        ({"per_device_train_batch_size": 500}, "form 4. groups, and a batch takes one photo of each"),
         ({"pretrain_objective": "dino", "pretrain_local_size": 8}, "pretrain_local_size: 8 given, a multiple of"),
         (
             {"pretrain_objective": "dino", "gradient_accumulation_steps": 2},
