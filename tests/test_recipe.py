@@ -455,5 +455,5 @@ def test_a_backend_of_several_processes_is_refused_where_there_is_one(write, ref
     for name in ("LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     told = refusal(write("ddp_backend: gloo"))
-    assert told.startswith("ddp_backend: gloo given, but this is one process")
+    assert told.startswith("ddp_backend: gloo given, but there is only one process")
     assert "torchrun" in told

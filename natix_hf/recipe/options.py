@@ -134,7 +134,7 @@ class Recipe:
             )
         if hub.hotkey is not None and hub.hub_format not in ("auto", "stock"):
             raise UserError(
-                "hotkey: StreetVision's clients load only stock models, but hub_format is {hub.hub_format}: set "
+                f"hotkey: StreetVision's clients load only stock models, but hub_format is {hub.hub_format}: set "
                 "--hub_format auto, or remove the hotkey with --hotkey null"
             )
         why = f"hub_format: {hub.hub_format}"

@@ -103,7 +103,7 @@ def test_a_pool_comes_once_for_pretraining_alone_and_nothing_else_reads_it(scene
     split.add_pool(pool)
     with pytest.raises(LeakageError, match="can be added once"):
         split.add_pool(pool)
-    with pytest.raises(LeakageError, match="the purpose is 'run'"):
+    with pytest.raises(LeakageError, match="the purpose of these splits is 'run'"):
         load_photos(str(scenes), group_column="group").add_pool(pool)
     for step in set(STEPS) - {"pretrain"}:
         with pytest.raises(LeakageError, match=f"step '{step}' asked for pool as unlabelled"):

@@ -40,7 +40,7 @@ def test_shares_lie_between_0_and_1(name, value):
 def test_early_exits_need_a_second_stage_and_a_part_of_risk_delta():
     check_exit(ExitOptions(), two_stages=False, risk="fpr", risk_delta=0.01)
     asked = ExitOptions(views_exit=["risk"])
-    with pytest.raises(UserError, match="add --views tiles, or leave it out with --views_exit null"):
+    with pytest.raises(UserError, match="add --views tiles, or remove the key with --views_exit null"):
         check_exit(asked, two_stages=False)
     check_exit(asked, two_stages=True, risk_delta=0.01)
     check_exit(asked, two_stages=True, risk="fpr", risk_delta=0.1)

@@ -216,7 +216,7 @@ def refused(message: str, *arguments: Any, **options: Any) -> None:
 def test_runs_that_are_not_whole_are_refused_in_a_line(s_run, make_run, tmp_path):
     out = tmp_path / "out"
     headless = copied(s_run, tmp_path / "headless", model_type="dinov3_vit")
-    refused("a backbone without a head", headless, "merged", out)
+    refused("not of a classifier of natix_hf", headless, "merged", out)
     twice = copied(s_run, tmp_path / "twice", id2label={"0": "Roadwork", "1": "Roadwork"})
     refused("two classes are called 'Roadwork'", twice, "merged", out)
     raw = copied(s_run, tmp_path / "raw")

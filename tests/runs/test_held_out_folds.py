@@ -42,7 +42,7 @@ def test_values_with_enough_photos_of_both_classes_are_folds_and_the_others_say_
     assert {value for value, fold in folds.items() if not fold.skipped} == {"Boston", "New York", "new/york"}
     assert folds["Boston"].labels == {"None": 20, "Roadwork": 20}
     assert folds["Austin"].skipped == "10 photos, fewer than 30"
-    assert folds["Reno"].skipped == "all 30 photos are of one class (Roadwork)"
+    assert folds["Reno"].skipped == "all 30 photos have the same class (Roadwork)"
     assert "without a value" in folds["unknown"].skipped
     assert len({fold.name.lower() for fold in folds.values()}) == len(folds)
     assert all("/" not in fold.name for fold in folds.values())
@@ -54,13 +54,13 @@ def test_a_value_that_holds_all_of_a_class_is_no_fold():
     folds = {fold.value: fold.skipped for fold in plan_folds(photos(city, labels), "city")}
     assert folds["A"] == "the other values have too few photos of None"
     assert folds["B"] is None
-    assert "one class" in folds["C"]
+    assert "the same class" in folds["C"]
 
 
 @pytest.mark.parametrize(
     ("rows", "column", "said"),
     [
-        (photos(CITIES), "town", "no column 'town'; there are id, group"),
+        (photos(CITIES), "town", "no column 'town'; the columns are id, group"),
         (photos(["Boston"] * 90), "city", "all photos have city = Boston: two or more values expected"),
         (photos(CITIES), "gps", "gps contains places"),
         (photos([f"c{i}" for i in range(90)]), "city", "90 values, over 50"),
@@ -76,7 +76,7 @@ def test_a_column_that_gives_no_folds_is_refused_in_one_line(rows, column, said)
 
 def test_photos_that_are_split_already_are_refused():
     given = Rows(DatasetDict({split: photos(CITIES).data for split in ("train", "val_select")}), [])
-    with pytest.raises(UserError, match="brings its four splits"):
+    with pytest.raises(UserError, match="already has its four splits"):
         plan_folds(given, "city")
 
 
@@ -123,7 +123,7 @@ def test_the_table_holds_every_fold_and_the_mean_over_them(tmp_path):
     assert "| mean of 2 | 90 |" in text
     assert "- Austin: no fold: 10 photos, fewer than 30" in text
     assert "failed: exit status 2" in text
-    assert "the figures of 2 other models" in text
+    assert "2 other models had been evaluated on these photos" in text
 
 
 def test_a_fold_that_was_tested_on_more_than_its_value_is_refused(tmp_path):
@@ -131,5 +131,5 @@ def test_a_fold_that_was_tested_on_more_than_its_value_is_refused(tmp_path):
     boston = next(fold for fold in plan_folds(rows, "city") if fold.value == "Boston")
     for more in ({"hold_out": {"city": ["New York"]}}, {"hold_out": {}, "test_alone": False}):
         fold_run(tmp_path / "Boston", rows, "Boston", 0.5, **more)
-        with pytest.raises(UserError, match="not those of city = Boston alone"):
+        with pytest.raises(UserError, match="its figures are not only of city = Boston"):
             folds_document(tmp_path, "city", [boston], {"Boston": Outcome("finished")})

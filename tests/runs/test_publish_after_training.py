@@ -104,7 +104,7 @@ def test_what_cannot_be_published_is_refused_when_the_recipe_is_read(recipe, wor
         (["--hub_model_id", "streets"], "owner/name, such as me/roadwork-dinov3"),
         (["--model_version", "1"], "X.Y.Z expected"),
         (["--hotkey", ALICE[:-1] + "Z"], "wrong checksum"),
-        (["--hotkey", ALICE, "--hub_format", "merged"], "only a stock model"),
+        (["--hotkey", ALICE, "--hub_format", "merged"], "only stock models"),
         (["--hotkey", ALICE, "--label_names", "no", "yes"], "reads the class 'Roadwork'"),
     ],
 )

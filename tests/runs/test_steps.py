@@ -453,7 +453,7 @@ def test_a_plan_of_other_decisions_begins_with_calibrate(run):
 
 def test_a_plan_of_another_recipe_names_the_nearest_version_and_what_differs(run):
     found = planned(run, learning_rate=0.2)
-    assert found.pop("split") == f"another version than {run.name}: learning_rate (0.2 here, 0.1 there)"
+    assert found.pop("split") == f"differs from version {run.name}: learning_rate (0.2 here, 0.1 there)"
     assert found == dict.fromkeys([step.name for step in MADE if step != SPLIT], "not done yet")
     assert planned(run, photos="others")["split"].endswith("the photos or the checkpoint changed")
 
@@ -462,7 +462,7 @@ def test_a_plan_where_nothing_was_made_says_so(run):
     first = Version(run.parent / "new", "1-2", RECIPE, "", "auto", ())
     assert [state.why for state in plan(first, wanted("train", RECIPE))] == ["first version", "not done yet"]
     first.run.mkdir(parents=True)
-    assert plan(first, wanted("split", RECIPE))[0].why == "begun and not ended"
+    assert plan(first, wanted("split", RECIPE))[0].why == "started and not finished"
 
 
 def test_a_plan_of_another_form_of_export_begins_with_it(run):
@@ -474,5 +474,5 @@ def test_a_plan_ends_with_the_step_that_is_named_and_times_only_where_profiles_a
     assert planned(run, until="show") == {}
     assert "time" not in [step.name for step in wanted("prove", RECIPE)]
     assert "time" in [step.name for step in wanted("prove", {"robustness": ["challenge@2025"]})]
-    with pytest.raises(UserError, match=r"--until all: one of split, train, .*, prove expected"):
+    with pytest.raises(UserError, match=r"--until all: expected one of split, train, .*, prove"):
         wanted("all", RECIPE)

@@ -168,7 +168,7 @@ def test_the_letterbox_has_the_sides_that_validators_compute():
 
 @pytest.mark.parametrize("size", [(3000, 10), (10, 3000), (225, 1)])
 def test_a_strip_that_rounds_to_no_pixels_is_never_sent(size):
-    message = rf"challenge@2026-04: a photo of {size[0]} x {size[1]} pixels would be shrunk to .*never sent"
+    message = rf"challenge@2026-04: a photo of {size[0]} x {size[1]} pixels would be shrunk to .*never send"
     for level in range(4):
         with pytest.raises(UserError, match=message):
             challenge_photo(flat(200, size=size), "challenge@2026-04", level=level)

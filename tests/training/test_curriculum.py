@@ -75,7 +75,7 @@ def test_judgement_is_that_of_scikit_learn_and_finds_the_mislabelled():
 def test_a_class_of_one_group_cannot_be_judged():
     features, labels, _ = rows(40)
     groups = ["only" if label else f"g{i}" for i, label in enumerate(labels)]
-    with pytest.raises(UserError, match=r"curriculum: class Roadwork stands in 1 group\(s\) of train"):
+    with pytest.raises(UserError, match=r"curriculum: class Roadwork is in 1 group\(s\) of train"):
         cross_fitted(features, labels, groups, NAMES)
 
 
@@ -112,7 +112,7 @@ def arguments(tmp_path, **settings):
         ({"curriculum_pacing": "log"}, "curriculum_pacing: log given, linear, root or step expected"),
         ({"curriculum_start": 0.0}, "curriculum_start: 0.0 given, a share above 0 and at most 1 expected"),
         ({"curriculum_end": 1.5}, "curriculum_end: 1.5 given, a share above 0 and at most 1 expected"),
-        ({"num_train_epochs": 1}, "photos enter from epoch to epoch: 1 given, more than one expected"),
+        ({"num_train_epochs": 1}, "photos are added from epoch to epoch: 1 given, more than one expected"),
         ({"curriculum_end": 0.8}, "the last of 3 epochs begins at 0.67 of the training"),
     ],
 )
@@ -188,7 +188,7 @@ def test_epochs_keep_their_length_and_classes_and_only_train_is_read(job, capsys
     assert steps == [(entry.step, entry.role) for entry in plain.splits.ledger]  # nothing is read beside
     train_run(trainer)
     said = capsys.readouterr().out
-    assert "curriculum: 40% of each class in the first epoch" in said
+    assert "curriculum: the first epoch uses 40% of each class" in said
     assert f"all {count} from epoch 3" in said
     picture = f"{trainer.args.output_dir}/figures/curriculum.png"
     assert Image.open(picture).size[0] > 1000

@@ -147,7 +147,7 @@ def test_a_sum_of_terms_is_read_with_its_weights():
         ("ce+nan*focal", "weight 'nan' of focal"),
         ("ce+0.5*ce", "ce is given twice"),
         ("supcon", "loss supcon: trains the features but not the head: add a term, such as ce+supcon"),
-        ("0.1*koleo+supcon", "add a term, as in ce+0.1*koleo+supcon"),
+        ("0.1*koleo+supcon", "add a term, such as ce+0.1*koleo+supcon"),
     ],
 )
 def test_a_sum_that_cannot_be_read_is_refused_in_one_line(loss, message):
@@ -164,8 +164,8 @@ def test_soft_labels_are_for_losses_that_can_take_them():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"loss": "ce+supcon", "mixup_alpha": 0.2}, "supcon takes one class per photo"),
-        ({"loss": "gatekeeper", "cutmix_alpha": 1.0}, "gatekeeper takes one class per photo"),
+        ({"loss": "ce+supcon", "mixup_alpha": 0.2}, "supcon needs one class per photo"),
+        ({"loss": "gatekeeper", "cutmix_alpha": 1.0}, "gatekeeper needs one class per photo"),
         ({"loss": "ce+supcon", "per_device_train_batch_size": 1}, "per_device_train_batch_size of at least 2"),
         ({"loss": "lcron", "per_device_train_batch_size": 1}, "per_device_train_batch_size of at least 2"),
         (
@@ -315,7 +315,9 @@ def test_a_batch_without_what_a_term_compares_is_told_once_and_counts_as_zero(ar
         assert torch.isfinite(torch.autograd.grad(value, logits)[0]).all()
     told = capsys.readouterr().out.splitlines()
     assert len(told) == 1
-    assert told[0].startswith("warning: loss ce+lcron: a batch of 2 photos has no photo of class Roadwork: lcron is 0")
+    assert told[0].startswith(
+        "warning: loss ce+lcron: a batch of 2 photos has no photo of class Roadwork, so lcron is 0"
+    )
     loss(ImageClassifierOutput(logits=logits), torch.tensor([1, 1]))
     assert capsys.readouterr().out == ""
 
@@ -372,9 +374,9 @@ def test_a_recipe_names_loss_and_weights(recipe):
     ("lines", "message"),
     [
         (["loss: focla"], "did you mean 'focal'?"),
-        (["loss: supcon"], "add a term, as in ce+supcon"),
+        (["loss: supcon"], "add a term, such as ce+supcon"),
         (["loss: ce+supcon", "method: probe"], "which method probe does not change"),
-        (["loss: ce+supcon", "mixup_alpha: 0.2"], "supcon takes one class per photo"),
+        (["loss: ce+supcon", "mixup_alpha: 0.2"], "supcon needs one class per photo"),
         (["class_weights: heavy"], "class_weights: heavy given"),
         (["class_weights: [1, 2]", "label_names: [a, b, c]"], "2 numbers given, 3 expected, one for each of a, b, c"),
     ],

@@ -173,7 +173,7 @@ def test_a_mixed_run_that_was_stopped_ends_like_the_whole_one(job, stop_at):
         ("mix_switch_prob: 1.5", "a number from 0 to 1 expected"),
         ("augment: challenge@2027", "challenge@2026-05"),
         ("resize: stretch", "squash"),
-        ("mixup_alpha: 0.2\nloss: asymmetric", "asymmetric takes one class per photo"),
+        ("mixup_alpha: 0.2\nloss: asymmetric", "asymmetric needs one class per photo"),
     ],
 )
 def test_a_recipe_that_asks_for_what_there_is_not_is_refused(tmp_path, lines, words):
@@ -189,8 +189,8 @@ def test_a_recipe_that_asks_for_what_there_is_not_is_refused(tmp_path, lines, wo
     ("method", "augment", "settings", "words"),
     [
         ("probe", "auto", {}, "augment: auto changes the photos, but method probe"),
-        ("probe", "none", {"mixup_alpha": 0.2}, "mixup_alpha: photos are mixed anew"),
-        ("probe", "basic", {"cutmix_alpha": 1.0}, "cutmix_alpha: photos are mixed anew"),
+        ("probe", "none", {"mixup_alpha": 0.2}, "mixup_alpha: every batch mixes photos differently"),
+        ("probe", "basic", {"cutmix_alpha": 1.0}, "cutmix_alpha: every batch mixes photos differently"),
         ("lora", "challenge@2025", {"decode_copy": True}, "decode_copy: augment challenge@2025 works on whole photos"),
         ("lora", "strong", {}, "augment: 'strong' is unknown"),
     ],

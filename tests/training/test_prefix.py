@@ -89,7 +89,7 @@ def test_bf16_halves_the_place_and_its_drift_is_told(job, capsys):
     assert two.source.prefix.precision == "bfloat16"
     assert two.source.prefix.gigabytes == pytest.approx(one.source.prefix.gigabytes / 2)
     said = capsys.readouterr().out
-    assert "2 fixed views a photo, bfloat16" in said
+    assert "2 fixed views per photo, bfloat16" in said
     assert "bf16 changes the features by" in said
     assert 0 < two.source.drift < 0.05
     exact, rounded = (t.train_dataset[1, 3]["prefix_states"] for t in (one, two))
@@ -113,7 +113,7 @@ def test_what_was_kept_and_its_drift_stand_in_the_record_and_on_the_card(job, tm
         "drift": rounded.source.drift,
     }
     assert (
-        f"moves features by {rounded.source.drift:.2%} of their spread"
+        f"changes features by {rounded.source.drift:.2%} of their spread"
         in (tmp_path / "rounded" / "README.md").read_text()
     )
 

@@ -77,7 +77,7 @@ def test_lbfgs_is_sklearns_logistic_regression_at_its_best_strength():
     [
         ("lora", {}, "probe_heads: grid given, but method is lora"),
         ("probe", {"loss": "focal"}, "loss: focal given, but probe_heads: grid trains with plain cross-entropy"),
-        ("probe", {"model_options": {"head": "mlp"}}, "grid trains linear heads, head is mlp"),
+        ("probe", {"model_options": {"head": "mlp"}}, "grid trains linear heads, but head is mlp"),
         ("probe", {"probe_layers": [99]}, "probe_layers: 99 given, the backbone has"),
         ("probe", {"probe_poolings": ["max"]}, "probe_poolings: max given"),
     ],

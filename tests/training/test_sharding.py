@@ -153,7 +153,7 @@ def test_a_probe_and_a_prefix_cache_are_refused(launched):
 def test_an_accelerator_that_shards_nothing_though_it_was_asked_to_is_noticed(job, launched):
     """accelerate makes DDP, or nothing at all, of FSDP on CPUs and in one process."""
     launched()
-    with pytest.raises(UserError, match="two or more processes with a GPU each, and here are 1 on cpu"):
+    with pytest.raises(UserError, match="two or more processes with a GPU each, but this run has 1 on cpu"):
         job("lora")
 
 
