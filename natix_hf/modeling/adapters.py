@@ -181,7 +181,7 @@ def save_adapter(peft_model: PeftModel, folder: str | Path) -> None:
     PiSSA and OLoRA train `W - s B0 A0 + s B A`. To load such an adapter, `W` must be decomposed again. Other machines
     round differently, and `transformers` and peft's fast loading skip this step: wrong logits without a warning. This
     function writes `W + s (B A - B0 A0)` instead, an ordinary adapter of twice the rank (like peft's conversion).
-    DoRAN is written as the equal DoRA adapter.
+    DoRAN is written as the equivalent DoRA adapter.
 
     Args:
         peft_model: from `add_lora`.

@@ -69,7 +69,7 @@ class ResidualMlp(nn.Module):
     """`x + MLP(x)` with one hidden layer. The last matrix starts at zero, so the module starts as the identity.
 
     Houlsby et al. (2019) initialise adapters inside a network in this way. Its use as a head on features is our own
-    design; there is no reference implementation.
+    reading of a residual adapter, without a reference implementation.
     """
 
     def __init__(self, size: int, hidden_size: int):
@@ -317,7 +317,7 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
         return features if self.config.views is None else features.unflatten(0, (-1, pixel_values.shape[1]))
 
     def _in_two_stages(self, pixel_values: Tensor, **kwargs: Any) -> NatixDinov3Output:
-        """The answers that all views would give, with tiles computed only for photos that do not leave early."""
+        """The answers of `self.head` on all views, with tiles computed only for photos that do not leave early."""
 
         def features(views: Tensor) -> Tensor:
             return self._by_photo(self._pool(self._run_backbone(self._each_view(views), None, **kwargs)), views)

@@ -51,7 +51,7 @@ def register_with_transformers() -> None:
 class _AfterAutoModels(importlib.abc.MetaPathFinder):
     """Import hook that registers after the trigger and the module that imported it have been executed.
 
-    The other finders do the finding.
+    It leaves the search for modules to the other finders.
     """
 
     def __init__(self) -> None:
