@@ -68,13 +68,13 @@ def choose_attention(
     Raises:
         UserError: an implementation was requested by name and does not run on this machine.
     """
-    place = {"training": training, "bf16": bf16, "device": device}
+    conditions = {"training": training, "bf16": bf16, "device": device}
     if asked != AUTO:
-        check_attention(asked, backbone, trust_remote_code=trust_remote_code, **place)
+        check_attention(asked, backbone, trust_remote_code=trust_remote_code, **conditions)
         return Attention(asked)
     if not (bf16 and _made_for_fa3(device)):
         return Attention(SDPA)
-    if fault := _fault(SDPA_FA3, backbone, **place):
+    if fault := _fault(SDPA_FA3, backbone, **conditions):
         return Attention(SDPA, f"attention: sdpa, since FlashAttention 3 is installed and does not run: {fault}")
     return Attention(SDPA_FA3)
 
@@ -106,8 +106,8 @@ def check_attention(
     if device is None:
         device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
     device = torch.device(device)
-    place = {"training": training, "bf16": bf16, "device": device, "trust_remote_code": trust_remote_code}
-    if fault := _fault(attn_implementation, backbone, **place):
+    conditions = {"training": training, "bf16": bf16, "device": device, "trust_remote_code": trust_remote_code}
+    if fault := _fault(attn_implementation, backbone, **conditions):
         raise UserError(
             f"attn_implementation {attn_implementation!r} doesn't work on this machine ({device.type}"
             f"{', bf16' if bf16 else ''}): {fault}; sdpa works everywhere (--attn_implementation auto takes the best "

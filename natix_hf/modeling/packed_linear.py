@@ -67,8 +67,8 @@ def packing() -> Packing:
     except (AttributeError, RuntimeError, NotImplementedError):
         return Packing(False, f"torch {torch.__version__} has no packed products for this processor")
     gain = own_time / packed_time
-    told = f"a packed product is {gain:.2f} times as quick here as torch's own"
-    return Packing(True, told) if gain > WORTH else Packing(False, f"{told}, and {WORTH} is expected")
+    measured = f"a packed product is {gain:.2f} times as quick here as torch's own"
+    return Packing(True, measured) if gain > WORTH else Packing(False, f"{measured}, and {WORTH} is expected")
 
 
 def worth_packing() -> bool:
