@@ -43,7 +43,7 @@ def view_seed(seed: int, epoch: int, row_id: str) -> int:
 
 
 def check_augment(augment: str, challenge_levels: Sequence[float] | None = None) -> None:
-    """Raise `UserError` if the augmentation is unknown, or if levels are given and it has none."""
+    """Raise `UserError` if the augmentation is unknown, or if it has no levels and some were specified."""
     if augment not in AUGMENTATIONS:
         raise UserError(f"augment: {augment!r} is unknown; choose one of {', '.join(AUGMENTATIONS)}")
     if challenge_levels is not None:
@@ -146,7 +146,7 @@ def training_view(
         epoch: epoch number; each epoch has different views.
         row_id: the row's `id`.
         challenge_levels: probabilities of the levels of a `challenge@...`; by default all are equally likely.
-        tiles: indices of the tiles to return beside the whole photo; by default all.
+        tiles: indices of the tiles to return after the whole photo; by default all.
 
     Returns:
         uint8 tensor `(3, H, W)`, with tiles `(views, 3, H, W)`. The photo is augmented before it is cut into tiles.

@@ -32,7 +32,7 @@ def asked_views(name: str, rule: DecisionRule | None, tta: Sequence[str] | None)
         tta: names from `view_options.TEST_VIEWS`, or None if the user gave no `--tta`.
 
     Returns:
-        The views beside the photo itself, and one line if the calibration was not fitted with these views, else None.
+        The views besides the photo itself, and one line if the calibration was not fitted with these views, else None.
 
     Raises:
         UserError: the calibration was fitted with views and the user gave no `--tta`.

@@ -188,7 +188,7 @@ def predict_photos(
                     logits, stages = staged_logits_of(model, *pixels)
                     served, stages = logits.astype(np.float64), stages.tolist()
                 else:
-                    served = np.mean([run(one).astype(np.float64) for one in pixels], axis=0)
+                    served = np.mean([run(view).astype(np.float64) for view in pixels], axis=0)
                     stages = [None] * len(served)
                 probabilities = softmax(served - shift)
                 columns = batch.indices, served, probabilities, batch.client, stages
@@ -211,12 +211,12 @@ def left_early_line(model: Any, written: Written) -> str:
 
 
 def missing_line(output: Path, labels: Sequence[str]) -> str | None:
-    """How to read a CSV if pandas reads a class name as a missing value; None if no class is affected."""
-    odd = [label for label in labels if label in MISSING]
-    if output.suffix != ".csv" or not odd:
+    """A note on how to read a CSV if pandas takes a class name for a missing value; None if no class is affected."""
+    misread = [label for label in labels if label in MISSING]
+    if output.suffix != ".csv" or not misread:
         return None
     return (
-        f"note: pandas reads the class {odd[0]} as a missing value, quoted or not: "
+        f"note: pandas reads the class {misread[0]} as a missing value, quoted or not: "
         f"pandas.read_csv('{output.name}', keep_default_na=False) keeps it; a .jsonl has no such problem"
     )
 
@@ -243,7 +243,7 @@ def write_rows(
     """
     rule = rule or {}
     banded, noted = rule.get("abstain_band") is not None, any(rule.get("threshold_bias", ()))
-    extra = [name for name, there in (("answer", banded), ("note", noted), ("stage", staged)) if there]
+    extra = [name for name, needed in (("answer", banded), ("note", noted), ("stage", staged)) if needed]
     written = Written()
     with replacing(output) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         table = csv.writer(file) if output.suffix == ".csv" else None

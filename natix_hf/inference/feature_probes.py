@@ -65,8 +65,8 @@ def few_labels(labels: np.ndarray, groups: np.ndarray, share: float, seed: int) 
     rank[order] = np.arange(len(names))
     by_draw = np.argsort(rank[number], kind="stable")
     ends = np.flatnonzero(np.diff(rank[number][by_draw], append=-1))  # the last row of each group
-    seen = [len(np.unique(labels[by_draw[: end + 1]])) for end in ends[: 1 + int(np.searchsorted(ends, 3 * wanted))]]
-    for end, there in zip(ends, seen):
-        if end + 1 >= wanted and there == classes:
+    counts = [len(np.unique(labels[by_draw[: end + 1]])) for end in ends[: 1 + int(np.searchsorted(ends, 3 * wanted))]]
+    for end, class_count in zip(ends, counts):
+        if end + 1 >= wanted and class_count == classes:
             return np.sort(by_draw[: end + 1])
     return None

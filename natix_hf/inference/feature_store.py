@@ -118,7 +118,7 @@ class FeatureStore:
         try:
             with replacing(path.with_suffix(".npy")) as temporary:
                 np.save(temporary, values)
-            # The names come last: a shard without names does not exist.
+            # The names are written last: a shard without its names is ignored.
             with replacing(path.with_suffix(".json")) as temporary:
                 temporary.write_text(json.dumps(document), encoding="utf-8")
         except OSError as error:
@@ -194,7 +194,7 @@ class FeatureStore:
                     taken -= other.gigabytes
 
     def _others(self) -> Iterator[_Other]:
-        """What this run does not read: whole folders, and single shards of folders that it reads from."""
+        """Files that this run does not read: whole folders, and single shards of folders that it reads from."""
         read = {listing.parent for listing in self.ours} | {self.folder}
         for folder in filter(Path.is_dir, self.root.iterdir()):
             if folder not in read:

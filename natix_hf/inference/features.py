@@ -258,13 +258,13 @@ def kept_records(
     fingerprints: list[str] = rows["fingerprint"][:]
     # The random draws of a view depend on the row id.
     names = fingerprints if view is None else [f"{f}-{i}" for f, i in zip(fingerprints, rows["id"][:])]
-    found = store.find(set(names))
+    records = store.find(set(names))
     missing: list[int] = []
-    if len(found) < len(set(names)):
+    if len(records) < len(set(names)):
         with store.writing():
-            found |= store.find(set(names) - found.keys())  # another run may have computed them meanwhile
+            records |= store.find(set(names) - records.keys())  # another run may have computed them meanwhile
             first_of = {name: i for i, name in reversed(list(enumerate(names)))}
-            missing = sorted(i for name, i in first_of.items() if name not in found)
+            missing = sorted(i for name, i in first_of.items() if name not in records)
             store.make_room(len(missing))
             if missing:
                 part = rows.select(missing)
@@ -272,13 +272,13 @@ def kept_records(
                 loader = DataLoader(
                     photos, batch_size=batch_size, num_workers=num_workers, worker_init_fn=worker_threads
                 )
-                told = what if view is None else f"{what}, view {view.number + 1}"
+                description = what if view is None else f"{what}, view {view.number + 1}"
                 batches, counted = passes.over(loader), passes.counting(compute)
-                _keep(model, batches, counted, [names[i] for i in missing], store, shard_rows, told)
-            found |= store.find(set(names) - found.keys())
+                _keep(model, batches, counted, [names[i] for i in missing], store, shard_rows, description)
+            records |= store.find(set(names) - records.keys())
     passes.asked(store.key, set(names), [names[i] for i in missing])
     store.touch()
-    return [found[name] for name in names]
+    return [records[name] for name in names]
 
 
 @torch.inference_mode()

@@ -57,7 +57,7 @@ def _degrees(parts: Sequence[float]) -> float:
 
 
 def time_of(exif: Image.Exif) -> str | None:
-    """When the photo was taken, as `YYYY-MM-DDThh:mm:ss` with the time zone if the camera wrote one; or None."""
+    """Capture time as `YYYY-MM-DDThh:mm:ss`, with the time zone if the camera wrote one; None if unknown."""
     tags = readable_tags(exif, CAMERA)
     try:
         taken = datetime.strptime(str(tags.get(TAKEN, "")).strip("\0 ")[:19], "%Y:%m:%d %H:%M:%S")
@@ -92,10 +92,10 @@ def write_geojson(
             place, taken = (place_of(exif), time_of(exif)) if exif is not None else (None, None)
             written.count(prediction)
             if prediction.probabilities is None:
-                answered = {"error": prediction.reason}
+                outcome = {"error": prediction.reason}
             else:
                 values = [round(float(p), 6) for p in prediction.probabilities]
-                answered = {
+                outcome = {
                     "answer": "abstain" if prediction.asks else labels[prediction.decision],
                     "label": labels[prediction.decision],
                     "positive": labels[positive],
@@ -103,7 +103,7 @@ def write_geojson(
                     "probabilities": dict(zip(labels, values, strict=True)),
                     **({} if prediction.stage is None else {"stage": prediction.stage}),
                 }
-            properties = {"file": prediction.name, "time": taken, "model": model, **answered}
+            properties = {"file": prediction.name, "time": taken, "model": model, **outcome}
             geometry = None if place is None else {"type": "Point", "coordinates": list(place)}
             feature = {"type": "Feature", "geometry": geometry, "properties": properties}
             file.write((",\n" if number else "\n") + json.dumps(feature, ensure_ascii=False))

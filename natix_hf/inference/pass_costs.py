@@ -67,13 +67,13 @@ class Passes:
 
         def counted(pixels: torch.Tensor) -> np.ndarray:
             if self.flop_per_photo is not None:
-                found = compute(pixels)
+                values = compute(pixels)
             else:
                 with operations() as counter:
-                    found = compute(pixels)
+                    values = compute(pixels)
                 self.flop_per_photo = counter.get_total_flops() // len(pixels)
             self.flop += self.flop_per_photo * len(pixels)
-            return found
+            return values
 
         return counted
 

@@ -25,7 +25,8 @@ def read_probabilities(path: str | Path, labels: Sequence[str]) -> tuple[np.ndar
         `(n, classes)` float64, and the number of unreadable photos.
 
     Raises:
-        UserError: the table does not exist, has other classes, or a row without probabilities; names the line.
+        UserError: the table does not exist, has other classes, or has a row without valid probabilities (the message
+            gives the line).
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -50,10 +51,10 @@ def read_probabilities(path: str | Path, labels: Sequence[str]) -> tuple[np.ndar
 def _csv(file: Any, path: Path, labels: Sequence[str]) -> Iterator[tuple[int, list[Any] | None]]:
     table = csv.DictReader(file)
     columns = [f"p_{label}" for label in labels]
-    there = [name for name in table.fieldnames or [] if name.startswith("p_")]
-    if sorted(there) != sorted(columns):
+    names = [name for name in table.fieldnames or [] if name.startswith("p_")]
+    if sorted(names) != sorted(columns):
         raise UserError(
-            f"{path}: column {', '.join(there[:5]) or 'of probabilities missing'}, {', '.join(columns[:5])} expected: "
+            f"{path}: column {', '.join(names[:5]) or 'of probabilities missing'}, {', '.join(columns[:5])} expected: "
             "give the table that natix_hf.predict wrote with this model"
         )
     for row in table:
@@ -65,15 +66,15 @@ def _jsonl(file: Any, path: Path, labels: Sequence[str]) -> Iterator[tuple[int, 
         try:
             row = json.loads(text)
             failed = "error" in row
-            held = {} if failed else row["probabilities"]
-            names = sorted(held)
+            values = {} if failed else row["probabilities"]
+            names = sorted(values)
         except (ValueError, TypeError, KeyError):
             raise UserError(f"{path}: line {line} is no row that natix_hf.predict wrote") from None
         if not failed and names != sorted(labels):
             raise UserError(
                 f"{path}: line {line} is about the classes {', '.join(names[:5])}, expected {', '.join(labels[:5])}"
             )
-        yield line, None if failed else [held[label] for label in labels]
+        yield line, None if failed else [values[label] for label in labels]
 
 
 def _checked(values: list[Any], path: Path, line: int) -> list[float]:

@@ -9,7 +9,7 @@ from argparse import ArgumentTypeError
 
 from natix_hf.errors import CommandParser
 
-# Views beside the photo itself.
+# Views besides the photo itself.
 TEST_VIEWS = {"flip": "its mirror image", "scales": "3/4 and 5/4 of the size"}
 
 

@@ -1,8 +1,8 @@
-"""A published adapter, its own config.json beside it, onto the base that it names: raw DINOv3, or a base of our class.
+"""Loads an exported adapter, which has a config.json of its own, onto its base: raw DINOv3 or a model of our class.
 
-This file travels with the weights (Hub, `trust_remote_code`), so it imports torch, transformers and its siblings only;
-peft is asked for when there is an adapter to load. The adapter is folded into the weights, as a run does before it
-saves, so that the logits are those of the run. It knows nothing of training.
+This file is saved with the weights (for `trust_remote_code` on the Hub), so it imports only torch, transformers and
+the files saved beside it; peft is imported when an adapter is loaded. The adapter is merged into the weights, as a run
+does before saving, so the logits are those of the run.
 """
 
 import hashlib
@@ -21,10 +21,12 @@ from .configuration_natix_dinov3 import NatixDinov3Config
 
 
 def fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
-    """The blake2b-128 of names, shapes and float32 values, as 32 hexadecimal digits; how they are stored is no matter.
+    """The blake2b-128 of names, shapes and float32 values, as 32 hexadecimal digits.
+
+    Dtype, device and memory layout of the tensors do not matter.
 
     Args:
-        weights: a state dict. `mask_token` is left out, since only masked pre-training uses it.
+        weights: a state dict. `mask_token` is ignored, because only masked pre-training uses it.
     """
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(weights):
@@ -36,25 +38,25 @@ def fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
 
 
 def adapter_fingerprint(weights: Mapping[str, torch.Tensor]) -> str | None:
-    """The blake2b-128 of the values of an adapter's matrices, whatever they are called; None where there are none.
+    """The blake2b-128 of an adapter's LoRA matrices, independent of their names; None if there are none.
 
     Args:
-        weights: a state dict, with the names of a file or of a model; what lies beside the matrices is left out.
+        weights: a state dict with the names of a file or of a model; other tensors are ignored.
     """
     matrices = [{"": tensor} for name, tensor in weights.items() if ".lora_" in name]
-    whole = "".join(sorted(fingerprint(matrix) for matrix in matrices))
-    return hashlib.blake2b(whole.encode(), digest_size=16).hexdigest() if matrices else None
+    fingerprints = "".join(sorted(fingerprint(matrix) for matrix in matrices))
+    return hashlib.blake2b(fingerprints.encode(), digest_size=16).hexdigest() if matrices else None
 
 
 def refuse_merged(merged: str | None, weights: Mapping[str, torch.Tensor]) -> None:
-    """Keep an adapter from being added to weights that it is in already.
+    """Refuse an adapter that is already merged into the weights of the model.
 
     Args:
         merged: `merged_adapter` of the model's config.
-        weights: what is about to be loaded.
+        weights: the state dict about to be loaded.
 
     Raises:
-        ValueError: it is that adapter.
+        ValueError: the state dict holds the merged adapter.
     """
     if merged is not None and adapter_fingerprint(weights) == merged:
         raise ValueError(
@@ -64,15 +66,15 @@ def refuse_merged(merged: str | None, weights: Mapping[str, torch.Tensor]) -> No
 
 
 def exported_adapter(name_or_path: Any, adapter_kwargs: Mapping[str, Any] | None) -> str | None:
-    """The folder or Hub id of an adapter that was exported with a configuration of its own, else None.
+    """The folder or Hub id of an adapter that was exported with its own config.json, else None.
 
     Args:
-        name_or_path: what `from_pretrained` was asked for: the adapter, or its base where `AutoModel` has looked.
-        adapter_kwargs: what `AutoModel` hands over when it has found an adapter.
+        name_or_path: the argument of `from_pretrained`: the adapter, or its base if `AutoModel` resolved the adapter.
+        adapter_kwargs: the keyword arguments that `AutoModel` passes when it has found an adapter.
     """
     adapter = (adapter_kwargs or {}).get("_adapter_model_path")
     if adapter is None and name_or_path is not None and Path(name_or_path).is_dir():
-        adapter = name_or_path  # asked for without AutoModel, which looks on the Hub too
+        adapter = name_or_path  # loaded without AutoModel, which also looks on the Hub
     if adapter is None:
         return None
     adapter = str(adapter)
@@ -83,7 +85,7 @@ def exported_adapter(name_or_path: Any, adapter_kwargs: Mapping[str, Any] | None
 
 
 def _find(name_or_path: str, file: str, adapter_kwargs: Mapping[str, Any] | None) -> str | None:
-    """The path of a file of a folder or of a repository; None where it isn't there."""
+    """The path of a file in a folder or a Hub repository; None if it does not exist."""
     options = {name: value for name, value in (adapter_kwargs or {}).items() if name in ("revision", "token")}
     try:
         return cached_file(name_or_path, file, _raise_exceptions_for_missing_entries=False, **options)
@@ -92,7 +94,7 @@ def _find(name_or_path: str, file: str, adapter_kwargs: Mapping[str, Any] | None
 
 
 def _read(name_or_path: str, file: str, adapter_kwargs: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """A JSON file of a folder or of a repository; None where it isn't there."""
+    """The content of a JSON file in a folder or a Hub repository; None if it does not exist."""
     path = _find(name_or_path, file, adapter_kwargs)
     if path is None:
         return None
@@ -105,17 +107,17 @@ def _read_weights(path: str) -> dict[str, torch.Tensor]:
 
 
 def refuse_merged_file(merged: str | None, adapter: str, adapter_kwargs: Mapping[str, Any] | None = None) -> None:
-    """As `refuse_merged`, for an adapter in a folder or a repository."""
+    """As `refuse_merged`, for an adapter in a folder or a Hub repository."""
     path = _find(adapter, "adapter_model.safetensors", adapter_kwargs) if merged is not None else None
     if path is not None:
         refuse_merged(merged, _read_weights(path))
 
 
 def refuse_dora_file(adapter: str, adapter_kwargs: Mapping[str, Any] | None = None) -> None:
-    """Keep transformers from loading a DoRA adapter: it leaves the magnitudes out, and wrong logits come of it.
+    """Refuse a DoRA adapter: transformers does not load the magnitudes, so the logits would be wrong.
 
     Raises:
-        ValueError: the adapter in this folder or repository is one.
+        ValueError: the folder or Hub repository holds a DoRA adapter.
     """
     if (_read(adapter, "adapter_config.json", adapter_kwargs) or {}).get("use_dora"):
         raise ValueError(
@@ -128,16 +130,16 @@ def refuse_dora_file(adapter: str, adapter_kwargs: Mapping[str, Any] | None = No
 def load_exported_adapter(
     model_class: type[PreTrainedModel], adapter: str, adapter_kwargs: Mapping[str, Any] | None = None, **kwargs: Any
 ) -> PreTrainedModel:
-    """Base, adapter and head as one model, folded, in eval mode.
+    """Base, adapter and head as one merged model in eval mode.
 
     Args:
         model_class: `NatixDinov3ForImageClassification`.
-        adapter: from `exported_adapter`.
-        adapter_kwargs: as there.
-        kwargs: of `from_pretrained`, for the base.
+        adapter: folder or Hub id, from `exported_adapter`.
+        adapter_kwargs: as in `exported_adapter`.
+        kwargs: arguments of `from_pretrained` for the base.
 
     Raises:
-        ValueError: the adapter's weights are pickled, or the base's are not those that it was trained on.
+        ValueError: the adapter's weights are pickled, or the base has other weights than the adapter was trained on.
     """
     weights = _find(adapter, "adapter_model.safetensors", adapter_kwargs)
     if weights is None:
@@ -145,22 +147,22 @@ def load_exported_adapter(
     options = {name: value for name, value in (adapter_kwargs or {}).items() if name in ("revision", "token")}
     config = NatixDinov3Config.from_pretrained(adapter, **options)
     base = _read(adapter, "adapter_config.json", adapter_kwargs)["base_model_name_or_path"]
-    # What belongs to the adapter's repository or was read from the base does not describe how to load the base.
+    # These arguments refer to the adapter's repository or to a config that was already read, not to loading the base.
     for name in ("config", "revision", "adapter_kwargs", "output_loading_info"):
         kwargs.pop(name, None)
     dtype = kwargs.pop("dtype", None) or kwargs.pop("torch_dtype")
     if (_read(base, "config.json", kwargs) or {}).get("model_type") == DINOv3ViTConfig.model_type:
         model = _on_raw_backbone(model_class, config, base, **kwargs)
-    else:  # our class's own way would compare the base's calibration with the adapter's
+    else:  # our class's from_pretrained would compare the base's calibration with the adapter's config
         load = PreTrainedModel.from_pretrained.__func__
         model = load(model_class, base, config=config, dtype=torch.float32, **kwargs)
-    expected, found = config.adapter_base, fingerprint(model.backbone.state_dict())
-    if found != expected:
+    expected, base_fingerprint = config.adapter_base, fingerprint(model.backbone.state_dict())
+    if base_fingerprint != expected:
         raise ValueError(
             f"the adapter {adapter} was trained on other weights than {base} holds now (fingerprint {expected}, found "
-            f"{found}): take the base as it was, or export the run again"
+            f"{base_fingerprint}): take the base as it was, or export the run again"
         )
-    # From the folder where both of its files are by now: on the Hub peft would look for pickled weights as well.
+    # Both files are in this local folder now. For a Hub id peft would also look for pickled weights.
     folder = str(Path(weights).parent)
     model = importlib.import_module("peft").PeftModel.from_pretrained(model, folder).merge_and_unload()
     model.requires_grad_(True)
@@ -173,7 +175,7 @@ def load_exported_adapter(
 def _on_raw_backbone(
     model_class: type[PreTrainedModel], config: NatixDinov3Config, base: str, **kwargs: Any
 ) -> PreTrainedModel:
-    """A classifier on a DINOv3 as Meta publishes it; its head waits for the adapter's."""
+    """A classifier on a DINOv3 backbone as published by Meta; the adapter provides the weights of the head."""
     kwargs = {name: value for name, value in kwargs.items() if name in ("attn_implementation", "token", "cache_dir")}
     backbone = DINOv3ViTModel.from_pretrained(base, config=config.backbone_config, dtype=torch.float32, **kwargs)
     with torch.device("meta"):
@@ -185,14 +187,14 @@ def _on_raw_backbone(
 
 
 class AdapterOnDinov3(nn.Module):
-    """What `AutoModelForImageClassification` calls for a raw DINOv3: it has no classes, but an adapter of ours may."""
+    """The class that `AutoModelForImageClassification` calls for a raw DINOv3 backbone, the base of an adapter."""
 
     config_class = DINOv3ViTConfig
-    model_class: Any = None  # NatixDinov3ForImageClassification, set where the two are registered
+    model_class: Any = None  # NatixDinov3ForImageClassification, set by `registration.register`
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
-        """The adapter's model; raises `ValueError` where no adapter of ours was asked for."""
+        """The model of an exported adapter; raises `ValueError` without one, because the backbone has no classes."""
         if exported_adapter(pretrained_model_name_or_path, kwargs.get("adapter_kwargs")) is None:
             raise ValueError(
                 f"{pretrained_model_name_or_path} is a DINOv3 backbone without classes: train a head on it first "

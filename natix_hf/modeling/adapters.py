@@ -1,6 +1,6 @@
-"""What of a model is trained: LoRA on the backbone with the whole head beside it, or the head alone.
+"""Selects the trained parts of a classifier: LoRA adapters on the backbone and the head, or only the head.
 
-Calls peft; knows `NatixDinov3ForImageClassification` and nothing of data, optimizers or the place a run is written to.
+Adds, saves, loads and merges the adapters with peft. The caller trains them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from natix_hf.modeling.modeling_natix_dinov3 import NatixDinov3ForImageClassific
 
 BLOCKS = "backbone.model.layer"
 
-# How adapters may start. pissa and olora take a part of the frozen weights into the adapter; see `save_adapter`.
+# Initial weights of adapters. pissa and olora move a part of the frozen weights into the adapter; see `save_adapter`.
 INITS = ("default", "gaussian", "orthogonal", "olora", "pissa")
 NOT_INITS = {
     "pissa_niter": "it draws random numbers, so that the frozen weights could not be found again: use pissa",
@@ -34,7 +34,7 @@ NOT_INITS = {
 
 
 def plain_model(model: nn.Module) -> nn.Module:
-    """The classifier itself, where adapters are wrapped around it."""
+    """The classifier without the peft wrapper; a model without adapters is returned unchanged."""
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
@@ -60,25 +60,24 @@ def add_lora(
     lora_train_norms: bool = False,
     unfreeze_last_blocks: int = 0,
 ) -> PeftModel:
-    """LoRA (Hu et al., 2021) on linear layers of the backbone; the head is trained and saved whole.
+    """LoRA (Hu et al., 2021) on linear layers of the backbone; the head is trained and saved in full.
 
     Args:
         model: is changed in place.
-        lora_r, lora_alpha, lora_dropout: rank, scale (alpha / r), dropout on what the adapters read.
-        lora_target_modules: `all-linear` (every linear of the blocks, never the head), names such as `q_proj`, or a
-            regular expression on whole module names below `backbone.model.layer.N.`.
-        lora_modules_to_save: more modules to train and save whole, beside the head.
-        lora_last_blocks: only the last so many blocks; None for all.
+        lora_r, lora_alpha, lora_dropout: rank, scale (alpha / r), dropout on the input of the adapters.
+        lora_target_modules: `all-linear` (every linear layer of the blocks, never the head), names such as `q_proj`,
+            or a regular expression that matches the whole module name after `backbone.model.layer.N.`.
+        lora_modules_to_save: more modules to train and save in full, besides the head.
+        lora_last_blocks: adapt only this many last blocks; None for all.
         use_rslora, use_dora: rank-stabilised scale (Kalajdzievski, 2023), weight decomposition (Liu et al., 2024).
-        use_doran, doran_share: see `modeling.doran`; `block` lets q_proj and v_proj of a block share first matrices.
+        use_doran, doran_share: see `modeling.doran`; with `block`, q_proj and v_proj of a block share first matrices.
         lora_init: `default` (Hu et al.), `gaussian`, `orthogonal`, `olora` (Büyükakyüz, 2024), `pissa` (Meng et al.,
-            2024). All start as the model without adapters.
-        lora_train_norms: train the norms of the adapted blocks and the backbone's last norm too.
-        unfreeze_last_blocks: so many last blocks are trained whole and bear no adapters; `lora_last_blocks` counts
-            them along.
+            2024). With each of them training starts from the outputs of the model without adapters.
+        lora_train_norms: also train the norms of the adapted blocks and the backbone's last norm.
+        unfreeze_last_blocks: train this many last blocks in full, without adapters; `lora_last_blocks` includes them.
 
     Raises:
-        UserError: no linear layer bears these names, there are fewer blocks than asked for, or peft refuses a value.
+        UserError: no linear layer has these names, the model has fewer blocks than requested, or peft refuses a value.
     """
     layers = model.config.backbone_config.num_hidden_layers
     last_blocks = layers if lora_last_blocks is None else lora_last_blocks
@@ -100,7 +99,7 @@ def add_lora(
     whole += [f"{BLOCKS}.{number}" for number in range(layers - unfreeze_last_blocks, layers)]
     if lora_train_norms:
         whole += [f"{BLOCKS}.{number}.{norm}" for number in adapted for norm in ("norm1", "norm2")] + ["backbone.norm"]
-    # peft cannot wrap a module within one that it has wrapped.
+    # peft cannot wrap a module inside one that it has wrapped.
     whole = [name for name in dict.fromkeys(whole) if not any(name.startswith(f"{other}.") for other in whole)]
     try:
         config = LoraConfig(
@@ -111,7 +110,7 @@ def add_lora(
             target_modules=targets,
             modules_to_save=whole,
             use_rslora=use_rslora,
-            use_dora=use_dora or use_doran,  # as which DoRAN is saved
+            use_dora=use_dora or use_doran,  # DoRAN is saved as DoRA
             init_lora_weights=True if lora_init == "default" else lora_init,
         )
         if use_doran:
@@ -123,7 +122,7 @@ def add_lora(
         share_first_matrices(peft_model)
     _freeze_mask_token(peft_model)
     peft_model.base_fingerprint = base
-    # What pissa and olora took out of the frozen weights; `save_adapter` puts it back.
+    # The part that pissa and olora subtracted from the frozen weights; `save_adapter` accounts for it.
     peft_model.taken = {}
     if lora_init in ("pissa", "olora"):
         state = get_peft_model_state_dict(peft_model)
@@ -132,23 +131,26 @@ def add_lora(
 
 
 def _freeze_mask_token(model: nn.Module) -> None:
-    """It gets no gradient here, and DDP waits for every gradient; peft's copy of the embeddings would train it."""
+    """Freeze the mask token: it gets no gradient here, and DDP waits for every gradient.
+
+    If peft copies the embeddings to train them, the copy's mask token is trainable again.
+    """
     for name, parameter in model.named_parameters():
         if name.endswith("mask_token"):
             parameter.requires_grad_(False)
 
 
 def _whole_modules(model: nn.Module, names: Sequence[str]) -> list[str]:
-    """Full names of the modules that are called so; peft would take `patch_embeddings` for `embeddings` too."""
-    there = [name for name, _ in model.named_modules()]
-    found = {name: [full for full in there if full == name or full.endswith(f".{name}")] for name in names}
-    if unknown := [name for name in names if not found[name]]:
+    """Full names of the modules with these names; peft would also match `patch_embeddings` for `embeddings`."""
+    module_names = [name for name, _ in model.named_modules()]
+    full_names = {name: [full for full in module_names if full == name or full.endswith(f".{name}")] for name in names}
+    if unknown := [name for name in names if not full_names[name]]:
         raise UserError(f"lora_modules_to_save: the model has no module {unknown[0]!r}; try head, norm or embeddings")
-    return [full for name in names for full in found[name]]
+    return [full for name in names for full in full_names[name]]
 
 
 def _targets(model: nn.Module, wanted: str | Sequence[str], numbers: Sequence[int]) -> str:
-    """A regular expression for the linears to adapt: a bare "all-linear" would have peft wrap the head too."""
+    """A regular expression for the linear layers to adapt; with "all-linear" peft would also wrap the head."""
     targets = rf"{re.escape(BLOCKS)}\.(?:{'|'.join(map(str, numbers))})\.{_inside_block(wanted)}"
     try:
         re.compile(targets)
@@ -156,34 +158,34 @@ def _targets(model: nn.Module, wanted: str | Sequence[str], numbers: Sequence[in
         raise UserError(f"lora_target_modules {wanted!r} is no regular expression: {error}") from None
     linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not any(re.fullmatch(targets, name) for name in linears):
-        there = sorted({name.split(".")[-1] for name in linears if name.startswith(BLOCKS)})
+        block_linears = sorted({name.split(".")[-1] for name in linears if name.startswith(BLOCKS)})
         raise UserError(
             f"lora_target_modules {wanted!r} matches no linear layer of the blocks: "
-            f"use all-linear or some of {', '.join(there)}"
+            f"use all-linear or some of {', '.join(block_linears)}"
         )
     return targets
 
 
 def _inside_block(targets: str | Sequence[str]) -> str:
-    """A regular expression for the names of linears within a block."""
+    """A regular expression for the names of linear layers inside a block."""
     if targets == "all-linear" or list(targets) == ["all-linear"]:
         return r"(?:attention|mlp)\.\w+_proj"
     if isinstance(targets, str):
-        return f"(?:{targets})(?<=_proj)"  # all linears of a block are called so, and nothing else is
+        return f"(?:{targets})(?<=_proj)"  # the suffix of all linear layers of a block, and of nothing else
     return rf"(?:\w+\.)*(?:{'|'.join(re.escape(name) for name in targets)})"
 
 
 def save_adapter(peft_model: PeftModel, folder: str | Path) -> None:
-    """Write an adapter that loads onto the checkpoint as it is published, whatever the adapter started from.
+    """Write an adapter that loads onto the published checkpoint, for every `lora_init`.
 
-    PiSSA and OLoRA train `W - s B0 A0 + s B A`. Loading such an adapter means to decompose `W` once more, which other
-    machines do with other rounding, and `transformers` and peft's quick loading leave out: wrong logits, no warning.
-    What is written here is `W + s (B A - B0 A0)`, an ordinary adapter of twice the rank (as peft's conversion does).
-    DoRAN is written as the DoRA that it amounts to.
+    PiSSA and OLoRA train `W - s B0 A0 + s B A`. To load such an adapter, `W` must be decomposed again. Other machines
+    round differently, and `transformers` and peft's fast loading skip this step: wrong logits without a warning. This
+    function writes `W + s (B A - B0 A0)` instead, an ordinary adapter of twice the rank (like peft's conversion).
+    DoRAN is written as the equivalent DoRA adapter.
 
     Args:
         peft_model: from `add_lora`.
-        folder: gets `adapter_config.json` and `adapter_model.safetensors`.
+        folder: where `adapter_config.json` and `adapter_model.safetensors` are written.
     """
     folder = Path(folder)
     peft_model.save_pretrained(folder)
@@ -194,26 +196,28 @@ def save_adapter(peft_model: PeftModel, folder: str | Path) -> None:
     if not peft_model.taken:
         return
     config = read_json(folder / "adapter_config.json")
-    # The scale stays: alpha / r, or alpha / sqrt(r) where it is rank-stabilised.
+    # Keeps the scale, which is alpha / r, or alpha / sqrt(r) if rank-stabilised.
     scale = 2**0.5 if config["use_rslora"] else 2
     config |= {"r": 2 * config["r"], "lora_alpha": scale * config["lora_alpha"], "init_lora_weights": True}
     write_json(folder / "adapter_config.json", config)
 
 
 def _published(weights: dict[str, torch.Tensor], taken: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The tensors of an adapter for the checkpoint as it is published; see `save_adapter`."""
+    """The tensors of an adapter for the published checkpoint; see `save_adapter`."""
     weights = {name: tensor for name, tensor in weights.items() if TRAINED not in name}
-    for name, before in taken.items():
-        now, before = weights[name], before.to(weights[name])
-        weights[name] = torch.cat([now, before], dim=0) if ".lora_A." in name else torch.cat([now, -before], dim=1)
+    for name, initial in taken.items():
+        trained, initial = weights[name], initial.to(weights[name])
+        weights[name] = (
+            torch.cat([trained, initial], dim=0) if ".lora_A." in name else torch.cat([trained, -initial], dim=1)
+        )
     return weights
 
 
 def merge_lora(peft_model: PeftModel) -> NatixDinov3ForImageClassification:
-    """Fold the adapters into the backbone, in place; the trained head stays, with its calibration.
+    """Merge the adapters into the backbone in place; the trained head keeps its calibration.
 
-    Save the adapter first: the adapters are gone afterwards. Which one it was is noted in the config, so that it is
-    not added to these weights once more.
+    Save the adapter first: merging removes it from the model. The config records its fingerprint, so that it cannot be
+    applied a second time.
     """
     merged = adapter_fingerprint(_published(get_peft_model_state_dict(peft_model), peft_model.taken))
     model = peft_model.merge_and_unload()
@@ -225,15 +229,15 @@ def merge_lora(peft_model: PeftModel) -> NatixDinov3ForImageClassification:
 def load_adapter(
     model: NatixDinov3ForImageClassification, folder: str | Path, *, is_trainable: bool = False
 ) -> PeftModel:
-    """An adapter and its head, calibration included, onto a model from `build_model` with the same base and options.
+    """Load an adapter and its head, with the calibration.
 
     Args:
-        model: is changed in place.
+        model: from `build_model` with the same base and options; is changed in place.
         folder: holds `adapter_config.json` and `adapter_model.safetensors`.
         is_trainable: leave adapters and head trainable.
 
     Raises:
-        UserError: there is no adapter in the folder, or it is of another shape than the model.
+        UserError: the folder has no adapter, or its shapes do not fit the model.
     """
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         if not (Path(folder) / name).is_file():

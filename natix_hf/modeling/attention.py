@@ -1,7 +1,7 @@
-"""Which attention runs on this machine, found out in a moment instead of after loading 3 GB.
+"""Finds out which attention implementation runs on this machine, before 3 GB of weights are loaded.
 
-transformers and torch are asked, not a table of our own: a DINOv3 of one block with one head of the checkpoint's size
-does on the device what a run will do. Reads no weights.
+There is no table of what works where. A DINOv3 of one block, with one head of the checkpoint's head size, runs on the
+device what the run will do, so transformers and torch report any problem themselves. Reads no weights.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from natix_hf.errors import UserError
 from natix_hf.modeling.timm_keys import head_size
 
 AUTO, SDPA = "auto", "sdpa"
-# sdpa whose flash kernels are those of FlashAttention 3: a switch of torch, for the whole process.
+# sdpa with the flash kernels of FlashAttention 3; torch switches them on for the whole process.
 SDPA_FA3 = "sdpa_fa3"
 
 
 class Attention(NamedTuple):
-    """What runs.
+    """The chosen implementation.
 
     Attributes:
-        name: as a recipe and `run.json` have it.
-        told: a line on what was expected to run and does not.
+        name: name of the implementation in a recipe and in `run.json`.
+        told: a line for the user if an installed implementation does not run, else None.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Attention(NamedTuple):
 
     @property
     def loaded(self) -> str:
-        """What `from_pretrained` takes."""
+        """The value of `attn_implementation` for `from_pretrained`."""
         return SDPA if self.name == SDPA_FA3 else self.name
 
 
@@ -56,25 +56,25 @@ def choose_attention(
     device: torch.device,
     trust_remote_code: bool = False,
 ) -> Attention:
-    """The attention of a run; FlashAttention 3 is switched on where it is chosen.
+    """Choose the attention of a run, and switch FlashAttention 3 on if it is chosen.
 
-    `auto` takes FlashAttention 3 where its package is installed, the GPU is one that it was written for and the run is
-    in bf16, and sdpa everywhere else: torch's sdpa has FlashAttention 2 and cuDNN's kernels within.
+    `auto` takes FlashAttention 3 if its package is installed, the GPU is of the generation that it was written for and
+    the run uses bf16. Otherwise it takes sdpa: torch's sdpa includes FlashAttention 2 and cuDNN's kernels.
 
     Args:
-        asked: `auto`, or what `check_attention` takes.
+        asked: `auto`, or an implementation as in `check_attention`.
         backbone, training, bf16, device, trust_remote_code: as in `check_attention`.
 
     Raises:
-        UserError: the machine lacks what was asked for by name.
+        UserError: an implementation was requested by name and does not run on this machine.
     """
-    place = {"training": training, "bf16": bf16, "device": device}
+    conditions = {"training": training, "bf16": bf16, "device": device}
     if asked != AUTO:
-        check_attention(asked, backbone, trust_remote_code=trust_remote_code, **place)
+        check_attention(asked, backbone, trust_remote_code=trust_remote_code, **conditions)
         return Attention(asked)
     if not (bf16 and _made_for_fa3(device)):
         return Attention(SDPA)
-    if fault := _fault(SDPA_FA3, backbone, **place):
+    if fault := _fault(SDPA_FA3, backbone, **conditions):
         return Attention(SDPA, f"attention: sdpa, since FlashAttention 3 is installed and does not run: {fault}")
     return Attention(SDPA_FA3)
 
@@ -91,23 +91,23 @@ def check_attention(
     """Try an attention implementation on one block.
 
     Args:
-        attn_implementation: `sdpa`, `sdpa_fa3`, `eager`, `flex_attention`, `flash_attention_2` or a kernel of the Hub
+        attn_implementation: `sdpa`, `sdpa_fa3`, `eager`, `flex_attention`, `flash_attention_2` or a Hub kernel
             (`owner/name`).
-        backbone: configuration of the checkpoint, in transformers' or timm's layout; by default heads of 64.
-        training: also try the backward pass; some work forwards only on a CPU.
-        bf16: train under bfloat16 autocast, as the run will. Features, maps and figures are computed in float32
-            beside it, so that is tried too.
-        device: where the run will be; the accelerator where there is one, else the CPU.
-        trust_remote_code: also run kernels of the Hub from outside `kernels-community`.
+        backbone: configuration of the checkpoint, in transformers' or timm's layout; by default the head size is 64.
+        training: also try the backward pass; on a CPU some implementations have only a forward pass.
+        bf16: also try a step under bfloat16 autocast. float32 is always tried, because features, attention maps and
+            figures are computed in it.
+        device: device of the run; by default the accelerator if there is one, else the CPU.
+        trust_remote_code: also run Hub kernels from outside `kernels-community`.
 
     Raises:
-        UserError: transformers or the machine refuses it, with the reason given.
+        UserError: the implementation does not run; the message gives the reason.
     """
     if device is None:
         device = torch.accelerator.current_accelerator(check_available=True) or "cpu"
     device = torch.device(device)
-    place = {"training": training, "bf16": bf16, "device": device, "trust_remote_code": trust_remote_code}
-    if fault := _fault(attn_implementation, backbone, **place):
+    conditions = {"training": training, "bf16": bf16, "device": device, "trust_remote_code": trust_remote_code}
+    if fault := _fault(attn_implementation, backbone, **conditions):
         raise UserError(
             f"attn_implementation {attn_implementation!r} doesn't work on this machine ({device.type}"
             f"{', bf16' if bf16 else ''}): {fault}; sdpa works everywhere (--attn_implementation auto takes the best "
@@ -116,13 +116,13 @@ def check_attention(
 
 
 def attention_of(model: Any) -> str:
-    """The `Attention.name` of a model that is loaded."""
+    """The `Attention.name` of a loaded model."""
     loaded = model.config._attn_implementation
     return SDPA_FA3 if loaded == SDPA and current_flash_attention_impl() == "FA3" else loaded
 
 
 def _made_for_fa3(device: torch.device) -> bool:
-    """Whether FlashAttention 3 is installed beside a GPU of the generation that it was written for (Hopper)."""
+    """Whether FlashAttention 3 is installed and the GPU is of the generation that it was written for (Hopper)."""
     return (
         device.type == "cuda"
         and find_spec("flash_attn_interface") is not None
@@ -134,7 +134,7 @@ def _switch_to_fa3(device: torch.device, bf16: bool) -> None:
     if device.type != "cuda" or not bf16:
         raise ValueError("FlashAttention 3 runs in bf16 on a GPU")
     activate_flash_attention_impl("FA3")
-    torch.backends.cuda.enable_cudnn_sdp(False)  # which sdpa may prefer to the flash kernels
+    torch.backends.cuda.enable_cudnn_sdp(False)  # sdpa may prefer cuDNN to the flash kernels
 
 
 def leave_fa3() -> None:
@@ -153,7 +153,7 @@ def _fault(
     device: torch.device,
     trust_remote_code: bool = False,
 ) -> str | None:
-    """Why an implementation does not run, in one line; None where it does."""
+    """One line with the reason why an implementation does not run; None if it runs."""
     fa3 = name == SDPA_FA3
     try:
         if fa3:
@@ -170,7 +170,12 @@ def _fault(
 def _one_step(
     loaded: str, backbone: Mapping[str, Any], training: bool, bf16: bool, device: torch.device, *, flash: bool
 ) -> None:
-    """A pass in float32, and where the run trains in bf16 a step of that; `flash`: by sdpa's flash kernels alone."""
+    """Run one step in float32 and, with `bf16`, one under bfloat16 autocast.
+
+    Args:
+        training: include the backward pass.
+        flash: allow only sdpa's flash kernels in the bfloat16 step.
+    """
     size = head_size(backbone)
     config = DINOv3ViTConfig(
         hidden_size=size,
@@ -185,9 +190,9 @@ def _one_step(
     with torch.random.fork_rng():
         model = DINOv3ViTModel._from_config(config, attn_implementation=loaded).to(device).train(training)
         kernels = sdpa_kernel(SDPBackend.FLASH_ATTENTION) if flash else nullcontext()
-        for rounded in (False, True) if bf16 else (False,):
-            with torch.set_grad_enabled(training), kernels if rounded else nullcontext():
-                with torch.autocast(device.type, torch.bfloat16, enabled=rounded):
+        for autocast in (False, True) if bf16 else (False,):
+            with torch.set_grad_enabled(training), kernels if autocast else nullcontext():
+                with torch.autocast(device.type, torch.bfloat16, enabled=autocast):
                     features = model(photo).pooler_output
                 if training:
                     features.float().sum().backward()

@@ -1,7 +1,7 @@
-"""From the name of a checkpoint to a network: DINOv3 as transformers or timm publish it, or a run folder of ours.
+"""Loads networks by the name of a checkpoint: DINOv3 in transformers' or timm's layout, or a run folder of ours.
 
-Only safetensors are read, weights come out in float32, and a tensor that is missing or left over is an error with its
-name, so nobody trains on a random backbone unawares. Knows folders and the Hub; knows nothing of photos or training.
+Checkpoints come from a folder or the Hub. Only safetensors are read, and weights are returned in float32. A missing or
+unexpected tensor is an error that names it, so a backbone with random weights is never trained by mistake.
 """
 
 from __future__ import annotations
@@ -42,14 +42,15 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def local_folder(name_or_path: str, files: Sequence[str] = SETTINGS, revision: str | None = None) -> Path:
-    """The folder that holds a checkpoint's files, downloaded to the Hub's cache where it isn't here yet.
+    """The folder with a checkpoint's files; a Hub repository is downloaded to the Hub's cache if needed.
 
     Args:
         name_or_path: a folder, a Hub id, or `builtin:demo-backbone`.
-        files: names or patterns of what to download.
+        files: names or patterns of the files to download.
+        revision: branch, tag or commit on the Hub.
 
     Raises:
-        UserError: no such folder or repository, no access to it, or no network.
+        UserError: there is no such folder or repository, no access to it, or no network.
     """
     path = BUILTIN.get(name_or_path, Path(name_or_path).expanduser())
     if path.is_dir():
@@ -84,16 +85,16 @@ def local_folder(name_or_path: str, files: Sequence[str] = SETTINGS, revision: s
 
 
 def base_place(name_or_path: str) -> str:
-    """How the configuration of an adapter names its base: a folder by its whole path, what the Hub has by its id."""
+    """The name of a base in the configuration of an adapter: the absolute path of a folder, or the Hub id."""
     path = BUILTIN.get(name_or_path, Path(name_or_path).expanduser())
     return str(path.absolute()) if path.is_dir() else name_or_path
 
 
 def read_config(name_or_path: str, revision: str | None = None) -> dict[str, Any]:
-    """The checkpoint's `config.json`, once it is known to be one that this project can use.
+    """The checkpoint's `config.json`, checked to be one of a DINOv3 ViT.
 
     Raises:
-        UserError: there is none, it can't be read, or it isn't a DINOv3 ViT.
+        UserError: the file does not exist, cannot be read, or does not describe a DINOv3 ViT.
     """
     file = local_folder(name_or_path, SETTINGS, revision) / "config.json"
     try:
@@ -118,21 +119,25 @@ def _weights_folder(name_or_path: str, revision: str | None) -> Path:
     if any(folder.glob("model*.safetensors")):
         return folder
     pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
-    found = f"only pickled weights ({', '.join(pickles)}), which can run code when read" if pickles else "no weights"
+    content = f"only pickled weights ({', '.join(pickles)}), which can run code when read" if pickles else "no weights"
     raise UserError(
-        f"model_name_or_path {name_or_path!r} has {found}: model.safetensors is expected; "
+        f"model_name_or_path {name_or_path!r} has {content}: model.safetensors is expected; "
         "convert it with `save_pretrained` in a place where you trust the file"
     )
 
 
 def _strictly(model_class: type[PreTrainedModel], name: str, path: Path | None, **kwargs: Any) -> PreTrainedModel:
-    """`model_class.from_pretrained` where every tensor must find its place; `name` is for the message."""
+    """`model_class.from_pretrained`, with an error if the tensors do not match exactly.
+
+    Args:
+        name: name of the checkpoint in error messages.
+    """
     try:
         model, report = model_class.from_pretrained(
             path,
             dtype=torch.float32,
             use_safetensors=True,
-            ignore_mismatched_sizes=True,  # so that they are reported, and refused below, with the others
+            ignore_mismatched_sizes=True,  # they are reported and refused below, with missing and unexpected ones
             output_loading_info=True,
             **kwargs,
         )
@@ -153,7 +158,7 @@ def _strictly(model_class: type[PreTrainedModel], name: str, path: Path | None, 
 
 
 def check_finite(where: str, model: torch.nn.Module) -> None:
-    """Raise `UserError` where a weight is NaN or infinite; all that such a model computes is NaN."""
+    """Raise `UserError` if a weight is NaN or infinite, because then every output is NaN."""
     bad = {name: int((~p.isfinite()).sum()) for name, p in model.named_parameters() if not p.isfinite().all()}
     bad = {name: count for name, count in bad.items() if not name.endswith("mask_token")}
     if bad:
@@ -176,15 +181,17 @@ def load_backbone(
     """A DINOv3 backbone in float32 and eval mode.
 
     Args:
-        name_or_path: folder or Hub id of a transformers or timm DINOv3 ViT or of a run of ours (its backbone is
-            taken), or `builtin:demo-backbone`.
-        attn_implementation: handed to transformers unchanged.
+        name_or_path: folder or Hub id of a DINOv3 ViT (transformers or timm) or of a run of ours, whose backbone is
+            then used; or `builtin:demo-backbone`.
+        attn_implementation: passed to transformers unchanged.
         trust_remote_code: also run attention kernels of the Hub from outside `kernels-community`.
+        revision: branch, tag or commit on the Hub.
         rope_augmentation: keep the random rescaling of positions in train mode, which transformers applies even to a
             frozen backbone.
 
     Raises:
-        UserError: the checkpoint isn't there, can't be reached, isn't DINOv3, is pickled, or its tensors don't fit.
+        UserError: the checkpoint does not exist, cannot be reached, is not a DINOv3, is pickled, or its tensors do not
+            fit.
     """
     config = read_config(name_or_path, revision)
     folder = _weights_folder(name_or_path, revision)
@@ -215,19 +222,20 @@ def _set_rope_noise(config: DINOv3ViTConfig, wanted: bool) -> None:
 
 
 def load_processor(name_or_path: str, geometry: Any, revision: str | None = None) -> DINOv3ViTImageProcessor:
-    """The image processor of a checkpoint, with its mean and std, for photos of a geometry.
+    """The image processor for a geometry, with the mean and std of a checkpoint.
 
     Args:
-        geometry: its `processor_settings()` are saved with the processor, so that a client's `pipeline` does the same.
+        name_or_path, revision: as in `load_backbone`.
+        geometry: its `processor_settings()` are saved with the processor, so a client's `pipeline` does the same.
 
     Raises:
-        UserError: the checkpoint doesn't say how its photos were normalised.
+        UserError: the checkpoint does not state the mean and std of its photos.
     """
     config = read_config(name_or_path, revision)
-    # RGB for whoever calls it without `pipeline` on a photo with transparency.
+    # `pipeline` converts photos to RGB, but a direct call on a photo with transparency needs this.
     settings = geometry.processor_settings() | {"do_convert_rgb": True}
     kind = NatixDinov3ImageProcessor if "views_grid" in settings else DINOv3ViTImageProcessor
-    if "pretrained_cfg" in config and timm_keys.is_timm_dinov3(config):  # else a stock export, with a file of its own
+    if "pretrained_cfg" in config and timm_keys.is_timm_dinov3(config):  # a stock export has no pretrained_cfg
         source = config["pretrained_cfg"]
         return kind(**settings, image_mean=list(source["mean"]), image_std=list(source["std"]))
     folder = local_folder(name_or_path, SETTINGS, revision)
@@ -256,18 +264,18 @@ def build_model(
     rope_augmentation: bool = False,
     seed: int = 0,
 ) -> NatixDinov3ForImageClassification:
-    """A classifier for `label_names` on a backbone, uncalibrated; the head of a run of ours is taken along.
+    """An uncalibrated classifier for `label_names`; from a run of ours its head is kept, otherwise the head is new.
 
     Args:
         name_or_path: as in `load_backbone`.
         label_names: one name per class id, in order.
         pooling, feature_layers, head, head_hidden_size, head_dropout, views: as in `NatixDinov3Config`.
-        reuse_head: take a run's head also where its classes have other names, in the same order.
+        reuse_head: also keep a run's head if its classes have other names; class ids are kept.
         attn_implementation, trust_remote_code, revision, rope_augmentation: as in `load_backbone`.
-        seed: for the weights of a new head; the global random state is left alone.
+        seed: seed for the weights of a new head; the global random state does not change.
 
     Raises:
-        UserError: as `load_backbone`, or a run's head doesn't fit the classes or the options.
+        UserError: as in `load_backbone`, or a run's head does not fit the classes or the options.
     """
     if read_config(name_or_path, revision).get("model_type") == NatixDinov3Config.model_type:
         wanted = {
@@ -305,23 +313,23 @@ def build_model(
             )
         except ValueError as error:
             raise UserError(f"model options: {error}") from None
-        # On the meta device the backbone that is replaced at once takes no memory: 3.4 GB for a ViT-H/16+.
+        # The backbone made here is replaced below. On the meta device it takes no memory (3.4 GB for a ViT-H/16+).
         with torch.device("meta"), allow_all_hub_kernels() if trust_remote_code else nullcontext():
             model = NatixDinov3ForImageClassification._from_config(config, attn_implementation=attn_implementation)
-        backbone.config.name_or_path = ""  # else the path on this machine is saved with the model
+        backbone.config.name_or_path = ""  # otherwise the path on this machine is saved with the model
         model.backbone = backbone
         model.backbone.embeddings.mask_token.requires_grad_(False)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model.head = NatixDinov3Head(config)
             model.head.reset_parameters()
-    # What an adapter names as its base.
+    # peft saves this name as the base of an adapter.
     model.name_or_path = model.config.name_or_path = name_or_path
     return model.eval()
 
 
 def views_text(views: dict[str, Any] | None) -> str:
-    """What a model sees of a photo, `views` of its configuration, for people."""
+    """A description of the `views` of a model's configuration, for messages."""
     if views is None:
         return "the whole photo alone"
     how = f"top {views['top_k']}" if views["aggregate"] == "top_k" else views["aggregate"]
@@ -337,7 +345,7 @@ def _continued(
     reuse_head: bool,
     **options: Any,
 ) -> NatixDinov3ForImageClassification:
-    """A run's model with its head, ready to be trained on: classes named as in the data, calibration taken off."""
+    """A run's model with its head, for further training: classes named as in the data, calibration removed."""
     config = NatixDinov3Config.from_pretrained(folder)
     known = list(config.id2label.values())
     where = f"model_name_or_path {name!r}"

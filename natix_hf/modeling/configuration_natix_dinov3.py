@@ -1,7 +1,6 @@
-"""The configuration of a photo classifier on a DINOv3 vision transformer.
+"""The configuration of a photo classifier on a DINOv3 vision transformer: backbone, pooling, head, calibration.
 
-It travels with the weights (Hub, `trust_remote_code`), so it imports transformers only. It describes the network:
-backbone, pooling, head, calibration. It knows nothing of data, training or where a backbone comes from.
+This file is saved with the weights (for `trust_remote_code` on the Hub), so it imports only transformers.
 """
 
 from typing import Any, ClassVar
@@ -26,37 +25,37 @@ class NatixDinov3Config(PreTrainedConfig):
 
     > Parameters that describe the head
 
-        head: `linear`, `mlp` (one hidden layer, GELU) or `residual` (such a layer beside the features, then linear).
-        head_hidden_size: width of the hidden layer of `mlp` or `residual`; the feature dimension where it is None.
+        head: `linear`, `mlp` (one hidden layer with GELU) or `residual` (`x + mlp(x)`, then linear).
+        head_hidden_size: width of the hidden layer of `mlp` or `residual`; None for the feature dimension.
         head_dropout: dropout on the features, in [0, 1).
-        views: of a model that sees a photo's tiles beside the whole: `tiles` (how many), `aggregate` (`top_k`, `mean`
-            or `attention`) and `top_k` (of so many tiles the logits are averaged, class by class); None for the whole
-            photo alone.
-        views_exit: which photos need no tiles, and the calibration of both stages, applied before `isotonic`,
-            `temperature` and `logit_bias`: `low` and `high` (a photo leaves where the probability of `positive` from
-            its whole view is at most the one or at least the other; without a `low`, where the largest probability is
-            at least `high`; without a `high`, never), `positive` (class id) and `stages` (of the whole photo, then of
-            all views: `temperature`, `bias` and `isotonic`); None where every photo is seen in all its views.
-        temperature: one value per class that the logits are divided by; None is 1 for every class.
-        logit_bias: one value per class that is added last; None is 0 for every class.
-        isotonic: for each class its knots `[x, y]` on the probability from the linear layer, applied before
-            temperature and bias; None for calibrators that these two can hold.
-        decision: how the biases came about, for who wants the probability before the threshold was moved to 0.5:
-            `positive` (class id), `threshold`, `prior_bias` and `threshold_bias` (one value per class),
-            `abstain_band` (`[low, high]` on the calibrated probability of `positive`, between which a person
-            decides; or None).
+        views: None for the whole photo alone. For a model that also uses tiles: `tiles` (their number), `aggregate`
+            (`top_k`, `mean` or `attention`) and `top_k` (for each class, the mean of this many largest tile logits is
+            taken).
+        views_exit: rule for early exits; None to compute all views of every photo. `positive` is a class id. A photo
+            needs no tiles if the probability of `positive` from its whole view is at most `low` or at least `high`.
+            If `low` is None, the largest probability must be at least `high`; if `high` is None, no photo leaves.
+            `stages` holds `temperature`, `bias` and `isotonic` for the whole photo, then for all views. They are
+            applied before the `isotonic`, `temperature` and `logit_bias` below.
+        temperature: one value per class, by which the logits are divided; None for 1.
+        logit_bias: one value per class, added last; None for 0.
+        isotonic: knots `[x, y]` for each class, which map the probability from the linear layer; applied before
+            temperature and bias. None if temperature and bias are the whole calibration.
+        decision: the origin of the biases, to recover the probability before the threshold was moved to 0.5:
+            `positive` (class id), `threshold`, `prior_bias` and `threshold_bias` (one value per class) and
+            `abstain_band` (`[low, high]` on the calibrated probability of `positive`, inside which a person decides;
+            or None).
 
     > Parameters of adapters
 
-        adapter_base: of an adapter: fingerprint of the backbone that it was trained on; else None.
-        merged_adapter: of a model with its adapter in the weights: fingerprint of that adapter; else None.
+        adapter_base: for an adapter, the fingerprint of the backbone that it was trained on; else None.
+        merged_adapter: for a model with a merged adapter, the fingerprint of that adapter; else None.
 
     Raises:
-        ValueError: a value outside these ranges, or a calibration whose length is not the number of classes.
+        ValueError: a value is outside these ranges, or the length of a calibration is not the number of classes.
     """
 
     model_type = "natix_dinov3"
-    keys_to_ignore_at_inference: ClassVar = ["whole_logits"]  # which `Trainer` would take for further predictions
+    keys_to_ignore_at_inference: ClassVar = ["whole_logits"]  # else `Trainer` adds them to the predictions
     sub_configs_defaults: ClassVar = {
         "backbone_config": SubConfigSpec(config_class=AutoConfig, model_type="dinov3_vit")
     }
@@ -78,7 +77,7 @@ class NatixDinov3Config(PreTrainedConfig):
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
-        # JSON sorts keys as strings ("10" before "2"), and label_names is read off these dicts in order.
+        # JSON sorts keys as strings ("10" before "2"), and label names are read from these dicts in order.
         self.id2label = dict(sorted(self.id2label.items()))
         self.label2id = {name: index for index, name in self.id2label.items()}
         if self.pooling not in POOLINGS:
@@ -107,14 +106,14 @@ class NatixDinov3Config(PreTrainedConfig):
                 )
 
     def to_dict(self) -> dict[str, Any]:
-        found = super().to_dict()
-        for name in ("views", "views_exit"):  # a model of the whole photo keeps the file that it always had
+        entries = super().to_dict()
+        for name in ("views", "views_exit"):  # so that the file of a model without tiles has no such keys
             if getattr(self, name) is None:
-                found.pop(name, None)
-        return found
+                entries.pop(name, None)
+        return entries
 
     @property
     def feature_size(self) -> int:
-        """Dimension of the pooled features that the head reads."""
+        """Dimension of the pooled features, the input of the head."""
         parts = 2 if self.pooling == "cls_mean" else 1
         return self.backbone_config.hidden_size * parts * self.feature_layers

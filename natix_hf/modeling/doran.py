@@ -1,13 +1,13 @@
-"""DoRAN (arXiv 2510.04331): DoRA with a learnt floor under its norm, and matrices that small networks make.
+"""DoRAN (arXiv 2510.04331): DoRA with a learned term added to its norm, and matrices computed by small networks.
 
-`W = m V / (||V|| + tau)` with `V = W0 + s B A`, row by row. The paper has no code and does not say which activation it
-takes nor where tau starts, so this is our reading: `A = second_a tanh(first_a)`, `B = second_b tanh(first_b)`, and tau
-is the exponential of what is trained, so that it stays above 0. At the start `B = 0` and `m = ||W0|| + tau`, so that
-nothing changes.
+`W = m V / (||V|| + tau)` with `V = W0 + s B A`, row by row. The paper has no code and states neither the activation
+nor the initial tau, so this is our reading: `A = second_a tanh(first_a)`, `B = second_b tanh(first_b)`. The trained
+parameter is `log(tau)`, which keeps tau positive. Training starts with `B = 0` and `m = ||W0|| + tau`, so the layer
+starts as the frozen one.
 
-Such a layer is a DoRA layer with `m' = m ||V|| / (||V|| + tau)`. Every state dict holds it under DoRA's names, so
-whatever is saved loads as DoRA wherever peft is. A training checkpoint also holds what is trained, under `lora_doran`.
-Built on peft's `LoraVariant`, which peft calls private.
+Such a layer equals a DoRA layer with `m' = m ||V|| / (||V|| + tau)`. Every state dict holds that layer under DoRA's
+names, so a saved adapter loads as DoRA in plain peft. A training checkpoint also holds the trained parameters, under
+`lora_doran`. The code is built on peft's `LoraVariant`, which peft declares private.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from torch.nn import functional
 
 from natix_hf.errors import UserError
 
-TRAINED = ".lora_doran."  # in the name of everything that is trained
+TRAINED = ".lora_doran."  # part of the name of every trained parameter
 SHARES = ("none", "block")
-INITS = ("default", "gaussian")  # of which B = 0, whatever the network does to it
-TAU = 0.1  # at the start, as a share of the mean norm of the layer's rows
+INITS = ("default", "gaussian")  # those with B = 0, which its network keeps at 0
+TAU = 0.1  # initial value, as a share of the mean norm of the layer's rows
 
 
 def check_doran(*, use_doran: bool, doran_share: str, use_dora: bool, lora_init: str) -> None:
-    """Raise `UserError` for options of adapters that do not go with DoRAN."""
+    """Raise `UserError` for adapter options that cannot be combined with DoRAN."""
     if doran_share not in SHARES:
         raise UserError(f"doran_share: {doran_share} given, {' or '.join(SHARES)} expected")
     if not use_doran:
@@ -51,20 +51,20 @@ def check_doran(*, use_doran: bool, doran_share: str, use_dora: bool, lora_init:
 
 
 def is_doran(model: nn.Module) -> bool:
-    """Whether a model trains adapters of this kind."""
+    """Whether a model has DoRAN adapters."""
     return any(isinstance(module, DoranLinear) for module in model.modules())
 
 
 def register_doran(config: LoraConfig) -> None:
-    """Have peft build `DoranLinear` where it would build its own layer; this is not saved with the config."""
+    """Make peft build `DoranLinear` instead of its own layer; this setting is not saved with the config."""
     config._register_custom_module({nn.Linear: DoranLinear})
 
 
 def share_first_matrices(model: nn.Module) -> None:
-    """Let the query and the value of a block have the same first matrices.
+    """Let the query and value layers of each block share their first matrices.
 
     Raises:
-        UserError: a block has an adapter on one of them only.
+        UserError: a block has an adapter on only one of the two, or no block has any.
     """
     layers = {name: module for name, module in model.named_modules() if isinstance(module, DoranLinear)}
     blocks = {name.rpartition(".")[0] for name in layers if name.endswith((".q_proj", ".v_proj"))}
@@ -88,11 +88,11 @@ class DoranLinear(Linear):
 
 
 class DoranNetworks(nn.Module):
-    """All that is trained of one layer.
+    """All trained parameters of one layer.
 
     Args:
-        lora_a: `(r, inputs)`, where the first matrix of A starts.
-        lora_b: `(outputs, r)` zeros, where the second matrix of B starts.
+        lora_a: `(r, inputs)`, initial value of A's first matrix.
+        lora_b: `(outputs, r)`, zeros, initial value of B's second matrix.
         weight: `(outputs, inputs)`, the frozen W0.
     """
 
@@ -112,8 +112,8 @@ class DoranNetworks(nn.Module):
         return self.second_a @ self.first_a.tanh(), self.second_b @ self.first_b.tanh()
 
     def forward(self, weight: Tensor, scaling: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """A, B, the norms of V's rows `(outputs,)` and what V's rows are multiplied by `(outputs,)`."""
-        # Norms in fp32 also where a step runs in bf16, which would round them by a percent.
+        """A, B, the norms of V's rows `(outputs,)` and the factors of V's rows `(outputs,)`."""
+        # Norms are computed in fp32 even if the step runs in bf16, which would round them by a percent.
         with torch.autocast(weight.device.type, enabled=False):
             a, b = self.matrices()
             norms = row_norms(weight, a, b * scaling)
@@ -121,24 +121,25 @@ class DoranNetworks(nn.Module):
 
 
 def row_norms(weight: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """The norms `(outputs,)` of the rows of `weight + b @ a`, without making that matrix.
+    """The norms `(outputs,)` of the rows of `weight + b @ a`, without computing that matrix.
 
-    Its gradient would be kept for every layer at once, 6 GB for a ViT-H/16+; of this, matrices of rank r are kept.
+    Autograd would keep that matrix for every layer at the same time, 6 GB for a ViT-H/16+. Here it keeps only matrices
+    of rank r.
     """
     change = b * (2 * (weight @ a.T) + b @ (a @ a.T))  # (outputs, r)
     squares = weight.square().sum(dim=1) + change.sum(dim=1)
-    return squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt()  # a row of zeros has no gradient, not NaN
+    return squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt()  # the gradient of a row of zeros is 0, not NaN
 
 
 class DoranVariant(DoraLinearVariant):
-    """DoRA's merging and saving, on what the networks make; a forward pass of its own."""
+    """Merges and saves like DoRA, with matrices computed by the networks; the forward pass is DoRAN's."""
 
     @staticmethod
     def init(module: DoranLinear, adapter_name: str, **kwargs: Any) -> None:
         DoraLinearVariant.init(module, adapter_name, **kwargs)
         if not hasattr(module, "lora_doran"):
             module.lora_doran = nn.ModuleDict()
-            module.adapter_layer_names = ("lora_doran",)  # what peft trains; the rest is derived from it
+            module.adapter_layer_names = ("lora_doran",)  # peft trains only these; the others are computed from them
             module.register_state_dict_pre_hook(_derive)
             module.register_load_state_dict_pre_hook(_refuse_others)
         derived = module.lora_A[adapter_name], module.lora_B[adapter_name], module.lora_magnitude_vector[adapter_name]
@@ -168,7 +169,7 @@ class DoranVariant(DoraLinearVariant):
 
 @torch.no_grad()
 def _derive(module: DoranLinear, *_: Any) -> None:
-    """Write DoRA's matrices and magnitude as the networks make them now."""
+    """Update DoRA's matrices and magnitude from the current networks."""
     weight = module.get_base_layer().weight
     for name, networks in module.lora_doran.items():
         a, b, norms, factors = networks(weight, module.scaling[name])
@@ -178,7 +179,7 @@ def _derive(module: DoranLinear, *_: Any) -> None:
 
 
 def _refuse_others(module: DoranLinear, state_dict: Mapping[str, Tensor], prefix: str, *_: Any) -> None:
-    """Without this, the networks would stay as they are and whatever was loaded be forgotten."""
+    """Refuse DoRA weights without networks: the networks would keep their values and overwrite the loaded weights."""
     for name in module.lora_doran:
         if f"{prefix}lora_A.{name}.weight" in state_dict and f"{prefix}lora_doran.{name}.log_tau" not in state_dict:
             raise UserError(

@@ -1,7 +1,7 @@
-"""The image processor of a classifier that sees a photo and its tiles: several views of every photo.
+"""Image processor for a classifier with tiles: makes several views of every photo, the whole photo and its tiles.
 
-It travels with the weights (Hub, `trust_remote_code`), so it imports torch and transformers only. Classifiers of the
-whole photo alone have transformers' own `DINOv3ViTImageProcessor`.
+This file is saved with the weights (for `trust_remote_code` on the Hub), so it imports only torch and transformers.
+Classifiers without tiles use transformers' `DINOv3ViTImageProcessor`.
 """
 
 from collections.abc import Sequence
@@ -13,12 +13,12 @@ from transformers.processing_utils import ImagesKwargs
 
 
 def tile_boxes(width: int, height: int, grid: Sequence[int], overlap: float) -> list[tuple[int, int, int, int]]:
-    """Left, top, width and height in pixels of the tiles of a photo, row by row; all are of one size and fill it.
+    """Left, top, width and height in pixels of each tile, row by row; equal tiles that cover the whole photo.
 
     Args:
-        width, height: of the photo.
-        grid: rows and columns.
-        overlap: the share of a tile's side that it has in common with its neighbour.
+        width, height: size of the photo in pixels.
+        grid: number of rows and of columns.
+        overlap: share of a tile's side that it has in common with its neighbour.
     """
     sides = []
     for length, count in ((height, grid[0]), (width, grid[1])):
@@ -41,16 +41,18 @@ class NatixDinov3ImageProcessorKwargs(ImagesKwargs, total=False):
 
 
 class NatixDinov3ImageProcessor(DINOv3ViTImageProcessor):
-    """Photos to `pixel_values` `(batch, views, 3, H, W)`: the whole photo, then its tiles row by row, each squashed.
+    """Photos to `pixel_values` `(batch, views, 3, H, W)`: the whole photo, then its tiles row by row.
+
+    Each view is resized to the same height and width without keeping its aspect ratio.
 
     Args:
         views_grid: rows and columns of tiles.
-        views_overlap: the share of a tile's side that it has in common with its neighbour.
-        kwargs: of `DINOv3ViTImageProcessor`.
+        views_overlap: share of a tile's side that it has in common with its neighbour.
+        kwargs: arguments of `DINOv3ViTImageProcessor`.
     """
 
     valid_kwargs = NatixDinov3ImageProcessorKwargs
-    views_grid = None  # no default that a stock processor's file could be mistaken to have
+    views_grid = None  # no default, so that a stock processor's file does not seem to have tiles
     views_overlap = None
 
     def _preprocess(

@@ -1,4 +1,4 @@
-"""The recipe's keys about the network: which checkpoint is trained, what stands on top of it, and its adapters."""
+"""Recipe keys for the network: the checkpoint, the features and head on top of it, and the adapters."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
@@ -8,7 +8,7 @@ from natix_hf.options import AT_LEAST_1, SHARE_BELOW_1, option
 
 @dataclass
 class ModelOptions:
-    """Which checkpoint is trained, and what stands on top of it."""
+    """The checkpoint, the trained parts, the features and the head."""
 
     _argument_group_name: ClassVar[str] = "model"
 
@@ -41,7 +41,7 @@ class ModelOptions:
 
 @dataclass
 class LoraOptions:
-    """The adapters, for method lora."""
+    """Adapters for method lora."""
 
     _argument_group_name: ClassVar[str] = "lora"
 

@@ -1,7 +1,8 @@
 """A photo classifier on a DINOv3 vision transformer: backbone, pooling, head, calibration.
 
-This file travels with the weights (Hub, `trust_remote_code`), so it imports torch, transformers and its sibling only.
-It knows nothing of photos, data sets, adapters or training, and fetches no backbone: `checkpoints.build_model` does.
+This file is saved with the weights (for `trust_remote_code` on the Hub), so it imports only torch, transformers and
+the files saved beside it. `checkpoints.build_model` loads a backbone; `image_processing_natix_dinov3.py` prepares
+photos as views.
 """
 
 import re
@@ -25,20 +26,21 @@ from .adapter_natix_dinov3 import (
 )
 from .configuration_natix_dinov3 import NatixDinov3Config
 
-# The coarsest precision a checkpoint may be stored in is bfloat16: 8 bits of mantissa.
+# The coarsest precision of a stored checkpoint is bfloat16, with 8 bits of mantissa.
 CALIBRATION_TOLERANCE = 2.0**-8
-ATTENTION_SIZE = 128  # of the attention over tiles, as in the paper
+ATTENTION_SIZE = 128  # hidden size of the attention over tiles, as in the paper
 
 
 @dataclass
 class NatixDinov3Output(ImageClassifierOutput):
-    """`loss`, `logits`, and where asked for the `features` that the head read and `whole_logits`.
+    """`loss`, `logits` and, on request, `features` (the input of the head) and `whole_logits`.
 
-    Of a model whose photos may leave early, `stage` `(batch,)` says who answered: 1, the whole photo alone; 2, all its
-    views.
+    A model with early exits also returns `stage` `(batch,)`: 1 if the whole photo alone gave the answer, 2 if all
+    views did.
 
-    Of a model that sees tiles, `features` are `(batch, views, feature_size)` and `whole_logits` `(batch, classes)`
-    what the head makes of the whole photo alone, uncalibrated: the calibration belongs to the sum of whole and tiles.
+    For a model with tiles, `features` has the shape `(batch, views, feature_size)`, and `whole_logits`
+    `(batch, classes)` are the uncalibrated logits of the whole photo alone. They are uncalibrated because the
+    calibration belongs to the sum of whole photo and tiles.
     """
 
     features: Tensor | None = None
@@ -47,13 +49,13 @@ class NatixDinov3Output(ImageClassifierOutput):
 
 
 def isotonic_logits(logits: Tensor, knots: Sequence[Sequence[Sequence[float]]]) -> Tensor:
-    """Log of the probabilities that each class's knots make of its own, normalised to sum to 1.
+    """Maps the probability of each class through its own knots, normalises the sum to 1 and returns the logarithm.
 
     Args:
         logits: `(batch, classes)`.
-        knots: for each class `[x, y]`, both rising; linear between them, flat outside.
+        knots: `[x, y]` for each class, both increasing; the map is linear between knots and constant outside.
     """
-    probabilities = logits.double().softmax(dim=-1)  # knots near 1 lie closer together than float32 tells apart
+    probabilities = logits.double().softmax(dim=-1)  # knots near 1 are closer together than float32 resolves
     columns = []
     for k, (x, y) in enumerate(knots):
         x, y = (torch.tensor(values, dtype=torch.float64, device=logits.device) for values in (x, y))
@@ -64,10 +66,10 @@ def isotonic_logits(logits: Tensor, knots: Sequence[Sequence[Sequence[float]]]) 
 
 
 class ResidualMlp(nn.Module):
-    """`x + MLP(x)` with one hidden layer, whose last matrix begins as zeros: at the start it changes nothing.
+    """`x + MLP(x)` with one hidden layer. The last matrix starts at zero, so the module starts as the identity.
 
-    Houlsby et al. (2019) begin their adapters so, within a network. As a head on features it is our own reading of a
-    residual adapter; no paper's code stands behind it.
+    Houlsby et al. (2019) initialise adapters inside a network in this way. Its use as a head on features is our own
+    reading of a residual adapter, without a reference implementation.
     """
 
     def __init__(self, size: int, hidden_size: int):
@@ -76,7 +78,7 @@ class ResidualMlp(nn.Module):
         self.down = nn.Linear(hidden_size, size)
 
     def forward(self, features: Tensor) -> Tensor:
-        """`(batch, size)` to the same."""
+        """Features `(batch, size)` to features of the same shape."""
         return features + self.down(nn.functional.gelu(self.up(features)))
 
 
@@ -99,39 +101,39 @@ class NatixDinov3Classifier(nn.Module):
 
 
 class NatixDinov3TileHead(NatixDinov3Classifier):
-    """What the tiles of a photo say together: features `(batch, tiles, feature_size)` to logits `(batch, classes)`.
+    """Combines the tiles of a photo: features `(batch, tiles, feature_size)` to logits `(batch, classes)`.
 
-    `top_k`: for each class the mean of its k largest tile logits. `mean`: of all of them. `attention`: the logits of a
-    mean of the tiles' features, weighted by gated attention (Ilse et al., "Attention-based Deep Multiple Instance
-    Learning", 2018).
+    `top_k` takes the mean of the k largest tile logits of each class, `mean` that of all tile logits. `attention`
+    computes logits from the mean of the tile features, weighted by gated attention (Ilse et al., "Attention-based Deep
+    Multiple Instance Learning", 2018).
     """
 
     def __init__(self, config: NatixDinov3Config):
         super().__init__(config)
         tiles, aggregate = config.views["tiles"], config.views["aggregate"]
-        self.top_k = config.views["top_k"] if aggregate == "top_k" else tiles  # all of them for `mean`
+        self.top_k = config.views["top_k"] if aggregate == "top_k" else tiles  # all tiles for `mean`
         self.attends = aggregate == "attention"
         if self.attends:
             self.value = nn.Linear(config.feature_size, ATTENTION_SIZE)
             self.gate = nn.Linear(config.feature_size, ATTENTION_SIZE)
-            self.score = nn.Linear(ATTENTION_SIZE, 1, bias=False)  # which a softmax would not see
+            self.score = nn.Linear(ATTENTION_SIZE, 1, bias=False)  # a bias would cancel in the softmax
 
     def forward(self, features: Tensor) -> Tensor:
         if self.attends:
             scores = self.score(self.value(features).tanh() * self.gate(features).sigmoid())  # (batch, tiles, 1)
             return super().forward((scores.softmax(dim=1) * features).sum(dim=1))
         logits = super().forward(features)  # (batch, tiles, classes)
-        # A training on drawn tiles has fewer of them.
+        # Training may use only a random subset of the tiles.
         return logits.topk(min(self.top_k, logits.shape[1]), dim=1).values.mean(dim=1)
 
 
 class NatixDinov3Head(NatixDinov3Classifier):
     """The classifier, then the calibration: `logits = classifier(x) / temperature + logit_bias`.
 
-    The calibration lives here as two buffers, so that whatever saves the head (adapters too) saves it along. An
-    isotonic calibrator does not fit into them: the config holds it, and it comes first, except while training. Where a
-    model sees tiles, their head stands here too: its logits are added to those of the whole photo, and the sum is
-    calibrated.
+    The calibration is stored in two buffers of the head, so it is saved wherever the head is saved, also with an
+    adapter. An isotonic calibrator does not fit into these buffers: it is stored in the config and applied first,
+    except during training. For a model with tiles, this module also holds the tile head. Its logits are added to those
+    of the whole photo, and the sum is calibrated.
     """
 
     def __init__(self, config: NatixDinov3Config):
@@ -144,7 +146,10 @@ class NatixDinov3Head(NatixDinov3Classifier):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Xavier weights (Glorot and Bengio, 2010), zero biases and last matrix of a residual, no calibration."""
+        """Initialise: Xavier weights (Glorot and Bengio, 2010), zero biases, neutral calibration.
+
+        The last matrix of a residual head starts at zero.
+        """
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 init.xavier_uniform_(module.weight)
@@ -160,9 +165,8 @@ class NatixDinov3Head(NatixDinov3Classifier):
         """Features to calibrated logits `(batch, classes)`.
 
         Args:
-            features: `(batch, feature_size)`; with tiles `(batch, views, feature_size)`, those of the whole
-                photo first.
-            whole_alone: leave the tiles out, and the calibration too.
+            features: `(batch, feature_size)`; with tiles `(batch, views, feature_size)`, the whole photo first.
+            whole_alone: use neither the tiles nor the calibration.
         """
         logits = super().forward(features if self.tiles is None else features[:, 0])
         if whole_alone:
@@ -174,7 +178,11 @@ class NatixDinov3Head(NatixDinov3Classifier):
         return self.calibrated(logits)
 
     def leaves(self, whole: Tensor) -> Tensor:
-        """Which photos need no tiles, `(batch,)` bool, from the logits of their whole views `(batch, classes)`."""
+        """Which photos leave before their tiles are needed, `(batch,)` bool.
+
+        Args:
+            whole: `(batch, classes)` uncalibrated logits of the whole photos.
+        """
         low, high = self.views_exit["low"], self.views_exit["high"]
         probabilities = self.of_stage(0, whole).double().softmax(dim=-1)
         if high is None:
@@ -185,14 +193,18 @@ class NatixDinov3Head(NatixDinov3Classifier):
         return (score >= high) | (score <= low)
 
     def of_stage(self, stage: int, logits: Tensor) -> Tensor:
-        """Logits `(batch, classes)` on the scale of both stages; 0 is the whole photo alone, 1 all its views."""
+        """Calibrates the logits `(batch, classes)` of one stage, so that both stages share one scale.
+
+        Args:
+            stage: 0 for the whole photo alone, 1 for all views.
+        """
         fitted = self.views_exit["stages"][stage]
         if fitted["isotonic"] is not None:
             logits = isotonic_logits(logits, fitted["isotonic"])
         return logits / logits.new_tensor(fitted["temperature"]) + logits.new_tensor(fitted["bias"])
 
     def calibrated(self, logits: Tensor) -> Tensor:
-        """What is done to the logits `(batch, classes)` of all photos alike."""
+        """Applies the calibration that all photos share to logits `(batch, classes)`."""
         if self.isotonic is not None and not self.training:
             logits = isotonic_logits(logits, self.isotonic)
         return logits / self.temperature + self.logit_bias
@@ -206,11 +218,12 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
     """Any DINOv3 ViT with a classification head that owns its calibration."""
 
     config_class = NatixDinov3Config
-    # Not "model": the stock class uses that prefix, and it collides with its own inner `model`.
+    # Not "model": the stock class uses that prefix, and it collides with its own attribute `model`.
     base_model_prefix = "backbone"
     main_input_name = "pixel_values"
     input_modalities = ("image",)
-    # forward() takes **kwargs but doesn't normalise the loss by `num_items_in_batch`; Trainer has to be told.
+    # forward() takes **kwargs but does not normalise the loss by `num_items_in_batch`. Trainer assumes that it does
+    # unless this is False.
     accepts_loss_kwargs = False
     supports_gradient_checkpointing = True
     _no_split_modules: ClassVar = ["DINOv3ViTEmbeddings", "DINOv3ViTLayer", "NatixDinov3Head"]
@@ -219,25 +232,26 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
 
-    # How many blocks run on `prefix_states`, and height and width in pixels of the photos behind these; set by whoever
-    # feeds them.
+    # Number of blocks that run on `prefix_states`, and the height and width in pixels of the photos that these states
+    # were computed from. The caller that passes `prefix_states` sets both.
     last_blocks: int = 0
     prefix_size: tuple[int, int] = (0, 0)
-    # Whether photos that may leave early do; False: every photo is seen in all its views, and answered as before.
+    # Whether photos may leave early. If False, all views of every photo are computed; the answers are the same.
     early_exits: bool = True
 
     def __init__(self, config: NatixDinov3Config):
         super().__init__(config)
         self.backbone = DINOv3ViTModel(config.backbone_config)
-        # Used by masked pre-training only: it never gets a gradient here, and DDP waits for every gradient.
+        # Only masked pre-training uses the mask token. It gets no gradient here, and DDP waits for every gradient.
         self.backbone.embeddings.mask_token.requires_grad_(False)
         self.head = NatixDinov3Head(config)
-        self.register_load_state_dict_pre_hook(_refuse_merged)  # which peft calls, far from our own methods
+        self.register_load_state_dict_pre_hook(_refuse_merged)  # also runs when peft loads an adapter
         self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        # transformers builds on the meta device: what no checkpoint fills and nothing here sets comes out as garbage.
+        # transformers builds models on the meta device. A tensor that is neither in the checkpoint nor set here would
+        # hold uninitialised memory.
         if isinstance(module, NatixDinov3Head):
             module.reset_parameters()
 
@@ -247,14 +261,14 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
 
     @property
     def feature_size(self) -> int:
-        """Dimension of what `extract_features` returns."""
+        """Dimension of the features that `extract_features` returns."""
         return self.config.feature_size
 
     def _pool(self, outputs: Any) -> Tensor:
-        """Backbone outputs to features `(batch, feature_size)`, the last layers from first to last."""
+        """Backbone outputs to features `(batch, feature_size)`; several layers are concatenated in their order."""
         states = [outputs.last_hidden_state]  # (batch, 1 + registers + patches, hidden), after the final norm
         if self.config.feature_layers > 1:
-            # hidden_states stand before the norm; the last one after it is last_hidden_state.
+            # hidden_states are taken before the final norm; last_hidden_state is the last of them after it.
             earlier = outputs.hidden_states[-self.config.feature_layers : -1]
             states = [self.backbone.norm(state) for state in earlier] + states
         first_patch = 1 + self.config.backbone_config.num_register_tokens
@@ -277,7 +291,7 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
         )
 
     def _run_last_blocks(self, states: Tensor, **kwargs: Any) -> BaseModelOutput:
-        """The backbone from activations `(batch, tokens, hidden)` below its last `self.last_blocks` blocks on."""
+        """Runs the last `self.last_blocks` blocks of the backbone on their input `(batch, tokens, hidden)`."""
         positions = self.backbone.rope_embeddings(states.new_empty(1, 3, *self.prefix_size))
         hidden_states = [states]
         for layer in self.backbone.model.layer[-self.last_blocks :]:
@@ -289,13 +303,13 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
     def extract_features(self, pixel_values: Tensor) -> Tensor:
         """Photos `(batch, [views,] 3, H, W)` to the features `(batch, [views,] feature_size)` that the head reads.
 
-        Of a model that sees tiles, the whole photos alone pass as `(batch, 1, 3, H, W)`.
+        A model with tiles also accepts the whole photos alone, `(batch, 1, 3, H, W)`.
         """
         features = self._pool(self._run_backbone(self._each_view(pixel_values), None))
         return self._by_photo(features, pixel_values)
 
     def _each_view(self, pixel_values: Tensor) -> Tensor:
-        """The views of all photos one below the other, `(batch * views, 3, H, W)`."""
+        """The views of all photos as one batch, `(batch * views, 3, H, W)`."""
         return pixel_values if self.config.views is None else pixel_values.flatten(0, 1)
 
     def _by_photo(self, features: Tensor, pixel_values: Tensor) -> Tensor:
@@ -303,35 +317,35 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
         return features if self.config.views is None else features.unflatten(0, (-1, pixel_values.shape[1]))
 
     def _in_two_stages(self, pixel_values: Tensor, **kwargs: Any) -> NatixDinov3Output:
-        """Answers as the head gives them from the features of all views, with tiles for the photos that need them."""
+        """The answers of `self.head` on all views, with tiles computed only for photos that do not leave early."""
 
         def features(views: Tensor) -> Tensor:
             return self._by_photo(self._pool(self._run_backbone(self._each_view(views), None, **kwargs)), views)
 
-        seen = features(pixel_values[:, :1])
-        whole = self.head(seen, whole_alone=True)
+        whole_features = features(pixel_values[:, :1])
+        whole = self.head(whole_features, whole_alone=True)
         stays = ~self.head.leaves(whole)
         logits = self.head.calibrated(self.head.of_stage(0, whole))
         if stays.any():
-            rest = torch.cat([seen[stays], features(pixel_values[stays, 1:])], dim=1)
-            logits = logits.masked_scatter(stays[:, None], self.head(rest).to(logits.dtype))
+            all_features = torch.cat([whole_features[stays], features(pixel_values[stays, 1:])], dim=1)
+            logits = logits.masked_scatter(stays[:, None], self.head(all_features).to(logits.dtype))
         return NatixDinov3Output(logits=logits, stage=1 + stays.long())
 
     def _check_views(self, pixel_values: Tensor) -> None:
-        """Raise `ValueError` where photos were prepared for a model that sees other views of them."""
-        views, found = self.config.views, tuple(pixel_values.shape)
+        """Raise `ValueError` if photos were prepared for a model with other views."""
+        views, shape = self.config.views, tuple(pixel_values.shape)
         if views is None and pixel_values.ndim != 4:
             raise ValueError(
                 f"this model was not trained for tiles: pixel_values of shape (batch, 3, H, W) expected, found "
-                f"{found}: prepare photos with its own image processor"
+                f"{shape}: prepare photos with its own image processor"
             )
-        # While it trains it may see the whole photo and some of its tiles.
+        # Training may use the whole photo and only some of its tiles.
         if views is not None and (
             pixel_values.ndim != 5 or not (self.training or pixel_values.shape[1] == 1 + views["tiles"])
         ):
             raise ValueError(
                 f"this model sees a photo and its {views['tiles']} tiles: pixel_values of shape (batch, "
-                f"{1 + views['tiles']}, 3, H, W) expected, found {found}: prepare photos with its own image processor"
+                f"{1 + views['tiles']}, 3, H, W) expected, found {shape}: prepare photos with its own image processor"
             )
 
     @can_return_tuple
@@ -347,31 +361,31 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
         output_whole_logits: bool = False,
         **kwargs: Any,
     ) -> NatixDinov3Output:
-        """Calibrated logits, and the cross-entropy where labels are given.
+        """Calibrated logits and, with labels, the cross-entropy. Takes one of three inputs.
 
         Args:
-            pixel_values: `(batch, 3, H, W)`, normalised photos; H and W are multiples of the patch size. Of a model
-                that sees tiles `(batch, views, 3, H, W)`, the whole photo first; the states and maps of its backbone
-                are those of `batch * views` photos.
+            pixel_values: `(batch, 3, H, W)`, normalised photos; H and W are multiples of the patch size. With tiles
+                `(batch, views, 3, H, W)`, the whole photo first; hidden states and attention maps then have a batch
+                of `batch * views`.
             labels: `(batch,)` class ids, or `(batch, classes)` probabilities.
-            features: `(batch, [views,] feature_size)` from `extract_features`, instead of `pixel_values`: what a probe
-                reads.
-            prefix_states: `(batch, tokens, hidden)` activations below the last `self.last_blocks` blocks, instead of
-                `pixel_values`: where nothing below them is trained, only these blocks run.
+            features: `(batch, [views,] feature_size)` from `extract_features`, instead of `pixel_values`; used to
+                train a probe.
+            prefix_states: `(batch, tokens, hidden)`, input of the last `self.last_blocks` blocks, instead of
+                `pixel_values`. Only these blocks run; used if no block below them is trained.
             output_hidden_states: return the backbone's hidden states (before its final norm).
-            output_attentions: return its attention maps; needs `attn_implementation="eager"`.
-            output_features: return what the head read.
-            output_whole_logits: return what the head makes of the whole photo, before tiles and calibration.
+            output_attentions: return the backbone's attention maps; needs `attn_implementation="eager"`.
+            output_features: return the input of the head.
+            output_whole_logits: return the uncalibrated logits of the whole photo alone.
 
         Returns:
             `NatixDinov3Output` with `loss`, `logits` `(batch, classes)`, `hidden_states`, `attentions`, `features`,
-            `whole_logits` `(batch, classes)`, and of a model whose photos leave early `stage` `(batch,)`.
+            `whole_logits` `(batch, classes)`, and for a model with early exits `stage` `(batch,)`.
 
         Raises:
-            ValueError: none or several of `pixel_values`, `features` and `prefix_states`, or other views than the
-                model was trained for.
+            ValueError: not exactly one of `pixel_values`, `features` and `prefix_states` is given, or the photos have
+                other views than the model was trained for.
         """
-        if sum(given is not None for given in (pixel_values, features, prefix_states)) != 1:
+        if sum(source is not None for source in (pixel_values, features, prefix_states)) != 1:
             raise ValueError("give either pixel_values or features (or prefix_states), not both")
         outputs = None
         if prefix_states is not None:
@@ -382,10 +396,10 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
                 kwargs["output_attentions"] = output_attentions
             self._check_views(pixel_values)
             if self._leave_early(output_hidden_states, output_attentions, output_features, output_whole_logits):
-                found = self._in_two_stages(pixel_values, **kwargs)
+                answers = self._in_two_stages(pixel_values, **kwargs)
                 if labels is not None:
-                    found.loss = nn.functional.cross_entropy(found.logits.float(), labels)
-                return found
+                    answers.loss = nn.functional.cross_entropy(answers.logits.float(), labels)
+                return answers
             outputs = self._run_backbone(self._each_view(pixel_values), output_hidden_states, **kwargs)
             features = self._by_photo(self._pool(outputs), pixel_values)
         logits = self.head(features)  # (batch, classes)
@@ -401,7 +415,7 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
         )
 
     def _leave_early(self, *asked: bool | None) -> bool:
-        """Whether photos leave early where outputs of all views are `asked` for or not."""
+        """Whether photos may leave early; not if one of the `asked` outputs needs all views."""
         exits = self.early_exits and not self.training and self.config.views_exit is not None
         return exits and not any(asked) and not self.config.output_hidden_states
 
@@ -413,17 +427,17 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
         decision: dict[str, Any] | None = None,
         views_exit: dict[str, Any] | None = None,
     ) -> None:
-        """Set the calibration in the head and in the config, which a loaded model must find in agreement.
+        """Set the calibration in the head and in the config; loading a model checks that the two agree.
 
         Args:
             temperature: one positive value, or one per class; the logits are divided by it.
             logit_bias: one value, or one per class; added last.
-            isotonic: knots `[x, y]` for each class, applied first; None for none.
-            decision: how the biases came about, as the config describes it; not used by the model.
-            views_exit: which photos need no tiles, as the config describes it; None: all are seen in all views.
+            isotonic: knots `[x, y]` for each class, applied first; None for no isotonic calibration.
+            decision: the origin of the biases, as in the config; the model does not use it.
+            views_exit: rule for early exits, as in the config; None to compute all views of every photo.
 
         Raises:
-            ValueError: a temperature that isn't positive and finite, or a length that is not the number of classes.
+            ValueError: a temperature is not positive and finite, or a length is not the number of classes.
         """
         for name, value in (("temperature", temperature), ("logit_bias", logit_bias)):
             values = torch.as_tensor(value, dtype=torch.float32)
@@ -434,7 +448,7 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
             getattr(self.head, name).copy_(values)
         if isotonic is not None and len(isotonic) != self.config.num_labels:
             raise ValueError(f"isotonic has {len(isotonic)} entries, expected {self.config.num_labels}, one a class")
-        for module in self.modules():  # peft keeps two heads
+        for module in self.modules():  # peft keeps two heads: the original and the trained one
             if isinstance(module, NatixDinov3Head):
                 module.isotonic, module.views_exit = isotonic, views_exit
         self.config.isotonic, self.config.decision, self.config.views_exit = isotonic, decision, views_exit
@@ -446,7 +460,7 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
         self.config.logit_bias = self.head.logit_bias.float().tolist()
 
     def adopt_adapter(self) -> None:
-        """After loading an adapter that brings its own head: that head's calibration, and nothing of the base's."""
+        """Take over the calibration of a loaded adapter's head, and drop the base's calibration."""
         for module in self.modules():
             if isinstance(module, NatixDinov3Head):
                 module.isotonic = module.views_exit = None
@@ -457,22 +471,22 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
         """Compare the head's calibration with the config's.
 
         Raises:
-            ValueError: they differ by more than bfloat16 storage explains; the message names both.
+            ValueError: they differ by more than rounding to bfloat16 explains; the message gives both.
         """
         for name, neutral in (("temperature", 1.0), ("logit_bias", 0.0)):
             expected = getattr(self.config, name) or [neutral] * self.config.num_labels
-            found = getattr(self.head, name).detach().float().cpu()
-            if not torch.allclose(found, torch.tensor(expected), rtol=CALIBRATION_TOLERANCE, atol=1e-6):
+            stored = getattr(self.head, name).detach().float().cpu()
+            if not torch.allclose(stored, torch.tensor(expected), rtol=CALIBRATION_TOLERANCE, atol=1e-6):
                 raise ValueError(
-                    f"the checkpoint's head.{name} is {found.tolist()} but its config.json says {expected}: "
+                    f"the checkpoint's head.{name} is {stored.tolist()} but its config.json says {expected}: "
                     "one of the two files comes from another run; take both from the same one"
                 )
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *model_args: Any, **kwargs: Any) -> Any:
-        """As in transformers, but in float32 unless told otherwise, and with the calibration checked after load."""
+        """As in transformers, but float32 is the default dtype, and the calibration is checked after loading."""
         if kwargs.get("dtype", "auto") == "auto" and kwargs.get("torch_dtype", "auto") == "auto":
-            # "auto" takes what the file holds, and DINOv3 overflows to NaN in float16.
+            # "auto" takes the dtype of the file, and DINOv3 overflows to NaN in float16.
             kwargs.pop("torch_dtype", None)
             kwargs["dtype"] = torch.float32
         adapter_kwargs = kwargs.get("adapter_kwargs")
@@ -487,18 +501,18 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
         return loaded
 
     def load_adapter(self, peft_model_id: str | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers, but what would go wrong there is refused: an adapter that is merged, and DoRA."""
+        """As in transformers, but refuses adapters that give wrong logits there: merged ones and DoRA."""
         if peft_model_id is not None:
             refuse_merged_file(self.config.merged_adapter, str(peft_model_id), kwargs.get("adapter_kwargs"))
             refuse_dora_file(str(peft_model_id), kwargs.get("adapter_kwargs"))
         return super().load_adapter(peft_model_id, *args, **kwargs)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """As in torch, with names as on disk or as in memory.
+        """As in torch; accepts the names on disk and those in memory.
 
-        transformers saves `backbone.layer.N` for what is `backbone.model.layer.N` in memory. `from_pretrained`
-        renames. Trainer's resume and `load_best_model_at_end` come here instead, with `strict=False`: without the
-        names put right they would restore no layer and say nothing.
+        transformers saves `backbone.model.layer.N` as `backbone.layer.N`, and `from_pretrained` renames it back.
+        Trainer's resume and `load_best_model_at_end` call this method instead, with `strict=False`. Without the
+        renaming they would restore no layer and give no warning.
         """
         renamed = {re.sub(r"^backbone\.layer\.", "backbone.model.layer.", name): v for name, v in state_dict.items()}
         return super().load_state_dict(renamed, strict=strict, assign=assign)

@@ -1,9 +1,9 @@
-"""Makes our model known to transformers' Auto classes.
+"""Registers our model with transformers' Auto classes.
 
-The classes need torch and half of transformers, seconds of import, and `--help` must not wait for them. So `import
-natix_hf` registers at once only where transformers' auto models are loaded already, and else when they get loaded,
-through an import hook. Registering at once was measured (docs/speed.md) and costs every command those seconds;
-transformers' own lazy tables take names of its own modules alone.
+Our classes import torch and half of transformers, which takes seconds, and `--help` must not wait for that. So `import
+natix_hf` registers them immediately only if transformers' auto models are already loaded. Otherwise an import hook
+registers them when the auto models are loaded. Registering immediately costs every command those seconds (measured in
+docs/speed.md). transformers' own lazy tables accept only names of its own modules.
 """
 
 import importlib.abc
@@ -12,13 +12,13 @@ import importlib.util
 import sys
 
 TRIGGER = "transformers.models.auto.modeling_auto"
-# What registering imports. transformers loads its auto models in the middle of some of these (for docstrings), and
-# then they are half there: registering has to wait until the outermost is whole.
+# The modules that `register` imports. transformers imports its auto models while it loads some of these (for
+# docstrings), and they are incomplete at that time. Registration has to wait until the outermost import is complete.
 NEEDED = ("transformers.modeling_utils", "transformers.models.dinov3_vit.", "natix_hf.modeling.")
 
 
 def register() -> None:
-    """Register with `AutoConfig` and `AutoModelForImageClassification`; the code travels with saved weights."""
+    """Register with the Auto classes; `save_pretrained` then saves the code beside the weights."""
     from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, DINOv3ViTConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
 
@@ -33,7 +33,7 @@ def register() -> None:
     AutoImageProcessor.register(NatixDinov3Config, image_processor_classes=processors, exist_ok=True)
     AdapterOnDinov3.model_class = NatixDinov3ForImageClassification
     if DINOv3ViTConfig.model_type not in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES:
-        # exist_ok, or transformers leaves a class of its own alone and says nothing.
+        # Without exist_ok transformers ignores the registration for one of its own configs, with no warning.
         AutoModelForImageClassification.register(DINOv3ViTConfig, AdapterOnDinov3, exist_ok=True)
     NatixDinov3Config.register_for_auto_class()
     NatixDinov3ImageProcessor.register_for_auto_class()
@@ -41,7 +41,7 @@ def register() -> None:
 
 
 def register_with_transformers() -> None:
-    """Call `register` now if transformers' auto models are loaded, else as soon as they are."""
+    """Call `register` now if transformers' auto models are loaded, otherwise when they have been loaded."""
     if TRIGGER in sys.modules:
         register()
     else:
@@ -49,7 +49,10 @@ def register_with_transformers() -> None:
 
 
 class _AfterAutoModels(importlib.abc.MetaPathFinder):
-    """Finds modules like everybody else, and registers once the trigger and whatever asked for it have run."""
+    """Import hook that registers after the trigger and the module that imported it have been executed.
+
+    It leaves the search for modules to the other finders.
+    """
 
     def __init__(self) -> None:
         self.running = 0
@@ -58,8 +61,8 @@ class _AfterAutoModels(importlib.abc.MetaPathFinder):
         if fullname != TRIGGER and not fullname.startswith(NEEDED):
             return None
         finders = [finder for finder in sys.meta_path if finder is not self]
-        found = (finder.find_spec(fullname, path, target) for finder in finders)
-        spec = next((spec for spec in found if spec is not None), None)
+        specs = (finder.find_spec(fullname, path, target) for finder in finders)
+        spec = next((spec for spec in specs if spec is not None), None)
         if spec is None or spec.loader is None:
             return spec
         run = spec.loader.exec_module

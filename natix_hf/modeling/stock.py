@@ -1,7 +1,7 @@
-"""Our classifier as a class that transformers brings: `TimmWrapperForImageClassification` around a timm DINOv3.
+"""Converts our classifier to a stock class of transformers: `TimmWrapperForImageClassification` with a timm DINOv3.
 
-Such a checkpoint needs neither this package nor remote code. Folds the calibration into the head, renames and joins
-weights, nothing is approximated. Knows our model and timm's names; it writes no files.
+Such a checkpoint needs neither this package nor remote code. The calibration is folded into the head, and weights are
+renamed and joined; nothing is approximated. The caller writes the files.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from natix_hf.errors import UserError
 from natix_hf.modeling.configuration_natix_dinov3 import NatixDinov3Config
 from natix_hf.modeling.modeling_natix_dinov3 import NatixDinov3ForImageClassification
 
-# (hidden, layers, heads, intermediate, gated MLP) of the published backbones. The plain names without `_qkvb` drop the
-# biases of query, key and value.
+# (hidden, layers, heads, intermediate, gated MLP) of the published backbones. timm's names without `_qkvb` are models
+# without biases on query, key and value.
 PUBLISHED = {
     (384, 12, 6, 1536, False): "vit_small_patch16_dinov3_qkvb",
     (384, 12, 6, 1536, True): "vit_small_plus_patch16_dinov3_qkvb",
@@ -28,7 +28,7 @@ WAY_OUT = "export it with --format merged (trust_remote_code or natix_hf at the 
 
 
 def refusal(config: NatixDinov3Config) -> str | None:
-    """Why a stock class cannot hold a model of this configuration, in a few words; None where it can."""
+    """The reason why the stock class cannot represent a model of this configuration; None if it can."""
     backbone = config.backbone_config
     activation = "silu" if backbone.use_gated_mlp else "gelu"
     if config.views is not None:
@@ -51,7 +51,7 @@ def refusal(config: NatixDinov3Config) -> str | None:
 
 
 def architecture(config: NatixDinov3Config) -> tuple[str, dict[str, object]]:
-    """timm's name for a backbone and the arguments by which it differs from what timm makes of that name."""
+    """timm's name for a backbone, and the arguments that differ from timm's defaults for that name."""
     backbone = config.backbone_config
     gated, hidden, width = backbone.use_gated_mlp, backbone.hidden_size, backbone.intermediate_size
     shape = (hidden, backbone.num_hidden_layers, backbone.num_attention_heads, width, gated)
@@ -64,19 +64,20 @@ def architecture(config: NatixDinov3Config) -> tuple[str, dict[str, object]]:
         arguments |= {"mlp_ratio": width / hidden if width % hidden == 0 else (width + 0.5) / hidden}
         arguments |= {"swiglu_align_to": 1} if gated else {}
     usual = {"patch_size": 16, "num_reg_tokens": 4, "rope_temperature": 100, "in_chans": 3}
-    found = {
+    actual = {
         "patch_size": backbone.patch_size,
         "num_reg_tokens": backbone.num_register_tokens,
         "rope_temperature": backbone.rope_theta,
         "in_chans": backbone.num_channels,
     }
-    return name, arguments | {key: value for key, value in found.items() if value != usual[key]}
+    return name, arguments | {key: value for key, value in actual.items() if value != usual[key]}
 
 
 def stock_weights(model: NatixDinov3ForImageClassification) -> dict[str, Tensor]:
-    """The model's weights under timm's names, float32, the calibration folded into `head`.
+    """The model's weights under timm's names in float32, with the calibration folded into `head`.
 
-    `logits = (W x + b) / T + c` becomes one linear layer with `W / T` and `b / T + c`, computed in float64.
+    `logits = (W x + b) / T + c` becomes one linear layer with weight `W / T` and bias `b / T + c`, computed in
+    float64.
     """
     backbone, head = model.backbone, model.head
     weights = {
@@ -125,7 +126,8 @@ def stock_model(model: NatixDinov3ForImageClassification) -> PreTrainedModel:
         model: merged and calibrated.
 
     Raises:
-        UserError: timm is missing, or the stock class cannot hold the model; says why and the way out.
+        UserError: timm is not installed, or the stock class cannot represent the model; the message gives the reason
+            and another format.
     """
     try:
         import timm  # noqa: F401
@@ -137,7 +139,7 @@ def stock_model(model: NatixDinov3ForImageClassification) -> PreTrainedModel:
         raise UserError(f"--format stock cannot hold this model: {reason}: {WAY_OUT}")
     name, arguments = architecture(model.config)
     labels = [model.config.id2label[i] for i in range(model.config.num_labels)]
-    # Without a pretrained_cfg, by which transformers knows a checkpoint of timm's and prepares photos as timm does.
+    # No pretrained_cfg: transformers takes a config that has one for a timm checkpoint and prepares photos like timm.
     config = TimmWrapperConfig(
         architecture=name,
         model_args=arguments,
@@ -148,7 +150,7 @@ def stock_model(model: NatixDinov3ForImageClassification) -> PreTrainedModel:
     )
     stock = TimmWrapperForImageClassification(config)
     missing, unexpected = stock.load_state_dict(stock_weights(model), strict=False)
-    # timm keeps a zero bias of the keys as a buffer, which no checkpoint holds.
+    # timm keeps a zero bias of the keys as a buffer that is not saved in checkpoints.
     missing = [key for key in missing if not key.endswith("k_bias")]
     if missing or unexpected:
         names = ", ".join([*missing, *unexpected][:4])

@@ -1,7 +1,7 @@
-"""timm's DINOv3 checkpoints as transformers' `DINOv3ViTModel`: configuration and names of the weights.
+"""Converts timm's DINOv3 checkpoints for transformers' `DINOv3ViTModel`: configuration and names of the weights.
 
-Covers `vit_*_patch16_dinov3*` of timm: plain and gated MLP, with biases on queries and values (`_qkvb`) or without,
-fused or separate query/key/value. Works on names and shapes and doesn't need timm. It reads no files.
+Covers timm's `vit_*_patch16_dinov3*`: plain and gated MLP, with biases on queries and values (`_qkvb`) or without,
+fused or separate query/key/value. Works on names and shapes, without timm. The caller reads the files.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 ARCHITECTURE = re.compile(r"vit_\w+_patch16_dinov3(_qkvb)?(\.\w+)?")
 
-# timm's names beside transformers'. Query, key and value are treated apart because timm keeps them in one matrix.
+# timm's names and transformers' names. `backbone_weights` handles the fused matrix of query, key and value.
 RENAMES = (
     (r"^cls_token$", "embeddings.cls_token"),
     (r"^reg_token$", "embeddings.register_tokens"),
@@ -32,23 +32,23 @@ RENAMES = (
 
 
 def is_timm_dinov3(config: dict[str, Any]) -> bool:
-    """Whether a `config.json` is timm's (or transformers' timm wrapper's) for a DINOv3 ViT."""
+    """Whether a `config.json` describes a DINOv3 ViT of timm or of transformers' timm wrapper."""
     return ARCHITECTURE.fullmatch(config.get("architecture", "")) is not None
 
 
 def head_size(config: Mapping[str, Any]) -> int:
-    """Channels of one attention head, by a configuration of either layout; an empty one is a published model's."""
+    """Channels of one attention head, from a configuration in either layout; 64 for an empty one."""
     if "num_attention_heads" in config:
         return config["hidden_size"] // config["num_attention_heads"]
-    # Every published DINOv3 has heads of 64, but for the 7B one.
+    # The head size of every published DINOv3 is 64, except for the 7B model.
     return 128 if "_7b_" in config.get("architecture", "") else 64
 
 
 def backbone_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under transformers' names; those of a classification head are left out, unknown names stay as they are.
+    """Weights under transformers' names, without the classification head; unknown names are kept.
 
     Args:
-        weights: name to tensor, as in timm's `model.safetensors`.
+        weights: tensors by name, as in timm's `model.safetensors`.
     """
     renamed = {}
     for name, tensor in weights.items():
@@ -56,7 +56,7 @@ def backbone_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
         if name.startswith("head."):
             continue
         if fused := re.fullmatch(r"blocks\.(\d+)\.attn\.qkv\.weight", name):
-            for part, matrix in zip("qkv", tensor.chunk(3), strict=True):  # (3 * hidden, hidden) in three
+            for part, matrix in zip("qkv", tensor.chunk(3), strict=True):  # (3 * hidden, hidden) into three
                 renamed[f"layer.{fused[1]}.attention.{part}_proj.weight"] = matrix
             continue
         for pattern, replacement in RENAMES:
@@ -64,20 +64,20 @@ def backbone_weights(weights: dict[str, Tensor]) -> dict[str, Tensor]:
             if count:
                 break
         renamed[name] = tensor
-    # timm drops the mask token: only masked pre-training uses it.
+    # timm does not keep the mask token, which only masked pre-training uses.
     renamed["embeddings.mask_token"] = torch.zeros_like(renamed["embeddings.cls_token"])
     return renamed
 
 
 def backbone_config(config: dict[str, Any], weights: dict[str, Tensor]) -> dict[str, Any]:
-    """Fields of `DINOv3ViTConfig` for a timm checkpoint: shapes from the weights, the rest from its config.
+    """Fields of `DINOv3ViTConfig` for a timm checkpoint: shapes from the weights, other fields from its config.
 
     Args:
         config: timm's `config.json`.
-        weights: what `backbone_weights` returned.
+        weights: result of `backbone_weights`.
 
     Raises:
-        KeyError: the weights lack a tensor of the embeddings or the first block.
+        KeyError: a tensor of the embeddings or the first block is missing.
     """
     patches = weights["embeddings.patch_embeddings.weight"]  # (hidden, channels, patch, patch)
     hidden_size = patches.shape[0]

@@ -1,7 +1,7 @@
-"""The forms in which a finished run is exported, one file each.
+"""The formats in which a finished run is exported, one file each.
 
-A new form is a file with an `ExportForm` (`export_form.py` says what it declares) and its line here. Help, refusals,
-the card, the proof and whatever loads a model ask this dict.
+To add a format, add a file with an `ExportForm` (its attributes are described in `export_form.py`) and a line here.
+Help, refusals, the model card, the verification and the loading of models use this dict.
 """
 
 from natix_hf.modeling.exports.adapter import Adapter

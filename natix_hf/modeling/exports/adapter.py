@@ -1,4 +1,4 @@
-"""The small form of a LoRA run: adapter and head, beside a base that lies elsewhere (see `adapter_folder.py`)."""
+"""Export format `adapter` of a LoRA run: adapter and head, without the base (see `adapter_folder.py`)."""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
-"""The small form of a LoRA run: adapter, head and configuration, and the base that they belong to.
+"""Writes the export format `adapter` of a LoRA run: adapter, head and configuration, and on request their base.
 
-transformers finds the base by the name in `adapter_config.json`. A client asks for the adapter, so that name must lead
-to weights that `AutoModelForImageClassification` takes: raw DINOv3 after `import natix_hf`, else a base of our class,
-which `--base_output` writes. The base's fingerprint stands in the adapter's `config.json` and is compared at load.
+A client loads the adapter, and transformers finds the base by the name in `adapter_config.json`. That name must lead
+to weights that `AutoModelForImageClassification` accepts: raw DINOv3 after `import natix_hf`, otherwise a base of our
+class, which `--base_output` writes. The adapter's `config.json` holds the fingerprint of the base, which is checked
+when the adapter is loaded.
 """
 
 from __future__ import annotations
@@ -30,21 +31,23 @@ from natix_hf.modeling.checkpoints import (
 from natix_hf.modeling.exports.export_form import FinishedModel
 from natix_hf.modeling.modeling_natix_dinov3 import NatixDinov3ForImageClassification, NatixDinov3Head
 
-# Two machines round a merged weight differently in its last bits; another base differs in all of them.
+# Two machines round a merged weight differently in its last bits; another base differs far more.
 SAME = {"rtol": 1e-3, "atol": 1e-5}
 
 
 def write_adapter(
     finished: FinishedModel, folder: Path, *, base_id: str | None = None, base_output: str | Path | None = None
 ) -> None:
-    """Fill `folder` with the adapter of a run, and `base_output` with its base.
+    """Write the adapter of a run to `folder`, and its base to `base_output`.
 
     Args:
         finished: a LoRA run.
-        base_id: the base's name on the Hub.
+        base_id: the base's id on the Hub.
+        base_output: folder for the base as a checkpoint of our class; None to write no base.
 
     Raises:
-        UserError: the run has no adapter, its base cannot be had or has changed, or nothing names the base to others.
+        UserError: the run has no adapter, its base cannot be loaded or has changed, or clients could not find the
+            base.
     """
     run, model, processor, geometry = finished
     if not (run / "adapter" / "adapter_config.json").is_file():
@@ -56,26 +59,29 @@ def write_adapter(
     if not name:
         raise UserError(f"{run}: nothing says which base the adapter is for: model_name_or_path in recipe.yaml does")
     revision = recipe.get("model_revision")
-    named = base_id or (str(Path(base_output).expanduser().absolute()) if base_output else None)
-    if named is None:
-        named = _raw_hub_base(name, revision, geometry)
+    base_name = base_id or (str(Path(base_output).expanduser().absolute()) if base_output else None)
+    if base_name is None:
+        base_name = _raw_hub_base(name, revision, geometry)
     base = _base(model, name, revision)
-    found = fingerprint(base.backbone.state_dict())
+    base_fingerprint = fingerprint(base.backbone.state_dict())
     if base_output:
         _write_base(base, processor, base_output)
     _check_base(run, model, base)
 
-    describe_adapter(model, processor, found, folder)
+    describe_adapter(model, processor, base_fingerprint, folder)
     shutil.copyfile(run / "adapter" / "adapter_model.safetensors", folder / "adapter_model.safetensors")
     adapter = read_json(run / "adapter" / "adapter_config.json")
-    write_json(folder / "adapter_config.json", adapter | {"base_model_name_or_path": named, "revision": None})
+    write_json(folder / "adapter_config.json", adapter | {"base_model_name_or_path": base_name, "revision": None})
 
 
 def describe_adapter(model: NatixDinov3ForImageClassification, processor: Any, base: str, folder: str | Path) -> None:
-    """Write beside an adapter what makes a model of it and its base: configuration, calibration included, and code.
+    """Write the files that turn an adapter and its base into a model.
+
+    These are the configuration with the calibration, the image processor, and the code for `trust_remote_code`.
 
     Args:
         base: fingerprint of the backbone that the adapter was trained on.
+        folder: folder of the adapter.
     """
     config = copy.deepcopy(model.config)
     config.adapter_base, config.merged_adapter = base, None
@@ -85,17 +91,17 @@ def describe_adapter(model: NatixDinov3ForImageClassification, processor: Any, b
 
 
 def base_folder(adapter: str | Path) -> Path:
-    """The folder of an exported adapter's base, fetched from the Hub where it lies there.
+    """The folder of an exported adapter's base, downloaded from the Hub if needed.
 
     Raises:
-        UserError: it cannot be had.
+        UserError: the base does not exist or cannot be downloaded.
     """
     name = read_json(Path(adapter) / "adapter_config.json")["base_model_name_or_path"]
     return local_folder(name, (*SETTINGS, *WEIGHTS))
 
 
 def _raw_hub_base(name: str, revision: str | None, geometry: Any) -> str:
-    """The run's base if clients can use it as it stands on the Hub; else `UserError` with the way out."""
+    """The Hub id of the run's base; raises `UserError` if clients cannot use that repository unchanged."""
     way = "add --base_output FOLDER (and --base_id OWNER/NAME, under which you push that folder once)"
     if hub_id(name) is None:
         raise UserError(f"--format adapter: the base {name} is no Hub repository that others could find: {way}")
@@ -115,7 +121,7 @@ def _raw_hub_base(name: str, revision: str | None, geometry: Any) -> str:
 def _base(
     model: NatixDinov3ForImageClassification, name: str, revision: str | None
 ) -> NatixDinov3ForImageClassification:
-    """The run's base as a checkpoint of our class: backbone, a head of zeros in the run's shape, no calibration."""
+    """The run's base as a model of our class: backbone, a head of zeros with the run's shapes, no calibration."""
     backbone = load_backbone(name, revision=revision)
     config = copy.deepcopy(model.config)
     config.temperature = config.logit_bias = config.isotonic = config.decision = None
@@ -141,7 +147,7 @@ def _write_base(base: NatixDinov3ForImageClassification, processor: Any, output:
 
 
 def _check_base(run: Path, model: NatixDinov3ForImageClassification, base: NatixDinov3ForImageClassification) -> None:
-    """Base and adapter must give the run's weights; `base` is the run's merged model afterwards."""
+    """Raise `UserError` unless base and adapter give the run's weights; the adapter is merged into `base`."""
     merged = merge_lora(load_adapter(base, run / "adapter")).state_dict()
     for name, expected in model.state_dict().items():
         if not name.endswith("mask_token") and not torch.allclose(merged[name], expected, **SAME):

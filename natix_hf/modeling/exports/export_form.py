@@ -1,7 +1,7 @@
-"""What every form of export says of itself.
+"""The base class of export formats.
 
-A form is a dataclass whose fields are its options of `natix_hf.export`, in a file of its own, and stands in
-`exports.FORMS`. These files import at their top nothing that takes time, since the help of commands reads them.
+A format is a dataclass in its own file, listed in `exports.FORMS`. Its fields are the options of `natix_hf.export` for
+this format. These files import nothing slow at the top, because the help of commands loads them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ REMOTE_CODE = PIPELINE.format(imports="", options=", trust_remote_code=True")
 
 
 class FinishedModel(NamedTuple):
-    """A run to be exported: its folder, the merged and calibrated model, the image processor and the geometry."""
+    """A run to export: its folder, the merged and calibrated model, the image processor and the geometry."""
 
     run: Path
     model: Any
@@ -43,40 +43,40 @@ def labels_of(model: Any) -> list[str]:
 
 @dataclass(frozen=True)
 class ExportForm:
-    """One form of export; what it declares holds for transformers' `pipeline` unless it says otherwise."""
+    """One export format; the defaults describe a model that transformers' `pipeline` loads."""
 
-    told: ClassVar[str]  # what the help of `--format` says of it
-    needs: ClassVar[tuple[str, ...]]  # what a client installs beside torchvision, for the image processor
-    usage: ClassVar[str]  # the card's section on how to use it, where MODEL_ID stands for the repository
-    tiles_usage: ClassVar[str | None] = None  # the same of a model that sees tiles, where it differs
-    elsewhere: ClassVar[dict[str, str]] = {}  # option -> what another form that has no such option is told
-    holds: ClassVar[dict[str, tuple]] = {}  # key of the recipe -> the values that it can hold; others: all
+    told: ClassVar[str]  # description in the help of `--format`
+    needs: ClassVar[tuple[str, ...]]  # packages that a client installs, in addition to torchvision
+    usage: ClassVar[str]  # section of the model card on usage; MODEL_ID is replaced by the repository
+    tiles_usage: ClassVar[str | None] = None  # the same section for a model with tiles, if it differs
+    elsewhere: ClassVar[dict[str, str]] = {}  # option -> end of the error message for formats without this option
+    holds: ClassVar[dict[str, tuple]] = {}  # recipe key -> values that the format supports; keys not listed: all
     own_code: ClassVar[bool] = False  # a client without natix_hf loads it with trust_remote_code
-    on_base: ClassVar[bool] = False  # the weights of its base lie elsewhere
-    library: ClassVar[str] = "transformers"  # the Hub's name of what loads it
+    on_base: ClassVar[bool] = False  # the weights of the base are stored elsewhere
+    library: ClassVar[str] = "transformers"  # the Hub's name for the library that loads it
 
-    # A form that is no class of transformers: the file that holds it, and the function that answers from its folder.
-    # The function takes a folder and returns what makes logits `(n, classes)` of pixels `(n, [views,] 3, H, W)`, both
-    # float32 arrays. A client without natix_hf runs its source, so it imports what it needs itself.
+    # For graphs, which are not classes of transformers: the file of the graph, and a function that takes the folder of
+    # an export and returns a function from pixels `(n, [views,] 3, H, W)` to logits `(n, classes)`, both float32
+    # arrays. A client without natix_hf runs the function's source, so it contains its own imports.
     graph: ClassVar[str | None] = None
     session: ClassVar[Callable[[str], Callable] | None] = None
-    reader: ClassVar[str] = ""  # what reads the graph
-    without: ClassVar[str] = ""  # what is said where that is missing
+    reader: ClassVar[str] = ""  # package that reads the graph
+    without: ClassVar[str] = ""  # error message if that package is missing
 
     def write(self, finished: FinishedModel, folder: Path) -> int | None:
-        """Fill a folder; returns the version of a graph's operators, where they have one."""
+        """Write the export to a folder; returns the operator version (opset) of a graph, else None."""
         raise NotImplementedError
 
 
 def chosen_form(forms: dict[str, type[ExportForm]], name: str, **options: Any) -> ExportForm:
-    """A form with its options.
+    """The export format of this name with its options.
 
     Args:
-        forms: all of them.
-        options: of any form; an option that another form has may only be at its default.
+        forms: all formats by name.
+        options: options of any format; those that this format lacks must have their default values.
 
     Raises:
-        UserError: an unknown form, or an option that is not its own.
+        UserError: the format is unknown, or an option belongs to another format.
     """
     if name not in forms:
         raise UserError(f"--format {name}: one of {', '.join(forms)} expected")

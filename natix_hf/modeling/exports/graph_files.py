@@ -1,4 +1,4 @@
-"""What forms that are graphs have in common: what the graph is made of, and what lies beside it."""
+"""Shared by the graph formats: the modules that are exported as graphs, and the files beside a graph."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from natix_hf.modeling.exports.export_form import FinishedModel, labels_of, writ
 
 
 class LogitsAlone(nn.Module):
-    """A model with one tensor in and one out: `(n, [views,] 3, H, W)` to `(n, classes)`.
+    """Pixels `(n, [views,] 3, H, W)` to logits `(n, classes)`: a model with one input and one output tensor.
 
-    A graph looks at all views of every photo. Where photos may leave early it answers like the model, and saves
-    nothing.
+    A graph computes all views of every photo. For a model with early exits it gives the same answers but saves no
+    time.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -27,7 +27,7 @@ class LogitsAlone(nn.Module):
 
 
 class FeaturesAlone(nn.Module):
-    """What the head of a model reads, from one tensor: `(n, [views,] 3, H, W)` to `(n, [views,] feature_size)`."""
+    """Pixels `(n, [views,] 3, H, W)` to the features `(n, [views,] feature_size)` that the head takes."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -38,9 +38,10 @@ class FeaturesAlone(nn.Module):
 
 
 def write_beside_graph(finished: FinishedModel, folder: Path) -> None:
-    """`labels.json`, `decision.json` where the model has a rule, and the image processor.
+    """Write `labels.json`, `decision.json` if the model has a decision rule, and the image processor.
 
-    Where the graph sees tiles, that processor is of no class that transformers brings: `views.py` stands in for it.
+    The image processor for tiles is not a class of transformers, so a graph with tiles also gets `views.py`, which
+    prepares photos in the same way.
     """
     write_json(folder / "labels.json", labels_of(finished.model))
     if finished.model.config.decision is not None:

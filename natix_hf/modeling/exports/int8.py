@@ -1,10 +1,10 @@
-"""A backbone in int8 with a head in fp32, as one ONNX graph: static quantisation by onnxruntime.
+"""Static quantisation with onnxruntime: a backbone in int8 and a head in fp32 as one ONNX graph.
 
-The matrices of the backbone's linear layers are rounded to 8 bits, with a scale for each output channel. So are the
-activations that are multiplied with them, whose ranges come from photos. Norms, softmax, the products of attention,
-the patch embedding and all sums stay in fp32. So does the head, which is calibrated after the backbone was rounded.
-docs/quick_answers.md has the figures behind these choices. The caller chooses the photos, and judges what the graph
-decides.
+The weight matrices of the backbone's linear layers are rounded to 8 bits, with one scale per output channel. The
+inputs of these layers are rounded too; their ranges are measured on photos. Norms, softmax, the products of attention,
+the patch embedding and all sums stay in fp32. The head also stays in fp32 and is calibrated after the backbone was
+rounded. docs/quick_answers.md has the figures behind these choices. The caller chooses the photos and checks the
+decisions of the graph.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ LAYERS = ("MatMul", "Gemm")
 
 
 def quantised_backbone(model: Any, shape: tuple[int, ...], batches: Iterable[np.ndarray], folder: Path) -> None:
-    """Write `model.onnx`, the graph from `pixel_values` to what the head reads.
+    """Write `model.onnx`, a graph from pixels to the input of the head.
 
-    It takes `(n, [views,] 3, H, W)` and gives `features` `(n, [views,] feature_size)`.
+    The graph maps `pixel_values` `(n, [views,] 3, H, W)` to `features` `(n, [views,] feature_size)`.
 
     Args:
         model: merged, in eval mode and float32.
-        shape: `([views,] 3, H, W)` of what a photo becomes.
-        batches: `(b, [views,] 3, H, W)` float32 of the photos that give the ranges of activations.
-        folder: to write it in.
+        shape: `([views,] 3, H, W)` of a prepared photo.
+        batches: `(b, [views,] 3, H, W)` float32, photos on which the ranges of activations are measured.
+        folder: where the graph is written.
 
     Raises:
-        UserError: the packages that quantise are missing.
+        UserError: the packages for quantisation are not installed.
     """
     try:
         import onnxruntime.quantization  # noqa: F401
@@ -49,12 +49,12 @@ def quantised_backbone(model: Any, shape: tuple[int, ...], batches: Iterable[np.
 
 
 def round_graph(whole: Path, batches: Iterable[np.ndarray], path: Path) -> None:
-    """Write a graph in fp32 as one in int8.
+    """Write the int8 version of a graph in fp32.
 
     Args:
-        whole: that `write_graph` wrote; it is marked as prepared.
+        whole: the fp32 graph from `write_graph`; its file is changed (marked as pre-processed).
         batches: as in `quantised_backbone`.
-        path: ends in `.onnx`.
+        path: output file, ends in `.onnx`.
     """
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
@@ -67,11 +67,11 @@ def round_graph(whole: Path, batches: Iterable[np.ndarray], path: Path) -> None:
             batch = next(self.batches, None)
             return None if batch is None else {"pixel_values": batch}
 
-    made = onnx.load(str(whole), load_external_data=False)
-    # Folded and with shapes, as torch's exporter leaves it: onnxruntime need not advise to do that first.
-    made.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
-    onnx.save(made, str(whole))
-    weights = {tensor.name for tensor in made.graph.initializer}
+    onnx_model = onnx.load(str(whole), load_external_data=False)
+    # torch's exporter has already folded constants and inferred shapes; this mark keeps onnxruntime from advising it.
+    onnx_model.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")
+    onnx.save(onnx_model, str(whole))
+    weights = {tensor.name for tensor in onnx_model.graph.initializer}
     quantize_static(
         whole,
         path,
@@ -80,15 +80,19 @@ def round_graph(whole: Path, batches: Iterable[np.ndarray], path: Path) -> None:
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
         op_types_to_quantize=list(LAYERS),
-        nodes_to_quantize=[n.name for n in made.graph.node if n.op_type in LAYERS and n.input[1] in weights],
+        nodes_to_quantize=[n.name for n in onnx_model.graph.node if n.op_type in LAYERS and n.input[1] in weights],
         use_external_data_format=sum(file.stat().st_size for file in whole.parent.glob(f"{whole.name}*")) > ONE_FILE,
-        # What a layer gives is not rounded: it goes into a sum, a norm or a softmax, which are fp32.
+        # The output of a layer is not rounded, because it goes into a sum, a norm or a softmax in fp32.
         extra_options={"OpTypesToExcludeOutputQuantization": list(LAYERS)},
     )
 
 
 def logits_by(backbone: Path) -> Callable[[Any, Any], np.ndarray]:
-    """As `batches.logits_of`, with features from the graph in a folder that `quantised_backbone` filled."""
+    """A function like `batches.logits_of` that takes features from the graph of `quantised_backbone`.
+
+    Args:
+        backbone: folder that `quantised_backbone` wrote to.
+    """
     import torch
 
     features_of = session(str(backbone))
@@ -101,15 +105,15 @@ def logits_by(backbone: Path) -> Callable[[Any, Any], np.ndarray]:
 
 
 def add_head(model: Any, backbone: Path, path: Path) -> int:
-    """Write the whole graph: the backbone in int8, then the head of the model with its calibration in fp32.
+    """Write the complete graph: the backbone in int8, then the head with its calibration in fp32.
 
     Args:
-        model: calibrated for what `logits_by` gives.
-        backbone: the folder that `quantised_backbone` filled.
-        path: ends in `.onnx`.
+        model: calibrated on the logits of `logits_by`.
+        backbone: folder that `quantised_backbone` wrote to.
+        path: output file, ends in `.onnx`.
 
     Returns:
-        The version of ONNX's operators.
+        The version of ONNX's operators (opset).
     """
     import onnx
     from onnx.compose import add_prefix, merge_models

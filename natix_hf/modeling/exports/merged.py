@@ -1,4 +1,4 @@
-"""All weights in our class, with the code of that class beside them."""
+"""Export format `merged`: all weights in our model class, with the code of that class beside them."""
 
 from __future__ import annotations
 

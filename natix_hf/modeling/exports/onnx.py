@@ -1,4 +1,4 @@
-"""An ONNX graph: photos `(batch, [views,] 3, H, W)` to calibrated logits, by torch's own exporter."""
+"""Export format `onnx`: a graph from pixels `(batch, [views,] 3, H, W)` to calibrated logits, by torch's exporter."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from natix_hf.errors import UserError
 from natix_hf.modeling.exports.export_form import DTYPE_HELP, ExportForm, FinishedModel
 from natix_hf.options import option
 
-OPSET = 20  # of ONNX 1.15 (2023), with GELU as one operator; onnxruntime has it since 1.17
-ONE_FILE = 1_800_000_000  # bytes; a protobuf message ends at 2 GiB, what is larger lies in a second file
+OPSET = 20  # of ONNX 1.15 (2023), has GELU as one operator; supported by onnxruntime since 1.17
+ONE_FILE = 1_800_000_000  # bytes; protobuf messages are limited to 2 GiB, larger weights go into a second file
 INSTALL = "pip install 'natix_hf[onnx]'"
 USAGE = """\
 With onnxruntime, and no code of ours:
@@ -64,15 +64,15 @@ print(dict(zip(labels, (scores / scores.sum()).tolist())))
 
 
 def session(folder: str) -> Callable:
-    """What answers pixels by logits; see `ExportForm.session`."""
+    """A function from pixels to logits; see `ExportForm.session`."""
     import onnxruntime
     import torch
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
-    found = onnxruntime.InferenceSession(f"{folder}/model.onnx", options, providers=["CPUExecutionProvider"])
-    return lambda pixels: found.run(None, {"pixel_values": pixels})[0]
+    graph = onnxruntime.InferenceSession(f"{folder}/model.onnx", options, providers=["CPUExecutionProvider"])
+    return lambda pixels: graph.run(None, {"pixel_values": pixels})[0]
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,9 @@ class Onnx(ExportForm):
             raise UserError(f"--dtype {self.dtype}: --format onnx is written in fp32 or int8: give one of them")
         if not 0 <= self.max_changed < 1:
             raise UserError(f"--max_changed {self.max_changed:g}: a share of at least 0 and below 1 expected")
-        odd = {"dataset_name": self.dataset_name, "max_changed": self.max_changed != Onnx.max_changed}
-        if self.dtype == "fp32" and (given := next((name for name, value in odd.items() if value), None)):
-            raise UserError(f"--{given}: belongs to --dtype int8: leave it out, or add that")
+        int8_only = {"dataset_name": self.dataset_name, "max_changed": self.max_changed != Onnx.max_changed}
+        if self.dtype == "fp32" and (misplaced := next((name for name, value in int8_only.items() if value), None)):
+            raise UserError(f"--{misplaced}: belongs to --dtype int8: leave it out, or add that")
 
     def write(self, finished: FinishedModel, folder: Path) -> int:
         from natix_hf.modeling.exports.graph_files import write_beside_graph
@@ -115,18 +115,18 @@ class Onnx(ExportForm):
 
 
 def export_onnx(model: Any, path: Path, shape: tuple[int, ...]) -> int:
-    """Write the graph, float32 weights inside; over 1.8 GB they lie in `<path>.data` beside it.
+    """Write the graph with float32 weights; weights over 1.8 GB go into `<path>.data`.
 
     Args:
         model: merged, calibrated, in eval mode and float32.
-        path: ends in `.onnx`.
-        shape: `([views,] 3, H, W)` of what a photo becomes; the size of the batch is left open.
+        path: output file, ends in `.onnx`.
+        shape: `([views,] 3, H, W)` of a prepared photo; the graph takes any batch size.
 
     Returns:
-        The version of ONNX's operators (opset) that the graph is written in.
+        The version of ONNX's operators (opset) that the graph uses.
 
     Raises:
-        UserError: the exporter's packages are missing.
+        UserError: the exporter's packages are not installed.
     """
     try:
         import onnx
@@ -141,13 +141,13 @@ def export_onnx(model: Any, path: Path, shape: tuple[int, ...]) -> int:
 
 
 def write_graph(module: Any, path: Path, takes: str, shape: tuple[int, ...], gives: str) -> None:
-    """Write a module of one tensor as a graph; weights of over 1.8 GB lie in `<path>.data` beside it.
+    """Write a module with one input and one output as a graph; weights over 1.8 GB go into `<path>.data`.
 
     Args:
         module: in float32.
-        path: ends in `.onnx`.
-        takes, gives: names of what goes in and comes out; the former is also that of the argument of `forward`.
-        shape: of what goes in, without the batch, whose size is left open.
+        path: output file, ends in `.onnx`.
+        takes, gives: names of input and output; `takes` must be the name of the argument of `forward`.
+        shape: shape of the input without the batch dimension; the graph takes any batch size.
     """
     import onnx
     import torch
@@ -168,7 +168,7 @@ def write_graph(module: Any, path: Path, takes: str, shape: tuple[int, ...], giv
             external_data=size > ONE_FILE,
             verbose=False,
         )
-    made = onnx.load(str(path), load_external_data=False)
-    for node in made.graph.node:
-        del node.metadata_props[:]  # the lines of code that it stems from, with their places on this machine
-    onnx.save(made, str(path))
+    onnx_model = onnx.load(str(path), load_external_data=False)
+    for node in onnx_model.graph.node:
+        del node.metadata_props[:]  # source lines with their paths on this machine
+    onnx.save(onnx_model, str(path))

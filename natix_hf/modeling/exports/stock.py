@@ -1,4 +1,4 @@
-"""A class that transformers brings, and no code of ours (`modeling/stock.py` makes the model)."""
+"""Export format `stock`: a class of transformers, without our code (`modeling/stock.py` converts the model)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The options of forms that hold all weights as safetensors, and how these are stored."""
+"""Options of the export formats that store all weights as safetensors, and the function that stores them."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ class StoredWeights(ExportForm):
             raise UserError(f"--dtype {self.dtype}: one of {', '.join(DTYPES)} expected")
 
     def store(self, model: Any, head: Any, folder: Path) -> None:
-        """`save_pretrained` with weights stored in `dtype`, the head in fp32; the configuration asks for fp32.
+        """`save_pretrained` with weights in `dtype` and the head in fp32; the configuration still says fp32.
 
         Raises:
-            UserError: `max_shard_size` is no size.
+            UserError: `max_shard_size` is not a valid size.
         """
         import torch
 
         state = model.state_dict()
         if self.dtype != "fp32":
             stored = getattr(torch, DTYPES[self.dtype])
-            kept = {id(tensor) for tensor in (*head.parameters(), *head.buffers())}
-            kept = {name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) in kept}
-            state = {name: tensor if name in kept else tensor.to(stored) for name, tensor in state.items()}
+            in_head = {id(tensor) for tensor in (*head.parameters(), *head.buffers())}
+            in_head = {name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) in in_head}
+            state = {name: tensor if name in in_head else tensor.to(stored) for name, tensor in state.items()}
         size = self.max_shard_size
         try:
             model.save_pretrained(folder, state_dict=state, max_shard_size=size)

@@ -1,4 +1,7 @@
-"""`views.py`, which lies beside a graph that sees tiles: photos as the graph takes them, in numpy and Pillow alone."""
+"""Makes `views.py`, a script beside a graph with tiles that prepares photos for it with numpy and Pillow.
+
+The functions below, with their docstrings, are copied into that script.
+"""
 
 from __future__ import annotations
 
@@ -32,10 +35,10 @@ if __name__ == "__main__":
 
 
 def resize_weights(length: int, size: int) -> np.ndarray:
-    """What each of `size` pixels takes of `length` pixels, `(size, length)`: a triangle as wide as shrinking asks for.
+    """Weights `(size, length)` that resize `length` pixels to `size`: a triangle filter, wider when shrinking.
 
-    Step by step in float32 as torch does it, whose processor the graph was trained with; Pillow, in float64, is off by
-    a thousandth of a grey level.
+    The rounding to float32 follows torch step by step, because the graph was trained on photos resized by torch.
+    Pillow works in float64 and differs by a thousandth of a grey level.
     """
     scale = np.float32(length / size)
     reach = max(scale, np.float32(1))
@@ -51,7 +54,7 @@ def resize_weights(length: int, size: int) -> np.ndarray:
 
 
 def pixel_values(photo: Image.Image) -> np.ndarray:
-    """A photo, upright and in RGB, as `(1, views, 3, H, W)` float32."""
+    """Pixels `(1, views, 3, H, W)` float32 of a photo, which is turned upright and converted to RGB."""
     settings = json.loads(Path(__file__).with_name("preprocessor_config.json").read_text(encoding="utf-8"))
     photo = ImageOps.exif_transpose(photo).convert("RGB")
     pixels = np.asarray(photo, dtype=np.float32) * np.float32(settings["rescale_factor"])
@@ -67,6 +70,6 @@ def pixel_values(photo: Image.Image) -> np.ndarray:
 
 
 def views_script() -> str:
-    """The text of the file."""
+    """The text of `views.py`."""
     functions = "\n\n".join(map(inspect.getsource, (tile_boxes, resize_weights, pixel_values)))
     return f"{HEADER}\n\n{functions}\n{FOOTER}"
