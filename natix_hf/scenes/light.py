@@ -45,7 +45,7 @@ class Light:
     horizon: Colour
 
     def tint(self, depth: float) -> Callable[[Colour, float], tuple[int, int, int]]:
-        """A function from `(colour, shine)` to the visible colour at `depth` metres; a `shine` of 1 glows by itself."""
+        """A function from `(colour, shine)` to the visible colour at `depth` metres; a `shine` of 1 needs no light."""
         clear = math.exp(-depth / self.visibility)
         lamp = self.lamp * math.exp(-depth / 26.0)
         red, green, blue = (min(g + lamp, 1.15) for g in self.gain)
