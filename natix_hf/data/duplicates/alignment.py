@@ -36,7 +36,7 @@ def _blocks(values: np.ndarray) -> np.ndarray:
 
 
 def _sample(photos: np.ndarray, down: np.ndarray, across: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Sample photos bilinearly at `(n, SIZE)` positions down and across; also whether each point is inside the photo."""
+    """Sample photos bilinearly at `(n, SIZE)` positions down and across; also return which points are inside."""
     photo = np.arange(len(photos))[:, None]
 
     def along(values: np.ndarray, at: np.ndarray) -> np.ndarray:

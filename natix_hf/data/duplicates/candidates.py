@@ -49,7 +49,7 @@ def search(values: np.ndarray, queries: np.ndarray) -> Candidates:
     if len(values) * queries.size <= SMALL:
         return _all_pairs(values, queries)
     bits = int(np.clip(np.ceil(np.log2(max(len(values), 1))) + 3, 8, 24))
-    found, crowded = [], 0
+    parts, crowded = [], 0
     columns = np.ascontiguousarray(queries.T)
     for triple in TRIPLES:
         slots = _slots(values, triple, bits)
@@ -76,18 +76,18 @@ def search(values: np.ndarray, queries: np.ndarray) -> Candidates:
                     near = np.flatnonzero(distance <= DISTANCE)
                     near = near[_first_triple(differ[near], triple)]
                     rows, query = (row[near] + begin).astype(np.int32), np.full(len(near), number, dtype=np.int8)
-                    found.append((rows, query, value[near], distance[near]))
-    return _sorted(found, crowded)
+                    parts.append((rows, query, value[near], distance[near]))
+    return _sorted(parts, crowded)
 
 
 def _all_pairs(values: np.ndarray, queries: np.ndarray) -> Candidates:
-    found = []
+    parts = []
     for column in range(queries.shape[1]):
         distance = np.bitwise_count(queries[:, column, None] ^ values)  # (n, m)
         row, value = np.nonzero(distance <= DISTANCE)
         query = np.full(len(row), column, dtype=np.int8)
-        found.append((row.astype(np.int32), query, value.astype(np.int32), distance[row, value]))
-    return _sorted(found, 0)
+        parts.append((row.astype(np.int32), query, value.astype(np.int32), distance[row, value]))
+    return _sorted(parts, 0)
 
 
 def _sorted(found: list[tuple[np.ndarray, ...]], crowded: int) -> Candidates:
