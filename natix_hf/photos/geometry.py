@@ -118,7 +118,7 @@ class Geometry:
         return asked
 
     def whole_view(self, pixels: Tensor) -> Tensor:
-        """The view of the whole photo without augmentation, `(3, H, W)` uint8, as the image processor resizes it.
+        """The (first) view without augmentation, `(3, H, W)` uint8: the image processor's output before normalisation.
 
         Args:
             pixels: `(3, height, width)` uint8, of the photo.
