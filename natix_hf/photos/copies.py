@@ -1,11 +1,11 @@
-"""Pre-resized copies of training photos: written once with a short side that suits the view, and read instead.
+"""Pre-resized copies of training photos: written once with a suitable short side, and read instead of the originals.
 
-A copy is the photo as `open_photo` shows it (upright, RGB, transparency over white), never enlarged, as JPEG. It is
-stored by the fingerprint of the original's bytes, in a folder per (side, quality, version). So a changed photo has no
-copy yet, and a second recipe with the same photos reuses the copies. Safetensors shards are renamed into place when
-they are complete: an interrupted pass continues with the missing rows, and two parallel passes write the same files.
-Every read is compared with a checksum of fingerprint and bytes; damaged copies are made again from the originals. Only
-training may read copies, never scoring.
+A copy is the photo as `open_photo` returns it (upright, RGB, transparency blended with white), saved as JPEG and never
+enlarged. Its key is the fingerprint of the original's bytes, in a folder per (side, quality, version). So a changed
+photo gets a new copy, and another recipe with the same photos reuses the copies. Shards are safetensors files, renamed
+into place when complete: an interrupted pass continues with the missing rows, and parallel passes write the same
+files. Every read is checked against a checksum of fingerprint and bytes; damaged copies are made again from the
+originals. Only training reads copies, never scoring.
 """
 
 from __future__ import annotations
@@ -33,29 +33,29 @@ from natix_hf.errors import PhotoError, UserError
 from natix_hf.files import check_writable, fingerprint_bytes, replacing
 from natix_hf.photos.decode import StoredPhoto, open_photo, photo_bytes, reading
 
-VERSION = 2  # raised when the same photo would give other bytes
-QUALITY = 90  # with full colour resolution (4:4:4): a view keeps more colour than 4:2:0 holds at this size
+VERSION = 2  # raised when the copy of the same photo changes
+QUALITY = 90  # with full colour resolution (4:4:4), since 4:2:0 would lose colour detail of the view at this size
 SHARD_ROWS = 256
-MANY = 200  # photos for which one more process is worth starting
+MANY = 200  # photos per additional process
 
 
 def copied(photo: StoredPhoto, fingerprint: str, side: int) -> bytes:
-    """The copy of one photo, a pure function of the photo's bytes and the side.
+    """The copy of one photo, which depends only on the photo's bytes and the side.
 
     Args:
-        photo: a row's.
-        fingerprint: of the photo's bytes, as the row has it.
+        photo: of a row.
+        fingerprint: of the photo's bytes, from the same row.
         side: short side in pixels; a smaller photo keeps its size.
 
     Raises:
-        PhotoError: the photo cannot be read, or is not the one that was inspected.
+        PhotoError: the photo cannot be read, or has changed since it was inspected.
     """
     name = photo["path"] or "photo without a name"
     with reading(photo):
         content = photo_bytes(photo)
     if fingerprint_bytes(content) != fingerprint:
         raise PhotoError(f"{name}: the photo was changed after the run had looked at it: start the run again")
-    # Decoding at reduced size on the way makes the pass twice as quick and the views no worse.
+    # Decoding at reduced size makes the pass twice as fast and the views no worse.
     image = open_photo({"bytes": content, "path": name}, min_side=side)
     scale = side / min(image.size)
     if scale < 1:
@@ -67,12 +67,13 @@ def copied(photo: StoredPhoto, fingerprint: str, side: int) -> bytes:
 
 
 def open_copy(content: bytes, *, min_side: int) -> torch.Tensor:
-    """The pixels of a copy, `(3, height, width)` uint8: `open_photo` without what a copy cannot be (turned,
-    transparent, grey), and without Pillow's copies of the pixels on the way.
+    """The pixels of a copy, `(3, height, width)` uint8.
+
+    Faster than `open_photo`: a copy is never rotated, transparent or grey, and Pillow need not copy the pixels.
 
     Args:
         content: the copy's bytes.
-        min_side: both sides keep this many pixels; a copy of twice the side or more is decoded at reduced size.
+        min_side: least pixels on both sides; a copy at least twice as large is decoded at reduced size.
     """
     image = Image.open(io.BytesIO(content))
     whole = image.size
@@ -83,7 +84,7 @@ def open_copy(content: bytes, *, min_side: int) -> torch.Tensor:
 
 
 class _Originals(Dataset):
-    """Rows as a worker process meets them: item `i` is the new copy of row `i`."""
+    """Makes copies in worker processes: item `i` is a new copy of row `i`."""
 
     def __init__(self, rows: Any, side: int) -> None:
         self.rows, self.side = rows, side
@@ -97,12 +98,12 @@ class _Originals(Dataset):
 
 
 def _checksum(fingerprint: bytes, content: bytes) -> int:
-    # Over both, so that a damaged list of fingerprints cannot hand one photo's copy to another.
+    # Over both, so that damaged fingerprints cannot assign a copy to the wrong photo.
     return zlib.crc32(content, zlib.crc32(fingerprint))
 
 
 def _write_shard(folder: Path, fingerprints: Sequence[bytes], copies: Sequence[bytes]) -> Path:
-    """One file of copies, whole or not at all; the same photos always go to the same name."""
+    """Write one shard of copies, completely or not at all; the same photos always give the same file name."""
     path = folder / f"{fingerprint_bytes(b''.join(fingerprints))}.safetensors"
     tensors = {
         "fingerprints": np.frombuffer(b"".join(fingerprints), np.uint8).reshape(-1, 16),
@@ -113,7 +114,7 @@ def _write_shard(folder: Path, fingerprints: Sequence[bytes], copies: Sequence[b
     try:
         with replacing(path) as temporary:
             save_file(tensors, temporary)
-    except (OSError, SafetensorError) as error:  # the library's own type also stands for a full disk
+    except (OSError, SafetensorError) as error:  # safetensors raises its own type for a full disk
         raise UserError(
             f"the pre-resized copy cannot be written to {folder} ({error}): free some room or choose another "
             "cache_dir; what was written so far is kept"
@@ -122,14 +123,16 @@ def _write_shard(folder: Path, fingerprints: Sequence[bytes], copies: Sequence[b
 
 
 def _read_shard(path: Path) -> tuple[list[bytes], np.ndarray, np.ndarray] | None:
-    """Fingerprints, places in the file `(n, 2)` as first and last byte + 1, checksums `(n,)`; None for a shard cut
-    short or damaged in its head."""
+    """Fingerprints, byte ranges in the file `(n, 2)` (start, end), and checksums `(n,)` of a shard.
+
+    None if the shard is truncated or its header is damaged.
+    """
     try:
         with safe_open(path, "np") as file:
             fingerprints = file.get_tensor("fingerprints").tobytes()
             ends, checksums = file.get_tensor("ends"), file.get_tensor("checksums")
             total = file.get_slice("photos").get_shape()[0]
-        start = path.stat().st_size - total  # the library puts the smallest types last, and those by name
+        start = path.stat().st_size - total  # safetensors puts the smallest types last, sorted by name
     except (OSError, SafetensorError):
         return None
     places = start + np.stack([np.concatenate([[0], ends[:-1]]), ends], axis=1)
@@ -139,15 +142,14 @@ def _read_shard(path: Path) -> tuple[list[bytes], np.ndarray, np.ndarray] | None
 class PhotoCopies:
     """The copies of some rows: item `i` is the JPEG (bytes) of row `i`.
 
-    Files are opened anew for every read, which costs a hundredth of the decoding and lets the object be forked and
-    pickled as it is.
+    Every read opens the file again. This costs a hundredth of the decoding, and the object can be forked and pickled.
     """
 
     def __init__(self, rows: Any, folder: Path, side: int) -> None:
         self.rows, self.folder, self.side = rows.select_columns(["image", "fingerprint"]), folder, side
         self.fingerprints = [bytes.fromhex(value) for value in rows["fingerprint"][:]]
         self.paths: list[Path] = []
-        self.shard = np.full(len(rows), -1, dtype=np.int32)  # (n,) number in `paths`; -1: no copy yet
+        self.shard = np.full(len(rows), -1, dtype=np.int32)  # (n,) index into `paths`; -1: no copy yet
         self.place = np.zeros((len(rows), 2), dtype=np.int64)
         self.checksum = np.zeros(len(rows), dtype=np.uint32)
 
@@ -155,7 +157,7 @@ class PhotoCopies:
         return len(self.fingerprints)
 
     def find(self) -> list[int]:
-        """Look for the copies of all rows in the folder; damaged shards are removed.
+        """Look for the copies of all rows in the folder, and remove damaged shards.
 
         Returns:
             Row numbers of the photos without a copy, each photo once.
@@ -179,13 +181,13 @@ class PhotoCopies:
                 self.shard[row], self.place[row], self.checksum[row] = len(self.paths) - 1, place, checksum
 
     def make(self, missing: list[int], workers: int = 0, progress: bool = True) -> None:
-        """Copy the photos of the rows `missing`, in worker processes, a shard after the other."""
+        """Copy the photos of the rows `missing` in worker processes, shard by shard."""
         loader = DataLoader(
             _Originals(self.rows.select(missing), self.side),
             batch_size=8,
             num_workers=workers,
             collate_fn=list,
-            generator=torch.Generator(),  # the loader would draw from the run's own
+            generator=torch.Generator(),  # otherwise the loader would draw from the run's generator
         )
         waiting: list[bytes] = []
         done = 0
@@ -204,7 +206,7 @@ class PhotoCopies:
             with self.paths[self.shard[index]].open("rb") as file:
                 file.seek(first)
                 content = file.read(last - first)
-        except (OSError, ValueError):  # removed; or places that no file has
+        except (OSError, ValueError):  # the file was removed, or the byte range is not valid
             return None
         return content if _checksum(self.fingerprints[index], content) == self.checksum[index] else None
 
@@ -218,12 +220,14 @@ class PhotoCopies:
         return content
 
     def unsound(self) -> str:
-        """What to tell a person whose disk does not keep what is written to it."""
+        """Error message for a disk that returns other bytes than were written."""
         return f"{self.folder}: what is written there reads back otherwise: choose another cache_dir"
 
     def _make_again(self, shard: int) -> None:
-        """Replace a damaged shard by one with this run's rows of it; it may have held photos of other recipes too,
-        whose runs do the same for theirs."""
+        """Replace a damaged shard by a new one with the rows of this run.
+
+        The shard may also have held photos of other recipes; their runs copy them again.
+        """
         path = self.paths[shard]
         rows_of: dict[bytes, list[int]] = {}
         for row in np.flatnonzero(self.shard == shard).tolist():
@@ -238,29 +242,29 @@ class PhotoCopies:
 def photo_copies(
     rows: Any, *, side: int, cache_dir: str | Path, num_proc: int | None = None, progress: bool = True
 ) -> PhotoCopies:
-    """The pre-resized copies of the rows, made where they are missing.
+    """The pre-resized copies of the rows; missing ones are made.
 
     Args:
         rows: `datasets.Dataset` with `image` and `fingerprint` (of the photo's bytes).
         side: short side of a copy in pixels.
-        cache_dir: the cache's root; a folder `copies/<side>-<quality>-v<version>` is made in it.
+        cache_dir: root of the cache; copies go to `copies/side<side>-q<quality>-v<version>` in it.
         num_proc: processes that make copies; by default one per core, fewer for few photos.
-        progress: show a bar where there is something to do.
+        progress: show a progress bar if copies are missing.
 
     Returns:
-        the copies in the order of `rows`; rows with the same bytes share one.
+        The copies in the order of `rows`; rows with the same bytes share one copy.
 
     Raises:
-        UserError: the folder cannot be written, or the disk is full.
+        UserError: the folder cannot be written, the disk is full, or it does not keep what was written.
         PhotoError: a photo cannot be read.
     """
     folder = Path(cache_dir) / "copies" / f"side{side}-q{QUALITY}-v{VERSION}"
     copies = PhotoCopies(rows, folder, side)
     if missing := copies.find():
         check_writable(folder, "cache_dir")
-        for left in folder.glob(".*.tmp.safetensors"):
-            if time.time() - left.stat().st_mtime > 3600:  # of a pass that was killed; a living one takes a moment
-                left.unlink(missing_ok=True)
+        for leftover in folder.glob(".*.tmp.safetensors"):
+            if time.time() - leftover.stat().st_mtime > 3600:  # of a killed pass; a running one needs only a moment
+                leftover.unlink(missing_ok=True)
         copies.make(missing, num_proc or min(os.cpu_count() or 1, len(missing) // MANY), progress)
         if copies.find():
             raise UserError(copies.unsound())

@@ -1,9 +1,9 @@
 """Decodes photos from files and bytes, in the same way for training, scoring and `predict`.
 
-`open_photo` gives exactly the pixels that a client's `pipeline` sees, except for photos that Pillow's own conversion
-spoils: it lays transparency over white and scales grey of more than 8 bits. For training it can decode a JPEG at
-reduced size. `stored_photo` gives the pixels as stored, without rotation or conversion. `inspect_photo` finds out
-whether a photo can be read, its size, its fingerprint, whether a client sees another picture, and optionally its look.
+`open_photo` returns the pixels that a client's `pipeline` sees, except for photos that Pillow's own conversion spoils:
+it blends transparency with white and scales grey of more than 8 bits. For training it can decode a JPEG at reduced
+size. `stored_photo` returns the pixels as stored, without rotation or conversion. `inspect_photo` checks whether a
+photo can be read, and reports its size, its fingerprint, whether a client sees other pixels, and optionally its look.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from natix_hf.photos.exif import SIDEWAYS, orientation, turn
 
 
 class StoredPhoto(TypedDict):
-    """A photo as a row of `datasets` holds it, undecoded: its file's bytes, or where they are."""
+    """An undecoded photo in a row of `datasets`: the bytes of the file, or its path."""
 
     bytes: bytes | None
     path: str | None
@@ -35,9 +35,9 @@ class StoredPhoto(TypedDict):
 Source = str | Path | bytes | StoredPhoto | Image.Image
 
 MAX_PHOTO_MB = 64.0
-LOOK_SIDE = 128  # pixels that a JPEG keeps on both sides for a look at it, so that no thumbnail of 64 is blown up
-WHITES = (255, 65535, 2**31 - 1, 2**32 - 1)  # the largest values of the types that grey comes in
-BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
+LOOK_SIDE = 128  # least pixels on both sides of a JPEG decoded for its look, so that nothing is enlarged
+WHITES = (255, 65535, 2**31 - 1, 2**32 - 1)  # largest values of the integer types of grey photos
+BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # TIFF tags
 
 
 def _name(source: Source) -> str:
@@ -47,7 +47,7 @@ def _name(source: Source) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """Why a photo cannot be read, without the memory addresses that Pillow's own words may hold."""
+    """Why a photo cannot be read, without the memory addresses that Pillow's messages may contain."""
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, IsADirectoryError):
@@ -62,7 +62,12 @@ def _reason(error: Exception) -> str:
 
 
 def photo_bytes(source: Source) -> bytes:
-    """The bytes of a photo; bytes that travel with a row win over the path beside them."""
+    """The bytes of a photo. If a row has both bytes and a path, the bytes count.
+
+    Raises:
+        PhotoError: the row has neither bytes nor a path, or the file is empty.
+        OSError: the file cannot be read.
+    """
     if isinstance(source, bytes):
         content = source
     elif isinstance(source, dict) and source.get("bytes") is not None:
@@ -77,7 +82,7 @@ def photo_bytes(source: Source) -> bytes:
 
 
 def _size(source: str | Path | bytes | StoredPhoto) -> int:
-    """How many bytes a photo's file has, found without reading it."""
+    """File size of a photo in bytes, without reading the file."""
     content = source["bytes"] if isinstance(source, dict) and source.get("bytes") is not None else source
     if isinstance(content, bytes):
         return len(content)
@@ -86,14 +91,16 @@ def _size(source: str | Path | bytes | StoredPhoto) -> int:
 
 
 def _open(source: Source) -> Image.Image:
-    """The photo with its header read; Pillow refuses it over twice `MAX_IMAGE_PIXELS`."""
+    """Read the header of the photo. Pillow raises if it has more than twice `MAX_IMAGE_PIXELS` pixels."""
     return source if isinstance(source, Image.Image) else Image.open(io.BytesIO(photo_bytes(source)))
 
 
 @contextmanager
 def reading(source: Source) -> Iterator[None]:
-    """Inside the block Pillow's faults become a `PhotoError` that names the photo, and its warnings (large photos, odd
-    palettes, damaged metadata) are not shown: nobody learns anything from them."""
+    """Convert errors inside the block to a `PhotoError` that names the photo, and hide Pillow's warnings.
+
+    The warnings (large photos, odd palettes, damaged metadata) do not help the user.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -105,15 +112,16 @@ def reading(source: Source) -> Iterator[None]:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of more than 8 bits scaled to 8; Pillow's own conversion clips it at 255.
+    """Scale grey of more than 8 bits to 8 bits; Pillow's own conversion clips at 255.
 
-    Black is 0. White is what a TIFF of 9 to 15 bits says, else the least of `WHITES` that no value exceeds, so that 8
-    bits in a wider type stay what they are; of floats also 1, and up to twice each, since resampling overshoots.
+    Black is 0. White is the largest value of a TIFF of 9 to 15 bits. Otherwise it is the smallest of `WHITES` that no
+    value exceeds, so that 8-bit values in a wider type keep their values. For floats white can also be 1, and values
+    may reach twice the white, since resampling overshoots.
     """
     tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
     values = np.asarray(image)
     if values.dtype == np.int32 and tags.get(SAMPLE_FORMAT, (1,)) == (1,):
-        values = values.view(np.uint32)  # Pillow has no mode for it
+        values = values.view(np.uint32)  # Pillow has no mode for uint32
     floats = image.mode == "F"
     grey = np.nan_to_num(values.astype(np.float64), nan=0.0)
     bits = tags.get(BITS, (16,))[0]
@@ -121,7 +129,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     whites = (2**bits - 1,) if 8 < bits < 16 else ((1,) if floats else ()) + WHITES
     white = next((white for white in whites if largest <= white), largest)
     grey = np.clip(np.rint(grey * (255.0 / white)), 0, 255).astype(np.uint8)
-    if tags.get(PHOTOMETRIC) == 0:  # white is 0; Pillow turns 8 bits only
+    if tags.get(PHOTOMETRIC) == 0:  # 0 is white; Pillow inverts only 8-bit photos
         grey = 255 - grey
     if isinstance(image.info.get("transparency"), int):
         grey[values == image.info["transparency"]] = 255
@@ -129,7 +137,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """The decoded photo in RGB; the same object where there is nothing to do (Pillow would copy the pixels)."""
+    """The decoded photo in RGB. An RGB photo is returned as it is, since Pillow would copy the pixels."""
     if is_deep(image.mode):
         return _eight_bits(image).convert("RGB")
     if image.has_transparency_data:
@@ -140,7 +148,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _picture(image: Image.Image) -> Image.Image:
-    """The photo in RGB as its EXIF orientation says."""
+    """The photo in RGB, rotated upright according to its EXIF orientation."""
     image.load()
     photo, how = _to_rgb(image), turn(image)
     return photo if how is None else photo.transpose(how)
@@ -149,16 +157,16 @@ def _picture(image: Image.Image) -> Image.Image:
 def open_photo(source: Source, *, min_side: int | None = None) -> Image.Image:
     """A photo in RGB: upright, opaque, 8 bits, the first frame of an animation.
 
-    Without `min_side` it is what `transformers.pipeline("image-classification")` sees, except for the photos that
-    `client_view` counts.
+    Without `min_side` these are the pixels that `transformers.pipeline("image-classification")` sees, except for the
+    photos that `client_view` reports.
 
     Args:
         source: a path, the file's bytes, a row's `{"bytes": ..., "path": ...}`, or an image that is already open.
-        min_side: if given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as both sides keep this
-            many pixels (2 to 3 times as fast, pixels differ a little; never for photos that are scored).
+        min_side: if given, a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size, as long as both sides keep at least
+            this many pixels. This is 2 to 3 times as fast, but changes pixels a little: never use it for scoring.
 
     Raises:
-        PhotoError: `<file>: <reason>` for a missing, empty, truncated or oversized file, or one that is no photo.
+        PhotoError: `<file>: <reason>` if the file is missing, empty, truncated, oversized or not a photo.
     """
     with reading(source):
         image = _open(source)
@@ -169,24 +177,25 @@ def open_photo(source: Source, *, min_side: int | None = None) -> Image.Image:
 
 
 def client_photo(source: Source) -> tuple[Image.Image, str]:
-    """A photo as `open_photo` gives it, and how a client sees another picture: `client_view.seen_otherwise` or ""."""
-    if isinstance(source, Image.Image):  # given as pixels: a client would get the same
+    """A photo as `open_photo` returns it, and how a client's view differs (`client_view.seen_otherwise`), or ""."""
+    if isinstance(source, Image.Image):  # already decoded: a client gets the same pixels
         return open_photo(source), ""
     with reading(source):
         image = _open(source)
         image.load()
-        # A client's picture is made only where it can be another one: two copies of a large photo take as long as it
-        # takes to decode it.
-        said = orientation(image)  # asked first: Pillow complains of damaged EXIF only once
-        odd = said != 1 or is_deep(image.mode) or image.has_transparency_data
-        theirs = load_as_client(image) if odd and said is not None else None
+        # Load the client's view only where it can differ: copying a large photo twice takes as long as decoding it.
+        exif_orientation = orientation(image)  # must come first: Pillow reports damaged EXIF only once
+        odd = exif_orientation != 1 or is_deep(image.mode) or image.has_transparency_data
+        theirs = load_as_client(image) if odd and exif_orientation is not None else None
         photo = _picture(image)
         return photo, seen_otherwise(image, photo, theirs) if odd else ""
 
 
 def stored_photo(source: Source) -> Image.Image:
-    """A photo as its file has it: neither turned as its EXIF orientation says nor converted; its `format` tells which
-    kind of file it was.
+    """A photo as stored in its file, neither rotated nor converted; its `format` names the file type.
+
+    Raises:
+        PhotoError: the photo cannot be read.
     """
     with reading(source):
         image = _open(source)
@@ -195,30 +204,30 @@ def stored_photo(source: Source) -> Image.Image:
 
 
 def photo_exif(source: Source) -> Image.Exif | None:
-    """What a camera wrote into a photo, read without decoding it; None where there is nothing that can be read."""
+    """The EXIF data of a photo, read without decoding its pixels; None if the photo cannot be read."""
     try:
         with reading(source):
             return _open(source).getexif()
-    except PhotoError:  # whoever needs the photo itself is told why
+    except PhotoError:  # a caller that needs the photo itself gets the reason
         return None
 
 
 def eight_bit_png(source: Source) -> bytes:
-    """The file of a photo as `open_photo` has it, for clients that would see the original otherwise."""
+    """A PNG file of the photo as `open_photo` returns it, for clients that would see other pixels in the original."""
     file = io.BytesIO()
     open_photo(source).save(file, "PNG")
     return file.getvalue()
 
 
 class Inspection(NamedTuple):
-    """What is known of a photo after it was opened once.
+    """Result of `inspect_photo`.
 
     Attributes:
-        fingerprint: of its bytes; "" where they were not read.
-        width: in pixels as displayed, 0 where unknown; `height` too.
-        error: the reason why it cannot be used, or None.
-        look: what `look` made of it; None where it was not asked for or there is an error.
-        client: how a client sees another picture, as `client_view.seen_otherwise` has it; "" where it does not.
+        fingerprint: of the file's bytes; "" if they were not read.
+        width, height: in pixels as displayed; 0 if unknown.
+        error: the reason why the photo cannot be used, or None.
+        look: result of the `look` function; None if there was no such function, or an error.
+        client: how a client's view differs (`client_view.seen_otherwise`); "" if it does not.
     """
 
     fingerprint: str
@@ -236,17 +245,17 @@ def inspect_photo(
     max_mb: float = MAX_PHOTO_MB,
     max_pixels: int | None = None,
 ) -> Inspection:
-    """Whether a photo can be read, found by a cheap but complete decode (JPEG at 1/8, which still reads every byte).
+    """Check whether a photo can be read, by a cheap but complete decode (JPEG at 1/8, which still reads every byte).
 
-    A file over `max_mb` is not read and a photo over `max_pixels` is not decoded: its header says how large it is.
+    A file over `max_mb` is not read, and a photo whose header says more than `max_pixels` is not decoded.
 
     Args:
-        source: a path, the file's bytes, or a row's photo.
-        look: if given, it gets the photo upright and in RGB, a JPEG at the least scale at which both sides keep
-            `LOOK_SIDE` pixels.
-        max_mb: the most megabytes (10^6 bytes) of a file.
-        max_pixels: the most pixels of a photo; at most Pillow's own limit against decompression bombs, which None
-            stands for.
+        source: a path, the file's bytes, or the photo of a row.
+        look: function that gets the photo upright and in RGB; a JPEG comes at the smallest scale at which both sides
+            keep `LOOK_SIDE` pixels.
+        max_mb: largest size of a file in megabytes (10^6 bytes).
+        max_pixels: largest number of pixels; None leaves only Pillow's own limit against decompression bombs, which
+            always applies.
     """
     fingerprint, width, height = "", 0, 0
     try:
@@ -265,7 +274,7 @@ def inspect_photo(
             if image.format in ("JPEG", "MPO"):
                 side = 1 if look is None else LOOK_SIDE
                 image.draft(None, (side, side))
-            image.load()  # a damaged photo is no client's matter
+            image.load()  # a damaged photo fails here, before the client's view is made
             theirs = load_as_client(image)
             photo = _picture(image)
             if turn(image) in SIDEWAYS:

@@ -1,8 +1,8 @@
-"""How a photo becomes the input of the network: sizes, crops, tiles and where a pixel came from.
+"""How a photo becomes the input of the network: sizes, crops, tiles, and which part of the photo a view shows.
 
-A `Geometry` holds only numbers, and reads only attributes of image processors. A saved processor contains its geometry
-(`processor_settings`, `Geometry.of`), so a cache key with `processor.to_dict()` contains it too. Normalisation is done
-elsewhere. This file says where a random crop may be; `inference.augment` draws it.
+A saved image processor contains its geometry (`processor_settings` writes it, `Geometry.of` reads it), so a cache key
+with `processor.to_dict()` contains it too. This module sets the limits of random crops; `inference.augment` draws
+them. Normalisation is left to the image processor.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Geometry:
-    """One rectangle a photo, or several of one size; its kinds below say which part of the photo each shows.
+    """The views of a photo: one rectangle, or several of the same size. A subclass defines what each view shows.
 
     Attributes:
-        height, width: of the view in pixels, `image_size` of a recipe; a height alone is a square.
-        kind: the key in `GEOMETRIES`, `resize` of a recipe.
-        help: what the kind does with a photo, for the recipe's options.
+        height, width: size of a view in pixels (`image_size` in a recipe); a height alone means a square.
+        kind: key in `GEOMETRIES` (`resize` in a recipe).
+        help: what this kind does with a photo, for the help of the recipe's options.
     """
 
     height: int
@@ -39,14 +39,14 @@ class Geometry:
 
     @property
     def image_size(self) -> int | list[int]:
-        """The size as a recipe holds it: one number for a square, else height and width."""
+        """The size as written in a recipe: one number for a square, otherwise height and width."""
         return self.height if self.height == self.width else [self.height, self.width]
 
     def __str__(self) -> str:
         return f"{self.height} x {self.width} px"
 
     def at(self, image_size: int | Sequence[int]) -> Self:
-        """The same views of a photo at another size: height and width in pixels, one number for a square."""
+        """The same geometry at another size: height and width in pixels, or one number for a square."""
         sides = [image_size] if isinstance(image_size, int) else image_size
         return replace(self, height=sides[0], width=sides[-1])
 
@@ -56,55 +56,55 @@ class Geometry:
         if processor.do_center_crop:
             return Crop(processor.crop_size["height"])
         height, width = processor.size["height"], processor.size["width"]
-        if (grid := getattr(processor, "views_grid", None)) is not None:  # transformers' own processors have none
+        if (grid := getattr(processor, "views_grid", None)) is not None:  # transformers' own processors lack it
             return Tiles(height, width, tuple(grid), processor.views_overlap)
         return Squash(height, width)
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """`(views, 3, H, W)` of what a photo of any size becomes."""
+        """`(views, 3, H, W)`, the shape of all views of one photo."""
         return 1, 3, self.height, self.width
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Of a photo's `pixel_values` as the network takes them: `(3, H, W)`, of several views `shape`."""
+        """Shape of a photo's `pixel_values` for the network: `(3, H, W)`, or `shape` if there are several views."""
         return self.shape if self.shape[0] > 1 else self.shape[1:]
 
     @property
     def canvas(self) -> tuple[int, int]:
-        """Height and width of the photo at which every view has its pixels and no more."""
+        """Height and width of a photo whose views need neither enlarging nor shrinking."""
         return self.height, self.width
 
     def tokens(self, patch_size: int, beside: int = 0) -> int:
-        """How many tokens a photo becomes.
+        """Number of tokens of one photo.
 
         Args:
             patch_size: height and width of a patch in pixels.
-            beside: tokens that each view has beside its patches: class token and registers.
+            beside: additional tokens of each view: class token and registers.
         """
         views, _, height, width = self.shape
         return views * (beside + (height // patch_size) * (width // patch_size))
 
     def check_patches(self, patch_size: int) -> None:
-        """Raise `UserError` unless the view is made of whole patches of so many pixels a side."""
+        """Raise `UserError` unless both sides of the view are multiples of `patch_size` pixels."""
         for side in (self.height, self.width):
             if side < patch_size or side % patch_size:
                 raise UserError(f"image_size {side}: a multiple of the checkpoint's patch size {patch_size} expected")
 
     def copy_side(self, asked: int | None = None) -> int:
-        """The short side in pixels that a photo must keep so that no crop of `augment: basic` is enlarged, with room.
+        """Short side in pixels of a pre-resized copy, large enough that no crop of `augment: basic` is enlarged.
 
-        Such a crop keeps at least 3/4 of the area in a shape at most 1/0.85 times as wide or as high as that of what
-        is scored, so it has at least sqrt(3/4 * 0.85) = 0.798 of the short side: from 1.25 times the view upwards
-        nothing is enlarged. The default of 1.75 times, rounded up to a multiple of 16, leaves room in which the
-        shrinking hides the second JPEG coding of a copy. A rectangle goes by its short side: the promise holds for
-        photos that are at least as long as it is in the same direction. Tiles are cut out of a larger canvas.
+        Such a crop keeps at least 3/4 of the area. Its aspect ratio differs by a factor of at most 1/0.85 from the one
+        used for scoring. So it has at least sqrt(3/4 * 0.85) = 0.798 of the short side, and copies of 1.25 times the
+        view are never enlarged. The default is 1.75 times the view, rounded up to a multiple of 16: further shrinking
+        hides the second JPEG compression. For a rectangular view the short side counts; the guarantee then holds for
+        photos at least as elongated as the view, in the same direction. For tiles the canvas counts.
 
         Args:
             asked: `decode_copy_side` of the recipe; None for the default.
 
         Raises:
-            UserError: the side asked for is smaller than the view.
+            UserError: `asked` is smaller than the view.
         """
         side = min(self.canvas)
         default = -(-7 * side // 64) * 16
@@ -118,7 +118,7 @@ class Geometry:
         return asked
 
     def whole_view(self, pixels: Tensor) -> Tensor:
-        """The view without chance, `(3, H, W)` uint8: the pixels of the image processor, before it normalises them.
+        """The (first) view without augmentation, `(3, H, W)` uint8: the image processor's output before normalisation.
 
         Args:
             pixels: `(3, height, width)` uint8, of the photo.
@@ -126,19 +126,19 @@ class Geometry:
         raise NotImplementedError
 
     def pixel_values(self, pixels: Tensor, tiles: Sequence[int] | None = None) -> Tensor:
-        """All views without chance, of `input_shape`, uint8: what the image processor gives, not yet normalised.
+        """All views without augmentation, `input_shape` uint8: the image processor's output before normalisation.
 
         Args:
             pixels: `(3, height, width)` uint8, of the photo.
-            tiles: numbers of those that are wanted, of a geometry that has tiles; by default all.
+            tiles: numbers of the tiles to return, for a geometry with tiles; by default all.
         """
         return self.whole_view(pixels)
 
     def box(self, width: int, height: int) -> tuple[float, float, float, float]:
         """Left, top, width and height of the part of a photo that the (first) view shows, as shares of the photo.
 
-        The view shows it evenly: what stands at shares (x, y) of the view stands at (left + x * width, top + y *
-        height) of the photo.
+        The mapping is linear: the point (x, y) of the view, in shares, is (left + x * width, top + y * height) of the
+        photo.
 
         Args:
             width, height: of the photo, in pixels.
@@ -146,24 +146,24 @@ class Geometry:
         raise NotImplementedError
 
     def crop_limits(self, width: int, height: int) -> tuple[float, float]:
-        """What a random crop that becomes the view varies around, both told in shares of the photo's sides.
+        """Aspect ratio and largest area of the random crops that become the view.
 
         Args:
             width, height: of the photo, in pixels.
 
         Returns:
-            aspect: share of the width over share of the height, of what is scored.
-            most: the largest area of that aspect, as a share of the photo's.
+            aspect: share of the photo's width divided by share of its height, as used for scoring.
+            most: largest area with that aspect ratio, as a share of the photo's area.
         """
         raise NotImplementedError
 
     def processor_settings(self) -> dict[str, Any]:
-        """What transformers' stock image processor of DINOv3 must be given so that it does the same at a client."""
+        """Settings with which transformers' stock image processor of DINOv3 gives a client the same views."""
         raise NotImplementedError
 
 
 class Squash(Geometry):
-    """The whole photo is pressed into the view."""
+    """Resizes the whole photo to the view, without keeping its aspect ratio."""
 
     kind, help = "squash", "presses the whole of it in"
 
@@ -176,7 +176,7 @@ class Squash(Geometry):
         return 0.0, 0.0, 1.0, 1.0
 
     def crop_limits(self, width: int, height: int) -> tuple[float, float]:
-        # Around the shape of the photo: with the usual 3:4 to 4:3 a wide photo would lose its sides in every view.
+        # Centred on the photo's own aspect ratio: the usual 3:4 to 4:3 would always cut the sides off a wide photo.
         return 1.0, 1.0
 
     def processor_settings(self) -> dict[str, Any]:
@@ -185,14 +185,14 @@ class Squash(Geometry):
 
 
 class Crop(Geometry):
-    """The shorter side is brought to that of the square, and the square in the middle is kept."""
+    """Resizes the shorter side of the photo to the side of the square, and keeps the square in the middle."""
 
     kind, help = "crop", "keeps the square in its middle"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.height != self.width:
-            # The stock image processor brings the shorter side to a size: a narrow photo would not fill a wide view.
+            # The stock image processor sets the shorter side, so a narrow photo would not fill a wide view.
             raise UserError(
                 f"resize: crop keeps a square, and image_size is {self.height} {self.width}: use --resize squash, or "
                 "one number as --image_size"
@@ -203,7 +203,7 @@ class Crop(Geometry):
 
         pixels = functional.resize(pixels, [self.height], antialias=True)
         top, left = ((side - self.height) // 2 for side in pixels.shape[-2:])
-        # Not torchvision's center_crop, which rounds a half where the image processor cuts it off.
+        # torchvision's center_crop rounds half a pixel, but the image processor truncates it.
         return functional.crop(pixels, top, left, self.height, self.width)
 
     def box(self, width: int, height: int) -> tuple[float, float, float, float]:
@@ -211,7 +211,7 @@ class Crop(Geometry):
         return (1 - side / width) / 2, (1 - side / height) / 2, side / width, side / height
 
     def crop_limits(self, width: int, height: int) -> tuple[float, float]:
-        # Around the square, since what is scored is not squashed; areas are told by that of the largest square.
+        # Centred on the square, since scoring does not squash; the largest area is that of the largest square.
         return height / width, min(height, width) / max(height, width)
 
     def processor_settings(self) -> dict[str, Any]:
@@ -220,12 +220,12 @@ class Crop(Geometry):
 
 
 def tile_boxes(width: int, height: int, grid: Sequence[int], overlap: float) -> list[tuple[int, int, int, int]]:
-    """Left, top, width and height in pixels of the tiles of a photo, row by row; all are of one size and fill it.
+    """Left, top, width and height in pixels of the tiles of a photo, row by row; tiles of one size cover the photo.
 
     Args:
-        width, height: of the photo.
+        width, height: of the photo, in pixels.
         grid: rows and columns.
-        overlap: the share of a tile's side that it has in common with its neighbour.
+        overlap: share of a tile's side that it has in common with its neighbour.
     """
     sides = []
     for length, count in ((height, grid[0]), (width, grid[1])):
@@ -237,13 +237,13 @@ def tile_boxes(width: int, height: int, grid: Sequence[int], overlap: float) -> 
 
 @dataclass(frozen=True)
 class Tiles(Squash):
-    """The whole photo, then tiles cut out of it at its full resolution; each is pressed into the view's rectangle.
+    """The whole photo, then tiles cut out of it at full resolution; each is resized to the size of the view.
 
-    The travelling image processor does the same (`modeling/image_processing_natix_dinov3.py`).
+    The image processor saved with a model (`modeling/image_processing_natix_dinov3.py`) does the same.
 
     Attributes:
         grid: rows and columns of tiles.
-        overlap: the share of a tile's side that it has in common with its neighbour.
+        overlap: share of a tile's side that it has in common with its neighbour.
     """
 
     grid: tuple[int, int] = (3, 3)
@@ -254,7 +254,7 @@ class Tiles(Squash):
 
     @property
     def tiles(self) -> int:
-        """How many there are beside the whole photo."""
+        """Number of tiles, without the view of the whole photo."""
         return self.grid[0] * self.grid[1]
 
     @property
@@ -298,16 +298,16 @@ def geometry_of(
 
     Args:
         resize: a key of `GEOMETRIES`.
-        image_size: height and width in pixels; one number is a square.
+        image_size: height and width in pixels, or one number for a square.
         views: `whole`, or `tiles` for the photo and its tiles.
-        views_grid: rows and columns of tiles; one number stands for both.
-        views_overlap: the share of a tile's side that it has in common with its neighbour.
+        views_grid: rows and columns of tiles, or one number for both.
+        views_overlap: share of a tile's side that it has in common with its neighbour.
 
     Raises:
-        UserError: the kind cannot have that shape, or there can be no such tiles.
+        UserError: the kind does not allow this size, or the grid or overlap of the tiles is not valid.
     """
     size = [image_size] if isinstance(image_size, int) else list(image_size)
-    image_size_of(size)  # refuses what is no size
+    image_size_of(size)  # raises if the size is not valid
     if views == "whole":
         return GEOMETRIES[resize](*size)
     grid = [views_grid] * 2 if isinstance(views_grid, int) else list(views_grid)

@@ -1,9 +1,9 @@
 """Perceptual hashes that find copies of a photo, and a thumbnail that confirms them.
 
-A hash holds the signs of the 64 lowest frequencies of the photo's cosine transform, stretched to a square (after
-Zauner, 2010; without the mean brightness, which does not affect a sign). The signs survive another JPEG quality, size
-and brightness. A mirrored or cropped copy has other signs. Therefore hashes of the mirror image and of some windows
-are stored too, and compared with the plain hashes of other photos.
+A hash holds the signs of the 64 lowest frequencies of the cosine transform of the photo, stretched to a square (after
+Zauner, 2010; without the mean, whose sign carries no information). The signs survive changes of JPEG quality, size and
+brightness, but mirroring and cropping change them. Therefore hashes of the mirror image and of some windows are stored
+too, and compared with the plain hashes of other photos.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ import numpy as np
 from PIL import Image
 
 SIZE = 64  # pixels on a side of the thumbnail
-FINE = 2 * SIZE  # of the grey image that the hashes are taken from
+FINE = 2 * SIZE  # pixels on a side of the grey image that the hashes are computed from
 CUTS = (0.05, 0.10)  # shares of width and height that the windows cut off
-# Along each axis a window keeps all (0) or cuts in the middle of both ends (1), at the end (2), at the beginning (3).
+# Along each axis a window keeps everything (0) or cuts off both ends equally (1), the end (2) or the beginning (3).
 PLACEMENTS = ((1, 1), (2, 2), (2, 3), (3, 2), (3, 3), (0, 2), (0, 3), (2, 0), (3, 0))
 
 
 def _spans() -> list[tuple[float, float]]:
-    """Beginning and length of the windows along one axis, as shares of it; the whole first."""
+    """Beginning and length of each span along one axis, as shares of it; the first is the whole axis."""
     spans = [(0.0, 1.0)]
     for cut in CUTS:
         spans += [(cut / 2, 1 - cut), (0.0, 1 - cut), (cut, 1 - cut)]
     return spans
 
 
-# The windows, each as numbers of its spans down and across; the photo itself first.
+# Each window as the numbers of its spans down and across; the first is the whole photo.
 WINDOWS = ((0, 0), *((y and y + 3 * i, x and x + 3 * i) for i in range(len(CUTS)) for y, x in PLACEMENTS))
-QUERIES = 2 * len(WINDOWS)  # the windows, then the mirror images of them all; 0 is the photo itself
+QUERIES = 2 * len(WINDOWS)  # all windows, then their mirror images; query 0 is the whole photo
 LOOK_BYTES = 8 * QUERIES + SIZE * SIZE
 
 
 def window(query: int) -> tuple[bool, tuple[float, float], tuple[float, float]]:
-    """What a query shows: whether it is mirrored, and beginning and length of its window down and across."""
+    """Whether a query is mirrored, and beginning and length of its window down and across."""
     down, across = WINDOWS[query % len(WINDOWS)]
     return query >= len(WINDOWS), _spans()[down], _spans()[across]
 
@@ -52,11 +52,11 @@ def _transform() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     for start, length in _spans():
         x = np.clip((edges - start) / length, 0, 1)
         for frequency in range(int(max(down.max(), across.max())) + 1):
-            # The exact integral of the cosine over each pixel's part in the window.
+            # The exact integral of the cosine over the part of each pixel inside the window.
             integral = np.sin(np.pi * frequency * x) / (np.pi * frequency) if frequency else x
             rows.append(np.diff(integral))
-    # The mirror image of a cosine of odd frequency is its negative. Neighbouring bits are far apart in frequency, so
-    # that no byte of a hash consists of similar ones.
+    # The mirror image of a cosine of odd frequency is its negative. The bits are reordered so that no byte of a hash
+    # consists of neighbouring frequencies.
     spread = np.arange(64).reshape(8, 8).T.ravel()
     down, across = down[spread], across[spread]
     return np.array(rows, dtype=np.float32), down, across, np.where(across % 2, -1, 1).astype(np.float32)
@@ -66,7 +66,7 @@ def look(image: Image.Image) -> bytes:
     """The look of a photo: `QUERIES` hashes of 64 bits, then a grey thumbnail.
 
     Args:
-        image: RGB, upright, any size; it may come from a scaled JPEG decoding.
+        image: RGB, upright, any size; a JPEG may have been decoded at reduced size.
 
     Returns:
         `LOOK_BYTES` bytes.
@@ -84,12 +84,12 @@ def look(image: Image.Image) -> bytes:
 
 
 def hashes(looks: Sequence[bytes]) -> np.ndarray:
-    """`(n, QUERIES)` uint64 of n looks: the photo itself, its windows, and the mirror images of both."""
+    """Hashes of n looks, `(n, QUERIES)` uint64: the photo, its windows, and the mirror images of both."""
     joined = b"".join(photo[: 8 * QUERIES] for photo in looks)
     return np.frombuffer(joined, dtype=np.uint64).reshape(len(looks), QUERIES)
 
 
 def thumbnails(looks: Sequence[bytes]) -> np.ndarray:
-    """`(n, SIZE, SIZE)` uint8 of n looks: the photo in grey, stretched to a square."""
+    """Grey thumbnails of n looks, `(n, SIZE, SIZE)` uint8, stretched to a square."""
     joined = b"".join(photo[8 * QUERIES :] for photo in looks)
     return np.frombuffer(joined, dtype=np.uint8).reshape(len(looks), SIZE, SIZE)

@@ -1,4 +1,4 @@
-"""`comparison.json` as lines that a command prints, and as a page."""
+"""Formats `comparison.json` as lines of text and as an HTML page."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ LOWER = "lower is better for log loss and ECE"
 
 
 def comparison_lines(document: Comparison, count: int = 5) -> list[str]:
-    """The comparison as text: figures of all runs, then each run beside the first.
+    """The comparison as lines of text: figures of all runs, then the difference of each run from the first.
 
     Args:
-        count: how many slices and photos are named.
+        count: largest number of slices and of photos to list.
     """
     level = f"{100 * document.level:g} %"
     lines = [
@@ -25,16 +25,16 @@ def comparison_lines(document: Comparison, count: int = 5) -> list[str]:
         f"{document.resamples} resamples of groups; {LOWER}"
     ]
     shown = [[run.metrics[name] for name in SHOWN] for run in document.runs]
-    figures = [[f"{figure_text(one.value)} ({interval_text(one)})" for one in row] for row in shown]
+    figures = [[f"{figure_text(figure.value)} ({interval_text(figure)})" for figure in row] for row in shown]
     columns = [[run.name, *row, *cost_cells(run)] for run, row in zip(document.runs, figures)]
     lines += _table([list(row) for row in zip(["metric", *(LABELS[name] for name in SHOWN), *_COST], *columns)])
-    for one in document.beside_first:
+    for run in document.beside_first:
         first = document.first
-        lines += ["", f"{one.name} less {first}:"]
-        gaps = [(name, one.difference[name]) for name in SHOWN]
-        lines += _table([[LABELS[name], signed(gap), winner(document, one, gap)] for name, gap in gaps])
-        lines += [f"  {line}" for line in sentences(document, one)]
-        large = [row for row in one.slices if not row.small]
+        lines += ["", f"{run.name} less {first}:"]
+        gaps = [(name, run.difference[name]) for name in SHOWN]
+        lines += _table([[LABELS[name], signed(gap), winner(document, run, gap)] for name, gap in gaps])
+        lines += [f"  {line}" for line in sentences(document, run)]
+        large = [row for row in run.slices if not row.small]
         if large:
             shown = large if len(large) <= count else [*large[: count - 1], large[-1]]
             lines.append(f"  by slice, balanced accuracy ({len(large)} slices, small ones left out, worst first):")
@@ -43,15 +43,15 @@ def comparison_lines(document: Comparison, count: int = 5) -> list[str]:
                     [
                         f"{row.column} = {row.value}",
                         signed(row.balanced_accuracy),
-                        winner(document, one, row.balanced_accuracy),
+                        winner(document, run, row.balanced_accuracy),
                         f"{row.n} photos, {row.groups} groups",
                     ]
                     for row in shown
                 ]
             )
-        if one.photos:
-            ids = ", ".join(photo.id for photo in one.photos[:count])
-            lines.append(f"  decisions differ on {one.differ} photos, most on {ids}")
+        if run.photos:
+            ids = ", ".join(photo.id for photo in run.photos[:count])
+            lines.append(f"  decisions differ on {run.differ} photos, most on {ids}")
     return [*lines, "", *document.notes]
 
 
@@ -60,7 +60,7 @@ _COST += tuple(f"{head} a photo" for head in photo_cost.HEADS)
 
 
 def cost_cells(run: ComparedRun) -> list[str]:
-    """What a run costs, as texts under the heads of `_COST`; a dash where it is not known."""
+    """The cost of a run as texts in the order of `_COST`; a dash for an unknown value."""
     cost = run.cost
 
     def cell(value: float | None, pattern: str, scale: float = 1.0) -> str:
@@ -78,7 +78,7 @@ def cost_cells(run: ComparedRun) -> list[str]:
 
 
 def signed(gap: JudgedDifference) -> str:
-    """A difference with its interval, signs in front."""
+    """A difference and its interval with explicit signs; a dash if the difference is undefined."""
     if gap.difference is None:
         return "-"
     text = f"{gap.difference:+.3f}"
@@ -86,14 +86,14 @@ def signed(gap: JudgedDifference) -> str:
 
 
 def winner(document: Comparison, one: BesideFirst, gap: JudgedDifference) -> str:
-    """The name of the better run, or that none was shown to be."""
+    """Text that names the better run, or says that no difference was shown."""
     if gap.better is None:
         return "no difference shown"
     return f"{one.name if gap.better == 'this' else document.first} is better"
 
 
 def sentences(document: Comparison, one: BesideFirst) -> list[str]:
-    """Counts of right and wrong, McNemar's test, agreement."""
+    """Sentences on right and wrong decisions, McNemar's test, and agreement."""
     right, test, n = one.right, one.mcnemar, document.n
     kappa = "" if one.kappa is None else f", Cohen's kappa {one.kappa:.3f}"
     return [
@@ -106,7 +106,7 @@ def sentences(document: Comparison, one: BesideFirst) -> list[str]:
 
 
 def comparison_html(document: Comparison, version: str = "") -> str:
-    """The comparison as one HTML page that loads nothing.
+    """The comparison as one self-contained HTML page.
 
     Args:
         version: of natix_hf.
@@ -132,7 +132,7 @@ def comparison_html(document: Comparison, version: str = "") -> str:
 
 
 def _gap_cell(gap: JudgedDifference) -> Cell:
-    """A difference, and its interval below it."""
+    """A table cell with a difference and its interval."""
     value, _, interval = signed(gap).partition(" (")
     return Cell("" if gap.difference is None else gap.difference, value, interval.removesuffix(")"))
 

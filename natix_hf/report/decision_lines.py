@@ -1,4 +1,4 @@
-"""What `calibration.json` says, as lines that a command prints and a card repeats."""
+"""Formats `calibration.json` as lines of text, for the output of commands and for model cards."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ LABELS = {"accuracy": "accuracy", "mcc": "MCC", "nll": "NLL", "ece": "ECE"}
 def calibration_lines(
     calibration: CalibrationFile, names: Sequence[str] | None = None, *, guarantee: bool = True
 ) -> list[str]:
-    """Calibrator, prior, threshold and guarantee, a line each, with the photos that they rest on.
+    """Calibrator, prior, threshold and guarantees, with the photos that they were computed from.
 
     Args:
         calibration: of a model.
-        names: the classes in the order of their ids; their numbers stand in for them.
-        guarantee: whether to tell what is promised of abstention and of early exits too.
+        names: class names in the order of the ids; by default `class 0`, `class 1`, ...
+        guarantee: whether to include the guarantees of abstention and of early exits.
 
     Returns:
-        Lines without line ends; of a calibration with neither prior nor threshold only one.
+        Lines without line ends.
     """
     lines = _calibrator(calibration)
     if calibration.sent:
@@ -42,11 +42,11 @@ def calibration_lines(
 
 
 def stage_lines(metrics: FinalFigures, positive: int) -> list[str]:
-    """Figures after each step from logits to decisions, from `stages` of `metrics.json`, with 95 % intervals.
+    """Figures with 95 % intervals after each step from logits to decisions, from `stages` of `metrics.json`.
 
     Args:
         metrics: of the run.
-        positive: id of the positive class, whose share is told where there are two.
+        positive: id of the positive class; of two classes, only its share is printed.
     """
     stages = metrics.stages
     if not stages:
@@ -69,10 +69,10 @@ def _calibrator(calibration: CalibrationFile) -> list[str]:
     if calibration.options.get("calibrator") == ["none"]:
         return ["calibration: none asked for"]
     where = f"calibration on {calibration.fitted_on} ({calibration.n} photos)"
-    compared = [candidate for candidate in calibration.candidates if candidate.cv_nll is not None]
+    cross_validated = [candidate for candidate in calibration.candidates if candidate.cv_nll is not None]
     lines = []
-    if compared:
-        figures = ", ".join(f"{candidate.calibrator} {candidate.cv_nll:.4f}" for candidate in compared)
+    if cross_validated:
+        figures = ", ".join(f"{candidate.calibrator} {candidate.cv_nll:.4f}" for candidate in cross_validated)
         lines = [f"NLL on held-out groups of {calibration.fitted_on}: {figures}: {calibration.calibrator} taken"]
     if not calibration.kept:
         return [*lines, f"{where}: {KEPT_NONE}, NLL {calibration.nll_before:.4f}"]
@@ -107,10 +107,10 @@ def _prior(calibration: CalibrationFile, names: Sequence[str]) -> str:
     prior = calibration.prior
     shown = [calibration.positive] if len(names) == 2 else range(len(names))
     shares = ", ".join(f"{names[k]} {prior.seen[k]:.1%} -> {prior.target[k]:.1%}" for k in shown)
-    told, source = prior.deployment, "target_prior"
-    if told:
-        ends = ", ".join(f"{told.low[k]:.1%} to {told.high[k]:.1%}" for k in shown)
-        source = f"those estimated from {told.n} photos without labels (EM, 95 % interval {ends})"
+    estimate, source = prior.deployment, "target_prior"
+    if estimate:
+        ends = ", ".join(f"{estimate.low[k]:.1%} to {estimate.high[k]:.1%}" for k in shown)
+        source = f"those estimated from {estimate.n} photos without labels (EM, 95 % interval {ends})"
     return (
         f"class shares of {calibration.fitted_on} ({calibration.n} photos) -> {source}: {shares}, "
         f"bias {_list(calibration.prior_bias)}"
@@ -118,7 +118,7 @@ def _prior(calibration: CalibrationFile, names: Sequence[str]) -> str:
 
 
 def _threshold(calibration: CalibrationFile, choice: ThresholdChoice) -> str:
-    elsewhere = f" ({choice.held_out.value:.3f} on held-out groups)" if choice.held_out else ""
+    held_out = f" ({choice.held_out.value:.3f} on held-out groups)" if choice.held_out else ""
     used = (
         f"used, moved to 0.5 by a bias of {calibration.threshold_bias[calibration.positive]:+.3f}"
         if calibration.folded
@@ -127,7 +127,7 @@ def _threshold(calibration: CalibrationFile, choice: ThresholdChoice) -> str:
     return (
         f"best threshold for {choice.metric}: {choice.threshold:.3f} (95 % interval {choice.low:.3f} to "
         f"{choice.high:.3f}; {choice.n} photos, {choice.groups} groups), {choice.measures} {choice.at_half:.3f} at "
-        f"0.5 -> {choice.value:.3f} there{elsewhere}; {used}"
+        f"0.5 -> {choice.value:.3f} there{held_out}; {used}"
     )
 
 

@@ -1,7 +1,7 @@
-"""Pictures that the page has no chart for: confusion, curriculum, range test of the learning rate.
+"""Draws PNG figures for which the report page has no chart: confusion matrix, curriculum, learning-rate range test.
 
-What the page shows as a chart is drawn by `chart_pictures.py`. Figures need no display and no pyplot, and are written
-whole or not at all.
+`chart_pictures.py` draws the charts of the page. Figures need neither a display nor pyplot, and a file is written
+completely or not at all.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _DPI = 150
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str], path: str | Path) -> None:
-    """Counts of photos by label (rows) and decision (columns); the shade is the share of the row.
+    """Draw the confusion matrix: number of photos by label (rows) and decision (columns), shaded by share of the row.
 
     Args:
         labels, predicted: `(n,)` class ids.
@@ -36,7 +36,7 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str], p
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     for row in range(classes):
         for column in range(classes):
-            if counts[row, column] or classes <= 4:  # a field of zeros only hides the mistakes
+            if counts[row, column] or classes <= 4:  # in a large matrix, zeros would hide the mistakes
                 colour = "white" if share[row, column] > 0.55 else "black"
                 axes.text(column, row, f"{counts[row, column]}", ha="center", va="center", color=colour, fontsize=9)
     turn = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if classes > 4 else {}
@@ -57,19 +57,19 @@ def curriculum(
     measure: str,
     path: str | Path,
 ) -> None:
-    """The share of each class's photos that each epoch may draw from, and how hard the photos of each class are.
+    """Draw the share of each class that each epoch samples from, and the distribution of difficulty in each class.
 
     Args:
-        shares: of each epoch, from 0 to 1.
-        difficulty: `(n,)`.
+        shares: one per epoch, from 0 to 1.
+        difficulty: `(n,)`, larger is harder.
         labels: `(n,)` class ids.
-        measure: what the difficulty is, for the axis.
+        measure: name of the difficulty measure, for the axis; `loss` is drawn on a logarithmic scale.
     """
     figure, (left, right) = new_figure(9.0, 3.4, 2)
     left.stairs(shares, np.arange(len(shares) + 1) + 0.5, color=BLUE, linewidth=1.6, baseline=None)
     left.set(xlabel="epoch", ylabel="share of each class that is in", ylim=(0, 1.05))
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
-    # Each class by its own photos: the share that is at most so hard.
+    # For each class, the cumulative share of its photos up to each difficulty.
     for label, name in enumerate(names):
         own = np.sort(difficulty[labels == label])
         if len(own):
@@ -83,10 +83,10 @@ def curriculum(
 
 
 def learning_rates(found: LearningRates, path: str | Path) -> None:
-    """The loss over rising learning rates, smoothed and as it was, with the rate that it suggests.
+    """Draw the raw and the smoothed loss over rising learning rates, and the suggested rate.
 
     Args:
-        found: the curve.
+        found: result of the range test.
     """
     figure, (axes,) = new_figure(6.0, 3.6, 1)
     axes.plot(found.rates, found.losses, color=GREY, linewidth=0.8, alpha=0.7, label="each step")
@@ -94,7 +94,7 @@ def learning_rates(found: LearningRates, path: str | Path) -> None:
     if found.suggestion is not None:
         label = f"suggestion: {found.suggestion:.2g}"
         axes.axvline(found.suggestion, color=ORANGE, linestyle="--", linewidth=1.2, label=label)
-    # The last steps of a loss that diverges would press all others flat.
+    # Without this limit, the last steps of a diverging loss would flatten the rest of the curve.
     lowest, highest = min(found.smoothed), max(found.smoothed[: 1 + len(found.smoothed) // 2])
     axes.set_ylim(lowest - 0.2 * (highest - lowest) - 0.02, highest + 0.8 * (highest - lowest) + 0.02)
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss of train (nats)")
@@ -105,17 +105,17 @@ def learning_rates(found: LearningRates, path: str | Path) -> None:
 def new_figure(
     width: float, height: float, columns: int, rows: int = 1, height_ratios: Sequence[float] | None = None
 ) -> tuple[Figure, Sequence[Axes]]:
-    """An empty figure of that many inches and its axes, row by row."""
+    """An empty figure of `width` x `height` inches, and its axes row by row."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False, height_ratios=height_ratios).ravel()
-    for one in axes:
-        one.spines[["top", "right"]].set_visible(False)
+    for panel in axes:
+        panel.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 
 def save_figure(figure: Figure, path: str | Path) -> None:
-    """Write the PNG, whole or not at all."""
+    """Write the PNG, completely or not at all."""
     with replacing(path) as temporary:
-        # No software version or date inside: the same run gives the same bytes.
+        # Without software version and date, the same run gives the same bytes.
         figure.savefig(temporary, dpi=_DPI, metadata={"Software": None})

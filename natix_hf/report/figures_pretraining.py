@@ -1,4 +1,4 @@
-"""The looks of pretraining's guard as charts."""
+"""Draws the checks of the pretraining guard as charts."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from natix_hf.report.charts import Chart
 
 
 def guard_charts(looks: Sequence[Look], least_share: float) -> list[Chart]:
-    """Effective rank, distance to the nearest neighbour, and likeness to the original over the steps.
+    """Effective rank, distance to the nearest neighbour, and similarity to the original model over the steps.
 
     Args:
-        looks: the original's first.
-        least_share: of the first rank, below which a run is stopped.
+        looks: checks in order; the first is that of the original model.
+        least_share: share of the first rank below which a run is stopped.
     """
     steps = [look.step for look in looks]
 

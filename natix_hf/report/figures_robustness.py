@@ -1,4 +1,4 @@
-"""The picture of robustness; every profile is named with its date."""
+"""Draws the figure of robustness: one panel per profile, titled with the dated name of the profile."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from natix_hf.documents.robustness import Case, ProfileFigures, Robustness
 from natix_hf.report.figures import BLUE, GREY, ORANGE, new_figure, save_figure
 from natix_hf.report.robustness import sent_text
 
-WIDE = 90  # letters of a line below a picture
+WIDE = 90  # letters per line below the figure
 
 
 def robustness(document: Robustness, path: str | Path, metric: str = "mcc") -> None:
-    """A metric by level and by distortion, with intervals, beside the photos as they are.
+    """Draw a metric with intervals by level and by distortion, compared with the undistorted photos.
 
     Args:
         metric: a name of `report.metrics.METRICS`.
@@ -43,13 +43,13 @@ def robustness(document: Robustness, path: str | Path, metric: str = "mcc") -> N
         axes.set_title(profile.profile, fontsize=10, loc="left")
     panels[0].legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1))
     unit = f"{name} on {document.split} with {document.level * 100:g} % intervals"
-    told = [f"{unit} ({document.n} photos, {document.groups} groups)", *sent_lines(profiles)]
-    panels[-1].set_xlabel("\n".join(told), fontsize=8)
+    caption = [f"{unit} ({document.n} photos, {document.groups} groups)", *sent_lines(profiles)]
+    panels[-1].set_xlabel("\n".join(caption), fontsize=8)
     save_figure(figure, path)
 
 
 def sent_lines(profiles: Sequence[ProfileFigures | RewardEntry]) -> list[str]:
-    """How the photos of the profiles were sent, as lines below a picture."""
+    """How the photos of the profiles were sent, as lines below a figure."""
     sent = sent_text(profiles)
     return textwrap.wrap(f"sent: {sent}", WIDE) if sent else []
 

@@ -1,8 +1,8 @@
-"""Pages for people: one HTML file each, with everything in it, made from documents, arrays and ready images.
+"""Renders self-contained HTML pages from documents, arrays and encoded images.
 
-Knows no model, no data set and no run folder: what a page shows is handed in. Every value is escaped on its way into
-the page, since names of classes, files and metadata are somebody else's text, and the page's own policy lets nothing
-be loaded from outside.
+The caller passes everything that a page shows; this module reads no run folder, model or data set. Every value is
+escaped, since names of classes, files and metadata are not trusted. The content security policy of the page forbids
+loading anything from outside.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ def _environment() -> jinja2.Environment:
 
 
 def render(template: str, **context: Any) -> str:
-    """A page from one of the templates in `report/templates`, which extend `base.html.jinja`.
+    """Render one of the templates in `report/templates`, which extend `base.html.jinja`.
 
     Args:
-        template: its file name, e.g. `comparison.html.jinja`.
-        context: what it shows; text is escaped, whatever it is.
+        template: file name, e.g. `comparison.html.jinja`.
+        context: variables of the template; all text is escaped.
     """
     return _environment().get_template(template).render(**context)
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    """`0.1234` as `12.3 %`, a dash where it is not defined."""
+    """Format `0.1234` as `12.3 %`, and an undefined share as a dash."""
     return "-" if share is None else f"{100 * share:.{digits}f}\u00a0%"
 
 
@@ -67,11 +67,11 @@ def report_html(
 
     Args:
         name: of the run.
-        documents: of the run, with a calibration; a section whose document is missing is left out.
-        test: the rows that the figures come from.
-        select: the rows that chose the checkpoint; labels that look wrong are looked for in both.
-        pictures: by split and id. None: no photo, no id and nothing else of a single row stands in the page.
-        lead: a sentence under the title.
+        documents: of the run, with a calibration; the page omits sections without a document.
+        test: rows that the figures are computed from.
+        select: rows that chose the checkpoint; suspected label errors are searched in both.
+        pictures: by split and id. If None, the page shows no photo, no id and no other data of a single row.
+        lead: sentence below the title.
         extra: sections between robustness and mistakes.
         facts: titles and tables of the last section.
         version: of natix_hf.
@@ -120,11 +120,11 @@ def report_html(
 
 
 def charts_of(documents: RunDocuments, test: Rows) -> dict[str, list[Chart]]:
-    """The charts of a run by name; one that the run has nothing for is left out.
+    """The charts of a run by name; charts without data are omitted.
 
     Args:
         documents: of the run, with a calibration.
-        test: the rows that the figures come from.
+        test: rows that the figures are computed from.
     """
     calibration, selective, positive = documents.calibration, documents.selective, documents.record.positive
     charts = {"reliability": [page_charts.reliability_chart(test.before, test.after, test.labels)]}

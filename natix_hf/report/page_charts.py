@@ -1,4 +1,7 @@
-"""The charts of a report, from arrays and documents: training, reliability, threshold, ranking, risk and coverage."""
+"""Draws the charts of a report from arrays and documents.
+
+The charts are training, reliability, ranking, threshold, risk and coverage, cost, and robustness.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +19,17 @@ from natix_hf.report.charts import Chart, Table, number, table_of_curves
 from natix_hf.report.robustness import sent_text
 from natix_hf.report.summary import figure_text
 
-BINS = 15  # the same as the ECE's
-DRAWN = 400  # points of a curve; more are closer together than a pixel
+BINS = 15  # as for the ECE
+DRAWN = 400  # most points of a curve; more would be less than a pixel apart
 UNIT = (0.0, 1.0)
 
 
 def training_charts(log_history: Sequence[Mapping[str, float | None]], metric: str = "mcc") -> list[Chart]:
-    """Losses, and the metric that the checkpoint was chosen by, over the steps of training.
+    """Losses over the steps of training, and the metric that chose the checkpoint.
 
     Args:
         log_history: `TrainerState.log_history`.
-        metric: without `eval_`.
+        metric: name without `eval_`.
     """
 
     def series(key: str) -> tuple[list[float], list[float]]:
@@ -77,12 +80,12 @@ def training_charts(log_history: Sequence[Mapping[str, float | None]], metric: s
 
 
 def reliability_chart(before: np.ndarray, after: np.ndarray, labels: np.ndarray, bins: int = BINS) -> Chart:
-    """Share of right decisions by confidence, before and after calibration; `below` are the photos of each bin.
+    """Share of right decisions by confidence, before and after calibration; `below` counts the photos of each bin.
 
     Args:
-        before, after: `(n, classes)`, rows sum to 1.
+        before, after: `(n, classes)` probabilities, rows sum to 1.
         labels: `(n,)` class ids.
-        bins: equal-width on [0, 1].
+        bins: number of equal-width bins on [0, 1].
     """
     start = max(0.0, 1 / before.shape[1] - 0.5 / bins)
     drawn = {"before": (before, "orange"), "after": (after, "blue")}
@@ -146,10 +149,10 @@ def reliability_chart(before: np.ndarray, after: np.ndarray, labels: np.ndarray,
 
 
 def ranking_charts(score: np.ndarray, is_positive: np.ndarray, decided: np.ndarray, name: str) -> list[Chart]:
-    """ROC and precision-recall curve of the positive class against the rest, with the point where decisions fall.
+    """ROC and precision-recall curve of the positive class against the rest, with the point of the decisions.
 
     Args:
-        score: `(n,)` that ranks the photos, e.g. log odds.
+        score: `(n,)` values that rank the photos, e.g. log odds.
         is_positive, decided: `(n,)` booleans; both classes must occur.
         name: of the positive class.
     """
@@ -188,11 +191,11 @@ def ranking_charts(score: np.ndarray, is_positive: np.ndarray, decided: np.ndarr
 
 
 def threshold_chart(choice: ThresholdChoice, rows: str) -> Chart:
-    """The metric at every threshold, the optimum and its interval.
+    """The metric at every threshold, with the best threshold and its interval.
 
     Args:
-        choice: of the threshold.
-        rows: where its photos come from.
+        choice: how the threshold was chosen.
+        rows: name of the rows that it was chosen on.
     """
     x, y = choice.curve.threshold, choice.curve.value
     measures = choice.measures.upper() if choice.measures == "mcc" else choice.measures
@@ -217,12 +220,12 @@ def threshold_chart(choice: ThresholdChoice, rows: str) -> Chart:
 
 
 def risk_coverage_chart(coverage: Sequence[float], risk: Sequence[float], note: str) -> Chart:
-    """Share of wrong decisions among the most confident photos, over how many of them are decided.
+    """Share of wrong decisions among the most confident photos, over the share of photos decided.
 
     Args:
-        coverage: rising, shares of all photos.
-        risk: at each, the share of wrong decisions.
-        note: area and number of photos.
+        coverage: rising shares of all photos.
+        risk: share of wrong decisions at each coverage.
+        note: text below the chart, with area and number of photos.
     """
     coverage, risk = np.asarray(coverage, float), np.asarray(risk, float)
     top = max(0.01, 1.15 * float(np.nanmax(risk)))
@@ -241,32 +244,34 @@ def risk_coverage_chart(coverage: Sequence[float], risk: Sequence[float], note: 
 
 
 def cost_chart(figures: CascadeFigures, rows: str) -> Chart:
-    """Share of wrong answers of a cascade against the cost of a photo, over all bands; dots for those in use.
+    """Share of wrong answers of a cascade against the mean cost of a photo, for all bands.
+
+    Dots mark the band in use and each stage alone.
 
     Args:
         figures: of the cascade.
-        rows: where its photos come from.
+        rows: name of the rows that the figures are computed from.
     """
     curve, cost, error = figures.curve, figures.mean_cost, figures.error
     ends = {"first stage alone": (figures.cost[0], figures.error_of_first.value)}
     ends["second stage alone"] = sum(figures.cost), figures.error_of_second.value
-    told = f"{error.value:.4f} at {cost_text(cost.value)} {figures.cost_in} a photo"
+    cascade_text = f"{error.value:.4f} at {cost_text(cost.value)} {figures.cost_in} a photo"
     top = max(0.01, 1.15 * max(*curve.error, error.high))
     chart = Chart(
         "Cost and error",
-        f"Share of wrong answers against {figures.cost_in} a photo: the cascade {told}, "
+        f"Share of wrong answers against {figures.cost_in} a photo: the cascade {cascade_text}, "
         + ", ".join(f"{name} {wrong:.4f} at {price:.4g}" for name, (price, wrong) in ends.items())
         + ".",
         **{"x": (0, sum(figures.cost)), "y": (0, top), "x_label": f"{figures.cost_in} a photo, on average"},
         y_label="share of wrong answers",
         note=f"The curve is every band on these {error.n} photos in {error.groups} groups of {rows}, which chose none "
-        f"of them; the orange dot is the band in use, with the interval of its error: {told}.",
+        f"of them; the orange dot is the band in use, with the interval of its error: {cascade_text}.",
     )
     chart.line([cost.value, cost.value], [error.low, error.high], "orange")
     chart.line(curve.cost, curve.error, "blue", "wrong", key=False)
     for name, (price, wrong) in ends.items():
         chart.dot(price, wrong, "gray", f"{name}: {wrong:.4f} at {price:.4g} {figures.cost_in}")
-    chart.dot(cost.value, error.value, "orange", f"cascade: {told}", 5.5)
+    chart.dot(cost.value, error.value, "orange", f"cascade: {cascade_text}", 5.5)
     chart.mark(cost.value, error.value, cost_text(cost.value))
     chart.table = table_of_curves(
         f"{figures.cost_in} a photo", curve.cost, leave_early=curve.early, wrong=curve.error, lost=curve.loss
@@ -275,23 +280,23 @@ def cost_chart(figures: CascadeFigures, rows: str) -> Chart:
 
 
 def robustness_chart(document: Robustness) -> Chart | None:
-    """MCC by level of each profile; None where no profile has levels."""
+    """MCC by level for each profile; None if no profile has several levels."""
     styles = ("blue", "orange", "good", "gray")
-    found = [
-        (one.profile, [case for case in one.cases if case.level is not None and case.distortion is None])
-        for one in document.profiles
+    profiles = [
+        (entry.profile, [case for case in entry.cases if case.level is not None and case.distortion is None])
+        for entry in document.profiles
     ]
-    found = [(profile, cases) for profile, cases in found if len(cases) > 1]
-    if not found:
+    profiles = [(profile, cases) for profile, cases in profiles if len(cases) > 1]
+    if not profiles:
         return None
-    values = [case.metrics["mcc"] for _, cases in found for case in cases]
-    highest = max(case.level for _, cases in found for case in cases)
+    values = [case.metrics["mcc"] for _, cases in profiles for case in cases]
+    highest = max(case.level for _, cases in profiles for case in cases)
     chart = Chart(
         "MCC by challenge level",
         "MCC at each level of the challenge profiles: "
         + "; ".join(
             f"{name} " + ", ".join(f"{case.level}: {figure_text(case.metrics['mcc'].value)}" for case in cases)
-            for name, cases in found
+            for name, cases in profiles
         ),
         x=(0, highest),
         y=(min(0.0, *(v.low or 0.0 for v in values)), 1.0),
@@ -301,7 +306,7 @@ def robustness_chart(document: Robustness) -> Chart | None:
         note=f"{document.n} photos in {document.groups} groups; bands are {100 * document.level:g}\u00a0% "
         f"intervals. {sent_text(document.profiles)}",
     )
-    for (name, cases), style in zip(found, styles):
+    for (name, cases), style in zip(profiles, styles):
         level = [case.level for case in cases]
         figures = [case.metrics["mcc"] for case in cases]
         chart.band(level, [figure.low for figure in figures], [figure.high for figure in figures], style)

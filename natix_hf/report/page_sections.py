@@ -1,6 +1,6 @@
 """Prepares the contents of the report page for its template: figures, confusion matrix, use of the splits, galleries.
 
-Works on arrays, documents and encoded images. It writes no HTML and reads no run folder.
+It works on arrays, documents and encoded images. The template writes the HTML; the caller reads the run folder.
 """
 
 from __future__ import annotations
@@ -82,7 +82,10 @@ class Picture(NamedTuple):
 
 
 class Headline(NamedTuple):
-    """A figure at the top of the page; `places`: value and interval in percent of its scale, None if undefined."""
+    """A figure at the top of the page.
+
+    `places` holds value and interval as positions on the scale in percent, or is None if one of them is undefined.
+    """
 
     name: str
     value: str
@@ -128,7 +131,7 @@ class Odds(NamedTuple):
 
 
 class Shot(NamedTuple):
-    """A photo in a gallery; `kind` is the reason why it is there, `picture` is None on pages without photos."""
+    """A photo in a gallery; `kind` is the reason why it is shown, and `picture` is None if there is no image."""
 
     id: str
     split: str
@@ -205,7 +208,7 @@ def confusion(labels: np.ndarray, decided: np.ndarray, names: Sequence[str]) -> 
 
 
 def ledger(noted: Sequence[LedgerEntry], splits: SplitCertificate) -> list[SplitUse]:
-    """Each split with its photos and the steps that read it, in the order of time.
+    """Each split with its number of photos and the steps that read it, in chronological order.
 
     Args:
         noted: the run's ledger.
@@ -249,7 +252,7 @@ def mistakes(
 def label_errors(
     tables: Sequence[Rows], names: Sequence[str], pictures: Mapping[tuple[str, str], Picture], most: int = SHOWN
 ) -> list[Shot]:
-    """The labels that the model contradicts most, over several splits; each split has its own confidence limits."""
+    """The labels that the model contradicts most, over several splits; confidence limits are computed per split."""
     shots = []
     for rows in tables:
         for row, counted in zip(*suspected_label_errors(rows.after, rows.labels, most)):

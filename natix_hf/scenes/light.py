@@ -1,8 +1,8 @@
-"""Light, weather and the camera's own faults in a generated street photo.
+"""Light, weather and camera defects of a generated street photo.
 
-`Light` turns a colour into what can be seen of it at a distance (hour, headlamps, fog); `finish` turns the drawn
-canvas into a photo: grain of surfaces, lamps that glow, rain, snow, wet road, exposure, white balance, vignette,
-blur, sensor noise. It knows nothing of objects or labels.
+`Light` gives the visible colour of a surface at a distance: daylight, headlamps, fog. `finish` turns the drawn canvas
+into a photo: surface grain, glowing lamps, rain, snow, wet road, exposure, white balance, vignette, blur, sensor
+noise.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ class Light:
     Args:
         daytime: `day`, `dusk` or `night`.
         weather: a key of `WEATHERS`.
-        gain: what ambient light leaves of red, green and blue.
-        lamp: brightness that headlamps add near the camera (0 by day).
-        air: colour that everything fades to with distance.
-        visibility: metres after which 63 % of a colour is air.
+        gain: factors of the ambient light on red, green and blue.
+        lamp: brightness that headlamps add near the camera (0 except at night).
+        air: the colour that everything fades to with distance.
+        visibility: distance in metres at which 63 % of a colour is air.
         zenith, horizon: colours of the sky.
     """
 
@@ -45,7 +45,7 @@ class Light:
     horizon: Colour
 
     def tint(self, depth: float) -> Callable[[Colour, float], tuple[int, int, int]]:
-        """The colour seen of `(colour, shine)` at `depth` metres; `shine` 1 needs no outer light."""
+        """A function from `(colour, shine)` to the visible colour at `depth` metres; a `shine` of 1 needs no light."""
         clear = math.exp(-depth / self.visibility)
         lamp = self.lamp * math.exp(-depth / 26.0)
         red, green, blue = (min(g + lamp, 1.15) for g in self.gain)
@@ -61,7 +61,7 @@ class Light:
 
 
 def draw_light(rng: np.random.Generator) -> Light:
-    """A random hour and weather with colours that go together."""
+    """A random time of day and weather, with matching colours."""
     daytime = str(rng.choice(list(DAYTIMES), p=list(DAYTIMES.values())))
     weather = str(rng.choice(list(WEATHERS), p=list(WEATHERS.values())))
     spans = {"clear": (500, 1200), "overcast": (300, 700), "rain": (110, 240), "fog": (45, 95), "snow": (80, 180)}
@@ -99,7 +99,7 @@ def _field(rng: np.random.Generator, rows: int, columns: int, size: tuple[int, i
 
 
 def sky(light: Light, rng: np.random.Generator, size: tuple[int, int], horizon: float) -> Image.Image:
-    """The sky above row `horizon` (and below it, where things will cover it), RGB of `size`."""
+    """The sky down to row `horizon` and a little below, on an RGB canvas of `size`."""
     width, height = 96, 54
     down = np.clip(np.arange(height, dtype=np.float32) / max(1.0, horizon / size[1] * height), 0, 1)[:, None, None]
     pixels = np.asarray(light.zenith, np.float32) * (1 - down) + np.asarray(light.horizon, np.float32) * down
@@ -113,7 +113,7 @@ def sky(light: Light, rng: np.random.Generator, size: tuple[int, int], horizon: 
         cover = np.clip(clouds * 0.7 + rng.uniform(-0.7, 0.35), 0, 0.85)[:, :, None]
         tone = np.asarray(light.horizon, np.float32) * (1.12 if light.weather == "clear" else 0.9)
         pixels = pixels * (1 - cover) + tone * cover
-    # only the rows above the horizon show; the ground covers the rest
+    # the ground covers the rows further down
     rows = min(size[1], int(horizon) + 40)
     above = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
     above = above.crop((0, 0, width, max(2, round(height * rows / size[1]))))
@@ -127,7 +127,7 @@ def sky(light: Light, rng: np.random.Generator, size: tuple[int, int], horizon: 
 
 @lru_cache(maxsize=4)
 def _noise_bank(length: int) -> np.ndarray:
-    """White noise that every photo cuts its sensor noise from, at places of its own."""
+    """White noise; every photo takes its sensor noise from random places of it."""
     return np.random.default_rng(length).standard_normal(length, dtype=np.float32)
 
 
@@ -140,14 +140,14 @@ def finish(
     camera: np.random.Generator,
     rng: np.random.Generator,
 ) -> Image.Image:
-    """A drawn canvas to a photo of 1 / `scale` its size.
+    """Turn a drawn canvas into a photo of 1 / `scale` its size.
 
     Args:
         canvas: RGB, supersampled.
         glows: lamps in canvas pixels; they shine at dusk and at night.
         horizon: row of the horizon on the canvas.
-        camera: what all frames of a camera share (exposure, colours, sharpness).
-        rng: this frame's own noise.
+        camera: draws what all frames of a sequence share (exposure, colours, sharpness).
+        rng: draws the noise of this frame.
 
     Returns:
         The photo, RGB, upright.
@@ -168,9 +168,9 @@ def finish(
     down = np.linspace(-1, 1, half[1], dtype=np.float32)[:, None] ** 2
     vignette = 1 - np.float32(camera.uniform(0.0, 0.16)) * (across + down)
     dimming = np.asarray(Image.fromarray((1 + grain) * vignette).resize((width, height), Image.Resampling.BILINEAR))
-    for channel in range(3):  # plane by plane: three times as fast as one broadcast
+    for channel in range(3):  # channel by channel is three times as fast as one broadcast
         pixels[:, :, channel] *= dimming
-    if light.weather == "rain" and 8 < line < height - 8:  # the wet road mirrors what stands behind it
+    if light.weather == "rain" and 8 < line < height - 8:  # the wet road mirrors the scene behind it
         rows = min(line, height - line)
         share = np.linspace(0.3, 0.0, rows, dtype=np.float32)[:, None, None]
         pixels[line : line + rows] += share * (pixels[line - rows : line][::-1] - pixels[line : line + rows])
@@ -187,7 +187,7 @@ def finish(
 
 
 def _grade(camera: np.random.Generator, rng: np.random.Generator) -> tuple[float, ...]:
-    """Exposure, white balance, saturation and contrast of a camera as the 3 x 4 matrix of `Image.convert`."""
+    """Exposure, white balance, saturation and contrast of a camera, as the 3 x 4 matrix for `Image.convert`."""
     contrast = camera.uniform(0.85, 1.15)
     gain = contrast * camera.uniform(0.86, 1.14) * rng.uniform(0.98, 1.02)
     saturation, offset = camera.uniform(0.6, 1.15), 118 * (1 - contrast)
@@ -199,7 +199,7 @@ def _grade(camera: np.random.Generator, rng: np.random.Generator) -> tuple[float
 
 
 def _glow(glows: list, size: tuple[int, int], scale: int, strength: float) -> np.ndarray:
-    """Halos of lamps, to be added, `(height, width, 3)`."""
+    """Halos of lamps, `(height, width, 3)`, to be added to the photo."""
     quarter = (size[0] // 4 + 1, size[1] // 4 + 1)
     layer = Image.new("RGB", quarter)
     draw = ImageDraw.Draw(layer)
@@ -212,7 +212,7 @@ def _glow(glows: list, size: tuple[int, int], scale: int, strength: float) -> np
 
 
 def _fall(weather: str, rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """How much of each pixel rain streaks or snow flakes cover, `(height, width)` in [0, 1]."""
+    """Share of each pixel that rain or snow covers, `(height, width)` in [0, 1]."""
     layer = Image.new("L", size)
     draw = ImageDraw.Draw(layer)
     width, height = size

@@ -1,8 +1,7 @@
-"""How the objects of a generated street are drawn: work-zone furniture first, then people, plants and permanent
-furniture.
+"""Draws the objects of a generated street: work-zone objects, people, plants and permanent street furniture.
 
-Every object is a flat drawing in metres with its origin at the middle of its foot; `h` is its height, and `rng` its
-details. This file knows nothing of where objects stand or of labels: see `scenes_world`.
+Every object is a flat drawing in metres. Its origin is the middle of its foot, `h` is its height, and `rng` chooses
+its details. `world.py` chooses the objects and their positions.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ def barrier(pen: Pen, rng: np.random.Generator, h: float) -> None:
     colour = (
         (rng.uniform(232, 250), rng.uniform(88, 120), 25) if rng.random() < 0.5 else (rng.uniform(190, 222), 32, 34)
     )
-    if rng.random() < 0.3:  # blocks of plastic filled with water
+    if rng.random() < 0.3:  # water-filled plastic blocks
         count = int(rng.integers(2, 5))
         for i in range(count):
             u0, u1 = -half + 2 * half * i / count, -half + 2 * half * (i + 1) / count
@@ -120,7 +119,7 @@ def excavator(pen: Pen, rng: np.random.Generator, h: float) -> None:
 
 
 def warning_sign(pen: Pen, rng: np.random.Generator, h: float) -> None:
-    side = 0.26 * h  # half of the board
+    side = 0.26 * h  # half the height of the board
     low = rng.random() < 0.4
     middle = h - side if not low else h * 0.62
     side = side if not low else 0.36 * h
@@ -281,7 +280,7 @@ def planter(pen: Pen, rng: np.random.Generator, h: float, colour: Colour) -> Non
 
 
 def parasol(pen: Pen, rng: np.random.Generator, h: float, colours: tuple[Colour, Colour]) -> None:
-    """A striped parasol over a café table: the stripes of a barrier where no work goes on."""
+    """A parasol over a café table, a decoy with the stripes of a barrier."""
     pen.rect(-0.3 * h, 0.28 * h, 0.3 * h, 0.31 * h, (150, 120, 90))
     pen.line([(0, 0), (0, 0.9 * h)], 0.025 * h, GREY)
     edges = np.linspace(-0.55, 0.55, 8)
@@ -306,7 +305,7 @@ def billboard(pen: Pen, rng: np.random.Generator, h: float, colours: tuple[Colou
 
 
 def crane(pen: Pen, rng: np.random.Generator, h: float, colour: Colour) -> None:
-    """A tower crane far behind the houses: not a sign of work on this street."""
+    """A tower crane far behind the houses, which does not make the street a work zone."""
     side, w = float(rng.choice([-1.0, 1.0])), 0.02 * h
     pen.line([(0, 0), (0, h)], w, colour)
     pen.line([(-0.2 * h * side, 0.9 * h), (0.62 * h * side, 0.9 * h)], w * 0.8, colour)

@@ -1,6 +1,4 @@
-"""One frame of a generated street: `paint` draws a `World` as a camera sees it and says which objects can be seen
-in it.
-"""
+"""Draws one frame of a generated street and lists the objects that are visible in it."""
 
 from __future__ import annotations
 
@@ -22,7 +20,11 @@ Box = tuple[int, int, int, int]
 def paint(
     world: World, frame: int, rng: np.random.Generator, camera_seed: int
 ) -> tuple[Image.Image, list[tuple[str, Box]]]:
-    """One frame as an RGB photo and its visible objects, `(class, (left, top, right, bottom))` in photo pixels."""
+    """Draw frame `frame` of `world`.
+
+    Returns:
+        The RGB photo, and `(class, (left, top, right, bottom))` of each visible object, in photo pixels.
+    """
     view, light = world.views[frame], world.light
     snow = light.weather == "snow"
     canvas = sky(light, np.random.default_rng(camera_seed), (view.width, view.height), view.horizon)
@@ -49,8 +51,8 @@ def paint(
 
 
 def _visible(boxes: list[tuple[str, list[float]]], size: tuple[int, int], unit: float) -> list[tuple[str, Box]]:
-    """Boxes cut at the frame, without what is outside, tiny or behind something nearer."""
-    found = []
+    """Boxes clipped to the photo, without objects that are outside, tiny or hidden by a nearer object."""
+    visible = []
     for index, (kind, box) in enumerate(boxes):
         box = [v / SUPERSAMPLE for v in box]
         cut = (max(0, round(box[0])), max(0, round(box[1])), min(size[0], round(box[2])), min(size[1], round(box[3])))
@@ -59,19 +61,19 @@ def _visible(boxes: list[tuple[str, list[float]]], size: tuple[int, int], unit: 
         if whole <= 0 or inside < 0.4 * whole or cut[3] - cut[1] < 6 * unit:
             continue
         nearer = (
-            [v / SUPERSAMPLE for v in other]
-            for other_kind, other in boxes[index + 1 :]
-            if other_kind not in ("lamp_post", "tree", "sign")
+            [v / SUPERSAMPLE for v in nearer_box]
+            for nearer_kind, nearer_box in boxes[index + 1 :]
+            if nearer_kind not in ("lamp_post", "tree", "sign")
         )
-        if all(covered(box, other) < 0.7 for other in nearer):
-            found.append((kind, cut))
-    return found
+        if all(covered(box, nearer_box) < 0.7 for nearer_box in nearer):
+            visible.append((kind, cut))
+    return visible
 
 
 def _paint_thing(
     draw: ImageDraw.ImageDraw, view: View, light: Light, thing: Thing, glows: list, snow: bool
 ) -> list[float]:
-    """Draw one thing; returns its box in canvas pixels."""
+    """Draw one object and return its box in canvas pixels."""
     rng = np.random.default_rng(thing.seed)
     depth = max(thing.z - view.z, NEAR)
     tint = light.tint(depth * (0.45 if thing.kind == "crane" else 1.0))
@@ -116,7 +118,7 @@ def _paint_thing(
 
 
 def _paint_awning(pen: Pen, view: View, thing: Thing, depth: float) -> None:
-    """Stripes along a shop front, hanging over the pavement."""
+    """Draw a striped awning along a shop front."""
     out = thing.x - (AWNING_REACH if thing.x > 0 else -AWNING_REACH)
     edges = np.linspace(depth, max(thing.z + thing.length - view.z, depth + 0.1), max(4, int(thing.length / 0.7)))
 

@@ -1,7 +1,7 @@
-"""The pen that draws a generated street's objects, and the colours they share.
+"""The pen that draws the objects of a generated street, and the colours that they share.
 
-A `Pen` draws in metres around an object's foot, scaled to its distance, lit and fogged, and remembers the box of
-what it drew. It knows no object: see `scenes_objects` and `scenes_vehicles`.
+A `Pen` draws in metres around the foot of an object. It applies scale, light and fog, and keeps the bounding box of
+what it drew. `objects.py` and `vehicles.py` hold the objects.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ WHITE, BLACK, GREY, DARK, GLASS = (236, 236, 232), (22, 22, 24), (140, 142, 145)
 
 
 class Pen:
-    """Draws in metres around a foot point and remembers the box of what it drew.
+    """Draws in metres around a foot point and keeps the bounding box of what it drew.
 
     Args:
         draw: the canvas.
         foot: `(x, y)` of the origin, in canvas pixels.
         scale: pixels per metre.
-        tint: light and fog at this distance, from an sRGB colour to one that can be drawn.
-        glows: lamps that shine at night are appended here as `(x, y, radius, colour)`.
+        tint: applies light and fog at this distance to an sRGB colour; its second argument is the shine in [0, 1].
+        glows: lamps that shine at night are appended here as `(x, y, radius, colour)`, in canvas pixels.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Pen:
         self.box = [math.inf, math.inf, -math.inf, -math.inf]
 
     def spots(self, points: Points) -> list[tuple[float, float]]:
-        """Metres to canvas pixels; widens the box."""
+        """Convert metres to canvas pixels and extend the box to these points."""
         x0, y0 = self.foot
         spots = [(x0 + u * self.scale, y0 - v * self.scale) for u, v in points]
         box = self.box
@@ -74,7 +74,7 @@ def shade(colour: Colour, factor: float) -> Colour:
 
 
 def warm(rng: np.random.Generator) -> Colour:
-    """An orange, red or yellow: work-zone furniture and its decoys draw from this one palette."""
+    """A random orange, red or yellow, the palette of work-zone objects and decoys."""
     kind = rng.random()
     if kind < 0.62:
         return (rng.uniform(226, 255), rng.uniform(84, 132), rng.uniform(8, 48))
@@ -84,7 +84,7 @@ def warm(rng: np.random.Generator) -> Colour:
 
 
 def shadow(pen: Pen, half: float, flat: float, colour: Colour) -> None:
-    """A shadow on the ground, `half` metres wide to each side, that counts as no part of the object's box."""
+    """Draw a shadow on the ground, `half` metres to each side, that does not extend the object's box."""
     box = list(pen.box)
     pen.oval(half * 0.15, 0.0, half, half * flat, colour)
     pen.box = box

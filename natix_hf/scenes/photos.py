@@ -1,15 +1,18 @@
-"""The embedded default data: street photos drawn by a program, with roadwork in half of them.
+"""Generates the default data set: drawn street photos, half of which show roadwork.
 
 `python -m natix_hf.scenes.photos OUT --count 2000 --seed 0` writes `images/*.jpg` and `metadata.csv` (classes `None`,
 `Roadwork`).
 
-Every photo is a pure function of `(seed, index)`: workers, order and count change nothing. Photos come in blocks of
-24: two camera sequences of 3 to 8 frames of one street (a `group`), the rest single photos with a group of their
-own; 12 of the 24 show roadwork. Each of these shows a work object that is at least 28 pixels high where the photo's
-shorter side has 360, and at least 60 % of its outline lies in the photo and behind nothing. With `--far` that is 9.6
-pixels (6 where a wide photo is pressed into 224 rows), and a column `boxes` says where the work objects are. The
-pictures look like streets as a picture book does. They are for trying the project out and for tests: a model that was
-trained on them knows nothing about real streets.
+A photo depends on `(seed, index)` alone, not on the number of workers, the order or the count. A block has 24 photos:
+two camera sequences of 3 to 8 frames, each of one street, and single photos of other streets. Each street is a
+`group`. 12 photos of a block show roadwork.
+
+Each roadwork photo shows a work object at least 28 pixels high (for a shorter side of 360 pixels), and at least 60 %
+of its outline is inside the photo and not hidden. With `--far` the height is 9.6 pixels (6 after a wide photo is
+squashed to 224 rows), and the column `boxes` holds the boxes of the work objects.
+
+The photos are simple drawings, meant for first trials and for tests. A model trained on them has learned nothing about
+real streets.
 """
 
 from __future__ import annotations
@@ -34,14 +37,14 @@ from natix_hf.errors import UserError, command
 from natix_hf.scenes.paint import Box, paint
 from natix_hf.scenes.world import DISTANT, USUAL, WORK, build
 
-VERSION = 2  # raised when the pictures change, so that an older folder is not taken for today's
+VERSION = 2  # raised when the photos change, so that a folder of an older version is not reused
 LABELS = ("None", "Roadwork")
 BLOCK = 24
 COLUMNS = ("file_name", "label", "group", "daytime", "weather", "objects")
 BOXES = "boxes"  # of the work objects: [[left, top, width, height], ...] in pixels of the upright photo
-# share of cameras, width and height as multiples of the asked size (or of its square root for the square)
+# share of the cameras with each shape; `_shape` gives the sizes
 SHAPES = {"wide": 0.62, "portrait": 0.12, "four_three": 0.12, "square": 0.07, "small": 0.05, "large": 0.02}
-SIDES = (64, 4096)  # pixels that a side of the most frequent camera may have
+SIDES = (64, 4096)  # least and most pixels on a side of the most frequent camera
 STORED = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 
 
@@ -52,11 +55,11 @@ class Scene:
     Args:
         image: RGB, upright, before JPEG.
         label: index into `LABELS`.
-        objects: `(class, (left, top, right, bottom))` of what can be seen, in pixels of `image`; classes as in
-            `world.CLASSES`.
-        group: the camera sequence.
-        daytime, weather: as in `scenes_light`.
-        orientation: EXIF tag that the file carries (1, 3, 6 or 8); its pixels are stored turned accordingly.
+        objects: `(class, (left, top, right, bottom))` of each visible object, in pixels of `image`; the class is one
+            of `world.CLASSES`.
+        group: name of the street.
+        daytime, weather: keys of `light.DAYTIMES` and `light.WEATHERS`.
+        orientation: EXIF orientation of the file (1, 3, 6 or 8); the file stores the pixels rotated accordingly.
         quality: JPEG quality.
     """
 
@@ -72,7 +75,7 @@ class Scene:
 
 @lru_cache(maxsize=256)
 def _block(seed: int, block: int) -> tuple[tuple[int, int, int, int], ...]:
-    """For each of a block's photos: number of its group, frame within it, frames of the group, label."""
+    """For each photo of a block: number of its group, its frame in the group, frames of the group, label."""
     rng = np.random.default_rng([seed, 1, block])
     lengths = [int(v) for v in rng.integers(3, 9, 2)]
     first = int(rng.integers(0, 2))
@@ -103,10 +106,10 @@ def scene(seed: int, index: int, size: tuple[int, int] = (640, 360), *, far: boo
     """Photo `index` of the endless series `seed`.
 
     Args:
-        seed: the series; series of different seeds share no street.
+        seed: of the series; different seeds share no street.
         index: 0, 1, 2, ...
-        size: width and height in pixels of the most frequent camera; the others keep its area roughly.
-        far: work zones, and what stands in their place elsewhere, are also far away.
+        size: width and height in pixels of the most frequent camera; most others have about the same area.
+        far: work zones and decoys may also be far away.
     """
     block, place = divmod(index, BLOCK)
     number, frame, frames, label = _block(seed, block)[place]
@@ -121,7 +124,7 @@ def scene(seed: int, index: int, size: tuple[int, int] = (640, 360), *, far: boo
 
 
 def encode(photo: Scene) -> bytes:
-    """The photo as a JPEG file: turned as its EXIF orientation says, in its quality."""
+    """The photo as a JPEG file of its quality, stored with its EXIF orientation."""
     image = photo.image if photo.orientation == 1 else photo.image.transpose(STORED[photo.orientation])
     exif = Image.Exif()
     exif[0x0112] = photo.orientation
@@ -131,7 +134,7 @@ def encode(photo: Scene) -> bytes:
 
 
 def _write(task: tuple[str, int, int, tuple[int, int], bool]) -> dict[str, str]:
-    """Write one photo into the folder `task[0]`; returns its row of metadata.csv."""
+    """Write one photo into the folder `task[0]` and return its row of metadata.csv."""
     folder, seed, index, size, far = task
     photo = scene(seed, index, size, far=far)
     name = f"images/{index:06d}.jpg"
@@ -158,27 +161,27 @@ def generate(
 ) -> Path:
     """Write photos `start` to `start + count - 1` of series `seed` with their metadata.csv.
 
-    The folder appears when it is complete; one that already holds the same photos is kept as it is.
+    The folder appears only when it is complete. A folder that already holds the same photos stays unchanged.
 
     Args:
-        folder: where to; must be absent, empty, or written by the same call.
+        folder: to write; it must be absent, empty, or written by the same call.
         count: number of photos, at least 1.
-        workers: processes.
+        workers: number of processes.
         size, far: as in `scene`; with `far` the table has a column `boxes`.
 
     Raises:
-        UserError: a count below 1, a folder that holds something else or cannot be written.
+        UserError: a number is too small, or the folder holds other files or cannot be written.
     """
     folder = Path(folder)
     if count < 1 or start < 0 or seed < 0 or workers < 1:
         raise UserError(
             f"scenes: count {count}, workers {workers} must be at least 1, seed {seed} and start {start} at least 0"
         )
-    made = {"version": VERSION, "count": count, "seed": seed, "size": list(size), "start": start}
+    settings = {"version": VERSION, "count": count, "seed": seed, "size": list(size), "start": start}
     if far:
-        made["far"] = True
+        settings["far"] = True
     marker = folder / ".scenes.json"
-    if marker.is_file() and json.loads(marker.read_text()) == made:
+    if marker.is_file() and json.loads(marker.read_text()) == settings:
         return folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(
@@ -198,12 +201,12 @@ def generate(
             table = csv.DictWriter(file, (*COLUMNS, BOXES) if far else COLUMNS)
             table.writeheader()
             table.writerows(rows)
-        (partial / marker.name).write_text(json.dumps(made) + "\n")
+        (partial / marker.name).write_text(json.dumps(settings) + "\n")
         partial.chmod(0o755)
         try:
             os.replace(partial, folder)
-        except OSError:  # another process has drawn the same streets meanwhile
-            if not marker.is_file() or json.loads(marker.read_text()) != made:
+        except OSError:  # another process may have written the same photos meanwhile
+            if not marker.is_file() or json.loads(marker.read_text()) != settings:
                 raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -221,10 +224,10 @@ def _write_all(tasks: list, workers: int, progress: bool) -> list[dict[str, str]
 
 
 def photo_size(text: str) -> tuple[int, int]:
-    """Width and height from `960x540`.
+    """Parse width and height, such as `960x540`.
 
     Raises:
-        ValueError: it is something else, or a side is not from `SIDES`.
+        ValueError: the text has another form, or a side is outside `SIDES`.
     """
     width, height = map(int, text.split("x"))
     if not all(SIDES[0] <= side <= SIDES[1] for side in (width, height)):
@@ -242,9 +245,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes (default %(default)s)")
     parser.add_argument("--size", type=photo_size, default=(640, 360), help="WIDTHxHEIGHT in pixels (default 640x360)")
     parser.add_argument("--far", action="store_true", help="work zones are also far away, and their boxes are noted")
-    given = parser.parse_args(argv)
-    made = generate(given.folder, given.count, given.seed, workers=given.workers, size=given.size, far=given.far)
-    print(made)
+    args = parser.parse_args(argv)
+    folder = generate(args.folder, args.count, args.seed, workers=args.workers, size=args.size, far=args.far)
+    print(folder)
 
 
 if __name__ == "__main__":

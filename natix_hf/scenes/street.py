@@ -1,7 +1,7 @@
 """The empty street of a generated photo: camera, ground, road markings, houses, hills.
 
-`View` projects metres to pixels; `paint_street` paints everything that isn't an object. What stands in the street
-is decided in `scenes_world`.
+`View` projects metres to pixels. `paint_street` paints everything that is not an object. `world.py` chooses the
+objects.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from PIL import ImageDraw
 from natix_hf.scenes.light import Light
 from natix_hf.scenes.pen import GLASS, WHITE, Colour, shade
 
-NEAR, FAR = 1.15, 170.0  # metres between which the street is drawn
+NEAR, FAR = 1.15, 170.0  # range of distances that is drawn, in metres
 
 
 @dataclass(frozen=True)
 class View:
-    """A camera in the street; metres with x to the right of the road's middle, y up, z along the road.
+    """A camera in the street. World coordinates are metres: x to the right of the road's middle, y up, z along it.
 
     Args:
-        width, height: canvas, pixels.
-        focal: focal length, pixels.
+        width, height: of the canvas, in pixels.
+        focal: focal length in pixels.
         horizon: row of the horizon.
-        x, eye, z: where the camera is.
-        bend: curvature of the road, 1 / metres.
-        centre: column that the road's far end tends to.
+        x, eye, z: position of the camera; `eye` is its height.
+        bend: curvature of the road, in 1 / metres.
+        centre: column of the vanishing point of a straight road.
     """
 
     width: int
@@ -50,7 +50,7 @@ class View:
 
 @dataclass(frozen=True)
 class House:
-    """A house along the street: from `start` to `end` metres, its front at `x` (negative: left)."""
+    """A house that spans `start` to `end` metres along the street, with its front at `x` (negative: left side)."""
 
     x: float
     start: float
@@ -67,7 +67,7 @@ class House:
 
 @dataclass(frozen=True)
 class Street:
-    """What a street without objects looks like; lengths in metres."""
+    """The appearance of a street without objects; lengths in metres."""
 
     half_road: float
     lanes: int
@@ -79,7 +79,7 @@ class Street:
     dash: tuple[float, float]
     edge_lines: bool
     houses: tuple[House, ...]
-    skyline: tuple[tuple[float, float], ...]  # (across in [-1, 1], height in degrees of the picture)
+    skyline: tuple[tuple[float, float], ...]  # (position in [-1.2, 1.2], height in units of 5.5 % of the canvas)
     skyline_colour: Colour
     zebra: float | None
 
@@ -159,7 +159,7 @@ def _houses(rng: np.random.Generator, kind: str, front: float, night: bool) -> l
 
 
 def paint_street(draw: ImageDraw.ImageDraw, view: View, street: Street, light: Light, snow: bool) -> None:
-    """Ground, markings, skyline and houses, far to near."""
+    """Paint skyline, ground, markings and houses, from far to near."""
     far = light.tint(FAR)
     base = view.height * 0.055
     line = [

@@ -1,4 +1,4 @@
-"""Vehicles of a generated street: an end that faces the camera and a side wall in perspective."""
+"""Draws the vehicles of a generated street: the end that faces the camera and one side in perspective."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from natix_hf.scenes.pen import BLACK, GLASS, WHITE, Colour, Pen, shade
 
-VEHICLES = {  # width, roof, length, shoulder (where the windows begin), how far the roof is drawn in; metres
+VEHICLES = {  # width, roof height, length, height where the windows begin, inset of the roof on each side; metres
     "car": (1.75, 1.45, 4.2, 0.88, 0.2),
     "van": (2.0, 2.3, 5.2, 1.25, 0.06),
     "truck": (2.4, 3.2, 7.5, 1.0, 0.0),
@@ -24,16 +24,16 @@ def vehicle(
     deep: Callable[[float, float], tuple[float, float]],
     oncoming: bool,
 ) -> None:
-    """A vehicle seen along the road: its end and the side wall that faces the camera.
+    """Draw a vehicle seen along the road: its near end and the side that faces the camera.
 
     Args:
-        deep: from a `(u, v)` point of the end to the same point at the other end of the vehicle, in the pen's metres.
-        oncoming: headlamps instead of tail lamps.
+        deep: maps a `(u, v)` point of the near end to the same point of the far end, in the pen's metres.
+        oncoming: draw headlamps instead of tail lamps.
     """
     width, roof, _, shoulder, taper = VEHICLES[kind]
     roof = roof * rng.uniform(0.94, 1.08)
     half, top = width / 2, width / 2 - taper
-    lean = 1.0 if deep(0, 0)[0] > 0 else -1.0  # the side wall that is seen
+    lean = 1.0 if deep(0, 0)[0] > 0 else -1.0  # the side that the camera sees
     body = [(half * lean, 0.25), deep(half * lean, 0.25), deep(half * lean, shoulder), (half * lean, shoulder)]
     glass = [(half * lean, shoulder), deep(half * lean, shoulder), deep(top * lean, roof), (top * lean, roof)]
     pen.poly(

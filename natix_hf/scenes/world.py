@@ -1,8 +1,8 @@
-"""What stands in a generated street and from where it is seen: the layout of one camera sequence.
+"""Lays out one camera sequence in a generated street: which objects there are, and where the camera sees them from.
 
-`build` decides light, street, camera path and things from one random generator and a label. Work zones and the
-decoys of streets without one are placed by the same rule and draw from the same palette, so that neither colour nor
-position alone tells the label. It draws nothing: see `scenes_paint`.
+`build` chooses light, street, camera path and objects from one random generator and a label. Streets without a work
+zone get decoys. Decoys follow the same placement rule and use the same palette as work zones, so that neither colour
+nor position alone reveals the label. `paint.py` draws the result.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ SUPERSAMPLE = 2
 
 
 class Sizes(NamedTuple):
-    """How large work-zone objects are, in pixels of height of a photo of 360 rows.
+    """Heights of work-zone objects, in pixels of a photo with 360 rows.
 
     Attributes:
-        smallest: smaller ones are left out, nobody could decide on them.
-        anchor: of the object that the label stands for, in every frame, at least.
-        nearest, furthest: between which the anchor is drawn in the frame where it is nearest; its logarithm is even.
+        smallest: smaller objects are left out because they cannot be recognised.
+        anchor: least height in every frame of the anchor, the object that justifies the label.
+        furthest, nearest: range of the anchor's height in the frame where it is nearest; drawn log-uniformly.
     """
 
     smallest: int
@@ -51,13 +51,13 @@ class Sizes(NamedTuple):
     nearest: int
 
 
-# Painted outlines differ a little from the boxes of these rules, so what a photo promises is a little less: 28 pixels
-# of height for `USUAL`, 60 % of it to be seen. Shrunk to 224 rows its anchors are larger than a patch of 16 pixels.
-# `DISTANT` promises 9.6 pixels: 6 of 224.
+# Painted outlines differ a little from the boxes used here, so the guarantee for a photo is a little weaker: with
+# `USUAL`, 28 pixels of height and 60 % of the object visible. After shrinking to 224 rows, these anchors are larger
+# than a patch of 16 pixels. `DISTANT` guarantees 9.6 pixels, or 6 of 224.
 USUAL = Sizes(smallest=12, anchor=32, furthest=44, nearest=170)
 DISTANT = Sizes(smallest=5, anchor=11, furthest=12, nearest=170)
-IN_FRAME, CLEAR = 0.8, 0.72  # shares of its box: within the photo, and also behind nothing
-GRID = 12  # points in each direction by which that share is measured
+IN_FRAME, CLEAR = 0.8, 0.72  # least shares of the anchor's box: inside the photo, and also not hidden
+GRID = 12  # points along each axis that measure the share that is not hidden
 
 HEIGHTS = {  # metres
     "cone": (0.5, 1.0), "barrel": (0.95, 1.15), "barrier": (0.9, 1.2), "excavator": (2.7, 3.6),
@@ -66,7 +66,7 @@ HEIGHTS = {  # metres
     "parasol": (2.1, 2.7), "billboard": (2.6, 5.0), "crane": (26.0, 48.0), "car": (1.45, 1.45),
     "van": (2.3, 2.3), "truck": (3.2, 3.2), "bus": (3.1, 3.1), "awning": (3.0, 3.0),
 }  # fmt: skip
-# large things come closer in pixels than cones do
+# these objects may be that many times higher in the photo than a cone
 TALL = {"excavator": 1.8, "car": 1.5, "van": 2.0, "billboard": 2.5, "parasol": 1.6, "warning_sign": 1.3, "sign": 1.3}
 AWNING_REACH, AWNING_HEIGHTS = 1.1, (2.25, 3.1)  # metres
 WIDTHS = {
@@ -83,7 +83,7 @@ WIDTHS = {
 
 @dataclass(frozen=True)
 class Thing:
-    """An object in the street: its kind, foot `(x, z)` and height in metres, colours and the seed of its details."""
+    """An object in the street: kind, foot `(x, z)` and height in metres, colours, and the seed of its details."""
 
     kind: str
     x: float
@@ -97,20 +97,20 @@ class Thing:
 
 @dataclass(frozen=True)
 class World:
-    """One street as a camera passes it: `views` holds one camera per frame, at supersampled size."""
+    """One street that a camera passes; `views` holds the camera of each frame, at supersampled size."""
 
     light: Light
     street: Street
     things: tuple[Thing, ...]
     views: tuple[View, ...]
     unit: float  # photo pixels per pixel of a photo of 360 rows
-    smallest: int  # pixels of height at 360 rows, of what is drawn of a work zone
+    smallest: int  # least height of a drawn work-zone object, in pixels of a photo of 360 rows
 
 
 def build(rng: np.random.Generator, work: bool, frames: int, size: tuple[int, int], sizes: Sizes = USUAL) -> World:
-    """A street seen by `frames` frames of `size` (width, height) pixels, with a work zone or decoys in its place.
+    """Lay out a street for `frames` frames of `size` (width, height) pixels, with a work zone or with decoys.
 
-    Both stand as far away as `sizes` says.
+    `sizes` sets the distance of both.
     """
     light = draw_light(rng)
     street = draw_street(rng, light.weather, light.daytime == "night")
@@ -129,7 +129,7 @@ def build(rng: np.random.Generator, work: bool, frames: int, size: tuple[int, in
 
     shake = rng.normal(0, 1, (frames, 3)) * (0.06, 0.006, 0.01) * (frames > 1)
     steps = rng.uniform(0.5, 2.2)
-    while True:  # until the anchor of the zone is in every frame
+    while True:  # until every frame shows the anchor
         kinds = _work_kinds(rng) if work else _decoy_kinds(rng)
         anchor_height = _height(rng, kinds[0])
         single = 1.35 if len(kinds) == 1 else 1.0
@@ -163,7 +163,7 @@ def _height(rng: np.random.Generator, kind: str) -> float:
 
 
 def _work_kinds(rng: np.random.Generator) -> list[str]:
-    """The objects of a work zone, the one that must be visible first."""
+    """The objects of a work zone; the first is the anchor, which must be visible."""
     layout = str(
         rng.choice(["taper", "barrels", "closure", "dig", "sign", "single"], p=[0.24, 0.15, 0.2, 0.15, 0.13, 0.13])
     )
@@ -182,7 +182,7 @@ def _work_kinds(rng: np.random.Generator) -> list[str]:
 
 
 def _decoy_kinds(rng: np.random.Generator) -> list[str]:
-    """What stands in the same places where no work goes on."""
+    """The objects that take the places of a work zone in a street without one."""
     weights = {
         "bin": 0.2,
         "planter": 0.14,
@@ -205,7 +205,7 @@ def _decoy_kinds(rng: np.random.Generator) -> list[str]:
 
 
 def _dress(rng: np.random.Generator, kind: str, loud: bool) -> tuple[Colour, ...]:
-    """Colours of a decoy: from the work-zone palette when `loud`, else anything."""
+    """Colours of a decoy: from the work-zone palette if `loud`, otherwise arbitrary."""
     dull = tuple(float(c) for c in rng.uniform(30, 220, 3))
     if kind in ("car", "van", "truck", "bus") and not loud:
         dull = [
@@ -217,7 +217,7 @@ def _dress(rng: np.random.Generator, kind: str, loud: bool) -> tuple[Colour, ...
             (120, 26, 30),
             (60, 92, 70),
         ][int(rng.integers(0, 7))]
-    if kind == "person":  # a crowd in orange would pass for a gang of workers
+    if kind == "person":  # a crowd in orange would look like road workers
         loud = loud and bool(rng.random() < 0.4)
     first = warm(rng) if loud else dull
     return (first, WHITE if rng.random() < 0.75 else shade(first, 0.6))
@@ -245,7 +245,7 @@ def _lane(rng: np.random.Generator, street: Street) -> float:
 def _zone(
     rng: np.random.Generator, kinds: list[str], x: float, z: float, height: float, street: Street
 ) -> list[Thing]:
-    """The work zone or its decoys: a line of things that starts at the anchor and leads away from the camera."""
+    """The work zone or the decoys: a line of objects that starts at the anchor and leads away from the camera."""
     zone = [_make(rng, kinds[0], x, z, height, loud=bool(rng.random() < 0.65))]
     slope, spacing = rng.normal(0, 0.12), rng.uniform(1.0, 3.2)
     across = rng.random() < 0.35  # side by side instead of one behind the other
@@ -261,7 +261,7 @@ def _zone(
 
 
 def _ordinary(rng: np.random.Generator, street: Street, light: Light) -> list[Thing]:
-    """Traffic, people, plants and furniture that stand in any street, whatever its label."""
+    """Traffic, people, plants and street furniture, which any street can have whatever its label."""
     road, walk = street.half_road, street.half_road + max(street.pavement, 1.0)
     things: list[Thing] = []
     side = lambda: float(rng.choice([-1.0, 1.0]))  # noqa: E731
@@ -314,6 +314,7 @@ def _ordinary(rng: np.random.Generator, street: Street, light: Light) -> list[Th
 
 
 def rough_box(thing: Thing, view: View) -> tuple[float, float, float, float]:
+    """Approximate box `(left, top, right, bottom)` of an object, in canvas pixels."""
     depth = max(thing.z - view.z, 0.5)
     x, y = view.point(thing.x, 0, depth)
     k = view.focal / depth
@@ -332,7 +333,7 @@ def rough_box(thing: Thing, view: View) -> tuple[float, float, float, float]:
 
 
 def _beside(anchor: Thing, things: list[Thing], views: tuple[View, ...]) -> list[Thing]:
-    """`things` without those that would hide `anchor` in any frame: 15 % of it alone, or too much of it together."""
+    """`things` without those that hide `anchor` in a frame: more than 15 % alone, or too much of it together."""
     boxes = [rough_box(anchor, view) for view in views]
     seen = [_points(box) for box in boxes]
     seen = [points[_within(points, (0, 0, view.width, view.height))] for points, view in zip(seen, views)]

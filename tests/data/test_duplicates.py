@@ -1,4 +1,4 @@
-"""Candidates against all pairs; copies found, look-alikes told apart; the work stays small where many rows agree."""
+"""Candidates match a search of all pairs; copies are found, similar photos are not; many equal rows stay cheap."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from natix_hf.data.splits.places import components
 from natix_hf.photos.perceptual_hashes import look
 from natix_hf.scenes.photos import scene
 
-SEED = 313  # another series than those on which the thresholds were chosen and are measured
+SEED = 313  # not a series on which the thresholds were chosen or are measured
 
 
 def flipped_bits(rng: np.random.Generator, hashes: np.ndarray, most: int) -> np.ndarray:
@@ -40,7 +40,7 @@ def streets() -> list[tuple[Image.Image, str]]:
 
 @pytest.mark.parametrize("small", [0, candidates.SMALL])
 def test_search_finds_every_pair_within_the_promised_distance(monkeypatch, small):
-    monkeypatch.setattr(candidates, "SMALL", small)  # by tables, and by comparing all
+    monkeypatch.setattr(candidates, "SMALL", small)  # with tables, and by comparing all pairs
     rng = np.random.default_rng(0)
     centres = rng.integers(0, 2**64, 60, dtype=np.uint64)
     values = np.unique(flipped_bits(rng, np.repeat(centres, 30), 8))
@@ -69,7 +69,7 @@ def test_search_does_not_depend_on_the_size_of_the_chunks(monkeypatch):
 
 
 def test_over_full_buckets_are_counted(monkeypatch):
-    values = np.arange(500, dtype=np.uint64)  # all of them agree in six bytes
+    values = np.arange(500, dtype=np.uint64)  # all have six bytes in common
     monkeypatch.setattr(candidates, "SMALL", 0)
     monkeypatch.setattr(candidates, "CROWD", 100)
     assert search(values, values[:, None]).crowded > 0
@@ -111,7 +111,7 @@ def test_altered_copies_are_found_and_named(streets, name):
 def test_frames_of_one_camera_are_not_copies(streets):
     found = find_copies([look(photo) for photo, _ in streets])
     assert len({group for _, group in streets}) < 40  # there are sequences
-    assert found.compared > 0  # whose frames have near hashes
+    assert found.compared > 0  # their frames have similar hashes
     assert len(found.first) <= 1
 
 

@@ -1,4 +1,4 @@
-"""The pre-resized copy: right pixels, made once, never stale, never damaged, and cut short without harm."""
+"""Pre-resized copies have the right pixels, are made once, never stale or damaged, and survive interruption."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from natix_hf.photos.decode import open_photo
 
 
 def smooth(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.Image:
-    """Large soft blobs: what resizing and JPEG keep."""
+    """Large soft blobs, which resizing and JPEG preserve."""
     pixels = np.random.default_rng(seed).integers(0, 256, (5, 7, len(mode)), dtype=np.uint8)
     return Image.fromarray(pixels, mode).resize((width, height), Image.Resampling.BICUBIC)
 
@@ -82,7 +82,7 @@ def expected(photos: list[Path], side: int = 32) -> list[bytes]:
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "CMYK", "turned"])
 def test_a_copy_shows_what_open_photo_shows(mode):
-    """Upright, RGB, transparency over white, at the short side asked for and in the photo's shape."""
+    """Upright, RGB, transparency blended with white, with the requested short side and the photo's aspect ratio."""
     if mode == "turned":
         exif = Image.Exif()
         exif[0x0112] = 6
@@ -109,7 +109,7 @@ def test_the_pixels_of_a_copy_are_those_that_pillow_decodes(min_side):
     assert found.dtype == torch.uint8
     assert found.shape == expected.shape
     assert found.shape[1] == min_side
-    # Two builds of one library may round otherwise.
+    # Two builds of one library may round differently.
     assert np.abs(found.numpy().astype(int) - expected).max() <= 2
 
 
@@ -213,10 +213,10 @@ def test_a_damaged_shard_is_made_again_and_never_served(photos, tmp_path, few_ro
         found = photo_copies(rows_of(wanted), side=32, cache_dir=tmp_path / "cache")
     assert [found[i] for i in range(len(wanted))] == expected(wanted)
     if "shared" in when and way == "all but its head":
-        assert len(shards(tmp_path / "cache")) == 3  # the second, of which only a part was wanted, was replaced
+        assert len(shards(tmp_path / "cache")) == 3  # the second shard, of which only a part was needed, was replaced
     if when != "between runs" and way not in ("removed", "all but its head"):
-        return  # a running pass notices only what it reads, the next start the rest
-    # What was made again stays: another start reads it and opens no original.
+        return  # a running pass checks only what it reads; the next start checks everything
+    # The new copies stay: another start reads them and opens no original.
     for photo in wanted:
         photo.rename(photo.with_suffix(".away"))
     images = [{"bytes": None, "path": str(photo)} for photo in wanted]
@@ -254,7 +254,7 @@ copies.photo_copies(pickle.load(sys.stdin.buffer), side=32, cache_dir=sys.argv[1
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_pass_that_was_killed_goes_on_with_the_missing_shards(photos, tmp_path, few_rows, workers):
     command = [sys.executable, "-c", KILLED, str(tmp_path / "cache"), str(workers)]
-    # Not captured: workers that lost their parent keep a pipe open for seconds.
+    # Not captured, since workers that lost their parent keep a pipe open for seconds.
     killed = subprocess.run(command, input=pickle.dumps(rows_of(photos)), stderr=subprocess.DEVNULL)
     assert killed.returncode == -signal.SIGKILL
     (half,) = (tmp_path / "cache").rglob(".*.tmp.safetensors")

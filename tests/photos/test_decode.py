@@ -1,4 +1,4 @@
-"""Photos of every awkward kind: one picture of each, and a client's wherever Pillow's conversion can be trusted."""
+"""Every unusual kind of photo is decoded, with a client's pixels wherever Pillow's conversion is correct."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def ramp(height: int = 48, width: int = 64) -> np.ndarray:
 
 
 def save(folder: Path, kind: str) -> Path:
-    """One photo of the kind that the name tells."""
+    """One photo of the named kind."""
     rgb = Image.fromarray(ramp())
     path = folder / f"{kind}.{kind.split('-')[-1]}"
     match kind:
@@ -72,7 +72,7 @@ _KINDS = """
     palette-png palettealpha-png bilevel-png deep-png deep-tif animated-gif animated-webp animated-png dot-png dot-jpg
 """
 KINDS = _KINDS.split()
-# Whose pixels a client's pipeline spoils, see `test_pictures.py`.
+# A client's pipeline spoils the pixels of these photos; see `test_pictures.py`.
 SPOILED = {"rgba-png": "transparent", "palettealpha-png": "transparent", "deep-png": "deep", "deep-tif": "deep"}
 
 

@@ -1,4 +1,4 @@
-"""A geometry says what transformers' image processor does: its pixels, its sizes, and where they lie in the photo."""
+"""A geometry matches transformers' image processor: pixels, sizes, and the part of the photo that they show."""
 
 from __future__ import annotations
 
@@ -74,13 +74,13 @@ def test_tokens_are_patches_and_what_stands_beside_them(kind):
 
 @pytest.mark.parametrize(("width", "height"), [(64, 48), (48, 64), (320, 100), (32, 32)])
 def test_what_stands_at_a_place_of_the_view_stands_there_in_the_photo(kind, width, height):
-    """The photo is a ramp from left to right and from top to bottom, so its pixels say where they are from."""
+    """The photo is a ramp from left to right and from top to bottom, so each pixel value gives its position."""
     across, down = (np.arange(n) + 0.5 for n in (width, height))
     ramps = np.stack([*np.meshgrid(255 * across / width, 255 * down / height), np.zeros((height, width))])
     view = kind(32).whole_view(torch.from_numpy(ramps.round().astype(np.uint8))).numpy() / 255
     left, top, wide, high = kind(32).box(width, height)
     places = (np.arange(32) + 0.5) / 32
-    inside = slice(2, -2)  # where shrinking sees no edge
+    inside = slice(2, -2)  # where resizing is not affected by the edges
     np.testing.assert_allclose(view[0, 5, inside], (left + wide * places)[inside], atol=0.012)
     np.testing.assert_allclose(view[1, inside, 5], (top + high * places)[inside], atol=0.012)
 
@@ -88,13 +88,13 @@ def test_what_stands_at_a_place_of_the_view_stands_there_in_the_photo(kind, widt
 def test_the_box_is_the_part_of_the_photo_that_the_processor_keeps():
     processor = processor_of(Crop(32))
     left, top, width, height = Geometry.of(processor).box(64, 48)
-    # What the box holds, found in the pixels: a photo that is white there and black elsewhere comes out white.
+    # A photo that is white inside the box and black elsewhere becomes a white view.
     photo = np.zeros((48, 64, 3), np.uint8)
     rows = slice(round(top * 48), round((top + height) * 48))
     photo[rows, round(left * 64) : round((left + width) * 64)] = 255
     pixels = processor(images=photo, return_tensors="pt", do_normalize=False)["pixel_values"][0]
     assert pixels[:, :, 2:-2].min() > 0.99
-    photo[:, round(left * 64) + 3] = 0  # and a dark line within the box is seen at the left edge
+    photo[:, round(left * 64) + 3] = 0  # and a dark line inside the box appears at the left edge
     assert processor(images=photo, return_tensors="pt", do_normalize=False)["pixel_values"][0][:, :, :4].min() < 0.5
 
 

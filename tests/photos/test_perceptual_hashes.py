@@ -1,4 +1,4 @@
-"""Hashes and thumbnails of photos: against SciPy's cosine transform, and under alterations."""
+"""Hashes and thumbnails of photos match SciPy's cosine transform and survive alterations."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_queries_differ_from_each_other():
 
 
 def test_small_products_are_not_shared_out_over_threads(tmp_path, monkeypatch):
-    """With two reading processes on two cores nearly all the time went to threads that waited for each other."""
+    """With two reading processes on two cores, threads spent nearly all the time waiting for each other."""
     from threadpoolctl import ThreadpoolController
 
     from natix_hf.photos import inspection

@@ -1,4 +1,4 @@
-"""Places on a chart are those of the axes, and can be read back."""
+"""Positions on a chart match its axes, and values can be read back from them."""
 
 import re
 

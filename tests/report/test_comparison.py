@@ -1,4 +1,4 @@
-"""Comparisons held to other implementations: McNemar to scipy and to every sign, the rest to counting by hand."""
+"""Comparisons match other implementations: McNemar's test SciPy and all sign patterns, the rest counts by hand."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_mcnemar_by_photos_is_the_exact_binomial_and_so_is_that_by_groups_of_one
     two = np.r_[np.zeros(first, bool), np.ones(second, bool), np.zeros(9, bool)]
     found = mcnemar(one, two)
     exact = scipy.stats.binomtest(first, first + second).pvalue if first + second else 1.0
-    # The doubled smaller tail: the same where the coin is fair.
+    # Twice the smaller tail, which is the same for a fair coin.
     tail = min(1.0, 2 * scipy.stats.binom.cdf(min(first, second), first + second, 0.5)) if first + second else 1.0
     assert found.p == pytest.approx(exact) == pytest.approx(tail)
     assert found.p_groups == pytest.approx(exact)
@@ -59,7 +59,7 @@ def judged(name: str, labels: np.ndarray, mistakes: np.ndarray, seed: int) -> Ju
 
 @pytest.fixture(scope="module")
 def rows() -> dict:
-    """400 photos, two a group; `worse` makes mistakes of its own at night, `other` is `first` by chance."""
+    """400 photos, two per group; `worse` errs more at night, `other` differs from `first` only in its confidences."""
     generator = np.random.default_rng(0)
     labels, night = generator.integers(0, 2, 400), np.arange(400) // 2 % 4 == 0
     mistakes = generator.random(400) < 0.1

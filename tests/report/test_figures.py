@@ -1,4 +1,4 @@
-"""The pictures are written whole, show what they are given, and are the same for the same run."""
+"""Figures are written completely, show their input, and are identical for the same run."""
 
 import numpy as np
 import pytest

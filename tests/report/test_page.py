@@ -1,4 +1,4 @@
-"""The report page: whatever is handed in is shown as text, what is missing is left out, and nothing loads."""
+"""The report page shows all input as text, omits what is missing, and loads nothing from outside."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The report in a real headless Chromium: `make test-browser` installs what this needs; elsewhere it is left out."""
+"""The report in headless Chromium; `make test-browser` installs it, and without it these tests are skipped."""
 
 import shutil
 from dataclasses import replace
@@ -42,7 +42,7 @@ def page_file(parts, tmp_path_factory):
 
 @pytest.fixture
 def open_page(chromium, page_file):
-    """A function that opens the report; whatever goes wrong while it is open fails the test."""
+    """A function that opens the report; any error while it is open fails the test."""
     contexts, wrong = [], []
 
     def start(viewport, theme="light"):
@@ -173,7 +173,7 @@ def test_filters_hide_what_does_not_fit(open_page):
     section.get_by_label("Slice").select_option("weather=rain")
     assert 0 < shots.count() < everything
     assert all("weather: rain" in text for text in shots.locator(".id").all_inner_texts())
-    shots.first.get_by_role("button").click()  # only what is shown is paged through
+    shots.first.get_by_role("button").click()  # paging covers only the photos shown
     assert page.locator("dialog .where").inner_text() == f"1 of {shots.count()}"
 
 

@@ -1,4 +1,4 @@
-"""The generated scenes: reproducible, varied, honest about their labels, and without a shortcut to them."""
+"""Generated scenes are reproducible and varied, match their labels, and offer no shortcut to them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def photos(made) -> list[Image.Image]:
 
 
 def _held_out_accuracy(features: np.ndarray, rows: list[dict[str, str]]) -> float:
-    """Accuracy of the best of three logistic regressions on groups that it has not seen (means over four folds)."""
+    """Best accuracy of three logistic regressions on held-out groups, each averaged over four folds."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import GroupKFold, cross_val_score
     from sklearn.pipeline import make_pipeline
@@ -103,7 +103,7 @@ def test_far_work_objects_are_as_small_as_six_pixels_of_a_squashed_wide_photo():
             assert max(found) + 0.5 >= 9.6 * min(width, height) / 360, index
             heights += [224 * max(found) / height] * (width > height)
     assert min(heights) < 10
-    assert np.mean(np.array(heights) < 16) > 0.1  # under a patch
+    assert np.mean(np.array(heights) < 16) > 0.1  # less than a patch
     assert np.mean(np.array(heights) > 48) > 0.05
 
 
@@ -195,7 +195,7 @@ def test_boxes_lie_in_the_photo_and_a_work_object_is_28_pixels_high_at_360_rows(
 
 
 class OnlyAt(Light):
-    """A light in which what stands at the depth `visibility` is white and all else black."""
+    """A light in which an object at the depth `visibility` is white and everything else is black."""
 
     def tint(self, depth: float):
         seen = (255, 255, 255) if depth == self.visibility else (0, 0, 0)
@@ -203,7 +203,7 @@ class OnlyAt(Light):
 
 
 def _share_seen(world: World, frame: int, thing: Thing) -> float:
-    """How much of a thing's outline lies in the photo and behind nothing, of all that an endless photo would show."""
+    """Share of an object's whole outline that is inside the photo and not hidden."""
     view = world.views[frame]
     width, height = view.width, view.height
     wide = replace(view, width=3 * width, height=3 * height, horizon=view.horizon + height, centre=view.centre + width)

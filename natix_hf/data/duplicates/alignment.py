@@ -1,9 +1,9 @@
-"""Decides whether two thumbnails show the same photo, by aligning them and comparing all regions.
+"""Compares pairs of thumbnails that may show the same photo: aligns them, then measures all regions.
 
 The second thumbnail is treated as a window of the first, perhaps mirrored, brighter or darker. A few Gauss-Newton
-steps (Lucas and Kanade, 1981; scale and shift along each axis, gain and bias) find that window to a fraction of a
-pixel. Then the correlation and the largest difference of a small region decide: frames of one camera agree almost
-everywhere, but a car has moved. Works on batches of thumbnails.
+steps (Lucas and Kanade, 1981; scale and shift along each axis, gain and bias) locate that window to a fraction of a
+pixel. The result is the correlation and the largest difference of a small region. Two frames of one camera agree
+almost everywhere, but a region where a car has moved differs. `near_duplicates.py` sets the thresholds.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from natix_hf.photos.perceptual_hashes import SIZE, window
 
 STEPS = 8
 BLOCK = 8  # pixels on a side of the regions that are compared
-BLUR = 1.0  # pixels; without it resampling alone makes differences at sharp edges
-DARK, BRIGHT = 6, 249  # beyond these a brightened photo is clipped and proves nothing
+BLUR = 1.0  # standard deviation in pixels; without a blur, resampling alone causes differences at sharp edges
+DARK, BRIGHT = 6, 249  # grey levels outside this range may be clipped, so they are ignored
 
 
 def flat(thumbnails: np.ndarray) -> np.ndarray:
-    """`(n,)` whether a thumbnail shows too little to tell photos apart: night, fog, a blank wall.
+    """Whether each thumbnail has too little contrast to tell photos apart (night, fog, a blank wall), `(n,)`.
 
     Args:
         thumbnails: `(n, SIZE, SIZE)` uint8.
@@ -30,20 +30,20 @@ def flat(thumbnails: np.ndarray) -> np.ndarray:
 
 
 def _blocks(values: np.ndarray) -> np.ndarray:
-    """Sums over `BLOCK` x `BLOCK` pixels: `(n, SIZE, SIZE)` to `(n, blocks)`."""
+    """Sums over blocks of `BLOCK` x `BLOCK` pixels: `(n, SIZE, SIZE)` to `(n, blocks)`."""
     side = SIZE // BLOCK
     return values.reshape(len(values), side, BLOCK, side, BLOCK).sum(axis=(2, 4)).reshape(len(values), -1)
 
 
 def _sample(photos: np.ndarray, down: np.ndarray, across: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Photos at `(n, SIZE)` places down and across (bilinear), and whether these places lie within them."""
+    """Sample photos bilinearly at `(n, SIZE)` positions down and across; also return which points are inside."""
     photo = np.arange(len(photos))[:, None]
 
     def along(values: np.ndarray, at: np.ndarray) -> np.ndarray:
         low = np.clip(np.floor(at), 0, SIZE - 2).astype(np.int64)
         part = np.clip(at - low, 0, 1).astype(np.float32)[:, :, None]
-        one = values[photo, low]  # whole rows: several times as quick as to take each pixel by itself
-        return one + part * (values[photo, low + 1] - one)
+        below = values[photo, low]  # indexing whole rows is several times as fast as indexing pixels
+        return below + part * (values[photo, low + 1] - below)
 
     values = along(along(photos, down).transpose(0, 2, 1), across).transpose(0, 2, 1)
     inside = [(at > -0.75) & (at < SIZE - 0.25) for at in (down, across)]
@@ -51,22 +51,24 @@ def _sample(photos: np.ndarray, down: np.ndarray, across: np.ndarray) -> tuple[n
 
 
 def compare(first: np.ndarray, second: np.ndarray, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Lay photos over each other and compare them.
+    """Align pairs of thumbnails and compare them.
 
     Args:
-        first: `(n, SIZE, SIZE)` uint8; the second is sought as this query of it.
-        second: `(n, SIZE, SIZE)` uint8.
-        queries: `(n,)` as in `perceptual_hashes.window`: where to begin.
+        first: `(n, SIZE, SIZE)` uint8.
+        second: `(n, SIZE, SIZE)` uint8; treated as a window of `first`.
+        queries: `(n,)` numbers as in `perceptual_hashes.window`, where the alignment starts.
 
     Returns:
-        `(n,)` correlation; `(n,)` largest mean difference of a region, relative to the contrast of the photo; `(n,)`
-        largest shift in pixels from corner to corner (how much is cut off).
+        correlation: `(n,)`, in [0, 1].
+        local: `(n,)` largest mean difference of a region, relative to the contrast of the photo.
+        cut: `(n,)` largest change of size or position of the window along an axis, in pixels; larger means more is
+            cut off.
     """
     starts = [window(int(query)) for query in range(int(queries.max(initial=0)) + 1)]
     mirrored = np.array([start[0] for start in starts])[queries]
     spans = np.array([[*start[1], *start[2]] for start in starts])[queries]  # (n, 4) begin, length down and across
     first = np.where(mirrored[:, None, None], first[:, :, ::-1], first)
-    # A query's window is a window of the photo, which is then mirrored as a whole.
+    # A query's window refers to the photo before it is mirrored.
     spans[:, 2] = np.where(mirrored, 1 - spans[:, 2] - spans[:, 3], spans[:, 2])
     blur = (0, BLUR, BLUR)
     whole = gaussian_filter(first.astype(np.float32), blur, mode="nearest")
@@ -74,7 +76,7 @@ def compare(first: np.ndarray, second: np.ndarray, queries: np.ndarray) -> tuple
     slopes = np.gradient(whole, axis=(1, 2))
     centre = (np.arange(SIZE) + 0.5) / SIZE - 0.5
     clear = (part > DARK) & (part < BRIGHT)
-    # Places down and across in the first: middle + scale * centre, in pixels; gain and bias of its grey.
+    # Positions down and across in the first photo are middle + scale * centre, in pixels.
     warp = np.stack([spans[:, 0] + spans[:, 1] / 2, spans[:, 1], spans[:, 2] + spans[:, 3] / 2, spans[:, 3]], axis=1)
     warp = warp * SIZE - np.array([0.5, 0, 0.5, 0])
     for step in range(STEPS + 1):
@@ -83,9 +85,9 @@ def compare(first: np.ndarray, second: np.ndarray, queries: np.ndarray) -> tuple
         values, inside = _sample(whole, down, across)
         weight = (inside & clear & (values > DARK) & (values < BRIGHT)).astype(np.float32)
         gain, bias = _line(values, part, weight)
-        rest = (part - gain * values - bias) * weight
+        residual = (part - gain * values - bias) * weight
         if step == STEPS:
-            rest = _toned(values, part, weight)
+            residual = _toned(values, part, weight)
             break
         slope_down = _sample(slopes[0], down, across)[0] * gain * weight
         slope_across = _sample(slopes[1], down, across)[0] * gain * weight
@@ -94,15 +96,15 @@ def compare(first: np.ndarray, second: np.ndarray, queries: np.ndarray) -> tuple
             [slope_down, slope_down * rows, slope_across, slope_across * rows.T, values * weight, weight], axis=1
         ).reshape(len(first), 6, -1)
         normal = jacobian @ jacobian.transpose(0, 2, 1) + np.eye(6) * 1e-2
-        move = np.linalg.solve(normal, jacobian @ rest.reshape(len(first), -1, 1))[:, :4, 0]
+        move = np.linalg.solve(normal, jacobian @ residual.reshape(len(first), -1, 1))[:, :4, 0]
         warp += np.clip(move, -2, 2)
     count = np.maximum(weight.sum(axis=(1, 2)), 1)
     part_mean = (part * weight).sum(axis=(1, 2)) / count
     spread = np.sqrt((((part - part_mean[:, None, None]) * weight) ** 2).sum(axis=(1, 2)) / count)
-    error = (rest**2).sum(axis=(1, 2)) / count
+    error = (residual**2).sum(axis=(1, 2)) / count
     correlation = np.sqrt(np.clip(1 - error / np.maximum(spread**2, 1e-6), 0, 1)) * (gain[:, 0, 0] > 0)
     covered = _blocks(weight)
-    blocks = _blocks(np.abs(rest)) / np.maximum(covered, 1) * (covered > BLOCK)
+    blocks = _blocks(np.abs(residual)) / np.maximum(covered, 1) * (covered > BLOCK)
     local = blocks.max(axis=1) / np.maximum(spread, 1)
     cut = np.maximum(np.abs(warp[:, 1] - SIZE), np.abs(warp[:, 3] - SIZE))
     cut = np.maximum(cut, np.abs(warp[:, [0, 2]] - (SIZE - 1) / 2).max(axis=1))
@@ -111,7 +113,7 @@ def compare(first: np.ndarray, second: np.ndarray, queries: np.ndarray) -> tuple
 
 
 def _toned(values: np.ndarray, target: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """What is left of the target after the best cubic tone curve: clipped highlights bend the line."""
+    """Residual of the target after the best cubic tone curve; clipped highlights make the relation non-linear."""
     x = values / 128 - 1
     powers = np.stack([weight, x * weight, x * x * weight, x * x * x * weight], axis=1).reshape(len(x), 4, -1)
     right = powers @ (target * weight).reshape(len(x), -1, 1)
@@ -120,7 +122,7 @@ def _toned(values: np.ndarray, target: np.ndarray, weight: np.ndarray) -> np.nda
 
 
 def _line(values: np.ndarray, target: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Gain and bias, `(n, 1, 1)`, of the weighted least-squares line from values to target."""
+    """Gain and bias, `(n, 1, 1)` each, of the weighted least-squares line from values to target."""
     total = np.maximum(weight.sum(axis=(1, 2), keepdims=True), 1)
     mean_v = (values * weight).sum(axis=(1, 2), keepdims=True) / total
     mean_t = (target * weight).sum(axis=(1, 2), keepdims=True) / total

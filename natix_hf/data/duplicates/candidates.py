@@ -1,8 +1,8 @@
 """Finds pairs of 64-bit hashes that differ in few bits, without comparing all pairs.
 
-Two hashes that differ in at most 5 bits agree in at least 3 of their 8 bytes. For each of the 56 triples of bytes the
-hashes are put into a table by these bytes, and hashes in the same bucket are compared bit by bit. The search is exact
-except for overfull buckets, which are counted.
+Two hashes that differ in at most 5 bits have at least 3 of their 8 bytes in common. For each of the 56 triples of
+bytes, a table groups the hashes by these bytes, and hashes in the same bucket are compared bit by bit. The search is
+exact except for overfull buckets, which are skipped and counted.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import numpy as np
 from natix_hf.data.splits.places import CHUNK, chunks, expand
 
 DISTANCE = 5  # bits
-CROWD = 4096  # different hashes in one bucket, above which it is not looked into
+CROWD = 4096  # most hashes in a bucket; fuller buckets are skipped
 TRIPLES = tuple(combinations(range(8), 3))
-SMALL = 1 << 24  # comparisons; below, comparing all is over before the tables are made
+SMALL = 1 << 24  # comparisons; up to this number, comparing all pairs is faster than building the tables
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Hashes near to queries.
+    """Pairs of a query and a nearby hash.
 
     Args:
         row: `(k,)` row of the query.
         query: `(k,)` column of the query.
-        value: `(k,)` number of the hash that it is near to.
-        distance: `(k,)` bits in which they differ, at most `DISTANCE`.
-        crowded: look-ups that met an over-full bucket; they may have missed pairs that no other bucket shows.
+        value: `(k,)` index of the hash.
+        distance: `(k,)` number of bits that differ, at most `DISTANCE`.
+        crowded: number of look-ups that met an overfull bucket; pairs that no other bucket contains are missed.
     """
 
     row: np.ndarray
@@ -40,23 +40,23 @@ class Candidates:
 
 
 def search(values: np.ndarray, queries: np.ndarray) -> Candidates:
-    """Every value within `DISTANCE` bits of every query, once each.
+    """All pairs of a query and a value within `DISTANCE` bits, each pair once.
 
     Args:
-        values: `(m,)` uint64, all different.
-        queries: `(n, Q)` uint64.
+        values: `(m,)` uint64 hashes, all different.
+        queries: `(n, Q)` uint64 hashes.
     """
     if len(values) * queries.size <= SMALL:
         return _all_pairs(values, queries)
     bits = int(np.clip(np.ceil(np.log2(max(len(values), 1))) + 3, 8, 24))
-    found, crowded = [], 0
+    parts, crowded = [], 0
     columns = np.ascontiguousarray(queries.T)
     for triple in TRIPLES:
         slots = _slots(values, triple, bits)
         order = np.argsort(slots).astype(np.int32)
         starts = np.zeros((1 << bits) + 1, dtype=np.int32)
         np.cumsum(np.bincount(slots, minlength=1 << bits), out=starts[1:])
-        # Most look-ups find nothing: they are over after one byte of a table that stays in the processor's cache.
+        # Most look-ups hit an empty bucket. They read one byte of a table that stays in the processor's cache.
         occupied = np.diff(starts) > 0
         for number, column in enumerate(columns):
             for begin in range(0, len(column), CHUNK):
@@ -76,18 +76,18 @@ def search(values: np.ndarray, queries: np.ndarray) -> Candidates:
                     near = np.flatnonzero(distance <= DISTANCE)
                     near = near[_first_triple(differ[near], triple)]
                     rows, query = (row[near] + begin).astype(np.int32), np.full(len(near), number, dtype=np.int8)
-                    found.append((rows, query, value[near], distance[near]))
-    return _sorted(found, crowded)
+                    parts.append((rows, query, value[near], distance[near]))
+    return _sorted(parts, crowded)
 
 
 def _all_pairs(values: np.ndarray, queries: np.ndarray) -> Candidates:
-    found = []
+    parts = []
     for column in range(queries.shape[1]):
         distance = np.bitwise_count(queries[:, column, None] ^ values)  # (n, m)
         row, value = np.nonzero(distance <= DISTANCE)
         query = np.full(len(row), column, dtype=np.int8)
-        found.append((row.astype(np.int32), query, value.astype(np.int32), distance[row, value]))
-    return _sorted(found, 0)
+        parts.append((row.astype(np.int32), query, value.astype(np.int32), distance[row, value]))
+    return _sorted(parts, 0)
 
 
 def _sorted(found: list[tuple[np.ndarray, ...]], crowded: int) -> Candidates:
@@ -99,13 +99,13 @@ def _sorted(found: list[tuple[np.ndarray, ...]], crowded: int) -> Candidates:
 
 
 def _slots(hashes: np.ndarray, triple: tuple[int, int, int], bits: int) -> np.ndarray:
-    """The bucket of each hash: its three bytes, mixed down to `bits` bits (Knuth's multiplicative hashing)."""
+    """The bucket of each hash: three of its bytes, reduced to `bits` bits (Knuth's multiplicative hashing)."""
     mask = np.uint64(sum(0xFF << (8 * at) for at in triple))
     return (((hashes & mask) * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - bits)).astype(np.int32)
 
 
 def _first_triple(differ: np.ndarray, triple: tuple[int, int, int]) -> np.ndarray:
-    """Whether a pair's first three equal bytes are these: a pair that meets in several tables counts once."""
+    """Whether `triple` is a pair's first three equal bytes, so that a pair found in several tables counts once."""
     equal = differ.view(np.uint8).reshape(-1, 8) == 0
     rank = np.cumsum(equal, axis=1)
     return equal[:, triple[2]] & (rank[:, triple[2]] == 3) & equal[:, triple[0]] & equal[:, triple[1]]

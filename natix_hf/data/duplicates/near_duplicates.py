@@ -1,7 +1,7 @@
 """Finds rows that show the same photo, perhaps re-encoded, resized, brightened, mirrored or cropped.
 
 Hashes give candidates, and aligned thumbnails confirm them. Rows that are already connected are not compared again, so
-n copies of one photo cost about n comparisons. Works on looks and row numbers; no photo is opened.
+n copies of one photo cost about n comparisons. The module works on looks and row numbers and opens no photo.
 """
 
 from __future__ import annotations
@@ -19,27 +19,28 @@ from natix_hf.data.splits.places import components, expand
 from natix_hf.photos.perceptual_hashes import WINDOWS, hashes, thumbnails, window
 
 HOW = ("same", "mirrored", "cropped", "mirrored and cropped")
-# Chosen on generated streets of another seed than tests/bench/planted_leaks.py uses. There 202 pairs of frames of one
-# sequence had near hashes and 1 passed; at a correlation of 0.994 8 passed. Of 720 brightened photos 4 are refused.
-CORRELATION = 0.9955
-LOCAL = 0.35  # of the contrast: largest mean difference of a region
-CROPPED = 0.9  # pixels of the thumbnail, that is 1.4 % of the photo
-ALL_BUT_EQUAL = 2  # grey levels between thumbnails at their worst pixel; then all pixels are compared
-ROUNDS = 8  # leaders that rows of one hash are compared with
-MOST = 16  # rows of one hash that stand for all rows that have it
+# The thresholds were chosen on generated streets of another seed than that of tests/bench/planted_leaks.py. There 202
+# pairs of frames of one sequence had similar hashes, and 1 pair passed; with a correlation of 0.994, 8 pairs passed.
+# Of 720 brightened photos, 4 are missed.
+CORRELATION = 0.9955  # least correlation of copies
+LOCAL = 0.35  # most mean difference of a region between copies, relative to the contrast
+CROPPED = 0.9  # pixels of the thumbnail (1.4 % of the photo) from which a copy counts as cropped
+ALL_BUT_EQUAL = 2  # largest difference of grey levels between thumbnails for which the full photos are compared
+ROUNDS = 8  # most leaders that the rows of one hash are compared with
+MOST = 16  # most leaders of one hash that candidates are compared with
 
 
 @dataclass(frozen=True)
 class Copies:
-    """Pairs of copies that connect every set of copies.
+    """Pairs of copies; they connect all copies of a photo, but not every pair is listed.
 
     Args:
         first, second: `(k,)` row numbers.
-        how: `(k,)` numbers of `HOW`.
+        how: `(k,)` indices into `HOW`.
         correlation: `(k,)` of the aligned thumbnails.
         pixels: `(k,)` whether all pixels are equal.
-        compared: pairs whose thumbnails were compared.
-        crowded: rows and look-ups left out since too many different photos have (nearly) one hash.
+        compared: number of pairs whose thumbnails were compared.
+        crowded: number of rows and look-ups left out because too many different photos have (nearly) the same hash.
     """
 
     first: np.ndarray
@@ -52,7 +53,7 @@ class Copies:
 
 
 class _Search:
-    """What is connected so far, and by which pairs."""
+    """State of the search: the components found so far, and the pairs that connect them."""
 
     def __init__(self, looks: Sequence[bytes], same_pixels: Callable[[int, int], bool] | None) -> None:
         self.looks, self.same_pixels = looks, same_pixels
@@ -61,15 +62,15 @@ class _Search:
         self.compared = 0
 
     def verify(self, first: np.ndarray, second: np.ndarray, query: np.ndarray) -> np.ndarray:
-        """`(k,)` whether each pair is one of copies; those that are become connected."""
+        """Compare pairs and connect those that are copies. Returns `(k,)`, whether each pair is."""
         passed = np.zeros(len(first), dtype=bool)
         for start in range(0, len(first), 64):  # small enough for the processor's cache
             part = slice(start, start + 64)
-            one, two = (thumbnails([self.looks[row] for row in rows[part]]) for rows in (first, second))
-            correlation, local, cut = compare(one, two, query[part])
+            left, right = (thumbnails([self.looks[row] for row in rows[part]]) for rows in (first, second))
+            correlation, local, cut = compare(left, right, query[part])
             passed[part] = (correlation >= CORRELATION) & (local <= LOCAL)
             mirrored = query[part] >= len(WINDOWS)
-            gap = np.abs(one.astype(np.int16) - two).max(axis=(1, 2))
+            gap = np.abs(left.astype(np.int16) - right).max(axis=(1, 2))
             for at in np.flatnonzero(passed[part]).tolist():
                 i, j = int(first[start + at]), int(second[start + at])
                 equal = bool(query[start + at] == 0 and gap[at] <= ALL_BUT_EQUAL and self._equal(i, j))
@@ -83,7 +84,7 @@ class _Search:
         return self.same_pixels is not None and self.same_pixels(i, j)
 
     def connect(self, first: np.ndarray, second: np.ndarray) -> None:
-        """Give the components of tied rows one label, the least of them."""
+        """Merge the components of each pair of rows; a merged component keeps the least of its labels."""
         nodes, ends = np.unique(self.label[np.concatenate([first, second])], return_inverse=True)
         merged = components(len(nodes), ends[: len(first)], ends[len(first) :])
         _, least, number = np.unique(merged, return_index=True, return_inverse=True)
@@ -95,9 +96,10 @@ class _Search:
         return self.label[first] != self.label[second]
 
     def settle(self, first: np.ndarray, second: np.ndarray, query: np.ndarray, distance: np.ndarray) -> None:
-        """Compare candidates, nearest first, until each is connected or refused.
+        """Compare candidates, nearest first, until each is connected or rejected.
 
-        Each round compares a spanning forest of what is left, so that a cluster of copies is connected by the first.
+        Each of the first rounds compares only a spanning forest of the remaining candidates, since a forest is enough
+        to connect a cluster of copies.
         """
         for _ in range(3):
             left = self.apart(first, second)
@@ -106,21 +108,21 @@ class _Search:
                 return
             chosen = self._forest(first, second, distance)
             self.verify(first[chosen], second[chosen], query[chosen])
-            rest = np.ones(len(first), dtype=bool)
-            rest[chosen] = False
-            first, second, query, distance = first[rest], second[rest], query[rest], distance[rest]
+            remaining = np.ones(len(first), dtype=bool)
+            remaining[chosen] = False
+            first, second, query, distance = first[remaining], second[remaining], query[remaining], distance[remaining]
         for start in range(0, len(first), 1024):
             part = slice(start, start + 1024)
             left = np.flatnonzero(self.apart(first[part], second[part])) + start
             self.verify(first[left], second[left], query[left])
 
     def _forest(self, first: np.ndarray, second: np.ndarray, distance: np.ndarray) -> np.ndarray:
-        """Numbers of the candidates that connect all that candidates could connect; nearest ones are preferred."""
+        """Indices of a minimum spanning forest of the candidates, which prefers near ones."""
         a, b = self.label[first], self.label[second]
         a, b = np.minimum(a, b), np.maximum(a, b)
         nodes, ends = np.unique(np.concatenate([a, b]), return_inverse=True)
         a, b = ends[: len(a)], ends[len(a) :]
-        # One candidate for each pair of components: they come sorted, the first is the nearest.
+        # One candidate per pair of components: candidates are sorted, so the first is the nearest.
         keys, pick = np.unique(a * len(nodes) + b, return_index=True)
         rank = np.empty(len(pick))
         rank[np.argsort(pick)] = np.arange(1, len(pick) + 1)
@@ -134,8 +136,8 @@ def find_copies(looks: Sequence[bytes], *, same_pixels: Callable[[int, int], boo
 
     Args:
         looks: `(n,)` from `perceptual_hashes.look`.
-        same_pixels: whether two rows are equal when decoded in full; asked where thumbnails are all but equal. A photo
-            that shows too little to tell it from others (night, fog) is tied only where this says yes.
+        same_pixels: whether two rows have equal pixels after a full decode; called if thumbnails are almost equal. A
+            photo with too little contrast to tell it from others (night, fog) is connected only if this returns true.
     """
     state = _Search(looks, same_pixels)
     table = hashes(looks)
@@ -143,7 +145,7 @@ def find_copies(looks: Sequence[bytes], *, same_pixels: Callable[[int, int], boo
     _tie_flat(state, np.setdiff1d(np.arange(len(looks)), plain))
     values, inverse = np.unique(table[plain, 0], return_inverse=True)
     leaders, crowded = _settle_equal(state, plain, inverse)
-    # Rows that stand for a hash: (rows of value v) = leaders[starts[v]:starts[v + 1]].
+    # The leaders of hash number v are leaders[starts[v]:starts[v + 1]].
     value_of = np.searchsorted(values, table[leaders, 0])
     order = np.lexsort((leaders, value_of))
     leaders, value_of = leaders[order], value_of[order]
@@ -165,9 +167,9 @@ def find_copies(looks: Sequence[bytes], *, same_pixels: Callable[[int, int], boo
 
 
 def _order_of_queries(queries: int) -> list[list[int]]:
-    """The photo itself, its mirror image, then the windows: simple explanations first."""
-    rest = [query for query in range(queries) if query % len(WINDOWS)]
-    return [[0], [len(WINDOWS)], [q for q in rest if not window(q)[0]], [q for q in rest if window(q)[0]]]
+    """The whole photo, its mirror image, the windows, then the mirrored windows: simple explanations first."""
+    cropped = [query for query in range(queries) if query % len(WINDOWS)]
+    return [[0], [len(WINDOWS)], [q for q in cropped if not window(q)[0]], [q for q in cropped if window(q)[0]]]
 
 
 def _flat(looks: Sequence[bytes]) -> np.ndarray:
@@ -176,7 +178,7 @@ def _flat(looks: Sequence[bytes]) -> np.ndarray:
 
 
 def _tie_flat(state: _Search, rows: np.ndarray) -> None:
-    """Flat photos: only equal looks whose pixels are equal."""
+    """Connect flat photos, but only those with equal looks and equal pixels."""
     leaders: dict[bytes, list[int]] = {}
     for row in rows.tolist():
         known = leaders.setdefault(state.looks[row], [])
@@ -188,10 +190,10 @@ def _tie_flat(state: _Search, rows: np.ndarray) -> None:
 
 
 def _settle_equal(state: _Search, rows: np.ndarray, value: np.ndarray) -> tuple[np.ndarray, int]:
-    """Compare rows of equal hash with the first of them, those that differ with the first of these, and so on.
+    """Compare rows of equal hash with the first of them, their leader; rows that differ form the next round.
 
     Returns:
-        The rows that now stand for their hash, and how many rows were left out after `ROUNDS` rounds.
+        The leaders of all rounds followed by the rows that remain after `ROUNDS` rounds, and the number of the latter.
     """
     leaders = [np.empty(0, dtype=np.int64)]
     for _ in range(ROUNDS):
