@@ -189,7 +189,7 @@ def test_epochs_keep_their_length_and_classes_and_only_train_is_read(job, capsys
     train_run(trainer)
     said = capsys.readouterr().out
     assert "curriculum: the first epoch uses 40% of each class" in said
-    assert f"all {count} from epoch 3" in said
+    assert f"all {count} photos from epoch 3" in said
     picture = f"{trainer.args.output_dir}/figures/curriculum.png"
     assert Image.open(picture).size[0] > 1000
 

@@ -219,7 +219,7 @@ def test_a_processor_of_other_views_than_the_model_was_trained_for_is_refused(jo
     load_processor(str(tiny_backbone), Squash(32)).save_pretrained(tmp_path / "mixed")
     with pytest.raises(UserError, match=r"the whole photo and 4 tiles \(top 2\), but its .* makes no tiles"):
         load_classifier(str(tmp_path / "mixed"))
-    with pytest.raises(UserError, match="trained on the whole photo alone, and its image processor makes 9 tiles"):
+    with pytest.raises(UserError, match="trained on the whole photo alone, but its image processor makes 9 tiles"):
         check_same_views(None, load_processor(str(tiny_backbone), Tiles(32)))
 
 
