@@ -29,6 +29,7 @@ def bench(monkeypatch):
     return gpu
 
 
+@pytest.mark.long  # ten parts, each in a process of its own
 @pytest.mark.slow
 def test_every_part_works_on_a_cpu_with_tiny_models_and_is_compared_with_an_earlier_run(tmp_path):
     first = tmp_path / "first"
