@@ -135,7 +135,7 @@ def test_a_value_that_fits_nothing_here(desk, words, expected):
     [
         (
             ("--loss", "gatekeeper", "--mixup_alpha", "0.2"),
-            "gatekeeper takes one class per photo and mixed photos have",
+            "gatekeeper needs one class per photo, but mixed photos have",
         ),
         (("--loss", "focl"), "unknown term 'focl'; did you mean 'focal'?"),
         (("--loss", "supcon"), "trains the features but not the head: add a term, such as ce+supcon"),

@@ -59,7 +59,7 @@ def test_a_band_between_the_photos_is_fitted_tested_and_predicted(run, module_de
     low, high = (f"{score[int(share * len(score))]:.6f}" for share in (0.25, 0.75))
     result = module_desk.type("calibrate", run, "--views_exit", low, high)
     assert result.status == 0, result.err
-    assert "promis" in result.out
+    assert "guarantee" in result.out
     ids, probabilities, stage = on_arrays(run)
     table, told = predicted(module_desk, run)
     names = {name: next(row for file, row in table.items() if file.endswith(name)) for name in ids}

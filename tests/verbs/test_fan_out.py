@@ -197,7 +197,7 @@ def test_a_trial_that_falls_behind_ends_early_and_is_told_from_the_others(module
         (("--search", "tpe", "--space", "lora_r=4..8"), "--trials : expected the number of trials"),
         (("--search", "tpe", "--trials", "0", "--space", "lora_r=4..8"), "--trials 0: expected the number of trials"),
         (("--search", "cmaes", "--trials", "3", "--space", "lora_r=4..8"), "--search cmaes: expected tpe"),
-        (("--search", "tpe", "--trials", "3"), "--space: nothing to search"),
+        (("--search", "tpe", "--trials", "3"), "--space: no key given"),
         (("--search", "tpe", "--trials", "3", "--space", "focal_gamma=-1..2"), "focal_gamma: -1"),
         (("--search", "tpe", "--trials", "3", "--space", "lora_r=4.5..8"), "4.5"),
         (("--search", "tpe", "--trials", "3", "--space", "loss=ce,focl"), "did you mean 'focal'?"),
@@ -213,7 +213,7 @@ def test_a_trial_that_falls_behind_ends_early_and_is_told_from_the_others(module
         (("--grid", "lora_r=4,8", "--seeds", "0", "0"), "expected two or more different integers"),
         (("--grid", "lora_r=4,8", "--seeds", "0", "x"), "--seeds 0 x: expected two or more different integers"),
         (("--grid", "lora_r=4,8", "--seeds", "0", "1", "--seed", "3"), "--seed cannot be set"),
-        (("--grid", "lora_r=4,8", "--only", "lora_r=5"), "no run of this sweep; its runs are lora_r=4, lora_r=8"),
+        (("--grid", "lora_r=4,8", "--only", "lora_r=5"), "not a run of this sweep; its runs are lora_r=4, lora_r=8"),
         (("--grid", "lora_r=4,8", "--grid", "lora_dropout=0,0.1"), "one --grid expected"),
     ],
 )

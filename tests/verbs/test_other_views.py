@@ -162,7 +162,7 @@ def test_an_export_at_another_size_holds_its_image_processor_and_says_that_it_is
     assert Geometry.of(load_classifier(str(out))[1]) == Squash(32, 64)
     table = desk.folder / "no.csv"
     line = desk.refusal("predict", out, desk.folder / "photos", "--output", table, *SPEED)
-    assert "preprocessor_config.json says 32 x 64 px, and the model was trained with 32 x 32 px" in line
+    assert "preprocessor_config.json says 32 x 64 px, but the model was trained with 32 x 32 px" in line
     forced, said = predicted(desk, out, "--image_size", 32, 64, "--force")
     expected, _ = predicted(desk, finished, "--image_size", 32, 64, "--force")
     np.testing.assert_allclose(forced, expected, atol=3e-6)
@@ -197,4 +197,4 @@ def test_an_image_processor_that_somebody_changed_stops_predict_and_export(train
         trained_desk.refusal("predict", run, *words),
         trained_desk.refusal("export", run, "--format", "merged", "--output", tmp_path / "out"),
     ):
-        assert "preprocessor_config.json says 64 x 64 px, and the model was trained with 32 x 32 px" in line
+        assert "preprocessor_config.json says 64 x 64 px, but the model was trained with 32 x 32 px" in line

@@ -141,7 +141,7 @@ def test_the_same_command_keeps_what_is_finished_and_goes_on_with_the_rest(swept
         (("--grid", "lora_rr=8,16"), "did you mean 'lora_r'?"),
         (("--grid", "lora_r=8,many"), "'many'"),
         (("--grid", "loss=ce,focl"), "did you mean 'focal'?"),
-        (("--grid", "loss=ce,gatekeeper", "--mixup_alpha", "0.2"), "gatekeeper takes one class per photo"),
+        (("--grid", "loss=ce,gatekeeper", "--mixup_alpha", "0.2"), "gatekeeper needs one class per photo"),
         (("--grid", "split_seed=1,2"), "scored on different photos"),
         (("--grid", "dataset_name=a,b"), "scored on different photos"),
         (("--grid", "metric_for_best_model=mcc,accuracy"), "ranked by different scores"),
@@ -151,7 +151,7 @@ def test_the_same_command_keeps_what_is_finished_and_goes_on_with_the_rest(swept
         (("--grid", "lora_r"), "expected key=value,value"),
         (("--grid", "lora_r=8,16", "--lora_r", "4"), "--lora_r is given twice"),
         (("--grid", "lora_r=8", "--sweep", "true"), "--sweep cannot be set"),
-        (("--grid",), "nothing to try"),
+        (("--grid",), "--grid: no key given"),
         ((), "one --grid expected"),
     ],
 )

@@ -279,7 +279,7 @@ def test_calibrating_and_evaluating_again_give_the_same_documents(job, copy):
     assert model.head.logit_bias.tolist() == pytest.approx(again["prior_bias"])
     assert model.head.logit_bias[1] > model.head.logit_bias[0]
     said = job.type("evaluate", copy).out
-    assert "other models' final figures once before" in said
+    assert "for the final figures of other models once before" in said
     assert read(copy / "metrics.json")["times_read_before"] == 1
     said = job.type("calibrate", copy, "--calibrator", "none").out
     assert "calibration: none asked for" in said
