@@ -54,7 +54,9 @@ def test_a_strip_that_validators_never_send_is_refused_before_anything_is_traine
     Image.new("RGB", (2500, 9), (90, 90, 90)).save(desk.folder / "photos" / "None" / "strip.png")
     for words in (["--augment", "challenge@2026-04"], ["--robustness", "challenge@2025", "challenge@2026-04"]):
         line = desk.train(*words)
-        assert line.startswith("challenge@2026-04: None/strip.png of 2500 x 9 pixels would be shrunk to 224 x 0 pixels, ")
+        assert line.startswith(
+            "challenge@2026-04: None/strip.png of 2500 x 9 pixels would be shrunk to 224 x 0 pixels, "
+        )
         assert line.endswith("so they never send it: leave out the photo or the profile")
 
 
