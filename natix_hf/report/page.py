@@ -92,7 +92,6 @@ def report_html(
         else f"{len(names)} classes",
         level=f"{100 * metrics.level:g}\u00a0%",
         figures=page_sections.figures(metrics),
-        notices=[],
         ledger=page_sections.ledger(documents.ledger, splits),
         read_before=sentence(read_before_line(metrics)),
         confusion=page_sections.confusion(test.labels, test.decided, names),

@@ -137,11 +137,11 @@ def slices_section(document: Slices, *, most: int | None = None, figures: int | 
         "slices",
         "Slices",
         "Slices",
-        f"Each kind of photo beside all others of {document.split}: {document.n} photos in "
-        f"{document.groups} groups, {document.looked_at} kinds looked at, {stand_out or 'none'} of which "
-        f"{'stands' if stand_out == 1 else 'stand'} out after correction for that many looks. Worst first, by the "
-        f"kinder end of the difference in {LABELS[document.ranked_by]}; kinds with fewer than {few.rows} photos "
-        f"or {few.groups} groups are small and stand last. {100 * document.level:g}\u00a0% intervals from "
+        f"Each kind of photo, compared with all others of {document.split}: {document.n} photos in "
+        f"{document.groups} groups. {document.looked_at} kinds were compared; {stand_out or 'none'} of them "
+        f"{'stands' if stand_out == 1 else 'stand'} out after correction for that number. The worst kinds come first, "
+        f"by the upper end of the difference in {LABELS[document.ranked_by]}. Kinds with fewer than {few.rows} photos "
+        f"or {few.groups} groups are small and come last. {100 * document.level:g}\u00a0% intervals from "
         f"{document.resamples} resamples of whole groups.",
         ["column", "kind", "photos", "groups", *heads[:figures]],
         rows,

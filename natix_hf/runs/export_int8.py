@@ -221,7 +221,7 @@ def _calibrated(
             f"{run}: in int8 {int(changed.sum())} of {len(changed)} photos of val_select are decided otherwise than "
             f"by the run ({share.value:.1%}, 95 % interval {share.low:.1%} to {share.high:.1%}; NLL on "
             f"val_calib/control {figures.before['nll'].value:.4f} -> {figures.after['nll'].value:.4f}), "
-            f"{max_changed:.1%} may be: export it with --dtype fp32, or let more pass with --max_changed"
+            f"at most {max_changed:.1%} may change: use --dtype fp32, or allow more with --max_changed"
         )
     if options.risk != "none":
         guarantee = guaranteed(after, control, options, names, "val_calib/control")
