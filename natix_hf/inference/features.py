@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -192,6 +193,7 @@ def frozen_features(
         layers: number of last layers in a record; by default as many as the model pools.
         views: augmented views, in addition to the unchanged photos.
         weights: fingerprint of the backbone's weights, if already known.
+        batch_size: views per pass; a photo with tiles counts as many.
         passes: counts what the passes of this run cost.
 
     Returns:
@@ -206,6 +208,7 @@ def frozen_features(
     layers = max(layers or 1, wanted)
     views_of_photo = Geometry.of(processor).input_shape[:-3]
     shape = (layers, *views_of_photo, 2, model.config.backbone_config.hidden_size)
+    batch_size = max(1, batch_size // math.prod(views_of_photo))  # memory goes with the views, not with the photos
     key = partial(cache_key, model, processor, weights=weights or weights_fingerprint(model.backbone))
 
     def parts(pixels: torch.Tensor) -> np.ndarray:
