@@ -117,6 +117,18 @@ def test_features_of_a_wide_view_are_those_of_the_model_and_no_square_s(probe, r
         assert np.abs(one - other).max() > 1e-3
 
 
+def test_a_photo_with_tiles_counts_as_many_views_in_a_pass(rows, tiny_backbone, tmp_path, passes):
+    model, processor = load_model(
+        str(tiny_backbone), ["None", "Roadwork"], method="probe", image_size=32, views="tiles", views_grid=2
+    )
+    counted = passes(model)
+    frozen_features(model, rows, processor, cache_dir=tmp_path / "few", batch_size=12)
+    assert counted[0] == max(counted) == 10 and sum(counted) == 5 * len(rows)  # two photos of five views, not twelve
+    counted.clear()
+    frozen_features(model, rows, processor, cache_dir=tmp_path / "one", batch_size=1)
+    assert set(counted) == {5}
+
+
 @pytest.mark.parametrize("pooling", ["cls", "mean", "cls_mean"])
 def test_every_pooling_is_served_by_one_pass_and_equals_the_model(
     probe, rows, tiny_backbone, tmp_path, passes, pooling
