@@ -94,8 +94,7 @@ def main(argv: list[str]) -> None:
         from natix_hf.runs.unlabelled_estimates import seen_shares, unlabelled_lines, unlabelled_report
 
         seen = seen_shares(folder, document, given.model)
-        groups = label_and_group(own.rows)["group"]
-        facts = logits(own.rows), groups, calibration, document, seen, positive
+        facts = logits(own.rows), label_and_group(own.rows)["group"], calibration, document, seen, positive
         report = Recalibration(**about, **unlabelled_report(folder, *facts, seed=given.seed)._asdict())
         report.write(output)
         print("\n".join(unlabelled_lines(report)))
@@ -104,9 +103,7 @@ def main(argv: list[str]) -> None:
         return
 
     if not halves and len(own.rows) < room.LEAST:
-        raise UserError(
-            f"{given.photos}: {len(own.rows)} usable photos found, at least {room.LEAST} expected: add photos"
-        )
+        raise UserError(f"{given.photos}: {len(own.rows)} usable photos found, at least {room.LEAST} expected")
     called, halves = ("val_calib", halves) if halves else ("own photos", own.halves(given.seed))
     arrays = {half: label_and_group(rows) for half, rows in halves.items()}
     if options.risk != "none":

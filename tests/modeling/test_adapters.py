@@ -80,7 +80,7 @@ def test_targets_by_name_by_pattern_and_in_the_last_blocks(targets, last, expect
         ({"lora_init": "orthogonal", "lora_r": 3}, "LoRA options"),
         ({"unfreeze_last_blocks": 2}, "unfreeze_last_blocks: 2 given, 0 to 1 expected"),
         ({"unfreeze_last_blocks": -1}, "unfreeze_last_blocks: -1 given"),
-        ({"unfreeze_last_blocks": 1, "lora_last_blocks": 1}, "expected 0 to 0"),
+        ({"unfreeze_last_blocks": 1, "lora_last_blocks": 1}, "1 given, 0 to 0 expected"),
         ({"lora_modules_to_save": ["neck"]}, "no module 'neck'"),
     ],
 )
@@ -199,7 +199,7 @@ def test_unfrozen_blocks_work_with_features_of_several_layers_and_activation_che
         ({"method": "full", "lora": {"unfreeze_last_blocks": 1}}, "unfreeze_last_blocks is for adapters"),
         ({"method": "probe", "lora": {"lora_train_norms": True}}, "lora_train_norms is for adapters"),
         ({"lora": {"lora_last_blocks": 3}}, "3 given, 1 to 2 expected"),
-        ({"lora": {"unfreeze_last_blocks": 5}}, "expected 0 to 1"),
+        ({"lora": {"unfreeze_last_blocks": 5}}, "5 given, 0 to 1 expected"),
         ({"lora": {"lora_target_modules": ["query"]}}, "matches no linear layer"),
     ],
 )
@@ -286,7 +286,7 @@ def test_an_adapter_that_is_not_there_or_does_not_fit_is_named(tiny_backbone, ph
     with pytest.raises(UserError, match=r"no adapter_config\.json"):
         load_adapter(build_model(str(tiny_backbone), NAMES), tmp_path)
     add_lora(build_model(str(tiny_backbone), NAMES)).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="doesn't fit the model") as caught:
+    with pytest.raises(UserError, match="does not fit the model") as caught:
         load_adapter(build_model(str(tiny_backbone), [*NAMES, "third"]), tmp_path)
     assert "\n" not in str(caught.value)
 

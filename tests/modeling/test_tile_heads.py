@@ -137,5 +137,5 @@ def test_a_run_can_only_be_continued_with_its_own_views(tiled, tiny_backbone, tm
     build_model(str(tmp_path), NAMES, views=views())
     with pytest.raises(UserError, match=r"trained on the whole photo and 4 tiles \(top 2\), the recipe asks"):
         build_model(str(tmp_path), NAMES)
-    with pytest.raises(UserError, match=r"asks for the whole photo and 4 tiles \(mean\): give views, views_grid"):
+    with pytest.raises(UserError, match=r"asks for the whole photo and 4 tiles \(mean\): set views, views_grid"):
         build_model(str(tmp_path), NAMES, views=views("mean"))

@@ -205,7 +205,7 @@ def test_few_photos_or_an_absent_class_are_noted_and_change_nothing(tmp_path):
     assert document.threshold_choice is None
     text = "\n".join(calibration_lines(document, NAMES))
     assert "are of class Roadwork, temperature needs two classes" in text
-    assert "no photo of None among these" in text
+    assert "no photo shows None" in text
 
 
 def test_an_unreachable_threshold_is_not_used(run):

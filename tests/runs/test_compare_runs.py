@@ -150,6 +150,6 @@ def test_other_labels_no_figures_and_one_run_are_refused(tmp_path):
         compare_runs([a, b])
     with pytest.raises(UserError, match="two or more expected"):
         compare_runs([a])
-    with pytest.raises(UserError, match="named twice"):
+    with pytest.raises(UserError, match="given twice"):
         compare_runs([a, f"{a}/../a"])
     assert FinalFigures.read(a).times_read_before == 1

@@ -128,7 +128,7 @@ def test_unusable_tables_are_refused_in_one_line_and_change_nothing(copy, tmp_pa
         deployment_prior(copy, tmp_path / "no.csv")
     assert "a .geojson file given, .csv or .jsonl expected" in line("a.geojson", "{}")
     assert "no columns of probabilities found, p_None, p_Roadwork expected" in line("a.csv", "file,label\n")
-    assert "column p_Cat, p_Dog, p_None" in line("b.csv", "file,label,p_Cat,p_Dog,error\nx,Cat,1,0,\n")
+    assert "columns p_Cat, p_Dog found, p_None" in line("b.csv", "file,label,p_Cat,p_Dog,error\nx,Cat,1,0,\n")
     assert "no probabilities found" in line("c.csv", head + "x,,,,cannot be opened\n")
     assert "c2.csv: no columns of probabilities found" in line("c2.csv", "")
     assert "line 3: '3.2 -1.1' found, probabilities that sum to 1 expected" in line(

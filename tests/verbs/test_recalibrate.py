@@ -147,7 +147,7 @@ def test_refusals(trained_desk, finished, own, tmp_path, make_photos):
     cats = make_photos(tmp_path / "cats", {"Cat": (1, 2, 3), "Dog": (200, 2, 3)}, 20)
     assert "is outside label_names: expected one of 0=None, 1=Roadwork" in refused(finished, cats)
     few = make_photos(tmp_path / "few", COLOURS, 10, seed=5)
-    assert refused(finished, few).endswith("few: 20 usable photos found, at least 30 expected: add photos")
+    assert refused(finished, few).endswith("few: 20 usable photos found, at least 30 expected")
     shutil.copytree(own / "None", tmp_path / "one" / "None")
     assert "all 30 photos are of one class ('None')" in refused(finished, tmp_path / "one")
     assert "no such folder" in refused("./nowhere", own)
