@@ -10,18 +10,18 @@ import textwrap
 from natix_hf import __version__
 from natix_hf.errors import UserError, command
 
-# Verb -> what it does in a sentence, in the order in which they are used.
+# Each verb with one sentence, in the order of use.
 VERBS = {
     "train": "Train a classifier on your photos, calibrate it and test it once.",
     "predict": "Classify photos; writes calibrated probabilities and decisions to a table.",
     "evaluate": "Compute the final figures of a run and write its report.",
-    "calibrate": "Choose calibration, class shares and threshold of a run anew, without running the model.",
+    "calibrate": "Choose calibration, class shares and threshold of a run again, without running the model.",
     "recalibrate": "Fit a finished model to photos of your own, without training.",
     "compare": "Compare finished runs that were tested on the same photos.",
     "sweep": "Try combinations of a recipe's values and rank them.",
-    "folds": "Train one run for each value of a column, tested on that value alone.",
+    "folds": "Train one run for each value of a column, tested only on photos with that value.",
     "pretrain": "Pretrain a backbone on photos without labels.",
-    "pipeline": "Do all steps from photos to a verified export, as far as they are out of date.",
+    "pipeline": "Do all steps from photos to a verified export that are out of date.",
     "export": "Write a finished run in the form that clients load, and verify it.",
     "publish": "Publish a finished run on the Hugging Face Hub.",
     "data": "Split photos without leaks, check a split, push it: split, check, push.",
@@ -50,7 +50,7 @@ def module_of(verb: str) -> str:
 
 
 def run(argv: list[str]) -> None:
-    """Call the verb that the first word names with the others."""
+    """Call the verb named by the first word with the other words."""
     if not argv or argv[0] in ("-h", "--help"):
         print(overview())
         return
@@ -61,7 +61,7 @@ def run(argv: list[str]) -> None:
     if verb not in VERBS:
         near = difflib.get_close_matches(verb, VERBS, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"one of {', '.join(VERBS)} expected"
-        raise UserError(f"{verb}: unknown verb; {hint}")
+        raise UserError(f"{verb}: unknown verb: {hint}")
     importlib.import_module(module_of(verb)).main(words)
 
 

@@ -1,11 +1,11 @@
-"""Choose calibration and threshold of a finished run anew from its saved predictions, without running the model.
+"""Choose calibration and threshold of a finished run again, from its saved predictions, without running the model.
 
 python -m natix_hf.calibrate runs/lora --calibrator temperature vector --target_prior 0.5 --fold_threshold true
 python -m natix_hf.calibrate runs/lora --deployment predictions.csv
 python -m natix_hf.calibrate --cascade runs/small runs/large --views_exit_alpha 0.01 --output runs/cascade
 
-Every option but --deployment, --cascade and --output is a key of the recipe; those that are not given are as the run
-was trained, for a cascade as the second one was.
+Every option except --deployment, --cascade and --output is a key of the recipe. A key that is not given has the value
+of the run; for a cascade, of its second run.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def command_line() -> CommandParser:
         "--cascade",
         nargs="+",
         metavar="RUN",
-        help="two finished runs in its place: the second answers photos that the first, cheaper one is not certain of",
+        help="two finished runs instead, the cheaper first; the second answers if the first is not certain",
     )
     parser.add_argument("--output", metavar="FOLDER", help="for --cascade: folder to write, absent or empty")
     parser.add_argument("--calibrator", nargs="+", help=f"one or more of {', '.join(CALIBRATORS)}")
@@ -48,8 +48,8 @@ def command_line() -> CommandParser:
     parser.add_argument(
         "--views_exit",
         nargs="+",
-        help="run on tiles: which photos are decided without them; cascade: which photos the first model decides "
-        "(default risk): risk, two numbers low and high, or none",
+        help="which photos a run on tiles decides without its tiles, or a cascade with its first model: risk (default "
+        "for a cascade), two numbers low and high, or none",
     )
     parser.add_argument(
         "--deployment",
@@ -72,8 +72,8 @@ def main(argv: list[str]) -> None:
         or (folders and "deployment" in given)
     ):
         raise UserError(
-            "one run expected, or --cascade SMALL LARGE --output FOLDER without it and without --deployment; "
-            f"{parser.prog} --help shows how it is used"
+            "one run expected, or --cascade SMALL LARGE --output FOLDER without a run and without --deployment: "
+            f"see {parser.prog} --help"
         )
     if folders:
         _cascade(folders, output, _cast(given))
@@ -93,28 +93,27 @@ def main(argv: list[str]) -> None:
     from natix_hf.runs.deployment_shares import deployment_lines, deployment_prior
 
     table = given.pop("deployment", None)
-    insist = any(
-        name.startswith(("risk", "views_exit")) for name in given
-    )  # a guarantee of the recipe may be out of reach
+    # Only a guarantee that is asked for here must be within reach; one from the recipe need not be.
+    insist = any(name.startswith(("risk", "views_exit")) for name in given)
     options = replace(options_of(run), **_cast(given))
     if table is None:
         document = calibrate_run(run, options, insist=insist)
     else:
         if "target_prior" in given:
-            raise UserError("--deployment, --target_prior: class shares from both: leave one of them out")
+            raise UserError("--deployment, --target_prior: both give class shares: leave one of them out")
         target, deployment = deployment_prior(run, table)
         options = replace(options, target_prior=target)
         document = calibrate_run(run, options, deployment=deployment, insist=insist)
         names = read_certificate(run).label_names
         print("\n".join(deployment_lines(deployment, names, document.positive)))
-    if RunRecord.read(run).purpose != "cascade":  # whose two models stay as they are
+    if RunRecord.read(run).purpose != "cascade":  # a cascade does not change its two models
         recalibrate_weights(run, document)
     print("\n".join(calibration_lines(document, read_certificate(run).label_names)))
-    print(f"the figures in metrics.json are those before; python -m natix_hf.evaluate {run} computes them again")
+    print(f"the figures in metrics.json are older; to compute them again: python -m natix_hf.evaluate {run}")
 
 
 def _cascade(folders: list[str], output: str, given: dict) -> None:
-    """Two finished runs become the folder of a cascade."""
+    """Combine two finished runs into the folder of a cascade."""
     from pathlib import Path
 
     from natix_hf.data.splits.certificate import read_certificate
@@ -126,16 +125,16 @@ def _cascade(folders: list[str], output: str, given: dict) -> None:
     document, line = combine_runs(folders, folder, given)
     lines = [line, *calibration_lines(document, read_certificate(folder).label_names)]
     print("\n".join(filter(None, [*lines, price_line(TwoModels.read(folder))])))
-    print(f"python -m natix_hf.evaluate {output} computes the figures; natix_hf.predict answers photos")
+    print(f"next: python -m natix_hf.evaluate {output} computes the figures; natix_hf.predict classifies photos")
 
 
 def _cast(given: dict) -> dict:
-    """The words of the command line as the recipe's types."""
+    """The options of the command line with the types of the recipe."""
     if "fold_threshold" in given:
         if given["fold_threshold"].lower() not in ("true", "false"):
             raise UserError(f"fold_threshold: '{given['fold_threshold']}' given, true or false expected")
         given["fold_threshold"] = given["fold_threshold"].lower() == "true"
-    if given.get("views_exit") in (["none"], ["null"]):  # the second as in a recipe
+    if given.get("views_exit") in (["none"], ["null"]):  # `null` as in a recipe
         given["views_exit"] = None
     if "target_prior" in given:
         words = given["target_prior"]

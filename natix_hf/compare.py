@@ -1,4 +1,4 @@
-"""Finished runs that were tested on the same photos, side by side: paired differences, and who wins where.
+"""Compare finished runs that were tested on the same photos: paired differences, and who wins where.
 
 python -m natix_hf.compare runs/lora runs/probe --output runs/comparison
 """

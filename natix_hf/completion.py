@@ -2,7 +2,7 @@
 
 python -m natix_hf.completion bash
 
-The script is a table of words and starts no Python, so a completion takes no time. It is printed anew after an update.
+The script is a table of words and starts no Python, so completion takes no time. Print it again after an update.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from natix_hf.__main__ import VERBS, module_of
 from natix_hf.errors import CommandParser, command
 
-# `before` is what was typed between natix-hf and the word to complete. bash cuts `--key=value` at the `=`.
+# `before` holds the words between natix-hf and the word to complete. bash cuts `--key=value` at the `=`.
 SCRIPT = r"""_natix_hf() {{
     local IFS=$' \t\n' words= cur="${{COMP_WORDS[COMP_CWORD]}}" before="${{COMP_WORDS[*]:1:$((COMP_CWORD-1))}} "
     [[ $cur != = ]] || {{ cur=; before+="= "; }}
@@ -42,7 +42,7 @@ def command_line() -> CommandParser:
 
 
 def _actions(verb: str) -> list[argparse.Action]:
-    """What a verb takes: keys of a recipe, options of its own, or both."""
+    """The arguments of a verb: keys of a recipe, its own options, or both."""
     from natix_hf.recipe.options import Recipe
     from natix_hf.recipe.pretrain_recipe import PretrainRecipe
     from natix_hf.recipe.yaml_and_command_line import RecipeParser
@@ -58,7 +58,7 @@ def _actions(verb: str) -> list[argparse.Action]:
 
 
 def _cases(typed: str, actions: list[argparse.Action]) -> Iterator[tuple[str, list[str]]]:
-    """Pattern of what was typed before, and the words that may follow; the first pattern that matches counts."""
+    """Patterns of the words typed so far, and the words that may follow; the first matching pattern is used."""
     options = []
     for action in actions:
         on_off = ["true", "false"] if action.nargs == "?" and action.const is True else []
@@ -85,7 +85,9 @@ def script(shell: str) -> str:
     for verb in VERBS:
         for pattern, words in _cases(f"{verb} ", _actions(verb)):
             patterns.setdefault(" ".join(words), []).append(pattern)
-    last = sorted(patterns.items(), key=lambda case: case[1][0].endswith("*"))  # options match what values do
+    last = sorted(
+        patterns.items(), key=lambda case: case[1][0].endswith("*")
+    )  # the patterns of options also match where values are expected
     cases = (f"        {'|'.join(alike)}) words={shlex.quote(words)};;" for words, alike in last)
     return (ZSH if shell == "zsh" else "") + SCRIPT.format(cases="\n".join(cases))
 

@@ -38,7 +38,7 @@ def command_line() -> argparse.ArgumentParser:
 def main(argv: list[str]) -> None:
     given = command_line().parse_args(argv)
     if not (Path(given.run) / "metrics.json").is_file():
-        raise UserError(f"{given.run}: not a finished run: train it first, make demo")
+        raise UserError(f"{given.run}: not a finished run: train it first with make demo")
 
     from transformers import pipeline
     from transformers.utils import logging

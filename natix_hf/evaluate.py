@@ -18,9 +18,8 @@ def command_line() -> CommandParser:
         nargs="+",
         default=[],
         metavar="PROFILE",
-        help="first run the model on val_test as these challenge profiles distort it, e.g. "
-        "challenge@2025; needs the photos "
-        "of the run's recipe",
+        help="first run the model on val_test as these challenge profiles distort it, e.g. challenge@2025; needs the "
+        "photos of the run's recipe",
     )
     parser.add_argument("--field", metavar="CSV", help="scores of other participants, for the simulated reward")
     return parser
@@ -54,12 +53,12 @@ def main(argv: list[str]) -> None:
 
         measure_robustness(run, given.robustness)
     document = evaluate_run(run, field=field)
-    if RunRecord.read(run).purpose != "refit":  # its figures come from the run that it refits
+    if RunRecord.read(run).purpose != "refit":  # a refit has the figures of its honest run
         report_run(run)
     lines = summary_lines(document, CalibrationFile.read(run))
-    for kind, told in ((Slices, slice_lines), (Robustness, robustness_lines), (Reward, reward_lines)):
+    for kind, lines_of in ((Slices, slice_lines), (Robustness, robustness_lines), (Reward, reward_lines)):
         if kind.there(run):
-            lines += told(kind.read(run))
+            lines += lines_of(kind.read(run))
     print("\n".join(lines))
     if (run / "report.html").is_file():  # a refit has no report
         print(f"report: {run / 'report.html'}")

@@ -28,7 +28,7 @@ def command_line() -> CommandParser:
         "--format",
         required=True,
         metavar="FORM",
-        help="; ".join(f"{name}: {form.told}" for name, form in FORMS.items()),
+        help="; ".join(f"{name}: {form.summary}" for name, form in FORMS.items()),
     )
     parser.add_argument("--output", required=True, help="folder to write, absent or empty")
     for name, field in _form_options().items():
@@ -66,7 +66,7 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity_error()
     photos = find_photos(given.photos)[1] if given.photos else None
     if photos is not None and not isinstance(photos, list):
-        raise UserError(f"--photos {given.photos}: a folder or a glob of photo files expected")
+        raise UserError(f"--photos: {given.photos} given, a folder or a glob of photo files expected")
     form = {name: getattr(given, name) for name in _form_options()}
     size = {"image_size": given.image_size, "force": given.force}
     if given.dtype == "int8":
@@ -98,8 +98,8 @@ def main(argv: list[str]) -> None:
         for folder in filter(None, (given.output, given.base_output)):
             shutil.rmtree(Path(folder).expanduser(), ignore_errors=True)
         raise
-    told = "from the run" if given.dtype != "int8" else "of the graph from the run, and of clients from the graph"
-    print(f"proof: {proof.photos.n} photos ({proof.photos.source}), largest differences {told}")
+    compared = "from the run" if given.dtype != "int8" else "of the graph from the run, and of clients from the graph"
+    print(f"proof: {proof.photos.n} photos ({proof.photos.source}), largest differences {compared}")
     for client in proof.clients:
         print(
             f"  {client.client}: logits {client.logits:.1e}, probabilities {client.probabilities:.1e}, "

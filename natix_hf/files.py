@@ -20,7 +20,7 @@ from typing import Any
 
 from natix_hf.errors import UserError
 
-# Endings that no id of a Hub repository has.
+# Endings that an id of a Hub repository never has.
 _FILE_TYPES = (
     *(".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet", ".arrow", ".xlsx", ".xls", ".ods"),
     *(".zip", ".tar", ".gz", ".tgz", ".7z", ".jpg", ".jpeg", ".png", ".webp", ".yaml", ".yml"),
@@ -35,7 +35,7 @@ def only_a_path(name: str) -> bool:
 
 
 def hub_id(name: str | None) -> str | None:
-    """`name` if it can only be the id of a Hub repository; None for built-in names and for what is on this disk."""
+    """`name` if it can only be the id of a Hub repository; None for built-in names and for existing paths."""
     if name and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) and not Path(name).exists():
         return name
     return None
@@ -109,9 +109,8 @@ def check_new_folder(output: Path, option: str) -> None:
 @contextmanager
 def new_folder(output: Path) -> Iterator[Path]:
     """A folder to fill, renamed to `output` (absent or empty) if the block succeeds."""
-    stage = (
-        output.absolute().parent / f".{output.name}.partial"
-    )  # a fixed name, so that killed commands do not pile up
+    # A fixed name, so that killed commands do not leave many folders.
+    stage = output.absolute().parent / f".{output.name}.partial"
     shutil.rmtree(stage, ignore_errors=True)
     stage.mkdir(parents=True)
     try:
@@ -127,16 +126,15 @@ def check_name(path: str | Path) -> None:
     """Raise `UserError` if a name is not UTF-8, for places that other libraries read or write."""
     if odd := _BYTE.search(str(path)):
         raise UserError(
-            f"{shown(str(path))}: the byte {shown(odd[0])} is not UTF-8, which the name of this folder or file has to "
-            "be: rename it or choose another"
+            f"{shown(str(path))}: byte {shown(odd[0])} in the name found, UTF-8 expected: rename it, or choose another"
         )
 
 
 def check_writable(path: str | Path, what: str, *, any_name: bool = False) -> None:
     """Raise `UserError` if `path`, existing or not, cannot be written; `what` is the option that named it.
 
-    With `any_name` the name need not be UTF-8. The check writes a file, since permission bits say little about full,
-    read-only or mapped file systems.
+    With `any_name` the name need not be UTF-8. The check writes a file, because permission bits do not tell whether a
+    file system is full, read-only or mapped.
     """
     if not any_name:
         check_name(path)
@@ -151,7 +149,7 @@ def check_writable(path: str | Path, what: str, *, any_name: bool = False) -> No
             file.write(b"x")
             file.flush()
     except OSError as error:
-        raise UserError(f"{what} {path}: cannot be written: {error.strerror}: choose another place") from None
+        raise UserError(f"{what} {path}: cannot be written: {error.strerror}: choose another folder") from None
     finally:
         with suppress(OSError):  # a read-only file system refuses this too
             probe.unlink(missing_ok=True)
@@ -173,7 +171,7 @@ def read_json(path: str | Path) -> Any:
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError:
-        raise UserError(f"{path}: not JSON that natix_hf wrote: bring the file back") from None
+        raise UserError(f"{path}: not JSON that natix_hf wrote: restore the file") from None
 
 
 def read_recipe(run: str | Path) -> dict[str, Any]:

@@ -1,11 +1,11 @@
-"""Train one run for each value of a metadata column, tested on the photos of that value alone and trained on the rest.
+"""Train one run for each value of a metadata column: tested on the photos with that value, trained on the others.
 
 python -m natix_hf.folds recipes/probe.yaml --hold_out_each city_name --output_dir runs/cities
 
-Other keys (`--key value`) hold for all runs; a probe is cheap, since features are computed once for all folds. The
-same command goes on where it was stopped: finished folds are kept, an interrupted one resumes, one that failed is
-tried again. Typed on several machines that share the folder, it shares the folds among them. Ends with exit status 1
-where folds failed. Writes `folds.json` and `FOLDS.md`.
+Other keys (`--key value`) apply to all runs. A probe is cheap, because features are computed once for all folds. The
+same command continues where it was stopped: finished folds are kept, an interrupted one resumes, a failed one is tried
+again. On several machines that share the folder, it divides the folds among them. The exit status is 1 if folds
+failed. Writes `folds.json` and `FOLDS.md`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from natix_hf.errors import UserError, command
 
 USAGE = "python -m natix_hf.folds RECIPE --hold_out_each COLUMN [--output_dir FOLDER] [--KEY VALUE ...]"
-OWN = ("hold_out_each", "output_dir")  # the folds have others
+OWN = ("hold_out_each", "output_dir")  # each fold has its own
 REFUSED = ("sweep", "find_lr", "refit", "refit_from", "resume_from_checkpoint", "overwrite_output_dir", "test_on")
 
 
@@ -40,7 +40,7 @@ def main(argv: list[str]) -> None:
         return
     for key in REFUSED:
         if any(word.split("=")[0].replace("-", "_") == f"__{key}" for word in argv):
-            raise UserError(f"--{key} cannot be set: each fold sets its own; {USAGE}")
+            raise UserError(f"--{key} cannot be set, because each fold sets its own: {USAGE}")
 
     import yaml
 
@@ -53,9 +53,9 @@ def main(argv: list[str]) -> None:
     recipe = parse(argv)
     column = recipe.data.hold_out_each
     if column is None:
-        raise UserError(f"no column to hold out: add --hold_out_each city_name; {USAGE}")
+        raise UserError(f"no column to hold out: add --hold_out_each city_name: {USAGE}")
     if recipe.purpose.kind != "run" or recipe.data.test_on:
-        raise UserError("the recipe is for another purpose (sweep, find_lr, refit, test_on): leave that out of it")
+        raise UserError("the recipe has another purpose (sweep, find_lr, refit, test_on): leave out that key")
     given = any(word.split("=")[0] == "--output_dir" for word in argv)
     output = Path(recipe.training.output_dir if given else f"{recipe.training.output_dir}-folds")
     check_writable(output, "output_dir")

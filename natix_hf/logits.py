@@ -1,4 +1,4 @@
-"""Logits and the probabilities made of them: checked, normalised, and judged by how well they are calibrated.
+"""Logits and their probabilities: checks, softmax, likelihood and calibration error.
 
 Works on arrays; every room may use it.
 """
@@ -31,11 +31,11 @@ def checked(
     """Logits `(n, classes)` as float64 and labels `(n,)` as int64.
 
     Args:
-        what: stands before each message.
-        names: `(n,)` what messages call the rows; by default they are numbered.
+        what: start of each message.
+        names: `(n,)` names of the rows in messages; by default row numbers.
 
     Raises:
-        UserError: no rows, fewer than two classes, a logit that is NaN or infinite, a label out of range.
+        UserError: there are no rows or fewer than two classes, a logit is NaN or infinite, or a label is out of range.
     """
     logits, labels = np.asarray(logits, dtype=np.float64), np.asarray(labels)
 
@@ -44,19 +44,19 @@ def checked(
 
     if logits.ndim != 2 or logits.shape[1] < 2 or labels.shape != logits.shape[:1] or len(labels) == 0:
         raise UserError(
-            f"{what}: expected logits (n >= 1, classes >= 2) and labels (n,), found {logits.shape} and {labels.shape}"
+            f"{what}: {logits.shape} and {labels.shape} given, logits (n >= 1, classes >= 2) and labels (n,) expected"
         )
     bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
     if len(bad):
         raise UserError(
             f"{what}: {len(bad)} of {len(logits)} rows have NaN or infinite logits (the first is {called(bad[0])}); "
-            "the training has diverged or ran in fp16: train again with a lower learning_rate, in bf16 or fp32"
+            "training has diverged or ran in fp16: train again with a lower learning_rate, in bf16 or fp32"
         )
     outside = np.flatnonzero((labels < 0) | (labels >= logits.shape[1]))
     if len(outside):
         raise UserError(
             f"{what}: label {labels[outside[0]]} of {called(outside[0])} is not in 0..{logits.shape[1] - 1}, "
-            "the classes of the model; check label_names"
+            "the classes of the model: check label_names"
         )
     return logits, labels.astype(np.int64)
 

@@ -72,7 +72,7 @@ def some_of(declared: type, *names: str, title: str | None = None) -> type:
     """A dataclass with some fields of another, for a command that does not need the rest.
 
     Args:
-        title: of its group in `--help`; by default the title of `declared`.
+        title: title of its group in `--help`; by default that of `declared`.
     """
     hints = get_type_hints(declared, include_extras=True)
     fields = {field.name: field for field in dataclasses.fields(declared)}

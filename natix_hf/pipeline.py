@@ -1,12 +1,12 @@
-"""From photos to a proved model by one command, which does only what is not up to date and says why.
+"""Make a verified model from photos with one command, which does only what is out of date and says why.
 
 python -m natix_hf.pipeline recipes/streetvision.yaml
 python -m natix_hf.pipeline recipes/streetvision.yaml --until report --dry_run --graph pipeline.svg
 python -m natix_hf.pipeline runs/streetvision-pipeline/1a2b3c4d-5e6f70 --explain metrics.json
 
-The steps are split, train, predict, calibrate, assemble, show, evaluate, report, export and prove. Every version lies
-in a folder below OUTPUT_DIR-pipeline that is named by what it was made from. Nothing is overwritten, and an earlier
-recipe finds what it gave. Nothing is published: natix_hf.publish does that.
+The steps are split, train, predict, calibrate, assemble, show, evaluate, report, export and prove. Each version has
+its own folder in OUTPUT_DIR-pipeline, named by a hash of its inputs. Nothing is overwritten, and an earlier recipe
+finds its results again. Nothing is published; natix_hf.publish does that.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
         from natix_hf.runs.pipeline.explain import explained
 
         if words:
-            raise UserError(f"--explain: a version's folder and one of its files expected, and {words[0]} was given")
+            raise UserError(f"--explain: {words[0]} given, only the folder of a version and one of its files expected")
         print("\n".join(explained(Path(given.recipe), given.explain)))
         return
 
@@ -79,11 +79,11 @@ def main(argv: list[str]) -> None:
         say=lambda line: print(line, flush=True),
     )
     check_writable(version.store, "output_dir")
-    with held(version.store / ".lease", "another pipeline works there"):
+    with held(version.store / ".lease", "another pipeline is at work"):
         try:
             done = pipeline.carry_out(steps)
         except KeyboardInterrupt:
-            print("\nstopped; the same command goes on from here")
+            print("\nstopped; the same command continues from here")
             raise SystemExit(130) from None
     print(f"{version.run}: {', '.join(done) or 'nothing'} done, all up to date to {given.until}")
     if (version.run / "report.html").is_file():
@@ -92,12 +92,14 @@ def main(argv: list[str]) -> None:
 
 
 def _resolve(words: list[str]) -> dict[str, str]:
-    """The `recipe.yaml`, the output_dir and the form of the export that a recipe and keys ask for."""
+    """The `recipe.yaml`, the output_dir and the export format of a recipe and its keys."""
     from natix_hf.recipe.yaml_and_command_line import parse, resolved
 
     recipe = parse(words)
     if recipe.purpose.kind != "run":
-        raise UserError(f"pipeline: a {recipe.purpose.kind} has no steps behind it: leave that key out")
+        raise UserError(
+            f"pipeline: the recipe is for a {recipe.purpose.kind}, which has no such steps: leave that key out"
+        )
     return {"text": resolved(recipe), "output_dir": recipe.training.output_dir, "form": recipe.hub.hub_format}
 
 

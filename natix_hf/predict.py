@@ -10,7 +10,7 @@ from pathlib import Path
 
 from natix_hf.errors import CommandParser, UserError, command
 from natix_hf.files import check_writable
-from natix_hf.inference.view_options import add_size_options, add_views_option
+from natix_hf.inference.view_options import add_size_options, add_views_option, check_speed
 from natix_hf.startup import keep_freed_memory, quick_imports
 
 
@@ -59,11 +59,10 @@ def main(argv: list[str]) -> None:
     given = command_line().parse_args(argv)
     output = Path(given.output)
     if output.suffix not in (".csv", ".jsonl", ".geojson"):
-        raise UserError(f"--output {output}: a name that ends in .csv, .jsonl or .geojson expected")
-    if (given.batch_size or 1) < 1 or (given.num_workers or 0) < 0:
-        raise UserError("--batch_size: at least 1 expected; --num_workers: at least 0")
+        raise UserError(f"--output: {output} given, a name that ends in .csv, .jsonl or .geojson expected")
+    check_speed(given.batch_size, given.num_workers)
     if output.is_dir():
-        raise UserError(f"--output {output}: a folder of that name is in the way")
+        raise UserError(f"--output {output}: is a folder: choose another name")
     check_writable(output.parent, "--output", any_name=True)
 
     with quick_imports():
@@ -102,8 +101,8 @@ def main(argv: list[str]) -> None:
     precision = given.precision if paced is model else "fp32"  # the band of a cascade was chosen in fp32
     sample = first_pixels(photos, sees) if measured else ()
     pace = choose_pace(paced, sample, photos=len(photos), batch_size=given.batch_size, precision=precision)
-    for told in filter(None, (packing_line(model, trained=False), pace.told, other_size, other_views)):
-        print(told)
+    for line in filter(None, (packing_line(model, trained=False), pace.line, other_size, other_views)):
+        print(line)
     workers = decoding_workers(device) if given.num_workers is None else given.num_workers
     options = {"batch_size": pace.batch_size, "num_workers": workers, "run": pace.run, "views": views}
     rows = predict_photos(model, processor, names, photos, **options)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def pretrain(recipe: PretrainRecipe) -> MilestoneChoice | None:
-    """Run the whole job; returns the choice of the milestone (None on all processes but the first)."""
+    """Run the whole job; returns the choice of the milestone (None on helper processes)."""
     with quick_imports():
         from natix_hf.data.load_photos import forgetting_photos, pretraining_photos
         from natix_hf.data.sources.columns import positive_class
@@ -86,9 +86,9 @@ def main(argv: list[str]) -> None:
 
         from transformers.utils import logging
 
-    # lightly's heads use an older form of it; users cannot do anything about that.
+    # lightly's heads use an older function, and users cannot change that.
     warnings.filterwarnings("ignore", message=".*weight_norm.*", category=FutureWarning)
-    logging.disable_progress_bar()  # files load in a moment, and training has its own bar
+    logging.disable_progress_bar()  # loading is quick, and training has its own bar
     pretrain(recipe)
 
 

@@ -25,15 +25,15 @@ def bars_as_lines(seconds: float = SECONDS) -> None:
             return False
         if bar.disable:  # the bar ends, and tqdm ends the line
             bar.fp.write(text(bar))
-        elif bar.told is None:
-            bar.told = now
-        elif now - bar.told >= seconds:
-            bar.told = now
+        elif bar.last_line is None:
+            bar.last_line = now
+        elif now - bar.last_line >= seconds:
+            bar.last_line = now
             bar.fp.write(text(bar) + "\n")
             bar.fp.flush()
         return True
 
-    tqdm.told = None  # when a bar last wrote a line
+    tqdm.last_line = None  # time at which a bar last wrote a line
     tqdm.display = display
     tqdm.clear = lambda bar, nolock=False: None  # nothing to make room for
     tqdm.moveto = lambda bar, n: None  # each line is below the last

@@ -25,7 +25,7 @@ def command_line() -> CommandParser:
     parser.add_argument("--model_version", default="1.0.0", help="X.Y.Z, also the tag (default %(default)s)")
     parser.add_argument(
         "--hotkey",
-        help="SS58 address of a StreetVision participant; adds what the network asks for (halted as of 2026-05)",
+        help="SS58 address of a StreetVision participant; adds the files that it requires (halted as of 2026-05)",
     )
     parser.add_argument("--dtype", default="fp32", choices=[*DTYPES], help="how weights are stored")
     parser.add_argument("--base_id", help="adapter: Hub id of the base for clients")

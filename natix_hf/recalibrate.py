@@ -19,6 +19,7 @@ from pathlib import Path
 
 from natix_hf.errors import CommandParser, UserError, command
 from natix_hf.files import check_new_folder
+from natix_hf.inference.view_options import check_speed
 from natix_hf.runs.recalibrate_options import parser
 from natix_hf.startup import keep_freed_memory
 
@@ -32,8 +33,7 @@ def main(argv: list[str]) -> None:
     given = command_line().parse_args(argv)
     output = Path(given.output).expanduser()
     check_new_folder(output, "--output")
-    if given.batch_size < 1 or given.num_workers < 0:
-        raise UserError("--batch_size: at least 1 expected; --num_workers: at least 0")
+    check_speed(given.batch_size, given.num_workers)
 
     from transformers.utils.logging import disable_progress_bar
 
@@ -70,8 +70,8 @@ def main(argv: list[str]) -> None:
     views = given.tta or ()
     if not labelled:
         views, note = asked_views(given.model, getattr(model.config, "decision", None), given.tta)
-        for told in filter(None, (other_size, note)):
-            print(told)
+        for line in filter(None, (other_size, note)):
+            print(line)
     check_views(model, views)
     names = labels_of(model)
     calibration, document = room.calibration_of(folder, len(names))
@@ -94,8 +94,8 @@ def main(argv: list[str]) -> None:
         from natix_hf.runs.unlabelled_estimates import seen_shares, unlabelled_lines, unlabelled_report
 
         seen = seen_shares(folder, document, given.model)
-        found = logits(own.rows), label_and_group(own.rows)["group"], calibration, document, seen, positive
-        report = Recalibration(**about, **unlabelled_report(folder, *found, seed=given.seed)._asdict())
+        facts = logits(own.rows), label_and_group(own.rows)["group"], calibration, document, seen, positive
+        report = Recalibration(**about, **unlabelled_report(folder, *facts, seed=given.seed)._asdict())
         report.write(output)
         print("\n".join(unlabelled_lines(report)))
         print(f"{output / 'recalibration.json'}: the report; without labels no model is changed")
@@ -103,7 +103,7 @@ def main(argv: list[str]) -> None:
         return
 
     if not halves and len(own.rows) < room.LEAST:
-        raise UserError(f"{given.photos}: {len(own.rows)} photos that can be used, at least {room.LEAST} are needed")
+        raise UserError(f"{given.photos}: {len(own.rows)} usable photos found, at least {room.LEAST} expected")
     called, halves = ("val_calib", halves) if halves else ("own photos", own.halves(given.seed))
     arrays = {half: label_and_group(rows) for half, rows in halves.items()}
     if options.risk != "none":
@@ -126,7 +126,7 @@ def main(argv: list[str]) -> None:
 
 
 def _photos(given, folder: Path, names: list[str], labelled: bool):
-    """The photos that can be used; what is left out is told."""
+    """The usable photos; prints which ones are left out."""
     from natix_hf.data.own_photos import known_in, read_labelled, read_unlabelled
 
     known = known_in(folder)
@@ -137,11 +137,11 @@ def _photos(given, folder: Path, names: list[str], labelled: bool):
     else:
         own = read_unlabelled(given.photos, known, **columns)
     if not known:
-        print(f"{given.model} does not say which photos it was trained on: make sure that these are none of them")
+        print(f"{given.model} does not say which photos it was trained on: make sure that these are not among them")
     for photo in own.broken[:20]:
         print(f"not read: {photo.id}: {photo.reason}", file=sys.stderr)
     where = ", ".join(f"{count} of {split}" for split, count in own.known.items())
-    for note in [*own.notes, *([f"left out, since the model's own data holds them: {where}"] if where else [])]:
+    for note in [*own.notes, *([f"left out, because the model's own data holds them: {where}"] if where else [])]:
         print(note)
     return own
 

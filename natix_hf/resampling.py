@@ -14,15 +14,15 @@ import numpy as np
 from natix_hf.errors import UserError
 
 LEVEL = 0.95  # share of repetitions in which an interval should contain the true value
-ENDS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)  # shares of the draws that lie below its ends
+ENDS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)  # shares of the draws below the two ends
 CELLS = 2_000_000  # numbers held at once per array: 16 MB
 
 
 def group_numbers(groups: np.ndarray | None, n: int) -> np.ndarray:
-    """Consecutive integers `(n,)` in place of the groups' names; None: each row is a group of its own.
+    """Consecutive integers `(n,)` for the names of the groups; with None each row is its own group.
 
     Raises:
-        UserError: not one group a row.
+        UserError: there is not one group per row.
     """
     if groups is None:
         return np.arange(n)
@@ -71,9 +71,9 @@ def without_added_noise(draws: np.ndarray, value: float) -> np.ndarray:
 
 
 def flawless_high(n_groups: int, alpha: float = ENDS[0]) -> float:
-    """The mistake rate that so many groups without a mistake leave possible (Clopper and Pearson, 1934).
+    """Upper bound of the error rate after `n_groups` groups without a mistake (Clopper and Pearson, 1934).
 
-    The percentile interval fails there: without a mistake every resample is perfect too.
+    The percentile interval fails in this case, because without a mistake every resample is perfect too.
     """
     return float(-np.expm1(np.log(alpha) / n_groups))
 

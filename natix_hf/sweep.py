@@ -1,14 +1,14 @@
-"""Try combinations of values of a recipe, one run after the other, and rank them by `val_select` alone.
+"""Try combinations of values of a recipe, one run after the other, and rank them on `val_select`.
 
 python -m natix_hf.sweep recipes/lora.yaml --grid lora_r=8,16,32 learning_rate=1e-4,3e-4 --output_dir runs/sweep
 python -m natix_hf.sweep recipes/lora.yaml --search tpe --trials 40 --space lora_r=4..64:log augment=basic,auto
 
-Other keys (`--key value`) hold for all runs. `--seeds 0 1 2` trains each combination of a grid with each seed and
-ranks by the mean. The same command goes on where it was stopped: finished runs are kept, an interrupted one resumes,
-one of a grid that failed is tried again. Typed on several machines that share the folder, it shares the runs among
-them. `--only NAME` trains one run (`--only next` one trial of a search), `--only` alone writes the table; `--emit`
-prints such commands for a shell, Slurm or Hugging Face Jobs and trains nothing. Ends with exit status 1 where runs
-failed. `val_test` is not read: SWEEP.md says how the one that won gets its look.
+Other keys (`--key value`) apply to all runs. `--seeds 0 1 2` trains each combination of a grid with each seed and
+ranks by the mean. The same command continues where it was stopped: finished runs are kept, an interrupted one resumes,
+a failed run of a grid is tried again. On several machines that share the folder, it divides the runs among them.
+`--only NAME` trains one run (`--only next` one trial of a search), and `--only` without a name writes the table.
+`--emit` prints such commands for a shell, Slurm or Hugging Face Jobs, and trains nothing. The exit status is 1 if runs
+failed. `val_test` is not read; SWEEP.md says how to test the winner.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def load_network(recipe: Recipe, label_names: list[str], attn_implementation: st
 
 
 def train(recipe: Recipe) -> Part | None:
-    """Run the whole job; returns the document of its purpose (None on all processes but the first)."""
+    """Run the whole job; returns the document of its purpose (None on helper processes)."""
     with quick_imports():
         from natix_hf.modeling.packed_linear import packing_line
         from natix_hf.recipe.check_recipe import check, check_on_photos
@@ -103,8 +103,8 @@ def train(recipe: Recipe) -> Part | None:
     trainer.times |= times
     trained, total = trainer.trainable_parameters / 1e6, trainer.all_parameters / 1e6
     say(f"model: {name}, {total:.1f} M parameters; {method} trains {trained:.3f} M of them ({trained / total:.1%})")
-    if told := packing_line(trainer.model, whole=not (args.torch_compile or trainer.is_fsdp_enabled)):
-        say(told)
+    if line := packing_line(trainer.model, whole=not (args.torch_compile or trainer.is_fsdp_enabled)):
+        say(line)
     try:
         kind.train(trainer, recipe_text=text)
     except KeyboardInterrupt:
@@ -113,7 +113,7 @@ def train(recipe: Recipe) -> Part | None:
         raise
     metrics = kind.finish(trainer, recipe.decision)
     if args.should_log:
-        print("", f"{args.output_dir}: finished", *kind.told(trainer, metrics), sep="\n")
+        print("", f"{args.output_dir}: finished", *kind.lines(trainer, metrics), sep="\n")
     publish_finished(args.output_dir, asked)
     if recipe.data.hold_out_each and recipe.purpose.kind == "run":
         say(f"hold_out_each: python -m natix_hf.folds trains one run for each value of {recipe.data.hold_out_each}")

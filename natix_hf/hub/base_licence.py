@@ -49,8 +49,8 @@ def base_licence(base: str | None, *, ask_hub: bool = False) -> Licence:
 
     Args:
         base: `model_name_or_path` of the recipe, or None if it is not known.
-        ask_hub: download the card of a base if its name does not tell the licence. By default only the local cache is
-            read.
+        ask_hub: download the card of a base if its name does not determine the licence. By default only the local
+            cache is read.
     """
     if base == "builtin:demo-backbone":
         return Licence(
@@ -102,7 +102,7 @@ def _beside(base: str | None, name: str, *, ask_hub: bool) -> Path | None:
 
 
 def _front(card: Path, base_id: str | None) -> dict[str, str] | None:
-    """The licence in a card's front matter; None if the Hub would not accept it."""
+    """The licence in a card's front matter; None if it names none that the Hub accepts."""
     try:
         front = metadata_load(card)
     except (yaml.YAMLError, ValueError):

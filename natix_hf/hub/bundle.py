@@ -65,7 +65,7 @@ def write_bundle(
         document.write(folder)
     if ProbeSearch.there(run):
         ProbeSearch.read(run).write(folder)
-    if not include_photos:  # replaces the export's copy, which withholds nothing
+    if not include_photos:  # replaces the copy in the export, which still holds all texts
         shown.calibration.write(folder)
     splits_summary(splits, names).write(folder)
     Provenance.of(run).write(folder)
@@ -124,7 +124,7 @@ def _licence(base: str | None, folder: Path) -> Licence:
     if not licence.known:
         print(
             f"the licence of the base checkpoint ({hub_id(base) or 'a local folder'}) is not known, and the card says "
-            "so; if you know it, put a README.md with `license:` in its front matter into the checkpoint's folder"
+            "so: if you know it, put a README.md with `license:` in its front matter into the checkpoint's folder"
         )
     if licence.file is not None and licence.front["license"] == "other":
         shutil.copyfile(licence.file, folder / "LICENSE.md")

@@ -225,7 +225,7 @@ def _classes(run_folder: Path) -> list[str]:
     """The names of the classes, in the order of their ids."""
     path = run_folder / "config.json"
     if not path.exists():
-        raise UserError(f"{path}: there is no such file, so the run is not finished: train it to the end")
+        raise UserError(f"{path}: no such file, so the run is not finished: train it to the end")
     names = read_json(path)["id2label"]
     return [names[key] for key in sorted(names, key=int)]
 

@@ -35,10 +35,7 @@ from natix_hf.hub.dataset_card import dataset_card, hub_features
 from natix_hf.hub.hub_errors import check_name, check_token, hub_faults
 
 SHARD_BYTES = 500 * 10**6
-BATCH_BYTES, BATCH_ROWS = (
-    32 * 10**6,
-    100,
-)  # limits of a row group, which is written and read as a whole
+BATCH_BYTES, BATCH_ROWS = 32 * 10**6, 100  # limits of a row group, which is written and read as a whole
 BESIDE = ("splits.json", "SPLITS.md", "conflicts.png")
 
 
@@ -87,22 +84,22 @@ def _read(folder: Path) -> tuple[SplitCertificate, DatasetDict]:
     """The certificate and the splits, after checking that they belong together."""
     if not (folder / "dataset_dict.json").is_file() or not (folder / "splits.json").is_file():
         raise UserError(
-            f"{folder}: no folder of splits (dataset_dict.json or splits.json is missing): make one with "
+            f"{folder}: dataset_dict.json or splits.json is missing, so this is not a folder of splits: make one with "
             "python -m natix_hf.data split SOURCE --output FOLDER"
         )
     certificate = read_certificate(folder)
     try:
         data = load_from_disk(str(folder))
     except (OSError, ValueError, KeyError, pa.ArrowException, DatasetsError) as error:
-        raise UserError(f"{folder}: not a complete save_to_disk folder ({error}); split again") from error
+        raise UserError(f"{folder}: not a complete save_to_disk folder ({error}): split again") from error
     if set(data) != set(SPLITS):
-        raise UserError(f"{folder}: expected the splits {', '.join(SPLITS)}, found {', '.join(data)}; split again")
+        raise UserError(f"{folder}: splits {', '.join(data)} found, {', '.join(SPLITS)} expected: split again")
     differ = bind(certificate, {split: _measured(data[split], folder, split) for split in SPLITS})
     if differ:
-        raise UserError(f"{folder}: {'; '.join(differ[:3])}: nothing was pushed; split again")
+        raise UserError(f"{folder}: {'; '.join(differ[:3])}; nothing was pushed: split again")
     if certificate.straddling:
         raise UserError(
-            f"{folder}: {certificate.straddling} groups are in more than one split: nothing was pushed; split again "
+            f"{folder}: {certificate.straddling} groups are in more than one split; nothing was pushed: split again "
             "without the source's own splits"
         )
     return certificate, data
@@ -112,7 +109,7 @@ def _measured(rows: Dataset, folder: Path, split: str) -> Dataset:
     """`id`, `label` and fingerprints computed from the stored photos instead of those in the column."""
     photos = rows.data.table.column("image")
     if pc.struct_field(photos, "bytes").null_count:
-        raise UserError(f"{folder}: photos of {split} are missing (paths without bytes); split again")
+        raise UserError(f"{folder}: photos of {split} are missing (paths without bytes): split again")
     prints: list[str] = []
     with tqdm(total=len(rows), desc=f"checking {split}", unit="photo", leave=False) as bar:
         for start, stop in batches(_photo_bytes(rows), BATCH_BYTES, BATCH_ROWS):

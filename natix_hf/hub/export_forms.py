@@ -124,12 +124,12 @@ def load_run(run: Path) -> tuple[Any, Any]:
             labels.
     """
     if not (run / "config.json").is_file():
-        raise UserError(f"{run}: no config.json, so there is no model in this run: train it to the end")
+        raise UserError(f"{run}: no config.json, so this run has no model: train it to the end")
     config = read_json(run / "config.json")
     if config.get("model_type") != NatixDinov3Config.model_type:
         raise UserError(
-            f"{run}: config.json is of a {config.get('model_type')}, not of a classifier of natix_hf: export the "
-            "folder of a finished run"
+            f"{run}: config.json: model_type {config.get('model_type')} found, {NatixDinov3Config.model_type} expected"
+            ": export the folder of a finished run"
         )
     labels = list(config["id2label"].values())
     twice = sorted({label for label in labels if labels.count(label) > 1})
@@ -146,7 +146,7 @@ def load_run(run: Path) -> tuple[Any, Any]:
         expected, actual = getattr(calibration, name), getattr(model.head, name).double().numpy()
         if expected.shape != actual.shape or not np.allclose(actual, expected, rtol=1e-5, atol=1e-6):
             raise UserError(
-                f"{run}: calibration.json says {name} {expected.tolist()}, the weights hold {actual.tolist()}: run "
-                f"`python -m natix_hf.calibrate {run}`, which writes both"
+                f"{run}: calibration.json says {name} {expected.tolist()}, but the weights hold {actual.tolist()}: "
+                f"run `python -m natix_hf.calibrate {run}`, which writes both"
             )
     return model, processor

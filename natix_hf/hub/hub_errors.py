@@ -44,7 +44,7 @@ def check_token(repo_id: str) -> None:
 @contextmanager
 def hub_faults(repo_id: str) -> Iterator[None]:
     """Raise errors of the Hub and of the connection as `UserError`."""
-    again = "run the same command again, what was uploaded is kept"
+    again = "run the same command again; files that were uploaded are kept"
     try:
         with _uncovered():
             yield
@@ -58,7 +58,7 @@ def hub_faults(repo_id: str) -> Iterator[None]:
         said = error.server_message or f"status {status}"
         remedies = {
             401: "the Hub does not accept the token: log in with `hf auth login` or set HF_TOKEN",
-            403: "the token may not write there: make one with write access (hf.co/settings/tokens), and check that "
+            403: "the token cannot write there: make one with write access (hf.co/settings/tokens), and check that "
             "the owner's name is yours or your organisation's",
             404: "the repository was deleted in the meantime: run the same command again",
             400: "check the name",

@@ -24,12 +24,13 @@ class HubOptions:
     hub_private_repo: bool = option(False, "create the repository as private")
     model_version: str = option("1.0.0", "version X.Y.Z, which is also the tag")
     hotkey: str | None = option(
-        None, "SS58 address of a StreetVision participant; adds what the network (halted as of 2026-05) asks for"
+        None,
+        "SS58 address of a StreetVision participant; adds the files that the network requires (halted as of 2026-05)",
     )
 
     def __post_init__(self):
         if self.push_to_hub and not self.hub_model_id:
             raise UserError(
-                "push_to_hub: where to? add hub_model_id: owner/name (--hub_model_id owner/name), or leave it out "
-                "with --push_to_hub false"
+                "push_to_hub: no repository given: add hub_model_id: owner/name (--hub_model_id owner/name), or leave "
+                "it out with --push_to_hub false"
             )

@@ -117,6 +117,6 @@ def check_public(folder: Path, names: Names) -> None:
         for word in by_word.keys() & set(_SEPARATORS.split(text)):
             if any(name in text for name in by_word[word]):
                 raise UserError(
-                    f"{path.relative_to(folder)}: names a photo or a group ({word}); such names are published "
-                    "only with --include_photos: nothing was pushed"
+                    f"{path.relative_to(folder)}: names a photo or a group ({word}); nothing was pushed: rename it, "
+                    "or add --include_photos, which publishes such names"
                 )

@@ -93,7 +93,7 @@ def prove(
     if not isinstance(photos, Photos):
         photos = proof_photos(run, photos)
     if say is not None and photos.reason is not None:
-        say(f"proof: the run's own photos of val_select are not available, scenes are generated: {photos.reason}")
+        say(f"proof: scenes are generated, because the run's photos of val_select are not available: {photos.reason}")
     with tempfile.TemporaryDirectory(prefix="natix_hf-proof-") as name:
         work = Path(name)
         for index, content in enumerate(photos.content):
@@ -106,7 +106,9 @@ def prove(
         path = _about(target)
         about = Export.parse(path.read_bytes(), str(path))
         if about.format not in FORMS:
-            raise UserError(f"{path}: format {about.format}, one of {', '.join(FORMS)} expected: export the run again")
+            raise UserError(
+                f"{path}: format {about.format} found, one of {', '.join(FORMS)} expected: export the run again"
+            )
         int8 = about.dtype == "int8"
         tolerance = dict(TOLERANCES["fp32" if int8 else about.dtype])
         expected = _here(str(run), paths, about.image_size if about.calibrated_at else None)
@@ -264,19 +266,21 @@ def _compare(expected: Answers, answers: Answers, tolerance: dict[str, float], r
     who = answers.client.client
     if answers.labels != expected.labels:
         raise UserError(
-            f"proof: {who}: the classes are {', '.join(answers.labels)}, expected {', '.join(expected.labels)} in "
-            "this order: the export does not give the same outputs as the run"
+            f"proof: {who}: classes {', '.join(answers.labels)} found, {', '.join(expected.labels)} expected, in this "
+            "order: the export does not give the same outputs as the run"
         )
     differences = {}
     for name in ("pixels", "logits", "probabilities"):
         wanted, actual = getattr(expected, name), getattr(answers, name)
         if wanted.shape != actual.shape:
-            raise UserError(f"proof: {who}: {name} have shape {actual.shape}, expected {wanted.shape} as in the run")
+            raise UserError(
+                f"proof: {who}: {name} of shape {actual.shape} found, {wanted.shape} expected as in the run"
+            )
         difference = float(np.abs(wanted.astype(np.float64) - actual).max())
         if not difference <= tolerance.get(name, np.inf):  # NaN is refused too
             raise UserError(
-                f"proof: {who}: {name} differ by up to {difference:.3g}, {tolerance.get(name, np.inf):.3g} are "
-                f"allowed: the export does not give the same outputs as the run{remedy}"
+                f"proof: {who}: {name} differ by up to {difference:.3g}, at most {tolerance.get(name, np.inf):.3g} "
+                f"expected: the export does not give the same outputs as the run{remedy}"
             )
         differences[name] = difference
     wanted, actual = expected.probabilities, answers.probabilities

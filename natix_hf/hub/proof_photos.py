@@ -54,7 +54,7 @@ def proof_photos(run: str | Path, given: Sequence[Any] | None = None, count: int
     if given is not None:
         content = _readable(given)
         if not content:
-            raise UserError("--photos: none of them can be read")
+            raise UserError("--photos: none of these can be read: give a folder or a glob of photos")
         return Photos("given", content[:count])
     try:
         return Photos("val_select", _selected(Path(run), count))

@@ -138,7 +138,7 @@ def _check_rights(api: HfApi, repo_id: str) -> None:
     owners = [me["name"], *(organisation["name"] for organisation in me.get("orgs", []))]
     if role == "write" and owner not in owners:
         raise UserError(
-            f"push {repo_id}: the token is that of {me['name']}, who does not belong to {owner}: push to "
+            f"push {repo_id}: the token belongs to {me['name']}, who is not a member of {owner}: push to "
             f"{' or '.join(f'{name}/...' for name in owners)}, or log in as another user"
         )
 
@@ -233,8 +233,8 @@ def publish(run: Path, asked: Publication, say: Callable[[str], None] = print) -
             pushed_proof = prove(run, asked.repo_id, online=True, **proving)
         except UserError as error:
             raise UserError(
-                f"push {asked.repo_id}: it is at {address}, without the tag {asked.version}, because the proof of the "
-                f"pushed model failed: {error}"
+                f"push {asked.repo_id}: the model is at {address}, but without the tag {asked.version}, because "
+                f"its proof failed there: {error}"
             ) from None
         say(_proof_line("after the push", pushed_proof))
         with hub_faults(asked.repo_id):
@@ -311,7 +311,9 @@ def _push(api: HfApi, asked: Publication, folder: Path, place: Place, say: Calla
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     odd = [path.name for path in files if not path.name.endswith(OURS)]
     if odd:
-        raise UserError(f"push {asked.repo_id}: {', '.join(odd)}: not a file of a model: nothing was pushed")
+        raise UserError(
+            f"push {asked.repo_id}: {', '.join(odd)}: not a file of a model; nothing was pushed: export again"
+        )
     head = place.head
     if head is None:
         # Without --private the owner's default on the Hub applies.

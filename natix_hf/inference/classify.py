@@ -91,7 +91,7 @@ class Written:
 
 
 def load_classifier(name_or_path: str) -> tuple[Any, Any]:
-    """A finished model in eval mode, fp32, and its image processor: a run folder, any export of one, or a Hub id.
+    """A finished model in eval mode and fp32, with its image processor: from a run folder, an export or a Hub id.
 
     For a cascade of two runs these are a `CascadeClassifier` and its `StageProcessors`.
 
@@ -104,7 +104,7 @@ def load_classifier(name_or_path: str) -> tuple[Any, Any]:
     if only_a_path(name_or_path) and not run.is_dir():
         raise UserError(f"{name_or_path}: no such folder")
     if RunRecord.there(run) and RunRecord.read(run).status != "finished":
-        raise UserError(f"{name_or_path}: the run is not finished: train it with --resume_from_checkpoint true first")
+        raise UserError(f"{name_or_path}: the run is not finished: finish it with --resume_from_checkpoint true first")
     _refuse_pickles(run)
     if TwoModels.there(run):
         loaded = (load_classifier(str(run / stage)) for stage in STAGES)
@@ -117,7 +117,7 @@ def load_classifier(name_or_path: str) -> tuple[Any, Any]:
             model = GraphClassifier(folder, graph_form(folder))
             return model.eval(), AutoImageProcessor.from_pretrained(folder)
         if AutoConfig.from_pretrained(source).model_type == "dinov3_vit":
-            raise UserError(f"{name_or_path}: a backbone without a head: train it first, python -m natix_hf.train ...")
+            raise UserError(f"{name_or_path}: a backbone without a head: train it first with python -m natix_hf.train")
         model = AutoModelForImageClassification.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
         processor = AutoImageProcessor.from_pretrained(source)
     except UserError:
@@ -140,8 +140,8 @@ def _refuse_pickles(folder: Path) -> None:
     pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
     if pickles and not any(folder.glob("*.safetensors")) and not graph_form(folder):
         raise UserError(
-            f"{folder}: only pickled weights ({', '.join(pickles[:3])}), which can run code when read: "
-            "safetensors are expected; convert them with `save_pretrained` in a place where you trust the file"
+            f"{folder}: only pickled weights ({', '.join(pickles[:3])}), which can run code when read, found, "
+            "model.safetensors expected: convert the weights with `save_pretrained` where you trust the file"
         )
 
 
@@ -207,7 +207,7 @@ def left_early_line(model: Any, written: Written) -> str:
     else:
         cost, unit = (1, model.config.views["tiles"]), "views"
     mean = cost_text(cost[0] + cost[1] * (1 - share))
-    return f"{written.early} photos left early ({share:.1%}): {mean} of {sum(cost):.4g} {unit} a photo"
+    return f"{written.early} photos left early ({share:.1%}): {mean} of {sum(cost):.4g} {unit} per photo"
 
 
 def missing_line(output: Path, labels: Sequence[str]) -> str | None:
@@ -217,7 +217,7 @@ def missing_line(output: Path, labels: Sequence[str]) -> str | None:
         return None
     return (
         f"note: pandas reads the class {misread[0]} as a missing value, quoted or not: "
-        f"pandas.read_csv('{output.name}', keep_default_na=False) keeps it; a .jsonl has no such problem"
+        f"pandas.read_csv('{output.name}', keep_default_na=False) keeps it; a .jsonl file does not have this problem"
     )
 
 

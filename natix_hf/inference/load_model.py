@@ -22,10 +22,10 @@ def check_size(model_name_or_path: str, geometry: Geometry, revision: str | None
     """Check, without reading weights, that a checkpoint exists, is a DINOv3 and takes photos of this size.
 
     Raises:
-        UserError: one of these is not the case.
+        UserError: one of these is not true.
     """
     config = read_config(model_name_or_path, revision)
-    # timm says it in the architecture's name only
+    # timm gives it only in the name of the architecture
     geometry.check_patches(config.get("backbone_config", config).get("patch_size", 16))
 
 
@@ -46,7 +46,7 @@ def sketch_model(
         A model on the meta device; None for timm's layout, where only the weights give the shape.
 
     Raises:
-        UserError: adapter options that do not fit the checkpoint.
+        UserError: the adapter options do not fit the checkpoint.
     """
     config = read_config(model_name_or_path, revision)
     if "model_type" not in config:

@@ -33,11 +33,11 @@ Run = Callable[[torch.Tensor], np.ndarray]
 
 
 class Pace(NamedTuple):
-    """The choice: `run` gives the logits of a batch; `told` is a line about the measurement, or None."""
+    """The choice: `run` gives the logits of a batch; `line` is the printed line about the measurement, or None."""
 
     run: Run
     batch_size: int
-    told: str | None
+    line: str | None
 
 
 def default_device() -> torch.device:
@@ -114,8 +114,12 @@ def _in_bf16(run: Run, device: torch.device) -> Run:
 
 
 def agrees(exact: np.ndarray, other: np.ndarray, shift: Any = 0.0) -> bool:
-    """Whether logits `(n, classes)` give the same decisions as the exact ones and change no probability by more than
-    `MOST_MOVED`; `shift` is what the model adds to its scores for the decision."""
+    """Whether logits decide like the exact ones and change no probability by more than `MOST_MOVED`.
+
+    Args:
+        exact, other: logits `(n, classes)`.
+        shift: what the model adds to its scores for the decision.
+    """
     moved = np.abs(softmax(exact - shift) - softmax(other - shift)).max()
     return bool((exact.argmax(axis=1) == other.argmax(axis=1)).all() and moved <= MOST_MOVED)
 

@@ -79,8 +79,7 @@ class Passes:
 
 
 def operations() -> Any:
-    """A context that counts floating-point operations (`get_total_flops()`), including attention and packed layers on
-    CPUs."""
+    """A context that counts floating-point operations (`get_total_flops()`), also of attention and packing on CPUs."""
     from torch.utils import flop_counter
 
     def forward(query: Any, key: Any, value: Any, *_: Any, out_shape: Any = None, **__: Any) -> int:

@@ -18,6 +18,6 @@ def check_same_views(views: dict[str, Any] | None, processor: Any) -> None:
     trained, made = 0 if views is None else views["tiles"], Geometry.of(processor).shape[0] - 1
     if trained != made:
         raise UserError(
-            f"the model was trained on {views_text(views)}, but its image processor makes {made or 'no'} tiles: take "
+            f"the model was trained on {views_text(views)}, but its image processor makes {made or 'no'} tiles: copy "
             "preprocessor_config.json from the run of these weights, or train for tiles (--views tiles)"
         )

@@ -51,7 +51,7 @@ def uncalibrated_logits(
         for batch, pixels in view_batches(model, processor, photos, views, **speed):
             if batch.broken:
                 number, reason = batch.broken[0]
-                raise UserError(f"photo {number}: {reason}: it could be read before; start again")
+                raise UserError(f"photo {number}: {reason}: it could be read before: start again")
             parts.append(np.mean([answer(model, view).astype(np.float64) for view in pixels], axis=0))
             progress.update(len(batch.indices))
     logits = np.concatenate(parts)

@@ -1,4 +1,4 @@
-"""Command-line options for how a finished model sees photos: size and test-time views.
+"""Command-line options for how a finished model sees photos: size, test-time views, speed.
 
 Imports nothing slow, because `--help` loads this module.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from argparse import ArgumentTypeError
 
-from natix_hf.errors import CommandParser
+from natix_hf.errors import CommandParser, UserError
 
 # Views besides the photo itself.
 TEST_VIEWS = {"flip": "its mirror image", "scales": "3/4 and 5/4 of the size"}
@@ -38,8 +38,17 @@ def add_views_option(parser: CommandParser) -> None:
     )
 
 
+def check_speed(batch_size: int | None, num_workers: int | None) -> None:
+    """Raise `UserError` if `--batch_size` or `--num_workers` is too small; None is `auto`."""
+    for option, number, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
+        if number is not None and number < least:
+            raise UserError(f"--{option}: {number} given, at least {least} expected")
+
+
 def _views(text: str) -> tuple[str, ...]:
     names = text.split(",")
     if names != ["none"] and not set(names) <= TEST_VIEWS.keys():
-        raise ArgumentTypeError(f"{text!r} given, {', '.join(TEST_VIEWS)}, both with a comma, or none expected")
+        raise ArgumentTypeError(
+            f"{text!r} given, {', '.join(TEST_VIEWS)}, both with a comma between them, or none expected"
+        )
     return tuple(name for name in TEST_VIEWS if name in names)

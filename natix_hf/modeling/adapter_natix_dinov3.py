@@ -1,4 +1,4 @@
-"""Loads an exported adapter, which has a config.json of its own, onto its base: raw DINOv3 or a model of our class.
+"""Loads an exported adapter, with its own config.json, onto its base: raw DINOv3 or a model of our class.
 
 This file is saved with the weights (for `trust_remote_code` on the Hub), so it imports only torch, transformers and
 the files saved beside it; peft is imported when an adapter is loaded. The adapter is merged into the weights, as a run
@@ -60,7 +60,7 @@ def refuse_merged(merged: str | None, weights: Mapping[str, torch.Tensor]) -> No
     """
     if merged is not None and adapter_fingerprint(weights) == merged:
         raise ValueError(
-            "this adapter is merged into the weights of this model already, and would be applied twice: use the model "
+            "this adapter is already merged into the weights of this model, and would be applied twice: use the model "
             "as it is, or load the adapter onto the base that its adapter_config.json names"
         )
 
@@ -121,9 +121,9 @@ def refuse_dora_file(adapter: str, adapter_kwargs: Mapping[str, Any] | None = No
     """
     if (_read(adapter, "adapter_config.json", adapter_kwargs) or {}).get("use_dora"):
         raise ValueError(
-            f"{adapter} is a DoRA adapter, whose magnitudes transformers does not load: use "
+            f"{adapter} is a DoRA adapter, and transformers does not load its magnitudes: use "
             "peft.PeftModel.from_pretrained(base_model, adapter), or the adapter/ folder of a finished run, which has "
-            "a config.json of its own"
+            "its own config.json"
         )
 
 
@@ -143,7 +143,9 @@ def load_exported_adapter(
     """
     weights = _find(adapter, "adapter_model.safetensors", adapter_kwargs)
     if weights is None:
-        raise ValueError(f"{adapter} has no adapter_model.safetensors: pickled weights are not read")
+        raise ValueError(
+            f"{adapter}: no adapter_model.safetensors, and pickled weights are not read: save the adapter again"
+        )
     options = {name: value for name, value in (adapter_kwargs or {}).items() if name in ("revision", "token")}
     config = NatixDinov3Config.from_pretrained(adapter, **options)
     base = _read(adapter, "adapter_config.json", adapter_kwargs)["base_model_name_or_path"]
@@ -159,8 +161,8 @@ def load_exported_adapter(
     expected, base_fingerprint = config.adapter_base, fingerprint(model.backbone.state_dict())
     if base_fingerprint != expected:
         raise ValueError(
-            f"the adapter {adapter} was trained on other weights than {base} holds now (fingerprint {expected}, found "
-            f"{base_fingerprint}): take the base as it was, or export the run again"
+            f"{adapter}: the base {base} has the fingerprint {base_fingerprint}, {expected} expected, because the "
+            "adapter was trained on other weights: use the original base, or export the run again"
         )
     # Both files are in this local folder now. For a Hub id peft would also look for pickled weights.
     folder = str(Path(weights).parent)

@@ -25,11 +25,11 @@ BLOCKS = "backbone.model.layer"
 # Initial weights of adapters. pissa and olora move a part of the frozen weights into the adapter; see `save_adapter`.
 INITS = ("default", "gaussian", "orthogonal", "olora", "pissa")
 NOT_INITS = {
-    "pissa_niter": "it draws random numbers, so that the frozen weights could not be found again: use pissa",
-    "eva": "it needs batches of photos before training: use pissa",
-    "corda": "it needs batches of photos before training: use pissa",
-    "lora_ga": "it needs gradients before training: use pissa",
-    "loftq": "it is for quantized weights, and these are fp32: use pissa",
+    "pissa_niter": "pissa_niter draws random numbers, so the frozen weights could not be reconstructed: use pissa",
+    "eva": "eva needs batches of photos before training: use pissa",
+    "corda": "corda needs batches of photos before training: use pissa",
+    "lora_ga": "lora_ga needs gradients before training: use pissa",
+    "loftq": "loftq is for quantised weights, and these are fp32: use pissa",
 }
 
 
@@ -82,15 +82,15 @@ def add_lora(
     layers = model.config.backbone_config.num_hidden_layers
     last_blocks = layers if lora_last_blocks is None else lora_last_blocks
     if not 1 <= last_blocks <= layers:
-        raise UserError(f"lora_last_blocks is {last_blocks}, expected 1 to {layers}, the backbone's blocks")
+        raise UserError(f"lora_last_blocks: {last_blocks} given, 1 to {layers} expected, the blocks of the backbone")
     if not 0 <= unfreeze_last_blocks < last_blocks:
         raise UserError(
-            f"unfreeze_last_blocks is {unfreeze_last_blocks}, expected 0 to {last_blocks - 1}: of {layers} blocks the "
-            f"last {last_blocks} take part, and at least one is left to the adapters (method full trains all)"
+            f"unfreeze_last_blocks: {unfreeze_last_blocks} given, 0 to {last_blocks - 1} expected, because one of the "
+            f"last {last_blocks} of {layers} blocks must be left to the adapters: method full trains all blocks"
         )
     if lora_init not in INITS:
-        reasons = [f", {why}" for name, why in NOT_INITS.items() if str(lora_init).startswith(name)]
-        raise UserError(f"lora_init: {lora_init} given, {', '.join(INITS)} expected{''.join(reasons)}")
+        reasons = [f": {why}" for name, why in NOT_INITS.items() if str(lora_init).startswith(name)]
+        raise UserError(f"lora_init: {lora_init} given, one of {', '.join(INITS)} expected{''.join(reasons)}")
     check_doran(use_doran=use_doran, doran_share=doran_share, use_dora=use_dora, lora_init=lora_init)
     base = None if model.device.type == "meta" else fingerprint(model.backbone.state_dict())
     adapted = range(layers - last_blocks, layers - unfreeze_last_blocks)
@@ -145,7 +145,7 @@ def _whole_modules(model: nn.Module, names: Sequence[str]) -> list[str]:
     module_names = [name for name, _ in model.named_modules()]
     full_names = {name: [full for full in module_names if full == name or full.endswith(f".{name}")] for name in names}
     if unknown := [name for name in names if not full_names[name]]:
-        raise UserError(f"lora_modules_to_save: the model has no module {unknown[0]!r}; try head, norm or embeddings")
+        raise UserError(f"lora_modules_to_save: the model has no module {unknown[0]!r}: try head, norm or embeddings")
     return [full for name in names for full in full_names[name]]
 
 
@@ -155,12 +155,12 @@ def _targets(model: nn.Module, wanted: str | Sequence[str], numbers: Sequence[in
     try:
         re.compile(targets)
     except re.error as error:
-        raise UserError(f"lora_target_modules {wanted!r} is no regular expression: {error}") from None
+        raise UserError(f"lora_target_modules: {wanted!r} is not a regular expression: {error}") from None
     linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not any(re.fullmatch(targets, name) for name in linears):
         block_linears = sorted({name.split(".")[-1] for name in linears if name.startswith(BLOCKS)})
         raise UserError(
-            f"lora_target_modules {wanted!r} matches no linear layer of the blocks: "
+            f"lora_target_modules: {wanted!r} matches no linear layer of the blocks: "
             f"use all-linear or some of {', '.join(block_linears)}"
         )
     return targets
@@ -245,7 +245,7 @@ def load_adapter(
     try:
         peft_model = PeftModel.from_pretrained(model, str(folder), is_trainable=is_trainable)
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"the adapter in {folder} doesn't fit the model: {one_line(error)}") from None
+        raise UserError(f"{folder}: the adapter does not fit the model: {one_line(error)}") from None
     model.adopt_adapter()
     _freeze_mask_token(peft_model)
     peft_model.taken, peft_model.base_fingerprint = {}, None

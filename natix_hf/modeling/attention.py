@@ -35,11 +35,11 @@ class Attention(NamedTuple):
 
     Attributes:
         name: name of the implementation in a recipe and in `run.json`.
-        told: a line for the user if an installed implementation does not run, else None.
+        note: a line for the user if an installed implementation does not run, else None.
     """
 
     name: str
-    told: str | None = None
+    note: str | None = None
 
     @property
     def loaded(self) -> str:
@@ -75,7 +75,7 @@ def choose_attention(
     if not (bf16 and _made_for_fa3(device)):
         return Attention(SDPA)
     if fault := _fault(SDPA_FA3, backbone, **conditions):
-        return Attention(SDPA, f"attention: sdpa, since FlashAttention 3 is installed and does not run: {fault}")
+        return Attention(SDPA, f"attention: sdpa, because FlashAttention 3 is installed but does not run: {fault}")
     return Attention(SDPA_FA3)
 
 
@@ -109,9 +109,8 @@ def check_attention(
     conditions = {"training": training, "bf16": bf16, "device": device, "trust_remote_code": trust_remote_code}
     if fault := _fault(attn_implementation, backbone, **conditions):
         raise UserError(
-            f"attn_implementation {attn_implementation!r} doesn't work on this machine ({device.type}"
-            f"{', bf16' if bf16 else ''}): {fault}; sdpa works everywhere (--attn_implementation auto takes the best "
-            "that runs)"
+            f"attn_implementation: {attn_implementation!r} does not run on this machine ({device.type}"
+            f"{', bf16' if bf16 else ''}): {fault}: use sdpa, which runs everywhere, or auto for the fastest that runs"
         )
 
 

@@ -59,7 +59,7 @@ def local_folder(name_or_path: str, files: Sequence[str] = SETTINGS, revision: s
     if path.exists():
         raise UserError(f"{where} is a file: give the folder that holds config.json and model.safetensors")
     if only_a_path(name_or_path) or name_or_path.startswith("builtin:"):
-        raise UserError(f"{where}: no such file or folder; give a folder with config.json or a Hub id (owner/name)")
+        raise UserError(f"{where}: no such file or folder: give a folder with config.json or a Hub id (owner/name)")
     page = f"{constants.ENDPOINT}/{name_or_path}"
     try:
         return Path(snapshot_download(name_or_path, revision=revision, allow_patterns=list(files)))
@@ -74,13 +74,13 @@ def local_folder(name_or_path: str, files: Sequence[str] = SETTINGS, revision: s
         ) from None
     except (RepositoryNotFoundError, HFValidationError):
         raise UserError(
-            f"{where}: neither a folder here nor a model on the Hub; check the spelling, "
-            "or for a private one run `hf auth login` or set HF_TOKEN"
+            f"{where}: neither a folder here nor a model on the Hub: check the spelling; "
+            "for a private model run `hf auth login` or set HF_TOKEN"
         ) from None
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, ConnectionError, TimeoutError) as error:
         raise UserError(
-            f"{where}: no such folder here; and as a model on the Hub it is not in the cache and {constants.ENDPOINT} "
-            f"can't be reached ({type(error).__name__}): connect (and unset HF_HUB_OFFLINE), or give a local folder"
+            f"{where}: no such folder here, not in the Hub's cache, and {constants.ENDPOINT} can't be reached "
+            f"({type(error).__name__}): connect (and unset HF_HUB_OFFLINE), or give a local folder"
         ) from None
 
 
@@ -100,7 +100,7 @@ def read_config(name_or_path: str, revision: str | None = None) -> dict[str, Any
     try:
         config = json.loads(file.read_text())
     except FileNotFoundError:
-        raise UserError(f"model_name_or_path {name_or_path!r} has no config.json: not a model folder") from None
+        raise UserError(f"model_name_or_path {name_or_path!r} has no config.json: give a model folder") from None
     except ValueError as error:
         raise UserError(f"{file} is not JSON ({error}): download the checkpoint again") from None
     kind = config.get("model_type", config.get("architecture", "unnamed"))
@@ -121,8 +121,8 @@ def _weights_folder(name_or_path: str, revision: str | None) -> Path:
     pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
     content = f"only pickled weights ({', '.join(pickles)}), which can run code when read" if pickles else "no weights"
     raise UserError(
-        f"model_name_or_path {name_or_path!r} has {content}: model.safetensors is expected; "
-        "convert it with `save_pretrained` in a place where you trust the file"
+        f"model_name_or_path {name_or_path!r}: {content} found, model.safetensors expected: "
+        "convert the weights with `save_pretrained` on a machine where you trust the file"
     )
 
 
@@ -150,7 +150,7 @@ def _strictly(model_class: type[PreTrainedModel], name: str, path: Path | None, 
             faults.append(f"{len(keys)} {fault} ({few(keys, 8)})")
     if faults:
         raise UserError(
-            f"model_name_or_path {name!r}: its weights don't fit its config.json: {'; '.join(faults)}; "
+            f"model_name_or_path {name!r}: its weights don't fit its config.json: {'; '.join(faults)}: "
             "take both files from the same checkpoint"
         )
     check_finite(f"model_name_or_path {name!r}", model)
@@ -166,7 +166,7 @@ def check_finite(where: str, model: torch.nn.Module) -> None:
         more = f" and {len(bad) - 1} other tensors" if len(bad) > 1 else ""
         raise UserError(
             f"{where}: its weights hold NaN or infinite values ({count} in {name}{more}): download the checkpoint "
-            "again, or take one from before its training diverged"
+            "again, or use one from before its training diverged"
         )
 
 
@@ -242,7 +242,7 @@ def load_processor(name_or_path: str, geometry: Any, revision: str | None = None
     if not (folder / "preprocessor_config.json").exists():
         raise UserError(
             f"model_name_or_path {name_or_path!r} has no preprocessor_config.json, so the mean and std of its photos "
-            "are unknown: copy that file from the checkpoint it was made from"
+            "are unknown: copy that file from the original checkpoint"
         )
     return kind.from_pretrained(folder, **settings)
 
@@ -264,7 +264,7 @@ def build_model(
     rope_augmentation: bool = False,
     seed: int = 0,
 ) -> NatixDinov3ForImageClassification:
-    """An uncalibrated classifier for `label_names`; from a run of ours its head is kept, otherwise the head is new.
+    """An uncalibrated classifier for `label_names`. A run of ours keeps its head; any other checkpoint gets a new one.
 
     Args:
         name_or_path: as in `load_backbone`.
@@ -363,14 +363,14 @@ def _continued(
         pairs = ", ".join(f"{old} -> {new}" for old, new in zip(known, label_names) if old != new)
         raise UserError(
             f"{where}: the model's classes are {', '.join(known)}, the data's {', '.join(label_names)}: its head "
-            f"would go on under other names ({pairs}): add --reuse_head true if that is meant, name the data's "
-            "classes as the model does, or start from a backbone"
+            f"would be used under other names ({pairs}): add --reuse_head true if you want that, give the data's "
+            "classes the model's names, or start from a backbone"
         )
     if wanted["views"] != config.views:
         raise UserError(
             f"{where}: it was trained on {views_text(config.views)}, the recipe asks for "
-            f"{views_text(wanted['views'])}: give views, views_grid, views_top_k and views_aggregate as they were, or "
-            "start from a backbone"
+            f"{views_text(wanted['views'])}: set views, views_grid, views_top_k and views_aggregate as in training, "
+            "or start from a backbone"
         )
     for option, value in wanted.items():
         if value != getattr(config, option):

@@ -71,7 +71,7 @@ def share_first_matrices(model: nn.Module) -> None:
     pairs = [(layers.get(f"{block}.q_proj"), layers.get(f"{block}.v_proj")) for block in blocks]
     if not pairs or any(query is None or value is None for query, value in pairs):
         raise UserError(
-            "doran_share: block lets q_proj and v_proj share matrices, and lora_target_modules does not name both: "
+            "doran_share: block lets q_proj and v_proj share matrices, but lora_target_modules does not name both: "
             "name both, or leave it out with --doran_share none"
         )
     for query, value in pairs:
@@ -183,6 +183,6 @@ def _refuse_others(module: DoranLinear, state_dict: Mapping[str, Tensor], prefix
     for name in module.lora_doran:
         if f"{prefix}lora_A.{name}.weight" in state_dict and f"{prefix}lora_doran.{name}.log_tau" not in state_dict:
             raise UserError(
-                "this adapter has no networks of DoRAN, and the model trains with use_doran: load it onto a model "
-                "without adapters, or go on from a checkpoint that was trained with use_doran"
+                "this adapter has no networks of DoRAN, but the model trains with use_doran: load it onto a model "
+                "without adapters, or continue from a checkpoint that was trained with use_doran"
             )

@@ -336,16 +336,16 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
         views, shape = self.config.views, tuple(pixel_values.shape)
         if views is None and pixel_values.ndim != 4:
             raise ValueError(
-                f"this model was not trained for tiles: pixel_values of shape (batch, 3, H, W) expected, found "
-                f"{shape}: prepare photos with its own image processor"
+                f"pixel_values: shape {shape} given, (batch, 3, H, W) expected, because this model was not trained "
+                "for tiles: prepare photos with its own image processor"
             )
         # Training may use the whole photo and only some of its tiles.
         if views is not None and (
             pixel_values.ndim != 5 or not (self.training or pixel_values.shape[1] == 1 + views["tiles"])
         ):
             raise ValueError(
-                f"this model sees a photo and its {views['tiles']} tiles: pixel_values of shape (batch, "
-                f"{1 + views['tiles']}, 3, H, W) expected, found {shape}: prepare photos with its own image processor"
+                f"pixel_values: shape {shape} given, (batch, {1 + views['tiles']}, 3, H, W) expected, a photo and its "
+                f"{views['tiles']} tiles: prepare photos with the model's own image processor"
             )
 
     @can_return_tuple
@@ -386,7 +386,7 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
                 other views than the model was trained for.
         """
         if sum(source is not None for source in (pixel_values, features, prefix_states)) != 1:
-            raise ValueError("give either pixel_values or features (or prefix_states), not both")
+            raise ValueError("give exactly one of pixel_values, features and prefix_states")
         outputs = None
         if prefix_states is not None:
             outputs = self._run_last_blocks(prefix_states, **kwargs)
@@ -442,12 +442,14 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
         for name, value in (("temperature", temperature), ("logit_bias", logit_bias)):
             values = torch.as_tensor(value, dtype=torch.float32)
             if values.ndim > 1 or values.numel() not in (1, self.config.num_labels):
-                raise ValueError(f"{name} has shape {tuple(values.shape)}, expected ({self.config.num_labels},)")
+                raise ValueError(f"{name}: shape {tuple(values.shape)} given, ({self.config.num_labels},) expected")
             if not values.isfinite().all() or (name == "temperature" and not (values > 0).all()):
-                raise ValueError(f"{name} is {values.tolist()}, expected finite values, and positive temperatures")
+                raise ValueError(f"{name}: {values.tolist()} given, finite values and positive temperatures expected")
             getattr(self.head, name).copy_(values)
         if isotonic is not None and len(isotonic) != self.config.num_labels:
-            raise ValueError(f"isotonic has {len(isotonic)} entries, expected {self.config.num_labels}, one a class")
+            raise ValueError(
+                f"isotonic: {len(isotonic)} entries given, {self.config.num_labels} expected, one per class"
+            )
         for module in self.modules():  # peft keeps two heads: the original and the trained one
             if isinstance(module, NatixDinov3Head):
                 module.isotonic, module.views_exit = isotonic, views_exit
@@ -478,8 +480,8 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
             stored = getattr(self.head, name).detach().float().cpu()
             if not torch.allclose(stored, torch.tensor(expected), rtol=CALIBRATION_TOLERANCE, atol=1e-6):
                 raise ValueError(
-                    f"the checkpoint's head.{name} is {stored.tolist()} but its config.json says {expected}: "
-                    "one of the two files comes from another run; take both from the same one"
+                    f"the checkpoint's head.{name} is {stored.tolist()}, but its config.json says {expected}: "
+                    "the two files come from different runs: take both from the same run"
                 )
 
     @classmethod

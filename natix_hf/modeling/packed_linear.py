@@ -35,7 +35,7 @@ class Packing(NamedTuple):
     """Whether packed products are used here, and the reason as reported to the user."""
 
     taken: bool
-    told: str
+    reason: str
 
 
 @cache
@@ -67,8 +67,8 @@ def packing() -> Packing:
     except (AttributeError, RuntimeError, NotImplementedError):
         return Packing(False, f"torch {torch.__version__} has no packed products for this processor")
     gain = own_time / packed_time
-    measured = f"a packed product is {gain:.2f} times as quick here as torch's own"
-    return Packing(True, measured) if gain > WORTH else Packing(False, f"{measured}, and {WORTH} is expected")
+    measured = f"a packed product is {gain:.2f} times as fast here as torch's own"
+    return Packing(True, measured) if gain > WORTH else Packing(False, f"{measured}; at least {WORTH} expected")
 
 
 def worth_packing() -> bool:
@@ -87,17 +87,17 @@ def packing_line(model: torch.nn.Module, *, whole: bool = True, trained: bool = 
     layers = packable(model)
     if not layers:
         return None
-    plain = "linear layers run as torch has them"
+    plain = "linear layers are not packed"
     if not whole:
         return f"{plain}: the model is compiled or sharded"
     if not worth_packing():
-        return f"{plain}: {packing().told}"
+        return f"{plain}: {packing().reason}"
     needed, free = _memory_of(layers, model), _free_memory()
     if needed > ROOM * free:
-        return f"{plain}: packing takes {needed / 1e9:.1f} GB, and a quarter of {free / 1e9:.1f} GB may go to it"
+        return f"{plain}: packing needs {needed / 1e9:.1f} GB, more than a quarter of the free {free / 1e9:.1f} GB"
     frozen = sum(not layer.weight.requires_grad for layer in layers)
     also = f", {frozen} of {len(layers)} also in training" if trained else ""
-    return f"linear layers run packed{also}: {packing().told}"
+    return f"linear layers are packed{also}: {packing().reason}"
 
 
 def _changes(weight: torch.Tensor) -> int | None:

@@ -32,7 +32,7 @@ def refusal(config: NatixDinov3Config) -> str | None:
     backbone = config.backbone_config
     activation = "silu" if backbone.use_gated_mlp else "gelu"
     if config.views is not None:
-        return f"it sees a photo and its {config.views['tiles']} tiles, and timm's classes take one picture a photo"
+        return f"it sees a photo and its {config.views['tiles']} tiles, and timm's classes take one picture per photo"
     if config.pooling not in POOLINGS:
         return f"pooling {config.pooling} concatenates features, and timm pools either the class token or the mean"
     if config.feature_layers > 1:
@@ -40,7 +40,7 @@ def refusal(config: NatixDinov3Config) -> str | None:
     if config.head != "linear":
         return f"head {config.head} has a hidden layer, and timm's head is one linear layer"
     if config.isotonic is not None:
-        return "an isotonic calibration is no linear layer: fit a temperature instead (calibrator: [temperature])"
+        return "an isotonic calibration is not a linear layer: fit a temperature instead (calibrator: [temperature])"
     if backbone.hidden_act != activation:
         return f"hidden_act {backbone.hidden_act} of the backbone, timm's DINOv3 has {activation}"
     if backbone.layer_norm_eps != 1e-5:

@@ -57,7 +57,7 @@ def check(recipe: PretrainRecipe, text: str) -> Attention:
         device=args.device,
         trust_remote_code=model.trust_remote_code,
     )
-    for line in filter(None, (attention.told, point and attention_line(point, attention.name))):
+    for line in filter(None, (attention.note, point and attention_line(point, attention.name))):
         if args.should_log:
             print(line)
     check_pretraining(options, args, patch=config.get("patch_size", 16))

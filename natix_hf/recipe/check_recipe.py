@@ -69,7 +69,7 @@ def check(recipe: Recipe, text: str) -> Attention:
         device=args.device,
         trust_remote_code=model.trust_remote_code,
     )
-    for line in filter(None, (attention.told, point and attention_line(point, attention.name))):
+    for line in filter(None, (attention.note, point and attention_line(point, attention.name))):
         say(line)
     return attention
 

@@ -130,7 +130,7 @@ def latency_document(seconds: Sequence[float], cores: int, threads: int, limit: 
 
 
 def robustness_lines(document: Robustness, metric: str = "mcc") -> list[str]:
-    """What a command prints of `robustness.json`: the metric clean, by level of each profile, and the latency."""
+    """The printed lines of `robustness.json`: the metric on clean photos and on each level of a profile, latency."""
     clean = document.clean[metric]
     lines = [
         f"{metric.upper()} on {document.split} ({document.n} photos, {document.groups} groups): clean "
@@ -143,7 +143,8 @@ def robustness_lines(document: Robustness, metric: str = "mcc") -> list[str]:
             name = "all levels" if case.level is None else f"level {case.level}"
             figure, change = case.metrics[metric], difference_text(case.difference[metric])
             lines.append(
-                f"  {profile.profile} {name}: {figure_text(figure.value)} ({interval_text(figure)}), to clean {change}"
+                f"  {profile.profile} {name}: {figure_text(figure.value)} ({interval_text(figure)}), "
+                f"change from clean {change}"
             )
     if sent := sent_text(document.profiles):
         lines.append(f"  sent: {sent}")

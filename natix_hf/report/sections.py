@@ -83,10 +83,10 @@ def count_cell(count: int) -> Cell:
 
 
 def robustness_section(document: Robustness, *, distortions: bool = True) -> Section:
-    """`robustness.json`: the photos as each profile sends them, beside the photos as they are.
+    """`robustness.json`: figures on the photos as each profile sends them, compared with the clean photos.
 
     Args:
-        distortions: with a row for each distortion at each severity.
+        distortions: also show a row for each distortion at each severity.
     """
     rows = [["clean", "photos as they are", count_cell(document.n), *_sent_cells(document.clean)]]
     for one in document.profiles:
@@ -100,16 +100,15 @@ def robustness_section(document: Robustness, *, distortions: bool = True) -> Sec
         "robustness",
         "Robustness",
         "Robustness",
-        f"The same photos as a challenge sends them: {document.n} photos in {document.groups} groups of "
-        f"{document.split}; {100 * document.level:g}\u00a0% intervals from {document.resamples} resamples of "
-        f"whole groups. A profile is a guess, with its date, at what is done to photos on their way"
-        f"{f'; sent: {sent}' if sent else ''}.",
+        f"The {document.n} photos of {document.split} ({document.groups} groups) as challenge profiles send them, "
+        f"with {100 * document.level:g}\u00a0% intervals from {document.resamples} resamples of whole groups. A "
+        f"profile is a dated guess at what happens to photos on their way{f'; sent: {sent}' if sent else ''}.",
         ["profile", "what is done", "predictions", *(LABELS[name] for name in SENT)],
         rows,
         words=2,
-        foot=f"Time for a photo on this CPU ({latency.threads} threads, {latency.n} photos one at a time): half "
-        f"take up to {latency.p50:.2f} s, 99 of 100 up to {latency.p99:.2f} s, the slowest "
-        f"{latency.max:.2f} s; {latency.over_limit} took longer than the {latency.limit:g} s that a client has."
+        foot=f"Time per photo on this CPU ({latency.threads} threads, {latency.n} photos one at a time): median "
+        f"{latency.p50:.2f} s, 99th percentile {latency.p99:.2f} s, longest {latency.max:.2f} s; {latency.over_limit} "
+        f"took longer than the limit of {latency.limit:g} s for a client."
         if latency
         else "",
     )

@@ -21,9 +21,9 @@ def save_model(trainer: NatixTrainer, run: Path, calibration: CalibrationFile) -
     The trainer keeps the merged model. The cost of a sharded model is not measured, because this needs all processes.
 
     Args:
-        trainer: whose training is over.
-        run: where to.
-        calibration: of the run.
+        trainer: after training.
+        run: the run folder.
+        calibration: calibration of the run.
     """
     from peft import PeftModel
 
@@ -38,7 +38,8 @@ def save_model(trainer: NatixTrainer, run: Path, calibration: CalibrationFile) -
     with carried_out(run, ASSEMBLE, purpose=trainer.splits.purpose), staging(run) as stage:
         if isinstance(model, PeftModel):
             for config in model.peft_config.values():
-                # A path of this machine; an export names the base otherwise (modeling/exports/adapter_folder.py).
+                # May be a path on this machine; an export has its own name for the base
+                # (modeling/exports/adapter_folder.py).
                 config.base_model_name_or_path = base_place(config.base_model_name_or_path)
             save_adapter(model, stage / "adapter")
             (stage / "adapter" / "README.md").unlink(missing_ok=True)  # peft's empty card; the run's own is beside it
@@ -61,8 +62,13 @@ def recalibrate_weights(run: Path, calibration: CalibrationFile) -> None:
 
 
 def write_into_weights(folder: Path, calibration: CalibrationFile, views: Sequence[str] = ()) -> None:
-    """Write a calibration into the head (of model and adapter) and the config of a saved model, without loading it;
-    `views` are those whose averaged logits it was fitted on."""
+    """Write a calibration into the heads (of model and adapter) and the configs of a saved model, without loading it.
+
+    Args:
+        folder: folder of the model.
+        calibration: the new calibration.
+        views: the views whose averaged logits it was fitted on.
+    """
     import torch
     from safetensors.torch import load_file, save_file
 

@@ -24,23 +24,23 @@ from natix_hf.runs.decision_options import DecisionOptions
 
 
 class StageLogits(NamedTuple):
-    """The same rows as both stages see them."""
+    """The logits of both stages for the same rows."""
 
     early: SavedLogits
     full: SavedLogits
 
     @classmethod
     def of(cls, rows: SavedLogits) -> StageLogits:
-        """The whole photo alone and all its views, or what two models said, of rows that hold both."""
+        """From rows with the logits of both stages: the whole photo and all its views, or two models."""
         return cls(dataclasses.replace(rows, logits=rows.whole), rows)
 
 
 class Stages(NamedTuple):
-    """What `cascade_rows` has to know of the stages of a run beside their logits.
+    """Costs and training shares of the two stages of a run.
 
     Attributes:
-        cost: of the first, and what the second adds, in the unit `cost_in`.
-        trained: class shares to which the logits of each belong; None: those of the rows.
+        cost: cost of the first stage, and what the second adds, in the unit `cost_in`.
+        trained: class shares to which the logits of each stage belong; None: those of the rows.
     """
 
     cost: tuple[float, float]
@@ -52,7 +52,7 @@ def stages_of(run: Path, trained: np.ndarray | None) -> Stages:
     """The stages of a run: its two models, or the whole photo and its tiles in one model.
 
     Args:
-        run: its folder.
+        run: the run folder.
         trained: class shares to which the logits of a single model belong.
     """
     if TwoModels.there(run):
@@ -66,12 +66,12 @@ def stages_of(run: Path, trained: np.ndarray | None) -> Stages:
 
 
 class CascadeRows(NamedTuple):
-    """What `decide` and `guaranteed` of `calibrate_run` are called with for a cascade.
+    """The arguments of `decide` and `guaranteed` (in `calibrate_run`) for a cascade.
 
     Attributes:
         cascade: the fitted cascade, for `guaranteed` and for `calibration.json`.
         fit, control: rows with the composite logits.
-        trained: for `decide`: class shares to which the composite's logits belong, None: those of the rows.
+        trained: for `decide`: class shares to which the composite logits belong; None: those of the rows.
     """
 
     cascade: Cascade
@@ -96,15 +96,15 @@ def cascade_rows(
 
     Args:
         fit, control: the parts of val_calib.
-        options: with a `views_exit`; also calibrators of the stages, and whether abstention is promised too.
-        names: of the classes.
+        options: the `views_exit`, the calibrators of the stages, and whether abstention is guaranteed too.
+        names: class names.
         positive: id of the positive class.
         trained: class shares `(classes,)` to which the logits of each stage belong; None: those of the rows.
-        cost: of the first stage, and what the second adds; `cost_in`, the unit.
-        fitted_on: what the control rows are called.
+        cost: cost of the first stage, and what the second adds; `cost_in` is the unit.
+        fitted_on: name of the control rows in documents.
 
     Raises:
-        UserError: the stages saw other rows, or as `fit_cascade`.
+        UserError: the stages have predictions for different rows, or as `fit_cascade`.
     """
     counts = np.bincount(fit.early.label, minlength=len(names))
     offsets = [offset_to(counts / counts.sum(), shares, options.calibrator) for shares in trained]
@@ -137,7 +137,7 @@ def _rows(rows: StageLogits) -> StageRows:
     early, full = rows
     if early.ids is not None and not np.array_equal(early.ids, full.ids):
         raise UserError(
-            f"cascade: the stages answered other photos, {len(early.ids)} and {len(full.ids)} of them or in another "
-            "order: let both predict the same splits"
+            f"cascade: the stages have predictions for different photos ({len(early.ids)} and {len(full.ids)}) or in "
+            "a different order: predict the same splits with both"
         )
     return StageRows(early.logits, full.logits, early.label, early.group)

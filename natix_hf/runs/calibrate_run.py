@@ -46,15 +46,15 @@ def check_decision(options: DecisionOptions, names: Sequence[str], positive: int
     """Check the options against the classes.
 
     Returns:
-        The expected share of each class, `(classes,)`; None where the options expect none.
+        The expected share of each class, `(classes,)`; None if the options give none.
 
     Raises:
-        UserError: names the option.
+        UserError: an option does not fit the classes; the message names it.
     """
     if len(names) != 2:
         for option, asked in (("fold_threshold", options.fold_threshold), ("risk", options.risk != "none")):
             if asked:
-                raise UserError(f"{option}: for two classes only, these are {len(names)}: leave it out")
+                raise UserError(f"{option}: only for two classes, and there are {len(names)}: leave it out")
     return class_prior(options.target_prior, names, positive) if options.target_prior else None
 
 
@@ -90,16 +90,16 @@ def calibrate_run(
         run: a folder with `run.json`, `splits.json` and the predictions on `val_calib`.
         options: those of the run by default.
         deployment: where `target_prior` comes from, if it was estimated; see `runs.deployment_shares`.
-        insist: raise where the guarantee, or the promise of early exits, is out of reach, rather than note it.
+        insist: raise if the guarantee or the promise of early exits is out of reach; by default it is only noted.
 
     Raises:
-        UserError: the run is a refit, has no such predictions, or cannot have these options; nothing is written then.
+        UserError: the run is a refit, has no such predictions, or cannot have these options. Nothing is then written.
     """
     run = Path(run)
     record = RunRecord.read(run)
     if record.purpose == "refit":
         raise UserError(
-            f"{run}: a refit saw the rows of val_calib: its calibration is carried over and stays as it is"
+            f"{run}: a refit was trained on val_calib and keeps the calibration of its honest run: calibrate that run"
         )
     splits, options = read_certificate(run), options or options_of(run)
     with carried_out(run, CALIBRATE, dataclasses.asdict(options)):
@@ -122,8 +122,8 @@ def _fitted(
     met = split_as_sent("val_calib", options.calibrate_on)
     if not (run / "predictions" / f"{met}.parquet").is_file() and met != "val_calib":
         raise UserError(
-            f"calibrate_on {options.calibrate_on}: {run} has no predictions on val_calib as it sends it: train with "
-            "that key, or leave it out"
+            f"calibrate_on: {options.calibrate_on} given, but {run} has no predictions on val_calib under this "
+            "profile: train with that key, or leave it out"
         )
     rows = read_predictions(run, met, "fit")
     check_classes(rows, names, f"{run}: predictions/{met}.parquet")
@@ -131,8 +131,8 @@ def _fitted(
     cascade, used = None, [("fit calibration", "fit", len(rows.label))]
     if record.purpose == "cascade" and not exit_of(options):
         raise UserError(
-            f"views_exit: none given, and without exits {run} is its second model alone, which has a run of its own: "
-            "risk, or two numbers low and high, expected"
+            f"views_exit: none given, risk or two numbers (low and high) expected: without exits {run} would be only "
+            "its second model, which has its own run"
         )
     if exit_of(options):
         sent = (run / "predictions" / "robustness").glob("*.parquet")
@@ -142,21 +142,21 @@ def _fitted(
         control = read_predictions(run, met, "control")
         stages = stages_of(run, trained)
         both = StageLogits.of(rows), StageLogits.of(control)
-        found = cascade_rows(*both, options, names, positive, **stages._asdict())
-        cascade, rows, trained = found.cascade, found.fit, found.trained
+        combined = cascade_rows(*both, options, names, positive, **stages._asdict())
+        cascade, rows, trained = combined.cascade, combined.fit, combined.trained
         used.append(("early exits", "control", len(control.label)))
-    asked = options, target, names, positive, trained
-    document = decide(rows, *asked, fitted_on=f"{met}/fit")
+    settings = options, target, names, positive, trained
+    document = decide(rows, *settings, fitted_on=f"{met}/fit")
     if met != "val_calib":
         clean = read_predictions(run, "val_calib", "fit")
-        fits = {"clean": decide(clean, *asked, fitted_on="val_calib/fit"), options.calibrate_on: document}
+        fits = {"clean": decide(clean, *settings, fitted_on="val_calib/fit"), options.calibrate_on: document}
         fitted_rows = {"clean": clean, options.calibrate_on: rows}
         compared = {name: _compared(fit, fitted_rows) for name, fit in fits.items()}
         sent = sent_as(run / "predictions" / f"{met}.parquet")
         document = document.model_copy(update={"compared": compared, "sent": sent})
     document = document.model_copy(update={"cascade": cascade})
     if options.risk != "none":
-        control = found.control if cascade else read_predictions(run, met, "control")
+        control = combined.control if cascade else read_predictions(run, met, "control")
         about = Calibration.from_document(document), control, options, names, f"{met}/control"
         guarantee = guaranteed(*about, cascade=cascade)
         document = document.model_copy(update={"guarantee": guarantee})
@@ -181,14 +181,14 @@ def decide(
     """Fit calibrator, prior and threshold on labelled rows. The guarantee needs other rows.
 
     Args:
-        rows: with their logits before calibration.
-        options: which calibrators, which metric, whether its threshold is used.
-        target: expected shares of the classes, `(classes,)`, or None.
-        names: of the classes.
+        rows: rows with logits before calibration.
+        options: the calibrators, the metric of the threshold, and whether that threshold is used.
+        target: expected class shares, `(classes,)`, or None.
+        names: class names.
         positive: id of the positive class.
-        trained: class shares `(classes,)` to which the logits belong, where training saw others than its photos have
-            (balanced sampling, weights, adjustment); None: those of its photos, which are those of the rows.
-        fitted_on: what the rows are called.
+        trained: class shares `(classes,)` to which the logits belong, if training changed them (balanced sampling,
+            weights, adjustment); None: the shares of the rows.
+        fitted_on: name of the rows in documents.
     """
     labels = rows.label
     counts = np.bincount(labels, minlength=len(names))
@@ -199,10 +199,10 @@ def decide(
     calibration, notes, weights = fit.calibration, list(fit.notes), None
     if offset.any():
         notes.append(
-            f"training saw {_shares(trained, names)}, these photos are {_shares(seen, names)}: the logits are moved "
-            "by the difference first"
+            f"class shares in training: {_shares(trained, names)}; in these photos: {_shares(seen, names)}; the "
+            "logits are first adjusted for the difference"
         )
-    if every_class and (line := _tells_nothing(calibration, rows, seen, names)):
+    if every_class and (line := _uninformative_line(calibration, rows, seen, names)):
         notes.append(line)
 
     if target is not None and every_class:
@@ -211,7 +211,7 @@ def decide(
         weights = importance_weights(labels, seen, target)
     elif target is not None:
         absent = ", ".join(names[k] for k in np.flatnonzero(counts == 0))
-        notes.append(f"no photo of {absent} among these, the probabilities are not moved to target_prior")
+        notes.append(f"no photo shows {absent}, so the probabilities are not adjusted to target_prior")
 
     choice, folded = None, False
     if len(names) == 2 and every_class:
@@ -275,25 +275,25 @@ def _stays_half(choice: ThresholdChoice | None, n: int) -> str | None:
     """
     least = CALIBRATORS["temperature"].least_rows
     if choice is None:
-        return f"all {n} photos are of one class, a threshold needs both, it stays 0.5"
+        return f"the threshold stays 0.5: all {n} photos have the same class, and a threshold needs both"
     if n < least:
-        return f"{n} photos are too few for a threshold ({least} needed), it stays 0.5"
+        return f"the threshold stays 0.5: {n} photos are too few to choose another ({least} needed)"
     if not choice.reachable:
         return "the threshold stays 0.5"
     if choice.constraint is not None:
         return None
-    told, held = f"threshold {choice.threshold:.3f} for {choice.metric}", choice.held_out
+    best, held = f"the threshold stays 0.5: {choice.threshold:.3f} is best for {choice.metric}", choice.held_out
     if held is None:
-        return f"{told}: all photos are one group, nothing can be held out to judge it by, it stays 0.5"
+        return f"{best}, but all photos are in one group, so it cannot be checked on held-out groups"
     if held.gain > held.gain_se:
         return None
     return (
-        f"{told}: thresholds chosen so have {choice.measures} {held.value:.3f} on held-out groups, 0.5 has "
-        f"{held.at_half:.3f}, a gain of {held.gain:+.3f} with a standard error of {held.gain_se:.3f}: it stays 0.5"
+        f"{best}, but on held-out groups thresholds chosen in this way have {choice.measures} {held.value:.3f} and "
+        f"0.5 has {held.at_half:.3f}, a gain of {held.gain:+.3f} with a standard error of {held.gain_se:.3f}"
     )
 
 
-def _tells_nothing(
+def _uninformative_line(
     calibration: Calibration, rows: SavedLogits, shares: np.ndarray, names: Sequence[str]
 ) -> str | None:
     """A line if the probabilities do not beat the class shares as predictions by more than one standard error."""
@@ -303,9 +303,8 @@ def _tells_nothing(
     if gain > error:
         return None
     return (
-        f"the model's scores tell nothing clear about these {len(labels)} photos: its probabilities predict them no "
-        "better than the shares of the classes do; see whether the classes are what the model calls "
-        f"{' and '.join(names)}"
+        f"the probabilities of the model predict the classes of these {len(labels)} photos no better than the class "
+        f"shares do: check that the model means the same by {' and '.join(names)} as the labels do"
     )
 
 
@@ -322,13 +321,13 @@ def guaranteed(
     *,
     cascade: Cascade | None = None,
 ) -> Guarantee:
-    """What `decision.risk_control` proves on rows that nothing else has read, and its `lines` in words.
+    """The guarantee that `decision.risk_control` proves on rows that nothing else has read, with its printed lines.
 
     Args:
-        calibration, options, names: of the model.
-        control: the rows; of a cascade its composite logits.
-        fitted_on: what they are called.
-        cascade: whose exit was chosen on the same rows: it has taken its part of delta.
+        calibration, options, names: calibration, decision options and class names of the model.
+        control: the rows; for a cascade with its composite logits.
+        fitted_on: name of the rows in documents.
+        cascade: a cascade whose exit was chosen on the same rows, which has used a part of delta.
     """
     from natix_hf.decision.cascade import LeftForRisk, left_for_risk
     from natix_hf.decision.risk_control import capacity_line, control_risk, guarantee_line
@@ -370,7 +369,7 @@ class Carried(NamedTuple):
 
 
 def carried(document: CalibrationFile, views: Sequence[str] = ()) -> Carried:
-    """What a model with this calibration stores; `views` are those whose averaged logits it was fitted on."""
+    """What a model with this calibration stores; `views` are the views whose averaged logits it was fitted on."""
     calibration = Calibration.from_document(document)
     knots = calibration.isotonic
     return Carried(
@@ -400,7 +399,7 @@ def _compared(fit: CalibrationFile, rows: Mapping[str, SavedLogits]) -> Compared
         calibrator=fit.calibrator,
         temperature=fit.temperature,
         threshold=choice and choice.threshold,
-        nll_on={name: _nll(calibration, one) for name, one in rows.items()},
+        nll_on={name: _nll(calibration, part) for name, part in rows.items()},
     )
 
 

@@ -27,9 +27,9 @@ class Judge:
     """Scores frozen features on one set of labelled rows.
 
     Args:
-        train, judged: rows with `label` and `group`.
+        train, judged: rows to fit on and rows to score, with `label` and `group`.
         metric: name of the score.
-        positive: class that a score of one class speaks of.
+        positive: id of the positive class.
     """
 
     def __init__(self, train: Any, judged: Any, metric: str, positive: int) -> None:
@@ -44,34 +44,34 @@ class Judge:
         }
 
     def score(self, logits: np.ndarray) -> float:
-        """The metric, 0 where it is not defined."""
+        """The metric; 0 if it is undefined."""
         return float(np.nan_to_num(classification_metrics(logits, self.wanted, self.positive)[self.metric]))
 
     def probes(
         self, features: np.ndarray, judged: np.ndarray
     ) -> tuple[dict[str, float | None], dict[str, list[np.ndarray]]]:
-        """Share of the labels -> score, and the logits of each draw of them; nothing where they lack a class."""
-        found: dict[str, float | None] = dict.fromkeys(self.subsets)
+        """By share of the labels: the score, and the logits of each draw. None if a class is missing."""
+        scores: dict[str, float | None] = dict.fromkeys(self.subsets)
         logits: dict[str, list[np.ndarray]] = {}
         for name, subsets in self.subsets.items():
             if all(rows is not None for rows in subsets):
                 logits[name] = [
                     probe_logits(features[rows], self.labels[rows], judged, self.classes) for rows in subsets
                 ]
-                found[name] = float(np.mean([self.score(one) for one in logits[name]]))
-        return found, logits
+                scores[name] = float(np.mean([self.score(draw) for draw in logits[name]]))
+        return scores, logits
 
     def differences(
         self, ours: dict[str, list[np.ndarray]], theirs: dict[str, list[np.ndarray]], level: float
     ) -> dict[str, Difference]:
-        """Share of the labels -> our score less theirs, with its interval; the draws of a share are judged as one."""
-        found = {}
+        """By share of the labels: our score minus theirs, with its interval over all draws of the share together."""
+        differences = {}
         for name, draws in ours.items():
             labels, groups = (np.tile(values, len(draws)) for values in (self.wanted, self.groups))
-            one, other = np.concatenate(draws), np.concatenate(theirs[name])
-            gap = paired_differences(one, other, labels, groups, positive=self.positive, level=level)
-            found[name] = Difference.of(gap[self.metric])
-        return found
+            logits = np.concatenate(draws), np.concatenate(theirs[name])
+            gap = paired_differences(*logits, labels, groups, positive=self.positive, level=level)
+            differences[name] = Difference.of(gap[self.metric])
+        return differences
 
     def neighbours(self, features: np.ndarray, judged: np.ndarray) -> float:
         """The score of nearest neighbours."""
@@ -91,12 +91,12 @@ def choose(
     """Probe the original and every milestone, and choose.
 
     Args:
-        milestones: folders.
-        steps: of each.
-        features: frozen features of one of them.
-        judge: on the data of the run.
-        forgetting: on the data set of another kind.
-        level: of the interval of one milestone; several share what is left of it (Bonferroni).
+        milestones: their folders.
+        steps: the training step of each milestone.
+        features: computes the frozen features of a milestone.
+        judge: scores on the data of the run.
+        forgetting: scores on a data set of another kind; `forgetting_name` is its name.
+        level: confidence level of all intervals together (Bonferroni).
     """
     metric, sign = judge.metric, -1.0 if judge.metric in LOWER_IS_BETTER else 1.0
     level = 1 - (1 - level) / max(1, len(milestones))
@@ -129,7 +129,7 @@ def choose(
     reason = f"the milestone of step {best.step} beats the original: {shown}"
     if not beaten:
         reason = (
-            f"the original is kept: no milestone beats it beyond the interval; the best, of step {best.step}: {shown}"
+            f"the original is kept, because no milestone is clearly better; the best one, of step {best.step}: {shown}"
         )
     return MilestoneChoice(
         metric=metric,
@@ -147,7 +147,7 @@ def choice_lines(choice: MilestoneChoice) -> list[str]:
     """The table of candidates as text, and the reason."""
     heads = ["step", *SHARES, "k-NN", *(["forgetting"] if choice.forgetting_name else [])]
     lines = [
-        f"{choice.metric} on val_select ({choice.rows} photos, {choice.groups} groups), probes with so many labels:"
+        f"{choice.metric} on val_select ({choice.rows} photos, {choice.groups} groups), probes by share of the labels:"
     ]
     lines.append("  ".join(f"{head:>10}" for head in heads))
     for one in choice.candidates:

@@ -30,7 +30,7 @@ from natix_hf.runs.provenance import now, versions
 from natix_hf.runs.saved_logits import WHOLE, read_predictions
 from natix_hf.runs.steps import COMBINE, carried_out
 
-# Of a run's folder: the model with what it takes to load it, and what says what it is.
+# The files of each run that are copied: the model, what is needed to load it, and its documents.
 MODEL = (
     *("config.json", "preprocessor_config.json", "*.safetensors", "*.safetensors.index.json", "*.py"),
     *("recipe.yaml", "calibration.json", PhotoCost.file_name, "LICENSE*", "NOTICE*"),
@@ -52,17 +52,16 @@ def combine_runs(folders: Sequence[str | Path], output: Path, asked: dict[str, A
     """Make the folder of a cascade and calibrate it.
 
     Args:
-        folders: of the two runs, that of the cheaper one first.
-        output: folder to make, absent or empty.
-        asked: decision options; those that are not among them are as the second run was trained, and `views_exit` is
-            `risk`.
+        folders: folders of the two runs, the cheaper one first.
+        output: folder to create, absent or empty.
+        asked: decision options. The others are those of the second run, with `views_exit` `risk`.
 
     Returns:
-        Its calibration, and a line on what the folder holds.
+        The calibration, and a line that says what the folder holds.
 
     Raises:
-        UserError: runs that cannot be one cascade, or a promise that so few control rows cannot keep; no folder is
-            left then.
+        UserError: the runs cannot form a cascade, or there are too few control rows for the promise. No folder is
+            then left.
     """
     check_new_folder(output, "--output")
     first, second = _members(folders)
@@ -87,7 +86,7 @@ def _members(folders: Sequence[str | Path]) -> tuple[Member, Member]:
         raise UserError(f"--cascade: {len(folders)} given, two runs expected, the cheaper one first: {TYPED}")
     first, second = (_member(folder) for folder in folders)
     if first.run.resolve() == second.run.resolve():
-        raise UserError(f"--cascade: {first.run} is named twice: two runs expected, the cheaper one first: {TYPED}")
+        raise UserError(f"--cascade: {first.run} given twice, two runs expected, the cheaper one first: {TYPED}")
 
     def refuse(what: str) -> None:
         raise UserError(
@@ -111,22 +110,24 @@ def _member(folder: str | Path) -> Member:
     record = RunRecord.read(run)
     if record.purpose == "refit":
         raise UserError(
-            f"--cascade: {run} is a refit, which saw the rows that would calibrate it: name the run that it came from"
+            f"--cascade: {run} is a refit, which was trained on the rows that calibrate a cascade: name its honest run"
         )
     if record.purpose == "cascade":
-        raise UserError(f"--cascade: {run} is a cascade itself, and there are two stages: name runs of one model")
+        raise UserError(
+            f"--cascade: {run} is itself a cascade, and a cascade has only two stages: name runs of one model"
+        )
     if CalibrationFile.read(run).cascade:
         raise UserError(
-            f"--cascade: photos leave {run} early already, and there are two stages: take these exits off first, "
-            f"python -m natix_hf.calibrate {run} --views_exit none"
+            f"--cascade: {run} already has early exits, and a cascade has only two stages: remove the exits first "
+            f"with python -m natix_hf.calibrate {run} --views_exit none"
         )
     return Member(run, record, read_certificate(run), PhotoCost.read(run))
 
 
 def _combine(first: Member, second: Member, output: Path) -> str:
-    """Fill the folder but for its calibration; returns the line on what it holds."""
+    """Write all files of the cascade except its calibration; returns a line that says what the folder holds."""
     for path in sorted((second.run / "predictions").glob("val_*.parquet")):
-        if "@" not in path.stem:  # what a challenge profile sent is another thing
+        if "@" not in path.stem:  # predictions under a challenge profile are left out
             put_beside(first.run, second.run, path.stem, output / "predictions" / path.name)
     for stage, member in zip(STAGES, (first, second)):
         (output / stage).mkdir()
@@ -151,8 +152,8 @@ def _combine(first: Member, second: Member, output: Path) -> str:
     ).write(output)
     size = (both.first.bytes + both.second.bytes) / 1e6
     return (
-        f"{output}: {both.first.run} answers first, {both.second.run} where it is not certain; holds copies of both "
-        f"models ({size:.1f} MB), so that it can be moved"
+        f"{output}: {both.first.run} answers first, {both.second.run} if the first is not certain; the folder holds "
+        f"copies of both models ({size:.1f} MB), so it can be moved"
     )
 
 
@@ -172,27 +173,27 @@ def price_line(both: TwoModels) -> str | None:
     if first < second:
         return None
     return (
-        f"warning: a photo costs {both.first.run} {cost_text(first)} GFLOP and {both.second.run} {cost_text(second)}: "
-        "photos that leave early save less than those that stay add; name the cheaper run first"
+        f"warning: {both.first.run} takes {cost_text(first)} GFLOP per photo and {both.second.run} "
+        f"{cost_text(second)}, so the first model is not the cheaper one: name the cheaper run first"
     )
 
 
 def put_beside(first: Path, second: Path, split: str, path: Path) -> None:
-    """Write the predictions of the second run with the first one's logits beside them.
+    """Write the predictions of the second run, with the logits of the first run in a column of their own.
 
     Args:
         first, second: runs that predicted the same rows, in any order.
-        split: of these.
-        path: of the new file.
+        split: the split of these rows.
+        path: path of the new file.
 
     Raises:
-        UserError: the runs answered other photos, or photos with other labels or in other groups.
+        UserError: the runs predicted different photos, or photos with different labels or groups.
     """
     early, full = read_predictions(first, split), read_predictions(second, split)
     row = {name: i for i, name in enumerate(early.ids)}
     if row.keys() != set(full.ids):
         raise UserError(
-            f"--cascade: {first} and {second} answered other photos of {split}: bring the runs' files back"
+            f"--cascade: {first} and {second} have predictions for different photos of {split}: restore their files"
         )
     order = np.array([row[name] for name in full.ids])
     for what, one, other in (("labels", early.label, full.label), ("groups", early.group, full.group)):
@@ -202,7 +203,7 @@ def put_beside(first: Path, second: Path, split: str, path: Path) -> None:
                 "train both on the same photos with the same split"
             )
     table = pq.read_table(Path(second) / "predictions" / f"{split}.parquet")
-    if WHOLE in table.column_names:  # of a second stage on tiles, whose whole view is no stage of this cascade
+    if WHOLE in table.column_names:  # the whole view of a second model with tiles is not a stage here
         table = table.drop_columns(WHOLE)
     table = table.append_column(WHOLE, pa.array(early.logits[order].tolist(), pa.list_(pa.float32())))
     with replacing(path) as temporary:

@@ -39,20 +39,20 @@ def compare_runs(folders: Sequence[str | Path], *, n_boot: int = 1000, seed: int
         folders: two or more finished runs; the first is the reference.
 
     Raises:
-        UserError: fewer than two runs, one that has no figures of its own, or runs that were tested on different
-            photos, labels or classes: one line that says which and how they differ.
+        UserError: there are fewer than two runs, a run has no figures of its own, or the runs were tested on different
+            photos, labels or classes. The message says which runs, and how they differ.
     """
     runs = [run_folder.finished(folder) for folder in folders]
     if len(runs) < 2:
-        raise UserError("compare: two runs or more expected: python -m natix_hf.compare runs/a runs/b")
+        raise UserError(f"compare: {len(runs)} given, two or more expected: python -m natix_hf.compare runs/a runs/b")
     if twice := next((run for i, run in enumerate(runs) if run.resolve() in {r.resolve() for r in runs[:i]}), None):
-        raise UserError(f"compare: {twice} is named twice: name different runs")
+        raise UserError(f"compare: {twice} is given twice: name different runs")
     records = [RunRecord.read(run) for run in runs]
     for run, record in zip(runs, records):
         if record.refit is not None:
             raise UserError(f"{run}: a refit has no figures of its own: compare its honest run {record.refit.name}")
         if not (run / "metrics.json").is_file():
-            raise UserError(f"{run}: was never evaluated: run python -m natix_hf.evaluate {run}")
+            raise UserError(f"{run}: not evaluated yet: run python -m natix_hf.evaluate {run}")
     certificates = [read_certificate(run) for run in runs]
     tables = [_by_id(run) for run in runs]
     for run, record, certificate, table in zip(runs[1:], records[1:], certificates[1:], tables[1:]):
@@ -106,7 +106,7 @@ def _check_same(first: Path, other: Path, ours: _Tested, theirs: _Tested) -> Non
         shared = len(ids & other_ids)
         refuse(f"other photos in val_test ({len(other_ids)} against {len(ids)}, {shared} of them the same)")
     if certificate.fingerprints["val_test"] != their_certificate.fingerprints["val_test"]:
-        refuse("photos of the same names but other content in val_test (fingerprints differ)")
+        refuse("photos with the same names but other content in val_test (fingerprints differ)")
     if odd := int(np.sum(table.label != their_table.label)):
         refuse(f"other labels for {odd} of {len(ids)} photos in val_test")
 
@@ -157,11 +157,11 @@ def _early(judged: Sequence[Judged], runs: Sequence[Path]) -> list[str]:
     """Notes on the mean cost per photo of runs with early exits, which no column shows."""
     notes = []
     for one, run in zip(judged, runs):
-        if Selective.there(run) and (found := Selective.read(run).cascade):
-            cost = found.mean_cost
+        if Selective.there(run) and (exits := Selective.read(run).cascade):
+            cost = exits.mean_cost
             notes.append(
-                f"{one.name}: {found.early.value:.1%} of the photos leave early, {cost_text(cost.value)} "
-                f"[{cost_text(cost.low)}, {cost_text(cost.high)}] of {sum(found.cost):.4g} {found.cost_in} a photo; "
-                "views, GFLOP and seconds are those of a photo that does not"
+                f"{one.name}: {exits.early.value:.1%} of the photos leave early, {cost_text(cost.value)} "
+                f"[{cost_text(cost.low)}, {cost_text(cost.high)}] of {sum(exits.cost):.4g} {exits.cost_in} per photo; "
+                "the columns views, GFLOP and seconds are for a photo that stays"
             )
     return notes

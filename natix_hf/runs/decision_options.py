@@ -32,7 +32,7 @@ class DecisionOptions(ExitOptions):
         False, "decide at that threshold: shift the model's bias so that it becomes 0.5; otherwise only report it"
     )
     calibrate_on: Literal["clean", "challenge@2025", "challenge@2026-04", "challenge@2026-05"] = option(
-        "clean", "calibrate on val_calib as it is, or as that challenge sends it; the other is reported for comparison"
+        "clean", "calibrate on val_calib as it is (clean) or as a challenge sends it; the other is reported too"
     )
     risk: Literal["none", "fpr", "fnr", "error", "precision"] = option(
         "none", "rate to guarantee on the control part of val_calib, by leaving doubtful photos to a person"
@@ -59,7 +59,7 @@ class DecisionOptions(ExitOptions):
         if self.target_prior:
             check_target_prior(self.target_prior)
         parse_metric(self.threshold_metric)
-        for name in ("calibrate_on", "risk"):  # the recipe's parser checks them too, Python and natix_hf.calibrate not
+        for name in ("calibrate_on", "risk"):  # Python and natix_hf.calibrate come without the recipe's checks
             known = get_args(get_type_hints(DecisionOptions)[name])
             if getattr(self, name) not in known:
                 raise UserError(f"{name}: '{getattr(self, name)}' given, one of {', '.join(known)} expected")
@@ -68,7 +68,7 @@ class DecisionOptions(ExitOptions):
                 raise UserError(f"{name}: {share:g} given, a number above 0 and below 1 expected")
         if self.calibrate_views < 1:
             raise UserError(f"calibrate_views: {self.calibrate_views} given, at least 1 expected")
-        if self.robustness:  # the network's profiles bring torch
+        if self.robustness:  # the profiles import torch
             from natix_hf.streetvision.profiles import check_profiles
 
             check_profiles(self.robustness, "robustness")

@@ -28,24 +28,24 @@ def deployment_prior(run: Path, path: str | Path, *, seed: int = 0) -> tuple[lis
     """The class shares among photos that a run has predicted.
 
     Args:
-        run: folder of the finished run, its calibration as it was when it predicted.
-        path: what `natix_hf.predict` wrote.
+        run: folder of the finished run, with the calibration that it had when it predicted.
+        path: a table that `natix_hf.predict` wrote.
 
     Returns:
-        The shares, one a class and none of them 0, and how they were estimated.
+        The shares, one per class and all above 0, and how they were estimated.
 
     Raises:
-        UserError: a table that cannot be used, fewer than `LEAST` photos, or one that is older than the calibration,
-            so that it is not known under which class shares its probabilities hold.
+        UserError: the table cannot be used, has fewer than `LEAST` photos, or is older than the calibration, so its
+            probabilities may belong to other class shares.
     """
     run, path = Path(run), Path(path).expanduser()
     document, names = CalibrationFile.read(run), read_certificate(run).label_names
     probabilities, skipped = read_probabilities(path, names)
     n = len(probabilities)
     if n < LEAST:
-        raise UserError(f"{path}: {n} photos with probabilities, at least {LEAST} are needed to estimate class shares")
+        raise UserError(f"{path}: {n} photos with probabilities found, at least {LEAST} expected: predict more photos")
     fingerprint, before = fingerprint_bytes(path.read_bytes()), document.prior.deployment
-    if before and before.fingerprint == fingerprint:  # the calibration that the table is from has been replaced
+    if before and before.fingerprint == fingerprint:  # its first use replaced the calibration that it is from
         return document.prior.target, before
     if path.stat().st_mtime < (run / "calibration.json").stat().st_mtime:
         raise UserError(
@@ -54,36 +54,37 @@ def deployment_prior(run: Path, path: str | Path, *, seed: int = 0) -> tuple[lis
         )
     calibration, seen = Calibration.from_document(document), seen_shares(run, document, str(run))
     own = under_seen(run, calibration, document, seen)
-    given = np.log(np.maximum(probabilities, SMALLEST))
-    decided = (given + calibration.threshold_bias).argmax(axis=1)
-    held = given - calibration.prior_bias + own.prior_bias
-    found = judged(run, held, decided, None, own, document, seen, calibration.positive, seed=seed)
-    target = np.maximum(found.prior.estimated, 0.5 / n)  # a class absent from n photos may still have a share above 0
+    logits = np.log(np.maximum(probabilities, SMALLEST))
+    decided = (logits + calibration.threshold_bias).argmax(axis=1)
+    held = logits - calibration.prior_bias + own.prior_bias
+    estimates = judged(run, held, decided, None, own, document, seen, calibration.positive, seed=seed)
+    target = np.maximum(estimates.prior.estimated, 0.5 / n)  # a class that is absent here may still occur
     deployment = Deployment(
-        **{name: getattr(found.prior, name) for name in EstimatedShares.model_fields},
+        **{name: getattr(estimates.prior, name) for name in EstimatedShares.model_fields},
         n=n,
         skipped=skipped,
         fingerprint=fingerprint,
-        expected_accuracy=found.expected_accuracy,
-        drift=found.drift,
+        expected_accuracy=estimates.expected_accuracy,
+        drift=estimates.drift,
     )
     return (target / target.sum()).tolist(), deployment
 
 
-def deployment_lines(told: Deployment, names: Sequence[str], positive: int) -> list[str]:
+def deployment_lines(deployment: Deployment, names: Sequence[str], positive: int) -> list[str]:
     """The printed lines. With two classes only the share of the positive one is shown."""
     shown = [positive] if len(names) == 2 else range(len(names))
     shares = ", ".join(
-        f"{names[k]} {told.estimated[k]:.1%} (95% interval {told.low[k]:.1%} to {told.high[k]:.1%})" for k in shown
+        f"{names[k]} {deployment.estimated[k]:.1%} (95% interval {deployment.low[k]:.1%} to {deployment.high[k]:.1%})"
+        for k in shown
     )
-    left = f", {told.skipped} unreadable ones left out" if told.skipped else ""
-    how = f"EM, {told.iterations} steps" + ("" if told.converged else ", NOT converged")
+    left = f", {deployment.skipped} unreadable ones left out" if deployment.skipped else ""
+    how = f"EM, {deployment.iterations} steps" + ("" if deployment.converged else ", NOT converged")
     lines = [
-        f"class shares in {told.n} photos without labels{left}: {shares}; {how}; intervals over "
-        f"{told.interval_over}; photos are treated as independent"
+        f"class shares in {deployment.n} photos without labels{left}: {shares}; {how}; intervals over "
+        f"{deployment.interval_over}; photos are treated as independent"
     ]
-    found = accuracy_lines(told.expected_accuracy, "as it decided them")
-    lines += [f"  expected accuracy there {line}" for line in found]
-    if told.drift and not told.drift.found:  # what was found is among the notes of the calibration
-        lines.append(f"  {told.drift.line}")
+    accuracies = accuracy_lines(deployment.expected_accuracy, "with the decisions in that table")
+    lines += [f"  expected accuracy there {line}" for line in accuracies]
+    if deployment.drift and not deployment.drift.found:  # a drift that was found is in the notes of the calibration
+        lines.append(f"  {deployment.drift.line}")
     return lines

@@ -35,12 +35,12 @@ def evaluate_run(run: Path, *, seed: int = 0, field: Field | None = None) -> Fin
 
     Args:
         run: a folder whose training is finished.
-        seed: of the bootstrap.
+        seed: seed of the bootstrap.
         field: scores of other participants, for `reward.json`; by default a record that is not confirmed.
 
     Raises:
         LeakageError: the run is one of a sweep, which may not read `val_test`.
-        UserError: a file of the run is missing or not what it should be; nothing is read, counted or written then.
+        UserError: a file of the run is missing or invalid. Nothing is then read, counted or written.
     """
     run, files = Path(run), RunFiles(run)
     record = files.record
@@ -50,7 +50,7 @@ def evaluate_run(run: Path, *, seed: int = 0, field: Field | None = None) -> Fin
         raise LeakageError(f"step 'final figures' asked for val_test of {run}: {run_folder.SWEPT}")
     with carried_out(run, EVALUATE, {"seed": seed, "field": field and field.name}):
         fitted, calibration, names = files.fitted, files.calibration, files.splits.label_names
-        for split in ("val_calib", "val_select"):  # card and page read them when all else is written
+        for split in ("val_calib", "val_select"):  # card and page need them later; a fault is reported now
             if split != "val_calib" or files.has_rows(split):
                 files.rows(split)
         rows = files.rows("val_test")

@@ -1,9 +1,9 @@
-"""A finished run as an ONNX graph in int8: rounded, calibrated again, and compared with the run by its decisions.
+"""Exports a finished run as an ONNX graph in int8: rounds it, calibrates it again, and compares its decisions.
 
-Each split has one use here. Photos of `train` give the ranges of activations. `val_calib/fit` gives calibrator, class
-prior and threshold of the rounded model, of the kind that the run has, and `val_calib/control` the promise and the
-figures before and after. Whether the graph still decides as the run does is judged on `val_select`, on which neither
-calibration was fitted and whose labels are not looked at. `val_test` is not read.
+Each split has one use here. Photos of `train` give the ranges of activations. On `val_calib/fit` the rounded model
+gets its calibrator (of the kind that the run has), class prior and threshold, and on `val_calib/control` its guarantee
+and the figures before and after. The decisions of graph and run are compared on `val_select`, on which neither
+calibration was fitted; its labels are not used. `val_test` is not read.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ BATCH = 8
 
 
 class Rows(NamedTuple):
-    """Photos of a split, and what the run said of them in fp32."""
+    """Photos of a split, and the logits of the run in fp32."""
 
     photos: Sequence[Any]
     saved: SavedLogits
@@ -63,19 +63,19 @@ def export_int8(
     say: Callable[[str], None] = lambda _: None,
     **options: Any,
 ) -> Export:
-    """Write a run's model in int8, as `hub.export_forms.export_run` writes its other forms.
+    """Write a run's model in int8, as `hub.export_forms.export_run` writes the other formats.
 
     Args:
         run: the folder of a finished run.
-        form: `onnx`; the others have no int8.
+        form: `onnx`; the other formats have no int8.
         output: a folder that is absent or empty.
-        image_size, force: of the view; only that of the run's training will do.
-        say: gets lines on what is done, and the figures.
-        options: of the form; `dtype` is `int8`.
+        image_size, force: as in `open_run`; only the size of the run's training is allowed.
+        say: prints progress and figures.
+        options: options of the format; `dtype` is `int8`.
 
     Raises:
-        UserError: as `export_run`; the run's photos are not there, or too few; or the graph decides too many photos
-            otherwise than the run, or cannot keep its promise. Nothing is written then.
+        UserError: as `export_run`; the run's photos are missing or too few; the graph changes too many decisions, or
+            cannot keep the run's promise. Nothing is then written.
     """
     run, output, chosen = Path(run), Path(output).expanduser(), chosen_form(FORMS, form, **options)
     check_run(run)
@@ -83,27 +83,27 @@ def export_int8(
     finished, other_size = open_run(run, image_size, force=force)
     if other_size:
         raise UserError(
-            f"--image_size: {other_size}, and an int8 graph is compared with decisions that the run made at the size "
-            "of its training: leave it out"
+            f"--image_size: {other_size}, but an int8 graph is compared with the decisions of the run at its own "
+            "size: leave it out"
         )
     check_new_folder(output, "--output")
     splits = _photos_of(run, chosen.dataset_name)
     try:
         train = splits.rows("training", step="quantise")
         evenly = np.linspace(0, len(train) - 1, min(RANGE_PHOTOS, len(train))).round().astype(int)
-        seen = train.select(evenly)["image"]
+        range_photos = train.select(evenly)["image"]
         rows = {"val_select": _rows(run, splits, "selection", "round-trip proof")}
         for part, step in zip(PARTS, ("fit calibration", "guarantee"), strict=True):
             rows[part] = _rows(run, splits, "policy", step, part)
             _check_enough(rows[part].saved, f"val_calib/{part}", read_certificate(run).label_names)
         weights = fingerprint(finished.model.state_dict())
         with new_folder(output) as stage, tempfile.TemporaryDirectory(prefix="natix_hf-int8-") as work:
-            say(f"the ranges of activations are taken from {len(seen)} photos of train")
-            batches = photo_batches(seen, finished.processor, batch_size=BATCH)
+            say(f"the ranges of activations are measured on {len(range_photos)} photos of train")
+            batches = photo_batches(range_photos, finished.processor, batch_size=BATCH)
             pixels = (batch.pixels.numpy() for batch in batches if batch.indices)
             quantised_backbone(finished.model, finished.geometry.input_shape, pixels, Path(work))
             after, compared = _calibrated(finished, Path(work), rows, before, chosen.max_changed)
-            quantised = Quantised(ranges_from="train", photos=len(seen), **compared)
+            quantised = Quantised(ranges_from="train", photos=len(range_photos), **compared)
             finished.model.set_calibration(**carried(after)._asdict())
             opset = add_head(finished.model, Path(work), stage / chosen.graph)
             write_beside_graph(finished, stage)
@@ -120,7 +120,7 @@ def check_run(run: Path) -> None:
     """Raise `UserError` if the calibration of a run cannot be fitted again in int8."""
     if not RunRecord.there(run):
         raise UserError(
-            f"--dtype int8: {run} is a recalibrated copy, and an int8 graph is calibrated on the photos of a run: "
+            f"--dtype int8: {run} is a recalibrated copy, but an int8 graph is calibrated on the photos of a run: "
             "name the run that it was made from, or export this one in fp32"
         )
     if RunRecord.read(run).purpose == "refit":
@@ -131,13 +131,13 @@ def check_run(run: Path) -> None:
     calibration = CalibrationFile.read(run) if CalibrationFile.there(run) else None
     if calibration is not None and calibration.cascade is not None:
         raise UserError(
-            f"--dtype int8: photos of {run} leave early, and a graph in int8 has one stage: take the exits off first, "
+            f"--dtype int8: {run} has early exits, and an int8 graph has only one stage: remove the exits first with "
             f"python -m natix_hf.calibrate {run} --views_exit none"
         )
     if calibration is not None and calibration.calibrate_on != "clean":
         raise UserError(
-            f"--dtype int8: {run} is calibrated on photos as {calibration.calibrate_on} sends them, and an int8 graph "
-            "is on photos as they are: export it in fp32, or calibrate the run with --calibrate_on clean first"
+            f"--dtype int8: {run} is calibrated for photos that {calibration.calibrate_on} sends, but an int8 graph "
+            "is calibrated on clean photos: export it in fp32, or calibrate the run with --calibrate_on clean first"
         )
 
 
@@ -146,8 +146,8 @@ def _photos_of(run: Path, dataset_name: str | None) -> LockedSplits:
         return run_splits(run, dataset_name=dataset_name)
     except UserError as error:
         raise UserError(
-            f"--dtype int8 needs photos of train, val_select and val_calib: {error}: give --dataset_name, where they "
-            "are now"
+            f"--dtype int8 needs photos of train, val_select and val_calib: {error}: say where they are with "
+            "--dataset_name"
         ) from None
 
 
@@ -156,9 +156,7 @@ def _rows(run: Path, splits: LockedSplits, role: str, step: str, part: str | Non
     split = "val_select" if part is None else "val_calib"
     saved = read_predictions(run, split, part)
     if list(saved.ids) != photos["id"][:]:
-        raise UserError(
-            f"{run}: predictions/{split}.parquet is about other photos than {split} holds now: bring the photos back"
-        )
+        raise UserError(f"{run}: predictions/{split}.parquet does not match the photos of {split}: restore the photos")
     return Rows(photos["image"], saved)
 
 
@@ -168,9 +166,8 @@ def _check_enough(rows: SavedLogits, place: str, names: Sequence[str]) -> None:
     if len(rows.label) < LEAST or not counts.all():
         held = ", ".join(f"{count} {name}" for count, name in zip(counts, names, strict=True))
         raise UserError(
-            f"--dtype int8: {place} holds {len(rows.label)} photos ({held}), at least {LEAST} and some of each class "
-            "are needed to calibrate a graph anew: export in fp32, or train with a larger share of val_calib "
-            "(split_ratios)"
+            f"--dtype int8: {len(rows.label)} photos of {place} found ({held}), at least {LEAST} and some of each "
+            "class expected: export in fp32, or train with a larger share of val_calib (split_ratios)"
         )
 
 
@@ -184,13 +181,13 @@ def _calibrated(
     """The calibration of the rounded model, and how it compares with its run: fields of `Quantised`.
 
     Args:
-        backbone: the folder that `quantised_backbone` filled.
-        rows: of `val_select`, `fit` and `control`.
-        run_calibration: the run's.
-        max_changed: highest share of decisions that may be others.
+        backbone: the folder that `quantised_backbone` wrote to.
+        rows: rows of `val_select`, `fit` and `control`.
+        run_calibration: calibration of the run.
+        max_changed: highest share of decisions that may change.
 
     Raises:
-        UserError: more decisions are others, or a promise of the run is out of reach.
+        UserError: more decisions change, or a promise of the run is out of reach.
     """
     run = finished.run
     splits, record = read_certificate(run), RunRecord.read(run)
@@ -198,11 +195,13 @@ def _calibrated(
     before, answer = Calibration.from_document(run_calibration), logits_by(backbone)
 
     def in_int8(name: str) -> SavedLogits:
-        asked = finished.model, finished.processor, rows[name].photos, before
-        logits = uncalibrated_logits(*asked, batch_size=BATCH, answer=answer)
+        photos = rows[name].photos
+        logits = uncalibrated_logits(
+            finished.model, finished.processor, photos, before, batch_size=BATCH, answer=answer
+        )
         return dataclasses.replace(rows[name].saved, logits=logits, whole=None)
 
-    # The kind of calibrator that the run has, with all else that it was calibrated for.
+    # All options of the run, and the kind of calibrator that it chose.
     options = DecisionOptions(**run_calibration.options | {"calibrator": [run_calibration.calibrator]})
     target = check_decision(options, names, positive)
     trained = np.array(record.training_shares) if record.training_shares else None
@@ -218,15 +217,15 @@ def _calibrated(
     share = changed_share(changed, saved.group)
     if share.value > max_changed:
         raise UserError(
-            f"{run}: in int8 {int(changed.sum())} of {len(changed)} photos of val_select are decided otherwise than "
-            f"by the run ({share.value:.1%}, 95 % interval {share.low:.1%} to {share.high:.1%}; NLL on "
-            f"val_calib/control {figures.before['nll'].value:.4f} -> {figures.after['nll'].value:.4f}), "
-            f"at most {max_changed:.1%} may change: use --dtype fp32, or allow more with --max_changed"
+            f"{run}: int8 changes the decision on {int(changed.sum())} of {len(changed)} photos of val_select "
+            f"({share.value:.1%}, 95 % interval {share.low:.1%} to {share.high:.1%}; NLL on val_calib/control "
+            f"{figures.before['nll'].value:.4f} -> {figures.after['nll'].value:.4f}), at most {max_changed:.1%} "
+            "expected: use --dtype fp32, or allow more with --max_changed"
         )
     if options.risk != "none":
         guarantee = guaranteed(after, control, options, names, "val_calib/control")
         if not guarantee.reachable:
-            raise UserError(f"{run}: in int8 no guarantee: {guarantee.reason}: export it with --dtype fp32")
+            raise UserError(f"{run}: no guarantee in int8: {guarantee.reason}: use --dtype fp32")
         document = document.model_copy(update={"guarantee": guarantee})
     decisions = ChangedDecisions(
         on="val_select",
@@ -246,14 +245,14 @@ def quantised_lines(quantised: Quantised) -> list[str]:
     """The printed lines about a graph in int8."""
     decisions, figures = quantised.decisions, quantised.figures
     lines = [
-        f"int8: {decisions.changed} of {decisions.n} photos of {decisions.on} in {decisions.groups} groups are "
-        f"decided otherwise than by the run: {decisions.share:.1%}, 95 % interval {decisions.low:.1%} to "
-        f"{decisions.high:.1%}; up to {decisions.bound:.1%} may be"
+        f"int8 changes the decision on {decisions.changed} of {decisions.n} photos of {decisions.on} in "
+        f"{decisions.groups} groups: {decisions.share:.1%}, 95 % interval {decisions.low:.1%} to {decisions.high:.1%}"
+        f"; at most {decisions.bound:.1%} allowed"
     ]
     for name in ("nll", "accuracy"):
-        one, two, change = figures.before[name], figures.after[name], figures.difference[name]
+        fp32, int8, change = figures.before[name], figures.after[name], figures.difference[name]
         lines.append(
-            f"{name} on {figures.on}, calibrated again: {one.value:.4f} -> {two.value:.4f}, change "
+            f"{name} on {figures.on}, calibrated again: {fp32.value:.4f} -> {int8.value:.4f}, change "
             f"{change.value:+.4f} [{change.low:+.4f}, {change.high:+.4f}]"
         )
     for when, guarantee in (("of the run", quantised.guarantee_before), ("in int8", quantised.guarantee_after)):

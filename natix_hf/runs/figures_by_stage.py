@@ -19,16 +19,16 @@ def stages_document(
 ) -> Stages | None:
     """Accuracy and MCC of the decisions, NLL, Brier score and ECE of the probabilities, after each step.
 
-    The steps are `uncalibrated`, `calibrator`, `prior` where the class shares were moved, and `threshold` where one
-    was moved to 0.5: its probabilities are those of the step before, it changes decisions.
+    The steps are `uncalibrated`, `calibrator`, `prior` if the class shares were adjusted, and `threshold` if the model
+    decides at a chosen threshold. The last one changes decisions only; its probabilities are those of the step before.
 
     Args:
-        rows: of `val_test`, with their logits before calibration.
-        calibration: of the run.
-        target: the shares that figures are put together at, `(classes,)`; None: those of the rows.
+        rows: rows of `val_test` with logits before calibration.
+        calibration: calibration of the run.
+        target: class shares `(classes,)` that the figures are for; None: those of the rows.
 
     Returns:
-        Figures with intervals after each step; None where a class is missing among the rows.
+        Figures with intervals after each step; None if the rows lack a class.
     """
     logits, labels = rows.logits, rows.label
     counts = np.bincount(labels, minlength=logits.shape[1])
@@ -42,12 +42,12 @@ def stages_document(
         steps.append(("prior", calibrated, calibrated.argmax(axis=1)))
     if calibration.threshold_bias.any():
         steps.append(("threshold", calibrated, calibration.decisions(logits)))
-    made = []
+    stages = []
     for name, scores, decisions in steps:
         figures = figures_at_shares(
             scores, decisions, labels, rows.group, shares, positive=calibration.positive, seed=seed
         )
         intervals = with_intervals({key: figures[key] for key in FIGURES if key in figures})
-        made.append(Stage(step=name, figures=Interval.each(intervals)))
+        stages.append(Stage(step=name, figures=Interval.each(intervals)))
     groups = int(group_numbers(rows.group, len(labels)).max()) + 1
-    return Stages(shares=shares.tolist(), n=len(labels), groups=groups, steps=made)
+    return Stages(shares=shares.tolist(), n=len(labels), groups=groups, steps=stages)

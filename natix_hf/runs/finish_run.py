@@ -35,12 +35,12 @@ def finish_run(
     """Calibrate on `val_calib`, test once on `val_test`, and complete the folder of a run.
 
     Args:
-        trainer: whose training is over, by `runs.train_run`. Its model is the merged one afterwards.
+        trainer: after `runs.train_run`. Afterwards its model is the merged one.
         decision: how logits become decisions.
         until: the last step to do.
 
     Returns:
-        `metrics.json`; None on all processes but the first, and where the run was not evaluated.
+        `metrics.json`; None on helper processes, and if the run was not evaluated.
     """
     run, decision, times = Path(trainer.args.output_dir), decision or DecisionOptions(), trainer.times
     names = [step.name for step in CHAINS["run"]]
@@ -62,7 +62,7 @@ def finish_run(
                 note_latency(run, trainer.plain_model(), trainer.processing_class, tested)
         if "show" in wanted:
             with times.timed("gallery"):
-                # A sharded model works only where all processes take part, and here it is one.
+                # A sharded model needs all processes, and only the first one gets here.
                 model = None if trainer.is_fsdp_enabled else trainer.plain_model()
                 keep_photos(run, splits, model, trainer.processing_class)
         if "evaluate" in wanted:

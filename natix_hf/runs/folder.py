@@ -29,12 +29,12 @@ def check(output_dir: str | Path, *, resume: bool, overwrite: bool) -> None:
 
     Args:
         output_dir: the run folder, there or not.
-        resume: the caller means to go on with an interrupted run.
-        overwrite: the caller means to replace a run.
+        resume: the caller wants to resume an interrupted run.
+        overwrite: the caller wants to replace a run.
     """
     run = Path(output_dir)
     if run.exists() and not run.is_dir():
-        raise UserError(f"output_dir {run}: a file of that name is in the way")
+        raise UserError(f"output_dir {run}: a file with this name exists: choose another folder")
     check_writable(run, "output_dir")
     if not run.exists() or set(run.iterdir()) <= set(run.glob(".*.tmp*")):  # left by a process that was killed
         return
@@ -59,9 +59,9 @@ def finished(folder: str | Path) -> Path:
     if not run.is_dir():
         raise UserError(f"{folder}: no such folder")
     if not (run / "run.json").is_file():
-        raise UserError(f"{folder}: not a run of natix_hf: it has no run.json")
+        raise UserError(f"{folder}: no run.json, so it is not a run of natix_hf: give the folder of a run")
     if status(run) != "finished":
-        raise UserError(f"{folder}: the run is not finished: train it with --resume_from_checkpoint true first")
+        raise UserError(f"{folder}: the run is not finished: finish it with --resume_from_checkpoint true first")
     if RunRecord.read(run).purpose == "sweep":
         raise UserError(f"{folder}: {SWEPT}")
     if RunRecord.read(run).purpose == "pretrain":
@@ -78,8 +78,8 @@ def check_one_model(folder: str | Path, verb: str) -> None:
     if TwoModels.there(run):
         both = TwoModels.read(run)
         raise UserError(
-            f"{folder}: a cascade of two models, and {verb} takes one: name the runs that it was made of, "
-            f"{both.first.run} and {both.second.run}, one after the other"
+            f"{folder}: a cascade of two models, but {verb} takes one model: use its runs {both.first.run} and "
+            f"{both.second.run}, one after the other"
         )
 
 
@@ -94,7 +94,7 @@ def status(run: Path) -> Literal["training", "evaluating", "finished"]:
     """The state of a run: in training, in the steps after training, or finished.
 
     Raises:
-        UserError: `run.json` is not one, or of another release.
+        UserError: `run.json` is invalid or from another release.
     """
     record = RunRecord.read(run)
     if record.status != "finished":
@@ -119,15 +119,15 @@ def begin(
 
     Args:
         output_dir, resume, overwrite: as in `check`.
-        recipe_text: of `recipe.yaml`; None where training was not started by a recipe.
-        splits: their certificate.
-        point: the checkpoint that training goes on from, of this run or of another one.
-        processes: that train.
-        attention: that runs.
-        purpose: what the run is for.
+        recipe_text: text of `recipe.yaml`; None if training was not started from a recipe.
+        splits: certificate of the splits.
+        point: the checkpoint to resume from, of this run or another one.
+        processes: number of training processes.
+        attention: the attention implementation.
+        purpose: purpose of the run.
 
     Raises:
-        UserError: as `check`; or the photos are not those that the interrupted run was trained on.
+        UserError: as `check`; or the photos have changed since the run was interrupted.
     """
     check(output_dir, resume=resume, overwrite=overwrite)
     run = Path(output_dir)
@@ -136,7 +136,7 @@ def begin(
     for trained in {run, point.absolute().parent.parent if point else run} if resume else ():
         if (trained / "splits.json").exists() and read_certificate(trained).fingerprint != splits.fingerprint:
             raise UserError(
-                f"output_dir {run}: the photos or their split have changed since this run was interrupted; "
+                f"output_dir {run}: the photos or their split have changed since this run was interrupted: "
                 "restore them, or start again with --overwrite_output_dir true"
             )
     run.mkdir(parents=True, exist_ok=True)

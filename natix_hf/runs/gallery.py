@@ -25,7 +25,7 @@ from natix_hf.report.page_sections import wanted_photos
 from natix_hf.runs.report_page import rows_of
 from natix_hf.runs.steps import SHOW, carried_out
 
-# Whose photos a page may show: split, role and step.
+# The splits whose photos a page may show, each with role and step.
 SHOWN = (("val_select", "selection", "doubtful labels"), ("val_test", "final_evaluation", "confident mistakes"))
 MAX_SIDE = 640
 _BATCH = 8
@@ -35,8 +35,8 @@ def keep_photos(run: Path, splits: LockedSplits, model: torch.nn.Module | None, 
     """Save the photos that the report of a run will show.
 
     Args:
-        run: with predictions and calibration.
-        splits: of an ordinary run.
+        run: a run with predictions and calibration.
+        splits: splits of an ordinary run.
         model, processor: as in `write_gallery`.
     """
     with carried_out(run, SHOW, splits=splits):
@@ -52,11 +52,11 @@ def write_gallery(
 ) -> Gallery:
     """Write thumbnails and attention maps into `gallery/`, and `gallery.json`.
 
-    A thumbnail is a JPEG of at most 640 pixels a side with nothing but pixels in it: no EXIF, no comment, no profile.
+    A thumbnail is a JPEG of at most 640 pixels a side that holds only pixels: no EXIF, no comment, no profile.
 
     Args:
-        photos: split -> its rows and the numbers `(k,)` of those to keep.
-        model: on whose attention the maps are; None: no maps.
+        photos: by split, its rows and the numbers `(k,)` of those to keep.
+        model: the model whose attention is shown; None: no maps.
 
     Returns:
         The content of `gallery.json`.
@@ -67,13 +67,13 @@ def write_gallery(
         for split, (rows, numbers) in photos.items():
             for start in range(0, len(numbers), _BATCH):
                 chosen = [int(number) for number in numbers[start : start + _BATCH]]
-                found = [rows[number] for number in chosen]
-                maps = None if model is None else _maps(model, [row["image"] for row in found], processor)
-                for i, (number, row) in enumerate(zip(chosen, found, strict=True)):
+                kept = [rows[number] for number in chosen]
+                maps = None if model is None else _maps(model, [row["image"] for row in kept], processor)
+                for i, (number, row) in enumerate(zip(chosen, kept, strict=True)):
                     image, name = open_photo(row["image"]), f"gallery/{split}-{number:06d}"
                     box = geometry.box(*image.size)
                     image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.LANCZOS)
-                    # A new picture from the pixels alone: Pillow carries comments along.
+                    # A new picture from the pixels only, because Pillow keeps comments.
                     Image.fromarray(np.asarray(image)).save(stage / f"{name}.jpg", quality=82, optimize=True)
                     if maps is not None:
                         heat_picture(maps[i]).save(stage / f"{name}.png", optimize=True)

@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 
 class KindOfRun(NamedTuple):
-    """How a run of one kind is done.
+    """How a run of one kind is carried out.
 
     Attributes:
         trainer: builds the trainer; takes what `NatixTrainer` takes.
         train: trains with it; `recipe_text` is what `recipe.yaml` will hold.
         finish: completes the folder; returns its results.
-        told: the printed lines for these results.
+        lines: the printed lines for these results.
     """
 
     trainer: Callable[..., NatixTrainer]
     train: Callable[..., Any]
     finish: Callable[[Any, DecisionOptions], Any]
-    told: Callable[[Any, Any], list[str]]
+    lines: Callable[[Any, Any], list[str]]
 
 
 def kind_of_run(purpose: PurposeOptions) -> KindOfRun:
@@ -53,5 +53,5 @@ def kind_of_run(purpose: PurposeOptions) -> KindOfRun:
             return KindOfRun(partial(Trial, number=purpose.trial), train_run, finish_member, member_lines)
         return KindOfRun(NatixTrainer, train_run, finish_member, member_lines)
     if purpose.until == "split":
-        return KindOfRun(NatixTrainer, begin_run, lambda trainer, decision: None, lambda trainer, found: [])
+        return KindOfRun(NatixTrainer, begin_run, lambda trainer, decision: None, lambda trainer, results: [])
     return KindOfRun(NatixTrainer, train_run, partial(finish_run, until=purpose.until), run_lines)

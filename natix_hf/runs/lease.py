@@ -103,15 +103,15 @@ def waited_for(path: Path) -> Iterator[Lease]:
 
 
 @contextmanager
-def held(path: Path, told: str) -> Iterator[Lease]:
+def held(path: Path, meaning: str) -> Iterator[Lease]:
     """Hold the lease at a path during the block, and renew it in a background thread.
 
     Raises:
-        UserError: another process holds it; `told` says what that means.
+        UserError: another process holds it; `meaning` says in the message what that means.
     """
     lease = take(path)
     if isinstance(lease, Holder):
-        raise UserError(f"{path.parent}: {told} ({lease}): wait until it has ended")
+        raise UserError(f"{path.parent}: {meaning} ({lease}): wait until it has ended")
     over = threading.Event()
 
     def beat() -> None:
@@ -144,7 +144,7 @@ def _seen(path: Path) -> Seen | None:
 
 
 def _living(path: Path, seen: Seen) -> Holder | None:
-    """The holder of a lease, or None where it is stale or its process is known to be dead."""
+    """The holder of a lease; None if the lease is stale or its process is known to be dead."""
     text, renewed = seen
     document = _document(text)
     if document.get("machine") == _machine() is not None and not _runs(document["pid"]):
@@ -172,7 +172,7 @@ def _runs(pid: int) -> bool:
 
 
 def _machine() -> str | None:
-    """What a process has in common with those whose ids it sees: this boot and these ids' namespace; None: unknown."""
+    """Identifies the boot and the namespace in which process ids are valid; None if unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -197,7 +197,7 @@ def _move_aside(path: Path, seen: Seen) -> None:
         path.rename(aside)
     except FileNotFoundError:
         return
-    if _seen(aside) != seen:  # another was quicker and works already, or its holder had only been slow
-        with suppress(OSError):  # a third took it meanwhile, and its holder will find out
+    if _seen(aside) != seen:  # another process was faster and already works, or the holder was only slow
+        with suppress(OSError):  # a third process has it now; the holder will notice when it renews
             os.link(aside, path)
     aside.unlink()

@@ -1,9 +1,9 @@
-"""Measures a run under challenge profiles: its logits on photos as a challenge sends them, and the figures from these.
+"""Measures a run under challenge profiles: its logits on photos as a challenge sends them, and figures from these.
 
-`predictions/robustness/<profile>.parquet` holds every row of `val_test` in every way of the profile;
-`predictions/val_calib@<profile>.parquet` the rows of `val_calib` as the profile sends them, for a calibration on what
-is met. Both hold logits before calibration, from the same model and rows as the clean predictions, so this is not
-another read of `val_test`.
+`predictions/robustness/<profile>.parquet` holds each row of `val_test` under each level and distortion of the profile.
+`predictions/val_calib@<profile>.parquet` holds the rows of `val_calib` as the profile sends them, for `calibrate_on`.
+Both hold logits before calibration, of the same model and rows as the clean predictions, so this is not another read
+of `val_test`.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ if TYPE_CHECKING:
     from natix_hf.runs.decision_options import DecisionOptions
 
 TIMED = 50  # photos whose latency is measured
-MOST_SOURCES, FEWEST_PHOTOS = 20, 30  # of which the reward is simulated by themselves
+MOST_SOURCES, FEWEST_PHOTOS = 20, 30  # sources with a reward of their own, and the photos that such a source has
 
 Parts = Sequence[tuple[str | None, Any, np.ndarray]]
 
 
 def check_photos(splits: LockedSplits, profiles: Sequence[str]) -> None:
-    """Raise `UserError` where one of the profiles never sends a photo of these; other names are passed over."""
+    """Raise `UserError` if a profile never sends one of these photos; names that are not profiles are ignored."""
     if LETTERBOXED in profiles:
         name, size = splits.narrowest()
         check_sendable(LETTERBOXED, size, name)
@@ -62,15 +62,15 @@ def predict_challenged(
     logits: Callable[[SentPhotos], np.ndarray],
     write: bool,
 ) -> None:
-    """Write what the recipe's `calibrate_on` and `robustness` need of a split, by all processes together.
+    """Predict a split for the recipe's `calibrate_on` and `robustness`, on all processes together.
 
     Args:
-        run: its folder.
-        options: of the run.
-        split: `val_calib` and `val_test` are predicted, others are left alone.
-        parts: name, rows and clean logits of the split's parts, as they were predicted.
+        run: the run folder.
+        options: decision options of the run.
+        split: name of the split; only `val_calib` and `val_test` are predicted.
+        parts: name, rows and clean logits of each part of the split.
         processor: the image processor.
-        logits: `(n, classes)` float32 of photos before calibration, by the trained model.
+        logits: computes the model's logits `(n, classes)` before calibration, float32.
         write: whether this process writes.
     """
 
@@ -80,9 +80,9 @@ def predict_challenged(
     if split == "val_calib" and options.calibrate_on != "clean":
         profile = options.calibrate_on
         views = [Case(profile, view=view) for view in range(options.calibrate_views)]
-        found = [(part, rows, predicted(rows, views)) for part, rows, _ in parts]
+        by_part = [(part, rows, predicted(rows, views)) for part, rows, _ in parts]
         if write:
-            sent = [(part, rows, ways[:, i]) for i in range(len(views)) for part, rows, ways in found]
+            sent = [(part, rows, ways[:, i]) for i in range(len(views)) for part, rows, ways in by_part]
             write_predictions(run / "predictions" / f"{split}@{file_name(profile)}.parquet", sent, sent=SENT)
     if split == "val_test":
         ((_, rows, _),) = parts
@@ -94,7 +94,7 @@ def predict_challenged(
 
 
 def _write(run: Path, profile: str, rows: Any, cases: Sequence[Case], logits: np.ndarray) -> None:
-    """`predictions/robustness/<profile>.parquet`: all rows in the first way, then all in the second, ..."""
+    """Write `predictions/robustness/<profile>.parquet`: all rows for the first case, then all for the second, ..."""
     columns: dict[str, list] = {name: rows[name][:] * len(cases) for name in ("id", "group", "label")}
     for name in ("profile", "level", "distortion", "severity"):
         columns[name] = [value for case in cases for value in [getattr(case, name)] * len(rows)]
@@ -107,21 +107,23 @@ def _write(run: Path, profile: str, rows: Any, cases: Sequence[Case], logits: np
 
 
 def _read(run: Path, ids: np.ndarray) -> tuple[dict[str, list[Sent]], dict[str, str]]:
-    """Profile -> its ways with logits before calibration, rows in the order of `ids`; profile -> how it was sent."""
-    found: dict[str, list[Sent]] = {}
+    """By profile: its cases with logits before calibration, rows in the order of `ids`; and how it sent the photos."""
+    cases: dict[str, list[Sent]] = {}
     how: dict[str, str] = {}
     for path in sorted((run / "predictions" / "robustness").glob("*.parquet")):
         table = pq.read_table(path)
         n, logits = len(ids), np.array(table["logits"].to_pylist(), dtype=np.float64)
         ways = range(0, len(table), n)
         if len(table) % n or any(table["id"][i : i + n].to_pylist() != list(ids) for i in ways):
-            raise UserError(f"{path}: not of the rows in val_test.parquet: measure again: --robustness PROFILE")
+            raise UserError(
+                f"{path}: other rows found, those of val_test.parquet expected: measure again: --robustness PROFILE"
+            )
         place = {name: table[name].to_pylist() for name in ("profile", "level", "distortion", "severity")}
-        found[place["profile"][0]] = [
+        cases[place["profile"][0]] = [
             Sent(place["level"][i], place["distortion"][i], place["severity"][i], logits[i : i + n]) for i in ways
         ]
         how[place["profile"][0]] = sent_as(path)
-    return found, how
+    return cases, how
 
 
 def note_latency(run: Path, model: torch.nn.Module, processor: Any, rows: Any) -> None:
@@ -134,10 +136,10 @@ def note_latency(run: Path, model: torch.nn.Module, processor: Any, rows: Any) -
 def measure_robustness(run: Path, profiles: Sequence[str], *, batch_size: int = 16, num_workers: int = 2) -> None:
     """Predict `val_test` of a finished run as challenge profiles send it, in fp32, with the model that it saved.
 
-    The rows are read for the step that writes logits down, and the run's ledger says so.
+    The rows are read for the step that writes logits, and the ledger of the run records this.
 
     Raises:
-        UserError: an unknown profile, a refit, or photos that are not those of the run any more.
+        UserError: a profile is unknown, the run is a refit, or its photos have changed.
     """
     check_profiles(profiles, "--robustness")
     if CalibrationFile.there(run) and CalibrationFile.read(run).cascade:
@@ -170,16 +172,16 @@ def challenge_documents(
     field: Field | None = None,
     seed: int = 0,
 ) -> None:
-    """Write `robustness.json` where profiles were predicted, and `reward.json` for two classes.
+    """Write `robustness.json` if profiles were predicted, and `reward.json` if there are two classes.
 
     Args:
         run: the run folder.
-        rows: what `read_predictions` gives of `val_test`.
-        calibration: of the run.
+        rows: predictions on `val_test`, from `read_predictions`.
+        calibration: calibration of the run.
         label_names: the classes in the order of their ids.
         positive: id of the positive class.
         field: the scores of other participants; by default a record that is not confirmed.
-        seed: of intervals and simulated days.
+        seed: seed of intervals and simulated days.
     """
     labels, groups = rows.label, rows.group
     clean, (ways, how) = calibration.served(rows.logits), _read(run, rows.ids)
@@ -195,20 +197,20 @@ def challenge_documents(
         document.write(run)
     if len(label_names) == 2:
         sent = {"clean": [clean]}
-        sent |= {profile: [way.logits for way in one if way.distortion is None] for profile, one in ways.items()}
+        sent |= {profile: [way.logits for way in cases if way.distortion is None] for profile, cases in ways.items()}
         photos = []
         for profile, logits in sent.items():
             for source, kept in _by_source(rows.source, len(labels)):
-                one = np.concatenate([way[kept] for way in logits])
+                kept_logits = np.concatenate([way[kept] for way in logits])
                 times = len(logits)  # a photo in several ways stays in its group
                 repeated = np.tile(labels[kept], times), np.tile(groups[kept], times)
-                photos.append(Photos(profile, source, one, *repeated, how_sent=how.get(profile)))
+                photos.append(Photos(profile, source, kept_logits, *repeated, how_sent=how.get(profile)))
         reward = reward_document(photos, field or LATE_2025, **about)
         reward.write(run)
 
 
 def _by_source(sources: np.ndarray | None, n: int) -> list[tuple[str | None, np.ndarray]]:
-    """All rows, then those of each source where there are several, the largest first."""
+    """All rows, then those of each source if there are several, the largest first."""
     kept: list[tuple[str | None, np.ndarray]] = [(None, np.ones(n, dtype=bool))]
     if sources is not None:
         names, counts = np.unique(sources.astype(str), return_counts=True)

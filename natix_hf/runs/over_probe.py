@@ -22,8 +22,8 @@ def over_probe(fit: SavedLogits, test: SavedLogits, tuned: np.ndarray, positive:
         positive: id of the positive class.
 
     Returns:
-        For each metric the probe's value and the tuned model's with intervals, and the difference
-        (tuned minus probe) with that of pairs of photos, resampled by group.
+        For each metric the values of probe and tuned model with intervals, and the difference (tuned minus probe)
+        with a paired interval over groups.
     """
     before = fit_calibrator(fit.logits, fit.label, fit.group).calibration.calibrated(test.logits)
     after, labels, groups = tuned, test.label, test.group
@@ -46,6 +46,6 @@ def over_probe_lines(found: OverProbe) -> list[str]:
         change, ends = one.difference, "-"
         if change.low is not None:
             ends = f"{change.low:+.3f} to {change.high:+.3f}"
-        told = "-" if change.difference is None else f"{change.difference:+.3f}"
-        lines.append(f"  {LABELS[name]}: {figure_text(one.probe.value)} {told} ({ends})")
+        shown = "-" if change.difference is None else f"{change.difference:+.3f}"
+        lines.append(f"  {LABELS[name]}: {figure_text(one.probe.value)} {shown} ({ends})")
     return lines

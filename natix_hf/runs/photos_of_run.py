@@ -25,8 +25,8 @@ def run_splits(
         dataset_name: where the photos are now, if this differs from the recipe.
 
     Raises:
-        UserError: the run is a refit, which trained on all rows; it does not say where its photos are; or what is
-            there now are other photos, or another split of them.
+        UserError: the run is a refit, which trained on all rows; it does not say where its photos are; or the photos
+            or their split have changed.
     """
     run = Path(run)
     if RunRecord.read(run).purpose == "refit":
@@ -39,8 +39,8 @@ def run_splits(
     was, now = (one.fingerprints["val_test"] for one in (read_certificate(run), splits.description))
     if was != now:
         raise UserError(
-            f"{run}: val_test of {recipe['dataset_name']} is not what it was when the run was trained (fingerprint "
-            f"{now[:8]}, in splits.json {was[:8]}): restore the photos"
+            f"{run}: val_test of {recipe['dataset_name']} has changed since training (fingerprint {now[:8]} found, "
+            f"{was[:8]} expected): restore the photos"
         )
     return splits
 
@@ -49,12 +49,12 @@ def calibration_rows(run: str | Path) -> dict[str, Dataset]:
     """The parts `fit` and `control` of the val_calib of a run, for another calibration. The ledger notes the read.
 
     Raises:
-        UserError: as `run_splits`, or the folder is no run.
+        UserError: as `run_splits`, or the folder is not a run.
     """
     run = Path(run)
     if not RunRecord.there(run):
-        raise UserError(f"{run}: no run, which would have photos of val_calib: give labelled photos")
+        raise UserError(f"{run}: not a run, so it has no photos of val_calib: give labelled photos")
     splits, steps = run_splits(run), ("fit calibration", "guarantee")
-    found = {part: splits.rows("policy", step=step, part=part) for part, step in zip(PARTS, steps, strict=True)}
+    rows = {part: splits.rows("policy", step=step, part=part) for part, step in zip(PARTS, steps, strict=True)}
     note_reads(run, splits.new_reads())
-    return found
+    return rows

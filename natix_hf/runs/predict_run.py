@@ -34,26 +34,26 @@ class Network(Protocol):
         """`(n, classes)` float32 of rows, in order, on the client's path."""
 
     def logits_by_stage(self, rows: Any) -> tuple[np.ndarray, np.ndarray]:
-        """Of a model that sees tiles, for rows: the logits of the whole photo alone, and those of all views."""
+        """For a model that sees tiles: the logits of the whole photo alone, and those of all views."""
 
     def logits_of_photos(self, photos: SentPhotos) -> np.ndarray:
         """`(n, classes)` float32 of photos as a challenge sends them."""
 
     def probe_predictions(self) -> dict[str, tuple[str | None, Any, np.ndarray]]:
-        """Split -> part, rows and logits of the probe that training started from; empty where it did not."""
+        """By split: part, rows and logits of the probe that training started from; empty without such a probe."""
 
 
 def predict_run(
     run: Path, splits: LockedSplits, network: Network, options: DecisionOptions, *, writes: bool = True
 ) -> None:
-    """Write `predictions/` of a run (of one of a sweep: of `val_select` alone), by all processes together.
+    """Write `predictions/` of a run, on all processes together; for a run of a sweep only those on `val_select`.
 
     Args:
-        run: its folder.
-        splits: of the run.
+        run: the run folder.
+        splits: the splits of the run.
         network: the trained model.
-        options: of the run: `slices` (a run on rectangles has `orientation` beside the default), and the challenge
-            profiles of `calibrate_on` and `robustness`.
+        options: their `slices` (a run on rectangles also has `orientation` by default), `calibrate_on` and
+            `robustness` are used.
         writes: whether this process writes.
     """
     purpose = splits.purpose

@@ -37,12 +37,12 @@ if TYPE_CHECKING:
 
 
 def pretrain_run(trainer: PretrainTrainer, splits: LockedSplits, *, recipe_text: str | None = None) -> None:
-    """Begin the folder `args.output_dir`, or go on with it, and pretrain; milestones are what is left.
+    """Create the folder `args.output_dir`, or resume its run, and pretrain; writes milestones.
 
     Args:
-        trainer: as it was built.
-        splits: which it reads.
-        recipe_text: of `recipe.yaml`.
+        trainer: the trainer.
+        splits: the splits that it reads.
+        recipe_text: text of `recipe.yaml`.
 
     Raises:
         UserError: the folder holds another run or was begun with another pool, or the features collapse.
@@ -95,8 +95,8 @@ def check_pool(run: Path, pool: UnlabelledPool | None, *, resume: bool) -> None:
     before = UnlabelledPool.read(run).fingerprint if UnlabelledPool.there(run) else None
     if before != (pool.fingerprint if pool else None):
         raise UserError(
-            f"output_dir {run}: the photos of unlabelled_name are not those that this run was begun with "
-            f"({run / UnlabelledPool.file_name}): bring them back, or start anew with --overwrite_output_dir true"
+            f"output_dir {run}: the photos of unlabelled_name have changed since this run was interrupted "
+            f"({run / UnlabelledPool.file_name}): restore them, or start again with --overwrite_output_dir true"
         )
 
 
@@ -126,16 +126,16 @@ def finish_pretraining(
     """Choose among the milestones and the original, and write the result into the folder.
 
     Args:
-        run: whose pretraining is over.
-        splits: whose `train` and `val_select` probes read.
+        run: a run whose pretraining is finished.
+        splits: the probes read its `train` and `val_select`.
         base, revision: the checkpoint that pretraining started from.
-        processor: of that checkpoint.
-        metric: of the choice.
-        positive: the class that a score of one class speaks of.
-        forgetting: name, rows to fit on and rows to judge on of a data set of another kind.
-        cache_dir, cache_gb: folder of frozen features, and the most that they may take.
+        processor: image processor of that checkpoint.
+        metric: metric of the choice.
+        positive: id of the positive class.
+        forgetting: a data set of another kind: its name, rows to fit on and rows to score.
+        cache_dir, cache_gb: folder for frozen features, and its largest size.
         batch_size, num_workers, device: for the features.
-        card: what the card says of the recipe.
+        card: facts of the recipe for the card.
     """
     marks = milestones(run)
     steps = [int(path.name.rpartition("-")[2]) for path in marks]
@@ -148,7 +148,7 @@ def finish_pretraining(
             return build_model(str(place or base), splits.label_names, revision=None if place else revision).to(device)
 
         def features(place: Path | None, rows: Any) -> np.ndarray:
-            found = frozen_features(
+            frozen = frozen_features(
                 network(place),
                 rows,
                 processor,
@@ -157,7 +157,7 @@ def finish_pretraining(
                 num_workers=num_workers,
                 budget_gb=cache_gb,
             )
-            return found.table()
+            return frozen.table()
 
         name = None if forgetting is None else forgetting[0]
         other = None if forgetting is None else Judge(forgetting[1], forgetting[2], metric, 1)

@@ -18,12 +18,13 @@ def planned(hub: HubOptions, label_names: Sequence[str] | None, *, saves: bool) 
     """The publication that a recipe asks for; None if it asks for none.
 
     Args:
-        hub: its keys about that.
-        label_names: the classes, where the recipe names them.
-        saves: whether this process is the one that writes the run.
+        hub: the recipe's keys for publishing.
+        label_names: the classes, if the recipe names them.
+        saves: whether this process writes the run.
 
     Raises:
-        UserError: for what can be seen without a model: name, token, version, hotkey, what the Hub has there.
+        UserError: something that can be checked without a model is wrong: name, token, version, hotkey, or the
+            repository on the Hub.
     """
     if not hub.push_to_hub or not saves:
         return None
@@ -55,6 +56,6 @@ def publish_finished(run: str | Path, asked: Publication | None, say: Callable[[
         say(f"published: {publish(Path(run), asked, say)}, version {asked.version}")
     except UserError as error:
         raise UserError(
-            f"the run in {run} is finished but was not published: {error}; to publish it later: "
+            f"the run in {run} is finished but was not published: {error}: to publish it later, run "
             f"python -m natix_hf.publish {run} {asked.repo_id} --model_version {asked.version}"
         ) from None

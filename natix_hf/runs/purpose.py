@@ -41,7 +41,7 @@ class PurposeOptions:
             raise UserError("trial: only for a run of a sweep: remove it with --trial null")
         if self.refits and self.refit_from is None:
             raise UserError(
-                "refit: of which run? add --from runs/NAME, a finished run of this recipe, or leave it out with "
+                "refit: no run given: add --from runs/NAME, a finished run of this recipe, or leave it out with "
                 "--refit none"
             )
         if self.until != "report" and chosen:

@@ -40,8 +40,8 @@ from natix_hf.runs.saved_logits import write_predictions
 
 SIDES = {"precision": "min"}  # the other risks are named --max_...
 LEAST = 30  # photos; fewer say nothing about a temperature
-# Of a model folder: what makes up the model and what its origin is. All else (figures, predictions, checkpoints) was
-# measured with the calibration that is replaced.
+# The files of a model folder that a copy keeps: the model and its origin. All others (figures, predictions,
+# checkpoints) belong to the calibration that is replaced.
 KEPT = (
     *("config.json", "*.safetensors", "*.safetensors.index.json", "adapter", "adapter_config.json", "*.py"),
     *("preprocessor_config.json", "splits.json", "recipe.yaml", "LICENSE*", "NOTICE*"),
@@ -51,23 +51,22 @@ KEPT = (
 def asked_options(
     rates: Mapping[str, float | None], confidence: float, prevalence: float | None, **options: Any
 ) -> DecisionOptions:
-    """The decision options that `natix_hf.recalibrate` was given.
+    """The decision options of a call of `natix_hf.recalibrate`.
 
     Args:
-        rates: risk -> the highest rate, of `precision` the least one; at most one is not None.
-        confidence: of the guarantee.
-        prevalence: share of positives where the model will work: the expected class share, and what a promise of
-            precision is made for.
+        rates: by risk the highest rate, for `precision` the lowest; at most one is not None.
+        confidence: confidence of the guarantee.
+        prevalence: share of positives in use. It is the expected class share, and a guarantee of precision assumes it.
         options: other fields of `DecisionOptions`.
 
     Raises:
-        UserError: a number that is no share.
+        UserError: a number is not a share.
     """
     risk, rate = next(((name, rate) for name, rate in rates.items() if rate is not None), ("none", None))
     words = {"--confidence": confidence, "--prevalence": prevalence, f"--{SIDES.get(risk, 'max')}_{risk}": rate}
     for word, value in words.items():
         if value is not None and not 0 < value < 1:
-            raise UserError(f"{word} {value:g}: a number above 0 and below 1 expected")
+            raise UserError(f"{word}: {value:g} given, a number above 0 and below 1 expected")
     if rate is not None:
         options |= {"risk_alpha": round(1 - rate, 12) if risk == "precision" else rate}
     return DecisionOptions(
@@ -80,7 +79,7 @@ def asked_options(
 
 
 def model_folder(name: str) -> Path:
-    """The folder of a model: of a run, of an export, or a copy of what the Hub holds.
+    """The folder of a model: a run, an export, or a downloaded copy from the Hub.
 
     Raises:
         UserError: there is no such model.
@@ -98,22 +97,22 @@ def model_folder(name: str) -> Path:
             wanted += ["export.json", "recalibration.json", "predictions/val_calib*.parquet"]
             folder = Path(snapshot_download(name, allow_patterns=wanted))
         except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-            raise UserError(f"{name}: no such folder, nor a model on the Hub: {one_line(error)}") from None
+            raise UserError(f"{name}: neither a folder here nor a model on the Hub: {one_line(error)}") from None
     return folder
 
 
 def check_changeable(folder: Path, name: str) -> None:
-    """Raise `UserError` for an exported graph, whose last layer cannot be told apart; `name` is what was asked for."""
+    """Raise `UserError`, with the name of the model, if it is an exported graph or has early exits."""
     if not (folder / "config.json").is_file() and (form := graph_form(folder)):
         graph = form.upper()
         raise UserError(
-            f"{name}: an {graph} graph cannot be given another calibration (photos without labels give a report): "
+            f"{name}: an {graph} graph cannot be recalibrated (photos without labels give a report): "
             f"recalibrate the run or its merged export, and export that to {graph}"
         )
     if read_json(folder / "config.json").get("views_exit"):
         raise UserError(
-            f"{name}: its photos leave early by a band that was chosen on its own val_calib (photos without labels "
-            f"give a report): take the exits off first, python -m natix_hf.calibrate {name} --views_exit none"
+            f"{name}: its early exits were chosen on its own val_calib, so it cannot be recalibrated (photos without "
+            f"labels give a report): remove the exits first with python -m natix_hf.calibrate {name} --views_exit none"
         )
 
 
@@ -131,7 +130,7 @@ def calibration_of(folder: Path, classes: int) -> tuple[Calibration, Calibration
 
 
 def positive_class(folder: Path, document: CalibrationFile | None) -> int:
-    """The id of the positive class: as the calibration or the run says, else 1."""
+    """The id of the positive class, from the calibration or the run; else 1."""
     if document is not None:
         return document.positive
     return RunRecord.read(folder).positive if RunRecord.there(folder) else 1
@@ -140,25 +139,25 @@ def positive_class(folder: Path, document: CalibrationFile | None) -> int:
 def check_seen(
     photos: str | None, image_size: Sequence[int] | None, tta: Sequence[str] | None, calibrators: Sequence[str]
 ) -> None:
-    """Refuse a calibration without photos that nothing sees otherwise, and one of views that it cannot be for.
+    """Check that photos, views and calibrators of a call go together.
 
     Args:
-        photos: of one's own; None: val_calib of the run.
-        image_size, tta: how the photos are seen, as commands are told.
-        calibrators: that are tried.
+        photos: the user's photos; None for val_calib of the run.
+        image_size, tta: options of the command.
+        calibrators: the calibrators to try.
 
     Raises:
-        UserError: one of them.
+        UserError: nothing would change, or a calibrator cannot be used with averaged views.
     """
     if photos is None and not image_size and not tta:
         raise UserError(
-            "no photos given: name them, or say how those of val_calib are to be seen (--tta flip, or --image_size "
-            "with --force); python -m natix_hf.calibrate RUN changes a calibration otherwise"
+            "no photos given: name them, or say how those of val_calib are prepared (--tta flip, or --image_size with "
+            "--force); python -m natix_hf.calibrate RUN makes other changes to a calibration"
         )
     if tta and "isotonic" in calibrators:
         raise UserError(
-            "--calibrator isotonic: calibrated logits of several views are averaged, which holds for temperature and "
-            "vector alone: leave isotonic out, or --tta"
+            "--calibrator isotonic: calibrated logits of several views are averaged, which is correct only for "
+            "temperature and vector: leave out isotonic, or --tta"
         )
 
 
@@ -168,11 +167,11 @@ def certifiable_line(
     """A line with the smallest rate that the checking half can certify, known before the fit.
 
     Args:
-        labels, groups: `(n,)` of the checking half.
-        options: with a risk.
+        labels, groups: `(n,)`, labels and groups of the checking half.
+        options: decision options with a risk.
 
     Raises:
-        UserError: the rate asked for is below it.
+        UserError: the requested rate is below it.
     """
     of = [Groups.of(groups[labels == k], int(np.sum(labels == k))) for k in (1 - positive, positive)]
     smallest = smallest_alpha(*of, risk=options.risk, delta=options.risk_delta, prevalence=options.prevalence)
@@ -189,12 +188,12 @@ def certifiable_line(
         asked, best = f"--max_{options.risk} {options.risk_alpha:g}", f"{options.risk} {smallest:.4f}"
         mend, least = f"--max_{options.risk} {np.ceil(smallest * 1e4) / 1e4:g} or more", "at best"
     if options.risk_alpha < smallest:
-        reach = f"set {mend}, or bring" if smallest < 1 else "bring"
+        reach = f"set {mend}, or add" if smallest < 1 else "add"
         raise UserError(
             f"{asked} is out of reach: {sure} the checking half ({counts}) can certify {best} {least}: {reach} more "
             "photos from other groups"
         )
-    return f"the checking half ({counts}) can certify {best} {least}, {sure}; asked for: {asked}"
+    return f"the checking half ({counts}) can certify {best} {least}, {sure}; requested: {asked}"
 
 
 def recalibrate(
@@ -208,16 +207,16 @@ def recalibrate(
     photos: str = "own photos",
     seed: int = 0,
 ) -> tuple[CalibrationFile, BeforeAndAfter]:
-    """The new calibration from one half, the guarantee and the figures from the other.
+    """Fit the new calibration on one half; compute the guarantee and the figures on the other.
 
     Args:
-        fit, control: the halves, with their logits before any calibration.
-        before: what the model does now.
-        options: of the decision; `target_prior` where the classes will come in other shares than here.
-        photos: what the two halves are halves of.
+        fit, control: the halves, with logits before any calibration.
+        before: the present calibration of the model.
+        options: decision options; `target_prior` if the class shares in use differ from those of the photos.
+        photos: name of the photos in documents.
 
     Raises:
-        UserError: options that these classes cannot have, or a guarantee that this model cannot give.
+        UserError: the options do not fit the classes, or the guarantee is out of reach.
     """
     target = check_decision(options, names, positive)
     document = decide(fit, options, target, names, positive, fitted_on=f"{photos}/fit")
@@ -246,10 +245,10 @@ def control_figures(
 
     Args:
         before, after: their calibrations, with the same positive class.
-        control, control_after: the photos with the logits of either model.
-        target: class shares `(classes,)` at which the figures are put together; None: those of the photos.
-        on: what the photos are called.
-        seed: of the intervals.
+        control, control_after: the photos with the logits of the one and of the other model.
+        target: class shares `(classes,)` that the figures are for; None: those of the photos.
+        on: name of the photos in documents.
+        seed: seed of the intervals.
     """
     counts = np.bincount(control.label, minlength=control.logits.shape[1])
     shares = counts / counts.sum() if target is None else target
@@ -278,55 +277,59 @@ def control_figures(
 def report_lines(
     calibration: CalibrationFile, figures: BeforeAndAfter, names: Sequence[str], before: CalibrationFile | None
 ) -> list[str]:
-    """What a command prints and a card repeats: the new calibration, and each figure before and after; `before` is the
-    model's own calibration, if it has one."""
+    """The lines that a command prints and the card repeats: the new calibration, and each figure before and after.
+
+    Args:
+        calibration, figures: from `recalibrate`.
+        names: class names.
+        before: the model's own calibration, if it has one.
+    """
     shares = " and ".join(f"{share:.1%} {name}" for share, name in zip(figures.shares, names, strict=True))
     lines = calibration_lines(calibration, names)
     lines.append(
-        f"figures on {figures.on} ({figures.n} photos in {figures.groups} groups) where {shares} are met, "
+        f"figures on {figures.on} ({figures.n} photos in {figures.groups} groups) for class shares of {shares}, "
         f"{figures.level:.0%} intervals:"
     )
-    for name, one in figures.before.items():
-        two, change = figures.after[name], figures.difference[name]
+    for name, old in figures.before.items():
+        new, change = figures.after[name], figures.difference[name]
         lines.append(
-            f"{name} {one.value:.4f} [{one.low:.4f}, {one.high:.4f}] -> {two.value:.4f} [{two.low:.4f}, "
-            f"{two.high:.4f}], change {change.value:+.4f} [{change.low:+.4f}, {change.high:+.4f}]"
+            f"{name} {old.value:.4f} [{old.low:.4f}, {old.high:.4f}] -> {new.value:.4f} [{new.low:.4f}, "
+            f"{new.high:.4f}], change {change.value:+.4f} [{change.low:+.4f}, {change.high:+.4f}]"
         )
     return lines + shares_line(calibration, before, names)
 
 
 def seen_lines(report: Recalibration, other_size: str | None) -> list[str]:
-    """What to know where the photos were seen otherwise than in training; `other_size` as `processor_at` says it."""
+    """Lines if photos were prepared differently from training; `other_size` is the line of `processor_at`."""
     lines = []
     if other_size:
-        lines.append(f"{other_size} there; this one holds for {size_text(report.image_size)} alone")
+        lines.append(f"{other_size} there; the new calibration is only for {size_text(report.image_size)}")
     if report.views:
         typed = ",".join(report.views)
-        lines.append(f"the calibration holds for averages over views alone: predict with --tta {typed}")
+        lines.append(f"the calibration is only for averages over views: predict with --tta {typed}")
     return lines
 
 
 def shares_line(calibration: CalibrationFile, before: CalibrationFile | None, names: Sequence[str]) -> list[str]:
-    """A line where the photos come in other class shares than those of the model's calibration, and the new one has no
-    bias that could allow for it; else nothing.
+    """A line if the class shares differ from those of the model's calibration and the new one has no bias; else none.
 
     Args:
-        calibration: the new one.
-        before: the model's own, if it has one.
-        names: of the classes.
+        calibration: the new calibration.
+        before: the model's own calibration, if it has one.
+        names: class names.
     """
     if before is None or any(calibration.calibrator_bias):
         return []
-    one, other = np.array(before.prior.seen), np.array(calibration.prior.seen)
-    there = (one > 0) & (other > 0)
-    ratio = np.log(other[there] / one[there])
+    old, new = np.array(before.prior.seen), np.array(calibration.prior.seen)
+    known = (old > 0) & (new > 0)
+    ratio = np.log(new[known] / old[known])
     if np.ptp(ratio) <= np.log(ODDS_LIMIT):
         return []
     k = calibration.positive
     return [
-        f"note: {other[k]:.0%} of these photos show {names[k]}, {one[k]:.0%} of those that the model was calibrated "
-        "on, and the new calibration has no bias that allows for it: its probabilities may lean to the former shares; "
-        "bring 200 photos or more and let --calibrator hold vector"
+        f"note: {new[k]:.0%} of these photos show {names[k]}, but {old[k]:.0%} of those that the model was calibrated "
+        "on, and the new calibration has no bias to correct this: its probabilities may lean towards the old shares; "
+        "use 200 photos or more, and vector among --calibrator"
     ]
 
 
@@ -343,28 +346,26 @@ def write_copy(
     """Copy a model folder with another calibration. If it fails, nothing is left behind.
 
     Args:
-        source: the model's folder, which stays as it is.
-        before: what is in the source's weights.
-        calibration: the new one.
-        report: what it rests on.
-        halves: name, rows and logits `(n, classes)` of each, for `predictions/val_calib.parquet`: what the model is
-            calibrated on now.
-        lines: what the card says about it.
-        geometry: how the copy is to see photos; None: as the source does.
+        source: the model's folder, which is not changed.
+        before: the calibration in the weights of the source.
+        calibration: the new calibration.
+        report: how it was fitted.
+        halves: name, rows and logits `(n, classes)` of each half, for `predictions/val_calib.parquet`.
+        lines: lines about the calibration for the card.
+        geometry: the geometry of the copy; None: that of the source.
 
     Raises:
-        UserError: an isotonic calibration for a class of transformers' own, which cannot hold it.
+        UserError: the calibration is isotonic, which a stock class of transformers cannot store.
     """
     views = report.views or ()
     stock = read_json(source / "config.json").get("model_type") != "natix_dinov3"
     if stock and calibration.isotonic:
-        raise UserError("calibrator isotonic: this model's class cannot hold it: leave it out of --calibrator")
+        raise UserError("--calibrator isotonic: the class of this model cannot store it: leave it out")
     made = not output.exists()
     try:
         with staging(output) as stage:
             for path in sorted({path for pattern in KEPT for path in source.glob(pattern)}):
-                # Links (the Hub's cache is made of them) are followed; a checkpoint is copied, not linked, since its
-                # head is written to.
+                # Links, as in the Hub's cache, are followed. A checkpoint is copied, because its head will be changed.
                 if path.is_dir():
                     shutil.copytree(path, stage / path.name)
                 else:
@@ -374,7 +375,7 @@ def write_copy(
             write_predictions(stage / "predictions" / "val_calib.parquet", halves)
             if stock:
                 _into_stock_head(stage, before, Calibration.from_document(calibration))
-                # Threshold and band stand in its config too, for predict.
+                # `predict` reads threshold and band from the config.
                 config = read_json(stage / "config.json") | {"decision": carried(calibration, views).decision}
                 write_json(stage / "config.json", config)
             else:
@@ -392,7 +393,7 @@ def write_copy(
 
 
 def _into_stock_head(folder: Path, before: Calibration, after: Calibration) -> None:
-    """The last linear layer of a timm classifier, which holds `W / T` and `b / T + bias`, for another T and bias."""
+    """Change T and bias in the last linear layer of a timm classifier, which stores `W / T` and `b / T + bias`."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -412,20 +413,25 @@ def _into_stock_head(folder: Path, before: Calibration, after: Calibration) -> N
         changed += len(names)
     if changed != 2:
         raise UserError(
-            f"the weights hold {changed} of timm_model.head.weight and timm_model.head.bias: this is neither a model "
-            "of natix_hf nor its stock export, and what is its last layer is not known"
+            f"{changed} of timm_model.head.weight and timm_model.head.bias found in the weights, both expected: "
+            "recalibrate a model of natix_hf or its stock export"
         )
 
 
 def recalibrated_card(text: str, lines: Sequence[str], on: str = "own photos/control") -> str:
-    """A model's card with a section on the recalibration in front, and without the results that the Hub would show;
-    `on` is what the new figures were measured on."""
+    """A model's card with a first section on the recalibration, and without the results that the Hub would show.
+
+    Args:
+        text: the card of the model.
+        lines: what the section says.
+        on: name of the photos of the new figures.
+    """
     card = ModelCard(text, ignore_metadata_errors=True)
     card.data.eval_results, card.data.model_name = None, None
-    said = "\n".join(f"- {line}" for line in lines)
+    items = "\n".join(f"- {line}" for line in lines)
     where = "other photos" if on.startswith("own photos") else on.partition("/")[0]
     section = (
-        f"## Recalibrated on {where}\n\n{said}\n\nAll figures below were measured before that, on other photos "
+        f"## Recalibrated on {where}\n\n{items}\n\nAll figures below were measured earlier, on other photos "
         "and with another calibration.\n"
     )
     title, mark, rest = card.text.partition("\n## ")

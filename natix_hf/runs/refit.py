@@ -30,7 +30,7 @@ from natix_hf.runs import folder as run_folder
 from natix_hf.runs.assemble_model import save_model
 from natix_hf.runs.decision_options import DecisionOptions
 from natix_hf.runs.finish_run import write_speed
-from natix_hf.runs.same_recipe import REFITTED, differing, told
+from natix_hf.runs.same_recipe import REFITTED, differences, differing
 from natix_hf.runs.steps import CARD, CARRY_OVER, carried_out
 from natix_hf.training.heads import Setting
 from natix_hf.training.trainer import NatixTrainer
@@ -56,12 +56,12 @@ def check_refit(honest: str | Path, text: str, known: Mapping[str, RecipeValue])
         raise UserError(f"refit_from {honest}: is itself a {record.purpose}: name an ordinary run")
     if record.max_steps is None or not (run / "recipe.yaml").is_file():
         raise UserError(
-            f"refit_from {honest}: its settings are unknown, recipe.yaml or max_steps in run.json is missing: train "
-            "it again"
+            f"refit_from {honest}: its settings are unknown, because recipe.yaml or max_steps in run.json is missing: "
+            "train it again"
         )
     ours, theirs = (yaml.safe_load(one) for one in (text, (run / "recipe.yaml").read_text(encoding="utf-8")))
     if odd := differing(ours, theirs, known, REFITTED):
-        raise UserError(f"refit_from {honest}: has another recipe: {told(odd)}: a refit needs the same recipe")
+        raise UserError(f"refit_from {honest}: has another recipe: {differences(odd)}: use the same recipe")
     if ours.get("curriculum", "none") != "none":
         raise UserError(
             "refit: a curriculum depends on the epochs over train, which a refit changes: train both with "
@@ -97,8 +97,8 @@ class Refit(NatixTrainer):
         processes = record.processes or args.world_size
         if processes != args.world_size:
             raise UserError(
-                f"refit_from {honest}: trained by {processes} process(es), and this refit has {args.world_size}: its "
-                f"steps would have another number of photos: start {processes}"
+                f"refit_from {honest}: {args.world_size} process(es) given, {processes} expected, because a step must "
+                f"have as many photos as in that run: start {processes}"
             )
         steps = record.steps
         # If the honest run chose a best checkpoint, its weights are from that step.

@@ -29,10 +29,10 @@ def write_report(
     """Write the report page of a run.
 
     Args:
-        run: its folder.
-        documents: of the run.
-        path: where to; `report.html` in the run by default.
-        include_photos: False for a page that may be passed on: no photo, no name of a photo or group, no local path.
+        run: the run folder.
+        documents: documents of the run.
+        path: path of the page; `report.html` in the run by default.
+        include_photos: False for a page that may be shared: no photo, no name of a photo or group, no local path.
 
     Returns:
         Where the page is.
@@ -42,7 +42,7 @@ def write_report(
     """
     run = Path(run)
     if documents.calibration is None:
-        raise UserError(f"{run}: no calibration.json, so there is nothing to report: bring the file back")
+        raise UserError(f"{run}: no calibration.json, so there is nothing to report: restore the file")
     pictures = read_pictures(run) if include_photos else None
     page = report_html(
         run.resolve().name,

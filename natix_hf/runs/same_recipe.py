@@ -64,7 +64,7 @@ def _same(key: str, one: RecipeValue, other: RecipeValue) -> bool:
     return here == there or (here.is_dir() and here.name == there.name and not there.exists())  # it was moved
 
 
-def told(odd: Mapping[str, tuple[RecipeValue, RecipeValue]]) -> str:
+def differences(odd: Mapping[str, tuple[RecipeValue, RecipeValue]]) -> str:
     """The first differences as text for a message, each with both values."""
     return few(f"{key} ({one} here, {other} there)" for key, (one, other) in odd.items())
 
@@ -76,13 +76,13 @@ def check_resumed(
 
     Args:
         point: the checkpoint, in `checkpoints/` of its run.
-        text: the recipe that is to go on.
+        text: the recipe now, as the text of its `recipe.yaml`.
         known: every key of a recipe with its default.
         processes: number of training processes now.
         command: the module to run, for the error message.
 
     Returns:
-        A line on what is longer now, or None.
+        A line that says what is longer now, or None.
 
     Raises:
         UserError: a setting differs; the message gives both values.
@@ -90,8 +90,8 @@ def check_resumed(
     run = point.absolute().parent.parent
     if not (run / "recipe.yaml").is_file():
         raise UserError(
-            f"resume_from_checkpoint: {run} has no recipe.yaml, so how {point.name} was trained is unknown: bring the "
-            "file back, or start anew: --overwrite_output_dir true in place of --resume_from_checkpoint"
+            f"resume_from_checkpoint: {run} has no recipe.yaml, so the settings of {point.name} are unknown: restore "
+            "the file, or start again with --overwrite_output_dir true instead of --resume_from_checkpoint"
         )
     ours, theirs = (yaml.safe_load(one) for one in (text, (run / "recipe.yaml").read_text(encoding="utf-8")))
     odd = differing(ours, theirs, known, RESUMED)
@@ -101,9 +101,9 @@ def check_resumed(
         odd["processes"] = (processes, was)
     if odd:
         raise UserError(
-            f"resume_from_checkpoint: {point} was trained with other settings: {told(odd)}: leave them as they were "
-            f"(python -m {command} {run / 'recipe.yaml'} --output_dir {run} --resume_from_checkpoint true), or "
-            "start anew: --overwrite_output_dir true in place of --resume_from_checkpoint"
+            f"resume_from_checkpoint: {point} was trained with other settings: {differences(odd)}: use those of "
+            f"the run (python -m {command} {run / 'recipe.yaml'} --output_dir {run} --resume_from_checkpoint true), "
+            "or start again with --overwrite_output_dir true instead of --resume_from_checkpoint"
         )
     changes = [f"{key} {other:g} -> {one:g}" for key, (one, other) in longer.items()]
     if not changes:

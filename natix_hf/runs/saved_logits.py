@@ -23,7 +23,7 @@ from natix_hf.documents.split_logits import SavedLogits
 from natix_hf.errors import UserError, one_line
 from natix_hf.files import replacing
 
-SENT = b"sent"  # in the file's metadata: how a profile took the photos
+SENT = b"sent"  # key of the file's metadata: how a profile sent the photos
 SENT_BEFORE = "upright by EXIF orientation and coded once as JPEG (natix_hf 0.1)"  # of files that do not say it
 WHOLE = "whole_logits"
 SLICE = "slice:"  # prefix of the columns for slices
@@ -35,24 +35,24 @@ def read_predictions(
     """The logits of one split as a run wrote them.
 
     Args:
-        run, split, part: whose, of which rows.
-        fitted: the run's calibration. Where it is that of a cascade, the logits are the cascade's, calibrated stage by
-            stage: what the rest of the calibration was fitted on.
+        run, split, part: the run folder, the split, and its part if it has parts.
+        fitted: the run's calibration. For a cascade, the logits are then those of the cascade, calibrated stage by
+            stage, on which the rest of the calibration was fitted.
 
     Raises:
-        UserError: the run has no such file, e.g. because it is not finished, or what it holds are no logits and labels
-            of one model: NaN, probabilities, labels out of range.
+        UserError: the run has no such file, for example because it is not finished; or the file does not hold logits
+            and labels of one model (NaN, probabilities, labels out of range).
     """
     path = Path(run) / "predictions" / f"{split}.parquet"
     if not path.is_file():
-        raise UserError(f"{path}: no such file: is {run} a finished run? natix_hf.train writes it at the end")
+        raise UserError(f"{path}: no such file: give a finished run; natix_hf.train writes this file at the end")
     try:
         table = pq.read_table(path)
         if part is not None:
             table = table.filter(pa.compute.equal(table["part"], part))
         _check(table, f"{path}{f', part {part}' if part else ''}")
     except (pa.ArrowException, KeyError) as error:
-        raise UserError(f"{path}: no predictions that natix_hf.train wrote: {one_line(error)}") from None
+        raise UserError(f"{path}: no predictions of natix_hf.train: {one_line(error)}: restore the file") from None
     named = [name for name in table.column_names if name in ("id", "group", "source") or name.startswith(SLICE)]
     texts = {name: np.array(table[name].to_pylist(), dtype=object) for name in named}
     rows = SavedLogits(
@@ -82,8 +82,8 @@ def _check(table: pa.Table, what: str) -> None:
     ids, labels = table["id"].to_pylist(), table["label"].to_numpy()
     sizes = set(map(len, table["logits"].to_pylist()))
     if not ids or len(sizes) != 1:
-        found = f"rows of {', '.join(map(str, sorted(sizes)))} logits" if ids else "no rows"
-        raise UserError(f"{what}: {found}, those of one model expected: bring the file back")
+        content = f"rows of {', '.join(map(str, sorted(sizes)))} logits" if ids else "no rows"
+        raise UserError(f"{what}: {content} found, those of one model expected: restore the file")
     checked_rows(table["logits"].to_pylist(), labels, what, ids)
 
 
@@ -91,15 +91,15 @@ def check_classes(rows: SavedLogits, names: Sequence[str], what: str) -> None:
     """Raise `UserError` if the number of logits differs from the number of classes."""
     if rows.logits.shape[1] != len(names):
         raise UserError(
-            f"{what}: {rows.logits.shape[1]} logits a photo, and the run has {len(names)} classes "
-            f"({', '.join(names[:5])}): bring the run's own file back"
+            f"{what}: {rows.logits.shape[1]} logits per photo found, {len(names)} expected, one per class "
+            f"({', '.join(names[:5])}): restore the run's own file"
         )
 
 
 def sent_as(path: Path) -> str:
     """How the photos of a file with predictions under a profile were sent."""
-    told = (pq.read_schema(path).metadata or {}).get(SENT)
-    return SENT_BEFORE if told is None else told.decode()
+    sent = (pq.read_schema(path).metadata or {}).get(SENT)
+    return SENT_BEFORE if sent is None else sent.decode()
 
 
 def write_predictions(
@@ -114,11 +114,11 @@ def write_predictions(
     """Write parts of a split as `predictions/<split>.parquet`.
 
     Args:
-        parts: name, rows and logits `(n, classes)` of each.
-        slices: the columns that figures are broken down by; by default all that are fit, see `data.splits.slicing`.
-        also: `slicing.DERIVED` ones beside these defaults.
-        sent: how the profile took the photos, where they are as one sends them.
-        whole: of each part the logits of the whole photo alone, where the model sees tiles beside it.
+        parts: name, rows and logits `(n, classes)` of each part.
+        slices: columns to break the figures down by; by default all suitable ones, see `data.splits.slicing`.
+        also: columns of `slicing.DERIVED` to add to these defaults.
+        sent: how a challenge profile sent the photos, if one did.
+        whole: for each part the logits of the whole photo alone, if the model sees tiles.
     """
     columns: dict[str, list] = {"id": [], "group": [], "label": [], "logits": [], "part": []}
     for part, rows, logits in parts:

@@ -86,7 +86,7 @@ TRAIN = Step(
 )
 PREDICT = Step(
     "predict",
-    "write down the logits of val_select, val_calib and val_test",
+    "write the logits of val_select, val_calib and val_test",
     reads=("run.json", "splits.json"),
     writes=("predictions/val_*.parquet", "predictions/probe/*.parquet?", "predictions/robustness/*.parquet?"),
     photos=True,
@@ -99,13 +99,13 @@ CALIBRATE = Step(
 )
 ASSEMBLE = Step(
     "assemble",
-    "put weights and calibration together into a model that loads, and count what a photo costs it",
+    "save weights and calibration as one model, and count its operations per photo",
     reads=("run.json", "splits.json", "calibration.json"),
     writes=(*MODEL, "photo_cost.json?"),
 )
 TIME = Step(
     "time",
-    "time the model photo by photo, where challenge profiles are asked for",
+    "time the model photo by photo, if challenge profiles are measured",
     reads=("run.json", *MODEL),
     writes=("predictions/robustness/latency.json?",),
     photos=True,
@@ -137,7 +137,7 @@ EXPORT = Step(
 )
 PROVE = Step(
     "prove",
-    "check that the export answers like the run",
+    "check that the export gives the same answers as the run",
     reads=("exports/*/*", "run.json", "splits.json", "calibration.json", *MODEL),
     writes=("exports/*/proof.json",),
     photos=True,
@@ -177,7 +177,7 @@ CHAINS: dict[str, tuple[Step, ...]] = {
     "sweep": (SPLIT, TRAIN, PREDICT),
     "refit": (SPLIT, TRAIN, CARRY_OVER, ASSEMBLE, CARD),
     "pretrain": (SPLIT, PRETRAIN, CHOOSE),
-    "cascade": (COMBINE, CALIBRATE),  # finished without figures: whoever tries promises has not read val_test yet
+    "cascade": (COMBINE, CALIBRATE),  # finished without figures, so that val_test is not read while promises are tried
 }
 
 
@@ -195,11 +195,11 @@ def carried_out(
 
     Args:
         run: the run folder.
-        step: of the chain of `purpose`.
-        options: what the step is asked for, as JSON types; `stale` compares those that it is given.
-        purpose: of the run, a key of `CHAINS`.
-        splits: whose reads are noted in the run's ledger, also where the block fails.
-        noted: False on processes that only help: nothing is checked or written there.
+        step: a step of the chain of `purpose`.
+        options: options of the step, as JSON types, which `stale` compares.
+        purpose: purpose of the run, a key of `CHAINS`.
+        splits: splits whose reads are noted in the ledger of the run, even if the block fails.
+        noted: False on helper processes, where nothing is checked or written.
 
     Raises:
         ContractError: the block read or wrote what the step does not declare, or left out what it should write.
@@ -247,8 +247,8 @@ def stale(run: Path, step: Step, options: Mapping[str, RecipeValue] | None = Non
 
     Args:
         run: the run folder.
-        step: which.
-        options: what it is asked for now; None: as it was.
+        step: the step.
+        options: its options now; None: the same as before.
 
     Package versions are not compared: an upgrade does not make files out of date.
     """

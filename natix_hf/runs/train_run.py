@@ -51,10 +51,10 @@ def train_run(
     """Create the run folder `args.output_dir` and train. `runs.finish_run` does the later steps.
 
     Args:
-        trainer: as it was built.
-        recipe_text: of `recipe.yaml`; None where training was not started by a recipe.
-        resume_from_checkpoint: True for the last whole checkpoint of the folder, or the folder of one; by default
-            what `args.resume_from_checkpoint` says.
+        trainer: the trainer.
+        recipe_text: text of `recipe.yaml`; None if training was not started from a recipe.
+        resume_from_checkpoint: True for the last complete checkpoint of the run, or the folder of a checkpoint; by
+            default `args.resume_from_checkpoint`.
 
     Raises:
         UserError: the folder holds another run, or the loss is not finite.
@@ -77,8 +77,8 @@ def training_record(trainer: NatixTrainer, begun: RunRecord) -> RunRecord:
     """`run.json` of a trainer that has trained.
 
     Args:
-        trainer: which.
-        begun: what was written when it began.
+        trainer: the trainer.
+        begun: the record written at the start.
     """
     args, splits, state = trainer.args, trainer.splits, trainer.state
     certificate = splits.description
@@ -110,22 +110,22 @@ def training_record(trainer: NatixTrainer, begun: RunRecord) -> RunRecord:
 
 
 def write_search(run: Path, search: ProbeSearch) -> list[str]:
-    """Write `probe.json` and, where heads were compared, `figures/probe.png`; returns the lines to print."""
+    """Write `probe.json` and, if heads were compared, `figures/probe.png`; returns the lines to print."""
     search.write(run)
     chosen = search.chosen
-    told = f"{chosen.pooling} of the last {chosen.layers}, learning rate {chosen.learning_rate:g}"
-    told += f", weight decay {chosen.weight_decay:g}"
+    head = f"{chosen.pooling} of the last {chosen.layers}, learning rate {chosen.learning_rate:g}"
+    head += f", weight decay {chosen.weight_decay:g}"
     if search.heads is None:
-        return [f"probe: {told}"]
+        return [f"probe: {head}"]
     from natix_hf.report.figures_probe import heat_map
 
     (run / "figures").mkdir(exist_ok=True)
     with replacing(run / "figures" / "probe.png") as path:
         heat_map(search.heads, chosen.plain(), path)
-    best = next(head for head in search.heads if head.items() >= chosen.plain().items())
+    best = next(one for one in search.heads if one.items() >= chosen.plain().items())
     check = search.lbfgs
     return [
         f"probe: {len(search.heads)} heads over {search.rows} photos; best on val_select "
-        f"({search.judged} photos): {told}: MCC {best['mcc']:.3f}, NLL {best['log_loss']:.4f}",
-        f"  beside it logistic regression by L-BFGS (C = {check.C:g}): MCC {check.mcc:.3f}, NLL {check.log_loss:.4f}",
+        f"({search.judged} photos): {head}: MCC {best['mcc']:.3f}, NLL {best['log_loss']:.4f}",
+        f"  compared with L-BFGS logistic regression (C = {check.C:g}): MCC {check.mcc:.3f}, NLL {check.log_loss:.4f}",
     ]

@@ -33,12 +33,12 @@ def seen_shares(folder: Path, document: CalibrationFile | None, name: str) -> np
     """The class shares under which a model was calibrated, `(classes,)`.
 
     Args:
-        folder: of the model.
+        folder: folder of the model.
         document: its `calibration.json`, if there is one.
         name: what messages call the model.
 
     Raises:
-        UserError: nothing in the folder says it.
+        UserError: no file of the folder gives them.
     """
     if document is not None:
         return np.array(document.prior.seen)
@@ -68,10 +68,10 @@ def unlabelled_report(
     """Class shares, expected accuracy and drift, from logits before any calibration.
 
     Args:
-        folder: of the model; its predictions on `val_calib/fit` are compared with, where it has them.
+        folder: folder of the model; its predictions on `val_calib/fit`, if it has them, are compared with the photos.
         logits: `(n, classes)` of the new photos before any calibration.
         groups: `(n,)`.
-        calibration: what the model does.
+        calibration: calibration of the model.
         document: its `calibration.json`, if there is one.
         seen: `(classes,)` class shares of the calibration.
     """
@@ -86,13 +86,14 @@ def under_seen(
     """A model's calibration without prior and threshold: its probabilities hold under the class shares `seen`.
 
     Args:
-        calibration, document: what the model does, and its `calibration.json`.
+        calibration, document: calibration of the model, and its `calibration.json`.
         seen: `(classes,)` from `seen_shares`.
     """
     zeros = np.zeros(len(seen))
     bias = zeros
     if _asked(document) == ["none"] and RunRecord.there(folder):
-        # Logits that nothing has touched belong to the shares that training saw, where sampling or weights moved them.
+        # Logits without a calibrator belong to the class shares of training, which sampling or weights may have
+        # changed.
         trained = RunRecord.read(folder).training_shares
         bias = prior_bias(trained, seen) if trained else zeros
     return dataclasses.replace(calibration, prior_bias=bias, threshold_bias=zeros)
@@ -110,14 +111,15 @@ def judged(
     *,
     seed: int = 0,
 ) -> UnlabelledEstimates:
-    """The same from logits `(n, classes)` that hold under the shares of the calibration, and decisions `(n,)`.
+    """As `unlabelled_report`, from logits `(n, classes)` for the class shares of the calibration, and decisions
+    `(n,)`.
 
     Args:
-        own: `under_seen` of the model, for the photos that are compared with.
+        own: `under_seen` of the model, for its predictions on `val_calib/fit`.
         folder, groups, document, seen, positive, seed: as `unlabelled_report` takes them; groups may be None.
     """
     estimate = estimate_prior(calibrated, seen, groups, seed=seed)
-    floor = np.maximum(estimate.prior, 1e-6)  # EM may leave a class nothing, and a bias of minus infinity is none
+    floor = np.maximum(estimate.prior, 1e-6)  # EM may give a class 0, and a bias must be finite
     moved = (calibrated + prior_bias(seen, floor)).argmax(axis=1)
     decisions, drift, over = {"as_it_decides": decided, "with_this_prior": moved}, None, "photos"
     chances = {
@@ -131,7 +133,7 @@ def judged(
         if len(np.unique(rows.label)) == len(seen):
             reference = Reference(own.calibrated(rows.logits), rows.label, rows.group)
             drift = drift_test(calibrated, groups, estimate, *reference, positive=positive, seed=seed)
-            # Where nothing was worth taking, the logits are as uncertain as a temperature would have been.
+            # If no calibrator was better than none, the logits are as uncertain as with a temperature.
             sought = _asked(document) not in ([], ["none"])
             fitted = "temperature" if own.calibrator == "none" and sought else own.calibrator
             low, high, ends = intervals(calibrated, decisions, groups, estimate.prior, reference, fitted, seed=seed)
@@ -160,24 +162,24 @@ def _asked(document: CalibrationFile | None) -> list[str]:
 
 
 def accuracy_lines(accuracy: ExpectedAccuracy, deciding: str) -> list[str]:
-    """Expected accuracies of decisions as they are, which `deciding` says, and under the estimated class shares."""
-    told = ((deciding, accuracy.as_it_decides), ("with these class shares", accuracy.with_this_prior))
+    """Lines on the expected accuracy of the decisions, which `deciding` names, and with the estimated class shares."""
+    accuracies = ((deciding, accuracy.as_it_decides), ("with these class shares", accuracy.with_this_prior))
     return [
         f"{text}: {one.value:.3f} (95% interval {one.low:.3f} to {one.high:.3f}, from calibrated probabilities, "
         "without labels)"
-        for text, one in told
+        for text, one in accuracies
     ]
 
 
 def unlabelled_lines(report: Recalibration) -> list[str]:
-    """What a command prints of a report on photos without labels."""
+    """The printed lines of a report on photos without labels."""
     prior, accuracy, positive = report.prior, report.expected_accuracy, report.positive
     n, groups, names = report.photos.n, report.photos.groups, report.classes
-    found = f"{prior.estimated[positive]:.1%} {names[positive]}"
+    share = f"{prior.estimated[positive]:.1%} {names[positive]}"
     how = f"EM, {prior.iterations} steps" + ("" if prior.converged else ", NOT converged")
     between = f"{prior.low[positive]:.1%} to {prior.high[positive]:.1%} over {prior.interval_over}"
     lines = [
-        f"estimated class shares: {found} (95% interval {between}, {n} photos in {groups} groups; {how}); the model "
+        f"estimated class shares: {share} (95% interval {between}, {n} photos in {groups} groups; {how}); the model "
         f"was calibrated on {prior.seen[positive]:.1%}"
     ]
     lines += [f"expected accuracy {line}" for line in accuracy_lines(accuracy, "as the model decides now")]

@@ -118,8 +118,8 @@ def test_places_that_libraries_read_or_write_are_refused_in_one_line(photo_folde
         rows.to_parquet(target) if name.endswith("parquet") else rows.save_to_disk(target)
         (tmp_path / ODD).mkdir(exist_ok=True)
         target.rename(tmp_path / ODD / name)
-        with pytest.raises(UserError, match=rf"M\\xfcnchen/{name}: the byte \\xfc is not UTF-8, .* rename it"):
+        with pytest.raises(UserError, match=rf"M\\xfcnchen/{name}: byte \\xfc in the name found, .* rename it"):
             load_rows(str(tmp_path / ODD / name))
-    with pytest.raises(UserError, match=r"run M\\xfcnchen: the byte \\xfc is not UTF-8"):
+    with pytest.raises(UserError, match=r"run M\\xfcnchen: byte \\xfc in the name found"):
         check_writable(tmp_path / f"run {ODD}", "output_dir")
     check_writable(tmp_path / ODD, "--output", any_name=True)

@@ -239,7 +239,7 @@ def test_a_folded_threshold_and_a_prior_are_described(run_folder):
 @pytest.mark.parametrize(
     ("form", "there", "absent"),
     [
-        ("stock", "no code of ours", "trust_remote_code"),
+        ("stock", "without our code", "trust_remote_code"),
         ("merged", "trust_remote_code=True", "onnxruntime"),
         ("adapter", "and peft", "onnxruntime"),
         ("onnx", "onnxruntime.InferenceSession", "pipeline("),

@@ -164,9 +164,11 @@ def test_shards_so_small_that_they_travel_in_the_commit_have_their_own_rows(hub,
     assert sorted(ids) == sorted(row for rows in read_json(folder / "splits.json")["ids"].values() for row in rows)
 
 
-def test_a_push_that_broke_off_is_taken_up_without_uploading_again(hub, folder):
+def test_an_interrupted_push_resumes_without_uploading_again(hub, folder):
     hub.answer("/commit/", 500, times=1)
-    with pytest.raises(UserError, match=r"me/streets: .*run the same command again, what was uploaded is kept"):
+    with pytest.raises(
+        UserError, match=r"me/streets: .*run the same command again; files that were uploaded are kept"
+    ):
         push(folder, "me/streets")
     assert not pushed(hub)
     before = len(hub.asked("/_lfs/"))
@@ -192,8 +194,8 @@ def test_a_repository_with_another_data_set_is_refused_and_stays_as_it_is(hub, f
     ("word", "status", "said"),
     [
         ("/api/datasets/", 401, "the Hub does not accept the token: log in with `hf auth login`"),
-        ("/api/repos/create", 403, "the token may not write there: make one with write access"),
-        ("/preupload/", 403, "the token may not write there"),
+        ("/api/repos/create", 403, "the token cannot write there: make one with write access"),
+        ("/preupload/", 403, "the token cannot write there"),
         ("/commit/", 412, "somebody else changed the repository in the meantime: run the same command again"),
         ("/api/repos/create", 400, "check the name"),
     ],
@@ -232,9 +234,9 @@ def test_names_that_the_hub_does_not_take_are_refused_first(folder, name):
         push(folder, name)
 
 
-def test_folders_that_are_no_splits_are_named(folder, tmp_path):
+def test_a_folder_without_splits_is_refused(folder, tmp_path):
     for wrong in (tmp_path / "nothing", tmp_path):
-        with pytest.raises(UserError, match=r"no folder of splits .*natix_hf.data split"):
+        with pytest.raises(UserError, match=r"not a folder of splits: .*natix_hf.data split"):
             push(wrong, "me/streets")
     next((folder / "val_test").glob("*.arrow")).write_bytes(b"")
     with pytest.raises(UserError, match="not a complete save_to_disk folder"):
@@ -251,7 +253,7 @@ def test_a_certificate_edited_by_hand_and_one_of_other_photos_are_refused_before
     with pytest.raises(UserError, match=r"train: 1 rows are not in splits.json.*nothing was pushed"):
         push(folder, "me/streets")
     SplitCertificate.sealed(**dict(told) | {"straddling": 2}).write(folder)
-    with pytest.raises(UserError, match=r"2 groups are in more than one split: nothing was pushed"):
+    with pytest.raises(UserError, match=r"2 groups are in more than one split; nothing was pushed"):
         push(folder, "me/streets")
     assert not hub.repositories
     assert not hub.requests

@@ -80,7 +80,7 @@ def differs(exports: Path, tmp_path: Path, form: str, message: str, change) -> N
     shutil.rmtree(copy)
 
 
-def test_what_differs_is_named_and_nothing_is_written(exports, tmp_path):
+def test_a_difference_is_named_and_no_proof_is_written(exports, tmp_path):
     def heavier(folder: Path) -> None:
         weights = load_file(folder / "model.safetensors")
         weights["timm_model.head.bias" if "timm_model.head.bias" in weights else "head.bias"] += 0.01
@@ -96,7 +96,7 @@ def test_what_differs_is_named_and_nothing_is_written(exports, tmp_path):
         write_json(path, read_json(path) | {"do_center_crop": False, "size": square})
 
     differs(exports, tmp_path, "stock", "same process: logits differ by up to 0.01", heavier)
-    differs(exports, tmp_path, "stock", "the classes are Roadwork, None, expected None, Roadwork in this", turned)
+    differs(exports, tmp_path, "stock", "classes Roadwork, None found, None, Roadwork expected, in this", turned)
     differs(exports, tmp_path, "stock", "pixels differ by up to", squashed)
     differs(exports, tmp_path, "merged", "no export.json", lambda folder: (folder / "export.json").unlink())
 
@@ -111,10 +111,10 @@ def test_a_client_that_cannot_load_is_named_with_its_reason(exports, tmp_path):
         prove(exports / "run", exports / "merged", photos=PHOTOS, clients=(), client_python=tmp_path / "none")
 
 
-def test_photos_are_those_given_else_of_val_select_else_scenes(exports, make_photos, tmp_path):
+def test_photos_are_the_given_ones_else_val_select_else_scenes(exports, make_photos, tmp_path):
     assert proof_photos(exports / "run", PHOTOS).content == PHOTOS
     (tmp_path / "text.jpg").write_text("no photo")
-    with pytest.raises(UserError, match="none of them can be read"):
+    with pytest.raises(UserError, match="none of these can be read"):
         proof_photos(exports / "run", [str(tmp_path / "text.jpg")])
     drawn = proof_photos(exports / "run", count=3)
     assert (drawn.source, len(drawn.content)) == ("generated scenes", 3)
@@ -162,7 +162,7 @@ def test_a_proof_with_generated_scenes_says_why(exports, tmp_path):
     document = prove(exports / "run", tmp_path / "export", clients=(), say=lines.append)
     assert document.photos.source == "generated scenes"
     assert len(lines) == 1
-    assert "the run's own photos of val_select are not available, scenes are generated: " in lines[0]
+    assert "scenes are generated, because the run's photos of val_select are not available: " in lines[0]
     assert lines[0].endswith("has no splits.json")
     assert str(exports) not in (tmp_path / "export" / "proof.json").read_text()  # which is published
 

@@ -86,7 +86,7 @@ def test_readers_see_the_old_state_until_the_commit(hub, run, light, monkeypatch
 
     monkeypatch.setattr(publishing, "write_bundle", bundle)
     hub.answer("/commit/", 500)
-    with pytest.raises(publishing.UserError, match="run the same command again, what was uploaded is kept"):
+    with pytest.raises(publishing.UserError, match="run the same command again; files that were uploaded are kept"):
         publish(run, Publication("me/x", version="1.1.0", form="merged"), lambda _: None)
     assert seen == [True]
     assert hub.model("me/x").files == before
@@ -99,7 +99,7 @@ def test_readers_see_the_old_state_until_the_commit(hub, run, light, monkeypatch
     assert set(hub.model("me/x").tags) == {"1.0.0", "1.1.0", "1.2.0"}
 
 
-def test_what_a_person_put_there_stays(hub, run, light):
+def test_files_that_a_person_added_are_kept(hub, run, light):
     publish(run, Publication("me/x"), lambda _: None)
     held = hub.model("me/x")
     held.commit({**held.files, "notes.md": b"mine"}, "by hand")
@@ -123,11 +123,11 @@ def test_private_makes_a_private_one_and_refuses_a_public_one(hub, run, light, r
     assert not hub.model("me/open").files
 
 
-def test_a_push_that_is_cut_is_one_line_and_taken_up_without_uploading_twice(hub, run, light, refused):
+def test_an_interrupted_push_is_one_line_and_resumes_without_uploading_twice(hub, run, light, refused):
     hub.cut_uploads(after=1)
     line, _ = refused(run, "me/x")
     assert line.startswith("push me/x: ")
-    assert line.endswith("run the same command again, what was uploaded is kept")
+    assert line.endswith("run the same command again; files that were uploaded are kept")
     assert not hub.model("me/x").files
     assert not hub.model("me/x").tags
     assert sum(hub.uploaded.values()) == 1
@@ -183,7 +183,7 @@ def test_an_export_that_does_not_answer_like_the_run_is_not_pushed(hub, run, pro
     assert not hub.asked("/_lfs/")
 
 
-def test_what_was_pushed_is_fetched_and_proved_and_has_no_tag_where_it_differs(hub, run, proofs, refused, monkeypatch):
+def test_the_pushed_model_is_verified_and_gets_no_tag_if_it_differs(hub, run, proofs, refused, monkeypatch):
     usual = publishing._push
 
     def spoiled(*args):
@@ -195,7 +195,9 @@ def test_what_was_pushed_is_fetched_and_proved_and_has_no_tag_where_it_differs(h
 
     monkeypatch.setattr(publishing, "_push", spoiled)
     line, _ = refused(run, "me/x")
-    assert line.startswith(f"push me/x: it is at {hub.address}/me/x, without the tag 1.0.0, because the proof ")
+    assert line.startswith(
+        f"push me/x: the model is at {hub.address}/me/x, but without the tag 1.0.0, because its proof "
+    )
     assert proofs == [("export", (WITH, WITHOUT)), ("pushed", (WITH, WITHOUT))]
     assert not hub.model("me/x").tags
 

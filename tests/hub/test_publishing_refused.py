@@ -70,7 +70,7 @@ def test_somebody_elses_model_is_refused_and_replaced_whole_where_forced(hub, ru
         assert ".gitattributes" in hub.model("me/x").files
 
 
-def test_what_can_be_seen_at_once_is_refused_before_the_hub_is_asked(hub, run, refused, monkeypatch):
+def test_invalid_options_are_refused_before_the_hub_is_asked(hub, run, refused, monkeypatch):
     cases = [
         (["streets"], "owner/name, such as me/roadwork-dinov3"),
         (["me/my streets"], "owner/name, such as me/roadwork-dinov3"),
@@ -92,7 +92,7 @@ def test_what_can_be_seen_at_once_is_refused_before_the_hub_is_asked(hub, run, r
     [
         ("hf_unknown", "me/x", "the Hub does not accept the token: log in with `hf auth login` or set HF_TOKEN"),
         (READ, "me/x", "the token can only read: make one with write access"),
-        (WRITE, "natix/x", "the token is that of tester, who does not belong to natix: push to tester/... or me/..."),
+        (WRITE, "natix/x", "the token belongs to tester, who is not a member of natix: push to tester/... or me/..."),
     ],
 )
 def test_tokens_that_cannot_write_are_refused_before_the_model_is_loaded(
@@ -106,11 +106,11 @@ def test_tokens_that_cannot_write_are_refused_before_the_model_is_loaded(
     assert not hub.repositories
 
 
-def test_what_a_fine_grained_token_may_only_the_hub_knows(hub, run, light, refused, monkeypatch):
+def test_a_fine_grained_token_is_judged_by_the_hub(hub, run, light, refused, monkeypatch):
     hub.tokens["hf_fine"] = ("tester", "fineGrained", ())
     monkeypatch.setenv("HF_TOKEN", "hf_fine")
     line, _ = refused(run, "me/x")
-    assert line.startswith("push me/x: the token may not write there: make one with write access")
+    assert line.startswith("push me/x: the token cannot write there: make one with write access")
     assert "hf_fine" not in line
 
 

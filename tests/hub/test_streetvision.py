@@ -205,7 +205,7 @@ def test_other_clients_that_are_too_old_are_told_apart_from_other_faults(said):
     assert not upgrade_hint("proof: client_python: logits differ by up to 0.3")
 
 
-def test_latency_over_the_limit_stands_out():
+def test_latency_over_the_limit_is_marked():
     row = streetvision.Latency(width=224, height=224, at_once=4, requests=16, p50=1.0, p99=10.0)
     lines = latency_lines(streetvision.ClientCheck([row], cores=2, versions={}, difference=1e-7))
     assert lines[1].endswith("OVER THE LIMIT")

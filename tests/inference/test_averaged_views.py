@@ -118,7 +118,7 @@ def test_what_the_calibration_was_fitted_with_is_asked_for():
         assert "fit one with natix_hf.recalibrate run --tta flip,scales --output FOLDER" in note
 
 
-def test_names_on_the_command_line():
+def test_view_names_on_the_command_line_are_checked():
     parser = CommandParser()
     add_views_option(parser)
     for words, expected in (
@@ -129,7 +129,9 @@ def test_names_on_the_command_line():
     ):
         assert parser.parse_args(words).tta == expected
     for word in ("sideways", "flip,none", "", "flip,"):
-        with pytest.raises(UserError, match=f"--tta: '{word}' given, flip, scales, both with a comma, or none exp"):
+        with pytest.raises(
+            UserError, match=f"--tta: '{word}' given, flip, scales, both with a comma between them, or none exp"
+        ):
             parser.parse_args(["--tta", word])
 
 

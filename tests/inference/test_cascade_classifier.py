@@ -63,7 +63,7 @@ def cascade_of(models, photos, share: float) -> tuple[CascadeClassifier, StagePr
 
 
 @pytest.mark.parametrize("share", [0, 0.5, 1])
-def test_the_dear_model_sees_the_photos_that_stay_and_no_others(models, photos, share):
+def test_the_second_model_sees_only_photos_that_do_not_leave_early(models, photos, share):
     model, processors, early, full = cascade_of(models, photos, share)
     seen = []
     hook = model.second.register_forward_hook(lambda module, inputs, output: seen.append(len(output.logits)))
@@ -79,7 +79,7 @@ def test_the_dear_model_sees_the_photos_that_stay_and_no_others(models, photos, 
     np.testing.assert_allclose([row.probabilities for row in rows], expected, atol=1e-5)
 
 
-def test_the_calibration_of_a_model_by_itself_is_taken_off(models, photos):
+def test_the_own_calibration_of_each_model_is_removed(models, photos):
     model, _, early, _ = cascade_of(models, photos, 0.5)
     pixels = torch.stack([client_pixels(photo, models[0][1]) for photo in photos])
     np.testing.assert_allclose(logits_of(model.first, pixels), early, atol=1e-5)
@@ -96,7 +96,7 @@ def test_a_photo_is_decoded_once_for_both_models(models, photos, tmp_path):
     assert (batch.indices, len(batch.broken)) == ([], 1)
 
 
-def test_what_left_early_is_told_in_gflop(models, photos):
+def test_the_line_about_early_exits_is_in_gflop(models, photos):
     model, *_ = cascade_of(models, photos, 0.5)
     told = left_early_line(model, Written(good=8, early=6))
     assert told == "6 photos left early (75.0%): 1.25 of 4.25 GFLOP a photo"

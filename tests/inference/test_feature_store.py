@@ -134,7 +134,7 @@ def test_a_cache_that_can_only_be_read_serves(tmp_path, monkeypatch):
         (OSError("64000 requested and 4096 written"), 10**12, "64000 requested and 4096 written"),
     ],
 )
-def test_why_nothing_could_be_kept_is_told(tmp_path, monkeypatch, error, free, said):
+def test_the_reason_why_nothing_could_be_stored_is_given(tmp_path, monkeypatch, error, free, said):
     def save(path, _):
         path.write_bytes(b"a part of it")
         raise error
@@ -146,7 +146,7 @@ def test_why_nothing_could_be_kept_is_told(tmp_path, monkeypatch, error, free, s
     assert not list(tmp_path.rglob("*.npy"))
 
 
-def test_a_file_system_that_can_only_be_read_is_told_in_one_line(tmp_path, monkeypatch):
+def test_a_read_only_file_system_is_one_line(tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise OSError(30, "Read-only file system")
 
@@ -157,7 +157,7 @@ def test_a_file_system_that_can_only_be_read_is_told_in_one_line(tmp_path, monke
 
 
 @pytest.mark.parametrize("error", [NotImplementedError("no flock"), OSError(28, "No space left on device")])
-def test_a_file_system_without_locks_or_room_for_one_is_told_in_one_line(tmp_path, monkeypatch, error):
+def test_a_file_system_without_locks_or_room_for_one_is_one_line(tmp_path, monkeypatch, error):
     def acquire(*_, **__):
         raise error
 

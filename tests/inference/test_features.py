@@ -260,7 +260,7 @@ def test_records_of_another_version_are_left_alone_and_not_read(probe, rows, tmp
     assert len(list((tmp_path / "features").iterdir())) == 2
 
 
-def test_a_full_disk_is_told_in_one_line_and_what_was_computed_stays(probe, rows, tmp_path, monkeypatch, passes):
+def test_a_full_disk_is_one_line_and_what_was_computed_is_kept(probe, rows, tmp_path, monkeypatch, passes):
     model, processor = probe
     monkeypatch.setattr(module, "SHARD_ROWS", 8)
     real, calls = np.save, []

@@ -42,7 +42,7 @@ def machine(clock, *, start=0.01, photo=0.001, room=10**6):
     return run
 
 
-def test_the_batch_is_doubled_while_that_pays(clock):
+def test_the_batch_is_doubled_while_the_rate_rises(clock):
     rates = {n: n / (0.01 + 0.001 * n) for n in (16, 32, 64, 128, 256)}
     expected = next(n for n in (16, 32, 64, 128) if rates[2 * n] < 1.05 * rates[n])
     size, rate = best_batch(machine(clock), SAMPLE)
@@ -50,20 +50,20 @@ def test_the_batch_is_doubled_while_that_pays(clock):
     assert rate == pytest.approx(rates[128])
 
 
-def test_half_of_what_fits_is_taken_where_memory_ends_first(clock):
+def test_half_of_the_largest_batch_is_used_if_memory_runs_out(clock):
     assert best_batch(machine(clock, photo=1e-6, room=150), SAMPLE)[0] == 64
     assert best_batch(machine(clock, photo=1e-6, room=20), SAMPLE)[0] == 16
     with pytest.raises(torch.OutOfMemoryError):
         best_batch(machine(clock, room=10), SAMPLE)
 
 
-def test_on_a_cpu_nothing_is_measured_and_the_model_is_as_it_is(model):
+def test_on_a_cpu_nothing_is_measured_by_default(model):
     pixels = torch.randn(4, 3, 32, 32)
     chosen = choose_pace(model, pixels, photos=10**6)
-    assert (chosen.batch_size, chosen.told) == (16, None)
+    assert (chosen.batch_size, chosen.line) == (16, None)
     np.testing.assert_array_equal(chosen.run(pixels), logits_of(model, pixels))
     assert choose_pace(model, pixels, photos=10, batch_size=3).batch_size == 3
-    assert "fp32" in choose_pace(model, pixels, photos=10, precision="auto").told  # unless the precision is left open
+    assert "fp32" in choose_pace(model, pixels, photos=10, precision="auto").line  # unless the precision is left open
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_on_a_cpu_nothing_is_measured_and_the_model_is_as_it_is(model):
         (2.0, True, {"abstain_band": None, "positive": 1, "threshold_bias": [0, 0.5]}, "auto", "bf16"),
     ],
 )
-def test_bf16_is_taken_where_it_is_quicker_decides_alike_and_no_guarantee_stands_on_fp32(
+def test_bf16_is_used_if_it_is_faster_decides_alike_and_there_is_no_guarantee(
     clock, model, monkeypatch, quicker, alike, rule, precision, name
 ):
     def seconds(pixels, factor=1.0):
@@ -88,8 +88,8 @@ def test_bf16_is_taken_where_it_is_quicker_decides_alike_and_no_guarantee_stands
     monkeypatch.setattr(module, "_in_bf16", lambda run, device: lambda p: seconds(p, quicker) * (1 if alike else -1))
     model.config.decision = rule
     chosen = choose_pace(model, SAMPLE, photos=100, precision=precision, measure=True)
-    assert chosen.told.startswith(f"batches of 128, {name} (photos/s")
-    assert ("bf16" in chosen.told) == (precision == "auto" and not (rule and rule["abstain_band"]))
+    assert chosen.line.startswith(f"batches of 128, {name} (photos/s")
+    assert ("bf16" in chosen.line) == (precision == "auto" and not (rule and rule["abstain_band"]))
 
 
 def test_a_long_job_tries_compilation_and_a_short_one_does_not(clock, model, monkeypatch):
@@ -98,8 +98,8 @@ def test_a_long_job_tries_compilation_and_a_short_one_does_not(clock, model, mon
     rate = 128 / 0.138
     for seconds, tried in ((250, False), (350, True)):
         chosen = choose_pace(model, SAMPLE, photos=int(seconds * rate), precision="auto", measure=True)
-        assert ("fp32 compiled" in chosen.told) == tried
-        assert chosen.told.startswith(f"batches of 128, fp32{' compiled' * tried} (")
+        assert ("fp32 compiled" in chosen.line) == tried
+        assert chosen.line.startswith(f"batches of 128, fp32{' compiled' * tried} (")
 
 
 def test_bf16_really_runs_and_a_smaller_batch_is_filled_up_for_a_compiled_model(model, monkeypatch):

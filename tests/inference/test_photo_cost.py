@@ -36,7 +36,7 @@ def test_operations_are_those_of_the_shape(tiny_backbone, size):
     assert found.seconds > 0
 
 
-def test_it_is_told_in_a_line_and_in_dashes_where_it_is_not_known(tiny_backbone):
+def test_the_cost_is_one_line_with_dashes_for_unknown_values(tiny_backbone):
     model, processor = load_model(str(tiny_backbone), ["None", "Roadwork"], method="probe", image_size=[32, 64])
     cost = photo_cost(model, processor).model_copy(update={"flop": 9_240_000_000, "seconds": 0.0614})
     line = cost_line(cost)

@@ -71,7 +71,7 @@ def test_a_size_that_no_model_can_have_is_refused_also_by_force(run):
         at(run, 0, force=True)
 
 
-def test_an_image_processor_that_somebody_changed_is_noticed(run):
+def test_a_changed_image_processor_is_refused(run):
     edited(run, 32, 64)
     with pytest.raises(UserError) as told:
         at(run)

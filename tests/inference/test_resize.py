@@ -77,7 +77,7 @@ def test_squash_shows_the_whole_photo_and_crop_the_square_in_its_middle(saved, r
     assert Geometry.of(processor) == GEOMETRIES[resize](32)
 
 
-def test_the_policy_stands_in_preprocessor_config(saved, resize):
+def test_the_policy_is_in_preprocessor_config(saved, resize):
     written = json.loads((saved / "preprocessor_config.json").read_text())
     square = {"height": 32, "width": 32}
     if resize == "squash":

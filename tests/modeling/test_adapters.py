@@ -71,16 +71,16 @@ def test_targets_by_name_by_pattern_and_in_the_last_blocks(targets, last, expect
     ("options", "message"),
     [
         ({"lora_target_modules": ["query"]}, "q_proj"),
-        ({"lora_target_modules": "(mlp"}, "no regular expression"),
-        ({"lora_last_blocks": 3}, "expected 1 to 2"),
+        ({"lora_target_modules": "(mlp"}, "not a regular expression"),
+        ({"lora_last_blocks": 3}, "3 given, 1 to 2 expected"),
         ({"lora_r": 0}, "LoRA options"),
-        ({"lora_init": "nonsense"}, "lora_init: nonsense given, default, gaussian"),
+        ({"lora_init": "nonsense"}, "lora_init: nonsense given, one of default, gaussian"),
         ({"lora_init": "pissa_niter_4"}, "draws random numbers"),
-        ({"lora_init": "loftq"}, "quantized"),
+        ({"lora_init": "loftq"}, "quantised"),
         ({"lora_init": "orthogonal", "lora_r": 3}, "LoRA options"),
-        ({"unfreeze_last_blocks": 2}, "unfreeze_last_blocks is 2, expected 0 to 1"),
-        ({"unfreeze_last_blocks": -1}, "unfreeze_last_blocks is -1"),
-        ({"unfreeze_last_blocks": 1, "lora_last_blocks": 1}, "expected 0 to 0"),
+        ({"unfreeze_last_blocks": 2}, "unfreeze_last_blocks: 2 given, 0 to 1 expected"),
+        ({"unfreeze_last_blocks": -1}, "unfreeze_last_blocks: -1 given"),
+        ({"unfreeze_last_blocks": 1, "lora_last_blocks": 1}, "1 given, 0 to 0 expected"),
         ({"lora_modules_to_save": ["neck"]}, "no module 'neck'"),
     ],
 )
@@ -198,8 +198,8 @@ def test_unfrozen_blocks_work_with_features_of_several_layers_and_activation_che
     [
         ({"method": "full", "lora": {"unfreeze_last_blocks": 1}}, "unfreeze_last_blocks is for adapters"),
         ({"method": "probe", "lora": {"lora_train_norms": True}}, "lora_train_norms is for adapters"),
-        ({"lora": {"lora_last_blocks": 3}}, "expected 1 to 2"),
-        ({"lora": {"unfreeze_last_blocks": 5}}, "expected 0 to 1"),
+        ({"lora": {"lora_last_blocks": 3}}, "3 given, 1 to 2 expected"),
+        ({"lora": {"unfreeze_last_blocks": 5}}, "5 given, 0 to 1 expected"),
         ({"lora": {"lora_target_modules": ["query"]}}, "matches no linear layer"),
     ],
 )
@@ -260,9 +260,7 @@ def test_an_adapter_on_a_run_of_ours_loads_through_the_auto_class_with_its_own_c
 
 
 @pytest.mark.parametrize("way", ["transformers", "peft"])
-def test_an_adapter_takes_no_knots_and_no_decision_from_a_base_that_was_calibrated_otherwise(
-    tiny_backbone, photos, tmp_path, way
-):
+def test_an_adapter_takes_no_calibration_from_a_calibrated_base(tiny_backbone, photos, tmp_path, way):
     base = build_model(str(tiny_backbone), NAMES)
     base.save_pretrained(tmp_path / "plain")
     model = trained(add_lora(build_model(str(tmp_path / "plain"), NAMES), lora_r=4), photos)
@@ -288,7 +286,7 @@ def test_an_adapter_that_is_not_there_or_does_not_fit_is_named(tiny_backbone, ph
     with pytest.raises(UserError, match=r"no adapter_config\.json"):
         load_adapter(build_model(str(tiny_backbone), NAMES), tmp_path)
     add_lora(build_model(str(tiny_backbone), NAMES)).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="doesn't fit the model") as caught:
+    with pytest.raises(UserError, match="does not fit the model") as caught:
         load_adapter(build_model(str(tiny_backbone), [*NAMES, "third"]), tmp_path)
     assert "\n" not in str(caught.value)
 

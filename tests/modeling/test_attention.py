@@ -17,7 +17,7 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 @pytest.mark.parametrize("name", ["sdpa", "eager"])
 @pytest.mark.parametrize("bf16", [False, True])
-def test_what_works_passes_and_leaves_the_random_state_alone(name, bf16):
+def test_an_attention_that_runs_passes_and_does_not_change_the_random_state(name, bf16):
     before = torch.get_rng_state()
     check_attention(name, bf16=bf16, device="cpu")
     assert torch.equal(torch.get_rng_state(), before)
@@ -34,7 +34,7 @@ def test_what_works_passes_and_leaves_the_random_state_alone(name, bf16):
     ],
 )
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the refusals of a machine without a GPU")
-def test_what_is_refused_is_one_line_with_the_reason(name, reason):
+def test_an_attention_that_does_not_run_is_refused_in_one_line_with_the_reason(name, reason):
     with pytest.raises(UserError, match=reason) as caught:
         check_attention(name, device="cpu")
     assert repr(name) in str(caught.value)
@@ -92,7 +92,7 @@ def machine(monkeypatch):
     return made
 
 
-def test_auto_takes_flash_attention_3_where_it_runs(machine):
+def test_auto_chooses_flash_attention_3_if_it_runs(machine):
     chosen = choose_attention("auto", bf16=True, device=GPU)
     assert chosen == Attention("sdpa_fa3", None)
     assert chosen.loaded == "sdpa"  # which transformers knows
@@ -113,7 +113,7 @@ def test_auto_takes_flash_attention_3_where_it_runs(machine):
     ],
     ids=["no package", "FA2 alone", "Ampere", "Blackwell", "fp32", "CPU in bf16", "CPU"],
 )
-def test_auto_takes_sdpa_without_a_word_where_nothing_better_is_expected(machine, facts, bf16, device):
+def test_auto_chooses_sdpa_silently_if_flash_attention_3_is_not_expected(machine, facts, bf16, device):
     for name, value in facts.items():
         setattr(machine, name, value)
     assert choose_attention("auto", bf16=bf16, device=device) == Attention("sdpa", None)
@@ -122,22 +122,24 @@ def test_auto_takes_sdpa_without_a_word_where_nothing_better_is_expected(machine
 
 
 @pytest.mark.parametrize("broken", ["switch", "sdpa flash"])
-def test_auto_says_in_one_line_what_was_expected_and_does_not_run(machine, broken):
+def test_auto_reports_an_installed_flash_attention_3_that_does_not_run(machine, broken):
     machine.broken[broken] = "no kernel image\nis available"
     chosen = choose_attention("auto", bf16=True, device=GPU)
     assert chosen.name == chosen.loaded == "sdpa"
-    assert chosen.told == (
-        "attention: sdpa, since FlashAttention 3 is installed and does not run: no kernel image is available"
+    assert chosen.note == (
+        "attention: sdpa, because FlashAttention 3 is installed but does not run: no kernel image is available"
     )
     assert (machine.active, machine.cudnn) == (None, True)  # the switch is off again
 
 
 @pytest.mark.parametrize("name", ["sdpa", "eager", "flash_attention_2", "sdpa_fa3"])
-def test_what_is_asked_for_by_name_is_taken_where_it_runs_and_refused_where_not(machine, name):
+def test_an_attention_named_in_the_recipe_is_used_or_refused(machine, name):
     assert choose_attention(name, bf16=True, device=GPU) == Attention(name)
     machine.restore()
     machine.broken[{"sdpa_fa3": "sdpa flash"}.get(name, name)] = "no such kernel"
-    with pytest.raises(UserError, match=r"on this machine \(cuda, bf16\): no such kernel; sdpa works everywhere"):
+    with pytest.raises(
+        UserError, match=r"on this machine \(cuda, bf16\): no such kernel: use sdpa, which runs everywhere"
+    ):
         choose_attention(name, bf16=True, device=GPU)
     assert machine.active is None
 

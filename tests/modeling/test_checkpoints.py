@@ -62,7 +62,7 @@ def test_a_name_that_no_hub_can_have_is_neither_folder_nor_model(checkpoint):
 
 def test_offline_a_hub_id_says_that_the_network_is_missing():
     message = refusal(load_backbone, "facebook/dinov3-vits16-pretrain-lvd1689m")
-    assert "not in the cache" in message
+    assert "not in the Hub's cache" in message
     assert "HF_HUB_OFFLINE" in message
 
 
@@ -171,7 +171,9 @@ def test_a_run_with_other_features_is_refused(run_folder):
 
 
 def test_impossible_model_options_are_one_line(tiny_backbone):
-    assert "feature_layers is 3, expected 1 to 2" in refusal(build_model, str(tiny_backbone), NAMES, feature_layers=3)
+    assert "feature_layers: 3 given, 1 to 2 expected" in refusal(
+        build_model, str(tiny_backbone), NAMES, feature_layers=3
+    )
 
 
 def test_the_processor_takes_mean_and_std_of_the_checkpoint_and_our_size(checkpoint):

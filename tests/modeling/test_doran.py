@@ -96,7 +96,7 @@ def test_nothing_as_large_as_the_weight_is_kept_for_the_gradient_of_the_norms():
     assert all(tensor.data_ptr() == weight.data_ptr() or tensor.numel() < weight.numel() for tensor in kept)
 
 
-def test_dropout_is_on_what_the_adapter_reads_alone():
+def test_dropout_applies_only_to_the_input_of_the_adapter():
     found, x = layer(lora_dropout=0.5), torch.randn(4, 12)
     networks = found.lora_doran["default"]
     with torch.no_grad():
@@ -109,7 +109,7 @@ def test_dropout_is_on_what_the_adapter_reads_alone():
 
 @pytest.mark.parametrize("share", SHARES)
 @pytest.mark.parametrize("init", ["default", "gaussian"])
-def test_it_starts_as_the_model_without_it(share, init, tiny_backbone, photos):
+def test_training_starts_from_the_outputs_without_adapters(share, init, tiny_backbone, photos):
     model = build_model(str(tiny_backbone), NAMES)
     before = model(photos).logits
     model = add_lora(model, use_doran=True, doran_share=share, lora_init=init, lora_r=4).eval()
@@ -123,7 +123,7 @@ def test_it_starts_as_the_model_without_it(share, init, tiny_backbone, photos):
 
 
 @pytest.mark.parametrize("share", SHARES)
-def test_what_is_trained_gets_a_gradient_and_nothing_else_does(share, tiny_backbone, photos):
+def test_only_trained_parameters_get_a_gradient(share, tiny_backbone, photos):
     model = trained(doran(tiny_backbone, share), photos)
     model(pixel_values=photos, labels=torch.tensor([0, 1, 0])).loss.backward()
     names = {name for name, p in model.named_parameters() if p.requires_grad and ".head." not in name}
@@ -241,7 +241,7 @@ def test_merged_shipped_and_trained_give_the_same_logits(share, tiny_backbone, p
         PeftModel.from_pretrained(merged, tmp_path / "adapter")
 
 
-def test_merging_may_be_safe_and_taken_back(photos):
+def test_safe_merging_can_be_undone(photos):
     found, x = layer(), torch.randn(5, 12)
     before, expected = found(x), closed_form(found)
     found.merge(safe_merge=True)

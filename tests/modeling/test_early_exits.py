@@ -54,7 +54,7 @@ def band(model, photos) -> tuple[float, float, np.ndarray, np.ndarray]:
 
 
 @torch.inference_mode()
-def test_photos_leave_as_on_arrays_and_the_tiles_of_those_are_never_seen(model, photos, tmp_path):
+def test_early_exits_match_two_stages_and_skip_the_tiles_of_photos_that_leave(model, photos, tmp_path):
     low, high, early, full = band(model, photos)
     expected = arrays(low, high).composite(early, full)
     bias = torch.tensor([0.3, -0.2])
@@ -112,5 +112,5 @@ def test_training_sees_all_views_and_another_calibration_takes_the_exit_off(mode
 
 
 def test_a_model_of_whole_photos_has_no_exit(model):
-    with pytest.raises(ValueError, match="views_exit: photos leave before their tiles"):
+    with pytest.raises(ValueError, match="views_exit: given, but views is None"):
         NatixDinov3Config(backbone_config=model.config.backbone_config, views_exit={"high": 0.9})

@@ -68,9 +68,9 @@ def test_loss_is_the_plain_cross_entropy_for_ids_and_for_probabilities(tiny_back
     torch.testing.assert_close(model(photos, labels=soft).loss, outputs.loss)
 
 
-def test_forward_wants_photos_or_features_and_returns_intermediate_ones_on_request(tiny_backbone, photos):
+def test_forward_takes_photos_or_features_and_returns_intermediate_outputs_on_request(tiny_backbone, photos):
     model = build_model(str(tiny_backbone), NAMES, attn_implementation="eager")
-    with pytest.raises(ValueError, match="either pixel_values or features"):
+    with pytest.raises(ValueError, match="exactly one of pixel_values, features and prefix_states"):
         model()
     assert model(photos).hidden_states is None
     outputs = model(photos, output_hidden_states=True, output_attentions=True)
@@ -148,7 +148,7 @@ def test_a_config_that_disagrees_with_the_head_is_an_error_naming_both(tiny_back
         NatixDinov3ForImageClassification.from_pretrained(tmp_path)
 
 
-def test_buffers_that_a_checkpoint_lacks_come_out_neutral(tiny_backbone):
+def test_a_calibration_that_a_checkpoint_lacks_is_neutral(tiny_backbone):
     model = NatixDinov3ForImageClassification(
         NatixDinov3Config(backbone_config=load_backbone(str(tiny_backbone)).config)
     )
@@ -261,7 +261,7 @@ def test_isotonic_knots_come_first_outside_training_and_survive_save_and_load(ti
     loaded.set_calibration(1.0)
     assert (loaded.config.isotonic, loaded.config.decision) == (None, None)
     torch.testing.assert_close(loaded(photos).logits, before)
-    with pytest.raises(ValueError, match="isotonic has 1 entries, expected 2"):
+    with pytest.raises(ValueError, match="isotonic: 1 entries given, 2 expected"):
         loaded.set_calibration(1.0, isotonic=KNOTS[:1])
 
 

@@ -54,12 +54,12 @@ def packs(model: torch.nn.Module) -> list[str]:
     return [name for name, module in model.named_modules() if "forward" in vars(module)]
 
 
-def test_a_packed_product_is_the_product(layer):
+def test_a_packed_product_equals_torchs_product(layer):
     x = torch.randn(3, 7, 160)
     torch.testing.assert_close(times(x, pack(layer.weight), layer.bias), layer(x), rtol=1e-5, atol=1e-5)
 
 
-def test_a_layer_gives_the_same_and_passes_the_same_gradient_and_is_itself_again(layer):
+def test_a_packed_layer_gives_the_same_output_and_gradient_and_is_restored(layer):
     x = torch.randn(5, 160, requires_grad=True)
     layer(x).square().sum().backward()
     expected, x.grad = x.grad, None
@@ -73,7 +73,7 @@ def test_a_layer_gives_the_same_and_passes_the_same_gradient_and_is_itself_again
     assert packs(layer) == []
 
 
-def test_a_gradient_may_be_derived_again(layer):
+def test_a_packed_product_can_be_differentiated_twice(layer):
     """As Sophia does: a curvature that came out as zero would not be noticed."""
     x = torch.randn(4, 160, requires_grad=True)
 
@@ -104,7 +104,7 @@ def test_a_trained_layer_keeps_its_gradient_and_is_packed_where_nothing_is_deriv
             torch.testing.assert_close(layer(x), 2 * own, rtol=1e-5, atol=1e-5)  # not the old weight
 
 
-def test_other_precisions_go_torchs_own_way(layer):
+def test_other_precisions_are_not_packed(layer):
     x = torch.randn(5, 160)
     with packed_linears(layer):
         with torch.autocast("cpu", torch.bfloat16):
@@ -116,7 +116,7 @@ def test_other_precisions_go_torchs_own_way(layer):
         assert count == 0
 
 
-def test_blocks_nest_and_end_after_an_error(layer):
+def test_packing_blocks_can_be_nested_and_end_after_an_error(layer):
     def block() -> None:
         with packed_linears(layer):
             with packed_linears(layer) as count:
@@ -139,7 +139,7 @@ def test_nothing_is_packed_where_it_is_not_quicker_or_memory_is_short(layer, mon
         assert count == 0
 
 
-def test_measuring_leaves_the_random_state_alone(monkeypatch):
+def test_measuring_does_not_change_the_random_state(monkeypatch):
     monkeypatch.undo()
     before = torch.random.get_rng_state()
     packed_linear.packing.__wrapped__()
@@ -155,7 +155,7 @@ def measured_anew(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["_reorder_linear_weight", "_linear_pointwise"])
-def test_without_an_operator_layers_go_torchs_own_way_and_a_run_says_so(layer, monkeypatch, measured_anew, name):
+def test_without_the_operators_nothing_is_packed_and_the_line_says_why(layer, monkeypatch, measured_anew, name):
     """Both names are private to torch: another release may lack them."""
     left = {one: getattr(torch.ops.mkldnn, one) for one in ("_reorder_linear_weight", "_linear_pointwise")}
     del left[name]
@@ -165,11 +165,11 @@ def test_without_an_operator_layers_go_torchs_own_way_and_a_run_says_so(layer, m
         x = torch.randn(5, 160)
         assert torch.equal(layer(x), functional.linear(x, layer.weight, layer.bias))
     assert packing_line(layer) == (
-        f"linear layers run as torch has them: torch {torch.__version__} has no packed products for this processor"
+        f"linear layers are not packed: torch {torch.__version__} has no packed products for this processor"
     )
 
 
-def test_where_torch_does_not_count_changes_of_a_weight_nothing_is_packed(layer, monkeypatch, measured_anew):
+def test_nothing_is_packed_if_torch_does_not_count_changes_of_a_weight(layer, monkeypatch, measured_anew):
     """A weight that is changed within a block would go on being multiplied as it was packed."""
 
     def absent(weight: torch.Tensor) -> int:
@@ -180,19 +180,19 @@ def test_where_torch_does_not_count_changes_of_a_weight_nothing_is_packed(layer,
         assert count == 0
         layer(torch.randn(5, 160))
     told = f"torch {torch.__version__} does not count how often a weight is changed"
-    assert packing_line(layer) == f"linear layers run as torch has them: {told}"
+    assert packing_line(layer) == f"linear layers are not packed: {told}"
 
 
 @pytest.mark.parametrize("words", ["packing", "memory packing", "all"])
-def test_a_switch_leaves_packing_out_and_a_run_says_so(layer, monkeypatch, measured_anew, words):
+def test_the_switch_turns_packing_off_and_the_line_says_so(layer, monkeypatch, measured_anew, words):
     monkeypatch.setenv("NATIX_HF_WITHOUT", words)
     with packed_linears(layer) as count:
         assert count == 0
-    assert packing_line(layer) == "linear layers run as torch has them: NATIX_HF_WITHOUT leaves packing out"
+    assert packing_line(layer) == "linear layers are not packed: NATIX_HF_WITHOUT leaves packing out"
 
 
 @pytest.mark.parametrize(("own", "packed", "taken"), [(0.3, 0.2, True), (0.23, 0.2, False)])
-def test_the_two_products_are_timed_in_turn_and_a_run_says_what_came_out(
+def test_the_two_products_are_timed_in_turn_and_the_line_gives_the_ratio(
     layer, monkeypatch, measured_anew, own, packed, taken
 ):
     """On a busy machine each has slow rounds; the best of each counts."""
@@ -206,18 +206,22 @@ def test_the_two_products_are_timed_in_turn_and_a_run_says_what_came_out(
     monkeypatch.setattr(packed_linear, "_seconds", seconds)
     assert packed_linear.worth_packing() is taken
     assert timed == [own, packed] * packed_linear.ROUNDS
-    found = "1.50 times as quick here as torch's own" if taken else "1.15 times as quick here as torch's own, and 1.2"
+    found = (
+        "1.50 times as fast here as torch's own"
+        if taken
+        else "1.15 times as fast here as torch's own; at least 1.2 expected"
+    )
     assert found in packing_line(layer)
 
 
-def test_a_run_says_which_layers_run_packed_and_why_not(layer, monkeypatch):
-    monkeypatch.setattr(packed_linear, "packing", lambda: packed_linear.Packing(True, "it is quicker"))
+def test_the_line_says_how_many_layers_are_packed_or_why_none_is(layer, monkeypatch):
+    monkeypatch.setattr(packed_linear, "packing", lambda: packed_linear.Packing(True, "it is faster"))
     model = torch.nn.Sequential(layer, Linear(192, 192))
-    assert packing_line(model) == "linear layers run packed, 1 of 2 also in training: it is quicker"
-    assert packing_line(model, trained=False) == "linear layers run packed: it is quicker"
+    assert packing_line(model) == "linear layers are packed, 1 of 2 also in training: it is faster"
+    assert packing_line(model, trained=False) == "linear layers are packed: it is faster"
     assert packing_line(model, whole=False).endswith("the model is compiled or sharded")
     monkeypatch.setattr(packed_linear, "_free_memory", lambda: 2e5)
-    assert "packing takes 0.0 GB, and a quarter of 0.0 GB" in packing_line(model)
+    assert "packing needs 0.0 GB, more than a quarter of the free 0.0 GB" in packing_line(model)
     assert packing_line(Linear(160, 192, dtype=torch.bfloat16)) is None
 
 

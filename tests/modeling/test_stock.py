@@ -65,7 +65,7 @@ def test_logits_equal_those_of_our_class(pooling, shape):
         ((1280, 32, 20, 5120, True), "vit_huge_plus_patch16_dinov3_qkvb"),
     ],
 )
-def test_the_published_shapes_are_timm_s_own_without_arguments_of_shape(shape, name):
+def test_published_sizes_need_no_shape_arguments_for_timm(shape, name):
     hidden, layers, heads, width, gated = shape
     backbone = DINOv3ViTConfig(
         hidden_size=hidden,
@@ -87,7 +87,7 @@ def test_the_published_shapes_are_timm_s_own_without_arguments_of_shape(shape, n
     assert model.blocks[0].attn.num_heads == heads
 
 
-def test_what_it_cannot_hold_is_refused_with_the_way_out():
+def test_a_model_that_stock_cannot_represent_is_refused_with_another_format():
     for config, reason in (
         ({"pooling": "cls_mean"}, "pooling cls_mean concatenates"),
         ({"feature_layers": 2}, "feature_layers 2 concatenates"),

@@ -99,7 +99,7 @@ def test_a_checkpoint_keeps_its_tiles_and_one_without_keeps_its_file(tiled, phot
     assert '"views"' not in (tmp_path / "plain" / "config.json").read_text()
 
 
-def test_lora_holds_both_heads_through_save_and_merge(tiled, photos):
+def test_lora_keeps_both_heads_through_save_and_merge(tiled, photos):
     wrapped = add_lora(tiled(), lora_r=2, lora_dropout=0.0)
     trained = {name for name, parameter in wrapped.named_parameters() if parameter.requires_grad}
     assert any(name.endswith("head.modules_to_save.default.tiles.linear.weight") for name in trained)
@@ -114,9 +114,9 @@ def test_lora_holds_both_heads_through_save_and_merge(tiled, photos):
 @pytest.mark.parametrize(
     ("tiles", "shape", "told"),
     [
-        (False, (2, 5, 3, 32, 32), r"not trained for tiles: pixel_values of shape \(batch, 3, H, W\) expected"),
-        (True, (2, 3, 32, 32), r"sees a photo and its 4 tiles: pixel_values of shape \(batch, 5, 3, H, W\) expected"),
-        (True, (2, 4, 3, 32, 32), r"found \(2, 4, 3, 32, 32\): prepare photos with its own image processor"),
+        (False, (2, 5, 3, 32, 32), r"\(batch, 3, H, W\) expected, because this model was not trained for tiles"),
+        (True, (2, 3, 32, 32), r"pixel_values: .* given, \(batch, 5, 3, H, W\) expected, a photo and its 4 tiles"),
+        (True, (2, 4, 3, 32, 32), r"shape \(2, 4, 3, 32, 32\) given, .*: prepare photos with the model's own image"),
     ],
 )
 def test_other_views_than_it_was_trained_for_are_refused(tiles, shape, told, tiled, tiny_backbone):
@@ -125,17 +125,17 @@ def test_other_views_than_it_was_trained_for_are_refused(tiles, shape, told, til
         model(torch.zeros(shape))
 
 
-def test_more_tiles_in_the_mean_than_there_are_is_refused(tiled):
-    with pytest.raises(UserError, match="views: top_k is 5, expected 1 to 4, the tiles"):
+def test_top_k_above_the_number_of_tiles_is_refused(tiled):
+    with pytest.raises(UserError, match="views: top_k 5 given, 1 to 4 expected, the tiles"):
         tiled(top_k=5)
-    with pytest.raises(UserError, match="views: aggregate is 'max', expected top_k, mean, attention"):
+    with pytest.raises(UserError, match="views: aggregate 'max' given, one of top_k, mean, attention expected"):
         tiled(aggregate="max")
 
 
-def test_a_run_goes_on_with_the_views_that_it_was_trained_with(tiled, tiny_backbone, tmp_path):
+def test_a_run_can_only_be_continued_with_its_own_views(tiled, tiny_backbone, tmp_path):
     tiled().save_pretrained(tmp_path)
     build_model(str(tmp_path), NAMES, views=views())
     with pytest.raises(UserError, match=r"trained on the whole photo and 4 tiles \(top 2\), the recipe asks"):
         build_model(str(tmp_path), NAMES)
-    with pytest.raises(UserError, match=r"asks for the whole photo and 4 tiles \(mean\): give views, views_grid"):
+    with pytest.raises(UserError, match=r"asks for the whole photo and 4 tiles \(mean\): set views, views_grid"):
         build_model(str(tmp_path), NAMES, views=views("mean"))

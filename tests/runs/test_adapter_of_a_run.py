@@ -44,7 +44,7 @@ def test_the_adapter_of_a_run_loads_by_the_usual_calls_and_is_never_applied_twic
         logits(PeftModel.from_pretrained(base(tiny_backbone), adapter)), expected, atol=1e-5, rtol=0
     )
     for merged in (AutoModelForImageClassification.from_pretrained(run), loaded):
-        with pytest.raises(ValueError, match="merged into the weights of this model already"):
+        with pytest.raises(ValueError, match="already merged into the weights of this model"):
             PeftModel.from_pretrained(merged, adapter)
     with pytest.raises(ValueError, match="would be applied twice"):
         AutoModelForImageClassification.from_pretrained(run).load_adapter(adapter)

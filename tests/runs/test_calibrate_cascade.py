@@ -31,7 +31,7 @@ def cascaded(options: DecisionOptions, trained=None, fit=FIT) -> CascadeRows:
     return cascade_rows(saved(fit), saved(CONTROL), options, NAMES, 1, (trained, trained), cost=(1, 9))
 
 
-def test_both_promises_stand_in_the_document_and_share_risk_delta():
+def test_both_promises_are_in_the_document_and_share_risk_delta():
     exits = {"views_exit": ["risk"], "views_exit_alpha": 0.03, "views_exit_delta": 0.04}
     options = DecisionOptions(risk="fpr", risk_alpha=0.07, risk_delta=0.1, **exits)
     found = cascaded(options)
@@ -61,8 +61,8 @@ def test_what_sampling_did_to_both_stages_is_undone_once():
     assert raw.trained is trained  # untouched logits still belong to the shares of training
 
 
-def test_stages_that_saw_other_photos_are_refused():
+def test_stages_with_predictions_for_different_photos_are_refused():
     fit = saved(FIT)
     other = fit._replace(full=dataclasses.replace(fit.full, ids=fit.full.ids[::-1]))
-    with pytest.raises(UserError, match="the stages answered other photos"):
+    with pytest.raises(UserError, match="the stages have predictions for different photos"):
         cascade_rows(other, saved(CONTROL), DecisionOptions(views_exit=BAND), NAMES, 1, cost=(1, 9))

@@ -111,8 +111,8 @@ def test_a_threshold_that_is_no_better_on_held_out_groups_is_not_used(run):
     assert held.gain <= held.gain_se
     assert (document.threshold, document.folded, document.threshold_bias) == (0.5, False, [0.0, 0.0])
     told = "\n".join(calibration_lines(document, NAMES))
-    assert f"{held.value:.3f} on held-out groups, 0.5 has {held.at_half:.3f}" in told
-    assert "it stays 0.5" in told
+    assert f"{held.value:.3f} and 0.5 has {held.at_half:.3f}" in told
+    assert "the threshold stays 0.5" in told
 
 
 def test_probabilities_and_decisions_hold_under_the_expected_shares(tmp_path):
@@ -171,10 +171,10 @@ def test_the_guarantee_reads_control_rows_and_nothing_else_does(tmp_path, monkey
     assert f"{unreachable.guarantee.smallest_alpha:.4f}" in "\n".join(calibration_lines(unreachable))
 
 
-def test_calibrating_on_what_is_met_reports_both(tmp_path):
+def test_calibrating_under_a_profile_reports_the_clean_calibration_too(tmp_path):
     run = write(tmp_path / "run", prior=0.5)
     options = DecisionOptions(calibrate_on="challenge@2025")
-    with pytest.raises(UserError, match="no predictions on val_calib as it sends it: train with that key"):
+    with pytest.raises(UserError, match="no predictions on val_calib under this profile: train with that key"):
         calibrate_run(run, options)
     rougher = write(tmp_path / "other", prior=0.5, scale=5.0) / "predictions" / "val_calib.parquet"
     rougher.rename(run / "predictions" / "val_calib@challenge-2025.parquet")
@@ -189,13 +189,13 @@ def test_calibrating_on_what_is_met_reports_both(tmp_path):
     assert len([line for line in calibration_lines(document) if "fitted on" in line]) == 2
 
 
-def test_few_photos_and_an_absent_class_are_told_and_change_nothing(tmp_path):
+def test_few_photos_or_an_absent_class_are_noted_and_change_nothing(tmp_path):
     run = write(tmp_path / "few", n=60, prior=0.5)
     document = calibrate_run(run, DecisionOptions(fold_threshold=True))
     assert document.logit_bias == [0.0, 0.0]
     text = "\n".join(calibration_lines(document))
     assert "photos are too few for temperature, 30 are needed" in text
-    assert "too few for a threshold (30 needed), it stays 0.5" in text
+    assert "too few to choose another (30 needed)" in text
     run = write(tmp_path / "one", n=400, prior=0.5)
     path = run / "predictions" / "val_calib.parquet"
     table = pq.read_table(path)
@@ -205,7 +205,7 @@ def test_few_photos_and_an_absent_class_are_told_and_change_nothing(tmp_path):
     assert document.threshold_choice is None
     text = "\n".join(calibration_lines(document, NAMES))
     assert "are of class Roadwork, temperature needs two classes" in text
-    assert "no photo of None among these" in text
+    assert "no photo shows None" in text
 
 
 def test_an_unreachable_threshold_is_not_used(run):
@@ -299,7 +299,7 @@ def test_three_classes_have_a_prior_but_neither_threshold_nor_guarantee(tmp_path
     assert len(set(document.temperature)) == 3
     assert "-> target_prior: None 48.8% -> 20.0%, Cone" in "\n".join(calibration_lines(document, names))
     for option in ({"fold_threshold": True}, {"risk": "fpr"}):
-        with pytest.raises(UserError, match="for two classes only, these are 3"):
+        with pytest.raises(UserError, match="only for two classes, and there are 3"):
             calibrate_run(run, DecisionOptions(**option))
 
 
@@ -332,19 +332,19 @@ def test_balanced_training_is_not_corrected_twice(calibrator):
 
 
 @pytest.mark.parametrize("calibrator", ["temperature", "vector"])
-def test_a_model_that_tells_nothing_about_the_photos_is_told(calibrator):
+def test_a_model_no_better_than_the_class_shares_is_noted(calibrator):
     rng = np.random.default_rng(0)
     labels = np.repeat([0, 1], 200)
     scores = rng.permutation(np.repeat([-8.0, 8.0], 200))  # sure of itself, and by chance
     rows = SavedLogits(np.stack([-scores, scores], axis=1), labels, np.arange(400).astype(str))
     document = deciding.decide(rows, DecisionOptions(calibrator=[calibrator]), None, NAMES, 1, fitted_on="rows")
-    (line,) = [note for note in document.notes if "tell nothing" in note]
-    assert "no better than the shares of the classes" in line
-    assert "what the model calls None and Roadwork" in line
+    (line,) = [note for note in document.notes if "no better than the class shares" in note]
+    assert "no better than the class shares do" in line
+    assert "the same by None and Roadwork" in line
     telling = np.stack([labels * -2.0, labels * 2.0], axis=1) + rng.normal(0, 1, (400, 2))
     rows = replace(rows, logits=telling)
     document = deciding.decide(rows, DecisionOptions(calibrator=[calibrator]), None, NAMES, 1, fitted_on="rows")
-    assert not [note for note in document.notes if "tell nothing" in note]
+    assert not [note for note in document.notes if "no better than the class shares" in note]
 
 
 def test_notes_call_classes_by_their_names():

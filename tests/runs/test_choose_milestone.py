@@ -51,10 +51,10 @@ def test_the_best_milestone_wins_where_it_beats_the_original_beyond_the_interval
 
 
 @pytest.mark.parametrize("signal", [{None: 1.0, "a": 1.0}, {None: 1.0, "a": 1.02}, {None: 2.0, "a": 0.1}])
-def test_the_original_is_kept_where_nothing_beats_it(signal):
+def test_the_original_is_kept_if_no_milestone_is_clearly_better(signal):
     choice = chosen(signal)
     assert choice.chosen == 0
-    assert "the original is kept: no milestone beats it beyond the interval" in choice.reason
+    assert "the original is kept, because no milestone is clearly better" in choice.reason
 
 
 def test_a_score_that_is_better_when_lower_is_read_that_way():

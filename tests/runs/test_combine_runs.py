@@ -88,7 +88,7 @@ def test_a_cascade_is_a_run_with_both_models_and_what_both_said(pair, capsys):
     small, large = pair
     output = cascade(*pair)
     out = capsys.readouterr().out
-    assert "small answers first, large where it is not certain" in out
+    assert "small answers first, large if the first is not certain" in out
     assert "early exits: with 95% confidence at most 5.00% of all photos leave with a wrong answer" in out
     assert "warning" not in out
     for stage, run in (("first", small), ("second", large)):
@@ -176,7 +176,7 @@ def test_another_promise_needs_no_model(pair, capsys):
     after = CalibrationFile.read(output).cascade.exit
     assert (after.alpha, after.asked) == (0.1, "risk")
     assert after.high < before.high
-    with pytest.raises(UserError, match=r"views_exit: none given, and without exits .* is its second model alone"):
+    with pytest.raises(UserError, match=r"views_exit: none given, .* without exits .* would be only its second model"):
         calibrate.main([str(output), "--views_exit", "none"])
     with pytest.raises(UserError, match=r"^no early exits: views_exit_alpha 0.001 is out of reach: .* set views_exit"):
         calibrate.main([str(output), "--views_exit_alpha", "0.001"])
@@ -206,9 +206,9 @@ def test_what_sampling_did_to_one_of_the_models_is_undone(pair, tmp_path):
     assert found.stages[0].bias[1] - found.stages[0].bias[0] != 0
 
 
-def test_the_dearer_run_named_first_is_warned_of(pair, capsys):
+def test_a_warning_if_the_first_run_is_not_the_cheaper_one(pair, capsys):
     cascade(*pair[::-1])
-    assert "warning: a photo costs large 0.3 GFLOP and small 0.02: photos that leave early save less" in (
+    assert "warning: large takes 0.3 GFLOP per photo and small 0.02, so the first model is not the cheaper one" in (
         capsys.readouterr().out
     )
 
@@ -222,13 +222,13 @@ def test_the_dearer_run_named_first_is_warned_of(pair, capsys):
         (evaluate, ("--robustness", "challenge@2025"), "--robustness"),
     ],
 )
-def test_verbs_that_take_one_model_name_the_two_runs(pair, verb, words, name):
+def test_verbs_for_one_model_refuse_a_cascade_and_name_its_runs(pair, verb, words, name):
     output = cascade(*pair)
     with pytest.raises(UserError) as refused:
         verb.main([str(output), *words])
     assert str(refused.value) == (
-        f"{output}: a cascade of two models, and {name} takes one: name the runs that it was made of, small and "
-        "large, one after the other"
+        f"{output}: a cascade of two models, but {name} takes one model: use its runs small and large, one after the "
+        "other"
     )
 
 
@@ -260,17 +260,20 @@ REFUSED = {
     "another positive class": (lambda p: _other(p, positive=0), "has another positive class than"),
     "another split": (lambda p: _other(p, seed=5), "has other photos in val_test (fingerprints differ) than"),
     "a run not finished": (_unfinished, "the run is not finished"),
-    "a refit": (lambda p: _other(p, purpose="refit"), "is a refit, which saw the rows that would calibrate it"),
+    "a refit": (lambda p: _other(p, purpose="refit"), "is a refit, which was trained on the rows"),
     "a run of a sweep": (lambda p: _other(p, purpose="sweep"), "a run of a sweep is scored on val_select only"),
-    "photos that leave early": (_leaving, "early already, and there are two stages: take these exits off first"),
+    "photos that leave early": (
+        _leaving,
+        "already has early exits, and a cascade has only two stages: remove the exits",
+    ),
     "no cost": (_without_cost, "no photo_cost.json"),
     "no folder": (lambda p: p / "nowhere", "nowhere: no such folder"),
-    "itself": (lambda p: p / "small", "is named twice"),
+    "itself": (lambda p: p / "small", "given twice"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_runs_that_cannot_be_one_cascade_are_refused_in_one_line(tmp_path, case):
+def test_runs_that_cannot_form_a_cascade_are_refused_in_one_line(tmp_path, case):
     make, said = REFUSED[case]
     small, other = finished(tmp_path / "small", 2.5, 20_000_001), make(tmp_path)
     with pytest.raises(UserError) as refused:
@@ -308,7 +311,7 @@ def test_a_promise_that_the_control_rows_cannot_keep_leaves_no_folder_and_says_w
 def test_a_cascade_of_a_cascade_is_refused(pair, tmp_path):
     output = cascade(*pair)
     assert TwoModels.read(output).first.run == "small"
-    with pytest.raises(UserError, match="is a cascade itself, and there are two stages"):
+    with pytest.raises(UserError, match="is itself a cascade, and a cascade has only two stages"):
         calibrate.main(["--cascade", str(pair[0]), str(output), "--output", str(tmp_path / "more")])
 
 

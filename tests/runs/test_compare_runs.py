@@ -91,7 +91,7 @@ def test_runs_are_joined_by_id_and_judged_as_they_are_served(tmp_path, capsys):
     assert compare_runs([a, run(tmp_path / "c", rows, 1)]).beside_first[0].difference["mcc"].difference == 0
 
 
-def test_a_run_whose_photos_leave_early_is_judged_as_it_answers_and_its_cost_is_told(tmp_path):
+def test_a_run_with_early_exits_is_compared_by_its_answers_and_its_mean_cost_is_noted(tmp_path):
     rows, cascade, selective = photos(), *cascade_documents()
     a, b = (run(tmp_path / name, rows, seed) for seed, name in ((1, "a"), (2, "b")))
     test = cut(rows, Plan(near_duplicates=False)).places["val_test"]
@@ -111,7 +111,7 @@ def test_a_run_whose_photos_leave_early_is_judged_as_it_answers_and_its_cost_is_
     assert [note for note in document.notes if note.startswith(said)]
 
 
-def test_names_are_as_long_as_it_takes(tmp_path):
+def test_names_have_as_many_folders_as_needed_to_differ(tmp_path):
     rows = photos()
     document = compare_runs([run(tmp_path / side / "lora", rows, i) for i, side in enumerate("xy")], n_boot=20)
     assert [one.name for one in document.runs] == ["x/lora", "y/lora"]
@@ -146,10 +146,10 @@ def test_other_labels_no_figures_and_one_run_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"other labels for 1 of 24 photos"):
         compare_runs([a, b])
     (b / "metrics.json").unlink()
-    with pytest.raises(UserError, match="was never evaluated"):
+    with pytest.raises(UserError, match="not evaluated yet"):
         compare_runs([a, b])
-    with pytest.raises(UserError, match="two runs or more"):
+    with pytest.raises(UserError, match="two or more expected"):
         compare_runs([a])
-    with pytest.raises(UserError, match="named twice"):
+    with pytest.raises(UserError, match="given twice"):
         compare_runs([a, f"{a}/../a"])
     assert FinalFigures.read(a).times_read_before == 1

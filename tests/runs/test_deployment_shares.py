@@ -98,7 +98,7 @@ def test_a_table_from_before_the_calibration_is_refused(copy, tmp_path):
         deployment_prior(copy, table)
 
 
-def test_drift_stands_among_the_notes(copy, tmp_path):
+def test_drift_is_among_the_notes(copy, tmp_path):
     table = tmp_path / "predictions.csv"
     predicted(copy, table, rough=0.2)
     calibrate.main([str(copy), "--deployment", str(table)])
@@ -113,7 +113,7 @@ def test_photos_of_one_class_leave_the_other_a_share_above_none(copy, tmp_path):
     assert target[1] == pytest.approx(0.5 / 200, rel=0.01)
 
 
-def test_tables_that_say_nothing_are_refused_in_one_line_and_change_nothing(copy, tmp_path):
+def test_unusable_tables_are_refused_in_one_line_and_change_nothing(copy, tmp_path):
     def line(name: str, text: str | bytes, *words: str) -> str:
         (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
         kept = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
@@ -126,24 +126,24 @@ def test_tables_that_say_nothing_are_refused_in_one_line_and_change_nothing(copy
     head = "file,label,p_None,p_Roadwork,error\n"
     with pytest.raises(UserError, match=r"no\.csv: no such file"):
         deployment_prior(copy, tmp_path / "no.csv")
-    assert "a .csv or .jsonl that natix_hf.predict wrote expected" in line("a.geojson", "{}")
-    assert "column of probabilities missing, p_None, p_Roadwork expected" in line("a.csv", "file,label\n")
-    assert "column p_Cat, p_Dog, p_None" in line("b.csv", "file,label,p_Cat,p_Dog,error\nx,Cat,1,0,\n")
-    assert "no photo with probabilities" in line("c.csv", head + "x,,,,cannot be opened\n")
-    assert "c2.csv: column of probabilities missing" in line("c2.csv", "")
-    assert "line 3 holds '3.2 -1.1', probabilities that sum to 1 expected" in line(
+    assert "a .geojson file given, .csv or .jsonl expected" in line("a.geojson", "{}")
+    assert "no columns of probabilities found, p_None, p_Roadwork expected" in line("a.csv", "file,label\n")
+    assert "columns p_Cat, p_Dog found, p_None" in line("b.csv", "file,label,p_Cat,p_Dog,error\nx,Cat,1,0,\n")
+    assert "no probabilities found" in line("c.csv", head + "x,,,,cannot be opened\n")
+    assert "c2.csv: no columns of probabilities found" in line("c2.csv", "")
+    assert "line 3: '3.2 -1.1' found, probabilities that sum to 1 expected" in line(
         "d.csv", head + "x,None,1,0,\ny,None,3.2,-1.1,\n"
     )
-    assert "line 2 holds 'nan nan'" in line("e.csv", head + "x,None,nan,nan,\n")
-    assert "line 2 holds '0.9 None'" in line("f.csv", head + "x,None,0.9\n")
-    assert "1 photos with probabilities, at least 100 are needed" in line("g.csv", head + "x,None,1,0,\n")
-    assert "not a text table" in line("h.csv", b"\xff\xfe\x00\x01")
-    assert "line 1 is no row that natix_hf.predict wrote" in line("i.jsonl", "nothing\n")
-    assert "line 1 is no row that natix_hf.predict wrote" in line("i2.jsonl", "[1, 2]\n")
-    assert "line 1 is about the classes Cat, expected None, Roadwork" in line(
+    assert "line 2: 'nan nan' found" in line("e.csv", head + "x,None,nan,nan,\n")
+    assert "line 2: '0.9 None' found" in line("f.csv", head + "x,None,0.9\n")
+    assert "1 photos with probabilities found, at least 100 expected" in line("g.csv", head + "x,None,1,0,\n")
+    assert "not a text file" in line("h.csv", b"\xff\xfe\x00\x01")
+    assert "line 1 is not a row that natix_hf.predict wrote" in line("i.jsonl", "nothing\n")
+    assert "line 1 is not a row that natix_hf.predict wrote" in line("i2.jsonl", "[1, 2]\n")
+    assert "line 1: classes Cat found, None, Roadwork expected" in line(
         "j.jsonl", '{"file": "x", "label": "Cat", "probabilities": {"Cat": 1.0}}\n'
     )
-    assert "class shares from both" in line("k.csv", head, "--target_prior", "0.5")
+    assert "both give class shares" in line("k.csv", head, "--target_prior", "0.5")
 
 
 def test_probabilities_come_back_as_they_were_written(run, tmp_path):

@@ -65,7 +65,7 @@ def test_each_run_is_trained_once_and_a_second_start_finds_all_there(tmp_path, a
     assert not list((tmp_path / "leases").iterdir())
 
 
-def test_a_run_that_another_process_has_is_left_to_it(tmp_path, at_work):
+def test_a_run_that_another_process_is_training_is_skipped(tmp_path, at_work):
     lease = take(lease_of(tmp_path, "b"))
     trained, out, _ = at_work()
     assert [name for name, _ in trained] == ["a", "c"]
@@ -75,7 +75,7 @@ def test_a_run_that_another_process_has_is_left_to_it(tmp_path, at_work):
     assert at_work()[0] == [("b", False)]
 
 
-def test_an_interrupted_run_is_gone_on_with(tmp_path, at_work):
+def test_an_interrupted_run_is_resumed(tmp_path, at_work):
     write_text(tmp_path / "b" / "recipe.yaml", "seed: b\n")
     write_json(tmp_path / "b" / "run.json", {"version": 2, "status": "training"})
     trained, out, _ = at_work()

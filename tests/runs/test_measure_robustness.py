@@ -161,7 +161,7 @@ def test_other_photos_are_refused_and_nothing_is_written(finished, run, make_pho
     other = make_photos(tmp_path / "other", COLOURS, 40, seed=9)
     (run / "recipe.yaml").write_text(f"dataset_name: {other}\n")
     shutil.rmtree(run / "predictions" / "robustness")
-    with pytest.raises(UserError, match=r"val_test of .*other is not what it was when the run was trained"):
+    with pytest.raises(UserError, match=r"val_test of .*other has changed since training"):
         measure_robustness(run, [PROFILE], num_workers=0)
     assert not (run / "predictions" / "robustness").exists()
     with pytest.raises(UserError, match="--robustness: challenge profile 'challenge@1999' is unknown"):
@@ -181,7 +181,7 @@ def test_a_refit_has_no_photos_left_to_be_measured_on(run):
 def test_rows_of_another_run_are_not_taken_for_this_one_s(run):
     path = run / "predictions" / "robustness" / "challenge-2025.parquet"
     pq.write_table(pq.read_table(path).slice(1), path)
-    with pytest.raises(UserError, match=r"not of the rows in val_test\.parquet"):
+    with pytest.raises(UserError, match=r"other rows found, those of val_test\.parquet expected"):
         evaluate_run(run)
 
 

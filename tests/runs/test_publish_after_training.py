@@ -79,7 +79,7 @@ def test_recipe_yaml_says_where_the_run_went_and_nothing_where_it_went_nowhere(r
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--hub_model_id", ""], "push_to_hub: where to? add hub_model_id: owner/name"),
+        (["--hub_model_id", ""], "push_to_hub: no repository given: add hub_model_id: owner/name"),
         (["--sweep", "true"], "push_to_hub: a sweep gives no model to publish: add --push_to_hub false"),
         (["--find_lr", "true"], "push_to_hub: a range test gives no model to publish"),
         (["--hold_out_each", "city"], "push_to_hub: hold_out_each makes several runs"),
@@ -137,7 +137,7 @@ def test_a_publication_that_is_refused_at_the_end_says_that_the_run_is_there(rec
     with pytest.raises(UserError) as error:
         publish_finished("runs/x", asked)
     assert str(error.value) == (
-        "the run in runs/x is finished but was not published: proof: differs; to publish it later: "
+        "the run in runs/x is finished but was not published: proof: differs: to publish it later, run "
         "python -m natix_hf.publish runs/x me/x --model_version 1.2.0"
     )
     publish_finished("runs/x", None)

@@ -43,7 +43,7 @@ def options(**given) -> DecisionOptions:
     return DecisionOptions(**given)
 
 
-def test_overconfidence_is_mended_and_the_figures_are_those_of_the_other_half():
+def test_overconfidence_is_corrected_and_figures_come_from_the_other_half():
     document, figures = recalibrate(city(300, 1), city(900, 2), NOTHING, options(), NAMES, 1)
     assert document.temperature[0] == pytest.approx(3, rel=0.25)
     assert document.fitted_on == "own photos/fit"
@@ -99,19 +99,19 @@ def test_the_guarantee_is_fitted_on_the_checking_half_alone():
     assert (p[truth.label == 0] >= one.guarantee.high).mean() <= 0.05
 
 
-def test_what_the_half_can_certify_is_told_before_fitting_and_what_is_below_is_refused():
+def test_the_certifiable_rate_is_printed_before_fitting_and_a_lower_one_is_refused():
     labels, groups = np.repeat([0, 1], [187, 100]), np.arange(287)
     # 187 negatives without an error bound the false-positive rate at 1.59 % with 95 % confidence: 1 - 0.05^(1/187).
     line = certifiable_line(labels, groups, options(risk="fpr", risk_alpha=0.02, risk_delta=0.05), NAMES, 1)
     assert line == (
         "the checking half (187 photos of None in 187 groups) can certify fpr 0.0159 at best, with 95% confidence; "
-        "asked for: --max_fpr 0.02"
+        "requested: --max_fpr 0.02"
     )
     with pytest.raises(UserError) as caught:
         certifiable_line(labels, groups, options(risk="fpr", risk_alpha=0.01, risk_delta=0.05), NAMES, 1)
     assert str(caught.value) == (
         "--max_fpr 0.01 is out of reach: with 95% confidence the checking half (187 photos of None in 187 groups) can "
-        "certify fpr 0.0159 at best: set --max_fpr 0.0159 or more, or bring more photos from other groups"
+        "certify fpr 0.0159 at best: set --max_fpr 0.0159 or more, or add more photos from other groups"
     ).replace("0.0159 or more", f"{np.ceil((1 - 0.05 ** (1 / 187)) * 1e4) / 1e4:g} or more")
     rate = options(risk="precision", risk_alpha=0.02, risk_delta=0.05, prevalence=0.02)
     with pytest.raises(UserError, match=r"--min_precision 0\.98 is out of reach: .* photos of None .* of Roadwork"):
@@ -152,7 +152,7 @@ def test_photos_without_labels_tell_shares_accuracy_and_drift(tmp_path):
     assert unlabelled_report(tmp_path / "nowhere", *given).drift is None
 
 
-def test_the_card_says_so_first_and_drops_the_results_for_the_hub():
+def test_the_card_begins_with_the_recalibration_and_drops_the_hub_results():
     text = (
         "---\nlicense: apache-2.0\nmodel-index:\n- name: m\n  results:\n  - task:\n      type: image-classification\n"
         "    dataset:\n      type: d\n      name: d\n    metrics:\n    - type: accuracy\n      value: 0.9\n---\n\n"
@@ -164,7 +164,7 @@ def test_the_card_says_so_first_and_drops_the_results_for_the_hub():
     assert (
         card.index("# A model") < card.index("## Recalibrated on other photos\n\n- T = 2") < card.index("## Figures")
     )
-    assert "All figures below were measured before that" in card
+    assert "All figures below were measured earlier" in card
 
 
 def test_a_stock_head_gives_the_logits_of_the_new_calibration(tmp_path):
@@ -188,5 +188,5 @@ def test_a_stock_head_gives_the_logits_of_the_new_calibration(tmp_path):
     np.testing.assert_allclose(logits, after.served(raw), atol=1e-5)
     torch.testing.assert_close(found["timm_model.norm.weight"], torch.ones(3))
     save_file({"classifier.weight": torch.ones(2, 8)}, tmp_path / "model.safetensors")
-    with pytest.raises(UserError, match="what is its last layer is not known"):
+    with pytest.raises(UserError, match="found in the weights, both expected"):
         _into_stock_head(tmp_path, before, after)

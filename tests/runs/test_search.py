@@ -36,7 +36,7 @@ def values(words: list[str]) -> dict:
     return known
 
 
-def test_ranges_are_as_whole_as_the_recipe_s_key():
+def test_a_range_is_of_integers_if_the_key_is_an_integer():
     space = read_space(["lora_r=4..64:log", "learning_rate=1..3", "augment=basic,auto"], values)
     assert space == {
         "lora_r": Axis(4, 64, log=True, whole=True),
@@ -50,11 +50,11 @@ def test_ranges_are_as_whole_as_the_recipe_s_key():
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("lora_r", "expected key=low..high"),
-        ("lora_r=", "expected key=low..high"),
-        ("lora_r=4..", "expected key=low..high"),
-        ("lora_r=8", "expected key=low..high"),
-        ("lora_r=8,", "expected key=low..high"),
+        ("lora_r", "given, key=low..high"),
+        ("lora_r=", "given, key=low..high"),
+        ("lora_r=4..", "given, key=low..high"),
+        ("lora_r=8", "given, key=low..high"),
+        ("lora_r=8,", "given, key=low..high"),
         ("lora_r=8,8", "a value is given twice"),
         ("lora_r=64..4", "64 is not less than 4"),
         ("learning_rate=0..1:log", "must start above 0"),
@@ -96,7 +96,7 @@ def searched(folder: Path, trials: int, seed: int = 0) -> list[dict]:
     return [trial.params for trial in open_study(folder).trials]
 
 
-def test_a_search_repeats_and_one_that_goes_on_is_the_same_search(tmp_path):
+def test_a_search_is_reproducible_also_after_an_interruption(tmp_path):
     whole = searched(tmp_path / "a", 16)
     assert searched(tmp_path / "b", 5) == whole[:5]
     assert searched(tmp_path / "b", 16) == whole
@@ -111,7 +111,7 @@ def test_a_search_finds_more_than_its_first_draws(tmp_path):
     assert sum(found[30:]) / 10 > sum(found[:10]) / 10
 
 
-def test_machines_that_ask_at_the_same_time_get_other_points(tmp_path):
+def test_machines_that_ask_at_the_same_time_get_different_points(tmp_path):
     begin_study(tmp_path, {}, larger_is_better=True)
     trials = [ask(tmp_path, SPACE, seed=0) for _ in range(4)]
     assert [trial.number for trial in trials] == [0, 1, 2, 3]

@@ -98,7 +98,7 @@ def wider(logits: np.ndarray, _labels: np.ndarray) -> np.ndarray:
         ("logits", with_nan, "1 of {n} rows have NaN or infinite logits (the first is r"),
         ("logits", softmax, "probabilities given where logits are expected (all {n} rows lie in [0, 1]"),
         ("label", third_class, "is not in 0..1, the classes of the model"),
-        ("logits", wider, "3 logits a photo, and the run has 2 classes (None, Roadwork)"),
+        ("logits", wider, "3 logits per photo found, 2 expected, one per class (None, Roadwork)"),
     ],
 )
 def test_what_are_no_logits_and_labels(run, capsys, verb, split, column, value, said):
@@ -118,7 +118,7 @@ def test_predictions_that_are_gone_empty_or_no_table(run, capsys, verb, split):
     keep(run, split, lambda labels: labels < 0)
     assert "no rows" in refused(capsys, verb, run)
     path.write_bytes(b"nothing")
-    assert "no predictions that natix_hf.train wrote" in refused(capsys, verb, run)
+    assert "no predictions of natix_hf.train" in refused(capsys, verb, run)
     path.unlink()
     assert "no such file" in refused(capsys, verb, run)
 
@@ -150,7 +150,7 @@ def test_one_class_few_photos_and_no_mistakes_are_told_and_change_no_logit(run, 
     keep(run, "val_calib", lambda labels: labels == 1)
     said = told()
     assert "photos are of class Roadwork, temperature needs two classes and is left out" in said
-    assert "photos are of one class, a threshold needs both, it stays 0.5" in said
+    assert "photos have the same class, and a threshold needs both" in said
     shutil.copy(whole / "predictions" / "val_calib.parquet", run / "predictions")
     keep(run, "val_calib", lambda labels: np.arange(len(labels)) % 12 == 0)
     assert "are too few for temperature, 30 are needed" in told()
@@ -178,13 +178,13 @@ def test_runs_of_other_kinds(run, capsys, tmp_path):
     for changed, verbs, said in (
         ({"status": "training"}, (calibrate, evaluate, compare), "the run is not finished"),
         ({"purpose": "sweep"}, (calibrate, evaluate, compare), "a run of a sweep is scored on val_select only"),
-        ({"purpose": "refit"}, (calibrate,), "a refit saw the rows of val_calib"),
+        ({"purpose": "refit"}, (calibrate,), "a refit was trained on val_calib"),
         (
             {"purpose": "refit", "refit": {"name": "street", "steps": 1, "max_steps": 1}},
             (compare,),
             "compare its honest run street",
         ),
-        ({}, (compare,), "was never evaluated: run python -m natix_hf.evaluate"),
+        ({}, (compare,), "not evaluated yet: run python -m natix_hf.evaluate"),
     ):
         write_json(run / "run.json", record | changed)
         for verb in verbs:

@@ -121,7 +121,7 @@ def test_an_unknown_recipe_key(desk):
         (("--image_size", "wide"), "argument --image_size/--image-size: invalid int value: 'wide'"),
         (("--image_size", "32", "64", "--resize", "crop"), "resize: crop keeps a square, and image_size is 32 64"),
         (("--report_to", "pigeon"), "pigeon is not supported"),
-        (("--attn_implementation", "flash_attention_2"), "sdpa works everywhere"),
+        (("--attn_implementation", "flash_attention_2"), "use sdpa, which runs everywhere"),
         (("--positive_label", "Cat"), "the classes are None, Roadwork"),
     ],
     ids=lambda value: "_".join(value[:3]).replace("--", "").replace("/", "_") if isinstance(value, tuple) else "",

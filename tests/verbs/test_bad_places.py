@@ -45,7 +45,7 @@ def test_an_output_folder_that_cannot_be_written(desk, tmp_path):
     line = desk.refusal("train", desk.recipe, "--output_dir", tmp_path / "file" / "run")
     assert "cannot be written" in line
     assert "cannot be written" in desk.refusal("train", desk.recipe, "--output_dir", "/proc/run")
-    assert "a file of that name" in desk.refusal("train", desk.recipe, "--output_dir", tmp_path / "file")
+    assert "a file with this name exists" in desk.refusal("train", desk.recipe, "--output_dir", tmp_path / "file")
 
 
 FULL = """
@@ -97,7 +97,7 @@ def test_a_model_whose_class_count_differs_from_the_data_s(desk, finished, make_
 @pytest.mark.parametrize("verb", ["evaluate", "calibrate"])
 def test_figures_of_something_that_is_no_run(desk, verb, tiny_backbone, tmp_path):
     assert desk.refusal(verb, tmp_path / "no").endswith("no such folder")
-    assert "it has no run.json" in desk.refusal(verb, tiny_backbone)
+    assert "no run.json, so it is not a run" in desk.refusal(verb, tiny_backbone)
     assert "--help" in desk.refusal(verb)
 
 

@@ -57,7 +57,10 @@ def test_a_cascade_answers_as_its_two_runs_put_together_and_is_compared_with_the
     result = module_desk.type("calibrate", "--cascade", small, large, "--views_exit", *band, "--output", output)
     assert result.status == 0, result.err
     assert "guarantee" in result.out
-    assert f"{output}: small answers first, large where it is not certain; holds copies of both models" in result.out
+    assert (
+        f"{output}: small answers first, large if the first is not certain; the folder holds copies of both models"
+        in result.out
+    )
     assert [(one.step, one.part) for one in read_ledger(output)] == [
         ("fit calibration", "fit"), ("early exits", "control")
     ]  # fmt: skip
@@ -82,7 +85,7 @@ def test_a_cascade_answers_as_its_two_runs_put_together_and_is_compared_with_the
     assert 0 < early < len(table)
     flops = [PhotoCost.read(run).flop / 1e9 for run in runs]
     mean = flops[0] + flops[1] * (1 - early / len(table))
-    said = f"{early} photos left early ({early / len(table):.1%}): {mean:.3g} of {sum(flops):.4g} GFLOP a photo"
+    said = f"{early} photos left early ({early / len(table):.1%}): {mean:.3g} of {sum(flops):.4g} GFLOP per photo"
     assert said in result.out
 
     line = module_desk.refusal("compare", small, output)
@@ -102,4 +105,4 @@ def test_a_cascade_answers_as_its_two_runs_put_together_and_is_compared_with_the
     result = module_desk.type("compare", small, large, output, "--output", module_desk.folder / "side-by-side")
     assert result.status == 0, result.err
     assert "cascade: " in result.out
-    assert "GFLOP a photo; views, GFLOP and seconds are those of a photo that does not" in result.out
+    assert "GFLOP per photo; the columns views, GFLOP and seconds are for a photo that stays" in result.out

@@ -46,7 +46,7 @@ def test_a_verb_gets_the_words_behind_it(capsys):
     ("word", "hint"), [("trian", "did you mean 'train'?"), ("xyzzy", "one of train, predict, .* expected")]
 )
 def test_an_unknown_verb_is_told_the_nearest_one_or_all(word, hint):
-    with pytest.raises(UserError, match=f"^{word}: unknown verb; {hint.replace('?', '[?]')}$"):
+    with pytest.raises(UserError, match=f"^{word}: unknown verb: {hint.replace('?', '[?]')}$"):
         run([word])
 
 

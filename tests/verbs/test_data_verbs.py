@@ -147,7 +147,7 @@ def test_split_refuses_a_full_folder_and_check_what_is_no_split(photos, streets,
     assert "a file of that name" in desk.refusal("data", "split", photos, "--output", desk.recipe)
     assert "four splits" in desk.refusal("data", "check", photos)
     assert "no such file or folder" in desk.refusal("data", "check", desk.folder / "nothing" / "here")
-    assert "no folder of splits" in desk.refusal("data", "push", photos, "me/streets")
+    assert "not a folder of splits" in desk.refusal("data", "push", photos, "me/streets")
 
 
 @pytest.fixture

@@ -133,7 +133,7 @@ def test_a_spoiled_graph_is_refused_and_leaves_nothing(two, monkeypatch):
     before = {name: text for name, text in listing(two.folder).items() if not name.endswith("ledger.jsonl")}
     sound = room.logits_by
     monkeypatch.setattr(room, "logits_by", lambda folder: lambda *asked: -sound(folder)(*asked))
-    with pytest.raises(UserError, match=r"in int8 \d+ of \d+ photos of val_select are decided otherwise .* NLL on "):
+    with pytest.raises(UserError, match=r"int8 changes the decision on \d+ of \d+ photos of val_select .* NLL on "):
         room.export_int8(two.output, "onnx", two.folder / "spoiled", dtype="int8")
     after = {name: text for name, text in listing(two.folder).items() if not name.endswith("ledger.jsonl")}
     assert after == before
@@ -148,10 +148,10 @@ def test_what_cannot_be_had_in_int8_is_refused_in_a_line(two, trained_desk, fini
         return told
 
     for form in ("merged", "stock"):
-        assert "--format onnx holds them" in line(two.output, "--format", form, "--dtype", "int8")
+        assert "use --format onnx" in line(two.output, "--format", form, "--dtype", "int8")
     assert "int8 goes with onnx" in line(two.output, "--format", "adapter", "--dtype", "int8")
     assert "belongs to --dtype int8" in line(two.output, "--format", "onnx", "--max_changed", 0.1)
-    assert "a share of at least 0" in line(two.output, *INT8, "--max_changed", 2)
+    assert "a share from 0 to below 1" in line(two.output, *INT8, "--max_changed", 2)
     few = line(finished, *INT8)
     assert "at least 30" in few
     assert "val_calib" in few

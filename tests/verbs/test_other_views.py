@@ -84,7 +84,9 @@ def test_views_at_test_time_are_never_silently_on_and_say_that_nothing_was_calib
     line = trained_desk.refusal(
         "predict", finished, trained_desk.folder / "photos", "--output", output, "--tta", "sideways"
     )
-    assert line.startswith("argument --tta: 'sideways' given, flip, scales, both with a comma, or none expected")
+    assert line.startswith(
+        "argument --tta: 'sideways' given, flip, scales, both with a comma between them, or none expected"
+    )
 
 
 def test_val_calib_of_the_run_is_what_the_new_calibration_was_fitted_on(wide_copy, mirrored_copy, finished):
@@ -102,7 +104,7 @@ def test_val_calib_of_the_run_is_what_the_new_calibration_was_fitted_on(wide_cop
 
 def test_a_copy_for_another_size_is_calibrated_there(wide_copy, trained_desk):
     folder, said = wide_copy
-    assert "this one holds for 32 x 64 pixels alone" in said
+    assert "the new calibration is only for 32 x 64 pixels" in said
     assert read_json(folder / "preprocessor_config.json")["size"] == {"height": 32, "width": 64}
     _, said = predicted(trained_desk, folder)
     assert ": 48 photos, calibrated probabilities" in said
@@ -137,10 +139,10 @@ def test_recalibrating_without_photos_needs_a_reason_and_a_run(trained_desk, fin
         assert not (tmp_path / "out").exists()
         return line
 
-    assert refused(finished).startswith("no photos given: name them, or say how those of val_calib are to be seen")
+    assert refused(finished).startswith("no photos given: name them, or say how those of val_calib are prepared")
     assert "add --force" in refused(finished, "--image_size", 64)
-    assert "leave isotonic out, or --tta" in refused(finished, "--tta", "flip", "--calibrator", "isotonic")
-    assert "no run, which would have photos of val_calib" in refused(mirrored_copy[0], "--tta", "flip")
+    assert "leave out isotonic, or --tta" in refused(finished, "--tta", "flip", "--calibrator", "isotonic")
+    assert "not a run, so it has no photos of val_calib" in refused(mirrored_copy[0], "--tta", "flip")
 
 
 @pytest.mark.parametrize("form", ["merged", "stock"])

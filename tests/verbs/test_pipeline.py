@@ -356,7 +356,7 @@ def test_ctrl_c_ends_training_and_tells_in_one_line_that_the_same_command_goes_o
     signalled = f"in_training({str(piped.store)!r}, {int(signal.SIGINT)})"
     status, out, err = piped.type(*words, prelude=signalled)
     assert (status, err) == (130, "")
-    assert out.splitlines()[-2:] == ["", "stopped; the same command goes on from here"]
+    assert out.splitlines()[-2:] == ["", "stopped; the same command continues from here"]
     assert not list(piped.store.iterdir())  # neither a lease nor a version
     assert piped.why("--until", "split") == {"split": "first version"}
 
@@ -376,7 +376,7 @@ def test_a_second_pipeline_on_the_folder_is_told_of_the_first(piped):
     (piped.run / "report.html").unlink()
     with held(piped.store / ".lease", "a test"):
         line = piped.refusal()
-        assert line.startswith(f"{piped.store}: another pipeline works there (")
+        assert line.startswith(f"{piped.store}: another pipeline is at work (")
         assert f"pid {os.getpid()}): wait until it has ended" in line
         assert piped.why()["report"] == "output report.html is gone"  # asking is free
     assert piped.done() == ["report"]
@@ -392,21 +392,24 @@ def test_nothing_is_published_unasked(piped):
 def test_what_cannot_be_done_is_refused_in_one_line_and_changes_nothing(piped, tmp_path):
     before = listing(piped.store)
     steps = ", ".join(ALL)
-    assert piped.refusal("--until", "publish") == f"--until publish: expected one of {steps}"
-    assert piped.refusal("--sweep", "true") == "pipeline: a sweep has no steps behind it: leave that key out"
+    assert piped.refusal("--until", "publish") == f"--until: publish given, one of {steps} expected"
+    assert (
+        piped.refusal("--sweep", "true")
+        == "pipeline: the recipe is for a sweep, which has no such steps: leave that key out"
+    )
     refit = ("--refit", "all", "--refit_from", piped.run)
-    assert piped.refusal(*refit) == "pipeline: a refit has no steps behind it: leave that key out"
+    assert piped.refusal(*refit) == "pipeline: the recipe is for a refit, which has no such steps: leave that key out"
     other = ("--learning_rate", "1")
     for launcher in ("no-such-command", ""):
         line = piped.refusal(*other, "--launcher", launcher, prelude="None")
-        assert line == f"--launcher '{launcher}': command not found; the default is accelerate launch"
+        assert line == f"--launcher '{launcher}': command not found: the default is accelerate launch"
     assert piped.refusal(*other, "--launcher", "'", prelude="None") == "--launcher ': No closing quotation"
     hidden = "from natix_hf.runs.pipeline import plan; plan.find_spec = lambda name: None"
     line = piped.refusal("--hub_format", "onnx", prelude=hidden)
     assert line == "hub_format: onnx needs onnx, onnxscript, onnxruntime: pip install 'natix_hf[onnx]'"
     assert listing(piped.store) == before
     line = Piped(piped.desk, piped.run).refusal()
-    assert line.startswith(f"output_dir {piped.run}: this is a run, and a folder of versions is expected")
+    assert line.startswith(f"output_dir {piped.run}: a run found, a folder of versions expected")
     (tmp_path / "file").write_text("")
     found = piped.desk.type("pipeline", piped.desk.recipe, "--output_dir", tmp_path / "file" / "store")
     assert found.status == 2
@@ -434,7 +437,7 @@ def test_explain_tells_the_way_from_a_figure_back_to_the_photos_and_refuses_what
     for split in ("train", "val_test"):
         assert f"of {split} (fingerprint {certificate['fingerprints'][split][:12]})" in out
     for folder, name, line in (
-        (trained.run, "nothing.json", f"{trained.run}: no step wrote nothing.json; the steps wrote README.md, "),
+        (trained.run, "nothing.json", f"{trained.run}: no step wrote nothing.json: the steps wrote README.md, "),
         (trained.store, "metrics.json", f"{trained.store}: no steps/ folder, so the origin of its files is unknown"),
     ):
         status, out, err = explain(folder, name)

@@ -188,7 +188,7 @@ def test_another_pool_another_recipe_and_a_finished_folder_are_refused(
     assert pretrain_desk.type("pretrain", *words, prelude=KILL).status == -signal.SIGKILL
     other = make_photos(tmp_path / "other", {"x": (90, 20, 200)}, 12, seed=6)
     line = pretrain_desk.refusal("pretrain", *words, *GO_ON, "--unlabelled_name", other)
-    assert "the photos of unlabelled_name are not those that this run was begun with" in line
+    assert "the photos of unlabelled_name have changed since this run was interrupted" in line
     line = pretrain_desk.refusal("pretrain", *words, *GO_ON, "--pretrain_lora_r", "8")
     assert "pretrain_lora_r" in line
     assert "cannot be made longer" in pretrain_desk.refusal("pretrain", *words, *GO_ON, "--max_steps", "12")

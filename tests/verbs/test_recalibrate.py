@@ -69,7 +69,7 @@ def test_the_halves_share_no_group_and_make_up_the_photos(copy):
     assert report["figures"]["n"] == rows["part"].count("control")
     assert [photo["id"] for photo in report["photos"]["broken"]] == ["None/broken.jpg"]
     assert report["photos"]["known"] == {"train": 1}
-    assert "left out, since the model's own data holds them: 1 of train" in said
+    assert "left out, because the model's own data holds them: 1 of train" in said
     assert "not read: None/broken.jpg" in said
     assert said.index("can certify fpr 0.") < said.index("calibration on own photos/fit")
 
@@ -147,13 +147,13 @@ def test_refusals(trained_desk, finished, own, tmp_path, make_photos):
     cats = make_photos(tmp_path / "cats", {"Cat": (1, 2, 3), "Dog": (200, 2, 3)}, 20)
     assert "is outside label_names: expected one of 0=None, 1=Roadwork" in refused(finished, cats)
     few = make_photos(tmp_path / "few", COLOURS, 10, seed=5)
-    assert refused(finished, few).endswith("few: 20 photos that can be used, at least 30 are needed")
+    assert refused(finished, few).endswith("few: 20 usable photos found, at least 30 expected")
     shutil.copytree(own / "None", tmp_path / "one" / "None")
     assert "all 30 photos are of one class ('None')" in refused(finished, tmp_path / "one")
     assert "no such folder" in refused("./nowhere", own)
     assert "add prevalence" in refused(finished, own, "--min_precision", 0.9)
-    assert "--prevalence 3: a number above 0 and below 1 expected" in refused(finished, own, "--prevalence", 3)
-    assert refused(finished, own, "--max_fnr", 0) == "--max_fnr 0: a number above 0 and below 1 expected"
+    assert "--prevalence: 3 given, a number above 0 and below 1 expected" in refused(finished, own, "--prevalence", 3)
+    assert refused(finished, own, "--max_fnr", 0) == "--max_fnr: 0 given, a number above 0 and below 1 expected"
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("")
     line = trained_desk.refusal("recalibrate", finished, own, "--output", tmp_path / "full")

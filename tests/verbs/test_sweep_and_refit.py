@@ -148,11 +148,11 @@ def test_the_same_command_keeps_what_is_finished_and_goes_on_with_the_rest(swept
         (("--grid", "seed=1,2"), "the luckiest seed would win"),
         (("--grid", "lora_r=8,8"), "a value is given twice"),
         (("--grid", "learning_rate=1e-4,0.0001"), "are the same run"),
-        (("--grid", "lora_r"), "expected key=value,value"),
+        (("--grid", "lora_r"), "--grid: lora_r given, key=value,value expected"),
         (("--grid", "lora_r=8,16", "--lora_r", "4"), "--lora_r is given twice"),
         (("--grid", "lora_r=8", "--sweep", "true"), "--sweep cannot be set"),
         (("--grid",), "--grid: no key given"),
-        ((), "one --grid expected"),
+        ((), "no --grid, --seeds or --search given"),
     ],
 )
 def test_a_grid_that_cannot_be_is_refused_before_anything_runs(desk, words, said):
@@ -198,14 +198,14 @@ def test_a_refit_trains_on_all_rows_and_shows_the_honest_run_s_figures_as_such(t
     assert evaluated.out.startswith(label)
     assert read(run / "metrics.json")["honest_run"] == "run"
     assert {path: path.read_bytes() for path in before} == before
-    assert "its calibration is carried over" in desk.refusal("calibrate", run)
+    assert "keeps the calibration of its honest run" in desk.refusal("calibrate", run)
     photo = next((desk_folder / "photos").rglob("*.jpg"))
     assert desk.type("predict", run, photo, "--output", desk_folder / "out.csv").status == 0
 
     again = (*words, "--output_dir", desk_folder / "other")
     assert "learning_rate (0.1 here" in desk.refusal("train", *again, "--learning_rate", "0.1")
     assert "is itself a refit" in desk.refusal("train", *words[:-1], run, "--output_dir", desk_folder / "other")
-    assert "of which run?" in desk.refusal("train", recipe, "--refit", "all")
+    assert "refit: no run given" in desk.refusal("train", recipe, "--refit", "all")
     assert "nothing is refitted" in desk.refusal("train", recipe, "--from", finished)
     assert "turn the others off" in desk.refusal("train", *again, "--find_lr", "true")
     lost = desk_folder / "photos" / "None" / "000.jpg"

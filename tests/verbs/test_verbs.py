@@ -273,7 +273,7 @@ def test_calibrating_and_evaluating_again_give_the_same_documents(job, copy):
     # Another calibration is another model, and the rows have been read for the first one.
     said = job.type("calibrate", copy, "--target_prior", "0.9", "--fold_threshold").out
     assert "-> 90.0%" in said
-    assert "too few for a threshold" in said
+    assert "are too few to choose another" in said
     again = read(copy / "calibration.json")
     model, _ = load_classifier(str(copy))
     assert model.head.logit_bias.tolist() == pytest.approx(again["prior_bias"])

@@ -9,15 +9,17 @@ from typing import ClassVar
 from natix_hf.modeling.exports.export_form import REMOTE_CODE, WITH_PACKAGE, ExportForm, FinishedModel
 from natix_hf.options import option
 
-NO_BASE = "holds all its weights, options about a base have no meaning there: they go with adapter"
+NO_BASE = "holds all weights and needs no base: leave it out, or use --format adapter"
 
 
 @dataclass(frozen=True)
 class Adapter(ExportForm):
-    base_output: str | Path | None = option(None, "adapter: also write its base, as a checkpoint of our class, here")
+    base_output: str | Path | None = option(
+        None, "adapter: also write its base to this folder, as a checkpoint of our class"
+    )
     base_id: str | None = option(None, "adapter: Hub id under which clients find the base")
 
-    told: ClassVar[str] = "adapter and head alone"
+    summary: ClassVar[str] = "adapter and head alone"
     needs: ClassVar[tuple[str, ...]] = (
         "transformers>=5.23",
         "torch>=2.6",
@@ -30,8 +32,8 @@ class Adapter(ExportForm):
     on_base: ClassVar[bool] = True
     library: ClassVar[str] = "peft"
     usage: ClassVar[str] = (
-        "This is the adapter and the head; the base is fetched beside it. With the package (and peft):\n\n"
-        f"{WITH_PACKAGE}\nWithout the package, where the base is a checkpoint of our class, with the code that lies "
+        "This repository holds the adapter and the head; the base is downloaded too. With the package (and peft):\n\n"
+        f"{WITH_PACKAGE}\nWithout the package, if the base is a checkpoint of our class, with the code "
         f"beside the adapter (transformers 5 or newer):\n\n{REMOTE_CODE}"
     )
 

@@ -51,13 +51,13 @@ def write_adapter(
     """
     run, model, processor, geometry = finished
     if not (run / "adapter" / "adapter_config.json").is_file():
-        raise UserError(f"{run}: no adapter/ folder, only LoRA runs have one: use --format merged or stock")
+        raise UserError(f"{run}: no adapter/ folder, because only LoRA runs have one: use --format merged or stock")
     recipe = read_recipe(run)
     name = recipe.get("model_name_or_path") or read_json(run / "adapter" / "adapter_config.json").get(
         "base_model_name_or_path"
     )
     if not name:
-        raise UserError(f"{run}: nothing says which base the adapter is for: model_name_or_path in recipe.yaml does")
+        raise UserError(f"{run}: the base of its adapter is unknown: add model_name_or_path to its recipe.yaml")
     revision = recipe.get("model_revision")
     base_name = base_id or (str(Path(base_output).expanduser().absolute()) if base_output else None)
     if base_name is None:
@@ -102,18 +102,20 @@ def base_folder(adapter: str | Path) -> Path:
 
 def _raw_hub_base(name: str, revision: str | None, geometry: Any) -> str:
     """The Hub id of the run's base; raises `UserError` if clients cannot use that repository unchanged."""
-    way = "add --base_output FOLDER (and --base_id OWNER/NAME, under which you push that folder once)"
+    way = "add --base_output FOLDER (and --base_id OWNER/NAME, the Hub id under which you push that folder)"
     if hub_id(name) is None:
-        raise UserError(f"--format adapter: the base {name} is no Hub repository that others could find: {way}")
+        raise UserError(f"--format adapter: the base {name} is not a Hub repository, so clients cannot find it: {way}")
     if "model_type" not in read_config(name, revision):
-        raise UserError(f"--format adapter: the base {name} is in timm's layout, without our class: {way}")
+        raise UserError(
+            f"--format adapter: the base {name} is in timm's layout, onto which clients cannot load an adapter: {way}"
+        )
     # A pipeline takes the image processor from the base's repository.
     ours = load_processor(name, geometry, revision)
     theirs = type(ours).from_pretrained(name, revision=revision)
     if theirs.to_dict() != ours.to_dict():
         raise UserError(
-            f"--format adapter: the image processor at {name} prepares photos in another way than this run "
-            f"({geometry}), and a pipeline would take that one: {way}"
+            f"--format adapter: the image processor at {name} does not prepare photos as this run does ({geometry}), "
+            f"and a pipeline would use that one: {way}"
         )
     return name
 
@@ -152,6 +154,6 @@ def _check_base(run: Path, model: NatixDinov3ForImageClassification, base: Natix
     for name, expected in model.state_dict().items():
         if not name.endswith("mask_token") and not torch.allclose(merged[name], expected, **SAME):
             raise UserError(
-                f"{run}: its base has changed since it was trained: with the adapter, {name} is not what the run "
-                "holds: bring the base back as it was, or use --format merged"
+                f"{run}: its base has changed since training: with the adapter it does not give the run's {name}: "
+                "restore the base, or use --format merged"
             )

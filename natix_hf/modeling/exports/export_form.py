@@ -45,7 +45,7 @@ def labels_of(model: Any) -> list[str]:
 class ExportForm:
     """One export format; the defaults describe a model that transformers' `pipeline` loads."""
 
-    told: ClassVar[str]  # description in the help of `--format`
+    summary: ClassVar[str]  # description in the help of `--format`
     needs: ClassVar[tuple[str, ...]]  # packages that a client installs, in addition to torchvision
     usage: ClassVar[str]  # section of the model card on usage; MODEL_ID is replaced by the repository
     tiles_usage: ClassVar[str | None] = None  # the same section for a model with tiles, if it differs
@@ -79,7 +79,7 @@ def chosen_form(forms: dict[str, type[ExportForm]], name: str, **options: Any) -
         UserError: the format is unknown, or an option belongs to another format.
     """
     if name not in forms:
-        raise UserError(f"--format {name}: one of {', '.join(forms)} expected")
+        raise UserError(f"--format: {name} given, one of {', '.join(forms)} expected")
     own = {field.name for field in fields(forms[name])}
     for form in forms.values():
         for field in fields(form):

@@ -12,11 +12,11 @@ from natix_hf.modeling.exports.stored_weights import StoredWeights
 
 @dataclass(frozen=True)
 class Merged(StoredWeights):
-    told: ClassVar[str] = "all weights and our code"
+    summary: ClassVar[str] = "all weights and our code"
     needs: ClassVar[tuple[str, ...]] = ("transformers>=5.23", "torch>=2.6", "natix_hf, or trust_remote_code=True")
     own_code: ClassVar[bool] = True
     usage: ClassVar[str] = (
-        f"{WITH_PACKAGE}\nWithout the package, with the code that lies beside the weights (transformers 5 or newer):"
+        f"{WITH_PACKAGE}\nWithout the package, with the code beside the weights (transformers 5 or newer):"
         f"\n\n{REMOTE_CODE}"
     )
 

@@ -17,7 +17,7 @@ OPSET = 20  # of ONNX 1.15 (2023), has GELU as one operator; supported by onnxru
 ONE_FILE = 1_800_000_000  # bytes; protobuf messages are limited to 2 GiB, larger weights go into a second file
 INSTALL = "pip install 'natix_hf[onnx]'"
 USAGE = """\
-With onnxruntime, and no code of ours:
+With onnxruntime, without our code:
 
 ```python
 import json
@@ -39,7 +39,7 @@ print(dict(zip(labels, (scores / scores.sum()).tolist())))
 ```
 """
 TILES_USAGE = """\
-With onnxruntime, and no code of ours but `views.py`, which cuts a photo into its tiles with numpy and Pillow:
+With onnxruntime and, of our code, only `views.py`, which cuts a photo into its tiles with numpy and Pillow:
 
 ```python
 import json
@@ -79,13 +79,13 @@ def session(folder: str) -> Callable:
 class Onnx(ExportForm):
     dtype: str = option("fp32", DTYPE_HELP)
     dataset_name: str | None = option(None, "int8: where the run's photos are now; default: as its recipe says")
-    max_changed: float = option(0.02, "int8: highest share of val_select that may be decided otherwise than in fp32")
+    max_changed: float = option(0.02, "int8: highest share of val_select that may be decided differently from fp32")
 
     elsewhere: ClassVar[dict[str, str]] = {
         "dataset_name": "reads no photos of train: leave it out",
         "max_changed": "decides as its run does: leave it out",
     }
-    told: ClassVar[str] = "a graph for onnxruntime"
+    summary: ClassVar[str] = "a graph for onnxruntime"
     needs: ClassVar[tuple[str, ...]] = ("onnxruntime>=1.17",)
     library: ClassVar[str] = "onnx"
     usage: ClassVar[str] = USAGE
@@ -97,18 +97,18 @@ class Onnx(ExportForm):
 
     def __post_init__(self) -> None:
         if self.dtype not in ("fp32", "int8"):
-            raise UserError(f"--dtype {self.dtype}: --format onnx is written in fp32 or int8: give one of them")
+            raise UserError(f"--dtype: {self.dtype} given, fp32 or int8 expected with --format onnx")
         if not 0 <= self.max_changed < 1:
-            raise UserError(f"--max_changed {self.max_changed:g}: a share of at least 0 and below 1 expected")
+            raise UserError(f"--max_changed: {self.max_changed:g} given, a share from 0 to below 1 expected")
         int8_only = {"dataset_name": self.dataset_name, "max_changed": self.max_changed != Onnx.max_changed}
         if self.dtype == "fp32" and (misplaced := next((name for name, value in int8_only.items() if value), None)):
-            raise UserError(f"--{misplaced}: belongs to --dtype int8: leave it out, or add that")
+            raise UserError(f"--{misplaced} belongs to --dtype int8: leave it out, or add --dtype int8")
 
     def write(self, finished: FinishedModel, folder: Path) -> int:
         from natix_hf.modeling.exports.graph_files import write_beside_graph
 
         if self.dtype == "int8":
-            raise UserError("--dtype int8: needs photos of the run, which natix_hf.export reads: type that command")
+            raise UserError("--dtype int8 needs photos of the run: use natix-hf export")
         opset = export_onnx(finished.model, folder / self.graph, finished.geometry.input_shape)
         write_beside_graph(finished, folder)
         return opset

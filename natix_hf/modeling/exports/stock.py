@@ -11,7 +11,7 @@ from natix_hf.modeling.exports.stored_weights import StoredWeights
 
 USAGE = f"""\
 With transformers (4.56 or newer), torch (2.6 or newer) and timm (1.0.22 or newer; with transformers 5: 1.0.31 or
-newer), and no code of ours, neither installed nor fetched:
+newer), without our code:
 
 {PIPELINE.format(imports="", options="")}
 The model by itself:
@@ -32,7 +32,7 @@ print(dict(zip(model.config.id2label.values(), logits.softmax(-1)[0].tolist())))
 
 @dataclass(frozen=True)
 class Stock(StoredWeights):
-    told: ClassVar[str] = "a class of transformers, no code of ours"
+    summary: ClassVar[str] = "a class of transformers, without our code"
     needs: ClassVar[tuple[str, ...]] = (
         "transformers>=4.56",
         "torch>=2.6",

@@ -27,11 +27,11 @@ class StoredWeights(ExportForm):
     def __post_init__(self) -> None:
         if self.dtype == "int8":
             raise UserError(
-                "--dtype int8: torch loads int8 weights with code of its own alone, and a plain pipeline has none: "
-                "--format onnx holds them"
+                "--dtype int8: torch loads int8 weights only with extra code, and a plain pipeline has none: "
+                "use --format onnx"
             )
         if self.dtype not in DTYPES:
-            raise UserError(f"--dtype {self.dtype}: one of {', '.join(DTYPES)} expected")
+            raise UserError(f"--dtype: {self.dtype} given, one of {', '.join(DTYPES)} expected")
 
     def store(self, model: Any, head: Any, folder: Path) -> None:
         """`save_pretrained` with weights in `dtype` and the head in fp32; the configuration still says fp32.
@@ -51,4 +51,6 @@ class StoredWeights(ExportForm):
         try:
             model.save_pretrained(folder, state_dict=state, max_shard_size=size)
         except ValueError as error:
-            raise UserError(f"--max_shard_size {size}: a size such as 5GB or 500MB expected ({error})") from None
+            raise UserError(
+                f"--max_shard_size: {size} given, a size such as 5GB or 500MB expected ({error})"
+            ) from None

@@ -15,7 +15,7 @@ from PIL import Image, ImageOps
 from natix_hf.modeling.image_processing_natix_dinov3 import tile_boxes
 
 HEADER = '''\
-"""Photos as the graph beside this file takes them: the whole photo, then its tiles. Needs numpy and Pillow.
+"""Prepares photos for the graph beside this file: the whole photo, then its tiles. Needs numpy and Pillow.
 
 python views.py street.jpg pixels.npy
 """

@@ -64,7 +64,7 @@ def check(request: Request) -> None:
         return
     form = " ".join(request.own["emit"])
     if form not in FORMS:
-        raise UserError(f"--emit {form}: expected one of {', '.join(FORMS)}")
+        raise UserError(f"--emit: {form or 'nothing'} given, one of {', '.join(FORMS)} expected")
     if "only" in request.own:
         raise UserError("--only: cannot be combined with --emit, which sets it for each run: remove --only")
     if form != "hf-jobs":
@@ -78,12 +78,12 @@ def check(request: Request) -> None:
             "--grid, or --emit slurm"
         )
     if own.get("flavor") not in PRICES:
-        given = own.get("flavor", "")
-        raise UserError(f"--flavor {given}: expected hardware of Hugging Face Jobs: {', '.join(PRICES)}")
+        flavor = own.get("flavor") or "nothing"
+        raise UserError(f"--flavor: {flavor} given, hardware of Hugging Face Jobs expected: {', '.join(PRICES)}")
     if own.get("bucket", "").count("/") != 1:
         raise UserError(
-            f"--bucket {own.get('bucket', '')}: expected OWNER/NAME, the bucket where the jobs save their runs "
-            "(create one with hf buckets create)"
+            f"--bucket: {own.get('bucket') or 'nothing'} given, OWNER/NAME expected, the bucket where the jobs save "
+            "their runs: create one with hf buckets create"
         )
 
 

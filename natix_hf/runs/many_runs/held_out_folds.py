@@ -76,11 +76,13 @@ def plan_folds(rows: Rows, column: str) -> list[Fold]:
         )
     if not has_column(rows.data, column):
         columns = ", ".join(name for name in rows.data.column_names if name not in ("image", "look", "fingerprint"))
-        raise UserError(f"hold_out_each: no column {column!r}; the columns are {columns}")
+        raise UserError(f"hold_out_each: no column {column!r}: the columns are {columns}")
     check_slices(rows.data, [column], "hold_out_each")
     names, values = rows.label_names, counted_values(rows.data, column)
     if len(values) < 2:
-        raise UserError(f"hold_out_each: all photos have {column} = {next(iter(values))}: two or more values expected")
+        raise UserError(
+            f"hold_out_each: only {column} = {next(iter(values))} found, two or more values expected: add photos"
+        )
     total = sum(values.values(), Counter())
     folds: list[Fold] = []
     for value, counts in values.items():

@@ -25,7 +25,7 @@ from natix_hf.runs.many_runs.sweep_plan import REFUSED, Member, Request, member,
 from natix_hf.runs.many_runs.sweep_runs import score
 
 _RANGE = re.compile(r"(?P<low>[^.]*(?:\.\d[^.]*)?)\.\.(?P<high>.+?)(?P<log>:log)?$")
-FORM = "expected key=low..high, key=low..high:log or key=value,value, for example lora_r=4..64:log"
+FORM = "key=low..high, key=low..high:log or key=value,value expected, for example lora_r=4..64:log"
 
 
 class TpeSearch:
@@ -45,7 +45,7 @@ class TpeSearch:
     def __init__(self, request: Request, parse: Callable[[list[str]], Any], resolved: Callable[[Any], str]) -> None:
         own = request.own
         if own["search"] != ["tpe"]:
-            raise UserError(f"--search {' '.join(own['search'])}: expected tpe")
+            raise UserError(f"--search: {' '.join(own['search']) or 'nothing'} given, tpe expected")
         if odd := next((key for key in ("grid", "seeds") if key in own), None):
             raise UserError(
                 f"--{odd}: cannot be combined with --search: remove one of them; to repeat the best trial afterwards, "
@@ -53,11 +53,11 @@ class TpeSearch:
             )
         if len(own.get("trials", [])) != 1 or not own["trials"][0].isdecimal() or int(own["trials"][0]) < 1:
             raise UserError(
-                f"--trials {' '.join(own.get('trials', []))}: expected the number of trials, for example 40"
+                f"--trials: {' '.join(own.get('trials', [])) or 'nothing'} given, a number expected, such as 40"
             )
         if own.get("only") not in (None, [], ["next"]):
             raise UserError(
-                f"--only {' '.join(own['only'])}: in a search, expected --only next (one trial) or --only (the table)"
+                f"--only: {' '.join(own['only'])} given, next (one trial) or nothing (the table) expected in a search"
             )
         check_installed()
         self.parse, self.resolved = parse, resolved
@@ -190,7 +190,7 @@ def read_space(words: Sequence[str], values: Callable[[list[str]], dict[str, Rec
     for word in words:
         key, _, text = word.partition("=")
         if not key or not text:
-            raise UserError(f"--space {word}: {FORM}")
+            raise UserError(f"--space: {word} given, {FORM}")
         if key in space:
             raise UserError(f"--space: {key} is given twice: give it once with all its values")
         if key in REFUSED:
@@ -202,13 +202,13 @@ def read_space(words: Sequence[str], values: Callable[[list[str]], dict[str, Rec
 
 
 def _range(word: str, key: str, text: str, values: Callable[[list[str]], dict[str, RecipeValue]]) -> Axis:
-    found = _RANGE.match(text)
-    if found is None:
-        raise UserError(f"--space {word}: {FORM}")
-    low, high = (values([f"--{key}", found[end]])[key] for end in ("low", "high"))
+    ends = _RANGE.match(text)
+    if ends is None:
+        raise UserError(f"--space: {word} given, {FORM}")
+    low, high = (values([f"--{key}", ends[end]])[key] for end in ("low", "high"))
     if not all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high)):
         raise UserError(f"--space {word}: {key} is not a number: list its values as {key}=value,value")
-    whole, log = isinstance(low, int) and isinstance(high, int), found["log"] is not None
+    whole, log = isinstance(low, int) and isinstance(high, int), ends["log"] is not None
     if not low < high:
         raise UserError(f"--space {word}: {low:g} is not less than {high:g}")
     if log and low <= 0:
@@ -219,7 +219,7 @@ def _range(word: str, key: str, text: str, values: Callable[[list[str]], dict[st
 def _choices(word: str, key: str, text: str, values: Callable[[list[str]], dict[str, RecipeValue]]) -> Axis:
     choices = text.split(",")
     if not all(choices) or len(choices) < 2:
-        raise UserError(f"--space {word}: {FORM}")
+        raise UserError(f"--space: {word} given, {FORM}")
     if len({str(values([f"--{key}", choice])[key]) for choice in choices}) < len(choices):
         raise UserError(f"--space {word}: a value is given twice: remove one")
     return Axis(choices=choices)

@@ -80,13 +80,13 @@ def read_request(argv: Sequence[str], usage: str = "") -> Request:
         key = word[2:] if word.startswith("--") else None
         if key in OWN:
             if key in own:
-                raise UserError(f"one --{key} expected: {usage}")
+                raise UserError(f"--{key} given twice, once expected: {usage}")
             into = own[key] = []
             continue
         into = rest if key is not None else into
         into.append(word)
     if not {"grid", "seeds", "search"} & own.keys():
-        raise UserError(f"one --grid expected: {usage}")
+        raise UserError(f"no --grid, --seeds or --search given, one expected: {usage}")
     for key in NEVER:
         if any(word.split("=")[0] == f"--{key}" for word in rest):
             raise UserError(f"--{key} cannot be set: {REFUSED[key]}")
@@ -106,7 +106,7 @@ def read_grid(words: Sequence[str]) -> list[Cell]:
         key, _, listed = word.partition("=")
         values = listed.split(",")
         if not key or not all(map(str.strip, values)):
-            raise UserError(f"--grid {word}: expected key=value,value, for example lora_r=8,16,32")
+            raise UserError(f"--grid: {word} given, key=value,value expected, for example lora_r=8,16,32")
         if key in axes:
             raise UserError(f"--grid: {key} is given twice: give it once with all its values")
         if key in REFUSED:
@@ -136,7 +136,8 @@ def read_seeds(words: Sequence[str]) -> list[int]:
         UserError: a word is not an integer, a seed is given twice, or there is only one seed.
     """
     if not all(word.isdecimal() for word in words) or len(set(map(int, words))) < max(2, len(words)):
-        raise UserError(f"--seeds {' '.join(words)}: expected two or more different integers, for example 0 1 2")
+        given = " ".join(words) or "nothing"
+        raise UserError(f"--seeds: {given} given, two or more different integers expected, such as 0 1 2")
     return [int(word) for word in words]
 
 
@@ -207,7 +208,7 @@ class Grid:
         """The runs that `--only` names. Without a name no run is trained and only the table is written."""
         known = [run.name for run in self._runs]
         if unknown := [name for name in names if name not in known]:
-            raise UserError(f"--only {unknown[0]}: not a run of this sweep; its runs are {', '.join(known)}")
+            raise UserError(f"--only {unknown[0]}: not a run of this sweep: its runs are {', '.join(known)}")
         return [run for run in self._runs if run.name in names]
 
     def begin(self) -> None:

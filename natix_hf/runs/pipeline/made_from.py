@@ -80,15 +80,15 @@ def content_of(name: str, what: str, *, beside: Path | None = None, revision: st
 def _files(place: Path, kept: Path, what: str, beside: Path | None) -> str:
     before = read_json(kept) if kept.is_file() else {}
     files = [place] if place.is_file() else _listed(place, beside)
-    found: dict[str, list] = {}
+    prints: dict[str, list] = {}
     for file in tqdm(files, desc=f"{what}: hashing", unit="file", delay=2):
         state = os.stat(file)
         name = os.fsencode(file.relative_to(place) if file != place else file.name).hex()
         same = before.get(name, [None, None])[:2] == [state.st_size, state.st_mtime_ns]
-        found[name] = before[name] if same else [state.st_size, state.st_mtime_ns, fingerprint_file(file)]
-    if found != before:
-        write_json(kept, found)
-    return digest({name: one[2] for name, one in found.items()})
+        prints[name] = before[name] if same else [state.st_size, state.st_mtime_ns, fingerprint_file(file)]
+    if prints != before:
+        write_json(kept, prints)
+    return digest({name: one[2] for name, one in prints.items()})
 
 
 def _listed(place: Path, beside: Path | None) -> list[Path]:

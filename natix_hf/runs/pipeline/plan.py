@@ -25,7 +25,7 @@ from natix_hf.documents.step_record import StepRecord
 from natix_hf.errors import UserError
 from natix_hf.options import RecipeValue
 from natix_hf.runs.pipeline.made_from import DECISION, PREDICTED, nearest, restore, sibling, take_over
-from natix_hf.runs.same_recipe import told
+from natix_hf.runs.same_recipe import differences
 from natix_hf.runs.steps import (
     ASSEMBLE,
     CALIBRATE,
@@ -87,7 +87,7 @@ def wanted(until: str, recipe: Mapping[str, RecipeValue]) -> list[Step]:
         UserError: no step has this name.
     """
     if until not in NAMES:
-        raise UserError(f"--until {until}: expected one of {', '.join(NAMES)}")
+        raise UserError(f"--until: {until} given, one of {', '.join(NAMES)} expected")
     last = [step.name for step in STEPS].index(until)
     return [step for step in STEPS[: last + 1] if step != TIME or recipe.get("robustness")]
 
@@ -136,7 +136,7 @@ def _new(version: Version) -> str:
     if closest is None:
         return "first version"
     other, odd = closest
-    return f"differs from version {other.name}: {told(odd) if odd else 'the photos or the checkpoint changed'}"
+    return f"differs from version {other.name}: {differences(odd) if odd else 'the photos or the checkpoint changed'}"
 
 
 class Pipeline:
@@ -251,7 +251,7 @@ class Pipeline:
         if launcher[:1] == ["python"]:
             return [sys.executable, *launcher[1:]]
         if not launcher or shutil.which(launcher[0]) is None:
-            raise UserError(f"--launcher '{self.launcher}': command not found; the default is accelerate launch")
+            raise UserError(f"--launcher '{self.launcher}': command not found: the default is accelerate launch")
         return launcher
 
     def _launched(self, command: Sequence[str]) -> int:
