@@ -18,8 +18,7 @@ import sys
 from pathlib import Path
 
 from natix_hf.errors import CommandParser, UserError, command
-from natix_hf.files import check_new_folder
-from natix_hf.runs.recalibrate_options import parser
+from natix_hf.runs.recalibrate_options import check_given, parser
 from natix_hf.startup import keep_freed_memory
 
 
@@ -31,9 +30,7 @@ def main(argv: list[str]) -> None:
     keep_freed_memory()
     given = command_line().parse_args(argv)
     output = Path(given.output).expanduser()
-    check_new_folder(output, "--output")
-    if given.batch_size < 1 or given.num_workers < 0:
-        raise UserError("--batch_size: at least 1 expected; --num_workers: at least 0")
+    check_given(given, output)
 
     from transformers.utils.logging import disable_progress_bar
 

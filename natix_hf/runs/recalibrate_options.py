@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
+from pathlib import Path
+
+from natix_hf.data.sources.named_places import check_there
 from natix_hf.decision.calibrators import CALIBRATORS
-from natix_hf.errors import CommandParser
+from natix_hf.errors import CommandParser, UserError
+from natix_hf.files import check_folder, check_new_folder
 from natix_hf.inference.view_options import add_size_options, add_views_option
 
 
@@ -46,3 +51,13 @@ def parser(description: str) -> CommandParser:
     made.add_argument("--batch_size", type=int, default=16, help="photos per batch")
     made.add_argument("--num_workers", type=int, default=2, help="processes that decode photos")
     return made
+
+
+def check_given(given: Namespace, output: Path) -> None:
+    """Raise `UserError` for arguments that are wrong whatever the model and the photos hold."""
+    check_new_folder(output, "--output")
+    check_folder(given.model)
+    if given.photos is not None:
+        check_there(given.photos)
+    if given.batch_size < 1 or given.num_workers < 0:
+        raise UserError("--batch_size: at least 1 expected; --num_workers: at least 0")
