@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shlex
 import shutil
-import warnings
 from dataclasses import Field, fields
 from pathlib import Path
 
@@ -60,8 +59,6 @@ def main(argv: list[str]) -> None:
     from natix_hf.inference.named_photos import find_photos
     from natix_hf.modeling.exports.adapter_folder import base_folder
 
-    # peft uses a name that transformers has renamed.
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     photos = find_photos(given.photos)[1] if given.photos else None

@@ -34,6 +34,16 @@ def only_a_path(name: str) -> bool:
     return marked or name.count("/") > 1 or name.lower().endswith(_FILE_TYPES)
 
 
+def check_folder(name: str, *, bare_ids: bool = False) -> None:
+    """Raise `UserError` if a model's name can only be a folder on this disk and there is none.
+
+    Args:
+        bare_ids: whether a name without a slash may be the id of a Hub repository.
+    """
+    if (only_a_path(name) or ("/" not in name and not bare_ids)) and not Path(name).expanduser().is_dir():
+        raise UserError(f"{name}: no such folder")
+
+
 def hub_id(name: str | None) -> str | None:
     """`name` if it can only be the id of a Hub repository; None for built-in names and for existing paths."""
     if name and re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", name) and not Path(name).exists():

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from natix_hf.errors import UserError, command
+from natix_hf.files import check_writable, write_text
 
 USAGE = "python -m natix_hf.folds RECIPE --hold_out_each COLUMN [--output_dir FOLDER] [--KEY VALUE ...]"
 OWN = ("hold_out_each", "output_dir")  # each fold has its own
@@ -42,13 +43,7 @@ def main(argv: list[str]) -> None:
         if any(word.split("=")[0].replace("-", "_") == f"__{key}" for word in argv):
             raise UserError(f"--{key} cannot be set, because each fold sets its own: {USAGE}")
 
-    import yaml
-
-    from natix_hf.files import check_writable, write_text
     from natix_hf.recipe.yaml_and_command_line import parse, resolved
-    from natix_hf.runs.lease import waited_for
-    from natix_hf.runs.many_runs.fan_out import Planned, lease_of, outcomes, work
-    from natix_hf.runs.many_runs.held_out_folds import folds_document, folds_table, plan_folds, recipe_rows
 
     recipe = parse(argv)
     column = recipe.data.hold_out_each
@@ -59,6 +54,13 @@ def main(argv: list[str]) -> None:
     given = any(word.split("=")[0] == "--output_dir" for word in argv)
     output = Path(recipe.training.output_dir if given else f"{recipe.training.output_dir}-folds")
     check_writable(output, "output_dir")
+
+    import yaml
+
+    from natix_hf.runs.lease import waited_for
+    from natix_hf.runs.many_runs.fan_out import Planned, lease_of, outcomes, work
+    from natix_hf.runs.many_runs.held_out_folds import folds_document, folds_table, plan_folds, recipe_rows
+
     folds = plan_folds(recipe_rows(yaml.safe_load(resolved(recipe)), partial(print, flush=True)), column)
 
     runs: list[Planned] = []

@@ -8,8 +8,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from natix_hf.data.sources.named_places import check_there
 from natix_hf.errors import CommandParser, UserError, command
-from natix_hf.files import check_writable
+from natix_hf.files import check_folder, check_writable
 from natix_hf.inference.view_options import add_size_options, add_views_option, check_speed
 from natix_hf.startup import keep_freed_memory, quick_imports
 
@@ -64,6 +65,8 @@ def main(argv: list[str]) -> None:
     if output.is_dir():
         raise UserError(f"--output {output}: is a folder: choose another name")
     check_writable(output.parent, "--output", any_name=True)
+    check_there(given.photos)
+    check_folder(given.model, bare_ids=True)
 
     with quick_imports():
         from natix_hf.inference.named_photos import find_photos

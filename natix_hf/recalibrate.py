@@ -18,9 +18,7 @@ import sys
 from pathlib import Path
 
 from natix_hf.errors import CommandParser, UserError, command
-from natix_hf.files import check_new_folder
-from natix_hf.inference.view_options import check_speed
-from natix_hf.runs.recalibrate_options import parser
+from natix_hf.runs.recalibrate_options import check_given, parser
 from natix_hf.startup import keep_freed_memory
 
 
@@ -32,8 +30,7 @@ def main(argv: list[str]) -> None:
     keep_freed_memory()
     given = command_line().parse_args(argv)
     output = Path(given.output).expanduser()
-    check_new_folder(output, "--output")
-    check_speed(given.batch_size, given.num_workers)
+    check_given(given, output)
 
     from transformers.utils.logging import disable_progress_bar
 

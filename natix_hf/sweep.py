@@ -31,13 +31,14 @@ def main(argv: list[str]) -> None:
         print(help_text(argv or ["--help"], about=f"{USAGE}\n\n{__doc__}"))
         return
 
+    from natix_hf.recipe.yaml_and_command_line import find_recipe, parse, resolved
     from natix_hf.runs.many_runs.sweep_plan import Grid, read_request
 
     request = read_request(argv, USAGE)
+    parse(request.rest)  # a recipe that is wrong is refused before torch is imported
 
     from natix_hf.data.sources.known_sources import LABEL_KEYS, tell_classes
     from natix_hf.files import check_writable
-    from natix_hf.recipe.yaml_and_command_line import find_recipe, parse, resolved
     from natix_hf.runs.many_runs import emit
     from natix_hf.runs.many_runs.search import TpeSearch
     from natix_hf.runs.many_runs.sweep_ranking import write_tables

@@ -130,8 +130,6 @@ def main(argv: list[str]) -> None:
         from huggingface_hub.utils.logging import set_verbosity_error
         from transformers.utils import logging
 
-    # peft uses a name that transformers has renamed; users cannot do anything about it.
-    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
     # At every checkpoint peft looks for the vocabulary of a language model.
     warnings.filterwarnings("ignore", message="Could not find a config file in", category=UserWarning)
     set_verbosity_error()  # hides retries; an unreachable Hub is reported in one line

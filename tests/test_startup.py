@@ -14,6 +14,8 @@ import pytest
 from natix_hf.startup import SPINS, quick_imports
 from natix_hf.threads import one_blas_thread
 
+LARGE = {"torch", "transformers", "datasets", "pandas", "scipy", "sklearn", "matplotlib"}  # a second each, or more
+
 
 def test_keeping_freed_memory_leaves_a_users_own_settings_alone():
     code = "from natix_hf.startup import keep_freed_memory as keep; print(keep())"
@@ -124,6 +126,15 @@ def test_a_command_ends_without_looking_through_every_object():
         ("natix_hf.folds", ["--help"], ""),
         ("natix_hf.sweep", ["--help", "loss"], ""),
         ("natix_hf.sweep", ["recipes/lora.yaml", "--gird", "lora_r=4,8"], "no --grid, --seeds or --search given"),
+        ("natix_hf.sweep", ["nothing", "--grid", "lora_r=4,8"], "recipe nothing: no such file"),
+        ("natix_hf.folds", ["nothing"], "recipe nothing: no such file"),
+        ("natix_hf.predict", ["me/model", "nothing", "--output", "o.csv"], "nothing: no such file or folder"),
+        ("natix_hf.predict", ["./nothing", "natix_hf", "--output", "o.csv"], "./nothing: no such folder"),
+        ("natix_hf.recalibrate", ["nothing", "--output", "out"], "nothing: no such folder"),
+        ("natix_hf.recalibrate", ["natix_hf", "nothing", "--output", "out"], "nothing: no such file or folder"),
+        ("natix_hf.data.__main__", ["split", "a=./nothing", "--output", "out"], "./nothing: no such file or folder"),
+        ("natix_hf.data.__main__", ["check", "nothing"], "nothing: no such file or folder"),
+        ("natix_hf.data.__main__", ["push", "nothing", "me/streets"], "nothing: no such folder"),
         ("natix_hf.compare", ["nothing"], "nothing: no such folder"),
         ("natix_hf.evaluate", ["nothing"], "nothing: no such folder"),
         ("natix_hf.calibrate", ["nothing"], "nothing: no such folder"),
@@ -133,10 +144,10 @@ def test_a_command_ends_without_looking_through_every_object():
         ("natix_hf.pipeline", ["nothing"], "no such file"),
     ],
 )
-def test_help_and_what_is_wrong_with_a_recipe_are_told_without_torch_and_transformers(module, words, told):
+def test_help_and_what_is_wrong_with_arguments_are_told_before_large_libraries_are_imported(module, words, told):
     code = (
         "import atexit, importlib, sys\n"
-        "atexit.register(lambda: print(*{'torch', 'transformers', 'datasets'} & set(sys.modules), file=sys.stderr))\n"
+        f"atexit.register(lambda: print(*{LARGE} & set(sys.modules), file=sys.stderr))\n"
         "from natix_hf.errors import command\n"
         f"command(importlib.import_module({module!r}).main, {words!r})"
     )

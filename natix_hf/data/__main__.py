@@ -12,7 +12,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from natix_hf.data.sources.named_places import check_there
 from natix_hf.errors import CommandParser, command
+from natix_hf.files import check_folder
 
 
 def _pair(cast: Callable[[str], Any]) -> Callable[[str], tuple[str, Any]]:
@@ -78,15 +80,16 @@ def _split_options(parser: argparse.ArgumentParser) -> None:
 
 def split(given: argparse.Namespace) -> None:
     """Divide photos into four splits, and write them with their certificate."""
+    for source in given.sources:
+        check_there(source, bare_ids=True)
+
     from natix_hf.data.load_photos import split_photos
     from natix_hf.data.splits.certificate_text import summary_lines
     from natix_hf.data.splits.saved_folder import check_output, save
 
     check_output(given.output)
     words = {name: value for name, value in vars(given).items() if value is not None}
-    for name in ("source_caps", "source_weights"):
-        if name in words:
-            words[name] = dict(words[name])
+    words |= {name: dict(words[name]) for name in ("source_caps", "source_weights") if name in words}
     if "hold_out" in words:
         words["hold_out"] = {name: [v for n, v in given.hold_out if n == name] for name, _ in given.hold_out}
     output, sources, _ = words.pop("output"), words.pop("sources"), words.pop("verb")
@@ -98,6 +101,8 @@ def split(given: argparse.Namespace) -> None:
 
 def check(given: argparse.Namespace) -> int:
     """Check splits and print the results; returns 1 if there is a violation."""
+    check_there(given.data)
+
     from natix_hf.data.splits.checking import check as check_splits
 
     report = check_splits(given.data, max_auroc=given.max_auroc, contact_sheet=given.contact_sheet)
@@ -107,6 +112,8 @@ def check(given: argparse.Namespace) -> int:
 
 def push(given: argparse.Namespace) -> None:
     """Push a folder of splits to the Hub."""
+    check_folder(given.folder)
+
     from natix_hf.hub.dataset_push import push as push_folder
 
     print(push_folder(given.folder, given.repo_id, private=given.private))

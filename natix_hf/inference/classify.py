@@ -20,7 +20,7 @@ from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.cascade import STAGES, TwoModels, cost_text
 from natix_hf.documents.run_record import RunRecord
 from natix_hf.errors import UserError, one_line
-from natix_hf.files import only_a_path, read_json, replacing
+from natix_hf.files import check_folder, read_json, replacing
 from natix_hf.inference.averaged_views import view_batches
 from natix_hf.inference.batches import logits_of, staged_logits_of
 from natix_hf.inference.cascade_classifier import CascadeClassifier, StageProcessors
@@ -101,8 +101,7 @@ def load_classifier(name_or_path: str) -> tuple[Any, Any]:
     from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
     run = Path(name_or_path).expanduser()
-    if only_a_path(name_or_path) and not run.is_dir():
-        raise UserError(f"{name_or_path}: no such folder")
+    check_folder(name_or_path, bare_ids=True)
     if RunRecord.there(run) and RunRecord.read(run).status != "finished":
         raise UserError(f"{name_or_path}: the run is not finished: finish it with --resume_from_checkpoint true first")
     _refuse_pickles(run)

@@ -6,7 +6,9 @@ Adds, saves, loads and merges the adapters with peft. The caller trains them.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -115,7 +117,8 @@ def add_lora(
         )
         if use_doran:
             register_doran(config)
-        peft_model = get_peft_model(model, config)
+        with _renamed_property():
+            peft_model = get_peft_model(model, config)
     except (ValueError, TypeError) as error:
         raise UserError(f"LoRA options: {one_line(error)}") from None
     if doran_share == "block":
@@ -128,6 +131,14 @@ def add_lora(
         state = get_peft_model_state_dict(peft_model)
         peft_model.taken = {name: state[name].clone() for name in state if ".lora_A." in name or ".lora_B." in name}
     return peft_model
+
+
+@contextmanager
+def _renamed_property() -> Iterator[None]:
+    """Silence transformers' warning on a property that it has renamed and that peft still reads."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        yield
 
 
 def _freeze_mask_token(model: nn.Module) -> None:
@@ -243,7 +254,8 @@ def load_adapter(
         if not (Path(folder) / name).is_file():
             raise UserError(f"{folder} has no {name}: give the adapter/ folder of a LoRA run")
     try:
-        peft_model = PeftModel.from_pretrained(model, str(folder), is_trainable=is_trainable)
+        with _renamed_property():
+            peft_model = PeftModel.from_pretrained(model, str(folder), is_trainable=is_trainable)
     except (RuntimeError, ValueError) as error:
         raise UserError(f"{folder}: the adapter does not fit the model: {one_line(error)}") from None
     model.adopt_adapter()

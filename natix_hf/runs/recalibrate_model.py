@@ -29,7 +29,7 @@ from natix_hf.documents.recalibration import Recalibration
 from natix_hf.documents.run_record import RunRecord
 from natix_hf.documents.split_logits import SavedLogits
 from natix_hf.errors import UserError, one_line
-from natix_hf.files import only_a_path, read_json, staging, write_json, write_text
+from natix_hf.files import check_folder, read_json, staging, write_json, write_text
 from natix_hf.inference.graph_classifier import GRAPHS, graph_form
 from natix_hf.photos.geometry import Geometry
 from natix_hf.report.decision_lines import calibration_lines
@@ -84,10 +84,9 @@ def model_folder(name: str) -> Path:
     Raises:
         UserError: there is no such model.
     """
+    check_folder(name)
     folder = Path(name).expanduser()
     if not folder.is_dir():
-        if only_a_path(name) or "/" not in name:
-            raise UserError(f"{name}: no such folder")
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
+from pathlib import Path
+
+from natix_hf.data.sources.named_places import check_there
 from natix_hf.decision.calibrators import CALIBRATORS
 from natix_hf.errors import CommandParser
-from natix_hf.inference.view_options import add_size_options, add_views_option
+from natix_hf.files import check_folder, check_new_folder
+from natix_hf.inference.view_options import add_size_options, add_views_option, check_speed
 
 
 def parser(description: str) -> CommandParser:
@@ -46,3 +51,12 @@ def parser(description: str) -> CommandParser:
     made.add_argument("--batch_size", type=int, default=16, help="photos per batch")
     made.add_argument("--num_workers", type=int, default=2, help="processes that decode photos")
     return made
+
+
+def check_given(given: Namespace, output: Path) -> None:
+    """Raise `UserError` for arguments that are wrong whatever the model and the photos hold."""
+    check_new_folder(output, "--output")
+    check_folder(given.model)
+    if given.photos is not None:
+        check_there(given.photos)
+    check_speed(given.batch_size, given.num_workers)

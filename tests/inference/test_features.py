@@ -123,7 +123,8 @@ def test_a_photo_with_tiles_counts_as_many_views_in_a_pass(rows, tiny_backbone, 
     )
     counted = passes(model)
     frozen_features(model, rows, processor, cache_dir=tmp_path / "few", batch_size=12)
-    assert counted[0] == max(counted) == 10 and sum(counted) == 5 * len(rows)  # two photos of five views, not twelve
+    assert counted[0] == max(counted) == 10  # two photos of five views, not twelve
+    assert sum(counted) == 5 * len(rows)
     counted.clear()
     frozen_features(model, rows, processor, cache_dir=tmp_path / "one", batch_size=1)
     assert set(counted) == {5}

@@ -178,6 +178,12 @@ def test_trained_norms_are_those_of_the_adapted_blocks_and_the_last_one(tiny_bac
     assert {n for n in found if ".lora_" not in n} == last | {f"backbone.model.layer.1.{name}" for name in norms}
 
 
+@pytest.mark.filterwarnings("error::FutureWarning")
+def test_adapters_are_added_and_loaded_without_warnings_that_users_cannot_act_on(tiny_backbone, tmp_path):
+    save_adapter(add_lora(build_model(str(tiny_backbone), NAMES)), tmp_path)
+    load_adapter(build_model(str(tiny_backbone), NAMES), tmp_path)
+
+
 def test_the_mask_token_is_never_trained(tiny_backbone, photos):
     """It gets no gradient, and several processes would wait for one."""
     model = add_lora(build_model(str(tiny_backbone), NAMES), lora_modules_to_save=["embeddings"])

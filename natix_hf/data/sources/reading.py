@@ -6,7 +6,6 @@ Labels and groups are not interpreted and no photo is opened.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from errno import EACCES, EDQUOT, ENOSPC
@@ -17,6 +16,7 @@ from datasets import Dataset, DatasetDict, Image
 
 from natix_hf.data.sources.columns import check_paths, names_in
 from natix_hf.data.sources.folders import WHOLE, read_local
+from natix_hf.data.sources.named_places import name_and_place
 from natix_hf.data.sources.parquet_files import file_names, read_parquet
 from natix_hf.data.sources.stacking import stacked
 from natix_hf.data.splits.contracts import SPLITS
@@ -25,7 +25,6 @@ from natix_hf.files import only_a_path, shown, text_path
 
 Given = str | os.PathLike | Dataset | DatasetDict
 _PHOTO_TYPES = ("string", "large_string", "binary", "large_binary")
-_NAMED = re.compile(r"(?P<name>[^/=]+)=(?P<place>.+)")
 
 
 @dataclass(frozen=True)
@@ -109,13 +108,12 @@ def named_sources(dataset_name: Given | Sequence[Given]) -> list[Source]:
 def _named(place: Given, number: int, alone: bool) -> Source:
     if isinstance(place, Dataset | DatasetDict):
         return Source(WHOLE, place, False) if alone else Source(f"source-{number}", place, True)
-    text = os.fspath(place)
-    given = _NAMED.fullmatch(text)
-    path = Path(text_path(text)).expanduser()
-    if given and not path.exists():
-        return Source(shown(given["name"]), given["place"], True)
+    name, text = name_and_place(os.fspath(place))
+    if name is not None:
+        return Source(shown(name), text, True)
     if alone:
         return Source(WHOLE, text, False)
+    path = Path(text_path(text)).expanduser()
     return Source(shown(path.resolve().name if path.exists() else text), text, False)
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.stats import chi2_contingency
 
 from natix_hf.data.splits.contracts import PARTS, SPLITS
 from natix_hf.data.splits.places import components
@@ -80,6 +79,8 @@ def prior_shift(class_counts: Mapping[str, Mapping[str, int]]) -> PriorShift:
     Args:
         class_counts: split -> class -> photos; splits and classes without a photo are not tested.
     """
+    from scipy.stats import chi2_contingency  # takes a second, and every verb reads certificates
+
     table = np.array([list(counts.values()) for counts in class_counts.values()])  # (splits, classes) photos
     tested = table[table.sum(axis=1) > 0][:, table.sum(axis=0) > 0]
     test = chi2_contingency(tested, correction=False)

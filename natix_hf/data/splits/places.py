@@ -10,9 +10,6 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
-from scipy.spatial import cKDTree
 
 EARTH = 6_371_008.8  # metres, mean radius
 CHUNK = 1 << 20  # pairs compared at once
@@ -21,6 +18,9 @@ LEAST = 1e-6  # metres and seconds; 0 means the same place and the same time
 
 def components(n: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """The component of each of `n` nodes under the edges `first[i]`-`second[i]`: `(n,)` numbers from 0."""
+    from scipy.sparse import coo_matrix  # scipy takes half a second, and every verb reads certificates
+    from scipy.sparse.csgraph import connected_components
+
     graph = coo_matrix((np.ones(len(first), dtype=np.int8), (first, second)), shape=(n, n))
     return connected_components(graph, directed=False)[1]
 
@@ -122,6 +122,8 @@ def _point_ties(places: np.ndarray, times: np.ndarray, metres: float, seconds: f
 
 def _neighbours(cubes: np.ndarray, cells: np.ndarray, width: int, reach: float) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of cells whose points may be tied: cubes within `reach` sides, with the same, the next or no time cell."""
+    from scipy.spatial import cKDTree
+
     # If points of two cubes are within reach, the corners are at most reach + diagonal apart.
     near = cKDTree(cubes).query_pairs(reach + 1.7321, output_type="ndarray")
     own = np.arange(len(cubes))
