@@ -54,27 +54,40 @@ def test_every_part_works_on_a_cpu_with_tiny_models_and_is_compared_with_an_earl
     assert row.split(" | ")[3] == f"{before:.2f}"
 
 
-@pytest.mark.slow
+@pytest.fixture
+def typed(bench, monkeypatch, capsys):
+    """A function that types the script in this process: its exit status, and what it printed."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["gpu.py", *map(str, words)])
+        try:
+            bench.main()
+        except SystemExit as end:
+            return end.code, *capsys.readouterr()
+        return 0, *capsys.readouterr()
+
+    return run
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="what is said without a GPU")
-def test_what_the_script_cannot_do_is_one_line_and_status_2(tmp_path):
+def test_what_the_script_cannot_do_is_one_line_and_status_2(typed, tmp_path):
     (tmp_path / "old.json").write_text("[]")
     for words, said in (
         ((), "no GPU that torch can use is here"),
         (("--compare", tmp_path / "old.json", "--cpu"), "not a gpu.json that this script wrote"),
         (("--compare", tmp_path / "none.json", "--cpu"), "not a gpu.json that this script wrote"),
     ):
-        done = type_bench("--output", tmp_path / "out", *words)
-        assert done.returncode == 2
-        assert said in done.stderr
-        assert (done.stdout, done.stderr.count("\n"), (tmp_path / "out").exists()) == ("", 1, False)
+        status, out, err = typed("--output", tmp_path / "out", *words)
+        assert status == 2
+        assert said in err
+        assert (out, err.count("\n"), (tmp_path / "out").exists()) == ("", 1, False)
 
 
-@pytest.mark.slow
-def test_parts_for_which_the_budget_has_no_room_are_listed(tmp_path):
-    done = type_bench("--tiny", "--cpu", "--budget", 0, "--output", tmp_path)
-    assert done.returncode == 0
-    assert "| heads | not run: 0 s were left of 0 |" in done.stdout
-    assert done.stdout.count("not run:") == 10
+def test_parts_for_which_the_budget_has_no_room_are_listed(typed, tmp_path):
+    status, out, _ = typed("--tiny", "--cpu", "--budget", 0, "--output", tmp_path)
+    assert status == 0
+    assert "| heads | not run: 0 s were left of 0 |" in out
+    assert out.count("not run:") == 10
 
 
 def test_a_part_that_fails_keeps_what_it_had_and_its_last_words(bench, tmp_path):

@@ -33,8 +33,8 @@ def draw_charts(charts: Sequence[Chart], path: str | Path) -> None:
     width = sum(chart.width for chart in charts) + GAP * (len(charts) + 1)
     head = HEAD + (LEGEND if any(chart.legend for chart in charts) else 0)
     height = head + drawn + foot
-    figure, (axes,) = new_figure(width / PIXELS_PER_INCH, height / PIXELS_PER_INCH, 1)
-    figure.set_layout_engine("none")
+    # With a layout engine, matplotlib would measure every text twice.
+    figure, (axes,) = new_figure(width / PIXELS_PER_INCH, height / PIXELS_PER_INCH, 1, layout=None)
     axes.set_position((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.set_axis_off()

@@ -103,10 +103,15 @@ def learning_rates(found: LearningRates, path: str | Path) -> None:
 
 
 def new_figure(
-    width: float, height: float, columns: int, rows: int = 1, height_ratios: Sequence[float] | None = None
+    width: float,
+    height: float,
+    columns: int,
+    rows: int = 1,
+    height_ratios: Sequence[float] | None = None,
+    layout: str | None = "constrained",
 ) -> tuple[Figure, Sequence[Axes]]:
-    """An empty figure of `width` x `height` inches, and its axes row by row."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    """An empty figure of `width` x `height` inches, and its axes row by row; `layout` None: the caller places them."""
+    figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
     axes = figure.subplots(rows, columns, squeeze=False, height_ratios=height_ratios).ravel()
     for panel in axes:

@@ -1,19 +1,21 @@
-"""Hub data sets, against servers on this machine; readers are fresh processes: the Hub's address is read at import."""
+"""Hub data sets on a server of this machine, read in a process that had its address before the first import."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import pytest
+from hub_server import serve
 from hub_state import READ, Hub
+from warm import Result, Warm
 
 pytestmark = pytest.mark.slow
 
 PUSH = """
-import io, sys
+import io, random
 import numpy as np
 from PIL import Image
 from datasets import Dataset, DatasetDict, Features, Value
@@ -42,6 +44,10 @@ def part(rows):
     }))
 
 DatasetDict({"train": part(range(60)), "test": part(range(60, 90))}).push_to_hub("tester/roadwork")
+part(range(3)).push_to_hub("tester/two", "day")
+part(range(5, 9)).push_to_hub("tester/two", "night")
+texts = [random.Random(i).randbytes(10_000).hex() for i in range(2)]  # the loopback takes small files otherwise
+Dataset.from_dict({"text": texts, "label": [0, 1]}).push_to_hub("tester/texts")
 """
 
 READ_ROWS = """
@@ -73,18 +79,34 @@ command(lambda arguments: load_rows(*arguments))
 """
 
 
-def run(code: str, home: Path, hub: Hub, *arguments: str, **more: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, env=hub.environment(home) | more, capture_output=True, text=True, timeout=120)
+@pytest.fixture(scope="module")
+def hub() -> Iterator[Hub]:
+    with serve() as hub:
+        yield hub
 
 
-def test_a_hub_data_set_with_flat_dotted_columns_becomes_rows(loopback_hub, tmp_path):
-    pushed = run(PUSH, tmp_path / "pusher", loopback_hub)
-    assert pushed.returncode == 0, pushed.stderr[-2000:]
-    done = run(READ_ROWS, tmp_path / "reader", loopback_hub)
-    assert done.returncode == 0, done.stderr[-2000:]
-    missing = run(REFUSED, tmp_path / "reader", loopback_hub, "tester/nothing")
-    found = json.loads(done.stdout)
+@pytest.fixture(scope="module")
+def run(hub, tmp_path_factory) -> Iterator[Callable[..., Result]]:
+    """A function that runs Python in a process that finds the Hub, which holds what `PUSH` pushes."""
+    folder = tmp_path_factory.mktemp("reader")
+    environment = hub.environment(folder)
+    with Warm(**environment) as warm:
+
+        def run(code: str, *arguments: object, **more: str) -> Result:
+            script = folder / "script.py"
+            script.write_text(code)
+            return warm.run(script, arguments, environment | more, folder)
+
+        pushed = run(PUSH)
+        assert pushed.status == 0, pushed.err[-2000:]
+        yield run
+
+
+def test_a_hub_data_set_with_flat_dotted_columns_becomes_rows(run):
+    done = run(READ_ROWS)
+    assert done.status == 0, done.err[-2000:]
+    missing = run(REFUSED, "tester/nothing")
+    found = json.loads(done.out)
     assert found["names"] == ["None", "Roadwork"]
     assert found["ids"] == [str(i) for i in range(90)]
     assert found["labels"] == [int(i % 60 >= 12) for i in range(90)]
@@ -97,17 +119,9 @@ def test_a_hub_data_set_with_flat_dotted_columns_becomes_rows(loopback_hub, tmp_
     assert found["predicted"] == found["ids"]
     assert found["labelled"]
     assert sum(found["sizes"].values()) == 90
-    assert missing.returncode == 2
-    assert "tester/nothing is neither a local path nor a Hub data set that you can access" in missing.stderr
+    assert missing.status == 2
+    assert "tester/nothing is neither a local path nor a Hub data set that you can access" in missing.err
 
-
-TEXTS = """
-import random
-from datasets import Dataset
-
-texts = [random.Random(i).randbytes(10_000).hex() for i in range(2)]  # the loopback takes small files otherwise
-Dataset.from_dict({"text": texts, "label": [0, 1]}).push_to_hub("tester/texts")
-"""
 
 POOLED = """
 import json, sys
@@ -121,15 +135,13 @@ print(json.dumps({name: rows.data[name][:] for name in ("id", "source", "gps")} 
 """
 
 
-def test_a_hub_data_set_beside_a_folder_and_one_without_photos(loopback_hub, tmp_path, photo_folder):
+def test_a_hub_data_set_beside_a_folder_and_one_without_photos(run, photo_folder):
     files = sorted(photo_folder.rglob("*.jpg"))
     lines = [f"{path.relative_to(photo_folder)},{path.parent.name},cam {i % 7}" for i, path in enumerate(files)]
     (photo_folder / "labels.csv").write_text("\n".join(["image_path,label,camera", *lines]))
-    pushed = run(PUSH + TEXTS, tmp_path / "pusher", loopback_hub)
-    assert pushed.returncode == 0, pushed.stderr[-2000:]
-    done = run(POOLED, tmp_path / "reader", loopback_hub, str(photo_folder))
-    assert done.returncode == 0, done.stderr[-2000:]
-    found = json.loads(done.stdout)
+    done = run(POOLED, photo_folder)
+    assert done.status == 0, done.err[-2000:]
+    found = json.loads(done.out)
     assert found["id"][:2] == ["tester/roadwork/0", "tester/roadwork/1"]
     assert found["id"][90] == "mine/None/000.jpg"
     assert found["source"] == ["tester/roadwork"] * 90 + ["mine"] * 48
@@ -137,27 +149,30 @@ def test_a_hub_data_set_beside_a_folder_and_one_without_photos(loopback_hub, tmp
     assert found["video_info.vid_id"][:2] == [None, "video 0"]
     assert found["video_info.vid_id"][90:] == [None] * 48
     assert found["camera"] == [None] * 90 + [f"cam {i % 7}" for i in range(48)]
-    refused = run(REFUSED, tmp_path / "reader", loopback_hub, "tester/texts")
-    assert refused.returncode == 2
-    line = refused.stderr.strip().splitlines()[-1]
+    refused = run(REFUSED, "tester/texts")
+    assert refused.status == 2
+    line = refused.err.strip().splitlines()[-1]
     assert line == "error: image_column_name: no column 'image'; there are text, label"
 
 
-def test_a_gated_data_set_says_how_to_get_access(loopback_hub, tmp_path):
-    loopback_hub.add("owner/closed", {"data/train.parquet": b"x"}, "dataset", gated=True)
-    done = run(REFUSED, tmp_path, loopback_hub, "owner/closed", HF_TOKEN=READ)
-    assert done.returncode == 2
-    line = done.stderr.strip().splitlines()[-1]
+def test_a_gated_data_set_says_how_to_get_access(run, hub):
+    hub.add("owner/closed", {"data/train.parquet": b"x"}, "dataset", gated=True)
+    done = run(REFUSED, "owner/closed", HF_TOKEN=READ)
+    assert done.status == 2
+    line = done.err.strip().splitlines()[-1]
     assert line.startswith("error: Hub data set owner/closed is gated: accept its terms at http")
     assert line.endswith("/datasets/owner/closed, then log in with `hf auth login` or set HF_TOKEN")
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in done.err
 
 
 @pytest.mark.parametrize("offline", ["0", "1"])
 def test_without_a_network_the_line_says_so(tmp_path, offline):
     nowhere = Hub()
     nowhere.address = "http://127.0.0.1:9"  # nothing listens on port 9 (discard) of this machine
-    done = run(REFUSED, tmp_path, nowhere, "owner/photos", HF_HUB_OFFLINE=offline)
+    environment = nowhere.environment(tmp_path) | {"HF_HUB_OFFLINE": offline}
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSED, "owner/photos"], env=environment, capture_output=True, text=True
+    )
     assert done.returncode == 2
     line = done.stderr.strip().splitlines()[-1]
     assert line.startswith(
@@ -166,11 +181,6 @@ def test_without_a_network_the_line_says_so(tmp_path, offline):
     assert "in the cache and cannot be reached (no network" in line
     assert "Traceback" not in done.stderr
 
-
-TWO_CONFIGURATIONS = """
-part(range(3)).push_to_hub("tester/two", "day")
-part(range(5, 9)).push_to_hub("tester/two", "night")
-"""
 
 ONE_OF_THEM = """
 from natix_hf.data.own_photos import have_labels, read_unlabelled
@@ -188,13 +198,12 @@ command(lambda arguments: find_photos("tester/two"))
 """
 
 
-def test_a_configuration_of_a_hub_data_set_is_named_for_photos_without_labels_too(loopback_hub, tmp_path):
-    pushed = run(PUSH + TWO_CONFIGURATIONS, tmp_path / "pusher", loopback_hub)
-    assert pushed.returncode == 0, pushed.stderr[-2000:]
-    done = run(ONE_OF_THEM, tmp_path / "reader", loopback_hub)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.splitlines() == ["['5', '6', '7', '8']", "True", "['0', '1', '2']"]
-    refused = run(WITHOUT_A_NAME, tmp_path / "reader", loopback_hub)
-    assert refused.returncode == 2
-    assert "--dataset_config" in refused.stderr.strip().splitlines()[-1]
-    assert "day" in refused.stderr.strip().splitlines()[-1]
+def test_a_configuration_of_a_hub_data_set_is_named_for_photos_without_labels_too(run):
+    done = run(ONE_OF_THEM)
+    assert done.status == 0, done.err[-2000:]
+    assert done.out.splitlines() == ["['5', '6', '7', '8']", "True", "['0', '1', '2']"]
+    refused = run(WITHOUT_A_NAME)
+    assert refused.status == 2
+    line = refused.err.strip().splitlines()[-1]
+    assert "--dataset_config" in line
+    assert "day" in line

@@ -215,13 +215,6 @@ def test_given_weights_have_a_mean_of_one_over_the_rows_of_train():
     assert float(weights @ torch.tensor([0.8, 0.2])) == pytest.approx(1)
 
 
-def test_weights_have_to_match_the_classes():
-    with pytest.raises(UserError, match="3 numbers given, 2 expected, one for each of None, Roadwork"):
-        class_weights([1, 2, 3], [5, 5], NAMES)
-    with pytest.raises(UserError, match="class_weights: balanced: train has no photo of class Roadwork"):
-        class_weights("balanced", [5, 0], NAMES)
-
-
 # -- the loss of a batch ----------------------------------------------------------------------------------------------
 
 
@@ -258,11 +251,6 @@ def test_fitting_adjusted_logits_finds_the_logits_of_an_even_prior(arguments):
     assert_close(bias.softmax(dim=0), torch.tensor([0.5, 0.5]), atol=1e-4, rtol=0)
 
 
-def test_an_adjustment_needs_a_row_of_every_class(arguments):
-    with pytest.raises(UserError, match="logit_adjustment: train has no photo of class Roadwork"):
-        TrainingLoss(arguments(logit_adjustment=1.0), [3, 0], NAMES, 1)
-
-
 def test_focal_alpha_of_two_classes_may_be_that_of_the_positive_one(arguments):
     logits, labels = torch.tensor([[1.0, 0.0], [0.5, 2.0]]), torch.tensor([1, 0])
     one = of(arguments, logits, labels, (3, 1), loss="focal", focal_alpha=[0.25])
@@ -292,14 +280,20 @@ def test_lcron_ranks_by_the_odds_of_the_positive_class(arguments):
     assert float(of(arguments, logits, torch.tensor([0, 0]), (3, 1), loss="lcron", lcron_top_k=5)) == 0
 
 
-def test_train_without_what_a_term_compares_is_refused(arguments):
-    given = {"args": arguments(loss="ce+lcron"), "names": NAMES, "positive": 1}
-    for counts, said in (([9, 0], "in train no photo is of it"), ([0, 9], "in train all photos are of it")):
-        with pytest.raises(UserError, match=f"lcron ranks class Roadwork above the others, but {said}"):
-            TrainingLoss(counts=counts, **given)
-    TrainingLoss(counts=[8, 1], **given)
-    with pytest.raises(UserError, match="supcon compares photos of one class with those of others"):
-        TrainingLoss(arguments(loss="ce+supcon"), [1, 1], NAMES, 1)
+@pytest.mark.parametrize(
+    ("given", "counts", "said"),
+    [
+        ({"logit_adjustment": 1.0}, [3, 0], "logit_adjustment: train has no photo of class Roadwork"),
+        ({"loss": "ce+lcron"}, [9, 0], "lcron ranks class Roadwork above the others, but in train no photo is of it"),
+        ({"loss": "ce+lcron"}, [0, 9], "lcron ranks class Roadwork above the others, but in train all photos are"),
+        ({"loss": "ce+supcon"}, [1, 1], "supcon compares photos of one class with those of others"),
+        ({"class_weights": ["1", "2", "3"]}, [5, 5], "3 numbers given, 2 expected, one for each of None, Roadwork"),
+        ({"class_weights": ["balanced"]}, [5, 0], "class_weights: balanced: train has no photo of class Roadwork"),
+    ],
+)
+def test_rows_of_train_that_a_loss_cannot_work_with_are_refused(arguments, given, counts, said):
+    with pytest.raises(UserError, match=said):
+        TrainingLoss(arguments(**given), counts, NAMES, 1)
 
 
 def test_a_batch_without_what_a_term_compares_is_told_once_and_counts_as_zero(arguments, capsys):
