@@ -60,6 +60,7 @@ def export_int8(
     *,
     image_size: Sequence[int] | None = None,
     force: bool = False,
+    dataset_name: str | None = None,
     say: Callable[[str], None] = lambda _: None,
     **options: Any,
 ) -> Export:
@@ -70,6 +71,7 @@ def export_int8(
         form: `onnx`; the others have no int8.
         output: a folder that is absent or empty.
         image_size, force: of the view; only that of the run's training will do.
+        dataset_name: where the run's photos are now, if not where its recipe says.
         say: gets lines on what is done, and the figures.
         options: of the form; `dtype` is `int8`.
 
@@ -87,7 +89,7 @@ def export_int8(
             "of its training: leave it out"
         )
     check_new_folder(output, "--output")
-    splits = _photos_of(run, chosen.dataset_name)
+    splits = _photos_of(run, dataset_name)
     try:
         train = splits.rows("training", step="quantise")
         evenly = np.linspace(0, len(train) - 1, min(RANGE_PHOTOS, len(train))).round().astype(int)
