@@ -33,6 +33,7 @@ def command_line() -> CommandParser:
     for name, field in _form_options().items():
         kind = float if isinstance(field.default, float) else str
         parser.add_argument(f"--{name}", type=kind, default=field.default, help=field.metadata["help"])
+    parser.add_argument("--dataset_name", help="where the run's photos are now, if not where its recipe says")
     parser.add_argument(
         "--photos", help="folder or glob of photos to verify the export with, instead of val_select of the run"
     )
@@ -56,20 +57,19 @@ def main(argv: list[str]) -> None:
     from natix_hf.documents.export import size_text
     from natix_hf.hub.export_forms import export_run
     from natix_hf.hub.proof import clients_of, prove
-    from natix_hf.inference.named_photos import find_photos
+    from natix_hf.hub.proof_photos import photo_files
     from natix_hf.modeling.exports.adapter_folder import base_folder
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    photos = find_photos(given.photos)[1] if given.photos else None
-    if photos is not None and not isinstance(photos, list):
-        raise UserError(f"--photos: {given.photos} given, a folder or a glob of photo files expected")
+    photos = photo_files(given.photos)
     form = {name: getattr(given, name) for name in _form_options()}
     size = {"image_size": given.image_size, "force": given.force}
     if given.dtype == "int8":
         from natix_hf.runs.export_int8 import export_int8
 
-        document = export_int8(run, given.format, given.output, say=print, **size, **form)
+        place = {"dataset_name": given.dataset_name}
+        document = export_int8(run, given.format, given.output, say=print, **place, **size, **form)
     else:
         document = export_run(run, given.format, given.output, **size, **form)
     print(f"{given.output}: {given.format}, {document.parameters / 1e6:.1f} M parameters of the whole model")
@@ -88,8 +88,9 @@ def main(argv: list[str]) -> None:
         return
     base = given.base_output or (base_folder(given.output) if FORMS[given.format].on_base else None)
     who = {"client_python": given.client_python, "clients": clients_of(base)}
+    shown = {"photos": photos, "dataset_name": given.dataset_name}
     try:
-        proof = prove(run, given.output, photos=photos, base=base, say=print, **who)
+        proof = prove(run, given.output, base=base, say=print, **shown, **who)
     except UserError:
         # Remove an export that failed verification; --no_proof keeps it.
         for folder in filter(None, (given.output, given.base_output)):

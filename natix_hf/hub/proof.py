@@ -65,6 +65,7 @@ def prove(
     export: str | Path,
     *,
     photos: Sequence[Any] | Photos | None = None,
+    dataset_name: str | None = None,
     client_python: str | Path | None = None,
     base: str | Path | None = None,
     online: bool = False,
@@ -77,6 +78,7 @@ def prove(
         run: folder of the finished run.
         export: a folder, or the Hub id of a pushed model (which needs `online`).
         photos: paths or bytes to use instead of the run's photos, or an earlier result of `proof_photos`.
+        dataset_name: where the run's photos are now, if not where its recipe says.
         client_python: a further interpreter to run a client in.
         base: for an adapter whose base is not on the Hub yet: the folder of the base.
         online: let clients reach the Hub.
@@ -91,7 +93,7 @@ def prove(
     """
     run, folder = Path(run), Path(export).expanduser()
     if not isinstance(photos, Photos):
-        photos = proof_photos(run, photos)
+        photos = proof_photos(run, photos, dataset_name=dataset_name)
     if say is not None and photos.reason is not None:
         say(f"proof: scenes are generated, because the run's photos of val_select are not available: {photos.reason}")
     with tempfile.TemporaryDirectory(prefix="natix_hf-proof-") as name:

@@ -14,11 +14,13 @@ from natix_hf.data.load_photos import recipe_photos
 from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.errors import PhotoError, UserError, one_line
 from natix_hf.files import fingerprint_bytes, read_recipe
+from natix_hf.inference.named_photos import find_photos
 from natix_hf.photos.decode import eight_bit_png, inspect_photo, photo_bytes
 from natix_hf.scenes.photos import encode, scene
 
 COUNT = 32
 SCENES_SEED = 777  # not used for training
+MEND = "give --dataset_name, where the run's photos are now, or --photos with others"
 
 
 class Photos(NamedTuple):
@@ -40,27 +42,48 @@ class Photos(NamedTuple):
         return fingerprint_bytes("".join(map(fingerprint_bytes, self.content)).encode())
 
 
-def proof_photos(run: str | Path, given: Sequence[Any] | None = None, count: int = COUNT) -> Photos:
+def proof_photos(
+    run: str | Path,
+    given: Sequence[Any] | None = None,
+    count: int = COUNT,
+    *,
+    dataset_name: str | None = None,
+) -> Photos:
     """`count` photos for a proof.
 
     Args:
         run: the run folder; without `recipe.yaml` and `splits.json` scenes are generated.
         given: paths or bytes to use instead of the run's photos.
         count: number of photos.
+        dataset_name: where the run's photos are now, if not where its recipe says.
 
     Raises:
-        UserError: no given photo can be read.
+        UserError: no given photo can be read, or the run's photos are not at `dataset_name`.
     """
     if given is not None:
         content = _readable(given)
         if not content:
             raise UserError("--photos: none of these can be read: give a folder or a glob of photos")
         return Photos("given", content[:count])
+    if dataset_name is not None:
+        return Photos("val_select", _selected(Path(run), count, dataset_name))
     try:
         return Photos("val_select", _selected(Path(run), count))
     except (UserError, OSError) as error:
         drawn = [encode(scene(SCENES_SEED, index)) for index in range(count)]
         return Photos("generated scenes", drawn, one_line(error))
+
+
+def photo_files(name: str | None) -> list[Any] | None:
+    """The photos that `--photos` names, a folder or a glob; None without it.
+
+    Raises:
+        UserError: it names something else.
+    """
+    photos = find_photos(name)[1] if name else None
+    if photos is not None and not isinstance(photos, list):
+        raise UserError(f"--photos: {name} given, a folder or a glob of photo files expected")
+    return photos
 
 
 def _readable(photos: Sequence[Any]) -> list[bytes]:
@@ -81,8 +104,8 @@ def _readable(photos: Sequence[Any]) -> list[bytes]:
     return readable
 
 
-def _selected(run: Path, count: int) -> list[bytes]:
-    """Photos spread evenly over `val_select`.
+def _selected(run: Path, count: int, dataset_name: str | None = None) -> list[bytes]:
+    """Photos spread evenly over `val_select`, which is read from `dataset_name` or from where the recipe says.
 
     Raises:
         UserError, OSError: the run does not name its photos, or they are missing or have changed.
@@ -90,12 +113,17 @@ def _selected(run: Path, count: int) -> list[bytes]:
     for name in ("recipe.yaml", "splits.json"):
         if not (run / name).is_file():
             raise UserError(f"{run} has no {name}")
-    recipe = read_recipe(run)
+    recipe = read_recipe(run) | ({"dataset_name": dataset_name} if dataset_name else {})
     if not recipe.get("dataset_name"):
-        raise UserError(f"{run / 'recipe.yaml'} names no photos")
-    splits = recipe_photos(recipe)
+        raise UserError(f"{run / 'recipe.yaml'} names no photos: {MEND}")
+    try:
+        splits = recipe_photos(recipe)
+    except UserError as error:
+        raise UserError(f"{str(error).rstrip('.')}: {MEND}") from None
     if splits.description.fingerprint != read_certificate(run).fingerprint:
-        raise UserError(f"{recipe['dataset_name']} does not have the photos or the splits that splits.json describes")
+        raise UserError(
+            f"{recipe['dataset_name']} does not have the photos or the splits that splits.json describes: {MEND}"
+        )
     rows = splits.rows("selection", step="round-trip proof")
     step = max(1, len(rows) // count)
     photos = [rows[i]["image"] for i in range(0, len(rows), step)][:count]

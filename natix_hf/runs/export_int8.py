@@ -60,6 +60,7 @@ def export_int8(
     *,
     image_size: Sequence[int] | None = None,
     force: bool = False,
+    dataset_name: str | None = None,
     say: Callable[[str], None] = lambda _: None,
     **options: Any,
 ) -> Export:
@@ -70,6 +71,7 @@ def export_int8(
         form: `onnx`; the other formats have no int8.
         output: a folder that is absent or empty.
         image_size, force: as in `open_run`; only the size of the run's training is allowed.
+        dataset_name: where the run's photos are now, if not where its recipe says.
         say: prints progress and figures.
         options: options of the format; `dtype` is `int8`.
 
@@ -87,7 +89,7 @@ def export_int8(
             "size: leave it out"
         )
     check_new_folder(output, "--output")
-    splits = _photos_of(run, chosen.dataset_name)
+    splits = _photos_of(run, dataset_name)
     try:
         train = splits.rows("training", step="quantise")
         evenly = np.linspace(0, len(train) - 1, min(RANGE_PHOTOS, len(train))).round().astype(int)

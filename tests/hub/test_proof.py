@@ -137,6 +137,18 @@ def test_photos_are_the_given_ones_else_val_select_else_scenes(exports, make_pho
     drawn = proof_photos(run, count=2)
     assert drawn.source == "generated scenes"
     assert "does not have the photos" in drawn.reason
+    (photos / "None" / "new.jpg").unlink()
+
+    moved = photos.rename(tmp_path / "moved")
+    gone = proof_photos(run, count=4)
+    assert gone.source == "generated scenes"
+    assert gone.reason.endswith("give --dataset_name, where the run's photos are now, or --photos with others")
+    again = proof_photos(run, count=4, dataset_name=str(moved))
+    assert (again.source, again.content) == ("val_select", found.content)
+    others = make_photos(tmp_path / "others", {"None": (100, 120, 110), "Roadwork": (150, 100, 90)}, 12)
+    for place in (others, tmp_path / "nowhere"):
+        with pytest.raises(UserError, match=rf"{place}.*: give --dataset_name, .* or --photos with others"):
+            proof_photos(run, count=4, dataset_name=str(place))
 
 
 def test_the_photos_of_a_fold_are_found_again_by_every_key_of_its_recipe(exports, make_photos, tmp_path):

@@ -116,13 +116,17 @@ def test_predict_takes_the_folder_with_its_own_calibration(two, exported):
     assert read_json(exported / "decision.json")["abstain_band"] is not None
 
 
-def test_three_classes_keep_their_order(desk_of):
+def test_three_classes_keep_their_order_and_photos_that_moved_are_read_where_they_are(desk_of):
     desk = desk_of(THREE)
-    done = desk.type("export", desk.output, *INT8, "--max_changed", 0.2, "--no_proof", "--output", desk.folder / "out")
+    moved = (desk.folder / "photos").rename(desk.folder / "moved")
+    asked = ("--max_changed", 0.2, "--output", desk.folder / "out")
+    assert "give --dataset_name, where they are now" in desk.refusal("export", desk.output, *INT8, *asked)
+    done = desk.type("export", desk.output, *INT8, *asked, "--dataset_name", moved)
     assert done.status == 0, done.err
+    assert Proof.read(desk.folder / "out").photos.source == "val_select"
     assert read_json(desk.folder / "out" / "labels.json") == ["Closed", "None", "Roadwork"]
     for name in THREE:
-        photos = [str(path) for path in sorted((desk.folder / "photos" / name).iterdir())[:10]]
+        photos = [str(path) for path in sorted((moved / name).iterdir())[:10]]
         one, other = logits_of_photos(desk.folder / "out", photos), logits_of_photos(desk.output, photos)
         assert (one.argmax(axis=1) == other.argmax(axis=1)).mean() >= 0.7
 

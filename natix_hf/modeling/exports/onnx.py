@@ -78,11 +78,9 @@ def session(folder: str) -> Callable:
 @dataclass(frozen=True)
 class Onnx(ExportForm):
     dtype: str = option("fp32", DTYPE_HELP)
-    dataset_name: str | None = option(None, "int8: where the run's photos are now; default: as its recipe says")
     max_changed: float = option(0.02, "int8: highest share of val_select that may be decided differently from fp32")
 
     elsewhere: ClassVar[dict[str, str]] = {
-        "dataset_name": "reads no photos of train: leave it out",
         "max_changed": "decides as its run does: leave it out",
     }
     summary: ClassVar[str] = "a graph for onnxruntime"
@@ -100,9 +98,8 @@ class Onnx(ExportForm):
             raise UserError(f"--dtype: {self.dtype} given, fp32 or int8 expected with --format onnx")
         if not 0 <= self.max_changed < 1:
             raise UserError(f"--max_changed: {self.max_changed:g} given, a share from 0 to below 1 expected")
-        int8_only = {"dataset_name": self.dataset_name, "max_changed": self.max_changed != Onnx.max_changed}
-        if self.dtype == "fp32" and (misplaced := next((name for name, value in int8_only.items() if value), None)):
-            raise UserError(f"--{misplaced} belongs to --dtype int8: leave it out, or add --dtype int8")
+        if self.dtype == "fp32" and self.max_changed != Onnx.max_changed:
+            raise UserError("--max_changed belongs to --dtype int8: leave it out, or add --dtype int8")
 
     def write(self, finished: FinishedModel, folder: Path) -> int:
         from natix_hf.modeling.exports.graph_files import write_beside_graph
