@@ -51,13 +51,13 @@ def robustness_document(
 
     Args:
         clean: `(n, classes)` logits of the clean photos, calibrated as the model gives them.
-        profiles: profile with its date -> its ways, level 0 first, single distortions last. Two kinds of rows are
-            added: all levels together, since they are sent equally often, and severity 0 of each distortion, which is
-            level 0.
+        profiles: dated name of a profile -> its levels, level 0 first, and then its single distortions. Two kinds of
+            cases are added: all levels together, since they are sent equally often, and severity 0 of each
+            distortion, which is level 0.
         labels: `(n,)` class ids.
         groups: `(n,)`; None: each row is a group.
         how_sent: profile -> how it processed the photos, which is reported with its metrics.
-        latency: from `latency_document`.
+        latency: result of `latency_document`.
     """
     options = {"positive": positive, "n_boot": n_boot, "seed": seed}
     found_under = []
@@ -97,12 +97,12 @@ def _case(
 
 
 def sent_text(profiles: Sequence[ProfileFigures | RewardEntry]) -> str:
-    """How each profile processed the photos, from its `sent`; an empty string if none says it."""
-    said: dict[str, dict[str, None]] = {}
-    for one in profiles:
-        if one.sent:
-            said.setdefault(one.sent, {})[one.profile] = None
-    return "; ".join(f"{' and '.join(names)} with {sent}" for sent, names in said.items())
+    """How the photos were sent, with the profiles in brackets; an empty string if no profile says it."""
+    names: dict[str, dict[str, None]] = {}
+    for profile in profiles:
+        if profile.sent:
+            names.setdefault(profile.sent, {})[profile.profile] = None
+    return "; ".join(f"{sent} ({', '.join(of_profiles)})" for sent, of_profiles in names.items())
 
 
 def latency_document(seconds: Sequence[float], cores: int, threads: int, limit: float) -> Latency:
@@ -130,7 +130,7 @@ def latency_document(seconds: Sequence[float], cores: int, threads: int, limit: 
 
 
 def robustness_lines(document: Robustness, metric: str = "mcc") -> list[str]:
-    """What a command prints of `robustness.json`: the metric clean, by level of each profile, and the latency."""
+    """What a command prints of `robustness.json`: the metric on clean photos and by level of each profile, latency."""
     clean = document.clean[metric]
     lines = [
         f"{metric.upper()} on {document.split} ({document.n} photos, {document.groups} groups): clean "
@@ -142,9 +142,8 @@ def robustness_lines(document: Robustness, metric: str = "mcc") -> list[str]:
                 continue
             name = "all levels" if case.level is None else f"level {case.level}"
             figure, change = case.metrics[metric], difference_text(case.difference[metric])
-            lines.append(
-                f"  {profile.profile} {name}: {figure_text(figure.value)} ({interval_text(figure)}), to clean {change}"
-            )
+            value = f"{figure_text(figure.value)} ({interval_text(figure)})"
+            lines.append(f"  {profile.profile} {name}: {value}, {change} from clean")
     if sent := sent_text(document.profiles):
         lines.append(f"  sent: {sent}")
     if latency := document.latency:
