@@ -35,7 +35,7 @@ def main(argv: list[str]) -> None:
 
     request = read_request(argv, USAGE)
 
-    from natix_hf.data.sources.known_sources import LABEL_KEYS, tell_classes
+    from natix_hf.data.sources.known_sources import LABEL_KEYS, report_classes
     from natix_hf.files import check_writable
     from natix_hf.recipe.yaml_and_command_line import find_recipe, parse, resolved
     from natix_hf.runs.many_runs import emit
@@ -51,7 +51,7 @@ def main(argv: list[str]) -> None:
         return
     if not sweep.done():
         labels = {key: sweep.recipe.get(key) for key in LABEL_KEYS}
-        tell_classes(sweep.recipe["dataset_name"], partial(print, flush=True), **labels)
+        report_classes(sweep.recipe["dataset_name"], partial(print, flush=True), **labels)
     sweep.work(after=lambda: write_tables(sweep.output, sweep))
     document = write_tables(sweep.output, sweep)
     print(f"\n{(sweep.output / 'SWEEP.md').read_text(encoding='utf-8')}")

@@ -140,7 +140,7 @@ def test_a_hub_data_set_beside_a_folder_and_one_without_photos(loopback_hub, tmp
     refused = run(REFUSED, tmp_path / "reader", loopback_hub, "tester/texts")
     assert refused.returncode == 2
     line = refused.stderr.strip().splitlines()[-1]
-    assert line == "error: image_column_name: no column 'image'; there are text, label"
+    assert line == "error: image_column_name: no column 'image': the columns are text, label"
 
 
 def test_a_gated_data_set_says_how_to_get_access(loopback_hub, tmp_path):
