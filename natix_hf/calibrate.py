@@ -72,7 +72,7 @@ def main(argv: list[str]) -> None:
         or (folders and "deployment" in given)
     ):
         raise UserError(
-            "one run expected, or --cascade SMALL LARGE --output FOLDER without it and without --deployment; "
+            "expected one run, or --cascade SMALL LARGE --output FOLDER without it and without --deployment; "
             f"{parser.prog} --help shows how it is used"
         )
     if folders:
@@ -133,7 +133,7 @@ def _cast(given: dict) -> dict:
     """The words of the command line as the recipe's types."""
     if "fold_threshold" in given:
         if given["fold_threshold"].lower() not in ("true", "false"):
-            raise UserError(f"fold_threshold: '{given['fold_threshold']}' given, true or false expected")
+            raise UserError(f"fold_threshold: expected true or false, found '{given['fold_threshold']}'")
         given["fold_threshold"] = given["fold_threshold"].lower() == "true"
     if given.get("views_exit") in (["none"], ["null"]):  # the second as in a recipe
         given["views_exit"] = None
@@ -142,7 +142,7 @@ def _cast(given: dict) -> dict:
         try:
             given["target_prior"] = None if words == ["none"] else [float(word) for word in words]
         except ValueError:
-            raise UserError(f"target_prior: {' '.join(words)} given, numbers or none expected") from None
+            raise UserError(f"target_prior: expected numbers or none, found {' '.join(words)}") from None
     return given
 
 

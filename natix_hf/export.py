@@ -66,7 +66,7 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity_error()
     photos = find_photos(given.photos)[1] if given.photos else None
     if photos is not None and not isinstance(photos, list):
-        raise UserError(f"--photos {given.photos}: a folder or a glob of photo files expected")
+        raise UserError(f"--photos {given.photos}: expected a folder or a glob of photo files")
     form = {name: getattr(given, name) for name in _form_options()}
     size = {"image_size": given.image_size, "force": given.force}
     if given.dtype == "int8":

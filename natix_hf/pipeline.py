@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
         from natix_hf.runs.pipeline.explain import explained
 
         if words:
-            raise UserError(f"--explain: a version's folder and one of its files expected, and {words[0]} was given")
+            raise UserError(f"--explain: expected a version's folder and one of its files, found {words[0]}")
         print("\n".join(explained(Path(given.recipe), given.explain)))
         return
 

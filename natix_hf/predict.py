@@ -59,9 +59,9 @@ def main(argv: list[str]) -> None:
     given = command_line().parse_args(argv)
     output = Path(given.output)
     if output.suffix not in (".csv", ".jsonl", ".geojson"):
-        raise UserError(f"--output {output}: a name that ends in .csv, .jsonl or .geojson expected")
+        raise UserError(f"--output {output}: expected a name that ends in .csv, .jsonl or .geojson")
     if (given.batch_size or 1) < 1 or (given.num_workers or 0) < 0:
-        raise UserError("--batch_size: at least 1 expected; --num_workers: at least 0")
+        raise UserError("expected --batch_size of at least 1 and --num_workers of at least 0")
     if output.is_dir():
         raise UserError(f"--output {output}: a folder of that name is in the way")
     check_writable(output.parent, "--output", any_name=True)

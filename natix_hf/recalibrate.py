@@ -33,7 +33,7 @@ def main(argv: list[str]) -> None:
     output = Path(given.output).expanduser()
     check_new_folder(output, "--output")
     if given.batch_size < 1 or given.num_workers < 0:
-        raise UserError("--batch_size: at least 1 expected; --num_workers: at least 0")
+        raise UserError("expected --batch_size of at least 1 and --num_workers of at least 0")
 
     from transformers.utils.logging import disable_progress_bar
 

@@ -106,7 +106,7 @@ def prove(
         path = _about(target)
         about = Export.parse(path.read_bytes(), str(path))
         if about.format not in FORMS:
-            raise UserError(f"{path}: format {about.format}, one of {', '.join(FORMS)} expected: export the run again")
+            raise UserError(f"{path}: expected format {', '.join(FORMS)}, found {about.format}: export again")
         int8 = about.dtype == "int8"
         tolerance = dict(TOLERANCES["fp32" if int8 else about.dtype])
         expected = _here(str(run), paths, about.image_size if about.calibrated_at else None)

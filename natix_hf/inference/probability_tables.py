@@ -32,7 +32,7 @@ def read_probabilities(path: str | Path, labels: Sequence[str]) -> tuple[np.ndar
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     if path.suffix not in (".csv", ".jsonl"):
-        raise UserError(f"{path}: a .csv or .jsonl that natix_hf.predict wrote expected")
+        raise UserError(f"{path}: expected a .csv or .jsonl that natix_hf.predict wrote")
     rows, without = [], 0
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -54,8 +54,9 @@ def _csv(file: Any, path: Path, labels: Sequence[str]) -> Iterator[tuple[int, li
     names = [name for name in table.fieldnames or [] if name.startswith("p_")]
     if sorted(names) != sorted(columns):
         raise UserError(
-            f"{path}: column {', '.join(names[:5]) or 'of probabilities missing'}, {', '.join(columns[:5])} expected: "
-            "give the table that natix_hf.predict wrote with this model"
+            f"{path}: expected columns {', '.join(columns[:5])}, found "
+            f"{', '.join(names[:5]) or 'none of probabilities'}: give the table that natix_hf.predict wrote with "
+            "this model"
         )
     for row in table:
         yield table.line_num, None if row.get("error") else [row[name] for name in columns]
@@ -72,7 +73,7 @@ def _jsonl(file: Any, path: Path, labels: Sequence[str]) -> Iterator[tuple[int, 
             raise UserError(f"{path}: line {line} is no row that natix_hf.predict wrote") from None
         if not failed and names != sorted(labels):
             raise UserError(
-                f"{path}: line {line} is about the classes {', '.join(names[:5])}, expected {', '.join(labels[:5])}"
+                f"{path}: line {line}: expected the classes {', '.join(labels[:5])}, found {', '.join(names[:5])}"
             )
         yield line, None if failed else [values[label] for label in labels]
 
@@ -84,5 +85,5 @@ def _checked(values: list[Any], path: Path, line: int) -> list[float]:
         numbers = []
     if not numbers or not all(0 <= p <= 1 for p in numbers) or abs(sum(numbers) - 1) > SUMS:
         shown = " ".join(str(value) for value in values)[:60]
-        raise UserError(f"{path}: line {line} holds '{shown}', probabilities that sum to 1 expected")
+        raise UserError(f"{path}: line {line}: expected probabilities that sum to 1, found '{shown}'")
     return numbers

@@ -41,5 +41,5 @@ def add_views_option(parser: CommandParser) -> None:
 def _views(text: str) -> tuple[str, ...]:
     names = text.split(",")
     if names != ["none"] and not set(names) <= TEST_VIEWS.keys():
-        raise ArgumentTypeError(f"{text!r} given, {', '.join(TEST_VIEWS)}, both with a comma, or none expected")
+        raise ArgumentTypeError(f"expected {', '.join(TEST_VIEWS)}, both with a comma, or none, found {text!r}")
     return tuple(name for name in TEST_VIEWS if name in names)

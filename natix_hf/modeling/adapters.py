@@ -90,7 +90,7 @@ def add_lora(
         )
     if lora_init not in INITS:
         reasons = [f", {why}" for name, why in NOT_INITS.items() if str(lora_init).startswith(name)]
-        raise UserError(f"lora_init: {lora_init} given, {', '.join(INITS)} expected{''.join(reasons)}")
+        raise UserError(f"lora_init: expected {', '.join(INITS)}, found {lora_init}{''.join(reasons)}")
     check_doran(use_doran=use_doran, doran_share=doran_share, use_dora=use_dora, lora_init=lora_init)
     base = None if model.device.type == "meta" else fingerprint(model.backbone.state_dict())
     adapted = range(layers - last_blocks, layers - unfreeze_last_blocks)

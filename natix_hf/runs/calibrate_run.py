@@ -131,8 +131,8 @@ def _fitted(
     cascade, used = None, [("fit calibration", "fit", len(rows.label))]
     if record.purpose == "cascade" and not exit_of(options):
         raise UserError(
-            f"views_exit: none given, and without exits {run} is its second model alone, which has a run of its own: "
-            "risk, or two numbers low and high, expected"
+            "views_exit: expected risk, or two numbers low and high, found none; without exits "
+            f"{run} is its second model alone, which has its own run"
         )
     if exit_of(options):
         sent = (run / "predictions" / "robustness").glob("*.parquet")

@@ -67,7 +67,7 @@ def asked_options(
     words = {"--confidence": confidence, "--prevalence": prevalence, f"--{SIDES.get(risk, 'max')}_{risk}": rate}
     for word, value in words.items():
         if value is not None and not 0 < value < 1:
-            raise UserError(f"{word} {value:g}: a number above 0 and below 1 expected")
+            raise UserError(f"{word} {value:g}: expected a number above 0 and below 1")
     if rate is not None:
         options |= {"risk_alpha": round(1 - rate, 12) if risk == "precision" else rate}
     return DecisionOptions(

@@ -83,7 +83,7 @@ def _check(table: pa.Table, what: str) -> None:
     sizes = set(map(len, table["logits"].to_pylist()))
     if not ids or len(sizes) != 1:
         found = f"rows of {', '.join(map(str, sorted(sizes)))} logits" if ids else "no rows"
-        raise UserError(f"{what}: {found}, those of one model expected: bring the file back")
+        raise UserError(f"{what}: expected those of one model, found {found}: restore the file")
     checked_rows(table["logits"].to_pylist(), labels, what, ids)
 
 

@@ -129,7 +129,9 @@ def test_names_on_the_command_line():
     ):
         assert parser.parse_args(words).tta == expected
     for word in ("sideways", "flip,none", "", "flip,"):
-        with pytest.raises(UserError, match=f"--tta: '{word}' given, flip, scales, both with a comma, or none exp"):
+        with pytest.raises(
+            UserError, match=f"--tta: expected flip, scales, both with a comma, or none, found '{word}'"
+        ):
             parser.parse_args(["--tta", word])
 
 

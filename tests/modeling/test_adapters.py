@@ -74,7 +74,7 @@ def test_targets_by_name_by_pattern_and_in_the_last_blocks(targets, last, expect
         ({"lora_target_modules": "(mlp"}, "no regular expression"),
         ({"lora_last_blocks": 3}, "expected 1 to 2"),
         ({"lora_r": 0}, "LoRA options"),
-        ({"lora_init": "nonsense"}, "lora_init: nonsense given, default, gaussian"),
+        ({"lora_init": "nonsense"}, "lora_init: expected default, gaussian"),
         ({"lora_init": "pissa_niter_4"}, "draws random numbers"),
         ({"lora_init": "loftq"}, "quantized"),
         ({"lora_init": "orthogonal", "lora_r": 3}, "LoRA options"),

@@ -126,21 +126,21 @@ def test_tables_that_say_nothing_are_refused_in_one_line_and_change_nothing(copy
     head = "file,label,p_None,p_Roadwork,error\n"
     with pytest.raises(UserError, match=r"no\.csv: no such file"):
         deployment_prior(copy, tmp_path / "no.csv")
-    assert "a .csv or .jsonl that natix_hf.predict wrote expected" in line("a.geojson", "{}")
-    assert "column of probabilities missing, p_None, p_Roadwork expected" in line("a.csv", "file,label\n")
-    assert "column p_Cat, p_Dog, p_None" in line("b.csv", "file,label,p_Cat,p_Dog,error\nx,Cat,1,0,\n")
+    assert "expected a .csv or .jsonl that natix_hf.predict wrote" in line("a.geojson", "{}")
+    assert "expected columns p_None, p_Roadwork, found none of probabilities" in line("a.csv", "file,label\n")
+    assert "found p_Cat, p_Dog, p_None" in line("b.csv", "file,label,p_Cat,p_Dog,error\nx,Cat,1,0,\n")
     assert "no photo with probabilities" in line("c.csv", head + "x,,,,cannot be opened\n")
-    assert "c2.csv: column of probabilities missing" in line("c2.csv", "")
-    assert "line 3 holds '3.2 -1.1', probabilities that sum to 1 expected" in line(
+    assert "found none of probabilities" in line("c2.csv", "")
+    assert "line 3: expected probabilities that sum to 1, found '3.2 -1.1'" in line(
         "d.csv", head + "x,None,1,0,\ny,None,3.2,-1.1,\n"
     )
-    assert "line 2 holds 'nan nan'" in line("e.csv", head + "x,None,nan,nan,\n")
-    assert "line 2 holds '0.9 None'" in line("f.csv", head + "x,None,0.9\n")
+    assert "line 2: expected probabilities that sum to 1, found 'nan nan'" in line("e.csv", head + "x,None,nan,nan,\n")
+    assert "line 2: expected probabilities that sum to 1, found '0.9 None'" in line("f.csv", head + "x,None,0.9\n")
     assert "1 photos with probabilities, at least 100 are needed" in line("g.csv", head + "x,None,1,0,\n")
     assert "not a text table" in line("h.csv", b"\xff\xfe\x00\x01")
     assert "line 1 is no row that natix_hf.predict wrote" in line("i.jsonl", "nothing\n")
     assert "line 1 is no row that natix_hf.predict wrote" in line("i2.jsonl", "[1, 2]\n")
-    assert "line 1 is about the classes Cat, expected None, Roadwork" in line(
+    assert "line 1: expected the classes None, Roadwork, found Cat" in line(
         "j.jsonl", '{"file": "x", "label": "Cat", "probabilities": {"Cat": 1.0}}\n'
     )
     assert "class shares from both" in line("k.csv", head, "--target_prior", "0.5")

@@ -214,7 +214,7 @@ def test_a_trial_that_falls_behind_ends_early_and_is_told_from_the_others(module
         (("--grid", "lora_r=4,8", "--seeds", "0", "x"), "--seeds 0 x: expected two or more different integers"),
         (("--grid", "lora_r=4,8", "--seeds", "0", "1", "--seed", "3"), "--seed cannot be set"),
         (("--grid", "lora_r=4,8", "--only", "lora_r=5"), "not a run of this sweep; its runs are lora_r=4, lora_r=8"),
-        (("--grid", "lora_r=4,8", "--grid", "lora_dropout=0,0.1"), "one --grid expected"),
+        (("--grid", "lora_r=4,8", "--grid", "lora_dropout=0,0.1"), "expected one --grid"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_runs(desk, words, said):

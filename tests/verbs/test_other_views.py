@@ -84,7 +84,7 @@ def test_views_at_test_time_are_never_silently_on_and_say_that_nothing_was_calib
     line = trained_desk.refusal(
         "predict", finished, trained_desk.folder / "photos", "--output", output, "--tta", "sideways"
     )
-    assert line.startswith("argument --tta: 'sideways' given, flip, scales, both with a comma, or none expected")
+    assert line.startswith("argument --tta: expected flip, scales, both with a comma, or none, found 'sideways'")
 
 
 def test_val_calib_of_the_run_is_what_the_new_calibration_was_fitted_on(wide_copy, mirrored_copy, finished):

@@ -406,7 +406,7 @@ def test_what_cannot_be_done_is_refused_in_one_line_and_changes_nothing(piped, t
     assert line == "hub_format: onnx needs onnx, onnxscript, onnxruntime: pip install 'natix_hf[onnx]'"
     assert listing(piped.store) == before
     line = Piped(piped.desk, piped.run).refusal()
-    assert line.startswith(f"output_dir {piped.run}: this is a run, and a folder of versions is expected")
+    assert line.startswith(f"output_dir {piped.run}: expected a folder of versions, found a run")
     (tmp_path / "file").write_text("")
     found = piped.desk.type("pipeline", piped.desk.recipe, "--output_dir", tmp_path / "file" / "store")
     assert found.status == 2

@@ -152,8 +152,8 @@ def test_refusals(trained_desk, finished, own, tmp_path, make_photos):
     assert "all 30 photos are of one class ('None')" in refused(finished, tmp_path / "one")
     assert "no such folder" in refused("./nowhere", own)
     assert "add prevalence" in refused(finished, own, "--min_precision", 0.9)
-    assert "--prevalence 3: a number above 0 and below 1 expected" in refused(finished, own, "--prevalence", 3)
-    assert refused(finished, own, "--max_fnr", 0) == "--max_fnr 0: a number above 0 and below 1 expected"
+    assert "--prevalence 3: expected a number above 0 and below 1" in refused(finished, own, "--prevalence", 3)
+    assert refused(finished, own, "--max_fnr", 0) == "--max_fnr 0: expected a number above 0 and below 1"
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("")
     line = trained_desk.refusal("recalibrate", finished, own, "--output", tmp_path / "full")

@@ -152,7 +152,7 @@ def test_the_same_command_keeps_what_is_finished_and_goes_on_with_the_rest(swept
         (("--grid", "lora_r=8,16", "--lora_r", "4"), "--lora_r is given twice"),
         (("--grid", "lora_r=8", "--sweep", "true"), "--sweep cannot be set"),
         (("--grid",), "--grid: no key given"),
-        ((), "one --grid expected"),
+        ((), "expected one --grid"),
     ],
 )
 def test_a_grid_that_cannot_be_is_refused_before_anything_runs(desk, words, said):

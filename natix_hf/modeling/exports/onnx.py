@@ -99,7 +99,7 @@ class Onnx(ExportForm):
         if self.dtype not in ("fp32", "int8"):
             raise UserError(f"--dtype {self.dtype}: --format onnx is written in fp32 or int8: give one of them")
         if not 0 <= self.max_changed < 1:
-            raise UserError(f"--max_changed {self.max_changed:g}: a share of at least 0 and below 1 expected")
+            raise UserError(f"--max_changed {self.max_changed:g}: expected a share of at least 0 and below 1")
         int8_only = {"dataset_name": self.dataset_name, "max_changed": self.max_changed != Onnx.max_changed}
         if self.dtype == "fp32" and (misplaced := next((name for name, value in int8_only.items() if value), None)):
             raise UserError(f"--{misplaced}: belongs to --dtype int8: leave it out, or add that")

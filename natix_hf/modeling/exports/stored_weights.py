@@ -31,7 +31,7 @@ class StoredWeights(ExportForm):
                 "--format onnx holds them"
             )
         if self.dtype not in DTYPES:
-            raise UserError(f"--dtype {self.dtype}: one of {', '.join(DTYPES)} expected")
+            raise UserError(f"--dtype {self.dtype}: expected one of {', '.join(DTYPES)}")
 
     def store(self, model: Any, head: Any, folder: Path) -> None:
         """`save_pretrained` with weights in `dtype` and the head in fp32; the configuration still says fp32.
@@ -51,4 +51,4 @@ class StoredWeights(ExportForm):
         try:
             model.save_pretrained(folder, state_dict=state, max_shard_size=size)
         except ValueError as error:
-            raise UserError(f"--max_shard_size {size}: a size such as 5GB or 500MB expected ({error})") from None
+            raise UserError(f"--max_shard_size {size}: expected a size such as 5GB or 500MB ({error})") from None

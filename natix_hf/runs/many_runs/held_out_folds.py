@@ -80,7 +80,7 @@ def plan_folds(rows: Rows, column: str) -> list[Fold]:
     check_slices(rows.data, [column], "hold_out_each")
     names, values = rows.label_names, counted_values(rows.data, column)
     if len(values) < 2:
-        raise UserError(f"hold_out_each: all photos have {column} = {next(iter(values))}: two or more values expected")
+        raise UserError(f"hold_out_each: expected two or more values of {column}, found {next(iter(values))} alone")
     total = sum(values.values(), Counter())
     folds: list[Fold] = []
     for value, counts in values.items():

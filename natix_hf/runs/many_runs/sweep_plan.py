@@ -80,13 +80,13 @@ def read_request(argv: Sequence[str], usage: str = "") -> Request:
         key = word[2:] if word.startswith("--") else None
         if key in OWN:
             if key in own:
-                raise UserError(f"one --{key} expected: {usage}")
+                raise UserError(f"expected one --{key}: {usage}")
             into = own[key] = []
             continue
         into = rest if key is not None else into
         into.append(word)
     if not {"grid", "seeds", "search"} & own.keys():
-        raise UserError(f"one --grid expected: {usage}")
+        raise UserError(f"expected one --grid: {usage}")
     for key in NEVER:
         if any(word.split("=")[0] == f"--{key}" for word in rest):
             raise UserError(f"--{key} cannot be set: {REFUSED[key]}")
