@@ -132,7 +132,7 @@ def _cast(given: dict) -> dict:
     """The options of the command line with the types of the recipe."""
     if "fold_threshold" in given:
         if given["fold_threshold"].lower() not in ("true", "false"):
-            raise UserError(f"fold_threshold: '{given['fold_threshold']}' given, true or false expected")
+            raise UserError(f"fold_threshold: expected true or false, found '{given['fold_threshold']}'")
         given["fold_threshold"] = given["fold_threshold"].lower() == "true"
     if given.get("views_exit") in (["none"], ["null"]):  # `null` as in a recipe
         given["views_exit"] = None
@@ -141,7 +141,7 @@ def _cast(given: dict) -> dict:
         try:
             given["target_prior"] = None if words == ["none"] else [float(word) for word in words]
         except ValueError:
-            raise UserError(f"target_prior: {' '.join(words)} given, numbers or none expected") from None
+            raise UserError(f"target_prior: expected numbers or none, found {' '.join(words)}") from None
     return given
 
 

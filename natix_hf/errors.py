@@ -97,7 +97,7 @@ def command(main: Callable[[list[str]], None], argv: list[str] | None = None) ->
     os.environ.setdefault("DATASETS_VERBOSITY", "critical")
     try:
         if words := unknown_words():
-            raise UserError(f"{SWITCH}: {', '.join(words)} is unknown: {', '.join(TRICKS)} or all expected")
+            raise UserError(f"{SWITCH}: expected {', '.join(TRICKS)} or all, found {', '.join(words)}")
         main(arguments)
     except UserError as error:
         if debug:

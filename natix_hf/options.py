@@ -53,10 +53,10 @@ def check_bounds(values: Any, declared: type) -> None:
         for bounds in (extra for extra in get_args(hints[field.name]) if isinstance(extra, Bounds)):
             if not all(bounds.holds(number) for number in numbers):
                 given = " ".join(map(str, numbers))
-                raise UserError(f"{field.name}: {given} given, {bounds.words} expected")
+                raise UserError(f"{field.name}: expected {bounds.words}, found {given}")
         words = get_args(hints[field.name]) if get_origin(hints[field.name]) is Literal else (value,)
         if value not in words:
-            raise UserError(f"{field.name}: {value} given, {', '.join(words[:-1])} or {words[-1]} expected")
+            raise UserError(f"{field.name}: expected {', '.join(words[:-1])} or {words[-1]}, found {value}")
 
 
 def composed(name: str, parts: Iterable[type]) -> type:

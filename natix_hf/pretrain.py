@@ -49,7 +49,7 @@ def pretrain(recipe: PretrainRecipe) -> MilestoneChoice | None:
     base = {"base": name, "base_config": published_config(name, backbone, revision), "checked": True}
     student = Student(backbone, options, seed=args.seed)
     trainer = PretrainTrainer(student, args, options, splits=splits, processing_class=processor, **base)
-    say(trainer.told())
+    say(trainer.line())
     try:
         pretrain_run(trainer, splits, recipe_text=text)
     except KeyboardInterrupt:

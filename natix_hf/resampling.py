@@ -28,7 +28,7 @@ def group_numbers(groups: np.ndarray | None, n: int) -> np.ndarray:
         return np.arange(n)
     groups = np.asarray(groups)
     if groups.shape != (n,):
-        raise UserError(f"{groups.size} groups for {n} rows: one per row expected")
+        raise UserError(f"expected one group per row, found {groups.size} for {n} rows")
     return np.unique(groups, return_inverse=True)[1]
 
 

@@ -37,7 +37,7 @@ def main(argv: list[str]) -> None:
     request = read_request(argv, USAGE)
     parse(request.rest)  # a recipe that is wrong is refused before torch is imported
 
-    from natix_hf.data.sources.known_sources import LABEL_KEYS, tell_classes
+    from natix_hf.data.sources.known_sources import LABEL_KEYS, report_classes
     from natix_hf.files import check_writable
     from natix_hf.runs.many_runs import emit
     from natix_hf.runs.many_runs.search import TpeSearch
@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
         return
     if not sweep.done():
         labels = {key: sweep.recipe.get(key) for key in LABEL_KEYS}
-        tell_classes(sweep.recipe["dataset_name"], partial(print, flush=True), **labels)
+        report_classes(sweep.recipe["dataset_name"], partial(print, flush=True), **labels)
     sweep.work(after=lambda: write_tables(sweep.output, sweep))
     document = write_tables(sweep.output, sweep)
     print(f"\n{(sweep.output / 'SWEEP.md').read_text(encoding='utf-8')}")

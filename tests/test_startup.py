@@ -86,7 +86,7 @@ def test_each_trick_has_a_switch_and_a_word_that_is_none_is_refused_in_one_line(
     )
     assert (done.returncode, done.stderr) == (
         2,
-        "error: NATIX_HF_WITHOUT: speed is unknown: packing, memory, sleeping, imports, threads or all expected\n",
+        "error: NATIX_HF_WITHOUT: expected packing, memory, sleeping, imports, threads or all, found speed\n",
     )
 
 
@@ -108,11 +108,19 @@ def test_a_command_ends_without_looking_through_every_object():
         ("natix_hf.train", ["--help"], ""),
         ("natix_hf.train", ["recipes/lora.yaml", "--learning_rte", "1"], "did you mean 'learning_rate'?"),
         ("natix_hf.train", ["recipes/lora.yaml", "--learning_rate", "fast"], "learning_rate"),
-        ("natix_hf.train", ["recipes/lora.yaml", "--focal_gamma", "-1"], "focal_gamma: -1.0 given"),
+        (
+            "natix_hf.train",
+            ["recipes/lora.yaml", "--focal_gamma", "-1"],
+            "focal_gamma: expected 0 or a positive number, found -1.0",
+        ),
         ("natix_hf.train", ["nothing.yaml"], "no such file"),
         ("natix_hf.train", ["recipes/lora.yaml", "--push_to_hub", "true"], "push_to_hub: no repository given"),
         ("natix_hf.pretrain", ["--help", "all"], ""),
-        ("natix_hf.pretrain", ["recipes/explora.yaml", "--pretrain_momentum", "2"], "pretrain_momentum: 2.0 given"),
+        (
+            "natix_hf.pretrain",
+            ["recipes/explora.yaml", "--pretrain_momentum", "2"],
+            "pretrain_momentum: expected a number from 0 to below 1, found 2.0",
+        ),
         ("natix_hf.folds", ["--help"], ""),
         ("natix_hf.predict", ["--help"], ""),
         ("natix_hf.recalibrate", ["--help"], ""),

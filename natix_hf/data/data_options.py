@@ -127,13 +127,13 @@ class DataOptions:
         least = self.views_top_k if self.views_aggregate == "top_k" else 1
         if least > geometry.tiles:
             raise UserError(
-                f"views_top_k: {least} given, but there are {geometry.tiles} tiles: use --views_top_k "
-                f"{min(2, geometry.tiles)}, or a larger --views_grid"
+                f"views_top_k: expected at most {geometry.tiles}, the number of tiles, found {least}: use "
+                f"--views_top_k {min(2, geometry.tiles)}, or a larger --views_grid"
             )
         if self.views_train == "sampled" and not least <= self.views_sampled < geometry.tiles:
             raise UserError(
-                f"views_sampled: {self.views_sampled} given, expected {least} to {geometry.tiles - 1} of the "
-                f"{geometry.tiles} tiles: use --views_sampled {max(least, geometry.tiles // 3)}, or --views_train all"
+                f"views_sampled: expected {least} to {geometry.tiles - 1} of the {geometry.tiles} tiles, found "
+                f"{self.views_sampled}: use --views_sampled {max(least, geometry.tiles // 3)}, or --views_train all"
             )
 
     def without_effect(self, method: str) -> str | None:

@@ -82,7 +82,7 @@ def pretraining_photos(recipe: Mapping[str, Any], say: Callable[[str], None]) ->
             by_folder=recipe["unlabelled_by_folder"],
             num_proc=recipe["preprocessing_num_workers"],
         )
-        say(splits.add_pool(pool).told())
+        say(splits.add_pool(pool).line())
     return splits
 
 

@@ -17,13 +17,14 @@ TINY = np.finfo(np.float64).tiny
 
 
 class DecisionRule(TypedDict):
-    """`decision` in a model's config: what its biases are made of.
+    """`decision` in a model's config: how the model decides, and the parts of its biases.
 
     Attributes:
         positive: class id.
         threshold: on the calibrated probability of the positive class.
         prior_bias, threshold_bias: one value per class.
-        abstain_band: `[low, high]` on that probability; between them a person decides. None: the model always decides.
+        abstain_band: `[low, high]` on that probability. Between them the model gives no answer; None: it always
+            answers.
         views: the test-time views, if the calibration was fitted on averages over several.
     """
 
@@ -37,11 +38,11 @@ class DecisionRule(TypedDict):
 
 @dataclass(frozen=True)
 class Calibration:
-    """A fitted calibration, as `calibration.json` holds it.
+    """A fitted calibration, as stored in `calibration.json`.
 
     Args:
         calibrator: `none`, `temperature`, `vector` or `isotonic`.
-        temperature: `(classes,)` divides the logits; for `temperature` one value, repeated.
+        temperature: `(classes,)`, by which the logits are divided; for `temperature` the same value repeated.
         calibrator_bias: `(classes,)`; zeros except for `vector`.
         prior_bias: `(classes,)` log(expected / observed class share); zeros without a target prior.
         threshold_bias: `(classes,)` moves the threshold to 0.5; zeros unless it is folded in.

@@ -8,9 +8,9 @@ threshold and abstention guarantee are fitted on it. Its calibrator corrects a s
 the doubtful photos it sees, and stays `none` otherwise.
 
 Two guarantees can use the same control rows: early exits and abstention (`risk_control`). Both hold together with
-probability 1 - `risk_delta`; the exit takes its delta out of it. The rows that prove the second guarantee also chose
-the band, and so its scores. Therefore the band is one of a few that are fixed beforehand
-(`early_exit.candidate_bands`), and abstention is proven for all of them at once; `left_for_risk` gives the terms.
+probability 1 - `risk_delta`, of which the exit uses its own delta. The rows that prove the second guarantee have also
+chosen the band, and with it the scores. Therefore the band is one of a few that are fixed beforehand
+(`early_exit.candidate_bands`), and abstention is proven for all of them at once. `left_for_risk` gives the terms.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def fit_cascade(
         name: fit_calibrator(logits, fit.labels, fit.groups, calibrators, offset=offset, **kept)
         for name, logits, offset in zip(STAGES, fit[:2], offsets, strict=True)
     }
-    first, second = (one.calibration for one in fits.values())
+    first, second = (stage_fit.calibration for stage_fit in fits.values())
     judged = softmax(first.calibrated(control.early)), softmax(second.calibrated(control.full)), *control[2:]
     about = {"positive": positive, "cost": cost, "cost_in": cost_in, "fitted_on": fitted_on}
     if views_exit == "risk":
@@ -152,31 +152,31 @@ class LeftForRisk(NamedTuple):
     chosen_among: int
 
 
-def left_for_risk(found: EarlyExit, risk_delta: float) -> LeftForRisk:
+def left_for_risk(early_exit: EarlyExit, risk_delta: float) -> LeftForRisk:
     """The terms of an abstention guarantee that uses the same control rows as the exit.
 
     Args:
-        found: the exit.
+        early_exit: the exit.
         risk_delta: probability that at least one of the two guarantees fails.
 
     Raises:
         UserError: the exit uses up all of it.
         ValueError: the band was chosen among all bands, so a second guarantee cannot use these rows.
     """
-    if found.candidates is None:
+    if early_exit.candidates is None:
         raise ValueError("the band was chosen among all bands: fit the cascade with other_promise=True")
-    if not found.certified:
-        return LeftForRisk(risk_delta, found.candidates)
-    check_deltas(found.delta, risk_delta)
-    return LeftForRisk(risk_delta - found.delta, found.candidates)
+    if not early_exit.certified:
+        return LeftForRisk(risk_delta, early_exit.candidates)
+    check_deltas(early_exit.delta, risk_delta)
+    return LeftForRisk(risk_delta - early_exit.delta, early_exit.candidates)
 
 
 def check_deltas(exit_delta: float, risk_delta: float) -> None:
     """Raise `UserError` if the exit's delta leaves nothing for the abstention guarantee."""
     if exit_delta >= risk_delta:
         raise UserError(
-            f"views_exit_delta: {exit_delta:g} given, less than risk_delta ({risk_delta:g}) expected, because it is "
-            f"a part of it; try --views_exit_delta {risk_delta / 2:g}"
+            f"views_exit_delta: expected less than risk_delta ({risk_delta:g}), of which it is a part, found "
+            f"{exit_delta:g}: use for example --views_exit_delta {risk_delta / 2:g}"
         )
 
 
@@ -231,7 +231,7 @@ def cascade_figures(
         return share_with_interval(of, among, rows.groups, n_boot=n_boot, seed=seed)
 
     share = rate(leaves)
-    cheap, dear = (chosen.cost[0] + chosen.cost[1] * (1 - end) for end in (share.high, share.low))
+    lowest_cost, highest_cost = (chosen.cost[0] + chosen.cost[1] * (1 - end) for end in (share.high, share.low))
     return CascadeFigures(
         low=chosen.low,
         high=chosen.high,
@@ -245,7 +245,9 @@ def cascade_figures(
         error_of_second=rate(second_wrong),
         cost=chosen.cost,
         cost_in=chosen.cost_in,
-        mean_cost=AmountInterval(value=chosen.cost[0] + chosen.cost[1] * (1 - share.value), low=cheap, high=dear),
+        mean_cost=AmountInterval(
+            value=chosen.cost[0] + chosen.cost[1] * (1 - share.value), low=lowest_cost, high=highest_cost
+        ),
         curve=cost_curve(exit_confidence(early, positive), first_wrong, second_wrong, chosen.cost),
     )
 

@@ -1,4 +1,4 @@
-"""How many photos two models put into different classes. Knows arrays only."""
+"""Estimates how many photos two models put into different classes. Works on arrays."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class ChangedShare(NamedTuple):
 def changed_share(
     changed: np.ndarray, groups: np.ndarray | None, *, n_boot: int = 1000, seed: int = 0
 ) -> ChangedShare:
-    """The share of photos that are decided otherwise, with its interval over resampled groups.
+    """The share of photos with another decision, with its interval over resampled groups.
 
-    Resamples of photos of which none changed have none either. There the upper end is the share that so few groups
-    could hide (Clopper and Pearson, 1934).
+    If no decision changed, none changes in any resample. The upper end is then the share that so few groups could hide
+    (Clopper and Pearson, 1934).
 
     Args:
         changed: `(n,)` bool.
-        groups: `(n,)`, resampled as wholes; None: each row is its own group.
+        groups: `(n,)`; whole groups are resampled. None: each row is a group.
         n_boot, seed: of the resampling.
     """
     number = group_numbers(groups, len(changed))

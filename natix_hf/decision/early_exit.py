@@ -110,7 +110,7 @@ def certified_exit(
     """
     for name, value in (("views_exit_alpha", alpha), ("views_exit_delta", delta)):
         if not 0 < value < 1:
-            raise UserError(f"{name}: {value:g} given, a number above 0 and below 1 expected")
+            raise UserError(f"{name}: expected a number above 0 and below 1, found {value:g}")
     labels = _checked(early, full, labels)
     of = Groups.of(groups, len(labels))
     smallest = smallest_certifiable(of, delta)

@@ -34,7 +34,7 @@ class ExitOptions:
     def __post_init__(self):
         for name in ("views_exit_alpha", "views_exit_delta"):
             if not 0 < getattr(self, name) < 1:
-                raise UserError(f"{name}: {getattr(self, name):g} given, a number above 0 and below 1 expected")
+                raise UserError(f"{name}: expected a number above 0 and below 1, found {getattr(self, name):g}")
         exit_of(self)
 
 
@@ -51,8 +51,8 @@ def exit_of(options: ExitOptions) -> Literal["risk"] | tuple[float, float] | Non
     if words == ["risk"]:
         return "risk"
     fault = UserError(
-        f"views_exit: {' '.join(words)} given, `risk` or two numbers low and high with 0 < low < high < 1 expected, "
-        "e.g. --views_exit 0.12 0.88"
+        f"views_exit: expected `risk` or two numbers low and high with 0 < low < high < 1, found {' '.join(words)}: "
+        "use for example --views_exit 0.12 0.88"
     )
     try:
         low, high = (float(word) for word in words)

@@ -82,7 +82,7 @@ def fit_calibrator(
     unmoved, labels = checked_rows(logits, labels)
     logits = unmoved if offset is None else unmoved + offset
     if groups is not None and len(groups) != len(labels):
-        raise UserError(f"calibration: {len(groups)} groups for {len(labels)} rows, one per row expected")
+        raise UserError(f"calibration: expected one group per row, found {len(groups)} for {len(labels)} rows")
     group_of_row = group_numbers(groups, len(labels))
     names, notes = _possible(labels, class_names or range(logits.shape[1]), candidates)
     compared = [Candidate(calibrator=name, cv_nll=None) for name in names]

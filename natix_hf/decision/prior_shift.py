@@ -35,7 +35,7 @@ def prior_bias(seen: Sequence[float], target: Sequence[float]) -> np.ndarray:
     """
     seen, target = _shares(seen, "the rows of the calibration"), _shares(target, "target_prior")
     if seen.shape != target.shape:
-        raise UserError(f"target_prior: {len(target)} shares given, {len(seen)} expected, one per class")
+        raise UserError(f"target_prior: expected {len(seen)} shares, one per class; found {len(target)}")
     return np.log(target) - np.log(seen)
 
 
@@ -56,7 +56,7 @@ def offset_to(seen: np.ndarray, trained: np.ndarray | None, calibrators: Sequenc
 
 
 def importance_weights(labels: np.ndarray, seen: Sequence[float], target: Sequence[float]) -> np.ndarray:
-    """Weight of each row, `target / seen` of its class, which turns means over these rows into means under `target`.
+    """Weight of each row, `target / seen` of its class. Weighted means over the rows are means under `target`.
 
     Args:
         labels: `(n,)` class ids.
@@ -133,12 +133,12 @@ def estimate_prior(
     if logits.ndim != 2 or len(logits) == 0 or logits.shape[1] != len(seen):
         raise UserError(f"prior: expected logits (n >= 1, {len(seen)}), found shape {logits.shape}")
     if not np.isfinite(logits).all():
-        raise UserError("prior: NaN or infinite logits among those that the class shares are estimated from")
+        raise UserError("prior: expected finite logits to estimate the class shares from, found NaN or infinity")
     probabilities = softmax(logits)
     prior, converged, iterations = seen, False, 0
     while iterations < max_iterations and not converged:
-        found = em_step(probabilities, seen, prior)
-        converged, prior, iterations = bool(np.abs(found - prior).max() <= tolerance), found, iterations + 1
+        new = em_step(probabilities, seen, prior)
+        converged, prior, iterations = bool(np.abs(new - prior).max() <= tolerance), new, iterations + 1
     group_of_row = group_numbers(groups, len(logits))
     n_groups = int(group_of_row.max()) + 1
 
@@ -172,9 +172,9 @@ def resampled_priors(
         # Weights divided by each row's normaliser: (moving, n). The posterior itself is never stored.
         # Only rows of weight 0 reach the floor: a resample without a class gives it the share 0.
         scaled = weights[moving] / np.maximum(ratio @ probabilities.T, TINY)
-        found = ratio * (scaled @ probabilities)
-        change = np.abs(found - priors[moving]).max(axis=1)
-        priors[moving] = found
+        new = ratio * (scaled @ probabilities)
+        change = np.abs(new - priors[moving]).max(axis=1)
+        priors[moving] = new
         moving = moving[change > 1e-5]  # a percentile needs no more digits
         if not len(moving):
             break
@@ -185,5 +185,5 @@ def _shares(given: Sequence[float], what: str) -> np.ndarray:
     shares = np.asarray(given, dtype=np.float64)
     if shares.ndim != 1 or len(shares) < 2 or not np.isfinite(shares).all() or (shares <= 0).any():
         text = " ".join(f"{share:g}" for share in np.ravel(shares))
-        raise UserError(f"{what}: class shares {text} given, one number above 0 for each class expected")
+        raise UserError(f"{what}: expected class shares, one number above 0 for each class; found {text}")
     return shares / shares.sum()

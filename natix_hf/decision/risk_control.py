@@ -42,17 +42,17 @@ def control_risk(
     Args:
         scores: `(n,)` calibrated probabilities of the positive class. The calibration must not have used these rows.
         is_positive: `(n,)` bool.
-        groups: `(n,)`; None: each row is a group, which promises too much if rows are alike.
+        groups: `(n,)`; None: each row is a group, which promises too much if rows resemble each other.
         risk: `fpr`: share of negatives that are answered "positive"; `fnr`: share of positives that are answered
             "negative"; `error`: both, each with delta / 2, so the share of wrong answers stays below alpha at any
             prevalence; `precision`: at least 1 - alpha of the answers "positive" are right at `prevalence`.
         alpha: the largest allowed rate.
         delta: probability that the guarantee fails.
         prevalence: share of positives where the model is used, for `precision`.
-        threshold: on p without a guarantee. A side without a guarantee keeps it, and a guarantee never moves a side
-            across it: it only removes answers.
-        chosen_among: number of sets of scores that these rows chose from. Each gets its share of delta, so the
-            guarantee holds for the chosen one (Bonferroni).
+        threshold: threshold on p without a guarantee. A side of the band without a guarantee stays at it. A guarantee
+            never moves a side across it; it only removes answers.
+        chosen_among: number of sets of scores from which these rows chose one. Each gets an equal share of delta, so
+            the guarantee holds for the chosen one (Bonferroni).
         fitted_on: which rows these are.
 
     Returns:
@@ -76,8 +76,8 @@ def control_risk(
         return safe_threshold(negative, of["negative"], rate, share)
 
     def low_for(rate: float, share: float) -> float | None:
-        found = safe_threshold(-positive, of["positive"], rate, share)
-        return None if found is None else -found
+        negated = safe_threshold(-positive, of["positive"], rate, share)
+        return None if negated is None else -negated
 
     high: float | None = float(np.nextafter(threshold, 2.0))
     low: float | None = float(threshold)
@@ -172,10 +172,10 @@ def answers(scores: np.ndarray, low: float, high: float) -> tuple[np.ndarray, np
 def capacity_line(document: Guarantee, names: tuple[str, str] = CLASSES) -> str:
     """One line on the best rate that the rows can certify; `names` of the negative and the positive class."""
     negative, positive = (names[0], document.per_class.negative), (names[1], document.per_class.positive)
-    one = {"fpr": (negative,), "fnr": (positive,)}.get(document.risk, (negative, positive))
+    bounded = {"fpr": (negative,), "fnr": (positive,)}.get(document.risk, (negative, positive))
     rows = " and ".join(
         f"{c.n} photos of {name} in {c.groups} groups (largest: {c.largest}, weight {c.effective:.0f})"
-        for name, c in one
+        for name, c in bounded
     )
     smallest = document.smallest_alpha
     at = f" at prevalence {document.prevalence:g}" if document.risk == "precision" else ""
@@ -212,7 +212,7 @@ def _precise(high_for, low_for, at_least, alpha, delta, prevalence) -> float | N
     class and is monotone. The six bounds, two for each of `RECALLS`, share delta.
     """
     share = delta / (2 * len(RECALLS))
-    found = []
+    proven = []
     for recall in RECALLS:
         rate = recall * prevalence * alpha / ((1 - prevalence) * (1 - alpha))
         bottom, top = high_for(min(rate, 1 - 1e-9), share), low_for(1 - recall, share)
@@ -221,8 +221,8 @@ def _precise(high_for, low_for, at_least, alpha, delta, prevalence) -> float | N
             # safe.
             bottom = max(bottom, at_least)
             if bottom <= np.nextafter(top, 2.0):
-                found.append(bottom)
-    return min(found, default=None)
+                proven.append(bottom)
+    return min(proven, default=None)
 
 
 def _counts(groups: Groups) -> ClassCounts:
@@ -235,8 +235,8 @@ def _counts(groups: Groups) -> ClassCounts:
 
 
 def _unreachable(risk: str, alpha: float, delta: float, smallest: float, of: dict[str, Groups]) -> str:
-    one = {"fpr": ("negative",), "fnr": ("positive",)}.get(risk, CLASSES)
-    rows = " and ".join(f"{int(of[k].sizes.sum())} {k} control photos in {len(of[k].sizes)} groups" for k in one)
+    bounded = {"fpr": ("negative",), "fnr": ("positive",)}.get(risk, CLASSES)
+    rows = " and ".join(f"{int(of[k].sizes.sum())} {k} control photos in {len(of[k].sizes)} groups" for k in bounded)
     if smallest >= 1:
         return f"{rows} can certify no risk_alpha for {risk}: more photos in other groups are needed"
     return (
@@ -249,22 +249,22 @@ def _unreachable(risk: str, alpha: float, delta: float, smallest: float, of: dic
 def _checked(scores, is_positive, groups, risk, alpha, delta, prevalence) -> tuple[np.ndarray, np.ndarray]:
     scores, is_positive = np.asarray(scores, dtype=np.float64), np.asarray(is_positive)
     if risk not in RISKS:
-        raise UserError(f"risk: {risk!r} given, one of {', '.join(RISKS)} expected")
+        raise UserError(f"risk: expected one of {', '.join(RISKS)}, found {risk!r}")
     for name, value in (("risk_alpha", alpha), ("risk_delta", delta)):
         if not 0 < value < 1:
-            raise UserError(f"{name}: {value:g} given, a number above 0 and below 1 expected")
+            raise UserError(f"{name}: expected a number above 0 and below 1, found {value:g}")
     if risk == "precision" and prevalence is None:
         raise UserError(
             "risk precision needs prevalence, the share of positive photos where the model is used: precision "
             "depends on it"
         )
     if prevalence is not None and not 0 < prevalence < 1:
-        raise UserError(f"prevalence: {prevalence:g} given, a share above 0 and below 1 expected")
+        raise UserError(f"prevalence: expected a share above 0 and below 1, found {prevalence:g}")
     if scores.ndim != 1 or is_positive.shape != scores.shape or len(scores) == 0:
         shapes = f"{scores.shape} and {is_positive.shape}"
         raise UserError(f"guarantee: expected scores (n,) and labels (n,), at least one row, found {shapes}")
     if groups is not None and np.shape(groups) != scores.shape:
-        raise UserError(f"guarantee: {len(scores)} rows and {np.shape(groups)[0]} groups, one per row expected")
+        raise UserError(f"guarantee: expected one group per row, found {np.shape(groups)[0]} for {len(scores)} rows")
     outside = np.flatnonzero(~((scores >= 0) & (scores <= 1)))
     if len(outside):
         raise UserError(

@@ -52,7 +52,7 @@ def parse_metric(metric: str) -> Metric:
     Raises:
         UserError: it is not one of `METRICS`, or its numbers are out of range.
     """
-    fault = UserError(f"threshold_metric: '{metric}' given, expected one of {METRICS}")
+    fault = UserError(f"threshold_metric: expected one of {METRICS}; found '{metric}'")
     if metric in ("mcc", "accuracy"):
         return Metric(metric, metric)
     if metric == "f1":
@@ -68,7 +68,7 @@ def parse_metric(metric: str) -> Metric:
         raise fault from None
     if not all(0 < number < np.inf for number in numbers) or (sign == ">=" and numbers[0] > 1):
         expected = "a share above 0 and at most 1" if sign == ">=" else "numbers above 0"
-        raise UserError(f"threshold_metric: '{metric}' given, {expected} expected")
+        raise UserError(f"threshold_metric: expected {expected}, found '{metric}'")
     return Metric(metric, kind, numbers)
 
 
@@ -320,14 +320,14 @@ def _checked(
     if scores.ndim != 1 or is_positive.shape != scores.shape or weights.shape != scores.shape:
         raise ValueError(f"expected arrays (n,), found {scores.shape}, {is_positive.shape} and {weights.shape}")
     if not (np.isfinite(weights).all() and (weights >= 0).all()):
-        raise ValueError("weights: finite numbers, none below 0, expected")
+        raise ValueError("weights: expected finite numbers, none below 0")
     bad = np.flatnonzero(~((scores >= 0) & (scores <= 1)))
     if len(bad):
         raise UserError(
-            f"threshold: score {scores[bad[0]]:g} of row {bad[0]} is no probability; calibrated probabilities of the "
-            "positive class are expected, not logits"
+            "threshold: expected calibrated probabilities of the positive class, not logits; found "
+            f"{scores[bad[0]]:g} in row {bad[0]}"
         )
     if not is_positive.any() or is_positive.all():
         found = "no rows" if not len(scores) else f"{len(scores)} rows of one class"
-        raise UserError(f"threshold: {found} to choose it on, both classes are needed; give val_calib a larger share")
+        raise UserError(f"threshold: expected rows of both classes, found {found}: give val_calib a larger share")
     return scores, is_positive, weights

@@ -93,7 +93,9 @@ class Document(Part):
             raise UserError(f"{where}: not a JSON object")
         if content.get(cls.edition_key) != cls.edition:
             edition = content.get(cls.edition_key)
-            raise UserError(f"{where}: {cls.edition_key} {edition} found, this release reads {cls.edition}")
+            raise UserError(
+                f"{where}: expected {cls.edition_key} {cls.edition}, which this release reads, found {edition}"
+            )
         return super().check({key: value for key, value in content.items() if key != cls.edition_key}, where)
 
     def text(self) -> str:

@@ -17,10 +17,10 @@ ImageSize = Some | Annotated[list[Some], Field(min_length=2, max_length=2)]  # s
 
 
 def size_text(image_size: int | Sequence[int], tiles: Sequence[int] | None = None) -> str:
-    """An `image_size` as text, height x width; `tiles` are rows and columns of tiles besides the whole photo."""
+    """An `image_size` as text, height x width. `tiles` are rows and columns of the tiles besides the whole photo."""
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     size = f"{height} x {width} pixels"
-    return size if tiles is None else f"{size}, the whole of each and {tiles[0]} x {tiles[1]} tiles of it"
+    return size if tiles is None else f"{size}, once as a whole and once for each of {tiles[0]} x {tiles[1]} tiles"
 
 
 class Export(Document):

@@ -54,5 +54,5 @@ def read_ledger(run: Path) -> list[LedgerEntry]:
         try:
             entries.append(LedgerEntry.check(json.loads(line), where))
         except ValueError:
-            raise UserError(f"{where}: not a ledger entry: bring the file back") from None
+            raise UserError(f"{where}: not a ledger entry: restore the file") from None
     return entries

@@ -30,7 +30,7 @@ class UnlabelledPool(Document):
     tied: list[Left]
     broken: list[Left]
 
-    def told(self) -> str:
+    def line(self) -> str:
         """One line for the user."""
         line = f"pool: {self.photos} photos without labels in {self.groups} groups"
         if self.tied:

@@ -19,13 +19,13 @@ from natix_hf.report.summary import sentence
 
 # Pictures without photos or places: file in figures/ -> caption.
 FIGURES = {
-    "reliability": "accuracy against confidence, before and after calibration",
+    "reliability": "share of right decisions against confidence, before and after calibration",
     "confusion": "confusion matrix: labels against decisions",
     "threshold": "the chosen metric against the threshold, on the photos that the threshold was fitted on",
-    "ranking": "ROC and precision-recall curves",
-    "risk_coverage": "error rate among the photos that the model decides on",
+    "ranking": "photos found and false alarms (ROC), and precision against recall",
+    "risk_coverage": "share of wrong decisions if the model decides only the photos that it is most certain about",
     "cost": "error rate against the cost per photo",
-    "robustness": "metrics under challenge profiles",
+    "robustness": "figures on photos that were changed, for example compressed or cropped",
     "reward": "simulated score over days",
     "probe": "comparison of the heads on val_select",
     "curriculum": "photos used in each epoch",
@@ -48,7 +48,7 @@ def decision_lines(calibration: CalibrationFile | None, names: Sequence[str]) ->
     elif not calibration.kept:
         lines = [f"Calibrator: none; no calibrator fitted on {rows} predicted held-out groups clearly better."]
     else:
-        calibrator = CALIBRATORS[calibration.calibrator].told
+        calibrator = CALIBRATORS[calibration.calibrator].description
         if calibration.calibrator == "temperature":
             calibrator += f", T = {calibration.temperature[0]:.3f}"
         lines = [f"Calibrator: {calibrator}, fitted on {rows}."]

@@ -31,7 +31,15 @@ from natix_hf.modeling.exports import FORMS
 from natix_hf.report import sections
 from natix_hf.report.photo_cost import cost_line
 from natix_hf.report.sections import Section
-from natix_hf.report.summary import LABELS, figure_text, honest_run_line, interval_text, read_before_line, sentence
+from natix_hf.report.summary import (
+    LABELS,
+    MEANINGS,
+    figure_text,
+    honest_run_line,
+    interval_text,
+    read_before_line,
+    sentence,
+)
 from natix_hf.streetvision.reward_report import reward_sections
 
 USES = {
@@ -41,9 +49,9 @@ USES = {
     "val_test": "final figures",
 }
 METHODS = {
-    "lora": "LoRA adapters and a head were trained, then merged into the weights",
-    "probe": "the backbone was frozen and a head was trained",
-    "full": "all weights were trained",
+    "lora": "small added weights (LoRA adapters) and a classification layer were trained, then merged into the model",
+    "probe": "the network stayed unchanged, and only a classification layer (a probe) was trained",
+    "full": "all weights of the network and a classification layer were trained",
     "cascade": "a cheap model classifies each photo, and a larger one those that the cheap model is uncertain about",
 }
 # Recipe keys that a reader needs to judge or repeat the run. LORA_SETTINGS are shown only for LoRA runs.
@@ -137,6 +145,7 @@ def model_card(
                 "label": label,
                 "value": figure_text(metrics.metrics[name].value),
                 "interval": interval_text(metrics.metrics[name]),
+                "meaning": MEANINGS[name],
             }
             for name, label in LABELS.items()
         ],
@@ -254,7 +263,7 @@ def _calibrated_text(calibration: CalibrationFile | None) -> str:
         return "not calibrated"
     if not calibration.kept:
         return "not changed by calibration, because no calibrator predicted held-out photos clearly better"
-    name = CALIBRATORS[calibration.calibrator].told
+    name = CALIBRATORS[calibration.calibrator].description
     text = f"calibrated with {name} fitted on {calibration.n} photos that training had not seen"
     if calibration.prior.target:
         text += ", then adjusted to the class shares expected in use"

@@ -33,7 +33,7 @@ TAU = 0.1  # initial value, as a share of the mean norm of the layer's rows
 def check_doran(*, use_doran: bool, doran_share: str, use_dora: bool, lora_init: str) -> None:
     """Raise `UserError` for adapter options that cannot be combined with DoRAN."""
     if doran_share not in SHARES:
-        raise UserError(f"doran_share: {doran_share} given, {' or '.join(SHARES)} expected")
+        raise UserError(f"doran_share: expected {' or '.join(SHARES)}, found {doran_share}")
     if not use_doran:
         if doran_share != "none":
             raise UserError(

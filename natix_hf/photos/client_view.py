@@ -1,4 +1,4 @@
-"""Compares a photo as a client's `pipeline` loads it with the photo as it is trained and scored on.
+"""Compares a photo as a client's `pipeline` loads it with the photo that training and scoring use.
 
 `transformers.image_utils.load_image` rotates a photo by its EXIF orientation and converts it with Pillow, which clips
 grey values of more than 8 bits and ignores transparency. A saved processor cannot change that, because it gets the
@@ -15,19 +15,19 @@ from PIL import Image, ImageOps
 DEEP, TRANSPARENT, REFUSED = "deep", "transparent", "refused"
 _SEEN = {
     DEEP: (
-        "photos hold grey of more than 8 bits, scaled to 8 here",
-        "clips it at 255 and sees mostly white (mostly black where white is 1)",
+        "photos have grey values of more than 8 bits, which are scaled to 8 bits here",
+        "clips them at 255 and sees mostly white (mostly black if white is 1)",
     ),
     TRANSPARENT: (
-        "photos have transparent parts, laid over white here",
+        "photos have transparent parts, which are blended with white here",
         "ignores the transparency and sees the colours stored beneath it",
     ),
-    REFUSED: ("photos hold EXIF that cannot be read, passed over here", "stops with an error"),
+    REFUSED: ("photos have EXIF data that cannot be read, which is ignored here", "stops with an error"),
 }
 
 
 def is_deep(mode: str) -> bool:
-    """Whether a Pillow mode holds grey of more than 8 bits: 16-bit, 32-bit or float."""
+    """Whether a Pillow mode has grey values of more than 8 bits: 16-bit, 32-bit or float."""
     return mode in ("I", "F") or mode.startswith("I;16")
 
 
@@ -93,7 +93,7 @@ class ClientTally:
         return [
             f"{self.counts[kind]:,} of {self.photos:,} {what} (the first is {self.first[kind]}); a client's pipeline "
             f"{seen}; python -m natix_hf.data split PHOTOS --output FOLDER --convert_photos stores them as 8-bit PNG, "
-            "which everybody sees alike"
+            "which look the same to every client"
             for kind, (what, seen) in _SEEN.items()
             if self.counts[kind]
         ]

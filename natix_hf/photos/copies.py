@@ -54,7 +54,7 @@ def copied(photo: StoredPhoto, fingerprint: str, side: int) -> bytes:
     with reading(photo):
         content = photo_bytes(photo)
     if fingerprint_bytes(content) != fingerprint:
-        raise PhotoError(f"{name}: the photo was changed after the run had looked at it: start the run again")
+        raise PhotoError(f"{name}: the photo has changed since the run inspected it: start the run again")
     # Decoding at reduced size makes the pass twice as fast and the views no worse.
     image = open_photo({"bytes": content, "path": name}, min_side=side)
     scale = side / min(image.size)
@@ -73,7 +73,7 @@ def open_copy(content: bytes, *, min_side: int) -> torch.Tensor:
 
     Args:
         content: the copy's bytes.
-        min_side: least pixels on both sides; a copy at least twice as large is decoded at reduced size.
+        min_side: minimum number of pixels on both sides; a copy at least twice as large is decoded at reduced size.
     """
     image = Image.open(io.BytesIO(content))
     whole = image.size
@@ -116,8 +116,8 @@ def _write_shard(folder: Path, fingerprints: Sequence[bytes], copies: Sequence[b
             save_file(tensors, temporary)
     except (OSError, SafetensorError) as error:  # safetensors raises its own type for a full disk
         raise UserError(
-            f"the pre-resized copy cannot be written to {folder} ({error}): free some room or choose another "
-            "cache_dir; what was written so far is kept"
+            f"cache_dir: cannot write pre-resized copies to {folder} ({error}): free some space or choose another "
+            "cache_dir; complete files are kept"
         ) from error
     return path
 
@@ -167,10 +167,10 @@ class PhotoCopies:
             rows_of.setdefault(fingerprint, []).append(row)
         self.paths = []
         for path in sorted(self.folder.glob("[!.]*.safetensors")):
-            self._take(path, rows_of)
+            self._add_shard(path, rows_of)
         return [rows[0] for rows in rows_of.values() if self.shard[rows[0]] < 0]
 
-    def _take(self, path: Path, rows_of: dict[bytes, list[int]]) -> None:
+    def _add_shard(self, path: Path, rows_of: dict[bytes, list[int]]) -> None:
         shard = _read_shard(path)
         if shard is None:
             path.unlink(missing_ok=True)
@@ -221,12 +221,12 @@ class PhotoCopies:
 
     def unsound(self) -> str:
         """Error message for a disk that returns other bytes than were written."""
-        return f"{self.folder}: what is written there reads back otherwise: choose another cache_dir"
+        return f"{self.folder}: files there do not read back as they were written: choose another cache_dir"
 
     def _make_again(self, shard: int) -> None:
         """Replace a damaged shard by a new one with the rows of this run.
 
-        The shard may also have held photos of other recipes; their runs copy them again.
+        If the shard also contained photos of other recipes, their runs copy them again.
         """
         path = self.paths[shard]
         rows_of: dict[bytes, list[int]] = {}
@@ -236,7 +236,7 @@ class PhotoCopies:
         new = _write_shard(self.folder, list(rows_of), [originals[rows[0]] for rows in rows_of.values()])
         if new != path:
             path.unlink(missing_ok=True)
-        self._take(new, rows_of)
+        self._add_shard(new, rows_of)
 
 
 def photo_copies(
@@ -263,7 +263,9 @@ def photo_copies(
     if missing := copies.find():
         check_writable(folder, "cache_dir")
         for leftover in folder.glob(".*.tmp.safetensors"):
-            if time.time() - leftover.stat().st_mtime > 3600:  # of a killed pass; a running one needs only a moment
+            if (
+                time.time() - leftover.stat().st_mtime > 3600
+            ):  # left by a killed pass; a running pass keeps such a file only for a moment
                 leftover.unlink(missing_ok=True)
         copies.make(missing, num_proc or min(os.cpu_count() or 1, len(missing) // MANY), progress)
         if copies.find():

@@ -1,9 +1,10 @@
 """Decodes photos from files and bytes, in the same way for training, scoring and `predict`.
 
 `open_photo` returns the pixels that a client's `pipeline` sees, except for photos that Pillow's own conversion spoils:
-it blends transparency with white and scales grey of more than 8 bits. For training it can decode a JPEG at reduced
-size. `stored_photo` returns the pixels as stored, without rotation or conversion. `inspect_photo` checks whether a
-photo can be read, and reports its size, its fingerprint, whether a client sees other pixels, and optionally its look.
+`open_photo` blends transparency with white and scales grey values of more than 8 bits. For training it can decode a
+JPEG at reduced size. `stored_photo` returns the pixels as stored, without rotation or conversion. `inspect_photo`
+checks whether a photo can be read, and reports its size, its fingerprint, whether a client sees other pixels, and
+optionally its look.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class StoredPhoto(TypedDict):
 Source = str | Path | bytes | StoredPhoto | Image.Image
 
 MAX_PHOTO_MB = 64.0
-LOOK_SIDE = 128  # least pixels on both sides of a JPEG decoded for its look, so that nothing is enlarged
+LOOK_SIDE = 128  # minimum side in pixels of a JPEG that is decoded for its look, so that nothing is enlarged
 WHITES = (255, 65535, 2**31 - 1, 2**32 - 1)  # largest values of the integer types of grey photos
 BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # TIFF tags
 
@@ -62,7 +63,7 @@ def _reason(error: Exception) -> str:
 
 
 def photo_bytes(source: Source) -> bytes:
-    """The bytes of a photo. If a row has both bytes and a path, the bytes count.
+    """The bytes of a photo. If a row has both bytes and a path, the bytes are used.
 
     Raises:
         PhotoError: the row has neither bytes nor a path, or the file is empty.
@@ -73,7 +74,7 @@ def photo_bytes(source: Source) -> bytes:
     elif isinstance(source, dict) and source.get("bytes") is not None:
         content = source["bytes"]
     elif isinstance(source, dict) and source.get("path") is None:
-        raise PhotoError(f"{_name(source)}: the row holds no photo, neither bytes nor a path")
+        raise PhotoError(f"{_name(source)}: the row has no photo, neither bytes nor a path")
     else:
         content = Path(text_path(source["path"] if isinstance(source, dict) else source)).read_bytes()
     if not content:
@@ -112,11 +113,11 @@ def reading(source: Source) -> Iterator[None]:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Scale grey of more than 8 bits to 8 bits; Pillow's own conversion clips at 255.
+    """Scale grey values of more than 8 bits to 8 bits; Pillow's own conversion clips at 255.
 
-    Black is 0. White is the largest value of a TIFF of 9 to 15 bits. Otherwise it is the smallest of `WHITES` that no
-    value exceeds, so that 8-bit values in a wider type keep their values. For floats white can also be 1, and values
-    may reach twice the white, since resampling overshoots.
+    Black is 0. In a TIFF of 9 to 15 bits, white is the largest possible value. Otherwise it is the smallest of
+    `WHITES` that no value exceeds, so that 8-bit values in a wider type are unchanged. For floats white can also be 1,
+    and values may be up to twice the white, because resampling overshoots.
     """
     tags = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
     values = np.asarray(image)
@@ -208,7 +209,7 @@ def photo_exif(source: Source) -> Image.Exif | None:
     try:
         with reading(source):
             return _open(source).getexif()
-    except PhotoError:  # a caller that needs the photo itself gets the reason
+    except PhotoError:  # a caller that opens the photo gets the reason
         return None
 
 
@@ -224,7 +225,7 @@ class Inspection(NamedTuple):
 
     Attributes:
         fingerprint: of the file's bytes; "" if they were not read.
-        width, height: in pixels as displayed; 0 if unknown.
+        width, height: in pixels, after rotation; 0 if unknown.
         error: the reason why the photo cannot be used, or None.
         look: result of the `look` function; None if there was no such function, or an error.
         client: how a client's view differs (`client_view.seen_otherwise`); "" if it does not.
@@ -245,7 +246,7 @@ def inspect_photo(
     max_mb: float = MAX_PHOTO_MB,
     max_pixels: int | None = None,
 ) -> Inspection:
-    """Check whether a photo can be read, by a cheap but complete decode (JPEG at 1/8, which still reads every byte).
+    """Check whether a photo can be read, by decoding it cheaply but completely (JPEG at 1/8, which reads every byte).
 
     A file over `max_mb` is not read, and a photo whose header says more than `max_pixels` is not decoded.
 

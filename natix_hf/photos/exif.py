@@ -17,7 +17,7 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# Those that swap width and height.
+# Transpositions that swap width and height.
 SIDEWAYS = (
     Image.Transpose.TRANSPOSE,
     Image.Transpose.ROTATE_270,
@@ -32,7 +32,7 @@ def readable_tags(exif: Image.Exif, block: int) -> dict[int, Any]:
     try:
         tags = exif.get_ifd(block)
         for tag in tags:
-            with suppress(Exception):  # Pillow decodes a tag when it is asked for, and raises nearly any type
+            with suppress(Exception):  # Pillow decodes a tag on access, and can raise nearly any type
                 readable[tag] = tags[tag]
     except Exception:  # the block itself
         return {}

@@ -72,7 +72,7 @@ class Geometry:
 
     @property
     def canvas(self) -> tuple[int, int]:
-        """Height and width of a photo whose views need neither enlarging nor shrinking."""
+        """Height and width of a photo whose views are neither enlarged nor shrunk."""
         return self.height, self.width
 
     def tokens(self, patch_size: int, beside: int = 0) -> int:
@@ -89,7 +89,7 @@ class Geometry:
         """Raise `UserError` unless both sides of the view are multiples of `patch_size` pixels."""
         for side in (self.height, self.width):
             if side < patch_size or side % patch_size:
-                raise UserError(f"image_size {side}: a multiple of the checkpoint's patch size {patch_size} expected")
+                raise UserError(f"image_size {side}: expected a multiple of the checkpoint's patch size {patch_size}")
 
     def copy_side(self, asked: int | None = None) -> int:
         """Short side in pixels of a pre-resized copy, large enough that no crop of `augment: basic` is enlarged.
@@ -112,7 +112,7 @@ class Geometry:
             return default
         if asked < side:
             raise UserError(
-                f"decode_copy_side: {asked} given, at least the image_size of {side} expected: leave it out for "
+                f"decode_copy_side: expected at least the image_size of {side}, found {asked}: leave it out for "
                 f"{default}"
             )
         return asked
@@ -158,14 +158,14 @@ class Geometry:
         raise NotImplementedError
 
     def processor_settings(self) -> dict[str, Any]:
-        """Settings with which transformers' stock image processor of DINOv3 gives a client the same views."""
+        """Settings with which transformers' image processor of DINOv3 gives a client the same views."""
         raise NotImplementedError
 
 
 class Squash(Geometry):
     """Resizes the whole photo to the view, without keeping its aspect ratio."""
 
-    kind, help = "squash", "presses the whole of it in"
+    kind, help = "squash", "resizes the whole photo to the view"
 
     def whole_view(self, pixels: Tensor) -> Tensor:
         from torchvision.transforms.v2 import functional
@@ -187,14 +187,14 @@ class Squash(Geometry):
 class Crop(Geometry):
     """Resizes the shorter side of the photo to the side of the square, and keeps the square in the middle."""
 
-    kind, help = "crop", "keeps the square in its middle"
+    kind, help = "crop", "keeps the square in the middle"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.height != self.width:
             # The stock image processor sets the shorter side, so a narrow photo would not fill a wide view.
             raise UserError(
-                f"resize: crop keeps a square, and image_size is {self.height} {self.width}: use --resize squash, or "
+                f"resize: crop keeps a square, but image_size is {self.height} {self.width}: use --resize squash, or "
                 "one number as --image_size"
             )
 
@@ -314,16 +314,15 @@ def geometry_of(
     grid = grid * 2 if len(grid) == 1 else grid
     if len(grid) != 2 or min(grid) < 1 or max(grid) == 1:
         raise UserError(
-            f"views_grid: {' '.join(map(str, grid))} given, rows and columns of which one is at least 2 expected: "
+            f"views_grid: expected rows and columns of which one is at least 2, found {' '.join(map(str, grid))}: "
             "use --views_grid 3, --views_grid 2 4, or --views whole"
         )
     if not 0 <= views_overlap < 1:
         raise UserError(
-            f"views_overlap: {views_overlap:g} given, a share from 0 to below 1 expected: use --views_overlap 0.2"
+            f"views_overlap: expected a share from 0 to below 1, found {views_overlap:g}: use --views_overlap 0.2"
         )
     if resize != "squash":
         raise UserError(
-            f"views: tiles are cut out of the whole photo, and resize is {resize}: use --resize squash, or --views "
-            "whole"
+            f"views: tiles need the whole photo, but resize is {resize}: use --resize squash, or --views whole"
         )
     return Tiles(*size, grid=tuple(grid), overlap=views_overlap)

@@ -15,5 +15,5 @@ def image_size_of(numbers: Sequence[int]) -> int | list[int]:
     """
     if len(numbers) > 2 or min(numbers) < 1:
         given = " ".join(map(str, numbers))
-        raise UserError(f"image_size: {given} given, one number (a square) or height and width expected")
+        raise UserError(f"image_size: expected one number (a square) or height and width, found {given}")
     return numbers[0] if len(set(numbers)) == 1 else list(numbers)

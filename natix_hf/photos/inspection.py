@@ -1,4 +1,4 @@
-"""Opens every photo of a table once, in worker processes: size, fingerprint, look, errors and client's view."""
+"""Opens every photo of a table once, in worker processes, for size, fingerprint, look, errors and client's view."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KINDS = {
 
 @contextmanager
 def bars(shown: bool):
-    """Hide the progress bars of `datasets` in this context, unless `shown`."""
+    """Hide the progress bars of `datasets` inside the block, unless `shown`."""
     hide = not shown and not datasets.are_progress_bars_disabled()
     if hide:
         datasets.disable_progress_bars()
@@ -70,7 +70,7 @@ def inspected(
             batched=True,
             batch_size=16,
             num_proc=processes if processes > 1 else None,
-            keep_in_memory=True,  # a few kilobytes a row; a cache file would go stale when a photo changes
+            keep_in_memory=True,  # a few kilobytes per row; a cache file would be outdated after a photo changes
             load_from_cache_file=False,
             desc="reading photos",
         )

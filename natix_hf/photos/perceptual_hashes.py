@@ -1,9 +1,9 @@
 """Perceptual hashes that find copies of a photo, and a thumbnail that confirms them.
 
-A hash holds the signs of the 64 lowest frequencies of the cosine transform of the photo, stretched to a square (after
-Zauner, 2010; without the mean, whose sign carries no information). The signs survive changes of JPEG quality, size and
-brightness, but mirroring and cropping change them. Therefore hashes of the mirror image and of some windows are stored
-too, and compared with the plain hashes of other photos.
+A hash contains the signs of the 64 lowest frequencies of the cosine transform of the photo, stretched to a square
+(after Zauner, 2010; without the mean, whose sign carries no information). The signs survive changes of JPEG quality,
+size and brightness, but mirroring and cropping change them. Therefore hashes of the mirror image and of some windows
+are stored too, and compared with the plain hashes of other photos.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from itertools import product
 import numpy as np
 from PIL import Image
 
-SIZE = 64  # pixels on a side of the thumbnail
-FINE = 2 * SIZE  # pixels on a side of the grey image that the hashes are computed from
+SIZE = 64  # side of the thumbnail in pixels
+FINE = 2 * SIZE  # side in pixels of the grey image from which the hashes are computed
 CUTS = (0.05, 0.10)  # shares of width and height that the windows cut off
 # Along each axis a window keeps everything (0) or cuts off both ends equally (1), the end (2) or the beginning (3).
 PLACEMENTS = ((1, 1), (2, 2), (2, 3), (3, 2), (3, 3), (0, 2), (0, 3), (2, 0), (3, 0))

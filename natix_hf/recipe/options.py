@@ -39,7 +39,7 @@ class Recipe:
     """All options of a run, by topic.
 
     Attributes:
-        command, does, example: module that runs the recipe, what it does, and an example from the package.
+        command, does, example: the module that runs the recipe, what it does, and an example in the package.
         common: the keys that `--help` shows, by topic.
 
     Raises:
@@ -83,7 +83,7 @@ class Recipe:
         if self.data.test_on:
             self.data.hold_out_each = None  # a fold is not split into folds again
         if self.model.method == "probe" and self.data.augment == "basic" and not self.speed.fixed_views:
-            self.data.augment = "none"  # what a probe really uses; recipe.yaml and card must say so
+            self.data.augment = "none"  # a probe uses none, and recipe.yaml and the card must say so
         place = self.training.output_dir
         if place and self.purpose.refits and Path(place).absolute() == Path(self.purpose.refit_from).absolute():
             self.training.output_dir = f"{Path(place)}-refit"
@@ -120,7 +120,7 @@ class Recipe:
         if not hub.push_to_hub:
             return
         if self.purpose.kind in ("sweep", "range test"):
-            raise UserError(f"push_to_hub: a {self.purpose.kind} gives no model to publish: add --push_to_hub false")
+            raise UserError(f"push_to_hub: a {self.purpose.kind} makes no model to publish: add --push_to_hub false")
         if self.data.hold_out_each and not self.data.test_on:
             raise UserError(
                 "push_to_hub: hold_out_each makes several runs: publish one of them with natix_hf.publish and set "
@@ -129,7 +129,7 @@ class Recipe:
         form = FORMS.get(hub.hub_format)  # None: auto
         if form and model.method not in form.holds.get("method", [model.method]):
             raise UserError(
-                f"hub_format: {hub.hub_format} is of method {' or '.join(form.holds['method'])}, this is "
+                f"hub_format: {hub.hub_format} needs method {' or '.join(form.holds['method'])}, found "
                 f"{model.method}: leave it out with --hub_format auto"
             )
         if hub.hotkey is not None and hub.hub_format not in ("auto", "stock"):

@@ -1,11 +1,11 @@
 """Reads transformers' training options from its source files without importing the package.
 
 `import transformers` takes one second of CPU time; `TrainingArguments` imports torch and takes five. `--help` and the
-report of a typo need neither: the source of the class gives names, types, defaults and help of the options, and the
+report of a typo need neither. The source of the class contains names, types, defaults and help of the options, and the
 file of `HfArgumentParser` imports only the standard library and yaml.
 
-A test compares the result with the installed transformers. A recipe that passes here is parsed again with the real
-classes. They also check values of a type that cannot be read here, which counts as text.
+A test compares the result with the installed transformers. A type that cannot be read here is treated as text. A
+recipe that passes here is parsed again with the real classes, which check all values.
 """
 
 from __future__ import annotations

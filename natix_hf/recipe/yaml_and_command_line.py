@@ -1,8 +1,8 @@
 """Reads a `Recipe` from a YAML file and a command line, and writes it back as `recipe.yaml`.
 
-The YAML file is flat: each key is an option of `options.Recipe`. Values are cast by argparse like those of the command
-line (PyYAML reads `1e-4` as a string), and the command line wins. Unknown and repeated keys are errors; the message
-suggests the nearest valid key.
+The YAML file is flat: each key is an option of `options.Recipe`. Argparse casts the values of the file like those of
+the command line (PyYAML reads `1e-4` as a string). The command line overrides the file. Unknown and repeated keys are
+errors; the message suggests the nearest valid key.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ TRAINING_TOPICS = {
 }
 
 
-# Options of a single start of a run, and options that TrainingArguments computes.
+# Options that concern a single start of a run, and options that TrainingArguments computes.
 NOT_REPEATED = ("resume_from_checkpoint", "overwrite_output_dir", "do_eval", "local_rank")
 
 
@@ -120,7 +120,7 @@ def help_text(argv: list[str], kind: type = Recipe, about: str | None = None) ->
     elif topic in groups:
         shown = {topic: [action.dest for action in groups[topic]._group_actions]}
     elif topic:
-        raise UserError(f"--help {topic}: no such topic: all, {', '.join(groups)} expected")
+        raise UserError(f"--help {topic}: no such topic: expected all, {', '.join(groups)}")
     else:
         shown = {title: names.split() for title, names in kind.common.items()}
     width = min(shutil.get_terminal_size().columns, 120)
@@ -172,7 +172,7 @@ def _refuse_unknown(key: str, where: str, known: set[str], kind: type) -> None:
 
 
 class _RecipeLoader(yaml.SafeLoader):
-    """SafeLoader that refuses repeated keys, of which YAML would silently keep the last, and keeps values as text.
+    """SafeLoader that refuses repeated keys and keeps values as text. (YAML silently keeps the last of repeated keys.)
 
     YAML 1.1 does not read `no`, `0012` and `2026-01-01` as text, but classes and tags may have such names. Here only
     null is special; every other value is text, which argparse casts.
@@ -204,7 +204,7 @@ def find_recipe(name: str) -> Path:
         shipped = folder / f"{short}.yaml"
         if shipped.is_file() and str(path) in (short, f"recipes/{short}.yaml"):
             return shipped
-    raise UserError(f"recipe {name}: no such file")
+    raise UserError(f"recipe {name}: no such file, and no recipe of the package has this name")
 
 
 def read_yaml(path: Path) -> dict[str, RecipeValue]:
@@ -218,7 +218,7 @@ def read_yaml(path: Path) -> dict[str, RecipeValue]:
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise UserError(f"recipe {path}: a flat list of 'key: value' lines expected")
+        raise UserError(f"recipe {path}: expected a flat list of 'key: value' lines")
     return values
 
 
@@ -295,7 +295,7 @@ def parse(argv: list[str], kind: type = Recipe) -> Any:
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
         if extra:
-            raise UserError(f"{where}: '{extra[0]}' belongs to no key: write --key value")
+            raise UserError(f"{where}: '{extra[0]}' does not belong to a key: write --key value")
         return vars(namespace)
 
     # First key by key, so that an error names the source of the value; then all together.
@@ -381,7 +381,7 @@ def _lasting(key: str, value: Any) -> Any:
 
 
 def training_values(training: NatixTrainingArguments) -> dict[str, RecipeValue]:
-    """The training options needed to repeat a run, as plain values: those in a topic, and others if set."""
+    """The training options needed to repeat a run, as plain values: those in a topic, and others that were set."""
     shown = {name for names in TRAINING_TOPICS.values() for name in names.split()}
     values = {}
     for field in dataclasses.fields(training):

@@ -1,4 +1,4 @@
-"""Charts as PNG for the card and for `figures/`, with the same shapes as on the page."""
+"""Draws charts as PNG for the card and for `figures/`, with the same shapes as on the page."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ NOTE_LETTERS = 78  # of a line of notes as wide as a chart
 
 
 def draw_charts(charts: Sequence[Chart], path: str | Path) -> None:
-    """Write charts side by side into one PNG, each with title, legend and note.
+    """Draw charts side by side into one PNG, each with title, legend and note.
 
     Args:
         charts: as on the page.
-        path: of the PNG; written whole or not at all.
+        path: of the PNG, which is written completely or not at all.
     """
     notes = [textwrap.wrap(chart.note.replace("\u00a0", " "), NOTE_LETTERS) for chart in charts]
     stacks = [[chart, *([chart.below] if chart.below else [])] for chart in charts]
@@ -109,5 +109,5 @@ def _words(
     weight: str = "normal",
 ) -> None:
     points = size * 72 / PIXELS_PER_INCH  # size is in pixels of the box
-    # A dollar sign in somebody's class name must not start a formula.
+    # A dollar sign in a class name must not start a formula.
     axes.text(x, y, text, ha=align, va="baseline", fontsize=points, color=colour, weight=weight, parse_math=False)

@@ -1,7 +1,7 @@
-"""Charts as positions in a box. The page draws them as SVG, `chart_pictures.py` as PNG.
+"""Lays out charts as shapes in a box. The page draws them as SVG, and `chart_pictures.py` as PNG.
 
-A `Chart` holds shapes in a 440 x 300 box, the words around them, and its values as a table. Colours are names (`blue`,
-`orange`, `gray`, `good`), because light and dark pages paint them differently.
+A `Chart` has shapes in a 440 x 300 box, texts around them, and its values as a table. Colours are names (`blue`,
+`orange`, `gray`, `good`), because light and dark pages use different shades.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 WIDTH, HEIGHT = 440, 300
-TABLE_ROWS = 25  # of a curve; what is drawn is not thinned by this
+TABLE_ROWS = 25  # most rows in the table of a curve; the drawn curve has all its points
 
 
 class Table(NamedTuple):
-    """Column heads, and rows of texts."""
+    """Headings of the columns, and rows of texts."""
 
     heads: Sequence[str]
     rows: Sequence[Sequence[str]]
 
 
 class Curve(NamedTuple):
-    """A line through points of the box; a named one is part of legend and readout."""
+    """A line through points of the box. If it has a name, the legend and the readout show it."""
 
     points: list[tuple[float, float]]
     style: str
@@ -42,7 +42,7 @@ class Area(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """A rectangle with its upper left corner; its text shows under the pointer."""
+    """A rectangle, given by its upper left corner. Its text appears under the pointer."""
 
     x: float
     y: float
@@ -54,7 +54,7 @@ class Bar(NamedTuple):
 
 
 class Dot(NamedTuple):
-    """A circle; its text shows under the pointer."""
+    """A circle. Its text appears under the pointer."""
 
     x: float
     y: float
@@ -65,7 +65,7 @@ class Dot(NamedTuple):
 
 
 class Mark(NamedTuple):
-    """Words that begin (`start`) or finish (`end`) at a point."""
+    """A text that begins (`start`) or ends (`end`) at a point."""
 
     x: float
     y: float
@@ -75,7 +75,7 @@ class Mark(NamedTuple):
 
 
 class Chart:
-    """One drawing: axes first, then lines, bands, bars and dots in the order in which they are added."""
+    """One drawing: the axes, then lines, bands, bars and dots in the order in which they are added."""
 
     def __init__(
         self,
@@ -95,13 +95,14 @@ class Chart:
         """Lay out the axes.
 
         Args:
-            title, description: what it shows; the description is read out where the drawing cannot be seen.
+            title: heading above the drawing.
+            description: what the chart shows, for screen readers.
             x, y: lowest and highest value of each axis.
             x_label, y_label: quantity and unit.
-            height: of the drawing; the width is always the same.
-            note: a sentence below.
-            readout: the page says the values under the pointer, read back from the curves.
-            count_x, count_y: the axis counts things, so ticks are whole numbers.
+            height: of the drawing in units of the box; the width is always the same.
+            note: text below the drawing.
+            readout: whether the page shows the values of the curves under the pointer.
+            count_x, count_y: whether the axis counts things; its ticks are then whole numbers.
         """
         self.title, self.description, self.note = title, description, note
         self.x_label, self.y_label = x_label, y_label
@@ -113,12 +114,12 @@ class Chart:
         self.shapes: list[Curve | Area | Bar | Dot | Mark] = []
         self.legend: list[tuple[str, str]] = []
         self.table: Table | None = None
-        self.below: Chart | None = None  # drawn in the same frame
+        self.below: Chart | None = None  # a second drawing in the same frame
         self.readout = readout
 
     @property
     def x_scale(self) -> tuple[float, ...]:
-        """Lowest and highest value of x, and where they lie: what reads values back from a drawn curve."""
+        """Lowest and highest value of x, and their positions; the page uses them to read values from a curve."""
         return (*self._x, self.left, self.right)
 
     @property
@@ -127,12 +128,12 @@ class Chart:
         return (*self._y, self.bottom, self.top)
 
     def px(self, value: float) -> float:
-        """Where a value of x lies."""
+        """Horizontal position of a value of x."""
         low, high = self._x
         return round(self.left + (value - low) / (high - low) * (self.right - self.left), 2)
 
     def py(self, value: float) -> float:
-        """Where a value of y lies, kept inside the axes."""
+        """Vertical position of a value of y, limited to the area inside the axes."""
         low, high = self._y
         share = min(max((value - low) / (high - low), 0.0), 1.0)
         return round(self.bottom - share * (self.bottom - self.top), 2)
@@ -146,7 +147,7 @@ class Chart:
         *,
         key: bool = True,
     ) -> None:
-        """A curve; points that are None or NaN are left out, and a name puts it into legend and readout."""
+        """Add a curve. Points that are None or NaN are left out. With a name, the curve is in legend and readout."""
         points = _points(x, y)
         if not points:
             return
@@ -155,35 +156,35 @@ class Chart:
             self.legend.append((style, name))
 
     def band(self, x: Sequence[float], low: Sequence[float], high: Sequence[float], style: str) -> None:
-        """The area between two curves."""
+        """Add the area between two curves."""
         upper, lower = _points(x, high), _points(x, low)[::-1]
         if upper and lower:
             self.shapes.append(Area([(self.px(a), self.py(b)) for a, b in [*upper, *lower]], f"band {style}"))
 
     def bar(self, start: float, end: float, value: float, style: str, text: str = "") -> None:
-        """A bar from the bottom up to `value` between two values of x."""
+        """Add a bar from the bottom up to `value`, between two values of x."""
         left, right, top = self.px(start), self.px(end), self.py(value)
         self.shapes.append(Bar(left, top, round(right - left, 2), round(self.bottom - top, 2), style, text))
 
     def dot(self, x: float, y: float, style: str, text: str = "", radius: float = 4.5) -> None:
-        """A point; its text shows under the pointer."""
+        """Add a point. Its text appears under the pointer."""
         self.shapes.append(Dot(self.px(x), self.py(y), round(radius, 1), style, text))
 
     def mark(self, x: float, y: float, text: str) -> None:
-        """Words beside a point, on the side where there is room."""
+        """Add a text beside a point, on the side that has more room."""
         left = self.px(x) > (self.left + self.right) / 2
         side, anchor = (-9, "end") if left else (9, "start")
         self.shapes.append(Mark(self.px(x) + side, max(self.py(y) - 8, self.top + 4), text, anchor))
 
 
 def svg_path(shape: Curve | Area) -> str:
-    """The `d` of an SVG path."""
+    """The attribute `d` of an SVG path."""
     drawn = "".join(f"{'L' if i else 'M'}{x},{y}" for i, (x, y) in enumerate(shape.points))
     return drawn if shape.kind == "line" else f"{drawn}Z"
 
 
 def table_of_curves(x_label: str, x: Sequence[float], **curves: Sequence[float]) -> Table:
-    """Some rows of curves over the same x, evenly picked, first and last among them."""
+    """At most `TABLE_ROWS` evenly spaced rows of curves over the same x, including the first and the last."""
     picked = np.unique(np.linspace(0, len(x) - 1, min(TABLE_ROWS, len(x))).round().astype(int))
     names = [name.replace("_", " ") for name in curves]
     rows = [[number(x[i]), *(number(values[i]) for values in curves.values())] for i in picked]
@@ -191,7 +192,7 @@ def table_of_curves(x_label: str, x: Sequence[float], **curves: Sequence[float])
 
 
 def number(value: float | None) -> str:
-    """At most three decimals, whole numbers without; a dash where there is none."""
+    """A number with three decimals, a whole number above 1 without; a dash if it is missing or not finite."""
     if value is None or not math.isfinite(value):
         return "-"
     return f"{value:.0f}" if float(value).is_integer() and abs(value) > 1 else f"{value:.3f}"

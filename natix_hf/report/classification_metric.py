@@ -1,6 +1,6 @@
 """The metrics of `metrics.py` as an `evaluate.Metric`. It is part of the package, so nothing is downloaded.
 
-This is a module of its own because importing `evaluate` takes seconds, which commands without training can save.
+It is a separate module because importing `evaluate` takes seconds, which commands without training can save.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ INPUTS = """
 Args:
     predictions: `(n, classes)` logits, or probabilities with `probabilities=True`.
     references: `(n,)` class ids.
-    positive: class id that AUROC judges where there are two classes; 1 by default.
+    positive: id of the positive class for AUROC, if there are two classes; 1 by default.
     probabilities: whether the predictions are probabilities whose rows sum to 1.
 """
 

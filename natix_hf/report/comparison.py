@@ -30,7 +30,7 @@ from natix_hf.report.intervals import bootstrap_intervals, group_count, measured
 from natix_hf.report.metrics import LOWER_IS_BETTER, METRICS
 from natix_hf.report.slices import FEW_GROUPS, FEW_ROWS
 
-LISTED = 100  # photos on which two runs disagree, at most
+LISTED = 100  # most photos on which two runs disagree
 BY_SLICE = ("accuracy", "balanced_accuracy", "log_loss")
 
 
@@ -139,13 +139,13 @@ class _Rows(NamedTuple):
 def _beside(first: Judged, other: Judged, rows: _Rows, label_names: Sequence[str], options: dict) -> BesideFirst:
     """Compare one run with the first; differences are the run minus the first."""
     labels = rows.labels
-    one, two = first.logits.argmax(axis=1), other.logits.argmax(axis=1)
-    right = one == labels, two == labels
+    of_first, of_other = first.logits.argmax(axis=1), other.logits.argmax(axis=1)
+    right = of_first == labels, of_other == labels
     classes = len(label_names)
-    found = paired_differences(other.logits, first.logits, labels, rows.groups, **options)
+    differences = paired_differences(other.logits, first.logits, labels, rows.groups, **options)
     return BesideFirst(
         name=other.name,
-        difference={name: _verdict(name, found[name]) for name in METRICS},
+        difference={name: _verdict(name, differences[name]) for name in METRICS},
         mcnemar=mcnemar(right[0] & ~right[1], right[1] & ~right[0], rows.groups),
         right={
             "both": int(np.sum(right[0] & right[1])),
@@ -153,17 +153,17 @@ def _beside(first: Judged, other: Judged, rows: _Rows, label_names: Sequence[str
             "only_this": int(np.sum(right[1] & ~right[0])),
             "neither": int(np.sum(~right[0] & ~right[1])),
         },
-        decisions=np.bincount(one * classes + two, minlength=classes**2).reshape(classes, classes).tolist(),
-        agreement=float(np.mean(one == two)),
-        kappa=_kappa(one, two),
+        decisions=np.bincount(of_first * classes + of_other, minlength=classes**2).reshape(classes, classes).tolist(),
+        agreement=float(np.mean(of_first == of_other)),
+        kappa=_kappa(of_first, of_other),
         slices=_slices(first, other, rows, options),
-        differ=int(np.sum(one != two)),
+        differ=int(np.sum(of_first != of_other)),
         photos=_differing(first, other, rows, label_names),
     )
 
 
 def _slices(first: Judged, other: Judged, rows: _Rows, options: dict) -> list[SliceDifference]:
-    found = []
+    slices = []
     for column, values in rows.slices.items():
         values = np.asarray(values, dtype=object)
         for kind in sorted(set(values)):
@@ -173,25 +173,26 @@ def _slices(first: Judged, other: Judged, rows: _Rows, options: dict) -> list[Sl
             gaps = paired_differences(other.logits[inside], first.logits[inside], labels, own, **options)
             small = n < FEW_ROWS or count < FEW_GROUPS
             figures = {name: _verdict(name, gaps[name], judge=not small) for name in BY_SLICE}
-            found.append(SliceDifference(column=column, value=kind, n=n, groups=count, small=small, **figures))
+            slices.append(SliceDifference(column=column, value=kind, n=n, groups=count, small=small, **figures))
     # From the largest loss to the largest win; small slices come last, as in `slices.json`.
-    found.sort(key=lambda one: (one.small, one.balanced_accuracy.difference or 0.0, one.column))
-    return found
+    slices.sort(key=lambda entry: (entry.small, entry.balanced_accuracy.difference or 0.0, entry.column))
+    return slices
 
 
 def _differing(first: Judged, other: Judged, rows: _Rows, label_names: Sequence[str]) -> list[DifferingPhoto]:
     """The photos on which decisions differ, sorted by the difference in the probability of the label."""
     every = np.arange(len(rows.labels))
     shares = [softmax(run.logits)[every, rows.labels] for run in (first, other)]
-    one, two = first.logits.argmax(axis=1), other.logits.argmax(axis=1)
-    parted = np.flatnonzero(one != two)
-    order = parted[np.lexsort((rows.ids[parted].astype(str), -np.abs(shares[0] - shares[1])[parted]))][:LISTED]
+    of_first, of_other = first.logits.argmax(axis=1), other.logits.argmax(axis=1)
+    differing = np.flatnonzero(of_first != of_other)
+    gaps = np.abs(shares[0] - shares[1])[differing]
+    order = differing[np.lexsort((rows.ids[differing].astype(str), -gaps))][:LISTED]
     return [
         DifferingPhoto(
             id=str(rows.ids[row]),
             label=label_names[rows.labels[row]],
-            first=label_names[one[row]],
-            this=label_names[two[row]],
+            first=label_names[of_first[row]],
+            this=label_names[of_other[row]],
             first_p=float(shares[0][row]),
             this_p=float(shares[1][row]),
         )
@@ -210,19 +211,21 @@ def _verdict(metric: str, gap: Mapping[str, float], *, judge: bool = True) -> Ju
     return JudgedDifference.of(gap, better=better)
 
 
-def _kappa(one: np.ndarray, two: np.ndarray) -> float | None:
+def _kappa(first: np.ndarray, second: np.ndarray) -> float | None:
     """Cohen's kappa; None if both always decide for the same class."""
-    if len(set(one) | set(two)) < 2:
+    if len(set(first) | set(second)) < 2:
         return None
-    return float(sklearn.metrics.cohen_kappa_score(one, two))
+    return float(sklearn.metrics.cohen_kappa_score(first, second))
 
 
 def _notes(others: int) -> list[str]:
     notes = [
-        "McNemar's p by photos assumes that photos are independent; if groups have several photos, use p by groups"
+        "p in McNemar's test is the probability of a difference at least this large if both runs were equally good; p "
+        "by photos assumes that photos are independent, so if groups have several photos, use p by groups"
     ]
     if others > 1:
         notes.append(
-            f"{others} runs were compared with one: each further run makes a difference by chance more likely"
+            f"{others} runs were compared with the first one: the more runs are compared, the more likely one of them "
+            "differs by chance alone"
         )
     return notes

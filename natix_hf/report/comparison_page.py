@@ -30,14 +30,14 @@ def comparison_lines(document: Comparison, count: int = 5) -> list[str]:
     lines += _table([list(row) for row in zip(["metric", *(LABELS[name] for name in SHOWN), *_COST], *columns)])
     for run in document.beside_first:
         first = document.first
-        lines += ["", f"{run.name} less {first}:"]
+        lines += ["", f"{run.name} minus {first}:"]
         gaps = [(name, run.difference[name]) for name in SHOWN]
         lines += _table([[LABELS[name], signed(gap), winner(document, run, gap)] for name, gap in gaps])
         lines += [f"  {line}" for line in sentences(document, run)]
         large = [row for row in run.slices if not row.small]
         if large:
             shown = large if len(large) <= count else [*large[: count - 1], large[-1]]
-            lines.append(f"  by slice, balanced accuracy ({len(large)} slices, small ones left out, worst first):")
+            lines.append(f"  by slice, balanced accuracy ({len(large)} slices without the small ones, worst first):")
             lines += _table(
                 [
                     [
@@ -55,8 +55,8 @@ def comparison_lines(document: Comparison, count: int = 5) -> list[str]:
     return [*lines, "", *document.notes]
 
 
-_COST = ("method", "parameters", "of them trained", "size", "training", "latency")
-_COST += tuple(f"{head} a photo" for head in photo_cost.HEADS)
+_COST = ("method", "parameters", "trained parameters", "size", "training", "latency")
+_COST += tuple(f"{head} per photo" for head in photo_cost.HEADS)
 
 
 def cost_cells(run: ComparedRun) -> list[str]:
@@ -85,23 +85,23 @@ def signed(gap: JudgedDifference) -> str:
     return text if gap.low is None else f"{text} ({gap.low:+.3f} to {gap.high:+.3f})"
 
 
-def winner(document: Comparison, one: BesideFirst, gap: JudgedDifference) -> str:
-    """Text that names the better run, or says that no difference was shown."""
+def winner(document: Comparison, run: BesideFirst, gap: JudgedDifference) -> str:
+    """Text that names the better run, or says that there is no clear difference."""
     if gap.better is None:
-        return "no difference shown"
-    return f"{one.name if gap.better == 'this' else document.first} is better"
+        return "no clear difference"
+    return f"{run.name if gap.better == 'this' else document.first} is better"
 
 
-def sentences(document: Comparison, one: BesideFirst) -> list[str]:
+def sentences(document: Comparison, run: BesideFirst) -> list[str]:
     """Sentences on right and wrong decisions, McNemar's test, and agreement."""
-    right, test, n = one.right, one.mcnemar, document.n
-    kappa = "" if one.kappa is None else f", Cohen's kappa {one.kappa:.3f}"
+    right, test, n = run.right, run.mcnemar, document.n
+    kappa = "" if run.kappa is None else f", Cohen's kappa {run.kappa:.3f}"
     return [
-        f"right: both on {right['both']} of {n} photos, {document.first} alone on {right['only_first']}, "
-        f"{one.name} alone on {right['only_this']}, neither on {right['neither']}",
-        f"McNemar: p = {_p(test.p_groups)} by groups ({test.groups} of {document.groups} in which one is "
-        f"ahead), {_p(test.p)} by photos",
-        f"the same decision on {100 * one.agreement:.1f} % of the photos{kappa}",
+        f"right: both on {right['both']} of {n} photos, only {document.first} on {right['only_first']}, "
+        f"only {run.name} on {right['only_this']}, neither on {right['neither']}",
+        f"McNemar's test: p = {_p(test.p_groups)} by groups (one run is ahead in {test.groups} of {document.groups} "
+        f"groups), p = {_p(test.p)} by photos",
+        f"the same decision on {100 * run.agreement:.1f} % of the photos{kappa}",
     ]
 
 
@@ -125,7 +125,7 @@ def comparison_html(document: Comparison, version: str = "") -> str:
         cost_cells=cost_cells,
         gap_cell=_gap_cell,
         winner=partial(winner, document),
-        sentences=lambda one: [sentence(line) for line in sentences(document, one)],
+        sentences=lambda run: [sentence(line) for line in sentences(document, run)],
         sentence=sentence,
         version=version,
     )

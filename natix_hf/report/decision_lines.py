@@ -67,13 +67,13 @@ def stage_lines(metrics: FinalFigures, positive: int) -> list[str]:
 
 def _calibrator(calibration: CalibrationFile) -> list[str]:
     if calibration.options.get("calibrator") == ["none"]:
-        return ["calibration: none asked for"]
+        return ["calibration: none requested"]
     where = f"calibration on {calibration.fitted_on} ({calibration.n} photos)"
     cross_validated = [candidate for candidate in calibration.candidates if candidate.cv_nll is not None]
     lines = []
     if cross_validated:
         figures = ", ".join(f"{candidate.calibrator} {candidate.cv_nll:.4f}" for candidate in cross_validated)
-        lines = [f"NLL on held-out groups of {calibration.fitted_on}: {figures}: {calibration.calibrator} taken"]
+        lines = [f"NLL on held-out groups of {calibration.fitted_on}: {figures}: {calibration.calibrator} chosen"]
     if not calibration.kept:
         return [*lines, f"{where}: {KEPT_NONE}, NLL {calibration.nll_before:.4f}"]
     temperature = calibration.temperature

@@ -67,7 +67,7 @@ def curriculum(
     """
     figure, (left, right) = new_figure(9.0, 3.4, 2)
     left.stairs(shares, np.arange(len(shares) + 1) + 0.5, color=BLUE, linewidth=1.6, baseline=None)
-    left.set(xlabel="epoch", ylabel="share of each class that is in", ylim=(0, 1.05))
+    left.set(xlabel="epoch", ylabel="share of each class in use", ylim=(0, 1.05))
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
     # For each class, the cumulative share of its photos up to each difficulty.
     for label, name in enumerate(names):
@@ -82,20 +82,20 @@ def curriculum(
     save_figure(figure, path)
 
 
-def learning_rates(found: LearningRates, path: str | Path) -> None:
+def learning_rates(test: LearningRates, path: str | Path) -> None:
     """Draw the raw and the smoothed loss over rising learning rates, and the suggested rate.
 
     Args:
-        found: result of the range test.
+        test: result of the range test.
     """
     figure, (axes,) = new_figure(6.0, 3.6, 1)
-    axes.plot(found.rates, found.losses, color=GREY, linewidth=0.8, alpha=0.7, label="each step")
-    axes.plot(found.rates, found.smoothed, color=BLUE, linewidth=1.6, label="smoothed")
-    if found.suggestion is not None:
-        label = f"suggestion: {found.suggestion:.2g}"
-        axes.axvline(found.suggestion, color=ORANGE, linestyle="--", linewidth=1.2, label=label)
+    axes.plot(test.rates, test.losses, color=GREY, linewidth=0.8, alpha=0.7, label="each step")
+    axes.plot(test.rates, test.smoothed, color=BLUE, linewidth=1.6, label="smoothed")
+    if test.suggestion is not None:
+        label = f"suggestion: {test.suggestion:.2g}"
+        axes.axvline(test.suggestion, color=ORANGE, linestyle="--", linewidth=1.2, label=label)
     # Without this limit, the last steps of a diverging loss would flatten the rest of the curve.
-    lowest, highest = min(found.smoothed), max(found.smoothed[: 1 + len(found.smoothed) // 2])
+    lowest, highest = min(test.smoothed), max(test.smoothed[: 1 + len(test.smoothed) // 2])
     axes.set_ylim(lowest - 0.2 * (highest - lowest) - 0.02, highest + 0.8 * (highest - lowest) + 0.02)
     axes.set(xscale="log", xlabel="learning rate", ylabel="loss of train (nats)")
     axes.legend(frameon=False)

@@ -44,15 +44,15 @@ def guard_charts(looks: Sequence[Look], least_share: float) -> list[Chart]:
         curves(
             "Effective rank",
             0.0,
-            f"Below {least:.1f}, {least_share:g} of the first rank, the run is stopped.",
+            f"The run stops if the rank falls below {least:.1f}, which is {least_share:g} of the first rank.",
             rank=("blue", ranks),
             limit=("gray dash thin", [least] * len(looks)),
         ),
         curves(
             "Distance to the nearest photo",
             0.0,
-            "Photos that move together lose what tells them apart.",
+            "If photos move closer together, the model tells them apart less well.",
             distance=("blue", [look.neighbour_distance for look in looks]),
         ),
-        curves("Likeness to the original", 1.0, "1 is the original itself.", **likeness),
+        curves("Similarity to the original model", 1.0, "1 means equal to the original model.", **likeness),
     ]

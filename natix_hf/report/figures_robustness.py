@@ -29,7 +29,7 @@ def robustness(document: Robustness, path: str | Path, metric: str = "mcc") -> N
     margin = 0.03 * (max(known) - min(known)) + 0.002
     for axes, profile in zip(panels, profiles, strict=True):
         if clean.value is not None:
-            axes.axvline(clean.value, color=GREY, linestyle=":", linewidth=1.2, label="photos as they are")
+            axes.axvline(clean.value, color=GREY, linestyle=":", linewidth=1.2, label="original photos")
             axes.axvspan(clean.low, clean.high, color=GREY, alpha=0.12, linewidth=0)
         for place, case in enumerate(profile.cases):
             figures = case.metrics[metric]

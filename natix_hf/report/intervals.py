@@ -53,7 +53,7 @@ def bootstrap_intervals(
         logits: `(n, classes)`.
         labels: `(n,)` class ids.
         groups: `(n,)` strings or integers; rows of one group are drawn together. None: each row is its own group.
-        positive: the class whose ranking AUROC judges where there are two.
+        positive: the class whose ranking AUROC measures, if there are two classes.
         n_boot: number of resamples.
         seed: of the resampling; same seed and rows, same interval.
 
@@ -95,7 +95,7 @@ def paired_differences(
 ) -> dict[str, dict[str, float]]:
     """`metric(a) - metric(b)` on the same rows, with its interval over resampled groups.
 
-    Both classifiers see the same resample each time, so what makes a photo hard for both cancels.
+    Both classifiers see the same resamples, so the difficulty of a photo cancels.
 
     Args:
         logits_a, logits_b: `(n, classes)` of the two classifiers, row by row the same photos.
@@ -136,8 +136,8 @@ def difference_of_means(
     values, draws = [], []
     for a, b in zip(logits_a, logits_b, strict=True):
         (a, rows), (b, _) = checked(a, labels), checked(b, labels)
-        figures = [classification_metrics(one, rows, positive)[metric] for one in (a, b)]
-        drawn = [_resampled(one, rows, group_of_row, positive, n_boot, seed)[metric] for one in (a, b)]
+        figures = [classification_metrics(logits, rows, positive)[metric] for logits in (a, b)]
+        drawn = [_resampled(logits, rows, group_of_row, positive, n_boot, seed)[metric] for logits in (a, b)]
         values.append(figures[0] - figures[1])
         draws.append(drawn[0] - drawn[1])
     low, high = interval_ends(np.mean(draws, axis=0))
@@ -167,10 +167,12 @@ def luck_of_the_best(
         n_boot: number of resamples; those that leave nothing to score are left out.
 
     Returns:
-        `{"elsewhere", "low", "high", "by", "chosen_again", "resamples"}`: the mean of the scores on groups that were
-        not drawn, and the ends of `LEVEL` of them; what the best on all rows scores beyond that mean, positive where
-        it flatters, whichever way the metric points; the share of resamples in which that one was chosen. None where
-        no resample leaves something to score.
+        None if no resample leaves anything to score. Otherwise a dict:
+
+        - elsewhere: mean score on the groups that were not drawn; `low` and `high` enclose the share `LEVEL` of them.
+        - by: how much better the best candidate scores on all rows; positive if that score is too optimistic.
+        - chosen_again: share of resamples in which the same candidate was chosen.
+        - resamples: number of resamples that were used.
     """
     group_of_row = group_numbers(groups, len(labels))
     n_groups = int(group_of_row.max()) + 1
@@ -207,11 +209,11 @@ def luck_of_the_best(
 def _gaps(
     values: Sequence[dict[str, float]], draws: Sequence[dict[str, np.ndarray]], level: float = LEVEL
 ) -> dict[str, dict[str, float]]:
-    found = {}
+    differences = {}
     for name in METRICS:
         low, high = interval_ends(draws[0][name] - draws[1][name], level)
-        found[name] = {"difference": values[0][name] - values[1][name], "low": low, "high": high}
-    return found
+        differences[name] = {"difference": values[0][name] - values[1][name], "low": low, "high": high}
+    return differences
 
 
 def intervals_beside(
@@ -224,7 +226,7 @@ def intervals_beside(
     n_boot: int = 1000,
     seed: int = 0,
 ) -> Iterator[tuple[dict[str, dict[str, float]], dict[str, dict[str, float]]]]:
-    """Each of `others` by itself and compared with the reference, which is resampled only once.
+    """Intervals of each of `others`, alone and compared with the reference, which is resampled only once.
 
     Args:
         reference: `(n, classes)` logits.
@@ -232,7 +234,7 @@ def intervals_beside(
         labels, groups, positive, n_boot, seed: as in `bootstrap_intervals`.
 
     Yields:
-        `bootstrap_intervals` of the one, and `paired_differences` of it to the reference.
+        `bootstrap_intervals` of one of `others`, and its `paired_differences` to the reference.
     """
     reference, labels = checked(reference, labels)
     group_of_row, n = group_numbers(groups, len(labels)), len(labels)
@@ -261,13 +263,13 @@ def difference_to_rest(
 
     Both parts see the same resamples of whole groups, so a group with rows in both does not count twice. Balanced
     accuracy is the mean recall of the classes that occur in both parts, so neither a missing class nor class shares
-    change it. MCC, macro F1 and AUROC are NaN if a part has only one class. ECE is always NaN: it grows as rows get
-    fewer, so parts of different sizes cannot be compared by it.
+    change it. MCC, macro F1 and AUROC are NaN if a part has only one class. ECE is always NaN: it is larger for fewer
+    rows, so it cannot compare parts of different sizes.
 
     Args:
         logits: `(n, classes)`.
         labels: `(n,)` class ids.
-        groups: `(n,)`, None: each row is its own.
+        groups: `(n,)`, None: each row is a group.
         inside: `(n,)` True for the rows of the part; both parts must have rows.
         positive, n_boot, seed: as in `bootstrap_intervals`.
 
@@ -288,7 +290,7 @@ def difference_to_rest(
     draws = [_resampled(*part, positive, n_boot, seed, times) for part in parts]
     both = np.intersect1d(parts[0][1], parts[1][1])
     recalls = np.stack([_recalls(*part, times, classes)[:, both] for part in parts])  # (2, 1 + n_boot, both)
-    found = {}
+    differences = {}
     for name in METRICS:
         gaps = draws[0][name] - draws[1][name]
         if name == "balanced_accuracy":
@@ -303,8 +305,8 @@ def difference_to_rest(
         low, high = interval_ends(drawn)
         defined = drawn[~np.isnan(drawn)]
         error = float(np.std(defined, ddof=1)) if len(defined) > 1 else float("nan")
-        found[name] = {"difference": difference, "low": low, "high": high, "error": error}
-    return found
+        differences[name] = {"difference": difference, "low": low, "high": high, "error": error}
+    return differences
 
 
 def _recalls(

@@ -23,17 +23,17 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray, positive: int
 
     - balanced accuracy: mean recall over the classes that occur among the labels.
     - macro F1: mean over the classes that occur among labels or decisions.
-    - MCC: 0 where all labels or all decisions are one class (Gorodkin's R_K for more than two classes).
-    - AUROC: two classes: how often a positive photo outranks a negative one; more: mean of one class against the rest
-      over the classes that occur. NaN where the labels are all of one class.
+    - MCC: 0 if all labels or all decisions are of one class (Gorodkin's R_K for more than two classes).
+    - AUROC: for two classes, how often a positive photo ranks above a negative one; for more, the mean of one class
+      against the rest over the classes that occur. NaN if all labels are of one class.
     - log loss: mean of -log p(label) in nats, without clipping.
     - ECE: see `logits.expected_calibration_error`.
 
     Args:
         logits: `(n, classes)`; log-probabilities are logits too.
         labels: `(n,)` class ids.
-        positive: the class whose ranking AUROC judges; used for two classes only, where both choices give the same
-            figure.
+        positive: the class whose ranking AUROC measures. It is used for two classes only, for which both choices give
+            the same figure.
 
     Returns:
         `{name: float}` in the order of `METRICS`.
@@ -74,7 +74,7 @@ def confusion_figures(confusion: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def log_odds(logits: np.ndarray) -> np.ndarray:
-    """log p / (1 - p) of each class, `(n, classes)`: ranks as the probability does, but never rounds to a tie at 1."""
+    """log p / (1 - p) of each class, `(n, classes)`. It ranks like the probability, but without ties at 1."""
     columns = [
         logits[:, k] - scipy.special.logsumexp(np.delete(logits, k, axis=1), axis=1) for k in range(logits.shape[1])
     ]
@@ -82,7 +82,7 @@ def log_odds(logits: np.ndarray) -> np.ndarray:
 
 
 def judged_classes(labels: np.ndarray, classes: int, positive: int) -> np.ndarray:
-    """The classes whose ranking AUROC averages: the positive one of two, else all that occur among the labels."""
+    """The classes that AUROC averages over: the positive one of two, otherwise all that occur among the labels."""
     return np.array([positive]) if classes == 2 else np.unique(labels)
 
 

@@ -50,10 +50,12 @@ def training_charts(log_history: Sequence[Mapping[str, float | None]], metric: s
     if loss[0] or held[0]:
         top = float(np.nanmax([*loss[1], *held[1]]))
         chart = Chart(
-            "Loss while training",
-            f"Loss in nats over {last} steps; the last of train is {number(_last(loss))}, of val_select "
+            "Loss during training",
+            f"Loss in nats over {last} steps. The last value on train is {number(_last(loss))}, on val_select "
             f"{number(_last(held))}.",
-            **{"x": (0, last), "y": (0, 1.05 * top), "x_label": "step", "y_label": "loss (nats)"},
+            **{"x": (0, last), "y": (0, 1.05 * top), "x_label": "training step", "y_label": "loss (nats)"},
+            note="The loss is the error that training reduces. If it falls on train but rises on val_select, the "
+            "model learns the training photos by heart.",
         )
         chart.line(*loss, "gray", "train")
         chart.line(*held, "blue", "val_select")
@@ -65,13 +67,13 @@ def training_charts(log_history: Sequence[Mapping[str, float | None]], metric: s
         lowest = min([*score[1], *raw[1]])
         chart = Chart(
             f"{title} on val_select",
-            f"{title} over {last} steps; the highest is {number(max(score[1]))} at step "
+            f"{title} over {last} steps. The highest value is {number(max(score[1]))} at step "
             f"{score[0][int(np.argmax(score[1]))]}.",
-            **{"x": (0, last), "y": (min(0.0, lowest), 1.0), "x_label": "step", "y_label": title},
-            note="The checkpoint is chosen by this curve, so its best value flatters; val_test took no part.",
+            **{"x": (0, last), "y": (min(0.0, lowest), 1.0), "x_label": "training step", "y_label": title},
+            note="The checkpoint was chosen by this curve, so its best value is too optimistic.",
         )
         chart.line(*raw, "orange dash", "raw weights")
-        chart.line(*score, "blue", "weights that are scored" if raw[0] else "val_select")
+        chart.line(*score, "blue", "averaged weights, which are kept" if raw[0] else "val_select")
         for x, y in zip(*score):
             chart.dot(x, y, "blue", f"step {x}: {number(y)}", 3.5)
         chart.table = table(**{title: score, **({"raw weights": raw} if raw[0] else {})})
@@ -101,10 +103,12 @@ def reliability_chart(before: np.ndarray, after: np.ndarray, labels: np.ndarray,
     chart = Chart(
         "Reliability",
         f"Share of right decisions against confidence for {len(labels)} photos. ECE {rows['before']:.4f} before and "
-        f"{rows['after']:.4f} after calibration; a calibrated model lies on the diagonal.",
+        f"{rows['after']:.4f} after calibration. A calibrated model is on the diagonal.",
         **{"x": (start, 1.0), "y": UNIT, "x_label": "confidence", "y_label": "share of right decisions"},
         readout=False,
-        note=f"{len(labels)} photos in {bins} bins of equal width. A larger dot holds more photos.",
+        note="Confidence is the probability of the decided class. Each dot is a bin of photos with similar "
+        "confidence; a larger dot has more photos. On the dashed line, confidence equals the share of right "
+        f"decisions; ECE is the mean distance from it. {len(labels)} photos in {bins} bins of equal width.",
     )
     chart.line([start, 1], [start, 1], "gray dash thin")
     for name, (_, style) in drawn.items():
@@ -117,7 +121,7 @@ def reliability_chart(before: np.ndarray, after: np.ndarray, labels: np.ndarray,
     top = max(int(size.max()) for size, _, _ in parts.values())
     chart.below = Chart(
         "Photos by confidence",
-        "How many photos each confidence bin holds, before and after calibration; the table has the numbers.",
+        "Number of photos in each confidence bin, before and after calibration; the table lists the numbers.",
         **{"x": (start, 1.0), "y": (0, top), "x_label": "confidence", "y_label": "photos"},
         height=160,
         readout=False,
@@ -160,12 +164,14 @@ def ranking_charts(score: np.ndarray, is_positive: np.ndarray, decided: np.ndarr
     precision, recall, _ = sklearn.metrics.precision_recall_curve(is_positive, score)
     positives, negatives = int(is_positive.sum()), int((~is_positive).sum())
     fpr, tpr = np.mean(decided[~is_positive]), np.mean(decided[is_positive])
-    n = f"{positives} photos of {name}, {negatives} others."
+    counts = f"{positives} photos of {name}, {negatives} others."
     roc = Chart(
-        "ROC",
-        f"True-positive rate against false-positive rate. Decisions: {tpr:.4f} against {fpr:.4f}. {n}",
+        "Photos found and false alarms (ROC)",
+        f"True-positive rate against false-positive rate. Decisions: {tpr:.4f} against {fpr:.4f}. {counts}",
         **{"x": UNIT, "y": UNIT, "x_label": "false-positive rate", "y_label": "true-positive rate"},
-        note=f"{n} The dot is where the decisions fall.",
+        note=f"True-positive rate: share of the photos of {name} that are found. False-positive rate: share of the "
+        f"other photos that are taken for {name}. The curve shows all thresholds, the dot the decisions of the model, "
+        f"the dashed line guessing. {counts}",
     )
     roc.line([0, 1], [0, 1], "gray dash thin")
     keep = _thinned(len(false))
@@ -174,10 +180,11 @@ def ranking_charts(score: np.ndarray, is_positive: np.ndarray, decided: np.ndarr
     roc.table = table_of_curves("false-positive rate", false, true_positive_rate=true)
     curve = Chart(
         "Precision and recall",
-        f"Precision against recall at a share of {name} of {positives / len(score):.3f}. {n}",
+        f"Precision against recall at a share of {name} of {positives / len(score):.3f}. {counts}",
         **{"x": UNIT, "y": UNIT, "x_label": "recall", "y_label": "precision"},
-        note=f"{n} Precision holds for this share of {name} ({100 * positives / len(score):.1f}\u00a0%, dashed) and "
-        "no other.",
+        note=f"Recall: share of the photos of {name} that are found. Precision: share of correct ones among those "
+        f"that are taken for {name}. Precision depends on how common {name} is; here it is "
+        f"{100 * positives / len(score):.1f}\u00a0% of the photos (dashed line). {counts}",
     )
     curve.line(UNIT, [positives / len(score)] * 2, "gray dash thin")
     recall, precision = recall[::-1], precision[::-1]
@@ -206,9 +213,10 @@ def threshold_chart(choice: ThresholdChoice, rows: str) -> Chart:
         f"{measures} at every threshold on {choice.n} photos in {choice.groups} groups. Best {value:.4f} at "
         f"{best:.4f} (interval {choice.low:.4f} to {choice.high:.4f}); {choice.at_half:.4f} at 0.5.",
         **{"x": UNIT, "y": (low, high), "x_label": "threshold on the probability", "y_label": measures},
-        note=f"Best {number(value)} ({number(choice.value_low)} to {number(choice.value_high)}) at "
-        f"{best:.3f}; at 0.5 it is {number(choice.at_half)}. The band is the interval of the best threshold. "
-        f"{choice.n} photos in {choice.groups} groups of {rows}, on which it was chosen.",
+        note="A photo is decided as positive if its probability reaches the threshold. The best value is "
+        f"{number(value)} ({number(choice.value_low)} to {number(choice.value_high)}) at {best:.3f}; at 0.5 it is "
+        f"{number(choice.at_half)}. The band is the interval of the best threshold. It was chosen on the {choice.n} "
+        f"photos in {choice.groups} groups of {rows} that are shown here.",
     )
     chart.band([choice.low, choice.high], [low, low], [high, high], "orange")
     chart.line([0.5, 0.5], [low, high], "gray dash thin")
@@ -220,7 +228,7 @@ def threshold_chart(choice: ThresholdChoice, rows: str) -> Chart:
 
 
 def risk_coverage_chart(coverage: Sequence[float], risk: Sequence[float], note: str) -> Chart:
-    """Share of wrong decisions among the most confident photos, over the share of photos decided.
+    """Risk-coverage curve: share of wrong decisions among the most confident photos, by the share of photos decided.
 
     Args:
         coverage: rising shares of all photos.
@@ -230,9 +238,9 @@ def risk_coverage_chart(coverage: Sequence[float], risk: Sequence[float], note: 
     coverage, risk = np.asarray(coverage, float), np.asarray(risk, float)
     top = max(0.01, 1.15 * float(np.nanmax(risk)))
     chart = Chart(
-        "Risk and coverage",
-        f"Share of wrong decisions over the share of photos decided, most confident first; {risk[-1]:.4f} where all "
-        "are decided.",
+        "Errors by share of photos decided",
+        "Share of wrong decisions (risk) against the share of photos decided (coverage), most confident first; "
+        f"{risk[-1]:.4f} if all are decided.",
         **{"x": UNIT, "y": (0, top), "x_label": "share of photos decided", "y_label": "share of wrong decisions"},
         note=note,
     )
@@ -255,17 +263,18 @@ def cost_chart(figures: CascadeFigures, rows: str) -> Chart:
     curve, cost, error = figures.curve, figures.mean_cost, figures.error
     ends = {"first stage alone": (figures.cost[0], figures.error_of_first.value)}
     ends["second stage alone"] = sum(figures.cost), figures.error_of_second.value
-    cascade_text = f"{error.value:.4f} at {cost_text(cost.value)} {figures.cost_in} a photo"
+    cascade_text = f"{error.value:.4f} at {cost_text(cost.value)} {figures.cost_in} per photo"
     top = max(0.01, 1.15 * max(*curve.error, error.high))
     chart = Chart(
-        "Cost and error",
-        f"Share of wrong answers against {figures.cost_in} a photo: the cascade {cascade_text}, "
+        "Errors by cost",
+        f"Share of wrong answers against {figures.cost_in} per photo: the cascade {cascade_text}, "
         + ", ".join(f"{name} {wrong:.4f} at {price:.4g}" for name, (price, wrong) in ends.items())
         + ".",
-        **{"x": (0, sum(figures.cost)), "y": (0, top), "x_label": f"{figures.cost_in} a photo, on average"},
+        **{"x": (0, sum(figures.cost)), "y": (0, top), "x_label": f"{figures.cost_in} per photo, on average"},
         y_label="share of wrong answers",
-        note=f"The curve is every band on these {error.n} photos in {error.groups} groups of {rows}, which chose none "
-        f"of them; the orange dot is the band in use, with the interval of its error: {cascade_text}.",
+        note="The curve shows all possible bands. The orange dot is the band in use, with the interval of its error: "
+        f"{cascade_text}. The gray dots are the stages alone. {error.n} photos in {error.groups} groups of {rows}, "
+        "which were not used to choose a band.",
     )
     chart.line([cost.value, cost.value], [error.low, error.high], "orange")
     chart.line(curve.cost, curve.error, "blue", "wrong", key=False)
@@ -274,7 +283,11 @@ def cost_chart(figures: CascadeFigures, rows: str) -> Chart:
     chart.dot(cost.value, error.value, "orange", f"cascade: {cascade_text}", 5.5)
     chart.mark(cost.value, error.value, cost_text(cost.value))
     chart.table = table_of_curves(
-        f"{figures.cost_in} a photo", curve.cost, leave_early=curve.early, wrong=curve.error, lost=curve.loss
+        f"{figures.cost_in} per photo",
+        curve.cost,
+        answered_by_first_stage=curve.early,
+        wrong=curve.error,
+        lost=curve.loss,
     )
     return chart
 
@@ -290,6 +303,7 @@ def robustness_chart(document: Robustness) -> Chart | None:
     if not profiles:
         return None
     values = [case.metrics["mcc"] for _, cases in profiles for case in cases]
+    sent = sent_text(document.profiles)
     highest = max(case.level for _, cases in profiles for case in cases)
     chart = Chart(
         "MCC by challenge level",
@@ -303,8 +317,8 @@ def robustness_chart(document: Robustness) -> Chart | None:
         x_label="level",
         y_label="MCC",
         count_x=True,
-        note=f"{document.n} photos in {document.groups} groups; bands are {100 * document.level:g}\u00a0% "
-        f"intervals. {sent_text(document.profiles)}",
+        note=f"A higher level means stronger changes to the photos. {document.n} photos in {document.groups} groups; "
+        f"bands are {100 * document.level:g}\u00a0% intervals.{f' How the photos were sent: {sent}.' if sent else ''}",
     )
     for (name, cases), style in zip(profiles, styles):
         level = [case.level for case in cases]

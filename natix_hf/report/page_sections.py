@@ -16,24 +16,15 @@ from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.ledger import LedgerEntry
 from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.report.mistakes import confident_mistakes, suspected_label_errors
-from natix_hf.report.summary import LABELS, figure_text, interval_text
+from natix_hf.report.summary import LABELS, MEANINGS, figure_text, interval_text
 
 SHOWN = 24  # photos in a gallery
 USES = {
     "train": "train the model",
-    "val_select": "select the checkpoint",
-    "val_calib/fit": "fit the calibration",
-    "val_calib/control": "compute the guarantees",
+    "val_select": "choose the checkpoint, the state of the model that is kept",
+    "val_calib/fit": "fit the calibration of the probabilities",
+    "val_calib/control": "compute the guarantees on error rates",
     "val_test": "measure the figures on this page",
-}
-NOTES = {
-    "mcc": "1 is perfect, 0 is random guessing",
-    "log_loss": "lower is better",
-    "ece": "lower is better",
-    "balanced_accuracy": "mean recall over the classes",
-    "auroc": "quality of the ranking",
-    "macro_f1": "mean F1 over the classes",
-    "accuracy": "share of correct decisions",
 }
 FIRST = ("mcc", "accuracy", "balanced_accuracy", "macro_f1", "auroc", "log_loss", "ece")
 
@@ -181,7 +172,7 @@ def figures(metrics: FinalFigures) -> list[Headline]:
                 name=LABELS[name][:1].upper() + LABELS[name][1:].removesuffix(" (NLL)"),
                 value=figure_text(interval.value),
                 interval=interval_text(interval),
-                note=NOTES[name],
+                note=MEANINGS[name],
                 places=places if None not in places.values() else None,
                 scale=f"scale from {low:g} to {top:.3g}",
             )

@@ -51,13 +51,13 @@ def robustness_document(
 
     Args:
         clean: `(n, classes)` logits of the clean photos, calibrated as the model gives them.
-        profiles: profile with its date -> its ways, level 0 first, single distortions last. Two kinds of rows are
-            added: all levels together, since they are sent equally often, and severity 0 of each distortion, which is
-            level 0.
+        profiles: dated name of a profile -> its levels, level 0 first, and then its single distortions. Two kinds of
+            cases are added: all levels together, since they are sent equally often, and severity 0 of each
+            distortion, which is level 0.
         labels: `(n,)` class ids.
         groups: `(n,)`; None: each row is a group.
         how_sent: profile -> how it processed the photos, which is reported with its metrics.
-        latency: from `latency_document`.
+        latency: result of `latency_document`.
     """
     options = {"positive": positive, "n_boot": n_boot, "seed": seed}
     found_under = []
@@ -97,12 +97,12 @@ def _case(
 
 
 def sent_text(profiles: Sequence[ProfileFigures | RewardEntry]) -> str:
-    """How each profile processed the photos, from its `sent`; an empty string if none says it."""
-    said: dict[str, dict[str, None]] = {}
-    for one in profiles:
-        if one.sent:
-            said.setdefault(one.sent, {})[one.profile] = None
-    return "; ".join(f"{' and '.join(names)} with {sent}" for sent, names in said.items())
+    """How the photos were sent, with the profiles in brackets; an empty string if no profile says it."""
+    names: dict[str, dict[str, None]] = {}
+    for profile in profiles:
+        if profile.sent:
+            names.setdefault(profile.sent, {})[profile.profile] = None
+    return "; ".join(f"{sent} ({', '.join(of_profiles)})" for sent, of_profiles in names.items())
 
 
 def latency_document(seconds: Sequence[float], cores: int, threads: int, limit: float) -> Latency:

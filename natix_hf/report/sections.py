@@ -1,7 +1,7 @@
-"""Sections of a report, described once: a sentence, a table of figures, a line below it.
+"""Describes the sections of a report: a text, a table of figures and a line below it.
 
-The page renders a `Section` as a table that sorts, a card as Markdown. Every figure comes with its interval and with
-the number of photos that it rests on.
+The page renders a `Section` as a table that can be sorted, and a card renders it as Markdown. Every figure comes with
+its interval and the number of photos that it was measured on.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from natix_hf.documents.slices import Slices
 from natix_hf.report.robustness import sent_text
 from natix_hf.report.summary import LABELS, figure_text, interval_text
 
-SENT = ("mcc", "accuracy", "balanced_accuracy", "auroc", "ece")
-SLICED = ("balanced_accuracy", "mcc", "accuracy", "auroc")
+ROBUSTNESS_METRICS = ("mcc", "accuracy", "balanced_accuracy", "auroc", "ece")
+SLICE_METRICS = ("balanced_accuracy", "mcc", "accuracy", "auroc")
 STAGES = {"accuracy": "accuracy", "mcc": "MCC", "nll": "NLL", "brier": "Brier score", "ece": "ECE"}
 RATES = ("value", "photos", "groups")
 
@@ -29,8 +29,8 @@ class Cell(NamedTuple):
 
     Attributes:
         sort: what its column is sorted by.
-        value, interval: texts; an interval that is not defined is empty or a dash.
-        tag: a word beside it, such as `stands out`.
+        value, interval: texts; an undefined interval is empty or a dash.
+        tag: a word beside the value, such as `stands out`.
     """
 
     sort: float | str
@@ -43,14 +43,14 @@ class Section(NamedTuple):
     """A part of a report.
 
     Attributes:
-        id: its anchor in a page.
-        name: in a page's menu.
-        title: above it.
-        text: above the table.
-        heads: of the table's columns.
-        rows: each a list of words and then of `Cell`; a row that is too short has a reason for that in its last place.
-        words: number of columns that hold words.
-        foot: below the table.
+        id: anchor in a page.
+        name: entry in the menu of a page.
+        title: heading of the section.
+        text: paragraph above the table.
+        heads: headings of the columns.
+        rows: texts, then `Cell`s. If a row has too few cells, its last text says why.
+        words: number of columns with text.
+        foot: line below the table.
     """
 
     id: str
@@ -70,7 +70,7 @@ def figure_cell(interval: Interval) -> Cell:
 
 
 def difference_cell(gap: Difference) -> Cell:
-    """A difference with its interval, signs in front."""
+    """A difference and its interval with explicit signs."""
     if gap.difference is None:
         return Cell("", "-")
     value, low, high = ("-" if end is None else f"{end:+.3f}" for end in (gap.difference, gap.low, gap.high))
@@ -83,16 +83,16 @@ def count_cell(count: int) -> Cell:
 
 
 def robustness_section(document: Robustness, *, distortions: bool = True) -> Section:
-    """`robustness.json`: figures on the photos as each profile sends them, compared with the clean photos.
+    """`robustness.json` as a section: figures on the photos of each profile, and on the original photos.
 
     Args:
-        distortions: also show a row for each distortion at each severity.
+        distortions: whether to include a row for each distortion at each severity.
     """
-    rows = [["clean", "photos as they are", count_cell(document.n), *_sent_cells(document.clean)]]
-    for one in document.profiles:
+    rows = [["clean", "original photos", count_cell(document.n), *_robustness_cells(document.clean)]]
+    for profile in document.profiles:
         rows += [
-            [one.profile, _what(case), count_cell(case.n), *_sent_cells(case.metrics)]
-            for case in one.cases
+            [profile.profile, _change_text(case), count_cell(case.n), *_robustness_cells(case.metrics)]
+            for case in profile.cases
             if distortions or case.distortion is None
         ]
     latency, sent = document.latency, sent_text(document.profiles)
@@ -100,48 +100,52 @@ def robustness_section(document: Robustness, *, distortions: bool = True) -> Sec
         "robustness",
         "Robustness",
         "Robustness",
-        f"The {document.n} photos of {document.split} ({document.groups} groups) as challenge profiles send them, "
-        f"with {100 * document.level:g}\u00a0% intervals from {document.resamples} resamples of whole groups. A "
-        f"profile is a dated guess at what happens to photos on their way{f'; sent: {sent}' if sent else ''}.",
-        ["profile", "what is done", "predictions", *(LABELS[name] for name in SENT)],
+        f"Figures on photos that were changed as on their way to a model in use, for example compressed, cropped or "
+        f"blurred: {document.n} photos in {document.groups} groups of {document.split}; {100 * document.level:g}"
+        f"\u00a0% intervals from {document.resamples} resamples of whole groups. A profile says what is done to the "
+        "photos. It is an assumption, and its name ends with its date. A higher level means stronger changes."
+        f"{f' How the photos were sent: {sent}.' if sent else ''}",
+        ["profile", "change", "predictions", *(LABELS[name] for name in ROBUSTNESS_METRICS)],
         rows,
         words=2,
-        foot=f"Time per photo on this CPU ({latency.threads} threads, {latency.n} photos one at a time): median "
-        f"{latency.p50:.2f} s, 99th percentile {latency.p99:.2f} s, longest {latency.max:.2f} s; {latency.over_limit} "
-        f"took longer than the limit of {latency.limit:g} s for a client."
+        foot=f"Time per photo on this CPU ({latency.threads} threads, {latency.n} photos one at a time): half of the "
+        f"photos took at most {latency.p50:.2f} s, 99 of 100 at most {latency.p99:.2f} s, and the slowest took "
+        f"{latency.max:.2f} s. A client has {latency.limit:g} s; {latency.over_limit} photos took longer."
         if latency
         else "",
     )
 
 
 def slices_section(document: Slices, *, most: int | None = None, figures: int | None = None) -> Section:
-    """`slices.json`: every kind of photo beside all others, in the document's order.
+    """`slices.json` as a section: every kind of photo compared with all others, in the document's order.
 
     Args:
-        most: number of kinds, small ones left out; None: all, small ones too.
-        figures: number of figures of each; None: all.
+        most: maximum number of kinds, without the small ones; None: all kinds, including the small ones.
+        figures: number of figures per kind; None: all.
     """
-    few, stand_out = document.small, document.stand_out
-    kinds = document.slices if most is None else [one for one in document.slices if not one.small][:most]
+    limits, stand_out = document.small, document.stand_out
+    kinds = document.slices if most is None else [kind for kind in document.slices if not kind.small][:most]
     rows = []
-    for one in kinds:
-        rates = [Cell("", "-") if rate is None else figure_cell(rate) for rate in (one.fpr, one.fnr)]
-        cells = [difference_cell(one.difference[document.ranked_by])]
-        cells += [*(figure_cell(one.metrics[name]) for name in SLICED), *rates]
-        tag = "small" if one.small else "stands out" if one.stands_out else ""
-        kind = Cell(one.value, one.value, tag=tag)
-        rows.append([one.column, kind, count_cell(one.n), count_cell(one.groups), *cells[:figures]])
-    heads = ["against the rest", *(LABELS[name] for name in SLICED), "false-positive rate", "false-negative rate"]
+    for kind in kinds:
+        rates = [Cell("", "-") if rate is None else figure_cell(rate) for rate in (kind.fpr, kind.fnr)]
+        cells = [difference_cell(kind.difference[document.ranked_by])]
+        cells += [*(figure_cell(kind.metrics[name]) for name in SLICE_METRICS), *rates]
+        tag = "small" if kind.small else "stands out" if kind.stands_out else ""
+        name = Cell(kind.value, kind.value, tag=tag)
+        rows.append([kind.column, name, count_cell(kind.n), count_cell(kind.groups), *cells[:figures]])
+    heads = ["difference to the rest", *(LABELS[name] for name in SLICE_METRICS)]
+    heads += ["false-positive rate", "false-negative rate"]
     return Section(
         "slices",
         "Slices",
         "Slices",
-        f"Each kind of photo, compared with all others of {document.split}: {document.n} photos in "
-        f"{document.groups} groups. {document.looked_at} kinds were compared; {stand_out or 'none'} of them "
-        f"{'stands' if stand_out == 1 else 'stand'} out after correction for that number. The worst kinds come first, "
-        f"by the upper end of the difference in {LABELS[document.ranked_by]}. Kinds with fewer than {few.rows} photos "
-        f"or {few.groups} groups are small and come last. {100 * document.level:g}\u00a0% intervals from "
-        f"{document.resamples} resamples of whole groups.",
+        f"A slice is a kind of photo, for example all photos taken in rain. Each is compared with all other photos of "
+        f"{document.split} ({document.n} photos in {document.groups} groups). {document.looked_at} kinds were "
+        f"compared; {stand_out or 'none'} of them {'stand' if stand_out > 1 else 'stands'} out, that is, "
+        f"{'differ' if stand_out > 1 else 'differs'} by more than chance explains in that many comparisons. The worst "
+        f"kinds come first, by the upper end of the interval of their difference in {LABELS[document.ranked_by]}. "
+        f"Kinds with fewer than {limits.rows} photos or {limits.groups} groups are marked as small and come last. "
+        f"{100 * document.level:g}\u00a0% intervals from {document.resamples} resamples of whole groups.",
         ["column", "kind", "photos", "groups", *heads[:figures]],
         rows,
         words=2,
@@ -149,51 +153,54 @@ def slices_section(document: Slices, *, most: int | None = None, figures: int | 
 
 
 def stages_section(metrics: FinalFigures, positive: int) -> Section | None:
-    """Figures after each step from logits to decisions; None where the run has no prior and no folded threshold."""
+    """Figures after each step from logits to decisions; None if the run has no prior and no folded threshold."""
     stages = metrics.stages
     if not stages:
         return None
     names, shares = list(metrics.labels), stages.shares
     shown = [positive] if len(names) == 2 else range(len(names))
-    found = [name for name in STAGES if name in stages.steps[0].figures]
+    measured = [name for name in STAGES if name in stages.steps[0].figures]
     return Section(
         "stages",
         "Stages",
         "Step by step",
-        f"On the {stages.n} photos ({stages.groups} groups) of {metrics.split}, at class shares of "
-        f"{', '.join(f'{shares[k]:.1%} {names[k]}' for k in shown)}:",
-        ["after", *(STAGES[name] for name in found), "photos"],
+        f"Figures after each step from the raw output of the model to its decisions, on the {stages.n} photos "
+        f"({stages.groups} groups) of {metrics.split}, weighted to class shares of "
+        f"{', '.join(f'{shares[k]:.1%} {names[k]}' for k in shown)}. NLL, Brier score and ECE measure the error of "
+        "the probabilities; lower is better.",
+        ["after", *(STAGES[name] for name in measured), "photos"],
         [
-            [step.step, *(figure_cell(step.figures[name]) for name in found), count_cell(stages.n)]
+            [step.step, *(figure_cell(step.figures[name]) for name in measured), count_cell(stages.n)]
             for step in stages.steps
         ],
     )
 
 
-def probe_section(found: OverProbe) -> Section:
+def probe_section(document: OverProbe) -> Section:
     """What fine-tuning added to the probe that it started from."""
     return Section(
         "over-probe",
         "Over the probe",
         "What fine-tuning added",
-        f"Tuned minus probe on the same {found.n} photos ({found.groups} groups) of {found.split}, 95\u00a0% "
-        "intervals from resamples of whole groups:",
+        "A probe is a classifier on top of the unchanged network; fine-tuning started from it. The difference is "
+        f"fine-tuned minus probe, on the same {document.n} photos ({document.groups} groups) of {document.split}, "
+        "with 95\u00a0% intervals from resamples of whole groups.",
         ["metric", "probe", "tuned", "difference", "photos"],
         [
             [
                 LABELS.get(name, name),
-                figure_cell(one.probe),
-                figure_cell(one.tuned),
-                difference_cell(one.difference),
-                count_cell(found.n),
+                figure_cell(metric.probe),
+                figure_cell(metric.tuned),
+                difference_cell(metric.difference),
+                count_cell(document.n),
             ]
-            for name, one in found.metrics.items()
+            for name, metric in document.metrics.items()
         ],
     )
 
 
 def band_section(document: Selective) -> Section | None:
-    """What the band of a guarantee gives on the test rows; None where there is none."""
+    """Results of a guarantee's band on the test rows; None if the run has no guarantee."""
     band = document.band
     if band is None:
         return None
@@ -210,65 +217,66 @@ def band_section(document: Selective) -> Section | None:
         "band",
         "Guarantee",
         "Guarantee",
-        "What the guarantee's band gives on photos that it was not fitted on, where photos between its ends go to a "
-        "person:",
+        "Results of the guarantee on photos that it was not fitted on. Photos whose probability is inside the band "
+        "get no answer and go to a person.",
         [f"on {document.split}", *RATES],
         [_rate(name, rate, rate.n, rate.groups) for name, rate in rates.items()],
     )
 
 
 def cascade_section(document: Selective) -> Section | None:
-    """What a cascade loses and costs on the test rows; None where there is none."""
-    found = document.cascade
-    if found is None:
+    """Errors and cost of a cascade on the test rows; None if the run is not a cascade."""
+    figures = document.cascade
+    if figures is None:
         return None
     rates = {
-        "leave early": found.early,
-        "lost: leave wrong, second stage right": found.loss,
-        "lost among those that leave": found.loss_of_early,
-        "wrong, cascade": found.error,
-        "wrong, first stage alone": found.error_of_first,
-        "wrong, second stage alone": found.error_of_second,
+        "answered by the first stage": figures.early,
+        "lost: first stage answers wrongly, second would be right": figures.loss,
+        "lost among the answers of the first stage": figures.loss_of_early,
+        "wrong answers of the cascade": figures.error,
+        "wrong answers of the first stage alone": figures.error_of_first,
+        "wrong answers of the second stage alone": figures.error_of_second,
     }
     rows = [_rate(name, rate, rate.n, rate.groups) for name, rate in rates.items()]
-    rows.append(_rate(f"{found.cost_in} a photo", found.mean_cost, found.early.n, found.early.groups))
+    rows.append(_rate(f"{figures.cost_in} per photo", figures.mean_cost, figures.early.n, figures.early.groups))
     return Section(
         "cascade",
         "Cascade",
         "Early exits",
-        "What the cascade loses and costs on photos that its band was not chosen on:",
+        "Errors and cost of the cascade on photos that were not used to choose its band.",
         [f"on {document.split}", *RATES],
         rows,
     )
 
 
 def calibration_section(metrics: FinalFigures) -> Section:
-    """Log loss and ECE on the test rows before and after, with the interval of what the model gives."""
+    """Log loss and ECE on the test rows before calibration and after all steps, the latter with intervals."""
     before = {"log_loss": metrics.uncalibrated.log_loss, "ece": metrics.uncalibrated.ece}
     rows = [
         [LABELS[name], figure_text(value), figure_cell(metrics.metrics[name]), count_cell(metrics.n)]
         for name, value in before.items()
     ]
-    heads = [f"on {metrics.split}", "before", "as served", "photos"]
-    return Section("calibrated", "Calibration", "What calibration changed", "", heads, rows)
+    heads = [f"on {metrics.split}", "before", "after all steps", "photos"]
+    return Section("calibrated", "Calibration", "Effect of calibration", "", heads, rows)
 
 
 def selective_text(document: Selective) -> str:
-    """The areas of `selective.json` in a sentence."""
-    areas = (("AURC", document.aurc), ("AUGRC", document.augrc))
-    shown = ", ".join(f"{name} {figure_text(area.value)} ({interval_text(area)})" for name, area in areas)
-    return f"{shown}; {document.n} photos in {document.groups} groups of {document.split}."
+    """The areas of `selective.json` in sentences."""
+    areas = {"AURC, the mean height of this curve:": document.aurc}
+    areas["AUGRC, the same for errors as a share of all photos:"] = document.augrc
+    shown = ". ".join(f"{name} {figure_text(area.value)} ({interval_text(area)})" for name, area in areas.items())
+    return f"{shown}. Lower is better. {document.n} photos in {document.groups} groups of {document.split}."
 
 
 def _rate(name: str, rate: Interval, photos: int, groups: int) -> list[str | Cell]:
     return [name, figure_cell(rate), count_cell(photos), count_cell(groups)]
 
 
-def _what(case: Case) -> str:
+def _change_text(case: Case) -> str:
     if case.distortion is not None:
         return case.distortion if case.severity is None else f"{case.distortion}, severity {case.severity}"
     return "all levels" if case.level is None else f"level {case.level}"
 
 
-def _sent_cells(metrics: Mapping[str, Interval]) -> list[Cell]:
-    return [figure_cell(metrics[name]) for name in SENT]
+def _robustness_cells(metrics: Mapping[str, Interval]) -> list[Cell]:
+    return [figure_cell(metrics[name]) for name in ROBUSTNESS_METRICS]

@@ -58,7 +58,7 @@ def slices_document(
         labels: `(n,)` class ids.
         groups: `(n,)` the group of each row; None: each row is a group.
         slices: column -> `(n,)` value of each row, text.
-        n_boot: resamples, fewer where there are over 5,000 rows (the document says how many).
+        n_boot: number of resamples; fewer for over 5,000 rows (the document says how many).
 
     Raises:
         ValueError: as `classification_metrics`, or a column of another length.
@@ -93,18 +93,18 @@ def slices_document(
 
 def slice_lines(document: Slices, count: int = 3) -> list[str]:
     """What a command prints: the worst slices that are not small, one line each, and a note on chance."""
-    shown = [one for one in document.slices if not one.small][:count]
+    shown = [entry for entry in document.slices if not entry.small][:count]
     if not document.slices:
         return []
     if not shown:
         small = document.small
         return [f"slices: none of {document.looked_at} has at least {small.rows} photos in {small.groups} groups"]
-    lines = [f"slices: the worst of {document.looked_at} by {LABELS[RANKED_BY]}, small ones left out"]
-    for one in shown:
-        value, beside = one.metrics[RANKED_BY], difference_text(one.difference[RANKED_BY])
+    lines = [f"slices: the worst of {document.looked_at} by {LABELS[RANKED_BY]}, without the small ones"]
+    for entry in shown:
+        value, difference = entry.metrics[RANKED_BY], difference_text(entry.difference[RANKED_BY])
         lines.append(
-            f"  {one.column} = {one.value}: {figure_text(value.value)} ({interval_text(value)}), "
-            f"{beside} against the rest{_rates_text(one)}; {one.n} photos, {one.groups} groups"
+            f"  {entry.column} = {entry.value}: {figure_text(value.value)} ({interval_text(value)}), "
+            f"{difference} to the rest{_rates_text(entry)}; {entry.n} photos, {entry.groups} groups"
         )
     return [*lines, f"  {document.note}"]
 
@@ -200,6 +200,6 @@ def _note(found: Sequence[Slice]) -> str:
     out = sum(one.stands_out for one in found)
     stand = "none stands out" if out == 0 else "1 stands out" if out == 1 else f"{out} stand out"
     return (
-        f"of {tested} slices tested about {chance:.1f} would differ from the rest by chance alone at "
-        f"{LEVEL:.0%}; {stand} once that is allowed for"
+        f"of {tested} tested slices, about {chance:.1f} would differ from the rest by chance alone at "
+        f"{LEVEL:.0%}; {stand} after correction for that"
     )

@@ -1,4 +1,4 @@
-"""The final figures: the document `metrics.json`, and the lines that a command prints.
+"""Computes the final figures (`metrics.json`) and formats them as the lines that a command prints.
 
 Every figure comes with the number of photos and groups that it is based on.
 """
@@ -24,6 +24,16 @@ LABELS = {
     "auroc": "AUROC",
     "log_loss": "log loss (NLL)",
     "ece": "ECE",
+}
+# For readers who do not know the metrics.
+MEANINGS = {
+    "accuracy": "share of correct decisions",
+    "balanced_accuracy": "share of correct decisions in each class, averaged over the classes",
+    "macro_f1": "balance between missed photos and false alarms in each class, averaged over the classes",
+    "mcc": "agreement between decisions and labels: 1 is perfect, 0 is guessing",
+    "auroc": "how often a photo of a class has a higher score for it than another photo; 0.5 is guessing",
+    "log_loss": "error of the probabilities; lower is better",
+    "ece": "mean gap between the confidence and the share of correct decisions; lower is better",
 }
 
 
@@ -72,7 +82,7 @@ def summary_lines(metrics: FinalFigures, calibration: CalibrationFile | None = N
         calibration: of the run, if it has one.
 
     Returns:
-        Lines: the table of figures with intervals, the calibration, how often the rows were used before.
+        Lines with the table of figures, the calibration, and how often the rows were used before.
     """
     percent = f"{metrics.level * 100:g} %"
     rows = [("metric", "value", f"{percent} interval")]
@@ -111,7 +121,7 @@ def honest_run_line(metrics: FinalFigures) -> str:
 
 
 def read_before_line(metrics: FinalFigures) -> str:
-    """How often the test photos were used for final figures before, and what follows from that."""
+    """How often the test photos were used for final figures before, and what that means."""
     times = metrics.times_read_before
     if times == 0:
         return "first evaluation on these test photos on this machine"
@@ -128,20 +138,20 @@ def sentence(line: str) -> str:
 
 
 def figure_text(value: float | None) -> str:
-    """Three decimals, four where the figure is below 0.1, a dash where it is not defined."""
+    """A figure with three decimals, or four if it is below 0.1; a dash if it is undefined."""
     if value is None:
         return "-"
     return f"{value:.4f}" if abs(value) < 0.1 else f"{value:.3f}"
 
 
 def interval_text(interval: Interval) -> str:
-    """`low to high`, or a dash where the interval is not defined."""
+    """`low to high`, or a dash if the interval is undefined."""
     if interval.low is None or interval.high is None:
         return "-"
     return f"{figure_text(interval.low)} to {figure_text(interval.high)}"
 
 
 def difference_text(gap: Difference) -> str:
-    """`+0.012 (-0.003 to +0.027)`, with dashes where it is not defined."""
+    """`+0.012 (-0.003 to +0.027)`, with dashes if it is undefined."""
     value, low, high = ("-" if end is None else f"{end:+.3f}" for end in (gap.difference, gap.low, gap.high))
     return f"{value} ({low} to {high})"

@@ -62,10 +62,10 @@ class DecisionOptions(ExitOptions):
         for name in ("calibrate_on", "risk"):  # Python and natix_hf.calibrate come without the recipe's checks
             known = get_args(get_type_hints(DecisionOptions)[name])
             if getattr(self, name) not in known:
-                raise UserError(f"{name}: '{getattr(self, name)}' given, one of {', '.join(known)} expected")
+                raise UserError(f"{name}: expected one of {', '.join(known)}, found '{getattr(self, name)}'")
         for name, share in (("risk_alpha", self.risk_alpha), ("risk_delta", self.risk_delta)):
             if not 0 < share < 1:
-                raise UserError(f"{name}: {share:g} given, a number above 0 and below 1 expected")
+                raise UserError(f"{name}: expected a number above 0 and below 1, found {share:g}")
         if self.calibrate_views < 1:
             raise UserError(f"calibrate_views: {self.calibrate_views} given, at least 1 expected")
         if self.robustness:  # the profiles import torch
@@ -73,6 +73,6 @@ class DecisionOptions(ExitOptions):
 
             check_profiles(self.robustness, "robustness")
         if self.prevalence is not None and not 0 < self.prevalence < 1:
-            raise UserError(f"prevalence: {self.prevalence:g} given, a share above 0 and below 1 expected")
+            raise UserError(f"prevalence: expected a share above 0 and below 1, found {self.prevalence:g}")
         if self.risk == "precision" and self.prevalence is None:
             raise UserError("risk: precision depends on how common positives are: add prevalence (--prevalence 0.02)")

@@ -56,7 +56,7 @@ def check_range_test(args: Any) -> None:
                 f"find_lr: optim {name}: {why}: choose the rate by the score on val_select (natix_hf.sweep)"
             )
     if args.learning_rate <= 0:
-        raise UserError(f"find_lr: learning_rate: {args.learning_rate} given, a number above 0 expected")
+        raise UserError(f"find_lr: learning_rate: expected a number above 0, found {args.learning_rate}")
     place = folder(args.output_dir)
     check_writable(place, "output_dir")
     if place.is_dir() and any(place.iterdir()) and not (place / "find_lr.json").is_file():

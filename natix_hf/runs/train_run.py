@@ -63,7 +63,7 @@ def train_run(
     point = begin_run(trainer, recipe_text=recipe_text, resume_from_checkpoint=resume_from_checkpoint)
     with carried_out(run, TRAIN, purpose=trainer.splits.purpose, splits=trainer.splits, noted=args.should_save):
         if trainer.curriculum is not None and args.should_save:
-            print(trainer.curriculum.told())
+            print(trainer.curriculum.line())
             trainer.curriculum.draw(run / "figures" / "curriculum.png", trainer.label_list)
         output = trainer.train(resume_from_checkpoint=False if point is None else str(point))
         if args.should_save:

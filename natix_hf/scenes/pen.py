@@ -1,7 +1,7 @@
 """The pen that draws the objects of a generated street, and the colours that they share.
 
-A `Pen` draws in metres around the foot of an object. It applies scale, light and fog, and keeps the bounding box of
-what it drew. `objects.py` and `vehicles.py` hold the objects.
+A `Pen` draws in metres around the foot of an object. It applies scale, light and fog, and records the bounding box of
+what it drew. `objects.py` and `vehicles.py` contain the objects.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ WHITE, BLACK, GREY, DARK, GLASS = (236, 236, 232), (22, 22, 24), (140, 142, 145)
 
 
 class Pen:
-    """Draws in metres around a foot point and keeps the bounding box of what it drew.
+    """Draws in metres around a foot point and records the bounding box of what it drew.
 
     Args:
         draw: the canvas.

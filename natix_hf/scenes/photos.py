@@ -9,7 +9,7 @@ two camera sequences of 3 to 8 frames, each of one street, and single photos of 
 
 Each roadwork photo shows a work object at least 28 pixels high (for a shorter side of 360 pixels), and at least 60 %
 of its outline is inside the photo and not hidden. With `--far` the height is 9.6 pixels (6 after a wide photo is
-squashed to 224 rows), and the column `boxes` holds the boxes of the work objects.
+squashed to 224 rows), and the column `boxes` contains the boxes of the work objects.
 
 The photos are simple drawings, meant for first trials and for tests. A model trained on them has learned nothing about
 real streets.
@@ -42,9 +42,9 @@ LABELS = ("None", "Roadwork")
 BLOCK = 24
 COLUMNS = ("file_name", "label", "group", "daytime", "weather", "objects")
 BOXES = "boxes"  # of the work objects: [[left, top, width, height], ...] in pixels of the upright photo
-# share of the cameras with each shape; `_shape` gives the sizes
+# Share of the cameras with each shape; `_shape` gives the sizes.
 SHAPES = {"wide": 0.62, "portrait": 0.12, "four_three": 0.12, "square": 0.07, "small": 0.05, "large": 0.02}
-SIDES = (64, 4096)  # least and most pixels on a side of the most frequent camera
+SIDES = (64, 4096)  # smallest and largest side of the most frequent camera, in pixels
 STORED = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 
 
@@ -161,7 +161,7 @@ def generate(
 ) -> Path:
     """Write photos `start` to `start + count - 1` of series `seed` with their metadata.csv.
 
-    The folder appears only when it is complete. A folder that already holds the same photos stays unchanged.
+    The folder appears only when it is complete. A folder that already contains the same photos stays unchanged.
 
     Args:
         folder: to write; it must be absent, empty, or written by the same call.
@@ -170,12 +170,13 @@ def generate(
         size, far: as in `scene`; with `far` the table has a column `boxes`.
 
     Raises:
-        UserError: a number is too small, or the folder holds other files or cannot be written.
+        UserError: a number is too small, or the folder contains other files or cannot be written.
     """
     folder = Path(folder)
     if count < 1 or start < 0 or seed < 0 or workers < 1:
         raise UserError(
-            f"scenes: count {count}, workers {workers} must be at least 1, seed {seed} and start {start} at least 0"
+            f"scenes: expected count and workers of at least 1, seed and start of at least 0; found count {count}, "
+            f"workers {workers}, seed {seed}, start {start}"
         )
     settings = {"version": VERSION, "count": count, "seed": seed, "size": list(size), "start": start}
     if far:
@@ -185,13 +186,13 @@ def generate(
         return folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(
-            f"{folder}: already holds other files; remove it or name another folder for {count} scenes of seed {seed}"
+            f"{folder}: contains other files: remove it or name another folder for {count} scenes of seed {seed}"
         )
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.partial-", dir=folder.parent))
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); name another folder") from None
+        raise UserError(f"{folder}: cannot be written ({error.strerror}): name another folder") from None
     try:
         (partial / "images").mkdir()
         rows = _write_all(
@@ -244,7 +245,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=0, help="series of photos (default %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes (default %(default)s)")
     parser.add_argument("--size", type=photo_size, default=(640, 360), help="WIDTHxHEIGHT in pixels (default 640x360)")
-    parser.add_argument("--far", action="store_true", help="work zones are also far away, and their boxes are noted")
+    parser.add_argument(
+        "--far", action="store_true", help="work zones are also far away, and the table lists their boxes"
+    )
     args = parser.parse_args(argv)
     folder = generate(args.folder, args.count, args.seed, workers=args.workers, size=args.size, far=args.far)
     print(folder)

@@ -108,7 +108,7 @@ def check_hotkey(hotkey: str) -> str:
     number = 0
     for letter in hotkey:
         if letter not in _BASE58:
-            raise UserError(f"--hotkey {hotkey}: {letter!r} does not occur in SS58 addresses: copy it again")
+            raise UserError(f"--hotkey {hotkey}: {letter!r} is not a letter of SS58 addresses: copy the address again")
         number = number * 58 + _BASE58.index(letter)
     content = number.to_bytes((number.bit_length() + 7) // 8, "big")
     content = b"\0" * (len(hotkey) - len(hotkey.lstrip("1"))) + content
@@ -116,10 +116,10 @@ def check_hotkey(hotkey: str) -> str:
     key = len(content) - (2 if first >= 64 else 1) - 2
     if first < 128 and key != 32:  # the length of addresses with a reserved first byte is not specified
         raise UserError(
-            f"--hotkey {hotkey}: {max(0, key)} bytes of key, 32 expected: give an SS58 address such as {EXAMPLE}"
+            f"--hotkey {hotkey}: expected 32 bytes of key, found {max(0, key)}: give an SS58 address such as {EXAMPLE}"
         )
     if hashlib.blake2b(b"SS58PRE" + content[:-2]).digest()[:2] != content[-2:]:
-        raise UserError(f"--hotkey {hotkey}: wrong checksum, a letter differs from the address: copy it again")
+        raise UserError(f"--hotkey {hotkey}: wrong checksum, so at least one letter is wrong: copy the address again")
     if first != PREFIX:
         raise UserError(
             f"--hotkey {hotkey}: {_owner(content)}; StreetVision's hotkeys have prefix {PREFIX}: give the hotkey as "
@@ -132,14 +132,14 @@ def _owner(content: bytes) -> str:
     """The owner of an address, from its prefix: `a Polkadot address (SS58 prefix 0)`."""
     prefix = content[0]
     if prefix >= 128:
-        return f"nobody's address (first byte {prefix} is reserved)"
+        return f"an invalid address (first byte {prefix} is reserved)"
     if prefix >= 64:
         # 14 bits: the lower 8 are 6 bits of the first byte and 2 of the second, the upper 6 the rest of the second.
         prefix = (content[0] & 0x3F) << 2 | content[1] >> 6 | (content[1] & 0x3F) << 8
         if prefix < 64:
-            return f"nobody's address (SS58 prefix {prefix} in two bytes, where one is right)"
+            return f"an invalid address (SS58 prefix {prefix} in two bytes instead of one)"
     if prefix in (46, 47):
-        return f"nobody's address (SS58 prefix {prefix} is reserved)"
+        return f"an invalid address (SS58 prefix {prefix} is reserved)"
     network = NETWORKS.get(prefix, "another network's")
     return f"{network} address (SS58 prefix {prefix})"
 
@@ -160,7 +160,7 @@ def check_version(version: str) -> str:
         UserError: it has another form.
     """
     if not re.fullmatch(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)", version):
-        raise UserError(f"--model_version {version}: X.Y.Z expected, such as 1.0.0")
+        raise UserError(f"--model_version {version}: expected X.Y.Z, such as 1.0.0")
     return version
 
 
@@ -276,8 +276,8 @@ def pinned_line() -> str:
     """Says that the network's pinned environments cannot run the export, and which versions can."""
     tested = f"{SMALLEST['transformers']} with torch {SMALLEST['torch']} and timm {SMALLEST['timm']}"
     return (
-        f"transformers {PINNED}, which the network pins, knows neither DINOv3 nor timm's wrapper, and torch 2.2, "
-        "which its newest requirements for miners pin, cannot run DINOv3; the smallest upgrade that was tested to "
+        f"the network pins transformers {PINNED}, which supports neither DINOv3 nor timm's wrapper; its newest "
+        "requirements for miners pin torch 2.2, which cannot run DINOv3; the smallest upgrade that was tested to "
         f"work is transformers {tested} (with transformers 5: timm {TIMM_FOR_5})"
     )
 
@@ -331,8 +331,8 @@ def submit(
 def latency_lines(client_check: ClientCheck) -> list[str]:
     """The result of `check_client` as lines for the user."""
     lines = [
-        "StreetVision: in the network's client, without natix_hf, the probability of 'Roadwork' is the run's (largest "
-        f"difference {client_check.difference:.1e}); latency in seconds on {client_check.cores} cores, limit "
+        "StreetVision: in the network's client, without natix_hf, the probability of 'Roadwork' is that of the run "
+        f"(largest difference {client_check.difference:.1e}); latency in seconds on {client_check.cores} cores, limit "
         f"{LIMIT_SECONDS:g}:"
     ]
     for row in client_check.latency:

@@ -1,8 +1,8 @@
 """The five distortions that StreetVision's validators apply to photos, each at their two severities.
 
 They follow the public description of the task. Where it is ambiguous, the docstring of the distortion says what we
-chose. All distortions work on 8-bit RGB and truncate decimals if the description names no rounding, like a cast to
-integers. `profiles.py` decides which distortions a photo gets.
+chose. All distortions work on 8-bit RGB. If the description does not mention rounding, they truncate decimals, like a
+cast to integers. `profiles.py` decides which distortions a photo gets.
 """
 
 from __future__ import annotations
@@ -95,9 +95,9 @@ def distort_pixels(pixels: Tensor, name: str, severity: int, rng: np.random.Gene
         UserError: the distortion or the severity does not exist.
     """
     if name not in SEVERITIES:
-        raise UserError(f"distortion {name!r} is unknown; choose one of {', '.join(SEVERITIES)}")
+        raise UserError(f"distortion {name!r} is unknown: choose one of {', '.join(SEVERITIES)}")
     if severity not in (0, 1, 2):
-        raise UserError(f"distortion {name}: severity {severity} given, 0 (none), 1 or 2 expected")
+        raise UserError(f"distortion {name}: expected severity 0 (none), 1 or 2, found {severity}")
     if severity == 0:
         return pixels
     return DISTORTIONS[name](pixels, SEVERITIES[name][severity - 1], rng)

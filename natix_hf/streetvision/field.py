@@ -1,4 +1,4 @@
-"""The scores of the other participants, which turn a score into a relative pay and a rank.
+"""The scores of the other participants, with which a score becomes a relative pay and a rank.
 
 A participant's share of the pay is its score divided by the sum of all scores. Relative to an average participant this
 is score / mean score.
@@ -102,7 +102,7 @@ def read_field(path: str | Path) -> Field:
     if not scores:
         raise UserError(f"--field {path}: no scores in the file: {wanted}")
     if not any(scores):
-        raise UserError(f"--field {path}: all scores are 0: a comparison needs at least one positive score")
+        raise UserError(f"--field {path}: expected at least one positive score, found only zeros")
     # Each score is a step of equal width, so mean and ranks are exactly those of the list.
     edges = np.repeat(np.arange(len(scores) + 1) / len(scores), 2)[1:-1]
     return Field(path.name, True, len(scores), edges, np.repeat(np.sort(scores), 2))

@@ -86,9 +86,9 @@ class Challenge:
 def check_profile(profile: str, level: int | None = None) -> None:
     """Raise `UserError` if the profile, or this level of it, does not exist."""
     if profile not in PROFILES:
-        raise UserError(f"challenge profile {profile!r} is unknown; choose one of {', '.join(PROFILES)}")
+        raise UserError(f"challenge profile {profile!r} is unknown: choose one of {', '.join(PROFILES)}")
     if level is not None and not 0 <= level < PROFILES[profile]:
-        raise UserError(f"{profile}: level {level} given, 0 to {PROFILES[profile] - 1} expected")
+        raise UserError(f"{profile}: expected level 0 to {PROFILES[profile] - 1}, found {level}")
 
 
 def check_profiles(profiles: Sequence[str], key: str) -> None:
@@ -112,7 +112,7 @@ def check_levels(profile: str, probabilities: Sequence[float]) -> None:
     levels, chances = PROFILES[profile], list(probabilities)
     # Not `min(chances) < 0`, which NaN would pass.
     if len(chances) != levels or not all(p >= 0 for p in chances) or not math.isclose(sum(chances), 1, abs_tol=1e-6):
-        raise UserError(f"{profile}: probabilities {chances} given, {levels} that sum to 1 expected")
+        raise UserError(f"{profile}: expected {levels} probabilities that sum to 1, found {chances}")
 
 
 def check_sendable(profile: str, size: tuple[int, int], name: str = "a photo") -> None:

@@ -1,8 +1,8 @@
-"""Simulates StreetVision's reward for the decisions of a classifier: what a participant would have been paid.
+"""Simulates StreetVision's reward: what a participant would have been paid for the decisions of a classifier.
 
 It follows the public description of the task between 2025 and May 2026. The network has been halted since then
-(`HALTED`), so the figures measure the decisions in the network's unit and promise no pay. This module works on arrays.
-`field.py` has the scores of other participants, and `reward_report.py` renders the results.
+(`HALTED`), so the figures rate the decisions as the network did, but do not promise any pay. This module works on
+arrays. `field.py` has the scores of other participants, and `reward_report.py` renders the results.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SENT_LAST = (
 )
 
 # 288 rounds per day (one every five minutes) each ask 50 of 251 participants: 57 challenges per participant. The
-# number of challenges changes the spread between days, but no mean.
+# number of challenges changes the spread between days, but not the means.
 DAYS, CHALLENGES = 500, 57
 WARM_UP = 200  # challenges before a day: they fill the windows, and only 0.95^100 = 0.6 % of the first score is left
 WINDOWS = 4000  # simulated windows from which the interval is computed
@@ -45,7 +45,7 @@ def rewards(predictions: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """The reward of every step: `(0.5 max(0, MCC) + 0.5 accuracy)^3`, MCC of the last 100 and accuracy of the last 10.
 
     Both figures include the prediction of the current step. Predictions are rounded half to even, so 0.5 becomes 0.
-    A prediction of -1 (no answer) takes a place in both windows but does not count in either figure; the reward of its
+    A prediction of -1 (no answer) has a place in both windows but does not count in either figure; the reward of its
     step is 0. Any other prediction outside [0, 1] also has reward 0. If it rounds to neither 0 nor 1, both figures are
     0 while it is in their window. MCC is 0 if all labels or all predictions of the window are of one class.
 

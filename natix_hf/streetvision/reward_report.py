@@ -54,10 +54,11 @@ def reward_sections(document: Reward | None) -> list[Section]:
             "Reward",
             "Simulated reward",
             f"The reward that the decisions at 0.5 would have earned on {document.split}, over {document.days} "
-            f"simulated days of {document.challenges} challenges, half of them {document.positive_label}. "
+            f"simulated days with {document.challenges} photos (challenges) each, half of them "
+            f"{document.positive_label}. "
             f"{100 * document.level:g}\u00a0% intervals come from {document.resamples} resamples of whole groups. The "
-            f"range of the score covers 90\u00a0% of the days. Nobody is paid: {HALTED}. What validators sent: "
-            f"{SENT_LAST}.{f' Sent here: {sent}.' if sent else ''}",
+            f"range of the score covers 90\u00a0% of the days. This is a simulation: {HALTED}. What validators sent: "
+            f"{SENT_LAST}.{f' How the photos were sent here: {sent}.' if sent else ''}",
             [*heads, "% of field below"],
             [_row(entry) for entry in document.entries],
             words=2,

@@ -1,4 +1,4 @@
-"""Measure where the time of a run goes: photos per second, share of the machine's peak, waiting for data.
+"""Measures where the time of a run goes: photos per second, share of the machine's peak, waiting for data.
 
 Steps are timed from outside, without synchronising the device at every step. Operations are counted once, on a single
 example before training; the random state is restored, so counting does not change the result. Passes that fill caches

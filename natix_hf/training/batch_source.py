@@ -199,7 +199,7 @@ class BatchSource:
         )
         plain.last_blocks, plain.prefix_size = self.prefix.blocks, (geometry.height, geometry.width)
         if self.args.should_log:
-            print(self.prefix.told(self.speed.prefix_cache_gb))
+            print(self.prefix.line(self.speed.prefix_cache_gb))
         kept = self._prefixes(rows, model, self._views(self.prefix.views), (self.args.seed, rows["id"][:]))
         if self.prefix.precision == "bfloat16":
             self.drift = prefix_drift(model, rows, self.processor, self.prefix.blocks)

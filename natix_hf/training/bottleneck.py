@@ -1,4 +1,4 @@
-"""Summarise `speed.json`: where the time of a run went, and its largest loss of time."""
+"""Summarises `speed.json`: where the time of a run went, and what slowed it down most."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from natix_hf.documents.run_speed import PassSpeed, Speed
 
-MUCH_WAITING, MUCH_BESIDE, MUCH_OF_PEAK = 0.15, 0.35, 0.5
+MUCH_WAITING, MUCH_OUTSIDE, MUCH_OF_PEAK = 0.15, 0.35, 0.5
 LITTLE = 0.01  # share of a run below which a phase is not printed
 
 # The network that fills each cache, and the cache that each phase fills.
@@ -21,7 +21,7 @@ PHASES = {
 
 
 def bottleneck(speed: Speed, times: Mapping[str, float]) -> str:
-    """One sentence on the largest loss of time in a run, and how to reduce it.
+    """One sentence on what slowed a run down most, and how to reduce it.
 
     Args:
         speed: of the run; `speed.bottleneck` is not read.
@@ -35,13 +35,13 @@ def bottleneck(speed: Speed, times: Mapping[str, float]) -> str:
         return f"{phases[phase] / max(whole, 1e-9):.0%} of the time was spent on {_phase(phase, speed)}"
     train = phases.pop("train", 0.0)
     phase, longest = max(phases.items(), key=lambda item: item[1], default=("scoring", 0.0))
-    much_beside = speed.beside > MUCH_BESIDE
-    if speed.waiting > MUCH_WAITING and not (much_beside and longest > speed.waiting * (1 - speed.beside) * whole):
+    much_outside = speed.beside > MUCH_OUTSIDE
+    if speed.waiting > MUCH_WAITING and not (much_outside and longest > speed.waiting * (1 - speed.beside) * whole):
         return (
             f"training waited for data {speed.waiting:.0%} of the time: raise dataloader_num_workers, set "
             "decode_copy: true, or use prefix_cache_gb if only the last blocks are trained"
         )
-    if much_beside:
+    if much_outside:
         inside = train - (1 - speed.beside) * whole
         what = "evaluations and checkpoints during training" if inside > longest else _phase(phase, speed)
         return f"{speed.beside:.0%} of the time was spent outside training steps, most of it on {what}"
@@ -51,8 +51,8 @@ def bottleneck(speed: Speed, times: Mapping[str, float]) -> str:
             "per_device_train_batch_size, bf16 or torch_compile may help"
         )
     return (
-        "the model itself: train fewer blocks (lora_last_blocks with prefix_cache_gb), or use a smaller backbone or "
-        "smaller images"
+        "most time was spent in the model itself: train fewer blocks (lora_last_blocks with prefix_cache_gb), or use "
+        "a smaller backbone or smaller images"
     )
 
 

@@ -1,4 +1,4 @@
-"""Check the options of a training before any photo or weight is read, by calling the check of each topic.
+"""Checks the options of a training before any photo or weight is read, by calling the check of each topic.
 
 A recipe is checked when it is read. `NatixTrainer` checks its arguments, unless its caller has done so.
 """

@@ -1,4 +1,4 @@
-"""Tell complete checkpoints from incomplete ones, and choose the one to resume from.
+"""Tells complete checkpoints from incomplete ones, and chooses the one to resume from.
 
 The Trainer writes a checkpoint file by file, and a run that is killed leaves a folder that looks complete. So the last
 file written lists all others with their sizes. A folder without this list, or with files that differ from it, is
@@ -43,7 +43,7 @@ def fault(folder: str | Path) -> str | None:
     for name, size in sizes.items():
         there = (folder / name).stat().st_size if (folder / name).is_file() else None
         if there != size:
-            return f"{name} is missing" if there is None else f"{name} has {there} bytes, {size} expected"
+            return f"{name} is missing" if there is None else f"{name} has {there} bytes, expected {size}"
     return None
 
 

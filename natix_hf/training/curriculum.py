@@ -1,4 +1,4 @@
-"""Train on easy photos first: the difficulty of each row of train, and the rows that each epoch may use.
+"""Trains on easy photos first: the difficulty of each row of train, and the rows that each epoch may use.
 
 Difficulty comes from a probe on frozen features (transfer scoring: Hacohen and Weinshall, "On the Power of Curriculum
 Learning in Training Deep Networks", 2019). The probe is cross-fitted over whole groups, so no row is scored by a model
@@ -44,8 +44,9 @@ def check_start(args: Any, rows: int) -> float:
         batch *= args.gradient_accumulation_steps
         if args.curriculum_start * rows < batch:
             raise UserError(
-                f"curriculum_start: {args.curriculum_start} of {rows} photos is {args.curriculum_start * rows:.0f}, "
-                f"less than the {batch} of one step: at least {math.ceil(1000 * batch / rows) / 1000:g} expected"
+                f"curriculum_start: expected at least {math.ceil(1000 * batch / rows) / 1000:g}, found "
+                f"{args.curriculum_start}: of {rows} photos that is {args.curriculum_start * rows:.0f}, less than the "
+                f"{batch} of one step"
             )
     return epochs
 
@@ -155,7 +156,7 @@ class Curriculum:
         """The admitted rows, `(n,)` bool."""
         return self.entry < self.shares[min(epoch, len(self.shares) - 1)]
 
-    def told(self) -> str:
+    def line(self) -> str:
         """One line on the schedule."""
         return (
             f"curriculum: the first epoch uses {self.shares[0]:.0%} of each class, those with the lowest "

@@ -17,7 +17,7 @@ from natix_hf.options import SHARE_ABOVE_0, composed, off, option
 
 @dataclass(frozen=True)
 class Natural:
-    told: ClassVar[str] = "an epoch is every row once"
+    description: ClassVar[str] = "an epoch has every row once"
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Balanced:
         "class", "what balanced sampling equalises: classes, sources of the data, or sources within each class"
     )
 
-    told: ClassVar[str] = "as long, with equal shares, rare rows repeat"
+    description: ClassVar[str] = "as long, with equal shares; rare rows repeat"
 
 
 SAMPLINGS = {"natural": Natural, "balanced": Balanced}
@@ -84,7 +84,7 @@ CURRICULA = {"none": NoCurriculum, "loss": ByLoss, "margin": ByMargin}
 @dataclass
 class _Sampling:
     sampling: Literal[tuple(SAMPLINGS)] = option(
-        "natural", "; ".join(f"{name}: {kind.told}" for name, kind in SAMPLINGS.items())
+        "natural", "; ".join(f"{name}: {kind.description}" for name, kind in SAMPLINGS.items())
     )
 
 
@@ -135,7 +135,7 @@ def check_epochs(args: Any, epochs: float) -> None:
     last = math.ceil(epochs) - 1
     if last < 1:
         raise UserError(
-            f"curriculum: photos are added from epoch to epoch: {epochs:g} given, more than one expected: "
+            f"curriculum: photos are added from epoch to epoch: expected more than one, found {epochs:g}: "
             f"add --num_train_epochs 2, or leave it out with {off(args, 'curriculum')}"
         )
     if last / epochs < args.curriculum_end - 1e-9:

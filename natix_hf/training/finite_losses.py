@@ -1,4 +1,4 @@
-"""Stop a run at the first loss that is not finite, without synchronising the GPU at every step."""
+"""Stops a run at the first loss that is not finite, without synchronising the GPU at every step."""
 
 from __future__ import annotations
 

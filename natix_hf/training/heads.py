@@ -1,12 +1,12 @@
-"""Train many linear heads together on precomputed features: the linear evaluation of DINOv2 and DINOv3.
+"""Trains many linear heads together on precomputed features: the linear evaluation of DINOv2 and DINOv3.
 
 Heads differ in learning rate, weight decay, pooling and number of last layers. All heads see the same batches in the
 same order, and heads on the same features share one matrix product, so hundreds cost little more than one. Works on
 arrays; `probe.py` reads the features and uses the best head.
 
 The protocol is that of Oquab et al., "DINOv2", 2024: SGD with momentum, cosine decay to zero, and learning rates in
-proportion to the batch size; its 13 rates are the default of the recipe. Features are first standardised by the
-training rows. This is an affine map, so it is folded into the head after training.
+proportion to the batch size; its 13 rates are the default of the recipe. Features are first standardised with the
+mean and deviation of the training rows. This is an affine map, so it is folded into the head after training.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class Setting(NamedTuple):
 class Head:
     """A trained head: `logits = features @ weight.T + bias`, on features that are not standardised.
 
-    With tiles this is the part of the whole photo; the mean of the `top_k` largest logits of its tiles is added.
+    With tiles, these are the logits of the whole photo; the mean of the `top_k` largest logits of its tiles is added.
 
     Args:
-        setting: of its training.
+        setting: settings of its training.
         weight: `(classes, dim)` float32.
         bias: `(classes,)`.
         logits: `(rows, classes)` on the rows used to choose a head; not finite if training diverged.
@@ -78,13 +78,13 @@ def settings(
     """
     for pooling in poolings:
         if pooling not in POOLINGS:
-            raise UserError(f"probe_poolings: {pooling} given, {', '.join(POOLINGS)} expected")
+            raise UserError(f"probe_poolings: expected {', '.join(POOLINGS)}, found {pooling}")
     if not layers or min(layers) < 1:
-        raise UserError(f"probe_layers: {' '.join(map(str, layers))} given, numbers of last layers from 1 up expected")
+        raise UserError(f"probe_layers: expected numbers of last layers from 1 up, found {' '.join(map(str, layers))}")
     if not learning_rates or not all(0 < rate < math.inf for rate in learning_rates):
-        raise UserError(f"probe_learning_rates: {' '.join(map(str, learning_rates))} given, numbers above 0 expected")
+        raise UserError(f"probe_learning_rates: expected numbers above 0, found {' '.join(map(str, learning_rates))}")
     if not weight_decays or not all(0 <= decay < math.inf for decay in weight_decays):
-        raise UserError(f"probe_weight_decays: {' '.join(map(str, weight_decays))} given, numbers from 0 up expected")
+        raise UserError(f"probe_weight_decays: expected numbers from 0 up, found {' '.join(map(str, weight_decays))}")
     return [Setting(*values) for values in dict.fromkeys(product(poolings, layers, learning_rates, weight_decays))]
 
 
@@ -170,8 +170,8 @@ def _banks(
             return torch.tensor(values, device=parts.device).repeat_interleave(classes)[:, None]
 
         zeros = torch.zeros(len(numbers) * classes, dim, device=parts.device)
-        # Without tiles the loss is convex, so the start does not matter, and zero needs no seed. With tiles a head
-        # starts at zero too; all tiles are then tied for the largest logit until the first step.
+        # Heads start at zero, which needs no seed. Without tiles the loss is convex, so the start does not matter.
+        # With tiles, all of them are tied for the largest logit until the first step.
         whole, tiles = (
             _Layers(
                 weight=zeros.clone(),
@@ -231,7 +231,7 @@ def train_heads(
         views: `(rows, L, [tiles,] 2, hidden)` features of the training rows, see `inference.features.pooled`: first of
             the photos, then of each augmented view. Epochs use them in turn; the first one sets the standardisation.
         labels: `(rows,)` class ids.
-        judged: `(rows', L, [tiles,] 2, hidden)` features of the rows used to choose a head.
+        judged: `(rows', L, [tiles,] 2, hidden)` features of the rows that choose the head.
         wanted: the settings, one head each.
         classes: number of classes.
         epochs: passes over the rows.

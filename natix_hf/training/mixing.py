@@ -98,9 +98,9 @@ def check_views(
     check_augment(augment, challenge_levels)
     mixed = [name for name in ("mixup_alpha", "cutmix_alpha") if getattr(args, name)]
     if fixed_views < 0:
-        raise UserError(f"fixed_views: {fixed_views} given, 0 (new views in every epoch) or more expected")
+        raise UserError(f"fixed_views: expected 0 (new views in every epoch) or more, found {fixed_views}")
     if prefix_cache_gb is not None and not 0 < prefix_cache_gb < math.inf:
-        raise UserError(f"prefix_cache_gb: {prefix_cache_gb} given, a number of gigabytes above 0 expected")
+        raise UserError(f"prefix_cache_gb: expected a number of gigabytes above 0, found {prefix_cache_gb}")
     if method == "probe" and augment not in ("none", "basic") and not fixed_views:
         raise UserError(
             f"augment: {augment} changes the photos, but method probe computes the features of each photo once: "

@@ -1,4 +1,4 @@
-"""Report options that a recipe sets but that have no effect, such as `focal_gamma` with the loss `ce`.
+"""Reports options that a recipe sets but that have no effect, such as `focal_gamma` with the loss `ce`.
 
 This is a warning, not an error: another run of the recipe, or a sweep over `loss`, may use them. Options that a user
 would expect to work (`class_weights`, `label_smoothing_factor`) raise an error in their own checks.
@@ -23,20 +23,20 @@ def without_effect(args: Any) -> str | None:
     """
     terms = loss_terms(args.loss)
     others = {name: kind for name, kind in LOSSES.items() if name not in terms}
-    whys = {key: f"loss {args.loss} has no {name}" for name, kind in others.items() for key in defaults(kind)}
+    reasons = {key: f"loss {args.loss} has no {name}" for name, kind in others.items() for key in defaults(kind)}
     if args.optim != "sam":
-        whys |= dict.fromkeys(defaults(SamOptions), f"optim is {getattr(args.optim, 'value', args.optim)}")
+        reasons |= dict.fromkeys(defaults(SamOptions), f"optim is {getattr(args.optim, 'value', args.optim)}")
     if not (args.mixup_alpha and args.cutmix_alpha):
-        whys["mix_switch_prob"] = "mixup_alpha and cutmix_alpha are not both on"
+        reasons["mix_switch_prob"] = "mixup_alpha and cutmix_alpha are not both on"
     for key, kinds in (("sampling", SAMPLINGS), ("curriculum", CURRICULA)):
         name = getattr(args, key)
-        other = defaults(*kinds.values()).keys() - defaults(kinds[name])
-        whys |= dict.fromkeys(sorted(other), f"{key} is {name}")
+        of_other_kinds = defaults(*kinds.values()).keys() - defaults(kinds[name])
+        reasons |= dict.fromkeys(sorted(of_other_kinds), f"{key} is {name}")
     known = defaults(args)
-    idle: dict[str, list[str]] = {}
-    for key, why in whys.items():
+    unused: dict[str, list[str]] = {}
+    for key, reason in reasons.items():
         if getattr(args, key) != known[key]:
-            idle.setdefault(why, []).append(key)
-    if not idle:
+            unused.setdefault(reason, []).append(key)
+    if not unused:
         return None
-    return "; ".join(f"{', '.join(keys)} without effect, {why}" for why, keys in idle.items())
+    return "; ".join(f"{', '.join(keys)} without effect, {reason}" for reason, keys in unused.items())

@@ -1,4 +1,4 @@
-"""Compute the frozen part of a backbone once and cache its output, the token activations at the cut.
+"""Computes the frozen part of a backbone once and caches its output, the token activations at the cut.
 
 With adapters in the last k blocks only, the blocks below them give the same activations for the same pixels in every
 epoch. So each photo gets a fixed number of augmented views, their activations at the cut are cached on disk, and a
@@ -50,7 +50,7 @@ class PrefixPlan:
     precision: str
     gigabytes: float
 
-    def told(self, budget_gb: float) -> str:
+    def line(self, budget_gb: float) -> str:
         """One line on the plan."""
         return (
             f"prefix cache: activations below the last {self.blocks} blocks, {self.views} fixed "
@@ -127,8 +127,8 @@ def plan_prefix(
     fewer = int((budget_gb * 1e9 / (2 * values) - scored) / photos)
     if views or fewer < 1:
         raise UserError(
-            f"prefix_cache_gb: {budget_gb:g} given, {size(wanted if views else 1, 'bfloat16'):.2g} expected for "
-            f"{wanted if views else 1} view(s) of {photos} photos in bf16 and {scored} evaluation photos"
+            f"prefix_cache_gb: expected at least {size(wanted if views else 1, 'bfloat16'):.2g}, found {budget_gb:g}, "
+            f"for {wanted if views else 1} view(s) of {photos} photos in bf16 and {scored} evaluation photos"
         )
     return PrefixPlan(blocks, fewer, "bfloat16", size(fewer, "bfloat16"))
 

@@ -1,4 +1,4 @@
-"""Train a grid of probe heads on cached features, and give the model the one that is best on `val_select`.
+"""Trains a grid of probe heads on cached features, and gives the model the one that is best on `val_select`.
 
 The recipe defines the grid; `heads.py` trains the heads. The result is an ordinary model with the pooling and the
 layers of the best head. Reads rows of `train` and `val_select` only.
@@ -65,7 +65,7 @@ def check_probe(args: Any, method: str, *, head: str = "linear") -> None:
 def check_probe_layers(args: Any, layers: int) -> None:
     """Raise `UserError` if the grid uses more last layers than the backbone has."""
     if (most := kept_layers(args)) is not None and most > layers:
-        raise UserError(f"probe_layers: {most} given, the backbone has {layers} layers")
+        raise UserError(f"probe_layers: expected at most {layers}, the layers of the backbone, found {most}")
 
 
 def grid(args: Any) -> list[Setting]:

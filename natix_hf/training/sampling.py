@@ -1,8 +1,8 @@
-"""Choose the rows of each epoch: balanced sampling, and the rows that a curriculum admits.
+"""Chooses the rows of each epoch: balanced sampling, and the rows that a curriculum admits.
 
 An epoch is always as long as train. Rows are grouped into strata (classes, sources, or both). Each epoch takes a fixed
-number of rows from each stratum and walks through the stratum in a fixed random order, again and again. So rows of
-large strata do not repeat within an epoch, all rows of a stratum are drawn equally often over many epochs, and an
+number of rows from each stratum and goes through the stratum in a fixed random order, again and again. So rows of
+large strata do not repeat within an epoch, and all rows of a stratum are drawn equally often over many epochs. An
 epoch depends only on (seed, epoch), not on resuming, workers or processes. `curriculum.py` ranks rows by difficulty.
 """
 
@@ -17,7 +17,7 @@ import torch
 from natix_hf.errors import UserError
 from natix_hf.training.training_photos import EpochSampler
 
-# A row that repeats within an epoch gets a different view each time: the view of an epoch that no run reaches.
+# A row that repeats within an epoch gets a different view each time: that of an epoch which no run reaches.
 REPEAT = 1 << 20
 
 
@@ -36,7 +36,8 @@ class Strata:
         sampling, balance_by: as in the recipe.
 
     Raises:
-        UserError: sampling is balanced by class and a class has no row, or by source and there is only one source.
+        UserError: sampling is balanced by class and a class has no row, or it is balanced by source and there is only
+            one source.
     """
 
     def __init__(
@@ -57,8 +58,8 @@ class Strata:
             raise UserError(
                 f"balance_by: {balance_by}: all photos of train come from one source: add --balance_by class"
             )
-        # The strata of an outer part (a class) share its draws. A curriculum ranks rows within cells: one class each,
-        # and one source each if sampling is balanced by source.
+        # The strata of an outer part (a class) share its draws. A curriculum ranks rows within cells: a cell is a
+        # class, or a class of one source if sampling is balanced by source.
         outer = self.labels if by_class else source_of
         inner = source_of if by_class else np.zeros_like(self.labels)
         self.cells = self.labels * (source_of.max() + 1) + source_of  # (n,)
@@ -82,8 +83,8 @@ class Strata:
         shares = np.zeros(self.classes)
         for part in self.parts:
             for rows in part:
-                held = np.bincount(self.labels[rows], minlength=self.classes) / len(rows)
-                shares += held / len(part) / len(self.parts)
+                of_stratum = np.bincount(self.labels[rows], minlength=self.classes) / len(rows)
+                shares += of_stratum / len(part) / len(self.parts)
         return shares
 
 

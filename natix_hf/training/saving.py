@@ -1,6 +1,6 @@
-"""Write checkpoints and load them to resume.
+"""Writes checkpoints and loads them to resume.
 
-Only complete checkpoints count (`checkpoints.py`). With EMA a checkpoint holds the averaged weights, which were
+Incomplete checkpoints are ignored (`checkpoints.py`). With EMA a checkpoint contains the averaged weights, which were
 evaluated, and the raw weights, from which training resumes. A sharded model is saved as whole tensors by one process.
 The trainer decides when to save.
 """
@@ -94,7 +94,9 @@ class CheckpointKeeper:
         elif self.args.load_best_model_at_end:
             state.best_metric = state.best_global_step = None
             if self.args.should_log:
-                print(f"resumed: the best checkpoint so far, {best}, is gone; the best one from now on counts")
+                print(
+                    f"resumed: the best checkpoint so far, {best}, no longer exists; the best one from now on is kept"
+                )
 
     def read(self, point: Path, model: torch.nn.Module, load: Callable[[], None], *, sharded: bool) -> None:
         """Load a checkpoint: raw weights into the model, averaged weights into the average.
@@ -113,7 +115,7 @@ class CheckpointKeeper:
         if (point / SHARDED_WEIGHTS).exists() != sharded:
             was, now = ("whole", "sharded") if sharded else ("sharded", "whole")
             raise UserError(
-                f"{point} was written from a {was} model, and this one is {now} (FSDP): "
+                f"{point} was written from a {was} model, but this one is {now} (FSDP): "
                 "resume with the accelerate configuration that the run was started with"
             )
         if self.ema is not None:
@@ -122,7 +124,7 @@ class CheckpointKeeper:
         raw = point / RAW_WEIGHTS
         if raw.exists() != (self.ema is not None):
             was = "true" if raw.exists() else "false"
-            raise UserError(f"{point} was written with ema: {was}; resume it with the same setting")
+            raise UserError(f"{point} was written with ema: {was}: resume it with the same setting")
         if self.ema is None:
             return
         self.ema.restart()
@@ -131,7 +133,7 @@ class CheckpointKeeper:
             odd = sorted(weights.keys() ^ wanted.keys())
             raise UserError(
                 f"{point}: its trained weights are not those of this recipe: {', '.join(odd[:3])}, ... "
-                f"({len(odd)} names differ)"
+                f"({len(odd)} names differ): resume it with its own recipe"
             )
         reshard(self.ema.model)
         with torch.no_grad():
@@ -140,6 +142,6 @@ class CheckpointKeeper:
 
 
 def _write_state(state: TrainerState, point: Path) -> None:
-    """Write the trainer's state without the path of the run and its intervals, which a resumed run sets anew."""
+    """Write the trainer's state without the run's path and intervals, which a resumed run sets again."""
     here = {"best_model_checkpoint": None, "logging_steps": None, "eval_steps": None, "save_steps": None}
     dataclasses.replace(state, **here).save_to_json(str(point / TRAINER_STATE_NAME))

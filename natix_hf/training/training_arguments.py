@@ -71,7 +71,7 @@ class NatixTrainingArguments(TrainingOptions, TrainingArguments):
         check_bounds(self, NatixTrainingArguments)
         score = (self.metric_for_best_model or "mcc").removeprefix("eval_")
         if score not in SCORES:
-            raise UserError(f"metric_for_best_model: {score} given, one of {', '.join(SCORES)} expected")
+            raise UserError(f"metric_for_best_model: expected one of {', '.join(SCORES)}, found {score}")
         self._check_optimizer()
         self._check_launch()
         if self.eval_strategy == "no":
@@ -126,7 +126,7 @@ class NatixTrainingArguments(TrainingOptions, TrainingArguments):
             given = os.environ.get(name, unset)
             if given.lower() != wanted.lower():
                 raise UserError(
-                    f"accelerate's {name.lower()}: {given} given, {wanted or 'none'} expected: {why}; "
+                    f"accelerate's {name.lower()}: expected {wanted or 'none'}, found {given}: {why}; "
                     "recipes/accelerate/fsdp2.yaml has the supported settings"
                 )
         unsupported = [
@@ -183,11 +183,11 @@ class NatixTrainingArguments(TrainingOptions, TrainingArguments):
             if name not in known:
                 near = [n for n in known if n.startswith(name)] or get_close_matches(name, known, n=1)
                 raise UserError(
-                    f"{key}: {name} given, {', '.join(n for n in OPTIMIZERS if n in known)} or one of transformers' "
-                    f"expected{f'; did you mean {near[0]}?' if near else ''}"
+                    f"{key}: expected {', '.join(n for n in OPTIMIZERS if n in known)} or one of transformers', found "
+                    f"{name}{f'; did you mean {near[0]}?' if near else ''}"
                 )
         if self.optim == "sam" and not 0 < self.sam_rho < math.inf:
-            raise UserError(f"sam_rho: {self.sam_rho} given, a number above 0 expected")
+            raise UserError(f"sam_rho: expected a number above 0, found {self.sam_rho}")
         base = self.sam_base if self.optim == "sam" else self.optim
         if base.startswith("schedule_free"):
             scheduled = getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type) != "constant"

@@ -1,4 +1,4 @@
-"""Start fine-tuning from a probe, and predict with that probe for comparison.
+"""Starts fine-tuning from a probe, and predicts with that probe for comparison.
 
 If the head is trained on frozen features first, the backbone is not distorted by a random head (linear probing, then
 fine-tuning: Kumar et al., "Fine-Tuning can Distort Pretrained Features", 2022). The features come from the cache of

@@ -73,7 +73,7 @@ def test_held_out_values_stand_in_val_test_alone_with_their_groups():
 
 
 def test_a_value_that_no_row_has_cannot_be_held_out():
-    with pytest.raises(UserError, match="no row has city = 'Bostn'; there are Austin, Boston"):
+    with pytest.raises(UserError, match="no row has city = 'Bostn': its values are Austin, Boston"):
         cut(unopened(city=["Austin", "Boston"] * 100), plan(hold_out={"city": ["Bostn"]}))
 
 

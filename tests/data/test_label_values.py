@@ -291,4 +291,4 @@ def test_splits_saved_with_names_in_another_writing_keep_them(streets, tmp_path)
 
 def test_a_row_without_a_photo_is_told_as_such(streets):
     data = Dataset.from_dict({"image": [None, *streets[1:]], "label": ["a"] * 12 + ["b"] * 12})
-    assert "1 of 24 photos cannot be read: row 0 (the row holds no photo" in refused(data)
+    assert "1 of 24 photos cannot be read: row 0 (the row has no photo" in refused(data)

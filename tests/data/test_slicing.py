@@ -107,7 +107,7 @@ def test_only_the_chosen_columns_where_some_are_chosen():
     data = rows(city=["a" if i % 5 else "b" for i in range(N)])
     assert set(slice_values([data], ["city"])) == {"city"}
     check_slices(data, ["city", "resolution"])
-    for column, said in (("town", "no column 'town'; there are"), ("id", "over 50")):
+    for column, said in (("town", "no column 'town': the columns are"), ("id", "over 50")):
         with pytest.raises(UserError, match=said):
             check_slices(data, [column])
     places = rows(spot=["[39.7, -86.1]"] * N)
@@ -201,7 +201,7 @@ def test_without_boxes_or_sizes_there_is_no_object_size():
     boxed = rows(boxes=["[[0, 0, 5, 5]]" if i % 3 else "[]" for i in range(N)])
     assert "object_size" not in slice_values([boxed.remove_columns("height")])
     with pytest.raises(
-        UserError, match=r"no column .object_size.; there are origin, source, resolution, orientation$"
+        UserError, match=r"no column .object_size.: the columns are origin, source, resolution, orientation$"
     ):
         check_slices(rows(), ["object_size"])
 

@@ -80,8 +80,11 @@ def test_one_class_in_any_form(form, contents, tmp_path):
 @pytest.mark.parametrize("form", FORMS)
 def test_a_missing_column_in_any_form(form, contents, tmp_path):
     source = write(form, tmp_path / "data", contents, LABELS)
-    assert refused(source, label_column_name="class") == "label_column_name: no column 'class'; there are image, label"
-    assert refused(source, group_column="camera") == "group_column: no column 'camera'; there are image, label"
+    assert (
+        refused(source, label_column_name="class")
+        == "label_column_name: no column 'class': the columns are image, label"
+    )
+    assert refused(source, group_column="camera") == "group_column: no column 'camera': the columns are image, label"
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -165,7 +168,7 @@ def test_a_photo_that_a_table_names_and_that_is_not_there_is_broken(photo_folder
 
 def test_an_empty_folder(tmp_path):
     (tmp_path / "empty").mkdir()
-    assert "no photos, tables or saved data set in this folder" in refused(tmp_path / "empty")
+    assert "found no photos, tables or saved data set" in refused(tmp_path / "empty")
 
 
 def test_one_class_only(photo_folder):
@@ -176,7 +179,7 @@ def test_one_class_only(photo_folder):
 
 def test_photos_outside_class_folders(photo_folder):
     shutil.copy(photo_folder / "None" / "000.jpg", photo_folder / "loose.jpg")
-    assert "1 photos are in no class folder (loose.jpg" in refused(photo_folder)
+    assert "1 photos are not in a class folder (loose.jpg" in refused(photo_folder)
 
 
 @pytest.mark.parametrize(
@@ -201,9 +204,15 @@ def test_a_name_that_may_be_a_path_or_of_the_hub_is_first_of_all_not_there(name,
 
 def test_missing_columns_are_named_with_those_there_are(photo_folder):
     data = as_dataset(photo_folder)
-    assert refused(data, image_column_name="photo") == "image_column_name: no column 'photo'; there are image, label"
-    assert refused(data, label_column_name="class") == "label_column_name: no column 'class'; there are image, label"
-    assert refused(data, group_column="video.id") == "group_column: no column 'video.id'; there are image, label"
+    assert (
+        refused(data, image_column_name="photo")
+        == "image_column_name: no column 'photo': the columns are image, label"
+    )
+    assert (
+        refused(data, label_column_name="class")
+        == "label_column_name: no column 'class': the columns are image, label"
+    )
+    assert refused(data, group_column="video.id") == "group_column: no column 'video.id': the columns are image, label"
     assert "has Value('int64'), expected photos or paths" in refused(data, image_column_name="label")
     write_csv(photo_folder / "labels.csv", "photo,label", listed(photo_folder))
     assert "no column 'image', 'image_path' or 'file_name'" in refused(photo_folder)
@@ -254,4 +263,4 @@ def test_broken_photos_inside_a_table_are_named_as_well_as_can_be(photo_folder, 
     data = Dataset.from_dict({"image": inside, "label": ["None", "Roadwork"] * 24})
     data.cast_column("image", Image(decode=False)).save_to_disk(tmp_path / "saved")
     message = refused(tmp_path / "saved")
-    assert "2 of 48 photos cannot be read: same.jpg (the file is empty (0 bytes)), row 4 (the row holds" in message
+    assert "2 of 48 photos cannot be read: same.jpg (the file is empty (0 bytes)), row 4 (the row has" in message

@@ -152,7 +152,7 @@ def test_a_hub_data_set_beside_a_folder_and_one_without_photos(run, photo_folder
     refused = run(REFUSED, "tester/texts")
     assert refused.status == 2
     line = refused.err.strip().splitlines()[-1]
-    assert line == "error: image_column_name: no column 'image'; there are text, label"
+    assert line == "error: image_column_name: no column 'image': the columns are text, label"
 
 
 def test_a_gated_data_set_says_how_to_get_access(run, hub):

@@ -76,7 +76,7 @@ def test_sources_whose_labels_disagree(real, made, tmp_path):
     (made / "Roadwork").rename(made / "Works")
     line = (
         "sources real and made differ in their classes: None, Roadwork and None, Works: set label_names to "
-        "all classes, in order (integer labels are positions in it)"
+        "all classes in order (integer labels are positions in it)"
     )
     assert refused([real, made]) == line
     assert "label 'Works' (row 4) is outside label_names" in refused([real, made], label_names=NAMES)
@@ -116,7 +116,7 @@ def test_columns_that_only_some_sources_have_are_null_elsewhere(real, made):
         "column 'n' holds int64 in source source-1 and string in source source-2: rename or remove it in one of them"
     )
     assert refused([first, second.cast_column("n", Value("string"))], label_names=NAMES) == line
-    assert "no column 'video'; there are image, label, camera" in refused([first, second], group_column="video")
+    assert "no column 'video': the columns are image, label, camera" in refused([first, second], group_column="video")
 
 
 def test_ids_of_two_sources_may_be_the_same(real, made):
@@ -174,7 +174,7 @@ def test_weights_are_shares_of_the_result(real, made):
 
 
 def test_caps_and_weights_that_make_no_sense(real, made):
-    assert refused([real, made], source_caps={"t2i": 5}) == "source_caps: no source 't2i'; there are real, made"
+    assert refused([real, made], source_caps={"t2i": 5}) == "source_caps: no source 't2i': the sources are real, made"
     assert "source_caps: expected numbers above 0" in refused([real, made], source_caps={"real": 0})
     assert "source_weights: no weight for source 'made'" in refused([real, made], source_weights={"real": 1})
     assert "source_weights: expected numbers above 0" in refused([real, made], source_weights={"real": -1, "made": 1})
@@ -274,7 +274,7 @@ def test_a_group_column_that_the_user_names_wins_over_the_saved_groups(real, tmp
 def test_four_splits_are_not_pooled_with_other_rows(real, made, tmp_path):
     save_split(real, tmp_path / "saved")
     line = refused([tmp_path / "saved", made])
-    assert f"{tmp_path / 'saved'} has its own four splits and {made} has not" in line
+    assert f"{tmp_path / 'saved'} has its own four splits, but {made} does not" in line
     save_split(made, tmp_path / "second")
     rows = load_rows([tmp_path / "saved", f"new={tmp_path / 'second'}"])
     assert {split: len(part) for split, part in rows.data.items()} == dict.fromkeys(SPLITS, 5)

@@ -52,8 +52,8 @@ def test_near_duplicates_of_val_rows_are_left_out_and_named_and_those_of_train_a
     assert dict(zip(rows["id"][:], rows["group"][:]))["train.jpg"] in set(train["group"][:])
     entry = split.ledger[0]
     assert (entry.role, entry.split, entry.rows, entry.fingerprint) == ("unlabelled", "pool", 4, described.fingerprint)
-    assert "4 photos without labels" in described.told()
-    assert "3 are tied to val_* and left out" in described.told()
+    assert "4 photos without labels" in described.line()
+    assert "3 are tied to val_* and left out" in described.line()
 
 
 def test_a_tie_goes_on_through_other_photos_of_the_pool(scenes, split, make_photos):

@@ -206,10 +206,13 @@ def test_one_class_alone_and_one_group_alone_are_told():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"candidates": ["platt"]}, "calibrator: platt given, one or more of none, temperature, vector, isotonic"),
-        ({"candidates": []}, "calibrator: nothing given"),
+        (
+            {"candidates": ["platt"]},
+            "calibrator: expected one or more of none, temperature, vector, isotonic; found platt",
+        ),
+        ({"candidates": []}, "calibrator: expected .*; found nothing"),
         ({"candidates": ["none", "none"]}, "twice"),
-        ({"groups": np.zeros(99)}, "99 groups for 100 rows"),
+        ({"groups": np.zeros(99)}, "expected one group per row, found 99 for 100 rows"),
         ({"labels": np.full(100, 2)}, "label 2 of row 0 is not in 0..1"),
         ({"logits": np.full((100, 2), np.nan)}, "NaN or infinite"),
         ({"logits": np.full((100, 2), 0.5)}, "probabilities given where logits are expected"),

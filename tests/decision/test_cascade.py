@@ -92,7 +92,7 @@ def test_a_second_promise_on_the_same_rows_gets_what_the_first_leaves(fitted):
     assert alone.early >= found.exit.early
     with pytest.raises(ValueError, match="other_promise=True"):
         left_for_risk(alone, 0.1)
-    with pytest.raises(UserError, match=r"views_exit_delta: 0\.05 given, less than risk_delta"):
+    with pytest.raises(UserError, match=r"views_exit_delta: expected less than risk_delta .* found 0\.05"):
         left_for_risk(found.exit, 0.05)
     check_deltas(0.05, 0.1)
 

@@ -128,11 +128,11 @@ def test_a_given_band_is_measured_and_promises_nothing():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"alpha": 0.0}, "views_exit_alpha: 0 given"),
-        ({"delta": 1.0}, "views_exit_delta: 1 given"),
+        ({"alpha": 0.0}, "views_exit_alpha: expected .*, found 0"),
+        ({"delta": 1.0}, "views_exit_delta: expected .*, found 1"),
         ({"labels": np.zeros(3)}, "one row, found"),
         ({"early": np.zeros((0, 2)), "full": np.zeros((0, 2)), "labels": np.zeros(0)}, "at least one row"),
-        ({"groups": np.array(["a"])}, "1 groups for 100 rows"),
+        ({"groups": np.array(["a"])}, "expected one group per row, found 1 for 100 rows"),
     ],
 )
 def test_bad_input_is_one_clear_line(change, message):

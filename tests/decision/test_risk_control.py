@@ -149,14 +149,14 @@ def test_lines_name_classes_numbers_and_confidence():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"risk": "recall"}, "one of fpr, fnr, error, precision expected"),
-        ({"alpha": 0.0}, "risk_alpha: 0 given"),
-        ({"delta": 1.0}, "risk_delta: 1 given"),
+        ({"risk": "recall"}, "expected one of fpr, fnr, error, precision, found"),
+        ({"alpha": 0.0}, "risk_alpha: expected .*, found 0"),
+        ({"delta": 1.0}, "risk_delta: expected .*, found 1"),
         ({"risk": "precision"}, "needs prevalence"),
-        ({"risk": "precision", "prevalence": 1.2}, "prevalence: 1.2 given"),
+        ({"risk": "precision", "prevalence": 1.2}, "prevalence: expected .*, found 1.2"),
         ({"scores": np.array([0.1, -3.0])}, "score -3 of row 1 is not a probability; were these logits"),
         ({"scores": np.array([0.1, np.nan])}, "score nan of row 1"),
-        ({"groups": np.array(["a"])}, "2 rows and 1 groups"),
+        ({"groups": np.array(["a"])}, "expected one group per row, found 1 for 2 rows"),
         ({"scores": np.zeros(0), "is_positive": np.zeros(0)}, "at least one row"),
     ],
 )

@@ -186,13 +186,13 @@ def test_many_rows_take_little_memory_and_are_stored_as_a_short_curve_that_holds
 @pytest.mark.parametrize(
     ("metric", "said"),
     [
-        ("mmc", "threshold_metric: 'mmc' given, expected one of mcc, accuracy, f1, fbeta:BETA"),
-        ("fbeta", "given, expected one of"),
-        ("cost:1", "given, expected one of"),
-        ("precision:0.9", "given, expected one of"),
-        ("fbeta:x", "given, expected one of"),
-        ("cost:-1:2", "'cost:-1:2' given, numbers above 0 expected"),
-        ("precision>=98", "'precision>=98' given, a share above 0 and at most 1 expected"),
+        ("mmc", "threshold_metric: expected one of mcc, accuracy, f1, fbeta:BETA"),
+        ("fbeta", "expected one of"),
+        ("cost:1", "expected one of"),
+        ("precision:0.9", "expected one of"),
+        ("fbeta:x", "expected one of"),
+        ("cost:-1:2", "expected numbers above 0, found 'cost:-1:2'"),
+        ("precision>=98", "expected a share above 0 and at most 1, found 'precision>=98'"),
     ],
 )
 def test_a_metric_that_is_none_is_one_line(metric, said):
@@ -204,11 +204,11 @@ def test_a_metric_that_is_none_is_one_line(metric, said):
 @pytest.mark.parametrize(
     ("scores", "positive", "groups", "message"),
     [
-        ([0.2, 0.8], [True, True], None, "2 rows of one class to choose it on"),
-        ([], [], None, "no rows to choose it on"),
-        ([0.2, 2.5], [True, False], None, r"score 2\.5 of row 1 is no probability; .* not logits"),
-        ([np.nan, 0.5], [True, False], None, "score nan of row 0"),
-        ([0.2, 0.8], [True, False], np.array(["a"]), "1 groups for 2 rows: one per row expected"),
+        ([0.2, 0.8], [True, True], None, "expected rows of both classes, found 2 rows of one class"),
+        ([], [], None, "expected rows of both classes, found no rows"),
+        ([0.2, 2.5], [True, False], None, r"not logits; found 2\.5 in row 1"),
+        ([np.nan, 0.5], [True, False], None, "found nan in row 0"),
+        ([0.2, 0.8], [True, False], np.array(["a"]), "expected one group per row, found 1 for 2 rows"),
     ],
 )
 def test_rows_that_no_threshold_can_be_chosen_on_are_refused(scores, positive, groups, message):
@@ -217,5 +217,5 @@ def test_rows_that_no_threshold_can_be_chosen_on_are_refused(scores, positive, g
 
 
 def test_weights_are_finite_and_above_0():
-    with pytest.raises(ValueError, match="weights: finite"):
+    with pytest.raises(ValueError, match="weights: expected finite"):
         threshold_curve(np.array([0.2, 0.8]), np.array([True, False]), None, "mcc", weights=np.array([1.0, -1.0]))

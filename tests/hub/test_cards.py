@@ -65,7 +65,7 @@ def test_a_cascade_has_its_guarantee_and_its_cost(run_folder):
     card, found = card_of(folder), selective.cascade
     assert "- Early exits: with 95% confidence at most 5.00% of all photos leave" in card
     ends = f"{found.mean_cost.low:.3f} to {found.mean_cost.high:.3f}"
-    assert f"| views a photo | {found.mean_cost.value:.3f} ({ends}) | {found.early.n} | 60 |" in card
+    assert f"| views per photo | {found.mean_cost.value:.3f} ({ends}) | {found.early.n} | 60 |" in card
 
 
 def test_front_matter_is_what_the_hub_reads(run_folder):
@@ -161,7 +161,7 @@ def test_a_run_from_python_has_no_recipe_and_still_a_card(run_folder):
     folder = run_folder()
     (folder / "recipe.yaml").unlink()
     text = card_of(folder)
-    assert "from a local DINOv3 checkpoint: LoRA adapters and a head were trained" in text
+    assert "from a local DINOv3 checkpoint: small added weights (LoRA adapters) and a classification" in text
     assert "Versions: natix_hf 0.1.0, torch 2.14.1." in text
     assert "| setting |" not in text
     assert not {"datasets", "base_model"} & ModelCard(text).data.to_dict().keys()

@@ -237,7 +237,7 @@ def test_incomplete_runs_are_refused_in_one_line(s_run, make_run, tmp_path):
 
 def test_options_that_do_not_fit_are_refused_in_a_line(s_run, tmp_path):
     out = tmp_path / "out"
-    refused("one of merged, adapter, stock, onnx expected", s_run, "gguf", out)
+    refused("expected one of merged, adapter, stock, onnx", s_run, "gguf", out)
     refused("fp32", s_run, "merged", out, dtype="int4")
     refused("bf16 given, fp32 or int8 expected with --format onnx", s_run, "onnx", out, dtype="bf16")
     refused("leave it out, or use --format adapter", s_run, "stock", out, base_id="me/base")

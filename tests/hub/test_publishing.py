@@ -266,7 +266,7 @@ def test_a_hotkey_adds_what_streetvision_asks_for(hub, run, proofs, monkeypatch)
     assert yaml.safe_load(files["detector.yaml"])["hf_repo"] == "me/x"
     assert asked["n"] == len(asked["p"]) == 4
     assert any("p50 0.100, p99 0.200 of 4 requests" in line for line in said)
-    assert any("transformers 4.45.2, which the network pins" in line for line in said)
+    assert any("the network pins transformers 4.45.2" in line for line in said)
     assert said[0].startswith("as of 2026-05 StreetVision is halted: ")
     assert any("detector.yaml goes to base_miner/detectors/configs/ " in line for line in said)
     assert any("since 2026-02 no code of the network reads it" in line for line in said)

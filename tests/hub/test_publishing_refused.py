@@ -74,7 +74,7 @@ def test_invalid_options_are_refused_before_the_hub_is_asked(hub, run, refused, 
     cases = [
         (["streets"], "owner/name, such as me/roadwork-dinov3"),
         (["me/my streets"], "owner/name, such as me/roadwork-dinov3"),
-        (["me/x", "--model_version", "1.0"], "X.Y.Z expected, such as 1.0.0"),
+        (["me/x", "--model_version", "1.0"], "expected X.Y.Z, such as 1.0.0"),
         (["me/x", "--hotkey", ALICE[:-1] + "Z"], "wrong checksum"),
         (["me/x", "--hotkey", ALICE, "--format", "merged"], "load only a stock model"),
     ]

@@ -39,10 +39,10 @@ def test_addresses_of_known_accounts_pass(hotkey):
     [
         (ALICE[:-1] + "Z", "wrong checksum"),
         (ALICE[:10] + ALICE[11] + ALICE[10] + ALICE[12:], "wrong checksum"),  # two letters exchanged
-        ("5GrwvaEF", "bytes of key, 32 expected"),
-        ("", "bytes of key, 32 expected"),
-        (ALICE.replace("w", "0"), "'0' does not occur"),
-        ("0x8eaf04151687736326c9fea17e25fc5287613693c912909cb226aa4794f26a48", "'0' does not occur"),
+        ("5GrwvaEF", "expected 32 bytes of key, found"),
+        ("", "expected 32 bytes of key, found"),
+        (ALICE.replace("w", "0"), "'0' is not a letter"),
+        ("0x8eaf04151687736326c9fea17e25fc5287613693c912909cb226aa4794f26a48", "'0' is not a letter"),
     ],
 )
 def test_other_addresses_are_refused_with_the_reason(hotkey, said):
@@ -86,14 +86,14 @@ def test_any_key_under_prefix_42_is_a_hotkey():
         (address(two_bytes(1285)), "a Moonriver address (SS58 prefix 1285)"),
         (address(two_bytes(13116)), "a Bittensor address (SS58 prefix 13116)"),
         (address(two_bytes(16383)), "another network's address (SS58 prefix 16383)"),
-        (address(two_bytes(42)), "nobody's address (SS58 prefix 42 in two bytes, where one is right)"),
-        (address(bytes([46])), "nobody's address (SS58 prefix 46 is reserved)"),
-        (address(bytes([47])), "nobody's address (SS58 prefix 47 is reserved)"),
-        (address(bytes([128])), "nobody's address (first byte 128 is reserved)"),
-        (address(bytes([200, 1])), "nobody's address (first byte 200 is reserved)"),
-        (address(bytes([255])), "nobody's address (first byte 255 is reserved)"),
-        (address(b"\x2a", bytes(33)), "33 bytes of key, 32 expected"),
-        (address(b"\x2a", bytes(8)), "8 bytes of key, 32 expected"),
+        (address(two_bytes(42)), "an invalid address (SS58 prefix 42 in two bytes instead of one)"),
+        (address(bytes([46])), "an invalid address (SS58 prefix 46 is reserved)"),
+        (address(bytes([47])), "an invalid address (SS58 prefix 47 is reserved)"),
+        (address(bytes([128])), "an invalid address (first byte 128 is reserved)"),
+        (address(bytes([200, 1])), "an invalid address (first byte 200 is reserved)"),
+        (address(bytes([255])), "an invalid address (first byte 255 is reserved)"),
+        (address(b"\x2a", bytes(33)), "expected 32 bytes of key, found 33"),
+        (address(b"\x2a", bytes(8)), "expected 32 bytes of key, found 8"),
     ],
 )
 def test_addresses_of_other_networks_are_refused_by_name(hotkey, said):
@@ -181,7 +181,7 @@ def test_a_client_that_is_too_old_is_told_the_smallest_upgrade(tmp_path, version
     with pytest.raises(UserError, match="whatever it said first") as error:
         streetvision.check_client(tmp_path, [b""], [0.5], python=python)
     assert len(str(error.value).splitlines()) == 1
-    line = "4.45.2, which the network pins, knows neither"
+    line = "the network pins transformers 4.45.2, which supports neither"
     assert (line in str(error.value)) is told
     assert ("transformers 4.56.0 with torch 2.6.0 and timm 1.0.22" in str(error.value)) is told
 

@@ -157,7 +157,7 @@ def test_stock_cannot_hold_tiles_and_says_what_can(tiled, tmp_path):
 def test_a_card_says_what_the_model_sees_and_how_a_client_cuts_a_photo(tmp_path):
     run = write_finished_run(tmp_path / "run", views="tiles", views_grid=[2, 3])
     text = card_of(run, model_id="me/streets", form="onnx")
-    assert "224 x 224 pixels, the whole of each and 2 x 3 tiles of it" in text
+    assert "224 x 224 pixels, once as a whole and once for each of 2 x 3 tiles" in text
     assert 'snapshot_download("me/streets")' in text
     assert "from views import pixel_values" in text
     whole = card_of(write_finished_run(tmp_path / "whole"), form="onnx")

@@ -154,10 +154,10 @@ def test_a_challenge_view_is_of_the_levels_that_are_asked_for():
             "challenge_levels: augment basic has no levels, only challenge@2025 and challenge@2026-04 have",
         ),
         ("challenge@2026-05", [1.0], "challenge_levels: augment challenge@2026-05 has no levels"),
-        ("challenge@2025", [0.5, 0.5], "4 that sum to 1 expected"),
-        ("challenge@2025", [0.5, 0.5, 0.5, -0.5], "4 that sum to 1 expected"),
-        ("challenge@2025", [0.5, 0.5, 0.5, 0.5], "4 that sum to 1 expected"),
-        ("challenge@2025", [float("nan"), 0.5, 0.5, 0.0], "4 that sum to 1 expected"),
+        ("challenge@2025", [0.5, 0.5], "expected 4 probabilities that sum to 1"),
+        ("challenge@2025", [0.5, 0.5, 0.5, -0.5], "expected 4 probabilities that sum to 1"),
+        ("challenge@2025", [0.5, 0.5, 0.5, 0.5], "expected 4 probabilities that sum to 1"),
+        ("challenge@2025", [float("nan"), 0.5, 0.5, 0.0], "expected 4 probabilities that sum to 1"),
     ],
 )
 def test_levels_that_an_augmentation_has_not_are_refused(augment, levels, said):

@@ -273,7 +273,7 @@ def test_activation_checkpointing_gives_the_same_gradients(tiny_backbone, photos
         ({"use_doran": True, "lora_init": "olora"}, "lora_init: olora given"),
         ({"use_doran": True, "lora_init": "orthogonal"}, "--use_doran false"),
         ({"doran_share": "block"}, "--use_doran true"),
-        ({"use_doran": True, "doran_share": "layer"}, "none or block expected"),
+        ({"use_doran": True, "doran_share": "layer"}, "expected none or block"),
         ({"use_doran": True, "doran_share": "block", "lora_target_modules": ["q_proj"]}, "does not name both"),
         ({"use_doran": True, "doran_share": "block", "lora_target_modules": ["up_proj"]}, "--doran_share none"),
     ],

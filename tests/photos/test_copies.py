@@ -286,7 +286,7 @@ def test_a_full_disk_is_one_line_and_leaves_whole_shards_only(photos, tmp_path, 
             raise module.SafetensorError("I/O error: No space left on device (os error 28)")
 
     monkeypatch.setattr(module, "save_file", full)
-    with pytest.raises(UserError, match=r"No space left on device .*free some room or choose another cache_dir"):
+    with pytest.raises(UserError, match=r"No space left on device .*free some space or choose another cache_dir"):
         photo_copies(rows_of(photos), side=32, cache_dir=tmp_path / "cache")
     assert len(shards(tmp_path / "cache")) == 1
     found = photo_copies(rows_of(photos), side=32, cache_dir=tmp_path / "cache")

@@ -65,10 +65,12 @@ def test_tokens_are_patches_and_what_stands_beside_them(kind):
     assert kind(224).tokens(16, beside=5) == 201
     assert Squash(256, 448).tokens(16, beside=5) == 16 * 28 + 5
     kind(224).check_patches(16)
-    with pytest.raises(UserError, match="image_size 450: a multiple of the checkpoint's patch size 16"):
+    with pytest.raises(UserError, match="image_size 450: expected a multiple of the checkpoint's patch size 16"):
         Squash(256, 450).check_patches(16)
     for side in (8, 40):
-        with pytest.raises(UserError, match=f"image_size {side}: a multiple of the checkpoint's patch size 16"):
+        with pytest.raises(
+            UserError, match=f"image_size {side}: expected a multiple of the checkpoint's patch size 16"
+        ):
             kind(side).check_patches(16)
 
 
@@ -120,7 +122,7 @@ def test_the_default_side_of_copies_enlarges_no_crop_of_basic(kind):
         assert copy * np.sqrt(0.75 * 0.85) > side
     assert kind(224).copy_side() == 400
     assert kind(224).copy_side(256) == 256
-    with pytest.raises(UserError, match="decode_copy_side: 200 given, at least the image_size of 224"):
+    with pytest.raises(UserError, match="decode_copy_side: expected at least the image_size of 224, found 200"):
         kind(224).copy_side(200)
 
 
@@ -139,5 +141,5 @@ def test_one_number_is_a_square_and_two_are_height_and_width():
 
 
 def test_a_crop_that_is_no_square_is_refused_with_the_way_out():
-    with pytest.raises(UserError, match="resize: crop keeps a square, and image_size is 256 448: use --resize squash"):
+    with pytest.raises(UserError, match="resize: crop keeps a square, but image_size is 256 448: use --resize squash"):
         geometry_of("crop", [256, 448])

@@ -212,7 +212,7 @@ def test_photos_that_a_client_sees_otherwise_are_counted_by_kind(tmp_path):
     folder(tmp_path, [DEEP["16-bit PNG"], file(TRANSPARENT, "PNG"), DEEP["float TIFF up to 1"]], ".png")
     notes = load_rows(str(tmp_path)).notes
     assert [note.split(",")[0] for note in notes] == [
-        "2 of 40 photos hold grey of more than 8 bits",
+        "2 of 40 photos have grey values of more than 8 bits",
         "1 of 40 photos have transparent parts",
     ]
     assert "None/00.png" in notes[0]

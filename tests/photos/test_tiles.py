@@ -114,15 +114,18 @@ def test_a_recipe_asks_for_tiles_by_one_number_or_two():
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"views_grid": 0}, "views_grid: 0 0 given, rows and columns of which one is at least 2 .*--views whole"),
-        ({"views_grid": 1}, "views_grid: 1 1 given"),
-        ({"views_grid": [3, 0]}, "views_grid: 3 0 given"),
-        ({"views_grid": [2, 3, 4]}, "views_grid: 2 3 4 given"),
+        (
+            {"views_grid": 0},
+            "views_grid: expected rows and columns of which one is at least 2, found 0 0: .*--views whole",
+        ),
+        ({"views_grid": 1}, "views_grid: expected .*, found 1 1"),
+        ({"views_grid": [3, 0]}, "views_grid: expected .*, found 3 0"),
+        ({"views_grid": [2, 3, 4]}, "views_grid: expected .*, found 2 3 4"),
         (
             {"views_overlap": 1.0},
-            "views_overlap: 1 given, a share from 0 to below 1 expected: use --views_overlap 0.2",
+            "views_overlap: expected a share from 0 to below 1, found 1: use --views_overlap 0.2",
         ),
-        ({"views_overlap": -0.1}, "views_overlap: -0.1 given"),
+        ({"views_overlap": -0.1}, "views_overlap: expected .*, found -0.1"),
     ],
 )
 def test_tiles_that_cannot_be_are_refused_with_the_way_out(given, told):
@@ -131,7 +134,5 @@ def test_tiles_that_cannot_be_are_refused_with_the_way_out(given, told):
 
 
 def test_tiles_of_a_cropped_photo_are_refused_with_the_way_out():
-    with pytest.raises(
-        UserError, match="views: tiles are cut out of the whole photo, and resize is crop: use --resize"
-    ):
+    with pytest.raises(UserError, match="views: tiles need the whole photo, but resize is crop: use --resize"):
         geometry_of("crop", 224, views="tiles")

@@ -134,7 +134,7 @@ def test_the_dot_of_a_ranking_lies_where_the_decisions_fall():
     assert (dot.x, dot.y) == (roc.px(0.5), roc.py(0.75))
     (dot,) = (shape for shape in curve.shapes if shape.kind == "dot")
     assert (dot.x, dot.y) == (curve.px(0.75), curve.py(0.75))
-    assert roc.note.startswith("4 photos of Roadwork, 2 others")
+    assert roc.note.endswith("4 photos of Roadwork, 2 others.")
 
 
 def test_training_shows_the_logged_points_and_raw_weights_beside_the_average():
@@ -149,4 +149,4 @@ def test_training_shows_the_logged_points_and_raw_weights_beside_the_average():
 
 def test_training_without_evaluations_has_one_chart_and_without_a_log_none():
     assert page_charts.training_charts([]) == []
-    assert [c.title for c in page_charts.training_charts([{"step": 1, "loss": 0.5}])] == ["Loss while training"]
+    assert [c.title for c in page_charts.training_charts([{"step": 1, "loss": 0.5}])] == ["Loss during training"]

@@ -145,7 +145,7 @@ def test_two_runs_of_different_names_are_demanded(rows):
 def test_the_text_says_who_is_better_and_the_page_holds_all_of_it_escaped(document):
     text = "\n".join(comparison_lines(document))
     assert "400 photos in 200 groups" in text
-    assert "worse less first:" in text
+    assert "worse minus first:" in text
     assert "first is better" in text
     assert "daytime = night" in text
     assert "few" not in text

@@ -207,5 +207,5 @@ def test_many_resamples_are_computed_at_once():
 
 def test_groups_of_another_length_are_refused():
     logits, labels = draw(10, 2)
-    with pytest.raises(ValueError, match="9 groups for 10 rows: one per row expected"):
+    with pytest.raises(ValueError, match="expected one group per row, found 9 for 10 rows"):
         bootstrap_intervals(logits, labels, np.arange(9))

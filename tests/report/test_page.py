@@ -58,7 +58,7 @@ def test_it_shows_the_figures_with_intervals_and_n_and_who_read_what(parts):
     assert "predictions (2 times) 2023-11-14 22:14:20 to 2023-11-14 22:15:20" in text
     assert "final figures of other models 3 times before" in text
     wrong = int((test.decided != test.labels).sum())
-    assert f"The {min(24, wrong)} most confident of {wrong} wrong decisions on 160 photos" in text
+    assert f"The {min(24, wrong)} most confident of the {wrong} wrong decisions on 160 photos" in text
 
 
 def test_names_of_classes_photos_groups_and_slices_are_text_whatever_they_are(parts):
@@ -106,7 +106,7 @@ def test_a_cascade_shows_its_promise_and_what_it_costs(parts):
     assert "Early exits: with 95% confidence at most 5.00% of all photos leave with a wrong answer" in text
     found = selective.cascade
     assert f"{found.mean_cost.low:.3f} to {found.mean_cost.high:.3f}" in text
-    assert f"the cascade {found.error.value:.4f} at {found.mean_cost.value:.2f} views a photo" in " ".join(
+    assert f"the cascade {found.error.value:.4f} at {found.mean_cost.value:.2f} views per photo" in " ".join(
         attrs.get("aria-label", "") for attrs in page.all("svg")
     )
 

@@ -194,7 +194,7 @@ def test_slices_are_filtered_and_sorted(open_page):
 
 def test_a_chart_says_the_values_under_the_pointer(open_page):
     page = open_page(DESK)
-    figure = page.locator("figure", has_text="Risk and coverage").first
+    figure = page.locator("figure", has_text="Errors by share of photos decided").first
     chart = figure.locator("svg")
     chart.scroll_into_view_if_needed()
     box = chart.bounding_box()

@@ -60,15 +60,15 @@ def test_the_document_holds_every_level_and_severity_and_is_of_its_class(documen
     assert (document.n, document.groups) == (90, 30)
 
 
-def test_how_the_photos_were_sent_stands_with_every_figure(document):
+def test_every_figure_says_how_the_photos_were_sent(document):
     assert [profile.sent for profile in document.profiles] == [SENT, SENT]
-    told = f"challenge@2025 and challenge@2026-05 with {SENT}"
-    assert f"  sent: {told}" in robustness_lines(document)
-    assert told in robustness_section(document).text
+    how = f"{SENT} (challenge@2025, challenge@2026-05)"
+    assert f"  sent: {how}" in robustness_lines(document)
+    assert how in robustness_section(document).text
     case = document.profiles[0].cases[:1]
     said = (("a", "one"), ("b", "two"), ("a", "one"), ("clean", None))
     mixed = [ProfileFigures(profile=profile, sent=sent, cases=case) for profile, sent in said]
-    assert sent_text(mixed) == "a with one; b with two"
+    assert sent_text(mixed) == "one (a); two (b)"
 
 
 def test_every_case_is_what_one_comparison_at_a_time_gives(document, rows):

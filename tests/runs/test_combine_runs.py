@@ -133,7 +133,7 @@ def test_its_figures_come_from_the_rows_and_stand_beside_those_of_both_runs(pair
     assert found.mean_cost.value == pytest.approx(0.020000001 + 0.300000002 * np.mean(~leaves))
     assert found.curve.cost[0] == pytest.approx(0.320000003)
     page, card = ((output / name).read_text() for name in ("report.html", "README.md"))
-    assert f"the cascade {wrong.mean():.4f} at {found.mean_cost.value:.3g} GFLOP a photo" in " ".join(page.split())
+    assert f"the cascade {wrong.mean():.4f} at {found.mean_cost.value:.3g} GFLOP per photo" in " ".join(page.split())
     assert "The two models" in page
     assert "Two DINOv3 vision transformers that classify street photos into 2 classes: None, Roadwork." in card
     assert "`small` classifies each photo (0.02 GFLOP). If it is uncertain, the run `large`" in card
@@ -284,7 +284,10 @@ def test_runs_that_cannot_form_a_cascade_are_refused_in_one_line(tmp_path, case)
 
 
 def test_the_words_of_the_command_are_checked(pair, tmp_path):
-    for runs, said in (((pair[0],), "1 given, two runs expected"), ((*pair, pair[0]), "3 given, two runs expected")):
+    for runs, said in (
+        ((pair[0],), "expected two runs, the cheaper one first, found 1"),
+        ((*pair, pair[0]), "expected two runs, the cheaper one first, found 3"),
+    ):
         with pytest.raises(UserError, match=said):
             cascade(*runs)
     for words in (
@@ -293,7 +296,7 @@ def test_the_words_of_the_command_are_checked(pair, tmp_path):
         [],
         [str(pair[0]), "--cascade", *map(str, pair), "--output", "x"],
     ):
-        with pytest.raises(UserError, match="one run expected, or --cascade SMALL LARGE --output FOLDER"):
+        with pytest.raises(UserError, match="expected one run, or --cascade SMALL LARGE --output FOLDER"):
             calibrate.main(words)
     (tmp_path / "cascade").mkdir()
     write_text(tmp_path / "cascade" / "kept", "mine")

@@ -81,9 +81,9 @@ def test_runs_are_joined_by_id_and_judged_as_they_are_served(tmp_path, capsys):
     assert {row.value for row in document.beside_first[0].slices} == {"Boston", "Austin"}
     assert "at least 3 models" in document.notes[0]
     page, told = (output / "comparison.html").read_text(), capsys.readouterr().out
-    for said in ("<table", "GFLOP a photo", "256 x 448", "21.5"):
+    for said in ("<table", "GFLOP per photo", "256 x 448", "21.5"):
         assert said in page
-    assert "b less a:" in told
+    assert "b minus a:" in told
     shown = {"views": "1", "pixels": "256 x 448", "GFLOP": "21.5", "seconds": "0.125"}
     for head, cell in shown.items():
         assert re.search(rf"{head} a photo +- +{cell}", told)

@@ -83,7 +83,7 @@ def test_recipe_yaml_says_where_the_run_went_and_nothing_where_it_went_nowhere(r
         (["--sweep", "true"], "push_to_hub: a sweep gives no model to publish: add --push_to_hub false"),
         (["--find_lr", "true"], "push_to_hub: a range test gives no model to publish"),
         (["--hold_out_each", "city"], "push_to_hub: hold_out_each makes several runs"),
-        (["--hub_format", "adapter", "--method", "probe"], "hub_format: adapter is of method lora, this is probe"),
+        (["--hub_format", "adapter", "--method", "probe"], "hub_format: adapter needs method lora, found probe"),
         (["--hub_format", "stock", "--head", "mlp"], "hub_format: stock cannot hold head: mlp"),
         (
             ["--hotkey", ALICE, "--pooling", "cls_mean"],
@@ -102,7 +102,7 @@ def test_what_cannot_be_published_is_refused_when_the_recipe_is_read(recipe, wor
     ("words", "said"),
     [
         (["--hub_model_id", "streets"], "owner/name, such as me/roadwork-dinov3"),
-        (["--model_version", "1"], "X.Y.Z expected"),
+        (["--model_version", "1"], "expected X.Y.Z"),
         (["--hotkey", ALICE[:-1] + "Z"], "wrong checksum"),
         (["--hotkey", ALICE, "--hub_format", "merged"], "only stock models"),
         (["--hotkey", ALICE, "--label_names", "no", "yes"], "reads the class 'Roadwork'"),

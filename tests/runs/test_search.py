@@ -32,7 +32,7 @@ def values(words: list[str]) -> dict:
         except KeyError:
             raise UserError(f"unknown key '{name}'") from None
         except ValueError:
-            raise UserError(f"{name}: {text} given, a number expected") from None
+            raise UserError(f"{name}: expected a number, found {text}") from None
     return known
 
 
@@ -58,8 +58,8 @@ def test_a_range_is_of_integers_if_the_key_is_an_integer():
         ("lora_r=8,8", "a value is given twice"),
         ("lora_r=64..4", "64 is not less than 4"),
         ("learning_rate=0..1:log", "must start above 0"),
-        ("lora_r=4.5..64", "lora_r: 4.5 given"),
-        ("lora_r=4..many", "lora_r: many given"),
+        ("lora_r=4.5..64", "lora_r: expected a number, found 4.5"),
+        ("lora_r=4..many", "lora_r: expected a number, found many"),
         ("augment=a..b", "augment is not a number: list its values"),
         ("lora_rr=4..8", "unknown key 'lora_rr'"),
         ("seed=0..8", "seed cannot be varied: the luckiest seed would win"),

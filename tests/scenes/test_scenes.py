@@ -88,7 +88,7 @@ def test_far_scenes_are_other_photos_of_the_same_groups_and_have_boxes(tmp_path)
         corners = [(left, top, left + width, top + height) for left, top, width, height in boxes]
         assert corners == [box for kind, box in shown.objects if kind in WORK]
         assert bool(boxes) == (row["label"] == "Roadwork")
-    with pytest.raises(UserError, match="already holds other files"):
+    with pytest.raises(UserError, match="contains other files"):
         generate(far, 30, 5, size=SMALL, progress=False)
 
 
@@ -114,9 +114,7 @@ def test_scenes_are_asked_for_by_count_size_and_distance(tmp_path, monkeypatch):
     assert set(zip(rows.data["width"][:], rows.data["height"][:])) <= {(128, 72), (72, 128), (96, 54), (160, 90)}
     assert [path.name for path in tmp_path.glob("scenes/*")] == [f"100-4-v{scenes.VERSION}-128x72-far"]
     for odd in ("many", "4 near", "4 128", "4 128x72x3", "4 1x1", "4 far far", "4 far 128x72", " "):
-        with pytest.raises(
-            UserError, match="expected the number of photos, optionally followed by their size and far"
-        ):
+        with pytest.raises(UserError, match="expects the number of photos, optionally followed by their size and far"):
             read_rows("builtin:scenes", dataset_config=odd)
 
 
@@ -267,7 +265,7 @@ def test_a_finished_folder_is_kept_and_another_is_refused(tmp_path):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert generate(folder, 3, 1, workers=2, size=SMALL, progress=False) == folder
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
-    with pytest.raises(UserError, match="already holds other files"):
+    with pytest.raises(UserError, match="contains other files"):
         generate(folder, 4, 1, workers=1, size=SMALL, progress=False)
 
 

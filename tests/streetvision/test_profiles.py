@@ -323,10 +323,10 @@ def test_a_photo_is_a_function_of_its_seed_and_leaves_the_random_states_alone(pr
     ("profile", "options", "message"),
     [
         ("challenge@2027", {}, "challenge@2025, challenge@2026-04, challenge@2026-05"),
-        ("challenge@2025", {"level": 4}, "challenge@2025: level 4 given, 0 to 3 expected"),
-        ("challenge@2026-05", {"level": 1}, "0 to 0 expected"),
-        ("challenge@2025", {"level_probabilities": (0.5, 0.5)}, "4 that sum to 1 expected"),
-        ("challenge@2025", {"level_probabilities": (0.5, 0.6, -0.1, 0.0)}, "4 that sum to 1 expected"),
+        ("challenge@2025", {"level": 4}, "challenge@2025: expected level 0 to 3, found 4"),
+        ("challenge@2026-05", {"level": 1}, "expected level 0 to 0, found 1"),
+        ("challenge@2025", {"level_probabilities": (0.5, 0.5)}, "expected 4 probabilities that sum to 1"),
+        ("challenge@2025", {"level_probabilities": (0.5, 0.6, -0.1, 0.0)}, "expected 4 probabilities that sum to 1"),
     ],
 )
 def test_what_there_is_not_is_refused(profile, options, message):

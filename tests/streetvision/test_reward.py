@@ -145,7 +145,7 @@ def test_a_simulated_reward_says_that_nobody_is_paid_how_often_photos_come_and_h
         assert "nobody is paid" in text
         assert "57 challenges a day for each of 251 participants (288 for each of 50)" in text
         assert "one third of the photos were synthetic, one third real and one third from an API" in text
-        assert "challenge@2025 with pixels as stored" in text
+        assert "pixels as stored (challenge@2025)" in text
     assert len([line for line in lines if "as of 2026-05" in line]) == 1
 
 
@@ -217,7 +217,7 @@ def test_a_field_is_read_from_a_csv(tmp_path, text):
         (b"0.5\n1.5\n", "line 2: '1.5'"),
         (b"a,b\n1,2\n", "2 columns and none is called score"),
         (b"name,score\nx\n", "line 2: ''"),
-        (b"0\n0\n", "all scores are 0"),
+        (b"0\n0\n", "at least one positive score, found only zeros"),
         (b"\xff\xfe\x00", "cannot be read as CSV"),
     ],
 )

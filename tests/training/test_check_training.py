@@ -35,13 +35,13 @@ def test_a_trainer_and_a_verb_check_once(job, monkeypatch, tmp_path, tiny_backbo
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"sampling": "even"}, "sampling: even given, natural or balanced expected"),
-        ({"balance_by": "town"}, "balance_by: town given, class, source or class_and_source expected"),
-        ({"layerwise_lr_decay": 1.5}, "layerwise_lr_decay: 1.5 given, a share above 0 and at most 1 expected"),
+        ({"sampling": "even"}, "sampling: expected natural or balanced, found even"),
+        ({"balance_by": "town"}, "balance_by: expected class, source or class_and_source, found town"),
+        ({"layerwise_lr_decay": 1.5}, "layerwise_lr_decay: expected a share above 0 and at most 1, found 1.5"),
         ({"sampling": "balanced", "logit_adjustment": 1.0}, "sampling: balanced together with logit_adjustment"),
-        ({"optim": "lion", "optim_args": "beta1=high"}, "optim_args: beta1=high: a number expected"),
+        ({"optim": "lion", "optim_args": "beta1=high"}, "optim_args: beta1=high: expected a number"),
         ({"probe_heads": "grid"}, "probe_heads: grid given, but method is lora"),
-        ({"speed": {"prefix_cache_gb": -1.0}}, "prefix_cache_gb: -1.0 given, a number of gigabytes above 0 expected"),
+        ({"speed": {"prefix_cache_gb": -1.0}}, "prefix_cache_gb: expected a number of gigabytes above 0, found -1.0"),
     ],
 )
 def test_a_trainer_in_python_refuses_in_one_line(job, settings, said):

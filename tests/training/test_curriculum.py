@@ -108,11 +108,11 @@ def arguments(tmp_path, **settings):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"curriculum": "hard"}, "curriculum: hard given, none, loss or margin expected"),
-        ({"curriculum_pacing": "log"}, "curriculum_pacing: log given, linear, root or step expected"),
-        ({"curriculum_start": 0.0}, "curriculum_start: 0.0 given, a share above 0 and at most 1 expected"),
-        ({"curriculum_end": 1.5}, "curriculum_end: 1.5 given, a share above 0 and at most 1 expected"),
-        ({"num_train_epochs": 1}, "photos are added from epoch to epoch: 1 given, more than one expected"),
+        ({"curriculum": "hard"}, "curriculum: expected none, loss or margin, found hard"),
+        ({"curriculum_pacing": "log"}, "curriculum_pacing: expected linear, root or step, found log"),
+        ({"curriculum_start": 0.0}, "curriculum_start: expected a share above 0 and at most 1, found 0.0"),
+        ({"curriculum_end": 1.5}, "curriculum_end: expected a share above 0 and at most 1, found 1.5"),
+        ({"num_train_epochs": 1}, "photos are added from epoch to epoch: expected more than one, found 1"),
         ({"curriculum_end": 0.8}, "the last of 3 epochs begins at 0.67 of the training"),
     ],
 )
@@ -125,13 +125,13 @@ def test_a_recipe_says_so_when_it_is_read(tmp_path):
     path = tmp_path / "recipe.yaml"
     head = "model_name_or_path: a/model\ndataset_name: a/photos\noutput_dir: runs/x\n"
     path.write_text(head + "curriculum: margin\nnum_train_epochs: 1\n")
-    with pytest.raises(UserError, match="more than one expected"):
+    with pytest.raises(UserError, match="expected more than one, found"):
         parse([str(path)])
     path.write_text(head + "sampling: balanced\nlogit_adjustment: 1\n")
     with pytest.raises(UserError, match="would correct the class shares twice"):
         parse([str(path)])
     path.write_text(head + "target_prior: [0.5, 0.6]\n")
-    with pytest.raises(UserError, match=re.escape("0.5 0.6 given, their sum is 1.1")):
+    with pytest.raises(UserError, match=re.escape("found 0.5 0.6 (sum 1.1)")):
         parse([str(path)])
     path.write_text(head + "target_prior: 0.5\ncurriculum: loss\ncurriculum_pacing: step\n")
     recipe = parse([str(path)])
@@ -142,12 +142,13 @@ def test_a_recipe_says_so_when_it_is_read(tmp_path):
 def test_a_start_below_one_step_is_refused(tmp_path):
     args = arguments(tmp_path, per_device_train_batch_size=8, gradient_accumulation_steps=2, curriculum_start=0.1)
     with pytest.raises(
-        UserError, match=r"curriculum_start: 0.1 of 100 photos is 10, less than the 16 of one step: at"
+        UserError,
+        match=r"expected at least 0.16, found 0.1: of 100 photos that is 10, less than the 16 of one step",
     ):
         check_start(args, 100)
     assert check_start(args, 160) == 3
     assert check_start(arguments(tmp_path, max_steps=40, per_device_train_batch_size=8), 160) == 2
-    with pytest.raises(UserError, match="more than one expected"):
+    with pytest.raises(UserError, match="expected more than one, found"):
         check_start(arguments(tmp_path, max_steps=20, per_device_train_batch_size=8), 160)
 
 

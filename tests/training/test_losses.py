@@ -141,10 +141,10 @@ def test_a_sum_of_terms_is_read_with_its_weights():
         ("focl", "loss focl: unknown term 'focl'; did you mean 'focal'? expected one of ce, focal, asymmetric, "),
         ("ce+", "unknown term ''; expected one of ce, "),
         ("ce+0.1*", "unknown term ''"),
-        ("ce+x*focal", "weight 'x' of focal: a positive number expected, such as 0.1*focal"),
-        ("ce+0*focal", "weight '0' of focal"),
-        ("ce+-1*focal", "weight '-1' of focal"),
-        ("ce+nan*focal", "weight 'nan' of focal"),
+        ("ce+x*focal", "weight of focal: expected a positive number, such as 0.1*focal; found 'x'"),
+        ("ce+0*focal", "such as 0.1*focal; found '0'"),
+        ("ce+-1*focal", "such as 0.1*focal; found '-1'"),
+        ("ce+nan*focal", "such as 0.1*focal; found 'nan'"),
         ("ce+0.5*ce", "ce is given twice"),
         ("supcon", "loss supcon: trains the features but not the head: add a term, such as ce+supcon"),
         ("0.1*koleo+supcon", "add a term, such as ce+0.1*koleo+supcon"),
@@ -174,15 +174,24 @@ def test_soft_labels_are_for_losses_that_can_take_them():
         ),
         ({"loss": "asymmetric", "label_smoothing_factor": 0.1}, "only on ce, focal"),
         ({"loss": "lcron", "class_weights": "balanced"}, "class_weights: has no effect on loss lcron"),
-        ({"class_weights": ["1", "-2"]}, "class_weights: 1 -2 given, balanced or positive numbers, one per class,"),
-        ({"class_weights": ["balance"]}, "class_weights: balance given, balanced or"),
+        (
+            {"class_weights": ["1", "-2"]},
+            "class_weights: expected balanced or positive numbers, one per class; found 1 -2",
+        ),
+        ({"class_weights": ["balance"]}, "one per class; found balance"),
         ({"loss": "focal", "class_weights": [1, 2], "focal_alpha": [1, 2]}, "leave one of them out"),
-        ({"loss": "focal", "focal_alpha": [0.0]}, "focal_alpha: 0.0 given, positive numbers expected"),
-        ({"loss": "focal", "focal_gamma": -1.0}, "focal_gamma: -1.0 given, 0 or a positive number"),
-        ({"logit_adjustment": math.inf}, "logit_adjustment: inf given"),
-        ({"loss": "gatekeeper", "gatekeeper_alpha": 1.5}, "gatekeeper_alpha: 1.5 given, a number from 0 to 1"),
-        ({"loss": "ce+lcron", "lcron_temperature": 0.0}, "lcron_temperature: 0.0 given"),
-        ({"loss": "ce+lcron", "lcron_top_k": 16}, "lcron_top_k: 16 given, 1 to 15 expected"),
+        ({"loss": "focal", "focal_alpha": [0.0]}, "focal_alpha: expected positive numbers, found 0.0"),
+        ({"loss": "focal", "focal_gamma": -1.0}, "focal_gamma: expected 0 or a positive number, found -1.0"),
+        ({"logit_adjustment": math.inf}, "found inf"),
+        (
+            {"loss": "gatekeeper", "gatekeeper_alpha": 1.5},
+            "gatekeeper_alpha: expected a number from 0 to 1, found 1.5",
+        ),
+        ({"loss": "ce+lcron", "lcron_temperature": 0.0}, "found 0.0"),
+        (
+            {"loss": "ce+lcron", "lcron_top_k": 16},
+            "lcron_top_k: expected 1 to 15, below per_device_train_batch_size; found 16",
+        ),
     ],
 )
 def test_options_that_cannot_work_are_refused_before_anything_is_read(arguments, given, message):
@@ -256,7 +265,7 @@ def test_focal_alpha_of_two_classes_may_be_that_of_the_positive_one(arguments):
     one = of(arguments, logits, labels, (3, 1), loss="focal", focal_alpha=[0.25])
     assert_close(one, of(arguments, logits, labels, (3, 1), loss="focal", focal_alpha=[0.75, 0.25]))
     assert_close(one, focal(logits, labels, 2.0, torch.tensor([0.75, 0.25])))
-    with pytest.raises(UserError, match="focal_alpha: 1 numbers given, 3 expected"):
+    with pytest.raises(UserError, match="focal_alpha: expected 3 numbers, one per class; found 1"):
         of(arguments, logits, labels, loss="focal", focal_alpha=[0.25])
 
 
@@ -287,7 +296,7 @@ def test_lcron_ranks_by_the_odds_of_the_positive_class(arguments):
         ({"loss": "ce+lcron"}, [9, 0], "lcron ranks class Roadwork above the others, but in train no photo is of it"),
         ({"loss": "ce+lcron"}, [0, 9], "lcron ranks class Roadwork above the others, but in train all photos are"),
         ({"loss": "ce+supcon"}, [1, 1], "supcon compares photos of one class with those of others"),
-        ({"class_weights": ["1", "2", "3"]}, [5, 5], "3 numbers given, 2 expected, one for each of None, Roadwork"),
+        ({"class_weights": ["1", "2", "3"]}, [5, 5], "expected 2 numbers, one for each of None, Roadwork; found 3"),
         ({"class_weights": ["balanced"]}, [5, 0], "class_weights: balanced: train has no photo of class Roadwork"),
     ],
 )
@@ -371,8 +380,8 @@ def test_a_recipe_names_loss_and_weights(recipe):
         (["loss: supcon"], "add a term, such as ce+supcon"),
         (["loss: ce+supcon", "method: probe"], "which method probe does not change"),
         (["loss: ce+supcon", "mixup_alpha: 0.2"], "supcon needs one class per photo"),
-        (["class_weights: heavy"], "class_weights: heavy given"),
-        (["class_weights: [1, 2]", "label_names: [a, b, c]"], "2 numbers given, 3 expected, one for each of a, b, c"),
+        (["class_weights: heavy"], "one per class; found heavy"),
+        (["class_weights: [1, 2]", "label_names: [a, b, c]"], "expected 3 numbers, one for each of a, b, c; found 2"),
     ],
 )
 def test_a_recipe_with_a_loss_that_cannot_work_is_refused_when_it_is_read(recipe, lines, message):

@@ -168,9 +168,9 @@ def test_a_mixed_run_that_was_stopped_ends_like_the_whole_one(job, stop_at):
 @pytest.mark.parametrize(
     ("lines", "words"),
     [
-        ("mixup_alpha: -1", "mixup_alpha: -1.0 given"),
-        ("cutmix_alpha: nan", "cutmix_alpha: nan given"),
-        ("mix_switch_prob: 1.5", "a number from 0 to 1 expected"),
+        ("mixup_alpha: -1", "found -1.0"),
+        ("cutmix_alpha: nan", "found nan"),
+        ("mix_switch_prob: 1.5", "expected a number from 0 to 1"),
         ("augment: challenge@2027", "challenge@2026-05"),
         ("resize: stretch", "squash"),
         ("mixup_alpha: 0.2\nloss: asymmetric", "asymmetric needs one class per photo"),

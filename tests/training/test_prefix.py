@@ -164,9 +164,9 @@ def test_the_plan_takes_views_before_precision_and_never_passes_the_budget():
     assert fewer.gigabytes <= 0.5
     assert plan_prefix(100, **{**facts, "epochs": 50}).views == MOST_VIEWS
     assert plan_prefix(100, **facts, augmented=False).views == 1
-    with pytest.raises(UserError, match=r"prefix_cache_gb: 0\.2 given, 0\.3 expected for 1 view"):
+    with pytest.raises(UserError, match=r"prefix_cache_gb: expected at least 0\.3, found 0\.2, for 1 view"):
         plan_prefix(0.2, **facts)
-    with pytest.raises(UserError, match=r"prefix_cache_gb: 1 given, 2\.1 expected for 10 view"):
+    with pytest.raises(UserError, match=r"prefix_cache_gb: expected at least 2\.1, found 1, for 10 view"):
         plan_prefix(1, **facts, views=10)
     with pytest.raises(UserError, match="all 12 blocks are trained"):
         plan_prefix(100, **{**facts, "blocks": 12})
@@ -190,8 +190,8 @@ def test_the_cut_lies_below_everything_that_is_trained(tiny_backbone):
         ({"method": "probe"}, "prefix_cache_gb: method probe caches its features"),
         ({"mixup_alpha": 0.2}, "prefix_cache_gb: mixup_alpha mixes pixels"),
         ({"speed": {"prefix_cache_gb": 1.0, "decode_copy": True}}, "prefix_cache_gb: decode_copy is for photos"),
-        ({"speed": {"prefix_cache_gb": -1.0}}, "prefix_cache_gb: -1.0 given"),
-        ({"speed": {"fixed_views": -1}}, "fixed_views: -1 given"),
+        ({"speed": {"prefix_cache_gb": -1.0}}, "prefix_cache_gb: expected .*, found -1.0"),
+        ({"speed": {"fixed_views": -1}}, "fixed_views: expected .*, found -1"),
         ({"lora": {}}, "blocks are trained, so no activations can be cached"),
     ],
 )

@@ -180,8 +180,8 @@ def test_an_objective_without_its_extra_says_what_to_install(monkeypatch):
         ({"pretrain_global_scale": [1.0, 0.4]}, "two shares above 0 and at most 1"),
         ({"pretrain_mask_ratio": [0.1]}, "two shares above 0 and at most 1"),
         ({"pretrain_heads_share": 0.9, "pretrain_ramp_share": 0.2}, "leave no steps at the full rate"),
-        ({"pretrain_momentum": 1.0}, "a number from 0 to below 1 expected"),
-        ({"pretrain_teacher_temperature": [0.04]}, "two numbers expected"),
+        ({"pretrain_momentum": 1.0}, "expected a number from 0 to below 1"),
+        ({"pretrain_teacher_temperature": [0.04]}, "expected two numbers"),
     ],
 )
 def test_odd_values_are_refused(given, line):

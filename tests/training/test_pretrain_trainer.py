@@ -221,14 +221,14 @@ def test_activation_checkpointing_changes_nothing(pretraining):
 @pytest.mark.parametrize(
     ("given", "line"),
     [
-        ({"per_device_train_batch_size": 1}, "per_device_train_batch_size: 1 photo per step given"),
+        ({"per_device_train_batch_size": 1}, "per_device_train_batch_size: expected at least 2, found 1"),
         ({"per_device_train_batch_size": 500}, "form 4. groups, and a batch takes one photo of each"),
-        ({"pretrain_objective": "dino", "pretrain_local_size": 8}, "pretrain_local_size: 8 given, a multiple of"),
+        ({"pretrain_objective": "dino", "pretrain_local_size": 8}, "pretrain_local_size: expected a multiple of"),
         (
             {"pretrain_objective": "dino", "gradient_accumulation_steps": 2},
             "stay batches of 8: leave it out with --gradient_accumulation_steps 1",
         ),
-        ({"save_strategy": "best"}, "save_strategy: best given, but pretraining has no evaluation"),
+        ({"save_strategy": "best"}, "found best, but pretraining has no evaluation"),
     ],
 )
 def test_what_cannot_work_is_refused(pretraining, monkeypatch, given, line):

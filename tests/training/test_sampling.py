@@ -124,7 +124,7 @@ def test_a_second_correction_is_refused(tmp_path, twice):
 
 
 def test_an_unknown_word_is_refused(tmp_path):
-    with pytest.raises(UserError, match="sampling: even given, natural or balanced expected"):
+    with pytest.raises(UserError, match="sampling: expected natural or balanced, found even"):
         check_sampling(NatixTrainingArguments(output_dir=str(tmp_path), use_cpu=True, sampling="even"))
 
 

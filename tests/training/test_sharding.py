@@ -110,12 +110,16 @@ def launched(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "arguments", "told"),
     [
-        ({"FSDP_VERSION": "1"}, {}, "fsdp_version: 1 given, 2 expected"),
-        ({"FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}, {}, "fsdp_state_dict_type: SHARDED_STATE_DICT given"),
-        ({"FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}, {}, "fsdp_cpu_ram_efficient_loading: true given"),
-        ({"FSDP_OFFLOAD_PARAMS": "true"}, {}, "fsdp_offload_params: true given"),
+        ({"FSDP_VERSION": "1"}, {}, "fsdp_version: expected 2, found 1"),
+        (
+            {"FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"},
+            {},
+            "fsdp_state_dict_type: expected .*, found SHARDED_STATE_DICT",
+        ),
+        ({"FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}, {}, "fsdp_cpu_ram_efficient_loading: expected .*, found true"),
+        ({"FSDP_OFFLOAD_PARAMS": "true"}, {}, "fsdp_offload_params: expected .*, found true"),
         ({"FSDP_ACTIVATION_CHECKPOINTING": "true"}, {}, "set activation_checkpointing: true in the recipe instead"),
-        ({"FSDP_IGNORED_MODULES": "head"}, {}, "fsdp_ignored_modules: head given, none expected"),
+        ({"FSDP_IGNORED_MODULES": "head"}, {}, "fsdp_ignored_modules: expected none, found head"),
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, {}, "deepspeed is not supported: .*multi_gpu.yaml"),
         ({}, {"optim": "sophia"}, "optim: sophia .*multi_gpu.yaml"),
         ({}, {"optim": "sam"}, "optim: sam "),
@@ -162,5 +166,5 @@ def test_a_checkpoint_of_a_sharded_model_is_not_resumed_by_another_kind(job):
     trainer.train()
     folder = Path(trainer.args.output_dir) / "checkpoints" / f"checkpoint-{trainer.state.global_step}"
     (folder / "pytorch_model_fsdp.bin").write_bytes(b"")
-    with pytest.raises(UserError, match="from a sharded model, and this one is whole"):
+    with pytest.raises(UserError, match="from a sharded model, but this one is whole"):
         job("full", name="other").train(resume_from_checkpoint=str(folder))

@@ -111,15 +111,18 @@ def test_an_unknown_recipe_key(desk):
     [
         (("--dataset_name", "/not/here"), "no such file or folder: /not/here"),
         (("--model_name_or_path", "./not-here"), "no such file or folder"),
-        (("--image_size", "40"), "a multiple of the checkpoint's patch size 16 expected"),
-        (("--image_size", "40", "64"), "image_size 40: a multiple of the checkpoint's patch size 16 expected"),
-        (("--image_size", "32", "72"), "image_size 72: a multiple of the checkpoint's patch size 16 expected"),
-        (("--image_size", "0"), "image_size: 0 given, one number (a square) or height and width expected"),
-        (("--image_size", "32", "0"), "image_size: 32 0 given, one number (a square) or height and width expected"),
-        (("--image_size", "-32"), "image_size: -32 given, one number (a square) or height and width expected"),
-        (("--image_size", "32", "64", "3"), "image_size: 32 64 3 given, one number (a square) or height and width"),
+        (("--image_size", "40"), "expected a multiple of the checkpoint's patch size 16"),
+        (("--image_size", "40", "64"), "image_size 40: expected a multiple of the checkpoint's patch size 16"),
+        (("--image_size", "32", "72"), "image_size 72: expected a multiple of the checkpoint's patch size 16"),
+        (("--image_size", "0"), "image_size: expected one number (a square) or height and width, found 0"),
+        (("--image_size", "32", "0"), "image_size: expected one number (a square) or height and width, found 32 0"),
+        (("--image_size", "-32"), "image_size: expected one number (a square) or height and width, found -32"),
+        (
+            ("--image_size", "32", "64", "3"),
+            "image_size: expected one number (a square) or height and width, found 32 64 3",
+        ),
         (("--image_size", "wide"), "argument --image_size/--image-size: invalid int value: 'wide'"),
-        (("--image_size", "32", "64", "--resize", "crop"), "resize: crop keeps a square, and image_size is 32 64"),
+        (("--image_size", "32", "64", "--resize", "crop"), "resize: crop keeps a square, but image_size is 32 64"),
         (("--report_to", "pigeon"), "pigeon is not supported"),
         (("--attn_implementation", "flash_attention_2"), "use sdpa, which runs everywhere"),
         (("--positive_label", "Cat"), "the classes are None, Roadwork"),
@@ -139,17 +142,17 @@ def test_a_value_that_fits_nothing_here(desk, words, expected):
         ),
         (("--loss", "focl"), "unknown term 'focl'; did you mean 'focal'?"),
         (("--loss", "supcon"), "trains the features but not the head: add a term, such as ce+supcon"),
-        (("--class_weights", "1", "2", "3"), "3 numbers given, 2 expected, one for each of None, Roadwork"),
+        (("--class_weights", "1", "2", "3"), "expected 2 numbers, one for each of None, Roadwork; found 3"),
         (("--optim", "sophia"), "attn_implementation 'auto' has none: set attn_implementation: eager"),
         (("--optim", "muon", "--method", "probe"), "trains only vectors and the last layer: use adamw_torch"),
         (
             ("--curriculum", "loss", "--curriculum_start", "0.1", "--num_train_epochs", "4"),
-            "curriculum_start: 0.1 of 29 photos is 3, less than the 8 of one step: at least 0.276 expected",
+            "curriculum_start: expected at least 0.276, found 0.1: of 29 photos that is 3, less than the 8 of one",
         ),
         (("--challenge_levels", "0.5", "0.5"), "challenge_levels: augment basic has no levels"),
         (
             ("--augment", "challenge@2025", "--challenge_levels", "0.5", "0.5"),
-            "challenge@2025: probabilities [0.5, 0.5] given, 4 that sum to 1 expected",
+            "challenge@2025: expected 4 probabilities that sum to 1, found [0.5, 0.5]",
         ),
     ],
     ids=lambda value: "_".join(value[:2]).replace("--", "") if isinstance(value, tuple) else "",
@@ -198,7 +201,7 @@ def test_an_option_of_a_loss_that_is_not_chosen_gets_one_line(module_desk):
 
 
 def test_a_recipe_that_is_not_there(desk, tmp_path):
-    assert desk.refusal("train", tmp_path / "no.yaml").endswith("no such file")
+    assert desk.refusal("train", tmp_path / "no.yaml").endswith("no recipe of the package has this name")
     assert "no recipe given" in desk.refusal("train")
 
 

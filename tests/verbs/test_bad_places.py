@@ -110,7 +110,10 @@ def test_predict_without_photos_model_or_a_place_to_write(desk, finished, tiny_b
         ((tmp_path / "no", photo_folder, "--output", table), "no such folder"),
         ((tiny_backbone, photo_folder, "--output", table), "a backbone without a head"),
         ((photo_folder, photo_folder, "--output", table), "no model that can be loaded"),
-        ((finished, photo_folder, "--output", tmp_path / "table.xlsx"), ".csv, .jsonl or .geojson expected"),
+        (
+            (finished, photo_folder, "--output", tmp_path / "table.xlsx"),
+            "expected a name that ends in .csv, .jsonl or .geojson",
+        ),
         ((finished, photo_folder, "--output", finished / "config.json" / "x.csv"), "cannot be written"),
         ((finished, photo_folder), "--output"),
     ):
@@ -125,7 +128,7 @@ def test_predict_on_tables_that_hold_no_photos(desk, finished, tmp_path):
     path = tmp_path / "table.parquet"
     pq.write_table(pa.table({"number": [1, 2]}), path)
     words = (finished, path, "--output", tmp_path / "out.csv")
-    assert "no column 'image'; there are number" in desk.refusal("predict", *words)
+    assert "no column 'image': the columns are number" in desk.refusal("predict", *words)
     assert "expected photos or paths" in desk.refusal("predict", *words, "--image_column_name", "number")
     path.write_bytes(b"PAR1 and then nothing")
     assert "cannot read table.parquet as parquet" in desk.refusal("predict", *words)

@@ -99,7 +99,7 @@ def test_a_cascade_answers_as_its_two_runs_put_together_and_is_compared_with_the
     assert figures.mean_cost.value == pytest.approx(flops[0] + flops[1] * np.mean(stage == 2))
     assert ("final figures", "val_test") in [(one.step, one.split) for one in read_ledger(output)]
     page, card = ((output / name).read_text() for name in ("report.html", "README.md"))
-    assert "GFLOP a photo" in page
+    assert "GFLOP per photo" in page
     assert "Two DINOv3 vision transformers" in card
     assert TwoModels.read(output).second.cost == PhotoCost.read(large)
     result = module_desk.type("compare", small, large, output, "--output", module_desk.folder / "side-by-side")

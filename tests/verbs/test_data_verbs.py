@@ -144,7 +144,7 @@ def test_bad_options_of_split_are_one_line_and_leave_nothing(photos, desk, words
 
 def test_split_refuses_a_full_folder_and_check_what_is_no_split(photos, streets, desk):
     assert "exists and is not empty" in desk.refusal("data", "split", photos, "--output", streets)
-    assert "a file of that name" in desk.refusal("data", "split", photos, "--output", desk.recipe)
+    assert "expected a folder, found a file" in desk.refusal("data", "split", photos, "--output", desk.recipe)
     assert "four splits" in desk.refusal("data", "check", photos)
     assert "no such file or folder" in desk.refusal("data", "check", desk.folder / "nothing" / "here")
     assert "not a folder of splits" in desk.refusal("data", "push", photos, "me/streets")

@@ -77,7 +77,7 @@ def test_a_band_between_the_photos_is_fitted_tested_and_predicted(run, module_de
     wrong = probabilities.argmax(axis=1) != read_predictions(run, "val_test").label
     assert figures.error.value == pytest.approx(wrong.mean())
     assert figures.mean_cost.value == pytest.approx(1 + 4 * np.mean(stage == 2))
-    assert "views a photo" in (run / "report.html").read_text()
+    assert "views per photo" in (run / "report.html").read_text()
 
 
 @pytest.mark.slow
@@ -109,7 +109,7 @@ def test_exits_come_off_by_a_word_and_what_cannot_be_done_with_them_says_so(run,
     line = module_desk.refusal("predict", run, photos, "--output", "p.csv", "--tta", "flip")
     assert "the band of this model's early exits was fitted on one view" in line
     line = module_desk.refusal("calibrate", run, "--views_exit", "0.8", "0.2")
-    assert "0 < low < high < 1 expected" in line
+    assert "expected `risk` or two numbers low and high with 0 < low < high < 1" in line
     result = module_desk.type("calibrate", run, "--views_exit", "none")
     assert result.status == 0, result.err
     assert "views_exit" not in read_json(run / "config.json")
@@ -133,7 +133,10 @@ def test_training_does_not_depend_on_exits_and_calibration_does(run):
     [
         (("--views", "whole"), "early exits save tiles, and this recipe has none: add --views tiles"),
         (("--robustness", "challenge@2025"), "whole-view logits are not stored for the photos of challenge@2025"),
-        (("--risk", "fpr", "--risk_delta", "0.05"), "views_exit_delta: 0.05 given, less than risk_delta (0.05)"),
+        (
+            ("--risk", "fpr", "--risk_delta", "0.05"),
+            "views_exit_delta: expected less than risk_delta (0.05), of which it is a part, found 0.05",
+        ),
     ],
 )
 def test_a_recipe_whose_photos_cannot_leave_early_is_refused_in_one_line(words, told, tmp_path):

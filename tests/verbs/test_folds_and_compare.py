@@ -95,7 +95,7 @@ def test_two_runs_on_the_same_photos_are_compared_and_no_read_is_counted_for_it(
     counts = {path: path.read_bytes() for path in (cities.folder / "home" / "test_reads").glob("*")}
     status, out, err = cities.type("compare", *runs, "--output", cities.folder / "both")
     assert status == 0, err
-    assert "two less Boston:" in out
+    assert "two minus Boston:" in out
     document = read(cities.folder / "both" / "comparison.json")
     Comparison.check(document)
     for run, one in zip(runs, document["runs"]):

@@ -231,13 +231,13 @@ def test_two_processes_learn_like_one(pretrain_desk, pretrained, objective):
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (("--per_device_train_batch_size", "1"), "1 photo per step given"),
+        (("--per_device_train_batch_size", "1"), "expected at least 2, found 1"),
         (("--pretrain_lora_rank", "8"), "unknown key 'pretrain_lora_rank'; did you mean 'pretrain_lora_r'?"),
         (("--loss", "focal"), "unknown key 'loss'"),
         (("--unlabelled_name", "nowhere/"), "nowhere/: no such file or folder"),
         (("--pretrain_train", "some"), "invalid choice: 'some'"),
-        (("--pretrain_last_blocks", "2"), "the backbone has 2 blocks: at most 1"),
-        (("--pretrain_heads_share", "1.5"), "a number from 0 to below 1 expected"),
+        (("--pretrain_last_blocks", "2"), "found 2; the backbone has 2 blocks"),
+        (("--pretrain_heads_share", "1.5"), "expected a number from 0 to below 1"),
         (("--image_size", "40"), "image_size"),
     ],
 )

@@ -16,19 +16,19 @@ TILES = ("--views", "tiles", "--views_grid", "2")
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("--views_grid", "0"), "views_grid: 0 0 given, rows and columns of which one is at least 2 expected"),
-        (("--views_overlap", "1"), "views_overlap: 1 given, a share from 0 to below 1 expected"),
-        (("--views_top_k", "5"), "views_top_k: 5 given, but there are 4 tiles: use --views_top_k 2"),
-        (("--views_top_k", "0"), "views_top_k: 0 given, at least 1 expected"),
+        (("--views_grid", "0"), "views_grid: expected rows and columns of which one is at least 2, found 0 0"),
+        (("--views_overlap", "1"), "views_overlap: expected a share from 0 to below 1, found 1"),
+        (("--views_top_k", "5"), "views_top_k: expected at most 4, the number of tiles, found 5: use --views_top_k 2"),
+        (("--views_top_k", "0"), "views_top_k: expected at least 1, found 0"),
         (("--views_aggregate", "most"), "invalid choice: 'most' (choose from 'top_k', 'mean', 'attention')"),
-        (("--resize", "crop"), "tiles are cut out of the whole photo, and resize is crop: use --resize squash"),
+        (("--resize", "crop"), "tiles need the whole photo, but resize is crop: use --resize squash"),
         (
             ("--views_train", "sampled"),
-            "views_sampled: 0 given, expected 2 to 3 of the 4 tiles: use --views_s",
+            "views_sampled: expected 2 to 3 of the 4 tiles, found 0: use --views_s",
         ),
         (
             ("--views_train", "sampled", "--views_sampled", "4"),
-            "views_sampled: 4 given, expected 2 to 3 of the 4 tiles",
+            "views_sampled: expected 2 to 3 of the 4 tiles, found 4",
         ),
         (
             ("--push_to_hub", "true", "--hub_format", "stock"),

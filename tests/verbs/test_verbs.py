@@ -282,7 +282,7 @@ def test_calibrating_and_evaluating_again_give_the_same_documents(job, copy):
     assert "for the final figures of other models once before" in said
     assert read(copy / "metrics.json")["times_read_before"] == 1
     said = job.type("calibrate", copy, "--calibrator", "none").out
-    assert "calibration: none asked for" in said
+    assert "calibration: none requested" in said
     assert read(copy / "calibration.json")["options"]["target_prior"] is None  # what is not given is as trained
     assert (copy / "adapter" / "adapter_model.safetensors").stat().st_mode & 0o044
 

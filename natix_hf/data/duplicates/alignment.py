@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 from natix_hf.photos.perceptual_hashes import SIZE, window
 
 STEPS = 8
-BLOCK = 8  # pixels on a side of the regions that are compared
+BLOCK = 8  # side in pixels of the regions that are compared
 BLUR = 1.0  # standard deviation in pixels; without a blur, resampling alone causes differences at sharp edges
 DARK, BRIGHT = 6, 249  # grey levels outside this range may be clipped, so they are ignored
 
@@ -41,9 +41,9 @@ def _sample(photos: np.ndarray, down: np.ndarray, across: np.ndarray) -> tuple[n
 
     def along(values: np.ndarray, at: np.ndarray) -> np.ndarray:
         low = np.clip(np.floor(at), 0, SIZE - 2).astype(np.int64)
-        part = np.clip(at - low, 0, 1).astype(np.float32)[:, :, None]
+        fraction = np.clip(at - low, 0, 1).astype(np.float32)[:, :, None]
         below = values[photo, low]  # indexing whole rows is several times as fast as indexing pixels
-        return below + part * (values[photo, low + 1] - below)
+        return below + fraction * (values[photo, low + 1] - below)
 
     values = along(along(photos, down).transpose(0, 2, 1), across).transpose(0, 2, 1)
     inside = [(at > -0.75) & (at < SIZE - 0.25) for at in (down, across)]
@@ -126,7 +126,7 @@ def _line(values: np.ndarray, target: np.ndarray, weight: np.ndarray) -> tuple[n
     total = np.maximum(weight.sum(axis=(1, 2), keepdims=True), 1)
     mean_v = (values * weight).sum(axis=(1, 2), keepdims=True) / total
     mean_t = (target * weight).sum(axis=(1, 2), keepdims=True) / total
-    off = (values - mean_v) * weight
-    gain = (off * (target - mean_t)).sum(axis=(1, 2), keepdims=True)
-    gain = gain / np.maximum((off * off).sum(axis=(1, 2), keepdims=True), 1e-3)
+    centred = (values - mean_v) * weight
+    gain = (centred * (target - mean_t)).sum(axis=(1, 2), keepdims=True)
+    gain = gain / np.maximum((centred * centred).sum(axis=(1, 2), keepdims=True), 1e-3)
     return gain, mean_t - gain * mean_v

@@ -1,6 +1,6 @@
-"""Reads boxes around objects in any common notation, and sorts photos into classes by their highest box.
+"""Reads boxes around objects in any common notation, and sorts photos into classes by their tallest box.
 
-Boxes are in COCO's form: left, top, width and height in pixels of the upright photo.
+Boxes are in COCO's format: left, top, width and height in pixels of the upright photo.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from natix_hf.data.sources.metadata import UNKNOWN
 
 NAMES = ("bbox", "bboxes", "boxes")
 NO_OBJECT = "none"
-# Upper ends of the classes, in shares of the photo's height. A patch of 16 pixels has 7 % of a view of 224.
+# Upper ends of the classes, as shares of the photo's height. In a view of 224 pixels, a patch of 16 is 7 % of it.
 HEIGHTS = (
     (0.07, "small (under 7 % of the height)"),
     (0.21, "medium (7 to 21 % of the height)"),
@@ -26,16 +26,16 @@ HEIGHTS = (
 
 
 def boxes_column(features: Mapping[str, Any]) -> str | None:
-    """The column, or path into a struct, with boxes, or None.
+    """The column, or path into a struct, that contains boxes; None if there is none.
 
-    Its name is in `NAMES`. It is a list of boxes (also as JSON), or part of a struct of lists or a list of structs
+    Its name is in `NAMES`. It is a list of boxes (also as JSON), or it is in a struct of lists or a list of structs,
     such as `objects` in detection data sets.
     """
     for name, feature in features.items():
         if name in NAMES and (_listed(feature) or getattr(feature, "dtype", "") in ("string", "large_string")):
             return name
         inner = feature.feature if _listed(feature) else feature
-        field = next((one for one in NAMES if one in inner), None) if isinstance(inner, dict) else None
+        field = next((box_name for box_name in NAMES if box_name in inner), None) if isinstance(inner, dict) else None
         if field:
             return name if _listed(feature) else f"{name}.{field}"
     return None
@@ -46,7 +46,7 @@ def _listed(feature: Any) -> bool:
 
 
 def object_sizes(rows: Dataset, column: str) -> list[str]:
-    """The size class of each photo's highest box: `none` without a box, `unknown` if a box does not fit the photo.
+    """The size class of each photo's tallest box: `none` without a box, `unknown` if a box does not fit the photo.
 
     Args:
         rows: rows with `height` in pixels.
@@ -70,6 +70,6 @@ def _size(value: Any, height: int | None) -> str:
     return next(name for end, name in HEIGHTS if max(heights) / height < end)
 
 
-def _box(one: Any) -> Any:
-    """The box itself, if it is part of a struct that describes the object."""
-    return next(one[name] for name in NAMES if name in one) if isinstance(one, dict) else one
+def _box(entry: Any) -> Any:
+    """The box itself, if the entry is a struct that describes an object."""
+    return next(entry[name] for name in NAMES if name in entry) if isinstance(entry, dict) else entry

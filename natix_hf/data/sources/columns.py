@@ -86,7 +86,7 @@ def column_values(data: Dataset, key: str, what: str) -> list:
             return [column_value({top: named(value)}, key) for value in data[top][:]]
         except (KeyError, TypeError):
             pass
-    raise UserError(f"{what}: no column {key!r}; there are {', '.join(data.column_names)}")
+    raise UserError(f"{what}: no column {key!r}: the columns are {', '.join(data.column_names)}")
 
 
 def _naming(feature: Any) -> Callable[[Any], Any] | None:
@@ -109,10 +109,10 @@ def names_in(feature: Any, path: str = "") -> dict[str, tuple[str, ...]]:
         return {path: tuple(feature.names)}
     if isinstance(feature, List | LargeList):
         return names_in(feature.feature, path)
-    found = {}
+    names = {}
     for name, part in feature.items() if isinstance(feature, dict) else ():
-        found |= names_in(part, f"{path}.{name}" if path else name)
-    return found
+        names |= names_in(part, f"{path}.{name}" if path else name)
+    return names
 
 
 def as_text(value: Any) -> str | None:
@@ -149,14 +149,14 @@ def _one_writing(text: str) -> str | None:
 
 def differing_by_case(names: Sequence[str | None]) -> list[list[str]]:
     """Sets of names that differ only in case, in sorted order."""
-    found: dict[str, list[str]] = {}
+    spellings: dict[str, list[str]] = {}
     for name in sorted(set(names) - {None}):
-        found.setdefault(name.casefold(), []).append(name)
-    return [alike for alike in found.values() if len(alike) > 1]
+        spellings.setdefault(name.casefold(), []).append(name)
+    return [alike for alike in spellings.values() if len(alike) > 1]
 
 
 def check_paths(values: Sequence, where: str) -> None:
-    """Raise `UserError` if the paths of photos are photos in base64.
+    """Raise `UserError` if the paths of photos are in fact photos in base64.
 
     Args:
         values: the path column of a table. Values other than text are not checked.
@@ -164,27 +164,26 @@ def check_paths(values: Sequence, where: str) -> None:
     for row, value in enumerate(values):
         if isinstance(value, str) and len(value) > 200 and (_BASE64.match(value) or len(value) > _LONGEST_PATH):
             raise UserError(
-                f"{where} has a text of {len(value):,} characters (row {row}: {value[:30]}...), expected a path or "
-                "the "
-                "bytes of a photo; if it is base64, decode it first (base64.b64decode in Python) and write files or "
-                "bytes"
+                f"{where}: expected a path or the bytes of a photo, found a text of {len(value):,} characters in row "
+                f"{row} ({value[:30]}...): if it is base64, decode it first (base64.b64decode in Python) and write "
+                "files or bytes"
             )
 
 
 def group_names(values: Mapping[str, Sequence[str | None]], ids: Sequence[str]) -> list[str]:
     """The group name of each row.
 
-    It is the row's value, or with several group columns `<column>=<value>` of the first with a value. A row without a
-    value is its own group, `row:<id>`.
+    With one group column it is the row's value. With several it is `<column>=<value>` of the first column that has a
+    value. A row without a value is its own group, `row:<id>`.
 
     Args:
         values: group column -> `(n,)` values as text, None if missing.
         ids: `(n,)` ids.
     """
     names = [f"row:{i}" for i in ids]
-    for column, found in reversed(values.items()):
+    for column, of_column in reversed(values.items()):
         front = f"{column}=" if len(values) > 1 else ""
-        names = [name if value is None else front + value for name, value in zip(names, found)]
+        names = [name if value is None else front + value for name, value in zip(names, of_column)]
     return names
 
 

@@ -1,4 +1,4 @@
-"""Recognises the form of a local folder or file, and reads it as raw tables, one for each part ("origin").
+"""Recognises the form of a local folder or file, and reads it as raw tables, one for each part (its "origin").
 
 Forms: class folders, also below or above folders named after splits; tables of paths beside the photos (CSV, TSV, JSON
 lines, ...), also one per folder as in imagefolder; parquet files; `save_to_disk`. If two of them could give the
@@ -54,7 +54,7 @@ def _files(folder: Path) -> list[Path]:
     files, seen = [], set()
     for parent, folders, names in os.walk(folder, followlinks=True, onerror=_raise):
         real = os.path.realpath(parent)
-        ours = any(written.issubset(names) for written in WRITTEN)  # its charts are no photos
+        ours = any(written.issubset(names) for written in WRITTEN)  # do not take its charts for photos
         if ours or real in seen:  # a link back up
             folders.clear()
             continue
@@ -74,11 +74,11 @@ class Local:
 
     Attributes:
         parts: origin -> rows. Photos are in the column that the user named, with absolute paths.
-        told: one line: where the labels come from, which photos are unused, which tables were ignored.
+        labels_from: one line: where the labels come from, which photos are unused, which tables were ignored.
     """
 
     parts: dict[str, Dataset]
-    told: str
+    labels_from: str
 
 
 def read_local(path: Path, photo_column: str, text_columns: set[str]) -> Local:
@@ -124,8 +124,10 @@ def read_local(path: Path, photo_column: str, text_columns: set[str]) -> Local:
 
 
 def photo_files(path: Path, photo_column: str) -> list[Path] | None:
-    """The photos below a folder, as relative paths. None if it is no folder, or if a table or a saved data set in it
-    lists the photos."""
+    """The photos below a folder, as relative paths.
+
+    None if it is not a folder, or if a table or a saved data set in it lists the photos.
+    """
     if not path.is_dir() or _is_saved(path):
         return None
     files = _files(path)
@@ -244,8 +246,7 @@ def _split_level(path: Path, photos: list[Path]) -> int | None:
     if splits and others:
         raise UserError(
             f"{path}: folders named after splits ({_few(sorted(splits))}) are beside others ({_few(others)}): move "
-            "the "
-            "others out, or name one folder as dataset_name; if all are classes, rename the first"
+            "the others out, or name one folder as dataset_name; if all are classes, rename those named after splits"
         )
     if splits:
         return 0
@@ -257,8 +258,8 @@ def _class_folders(path: Path, photos: list[Path], photo_column: str) -> dict[st
     """Rows of class folders: one level of folders is the class, the other, if named after splits, the origin."""
     if not photos:
         raise UserError(
-            f"{path}: no photos, tables or saved data set in this folder; expected one folder per class, or photos "
-            "with a CSV of image_path,label"
+            f"{path}: expected one folder per class, or photos with a CSV of image_path,label; found no photos, "
+            "tables or saved data set"
         )
     level = _split_level(path, photos)
     depth = 1 if level is None else 2
@@ -271,9 +272,8 @@ def _class_folders(path: Path, photos: list[Path], photo_column: str) -> dict[st
     loose = [photo for photo in photos if len(photo.parts) <= depth]
     if loose:
         raise UserError(
-            f"{path}: {len(loose)} photos are in no class folder ({loose[0]}, ...): put each into a folder named "
-            "after "
-            "its class, or add a CSV of image_path,label"
+            f"{path}: {len(loose)} photos are not in a class folder ({loose[0]}, ...): put each into a folder named "
+            "after its class, or add a CSV of image_path,label"
         )
     parts: dict[str, list[Path]] = {}
     for photo in photos:
@@ -296,8 +296,10 @@ def _class_folders(path: Path, photos: list[Path], photo_column: str) -> dict[st
 
 
 def _tables(path: Path, tables: list[Path], photo_column: str, text_columns: set[str]) -> dict[str, Dataset]:
-    """Origin -> rows of the tables. The origin is the name of the first folder, or of the file if a folder has
-    several, if it names a split."""
+    """Origin -> rows of the tables.
+
+    The origin is the split named by the first folder, or by the file if a folder has several tables.
+    """
     parts: dict[str, dict[str, Dataset]] = {}
     for file in tables:
         several = sum(other.parent == file.parent for other in tables) > 1

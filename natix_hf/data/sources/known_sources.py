@@ -1,6 +1,6 @@
-"""Reads rows or labels from a source that a user named, with options filled in for sources that are known.
+"""Reads rows or labels from a source that the user named, with the right options for known sources.
 
-Known sources are the demo's generated scenes and data sets whose form is published. `rows.py` does the reading.
+Known sources are the demo's generated scenes and some published data sets. `rows.py` does the reading.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from natix_hf.files import home
 
 SCENES = "builtin:scenes"
 SCENES_COUNT = 2000
-SCENES_SEED = 100  # not used to choose the recipe and the backbone of the demo
+SCENES_SEED = 100  # the recipe and the backbone of the demo were chosen with other seeds
 
 
 class Known(TypedDict, total=False):
@@ -47,7 +47,7 @@ def read_rows(source: Any, **options: Any) -> Rows:
     return load_rows(source, **options)
 
 
-def tell_classes(source: Any, say: Callable[[str], None], **options: Any) -> None:
+def report_classes(source: Any, say: Callable[[str], None], **options: Any) -> None:
     """Report the classes with their counts and where the labels come from, without opening a photo.
 
     Args:
@@ -63,8 +63,8 @@ def tell_classes(source: Any, say: Callable[[str], None], **options: Any) -> Non
 
 def _known(source: Any) -> Known:
     known: Known = {}
-    for one in source if isinstance(source, list | tuple) else [source]:
-        known |= KNOWN.get(one.rpartition("=")[2], {}) if isinstance(one, str) else {}
+    for part in source if isinstance(source, list | tuple) else [source]:
+        known |= KNOWN.get(part.rpartition("=")[2], {}) if isinstance(part, str) else {}
     return known
 
 
@@ -77,7 +77,7 @@ def drawn_scenes(asked: str | None = None) -> str:
     from natix_hf.scenes.photos import VERSION, generate, photo_size
 
     count, *more = (asked or str(SCENES_COUNT)).split() or [""]
-    expected = f"dataset_config {asked}: for {SCENES} expected the number of photos"
+    expected = f"dataset_config {asked}: {SCENES} expects the number of photos"
     try:
         photos = int(count)
         far = more[-1:] == ["far"]

@@ -36,7 +36,7 @@ def places(data: Dataset, column: str) -> np.ndarray:
         ocean, and receivers without a fix write it.
 
     Raises:
-        UserError: if a value is no place on earth. The message names the row.
+        UserError: if a value is not a place on earth. The message names the row.
     """
     expected = "latitude (-90 to 90) and longitude (-180 to 180) in degrees, such as [39.7, -86.1]"
     return _numbers(data, column, "gps", _place, expected).reshape(-1, 2)
@@ -81,7 +81,7 @@ def times(data: Dataset, column: str) -> np.ndarray:
         `(n,)` float64 seconds since 1970, NaN where missing. 0 counts as missing, as in NATIX's data.
 
     Raises:
-        UserError: if a value is no time. The message names the row.
+        UserError: if a value is not a time. The message names the row.
     """
     expected = "seconds since 1970, an ISO date or EXIF's 2024:05:01 10:00:00"
     return _numbers(data, column, "date", _time, expected)
@@ -145,7 +145,7 @@ def contradictions(
 
     Args:
         labels: `(n,)` class numbers.
-        descriptions: `(n,)` texts. None and blank texts are no description.
+        descriptions: `(n,)` texts. None and blank texts do not count as descriptions.
         column: their column, for the reasons.
         positive_label: the class that is described; by default the one with id 1.
 
@@ -162,7 +162,7 @@ def contradictions(
         )
     positive_label = as_name(positive_label)
     if positive_label is not None and positive_label not in names:
-        raise UserError(f"positive_label: no class {positive_label!r}; there are {', '.join(names)}")
+        raise UserError(f"positive_label: no class {positive_label!r}: the classes are {', '.join(names)}")
     positive = 1 if positive_label is None else list(names).index(positive_label)
     reasons = {}
     for row, (label, description) in enumerate(zip(labels, descriptions)):

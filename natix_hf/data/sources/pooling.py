@@ -1,4 +1,4 @@
-"""Pools several sources: common classes, values of a column, and the number of rows of each source."""
+"""Pools several sources: finds common classes, joins columns, and limits the rows of each source."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def agreed_classes(raws: Sequence[Raw], label: str, label_names: list[str] | Non
     names: list[str] = []
     for raw in raws:
         try:
-            own, called = _class_numbers(raw, label, label_names)
+            own_numbers, own_names = _class_numbers(raw, label, label_names)
         except UserError as error:
             raise UserError(f"{raw.source.title}: {error}" if len(raws) > 1 else str(error)) from error
-        names = names or called
-        if set(called) != set(names):
+        names = names or own_names
+        if set(own_names) != set(names):
             raise UserError(
                 f"sources {raws[0].source.name} and {raw.source.name} differ in their classes: {', '.join(names)} and "
-                f"{', '.join(called)}: set label_names to all classes, in order (integer labels are positions in it)"
+                f"{', '.join(own_names)}: set label_names to all classes in order (integer labels are positions in it)"
             )
         place = {name: number for number, name in enumerate(names)}
-        numbers += [place[called[number]] for number in own]
+        numbers += [place[own_names[number]] for number in own_numbers]
     return numbers, names
 
 
@@ -44,7 +44,7 @@ def _class_numbers(raw: Raw, label: str, label_names: list[str] | None) -> tuple
     values, feature = raw.pool[label][:], raw.pool.features[label]
     if raw.ours and label_names is None and isinstance(feature, ClassLabel):
         return values, feature.names  # unchanged, as in splits.json
-    return class_numbers(values, feature, label_names, f"column {label!r} of {raw.told.split('; ')[0]}")
+    return class_numbers(values, feature, label_names, f"column {label!r} of {raw.labels_from.split('; ')[0]}")
 
 
 def pooled_values(raws: Sequence[Raw], key: str, what: str) -> list:
@@ -87,13 +87,13 @@ def left_out(
         Row -> reason.
 
     Raises:
-        UserError: if a name is no source, a number is not positive, or a source has no weight.
+        UserError: if a source is unknown, a number is not positive, or a source has no weight.
     """
     names = list(dict.fromkeys(sources))
     for key, given in (("source_caps", caps or {}), ("source_weights", weights or {})):
         unknown = [name for name in given if name not in names]
         if unknown:
-            raise UserError(f"{key}: no source {unknown[0]!r}; there are {', '.join(names)}")
+            raise UserError(f"{key}: no source {unknown[0]!r}: the sources are {', '.join(names)}")
         if any(not value > 0 for value in given.values()):
             raise UserError(f"{key}: expected numbers above 0, found {dict(given)}")
     out = _over("source_caps", caps or {}, sources, groups, rows, seed)
@@ -104,9 +104,9 @@ def left_out(
                 f"source_weights: no weight for source {missing[0]!r}: give each of {', '.join(names)} a weight"
             )
         rows = [row for row in rows if row not in out]
-        found = Counter(sources[row] for row in rows)
-        whole = min(found[name] / weight for name, weight in weights.items())
-        shares = {name: int(whole * weight + 1e-9) for name, weight in weights.items()}
+        counts = Counter(sources[row] for row in rows)
+        rows_per_weight = min(counts[name] / weight for name, weight in weights.items())
+        shares = {name: int(rows_per_weight * weight + 1e-9) for name, weight in weights.items()}
         out |= _over("source_weights", shares, sources, groups, rows, seed)
     return out
 

@@ -58,14 +58,14 @@ class Raw:
         pool: the rows of all its parts, with undecoded photos.
         parts: `(n,)` the source's part of each row, such as its own split.
         root: the folder that paths are relative to, or None.
-        told: one line: where the labels come from, and what was ignored.
+        labels_from: one line: where the labels come from, and what was ignored.
     """
 
     source: Source
     pool: Dataset
     parts: list[str]
     root: Path | None
-    told: str
+    labels_from: str
 
     @property
     def brings_splits(self) -> bool:
@@ -129,7 +129,7 @@ def read_source(
         text_columns: CSV columns to read as text.
         trust: whether `load_dataset` may run the data set's own code.
     """
-    parts, root, told = _read(source, config, image, text_columns, trust)
+    parts, root, labels_from = _read(source, config, image, text_columns, trust)
     empty = [part for part, rows in parts.items() if not len(rows)]
     if empty and set(parts) == set(SPLITS) != set(empty):
         raise UserError(
@@ -142,13 +142,13 @@ def read_source(
         pool = stacked(list(parts.values()), list(parts))
     except UserError as error:
         raise UserError(f"{source.title}: its parts {', '.join(parts)} differ in their columns: {error}") from error
-    return Raw(source, pool, [part for part, rows in parts.items() for _ in range(len(rows))], root, told)
+    return Raw(source, pool, [part for part, rows in parts.items() for _ in range(len(rows))], root, labels_from)
 
 
 def _read(
     source: Source, config: str | None, image: str, text: set[str], trust: bool
 ) -> tuple[dict[str, Dataset], Path | None, str]:
-    """Part -> raw rows, the folder that paths are relative to (or None), and the line for `Raw.told`."""
+    """Part -> raw rows, the folder that paths are relative to (or None), and the line for `Raw.labels_from`."""
     if isinstance(source.place, Dataset | DatasetDict):
         parts = {WHOLE: source.place} if isinstance(source.place, Dataset) else dict(source.place)
         return parts, None, source.title
@@ -156,7 +156,7 @@ def _read(
     path = Path(text_path(name)).expanduser()
     if path.exists():
         local = read_local(path, image, text)
-        return local.parts, path if path.is_dir() else path.parent, local.told
+        return local.parts, path if path.is_dir() else path.parent, local.labels_from
     if only_a_path(name):
         raise UserError(f"dataset_name: no such file or folder: {name}")
     return _read_hub(name, config, trust), None, f"Hub data set {name}"
@@ -231,7 +231,7 @@ def _checked(rows: Dataset, source: Source, image: str, label: str | None) -> Da
     where = "" if source.name == WHOLE else f"{source.title}: "
     for key, column in (("image_column_name", image), ("label_column_name", label)):
         if column is not None and column not in rows.column_names:
-            raise UserError(f"{where}{key}: no column {column!r}; there are {', '.join(rows.column_names)}")
+            raise UserError(f"{where}{key}: no column {column!r}: the columns are {', '.join(rows.column_names)}")
     feature = rows.features[image]
     inside = set(feature) if isinstance(feature, dict) else set()
     if not (isinstance(feature, Image) or inside & {"bytes", "path"} or getattr(feature, "dtype", "") in _PHOTO_TYPES):

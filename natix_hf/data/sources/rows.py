@@ -1,8 +1,8 @@
-"""Reads photos and labels from a folder, table, parquet, save_to_disk, the Hub, a `datasets` object or several of
-these as rows of one form.
+"""Reads photos and labels from any source, and returns rows with the same columns.
 
-Every row gets `id, image, label, group, origin, source, fingerprint, width, height, look`. Every photo is opened once,
-to find the unreadable ones. `splits` decides which rows are used for training and testing.
+A source is a folder, a table, parquet files, a `save_to_disk` folder, a data set on the Hub, a `datasets` object, or
+several of these. Every row gets `id, image, label, group, origin, source, fingerprint, width, height, look`. Every
+photo is opened once, to find the unreadable ones. `splits` decides which rows are used for training and testing.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from natix_hf.photos.decode import MAX_PHOTO_MB
 from natix_hf.photos.inspection import inspected
 
 MEASURED = ("fingerprint", "width", "height", "look")
-SHOWN = 20  # classes that `class_line` names
+SHOWN = 20  # most classes that `class_line` names
 OWN = ("id", "image", "label", "group", "origin", "source", *MEASURED)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of one form, and what was left out.
+    """The rows of all sources, and what was left out.
 
     Attributes:
         data: a `Dataset`, or a `DatasetDict` if the source has the four splits.
@@ -111,8 +111,8 @@ def load_rows(
 
     Returns:
         The rows. A source with exactly the four splits keeps them. Other sources are pooled, and `origin` names the
-        part of each row. Other columns stay; a column with the name of one of ours becomes `source_<name>`. Four
-        splits saved by this package also keep their `id, group, origin, source`.
+        part of its source that a row comes from. Other columns are kept; if one has the name of a column above, it is
+        renamed to `source_<name>`. Splits saved by this package also keep their `id, group, origin, source`.
     """
     if broken_photos not in ("refuse", "skip"):
         raise UserError(f"broken_photos: expected refuse or skip, found {broken_photos!r}")
@@ -132,7 +132,7 @@ def load_rows(
     group_columns = ["group"] if saved else group_columns
     values = {column: pooled_values(raws, column, "group_column") for column in group_columns}
     if not saved:  # saved values match splits.json
-        values = {column: list(map(as_name, found)) for column, found in values.items()}
+        values = {column: list(map(as_name, of_column)) for column, of_column in values.items()}
         for line in _differing_by_case(names, values):
             say(line)
     alone = len(raws) == 1
@@ -203,11 +203,11 @@ def load_rows(
 
 def _differing_by_case(names: Sequence[str], groups: Mapping[str, Sequence[str | None]]) -> list[str]:
     """Lines about classes, or values of a group column, that differ only in case; at most three for each."""
-    named = {"classes": names, **{f"groups of {column}": found for column, found in groups.items()}}
+    named = {"classes": names, **{f"groups of {column}": values for column, values in groups.items()}}
     return [
         f"{what} that differ only in case: {', '.join(alike)}; give them one name if they are the same"
-        for what, found in named.items()
-        for alike in differing_by_case(found)[:3]
+        for what, values in named.items()
+        for alike in differing_by_case(values)[:3]
     ]
 
 
@@ -237,7 +237,7 @@ def load_labels(
     labels, names = agreed_classes(raws, label_column_name, label_names)
     say(class_line(labels, names))
     for raw in raws:
-        say(f"labels: {raw.told}")
+        say(f"labels: {raw.labels_from}")
     return raws, labels, names
 
 
@@ -254,16 +254,16 @@ def _check_splits(raws: list[Raw]) -> None:
     others = [raw.source.title for raw in raws if not raw.brings_splits]
     if bring and others:
         raise UserError(
-            f"{bring[0]} has its own four splits and {others[0]} has not: if they were pooled, its test rows would be "
-            "used for training: add the new photos with --extend, or give both without splits"
+            f"{bring[0]} has its own four splits, but {others[0]} does not: pooling them would put test rows into "
+            "training: add the new photos with --extend, or give both without splits"
         )
 
 
 def _fact(raws: list[Raw], column: str, otherwise: list[list[str]]) -> list[str]:
     """A column of all rows: the source's own values if `_kept_facts` keeps them, else those of `otherwise`."""
     facts: list[str] = []
-    for raw, one in zip(raws, otherwise):
-        facts += raw.pool[column][:] if column in _kept_facts(raw, alone=len(raws) == 1) else one
+    for raw, values in zip(raws, otherwise):
+        facts += raw.pool[column][:] if column in _kept_facts(raw, alone=len(raws) == 1) else values
     return facts
 
 
@@ -277,7 +277,7 @@ def _kept_facts(raw: Raw, alone: bool) -> set[str]:
 
 
 def _renamed(pool: Dataset, image: str, used: set[str]) -> Dataset:
-    """The source's columns: photos as `image`, without those in `used`, and renamed if they have one of our names."""
+    """The source's columns without those in `used`. Photos are called `image`; names of our columns are changed."""
     drop = {name for name in pool.column_names if name in used and name != image}
     names = {name: f"source_{name}" for name in pool.column_names if name in OWN and name not in drop | {image}}
     drop |= set(names.values()) & set(pool.column_names)  # from an earlier call
@@ -290,9 +290,9 @@ def _contradicting(
 ) -> dict[int, str]:
     """Row -> reason, for rows whose class and description contradict each other, in sources with descriptions."""
     texts = pooled_values(raws, column, "description_column")
-    found = contradictions(labels, names, texts, column, positive_label)
+    reasons = contradictions(labels, names, texts, column, positive_label)
     described = [has_column(raw.pool, column) for raw in raws for _ in raw.parts]
-    return {row: reason for row, reason in found.items() if described[row]}
+    return {row: reason for row, reason in reasons.items() if described[row]}
 
 
 def _features(names: list[str]) -> Features:
@@ -305,13 +305,13 @@ def _select(data: Dataset, rows: list[int]) -> Dataset:
 
 
 def _some(values: dict[str, list], rows: list[int]) -> dict[str, list]:
-    return {column: [found[row] for row in rows] for column, found in values.items()}
+    return {column: [of_column[row] for row in rows] for column, of_column in values.items()}
 
 
 def _check_classes(labels: list[int], names: list[str], title: str) -> None:
     present = sorted(set(labels))
     if len(names) < 2 or len(present) < 2:
-        found = names[present[0]] if present else "none"
+        only = names[present[0]] if present else "none"
         raise UserError(
-            f"{title}: all {len(labels)} photos are of one class ({found!r}); a classifier needs at least two"
+            f"{title}: all {len(labels)} photos are of one class ({only!r}); a classifier needs at least two"
         )

@@ -26,8 +26,8 @@ def split_word(name: str) -> str | None:
     pieces = _pieces(name)
     if "_".join(pieces) in SPLITS:
         return "_".join(pieces)
-    found = {match[1] for piece in pieces if (match := _GLUED.fullmatch(piece))}
-    return found.pop() if len(found) == 1 else "trainval" if found == {"train", "val"} else None
+    words = {match[1] for piece in pieces if (match := _GLUED.fullmatch(piece))}
+    return words.pop() if len(words) == 1 else "trainval" if words == {"train", "val"} else None
 
 
 def names_split(name: str) -> str | None:

@@ -150,7 +150,7 @@ def _held_out(data: Dataset, hold_out: Mapping[str, Sequence[str]]) -> np.ndarra
         unknown = sorted(set(wanted) - set(values))
         if unknown:
             known = ", ".join(sorted(set(values))[:20])
-            raise UserError(f"hold_out: no row has {column} = {', '.join(map(repr, unknown))}; there are {known}")
+            raise UserError(f"hold_out: no row has {column} = {', '.join(map(repr, unknown))}: its values are {known}")
         held |= np.isin(values, wanted)
     return held
 

@@ -1,7 +1,7 @@
 """Writes the folder of `data split`: a `save_to_disk` data set of four splits with its certificate.
 
-`splits.json` (for programs) and `SPLITS.md` (for people) are beside the rows, and `conflicts.png` if there are copies
-with different labels. The folder appears only when it is complete.
+The folder also contains `splits.json` (for programs), `SPLITS.md` (for people) and, if copies of a photo have
+different labels, `conflicts.png`. It appears only when it is complete.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def check_output(folder: str | Path) -> None:
     """Raise `UserError` if splits cannot be written to the folder. Changes nothing."""
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output {folder}: a file of that name is in the way: choose another folder")
+        raise UserError(f"--output {folder}: expected a folder, found a file: choose another folder")
     if folder.exists() and any(folder.iterdir()):
         raise UserError(
             f"--output {folder}: exists and is not empty: choose another folder (--extend {folder} adds photos to "
@@ -78,9 +78,9 @@ def _embedded(rows: Dataset, scratch: Path) -> Dataset:
 def _photos(splits: DatasetDict, conflicts: list[LabelConflict]) -> dict[str, StoredPhoto]:
     """Id -> photo, for all photos in conflicts."""
     wanted = {row for conflict in conflicts for row in conflict.ids}
-    found: dict[str, StoredPhoto] = {}
+    photos: dict[str, StoredPhoto] = {}
     for rows in splits.values():
         places = [i for i, row in enumerate(rows["id"][:]) if row in wanted]
         chosen: Dataset = rows.select(places, keep_in_memory=True)
-        found |= {row["id"]: row["image"] for row in chosen}
-    return found
+        photos |= {row["id"]: row["image"] for row in chosen}
+    return photos

@@ -81,7 +81,7 @@ def check_slices(rows: Dataset, chosen: Sequence[str], key: str = "slices") -> N
     for column in chosen:
         there = _columns(rows, DERIVED)
         if column not in (*DERIVED, *there) and not has_column(rows, column):
-            raise UserError(f"{key}: no column {column!r}; there are {', '.join(there)}")
+            raise UserError(f"{key}: no column {column!r}: the columns are {', '.join(there)}")
         kinds = set(_values(rows, column))
         if _words(column) & _PLACES or not all(map(_is_kind, kinds)):
             raise UserError(  # does not name the value, which may be a place
@@ -159,7 +159,7 @@ def _values(rows: Dataset, column: str) -> list[str]:
 
 
 def _is_kind(value: str) -> bool:
-    """Whether a value can name a kind: it is no place, date, link, measurement or sentence."""
+    """Whether a value can name a kind, that is, it is not a place, date, link, measurement or sentence."""
     odd = _PLACE.match(value) or _DATE.match(value) or "://" in value or "°" in value or "\n" in value
     parts = value.split("+")  # of a list
     odd = odd or any(_MEASURED.fullmatch(part) or _LONG_NUMBER.fullmatch(part) for part in parts)

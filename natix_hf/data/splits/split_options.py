@@ -1,4 +1,4 @@
-"""The options for grouping and dividing rows, checked before any photo is read."""
+"""The options that say how rows are grouped and divided. They are checked before any photo is read."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ class Plan:
         hold_out: column -> values whose rows go only to `val_test`.
         test_alone: `val_test` contains only rows of `hold_out`. Rows tied to them are set aside, and a test split of
             the source is merged with the rest.
-        test_split: what to do with a test split of the source. `keep` uses it as `val_test` and sets rows tied to it
-            aside; `merge` adds it to the rest.
+        test_split: what to do with a test split of the source. `keep` uses it as `val_test` and sets rows aside that
+            are tied to it; `merge` adds it to the rest.
         near_duplicates: find altered copies and keep them together.
         place_column, time_column: columns of coordinates and dates.
-        metres, seconds: rows within this distance (and time, if both times are known) form a group. None ties no rows
-            by place.
+        metres, seconds: rows within this distance (and time, if both times are known) form a group. None: rows are
+            not tied by place.
         largest_share: largest allowed share of the rows in one group.
     """
 
@@ -64,9 +64,9 @@ class Plan:
         if self.test_split not in ("keep", "merge"):
             raise UserError(f"test_split: expected keep or merge, found {self.test_split!r}")
         if self.test_alone and not self.hold_out:
-            raise UserError("test_alone: needs hold_out, a column and its values")
+            raise UserError("test_alone: needs hold_out: name a column and its values")
         if self.metres is not None and self.place_column is None:
-            raise UserError("metres: needs place_column, the column that holds latitude and longitude")
+            raise UserError("metres: needs place_column: name the column with latitude and longitude")
 
     def rules(self, group_columns: Sequence[str]) -> Rules:
         """The rules of grouping, for the certificate."""

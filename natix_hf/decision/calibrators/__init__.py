@@ -1,7 +1,7 @@
-"""The calibrators, one file each, ordered from simple to flexible: of equally good ones the first is chosen.
+"""The calibrators, one file each, from simple to flexible. Of equally good ones the first is chosen.
 
-To add one, write a file with a `Calibrator` (`calibrator.py` describes it) and add its line here. Each must be
-increasing in the probability that it is given.
+To add one, write a file with a `Calibrator` (`calibrator.py` describes it) and add a line here. A calibrated
+probability must increase with the probability before calibration.
 """
 
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ CALIBRATORS: dict[str, Calibrator] = {
 
 def check_candidates(candidates: Sequence[str]) -> None:
     """Raise `UserError` for an unknown or repeated name."""
-    text = f"calibrator: {' '.join(candidates) or 'nothing'} given"
+    found = " ".join(candidates) or "nothing"
     if not candidates or any(name not in CALIBRATORS for name in candidates):
-        raise UserError(f"{text}, one or more of {', '.join(CALIBRATORS)} expected")
+        raise UserError(f"calibrator: expected one or more of {', '.join(CALIBRATORS)}; found {found}")
     if len(set(candidates)) < len(candidates):
-        raise UserError(f"{text}: one of them twice, remove it")
+        raise UserError(f"calibrator: {found}: a name is given twice, remove one")

@@ -1,6 +1,6 @@
-"""The declaration of a calibrator.
+"""Declares what a calibrator is.
 
-The help text reads these files too, so they import numpy only inside functions.
+`--help` reads the files of the calibrators too, so they import numpy only inside functions.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ class Calibrator:
 
     Args:
         fit: see `Fit`.
-        told: what it is, for the card.
+        description: words for the card, such as `a temperature`.
         least_rows, least_of_a_class: minimum number of rows in total and of the rarest class.
-        step: share of the way to it that must lead on held-out rows, see `choice`.
+        step: how far to move from the identity to this calibrator when it is compared on held-out rows, see `choice`.
         again: calibrator that is fitted on top of it to estimate the calibration error. It is of the same family, so
             that both together are one of that family (for isotonic: vector). None: there is no such error.
     """
 
     fit: Fit
-    told: str
+    description: str
     least_rows: int = 0
     least_of_a_class: int = 0
     step: float = 1.0
     again: str | None = None
 
 
-NONE = Calibrator(fit=lambda logits, labels, groups: {}, told="none")
+NONE = Calibrator(fit=lambda logits, labels, groups: {}, description="none")

@@ -1,4 +1,4 @@
-"""A rising step function of each class's probability, one against the rest (Zadrozny and Elkan, 2002)."""
+"""An increasing step function of each class's probability, one against the rest (Zadrozny and Elkan, 2002)."""
 
 from __future__ import annotations
 
@@ -30,4 +30,6 @@ def fit(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray | None) -> Fi
     return {"isotonic": ((1 - x[::-1], 1 - y[::-1]), (x, y))}
 
 
-ISOTONIC = Calibrator(fit, told="isotonic regression", least_rows=300, least_of_a_class=30, step=1.0, again="vector")
+ISOTONIC = Calibrator(
+    fit, description="isotonic regression", least_rows=300, least_of_a_class=30, step=1.0, again="vector"
+)

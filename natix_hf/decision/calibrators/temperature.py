@@ -20,4 +20,4 @@ def fit(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray | None) -> Fi
     return {"temperature": np.full(logits.shape[1], fit_temperature(logits, labels, groups))}
 
 
-TEMPERATURE = Calibrator(fit, told="a temperature", least_rows=30, step=FIRST_STEP, again="temperature")
+TEMPERATURE = Calibrator(fit, description="a temperature", least_rows=30, step=FIRST_STEP, again="temperature")

@@ -79,11 +79,16 @@ def fit(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray | None) -> Fi
     bounds = [(temperature / BOUNDS[1], temperature / BOUNDS[0])] * scales + [(None, None)] * classes
     start = np.r_[np.ones(scales), np.zeros(classes)]
     options = {"maxiter": 1000, "ftol": 1e-14, "gtol": 1e-9}
-    found = scipy.optimize.minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
-    scale = np.repeat(found[:1], classes) if shared else found[:classes]
-    return {"temperature": np.clip(temperature / scale, *BOUNDS), "calibrator_bias": found[-classes:]}
+    best = scipy.optimize.minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options=options).x
+    scale = np.repeat(best[:1], classes) if shared else best[:classes]
+    return {"temperature": np.clip(temperature / scale, *BOUNDS), "calibrator_bias": best[-classes:]}
 
 
 VECTOR = Calibrator(
-    fit, told="a temperature and a bias a class", least_rows=100, least_of_a_class=10, step=0.7, again="vector"
+    fit,
+    description="a temperature and a bias per class",
+    least_rows=100,
+    least_of_a_class=10,
+    step=0.7,
+    again="vector",
 )

@@ -2,7 +2,7 @@
 (() => {
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
 
-  // Theme: the system's, until somebody chooses.
+  // Theme: that of the system until the user chooses one.
   const root = document.documentElement;
   const dark = () => (root.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light")) === "dark";
   const stored = () => { try { return localStorage.getItem("natix_hf-theme"); } catch { return null; } };
@@ -29,7 +29,7 @@
   }, { rootMargin: "-20% 0px -70% 0px" });
   all("main section[id]").forEach((section) => seen.observe(section));
 
-  // Tables that sort: a number where the cell says so (data-value), else its text.
+  // Sortable tables: by the number in data-value if a cell has one, else by its text.
   all("table.sorts").forEach((table) => {
     all("thead th", table).forEach((head, column) => {
       const button = head.querySelector("button");
@@ -110,7 +110,7 @@
     });
   }
 
-  // Charts say the values under the pointer: the curves are read back from their own paths.
+  // Charts show the values under the pointer, which are read from the paths of the curves.
   all("svg.chart[data-x]").forEach((svg) => {
     const readout = svg.parentElement.querySelector(".readout");
     const curves = all("path[data-name]", svg).map((path) => ({

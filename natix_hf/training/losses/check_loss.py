@@ -59,7 +59,7 @@ def loss_terms(loss: str) -> dict[str, float]:
             raise UserError(f"loss {loss}: unknown term '{name}'; {guess}expected one of {', '.join(LOSSES)}")
         if not 0 < weight < math.inf:
             raise UserError(
-                f"loss {loss}: weight '{number}' of {name}: a positive number expected, such as 0.1*{name}"
+                f"loss {loss}: weight of {name}: expected a positive number, such as 0.1*{name}; found '{number}'"
             )
         if name in terms:
             raise UserError(f"loss {loss}: {name} is given twice: write it once, with one weight")
@@ -94,7 +94,7 @@ def check_loss(args: Any, method: str) -> None:
             )
     if not 0 <= args.label_smoothing_factor < 1:
         raise UserError(
-            f"label_smoothing_factor: {args.label_smoothing_factor} given, a number from 0 to below 1 expected"
+            f"label_smoothing_factor: expected a number from 0 to below 1, found {args.label_smoothing_factor}"
         )
     for kind in losses.values():
         kind.check(args)
@@ -115,7 +115,7 @@ def _check_place(args: Any, method: str, name: str, kind: Loss) -> None:
     if args.per_device_train_batch_size < kind.least_rows:
         raise UserError(
             f"loss {args.loss}: {name} compares the photos of a batch with each other: "
-            f"per_device_train_batch_size of at least {kind.least_rows} expected: add --per_device_train_batch_size "
+            f"expected a per_device_train_batch_size of at least {kind.least_rows}: add --per_device_train_batch_size "
             f"{kind.least_rows}, or use --loss ce"
         )
     if method == "probe" and kind.features:

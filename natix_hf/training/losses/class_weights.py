@@ -31,7 +31,7 @@ def given_weights(given: Any) -> list[float] | None:
         values = [math.nan]
     if not all(0 < value < math.inf for value in values):
         raise UserError(
-            f"class_weights: {' '.join(map(str, words))} given, balanced or positive numbers, one per class, expected"
+            f"class_weights: expected balanced or positive numbers, one per class; found {' '.join(map(str, words))}"
         )
     return values
 
@@ -54,7 +54,7 @@ def class_weights(given: str | Sequence[str | float], counts: Sequence[int], nam
         values = [1 / count for count in counts]
     if len(values) != len(counts):
         raise UserError(
-            f"class_weights: {len(values)} numbers given, {len(counts)} expected, one for each of {', '.join(names)}"
+            f"class_weights: expected {len(counts)} numbers, one for each of {', '.join(names)}; found {len(values)}"
         )
     import torch
 

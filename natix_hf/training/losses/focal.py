@@ -47,7 +47,7 @@ class Focal(Loss):
         if len(alpha) == 1 and count == 2 and alpha[0] < 1:
             alpha = [alpha[0] if i == classes.positive else 1 - alpha[0] for i in range(2)]
         if len(alpha) != count:
-            raise UserError(f"focal_alpha: {len(alpha)} numbers given, {count} expected, one per class")
+            raise UserError(f"focal_alpha: expected {count} numbers, one per class; found {len(alpha)}")
         return torch.tensor(alpha)
 
     def __call__(self, rows: Rows) -> Tensor:

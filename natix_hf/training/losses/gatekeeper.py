@@ -1,4 +1,4 @@
-"""Gatekeeper: confident where right, undecided where wrong (Rabanser et al., 2025)."""
+"""Gatekeeper: trains a model to be confident if it is right and undecided if it is wrong (Rabanser et al., 2025)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Gatekeeper(Loss):
     gatekeeper_alpha: Annotated[float, SHARE] = option(
-        0.5, "gatekeeper: weight of photos that the model gets right; with less it defers more"
+        0.5, "gatekeeper: weight of photos that the model gets right; with a lower weight it defers more"
     )
 
     weights: ClassVar[bool] = True
@@ -26,7 +26,7 @@ class Gatekeeper(Loss):
 
 
 def gatekeeper(logits: Tensor, labels: Tensor, alpha: float = 0.5, weights: Tensor | None = None) -> Tensor:
-    """Confidence tuning for cascades (Rabanser et al., 2025): confident where right, undecided where wrong.
+    """Confidence tuning for cascades (Rabanser et al., 2025): confident if right, undecided if wrong.
 
     `alpha / n` times the cross-entropy over the correctly classified rows, plus `(1 - alpha) / n` times
     `KL(p || uniform)` over the others. Meant for a model that is already trained.

@@ -20,14 +20,14 @@ class Lcron(Loss):
     )
     lcron_temperature: Annotated[float, ABOVE_0] = option(1.0, "lcron: temperature of the soft sorting")
 
-    note: ClassVar[str] = "puts the positive class first; beside ce"
+    note: ClassVar[str] = "ranks the positive class first; use it with ce"
     least_rows: ClassVar[int] = 2
 
     def check(self, args: Any) -> None:
         top, rows = self.lcron_top_k, args.per_device_train_batch_size
         if top is not None and not 1 <= top < rows:
             raise UserError(
-                f"lcron_top_k: {top} given, 1 to {rows - 1} expected, below per_device_train_batch_size: leave it out "
+                f"lcron_top_k: expected 1 to {rows - 1}, below per_device_train_batch_size; found {top}: leave it out "
                 "with --lcron_top_k null for as many as are positive"
             )
 
@@ -58,8 +58,9 @@ class Lcron(Loss):
 
 
 def soft_permutation(scores: Tensor, temperature: float = 1.0) -> Tensor:
-    """Logarithm of a row-stochastic matrix `(n, n)`: row i is a distribution over the candidates for place i, best
-    first.
+    """Logarithm of a row-stochastic matrix `(n, n)`: row i is a distribution over the candidates for place i.
+
+    The best place comes first.
 
     NeuralSort (Grover et al., 2019), as in the paper.
 

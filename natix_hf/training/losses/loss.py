@@ -1,7 +1,7 @@
-"""The interface of losses: what each kind declares, and its input.
+"""The interface of losses: what each kind declares, and the input that it gets.
 
-A kind is a dataclass in its own file, listed in `losses.LOSSES`; its fields are its options in a recipe. The help,
-most checks and the warning on options without effect are derived from these declarations. Files of losses import torch
+A kind is a dataclass in its own file and is listed in `losses.LOSSES`. Its fields are its options in a recipe. Help,
+most checks and the warning about options without effect follow from these declarations. Files of losses import torch
 inside functions, because `--help` reads their options.
 """
 
@@ -27,7 +27,7 @@ class Rows(NamedTuple):
 
 
 class Classes(NamedTuple):
-    """The classes of train."""
+    """The classes of the training rows."""
 
     names: Sequence[str]
     counts: Sequence[int]  # (classes,) rows
@@ -58,10 +58,10 @@ class Loss:
         """Class weights `(classes,)` to use instead of `class_weights`."""
 
     def lacks_in_train(self, classes: Classes) -> str | None:
-        """Why train has nothing for the loss to compare, and what to do; None if it has."""
+        """Why the training rows give the loss nothing to compare, and what to do; None if they do."""
 
     def lacks(self, rows: Rows, classes: Classes) -> str | None:
-        """Why the loss of this batch is 0, as what the batch has instead; None if there is something to compare."""
+        """What the batch contains if the loss has nothing to compare in it and is 0; None otherwise."""
 
     def __call__(self, rows: Rows) -> Tensor:
         raise NotImplementedError

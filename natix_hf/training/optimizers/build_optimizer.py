@@ -1,4 +1,4 @@
-"""Build the optimizer of a run, ours or one of transformers', and check its options before any data is read."""
+"""Builds the optimizer of a run, ours or one of transformers', and checks its options before any data is read."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class Optimizer:
                 if pair:
                     values[key] = type(values[key])(value)
             except ValueError:
-                raise UserError(f"optim_args: {key}={value}: a number expected, such as {key}={values[key]}") from None
+                raise UserError(f"optim_args: {key}={value}: expected a number, such as {key}={values[key]}") from None
             if not 0 <= values.get(key, 0) < (1 if key.startswith(("beta", "momentum")) else float("inf")):
                 raise UserError(f"optim_args: {key}={value}: out of range, the default is {usual[key]}")
         return cls(**values)

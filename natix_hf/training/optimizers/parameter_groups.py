@@ -1,4 +1,4 @@
-"""Group parameters by learning rate and weight decay, which follow from their names.
+"""Groups parameters by learning rate and weight decay, which follow from their names.
 
 Learning rates may differ by layer (`layerwise_lr_decay`, Bao et al., 2022) and between the two matrices of an adapter
 (`loraplus_lr_ratio`, Hayou et al., 2024).

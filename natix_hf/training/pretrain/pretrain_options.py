@@ -92,9 +92,9 @@ class PretrainOptions:
         for key in ("pretrain_global_scale", "pretrain_local_scale", "pretrain_mask_ratio"):
             pair = getattr(self, key)
             if len(pair) != 2 or pair[0] > pair[1]:
-                raise UserError(f"{key}: {' '.join(map(str, pair))} given, {TWO_SHARES.words} expected")
+                raise UserError(f"{key}: expected {TWO_SHARES.words}, found {' '.join(map(str, pair))}")
         if len(self.pretrain_teacher_temperature) != 2:
-            raise UserError("pretrain_teacher_temperature: two numbers expected, at the start and after the ramp")
+            raise UserError("pretrain_teacher_temperature: expected two numbers, at the start and after the ramp")
         if self.pretrain_heads_share + self.pretrain_ramp_share >= 1:
             raise UserError(
                 f"pretrain_heads_share {self.pretrain_heads_share:g} and pretrain_ramp_share "

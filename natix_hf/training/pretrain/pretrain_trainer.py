@@ -186,7 +186,7 @@ class PretrainTrainer(Trainer):
         finally:
             self.progress.close()
 
-    def told(self) -> str:
+    def line(self) -> str:
         """One line on the model, its trained part and the steps."""
         everything = sum(p.numel() for p in self.model.parameters()) / 1e6
         return (
@@ -351,14 +351,14 @@ def check_pretraining(options: PretrainOptions, args: PretrainingArguments, *, p
     local = options.pretrain_local_size
     if options.pretrain_objective == "dino" and options.pretrain_local_crops and (local < patch or local % patch):
         raise UserError(
-            f"pretrain_local_size: {local} given, a multiple of the network's patch of {patch} pixels expected, "
-            f"such as {max(patch, local // patch * patch)}"
+            f"pretrain_local_size: expected a multiple of the network's patch of {patch} pixels, found {local}: "
+            f"use for example {max(patch, local // patch * patch)}"
         )
     batch = args.per_device_train_batch_size * args.world_size
     if batch < 2:
         raise UserError(
-            f"per_device_train_batch_size: {batch} photo per step given, but photos are compared with each other: at "
-            f"least 2 expected, {SMALL_BATCH} and more are known to work"
+            f"per_device_train_batch_size: expected at least 2, found {batch}, because the photos of a step are "
+            f"compared with each other: {SMALL_BATCH} and more are known to work"
         )
     steps = args.gradient_accumulation_steps
     if steps > 1 and not objective.alone:

@@ -31,7 +31,7 @@ class PretrainingArguments(PretrainLoopOptions, fewer(NatixTrainingArguments)):
         check_bounds(self, PretrainingArguments)
         if self.save_strategy == "best":
             raise UserError(
-                "save_strategy: best given, but pretraining has no evaluation: no, steps or epoch expected"
+                "save_strategy: expected no, steps or epoch, found best, but pretraining has no evaluation"
             )
         super().__post_init__()
         if self.sharded:

@@ -96,8 +96,8 @@ def free(backbone: DINOv3ViTModel, options: PretrainOptions) -> None:
     most = layers - 1 if options.pretrain_train == "explora" else layers
     if last > most:
         raise UserError(
-            f"pretrain_last_blocks: {last} given, but the backbone has {layers} blocks: at most {most} expected with "
-            f"pretrain_train: {options.pretrain_train}"
+            f"pretrain_last_blocks: expected at most {most} with pretrain_train: {options.pretrain_train}, found "
+            f"{last}; the backbone has {layers} blocks"
         )
     token = backbone.embeddings.mask_token
     if (
