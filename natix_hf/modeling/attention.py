@@ -110,7 +110,8 @@ def check_attention(
     if fault := _fault(attn_implementation, backbone, **conditions):
         raise UserError(
             f"attn_implementation: {attn_implementation!r} does not run on this machine ({device.type}"
-            f"{', bf16' if bf16 else ''}): {fault}: use sdpa, which runs everywhere, or auto for the fastest that runs"
+            f"{', bf16' if bf16 else ''}): {fault}: use sdpa, which runs everywhere, "
+            "or the fastest that runs with --attn_implementation auto"
         )
 
 

@@ -167,7 +167,7 @@ def test_what_cannot_be_had_in_int8_is_refused_in_a_line(two, trained_desk, fini
     )
     told = line(gone, *INT8)
     assert "int8 needs photos of train" in told
-    assert "give --dataset_name" in told
+    assert "say where they are with --dataset_name" in told
     write_json(gone / "run.json", read_json(gone / "run.json") | {"purpose": "refit"})
     note_steps(gone)
     assert "is a refit" in line(gone, *INT8)
