@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from natix_hf.options import defaults
+from natix_hf.options import defaults, idle_line
 from natix_hf.training.epoch_kinds import CURRICULA, SAMPLINGS
 from natix_hf.training.losses import LOSSES
 from natix_hf.training.losses.check_loss import loss_terms
@@ -32,11 +32,4 @@ def without_effect(args: Any) -> str | None:
         name = getattr(args, key)
         other = defaults(*kinds.values()).keys() - defaults(kinds[name])
         whys |= dict.fromkeys(sorted(other), f"{key} is {name}")
-    known = defaults(args)
-    idle: dict[str, list[str]] = {}
-    for key, why in whys.items():
-        if getattr(args, key) != known[key]:
-            idle.setdefault(why, []).append(key)
-    if not idle:
-        return None
-    return "; ".join(f"{', '.join(keys)} without effect, {why}" for why, keys in idle.items())
+    return idle_line(args, whys)
