@@ -7,7 +7,7 @@ The dataclasses are in the rooms that read them; `recipe/` composes them. Bounds
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 from natix_hf.errors import UserError
@@ -93,6 +93,21 @@ def defaults(*declared: Any) -> dict[str, RecipeValue]:
         for one in declared
         for field in dataclasses.fields(one)
     }
+
+
+def idle_line(given: Any, whys: Mapping[str, str]) -> str | None:
+    """One line on keys that differ from their defaults and have no effect, or None if there are none.
+
+    Args:
+        given: a dataclass of options.
+        whys: key without effect -> why.
+    """
+    known = defaults(given)
+    idle: dict[str, list[str]] = {}
+    for key, why in whys.items():
+        if getattr(given, key) != known[key]:
+            idle.setdefault(why, []).append(key)
+    return "; ".join(f"{', '.join(keys)} without effect, {why}" for why, keys in idle.items()) or None
 
 
 def off(declared: Any, *keys: str) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 from natix_hf.errors import UserError
-from natix_hf.options import AT_LEAST_0, AT_LEAST_1, defaults, option
+from natix_hf.options import AT_LEAST_0, AT_LEAST_1, defaults, idle_line, option
 from natix_hf.photos.geometry import GEOMETRIES, Geometry, Tiles, geometry_of
 from natix_hf.photos.image_size import image_size_of
 
@@ -143,18 +143,12 @@ class DataOptions:
             method: the method of the recipe.
         """
         tiles = self.views == "tiles"
-        known = defaults(DataOptions)
-        whys = {} if tiles else {name: f"views is {self.views}" for name in known if name.startswith("views_")}
+        keys = [name for name in defaults(self) if name.startswith("views_")]
+        whys = {} if tiles else dict.fromkeys(keys, f"views is {self.views}")
         if tiles and self.views_aggregate != "top_k":
             whys["views_top_k"] = f"views_aggregate is {self.views_aggregate}"
         if tiles and method == "probe":
             whys |= dict.fromkeys(("views_train", "views_sampled"), "a probe keeps the features of all tiles")
         elif tiles and self.views_train == "all":
             whys["views_sampled"] = "views_train is all"
-        idle: dict[str, list[str]] = {}
-        for key, why in whys.items():
-            if getattr(self, key) != known[key]:
-                idle.setdefault(why, []).append(key)
-        if not idle:
-            return None
-        return "; ".join(f"{', '.join(keys)} without effect, {why}" for why, keys in idle.items())
+        return idle_line(self, whys)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from natix_hf.options import defaults
+from natix_hf.options import defaults, idle_line
 from natix_hf.training.epoch_kinds import CURRICULA, SAMPLINGS
 from natix_hf.training.losses import LOSSES
 from natix_hf.training.losses.check_loss import loss_terms
@@ -32,11 +32,4 @@ def without_effect(args: Any) -> str | None:
         name = getattr(args, key)
         of_other_kinds = defaults(*kinds.values()).keys() - defaults(kinds[name])
         reasons |= dict.fromkeys(sorted(of_other_kinds), f"{key} is {name}")
-    known = defaults(args)
-    unused: dict[str, list[str]] = {}
-    for key, reason in reasons.items():
-        if getattr(args, key) != known[key]:
-            unused.setdefault(reason, []).append(key)
-    if not unused:
-        return None
-    return "; ".join(f"{', '.join(keys)} without effect, {reason}" for reason, keys in unused.items())
+    return idle_line(args, reasons)

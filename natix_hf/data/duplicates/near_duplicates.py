@@ -106,7 +106,7 @@ class _Search:
             first, second, query, distance = first[left], second[left], query[left], distance[left]
             if not len(first):
                 return
-            chosen = self._forest(first, second, distance)
+            chosen = self._forest(first, second)
             self.verify(first[chosen], second[chosen], query[chosen])
             remaining = np.ones(len(first), dtype=bool)
             remaining[chosen] = False
@@ -116,7 +116,7 @@ class _Search:
             left = np.flatnonzero(self.apart(first[part], second[part])) + start
             self.verify(first[left], second[left], query[left])
 
-    def _forest(self, first: np.ndarray, second: np.ndarray, distance: np.ndarray) -> np.ndarray:
+    def _forest(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """Indices of a minimum spanning forest of the candidates, which prefers near ones."""
         a, b = self.label[first], self.label[second]
         a, b = np.minimum(a, b), np.maximum(a, b)

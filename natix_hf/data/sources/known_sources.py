@@ -41,9 +41,7 @@ LABEL_KEYS = ("dataset_config", "image_column_name", "label_column_name", "label
 
 def read_rows(source: Any, **options: Any) -> Rows:
     """`load_rows`, with generated scenes and the options of known data sets."""
-    options = _known(source) | {key: value for key, value in options.items() if value is not None}
-    if source == SCENES:
-        source = drawn_scenes(options.pop("dataset_config", None))
+    source, options = _completed(source, options)
     return load_rows(source, **options)
 
 
@@ -55,17 +53,19 @@ def report_classes(source: Any, say: Callable[[str], None], **options: Any) -> N
         say: called with the lines.
         options: those of `LABEL_KEYS`, as in `load_rows`.
     """
-    options = _known(source) | {key: value for key, value in options.items() if value is not None}
-    if source == SCENES:
-        source = drawn_scenes(options.pop("dataset_config", None))
+    source, options = _completed(source, options)
     load_labels(source, say=say, **{key: value for key, value in options.items() if key in LABEL_KEYS})
 
 
-def _known(source: Any) -> Known:
+def _completed(source: Any, options: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The source, drawn if it is `SCENES`, and its options with those of known data sets; None is not given."""
     known: Known = {}
     for part in source if isinstance(source, list | tuple) else [source]:
         known |= KNOWN.get(part.rpartition("=")[2], {}) if isinstance(part, str) else {}
-    return known
+    options = known | {key: value for key, value in options.items() if value is not None}
+    if source == SCENES:
+        source = drawn_scenes(options.pop("dataset_config", None))
+    return source, options
 
 
 def drawn_scenes(asked: str | None = None) -> str:

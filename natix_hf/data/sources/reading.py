@@ -173,7 +173,7 @@ def _read_hub(name: str, config: str | None, trust: bool) -> dict[str, Dataset]:
                 f"it has {len(names)} configurations, {', '.join(names[:10])}: name one with --dataset_config"
             )
         builder = datasets.load_dataset_builder(name, config, **extra)
-        files = _files_that_differ(name, builder)
+        files = _files_that_differ(builder)
         return read_parquet(files) if files else dict(datasets.load_dataset(name, config, **extra))
     except datasets.exceptions.DatasetNotFoundError as error:
         if "gated" in str(error):
@@ -198,7 +198,7 @@ def _read_hub(name: str, config: str | None, trust: bool) -> dict[str, Dataset]:
         raise UserError(f"Hub data set {name} cannot be loaded: {error.__cause__ or error}") from error
 
 
-def _files_that_differ(name: str, builder: datasets.DatasetBuilder) -> dict[str, list[Path]]:
+def _files_that_differ(builder: datasets.DatasetBuilder) -> dict[str, list[Path]]:
     """Split -> downloaded parquet files of a Hub data set, if they differ in their class names. Else empty.
 
     `datasets` would use the names of the dataset card, or of the first file, for all files.

@@ -32,7 +32,6 @@ _PLACES |= {"coord", "coords", "coordinate", "coordinates", "geo", "geometry", "
 _NAMES = {"id", "ids", "uuid", "guid", "hash", "key", "fingerprint", "url", "uri", "link", "path", "file", "filename"}
 _DATES = {"date", "datetime", "timestamp", "captured", "created", "modified"}
 _TEXTS = {"description", "caption", "comment", "comments", "note", "notes", "text", "title", "prompt"}
-_TYPES = ("string", "large_string", "bool", "int", "uint", "float")
 _NUMBER = r"[+-]?\d+(?:\.\d+)?"
 _PLACE = re.compile(rf"[\[({{\s'\"]*{_NUMBER}[\s'\"]*[,; ][\s'\"]*{_NUMBER}")
 _MEASURED = re.compile(r"-?\d*\.\d+(e-?\d+)?|-\d+")
