@@ -182,8 +182,9 @@ print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child i
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("killed", [False, True], ids=["both live", "the first is killed"])
-@pytest.mark.parametrize("kind", ["features", "prefixes"])
+@pytest.mark.parametrize(
+    ("kind", "killed"), [("features", False), ("prefixes", True)], ids=["both live", "the first is killed"]
+)
 def test_two_processes_share_a_cache_and_compute_everything_once(
     tiny_backbone, photo_folder, tmp_path, launched, kind, killed
 ):

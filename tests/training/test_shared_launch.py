@@ -12,11 +12,13 @@ import pytest
 
 SCRIPT = Path(__file__).parent / "shared_launch.py"
 EPOCHS = {"num_train_epochs": 2}
+WEIGHTS = {"class_weights": ["1", "5"], "logit_adjustment": 1.0, "label_smoothing_factor": 0.1}
 JOBS = [
     {"name": "mixed", "method": "full", "arguments": {**EPOCHS, "mixup_alpha": 0.4, "cutmix_alpha": 1.0}},
     {"name": "balanced", "method": "full", "arguments": {**EPOCHS, "sampling": "balanced"}},
     {"name": "curriculum", "method": "full", "arguments": {**EPOCHS, "curriculum": "loss"}},
-    {"name": "compared", "method": "lora", "arguments": {"max_steps": 4, "loss": "ce+0.5*supcon+0.5*lcron"}},
+    {"name": "compared", "method": "lora", "arguments": {"max_steps": 4, "loss": "ce+0.5*supcon+0.5*lcron+0.1*koleo"}},
+    {"name": "weighted", "method": "lora", "arguments": {"max_steps": 4, **WEIGHTS}},
     {
         "name": "sophia",
         "method": "full",
@@ -66,7 +68,7 @@ def folders(tiny_backbone, make_photos, tmp_path_factory, launched) -> dict[int,
 @pytest.mark.parametrize("name", [job["name"] for job in JOBS])
 def test_two_processes_make_the_steps_of_one_that_accumulates(folders, name):
     one, two = (json.loads((folders[count] / f"{name}-losses.json").read_text()) for count in (1, 2))
-    steps = {"mixed": 12, "balanced": 12, "curriculum": 12, "compared": 4, "sophia": 5}
+    steps = {"mixed": 12, "balanced": 12, "curriculum": 12, "compared": 4, "weighted": 4, "sophia": 5}
     assert len(one["losses"]) == steps.get(name, len(one["losses"]))
     # A rising rate ends in divergence, where the last bits become all of them.
     count = 80 if name == "finder" else len(one["losses"])
