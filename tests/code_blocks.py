@@ -1,7 +1,10 @@
 """The code blocks of README.md and docs/, and the commands in them.
 
-A block is run by `tests/docs/test_blocks.py`, unless an HTML comment just above it says why not:
-`<!-- not run: needs a GPU -->`.
+A block is run by `tests/docs/test_blocks.py`. An HTML comment just above it can say why it is not run, or why only
+`make test-long` runs it:
+
+    <!-- not run: needs a GPU -->
+    <!-- run by make test-long: trains two runs in processes of their own -->
 """
 
 from __future__ import annotations
@@ -16,18 +19,29 @@ PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPO
 # Languages of blocks: those that run, and those that a reader only looks at.
 RUN, SHOWN = ("bash", "python"), ("text", "yaml", "json")
 FENCE = re.compile(r"^( *)```(\S*)$")
-NOT_RUN = re.compile(r"^ *<!-- not run: (\S.*) -->$")
+MARK = re.compile(r"^ *<!-- (not run|run by make test-long): (\S.*) -->$")
 INDENTED_COMMAND = re.compile(r"^ {4,}(natix-hf|python -m|accelerate launch|pip install|import |from \w+ import)")
 
 
 class Block(NamedTuple):
-    """A fenced block: its first line in the page, its language, its text, and why it is not run (None: it is)."""
+    """A fenced block: its first line in the page, its language, its text, its mark and the reason in that mark."""
 
     page: Path
     line: int
     language: str
     text: str
-    why_not: str | None
+    mark: str | None
+    reason: str | None
+
+    @property
+    def runs(self) -> bool:
+        """Whether each run of the tests runs it."""
+        return self.language in RUN and self.mark is None
+
+    @property
+    def long(self) -> bool:
+        """Whether only `make test-long` runs it."""
+        return self.language in RUN and self.mark == "run by make test-long"
 
     @property
     def place(self) -> str:
@@ -43,18 +57,18 @@ class Command(NamedTuple):
 
 def blocks(page: Path) -> list[Block]:
     """The fenced blocks of a page, in their order."""
-    found, opened, why_not = [], None, None
+    found, opened, mark = [], None, (None, None)
     for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
         fence = FENCE.match(line)
         if opened is None and fence:
             opened = (number, fence[1], fence[2], [])
         elif opened is None:
-            reason = NOT_RUN.match(line)
-            why_not = reason[1] if reason else why_not if not line.strip() else None
+            marked = MARK.match(line)
+            mark = marked.groups() if marked else mark if not line.strip() else (None, None)
         elif fence and not fence[2]:
             start, _, language, lines = opened
-            found.append(Block(page, start, language, "\n".join(lines) + "\n", why_not))
-            opened = why_not = None
+            found.append(Block(page, start, language, "\n".join(lines) + "\n", *mark))
+            opened, mark = None, (None, None)
         else:
             opened[3].append(line.removeprefix(opened[1]))
     assert opened is None, f"{page.name}: the block of line {opened[0]} has no end"

@@ -7,7 +7,7 @@ import importlib
 from pathlib import Path
 
 import pytest
-from code_blocks import INDENTED_COMMAND, PAGES, REPOSITORY, RUN, SHOWN, blocks, commands
+from code_blocks import INDENTED_COMMAND, PAGES, REPOSITORY, RUN, SHOWN, Block, blocks, commands
 
 from natix_hf.errors import UserError
 from natix_hf.recipe.options import Recipe
@@ -22,15 +22,17 @@ SMALLER = {
     "--max_fpr 0.02 --confidence 0.95": "--max_fpr 0.6 --confidence 0.6",
     "--views_exit_alpha 0.01": "--views_exit_alpha 0.6",
     "--views_exit_alpha 0.02": "--views_exit_alpha 0.6",
-    # Fewer pixels, epochs and tiles.
+    # Fewer pixels, epochs, tiles and runs.
     "--image_size 224": "--image_size 32",
     "--image_size 256 448": "--image_size 32 48",
     "--image_size 384 672": "--image_size 48 64",
     "--num_train_epochs 5": "--num_train_epochs 1",
     "num_train_epochs=5": "num_train_epochs=1",
     "--views_grid 2 4": "--views_grid 1 2",
+    '"image_size=224,256 448"': '"image_size=32,32 48"',
 }
-RUNNING = [page for page in PAGES if any(one.language in RUN and one.why_not is None for one in blocks(page))]
+RUNNING = [page for page in PAGES if any(block.runs for block in blocks(page))]
+LONG = [page for page in PAGES if any(block.long for block in blocks(page))]
 ids = {"ids": lambda page: page.name}
 
 
@@ -48,7 +50,7 @@ def test_every_block_says_its_language_and_none_hides_behind_an_indent(page: Pat
 
 @pytest.mark.parametrize("page", PAGES, **ids)
 def test_every_block_consists_of_commands_that_are_run_or_says_why_not(page: Path):
-    shell = [block for block in blocks(page) if block.language == "bash" and block.why_not is None]
+    shell = [block for block in blocks(page) if block.language == "bash" and (block.runs or block.long)]
     strange = [(block.place, one.words) for block in shell for one in commands(block.text) if one.module is None]
     assert strange == []
 
@@ -101,18 +103,28 @@ def smaller(text: str) -> str:
     return text
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("page", RUNNING, **ids)
-def test_every_block_runs(page: Path, reader):
-    reader.bring_runs(page.read_text(encoding="utf-8"))
-    for block in blocks(page):
-        if block.why_not is not None:
-            continue
+def run(page_blocks: list[Block], reader) -> None:
+    """Run blocks of one page, in their order."""
+    for block in page_blocks:
         if block.language == "python":
             script = reader.folder / "block.py"
             script.write_text(smaller(block.text))
             reader.ran(script, [], block.place)
-        elif block.language == "bash":
+        else:
             for module, words in commands(smaller(block.text)):
                 if not reader.has(module, words):
                     reader.ran(module, words, block.place)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", RUNNING, **ids)
+def test_every_block_runs(page: Path, reader):
+    reader.bring_runs(page.read_text(encoding="utf-8"))
+    run([block for block in blocks(page) if block.runs], reader)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("page", LONG, **ids)
+def test_long_blocks_run_in_their_place_on_the_page(page: Path, reader):
+    reader.bring_runs(page.read_text(encoding="utf-8"))
+    run([block for block in blocks(page) if block.runs or block.long], reader)

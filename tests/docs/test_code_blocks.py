@@ -24,6 +24,11 @@ natix-hf train recipes/lora.yaml
 <!-- not run: belongs to nothing -->
 Text.
 
+<!-- run by make test-long: trains two runs -->
+```bash
+natix-hf sweep recipes/lora.yaml
+```
+
 ```text
 natix-hf
 ```
@@ -33,9 +38,20 @@ natix-hf
 def test_blocks_have_their_line_language_text_and_the_reason_above_them(tmp_path: Path):
     (tmp_path / "page.md").write_text(PAGE)
     assert [block[1:] for block in blocks(tmp_path / "page.md")] == [
-        (5, "bash", "natix-hf train recipes/lora.yaml\n", "needs a GPU"),
-        (11, "python", "if True:\n    print(1)\n", None),
-        (19, "text", "natix-hf\n", None),
+        (5, "bash", "natix-hf train recipes/lora.yaml\n", "not run", "needs a GPU"),
+        (11, "python", "if True:\n    print(1)\n", None, None),
+        (20, "bash", "natix-hf sweep recipes/lora.yaml\n", "run by make test-long", "trains two runs"),
+        (24, "text", "natix-hf\n", None, None),
+    ]
+
+
+def test_a_marked_block_is_run_later_or_never(tmp_path: Path):
+    (tmp_path / "page.md").write_text(PAGE)
+    assert [(block.runs, block.long) for block in blocks(tmp_path / "page.md")] == [
+        (False, False),
+        (True, False),
+        (False, True),
+        (False, False),
     ]
 
 
