@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from natix_hf.errors import CommandParser, command
 from natix_hf.modeling.exports import FORMS
+from natix_hf.modeling.exports.export_form import DTYPE_HELP
+from natix_hf.modeling.exports.onnx import Onnx
 from natix_hf.modeling.exports.stored_weights import DTYPES
 
 
@@ -27,8 +29,18 @@ def command_line() -> CommandParser:
         "--hotkey",
         help="SS58 address of a StreetVision participant; adds the files that it requires (halted as of 2026-05)",
     )
-    parser.add_argument("--dtype", default="fp32", choices=[*DTYPES], help="how weights are stored")
+    parser.add_argument("--dtype", default="fp32", choices=[*DTYPES, "int8"], help=DTYPE_HELP)
+    parser.add_argument(
+        "--max_changed",
+        type=float,
+        default=Onnx.max_changed,
+        help="int8: highest share of val_select that may be decided otherwise than by the run (default %(default)s)",
+    )
     parser.add_argument("--base_id", help="adapter: Hub id of the base for clients")
+    parser.add_argument("--dataset_name", help="where the run's photos are now, if not where its recipe says")
+    parser.add_argument(
+        "--photos", help="folder or glob of photos to verify the model with, instead of val_select of the run"
+    )
     parser.add_argument(
         "--client_python", help="Python interpreter of a client that must give the same answers as the run"
     )
@@ -51,7 +63,9 @@ def main(argv: list[str]) -> None:
 
     from transformers.utils import logging
 
+    from natix_hf.hub.proof_photos import photo_files
     from natix_hf.hub.publish_run import Publication, publish
+    from natix_hf.runs.export_int8 import export_int8
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
@@ -63,11 +77,14 @@ def main(argv: list[str]) -> None:
         hotkey=given.hotkey,
         dtype=given.dtype,
         base_id=given.base_id,
+        max_changed=given.max_changed,
+        dataset_name=given.dataset_name,
+        photos=photo_files(given.photos),
         force=given.force,
         include_photos=given.include_photos,
         client_python=given.client_python,
     )
-    print(publish(run, asked))
+    print(publish(run, asked, export_int8=export_int8))
 
 
 if __name__ == "__main__":

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import yaml
 
 from natix_hf.data.splits.certificate import read_certificate
+from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.probe import ProbeSearch
 from natix_hf.documents.provenance import Provenance
+from natix_hf.documents.quantised import Quantised
 from natix_hf.documents.reward import Reward
 from natix_hf.documents.run_documents import RunDocuments
 from natix_hf.errors import UserError
@@ -39,6 +42,7 @@ def write_bundle(
     *,
     include_photos: bool = False,
     extra: Sequence[Section] = (),
+    quantised: Quantised | None = None,
 ) -> None:
     """Complete an export folder with the other files that are published.
 
@@ -46,6 +50,7 @@ def write_bundle(
         form: one of `exports.FORMS`.
         include_photos: publish the gallery of the report page too, and withhold no texts.
         extra: further sections of the card.
+        quantised: for an int8 graph, whose folder has a calibration of its own: what int8 changed.
 
     Raises:
         UserError: a file of the run is missing or invalid, the Hub would refuse the card, or a published text names a
@@ -56,6 +61,8 @@ def write_bundle(
     documents = RunDocuments.read(run, splits)
     if documents.calibration is None:
         raise UserError(f"{run}: no calibration.json: run `python -m natix_hf.calibrate {run}` first")
+    # The figures and the report page are the run's. The calibration is that of the published model.
+    published = documents if quantised is None else replace(documents, calibration=CalibrationFile.read(folder))
     names = Names(frozenset()) if include_photos else names_of(run, splits)
     shown = documents if include_photos else public(documents, names)
     recipe = read_recipe(run)
@@ -66,7 +73,7 @@ def write_bundle(
     if ProbeSearch.there(run):
         ProbeSearch.read(run).write(folder)
     if not include_photos:  # replaces the copy in the export, which still holds all texts
-        shown.calibration.write(folder)
+        public(published, names).calibration.write(folder)
     splits_summary(splits, names).write(folder)
     Provenance.of(run).write(folder)
     _copy_pictures(run, folder, documents.reward, names, include_photos)
@@ -80,6 +87,7 @@ def write_bundle(
             repo_id=repo_id,
             fingerprint=splits.fingerprint,
             date=documents.record.finished or datetime.now(UTC).isoformat(timespec="seconds"),
+            int8=quantised is not None,
         )
         write_text(folder / ".eval_results" / "natix_hf.yaml", yaml.safe_dump(results, sort_keys=False))
 
@@ -88,7 +96,7 @@ def write_bundle(
     if FORMS[form].on_base:
         base = hub_id(read_json(folder / "adapter_config.json")["base_model_name_or_path"])
     about = {"form": form, "base": base, "licence": licence, "extra": extra, "include_photos": include_photos}
-    card = model_card(run, documents, repo_id, **about)
+    card = model_card(run, published, repo_id, quantised=quantised, **about)
     write_text(folder / "README.md", card)
     if not include_photos:
         check_public(folder, names)

@@ -30,6 +30,7 @@ def metadata(
     metrics: FinalFigures,
     licence: Mapping[str, str],
     form: str = "merged",
+    int8: bool = False,
 ) -> ModelCardData:
     """The front matter of the model card. `metric_args` holds a figure's interval and number of photos.
 
@@ -39,11 +40,13 @@ def metadata(
         metrics: the run's final figures.
         licence: `front` of `base_licence.Licence`.
         form: the published form, one of `exports.FORMS`.
+        int8: the model computes in int8; the figures are those of its run in fp32.
 
     Raises:
         UserError: the Hub would refuse the front matter, or a figure lacks its interval or its photos.
     """
     honest_run, base_id, data_id = metrics.honest_run, hub_id(base), hub_id(data)
+    whose = f" of the run {honest_run} before this refit" if honest_run else " of the run in fp32" if int8 else ""
     results = [
         EvalResult(
             task_type="image-classification",
@@ -52,7 +55,7 @@ def metadata(
             dataset_name=data_id or ("generated street photos" if data == "builtin:scenes" else "own photos"),
             dataset_split=metrics.split,
             metric_type=METRIC_IDS.get(name, name),
-            metric_name=LABELS[name] + (f" of the run {honest_run} before this refit" if honest_run else ""),
+            metric_name=LABELS[name] + whose,
             metric_value=round(interval.value, 5),
             metric_args={
                 "photos": metrics.n,
@@ -69,7 +72,7 @@ def metadata(
         model_name=title(classes) if results else None,
         pipeline_tag="image-classification",
         library_name=FORMS[form].library,
-        tags=["dinov3", "natix_hf", "street-photos", *(["refit"] if honest_run else [])],
+        tags=["dinov3", "natix_hf", "street-photos", *(["refit"] if honest_run else []), *(["int8"] if int8 else [])],
         base_model=base_id,
         base_model_relation=("adapter" if FORMS[form].on_base else "finetune") if base_id else None,
         datasets=[data_id] if data_id else None,
@@ -81,7 +84,9 @@ def metadata(
     return front
 
 
-def eval_results(metrics: FinalFigures, *, data: str, repo_id: str, fingerprint: str, date: str) -> list[Any]:
+def eval_results(
+    metrics: FinalFigures, *, data: str, repo_id: str, fingerprint: str, date: str, int8: bool = False
+) -> list[Any]:
     """The content of `.eval_results/natix_hf.yaml`.
 
     The format has one number per task and no field for an interval. Each figure is therefore a separate task, and its
@@ -94,11 +99,13 @@ def eval_results(metrics: FinalFigures, *, data: str, repo_id: str, fingerprint:
         repo_id: Hub id of the model repository.
         fingerprint: fingerprint of the splits, which identifies the test rows.
         date: date of the evaluation, ISO 8601.
+        int8: as in `metadata`.
 
     Raises:
         UserError: the Hub would refuse the results.
     """
     refit_note = f", of the run {metrics.honest_run} before this refit" if metrics.honest_run is not None else ""
+    whose = ", of the run in fp32" if int8 else refit_note
     entries = [
         EvalResultEntry(
             dataset_id=data,
@@ -109,7 +116,7 @@ def eval_results(metrics: FinalFigures, *, data: str, repo_id: str, fingerprint:
             source_name="final figures",
             notes=f"{LABELS[name]} {figure_text(interval.value)} on {metrics.n} photos in {metrics.groups} "
             f"groups of {metrics.split} (split {fingerprint}), {metrics.level * 100:g} % interval "
-            f"{interval_text(interval)}{refit_note}",
+            f"{interval_text(interval)}{whose}",
         )
         for name, interval in metrics.metrics.items()
         if None not in (interval.value, interval.low, interval.high)

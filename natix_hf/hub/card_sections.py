@@ -11,10 +11,12 @@ from pathlib import Path
 
 from natix_hf.decision.calibrators import CALIBRATORS
 from natix_hf.documents.calibration import CalibrationFile, ThresholdChoice
+from natix_hf.documents.quantised import Quantised
 from natix_hf.documents.reward import Reward
 from natix_hf.documents.run_record import Prefix
 from natix_hf.hub.card_text import cell
 from natix_hf.hub.privacy import Names, shown_reward
+from natix_hf.report.sections import STAGES, Cell, Section, count_cell, figure_cell
 from natix_hf.report.summary import sentence
 
 # Pictures without photos or places: file in figures/ -> caption.
@@ -31,6 +33,8 @@ FIGURES = {
     "curriculum": "photos used in each epoch",
     "training": "loss and metrics during training",
 }
+
+INT8_LABELS = STAGES | {"precision": "precision", "recall": "recall", "fpr": "false-positive rate"}
 
 
 def decision_lines(calibration: CalibrationFile | None, names: Sequence[str]) -> list[str]:
@@ -60,6 +64,28 @@ def decision_lines(calibration: CalibrationFile | None, names: Sequence[str]) ->
     if calibration.guarantee:
         lines += [sentence(line) for line in calibration.guarantee.lines]
     return lines + [f"Note: {note}." for note in calibration.notes]
+
+
+def int8_section(quantised: Quantised) -> Section:
+    """What int8 changed, on photos that neither the run's calibration nor the graph's was fitted on."""
+    decisions, figures, guarantee = quantised.decisions, quantised.figures, quantised.guarantee_before
+    rows = []
+    for name, change in figures.difference.items():
+        moved = Cell(change.value, f"{change.value:+.4f}", f"{change.low:+.4f} to {change.high:+.4f}")
+        sides = [figure_cell(side[name]) for side in (figures.before, figures.after)]
+        rows.append([INT8_LABELS[name], *sides, moved, count_cell(figures.n)])
+    return Section(
+        "int8",
+        "int8",
+        "What int8 changed",
+        f"Of the {decisions.n} photos ({decisions.groups} groups) of `{decisions.on}`, {decisions.changed} get "
+        f"another decision from the graph than from the run in fp32: {decisions.share:.1%}, 95 % interval "
+        f"{decisions.low:.1%} to {decisions.high:.1%}; the export allowed {decisions.bound:.1%}. The table compares "
+        f"both on the {figures.n} photos ({figures.groups} groups) of `{figures.on}`, each with its own calibration:",
+        ["metric", "run in fp32", "graph in int8", "change", "photos"],
+        rows,
+        foot="" if guarantee is None else f"Guarantee of the run in fp32: {sentence(guarantee.lines[-1])}",
+    )
 
 
 def _rows_text(calibration: CalibrationFile) -> str:

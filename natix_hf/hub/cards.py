@@ -18,6 +18,7 @@ from natix_hf.documents.cascade import STAGES, TwoModels
 from natix_hf.documents.export import size_text
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.provenance import Provenance
+from natix_hf.documents.quantised import Quantised
 from natix_hf.documents.run_documents import RunDocuments
 from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.errors import UserError
@@ -76,19 +77,21 @@ def model_card(
     licence: Licence | None = None,
     extra: Sequence[Section] = (),
     include_photos: bool = False,
+    quantised: Quantised | None = None,
 ) -> str:
     """The text of `README.md`: front matter for the Hub, usage, figures, photos, training and limits.
 
     Args:
         run_folder: a finished run with `config.json`. Without `recipe.yaml` (a run from Python) the card does not name
             the checkpoint or the data set.
-        documents: the run's documents.
+        documents: the run's documents; for an int8 graph with the graph's calibration.
         model_id: Hub id of the repository that the card is for; a placeholder by default.
         form: what the repository holds: the run folder itself (`run`) or one of `exports.FORMS`.
         base: Hub id of the base that an adapter names, if it differs from the run's.
         licence: licence of the base checkpoint; by default derived from its name and the files beside it.
         extra: sections to insert after the slices and before the pictures.
         include_photos: also publish metadata values that name photos or places.
+        quantised: for an int8 graph: what int8 changed.
 
     Raises:
         UserError: `config.json` is missing, or the Hub would refuse the front matter.
@@ -124,6 +127,7 @@ def model_card(
             metrics=metrics,
             licence=licence.front,
             form=published_as,
+            int8=quantised is not None,
         ),
         template_str=template("model_card.md.jinja"),
         title=title(classes),
@@ -154,6 +158,7 @@ def model_card(
         made=_made_text(Provenance.of(run_folder), form),
         read_before=sentence(read_before_line(metrics)),
         cost=documents.photo_cost and sentence(cost_line(documents.photo_cost)),
+        int8=quantised and card_sections.int8_section(quantised),
         decisions=card_sections.decision_lines(calibration, classes),
         section_table=section_table,
         stages=sections.stages_section(metrics, run.positive),

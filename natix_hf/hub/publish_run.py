@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import RepositoryNotFoundError
 
 from natix_hf.data.splits.certificate import read_certificate
-from natix_hf.documents.export import Proof
+from natix_hf.documents.export import Export, Proof
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.published_version import PublishedVersion
 from natix_hf.documents.step_record import StepRecord
@@ -37,6 +37,7 @@ from natix_hf.logits import softmax
 from natix_hf.modeling.exports import FORMS
 from natix_hf.modeling.exports.adapter_folder import base_folder
 from natix_hf.modeling.exports.export_form import labels_of
+from natix_hf.modeling.exports.onnx import Onnx
 from natix_hf.report.sections import Section
 from natix_hf.streetvision import client_files as streetvision
 from natix_hf.streetvision.reward import HALTED
@@ -58,8 +59,11 @@ class Publication:
         private: create the repository as private; an existing one must be private.
         version: X.Y.Z, also the tag.
         hotkey: a StreetVision participant's SS58 address; None for models that are not submitted there.
-        dtype: type of the stored weights.
+        dtype: type of the stored weights; int8 goes with `onnx`.
         base_id: for an adapter: Hub id of its base.
+        max_changed: for int8: highest share of decisions that may differ from the run's.
+        dataset_name: where the run's photos are now, if not where its recipe says.
+        photos: paths of other photos for the proof.
         force: overwrite a better model, or one that this command did not push.
         include_photos: also push the report page with the photos of its gallery.
         client_python: a further interpreter for the proof.
@@ -72,6 +76,9 @@ class Publication:
     hotkey: str | None = None
     dtype: str = "fp32"
     base_id: str | None = None
+    max_changed: float = Onnx.max_changed
+    dataset_name: str | None = None
+    photos: Sequence[Any] | None = None
     force: bool = False
     include_photos: bool = False
     client_python: str | None = None
@@ -90,6 +97,8 @@ def check_publication(asked: Publication) -> None:
     streetvision.check_version(asked.version)
     if asked.hotkey is not None:
         streetvision.check_asked(asked.hotkey, asked.form)
+    if asked.dtype == "int8" and asked.form != "onnx":
+        raise UserError(f"--dtype int8: --format {asked.form} cannot hold it: add --format onnx")
     check_token(asked.repo_id)
 
 
@@ -181,8 +190,20 @@ def _shown(value: float | None) -> str:
     return "undefined" if value is None else f"{value:.4f}"
 
 
-def publish(run: Path, asked: Publication, say: Callable[[str], None] = print) -> str:
+def publish(
+    run: Path,
+    asked: Publication,
+    say: Callable[[str], None] = print,
+    *,
+    export_int8: Callable[..., Export] | None = None,
+) -> str:
     """Export the run, verify the export, push it, and verify the pushed model.
+
+    Args:
+        run: folder of an evaluated run.
+        asked: what to publish, and how.
+        say: gets lines on what is done.
+        export_int8: `runs.export_int8.export_int8`, which reads photos of the run; needed for int8 alone.
 
     Returns:
         The URL of the model.
@@ -198,8 +219,8 @@ def publish(run: Path, asked: Publication, say: Callable[[str], None] = print) -
     api = HfApi(library_name="natix_hf")
     with tempfile.TemporaryDirectory(prefix="natix_hf_publish_") as work:
         folder = Path(work) / "model"
-        form = _export(run, folder, asked, say)
-        photos = proof_photos(run)
+        form = _export(run, folder, asked, say, export_int8)
+        photos = proof_photos(run, asked.photos, dataset_name=asked.dataset_name)
         base = base_folder(folder) if FORMS[form].on_base else None
         proving = {"photos": photos, "client_python": asked.client_python, "clients": clients_of(base)}
         try:
@@ -209,7 +230,8 @@ def publish(run: Path, asked: Publication, say: Callable[[str], None] = print) -
             raise UserError(f"{str(error).rstrip('.')}{hint}: nothing was pushed") from None
         say(_proof_line("before the push", proof))
         extra = [] if asked.hotkey is None else [_submitted(run, folder, asked, photos, say)]
-        write_bundle(run, folder, asked.repo_id, form, include_photos=asked.include_photos, extra=extra)
+        shown = {"include_photos": asked.include_photos, "extra": extra, "quantised": proof.quantised}
+        write_bundle(run, folder, asked.repo_id, form, **shown)
         files = sorted(
             [RECORD, *(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())]
         )
@@ -270,9 +292,18 @@ def tested_run(run: Path) -> Tested:
     return Tested(read_certificate(run).fingerprints["val_test"], metrics)
 
 
-def _export(run: Path, folder: Path, asked: Publication, say: Callable[[str], None]) -> str:
+def _export(
+    run: Path,
+    folder: Path,
+    asked: Publication,
+    say: Callable[[str], None],
+    export_int8: Callable[..., Export] | None,
+) -> str:
     forms = ("stock", "merged") if asked.form == "auto" else (asked.form,)
-    options = {"base_id": asked.base_id} if asked.base_id else {}
+    options = {"base_id": asked.base_id, "max_changed": asked.max_changed}
+    if asked.dtype == "int8":
+        export_int8(run, asked.form, folder, dataset_name=asked.dataset_name, say=say, dtype="int8", **options)
+        return asked.form
     for form in forms:
         try:
             export_run(run, form, folder, dtype=asked.dtype, **options)
@@ -333,6 +364,12 @@ def _push(api: HfApi, asked: Publication, folder: Path, place: Place, say: Calla
 
 
 def _proof_line(when: str, proof: Proof) -> str:
+    if proof.quantised is not None:
+        graph, *clients = proof.clients
+        return (
+            f"proof {when}: {proof.photos.n} photos, {len(clients)} clients answer as the graph does; the graph "
+            f"decides {graph.decisions.same} of {graph.decisions.of} at 0.5 as the run does"
+        )
     largest = max(client.probabilities for client in proof.clients)
     return (
         f"proof {when}: {proof.photos.n} photos through {len(proof.clients)} clients, probabilities differ by at most "

@@ -156,7 +156,7 @@ def proofs(monkeypatch):
         return prove(run, export, online=online, clients=(), **options)
 
     four = Photos("given", [encode(scene(5, index, (160, 90))) for index in range(4)])
-    monkeypatch.setattr(publishing, "proof_photos", lambda _: four)
+    monkeypatch.setattr(publishing, "proof_photos", lambda *_, **__: four)
     monkeypatch.setattr(publishing, "prove", alone)
     return asked
 
@@ -191,7 +191,7 @@ def light(monkeypatch):
         time="2026-01-01T00:00:00+00:00",
     )
     monkeypatch.setattr(publishing, "export_run", export)
-    monkeypatch.setattr(publishing, "proof_photos", lambda _: None)
+    monkeypatch.setattr(publishing, "proof_photos", lambda *_, **__: None)
     monkeypatch.setattr(publishing, "prove", lambda *_, **__: document)
     monkeypatch.setattr(
         publishing, "write_bundle", lambda run, folder, *_, **__: (folder / "README.md").write_text("# Model")

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 import yaml
-from finished_run import NAMES, write_finished_run
+from finished_run import NAMES, calibration_document, write_finished_run
 from huggingface_hub import ModelCard, parse_eval_result_entries
 from PIL import Image
 
@@ -17,6 +17,7 @@ from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.hub_metadata import EvaluationResult
 from natix_hf.documents.photo_cost import PhotoCost
 from natix_hf.documents.probe import OverProbe
+from natix_hf.documents.quantised import Quantised
 from natix_hf.documents.reward import Reward
 from natix_hf.documents.robustness import Robustness
 from natix_hf.documents.selective import Selective
@@ -82,6 +83,40 @@ def test_with_photos_the_page_and_all_pictures_go_as_they_are(finished, export):
     assert {"figures/attention.png", "figures/reward.png"} <= files(export)
     assert "SECRETPHOTO-0000" in (export / "slices.json").read_text()
     assert not [name for name in files(export) if name.startswith(("gallery", "predictions", "splits.json"))]
+
+
+def test_an_int8_graph_keeps_its_calibration_and_its_card_says_whose_the_figures_are(finished, export):
+    calibration = calibration_document(temperature=[1.75, 1.75])
+    (export / "calibration.json").write_text(json.dumps(calibration))
+    bounds = {"value": 0.1, "low": 0.05, "high": 0.2}
+    figures = dict.fromkeys(("accuracy", "nll", "brier", "ece"), bounds)
+    change = {"value": 0.0234, "low": -0.01, "high": 0.05}
+    sides = {"before": figures, "after": figures | {"nll": bounds | {"value": 0.1234}}}
+    sides |= {"difference": dict.fromkeys(figures, change)}
+    on = {"on": "val_calib/control", "n": 70, "groups": 35, "shares": [0.5, 0.5], "level": 0.95}
+    decisions = {"on": "val_select", "n": 150, "groups": 40, "changed": 3, "share": 0.02, "low": 0.0, "high": 0.06}
+    quantised = Quantised(
+        ranges_from="train",
+        photos=256,
+        decisions=decisions | {"bound": 0.05},
+        figures=on | sides,
+        guarantee_before=None,
+        guarantee_after=None,
+    )
+    write_bundle(finished, export, "me/street", "onnx", include_photos=False, quantised=quantised)
+    assert json.loads((export / "calibration.json").read_text())["temperature"] == [1.75, 1.75]
+    assert json.loads((export / "metrics.json").read_text()) == json.loads((finished / "metrics.json").read_text())
+    card = ModelCard((export / "README.md").read_text())
+    assert "T = 1.750, fitted on 75 photos" in card.text
+    assert "**int8.** The backbone of this graph computes in int8" in card.text
+    assert "150 photos (40 groups) of `val_select`, 3 get another decision" in card.text
+    assert "2.0%, 95 % interval 0.0% to 6.0%; the export allowed 5.0%" in card.text
+    row = "| NLL | 0.100 (0.0500 to 0.200) | 0.123 (0.0500 to 0.200) | +0.0234 (-0.0100 to +0.0500) | 70 |"
+    assert row in card.text
+    assert "int8" in card.data.tags
+    assert all(result.metric_name.endswith(" of the run in fp32") for result in card.data.eval_results)
+    notes = yaml.safe_load((export / ".eval_results" / "natix_hf.yaml").read_text())
+    assert all(entry["notes"].endswith(", of the run in fp32") for entry in notes)
 
 
 def test_figures_are_the_run_s_own_and_what_is_withheld_keeps_its_figures(finished, bundle):

@@ -106,6 +106,13 @@ def test_tokens_that_cannot_write_are_refused_before_the_model_is_loaded(
     assert not hub.repositories
 
 
+def test_int8_goes_with_onnx_alone_and_is_refused_before_the_hub_is_asked(hub, run, refused):
+    for form in ("auto", "stock", "merged"):
+        line, _ = refused(run, "me/x", "--format", form, "--dtype", "int8")
+        assert line == f"--dtype int8: --format {form} cannot hold it: add --format onnx"
+    assert not hub.repositories
+
+
 def test_a_fine_grained_token_is_judged_by_the_hub(hub, run, light, refused, monkeypatch):
     hub.tokens["hf_fine"] = ("tester", "fineGrained", ())
     monkeypatch.setenv("HF_TOKEN", "hf_fine")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from pathlib import Path
 
@@ -114,6 +115,39 @@ def test_predict_takes_the_folder_with_its_own_calibration(two, exported):
     logits = logits_of_photos(exported, [str(path) for path in photos]).astype(np.float64)
     np.testing.assert_allclose(found, 1 / (1 + np.exp(logits[:, 0] - logits[:, 1])), atol=2e-6)
     assert read_json(exported / "decision.json")["abstain_band"] is not None
+
+
+def test_a_published_graph_has_its_own_calibration_and_a_card_that_says_int8_and_predict_reads_it(two, loopback_hub):
+    owner, user = (loopback_hub.environment(two.folder / name) for name in ("owner", "user"))
+    words = (two.output, "tester/quick", *INT8, "--max_changed", 0.2)
+    done = two.type("publish", *words, fresh=True, **owner)
+    assert done.status == 0, done.err
+    held = loopback_hub.model("tester/quick")
+    assert held.tags == {"1.0.0": held.head}
+    assert {"model.onnx", "labels.json", "decision.json", "proof.json", "publication.json"} <= set(held.files)
+    assert "config.json" not in held.files
+    export, proof = Export.parse(held.files["export.json"], ""), Proof.parse(held.files["proof.json"], "")
+    assert export.quantised == proof.quantised
+    assert done.out.count("2 clients answer as the graph does") == 2
+    own, run = CalibrationFile.parse(held.files["calibration.json"], ""), CalibrationFile.read(two.output)
+    assert own.temperature != run.temperature
+    assert own.guarantee == export.quantised.guarantee_after
+    card = held.files["README.md"].decode()
+    decisions = export.quantised.decisions
+    assert f"T = {own.temperature[0]:.3f}" in card
+    assert f"{decisions.changed} get another decision from the graph" in card
+    assert f"95 % interval {decisions.low:.1%} to {decisions.high:.1%}" in card
+    assert f"Guarantee of the run in fp32: {run.guarantee.lines[-1][:1].upper()}" in card
+
+    photos, table = two.folder / "photos" / "Roadwork", two.folder / "published.jsonl"
+    done = two.type("predict", "tester/quick", photos, "--output", table, fresh=True, **user)
+    assert done.status == 0, done.err
+    rows = {row["file"]: row["probabilities"]["Roadwork"] for row in map(json.loads, table.open())}
+    (two.folder / "fetched").mkdir()
+    for name in ("model.onnx", "labels.json", "preprocessor_config.json", "export.json"):
+        (two.folder / "fetched" / name).write_bytes(held.files[name])
+    logits = logits_of_photos(two.folder / "fetched", list(rows)).astype(np.float64)
+    np.testing.assert_allclose(list(rows.values()), 1 / (1 + np.exp(logits[:, 0] - logits[:, 1])), atol=2e-6)
 
 
 def test_three_classes_keep_their_order_and_photos_that_moved_are_read_where_they_are(desk_of):
