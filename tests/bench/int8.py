@@ -1,6 +1,7 @@
 """What int8 brings on a CPU: photos a second and MB of S, B, L and H+ shapes, and what ways to round cost in accuracy.
 
     python tests/bench/int8.py --shapes S B L
+    python tests/bench/int8.py --shapes S --openvino  # after pip install openvino nncf
     python tests/bench/int8.py --choices ../shared/backbones/dinov3-vits16-like --photos DIR
 
 `--shapes`: random weights, 224 x 224, one thread; fp32 and bf16 in torch, fp32 and int8 in onnxruntime, all in one
@@ -17,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -70,6 +72,31 @@ def through_torch(module: torch.nn.Module, dtype: torch.dtype) -> Callable:
     return answer
 
 
+def through_openvino(graph: Any, precision: str) -> Callable:
+    """A graph in OpenVINO; `precision`, f32 or bf16, is what it computes in where the graph is not int8."""
+    import openvino
+
+    settings = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": precision}
+    request = openvino.Core().compile_model(graph, "CPU", settings).create_infer_request()
+    return lambda pixels: request.infer({0: pixels})[0].copy()
+
+
+def openvino_answers(work: Path, ranges: list[np.ndarray]) -> dict[str, Callable]:
+    """The graphs of `work` in OpenVINO, and its own static rounding of the one in fp32 (NNCF)."""
+    import nncf
+    import openvino
+
+    graphs = {kind: openvino.Core().read_model(work / kind / "model.onnx") for kind in ("fp32", "int8")}
+    own = {"preset": nncf.QuantizationPreset.MIXED, "model_type": nncf.ModelType.TRANSFORMER}
+    rounded = nncf.quantize(graphs["fp32"], nncf.Dataset(ranges), subset_size=len(ranges), **own)
+    return {
+        "fp32 OpenVINO": through_openvino(graphs["fp32"], "f32"),
+        "bf16 OpenVINO": through_openvino(graphs["fp32"], "bf16"),
+        "int8 OpenVINO": through_openvino(graphs["int8"], "f32"),
+        "int8 OpenVINO, rounded by NNCF": through_openvino(rounded, "f32"),
+    }
+
+
 def photos_per_second(answers: dict[str, Callable], at_once: int, seconds: float, rounds: int = 3) -> dict[str, float]:
     """Photos by second of the processor, the median over rounds in which every one has its turn."""
     pixels = np.random.default_rng(0).standard_normal((at_once, 3, 224, 224), dtype=np.float32)
@@ -86,7 +113,7 @@ def photos_per_second(answers: dict[str, Callable], at_once: int, seconds: float
     return {name: float(np.median(values)) for name, values in found.items()}
 
 
-def shape_rows(shape: str, seconds: float, bf16: bool) -> list[str]:
+def shape_rows(shape: str, seconds: float, bf16: bool, openvino: bool) -> list[str]:
     torch.manual_seed(0)
     module = Features(DINOv3ViTModel(DINOv3ViTConfig(num_register_tokens=4, **SHAPES[shape]))).eval()
     count = sum(parameter.numel() for parameter in module.parameters())
@@ -99,22 +126,23 @@ def shape_rows(shape: str, seconds: float, bf16: bool) -> list[str]:
         round_graph(work / "fp32" / "model.onnx", ranges, work / "int8" / "model.onnx")
         sizes = {kind: sum(path.stat().st_size for path in (work / kind).iterdir()) / 1e6 for kind in ("fp32", "int8")}
         answers = {"fp32 torch": through_torch(module, torch.float32)}
-        answers |= {f"{kind} onnxruntime": session(str(work / kind)) for kind in ("fp32", "int8")}
-        mb = {"fp32 torch": count * 4 / 1e6, "bf16 torch": count * 2 / 1e6}
-        mb |= {f"{kind} onnxruntime": size for kind, size in sizes.items()}
         if bf16:
             half = Features(DINOv3ViTModel(module.backbone.config)).eval().bfloat16()
             answers["bf16 torch"] = through_torch(half, torch.bfloat16)
+        answers |= {f"{kind} onnxruntime": session(str(work / kind)) for kind in ("fp32", "int8")}
+        mb = {"fp32 torch": count * 4 / 1e6, "bf16 torch": count * 2 / 1e6}
+        mb |= {f"{kind} onnxruntime": size for kind, size in sizes.items()}
+        if openvino:
+            answers |= openvino_answers(work, ranges)
         speeds = [photos_per_second(answers, at_once, seconds) for at_once in AT_ONCE]
     first = [speed["fp32 torch"] for speed in speeds]
     return [
-        f"| {shape} | {name} | {mb[name]:.0f} | "
+        f"| {shape} | {name} | {f'{mb[name]:.0f}' if name in mb else '-'} | "
         + " | ".join(
             f"{speed[name]:.2f} ({speed[name] / base:.2f})" for speed, base in zip(speeds, first, strict=True)
         )
         + " |"
-        for name in ("fp32 torch", "bf16 torch", "fp32 onnxruntime", "int8 onnxruntime")
-        if name in answers
+        for name in answers
     ]
 
 
@@ -189,6 +217,7 @@ def main() -> None:
     parser.add_argument("--choices", type=Path, help="folder of a backbone")
     parser.add_argument("--photos", type=Path, help="folder of photos for --choices")
     parser.add_argument("--seconds", type=float, default=6.0, help="of the processor, for each figure")
+    parser.add_argument("--openvino", action="store_true", help="--shapes in OpenVINO too")
     parser.add_argument("--no_bf16", action="store_true", help="for processors that have no bf16 of their own")
     given = parser.parse_args()
     logging.disable_progress_bar()
@@ -196,7 +225,7 @@ def main() -> None:
     if given.shapes:
         print("| shape | computes in | MB | one photo at a time | four at a time |\n| --- | --- | --- | --- | --- |")
     for shape in given.shapes:
-        print("\n".join(shape_rows(shape, given.seconds, not given.no_bf16)), flush=True)
+        print("\n".join(shape_rows(shape, given.seconds, not given.no_bf16, given.openvino)), flush=True)
     if given.choices:
         print("| rounded | distance | MB | one photo at a time | four at a time |\n| --- | --- | --- | --- | --- |")
         choice_rows(given.choices, given.photos, given.seconds)
