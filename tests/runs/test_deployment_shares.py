@@ -128,7 +128,9 @@ def test_tables_that_say_nothing_are_refused_in_one_line_and_change_nothing(copy
         deployment_prior(copy, tmp_path / "no.csv")
     assert "expected a .csv or .jsonl that natix_hf.predict wrote" in line("a.geojson", "{}")
     assert "expected columns p_None, p_Roadwork, found none of probabilities" in line("a.csv", "file,label\n")
-    assert "found p_Cat, p_Dog, p_None" in line("b.csv", "file,label,p_Cat,p_Dog,error\nx,Cat,1,0,\n")
+    assert "expected columns p_None, p_Roadwork, found p_Cat, p_Dog" in line(
+        "b.csv", "file,label,p_Cat,p_Dog,error\nx,Cat,1,0,\n"
+    )
     assert "no photo with probabilities" in line("c.csv", head + "x,,,,cannot be opened\n")
     assert "found none of probabilities" in line("c2.csv", "")
     assert "line 3: expected probabilities that sum to 1, found '3.2 -1.1'" in line(
