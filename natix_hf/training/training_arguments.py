@@ -183,8 +183,8 @@ class NatixTrainingArguments(TrainingOptions, TrainingArguments):
             if name not in known:
                 near = [n for n in known if n.startswith(name)] or get_close_matches(name, known, n=1)
                 raise UserError(
-                    f"{key}: expected {', '.join(n for n in OPTIMIZERS if n in known)} or one of transformers', found "
-                    f"{name}{f'; did you mean {near[0]}?' if near else ''}"
+                    f"{key}: expected {', '.join(n for n in OPTIMIZERS if n in known)} or an optimizer of transformers"
+                    f", found {name}{f'; did you mean {near[0]}?' if near else ''}"
                 )
         if self.optim == "sam" and not 0 < self.sam_rho < math.inf:
             raise UserError(f"sam_rho: expected a number above 0, found {self.sam_rho}")

@@ -295,7 +295,7 @@ def test_the_matrix_that_ends_b_of_doran_has_the_rate_of_b(job):
     [
         ({"optim": "muonn"}, "did you mean muon"),
         ({"optim": "adamw"}, "did you mean adamw_torch"),
-        ({"optim": "sam", "sam_base": "sophia"}, "sam_base: sophia"),
+        ({"optim": "sam", "sam_base": "sophia"}, r"sam_base: expected .*, found sophia"),
         ({"optim": "sam", "sam_rho": 0.0}, "sam_rho"),
         ({"layerwise_lr_decay": 0.0}, "layerwise_lr_decay"),
         ({"layerwise_lr_decay": 1.2}, "layerwise_lr_decay"),
