@@ -80,8 +80,8 @@ def test_recipe_yaml_says_where_the_run_went_and_nothing_where_it_went_nowhere(r
     ("words", "said"),
     [
         (["--hub_model_id", ""], "push_to_hub: no repository given: add hub_model_id: owner/name"),
-        (["--sweep", "true"], "push_to_hub: a sweep gives no model to publish: add --push_to_hub false"),
-        (["--find_lr", "true"], "push_to_hub: a range test gives no model to publish"),
+        (["--sweep", "true"], "push_to_hub: a sweep makes no model to publish: add --push_to_hub false"),
+        (["--find_lr", "true"], "push_to_hub: a range test makes no model to publish"),
         (["--hold_out_each", "city"], "push_to_hub: hold_out_each makes several runs"),
         (["--hub_format", "adapter", "--method", "probe"], "hub_format: adapter needs method lora, found probe"),
         (["--hub_format", "stock", "--head", "mlp"], "hub_format: stock cannot hold head: mlp"),

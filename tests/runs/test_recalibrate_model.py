@@ -81,7 +81,7 @@ def test_photos_in_other_shares_than_the_model_learnt_need_a_bias_and_lead_to_th
     plain, _ = recalibrate(city(400, 1, share=0.9), city(400, 2, share=0.9), NOTHING, options(), NAMES, 1)
     (line,) = shares_line(plain, seen(0.5, 0.5), NAMES)
     assert line.startswith("note: 9")
-    assert "of these photos show Roadwork, 50% of those that the model was calibrated on" in line
+    assert "of these photos show Roadwork, but 50% of those that the model was calibrated on" in line
     assert shares_line(plain, seen(0.15, 0.85), NAMES) == shares_line(plain, None, NAMES) == []
 
 

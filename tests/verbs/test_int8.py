@@ -154,7 +154,7 @@ def test_three_classes_keep_their_order_and_photos_that_moved_are_read_where_the
     desk = desk_of(THREE)
     moved = (desk.folder / "photos").rename(desk.folder / "moved")
     asked = ("--max_changed", 0.2, "--output", desk.folder / "out")
-    assert "give --dataset_name, where they are now" in desk.refusal("export", desk.output, *INT8, *asked)
+    assert "say where they are with --dataset_name" in desk.refusal("export", desk.output, *INT8, *asked)
     done = desk.type("export", desk.output, *INT8, *asked, "--dataset_name", moved)
     assert done.status == 0, done.err
     assert Proof.read(desk.folder / "out").photos.source == "val_select"
