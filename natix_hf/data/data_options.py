@@ -5,8 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from natix_hf.errors import UserError
 from natix_hf.options import AT_LEAST_0, AT_LEAST_1, defaults, idle_line, option
-from natix_hf.photos.geometry import GEOMETRIES, Geometry, Tiles, geometry_of
-from natix_hf.photos.image_size import image_size_of
+from natix_hf.photos.geometry import GEOMETRIES, Geometry, Tiles, geometry_of, image_size_of
 
 # The recipe keys that determine the photos and their splits. Code that loads the photos of a recipe again uses these.
 SOURCE_KEYS = (

@@ -26,6 +26,7 @@ from natix_hf.inference.augment import photo_for_view, training_view
 from natix_hf.inference.batches import ClientPhotos, Example, Normalised, worker_threads
 from natix_hf.inference.feature_store import FeatureStore, Record
 from natix_hf.inference.pass_costs import Passes
+from natix_hf.modeling.evaluation_mode import evaluating
 from natix_hf.modeling.packed_linear import packed_linears
 from natix_hf.photos.geometry import Geometry
 
@@ -290,18 +291,13 @@ def _keep(
 ) -> None:
     """One pass over batches of photos that writes the store shard by shard."""
     device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
     waiting: list[np.ndarray] = []
     kept = 0
-    try:
-        with packed_linears(model), tqdm(total=len(names), desc=what, unit="photo") as progress:
-            for batch in batches:
-                waiting.append(compute(batch["pixel_values"].to(device, non_blocking=True)))
-                progress.update(len(waiting[-1]))
-                count = sum(map(len, waiting))
-                if count >= shard_rows or kept + count == len(names):
-                    store.add(names[kept : kept + count], np.concatenate(waiting))
-                    kept, waiting = kept + count, []
-    finally:
-        model.train(was_training)
+    with evaluating(model), packed_linears(model), tqdm(total=len(names), desc=what, unit="photo") as progress:
+        for batch in batches:
+            waiting.append(compute(batch["pixel_values"].to(device, non_blocking=True)))
+            progress.update(len(waiting[-1]))
+            count = sum(map(len, waiting))
+            if count >= shard_rows or kept + count == len(names):
+                store.add(names[kept : kept + count], np.concatenate(waiting))
+                kept, waiting = kept + count, []

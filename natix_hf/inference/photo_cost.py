@@ -12,6 +12,7 @@ from natix_hf.documents.photo_cost import PhotoCost
 from natix_hf.inference.batches import logits_of, pixels_of
 from natix_hf.inference.measured_pace import photo_rate
 from natix_hf.inference.pass_costs import operations
+from natix_hf.modeling.evaluation_mode import evaluating
 from natix_hf.modeling.packed_linear import packed_linears
 from natix_hf.photos.geometry import Geometry
 
@@ -28,15 +29,14 @@ def photo_cost(model: torch.nn.Module, processor: Any) -> PhotoCost:
     geometry, backbone = Geometry.of(processor), model.config.backbone_config
     views, _, height, width = geometry.shape
     photo = pixels_of(Image.new("RGB", (width, height)), processor)[None]
-    device, training = next(model.parameters()).device, model.training
+    device = next(model.parameters()).device
     exits, model.early_exits = model.early_exits, False
     batch = 1 if device.type == "cpu" else GPU_BATCH
-    model.eval()
-    with operations() as counter:
-        logits_of(model, photo)
-    with packed_linears(model):  # as `predict` runs it
-        rate = photo_rate(partial(logits_of, model), photo, batch)
-    model.train(training)
+    with evaluating(model):
+        with operations() as counter:
+            logits_of(model, photo)
+        with packed_linears(model):  # as `predict` runs it
+            rate = photo_rate(partial(logits_of, model), photo, batch)
     model.early_exits = exits
     return PhotoCost(
         views=views,

@@ -17,8 +17,7 @@ from natix_hf.errors import UserError
 from natix_hf.files import read_recipe
 from natix_hf.inference.cascade_classifier import CascadeClassifier
 from natix_hf.inference.graph_classifier import GraphClassifier
-from natix_hf.photos.geometry import Geometry
-from natix_hf.photos.image_size import image_size_of
+from natix_hf.photos.geometry import Geometry, image_size_of
 
 
 def calibrated_size(name_or_path: str | Path) -> int | list[int] | None:

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from natix_hf.inference.batches import Example, client_pixels, logits_of, worker_threads
+from natix_hf.modeling.evaluation_mode import evaluating
 from natix_hf.modeling.packed_linear import packed_linears
 from natix_hf.streetvision.profiles import cached_photo
 from natix_hf.streetvision.sent_photos import Case, sent_photo
@@ -92,14 +93,13 @@ def measure_latency(
     parameter = next(model.parameters())
     if parameter.device.type != "cpu" or parameter.dtype != torch.float32:
         model = copy.deepcopy(model).to("cpu", torch.float32)
-    training, taken, begin = model.training, [], time.perf_counter()
-    model.eval()
-    for number, photo in enumerate([photos[0]] * warm_up + list(photos)):
-        if len(taken) and time.perf_counter() - begin > seconds:
-            break
-        start = time.perf_counter()
-        logits_of(model, client_pixels(photo, processor)[None])
-        if number >= warm_up:
-            taken.append(round(time.perf_counter() - start, 6))
-    model.train(training)
+    taken, begin = [], time.perf_counter()
+    with evaluating(model):
+        for number, photo in enumerate([photos[0]] * warm_up + list(photos)):
+            if len(taken) and time.perf_counter() - begin > seconds:
+                break
+            start = time.perf_counter()
+            logits_of(model, client_pixels(photo, processor)[None])
+            if number >= warm_up:
+                taken.append(round(time.perf_counter() - start, 6))
     return {"seconds": taken, "cores": os.cpu_count() or 1, "threads": torch.get_num_threads()}

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from natix_hf.errors import UserError
-from natix_hf.photos.image_size import image_size_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -284,6 +283,18 @@ class Tiles(Squash):
 
 
 GEOMETRIES: dict[str, type[Geometry]] = {kind.kind: kind for kind in (Squash, Crop)}
+
+
+def image_size_of(numbers: Sequence[int]) -> int | list[int]:
+    """The size in pixels as a recipe stores it: one number for a square, else height and width.
+
+    Raises:
+        UserError: if there are more than two numbers, or if one is not positive.
+    """
+    if len(numbers) > 2 or min(numbers) < 1:
+        given = " ".join(map(str, numbers))
+        raise UserError(f"image_size: expected one number (a square) or height and width, found {given}")
+    return numbers[0] if len(set(numbers)) == 1 else list(numbers)
 
 
 def geometry_of(

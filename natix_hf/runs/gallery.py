@@ -18,6 +18,7 @@ from natix_hf.documents.gallery import Gallery, GalleryPhoto
 from natix_hf.files import staging
 from natix_hf.inference.attention_maps import attention_maps, heat_picture
 from natix_hf.inference.batches import client_pixels
+from natix_hf.modeling.evaluation_mode import evaluating
 from natix_hf.modeling.packed_linear import packed_linears
 from natix_hf.photos.decode import open_photo
 from natix_hf.photos.geometry import Geometry
@@ -94,10 +95,5 @@ def write_gallery(
 
 
 def _maps(model: torch.nn.Module, photos: list[Any], processor: Any) -> np.ndarray:
-    was_training = model.training
-    model.eval()
-    try:
-        with packed_linears(model):
-            return attention_maps(model, torch.stack([client_pixels(photo, processor) for photo in photos]))
-    finally:
-        model.train(was_training)
+    with evaluating(model), packed_linears(model):
+        return attention_maps(model, torch.stack([client_pixels(photo, processor) for photo in photos]))

@@ -10,9 +10,13 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from natix_hf.errors import UserError, one_line
 from natix_hf.files import read_json, write_json
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
 
 COMPLETE = "complete.json"
 
@@ -139,6 +143,19 @@ def not_saved(run: str | Path, step: int, error: Exception, free: int) -> str:
         f"the checkpoint of step {step} could not be written ({one_line(error)}; {free / 2**20:.1f} MiB are free in "
         f"{run}): free some space, then continue with --resume_from_checkpoint true"
     )
+
+
+def begin_at(args: TrainingArguments, asked: str | bool | None) -> Path | None:
+    """The checkpoint that training goes on from, as `resume_point`; removes incomplete checkpoints of the run.
+
+    Args:
+        args: name the run folder, and the checkpoint if `asked` is None.
+    """
+    with args.main_process_first(desc="checkpoints"):
+        point = resume_point(args.output_dir, args.resume_from_checkpoint if asked is None else asked)
+        if args.should_save:
+            remove_incomplete(args.output_dir)
+    return point
 
 
 def remove_incomplete(run: str | Path) -> list[str]:

@@ -26,6 +26,7 @@ from natix_hf.inference.feature_store import FeatureStore, Record
 from natix_hf.inference.features import FixedView, digest_of, kept_records
 from natix_hf.inference.pass_costs import Passes
 from natix_hf.modeling.adapters import plain_model
+from natix_hf.modeling.evaluation_mode import evaluating
 from natix_hf.photos.geometry import Geometry
 
 SHARD_BYTES = 32_000_000
@@ -273,9 +274,7 @@ def prefix_drift(model: Any, rows: Any, processor: Any, blocks: int, photos: int
     """
     plain = plain_model(model)
     device = next(plain.parameters()).device
-    was_training = plain.training
-    plain.eval()
-    try:
+    with evaluating(plain):
         few = rows.select(range(min(photos, len(rows))))
         pixels = torch.stack([client_pixels(row["image"], processor) for row in few]).to(device)
         states = prefix_states(plain, pixels, blocks)
@@ -283,7 +282,5 @@ def prefix_drift(model: Any, rows: Any, processor: Any, blocks: int, photos: int
             plain(prefix_states=variant, output_features=True).features
             for variant in (states, states.bfloat16().float())
         )
-    finally:
-        plain.train(was_training)
     spread = (exact - exact.mean(dim=0)).square().mean().sqrt()
     return float((rounded - exact).square().mean().sqrt() / spread.clamp_min(1e-12))

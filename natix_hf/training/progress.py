@@ -6,8 +6,9 @@ import math
 from typing import Any
 
 from tqdm.auto import tqdm
-from transformers import TrainerCallback
+from transformers import Trainer, TrainerCallback
 from transformers.integrations import get_reporting_integration_callbacks
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from natix_hf.errors import UserError, one_line
 
@@ -85,3 +86,12 @@ class Progress(TrainerCallback):
 
     def _say(self, line: str) -> None:
         tqdm.write(line) if self.bar is not None else print(line, flush=True)
+
+
+def show_progress(trainer: Trainer) -> Progress:
+    """Print one short line per evaluation instead of transformers' dictionaries; trackers still get every value."""
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    progress = Progress()
+    trainer.add_callback(progress)
+    return progress

@@ -21,7 +21,6 @@ from peft import PeftModel
 from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import TrainOutput
 
 from natix_hf.data.sources.columns import positive_class
@@ -39,7 +38,7 @@ from natix_hf.report.classification_metric import NatixClassificationMetric
 from natix_hf.training.accounting import Accounting, PhaseTimes
 from natix_hf.training.batch_source import BatchSource
 from natix_hf.training.check_training import check_training
-from natix_hf.training.checkpoints import remove_incomplete, resume_point
+from natix_hf.training.checkpoints import begin_at
 from natix_hf.training.ema import Ema
 from natix_hf.training.finite_losses import FiniteLosses
 from natix_hf.training.heads import Setting
@@ -48,7 +47,7 @@ from natix_hf.training.mixing import mixing
 from natix_hf.training.optimizers.build_optimizer import build_optimizer, extra_passes
 from natix_hf.training.options_without_effect import without_effect
 from natix_hf.training.probe import adopt_head, check_probe_layers, grid, search_heads
-from natix_hf.training.progress import Progress
+from natix_hf.training.progress import show_progress
 from natix_hf.training.saving import CheckpointKeeper
 from natix_hf.training.sharding import check_sharded, fill, keep_precision, sketch
 from natix_hf.training.speed_options import SpeedOptions
@@ -209,11 +208,7 @@ class NatixTrainer(Trainer):
         self.criterion.attach(self.plain_model(), args.seed)  # after Ema, which must not average it
         self.finite = FiniteLosses(args.output_dir, lag=int(args.device.type != "cpu"))
         self.add_callback(_Epochs(self))
-        # Print one short line per evaluation instead of dictionaries; trackers still get every value.
-        self.remove_callback(PrinterCallback)
-        self.remove_callback(ProgressCallback)
-        self.progress = Progress()
-        self.add_callback(self.progress)
+        self.progress = show_progress(self)
         self.accounting = Accounting(args, self.method, self.times, self.source.passes)
         self.add_callback(self.accounting)
 
@@ -235,11 +230,7 @@ class NatixTrainer(Trainer):
         Raises:
             UserError: the checkpoint is incomplete or does not fit this training, or a loss is not finite.
         """
-        asked = self.args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
-        with self.args.main_process_first(desc="checkpoints"):
-            point = resume_point(self.args.output_dir, asked)
-            if self.args.should_save:
-                remove_incomplete(self.args.output_dir)
+        point = begin_at(self.args, resume_from_checkpoint)
         begin = time.perf_counter()
         if self.args.probe_heads == "grid":
             output = self._search_heads()

@@ -18,15 +18,15 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import DINOv3ViTConfig, Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import TrainOutput
 
 from natix_hf.data.splits.contracts import LockedSplits
 from natix_hf.data.splits.lineage import KEY, lineage
 from natix_hf.errors import UserError
 from natix_hf.inference.batches import client_pixels
+from natix_hf.modeling.evaluation_mode import evaluating
 from natix_hf.photos.geometry import Geometry
-from natix_hf.training.checkpoints import remove_incomplete, resume_point, step_of
+from natix_hf.training.checkpoints import begin_at, step_of
 from natix_hf.training.ema import Ema
 from natix_hf.training.finite_losses import FiniteLosses
 from natix_hf.training.optimizers.parameter_groups import parameter_groups
@@ -38,7 +38,7 @@ from natix_hf.training.pretrain.pretrain_options import PretrainOptions
 from natix_hf.training.pretrain.pretraining_arguments import PretrainingArguments
 from natix_hf.training.pretrain.schedules import Phases, RisingAverage
 from natix_hf.training.pretrain.student import Student, merged_weights
-from natix_hf.training.progress import Progress
+from natix_hf.training.progress import show_progress
 from natix_hf.training.saving import CheckpointKeeper
 
 SMALL_BATCH = 64  # photos; with fewer, losses that compare photos are known to collapse
@@ -159,10 +159,7 @@ class PretrainTrainer(Trainer):
         self.guard = Guard(Path(args.output_dir), options.pretrain_guard_steps, self.features, writes=args.should_save)
         self.trainable_parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         self.add_callback(_Steps(self))
-        self.remove_callback(PrinterCallback)
-        self.remove_callback(ProgressCallback)
-        self.progress = Progress()
-        self.add_callback(self.progress)
+        self.progress = show_progress(self)
 
     # -- training -----------------------------------------------------------------------------------------------------
 
@@ -172,11 +169,7 @@ class PretrainTrainer(Trainer):
         Raises:
             UserError: the features collapse, the loss is not finite, or the checkpoint does not fit this training.
         """
-        asked = self.args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
-        with self.args.main_process_first(desc="checkpoints"):
-            point = resume_point(self.args.output_dir, asked)
-            if self.args.should_save:
-                remove_incomplete(self.args.output_dir)
+        point = begin_at(self.args, resume_from_checkpoint)
         self.guard.go_on(step_of(point) if point else 0)
         if point and step_of(point) >= self.total:
             self.state = TrainerState.load_from_json(str(point / TRAINER_STATE_NAME))
@@ -242,14 +235,11 @@ class PretrainTrainer(Trainer):
     def features(self) -> np.ndarray:
         """Class tokens `(n, hidden)` of the photos of the guard, by the average."""
         model = self.plain_model()
-        training = model.training
-        model.eval()
-        with self.average.weights():
+        with evaluating(model), self.average.weights():
             found = [
                 model.backbone(pixels.to(self.args.device)).pooler_output.float().cpu()
                 for pixels in self.watched.split(self.args.per_device_eval_batch_size)
             ]
-        model.train(training)
         return torch.cat(found).numpy()
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:

@@ -16,6 +16,7 @@ from torchvision.ops import StochasticDepth
 from transformers import DINOv3ViTModel
 
 from natix_hf.errors import UserError
+from natix_hf.modeling.evaluation_mode import evaluating
 from natix_hf.training.ema import Ema
 from natix_hf.training.pretrain.objectives import OBJECTIVES, Crops, Tokens
 from natix_hf.training.pretrain.pretrain_options import PretrainOptions
@@ -61,11 +62,8 @@ class Student(nn.Module):
             heads_only: compute no gradients for the backbone.
         """
         crops = Crops(global_views, masks, local_views)
-        training = self.training
-        with torch.no_grad(), targets_by.weights():
-            self.eval()
+        with torch.no_grad(), targets_by.weights(), evaluating(self):
             targets = self.objective.targets(self._tokens, crops, temperature)
-            self.train(training)
         torch.clear_autocast_cache()  # it holds bf16 copies of the teacher, at the addresses of the student
         return self.objective.loss(self._tokens_alone if heads_only else self._tokens, crops, targets, temperature)
 
