@@ -226,7 +226,8 @@ def _calibrated(
         )
     if options.risk != "none":
         guarantee = guaranteed(after, control, options, names, "val_calib/control")
-        if not guarantee.reachable:
+        # A run whose own guarantee is out of reach loses none.
+        if run_calibration.guarantee.reachable and not guarantee.reachable:
             raise UserError(f"{run}: no guarantee in int8: {guarantee.reason}: use --dtype fp32")
         document = document.model_copy(update={"guarantee": guarantee})
     decisions = ChangedDecisions(

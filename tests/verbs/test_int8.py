@@ -177,6 +177,23 @@ def test_a_spoiled_graph_is_refused_and_leaves_nothing(two, monkeypatch):
     assert after == before
 
 
+def test_a_guarantee_that_int8_loses_is_refused_and_one_that_the_run_never_had_is_not(two):
+    from natix_hf.runs.export_int8 import export_int8
+
+    run = shutil.copytree(two.output, two.folder / "strict")
+    asked = {"dtype": "int8", "max_changed": 0.2}
+    document = CalibrationFile.read(run)
+    document = document.model_copy(update={"options": document.options | {"risk_alpha": 0.001}})
+    document.write(run)
+    with pytest.raises(UserError, match=r"in int8 no guarantee: risk_alpha 0\.001 is out of reach"):
+        export_int8(run, "onnx", two.folder / "lost", **asked)
+    assert not (two.folder / "lost").exists()
+    none = document.guarantee.model_copy(update={"reachable": False, "reason": "too few photos"})
+    document.model_copy(update={"guarantee": none}).write(run)
+    quantised = export_int8(run, "onnx", two.folder / "never-had", **asked).quantised
+    assert not quantised.guarantee_after.reachable
+
+
 def test_what_cannot_be_had_in_int8_is_refused_in_a_line(two, trained_desk, finished):
     out = two.folder / "none"
 
