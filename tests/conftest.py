@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,10 +28,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.get_closest_marker("slow") is not None)
 
 
+@pytest.fixture(scope="session")
+def homes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Paths of folders that are not there yet. `mktemp` would look through all that earlier tests made."""
+    folder = tmp_path_factory.mktemp("homes")
+    return (folder / str(number) for number in itertools.count())
+
+
 @pytest.fixture(autouse=True)
-def own_home(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_home(homes: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """The machine-wide store (feature cache, count of test reads) of a test is its own."""
-    monkeypatch.setenv("NATIX_HF_HOME", str(tmp_path_factory.mktemp("home")))
+    monkeypatch.setenv("NATIX_HF_HOME", str(next(homes)))
 
 
 @pytest.fixture(scope="session")
@@ -66,10 +75,25 @@ def write_photos(folder: Path, classes: dict[str, tuple[int, int, int]], count: 
     return folder
 
 
+@pytest.fixture(scope="session")
+def drawn_photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders `None` and `Roadwork` with 24 photos each; the classes differ in colour. Not to be changed."""
+    folder = tmp_path_factory.mktemp("drawn") / "photos"
+    return write_photos(folder, {"None": (100, 120, 110), "Roadwork": (150, 100, 90)}, 24)
+
+
 @pytest.fixture
-def photo_folder(tmp_path: Path) -> Path:
-    """Class folders `None` and `Roadwork` with 24 photos each; the classes differ in colour."""
-    return write_photos(tmp_path / "photos", {"None": (100, 120, 110), "Roadwork": (150, 100, 90)}, 24)
+def photo_folder(drawn_photos: Path, tmp_path: Path) -> Path:
+    """A copy of `drawn_photos` that a test may change."""
+    return shutil.copytree(drawn_photos, tmp_path / "photos")
+
+
+@pytest.fixture(scope="session")
+def drawn_cut(drawn_photos: Path):
+    """The four splits of `drawn_photos`; each job locks them anew."""
+    from natix_hf.data.load_photos import split_photos
+
+    return split_photos([drawn_photos])
 
 
 @pytest.fixture(scope="session")
@@ -93,7 +117,7 @@ def loopback_hub() -> Iterator[Hub]:
 
 
 @pytest.fixture
-def job(tiny_backbone: Path, photo_folder: Path, tmp_path: Path):
+def job(tiny_backbone: Path, drawn_cut, tmp_path: Path):
     """A function that builds a `NatixTrainer`: `job(method, splits=..., callbacks=..., **training_arguments)`."""
 
     def build(method="lora", name="run", splits=None, callbacks=None, augment=None, dataset=None, **arguments):
@@ -109,7 +133,7 @@ def job(tiny_backbone: Path, photo_folder: Path, tmp_path: Path):
             "use_cpu": True,
             **arguments,
         }
-        splits = splits or load_photos(dataset or photo_folder)
+        splits = splits or (drawn_cut.lock() if dataset is None else load_photos(dataset))
         lora = {"lora_r": 4, "lora_alpha": 8, "lora_dropout": settings.pop("lora_dropout", 0.1)}
         lora |= settings.pop("lora", {})
         options = settings.pop("model_options", {})

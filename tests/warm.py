@@ -119,6 +119,7 @@ def child(request: dict, rank: int, own: dict[str, str]) -> None:
         os.dup2(handle, number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.chdir(request["folder"])
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a suite in the background ignores
     os.environ.clear()
     os.environ.update(request["environment"] | own)
     start = request["start"]
@@ -168,10 +169,12 @@ def main() -> None:
     import natix_hf.hub.proof
     import natix_hf.inference.classify
     import natix_hf.recipe.yaml_and_command_line
+    import natix_hf.report.figures
     import natix_hf.runs.finish_run
     import natix_hf.runs.pipeline.carry_on
-    import natix_hf.training.trainer  # noqa: F401
+    import natix_hf.training.trainer
 
+    natix_hf.report.figures._DPI = 50  # dots of figures that tests of commands do not look at
     print("ready", flush=True)
     for line in sys.stdin:
         print(run(json.loads(line)), flush=True)

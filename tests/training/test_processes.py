@@ -67,8 +67,10 @@ def same_run(a: Path, b: Path) -> None:
     assert metrics[0]["metrics"] == metrics[1]["metrics"]
 
 
-@pytest.mark.parametrize("way", ["kill_at", "kill_while_saving", "kill_in_save_file"])
-@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize(
+    ("method", "way"),
+    [*(("lora", way) for way in ("kill_at", "kill_while_saving", "kill_in_save_file")), ("full", "kill_in_save_file")],
+)
 def test_a_killed_run_goes_on_and_ends_like_the_undisturbed_one(start, method, way):
     """Killed between two checkpoints; with all files of one written but not marked whole; in the middle of a file."""
     name = f"{method}-{way}"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,28 +21,8 @@ def test_an_empty_folder(desk, tmp_path):
     assert "no photos" in desk.train("--dataset_name", tmp_path / "empty")
 
 
-def test_one_class_only(desk, photo_folder):
-    shutil.rmtree(photo_folder / "None")
-    assert "all 24 photos are of one class ('Roadwork')" in desk.train()
-
-
-def test_fewer_photos_of_a_class_than_splits(desk, photo_folder):
-    for path in sorted((photo_folder / "Roadwork").iterdir())[3:]:
-        path.unlink()
-    line = desk.train()
-    assert "Roadwork" in line
-    assert "3 photos" in line
-
-
-@pytest.mark.parametrize("ratios", [("0.6", "0.2", "0.2", "0.1"), ("0.8", "0.2")])
-def test_ratios_that_are_not_four_shares_of_one(desk, ratios):
-    assert "four positive numbers that sum to 1" in desk.train("--split_ratios", *ratios)
-
-
-def test_a_label_outside_the_mapping(desk):
-    line = desk.train("--label_names", "None", "Works")
-    assert "label 'Roadwork'" in line
-    assert "expected one of 0=None, 1=Works" in line
+def test_ratios_that_are_not_four_shares_of_one(desk):
+    assert "four positive numbers that sum to 1" in desk.train("--split_ratios", "0.8", "0.2")
 
 
 @pytest.mark.parametrize("key", ["label_column_name", "group_column", "image_column_name"])
@@ -101,58 +80,34 @@ def test_broken_photos_can_be_left_out_and_unusual_ones_are_trained_on(desk, pho
 # -- recipe, paths, machine -------------------------------------------------------------------------------------------
 
 
-def test_an_unknown_recipe_key(desk):
-    desk.recipe.write_text(desk.recipe.read_text() + "learning_rte: 1e-4\n")
-    assert desk.train().endswith("unknown key 'learning_rte'; did you mean 'learning_rate'?")
-
-
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
         (("--dataset_name", "/not/here"), "no such file or folder: /not/here"),
         (("--model_name_or_path", "./not-here"), "no such file or folder"),
         (("--image_size", "40"), "expected a multiple of the checkpoint's patch size 16"),
-        (("--image_size", "40", "64"), "image_size 40: expected a multiple of the checkpoint's patch size 16"),
-        (("--image_size", "32", "72"), "image_size 72: expected a multiple of the checkpoint's patch size 16"),
         (("--image_size", "0"), "image_size: expected one number (a square) or height and width, found 0"),
-        (("--image_size", "32", "0"), "image_size: expected one number (a square) or height and width, found 32 0"),
-        (("--image_size", "-32"), "image_size: expected one number (a square) or height and width, found -32"),
         (
             ("--image_size", "32", "64", "3"),
             "image_size: expected one number (a square) or height and width, found 32 64 3",
         ),
         (("--image_size", "wide"), "argument --image_size/--image-size: invalid int value: 'wide'"),
-        (("--image_size", "32", "64", "--resize", "crop"), "resize: crop keeps a square, but image_size is 32 64"),
         (("--report_to", "pigeon"), "pigeon is not supported"),
-        (("--attn_implementation", "flash_attention_2"), "use sdpa, which runs everywhere"),
         (("--positive_label", "Cat"), "the classes are None, Roadwork"),
     ],
     ids=lambda value: "_".join(value[:3]).replace("--", "").replace("/", "_") if isinstance(value, tuple) else "",
 )
-def test_a_value_that_fits_nothing_here(desk, words, expected):
-    assert expected in desk.train(*words)
+def test_a_value_that_fits_nothing_here(module_desk, words, expected):
+    assert expected in module_desk.train(*words)
 
 
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (
-            ("--loss", "gatekeeper", "--mixup_alpha", "0.2"),
-            "gatekeeper needs one class per photo, but mixed photos have",
-        ),
-        (("--loss", "focl"), "unknown term 'focl'; did you mean 'focal'?"),
-        (("--loss", "supcon"), "trains the features but not the head: add a term, such as ce+supcon"),
-        (("--class_weights", "1", "2", "3"), "expected 2 numbers, one for each of None, Roadwork; found 3"),
         (("--optim", "sophia"), "attn_implementation 'auto' has none: set attn_implementation: eager"),
-        (("--optim", "muon", "--method", "probe"), "trains only vectors and the last layer: use adamw_torch"),
         (
             ("--curriculum", "loss", "--curriculum_start", "0.1", "--num_train_epochs", "4"),
             "curriculum_start: expected at least 0.276, found 0.1: of 29 photos that is 3, less than the 8 of one",
-        ),
-        (("--challenge_levels", "0.5", "0.5"), "challenge_levels: augment basic has no levels"),
-        (
-            ("--augment", "challenge@2025", "--challenge_levels", "0.5", "0.5"),
-            "challenge@2025: expected 4 probabilities that sum to 1, found [0.5, 0.5]",
         ),
     ],
     ids=lambda value: "_".join(value[:2]).replace("--", "") if isinstance(value, tuple) else "",
@@ -214,19 +169,6 @@ importlib.util.find_spec = lambda name, *rest: None if name == "trackio" else fi
 
 def test_a_tracker_that_is_not_installed(desk):
     assert "trackio to be installed" in desk.train("--report_to", "trackio", prelude=WITHOUT_TRACKIO)
-
-
-def test_a_checkpoint_that_is_no_dinov3(desk, tmp_path):
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "config.json").write_text('{"model_type": "vit"}')
-    assert "'vit', not a DINOv3 ViT" in desk.train("--model_name_or_path", tmp_path / "other")
-
-
-def test_a_checkpoint_whose_weights_are_cut_short(desk, tmp_path, tiny_backbone):
-    shutil.copytree(tiny_backbone, tmp_path / "cut")
-    weights = tmp_path / "cut" / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    assert "can't be read" in desk.train("--model_name_or_path", tmp_path / "cut")
 
 
 NO_WAITING = "import time\ntime.sleep = lambda seconds: None"  # between two tries of the Hub's client

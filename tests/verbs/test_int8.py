@@ -185,7 +185,7 @@ def test_a_guarantee_that_int8_loses_is_refused_and_one_that_the_run_never_had_i
     document = CalibrationFile.read(run)
     document = document.model_copy(update={"options": document.options | {"risk_alpha": 0.001}})
     document.write(run)
-    with pytest.raises(UserError, match=r"in int8 no guarantee: risk_alpha 0\.001 is out of reach"):
+    with pytest.raises(UserError, match=r"no guarantee in int8: risk_alpha 0\.001 is out of reach"):
         export_int8(run, "onnx", two.folder / "lost", **asked)
     assert not (two.folder / "lost").exists()
     none = document.guarantee.model_copy(update={"reachable": False, "reason": "too few photos"})

@@ -154,8 +154,9 @@ def test_an_export_at_another_size_holds_its_image_processor_and_says_that_it_is
     words = (finished, "--format", form, "--output", out)
     assert "add --force" in desk.refusal("export", *words, "--image_size", 32, 64)
     assert not out.exists()
-    done = desk.type("export", *words, "--image_size", 32, 64, "--force")
-    assert done.status == 0, done.err  # proved: the run answers like its export at that size
+    # One of them is proved: the run answers like its export at that size.
+    done = desk.type("export", *words, "--image_size", 32, 64, "--force", *["--no_proof"] * (form == "merged"))
+    assert done.status == 0, done.err
     assert "the probabilities are not calibrated" in done.out
     document = Export.read(out)
     assert (document.image_size, document.calibrated_at) == ([32, 64], 32)
