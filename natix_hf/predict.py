@@ -60,7 +60,7 @@ def main(argv: list[str]) -> None:
     given = command_line().parse_args(argv)
     output = Path(given.output)
     if output.suffix not in (".csv", ".jsonl", ".geojson"):
-        raise UserError(f"--output: {output} given, a name that ends in .csv, .jsonl or .geojson expected")
+        raise UserError(f"--output: expected a name that ends in .csv, .jsonl or .geojson, found {output}")
     check_speed(given.batch_size, given.num_workers)
     if output.is_dir():
         raise UserError(f"--output {output}: is a folder: choose another name")

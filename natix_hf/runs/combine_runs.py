@@ -86,7 +86,7 @@ def _members(folders: Sequence[str | Path]) -> tuple[Member, Member]:
         raise UserError(f"--cascade: expected two runs, the cheaper one first, found {len(folders)}: {TYPED}")
     first, second = (_member(folder) for folder in folders)
     if first.run.resolve() == second.run.resolve():
-        raise UserError(f"--cascade: {first.run} given twice, two runs expected, the cheaper one first: {TYPED}")
+        raise UserError(f"--cascade: expected two runs, the cheaper one first; found {first.run} twice: {TYPED}")
 
     def refuse(what: str) -> None:
         raise UserError(

@@ -67,7 +67,7 @@ class DecisionOptions(ExitOptions):
             if not 0 < share < 1:
                 raise UserError(f"{name}: expected a number above 0 and below 1, found {share:g}")
         if self.calibrate_views < 1:
-            raise UserError(f"calibrate_views: {self.calibrate_views} given, at least 1 expected")
+            raise UserError(f"calibrate_views: expected at least 1, found {self.calibrate_views}")
         if self.robustness:  # the profiles import torch
             from natix_hf.streetvision.profiles import check_profiles
 
