@@ -285,8 +285,8 @@ def test_runs_that_cannot_form_a_cascade_are_refused_in_one_line(tmp_path, case)
 
 def test_the_words_of_the_command_are_checked(pair, tmp_path):
     for runs, said in (
-        ((pair[0],), "expected two runs, the cheaper one first, found 1"),
-        ((*pair, pair[0]), "expected two runs, the cheaper one first, found 3"),
+        ((pair[0],), "expected two runs, the cheaper one first; found 1"),
+        ((*pair, pair[0]), "expected two runs, the cheaper one first; found 3"),
     ):
         with pytest.raises(UserError, match=said):
             cascade(*runs)

@@ -194,7 +194,7 @@ def test_runs_of_other_kinds(run, capsys, tmp_path):
 
 def test_a_calibration_of_version_1_is_told_what_to_type_and_renewed(run, tmp_path, capsys):
     write_json(run / "calibration.json", VERSION_1)
-    with pytest.raises(UserError, match=r"which this release reads, found 1: python -m natix_hf\.calibrate "):
+    with pytest.raises(UserError, match=r"which this release reads; found 1: python -m natix_hf\.calibrate "):
         evaluate.main([str(run)])
     calibrate.main([str(run)])
     evaluate.main([str(run)])
