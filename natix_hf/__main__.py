@@ -60,7 +60,7 @@ def run(argv: list[str]) -> None:
         return
     if verb not in VERBS:
         near = difflib.get_close_matches(verb, VERBS, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"one of {', '.join(VERBS)} expected"
+        hint = f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(VERBS)}"
         raise UserError(f"{verb}: unknown verb: {hint}")
     importlib.import_module(module_of(verb)).main(words)
 

@@ -72,7 +72,7 @@ def main(argv: list[str]) -> None:
         or (folders and "deployment" in given)
     ):
         raise UserError(
-            "one run expected, or --cascade SMALL LARGE --output FOLDER without a run and without --deployment: "
+            "expected one run, or --cascade SMALL LARGE --output FOLDER without a run and without --deployment: "
             f"see {parser.prog} --help"
         )
     if folders:

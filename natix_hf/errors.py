@@ -1,6 +1,6 @@
 """Errors that a user can fix, and how a command reports them.
 
-A `UserError` has one line: what was found, where, what was expected, and how to fix it. The verbs (`python -m
+A `UserError` has one line: where, what was expected, what was found, and how to fix it. The verbs (`python -m
 natix_hf.train`, ...) run under `command`, which prints that line and exits with status 2. A traceback appears only
 with `--debug`. This file imports nothing heavy, so `--help` is quick.
 """

@@ -136,7 +136,7 @@ def check_name(path: str | Path) -> None:
     """Raise `UserError` if a name is not UTF-8, for places that other libraries read or write."""
     if odd := _BYTE.search(str(path)):
         raise UserError(
-            f"{shown(str(path))}: byte {shown(odd[0])} in the name found, UTF-8 expected: rename it, or choose another"
+            f"{shown(str(path))}: expected a name in UTF-8, found byte {shown(odd[0])}: rename it, or choose another"
         )
 
 

@@ -44,7 +44,7 @@ def checked(
 
     if logits.ndim != 2 or logits.shape[1] < 2 or labels.shape != logits.shape[:1] or len(labels) == 0:
         raise UserError(
-            f"{what}: {logits.shape} and {labels.shape} given, logits (n >= 1, classes >= 2) and labels (n,) expected"
+            f"{what}: expected logits (n >= 1, classes >= 2) and labels (n,), found {logits.shape} and {labels.shape}"
         )
     bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
     if len(bad):

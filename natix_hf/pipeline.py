@@ -52,7 +52,7 @@ def main(argv: list[str]) -> None:
         from natix_hf.runs.pipeline.explain import explained
 
         if words:
-            raise UserError(f"--explain: {words[0]} given, only the folder of a version and one of its files expected")
+            raise UserError(f"--explain: expected only the folder of a version and one of its files, found {words[0]}")
         print("\n".join(explained(Path(given.recipe), given.explain)))
         return
 

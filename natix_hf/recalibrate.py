@@ -100,7 +100,7 @@ def main(argv: list[str]) -> None:
         return
 
     if not halves and len(own.rows) < room.LEAST:
-        raise UserError(f"{given.photos}: {len(own.rows)} usable photos found, at least {room.LEAST} expected")
+        raise UserError(f"{given.photos}: expected at least {room.LEAST} usable photos, found {len(own.rows)}")
     called, halves = ("val_calib", halves) if halves else ("own photos", own.halves(given.seed))
     arrays = {half: label_and_group(rows) for half, rows in halves.items()}
     if options.risk != "none":

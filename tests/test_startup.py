@@ -126,7 +126,11 @@ def test_a_command_ends_without_looking_through_every_object():
         ("natix_hf.recalibrate", ["--help"], ""),
         ("natix_hf.data.__main__", ["--help"], ""),
         ("natix_hf.sweep", ["--help", "loss"], ""),
-        ("natix_hf.sweep", ["recipes/lora.yaml", "--gird", "lora_r=4,8"], "no --grid, --seeds or --search given"),
+        (
+            "natix_hf.sweep",
+            ["recipes/lora.yaml", "--gird", "lora_r=4,8"],
+            "--seeds and --search; found none",
+        ),
         ("natix_hf.sweep", ["nothing", "--grid", "lora_r=4,8"], "recipe nothing: no such file"),
         ("natix_hf.folds", ["nothing"], "recipe nothing: no such file"),
         ("natix_hf.predict", ["me/model", "nothing", "--output", "o.csv"], "nothing: no such file or folder"),

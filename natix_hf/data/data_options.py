@@ -126,7 +126,7 @@ class DataOptions:
         least = self.views_top_k if self.views_aggregate == "top_k" else 1
         if least > geometry.tiles:
             raise UserError(
-                f"views_top_k: expected at most {geometry.tiles}, the number of tiles, found {least}: use "
+                f"views_top_k: expected at most {geometry.tiles}, the number of tiles; found {least}: use "
                 f"--views_top_k {min(2, geometry.tiles)}, or a larger --views_grid"
             )
         if self.views_train == "sampled" and not least <= self.views_sampled < geometry.tiles:

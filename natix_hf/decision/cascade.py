@@ -175,7 +175,7 @@ def check_deltas(exit_delta: float, risk_delta: float) -> None:
     """Raise `UserError` if the exit's delta leaves nothing for the abstention guarantee."""
     if exit_delta >= risk_delta:
         raise UserError(
-            f"views_exit_delta: expected less than risk_delta ({risk_delta:g}), of which it is a part, found "
+            f"views_exit_delta: expected less than risk_delta ({risk_delta:g}), of which it is a part; found "
             f"{exit_delta:g}: use for example --views_exit_delta {risk_delta / 2:g}"
         )
 

@@ -257,7 +257,7 @@ def _checked(early: np.ndarray, full: np.ndarray, labels: np.ndarray) -> np.ndar
     labels = np.asarray(labels)
     if len(labels) == 0 or early.shape != full.shape or labels.shape != early.shape[:1]:
         raise UserError(
-            "views_exit: expected probabilities (n, classes) of both stages and labels (n,), at least one row, found "
+            "views_exit: expected probabilities (n, classes) of both stages and labels (n,), at least one row; found "
             f"{early.shape}, {full.shape} and {labels.shape}"
         )
     return labels

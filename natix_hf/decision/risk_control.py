@@ -249,7 +249,7 @@ def _unreachable(risk: str, alpha: float, delta: float, smallest: float, of: dic
 def _checked(scores, is_positive, groups, risk, alpha, delta, prevalence) -> tuple[np.ndarray, np.ndarray]:
     scores, is_positive = np.asarray(scores, dtype=np.float64), np.asarray(is_positive)
     if risk not in RISKS:
-        raise UserError(f"risk: expected one of {', '.join(RISKS)}, found {risk!r}")
+        raise UserError(f"risk: expected one of {', '.join(RISKS)}; found {risk!r}")
     for name, value in (("risk_alpha", alpha), ("risk_delta", delta)):
         if not 0 < value < 1:
             raise UserError(f"{name}: expected a number above 0 and below 1, found {value:g}")
@@ -262,7 +262,7 @@ def _checked(scores, is_positive, groups, risk, alpha, delta, prevalence) -> tup
         raise UserError(f"prevalence: expected a share above 0 and below 1, found {prevalence:g}")
     if scores.ndim != 1 or is_positive.shape != scores.shape or len(scores) == 0:
         shapes = f"{scores.shape} and {is_positive.shape}"
-        raise UserError(f"guarantee: expected scores (n,) and labels (n,), at least one row, found {shapes}")
+        raise UserError(f"guarantee: expected scores (n,) and labels (n,), at least one row; found {shapes}")
     if groups is not None and np.shape(groups) != scores.shape:
         raise UserError(f"guarantee: expected one group per row, found {np.shape(groups)[0]} for {len(scores)} rows")
     outside = np.flatnonzero(~((scores >= 0) & (scores <= 1)))

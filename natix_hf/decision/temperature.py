@@ -85,7 +85,7 @@ def checked_rows(
     logits, labels = checked(logits, labels, what, names)
     if ((logits >= 0) & (logits <= 1)).all() and np.allclose(logits.sum(axis=1), 1.0, atol=1e-4):
         raise UserError(
-            f"{what}: probabilities given where logits are expected (all {len(logits)} rows lie in [0, 1] and "
-            "sum to 1); give what the model gives before its softmax, or the logarithm of the probabilities"
+            f"{what}: expected logits, found probabilities (all {len(logits)} rows lie in [0, 1] and sum to 1): "
+            "give what the model gives before its softmax, or the logarithm of the probabilities"
         )
     return logits, labels

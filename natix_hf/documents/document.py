@@ -94,7 +94,7 @@ class Document(Part):
         if content.get(cls.edition_key) != cls.edition:
             edition = content.get(cls.edition_key)
             raise UserError(
-                f"{where}: expected {cls.edition_key} {cls.edition}, which this release reads, found {edition}"
+                f"{where}: expected {cls.edition_key} {cls.edition}, which this release reads; found {edition}"
             )
         return super().check({key: value for key, value in content.items() if key != cls.edition_key}, where)
 

@@ -93,7 +93,7 @@ def _read(folder: Path) -> tuple[SplitCertificate, DatasetDict]:
     except (OSError, ValueError, KeyError, pa.ArrowException, DatasetsError) as error:
         raise UserError(f"{folder}: not a complete save_to_disk folder ({error}): split again") from error
     if set(data) != set(SPLITS):
-        raise UserError(f"{folder}: splits {', '.join(data)} found, {', '.join(SPLITS)} expected: split again")
+        raise UserError(f"{folder}: expected the splits {', '.join(SPLITS)}; found {', '.join(data)}: split again")
     differ = bind(certificate, {split: _measured(data[split], folder, split) for split in SPLITS})
     if differ:
         raise UserError(f"{folder}: {'; '.join(differ[:3])}; nothing was pushed: split again")

@@ -128,7 +128,7 @@ def load_run(run: Path) -> tuple[Any, Any]:
     config = read_json(run / "config.json")
     if config.get("model_type") != NatixDinov3Config.model_type:
         raise UserError(
-            f"{run}: config.json: model_type {config.get('model_type')} found, {NatixDinov3Config.model_type} expected"
+            f"{run}: config.json: expected model_type {NatixDinov3Config.model_type}, found {config.get('model_type')}"
             ": export the folder of a finished run"
         )
     labels = list(config["id2label"].values())

@@ -109,7 +109,7 @@ def prove(
         about = Export.parse(path.read_bytes(), str(path))
         if about.format not in FORMS:
             raise UserError(
-                f"{path}: format {about.format} found, one of {', '.join(FORMS)} expected: export the run again"
+                f"{path}: format: expected one of {', '.join(FORMS)}; found {about.format}: export the run again"
             )
         int8 = about.dtype == "int8"
         tolerance = dict(TOLERANCES["fp32" if int8 else about.dtype])
@@ -268,21 +268,19 @@ def _compare(expected: Answers, answers: Answers, tolerance: dict[str, float], r
     who = answers.client.client
     if answers.labels != expected.labels:
         raise UserError(
-            f"proof: {who}: classes {', '.join(answers.labels)} found, {', '.join(expected.labels)} expected, in this "
-            "order: the export does not give the same outputs as the run"
+            f"proof: {who}: expected the classes {', '.join(expected.labels)}, in this order; found "
+            f"{', '.join(answers.labels)}: the export does not give the same outputs as the run"
         )
     differences = {}
     for name in ("pixels", "logits", "probabilities"):
         wanted, actual = getattr(expected, name), getattr(answers, name)
         if wanted.shape != actual.shape:
-            raise UserError(
-                f"proof: {who}: {name} of shape {actual.shape} found, {wanted.shape} expected as in the run"
-            )
+            raise UserError(f"proof: {who}: {name}: expected shape {wanted.shape} as in the run, found {actual.shape}")
         difference = float(np.abs(wanted.astype(np.float64) - actual).max())
         if not difference <= tolerance.get(name, np.inf):  # NaN is refused too
             raise UserError(
-                f"proof: {who}: {name} differ by up to {difference:.3g}, at most {tolerance.get(name, np.inf):.3g} "
-                f"expected: the export does not give the same outputs as the run{remedy}"
+                f"proof: {who}: {name}: expected to differ by at most {tolerance.get(name, np.inf):.3g}, found up to "
+                f"{difference:.3g}: the export does not give the same outputs as the run{remedy}"
             )
         differences[name] = difference
     wanted, actual = expected.probabilities, answers.probabilities

@@ -82,7 +82,7 @@ def photo_files(name: str | None) -> list[Any] | None:
     """
     photos = find_photos(name)[1] if name else None
     if photos is not None and not isinstance(photos, list):
-        raise UserError(f"--photos: {name} given, a folder or a glob of photo files expected")
+        raise UserError(f"--photos: expected a folder or a glob of photo files, found {name}")
     return photos
 
 

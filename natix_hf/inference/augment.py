@@ -45,7 +45,7 @@ def view_seed(seed: int, epoch: int, row_id: str) -> int:
 def check_augment(augment: str, challenge_levels: Sequence[float] | None = None) -> None:
     """Raise `UserError` if the augmentation is unknown, or if it has no levels and some were specified."""
     if augment not in AUGMENTATIONS:
-        raise UserError(f"augment: {augment!r} given, one of {', '.join(AUGMENTATIONS)} expected")
+        raise UserError(f"augment: expected one of {', '.join(AUGMENTATIONS)}; found {augment!r}")
     if challenge_levels is not None:
         with_levels = [name for name, levels in PROFILES.items() if levels > 1]
         if augment not in with_levels:

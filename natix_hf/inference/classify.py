@@ -139,8 +139,8 @@ def _refuse_pickles(folder: Path) -> None:
     pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
     if pickles and not any(folder.glob("*.safetensors")) and not graph_form(folder):
         raise UserError(
-            f"{folder}: only pickled weights ({', '.join(pickles[:3])}), which can run code when read, found, "
-            "model.safetensors expected: convert the weights with `save_pretrained` where you trust the file"
+            f"{folder}: expected model.safetensors, found only pickled weights ({', '.join(pickles[:3])}), which can "
+            "run code when read: convert the weights with `save_pretrained` where you trust the file"
         )
 
 

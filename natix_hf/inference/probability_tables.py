@@ -33,7 +33,7 @@ def read_probabilities(path: str | Path, labels: Sequence[str]) -> tuple[np.ndar
         raise UserError(f"{path}: no such file")
     if path.suffix not in (".csv", ".jsonl"):
         raise UserError(
-            f"{path}: a {path.suffix} file given, .csv or .jsonl expected: give a table that natix_hf.predict wrote"
+            f"{path}: expected .csv or .jsonl, found a {path.suffix} file: give a table that natix_hf.predict wrote"
         )
     rows, without = [], 0
     try:
@@ -56,8 +56,9 @@ def _csv(file: Any, path: Path, labels: Sequence[str]) -> Iterator[tuple[int, li
     names = [name for name in table.fieldnames or [] if name.startswith("p_")]
     if sorted(names) != sorted(columns):
         raise UserError(
-            f"{path}: {'columns ' + ', '.join(names[:5]) if names else 'no columns of probabilities'} found, "
-            f"{', '.join(columns[:5])} expected: give the table that natix_hf.predict wrote with this model"
+            f"{path}: expected the columns {', '.join(columns[:5])}; found "
+            f"{', '.join(names[:5]) or 'no columns of probabilities'}: give the table that natix_hf.predict wrote "
+            "with this model"
         )
     for row in table:
         yield table.line_num, None if row.get("error") else [row[name] for name in columns]
@@ -76,8 +77,8 @@ def _jsonl(file: Any, path: Path, labels: Sequence[str]) -> Iterator[tuple[int, 
             ) from None
         if not failed and names != sorted(labels):
             raise UserError(
-                f"{path}: line {line}: classes {', '.join(names[:5])} found, {', '.join(labels[:5])} expected: give "
-                "the table that natix_hf.predict wrote with this model"
+                f"{path}: line {line}: expected the classes {', '.join(labels[:5])}; found {', '.join(names[:5])}: "
+                "give the table that natix_hf.predict wrote with this model"
             )
         yield line, None if failed else [values[label] for label in labels]
 
@@ -89,5 +90,5 @@ def _checked(values: list[Any], path: Path, line: int) -> list[float]:
         numbers = []
     if not numbers or not all(0 <= p <= 1 for p in numbers) or abs(sum(numbers) - 1) > SUMS:
         shown = " ".join(str(value) for value in values)[:60]
-        raise UserError(f"{path}: line {line}: '{shown}' found, probabilities that sum to 1 expected: predict again")
+        raise UserError(f"{path}: line {line}: expected probabilities that sum to 1, found '{shown}': predict again")
     return numbers

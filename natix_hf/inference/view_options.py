@@ -42,13 +42,13 @@ def check_speed(batch_size: int | None, num_workers: int | None) -> None:
     """Raise `UserError` if `--batch_size` or `--num_workers` is too small; None is `auto`."""
     for option, number, least in (("batch_size", batch_size, 1), ("num_workers", num_workers, 0)):
         if number is not None and number < least:
-            raise UserError(f"--{option}: {number} given, at least {least} expected")
+            raise UserError(f"--{option}: expected at least {least}, found {number}")
 
 
 def _views(text: str) -> tuple[str, ...]:
     names = text.split(",")
     if names != ["none"] and not set(names) <= TEST_VIEWS.keys():
         raise ArgumentTypeError(
-            f"{text!r} given, {', '.join(TEST_VIEWS)}, both with a comma between them, or none expected"
+            f"expected {', '.join(TEST_VIEWS)}, both with a comma between them, or none; found {text!r}"
         )
     return tuple(name for name in TEST_VIEWS if name in names)

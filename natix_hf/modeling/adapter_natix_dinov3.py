@@ -161,7 +161,7 @@ def load_exported_adapter(
     expected, base_fingerprint = config.adapter_base, fingerprint(model.backbone.state_dict())
     if base_fingerprint != expected:
         raise ValueError(
-            f"{adapter}: the base {base} has the fingerprint {base_fingerprint}, {expected} expected, because the "
+            f"{adapter}: base {base}: expected the fingerprint {expected}, found {base_fingerprint}, because the "
             "adapter was trained on other weights: use the original base, or export the run again"
         )
     # Both files are in this local folder now. For a Hub id peft would also look for pickled weights.

@@ -84,15 +84,15 @@ def add_lora(
     layers = model.config.backbone_config.num_hidden_layers
     last_blocks = layers if lora_last_blocks is None else lora_last_blocks
     if not 1 <= last_blocks <= layers:
-        raise UserError(f"lora_last_blocks: {last_blocks} given, 1 to {layers} expected, the blocks of the backbone")
+        raise UserError(f"lora_last_blocks: expected 1 to {layers}, the blocks of the backbone; found {last_blocks}")
     if not 0 <= unfreeze_last_blocks < last_blocks:
         raise UserError(
-            f"unfreeze_last_blocks: {unfreeze_last_blocks} given, 0 to {last_blocks - 1} expected, because one of the "
+            f"unfreeze_last_blocks: expected 0 to {last_blocks - 1}, found {unfreeze_last_blocks}, because one of the "
             f"last {last_blocks} of {layers} blocks must be left to the adapters: method full trains all blocks"
         )
     if lora_init not in INITS:
         reasons = [f": {why}" for name, why in NOT_INITS.items() if str(lora_init).startswith(name)]
-        raise UserError(f"lora_init: {lora_init} given, one of {', '.join(INITS)} expected{''.join(reasons)}")
+        raise UserError(f"lora_init: expected one of {', '.join(INITS)}; found {lora_init}{''.join(reasons)}")
     check_doran(use_doran=use_doran, doran_share=doran_share, use_dora=use_dora, lora_init=lora_init)
     base = None if model.device.type == "meta" else fingerprint(model.backbone.state_dict())
     adapted = range(layers - last_blocks, layers - unfreeze_last_blocks)

@@ -121,7 +121,7 @@ def _weights_folder(name_or_path: str, revision: str | None) -> Path:
     pickles = sorted(file.name for pattern in PICKLES for file in folder.glob(pattern))
     content = f"only pickled weights ({', '.join(pickles)}), which can run code when read" if pickles else "no weights"
     raise UserError(
-        f"model_name_or_path {name_or_path!r}: {content} found, model.safetensors expected: "
+        f"model_name_or_path {name_or_path!r}: expected model.safetensors, found {content}: "
         "convert the weights with `save_pretrained` on a machine where you trust the file"
     )
 

@@ -81,31 +81,31 @@ class NatixDinov3Config(PreTrainedConfig):
         self.id2label = dict(sorted(self.id2label.items()))
         self.label2id = {name: index for index, name in self.id2label.items()}
         if self.pooling not in POOLINGS:
-            raise ValueError(f"pooling: {self.pooling!r} given, one of {', '.join(POOLINGS)} expected")
+            raise ValueError(f"pooling: expected one of {', '.join(POOLINGS)}; found {self.pooling!r}")
         if self.head not in HEADS:
-            raise ValueError(f"head: {self.head!r} given, one of {', '.join(HEADS)} expected")
+            raise ValueError(f"head: expected one of {', '.join(HEADS)}; found {self.head!r}")
         layers = self.backbone_config.num_hidden_layers
         if not 1 <= self.feature_layers <= layers:
             raise ValueError(
-                f"feature_layers: {self.feature_layers} given, 1 to {layers} expected, the backbone's layers"
+                f"feature_layers: expected 1 to {layers}, the backbone's layers; found {self.feature_layers}"
             )
         if not 0.0 <= self.head_dropout < 1.0:
-            raise ValueError(f"head_dropout: {self.head_dropout} given, a number from 0 to below 1 expected")
+            raise ValueError(f"head_dropout: expected a number from 0 to below 1, found {self.head_dropout}")
         if self.views is not None:
             if self.views["aggregate"] not in AGGREGATES:
                 raise ValueError(
-                    f"views: aggregate {self.views['aggregate']!r} given, one of {', '.join(AGGREGATES)} expected"
+                    f"views: aggregate: expected one of {', '.join(AGGREGATES)}; found {self.views['aggregate']!r}"
                 )
             if not 1 <= self.views["top_k"] <= self.views["tiles"]:
                 raise ValueError(
-                    f"views: top_k {self.views['top_k']} given, 1 to {self.views['tiles']} expected, the tiles"
+                    f"views: top_k: expected 1 to {self.views['tiles']}, the tiles; found {self.views['top_k']}"
                 )
         if self.views_exit is not None and self.views is None:
             raise ValueError("views_exit: given, but views is None: early exits need a model with tiles")
         for name in ("temperature", "logit_bias", "isotonic"):
             values = getattr(self, name)
             if values is not None and len(values) != self.num_labels:
-                raise ValueError(f"{name}: {len(values)} values given, {self.num_labels} expected, one for each class")
+                raise ValueError(f"{name}: expected {self.num_labels} values, one for each class; found {len(values)}")
 
     def to_dict(self) -> dict[str, Any]:
         entries = super().to_dict()

@@ -336,7 +336,7 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
         views, shape = self.config.views, tuple(pixel_values.shape)
         if views is None and pixel_values.ndim != 4:
             raise ValueError(
-                f"pixel_values: shape {shape} given, (batch, 3, H, W) expected, because this model was not trained "
+                f"pixel_values: expected shape (batch, 3, H, W), found {shape}, because this model was not trained "
                 "for tiles: prepare photos with its own image processor"
             )
         # Training may use the whole photo and only some of its tiles.
@@ -344,8 +344,8 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
             pixel_values.ndim != 5 or not (self.training or pixel_values.shape[1] == 1 + views["tiles"])
         ):
             raise ValueError(
-                f"pixel_values: shape {shape} given, (batch, {1 + views['tiles']}, 3, H, W) expected, a photo and its "
-                f"{views['tiles']} tiles: prepare photos with the model's own image processor"
+                f"pixel_values: expected shape (batch, {1 + views['tiles']}, 3, H, W), a photo and its "
+                f"{views['tiles']} tiles; found {shape}: prepare photos with the model's own image processor"
             )
 
     @can_return_tuple
@@ -442,13 +442,13 @@ class NatixDinov3ForImageClassification(PreTrainedModel):
         for name, value in (("temperature", temperature), ("logit_bias", logit_bias)):
             values = torch.as_tensor(value, dtype=torch.float32)
             if values.ndim > 1 or values.numel() not in (1, self.config.num_labels):
-                raise ValueError(f"{name}: shape {tuple(values.shape)} given, ({self.config.num_labels},) expected")
+                raise ValueError(f"{name}: expected shape ({self.config.num_labels},), found {tuple(values.shape)}")
             if not values.isfinite().all() or (name == "temperature" and not (values > 0).all()):
-                raise ValueError(f"{name}: {values.tolist()} given, finite values and positive temperatures expected")
+                raise ValueError(f"{name}: expected finite values and positive temperatures, found {values.tolist()}")
             getattr(self.head, name).copy_(values)
         if isotonic is not None and len(isotonic) != self.config.num_labels:
             raise ValueError(
-                f"isotonic: {len(isotonic)} entries given, {self.config.num_labels} expected, one per class"
+                f"isotonic: expected {self.config.num_labels} entries, one per class; found {len(isotonic)}"
             )
         for module in self.modules():  # peft keeps two heads: the original and the trained one
             if isinstance(module, NatixDinov3Head):

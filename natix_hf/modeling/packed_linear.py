@@ -68,7 +68,7 @@ def packing() -> Packing:
         return Packing(False, f"torch {torch.__version__} has no packed products for this processor")
     gain = own_time / packed_time
     measured = f"a packed product is {gain:.2f} times as fast here as torch's own"
-    return Packing(True, measured) if gain > WORTH else Packing(False, f"{measured}; at least {WORTH} expected")
+    return Packing(True, measured) if gain > WORTH else Packing(False, f"{measured}; expected at least {WORTH}")
 
 
 def worth_packing() -> bool:

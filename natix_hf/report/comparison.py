@@ -106,7 +106,7 @@ def comparison_document(
     """
     names = [run.name for run in runs]
     if len(runs) < 2 or len(set(names)) < len(names):
-        raise ValueError(f"expected two or more runs with different names, got {', '.join(names) or 'none'}")
+        raise ValueError(f"expected two or more runs with different names, found {', '.join(names) or 'none'}")
     labels = checked(runs[0].logits, labels)[1]
     options = {"positive": positive, "n_boot": n_boot, "seed": seed}
     decided = [checked(run.logits, labels)[0].argmax(axis=1) for run in runs]

@@ -131,7 +131,7 @@ def _fitted(
     cascade, used = None, [("fit calibration", "fit", len(rows.label))]
     if record.purpose == "cascade" and not exit_of(options):
         raise UserError(
-            f"views_exit: none given, risk or two numbers (low and high) expected: without exits {run} would be only "
+            f"views_exit: expected risk or two numbers (low and high), found none: without exits {run} would be only "
             "its second model, which has its own run"
         )
     if exit_of(options):

@@ -83,10 +83,10 @@ def combine_runs(folders: Sequence[str | Path], output: Path, asked: dict[str, A
 def _members(folders: Sequence[str | Path]) -> tuple[Member, Member]:
     """The two runs, after a check that they can form a cascade."""
     if len(folders) != 2:
-        raise UserError(f"--cascade: expected two runs, the cheaper one first, found {len(folders)}: {TYPED}")
+        raise UserError(f"--cascade: expected two runs, the cheaper one first; found {len(folders)}: {TYPED}")
     first, second = (_member(folder) for folder in folders)
     if first.run.resolve() == second.run.resolve():
-        raise UserError(f"--cascade: {first.run} given twice, two runs expected, the cheaper one first: {TYPED}")
+        raise UserError(f"--cascade: expected two runs, the cheaper one first; found {first.run} twice: {TYPED}")
 
     def refuse(what: str) -> None:
         raise UserError(

@@ -44,7 +44,9 @@ def compare_runs(folders: Sequence[str | Path], *, n_boot: int = 1000, seed: int
     """
     runs = [run_folder.finished(folder) for folder in folders]
     if len(runs) < 2:
-        raise UserError(f"compare: {len(runs)} given, two or more expected: python -m natix_hf.compare runs/a runs/b")
+        raise UserError(
+            f"compare: expected two or more runs, found {len(runs)}: python -m natix_hf.compare runs/a runs/b"
+        )
     if twice := next((run for i, run in enumerate(runs) if run.resolve() in {r.resolve() for r in runs[:i]}), None):
         raise UserError(f"compare: {twice} is given twice: name different runs")
     records = [RunRecord.read(run) for run in runs]

@@ -62,12 +62,12 @@ class DecisionOptions(ExitOptions):
         for name in ("calibrate_on", "risk"):  # Python and natix_hf.calibrate come without the recipe's checks
             known = get_args(get_type_hints(DecisionOptions)[name])
             if getattr(self, name) not in known:
-                raise UserError(f"{name}: expected one of {', '.join(known)}, found '{getattr(self, name)}'")
+                raise UserError(f"{name}: expected one of {', '.join(known)}; found '{getattr(self, name)}'")
         for name, share in (("risk_alpha", self.risk_alpha), ("risk_delta", self.risk_delta)):
             if not 0 < share < 1:
                 raise UserError(f"{name}: expected a number above 0 and below 1, found {share:g}")
         if self.calibrate_views < 1:
-            raise UserError(f"calibrate_views: {self.calibrate_views} given, at least 1 expected")
+            raise UserError(f"calibrate_views: expected at least 1, found {self.calibrate_views}")
         if self.robustness:  # the profiles import torch
             from natix_hf.streetvision.profiles import check_profiles
 

@@ -43,7 +43,7 @@ def deployment_prior(run: Path, path: str | Path, *, seed: int = 0) -> tuple[lis
     probabilities, skipped = read_probabilities(path, names)
     n = len(probabilities)
     if n < LEAST:
-        raise UserError(f"{path}: {n} photos with probabilities found, at least {LEAST} expected: predict more photos")
+        raise UserError(f"{path}: expected at least {LEAST} photos with probabilities, found {n}: predict more photos")
     fingerprint, before = fingerprint_bytes(path.read_bytes()), document.prior.deployment
     if before and before.fingerprint == fingerprint:  # its first use replaced the calibration that it is from
         return document.prior.target, before

@@ -168,8 +168,8 @@ def _check_enough(rows: SavedLogits, place: str, names: Sequence[str]) -> None:
     if len(rows.label) < LEAST or not counts.all():
         held = ", ".join(f"{count} {name}" for count, name in zip(counts, names, strict=True))
         raise UserError(
-            f"--dtype int8: {len(rows.label)} photos of {place} found ({held}), at least {LEAST} and some of each "
-            "class expected: export in fp32, or train with a larger share of val_calib (split_ratios)"
+            f"--dtype int8: expected at least {LEAST} photos of {place} and some of each class, found "
+            f"{len(rows.label)} ({held}): export in fp32, or train with a larger share of val_calib (split_ratios)"
         )
 
 
@@ -221,8 +221,8 @@ def _calibrated(
         raise UserError(
             f"{run}: int8 changes the decision on {int(changed.sum())} of {len(changed)} photos of val_select "
             f"({share.value:.1%}, 95 % interval {share.low:.1%} to {share.high:.1%}; NLL on val_calib/control "
-            f"{figures.before['nll'].value:.4f} -> {figures.after['nll'].value:.4f}), at most {max_changed:.1%} "
-            "expected: use --dtype fp32, or allow more with --max_changed"
+            f"{figures.before['nll'].value:.4f} -> {figures.after['nll'].value:.4f}): expected at most "
+            f"{max_changed:.1%}: use --dtype fp32, or allow more with --max_changed"
         )
     if options.risk != "none":
         guarantee = guaranteed(after, control, options, names, "val_calib/control")

@@ -116,7 +116,7 @@ def _read(run: Path, ids: np.ndarray) -> tuple[dict[str, list[Sent]], dict[str, 
         ways = range(0, len(table), n)
         if len(table) % n or any(table["id"][i : i + n].to_pylist() != list(ids) for i in ways):
             raise UserError(
-                f"{path}: other rows found, those of val_test.parquet expected: measure again: --robustness PROFILE"
+                f"{path}: expected the rows of val_test.parquet, found others: measure again: --robustness PROFILE"
             )
         place = {name: table[name].to_pylist() for name in ("profile", "level", "distortion", "severity")}
         cases[place["profile"][0]] = [

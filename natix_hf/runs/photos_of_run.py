@@ -39,8 +39,8 @@ def run_splits(
     was, now = (one.fingerprints["val_test"] for one in (read_certificate(run), splits.description))
     if was != now:
         raise UserError(
-            f"{run}: val_test of {recipe['dataset_name']} has changed since training (fingerprint {now[:8]} found, "
-            f"{was[:8]} expected): restore the photos"
+            f"{run}: val_test of {recipe['dataset_name']} has changed since training (expected the fingerprint "
+            f"{was[:8]}, found {now[:8]}): restore the photos"
         )
     return splits
 

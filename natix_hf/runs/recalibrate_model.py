@@ -66,7 +66,7 @@ def asked_options(
     words = {"--confidence": confidence, "--prevalence": prevalence, f"--{SIDES.get(risk, 'max')}_{risk}": rate}
     for word, value in words.items():
         if value is not None and not 0 < value < 1:
-            raise UserError(f"{word}: {value:g} given, a number above 0 and below 1 expected")
+            raise UserError(f"{word}: expected a number above 0 and below 1, found {value:g}")
     if rate is not None:
         options |= {"risk_alpha": round(1 - rate, 12) if risk == "precision" else rate}
     return DecisionOptions(
@@ -412,7 +412,7 @@ def _into_stock_head(folder: Path, before: Calibration, after: Calibration) -> N
         changed += len(names)
     if changed != 2:
         raise UserError(
-            f"{changed} of timm_model.head.weight and timm_model.head.bias found in the weights, both expected: "
+            f"expected timm_model.head.weight and timm_model.head.bias in the weights, found {changed} of them: "
             "recalibrate a model of natix_hf or its stock export"
         )
 

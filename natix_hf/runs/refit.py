@@ -97,7 +97,7 @@ class Refit(NatixTrainer):
         processes = record.processes or args.world_size
         if processes != args.world_size:
             raise UserError(
-                f"refit_from {honest}: {args.world_size} process(es) given, {processes} expected, because a step must "
+                f"refit_from {honest}: expected {processes} process(es), found {args.world_size}, because a step must "
                 f"have as many photos as in that run: start {processes}"
             )
         steps = record.steps

@@ -83,7 +83,7 @@ def _check(table: pa.Table, what: str) -> None:
     sizes = set(map(len, table["logits"].to_pylist()))
     if not ids or len(sizes) != 1:
         content = f"rows of {', '.join(map(str, sorted(sizes)))} logits" if ids else "no rows"
-        raise UserError(f"{what}: {content} found, those of one model expected: restore the file")
+        raise UserError(f"{what}: expected the logits of one model, found {content}: restore the file")
     checked_rows(table["logits"].to_pylist(), labels, what, ids)
 
 
@@ -91,8 +91,8 @@ def check_classes(rows: SavedLogits, names: Sequence[str], what: str) -> None:
     """Raise `UserError` if the number of logits differs from the number of classes."""
     if rows.logits.shape[1] != len(names):
         raise UserError(
-            f"{what}: {rows.logits.shape[1]} logits per photo found, {len(names)} expected, one per class "
-            f"({', '.join(names[:5])}): restore the run's own file"
+            f"{what}: expected {len(names)} logits per photo, one per class ({', '.join(names[:5])}); found "
+            f"{rows.logits.shape[1]}: restore the run's own file"
         )
 
 

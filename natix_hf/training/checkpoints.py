@@ -47,7 +47,7 @@ def fault(folder: str | Path) -> str | None:
     for name, size in sizes.items():
         there = (folder / name).stat().st_size if (folder / name).is_file() else None
         if there != size:
-            return f"{name} is missing" if there is None else f"{name} has {there} bytes, expected {size}"
+            return f"{name} is missing" if there is None else f"{name}: expected {size} bytes, found {there}"
     return None
 
 

@@ -78,7 +78,7 @@ def settings(
     """
     for pooling in poolings:
         if pooling not in POOLINGS:
-            raise UserError(f"probe_poolings: expected {', '.join(POOLINGS)}, found {pooling}")
+            raise UserError(f"probe_poolings: expected {', '.join(POOLINGS)}; found {pooling}")
     if not layers or min(layers) < 1:
         raise UserError(f"probe_layers: expected numbers of last layers from 1 up, found {' '.join(map(str, layers))}")
     if not learning_rates or not all(0 < rate < math.inf for rate in learning_rates):

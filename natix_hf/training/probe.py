@@ -65,7 +65,7 @@ def check_probe(args: Any, method: str, *, head: str = "linear") -> None:
 def check_probe_layers(args: Any, layers: int) -> None:
     """Raise `UserError` if the grid uses more last layers than the backbone has."""
     if (most := kept_layers(args)) is not None and most > layers:
-        raise UserError(f"probe_layers: expected at most {layers}, the layers of the backbone, found {most}")
+        raise UserError(f"probe_layers: expected at most {layers}, the layers of the backbone; found {most}")
 
 
 def grid(args: Any) -> list[Setting]:

@@ -71,7 +71,7 @@ class NatixTrainingArguments(TrainingOptions, TrainingArguments):
         check_bounds(self, NatixTrainingArguments)
         score = (self.metric_for_best_model or "mcc").removeprefix("eval_")
         if score not in SCORES:
-            raise UserError(f"metric_for_best_model: expected one of {', '.join(SCORES)}, found {score}")
+            raise UserError(f"metric_for_best_model: expected one of {', '.join(SCORES)}; found {score}")
         self._check_optimizer()
         self._check_launch()
         if self.eval_strategy == "no":

@@ -269,7 +269,7 @@ def test_too_few_photos_are_not_judged_by_their_files(tmp_path, photos):
     splits = {split: lines[:4] for split, lines in divided(photos).items()}
     report = check(write(tmp_path / "splits", splits))
     assert report.violations == []
-    assert shortcut_line(report) == "shortcut: not measured (16 rows, expected at least 30)"
+    assert shortcut_line(report) == "shortcut: not measured (expected at least 30 rows, found 16)"
 
 
 def test_data_without_four_splits_is_a_mistake_of_the_user(tmp_path, photos):

@@ -279,7 +279,7 @@ def test_a_column_that_the_first_json_record_lacks_is_kept(cameras):
     (folder / "labels.jsonl").write_text("\n".join(map(json.dumps, records)))
     assert load_rows(folder).data["street"][:3] == [None, "a", "a"]
     (folder / "labels.jsonl").write_text("\n".join(json.dumps(row | {"image_path": 3}) for row in records))
-    assert "column 'image_path' has 3 (row 0), expected the path of a photo" in refused(folder)
+    assert "column 'image_path': expected the path of a photo, found 3 (row 0)" in refused(folder)
 
 
 def test_photos_without_labels_are_told_by_the_same_tables(cameras):

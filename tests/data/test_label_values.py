@@ -225,8 +225,8 @@ def test_labels_that_are_no_single_value_are_refused(form, labels, what, streets
     source = written(tmp_path, form, {"image_path": streets, "label": [labels[0]] * 12 + [labels[1]] * 12})
     for names in (None, NAMES):
         line = refused(source, label_names=names)
-        assert f"column 'label' of {'the data set' if form == 'memory' else source} has {what}; " in line
-        assert "expected one label per photo, a class name or an integer" in line
+        column = f"column 'label' of {'the data set' if form == 'memory' else source}"
+        assert f"{column}: expected one label per photo, a class name or an integer; found {what}: " in line
 
 
 def test_names_in_brackets_and_fractions_that_are_classes_stay(streets):

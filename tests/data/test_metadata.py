@@ -39,13 +39,13 @@ def test_a_place_that_is_none_on_earth_is_named_with_its_row(wrong):
     with pytest.raises(UserError) as caught:
         places(Dataset.from_dict({"gps": ["[39.7, -86.1]", wrong]}), "gps")
     assert str(caught.value) == (
-        f"gps: row 1 has {wrong!r}, expected latitude (-90 to 90) and longitude (-180 to 180) in degrees, such as "
-        "[39.7, -86.1]: correct or empty it"
+        "gps: row 1: expected latitude (-90 to 90) and longitude (-180 to 180) in degrees, such as [39.7, -86.1]; "
+        f"found {wrong!r}: correct or empty it"
     )
 
 
 def test_a_struct_of_other_names_is_no_place():
-    with pytest.raises(UserError, match="row 0 has"):
+    with pytest.raises(UserError, match=r"row 0: expected .*; found"):
         places(Dataset.from_dict({"gps": [{"x": 39.7, "y": -86.1}]}), "gps")
 
 
@@ -76,8 +76,8 @@ def test_a_time_that_is_none_is_named_with_its_row(wrong):
     with pytest.raises(UserError) as caught:
         times(Dataset.from_dict({"day": ["2024-05-01", wrong]}), "day")
     assert str(caught.value) == (
-        f"day: row 1 has {wrong!r}, expected seconds since 1970, an ISO date or EXIF's 2024:05:01 10:00:00: "
-        "correct or empty it"
+        "day: row 1: expected seconds since 1970, an ISO date or EXIF's 2024:05:01 10:00:00; "
+        f"found {wrong!r}: correct or empty it"
     )
 
 

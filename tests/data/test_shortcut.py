@@ -150,9 +150,13 @@ def test_the_figure_is_that_of_scikit_learn():
 @pytest.mark.parametrize(
     ("labels", "groups", "reason"),
     [
-        (np.arange(29) % 2, np.arange(29), "29 rows, expected at least 30"),
+        (np.arange(29) % 2, np.arange(29), "expected at least 30 rows, found 29"),
         (np.zeros(40, int), np.arange(40), "one class"),
-        (np.arange(40) % 2, np.where(np.arange(40) % 2, np.arange(40) % 4, np.arange(40)), "has only 2 groups"),
+        (
+            np.arange(40) % 2,
+            np.where(np.arange(40) % 2, np.arange(40) % 4, np.arange(40)),
+            "found only 2",
+        ),
     ],
 )
 def test_too_few_rows_are_no_verdict(labels, groups, reason):

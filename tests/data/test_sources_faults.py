@@ -213,7 +213,7 @@ def test_missing_columns_are_named_with_those_there_are(photo_folder):
         == "label_column_name: no column 'class': the columns are image, label"
     )
     assert refused(data, group_column="video.id") == "group_column: no column 'video.id': the columns are image, label"
-    assert "has Value('int64'), expected photos or paths" in refused(data, image_column_name="label")
+    assert "expected photos or paths, found Value('int64')" in refused(data, image_column_name="label")
     write_csv(photo_folder / "labels.csv", "photo,label", listed(photo_folder))
     assert "no column 'image', 'image_path' or 'file_name'" in refused(photo_folder)
     assert len(load_rows(photo_folder, image_column_name="photo").data) == 48

@@ -64,7 +64,7 @@ def test_a_source_named_twice(real, made, tmp_path, make_photos):
     assert refused([real, other]) == line
     assert "two sources are called 'a'" in refused([f"a={real}", f"a={made}"])
     assert refused([f"a={real}", f"b={real}"]) == f"dataset_name: {real} is given twice, as a and b"
-    assert "the list is empty" in refused([])
+    assert "found an empty list" in refused([])
 
 
 def test_a_source_that_is_not_there_or_empty_is_named(real, tmp_path):

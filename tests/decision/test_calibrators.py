@@ -215,7 +215,7 @@ def test_one_class_alone_and_one_group_alone_are_told():
         ({"groups": np.zeros(99)}, "expected one group per row, found 99 for 100 rows"),
         ({"labels": np.full(100, 2)}, "label 2 of row 0 is not in 0..1"),
         ({"logits": np.full((100, 2), np.nan)}, "NaN or infinite"),
-        ({"logits": np.full((100, 2), 0.5)}, "probabilities given where logits are expected"),
+        ({"logits": np.full((100, 2), 0.5)}, "expected logits, found probabilities"),
     ],
 )
 def test_bad_input_is_named_in_one_line(change, message):

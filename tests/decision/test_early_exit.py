@@ -130,7 +130,7 @@ def test_a_given_band_is_measured_and_promises_nothing():
     [
         ({"alpha": 0.0}, "views_exit_alpha: expected .*, found 0"),
         ({"delta": 1.0}, "views_exit_delta: expected .*, found 1"),
-        ({"labels": np.zeros(3)}, "one row, found"),
+        ({"labels": np.zeros(3)}, "one row; found"),
         ({"early": np.zeros((0, 2)), "full": np.zeros((0, 2)), "labels": np.zeros(0)}, "at least one row"),
         ({"groups": np.array(["a"])}, "expected one group per row, found 1 for 100 rows"),
     ],

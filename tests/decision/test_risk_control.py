@@ -149,7 +149,7 @@ def test_lines_name_classes_numbers_and_confidence():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"risk": "recall"}, "expected one of fpr, fnr, error, precision, found"),
+        ({"risk": "recall"}, "expected one of fpr, fnr, error, precision; found"),
         ({"alpha": 0.0}, "risk_alpha: expected .*, found 0"),
         ({"delta": 1.0}, "risk_delta: expected .*, found 1"),
         ({"risk": "precision"}, "needs prevalence"),

@@ -155,7 +155,7 @@ def test_softmax_rows_sum_to_one():
         (np.zeros((2, 2)), np.array([0, 2]), "label 2 of row 1 is not in 0..1"),
         (np.zeros((2, 2)), np.array([-1, 0]), "label -1 of row 0"),
         (np.zeros((2, 1)), np.array([0, 0]), r"found \(2, 1\)"),
-        (np.array([[0.2, 0.8], [0.9, 0.1]]), np.array([1, 0]), "probabilities given where logits are expected"),
+        (np.array([[0.2, 0.8], [0.9, 0.1]]), np.array([1, 0]), "expected logits, found probabilities"),
     ],
 )
 def test_bad_input_is_named_in_one_line(logits, labels, message):

@@ -57,7 +57,7 @@ def test_values_of_numpy_become_plain() -> None:
         ({"readings": [{"at": "1", "degrees": 1}]}, "at $.readings[0].at"),
         ({"readings": [{"at": 1}]}, "at $.readings[0].degrees: missing"),
         ({"other": 1}, "at $.other: unknown key"),
-        ({"version": 1}, "expected version 2, which this release reads, found 1: measure again: thermometer"),
+        ({"version": 1}, "expected version 2, which this release reads; found 1: measure again: thermometer"),
     ],
 )
 def test_anything_else_is_one_line(tmp_path: Path, change: dict, said: str) -> None:

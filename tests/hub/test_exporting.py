@@ -216,7 +216,7 @@ def refused(message: str, *arguments: Any, **options: Any) -> None:
 def test_incomplete_runs_are_refused_in_one_line(s_run, make_run, tmp_path):
     out = tmp_path / "out"
     headless = copied(s_run, tmp_path / "headless", model_type="dinov3_vit")
-    refused("model_type dinov3_vit found, natix_dinov3 expected", headless, "merged", out)
+    refused("expected model_type natix_dinov3, found dinov3_vit", headless, "merged", out)
     twice = copied(s_run, tmp_path / "twice", id2label={"0": "Roadwork", "1": "Roadwork"})
     refused("two classes are called 'Roadwork'", twice, "merged", out)
     raw = copied(s_run, tmp_path / "raw")
@@ -239,7 +239,7 @@ def test_options_that_do_not_fit_are_refused_in_a_line(s_run, tmp_path):
     out = tmp_path / "out"
     refused("expected one of merged, adapter, stock, onnx", s_run, "gguf", out)
     refused("fp32", s_run, "merged", out, dtype="int4")
-    refused("bf16 given, fp32 or int8 expected with --format onnx", s_run, "onnx", out, dtype="bf16")
+    refused("expected fp32 or int8 with --format onnx, found bf16", s_run, "onnx", out, dtype="bf16")
     refused("leave it out, or use --format adapter", s_run, "stock", out, base_id="me/base")
     refused("does not cut its weights", s_run, "adapter", out, max_shard_size="1MB")
     refused("a size such as 5GB", s_run, "merged", out, max_shard_size="much")
@@ -257,7 +257,7 @@ def test_an_adapter_whose_base_has_changed_is_refused(make_base, make_run, tmp_p
     weights = load_file(base / "model.safetensors")
     weights["layer.1.mlp.up_proj.weight"] += 0.01
     save_file(weights, base / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"has the fingerprint \w+, \w+ expected, because the adapter"):
+    with pytest.raises(UserError, match=r"expected the fingerprint \w+, found \w+, because the adapter"):
         load_classifier(str(tmp_path / "adapter"))
     refused("its base has changed since training", run, "adapter", tmp_path / "again", base_id=str(base))
 

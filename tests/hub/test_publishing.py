@@ -176,7 +176,7 @@ def test_an_export_that_does_not_answer_like_the_run_is_not_pushed(hub, run, pro
 
     monkeypatch.setattr(stock_form, "stock_model", spoiled)
     line, _ = refused(run, "me/x")
-    assert line.startswith("proof: same process: logits differ by up to ")
+    assert line.startswith("proof: same process: logits: expected to differ by at most ")
     assert line.endswith(": nothing was pushed")
     assert proofs == [("export", (WITH, WITHOUT))]
     assert not hub.repositories

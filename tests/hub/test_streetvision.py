@@ -202,7 +202,7 @@ def test_other_clients_that_are_too_old_are_told_apart_from_other_faults(said):
     assert "transformers 4.56.0 with torch 2.6.0" in upgrade_hint(
         f"proof: client_python could not load the export: ValueError: {said}"
     )
-    assert not upgrade_hint("proof: client_python: logits differ by up to 0.3")
+    assert not upgrade_hint("proof: client_python: logits: expected to differ by at most 0.001, found up to 0.3")
 
 
 def test_latency_over_the_limit_is_marked():

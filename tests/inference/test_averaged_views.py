@@ -130,7 +130,7 @@ def test_view_names_on_the_command_line_are_checked():
         assert parser.parse_args(words).tta == expected
     for word in ("sideways", "flip,none", "", "flip,"):
         with pytest.raises(
-            UserError, match=f"--tta: '{word}' given, flip, scales, both with a comma between them, or none exp"
+            UserError, match=f"--tta: expected flip, scales, both with a comma between them, or none; found '{word}'"
         ):
             parser.parse_args(["--tta", word])
 

@@ -72,15 +72,15 @@ def test_targets_by_name_by_pattern_and_in_the_last_blocks(targets, last, expect
     [
         ({"lora_target_modules": ["query"]}, "q_proj"),
         ({"lora_target_modules": "(mlp"}, "not a regular expression"),
-        ({"lora_last_blocks": 3}, "3 given, 1 to 2 expected"),
+        ({"lora_last_blocks": 3}, "lora_last_blocks: expected 1 to 2, the blocks of the backbone; found 3"),
         ({"lora_r": 0}, "LoRA options"),
-        ({"lora_init": "nonsense"}, "lora_init: nonsense given, one of default, gaussian"),
+        ({"lora_init": "nonsense"}, "lora_init: expected one of default, gaussian.*; found nonsense"),
         ({"lora_init": "pissa_niter_4"}, "draws random numbers"),
         ({"lora_init": "loftq"}, "quantised"),
         ({"lora_init": "orthogonal", "lora_r": 3}, "LoRA options"),
-        ({"unfreeze_last_blocks": 2}, "unfreeze_last_blocks: 2 given, 0 to 1 expected"),
-        ({"unfreeze_last_blocks": -1}, "unfreeze_last_blocks: -1 given"),
-        ({"unfreeze_last_blocks": 1, "lora_last_blocks": 1}, "1 given, 0 to 0 expected"),
+        ({"unfreeze_last_blocks": 2}, "unfreeze_last_blocks: expected 0 to 1, found 2"),
+        ({"unfreeze_last_blocks": -1}, "unfreeze_last_blocks: expected .*, found -1"),
+        ({"unfreeze_last_blocks": 1, "lora_last_blocks": 1}, "expected 0 to 0, found 1"),
         ({"lora_modules_to_save": ["neck"]}, "no module 'neck'"),
     ],
 )
@@ -204,8 +204,8 @@ def test_unfrozen_blocks_work_with_features_of_several_layers_and_activation_che
     [
         ({"method": "full", "lora": {"unfreeze_last_blocks": 1}}, "unfreeze_last_blocks is for adapters"),
         ({"method": "probe", "lora": {"lora_train_norms": True}}, "lora_train_norms is for adapters"),
-        ({"lora": {"lora_last_blocks": 3}}, "3 given, 1 to 2 expected"),
-        ({"lora": {"unfreeze_last_blocks": 5}}, "5 given, 0 to 1 expected"),
+        ({"lora": {"lora_last_blocks": 3}}, "expected 1 to 2, the blocks of the backbone; found 3"),
+        ({"lora": {"unfreeze_last_blocks": 5}}, "expected 0 to 1, found 5"),
         ({"lora": {"lora_target_modules": ["query"]}}, "matches no linear layer"),
     ],
 )

@@ -171,7 +171,7 @@ def test_a_run_with_other_features_is_refused(run_folder):
 
 
 def test_impossible_model_options_are_one_line(tiny_backbone):
-    assert "feature_layers: 3 given, 1 to 2 expected" in refusal(
+    assert "feature_layers: expected 1 to 2, the backbone's layers; found 3" in refusal(
         build_model, str(tiny_backbone), NAMES, feature_layers=3
     )
 

@@ -261,7 +261,7 @@ def test_isotonic_knots_come_first_outside_training_and_survive_save_and_load(ti
     loaded.set_calibration(1.0)
     assert (loaded.config.isotonic, loaded.config.decision) == (None, None)
     torch.testing.assert_close(loaded(photos).logits, before)
-    with pytest.raises(ValueError, match="isotonic: 1 entries given, 2 expected"):
+    with pytest.raises(ValueError, match="isotonic: expected 2 entries, one per class; found 1"):
         loaded.set_calibration(1.0, isotonic=KNOTS[:1])
 
 

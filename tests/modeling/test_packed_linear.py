@@ -209,7 +209,7 @@ def test_the_two_products_are_timed_in_turn_and_the_line_gives_the_ratio(
     found = (
         "1.50 times as fast here as torch's own"
         if taken
-        else "1.15 times as fast here as torch's own; at least 1.2 expected"
+        else "1.15 times as fast here as torch's own; expected at least 1.2"
     )
     assert found in packing_line(layer)
 

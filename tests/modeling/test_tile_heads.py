@@ -114,9 +114,13 @@ def test_lora_keeps_both_heads_through_save_and_merge(tiled, photos):
 @pytest.mark.parametrize(
     ("tiles", "shape", "told"),
     [
-        (False, (2, 5, 3, 32, 32), r"\(batch, 3, H, W\) expected, because this model was not trained for tiles"),
-        (True, (2, 3, 32, 32), r"pixel_values: .* given, \(batch, 5, 3, H, W\) expected, a photo and its 4 tiles"),
-        (True, (2, 4, 3, 32, 32), r"shape \(2, 4, 3, 32, 32\) given, .*: prepare photos with the model's own image"),
+        (
+            False,
+            (2, 5, 3, 32, 32),
+            r"\(batch, 3, H, W\), found \(2, 5, .*\), because this model was not trained for tiles",
+        ),
+        (True, (2, 3, 32, 32), r"pixel_values: expected shape \(batch, 5, 3, H, W\), a photo and its 4 tiles; found"),
+        (True, (2, 4, 3, 32, 32), r"found \(2, 4, 3, 32, 32\): prepare photos with the model's own image"),
     ],
 )
 def test_other_views_than_it_was_trained_for_are_refused(tiles, shape, told, tiled, tiny_backbone):
@@ -126,9 +130,9 @@ def test_other_views_than_it_was_trained_for_are_refused(tiles, shape, told, til
 
 
 def test_top_k_above_the_number_of_tiles_is_refused(tiled):
-    with pytest.raises(UserError, match="views: top_k 5 given, 1 to 4 expected, the tiles"):
+    with pytest.raises(UserError, match="views: top_k: expected 1 to 4, the tiles; found 5"):
         tiled(top_k=5)
-    with pytest.raises(UserError, match="views: aggregate 'max' given, one of top_k, mean, attention expected"):
+    with pytest.raises(UserError, match="views: aggregate: expected one of top_k, mean, attention; found 'max'"):
         tiled(aggregate="max")
 
 

@@ -176,7 +176,7 @@ def test_another_promise_needs_no_model(pair, capsys):
     after = CalibrationFile.read(output).cascade.exit
     assert (after.alpha, after.asked) == (0.1, "risk")
     assert after.high < before.high
-    with pytest.raises(UserError, match=r"views_exit: none given, .* without exits .* would be only its second model"):
+    with pytest.raises(UserError, match=r"views_exit: expected risk .*, found none: without exits .* second model"):
         calibrate.main([str(output), "--views_exit", "none"])
     with pytest.raises(UserError, match=r"^no early exits: views_exit_alpha 0.001 is out of reach: .* set views_exit"):
         calibrate.main([str(output), "--views_exit_alpha", "0.001"])
@@ -268,7 +268,7 @@ REFUSED = {
     ),
     "no cost": (_without_cost, "no photo_cost.json"),
     "no folder": (lambda p: p / "nowhere", "nowhere: no such folder"),
-    "itself": (lambda p: p / "small", "given twice"),
+    "itself": (lambda p: p / "small", "small twice"),
 }
 
 
@@ -285,8 +285,8 @@ def test_runs_that_cannot_form_a_cascade_are_refused_in_one_line(tmp_path, case)
 
 def test_the_words_of_the_command_are_checked(pair, tmp_path):
     for runs, said in (
-        ((pair[0],), "expected two runs, the cheaper one first, found 1"),
-        ((*pair, pair[0]), "expected two runs, the cheaper one first, found 3"),
+        ((pair[0],), "expected two runs, the cheaper one first; found 1"),
+        ((*pair, pair[0]), "expected two runs, the cheaper one first; found 3"),
     ):
         with pytest.raises(UserError, match=said):
             cascade(*runs)

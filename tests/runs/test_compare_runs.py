@@ -148,7 +148,7 @@ def test_other_labels_no_figures_and_one_run_are_refused(tmp_path):
     (b / "metrics.json").unlink()
     with pytest.raises(UserError, match="not evaluated yet"):
         compare_runs([a, b])
-    with pytest.raises(UserError, match="two or more expected"):
+    with pytest.raises(UserError, match="expected two or more runs, found 1"):
         compare_runs([a])
     with pytest.raises(UserError, match="given twice"):
         compare_runs([a, f"{a}/../a"])

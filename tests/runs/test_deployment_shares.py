@@ -126,21 +126,21 @@ def test_unusable_tables_are_refused_in_one_line_and_change_nothing(copy, tmp_pa
     head = "file,label,p_None,p_Roadwork,error\n"
     with pytest.raises(UserError, match=r"no\.csv: no such file"):
         deployment_prior(copy, tmp_path / "no.csv")
-    assert "a .geojson file given, .csv or .jsonl expected" in line("a.geojson", "{}")
-    assert "no columns of probabilities found, p_None, p_Roadwork expected" in line("a.csv", "file,label\n")
-    assert "columns p_Cat, p_Dog found, p_None" in line("b.csv", "file,label,p_Cat,p_Dog,error\nx,Cat,1,0,\n")
+    assert "expected .csv or .jsonl, found a .geojson file" in line("a.geojson", "{}")
+    assert "the columns p_None, p_Roadwork; found no columns of probabilities" in line("a.csv", "file,label\n")
+    assert "p_Roadwork; found p_Cat, p_Dog: give" in line("b.csv", "file,label,p_Cat,p_Dog,error\nx,Cat,1,0,\n")
     assert "no probabilities found" in line("c.csv", head + "x,,,,cannot be opened\n")
-    assert "c2.csv: no columns of probabilities found" in line("c2.csv", "")
-    assert "line 3: '3.2 -1.1' found, probabilities that sum to 1 expected" in line(
+    assert "p_Roadwork; found no columns of probabilities" in line("c2.csv", "")
+    assert "line 3: expected probabilities that sum to 1, found '3.2 -1.1'" in line(
         "d.csv", head + "x,None,1,0,\ny,None,3.2,-1.1,\n"
     )
-    assert "line 2: 'nan nan' found" in line("e.csv", head + "x,None,nan,nan,\n")
-    assert "line 2: '0.9 None' found" in line("f.csv", head + "x,None,0.9\n")
-    assert "1 photos with probabilities found, at least 100 expected" in line("g.csv", head + "x,None,1,0,\n")
+    assert "line 2: expected probabilities that sum to 1, found 'nan nan'" in line("e.csv", head + "x,None,nan,nan,\n")
+    assert "line 2: expected probabilities that sum to 1, found '0.9 None'" in line("f.csv", head + "x,None,0.9\n")
+    assert "expected at least 100 photos with probabilities, found 1" in line("g.csv", head + "x,None,1,0,\n")
     assert "not a text file" in line("h.csv", b"\xff\xfe\x00\x01")
     assert "line 1 is not a row that natix_hf.predict wrote" in line("i.jsonl", "nothing\n")
     assert "line 1 is not a row that natix_hf.predict wrote" in line("i2.jsonl", "[1, 2]\n")
-    assert "line 1: classes Cat found, None, Roadwork expected" in line(
+    assert "line 1: expected the classes None, Roadwork; found Cat" in line(
         "j.jsonl", '{"file": "x", "label": "Cat", "probabilities": {"Cat": 1.0}}\n'
     )
     assert "both give class shares" in line("k.csv", head, "--target_prior", "0.5")

@@ -160,15 +160,15 @@ def test_the_cost_is_estimated_from_measured_photos_a_second(tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--emit", "pbs"), "--emit: pbs given, one of commands, slurm, hf-jobs expected"),
-        (("--emit",), "--emit: nothing given, one of commands, slurm, hf-jobs"),
+        (("--emit", "pbs"), "--emit: expected one of commands, slurm, hf-jobs; found pbs"),
+        (("--emit",), "--emit: expected one of commands, slurm, hf-jobs; found nothing"),
         (("--emit", "slurm", "--only", "lora_r=4"), "--only: cannot be combined with --emit"),
         (("--emit", "slurm", "--flavor", "a10g-large"), "--flavor: only for --emit hf-jobs"),
         (("--flavor", "a10g-large"), "--flavor: only for --emit hf-jobs"),
-        (("--emit", "hf-jobs", "--bucket", "me/x"), "--flavor: nothing given, hardware of Hugging Face Jobs"),
-        (("--emit", "hf-jobs", "--flavor", "h100", "--bucket", "me/x"), "--flavor: h100 given, hardware of"),
-        (("--emit", "hf-jobs", "--flavor", "h200"), "--bucket: nothing given, OWNER/NAME expected"),
-        (("--emit", "hf-jobs", "--flavor", "h200", "--bucket", "x"), "--bucket: x given, OWNER/NAME expected"),
+        (("--emit", "hf-jobs", "--bucket", "me/x"), "hardware of Hugging Face Jobs, found nothing"),
+        (("--emit", "hf-jobs", "--flavor", "h100", "--bucket", "me/x"), "hardware of Hugging Face Jobs, found h100"),
+        (("--emit", "hf-jobs", "--flavor", "h200"), "where the jobs save their runs; found nothing"),
+        (("--emit", "hf-jobs", "--flavor", "h200", "--bucket", "x"), "where the jobs save their runs; found x"),
         ((*JOBS, "--search", "tpe"), "the trials of a search need a disk"),
     ],
 )

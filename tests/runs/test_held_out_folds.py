@@ -61,7 +61,7 @@ def test_a_value_that_holds_all_of_a_class_is_no_fold():
     ("rows", "column", "said"),
     [
         (photos(CITIES), "town", "no column 'town': the columns are id, group"),
-        (photos(["Boston"] * 90), "city", "only city = Boston found, two or more values expected"),
+        (photos(["Boston"] * 90), "city", "expected two or more values, found only city = Boston"),
         (photos(CITIES), "gps", "gps contains places"),
         (photos([f"c{i}" for i in range(90)]), "city", "90 values, over 50"),
         (photos(["a", "a", "b", "b"] * 5), "city", "no value of city can be a fold: a: 10 photos, fewer than 30; b"),

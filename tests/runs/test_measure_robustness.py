@@ -181,7 +181,7 @@ def test_a_refit_has_no_photos_left_to_be_measured_on(run):
 def test_rows_of_another_run_are_not_taken_for_this_one_s(run):
     path = run / "predictions" / "robustness" / "challenge-2025.parquet"
     pq.write_table(pq.read_table(path).slice(1), path)
-    with pytest.raises(UserError, match=r"other rows found, those of val_test\.parquet expected"):
+    with pytest.raises(UserError, match=r"expected the rows of val_test\.parquet, found others"):
         evaluate_run(run)
 
 

@@ -50,11 +50,11 @@ def test_a_range_is_of_integers_if_the_key_is_an_integer():
 @pytest.mark.parametrize(
     ("word", "said"),
     [
-        ("lora_r", "given, key=low..high"),
-        ("lora_r=", "given, key=low..high"),
-        ("lora_r=4..", "given, key=low..high"),
-        ("lora_r=8", "given, key=low..high"),
-        ("lora_r=8,", "given, key=low..high"),
+        ("lora_r", "expected key=low..high, "),
+        ("lora_r=", "expected key=low..high, "),
+        ("lora_r=4..", "expected key=low..high, "),
+        ("lora_r=8", "expected key=low..high, "),
+        ("lora_r=8,", "expected key=low..high, "),
         ("lora_r=8,8", "a value is given twice"),
         ("lora_r=64..4", "64 is not less than 4"),
         ("learning_rate=0..1:log", "must start above 0"),

@@ -474,5 +474,5 @@ def test_a_plan_ends_with_the_step_that_is_named_and_times_only_where_profiles_a
     assert planned(run, until="show") == {}
     assert "time" not in [step.name for step in wanted("prove", RECIPE)]
     assert "time" in [step.name for step in wanted("prove", {"robustness": ["challenge@2025"]})]
-    with pytest.raises(UserError, match=r"--until: all given, one of split, train, .*, prove expected"):
+    with pytest.raises(UserError, match=r"--until: expected one of split, train, .*, prove; found all"):
         wanted("all", RECIPE)

@@ -127,7 +127,7 @@ def test_the_best_head_wins_by_score_then_by_loss_and_never_with_logits_that_are
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ((["max"], [1], [0.1], [0.0]), "probe_poolings: expected cls, mean, cls_mean, found max"),
+        ((["max"], [1], [0.1], [0.0]), "probe_poolings: expected cls, mean, cls_mean; found max"),
         ((["cls"], [0], [0.1], [0.0]), "probe_layers: expected .*, found 0"),
         ((["cls"], [1], [-0.1], [0.0]), "probe_learning_rates: expected .*, found -0.1"),
         ((["cls"], [1], [0.1], [-1.0]), "probe_weight_decays: expected .*, found -1.0"),

@@ -114,5 +114,5 @@ def test_scores_far_apart_keep_a_finite_loss_and_a_gradient():
 
 @pytest.mark.parametrize("k", [0, 6])
 def test_as_many_pass_as_there_are_at_most(k):
-    with pytest.raises(ValueError, match="expected 1 to 5"):
+    with pytest.raises(ValueError, match=f"top_k: expected 1 to 5, found {k}"):
         lcron(SCORES, RELEVANT, k)

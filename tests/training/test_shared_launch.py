@@ -107,6 +107,6 @@ def test_a_refit_says_who_trained_and_wants_as_many_processes_again(folders, tin
     splits = load_photos(folders[1].parent / "photos").dedicate("refit")
     model, processor = load_model(str(tiny_backbone), splits.label_names, image_size=32, lora={"lora_r": 4})
     arguments = NatixTrainingArguments(output_dir=str(tmp_path / "other"), use_cpu=True)
-    with pytest.raises(UserError, match=r"1 process\(es\) given, 2 expected, .*: start 2"):
+    with pytest.raises(UserError, match=r"expected 2 process\(es\), found 1, .*: start 2"):
         Refit(model, arguments, splits=splits, processing_class=processor, honest=folders[2] / "honest")
     assert not (tmp_path / "other").exists()

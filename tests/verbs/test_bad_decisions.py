@@ -96,9 +96,9 @@ def wider(logits: np.ndarray, _labels: np.ndarray) -> np.ndarray:
     ("column", "value", "said"),
     [
         ("logits", with_nan, "1 of {n} rows have NaN or infinite logits (the first is r"),
-        ("logits", softmax, "probabilities given where logits are expected (all {n} rows lie in [0, 1]"),
+        ("logits", softmax, "expected logits, found probabilities (all {n} rows lie in [0, 1]"),
         ("label", third_class, "is not in 0..1, the classes of the model"),
-        ("logits", wider, "3 logits per photo found, 2 expected, one per class (None, Roadwork)"),
+        ("logits", wider, "expected 2 logits per photo, one per class (None, Roadwork); found 3"),
     ],
 )
 def test_what_are_no_logits_and_labels(run, capsys, verb, split, column, value, said):
@@ -194,7 +194,7 @@ def test_runs_of_other_kinds(run, capsys, tmp_path):
 
 def test_a_calibration_of_version_1_is_told_what_to_type_and_renewed(run, tmp_path, capsys):
     write_json(run / "calibration.json", VERSION_1)
-    with pytest.raises(UserError, match=r"which this release reads, found 1: python -m natix_hf\.calibrate "):
+    with pytest.raises(UserError, match=r"which this release reads; found 1: python -m natix_hf\.calibrate "):
         evaluate.main([str(run)])
     calibrate.main([str(run)])
     evaluate.main([str(run)])

@@ -135,7 +135,7 @@ def test_training_does_not_depend_on_exits_and_calibration_does(run):
         (("--robustness", "challenge@2025"), "whole-view logits are not stored for the photos of challenge@2025"),
         (
             ("--risk", "fpr", "--risk_delta", "0.05"),
-            "views_exit_delta: expected less than risk_delta (0.05), of which it is a part, found 0.05",
+            "views_exit_delta: expected less than risk_delta (0.05), of which it is a part; found 0.05",
         ),
     ],
 )

@@ -86,12 +86,12 @@ def test_an_output_that_libraries_cannot_write_is_refused_before_work(finished, 
         "recalibrate": (finished, photo_folder, "--output", place),
     }[verb]
     line = desk.refusal(verb, *words)
-    assert line.endswith("out M\\xfcnchen: byte \\xfc in the name found, UTF-8 expected: rename it, or choose another")
+    assert line.endswith("out M\\xfcnchen: expected a name in UTF-8, found byte \\xfc: rename it, or choose another")
     assert not place.exists()
 
 
 def test_a_model_in_such_a_folder_is_refused_before_photos_are_scored(finished, trained_desk, odd, tmp_path):
     shutil.copytree(finished, tmp_path / ODD)
     line = trained_desk.refusal("predict", tmp_path / ODD, odd, "--output", tmp_path / "p.csv")
-    assert "is not valid UTF-8" in line or "UTF-8 expected" in line
+    assert "is not valid UTF-8" in line or "expected a name in UTF-8" in line
     assert not (tmp_path / "p.csv").exists()

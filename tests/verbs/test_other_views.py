@@ -85,7 +85,7 @@ def test_views_at_test_time_are_never_silently_on_and_say_that_nothing_was_calib
         "predict", finished, trained_desk.folder / "photos", "--output", output, "--tta", "sideways"
     )
     assert line.startswith(
-        "argument --tta: 'sideways' given, flip, scales, both with a comma between them, or none expected"
+        "argument --tta: expected flip, scales, both with a comma between them, or none; found 'sideways'"
     )
 
 

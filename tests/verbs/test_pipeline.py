@@ -386,7 +386,7 @@ def test_nothing_is_published_unasked(piped):
 def test_what_cannot_be_done_is_refused_in_one_line_and_changes_nothing(piped, tmp_path):
     before = listing(piped.store)
     steps = ", ".join(ALL)
-    assert piped.refusal("--until", "publish") == f"--until: publish given, one of {steps} expected"
+    assert piped.refusal("--until", "publish") == f"--until: expected one of {steps}; found publish"
     assert (
         piped.refusal("--sweep", "true")
         == "pipeline: the recipe is for a sweep, which has no such steps: leave that key out"
@@ -403,7 +403,7 @@ def test_what_cannot_be_done_is_refused_in_one_line_and_changes_nothing(piped, t
     assert line == "hub_format: onnx needs onnx, onnxscript, onnxruntime: pip install 'natix_hf[onnx]'"
     assert listing(piped.store) == before
     line = Piped(piped.desk, piped.run).refusal()
-    assert line.startswith(f"output_dir {piped.run}: a run found, a folder of versions expected")
+    assert line.startswith(f"output_dir {piped.run}: expected a folder of versions, found a run")
     (tmp_path / "file").write_text("")
     found = piped.desk.type("pipeline", piped.desk.recipe, "--output_dir", tmp_path / "file" / "store")
     assert found.status == 2

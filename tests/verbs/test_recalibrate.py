@@ -147,13 +147,13 @@ def test_refusals(trained_desk, finished, own, tmp_path, make_photos):
     cats = make_photos(tmp_path / "cats", {"Cat": (1, 2, 3), "Dog": (200, 2, 3)}, 20)
     assert "is outside label_names: expected one of 0=None, 1=Roadwork" in refused(finished, cats)
     few = make_photos(tmp_path / "few", COLOURS, 10, seed=5)
-    assert refused(finished, few).endswith("few: 20 usable photos found, at least 30 expected")
+    assert refused(finished, few).endswith("few: expected at least 30 usable photos, found 20")
     shutil.copytree(own / "None", tmp_path / "one" / "None")
     assert "all 30 photos are of one class ('None')" in refused(finished, tmp_path / "one")
     assert "no such folder" in refused("./nowhere", own)
     assert "add prevalence" in refused(finished, own, "--min_precision", 0.9)
-    assert "--prevalence: 3 given, a number above 0 and below 1 expected" in refused(finished, own, "--prevalence", 3)
-    assert refused(finished, own, "--max_fnr", 0) == "--max_fnr: 0 given, a number above 0 and below 1 expected"
+    assert "--prevalence: expected a number above 0 and below 1, found 3" in refused(finished, own, "--prevalence", 3)
+    assert refused(finished, own, "--max_fnr", 0) == "--max_fnr: expected a number above 0 and below 1, found 0"
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("")
     line = trained_desk.refusal("recalibrate", finished, own, "--output", tmp_path / "full")

@@ -148,11 +148,11 @@ def test_the_same_command_keeps_what_is_finished_and_goes_on_with_the_rest(swept
         (("--grid", "seed=1,2"), "the luckiest seed would win"),
         (("--grid", "lora_r=8,8"), "a value is given twice"),
         (("--grid", "learning_rate=1e-4,0.0001"), "are the same run"),
-        (("--grid", "lora_r"), "--grid: lora_r given, key=value,value expected"),
+        (("--grid", "lora_r"), "for example lora_r=8,16,32; found lora_r"),
         (("--grid", "lora_r=8,16", "--lora_r", "4"), "--lora_r is given twice"),
         (("--grid", "lora_r=8", "--sweep", "true"), "--sweep cannot be set"),
         (("--grid",), "--grid: no key given"),
-        ((), "no --grid, --seeds or --search given"),
+        ((), "expected one of --grid, --seeds and --search; found none"),
     ],
 )
 def test_a_grid_that_cannot_be_is_refused_before_anything_runs(desk, words, said):

@@ -18,7 +18,7 @@ TILES = ("--views", "tiles", "--views_grid", "2")
     [
         (("--views_grid", "0"), "views_grid: expected rows and columns of which one is at least 2, found 0 0"),
         (("--views_overlap", "1"), "views_overlap: expected a share from 0 to below 1, found 1"),
-        (("--views_top_k", "5"), "views_top_k: expected at most 4, the number of tiles, found 5: use --views_top_k 2"),
+        (("--views_top_k", "5"), "views_top_k: expected at most 4, the number of tiles; found 5: use --views_top_k 2"),
         (("--views_top_k", "0"), "views_top_k: expected at least 1, found 0"),
         (("--views_aggregate", "most"), "invalid choice: 'most' (choose from 'top_k', 'mean', 'attention')"),
         (("--resize", "crop"), "tiles need the whole photo, but resize is crop: use --resize squash"),

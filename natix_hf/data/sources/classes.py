@@ -112,7 +112,7 @@ def _refuse_several(values: Sequence, label_names: Sequence[str], where: str) ->
             what = "dictionary" if isinstance(value, dict) or text.startswith("{") else "list"
             shown = text or str(value)
             raise UserError(
-                f"{where} has a {what} ({shown if len(shown) <= 60 else f'{shown[:57]}...'}, row {row}); {_ONE}: "
+                f"{where}: {_ONE}; found a {what} ({shown if len(shown) <= 60 else f'{shown[:57]}...'}, row {row}): "
                 "write one class per photo (several labels per photo and one-hot codes are not supported)"
             )
 
@@ -124,6 +124,6 @@ def _refuse_fractions(names: Sequence[str | None], label_names: Sequence[str], w
     if fractions and all(map(_NUMBER.fullmatch, found)):
         row = next(row for row, name in enumerate(names) if name in fractions)
         raise UserError(
-            f"{where} has a fraction ({names[row]}, row {row}); {_ONE}: write the class instead of a probability or "
-            "score; if the fractions are class names, list them in label_names"
+            f"{where}: {_ONE}; found a fraction ({names[row]}, row {row}): write the class instead of a probability "
+            "or score; if the fractions are class names, list them in label_names"
         )

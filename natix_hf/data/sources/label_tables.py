@@ -288,7 +288,7 @@ def resolved(names: Sequence, where: str, *folders: Path) -> list[str | None]:
     check_paths(names, where)
     for row, name in enumerate(names):
         if name is not None and not isinstance(name, str):
-            raise UserError(f"{where} has {reprlib.repr(name)} (row {row}), expected the path of a photo")
+            raise UserError(f"{where}: expected the path of a photo, found {reprlib.repr(name)} (row {row})")
         if name and (match := _ELSEWHERE.match(name)):
             url = match["url"] is not None
             what = "a URL" if url else "a Windows path"

@@ -49,7 +49,9 @@ def _numbers(data: Dataset, column: str, what: str, read: Callable[[Any], Any], 
         try:
             numbers.append(read(value))
         except (ValueError, TypeError):
-            raise UserError(f"{column}: row {row} has {value!r}, expected {expected}: correct or empty it") from None
+            raise UserError(
+                f"{column}: row {row}: expected {expected}; found {value!r}: correct or empty it"
+            ) from None
     return np.array(numbers, dtype=np.float64)
 
 

@@ -89,7 +89,7 @@ def named_sources(dataset_name: Given | Sequence[Given]) -> list[Source]:
     """
     places = list(dataset_name) if isinstance(dataset_name, list | tuple) else [dataset_name]
     if not places:
-        raise UserError("dataset_name: the list is empty; expected at least one folder, file or Hub id")
+        raise UserError("dataset_name: expected at least one folder, file or Hub id; found an empty list")
     sources: list[Source] = []
     for number, place in enumerate(places, start=1):
         source = _named(place, number, alone=len(places) == 1)
@@ -235,7 +235,7 @@ def _checked(rows: Dataset, source: Source, image: str, label: str | None) -> Da
     feature = rows.features[image]
     inside = set(feature) if isinstance(feature, dict) else set()
     if not (isinstance(feature, Image) or inside & {"bytes", "path"} or getattr(feature, "dtype", "") in _PHOTO_TYPES):
-        raise UserError(f"{where}image_column_name: column {image!r} has {feature}, expected photos or paths")
+        raise UserError(f"{where}image_column_name: column {image!r}: expected photos or paths, found {feature}")
     rows = rows.with_format(None)
     if getattr(feature, "dtype", "") in ("string", "large_string"):
         check_paths(rows[image][:], f"column {image!r} of {source.title}")

@@ -206,7 +206,7 @@ class LockedSplits:
             )
         if role not in _WHERE:
             raise LeakageError(
-                f"step {step!r} asked for role {role!r}, expected one of {', '.join(_WHERE)}; {_rule(step)}"
+                f"step {step!r} asked for role {role!r}: expected one of {', '.join(_WHERE)}; {_rule(step)}"
             )
         split = _WHERE[role]
         if split == "val_calib" and part is None:

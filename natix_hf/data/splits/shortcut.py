@@ -163,12 +163,14 @@ def shortcut(facts: np.ndarray, names: Sequence[str], labels: np.ndarray, groups
     present, labels = np.unique(labels, return_inverse=True)
     groups = np.unique(groups, return_inverse=True)[1]
     if len(labels) < LEAST:
-        return ShortcutResult(None, reason=f"{len(labels)} rows, expected at least {LEAST}")
+        return ShortcutResult(None, reason=f"expected at least {LEAST} rows, found {len(labels)}")
     if len(present) < 2:
         return ShortcutResult(None, reason="all rows are of one class")
     least = min(len(np.unique(groups[labels == k])) for k in range(len(present)))
     if least < FOLDS:
-        return ShortcutResult(None, reason=f"a class has only {least} groups, expected at least {FOLDS}")
+        return ShortcutResult(
+            None, reason=f"expected at least {FOLDS} groups of each class, found only {least} of one"
+        )
     scores = np.full((len(labels), len(present)), 1 / len(present))
     if facts.shape[1]:
         from sklearn.linear_model import LogisticRegression

@@ -79,7 +79,7 @@ def chosen_form(forms: dict[str, type[ExportForm]], name: str, **options: Any) -
         UserError: the format is unknown, or an option belongs to another format.
     """
     if name not in forms:
-        raise UserError(f"--format: {name} given, one of {', '.join(forms)} expected")
+        raise UserError(f"--format: expected one of {', '.join(forms)}; found {name}")
     own = {field.name for field in fields(forms[name])}
     for form in forms.values():
         for field in fields(form):

@@ -95,9 +95,9 @@ class Onnx(ExportForm):
 
     def __post_init__(self) -> None:
         if self.dtype not in ("fp32", "int8"):
-            raise UserError(f"--dtype: {self.dtype} given, fp32 or int8 expected with --format onnx")
+            raise UserError(f"--dtype: expected fp32 or int8 with --format onnx, found {self.dtype}")
         if not 0 <= self.max_changed < 1:
-            raise UserError(f"--max_changed: {self.max_changed:g} given, a share from 0 to below 1 expected")
+            raise UserError(f"--max_changed: expected a share from 0 to below 1, found {self.max_changed:g}")
         if self.dtype == "fp32" and self.max_changed != Onnx.max_changed:
             raise UserError("--max_changed belongs to --dtype int8: leave it out, or add --dtype int8")
 

@@ -31,7 +31,7 @@ class StoredWeights(ExportForm):
                 "use --format onnx"
             )
         if self.dtype not in DTYPES:
-            raise UserError(f"--dtype: {self.dtype} given, one of {', '.join(DTYPES)} expected")
+            raise UserError(f"--dtype: expected one of {', '.join(DTYPES)}; found {self.dtype}")
 
     def store(self, model: Any, head: Any, folder: Path) -> None:
         """`save_pretrained` with weights in `dtype` and the head in fp32; the configuration still says fp32.
@@ -52,5 +52,5 @@ class StoredWeights(ExportForm):
             model.save_pretrained(folder, state_dict=state, max_shard_size=size)
         except ValueError as error:
             raise UserError(
-                f"--max_shard_size: {size} given, a size such as 5GB or 500MB expected ({error})"
+                f"--max_shard_size: expected a size such as 5GB or 500MB, found {size} ({error})"
             ) from None

@@ -64,7 +64,7 @@ def check(request: Request) -> None:
         return
     form = " ".join(request.own["emit"])
     if form not in FORMS:
-        raise UserError(f"--emit: {form or 'nothing'} given, one of {', '.join(FORMS)} expected")
+        raise UserError(f"--emit: expected one of {', '.join(FORMS)}; found {form or 'nothing'}")
     if "only" in request.own:
         raise UserError("--only: cannot be combined with --emit, which sets it for each run: remove --only")
     if form != "hf-jobs":
@@ -79,11 +79,11 @@ def check(request: Request) -> None:
         )
     if own.get("flavor") not in PRICES:
         flavor = own.get("flavor") or "nothing"
-        raise UserError(f"--flavor: {flavor} given, hardware of Hugging Face Jobs expected: {', '.join(PRICES)}")
+        raise UserError(f"--flavor: expected hardware of Hugging Face Jobs, found {flavor}: {', '.join(PRICES)}")
     if own.get("bucket", "").count("/") != 1:
         raise UserError(
-            f"--bucket: {own.get('bucket') or 'nothing'} given, OWNER/NAME expected, the bucket where the jobs save "
-            "their runs: create one with hf buckets create"
+            "--bucket: expected OWNER/NAME, the bucket where the jobs save their runs; found "
+            f"{own.get('bucket') or 'nothing'}: create one with hf buckets create"
         )
 
 

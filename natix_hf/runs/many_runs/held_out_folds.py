@@ -81,7 +81,7 @@ def plan_folds(rows: Rows, column: str) -> list[Fold]:
     names, values = rows.label_names, counted_values(rows.data, column)
     if len(values) < 2:
         raise UserError(
-            f"hold_out_each: only {column} = {next(iter(values))} found, two or more values expected: add photos"
+            f"hold_out_each: expected two or more values, found only {column} = {next(iter(values))}: add photos"
         )
     total = sum(values.values(), Counter())
     folds: list[Fold] = []

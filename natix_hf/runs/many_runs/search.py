@@ -25,7 +25,7 @@ from natix_hf.runs.many_runs.sweep_plan import REFUSED, Member, Request, member,
 from natix_hf.runs.many_runs.sweep_runs import score
 
 _RANGE = re.compile(r"(?P<low>[^.]*(?:\.\d[^.]*)?)\.\.(?P<high>.+?)(?P<log>:log)?$")
-FORM = "key=low..high, key=low..high:log or key=value,value expected, for example lora_r=4..64:log"
+FORM = "expected key=low..high, key=low..high:log or key=value,value, for example lora_r=4..64:log"
 
 
 class TpeSearch:
@@ -45,7 +45,7 @@ class TpeSearch:
     def __init__(self, request: Request, parse: Callable[[list[str]], Any], resolved: Callable[[Any], str]) -> None:
         own = request.own
         if own["search"] != ["tpe"]:
-            raise UserError(f"--search: {' '.join(own['search']) or 'nothing'} given, tpe expected")
+            raise UserError(f"--search: expected tpe, found {' '.join(own['search']) or 'nothing'}")
         if odd := next((key for key in ("grid", "seeds") if key in own), None):
             raise UserError(
                 f"--{odd}: cannot be combined with --search: remove one of them; to repeat the best trial afterwards, "
@@ -53,11 +53,11 @@ class TpeSearch:
             )
         if len(own.get("trials", [])) != 1 or not own["trials"][0].isdecimal() or int(own["trials"][0]) < 1:
             raise UserError(
-                f"--trials: {' '.join(own.get('trials', [])) or 'nothing'} given, a number expected, such as 40"
+                f"--trials: expected a number, such as 40; found {' '.join(own.get('trials', [])) or 'nothing'}"
             )
         if own.get("only") not in (None, [], ["next"]):
             raise UserError(
-                f"--only: {' '.join(own['only'])} given, next (one trial) or nothing (the table) expected in a search"
+                f"--only: expected next (one trial) or nothing (the table) in a search, found {' '.join(own['only'])}"
             )
         check_installed()
         self.parse, self.resolved = parse, resolved
@@ -190,7 +190,7 @@ def read_space(words: Sequence[str], values: Callable[[list[str]], dict[str, Rec
     for word in words:
         key, _, text = word.partition("=")
         if not key or not text:
-            raise UserError(f"--space: {word} given, {FORM}")
+            raise UserError(f"--space: {FORM}; found {word}")
         if key in space:
             raise UserError(f"--space: {key} is given twice: give it once with all its values")
         if key in REFUSED:
@@ -204,7 +204,7 @@ def read_space(words: Sequence[str], values: Callable[[list[str]], dict[str, Rec
 def _range(word: str, key: str, text: str, values: Callable[[list[str]], dict[str, RecipeValue]]) -> Axis:
     ends = _RANGE.match(text)
     if ends is None:
-        raise UserError(f"--space: {word} given, {FORM}")
+        raise UserError(f"--space: {FORM}; found {word}")
     low, high = (values([f"--{key}", ends[end]])[key] for end in ("low", "high"))
     if not all(isinstance(end, int | float) and not isinstance(end, bool) for end in (low, high)):
         raise UserError(f"--space {word}: {key} is not a number: list its values as {key}=value,value")
@@ -219,7 +219,7 @@ def _range(word: str, key: str, text: str, values: Callable[[list[str]], dict[st
 def _choices(word: str, key: str, text: str, values: Callable[[list[str]], dict[str, RecipeValue]]) -> Axis:
     choices = text.split(",")
     if not all(choices) or len(choices) < 2:
-        raise UserError(f"--space: {word} given, {FORM}")
+        raise UserError(f"--space: {FORM}; found {word}")
     if len({str(values([f"--{key}", choice])[key]) for choice in choices}) < len(choices):
         raise UserError(f"--space {word}: a value is given twice: remove one")
     return Axis(choices=choices)

@@ -80,13 +80,13 @@ def read_request(argv: Sequence[str], usage: str = "") -> Request:
         key = word[2:] if word.startswith("--") else None
         if key in OWN:
             if key in own:
-                raise UserError(f"--{key} given twice, once expected: {usage}")
+                raise UserError(f"--{key}: expected once, found twice: {usage}")
             into = own[key] = []
             continue
         into = rest if key is not None else into
         into.append(word)
     if not {"grid", "seeds", "search"} & own.keys():
-        raise UserError(f"no --grid, --seeds or --search given, one expected: {usage}")
+        raise UserError(f"expected one of --grid, --seeds and --search; found none: {usage}")
     for key in NEVER:
         if any(word.split("=")[0] == f"--{key}" for word in rest):
             raise UserError(f"--{key} cannot be set: {REFUSED[key]}")
@@ -106,7 +106,7 @@ def read_grid(words: Sequence[str]) -> list[Cell]:
         key, _, listed = word.partition("=")
         values = listed.split(",")
         if not key or not all(map(str.strip, values)):
-            raise UserError(f"--grid: {word} given, key=value,value expected, for example lora_r=8,16,32")
+            raise UserError(f"--grid: expected key=value,value, for example lora_r=8,16,32; found {word}")
         if key in axes:
             raise UserError(f"--grid: {key} is given twice: give it once with all its values")
         if key in REFUSED:
@@ -137,7 +137,7 @@ def read_seeds(words: Sequence[str]) -> list[int]:
     """
     if not all(word.isdecimal() for word in words) or len(set(map(int, words))) < max(2, len(words)):
         given = " ".join(words) or "nothing"
-        raise UserError(f"--seeds: {given} given, two or more different integers expected, such as 0 1 2")
+        raise UserError(f"--seeds: expected two or more different integers, such as 0 1 2; found {given}")
     return [int(word) for word in words]
 
 

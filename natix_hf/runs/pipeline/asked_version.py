@@ -44,7 +44,7 @@ def asked_version(words: Sequence[str], resolve: Callable[[Sequence[str]], dict[
     store = Path(resolved["output_dir"] if given else f"{resolved['output_dir']}-pipeline")
     if (store / "run.json").is_file():
         raise UserError(
-            f"output_dir {store}: a run found, a folder of versions expected: choose another folder, or "
+            f"output_dir {store}: expected a folder of versions, found a run: choose another folder, or "
             "remove --output_dir"
         )
     photos = content_of(recipe["dataset_name"], "photos", beside=store)

@@ -87,7 +87,7 @@ def wanted(until: str, recipe: Mapping[str, RecipeValue]) -> list[Step]:
         UserError: no step has this name.
     """
     if until not in NAMES:
-        raise UserError(f"--until: {until} given, one of {', '.join(NAMES)} expected")
+        raise UserError(f"--until: expected one of {', '.join(NAMES)}; found {until}")
     last = [step.name for step in STEPS].index(until)
     return [step for step in STEPS[: last + 1] if step != TIME or recipe.get("robustness")]
 

@@ -109,7 +109,7 @@ def lcron(scores: Tensor, relevant: Tensor, top_k: int, temperature: float = 1.0
 
     n, count = len(relevant), int(relevant.sum())
     if count and not 1 <= top_k <= n:
-        raise ValueError(f"top_k is {top_k}, expected 1 to {n}")
+        raise ValueError(f"top_k: expected 1 to {n}, found {top_k}")
     if count in (0, n):
         return scores.sum() * 0
     log_p = log_survival(scores, top_k, temperature)
