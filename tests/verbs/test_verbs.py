@@ -262,11 +262,11 @@ def test_calibrating_and_evaluating_again_give_the_same_documents(job, copy):
 
     before = {name: read(copy / f"{name}.json") for name in ("calibration", "metrics")}
     weights = (copy / "model.safetensors").read_bytes()
-    execute("-m", "natix_hf.calibrate", copy, home=job.home)
+    job.type("calibrate", copy)
     assert read(copy / "calibration.json") == before["calibration"]
     assert read(copy / "config.json") == read(job.run / "config.json")
     assert (copy / "model.safetensors").read_bytes() == weights
-    said = execute("-m", "natix_hf.evaluate", copy, home=job.home)
+    said = job.type("evaluate", copy).out
     assert read(copy / "metrics.json") == before["metrics"]
     assert "first evaluation on these test photos on this machine" in said
 
