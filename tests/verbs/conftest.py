@@ -33,19 +33,22 @@ class Desk:
         self.recipe = folder / "recipe.yaml"
         self.recipe.write_text(RECIPE.format(output=self.output, model=model, photos=photos))
 
-    def type(self, verb: str, *words: object, prelude: str = "", fresh: bool = False, **environment: str) -> Result:
+    def type(
+        self, verb: str, *words: object, prelude: str = "", fresh: bool = False, processes: int = 1, **environment: str
+    ) -> Result:
         """Run `python -m natix_hf.VERB words` as a child of a process that has done its imports.
 
         Args:
             verb, words: the command line.
             prelude: Python that runs before it in the same process.
             fresh: a process of its own, for what libraries read while they are imported, such as where the Hub is.
+            processes: more than one train together.
             environment: more of it.
         """
         homes = {"NATIX_HF_HOME": str(self.folder / "home"), "HF_HOME": str(self.folder / "hf")}
         environment = {**plain_environment("HF_ENDPOINT" not in environment), **homes, **environment}
         if not fresh:
-            return self.warm.run(f"natix_hf.{verb}", words, environment, self.folder, prelude)
+            return self.warm.run(f"natix_hf.{verb}", words, environment, self.folder, prelude, processes)
         script = self.folder / "prelude.py"
         script.write_text(f"{prelude}\nimport runpy\nrunpy.run_module('natix_hf.{verb}', run_name='__main__')\n")
         start = [str(script)] if prelude else ["-m", f"natix_hf.{verb}"]
