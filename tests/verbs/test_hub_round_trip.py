@@ -5,16 +5,16 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hub_state import WRITE
+from warm import REPOSITORY, Warm
 
 from natix_hf.files import read_json
 
 pytestmark = pytest.mark.slow
-
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 PUSH = """
 import sys
@@ -41,26 +41,35 @@ print(json.dumps([[classify(photo) for photo in sys.argv[1:]] for classify in mo
 """
 
 
-def test_a_run_on_hub_ids_is_published_and_used_by_a_stranger(loopback_hub, tiny_backbone, photo_folder, tmp_path):
-    def execute(*words: object, home: str) -> str:
-        own = {"NATIX_HF_HOME": str(tmp_path / "natix"), "PYTHONPATH": str(REPOSITORY)}
-        environment = loopback_hub.environment(tmp_path / home) | own
-        done = subprocess.run(
-            [sys.executable, *map(str, words)], cwd=tmp_path, env=environment, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+@pytest.fixture
+def typed(loopback_hub, tmp_path) -> Iterator[Callable[..., str]]:
+    """A function that runs a verb or a script on the Hub of this machine and gives what it printed."""
+    home = loopback_hub.environment(tmp_path / "home")
+    environment = home | {"NATIX_HF_HOME": str(tmp_path / "natix"), "PYTHONPATH": str(REPOSITORY)}
+    with Warm(**home) as warm:
 
-    execute("-c", PUSH, photo_folder, tiny_backbone, home="owner")
+        def run(start: str | Path, *words: object) -> str:
+            done = warm.run(start, words, environment, tmp_path)
+            assert done.status == 0, done.out + done.err
+            return done.out
+
+        yield run
+
+
+def test_a_run_on_hub_ids_is_published_and_used_by_a_stranger(
+    typed, loopback_hub, tiny_backbone, photo_folder, tmp_path
+):
+    (tmp_path / "push.py").write_text(PUSH)
+    typed(tmp_path / "push.py", photo_folder, tiny_backbone)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
         "model_name_or_path: tester/backbone\ndataset_name: tester/photos\nlabel_names: [None, Roadwork]\n"
-        "image_size: 32\noutput_dir: run\nnum_train_epochs: 1\nuse_cpu: true\ndisable_tqdm: true\n"
+        "image_size: 32\nnum_train_epochs: 1\nuse_cpu: true\ndisable_tqdm: true\n"
         "dataloader_num_workers: 0\n"
         "push_to_hub: true\nhub_model_id: tester/full\nhub_format: merged\nhub_private_repo: true\n"
-        "model_version: 0.1.0\n"
+        f"model_version: 0.1.0\noutput_dir: {tmp_path / 'run'}\n"
     )
-    said = execute("-m", "natix_hf.train", recipe, home="user")
+    said = typed("natix_hf.train", recipe)
     assert "photos: tester/photos: 2 classes" in said
     run = tmp_path / "run"
     assert (
@@ -80,7 +89,7 @@ def test_a_run_on_hub_ids_is_published_and_used_by_a_stranger(loopback_hub, tiny
     assert "tester/photos" in held.files["README.md"].decode()
     assert read_json(run / "splits.json")["fingerprint"] in held.files["README.md"].decode()
 
-    said = execute("-m", "natix_hf.publish", run, "tester/stock", home="user")
+    said = typed("natix_hf.publish", run, "tester/stock")
     assert said.splitlines()[-1] == f"{loopback_hub.address}/tester/stock"
     assert WRITE not in said
     for name in ("tester/full", "tester/stock"):
@@ -92,8 +101,13 @@ def test_a_run_on_hub_ids_is_published_and_used_by_a_stranger(loopback_hub, tiny
         assert not [path for path, content in pushed.items() if str(tmp_path).encode() in content]
 
     photos = sorted(photo_folder.rglob("*.jpg"))[::12]
-    stock, full = json.loads(execute("-c", STRANGER, *photos, home="stranger"))
-    execute("-m", "natix_hf.predict", "tester/full", photo_folder, "--output", "out.jsonl", home="other")
+    environment = loopback_hub.environment(tmp_path / "stranger")
+    done = subprocess.run(
+        [sys.executable, "-c", STRANGER, *map(str, photos)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    stock, full = json.loads(done.stdout)
+    typed("natix_hf.predict", "tester/full", photo_folder, "--output", tmp_path / "out.jsonl")
     expected = {row["file"]: row["probabilities"] for row in map(json.loads, (tmp_path / "out.jsonl").open())}
     for answers in (stock, full):
         for photo, answer in zip(photos, answers, strict=True):
