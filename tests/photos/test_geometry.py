@@ -8,7 +8,7 @@ import torch
 from transformers import DINOv3ViTImageProcessor
 
 from natix_hf.errors import UserError
-from natix_hf.photos.geometry import GEOMETRIES, Crop, Geometry, Squash, Tiles, geometry_of
+from natix_hf.photos.geometry import GEOMETRIES, Crop, Geometry, Squash, Tiles, geometry_of, image_size_of
 
 SIZES = [(97, 61), (20, 300), (1, 1), (32, 32), (33, 32), (32, 35), (34, 101), (101, 34), (640, 359)]
 
@@ -143,3 +143,15 @@ def test_one_number_is_a_square_and_two_are_height_and_width():
 def test_a_crop_that_is_no_square_is_refused_with_the_way_out():
     with pytest.raises(UserError, match="resize: crop keeps a square, but image_size is 256 448: use --resize squash"):
         geometry_of("crop", [256, 448])
+
+
+@pytest.mark.parametrize("numbers", [[0], [-32], [32, 0], [-32, 64], [32, 64, 3]])
+def test_sizes_that_are_no_rectangle_are_refused(numbers):
+    found = " ".join(map(str, numbers))
+    with pytest.raises(UserError, match=rf"image_size: expected one number .* or height and width, found {found}$"):
+        image_size_of(numbers)
+
+
+def test_a_square_has_one_number():
+    assert image_size_of([224]) == image_size_of([224, 224]) == 224
+    assert image_size_of([256, 448]) == [256, 448]
