@@ -129,14 +129,14 @@ def test_a_truncated_checkpoint_is_passed_over_with_a_line(stopped):
     cut(stopped.output / "checkpoints" / "checkpoint-4" / "optimizer.pt")
     done = stopped.train()
     assert "training continues from" in done.out
-    assert "after step 2; checkpoint-4 is incomplete: optimizer.pt has" in done.out
+    assert "after step 2; checkpoint-4 is incomplete: optimizer.pt: expected" in done.out
 
 
 def test_where_every_checkpoint_is_truncated_nothing_starts_at_step_1(stopped):
     for step in (2, 4):
         cut(stopped.output / "checkpoints" / f"checkpoint-{step}" / "adapter_model.safetensors")
     line = stopped.refusal()
-    assert "checkpoint-4 is damaged (adapter_model.safetensors has" in line
+    assert "checkpoint-4 is damaged (adapter_model.safetensors: expected" in line
     assert "--overwrite_output_dir true" in line
 
 
