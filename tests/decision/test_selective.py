@@ -131,5 +131,5 @@ def test_bad_input_is_refused():
         risk_coverage(np.array([0.1, np.nan, 0.2]), np.zeros(3), None)
     with pytest.raises(ValueError, match="found"):
         risk_coverage(np.zeros(3), np.zeros(2), None)
-    with pytest.raises(ValueError, match="one per row"):
+    with pytest.raises(ValueError, match="one group per row"):
         risk_coverage(np.zeros(3), np.zeros(3), np.array(["a", "b"]))

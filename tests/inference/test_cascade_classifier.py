@@ -99,7 +99,7 @@ def test_a_photo_is_decoded_once_for_both_models(models, photos, tmp_path):
 def test_the_line_about_early_exits_is_in_gflop(models, photos):
     model, *_ = cascade_of(models, photos, 0.5)
     told = left_early_line(model, Written(good=8, early=6))
-    assert told == "6 photos left early (75.0%): 1.25 of 4.25 GFLOP a photo"
+    assert told == "6 photos left early (75.0%): 1.25 of 4.25 GFLOP per photo"
 
 
 def test_a_batch_is_measured_on_the_second_model(models, photos):

@@ -169,7 +169,7 @@ def test_a_changed_photo_is_never_served_stale(photos, tmp_path):
 def test_a_photo_that_changes_under_the_run_stops_the_pass(photos, tmp_path):
     rows = rows_of(photos)
     smooth(96, 64, seed=99).save(photos[2], quality=95)
-    with pytest.raises(PhotoError, match=r"2\.jpg: the photo was changed"):
+    with pytest.raises(PhotoError, match=r"2\.jpg: the photo has changed"):
         photo_copies(rows, side=32, cache_dir=tmp_path / "cache")
     photos[2].unlink()
     with pytest.raises(PhotoError, match=r"2\.jpg: no such file"):

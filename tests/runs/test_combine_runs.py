@@ -218,7 +218,7 @@ def test_a_warning_if_the_first_run_is_not_the_cheaper_one(pair, capsys):
     [
         (export, ("--format", "merged", "--output", "x"), "natix_hf.export"),
         (publish, ("me/model",), "natix_hf.publish"),
-        (recalibrate, ("photos", "--output", "x"), "natix_hf.recalibrate"),
+        (recalibrate, (str(Path(__file__).parent), "--output", "x"), "natix_hf.recalibrate"),
         (evaluate, ("--robustness", "challenge@2025"), "--robustness"),
     ],
 )

@@ -86,7 +86,7 @@ def test_runs_are_joined_by_id_and_judged_as_they_are_served(tmp_path, capsys):
     assert "b minus a:" in told
     shown = {"views": "1", "pixels": "256 x 448", "GFLOP": "21.5", "seconds": "0.125"}
     for head, cell in shown.items():
-        assert re.search(rf"{head} a photo +- +{cell}", told)
+        assert re.search(rf"{head} per photo +- +{cell}", told)
     assert not (home() / "test_reads").exists()
     assert compare_runs([a, run(tmp_path / "c", rows, 1)]).beside_first[0].difference["mcc"].difference == 0
 

@@ -192,7 +192,7 @@ def test_a_recipe_that_asks_for_what_there_is_not_is_refused(tmp_path, lines, wo
         ("probe", "none", {"mixup_alpha": 0.2}, "mixup_alpha: every batch mixes photos differently"),
         ("probe", "basic", {"cutmix_alpha": 1.0}, "cutmix_alpha: every batch mixes photos differently"),
         ("lora", "challenge@2025", {"decode_copy": True}, "decode_copy: augment challenge@2025 works on whole photos"),
-        ("lora", "strong", {}, "augment: 'strong' is unknown"),
+        ("lora", "strong", {}, "augment: expected one of none, basic, .*; found 'strong'"),
     ],
 )
 def test_settings_that_would_be_ignored_are_refused(tmp_path, method, augment, settings, words):

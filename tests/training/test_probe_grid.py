@@ -78,8 +78,8 @@ def test_lbfgs_is_sklearns_logistic_regression_at_its_best_strength():
         ("lora", {}, "probe_heads: grid given, but method is lora"),
         ("probe", {"loss": "focal"}, "loss: focal given, but probe_heads: grid trains with plain cross-entropy"),
         ("probe", {"model_options": {"head": "mlp"}}, "grid trains linear heads, but head is mlp"),
-        ("probe", {"probe_layers": [99]}, "probe_layers: expected at most .*, found 99"),
-        ("probe", {"probe_poolings": ["max"]}, "probe_poolings: expected .*, found max"),
+        ("probe", {"probe_layers": [99]}, "probe_layers: expected at most .*; found 99"),
+        ("probe", {"probe_poolings": ["max"]}, "probe_poolings: expected .*; found max"),
     ],
 )
 def test_grids_that_cannot_be_trained_are_refused(job, photo_folder, method, changes, said):
