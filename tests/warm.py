@@ -169,12 +169,10 @@ def main() -> None:
     import natix_hf.hub.proof
     import natix_hf.inference.classify
     import natix_hf.recipe.yaml_and_command_line
-    import natix_hf.report.figures
     import natix_hf.runs.finish_run
     import natix_hf.runs.pipeline.carry_on
-    import natix_hf.training.trainer
+    import natix_hf.training.trainer  # noqa: F401
 
-    natix_hf.report.figures._DPI = 50  # dots of figures that tests of commands do not look at
     print("ready", flush=True)
     for line in sys.stdin:
         print(run(json.loads(line)), flush=True)

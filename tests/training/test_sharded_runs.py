@@ -59,7 +59,7 @@ COMMON = {
     "save_total_limit": 9,
 }
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 
 def words(options: dict) -> list[str]:

@@ -196,7 +196,7 @@ def test_a_trial_that_falls_behind_ends_early_and_is_told_from_the_others(module
     [
         (("--search", "tpe", "--trials", "0", "--space", "lora_r=4..8"), "a number, such as 40; found 0"),
         (("--search", "cmaes", "--trials", "3", "--space", "lora_r=4..8"), "--search: expected tpe, found cmaes"),
-        (("--search", "tpe", "--trials", "3", "--space", "focal_gamma=-1..2"), "focal_gamma: -1"),
+        (("--search", "tpe", "--trials", "3", "--space", "focal_gamma=-1..2"), "expected 0 or a positive"),
         (("--search", "tpe", "--trials", "3", "--space", "lora_r=4.5..8"), "4.5"),
         (("--search", "tpe", "--trials", "3", "--space", "loss=ce,focl"), "did you mean 'focal'?"),
         (("--search", "tpe", "--trials", "3", "--grid", "lora_r=4,8"), "--grid: cannot be combined with --search"),
