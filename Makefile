@@ -29,9 +29,9 @@ test: $(STAMP) ## run the tests, fast ones first
 test-long: $(STAMP) ## run the tests that train many times over: shared sweeps, searches, a pipeline killed in every step
 	$(BIN)/python -m pytest -m long $(ARGS)
 
-quick: $(STAMP) ## run the fast tests that need no model, no drawn scenes and no process of their own: about two minutes
+quick: $(STAMP) ## run the fast tests that need no model, no data set and no process of their own: under two minutes
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not browser" \
-		$(patsubst %,--ignore=tests/%,training runs hub verbs modeling inference golden docs scenes test_startup.py) $(ARGS)
+		$(patsubst %,--ignore=tests/%,data training runs hub verbs modeling inference golden docs scenes test_startup.py) $(ARGS)
 
 browser: $(STAMP) ## install what test-browser needs: playwright, and Debian's Chromium where there is none
 	@$(BIN)/python -c 'import playwright' 2>/dev/null || $(BIN)/python -m pip install --quiet --editable '.[browser]'
