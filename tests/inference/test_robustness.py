@@ -99,7 +99,7 @@ def test_latency_is_of_photos_one_by_one_and_leaves_the_model_alone(probe, rows)
     found = measure_latency(model, processor, [row["image"] for row in rows], warm_up=1)
     assert seen == [1] * 7
     assert len(found["seconds"]) == 6
-    assert all(0 < one < 9 for one in found["seconds"])
+    assert all(seconds > 0 for seconds in found["seconds"])
     assert found["cores"] >= 1
     assert model.training
     # Time is up before the second photo, and one photo is measured all the same.
