@@ -13,6 +13,7 @@ every process of a launch). The answer is the exit status.
 from __future__ import annotations
 
 import json
+import multiprocessing.util
 import os
 import signal
 import socket
@@ -140,6 +141,8 @@ def child(request: dict, rank: int, own: dict[str, str]) -> None:
 
         traceback.print_exc()
         status = 1
+    # As a child of multiprocessing ends: since Python 3.14 its semaphores are else reported as leaked.
+    multiprocessing.util._exit_function()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
-from code_blocks import REPOSITORY
+from code_blocks import REPOSITORY, Block, commands
 from PIL import Image
 from warm import Result, Warm, plain_environment
 
@@ -36,7 +36,6 @@ SMALL = {
     "dataloader_num_workers": 0,
     "preprocessing_num_workers": 1,
     "disable_tqdm": True,
-    "overwrite_output_dir": True,
     "use_cpu": True,
 }
 # Of 120 photos: enough in val_calib for the calibration of a graph in int8, which needs 30 in each half.
@@ -61,10 +60,10 @@ class Reader:
             "MPLBACKEND": "agg",
         }
 
-    def bring_runs(self, text: str) -> None:
-        """Copy the finished runs that a page speaks of into the folder."""
+    def bring_runs(self, page_blocks: list[Block]) -> None:
+        """Copy the finished runs that a page uses before it trains them itself into the folder."""
         for name in RUNS:
-            if re.search(rf"{name}(?![\w-])", text):
+            if _uses(page_blocks, name):
                 shutil.copytree(self.finished(name), self.folder / name)
 
     def type(self, start: str | Path, words: list[str]) -> Result:
@@ -82,6 +81,21 @@ class Reader:
     def ran(self, start: str | Path, words: list[str], place: str) -> None:
         done = self.type(start, words)
         assert done.status == 0, f"{place}: {start} {' '.join(words)}: {done.out[-2000:]}\n{done.err[-2000:]}"
+
+
+def _uses(page_blocks: list[Block], name: str) -> bool:
+    """Whether the first command about a run expects it to be there, as trained by its recipe in `RUNS`."""
+    for block in page_blocks:
+        if block.language == "python":
+            if re.search(rf"{name}(?![\w-])", block.text):
+                return True
+            continue
+        for module, words in commands(block.text):
+            if any(re.search(rf"{name}(?![\w-])", word) for word in words):
+                return True
+            if module == "natix_hf.train" and words[0] == RUNS[name][0] and "--output_dir" not in words:
+                return words == RUNS[name]
+    return False
 
 
 def write_streets(folder: Path, count: int, seed: int) -> Path:

@@ -104,7 +104,8 @@ def smaller(text: str) -> str:
 
 
 def run(page_blocks: list[Block], reader) -> None:
-    """Run blocks of one page, in their order."""
+    """Run blocks of one page, in their order; a page that trains twice into one folder is refused as for a reader."""
+    reader.bring_runs(page_blocks)
     for block in page_blocks:
         if block.language == "python":
             script = reader.folder / "block.py"
@@ -119,12 +120,10 @@ def run(page_blocks: list[Block], reader) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", RUNNING, **ids)
 def test_every_block_runs(page: Path, reader):
-    reader.bring_runs(page.read_text(encoding="utf-8"))
     run([block for block in blocks(page) if block.runs], reader)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("page", LONG, **ids)
 def test_long_blocks_run_in_their_place_on_the_page(page: Path, reader):
-    reader.bring_runs(page.read_text(encoding="utf-8"))
     run([block for block in blocks(page) if block.runs or block.long], reader)
