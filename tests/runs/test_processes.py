@@ -53,8 +53,9 @@ def alive(number: int) -> bool:
         return False
 
 
-def test_it_is_called_with_its_words_and_its_last_line_says_why_it_failed(tmp_path, program):
-    program('echo "$@"; echo "error: no room"; exit 2')
+@pytest.mark.parametrize("after", ["", 'echo "UserWarning: leaked semaphore";'])
+def test_it_is_called_with_its_words_and_its_error_says_why_it_failed(tmp_path, program, after):
+    program(f'echo "$@"; echo "error: no room"; {after} exit 2')
     log = tmp_path / "logs" / "run.txt"
     assert train(tmp_path, resume=True) == f"exit status 2: no room ({log})"
     said = "-m natix_hf.train recipe.yaml --overwrite_output_dir false --resume_from_checkpoint true"

@@ -62,8 +62,10 @@ def train(output: Path, name: str, words: list[str], *, resume: bool, lease: Lea
         signal.signal(signal.SIGTERM, before)
     if status == 0:
         return None
-    last = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()][-1:]
-    return f"exit status {status}: {' '.join(last).removeprefix('error: ')} ({log})"
+    lines = [line for line in log.read_text(encoding="utf-8").splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error: ")]  # libraries may warn after it, while Python exits
+    reason = " ".join((errors or lines)[-1:]).removeprefix("error: ")
+    return f"exit status {status}: {reason} ({log})"
 
 
 def _stop(number: int, frame: object) -> NoReturn:
