@@ -14,6 +14,7 @@ TRICKS = {
     "memory": "freed memory is kept for the next step (startup.keep_freed_memory)",
     "sleeping": "waiting threads sleep soon (startup.wait_asleep)",
     "imports": "no garbage collection during imports (startup.quick_imports)",
+    "forking": "worker processes are forked, also on Python 3.14 (startup.fork_workers)",
     "threads": "small matrix products use one thread (threads.one_blas_thread)",
 }
 

@@ -8,6 +8,9 @@ Threads: torch distributes each operation over threads. A thread that waits for 
 the defaults of GNU's OpenMP, which torch's Linux wheels contain, it does so for milliseconds before it sleeps. Next to
 other busy processes, the threads use up their processor time by polling and do not run when there is work.
 
+Workers: since Python 3.14, a worker process on Linux is no longer a copy of its parent: it imports torch and the rest
+again, which takes seconds for every loader of photos.
+
 Imports: while torch and transformers are imported, Python repeatedly searches their hundreds of thousands of objects
 for garbage. This takes a second or two and finds nothing.
 """
@@ -31,6 +34,7 @@ SMALLER = 32 << 20  # the maximum of M_MMAP_THRESHOLD in older releases of glibc
 def prepare() -> None:
     """Run by every command before it reads its arguments, so before torch is imported."""
     wait_asleep()
+    fork_workers()
     if not sys.stderr.isatty():
         from natix_hf.progress_lines import bars_as_lines
 
@@ -41,6 +45,15 @@ def wait_asleep() -> None:
     """Let waiting OpenMP threads sleep soon, unless the user has set this; must run before torch is imported."""
     if "OMP_WAIT_POLICY" not in os.environ and wanted("sleeping"):
         os.environ.setdefault("GOMP_SPINCOUNT", str(SPINS))
+
+
+def fork_workers() -> None:
+    """Fork worker processes on Linux, as every Python before 3.14 did, unless a start method is chosen already."""
+    if sys.platform == "linux" and sys.version_info >= (3, 14) and wanted("forking"):
+        import multiprocessing
+
+        if multiprocessing.get_start_method(allow_none=True) is None:
+            multiprocessing.set_start_method("fork")
 
 
 def keep_freed_memory() -> bool:

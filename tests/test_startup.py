@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import multiprocessing
 import platform
 import subprocess
 import sys
@@ -28,6 +29,23 @@ def test_keeping_freed_memory_leaves_a_users_own_settings_alone():
     assert told(NATIX_HF_WITHOUT="memory") == "False"
     if platform.libc_ver()[0] == "glibc":
         assert told() == "True"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot fork safely")
+@pytest.mark.parametrize(
+    ("chosen", "without", "expected"),
+    [("None", "", "fork"), ("'spawn'", "", "spawn"), ("None", "forking", multiprocessing.get_all_start_methods()[0])],
+)
+def test_a_command_forks_its_workers_unless_the_user_chose_how_they_start(chosen, without, expected):
+    code = (
+        "import multiprocessing\n"
+        "from natix_hf.errors import command\n"
+        f"multiprocessing.set_start_method({chosen})\n"
+        "command(lambda words: print(multiprocessing.get_start_method()), [])"
+    )
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, env={"NATIX_HF_WITHOUT": without}, check=True)
+    assert done.stdout.strip() == expected
 
 
 def test_a_command_lets_waiting_threads_sleep_before_torch_is_imported_unless_the_user_says_how_they_wait():
@@ -86,7 +104,7 @@ def test_each_trick_has_a_switch_and_a_word_that_is_none_is_refused_in_one_line(
     )
     assert (done.returncode, done.stderr) == (
         2,
-        "error: NATIX_HF_WITHOUT: expected packing, memory, sleeping, imports, threads or all, found speed\n",
+        "error: NATIX_HF_WITHOUT: expected packing, memory, sleeping, imports, forking, threads or all, found speed\n",
     )
 
 
