@@ -34,13 +34,17 @@ def test_keeping_freed_memory_leaves_a_users_own_settings_alone():
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems cannot fork safely")
 @pytest.mark.parametrize(
     ("chosen", "without", "expected"),
-    [("None", "", "fork"), ("'spawn'", "", "spawn"), ("None", "forking", multiprocessing.get_all_start_methods()[0])],
+    [
+        ("pass", "", "fork"),
+        ("multiprocessing.set_start_method('spawn')", "", "spawn"),
+        ("pass", "forking", multiprocessing.get_all_start_methods()[0]),
+    ],
 )
 def test_a_command_forks_its_workers_unless_the_user_chose_how_they_start(chosen, without, expected):
     code = (
         "import multiprocessing\n"
         "from natix_hf.errors import command\n"
-        f"multiprocessing.set_start_method({chosen})\n"
+        f"{chosen}\n"
         "command(lambda words: print(multiprocessing.get_start_method()), [])"
     )
     words = [sys.executable, "-c", code]
