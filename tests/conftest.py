@@ -22,6 +22,10 @@ from hub_state import Hub
 from PIL import Image
 from warm import Warm
 
+from natix_hf.startup import fork_workers
+
+fork_workers()  # as every command does
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Fast tests first: a mistake shows in seconds."""
