@@ -6,8 +6,8 @@ from functools import partial
 
 from natix_hf.documents.comparison import BesideFirst, ComparedRun, Comparison, JudgedDifference
 from natix_hf.report import photo_cost
-from natix_hf.report.sections import Cell, figure_cell
-from natix_hf.report.summary import LABELS, figure_text, interval_text, sentence
+from natix_hf.report.sections import difference_cell, figure_cell
+from natix_hf.report.summary import LABELS, difference_text, figure_and_interval, sentence
 
 SHOWN = ("mcc", "accuracy", "balanced_accuracy", "auroc", "log_loss", "ece", "macro_f1")
 LOWER = "lower is better for log loss and ECE"
@@ -24,10 +24,11 @@ def comparison_lines(document: Comparison, count: int = 5) -> list[str]:
         f"{document.split}: {document.n} photos in {document.groups} groups, {level} intervals from "
         f"{document.resamples} resamples of groups; {LOWER}"
     ]
-    shown = [[run.metrics[name] for name in SHOWN] for run in document.runs]
-    figures = [[f"{figure_text(figure.value)} ({interval_text(figure)})" for figure in row] for row in shown]
-    columns = [[run.name, *row, *cost_cells(run)] for run, row in zip(document.runs, figures)]
-    lines += _table([list(row) for row in zip(["metric", *(LABELS[name] for name in SHOWN), *_COST], *columns)])
+    columns = [["metric", *(LABELS[name] for name in SHOWN), *_COST]]
+    for run in document.runs:
+        figures = [figure_and_interval(run.metrics[name]) for name in SHOWN]
+        columns.append([run.name, *figures, *cost_cells(run)])
+    lines += _table([list(row) for row in zip(*columns)])
     for run in document.beside_first:
         first = document.first
         lines += ["", f"{run.name} minus {first}:"]
@@ -79,10 +80,7 @@ def cost_cells(run: ComparedRun) -> list[str]:
 
 def signed(gap: JudgedDifference) -> str:
     """A difference and its interval with explicit signs; a dash if the difference is undefined."""
-    if gap.difference is None:
-        return "-"
-    text = f"{gap.difference:+.3f}"
-    return text if gap.low is None else f"{text} ({gap.low:+.3f} to {gap.high:+.3f})"
+    return "-" if gap.difference is None else difference_text(gap)
 
 
 def winner(document: Comparison, run: BesideFirst, gap: JudgedDifference) -> str:
@@ -123,18 +121,12 @@ def comparison_html(document: Comparison, version: str = "") -> str:
         costs=_COST,
         figure_cell=figure_cell,
         cost_cells=cost_cells,
-        gap_cell=_gap_cell,
+        gap_cell=difference_cell,
         winner=partial(winner, document),
         sentences=lambda run: [sentence(line) for line in sentences(document, run)],
         sentence=sentence,
         version=version,
     )
-
-
-def _gap_cell(gap: JudgedDifference) -> Cell:
-    """A table cell with a difference and its interval."""
-    value, _, interval = signed(gap).partition(" (")
-    return Cell("" if gap.difference is None else gap.difference, value, interval.removesuffix(")"))
 
 
 def _table(rows: list[list[str]]) -> list[str]:

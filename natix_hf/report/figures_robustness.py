@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from natix_hf.documents.reward import RewardEntry
-from natix_hf.documents.robustness import Case, ProfileFigures, Robustness
+from natix_hf.documents.robustness import ProfileFigures, Robustness
 from natix_hf.report.figures import BLUE, GREY, ORANGE, new_figure, save_figure
-from natix_hf.report.robustness import sent_text
+from natix_hf.report.robustness import case_text, sent_text
 
 WIDE = 90  # letters per line below the figure
 
@@ -38,7 +38,7 @@ def robustness(document: Robustness, path: str | Path, metric: str = "mcc") -> N
             colour = BLUE if case.distortion is None else ORANGE
             axes.plot([figures.low, figures.high], [place, place], color=colour, linewidth=1.6)
             axes.plot(figures.value, place, "o" if case.level is None else "s", color=colour, markersize=5)
-        axes.set_yticks(range(len(profile.cases)), [_case_name(case) for case in profile.cases], fontsize=8)
+        axes.set_yticks(range(len(profile.cases)), [case_text(case) for case in profile.cases], fontsize=8)
         axes.set(ylim=(len(profile.cases) - 0.4, -0.6), xlim=(min(known) - margin, max(known) + margin))
         axes.set_title(profile.profile, fontsize=10, loc="left")
     panels[0].legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 1))
@@ -52,9 +52,3 @@ def sent_lines(profiles: Sequence[ProfileFigures | RewardEntry]) -> list[str]:
     """How the photos of the profiles were sent, as lines below a figure."""
     sent = sent_text(profiles)
     return textwrap.wrap(f"sent: {sent}", WIDE) if sent else []
-
-
-def _case_name(case: Case) -> str:
-    if case.distortion is not None:
-        return f"{case.distortion}, severity {case.severity}"
-    return "all levels" if case.level is None else f"level {case.level}"

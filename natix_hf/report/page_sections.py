@@ -15,6 +15,7 @@ import numpy as np
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.ledger import LedgerEntry
 from natix_hf.documents.split_certificate import SplitCertificate
+from natix_hf.report.metrics import LOWER_IS_BETTER, confusion_counts
 from natix_hf.report.mistakes import confident_mistakes, suspected_label_errors
 from natix_hf.report.summary import LABELS, MEANINGS, figure_text, interval_text
 
@@ -161,7 +162,7 @@ def figures(metrics: FinalFigures) -> list[Headline]:
     for name in FIRST:
         interval = metrics.metrics[name]
         top = 1.0
-        if name in ("log_loss", "ece"):
+        if name in LOWER_IS_BETTER:
             top = 1.25 * max(interval.high or 0.0, interval.value or 0.0) or 1.0
         low = -1.0 if name == "mcc" and min(interval.low or 0.0, interval.value or 0.0) < 0 else 0.0
         places = {
@@ -182,20 +183,12 @@ def figures(metrics: FinalFigures) -> list[Headline]:
 
 def confusion(labels: np.ndarray, decided: np.ndarray, names: Sequence[str]) -> list[ConfusionRow]:
     """The confusion matrix: one row per label, with counts and shares of each decision."""
-    classes = len(names)
-    counts = np.bincount(labels * classes + decided, minlength=classes**2).reshape(classes, classes)
-    totals = counts.sum(axis=1)
-    return [
-        ConfusionRow(
-            names[row],
-            int(totals[row]),
-            [
-                ConfusionCell(int(count), float(count / max(totals[row], 1)), row == column)
-                for column, count in enumerate(counts[row])
-            ],
-        )
-        for row in range(classes)
-    ]
+    rows = []
+    for row, counts in enumerate(confusion_counts(labels, decided, len(names)).tolist()):
+        total = sum(counts)
+        cells = [ConfusionCell(count, count / max(total, 1), row == column) for column, count in enumerate(counts)]
+        rows.append(ConfusionRow(names[row], total, cells))
+    return rows
 
 
 def ledger(noted: Sequence[LedgerEntry], splits: SplitCertificate) -> list[SplitUse]:
