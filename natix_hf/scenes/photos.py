@@ -195,9 +195,8 @@ def generate(
         raise UserError(f"{folder}: cannot be written ({error.strerror}): name another folder") from None
     try:
         (partial / "images").mkdir()
-        rows = _write_all(
-            [(str(partial), seed, index, size, far) for index in range(start, start + count)], workers, progress
-        )
+        tasks = [(str(partial), seed, index, size, far) for index in range(start, start + count)]
+        rows = _write_all(tasks, workers, progress)
         with open(partial / "metadata.csv", "w", newline="", encoding="utf-8") as file:
             table = csv.DictWriter(file, (*COLUMNS, BOXES) if far else COLUMNS)
             table.writeheader()

@@ -36,24 +36,13 @@ def vehicle(
     lean = 1.0 if deep(0, 0)[0] > 0 else -1.0  # the side that the camera sees
     body = [(half * lean, 0.25), deep(half * lean, 0.25), deep(half * lean, shoulder), (half * lean, shoulder)]
     glass = [(half * lean, shoulder), deep(half * lean, shoulder), deep(top * lean, roof), (top * lean, roof)]
-    pen.poly(
-        [
-            (-half, 0.1),
-            (half, 0.1),
-            deep(half * lean, 0.1),
-            deep(half * lean, 0.3),
-            (half * lean, 0.3),
-            (-half * lean, 0.3),
-        ],
-        BLACK,
-    )
+    below = [(-half, 0.1), (half, 0.1), deep(half * lean, 0.1), deep(half * lean, 0.3)]
+    pen.poly([*below, (half * lean, 0.3), (-half * lean, 0.3)], BLACK)
     pen.poly(body, shade(colour, 0.78))
     pen.poly(glass, shade(colour, 0.74))
     if kind != "truck":
-        inner = [
-            (a * 0.86 + b * 0.14, c * 0.86 + d * 0.14)
-            for (a, c), (b, d) in zip(glass, glass[2:] + glass[:2], strict=True)
-        ]
+        opposite = glass[2:] + glass[:2]
+        inner = [(a * 0.86 + b * 0.14, c * 0.86 + d * 0.14) for (a, c), (b, d) in zip(glass, opposite)]
         pen.poly(inner, GLASS)
     for where in (0.17, 0.8):
         (u0, v0), (u1, v1) = (half * lean, 0.32), deep(half * lean, 0.32)
