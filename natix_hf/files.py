@@ -171,6 +171,15 @@ def write_text(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def append_text(path: str | Path, text: str) -> None:
+    """Append UTF-8 text to a file in one write, so that several processes can append to it."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        os.write(handle, text.encode())
+    finally:
+        os.close(handle)
+
+
 def write_json(path: str | Path, document: Any) -> None:
     """Write an indented JSON document completely or not at all; NaN is refused, since JSON has none."""
     write_text(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

@@ -90,8 +90,7 @@ class DataOptions:
     ] = option(
         "basic",
         "none; basic: large random crops and mirror images; auto, rand, trivial, augmix: basic, then the policy of "
-        "that "
-        "name; challenge@...: what StreetVision's validators sent at that time; no effect on a probe",
+        "that name; challenge@...: what StreetVision's validators sent at that time; no effect on a probe",
     )
     challenge_levels: list[float] | None = option(
         None,

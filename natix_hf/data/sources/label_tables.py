@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import itertools
 import json
 import os
 import re
@@ -67,9 +68,8 @@ def find_tables(
     """
     found = Tables([], [], [])
     columns = (photo_column, *PHOTO_COLUMNS)
-    names = {photo.name for photo in photos} | {
-        photo.stem for photo in photos if len(photo.stem) > 3 and not photo.stem.isdigit()
-    }
+    names = {photo.name for photo in photos}
+    names |= {photo.stem for photo in photos if len(photo.stem) > 3 and not photo.stem.isdigit()}
     for file in files:
         suffix, top = file.suffix.lower(), len(file.parts) == 1
         if suffix not in (*READ, *SHEETS) or (suffix in (".txt", ".json") and not top):
@@ -127,9 +127,13 @@ def _fault(file: Path, header: list[str], columns: Sequence[str], names: set[str
     labelled = wanted & set(header) if len(header) > 1 else set()
     if not known and not labelled:
         return None
+    return _no_photos(columns[0], header) + ("" if labelled else " and label_column_name")
+
+
+def _no_photos(photo_column: str, header: Sequence[str]) -> str:
     return (
-        f"no column {columns[0]!r}, {' or '.join(map(repr, PHOTO_COLUMNS))} with the photos' paths; it has "
-        f"{', '.join(header)}: rename one, or set image_column_name" + ("" if labelled else " and label_column_name")
+        f"no column {photo_column!r}, {' or '.join(map(repr, PHOTO_COLUMNS))} with the photos' paths; it has "
+        f"{', '.join(header)}: rename one, or set image_column_name"
     )
 
 
@@ -207,10 +211,7 @@ def read_table(path: Path, photo_column: str, text_columns: set[str]) -> Dataset
         raise UserError(f"{path}: the table has no rows")
     column = next((name for name in (photo_column, *PHOTO_COLUMNS) if name in table.column_names), None)
     if column is None:
-        raise UserError(
-            f"{path}: no column {photo_column!r}, {' or '.join(map(repr, PHOTO_COLUMNS))} with the photos' paths; "
-            f"it has {', '.join(table.column_names)}: rename one or set image_column_name"
-        )
+        raise UserError(f"{path}: {_no_photos(photo_column, table.column_names)}")
     paths = resolved(table.column(column).to_pylist(), f"{path}: column {column!r}", path.parent)
     return Dataset(table.set_column(table.column_names.index(column), photo_column, pa.array(paths, pa.string())))
 
@@ -313,7 +314,6 @@ def resolve(name: str | None, *folders: Path) -> str | None:
     if name is None:
         return None
     names = dict.fromkeys((name, name.replace("\\", "/")))
-    guesses = [
-        text_path(Path(folder, *inner, one)) for one in names for folder in folders for inner in ((), ("images",))
-    ]
+    places = itertools.product(names, folders, ("", "images"))
+    guesses = [text_path(Path(folder, inner, one)) for one, folder, inner in places]
     return path_text(os.path.abspath(next((guess for guess in guesses if os.path.isfile(guess)), guesses[0])))

@@ -40,9 +40,8 @@ def stacked(tables: Sequence[Dataset], titles: Sequence[str]) -> Dataset:
                 raise UserError(f"column {column!r} holds {one} and {other}: rename or remove it in one of them")
             if kind is not None and own != kind:
                 aligned[i] = aligned[i].cast_column(column, kind)
-    return datasets.concatenate_datasets(aligned).with_format(
-        None
-    )  # else its format would be fixed to its present columns
+    # Without this, its format would be fixed to its present columns.
+    return datasets.concatenate_datasets(aligned).with_format(None)
 
 
 def _common(kinds: Sequence[Any]) -> Any:

@@ -92,10 +92,8 @@ class _Table:
         for label in np.argsort(present.sum(axis=0), kind="stable"):
             for share in np.flatnonzero(present[:, label] == 0):
                 holders = self.pair_group[(self.pair_class == label) & ~self.fixed[self.pair_group]]
-                holders = holders[
-                    np.lexsort((self.ranks[holders], self.sizes[holders], -present[self.home[holders], label]))
-                ]
-                for group in holders:
+                order = np.lexsort((self.ranks[holders], self.sizes[holders], -present[self.home[holders], label]))
+                for group in holders[order]:
                     classes, times = np.unique(self.cell_class[self.cells(group)[0]], return_counts=True)
                     if (present[self.home[group], classes] > times).all():
                         present[self.home[group], classes] -= times
