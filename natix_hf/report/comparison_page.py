@@ -10,15 +10,12 @@ from natix_hf.report.sections import difference_cell, figure_cell
 from natix_hf.report.summary import LABELS, difference_text, figure_and_interval, sentence
 
 SHOWN = ("mcc", "accuracy", "balanced_accuracy", "auroc", "log_loss", "ece", "macro_f1")
+LISTED = 5  # most slices and photos in the lines of text
 LOWER = "lower is better for log loss and ECE"
 
 
-def comparison_lines(document: Comparison, count: int = 5) -> list[str]:
-    """The comparison as lines of text: figures of all runs, then the difference of each run from the first.
-
-    Args:
-        count: largest number of slices and of photos to list.
-    """
+def comparison_lines(document: Comparison) -> list[str]:
+    """The comparison as lines of text: figures of all runs, then the difference of each run from the first."""
     level = f"{100 * document.level:g} %"
     lines = [
         f"{document.split}: {document.n} photos in {document.groups} groups, {level} intervals from "
@@ -30,30 +27,27 @@ def comparison_lines(document: Comparison, count: int = 5) -> list[str]:
         columns.append([run.name, *figures, *cost_cells(run)])
     lines += _table([list(row) for row in zip(*columns)])
     for run in document.beside_first:
-        first = document.first
-        lines += ["", f"{run.name} minus {first}:"]
-        gaps = [(name, run.difference[name]) for name in SHOWN]
-        lines += _table([[LABELS[name], signed(gap), winner(document, run, gap)] for name, gap in gaps])
-        lines += [f"  {line}" for line in sentences(document, run)]
-        large = [row for row in run.slices if not row.small]
-        if large:
-            shown = large if len(large) <= count else [*large[: count - 1], large[-1]]
-            lines.append(f"  by slice, balanced accuracy ({len(large)} slices without the small ones, worst first):")
-            lines += _table(
-                [
-                    [
-                        f"{row.column} = {row.value}",
-                        signed(row.balanced_accuracy),
-                        winner(document, run, row.balanced_accuracy),
-                        f"{row.n} photos, {row.groups} groups",
-                    ]
-                    for row in shown
-                ]
-            )
-        if run.photos:
-            ids = ", ".join(photo.id for photo in run.photos[:count])
-            lines.append(f"  decisions differ on {run.differ} photos, most on {ids}")
+        lines += ["", *_lines_of(document, run)]
     return [*lines, "", *document.notes]
+
+
+def _lines_of(document: Comparison, run: BesideFirst) -> list[str]:
+    """A run compared with the first one."""
+    gaps = [(name, run.difference[name]) for name in SHOWN]
+    lines = [f"{run.name} minus {document.first}:"]
+    lines += _table([[LABELS[name], signed(gap), winner(document, run, gap)] for name, gap in gaps])
+    lines += [f"  {line}" for line in sentences(document, run)]
+    if large := [row for row in run.slices if not row.small]:
+        lines.append(f"  by slice, balanced accuracy ({len(large)} slices without the small ones, worst first):")
+        rows = []
+        for row in large if len(large) <= LISTED else [*large[: LISTED - 1], large[-1]]:
+            gap, photos = row.balanced_accuracy, f"{row.n} photos, {row.groups} groups"
+            rows.append([f"{row.column} = {row.value}", signed(gap), winner(document, run, gap), photos])
+        lines += _table(rows)
+    if run.photos:
+        ids = ", ".join(photo.id for photo in run.photos[:LISTED])
+        lines.append(f"  decisions differ on {run.differ} photos, most on {ids}")
+    return lines
 
 
 _COST = ("method", "parameters", "trained parameters", "size", "training", "latency")

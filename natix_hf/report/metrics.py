@@ -69,16 +69,16 @@ def confusion_figures(confusion: np.ndarray) -> dict[str, np.ndarray]:
     size = confusion.sum(axis=(1, 2))
     right = np.diagonal(confusion, axis1=1, axis2=2)  # (b, classes)
     of_label, of_decision = confusion.sum(axis=2), confusion.sum(axis=1)
-    occurs, seen = of_label > 0, of_label + of_decision > 0
+    occurs, appears = of_label > 0, of_label + of_decision > 0
     hits = right.sum(axis=1)
     recall = np.divide(right, of_label, out=np.zeros_like(right), where=occurs)
-    f1 = np.divide(2 * right, of_label + of_decision, out=np.zeros_like(right), where=seen)
+    f1 = np.divide(2 * right, of_label + of_decision, out=np.zeros_like(right), where=appears)
     covariance = hits * size - (of_label * of_decision).sum(axis=1)
     spread = (size**2 - (of_label**2).sum(axis=1)) * (size**2 - (of_decision**2).sum(axis=1))
     return {
         "accuracy": hits / size,
         "balanced_accuracy": recall.sum(axis=1) / occurs.sum(axis=1),
-        "macro_f1": f1.sum(axis=1) / seen.sum(axis=1),
+        "macro_f1": f1.sum(axis=1) / appears.sum(axis=1),
         "mcc": np.divide(covariance, np.sqrt(spread), out=np.zeros_like(size), where=spread > 0),
     }
 

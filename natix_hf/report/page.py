@@ -46,9 +46,9 @@ def render(template: str, **context: Any) -> str:
     return _environment().get_template(template).render(**context)
 
 
-def percent(share: float | None, digits: int = 1) -> str:
+def percent(share: float | None) -> str:
     """Format `0.1234` as `12.3 %`, and an undefined share as a dash."""
-    return "-" if share is None else f"{100 * share:.{digits}f}\u00a0%"
+    return "-" if share is None else f"{100 * share:.1f}\u00a0%"
 
 
 def report_html(

@@ -28,23 +28,21 @@ UNIT = (0.0, 1.0)
 Series = tuple[list[float], list[float]]  # steps and values
 
 
-def training_charts(log_history: Sequence[Mapping[str, float | None]], metric: str = "mcc") -> list[Chart]:
-    """Losses over the steps of training, and the metric that chose the checkpoint.
+def training_charts(log_history: Sequence[Mapping[str, float | None]]) -> list[Chart]:
+    """Losses and MCC over the steps of training.
 
     Args:
         log_history: `TrainerState.log_history`.
-        metric: name without `eval_`.
     """
 
     train, held_out = _series(log_history, "loss"), _series(log_history, "eval_loss")
-    score, raw = _series(log_history, f"eval_{metric}"), _series(log_history, f"eval_raw_{metric}")
+    score, raw = _series(log_history, "eval_mcc"), _series(log_history, "eval_raw_mcc")
     steps = Axis("training step", 0, max([*train[0], *held_out[0], *score[0]], default=0))
     charts = []
     if train[0] or held_out[0]:
         charts.append(_loss_chart(train, held_out, steps))
     if score[0]:
-        title = metric.replace("_", " ") if "_" in metric else metric.upper()
-        charts.append(_score_chart(title, score, raw, steps))
+        charts.append(_score_chart(score, raw, steps))
     return charts
 
 
@@ -72,20 +70,20 @@ def _loss_chart(train: Series, held_out: Series, steps: Axis) -> Chart:
     return chart
 
 
-def _score_chart(title: str, score: Series, raw: Series, steps: Axis) -> Chart:
+def _score_chart(score: Series, raw: Series, steps: Axis) -> Chart:
     best = int(np.argmax(score[1]))
     chart = Chart(
-        f"{title} on val_select",
-        f"{title} over {steps.high} steps. The highest value is {number(max(score[1]))} at step {score[0][best]}.",
+        "MCC on val_select",
+        f"MCC over {steps.high} steps. The highest value is {number(max(score[1]))} at step {score[0][best]}.",
         steps,
-        Axis(title, min([0.0, *score[1], *raw[1]]), 1.0),
+        Axis("MCC", min([0.0, *score[1], *raw[1]]), 1.0),
         note="The checkpoint was chosen by this curve, so its best value is too optimistic.",
     )
     chart.line(*raw, "orange dash", "raw weights")
     chart.line(*score, "blue", "averaged weights, which are kept" if raw[0] else "val_select")
     for step, value in zip(*score):
         chart.dot(step, value, "blue", f"step {step}: {number(value)}", 3.5)
-    chart.table = _table_of_series({title: score, "raw weights": raw} if raw[0] else {title: score})
+    chart.table = _table_of_series({"MCC": score, "raw weights": raw} if raw[0] else {"MCC": score})
     return chart
 
 
@@ -106,26 +104,25 @@ class _Bins(NamedTuple):
     ece: float
 
     @classmethod
-    def of(cls, probabilities: np.ndarray, labels: np.ndarray, bins: int) -> _Bins:
+    def of(cls, probabilities: np.ndarray, labels: np.ndarray) -> _Bins:
         confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-        _, bin_of_row = confidence_gaps(probabilities, labels, bins)
-        size = np.bincount(bin_of_row, minlength=bins)
-        sums = [np.bincount(bin_of_row, column, minlength=bins) for column in (confidence, right)]
-        ece = expected_calibration_error(probabilities, labels, bins)
+        _, bin_of_row = confidence_gaps(probabilities, labels)
+        size = np.bincount(bin_of_row, minlength=ECE_BINS)
+        sums = [np.bincount(bin_of_row, column, minlength=ECE_BINS) for column in (confidence, right)]
+        ece = expected_calibration_error(probabilities, labels)
         return cls(size, *(column / np.maximum(size, 1) for column in sums), ece)
 
 
-def reliability_chart(before: np.ndarray, after: np.ndarray, labels: np.ndarray, bins: int = ECE_BINS) -> Chart:
+def reliability_chart(before: np.ndarray, after: np.ndarray, labels: np.ndarray) -> Chart:
     """Share of right decisions by confidence, before and after calibration; `below` counts the photos of each bin.
 
     Args:
         before, after: `(n, classes)` probabilities, rows sum to 1.
         labels: `(n,)` class ids.
-        bins: number of equal-width bins on [0, 1].
     """
-    start = max(0.0, 1 / before.shape[1] - 0.5 / bins)
+    start = max(0.0, 1 / before.shape[1] - 0.5 / ECE_BINS)
     confidence = Axis("confidence", start, 1.0)
-    series = {"before": _Bins.of(before, labels, bins), "after": _Bins.of(after, labels, bins)}
+    series = {"before": _Bins.of(before, labels), "after": _Bins.of(after, labels)}
     chart = Chart(
         "Reliability",
         f"Share of right decisions against confidence for {len(labels)} photos. ECE {series['before'].ece:.4f} before "
@@ -135,7 +132,7 @@ def reliability_chart(before: np.ndarray, after: np.ndarray, labels: np.ndarray,
         readout=False,
         note="Confidence is the probability of the decided class. Each dot is a bin of photos with similar "
         "confidence; a larger dot has more photos. On the dashed line, confidence equals the share of right "
-        f"decisions; ECE is the mean distance from it. {len(labels)} photos in {bins} bins of equal width.",
+        f"decisions; ECE is the mean distance from it. {len(labels)} photos in {ECE_BINS} bins of equal width.",
     )
     chart.line([start, 1], [start, 1], "gray dash thin")
     for (name, binned), style in zip(series.items(), BEFORE_AFTER):
@@ -162,20 +159,18 @@ def _photos_by_confidence(series: Mapping[str, _Bins], confidence: Axis) -> Char
         readout=False,
     )
     for (name, binned), style, shift in zip(series.items(), BEFORE_AFTER, (0.0, 0.42)):
-        bins = len(binned.size)
         for i in np.flatnonzero(binned.size):
-            left = max(confidence.low, i / bins + 0.08 / bins + shift / bins)
-            right = min(1.0, i / bins + 0.5 / bins + shift / bins)
+            left = max(confidence.low, i / ECE_BINS + 0.08 / ECE_BINS + shift / ECE_BINS)
+            right = min(1.0, i / ECE_BINS + 0.5 / ECE_BINS + shift / ECE_BINS)
             if right > left:
                 chart.bar(left, right, binned.size[i], style, f"{name}: {binned.size[i]} photos")
     return chart
 
 
 def _reliability_rows(series: Sequence[_Bins]) -> Iterator[list[str]]:
-    bins = len(series[0].size)
     for i in np.flatnonzero(sum(binned.size for binned in series)):
         cells = [[str(one.size[i]), number(one.accuracy[i] if one.size[i] else None)] for one in series]
-        yield [f"{i / bins:.2f} to {(i + 1) / bins:.2f}", *itertools.chain(*cells)]
+        yield [f"{i / ECE_BINS:.2f} to {(i + 1) / ECE_BINS:.2f}", *itertools.chain(*cells)]
 
 
 def ranking_charts(score: np.ndarray, is_positive: np.ndarray, decided: np.ndarray, name: str) -> list[Chart]:

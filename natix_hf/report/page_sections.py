@@ -212,19 +212,19 @@ def ledger(noted: Sequence[LedgerEntry], splits: SplitCertificate) -> list[Split
     return rows
 
 
-def wanted_photos(rows: Rows, most: int = SHOWN) -> np.ndarray:
+def wanted_photos(rows: Rows) -> np.ndarray:
     """Sorted row numbers of the photos that a report shows: mistakes and suspected label errors, each row once."""
-    mistakes = confident_mistakes(rows.after, rows.labels, rows.decided, most)
-    suspects, _ = suspected_label_errors(rows.after, rows.labels, most)
+    mistakes = confident_mistakes(rows.after, rows.labels, rows.decided, SHOWN)
+    suspects, _ = suspected_label_errors(rows.after, rows.labels, SHOWN)
     return np.unique(np.concatenate([mistakes, suspects]))
 
 
 def mistakes(
-    rows: Rows, names: Sequence[str], positive: int, pictures: Mapping[tuple[str, str], Picture], most: int = SHOWN
+    rows: Rows, names: Sequence[str], positive: int, pictures: Mapping[tuple[str, str], Picture]
 ) -> list[Shot]:
     """The most confident mistakes, the most confident first."""
     shots = []
-    for row in confident_mistakes(rows.after, rows.labels, rows.decided, most):
+    for row in confident_mistakes(rows.after, rows.labels, rows.decided, SHOWN):
         label, decided = int(rows.labels[row]), int(rows.decided[row])
         kind = f"{names[label]} taken for {names[decided]}"
         if len(names) == 2:
@@ -234,16 +234,16 @@ def mistakes(
 
 
 def label_errors(
-    tables: Sequence[Rows], names: Sequence[str], pictures: Mapping[tuple[str, str], Picture], most: int = SHOWN
+    tables: Sequence[Rows], names: Sequence[str], pictures: Mapping[tuple[str, str], Picture]
 ) -> list[Shot]:
     """The labels that the model contradicts most, over several splits; confidence limits are computed per split."""
     shots = []
     for rows in tables:
-        for row, counted in zip(*suspected_label_errors(rows.after, rows.labels, most)):
+        for row, counted in zip(*suspected_label_errors(rows.after, rows.labels, SHOWN)):
             margin = float(rows.after[row, rows.labels[row]] - rows.after[row, counted])
             kind = f"{names[int(rows.labels[row])]}, or {names[counted]}?"
             shots.append((margin, _shot(rows, row, kind, names, pictures)._replace(decision=names[counted])))
-    return [shot for _, shot in sorted(shots, key=lambda pair: pair[0])[:most]]
+    return [shot for _, shot in sorted(shots, key=lambda pair: pair[0])[:SHOWN]]
 
 
 def _shot(rows: Rows, row: int, kind: str, names: Sequence[str], pictures: Mapping[tuple[str, str], Picture]) -> Shot:

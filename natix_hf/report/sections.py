@@ -129,9 +129,9 @@ def slices_section(document: Slices, *, most: int | None = None, figures: int | 
     rows = []
     for kind in kinds:
         rates = [Cell("", "-") if rate is None else figure_cell(rate) for rate in (kind.fpr, kind.fnr)]
-        cells = [difference_cell(kind.difference[document.ranked_by])]
-        cells += [*(figure_cell(kind.metrics[name]) for name in SLICE_METRICS), *rates]
-        tag = "small" if kind.small else "stands out" if kind.stands_out else ""
+        measured = [figure_cell(kind.metrics[name]) for name in SLICE_METRICS]
+        cells = [difference_cell(kind.difference[document.ranked_by]), *measured, *rates]
+        tag = "stands out" if kind.stands_out else "small" * kind.small
         name = Cell(kind.value, kind.value, tag=tag)
         rows.append([kind.column, name, count_cell(kind.n), count_cell(kind.groups), *cells[:figures]])
     heads = ["difference to the rest", *(LABELS[name] for name in SLICE_METRICS)]

@@ -34,6 +34,7 @@ from natix_hf.report.summary import LABELS, difference_text, figure_and_interval
 from natix_hf.resampling import LEVEL, group_numbers
 
 FEW_ROWS, FEW_GROUPS = 30, 10
+LISTED = 3  # slices in the lines of a command
 RANKED_BY = "balanced_accuracy"
 _CELLS = 5_000_000  # rows times resamples of one slice; keeps it to seconds
 
@@ -66,7 +67,7 @@ def slices_document(
     groups = group_numbers(groups, len(labels))
     n_boot = min(n_boot, max(200, _CELLS // len(labels)))
     options = {"positive": positive, "n_boot": n_boot, "seed": seed}
-    found: list[Slice] = []
+    entries: list[Slice] = []
     columns = {}
     for column, values in slices.items():
         values = np.asarray(values, dtype=object)
@@ -77,23 +78,23 @@ def slices_document(
             continue
         columns[column] = len(kinds)
         for kind in kinds:
-            found.append(_slice(column, kind, logits, labels, groups, values == kind, label_names, options))
-    found = sorted(_adjusted(found), key=_place)
+            entries.append(_slice(column, kind, logits, labels, groups, values == kind, label_names, options))
+    entries = sorted(_adjusted(entries), key=_place)
     return Slices(
         **measured_on(split, len(labels), groups, positive_label=label_names[positive], resamples=n_boot),
         small=Small(rows=FEW_ROWS, groups=FEW_GROUPS),
         ranked_by=RANKED_BY,
         columns=columns,
-        looked_at=len(found),
-        stand_out=sum(one.stands_out for one in found),
-        note=_note(found),
-        slices=found,
+        looked_at=len(entries),
+        stand_out=sum(one.stands_out for one in entries),
+        note=_note(entries),
+        slices=entries,
     )
 
 
-def slice_lines(document: Slices, count: int = 3) -> list[str]:
+def slice_lines(document: Slices) -> list[str]:
     """What a command prints: the worst slices that are not small, one line each, and a note on chance."""
-    shown = [entry for entry in document.slices if not entry.small][:count]
+    shown = [entry for entry in document.slices if not entry.small][:LISTED]
     if not document.slices:
         return []
     if not shown:
@@ -171,17 +172,17 @@ def _p_value(difference: float, error: float) -> float | None:
     return float(2 * scipy.stats.norm.sf(abs(difference) / error))
 
 
-def _adjusted(found: list[Slice]) -> list[Slice]:
+def _adjusted(entries: list[Slice]) -> list[Slice]:
     """Add `p_adjusted` and `stands_out`; small slices are not tested."""
-    tested = [i for i, one in enumerate(found) if not one.small and one.p is not None]
+    tested = [i for i, one in enumerate(entries) if not one.small and one.p is not None]
     if not tested:
-        return found
-    adjusted = scipy.stats.false_discovery_control([found[i].p for i in tested], method="by")
+        return entries
+    adjusted = scipy.stats.false_discovery_control([entries[i].p for i in tested], method="by")
     judged = {
-        i: found[i].model_copy(update={"p_adjusted": float(p), "stands_out": bool(p < 1 - LEVEL)})
+        i: entries[i].model_copy(update={"p_adjusted": float(p), "stands_out": bool(p < 1 - LEVEL)})
         for i, p in zip(tested, adjusted)
     }
-    return [judged.get(i, one) for i, one in enumerate(found)]
+    return [judged.get(i, one) for i, one in enumerate(entries)]
 
 
 def _place(one: Slice) -> tuple:
@@ -189,13 +190,13 @@ def _place(one: Slice) -> tuple:
     return (one.small, high is None, 0.0 if high is None else high, -one.n, one.column, one.value)
 
 
-def _note(found: Sequence[Slice]) -> str:
-    tested = sum(one.p_adjusted is not None for one in found)
+def _note(entries: Sequence[Slice]) -> str:
+    tested = sum(one.p_adjusted is not None for one in entries)
     if not tested:
         return "no slice is large enough to be tested"
     chance = (1 - LEVEL) * tested
-    out = sum(one.stands_out for one in found)
-    stand = "none stands out" if out == 0 else "1 stands out" if out == 1 else f"{out} stand out"
+    out = sum(one.stands_out for one in entries)
+    stand = f"{out} stand out" if out > 1 else f"{out or 'none'} stands out"
     return (
         f"of {tested} tested slices, about {chance:.1f} would differ from the rest by chance alone at "
         f"{LEVEL:.0%}; {stand} after correction for that"
