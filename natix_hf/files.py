@@ -125,8 +125,6 @@ def new_folder(output: Path) -> Iterator[Path]:
     stage.mkdir(parents=True)
     try:
         yield stage
-        if output.exists():
-            output.rmdir()
         os.replace(stage, output)
     finally:
         shutil.rmtree(stage, ignore_errors=True)

@@ -101,10 +101,10 @@ def _all_pairs(values: np.ndarray, queries: np.ndarray) -> Candidates:
     return _sorted(parts, 0)
 
 
-def _sorted(found: list[tuple[np.ndarray, ...]], crowded: int) -> Candidates:
+def _sorted(pairs: list[tuple[np.ndarray, ...]], crowded: int) -> Candidates:
     kinds = (np.int32, np.int8, np.int32, np.uint8)
     empty = [np.empty(0, dtype=kind) for kind in kinds]
-    row, query, value, distance = (np.concatenate(parts) for parts in zip(empty, *found))
+    row, query, value, distance = (np.concatenate(parts) for parts in zip(empty, *pairs))
     order = np.lexsort((value, row, distance, query))
     return Candidates(row[order], query[order], value[order], distance[order], crowded)
 

@@ -140,40 +140,42 @@ def load_rows(
     carried = _carried(raws, given, image_column_name, used)
     photos = carried.select_columns("image")
     limits = {"max_photo_mb": max_photo_mb, "max_photo_pixels": max_photo_pixels}
-    seen = inspected(photos, looks=looks, num_proc=num_proc, **limits)
+    inspection = inspected(photos, looks=looks, num_proc=num_proc, **limits)
     parts = [part for raw in raws for part in raw.parts]
     order = list(zip(parts, *(map(str, column) for column in values.values()), labels))
-    ids, called = row_ids(raws, given, photos.flatten()["image.path"][:], seen["fingerprint"][:], order)
-    errors = seen["error"][:]
+    ids, called = row_ids(raws, given, photos.flatten()["image.path"][:], inspection["fingerprint"][:], order)
+    errors = inspection["error"][:]
     broken = [Left(id=name, reason=reason) for name, reason in zip(called, errors) if reason is not None]
     if broken and broken_photos == "refuse":
         raise _unreadable(title, broken, len(ids))
-    own = {
+    columns = {
         "id": ids,
         "label": labels,
         "group": group_names(values, ids),
         "origin": _fact(raws, "origin", [raw.parts for raw in raws]),
         "source": _fact(raws, "source", [[raw.source.name] * len(raw.parts) for raw in raws]),
     }
-    out: dict[int, str] = {}
+    excluded: dict[int, str] = {}
     if description_column:
         reasons = _contradicting(raws, labels, names, description_column, positive_label)
-        out = {row: reason for row, reason in reasons.items() if errors[row] is None}
-    kept = [row for row, reason in enumerate(errors) if reason is None and row not in out]
-    out |= left_out(own["source"], own["group"], kept, caps=source_caps, weights=source_weights, seed=cap_seed)
-    kept = [row for row in kept if row not in out]
+        excluded = {row: reason for row, reason in reasons.items() if errors[row] is None}
+    kept = [row for row, reason in enumerate(errors) if reason is None and row not in excluded]
+    excluded |= left_out(
+        columns["source"], columns["group"], kept, caps=source_caps, weights=source_weights, seed=cap_seed
+    )
+    kept = [row for row in kept if row not in excluded]
     if broken and not kept:
         raise UserError(
             f"{title}: none of {len(ids)} photos can be used; the first is {broken[0].id}: {broken[0].reason}"
         )
     _check_classes([labels[row] for row in kept], names, title)
-    made = Dataset.from_dict(own, features=_features(names))
-    data = datasets.concatenate_datasets([made, seen.remove_columns(["error", "client"]), carried], axis=1)
-    client = seen["client"][:]
+    made = Dataset.from_dict(columns, features=_features(names))
+    data = datasets.concatenate_datasets([made, inspection.remove_columns(["error", "client"]), carried], axis=1)
+    client = inspection["client"][:]
     if convert_photos:
         data, client = converted(data, [row for row in kept if client[row]]), [""] * len(ids)
     notes = client_notes([client[row] for row in kept], [ids[row] for row in kept])
-    dropped = [Left(id=ids[row], reason=out[row]) for row in sorted(out)]
+    dropped = [Left(id=ids[row], reason=excluded[row]) for row in sorted(excluded)]
     if not raws[0].brings_splits:
         return Rows(_select(data, kept), broken, dropped, _some(values, kept), notes)
     members = {split: [row for row in kept if parts[row] == split] for split in SPLITS}

@@ -108,8 +108,8 @@ def _renamed(data: Dataset, column: str, names: list[str], kind: Value | ClassLa
     known = pc.if_else(pc.greater_equal(numbers, 0), numbers, pa.scalar(None, numbers.type))
     if isinstance(kind, ClassLabel):
         place = {name: i for i, name in enumerate(kind.names)}
-        found = pc.take(pa.array([place[name] for name in names], pa.int64()), known)
-        return with_column(data, column, pc.if_else(pc.less(numbers, 0), numbers, found), kind)
+        renumbered = pc.take(pa.array([place[name] for name in names], pa.int64()), known)
+        return with_column(data, column, pc.if_else(pc.less(numbers, 0), numbers, renumbered), kind)
     return with_column(data, column, pc.take(pa.array(names, pa.string()), known), kind)
 
 

@@ -59,9 +59,9 @@ def check_lineage(config: Any, certificate: SplitCertificate, name: str) -> None
         return
     homes = known_photos(certificate)
     prints = listed_prints(recorded["photo_prints"])
-    seen = Counter(homes[print_] for print_ in prints if homes.get(print_, "train") != "train")
-    if seen:
-        counts = ", ".join(f"{count} of {split}" for split, count in sorted(seen.items()))
+    trained_on = Counter(homes[print_] for print_ in prints if homes.get(print_, "train") != "train")
+    if trained_on:
+        counts = ", ".join(f"{count} of {split}" for split, count in sorted(trained_on.items()))
         raise LeakageError(
             f"{name} was pretrained on photos that this split tests with ({counts}), so figures on them would be too "
             "good: train on the split that it was pretrained with (same photos, split_seed and split_ratios), or "

@@ -110,7 +110,9 @@ def orientation(width: int | None, height: int | None) -> str:
     """`landscape`, `portrait` or `square`."""
     if not width or not height:
         return UNKNOWN
-    return "square" if width == height else "landscape" if width > height else "portrait"
+    if width == height:
+        return "square"
+    return "landscape" if width > height else "portrait"
 
 
 # Kinds derived from a photo's `width` and `height` in pixels.
