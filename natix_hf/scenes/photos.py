@@ -139,8 +139,8 @@ def _write(task: tuple[str, int, int, tuple[int, int], bool]) -> dict[str, str]:
     photo = scene(seed, index, size, far=far)
     name = f"images/{index:06d}.jpg"
     Path(folder, name).write_bytes(encode(photo))
-    seen = " ".join(sorted({kind for kind, _ in photo.objects}))
-    values = (name, LABELS[photo.label], photo.group, photo.daytime, photo.weather, seen)
+    kinds = " ".join(sorted({kind for kind, _ in photo.objects}))
+    values = (name, LABELS[photo.label], photo.group, photo.daytime, photo.weather, kinds)
     row = dict(zip(COLUMNS, values, strict=True))
     if far:
         boxes = [box for kind, box in photo.objects if kind in WORK]

@@ -94,7 +94,9 @@ def draw_street(rng: np.random.Generator, weather: str, night: bool) -> Street:
     snow = weather == "snow"
     green = (rng.uniform(70, 120), rng.uniform(100, 140), rng.uniform(48, 72))
     dry = (rng.uniform(140, 180), rng.uniform(128, 150), rng.uniform(84, 110))
-    verge = (222, 226, 232) if snow else (green if rng.random() < 0.7 else dry)
+    verge = green if not snow and rng.random() < 0.7 else dry
+    if snow:
+        verge = (222, 226, 232)
     paving = shade((168, 164, 158), rng.uniform(0.8, 1.15)) if not snow else (206, 210, 216)
     asphalt = (tone * rng.uniform(0.97, 1.05), tone, tone * rng.uniform(0.97, 1.06))
     if snow and rng.random() < 0.6:

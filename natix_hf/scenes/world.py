@@ -318,17 +318,17 @@ def rough_box(thing: Thing, view: View) -> tuple[float, float, float, float]:
 def _beside(anchor: Thing, things: list[Thing], views: tuple[View, ...]) -> list[Thing]:
     """`things` without those that hide `anchor` in a frame: more than 15 % alone, or too much of it together."""
     boxes = [rough_box(anchor, view) for view in views]
-    seen = [_points(box) for box in boxes]
-    seen = [points[_within(points, (0, 0, view.width, view.height))] for points, view in zip(seen, views)]
+    visible = [_points(box) for box in boxes]
+    visible = [points[_within(points, (0, 0, view.width, view.height))] for points, view in zip(visible, views)]
     kept = []
     for thing in things:
         if thing.z <= anchor.z + 0.3:
             before = [rough_box(thing, view) for view in views]
-            left = [points[~_within(points, box)] for points, box in zip(seen, before)]
+            left = [points[~_within(points, box)] for points, box in zip(visible, before)]
             alone = max(covered(box, other) for box, other in zip(boxes, before))
             if alone > 0.15 or min(map(len, left)) < CLEAR * GRID**2:
                 continue
-            seen = left
+            visible = left
         kept.append(thing)
     return kept
 
