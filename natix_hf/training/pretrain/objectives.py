@@ -79,10 +79,9 @@ class Objective(nn.Module):
 
     def load(self, point: Path) -> None:
         """Read the buffers from a checkpoint."""
-        for name, kept in load_file(point / BUFFERS).items() if dict(self.named_buffers()) else ():
-            owner, _, last = name.rpartition(".")
-            buffer = getattr(self.get_submodule(owner), last)
-            buffer.copy_(kept)
+        if dict(self.named_buffers()):
+            for name, kept in load_file(point / BUFFERS).items():
+                self.get_buffer(name).copy_(kept)
 
 
 class Distill(Objective):
