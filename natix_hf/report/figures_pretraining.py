@@ -34,10 +34,9 @@ def guard_charts(looks: Sequence[Look], least_share: float) -> list[Chart]:
     likeness = {
         "cosine": ("blue", [look.cosine for look in looks]),
         "CKA": ("orange", [look.cka for look in looks]),
+        # Without a teacher there are no values, and no curve is drawn.
+        "entropy_of_the_teacher": ("gray dash", [look.teacher_entropy for look in looks]),
     }
-    entropy = [look.teacher_entropy for look in looks]
-    if any(value is not None for value in entropy):
-        likeness["entropy_of_the_teacher"] = ("gray dash", entropy)
     return [
         curves(
             "Effective rank",
