@@ -153,14 +153,14 @@ def read_labelled(
             "without splits"
         )
     values = loaded.group_values or {"group": loaded.data["group"][:]}
-    own = _own(place, loaded.data, values, loaded.broken, known, near_duplicates, loaded.notes)
-    present = set(own.rows["label"][:])
+    usable = _own(place, loaded.data, values, loaded.broken, known, near_duplicates, loaded.notes)
+    present = set(usable.rows["label"][:])
     if len(present) < 2:
         raise UserError(
-            f"{place}: all {len(own.rows)} photos that the model does not know are of one class "
+            f"{place}: all {len(usable.rows)} photos that the model does not know are of one class "
             f"({label_names[present.pop()]!r}): add photos of at least one other class"
         )
-    return own
+    return usable
 
 
 def read_unlabelled(

@@ -237,9 +237,9 @@ def intervals_beside(
     for other in others:
         times = len(other) // n
         logits, rows = checked(other, np.tile(labels, times))
-        own, values = np.tile(group_of_row, times), classification_metrics(logits, rows, positive)
-        draws = _bootstrapped(logits, rows, own, positive, n_boot, seed)
-        ends = _ends(values, draws, _flawless_lows(logits, rows, own, values))
+        groups_of_rows, values = np.tile(group_of_row, times), classification_metrics(logits, rows, positive)
+        draws = _bootstrapped(logits, rows, groups_of_rows, positive, n_boot, seed)
+        ends = _ends(values, draws, _flawless_lows(logits, rows, groups_of_rows, values))
         yield ends, _gaps((values, value), (draws, draw))
 
 

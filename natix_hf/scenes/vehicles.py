@@ -44,11 +44,11 @@ def vehicle(
         opposite = glass[2:] + glass[:2]
         inner = [(a * 0.86 + b * 0.14, c * 0.86 + d * 0.14) for (a, c), (b, d) in zip(glass, opposite)]
         pen.poly(inner, GLASS)
-    for where in (0.17, 0.8):
+    for along in (0.17, 0.8):
         (u0, v0), (u1, v1) = (half * lean, 0.32), deep(half * lean, 0.32)
-        size = 1 + where * (deep(0, 1)[1] - deep(0, 0)[1] - 1)
+        size = 1 + along * (deep(0, 1)[1] - deep(0, 0)[1] - 1)
         across = max(0.1, abs(u1 - u0) * 0.09)
-        pen.oval(u0 + (u1 - u0) * where, v0 + (v1 - v0) * where, across, 0.32 * size, BLACK)
+        pen.oval(u0 + (u1 - u0) * along, v0 + (v1 - v0) * along, across, 0.32 * size, BLACK)
     pen.poly([(top, roof), (-top, roof), deep(-top, roof), deep(top, roof)], shade(colour, 1.1))
     pen.poly([(-half, 0.25), (half, 0.25), (half, shoulder), (top, roof), (-top, roof), (-half, shoulder)], colour)
     if kind in ("car", "bus") or rng.random() < 0.5:

@@ -236,12 +236,12 @@ def _zone(
     across = rng.random() < 0.35  # side by side instead of one behind the other
     for index, kind in enumerate(kinds[1:], start=1):
         if across:
-            where = (x + index * spacing * 0.55 * (1 if x < 0 else -1), z + rng.uniform(0.0, 0.8))
+            place = (x + index * spacing * 0.55 * (1 if x < 0 else -1), z + rng.uniform(0.0, 0.8))
         else:
-            where = (x + index * spacing * slope + rng.normal(0, 0.12), z + index * spacing + rng.uniform(0, 0.5))
+            place = (x + index * spacing * slope + rng.normal(0, 0.12), z + index * spacing + rng.uniform(0, 0.5))
         if kind in ("car", "van"):
-            where = (_lane(rng, street), z + rng.uniform(4, 30))
-        zone.append(_make(rng, kind, *where, loud=bool(rng.random() < 0.5)))
+            place = (_lane(rng, street), z + rng.uniform(4, 30))
+        zone.append(_make(rng, kind, *place, loud=bool(rng.random() < 0.5)))
     return zone
 
 

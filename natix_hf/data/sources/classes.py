@@ -39,8 +39,8 @@ def class_numbers(
     given = None if label_names is None else _checked_names(label_names)
     if isinstance(feature, ClassLabel):
         _refuse_unlabelled(values)
-        own = [as_name(name) for name in feature.names]
-        named = [None if value is None else own[value] for value in values]
+        feature_names = [as_name(name) for name in feature.names]
+        named = [None if value is None else feature_names[value] for value in values]
     else:
         _refuse_several(values, given or (), where)
         named = _words([str(value) if isinstance(value, bool) else as_name(value) for value in values], given or ())
@@ -57,7 +57,7 @@ def class_numbers(
     if given is not None:
         names = given
     elif isinstance(feature, ClassLabel):
-        names = [name for name in dict.fromkeys(own) if name]
+        names = [name for name in dict.fromkeys(feature_names) if name]
     else:
         names = sorted(distinct, key=number.get if numeric else str)
     place = {name: i for i, name in enumerate(names)}

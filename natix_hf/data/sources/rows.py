@@ -135,15 +135,15 @@ def load_rows(
         values = {column: list(map(as_name, of_column)) for column, of_column in values.items()}
         for line in _differing_by_case(names, values):
             say(line)
-    given = [given_ids(raw) for raw in raws]
+    ids_of_sources = [given_ids(raw) for raw in raws]
     used = {label_column_name, *MEASURED, *(["group"] if group_columns == ["group"] else [])}
-    carried = _carried(raws, given, image_column_name, used)
+    carried = _carried(raws, ids_of_sources, image_column_name, used)
     photos = carried.select_columns("image")
     limits = {"max_photo_mb": max_photo_mb, "max_photo_pixels": max_photo_pixels}
     inspection = inspected(photos, looks=looks, num_proc=num_proc, **limits)
     parts = [part for raw in raws for part in raw.parts]
     order = list(zip(parts, *(map(str, column) for column in values.values()), labels))
-    ids, called = row_ids(raws, given, photos.flatten()["image.path"][:], inspection["fingerprint"][:], order)
+    ids, called = row_ids(raws, ids_of_sources, photos.flatten()["image.path"][:], inspection["fingerprint"][:], order)
     errors = inspection["error"][:]
     broken = [Left(id=name, reason=reason) for name, reason in zip(called, errors) if reason is not None]
     if broken and broken_photos == "refuse":

@@ -34,11 +34,11 @@ def stacked(tables: Sequence[Dataset], titles: Sequence[str]) -> Dataset:
         kinds = {i: aligned[i].features[column] for i in members if aligned[i].features[column] != Value("null")}
         first = next(iter(kinds), None)
         kind = _common(list(kinds.values()))
-        for i, own in kinds.items():
-            if kind is None and own != kinds[first]:
-                one, other = f"{_kind(kinds[first])} in {titles[first]}", f"{_kind(own)} in {titles[i]}"
+        for i, kind_of_table in kinds.items():
+            if kind is None and kind_of_table != kinds[first]:
+                one, other = f"{_kind(kinds[first])} in {titles[first]}", f"{_kind(kind_of_table)} in {titles[i]}"
                 raise UserError(f"column {column!r} holds {one} and {other}: rename or remove it in one of them")
-            if kind is not None and own != kind:
+            if kind is not None and kind_of_table != kind:
                 aligned[i] = aligned[i].cast_column(column, kind)
     # Without this, its format would be fixed to its present columns.
     return datasets.concatenate_datasets(aligned).with_format(None)

@@ -61,11 +61,11 @@ def _fitting(pattern: Path) -> list[Path]:
 
     Brackets in the names of existing folders are literal, and all brackets are literal if nothing matches otherwise.
     """
-    there = next(folder for folder in pattern.parents if folder.is_dir())
-    rest = str(pattern.relative_to(there))
+    root = next(folder for folder in pattern.parents if folder.is_dir())
+    rest = str(pattern.relative_to(root))
     for words in (rest, rest.replace("[", "[[]")):
-        if names := glob.glob(words, root_dir=there, recursive=True):
-            return sorted(there / file for file in names)
+        if names := glob.glob(words, root_dir=root, recursive=True):
+            return sorted(root / file for file in names)
     return []
 
 

@@ -142,7 +142,7 @@ def straddling(numbers: np.ndarray, homes: Sequence[str | None]) -> list[int]:
     for number, home in zip(numbers.tolist(), homes):
         if home is not None:
             splits.setdefault(number, set()).add(home)
-    return sorted(number for number, there in splits.items() if len(there) > 1)
+    return sorted(number for number, homes_of_group in splits.items() if len(homes_of_group) > 1)
 
 
 def _group_sizes(sizes: Iterable[int]) -> dict[str, int]:

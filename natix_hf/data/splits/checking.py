@@ -284,8 +284,8 @@ def _list_leaks(report: Report, pool: _Pool, grouping: Grouping, torn: list[int]
 def _check_parts(report: Report, pool: _Pool, grouping: Grouping, parts: Halves) -> None:
     home = {row: part for part, ids in parts for row in ids}
     for part in PARTS:
-        held = {label for row, label in zip(pool.ids, pool.labels) if home.get(row) == part}
-        missing = sorted(set(pool.labels) - held)
+        present = {label for row, label in zip(pool.ids, pool.labels) if home.get(row) == part}
+        missing = sorted(set(pool.labels) - present)
         if missing:
             report.warn(f"val_calib: its part {part} has no photo of {', '.join(missing)}")
     torn = straddling(grouping.numbers, [home.get(row) for row in pool.ids])

@@ -90,14 +90,14 @@ def _tied(data: Dataset, group_values: Mapping[str, Sequence[str | None]], plan:
     def same_pixels(first: int, second: int) -> bool:
         return equal_pixels(data[first]["image"], data[second]["image"])
 
-    where = plan.metres is not None
+    by_place = plan.metres is not None
     return group_rows(
         data["id"][:],
         group_values,
         data["fingerprint"][:],
         data["look"][:] if plan.near_duplicates else None,
-        places=places(data, plan.place_column) if where else None,
-        times=times(data, plan.time_column) if where and plan.time_column else None,
+        places=places(data, plan.place_column) if by_place else None,
+        times=times(data, plan.time_column) if by_place and plan.time_column else None,
         metres=plan.metres,
         seconds=plan.seconds,
         same_pixels=same_pixels,
@@ -234,9 +234,9 @@ def cut(
     grouping = _tied(data, values, plan)
     fixed, set_aside = _fixed(data, grouping, plan) if earlier is None else _as_before(data, grouping, earlier)
     if set_aside:  # these rows no longer tie others together
-        held = np.isin(data["id"][:], [row.id for row in set_aside])
-        data, values = _without(data, values, held)
-        grouping, fixed = _tied(data, values, plan), fixed[~held]
+        left_out = np.isin(data["id"][:], [row.id for row in set_aside])
+        data, values = _without(data, values, left_out)
+        grouping, fixed = _tied(data, values, plan), fixed[~left_out]
     whole_test, parts = bool((fixed == TEST).any()), None
     if earlier is not None:
         whole_test, parts = False, earlier.description.parts.val_calib

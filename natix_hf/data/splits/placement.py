@@ -144,9 +144,9 @@ def place(
     ranks = _shuffled(group_names, seed)
     table = _Table(cells, cell_class, groups, np.asarray(shares, dtype=np.float64), ranks)
     if fixed is not None:
-        given = np.flatnonzero(fixed >= 0)
-        taken, first = np.unique(groups[given], return_index=True)
-        table.fix(taken, fixed[given[first]])
+        fixed_rows = np.flatnonzero(fixed >= 0)
+        taken, first = np.unique(groups[fixed_rows], return_index=True)
+        table.fix(taken, fixed[fixed_rows[first]])
     if label_names is not None:
         _check_enough(labels, groups, shares, label_names)
     table.place_large()

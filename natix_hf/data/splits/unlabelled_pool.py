@@ -102,23 +102,23 @@ class Pool:
             [part.select_columns(["id", "group", "fingerprint", "image"]) for part in labelled.values()]
         )
         groups = self._groups(rows, labelled, rules)
-        count, own = len(rows), groups[len(rows) :].tolist()
+        count, pool_groups = len(rows), groups[len(rows) :].tolist()
         homes = [split for split, part in labelled.items() for _ in range(len(part))]
-        held, train = {}, {}
+        reasons, train = {}, {}
         for number, name, home, group in zip(groups[:count].tolist(), rows["id"][:], homes, rows["group"][:]):
             if home == "train":
                 train.setdefault(number, group)
             else:
-                held.setdefault(number, f"in one group with {name!r} of {home}")
+                reasons.setdefault(number, f"in one group with {name!r} of {home}")
         ids = self.rows["id"][:]
-        tied = [Left(id=name, reason=held[number]) for name, number in zip(ids, own) if number in held]
-        kept = [row for row, number in enumerate(own) if number not in held]
+        tied = [Left(id=name, reason=reasons[number]) for name, number in zip(ids, pool_groups) if number in reasons]
+        kept = [row for row, number in enumerate(pool_groups) if number not in reasons]
         if not kept:
             raise UserError(
                 f"unlabelled_name {' '.join(self.sources)}: all {len(ids)} photos are tied to photos of val_* "
                 f"({tied[0].id} is {tied[0].reason}), so none is left for pretraining: give photos of other places"
             )
-        called = [train.get(own[row], f"pool:{own[row]}") for row in kept]
+        called = [train.get(pool_groups[row], f"pool:{pool_groups[row]}") for row in kept]
         chosen = with_text(self.rows.remove_columns("look").select(kept, keep_in_memory=True), "group", called)
         return chosen, UnlabelledPool(
             sources=self.sources,

@@ -262,9 +262,9 @@ class PretrainTrainer(Trainer):
         groups = []
         for group in parameter_groups(model, self.args, decayed):
             for of_heads in (False, True):
-                own = [p for p in group["params"] if (id(p) in heads) == of_heads]
+                params = [p for p in group["params"] if (id(p) in heads) == of_heads]
                 rate = group["lr"] * (self.options.pretrain_heads_lr_ratio if of_heads else 1.0)
-                groups.append({**group, "params": own, "lr": rate, "heads": of_heads})
+                groups.append({**group, "params": params, "lr": rate, "heads": of_heads})
         kind, kwargs = Trainer.get_optimizer_cls_and_kwargs(self.args)
         groups.sort(key=lambda group: group["heads"])  # the log shows the first group's rate
         return kind([group for group in groups if group["params"]], **kwargs)
