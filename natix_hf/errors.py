@@ -59,12 +59,13 @@ def few(names: Iterable[object], most: int = 3) -> str:
 
 def _disk_fault(error: Exception) -> str | None:
     """A sentence for errors of files and disks, else None."""
-    name = error.filename if isinstance(error, OSError) else None
-    # Libraries written in Rust (safetensors) raise their own errors, with the number in the text.
-    number = error.errno if isinstance(error, OSError) else re.search(r"\(os error (\d+)\)", str(error))
+    if isinstance(error, OSError):
+        name, number = error.filename, error.errno
+    else:  # libraries written in Rust (safetensors) raise their own errors, with the number in the text
+        match = re.search(r"\(os error (\d+)\)", str(error))
+        name, number = None, match and int(match[1])
     if not number:
         return None
-    number = number if isinstance(number, int) else int(number[1])
     if number in (errno.ENOSPC, errno.EDQUOT):
         while_writing = f" while writing {name}" if name else ""
         return f"no space left on the disk{while_writing}: free some room or choose another folder"
@@ -99,16 +100,11 @@ def command(main: Callable[[list[str]], None], argv: list[str] | None = None) ->
         if words := unknown_words():
             raise UserError(f"{SWITCH}: expected {', '.join(TRICKS)} or all, found {', '.join(words)}")
         main(arguments)
-    except UserError as error:
-        if debug:
-            raise
-        print(f"{_bold_red('error:', sys.stderr)} {one_line(error)}", file=sys.stderr)
-        raise SystemExit(2) from None
     except Exception as error:
-        fault = _disk_fault(error)
-        if debug or fault is None:
+        line = one_line(error) if isinstance(error, UserError) else _disk_fault(error)
+        if debug or line is None:
             raise
-        print(f"{_bold_red('error:', sys.stderr)} {fault}", file=sys.stderr)
+        print(f"{_bold_red('error:', sys.stderr)} {line}", file=sys.stderr)
         raise SystemExit(2) from None
     except KeyboardInterrupt:
         if debug:

@@ -125,8 +125,6 @@ def new_folder(output: Path) -> Iterator[Path]:
     stage.mkdir(parents=True)
     try:
         yield stage
-        if output.exists():
-            output.rmdir()
         os.replace(stage, output)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
@@ -169,6 +167,15 @@ def write_text(path: str | Path, text: str) -> None:
     """Write UTF-8 text completely or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def append_text(path: str | Path, text: str) -> None:
+    """Append UTF-8 text to a file in one write, so that several processes can append to it."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        os.write(handle, text.encode())
+    finally:
+        os.close(handle)
 
 
 def write_json(path: str | Path, document: Any) -> None:

@@ -48,15 +48,16 @@ def check_bounds(values: Any, declared: type) -> None:
     """
     hints = get_type_hints(declared, include_extras=True)
     for field in dataclasses.fields(declared):
-        value = getattr(values, field.name)
+        value, hint = getattr(values, field.name), hints[field.name]
+        if get_origin(hint) is Literal:
+            *words, last = get_args(hint)
+            if value not in (*words, last):
+                raise UserError(f"{field.name}: expected {', '.join(words)} or {last}, found {value}")
+            continue
         numbers = value if isinstance(value, list) else [] if value is None else [value]
-        for bounds in (extra for extra in get_args(hints[field.name]) if isinstance(extra, Bounds)):
-            if not all(bounds.holds(number) for number in numbers):
-                given = " ".join(map(str, numbers))
-                raise UserError(f"{field.name}: expected {bounds.words}, found {given}")
-        words = get_args(hints[field.name]) if get_origin(hints[field.name]) is Literal else (value,)
-        if value not in words:
-            raise UserError(f"{field.name}: expected {', '.join(words[:-1])} or {words[-1]}, found {value}")
+        for bounds in (extra for extra in get_args(hint) if isinstance(extra, Bounds)):
+            if not all(map(bounds.holds, numbers)):
+                raise UserError(f"{field.name}: expected {bounds.words}, found {' '.join(map(str, numbers))}")
 
 
 def composed(name: str, parts: Iterable[type]) -> type:
@@ -126,4 +127,6 @@ def typed(value: Any) -> str:
     """A default as typed on the command line; `null` is the default of any key."""
     if value is None or isinstance(value, list):
         return "null"
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)

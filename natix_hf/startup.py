@@ -69,9 +69,8 @@ def keep_freed_memory() -> bool:
 
     try:
         mallopt = ctypes.CDLL(None).mallopt
-        return bool(mallopt(MMAP_THRESHOLD, GIB) or mallopt(MMAP_THRESHOLD, SMALLER)) and bool(
-            mallopt(TRIM_THRESHOLD, GIB)
-        )
+        accepted = mallopt(MMAP_THRESHOLD, GIB) or mallopt(MMAP_THRESHOLD, SMALLER)
+        return bool(accepted and mallopt(TRIM_THRESHOLD, GIB))
     except (OSError, AttributeError):  # musl
         return False
 

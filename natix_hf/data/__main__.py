@@ -43,8 +43,8 @@ def _split_options(parser: argparse.ArgumentParser) -> None:
     add("--split_ratios", dest="ratios", nargs=4, type=float, metavar="R", help=ratios)
     add("--split_seed", dest="seed", type=int, help="the same rows and seed give the same split (default 0)")
     add("--strata", nargs="+", metavar="COLUMN", help="also stratify by these columns")
-    held = "rows with this value go to val_test only"
-    add("--hold_out", nargs="+", type=_pair(str), metavar="COLUMN=VALUE", help=held)
+    only_test = "rows with this value go to val_test only"
+    add("--hold_out", nargs="+", type=_pair(str), metavar="COLUMN=VALUE", help=only_test)
     test = "keep a test split of the source as val_test (default), or merge it with the rest"
     add("--test_split", choices=("keep", "merge"), help=test)
     add(

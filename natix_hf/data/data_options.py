@@ -90,8 +90,7 @@ class DataOptions:
     ] = option(
         "basic",
         "none; basic: large random crops and mirror images; auto, rand, trivial, augmix: basic, then the policy of "
-        "that "
-        "name; challenge@...: what StreetVision's validators sent at that time; no effect on a probe",
+        "that name; challenge@...: what StreetVision's validators sent at that time; no effect on a probe",
     )
     challenge_levels: list[float] | None = option(
         None,
@@ -143,11 +142,11 @@ class DataOptions:
         """
         tiles = self.views == "tiles"
         keys = [name for name in defaults(self) if name.startswith("views_")]
-        whys = {} if tiles else dict.fromkeys(keys, f"views is {self.views}")
+        reasons = {} if tiles else dict.fromkeys(keys, f"views is {self.views}")
         if tiles and self.views_aggregate != "top_k":
-            whys["views_top_k"] = f"views_aggregate is {self.views_aggregate}"
+            reasons["views_top_k"] = f"views_aggregate is {self.views_aggregate}"
         if tiles and method == "probe":
-            whys |= dict.fromkeys(("views_train", "views_sampled"), "a probe keeps the features of all tiles")
+            reasons |= dict.fromkeys(("views_train", "views_sampled"), "a probe keeps the features of all tiles")
         elif tiles and self.views_train == "all":
-            whys["views_sampled"] = "views_train is all"
-        return idle_line(self, whys)
+            reasons["views_sampled"] = "views_train is all"
+        return idle_line(self, reasons)

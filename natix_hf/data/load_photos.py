@@ -116,8 +116,8 @@ def split_photos(sources: Sequence[Any], *, extend: str | Path | None = None, **
     """
     source = sources[0] if len(sources) == 1 else list(sources)
     certificate = None if extend is None else read_certificate(Path(extend).expanduser())
-    asked = {field.name: options.pop(field.name) for field in fields(Plan) if field.name in options}
-    plan = replace(plan_of(certificate) if certificate else Plan(), **asked)
+    plan_options = {field.name: options.pop(field.name) for field in fields(Plan) if field.name in options}
+    plan = replace(plan_of(certificate) if certificate else Plan(), **plan_options)
     return extended(extend, certificate, source, plan, **options) if certificate else _cut(source, plan, **options)
 
 

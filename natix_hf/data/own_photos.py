@@ -153,14 +153,14 @@ def read_labelled(
             "without splits"
         )
     values = loaded.group_values or {"group": loaded.data["group"][:]}
-    own = _own(place, loaded.data, values, loaded.broken, known, near_duplicates, loaded.notes)
-    present = set(own.rows["label"][:])
+    usable = _own(place, loaded.data, values, loaded.broken, known, near_duplicates, loaded.notes)
+    present = set(usable.rows["label"][:])
     if len(present) < 2:
         raise UserError(
-            f"{place}: all {len(own.rows)} photos that the model does not know are of one class "
+            f"{place}: all {len(usable.rows)} photos that the model does not know are of one class "
             f"({label_names[present.pop()]!r}): add photos of at least one other class"
         )
-    return own
+    return usable
 
 
 def read_unlabelled(
@@ -201,15 +201,15 @@ def unlabelled_rows(
     """
     column = raw.pool.select_columns([image_column_name])
     column = column if image_column_name == "image" else column.rename_column(image_column_name, "image")
-    seen = inspected(column, looks=near_duplicates, num_proc=num_proc)
-    prints, errors = seen["fingerprint"][:], seen["error"][:]
+    inspection = inspected(column, looks=near_duplicates, num_proc=num_proc)
+    prints, errors = inspection["fingerprint"][:], inspection["error"][:]
     inside = column.flatten()["image.path"][:]
     ids, called = row_ids([raw], [given_ids(raw)], inside, prints, [(i,) for i in range(len(prints))])
     values = ids if groups is None else groups
-    own = Dataset.from_dict({"id": ids, "group": [v or f"row:{i}" for v, i in zip(values, ids)]})
-    rows = concatenate_datasets([own, seen.remove_columns(["error", "client"]), column], axis=1)
+    named = Dataset.from_dict({"id": ids, "group": [v or f"row:{i}" for v, i in zip(values, ids)]})
+    rows = concatenate_datasets([named, inspection.remove_columns(["error", "client"]), column], axis=1)
     good = [i for i, reason in enumerate(errors) if reason is None]
-    rows, client = rows.select(good), seen["client"][:]
+    rows, client = rows.select(good), inspection["client"][:]
     broken = [Left(id=name, reason=reason) for name, reason in zip(called, errors) if reason is not None]
     return rows, good, broken, client_notes([client[i] for i in good], [ids[i] for i in good])
 

@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from natix_hf.errors import UserError
 from natix_hf.files import write_text
 
+MADE_BY_EVALUATE = "python -m natix_hf.evaluate {folder} writes it"
+
 
 class Part(BaseModel):
     """An immutable part of a document. Unknown keys, NaN and infinity are refused."""
@@ -91,8 +93,8 @@ class Document(Part):
         where = where or cls.file_name
         if not isinstance(content, dict):
             raise UserError(f"{where}: not a JSON object")
-        if content.get(cls.edition_key) != cls.edition:
-            edition = content.get(cls.edition_key)
+        edition = content.get(cls.edition_key)
+        if edition != cls.edition:
             raise UserError(
                 f"{where}: expected {cls.edition_key} {cls.edition}, which this release reads; found {edition}"
             )

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from natix_hf.documents.document import Document, Part
-from natix_hf.documents.figures import Amount, Count, Fingerprint, Positive, Some
+from natix_hf.documents.figures import Amount, Classes, Count, Fingerprint, Positive, Some
 from natix_hf.documents.quantised import Quantised
 
 ExportFormat = Annotated[str, Field(min_length=1)]  # one of `modeling.exports.FORMS`
@@ -44,7 +44,7 @@ class Export(Document):
 
     format: ExportFormat
     dtype: Precision
-    labels: Annotated[list[str], Field(min_length=2)]
+    labels: Classes
     image_size: ImageSize
     resize: Literal["squash", "crop"]
     tiles: Annotated[list[Some], Field(min_length=2, max_length=2)] | None = None
@@ -120,7 +120,7 @@ class Proof(Document):
     model: Fingerprint
     pushed: bool
     photos: ProofPhotos
-    labels: Annotated[list[str], Field(min_length=2)]
+    labels: Classes
     tolerance: dict[str, Positive]
     clients: Annotated[list[ProvenClient], Field(min_length=1)]
     time: str

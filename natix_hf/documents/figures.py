@@ -17,6 +17,7 @@ Level = Annotated[float, Field(gt=0, lt=1)]  # confidence level
 Positive = Annotated[float, Field(gt=0)]
 Amount = Annotated[float, Field(ge=0)]
 PerClass = Annotated[list[float], Field(min_length=2)]  # one number per class, in the order of the ids
+Classes = Annotated[list[str], Field(min_length=2)]  # class names in the order of their ids
 Fingerprint = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]  # blake2b-128
 
 Metric = Literal["accuracy", "balanced_accuracy", "macro_f1", "mcc", "auroc", "log_loss", "ece"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from natix_hf.documents.document import Document, Part
+from natix_hf.documents.document import MADE_BY_EVALUATE, Document, Part
 from natix_hf.documents.figures import Amount, Count, Figures, Interval, Measured
 
 
@@ -39,7 +39,7 @@ class FinalFigures(Document, Measured):
     """
 
     file_name: ClassVar[str] = "metrics.json"
-    mend: ClassVar[str] = "python -m natix_hf.evaluate {folder} writes it"
+    mend: ClassVar[str] = MADE_BY_EVALUATE
 
     labels: dict[str, Count]
     metrics: Figures

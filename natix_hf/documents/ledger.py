@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -11,6 +10,7 @@ from typing import Literal
 from natix_hf.documents.document import Part
 from natix_hf.documents.figures import Count
 from natix_hf.errors import UserError
+from natix_hf.files import append_text
 
 NAME = "ledger.jsonl"
 
@@ -30,13 +30,8 @@ class LedgerEntry(Part):
 def note_reads(run: Path, entries: Iterable[LedgerEntry]) -> None:
     """Append entries to the ledger of a run, in one write."""
     lines = "".join(json.dumps(entry.plain(), ensure_ascii=False) + "\n" for entry in entries)
-    if not lines:
-        return
-    handle = os.open(Path(run) / NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    try:
-        os.write(handle, lines.encode())
-    finally:
-        os.close(handle)
+    if lines:
+        append_text(Path(run) / NAME, lines)
 
 
 def read_ledger(run: Path) -> list[LedgerEntry]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Self
+from typing import ClassVar, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
 from natix_hf.documents.before_and_after import BeforeAndAfter
 from natix_hf.documents.calibration import Drift, EstimatedShares, ExpectedAccuracy
 from natix_hf.documents.document import Document, Part
 from natix_hf.documents.export import ImageSize
-from natix_hf.documents.figures import Count, Left, PerClass
+from natix_hf.documents.figures import Classes, Count, Left, PerClass
 from natix_hf.documents.guarantee import Guarantee
 
 
@@ -48,7 +48,7 @@ class Recalibration(Document):
 
     source: str
     labelled: bool
-    classes: Annotated[list[str], Field(min_length=2)]
+    classes: Classes
     positive: Count
     seed: int
     photos: OwnPhotosCounted

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from natix_hf.documents.document import Document, Part
+from natix_hf.documents.document import MADE_BY_EVALUATE, Document, Part
 from natix_hf.documents.figures import Count, Interval, Resampled, Share, Some
 
 Quantile = Literal["0.05", "0.25", "0.5", "0.75", "0.95"]
@@ -64,7 +64,7 @@ class Reward(Document, Resampled):
     """Simulated days at an equal `prior`; `challenges` is the number of challenges per day for each participant."""
 
     file_name: ClassVar[str] = "reward.json"
-    mend: ClassVar[str] = "python -m natix_hf.evaluate {folder} writes it"
+    mend: ClassVar[str] = MADE_BY_EVALUATE
 
     split: str
     positive_label: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from natix_hf.documents.document import Document, Part
+from natix_hf.documents.document import MADE_BY_EVALUATE, Document, Part
 from natix_hf.documents.figures import Amount, Count, Interval, Level, Share, Some
 from natix_hf.documents.guarantee import Guarantee
 
@@ -101,7 +101,7 @@ class Selective(Document):
     """Risk and coverage on a split, the guarantee's band on it, and cost and loss of a cascade."""
 
     file_name: ClassVar[str] = "selective.json"
-    mend: ClassVar[str] = "python -m natix_hf.evaluate {folder} writes it"
+    mend: ClassVar[str] = MADE_BY_EVALUATE
 
     split: str
     level: Level

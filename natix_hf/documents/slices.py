@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from natix_hf.documents.document import Document, Part
+from natix_hf.documents.document import MADE_BY_EVALUATE, Document, Part
 from natix_hf.documents.figures import Count, Differences, Figures, Interval, Measured, Share, Some
 
 
@@ -51,7 +51,7 @@ class Slices(Document, Measured):
     """
 
     file_name: ClassVar[str] = "slices.json"
-    mend: ClassVar[str] = "python -m natix_hf.evaluate {folder} writes it"
+    mend: ClassVar[str] = MADE_BY_EVALUATE
 
     small: Small
     ranked_by: Literal["balanced_accuracy"]

@@ -12,13 +12,12 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from natix_hf.documents.document import Document, Part
-from natix_hf.documents.figures import Amount, Count, Fingerprint, Left, Share
+from natix_hf.documents.figures import Amount, Classes, Count, Fingerprint, Left, Share
 from natix_hf.errors import UserError
 from natix_hf.files import fingerprint_bytes
 
 Split = Literal["train", "val_select", "val_calib", "val_test"]
 Place = Literal["train", "val_select", "val_calib", "val_test", "val_calib/fit", "val_calib/control"]
-Classes = Annotated[list[str], Field(min_length=2)]
 Ratio = Annotated[float, Field(gt=0, lt=1)]
 Whole = Annotated[int | float, Field(ge=0)]  # keeps its type, because the seal distinguishes 30 and 30.0
 Ratios = Annotated[list[Ratio], Field(min_length=4, max_length=4)]

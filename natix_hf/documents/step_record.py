@@ -64,7 +64,6 @@ class StepRecord(Document):
         write_text(path, self.text())
 
 
-def prints(run: Path, names: Iterable[str], before: dict[str, FilePrint] | None = None) -> dict[str, FilePrint]:
+def prints(run: Path, names: Iterable[str]) -> dict[str, FilePrint]:
     """The states of the named files that exist."""
-    before = before or {}
-    return {name: FilePrint.of(run / name, before.get(name)) for name in names if (run / name).is_file()}
+    return {name: FilePrint.of(run / name) for name in names if (run / name).is_file()}

@@ -61,15 +61,9 @@ def _draw(axes: Axes, chart: Chart, left: float, top: float) -> None:
     for shape in chart.shapes:
         match shape.kind:
             case "line":
-                kinds = shape.style.split()
-                axes.plot(
-                    [left + x for x, _ in shape.points],
-                    [top + y for _, y in shape.points],
-                    color=COLOURS[kinds[0]],
-                    linewidth=1.1 if "thin" in kinds else 1.8,
-                    linestyle=(0, (4, 3)) if "dash" in kinds else "-",
-                    alpha=0.6 if "thin" in kinds else 1,
-                )
+                thin = "thin" in shape.style
+                xs, ys = [left + x for x, _ in shape.points], [top + y for _, y in shape.points]
+                axes.plot(xs, ys, **_line_style(shape.style), linewidth=1.1 if thin else 1.8, alpha=0.6 if thin else 1)
             case "area":
                 points = [(left + x, top + y) for x, y in shape.points]
                 colour = COLOURS[shape.style.removeprefix("band ")]
@@ -78,9 +72,8 @@ def _draw(axes: Axes, chart: Chart, left: float, top: float) -> None:
                 corner = left + shape.x, top + shape.y
                 axes.add_patch(Rectangle(corner, shape.width, shape.height, color=COLOURS[shape.style], linewidth=0))
             case "dot":
-                colour = COLOURS[shape.style]
-                place = left + shape.x, top + shape.y
-                axes.add_patch(Circle(place, shape.radius, facecolor=colour, edgecolor="white", zorder=3))
+                centre, colour = (left + shape.x, top + shape.y), COLOURS[shape.style]
+                axes.add_patch(Circle(centre, shape.radius, facecolor=colour, edgecolor="white", zorder=3))
             case "text":
                 align = "right" if shape.anchor == "end" else "left"
                 _words(axes, left + shape.x, top + shape.y, shape.text, align=align, colour=INK, weight="bold")
@@ -90,11 +83,14 @@ def _draw(axes: Axes, chart: Chart, left: float, top: float) -> None:
 
 def _legend(axes: Axes, chart: Chart, left: float, y: float) -> None:
     for style, name in chart.legend:
-        kinds = style.split()
-        dashes = (0, (4, 3)) if "dash" in kinds else "-"
-        axes.plot([left, left + 18], [y - 4] * 2, color=COLOURS[kinds[0]], linewidth=2, linestyle=dashes)
+        axes.plot([left, left + 18], [y - 4] * 2, **_line_style(style), linewidth=2)
         _words(axes, left + 24, y, name, size=11)
         left += 44 + 6.2 * len(name)
+
+
+def _line_style(style: str) -> dict:
+    colour, *kinds = style.split()
+    return {"color": COLOURS[colour], "linestyle": (0, (4, 3)) if "dash" in kinds else "-"}
 
 
 def _words(

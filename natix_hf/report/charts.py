@@ -24,6 +24,21 @@ class Table(NamedTuple):
     rows: Sequence[Sequence[str]]
 
 
+class Axis(NamedTuple):
+    """One axis of a chart.
+
+    Attributes:
+        label: quantity and unit.
+        low, high: lowest and highest value.
+        counts: whether the axis counts things; its ticks are then whole numbers.
+    """
+
+    label: str
+    low: float
+    high: float
+    counts: bool = False
+
+
 class Curve(NamedTuple):
     """A line through points of the box. If it has a name, the legend and the readout show it."""
 
@@ -81,36 +96,29 @@ class Chart:
         self,
         title: str,
         description: str,
+        x: Axis,
+        y: Axis,
         *,
-        x: tuple[float, float],
-        y: tuple[float, float],
-        x_label: str,
-        y_label: str,
         height: int = HEIGHT,
         note: str = "",
         readout: bool = True,
-        count_x: bool = False,
-        count_y: bool = False,
     ) -> None:
         """Lay out the axes.
 
         Args:
             title: heading above the drawing.
             description: what the chart shows, for screen readers.
-            x, y: lowest and highest value of each axis.
-            x_label, y_label: quantity and unit.
             height: of the drawing in units of the box; the width is always the same.
             note: text below the drawing.
             readout: whether the page shows the values of the curves under the pointer.
-            count_x, count_y: whether the axis counts things; its ticks are then whole numbers.
         """
         self.title, self.description, self.note = title, description, note
-        self.x_label, self.y_label = x_label, y_label
+        self.x_label, self.y_label = x.label, y.label
         self.width, self.height = WIDTH, height
         self.left, self.right, self.top, self.bottom = 46, WIDTH - 12, 26, height - 44
-        self._x, self._y = _widened(x), _widened(y)
-        self.x_ticks = [(self.px(value), text) for value, text in _ticks(*self._x, 6, whole=count_x)]
-        self.y_ticks = [(self.py(value), text) for value, text in _ticks(*self._y, 5, whole=count_y)]
+        self._x, self._y = _widened(x.low, x.high), _widened(y.low, y.high)
+        self.x_ticks = [(self.px(value), text) for value, text in _ticks(*self._x, 6, whole=x.counts)]
+        self.y_ticks = [(self.py(value), text) for value, text in _ticks(*self._y, 5, whole=y.counts)]
         self.shapes: list[Curve | Area | Bar | Dot | Mark] = []
         self.legend: list[tuple[str, str]] = []
         self.table: Table | None = None
@@ -138,15 +146,7 @@ class Chart:
         share = min(max((value - low) / (high - low), 0.0), 1.0)
         return round(self.bottom - share * (self.bottom - self.top), 2)
 
-    def line(
-        self,
-        x: Sequence[float],
-        y: Sequence[float],
-        style: str,
-        name: str = "",
-        *,
-        key: bool = True,
-    ) -> None:
+    def line(self, x: Sequence[float], y: Sequence[float], style: str, name: str = "", *, key: bool = True) -> None:
         """Add a curve. Points that are None or NaN are left out. With a name, the curve is in legend and readout."""
         points = _points(x, y)
         if not points:
@@ -185,10 +185,13 @@ def svg_path(shape: Curve | Area) -> str:
 
 def table_of_curves(x_label: str, x: Sequence[float], **curves: Sequence[float]) -> Table:
     """At most `TABLE_ROWS` evenly spaced rows of curves over the same x, including the first and the last."""
-    picked = np.unique(np.linspace(0, len(x) - 1, min(TABLE_ROWS, len(x))).round().astype(int))
-    names = [name.replace("_", " ") for name in curves]
-    rows = [[number(x[i]), *(number(values[i]) for values in curves.values())] for i in picked]
-    return Table([x_label, *names], rows)
+    rows = [[number(x[i]), *(number(values[i]) for values in curves.values())] for i in evenly(len(x), TABLE_ROWS)]
+    return Table([x_label, *(name.replace("_", " ") for name in curves)], rows)
+
+
+def evenly(count: int, most: int) -> np.ndarray:
+    """At most `most` evenly spaced indices of `count` values, including the first and the last."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int))
 
 
 def number(value: float | None) -> str:
@@ -203,12 +206,11 @@ def _points(x: Sequence[float], y: Sequence[float]) -> list[tuple[float, float]]
     return [(float(a), float(b)) for a, b in pairs if math.isfinite(a) and math.isfinite(b)]
 
 
-def _widened(ends: tuple[float, float]) -> tuple[float, float]:
-    low, high = map(float, ends)
-    return (low, high) if high > low else (low - 0.5, high + 0.5)
+def _widened(low: float, high: float) -> tuple[float, float]:
+    return (float(low), float(high)) if high > low else (low - 0.5, high + 0.5)
 
 
-def _ticks(low: float, high: float, most: int, whole: bool = False) -> list[tuple[float, str]]:
+def _ticks(low: float, high: float, most: int, whole: bool) -> list[tuple[float, str]]:
     values = MaxNLocator(nbins=most, steps=[1, 2, 2.5, 5, 10], integer=whole).tick_values(low, high)
     inside = [float(value) for value in values if low - 1e-9 <= value <= high + 1e-9]
     gap = inside[1] - inside[0] if len(inside) > 1 else 1.0

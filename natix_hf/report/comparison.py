@@ -26,9 +26,10 @@ from natix_hf.documents.comparison import (
 )
 from natix_hf.documents.figures import Interval
 from natix_hf.logits import checked, softmax
-from natix_hf.report.intervals import bootstrap_intervals, group_count, measured_on, paired_differences
-from natix_hf.report.metrics import LOWER_IS_BETTER, METRICS
+from natix_hf.report.intervals import bootstrap_intervals, measured_on, paired_differences
+from natix_hf.report.metrics import LOWER_IS_BETTER, METRICS, class_counts, confusion_counts
 from natix_hf.report.slices import FEW_GROUPS, FEW_ROWS
+from natix_hf.resampling import group_numbers
 
 LISTED = 100  # most photos on which two runs disagree
 BY_SLICE = ("accuracy", "balanced_accuracy", "log_loss")
@@ -58,8 +59,8 @@ def mcnemar(only_first: np.ndarray, only_second: np.ndarray, groups: np.ndarray 
     """
     first, second = int(np.sum(only_first)), int(np.sum(only_second))
     p = float(scipy.stats.binomtest(first, first + second).pvalue) if first + second else 1.0
-    each = np.arange(len(only_first)) if groups is None else np.unique(groups, return_inverse=True)[1]
-    surplus = np.bincount(each, np.asarray(only_first, float) - np.asarray(only_second, float))
+    ahead = np.asarray(only_first, float) - np.asarray(only_second, float)
+    surplus = np.bincount(group_numbers(groups, len(ahead)), ahead)
     sizes, counts = np.unique(np.abs(surplus[surplus != 0]).astype(int), return_counts=True)
     distribution = np.ones(1)  # of the sum, from -reach to reach
     for size, count in zip(sizes.tolist(), counts.tolist()):
@@ -110,10 +111,10 @@ def comparison_document(
     labels = checked(runs[0].logits, labels)[1]
     options = {"positive": positive, "n_boot": n_boot, "seed": seed}
     decided = [checked(run.logits, labels)[0].argmax(axis=1) for run in runs]
-    rows = _Rows(labels, groups, np.asarray(ids, dtype=object), slices)
+    rows = _Rows(labels, group_numbers(groups, len(labels)), np.asarray(ids, dtype=object), slices)
     return Comparison(
-        **dict(measured_on(split, len(labels), groups, positive_label=label_names[positive], resamples=n_boot)),
-        labels=dict(zip(label_names, np.bincount(labels, minlength=len(label_names)).tolist(), strict=True)),
+        **measured_on(split, len(labels), groups, positive_label=label_names[positive], resamples=n_boot),
+        labels=class_counts(labels, label_names),
         runs=[
             ComparedRun(
                 name=run.name,
@@ -131,7 +132,7 @@ def comparison_document(
 
 class _Rows(NamedTuple):
     labels: np.ndarray
-    groups: np.ndarray | None
+    groups: np.ndarray
     ids: np.ndarray
     slices: Mapping[str, np.ndarray]
 
@@ -140,20 +141,20 @@ def _beside(first: Judged, other: Judged, rows: _Rows, label_names: Sequence[str
     """Compare one run with the first; differences are the run minus the first."""
     labels = rows.labels
     of_first, of_other = first.logits.argmax(axis=1), other.logits.argmax(axis=1)
-    right = of_first == labels, of_other == labels
-    classes = len(label_names)
+    first_right, other_right = of_first == labels, of_other == labels
+    only_first, only_other = first_right & ~other_right, other_right & ~first_right
     differences = paired_differences(other.logits, first.logits, labels, rows.groups, **options)
     return BesideFirst(
         name=other.name,
         difference={name: _verdict(name, differences[name]) for name in METRICS},
-        mcnemar=mcnemar(right[0] & ~right[1], right[1] & ~right[0], rows.groups),
+        mcnemar=mcnemar(only_first, only_other, rows.groups),
         right={
-            "both": int(np.sum(right[0] & right[1])),
-            "only_first": int(np.sum(right[0] & ~right[1])),
-            "only_this": int(np.sum(right[1] & ~right[0])),
-            "neither": int(np.sum(~right[0] & ~right[1])),
+            "both": int(np.sum(first_right & other_right)),
+            "only_first": int(np.sum(only_first)),
+            "only_this": int(np.sum(only_other)),
+            "neither": int(np.sum(~first_right & ~other_right)),
         },
-        decisions=np.bincount(of_first * classes + of_other, minlength=classes**2).reshape(classes, classes).tolist(),
+        decisions=confusion_counts(of_first, of_other, len(label_names)).tolist(),
         agreement=float(np.mean(of_first == of_other)),
         kappa=_kappa(of_first, of_other),
         slices=_slices(first, other, rows, options),
@@ -168,9 +169,9 @@ def _slices(first: Judged, other: Judged, rows: _Rows, options: dict) -> list[Sl
         values = np.asarray(values, dtype=object)
         for kind in sorted(set(values)):
             inside = values == kind
-            own, n = None if rows.groups is None else np.asarray(rows.groups)[inside], int(inside.sum())
-            labels, count = rows.labels[inside], group_count(own, n)
-            gaps = paired_differences(other.logits[inside], first.logits[inside], labels, own, **options)
+            labels, groups = rows.labels[inside], rows.groups[inside]
+            n, count = len(labels), len(np.unique(groups))
+            gaps = paired_differences(other.logits[inside], first.logits[inside], labels, groups, **options)
             small = n < FEW_ROWS or count < FEW_GROUPS
             figures = {name: _verdict(name, gaps[name], judge=not small) for name in BY_SLICE}
             slices.append(SliceDifference(column=column, value=kind, n=n, groups=count, small=small, **figures))

@@ -6,53 +6,48 @@ from functools import partial
 
 from natix_hf.documents.comparison import BesideFirst, ComparedRun, Comparison, JudgedDifference
 from natix_hf.report import photo_cost
-from natix_hf.report.sections import Cell, figure_cell
-from natix_hf.report.summary import LABELS, figure_text, interval_text, sentence
+from natix_hf.report.sections import difference_cell, figure_cell
+from natix_hf.report.summary import LABELS, difference_text, figure_and_interval, sentence
 
 SHOWN = ("mcc", "accuracy", "balanced_accuracy", "auroc", "log_loss", "ece", "macro_f1")
+LISTED = 5  # most slices and photos in the lines of text
 LOWER = "lower is better for log loss and ECE"
 
 
-def comparison_lines(document: Comparison, count: int = 5) -> list[str]:
-    """The comparison as lines of text: figures of all runs, then the difference of each run from the first.
-
-    Args:
-        count: largest number of slices and of photos to list.
-    """
+def comparison_lines(document: Comparison) -> list[str]:
+    """The comparison as lines of text: figures of all runs, then the difference of each run from the first."""
     level = f"{100 * document.level:g} %"
     lines = [
         f"{document.split}: {document.n} photos in {document.groups} groups, {level} intervals from "
         f"{document.resamples} resamples of groups; {LOWER}"
     ]
-    shown = [[run.metrics[name] for name in SHOWN] for run in document.runs]
-    figures = [[f"{figure_text(figure.value)} ({interval_text(figure)})" for figure in row] for row in shown]
-    columns = [[run.name, *row, *cost_cells(run)] for run, row in zip(document.runs, figures)]
-    lines += _table([list(row) for row in zip(["metric", *(LABELS[name] for name in SHOWN), *_COST], *columns)])
+    columns = [["metric", *(LABELS[name] for name in SHOWN), *_COST]]
+    for run in document.runs:
+        figures = [figure_and_interval(run.metrics[name]) for name in SHOWN]
+        columns.append([run.name, *figures, *cost_cells(run)])
+    lines += _table([list(row) for row in zip(*columns)])
     for run in document.beside_first:
-        first = document.first
-        lines += ["", f"{run.name} minus {first}:"]
-        gaps = [(name, run.difference[name]) for name in SHOWN]
-        lines += _table([[LABELS[name], signed(gap), winner(document, run, gap)] for name, gap in gaps])
-        lines += [f"  {line}" for line in sentences(document, run)]
-        large = [row for row in run.slices if not row.small]
-        if large:
-            shown = large if len(large) <= count else [*large[: count - 1], large[-1]]
-            lines.append(f"  by slice, balanced accuracy ({len(large)} slices without the small ones, worst first):")
-            lines += _table(
-                [
-                    [
-                        f"{row.column} = {row.value}",
-                        signed(row.balanced_accuracy),
-                        winner(document, run, row.balanced_accuracy),
-                        f"{row.n} photos, {row.groups} groups",
-                    ]
-                    for row in shown
-                ]
-            )
-        if run.photos:
-            ids = ", ".join(photo.id for photo in run.photos[:count])
-            lines.append(f"  decisions differ on {run.differ} photos, most on {ids}")
+        lines += ["", *_lines_of(document, run)]
     return [*lines, "", *document.notes]
+
+
+def _lines_of(document: Comparison, run: BesideFirst) -> list[str]:
+    """A run compared with the first one."""
+    gaps = [(name, run.difference[name]) for name in SHOWN]
+    lines = [f"{run.name} minus {document.first}:"]
+    lines += _table([[LABELS[name], signed(gap), winner(document, run, gap)] for name, gap in gaps])
+    lines += [f"  {line}" for line in sentences(document, run)]
+    if large := [row for row in run.slices if not row.small]:
+        lines.append(f"  by slice, balanced accuracy ({len(large)} slices without the small ones, worst first):")
+        rows = []
+        for row in large if len(large) <= LISTED else [*large[: LISTED - 1], large[-1]]:
+            gap, photos = row.balanced_accuracy, f"{row.n} photos, {row.groups} groups"
+            rows.append([f"{row.column} = {row.value}", signed(gap), winner(document, run, gap), photos])
+        lines += _table(rows)
+    if run.photos:
+        ids = ", ".join(photo.id for photo in run.photos[:LISTED])
+        lines.append(f"  decisions differ on {run.differ} photos, most on {ids}")
+    return lines
 
 
 _COST = ("method", "parameters", "trained parameters", "size", "training", "latency")
@@ -79,10 +74,7 @@ def cost_cells(run: ComparedRun) -> list[str]:
 
 def signed(gap: JudgedDifference) -> str:
     """A difference and its interval with explicit signs; a dash if the difference is undefined."""
-    if gap.difference is None:
-        return "-"
-    text = f"{gap.difference:+.3f}"
-    return text if gap.low is None else f"{text} ({gap.low:+.3f} to {gap.high:+.3f})"
+    return "-" if gap.difference is None else difference_text(gap)
 
 
 def winner(document: Comparison, run: BesideFirst, gap: JudgedDifference) -> str:
@@ -123,18 +115,12 @@ def comparison_html(document: Comparison, version: str = "") -> str:
         costs=_COST,
         figure_cell=figure_cell,
         cost_cells=cost_cells,
-        gap_cell=_gap_cell,
+        gap_cell=difference_cell,
         winner=partial(winner, document),
         sentences=lambda run: [sentence(line) for line in sentences(document, run)],
         sentence=sentence,
         version=version,
     )
-
-
-def _gap_cell(gap: JudgedDifference) -> Cell:
-    """A table cell with a difference and its interval."""
-    value, _, interval = signed(gap).partition(" (")
-    return Cell("" if gap.difference is None else gap.difference, value, interval.removesuffix(")"))
 
 
 def _table(rows: list[list[str]]) -> list[str]:

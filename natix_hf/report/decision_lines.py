@@ -41,6 +41,11 @@ def calibration_lines(
     return lines + [f"note: {note}" for note in calibration.notes]
 
 
+def shown_classes(positive: int, classes: int) -> Sequence[int]:
+    """The classes whose shares are shown: of two classes only the positive one."""
+    return [positive] if classes == 2 else range(classes)
+
+
 def stage_lines(metrics: FinalFigures, positive: int) -> list[str]:
     """Figures with 95 % intervals after each step from logits to decisions, from `stages` of `metrics.json`.
 
@@ -52,7 +57,7 @@ def stage_lines(metrics: FinalFigures, positive: int) -> list[str]:
     if not stages:
         return []
     names, shares = list(metrics.labels), stages.shares
-    shown = [positive] if len(names) == 2 else range(len(names))
+    shown = shown_classes(positive, len(names))
     mix = ", ".join(f"{names[k]} {shares[k]:.1%}" for k in shown)
     lines = [f"step by step on {metrics.split} ({stages.n} photos, {stages.groups} groups), figures for {mix}:"]
     for step in stages.steps:
@@ -68,26 +73,26 @@ def stage_lines(metrics: FinalFigures, positive: int) -> list[str]:
 def _calibrator(calibration: CalibrationFile) -> list[str]:
     if calibration.options.get("calibrator") == ["none"]:
         return ["calibration: none requested"]
-    where = f"calibration on {calibration.fitted_on} ({calibration.n} photos)"
+    start = f"calibration on {calibration.fitted_on} ({calibration.n} photos)"
     cross_validated = [candidate for candidate in calibration.candidates if candidate.cv_nll is not None]
     lines = []
     if cross_validated:
         figures = ", ".join(f"{candidate.calibrator} {candidate.cv_nll:.4f}" for candidate in cross_validated)
         lines = [f"NLL on held-out groups of {calibration.fitted_on}: {figures}: {calibration.calibrator} chosen"]
     if not calibration.kept:
-        return [*lines, f"{where}: {KEPT_NONE}, NLL {calibration.nll_before:.4f}"]
-    temperature = calibration.temperature
-    fitted = {
-        "temperature": lambda: f"T = {temperature[0]:.3f}",
-        "vector": lambda: (
-            f"vector, T = {_list(sorted(set(temperature)))}, bias = {_list(calibration.calibrator_bias)}"
-        ),
-        "isotonic": lambda: f"isotonic, {len(calibration.isotonic[0][0])} knots",
-    }
+        return [*lines, f"{start}: {KEPT_NONE}, NLL {calibration.nll_before:.4f}"]
+    match calibration.calibrator:
+        case "temperature":
+            fitted = f"T = {calibration.temperature[0]:.3f}"
+        case "vector":
+            temperatures = _list(sorted(set(calibration.temperature)))
+            fitted = f"vector, T = {temperatures}, bias = {_list(calibration.calibrator_bias)}"
+        case "isotonic":
+            fitted = f"isotonic, {len(calibration.isotonic[0][0])} knots"
     return [
         *lines,
-        f"{where}: {fitted[calibration.calibrator]()}, NLL {calibration.nll_before:.4f} -> "
-        f"{calibration.nll_after:.4f}, ECE {calibration.ece_before:.4f} -> {calibration.ece_after:.4f}",
+        f"{start}: {fitted}, NLL {calibration.nll_before:.4f} -> {calibration.nll_after:.4f}, "
+        f"ECE {calibration.ece_before:.4f} -> {calibration.ece_after:.4f}",
     ]
 
 
@@ -105,7 +110,7 @@ def _compared(compared: Mapping[str, Compared]) -> list[str]:
 
 def _prior(calibration: CalibrationFile, names: Sequence[str]) -> str:
     prior = calibration.prior
-    shown = [calibration.positive] if len(names) == 2 else range(len(names))
+    shown = shown_classes(calibration.positive, len(names))
     shares = ", ".join(f"{names[k]} {prior.seen[k]:.1%} -> {prior.target[k]:.1%}" for k in shown)
     estimate, source = prior.deployment, "target_prior"
     if estimate:

@@ -17,6 +17,7 @@ from matplotlib.ticker import MaxNLocator
 
 from natix_hf.documents.learning_rates import LearningRates
 from natix_hf.files import replacing
+from natix_hf.report.metrics import confusion_counts
 
 BLUE, ORANGE, GREY = "#1f6fb4", "#d9730d", "#8a8a8a"
 _DPI = 150
@@ -29,7 +30,7 @@ def confusion(labels: np.ndarray, predicted: np.ndarray, names: Sequence[str], p
         labels, predicted: `(n,)` class ids.
     """
     classes = len(names)
-    counts = np.bincount(np.asarray(labels) * classes + predicted, minlength=classes**2).reshape(classes, classes)
+    counts = confusion_counts(np.asarray(labels), predicted, classes)
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = max(3.6, 1.8 + 0.52 * classes)
     figure, (axes,) = new_figure(side + 0.4, side, 1)
@@ -71,9 +72,10 @@ def curriculum(
     left.xaxis.set_major_locator(MaxNLocator(integer=True))
     # For each class, the cumulative share of its photos up to each difficulty.
     for label, name in enumerate(names):
-        own = np.sort(difficulty[labels == label])
-        if len(own):
-            right.step(own, np.arange(1, len(own) + 1) / len(own), where="post", label=f"{name} ({len(own)})")
+        of_class = np.sort(difficulty[labels == label])
+        n = len(of_class)
+        if n:
+            right.step(of_class, np.arange(1, n + 1) / n, where="post", label=f"{name} ({n})")
     if measure == "loss":
         right.set_xscale("symlog", linthresh=0.01)
     unit = "loss (nats)" if measure == "loss" else measure

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from natix_hf.documents.pretraining import Look
-from natix_hf.report.charts import Chart
+from natix_hf.report.charts import Axis, Chart
 
 
 def guard_charts(looks: Sequence[Look], least_share: float) -> list[Chart]:
@@ -22,10 +22,8 @@ def guard_charts(looks: Sequence[Look], least_share: float) -> list[Chart]:
         chart = Chart(
             title,
             f"{title} over {steps[-1]} steps.",
-            x=(0, steps[-1]),
-            y=(min([low, *known]), 1.05 * max(known)),
-            x_label="step",
-            y_label=title.lower(),
+            Axis("step", 0, steps[-1]),
+            Axis(title.lower(), min([low, *known]), 1.05 * max(known)),
             note=note,
         )
         for name, (style, of) in values.items():
@@ -36,10 +34,9 @@ def guard_charts(looks: Sequence[Look], least_share: float) -> list[Chart]:
     likeness = {
         "cosine": ("blue", [look.cosine for look in looks]),
         "CKA": ("orange", [look.cka for look in looks]),
+        # Without a teacher there are no values, and no curve is drawn.
+        "entropy_of_the_teacher": ("gray dash", [look.teacher_entropy for look in looks]),
     }
-    entropy = [look.teacher_entropy for look in looks]
-    if any(value is not None for value in entropy):
-        likeness["entropy_of_the_teacher"] = ("gray dash", entropy)
     return [
         curves(
             "Effective rank",

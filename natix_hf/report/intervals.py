@@ -8,11 +8,10 @@ the lower end comes from the exact binomial bound on the number of groups, see `
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from natix_hf.documents.figures import Measured
 from natix_hf.logits import ECE_BINS, checked, confidence_gaps, nll, softmax
 from natix_hf.report.metrics import (
     LOWER_IS_BETTER,
@@ -67,7 +66,7 @@ def bootstrap_intervals(
     logits, labels = checked(logits, labels)
     group_of_row = group_numbers(groups, len(labels))
     values = classification_metrics(logits, labels, positive)
-    draws = _resampled(logits, labels, group_of_row, positive, n_boot, seed)
+    draws = _bootstrapped(logits, labels, group_of_row, positive, n_boot, seed)
     return _ends(values, draws, _flawless_lows(logits, labels, group_of_row, values))
 
 
@@ -109,7 +108,7 @@ def paired_differences(
     logits_b, _ = checked(logits_b, labels)
     group_of_row = group_numbers(groups, len(labels))
     values = [classification_metrics(logits, labels, positive) for logits in (logits_a, logits_b)]
-    draws = [_resampled(logits, labels, group_of_row, positive, n_boot, seed) for logits in (logits_a, logits_b)]
+    draws = [_bootstrapped(logits, labels, group_of_row, positive, n_boot, seed) for logits in (logits_a, logits_b)]
     return _gaps(values, draws, level)
 
 
@@ -137,7 +136,7 @@ def difference_of_means(
     for a, b in zip(logits_a, logits_b, strict=True):
         (a, rows), (b, _) = checked(a, labels), checked(b, labels)
         figures = [classification_metrics(logits, rows, positive)[metric] for logits in (a, b)]
-        drawn = [_resampled(logits, rows, group_of_row, positive, n_boot, seed)[metric] for logits in (a, b)]
+        drawn = [_bootstrapped(logits, rows, group_of_row, positive, n_boot, seed)[metric] for logits in (a, b)]
         values.append(figures[0] - figures[1])
         draws.append(drawn[0] - drawn[1])
     low, high = interval_ends(np.mean(draws, axis=0))
@@ -175,19 +174,14 @@ def luck_of_the_best(
         - resamples: number of resamples that were used.
     """
     group_of_row = group_numbers(groups, len(labels))
-    n_groups = int(group_of_row.max()) + 1
-    inside = np.concatenate(list(times_drawn(n_groups, n_boot, seed, at_once=n_boot)))
-    everything = np.ones((1, n_groups))
-    times = np.concatenate([everything, inside, inside == 0]).astype(np.float64)
+    whole_and_drawn = _once_and_drawn(group_of_row, n_boot, seed)
+    times = np.concatenate([whole_and_drawn, whole_and_drawn[1:] == 0])  # then the groups that were not drawn
     sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
-    scores = []
+    means = []
     for runs in candidates:
-        each = []
-        for logits in runs:
-            logits, rows = checked(logits, labels)
-            each.append(_resampled(logits, rows, group_of_row, positive, n_boot, seed, times)[metric])
-        scores.append(sign * np.mean(each, axis=0))
-    scores = np.stack(scores)  # (candidates, 1 + 2 n_boot), larger is better
+        each = [_resampled(*checked(logits, labels), group_of_row, positive, times)[metric] for logits in runs]
+        means.append(np.mean(each, axis=0))
+    scores = sign * np.stack(means)  # (candidates, 1 + 2 n_boot), larger is better
     whole, drawn, left = scores[:, 0], scores[:, 1 : 1 + n_boot], scores[:, 1 + n_boot :]
     best = np.where(np.isnan(drawn), -np.inf, drawn).argmax(axis=0)  # (n_boot,)
     elsewhere = np.take_along_axis(left, best[None], axis=0)[0]
@@ -239,13 +233,13 @@ def intervals_beside(
     reference, labels = checked(reference, labels)
     group_of_row, n = group_numbers(groups, len(labels)), len(labels)
     value = classification_metrics(reference, labels, positive)
-    draw = _resampled(reference, labels, group_of_row, positive, n_boot, seed)
+    draw = _bootstrapped(reference, labels, group_of_row, positive, n_boot, seed)
     for other in others:
         times = len(other) // n
         logits, rows = checked(other, np.tile(labels, times))
-        own, values = np.tile(group_of_row, times), classification_metrics(logits, rows, positive)
-        draws = _resampled(logits, rows, own, positive, n_boot, seed)
-        ends = _ends(values, draws, _flawless_lows(logits, rows, own, values))
+        groups_of_rows, values = np.tile(group_of_row, times), classification_metrics(logits, rows, positive)
+        draws = _bootstrapped(logits, rows, groups_of_rows, positive, n_boot, seed)
+        ends = _ends(values, draws, _flawless_lows(logits, rows, groups_of_rows, values))
         yield ends, _gaps((values, value), (draws, draw))
 
 
@@ -283,36 +277,44 @@ def difference_to_rest(
             f"expected (n,) booleans that leave rows on both sides, found {int(inside.sum())} rows inside"
         )
     group_of_row = group_numbers(groups, len(labels))
-    n_groups, classes = int(group_of_row.max()) + 1, logits.shape[1]
     parts = [(logits[rows], labels[rows], group_of_row[rows]) for rows in (inside, ~inside)]
-    # The first row is the data itself: every group drawn once.
-    times = np.concatenate([np.ones((1, n_groups)), *times_drawn(n_groups, n_boot, seed, at_once=n_boot)])
-    draws = [_resampled(*part, positive, n_boot, seed, times) for part in parts]
+    times = _once_and_drawn(group_of_row, n_boot, seed)
+    draws = [_resampled(*part, positive, times) for part in parts]
+    gaps = {name: draws[0][name] - draws[1][name] for name in METRICS}
+    gaps["balanced_accuracy"] = _recall_gaps(parts, times)
+    undefined = ["ece"]
+    if min(len(np.unique(own_labels)) for _, own_labels, _ in parts) < 2:
+        undefined += NEED_TWO_CLASSES
+    gaps |= {name: np.full(1 + n_boot, np.nan) for name in undefined}
+    return {name: _difference_and_error(gaps[name][0], gaps[name][1:]) for name in METRICS}
+
+
+def _once_and_drawn(group_of_row: np.ndarray, n_boot: int, seed: int) -> np.ndarray:
+    """How often each group is drawn, `(1 + n_boot, groups)`; the first row is the data itself, every group once."""
+    n_groups = int(group_of_row.max()) + 1
+    return np.concatenate([np.ones((1, n_groups)), *times_drawn(n_groups, n_boot, seed, at_once=n_boot)])
+
+
+def _difference_and_error(difference: float, drawn: np.ndarray) -> dict[str, float]:
+    low, high = interval_ends(drawn)
+    defined = drawn[~np.isnan(drawn)]
+    error = float(np.std(defined, ddof=1)) if len(defined) > 1 else float("nan")
+    return {"difference": float(difference), "low": low, "high": high, "error": error}
+
+
+def _recall_gaps(parts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], times: np.ndarray) -> np.ndarray:
+    """Mean difference of the recalls of two parts in each draw, `(draws,)`, over the classes that both have."""
     both = np.intersect1d(parts[0][1], parts[1][1])
-    recalls = np.stack([_recalls(*part, times, classes)[:, both] for part in parts])  # (2, 1 + n_boot, both)
-    differences = {}
-    for name in METRICS:
-        gaps = draws[0][name] - draws[1][name]
-        if name == "balanced_accuracy":
-            own = recalls[0] - recalls[1]
-            there = ~np.isnan(own)
-            summed = np.where(there, own, 0.0).sum(axis=1)
-            gaps = np.divide(summed, there.sum(axis=1), out=np.full(len(own), np.nan), where=there.any(axis=1))
-        single = min(len(np.unique(own)) for _, own, _ in parts) < 2
-        if name == "ece" or (single and name in NEED_TWO_CLASSES):
-            gaps = np.full(1 + n_boot, np.nan)
-        difference, drawn = float(gaps[0]), gaps[1:]
-        low, high = interval_ends(drawn)
-        defined = drawn[~np.isnan(drawn)]
-        error = float(np.std(defined, ddof=1)) if len(defined) > 1 else float("nan")
-        differences[name] = {"difference": difference, "low": low, "high": high, "error": error}
-    return differences
+    first, second = (_recalls(*part, times)[:, both] for part in parts)
+    gaps = first - second
+    defined = ~np.isnan(gaps)
+    summed = np.where(defined, gaps, 0.0).sum(axis=1)
+    return np.divide(summed, defined.sum(axis=1), out=np.full(len(gaps), np.nan), where=defined.any(axis=1))
 
 
-def _recalls(
-    logits: np.ndarray, labels: np.ndarray, group_of_row: np.ndarray, times: np.ndarray, classes: int
-) -> np.ndarray:
+def _recalls(logits: np.ndarray, labels: np.ndarray, group_of_row: np.ndarray, times: np.ndarray) -> np.ndarray:
     """The recall of every class `(b, classes)` if groups are drawn `times` `(b, n_groups)`; NaN without rows."""
+    classes = logits.shape[1]
     shape, cells = (times.shape[1], classes), group_of_row * classes + labels
     size = np.bincount(cells, minlength=np.prod(shape)).reshape(shape).astype(np.float64)
     right = np.bincount(cells, logits.argmax(axis=1) == labels, minlength=np.prod(shape)).reshape(shape)
@@ -325,35 +327,47 @@ def group_count(groups: np.ndarray | None, n: int) -> int:
     return int(group_numbers(groups, n).max()) + 1
 
 
-def measured_on(split: str, n: int, groups: np.ndarray | None, *, positive_label: str, resamples: int) -> Measured:
-    """Which rows the metrics come from, and what their intervals are based on."""
-    return Measured(
-        split=split,
-        n=n,
-        groups=group_count(groups, n),
-        positive_label=positive_label,
-        level=LEVEL,
-        resampled="groups",
-        resamples=resamples,
-    )
+def measured_on(split: str, n: int, groups: np.ndarray | None, *, positive_label: str, resamples: int) -> dict:
+    """Which rows the metrics come from, and what their intervals are based on: the fields of `figures.Measured`."""
+    return {
+        "split": split,
+        "n": n,
+        "groups": group_count(groups, n),
+        "positive_label": positive_label,
+        "level": LEVEL,
+        "resampled": "groups",
+        "resamples": resamples,
+    }
+
+
+def _bootstrapped(
+    logits: np.ndarray, labels: np.ndarray, group_of_row: np.ndarray, positive: int, n_boot: int, seed: int
+) -> dict[str, np.ndarray]:
+    """Every metric on `n_boot` resamples of the groups, `{name: (n_boot,)}`."""
+    n_groups = int(group_of_row.max()) + 1
+    figures = _figures_of_draws(logits, labels, group_of_row, n_groups, positive)
+    table = on_resamples(figures, n_groups, n_boot, seed, width=len(labels))
+    return dict(zip(METRICS, table.T, strict=True))
 
 
 def _resampled(
-    logits: np.ndarray,
-    labels: np.ndarray,
-    group_of_row: np.ndarray,
-    positive: int,
-    n_boot: int,
-    seed: int,
-    drawn: np.ndarray | None = None,
+    logits: np.ndarray, labels: np.ndarray, group_of_row: np.ndarray, positive: int, times: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Every metric on every resample, `{name: (n_boot,)}`.
+    """Every metric if groups are drawn `times` `(draws, groups)`, `{name: (draws,)}`.
 
-    With `drawn` `(draws, groups)` these are the resamples, whatever `n_boot` and `seed` say: of rows that are a part
-    of more, whose groups are what is drawn; a resample that has none of the part's rows gives NaN.
+    The rows may be a part of those whose groups are drawn; a draw without any of them gives NaN.
     """
+    figures = _figures_of_draws(logits, labels, group_of_row, times.shape[1], positive)
+    at_once = max(1, CELLS // len(labels))
+    table = np.concatenate([figures(times[start : start + at_once]) for start in range(0, len(times), at_once)])
+    return dict(zip(METRICS, table.T, strict=True))
+
+
+def _figures_of_draws(
+    logits: np.ndarray, labels: np.ndarray, group_of_row: np.ndarray, n_groups: int, positive: int
+) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from how often each group is drawn, `(b, groups)`, to the metrics of these draws, `(b, metrics)`."""
     n, classes = logits.shape
-    n_groups = int(group_of_row.max()) + 1 if drawn is None else drawn.shape[1]
     gaps, bin_of_row = confidence_gaps(softmax(logits), labels)
     cell_of_row = labels * classes + logits.argmax(axis=1)
 
@@ -369,28 +383,22 @@ def _resampled(
     odds = log_odds(logits)
     judged = judged_classes(labels, classes, positive)
 
-    def figures(times: np.ndarray) -> np.ndarray:  # (b, groups) -> (b, metrics)
-        confusion = (times @ cells).reshape(-1, classes, classes)  # [resample, label, decision]
+    def figures(times: np.ndarray) -> np.ndarray:
+        confusion = (times @ cells).reshape(-1, classes, classes)  # [draw, label, decision]
         size = confusion.sum(axis=(1, 2))
         weights = times[:, group_of_row]  # (b, n)
-        # A class that a resample lacks is left out of its mean, as in `classification_metrics`.
+        # A class that a draw lacks is left out of its mean, as in `classification_metrics`.
         aurocs = np.stack([weighted_auroc(odds[:, k], labels == k, weights) for k in judged])
         defined = ~np.isnan(aurocs)
         with np.errstate(invalid="ignore"):
-            auroc = np.where(defined, aurocs, 0.0).sum(axis=0) / defined.sum(axis=0)
-            found = confusion_figures(confusion) | {
-                "auroc": auroc,
+            columns = confusion_figures(confusion) | {
+                "auroc": np.where(defined, aurocs, 0.0).sum(axis=0) / defined.sum(axis=0),
                 "log_loss": (times @ losses)[:, 0] / size,
                 "ece": np.abs(times @ gap_sums).sum(axis=1) / size,
             }
-        return np.stack([np.where(size > 0, found[name], np.nan) for name in METRICS], axis=1)
+        return np.stack([np.where(size > 0, columns[name], np.nan) for name in METRICS], axis=1)
 
-    if drawn is None:
-        table = on_resamples(figures, n_groups, n_boot, seed, width=n)
-    else:
-        at_once = max(1, CELLS // n)
-        table = np.concatenate([figures(drawn[start : start + at_once]) for start in range(0, len(drawn), at_once)])
-    return dict(zip(METRICS, table.T, strict=True))
+    return figures
 
 
 def _flawless_lows(
@@ -403,19 +411,18 @@ def _flawless_lows(
     matrix.
     """
     lows: dict[str, float] = {}
+    flawless = values["accuracy"] == 1.0
+    accuracy = 1 - flawless_high(len(np.unique(group_of_row)))
     present = np.unique(labels)
     if len(present) < 2:
-        if values["accuracy"] == 1.0:
-            lows["accuracy"] = 1 - flawless_high(len(np.unique(group_of_row)))
-        return lows
+        return {"accuracy": accuracy} if flawless else lows
     alpha = ENDS[0] / len(present)
     recall = np.array([1 - flawless_high(len(np.unique(group_of_row[labels == k])), alpha) for k in present])
-    if values["accuracy"] == 1.0:
+    if flawless:
         shares = np.array([np.mean(labels == k) for k in present])
         confusion = np.diag(recall) + (1 - np.eye(len(present))) * ((1 - recall) / (len(present) - 1))[:, None]
         bounds = confusion_figures((confusion * shares[:, None])[None])
-        lows = {name: float(bound[0]) for name, bound in bounds.items()}
-        lows["accuracy"] = 1 - flawless_high(len(np.unique(group_of_row)))
+        lows = {name: float(bound[0]) for name, bound in bounds.items()} | {"accuracy": accuracy}
     if values["auroc"] == 1.0:
         lows["auroc"] = float(np.mean([low * np.delete(recall, k).mean() for k, low in enumerate(recall)]))
     return lows

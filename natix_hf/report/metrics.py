@@ -6,13 +6,15 @@ is not defined on the given rows is NaN.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import scipy.special
 import sklearn.metrics
 
+from natix_hf.documents.figures import METRICS as METRICS
 from natix_hf.logits import checked, expected_calibration_error, nll, softmax
 
-METRICS = ("accuracy", "balanced_accuracy", "macro_f1", "mcc", "auroc", "log_loss", "ece")
 LOWER_IS_BETTER = ("log_loss", "ece")
 
 
@@ -42,10 +44,8 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray, positive: int
         UserError: no rows, shapes that do not fit, a label outside the classes, a logit that is not finite.
     """
     logits, labels = checked(logits, labels)
-    predicted = logits.argmax(axis=1)
-    classes = logits.shape[1]
-    confusion = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(1, classes, classes)
-    decided = confusion_figures(confusion.astype(np.float64))
+    confusion = confusion_counts(labels, logits.argmax(axis=1), logits.shape[1])
+    decided = confusion_figures(confusion[None].astype(np.float64))
     return {
         **{name: float(values[0]) for name, values in decided.items()},
         "auroc": _auroc(logits, labels, positive),
@@ -54,21 +54,31 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray, positive: int
     }
 
 
+def class_counts(labels: np.ndarray, label_names: Sequence[str]) -> dict[str, int]:
+    """Number of photos of each class, from class ids `(n,)`."""
+    return dict(zip(label_names, np.bincount(labels, minlength=len(label_names)).tolist(), strict=True))
+
+
+def confusion_counts(labels: np.ndarray, decided: np.ndarray, classes: int) -> np.ndarray:
+    """Number of photos by label (rows) and decision (columns), `(classes, classes)`, from class ids `(n,)`."""
+    return np.bincount(labels * classes + decided, minlength=classes**2).reshape(classes, classes)
+
+
 def confusion_figures(confusion: np.ndarray) -> dict[str, np.ndarray]:
     """Accuracy, balanced accuracy, macro F1 and MCC of confusion matrices `(b, classes, classes)`, each `(b,)`."""
     size = confusion.sum(axis=(1, 2))
     right = np.diagonal(confusion, axis1=1, axis2=2)  # (b, classes)
     of_label, of_decision = confusion.sum(axis=2), confusion.sum(axis=1)
-    occurs, seen = of_label > 0, of_label + of_decision > 0
+    occurs, appears = of_label > 0, of_label + of_decision > 0
     hits = right.sum(axis=1)
     recall = np.divide(right, of_label, out=np.zeros_like(right), where=occurs)
-    f1 = np.divide(2 * right, of_label + of_decision, out=np.zeros_like(right), where=seen)
+    f1 = np.divide(2 * right, of_label + of_decision, out=np.zeros_like(right), where=appears)
     covariance = hits * size - (of_label * of_decision).sum(axis=1)
     spread = (size**2 - (of_label**2).sum(axis=1)) * (size**2 - (of_decision**2).sum(axis=1))
     return {
         "accuracy": hits / size,
         "balanced_accuracy": recall.sum(axis=1) / occurs.sum(axis=1),
-        "macro_f1": f1.sum(axis=1) / seen.sum(axis=1),
+        "macro_f1": f1.sum(axis=1) / appears.sum(axis=1),
         "mcc": np.divide(covariance, np.sqrt(spread), out=np.zeros_like(size), where=spread > 0),
     }
 

@@ -39,14 +39,14 @@ def suspected_label_errors(probabilities: np.ndarray, labels: np.ndarray, most: 
     rows = np.arange(len(labels))
     classes = probabilities.shape[1]
     present = np.bincount(labels, minlength=classes) > 0
-    own = probabilities[rows, labels]
+    of_label = probabilities[rows, labels]
     # A class without photos has no usual confidence, so no photo can reach it.
-    threshold = np.bincount(labels, own, classes) / np.maximum(np.bincount(labels, minlength=classes), 1)
+    threshold = np.bincount(labels, of_label, classes) / np.maximum(np.bincount(labels, minlength=classes), 1)
     reached = (probabilities >= threshold) & present
     counted = np.where(reached, probabilities, -1.0).argmax(axis=1)
     suspected = np.flatnonzero(reached.any(axis=1) & (counted != labels))
     others = probabilities.copy()
     others[rows, labels] = -1.0
-    margin = own - others.max(axis=1)
+    margin = of_label - others.max(axis=1)
     order = suspected[np.argsort(margin[suspected], kind="stable")][:most]
     return order, counted[order]

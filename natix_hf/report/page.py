@@ -20,7 +20,7 @@ from natix_hf.report.charts import Chart, Table, svg_path
 from natix_hf.report.decision_lines import calibration_lines
 from natix_hf.report.page_sections import Picture, Rows
 from natix_hf.report.sections import Section
-from natix_hf.report.summary import figure_text, interval_text, read_before_line, sentence
+from natix_hf.report.summary import counts_text, figure_text, interval_text, read_before_line, sentence
 
 
 @functools.cache
@@ -46,9 +46,9 @@ def render(template: str, **context: Any) -> str:
     return _environment().get_template(template).render(**context)
 
 
-def percent(share: float | None, digits: int = 1) -> str:
+def percent(share: float | None) -> str:
     """Format `0.1234` as `12.3 %`, and an undefined share as a dash."""
-    return "-" if share is None else f"{100 * share:.{digits}f}\u00a0%"
+    return "-" if share is None else f"{100 * share:.1f}\u00a0%"
 
 
 def report_html(
@@ -78,18 +78,14 @@ def report_html(
     """
     metrics, calibration, run, splits = documents.metrics, documents.calibration, documents.record, documents.splits
     names, positive = splits.label_names, run.positive
-    selective, slices = documents.selective, documents.slices
-    guarantee = calibration.guarantee
-    robustness = documents.robustness
+    selective, slices, robustness = documents.selective, documents.slices, documents.robustness
     return render(
         "report.html.jinja",
         name=name,
         lead=lead,
         names=names,
         metrics=metrics,
-        counts=", ".join(f"{count} {label}" for label, count in metrics.labels.items())
-        if len(names) <= 4
-        else f"{len(names)} classes",
+        counts=counts_text(metrics.labels),
         level=f"{100 * metrics.level:g}\u00a0%",
         figures=page_sections.figures(metrics),
         ledger=page_sections.ledger(documents.ledger, splits),
@@ -100,7 +96,7 @@ def report_html(
         calibrated=sections.calibration_section(metrics),
         stages=sections.stages_section(metrics, positive),
         over_probe=documents.over_probe and sections.probe_section(documents.over_probe),
-        guarantee=guarantee and [sentence(line) for line in guarantee.lines],
+        guarantee=calibration.guarantee and [sentence(line) for line in calibration.guarantee.lines],
         band=selective and sections.band_section(selective),
         cascade=calibration.cascade and [sentence(line) for line in calibration.cascade.lines],
         cascade_figures=selective and sections.cascade_section(selective),

@@ -5,7 +5,9 @@ The charts are training, reliability, ranking, threshold, risk and coverage, cos
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import sklearn.metrics
@@ -14,142 +16,161 @@ from natix_hf.documents.calibration import ThresholdChoice
 from natix_hf.documents.cascade import cost_text
 from natix_hf.documents.robustness import Robustness
 from natix_hf.documents.selective import CascadeFigures
-from natix_hf.logits import expected_calibration_error
-from natix_hf.report.charts import Chart, Table, number, table_of_curves
+from natix_hf.logits import ECE_BINS, confidence_gaps, expected_calibration_error
+from natix_hf.report.charts import TABLE_ROWS, Axis, Chart, Table, evenly, number, table_of_curves
 from natix_hf.report.robustness import sent_text
 from natix_hf.report.summary import figure_text
 
-BINS = 15  # as for the ECE
+BEFORE_AFTER = ("orange", "blue")  # colours before and after calibration
 DRAWN = 400  # most points of a curve; more would be less than a pixel apart
 UNIT = (0.0, 1.0)
 
+Series = tuple[list[float], list[float]]  # steps and values
 
-def training_charts(log_history: Sequence[Mapping[str, float | None]], metric: str = "mcc") -> list[Chart]:
-    """Losses over the steps of training, and the metric that chose the checkpoint.
+
+def training_charts(log_history: Sequence[Mapping[str, float | None]]) -> list[Chart]:
+    """Losses and MCC over the steps of training.
 
     Args:
         log_history: `TrainerState.log_history`.
-        metric: name without `eval_`.
     """
 
-    def series(key: str) -> tuple[list[float], list[float]]:
-        points = [(entry["step"], entry[key]) for entry in log_history if entry.get(key) is not None]
-        return [step for step, _ in points], [value for _, value in points]
-
-    def table(**named: tuple[list[float], list[float]]) -> Table:
-        steps = sorted({step for xs, _ in named.values() for step in xs})
-        picked = [steps[i] for i in np.unique(np.linspace(0, len(steps) - 1, min(25, len(steps))).round().astype(int))]
-        values = {name: dict(zip(*pair)) for name, pair in named.items()}
-        rows = [[str(step), *(number(of.get(step)) for of in values.values())] for step in picked]
-        return Table(["step", *(name.replace("_", " ") for name in named)], rows)
-
-    loss, held, score = series("loss"), series("eval_loss"), series(f"eval_{metric}")
-    raw = series(f"eval_raw_{metric}")
-    charts, title = [], metric.upper() if "_" not in metric else metric.replace("_", " ")
-    last = max([step for xs, _ in (loss, held, score) for step in xs], default=0)
-    if loss[0] or held[0]:
-        top = float(np.nanmax([*loss[1], *held[1]]))
-        chart = Chart(
-            "Loss during training",
-            f"Loss in nats over {last} steps. The last value on train is {number(_last(loss))}, on val_select "
-            f"{number(_last(held))}.",
-            **{"x": (0, last), "y": (0, 1.05 * top), "x_label": "training step", "y_label": "loss (nats)"},
-            note="The loss is the error that training reduces. If it falls on train but rises on val_select, the "
-            "model learns the training photos by heart.",
-        )
-        chart.line(*loss, "gray", "train")
-        chart.line(*held, "blue", "val_select")
-        for x, y in zip(*held):
-            chart.dot(x, y, "blue", f"val_select at step {x}: {number(y)}", 3.5)
-        chart.table = table(train=loss, val_select=held)
-        charts.append(chart)
+    train, held_out = _series(log_history, "loss"), _series(log_history, "eval_loss")
+    score, raw = _series(log_history, "eval_mcc"), _series(log_history, "eval_raw_mcc")
+    steps = Axis("training step", 0, max([*train[0], *held_out[0], *score[0]], default=0))
+    charts = []
+    if train[0] or held_out[0]:
+        charts.append(_loss_chart(train, held_out, steps))
     if score[0]:
-        lowest = min([*score[1], *raw[1]])
-        chart = Chart(
-            f"{title} on val_select",
-            f"{title} over {last} steps. The highest value is {number(max(score[1]))} at step "
-            f"{score[0][int(np.argmax(score[1]))]}.",
-            **{"x": (0, last), "y": (min(0.0, lowest), 1.0), "x_label": "training step", "y_label": title},
-            note="The checkpoint was chosen by this curve, so its best value is too optimistic.",
-        )
-        chart.line(*raw, "orange dash", "raw weights")
-        chart.line(*score, "blue", "averaged weights, which are kept" if raw[0] else "val_select")
-        for x, y in zip(*score):
-            chart.dot(x, y, "blue", f"step {x}: {number(y)}", 3.5)
-        chart.table = table(**{title: score, **({"raw weights": raw} if raw[0] else {})})
-        charts.append(chart)
+        charts.append(_score_chart(score, raw, steps))
     return charts
 
 
-def reliability_chart(before: np.ndarray, after: np.ndarray, labels: np.ndarray, bins: int = BINS) -> Chart:
+def _series(log_history: Sequence[Mapping[str, float | None]], key: str) -> Series:
+    points = [(entry["step"], entry[key]) for entry in log_history if entry.get(key) is not None]
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def _loss_chart(train: Series, held_out: Series, steps: Axis) -> Chart:
+    last_train, last_held_out = (number(values[-1] if values else None) for _, values in (train, held_out))
+    chart = Chart(
+        "Loss during training",
+        f"Loss in nats over {steps.high} steps. The last value on train is {last_train}, on val_select "
+        f"{last_held_out}.",
+        steps,
+        Axis("loss (nats)", 0, 1.05 * float(np.nanmax([*train[1], *held_out[1]]))),
+        note="The loss is the error that training reduces. If it falls on train but rises on val_select, the "
+        "model learns the training photos by heart.",
+    )
+    chart.line(*train, "gray", "train")
+    chart.line(*held_out, "blue", "val_select")
+    for step, value in zip(*held_out):
+        chart.dot(step, value, "blue", f"val_select at step {step}: {number(value)}", 3.5)
+    chart.table = _table_of_series({"train": train, "val_select": held_out})
+    return chart
+
+
+def _score_chart(score: Series, raw: Series, steps: Axis) -> Chart:
+    best = int(np.argmax(score[1]))
+    chart = Chart(
+        "MCC on val_select",
+        f"MCC over {steps.high} steps. The highest value is {number(max(score[1]))} at step {score[0][best]}.",
+        steps,
+        Axis("MCC", min([0.0, *score[1], *raw[1]]), 1.0),
+        note="The checkpoint was chosen by this curve, so its best value is too optimistic.",
+    )
+    chart.line(*raw, "orange dash", "raw weights")
+    chart.line(*score, "blue", "averaged weights, which are kept" if raw[0] else "val_select")
+    for step, value in zip(*score):
+        chart.dot(step, value, "blue", f"step {step}: {number(value)}", 3.5)
+    chart.table = _table_of_series({"MCC": score, "raw weights": raw} if raw[0] else {"MCC": score})
+    return chart
+
+
+def _table_of_series(series: Mapping[str, Series]) -> Table:
+    steps = sorted({step for xs, _ in series.values() for step in xs})
+    columns = [dict(zip(*pair)) for pair in series.values()]
+    picked = [steps[i] for i in evenly(len(steps), TABLE_ROWS)]
+    heads = ["step", *(name.replace("_", " ") for name in series)]
+    return Table(heads, [[str(step), *(number(of.get(step)) for of in columns)] for step in picked])
+
+
+class _Bins(NamedTuple):
+    """Number, mean confidence and share of right decisions of the photos in each confidence bin, each `(bins,)`."""
+
+    size: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+    ece: float
+
+    @classmethod
+    def of(cls, probabilities: np.ndarray, labels: np.ndarray) -> _Bins:
+        confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
+        _, bin_of_row = confidence_gaps(probabilities, labels)
+        size = np.bincount(bin_of_row, minlength=ECE_BINS)
+        sums = [np.bincount(bin_of_row, column, minlength=ECE_BINS) for column in (confidence, right)]
+        ece = expected_calibration_error(probabilities, labels)
+        return cls(size, *(column / np.maximum(size, 1) for column in sums), ece)
+
+
+def reliability_chart(before: np.ndarray, after: np.ndarray, labels: np.ndarray) -> Chart:
     """Share of right decisions by confidence, before and after calibration; `below` counts the photos of each bin.
 
     Args:
         before, after: `(n, classes)` probabilities, rows sum to 1.
         labels: `(n,)` class ids.
-        bins: number of equal-width bins on [0, 1].
     """
-    start = max(0.0, 1 / before.shape[1] - 0.5 / bins)
-    drawn = {"before": (before, "orange"), "after": (after, "blue")}
-    parts, rows = {}, {}
-    for name, (probabilities, _) in drawn.items():
-        confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == labels
-        bin_of_row = np.minimum((confidence * bins).astype(int), bins - 1)
-        size = np.bincount(bin_of_row, minlength=bins)
-        mean = np.bincount(bin_of_row, confidence, minlength=bins) / np.maximum(size, 1)
-        accuracy = np.bincount(bin_of_row, right, minlength=bins) / np.maximum(size, 1)
-        parts[name] = size, mean, accuracy
-        rows[name] = expected_calibration_error(probabilities, labels, bins)
+    start = max(0.0, 1 / before.shape[1] - 0.5 / ECE_BINS)
+    confidence = Axis("confidence", start, 1.0)
+    series = {"before": _Bins.of(before, labels), "after": _Bins.of(after, labels)}
     chart = Chart(
         "Reliability",
-        f"Share of right decisions against confidence for {len(labels)} photos. ECE {rows['before']:.4f} before and "
-        f"{rows['after']:.4f} after calibration. A calibrated model is on the diagonal.",
-        **{"x": (start, 1.0), "y": UNIT, "x_label": "confidence", "y_label": "share of right decisions"},
+        f"Share of right decisions against confidence for {len(labels)} photos. ECE {series['before'].ece:.4f} before "
+        f"and {series['after'].ece:.4f} after calibration. A calibrated model is on the diagonal.",
+        confidence,
+        Axis("share of right decisions", *UNIT),
         readout=False,
         note="Confidence is the probability of the decided class. Each dot is a bin of photos with similar "
         "confidence; a larger dot has more photos. On the dashed line, confidence equals the share of right "
-        f"decisions; ECE is the mean distance from it. {len(labels)} photos in {bins} bins of equal width.",
+        f"decisions; ECE is the mean distance from it. {len(labels)} photos in {ECE_BINS} bins of equal width.",
     )
     chart.line([start, 1], [start, 1], "gray dash thin")
-    for name, (_, style) in drawn.items():
-        size, mean, accuracy = parts[name]
+    for (name, binned), style in zip(series.items(), BEFORE_AFTER):
+        size, mean, accuracy, ece = binned
         used = np.flatnonzero(size)
-        chart.line(mean[used], accuracy[used], f"{style} thin", f"{name}: ECE {rows[name]:.4f}")
+        chart.line(mean[used], accuracy[used], f"{style} thin", f"{name}: ECE {ece:.4f}")
         for i in used:
             text = f"{name}: {size[i]} photos, confidence {mean[i]:.3f}, right {accuracy[i]:.3f}"
             chart.dot(mean[i], accuracy[i], style, text, 3 + 6 * np.sqrt(size[i] / len(labels)))
-    top = max(int(size.max()) for size, _, _ in parts.values())
-    chart.below = Chart(
+    chart.below = _photos_by_confidence(series, confidence)
+    heads = ["bin", "photos before", "right before", "photos after", "right after"]
+    chart.table = Table(heads, [*_reliability_rows([*series.values()])])
+    return chart
+
+
+def _photos_by_confidence(series: Mapping[str, _Bins], confidence: Axis) -> Chart:
+    top = max(int(binned.size.max()) for binned in series.values())
+    chart = Chart(
         "Photos by confidence",
         "Number of photos in each confidence bin, before and after calibration; the table lists the numbers.",
-        **{"x": (start, 1.0), "y": (0, top), "x_label": "confidence", "y_label": "photos"},
+        confidence,
+        Axis("photos", 0, top, counts=True),
         height=160,
         readout=False,
-        count_y=True,
     )
-    for name, (_, style) in drawn.items():
-        size, half = parts[name][0], 0.5 / bins
-        for i in np.flatnonzero(size):
-            left = max(start, i / bins + 0.08 / bins + (name == "after") * 0.42 / bins)
-            right = min(1.0, i / bins + half + (name == "after") * 0.42 / bins)
+    for (name, binned), style, shift in zip(series.items(), BEFORE_AFTER, (0.0, 0.42)):
+        for i in np.flatnonzero(binned.size):
+            left = max(confidence.low, i / ECE_BINS + 0.08 / ECE_BINS + shift / ECE_BINS)
+            right = min(1.0, i / ECE_BINS + 0.5 / ECE_BINS + shift / ECE_BINS)
             if right > left:
-                chart.below.bar(left, right, size[i], style, f"{name}: {size[i]} photos")
-    chart.table = Table(
-        ["bin", "photos before", "right before", "photos after", "right after"],
-        [
-            [
-                f"{i / bins:.2f} to {(i + 1) / bins:.2f}",
-                *(
-                    t
-                    for size, _, share in parts.values()
-                    for t in (str(size[i]), number(share[i] if size[i] else None))
-                ),
-            ]
-            for i in range(bins)
-            if any(size[i] for size, _, _ in parts.values())
-        ],
-    )
+                chart.bar(left, right, binned.size[i], style, f"{name}: {binned.size[i]} photos")
     return chart
+
+
+def _reliability_rows(series: Sequence[_Bins]) -> Iterator[list[str]]:
+    for i in np.flatnonzero(sum(binned.size for binned in series)):
+        cells = [[str(one.size[i]), number(one.accuracy[i] if one.size[i] else None)] for one in series]
+        yield [f"{i / ECE_BINS:.2f} to {(i + 1) / ECE_BINS:.2f}", *itertools.chain(*cells)]
 
 
 def ranking_charts(score: np.ndarray, is_positive: np.ndarray, decided: np.ndarray, name: str) -> list[Chart]:
@@ -168,27 +189,29 @@ def ranking_charts(score: np.ndarray, is_positive: np.ndarray, decided: np.ndarr
     roc = Chart(
         "Photos found and false alarms (ROC)",
         f"True-positive rate against false-positive rate. Decisions: {tpr:.4f} against {fpr:.4f}. {counts}",
-        **{"x": UNIT, "y": UNIT, "x_label": "false-positive rate", "y_label": "true-positive rate"},
+        Axis("false-positive rate", *UNIT),
+        Axis("true-positive rate", *UNIT),
         note=f"True-positive rate: share of the photos of {name} that are found. False-positive rate: share of the "
         f"other photos that are taken for {name}. The curve shows all thresholds, the dot the decisions of the model, "
         f"the dashed line guessing. {counts}",
     )
     roc.line([0, 1], [0, 1], "gray dash thin")
-    keep = _thinned(len(false))
+    keep = evenly(len(false), DRAWN)
     roc.line(false[keep], true[keep], "blue", "true-positive rate", key=False)
     roc.dot(fpr, tpr, "orange", f"decisions: false-positive rate {fpr:.4f}, true-positive rate {tpr:.4f}", 5.5)
     roc.table = table_of_curves("false-positive rate", false, true_positive_rate=true)
     curve = Chart(
         "Precision and recall",
         f"Precision against recall at a share of {name} of {positives / len(score):.3f}. {counts}",
-        **{"x": UNIT, "y": UNIT, "x_label": "recall", "y_label": "precision"},
+        Axis("recall", *UNIT),
+        Axis("precision", *UNIT),
         note=f"Recall: share of the photos of {name} that are found. Precision: share of correct ones among those "
         f"that are taken for {name}. Precision depends on how common {name} is; here it is "
         f"{100 * positives / len(score):.1f}\u00a0% of the photos (dashed line). {counts}",
     )
     curve.line(UNIT, [positives / len(score)] * 2, "gray dash thin")
     recall, precision = recall[::-1], precision[::-1]
-    keep = _thinned(len(recall))
+    keep = evenly(len(recall), DRAWN)
     curve.line(recall[keep], precision[keep], "blue", "precision", key=False)
     if decided.any():
         at = float(np.mean(is_positive[decided]))
@@ -212,7 +235,8 @@ def threshold_chart(choice: ThresholdChoice, rows: str) -> Chart:
         f"{measures} by threshold",
         f"{measures} at every threshold on {choice.n} photos in {choice.groups} groups. Best {value:.4f} at "
         f"{best:.4f} (interval {choice.low:.4f} to {choice.high:.4f}); {choice.at_half:.4f} at 0.5.",
-        **{"x": UNIT, "y": (low, high), "x_label": "threshold on the probability", "y_label": measures},
+        Axis("threshold on the probability", *UNIT),
+        Axis(measures, low, high),
         note="A photo is decided as positive if its probability reaches the threshold. The best value is "
         f"{number(value)} ({number(choice.value_low)} to {number(choice.value_high)}) at {best:.3f}; at 0.5 it is "
         f"{number(choice.at_half)}. The band is the interval of the best threshold. It was chosen on the {choice.n} "
@@ -241,10 +265,11 @@ def risk_coverage_chart(coverage: Sequence[float], risk: Sequence[float], note: 
         "Errors by share of photos decided",
         "Share of wrong decisions (risk) against the share of photos decided (coverage), most confident first; "
         f"{risk[-1]:.4f} if all are decided.",
-        **{"x": UNIT, "y": (0, top), "x_label": "share of photos decided", "y_label": "share of wrong decisions"},
+        Axis("share of photos decided", *UNIT),
+        Axis("share of wrong decisions", 0, top),
         note=note,
     )
-    keep = _thinned(len(coverage))
+    keep = evenly(len(coverage), DRAWN)
     chart.band(coverage[keep], np.zeros(len(keep)), risk[keep], "blue")
     chart.line(coverage[keep], risk[keep], "blue", "wrong", key=False)
     chart.table = table_of_curves("share decided", coverage, wrong=risk)
@@ -261,17 +286,18 @@ def cost_chart(figures: CascadeFigures, rows: str) -> Chart:
         rows: name of the rows that the figures are computed from.
     """
     curve, cost, error = figures.curve, figures.mean_cost, figures.error
-    ends = {"first stage alone": (figures.cost[0], figures.error_of_first.value)}
-    ends["second stage alone"] = sum(figures.cost), figures.error_of_second.value
+    ends = {
+        "first stage alone": (figures.cost[0], figures.error_of_first.value),
+        "second stage alone": (sum(figures.cost), figures.error_of_second.value),
+    }
     cascade_text = f"{error.value:.4f} at {cost_text(cost.value)} {figures.cost_in} per photo"
-    top = max(0.01, 1.15 * max(*curve.error, error.high))
     chart = Chart(
         "Errors by cost",
         f"Share of wrong answers against {figures.cost_in} per photo: the cascade {cascade_text}, "
         + ", ".join(f"{name} {wrong:.4f} at {price:.4g}" for name, (price, wrong) in ends.items())
         + ".",
-        **{"x": (0, sum(figures.cost)), "y": (0, top), "x_label": f"{figures.cost_in} per photo, on average"},
-        y_label="share of wrong answers",
+        Axis(f"{figures.cost_in} per photo, on average", 0, sum(figures.cost)),
+        Axis("share of wrong answers", 0, max(0.01, 1.15 * max(*curve.error, error.high))),
         note="The curve shows all possible bands. The orange dot is the band in use, with the interval of its error: "
         f"{cascade_text}. The gray dots are the stages alone. {error.n} photos in {error.groups} groups of {rows}, "
         "which were not used to choose a band.",
@@ -294,7 +320,6 @@ def cost_chart(figures: CascadeFigures, rows: str) -> Chart:
 
 def robustness_chart(document: Robustness) -> Chart | None:
     """MCC by level for each profile; None if no profile has several levels."""
-    styles = ("blue", "orange", "good", "gray")
     profiles = [
         (entry.profile, [case for case in entry.cases if case.level is not None and case.distortion is None])
         for entry in document.profiles
@@ -312,25 +337,14 @@ def robustness_chart(document: Robustness) -> Chart | None:
             f"{name} " + ", ".join(f"{case.level}: {figure_text(case.metrics['mcc'].value)}" for case in cases)
             for name, cases in profiles
         ),
-        x=(0, highest),
-        y=(min(0.0, *(v.low or 0.0 for v in values)), 1.0),
-        x_label="level",
-        y_label="MCC",
-        count_x=True,
+        Axis("level", 0, highest, counts=True),
+        Axis("MCC", min(0.0, *(value.low or 0.0 for value in values)), 1.0),
         note=f"A higher level means stronger changes to the photos. {document.n} photos in {document.groups} groups; "
         f"bands are {100 * document.level:g}\u00a0% intervals.{f' How the photos were sent: {sent}.' if sent else ''}",
     )
-    for (name, cases), style in zip(profiles, styles):
+    for (name, cases), style in zip(profiles, ("blue", "orange", "good", "gray")):
         level = [case.level for case in cases]
         figures = [case.metrics["mcc"] for case in cases]
         chart.band(level, [figure.low for figure in figures], [figure.high for figure in figures], style)
         chart.line(level, [figure.value for figure in figures], style, name)
     return chart
-
-
-def _thinned(count: int) -> np.ndarray:
-    return np.unique(np.linspace(0, count - 1, min(DRAWN, count)).round().astype(int))
-
-
-def _last(series: tuple[list[float], list[float]]) -> float | None:
-    return series[1][-1] if series[1] else None

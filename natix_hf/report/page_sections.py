@@ -15,6 +15,7 @@ import numpy as np
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.ledger import LedgerEntry
 from natix_hf.documents.split_certificate import SplitCertificate
+from natix_hf.report.metrics import LOWER_IS_BETTER, confusion_counts
 from natix_hf.report.mistakes import confident_mistakes, suspected_label_errors
 from natix_hf.report.summary import LABELS, MEANINGS, figure_text, interval_text
 
@@ -161,7 +162,7 @@ def figures(metrics: FinalFigures) -> list[Headline]:
     for name in FIRST:
         interval = metrics.metrics[name]
         top = 1.0
-        if name in ("log_loss", "ece"):
+        if name in LOWER_IS_BETTER:
             top = 1.25 * max(interval.high or 0.0, interval.value or 0.0) or 1.0
         low = -1.0 if name == "mcc" and min(interval.low or 0.0, interval.value or 0.0) < 0 else 0.0
         places = {
@@ -182,20 +183,12 @@ def figures(metrics: FinalFigures) -> list[Headline]:
 
 def confusion(labels: np.ndarray, decided: np.ndarray, names: Sequence[str]) -> list[ConfusionRow]:
     """The confusion matrix: one row per label, with counts and shares of each decision."""
-    classes = len(names)
-    counts = np.bincount(labels * classes + decided, minlength=classes**2).reshape(classes, classes)
-    totals = counts.sum(axis=1)
-    return [
-        ConfusionRow(
-            names[row],
-            int(totals[row]),
-            [
-                ConfusionCell(int(count), float(count / max(totals[row], 1)), row == column)
-                for column, count in enumerate(counts[row])
-            ],
-        )
-        for row in range(classes)
-    ]
+    rows = []
+    for row, counts in enumerate(confusion_counts(labels, decided, len(names)).tolist()):
+        total = sum(counts)
+        cells = [ConfusionCell(count, count / max(total, 1), row == column) for column, count in enumerate(counts)]
+        rows.append(ConfusionRow(names[row], total, cells))
+    return rows
 
 
 def ledger(noted: Sequence[LedgerEntry], splits: SplitCertificate) -> list[SplitUse]:
@@ -219,19 +212,19 @@ def ledger(noted: Sequence[LedgerEntry], splits: SplitCertificate) -> list[Split
     return rows
 
 
-def wanted_photos(rows: Rows, most: int = SHOWN) -> np.ndarray:
+def wanted_photos(rows: Rows) -> np.ndarray:
     """Sorted row numbers of the photos that a report shows: mistakes and suspected label errors, each row once."""
-    mistakes = confident_mistakes(rows.after, rows.labels, rows.decided, most)
-    suspects, _ = suspected_label_errors(rows.after, rows.labels, most)
+    mistakes = confident_mistakes(rows.after, rows.labels, rows.decided, SHOWN)
+    suspects, _ = suspected_label_errors(rows.after, rows.labels, SHOWN)
     return np.unique(np.concatenate([mistakes, suspects]))
 
 
 def mistakes(
-    rows: Rows, names: Sequence[str], positive: int, pictures: Mapping[tuple[str, str], Picture], most: int = SHOWN
+    rows: Rows, names: Sequence[str], positive: int, pictures: Mapping[tuple[str, str], Picture]
 ) -> list[Shot]:
     """The most confident mistakes, the most confident first."""
     shots = []
-    for row in confident_mistakes(rows.after, rows.labels, rows.decided, most):
+    for row in confident_mistakes(rows.after, rows.labels, rows.decided, SHOWN):
         label, decided = int(rows.labels[row]), int(rows.decided[row])
         kind = f"{names[label]} taken for {names[decided]}"
         if len(names) == 2:
@@ -241,16 +234,16 @@ def mistakes(
 
 
 def label_errors(
-    tables: Sequence[Rows], names: Sequence[str], pictures: Mapping[tuple[str, str], Picture], most: int = SHOWN
+    tables: Sequence[Rows], names: Sequence[str], pictures: Mapping[tuple[str, str], Picture]
 ) -> list[Shot]:
     """The labels that the model contradicts most, over several splits; confidence limits are computed per split."""
     shots = []
     for rows in tables:
-        for row, counted in zip(*suspected_label_errors(rows.after, rows.labels, most)):
+        for row, counted in zip(*suspected_label_errors(rows.after, rows.labels, SHOWN)):
             margin = float(rows.after[row, rows.labels[row]] - rows.after[row, counted])
             kind = f"{names[int(rows.labels[row])]}, or {names[counted]}?"
             shots.append((margin, _shot(rows, row, kind, names, pictures)._replace(decision=names[counted])))
-    return [shot for _, shot in sorted(shots, key=lambda pair: pair[0])[:most]]
+    return [shot for _, shot in sorted(shots, key=lambda pair: pair[0])[:SHOWN]]
 
 
 def _shot(rows: Rows, row: int, kind: str, names: Sequence[str], pictures: Mapping[tuple[str, str], Picture]) -> Shot:

@@ -18,9 +18,9 @@ def cost_cells(cost: PhotoCost | None) -> list[str]:
 def cost_line(cost: PhotoCost) -> str:
     """One line for commands, cards and pages."""
     views, pixels, tokens, gigaflop, seconds = cost_cells(cost)
-    seen = f"{views} view{'s' if cost.views > 1 else ''} of {pixels} px"
+    shown = f"{views} view{'s' if cost.views > 1 else ''} of {pixels} px"
     at_once = f"{cost.batch} photos at a time" if cost.batch > 1 else "one photo at a time"
     return (
-        f"a photo costs {seen}, {tokens} tokens, {gigaflop} GFLOP and {seconds} s of the network alone "
+        f"a photo costs {shown}, {tokens} tokens, {gigaflop} GFLOP and {seconds} s of the network alone "
         f"({cost.device}, {at_once})"
     )

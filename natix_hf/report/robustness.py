@@ -14,7 +14,7 @@ from natix_hf.documents.figures import Difference, Interval
 from natix_hf.documents.reward import RewardEntry
 from natix_hf.documents.robustness import Case, Latency, ProfileFigures, Robustness
 from natix_hf.report.intervals import bootstrap_intervals, intervals_beside, measured_on
-from natix_hf.report.summary import difference_text, figure_text, interval_text
+from natix_hf.report.summary import difference_text, figure_and_interval
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,12 @@ class Sent:
     """Logits of all rows under one distortion.
 
     Args:
-        level: of the profile.
+        level: of the profile; None: all levels.
         distortion, severity: a single distortion applied to level 0; None: the level's own mix.
         logits: `(n, classes)`, in the order of the clean logits.
     """
 
-    level: int
+    level: int | None
     distortion: str | None
     severity: int | None
     logits: np.ndarray
@@ -60,40 +60,45 @@ def robustness_document(
         latency: result of `latency_document`.
     """
     options = {"positive": positive, "n_boot": n_boot, "seed": seed}
-    found_under = []
+    measured = []
     for profile, ways in profiles.items():
-        levels = [way for way in ways if way.distortion is None]
-        several = [np.concatenate([way.logits for way in levels])] if len(levels) > 1 else []
-        found = intervals_beside(clean, [*several, *(way.logits for way in ways)], labels, groups, **options)
-        cases = [_case(None, None, None, several[0], next(found))] if several else []
-        measured = [_case(way.level, way.distortion, way.severity, way.logits, next(found)) for way in ways]
-        plain = measured[0]
-        for way, case in zip(ways, measured, strict=True):
+        levels = [way.logits for way in ways if way.distortion is None]
+        every_way = [Sent(None, None, None, np.concatenate(levels)), *ways] if len(levels) > 1 else ways
+        figures = intervals_beside(clean, [way.logits for way in every_way], labels, groups, **options)
+        cases = []
+        for way, (intervals, differences) in zip(every_way, figures, strict=True):
+            case = _case(way, intervals, differences)
+            if way is ways[0]:
+                plain = case
             if way.distortion not in (None, *(other.distortion for other in cases)):
                 cases.append(plain.model_copy(update={"distortion": way.distortion, "severity": 0}))
             cases.append(case)
         how = {} if how_sent is None else {"sent": how_sent[profile]}
-        found_under.append(ProfileFigures(profile=profile, **how, cases=cases))
+        measured.append(ProfileFigures(profile=profile, **how, cases=cases))
     return Robustness(
-        **dict(measured_on(split, len(labels), groups, positive_label=label_names[positive], resamples=n_boot)),
+        **measured_on(split, len(labels), groups, positive_label=label_names[positive], resamples=n_boot),
         clean=Interval.each(bootstrap_intervals(clean, labels, groups, **options)),
-        profiles=found_under,
+        profiles=measured,
         latency=latency,
     )
 
 
-def _case(
-    level: int | None, distortion: str | None, severity: int | None, logits: np.ndarray, found: tuple[dict, dict]
-) -> Case:
-    figures, differences = found
+def _case(way: Sent, intervals: dict, differences: dict) -> Case:
     return Case(
-        level=level,
-        distortion=distortion,
-        severity=severity,
-        n=len(logits),
-        metrics=Interval.each(figures),
+        level=way.level,
+        distortion=way.distortion,
+        severity=way.severity,
+        n=len(way.logits),
+        metrics=Interval.each(intervals),
         difference=Difference.each(differences),
     )
+
+
+def case_text(case: Case) -> str:
+    """How the photos of a case were changed."""
+    if case.distortion is not None:
+        return f"{case.distortion}, severity {case.severity}"
+    return "all levels" if case.level is None else f"level {case.level}"
 
 
 def sent_text(profiles: Sequence[ProfileFigures | RewardEntry]) -> str:
@@ -134,17 +139,15 @@ def robustness_lines(document: Robustness, metric: str = "mcc") -> list[str]:
     clean = document.clean[metric]
     lines = [
         f"{metric.upper()} on {document.split} ({document.n} photos, {document.groups} groups): clean "
-        f"{figure_text(clean.value)} ({interval_text(clean)})"
+        f"{figure_and_interval(clean)}"
     ]
     for profile in document.profiles:
         for case in profile.cases:
             if case.distortion is not None:
                 continue
-            name = "all levels" if case.level is None else f"level {case.level}"
-            figure, change = case.metrics[metric], difference_text(case.difference[metric])
             lines.append(
-                f"  {profile.profile} {name}: {figure_text(figure.value)} ({interval_text(figure)}), "
-                f"change from clean {change}"
+                f"  {profile.profile} {case_text(case)}: {figure_and_interval(case.metrics[metric])}, "
+                f"change from clean {difference_text(case.difference[metric])}"
             )
     if sent := sent_text(document.profiles):
         lines.append(f"  sent: {sent}")

@@ -12,11 +12,12 @@ from typing import NamedTuple
 from natix_hf.documents.figures import Difference, Interval
 from natix_hf.documents.final_figures import FinalFigures
 from natix_hf.documents.probe import OverProbe
-from natix_hf.documents.robustness import Case, Robustness
-from natix_hf.documents.selective import Selective
+from natix_hf.documents.robustness import Robustness
+from natix_hf.documents.selective import Rate, Selective
 from natix_hf.documents.slices import Slices
-from natix_hf.report.robustness import sent_text
-from natix_hf.report.summary import LABELS, figure_text, interval_text
+from natix_hf.report.decision_lines import shown_classes
+from natix_hf.report.robustness import case_text, sent_text
+from natix_hf.report.summary import LABELS, figure_and_interval, figure_text, interval_text
 
 ROBUSTNESS_METRICS = ("mcc", "accuracy", "balanced_accuracy", "auroc", "ece")
 SLICE_METRICS = ("balanced_accuracy", "mcc", "accuracy", "auroc")
@@ -91,7 +92,7 @@ def robustness_section(document: Robustness, *, distortions: bool = True) -> Sec
     rows = [["clean", "original photos", count_cell(document.n), *_robustness_cells(document.clean)]]
     for profile in document.profiles:
         rows += [
-            [profile.profile, _change_text(case), count_cell(case.n), *_robustness_cells(case.metrics)]
+            [profile.profile, case_text(case), count_cell(case.n), *_robustness_cells(case.metrics)]
             for case in profile.cases
             if distortions or case.distortion is None
         ]
@@ -128,9 +129,9 @@ def slices_section(document: Slices, *, most: int | None = None, figures: int | 
     rows = []
     for kind in kinds:
         rates = [Cell("", "-") if rate is None else figure_cell(rate) for rate in (kind.fpr, kind.fnr)]
-        cells = [difference_cell(kind.difference[document.ranked_by])]
-        cells += [*(figure_cell(kind.metrics[name]) for name in SLICE_METRICS), *rates]
-        tag = "small" if kind.small else "stands out" if kind.stands_out else ""
+        measured = [figure_cell(kind.metrics[name]) for name in SLICE_METRICS]
+        cells = [difference_cell(kind.difference[document.ranked_by]), *measured, *rates]
+        tag = "stands out" if kind.stands_out else "small" * kind.small
         name = Cell(kind.value, kind.value, tag=tag)
         rows.append([kind.column, name, count_cell(kind.n), count_cell(kind.groups), *cells[:figures]])
     heads = ["difference to the rest", *(LABELS[name] for name in SLICE_METRICS)]
@@ -158,7 +159,7 @@ def stages_section(metrics: FinalFigures, positive: int) -> Section | None:
     if not stages:
         return None
     names, shares = list(metrics.labels), stages.shares
-    shown = [positive] if len(names) == 2 else range(len(names))
+    shown = shown_classes(positive, len(names))
     measured = [name for name in STAGES if name in stages.steps[0].figures]
     return Section(
         "stages",
@@ -220,7 +221,7 @@ def band_section(document: Selective) -> Section | None:
         "Results of the guarantee on photos that it was not fitted on. Photos whose probability is inside the band "
         "get no answer and go to a person.",
         [f"on {document.split}", *RATES],
-        [_rate(name, rate, rate.n, rate.groups) for name, rate in rates.items()],
+        _rate_rows(rates),
     )
 
 
@@ -237,15 +238,14 @@ def cascade_section(document: Selective) -> Section | None:
         "wrong answers of the first stage alone": figures.error_of_first,
         "wrong answers of the second stage alone": figures.error_of_second,
     }
-    rows = [_rate(name, rate, rate.n, rate.groups) for name, rate in rates.items()]
-    rows.append(_rate(f"{figures.cost_in} per photo", figures.mean_cost, figures.early.n, figures.early.groups))
+    photos, groups = count_cell(figures.early.n), count_cell(figures.early.groups)
     return Section(
         "cascade",
         "Cascade",
         "Early exits",
         "Errors and cost of the cascade on photos that were not used to choose its band.",
         [f"on {document.split}", *RATES],
-        rows,
+        [*_rate_rows(rates), [f"{figures.cost_in} per photo", figure_cell(figures.mean_cost), photos, groups]],
     )
 
 
@@ -262,20 +262,16 @@ def calibration_section(metrics: FinalFigures) -> Section:
 
 def selective_text(document: Selective) -> str:
     """The areas of `selective.json` in sentences."""
-    areas = {"AURC, the mean height of this curve:": document.aurc}
-    areas["AUGRC, the same for errors as a share of all photos:"] = document.augrc
-    shown = ". ".join(f"{name} {figure_text(area.value)} ({interval_text(area)})" for name, area in areas.items())
+    areas = {
+        "AURC, the mean height of this curve:": document.aurc,
+        "AUGRC, the same for errors as a share of all photos:": document.augrc,
+    }
+    shown = ". ".join(f"{name} {figure_and_interval(area)}" for name, area in areas.items())
     return f"{shown}. Lower is better. {document.n} photos in {document.groups} groups of {document.split}."
 
 
-def _rate(name: str, rate: Interval, photos: int, groups: int) -> list[str | Cell]:
-    return [name, figure_cell(rate), count_cell(photos), count_cell(groups)]
-
-
-def _change_text(case: Case) -> str:
-    if case.distortion is not None:
-        return case.distortion if case.severity is None else f"{case.distortion}, severity {case.severity}"
-    return "all levels" if case.level is None else f"level {case.level}"
+def _rate_rows(rates: Mapping[str, Rate]) -> list[list[str | Cell]]:
+    return [[name, figure_cell(rate), count_cell(rate.n), count_cell(rate.groups)] for name, rate in rates.items()]
 
 
 def _robustness_cells(metrics: Mapping[str, Interval]) -> list[Cell]:

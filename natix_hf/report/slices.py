@@ -27,14 +27,14 @@ from natix_hf.report.intervals import (
     NEED_TWO_CLASSES,
     bootstrap_intervals,
     difference_to_rest,
-    group_count,
     measured_on,
 )
-from natix_hf.report.metrics import METRICS
-from natix_hf.report.summary import LABELS, difference_text, figure_text, interval_text
-from natix_hf.resampling import LEVEL
+from natix_hf.report.metrics import METRICS, class_counts
+from natix_hf.report.summary import LABELS, difference_text, figure_and_interval
+from natix_hf.resampling import LEVEL, group_numbers
 
 FEW_ROWS, FEW_GROUPS = 30, 10
+LISTED = 3  # slices in the lines of a command
 RANKED_BY = "balanced_accuracy"
 _CELLS = 5_000_000  # rows times resamples of one slice; keeps it to seconds
 
@@ -64,9 +64,10 @@ def slices_document(
         ValueError: as `classification_metrics`, or a column of another length.
     """
     logits, labels = checked(logits, labels)
+    groups = group_numbers(groups, len(labels))
     n_boot = min(n_boot, max(200, _CELLS // len(labels)))
     options = {"positive": positive, "n_boot": n_boot, "seed": seed}
-    found: list[Slice] = []
+    entries: list[Slice] = []
     columns = {}
     for column, values in slices.items():
         values = np.asarray(values, dtype=object)
@@ -77,23 +78,23 @@ def slices_document(
             continue
         columns[column] = len(kinds)
         for kind in kinds:
-            found.append(_slice(column, kind, logits, labels, groups, values == kind, label_names, options))
-    found = sorted(_adjusted(found), key=_place)
+            entries.append(_slice(column, kind, logits, labels, groups, values == kind, label_names, options))
+    entries = sorted(_adjusted(entries), key=_place)
     return Slices(
-        **dict(measured_on(split, len(labels), groups, positive_label=label_names[positive], resamples=n_boot)),
+        **measured_on(split, len(labels), groups, positive_label=label_names[positive], resamples=n_boot),
         small=Small(rows=FEW_ROWS, groups=FEW_GROUPS),
         ranked_by=RANKED_BY,
         columns=columns,
-        looked_at=len(found),
-        stand_out=sum(one.stands_out for one in found),
-        note=_note(found),
-        slices=found,
+        looked_at=len(entries),
+        stand_out=sum(one.stands_out for one in entries),
+        note=_note(entries),
+        slices=entries,
     )
 
 
-def slice_lines(document: Slices, count: int = 3) -> list[str]:
+def slice_lines(document: Slices) -> list[str]:
     """What a command prints: the worst slices that are not small, one line each, and a note on chance."""
-    shown = [entry for entry in document.slices if not entry.small][:count]
+    shown = [entry for entry in document.slices if not entry.small][:LISTED]
     if not document.slices:
         return []
     if not shown:
@@ -101,17 +102,17 @@ def slice_lines(document: Slices, count: int = 3) -> list[str]:
         return [f"slices: none of {document.looked_at} has at least {small.rows} photos in {small.groups} groups"]
     lines = [f"slices: the worst of {document.looked_at} by {LABELS[RANKED_BY]}, without the small ones"]
     for entry in shown:
-        value, difference = entry.metrics[RANKED_BY], difference_text(entry.difference[RANKED_BY])
         lines.append(
-            f"  {entry.column} = {entry.value}: {figure_text(value.value)} ({interval_text(value)}), "
-            f"{difference} to the rest{_rates_text(entry)}; {entry.n} photos, {entry.groups} groups"
+            f"  {entry.column} = {entry.value}: {figure_and_interval(entry.metrics[RANKED_BY])}, "
+            f"{difference_text(entry.difference[RANKED_BY])} to the rest{_rates_text(entry)}; {entry.n} photos, "
+            f"{entry.groups} groups"
         )
     return [*lines, f"  {document.note}"]
 
 
 def _rates_text(one: Slice) -> str:
     rates = (("FPR", one.fpr), ("FNR", one.fnr))
-    return "".join(f", {name} {figure_text(rate.value)} ({interval_text(rate)})" for name, rate in rates if rate)
+    return "".join(f", {name} {figure_and_interval(rate)}" for name, rate in rates if rate)
 
 
 def _slice(
@@ -119,17 +120,15 @@ def _slice(
     value: str,
     logits: np.ndarray,
     labels: np.ndarray,
-    groups: np.ndarray | None,
+    groups: np.ndarray,
     inside: np.ndarray,
     label_names: Sequence[str],
     options: dict,
 ) -> Slice:
-    own = None if groups is None else np.asarray(groups)[inside]
-    n, n_groups = int(inside.sum()), group_count(own, int(inside.sum()))
-    intervals = bootstrap_intervals(logits[inside], labels[inside], own, **options)
+    n, n_groups = int(inside.sum()), len(np.unique(groups[inside]))
+    intervals = bootstrap_intervals(logits[inside], labels[inside], groups[inside], **options)
     difference = difference_to_rest(logits, labels, groups, inside, **options)
-    counts = np.bincount(labels[inside], minlength=len(label_names))
-    if (counts > 0).sum() < 2:
+    if len(np.unique(labels[inside])) < 2:
         intervals |= {name: dict.fromkeys(("value", "low", "high"), math.nan) for name in NEED_TWO_CLASSES}
     ranked = difference[RANKED_BY]
     return Slice(
@@ -137,7 +136,7 @@ def _slice(
         value=value,
         n=n,
         groups=n_groups,
-        labels={name: int(count) for name, count in zip(label_names, counts, strict=True)},
+        labels=class_counts(labels[inside], label_names),
         small=n < FEW_ROWS or n_groups < FEW_GROUPS,
         metrics=Interval.each(intervals),
         **_rates(logits, labels, groups, inside, options),
@@ -151,20 +150,19 @@ def _slice(
 
 
 def _rates(
-    logits: np.ndarray, labels: np.ndarray, groups: np.ndarray | None, inside: np.ndarray, options: dict
+    logits: np.ndarray, labels: np.ndarray, groups: np.ndarray, inside: np.ndarray, options: dict
 ) -> dict[str, Interval]:
     """`fpr` and `fnr` of two classes, if the slice has photos of them: 1 - accuracy on these photos."""
     if logits.shape[1] != 2:
         return {}
-    found = {}
+    rates = {}
     for name, label in (("fpr", 1 - options["positive"]), ("fnr", options["positive"])):
         rows = inside & (labels == label)
         if rows.any():
-            own = None if groups is None else np.asarray(groups)[rows]
-            right = bootstrap_intervals(logits[rows], labels[rows], own, **options)["accuracy"]
+            right = bootstrap_intervals(logits[rows], labels[rows], groups[rows], **options)["accuracy"]
             ends = {"value": right["value"], "low": right["high"], "high": right["low"]}
-            found[name] = Interval.of({end: 1 - share for end, share in ends.items()})
-    return found
+            rates[name] = Interval.of({end: 1 - share for end, share in ends.items()})
+    return rates
 
 
 def _p_value(difference: float, error: float) -> float | None:
@@ -174,17 +172,17 @@ def _p_value(difference: float, error: float) -> float | None:
     return float(2 * scipy.stats.norm.sf(abs(difference) / error))
 
 
-def _adjusted(found: list[Slice]) -> list[Slice]:
+def _adjusted(entries: list[Slice]) -> list[Slice]:
     """Add `p_adjusted` and `stands_out`; small slices are not tested."""
-    tested = [i for i, one in enumerate(found) if not one.small and one.p is not None]
+    tested = [i for i, one in enumerate(entries) if not one.small and one.p is not None]
     if not tested:
-        return found
-    adjusted = scipy.stats.false_discovery_control([found[i].p for i in tested], method="by")
+        return entries
+    adjusted = scipy.stats.false_discovery_control([entries[i].p for i in tested], method="by")
     judged = {
-        i: found[i].model_copy(update={"p_adjusted": float(p), "stands_out": bool(p < 1 - LEVEL)})
+        i: entries[i].model_copy(update={"p_adjusted": float(p), "stands_out": bool(p < 1 - LEVEL)})
         for i, p in zip(tested, adjusted)
     }
-    return [judged.get(i, one) for i, one in enumerate(found)]
+    return [judged.get(i, one) for i, one in enumerate(entries)]
 
 
 def _place(one: Slice) -> tuple:
@@ -192,13 +190,13 @@ def _place(one: Slice) -> tuple:
     return (one.small, high is None, 0.0 if high is None else high, -one.n, one.column, one.value)
 
 
-def _note(found: Sequence[Slice]) -> str:
-    tested = sum(one.p_adjusted is not None for one in found)
+def _note(entries: Sequence[Slice]) -> str:
+    tested = sum(one.p_adjusted is not None for one in entries)
     if not tested:
         return "no slice is large enough to be tested"
     chance = (1 - LEVEL) * tested
-    out = sum(one.stands_out for one in found)
-    stand = "none stands out" if out == 0 else "1 stands out" if out == 1 else f"{out} stand out"
+    out = sum(one.stands_out for one in entries)
+    stand = f"{out} stand out" if out > 1 else f"{out or 'none'} stands out"
     return (
         f"of {tested} tested slices, about {chance:.1f} would differ from the rest by chance alone at "
         f"{LEVEL:.0%}; {stand} after correction for that"

@@ -5,7 +5,7 @@ Every figure comes with the number of photos and groups that it is based on.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from natix_hf.documents.figures import Difference, Interval
 from natix_hf.documents.final_figures import FinalFigures, Stages, Uncalibrated
 from natix_hf.report.decision_lines import calibration_lines, stage_lines
 from natix_hf.report.intervals import bootstrap_intervals, measured_on
-from natix_hf.report.metrics import classification_metrics
+from natix_hf.report.metrics import class_counts, classification_metrics
 
 LABELS = {
     "accuracy": "accuracy",
@@ -63,10 +63,9 @@ def metrics_document(
     """
     intervals = bootstrap_intervals(logits, labels, groups, positive=positive, n_boot=n_boot, seed=seed)
     uncalibrated = classification_metrics(uncalibrated_logits, labels, positive)
-    counts = np.bincount(labels, minlength=len(label_names))
     return FinalFigures(
-        **dict(measured_on(split, len(labels), groups, positive_label=label_names[positive], resamples=n_boot)),
-        labels={name: int(count) for name, count in zip(label_names, counts, strict=True)},
+        **measured_on(split, len(labels), groups, positive_label=label_names[positive], resamples=n_boot),
+        labels=class_counts(labels, label_names),
         metrics=Interval.each(intervals),
         uncalibrated=Uncalibrated(log_loss=uncalibrated["log_loss"], ece=uncalibrated["ece"]),
         times_read_before=times_read_before,
@@ -90,10 +89,7 @@ def summary_lines(metrics: FinalFigures, calibration: CalibrationFile | None = N
         interval = metrics.metrics[name]
         rows.append((label, figure_text(interval.value), interval_text(interval)))
     width = max(len(row[0]) for row in rows)
-    counts = ", ".join(f"{count} {name}" for name, count in metrics.labels.items())
-    if len(metrics.labels) > 4:
-        counts = f"{len(metrics.labels)} classes"
-    lines = [f"{metrics.split}: {metrics.n} photos ({counts}) in {metrics.groups} groups"]
+    lines = [f"{metrics.split}: {metrics.n} photos ({counts_text(metrics.labels)}) in {metrics.groups} groups"]
     if metrics.honest_run is not None:
         lines.insert(0, honest_run_line(metrics))
     lines += [f"  {label:<{width}}  {value:>6}  {interval}" for label, value, interval in rows]
@@ -110,6 +106,13 @@ def summary_lines(metrics: FinalFigures, calibration: CalibrationFile | None = N
             )
     lines.append(read_before_line(metrics))
     return lines
+
+
+def counts_text(labels: Mapping[str, int]) -> str:
+    """The number of photos of each class; of more than four classes only how many there are."""
+    if len(labels) > 4:
+        return f"{len(labels)} classes"
+    return ", ".join(f"{count} {name}" for name, count in labels.items())
 
 
 def honest_run_line(metrics: FinalFigures) -> str:
@@ -149,6 +152,11 @@ def interval_text(interval: Interval) -> str:
     if interval.low is None or interval.high is None:
         return "-"
     return f"{figure_text(interval.low)} to {figure_text(interval.high)}"
+
+
+def figure_and_interval(interval: Interval) -> str:
+    """`0.812 (0.790 to 0.833)`, with dashes for what is undefined."""
+    return f"{figure_text(interval.value)} ({interval_text(interval)})"
 
 
 def difference_text(gap: Difference) -> str:

@@ -66,9 +66,8 @@ def draw_light(rng: np.random.Generator) -> Light:
     weather = str(rng.choice(list(WEATHERS), p=list(WEATHERS.values())))
     spans = {"clear": (500, 1200), "overcast": (300, 700), "rain": (110, 240), "fog": (45, 95), "snow": (80, 180)}
     visibility = rng.uniform(*spans[weather])
-    bright = {"clear": 1.0, "overcast": 0.86, "rain": 0.68, "fog": 0.84, "snow": 0.9}[weather] * rng.uniform(
-        0.88, 1.08
-    )
+    brightness = {"clear": 1.0, "overcast": 0.86, "rain": 0.68, "fog": 0.84, "snow": 0.9}
+    bright = brightness[weather] * rng.uniform(0.88, 1.08)
     grey = rng.uniform(0.9, 1.05)
     skies = {
         "clear": ((rng.uniform(50, 120), rng.uniform(110, 165), rng.uniform(185, 235)), (196, 214, 230)),
@@ -117,9 +116,8 @@ def sky(light: Light, rng: np.random.Generator, size: tuple[int, int], horizon: 
     rows = min(size[1], int(horizon) + 40)
     above = Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
     above = above.crop((0, 0, width, max(2, round(height * rows / size[1]))))
-    above = above.resize((size[0] // 2, rows // 2), Image.Resampling.BILINEAR).resize(
-        (size[0], rows), Image.Resampling.NEAREST
-    )
+    above = above.resize((size[0] // 2, rows // 2), Image.Resampling.BILINEAR)
+    above = above.resize((size[0], rows), Image.Resampling.NEAREST)
     canvas = Image.new("RGB", size)
     canvas.paste(above)
     return canvas
@@ -161,9 +159,8 @@ def finish(
     line = int(horizon / scale)
 
     half = (width // 2, height // 2)
-    grain = 0.028 * _field(rng, height // 40 + 2, width // 40 + 2, half) + 0.02 * _field(
-        rng, height // 3, width // 4, half
-    )
+    grain = 0.028 * _field(rng, height // 40 + 2, width // 40 + 2, half)
+    grain += 0.02 * _field(rng, height // 3, width // 4, half)
     across = np.linspace(-1, 1, half[0], dtype=np.float32)[None, :] ** 2
     down = np.linspace(-1, 1, half[1], dtype=np.float32)[:, None] ** 2
     vignette = 1 - np.float32(camera.uniform(0.0, 0.16)) * (across + down)

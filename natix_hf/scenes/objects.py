@@ -23,10 +23,8 @@ def cone(pen: Pen, rng: np.random.Generator, h: float) -> None:
         a, b = base + (top - base) * low, base + (top - base) * high
         la, lb = lean * low, lean * high
         pen.poly([(la - a, low * h), (la + a, low * h), (lb + b, high * h), (lb - b, high * h)], c)
-        pen.poly(
-            [(la + 0.35 * a, low * h), (la + a, low * h), (lb + b, high * h), (lb + 0.35 * b, high * h)],
-            shade(c, 0.82),
-        )
+        dark = [(la + 0.35 * a, low * h), (la + a, low * h), (lb + b, high * h), (lb + 0.35 * b, high * h)]
+        pen.poly(dark, shade(c, 0.82))
 
     slice_(0.06, 1.0, colour)
     if rng.random() < 0.85:
@@ -64,9 +62,8 @@ def stripes(
 
 def barrier(pen: Pen, rng: np.random.Generator, h: float) -> None:
     half = rng.uniform(0.7, 1.3) * h
-    colour = (
-        (rng.uniform(232, 250), rng.uniform(88, 120), 25) if rng.random() < 0.5 else (rng.uniform(190, 222), 32, 34)
-    )
+    orange = rng.random() < 0.5
+    colour = (rng.uniform(232, 250), rng.uniform(88, 120), 25) if orange else (rng.uniform(190, 222), 32, 34)
     if rng.random() < 0.3:  # water-filled plastic blocks
         count = int(rng.integers(2, 5))
         for i in range(count):
@@ -88,19 +85,16 @@ def barrier(pen: Pen, rng: np.random.Generator, h: float) -> None:
 
 
 def excavator(pen: Pen, rng: np.random.Generator, h: float) -> None:
-    colour = (
-        (rng.uniform(222, 246), rng.uniform(150, 186), rng.uniform(10, 40)) if rng.random() < 0.7 else (232, 104, 26)
-    )
+    yellow = rng.random() < 0.7
+    colour = (rng.uniform(222, 246), rng.uniform(150, 186), rng.uniform(10, 40)) if yellow else (232, 104, 26)
     s = h / 3.0 * float(rng.choice([-1.0, 1.0]))  # the sign mirrors the machine
     k = abs(s)
 
     def at(points: Points) -> list[tuple[float, float]]:
         return [(u * s, v * k) for u, v in points]
 
-    pen.poly(
-        at([(-1.5, 0.1), (-1.3, 0.0), (1.3, 0.0), (1.5, 0.1), (1.5, 0.5), (1.3, 0.65), (-1.3, 0.65), (-1.5, 0.5)]),
-        DARK,
-    )
+    track = [(-1.5, 0.1), (-1.3, 0.0), (1.3, 0.0), (1.5, 0.1), (1.5, 0.5), (1.3, 0.65), (-1.3, 0.65), (-1.5, 0.5)]
+    pen.poly(at(track), DARK)
     for i in range(5):
         pen.oval((-1.1 + i * 0.55) * s, 0.32 * k, 0.17 * k, 0.17 * k, (86, 84, 80))
     pen.poly(at([(-1.6, 0.75), (1.0, 0.75), (1.0, 1.35), (-1.2, 1.55), (-1.6, 1.45)]), colour)
@@ -110,22 +104,16 @@ def excavator(pen: Pen, rng: np.random.Generator, h: float) -> None:
     elbow, reach, swing = 2.9 + rng.uniform(-0.2, 0.3), 2.5 + rng.uniform(-0.3, 0.4), rng.uniform(0.3, 1.2)
     pen.line(at([(0.7, 1.3), (1.5, elbow * 0.85), (reach, elbow)]), 0.3 * k, shade(colour, 0.85))
     pen.line(at([(reach, elbow), (reach + 0.5, swing + 0.5)]), 0.22 * k, colour)
-    pen.poly(
-        at(
-            [(reach + 0.2, swing + 0.5), (reach + 0.75, swing + 0.6), (reach + 0.6, swing - 0.1), (reach + 0.1, swing)]
-        ),
-        DARK,
-    )
+    bucket = [(0.2, 0.5), (0.75, 0.6), (0.6, -0.1), (0.1, 0.0)]
+    pen.poly(at([(reach + u, swing + v) for u, v in bucket]), DARK)
 
 
 def warning_sign(pen: Pen, rng: np.random.Generator, h: float) -> None:
-    side = 0.26 * h  # half the height of the board
-    low = rng.random() < 0.4
-    middle = h - side if not low else h * 0.62
-    side = side if not low else 0.36 * h
-    if low:  # on a folding stand
+    if rng.random() < 0.4:  # on a folding stand
+        side, middle = 0.36 * h, 0.62 * h  # half the height of the board, and the height of its middle
         pen.line([(-0.22 * h, 0), (0, 0.4 * h), (0.22 * h, 0)], 0.035 * h, GREY)
     else:
+        side, middle = 0.26 * h, h - 0.26 * h
         pen.line([(0, 0), (0, middle)], 0.04 * h, GREY)
     if rng.random() < 0.6:
         colour = (rng.uniform(236, 255), rng.uniform(112, 142), rng.uniform(10, 40))
@@ -138,16 +126,11 @@ def warning_sign(pen: Pen, rng: np.random.Generator, h: float) -> None:
             r = side * size
             pen.poly([(-r * 1.1, middle - r * 0.8), (r * 1.1, middle - r * 0.8), (0, middle + r * 1.05)], c, 0.25)
     pen.oval(side * 0.05, middle + side * 0.3, side * 0.09, side * 0.09, BLACK)
-    pen.line(
-        [(0, middle + side * 0.2), (-side * 0.08, middle - side * 0.1), (-side * 0.2, middle - side * 0.5)],
-        side * 0.14,
-        BLACK,
-    )
+    back = [(0, middle + side * 0.2), (-side * 0.08, middle - side * 0.1), (-side * 0.2, middle - side * 0.5)]
+    pen.line(back, side * 0.14, BLACK)
     pen.line([(-side * 0.05, middle), (side * 0.3, middle - side * 0.3)], side * 0.1, BLACK)
-    pen.poly(
-        [(side * 0.14, middle - side * 0.5), (side * 0.5, middle - side * 0.5), (side * 0.32, middle - side * 0.26)],
-        BLACK,
-    )
+    foot = middle - side * 0.5
+    pen.poly([(side * 0.14, foot), (side * 0.5, foot), (side * 0.32, middle - side * 0.26)], BLACK)
 
 
 def person(pen: Pen, rng: np.random.Generator, h: float, coat: Colour) -> None:
@@ -161,9 +144,8 @@ def person(pen: Pen, rng: np.random.Generator, h: float, coat: Colour) -> None:
     pen.line([(-0.13 * h, 0.8 * h), (-0.15 * h - step * 0.3, 0.48 * h)], 0.05 * h, shade(coat, 0.9))
     pen.line([(0.13 * h, 0.8 * h), (0.15 * h + step * 0.3, 0.48 * h)], 0.05 * h, shade(coat, 0.75))
     pen.oval(0, 0.91 * h, 0.06 * h, 0.08 * h, skin)
-    pen.poly(
-        [(-0.065 * h, 0.92 * h), (0.065 * h, 0.92 * h), (0.05 * h, h), (-0.05 * h, h)], tuple(rng.uniform(15, 120, 3))
-    )
+    hair = [(-0.065 * h, 0.92 * h), (0.065 * h, 0.92 * h), (0.05 * h, h), (-0.05 * h, h)]
+    pen.poly(hair, tuple(rng.uniform(15, 120, 3)))
 
 
 def tree(pen: Pen, rng: np.random.Generator, h: float, leaf: Colour | None, snow: bool) -> None:
@@ -175,11 +157,8 @@ def tree(pen: Pen, rng: np.random.Generator, h: float, leaf: Colour | None, snow
     if leaf is None:
         for u, v in forks:
             for _ in range(2):
-                pen.line(
-                    [(u * 0.6, v * 0.85), (u + rng.normal(0, 0.1) * h, v + rng.normal(0.0, 0.06) * h)],
-                    0.008 * h,
-                    trunk,
-                )
+                twig = (u + rng.normal(0, 0.1) * h, v + rng.normal(0.0, 0.06) * h)
+                pen.line([(u * 0.6, v * 0.85), twig], 0.008 * h, trunk)
         return
     spread = rng.uniform(0.16, 0.26)
     for layer in (0.68, 0.86, 1.0, 1.14):
@@ -187,13 +166,8 @@ def tree(pen: Pen, rng: np.random.Generator, h: float, leaf: Colour | None, snow
             u, v = rng.normal(0, spread * 0.6) * h, (0.67 + rng.normal(0, 0.12)) * h
             r = rng.uniform(0.05, 0.12) * h
             tone = shade(leaf, layer * rng.uniform(0.9, 1.1))
-            pen.oval(
-                u - (layer - 1) * 0.1 * h,
-                min(v + (layer - 1) * 0.25 * h, 0.94 * h),
-                r,
-                r * 0.85,
-                WHITE if snow and layer > 1.1 else tone,
-            )
+            u, v = u - (layer - 1) * 0.1 * h, min(v + (layer - 1) * 0.25 * h, 0.94 * h)
+            pen.oval(u, v, r, r * 0.85, WHITE if snow and layer > 1.1 else tone)
 
 
 def lamp_post(pen: Pen, rng: np.random.Generator, h: float, side: float) -> None:
@@ -240,17 +214,8 @@ def sign(pen: Pen, rng: np.random.Generator, h: float) -> None:
         pen.oval(0.12 * r, v + 0.25 * r, 0.36 * r, 0.34 * r, WHITE, 0.2)
     else:
         board = [(30, 110, 70), (28, 74, 150), (238, 196, 40)][int(rng.integers(0, 3))]
-        pen.poly(
-            [
-                (-1.6 * r, v - 0.6 * r),
-                (1.4 * r, v - 0.6 * r),
-                (1.9 * r, v),
-                (1.4 * r, v + 0.6 * r),
-                (-1.6 * r, v + 0.6 * r),
-            ],
-            board,
-            0.2,
-        )
+        arrow = [(-1.6, -0.6), (1.4, -0.6), (1.9, 0.0), (1.4, 0.6), (-1.6, 0.6)]
+        pen.poly([(a * r, v + b * r) for a, b in arrow], board, 0.2)
         pen.rect(-1.3 * r, v - 0.15 * r, 1.0 * r, v + 0.15 * r, WHITE if board[0] < 200 else BLACK, 0.2)
 
 
@@ -268,13 +233,8 @@ def planter(pen: Pen, rng: np.random.Generator, h: float, colour: Colour) -> Non
     pot = WHITE if rng.random() < 0.5 else shade((196, 104, 70), rng.uniform(0.7, 1.1))
     pen.poly([(-0.3 * h, 0), (0.3 * h, 0), (0.42 * h, 0.45 * h), (-0.42 * h, 0.45 * h)], pot)
     for _ in range(10):
-        pen.oval(
-            rng.normal(0, 0.2) * h,
-            rng.uniform(0.46, 0.8) * h,
-            0.13 * h,
-            0.11 * h,
-            shade((70, 116, 52), rng.uniform(0.6, 1.2)),
-        )
+        u, v = rng.normal(0, 0.2) * h, rng.uniform(0.46, 0.8) * h
+        pen.oval(u, v, 0.13 * h, 0.11 * h, shade((70, 116, 52), rng.uniform(0.6, 1.2)))
     for _ in range(14):
         pen.oval(rng.normal(0, 0.22) * h, rng.uniform(0.5, 0.94) * h, 0.055 * h, 0.055 * h, colour)
 
@@ -295,13 +255,8 @@ def billboard(pen: Pen, rng: np.random.Generator, h: float, colours: tuple[Colou
     pen.rect(-w * 0.94, 0.41 * h, w * 0.94, 0.97 * h, colours[0])
     pen.oval(rng.uniform(-0.4, 0.4) * w, 0.7 * h, 0.2 * h, 0.2 * h, colours[1])
     for i in range(int(rng.integers(1, 4))):
-        pen.rect(
-            -w * 0.8,
-            (0.46 + i * 0.07) * h,
-            w * rng.uniform(-0.2, 0.8),
-            (0.49 + i * 0.07) * h,
-            BLACK if i % 2 else WHITE,
-        )
+        right = w * rng.uniform(-0.2, 0.8)
+        pen.rect(-w * 0.8, (0.46 + i * 0.07) * h, right, (0.49 + i * 0.07) * h, BLACK if i % 2 else WHITE)
 
 
 def crane(pen: Pen, rng: np.random.Generator, h: float, colour: Colour) -> None:

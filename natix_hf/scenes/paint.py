@@ -15,6 +15,22 @@ from natix_hf.scenes.vehicles import VEHICLES, vehicle
 from natix_hf.scenes.world import AWNING_REACH, SUPERSAMPLE, WIDTHS, WORK, Thing, World, covered
 
 Box = tuple[int, int, int, int]
+OF_OWN_COLOURS = {
+    "cone": objects.cone,
+    "barrel": objects.barrel,
+    "barrier": objects.barrier,
+    "excavator": objects.excavator,
+    "warning_sign": objects.warning_sign,
+    "sign": objects.sign,
+    "traffic_light": objects.traffic_light,
+}
+OF_ONE_COLOUR = {
+    "person": objects.person,
+    "planter": objects.planter,
+    "crane": objects.crane,
+    "bin": objects.street_bin,
+}
+OF_TWO_COLOURS = {"parasol": objects.parasol, "billboard": objects.billboard}
 
 
 def paint(
@@ -97,23 +113,12 @@ def _paint_thing(
         objects.tree(pen, rng, h, None if thing.flag else thing.colours[0], snow)
     elif kind == "lamp_post":
         objects.lamp_post(pen, rng, h, 1.0 if thing.x > 0 else -1.0)
-    elif kind in ("person", "planter", "crane"):
-        {"person": objects.person, "planter": objects.planter, "crane": objects.crane}[kind](
-            pen, rng, h, thing.colours[0]
-        )
-    elif kind == "bin":
-        objects.street_bin(pen, rng, h, thing.colours[0])
-    elif kind in ("parasol", "billboard"):
-        {"parasol": objects.parasol, "billboard": objects.billboard}[kind](pen, rng, h, thing.colours)
+    elif kind in OF_ONE_COLOUR:
+        OF_ONE_COLOUR[kind](pen, rng, h, thing.colours[0])
+    elif kind in OF_TWO_COLOURS:
+        OF_TWO_COLOURS[kind](pen, rng, h, thing.colours)
     else:
-        plain = {
-            "cone": objects.cone,
-            "barrel": objects.barrel,
-            "barrier": objects.barrier,
-            "excavator": objects.excavator,
-        }
-        plain |= {"warning_sign": objects.warning_sign, "sign": objects.sign, "traffic_light": objects.traffic_light}
-        plain[kind](pen, rng, h)
+        OF_OWN_COLOURS[kind](pen, rng, h)
     return pen.box
 
 
@@ -130,7 +135,5 @@ def _paint_awning(pen: Pen, view: View, thing: Thing, depth: float) -> None:
         colour = thing.colours[index % 2]
         top = [local(thing.x, 3.1, near), local(thing.x, 3.1, far), local(out, 2.5, far), local(out, 2.5, near)]
         pen.poly(top, colour)
-        pen.poly(
-            [local(out, 2.5, near), local(out, 2.5, far), local(out, 2.25, far), local(out, 2.25, near)],
-            shade(colour, 0.85),
-        )
+        front = [local(out, 2.5, near), local(out, 2.5, far), local(out, 2.25, far), local(out, 2.25, near)]
+        pen.poly(front, shade(colour, 0.85))

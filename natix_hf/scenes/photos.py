@@ -139,8 +139,8 @@ def _write(task: tuple[str, int, int, tuple[int, int], bool]) -> dict[str, str]:
     photo = scene(seed, index, size, far=far)
     name = f"images/{index:06d}.jpg"
     Path(folder, name).write_bytes(encode(photo))
-    seen = " ".join(sorted({kind for kind, _ in photo.objects}))
-    values = (name, LABELS[photo.label], photo.group, photo.daytime, photo.weather, seen)
+    kinds = " ".join(sorted({kind for kind, _ in photo.objects}))
+    values = (name, LABELS[photo.label], photo.group, photo.daytime, photo.weather, kinds)
     row = dict(zip(COLUMNS, values, strict=True))
     if far:
         boxes = [box for kind, box in photo.objects if kind in WORK]
@@ -195,9 +195,8 @@ def generate(
         raise UserError(f"{folder}: cannot be written ({error.strerror}): name another folder") from None
     try:
         (partial / "images").mkdir()
-        rows = _write_all(
-            [(str(partial), seed, index, size, far) for index in range(start, start + count)], workers, progress
-        )
+        tasks = [(str(partial), seed, index, size, far) for index in range(start, start + count)]
+        rows = _write_all(tasks, workers, progress)
         with open(partial / "metadata.csv", "w", newline="", encoding="utf-8") as file:
             table = csv.DictWriter(file, (*COLUMNS, BOXES) if far else COLUMNS)
             table.writeheader()

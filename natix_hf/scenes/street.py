@@ -94,7 +94,9 @@ def draw_street(rng: np.random.Generator, weather: str, night: bool) -> Street:
     snow = weather == "snow"
     green = (rng.uniform(70, 120), rng.uniform(100, 140), rng.uniform(48, 72))
     dry = (rng.uniform(140, 180), rng.uniform(128, 150), rng.uniform(84, 110))
-    verge = (222, 226, 232) if snow else (green if rng.random() < 0.7 else dry)
+    verge = green if not snow and rng.random() < 0.7 else dry
+    if snow:
+        verge = (222, 226, 232)
     paving = shade((168, 164, 158), rng.uniform(0.8, 1.15)) if not snow else (206, 210, 216)
     asphalt = (tone * rng.uniform(0.97, 1.05), tone, tone * rng.uniform(0.97, 1.06))
     if snow and rng.random() < 0.6:
@@ -152,9 +154,11 @@ def _houses(rng: np.random.Generator, kind: str, front: float, night: bool) -> l
                     shop=bool(kind == "city" and rng.random() < 0.45),
                 )
             )
-            z += length + (
-                rng.uniform(2, 9) if kind != "city" else (0.0 if rng.random() < 0.8 else rng.uniform(3, 10))
-            )
+            z += length
+            if kind != "city":
+                z += rng.uniform(2, 9)
+            elif rng.random() >= 0.8:
+                z += rng.uniform(3, 10)
     return houses
 
 
@@ -162,12 +166,9 @@ def paint_street(draw: ImageDraw.ImageDraw, view: View, street: Street, light: L
     """Paint skyline, ground, markings and houses, from far to near."""
     far = light.tint(FAR)
     base = view.height * 0.055
-    line = [
-        ((a + 1.2) / 2.4 * view.width * 1.2 - view.width * 0.1, view.horizon - base * h) for a, h in street.skyline
-    ]
-    draw.polygon(
-        [(-5, view.horizon + 3), *line, (view.width + 5, view.horizon + 3)], fill=far(street.skyline_colour, 0.0)
-    )
+    width, foot = view.width, view.horizon + 3
+    line = [((a + 1.2) / 2.4 * width * 1.2 - width * 0.1, view.horizon - base * h) for a, h in street.skyline]
+    draw.polygon([(-5, foot), *line, (width + 5, foot)], fill=far(street.skyline_colour, 0.0))
     _paint_ground(draw, view, street, light)
     for house in sorted(street.houses, key=lambda h: (-h.end, abs(h.x))):
         if house.end - view.z > NEAR + 0.3:
@@ -235,8 +236,16 @@ def _paint_house(draw: ImageDraw.ImageDraw, view: View, house: House, light: Lig
             quad(house.x, near, house.x, far, house.height - 0.4, house.height),
             fill=tint_far(shade(house.wall, 0.8), 0.0),
         )
-    storey, step = house.height / house.floors, (house.end - house.start) / house.columns
     glass, lit = tint_far(GLASS, 0.0), tint_far((250, 214, 140), 0.8)
+    _paint_windows(draw, view, house, glass, lit)
+    if house.shop:
+        a, b = max(house.start + 0.6 - view.z, NEAR), max(house.end - 0.6 - view.z, NEAR)
+        bright = light.daytime == "night" and any(house.lit)
+        draw.polygon(quad(house.x, a, house.x, b, 0.5, 2.5), fill=lit if bright else tint_far(shade(GLASS, 0.9), 0.0))
+
+
+def _paint_windows(draw: ImageDraw.ImageDraw, view: View, house: House, glass: tuple, lit: tuple) -> None:
+    storey, step = house.height / house.floors, (house.end - house.start) / house.columns
     for column in range(house.columns):
         z0 = house.start + step * (column + 0.24) - view.z
         z1 = z0 + step * 0.52
@@ -257,7 +266,3 @@ def _paint_house(draw: ImageDraw.ImageDraw, view: View, house: House, light: Lig
                 (x_near, view.horizon - k0 * high),
             ]
             draw.polygon(shape, fill=lit if house.lit[floor * house.columns + column] else glass)
-    if house.shop:
-        a, b = max(house.start + 0.6 - view.z, NEAR), max(house.end - 0.6 - view.z, NEAR)
-        bright = light.daytime == "night" and any(house.lit)
-        draw.polygon(quad(house.x, a, house.x, b, 0.5, 2.5), fill=lit if bright else tint_far(shade(GLASS, 0.9), 0.0))

@@ -36,30 +36,19 @@ def vehicle(
     lean = 1.0 if deep(0, 0)[0] > 0 else -1.0  # the side that the camera sees
     body = [(half * lean, 0.25), deep(half * lean, 0.25), deep(half * lean, shoulder), (half * lean, shoulder)]
     glass = [(half * lean, shoulder), deep(half * lean, shoulder), deep(top * lean, roof), (top * lean, roof)]
-    pen.poly(
-        [
-            (-half, 0.1),
-            (half, 0.1),
-            deep(half * lean, 0.1),
-            deep(half * lean, 0.3),
-            (half * lean, 0.3),
-            (-half * lean, 0.3),
-        ],
-        BLACK,
-    )
+    below = [(-half, 0.1), (half, 0.1), deep(half * lean, 0.1), deep(half * lean, 0.3)]
+    pen.poly([*below, (half * lean, 0.3), (-half * lean, 0.3)], BLACK)
     pen.poly(body, shade(colour, 0.78))
     pen.poly(glass, shade(colour, 0.74))
     if kind != "truck":
-        inner = [
-            (a * 0.86 + b * 0.14, c * 0.86 + d * 0.14)
-            for (a, c), (b, d) in zip(glass, glass[2:] + glass[:2], strict=True)
-        ]
+        opposite = glass[2:] + glass[:2]
+        inner = [(a * 0.86 + b * 0.14, c * 0.86 + d * 0.14) for (a, c), (b, d) in zip(glass, opposite)]
         pen.poly(inner, GLASS)
-    for where in (0.17, 0.8):
+    for along in (0.17, 0.8):
         (u0, v0), (u1, v1) = (half * lean, 0.32), deep(half * lean, 0.32)
-        size = 1 + where * (deep(0, 1)[1] - deep(0, 0)[1] - 1)
+        size = 1 + along * (deep(0, 1)[1] - deep(0, 0)[1] - 1)
         across = max(0.1, abs(u1 - u0) * 0.09)
-        pen.oval(u0 + (u1 - u0) * where, v0 + (v1 - v0) * where, across, 0.32 * size, BLACK)
+        pen.oval(u0 + (u1 - u0) * along, v0 + (v1 - v0) * along, across, 0.32 * size, BLACK)
     pen.poly([(top, roof), (-top, roof), deep(-top, roof), deep(top, roof)], shade(colour, 1.1))
     pen.poly([(-half, 0.25), (half, 0.25), (half, shoulder), (top, roof), (-top, roof), (-half, shoulder)], colour)
     if kind in ("car", "bus") or rng.random() < 0.5:

@@ -7,7 +7,8 @@ nor position alone reveals the label. `paint.py` draws the result.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -68,6 +69,7 @@ HEIGHTS = {  # metres
 }  # fmt: skip
 # these objects may be that many times higher in the photo than a cone
 TALL = {"excavator": 1.8, "car": 1.5, "van": 2.0, "billboard": 2.5, "parasol": 1.6, "warning_sign": 1.3, "sign": 1.3}
+PAINTS = ((232, 232, 230), (32, 33, 36), (150, 152, 156), (88, 92, 98), (38, 60, 120), (120, 26, 30), (60, 92, 70))
 AWNING_REACH, AWNING_HEIGHTS = 1.1, (2.25, 3.1)  # metres
 WIDTHS = {
     "barrier": 2.0,
@@ -162,61 +164,44 @@ def _height(rng: np.random.Generator, kind: str) -> float:
     return float(rng.uniform(*HEIGHTS[kind]))
 
 
+# Layouts of a work zone: how often each is drawn, and the smallest and largest number of its objects. The first is
+# the anchor, which must be visible.
+LAYOUTS = {
+    "taper": (0.24, {"cone": (3, 8), "warning_sign": (0, 1)}),
+    "barrels": (0.15, {"barrel": (2, 6), "warning_sign": (0, 1)}),
+    "closure": (0.2, {"barrier": (1, 3), "cone": (0, 3)}),
+    "dig": (0.15, {"excavator": (1, 1), "barrier": (0, 2), "cone": (0, 4)}),
+    "sign": (0.13, {"warning_sign": (1, 2), "cone": (0, 1)}),
+    "single": (0.13, {}),
+}
+
+
 def _work_kinds(rng: np.random.Generator) -> list[str]:
-    """The objects of a work zone; the first is the anchor, which must be visible."""
-    layout = str(
-        rng.choice(["taper", "barrels", "closure", "dig", "sign", "single"], p=[0.24, 0.15, 0.2, 0.15, 0.13, 0.13])
-    )
-    some = lambda kind, low, high: [kind] * int(rng.integers(low, high + 1))  # noqa: E731
-    if layout == "taper":
-        return some("cone", 3, 8) + some("warning_sign", 0, 1)
-    if layout == "barrels":
-        return some("barrel", 2, 6) + some("warning_sign", 0, 1)
-    if layout == "closure":
-        return some("barrier", 1, 3) + some("cone", 0, 3)
-    if layout == "dig":
-        return ["excavator", *some("barrier", 0, 2), *some("cone", 0, 4)]
-    if layout == "sign":
-        return some("warning_sign", 1, 2) + some("cone", 0, 1)
-    return [str(rng.choice(["cone", "barrel", "barrier"]))]
+    """The objects of a work zone; the first is the anchor."""
+    _, numbers = LAYOUTS[str(rng.choice(list(LAYOUTS), p=[share for share, _ in LAYOUTS.values()]))]
+    kinds: list[str] = []
+    for kind, (least, most) in numbers.items():
+        kinds += [kind] * (least if least == most else int(rng.integers(least, most + 1)))
+    return kinds or [str(rng.choice(["cone", "barrel", "barrier"]))]
 
 
 def _decoy_kinds(rng: np.random.Generator) -> list[str]:
     """The objects that take the places of a work zone in a street without one."""
-    weights = {
-        "bin": 0.2,
-        "planter": 0.14,
-        "person": 0.16,
-        "parasol": 0.12,
-        "car": 0.14,
-        "van": 0.08,
-        "sign": 0.1,
-        "billboard": 0.06,
-    }
-    kinds, p = list(weights), np.asarray(list(weights.values()))
-    first = str(rng.choice(kinds, p=p / p.sum()))
-    more = [
-        first
-        if rng.random() < 0.5 and first not in ("car", "van", "billboard")
-        else str(rng.choice(kinds, p=p / p.sum()))
-        for _ in range(int(rng.integers(1, 6)))
-    ]
-    return [first, *more]
+    weights = {"bin": 0.2, "planter": 0.14, "person": 0.16, "parasol": 0.12, "car": 0.14, "van": 0.08, "sign": 0.1}
+    weights["billboard"] = 0.06
+    p = np.asarray(list(weights.values()))
+    kinds = [str(rng.choice(list(weights), p=p / p.sum()))]
+    for _ in range(int(rng.integers(1, 6))):
+        again = rng.random() < 0.5 and kinds[0] not in ("car", "van", "billboard")
+        kinds.append(kinds[0] if again else str(rng.choice(list(weights), p=p / p.sum())))
+    return kinds
 
 
 def _dress(rng: np.random.Generator, kind: str, loud: bool) -> tuple[Colour, ...]:
     """Colours of a decoy: from the work-zone palette if `loud`, otherwise arbitrary."""
     dull = tuple(float(c) for c in rng.uniform(30, 220, 3))
-    if kind in ("car", "van", "truck", "bus") and not loud:
-        dull = [
-            (232, 232, 230),
-            (32, 33, 36),
-            (150, 152, 156),
-            (88, 92, 98),
-            (38, 60, 120),
-            (120, 26, 30),
-            (60, 92, 70),
-        ][int(rng.integers(0, 7))]
+    if kind in VEHICLES and not loud:
+        dull = PAINTS[int(rng.integers(0, len(PAINTS)))]
     if kind == "person":  # a crowd in orange would look like road workers
         loud = loud and bool(rng.random() < 0.4)
     first = warm(rng) if loud else dull
@@ -251,66 +236,64 @@ def _zone(
     across = rng.random() < 0.35  # side by side instead of one behind the other
     for index, kind in enumerate(kinds[1:], start=1):
         if across:
-            where = (x + index * spacing * 0.55 * (1 if x < 0 else -1), z + rng.uniform(0.0, 0.8))
+            place = (x + index * spacing * 0.55 * (1 if x < 0 else -1), z + rng.uniform(0.0, 0.8))
         else:
-            where = (x + index * spacing * slope + rng.normal(0, 0.12), z + index * spacing + rng.uniform(0, 0.5))
+            place = (x + index * spacing * slope + rng.normal(0, 0.12), z + index * spacing + rng.uniform(0, 0.5))
         if kind in ("car", "van"):
-            where = (_lane(rng, street), z + rng.uniform(4, 30))
-        zone.append(_make(rng, kind, *where, loud=bool(rng.random() < 0.5)))
+            place = (_lane(rng, street), z + rng.uniform(4, 30))
+        zone.append(_make(rng, kind, *place, loud=bool(rng.random() < 0.5)))
     return zone
+
+
+def _side(rng: np.random.Generator) -> float:
+    return float(rng.choice([-1.0, 1.0]))
 
 
 def _ordinary(rng: np.random.Generator, street: Street, light: Light) -> list[Thing]:
     """Traffic, people, plants and street furniture, which any street can have whatever its label."""
     road, walk = street.half_road, street.half_road + max(street.pavement, 1.0)
-    things: list[Thing] = []
-    side = lambda: float(rng.choice([-1.0, 1.0]))  # noqa: E731
-    vehicles, p = ["car", "van", "truck", "bus"], [0.74, 0.13, 0.08, 0.05]
-    for _ in range(int(rng.integers(0, 5))):
-        x = _lane(rng, street)
-        things.append(_make(rng, str(rng.choice(vehicles, p=p)), x, rng.uniform(7, 55), flag=x < 0))
-    if rng.random() < 0.5:
-        for z in rng.uniform(4, 8) + np.arange(int(rng.integers(1, 6))) * rng.uniform(5.6, 7.5):
-            things.append(_make(rng, "car" if rng.random() < 0.85 else "van", 1.0 * (road + 0.6), z))
-    autumn = rng.random() < 0.26 and light.weather != "snow"
-    bare = light.weather == "snow" or (not autumn and rng.random() < 0.15)
-    for _ in range(int(rng.integers(0, 9))):
-        leaf = (
-            (rng.uniform(196, 240), rng.uniform(84, 160), rng.uniform(16, 50))
-            if autumn and rng.random() < 0.8
-            else (rng.uniform(44, 104), rng.uniform(90, 136), rng.uniform(36, 64))
-        )
-        tree = _make(rng, "tree", side() * (walk + rng.uniform(-0.4, 4)), rng.uniform(6, 55))
-        things.append(Thing("tree", tree.x, tree.z, tree.height, tree.seed, (leaf,), bare))
-    lamp_side, gap = side(), rng.uniform(16, 30)
+    things = [*_traffic(rng, street), *_trees(rng, walk, light.weather)]
+    lamp_side, gap = _side(rng), rng.uniform(16, 30)
     if rng.random() < 0.7:
-        things += [
-            _make(rng, "lamp_post", lamp_side * (road + 0.5), z) for z in rng.uniform(5, 15) + np.arange(3) * gap
-        ]
-    counts = {"person": 5, "sign": 3, "bin": 2, "planter": 2}
-    for kind, most in counts.items():
+        for z in rng.uniform(5, 15) + np.arange(3) * gap:
+            things.append(_make(rng, "lamp_post", lamp_side * (road + 0.5), z))
+    for kind, most in {"person": 5, "sign": 3, "bin": 2, "planter": 2}.items():
         for _ in range(int(rng.integers(0, most)) if rng.random() < 0.6 else 0):
-            things.append(_make(rng, kind, side() * rng.uniform(road + 0.3, walk), rng.uniform(5, 28)))
+            things.append(_make(rng, kind, _side(rng) * rng.uniform(road + 0.3, walk), rng.uniform(5, 28)))
     for kind, chance, far in (("traffic_light", 0.18, 40), ("parasol", 0.08, 30), ("billboard", 0.12, 60)):
         if rng.random() < chance:
-            things.append(_make(rng, kind, side() * (road + rng.uniform(0.4, 2.5)), rng.uniform(7, far)))
+            things.append(_make(rng, kind, _side(rng) * (road + rng.uniform(0.4, 2.5)), rng.uniform(7, far)))
     if rng.random() < 0.16:
-        things.append(_make(rng, "crane", side() * rng.uniform(10, 50), 150, loud=True))
+        things.append(_make(rng, "crane", _side(rng) * rng.uniform(10, 50), 150, loud=True))
     for house in street.houses:
         if house.shop and house.start < 50 and rng.random() < 0.75:
             awning = _make(rng, "awning", house.x, house.start + 0.5, loud=bool(rng.random() < 0.35))
-            things.append(
-                Thing(
-                    "awning",
-                    awning.x,
-                    awning.z,
-                    3.0,
-                    awning.seed,
-                    awning.colours,
-                    length=house.end - house.start - 1.0,
-                )
-            )
+            things.append(replace(awning, length=house.end - house.start - 1.0))
     return things
+
+
+def _traffic(rng: np.random.Generator, street: Street) -> Iterator[Thing]:
+    """Vehicles on the road, and perhaps a row of parked ones."""
+    kinds, p = list(VEHICLES), [0.74, 0.13, 0.08, 0.05]
+    for _ in range(int(rng.integers(0, 5))):
+        x = _lane(rng, street)
+        yield _make(rng, str(rng.choice(kinds, p=p)), x, rng.uniform(7, 55), flag=x < 0)
+    if rng.random() < 0.5:
+        for z in rng.uniform(4, 8) + np.arange(int(rng.integers(1, 6))) * rng.uniform(5.6, 7.5):
+            yield _make(rng, "car" if rng.random() < 0.85 else "van", street.half_road + 0.6, z)
+
+
+def _trees(rng: np.random.Generator, walk: float, weather: str) -> Iterator[Thing]:
+    """Trees beside the pavement, in the colours of one season."""
+    autumn = rng.random() < 0.26 and weather != "snow"
+    bare = weather == "snow" or (not autumn and rng.random() < 0.15)
+    for _ in range(int(rng.integers(0, 9))):
+        if autumn and rng.random() < 0.8:
+            leaf = (rng.uniform(196, 240), rng.uniform(84, 160), rng.uniform(16, 50))
+        else:
+            leaf = (rng.uniform(44, 104), rng.uniform(90, 136), rng.uniform(36, 64))
+        tree = _make(rng, "tree", _side(rng) * (walk + rng.uniform(-0.4, 4)), rng.uniform(6, 55), flag=bare)
+        yield replace(tree, colours=(leaf,))
 
 
 def rough_box(thing: Thing, view: View) -> tuple[float, float, float, float]:
@@ -335,17 +318,17 @@ def rough_box(thing: Thing, view: View) -> tuple[float, float, float, float]:
 def _beside(anchor: Thing, things: list[Thing], views: tuple[View, ...]) -> list[Thing]:
     """`things` without those that hide `anchor` in a frame: more than 15 % alone, or too much of it together."""
     boxes = [rough_box(anchor, view) for view in views]
-    seen = [_points(box) for box in boxes]
-    seen = [points[_within(points, (0, 0, view.width, view.height))] for points, view in zip(seen, views)]
+    visible = [_points(box) for box in boxes]
+    visible = [points[_within(points, (0, 0, view.width, view.height))] for points, view in zip(visible, views)]
     kept = []
     for thing in things:
         if thing.z <= anchor.z + 0.3:
             before = [rough_box(thing, view) for view in views]
-            left = [points[~_within(points, box)] for points, box in zip(seen, before)]
+            left = [points[~_within(points, box)] for points, box in zip(visible, before)]
             alone = max(covered(box, other) for box, other in zip(boxes, before))
             if alone > 0.15 or min(map(len, left)) < CLEAR * GRID**2:
                 continue
-            seen = left
+            visible = left
         kept.append(thing)
     return kept
 

@@ -127,8 +127,8 @@ class Accounting(TrainerCallback):
 
     def document(self) -> Speed | None:
         """The `speed` of `speed.json`; None if nothing was timed."""
-        args, passes = self.args, {kind: one for kind, one in self.passes.items() if one.known}
-        times = {phase: seconds for phase, seconds in self.times.items() if phase != "total"}
+        args, times = self.args, dict(self.times)
+        passes = {kind: one for kind, one in self.passes.items() if one.known}
         training, whole = self.stepping + self.waited, sum(times.values())
         if not (whole or training or passes):
             return None
@@ -183,9 +183,9 @@ def measured_peak(device: torch.device, kind: torch.dtype, seen: float = 0.0) ->
         kind: precision.
         seen: FLOP/s that a run reached there. If the cached value is not larger, it is measured again.
     """
-    key = f"{device_name(device)}, {str(kind).removeprefix('torch.')}, torch {torch.__version__}"
     packed = device.type == "cpu" and kind == torch.float32 and worth_packing()
-    key += ", packed" * packed
+    name = str(kind).removeprefix("torch.")
+    key = f"{device_name(device)}, {name}, torch {torch.__version__}{', packed' * packed}"
     path = home() / "peak.json"
     try:
         known = read_json(path)

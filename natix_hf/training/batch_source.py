@@ -94,34 +94,41 @@ class BatchSource:
         seed = args.data_seed if args.data_seed is not None else args.seed
         labels = np.array(rows["label"][:])
         strata = Strata(labels, rows["source"][:], names, args.sampling, args.balance_by)
-        cells = {"names": names, "cells": strata.cells, "cache_dir": self.cache_dir}
         with self.times.timed("curriculum") if args.curriculum != "none" else nullcontext():
-            curriculum = plan_curriculum(args, model, rows, self.processor, **cells, passes=self.passes["features"])
-        seen = seen_shares(strata.shares(), criterion)
-        own = np.bincount(labels, minlength=len(names)) / len(labels)
-        far = None if target_prior is None else prior_warning(seen, target_prior, names)
-        if far and args.should_log:
-            print(f"warning: {far}")
+            curriculum = plan_curriculum(
+                args,
+                model,
+                rows,
+                self.processor,
+                names=names,
+                cells=strata.cells,
+                cache_dir=self.cache_dir,
+                passes=self.passes["features"],
+            )
+        shares = seen_shares(strata.shares(), criterion)
+        of_photos = np.bincount(labels, minlength=len(names)) / len(labels)
+        warning = None if target_prior is None else prior_warning(shares, target_prior, names)
+        if warning and args.should_log:
+            print(f"warning: {warning}")
         if curriculum is None and strata.natural:
             sampler = EpochSampler(len(rows), seed)
         else:
             sampler = StratifiedSampler(strata, seed, curriculum and curriculum.admitted)
-        return EpochOrder(sampler, curriculum, None if np.allclose(seen, own, rtol=1e-3) else seen.tolist())
+        return EpochOrder(sampler, curriculum, None if np.allclose(shares, of_photos, rtol=1e-3) else shares.tolist())
 
     def training_set(self, rows: Any, model: Any, *, scored: int) -> Dataset:
         """The data set to train on; `scored` is the number of rows in evaluations during training."""
         if self.method == "probe":
             with self.times.timed("features"):
-                return self.features(
-                    rows, model, layers=kept_layers(self.args), views=self._views(self.speed.fixed_views)
-                )
+                views = self._views(self.speed.fixed_views)
+                return self.features(rows, model, layers=kept_layers(self.args), views=views)
         if self.speed.prefix_cache_gb is not None:
             return self._cut_set(rows, model, scored)
         geometry, copies = Geometry.of(self.processor), None
         if self.speed.decode_copy:
-            side, quiet = geometry.copy_side(self.speed.decode_copy_side), self.args.disable_tqdm
+            side, progress = geometry.copy_side(self.speed.decode_copy_side), not self.args.disable_tqdm
             with self.times.timed("decode_copy"):
-                copies = photo_copies(rows, side=side, cache_dir=self.cache_dir, progress=not quiet)
+                copies = photo_copies(rows, side=side, cache_dir=self.cache_dir, progress=progress)
         return TrainingPhotos(
             rows,
             augment=self.augment,

@@ -27,10 +27,10 @@ def bottleneck(speed: Speed, times: Mapping[str, float]) -> str:
         speed: of the run; `speed.bottleneck` is not read.
         times: seconds by phase.
     """
-    phases = {phase: seconds for phase, seconds in times.items() if phase != "total"}
+    phases = dict(times)
     whole = sum(phases.values())
     if speed.beside is None:  # a grid of heads is not trained in Trainer steps
-        phases |= {"heads": phases.pop("train", 0.0)}
+        phases["heads"] = phases.pop("train", 0.0)
         phase = max(phases, key=phases.get)
         return f"{phases[phase] / max(whole, 1e-9):.0%} of the time was spent on {_phase(phase, speed)}"
     train = phases.pop("train", 0.0)
@@ -92,9 +92,9 @@ def speed_lines(speed: Speed | None, times: Mapping[str, float] | None = None) -
             line += f", {cost.photos_per_second:.1f} photos/s{_rates(cost)}"
         lines.append(f"{line}; {cost.served} read from the cache")
     lines.append(f"peak memory {speed.peak_memory_mib / 1024:.1f} GiB")
-    if times and (phases := {phase: seconds for phase, seconds in times.items() if phase != "total"}):
-        least = LITTLE * sum(phases.values())
-        longest = sorted((item for item in phases.items() if item[1] > least), key=lambda item: -item[1])
+    if times:
+        least = LITTLE * sum(times.values())
+        longest = sorted((item for item in times.items() if item[1] > least), key=lambda item: -item[1])
         lines.append("seconds: " + ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in longest))
     return [f"speed: {lines[0]}", *(f"  {line}" for line in lines[1:]), f"  bottleneck: {speed.bottleneck}"]
 

@@ -45,9 +45,11 @@ def fault(folder: str | Path) -> str | None:
     except UserError:
         return f"{COMPLETE} cannot be read"
     for name, size in sizes.items():
-        there = (folder / name).stat().st_size if (folder / name).is_file() else None
-        if there != size:
-            return f"{name} is missing" if there is None else f"{name}: expected {size} bytes, found {there}"
+        path = folder / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if (found := path.stat().st_size) != size:
+            return f"{name}: expected {size} bytes, found {found}"
     return None
 
 
@@ -105,16 +107,16 @@ def resume_point(run: str | Path, asked: str | bool | None) -> Path | None:
         return whole[-1] if whole else None
     if reason := fault(asked):
         hint = f"the last complete one is {whole[-1]}" if whole else f"{run} has no complete checkpoint"
-        there = f"not a complete checkpoint ({reason})" if Path(asked).is_dir() else "no such folder"
-        raise UserError(f"resume_from_checkpoint {asked}: {there}; {hint}")
+        problem = f"not a complete checkpoint ({reason})" if Path(asked).is_dir() else "no such folder"
+        raise UserError(f"resume_from_checkpoint {asked}: {problem}; {hint}")
     return Path(asked)
 
 
 def resumed_line(run: str | Path, point: Path | None) -> str:
     """One line: where a resumed run continues, and which checkpoints it could not use."""
-    later = [folder for folder in _folders(run) if not is_complete(folder)]
-    later = [folder for folder in later if point is None or step_of(folder) > step_of(point)]
-    skipped = "".join(f"; {folder.name} is incomplete: {fault(folder)}" for folder in later)
+    later = [folder for folder in _folders(run) if point is None or step_of(folder) > step_of(point)]
+    faults = {folder.name: fault(folder) for folder in later}
+    skipped = "".join(f"; {name} is incomplete: {reason}" for name, reason in faults.items() if reason)
     if point is None:
         return f"resumed: {run} has no complete checkpoint, so training starts at step 1{skipped}"
     return f"resumed: training continues from {point}, after step {step_of(point)}{skipped}"

@@ -83,26 +83,26 @@ def cross_fitted(features: np.ndarray, labels: np.ndarray, groups: Sequence[str]
     from sklearn.preprocessing import StandardScaler
 
     group_of = np.unique(np.asarray(groups), return_inverse=True)[1]
-    there = np.unique(labels)
-    groups_with = {label: len(np.unique(group_of[labels == label])) for label in there}
+    classes = np.unique(labels)
+    groups_with = {label: len(np.unique(group_of[labels == label])) for label in classes}
     rarest = min(groups_with, key=groups_with.get)
-    folds = min(FOLDS, int(np.bincount(labels)[there].min()), groups_with[rarest])
+    folds = min(FOLDS, int(np.bincount(labels)[classes].min()), groups_with[rarest])
     few = UserError(
         f"curriculum: class {names[rarest]} is in {groups_with[rarest]} group(s) of train, too few to score its "
         "photos by a probe that has not seen their group: leave it out with --curriculum none"
     )
-    if folds < 2 or len(there) < 2:
+    if folds < 2 or len(classes) < 2:
         raise few
     log_probabilities = np.full((len(labels), len(names)), -np.inf)
     # Folds of whole groups, with the classes spread over the folds.
     for fit, scored in StratifiedGroupKFold(folds, shuffle=True, random_state=0).split(features, labels, group_of):
-        if len(np.unique(labels[fit])) < len(there):
+        if len(np.unique(labels[fit])) < len(classes):
             raise few
         probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=10_000))
         with one_blas_thread():
             probe.fit(features[fit], labels[fit])
         # Clipped, because the figure cannot show an infinite loss.
-        log_probabilities[np.ix_(scored, there)] = np.log(probe.predict_proba(features[scored]).clip(1e-12))
+        log_probabilities[np.ix_(scored, classes)] = np.log(probe.predict_proba(features[scored]).clip(1e-12))
     return log_probabilities
 
 

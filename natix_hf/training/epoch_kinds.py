@@ -108,13 +108,15 @@ def check_sampling(args: Any) -> None:
     """
     if args.sampling != "balanced":
         return
-    weights = args.class_weights
-    twice = ["logit_adjustment"] if args.logit_adjustment else []
-    twice += ["class_weights: balanced"] if weights and [*np.atleast_1d(weights)] == ["balanced"] else []
+    twice = None
+    if args.logit_adjustment:
+        twice = "logit_adjustment"
+    elif args.class_weights and [*np.atleast_1d(args.class_weights)] == ["balanced"]:
+        twice = "class_weights: balanced"
     if twice:
-        way = off(args, twice[0].partition(":")[0])
+        way = off(args, twice.partition(":")[0])
         raise UserError(
-            f"sampling: balanced together with {twice[0]} would correct the class shares twice, because the latter "
+            f"sampling: balanced together with {twice} would correct the class shares twice, because the latter "
             f"uses the shares in train, not those that are sampled: leave one of the two out with {way} or --sampling "
             "natural"
         )

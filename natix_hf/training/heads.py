@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -157,6 +158,35 @@ class _Bank:
         self.whole.step(features[:, 0], gradient, share)
         self.tiles.step(tiles.flatten(0, 1), of_tiles.flatten(0, 1), share)
 
+    def fold(self, centre: Tensor, width: Tensor) -> None:
+        """Convert the layers from standardised to original features; with tiles, the first row is the whole photo."""
+        if self.tiles is None:
+            self.whole.fold(centre, width)
+        else:
+            self.whole.fold(centre[0], width[0])
+            self.tiles.fold(centre[1], width[1])
+
+
+def _zero_layers(wanted: Sequence[Setting], dim: int, classes: int, scale: float, device: torch.device) -> _Layers:
+    """Heads start at zero, which needs no seed.
+
+    Without tiles the loss is convex, so the start does not matter. With tiles, all of them are tied for the largest
+    logit until the first step.
+    """
+
+    def column(values: list[float]) -> Tensor:
+        return torch.tensor(values, device=device).repeat_interleave(classes)[:, None]
+
+    zeros = torch.zeros(len(wanted) * classes, dim, device=device)
+    return _Layers(
+        weight=zeros,
+        bias=zeros[:, 0].clone(),
+        weight_speed=zeros.clone(),
+        bias_speed=zeros[:, 0].clone(),
+        rates=column([setting.learning_rate * scale for setting in wanted]),
+        decays=column([setting.weight_decay for setting in wanted]),
+    )
+
 
 def _banks(
     wanted: Sequence[Setting], parts: Tensor, classes: int, scale: float, top_k: int | None
@@ -165,25 +195,8 @@ def _banks(
     for pooling, layers in dict.fromkeys((s.pooling, s.layers) for s in wanted):
         numbers = [i for i, s in enumerate(wanted) if (s.pooling, s.layers) == (pooling, layers)]
         dim = pooled(parts[:1], pooling, layers).shape[-1]
-
-        def column(values: list[float], heads: int = len(numbers)) -> Tensor:
-            return torch.tensor(values, device=parts.device).repeat_interleave(classes)[:, None]
-
-        zeros = torch.zeros(len(numbers) * classes, dim, device=parts.device)
-        # Heads start at zero, which needs no seed. Without tiles the loss is convex, so the start does not matter.
-        # With tiles, all of them are tied for the largest logit until the first step.
-        whole, tiles = (
-            _Layers(
-                weight=zeros.clone(),
-                bias=zeros[:, 0].clone(),
-                weight_speed=zeros.clone(),
-                bias_speed=zeros[:, 0].clone(),
-                rates=column([wanted[i].learning_rate * scale for i in numbers]),
-                decays=column([wanted[i].weight_decay for i in numbers]),
-            )
-            for _ in range(2)
-        )
-        banks[pooling, layers] = _Bank(numbers, whole, None if top_k is None else tiles, top_k)
+        new = partial(_zero_layers, [wanted[i] for i in numbers], dim, classes, scale, parts.device)
+        banks[pooling, layers] = _Bank(numbers, new(), None if top_k is None else new(), top_k)
     return banks
 
 
@@ -246,7 +259,7 @@ def train_heads(
     Returns:
         a head for each setting, in order.
     """
-    tensors = [torch.as_tensor(np.ascontiguousarray(view), dtype=torch.float32).to(device) for view in views]
+    tensors = [_on_device(view, device) for view in views]
     mean, spread = _centre_and_spread(tensors[0], tiles=top_k is not None)
     tensors = [(tensor - mean) / spread for tensor in tensors]
     rows = len(tensors[0])
@@ -273,14 +286,9 @@ def train_heads(
         if after_step is not None:
             after_step(step + 1, steps)
     heads: dict[int, Head] = {}
-    chosen_by = torch.as_tensor(np.ascontiguousarray(judged), dtype=torch.float32).to(device)
+    chosen_by = _on_device(judged, device)
     for (pooling, layers), bank in banks.items():
-        centre, width = (pooled(values[None], pooling, layers)[0] for values in (mean, spread))
-        if bank.tiles is None:
-            bank.whole.fold(centre, width)
-        else:
-            bank.whole.fold(centre[0], width[0])
-            bank.tiles.fold(centre[1], width[1])
+        bank.fold(*(pooled(values[None], pooling, layers)[0] for values in (mean, spread)))
         logits, _ = bank.logits(pooled(chosen_by, pooling, layers))
         for place, number in enumerate(bank.numbers):
             columns = slice(place * classes, (place + 1) * classes)
@@ -288,6 +296,10 @@ def train_heads(
             tiles = None if bank.tiles is None else bank.tiles.part(columns)
             heads[number] = Head(wanted[number], weight, bias, logits[:, columns].cpu().numpy(), tiles, top_k)
     return [heads[i] for i in range(len(wanted))]
+
+
+def _on_device(features: Any, device: torch.device | str) -> Tensor:
+    return torch.as_tensor(np.ascontiguousarray(features), dtype=torch.float32).to(device)
 
 
 def best_head(heads: Sequence[Head], scores: Sequence[float], losses: Sequence[float]) -> int:

@@ -127,9 +127,10 @@ def plan_prefix(
             return PrefixPlan(blocks, wanted, precision, size(wanted, precision))
     fewer = int((budget_gb * 1e9 / (2 * values) - scored) / photos)
     if views or fewer < 1:
+        least = views or 1
         raise UserError(
-            f"prefix_cache_gb: expected at least {size(wanted if views else 1, 'bfloat16'):.2g}, found {budget_gb:g}, "
-            f"for {wanted if views else 1} view(s) of {photos} photos in bf16 and {scored} evaluation photos"
+            f"prefix_cache_gb: expected at least {size(least, 'bfloat16'):.2g}, found {budget_gb:g}, "
+            f"for {least} view(s) of {photos} photos in bf16 and {scored} evaluation photos"
         )
     return PrefixPlan(blocks, fewer, "bfloat16", size(fewer, "bfloat16"))
 
@@ -153,14 +154,9 @@ def _block(name: str) -> int:
 
 def _key(model: Any, processor: Any, plan: PrefixPlan, view: FixedView | None) -> str:
     """Hash (hex) of the weights below the cut, the preprocessing, the view and the precision."""
-    backbone = model.backbone
-    cut = len(backbone.model.layer) - plan.blocks
-    below = {
-        name: tensor
-        for name, tensor in backbone.state_dict().items()
-        if not name.startswith("norm") and _block(name) < cut
-    }
-    digest = digest_of(below)
+    cut = len(model.backbone.model.layer) - plan.blocks
+    weights = model.backbone.state_dict()
+    digest = digest_of({n: t for n, t in weights.items() if not n.startswith("norm") and _block(n) < cut})
     facts = {"cut": cut, "backbone": model.config.backbone_config.to_dict(), "processor": processor.to_dict()}
     digest.update(json.dumps([facts, view, plan.precision], sort_keys=True, default=str).encode())
     return digest.hexdigest()
@@ -237,21 +233,23 @@ def prefix_rows(
             states = states.bfloat16().view(torch.int16)
         return states.cpu().numpy()
 
-    records = [
-        kept_records(
+    records = []
+    for view in views:
+        store = FeatureStore(
+            cache_dir,
+            _key(plain, processor, plan, view),
+            shape=(tokens, config.hidden_size),
+            dtype=dtype,
+            kind="prefixes",
+            budget_gb=budget_gb and max(budget_gb, LISTS * plan.gigabytes),
+            budget_name="prefix_cache_gb",
+            ours=passes.shards,
+        )
+        of_view = kept_records(
             plain,
             rows,
             processor,
-            FeatureStore(
-                cache_dir,
-                _key(plain, processor, plan, view),
-                shape=(tokens, config.hidden_size),
-                dtype=dtype,
-                kind="prefixes",
-                budget_gb=budget_gb and max(budget_gb, LISTS * plan.gigabytes),
-                budget_name="prefix_cache_gb",
-                ours=passes.shards,
-            ),
+            store,
             compute,
             view=view,
             shard_rows=max(1, SHARD_BYTES // (tokens * config.hidden_size * dtype.itemsize)),
@@ -260,8 +258,7 @@ def prefix_rows(
             what="activations at the cut",
             passes=passes,
         )
-        for view in views
-    ]
+        records.append(of_view)
     return PrefixRows(records, rows["label"][:], precision=plan.precision, seeds=seeds)
 
 
@@ -278,9 +275,7 @@ def prefix_drift(model: Any, rows: Any, processor: Any, blocks: int, photos: int
         few = rows.select(range(min(photos, len(rows))))
         pixels = torch.stack([client_pixels(row["image"], processor) for row in few]).to(device)
         states = prefix_states(plain, pixels, blocks)
-        exact, rounded = (
-            plain(prefix_states=variant, output_features=True).features
-            for variant in (states, states.bfloat16().float())
-        )
+        exact = plain(prefix_states=states, output_features=True).features
+        rounded = plain(prefix_states=states.bfloat16().float(), output_features=True).features
     spread = (exact - exact.mean(dim=0)).square().mean().sqrt()
     return float((rounded - exact).square().mean().sqrt() / spread.clamp_min(1e-12))

@@ -99,14 +99,13 @@ def choose_head(
     name = "log_loss" if name == "loss" else name
     judged = [scores(head, labels, positive) for head in heads]
     sign = -1.0 if name in LOWER_IS_BETTER else 1.0
-    chosen = best_head(
-        heads, [sign * metrics[name] for metrics in judged], [metrics["log_loss"] for metrics in judged]
-    )
+    losses = [metrics["log_loss"] for metrics in judged]
+    chosen = best_head(heads, [sign * metrics[name] for metrics in judged], losses)
     shown = dict.fromkeys((name, "mcc", "accuracy", "log_loss"))
-    results = [
-        {**head.setting._asdict(), **{n: None if math.isnan(metrics[n]) else metrics[n] for n in shown}}
-        for head, metrics in zip(heads, judged)
-    ]
+    results = []
+    for head, metrics in zip(heads, judged):
+        defined = {key: None if math.isnan(metrics[key]) else metrics[key] for key in shown}
+        results.append(head.setting._asdict() | defined)
     return chosen, results
 
 
@@ -191,8 +190,8 @@ def search_heads(
     chosen, compared = 0, {}
     if select is not None:
         chosen, results = choose_head(heads, np.array(select.labels), positive, args.metric_for_best_model)
-        feature_of = [one_vector(pooled(p, *heads[chosen].setting[:2])) for p in (views[0], judged)]
-        check = lbfgs_check(feature_of[0], labels, feature_of[1], np.array(select.labels), positive)
+        fitted_on, judged_on = (one_vector(pooled(p, *heads[chosen].setting[:2])) for p in (views[0], judged))
+        check = lbfgs_check(fitted_on, labels, judged_on, np.array(select.labels), positive)
         compared = {"judged": len(select.labels), "heads": results, "lbfgs": check}
     return heads[chosen], ProbeSearch(
         rows=len(labels),

@@ -71,18 +71,18 @@ class Progress(TrainerCallback):
             self.raw = {key.removeprefix("eval_raw_"): value for key, value in logs.items()}
             return
         scores = {key.removeprefix("eval_"): value for key, value in logs.items() if key.startswith("eval_")}
-        where = f"step {state.global_step}/{state.max_steps}, epoch {_number(state.epoch or 0)}"
+        step = f"step {state.global_step}/{state.max_steps}, epoch {_number(state.epoch or 0)}"
         if scores:
             parts = []
             for name in (name for name in SHOWN if name in scores):
                 raw = f" (raw {_number(self.raw[name])})" if name in self.raw else ""
                 parts.append(f"{name} {_number(scores[name])}{raw}")
             self.raw = {}
-            self._say(f"{where}: val_select: {', '.join(parts)}")
+            self._say(f"{step}: val_select: {', '.join(parts)}")
         elif "loss" in logs:
             norm = f", gradient norm {_number(logs['grad_norm'])}" if "grad_norm" in logs else ""
             rate = _number(logs["learning_rate"])
-            self._say(f"{where}: loss {_number(logs['loss'])}{norm}, learning rate {rate}")
+            self._say(f"{step}: loss {_number(logs['loss'])}{norm}, learning rate {rate}")
 
     def _say(self, line: str) -> None:
         tqdm.write(line) if self.bar is not None else print(line, flush=True)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from natix_hf.errors import UserError
+from natix_hf.training.losses.class_weights import no_photo
 from natix_hf.training.training_photos import EpochSampler
 
 # A row that repeats within an epoch gets a different view each time: that of an epoch which no run reaches.
@@ -49,10 +50,7 @@ class Strata:
         by_class = self.natural or "class" in balance_by
         by_source = not self.natural and "source" in balance_by
         if not self.natural and by_class and 0 in count_of:
-            empty = names[list(count_of).index(0)]
-            raise UserError(
-                f"sampling: balanced: train has no photo of class {empty}: leave it out with --sampling natural"
-            )
+            raise UserError(no_photo("sampling: balanced", count_of, names, "--sampling natural"))
         source_of = np.unique(np.asarray(sources), return_inverse=True)[1] if by_source else np.zeros_like(self.labels)
         if by_source and source_of.max() == 0:
             raise UserError(

@@ -85,10 +85,8 @@ class CheckpointKeeper:
         """Set the path of the best checkpoint so far in a state that was restored from `point`."""
         if not state.best_global_step:
             return
-        folder = self.folder
-        if not folder.is_dir() or not folder.samefile(point.parent):
-            folder = point.parent
-        best = folder / f"checkpoint-{state.best_global_step}"
+        here = self.folder.is_dir() and self.folder.samefile(point.parent)
+        best = (self.folder if here else point.parent) / f"checkpoint-{state.best_global_step}"
         if is_complete(best):
             state.best_model_checkpoint = str(best)
         elif self.args.load_best_model_at_end:

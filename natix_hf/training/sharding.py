@@ -122,11 +122,11 @@ def fill(empty: nn.Module, model: nn.Module) -> nn.Module:
         `empty`, an ordinary model.
     """
     reshard(model)
-    for name, parameter in list(model.named_parameters()):
+    tensors = {
+        name: nn.Parameter(whole(parameter), requires_grad=parameter.requires_grad)
+        for name, parameter in model.named_parameters()
+    }
+    for name, tensor in (tensors | dict(model.named_buffers())).items():
         place, _, leaf = name.rpartition(".")
-        filled = nn.Parameter(whole(parameter), requires_grad=parameter.requires_grad)
-        setattr(empty.get_submodule(place), leaf, filled)
-    for name, buffer in list(model.named_buffers()):
-        place, _, leaf = name.rpartition(".")
-        setattr(empty.get_submodule(place), leaf, buffer)
+        setattr(empty.get_submodule(place), leaf, tensor)
     return empty.train(model.training)

@@ -70,9 +70,9 @@ def check_tiles(args: Any, aggregate: str, *, prefix_cache_gb: float | None) -> 
             f"{off(args, 'cutmix_alpha')}, or use --mixup_alpha"
         )
     if aggregate == "attention":
-        for key, asked in (("probe_heads", "grid"), ("warm_start", "probe")):
-            if getattr(args, key) == asked:
+        for key, linear_only in (("probe_heads", "grid"), ("warm_start", "probe")):
+            if getattr(args, key) == linear_only:
                 raise UserError(
-                    f"{key}: {asked} trains only linear heads, and views_aggregate: attention has other weights "
+                    f"{key}: {linear_only} trains only linear heads, and views_aggregate: attention has other weights "
                     f"too: leave it out with {off(args, key)}, or use --views_aggregate top_k"
                 )

@@ -122,20 +122,12 @@ class NatixTrainer(Trainer):
         callbacks: list[TrainerCallback] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.splits = splits
+        self.splits, self.method = splits, training_method(model)
         self.label_list: list[str] = list(splits.label_names)
-        names = [model.config.id2label[i] for i in range(model.config.num_labels)]
-        if names != self.label_list:
-            raise UserError(
-                f"the classes of the model {names} differ from those of the data {self.label_list}: set the same "
-                "label_names"
-            )
-        base = model.config.name_or_path or "the backbone"
-        check_lineage(plain_model(model).config.backbone_config, splits.description, base)
+        check_model(model, splits, processing_class)
         self.positive = positive_class(self.label_list, positive_label)
-        self.method = training_method(model)
+        challenge_levels = None if challenge_levels is None else tuple(challenge_levels)
         speed = {"decode_copy": decode_copy, "fixed_views": fixed_views, "prefix_cache_gb": prefix_cache_gb}
-        check_same_views(model.config.views, processing_class)
         if not checked:
             check_training(
                 args,
@@ -163,7 +155,7 @@ class NatixTrainer(Trainer):
             self.method,
             times=self.times,
             augment=augment,
-            challenge_levels=None if challenge_levels is None else tuple(challenge_levels),
+            challenge_levels=challenge_levels,
             sampled_tiles=sampled_tiles,
             speed=SpeedOptions(cache_dir=cache_dir, cache_gb=cache_gb, decode_copy_side=decode_copy_side, **speed),
         )
@@ -172,23 +164,8 @@ class NatixTrainer(Trainer):
             args.dataloader_prefetch_factor, args.dataloader_persistent_workers = None, False
         self.metric = NatixClassificationMetric()
         with args.main_process_first(desc="frozen features"):
-            read = ("refit", "refit") if splits.purpose == "refit" else ("training", "train")
-            rows = splits.rows(read[0], step=read[1])
-            order = self.source.epoch_order(rows, model, self.criterion, self.label_list, target_prior)
-            self.sampler, self.curriculum, self.training_shares = order
-            train = self.source.training_set(rows, model, scored=splits.sizes["val_select"])
-            select = None
-            if splits.purpose in ("run", "sweep"):  # other runs do not choose a checkpoint
-                select = splits.rows("selection", step="choose checkpoint")
-                select = self.source.selection_set(select, model)
-            self.warm: WarmStart | None = None
-            if args.warm_start == "probe" and splits.purpose in ("run", "sweep"):
-                with self.times.timed("warm_start"):
-                    weights = self.criterion.weights
-                    self.warm = WarmStart(model, self.source, splits, args, self.positive, weights)
-        callbacks = list(callbacks or [])
-        if args.early_stopping_patience is not None:
-            callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
+            train, select = self._read_rows(model, args, target_prior)
+        stops = [] if args.early_stopping_patience is None else [EarlyStoppingCallback(args.early_stopping_patience)]
         super().__init__(
             model=model,
             args=args,
@@ -197,9 +174,31 @@ class NatixTrainer(Trainer):
             eval_dataset=select,
             processing_class=processing_class,
             compute_metrics=self._metrics,
-            callbacks=callbacks,
+            callbacks=[*(callbacks or []), *stops],
             **kwargs,
         )
+        self._add_parts()
+
+    def _read_rows(self, model: Any, args: Any, target_prior: np.ndarray | None) -> tuple[Dataset, Dataset | None]:
+        """Plan the order of training, and start from a probe if asked; returns the data of training and selection."""
+        purpose = self.splits.purpose
+        role, step = ("refit", "refit") if purpose == "refit" else ("training", "train")
+        rows = self.splits.rows(role, step=step)
+        order = self.source.epoch_order(rows, model, self.criterion, self.label_list, target_prior)
+        self.sampler, self.curriculum, self.training_shares = order
+        train = self.source.training_set(rows, model, scored=self.splits.sizes["val_select"])
+        self.warm: WarmStart | None = None
+        if purpose not in ("run", "sweep"):  # these do not choose a checkpoint
+            return train, None
+        select = self.source.selection_set(self.splits.rows("selection", step="choose checkpoint"), model)
+        if args.warm_start == "probe":
+            with self.times.timed("warm_start"):
+                self.warm = WarmStart(model, self.source, self.splits, args, self.positive, self.criterion.weights)
+        return train, select
+
+    def _add_parts(self) -> None:
+        """Add the parts that need the trainer to be built."""
+        args = self.args
         self.search: ProbeSearch | None = None  # results of a grid of heads
         self.sketch: torch.nn.Module | None = None  # receives the weights of a sharded model after training
         average = args.ema and args.probe_heads == "one"
@@ -280,13 +279,16 @@ class NatixTrainer(Trainer):
         item.pop("seed", None)  # no mixing: there is only one photo
         self.accounting.count_operations(self.accelerator.unwrap_model(self.model), self.data_collator([item]))
         if self.method != "probe" and self.plain_model().config.views is not None and self.args.should_log:
-            photos, views = self.args.per_device_train_batch_size, len(item["pixel_values"])
-            kept, config = self.accounting.kept, self.plain_model().config.backbone_config
-            if self.args.activation_checkpointing:
-                geometry, beside = Geometry.of(self.processing_class), 1 + config.num_register_tokens
-                tokens = views * geometry.tokens(config.patch_size, beside=beside) // geometry.shape[0]
-                kept = checkpointed(kept, config.num_hidden_layers, tokens, config.hidden_size)
-            print(memory_line(kept, photos, views, self.args.activation_checkpointing))
+            print(self._memory_line(views=len(item["pixel_values"])))
+
+    def _memory_line(self, views: int) -> str:
+        kept, checkpointing = self.accounting.kept, self.args.activation_checkpointing
+        if checkpointing:
+            config, geometry = self.plain_model().config.backbone_config, Geometry.of(self.processing_class)
+            tokens_of_all = geometry.tokens(config.patch_size, beside=1 + config.num_register_tokens)
+            tokens = views * tokens_of_all // geometry.shape[0]
+            kept = checkpointed(kept, config.num_hidden_layers, tokens, config.hidden_size)
+        return memory_line(kept, self.args.per_device_train_batch_size, views, checkpointing)
 
     def _get_train_sampler(self, train_dataset: Dataset | None = None) -> EpochSampler:
         return self.sampler
@@ -303,10 +305,9 @@ class NatixTrainer(Trainer):
         The parent does not store that early stopping ended the run, and would train on.
         """
         state = TrainerState.load_from_json(str(point / TRAINER_STATE_NAME))
-        asked_to_stop = state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]
-        stopped = (
-            self.args.early_stopping_patience is not None and asked_to_stop and state.global_step < state.max_steps
-        )
+        stopped = False
+        if self.args.early_stopping_patience is not None and state.global_step < state.max_steps:
+            stopped = state.stateful_callbacks["TrainerControl"]["args"]["should_training_stop"]
         # If max_steps ends within an epoch, the parent would take one more step of it.
         if not stopped and not 0 < self.args.max_steps <= state.global_step:
             return False
@@ -369,10 +370,9 @@ class NatixTrainer(Trainer):
 
     def _packed(self, *, frozen: bool = False) -> AbstractContextManager:
         """See `packed_linears`."""
-        whole = not (
-            self.args.torch_compile or self.is_fsdp_enabled
-        )  # sharded weights are gathered anew for every pass
-        return packed_linears(self.model, frozen=frozen) if whole else nullcontext()
+        if self.args.torch_compile or self.is_fsdp_enabled:  # sharded weights are gathered anew for every pass
+            return nullcontext()
+        return packed_linears(self.model, frozen=frozen)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         with self._packed():
@@ -448,9 +448,9 @@ class NatixTrainer(Trainer):
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """The warning of the parent, without the frozen weights that a checkpoint never contains."""
-        trained = {name for name, p in self.model.named_parameters() if p.requires_grad}
         missing = load_result.missing_keys
         if self.method == "probe":  # `_save` leaves the backbone out
+            trained = {name for name, p in self.model.named_parameters() if p.requires_grad}
             missing = [name for name in missing if name in trained]
         super()._issue_warnings_after_load(type(load_result)(missing, load_result.unexpected_keys))
 
@@ -458,17 +458,18 @@ class NatixTrainer(Trainer):
 
     def logits(self, rows: Any) -> np.ndarray:
         """Logits `(n, classes)` float32 of rows as in inference, in order, computed by all processes together."""
-        with self.args.main_process_first(desc="frozen features"):
-            rows = self.source.client_set(rows, self.plain_model())
-        return np.asarray(self.predict(rows, metric_key_prefix="predict").predictions, dtype=np.float32)
+        return np.asarray(self._predictions(rows), dtype=np.float32)
 
     def logits_by_stage(self, rows: Any) -> tuple[np.ndarray, np.ndarray]:
         """Like `logits`, for a model with tiles: logits of the whole photo alone, and logits of all views."""
-        with self.args.main_process_first(desc="frozen features"):
-            rows = self.source.client_set(rows, self.plain_model())
         # Empty, because by default `Trainer` drops the outputs that the configuration names.
-        full, whole = self.predict(rows, ignore_keys=[], metric_key_prefix="predict").predictions
+        full, whole = self._predictions(rows, ignore_keys=[])
         return np.asarray(whole, dtype=np.float32), np.asarray(full, dtype=np.float32)
+
+    def _predictions(self, rows: Any, ignore_keys: list[str] | None = None) -> Any:
+        with self.args.main_process_first(desc="frozen features"):
+            data = self.source.client_set(rows, self.plain_model())
+        return self.predict(data, ignore_keys, metric_key_prefix="predict").predictions
 
     def prediction_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """As in the parent; a model with tiles also returns the logits of the whole photo alone."""
@@ -494,6 +495,23 @@ class NatixTrainer(Trainer):
     def plain_model(self) -> Any:
         """The model without adapters and without the wrappers of training."""
         return plain_model(self.accelerator.unwrap_model(self.model))
+
+
+def check_model(model: torch.nn.Module, splits: LockedSplits, processor: Any) -> None:
+    """Raise `UserError` if a model has other classes than the data or other views than the image processor.
+
+    Raises:
+        LeakageError: the backbone was pretrained on photos of val_*.
+    """
+    names = [model.config.id2label[i] for i in range(model.config.num_labels)]
+    if names != list(splits.label_names):
+        raise UserError(
+            f"the classes of the model {names} differ from those of the data {list(splits.label_names)}: set the same "
+            "label_names"
+        )
+    base = model.config.name_or_path or "the backbone"
+    check_lineage(plain_model(model).config.backbone_config, splits.description, base)
+    check_same_views(model.config.views, processor)
 
 
 def training_method(model: torch.nn.Module) -> str:

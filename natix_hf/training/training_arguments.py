@@ -51,6 +51,11 @@ FSDP_REFUSED = {
 }
 
 
+def word(value: str) -> str:
+    """The value of an argument as typed; transformers converts some of them to enums."""
+    return str(getattr(value, "value", value))
+
+
 @dataclass
 class NatixTrainingArguments(TrainingOptions, TrainingArguments):
     """`transformers.TrainingArguments` with defaults for fine-tuning vision transformers, plus EMA and early stopping.
@@ -103,10 +108,7 @@ class NatixTrainingArguments(TrainingOptions, TrainingArguments):
         return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true"
 
     def _check_launch(self) -> None:
-        """Raise `UserError` for unsupported settings of the launcher, and for arguments that they rule out.
-
-        `training.sharding` checks the other options of a recipe.
-        """
+        """Raise `UserError` for unsupported launchers and settings of them, and for arguments that they rule out."""
         for name in ("fsdp", "deepspeed"):
             if getattr(self, name):
                 raise UserError(f"{name}: not supported in a recipe; the launcher distributes the model: {LAUNCH}")
@@ -120,8 +122,11 @@ class NatixTrainingArguments(TrainingOptions, TrainingArguments):
                     f"ddp_backend: {self.ddp_backend} given, but there is only one process: start several with "
                     "torchrun --nproc_per_node 2 -m natix_hf.train ..., or leave it out"
                 )
-        if not self.sharded:
-            return
+        if self.sharded:
+            self._check_sharding()
+
+    def _check_sharding(self) -> None:
+        """Raise `UserError` for what a sharded model does not support; `training.sharding` checks the rest."""
         for name, (unset, wanted, why) in FSDP_SETTINGS.items():
             given = os.environ.get(name, unset)
             if given.lower() != wanted.lower():
@@ -129,13 +134,12 @@ class NatixTrainingArguments(TrainingOptions, TrainingArguments):
                     f"accelerate's {name.lower()}: expected {wanted or 'none'}, found {given}: {why}; "
                     "recipes/accelerate/fsdp2.yaml has the supported settings"
                 )
-        unsupported = [
-            f"{name}: {getattr(self, name)}" for name, off in FSDP_REFUSED.items() if getattr(self, name) != off
-        ]
-        if getattr(self.optim, "value", self.optim) not in FSDP_OPTIMIZERS:
-            unsupported.insert(
-                0, f"optim: {getattr(self.optim, 'value', self.optim)} (supported: {', '.join(FSDP_OPTIMIZERS)})"
-            )
+        unsupported = []
+        if word(self.optim) not in FSDP_OPTIMIZERS:
+            unsupported.append(f"optim: {word(self.optim)} (supported: {', '.join(FSDP_OPTIMIZERS)})")
+        for name, off in FSDP_REFUSED.items():
+            if getattr(self, name) != off:
+                unsupported.append(f"{name}: {getattr(self, name)}")
         if any(kind.projected and name in self.loss for name, kind in LOSSES.items()):
             unsupported.append(f"loss: {self.loss} (its projection)")
         if unsupported:
@@ -146,54 +150,51 @@ class NatixTrainingArguments(TrainingOptions, TrainingArguments):
 
     def _check_rhythm(self) -> None:
         """Raise `UserError` for pairs of options that the parent rejects, with what to type instead."""
-        scored, saved = (
-            str(getattr(strategy, "value", strategy)) for strategy in (self.eval_strategy, self.save_strategy)
-        )
-        if self.load_best_model_at_end and saved != "best":
-            every, kept = (
-                self.eval_steps or self.logging_steps,
-                "keeping the best checkpoint needs an evaluation at each one",
-            )
-            way = None
-            if scored != saved:
-                steps, other = (self.save_steps, "eval") if saved == "steps" else (every, "save")
-                given, way = f"save_strategy: {saved}", f"--{other}_strategy steps --{other}_steps {steps:g}"
-            elif saved == "steps" and every and abs(self.save_steps / every - round(self.save_steps / every)) > 1e-6:
-                given, way = f"save_steps: {self.save_steps:g}", f"--save_steps {every:g}"
-            if way:
-                scoring = f"eval_strategy is {scored}" if scored != saved else f"eval_steps is {every:g}"
-                raise UserError(
-                    f"{given} given and {scoring}, but {kept}: add {way}, or --load_best_model_at_end false"
-                )
-        scheduler = getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type)
-        if scored == "no" and scheduler in ("reduce_lr_on_plateau", "greedy"):
+        if self.load_best_model_at_end and word(self.save_strategy) != "best":
+            self._check_saved_are_evaluated()
+        scheduler = word(self.lr_scheduler_type)
+        if word(self.eval_strategy) == "no" and scheduler in ("reduce_lr_on_plateau", "greedy"):
             raise UserError(f"lr_scheduler_type: {scheduler} needs evaluations: add --eval_strategy epoch")
         if self.dataloader_num_workers == 0:
-            for name, off in (("dataloader_prefetch_factor", None), ("dataloader_persistent_workers", False)):
+            for name, off in (("dataloader_prefetch_factor", "null"), ("dataloader_persistent_workers", "false")):
                 if getattr(self, name) not in (None, False):
                     raise UserError(
                         f"{name}: {getattr(self, name)} given, but dataloader_num_workers is 0: leave it out with "
-                        f"--{name} {'null' if off is None else 'false'}"
+                        f"--{name} {off}"
                     )
+
+    def _check_saved_are_evaluated(self) -> None:
+        """Raise `UserError` if there are checkpoints without an evaluation, of which the best one is to be kept."""
+        scored, saved = word(self.eval_strategy), word(self.save_strategy)
+        every = self.eval_steps or self.logging_steps  # steps between evaluations
+        if scored != saved:
+            steps, other = (self.save_steps, "eval") if saved == "steps" else (every, "save")
+            given, scoring = f"save_strategy: {saved}", f"eval_strategy is {scored}"
+            way = f"--{other}_strategy steps --{other}_steps {steps:g}"
+        elif saved == "steps" and every and abs(self.save_steps / every - round(self.save_steps / every)) > 1e-6:
+            given, scoring = f"save_steps: {self.save_steps:g}", f"eval_steps is {every:g}"
+            way = f"--save_steps {every:g}"
+        else:
+            return
+        raise UserError(
+            f"{given} given and {scoring}, but keeping the best checkpoint needs an evaluation at each one: "
+            f"add {way}, or --load_best_model_at_end false"
+        )
 
     def _check_optimizer(self) -> None:
         """Raise `UserError` for optimizers that are unknown or do not fit the other arguments."""
         for key, known in (("optim", (*OPTIMIZERS, *OptimizerNames)), ("sam_base", SAM_BASES)):
-            name, known = getattr(self, key), [str(getattr(name, "value", name)) for name in known]
+            name, known = getattr(self, key), [word(name) for name in known]
             if name not in known:
                 near = [n for n in known if n.startswith(name)] or get_close_matches(name, known, n=1)
-                raise UserError(
-                    f"{key}: expected {', '.join(n for n in OPTIMIZERS if n in known)} or an optimizer of transformers"
-                    f", found {name}{f'; did you mean {near[0]}?' if near else ''}"
-                )
+                guess = f"; did you mean {near[0]}?" if near else ""
+                ours = ", ".join(n for n in OPTIMIZERS if n in known)
+                raise UserError(f"{key}: expected {ours} or an optimizer of transformers, found {name}{guess}")
         if self.optim == "sam" and not 0 < self.sam_rho < math.inf:
             raise UserError(f"sam_rho: expected a number above 0, found {self.sam_rho}")
         base = self.sam_base if self.optim == "sam" else self.optim
-        if base.startswith("schedule_free"):
-            scheduled = getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type) != "constant"
-            if self.ema or scheduled:
-                raise UserError(
-                    f"{base} averages its weights itself, which replaces a schedule: "
-                    "set ema: false and lr_scheduler_type: constant (--ema false --lr_scheduler_type constant; "
-                    "warmup_steps still applies)"
-                )
+        if base.startswith("schedule_free") and (self.ema or word(self.lr_scheduler_type) != "constant"):
+            raise UserError(
+                f"{base} averages its weights itself, which replaces a schedule: set ema: false and "
+                "lr_scheduler_type: constant (--ema false --lr_scheduler_type constant; warmup_steps still applies)"
+            )

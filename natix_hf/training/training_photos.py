@@ -65,9 +65,8 @@ class TrainingPhotos(Dataset):
         self.fixed_views, self.challenge_levels, self.sampled_tiles = fixed_views, challenge_levels, sampled_tiles
         self.augment, self.geometry, self.seed, self.copies = augment, geometry, seed, copies
         self.rows = rows if copies is None else None
-        self.facts = (
-            None if copies is None else (rows["id"][:], rows["label"][:])
-        )  # faster than reading rows of `datasets`
+        if copies is not None:
+            self.ids, self.labels = rows["id"][:], rows["label"][:]  # faster than reading rows of `datasets`
 
     def __len__(self) -> int:
         return len(self.rows if self.copies is None else self.copies)
@@ -78,11 +77,11 @@ class TrainingPhotos(Dataset):
             epoch %= self.fixed_views
         if self.copies is None:
             row = self.rows[index]
-            image, row_id = photo_for_view(row["image"], self.augment, self.geometry), row["id"]
-            label = row["label"]
+            image, row_id, label = row["image"], row["id"], row["label"]
+            image = photo_for_view(image, self.augment, self.geometry)
         else:
             image = open_copy(self.copies[index], min_side=self.geometry.copy_side())
-            row_id, label = (fact[index] for fact in self.facts)
+            row_id, label = self.ids[index], self.labels[index]
         which = {"seed": self.seed, "epoch": epoch, "row_id": row_id}
         view = training_view(
             image,

@@ -124,10 +124,7 @@ def _untouched(model: Any) -> bool:
     """Whether the model without its adapters is the backbone as it was loaded."""
     if not isinstance(model, PeftModel):
         return False
-    config = model.peft_config["default"]
-    if str(config.init_lora_weights).lower() in ("pissa", "olora") or str(config.init_lora_weights).startswith(
-        "pissa"
-    ):
+    if str(model.peft_config["default"].init_lora_weights).lower().startswith(("pissa", "olora")):
         return False  # these move part of the weights into the adapters
     backbone = model.get_base_model().backbone
     return all(".lora_" in name for name, parameter in backbone.named_parameters() if parameter.requires_grad)
@@ -136,9 +133,9 @@ def _untouched(model: Any) -> bool:
 @torch.no_grad()
 def _copy(head: Head, target: Any) -> None:
     target = target.modules_to_save["default"] if hasattr(target, "modules_to_save") else target
-    for linear, (weight, bias) in (
-        (target.linear, (head.weight, head.bias)),
-        *([(target.tiles.linear, head.tiles)] if head.tiles is not None else []),
-    ):
+    linears = [(target.linear, head.weight, head.bias)]
+    if head.tiles is not None:
+        linears.append((target.tiles.linear, *head.tiles))
+    for linear, weight, bias in linears:
         linear.weight.copy_(weight)
         linear.bias.copy_(bias)

@@ -187,7 +187,7 @@ def test_the_seal_is_the_digest_of_the_canonical_json():
     [
         (None, "no certificate"),
         ("{", "not JSON"),
-        ('{"version": 1}', "by an earlier version"),
+        ('{"version": 1}', "expected version 2, which this release reads; found 1"),
         ('{"version": 2}', "missing"),
         ("[]", "not a JSON object"),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from natix_hf.data.sources.rows import Rows
 from natix_hf.data.splits.certificate import read_certificate
 from natix_hf.data.splits.contracts import SPLITS
 from natix_hf.data.splits.cut import cut
+from natix_hf.data.splits.growing import _together
 from natix_hf.data.splits.saved_folder import save
 from natix_hf.data.splits.split_options import Plan
 from natix_hf.documents.figures import Left
@@ -273,6 +275,21 @@ def test_growing_moves_no_row_and_new_copies_join_their_photo(saved, more, photo
     grown = split_photos([more], extend=saved)
     kept = {row: g for s in SPLITS for row, g in zip(grown.places[s]["id"][:], grown.places[s]["group"][:])}
     assert sum(kept[row] != name for row, name in groups.items()) <= 2  # but for the photo that got a copy
+
+
+def test_group_columns_of_new_photos_continue_those_of_the_earlier_ones():
+    rows = unopened(8, group=list("aabbccdd"), video=list("vvwwxxyy"))
+    old = DatasetDict({split: rows.data.select([2 * i, 2 * i + 1]) for i, split in enumerate(SPLITS)})
+    earlier = SimpleNamespace(places=old, description=SimpleNamespace(broken=[], dropped=[]))
+    new = unopened(3, id=["r0000", "n1", "n2"], fingerprint=["f" * 32, f"{1:032x}", "e" * 32]).data
+    columns = {"video": ["w", None, "z"], "weather": ["fog", "rain", None]}
+    grown = _together(Rows(old, []), Rows(new, [], group_values=columns), earlier)
+    assert grown.data["id"][8:] == ["r0000~ffffffff", "n2"]  # the second is a copy of a photo that is there
+    assert grown.group_values == {
+        "group": [*"aabbccdd", None, None],
+        "video": [*"vvwwxxyy", "w", "z"],
+        "weather": [None] * 8 + ["fog", None],
+    }
 
 
 def test_a_new_photo_that_ties_rows_of_two_splits_is_set_aside(tmp_path):

@@ -122,5 +122,5 @@ def test_a_class_that_contradicts_its_description_is_found():
 def test_descriptions_are_for_two_classes():
     with pytest.raises(UserError, match=r"works with two classes only; there are 3 \(a, b, c\)"):
         contradictions([0], ["a", "b", "c"], [None], "text", None)
-    with pytest.raises(UserError, match="positive_label: no class 'Works': the classes are None, Roadwork"):
+    with pytest.raises(UserError, match="positive_label Works: the classes are None, Roadwork"):
         contradictions([0], NAMES, [None], "text", "Works")

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from natix_hf.documents.document import Document, Part
 from natix_hf.errors import UserError
-from natix_hf.files import fingerprint_file
+from natix_hf.files import fingerprint_file, new_folder
 
 
 class Reading(Part):
@@ -96,3 +96,16 @@ def test_the_print_of_a_large_file_is_that_of_its_bytes_and_takes_no_memory_for_
     tracemalloc.stop()
     assert found == hashlib.blake2b(content, digest_size=16).hexdigest()
     assert peak < 8 << 20
+
+
+def test_a_new_folder_takes_the_place_of_an_empty_one_only_when_it_is_complete(tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    output.mkdir()
+    with pytest.raises(FileNotFoundError), new_folder(output) as stage:
+        (stage / "no folder" / "file").write_text("half")
+    assert list(tmp_path.iterdir()) == [output]
+    with new_folder(output) as stage:
+        (stage / "file").write_text("whole")
+        assert not any(output.iterdir())
+    assert (output / "file").read_text() == "whole"
+    assert list(tmp_path.iterdir()) == [output]

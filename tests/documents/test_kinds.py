@@ -11,11 +11,13 @@ from finished_run import write_finished_run
 from natix_hf.documents.calibration import CalibrationFile
 from natix_hf.documents.document import Document
 from natix_hf.documents.final_figures import FinalFigures
+from natix_hf.documents.ledger import LedgerEntry, note_reads, read_ledger
 from natix_hf.documents.photo_cost import PhotoCost
 from natix_hf.documents.probe import OverProbe
 from natix_hf.documents.reward import Reward
 from natix_hf.documents.robustness import Robustness
 from natix_hf.documents.selective import Selective
+from natix_hf.documents.several_runs import FoldRun, SweepRun
 from natix_hf.documents.slices import Slices
 from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.errors import UserError
@@ -45,3 +47,40 @@ def test_a_missing_key_is_named(run: Path, kind: type[Document], tmp_path: Path)
         (tmp_path / kind.file_name).write_text(json.dumps(less))
         with pytest.raises(UserError, match=rf"{kind.file_name}.* at \$\.{name}: missing"):
             kind.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "message"),
+    [
+        (
+            SweepRun,
+            {"name": "a", "values": {}, "rank": 1, "status": "pruned"},
+            "pruned, but no metric, score, log_loss",
+        ),
+        (FoldRun, {"value": "x", "name": "a", "labels": {}, "status": "failed"}, "failed, but no reason"),
+        (FoldRun, {"value": "x", "name": "a", "labels": {}, "status": "finished"}, "finished, but no n, groups"),
+    ],
+)
+def test_a_run_without_what_its_status_needs_is_refused(kind, content, message):
+    with pytest.raises(UserError, match=message):
+        kind.check(content, "sweep.json")
+
+
+@pytest.mark.parametrize(("name", "missing"), [("metrics", "mcc"), ("class_counts", "val_calib/fit")])
+def test_a_missing_figure_or_place_is_named(run: Path, name: str, missing: str) -> None:
+    kind = FinalFigures if name == "metrics" else SplitCertificate
+    content = json.loads((run / kind.file_name).read_text())
+    del content[name][missing]
+    with pytest.raises(UserError, match=f"no {missing}"):
+        kind.check(content)
+
+
+def test_a_damaged_ledger_names_the_line(tmp_path: Path) -> None:
+    entry = LedgerEntry(step="train", role="training", split="train", rows=3, fingerprint="0" * 32)
+    note_reads(tmp_path, [entry])
+    note_reads(tmp_path, [])
+    assert read_ledger(tmp_path) == [entry]
+    with open(tmp_path / "ledger.jsonl", "a") as file:
+        file.write("{}\n")
+    with pytest.raises(UserError, match=r"line 2: not a ledger entry"):
+        read_ledger(tmp_path)

@@ -11,11 +11,11 @@ from two_stages import cascade_documents
 from natix_hf.documents.calibration import ThresholdChoice
 from natix_hf.report import page_charts
 from natix_hf.report.chart_pictures import draw_charts
-from natix_hf.report.charts import Chart, number, svg_path, table_of_curves
+from natix_hf.report.charts import Axis, Chart, number, svg_path, table_of_curves
 
 
 def chart(**more):
-    return Chart("t", "d", **{"x": (0, 10), "y": (-1, 1), "x_label": "x", "y_label": "y"} | more)
+    return Chart("t", "d", **{"x": Axis("x", 0, 10), "y": Axis("y", -1, 1)} | more)
 
 
 def read_back(drawn, d):
@@ -68,14 +68,14 @@ def test_somebodys_dollar_signs_are_no_formula(tmp_path):
 
 
 def test_ticks_stand_inside_the_axes_and_count_in_whole_numbers():
-    drawn = chart(x=(0, 3), count_x=True)
+    drawn = chart(x=Axis("x", 0, 3, counts=True))
     assert [text for _, text in drawn.x_ticks] == ["0", "1", "2", "3"]
     assert all(drawn.left <= place <= drawn.right for place, _ in drawn.x_ticks)
-    assert [text for _, text in chart(y=(0, 1)).y_ticks] == ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]
+    assert [text for _, text in chart(y=Axis("y", 0, 1)).y_ticks] == ["0.0", "0.2", "0.4", "0.6", "0.8", "1.0"]
 
 
 def test_axes_of_one_value_still_have_a_width():
-    drawn = chart(y=(0.5, 0.5))
+    drawn = chart(y=Axis("y", 0.5, 0.5))
     assert drawn.py(0.5) == pytest.approx((drawn.top + drawn.bottom) / 2)
 
 

@@ -5,7 +5,7 @@ import pytest
 from counted_work import counted_work
 
 from natix_hf.report.intervals import (
-    _resampled,
+    _bootstrapped,
     bootstrap_intervals,
     difference_to_rest,
     paired_differences,
@@ -27,7 +27,7 @@ def test_every_resample_equals_the_plain_metrics_of_its_rows(classes):
     logits, labels = draw(60, classes)
     groups = np.random.default_rng(1).integers(0, 25, 60)
     group_of_row = np.unique(groups, return_inverse=True)[1]
-    fast = _resampled(logits, labels, group_of_row, positive=1, n_boot=40, seed=5)
+    fast = _bootstrapped(logits, labels, group_of_row, positive=1, n_boot=40, seed=5)
     times = np.concatenate(list(times_drawn(group_of_row.max() + 1, 40, seed=5, at_once=7)))
     for draw_of_groups, *figures in zip(times, *(fast[name] for name in METRICS), strict=True):
         rows = np.repeat(np.arange(60), draw_of_groups[group_of_row].astype(int))

@@ -33,6 +33,14 @@ def test_a_file_that_was_cut_short_or_half_deleted_does_not_count(run):
     assert [p.name for p in checkpoints(run)] == ["checkpoint-5"]
 
 
+def test_a_run_whose_checkpoints_were_all_damaged_is_not_begun_again_silently(run):
+    for step in (5, 10):
+        (run / "checkpoints" / f"checkpoint-{step}" / "weights").unlink()
+    (run / "checkpoints" / "checkpoint-20" / "complete.json").write_text("{")
+    with pytest.raises(UserError, match=r"checkpoint-20 is damaged \(complete.json cannot be read\)"):
+        resume_point(run, "true")
+
+
 def test_a_named_folder_that_is_not_whole_is_refused_with_the_last_that_is(run):
     with pytest.raises(UserError, match=r"the last complete one is .*checkpoint-20"):
         resume_point(run, str(run / "checkpoints" / "checkpoint-99"))

@@ -173,6 +173,7 @@ def test_soft_labels_are_for_losses_that_can_take_them():
             "label_smoothing_factor: has no effect on loss",
         ),
         ({"loss": "asymmetric", "label_smoothing_factor": 0.1}, "only on ce, focal"),
+        ({"label_smoothing_factor": 1.0}, "label_smoothing_factor: expected a number from 0 to below 1, found 1.0"),
         ({"loss": "lcron", "class_weights": "balanced"}, "class_weights: has no effect on loss lcron"),
         (
             {"class_weights": ["1", "-2"]},

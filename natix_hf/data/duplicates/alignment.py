@@ -64,40 +64,9 @@ def compare(first: np.ndarray, second: np.ndarray, queries: np.ndarray) -> tuple
         cut: `(n,)` largest change of size or position of the window along an axis, in pixels; larger means more is
             cut off.
     """
-    starts = [window(int(query)) for query in range(int(queries.max(initial=0)) + 1)]
-    mirrored = np.array([start[0] for start in starts])[queries]
-    spans = np.array([[*start[1], *start[2]] for start in starts])[queries]  # (n, 4) begin, length down and across
-    first = np.where(mirrored[:, None, None], first[:, :, ::-1], first)
-    # A query's window refers to the photo before it is mirrored.
-    spans[:, 2] = np.where(mirrored, 1 - spans[:, 2] - spans[:, 3], spans[:, 2])
-    blur = (0, BLUR, BLUR)
-    whole = gaussian_filter(first.astype(np.float32), blur, mode="nearest")
-    part = gaussian_filter(second.astype(np.float32), blur, mode="nearest")
-    slopes = np.gradient(whole, axis=(1, 2))
-    centre = (np.arange(SIZE) + 0.5) / SIZE - 0.5
-    clear = (part > DARK) & (part < BRIGHT)
-    # Positions down and across in the first photo are middle + scale * centre, in pixels.
-    warp = np.stack([spans[:, 0] + spans[:, 1] / 2, spans[:, 1], spans[:, 2] + spans[:, 3] / 2, spans[:, 3]], axis=1)
-    warp = warp * SIZE - np.array([0.5, 0, 0.5, 0])
-    for step in range(STEPS + 1):
-        down = warp[:, :1] + warp[:, 1:2] * centre
-        across = warp[:, 2:3] + warp[:, 3:4] * centre
-        values, inside = _sample(whole, down, across)
-        weight = (inside & clear & (values > DARK) & (values < BRIGHT)).astype(np.float32)
-        gain, bias = _line(values, part, weight)
-        residual = (part - gain * values - bias) * weight
-        if step == STEPS:
-            residual = _toned(values, part, weight)
-            break
-        slope_down = _sample(slopes[0], down, across)[0] * gain * weight
-        slope_across = _sample(slopes[1], down, across)[0] * gain * weight
-        rows = centre.astype(np.float32)[:, None]
-        jacobian = np.stack(
-            [slope_down, slope_down * rows, slope_across, slope_across * rows.T, values * weight, weight], axis=1
-        ).reshape(len(first), 6, -1)
-        normal = jacobian @ jacobian.transpose(0, 2, 1) + np.eye(6) * 1e-2
-        move = np.linalg.solve(normal, jacobian @ residual.reshape(len(first), -1, 1))[:, :4, 0]
-        warp += np.clip(move, -2, 2)
+    first, warp = _starts(first, queries)
+    whole, part = (gaussian_filter(one.astype(np.float32), (0, BLUR, BLUR), mode="nearest") for one in (first, second))
+    warp, gain, weight, residual = _aligned(whole, part, warp)
     count = np.maximum(weight.sum(axis=(1, 2)), 1)
     part_mean = (part * weight).sum(axis=(1, 2)) / count
     spread = np.sqrt((((part - part_mean[:, None, None]) * weight) ** 2).sum(axis=(1, 2)) / count)
@@ -110,6 +79,53 @@ def compare(first: np.ndarray, second: np.ndarray, queries: np.ndarray) -> tuple
     cut = np.maximum(cut, np.abs(warp[:, [0, 2]] - (SIZE - 1) / 2).max(axis=1))
     too_little = count < SIZE * SIZE / 2
     return np.where(too_little, 0, correlation), np.where(too_little, np.inf, local), cut
+
+
+def _starts(first: np.ndarray, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The photos, mirrored where the query is, and the warp at which the alignment starts, see `_aligned`."""
+    starts = [window(int(query)) for query in range(int(queries.max(initial=0)) + 1)]
+    mirrored = np.array([start[0] for start in starts])[queries]
+    spans = np.array([[*start[1], *start[2]] for start in starts])[queries]  # (n, 4) begin, length down and across
+    # A query's window refers to the photo before it is mirrored.
+    spans[:, 2] = np.where(mirrored, 1 - spans[:, 2] - spans[:, 3], spans[:, 2])
+    warp = np.stack([spans[:, 0] + spans[:, 1] / 2, spans[:, 1], spans[:, 2] + spans[:, 3] / 2, spans[:, 3]], axis=1)
+    return np.where(mirrored[:, None, None], first[:, :, ::-1], first), warp * SIZE - np.array([0.5, 0, 0.5, 0])
+
+
+def _aligned(
+    whole: np.ndarray, part: np.ndarray, warp: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Move the windows until they fit.
+
+    Args:
+        whole: `(n, SIZE, SIZE)` blurred photos.
+        part: `(n, SIZE, SIZE)` blurred photos, each seen as a window of `whole`.
+        warp: `(n, 4)`; positions down and across in `whole` are middle + scale * centre, in pixels.
+
+    Returns:
+        The warp; the gain `(n, 1, 1)`; which pixels were compared, and the residual, `(n, SIZE, SIZE)` each.
+    """
+    slopes = np.gradient(whole, axis=(1, 2))
+    centre = (np.arange(SIZE) + 0.5) / SIZE - 0.5
+    clear = (part > DARK) & (part < BRIGHT)
+    for step in range(STEPS + 1):
+        down = warp[:, :1] + warp[:, 1:2] * centre
+        across = warp[:, 2:3] + warp[:, 3:4] * centre
+        values, inside = _sample(whole, down, across)
+        weight = (inside & clear & (values > DARK) & (values < BRIGHT)).astype(np.float32)
+        gain, bias = _line(values, part, weight)
+        if step == STEPS:
+            return warp, gain, weight, _toned(values, part, weight)
+        residual = (part - gain * values - bias) * weight
+        slope_down = _sample(slopes[0], down, across)[0] * gain * weight
+        slope_across = _sample(slopes[1], down, across)[0] * gain * weight
+        rows = centre.astype(np.float32)[:, None]
+        jacobian = np.stack(
+            [slope_down, slope_down * rows, slope_across, slope_across * rows.T, values * weight, weight], axis=1
+        ).reshape(len(part), 6, -1)
+        normal = jacobian @ jacobian.transpose(0, 2, 1) + np.eye(6) * 1e-2
+        move = np.linalg.solve(normal, jacobian @ residual.reshape(len(part), -1, 1))[:, :4, 0]
+        warp += np.clip(move, -2, 2)
 
 
 def _toned(values: np.ndarray, target: np.ndarray, weight: np.ndarray) -> np.ndarray:

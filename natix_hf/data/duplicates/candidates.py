@@ -49,35 +49,46 @@ def search(values: np.ndarray, queries: np.ndarray) -> Candidates:
     if len(values) * queries.size <= SMALL:
         return _all_pairs(values, queries)
     bits = int(np.clip(np.ceil(np.log2(max(len(values), 1))) + 3, 8, 24))
-    parts, crowded = [], 0
     columns = np.ascontiguousarray(queries.T)
+    parts, crowded = [], 0
     for triple in TRIPLES:
-        slots = _slots(values, triple, bits)
-        order = np.argsort(slots).astype(np.int32)
-        starts = np.zeros((1 << bits) + 1, dtype=np.int32)
-        np.cumsum(np.bincount(slots, minlength=1 << bits), out=starts[1:])
-        # Most look-ups hit an empty bucket. They read one byte of a table that stays in the processor's cache.
-        occupied = np.diff(starts) > 0
-        for number, column in enumerate(columns):
-            for begin in range(0, len(column), CHUNK):
-                asked = column[begin : begin + CHUNK]
-                slot = _slots(asked, triple, bits)
-                hit = np.flatnonzero(occupied[slot])
-                start = starts[slot[hit]]
-                counts = starts[slot[hit] + 1] - start
-                over = counts > CROWD
-                crowded += int(over.sum())
-                hit, start, counts = hit[~over], start[~over], counts[~over]
-                for part in chunks(counts):
-                    owner, position = expand(counts[part])
-                    row, value = hit[part][owner], order[start[part][owner] + position]
-                    differ = asked[row] ^ values[value]
-                    distance = np.bitwise_count(differ)
-                    near = np.flatnonzero(distance <= DISTANCE)
-                    near = near[_first_triple(differ[near], triple)]
-                    rows, query = (row[near] + begin).astype(np.int32), np.full(len(near), number, dtype=np.int8)
-                    parts.append((rows, query, value[near], distance[near]))
+        pairs, over = _in_buckets(values, columns, triple, bits)
+        parts += pairs
+        crowded += over
     return _sorted(parts, crowded)
+
+
+def _in_buckets(
+    values: np.ndarray, columns: np.ndarray, triple: tuple[int, int, int], bits: int
+) -> tuple[list[tuple[np.ndarray, ...]], int]:
+    """Pairs whose first three equal bytes are `triple`, and the number of look-ups of overfull buckets."""
+    parts, crowded = [], 0
+    slots = _slots(values, triple, bits)
+    order = np.argsort(slots).astype(np.int32)
+    starts = np.zeros((1 << bits) + 1, dtype=np.int32)
+    np.cumsum(np.bincount(slots, minlength=1 << bits), out=starts[1:])
+    # Most look-ups hit an empty bucket. They read one byte of a table that stays in the processor's cache.
+    occupied = np.diff(starts) > 0
+    for number, column in enumerate(columns):
+        for begin in range(0, len(column), CHUNK):
+            hashes = column[begin : begin + CHUNK]
+            slot = _slots(hashes, triple, bits)
+            hit = np.flatnonzero(occupied[slot])
+            start = starts[slot[hit]]
+            counts = starts[slot[hit] + 1] - start
+            over = counts > CROWD
+            crowded += int(over.sum())
+            hit, start, counts = hit[~over], start[~over], counts[~over]
+            for part in chunks(counts):
+                owner, position = expand(counts[part])
+                row, value = hit[part][owner], order[start[part][owner] + position]
+                differ = hashes[row] ^ values[value]
+                distance = np.bitwise_count(differ)
+                near = np.flatnonzero(distance <= DISTANCE)
+                near = near[_first_triple(differ[near], triple)]
+                rows, query = (row[near] + begin).astype(np.int32), np.full(len(near), number, dtype=np.int8)
+                parts.append((rows, query, value[near], distance[near]))
+    return parts, crowded
 
 
 def _all_pairs(values: np.ndarray, queries: np.ndarray) -> Candidates:
@@ -90,10 +101,10 @@ def _all_pairs(values: np.ndarray, queries: np.ndarray) -> Candidates:
     return _sorted(parts, 0)
 
 
-def _sorted(found: list[tuple[np.ndarray, ...]], crowded: int) -> Candidates:
+def _sorted(pairs: list[tuple[np.ndarray, ...]], crowded: int) -> Candidates:
     kinds = (np.int32, np.int8, np.int32, np.uint8)
     empty = [np.empty(0, dtype=kind) for kind in kinds]
-    row, query, value, distance = (np.concatenate(parts) for parts in zip(empty, *found))
+    row, query, value, distance = (np.concatenate(parts) for parts in zip(empty, *pairs))
     order = np.lexsort((value, row, distance, query))
     return Candidates(row[order], query[order], value[order], distance[order], crowded)
 

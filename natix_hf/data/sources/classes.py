@@ -39,8 +39,8 @@ def class_numbers(
     given = None if label_names is None else _checked_names(label_names)
     if isinstance(feature, ClassLabel):
         _refuse_unlabelled(values)
-        own = [as_name(name) for name in feature.names]
-        named = [None if value is None else own[value] for value in values]
+        feature_names = [as_name(name) for name in feature.names]
+        named = [None if value is None else feature_names[value] for value in values]
     else:
         _refuse_several(values, given or (), where)
         named = _words([str(value) if isinstance(value, bool) else as_name(value) for value in values], given or ())
@@ -50,19 +50,20 @@ def class_numbers(
         raise UserError(
             f"{len(missing)} rows have no label (the first is row {missing[0]}): label them or remove them"
         )
-    found = set(named)
-    number = _BOOLEANS if found <= set(_BOOLEANS) else {name: int(name) for name in found if _WHOLE.fullmatch(name)}
-    numeric = found <= set(number)
+    distinct = set(named)
+    whole = {name: int(name) for name in distinct if _WHOLE.fullmatch(name)}
+    number = _BOOLEANS if distinct <= set(_BOOLEANS) else whole
+    numeric = distinct <= set(number)
     if given is not None:
         names = given
     elif isinstance(feature, ClassLabel):
-        names = [name for name in dict.fromkeys(own) if name]
+        names = [name for name in dict.fromkeys(feature_names) if name]
     else:
-        names = sorted(found, key=number.get if numeric else str)
+        names = sorted(distinct, key=number.get if numeric else str)
     place = {name: i for i, name in enumerate(names)}
-    if given is not None and numeric and not found <= set(names):
-        place = {name: number[name] for name in found if 0 <= number[name] < len(names)}
-    outside = sorted(found - set(place))
+    if given is not None and numeric and not distinct <= set(names):
+        place = {name: number[name] for name in distinct if 0 <= number[name] < len(names)}
+    outside = sorted(distinct - set(place))
     if outside:
         row = named.index(outside[0])
         raise UserError(
@@ -119,9 +120,9 @@ def _refuse_several(values: Sequence, label_names: Sequence[str], where: str) ->
 
 def _refuse_fractions(names: Sequence[str | None], label_names: Sequence[str], where: str) -> None:
     """Raise `UserError` if all labels are numbers and some are fractions, such as probabilities."""
-    found = set(names) - {None}
-    fractions = {name for name in found if not _WHOLE.fullmatch(name)} - set(label_names)
-    if fractions and all(map(_NUMBER.fullmatch, found)):
+    distinct = set(names) - {None}
+    fractions = {name for name in distinct if not _WHOLE.fullmatch(name)} - set(label_names)
+    if fractions and all(map(_NUMBER.fullmatch, distinct)):
         row = next(row for row, name in enumerate(names) if name in fractions)
         raise UserError(
             f"{where}: {_ONE}; found a fraction ({names[row]}, row {row}): write the class instead of a probability "

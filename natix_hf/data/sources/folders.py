@@ -203,12 +203,9 @@ def _check_one_source(path: Path, tables: list[Path], shards: list[Path], photos
             f"{path}: several tables ({_few(sorted(set(clash[0])))}) could give the labels: name one as dataset_name, "
             f"such as {path / min(clash[0])}"
         )
-    outside = [
-        photo
-        for photo in photos
-        if lists and len(photo.parts) > 1 and not any(photo.is_relative_to(file.parent) for file in lists)
-    ]
-    if outside:
+    in_folders = [photo for photo in photos if len(photo.parts) > 1]
+    outside = [photo for photo in in_folders if not any(photo.is_relative_to(file.parent) for file in lists)]
+    if lists and outside:
         raise UserError(
             f"{path}: two sources of labels: {_few(lists)} for the photos beside it, and folders for {len(outside)} "
             f"others ({outside[0]}, ...): if the folders are the classes, move the table out; if its paths start at "
@@ -284,15 +281,12 @@ def _class_folders(path: Path, photos: list[Path], photo_column: str) -> dict[st
             f"{path}: {photos[0].parts[0]} contains only a folder of the same name: move the class folders up one "
             "level"
         )
-    return {
-        origin: Dataset.from_dict(
-            {
-                photo_column: [path_text(os.path.abspath(path / photo)) for photo in members],
-                "label": [path_text(photo.parts[place]) for photo in members],
-            }
-        )
-        for origin, members in parts.items()
-    }
+    rows = {}
+    for origin, members in parts.items():
+        paths = [path_text(os.path.abspath(path / photo)) for photo in members]
+        labels = [path_text(photo.parts[place]) for photo in members]
+        rows[origin] = Dataset.from_dict({photo_column: paths, "label": labels})
+    return rows
 
 
 def _tables(path: Path, tables: list[Path], photo_column: str, text_columns: set[str]) -> dict[str, Dataset]:

@@ -57,10 +57,11 @@ def made_ids(paths: Sequence[str | None], fingerprints: Sequence[str], order: Se
     """Ids for rows without ids: paths, else fingerprints, numbered in `order` if rows share a photo."""
     if None not in paths and len(set(paths)) == len(paths):
         return list(paths)
-    twice = {value for value, count in Counter(fingerprints).items() if count > 1}
+    times = Counter(fingerprints)
     ids = list(fingerprints)
     numbers: Counter = Counter()
-    for row in sorted((row for row, value in enumerate(ids) if value in twice), key=lambda row: order[row]):
+    repeated = [row for row, print_ in enumerate(fingerprints) if times[print_] > 1]
+    for row in sorted(repeated, key=order.__getitem__):
         numbers[fingerprints[row]] += 1
         ids[row] = f"{fingerprints[row]}-{numbers[fingerprints[row]]}"
     return ids
@@ -86,15 +87,13 @@ def row_ids(
     ids: list[str] = []
     called: list[str] = []
     start = 0
-    for raw, own in zip(raws, given):
+    for raw, given_by_source in zip(raws, given):
         rows = slice(start, start + len(raw.pool))
         start = rows.stop
         paths = photo_paths(raw, photos[rows])
-        found = own or made_ids(paths, fingerprints[rows], order[rows])
+        of_source = given_by_source or made_ids(paths, fingerprints[rows], order[rows])
         front = f"{raw.source.name}/" if len(raws) > 1 else ""
-        ids += [front + i for i in found]
-        called += [
-            front + (path or (i if print_ or own else f"row {row}"))
-            for row, (path, i, print_) in enumerate(zip(paths, found, fingerprints[rows]))
-        ]
+        ids += [front + i for i in of_source]
+        for row, (path, i, print_) in enumerate(zip(paths, of_source, fingerprints[rows])):
+            called.append(front + (path or (i if print_ or given_by_source else f"row {row}")))
     return ids, called

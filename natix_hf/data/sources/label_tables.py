@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import itertools
 import json
 import os
 import re
@@ -65,29 +66,28 @@ def find_tables(
         photos: the photos among them.
         text_columns: the columns of ids, labels and groups.
     """
-    found = Tables([], [], [])
+    tables = Tables([], [], [])
     columns = (photo_column, *PHOTO_COLUMNS)
-    names = {photo.name for photo in photos} | {
-        photo.stem for photo in photos if len(photo.stem) > 3 and not photo.stem.isdigit()
-    }
+    names = {photo.name for photo in photos}
+    names |= {photo.stem for photo in photos if len(photo.stem) > 3 and not photo.stem.isdigit()}
     for file in files:
         suffix, top = file.suffix.lower(), len(file.parts) == 1
         if suffix not in (*READ, *SHEETS) or (suffix in (".txt", ".json") and not top):
             continue  # text and JSON files in sub-folders describe one photo, or nothing
         header = _header(folder / file, top)
         if set(columns) & set(header):
-            found.used.append(file)
+            tables.used.append(file)
         elif not top:
-            found.passed.append((file, "no column of photos"))
+            tables.passed.append((file, "no column of photos"))
         elif {"file", "label"} < set(header) and {"error", "probabilities"} & set(header):
-            found.passed.append((file, "written by natix_hf.predict"))
+            tables.passed.append((file, "written by natix_hf.predict"))
         elif suffix == ".csv" and not header:
-            found.used.append(file)  # an empty file: reading it raises the error
+            tables.used.append(file)  # an empty file: reading it raises the error
         elif fault := _fault(folder / file, header, columns, names, text_columns - {"id"}):
-            found.unclear.append(f"{folder / file}: {fault}; if it is not to be used, move it out of {folder}")
+            tables.unclear.append(f"{folder / file}: {fault}; if it is not to be used, move it out of {folder}")
         elif suffix not in (".txt", ".json"):
-            found.passed.append((file, "no column of photos"))
-    return found
+            tables.passed.append((file, "no column of photos"))
+    return tables
 
 
 def _header(file: Path, top: bool) -> list[str]:
@@ -127,9 +127,13 @@ def _fault(file: Path, header: list[str], columns: Sequence[str], names: set[str
     labelled = wanted & set(header) if len(header) > 1 else set()
     if not known and not labelled:
         return None
+    return _no_photos(columns[0], header) + ("" if labelled else " and label_column_name")
+
+
+def _no_photos(photo_column: str, header: Sequence[str]) -> str:
     return (
-        f"no column {columns[0]!r}, {' or '.join(map(repr, PHOTO_COLUMNS))} with the photos' paths; it has "
-        f"{', '.join(header)}: rename one, or set image_column_name" + ("" if labelled else " and label_column_name")
+        f"no column {photo_column!r}, {' or '.join(map(repr, PHOTO_COLUMNS))} with the photos' paths; it has "
+        f"{', '.join(header)}: rename one, or set image_column_name"
     )
 
 
@@ -152,8 +156,8 @@ def _words(file: Path) -> set[str]:
         return set().union(*(_split(content.decode(errors="replace")) for content in contents))
     raw = file.read_bytes()
     if suffix in SHEETS:  # the old binary format stores text as Latin-1 or UTF-16
-        found = re.findall(rb"[\w .()-]{3,}", raw) + re.findall(rb"[\w .()-]{3,}", raw.replace(b"\0", b""))
-        return {word.decode(errors="replace").strip() for word in found}
+        words = re.findall(rb"[\w .()-]{3,}", raw) + re.findall(rb"[\w .()-]{3,}", raw.replace(b"\0", b""))
+        return {word.decode(errors="replace").strip() for word in words}
     return _split(_decoded(raw, errors="replace"))
 
 
@@ -184,9 +188,7 @@ def read_table(path: Path, photo_column: str, text_columns: set[str]) -> Dataset
         if suffix in DIVIDED:
             table = _from_cells(text, {photo_column, *PHOTO_COLUMNS, *text_columns})
         else:
-            rows = _records(text)
-            names = _columns(rows)
-            table = pa.Table.from_pylist([{name: _text(row.get(name)) for name in names} for row in rows])
+            table = _from_records(_records(text))
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise UserError(
@@ -207,12 +209,15 @@ def read_table(path: Path, photo_column: str, text_columns: set[str]) -> Dataset
         raise UserError(f"{path}: the table has no rows")
     column = next((name for name in (photo_column, *PHOTO_COLUMNS) if name in table.column_names), None)
     if column is None:
-        raise UserError(
-            f"{path}: no column {photo_column!r}, {' or '.join(map(repr, PHOTO_COLUMNS))} with the photos' paths; "
-            f"it has {', '.join(table.column_names)}: rename one or set image_column_name"
-        )
+        raise UserError(f"{path}: {_no_photos(photo_column, table.column_names)}")
     paths = resolved(table.column(column).to_pylist(), f"{path}: column {column!r}", path.parent)
     return Dataset(table.set_column(table.column_names.index(column), photo_column, pa.array(paths, pa.string())))
+
+
+def _from_records(rows: list[dict]) -> pa.Table:
+    """A table with a column for each key; a record without it has a missing value."""
+    names = _columns(rows)
+    return pa.Table.from_pylist([{name: _text(row.get(name)) for name in names} for row in rows])
 
 
 def _text(value: object) -> object:
@@ -313,7 +318,6 @@ def resolve(name: str | None, *folders: Path) -> str | None:
     if name is None:
         return None
     names = dict.fromkeys((name, name.replace("\\", "/")))
-    guesses = [
-        text_path(Path(folder, *inner, one)) for one in names for folder in folders for inner in ((), ("images",))
-    ]
+    places = itertools.product(names, folders, ("", "images"))
+    guesses = [text_path(Path(folder, inner, one)) for one, folder, inner in places]
     return path_text(os.path.abspath(next((guess for guess in guesses if os.path.isfile(guess)), guesses[0])))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
-from natix_hf.data.sources.columns import as_name, as_text, column_values
+from natix_hf.data.sources.columns import as_name, as_text, column_values, positive_class
 from natix_hf.errors import UserError
 
 UNKNOWN = "unknown"  # the category of a row without a tag
@@ -162,10 +162,7 @@ def contradictions(
             f"description_column: works with two classes only; there are {len(names)} "
             f"({', '.join(names)}): leave it out"
         )
-    positive_label = as_name(positive_label)
-    if positive_label is not None and positive_label not in names:
-        raise UserError(f"positive_label: no class {positive_label!r}: the classes are {', '.join(names)}")
-    positive = 1 if positive_label is None else list(names).index(positive_label)
+    positive = positive_class(names, positive_label)
     reasons = {}
     for row, (label, description) in enumerate(zip(labels, descriptions)):
         text = " ".join((as_text(description) or "").split())

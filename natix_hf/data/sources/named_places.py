@@ -17,9 +17,9 @@ _NAMED = re.compile(r"(?P<name>[^/=]+)=(?P<place>.+)")
 
 def name_and_place(text: str) -> tuple[str | None, str]:
     """The name that the user gave a source, if any, and its place."""
-    given = _NAMED.fullmatch(text)
-    if given and not Path(text_path(text)).expanduser().exists():
-        return given["name"], given["place"]
+    match = _NAMED.fullmatch(text)
+    if match and not Path(text_path(text)).expanduser().exists():
+        return match["name"], match["place"]
     return None, text
 
 

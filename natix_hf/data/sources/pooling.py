@@ -53,12 +53,12 @@ def pooled_values(raws: Sequence[Raw], key: str, what: str) -> list:
     Raises:
         UserError: if no source has the column.
     """
-    holders = [raw for raw in raws if has_column(raw.pool, key)] or list(raws)
-    return [
-        value
-        for raw in raws
-        for value in (column_values(raw.pool, key, what) if raw in holders else [None] * len(raw.pool))
-    ]
+    held = [has_column(raw.pool, key) for raw in raws]
+    values: list = []
+    for raw, holds in zip(raws, held):
+        # If no source has the column, the first one raises the error.
+        values += column_values(raw.pool, key, what) if holds or not any(held) else [None] * len(raw.pool)
+    return values
 
 
 def left_out(

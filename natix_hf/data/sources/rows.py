@@ -135,60 +135,47 @@ def load_rows(
         values = {column: list(map(as_name, of_column)) for column, of_column in values.items()}
         for line in _differing_by_case(names, values):
             say(line)
-    alone = len(raws) == 1
-    given = [given_ids(raw) for raw in raws]
-    taken = ["group"] if group_columns == ["group"] else []
-    carried = stacked(
-        [
-            _renamed(
-                raw.pool,
-                image_column_name,
-                used={label_column_name, *MEASURED, *(["id"] if i else []), *taken, *_kept_facts(raw, alone)},
-            )
-            for raw, i in zip(raws, given)
-        ],
-        [f"source {raw.source.name}" for raw in raws],
-    )
+    ids_of_sources = [given_ids(raw) for raw in raws]
+    used = {label_column_name, *MEASURED, *(["group"] if group_columns == ["group"] else [])}
+    carried = _carried(raws, ids_of_sources, image_column_name, used)
     photos = carried.select_columns("image")
-    seen = inspected(
-        photos, looks=looks, num_proc=num_proc, max_photo_mb=max_photo_mb, max_photo_pixels=max_photo_pixels
-    )
+    limits = {"max_photo_mb": max_photo_mb, "max_photo_pixels": max_photo_pixels}
+    inspection = inspected(photos, looks=looks, num_proc=num_proc, **limits)
     parts = [part for raw in raws for part in raw.parts]
     order = list(zip(parts, *(map(str, column) for column in values.values()), labels))
-    ids, called = row_ids(raws, given, photos.flatten()["image.path"][:], seen["fingerprint"][:], order)
-    errors = seen["error"][:]
+    ids, called = row_ids(raws, ids_of_sources, photos.flatten()["image.path"][:], inspection["fingerprint"][:], order)
+    errors = inspection["error"][:]
     broken = [Left(id=name, reason=reason) for name, reason in zip(called, errors) if reason is not None]
     if broken and broken_photos == "refuse":
-        first = ", ".join(f"{photo.id} ({photo.reason})" for photo in broken[:3]) + ", ..." * (len(broken) > 3)
-        raise UserError(
-            f"{title}: {len(broken)} of {len(ids)} photos cannot be read: {first}: remove them or set "
-            "broken_photos: skip"
-        )
-    own = {
+        raise _unreadable(title, broken, len(ids))
+    columns = {
         "id": ids,
         "label": labels,
         "group": group_names(values, ids),
         "origin": _fact(raws, "origin", [raw.parts for raw in raws]),
         "source": _fact(raws, "source", [[raw.source.name] * len(raw.parts) for raw in raws]),
     }
-    out = _contradicting(raws, labels, names, description_column, positive_label) if description_column else {}
-    out = {row: reason for row, reason in out.items() if errors[row] is None}
-    kept = [row for row, reason in enumerate(errors) if reason is None and row not in out]
-    out |= left_out(own["source"], own["group"], kept, caps=source_caps, weights=source_weights, seed=cap_seed)
-    kept = [row for row in kept if row not in out]
+    excluded: dict[int, str] = {}
+    if description_column:
+        reasons = _contradicting(raws, labels, names, description_column, positive_label)
+        excluded = {row: reason for row, reason in reasons.items() if errors[row] is None}
+    kept = [row for row, reason in enumerate(errors) if reason is None and row not in excluded]
+    excluded |= left_out(
+        columns["source"], columns["group"], kept, caps=source_caps, weights=source_weights, seed=cap_seed
+    )
+    kept = [row for row in kept if row not in excluded]
     if broken and not kept:
         raise UserError(
             f"{title}: none of {len(ids)} photos can be used; the first is {broken[0].id}: {broken[0].reason}"
         )
     _check_classes([labels[row] for row in kept], names, title)
-    data = datasets.concatenate_datasets(
-        [Dataset.from_dict(own, features=_features(names)), seen.remove_columns(["error", "client"]), carried], axis=1
-    )
-    client = seen["client"][:]
+    made = Dataset.from_dict(columns, features=_features(names))
+    data = datasets.concatenate_datasets([made, inspection.remove_columns(["error", "client"]), carried], axis=1)
+    client = inspection["client"][:]
     if convert_photos:
         data, client = converted(data, [row for row in kept if client[row]]), [""] * len(ids)
     notes = client_notes([client[row] for row in kept], [ids[row] for row in kept])
-    dropped = [Left(id=ids[row], reason=out[row]) for row in sorted(out)]
+    dropped = [Left(id=ids[row], reason=excluded[row]) for row in sorted(excluded)]
     if not raws[0].brings_splits:
         return Rows(_select(data, kept), broken, dropped, _some(values, kept), notes)
     members = {split: [row for row in kept if parts[row] == split] for split in SPLITS}
@@ -198,6 +185,22 @@ def load_rows(
         dropped,
         {split: _some(values, rows) for split, rows in members.items()},
         notes,
+    )
+
+
+def _carried(raws: list[Raw], given: list[list[str] | None], image: str, used: set[str]) -> Dataset:
+    """The columns of all sources as one table, without those in `used` and those that `load_rows` makes anew."""
+    pools = []
+    for raw, ids in zip(raws, given):
+        dropped = used | _kept_facts(raw, alone=len(raws) == 1) | ({"id"} if ids else set())
+        pools.append(_renamed(raw.pool, image, dropped))
+    return stacked(pools, [f"source {raw.source.name}" for raw in raws])
+
+
+def _unreadable(title: str, broken: list[Left], photos: int) -> UserError:
+    first = ", ".join(f"{photo.id} ({photo.reason})" for photo in broken[:3]) + ", ..." * (len(broken) > 3)
+    return UserError(
+        f"{title}: {len(broken)} of {photos} photos cannot be read: {first}: remove them or set broken_photos: skip"
     )
 
 

@@ -27,7 +27,9 @@ def split_word(name: str) -> str | None:
     if "_".join(pieces) in SPLITS:
         return "_".join(pieces)
     words = {match[1] for piece in pieces if (match := _GLUED.fullmatch(piece))}
-    return words.pop() if len(words) == 1 else "trainval" if words == {"train", "val"} else None
+    if words == {"train", "val"}:
+        return "trainval"
+    return words.pop() if len(words) == 1 else None
 
 
 def names_split(name: str) -> str | None:

@@ -34,15 +34,14 @@ def stacked(tables: Sequence[Dataset], titles: Sequence[str]) -> Dataset:
         kinds = {i: aligned[i].features[column] for i in members if aligned[i].features[column] != Value("null")}
         first = next(iter(kinds), None)
         kind = _common(list(kinds.values()))
-        for i, own in kinds.items():
-            if kind is None and own != kinds[first]:
-                one, other = f"{_kind(kinds[first])} in {titles[first]}", f"{_kind(own)} in {titles[i]}"
+        for i, kind_of_table in kinds.items():
+            if kind is None and kind_of_table != kinds[first]:
+                one, other = f"{_kind(kinds[first])} in {titles[first]}", f"{_kind(kind_of_table)} in {titles[i]}"
                 raise UserError(f"column {column!r} holds {one} and {other}: rename or remove it in one of them")
-            if kind is not None and own != kind:
+            if kind is not None and kind_of_table != kind:
                 aligned[i] = aligned[i].cast_column(column, kind)
-    return datasets.concatenate_datasets(aligned).with_format(
-        None
-    )  # else its format would be fixed to its present columns
+    # Without this, its format would be fixed to its present columns.
+    return datasets.concatenate_datasets(aligned).with_format(None)
 
 
 def _common(kinds: Sequence[Any]) -> Any:
@@ -109,8 +108,8 @@ def _renamed(data: Dataset, column: str, names: list[str], kind: Value | ClassLa
     known = pc.if_else(pc.greater_equal(numbers, 0), numbers, pa.scalar(None, numbers.type))
     if isinstance(kind, ClassLabel):
         place = {name: i for i, name in enumerate(kind.names)}
-        found = pc.take(pa.array([place[name] for name in names], pa.int64()), known)
-        return with_column(data, column, pc.if_else(pc.less(numbers, 0), numbers, found), kind)
+        renumbered = pc.take(pa.array([place[name] for name in names], pa.int64()), known)
+        return with_column(data, column, pc.if_else(pc.less(numbers, 0), numbers, renumbered), kind)
     return with_column(data, column, pc.take(pa.array(names, pa.string()), known), kind)
 
 

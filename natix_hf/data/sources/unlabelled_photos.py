@@ -43,10 +43,10 @@ def listed_photos(source: str, image_column_name: str = "image") -> list[Path] |
     if path.is_file():
         return None if path.suffix.lower() in (*READ, *SHEETS) else [path]
     if glob.has_magic(place):
-        found = [file for file in _fitting(path) if not _of_a_system(file) and file.is_file()]
-        if not found:
+        files = [file for file in _fitting(path) if not _of_a_system(file) and file.is_file()]
+        if not files:
             raise UserError(f"{place}: no file matches this pattern")
-        return [file for file in found if file.suffix.lower() in PHOTO_SUFFIXES] or found
+        return [file for file in files if file.suffix.lower() in PHOTO_SUFFIXES] or files
     if only_a_path(place) or "/" not in place or path.suffix.lower() in PHOTO_SUFFIXES:
         raise UserError(f"{place}: no such file or folder")
     return None
@@ -61,11 +61,11 @@ def _fitting(pattern: Path) -> list[Path]:
 
     Brackets in the names of existing folders are literal, and all brackets are literal if nothing matches otherwise.
     """
-    there = next(folder for folder in pattern.parents if folder.is_dir())
-    rest = str(pattern.relative_to(there))
+    root = next(folder for folder in pattern.parents if folder.is_dir())
+    rest = str(pattern.relative_to(root))
     for words in (rest, rest.replace("[", "[[]")):
-        if found := glob.glob(words, root_dir=there, recursive=True):
-            return sorted(there / file for file in found)
+        if names := glob.glob(words, root_dir=root, recursive=True):
+            return sorted(root / file for file in names)
     return []
 
 

@@ -23,10 +23,10 @@ def check_given(data: DatasetDict) -> None:
         clashes: dict[str, str] = {}
         for split in SPLITS:
             for value, row in zip(data[split][column][:], data[split]["id"][:]):
-                there, other = home.setdefault(value, (split, row))
-                if there != split and value not in clashes:
+                first_split, other = home.setdefault(value, (split, row))
+                if first_split != split and value not in clashes:
                     name = f"{other!r} = {row!r}" if what == "photo" else repr(value)
-                    clashes[value] = f"{name} in {there} and {split}"
+                    clashes[value] = f"{name} in {first_split} and {split}"
         if clashes:
             raise _shared(what, list(clashes.values()))
     names = data["train"].features["label"].names

@@ -7,7 +7,7 @@ the document to its rows. `checking` verifies a certificate against the photos.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ from natix_hf.documents.split_certificate import (
     SplitCertificate,
 )
 from natix_hf.errors import UserError, few
-from natix_hf.files import fingerprint_bytes, read_json
+from natix_hf.files import fingerprint_bytes
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -64,13 +64,14 @@ def photo_prints(rows: Dataset) -> str:
     return "".join(sorted(fingerprint[:PRINT] for fingerprint in rows["fingerprint"][:]))
 
 
+def listed_prints(prints: str) -> list[str]:
+    """The prints in a text of `photo_prints`."""
+    return [prints[start : start + PRINT] for start in range(0, len(prints), PRINT)]
+
+
 def known_photos(certificate: SplitCertificate) -> dict[str, str]:
     """First 64 bits of a fingerprint -> split of the photo. Empty if the certificate has no photo prints."""
-    return {
-        prints[start : start + PRINT]: split
-        for split, prints in certificate.photo_prints.items()
-        for start in range(0, len(prints), PRINT)
-    }
+    return {print_: split for split, prints in certificate.photo_prints.items() for print_ in listed_prints(prints)}
 
 
 def prior_shift(class_counts: Mapping[str, Mapping[str, int]]) -> PriorShift:
@@ -141,7 +142,7 @@ def straddling(numbers: np.ndarray, homes: Sequence[str | None]) -> list[int]:
     for number, home in zip(numbers.tolist(), homes):
         if home is not None:
             splits.setdefault(number, set()).add(home)
-    return sorted(number for number, there in splits.items() if len(there) > 1)
+    return sorted(number for number, homes_of_group in splits.items() if len(homes_of_group) > 1)
 
 
 def _group_sizes(sizes: Iterable[int]) -> dict[str, int]:
@@ -239,29 +240,25 @@ def read_certificate(folder: str | Path) -> SplitCertificate:
     """Read the certificate of a folder of splits or of a run, and check its form and its seal.
 
     Args:
-        folder: the folder that contains `splits.json`, or the file itself.
+        folder: the folder that contains `splits.json`.
 
     Raises:
         UserError: if there is none, or if it was changed after it was written.
     """
-    path = Path(folder)
-    path = path / "splits.json" if path.is_dir() else path
-    if not path.is_file():
+    if not SplitCertificate.there(folder):
         raise UserError(
             f"{folder}: no certificate (splits.json): make one with python -m natix_hf.data split {folder} --output "
             "FOLDER, which keeps the splits unchanged"
         )
-    try:
-        document = read_json(path)
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}): restore the original file, or split again") from None
-    if isinstance(document, dict) and document.get("version") == 1:
-        raise UserError(
-            f"{path}: written by an earlier version, without a seal: split again (python -m natix_hf.data split)"
-        )
-    certificate = SplitCertificate.check(document)
-    certificate.check_seal(path)
+    certificate = SplitCertificate.read(folder)
+    certificate.check_seal(Path(folder) / SplitCertificate.file_name)
     return certificate
+
+
+def with_ids(rows: Dataset, ids: Collection[str]) -> Dataset:
+    """The rows with these ids."""
+    wanted = set(ids)
+    return rows.select([i for i, row in enumerate(rows["id"][:]) if row in wanted], keep_in_memory=True)
 
 
 def bind(certificate: SplitCertificate, splits: Mapping[str, Dataset]) -> list[str]:
@@ -276,25 +273,24 @@ def bind(certificate: SplitCertificate, splits: Mapping[str, Dataset]) -> list[s
         return ["the classes of the data set differ from those in splits.json"]
     for split in SPLITS:
         ids, listed = set(splits[split]["id"][:]), set(certificate.ids[split])
-        for rows, what in (
-            (ids - listed, "not in splits.json"),
-            (listed - ids, "in splits.json but not in the data set"),
-        ):
-            if rows:
-                differences.append(f"{split}: {len(rows)} rows are {what}: {few(sorted(rows))}")
+        if new := ids - listed:
+            differences.append(f"{split}: {len(new)} rows are not in splits.json: {few(sorted(new))}")
+        if lost := listed - ids:
+            differences.append(
+                f"{split}: {len(lost)} rows are in splits.json but not in the data set: {few(sorted(lost))}"
+            )
         names = splits[split].features["label"].names
         counts = Counter(names[label] for label in splits[split]["label"][:])
         if {name: counts[name] for name in names} != certificate.class_counts[split]:
             differences.append(f"{split}: the number of photos per class differs from splits.json")
         if ids == listed and rows_fingerprint(splits[split]) != certificate.fingerprints[split]:
             differences.append(f"{split}: {_OTHER_PHOTOS}")
-    calib = splits["val_calib"]
     parts = certificate.parts.val_calib
     if sorted([*parts.fit, *parts.control]) != sorted(certificate.ids["val_calib"]):
         differences.append("val_calib: its parts fit and control do not add up to val_calib")
     for part in PARTS:
-        wanted = set(getattr(parts, part))
-        rows = calib.select([i for i, row in enumerate(calib["id"][:]) if row in wanted], keep_in_memory=True)
-        if len(rows) == len(wanted) and rows_fingerprint(rows) != certificate.fingerprints[f"val_calib/{part}"]:
+        ids = getattr(parts, part)
+        rows = with_ids(splits["val_calib"], ids)
+        if len(rows) == len(ids) and rows_fingerprint(rows) != certificate.fingerprints[f"val_calib/{part}"]:
             differences.append(f"val_calib/{part}: {_OTHER_PHOTOS}")
     return differences

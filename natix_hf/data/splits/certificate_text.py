@@ -67,12 +67,13 @@ def shift_sentence(shift: PriorShift) -> str:
 
 def summary_lines(certificate: SplitCertificate) -> list[str]:
     """A summary of the certificate in a few lines, for the terminal."""
-    lines = [
-        f"{split}: {counted(certificate.sizes[split], 'photo')} ({certificate.reached[split]:.1%}), "
-        f"{counted(certificate.groups[split], 'group')}; "
-        + ", ".join(f"{name} {count:,}" for name, count in certificate.class_counts[split].items())
-        for split in SPLITS
-    ]
+    lines = []
+    for split in SPLITS:
+        classes = ", ".join(f"{name} {count:,}" for name, count in certificate.class_counts[split].items())
+        lines.append(
+            f"{split}: {counted(certificate.sizes[split], 'photo')} ({certificate.reached[split]:.1%}), "
+            f"{counted(certificate.groups[split], 'group')}; {classes}"
+        )
     ties = ", ".join(f"{kind} {number:,}" for kind, number in certificate.ties.items())
     largest = f"{certificate.largest_group.rows:,} ({certificate.largest_group.share:.1%})"
     lines.append(f"ties: {ties or 'not searched'}; the largest group has {largest}")
@@ -83,8 +84,8 @@ def summary_lines(certificate: SplitCertificate) -> list[str]:
         ("dropped", "rows excluded: {}, reasons in splits.json"),
         ("set_aside", "rows set aside: {}, no split can take them without a leak"),
     ):
-        if getattr(certificate, key):
-            lines.append(what.format(f"{len(getattr(certificate, key)):,}"))
+        if rows := getattr(certificate, key):
+            lines.append(what.format(f"{len(rows):,}"))
     return lines
 
 
@@ -197,8 +198,7 @@ def _left_out(certificate: SplitCertificate) -> list[str]:
         ("dropped", "excluded"),
         ("set_aside", "that no split can take without a leak"),
     ):
-        rows = getattr(certificate, key)
-        if rows:
+        if rows := getattr(certificate, key):
             lines += [f"{counted(len(rows), 'row')} {what}:", ""]
             lines += [f"- {_code(row.id)}: {' '.join(row.reason.split())}" for row in rows[:LISTED]]
             lines += [*_rest(len(rows)), ""]

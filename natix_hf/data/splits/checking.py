@@ -27,8 +27,10 @@ from natix_hf.data.splits.certificate import (
     label_conflicts,
     prior_shift,
     straddling,
+    with_ids,
 )
 from natix_hf.data.splits.certificate_text import POINTS, SHIFTED, largest_difference, shift_sentence, straddle
+from natix_hf.data.splits.certificate_text import counted as number_of
 from natix_hf.data.splits.contact_sheet import contact_sheet as draw_contact_sheet
 from natix_hf.data.splits.contracts import PARTS, SPLITS
 from natix_hf.data.splits.groups import Grouping, group_rows
@@ -149,12 +151,8 @@ def check(
     _check_classes(report, rows.data, names)
     chosen = [name for name in COLUMNS if name in joined.column_names] if columns is None else columns
     _check_shortcut(report, pool, grouping, chosen, max_auroc)
-    report.fact(f"{_number(report.violations, 'violation')}, {_number(report.warnings, 'warning')}")
+    report.fact(f"{number_of(len(report.violations), 'violation')}, {number_of(len(report.warnings), 'warning')}")
     return report
-
-
-def _number(found: Sequence, what: str) -> str:
-    return f"{len(found):,} {what}{'' if len(found) == 1 else 's'}"
 
 
 def _certificate(data: str | Path | DatasetDict, report: Report) -> SplitCertificate | None:
@@ -196,9 +194,7 @@ def _check_document(report: Report, certificate: SplitCertificate, splits: Datas
         return
     places = dict(splits)
     for part in PARTS:
-        ids = set(getattr(certificate.parts.val_calib, part))
-        inside = [i for i, row in enumerate(splits["val_calib"]["id"][:]) if row in ids]
-        places[f"val_calib/{part}"] = splits["val_calib"].select(inside, keep_in_memory=True)
+        places[f"val_calib/{part}"] = with_ids(splits["val_calib"], getattr(certificate.parts.val_calib, part))
     fresh = counted(places, certificate.label_names)
     recorded = certificate.model_fields_set - {"ids", "parts"}  # older certificates have fewer fields
     counts = [key for key in CountedRows.model_fields if key in recorded]
@@ -288,8 +284,8 @@ def _list_leaks(report: Report, pool: _Pool, grouping: Grouping, torn: list[int]
 def _check_parts(report: Report, pool: _Pool, grouping: Grouping, parts: Halves) -> None:
     home = {row: part for part, ids in parts for row in ids}
     for part in PARTS:
-        held = {label for row, label in zip(pool.ids, pool.labels) if home.get(row) == part}
-        missing = sorted(set(pool.labels) - held)
+        present = {label for row, label in zip(pool.ids, pool.labels) if home.get(row) == part}
+        missing = sorted(set(pool.labels) - present)
         if missing:
             report.warn(f"val_calib: its part {part} has no photo of {', '.join(missing)}")
     torn = straddling(grouping.numbers, [home.get(row) for row in pool.ids])
@@ -308,15 +304,15 @@ def _check_conflicts(report: Report, pool: _Pool, grouping: Grouping, picture: s
     homes = dict(zip(pool.ids, pool.homes))
     across = [len({homes[row] for row in conflict.ids}) > 1 for conflict in conflicts]
     say = report.violate if any(across) else report.warn
-    say(f"labels: {_number(conflicts, 'photo')} with differently labelled copies, {sum(across):,} across two splits")
+    photos = number_of(len(conflicts), "photo")
+    say(f"labels: {photos} with differently labelled copies, {sum(across):,} across two splits")
     for conflict in conflicts[:NAMED]:
         copies = ", ".join(f"{row} {label}" for row, label in zip(conflict.ids, conflict.labels))
         report.fact(f"labels: {copies} ({conflict.kind})")
     if len(conflicts) > NAMED:
         report.fact(f"labels: {len(conflicts) - NAMED:,} more such photos")
     if picture is not None:
-        wanted = {row for conflict in conflicts for row in conflict.ids}
-        rows = pool.data.select([i for i, row in enumerate(pool.ids) if row in wanted], keep_in_memory=True)
+        rows = with_ids(pool.data, [row for conflict in conflicts for row in conflict.ids])
         draw_contact_sheet(picture, conflicts, {row["id"]: row["image"] for row in rows})
         report.fact(f"labels: {picture} shows the copies side by side")
 
@@ -359,8 +355,7 @@ def _check_shortcut(report: Report, pool: _Pool, grouping: Grouping, columns: Se
     if over and alone.get(ASPECT, 0.5) > worth_a_line:
         report.fact(
             f"shortcut: the model sees the aspect ratio (AUROC {alone[ASPECT]:.2f}) with resize: squash, which "
-            "distorts "
-            "wide photos more than narrow ones; resize: crop keeps the proportions and hides it"
+            "distorts wide photos more than narrow ones; resize: crop keeps the proportions and hides it"
         )
     sizes, which = table[:, made], np.asarray(names)[made].tolist()
     content = strongest(sizes, which, labels)
@@ -368,9 +363,8 @@ def _check_shortcut(report: Report, pool: _Pool, grouping: Grouping, columns: Se
         rest = strongest(beside_edges(sizes, thumbnails(pool.data["look"][:])), which, labels)
         report.fact(
             f"shortcut: note: {_strongest_text(content)} predict the class too; they depend on what the photo shows "
-            "(a "
-            f"street full of cones needs more bytes), so they are no violation; after correction for the edges in a "
-            f"thumbnail: {_strongest_text(rest)}; what remains can be fine texture, another camera or compression"
+            "(a street full of cones needs more bytes), so they are no violation; after correction for the edges in "
+            f"a thumbnail: {_strongest_text(rest)}; what remains can be fine texture, another camera or compression"
         )
 
 

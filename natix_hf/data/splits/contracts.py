@@ -8,14 +8,13 @@ in this module, keyed by the `LockedSplits` object, so that no attribute, copy o
 from __future__ import annotations
 
 import json
-import os
 import time
 from typing import TYPE_CHECKING, NoReturn, Protocol
 from uuid import uuid4
 from weakref import WeakKeyDictionary
 
 from natix_hf.errors import LeakageError, UserError
-from natix_hf.files import home
+from natix_hf.files import append_text, home
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -173,14 +172,12 @@ class LockedSplits:
         """
         if purpose not in PURPOSES:
             raise LeakageError(f"unknown purpose {purpose!r}: expected one of {', '.join(PURPOSES)}")
-        if purpose != self._purpose:
-            if self._purpose != "run" or self._ledger:
-                raise LeakageError(
-                    f"these splits have the purpose {self._purpose!r} and were read {len(self._ledger)} times: they "
-                    "cannot be "
-                    f"used for {purpose!r} any more: load the photos again"
-                )
-            self._purpose = purpose
+        if purpose != self._purpose and (self._purpose != "run" or self._ledger):
+            raise LeakageError(
+                f"these splits have the purpose {self._purpose!r} and were read {len(self._ledger)} times: they "
+                f"cannot be used for {purpose!r} any more: load the photos again"
+            )
+        self._purpose = purpose
         return self
 
     def rows(self, role: str, *, step: str, part: str | None = None) -> Dataset:
@@ -200,6 +197,19 @@ class LockedSplits:
         Raises:
             LeakageError: if the step may not read these rows. The message names the step, the split and the rule.
         """
+        place = self._allowed(role, step, part)
+        if role == REFIT:
+            from datasets import concatenate_datasets
+
+            places = ("train", "val_select", *(f"val_calib/{half}" for half in PARTS), "val_test")
+            for name in places:
+                self._note(step, role, name)
+            return concatenate_datasets([_ROWS[self][name] for name in places])
+        self._note(step, role, place)
+        return _ROWS[self][place]
+
+    def _allowed(self, role: str, step: str, part: str | None) -> str:
+        """Where the rows of a role are stored; `LeakageError` if the step may not read them."""
         if step not in STEPS:
             raise LeakageError(
                 f"step {step!r} asked for role {role!r}: only these steps may read rows: {', '.join(STEPS)}"
@@ -215,23 +225,13 @@ class LockedSplits:
         if role not in STEPS[step] or (part is not None and part not in STEPS[step][role]):
             raise LeakageError(f"step {step!r} asked for {place} as {role}: {_rule(step)}")
         if role not in PURPOSES[self._purpose]:
-            may = ", ".join(PURPOSES[self._purpose])
             raise LeakageError(
                 f"step {step!r} asked for {place} as {role}: a run with the purpose {self._purpose!r} may read only "
-                "as "
-                f"{may}"
+                f"as {', '.join(PURPOSES[self._purpose])}"
             )
-        if role == REFIT:
-            from datasets import concatenate_datasets
-
-            places = ("train", "val_select", *(f"val_calib/{half}" for half in PARTS), "val_test")
-            for name in places:
-                self._note(step, role, name)
-            return concatenate_datasets([_ROWS[self][name] for name in places])
         if role == UNLABELLED and POOL not in _ROWS[self]:
             raise LeakageError(f"step {step!r} asked for the pool, but there is none: call add_pool first")
-        self._note(step, role, place)
-        return _ROWS[self][place]
+        return place
 
     def add_pool(self, pool: Pool) -> UnlabelledPool:
         """Add unlabelled photos, once and for the purpose `pretrain`. Photos tied to a row of val_* are left out.
@@ -297,11 +297,7 @@ def count_final_read(fingerprint: str, evaluated: str, run: str) -> int:
     path = home() / "test_reads" / f"{fingerprint}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     note = {"evaluated": evaluated, "run": run, "time": time.time(), "note": uuid4().hex}
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    try:
-        os.write(handle, (json.dumps(note) + "\n").encode())
-    finally:
-        os.close(handle)
+    append_text(path, json.dumps(note) + "\n")
     earlier: set[str] = set()
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:

@@ -21,13 +21,12 @@ from natix_hf.data.sources.split_names import TEST_WORDS, names_split
 from natix_hf.data.splits.brought_splits import check_copies, check_given
 from natix_hf.data.splits.certificate import bind, describe
 from natix_hf.data.splits.contracts import PARTS, SPLITS, LockedSplits
-from natix_hf.data.splits.groups import Grouping, group_rows
+from natix_hf.data.splits.groups import Grouping, equal_pixels, group_rows
 from natix_hf.data.splits.placement import place
 from natix_hf.data.splits.split_options import DEFAULT_RATIOS, Plan, check_ratios
 from natix_hf.documents.figures import Left
 from natix_hf.documents.split_certificate import Halves, SplitCertificate
 from natix_hf.errors import UserError
-from natix_hf.photos.decode import open_photo
 
 TEST = SPLITS.index("val_test")
 
@@ -89,17 +88,16 @@ def _tied(data: Dataset, group_values: Mapping[str, Sequence[str | None]], plan:
     """Groups of rows that must stay in one split."""
 
     def same_pixels(first: int, second: int) -> bool:
-        one, other = (open_photo(data[row]["image"]) for row in (first, second))
-        return one.size == other.size and one.tobytes() == other.tobytes()
+        return equal_pixels(data[first]["image"], data[second]["image"])
 
-    where = plan.metres is not None
+    by_place = plan.metres is not None
     return group_rows(
         data["id"][:],
         group_values,
         data["fingerprint"][:],
         data["look"][:] if plan.near_duplicates else None,
-        places=places(data, plan.place_column) if where else None,
-        times=times(data, plan.time_column) if where and plan.time_column else None,
+        places=places(data, plan.place_column) if by_place else None,
+        times=times(data, plan.time_column) if by_place and plan.time_column else None,
         metres=plan.metres,
         seconds=plan.seconds,
         same_pixels=same_pixels,
@@ -180,9 +178,9 @@ def _given(rows: Rows, plan: Plan, certificate: SplitCertificate | None) -> Cut:
     _check_used(np.asarray(pool["label"][:]), rows.label_names)
     check_given(rows.data)
     homes = [split for split in SPLITS for _ in range(len(rows.data[split]))]
-    columns = list(rows.group_values["train"]) if rows.group_values else []
-    values = {name: [v for split in SPLITS for v in rows.group_values[split][name]] for name in columns}
-    values = values or {"group": pool["group"][:]}
+    values = {"group": pool["group"][:]}
+    if rows.group_values and (columns := rows.group_values["train"]):
+        values = {name: [v for split in SPLITS for v in rows.group_values[split][name]] for name in columns}
     grouping = _tied(pool, values, plan)
     check_copies(pool["id"][:], homes, grouping)
     pool = _grouped(pool, grouping)
@@ -192,8 +190,9 @@ def _given(rows: Rows, plan: Plan, certificate: SplitCertificate | None) -> Cut:
     seed = certificate.seed if certificate else plan.seed
     everything = splits | _halves(splits["val_calib"], seed, parts)
     if certificate is None:
-        facts = {"ratios": None, "seed": plan.seed, "rules": plan.rules(values)}
-        return Cut(everything, describe(everything, rows, grouping, **facts), rows.notes)
+        rules = plan.rules(values)
+        certificate = describe(everything, rows, grouping, ratios=None, seed=plan.seed, rules=rules)
+        return Cut(everything, certificate, rows.notes)
     differing = bind(certificate, everything)
     if differing:
         raise UserError(
@@ -233,40 +232,53 @@ def cut(
         return _given(rows, plan, certificate)
     data, values = rows.data, rows.group_values or {"group": rows.data["group"][:]}
     grouping = _tied(data, values, plan)
-    shares = check_ratios(plan.ratios)
-    if earlier is not None:
-        home = {row: i for i, split in enumerate(SPLITS) for row in earlier.description.ids[split]}
-        fixed = np.asarray([home.get(row, -1) for row in data["id"][:]])
-        set_aside = _between(data, grouping, fixed)
-    else:
-        kept, what = np.zeros(len(data), dtype=bool), "the source's own test split"
-        if plan.test_alone:
-            kept, what = _held_out(data, plan.hold_out), "the values held out"
-        elif plan.test_split == "keep":
-            kept = _own_test(data)
-        fixed = np.where(kept, TEST, -1)
-        set_aside = _tied_to_test(data, grouping, kept, what)
+    fixed, set_aside = _fixed(data, grouping, plan) if earlier is None else _as_before(data, grouping, earlier)
     if set_aside:  # these rows no longer tie others together
-        held = np.isin(data["id"][:], [row.id for row in set_aside])
-        data, values = _without(data, values, held)
-        grouping, fixed = _tied(data, values, plan), fixed[~held]
-    whole_test = earlier is None and bool((fixed == TEST).any())
+        left_out = np.isin(data["id"][:], [row.id for row in set_aside])
+        data, values = _without(data, values, left_out)
+        grouping, fixed = _tied(data, values, plan), fixed[~left_out]
+    whole_test, parts = bool((fixed == TEST).any()), None
     if earlier is not None:
+        whole_test, parts = False, earlier.description.parts.val_calib
+        set_aside = earlier.description.set_aside + set_aside
         # Groups keep their earlier names. The prefix only distinguishes values of several columns.
         grouping = replace(grouping, names=[name.removeprefix("group:") for name in grouping.names])
     if plan.hold_out:
         fixed[_held_out(data, plan.hold_out) & (fixed < 0)] = TEST
+    shares = check_ratios(plan.ratios)
     homes = _homes(data, grouping, shares, plan, fixed, whole_test=whole_test)
     data = _grouped(data, grouping)
     splits = {split: _select(data, np.flatnonzero(homes == i)) for i, split in enumerate(SPLITS)}
-    parts = earlier.description.parts.val_calib if earlier else None
     everything = splits | _halves(splits["val_calib"], plan.seed, parts)
-    facts = {"ratios": shares, "seed": plan.seed, "strata": plan.strata, "hold_out": plan.hold_out}
-    if earlier is not None:
-        set_aside = earlier.description.set_aside + set_aside
-    joined = replace(rows, data=data, group_values=values)
-    facts |= {"rules": plan.rules(values), "set_aside": set_aside}
-    return Cut(everything, describe(everything, joined, grouping, **facts), rows.notes)
+    description = describe(
+        everything,
+        replace(rows, data=data, group_values=values),
+        grouping,
+        ratios=shares,
+        seed=plan.seed,
+        strata=plan.strata,
+        hold_out=plan.hold_out,
+        rules=plan.rules(values),
+        set_aside=set_aside,
+    )
+    return Cut(everything, description, rows.notes)
+
+
+def _as_before(data: Dataset, grouping: Grouping, earlier: Cut) -> tuple[np.ndarray, list[Left]]:
+    """The split of the earlier rows, `(n,)` indices into `SPLITS` or -1, and the new rows that no split can take."""
+    home = {row: i for i, split in enumerate(SPLITS) for row in earlier.description.ids[split]}
+    fixed = np.asarray([home.get(row, -1) for row in data["id"][:]])
+    return fixed, _between(data, grouping, fixed)
+
+
+def _fixed(data: Dataset, grouping: Grouping, plan: Plan) -> tuple[np.ndarray, list[Left]]:
+    """The rows that must be in `val_test`, `(n,)` `TEST` or -1, and the others that are tied to them."""
+    kept, what = np.zeros(len(data), dtype=bool), "the source's own test split"
+    if plan.test_alone:
+        kept, what = _held_out(data, plan.hold_out), "the values held out"
+    elif plan.test_split == "keep":
+        kept = _own_test(data)
+    return np.where(kept, TEST, -1), _tied_to_test(data, grouping, kept, what)
 
 
 def _without(data: Dataset, values: Mapping[str, Sequence], held: np.ndarray) -> tuple[Dataset, dict[str, list]]:

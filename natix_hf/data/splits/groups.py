@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 from natix_hf.data.duplicates.near_duplicates import HOW, find_copies
 from natix_hf.data.splits.places import components, haversine, place_ties
 from natix_hf.errors import UserError
+from natix_hf.photos.decode import StoredPhoto, open_photo
 
 PLACES, BYTES, PIXELS, NEAR = "place and time", "bytes", "pixels", "near-duplicate"
 FEW = 20  # rows; in smaller data sets one group may hold most rows
@@ -128,6 +129,12 @@ def group_rows(
     if len(ids) >= FEW and grouping.largest[1] > largest_share * len(ids):
         raise UserError(_too_large(grouping, ties, ids, groups, places, largest_share))
     return grouping
+
+
+def equal_pixels(first: StoredPhoto, second: StoredPhoto) -> bool:
+    """Whether two photos are equal when decoded in full."""
+    one, other = open_photo(first), open_photo(second)
+    return one.size == other.size and one.tobytes() == other.tobytes()
 
 
 def _own_names(ids: Sequence[str], groups: Mapping[str, Sequence[str | None]]) -> pa.Array:

@@ -80,15 +80,11 @@ def _together(old: Rows, new: Rows, earlier: Cut) -> Rows:
         called.append(name if name not in names else f"{name}~{print_[:8]}")
         names.add(called[-1])
     added = with_text(new.data.select(keep, keep_in_memory=True), "id", called)
-    columns = list(new.group_values)
-    values = {"group": [*_groups(earlier, ids), *([None] * len(keep))]}
-    for column in columns:
-        if column == "group":
-            continue
+    of_new = {column: [entries[row] for row in keep] for column, entries in new.group_values.items()}
+    values = {"group": [*_groups(earlier, ids), *of_new.pop("group", [None] * len(keep))]}
+    for column, entries in of_new.items():
         known = column_values(pool, column, "group_column") if has_column(pool, column) else [None] * len(ids)
-        values[column] = [*map(as_name, known), *(new.group_values[column][row] for row in keep)]
-    if "group" in columns:
-        values["group"][len(ids) :] = [new.group_values["group"][row] for row in keep]
+        values[column] = [*map(as_name, known), *entries]
     data = stacked([pool, added], ["the earlier splits", "the new photos"])
     certificate = earlier.description
     broken, left = certificate.broken + new.broken, certificate.dropped + new.dropped + dropped

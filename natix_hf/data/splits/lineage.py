@@ -12,7 +12,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from natix_hf.data.splits.certificate import PRINT, known_photos, photo_prints
+from natix_hf.data.splits.certificate import known_photos, listed_prints, photo_prints
 from natix_hf.documents.split_certificate import SplitCertificate
 from natix_hf.errors import LeakageError
 from natix_hf.files import hub_id
@@ -31,9 +31,9 @@ def lineage(
         certificate: certificate of the split whose val_* rows were left out.
         earlier: the record in the `config.json` of the base.
     """
-    prints = {print_ for part in parts for print_ in _cut(photo_prints(part))} | set(
-        _cut((earlier or {}).get("photo_prints", ""))
-    )
+    prints = {print_ for part in parts for print_ in listed_prints(photo_prints(part))}
+    if earlier:
+        prints |= set(listed_prints(earlier["photo_prints"]))
     return {
         "purpose": "pretrain",
         "base": hub_id(base),  # never a path of this machine
@@ -58,15 +58,12 @@ def check_lineage(config: Any, certificate: SplitCertificate, name: str) -> None
     if not recorded:
         return
     homes = known_photos(certificate)
-    seen = Counter(homes[print_] for print_ in _cut(recorded["photo_prints"]) if homes.get(print_, "train") != "train")
-    if seen:
-        counts = ", ".join(f"{count} of {split}" for split, count in sorted(seen.items()))
+    prints = listed_prints(recorded["photo_prints"])
+    trained_on = Counter(homes[print_] for print_ in prints if homes.get(print_, "train") != "train")
+    if trained_on:
+        counts = ", ".join(f"{count} of {split}" for split, count in sorted(trained_on.items()))
         raise LeakageError(
             f"{name} was pretrained on photos that this split tests with ({counts}), so figures on them would be too "
             "good: train on the split that it was pretrained with (same photos, split_seed and split_ratios), or "
             "pretrain again with this split"
         )
-
-
-def _cut(prints: str) -> list[str]:
-    return [prints[start : start + PRINT] for start in range(0, len(prints), PRINT)]

@@ -92,10 +92,8 @@ class _Table:
         for label in np.argsort(present.sum(axis=0), kind="stable"):
             for share in np.flatnonzero(present[:, label] == 0):
                 holders = self.pair_group[(self.pair_class == label) & ~self.fixed[self.pair_group]]
-                holders = holders[
-                    np.lexsort((self.ranks[holders], self.sizes[holders], -present[self.home[holders], label]))
-                ]
-                for group in holders:
+                order = np.lexsort((self.ranks[holders], self.sizes[holders], -present[self.home[holders], label]))
+                for group in holders[order]:
                     classes, times = np.unique(self.cell_class[self.cells(group)[0]], return_counts=True)
                     if (present[self.home[group], classes] > times).all():
                         present[self.home[group], classes] -= times
@@ -146,9 +144,9 @@ def place(
     ranks = _shuffled(group_names, seed)
     table = _Table(cells, cell_class, groups, np.asarray(shares, dtype=np.float64), ranks)
     if fixed is not None:
-        given = np.flatnonzero(fixed >= 0)
-        taken, first = np.unique(groups[given], return_index=True)
-        table.fix(taken, fixed[given[first]])
+        fixed_rows = np.flatnonzero(fixed >= 0)
+        taken, first = np.unique(groups[fixed_rows], return_index=True)
+        table.fix(taken, fixed[fixed_rows[first]])
     if label_names is not None:
         _check_enough(labels, groups, shares, label_names)
     table.place_large()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict
 
+from natix_hf.data.splits.certificate import with_ids
 from natix_hf.data.splits.certificate_text import certificate_text
 from natix_hf.data.splits.contact_sheet import contact_sheet
 from natix_hf.data.splits.contracts import SPLITS
@@ -78,9 +79,4 @@ def _embedded(rows: Dataset, scratch: Path) -> Dataset:
 def _photos(splits: DatasetDict, conflicts: list[LabelConflict]) -> dict[str, StoredPhoto]:
     """Id -> photo, for all photos in conflicts."""
     wanted = {row for conflict in conflicts for row in conflict.ids}
-    photos: dict[str, StoredPhoto] = {}
-    for rows in splits.values():
-        places = [i for i, row in enumerate(rows["id"][:]) if row in wanted]
-        chosen: Dataset = rows.select(places, keep_in_memory=True)
-        photos |= {row["id"]: row["image"] for row in chosen}
-    return photos
+    return {row["id"]: row["image"] for rows in splits.values() for row in with_ids(rows, wanted)}

@@ -78,9 +78,9 @@ def check_slices(rows: Dataset, chosen: Sequence[str], key: str = "slices") -> N
         UserError: if a column does not exist, contains places, links, dates or sentences, or has over 50 values.
     """
     for column in chosen:
-        there = _columns(rows, DERIVED)
-        if column not in (*DERIVED, *there) and not has_column(rows, column):
-            raise UserError(f"{key}: no column {column!r}: the columns are {', '.join(there)}")
+        columns = _columns(rows, DERIVED)
+        if column not in (*DERIVED, *columns) and not has_column(rows, column):
+            raise UserError(f"{key}: no column {column!r}: the columns are {', '.join(columns)}")
         kinds = set(_values(rows, column))
         if _words(column) & _PLACES or not all(map(_is_kind, kinds)):
             raise UserError(  # does not name the value, which may be a place
@@ -110,7 +110,9 @@ def orientation(width: int | None, height: int | None) -> str:
     """`landscape`, `portrait` or `square`."""
     if not width or not height:
         return UNKNOWN
-    return "square" if width == height else "landscape" if width > height else "portrait"
+    if width == height:
+        return "square"
+    return "landscape" if width > height else "portrait"
 
 
 # Kinds derived from a photo's `width` and `height` in pixels.

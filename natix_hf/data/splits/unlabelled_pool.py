@@ -19,12 +19,11 @@ from natix_hf.data.sources.pooling import pooled_values
 from natix_hf.data.sources.reading import named_sources
 from natix_hf.data.sources.unlabelled_photos import read_photos
 from natix_hf.data.splits.certificate import rows_fingerprint
-from natix_hf.data.splits.groups import group_rows
+from natix_hf.data.splits.groups import equal_pixels, group_rows
 from natix_hf.documents.figures import Left
 from natix_hf.documents.split_certificate import Rules
 from natix_hf.documents.unlabelled_pool import UnlabelledPool
 from natix_hf.errors import UserError
-from natix_hf.photos.decode import open_photo
 from natix_hf.photos.inspection import inspected
 
 
@@ -62,9 +61,11 @@ def read_pool(
         groups = [f"row:{name}" if folder == "." else f"folder:{folder}" for name, folder in zip(ids, folders)]
         parts.append(with_text(with_text(rows, "id", ids), "group", groups))
         for column, entries in values.items():
-            there = has_column(raw.pool, column)
-            own = list(map(as_name, pooled_values([raw], column, "group_column"))) if there else None
-            entries += [own[row] if own else None for row in good]
+            if has_column(raw.pool, column):
+                of_source = pooled_values([raw], column, "group_column")
+                entries += [as_name(of_source[row]) for row in good]
+            else:
+                entries += [None] * len(good)
     return Pool(concatenate_datasets(parts), values, [source.title for source in named], broken)
 
 
@@ -101,23 +102,23 @@ class Pool:
             [part.select_columns(["id", "group", "fingerprint", "image"]) for part in labelled.values()]
         )
         groups = self._groups(rows, labelled, rules)
-        count, own = len(rows), groups[len(rows) :].tolist()
+        count, pool_groups = len(rows), groups[len(rows) :].tolist()
         homes = [split for split, part in labelled.items() for _ in range(len(part))]
-        held, train = {}, {}
+        reasons, train = {}, {}
         for number, name, home, group in zip(groups[:count].tolist(), rows["id"][:], homes, rows["group"][:]):
             if home == "train":
                 train.setdefault(number, group)
             else:
-                held.setdefault(number, f"in one group with {name!r} of {home}")
+                reasons.setdefault(number, f"in one group with {name!r} of {home}")
         ids = self.rows["id"][:]
-        tied = [Left(id=name, reason=held[number]) for name, number in zip(ids, own) if number in held]
-        kept = [row for row, number in enumerate(own) if number not in held]
+        tied = [Left(id=name, reason=reasons[number]) for name, number in zip(ids, pool_groups) if number in reasons]
+        kept = [row for row, number in enumerate(pool_groups) if number not in reasons]
         if not kept:
             raise UserError(
                 f"unlabelled_name {' '.join(self.sources)}: all {len(ids)} photos are tied to photos of val_* "
                 f"({tied[0].id} is {tied[0].reason}), so none is left for pretraining: give photos of other places"
             )
-        called = [train.get(own[row], f"pool:{own[row]}") for row in kept]
+        called = [train.get(pool_groups[row], f"pool:{pool_groups[row]}") for row in kept]
         chosen = with_text(self.rows.remove_columns("look").select(kept, keep_in_memory=True), "group", called)
         return chosen, UnlabelledPool(
             sources=self.sources,
@@ -137,10 +138,8 @@ class Pool:
                 known = [as_name(v) for part in labelled.values() for v in column_values(part, column, "group_column")]
                 values[column] = [*known, *self.values[column]]
 
-        def same_pixels(first: int, second: int) -> bool:
-            photos = (rows[i] if i < count else self.rows[i - count] for i in (first, second))
-            one, other = (open_photo(photo["image"]) for photo in photos)
-            return one.size == other.size and one.tobytes() == other.tobytes()
+        def same_pixels(*pair: int) -> bool:
+            return equal_pixels(*((rows[i] if i < count else self.rows[i - count])["image"] for i in pair))
 
         return group_rows(
             [*(f"labelled/{name}" for name in rows["id"][:]), *(f"pool/{name}" for name in self.rows["id"][:])],

@@ -56,8 +56,8 @@ def asymmetric(
 
     log_p = F.log_softmax(logits, dim=1)
     p = log_p.exp()
-    own = F.one_hot(labels, logits.shape[1]).bool()
+    is_label = F.one_hot(labels, logits.shape[1]).bool()
     tiny = torch.finfo(logits.dtype).eps
-    focus = torch.where(own, (1 - p).clamp(min=tiny) ** gamma_pos, p.clamp(min=tiny) ** gamma_neg)
+    focus = torch.where(is_label, (1 - p).clamp(min=tiny) ** gamma_pos, p.clamp(min=tiny) ** gamma_neg)
     terms = smoothed(labels, logits, smoothing) * focus * log_p
     return -(terms if weights is None else terms * weights.to(logits.dtype)).sum(dim=1).mean()

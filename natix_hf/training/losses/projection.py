@@ -19,6 +19,7 @@ from natix_hf.errors import UserError
 from natix_hf.modeling.modeling_natix_dinov3 import NatixDinov3Output
 
 PROJECTION = "projection.safetensors"
+DIMENSION = 128  # of the projected features
 
 
 @dataclass
@@ -34,14 +35,13 @@ class Projection(nn.Module):
     Args:
         feature_size: size of the features, and of the hidden layer.
         seed: of the weights; the global random state does not change.
-        dimension: size of the projected features.
     """
 
-    def __init__(self, feature_size: int, seed: int, dimension: int = 128) -> None:
+    def __init__(self, feature_size: int, seed: int) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            hidden, out = nn.Linear(feature_size, feature_size), nn.Linear(feature_size, dimension)
+            hidden, out = nn.Linear(feature_size, feature_size), nn.Linear(feature_size, DIMENSION)
         # Parameters, not submodules, which would add themselves to the state dict.
         self.hidden_weight, self.hidden_bias = hidden.weight, hidden.bias
         self.out_weight, self.out_bias = out.weight, out.bias

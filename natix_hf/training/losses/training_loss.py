@@ -43,10 +43,10 @@ class TrainingLoss:
                 raise UserError(f"loss {args.loss}: {why}")
         self.projection: Projection | None = None
         self.weights = class_weights(args.class_weights, counts, names) if args.class_weights else None
-        own = {name: loss.own_weights(self.classes) for name, loss in self.losses.items()}
-        self.weights_of = {name: self.weights if weights is None else weights for name, weights in own.items()}
+        own_weights = {name: loss.own_weights(self.classes) for name, loss in self.losses.items()}
+        self.weights_of = {name: self.weights if weights is None else weights for name, weights in own_weights.items()}
         # The effective class shares of training are multiplied by these.
-        self.seen_weights = next((weights for weights in own.values() if weights is not None), self.weights)
+        self.seen_weights = next((weights for weights in own_weights.values() if weights is not None), self.weights)
         self.adjustment = None  # (classes,)
         if args.logit_adjustment:
             if 0 in counts:

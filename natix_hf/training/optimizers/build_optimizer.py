@@ -15,13 +15,12 @@ from natix_hf.errors import UserError, one_line
 from natix_hf.options import off
 from natix_hf.training.optimizers import OPTIMIZERS
 from natix_hf.training.optimizers.parameter_groups import parameter_groups
-from natix_hf.training.training_arguments import NatixTrainingArguments
+from natix_hf.training.training_arguments import NatixTrainingArguments, word
 
 
 def inner_name(args: NatixTrainingArguments) -> str:
     """The name of the optimizer that makes the steps: `sam_base` with sam."""
-    name = args.sam_base if args.optim == "sam" else args.optim
-    return str(getattr(name, "value", name))
+    return word(args.sam_base if args.optim == "sam" else args.optim)
 
 
 def check_optimizer(args: NatixTrainingArguments, *, method: str, attn_implementation: str) -> None:
@@ -53,7 +52,7 @@ def check_optimizer(args: NatixTrainingArguments, *, method: str, attn_implement
 
 def _check_schedule(args: NatixTrainingArguments) -> None:
     """Raise `UserError` if the learning-rate schedule cannot be built."""
-    scheduler = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
+    scheduler = word(args.lr_scheduler_type)
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     kwargs = args.lr_scheduler_kwargs or {}
     try:

@@ -38,21 +38,19 @@ class Optimizer:
         Raises:
             UserError: an unknown option, or a value that is not a number or out of range.
         """
-        usual = defaults(cls)
-        values = dict(usual)
-        for pair in (args.optim_args or "").replace(" ", "").split(","):
+        usual, values = defaults(cls), {}
+        for pair in filter(None, (args.optim_args or "").replace(" ", "").split(",")):
             key, _, value = pair.partition("=")
-            if pair and key not in values:
+            if key not in usual:
                 raise UserError(
-                    f"optim_args: {name} has no option {key!r}; it has {', '.join(values)}: leave it out with "
+                    f"optim_args: {name} has no option {key!r}; it has {', '.join(usual)}: leave it out with "
                     f"{off(args, 'optim_args')}"
                 )
             try:
-                if pair:
-                    values[key] = type(values[key])(value)
+                values[key] = type(usual[key])(value)
             except ValueError:
-                raise UserError(f"optim_args: {key}={value}: expected a number, such as {key}={values[key]}") from None
-            if not 0 <= values.get(key, 0) < (1 if key.startswith(("beta", "momentum")) else float("inf")):
+                raise UserError(f"optim_args: {key}={value}: expected a number, such as {key}={usual[key]}") from None
+            if not 0 <= values[key] < (1 if key.startswith(("beta", "momentum")) else float("inf")):
                 raise UserError(f"optim_args: {key}={value}: out of range, the default is {usual[key]}")
         return cls(**values)
 

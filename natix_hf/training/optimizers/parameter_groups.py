@@ -66,12 +66,10 @@ def parameter_groups(
             factor = lr_factor(name, blocks, args.layerwise_lr_decay, args.loraplus_lr_ratio)
             matrix = matrices_apart and parameter.ndim == 2 and not re.search(r"\bhead\.(.*\.)?linear\.", name)
             groups.setdefault((factor != 1, -factor, not matrix, name not in decayed), []).append(parameter)
-    return [
-        {
-            "params": parameters,
-            "lr": -factor * args.learning_rate,
-            "weight_decay": 0.0 if free else args.weight_decay,
-            **({"matrix": not vector} if matrices_apart else {}),
-        }
-        for (_, factor, vector, free), parameters in sorted(groups.items(), key=lambda item: item[0])
-    ]
+    made: list[ParameterGroup] = []
+    for (_, factor, vector, free), parameters in sorted(groups.items(), key=lambda item: item[0]):
+        decay = 0.0 if free else args.weight_decay
+        made.append({"params": parameters, "lr": -factor * args.learning_rate, "weight_decay": decay})
+        if matrices_apart:
+            made[-1]["matrix"] = not vector
+    return made

@@ -68,15 +68,15 @@ def check_memory(backbone: nn.Module, options: PretrainOptions, device: torch.de
     Args:
         backbone: `requires_grad` marks the trained weights; may be without weights.
     """
-    needed, there = least_memory(backbone, options), device_memory(device)
-    if needed <= there:
+    needed, available = least_memory(backbone, options), device_memory(device)
+    if needed <= available:
         return
     count = sum(p.numel() for p in backbone.parameters()) / 1e6
     other = "a smaller checkpoint" if options.pretrain_train == "explora" else "--pretrain_train explora"
     raise UserError(
         f"pretrain_train: {options.pretrain_train} of {count:.0f} M parameters needs at least "
         f"{needed / 2**30:.1f} GiB (weights, gradients, Adam, averages; plus activations), but {device.type} has "
-        f"{there / 2**30:.1f}: use {other}"
+        f"{available / 2**30:.1f}: use {other}"
     )
 
 
@@ -91,11 +91,11 @@ def memory_line(
 ) -> str:
     """One line on the memory of a step, printed before data is read, and how to reduce it if it does not fit."""
     needed, activations = step_memory(backbone, options, photos=photos, side=side, checkpointing=checkpointing)
-    there = device_memory(device)
+    available = device_memory(device)
     kept = f"{activations / 2**30:.1f} of it activations{' with checkpointing' * checkpointing}"
     line = (
         f"memory: a step of {photos} photos per device needs about {needed / 2**30:.1f} GiB in fp32, {kept}; "
-        f"{device.type} has {there / 2**30:.1f}"
+        f"{device.type} has {available / 2**30:.1f}"
     )
     less = "fewer photos" + " or --activation_checkpointing true" * (not checkpointing)
-    return line if needed <= there else f"{line}: use {less}"
+    return line if needed <= available else f"{line}: use {less}"

@@ -79,10 +79,9 @@ class Objective(nn.Module):
 
     def load(self, point: Path) -> None:
         """Read the buffers from a checkpoint."""
-        for name, kept in load_file(point / BUFFERS).items() if dict(self.named_buffers()) else ():
-            owner, _, last = name.rpartition(".")
-            buffer = getattr(self.get_submodule(owner), last)
-            buffer.copy_(kept)
+        if dict(self.named_buffers()):
+            for name, kept in load_file(point / BUFFERS).items():
+                self.get_buffer(name).copy_(kept)
 
 
 class Distill(Objective):
@@ -109,9 +108,9 @@ class Distill(Objective):
         return encode(crops.large)
 
     def loss(self, encode: Encoder, crops: Crops, targets: Tokens, temperature: float) -> dict[str, Tensor]:
-        said = encode(crops.large, crops.masks)
-        whole = 1 - F.cosine_similarity(self.class_head(said.classes).float(), targets.classes.float(), dim=-1)
-        patches = 1 - F.cosine_similarity(self.patch_head(said.patches).float(), targets.patches.float(), dim=-1)
+        tokens = encode(crops.large, crops.masks)
+        whole = 1 - F.cosine_similarity(self.class_head(tokens.classes).float(), targets.classes.float(), dim=-1)
+        patches = 1 - F.cosine_similarity(self.patch_head(tokens.patches).float(), targets.patches.float(), dim=-1)
         masked = crops.masks.float()  # each photo has the same weight, whatever its number of masked patches
         patch = ((patches * masked).sum(dim=1) / masked.sum(dim=1).clamp(min=1)).mean()
         return {"loss": whole.mean() + patch, "class_loss": whole.mean(), "patch_loss": patch}
@@ -156,11 +155,11 @@ class Dino(Objective):
         return options.pretrain_local_crops
 
     def targets(self, encode: Encoder, crops: Crops, temperature: float) -> DinoTargets:
-        said = encode(crops.large)
-        classes = self.class_head(said.classes).float()
+        tokens = encode(crops.large)
+        classes = self.class_head(tokens.classes).float()
         shares = ((classes - self.class_loss.center[0]) / temperature).softmax(dim=-1)
         entropy = -(shares * shares.clamp(min=1e-12).log()).sum(dim=-1).mean() / math.log(shares.shape[1])
-        return DinoTargets(classes, self.patch_head(said.patches[crops.masks]).float(), entropy)
+        return DinoTargets(classes, self.patch_head(tokens.patches[crops.masks]).float(), entropy)
 
     def loss(self, encode: Encoder, crops: Crops, targets: DinoTargets, temperature: float) -> dict[str, Tensor]:
         large = encode(crops.large, crops.masks)
@@ -168,12 +167,14 @@ class Dino(Objective):
         if crops.small is not None:
             inner.append(self.class_head.layers(encode(crops.small).classes))
         photos = len(crops.large) // self.views
-        said = [self._prototypes(part).float().split(photos) for part in inner]
+        outputs = [self._prototypes(part).float().split(photos) for part in inner]
         patches = self.patch_head(large.patches[crops.masks]).float()
         bottleneck = inner[0].float().unflatten(0, (self.views, photos))
         with torch.autocast(patches.device.type, enabled=False):  # lightly multiplies probabilities, bf16 rounds them
             class_loss = self.class_loss(
-                list(targets.classes.split(photos)), [view for part in said for view in part], teacher_temp=temperature
+                list(targets.classes.split(photos)),
+                [view for part in outputs for view in part],
+                teacher_temp=temperature,
             )
             patch_loss = self.patch_loss(targets.patches, patches, crops.masks[:, None], teacher_temp=temperature)
             parts = {"class_loss": class_loss, "patch_loss": patch_loss, "teacher_entropy": targets.entropy}

@@ -104,32 +104,23 @@ class PretrainTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         self.options, self.base, self.base_config = options, base, base_config
-        geometry, objective = Geometry.of(processing_class), student.objective
-        size, patch = geometry.shape[-1], student.backbone.config.patch_size
+        objective, patch = student.objective, student.backbone.config.patch_size
         if not checked:
             check_pretraining(options, args, patch=patch)
         parts = [splits.rows("training", step="pretrain")]
         if splits.pool is not None:
             parts.append(splits.rows("unlabelled", step="pretrain"))
-        names = np.unique([group for part in parts for group in part["group"][:]], return_inverse=True)[1]
         seed = args.seed if args.data_seed is None else args.data_seed
-        self.sampler = OnePhotoOfAGroup(names, seed)
         self.photos = sum(map(len, parts))
-        batch = args.per_device_train_batch_size * args.world_size
-        if batch > len(self.sampler):
-            raise UserError(
-                f"per_device_train_batch_size: {batch} photos per step, but the {self.photos} photos form "
-                f"{len(self.sampler)} groups, and a batch takes one photo of each: use a smaller batch or more photos"
-            )
-        self.total = total_steps(args, len(self.sampler))
-        args.max_steps = self.total
+        self.sampler = one_photo_of_a_group(parts, seed, args.per_device_train_batch_size * args.world_size)
+        self.total = args.max_steps = total_steps(args, len(self.sampler))
         self.phases = Phases.of(options, self.total)
         self.milestone_steps = self.phases.milestones(options.pretrain_milestones)
         train = PretrainPhotos(
             parts,
             options,
             views=objective.views,
-            size=size,
+            size=Geometry.of(processing_class).shape[-1],
             patch=patch,
             mask_share=objective.mask_share(options),
             local_crops=objective.local_crops(options),
@@ -143,19 +134,20 @@ class PretrainTrainer(Trainer):
             processing_class=processing_class,
             **kwargs,
         )
-        self.lineage = lineage(
-            parts,
-            base=base,
-            certificate=splits.description,
-            earlier=getattr(student.backbone.config, KEY, None),
-        )
+        earlier = getattr(student.backbone.config, KEY, None)
+        self.lineage = lineage(parts, base=base, certificate=splits.description, earlier=earlier)
+        self.watched = watched_photos(parts, options.pretrain_guard_photos, processing_class, seed)
+        self._add_parts()
+
+    def _add_parts(self) -> None:
+        """Add the parts that need the trainer to be built."""
+        args, options, objective = self.args, self.options, self.plain_model().objective
         self.average = RisingAverage(self.model, options.pretrain_momentum, self.total)
         # Adapters start as zero, so these are the original weights.
         self.original = Ema(self.model, 0.0) if not objective.by_teacher else None
         self.entropy: torch.Tensor | None = None
-        self.keeper = CheckpointKeeper(args, student.objective, self.average)
+        self.keeper = CheckpointKeeper(args, objective, self.average)
         self.finite = FiniteLosses(args.output_dir, lag=int(args.device.type != "cpu"))
-        self.watched = watched_photos(parts, options.pretrain_guard_photos, processing_class, seed)
         self.guard = Guard(Path(args.output_dir), options.pretrain_guard_steps, self.features, writes=args.should_save)
         self.trainable_parameters = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         self.add_callback(_Steps(self))
@@ -221,8 +213,8 @@ class PretrainTrainer(Trainer):
     def _earlier(self, step: int) -> list[Path]:
         """The milestones up to the last successful check of the guard, latest first."""
         last = max((look.step for look in self.guard.looks[:-1]), default=0)
-        found = milestones(Path(self.args.output_dir))
-        return [path for path in reversed(found) if int(path.name.rpartition("-")[2]) <= last]
+        written = milestones(Path(self.args.output_dir))
+        return [path for path in reversed(written) if int(path.name.rpartition("-")[2]) <= last]
 
     def write_milestone(self, step: int) -> None:
         """Write the average as a plain checkpoint."""
@@ -236,11 +228,11 @@ class PretrainTrainer(Trainer):
         """Class tokens `(n, hidden)` of the photos of the guard, by the average."""
         model = self.plain_model()
         with evaluating(model), self.average.weights():
-            found = [
+            tokens = [
                 model.backbone(pixels.to(self.args.device)).pooler_output.float().cpu()
                 for pixels in self.watched.split(self.args.per_device_eval_batch_size)
             ]
-        return torch.cat(found).numpy()
+        return torch.cat(tokens).numpy()
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         if self.control.should_log or self.control.should_save:
@@ -270,9 +262,9 @@ class PretrainTrainer(Trainer):
         groups = []
         for group in parameter_groups(model, self.args, decayed):
             for of_heads in (False, True):
-                own = [p for p in group["params"] if (id(p) in heads) == of_heads]
+                params = [p for p in group["params"] if (id(p) in heads) == of_heads]
                 rate = group["lr"] * (self.options.pretrain_heads_lr_ratio if of_heads else 1.0)
-                groups.append({**group, "params": own, "lr": rate, "heads": of_heads})
+                groups.append({**group, "params": params, "lr": rate, "heads": of_heads})
         kind, kwargs = Trainer.get_optimizer_cls_and_kwargs(self.args)
         groups.sort(key=lambda group: group["heads"])  # the log shows the first group's rate
         return kind([group for group in groups if group["params"]], **kwargs)
@@ -363,6 +355,18 @@ def check_pretraining(options: PretrainOptions, args: PretrainingArguments, *, p
             f"warning: per_device_train_batch_size: {batch} photos per step; {options.pretrain_objective} is known to "
             f"collapse with few, {SMALL_BATCH} and more are known to work; the guard ends a run that collapses"
         )
+
+
+def one_photo_of_a_group(parts: list[Any], seed: int, batch: int) -> OnePhotoOfAGroup:
+    """The order of the photos; `UserError` if a batch has more photos than there are groups."""
+    groups = np.unique([group for part in parts for group in part["group"][:]], return_inverse=True)[1]
+    sampler = OnePhotoOfAGroup(groups, seed)
+    if batch > len(sampler):
+        raise UserError(
+            f"per_device_train_batch_size: {batch} photos per step, but the {len(groups)} photos form "
+            f"{len(sampler)} groups, and a batch takes one photo of each: use a smaller batch or more photos"
+        )
+    return sampler
 
 
 def watched_photos(parts: list[Any], count: int, processor: Any, seed: int) -> torch.Tensor:

@@ -33,9 +33,7 @@ _KEPT = (
 
 
 def _fixed(name: str, value: Any) -> tuple[str, Any, dataclasses.Field]:
-    default = {"default_factory": lambda: list(value)} if isinstance(value, list) else {"default": value}
-    if isinstance(value, dict):
-        default = {"default_factory": lambda: dict(value)}
+    default = {"default_factory": value.copy} if isinstance(value, list | dict) else {"default": value}
     return name, Any, dataclasses.field(init=False, repr=False, **default)
 
 

@@ -24,9 +24,8 @@ class Phases(NamedTuple):
 
     @classmethod
     def of(cls, options: PretrainOptions, total: int) -> Phases:
-        return cls(
-            round(options.pretrain_heads_share * total), max(1, round(options.pretrain_ramp_share * total)), total
-        )
+        ramp = max(1, round(options.pretrain_ramp_share * total))
+        return cls(round(options.pretrain_heads_share * total), ramp, total)
 
     def heads_only(self, step: int) -> bool:
         """Whether the next step after `step` steps trains only heads."""

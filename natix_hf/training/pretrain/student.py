@@ -98,9 +98,8 @@ def free(backbone: DINOv3ViTModel, options: PretrainOptions) -> None:
             f"{last}; the backbone has {layers} blocks"
         )
     token = backbone.embeddings.mask_token
-    if (
-        token.device.type != "meta" and not token.isfinite().all()
-    ):  # may be arbitrary in a checkpoint, because only pretraining uses it
+    # The token may be arbitrary in a checkpoint, because only pretraining uses it.
+    if token.device.type != "meta" and not token.isfinite().all():
         with torch.no_grad():
             token.zero_()
     backbone.requires_grad_(whole)
